@@ -1,0 +1,104 @@
+"""Run a function on N gloo ranks: worker processes that stay alive between tests, so that torch is imported once per rank.
+
+A pool per world size lives for the whole test session. Its process group (and so DeepSpeed's and accelerate's global state) is made
+once, and every job runs inside it.
+"""
+
+import atexit
+import functools
+import multiprocessing as mp
+import os
+import socket
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any
+
+
+class RankFailed(AssertionError):
+    """A rank raised; the message holds the traceback of every rank that did."""
+
+
+def run_on_ranks(world_size: int, function: Callable[..., Any], *args: Any, timeout: float = 180, **kwargs: Any) -> list[Any]:
+    """Call `function(*args, **kwargs)` on every rank and return the results, rank 0's first.
+
+    `function` must be importable (a module-level function), its arguments and result picklable. A pool in which a rank failed or ran
+    past `timeout` seconds is ended: the others may hang in a collective.
+    """
+    pool = _pool(world_size)
+    for pipe in pool.pipes:
+        pipe.send((function, args, kwargs))
+    replies = []
+    for rank, pipe in enumerate(pool.pipes):
+        if not pipe.poll(timeout if rank == 0 else 30):
+            replies.append((False, f"rank {rank}: no answer in {timeout} s"))
+            continue
+        try:
+            replies.append(pipe.recv())
+        except EOFError:
+            replies.append((False, f"rank {rank}: the process ended"))
+    failures = [answer for ok, answer in replies if not ok]
+    if failures:
+        pool.end()
+        _pool.cache_clear()
+        raise RankFailed("\n".join(failures))
+    return [answer for _, answer in replies]
+
+
+class _Pool:
+    def __init__(self, world_size: int):
+        context = mp.get_context("spawn")
+        port = _free_port()
+        self.pipes: list[Connection] = []
+        self.processes = []
+        for rank in range(world_size):
+            ours, theirs = context.Pipe()
+            process = context.Process(target=_serve, args=(theirs, rank, world_size, port), daemon=False)
+            process.start()
+            theirs.close()
+            self.pipes.append(ours)
+            self.processes.append(process)
+        atexit.register(self.end)
+
+    def end(self) -> None:
+        for pipe in self.pipes:
+            pipe.close()
+        for process in self.processes:
+            process.join(0.2)
+            if process.is_alive():
+                process.kill()
+                process.join()
+
+
+@functools.cache
+def _pool(world_size: int) -> _Pool:
+    return _Pool(world_size)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _serve(pipe: Connection, rank: int, world_size: int, port: int) -> None:
+    os.environ.update(
+        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_WORLD_SIZE=str(world_size),
+        MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), OMP_NUM_THREADS="1", DS_ACCELERATOR="cpu", GLOO_SOCKET_IFNAME="lo",
+    )  # fmt: skip
+    import datetime
+
+    import torch
+    import torch.distributed as dist
+
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=60))
+    while True:
+        try:
+            function, args, kwargs = pipe.recv()
+        except (EOFError, OSError):
+            break
+        try:
+            pipe.send((True, function(*args, **kwargs)))
+        except BaseException:
+            pipe.send((False, f"rank {rank}:\n{traceback.format_exc()}"))
