@@ -1,0 +1,139 @@
+"""Hostfiles: which hosts, and how many ranks ("slots") on each, in the three dialects that launchers read.
+
+    deepspeed    node01 slots=8            # DeepSpeed and Open MPI
+    mpi          node01:8                  # MPICH and Intel MPI; Open MPI's "slots=8 max_slots=8" is read as well
+    colossalai   node01                    # slots come from `colossalai run --nproc_per_node`
+
+A line either means the same to us as to the launcher, or is refused with its number, the reason and the remedy. That matters because the
+launchers are lenient where it hurts: DeepSpeed trains on this machine alone when the file is missing, reads `slots=8x` as 8, and scrambles
+LOCAL_RANK when hosts have unequal slots; a host name reaches a remote shell unquoted.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+Dialect = Literal["deepspeed", "mpi", "colossalai"]
+
+# RFC 1123 host names and IPv4 addresses. A leading "-" would be an ssh option; anything a shell would act on cannot occur.
+_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,251}[A-Za-z0-9])?")
+_KEYED_COUNT = re.compile(r"slots=([0-9]+)")
+_LINE_END = re.compile(r"\r\n|\n|\r")
+_MOST_SLOTS = 1024
+
+
+class HostfileError(ValueError):
+    """A hostfile that cannot be used; the message says where, why and what to write instead."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hostfile:
+    """Distinct hosts in launch order (the first is the rendezvous), each with the same number of slots."""
+
+    names: tuple[str, ...]
+    slots: int
+
+    @property
+    def gpus(self) -> int:
+        return len(self.names) * self.slots
+
+    def subset(self, gpus: int) -> "Hostfile":
+        """The first hosts that make up `gpus` ranks; never part of a host."""
+        nodes, rest = divmod(gpus, self.slots)
+        if rest or not 0 < nodes <= len(self.names):
+            raise HostfileError(
+                f"{gpus} GPUs cannot be taken from {len(self.names)} hosts of {self.slots} without splitting a host: "
+                f"ask for a multiple of {self.slots} up to {self.gpus}"
+            )
+        return Hostfile(self.names[:nodes], self.slots)
+
+    def text(self, dialect: Dialect = "deepspeed") -> str:
+        """The file's content; `colossalai` leaves the slots out, so give it `--nproc_per_node`."""
+        suffix = {"deepspeed": f" slots={self.slots}", "mpi": f":{self.slots}", "colossalai": ""}[dialect]
+        return "".join(f"{name}{suffix}\n" for name in self.names)
+
+
+def read_hostfile(path: str | Path, *, slots_per_host: int | None = None) -> Hostfile:
+    """Read the hostfile at `path`; `slots_per_host` is needed where the file itself names hosts only (ColossalAI's dialect)."""
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise HostfileError(f"hostfile {path} cannot be read ({error.strerror}); name an existing file, such as hostfiles/local") from None
+    return parse_hostfile(data.decode("utf-8-sig", errors="replace"), source=str(path), slots_per_host=slots_per_host)
+
+
+def parse_hostfile(text: str, *, source: str = "hostfile", slots_per_host: int | None = None) -> Hostfile:
+    """Parse the text of a hostfile; `source` is how errors call it."""
+    lines: dict[str, int] = {}
+    names: list[str] = []
+    first: tuple[int, Dialect] | None = None
+    slots = slots_per_host
+    for number, raw in enumerate(_LINE_END.split(text), start=1):
+        entry = raw.partition("#")[0].strip(" \t")
+        if not entry:
+            continue
+        try:
+            name, count, dialect = _parse_entry(entry)
+            if first and first[1] != dialect:
+                raise HostfileError(f"this line is in the {dialect} dialect, line {first[0]} in {first[1]}'s; write all lines alike")
+            # Host names do not distinguish case.
+            if name.lower() in lines:
+                raise HostfileError(f"host {name!r} stands on line {lines[name.lower()]} already; name it once, with all its slots")
+            slots = _agreed_slots(slots, count)
+        except HostfileError as error:
+            raise HostfileError(f"{source}, line {number}: {error}") from None
+        first = first or (number, dialect)
+        lines[name.lower()] = number
+        names.append(name)
+    if not names or slots is None:
+        raise HostfileError(f"{source}: no host in it; write one line a host, such as 'node01 slots=8'")
+    return Hostfile(tuple(names), slots)
+
+
+def _parse_entry(entry: str) -> tuple[str, int | None, Dialect]:
+    head, *options = re.split(r"[ \t]+", entry)
+    name, colon, count = head.partition(":")
+    if not _NAME.fullmatch(name) or (colon and not re.fullmatch("[0-9]+", count)):
+        raise HostfileError(
+            f"{head[:80]!r} is not a host name or IPv4 address (letters, digits, '.', '-', '_'); "
+            "a user name, port or IPv6 address belongs in ~/.ssh/config under a plain name"
+        )
+    if colon:
+        if options:
+            raise HostfileError(f"{' '.join(options)[:80]!r} after {head!r}; write either '{name}:8' or '{name} slots=8'")
+        return name, _slot_count(count), "mpi"
+    if not options:
+        return name, None, "colossalai"
+    return name, _keyed_slots(options), "deepspeed"
+
+
+def _keyed_slots(options: list[str]) -> int:
+    match = _KEYED_COUNT.fullmatch(options[0])
+    if match is None:
+        raise HostfileError(f"{options[0][:80]!r} is not a slot count; write 'slots=8' with no spaces around '='")
+    slots = _slot_count(match[1])
+    # Open MPI's ceiling on oversubscription: harmless where it allows the slots, contradictory below.
+    if options[1:] and options[1:] not in ([f"max_slots={slots}"], [f"max-slots={slots}"]):
+        raise HostfileError(f"{' '.join(options[1:])[:80]!r} is not understood after {options[0]!r}; delete it (comments begin with '#')")
+    return slots
+
+
+def _slot_count(digits: str) -> int:
+    # Length first: int() of thousands of digits is an error of its own.
+    if len(digits) > 9 or not 1 <= int(digits) <= _MOST_SLOTS:
+        raise HostfileError(f"{digits[:20]} slots; a host has 1 to {_MOST_SLOTS} (delete the line to leave the host out)")
+    return int(digits)
+
+
+def _agreed_slots(slots: int | None, count: int | None) -> int:
+    if count is None and slots is None:
+        raise HostfileError("no slot count; write 'slots=8' after the name, or say how many slots each host has")
+    if count is not None and slots is not None and count != slots:
+        raise HostfileError(
+            f"{count} slots where earlier hosts (or slots_per_host) have {slots}; launchers number local ranks wrongly when hosts differ: "
+            f"give each host slots={min(count, slots)}, or use two files"
+        )
+    slots = count if count is not None else slots
+    assert slots is not None
+    return slots
