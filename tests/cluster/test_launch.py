@@ -1,0 +1,72 @@
+"""Real launches over ssh: every launcher starts the ranks where the hostfile says, and they form one gloo group over the network."""
+
+import json
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from lbtrain.cluster.hostfile import read_hostfile
+from tests.cluster.hosts import Hosts
+
+pytestmark = pytest.mark.cluster
+
+SCRIPT = str(Path(__file__).with_name("all_reduce.py"))
+
+
+def _check(folder: Path, hosts: Hosts, *, slots: int, ended: list[subprocess.CompletedProcess[str]]) -> None:
+    world_size = len(hosts.names) * slots
+    assert [run.returncode for run in ended] == [0] * len(ended), "\n".join(run.stdout[-2000:] + run.stderr[-2000:] for run in ended)
+    answers = [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(world_size)]
+    for rank, answer in enumerate(answers):
+        node, local_rank = divmod(rank, slots)
+        expected = {
+            "sum": world_size * (world_size + 1) / 2, "world_size": world_size, "host": hosts.names[node], "local_rank": local_rank,
+        }  # fmt: skip
+        assert answer == expected
+    assert len(list(folder.iterdir())) == world_size
+
+
+def _deepspeed(hosts: Hosts, slots: int, folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+    # cwd: deepspeed writes nothing here, but its ranks start in the same folder on every host.
+    command = ["deepspeed", "--hostfile", hosts.hostfile(slots), "--launcher", "pdsh", *flags, SCRIPT, str(folder)]
+    return hosts.run("node01", command, cwd=folder)
+
+
+def _on_every_host(hosts: Hosts, folder: Path, command: list[str], rank_flag: str) -> list[subprocess.CompletedProcess[str]]:
+    """torchrun and accelerate are started once on each node, as by a scheduler; `rank_flag` tells a node its number."""
+    with ThreadPoolExecutor() as pool:
+        ended = [
+            pool.submit(hosts.run, name, [*command, rank_flag, str(i), SCRIPT, str(folder)], cwd=folder)
+            for i, name in enumerate(hosts.names)
+        ]
+    return [future.result() for future in ended]
+
+
+def test_deepspeed_on_two_hosts_of_two(two_hosts: Hosts, tmp_path: Path) -> None:
+    _check(tmp_path, two_hosts, slots=2, ended=[_deepspeed(two_hosts, 2, tmp_path)])
+
+
+def test_deepspeed_on_four_hosts(four_hosts: Hosts, tmp_path: Path) -> None:
+    _check(tmp_path, four_hosts, slots=1, ended=[_deepspeed(four_hosts, 1, tmp_path)])
+
+
+def test_torchrun_on_two_hosts(two_hosts: Hosts, tmp_path: Path) -> None:
+    command = ["torchrun", "--nnodes=2", "--nproc_per_node=1", "--master_addr=node01", "--master_port=29511"]
+    _check(tmp_path, two_hosts, slots=1, ended=_on_every_host(two_hosts, tmp_path, command, "--node_rank"))
+
+
+def test_accelerate_on_two_hosts(two_hosts: Hosts, tmp_path: Path) -> None:
+    # Not --cpu: accelerate then starts one process and says nothing.
+    command = ["accelerate", "launch", "--multi_gpu", "--num_machines=2", "--num_processes=2", "--main_process_ip=node01"]
+    command += ["--main_process_port=29512", "--mixed_precision=no", "--dynamo_backend=no"]
+    _check(tmp_path, two_hosts, slots=1, ended=_on_every_host(two_hosts, tmp_path, command, "--machine_rank"))
+
+
+def test_our_hostfiles_mean_the_same_to_deepspeed() -> None:
+    runner = pytest.importorskip("deepspeed.launcher.runner")
+    for path in (Path(__file__).parents[2] / "hostfiles").iterdir():
+        if path.name != "README.md":
+            ours = read_hostfile(path)
+            assert dict(runner.fetch_hostfile(str(path))) == dict.fromkeys(ours.names, ours.slots)
