@@ -1,0 +1,7 @@
+"""Data sets by name. `facts` is what a plan needs to know, without the data at hand; `open_source` reads the data itself."""
+
+from lbtrain.data.loading import batches
+from lbtrain.data.registry import Facts, facts, open_source
+from lbtrain.data.sources import ArraySource, FolderSource, Source
+
+__all__ = ["ArraySource", "FolderSource", "Facts", "Source", "batches", "facts", "open_source"]

@@ -1,0 +1,65 @@
+"""Augmentation whose random numbers belong to the sample, not to the worker that happens to load it.
+
+A sample's draws are a hash of (seed, epoch, index in the data set), so they are the same for any number of ranks and workers and after any
+restart. Arrays are augmented a whole batch at a time; image files one by one under seeded generators (`sample_generators`).
+"""
+
+import contextlib
+import random
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lbtrain.sampling import Block
+
+_GOLDEN = 0x9E3779B97F4A7C15
+
+
+def _splitmix64(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Steele, Lea & Flood 2014, "Fast splittable pseudorandom number generators", figure 17: a bijective mixing of 64 bits."""
+    with np.errstate(over="ignore"):
+        x = x + np.uint64(_GOLDEN)
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return x ^ (x >> np.uint64(31))
+
+
+def draws(block: Block, seed: int, count: int) -> NDArray[np.uint64]:
+    """`count` independent 64-bit numbers for each sample of the block, shape (count, n)."""
+    key = _splitmix64(np.full(len(block.indices), seed, np.uint64))
+    key = _splitmix64(key ^ block.epochs.astype(np.uint64))
+    key = _splitmix64(key ^ block.indices.astype(np.uint64))
+    return np.stack([_splitmix64(key ^ _splitmix64(np.full_like(key, number))) for number in range(count)])
+
+
+def crop_flip(images: NDArray[np.uint8], block: Block, seed: int, padding: int = 4) -> NDArray[np.uint8]:
+    """Zero-pad, crop a random window of the old size, flip left-right with probability 1/2 (He et al. 2016, section 4.2).
+
+    images: (n, height, width, channels), returned in the same shape.
+    """
+    n, height, width, _ = images.shape
+    top, left, flip = draws(block, seed, 3)
+    padded = np.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    span = np.uint64(2 * padding + 1)
+    rows = (top % span).astype(np.int64)[:, None] + np.arange(height)
+    columns = (left % span).astype(np.int64)[:, None] + np.arange(width)
+    columns = np.where((flip % np.uint64(2)).astype(bool)[:, None], columns[:, ::-1], columns)
+    return padded[np.arange(n)[:, None, None], rows[:, :, None], columns[:, None, :]]
+
+
+@contextlib.contextmanager
+def sample_generators(seed: int, epoch: int, index: int) -> Iterator[None]:
+    """Seeds the generators that image transforms draw from (random, numpy's and torch's global ones) for one sample, and restores them."""
+    key = int(draws(Block(np.array([epoch]), np.array([index])), seed, 1)[0, 0])
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    random.seed(key)
+    np.random.seed(key % 2**32)
+    torch.random.default_generator.manual_seed(key % 2**63)
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])

@@ -1,0 +1,145 @@
+"""The data sets that recipes name: their facts, and where and in which layouts their files may lie."""
+
+import dataclasses
+import io
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lbtrain.data.sources import ArraySource, FolderSource, Source, SyntheticSource
+from lbtrain.errors import RecipeError
+from lbtrain.recipe import DataConfig
+
+Arrays = tuple[NDArray[np.uint8], NDArray[Any]]
+"""Images (N, height, width, channels) and labels (N,)."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a plan needs to know of a data set. Mean and standard deviation per channel, in units of 0 to 255."""
+
+    train_examples: int
+    eval_examples: int
+    num_classes: int
+    channels: int
+    image_size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+_IMAGENET_MEAN, _IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+_FACTS = {
+    "digits": Facts(1440, 357, 10, 1, 8, (77.9,), (96.0,)),
+    "cifar10": Facts(50_000, 10_000, 10, 3, 32, (125.31, 122.95, 113.87), (62.99, 62.09, 66.70)),
+    "cifar100": Facts(50_000, 10_000, 100, 3, 32, (129.30, 124.07, 112.43), (68.17, 65.39, 70.42)),
+    "imagenet": Facts(1_281_167, 50_000, 1000, 3, 224, _IMAGENET_MEAN, _IMAGENET_STD),
+    "synthetic": Facts(1_281_167, 50_000, 1000, 3, 224, _IMAGENET_MEAN, _IMAGENET_STD),
+}
+
+
+def facts(config: DataConfig) -> Facts:
+    """The facts of the data set that `config` names; only an imagefolder has to be there to be counted. Raises RecipeError."""
+    if config.name == "imagefolder":
+        train, evaluation = _folder(config, "train"), _folder(config, "val")
+        known = Facts(len(train), len(evaluation), len(train.reader.class_to_idx), 3, 224, _IMAGENET_MEAN, _IMAGENET_STD)
+    else:
+        known = _FACTS[config.name]
+    return dataclasses.replace(known, image_size=config.image_size or known.image_size)
+
+
+def open_source(config: DataConfig, *, train: bool, seed: int) -> Source:
+    """The training or evaluation half of a data set. Raises RecipeError where the files are not there, naming the layouts it knows."""
+    known = facts(config)
+    if config.name == "synthetic":
+        return SyntheticSource(known.train_examples if train else known.eval_examples, known.num_classes, known.channels, known.image_size)
+    if config.name in ("imagenet", "imagefolder"):
+        return FolderSource(_folder(config, "train" if train else "val"), _image_transform(config, known, train), seed=seed)
+    images, labels = _digits(train) if config.name == "digits" else _cifar(config, train)
+    augment = train and config.augmentation == "crop_flip"
+    return ArraySource(images, labels, mean=known.mean, std=known.std, augment=augment, seed=seed)
+
+
+def _root(config: DataConfig) -> Path:
+    root = Path(config.root or os.environ.get("LBTRAIN_DATA", ""))
+    if str(root) == "." and not config.root:
+        raise RecipeError(f"data.name={config.name} needs data.root=FOLDER (or the environment variable LBTRAIN_DATA)")
+    if not root.is_dir():
+        raise RecipeError(f"data.root={root}: no such folder")
+    return root
+
+
+def _digits(train: bool) -> Arrays:
+    """scikit-learn's bundled 8 x 8 digits, split once and for all: 1,440 to train on, 357 to score."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    order = np.random.RandomState(0).permutation(len(digits.target))
+    part = order[:1440] if train else order[1440:]
+    return (digits.images[part, :, :, None] * 15.9375).astype(np.uint8), digits.target[part]
+
+
+def _cifar(config: DataConfig, train: bool) -> Arrays:
+    root = _root(config)
+    split = "train" if train else "test"
+    for folder in (root, root / config.name):
+        if (folder / f"{split}.npz").is_file():
+            return _strips(folder / f"{split}.npz")
+        if (folder / ("cifar-10-batches-py" if config.name == "cifar10" else "cifar-100-python")).is_dir():
+            return _torchvision_cifar(config.name, folder, train)
+        if (folder / split).is_dir():
+            return _decoded_folder(config, folder, split)
+    raise RecipeError(
+        f"data.root={root}: no {config.name} here. Known layouts: torchvision's (cifar-10-batches-py), {split}.npz of lossless WebP strips, "
+        f"or a folder {split}/CLASS/IMAGE.png that timm reads"
+    )
+
+
+def _strips(path: Path) -> Arrays:
+    """Lossless WebP strips of 32 x 32 images: `webp` holds the bytes, `offsets` where each strip starts, `labels` the classes."""
+    from PIL import Image
+
+    with np.load(path) as file:
+        blob, offsets, labels = file["webp"].tobytes(), file["offsets"], file["labels"]
+    strips = [np.asarray(Image.open(io.BytesIO(blob[a:b]))).reshape(-1, 32, 32, 3) for a, b in zip(offsets, offsets[1:], strict=False)]
+    return np.concatenate(strips), labels
+
+
+def _torchvision_cifar(name: str, folder: Path, train: bool) -> Arrays:
+    from torchvision import datasets
+
+    data = (datasets.CIFAR10 if name == "cifar10" else datasets.CIFAR100)(str(folder), train=train)
+    return data.data, np.asarray(data.targets)
+
+
+def _decoded_folder(config: DataConfig, folder: Path, split: str) -> Arrays:
+    from timm.data import create_dataset
+
+    samples = [(np.asarray(image.convert("RGB")), label) for image, label in create_dataset("", str(folder), split=split)]
+    return np.stack([image for image, _ in samples]), np.array([label for _, label in samples])
+
+
+def _folder(config: DataConfig, split: str) -> Any:
+    """timm's reader over root/train and root/val (or root/validation), one folder per class."""
+    from timm.data import create_dataset
+
+    root = _root(config)
+    if not any((root / name).is_dir() for name in (split, "validation" if split == "val" else split)):
+        raise RecipeError(f"data.root={root}: no folder {split} in it; {config.name} is read from root/train/CLASS/IMAGE and root/val/CLASS/IMAGE")
+    return create_dataset("", str(root), split=split)
+
+
+def _image_transform(config: DataConfig, known: Facts, train: bool) -> Any:
+    """Goyal et al. 2017, section 5.1: scale and aspect-ratio jitter and flip to train; resize to 256/224 and crop the centre to score."""
+    from torchvision import transforms
+
+    size = known.image_size
+    normalise = transforms.Normalize([value / 255 for value in known.mean], [value / 255 for value in known.std])
+    if train and config.augmentation == "imagenet":
+        cut = [transforms.RandomResizedCrop(size), transforms.RandomHorizontalFlip()]
+    else:
+        cut = [transforms.Resize(size * 256 // 224), transforms.CenterCrop(size)]
+    return transforms.Compose([*cut, transforms.ToTensor(), normalise])

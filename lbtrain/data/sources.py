@@ -1,0 +1,80 @@
+"""A source turns a block of the sample stream into a batch of tensors; the same block gives the same batch in any process."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lbtrain.data.augment import crop_flip, sample_generators
+from lbtrain.sampling import Block
+
+Batch = tuple[Tensor, Tensor]
+"""Images (n, channels, height, width) in float32, normalised; labels (n,) in int64."""
+
+
+class Source(Protocol):
+    def __len__(self) -> int: ...
+
+    def fetch(self, block: Block) -> Batch: ...
+
+
+class ArraySource:
+    """Images held in memory. images: uint8 (N, height, width, channels); labels: (N,); mean and std per channel, in units of 0 to 255."""
+
+    def __init__(self, images: NDArray[np.uint8], labels: NDArray[Any], *, mean: Sequence[float], std: Sequence[float], augment: bool, seed: int):
+        self.images = images
+        self.labels = torch.from_numpy(labels.astype(np.int64))
+        self.mean = torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1)
+        self.std = torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1)
+        self.augment = augment
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def fetch(self, block: Block) -> Batch:
+        images = self.images[block.indices]
+        if self.augment:
+            images = crop_flip(images, block, self.seed)
+        pixels = torch.from_numpy(images).permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
+        return pixels.sub_(self.mean).div_(self.std), self.labels[torch.from_numpy(block.indices)]
+
+
+class FolderSource:
+    """Image files behind any indexable data set that gives (PIL image, label), such as timm's; decoded and transformed one by one."""
+
+    def __init__(self, dataset: Any, transform: Callable[[Any], Tensor], *, seed: int):
+        self.dataset = dataset
+        self.transform = transform
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def fetch(self, block: Block) -> Batch:
+        samples = [self._sample(int(epoch), int(index)) for epoch, index in zip(block.epochs, block.indices, strict=True)]
+        return torch.stack([image for image, _ in samples]), torch.tensor([label for _, label in samples])
+
+    def _sample(self, epoch: int, index: int) -> tuple[Tensor, int]:
+        image, label = self.dataset[index]
+        with sample_generators(self.seed, epoch, index):
+            return self.transform(image.convert("RGB")), label
+
+
+class SyntheticSource:
+    """Noise images made once, so that a run with them measures everything but the loading. Labels are the index modulo the classes."""
+
+    def __init__(self, num_examples: int, num_classes: int, channels: int, image_size: int):
+        self.num_examples = num_examples
+        self.num_classes = num_classes
+        self.pool = torch.randn(64, channels, image_size, image_size, generator=torch.Generator().manual_seed(0))
+
+    def __len__(self) -> int:
+        return self.num_examples
+
+    def fetch(self, block: Block) -> Batch:
+        indices = torch.from_numpy(block.indices)
+        return self.pool[indices % len(self.pool)], indices % self.num_classes

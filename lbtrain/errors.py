@@ -1,0 +1,37 @@
+"""What can go wrong for a user, each with the exit code that a scheduler or a script can act on.
+
+2  the recipe, an override or the plan cannot be (nothing was started)
+3  the job was launched in another world than the one asked for
+5  the loss is no longer finite
+75 saved after a signal, run me again (EX_TEMPFAIL in sysexits.h)
+"""
+
+
+class UserError(Exception):
+    """An error whose message, one paragraph with value and remedy, is all that a user needs to see."""
+
+    exit_code = 1
+
+
+class RecipeError(UserError, ValueError):
+    """A key, a value or a combination that cannot be."""
+
+    exit_code = 2
+
+
+class LaunchError(UserError, RuntimeError):
+    """The processes that run are not the ones that were asked for."""
+
+    exit_code = 3
+
+
+class Diverged(UserError, ArithmeticError):
+    """The loss became NaN or infinite."""
+
+    exit_code = 5
+
+
+class Preempted(UserError):
+    """Stopped by a signal after everything was saved."""
+
+    exit_code = 75

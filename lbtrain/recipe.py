@@ -1,0 +1,243 @@
+"""The recipe: every value an experiment consists of, typed, with its meaning, its range and its default.
+
+A recipe is data. `vary` gives a copy with differences, `with_overrides` the same from `key=value` words of a command line; both refuse
+a name, a type or a value that cannot be, with the remedy. What depends on how many GPUs there are is not here but in the plan.
+"""
+
+import dataclasses
+import difflib
+import math
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from lbtrain.errors import RecipeError
+from lbtrain.schedules import Duration
+
+
+def _key(default: Any, help: str, **checks: Any) -> Any:
+    """A field with its meaning and its range: `choices`, `at_least`, `above`, `below`, `at_most`, or `duration=True`."""
+    metadata = {"help": help, **checks}
+    if isinstance(default, list | dict) or dataclasses.is_dataclass(default):
+        return field(default_factory=default if isinstance(default, type) else default.copy, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass
+class ModelConfig:
+    name: str = _key("resnet50", "any timm model, or one of lbtrain.nn: cifar_resnet8/20/32/44")
+    args: dict[str, Any] = _key({}, "more arguments for timm.create_model, as {key: value}")
+
+
+@dataclass
+class DataConfig:
+    name: str = _key("digits", "the data set", choices=("digits", "cifar10", "cifar100", "imagenet", "imagefolder", "synthetic"))
+    root: str = _key("", "where the data lies; empty: the environment variable LBTRAIN_DATA")
+    augmentation: str = _key("none", "train-time augmentation", choices=("none", "crop_flip", "imagenet"))
+    image_size: int = _key(0, "pixels a side; 0: the data set's own", at_least=0)
+    workers: int = _key(0, "loader processes per rank; 0 loads in the training process", at_least=0, at_most=128)
+
+
+@dataclass
+class OptimizerConfig:
+    name: str = _key("sgd", "update rule", choices=("sgd", "lars", "lamb"))
+    momentum: float = _key(0.9, "of SGD and LARS", at_least=0, below=1)
+    nesterov: bool = _key(False, "Nesterov's form of momentum (SGD and LARS)")
+    weight_decay: float = _key(1e-4, "on the parameters that no_decay leaves; never scaled with the loss", at_least=0)
+    no_decay: list[str] = _key(["norm", "bias"], "kinds of parameters without weight decay", choices=("norm", "bias"))
+    no_adaptation: list[str] = _key(["norm", "bias"], "kinds without a layer-wise rate (LARS, LAMB)", choices=("norm", "bias"))
+    trust_coefficient: float = _key(0.001, "LARS: eta of You et al. 2017", above=0)
+    trust_clip: float = _key(0.0, "upper bound of the layer-wise ratio; 0: none", at_least=0)
+    larc_clip: bool = _key(False, "LARS: never a layer rate above the global one (LARC)")
+    momentum_form: str = _key("inside", "LARS: learning rate inside the momentum buffer (You et al.) or outside", choices=("inside", "outside"))
+    eps: float = _key(1e-6, "LAMB's denominator; LARS adds it to the gradient norm", at_least=0)
+    beta1: float = _key(0.9, "LAMB: first moment", at_least=0, below=1)
+    beta2: float = _key(0.999, "LAMB: second moment", at_least=0, below=1)
+    bias_correction: bool = _key(True, "LAMB: correct the moments of the first steps")
+    clip_norm: float = _key(0.0, "clip the global gradient norm to this; 0: no clipping", at_least=0)
+
+
+@dataclass
+class ScheduleConfig:
+    base_lr: float = _key(0.1, "the reference pair: this learning rate ...", at_least=0)
+    base_batch_size: int = _key(256, "... at this global batch", at_least=1)
+    rule: str = _key("linear", "how the rate follows the batch (linear: Goyal et al. 2017)", choices=("linear", "sqrt", "none"))
+    warmup: str = _key("5ep", "length of the gradual warm-up; 0ep: none", duration=True)
+    warmup_start_lr: float | None = _key(None, "rate at which the warm-up starts; null: base_lr (Goyal et al., section 2.2)", at_least=0)
+    warmup_form: str = _key("gradual", "a ramp, or one constant rate until the warm-up ends", choices=("gradual", "constant"))
+    decay: str = _key("step", "shape after the warm-up", choices=("step", "poly", "cosine", "none"))
+    milestones: list[str] = _key(["30ep", "60ep", "80ep"], "step: where the rate is multiplied by factor", duration=True)
+    factor: float = _key(0.1, "step: what it is multiplied by", above=0, at_most=1)
+    power: float = _key(2.0, "poly: (1 - progress) to this power (You et al. 2017)", above=0)
+
+
+@dataclass
+class CheckpointConfig:
+    every: str = _key("1ep", "how often to save", duration=True)
+    keep: int = _key(2, "how many of the newest stay", at_least=1)
+
+
+@dataclass
+class DeepSpeedConfig:
+    zero_stage: int = _key(0, "0: plain data parallel; 1, 2, 3: shard states, gradients, weights", choices=(0, 1, 2, 3))
+    mechanics: str = _key("", "a DeepSpeed JSON file with mechanics only (buckets, offload); see recipes/deepspeed")
+
+
+@dataclass
+class Recipe:
+    """One experiment. Batch sizes are global unless their name says otherwise; durations carry their unit (5ep, 500it, 0.05dur)."""
+
+    batch_size: int = _key(256, "images per optimizer step over all ranks and accumulation steps", at_least=1)
+    bn_batch_size: int = _key(32, "images over which a batch-norm layer takes its statistics, whatever the number of ranks", at_least=1)
+    micro_batch_size: int = _key(0, "images per rank per forward pass; 0: the largest that divides and max_micro_batch_size allows", at_least=0)
+    max_micro_batch_size: int = _key(0, "the most images that a rank takes at once (memory); 0: no limit", at_least=0)
+    duration: str = _key("90ep", "length of the run", duration=True)
+    seed: int = _key(0, "seeds initial weights, sample order and augmentation", at_least=0, below=2**31)
+    model: ModelConfig = _key(ModelConfig, "the network")
+    data: DataConfig = _key(DataConfig, "the images")
+    optimizer: OptimizerConfig = _key(OptimizerConfig, "the update")
+    schedule: ScheduleConfig = _key(ScheduleConfig, "the learning rate")
+    precision: str = _key("fp32", "of the forward and backward pass; weights stay fp32", choices=("fp32", "bf16", "fp16"))
+    engine: str = _key("auto", "auto: the launcher that started the script", choices=("auto", "ddp", "deepspeed", "accelerate"))
+    deepspeed: DeepSpeedConfig = _key(DeepSpeedConfig, "of the deepspeed engine")
+    world_size: int = _key(0, "how many ranks this must run on, refused otherwise; 0: as many as were launched", at_least=0)
+    run_dir: str = _key("", "where the run is kept; empty: runs/NAME-OF-THE-RECIPE")
+    resume: str = _key("auto", "auto: go on from the newest checkpoint in run_dir, if any", choices=("auto", "never"))
+    evaluate_every: str = _key("1ep", "how often to score the validation set", duration=True)
+    log_every: str = _key("10it", "how often to write a row to metrics.jsonl", duration=True)
+    checkpoint: CheckpointConfig = _key(CheckpointConfig, "what is kept")
+
+    def vary(self, **changes: Any) -> "Recipe":
+        """A copy with differences; a nested part takes a dict of its own differences. The parent is left as it was.
+
+        Raises RecipeError for a name, a type or a value that cannot be.
+        """
+        checked = _checked_tree(type(self), changes, "")
+        merged = OmegaConf.merge(OmegaConf.structured(self), checked)
+        return typing.cast(Recipe, OmegaConf.to_object(merged))
+
+    def with_overrides(self, words: Sequence[str]) -> "Recipe":
+        """A copy with `key=value` words applied, later ones winning. Raises RecipeError."""
+        tree: dict[str, Any] = {}
+        for word in words:
+            name, separator, text = word.partition("=")
+            if not separator:
+                raise RecipeError(f"{word!r} is not an override: write key=value, for example batch_size=512 (--help lists the keys)")
+            spec = _spec(type(self), name)
+            *parents, leaf = name.split(".")
+            branch = tree
+            for parent in parents:
+                branch = branch.setdefault(parent, {})
+            branch[leaf] = _from_text(text, spec.type, name)
+        return self.vary(**tree)
+
+    def to_yaml(self) -> str:
+        return OmegaConf.to_yaml(OmegaConf.structured(self))
+
+
+def keys(config_type: type = Recipe, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field[Any]]]:
+    """Every leaf key with its dotted name, in the order of the file."""
+    for spec in dataclasses.fields(config_type):
+        if dataclasses.is_dataclass(spec.type):
+            yield from keys(typing.cast(type, spec.type), f"{prefix}{spec.name}.")
+        else:
+            yield prefix + spec.name, spec
+
+
+def _spec(config_type: type, name: str) -> dataclasses.Field[Any]:
+    known = dict(keys(config_type))
+    if name in known:
+        return known[name]
+    if any(key.startswith(name + ".") for key in known):
+        inside = ", ".join(key for key in known if key.startswith(name + "."))
+        raise RecipeError(f"{name} is a group of keys: set one of {inside}")
+    raise RecipeError(f"{name!r} is not a key of a recipe{_did_you_mean(name, list(known))}")
+
+
+def _did_you_mean(name: str, known: list[str]) -> str:
+    """The nearest key by spelling, also when only its last part was given (`momentum` for `optimizer.momentum`)."""
+    last_parts = {key.rpartition(".")[2]: key for key in reversed(known)}
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
+    near = near or [last_parts[part] for part in difflib.get_close_matches(name.rpartition(".")[2], list(last_parts), n=1)]
+    return f": did you mean {near[0]}?" if near else " (--help lists the keys)"
+
+
+def _checked_tree(config_type: type, changes: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    fields = {spec.name: spec for spec in dataclasses.fields(config_type)}
+    tree: dict[str, Any] = {}
+    for name, value in changes.items():
+        if name not in fields:
+            _spec(Recipe, prefix + name)  # raises with the nearest key
+        spec = fields[name]
+        if dataclasses.is_dataclass(spec.type):
+            if not isinstance(value, Mapping):
+                raise RecipeError(f"{prefix}{name} is a group of keys: give a dict, not {value!r}")
+            tree[name] = _checked_tree(typing.cast(type, spec.type), value, f"{prefix}{name}.")
+        else:
+            tree[name] = _checked(value, spec, prefix + name)
+    return tree
+
+
+def _from_text(text: str, kind: Any, name: str) -> Any:
+    """The value that a word of a command line means, by the type of its key."""
+    if "${" in text:
+        raise RecipeError(f"{name}={text}: interpolation is not supported, write the value itself")
+    if isinstance(kind, types.UnionType):
+        return None if text in ("null", "none") else _from_text(text, kind.__args__[0], name)
+    if typing.get_origin(kind) is list:
+        return [part.strip() for part in text.strip("[]").split(",") if part.strip()]
+    try:
+        if typing.get_origin(kind) is dict:
+            return OmegaConf.to_container(OmegaConf.create(text)) if text.startswith("{") else _raise(ValueError)
+        if kind is bool:
+            return {"true": True, "false": False}[text.lower()]
+        return kind(text)
+    except Exception as error:
+        raise RecipeError(f"{name}={text}: {name} takes {_kind_words(kind)}") from error
+
+
+def _raise(error: type[Exception]) -> typing.NoReturn:
+    raise error
+
+
+def _kind_words(kind: Any) -> str:
+    if isinstance(kind, types.UnionType):
+        return f"{_kind_words(kind.__args__[0])} or null"
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    return words.get(kind) or ("{key: value, ...}" if typing.get_origin(kind) is dict else "a list such as a,b,c")
+
+
+def _checked(value: Any, spec: dataclasses.Field[Any], name: str) -> Any:
+    """`value` in its key's own type, or a RecipeError that names the key, the value and the remedy."""
+    kind: Any = spec.type
+    if isinstance(kind, types.UnionType):
+        if value is None:
+            return None
+        kind = kind.__args__[0]
+    base = typing.get_origin(kind) or kind
+    if base is float and type(value) is int:
+        value = float(value)
+    if type(value) is not base or (base is list and not all(type(item) is kind.__args__[0] for item in value)):
+        raise RecipeError(f"{name}={value!r}: {name} takes {_kind_words(spec.type)}")
+    for item in value if base is list else [value]:
+        _check_range(item, spec.metadata, name)
+    return value
+
+
+def _check_range(value: Any, checks: Mapping[str, Any], name: str) -> None:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise RecipeError(f"{name}={value}: {name} takes a finite number")
+    if "choices" in checks and value not in checks["choices"]:
+        near = difflib.get_close_matches(str(value), [str(choice) for choice in checks["choices"]], n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise RecipeError(f"{name}={value}: {name} is one of {', '.join(map(str, checks['choices']))}{hint}")
+    if checks.get("duration"):
+        Duration.parse(value, name)
+    bounds = {"at_least": value.__class__.__ge__, "above": value.__class__.__gt__, "below": value.__class__.__lt__, "at_most": value.__class__.__le__}
+    for word, holds in bounds.items():
+        if word in checks and not holds(value, type(value)(checks[word])):
+            raise RecipeError(f"{name}={value}: {name} must be {word.replace('_', ' ')} {checks[word]}")

@@ -1,0 +1,65 @@
+"""The order in which a run sees its examples: one endless stream, cut the same way whatever the world.
+
+The stream is epoch after epoch, each a seeded permutation of the data set. A global batch is the next `batch_size` positions, a ghost
+batch the next `bn_batch_size` of them, and rank r's micro-batch k after position `start` is the block
+
+    [start + (k * world_size + r) * micro_batch_size, ... + micro_batch_size)
+
+Since whole ghost batches lie in these blocks (or a block in a ghost batch, which then spans neighbouring ranks), the set of ghost batches of
+a step does not depend on the world size (Goyal et al. 2017, section 2.3 and remark 4: one shuffle per epoch, split among the workers).
+The only state is the number of examples seen; nothing is dropped at the end of an epoch, a batch may reach into the next.
+"""
+
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Block(NamedTuple):
+    """Examples to load: the epoch (which augmentation draws they get) and the index in the data set of each. Shape (n,) both."""
+
+    epochs: NDArray[np.int64]
+    indices: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class SampleStream:
+    """Position in the run -> (epoch, index in the data set), for a data set of `num_examples`."""
+
+    num_examples: int
+    seed: int
+
+    def block(self, start: int, length: int) -> Block:
+        """The `length` examples from position `start` on; they may cross the end of one or more epochs."""
+        positions = np.arange(start, start + length)
+        epochs, offsets = np.divmod(positions, self.num_examples)
+        indices = np.empty(length, np.int64)
+        for epoch in np.unique(epochs):
+            inside = epochs == epoch
+            indices[inside] = _permutation(self.num_examples, self.seed, int(epoch))[offsets[inside]]
+        return Block(epochs, indices)
+
+
+@functools.lru_cache(maxsize=4)
+def _permutation(num_examples: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    return np.random.default_rng([seed, epoch]).permutation(num_examples)
+
+
+def train_blocks(stream: SampleStream, *, start: int, micro_batch_size: int, rank: int, world_size: int) -> Iterator[Block]:
+    """Rank `rank`'s micro-batches from position `start` on, without end."""
+    position = start + rank * micro_batch_size
+    while True:
+        yield stream.block(position, micro_batch_size)
+        position += world_size * micro_batch_size
+
+
+def evaluation_blocks(num_examples: int, *, micro_batch_size: int, rank: int, world_size: int) -> Iterator[Block]:
+    """This rank's share of an evaluation: every example once over all ranks, no padding; shares differ by at most one example."""
+    indices = np.arange(rank, num_examples, world_size)
+    for first in range(0, len(indices), micro_batch_size):
+        part = indices[first : first + micro_batch_size]
+        yield Block(np.zeros_like(part), part)

@@ -1,0 +1,98 @@
+"""Schedules are pure functions of progress: examples seen over examples in the whole run, in [0, 1].
+
+Nothing here has state, so nothing has to be saved, and a change of the batch or of the world size cannot shift a warm-up.
+
+Sources: Goyal et al. 2017, sections 2.1 (linear rule), 2.2 (warm-up) and 5.1 (decay); You et al. 2017, section 5 (polynomial decay);
+Krizhevsky 2014, section 5 (square-root rule); Loshchilov & Hutter 2017, equation 5 (cosine).
+"""
+
+import math
+import re
+from bisect import bisect_right
+from dataclasses import dataclass
+from typing import Literal, Self
+
+from lbtrain.errors import RecipeError
+
+Rule = Literal["linear", "sqrt", "none"]
+
+
+@dataclass(frozen=True)
+class Duration:
+    """A length with its unit: epochs (`5ep`), optimizer steps (`500it`) or a share of the whole run (`0.05dur`)."""
+
+    value: float
+    unit: Literal["ep", "it", "dur"]
+
+    @classmethod
+    def parse(cls, text: str, name: str = "duration") -> Self:
+        """Raises RecipeError for anything but a non-negative number with one of the three units."""
+        match = re.fullmatch(r"(\d+(?:\.\d+)?|\.\d+)(ep|it|dur)", text)
+        if not match:
+            raise RecipeError(f"{name}={text}: a duration carries its unit: 5ep (epochs), 500it (steps) or 0.05dur (share of the run)")
+        value = float(match[1])
+        if match[2] == "dur" and value > 1:
+            raise RecipeError(f"{name}={text}: a share of the run is at most 1dur")
+        return cls(value, match[2])  # type: ignore[arg-type]
+
+    def examples(self, *, train_examples: int, batch_size: int, total_examples: int) -> float:
+        """The same length in examples seen."""
+        return self.value * {"ep": train_examples, "it": batch_size, "dur": total_examples}[self.unit]
+
+
+def scale_lr(base_lr: float, base_batch_size: int, batch_size: int, rule: Rule) -> float:
+    """The learning rate at `batch_size`, given the reference pair.
+
+    linear: base_lr * B / B0 (Goyal et al. 2017, section 2.1); sqrt: base_lr * sqrt(B / B0); none: base_lr.
+    """
+    ratio = batch_size / base_batch_size
+    return base_lr * {"linear": ratio, "sqrt": math.sqrt(ratio), "none": 1.0}[rule]
+
+
+def warmup(progress: float, length: float, start_lr: float, peak_lr: float, form: Literal["gradual", "constant"] = "gradual") -> float:
+    """The rate inside the warm-up, 0 <= progress < length: a straight line from start_lr, or start_lr throughout."""
+    return start_lr if form == "constant" else start_lr + (peak_lr - start_lr) * progress / length
+
+
+def step_decay(progress: float, milestones: tuple[float, ...], factor: float) -> float:
+    """factor to the power of the milestones passed; a milestone counts from the step that starts on it."""
+    return factor ** bisect_right(milestones, progress)
+
+
+def polynomial_decay(progress: float, power: float) -> float:
+    """(1 - progress) ** power."""
+    return (1 - progress) ** power
+
+
+def cosine_decay(progress: float) -> float:
+    """Half a cosine from 1 to 0."""
+    return (1 + math.cos(math.pi * progress)) / 2
+
+
+@dataclass(frozen=True)
+class LearningRate:
+    """The learning rate of a run as a function of progress. All positions are shares of the run, in [0, 1].
+
+    `step` milestones count from the start of the run (Goyal et al.); `poly` and `cosine` run from the end of the warm-up to the end of
+    the run, so that the rate is continuous.
+    """
+
+    peak: float
+    warmup_start: float
+    warmup_length: float
+    warmup_form: Literal["gradual", "constant"]
+    decay: Literal["step", "poly", "cosine", "none"]
+    milestones: tuple[float, ...] = ()
+    factor: float = 0.1
+    power: float = 2.0
+
+    def __call__(self, progress: float) -> float:
+        if progress < self.warmup_length:
+            return warmup(progress, self.warmup_length, self.warmup_start, self.peak, self.warmup_form)
+        return self.peak * self._decayed(progress)
+
+    def _decayed(self, progress: float) -> float:
+        if self.decay == "step":
+            return step_decay(progress, self.milestones, self.factor)
+        rest = 1.0 if self.warmup_length >= 1 else min(1.0, (progress - self.warmup_length) / (1 - self.warmup_length))
+        return {"poly": polynomial_decay(rest, self.power), "cosine": cosine_decay(rest), "none": 1.0}[self.decay]
