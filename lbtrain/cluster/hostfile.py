@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from lbtrain.errors import UserError
+
 Dialect = Literal["deepspeed", "mpi", "colossalai"]
 
 # RFC 1123 host names and IPv4 addresses. A leading "-" would be an ssh option; anything a shell would act on cannot occur.
@@ -23,8 +25,10 @@ _LINE_END = re.compile(r"\r\n|\n|\r")
 _MOST_SLOTS = 1024
 
 
-class HostfileError(ValueError):
+class HostfileError(UserError, ValueError):
     """A hostfile that cannot be used; the message says where, why and what to write instead."""
+
+    exit_code = 2
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,139 @@
+"""Which processes are running, who started them, and whether they are the ones that were asked for.
+
+Launchers fail quietly (seen): `deepspeed --hostfile /not/there` warns and trains on this machine alone; `accelerate launch --cpu
+--num_processes 2` starts one process. The command line of the launcher is still there to be read, in the job's ancestors, so the job compares.
+"""
+
+import datetime
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from lbtrain.cluster.hostfile import HostfileError, read_hostfile
+from lbtrain.errors import LaunchError
+
+_DEEPSPEED_FILTERS = ("--include", "-i", "--exclude", "-e", "--num_nodes", "--num_gpus", "--num_accelerators")
+_SECONDS_TO_WAIT = 600
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among the ones that were launched together. `launcher` is the engine that fits it."""
+
+    rank: int
+    world_size: int
+    local_rank: int
+    launcher: str
+
+
+def detect_world(environment: Mapping[str, str] = os.environ) -> World:
+    """From the variables that every launcher sets (torchrun's names). Raises LaunchError if they contradict each other."""
+    try:
+        rank, world_size, local_rank = (
+            int(environment.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
+        )
+    except ValueError as error:
+        raise LaunchError(f"RANK, WORLD_SIZE and LOCAL_RANK must be numbers: {error}") from error
+    if not 0 <= rank < world_size:
+        raise LaunchError(f"RANK={rank} of WORLD_SIZE={world_size}: unset both for one process, or start the script by a launcher")
+    if "CROSS_RANK" in environment or "DS_ACCELERATOR_LAUNCHED" in environment:
+        launcher = "deepspeed"
+    else:
+        launcher = "accelerate" if "ACCELERATE_MIXED_PRECISION" in environment else "ddp"
+    return World(rank, world_size, local_rank, launcher)
+
+
+def check_asked_for(world: World, expected_world_size: int, commands: Sequence[Sequence[str]] | None = None) -> None:
+    """Raises LaunchError where the world is not the one that the recipe or a launcher's command line asked for.
+
+    `commands` are the command lines of the process's ancestors, nearest first (read from the system if not given).
+    """
+    if expected_world_size and expected_world_size != world.world_size:
+        raise LaunchError(
+            f"world_size={expected_world_size} was asked for, but {world.world_size} "
+            f"{'process runs' if world.world_size == 1 else 'processes run'}: check the launcher's --hostfile and number of processes"
+        )
+    for command in ancestor_commands() if commands is None else commands:
+        names = [Path(word).name for word in command[:4]]
+        if "deepspeed" in names:
+            _check_deepspeed(world, command)
+        elif "accelerate" in names and "launch" in command:
+            _check_accelerate(world, command)
+
+
+def _check_deepspeed(world: World, command: Sequence[str]) -> None:
+    hostfile = _option(command, "--hostfile", "-H")
+    if hostfile is None:
+        return
+    if not Path(hostfile).is_file():
+        raise LaunchError(
+            f"--hostfile {hostfile}: no such file, and deepspeed went on with this machine alone; give the path of a hostfile"
+        )
+    try:
+        slots = read_hostfile(hostfile).gpus
+    except HostfileError as error:
+        raise LaunchError(f"--hostfile {hostfile}: {error}") from error
+    filtered = any(word.split("=")[0] in _DEEPSPEED_FILTERS for word in command)
+    if slots != world.world_size and not filtered:
+        raise LaunchError(f"--hostfile {hostfile} has {slots} slots, but {world.world_size} ranks run; see the launcher's warnings above")
+
+
+def _check_accelerate(world: World, command: Sequence[str]) -> None:
+    asked = _option(command, "--num_processes", "--num-processes")
+    if asked is None or not asked.isdigit() or int(asked) == world.world_size:
+        return
+    raise LaunchError(
+        f"accelerate launch --num_processes {asked} started {world.world_size} process(es). "
+        f"{asked} ranks on CPUs: accelerate launch --multi_gpu --num_processes {asked} SCRIPT (without --cpu; no GPU is needed), "
+        f"or torchrun --nproc_per_node {asked} SCRIPT"
+    )
+
+
+def _option(command: Sequence[str], *names: str) -> str | None:
+    """The value of an option in `--name value` or `--name=value` form; only what stands before the script is the launcher's."""
+    for position, word in enumerate(command[2:], 2):
+        name, separator, value = word.partition("=")
+        if name in names:
+            return value if separator else next(iter(command[position + 1 :]), "")
+        if word.endswith(".py"):
+            break
+    return None
+
+
+def ancestor_commands() -> Iterator[list[str]]:
+    """The command lines of this process's ancestors, nearest first; none where the system does not tell (no /proc)."""
+    pid = os.getppid()
+    while pid > 1:
+        try:
+            command = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")[:-1]
+            status = Path(f"/proc/{pid}/stat").read_text()
+        except OSError:
+            return
+        yield command
+        pid = int(status.rpartition(")")[2].split()[1])
+
+
+def start_process_group(world: World) -> torch.device:
+    """Joins the other ranks (alone: a group of one, so that the code is the same) and returns this rank's device.
+
+    Raises LaunchError if the others do not come within ten minutes.
+    """
+    on_gpu = torch.cuda.is_available()
+    device = torch.device("cuda", world.local_rank) if on_gpu else torch.device("cpu")
+    if on_gpu:
+        torch.cuda.set_device(device)
+    if dist.is_initialized():
+        return device
+    backend, patience = ("nccl" if on_gpu else "gloo"), datetime.timedelta(seconds=_SECONDS_TO_WAIT)
+    try:
+        if world.world_size == 1:
+            dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+        else:
+            dist.init_process_group(backend, timeout=patience)
+    except (RuntimeError, ValueError) as error:
+        raise LaunchError(f"rank {world.rank} of {world.world_size} could not join the others: {error}") from error
+    return device

@@ -1,0 +1,1 @@
+"""Measure, predict and explain how training scales: `python -m tools.scaling_report --help`."""

@@ -1,0 +1,63 @@
+"""A prediction asked from flags alone: model, one throughput, and the names of the links."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lbtrain.cluster.comm_model import Algorithm, fill_buckets
+from lbtrain.cluster.step_model import Assumptions, Job, Prediction, Spread, StepModel
+from lbtrain.cluster.topology import NETWORKS, NODE_LINKS, Topology, preset
+from lbtrain.errors import RecipeError
+from tools.scaling_report.layers import BYTES, counted_layers
+
+# JPEG decoding, random crop and normalisation of an ImageNet picture, images/s of one core. Decoding alone: 360 to 860 over libraries and
+# processors of 2020 to 2025 (imread-benchmark); the crop's resize and older processors take off up to two thirds.
+DECODED_PER_CORE = Spread(250, 120, 500)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """What a buyer knows. `images_per_sec` is the throughput of all `measured_on` GPUs together."""
+
+    model: str
+    images_per_sec: float
+    measured_on: int
+    micro_batch: int
+    gpus_per_node: int = 8
+    network: str = "ib-edr-100"
+    links: int = 1
+    node_link: str = "nvlink2"
+    dtype: str = "fp32"
+    algorithm: Algorithm = "ring"
+    accumulation: int = 1
+    zero_stage: int = 0
+    cpu_cores: int | None = None  # of a node, decoding JPEG; None: synthetic data, or a loader that keeps up
+
+    def __post_init__(self) -> None:
+        for name in ("images_per_sec", "measured_on", "micro_batch", "gpus_per_node", "links", "accumulation"):
+            if not getattr(self, name) > 0:
+                raise RecipeError(f"{name} must be above 0, not {getattr(self, name)}")
+        if self.dtype not in BYTES:
+            raise RecipeError(f"no gradient type {self.dtype!r}; there are {', '.join(BYTES)}")
+        if self.zero_stage not in (0, 1):
+            raise RecipeError(f"zero={self.zero_stage}: only stages 0 and 1 are modelled; stage 2 moves the same bytes as stage 1")
+
+    @property
+    def step_s(self) -> float:
+        """Seconds of the measured step, which held one micro-batch a GPU."""
+        return self.micro_batch * self.measured_on / self.images_per_sec
+
+    def topology(self) -> Topology:
+        return Topology(self.gpus_per_node, preset(self.node_link, NODE_LINKS), preset(self.network, NETWORKS), self.links)
+
+    def job(self) -> Job:
+        cores = self.cpu_cores
+        rates = DECODED_PER_CORE
+        return Job(
+            buckets=fill_buckets(counted_layers(self.model, dtype=self.dtype)),
+            images=self.micro_batch,
+            loader_images_per_s=Spread(cores * rates.median, cores * rates.low, cores * rates.high) if cores else None,
+        )
+
+    def answer(self, sizes: Sequence[int], *, assumptions: Assumptions | None = None) -> list[Prediction]:
+        model = StepModel(self.job(), self.topology(), algorithm=self.algorithm, assumptions=assumptions)
+        return model.predict(sizes, measured_step_s=self.step_s, measured_on=self.measured_on)
