@@ -31,6 +31,7 @@ def _key(default: Any, help: str, **checks: Any) -> Any:
 class ModelConfig:
     name: str = _key("resnet50", "any timm model, or one of lbtrain.nn: cifar_resnet8/20/32/44")
     args: dict[str, Any] = _key({}, "more arguments for timm.create_model, as {key: value}")
+    head_std: float = _key(0.0, "standard deviation of the classifier's initial weights; 0: the model's own", at_least=0)
 
 
 @dataclass
@@ -48,8 +49,8 @@ class OptimizerConfig:
     momentum: float = _key(0.9, "of SGD and LARS", at_least=0, below=1)
     nesterov: bool = _key(False, "Nesterov's form of momentum (SGD and LARS)")
     weight_decay: float = _key(1e-4, "on the parameters that no_decay leaves; never scaled with the loss", at_least=0)
-    no_decay: list[str] = _key(["norm", "bias"], "kinds of parameters without weight decay", choices=("norm", "bias"))
-    no_adaptation: list[str] = _key(["norm", "bias"], "kinds without a layer-wise rate (LARS, LAMB)", choices=("norm", "bias"))
+    no_decay: list[str] = _key(["norm", "bias"], "parameters without weight decay: norm, bias, or patterns of names such as head.*")
+    no_adaptation: list[str] = _key(["norm", "bias"], "parameters without a layer-wise rate (LARS, LAMB), likewise")
     trust_coefficient: float = _key(0.001, "LARS: eta of You et al. 2017", above=0)
     trust_clip: float = _key(0.0, "upper bound of the layer-wise ratio; 0: none", at_least=0)
     larc_clip: bool = _key(False, "LARS: never a layer rate above the global one (LARC)")

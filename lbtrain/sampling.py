@@ -57,9 +57,15 @@ def train_blocks(stream: SampleStream, *, start: int, micro_batch_size: int, ran
         position += world_size * micro_batch_size
 
 
+PADDING = -1
+"""The epoch of an example that only fills a block and must not be scored."""
+
+
 def evaluation_blocks(num_examples: int, *, micro_batch_size: int, rank: int, world_size: int) -> Iterator[Block]:
-    """This rank's share of an evaluation: every example once over all ranks, no padding; shares differ by at most one example."""
-    indices = np.arange(rank, num_examples, world_size)
-    for first in range(0, len(indices), micro_batch_size):
-        part = indices[first : first + micro_batch_size]
-        yield Block(np.zeros_like(part), part)
+    """This rank's share of an evaluation: over all ranks every example is scored once.
+
+    All ranks get equally many blocks, equally long (sharded engines need every rank in every forward pass); what that adds is marked PADDING.
+    """
+    for first in range(0, num_examples, micro_batch_size * world_size):
+        positions = np.arange(micro_batch_size) + first + rank * micro_batch_size
+        yield Block(np.where(positions < num_examples, 0, PADDING), positions % num_examples)

@@ -1,0 +1,25 @@
+"""Engines: the same ten members over plain torch, DeepSpeed and accelerate. The loop knows nothing else about them."""
+
+import torch
+from torch import nn
+
+from lbtrain.engines.protocol import Engine, EngineState
+from lbtrain.plan import Plan
+from lbtrain.recipe import Recipe
+
+__all__ = ["Engine", "EngineState", "create_engine"]
+
+
+def create_engine(recipe: Recipe, plan: Plan, model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device) -> Engine:
+    """The engine that the plan names, on the process group that is already up. Imports only that engine's library."""
+    if plan.engine == "deepspeed":
+        from lbtrain.engines.deepspeed import DeepSpeedEngine
+
+        return DeepSpeedEngine(recipe, plan, model, optimizer, device)
+    if plan.engine == "accelerate":
+        from lbtrain.engines.accelerate import AccelerateEngine
+
+        return AccelerateEngine(plan, model, optimizer, device)
+    from lbtrain.engines.ddp import DDPEngine
+
+    return DDPEngine(plan, model, optimizer, device)

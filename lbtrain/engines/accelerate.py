@@ -1,0 +1,45 @@
+"""accelerate's Accelerator as an engine. It wraps the model and the optimizer; the window, the rate and the statistics stay ours.
+
+Rank and world size are torch.distributed's: the Accelerator can report others (engines.md in docs). Its scheduler wrapper, which ticks once per
+process, and its own gradient accumulation are not used.
+"""
+
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.utils import DistributedType
+from torch import Tensor, nn
+
+from lbtrain.engines.ddp import DDPEngine
+from lbtrain.errors import LaunchError
+from lbtrain.plan import Plan
+
+_KNOWN = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
+
+
+class AccelerateEngine(DDPEngine):
+    """See `Engine`. What differs from the oracle is who wraps, scales, clips and steps."""
+
+    def _wrap(self, plan: Plan) -> nn.Module:
+        exchange = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
+        precision = {"fp32": "no"}.get(plan.precision, plan.precision)
+        self.accelerator = Accelerator(cpu=self.device.type == "cpu", mixed_precision=precision, kwargs_handlers=[exchange])
+        if self.accelerator.distributed_type not in _KNOWN:
+            raise LaunchError(
+                f"accelerate is configured for {self.accelerator.distributed_type.value}; engine=accelerate does plain data parallel: launch with "
+                "`accelerate launch --multi_gpu`, or use engine=deepspeed"
+            )
+        model, self.optimizer = self.accelerator.prepare(self.module, self.optimizer)
+        if self.accelerator.scaler is not None:
+            self.scaler = self.accelerator.scaler
+        return model
+
+    def _backward(self, loss: Tensor) -> None:
+        self.accelerator.backward(loss)
+
+    def _update(self) -> bool:
+        if self.clip_norm:
+            self.accelerator.clip_grad_norm_(self.module.parameters(), self.clip_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return not self.accelerator.optimizer_step_was_skipped
+
+

@@ -1,0 +1,109 @@
+"""The readable oracle: plain torch, DistributedDataParallel where there are several ranks. Every other engine must equal this one."""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from lbtrain.engines.protocol import EngineState, load_named_optimizer_state, mean_over_ranks, named_optimizer_state, set_lr
+from lbtrain.nn import GhostStatistics
+from lbtrain.plan import Plan
+
+AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class DDPEngine:
+    """See `Engine`. `model` holds whole ghost batches per rank already; buffers are kept equal by GhostStatistics, not by DDP's broadcast."""
+
+    def __init__(self, plan: Plan, model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device):
+        self.rank, self.world_size, self.device = dist.get_rank(), dist.get_world_size(), device
+        self.clip_norm = plan.clip_norm
+        self.module = model.to(device)
+        self.optimizer = optimizer
+        self.statistics = GhostStatistics(model)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=plan.precision == "fp16")
+        self.model = self._wrap(plan)
+        self.accumulation = plan.cut.accumulation
+
+    def _wrap(self, plan: Plan) -> nn.Module:
+        if plan.precision in AUTOCAST_DTYPES:
+            autocast = torch.autocast(self.device.type, AUTOCAST_DTYPES[plan.precision])
+            self.module.forward = autocast(self.module.forward)  # type: ignore[method-assign]
+        return overlapped(self.module)
+
+    @property
+    def accumulation(self) -> int:
+        return self._accumulation
+
+    @accumulation.setter
+    def accumulation(self, count: int) -> None:
+        self._accumulation = count
+        self._open_window()
+
+    def _open_window(self) -> None:
+        self._backwards = 0
+        exchange_in_backward(self.model, self._accumulation == 1)
+
+    def backward(self, loss: Tensor) -> None:
+        self._backwards += 1
+        if self._backwards == self._accumulation:
+            self.statistics.start()
+        self._backward(loss / self._accumulation)
+        exchange_in_backward(self.model, self._backwards + 1 == self._accumulation)
+
+    def _backward(self, loss: Tensor) -> None:
+        self.scaler.scale(loss).backward()
+
+    def step(self, lr: float) -> bool:
+        assert self._backwards == self._accumulation, f"a step is {self._accumulation} backward calls, not {self._backwards}"
+        set_lr(self.optimizer, lr)
+        applied = self._update()
+        self.statistics.finish()
+        self._open_window()
+        return applied
+
+    def _update(self) -> bool:
+        if self.clip_norm:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.module.parameters(), self.clip_norm)
+        scale = self.scaler.get_scale()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad()
+        return self.scaler.get_scale() >= scale
+
+    def mean(self, tensor: Tensor) -> Tensor:
+        return mean_over_ranks(tensor)
+
+    def save(self) -> EngineState | None:
+        if self.rank:
+            return None
+        model = {name: tensor.cpu() for name, tensor in self.module.state_dict().items()}
+        return {
+            "model": model,
+            "optimizer": named_optimizer_state(self.module, self.optimizer),
+            "loss_scale": self.scaler.get_scale(),
+        }
+
+    def load(self, state: EngineState) -> None:
+        self.module.load_state_dict(state["model"])
+        load_named_optimizer_state(self.module, self.optimizer, state["optimizer"])
+        load_loss_scale(self.scaler, state["loss_scale"])
+
+
+def overlapped(module: nn.Module) -> nn.Module:
+    """`module` with its gradients averaged over ranks while the backward pass still runs; as it is on one rank."""
+    if dist.get_world_size() == 1:
+        return module
+    return DistributedDataParallel(module, broadcast_buffers=False, gradient_as_bucket_view=True)
+
+
+def exchange_in_backward(model: nn.Module, exchange: bool) -> None:
+    """Whether the next forward and backward pass exchanges gradients. This flag is what DDP's `no_sync` sets."""
+    if isinstance(model, DistributedDataParallel):
+        model.require_backward_grad_sync = exchange
+
+
+def load_loss_scale(scaler: torch.amp.GradScaler, scale: float) -> None:
+    if scaler.is_enabled():
+        scaler.load_state_dict(scaler.state_dict() | {"scale": scale})

@@ -1,0 +1,119 @@
+"""DeepSpeed as an engine, ZeRO stages 0 to 3.
+
+Three things are done here because DeepSpeed does them otherwise (seen with 0.19.8; tests hold each):
+
+- at stage 0 it exchanges gradients in one go after the backward pass; inside, torch's DistributedDataParallel overlaps them;
+- its accumulation window misaligns when its length changes; the window is ours, DeepSpeed sees only its last pass as the boundary;
+- its checkpoints load only at the same stage and world size; `save` gathers full named tensors instead.
+"""
+
+import os
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from lbtrain import optim
+from lbtrain.engines.ddp import exchange_in_backward, load_loss_scale, overlapped
+from lbtrain.engines.deepspeed_config import complete_config
+from lbtrain.engines.protocol import EngineState, load_named_optimizer_state, mean_over_ranks, named_optimizer_state, set_lr
+from lbtrain.nn import GhostStatistics
+from lbtrain.plan import Plan
+from lbtrain.recipe import Recipe
+
+
+class DeepSpeedEngine:
+    """See `Engine`."""
+
+    def __init__(self, recipe: Recipe, plan: Plan, model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device):
+        deepspeed = _import_deepspeed(device)
+        self.rank, self.world_size, self.device = dist.get_rank(), dist.get_world_size(), device
+        self.stage = plan.zero_stage
+        self.module = model.to(device)
+        self.statistics = GhostStatistics(model)
+        self.inner = optimizer
+        config = complete_config(plan, recipe.deepspeed.mechanics)
+        wrapped = overlapped(self.module) if self.stage == 0 else self.module
+        self.engine, self.optimizer, _, _ = deepspeed.initialize(model=wrapped, optimizer=optimizer, config=config, dist_init_required=False)
+        self.engine.enable_backward_allreduce = self.stage > 0
+        if self.stage:
+            optim.bind_deepspeed(optimizer, self.engine)
+        self.model = self.engine
+        self.accumulation = plan.cut.accumulation
+
+    @property
+    def accumulation(self) -> int:
+        return self._accumulation
+
+    @accumulation.setter
+    def accumulation(self, count: int) -> None:
+        self._accumulation = count
+        self._open_window()
+
+    def _open_window(self) -> None:
+        self._backwards = 0
+        self._mark_boundary(self._accumulation == 1)
+
+    def _mark_boundary(self, last: bool) -> None:
+        self.engine.set_gradient_accumulation_boundary(last)
+        exchange_in_backward(self.engine.module, last)
+
+    def backward(self, loss: Tensor) -> None:
+        self._backwards += 1
+        if self._backwards == self._accumulation:
+            self.statistics.start()
+        self.engine.backward(loss / self._accumulation, scale_wrt_gas=False)
+        if self._backwards < self._accumulation:
+            # Between the passes of a window DeepSpeed wants a step call as well: it moves its counters and, off the boundary, nothing else.
+            self.engine.step()
+            self._mark_boundary(self._backwards + 1 == self._accumulation)
+
+    def step(self, lr: float) -> bool:
+        assert self._backwards == self._accumulation, f"a step is {self._accumulation} backward calls, not {self._backwards}"
+        set_lr(self.optimizer, lr)
+        applied = self._update()
+        self.statistics.finish()
+        self._open_window()
+        return applied
+
+    def _update(self) -> bool:
+        scaler = self.engine.torch_autocast_z0_gradscaler
+        scale = scaler.get_scale() if scaler else 1.0
+        self.engine.step()
+        return bool(self.engine.was_step_applied()) and (not scaler or scaler.get_scale() >= scale)
+
+    def mean(self, tensor: Tensor) -> Tensor:
+        return mean_over_ranks(tensor)
+
+    def save(self) -> EngineState | None:
+        scaler = self.engine.torch_autocast_z0_gradscaler
+        if self.stage:
+            model, states = optim.gather_state(self.engine, self.inner)
+        else:
+            model, states = self.module.state_dict(), named_optimizer_state(self.module, self.inner)
+        if self.rank:
+            return None
+        return {
+            "model": {name: tensor.cpu() for name, tensor in model.items()},
+            "optimizer": states,
+            "loss_scale": scaler.get_scale() if scaler else 1.0,
+        }
+
+    def load(self, state: EngineState) -> None:
+        if self.stage:
+            optim.scatter_state(self.engine, self.inner, state["model"], state["optimizer"])
+            return
+        self.module.load_state_dict(state["model"])
+        load_named_optimizer_state(self.module, self.inner, state["optimizer"])
+        if self.engine.torch_autocast_z0_gradscaler:
+            load_loss_scale(self.engine.torch_autocast_z0_gradscaler, state["loss_scale"])
+
+
+def _import_deepspeed(device: torch.device):  # type: ignore[no-untyped-def]
+    if device.type == "cpu":
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    import deepspeed
+
+    # On a CPU its first start would compile, for minutes, an operation that the gradient exchange does not use.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    return deepspeed

@@ -1,0 +1,121 @@
+"""The complete DeepSpeed configuration of a plan: every value that DeepSpeed would otherwise choose is written out.
+
+Needs no deepspeed import, so that `deepspeed_config_for=256` answers on a laptop. What a user may change in a JSON file of
+recipes/deepspeed are mechanics (buckets, offload, logging); batch sizes, clipping, precision and the ZeRO stage come from the recipe.
+"""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+from lbtrain.errors import RecipeError
+from lbtrain.plan import Plan
+
+Config = dict[str, Any]
+
+OWNED_BY_THE_RECIPE = (
+    "train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping", "optimizer", "scheduler",
+    "fp16", "bf16", "torch_autocast", "zero_optimization.stage",
+)  # fmt: skip
+
+_ZERO: Config = {
+    "contiguous_gradients": True,
+    "reduce_scatter": True,
+    "reduce_bucket_size": 500_000_000,
+    "use_multi_rank_bucket_allreduce": True,
+    "allgather_partitions": True,
+    "allgather_bucket_size": 500_000_000,
+    "compute_grad_norm": True,
+    "load_from_fp32_weights": True,
+    "elastic_checkpoint": False,
+    "offload_param": None,
+    "offload_optimizer": None,
+    "zenflow": None,
+    "sub_group_size": 1_000_000_000,
+    "stage3_prefetch_bucket_size": 50_000_000,
+    "stage3_param_persistence_threshold": 100_000,
+    "stage3_model_persistence_threshold": 9_223_372_036_854_775_807,
+    "stage3_max_live_parameters": 1_000_000_000,
+    "stage3_max_reuse_distance": 1_000_000_000,
+    "stage3_gather_16bit_weights_on_model_save": False,
+    "stage3_module_granularity_threshold": 0,
+    "stage3_use_all_reduce_for_fetch_params": False,
+    "stage3_allgather_sequential": False,
+    "ignore_unused_parameters": True,
+    "legacy_stage1": False,
+    "round_robin_gradients": False,
+    "parameter_alignment": False,
+    "zero_hpz_partition_size": 1,
+    "zero_quantized_weights": False,
+    "zero_quantized_nontrainable_weights": False,
+    "zero_quantized_gradients": False,
+    "memory_efficient_linear": True,
+    "pipeline_loading_checkpoint": False,
+    "override_module_apply": True,
+    "log_trace_cache_warnings": False,
+    "enable_sanity_checks": False,
+    "save_muon_momentum_buffer_in_memory": False,
+}
+_MECHANICS: Config = {
+    "steps_per_print": 2**31 - 1,  # the loop prints
+    "wall_clock_breakdown": False,
+    "memory_breakdown": False,
+    "dump_state": False,
+    "disable_python_gc": False,
+    "disable_allgather": False,
+    "communication_data_type": None,
+    "prescale_gradients": False,
+    "gradient_predivide_factor": 1.0,
+    "gradient_allreduce_op": "mean",
+    "dataloader_drop_last": False,
+    "zero_allow_untested_optimizer": True,  # lbtrain.optim binds LARS and LAMB to the slices and refuses what it does not know
+    "zero_force_ds_cpu_optimizer": False,
+    "data_types": {"grad_accum_dtype": None},
+    "compile": {"deepcompile": False},
+}
+
+
+def complete_config(plan: Plan, mechanics: str = "") -> Config:
+    """What DeepSpeed is handed for this plan; `mechanics` is the path of a JSON file. Raises RecipeError for a file that cannot be."""
+    config = copy.deepcopy(_MECHANICS) | {"zero_optimization": copy.deepcopy(_ZERO) | {"overlap_comm": plan.zero_stage == 3}}
+    _merge(config, _read_mechanics(mechanics) if mechanics else {})
+    config["zero_optimization"]["stage"] = plan.zero_stage
+    # The loop owns the accumulation window and divides the loss, because DeepSpeed's own window is misaligned by a change of its length. So
+    # DeepSpeed sees a window of one; the true numbers are in plan.json.
+    return config | {
+        "train_batch_size": plan.cut.micro_batch_size * plan.world_size,
+        "train_micro_batch_size_per_gpu": plan.cut.micro_batch_size,
+        "gradient_accumulation_steps": 1,
+        "managed_gradient_accumulation": True,
+        "gradient_clipping": plan.clip_norm,  # DeepSpeed's default is 1.0
+        "fp16": {"enabled": False},
+        "bf16": {"enabled": False},
+        "torch_autocast": {
+            "enabled": plan.precision != "fp32",
+            "dtype": {"bf16": "bfloat16", "fp16": "float16"}.get(plan.precision, "bfloat16"),
+            "lower_precision_safe_modules": None,
+        },
+    }
+
+
+def _merge(config: Config, changes: Config) -> None:
+    for key, value in changes.items():
+        if isinstance(value, dict) and isinstance(config.get(key), dict):
+            _merge(config[key], value)
+        else:
+            config[key] = value
+
+
+def _read_mechanics(path: str) -> Config:
+    try:
+        mechanics = json.loads(Path(path).read_text())
+    except (OSError, ValueError) as error:
+        raise RecipeError(f"deepspeed.mechanics={path}: {error}") from error
+    if not isinstance(mechanics, dict):
+        raise RecipeError(f"deepspeed.mechanics={path}: holds a {type(mechanics).__name__}, not a JSON object")
+    for key in OWNED_BY_THE_RECIPE:
+        part, _, inner = key.partition(".")
+        if part in mechanics and (not inner or inner in mechanics[part]):
+            raise RecipeError(f"deepspeed.mechanics={path}: {key} comes from the recipe; take it out of the file")
+    return mechanics

@@ -1,0 +1,78 @@
+"""What the loop asks of an engine, and the two pieces that every engine has in common."""
+
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+EngineState = dict[str, Any]
+"""Full, named, on the CPU, and the same under every engine: `model` {name: tensor} as in `state_dict()`, `optimizer` {parameter name:
+{state name: tensor}}, `loss_scale` a number. So a checkpoint moves between engines, ZeRO stages and world sizes."""
+
+
+class Engine(Protocol):
+    """Runs forward, backward and update over all ranks. A step is `accumulation` backward calls, then one `step`."""
+
+    model: nn.Module
+    """What the task calls; its forward pass runs in the plan's precision."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    accumulation: int
+    """Backward calls per step. May be set between steps; never inside one."""
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient of `loss` (the mean over a micro-batch) to the step's: the average over accumulation and ranks. The last call of a
+        step sends the gradients on their way while the rest of the backward pass still computes."""
+        ...
+
+    def step(self, lr: float) -> bool:
+        """Clip, update with learning rate `lr`, forget the gradients. False if the update was skipped (fp16 overflow)."""
+        ...
+
+    def mean(self, tensor: Tensor) -> Tensor:
+        """The average over ranks, on every rank. Collective."""
+        ...
+
+    def save(self) -> EngineState | None:
+        """The full state, on rank 0 (None on the others). Collective."""
+        ...
+
+    def load(self, state: EngineState) -> None:
+        """Continue from `state`, which every rank passes. Collective."""
+        ...
+
+
+def mean_over_ranks(tensor: Tensor) -> Tensor:
+    """The average of `tensor` over all ranks, as a new tensor."""
+    total = tensor.detach().clone()
+    if dist.get_world_size() > 1:
+        dist.all_reduce(total)
+        total /= dist.get_world_size()
+    return total
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
+def named_optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, dict[str, Tensor]]:
+    """{parameter name: {state name: tensor on the CPU}} of an optimizer that holds whole parameters."""
+    return {
+        name: {key: value.cpu() for key, value in optimizer.state[parameter].items() if isinstance(value, Tensor)}
+        for name, parameter in model.named_parameters()
+        if parameter in optimizer.state
+    }
+
+
+def load_named_optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, dict[str, Tensor]]) -> None:
+    """The inverse of `named_optimizer_state`. Counters (tensors without dimensions) stay on the CPU, as torch keeps them."""
+    for name, parameter in model.named_parameters():
+        if name in state:
+            optimizer.state[parameter] = {
+                key: value.to(parameter.device, copy=True) if value.dim() else value.clone() for key, value in state[name].items()
+            }

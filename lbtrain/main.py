@@ -1,0 +1,199 @@
+"""Command line -> Recipe -> Plan -> Engine -> train. A recipe file ends with `main(recipe)`.
+
+    python recipes/x.py key=value ...             train (under any launcher)
+    python recipes/x.py plan_for=8,16,256         print the plan for these world sizes, start nothing
+    python recipes/x.py deepspeed_config_for=256  print the complete DeepSpeed JSON for that many ranks
+    python recipes/x.py --help                    every key with its meaning and default
+"""
+
+import dataclasses
+import inspect
+import json
+import re
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lbtrain.errors import RecipeError, UserError
+from lbtrain.recipe import Recipe, keys
+
+MAY_CHANGE_ON_RESUME = {
+    "engine", "deepspeed.zero_stage", "deepspeed.mechanics", "world_size", "micro_batch_size", "max_micro_batch_size", "data.root", "data.workers",
+    "run_dir", "resume", "log_every", "evaluate_every", "checkpoint.every", "checkpoint.keep",
+}  # fmt: skip
+"""Keys that do not enter the mathematics, so that a run may go on with other values."""
+
+
+def main(recipe: Recipe, argv: Sequence[str] | None = None) -> None:
+    """Runs the file that calls it, as its command line says, and exits: 0 done, else the code of the error (lbtrain.errors)."""
+    caller = inspect.stack()[1].frame.f_globals
+    name, doc = Path(caller.get("__file__", "recipe")).stem, caller.get("__doc__") or ""
+    words = [word for word in (sys.argv[1:] if argv is None else argv) if not word.startswith("--local_rank")]
+    try:
+        if any(word in ("-h", "--help") for word in words):
+            print(help_text(name, doc, recipe))
+        elif asked := _asked(words, "plan_for"):
+            _print_plans(*asked, recipe)
+        elif asked := _asked(words, "deepspeed_config_for"):
+            _print_deepspeed_config(*asked, recipe)
+        else:
+            run(recipe.with_overrides(words), name)
+    except UserError as error:
+        _exit_with(error)
+
+
+def _asked(words: list[str], key: str) -> tuple[list[int], list[str]] | None:
+    """The world sizes of `key=8,16` and the other words; None if the key is not there."""
+    values = [word.partition("=")[2] for word in words if word.partition("=")[0] == key]
+    if not values:
+        return None
+    sizes = [int(text) for text in values[-1].split(",") if re.fullmatch(r"[1-9]\d{0,5}", text)]
+    if len(sizes) != len(values[-1].split(",")):
+        raise RecipeError(f"{key}={values[-1]}: takes world sizes such as {key}=8,16,256")
+    return sizes, [word for word in words if word.partition("=")[0] != key]
+
+
+def _print_plans(sizes: list[int], words: list[str], recipe: Recipe) -> None:
+    from lbtrain.census import census
+    from lbtrain.data import facts
+    from lbtrain.plan import Plan, make_plan, print_plans
+
+    recipe = recipe.with_overrides(words)
+    plans: list[Plan] = []
+    refusals: dict[int, str] = {}
+    counted = census(recipe, facts(recipe.data))
+    for size in sizes:
+        try:
+            plans.append(make_plan(recipe, size, engine=_engine_name(recipe, "deepspeed"), model_census=counted))
+        except RecipeError as error:
+            refusals[size] = str(error)
+    print_plans(plans, refusals)
+    if refusals:
+        sys.exit(RecipeError.exit_code)
+
+
+def _print_deepspeed_config(sizes: list[int], words: list[str], recipe: Recipe) -> None:
+    from lbtrain.engines.deepspeed_config import complete_config
+    from lbtrain.plan import make_plan
+
+    recipe = recipe.with_overrides(words)
+    configs = [complete_config(make_plan(recipe, size, engine="deepspeed"), recipe.deepspeed.mechanics) for size in sizes]
+    print(json.dumps(configs[0] if len(configs) == 1 else configs, indent=1))
+
+
+def _engine_name(recipe: Recipe, launcher: str) -> str:
+    return launcher if recipe.engine == "auto" else recipe.engine
+
+
+def run(recipe: Recipe, name: str) -> dict[str, Any]:
+    """Trains `recipe` in the world that this process was launched in; returns the summary. Raises UserError."""
+    from lbtrain import optim
+    from lbtrain.checkpoint import Checkpoints, Progress
+    from lbtrain.cluster.launch import check_asked_for, detect_world, start_process_group
+    from lbtrain.data import facts
+    from lbtrain.engines import create_engine
+    from lbtrain.nn import convert_to_ghost_batch_norm
+    from lbtrain.plan import make_plan, print_plans
+    from lbtrain.records import Records, write_summary
+    from lbtrain.tasks.classification import Classification, build_model
+    from lbtrain.train import train
+
+    started = time.time()
+    world = detect_world()
+    check_asked_for(world, recipe.world_size)
+    plan = make_plan(recipe, world.world_size, engine=_engine_name(recipe, world.launcher))
+    run_dir = Path(recipe.run_dir or f"runs/{name}")
+    checkpoints = Checkpoints(run_dir, keep=recipe.checkpoint.keep)
+    _check_same_run(recipe, run_dir)
+    device = start_process_group(world)
+    task = Classification(recipe, device)
+    model = build_model(recipe, facts(recipe.data)).to(device)
+    if plan.census.batch_norm_layers:
+        convert_to_ghost_batch_norm(model, plan.bn_batch_size, ranks_per_ghost=plan.cut.ranks_per_ghost)
+    engine = create_engine(recipe, plan, model, optim.create_optimizer(recipe.optimizer, model), device)
+    found, progress = checkpoints.newest(), Progress()
+    if found:
+        state, progress, warnings = found
+        engine.load(state)
+    if world.rank == 0:
+        _describe_run(run_dir, recipe, plan)
+        if not found:
+            print_plans([plan], {})
+    records = Records(run_dir, enabled=world.rank == 0, total_examples=plan.total_examples, resumed_at=progress.examples)
+    if found:
+        records.say("\n".join([*warnings, f"going on from step {progress.step} ({run_dir})"]))
+    try:
+        evaluation = train(plan, task, engine, records, checkpoints, progress)
+    finally:
+        records.close()
+    summary = {"recipe": name, **dataclasses.asdict(evaluation), "seconds": time.time() - started, "world_size": plan.world_size, "engine": plan.engine}
+    if world.rank == 0:
+        write_summary(run_dir, summary | {"versions": versions()})
+    return summary
+
+
+def _check_same_run(recipe: Recipe, run_dir: Path) -> None:
+    """Raises RecipeError if `run_dir` holds a run that this recipe would not continue."""
+    from omegaconf import OmegaConf
+
+    path = run_dir / "recipe.yaml"
+    if not path.exists():
+        return
+    if recipe.resume == "never":
+        raise RecipeError(f"run_dir={run_dir} holds a run already, and resume=never: choose another run_dir")
+    old, new = OmegaConf.create(path.read_text()), OmegaConf.structured(recipe)
+    values = {key: (OmegaConf.select(old, key), OmegaConf.select(new, key)) for key, _ in keys() if key not in MAY_CHANGE_ON_RESUME}
+    changed = [f"{key} was {before}, is {now}" for key, (before, now) in values.items() if before != now]
+    if changed:
+        raise RecipeError(f"run_dir={run_dir} holds a run of another recipe ({'; '.join(changed)}): choose another run_dir, or undo the change")
+
+
+def _describe_run(run_dir: Path, recipe: Recipe, plan: Any) -> None:
+    from lbtrain.engines.deepspeed_config import complete_config
+    from lbtrain.records import write_whole
+
+    run_dir.mkdir(parents=True, exist_ok=True)
+    write_whole(run_dir / "recipe.yaml", recipe.to_yaml())
+    write_whole(run_dir / "plan.json", plan.to_json() + "\n")
+    if plan.engine == "deepspeed":
+        write_whole(run_dir / "deepspeed.json", json.dumps(complete_config(plan, recipe.deepspeed.mechanics), indent=1) + "\n")
+
+
+def versions() -> dict[str, str]:
+    """The versions that a result depends on."""
+    import importlib.metadata as metadata
+    import platform
+
+    names = ("torch", "torchvision", "timm", "deepspeed", "accelerate", "numpy")
+    return {"python": platform.python_version(), **{name: metadata.version(name) for name in names}}
+
+
+def help_text(name: str, doc: str, recipe: Recipe) -> str:
+    """The recipe's contract, then every key with its meaning, its range and its value in this recipe."""
+    usage = "Usage:\n" + (__doc__ or "").partition("\n\n")[2].rstrip()
+    lines = [doc.strip(), "", usage.replace("recipes/x.py", f"recipes/{name}.py"), "", "Keys:"]
+    for key, spec in keys():
+        value: Any = recipe
+        for part in key.split("."):
+            value = getattr(value, part)
+        choices = f" One of {', '.join(map(str, spec.metadata['choices']))}." if "choices" in spec.metadata else ""
+        lines.append(f"  {key}={_shown(value)}\n      {spec.metadata['help']}.{choices}")
+    return "\n".join(lines)
+
+
+def _shown(value: Any) -> str:
+    """The value as one would write it in an override."""
+    if isinstance(value, list):
+        return ",".join(value)
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _exit_with(error: UserError) -> None:
+    """One message in all: rank 0 speaks (launched or alone)."""
+    import os
+
+    if os.environ.get("RANK", "0") == "0":
+        print(f"error: {error}" if error.exit_code != 75 else str(error), file=sys.stderr, flush=True)
+    sys.exit(error.exit_code)

@@ -1,0 +1,231 @@
+"""Recipe + world -> Plan: every number that follows from the two, worked out before a process is launched.
+
+What cannot be (a batch that does not divide, a ghost batch that would be torn) is refused here, with the sizes that would work.
+"""
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from lbtrain.census import Census, census, memory_estimate
+from lbtrain.data import Facts, facts
+from lbtrain.errors import RecipeError
+from lbtrain.recipe import Recipe
+from lbtrain.schedules import Duration, LearningRate, scale_lr
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How a global batch is cut. batch_size = micro_batch_size * accumulation * world_size; a ghost batch spans `ranks_per_ghost` ranks."""
+
+    micro_batch_size: int
+    accumulation: int
+    ranks_per_ghost: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything a run follows. Learning rates are per optimizer step; positions in the run are in examples; memory is bytes per rank."""
+
+    world_size: int
+    engine: str
+    precision: str
+    batch_size: int
+    cut: Cut
+    bn_batch_size: int
+    ghost_batches_per_step: int
+    train_examples: int
+    total_examples: int
+    total_steps: int
+    warmup_steps: float
+    base_lr: float
+    base_batch_size: int
+    rule: str
+    learning_rate: LearningRate
+    clip_norm: float
+    zero_stage: int
+    census: Census
+    memory: dict[str, int]
+    log_every: float
+    evaluate_every: float
+    checkpoint_every: float
+    notes: tuple[str, ...]
+
+    @property
+    def steps_per_epoch(self) -> float:
+        return self.train_examples / self.batch_size
+
+    def lr(self, examples: int) -> float:
+        """The learning rate of the step that starts after `examples` examples."""
+        return self.learning_rate(min(1.0, examples / self.total_examples))
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self) | {"steps_per_epoch": self.steps_per_epoch}, indent=1)
+
+    def rows(self) -> dict[str, str]:
+        """What a person checks before a run, by name."""
+        rate, cut, census = self.learning_rate, self.cut, self.census
+        ghost = f"{self.bn_batch_size}" + (f" over {cut.ranks_per_ghost} ranks" if cut.ranks_per_ghost > 1 else "")
+        return {
+            "world size": f"{self.world_size}",
+            "batch size (global)": f"{self.batch_size:,}",
+            "= micro-batch x accumulation x ranks": f"{cut.micro_batch_size} x {cut.accumulation} x {self.world_size}",
+            "batch-norm batch": ghost if census.batch_norm_layers else "no batch norm",
+            "ghost batches a step": f"{self.ghost_batches_per_step}" if census.batch_norm_layers else "-",
+            "reference learning rate": f"{self.base_lr:g} at {self.base_batch_size:,}, {self.rule} rule",
+            "peak learning rate": f"{rate.peak:.6g}",
+            "warm-up": f"{rate.warmup_form} from {rate.warmup_start:.6g}, {self.warmup_steps:,.1f} steps" if self.warmup_steps else "none",
+            "decay": rate.decay + (f" at {', '.join(f'{100 * share:.4g}%' for share in rate.milestones)}" if rate.decay == "step" else ""),
+            "steps an epoch": f"{self.steps_per_epoch:,.2f}",
+            "steps in all": f"{self.total_steps:,}",
+            "parameters": f"{census.parameters:,}",
+            "without weight decay": f"{census.not_decayed:,}",
+            "without layer adaptation": f"{census.not_adapted:,}",
+            "gradient clipping": f"norm {self.clip_norm:g}" if self.clip_norm else "none",
+            "precision": self.precision,
+            "engine": self.engine + (f", ZeRO stage {self.zero_stage}" if self.engine == "deepspeed" else ""),
+            "memory a rank (estimate)": f"{sum(self.memory.values()) / GIB:.3g} GiB",
+        }
+
+
+def make_plan(recipe: Recipe, world_size: int, *, engine: str = "ddp", model_census: Census | None = None) -> Plan:
+    """Raises RecipeError for what cannot be. `model_census` saves counting the model again for another world size."""
+    _check_combinations(recipe, engine)
+    known = facts(recipe.data)
+    counted = model_census or census(recipe, known)
+    ghost = recipe.bn_batch_size if counted.batch_norm_layers else 1
+    cut = cut_batch(recipe.batch_size, world_size, ghost, micro=recipe.micro_batch_size, max_micro=recipe.max_micro_batch_size)
+    total = _total_examples(recipe, known)
+
+    def share(text: str, name: str) -> float:
+        return _examples(text, name, recipe, known, total) / total
+
+    warmup, rate = share(recipe.schedule.warmup, "schedule.warmup"), recipe.schedule
+    peak = scale_lr(rate.base_lr, rate.base_batch_size, recipe.batch_size, rate.rule)  # type: ignore[arg-type]
+    start = min(rate.base_lr, peak) if rate.warmup_start_lr is None else rate.warmup_start_lr
+    milestones = tuple(sorted(share(text, "schedule.milestones") for text in rate.milestones)) if rate.decay == "step" else ()
+    form: Any = rate.warmup_form
+    decay: Any = rate.decay
+    return Plan(
+        world_size=world_size,
+        engine=engine,
+        precision=recipe.precision,
+        batch_size=recipe.batch_size,
+        cut=cut,
+        bn_batch_size=ghost,
+        ghost_batches_per_step=recipe.batch_size // ghost,
+        train_examples=known.train_examples,
+        total_examples=total,
+        total_steps=math.ceil(total / recipe.batch_size),
+        warmup_steps=warmup * total / recipe.batch_size,
+        base_lr=rate.base_lr,
+        base_batch_size=rate.base_batch_size,
+        rule=rate.rule,
+        learning_rate=LearningRate(peak, start, warmup, form, decay, milestones, rate.factor, rate.power),
+        clip_norm=recipe.optimizer.clip_norm,
+        zero_stage=recipe.deepspeed.zero_stage if engine == "deepspeed" else 0,
+        census=counted,
+        memory=memory_estimate(recipe, counted, cut.micro_batch_size, world_size, engine),
+        log_every=_examples(recipe.log_every, "log_every", recipe, known, total),
+        evaluate_every=_examples(recipe.evaluate_every, "evaluate_every", recipe, known, total),
+        checkpoint_every=_examples(recipe.checkpoint.every, "checkpoint.every", recipe, known, total),
+        notes=tuple(_notes(warmup, milestones)),
+    )
+
+
+def cut_batch(batch_size: int, world_size: int, ghost: int, *, micro: int = 0, max_micro: int = 0) -> Cut:
+    """The cut with the largest allowed micro-batch. Raises RecipeError, naming the nearest batch and world sizes that can be cut."""
+    cut = _best_cut(batch_size, world_size, ghost, micro, max_micro)
+    if cut:
+        return cut
+    batches = _nearest(batch_size, lambda size: _best_cut(size, world_size, ghost, micro, max_micro))
+    worlds = _nearest(world_size, lambda size: _best_cut(batch_size, size, ghost, micro, max_micro))
+    pinned = f" with micro_batch_size={micro}" if micro else ""
+    raise RecipeError(
+        f"batch_size={batch_size} cannot be cut over {world_size} ranks in ghost batches of bn_batch_size={ghost}{pinned}: "
+        + "; ".join(
+            ([f"batch_size={' or '.join(map(str, batches))} would do on {world_size} ranks"] if batches else [])
+            + ([f"{' or '.join(map(str, worlds))} ranks would do for this batch"] if worlds else [])
+            or ["change bn_batch_size or micro_batch_size"]
+        )
+    )
+
+
+def _best_cut(batch_size: int, world_size: int, ghost: int, micro: int, max_micro: int) -> Cut | None:
+    if batch_size % world_size or batch_size % ghost:
+        return None
+    per_rank = batch_size // world_size
+    limit = min(per_rank, max_micro or per_rank)
+    for size in [micro] if micro else range(limit, 0, -1):
+        holds_whole_ghosts = size % ghost == 0
+        shares_a_ghost = ghost % size == 0 and (world_size * size) % ghost == 0
+        if per_rank % size == 0 and (holds_whole_ghosts or shares_a_ghost):
+            return Cut(size, per_rank // size, max(1, ghost // size))
+    return None
+
+
+def _nearest(size: int, works: Any) -> list[int]:
+    """The nearest sizes below and above that work, searched up to ten times the size."""
+    below = next((candidate for candidate in range(size - 1, 0, -1) if works(candidate)), None)
+    above = next((candidate for candidate in range(size + 1, min(10 * size, size + 20_000)) if works(candidate)), None)
+    return [candidate for candidate in (below, above) if candidate]
+
+
+def _check_combinations(recipe: Recipe, engine: str) -> None:
+    """What each key allows alone but not together."""
+    if recipe.optimizer.nesterov and not recipe.optimizer.momentum:
+        raise RecipeError("optimizer.nesterov=true needs optimizer.momentum above 0")
+    if recipe.deepspeed.zero_stage and engine != "deepspeed" and recipe.engine != "auto":
+        raise RecipeError(f"deepspeed.zero_stage={recipe.deepspeed.zero_stage} needs engine=deepspeed, not engine={engine}")
+    if recipe.micro_batch_size and recipe.max_micro_batch_size and recipe.micro_batch_size > recipe.max_micro_batch_size:
+        raise RecipeError(
+            f"micro_batch_size={recipe.micro_batch_size} is above max_micro_batch_size={recipe.max_micro_batch_size}: set one of the two"
+        )
+    for name, text in {"log_every": recipe.log_every, "evaluate_every": recipe.evaluate_every, "checkpoint.every": recipe.checkpoint.every}.items():
+        if not Duration.parse(text, name).value:
+            raise RecipeError(f"{name}={text}: must be longer than nothing, such as 1ep")
+    if not Duration.parse(recipe.duration).value or recipe.duration.endswith("dur"):
+        raise RecipeError(f"duration={recipe.duration}: a run lasts a number of epochs (90ep) or steps (500it)")
+
+
+def _total_examples(recipe: Recipe, known: Facts) -> int:
+    length = Duration.parse(recipe.duration)
+    return math.ceil(length.examples(train_examples=known.train_examples, batch_size=recipe.batch_size, total_examples=0))
+
+
+def _examples(text: str, name: str, recipe: Recipe, known: Facts, total: int) -> float:
+    length = Duration.parse(text, name)
+    return length.examples(train_examples=known.train_examples, batch_size=recipe.batch_size, total_examples=total)
+
+
+def _notes(warmup: float, milestones: tuple[float, ...]) -> list[str]:
+    notes = []
+    if warmup > 1:
+        notes.append("the warm-up is longer than the run: the peak learning rate is never reached")
+    if any(milestone >= 1 for milestone in milestones):
+        notes.append("some milestones lie beyond the end of the run")
+    return notes
+
+
+def print_plans(plans: list[Plan], refusals: dict[int, str]) -> None:
+    """One column per world size, and below what was refused and why."""
+    table = Table(title="Plan", title_justify="left")
+    table.add_column("")
+    for _ in plans:
+        table.add_column(justify="right")
+    for name in plans[0].rows() if plans else ():
+        values = [plan.rows()[name] for plan in plans]
+        table.add_row(name, *values)
+    console = Console()
+    console.print(table)
+    for note in dict.fromkeys(note for plan in plans for note in plan.notes):
+        console.print(f"note: {note}", soft_wrap=True)
+    for world_size, reason in refusals.items():
+        console.print(f"{world_size} ranks: {reason}", soft_wrap=True, markup=False)

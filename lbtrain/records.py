@@ -1,0 +1,148 @@
+"""What a run writes while it goes: metrics.jsonl, TensorBoard, the screen, summary.json. One process writes; the others hold a silent copy."""
+
+import dataclasses
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+
+@dataclass(frozen=True)
+class TrainRow:
+    """Of a logged step; loss and images_per_sec are averages since the row before. `examples` were seen when the step ended."""
+
+    step: int
+    examples: int
+    epoch: float
+    lr: float
+    loss: float
+    images_per_sec: float
+    data_wait: float
+    """Share of the time that rank 0 waited for its data, in [0, 1]."""
+    skipped_steps: int
+    kind: str = "train"
+
+
+@dataclass(frozen=True)
+class EvalRow:
+    """Of an evaluation: top1_error and top5_error in percent, loss in nats, seconds for the whole evaluation."""
+
+    step: int
+    examples: int
+    epoch: float
+    top1_error: float
+    top5_error: float
+    loss: float
+    seconds: float
+    kind: str = "eval"
+
+
+class Records:
+    """Writes to `run_dir` if `enabled`. After a resume, rows behind the checkpoint are dropped: every step stands there once."""
+
+    def __init__(self, run_dir: Path, *, enabled: bool, total_examples: int, resumed_at: int = 0):
+        self.enabled = enabled
+        self.run_dir = run_dir
+        if not enabled:
+            return
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._metrics = _open_metrics(run_dir / "metrics.jsonl", resumed_at)
+        self._board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=resumed_at + 1 if resumed_at else None)
+        self._screen = _Screen(total_examples)
+
+    def write(self, row: TrainRow | EvalRow) -> None:
+        if not self.enabled:
+            return
+        values = dataclasses.asdict(row)
+        self._metrics.write(json.dumps(values) + "\n")
+        self._metrics.flush()
+        for name, value in values.items():
+            if name not in ("kind", "step", "examples"):
+                self._board.add_scalar(f"{row.kind}/{name}", value, row.examples)
+        self._screen.show(row)
+
+    def say(self, text: str) -> None:
+        if self.enabled:
+            self._screen.say(text)
+
+    def close(self) -> None:
+        if self.enabled:
+            self._metrics.close()
+            self._board.close()
+            self._screen.close()
+
+
+def _open_metrics(path: Path, resumed_at: int) -> TextIO:
+    kept = []
+    if resumed_at and path.exists():
+        kept = [line for line in path.read_text().splitlines() if json.loads(line)["examples"] <= resumed_at]
+    write_whole(path, "".join(line + "\n" for line in kept))
+    return path.open("a")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Replaces a file in one go: a reader, or a crash, finds the old text or the new, never half of it."""
+    new = path.with_name(path.name + ".new")
+    with new.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    new.replace(path)
+
+
+def write_summary(run_dir: Path, values: Mapping[str, Any]) -> None:
+    write_whole(run_dir / "summary.json", json.dumps(values, indent=1) + "\n")
+
+
+class _Screen:
+    """A progress bar with ETA, images/s, rate and loss on a terminal; a line a row elsewhere."""
+
+    def __init__(self, total_examples: int):
+        self.total = total_examples
+        self.started = time.monotonic()
+        self.first_examples: int | None = None
+        self.bar: Progress | None = None
+        if sys.stdout.isatty():
+            shape = [BarColumn(), TextColumn("{task.percentage:3.0f}%"), TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn()]
+            self.bar = Progress(*shape, TextColumn("{task.description}"), console=Console())
+            self.task = self.bar.add_task("", total=total_examples)
+            self.bar.start()
+
+    def show(self, row: TrainRow | EvalRow) -> None:
+        text = _words(row)
+        if self.bar and isinstance(row, TrainRow):
+            self.bar.update(self.task, completed=row.examples, description=text)
+        else:
+            self.say(f"{text}  {self._eta(row.examples)}" if isinstance(row, TrainRow) else text)
+
+    def _eta(self, examples: int) -> str:
+        if self.first_examples is None:
+            self.first_examples, self.started = examples, time.monotonic()
+            return ""
+        done = max(1, examples - self.first_examples)
+        left = (time.monotonic() - self.started) * max(0, self.total - examples) / done
+        return f"ETA {int(left) // 3600}:{int(left) // 60 % 60:02}:{int(left) % 60:02}"
+
+    def say(self, text: str) -> None:
+        if self.bar:
+            self.bar.console.print(text, highlight=False, markup=False)
+        else:
+            print(text, flush=True)
+
+    def close(self) -> None:
+        if self.bar:
+            self.bar.stop()
+
+
+def _words(row: TrainRow | EvalRow) -> str:
+    if isinstance(row, TrainRow):
+        return f"step {row.step}  epoch {row.epoch:.2f}  loss {row.loss:.4f}  lr {row.lr:.4g}  {row.images_per_sec:,.0f} images/s"
+    return f"evaluation  epoch {row.epoch:.2f}  top-1 error {row.top1_error:.2f}%  loss {row.loss:.4f}  ({row.seconds:.1f} s)"

@@ -1,0 +1,51 @@
+"""Stopping on a signal, at the same step on every rank.
+
+A launcher or a scheduler may signal one rank, some or all. Each rank sends its flag with every step and reads the answer one step later, so nobody
+waits for the exchange; all ranks read the same answers and so stop after the same step.
+"""
+
+import os
+import signal
+from types import FrameType
+
+import torch
+import torch.distributed as dist
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+
+class StopRequest:
+    """Collective: every rank calls `agreed()` once a step. A second signal ends the process at once."""
+
+    def __init__(self) -> None:
+        self._signal = 0
+        self._pending: tuple[dist.Work, torch.Tensor] | None = None
+        # Flags travel between hosts' memories, so that asking never waits for a GPU.
+        self._group = dist.new_group(backend="gloo") if dist.get_backend() != "gloo" else dist.group.WORLD
+        self._previous = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self._signal:
+            os._exit(128 + number)
+        self._signal = number
+
+    def agreed(self) -> bool:
+        """True on every rank, at the same step, once any rank has been signalled."""
+        if dist.get_world_size() == 1:
+            return bool(self._signal)
+        answer = False
+        if self._pending:
+            work, flag = self._pending
+            work.wait()
+            answer = bool(flag.item())
+        flag = torch.tensor([float(self._signal > 0)])
+        self._pending = (dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=self._group, async_op=True), flag)
+        return answer
+
+    def close(self) -> None:
+        """Gives the signals back to whom they belonged; waits for the last exchange."""
+        if self._pending:
+            self._pending[0].wait()
+            self._pending = None
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
