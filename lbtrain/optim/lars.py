@@ -1,0 +1,138 @@
+"""LARS (You, Gitman, Ginsburg 2017, "Large Batch Training of Convolutional Networks", arXiv:1708.03888) and its published variants."""
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from .layerwise import Job, LayerwiseOptimizer, require, settle
+from .norms import lie_alike
+
+
+class LARS(LayerwiseOptimizer):
+    r"""SGD with momentum whose rate is set for each layer by the norms of its weights and its gradient.
+
+    With w weights, g gradient, wd weight decay, m momentum, for each layer l (algorithm 1 and eq. 6):
+
+        ratio_l = trust_coefficient * |w_l| / (|g_l| + wd * |w_l| + eps)
+
+    momentum_form="inside" (the paper's algorithm 1): the rate is part of the buffer, so a change of rate reaches the buffer slowly
+
+        v <- m * v + lr * ratio_l * (g + wd * w)        w <- w - v
+        nesterov:                                       w <- w - (m * v + lr * ratio_l * (g + wd * w))
+
+    momentum_form="outside" (torch's SGD, apex, timm): the same at a constant rate; when the rate changes it equals the inside form
+    with Goyal et al.'s momentum correction (2017, remark 2: v scaled by lr_new / lr_old)
+
+        u <- m * u + ratio_l * (g + wd * w)             w <- w - lr * u
+        nesterov:                                       w <- w - lr * (m * u + ratio_l * (g + wd * w))
+
+    trust_clip=c (ColossalAI's Lars: 50): ratio_l <- min(ratio_l, c). 0: none.
+    larc_clip (LARC, NVIDIA apex's apex.parallel.LARC): ratio_l <- min(ratio_l / lr, 1), no layer steps at more than lr.
+
+    Groups with "adapt" false take ratio 1: SGD with momentum. What happens at w=0, g=0, wd=0 and lr=0 stands in layerwise.py.
+    The published eps is 0; the default keeps a vanishing gradient from a division by zero. State: `momentum_buffer`.
+    Cost on CPU: one read of w and g, then one fused pass (w, g, v read; w, v written).
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor,
+        *,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        trust_coefficient: float = 0.001,
+        eps: float = 1e-8,
+        nesterov: bool = False,
+        momentum_form: Literal["inside", "outside"] = "inside",
+        trust_clip: float = 0.0,
+        larc_clip: bool = False,
+    ):
+        require("lr", float(lr), at_least=0)
+        require("momentum", momentum, at_least=0, below=1)
+        require("weight_decay", weight_decay, at_least=0)
+        require("trust_coefficient", trust_coefficient, at_least=0, strictly=True)
+        require("eps", eps, at_least=0)
+        require("trust_clip", trust_clip, at_least=0)
+        if momentum_form not in ("inside", "outside"):
+            raise ValueError(f"momentum_form={momentum_form!r} is not known; write 'inside' (You et al.) or 'outside' (torch's SGD)")
+        if nesterov and momentum == 0:
+            raise ValueError("nesterov=True with momentum=0 has no effect; give a momentum above 0 or leave nesterov out")
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "weight_decay": weight_decay,
+            "trust_coefficient": trust_coefficient,
+            "eps": eps,
+            "nesterov": nesterov,
+            "momentum_form": momentum_form,
+            "trust_clip": trust_clip,
+            "larc_clip": larc_clip,
+        }
+        super().__init__(params, defaults)
+
+    def _fill_state(self, state: dict[str, Tensor], parameter: Tensor, group: dict[str, Any]) -> None:
+        if group["momentum"] and "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(parameter)
+
+    def _direct(self, job: Job) -> None:
+        job.directions = job.gradients
+
+    def _measured(self, job: Job) -> tuple[list[Tensor], ...]:
+        return job.weights, job.gradients
+
+    def _ratios(self, group: dict[str, Any], squares: Tensor) -> Tensor:
+        weights, gradients = squares.sqrt().unbind(1)
+        ratios = torch.ones_like(weights)
+        if group["adapt"]:
+            ratios = group["trust_coefficient"] * weights / (gradients + group["weight_decay"] * weights + group["eps"])
+            if group["trust_clip"]:
+                ratios = ratios.clamp(max=group["trust_clip"])
+            if group["larc_clip"]:
+                ratios = (ratios / group["lr"]).clamp(max=1.0)
+        return settle(ratios, weights, gradients)
+
+    def _apply(self, job: Job, ratios: Tensor) -> None:
+        group = job.group
+        inside = group["momentum"] and group["momentum_form"] == "inside"
+        gains, rate = (ratios * group["lr"], 1.0) if inside else (ratios, group["lr"])
+        if _fusable(job):
+            _fused_step(job, gains, float(rate))
+        else:
+            _foreach_step(job, gains.to(job.weights[0].dtype), rate)
+
+
+def _fusable(job: Job) -> bool:
+    if job.slices[0].weight.device.type != "cpu" or job.group["nesterov"]:
+        return False
+    return all(lie_alike(part.weight, part.gradient, *part.state.values()) for part in job.slices)
+
+
+def _fused_step(job: Job, gains: Tensor, rate: float) -> None:
+    """Step with torch's fused SGD kernel, one call a layer: buffer <- momentum * buffer + gain * (g + wd * w); w <- w - rate * buffer."""
+    momentum, weight_decay = job.group["momentum"], job.group["weight_decay"]
+    for part, gain in zip(job.slices, gains.tolist(), strict=True):
+        # The kernel's dampening d scales what enters the buffer by 1 - d. Without momentum there is no buffer: the gain goes to the rate.
+        buffers, lr, dampening = ([part.state["momentum_buffer"]], rate, 1.0 - gain) if momentum else ([], rate * gain, 0.0)
+        torch._fused_sgd_(
+            [part.weight], [part.gradient], buffers,
+            weight_decay=weight_decay, momentum=momentum, lr=lr, dampening=dampening, nesterov=False, maximize=False, is_first_step=False,
+        )  # fmt: skip
+
+
+def _foreach_step(job: Job, gains: Tensor, rate: float | Tensor) -> None:
+    """Do the same with a few kernels for all layers together, Nesterov's form included; nothing is read back from the device."""
+    momentum, weight_decay = job.group["momentum"], job.group["weight_decay"]
+    weights = job.weights
+    decayed = torch._foreach_add(job.gradients, weights, alpha=weight_decay) if weight_decay else job.gradients
+    updates = list(torch._foreach_mul(decayed, gains.unbind()))
+    if momentum:
+        buffers = job.states("momentum_buffer")
+        torch._foreach_mul_(buffers, momentum)
+        torch._foreach_add_(buffers, updates)
+        updates = list(torch._foreach_add(updates, buffers, alpha=momentum)) if job.group["nesterov"] else buffers
+    if isinstance(rate, Tensor):
+        torch._foreach_sub_(weights, torch._foreach_mul(updates, rate))
+    else:
+        torch._foreach_add_(weights, updates, alpha=-rate)
