@@ -1,10 +1,10 @@
 """How well scaling is predicted: every published efficiency in a table like scaling.csv against `predict` with flags from the same row.
 
-    python bench/scaling_prediction.py path/to/scaling.csv
+    python -m bench.scaling_prediction path/to/scaling.csv
 
 The flags come from the row's own description of the hardware by the rules below, which know data sheets and no results. A row whose
-hardware is not described is listed as not predicted. Prints each row, the mean absolute error of efficiency in points, and how many published
-values lie in the 90% interval; exits 1 if the error is above 3 points or the coverage outside 80% to 97%.
+hardware is not described is listed as not predicted. Prints each row (* where the published value lies outside the 90% interval), the mean
+absolute error of efficiency in points, and the share inside; exits 1 if the error is above 3 points or that share outside 80% to 97%.
 """
 
 import argparse
@@ -23,21 +23,20 @@ Row = dict[str, str]
 
 
 @dataclass(frozen=True, slots=True)
-class Gpu:
-    """From the data sheets: link inside a usual node, single-precision TFLOP/s, and processor cores of that node."""
+class Node:
+    """From the data sheets of a GPU and of the usual node around it: single-precision TFLOP/s, and processor cores of the node."""
 
-    node_link: str
     tflops: float
     cores: int
 
 
-GPUS = {
-    "K80": Gpu("pcie3", 2.8, 16),  # one of the two GPUs of a board, base clock; p2.8xlarge: 32 hyper-threads
-    "P40": Gpu("pcie3", 11.8, 40),
-    "P100": Gpu("nvlink1", 10.6, 40),  # DGX-1: 2 x 20 cores
-    "V100": Gpu("nvlink2", 15.7, 40),
-    "A100": Gpu("nvlink3", 19.5, 128),  # DGX A100: 2 x 64 cores
-    "H100": Gpu("nvlink4", 67.0, 112),  # DGX H100: 2 x 56 cores
+NODES = {
+    "K80": Node(2.8, 16),  # one of the two GPUs of a board, base clock; p2.8xlarge: 32 hyper-threads
+    "P40": Node(11.8, 40),
+    "P100": Node(10.6, 40),  # DGX-1: 2 x 20 cores
+    "V100": Node(15.7, 40),
+    "A100": Node(19.5, 128),  # DGX A100: 2 x 64 cores
+    "H100": Node(67.0, 112),  # DGX H100: 2 x 56 cores
 }
 # Where no throughput is printed: this share of the data sheet's arithmetic, for three passes of 4.1 G multiply-adds (ResNet-50).
 UTILISATION, RESNET50_FLOPS = 0.4, 3 * 2 * 4.1e9
@@ -75,6 +74,7 @@ def compare(rows: list[Row]) -> tuple[list[Compared], list[tuple[Row, str]]]:
 
 def question_for(row: Row, rows: Iterable[Row]) -> Question:
     gpu = _gpu(row["gpu_type"])
+    node = NODES[gpu]
     text = f"{row['interconnect']}; {row['gpu_type']}; {row['note']}"
     gpus_per_node = int(_found(r"(\d+)[ -]GPUs? (?:each|per|node)", text) or 8)
     measured_on = int(row["baseline_gpus"] or min(gpus_per_node, int(row["gpus"])))
@@ -82,29 +82,32 @@ def question_for(row: Row, rows: Iterable[Row]) -> Question:
     half = "fp16" in row["precision"] or "half precision used for communication" in row["note"]
     return Question(
         model=re.sub("[^a-z0-9]", "", row["model"].lower().removesuffix("v1.5")) if "ResNet" in row["model"] else "resnet50",
-        images_per_sec=_baseline_images_per_sec(row, rows, gpu, measured_on),
+        images_per_sec=_baseline_images_per_sec(row, rows, node, measured_on),
         measured_on=measured_on,
         micro_batch=int(row["per_gpu_batch"] or NOT_STATED_MICRO_BATCH),
         gpus_per_node=gpus_per_node,
         network=network,
         links=links,
-        node_link="pcie3" if "on CPU" in text else gpu.node_link,
+        gpu=gpu.lower(),
+        node_link="pcie3" if "on CPU" in text else None,
         dtype="fp16" if half else "fp32",
-        algorithm="parameter-server" if "parameter" in row["interconnect"] else "ring",
-        cpu_cores=None if row["dataset"] == "synthetic" else gpu.cores,
+        algorithm="parameter-server" if "parameter server" in row["interconnect"] else "auto",
+        # ChainerMN exchanges gradients when backward has ended (Akiba et al. 2017b, section 3).
+        overlaps="akiba" not in row["source"],
+        cpu_cores=None if row["dataset"] == "synthetic" else node.cores,
     )
 
 
-def _gpu(name: str) -> Gpu:
-    for key, gpu in GPUS.items():
-        if key in name:
+def _gpu(name: str) -> str:
+    for gpu in NODES:
+        if gpu in name:
             return gpu
     raise ValueError(f"no data sheet for {name or 'an unnamed accelerator'!r}")
 
 
 def _network(interconnect: str) -> tuple[str, int]:
     """Preset and ports a node from words such as "InfiniBand FDR (56 Gbit/s x2 per 8-GPU node)"."""
-    links = int(_found(r"[x×] ?(\d)", interconnect) or 1)
+    links = int(_found(r"x ?(\d)", interconnect) or 1)
     infiniband = _found(r"\b(QDR|FDR|EDR|HDR|NDR)\b", interconnect).lower()
     if infiniband:
         return {"qdr": "ib-qdr-40", "fdr": "ib-fdr-56", "edr": "ib-edr-100", "hdr": "ib-hdr-200", "ndr": "ib-ndr-400"}[infiniband], links
@@ -116,14 +119,14 @@ def _network(interconnect: str) -> tuple[str, int]:
     return f"{kind}-{rate}", links
 
 
-def _baseline_images_per_sec(row: Row, rows: Iterable[Row], gpu: Gpu, measured_on: int) -> float:
+def _baseline_images_per_sec(row: Row, rows: Iterable[Row], node: Node, measured_on: int) -> float:
     if row["baseline_images_per_sec"]:
         return float(row["baseline_images_per_sec"])
     for other in rows:
         same = all(other[key] == row[key] for key in ("source", "model", "gpu_type"))
         if same and other["images_per_sec"] and int(other["gpus"]) == measured_on:
             return float(other["images_per_sec"])
-    return UTILISATION * gpu.tflops * 1e12 / RESNET50_FLOPS * measured_on
+    return UTILISATION * node.tflops * 1e12 / RESNET50_FLOPS * measured_on
 
 
 def _found(pattern: str, text: str) -> str:
@@ -144,13 +147,14 @@ def main() -> int:
     for each in compared:
         p = each.predicted
         name = f"{each.row['source']}, {each.row['gpus']} x {each.row['gpu_type']}, {each.row['dataset'] or 'ImageNet'}"
-        mark = " " if each.inside else "*"
-        print(
-            f"{name[:70]:70} published {each.published:.3f}  predicted {p.efficiency:.3f} [{p.efficiency_low:.3f}, {p.efficiency_high:.3f}]{mark}"
-        )
+        print(f"{name[:60]:60} published {each.published:.3f}  predicted {p.efficiency:.3f} {_interval(p)}{'' if each.inside else ' *'}")
     for row, reason in left_out:
         print(f"not predicted: {row['source']}, {row['gpus']} GPUs: {reason}")
     return _verdict(compared)
+
+
+def _interval(prediction: Prediction) -> str:
+    return f"[{prediction.efficiency_low:.3f}, {prediction.efficiency_high:.3f}]"
 
 
 def _verdict(compared: list[Compared]) -> int:
@@ -158,7 +162,7 @@ def _verdict(compared: list[Compared]) -> int:
     coverage = statistics.mean(each.inside for each in compared)
     width = statistics.median(each.predicted.efficiency_high - each.predicted.efficiency_low for each in compared)
     print(
-        f"{len(compared)} rows: mean absolute error {error:.2f} points; {coverage:.1%} inside the 90% interval, whose median width is {100 * width:.1f} points"
+        f"{len(compared)} rows: mean absolute error {error:.2f} points; {coverage:.1%} inside the 90% interval (median width {100 * width:.1f})"
     )
     return 0 if error <= 3 and 0.80 <= coverage <= 0.97 else 1
 

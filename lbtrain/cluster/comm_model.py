@@ -6,7 +6,8 @@ Each all-reduce is latency + bytes / bandwidth, with the coefficients of its alg
     halving-doubling   2 log2(n) a + 2 (n-1)/n S b       Thakur et al. 2005, section 4.4 (Rabenseifner); n not a power of two: one more
                                                           exchange of all S bytes each way
     tree               2 log2(n) a + 2 S b               Sanders et al. 2009 (two trees, pipelined)
-    parameter-server   2 a + 2 (n-1)/n S b               sharded over all n nodes; no part of the pull overlaps
+    parameter-server   2 a + 2 (n-1)/n S b               sharded over all n nodes; weights are fetched after every node has pushed
+    auto               the cheapest of the first three    as NCCL chooses by message size
 
 Costs may be arrays (one entry per sample of an uncertain link), and then so are the results. Seconds, bytes and bytes/s throughout.
 """
@@ -22,7 +23,7 @@ import numpy.typing as npt
 from lbtrain.cluster.topology import Topology
 
 FloatArray = npt.NDArray[np.float64]
-Algorithm = Literal["ring", "tree", "halving-doubling", "parameter-server"]
+Algorithm = Literal["auto", "ring", "tree", "halving-doubling", "parameter-server"]
 ALGORITHMS: tuple[Algorithm, ...] = get_args(Algorithm)
 
 
@@ -34,10 +35,13 @@ class Cost:
     s_per_byte: FloatArray
 
 
-def all_reduce_s(num_bytes: float, ranks: int, cost: Cost, *, algorithm: Algorithm = "ring") -> FloatArray:
+def all_reduce_s(num_bytes: float, ranks: int, cost: Cost, *, algorithm: Algorithm = "auto") -> FloatArray:
     """Seconds to sum `num_bytes` over `ranks` that are joined pairwise by equal links."""
     if ranks == 1:
         return np.zeros_like(cost.latency_s)
+    if algorithm == "auto":
+        choices = [all_reduce_s(num_bytes, ranks, cost, algorithm=each) for each in ("ring", "tree", "halving-doubling")]
+        return np.minimum.reduce(choices)
     messages, share = _COEFFICIENTS[algorithm](ranks)
     return messages * cost.latency_s + share * num_bytes * cost.s_per_byte
 
@@ -68,14 +72,16 @@ _COEFFICIENTS: dict[Algorithm, Callable[[int], tuple[float, float]]] = {
 }
 
 
-def hierarchical_s(num_bytes: float, gpus: int, topology: Topology, *, inside: Cost, between: Cost, algorithm: Algorithm) -> FloatArray:
-    """Seconds to sum over all GPUs: reduce-scatter in each node, all-reduce between nodes, all-gather in each node (Goyal et al. 2017, section 4).
+def exchange_s(
+    num_bytes: float, gpus: int, topology: Topology, *, inside: Cost, between: Cost, algorithm: Algorithm
+) -> tuple[FloatArray, FloatArray]:
+    """Seconds (inside nodes, between nodes) of a hierarchical sum over all GPUs (Goyal et al. 2017, section 4).
 
-    Every byte leaves a node once however many GPUs it has: they share the node's network ports.
+    Reduce-scatter in each node, all-reduce by `algorithm` between nodes, all-gather in each node. Every byte leaves a node once however
+    many GPUs it has: they share the node's network ports.
     """
     in_node, nodes = topology.layout(gpus)
-    local = all_reduce_s(num_bytes, in_node, inside)
-    return local + all_reduce_s(num_bytes, nodes, between, algorithm=algorithm)
+    return all_reduce_s(num_bytes, in_node, inside), all_reduce_s(num_bytes, nodes, between, algorithm=algorithm)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +113,9 @@ _FIRST_BUCKET, _BUCKET = 1024 * 1024, 25 * 1024 * 1024
 def fill_buckets(layers: Sequence[tuple[float, float]], *, forward_share: float = FORWARD_SHARE) -> Buckets:
     """Buckets of a model given (gradient bytes, computing time in any unit) per layer in forward order."""
     total = sum(time for _, time in layers) or 1.0
-    sizes, ready, filled, done = [], [], 0.0, 0.0
+    sizes: list[float] = []
+    ready: list[float] = []
+    filled = done = 0.0
     for num_bytes, time in reversed(layers):
         done += time
         filled += num_bytes

@@ -8,12 +8,12 @@ question has the same answer.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 from scipy.special import ndtri
 
-from lbtrain.cluster.comm_model import Algorithm, Buckets, Cost, FloatArray, exposed_s, hierarchical_s
+from lbtrain.cluster.comm_model import Algorithm, Buckets, Cost, FloatArray, exchange_s, exposed_s
 from lbtrain.cluster.topology import Link, Topology
 
 _DRAWS = 2000
@@ -47,9 +47,9 @@ class Assumptions:
     overlap_slowdown: Spread = Spread(0.19, 0.05, 0.40)
     # Share of the exchange that never hides, by the implementation's making: near 0 for a tuned one, most of it for one without overlap.
     unhidden: Spread = Spread(0.08, 0.01, 0.60)
-    # Computing lost when all GPUs of a node are busy (shared power, PCIe, memory, launch threads). No source: a judgement.
-    node_sharing: Spread = Spread(0.01, 0.001, 0.06)
-    # Repeatability of a published throughput.
+    # Share of the boost clock's headroom (data sheet) that a GPU loses when all GPUs of its node are busy. A judgement, not a source.
+    boost_lost: Spread = Spread(0.10, 0.02, 0.30)
+    # Relative standard deviation of a stated throughput. A judgement.
     measurement: float = 0.01
 
 
@@ -61,6 +61,7 @@ class Job:
     images: int  # per GPU and step
     optimizer_s: float = 0.0
     zero_stage: int = 0
+    overlaps: bool = True  # False: the exchange begins when backward has ended, as in DeepSpeed's stage 0
     loader_images_per_s: Spread | None = None  # of a whole node; None: the loader never limits
 
 
@@ -84,7 +85,7 @@ class StepModel:
     """Predicts steps of `job` on `topology`; every size is drawn from the same uncertain world."""
 
     def __init__(
-        self, job: Job, topology: Topology, *, algorithm: Algorithm = "ring", assumptions: Assumptions | None = None, seed: int = 0
+        self, job: Job, topology: Topology, *, algorithm: Algorithm = "auto", assumptions: Assumptions | None = None, seed: int = 0
     ):
         self.job = job
         self.topology = topology
@@ -96,7 +97,7 @@ class StepModel:
         self.jitter = assumptions.jitter.draw(rng)
         self.overlap_slowdown = assumptions.overlap_slowdown.draw(rng)
         self.unhidden = np.minimum(assumptions.unhidden.draw(rng), 1.0)
-        self.node_sharing = assumptions.node_sharing.draw(rng)
+        self.node_sharing = topology.boost_headroom * assumptions.boost_lost.draw(rng)
         self.loader = job.loader_images_per_s.draw(rng) if job.loader_images_per_s else None
         self.noise = assumptions.measurement * rng.standard_normal((2, _DRAWS))
         self._rank_luck = rng.random(_DRAWS), rng.random(_DRAWS)
@@ -118,37 +119,36 @@ class StepModel:
 
     def parts(self, compute: FloatArray, gpus: int, *, baseline: bool = False) -> dict[str, FloatArray]:
         """Seconds by cause, per draw; their sum is the step."""
-        job, (in_node, nodes) = self.job, self.topology.layout(gpus)
-        costs = [self._exchange(size, gpus) for size in job.buckets.num_bytes]
-        whole = np.sum(costs, axis=0)
-        # ZeRO-1, and a parameter server, spend half of the time to reduce gradients and the other half, after the optimizer, to fetch weights.
-        fetched = 0.5 if job.zero_stage or self.algorithm == "parameter-server" else 0.0
-        gather = fetched * whole
-        reduced = [(1 - fetched) * cost for cost in costs]
-        hidden_at_best = exposed_s(compute, job.buckets.ready, reduced)
-        reduction = whole - gather
-        exposed = hidden_at_best + self.unhidden * (reduction - hidden_at_best)
+        job, (in_node, _) = self.job, self.topology.layout(gpus)
+        exchanges = [self._exchange(size, gpus) for size in job.buckets.num_bytes]
+        reduced = [reduce for reduce, _ in exchanges]
+        gather = np.sum([fetch for _, fetch in exchanges], axis=0)
+        reduction = np.sum(reduced, axis=0)
+        at_least = exposed_s(compute, job.buckets.ready, reduced)
+        exposed = at_least + (self.unhidden if job.overlaps else 1.0) * (reduction - at_least)
         parts = {
             "compute": compute,
             "overlap": self.overlap_slowdown * (reduction - exposed),
             "communication": exposed + gather,
-            "stragglers": compute * (self.jitter * self._slowest(gpus, baseline=baseline) + self.node_sharing * self._company(in_node)),
+            "stragglers": compute * (self.jitter * self._slowest(gpus, baseline=baseline) + self.node_sharing * (1 - 1 / in_node)),
             "optimizer": np.full_like(compute, job.optimizer_s / (gpus if job.zero_stage else 1)),
         }
         step = np.sum(list(parts.values()), axis=0)
         needed = 0.0 if self.loader is None else job.images * in_node / self.loader
         return parts | {"data": np.maximum(needed - step, 0.0)}
 
-    def _exchange(self, num_bytes: float, gpus: int) -> FloatArray:
-        return hierarchical_s(num_bytes, gpus, self.topology, inside=self.inside, between=self.between, algorithm=self.algorithm)
+    def _exchange(self, num_bytes: float, gpus: int) -> tuple[FloatArray, FloatArray]:
+        """Seconds to reduce a bucket's gradients, and to fetch its weights after the optimizer where that is a phase of its own."""
+        local, remote = exchange_s(num_bytes, gpus, self.topology, inside=self.inside, between=self.between, algorithm=self.algorithm)
+        if self.job.zero_stage:
+            return (local + remote) / 2, (local + remote) / 2
+        fetch = remote / 2 if self.algorithm == "parameter-server" else 0 * remote
+        return local + remote - fetch, fetch
 
     def _slowest(self, gpus: int, *, baseline: bool) -> FloatArray:
         """The largest of `gpus` standard normal draws (inverse of the maximum's distribution); a baseline GPU is a draw itself."""
         luck = self._rank_luck[0 if baseline else 1]
         return normal_quantile(luck ** (1 / gpus))
-
-    def _company(self, in_node: int) -> float:
-        return 1 - 1 / in_node
 
     def _summary(self, gpus: int, compute: FloatArray, baseline: float, *, is_baseline: bool) -> Prediction:
         parts = self.parts(compute, gpus, baseline=is_baseline)

@@ -8,6 +8,11 @@ network 10 to 20 us with InfiniBand); TCP over Ethernet: 25 us, what a kernel so
 """
 
 from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from lbtrain.errors import RecipeError
+
+T = TypeVar("T")
 
 _GBIT = 1e9 / 8
 _IB_LATENCY = 14e-6
@@ -57,6 +62,25 @@ NODE_LINKS: dict[str, Link] = {
 
 
 @dataclass(frozen=True, slots=True)
+class Gpu:
+    """What a GPU's data sheet says that bears on scaling: its link inside a node, and by how much boost exceeds the base clock."""
+
+    node_link: str
+    boost_headroom: float
+
+
+# Base and boost clocks in MHz. GPUs of a full node share power and cooling (a K80 board holds two), and clock lower than one alone.
+GPUS: dict[str, Gpu] = {
+    "k80": Gpu("pcie3", 875 / 560 - 1),
+    "p40": Gpu("pcie3", 1531 / 1303 - 1),
+    "p100": Gpu("nvlink1", 1480 / 1328 - 1),
+    "v100": Gpu("nvlink2", 1530 / 1312 - 1),
+    "a100": Gpu("nvlink3", 1410 / 1275 - 1),
+    "h100": Gpu("nvlink4", 1980 / 1590 - 1),
+}
+
+
+@dataclass(frozen=True, slots=True)
 class Topology:
     """Nodes of `gpus_per_node` GPUs, `inside` between the GPUs of a node and `links` ports of `between` on each node."""
 
@@ -64,10 +88,11 @@ class Topology:
     inside: Link
     between: Link
     links: int = 1
+    boost_headroom: float = 0.15  # of the GPUs; where the model is not named, about what data sheets state
 
     def __post_init__(self) -> None:
         if self.gpus_per_node < 1 or self.links < 1:
-            raise ValueError(f"a node has at least one GPU and one network link, not {self.gpus_per_node} and {self.links}")
+            raise RecipeError(f"a node has at least one GPU and one network link, not {self.gpus_per_node} and {self.links}")
 
     def layout(self, gpus: int) -> tuple[int, int]:
         """(GPUs used in a node, nodes); whole nodes only, once there is more than one."""
@@ -75,7 +100,7 @@ class Topology:
             return gpus, 1
         nodes, rest = divmod(gpus, self.gpus_per_node)
         if rest:
-            raise ValueError(
+            raise RecipeError(
                 f"{gpus} GPUs do not fill nodes of {self.gpus_per_node}: ask for {gpus - rest} or {gpus - rest + self.gpus_per_node}"
             )
         return self.gpus_per_node, nodes
@@ -85,8 +110,8 @@ class Topology:
         return replace(self, between=replace(self.between, bytes_per_s=self.between.bytes_per_s * factor))
 
 
-def preset(name: str, presets: dict[str, Link]) -> Link:
-    """The link called `name`, or an error that lists the names there are."""
+def preset(name: str, presets: dict[str, T]) -> T:
+    """The link or GPU called `name`, or an error that lists the names there are."""
     if name not in presets:
-        raise ValueError(f"no link called {name!r}; there are {', '.join(presets)}")
+        raise RecipeError(f"{name!r} is not a preset; there are {', '.join(presets)}")
     return presets[name]

@@ -24,7 +24,7 @@ def counted_layers(model_name: str, *, dtype: str = "fp32") -> list[tuple[float,
         raise ValueError(f"timm has no model {model_name!r}" + (f"; did you mean {', '.join(close)}?" if close else ""))
     with torch.device("meta"):
         model = timm.create_model(model_name).eval()
-        image = torch.empty(1, *model.default_cfg["input_size"])
+        image = torch.empty(1, *timm.data.resolve_model_data_config(model)["input_size"])
     layers: list[tuple[float, float]] = []
 
     def count(module: nn.Module, _inputs: object, output: torch.Tensor) -> None:

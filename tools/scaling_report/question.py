@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from lbtrain.cluster.comm_model import Algorithm, fill_buckets
 from lbtrain.cluster.step_model import Assumptions, Job, Prediction, Spread, StepModel
-from lbtrain.cluster.topology import NETWORKS, NODE_LINKS, Topology, preset
+from lbtrain.cluster.topology import GPUS, NETWORKS, NODE_LINKS, Topology, preset
 from lbtrain.errors import RecipeError
 from tools.scaling_report.layers import BYTES, counted_layers
 
@@ -25,11 +25,13 @@ class Question:
     gpus_per_node: int = 8
     network: str = "ib-edr-100"
     links: int = 1
-    node_link: str = "nvlink2"
+    gpu: str | None = None
+    node_link: str | None = None  # None: the GPU's own, or NVLink 2
     dtype: str = "fp32"
-    algorithm: Algorithm = "ring"
+    algorithm: Algorithm = "auto"
     accumulation: int = 1
     zero_stage: int = 0
+    overlaps: bool = True
     cpu_cores: int | None = None  # of a node, decoding JPEG; None: synthetic data, or a loader that keeps up
 
     def __post_init__(self) -> None:
@@ -47,15 +49,23 @@ class Question:
         return self.micro_batch * self.measured_on / self.images_per_sec
 
     def topology(self) -> Topology:
-        return Topology(self.gpus_per_node, preset(self.node_link, NODE_LINKS), preset(self.network, NETWORKS), self.links)
+        between = preset(self.network, NETWORKS)
+        if self.gpu is None:
+            return Topology(self.gpus_per_node, preset(self.node_link or "nvlink2", NODE_LINKS), between, self.links)
+        gpu = preset(self.gpu, GPUS)
+        inside = preset(self.node_link or gpu.node_link, NODE_LINKS)
+        return Topology(self.gpus_per_node, inside, between, self.links, gpu.boost_headroom)
 
     def job(self) -> Job:
-        cores = self.cpu_cores
-        rates = DECODED_PER_CORE
+        loader = None
+        if self.cpu_cores:
+            loader = Spread(*(self.cpu_cores * rate for rate in (DECODED_PER_CORE.median, DECODED_PER_CORE.low, DECODED_PER_CORE.high)))
         return Job(
             buckets=fill_buckets(counted_layers(self.model, dtype=self.dtype)),
             images=self.micro_batch,
-            loader_images_per_s=Spread(cores * rates.median, cores * rates.low, cores * rates.high) if cores else None,
+            overlaps=self.overlaps,
+            zero_stage=self.zero_stage,
+            loader_images_per_s=loader,
         )
 
     def answer(self, sizes: Sequence[int], *, assumptions: Assumptions | None = None) -> list[Prediction]:
