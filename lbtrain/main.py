@@ -1,9 +1,9 @@
 """Command line -> Recipe -> Plan -> Engine -> train. A recipe file ends with `main(recipe)`.
 
-    python recipes/x.py key=value ...             train (under any launcher)
-    python recipes/x.py plan_for=8,16,256         print the plan for these world sizes, start nothing
-    python recipes/x.py deepspeed_config_for=256  print the complete DeepSpeed JSON for that many ranks
-    python recipes/x.py --help                    every key with its meaning and default
+python recipes/x.py key=value ...             train (under any launcher)
+python recipes/x.py plan_for=8,16,256         print the plan for these world sizes, start nothing
+python recipes/x.py deepspeed_config_for=256  print the complete DeepSpeed JSON for that many ranks
+python recipes/x.py --help                    every key with its meaning and default
 """
 
 import dataclasses
@@ -39,7 +39,10 @@ def main(recipe: Recipe, argv: Sequence[str] | None = None) -> None:
         elif asked := _asked(words, "deepspeed_config_for"):
             _print_deepspeed_config(*asked, recipe)
         else:
+            from lbtrain.cluster.launch import leave_process_group
+
             run(recipe.with_overrides(words), name)
+            leave_process_group()
     except UserError as error:
         _exit_with(error)
 
@@ -128,7 +131,13 @@ def run(recipe: Recipe, name: str) -> dict[str, Any]:
         evaluation = train(plan, task, engine, records, checkpoints, progress)
     finally:
         records.close()
-    summary = {"recipe": name, **dataclasses.asdict(evaluation), "seconds": time.time() - started, "world_size": plan.world_size, "engine": plan.engine}
+    summary = {
+        "recipe": name,
+        **dataclasses.asdict(evaluation),
+        "seconds": time.time() - started,
+        "world_size": plan.world_size,
+        "engine": plan.engine,
+    }
     if world.rank == 0:
         write_summary(run_dir, summary | {"versions": versions()})
     return summary
@@ -147,7 +156,9 @@ def _check_same_run(recipe: Recipe, run_dir: Path) -> None:
     values = {key: (OmegaConf.select(old, key), OmegaConf.select(new, key)) for key, _ in keys() if key not in MAY_CHANGE_ON_RESUME}
     changed = [f"{key} was {before}, is {now}" for key, (before, now) in values.items() if before != now]
     if changed:
-        raise RecipeError(f"run_dir={run_dir} holds a run of another recipe ({'; '.join(changed)}): choose another run_dir, or undo the change")
+        raise RecipeError(
+            f"run_dir={run_dir} holds a run of another recipe ({'; '.join(changed)}): choose another run_dir, or undo the change"
+        )
 
 
 def _describe_run(run_dir: Path, recipe: Recipe, plan: Any) -> None:

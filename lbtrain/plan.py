@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -76,7 +77,7 @@ class Plan:
         return {
             "world size": f"{self.world_size}",
             "batch size (global)": f"{self.batch_size:,}",
-            "= micro-batch x accumulation x ranks": f"{cut.micro_batch_size} x {cut.accumulation} x {self.world_size}",
+            "micro-batch x accumulation": f"{cut.micro_batch_size} x {cut.accumulation}",
             "batch-norm batch": ghost if census.batch_norm_layers else "no batch norm",
             "ghost batches a step": f"{self.ghost_batches_per_step}" if census.batch_norm_layers else "-",
             "reference learning rate": f"{self.base_lr:g} at {self.base_batch_size:,}, {self.rule} rule",
@@ -188,7 +189,11 @@ def _check_combinations(recipe: Recipe, engine: str) -> None:
         raise RecipeError(
             f"micro_batch_size={recipe.micro_batch_size} is above max_micro_batch_size={recipe.max_micro_batch_size}: set one of the two"
         )
-    for name, text in {"log_every": recipe.log_every, "evaluate_every": recipe.evaluate_every, "checkpoint.every": recipe.checkpoint.every}.items():
+    for name, text in {
+        "log_every": recipe.log_every,
+        "evaluate_every": recipe.evaluate_every,
+        "checkpoint.every": recipe.checkpoint.every,
+    }.items():
         if not Duration.parse(text, name).value:
             raise RecipeError(f"{name}={text}: must be longer than nothing, such as 1ep")
     if not Duration.parse(recipe.duration).value or recipe.duration.endswith("dur"):
@@ -215,17 +220,18 @@ def _notes(warmup: float, milestones: tuple[float, ...]) -> list[str]:
 
 
 def print_plans(plans: list[Plan], refusals: dict[int, str]) -> None:
-    """One column per world size, and below what was refused and why."""
-    table = Table(title="Plan", title_justify="left")
-    table.add_column("")
-    for _ in plans:
-        table.add_column(justify="right")
-    for name in plans[0].rows() if plans else ():
-        values = [plan.rows()[name] for plan in plans]
-        table.add_row(name, *values)
-    console = Console()
-    console.print(table)
+    """What all world sizes share, then a table of what differs, then what was refused and why."""
+    console = Console(soft_wrap=True, highlight=False)
+    rows = [plan.rows() for plan in plans]
+    shared = {name: value for name, value in (rows[0] if rows else {}).items() if all(row[name] == value for row in rows)}
+    for name, value in shared.items():
+        console.print(f"{name:<28} {value}", markup=False)
+    if len(rows) > 1:
+        table = Table(*[name for name in rows[0] if name not in shared], box=box.SIMPLE_HEAD)
+        for row in rows:
+            table.add_row(*[value for name, value in row.items() if name not in shared])
+        Console(width=max(console.width, 100)).print(table)
     for note in dict.fromkeys(note for plan in plans for note in plan.notes):
-        console.print(f"note: {note}", soft_wrap=True)
+        console.print(f"note: {note}", markup=False)
     for world_size, reason in refusals.items():
-        console.print(f"{world_size} ranks: {reason}", soft_wrap=True, markup=False)
+        console.print(f"refused on {world_size} ranks: {reason}", markup=False)

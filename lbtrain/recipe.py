@@ -54,7 +54,9 @@ class OptimizerConfig:
     trust_coefficient: float = _key(0.001, "LARS: eta of You et al. 2017", above=0)
     trust_clip: float = _key(0.0, "upper bound of the layer-wise ratio; 0: none", at_least=0)
     larc_clip: bool = _key(False, "LARS: never a layer rate above the global one (LARC)")
-    momentum_form: str = _key("inside", "LARS: learning rate inside the momentum buffer (You et al.) or outside", choices=("inside", "outside"))
+    momentum_form: str = _key(
+        "inside", "LARS: learning rate inside the momentum buffer (You et al.) or outside", choices=("inside", "outside")
+    )
     eps: float = _key(1e-6, "LAMB's denominator; LARS adds it to the gradient norm", at_least=0)
     beta1: float = _key(0.9, "LAMB: first moment", at_least=0, below=1)
     beta2: float = _key(0.999, "LAMB: second moment", at_least=0, below=1)
@@ -94,7 +96,9 @@ class Recipe:
 
     batch_size: int = _key(256, "images per optimizer step over all ranks and accumulation steps", at_least=1)
     bn_batch_size: int = _key(32, "images over which a batch-norm layer takes its statistics, whatever the number of ranks", at_least=1)
-    micro_batch_size: int = _key(0, "images per rank per forward pass; 0: the largest that divides and max_micro_batch_size allows", at_least=0)
+    micro_batch_size: int = _key(
+        0, "images per rank per forward pass; 0: the largest that divides and max_micro_batch_size allows", at_least=0
+    )
     max_micro_batch_size: int = _key(0, "the most images that a rank takes at once (memory); 0: no limit", at_least=0)
     duration: str = _key("90ep", "length of the run", duration=True)
     seed: int = _key(0, "seeds initial weights, sample order and augmentation", at_least=0, below=2**31)
@@ -238,7 +242,12 @@ def _check_range(value: Any, checks: Mapping[str, Any], name: str) -> None:
         raise RecipeError(f"{name}={value}: {name} is one of {', '.join(map(str, checks['choices']))}{hint}")
     if checks.get("duration"):
         Duration.parse(value, name)
-    bounds = {"at_least": value.__class__.__ge__, "above": value.__class__.__gt__, "below": value.__class__.__lt__, "at_most": value.__class__.__le__}
+    bounds = {
+        "at_least": value.__class__.__ge__,
+        "above": value.__class__.__gt__,
+        "below": value.__class__.__lt__,
+        "at_most": value.__class__.__le__,
+    }
     for word, holds in bounds.items():
         if word in checks and not holds(value, type(value)(checks[word])):
             raise RecipeError(f"{name}={value}: {name} must be {word.replace('_', ' ')} {checks[word]}")

@@ -78,7 +78,9 @@ def evaluate(plan: Plan, task: Classification, engine: Engine, progress: Progres
     sums = task.evaluate(engine.model, micro_batch_size=plan.cut.micro_batch_size, rank=engine.rank, world_size=engine.world_size)
     engine.model.train()
     metrics = task.metrics(engine.mean(sums))
-    return EvalRow(progress.step, progress.examples, progress.examples / plan.train_examples, seconds=time.perf_counter() - started, **metrics)
+    return EvalRow(
+        progress.step, progress.examples, progress.examples / plan.train_examples, seconds=time.perf_counter() - started, **metrics
+    )
 
 
 def save(engine: Engine, checkpoints: Checkpoints, progress: Progress, task: Classification) -> None:
@@ -92,7 +94,9 @@ def save(engine: Engine, checkpoints: Checkpoints, progress: Progress, task: Cla
 def check_finite(row: TrainRow) -> None:
     """Raises Diverged, on every rank alike, since the logged loss is the average over all of them."""
     if not math.isfinite(row.loss):
-        raise Diverged(f"the loss is {row.loss} at step {row.step}, learning rate {row.lr:.4g}: lower schedule.base_lr or lengthen schedule.warmup")
+        raise Diverged(
+            f"the loss is {row.loss} at step {row.step}, learning rate {row.lr:.4g}: lower schedule.base_lr or lengthen schedule.warmup"
+        )
 
 
 class _Window:

@@ -122,6 +122,7 @@ def start_process_group(world: World) -> torch.device:
 
     Raises LaunchError if the others do not come within ten minutes.
     """
+    _share_cores()
     on_gpu = torch.cuda.is_available()
     device = torch.device("cuda", world.local_rank) if on_gpu else torch.device("cpu")
     if on_gpu:
@@ -137,3 +138,15 @@ def start_process_group(world: World) -> torch.device:
     except (RuntimeError, ValueError) as error:
         raise LaunchError(f"rank {world.rank} of {world.world_size} could not join the others: {error}") from error
     return device
+
+
+def leave_process_group() -> None:
+    """Ends the exchange threads before the interpreter goes, which would otherwise abort."""
+    dist.destroy_process_group()
+
+
+def _share_cores() -> None:
+    """Divides this machine's cores among its ranks. torchrun sets one thread per rank; deepspeed leaves every rank with all cores."""
+    ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("LOCAL_SIZE", 1)))
+    if ranks_here > 1 and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // ranks_here))

@@ -4,4 +4,4 @@ from lbtrain.data.loading import batches
 from lbtrain.data.registry import Facts, facts, open_source
 from lbtrain.data.sources import ArraySource, FolderSource, Source
 
-__all__ = ["ArraySource", "FolderSource", "Facts", "Source", "batches", "facts", "open_source"]
+__all__ = ["ArraySource", "Facts", "FolderSource", "Source", "batches", "facts", "open_source"]

@@ -128,7 +128,9 @@ def _folder(config: DataConfig, split: str) -> Any:
 
     root = _root(config)
     if not any((root / name).is_dir() for name in (split, "validation" if split == "val" else split)):
-        raise RecipeError(f"data.root={root}: no folder {split} in it; {config.name} is read from root/train/CLASS/IMAGE and root/val/CLASS/IMAGE")
+        raise RecipeError(
+            f"data.root={root}: no folder {split} in it; {config.name} is read from root/train/CLASS/IMAGE and root/val/CLASS/IMAGE"
+        )
     return create_dataset("", str(root), split=split)
 
 

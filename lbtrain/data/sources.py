@@ -24,7 +24,9 @@ class Source(Protocol):
 class ArraySource:
     """Images held in memory. images: uint8 (N, height, width, channels); labels: (N,); mean and std per channel, in units of 0 to 255."""
 
-    def __init__(self, images: NDArray[np.uint8], labels: NDArray[Any], *, mean: Sequence[float], std: Sequence[float], augment: bool, seed: int):
+    def __init__(
+        self, images: NDArray[np.uint8], labels: NDArray[Any], *, mean: Sequence[float], std: Sequence[float], augment: bool, seed: int
+    ):
         self.images = images
         self.labels = torch.from_numpy(labels.astype(np.int64))
         self.mean = torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1)

@@ -8,7 +8,7 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import DistributedType
 from torch import Tensor, nn
 
-from lbtrain.engines.ddp import DDPEngine
+from lbtrain.engines.ddp import DDPEngine, without_buffer_broadcast
 from lbtrain.errors import LaunchError
 from lbtrain.plan import Plan
 
@@ -19,7 +19,7 @@ class AccelerateEngine(DDPEngine):
     """See `Engine`. What differs from the oracle is who wraps, scales, clips and steps."""
 
     def _wrap(self, plan: Plan) -> nn.Module:
-        exchange = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
+        exchange = DistributedDataParallelKwargs(gradient_as_bucket_view=True)
         precision = {"fp32": "no"}.get(plan.precision, plan.precision)
         self.accelerator = Accelerator(cpu=self.device.type == "cpu", mixed_precision=precision, kwargs_handlers=[exchange])
         if self.accelerator.distributed_type not in _KNOWN:
@@ -30,7 +30,7 @@ class AccelerateEngine(DDPEngine):
         model, self.optimizer = self.accelerator.prepare(self.module, self.optimizer)
         if self.accelerator.scaler is not None:
             self.scaler = self.accelerator.scaler
-        return model
+        return without_buffer_broadcast(model)
 
     def _backward(self, loss: Tensor) -> None:
         self.accelerator.backward(loss)
@@ -41,5 +41,3 @@ class AccelerateEngine(DDPEngine):
         self.optimizer.step()
         self.optimizer.zero_grad()
         return not self.accelerator.optimizer_step_was_skipped
-
-

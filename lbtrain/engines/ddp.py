@@ -95,7 +95,14 @@ def overlapped(module: nn.Module) -> nn.Module:
     """`module` with its gradients averaged over ranks while the backward pass still runs; as it is on one rank."""
     if dist.get_world_size() == 1:
         return module
-    return DistributedDataParallel(module, broadcast_buffers=False, gradient_as_bucket_view=True)
+    return without_buffer_broadcast(DistributedDataParallel(module, gradient_as_bucket_view=True))
+
+
+def without_buffer_broadcast(model: nn.Module) -> nn.Module:
+    """Buffers are equal on all ranks already (GhostStatistics). Set here, since the constructor's argument has changed its name in torch 2.13."""
+    if isinstance(model, DistributedDataParallel):
+        model.broadcast_buffers = False
+    return model
 
 
 def exchange_in_backward(model: nn.Module, exchange: bool) -> None:

@@ -34,7 +34,9 @@ class DeepSpeedEngine:
         self.inner = optimizer
         config = complete_config(plan, recipe.deepspeed.mechanics)
         wrapped = overlapped(self.module) if self.stage == 0 else self.module
-        self.engine, self.optimizer, _, _ = deepspeed.initialize(model=wrapped, optimizer=optimizer, config=config, dist_init_required=False)
+        self.engine, self.optimizer, _, _ = deepspeed.initialize(
+            model=wrapped, optimizer=optimizer, config=config, dist_init_required=False
+        )
         self.engine.enable_backward_allreduce = self.stage > 0
         if self.stage:
             optim.bind_deepspeed(optimizer, self.engine)

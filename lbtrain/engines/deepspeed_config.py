@@ -94,7 +94,7 @@ def complete_config(plan: Plan, mechanics: str = "") -> Config:
         "torch_autocast": {
             "enabled": plan.precision != "fp32",
             "dtype": {"bf16": "bfloat16", "fp16": "float16"}.get(plan.precision, "bfloat16"),
-            "lower_precision_safe_modules": None,
+            "lower_precision_safe_modules": ["torch.nn.Linear", "torch.nn.Conv1d", "torch.nn.Conv2d", "torch.nn.Conv3d"],
         },
     }
 

@@ -21,8 +21,6 @@ def build_model(recipe: Recipe, known: Facts) -> nn.Module:
     """The network with its initial weights, seeded by the recipe alone. Raises RecipeError for a model that timm does not have."""
     import timm
 
-    import lbtrain.nn  # registers our models with timm
-
     torch.manual_seed(recipe.seed)
     try:
         model = timm.create_model(recipe.model.name, num_classes=known.num_classes, in_chans=known.channels, **recipe.model.args)

@@ -1,0 +1,55 @@
+"""Short training runs inside the worker pools, and what they left behind."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tests.ranks import run_on_ranks
+
+SMALL = dict(
+    batch_size=64,
+    bn_batch_size=8,
+    duration="20it",
+    model=dict(name="cifar_resnet8"),
+    schedule=dict(base_lr=0.05, base_batch_size=64, warmup="5it", warmup_start_lr=0.01, decay="cosine"),
+    log_every="1it",
+    evaluate_every="10it",
+    checkpoint=dict(every="10it"),
+)
+"""Twenty steps on digits, cheap enough to be run in every combination."""
+
+
+def run_here(changes: dict[str, Any], run_dir: str) -> dict[str, Any]:
+    """One rank's part of a run; importable by the workers."""
+    from lbtrain import Recipe
+    from lbtrain.main import run
+
+    return run(Recipe().vary(**SMALL).vary(**changes, run_dir=run_dir), "small")
+
+
+def train_on(world_size: int, run_dir: Path, **changes: Any) -> "Outcome":
+    """A run of SMALL with `changes` on so many ranks."""
+    run_on_ranks(world_size, run_here, changes, str(run_dir))
+    return Outcome(run_dir)
+
+
+class Outcome:
+    """What a run directory holds."""
+
+    def __init__(self, run_dir: Path):
+        self.run_dir = run_dir
+        self.rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+        self.losses = [row["loss"] for row in self.rows if row["kind"] == "train"]
+        self.evaluations = [row for row in self.rows if row["kind"] == "eval"]
+
+    def checkpoint(self) -> dict[str, Any]:
+        """The newest one, whole."""
+        newest = max((self.run_dir / "checkpoints").glob("step_*.pt"))
+        return torch.load(newest, weights_only=True)
+
+
+def relative_difference(ours: list[float], theirs: list[float]) -> float:
+    assert len(ours) == len(theirs) > 0
+    return max(abs(a - b) / abs(b) for a, b in zip(ours, theirs, strict=True))

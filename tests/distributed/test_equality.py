@@ -1,0 +1,63 @@
+"""Same recipe, same seed, same global batch: the same training run, whatever it runs on."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.distributed.runs import Outcome, relative_difference, train_on
+
+ENGINES = ("ddp", "deepspeed", "accelerate")
+
+
+@pytest.fixture(scope="module")
+def oracle(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    """Plain torch, one process, no accumulation."""
+    return train_on(1, tmp_path_factory.mktemp("oracle") / "run", engine="ddp")
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+@pytest.mark.parametrize("accumulation", [1, 2, 4])
+def test_any_engine_world_and_accumulation_gives_the_same_losses(oracle, tmp_path, engine, world_size, accumulation):
+    run = train_on(world_size, tmp_path / "run", engine=engine, micro_batch_size=64 // world_size // accumulation)
+    assert len(run.losses) == 20
+    assert relative_difference(run.losses, oracle.losses) < 1e-5
+    assert [row["top1_error"] for row in run.evaluations] == [row["top1_error"] for row in oracle.evaluations]
+    weights, expected = run.checkpoint()["state_dict"], oracle.checkpoint()["state_dict"]
+    assert weights.keys() == expected.keys()
+    for name, tensor in expected.items():
+        torch.testing.assert_close(weights[name], tensor, rtol=1e-3, atol=1e-4, msg=lambda text, name=name: f"{name}: {text}")
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_loader_workers_change_nothing(oracle, tmp_path, world_size):
+    run = train_on(world_size, tmp_path / "run", engine="ddp", data=dict(workers=2))
+    assert relative_difference(run.losses, oracle.losses) < 1e-5
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_resuming_is_bit_identical_on_the_same_world(tmp_path, engine):
+    straight = train_on(2, tmp_path / "straight", engine=engine)
+    resumed = _stop_after_ten_steps(straight, tmp_path / "resumed")
+    again = train_on(2, resumed, engine=engine)
+    assert again.losses == straight.losses
+    for name, tensor in straight.checkpoint()["state_dict"].items():
+        assert torch.equal(again.checkpoint()["state_dict"][name], tensor), name
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("world_size", [1, 4])
+def test_resuming_on_another_world_goes_on_alike(oracle, tmp_path, engine, world_size):
+    straight = train_on(2, tmp_path / "straight", engine="ddp")
+    resumed = train_on(world_size, _stop_after_ten_steps(straight, tmp_path / "resumed"), engine=engine)
+    assert len(resumed.losses) == 20
+    assert relative_difference(resumed.losses, oracle.losses) < 1e-5
+
+
+def _stop_after_ten_steps(straight: Outcome, run_dir: Path) -> Path:
+    """The run directory as it would be, had the run been stopped after the checkpoint of step 10."""
+    shutil.copytree(straight.run_dir, run_dir)
+    (run_dir / "checkpoints/step_000000020.pt").unlink()
+    return run_dir
