@@ -4,15 +4,19 @@ A recipe is data. `vary` gives a copy with differences, `with_overrides` the sam
 a name, a type or a value that cannot be, with the remedy. What depends on how many GPUs there are is not here but in the plan.
 """
 
+import contextlib
+import copy
 import dataclasses
 import difflib
 import math
+import re
 import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import yaml
 from omegaconf import OmegaConf
 
 from lbtrain.errors import RecipeError
@@ -117,13 +121,11 @@ class Recipe:
     checkpoint: CheckpointConfig = _key(CheckpointConfig, "what is kept")
 
     def vary(self, **changes: Any) -> "Recipe":
-        """A copy with differences; a nested part takes a dict of its own differences. The parent is left as it was.
+        """A copy with differences; a nested part takes a dict of its own differences, a list or a dict of arguments is replaced whole.
 
-        Raises RecipeError for a name, a type or a value that cannot be.
+        The parent is left as it was. Raises RecipeError for a name, a type or a value that cannot be.
         """
-        checked = _checked_tree(type(self), changes, "")
-        merged = OmegaConf.merge(OmegaConf.structured(self), checked)
-        return typing.cast(Recipe, OmegaConf.to_object(merged))
+        return _replaced(copy.deepcopy(self), _checked_tree(type(self), changes, ""))
 
     def with_overrides(self, words: Sequence[str]) -> "Recipe":
         """A copy with `key=value` words applied, later ones winning. Raises RecipeError."""
@@ -171,6 +173,15 @@ def _did_you_mean(name: str, known: list[str]) -> str:
     return f": did you mean {near[0]}?" if near else " (--help lists the keys)"
 
 
+def _replaced(config: Any, changes: Mapping[str, Any]) -> Any:
+    parts = {name: getattr(config, name) for name in changes}
+    values = {
+        name: _replaced(part, changes[name]) if dataclasses.is_dataclass(part) else copy.deepcopy(changes[name])
+        for name, part in parts.items()
+    }
+    return dataclasses.replace(config, **values)
+
+
 def _checked_tree(config_type: type, changes: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     fields = {spec.name: spec for spec in dataclasses.fields(config_type)}
     tree: dict[str, Any] = {}
@@ -189,24 +200,79 @@ def _checked_tree(config_type: type, changes: Mapping[str, Any], prefix: str) ->
 
 def _from_text(text: str, kind: Any, name: str) -> Any:
     """The value that a word of a command line means, by the type of its key."""
-    if "${" in text:
-        raise RecipeError(f"{name}={text}: interpolation is not supported, write the value itself")
     if isinstance(kind, types.UnionType):
         return None if text in ("null", "none") else _from_text(text, kind.__args__[0], name)
-    if typing.get_origin(kind) is list:
-        return [part.strip() for part in text.strip("[]").split(",") if part.strip()]
+    readers: dict[Any, Callable[[str], Any]] = {int: _whole_number, float: _number, bool: _truth, list: _list, dict: _mapping, str: str}
     try:
-        if typing.get_origin(kind) is dict:
-            return OmegaConf.to_container(OmegaConf.create(text)) if text.startswith("{") else _raise(ValueError)
-        if kind is bool:
-            return {"true": True, "false": False}[text.lower()]
-        return kind(text)
-    except Exception as error:
+        return readers[typing.get_origin(kind) or kind](text)
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise RecipeError(f"{name}={text}: {name} takes {_kind_words(kind)}") from error
 
 
-def _raise(error: type[Exception]) -> typing.NoReturn:
-    raise error
+def _whole_number(text: str) -> int:
+    # Python alone would also take 1_0, surrounding blanks and the digits of any script.
+    if not re.fullmatch(r"[-+]?[0-9]+", text):
+        raise ValueError(text)
+    return int(text)
+
+
+def _number(text: str) -> float:
+    if not re.fullmatch(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?", text):
+        raise ValueError(text)
+    return float(text)
+
+
+def _truth(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise ValueError(text)
+    return text.lower() == "true"
+
+
+def _list(text: str) -> list[str]:
+    if text.startswith("[") and text.endswith("]"):
+        text = text[1:-1]
+    parts = [part.strip() for part in text.split(",")] if text.strip() else []
+    if not all(parts) or any(bracket in text for bracket in "[]"):
+        raise ValueError(text)
+    return parts
+
+
+def _mapping(text: str) -> dict[str, Any]:
+    if not text.startswith("{"):
+        raise ValueError(text)
+    return typing.cast(dict[str, Any], _from_node(yaml.compose(text, Loader=yaml.BaseLoader)))
+
+
+def _from_node(node: yaml.Node) -> Any:
+    """YAML's meaning, but of the plain words only true, false, null and decimal numbers are more than text (not yes, 010, 1:30)."""
+    if not re.fullmatch(r"tag:yaml\.org,2002:(map|seq|str)", node.tag):
+        raise ValueError(node.tag)
+    if isinstance(node, yaml.MappingNode):
+        values = {_key_text(key): _from_node(value) for key, value in node.value}
+        if len(values) < len(node.value):
+            raise ValueError("a key stands there twice")
+        return values
+    if isinstance(node, yaml.SequenceNode):
+        return [_from_node(item) for item in node.value]
+    return node.value if node.style else _plain(node.value)
+
+
+def _key_text(node: yaml.Node) -> str:
+    if not isinstance(node, yaml.ScalarNode):
+        raise ValueError("a key is text")
+    return str(node.value)
+
+
+def _plain(text: str) -> Any:
+    words = {"true": True, "false": False, "null": None}
+    if text in words:
+        return words[text]
+    if not text:
+        raise ValueError("a key without a value")
+    for read in (_whole_number, _number):
+        with contextlib.suppress(ValueError):
+            return read(text)
+    return text
 
 
 def _kind_words(kind: Any) -> str:
@@ -224,18 +290,47 @@ def _checked(value: Any, spec: dataclasses.Field[Any], name: str) -> Any:
             return None
         kind = kind.__args__[0]
     base = typing.get_origin(kind) or kind
-    if base is float and type(value) is int:
+    if base is float and type(value) is int and abs(value) < 2**63:
         value = float(value)
     if type(value) is not base or (base is list and not all(type(item) is kind.__args__[0] for item in value)):
         raise RecipeError(f"{name}={value!r}: {name} takes {_kind_words(spec.type)}")
+    if base is dict:
+        _check_argument(value, name)
+        return value
     for item in value if base is list else [value]:
         _check_range(item, spec.metadata, name)
     return value
 
 
+def _check_argument(value: Any, name: str) -> None:
+    """An argument of a model: what YAML and JSON can hold, and nothing that they would change."""
+    if isinstance(value, list):
+        for item in value:
+            _check_argument(item, name)
+    elif isinstance(value, dict):
+        if not all(type(key) is str for key in value):
+            raise RecipeError(f"{name}={value!r}: the names of arguments are text")
+        _check_argument([*value, *value.values()], name)
+    elif value is None or type(value) in (bool, int, float, str):
+        _check_range(value, {}, name)
+    else:
+        raise RecipeError(f"{name}: {value!r} is a {type(value).__name__}; write text, numbers, true, false, null, lists or {{key: value}}")
+
+
+def _check_text(text: str, name: str) -> None:
+    if "${" in text or text == "???":
+        raise RecipeError(f"{name}={text}: interpolation is not supported, write the value itself")
+    if not text.isprintable():
+        raise RecipeError(f"{name}={text!r}: holds a character that cannot be printed")
+
+
 def _check_range(value: Any, checks: Mapping[str, Any], name: str) -> None:
     if isinstance(value, float) and not math.isfinite(value):
         raise RecipeError(f"{name}={value}: {name} takes a finite number")
+    if isinstance(value, int) and abs(value) >= 2**63:
+        raise RecipeError(f"{name}: {name} takes a whole number below 2**63")
+    if isinstance(value, str):
+        _check_text(value, name)
     if "choices" in checks and value not in checks["choices"]:
         near = difflib.get_close_matches(str(value), [str(choice) for choice in checks["choices"]], n=1)
         hint = f"; did you mean {near[0]}?" if near else ""

@@ -27,7 +27,7 @@ class Duration:
     @classmethod
     def parse(cls, text: str, name: str = "duration") -> Self:
         """Raises RecipeError for anything but a non-negative number with one of the three units."""
-        match = re.fullmatch(r"(\d+(?:\.\d+)?|\.\d+)(ep|it|dur)", text)
+        match = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]+)?|\.[0-9]+)(ep|it|dur)", text)
         if not match:
             raise RecipeError(f"{name}={text}: a duration carries its unit: 5ep (epochs), 500it (steps) or 0.05dur (share of the run)")
         value = float(match[1])
