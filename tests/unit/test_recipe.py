@@ -1,0 +1,266 @@
+"""A recipe holds exactly what was asked for, or RecipeError says what cannot be."""
+
+import copy
+import dataclasses
+import re
+import string
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+
+from lbtrain.errors import RecipeError
+from lbtrain.recipe import Recipe, keys
+
+KEYS = dict(keys())
+
+
+def value_of(recipe: Recipe, key: str):
+    for part in key.split("."):
+        recipe = getattr(recipe, part)
+    return recipe
+
+
+def from_yaml(text: str) -> Recipe:
+    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Recipe()), OmegaConf.create(text)))
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        ("batch_size=512", 512),
+        ("batch_size=+512", 512),
+        ("batch_size=010", 10),
+        ("schedule.base_lr=3.2", 3.2),
+        ("schedule.base_lr=1e-3", 1e-3),
+        ("schedule.base_lr=3", 3.0),
+        ("optimizer.nesterov=true", True),
+        ("optimizer.nesterov=False", False),
+        ("schedule.warmup_start_lr=null", None),
+        ("schedule.warmup_start_lr=none", None),
+        ("schedule.warmup_start_lr=0.1", 0.1),
+        ("schedule.milestones=10ep,0.5dur", ["10ep", "0.5dur"]),
+        ("schedule.milestones=[10ep, 0.5dur]", ["10ep", "0.5dur"]),
+        ("schedule.milestones=", []),
+        ("optimizer.no_decay=[]", []),
+        ("optimizer.no_decay=norm,head.*", ["norm", "head.*"]),
+        ("model.args={drop_rate: 0.1, norm: null, deep: {a: [1, x]}}", {"drop_rate": 0.1, "norm": None, "deep": {"a": [1, "x"]}}),
+        ("model.args={}", {}),
+        ("model.args={a: &x 1, b: *x}", {"a": 1, "b": 1}),
+        ("model.args={a: 010, b: yes, c: 1_0, d: 1:30, e: 0x10, f: '3', g: 1e3}",
+         {"a": 10, "b": "yes", "c": "1_0", "d": "1:30", "e": "0x10", "f": "3", "g": 1000.0}),
+        ("model.args={true: 1, 3: x}", {"true": 1, "3": "x"}),
+        ("data.root=/a b/c=d#e: {f}, [g] 'h' \"i\" $j é", "/a b/c=d#e: {f}, [g] 'h' \"i\" $j é"),
+        ("data.root=null", "null"),
+        ("data.root=3", "3"),
+        ("data.root= x ", " x "),
+    ],
+)  # fmt: skip
+def test_an_override_is_the_value_written_and_survives_yaml(word, expected):
+    recipe = Recipe().with_overrides([word])
+    value = value_of(recipe, word.partition("=")[0])
+    assert value == expected and type(value) is type(expected)
+    assert from_yaml(recipe.to_yaml()) == recipe
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("batch_size", "'batch_size' is not an override: write key=value"),
+        ("--batch_size=3", "'--batch_size' is not a key of a recipe: did you mean batch_size?"),
+        ("=3", "'' is not a key"),
+        ("momentum=0.9", "'momentum' is not a key of a recipe: did you mean optimizer.momentum?"),
+        ("optimizer.momentun=0.9", "did you mean optimizer.momentum?"),
+        ("batchsize=3", "did you mean batch_size?"),
+        ("model=resnet50", "model is a group of keys: set one of model.name, model.args, model.head_std"),
+        ("batch_size.x=3", "did you mean batch_size?"),
+        ("batch_size=0", "batch_size=0: batch_size must be at least 1"),
+        ("batch_size=1e3", "batch_size takes a whole number"),
+        ("batch_size=5.0", "batch_size takes a whole number"),
+        ("batch_size=", "batch_size takes a whole number"),
+        ("batch_size=1_0", "batch_size takes a whole number"),
+        ("batch_size= 3", "batch_size takes a whole number"),
+        ("batch_size=3\n", "batch_size takes a whole number"),
+        ("batch_size=٣", "batch_size takes a whole number"),
+        ("batch_size=" + "9" * 30, "below 2**63"),
+        ("batch_size=" + "9" * 5000, "batch_size takes a whole number"),
+        ("seed=2147483648", "seed must be below 2147483648"),
+        ("seed=-1", "seed must be at least 0"),
+        ("schedule.base_lr=1e400", "takes a finite number"),
+        ("schedule.base_lr=nan", "takes a number"),
+        ("schedule.base_lr=infinity", "takes a number"),
+        ("schedule.base_lr=1_0", "takes a number"),
+        ("schedule.base_lr=-0.1", "schedule.base_lr must be at least 0"),
+        ("schedule.factor=0", "schedule.factor must be above 0"),
+        ("schedule.factor=1.1", "schedule.factor must be at most 1"),
+        ("optimizer.momentum=1", "optimizer.momentum must be below 1"),
+        ("optimizer.nesterov=1", "optimizer.nesterov takes true or false"),
+        ("schedule.warmup_start_lr=fast", "takes a number"),
+        ("schedule.warmup=5", "schedule.warmup=5: a duration carries its unit: 5ep"),
+        ("schedule.warmup=5 ep", "a duration carries its unit"),
+        ("schedule.warmup=٣ep", "a duration carries its unit"),
+        ("schedule.warmup=-1ep", "a duration carries its unit"),
+        ("schedule.warmup=1.5dur", "at most 1dur"),
+        ("schedule.warmup=" + "9" * 400 + "ep", "a duration carries its unit"),
+        ("schedule.milestones=30ep,60", "schedule.milestones=60: a duration carries its unit"),
+        ("schedule.milestones=30ep,,60ep", "takes a list such as a,b,c"),
+        ("schedule.milestones=[30ep", "takes a list such as a,b,c"),
+        ("data.name=Digits", "data.name is one of digits, cifar10"),
+        ("data.name=cifar", "did you mean cifar10?"),
+        ("deepspeed.zero_stage=4", "one of 0, 1, 2, 3"),
+        ("model.args=drop_rate", "takes {key: value, ...}"),
+        ("model.args={a: 1", "takes {key: value, ...}"),
+        ("model.args={a: 1} b", "takes {key: value, ...}"),
+        ("model.args={a: 1, a: 2}", "takes {key: value, ...}"),
+        ("model.args={a}", "takes {key: value, ...}"),
+        ("model.args={[1]: 2}", "takes {key: value, ...}"),
+        ("model.args={a: !!binary aGk=}", "takes {key: value, ...}"),
+        ("model.args=&x {a: *x}", "takes {key: value, ...}"),
+        ("model.args={a: &x {b: *x}}", "takes {key: value, ...}"),
+        ("model.args={a: 1e999}", "takes a finite number"),
+        ("run_dir=???", "interpolation is not supported"),
+        ("run_dir=${oc.env:HOME}", "interpolation is not supported"),
+        ("optimizer.no_decay=???", "interpolation is not supported"),
+        ("model.args={a: '${b}'}", "interpolation is not supported"),
+        ("run_dir=a\nb", "cannot be printed"),
+        ("run_dir=\udcff", "cannot be printed"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_is_refused_with_key_value_and_remedy(word, said):
+    with pytest.raises(RecipeError) as caught:
+        Recipe().with_overrides([word])
+    assert said in str(caught.value)
+    assert caught.value.exit_code == 2
+
+
+def test_later_words_win():
+    assert Recipe().with_overrides(["batch_size=8", "batch_size=16"]).batch_size == 16
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (dict(batch_size=True), "takes a whole number"),
+        (dict(batch_size="8"), "takes a whole number"),
+        (dict(batch_size=8.0), "takes a whole number"),
+        (dict(batch_size=10**400), "below 2**63"),
+        (dict(schedule=dict(base_lr=10**400)), "takes a number"),
+        (dict(schedule=None), "schedule is a group of keys: give a dict"),
+        (dict(schedule=dict(milestones=("1ep",))), "takes a list"),
+        (dict(schedule=dict(milestones=[1])), "takes a list"),
+        (dict(schedule=dict(mile_stones=[])), "did you mean schedule.milestones?"),
+        (dict(momentun=0.9), "did you mean optimizer.momentum?"),
+        (dict(model=dict(args={1: 2})), "names of arguments are text"),
+        (dict(model=dict(args={"a": object})), "is a type; write"),
+        (dict(model=dict(args={"a": float("nan")})), "finite"),
+        (dict(run_dir="${x}"), "interpolation"),
+        (dict(run_dir=None), "takes text"),
+    ],
+)
+def test_vary_refuses_likewise(changes, said):
+    with pytest.raises(RecipeError, match=re.escape(said)):
+        Recipe().vary(**changes)
+
+
+def test_vary_leaves_the_parent_and_its_arguments_alone():
+    args, milestones = {"a": {"b": [1]}}, ["1ep"]
+    parent = Recipe().vary(model=dict(args=args), schedule=dict(milestones=milestones))
+    before = copy.deepcopy(parent)
+    child = parent.vary(batch_size=7, model=dict(name="x"), schedule=dict(base_lr=1.0))
+    child.model.args["a"]["b"].append(2)
+    child.schedule.milestones.append("2ep")
+    child.optimizer.no_decay.clear()
+    child.data.root = "elsewhere"
+    assert parent == before
+    assert (args, milestones) == ({"a": {"b": [1]}}, ["1ep"])
+    given = parent.vary(model=dict(args=args))
+    args["a"]["b"].append(3)
+    assert given.model.args == {"a": {"b": [1]}}
+    assert (child.batch_size, child.model.name, child.schedule.base_lr) == (7, "x", 1.0)
+
+
+def test_vary_changes_what_it_names_and_nothing_else():
+    parent = Recipe().vary(model=dict(args={"a": 1}), optimizer=dict(momentum=0.5))
+    child = parent.vary(optimizer=dict(nesterov=True))
+    changed = {key for key in KEYS if value_of(child, key) != value_of(parent, key)}
+    assert changed == {"optimizer.nesterov"}
+
+
+def test_arguments_of_a_model_are_replaced_whole():
+    parent = Recipe().vary(model=dict(args={"a": 1}))
+    assert parent.with_overrides(["model.args={b: 2}"]).model.args == {"b": 2}
+    assert parent.with_overrides(["model.args={}"]).model.args == {}
+
+
+def test_defaults_are_not_shared_between_recipes():
+    first = Recipe()
+    first.schedule.milestones.append("99ep")
+    first.model.args["a"] = 1
+    first.optimizer.momentum = 0.0
+    assert (Recipe().schedule.milestones, Recipe().model.args, Recipe().optimizer.momentum) == (["30ep", "60ep", "80ep"], {}, 0.9)
+
+
+def test_every_key_is_documented_and_its_default_is_a_value_it_takes():
+    assert len(KEYS) > 40
+    for key, spec in KEYS.items():
+        assert len(spec.metadata["help"]) >= 10, key
+    tree = dataclasses.asdict(Recipe())
+    assert Recipe().vary(**tree) == Recipe()
+
+
+def test_yaml_holds_every_key():
+    loaded = OmegaConf.create(Recipe().to_yaml())
+    missing = [key for key in KEYS if OmegaConf.select(loaded, key, default="absent") == "absent"]
+    assert not missing
+
+
+AWKWARD = ["1_0", " 3", "3 ", "٣", "１２", "9" * 40, "9" * 5000, "1e400", "-1e400", "1e-400", "-0", "+7", "nan", "inf", "None", "null", "none", "",
+           "true", "TRUE", "yes", "???", "${x}", "{a: 1}", "{a: &x 1, b: *x}", "{a: [1, {b: c}]}", "{", "[]", "[1ep", "1ep,2ep", ",", "5ep", "0.5dur",
+           "2dur", "1.it", "64", "0.1", "a=b", "\x00", "\udcff", "\x85", "linear", "sgd", "norm,bias", "{<<: {a: 1}}", "- a", "a: b", "#", "!!int 3"]  # fmt: skip
+NAMES = st.one_of(st.sampled_from(sorted(KEYS)), st.text(string.ascii_lowercase + "._=", max_size=12))
+TEXTS = st.one_of(st.sampled_from(AWKWARD), st.text(max_size=12), st.integers().map(str), st.floats().map(repr))
+
+
+def check_word(word: str) -> None:
+    name, _, text = word.partition("=")
+    try:
+        recipe = Recipe().with_overrides([word])
+    except RecipeError as error:
+        assert error.exit_code == 2
+        return
+    kind = str(KEYS[name].type)
+    value = value_of(recipe, name)
+    if "int" in kind:
+        assert text.lstrip("+").isascii() and value == int(text) and re.fullmatch(r"[+-]?\d+", text)
+    elif "float" in kind:
+        assert value is None and text in ("null", "none") or value == float(text) and not set(text) & set("_ \n\t")
+    elif kind == "<class 'bool'>":
+        assert str(value).lower() == text.lower()
+    elif kind == "<class 'str'>":
+        assert value == text
+    elif kind.startswith("list"):
+        assert ",".join(value) == re.sub(r"\s*,\s*", ",", text.strip().removeprefix("[").removesuffix("]").strip())
+    others = {key for key in KEYS if key != name and value_of(recipe, key) != value_of(Recipe(), key)}
+    assert not others
+    assert from_yaml(recipe.to_yaml()) == recipe
+
+
+@settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(NAMES, TEXTS)
+def test_any_word_gives_its_value_or_a_recipe_error(name, text):
+    check_word(f"{name}={text}")
+
+
+@pytest.mark.slow
+@settings(max_examples=10_000, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(NAMES, TEXTS)
+def test_ten_thousand_words(name, text):
+    check_word(f"{name}={text}")
+
+
+@pytest.mark.parametrize("text", AWKWARD)
+@pytest.mark.parametrize("key", ["batch_size", "schedule.base_lr", "schedule.warmup_start_lr", "optimizer.nesterov", "run_dir", "model.args",
+                                 "schedule.milestones", "optimizer.no_decay", "schedule.warmup", "deepspeed.zero_stage"])  # fmt: skip
+def test_awkward_values_of_every_type(key, text):
+    check_word(f"{key}={text}")
