@@ -10,6 +10,7 @@ import math
 import re
 from bisect import bisect_right
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Literal, Self
 
 from lbtrain.errors import RecipeError
@@ -36,8 +37,8 @@ class Duration:
         return cls(value, match[2])  # type: ignore[arg-type]
 
     def examples(self, *, train_examples: int, batch_size: int, total_examples: int) -> float:
-        """The same length in examples seen."""
-        return self.value * {"ep": train_examples, "it": batch_size, "dur": total_examples}[self.unit]
+        """The same length in examples seen: exact decimals, so that 1.1ep of 1440 is 1584 and not a trifle more, which would be another step."""
+        return float(Fraction(str(self.value)) * {"ep": train_examples, "it": batch_size, "dur": total_examples}[self.unit])
 
 
 def scale_lr(base_lr: float, base_batch_size: int, batch_size: int, rule: Rule) -> float:

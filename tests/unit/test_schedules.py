@@ -1,0 +1,241 @@
+"""Schedules and scaling rules against numbers worked out by hand, row by row around every edge."""
+
+import csv
+import math
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lbtrain.errors import RecipeError
+from lbtrain.schedules import Duration, LearningRate, cosine_decay, polynomial_decay, scale_lr, step_decay, warmup
+
+REFERENCE = Path(__file__).parents[3] / "shared" / "reference" / "goyal2017.csv"
+IMAGENET = 1_281_167
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "unit"),
+    [
+        ("5ep", 5, "ep"),
+        ("500it", 500, "it"),
+        ("0.05dur", 0.05, "dur"),
+        (".5ep", 0.5, "ep"),
+        ("0ep", 0, "ep"),
+        ("1dur", 1, "dur"),
+        ("2.50it", 2.5, "it"),
+    ],
+)
+def test_a_duration_is_a_number_and_a_unit(text, value, unit):
+    assert Duration.parse(text) == Duration(value, unit)
+
+
+@pytest.mark.parametrize(
+    "text", ["5", "ep", "5 ep", "5EP", "5e1ep", "-1ep", "+1ep", "5.ep", "5ep ", "5ep\n", "5epoch", "1.01dur", "٣ep", "1_0it", "", "nanep"]
+)
+def test_any_other_duration_is_refused(text):
+    with pytest.raises(RecipeError, match=r"^schedule\.warmup="):
+        Duration.parse(text, "schedule.warmup")
+
+
+@pytest.mark.parametrize(
+    ("text", "examples"),
+    [
+        ("5ep", 7200),
+        ("1.1ep", 1584),
+        ("0.07ep", 100.8),
+        ("3it", 96),
+        ("0.5it", 16),
+        ("0.05dur", 1440),
+        ("0.07dur", 2016),
+        ("0.29dur", 8352),
+        ("1dur", 28800),
+    ],
+)
+def test_durations_in_examples_are_exact(text, examples):
+    assert Duration.parse(text).examples(train_examples=1440, batch_size=32, total_examples=28800) == examples
+
+
+@given(st.integers(0, 10**5), st.integers(0, 4), st.integers(1, 10**7))
+def test_a_decimal_number_of_epochs_that_is_whole_is_whole(digits, places, epochs):
+    text = f"{digits / 10**places:.{places}f}ep"
+    train_examples = epochs * 10**places
+    assert Duration.parse(text).examples(train_examples=train_examples, batch_size=1, total_examples=1) == digits * epochs
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "linear", "sqrt"),
+    [
+        (64, 0.025, 0.05),
+        (256, 0.1, 0.1),
+        (257, 0.1 * 257 / 256, 0.1 * math.sqrt(257 / 256)),
+        (1024, 0.4, 0.2),
+        (8192, 3.2, 0.1 * math.sqrt(32)),
+    ],
+)
+def test_scaling_rules(batch_size, linear, sqrt):
+    assert scale_lr(0.1, 256, batch_size, "linear") == pytest.approx(linear, rel=1e-15)
+    assert scale_lr(0.1, 256, batch_size, "sqrt") == pytest.approx(sqrt, rel=1e-15)
+    assert scale_lr(0.1, 256, batch_size, "none") == 0.1
+
+
+@pytest.mark.parametrize(
+    ("step", "expected"),
+    [
+        (0, 0.1),
+        (1, 0.1 + 3.1 / 5),
+        (4, 0.1 + 3.1 * 4 / 5),
+        (5, 3.2),
+        (6, 3.2),
+        (29, 3.2),
+        (30, 0.32),
+        (31, 0.32),
+        (59, 0.32),
+        (60, 0.032),
+        (79, 0.032),
+        (80, 0.0032),
+        (89, 0.0032),
+        (90, 0.0032),
+    ],
+)
+def test_rows_around_every_edge_of_a_step_schedule(step, expected):
+    """Ninety steps, one an epoch, warm-up over five."""
+    rate = LearningRate(3.2, 0.1, 5 / 90, "gradual", "step", (30 / 90, 60 / 90, 80 / 90), 0.1)
+    assert rate(step / 90) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("decay", "expected"),
+    [
+        ("poly", {0: 1.0, 4: 1.8, 5: 2.0, 6: 2 * (44 / 45) ** 2, 27: 2 * (23 / 45) ** 2, 49: 2 / 45**2, 50: 0.0}),
+        ("cosine", {0: 1.0, 4: 1.8, 5: 2.0, 6: 1 + math.cos(math.pi / 45), 20: 1.5, 35: 0.5, 49: 1 - math.cos(math.pi / 45), 50: 0.0}),
+        ("none", {0: 1.0, 4: 1.8, 5: 2.0, 49: 2.0, 50: 2.0}),
+    ],
+)
+def test_rows_of_the_continuous_decays(decay, expected):
+    """Fifty steps, warm-up from 1 to 2 over the first five; the decay runs over the other 45."""
+    rate = LearningRate(2.0, 1.0, 0.1, "gradual", decay, power=2.0)
+    for step, value in expected.items():
+        assert rate(step / 50) == pytest.approx(value, rel=1e-12, abs=1e-15), step
+
+
+def test_a_constant_warmup_stays_until_its_end():
+    rate = LearningRate(3.2, 0.1, 0.1, "constant", "none")
+    assert [rate(step / 50) for step in (0, 1, 4, 5, 6)] == [0.1, 0.1, 0.1, 3.2, 3.2]
+
+
+def test_without_warmup_the_first_step_has_the_peak():
+    assert LearningRate(3.2, 0.1, 0.0, "gradual", "step", (0.5,))(0) == 3.2
+    assert LearningRate(3.2, 0.1, 0.0, "gradual", "cosine")(0) == 3.2
+
+
+@pytest.mark.parametrize("decay", ["step", "poly", "cosine", "none"])
+def test_a_warmup_as_long_as_the_run_or_longer_never_divides_by_zero(decay):
+    for length in (1.0, 2.0):
+        rate = LearningRate(2.0, 1.0, length, "gradual", decay, (0.5,))
+        assert rate(0.5) == pytest.approx(1 + 0.5 / length)
+        assert math.isfinite(rate(1.0))
+
+
+def test_pieces_by_hand():
+    assert warmup(0.25, 0.5, 1.0, 3.0) == 2.0
+    assert [step_decay(progress, (0.2, 0.2, 0.6), 0.5) for progress in (0.19, 0.2, 0.6)] == [1.0, 0.25, 0.125]
+    assert [polynomial_decay(progress, 2) for progress in (0, 0.5, 1)] == [1, 0.25, 0]
+    assert [cosine_decay(progress) for progress in (0, 0.5, 1)] == pytest.approx([1, 0.5, 0], abs=1e-16)
+
+
+def goyal(batch_size: int) -> LearningRate:
+    peak = scale_lr(0.1, 256, batch_size, "linear")
+    return LearningRate(peak, min(0.1, peak), 5 / 90, "gradual", "step", (30 / 90, 60 / 90, 80 / 90), 0.1)
+
+
+@pytest.mark.parametrize("batch_size", [128 * 2**k for k in range(10)])
+def test_goyals_schedule_by_hand(batch_size):
+    rate, peak = goyal(batch_size), 0.1 * batch_size / 256
+    table = {
+        0: min(0.1, peak),
+        2.5: (min(0.1, peak) + peak) / 2,
+        5: peak,
+        29.99: peak,
+        30: peak / 10,
+        59.99: peak / 10,
+        60: peak / 100,
+        79.99: peak / 100,
+        80: peak / 1000,
+        89.99: peak / 1000,
+    }
+    for epoch, expected in table.items():
+        assert rate(epoch / 90) == pytest.approx(expected, rel=1e-12), epoch
+
+
+@pytest.fixture(scope="module")
+def reference() -> list[dict[str, str]]:
+    if not REFERENCE.is_file():
+        pytest.skip("the folder shared/reference is not beside the repository")
+    with REFERENCE.open() as file:
+        return list(csv.DictReader(file))
+
+
+def numbers(rows: list[dict[str, str]], metric: str) -> list[float]:
+    return [float(row["value"]) for row in rows if row["metric"] == metric and row["confidence"] == "seen" and row["model"] == "ResNet-50"]
+
+
+def test_goyals_settings_as_published(reference):
+    (per_256,), (epochs,), (factor,) = (numbers(reference, name) for name in ("reference_lr_per_256_images", "epochs", "lr_decay_factor"))
+    (warmup_epochs,), (start,) = numbers(reference, "warmup_epochs"), numbers(reference, "warmup_start_lr")
+    assert scale_lr(per_256, 256, 8192, "linear") == pytest.approx(3.2, rel=1e-15)
+    milestones = tuple(epoch / epochs for epoch in numbers(reference, "lr_decay_epoch"))
+    published = LearningRate(3.2, start, warmup_epochs / epochs, "gradual", "step", milestones, factor)
+    for epoch in (0, 1, 4.99, 5, 29.99, 30, 59.99, 60, 79.99, 80, 89.99):
+        assert goyal(8192)(epoch / 90) == pytest.approx(published(epoch / epochs), rel=1e-12)
+
+
+def test_goyals_rates_for_every_published_batch_size(reference):
+    rows = [row for row in reference if row["location"] == "Figure 3 legend" and row["metric"] == "top1_error"]
+    assert [int(row["batch_size"]) for row in rows] == [128 * 2**k for k in range(10)]
+    for row in rows:
+        assert scale_lr(0.1, 256, int(row["batch_size"]), "linear") == pytest.approx(float(row["base_lr"]), rel=1e-12)
+
+
+RATES = st.builds(
+    LearningRate,
+    peak=st.floats(0, 100),
+    warmup_start=st.floats(0, 100),
+    warmup_length=st.floats(0, 1.5),
+    warmup_form=st.sampled_from(["gradual", "constant"]),
+    decay=st.sampled_from(["step", "poly", "cosine", "none"]),
+    milestones=st.lists(st.floats(0, 1), max_size=4).map(sorted).map(tuple),
+    factor=st.floats(0.01, 1),
+    power=st.floats(0.1, 5),
+)
+
+
+@settings(max_examples=200)
+@given(RATES, st.lists(st.integers(1, 500), min_size=1, max_size=40), st.integers(1, 7))
+def test_the_rate_depends_on_examples_and_not_on_how_the_batches_came(rate, batches, other):
+    total = sum(batches)
+    seen = [sum(batches[:count]) for count in range(len(batches))]
+    at_these_positions = [rate(examples / total) for examples in seen]
+    for examples in range(0, total, other):
+        rate(examples / total)
+    assert [rate(examples / total) for examples in reversed(seen)] == at_these_positions[::-1]
+
+
+@settings(max_examples=200)
+@given(RATES, st.floats(0, 1))
+def test_a_rate_lies_between_zero_and_the_larger_of_peak_and_start(rate, progress):
+    assert 0 <= rate(progress) <= max(rate.peak, rate.warmup_start) * (1 + 1e-12)
+
+
+@settings(max_examples=200)
+@given(st.integers(1, 10**6), st.integers(1, 4096), st.integers(1, 90), st.integers(0, 89))
+def test_a_step_that_starts_on_a_milestone_is_decayed_and_the_one_before_is_not(train_examples, batch_size, epochs, milestone):
+    """Whatever the rounding of the two divisions."""
+    milestone %= epochs
+    total = train_examples * epochs
+    at = milestone * train_examples
+    rate = LearningRate(1.0, 1.0, 0.0, "gradual", "step", (at / total,), 0.5)
+    assert rate(at / total) == 0.5
+    if at:
+        assert rate((at - 1) / total) == 1.0
