@@ -21,6 +21,8 @@ def build_model(recipe: Recipe, known: Facts) -> nn.Module:
     """The network with its initial weights, seeded by the recipe alone. Raises RecipeError for a model that timm does not have."""
     import timm
 
+    import lbtrain.nn  # noqa: F401  registers its models with timm
+
     torch.manual_seed(recipe.seed)
     try:
         model = timm.create_model(recipe.model.name, num_classes=known.num_classes, in_chans=known.channels, **recipe.model.args)
