@@ -11,9 +11,21 @@ from lbtrain.recipe import OptimizerConfig
 from .groups import ParameterRole, parameter_groups, parameter_roles
 from .lamb import LAMB
 from .lars import LARS
-from .sharding import UnsupportedSharding
+from .layout import UnsupportedSharding
+from .sharding import bind_deepspeed, gather_state, scatter_state
 
-__all__ = ["LAMB", "LARS", "ParameterRole", "UnsupportedSharding", "create_optimizer", "parameter_groups", "parameter_roles"]
+__all__ = [
+    "LAMB",
+    "LARS",
+    "ParameterRole",
+    "UnsupportedSharding",
+    "bind_deepspeed",
+    "create_optimizer",
+    "gather_state",
+    "parameter_groups",
+    "parameter_roles",
+    "scatter_state",
+]
 
 
 def create_optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.Optimizer:

@@ -71,17 +71,20 @@ class LAMB(LayerwiseOptimizer):
     def _direct(self, job: Job) -> None:
         parts = job.slices
         if parts[0].weight.device.type == "cpu" and all(_in_pieces(part.weight, part.gradient, *_moments(part.state)) for part in parts):
-            job.directions = self._scratch_like(job.weights)
+            job.directions = self._scratch_like(job)
             _directions_in_pieces(job)
         else:
             job.directions = _foreach_directions(job)
 
-    def _scratch_like(self, tensors: list[Tensor]) -> list[Tensor]:
-        dtype, sizes = tensors[0].dtype, [tensor.numel() for tensor in tensors]
-        kept = self._scratch.get(dtype)
+    def _scratch_like(self, job: Job) -> list[Tensor]:
+        weights, sizes = job.weights, [weight.numel() for weight in job.weights]
+        # Whole layers are done with when the next round begins; the groups of a sharded round need theirs at one time.
+        key = (weights[0].dtype, id(job.group) if job.sharded else 0)
+        kept = self._scratch.get(key)
         if kept is None or kept.numel() < sum(sizes):
-            kept = self._scratch[dtype] = torch.empty(sum(sizes), dtype=dtype)
-        return [out.as_strided(t.shape, t.stride()) for out, t in zip(kept[: sum(sizes)].split(sizes), tensors, strict=True)]
+            kept = self._scratch[key] = torch.empty(sum(sizes), dtype=weights[0].dtype)
+        outs = kept[: sum(sizes)].split(sizes)
+        return [out.as_strided(w.shape, w.stride(), out.storage_offset()) for out, w in zip(outs, weights, strict=True)]
 
     def _measured(self, job: Job) -> tuple[list[Tensor], ...]:
         return job.weights, job.directions, job.gradients

@@ -21,8 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .layout import Layout, Slice, WholeLayers, sum_over_ranks
 from .norms import squared_norms
-from .sharding import Slice, WholeLayers, sum_over_ranks
 
 # Whole layers are stepped some at a time: what the norms have read is then still in the processor's cache when the update reads it.
 ROUND = 1 << 20
@@ -73,9 +73,9 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
         super().__init__(params, {"adapt": True, **defaults})
 
     def _reset(self) -> None:
-        self.layout = WholeLayers()
+        self.layout: Layout = WholeLayers()
         self.last_ratios: dict[str, tuple[list[str], Tensor]] = {}
-        self._scratch: dict[torch.dtype, Tensor] = {}
+        self._scratch: dict[tuple[torch.dtype, int], Tensor] = {}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)

@@ -1,0 +1,112 @@
+"""Which part of which layer this process steps.
+
+A layer-wise optimizer needs the norm of the whole layer, while it may hold a slice of it:
+
+- plain torch and DDP hand over whole layers;
+- FSDP2 (and any DTensor sharded along one mesh axis) hands over DTensors, each with its local shard;
+- DeepSpeed hands over flat tensors in which many layers lie: see sharding.py.
+
+Every rank yields one `Slice` for every layer, in one order, empty where it holds nothing, so that the vectors of squared norms that the
+ranks add up agree by construction. Anything else is refused with `UnsupportedSharding`: a layer norm taken over the wrong elements
+would train, silently, with the wrong step.
+"""
+
+import weakref
+from typing import NamedTuple, Protocol
+
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.tensor import DTensor, Replicate, Shard
+
+from lbtrain.errors import UserError
+
+
+class UnsupportedSharding(UserError, ValueError):
+    """The optimizer was handed tensors in which it cannot tell the layers apart."""
+
+    exit_code = 2
+
+
+class Slice(NamedTuple):
+    """The part of one layer held here: flat or whole tensors of one shape; `process_group` holds the other parts (None: nobody)."""
+
+    name: str
+    weight: Tensor
+    gradient: Tensor
+    state: dict[str, Tensor]
+    process_group: dist.ProcessGroup | None
+
+
+class Layout(Protocol):
+    """Says how the tensors that an optimizer holds are made of layers."""
+
+    def register(self, parameter: Tensor) -> None:
+        """Note that the user, not a sharding engine, handed this tensor over."""
+
+    def knows(self, parameter: Tensor) -> bool:
+        """Say whether this is a tensor that was registered."""
+
+    def check(self, parameter: Tensor) -> None:
+        """Raise UnsupportedSharding for a tensor whose layers cannot be told apart."""
+
+    def slices(self, parameter: Tensor, name: str, gradient: Tensor, state: dict[str, Tensor]) -> list[Slice]:
+        """Cut a tensor, its gradient and its states into the slices of layers held here; empty ones too, in one order on every rank."""
+
+
+class WholeLayers:
+    """The layout of plain torch, DDP and FSDP2: every parameter is one layer."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, weakref.ref[Tensor]] = {}
+
+    def register(self, parameter: Tensor) -> None:
+        """Note that the user, not a sharding engine, handed this tensor over."""
+        self._known[id(parameter)] = weakref.ref(parameter)
+
+    def knows(self, parameter: Tensor) -> bool:
+        known = self._known.get(id(parameter))
+        return known is not None and known() is parameter
+
+    def check(self, parameter: Tensor) -> None:
+        """Refuse a tensor that an engine put in a parameter's place, unless it says itself how it is cut."""
+        if type(parameter).__name__ == "FlatParameter" or not (self.knows(parameter) or isinstance(parameter, DTensor)):
+            raise UnsupportedSharding(
+                f"the optimizer was given layers and now holds a tensor of shape {tuple(parameter.shape)} that is none of them: an engine "
+                "has flattened or cut them, and layer norms over the cut would be wrong. Under DeepSpeed call "
+                "lbtrain.optim.bind_deepspeed(optimizer, engine) after deepspeed.initialize (stage 0 with half weights takes a step before "
+                "that: use torch_autocast, or stage 1); in place of FSDP1 use FSDP2 (fully_shard)"
+            )
+
+    def slices(self, parameter: Tensor, name: str, gradient: Tensor, state: dict[str, Tensor]) -> list[Slice]:
+        """Cut one parameter, its gradient and its state: here into the one slice that is held."""
+        if isinstance(parameter, DTensor):
+            local = {key: value.to_local() if isinstance(value, DTensor) else value for key, value in state.items()}
+            return [Slice(name, parameter.to_local(), _local_like(gradient, parameter), local, _shard_group(parameter, name))]
+        return [Slice(name, parameter, gradient, state, None)]
+
+
+def _local_like(gradient: Tensor, parameter: DTensor) -> Tensor:
+    assert isinstance(gradient, DTensor)
+    if gradient.placements != parameter.placements:
+        gradient = gradient.redistribute(parameter.device_mesh, parameter.placements)
+    return gradient.to_local()
+
+
+def _shard_group(parameter: DTensor, name: str) -> dist.ProcessGroup | None:
+    if not all(isinstance(placement, Shard | Replicate) for placement in parameter.placements):
+        raise UnsupportedSharding(f"{name} is a DTensor placed as {parameter.placements}; LARS and LAMB know Shard and Replicate")
+    axes = [axis for axis, placement in enumerate(parameter.placements) if isinstance(placement, Shard)]
+    if len(axes) > 1:
+        raise UnsupportedSharding(f"{name} is sharded along {len(axes)} mesh axes; LARS and LAMB add layer norms along one")
+    return parameter.device_mesh.get_group(axes[0]) if axes else None
+
+
+def sum_over_ranks(squares: Tensor, slices: list[Slice]) -> Tensor:
+    """Add each layer's row of `squares` [layers, numbers] over the ranks that hold its slices: one all-reduce (one per process group)."""
+    process_groups = {id(part.process_group): part.process_group for part in slices if part.process_group is not None}
+    for process_group in process_groups.values():
+        rows = [row for row, part in enumerate(slices) if part.process_group is process_group]
+        whole = squares[rows]
+        dist.all_reduce(whole, group=process_group)
+        squares[rows] = whole
+    return squares

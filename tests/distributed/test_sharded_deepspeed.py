@@ -1,0 +1,224 @@
+"""LARS and LAMB on DeepSpeed's slices take the step of one process that holds whole layers."""
+
+import dataclasses
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from lbtrain.optim import UnsupportedSharding, bind_deepspeed, gather_state, scatter_state
+from lbtrain.optim.sharding import Cut, FlatLayers, FlatTensor
+from tests.distributed.sharded import Run, deepspeed_engine, deepspeed_steps, difference, plain_steps, train_deepspeed, train_plain
+from tests.ranks import run_on_ranks
+
+LIMIT = 1e-5
+VARIANTS = [
+    Run("lars"),
+    Run("lars", accumulation=2, clip=0.3),
+    Run("lars-outside-nesterov", filters=(), width=7),
+    Run("lamb"),
+    Run("lamb", accumulation=2, clip=0.3, filters=("bias",)),
+]
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+@pytest.mark.parametrize("run", VARIANTS, ids=lambda run: f"{run.optimizer}-acc{run.accumulation}")
+def test_same_weights_as_one_process(stage, run):
+    expected = train_plain(run)
+    for weights in run_on_ranks(2, train_deepspeed, run, stage):
+        assert difference(weights, expected) < LIMIT
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+@pytest.mark.parametrize("optimizer", ["lars", "lamb"])
+def test_four_ranks(stage, optimizer):
+    """More ranks than some layers have elements: a rank then holds nothing of them, or padding alone."""
+    run = Run(optimizer, accumulation=2, clip=0.3)
+    expected = train_plain(run)
+    for weights in run_on_ranks(4, train_deepspeed, run, stage):
+        assert difference(weights, expected) < LIMIT
+
+
+def _train_cut_at_every_place(run: Run) -> list[float]:
+    """Cut the flat parameter between two ranks at every place in turn; the differences to whole layers after the steps."""
+    expected = train_plain(run)
+    sizes = [p.numel() for group in run.make_optimizer(run.model()).param_groups for p in group["params"]]
+    return [_train_cut_at(run, place, expected) for place in range(max(sizes) + 1)]
+
+
+def _train_cut_at(run: Run, place: int, expected: dict[str, Tensor]) -> float:
+    model = run.model()
+    optimizer = run.make_optimizer(model)
+    names = {id(p): name for name, p in model.named_parameters()}
+    layers = [[(names[id(p)], p) for p in group["params"]] for group in optimizer.param_groups]
+    flats = [_cut(parameters, place, dist.get_rank()) for parameters in layers]
+    for group, flat in zip(optimizer.param_groups, flats, strict=True):
+        group["params"] = [flat.tensor]
+    optimizer.layout = FlatLayers(flats)
+    for step in range(run.steps):
+        run.loss(model, step, 0, 1).backward()
+        for group, flat in zip(optimizer.param_groups, flats, strict=True):
+            group["lr"] = run.rate(step)
+            flat.tensor.grad = torch.zeros_like(flat.tensor)
+            for cut in flat.cuts:
+                if cut.parameter.grad is not None:
+                    cut.of(flat.tensor.grad).copy_(cut.of_layer(cut.parameter.grad))
+        optimizer.step()
+        for flat in flats:
+            for cut in flat.cuts:
+                whole = torch.zeros(cut.parameter.numel())
+                cut.of_layer(whole).copy_(cut.of(flat.tensor.detach()))
+                dist.all_reduce(whole)
+                cut.parameter.data.copy_(whole.view_as(cut.parameter))
+                cut.parameter.grad = None
+    return difference({name: p.detach() for name, p in model.named_parameters()}, expected)
+
+
+def _cut(parameters: list, place: int, rank: int) -> FlatTensor:
+    """Rank 0 holds the first `place` elements of every layer (and of the whole where it is shorter), rank 1 the others."""
+    cuts, parts, start = [], [], 0
+    for name, parameter in parameters:
+        first = min(place, parameter.numel())
+        offset, end = (0, first) if rank == 0 else (first, parameter.numel())
+        cuts.append(Cut(name, parameter, offset, start, end - offset))
+        parts.append(parameter.detach().flatten()[offset:end])
+        start += end - offset
+    return FlatTensor(torch.cat([*parts, torch.zeros(1)]).requires_grad_(), cuts, dist.group.WORLD)
+
+
+@pytest.mark.parametrize("optimizer", ["lars", "lamb"])
+def test_layers_cut_at_every_place(optimizer):
+    for differences in run_on_ranks(2, _train_cut_at_every_place, Run(optimizer, steps=3, width=5)):
+        assert len(differences) == 13 * 5 + 1
+        assert max(differences) < LIMIT
+
+
+def _error(function, *args, **kwargs) -> str:
+    try:
+        function(*args, **kwargs)
+    except UnsupportedSharding as error:
+        assert error.exit_code == 2
+        return str(error)
+    return "no error"
+
+
+def _errors_of_unbound(stage: int) -> list[str]:
+    return [_error(train_deepspeed, Run(name, steps=1), stage, bind=False) for name in ("lars", "lamb")]
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_unbound_optimizers_are_refused(stage):
+    for errors in run_on_ranks(2, _errors_of_unbound, stage):
+        assert all("call lbtrain.optim.bind_deepspeed" in error for error in errors)
+
+
+def _errors_of_strange_layouts() -> list[str]:
+    run, errors = Run(steps=1), []
+    for stage in (1, 3):
+        model = run.model()
+        optimizer = run.make_optimizer(model)
+        engine = deepspeed_engine(run, stage, model, optimizer)
+        flat = engine.optimizer.single_partition_of_fp32_groups[0] if stage == 1 else engine.optimizer.fp32_partitioned_groups_flat[0]
+        if dist.get_rank() == 1:  # one rank alone sees it, all must raise
+            flat.data[3] += 1
+        errors.append(_error(bind_deepspeed, optimizer, engine))
+        flat.data[3] -= dist.get_rank()
+        engine.optimizer.cpu_offload = True
+        errors.append(_error(bind_deepspeed, optimizer, engine))
+        engine.optimizer.cpu_offload = False
+        for group in ("bit16_groups", "fp16_groups"):
+            if hasattr(engine.optimizer, group):
+                vars(engine.optimizer)[f"_{group}"] = vars(engine.optimizer).pop(group)
+        errors.append(_error(bind_deepspeed, optimizer, engine))
+        engine.optimizer = object()
+        errors.append(_error(bind_deepspeed, optimizer, engine))
+    return errors
+
+
+def test_layouts_that_are_not_understood_are_refused_on_every_rank():
+    words = ["not lay out", "cpu_offload", "in an unknown way", "wraps the optimizer in object"]
+    for errors in run_on_ranks(2, _errors_of_strange_layouts):
+        assert [word in error for word, error in zip(words * 2, errors, strict=True)] == [True] * 8
+
+
+def _half_precision(run: Run, stage: int) -> float:
+    model = run.model()
+    optimizer = run.make_optimizer(model)
+    engine = deepspeed_engine(run, stage, model, optimizer, bf16={"enabled": True})
+    bind_deepspeed(optimizer, engine)
+    deepspeed_steps(run, engine)
+    masters, states = gather_state(engine, optimizer)
+    assert all(state.dtype == torch.float32 for named in states.values() for state in named.values())
+    low = {name: p.detach().float() for name, p in engine.module.named_parameters()} if stage != 3 else None
+    engine.destroy()
+    return difference(low, {name: masters[name].bfloat16().float() for name in low}) if low else 0.0
+
+
+def _error_of_half_weights_at_stage_0() -> str:
+    return _error(_half_precision, Run(steps=1, dtype=torch.bfloat16), 0)
+
+
+def test_half_weights_at_stage_0_are_refused():
+    """There DeepSpeed takes a step with zero gradients while it starts, before anyone can say where the layers are."""
+    for error in run_on_ranks(2, _error_of_half_weights_at_stage_0):
+        assert "use torch_autocast, or stage 1" in error
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_half_weights_have_single_precision_masters(stage):
+    """bf16 weights are the rounded masters; the masters and momenta are fp32."""
+    assert run_on_ranks(2, _half_precision, Run(steps=3, dtype=torch.bfloat16), stage) == [0.0, 0.0]
+
+
+def _save(run: Run, stage: int):
+    model = run.model()
+    optimizer = run.make_optimizer(model)
+    engine = deepspeed_engine(run, stage, model, optimizer)
+    bind_deepspeed(optimizer, engine)
+    deepspeed_steps(run, engine)
+    saved = gather_state(engine, optimizer)
+    engine.destroy()
+    return saved
+
+
+def _resume(run: Run, stage: int, saved):
+    model = run.model()
+    optimizer = run.make_optimizer(model)
+    engine = deepspeed_engine(run, stage, model, optimizer)
+    bind_deepspeed(optimizer, engine)
+    scatter_state(engine, optimizer, *saved)
+    again = gather_state(engine, optimizer)
+    for ours, theirs in zip(again, saved, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+    deepspeed_steps(run, engine, start=run.steps)
+    weights, _ = gather_state(engine, optimizer)
+    engine.destroy()
+    return weights
+
+
+@pytest.mark.parametrize("optimizer", ["lars", "lamb", "sgd"])
+def test_checkpoints_move_between_stages_and_world_sizes(optimizer):
+    run = Run(optimizer, steps=5)
+    expected = train_plain(dataclasses.replace(run, steps=10))
+    if (
+        optimizer == "sgd"
+    ):  # torch's SGD decays a parameter whose gradient is zero, but not one without: ZeRO makes the former of the latter
+        expected = {name: weight for name, weight in expected.items() if not name.startswith("unused")}
+    saved = run_on_ranks(2, _save, run, 1)[0]
+    for world, stage in [(2, 3), (4, 2), (2, 1)]:
+        weights = run_on_ranks(world, _resume, run, stage, saved)[0]
+        assert difference({name: weights[name] for name in expected}, expected) < LIMIT
+    assert saved[0].keys() == run.model().state_dict().keys()  # tied weights under both names
+    weights = _resume_plain(run, run_on_ranks(2, _save, run, 3)[0])
+    assert difference({name: weights[name] for name in expected}, expected) < LIMIT
+
+
+def _resume_plain(run: Run, saved) -> dict[str, Tensor]:
+    model = run.model()
+    optimizer = run.make_optimizer(model)
+    model.load_state_dict(saved[0])
+    for name, parameter in model.named_parameters():
+        optimizer.state[parameter] = saved[1][name]
+    plain_steps(run, model, optimizer, start=run.steps)
+    return {name: p.detach() for name, p in model.named_parameters()}
