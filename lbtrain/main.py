@@ -114,7 +114,9 @@ def run(recipe: Recipe, name: str) -> dict[str, Any]:
     task = Classification(recipe, device)
     model = build_model(recipe, facts(recipe.data)).to(device)
     if plan.census.batch_norm_layers:
-        convert_to_ghost_batch_norm(model, plan.bn_batch_size, ranks_per_ghost=plan.cut.ranks_per_ghost)
+        convert_to_ghost_batch_norm(
+            model, plan.bn_batch_size, momentum=recipe.bn_momentum, ranks_per_ghost=plan.cut.ranks_per_ghost
+        )
     engine = create_engine(recipe, plan, model, optim.create_optimizer(recipe.optimizer, model), device)
     found, progress = checkpoints.newest(), Progress()
     if found:

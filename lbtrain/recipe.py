@@ -100,6 +100,9 @@ class Recipe:
 
     batch_size: int = _key(256, "images per optimizer step over all ranks and accumulation steps", at_least=1)
     bn_batch_size: int = _key(32, "images over which a batch-norm layer takes its statistics, whatever the number of ranks", at_least=1)
+    bn_momentum: float = _key(
+        0.1, "weight of a step's batch statistics in the running ones, whose memory is thus 1/bn_momentum steps", above=0, at_most=1
+    )
     micro_batch_size: int = _key(
         0, "images per rank per forward pass; 0: the largest that divides and max_micro_batch_size allows", at_least=0
     )

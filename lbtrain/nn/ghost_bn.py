@@ -119,8 +119,12 @@ class _SyncNormalise(torch.autograd.Function):
         return ((grad32 - mean_grad - normalised * mean_product) * inverse_std.view(ctx.shape)).to(grad.dtype), None, None
 
 
-def convert_to_ghost_batch_norm(model: nn.Module, ghost_size: int, *, ranks_per_ghost: int = 1) -> nn.Module:
+def convert_to_ghost_batch_norm(
+    model: nn.Module, ghost_size: int, *, momentum: float | None = None, ranks_per_ghost: int = 1
+) -> nn.Module:
     """Turn every batch-norm layer of `model` into its ghost form, in place; weights, buffers and state-dict keys stay.
+
+    `momentum`: weight of a step's statistics in the running ones; None leaves each layer its own.
 
     `ranks_per_ghost` > 1: a ghost batch spans that many neighbouring ranks (collective: every rank must call this).
     Raises ValueError for a kind of batch norm whose forward pass this module does not know.
@@ -129,6 +133,7 @@ def convert_to_ghost_batch_norm(model: nn.Module, ghost_size: int, *, ranks_per_
     for name, module in model.named_modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.__class__ = _ghost_class(type(module), name)
+            module.momentum = module.momentum if momentum is None else momentum
             module._as_ghost(ghost_size, group)  # type: ignore[operator]
     return model
 
