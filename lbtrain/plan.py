@@ -148,13 +148,13 @@ def cut_batch(batch_size: int, world_size: int, ghost: int, *, micro: int = 0, m
         return cut
     batches = _nearest(batch_size, lambda size: _best_cut(size, world_size, ghost, micro, max_micro))
     worlds = _nearest(world_size, lambda size: _best_cut(batch_size, size, ghost, micro, max_micro))
-    pinned = f" with micro_batch_size={micro}" if micro else ""
+    pinned = f" with micro_batch_size={micro}" if micro else f" with max_micro_batch_size={max_micro}" if max_micro else ""
     raise RecipeError(
         f"batch_size={batch_size} cannot be cut over {world_size} ranks in ghost batches of bn_batch_size={ghost}{pinned}: "
         + "; ".join(
             ([f"batch_size={' or '.join(map(str, batches))} would do on {world_size} ranks"] if batches else [])
             + ([f"{' or '.join(map(str, worlds))} ranks would do for this batch"] if worlds else [])
-            or ["change bn_batch_size or micro_batch_size"]
+            or [f"change bn_batch_size or {'max_' if max_micro and not micro else ''}micro_batch_size"]
         )
     )
 

@@ -1,0 +1,286 @@
+"""Plans: cuts that multiply up, numbers worked out by hand, refusals whose remedy works."""
+
+import json
+import math
+import re
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lbtrain.census import Census, census, memory_estimate
+from lbtrain.data import facts
+from lbtrain.errors import RecipeError
+from lbtrain.plan import cut_batch, make_plan, print_plans
+from lbtrain.recipe import Recipe
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+WORLDS = (8, 16, 32, 64, 128, 256)
+IMAGENET = 1_281_167
+COUNTED = Census(parameters=1000, not_decayed=10, not_adapted=12, batch_norm_layers=1, activation_bytes_per_image=100)
+WITHOUT_NORM = Census(parameters=1000, not_decayed=10, not_adapted=12, batch_norm_layers=0, activation_bytes_per_image=100)
+
+
+def load(name: str, monkeypatch: pytest.MonkeyPatch) -> Recipe:
+    monkeypatch.syspath_prepend(str(RECIPES))
+    before = set(sys.modules)
+    recipe = runpy.run_path(str(RECIPES / f"{name}.py"))["recipe"]
+    for module in set(sys.modules) - before:
+        if str(RECIPES) in str(getattr(sys.modules[module], "__file__", "")):
+            del sys.modules[module]
+    return recipe
+
+
+def small(**changes) -> Recipe:
+    return Recipe().vary(batch_size=64, bn_batch_size=8, duration="20ep").vary(**changes)
+
+
+def plan_of(recipe: Recipe, world_size: int = 1, engine: str = "ddp", counted: Census = COUNTED):
+    return make_plan(recipe, world_size, engine=engine, model_census=counted)
+
+
+SIZES = dict(
+    batch=st.integers(1, 600), world=st.integers(1, 32), ghost=st.integers(1, 40), micro=st.integers(0, 40), most=st.integers(0, 40)
+)
+
+
+@settings(max_examples=400)
+@given(**SIZES)
+def test_a_cut_multiplies_up_and_no_ghost_batch_is_torn(batch, world, ghost, micro, most):
+    try:
+        cut = cut_batch(batch, world, ghost, micro=micro, max_micro=most)
+    except RecipeError:
+        return
+    size = cut.micro_batch_size
+    assert size * cut.accumulation * world == batch
+    assert cut.ranks_per_ghost * size == ghost or (cut.ranks_per_ghost == 1 and size % ghost == 0)
+    assert world % cut.ranks_per_ghost == 0
+    assert not micro or size == micro
+    assert micro or not most or size <= most
+
+
+@settings(max_examples=300)
+@given(**SIZES)
+def test_a_cut_is_refused_only_where_none_exists(batch, world, ghost, micro, most):
+    def possible(size: int) -> bool:
+        whole = size % ghost == 0 or (ghost % size == 0 and world % (ghost // size) == 0)
+        return batch % (size * world) == 0 and whole and batch % ghost == 0 and (size == micro if micro else size <= (most or size))
+
+    sizes = [size for size in range(1, batch + 1) if possible(size)]
+    try:
+        assert cut_batch(batch, world, ghost, micro=micro, max_micro=most).micro_batch_size == max(sizes)
+    except RecipeError:
+        assert not sizes
+
+
+@settings(max_examples=150)
+@given(**SIZES)
+def test_the_sizes_that_a_refusal_names_work(batch, world, ghost, micro, most):
+    try:
+        cut_batch(batch, world, ghost, micro=micro, max_micro=most)
+    except RecipeError as error:
+        text = str(error)
+        batches = re.search(r": batch_size=(\d+)(?: or (\d+))? would do on", text)
+        worlds = re.search(r"[:;] (\d+)(?: or (\d+))? ranks would do for this batch", text)
+        assert batches or worlds or "change bn_batch_size or" in text
+        for size in batches.groups() if batches else ():
+            assert not size or cut_batch(int(size), world, ghost, micro=micro, max_micro=most)
+        for size in worlds.groups() if worlds else ():
+            assert not size or cut_batch(batch, int(size), ghost, micro=micro, max_micro=most)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (dict(batch_size=720, world_size=7, ghost=8), "batch_size=672 or 728 would do on 7 ranks; 6 or 8 ranks would do for this batch"),
+        (dict(batch_size=30, world_size=8, ghost=32), "batch_size=32 would do on 8 ranks"),
+        (dict(batch_size=64, world_size=2, ghost=8, micro=7), "with micro_batch_size=7: change bn_batch_size or micro_batch_size"),
+        (dict(batch_size=24, world_size=1, ghost=8, max_micro=3), "with max_micro_batch_size=3: 4 ranks would do for this batch"),
+        (dict(batch_size=25, world_size=1, ghost=5, max_micro=3), "with max_micro_batch_size=3: 5 ranks would do for this batch"),
+    ],
+)
+def test_refusals_by_hand(arguments, said):
+    with pytest.raises(RecipeError, match=re.escape(said)):
+        cut_batch(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("world", "cut"),
+    [(1, (32, 1, 1)), (2, (16, 1, 1)), (4, (8, 1, 1)), (8, (4, 1, 2)), (16, (2, 1, 4)), (32, (1, 1, 8))],
+)
+def test_the_cut_of_32_images_in_ghosts_of_8(world, cut):
+    found = cut_batch(32, world, 8)
+    assert (found.micro_batch_size, found.accumulation, found.ranks_per_ghost) == cut
+
+
+def test_most_images_a_rank_are_kept_by_accumulating():
+    found = cut_batch(8192, 8, 32, max_micro=128)
+    assert (found.micro_batch_size, found.accumulation, found.ranks_per_ghost) == (128, 8, 1)
+
+
+def test_parameters_of_resnet50_by_hand(monkeypatch):
+    recipe = load("resnet50_8k", monkeypatch)
+    stem, blocks = 64, {64: 3, 128: 4, 256: 6, 512: 3}
+    norm_channels = stem + sum(count * (width + width + 4 * width) + 4 * width for width, count in blocks.items())
+    assert norm_channels == 26_560
+    counted = census(recipe, facts(recipe.data))
+    assert counted.not_decayed == 2 * norm_channels == 53_120
+    assert counted.not_adapted == 53_120 + 1000
+    assert counted.batch_norm_layers == 1 + sum(3 * count + 1 for count in blocks.values()) == 53
+    assert counted.parameters == 25_557_032
+
+
+@pytest.mark.parametrize(
+    ("name", "batch", "peak", "steps", "cuts"),
+    [
+        ("resnet50", 256, 0.1, 450_411, {8: (32, 1, 1), 16: (16, 1, 2), 32: (8, 1, 4), 64: (4, 1, 8), 128: (2, 1, 16), 256: (1, 1, 32)}),
+        (
+            "resnet50_8k",
+            8192,
+            3.2,
+            14_076,
+            {8: (128, 8, 1), 16: (128, 4, 1), 32: (128, 2, 1), 64: (128, 1, 1), 128: (64, 1, 1), 256: (32, 1, 1)},
+        ),
+    ],
+)
+def test_goyals_plans_from_8_to_256_ranks(monkeypatch, name, batch, peak, steps, cuts):
+    recipe = load(name, monkeypatch)
+    for world in WORLDS:
+        plan = plan_of(recipe, world)
+        assert (plan.cut.micro_batch_size, plan.cut.accumulation, plan.cut.ranks_per_ghost) == cuts[world]
+        assert (plan.batch_size, plan.bn_batch_size, plan.ghost_batches_per_step) == (batch, 32, batch // 32)
+        assert plan.total_steps == steps == math.ceil(90 * IMAGENET / batch)
+        assert plan.steps_per_epoch == IMAGENET / batch
+        assert plan.warmup_steps == pytest.approx(5 * IMAGENET / batch)
+        rates = {0: 0.1, 5: peak, 29.999: peak, 30: peak / 10, 60: peak / 100, 80: peak / 1000, 89.999: peak / 1000}
+        for epoch, rate in rates.items():
+            assert plan.lr(round(epoch * IMAGENET)) == pytest.approx(rate, rel=1e-9), epoch
+
+
+def test_a_smaller_batch_than_the_reference_does_not_warm_up_from_above():
+    plan = plan_of(Recipe().vary(batch_size=128, bn_batch_size=32))
+    assert plan.learning_rate.warmup_start == plan.learning_rate.peak == 0.05
+
+
+def test_a_start_that_was_asked_for_is_kept():
+    plan = plan_of(Recipe().vary(schedule=dict(warmup_start_lr=0.0)))
+    assert plan.lr(0) == 0.0
+
+
+def test_the_last_step_may_be_short_of_a_batch_and_the_rate_stays_defined():
+    plan = plan_of(small(batch_size=512, bn_batch_size=8, schedule=dict(decay="poly")))
+    assert plan.total_examples == 28_800 and plan.total_steps == 57
+    assert plan.lr(56 * 512) > 0
+    assert plan.lr(57 * 512) == 0
+
+
+def test_decimal_epochs_make_no_extra_step():
+    assert plan_of(small(batch_size=16, duration="1.1ep")).total_steps == 99
+
+
+@pytest.mark.parametrize(
+    ("changes", "engine", "said"),
+    [
+        (dict(optimizer=dict(nesterov=True, momentum=0.0)), "ddp", "optimizer.nesterov=true needs optimizer.momentum above 0"),
+        (dict(engine="ddp", deepspeed=dict(zero_stage=1)), "ddp", "deepspeed.zero_stage=1 needs engine=deepspeed"),
+        (dict(micro_batch_size=16, max_micro_batch_size=8), "ddp", "micro_batch_size=16 is above max_micro_batch_size=8"),
+        (dict(log_every="0it"), "ddp", "log_every=0it: must be longer than nothing"),
+        (dict(evaluate_every="0ep"), "ddp", "evaluate_every=0ep"),
+        (dict(checkpoint=dict(every="0dur")), "ddp", "checkpoint.every=0dur"),
+        (dict(duration="0ep"), "ddp", "duration=0ep: a run lasts a number of epochs"),
+        (dict(duration="0.5dur"), "ddp", "duration=0.5dur: a run lasts a number of epochs"),
+        (dict(bn_batch_size=128), "ddp", "bn_batch_size=128"),
+        (dict(bn_batch_size=7), "ddp", "bn_batch_size=7: batch_size=63 or 70 would do"),
+    ],
+)
+def test_impossible_combinations(changes, engine, said):
+    with pytest.raises(RecipeError, match=re.escape(said)):
+        plan_of(small(**changes), engine=engine)
+
+
+def test_zero_of_another_form_counts_as_nothing():
+    with pytest.raises(RecipeError, match="must be longer than nothing"):
+        plan_of(small(log_every="0.000it"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (dict(model=dict(name="resnet51")), "model.name=resnet51"),
+        (dict(model=dict(name="")), "model.name="),
+        (dict(model=dict(name="resnet18", args={"no_such_argument": 1})), "no_such_argument"),
+        (dict(optimizer=dict(no_decay=["nrom"])), "did you mean norm"),
+        (dict(data=dict(name="imagefolder", root="/no/such/folder")), "no such folder"),
+    ],
+)
+def test_a_model_or_filter_that_is_not_there_is_refused(changes, said):
+    with pytest.raises(RecipeError, match=said):
+        make_plan(small(**changes), 1)
+
+
+def test_ghost_size_does_not_bind_a_model_without_batch_norm():
+    plan = plan_of(small(batch_size=63), world_size=3, counted=WITHOUT_NORM)
+    assert plan.bn_batch_size == 1 and plan.cut.micro_batch_size == 21
+    assert plan.rows()["batch-norm batch"] == "no batch norm"
+
+
+def test_memory_shrinks_by_what_each_stage_shards():
+    recipe = small(optimizer=dict(name="lamb"))
+    counted, world = Census(1_000_000, 0, 0, 1, 7_000), 8
+    stages = [memory_estimate(recipe.vary(deepspeed=dict(zero_stage=stage)), counted, 16, world, "deepspeed") for stage in range(4)]
+    weights = 4_000_000
+    assert [stage["optimizer_states"] for stage in stages] == [2 * weights, *[2 * weights // world] * 3]
+    assert [stage["gradients"] for stage in stages] == [weights, weights, weights // world, weights // world]
+    assert [stage["weights"] for stage in stages] == [weights, weights * 9 // 8, weights * 9 // 8, weights // world]
+    assert {stage["activations"] for stage in stages} == {16 * 7_000}
+    totals = [sum(stage.values()) for stage in stages]
+    assert totals == sorted(totals, reverse=True) and len(set(totals)) == 4
+    assert memory_estimate(recipe.vary(deepspeed=dict(zero_stage=3)), counted, 16, world, "ddp") == stages[0]
+    assert memory_estimate(recipe.vary(precision="bf16"), counted, 16, world, "ddp")["activations"] == 8 * 7_000
+
+
+def test_states_of_each_optimizer():
+    def states(**optimizer) -> int:
+        return memory_estimate(small(optimizer=optimizer), Census(100, 0, 0, 1, 1), 1, 1, "ddp")["optimizer_states"]
+
+    assert [states(name="sgd", momentum=0.0), states(name="sgd"), states(name="lars"), states(name="lamb")] == [0, 400, 400, 800]
+
+
+def test_activations_of_one_convolution_by_hand():
+    """cifar_resnet8 on 8 x 8 digits keeps at least every convolution's input and grows with the square of the image."""
+    small_images, large_images = (
+        census(small(model=dict(name="cifar_resnet8"), data=dict(image_size=size)), facts(small(data=dict(image_size=size)).data))
+        for size in (8, 16)
+    )
+    inputs = 4 * (64 * (1 + 16 + 16) + 64 * 16 + 16 * 32 + 16 * 32 + 4 * 64)
+    assert small_images.activation_bytes_per_image > inputs
+    assert 3.5 < large_images.activation_bytes_per_image / small_images.activation_bytes_per_image <= 4
+
+
+def test_plan_json_says_everything():
+    plan = plan_of(small(), 2)
+    read = json.loads(plan.to_json(), parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
+    assert read["cut"] == {"micro_batch_size": 32, "accumulation": 1, "ranks_per_ghost": 1}
+    assert read["steps_per_epoch"] == 22.5
+    assert read["learning_rate"]["peak"] == 0.1 * 64 / 256
+    assert read["world_size"] * read["cut"]["micro_batch_size"] * read["cut"]["accumulation"] == read["batch_size"] == 64
+
+
+def test_a_table_of_plans_shows_what_differs_and_what_was_refused(capsys):
+    recipe = small()
+    print_plans([plan_of(recipe, world) for world in (1, 2)], {7: "because"})
+    shown = capsys.readouterr().out
+    assert re.search(r"^batch size \(global\) +64$", shown, re.M)
+    assert re.search(r"^ *1 +64 x 1 ", shown, re.M) and re.search(r"^ *2 +32 x 1 ", shown, re.M)
+    assert "refused on 7 ranks: because" in shown
+
+
+def test_notes_on_what_never_happens(capsys):
+    plan = plan_of(small(duration="4ep"))
+    assert plan.notes == (
+        "the warm-up is longer than the run: the peak learning rate is never reached",
+        "some milestones lie beyond the end of the run",
+    )
