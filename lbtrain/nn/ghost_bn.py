@@ -94,7 +94,8 @@ class _SyncNormalise(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, eps: float, group: dist.ProcessGroup) -> tuple[Tensor, Tensor, Tensor]:
         dims = [0, *range(2, x.dim())]
-        local_var, local_mean = torch.var_mean(x.float(), dims, correction=0)
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        local_var, local_mean = torch.var_mean(wide, dims, correction=0)
         gathered = [torch.empty_like(local_mean.new_empty(2, len(local_mean))) for _ in range(dist.get_world_size(group))]
         dist.all_gather(gathered, torch.stack([local_mean, local_var]), group)
         means, variances = torch.stack(gathered).unbind(1)
@@ -103,7 +104,7 @@ class _SyncNormalise(torch.autograd.Function):
         var = variances.mean(0) + (means - mean).square().mean(0)
         shape = (1, -1, *[1] * (x.dim() - 2))
         inverse_std = (var + eps).rsqrt()
-        normalised = (x.float() - mean.view(shape)) * inverse_std.view(shape)
+        normalised = (wide - mean.view(shape)) * inverse_std.view(shape)
         ctx.save_for_backward(normalised, inverse_std)
         ctx.group, ctx.shape, ctx.dims = group, shape, dims
         ctx.mark_non_differentiable(mean, var)
@@ -112,11 +113,11 @@ class _SyncNormalise(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
         normalised, inverse_std = ctx.saved_tensors
-        grad32 = grad.float()
-        averages = torch.stack([grad32.mean(ctx.dims), (grad32 * normalised).mean(ctx.dims)])
+        wide = grad.to(normalised.dtype)
+        averages = torch.stack([wide.mean(ctx.dims), (wide * normalised).mean(ctx.dims)])
         dist.all_reduce(averages, group=ctx.group)
         mean_grad, mean_product = (averages / dist.get_world_size(ctx.group)).view(2, *ctx.shape).unbind(0)
-        return ((grad32 - mean_grad - normalised * mean_product) * inverse_std.view(ctx.shape)).to(grad.dtype), None, None
+        return ((wide - mean_grad - normalised * mean_product) * inverse_std.view(ctx.shape)).to(grad.dtype), None, None
 
 
 def convert_to_ghost_batch_norm(

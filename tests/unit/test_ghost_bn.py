@@ -1,0 +1,197 @@
+"""Ghost batch norm against a loop over chunks of plain nn.BatchNorm2d."""
+
+import copy
+
+import pytest
+import timm
+import torch
+from timm.layers import BatchNormAct2d
+from torch import Tensor, nn
+
+from lbtrain.nn import GhostBatchNorm1d, GhostBatchNorm2d, GhostStatistics, convert_to_ghost_batch_norm
+
+EXACT = dict(rtol=1e-12, atol=1e-12)
+
+
+def images(count: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(count, 3, 4, 5, generator=generator, dtype=torch.float64) * 2 + 1
+
+
+def plain_layer() -> nn.BatchNorm2d:
+    layer = nn.BatchNorm2d(3, momentum=0.3, eps=1e-3).double()
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([0.5, -1.0, 2.0]))
+        layer.bias.copy_(torch.tensor([0.1, 0.2, -0.3]))
+        layer.running_mean.copy_(torch.tensor([1.0, 2.0, 3.0]))
+    return layer
+
+
+def by_hand(layer: nn.BatchNorm2d, micro_batches: list[Tensor], ghost: int) -> tuple[list[Tensor], Tensor, Tensor]:
+    """Outputs chunk by chunk, and the running statistics that one step leaves: momentum times the plain average over all chunks."""
+    outputs, means, variances = [], [], []
+    for x in micro_batches:
+        parts = []
+        for chunk in x.split(ghost):
+            fresh = copy.deepcopy(layer)
+            fresh.momentum = 1.0
+            fresh.weight, fresh.bias = layer.weight, layer.bias
+            parts.append(fresh(chunk))
+            means.append(fresh.running_mean)
+            variances.append(fresh.running_var)
+        outputs.append(torch.cat(parts))
+    keep = 1 - layer.momentum
+    mean, var = (torch.stack(stats).mean(0) * layer.momentum for stats in (means, variances))
+    return outputs, keep * layer.running_mean + mean, keep * layer.running_var + var
+
+
+@pytest.mark.parametrize(("micro", "accumulation", "ghost"), [(8, 1, 8), (8, 1, 4), (12, 1, 3), (4, 3, 4), (8, 2, 2), (2, 1, 1)])
+def test_outputs_gradients_and_statistics_of_a_chunk_loop(micro, accumulation, ghost):
+    layer = plain_layer()
+    twin = convert_to_ghost_batch_norm(nn.Sequential(copy.deepcopy(layer)), ghost)
+    batches = [images(micro, seed).requires_grad_() for seed in range(accumulation)]
+    twins = [x.detach().clone().requires_grad_() for x in batches]
+    expected, mean, var = by_hand(layer, batches, ghost)
+    statistics = GhostStatistics(twin)
+    for x, target in zip(twins, expected, strict=True):
+        out = twin(x)
+        torch.testing.assert_close(out, target, **EXACT)
+        weights = images(micro, seed=99)
+        (out * weights).sum().backward()
+        (target * weights).sum().backward()
+    statistics.start()
+    statistics.finish()
+    for ours, theirs in [*zip(twins, batches, strict=True), (twin[0].weight, layer.weight), (twin[0].bias, layer.bias)]:
+        torch.testing.assert_close(ours.grad, theirs.grad, **EXACT)
+    torch.testing.assert_close(twin[0].running_mean, mean, **EXACT)
+    torch.testing.assert_close(twin[0].running_var, var, **EXACT)
+    assert twin[0].num_batches_tracked == 1
+
+
+def test_one_ghost_batch_a_step_is_plain_batch_norm_over_several_steps():
+    layer = plain_layer()
+    twin = convert_to_ghost_batch_norm(nn.Sequential(copy.deepcopy(layer)), 6)
+    statistics = GhostStatistics(twin)
+    for seed in range(3):
+        torch.testing.assert_close(twin(images(6, seed)), layer(images(6, seed)), **EXACT)
+        statistics.start()
+        statistics.finish()
+    for name, tensor in layer.state_dict().items():
+        torch.testing.assert_close(twin[0].state_dict()[name], tensor, **EXACT)
+
+
+def test_evaluation_is_plain_batch_norm_for_any_number_of_images():
+    layer = plain_layer().eval()
+    twin = convert_to_ghost_batch_norm(nn.Sequential(copy.deepcopy(layer)), 4).eval()
+    for count in (1, 3, 7):
+        assert torch.equal(twin(images(count)), layer(images(count)))
+    assert twin[0].ghosts_seen == 0
+
+
+def test_running_statistics_do_not_move_within_a_step_nor_without_a_forward_pass():
+    twin = convert_to_ghost_batch_norm(nn.Sequential(plain_layer()), 2)
+    before = copy.deepcopy(twin.state_dict())
+    twin(images(4))
+    statistics = GhostStatistics(twin)
+    assert all(torch.equal(twin.state_dict()[name], tensor) for name, tensor in before.items())
+    fresh = GhostStatistics(convert_to_ghost_batch_norm(nn.Sequential(plain_layer()), 2))
+    fresh.start()
+    fresh.finish()
+    assert fresh.layers[0].num_batches_tracked == 0
+    statistics.start()
+    statistics.finish()
+    assert not torch.equal(twin[0].running_mean, before["0.running_mean"])
+
+
+def test_a_second_step_forgets_the_first():
+    twin = convert_to_ghost_batch_norm(nn.Sequential(plain_layer()), 4)
+    statistics = GhostStatistics(twin)
+    twin(images(8, 1))
+    statistics.start()
+    statistics.finish()
+    middle = copy.deepcopy(twin[0])
+    _, mean, var = by_hand(_as_plain(middle), [images(8, 2)], 4)
+    twin(images(8, 2))
+    statistics.start()
+    statistics.finish()
+    torch.testing.assert_close(twin[0].running_mean, mean, **EXACT)
+    torch.testing.assert_close(twin[0].running_var, var, **EXACT)
+
+
+def _as_plain(ghost: GhostBatchNorm2d) -> nn.BatchNorm2d:
+    layer = nn.BatchNorm2d(3, momentum=ghost.momentum, eps=ghost.eps).double()
+    layer.load_state_dict(ghost.state_dict())
+    return layer
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "kind"),
+    [
+        (nn.BatchNorm1d(3), (8, 3), GhostBatchNorm1d),
+        (nn.BatchNorm1d(3), (8, 3, 5), GhostBatchNorm1d),
+        (nn.BatchNorm2d(3, affine=False), (8, 3, 2, 2), GhostBatchNorm2d),
+    ],
+)
+def test_other_shapes_and_layers_without_weights(layer, shape, kind):
+    twin = convert_to_ghost_batch_norm(nn.Sequential(copy.deepcopy(layer)), 4)
+    assert type(twin[0]) is kind
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(twin(x), torch.cat([layer(chunk) for chunk in x.split(4)]))
+
+
+def test_state_dict_keys_and_parameters_stay():
+    model = timm.create_model("resnet18", num_classes=3)
+    before, parameters = copy.deepcopy(model.state_dict()), list(model.parameters())
+    assert convert_to_ghost_batch_norm(model, 4) is model
+    assert list(model.state_dict()) == list(before)
+    assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in before.items())
+    assert all(ours is theirs for ours, theirs in zip(model.parameters(), parameters, strict=True))
+    timm.create_model("resnet18", num_classes=3).load_state_dict(model.state_dict())
+
+
+def test_timms_norm_with_activation_keeps_its_activation():
+    torch.manual_seed(0)
+    layer = BatchNormAct2d(3, act_layer=nn.SiLU).double()
+    twin = convert_to_ghost_batch_norm(nn.Sequential(copy.deepcopy(layer)), 4)
+    x = images(8)
+    torch.testing.assert_close(twin(x), torch.cat([layer(chunk) for chunk in x.split(4)]), **EXACT)
+
+
+def test_timms_norm_with_activation_in_evaluation():
+    layer = BatchNormAct2d(3).double().eval()
+    twin = convert_to_ghost_batch_norm(nn.Sequential(copy.deepcopy(layer)), 4).eval()
+    assert torch.equal(twin(images(5)), layer(images(5)))
+    assert (twin(images(5)) >= 0).all()
+
+
+def test_a_timm_model_of_such_layers_is_converted_whole():
+    model = timm.create_model("efficientnet_b0", num_classes=2)
+    count = sum(isinstance(module, BatchNormAct2d) for module in model.modules())
+    convert_to_ghost_batch_norm(model, 2)
+    assert count == len(GhostStatistics(model).layers) == 49
+
+
+def test_what_cannot_be_converted_is_refused():
+    class Strange(nn.BatchNorm2d):
+        pass
+
+    with pytest.raises(ValueError, match=r"1 is a Strange: ghost batch norm knows BatchNorm1d, BatchNorm2d, BatchNormAct2d"):
+        convert_to_ghost_batch_norm(nn.Sequential(nn.ReLU(), Strange(3)), 4)
+    with pytest.raises(ValueError, match="SyncBatchNorm"):
+        convert_to_ghost_batch_norm(nn.Sequential(nn.SyncBatchNorm(3)), 4)
+    with pytest.raises(ValueError, match="momentum"):
+        convert_to_ghost_batch_norm(nn.Sequential(nn.BatchNorm2d(3, momentum=None)), 4)
+    with pytest.raises(ValueError, match="track_running_stats"):
+        convert_to_ghost_batch_norm(nn.Sequential(nn.BatchNorm2d(3, track_running_stats=False)), 4)
+
+
+@pytest.mark.parametrize("count", [1, 3, 5, 9])
+def test_a_micro_batch_that_tears_a_ghost_batch_is_refused(count):
+    twin = convert_to_ghost_batch_norm(nn.Sequential(plain_layer()), 4)
+    with pytest.raises(ValueError, match=f"a micro-batch of {count} images holds no whole number of ghost batches of 4"):
+        twin(images(count))
+
+
+def test_a_wrong_number_of_dimensions_is_refused_as_in_batch_norm():
+    with pytest.raises(ValueError, match="expected 4D input"):
+        GhostBatchNorm2d(3, 4)(torch.zeros(4, 3))
