@@ -90,8 +90,11 @@ def _engine_name(recipe: Recipe, launcher: str) -> str:
     return launcher if recipe.engine == "auto" else recipe.engine
 
 
-def run(recipe: Recipe, name: str) -> dict[str, Any]:
-    """Trains `recipe` in the world that this process was launched in; returns the summary. Raises UserError."""
+def run(recipe: Recipe, name: str, *, on_screen: bool = True) -> dict[str, Any]:
+    """Trains `recipe` in the world that this process was launched in; returns the summary. Raises UserError.
+
+    May be called again and again in one process group. `on_screen=False` writes the run directory only.
+    """
     from lbtrain import optim
     from lbtrain.checkpoint import Checkpoints, Progress
     from lbtrain.cluster.launch import check_asked_for, detect_world, start_process_group
@@ -124,9 +127,9 @@ def run(recipe: Recipe, name: str) -> dict[str, Any]:
         engine.load(state)
     if world.rank == 0:
         _describe_run(run_dir, recipe, plan)
-        if not found:
+        if not found and on_screen:
             print_plans([plan], {})
-    records = Records(run_dir, enabled=world.rank == 0, total_examples=plan.total_examples, resumed_at=progress.examples)
+    records = Records(run_dir, enabled=world.rank == 0, on_screen=on_screen, total_examples=plan.total_examples, resumed_at=progress.examples)
     if found:
         records.say("\n".join([*warnings, f"going on from step {progress.step} ({run_dir})"]))
     try:

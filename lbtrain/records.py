@@ -47,7 +47,7 @@ class EvalRow:
 class Records:
     """Writes to `run_dir` if `enabled`. After a resume, rows behind the checkpoint are dropped: every step stands there once."""
 
-    def __init__(self, run_dir: Path, *, enabled: bool, total_examples: int, resumed_at: int = 0):
+    def __init__(self, run_dir: Path, *, enabled: bool, on_screen: bool, total_examples: int, resumed_at: int = 0):
         self.enabled = enabled
         self.run_dir = run_dir
         if not enabled:
@@ -56,7 +56,7 @@ class Records:
 
         self._metrics = _open_metrics(run_dir / "metrics.jsonl", resumed_at)
         self._board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=resumed_at + 1 if resumed_at else None)
-        self._screen = _Screen(total_examples)
+        self._screen = _Screen(total_examples) if on_screen else None
 
     def write(self, row: TrainRow | EvalRow) -> None:
         if not self.enabled:
@@ -67,17 +67,19 @@ class Records:
         for name, value in values.items():
             if name not in ("kind", "step", "examples"):
                 self._board.add_scalar(f"{row.kind}/{name}", value, row.examples)
-        self._screen.show(row)
+        if self._screen:
+            self._screen.show(row)
 
     def say(self, text: str) -> None:
-        if self.enabled:
+        if self.enabled and self._screen:
             self._screen.say(text)
 
     def close(self) -> None:
         if self.enabled:
             self._metrics.close()
             self._board.close()
-            self._screen.close()
+            if self._screen:
+                self._screen.close()
 
 
 def _open_metrics(path: Path, resumed_at: int) -> TextIO:

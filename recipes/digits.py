@@ -15,8 +15,8 @@ recipe = Recipe().vary(
     model=dict(name="cifar_resnet8"),
     data=dict(name="digits"),
     optimizer=dict(name="sgd", momentum=0.9, weight_decay=1e-4),
-    schedule=dict(base_lr=0.1, base_batch_size=32, rule="linear", warmup="2ep", decay="cosine"),
-    evaluate_every="5ep",
+    schedule=dict(base_lr=0.05, base_batch_size=32, rule="linear", warmup="2ep", decay="cosine"),
+    evaluate_every="1ep",
     checkpoint=dict(every="10ep"),
     log_every="20it",
 )

@@ -7,6 +7,7 @@ Three things are done here because DeepSpeed does them otherwise (seen with 0.19
 - its checkpoints load only at the same stage and world size; `save` gathers full named tensors instead.
 """
 
+import logging
 import os
 
 import torch
@@ -118,4 +119,5 @@ def _import_deepspeed(device: torch.device):  # type: ignore[no-untyped-def]
 
     # On a CPU its first start would compile, for minutes, an operation that the gradient exchange does not use.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     return deepspeed

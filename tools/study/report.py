@@ -1,0 +1,174 @@
+"""The report of a study: table, curves and a page, from the run directories alone."""
+
+import ast
+import base64
+import html
+import json
+import os
+import platform
+import statistics
+import subprocess
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+
+# Okabe & Ito's colours, told apart by colour-blind eyes and in print.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One recipe over all seeds. Errors in percent; curves as (epochs, one row of values per seed)."""
+
+    name: str
+    title: str
+    batch_size: int
+    peak_lr: float
+    steps: int
+    errors: list[float]
+    seconds: list[float]
+    loss_curve: tuple[Any, Any]
+    error_curve: tuple[Any, Any]
+    versions: dict[str, str]
+
+    @classmethod
+    def read(cls, recipe: Path, out: Path, seeds: list[int]) -> "Arm":
+        folders = [out / recipe.stem / f"seed{seed}" for seed in seeds]
+        summaries = [json.loads((folder / "summary.json").read_text()) for folder in folders]
+        plan = json.loads((folders[0] / "plan.json").read_text())
+        rows = [[json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()] for folder in folders]
+        return cls(
+            name=recipe.stem,
+            title=(ast.get_docstring(ast.parse(recipe.read_text())) or recipe.stem).splitlines()[0],
+            batch_size=plan["batch_size"],
+            peak_lr=plan["learning_rate"]["peak"],
+            steps=plan["total_steps"],
+            errors=[summary["top1_error"] for summary in summaries],
+            seconds=[summary["seconds"] for summary in summaries],
+            loss_curve=_curve(rows, "train", "loss"),
+            error_curve=_curve(rows, "eval", "top1_error"),
+            versions=summaries[0]["versions"],
+        )
+
+    @property
+    def mean(self) -> float:
+        return statistics.mean(self.errors)
+
+    @property
+    def std(self) -> float:
+        """Of one run (n - 1 in the denominator); 0 for a single seed."""
+        return statistics.stdev(self.errors) if len(self.errors) > 1 else 0.0
+
+
+def _curve(rows: list[list[dict[str, Any]]], kind: str, value: str) -> tuple[Any, Any]:
+    picked = [[row for row in run if row["kind"] == kind] for run in rows]
+    return np.array([row["epoch"] for row in picked[0]]), np.array([[row[value] for row in run] for run in picked])
+
+
+def write_report(arms: list[Arm], out: Path, *, title: str, command: str) -> str:
+    """Writes study.md, .json, .png and .html into `out`; returns the table and the verdict as text for the terminal."""
+    table, verdict, origin = markdown_table(arms), verdicts(arms), provenance(arms, command)
+    draw(arms, out / "study.png")
+    picture = base64.b64encode((out / "study.png").read_bytes()).decode()
+    (out / "study.md").write_text(f"{table}\n\n" + "\n".join(f"- {line}" for line in verdict) + f"\n\n{origin}\n")
+    (out / "study.json").write_text(json.dumps({"arms": [_as_row(arm) for arm in arms], "provenance": origin}, indent=1) + "\n")
+    (out / "study.html").write_text(_page(arms, title, verdict, origin, picture))
+    return "\n".join([table, "", *verdict, "", f"{out}/study.html, {out}/study.png"])
+
+
+def markdown_table(arms: list[Arm]) -> str:
+    head = ["recipe", "batch", "steps", "peak lr", "top-1 error %, mean ± std", "n"]
+    body = [
+        [arm.name, f"{arm.batch_size:,}", f"{arm.steps:,}", f"{arm.peak_lr:.4g}", f"{arm.mean:.2f} ± {arm.std:.2f}", str(len(arm.errors))]
+        for arm in arms
+    ]
+    widths = [max(len(row[column]) for row in [head, *body]) for column in range(len(head))]
+    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in [head, *body]]
+    return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
+
+
+def verdicts(arms: list[Arm]) -> list[str]:
+    """What the numbers say about each arm against the reference, in a sentence; the interval is two standard errors of the difference."""
+    reference = arms[0]
+    lines = []
+    for arm in arms[1:]:
+        gap = arm.mean - reference.mean
+        error = 2 * (arm.std**2 / len(arm.errors) + reference.std**2 / len(reference.errors)) ** 0.5
+        words = "loses" if gap > 0 else "gains"
+        apart = "" if abs(gap) > error else ": no difference that these seeds can show"
+        lines.append(f"{arm.name} {words} {abs(gap):.2f} ± {error:.2f} points against {reference.name}{apart}")
+    return lines
+
+
+def provenance(arms: list[Arm], command: str) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in arms[0].versions.items())
+    return f"{command}; commit {commit()}, {date.today()}, {os.cpu_count()} cores of {_processor()}; {versions}"
+
+
+def commit() -> str:
+    """The commit that ran, marked where the working tree differs from it."""
+    answer = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=Path(__file__).parent, check=False)
+    return answer.stdout.strip() or "unknown"
+
+
+def _processor() -> str:
+    try:
+        return next(line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.machine()
+
+
+def _as_row(arm: Arm) -> dict[str, Any]:
+    return {
+        "recipe": arm.name, "title": arm.title, "batch_size": arm.batch_size, "steps": arm.steps, "peak_lr": arm.peak_lr, "n": len(arm.errors),
+        "top1_error": arm.errors, "mean": arm.mean, "std": arm.std, "seconds": arm.seconds,
+    }  # fmt: skip
+
+
+def draw(arms: list[Arm], path: Path) -> None:
+    """Training loss and validation error over epochs: the mean as a line, every seed as a thin one."""
+    figure, (loss_axes, error_axes) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    for arm, colour in zip(arms, COLOURS, strict=False):
+        label = f"{arm.name} (batch {arm.batch_size:,})"
+        for axes, (epochs, values) in ((loss_axes, arm.loss_curve), (error_axes, arm.error_curve)):
+            axes.plot(epochs, values.T, color=colour, linewidth=0.6, alpha=0.35)
+            axes.plot(epochs, values.mean(0), color=colour, linewidth=2, label=label)
+        error_axes.annotate(f" {arm.mean:.1f}%", (arm.error_curve[0][-1], arm.mean), color=colour, va="center", fontsize=10)
+    loss_axes.set(xlabel="epoch", ylabel="training loss (nats)", yscale="log", title="Training loss")
+    error_axes.set(xlabel="epoch", ylabel="top-1 error (%)", title="Validation error", ylim=(-2, None))
+    error_axes.set_xlim(right=error_axes.get_xlim()[1] * 1.06)
+    error_axes.legend(frameon=False, fontsize=9)
+    for axes in (loss_axes, error_axes):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.25)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+_STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222;background:#fff}
+table{border-collapse:collapse;margin:1rem 0}td,th{padding:.35rem .8rem;border-bottom:1px solid #ddd;text-align:left}
+td.n{text-align:right;font-variant-numeric:tabular-nums}img{max-width:100%;height:auto}small{color:#666}i{display:inline-block;width:.8em;height:.8em}"""
+
+
+def _page(arms: list[Arm], title: str, verdict: list[str], origin: str, picture: str) -> str:
+    rows = "".join(
+        f'<tr><td><i style="background:{colour}"></i> <b>{html.escape(arm.name)}</b><br><small>{html.escape(arm.title)}</small></td>'
+        f'<td class="n">{arm.batch_size:,}</td><td class="n">{arm.steps:,}</td><td class="n">{arm.peak_lr:.4g}</td>'
+        f'<td class="n">{arm.mean:.2f} ± {arm.std:.2f}</td><td class="n">{len(arm.errors)}</td></tr>'
+        for arm, colour in zip(arms, COLOURS, strict=False)
+    )
+    lines = "".join(f"<li>{html.escape(line)}</li>" for line in verdict)
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{html.escape(title)}</title>'
+        f"<style>{_STYLE}</style><h1>{html.escape(title)}</h1><ul>{lines}</ul>"
+        f'<img alt="training loss and validation error over epochs, one line per seed" src="data:image/png;base64,{picture}">'
+        "<table><tr><th>recipe</th><th>batch</th><th>steps</th><th>peak lr</th><th>top-1 error %, mean ± std</th><th>seeds</th></tr>"
+        f"{rows}</table><p><small>{html.escape(origin)}</small></p></html>\n"
+    )
