@@ -91,7 +91,7 @@ def _cifar(config: DataConfig, train: bool) -> Arrays:
         if (folder / ("cifar-10-batches-py" if config.name == "cifar10" else "cifar-100-python")).is_dir():
             return _torchvision_cifar(config.name, folder, train)
         if (folder / split).is_dir():
-            return _decoded_folder(config, folder, split)
+            return _decoded_folder(folder, split)
     raise RecipeError(
         f"data.root={root}: no {config.name} here. Known layouts: torchvision's (cifar-10-batches-py), {split}.npz of lossless WebP strips, "
         f"or a folder {split}/CLASS/IMAGE.png that timm reads"
@@ -111,27 +111,35 @@ def _strips(path: Path) -> Arrays:
 def _torchvision_cifar(name: str, folder: Path, train: bool) -> Arrays:
     from torchvision import datasets
 
-    data = (datasets.CIFAR10 if name == "cifar10" else datasets.CIFAR100)(str(folder), train=train)
+    try:
+        data = (datasets.CIFAR10 if name == "cifar10" else datasets.CIFAR100)(str(folder), train=train)
+    except RuntimeError as error:
+        raise RecipeError(f"data.root={folder}: torchvision finds it incomplete or damaged; unpack it again ({error})") from error
     return data.data, np.asarray(data.targets)
 
 
-def _decoded_folder(config: DataConfig, folder: Path, split: str) -> Arrays:
-    from timm.data import create_dataset
-
-    samples = [(np.asarray(image.convert("RGB")), label) for image, label in create_dataset("", str(folder), split=split)]
+def _decoded_folder(folder: Path, split: str) -> Arrays:
+    samples = [(np.asarray(image.convert("RGB")), label) for image, label in _timm_folder(folder, split)]
     return np.stack([image for image, _ in samples]), np.array([label for _, label in samples])
 
 
 def _folder(config: DataConfig, split: str) -> Any:
     """timm's reader over root/train and root/val (or root/validation), one folder per class."""
-    from timm.data import create_dataset
-
     root = _root(config)
     if not any((root / name).is_dir() for name in (split, "validation" if split == "val" else split)):
         raise RecipeError(
             f"data.root={root}: no folder {split} in it; {config.name} is read from root/train/CLASS/IMAGE and root/val/CLASS/IMAGE"
         )
-    return create_dataset("", str(root), split=split)
+    return _timm_folder(root, split)
+
+
+def _timm_folder(root: Path, split: str) -> Any:
+    from timm.data import create_dataset
+
+    try:
+        return create_dataset("", str(root), split=split)
+    except RuntimeError as error:
+        raise RecipeError(f"data.root={root}: {error}") from error
 
 
 def _image_transform(config: DataConfig, known: Facts, train: bool) -> Any:

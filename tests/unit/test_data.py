@@ -1,0 +1,309 @@
+"""Data sets as they lie on disk, and augmentation that belongs to the sample."""
+
+import hashlib
+import pickle
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from torchvision import datasets
+
+from lbtrain.data import ArraySource, Facts, batches, facts, open_source
+from lbtrain.data.augment import crop_flip, draws, sample_generators
+from lbtrain.errors import RecipeError
+from lbtrain.recipe import DataConfig
+from lbtrain.sampling import Block, SampleStream
+
+SHARED = Path(__file__).parents[3] / "shared" / "data"
+CPU = torch.device("cpu")
+
+
+def block(*indices: int, epoch: int = 0) -> Block:
+    return Block(np.full(len(indices), epoch), np.array(indices))
+
+
+def whole(source) -> tuple[torch.Tensor, torch.Tensor]:
+    return source.fetch(block(*range(len(source))))
+
+
+def in_bytes(images: torch.Tensor, known: Facts) -> np.ndarray:
+    """Normalised images back in 0..255."""
+    mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (known.mean, known.std))
+    return (images * std + mean).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+
+
+def test_digits_are_1797_different_samples_split_once():
+    from sklearn.datasets import load_digits
+
+    known = facts(DataConfig())
+    train, evaluation = (open_source(DataConfig(), train=train, seed=0) for train in (True, False))
+    assert (len(train), len(evaluation)) == (known.train_examples, known.eval_examples) == (1440, 357)
+    images = np.concatenate([in_bytes(whole(source)[0], known) for source in (train, evaluation)])
+    labels = torch.cat([whole(source)[1] for source in (train, evaluation)])
+    digits = load_digits()
+    expected = [(image.astype(np.uint8).tobytes(), int(label)) for image, label in zip(digits.images * 15.9375, digits.target, strict=True)]
+    assert sorted(zip([image.tobytes() for image in images], labels.tolist(), strict=True)) == sorted(expected)
+
+
+def test_digits_are_normalised_by_their_own_statistics():
+    images, labels = whole(open_source(DataConfig(), train=True, seed=0))
+    assert images.shape == (1440, 1, 8, 8) and images.dtype == torch.float32 and labels.dtype == torch.int64
+    assert abs(float(images.mean())) < 3e-3 and abs(float(images.std(correction=0)) - 1) < 3e-3
+    assert set(labels.tolist()) == set(range(10))
+
+
+@pytest.fixture(scope="module")
+def npz() -> DataConfig:
+    if not (SHARED / "cifar10" / "test.npz").is_file():
+        pytest.skip("the folder shared/data is not beside the repository")
+    return DataConfig(name="cifar10", root=str(SHARED))
+
+
+def test_cifar10_from_strips(npz):
+    evaluation = open_source(npz, train=False, seed=0)
+    images, labels = whole(evaluation)
+    assert images.shape == (10_000, 3, 32, 32) == (facts(npz).eval_examples, 3, 32, 32)
+    assert torch.bincount(labels).tolist() == [1000] * 10
+    assert labels[:10].tolist() == [3, 8, 8, 0, 6, 6, 1, 6, 3, 1]
+    per_channel = images.mean((0, 2, 3)), images.std((0, 2, 3))
+    assert torch.all(per_channel[0].abs() < 0.05) and torch.all((per_channel[1] - 1).abs() < 0.05)
+
+
+def test_cifar10_from_the_folder_itself_and_from_the_environment(npz, monkeypatch):
+    monkeypatch.setenv("LBTRAIN_DATA", str(SHARED / "cifar10"))
+    assert len(open_source(DataConfig(name="cifar10"), train=False, seed=0)) == 10_000
+
+
+@pytest.mark.slow
+def test_the_training_statistics_of_cifar10(npz):
+    source = open_source(npz, train=True, seed=0)
+    known = facts(npz)
+    assert source.images.shape == (50_000, 32, 32, 3)
+    np.testing.assert_allclose(source.images.mean((0, 1, 2)), known.mean, atol=0.01)
+    np.testing.assert_allclose(source.images.std((0, 1, 2)), known.std, atol=0.01)
+
+
+def pictures(count: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
+
+
+def write_torchvision_cifar10(root: Path, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
+    """Two images a file in torchvision's layout. Its checksums are those of the real files, so ours are put in their place."""
+    folder, images = root / "cifar-10-batches-py", pictures(12)
+    folder.mkdir(parents=True)
+    names = [name for name, _ in datasets.CIFAR10.train_list + datasets.CIFAR10.test_list]
+    for number, name in enumerate(names):
+        part = images[2 * number : 2 * number + 2]
+        rows = part.transpose(0, 3, 1, 2).reshape(2, -1)
+        (folder / name).write_bytes(pickle.dumps({"data": rows, "labels": [number, 9 - number]}))
+    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": [str(label) for label in range(10)]}))
+
+    def checksum(name: str) -> str:
+        return hashlib.md5((folder / name).read_bytes()).hexdigest()
+
+    for attribute in ("train_list", "test_list"):
+        listed = getattr(datasets.CIFAR10, attribute)
+        monkeypatch.setattr(datasets.CIFAR10, attribute, [[name, checksum(name)] for name, _ in listed])
+    monkeypatch.setattr(datasets.CIFAR10, "meta", datasets.CIFAR10.meta | {"md5": checksum("batches.meta")})
+    return images
+
+
+@pytest.mark.parametrize("inside", ["", "cifar10"])
+def test_cifar10_in_torchvisions_layout(tmp_path, monkeypatch, inside):
+    images = write_torchvision_cifar10(tmp_path / inside, monkeypatch)
+    config = DataConfig(name="cifar10", root=str(tmp_path))
+    for train, rows in ((True, slice(0, 10)), (False, slice(10, 12))):
+        read, labels = whole(open_source(config, train=train, seed=0))
+        assert np.array_equal(in_bytes(read, facts(config)), images[rows])
+        assert labels.tolist() == [label for number in range(6) for label in (number, 9 - number)][rows]
+
+
+def test_a_damaged_file_of_torchvisions_is_the_users_error(tmp_path, monkeypatch):
+    write_torchvision_cifar10(tmp_path, monkeypatch)
+    (tmp_path / "cifar-10-batches-py" / "data_batch_3").write_bytes(b"cut off")
+    with pytest.raises(RecipeError, match=r"data\.root=.*incomplete or damaged"):
+        open_source(DataConfig(name="cifar10", root=str(tmp_path)), train=True, seed=0)
+
+
+def write_folder(root: Path, split: str, suffix: str, count: int = 3) -> dict[str, list[np.ndarray]]:
+    images = {name: list(pictures(2 * count)[number::2]) for number, name in enumerate(("cat", "dog"))}
+    for name, members in images.items():
+        (root / split / name).mkdir(parents=True)
+        for number, image in enumerate(members):
+            Image.fromarray(image).save(root / split / name / f"{number}.{suffix}")
+    return images
+
+
+def test_cifar10_from_a_folder_through_timm(tmp_path):
+    images = write_folder(tmp_path, "test", "png")
+    read, labels = whole(open_source(DataConfig(name="cifar10", root=str(tmp_path)), train=False, seed=0))
+    assert labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert np.array_equal(in_bytes(read, facts(DataConfig(name="cifar10"))), np.stack(images["cat"] + images["dog"]))
+
+
+def test_an_imagefolder_is_counted_and_read(tmp_path):
+    write_folder(tmp_path, "train", "jpg")
+    write_folder(tmp_path, "val", "jpg", count=2)
+    config = DataConfig(name="imagefolder", root=str(tmp_path), image_size=24, augmentation="imagenet")
+    known = facts(config)
+    assert (known.train_examples, known.eval_examples, known.num_classes, known.image_size) == (6, 4, 2, 24)
+    train, evaluation = (open_source(config, train=train, seed=3) for train in (True, False))
+    images, labels = train.fetch(block(0, 5, 0))
+    assert images.shape == (3, 3, 24, 24) and labels.tolist() == [0, 1, 0]
+    assert torch.equal(images[0], images[2])
+    assert not torch.equal(images[0], train.fetch(block(0, epoch=1))[0][0])
+    assert torch.equal(evaluation.fetch(block(1))[0], evaluation.fetch(block(1, epoch=1))[0])
+
+
+def test_images_of_a_folder_do_not_depend_on_the_block_or_the_worker(tmp_path):
+    write_folder(tmp_path, "train", "jpg")
+    write_folder(tmp_path, "val", "jpg")
+    config = DataConfig(name="imagefolder", root=str(tmp_path), image_size=16, augmentation="imagenet")
+    source = open_source(config, train=True, seed=1)
+    together = source.fetch(block(4, 1, 2, 0))[0]
+    apart = [source.fetch(block(index))[0] for index in (4, 1, 2, 0)]
+    assert torch.equal(together, torch.cat(apart))
+    for workers in (1, 2):
+        loaded = batches(source, [block(4, 1), block(2, 0)], workers=workers, device=CPU)
+        assert torch.equal(together, torch.cat([images for images, _ in loaded]))
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        (dict(name="cifar10"), r"data\.name=cifar10 needs data\.root=FOLDER \(or the environment variable LBTRAIN_DATA\)"),
+        (dict(name="cifar10", root="/no/such/folder"), r"data\.root=/no/such/folder: no such folder"),
+        (dict(name="imagenet"), "needs data.root=FOLDER"),
+        (dict(name="imagefolder", root="/no/such/folder"), "no such folder"),
+    ],
+)
+def test_missing_data_is_said_with_the_remedy(monkeypatch, config, said):
+    monkeypatch.delenv("LBTRAIN_DATA", raising=False)
+    with pytest.raises(RecipeError, match=said):
+        open_source(DataConfig(**config), train=True, seed=0)
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100", "imagenet", "imagefolder"])
+def test_an_empty_folder_is_said_with_the_known_layouts(tmp_path, name):
+    with pytest.raises(RecipeError, match=r"Known layouts|root/train/CLASS/IMAGE"):
+        open_source(DataConfig(name=name, root=str(tmp_path)), train=True, seed=0)
+
+
+def test_a_folder_without_images_is_the_users_error(tmp_path):
+    (tmp_path / "train" / "cat").mkdir(parents=True)
+    (tmp_path / "val" / "cat").mkdir(parents=True)
+    for name in ("imagefolder", "cifar10"):
+        with pytest.raises(RecipeError, match=r"data\.root="):
+            open_source(DataConfig(name=name, root=str(tmp_path)), train=True, seed=0)
+
+
+def test_synthetic_data_is_as_large_as_imagenet_and_repeats_itself():
+    config = DataConfig(name="synthetic", image_size=8)
+    first, second = (open_source(config, train=True, seed=0) for _ in range(2))
+    images, labels = first.fetch(block(1, 65, 1_281_166))
+    assert len(first) == facts(config).train_examples == 1_281_167
+    assert images.shape == (3, 3, 8, 8) and torch.equal(images[0], images[1])
+    assert labels.tolist() == [1, 65, 1_281_166 % 1000]
+    assert torch.equal(images, second.fetch(block(1, 65, 1_281_166))[0])
+
+
+def naive_crop_flip(image: np.ndarray, top: int, left: int, flip: bool, padding: int) -> np.ndarray:
+    height, width, _ = image.shape
+    out = np.zeros_like(image)
+    for row in range(height):
+        for column in range(width):
+            source_row, source_column = row + top - padding, (width - 1 - column if flip else column) + left - padding
+            if 0 <= source_row < height and 0 <= source_column < width:
+                out[row, column] = image[source_row, source_column]
+    return out
+
+
+@pytest.mark.parametrize(("height", "width", "padding"), [(8, 8, 4), (5, 7, 2), (6, 4, 1)])
+def test_crop_and_flip_against_a_loop_over_pixels(height, width, padding):
+    where = Block(np.arange(40) // 16, np.arange(40) * 7)
+    images = np.random.default_rng(1).integers(0, 256, (40, height, width, 2), dtype=np.uint8)
+    numbers = draws(where, 5, 3)
+    expected = [
+        naive_crop_flip(image, int(top % (2 * padding + 1)), int(left % (2 * padding + 1)), bool(flip % 2), padding)
+        for image, top, left, flip in zip(images, *numbers, strict=True)
+    ]
+    assert np.array_equal(crop_flip(images, where, 5, padding), np.stack(expected))
+
+
+@given(st.integers(0, 2**31 - 1), st.lists(st.tuples(st.integers(0, 100), st.integers(0, 2**31)), min_size=1, max_size=20), st.data())
+def test_draws_of_a_sample_do_not_depend_on_its_block(seed, samples, data):
+    epochs, indices = (np.array(column) for column in zip(*samples, strict=True))
+    split = data.draw(st.integers(0, len(samples)))
+    together = draws(Block(epochs, indices), seed, 3)
+    apart = [draws(Block(epochs[part], indices[part]), seed, 3) for part in (slice(0, split), slice(split, None)) if len(epochs[part])]
+    assert np.array_equal(together, np.concatenate(apart, axis=1))
+
+
+def test_draws_differ_between_seeds_epochs_samples_and_numbers():
+    found = {int(value) for seed in range(5) for epoch in range(5) for value in draws(block(*range(50), epoch=epoch), seed, 3).flat}
+    assert len(found) == 5 * 5 * 50 * 3
+
+
+def test_draws_are_uniform():
+    top, _, flip = draws(block(*range(90_000)), 0, 3)
+    counts = np.bincount((top % np.uint64(9)).astype(int), minlength=9)
+    assert ((counts - 10_000) ** 2 / 10_000).sum() < 26.1  # 0.1 % of chi-square with 8 degrees of freedom
+    assert abs(float((flip % np.uint64(2)).mean()) - 0.5) < 0.006
+
+
+def test_draws_never_change():
+    """A release with other numbers would change every run: this row may only change with a note to users."""
+    assert draws(Block(np.array([1]), np.array([2])), 3, 1).tolist() == [[4445124085110878567]]
+
+
+def array_source() -> ArraySource:
+    images = pictures(20)
+    return ArraySource(images, np.arange(20), mean=(0.0,) * 3, std=(1.0,) * 3, augment=True, seed=7)
+
+
+def test_augmented_arrays_do_not_depend_on_the_block_or_the_worker():
+    source, where = array_source(), SampleStream(20, 7).block(15, 12)
+    together = source.fetch(where)
+    parts = [Block(where.epochs[part], where.indices[part]) for part in (slice(0, 5), slice(5, 12))]
+    for workers in (0, 2):
+        loaded = list(batches(source, parts, workers=workers, device=CPU))
+        assert torch.equal(together[0], torch.cat([images for images, _ in loaded]))
+        assert torch.equal(together[1], torch.cat([labels for _, labels in loaded]))
+
+
+def test_the_next_epoch_draws_anew_and_evaluation_draws_nothing():
+    source = array_source()
+    assert not torch.equal(source.fetch(block(*range(20)))[0], source.fetch(block(*range(20), epoch=1))[0])
+    plain = ArraySource(source.images, np.arange(20), mean=(0.0,) * 3, std=(1.0,) * 3, augment=False, seed=7)
+    assert np.array_equal(whole(plain)[0].permute(0, 2, 3, 1).numpy(), source.images)
+
+
+def test_fetching_leaves_the_stored_images_as_they_were():
+    source = array_source()
+    before = source.images.copy()
+    whole(source)
+    assert np.array_equal(source.images, before)
+
+
+def numbers_of_the_three() -> tuple[float, float, float]:
+    return random.random(), float(np.random.rand()), float(torch.rand(1))
+
+
+def test_the_generators_of_a_sample_are_its_own_and_the_global_ones_go_on():
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    expected = numbers_of_the_three()
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    with sample_generators(3, 0, 5):
+        first = numbers_of_the_three()
+    with pytest.raises(KeyError), sample_generators(3, 0, 6):
+        other = numbers_of_the_three()
+        raise KeyError
+    assert numbers_of_the_three() == expected
+    with sample_generators(3, 0, 5):
+        assert numbers_of_the_three() == first
+    assert all(a != b for a, b in zip(first, other, strict=True))
