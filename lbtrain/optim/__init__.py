@@ -13,11 +13,14 @@ from .lamb import LAMB
 from .lars import LARS
 from .layout import UnsupportedSharding
 from .sharding import bind_deepspeed, gather_state, scatter_state
+from .trust import LayerNorms, TrustSummary, trust_ratios, trust_summary, weight_gradient_ratios
 
 __all__ = [
     "LAMB",
     "LARS",
+    "LayerNorms",
     "ParameterRole",
+    "TrustSummary",
     "UnsupportedSharding",
     "bind_deepspeed",
     "create_optimizer",
@@ -25,6 +28,9 @@ __all__ = [
     "parameter_groups",
     "parameter_roles",
     "scatter_state",
+    "trust_ratios",
+    "trust_summary",
+    "weight_gradient_ratios",
 ]
 
 

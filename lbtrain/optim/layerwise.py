@@ -74,6 +74,7 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
 
     def _reset(self) -> None:
         self.layout: Layout = WholeLayers()
+        # Of the last step, by the first layer of each round: layer names and ratios [layers], left on their device until someone asks.
         self.last_ratios: dict[str, tuple[list[str], Tensor]] = {}
         self._scratch: dict[tuple[torch.dtype, int], Tensor] = {}
 
@@ -134,6 +135,7 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
             if job.needs_norms:
                 mine, squares = squares.tensor_split([len(job.slices)])
                 ratios = self._ratios(job.group, mine)
+            if job.group["adapt"]:
                 self.last_ratios[job.slices[0].name] = ([part.name for part in job.slices], ratios)
             self._apply(job, ratios)
 

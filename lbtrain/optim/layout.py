@@ -62,6 +62,7 @@ class WholeLayers:
     def register(self, parameter: Tensor) -> None:
         """Note that the user, not a sharding engine, handed this tensor over."""
         self._known[id(parameter)] = weakref.ref(parameter)
+        self.check(parameter)
 
     def knows(self, parameter: Tensor) -> bool:
         known = self._known.get(id(parameter))
@@ -69,7 +70,9 @@ class WholeLayers:
 
     def check(self, parameter: Tensor) -> None:
         """Refuse a tensor that an engine put in a parameter's place, unless it says itself how it is cut."""
-        if type(parameter).__name__ == "FlatParameter" or not (self.knows(parameter) or isinstance(parameter, DTensor)):
+        # FSDP1 leaves these marks on its flat parameters and (use_orig_params) on its cuts of the user's.
+        cut_by_fsdp1 = getattr(parameter, "_is_flat_param", False) or getattr(parameter, "_fsdp_flattened", False)
+        if cut_by_fsdp1 or not (self.knows(parameter) or isinstance(parameter, DTensor)):
             raise UnsupportedSharding(
                 f"the optimizer was given layers and now holds a tensor of shape {tuple(parameter.shape)} that is none of them: an engine "
                 "has flattened or cut them, and layer norms over the cut would be wrong. Under DeepSpeed call "
@@ -97,7 +100,7 @@ def _shard_group(parameter: DTensor, name: str) -> dist.ProcessGroup | None:
         raise UnsupportedSharding(f"{name} is a DTensor placed as {parameter.placements}; LARS and LAMB know Shard and Replicate")
     axes = [axis for axis, placement in enumerate(parameter.placements) if isinstance(placement, Shard)]
     if len(axes) > 1:
-        raise UnsupportedSharding(f"{name} is sharded along {len(axes)} mesh axes; LARS and LAMB add layer norms along one")
+        raise UnsupportedSharding(f"{name} is sharded along {len(axes)} mesh axes; layer norms are added along one. Shard along one")
     return parameter.device_mesh.get_group(axes[0]) if axes else None
 
 
