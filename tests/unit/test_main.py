@@ -1,0 +1,232 @@
+"""The command line: exit codes, one message, no traceback; what a run leaves and what a second start does with it."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+import torch.distributed as dist
+
+from lbtrain import Recipe, main
+from lbtrain.data import open_source
+from lbtrain.engines.deepspeed_config import complete_config
+from lbtrain.main import MAY_CHANGE_ON_RESUME
+from lbtrain.plan import make_plan
+from lbtrain.recipe import keys
+from lbtrain.sampling import Block
+
+ROOT = Path(__file__).parents[2]
+DIGITS = ROOT / "recipes" / "digits.py"
+TINY = Recipe().vary(
+    batch_size=32,
+    bn_batch_size=8,
+    duration="3it",
+    engine="ddp",
+    model=dict(name="cifar_resnet8"),
+    schedule=dict(warmup="1it", decay="cosine"),
+    log_every="1it",
+    evaluate_every="3it",
+    checkpoint=dict(every="2it"),
+)
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch):
+    """No launcher's variables, and no process group left behind."""
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "CROSS_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    yield
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def start(*words: str, recipe: Recipe = TINY) -> int:
+    """The exit code of main in this process."""
+    try:
+        main(recipe, words)
+    except SystemExit as stop:
+        return stop.code
+    return 0
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    run_dir = tmp_path_factory.mktemp("finished") / "run"
+    assert start(f"run_dir={run_dir}") == 0
+    return run_dir
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["batch_size"], 2, "'batch_size' is not an override"),
+        (["momentum=0.9"], 2, "did you mean optimizer.momentum?"),
+        (["batch_size=many"], 2, "batch_size takes a whole number"),
+        (["schedule.warmup=5"], 2, "a duration carries its unit"),
+        (["--helpp"], 2, "'--helpp' is not an override"),
+        (["bn_batch_size=5"], 2, "bn_batch_size=5: batch_size=30 or 35 would do"),
+        (["model.name=resnet51"], 2, "model.name=resnet51"),
+        (["data.name=cifar10", "data.root=/no/such/folder"], 2, "data.root=/no/such/folder: no such folder"),
+        (["run_dir=/dev/null/x"], 2, "run_dir=/dev/null/x cannot be made"),
+        (["engine=deepspeed", "deepspeed.mechanics=/no/such.json"], 2, "deepspeed.mechanics=/no/such.json"),
+        (["world_size=2"], 3, "world_size=2 was asked for, but 1 process runs"),
+        (["schedule.base_lr=1e38", "schedule.rule=none", "schedule.warmup=0it", "duration=20it"], 5, "the loss is nan at step"),
+    ],
+)
+def test_exit_codes_and_one_message(tmp_path, monkeypatch, capsys, words, code, said):
+    monkeypatch.chdir(tmp_path)
+    assert start(*words) == code
+    message = capsys.readouterr().err
+    assert message.startswith("error: ") and said in message
+    assert message.count("\n") == 1 and "Traceback" not in message
+
+
+@pytest.mark.parametrize("value", ["", "0", "1,", "1,a", "-1", "1.5", "٣", "1 2", "9999999"])
+@pytest.mark.parametrize("key", ["plan_for", "deepspeed_config_for"])
+def test_bad_world_sizes(capsys, key, value):
+    assert start(f"{key}={value}") == 2
+    assert capsys.readouterr().err == f"error: {key}={value}: takes world sizes such as {key}=8,16,256\n"
+
+
+def test_a_planned_world_that_cannot_be_ends_with_2_and_shows_the_others(capsys):
+    assert start("plan_for=1,2,7") == 2
+    shown = capsys.readouterr().out
+    assert re.search(r"^ *2 +16 x 1 ", shown, re.M)
+    assert "refused on 7 ranks: batch_size=32 cannot be cut over 7 ranks" in shown
+
+
+def test_a_plan_writes_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert start("plan_for=1,2,4,8,16,32", "batch_size=64") == 0
+    assert list(tmp_path.iterdir()) == []
+    assert re.search(r"^batch size \(global\) +64$", capsys.readouterr().out, re.M)
+
+
+@pytest.mark.parametrize("word", ["--help", "-h"])
+def test_help_lists_every_key_with_meaning_and_value(capsys, word):
+    assert start("batch_size=8", word) == 0
+    shown = capsys.readouterr().out
+    for key, spec in keys():
+        assert re.search(rf"^  {re.escape(key)}=.*\n      {re.escape(spec.metadata['help'])}\.", shown, re.M), key
+    assert "  batch_size=32\n" in shown and "  schedule.warmup_start_lr=null\n" in shown
+    assert "  schedule.milestones=30ep,60ep,80ep\n" in shown
+
+
+def test_help_shows_values_that_can_be_written_back(capsys):
+    start("--help")
+    words = re.findall(r"^  (\S+=.*)$", capsys.readouterr().out.partition("Keys:")[2], re.M)
+    assert len(words) == len(list(keys()))
+    assert Recipe().with_overrides(words) == TINY
+
+
+def test_the_deepspeed_config_of_a_recipe(capsys):
+    assert start("deepspeed_config_for=4", "deepspeed.zero_stage=2", "optimizer.clip_norm=0.5") == 0
+    shown = json.loads(capsys.readouterr().out)
+    recipe = TINY.vary(deepspeed=dict(zero_stage=2), optimizer=dict(clip_norm=0.5))
+    # The engine of the recipe says ddp; what is asked here is DeepSpeed's.
+    plan = make_plan(recipe.vary(engine="auto"), 4, engine="deepspeed")
+    assert shown == complete_config(plan)
+    assert (shown["train_batch_size"], shown["train_micro_batch_size_per_gpu"], shown["gradient_clipping"]) == (32, 8, 0.5)
+    assert shown["zero_optimization"]["stage"] == 2
+
+
+def test_several_worlds_give_a_list(capsys):
+    assert start("deepspeed_config_for=1,2") == 0
+    assert [config["train_micro_batch_size_per_gpu"] for config in json.loads(capsys.readouterr().out)] == [32, 16]
+
+
+def test_a_launchers_local_rank_is_no_override(tmp_path, capsys):
+    assert start("--local_rank=0", "plan_for=1") == 0
+
+
+def test_what_a_run_leaves(finished):
+    names = {path.name for path in finished.iterdir()}
+    assert names == {"recipe.yaml", "plan.json", "metrics.jsonl", "summary.json", "checkpoints", "tensorboard"}
+    rows = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    assert [(row["kind"], row["step"]) for row in rows] == [("train", 1), ("train", 2), ("train", 3), ("eval", 3)]
+    summary = json.loads((finished / "summary.json").read_text())
+    assert summary["top1_error"] == rows[-1]["top1_error"]
+    assert (summary["step"], summary["world_size"], summary["engine"]) == (3, 1, "ddp")
+    assert summary["versions"]["torch"] == torch.__version__.partition("+")[0]
+    assert sorted(path.name for path in (finished / "checkpoints").glob("*.pt")) == ["step_000000002.pt", "step_000000003.pt"]
+
+
+def test_timm_loads_the_checkpoint_and_gives_the_error_of_the_summary(finished):
+    path = finished / "checkpoints" / "step_000000003.pt"
+    model = timm.create_model("cifar_resnet8", num_classes=10, in_chans=1, checkpoint_path=str(path)).eval()
+    source = open_source(TINY.data, train=False, seed=0)
+    images, labels = source.fetch(Block(np.zeros(357, np.int64), np.arange(357)))
+    wrong = int((model(images).argmax(1) != labels).sum())
+    assert json.loads((finished / "summary.json").read_text())["top1_error"] == pytest.approx(100 * wrong / 357)
+
+
+def test_a_finished_run_started_again_says_so_and_changes_nothing(finished, capsys):
+    files = [path for path in finished.rglob("*") if path.is_file() and path.suffix in (".json", ".jsonl", ".yaml", ".pt")]
+    before = {path: path.read_bytes() for path in files if path.name not in ("recipe.yaml", "plan.json")}
+    assert start(f"run_dir={finished}") == 0
+    assert "finished at step 3 (summary.json): nothing to do" in capsys.readouterr().out
+    assert {path: path.read_bytes() for path in before} == before and len(before) == 4
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("batch_size=64", "batch_size was 32, is 64"),
+        ("schedule.base_lr=0.2", "schedule.base_lr was 0.1, is 0.2"),
+        ("model.args={zero_init_last: false}", "model.args was"),
+        ("optimizer.no_decay=norm", "optimizer.no_decay was"),
+        ("seed=1", "seed was 0, is 1"),
+        ("precision=bf16", "precision was fp32, is bf16"),
+        ("resume=never", "resume=never"),
+    ],
+)
+def test_another_recipe_does_not_go_on_in_the_same_folder(finished, capsys, word, said):
+    before = (finished / "recipe.yaml").read_text()
+    assert start(f"run_dir={finished}", word) == 2
+    assert said in capsys.readouterr().err
+    assert (finished / "recipe.yaml").read_text() == before
+
+
+def test_keys_that_may_change_on_resume_exist():
+    assert set(dict(keys())) >= MAY_CHANGE_ON_RESUME
+
+
+def test_mechanics_may_change_on_resume(tmp_path):
+    run_dir = tmp_path / "run"
+    assert start(f"run_dir={run_dir}") == 0
+    (run_dir / "checkpoints" / "step_000000003.pt").unlink()
+    assert start(f"run_dir={run_dir}", "micro_batch_size=16", "log_every=2it", "checkpoint.keep=5", "data.workers=1") == 0
+    assert json.loads((run_dir / "summary.json").read_text())["step"] == 3
+
+
+def run_script(*words: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(DIGITS), *words]
+    return subprocess.run(command, cwd=cwd, env=os.environ | environment, capture_output=True, text=True, timeout=120)
+
+
+def test_a_real_process_says_one_thing_and_exits(tmp_path):
+    done = run_script("optimiser.momentum=0.8", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: 'optimiser.momentum' is not a key of a recipe: did you mean optimizer.momentum?\n"
+
+
+def test_only_rank_0_speaks(tmp_path):
+    done = run_script("batch_size=0", cwd=tmp_path, RANK="1", WORLD_SIZE="2", LOCAL_RANK="1")
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", "")
+
+
+def test_a_plan_imports_no_engine(tmp_path):
+    code = f"""
+import runpy, sys
+sys.argv = ["digits.py", "plan_for=1,2,4"]
+runpy.run_path({str(DIGITS)!r}, run_name="__main__")
+assert not {{"deepspeed", "accelerate"}} & set(sys.modules), "an engine was imported"
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
