@@ -170,10 +170,9 @@ def _spec(config_type: type, name: str) -> dataclasses.Field[Any]:
 
 def _did_you_mean(name: str, known: list[str]) -> str:
     """The nearest key by spelling, also when only its last part was given (`momentum` for `optimizer.momentum`)."""
-    last_parts = {key.rpartition(".")[2]: key for key in reversed(known)}
-    near = [last_parts[name]] if name in last_parts else difflib.get_close_matches(name, known, n=1, cutoff=0.7)
-    near = near or [last_parts[part] for part in difflib.get_close_matches(name.rpartition(".")[2], list(last_parts), n=1)]
-    return f": did you mean {near[0]}?" if near else " (--help lists the keys)"
+    spelled = {key.rpartition(".")[2]: key for key in reversed(known)} | {key: key for key in known}
+    near = difflib.get_close_matches(name, spelled, n=1, cutoff=0.7) or difflib.get_close_matches(name.rpartition(".")[2], spelled, n=1)
+    return f": did you mean {spelled[near[0]]}?" if near else " (--help lists the keys)"
 
 
 def _replaced(config: Any, changes: Mapping[str, Any]) -> Any:
