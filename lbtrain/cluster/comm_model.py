@@ -42,8 +42,13 @@ def all_reduce_s(num_bytes: float, ranks: int, cost: Cost, *, algorithm: Algorit
     if algorithm == "auto":
         choices = [all_reduce_s(num_bytes, ranks, cost, algorithm=each) for each in ("ring", "tree", "halving-doubling")]
         return np.minimum.reduce(choices)
-    messages, share = _COEFFICIENTS[algorithm](ranks)
+    messages, share = coefficients(ranks, algorithm=algorithm)
     return messages * cost.latency_s + share * num_bytes * cost.s_per_byte
+
+
+def coefficients(ranks: int, *, algorithm: Algorithm) -> tuple[float, float]:
+    """(messages, multiples of the bytes) that one all-reduce costs; of one algorithm, not "auto"."""
+    return _COEFFICIENTS[algorithm](ranks)
 
 
 def _ring(n: int) -> tuple[float, float]:

@@ -102,10 +102,17 @@ class StepModel:
         self.noise = assumptions.measurement * rng.standard_normal((2, _DRAWS))
         self._rank_luck = rng.random(_DRAWS), rng.random(_DRAWS)
 
-    def predict(self, sizes: Sequence[int], *, measured_step_s: float, measured_on: int) -> list[Prediction]:
-        """Predict every size in `sizes` from one measured step of `measured_on` GPUs."""
-        compute = self.solve_compute(measured_step_s, measured_on)
-        baseline = self.job.images / measured_step_s
+    def predict(
+        self, sizes: Sequence[int], *, measured_step_s: float, measured_on: int, calibrated: "StepModel | None" = None
+    ) -> list[Prediction]:
+        """Predict every size in `sizes` from one measured step of `measured_on` GPUs.
+
+        Where this model's job or links differ from what was measured, `calibrated` is the model of the measurement. Computing time follows
+        the number of images; efficiency is against the measured throughput.
+        """
+        reference = calibrated or self
+        compute = reference.solve_compute(measured_step_s, measured_on) * (self.job.images / reference.job.images)
+        baseline = reference.job.images / measured_step_s
         return [self._summary(size, compute, baseline, is_baseline=size == measured_on) for size in sizes]
 
     def solve_compute(self, step_s: float, gpus: int) -> FloatArray:

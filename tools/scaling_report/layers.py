@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from lbtrain.cluster.comm_model import Buckets, fill_buckets
+from lbtrain.errors import RecipeError
 
 BYTES = {"fp32": 4, "tf32": 4, "fp16": 2, "bf16": 2}
 
@@ -21,7 +22,7 @@ def counted_layers(model_name: str, *, dtype: str = "fp32") -> list[tuple[float,
     """
     if not timm.is_model(model_name):
         close = difflib.get_close_matches(model_name, timm.list_models(), n=3)
-        raise ValueError(f"timm has no model {model_name!r}" + (f"; did you mean {', '.join(close)}?" if close else ""))
+        raise RecipeError(f"timm has no model {model_name!r}" + (f"; did you mean {', '.join(close)}?" if close else ""))
     with torch.device("meta"):
         model = timm.create_model(model_name).eval()
         image = torch.empty(1, *timm.data.resolve_model_data_config(model)["input_size"])
@@ -50,25 +51,35 @@ def _multiply_adds(module: nn.Module, output: torch.Tensor) -> float:
     return float(output.numel() * weight.numel() / weight.shape[0])
 
 
-def timed_buckets(model: nn.Module, loss: Callable[[], torch.Tensor]) -> Buckets:
-    """Buckets of `model` from one profiled step: each parameter's gradient is stamped when it is complete. Not for use inside DDP."""
-    stamps: list[tuple[float, float]] = []
+class GradientStamps:
+    """While it is on, notes when each parameter's gradient is complete. Not for a step that exchanges gradients."""
 
-    def stamp(parameter: torch.Tensor) -> None:
+    def __init__(self, model: nn.Module):
+        self._stamps: list[tuple[float, float]] = []
+        self._hooks = [each.register_post_accumulate_grad_hook(self._stamp) for each in model.parameters() if each.requires_grad]
+
+    def _stamp(self, parameter: torch.Tensor) -> None:
         _synchronize(parameter)
-        stamps.append((float(parameter.numel() * parameter.element_size()), time.perf_counter()))
+        self._stamps.append((float(parameter.numel() * parameter.element_size()), time.perf_counter()))
 
-    hooks = [parameter.register_post_accumulate_grad_hook(stamp) for parameter in model.parameters() if parameter.requires_grad]
+    def buckets(self, *, forward_start: float, forward_end: float) -> Buckets:
+        """Ends the stamping; the times are of time.perf_counter()."""
+        for hook in self._hooks:
+            hook.remove()
+        times = [forward_end, *(when for _, when in self._stamps)]
+        layers = [(num_bytes, after - before) for (num_bytes, after), before in zip(self._stamps, times, strict=False)]
+        return fill_buckets(layers[::-1], forward_share=(forward_end - forward_start) / (times[-1] - forward_start))
+
+
+def timed_buckets(model: nn.Module, loss: Callable[[], torch.Tensor]) -> Buckets:
+    """Buckets of `model` from one profiled forward and backward pass."""
+    stamps = GradientStamps(model)
     start = time.perf_counter()
     value = loss()
     _synchronize(value)
     forward_end = time.perf_counter()
     value.backward()
-    for hook in hooks:
-        hook.remove()
-    times = [forward_end, *(when for _, when in stamps)]
-    layers = [(num_bytes, after - before) for (num_bytes, after), before in zip(stamps, times, strict=False)]
-    return fill_buckets(layers[::-1], forward_share=(forward_end - start) / (times[-1] - start))
+    return stamps.buckets(forward_start=start, forward_end=forward_end)
 
 
 def _synchronize(tensor: torch.Tensor) -> None:

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lbtrain.cluster.comm_model import Algorithm, fill_buckets
-from lbtrain.cluster.step_model import Assumptions, Job, Prediction, Spread, StepModel
+from lbtrain.cluster.step_model import Job, Prediction, Spread, StepModel
 from lbtrain.cluster.topology import GPUS, NETWORKS, NODE_LINKS, Topology, preset
 from lbtrain.errors import RecipeError
 from tools.scaling_report.layers import BYTES, counted_layers
+from tools.scaling_report.what_if import WhatIf
 
 # JPEG decoding, random crop and normalisation of an ImageNet picture, images/s of one core. Decoding alone: 360 to 860 over libraries and
 # processors of 2020 to 2025 (imread-benchmark); the crop's resize and older processors take off up to two thirds.
@@ -29,19 +30,15 @@ class Question:
     node_link: str | None = None  # None: the GPU's own, or NVLink 2
     dtype: str = "fp32"
     algorithm: Algorithm = "auto"
-    accumulation: int = 1
-    zero_stage: int = 0
     overlaps: bool = True
     cpu_cores: int | None = None  # of a node, decoding JPEG; None: synthetic data, or a loader that keeps up
 
     def __post_init__(self) -> None:
-        for name in ("images_per_sec", "measured_on", "micro_batch", "gpus_per_node", "links", "accumulation"):
+        for name in ("images_per_sec", "measured_on", "micro_batch", "gpus_per_node", "links"):
             if not getattr(self, name) > 0:
                 raise RecipeError(f"{name} must be above 0, not {getattr(self, name)}")
         if self.dtype not in BYTES:
             raise RecipeError(f"no gradient type {self.dtype!r}; there are {', '.join(BYTES)}")
-        if self.zero_stage not in (0, 1):
-            raise RecipeError(f"zero={self.zero_stage}: only stages 0 and 1 are modelled; stage 2 moves the same bytes as stage 1")
 
     @property
     def step_s(self) -> float:
@@ -64,10 +61,13 @@ class Question:
             buckets=fill_buckets(counted_layers(self.model, dtype=self.dtype)),
             images=self.micro_batch,
             overlaps=self.overlaps,
-            zero_stage=self.zero_stage,
             loader_images_per_s=loader,
         )
 
-    def answer(self, sizes: Sequence[int], *, assumptions: Assumptions | None = None) -> list[Prediction]:
-        model = StepModel(self.job(), self.topology(), algorithm=self.algorithm, assumptions=assumptions)
-        return model.predict(sizes, measured_step_s=self.step_s, measured_on=self.measured_on)
+    def answer(self, sizes: Sequence[int], *, what_if: WhatIf | None = None) -> list[Prediction]:
+        """Predict `sizes`; efficiency is against the measured throughput, whatever `what_if` changes."""
+        what_if = what_if or WhatIf()
+        job, topology = self.job(), self.topology()
+        measured = StepModel(job, topology, algorithm=self.algorithm)
+        changed = StepModel(what_if.job(job, dtype=self.dtype), what_if.topology(topology), algorithm=self.algorithm)
+        return changed.predict(sizes, calibrated=measured, measured_step_s=self.step_s, measured_on=self.measured_on)

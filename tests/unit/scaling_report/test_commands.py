@@ -1,0 +1,204 @@
+"""fit, advise, compare, ingest and render on reports whose right answer is known."""
+
+import csv
+import json
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from lbtrain.cluster.step_model import Prediction
+from tools.scaling_report.__main__ import COMMANDS, main
+from tools.scaling_report.advise import knee, options_for
+from tools.scaling_report.compare import is_slower
+from tools.scaling_report.fit import fit_link
+from tools.scaling_report.ingest import rates
+from tools.scaling_report.report import Collective, Report, ReportError, Row, load, mean_interval, with_efficiency
+
+ROW = Row(gpus=8, nodes=1, images_per_s=800.0, images_per_s_gpu=100.0, images_per_s_gpu_low=98.0, images_per_s_gpu_high=102.0)
+PREDICTION = Prediction(
+    gpus=16, nodes=2, images_per_s=1500, images_per_s_low=1400, images_per_s_high=1550,
+    efficiency=0.94, efficiency_low=0.88, efficiency_high=0.97, step_s=0.3, shares={"compute": 0.94, "communication": 0.06},
+)  # fmt: skip
+
+
+def _sweep(latency: float, rate: float) -> list[Collective]:
+    points = [(nodes, size) for nodes in (2, 4) for size in (1_000, 100_000, 10_000_000)]
+    cost = {2: (2, 1.0), 4: (6, 1.5)}
+    return [
+        Collective(gpus=n, nodes=n, num_bytes=size, seconds=cost[n][0] * latency + cost[n][1] * size / rate) for n, size in points
+    ]  # fmt: skip
+
+
+def test_fit_finds_latency_and_bandwidth() -> None:
+    link = fit_link(_sweep(1e-4, 1e8))
+    assert link.latency_s.value == pytest.approx(1e-4)
+    assert 1 / link.s_per_byte.value == pytest.approx(1e8)
+    assert link.latency_s.determined
+    assert link.s_per_byte.determined
+
+
+def test_fit_says_when_the_points_do_not_determine_a_value() -> None:
+    large_only = [replace(point, num_bytes=size, seconds=size / 1e8 * noise) for point, size, noise in zip(
+        _sweep(0, 1e8), (50e6, 60e6, 70e6, 50e6, 60e6, 70e6), (1.03, 0.97, 1.02, 0.98, 1.01, 0.99), strict=True)]  # fmt: skip
+    assert not fit_link([replace(point, nodes=2, gpus=2) for point in large_only]).latency_s.determined
+    with pytest.raises(ReportError, match="cannot fix"):
+        fit_link(_sweep(1e-4, 1e8)[:2])
+
+
+def test_fit_prints_what_it_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Report(collectives=_sweep(1e-4, 1e8), rows=[replace(ROW, jitter=0.02), replace(ROW, gpus=16, jitter=0.022)]).save(tmp_path / "r.json")
+    assert main(["fit", str(tmp_path / "r.json")]) == 0
+    out = capsys.readouterr().out
+    assert "latency 100 us a message" in out
+    assert "bandwidth 100 MB/s" in out
+    assert "jitter: 2.1 % of a step" in out
+
+
+def test_advise_by_hand() -> None:
+    """Critical batch 1000, 1000 images at batch 0: at batch 1000 twice the examples (McCandlish et al. 2018, equation 2.11)."""
+    (one, ten) = options_for([(1, 10.0), (10, 100.0)], critical_batch=1000, examples=1100, at_batch=100, micro_batch=100)
+    assert one.hours == pytest.approx(1000 * 1.1 / 10 / 3600)
+    assert ten.hours == pytest.approx(1000 * 2 / 100 / 3600)
+    assert ten.gpu_hours == pytest.approx(10 * ten.hours)
+
+
+def test_the_knee_is_the_last_doubling_that_pays() -> None:
+    rates = [(8 * 2**i, 1000.0 * 2**i) for i in range(9)]
+    options = options_for(rates, critical_batch=8192, examples=1e8, at_batch=256, micro_batch=32)
+    best = knee(options)
+    times = {each.gpus: each.hours for each in options}
+    assert 1 - times[best.gpus] / times[best.gpus // 2] >= 0.10
+    assert 1 - times[best.gpus * 2] / times[best.gpus] < 0.10
+
+
+def test_advise_says_it_in_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    predictions = [replace(PREDICTION, gpus=8 * 2**i, images_per_s=1000.0 * 2**i) for i in range(9)]
+    Report(predictions=predictions).save(tmp_path / "p.json")
+    words = ["advise", str(tmp_path / "p.json"), "--critical-batch", "2000", "--examples", "1e8", "--micro-batch", "32"]
+    assert main(words) == 0
+    assert re.search(r"\d+ GPUs \(.*GPU-hours\); past \d+ each doubling saves under 10%", capsys.readouterr().out)
+
+
+def test_slower_is_beyond_both_intervals() -> None:
+    near = replace(ROW, images_per_s_gpu=97, images_per_s_gpu_low=95, images_per_s_gpu_high=99)
+    far = replace(ROW, images_per_s_gpu=90, images_per_s_gpu_low=88, images_per_s_gpu_high=92)
+    single = replace(ROW, images_per_s_gpu=97, images_per_s_gpu_low=None, images_per_s_gpu_high=None)
+    assert [is_slower(ROW, row) for row in (ROW, near, far, single)] == [False, False, True, False]
+    assert is_slower(replace(single, images_per_s_gpu=100), replace(single, images_per_s_gpu=94))
+
+
+def test_compare_exits_1_on_a_slow_down(tmp_path: Path) -> None:
+    Report(rows=[ROW]).save(tmp_path / "a.json")
+    Report(rows=[replace(ROW, images_per_s_gpu=80, images_per_s_gpu_low=79, images_per_s_gpu_high=81)]).save(tmp_path / "b.json")
+    Report(rows=[replace(ROW, gpus=64)]).save(tmp_path / "c.json")
+    a, b, c = (str(tmp_path / f"{name}.json") for name in "abc")
+    assert [main(["compare", *pair]) for pair in ((a, a), (a, b), (b, a), (a, c))] == [0, 1, 0, 2]
+
+
+@pytest.mark.parametrize(
+    ("line", "value"),
+    [
+        (
+            "[2026] [INFO] epoch=0/micro_step=50/global_step=50, RunningAvgSamplesPerSec=732.1, CurrSamplesPerSec=735.9, MemAllocated=1GB",
+            735.9,
+        ),
+        (
+            "Train: 0 [  50/1251 (  4%)]  Loss: 6.9 (6.9)  Time: 0.350s,  732.10/s  (0.360s,  711.00/s)  LR: 1.0e-05  Data: 0.011 (0.02)",
+            732.1,
+        ),
+        ("step 40  epoch 0.5  loss 1.2  lr 0.1  1,234 images/s", 1234.0),
+        ("images/sec: 219.4 +/- 0.3", 219.4),
+        ('{"step": 5, "images_per_sec": 1e3, "kind": "train"}', 1000.0),
+    ],
+)
+def test_ingest_reads_each_kind_of_log(line: str, value: float) -> None:
+    assert rates([line] * 4) == [value] * 3
+    assert rates(["loss 5.0", "{broken", '{"step": 1}', ""]) == []
+
+
+def test_ingest_makes_a_report_with_efficiency(tmp_path: Path) -> None:
+    for gpus, rate in ((8, 800), (16, 1500)):
+        (tmp_path / f"{gpus}.txt").write_text("".join(f"step {i} {rate + i % 3} images/s\n" for i in range(50)))
+    words = ["ingest", f"8={tmp_path}/8.txt", f"16={tmp_path}/16.txt", "--out", str(tmp_path / "r.json")]
+    assert main(words) == 0
+    eight, sixteen = load(tmp_path / "r.json").rows
+    assert eight.efficiency == 1
+    assert sixteen.efficiency == pytest.approx(1501 / 801 / 2, rel=1e-3)
+    assert sixteen.images_per_s_gpu_low < sixteen.images_per_s_gpu < sixteen.images_per_s_gpu_high
+    (tmp_path / "8.txt").write_text("nothing")
+    assert main(words) == 2
+
+
+def test_efficiency_is_against_the_smallest_good_row_of_its_kind() -> None:
+    rows = with_efficiency([
+        replace(ROW, gpus=4, status="timed out", images_per_s=None), ROW, replace(ROW, gpus=16, nodes=2, images_per_s=1200.0),
+        replace(ROW, gpus=8, data="real", images_per_s=700.0),
+    ])  # fmt: skip
+    assert [row.efficiency for row in rows] == [None, 1.0, 0.75, 1.0]
+    assert rows[2].speed_up == 1.5
+
+
+def test_the_interval_of_a_mean_by_student() -> None:
+    """Three values, two degrees of freedom: t = 4.303 (Student 1908)."""
+    mean, low, high = mean_interval([1.0, 2.0, 3.0])
+    assert mean == 2
+    assert (high - low) / 2 == pytest.approx(4.3027 / 3**0.5, rel=1e-4)
+
+
+@pytest.fixture
+def rendered(tmp_path: Path) -> Path:
+    rows = [ROW, replace(ROW, gpus=16, nodes=2, images_per_s=1500.0, compute_s=0.2, exposed_communication_s=0.05)]
+    rows.append(Row(gpus=32, nodes=4, status="timed out <script>alert(1)</script>"))
+    Report(rows=with_efficiency(rows), provenance={"commit": "abc"}).save(tmp_path / "m.json")
+    Report(predictions=[PREDICTION, replace(PREDICTION, gpus=32)]).save(tmp_path / "p.json")
+    assert main(["render", str(tmp_path / "m.json"), str(tmp_path / "p.json"), "--out", str(tmp_path / "out")]) == 0
+    return tmp_path / "out"
+
+
+def test_render_writes_all_five_files(rendered: Path) -> None:
+    assert sorted(path.name for path in rendered.iterdir()) == [f"scaling.{kind}" for kind in ("csv", "html", "json", "md", "png")]
+    assert (rendered / "scaling.png").read_bytes().startswith(b"\x89PNG")
+    rows = list(csv.DictReader((rendered / "scaling.csv").read_text().splitlines()))
+    assert [row["gpus"] for row in rows] == ["8", "16", "32"]
+    assert rows[2]["images_per_s"] == ""
+    assert len(json.loads((rendered / "scaling.json").read_text())["predictions"]) == 2
+    assert "| predicted |" in (rendered / "scaling.md").read_text()
+
+
+def test_the_page_stands_alone_and_is_honest(rendered: Path) -> None:
+    page = (rendered / "scaling.html").read_text()
+    assert not re.search(r"""(src|href)=["']?https?:|@import|<script""", page)
+    assert "not measured" in page
+    assert "&lt;script&gt;" in page
+    assert page.count('<tr class="predicted">') == 2
+
+
+def test_the_page_opens_in_a_browser(rendered: Path) -> None:
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("no chromium to open the page with")
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=2000", "--dump-dom"]
+    opened = subprocess.run([browser, *flags, f"file://{rendered}/scaling.html"], capture_output=True, text=True, timeout=60, check=False)
+    assert "<svg" in opened.stdout
+    assert "Predicted" in opened.stdout
+
+
+def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in COMMANDS:
+        with pytest.raises(SystemExit) as exit_:
+            main([command, "--help"])
+        assert exit_.value.code == 0
+        assert len(capsys.readouterr().out) > 300
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"rows": [{"gpus": 1}], "predictions": [], "collectives": [], "provenance": {}}', "null"]
+)
+def test_a_file_that_is_no_report_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text(text)
+    with pytest.raises(ReportError, match="not a scaling report"):
+        load(tmp_path / "x.json")

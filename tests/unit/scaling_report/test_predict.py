@@ -1,0 +1,99 @@
+"""`predict` and `what-if`: flags in, JSON out; what cannot be answered is refused in one line with exit code 2."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from lbtrain.cluster.comm_model import fill_buckets
+from tools.scaling_report.__main__ import main
+from tools.scaling_report.layers import counted_layers, timed_buckets
+from tools.scaling_report.report import load
+
+BUYER = ["predict", "--model", "resnet50", "--images-per-sec", "380", "--measured-on", "8", "--micro-batch", "128"]
+BUYER += ["--gpus-per-node", "8", "--network", "ib-edr-100", "--links", "1"]
+
+
+def _efficiency(capsys: pytest.CaptureFixture[str], *words: str) -> list[float]:
+    assert main([*BUYER, "--gpus", "8,256", "--dtype", "fp16", "--json", *words]) == 0
+    return [each["efficiency"] for each in json.loads(capsys.readouterr().out)["predictions"]]
+
+
+def test_a_buyers_question_needs_no_run(capsys: pytest.CaptureFixture[str]) -> None:
+    baseline, large = _efficiency(capsys)
+    assert baseline == pytest.approx(1, abs=1e-6)
+    assert 0.9 < large < 1
+
+
+def test_the_table_names_what_the_throughput_was_taken_for(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*BUYER, "--gpus", "8,256"]) == 0
+    assert "380 images/s on 8 GPUs (47.5 a GPU)" in capsys.readouterr().out
+
+
+def test_what_if_moves_the_answer_the_way_hardware_does(capsys: pytest.CaptureFixture[str]) -> None:
+    slow = ["--network", "eth-10", "--images-per-sec", "3040"]
+    plain = _efficiency(capsys, *slow)[1]
+    assert _efficiency(capsys, *slow, "--what-if", "bandwidth=2x")[1] > plain
+    assert _efficiency(capsys, *slow, "--what-if", "accumulation=4")[1] > plain
+    assert _efficiency(capsys, *slow, "--what-if", "micro_batch=16")[1] < plain
+    assert _efficiency(capsys, *slow, "--what-if", "dtype=fp32")[1] < plain
+    assert _efficiency(capsys, *slow, "--what-if", "zero=1")[1] < plain
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--what-if", "speed=2x"], "speed=2x"),
+        (["--what-if", "zero=3"], "zero=3"),
+        (["--gpus", "8,x"], "GPU counts"),
+        (["--network", "tin-cans"], "tin-cans"),
+        (["--images-per-sec", "nan"], "above 0"),
+    ],
+)
+def test_flags_that_mean_nothing_are_refused(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main([*BUYER, *words])
+    assert exit_.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([*BUYER, "--gpus", "12"], "ask for 8 or 16"),
+        ([*BUYER, "--model", "resnet5"], "did you mean resnet50"),
+        (["predict", "--model", "resnet50"], "--images-per-sec, --measured-on, --micro-batch must be given"),
+        (["predict", "--run", "nowhere.json"], "cannot be read"),
+        (["compare", "a.json", "b.json"], "cannot be read"),
+    ],
+)
+def test_questions_without_an_answer_end_with_code_2_and_one_line(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+
+
+def test_a_prediction_is_kept_as_a_report(tmp_path: Path) -> None:
+    assert main([*BUYER, "--gpus", "8,16", "--out", str(tmp_path / "p.json")]) == 0
+    assert [each.gpus for each in load(tmp_path / "p.json").predictions] == [8, 16]
+
+
+def test_resnet50_has_its_known_parameters_and_multiply_adds() -> None:
+    layers = counted_layers("resnet50", dtype="fp16")
+    assert sum(num_bytes for num_bytes, _ in layers) == 2 * 25_557_032
+    assert sum(work for _, work in layers) == pytest.approx(4.1e9, rel=0.01)  # He et al. 2016, table 1: 3.8e9 without stride-in-3x3
+
+
+def test_a_profiled_step_finds_the_buckets_that_counting_finds() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(*[nn.Linear(512, 512) for _ in range(12)])
+    images = torch.randn(64, 512)
+    timed = timed_buckets(model, lambda: model(images).sum())
+    counted = fill_buckets([(4.0 * (512 * 512 + 512), 1.0)] * 12)
+    assert timed.num_bytes == counted.num_bytes
+    assert timed.ready[-1] == pytest.approx(1)
+    assert list(timed.ready) == sorted(timed.ready)
+    assert not any(parameter._post_accumulate_grad_hooks for parameter in model.parameters())

@@ -1,0 +1,118 @@
+"""One self-contained HTML page of a report: no script, no font, no picture is fetched from anywhere."""
+
+import html
+import io
+from collections.abc import Sequence
+
+from lbtrain.cluster.step_model import Prediction
+from tools.scaling_report.chart import draw
+from tools.scaling_report.report import Report, Row
+
+NOT_MEASURED = "not measured"
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 1200px; padding: 0 1rem; color: #1b1b1b; background: #fff }
+h1 { font-size: 1.6rem; margin-bottom: .2rem } h2 { font-size: 1.15rem; margin-top: 2rem }
+.scroll { overflow-x: auto } table { border-collapse: collapse; font-variant-numeric: tabular-nums }
+th, td { padding: .3rem .7rem; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap } th { background: #f5f5f5 }
+tr.predicted td { background: #fff6e3 } tr.failed td { background: #fdeaea } td.none { color: #767676; font-style: italic }
+svg { width: 100%; height: auto } .note { color: #555 } dl { display: grid; grid-template-columns: max-content auto; gap: .1rem 1rem }
+dt { color: #555 } dd { margin: 0; overflow-wrap: anywhere }
+"""
+
+
+def page(report: Report) -> str:
+    title = "How training scales"
+    measured, predicted = len(report.good_rows()), len(report.predictions)
+    parts = [
+        f"<h1>{title}</h1>",
+        f'<p class="note">{measured} measured and {predicted} predicted cluster sizes. Measured points are solid lines and white rows; '
+        "predictions are the hatched band and shaded rows, with their 90% interval.</p>",
+        _picture(report),
+        "<h2>Measured</h2>",
+        table(["GPUs", "nodes", "mode", "data", "status", "images a GPU", *_MEASURED], [_measured(row) for row in report.rows])
+        if report.rows
+        else f"<p>{NOT_MEASURED}</p>",
+    ]
+    if report.predictions:
+        parts += ["<h2>Predicted</h2>", _predicted_table(report.predictions)]
+    parts += ["<h2>Where this comes from</h2>", _provenance(report)]
+    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title><style>{_STYLE}</style>'
+    return f'<!doctype html>\n<html lang="en"><head>{head}</head><body>\n' + "\n".join(parts) + "\n</body></html>\n"
+
+
+_MEASURED = ["images/s", "images/s a GPU (95%)", "efficiency", "step p50 / p95, ms", "compute, ms", "exposed exchange, ms"]
+_MEASURED += ["data wait, ms", "slowest rank", "spread"]
+
+
+def _measured(row: Row) -> tuple[str, list[str | None]]:
+    interval = number(row.images_per_s_gpu, 1)
+    if interval and row.images_per_s_gpu_low is not None and row.images_per_s_gpu_high is not None:
+        interval += f" ({row.images_per_s_gpu_low:,.1f} to {row.images_per_s_gpu_high:,.1f})"
+    slowest = None if row.slowest_rank is None else f"{row.slowest_rank} on {row.slowest_host}"
+    spread = percent(row.rank_spread)
+    batch = None if row.per_gpu_batch is None else str(row.per_gpu_batch)
+    steps = _joined(milliseconds(row.step_p50_s), milliseconds(row.step_p95_s))
+    efficiency = percent(row.efficiency)
+    exchange, wait = milliseconds(row.exposed_communication_s), milliseconds(row.data_wait_s)
+    return ("failed" if row.status != "ok" else ""), [
+        str(row.gpus), str(row.nodes), row.mode, row.data, row.status, batch, number(row.images_per_s, 0), interval, efficiency,
+        steps, milliseconds(row.compute_s), exchange, wait, slowest, spread,
+    ]  # fmt: skip
+
+
+def _predicted_table(predictions: Sequence[Prediction]) -> str:
+    causes = list(predictions[0].shares)
+    rows: list[tuple[str, list[str | None]]] = []
+    for each in predictions:
+        rate = f"{each.images_per_s:,.0f} ({each.images_per_s_low:,.0f} to {each.images_per_s_high:,.0f})"
+        interval = f"{100 * each.efficiency:.1f}% ({100 * each.efficiency_low:.1f} to {100 * each.efficiency_high:.1f})"
+        rows.append(
+            ("predicted", [str(each.gpus), str(each.nodes), rate, interval, *(percent(each.shares.get(cause)) for cause in causes)])
+        )
+    return table(["GPUs", "nodes", "images/s (90%)", "efficiency (90%)", *causes], rows)
+
+
+def table(header: Sequence[str], rows: Sequence[tuple[str, Sequence[str | None]]]) -> str:
+    """Rows are (class, cells); a cell of None says that it was not measured."""
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in header)
+    body = "".join(f'<tr class="{kind}">{"".join(_cell(cell) for cell in cells)}</tr>' for kind, cells in rows)
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _cell(text: str | None) -> str:
+    return f'<td class="none">{NOT_MEASURED}</td>' if text is None else f"<td>{html.escape(text)}</td>"
+
+
+def _picture(report: Report) -> str:
+    buffer = io.StringIO()
+    draw(report).savefig(buffer, format="svg", metadata={"Date": None})
+    drawing = buffer.getvalue()
+    return drawing[drawing.index("<svg") :]
+
+
+def _provenance(report: Report) -> str:
+    items = "".join(f"<dt>{html.escape(key)}</dt><dd>{html.escape(_words(value))}</dd>" for key, value in report.provenance.items())
+    return f"<dl>{items}</dl>" if items else "<p>not recorded</p>"
+
+
+def _words(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_words(inner)}" for key, inner in value.items() if inner is not None)
+    return ", ".join(map(_words, value)) if isinstance(value, list) else str(value)
+
+
+def number(value: float | None, digits: int) -> str | None:
+    return None if value is None else f"{value:,.{digits}f}"
+
+
+def percent(value: float | None) -> str | None:
+    return None if value is None else f"{100 * value:.1f}%"
+
+
+def milliseconds(value: float | None) -> str | None:
+    return None if value is None else f"{1000 * value:,.1f}"
+
+
+def _joined(first: str | None, second: str | None) -> str | None:
+    return None if first is None or second is None else f"{first} / {second}"

@@ -1,0 +1,130 @@
+"""The report that every command reads and writes: measured rows, predicted rows, collective timings, and where they come from.
+
+None means "not measured" and is shown as that; no column is ever filled with a guess.
+"""
+
+import dataclasses
+import json
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from scipy.special import stdtrit
+
+from lbtrain.cluster.step_model import Prediction
+from lbtrain.errors import RecipeError
+
+
+class ReportError(RecipeError):
+    """A report that cannot be read or used."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One measured configuration. Times in seconds a step (median over steps, slowest rank); images_per_s of all GPUs together."""
+
+    gpus: int
+    nodes: int
+    mode: str = "weak"
+    data: str = "synthetic"
+    per_gpu_batch: int | None = None
+    global_batch: int | None = None
+    accumulation: int | None = None
+    images_per_s: float | None = None
+    images_per_s_gpu: float | None = None
+    images_per_s_gpu_low: float | None = None  # 95% interval
+    images_per_s_gpu_high: float | None = None
+    speed_up: float | None = None
+    efficiency: float | None = None
+    baseline_gpus: int | None = None
+    step_p50_s: float | None = None
+    step_p95_s: float | None = None
+    compute_s: float | None = None
+    exposed_communication_s: float | None = None
+    data_wait_s: float | None = None
+    optimizer_s: float | None = None
+    slowest_rank: int | None = None
+    slowest_host: str | None = None
+    rank_spread: float | None = None  # (slowest - fastest) / median of the ranks' own times
+    jitter: float | None = None  # relative standard deviation of a rank's own time, over ranks and steps
+    status: str = "ok"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Collective:
+    """One all-reduce: median seconds of `num_bytes` over `gpus` ranks on `nodes` nodes."""
+
+    gpus: int
+    nodes: int
+    num_bytes: int
+    seconds: float
+
+
+@dataclass(kw_only=True)
+class Report:
+    rows: list[Row] = field(default_factory=list)
+    predictions: list[Prediction] = field(default_factory=list)
+    collectives: list[Collective] = field(default_factory=list)
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def save(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(dataclasses.asdict(self), indent=1) + "\n")
+
+    def good_rows(self) -> list[Row]:
+        return [row for row in self.rows if row.status == "ok" and row.images_per_s]
+
+
+def load(path: Path) -> Report:
+    """Read a report. Raises ReportError with the reason if the file is missing or is something else."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        return Report(
+            rows=[Row(**row) for row in values["rows"]],
+            predictions=[Prediction(**row) for row in values["predictions"]],
+            collectives=[Collective(**row) for row in values["collectives"]],
+            provenance=values["provenance"],
+        )
+    except OSError as error:
+        raise ReportError(f"{path} cannot be read ({error.strerror}); give a report written by measure, predict or ingest") from None
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ReportError(f"{path} is not a scaling report ({type(error).__name__}: {error})") from None
+
+
+def merged(reports: Iterable[Report]) -> Report:
+    together = Report()
+    for report in reports:
+        together.rows += report.rows
+        together.predictions += report.predictions
+        together.collectives += report.collectives
+        together.provenance |= report.provenance
+    return together
+
+
+def with_efficiency(rows: Sequence[Row]) -> list[Row]:
+    """The rows with speed-up and efficiency against the smallest measured size of the same mode and data."""
+    smallest: dict[tuple[str, str], Row] = {}
+    for row in sorted(rows, key=lambda row: row.gpus):
+        if row.status == "ok" and row.images_per_s:
+            smallest.setdefault((row.mode, row.data), row)
+    return [_against(row, smallest.get((row.mode, row.data))) for row in rows]
+
+
+def _against(row: Row, baseline: Row | None) -> Row:
+    if baseline is None or not baseline.images_per_s or not row.images_per_s:
+        return row
+    speed_up = row.images_per_s / baseline.images_per_s
+    return dataclasses.replace(
+        row, speed_up=speed_up, efficiency=speed_up * baseline.gpus / row.gpus, baseline_gpus=baseline.gpus
+    )  # fmt: skip
+
+
+def mean_interval(samples: Sequence[float]) -> tuple[float, float, float]:
+    """(mean, low, high): the 95% interval of the mean by Student's t; as wide as infinity for a single sample."""
+    mean = statistics.fmean(samples)
+    if len(samples) < 2:
+        return mean, float("-inf"), float("inf")
+    half = float(stdtrit(len(samples) - 1, 0.975)) * statistics.stdev(samples) / len(samples) ** 0.5
+    return mean, mean - half, mean + half

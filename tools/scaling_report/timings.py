@@ -1,0 +1,75 @@
+"""From the step times that every rank wrote to a row of the report."""
+
+import json
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tools.scaling_report.report import ReportError, Row, mean_interval
+
+
+@dataclass(frozen=True)
+class RankTimes:
+    rank: int
+    host: str
+    steps: list[dict[str, float]]
+    buckets: dict[str, Any] | None
+
+    def median(self, name: str) -> float:
+        return statistics.median(step[name] for step in self.steps)
+
+
+def read_ranks(folder: Path, ranks: int, *, warmup: int) -> list[RankTimes]:
+    """Times of all `ranks`, without the first `warmup` steps. Raises ReportError if a rank wrote none."""
+    found = []
+    for rank in range(ranks):
+        try:
+            values = json.loads((folder / f"rank{rank}.json").read_text())
+        except (OSError, ValueError):
+            raise ReportError(f"rank {rank} wrote no times to {folder}; that folder must be shared by all hosts") from None
+        found.append(RankTimes(rank, values["host"], values["steps"][warmup:], values["buckets"]))
+    return found
+
+
+def step_seconds(ranks: Sequence[RankTimes]) -> list[float]:
+    """Each step's time: that of its slowest rank."""
+    return [max(step["step_s"] for step in steps) for steps in zip(*(each.steps for each in ranks), strict=True)]
+
+
+def summarize(row: Row, repeats: Sequence[Sequence[RankTimes]], alone: Sequence[RankTimes]) -> Row:
+    """`row` with what was measured: `repeats` of the real run, and `alone`, a run without gradient exchange."""
+    assert row.global_batch
+    times = [step_seconds(ranks) for ranks in repeats]
+    every = sorted(second for repeat in times for second in repeat)
+    rates = [row.global_batch / second for second in _independent(times)]
+    rate, low, high = mean_interval(rates)
+    step = statistics.median(every)
+    medians = [each.median("own_s") for each in alone]
+    slowest = max(alone, key=lambda each: each.median("own_s"))
+    own = [entry["own_s"] for each in alone for entry in each.steps]
+    middle = statistics.median(own)
+    return _filled(
+        row,
+        images_per_s=rate, images_per_s_gpu=rate / row.gpus, images_per_s_gpu_low=low / row.gpus, images_per_s_gpu_high=high / row.gpus,
+        step_p50_s=step, step_p95_s=every[int(0.95 * (len(every) - 1))],
+        compute_s=max(medians),
+        exposed_communication_s=max(0.0, step - statistics.median(step_seconds(alone))) if row.gpus > 1 else 0.0,
+        data_wait_s=max(each.median("wait_s") for each in repeats[0]),
+        optimizer_s=max(each.median("optimizer_s") for each in alone),
+        slowest_rank=slowest.rank, slowest_host=slowest.host, rank_spread=(max(medians) - min(medians)) / middle,
+        jitter=statistics.pstdev(own) / middle,
+    )  # fmt: skip
+
+
+def _filled(row: Row, **values: Any) -> Row:
+    return Row(**(row.__dict__ | values))
+
+
+def _independent(times: Sequence[Sequence[float]]) -> list[float]:
+    """Mean step times that may be taken as independent: of repeats where there are three, else of ten blocks of each run."""
+    if len(times) >= 3:
+        return [statistics.fmean(repeat) for repeat in times]
+    blocks = [repeat[i * len(repeat) // 10 : (i + 1) * len(repeat) // 10] for repeat in times for i in range(10)]
+    return [statistics.fmean(block) for block in blocks if block]
