@@ -1,0 +1,134 @@
+"""Every file in recipes/: its contract, its plans from 8 to 256 ranks, three real steps."""
+
+import ast
+import json
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch.distributed as dist
+
+from lbtrain.census import census
+from lbtrain.data import facts
+from lbtrain.errors import RecipeError
+from lbtrain.main import main
+from lbtrain.plan import Plan, make_plan
+from lbtrain.recipe import Recipe
+
+FOLDER = Path(__file__).parents[2] / "recipes"
+FILES = sorted(FOLDER.rglob("*.py"))
+WORLDS = (8, 16, 32, 64, 128, 256)
+KNOWN = {"digits", "digits_720", "digits_720_unscaled", "resnet50", "resnet50_8k"}
+
+
+def load(path: Path) -> dict:
+    """The names that a recipe file defines; recipes that it builds on are imported anew and forgotten."""
+    before = set(sys.modules)
+    sys.path.insert(0, str(path.parent))
+    try:
+        return runpy.run_path(str(path))
+    finally:
+        sys.path.remove(str(path.parent))
+        for name in set(sys.modules) - before:
+            if Path(getattr(sys.modules[name], "__file__", None) or "/").parent == path.parent:
+                del sys.modules[name]
+
+
+every_recipe = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+
+
+def test_the_folder_is_listed_whole():
+    assert len(FILES) == len([name for name in FOLDER.rglob("*") if name.suffix == ".py"]) >= 5
+    assert {path.stem for path in FILES} >= KNOWN
+
+
+@every_recipe
+def test_a_recipe_opens_with_its_contract(path):
+    doc = ast.get_docstring(ast.parse(path.read_text())) or ""
+    first, _, rest = doc.partition("\n\n")
+    assert first.endswith((".", ").", ":")) and "\n\n" not in first
+    lines = {word: re.search(rf"^{word} +(\S.*)$", rest, re.M) for word in ("Run", "Published", "Measured")}
+    assert all(lines.values()), f"missing: {[word for word, line in lines.items() if not line]}"
+    assert f"recipes/{path.relative_to(FOLDER)}" in lines["Run"][1]
+    measured = lines["Measured"][1]
+    assert measured == "not yet" or re.search(r"results/\S+", rest), "Measured says 'not yet' until a row in results/ backs it"
+
+
+@every_recipe
+def test_a_recipe_file_is_short_and_holds_no_loop(path):
+    tree = ast.parse(path.read_text())
+    assert len(path.read_text().splitlines()) <= 60
+    assert not [node for node in ast.walk(tree) if isinstance(node, ast.For | ast.While | ast.FunctionDef | ast.ClassDef)]
+    assert path.read_text().rstrip().endswith('if __name__ == "__main__":\n    main(recipe)')
+
+
+def test_importing_all_in_one_process_leaves_each_as_it_was():
+    alone = {path.stem: load(path)["recipe"].to_yaml() for path in FILES}
+    sys.path.insert(0, str(FOLDER))
+    try:
+        together = {path.stem: __import__(path.stem) for path in FILES if path.parent == FOLDER}
+        assert {name: module.recipe.to_yaml() for name, module in together.items()} == {name: alone[name] for name in together}
+        assert len({id(module.recipe) for module in together.values()}) == len(together)
+        for module in together.values():
+            module.recipe.vary(batch_size=1).schedule.milestones.append("99ep")
+        assert {name: module.recipe.to_yaml() for name, module in together.items()} == {name: alone[name] for name in together}
+    finally:
+        sys.path.remove(str(FOLDER))
+        for path in FILES:
+            sys.modules.pop(path.stem, None)
+
+
+@every_recipe
+def test_a_recipe_plans_from_8_to_256_ranks_or_names_what_would_do(path):
+    recipe: Recipe = load(path)["recipe"]
+    counted = census(recipe, facts(recipe.data))
+    for world_size in WORLDS:
+        try:
+            plan = make_plan(recipe, world_size, engine="deepspeed", model_census=counted)
+        except RecipeError as error:
+            plan = _after_the_remedy(recipe, world_size, counted, str(error))
+        assert plan.cut.micro_batch_size * plan.cut.accumulation * plan.world_size == plan.batch_size
+
+
+def _after_the_remedy(recipe: Recipe, world_size: int, counted, said: str) -> Plan:
+    """The plan for the batch that the refusal names, and for the world that it names."""
+    batch = re.search(rf"batch_size=(\d+)(?: or \d+)? would do on {world_size} ranks", said)
+    world = re.search(r"(\d+)(?: or \d+)? ranks would do for this batch", said)
+    assert batch and world, said
+    make_plan(recipe, int(world[1]), engine="deepspeed", model_census=counted)
+    return make_plan(recipe.vary(batch_size=int(batch[1])), world_size, engine="deepspeed", model_census=counted)
+
+
+def _small(recipe: Recipe) -> list[str]:
+    """Overrides that keep a recipe's method and shrink its size."""
+    words = ["duration=3it", "log_every=1it", "evaluate_every=3it", "checkpoint.every=3it", "data.workers=0", "engine=ddp"]
+    if recipe.data.name in ("imagenet", "imagefolder"):
+        words += ["data.name=synthetic", "data.image_size=64", "batch_size=16", "bn_batch_size=8", "max_micro_batch_size=8"]
+    return words
+
+
+@every_recipe
+def test_three_real_steps(path, tmp_path, monkeypatch):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    recipe = load(path)["recipe"]
+    try:
+        main(recipe, [*_small(recipe), f"run_dir={tmp_path / 'run'}"])
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+    rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert [(row["kind"], row["step"]) for row in rows] == [("train", 1), ("train", 2), ("train", 3), ("eval", 3)]
+    assert all(0 < row["loss"] < 20 for row in rows)
+    assert (tmp_path / "run/summary.json").exists()
+
+
+def test_a_variant_is_found_from_any_folder(tmp_path):
+    """`from resnet50 import recipe` must not need the recipes' folder as working directory."""
+    command = [sys.executable, str(FOLDER / "resnet50_8k.py"), "plan_for=256"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^peak learning rate +3\.2$", done.stdout, re.M)

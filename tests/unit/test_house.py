@@ -1,0 +1,168 @@
+"""The house: imports run one way, nothing names the machine it was written on, planning needs no engine."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PRODUCT = ("lbtrain", "recipes", "tools", "bench", "hostfiles", "docs", "tests")
+OUTSIDE = {"recipes", "tools", "bench", "tests"}
+
+# What each part of lbtrain may import from the rest of it. `errors` and `recipe` (the data that all speak about) are open to all.
+BELOW = {
+    "errors": set(),
+    "schedules": set(),
+    "recipe": {"schedules"},
+    "sampling": set(),
+    "nn": set(),
+    "cluster": set(),
+    "provenance": set(),
+    "records": set(),
+    "stopping": set(),
+    "optim": {"nn"},
+    "data": {"sampling"},
+    "tasks": {"data", "nn", "sampling"},
+    "analysis": {"optim"},
+    "census": {"data", "optim", "tasks"},
+    "plan": {"census", "data", "schedules"},
+    "engines": {"plan", "nn", "optim"},
+    "checkpoint": {"engines", "records"},
+    "train": {"checkpoint", "engines", "plan", "records", "stopping", "tasks"},
+    "main": {
+        "census",
+        "checkpoint",
+        "cluster",
+        "data",
+        "engines",
+        "nn",
+        "optim",
+        "plan",
+        "provenance",
+        "records",
+        "schedules",
+        "tasks",
+        "train",
+    },
+}
+OPEN_TO_ALL = {"errors", "recipe"}
+
+
+def imported(path: Path, package: str) -> set[str]:
+    """Absolute names of the modules that a file imports, inside functions too."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = package.rsplit(".", node.level - 1)[0] + "." if node.level else ""
+            module = f"{base}{node.module or ''}".rstrip(".")
+            names |= {module, *(f"{module}.{alias.name}" for alias in node.names)}
+    return names
+
+
+def part(module: str) -> str:
+    return module.partition(".")[2].partition(".")[0]
+
+
+def violations(root: Path) -> list[str]:
+    """Every import in root/lbtrain that goes the wrong way."""
+    found = []
+    for path in sorted((root / "lbtrain").rglob("*.py")):
+        package = ".".join(path.relative_to(root).parent.parts)
+        own = part(".".join(path.relative_to(root).with_suffix("").parts))
+        if own == "__init__":
+            continue
+        allowed = BELOW.get(own, set()) | OPEN_TO_ALL | {own}
+        for name in sorted(imported(path, package)):
+            top = name.split(".")[0]
+            if top in OUTSIDE or (top == "lbtrain" and part(name) in BELOW and part(name) not in allowed):
+                found.append(f"{path.relative_to(root)} imports {name}")
+    return found
+
+
+def test_imports_run_one_way():
+    assert len(list((ROOT / "lbtrain").rglob("*.py"))) > 25
+    assert violations(ROOT) == []
+
+
+def test_every_part_of_the_library_has_its_place():
+    parts = {
+        path.stem if path.suffix else path.name
+        for path in (ROOT / "lbtrain").iterdir()
+        if path.suffix == ".py" or (path / "__init__.py").exists()
+    }
+    assert parts - {"__init__"} <= set(BELOW), "give the new part its place in BELOW"
+
+
+@pytest.mark.parametrize(
+    ("file", "line"),
+    [
+        ("lbtrain/schedules.py", "from lbtrain.train import train"),
+        ("lbtrain/optim/lars.py", "from ..engines import create_engine"),
+        ("lbtrain/optim/lars.py", "from .. import engines"),
+        ("lbtrain/nn/ghost_bn.py", "import lbtrain.plan"),
+        ("lbtrain/engines/ddp.py", "def late():\n    from lbtrain.train import train"),
+        ("lbtrain/main.py", "import tools.scaling_report"),
+        ("lbtrain/recipe.py", "from recipes.digits import recipe"),
+        ("lbtrain/train.py", "from lbtrain import main"),
+    ],
+)
+def test_the_check_sees_a_planted_violation(tmp_path, file, line):
+    planted = tmp_path / file
+    planted.parent.mkdir(parents=True)
+    planted.write_text(line + "\n")
+    assert len(violations(tmp_path)) >= 1
+
+
+def test_the_check_lets_the_right_direction_pass(tmp_path):
+    for file, line in {"train.py": "from lbtrain.engines import Engine", "optim/lars.py": "from .layerwise import Layerwise"}.items():
+        planted = tmp_path / "lbtrain" / file
+        planted.parent.mkdir(parents=True, exist_ok=True)
+        planted.write_text(line + "\n")
+    assert violations(tmp_path) == []
+
+
+def written_files() -> list[Path]:
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    return [ROOT / name for name in listed.stdout.splitlines() if (ROOT / name).is_file()]
+
+
+def test_no_file_names_the_machine_it_was_written_on():
+    files = written_files()
+    assert len(files) > 60
+    found = [
+        f"{path.relative_to(ROOT)}: {match[0]}"
+        for path in files
+        if path.suffix in (".py", ".md", ".toml", ".txt", ".json", ".csv", ".yaml", ".html", "") and path.name != Path(__file__).name
+        for match in [re.search(rf"(?<![\w.])(/root/|/home/\w|/Users/\w|{re.escape(str(ROOT))}|/work/)", path.read_text(errors="replace"))]
+        if match
+    ]
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import lbtrain",
+        "import lbtrain.optim, lbtrain.schedules, lbtrain.sampling, lbtrain.nn",
+        "from lbtrain import Recipe; from lbtrain.plan import make_plan; make_plan(Recipe().vary(model=dict(name='cifar_resnet8')), 4)",
+        "from lbtrain import Recipe; from lbtrain.plan import make_plan; from lbtrain.engines.deepspeed_config import complete_config; "
+        "complete_config(make_plan(Recipe().vary(model=dict(name='cifar_resnet8')), 4, engine='deepspeed'))",
+    ],
+)
+def test_the_library_and_its_plans_import_no_engine(code):
+    check = f"{code}\nimport sys\nprint(sorted({{'deepspeed', 'accelerate', 'colossalai'}} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "[]\n", "")
+
+
+def test_importing_lbtrain_imports_no_torch():
+    """So that a typo on the command line is answered at once."""
+    check = "import lbtrain, sys; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", check], cwd=ROOT, timeout=120).returncode == 0
