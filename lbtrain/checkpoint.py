@@ -26,6 +26,15 @@ class Progress:
     skipped_steps: int = 0
 
 
+@dataclass(frozen=True)
+class Found:
+    """A checkpoint as it was read, and a line for each newer one that is damaged and was passed over."""
+
+    state: EngineState
+    progress: Progress
+    passed_over: list[str]
+
+
 class Checkpoints:
     """The checkpoints of one run, in `run_dir/checkpoints`; the `keep` newest stay."""
 
@@ -56,8 +65,8 @@ class Checkpoints:
             _checksum_path(old).unlink(missing_ok=True)
         return path
 
-    def newest(self) -> tuple[EngineState, Progress, list[str]] | None:
-        """The newest undamaged checkpoint, and a line for each newer one that was passed over. None if there is none at all.
+    def newest(self) -> Found | None:
+        """The newest undamaged checkpoint; None if there is none at all.
 
         Raises RecipeError if every checkpoint is damaged: going on from nothing would lose the run.
         """
@@ -66,14 +75,15 @@ class Checkpoints:
             if _checksum_path(path).exists() and _checksum_path(path).read_text().strip() == _sha256(path):
                 content = torch.load(path, map_location="cpu", weights_only=True)
                 state = {"model": content["state_dict"], "optimizer": content["optimizer"], "loss_scale": content["loss_scale"]}
-                return state, Progress(**content["progress"]), damaged
+                return Found(state, Progress(**content["progress"]), damaged)
             damaged.append(f"{path} is damaged (its checksum differs): passed over")
         if damaged:
             raise RecipeError("; ".join(damaged) + ". No good checkpoint is left: choose another run_dir to start anew")
         return None
 
     def _paths(self) -> list[Path]:
-        return sorted(path for path in self.folder.glob("step_*.pt") if re.fullmatch(r"step_\d{9,}\.pt", path.name))
+        found = (path for path in self.folder.glob("step_*.pt") if re.fullmatch(r"step_\d{9,}\.pt", path.name))
+        return sorted(found, key=lambda path: int(path.stem.removeprefix("step_")))
 
 
 def _checksum_path(path: Path) -> Path:

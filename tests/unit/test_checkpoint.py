@@ -1,0 +1,152 @@
+"""Checkpoints: whole or passed over, never half; plain files that timm reads."""
+
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+
+import lbtrain.nn  # noqa: F401  registers its models with timm
+from lbtrain.checkpoint import Checkpoints, Progress
+from lbtrain.errors import RecipeError
+
+
+def state(value: float = 0.0) -> dict:
+    return {
+        "model": {"weight": torch.full((3, 2), value), "count": torch.tensor(4)},
+        "optimizer": {"weight": {"momentum_buffer": torch.full((3, 2), value + 0.5), "step": torch.tensor(7.0)}},
+        "loss_scale": 1024.0,
+    }
+
+
+def save(run_dir: Path, *steps: int, keep: int = 9) -> Checkpoints:
+    checkpoints = Checkpoints(run_dir, keep=keep)
+    for step in steps:
+        checkpoints.save(state(step), Progress(examples=32 * step, step=step, skipped_steps=1), "seed: 0\n")
+    return checkpoints
+
+
+def names(run_dir: Path) -> list[str]:
+    return sorted(path.name for path in (run_dir / "checkpoints").iterdir())
+
+
+def test_what_was_saved_is_what_is_loaded(tmp_path):
+    found, progress, warnings = save(tmp_path, 5).newest()
+    assert (progress, warnings) == (Progress(160, 5, 1), [])
+    expected = state(5)
+    assert found["loss_scale"] == 1024.0
+    torch.testing.assert_close(found["model"], expected["model"], rtol=0, atol=0)
+    torch.testing.assert_close(found["optimizer"], expected["optimizer"], rtol=0, atol=0)
+    assert all(tensor.dtype == expected["model"][name].dtype for name, tensor in found["model"].items())
+
+
+def test_nothing_saved_is_no_error(tmp_path):
+    assert Checkpoints(tmp_path, keep=1).newest() is None
+    (tmp_path / "checkpoints").mkdir()
+    assert Checkpoints(tmp_path, keep=1).newest() is None
+
+
+def test_the_newest_is_by_step_also_beyond_nine_digits(tmp_path):
+    checkpoints = save(tmp_path, 9, 10, 999_999_999)
+    assert checkpoints.newest()[1].step == 999_999_999
+    checkpoints.save(state(), Progress(1, 1_000_000_000), "")
+    assert checkpoints.newest()[1].step == 1_000_000_000
+
+
+@pytest.mark.parametrize(("keep", "left"), [(1, [4]), (2, [3, 4]), (3, [2, 3, 4]), (9, [1, 2, 3, 4])])
+def test_the_newest_stay(tmp_path, keep, left):
+    save(tmp_path, 1, 2, 3, 4, keep=keep)
+    assert names(tmp_path) == sorted(f"step_{step:09}.{suffix}" for step in left for suffix in ("pt", "sha256"))
+
+
+def test_saving_the_same_step_again_replaces_it(tmp_path):
+    checkpoints = save(tmp_path, 3)
+    checkpoints.save(state(8.0), Progress(96, 3), "")
+    assert float(checkpoints.newest()[0]["model"]["weight"][0, 0]) == 8.0
+    assert len(names(tmp_path)) == 2
+
+
+def flip_a_byte(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def cut_off(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def without_checksum(path: Path) -> None:
+    path.with_suffix(".sha256").unlink()
+
+
+def wrong_checksum(path: Path) -> None:
+    path.with_suffix(".sha256").write_text("0" * 64 + "\n")
+
+
+@pytest.mark.parametrize("damage", [flip_a_byte, cut_off, empty, without_checksum, wrong_checksum])
+def test_a_damaged_one_is_passed_over_and_said(tmp_path, damage):
+    checkpoints = save(tmp_path, 1, 2)
+    newest = tmp_path / "checkpoints/step_000000002.pt"
+    damage(newest)
+    found, progress, warnings = checkpoints.newest()
+    assert progress.step == 1 and float(found["model"]["weight"][0, 0]) == 1.0
+    assert warnings == [f"{newest} is damaged (its checksum differs): passed over"]
+
+
+def test_all_damaged_is_refused_and_nothing_is_deleted(tmp_path):
+    checkpoints = save(tmp_path, 1, 2)
+    for step in (1, 2):
+        flip_a_byte(tmp_path / f"checkpoints/step_{step:09}.pt")
+    before = names(tmp_path)
+    with pytest.raises(RecipeError, match=r"step_000000002\.pt is damaged.*step_000000001\.pt is damaged.*choose another run_dir"):
+        checkpoints.newest()
+    assert names(tmp_path) == before
+
+
+def test_a_crash_while_writing_leaves_the_older_one(tmp_path, monkeypatch):
+    checkpoints = save(tmp_path, 1)
+
+    def crash(content, file) -> None:
+        file.write(b"half")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(torch, "save", crash)
+    with pytest.raises(OSError, match="no space left"):
+        checkpoints.save(state(2), Progress(64, 2), "")
+    monkeypatch.undo()
+    assert checkpoints.newest()[1].step == 1
+    checkpoints.save(state(2), Progress(64, 2), "")
+    assert checkpoints.newest()[1].step == 2
+
+
+def test_other_files_in_the_folder_are_left_alone(tmp_path):
+    checkpoints = save(tmp_path, 1, keep=1)
+    for name in ("step_best.pt", "step_000000009.pt.bak", "notes.txt", "step_7.pt"):
+        (tmp_path / "checkpoints" / name).write_text("mine")
+    checkpoints.save(state(), Progress(64, 2), "")
+    assert checkpoints.newest()[1].step == 2
+    assert {"step_best.pt", "step_000000009.pt.bak", "notes.txt", "step_7.pt"} <= set(names(tmp_path))
+
+
+def test_a_file_holds_data_and_no_code(tmp_path):
+    path = save(tmp_path, 1).folder / "step_000000001.pt"
+    content = torch.load(path, weights_only=True)
+    assert sorted(content) == ["loss_scale", "optimizer", "progress", "recipe", "state_dict"]
+    assert content["recipe"] == "seed: 0\n"
+
+
+@pytest.mark.parametrize("name", ["cifar_resnet8", "resnet18"])
+def test_timm_loads_a_checkpoint_by_its_path(tmp_path, name):
+    torch.manual_seed(0)
+    model = timm.create_model(name, num_classes=3, in_chans=1).eval()
+    content = {"model": model.state_dict(), "optimizer": {}, "loss_scale": 1.0}
+    path = Checkpoints(tmp_path, keep=1).save(content, Progress(1, 1), "")
+    torch.manual_seed(1)
+    loaded = timm.create_model(name, num_classes=3, in_chans=1, checkpoint_path=str(path)).eval()
+    images = torch.randn(2, 1, 32, 32)
+    assert torch.equal(loaded(images), model(images))

@@ -1,0 +1,119 @@
+"""The world that runs against the world that was asked for, by fabricated command lines."""
+
+import pytest
+
+from lbtrain.cluster.launch import World, ancestor_commands, check_asked_for, detect_world
+from lbtrain.errors import LaunchError
+
+LAUNCHED = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}
+
+
+def world(size: int) -> World:
+    return World(0, size, 0, "ddp")
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, World(0, 1, 0, "ddp")),
+        (LAUNCHED, World(1, 2, 1, "ddp")),
+        (LAUNCHED | {"CROSS_RANK": "0"}, World(1, 2, 1, "deepspeed")),
+        (LAUNCHED | {"ACCELERATE_MIXED_PRECISION": "no"}, World(1, 2, 1, "accelerate")),
+    ],
+)
+def test_the_world_by_its_variables(environment, expected):
+    assert detect_world(environment) == expected
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [{"RANK": "2", "WORLD_SIZE": "2"}, {"RANK": "1"}, {"RANK": "-1"}, {"WORLD_SIZE": "0"}, {"RANK": "a", "WORLD_SIZE": "2"}, {"RANK": ""}],
+)
+def test_variables_that_contradict_each_other(environment):
+    with pytest.raises(LaunchError) as caught:
+        detect_world(environment)
+    assert caught.value.exit_code == 3
+
+
+def test_another_world_size_than_the_recipes():
+    with pytest.raises(LaunchError, match="world_size=8 was asked for, but 2 processes run"):
+        check_asked_for(world(2), 8, [])
+    check_asked_for(world(8), 8, [])
+    check_asked_for(world(8), 0, [])
+
+
+def hostfile(tmp_path, slots: int = 2) -> str:
+    path = tmp_path / "hosts"
+    path.write_text(f"node01 slots={slots}\nnode02 slots={slots}\n")
+    return str(path)
+
+
+def deepspeed(*options: str) -> list[list[str]]:
+    return [["/usr/bin/python3", "/venv/bin/deepspeed", *options, "recipes/digits.py", "batch_size=64"]]
+
+
+@pytest.mark.parametrize("form", [["--hostfile", "/not/there"], ["-H", "/not/there"], ["--hostfile=/not/there"]])
+def test_a_hostfile_that_is_not_there(form):
+    with pytest.raises(LaunchError, match="--hostfile /not/there: no such file, and deepspeed went on with this machine alone"):
+        check_asked_for(world(2), 0, deepspeed(*form))
+
+
+@pytest.mark.parametrize("form", ["--hostfile {}", "-H {}", "--hostfile={}"])
+def test_a_hostfile_with_other_slots(tmp_path, form):
+    options = form.format(hostfile(tmp_path)).split()
+    with pytest.raises(LaunchError, match="has 4 slots, but 2 ranks run"):
+        check_asked_for(world(2), 0, deepspeed(*options))
+    check_asked_for(world(4), 0, deepspeed(*options))
+
+
+def test_a_hostfile_that_cannot_be_read(tmp_path):
+    (tmp_path / "hosts").write_text("node01 slots=8x\n")
+    with pytest.raises(LaunchError, match="line 1"):
+        check_asked_for(world(8), 0, deepspeed("--hostfile", str(tmp_path / "hosts")))
+
+
+@pytest.mark.parametrize(
+    "filters",
+    [
+        ["--include", "node01"],
+        ["--exclude=node02"],
+        ["-i", "node01:0,1"],
+        ["--num_nodes", "1"],
+        ["--num_gpus", "1"],
+        ["--num_accelerators=1"],
+    ],
+)
+def test_filters_may_leave_slots_out(tmp_path, filters):
+    check_asked_for(world(2), 0, deepspeed("--hostfile", hostfile(tmp_path), *filters))
+
+
+def test_a_script_argument_that_looks_like_a_filter_hides_nothing(tmp_path):
+    command = deepspeed("--hostfile", hostfile(tmp_path))[0] + ["-e", "--include=x"]
+    with pytest.raises(LaunchError, match="has 4 slots, but 2 ranks run"):
+        check_asked_for(world(2), 0, [command])
+
+
+def test_without_a_hostfile_there_is_nothing_to_compare():
+    check_asked_for(world(2), 0, deepspeed("--num_accelerators", "2"))
+    check_asked_for(world(2), 0, [["bash"], ["sshd"], []])
+
+
+@pytest.mark.parametrize("count", [["--num_processes", "2"], ["--num_processes=2"], ["--num-processes", "2"]])
+def test_accelerate_that_started_one_process(count):
+    command = ["python", "/venv/bin/accelerate", "launch", "--cpu", *count, "recipes/digits.py"]
+    with pytest.raises(
+        LaunchError, match=r"--num_processes 2 started 1 process\(es\).*accelerate launch --multi_gpu --num_processes 2.*torchrun"
+    ):
+        check_asked_for(world(1), 0, [command])
+    check_asked_for(world(2), 0, [command])
+
+
+def test_options_behind_the_script_are_the_scripts():
+    check_asked_for(world(1), 0, [["python", "/venv/bin/accelerate", "launch", "recipes/digits.py", "--num_processes", "2"]])
+    check_asked_for(world(1), 0, deepspeed() and [["python", "/venv/bin/deepspeed", "x.py", "--hostfile", "/not/there"]])
+
+
+def test_ancestors_begin_with_the_parent():
+    commands = list(ancestor_commands())
+    assert all(isinstance(word, str) for command in commands for word in command)
+    assert len(commands) >= 1
