@@ -6,6 +6,7 @@ python recipes/x.py deepspeed_config_for=256  print the complete DeepSpeed JSON 
 python recipes/x.py --help                    every key with its meaning and default
 """
 
+import contextlib
 import dataclasses
 import inspect
 import json
@@ -14,16 +15,16 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lbtrain.errors import RecipeError, UserError
 from lbtrain.recipe import Recipe, keys
 
-MAY_CHANGE_ON_RESUME = {
-    "engine", "deepspeed.zero_stage", "deepspeed.mechanics", "world_size", "micro_batch_size", "max_micro_batch_size", "data.root", "data.workers",
-    "run_dir", "resume", "log_every", "evaluate_every", "checkpoint.every", "checkpoint.keep",
-}  # fmt: skip
-"""Keys that do not enter the mathematics, so that a run may go on with other values."""
+if TYPE_CHECKING:  # a plan or a help text must not wait for the engines' imports
+    import torch
+
+    from lbtrain.engines import Engine
+    from lbtrain.plan import Plan
 
 
 def main(recipe: Recipe, argv: Sequence[str] | None = None) -> None:
@@ -95,95 +96,59 @@ def run(recipe: Recipe, name: str, *, on_screen: bool = True) -> dict[str, Any]:
 
     May be called again and again in one process group. `on_screen=False` writes the run directory only.
     """
-    from lbtrain import optim
     from lbtrain.checkpoint import Checkpoints, Progress
     from lbtrain.cluster.launch import check_asked_for, detect_world, start_process_group
+    from lbtrain.plan import make_plan, print_plans
+    from lbtrain.records import Records
+    from lbtrain.run_directory import RunDirectory
+    from lbtrain.tasks.classification import Classification
+    from lbtrain.train import train
+
+    started, world = time.time(), detect_world()
+    check_asked_for(world, recipe.world_size)
+    plan = make_plan(recipe, world.world_size, engine=_engine_name(recipe, world.launcher))
+    directory = RunDirectory(Path(recipe.run_dir or f"runs/{name}"))
+    directory.open_for(recipe)
+    checkpoints = Checkpoints(directory.path, keep=recipe.checkpoint.keep)
+    device = start_process_group(world)
+    found = checkpoints.newest()
+    progress = found.progress if found else Progress()
+    if progress.examples >= plan.total_examples and (finished := directory.summary()):
+        _say(world.rank, f"{directory.path} holds this run already, finished at step {progress.step} (summary.json): nothing to do")
+        return finished
+    task, engine = Classification(recipe, device), _build_engine(recipe, plan, device)
+    if found:
+        engine.load(found.state)
+        _say(world.rank, *found.passed_over, f"going on from step {progress.step} ({directory.path})")
+    elif on_screen and world.rank == 0:
+        print_plans([plan], {})
+    leader = world.rank == 0
+    if leader:
+        directory.describe(recipe, plan)
+    records = Records(directory.path, enabled=leader, on_screen=on_screen, total_examples=plan.total_examples, resumed_at=progress.examples)
+    with contextlib.closing(records):
+        evaluation = train(plan, task, engine, records, checkpoints, progress)
+    result = {"recipe": name, **dataclasses.asdict(evaluation), "seconds": time.time() - started}
+    return directory.finish(result | {"world_size": plan.world_size, "engine": plan.engine}, write=leader)
+
+
+def _build_engine(recipe: Recipe, plan: "Plan", device: "torch.device") -> "Engine":
+    """The model with its ghost batches, its optimizer, and the engine around both."""
+    from lbtrain import optim
     from lbtrain.data import facts
     from lbtrain.engines import create_engine
     from lbtrain.nn import convert_to_ghost_batch_norm
-    from lbtrain.plan import make_plan, print_plans
-    from lbtrain.records import Records, write_summary
-    from lbtrain.tasks.classification import Classification, build_model
-    from lbtrain.train import train
+    from lbtrain.tasks.classification import build_model
 
-    started = time.time()
-    world = detect_world()
-    check_asked_for(world, recipe.world_size)
-    plan = make_plan(recipe, world.world_size, engine=_engine_name(recipe, world.launcher))
-    run_dir = Path(recipe.run_dir or f"runs/{name}")
-    checkpoints = Checkpoints(run_dir, keep=recipe.checkpoint.keep)
-    _check_same_run(recipe, run_dir)
-    device = start_process_group(world)
-    task = Classification(recipe, device)
     model = build_model(recipe, facts(recipe.data)).to(device)
     if plan.census.batch_norm_layers:
-        convert_to_ghost_batch_norm(
-            model, plan.bn_batch_size, momentum=recipe.bn_momentum, ranks_per_ghost=plan.cut.ranks_per_ghost
-        )
-    engine = create_engine(recipe, plan, model, optim.create_optimizer(recipe.optimizer, model), device)
-    found, progress = checkpoints.newest(), Progress()
-    if found:
-        state, progress, warnings = found
-        engine.load(state)
-    if world.rank == 0:
-        _describe_run(run_dir, recipe, plan)
-        if not found and on_screen:
-            print_plans([plan], {})
-    records = Records(run_dir, enabled=world.rank == 0, on_screen=on_screen, total_examples=plan.total_examples, resumed_at=progress.examples)
-    if found:
-        records.say("\n".join([*warnings, f"going on from step {progress.step} ({run_dir})"]))
-    try:
-        evaluation = train(plan, task, engine, records, checkpoints, progress)
-    finally:
-        records.close()
-    summary = {
-        "recipe": name,
-        **dataclasses.asdict(evaluation),
-        "seconds": time.time() - started,
-        "world_size": plan.world_size,
-        "engine": plan.engine,
-    }
-    if world.rank == 0:
-        write_summary(run_dir, summary | {"versions": versions()})
-    return summary
+        convert_to_ghost_batch_norm(model, plan.bn_batch_size, momentum=recipe.bn_momentum, ranks_per_ghost=plan.cut.ranks_per_ghost)
+    return create_engine(recipe, plan, model, optim.create_optimizer(recipe.optimizer, model), device)
 
 
-def _check_same_run(recipe: Recipe, run_dir: Path) -> None:
-    """Raises RecipeError if `run_dir` holds a run that this recipe would not continue."""
-    from omegaconf import OmegaConf
-
-    path = run_dir / "recipe.yaml"
-    if not path.exists():
-        return
-    if recipe.resume == "never":
-        raise RecipeError(f"run_dir={run_dir} holds a run already, and resume=never: choose another run_dir")
-    old, new = OmegaConf.create(path.read_text()), OmegaConf.structured(recipe)
-    values = {key: (OmegaConf.select(old, key), OmegaConf.select(new, key)) for key, _ in keys() if key not in MAY_CHANGE_ON_RESUME}
-    changed = [f"{key} was {before}, is {now}" for key, (before, now) in values.items() if before != now]
-    if changed:
-        raise RecipeError(
-            f"run_dir={run_dir} holds a run of another recipe ({'; '.join(changed)}): choose another run_dir, or undo the change"
-        )
-
-
-def _describe_run(run_dir: Path, recipe: Recipe, plan: Any) -> None:
-    from lbtrain.engines.deepspeed_config import complete_config
-    from lbtrain.records import write_whole
-
-    run_dir.mkdir(parents=True, exist_ok=True)
-    write_whole(run_dir / "recipe.yaml", recipe.to_yaml())
-    write_whole(run_dir / "plan.json", plan.to_json() + "\n")
-    if plan.engine == "deepspeed":
-        write_whole(run_dir / "deepspeed.json", json.dumps(complete_config(plan, recipe.deepspeed.mechanics), indent=1) + "\n")
-
-
-def versions() -> dict[str, str]:
-    """The versions that a result depends on."""
-    import importlib.metadata as metadata
-    import platform
-
-    names = ("torch", "torchvision", "timm", "deepspeed", "accelerate", "numpy")
-    return {"python": platform.python_version(), **{name: metadata.version(name) for name in names}}
+def _say(rank: int, *lines: str) -> None:
+    if rank == 0:
+        print("\n".join(lines), flush=True)
 
 
 def help_text(name: str, doc: str, recipe: Recipe) -> str:

@@ -26,8 +26,10 @@ from lbtrain.schedules import Duration
 def _key(default: Any, help: str, **checks: Any) -> Any:
     """A field with its meaning and its range: `choices`, `at_least`, `above`, `below`, `at_most`, or `duration=True`."""
     metadata = {"help": help, **checks}
-    if isinstance(default, list | dict) or dataclasses.is_dataclass(default):
-        return field(default_factory=default if isinstance(default, type) else default.copy, metadata=metadata)
+    if isinstance(default, type):
+        return field(default_factory=default, metadata=metadata)
+    if isinstance(default, list | dict):
+        return field(default_factory=default.copy, metadata=metadata)
     return field(default=default, metadata=metadata)
 
 

@@ -1,14 +1,15 @@
-"""What a run writes while it goes: metrics.jsonl, TensorBoard, the screen, summary.json. One process writes; the others hold a silent copy."""
+"""What a run writes while it goes: metrics.jsonl, TensorBoard, the screen, summary.json. One process writes; the others hold a silent
+copy.
+"""
 
 import dataclasses
 import json
 import os
 import sys
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -70,10 +71,6 @@ class Records:
         if self._screen:
             self._screen.show(row)
 
-    def say(self, text: str) -> None:
-        if self.enabled and self._screen:
-            self._screen.say(text)
-
     def close(self) -> None:
         if self.enabled:
             self._metrics.close()
@@ -85,7 +82,8 @@ class Records:
 def _open_metrics(path: Path, resumed_at: int) -> TextIO:
     kept = []
     if resumed_at and path.exists():
-        kept = [line for line in path.read_text().splitlines() if json.loads(line)["examples"] <= resumed_at]
+        whole = path.read_text().split("\n")[:-1]  # a crash may have cut off the last line
+        kept = [line for line in whole if json.loads(line)["examples"] <= resumed_at]
     write_whole(path, "".join(line + "\n" for line in kept))
     return path.open("a")
 
@@ -98,10 +96,6 @@ def write_whole(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     new.replace(path)
-
-
-def write_summary(run_dir: Path, values: Mapping[str, Any]) -> None:
-    write_whole(run_dir / "summary.json", json.dumps(values, indent=1) + "\n")
 
 
 class _Screen:

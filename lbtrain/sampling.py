@@ -5,8 +5,8 @@ batch the next `bn_batch_size` of them, and rank r's micro-batch k after positio
 
     [start + (k * world_size + r) * micro_batch_size, ... + micro_batch_size)
 
-Since whole ghost batches lie in these blocks (or a block in a ghost batch, which then spans neighbouring ranks), the set of ghost batches of
-a step does not depend on the world size (Goyal et al. 2017, section 2.3 and remark 4: one shuffle per epoch, split among the workers).
+Since whole ghost batches lie in these blocks (or a block in a ghost batch, which then spans neighbouring ranks), the set of ghost batches
+of a step does not depend on the world size (Goyal et al. 2017, section 2.3 and remark 4: one shuffle per epoch, split among the workers).
 The only state is the number of examples seen; nothing is dropped at the end of an epoch, a batch may reach into the next.
 """
 
@@ -64,7 +64,8 @@ PADDING = -1
 def evaluation_blocks(num_examples: int, *, micro_batch_size: int, rank: int, world_size: int) -> Iterator[Block]:
     """This rank's share of an evaluation: over all ranks every example is scored once.
 
-    All ranks get equally many blocks, equally long (sharded engines need every rank in every forward pass); what that adds is marked PADDING.
+    All ranks get equally many blocks, equally long (sharded engines need every rank in every forward pass); what that adds is marked
+    PADDING.
     """
     for first in range(0, num_examples, micro_batch_size * world_size):
         positions = np.arange(micro_batch_size) + first + rank * micro_batch_size

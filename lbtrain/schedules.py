@@ -37,7 +37,9 @@ class Duration:
         return cls(value, match[2])  # type: ignore[arg-type]
 
     def examples(self, *, train_examples: int, batch_size: int, total_examples: int) -> float:
-        """The same length in examples seen: exact decimals, so that 1.1ep of 1440 is 1584 and not a trifle more, which would be another step."""
+        """The same length in examples seen: exact decimals, so that 1.1ep of 1440 is 1584 and not a trifle more, which would be another
+        step.
+        """
         return float(Fraction(str(self.value)) * {"ep": train_examples, "it": batch_size, "dur": total_examples}[self.unit])
 
 

@@ -1,12 +1,13 @@
 """Stopping on a signal, at the same step on every rank.
 
-A launcher or a scheduler may signal one rank, some or all. Each rank sends its flag with every step and reads the answer one step later, so nobody
-waits for the exchange; all ranks read the same answers and so stop after the same step.
+A launcher or a scheduler may signal one rank, some or all. Each rank sends its flag with every step and reads the answer one step later,
+so nobody waits for the exchange; all ranks read the same answers and so stop after the same step.
 """
 
 import os
 import signal
 from types import FrameType
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -19,9 +20,9 @@ class StopRequest:
 
     def __init__(self) -> None:
         self._signal = 0
-        self._pending: tuple[dist.Work, torch.Tensor] | None = None
+        self._pending: tuple[dist.Work | None, torch.Tensor] | None = None
         # Flags travel between hosts' memories, so that asking never waits for a GPU.
-        self._group = dist.new_group(backend="gloo") if dist.get_backend() != "gloo" else dist.group.WORLD
+        self._group: Any = dist.new_group(backend="gloo") if dist.get_backend() != "gloo" else None
         self._previous = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
@@ -36,7 +37,8 @@ class StopRequest:
         answer = False
         if self._pending:
             work, flag = self._pending
-            work.wait()
+            if work:
+                work.wait()
             answer = bool(flag.item())
         flag = torch.tensor([float(self._signal > 0)])
         self._pending = (dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=self._group, async_op=True), flag)
@@ -44,8 +46,8 @@ class StopRequest:
 
     def close(self) -> None:
         """Gives the signals back to whom they belonged; waits for the last exchange."""
-        if self._pending:
+        if self._pending and self._pending[0]:
             self._pending[0].wait()
-            self._pending = None
+        self._pending = None
         for number, handler in self._previous.items():
             signal.signal(number, handler)

@@ -1,7 +1,7 @@
 """The loop. Everything that happens in a run happens here, in this order; read this first.
 
-A position in the run is the number of examples seen. Learning rate, sample order, evaluations and checkpoints are functions of it, so it is all
-that a checkpoint has to remember besides weights and optimizer state.
+A position in the run is the number of examples seen. Learning rate, sample order, evaluations and checkpoints are functions of it, so it
+is all that a checkpoint has to remember besides weights and optimizer state.
 """
 
 import contextlib
@@ -79,7 +79,13 @@ def evaluate(plan: Plan, task: Classification, engine: Engine, progress: Progres
     engine.model.train()
     metrics = task.metrics(engine.mean(sums))
     return EvalRow(
-        progress.step, progress.examples, progress.examples / plan.train_examples, seconds=time.perf_counter() - started, **metrics
+        step=progress.step,
+        examples=progress.examples,
+        epoch=progress.examples / plan.train_examples,
+        top1_error=metrics["top1_error"],
+        top5_error=metrics["top5_error"],
+        loss=metrics["loss"],
+        seconds=time.perf_counter() - started,
     )
 
 

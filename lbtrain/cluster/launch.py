@@ -1,7 +1,8 @@
 """Which processes are running, who started them, and whether they are the ones that were asked for.
 
 Launchers fail quietly (seen): `deepspeed --hostfile /not/there` warns and trains on this machine alone; `accelerate launch --cpu
---num_processes 2` starts one process. The command line of the launcher is still there to be read, in the job's ancestors, so the job compares.
+--num_processes 2` starts one process. The command line of the launcher is still there to be read, in the job's ancestors, so the job
+compares.
 """
 
 import datetime
@@ -77,7 +78,7 @@ def _check_deepspeed(world: World, command: Sequence[str]) -> None:
         slots = read_hostfile(hostfile).gpus
     except HostfileError as error:
         raise LaunchError(f"--hostfile {hostfile}: {error}") from error
-    filtered = any(word.split("=")[0] in _DEEPSPEED_FILTERS for word in command)
+    filtered = _option(command, *_DEEPSPEED_FILTERS) is not None
     if slots != world.world_size and not filtered:
         raise LaunchError(f"--hostfile {hostfile} has {slots} slots, but {world.world_size} ranks run; see the launcher's warnings above")
 

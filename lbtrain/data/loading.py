@@ -15,7 +15,7 @@ class _Blocks(Dataset[Batch]):
     def __init__(self, source: Source):
         self.source = source
 
-    def __getitem__(self, block: Block) -> Batch:  # type: ignore[override]
+    def __getitem__(self, block: Block) -> Batch:
         return self.source.fetch(block)
 
 

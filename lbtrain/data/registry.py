@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import itertools
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +38,7 @@ _FACTS = {
     "cifar10": Facts(50_000, 10_000, 10, 3, 32, (125.31, 122.95, 113.87), (62.99, 62.09, 66.70)),
     "cifar100": Facts(50_000, 10_000, 100, 3, 32, (129.30, 124.07, 112.43), (68.17, 65.39, 70.42)),
     "imagenet": Facts(1_281_167, 50_000, 1000, 3, 224, _IMAGENET_MEAN, _IMAGENET_STD),
-    "synthetic": Facts(1_281_167, 50_000, 1000, 3, 224, _IMAGENET_MEAN, _IMAGENET_STD),
+    "synthetic": Facts(1_281_167, 512, 1000, 3, 224, _IMAGENET_MEAN, _IMAGENET_STD),
 }
 
 
@@ -93,8 +94,8 @@ def _cifar(config: DataConfig, train: bool) -> Arrays:
         if (folder / split).is_dir():
             return _decoded_folder(folder, split)
     raise RecipeError(
-        f"data.root={root}: no {config.name} here. Known layouts: torchvision's (cifar-10-batches-py), {split}.npz of lossless WebP strips, "
-        f"or a folder {split}/CLASS/IMAGE.png that timm reads"
+        f"data.root={root}: no {config.name} here. Known layouts: torchvision's (cifar-10-batches-py), {split}.npz of lossless WebP "
+        f"strips, or a folder {split}/CLASS/IMAGE.png that timm reads"
     )
 
 
@@ -104,7 +105,7 @@ def _strips(path: Path) -> Arrays:
 
     with np.load(path) as file:
         blob, offsets, labels = file["webp"].tobytes(), file["offsets"], file["labels"]
-    strips = [np.asarray(Image.open(io.BytesIO(blob[a:b]))).reshape(-1, 32, 32, 3) for a, b in zip(offsets, offsets[1:], strict=False)]
+    strips = [np.asarray(Image.open(io.BytesIO(blob[a:b]))).reshape(-1, 32, 32, 3) for a, b in itertools.pairwise(offsets)]
     return np.concatenate(strips), labels
 
 

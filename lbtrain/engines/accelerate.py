@@ -1,7 +1,7 @@
 """accelerate's Accelerator as an engine. It wraps the model and the optimizer; the window, the rate and the statistics stay ours.
 
-Rank and world size are torch.distributed's: the Accelerator can report others (engines.md in docs). Its scheduler wrapper, which ticks once per
-process, and its own gradient accumulation are not used.
+Rank and world size are torch.distributed's: the Accelerator can report others (engines.md in docs). Its scheduler wrapper, which ticks
+once per process, and its own gradient accumulation are not used.
 """
 
 from accelerate import Accelerator, DistributedDataParallelKwargs
@@ -24,8 +24,8 @@ class AccelerateEngine(DDPEngine):
         self.accelerator = Accelerator(cpu=self.device.type == "cpu", mixed_precision=precision, kwargs_handlers=[exchange])
         if self.accelerator.distributed_type not in _KNOWN:
             raise LaunchError(
-                f"accelerate is configured for {self.accelerator.distributed_type.value}; engine=accelerate does plain data parallel: launch with "
-                "`accelerate launch --multi_gpu`, or use engine=deepspeed"
+                f"accelerate is configured for {self.accelerator.distributed_type.value}, and engine=accelerate does plain data parallel: "
+                "launch with `accelerate launch --multi_gpu`, or use engine=deepspeed"
             )
         model, self.optimizer = self.accelerator.prepare(self.module, self.optimizer)
         if self.accelerator.scaler is not None:

@@ -13,7 +13,7 @@ AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class DDPEngine:
-    """See `Engine`. `model` holds whole ghost batches per rank already; buffers are kept equal by GhostStatistics, not by DDP's broadcast."""
+    """See `Engine`. Ghost batches are converted already; GhostStatistics keeps the buffers equal on all ranks, not DDP's broadcast."""
 
     def __init__(self, plan: Plan, model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device):
         self.rank, self.world_size, self.device = dist.get_rank(), dist.get_world_size(), device
@@ -28,7 +28,7 @@ class DDPEngine:
     def _wrap(self, plan: Plan) -> nn.Module:
         if plan.precision in AUTOCAST_DTYPES:
             autocast = torch.autocast(self.device.type, AUTOCAST_DTYPES[plan.precision])
-            self.module.forward = autocast(self.module.forward)  # type: ignore[method-assign]
+            self.module.forward = autocast(self.module.forward)
         return overlapped(self.module)
 
     @property
@@ -99,7 +99,9 @@ def overlapped(module: nn.Module) -> nn.Module:
 
 
 def without_buffer_broadcast(model: nn.Module) -> nn.Module:
-    """Buffers are equal on all ranks already (GhostStatistics). Set here, since the constructor's argument has changed its name in torch 2.13."""
+    """Buffers are equal on all ranks already (GhostStatistics). Set here, since the constructor's argument has changed its name in torch
+    2.13.
+    """
     if isinstance(model, DistributedDataParallel):
         model.broadcast_buffers = False
     return model

@@ -25,8 +25,10 @@ class Engine(Protocol):
     """Backward calls per step. May be set between steps; never inside one."""
 
     def backward(self, loss: Tensor) -> None:
-        """Add the gradient of `loss` (the mean over a micro-batch) to the step's: the average over accumulation and ranks. The last call of a
-        step sends the gradients on their way while the rest of the backward pass still computes."""
+        """Add the gradient of `loss` (the mean over a micro-batch) to the step's: the average over accumulation and ranks.
+
+        The last call of a step sends the gradients on their way while the rest of the backward pass still computes.
+        """
         ...
 
     def step(self, lr: float) -> bool:

@@ -4,6 +4,7 @@ Source: He et al. 2016, "Deep Residual Learning", section 4.2 (option A shortcut
 (Goyal et al. 2017, section 5.1). The networks serve any small image, the 8 x 8 digits included.
 """
 
+import itertools
 from typing import Any
 
 import torch
@@ -43,7 +44,7 @@ class CifarResNet(nn.Module):
         self.conv1 = nn.Conv2d(in_chans, 16, 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(16)
         widths = [16, 16, 32, 64]
-        self.stages = nn.Sequential(*[self._stage(*pair, blocks) for pair in zip(widths, widths[1:], strict=False)])
+        self.stages = nn.Sequential(*[self._stage(*pair, blocks) for pair in itertools.pairwise(widths)])
         self.fc = nn.Linear(64, num_classes)
         self._initialise(zero_init_last)
 

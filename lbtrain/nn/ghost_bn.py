@@ -1,7 +1,7 @@
 """Ghost batch norm: statistics over a fixed number of images, whatever the batch, the micro-batch or the number of ranks.
 
-Source: Hoffer et al. 2017, "Train longer, generalize better", section 4 and algorithm 1; Goyal et al. 2017, section 2.3 and remark 3 call the
-same number the per-worker minibatch n and keep it fixed because it is part of the loss.
+Source: Hoffer et al. 2017, "Train longer, generalize better", section 4 and algorithm 1; Goyal et al. 2017, section 2.3 and remark 3 call
+the same number the per-worker minibatch n and keep it fixed because it is part of the loss.
 
 Two things go beyond the papers, so that a run does not depend on how it is cut:
 
@@ -15,7 +15,8 @@ Limits: a ghost batch must hold a whole number of micro-batches or the other way
 checkpointing) would count a ghost batch twice.
 """
 
-from typing import Any, Protocol
+import functools
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -111,7 +112,7 @@ class _SyncNormalise(torch.autograd.Function):
         return normalised.to(x.dtype), mean, var
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor, None, None]:
         normalised, inverse_std = ctx.saved_tensors
         wide = grad.to(normalised.dtype)
         averages = torch.stack([wide.mean(ctx.dims), (wide * normalised).mean(ctx.dims)])
@@ -120,13 +121,10 @@ class _SyncNormalise(torch.autograd.Function):
         return ((wide - mean_grad - normalised * mean_product) * inverse_std.view(ctx.shape)).to(grad.dtype), None, None
 
 
-def convert_to_ghost_batch_norm(
-    model: nn.Module, ghost_size: int, *, momentum: float | None = None, ranks_per_ghost: int = 1
-) -> nn.Module:
+def convert_to_ghost_batch_norm(model: nn.Module, ghost_size: int, *, momentum: float | None = None, ranks_per_ghost: int = 1) -> nn.Module:
     """Turn every batch-norm layer of `model` into its ghost form, in place; weights, buffers and state-dict keys stay.
 
     `momentum`: weight of a step's statistics in the running ones; None leaves each layer its own.
-
     `ranks_per_ghost` > 1: a ghost batch spans that many neighbouring ranks (collective: every rank must call this).
     Raises ValueError for a kind of batch norm whose forward pass this module does not know.
     """
@@ -139,28 +137,29 @@ def convert_to_ghost_batch_norm(
     return model
 
 
-def _ghost_class(kind: type, name: str) -> type[_GhostBatchNorm]:
+@functools.cache
+def _ghost_kinds() -> dict[type, type[_GhostBatchNorm]]:
     from timm.layers import BatchNormAct2d
 
     class GhostBatchNormAct2d(_GhostBatchNorm, BatchNormAct2d):
         def forward(self, x: Tensor) -> Tensor:
             return self.act(self.drop(self._normalise(x)))
 
-    known: dict[type, Any] = {nn.BatchNorm1d: GhostBatchNorm1d, nn.BatchNorm2d: GhostBatchNorm2d, BatchNormAct2d: GhostBatchNormAct2d}
+    return {nn.BatchNorm1d: GhostBatchNorm1d, nn.BatchNorm2d: GhostBatchNorm2d, BatchNormAct2d: GhostBatchNormAct2d}
+
+
+def _ghost_class(kind: type, name: str) -> type[_GhostBatchNorm]:
+    known = _ghost_kinds()
     if kind not in known:
         raise ValueError(f"{name} is a {kind.__name__}: ghost batch norm knows {', '.join(known_kind.__name__ for known_kind in known)}")
     return known[kind]
 
 
-def _ghost_group(ranks_per_ghost: int) -> dist.ProcessGroup:
+def _ghost_group(ranks_per_ghost: int) -> Any:
     """This rank's group of neighbours. Every rank takes part in making every group."""
     rank, world_size = dist.get_rank(), dist.get_world_size()
     groups = [dist.new_group(list(range(first, first + ranks_per_ghost))) for first in range(0, world_size, ranks_per_ghost)]
     return groups[rank // ranks_per_ghost]
-
-
-class _AllReduceWork(Protocol):
-    def wait(self) -> Any: ...
 
 
 class GhostStatistics:
@@ -173,7 +172,7 @@ class GhostStatistics:
     def __init__(self, model: nn.Module):
         self.layers = [module for module in model.modules() if isinstance(module, _GhostBatchNorm)]
         self._flat: Tensor | None = None
-        self._work: _AllReduceWork | None = None
+        self._work: dist.Work | None = None
 
     def start(self) -> None:
         if not self.layers or not self.layers[0].ghosts_seen:
@@ -191,11 +190,11 @@ class GhostStatistics:
             self._work.wait()
             self._flat.div_(dist.get_world_size())
         sizes = [layer.num_features for layer in self.layers for _ in range(2)]
-        running = [stat for layer in self.layers for stat in (layer.running_mean, layer.running_var)]
-        momenta = [layer.momentum for layer in self.layers for _ in range(2)]
+        running = [cast(Tensor, stat) for layer in self.layers for stat in (layer.running_mean, layer.running_var)]
+        momenta = [cast(float, layer.momentum) for layer in self.layers for _ in range(2)]
         torch._foreach_mul_(running, [1 - momentum for momentum in momenta])
-        torch._foreach_add_(running, torch._foreach_mul(self._flat.split(sizes), momenta))
+        torch._foreach_add_(running, list(torch._foreach_mul(self._flat.split(sizes), momenta)))
+        torch._foreach_add_([cast(Tensor, layer.num_batches_tracked) for layer in self.layers], 1)
         for layer in self.layers:
             layer.ghosts_seen = 0
-            layer.num_batches_tracked += 1  # type: ignore[operator]
         self._flat = self._work = None

@@ -5,6 +5,7 @@ accumulation steps and ranks is the mean over the global batch (Goyal et al. 201
 """
 
 from collections.abc import Iterator
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -31,7 +32,7 @@ def build_model(recipe: Recipe, known: Facts) -> nn.Module:
         hint = f" (timm has {', '.join(near)})" if near else ""
         raise RecipeError(f"model.name={recipe.model.name} with model.args={recipe.model.args}: {error}{hint}") from error
     if recipe.model.head_std:
-        nn.init.normal_(model.get_classifier().weight, std=recipe.model.head_std)
+        nn.init.normal_(cast(Any, model).get_classifier().weight, std=recipe.model.head_std)
     return model
 
 

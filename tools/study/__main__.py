@@ -2,8 +2,9 @@
 
     python -m tools.study recipes/digits.py recipes/digits_720_unscaled.py recipes/digits_720.py --seeds 5 --launcher deepspeed --ranks 2
 
-The first recipe is the reference that the others are held against. All runs of a study share one launch. A study that was stopped goes on where it was:
-what is finished in --out is not run again. It writes study.md, study.json, study.png and study.html there, next to the run directories.
+The first recipe is the reference that the others are held against. All runs of a study share one launch. A study that was stopped goes on
+where it was: what is finished in --out is not run again. It writes study.md, study.json, study.png and study.html there, next to the run
+directories.
 """
 
 import argparse
@@ -66,11 +67,20 @@ def run_all(options: argparse.Namespace, seeds: list[int]) -> None:
             job.wait()
             raise
     if job.returncode or not all(path.exists() for path in summaries):
-        raise UserError(f"the launch ended with exit code {job.returncode}; the end of {log}:\n" + "\n".join(log.read_text().splitlines()[-15:]))
+        raise UserError(
+            f"the launch ended with exit code {job.returncode}; the end of {log}:\n" + "\n".join(log.read_text().splitlines()[-15:])
+        )
 
 
 def _watch(job: "subprocess.Popen[bytes]", summaries: list[Path]) -> None:
-    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn()]
+    columns = [
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("ETA"),
+        TimeRemainingColumn(),
+    ]
     seen: set[Path] = set()
     with Progress(*columns) as progress:
         task = progress.add_task("runs", total=len(summaries))
@@ -98,7 +108,8 @@ def main(argv: list[str] | None = None) -> int:
             load_recipe(path).with_overrides(options.overrides)
         run_all(options, seeds)
         arms = [Arm.read(path, options.out, seeds) for path in options.recipes]
-        command = f"python -m tools.study {' '.join(map(str, options.recipes))} --seeds {options.seeds} --launcher {options.launcher} --ranks {options.ranks}"
+        words = " ".join(map(str, options.recipes))
+        command = f"python -m tools.study {words} --seeds {options.seeds} --launcher {options.launcher} --ranks {options.ranks}"
         print(write_report(arms, options.out, title=options.title, command=command))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -4,10 +4,7 @@ import ast
 import base64
 import html
 import json
-import os
-import platform
 import statistics
-import subprocess
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -18,6 +15,8 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+
+from lbtrain.provenance import commit, hardware
 
 # Okabe & Ito's colours, told apart by colour-blind eyes and in print.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -109,26 +108,13 @@ def verdicts(arms: list[Arm]) -> list[str]:
 
 def provenance(arms: list[Arm], command: str) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in arms[0].versions.items())
-    return f"{command}; commit {commit()}, {date.today()}, {os.cpu_count()} cores of {_processor()}; {versions}"
-
-
-def commit() -> str:
-    """The commit that ran, marked where the working tree differs from it."""
-    answer = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=Path(__file__).parent, check=False)
-    return answer.stdout.strip() or "unknown"
-
-
-def _processor() -> str:
-    try:
-        return next(line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.machine()
+    return f"{command}; commit {commit()}, {date.today()}, {hardware()}; {versions}"
 
 
 def _as_row(arm: Arm) -> dict[str, Any]:
     return {
-        "recipe": arm.name, "title": arm.title, "batch_size": arm.batch_size, "steps": arm.steps, "peak_lr": arm.peak_lr, "n": len(arm.errors),
-        "top1_error": arm.errors, "mean": arm.mean, "std": arm.std, "seconds": arm.seconds,
+        "recipe": arm.name, "title": arm.title, "batch_size": arm.batch_size, "steps": arm.steps, "peak_lr": arm.peak_lr, "n":
+        len(arm.errors), "top1_error": arm.errors, "mean": arm.mean, "std": arm.std, "seconds": arm.seconds,
     }  # fmt: skip
 
 
@@ -142,9 +128,12 @@ def draw(arms: list[Arm], path: Path) -> None:
             axes.plot(epochs, values.mean(0), color=colour, linewidth=2, label=label)
         error_axes.annotate(f" {arm.mean:.1f}%", (arm.error_curve[0][-1], arm.mean), color=colour, va="center", fontsize=10)
     loss_axes.set(xlabel="epoch", ylabel="training loss (nats)", yscale="log", title="Training loss")
-    error_axes.set(xlabel="epoch", ylabel="top-1 error (%)", title="Validation error", ylim=(-2, None))
+    error_axes.set(xlabel="epoch", ylabel="top-1 error (%)", title="Validation error", ylim=(0, 100))
+    # Linear below 1%, so that an error of 0 has a place, logarithmic above, so that 1% and 2% can be told apart.
+    error_axes.set_yscale("symlog", linthresh=1)
+    error_axes.set_yticks([0, 1, 2, 5, 10, 20, 50, 100], ["0", "1", "2", "5", "10", "20", "50", "100"])
     error_axes.set_xlim(right=error_axes.get_xlim()[1] * 1.06)
-    error_axes.legend(frameon=False, fontsize=9)
+    loss_axes.legend(frameon=False, fontsize=9)
     for axes in (loss_axes, error_axes):
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25)
@@ -166,7 +155,8 @@ def _page(arms: list[Arm], title: str, verdict: list[str], origin: str, picture:
     )
     lines = "".join(f"<li>{html.escape(line)}</li>" for line in verdict)
     return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{html.escape(title)}</title>'
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'
+        '<meta name="viewport" content="width=device-width">'
         f"<style>{_STYLE}</style><h1>{html.escape(title)}</h1><ul>{lines}</ul>"
         f'<img alt="training loss and validation error over epochs, one line per seed" src="data:image/png;base64,{picture}">'
         "<table><tr><th>recipe</th><th>batch</th><th>steps</th><th>peak lr</th><th>top-1 error %, mean ± std</th><th>seeds</th></tr>"

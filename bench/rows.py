@@ -1,0 +1,82 @@
+"""Rows of results/: one measured comparison each, with everything needed to repeat it."""
+
+import csv
+import dataclasses
+import datetime
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+
+from lbtrain.provenance import commit, hardware, versions
+
+RESULTS = Path(__file__).parents[1] / "results"
+
+
+@dataclass(frozen=True)
+class Row:
+    """`ours` and `peer` are medians over `n` paired rounds in `unit`; `ratio` is the median of the paired ratios, with its smallest and
+    largest.
+
+    `target` is the bound on the ratio that was aimed at, as written (">=0.97"); empty where there is none.
+    """
+
+    bench: str
+    case: str
+    peer_name: str
+    ours: float
+    peer: float
+    unit: str
+    ratio: float
+    ratio_min: float
+    ratio_max: float
+    target: str
+    n: int
+    command: str
+
+    @property
+    def met(self) -> str:
+        if not self.target:
+            return ""
+        bound = float(self.target.lstrip("<>="))
+        return "yes" if (self.ratio >= bound if self.target.startswith(">") else self.ratio <= bound) else "no"
+
+
+def paired(bench: str, case: str, peer_name: str, ours: list[float], peer: list[float], *, unit: str, target: str, command: str) -> Row:
+    """The row of a comparison measured in turns: ours[i] and peer[i] belong to one round."""
+    ratios = [a / b for a, b in zip(ours, peer, strict=True)]
+    return Row(
+        bench, case, peer_name, statistics.median(ours), statistics.median(peer), unit, statistics.median(ratios), min(ratios), max(ratios),
+        target, len(ratios), command,
+    )  # fmt: skip
+
+
+def write(rows: list[Row], name: str) -> Path:
+    """Appends to results/NAME.csv, with commit, date, hardware and versions in every row, and prints them."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.csv"
+    origin = {
+        "commit": commit(),
+        "date": str(datetime.date.today()),
+        "hardware": hardware(),
+        "versions": " ".join(f"{package}={version}" for package, version in versions().items()),
+    }
+    new = not path.exists()
+    with path.open("a", newline="") as file:
+        for row in rows:
+            values = {key: f"{value:.6g}" if isinstance(value, float) else value for key, value in dataclasses.asdict(row).items()}
+            values |= {"met": row.met, **origin}
+            writer = csv.DictWriter(file, list(values))
+            if new:
+                writer.writeheader()
+                new = False
+            writer.writerow(values)
+            print(show(row), flush=True)
+    return path
+
+
+def show(row: Row) -> str:
+    target = f"  target {row.target}: {'met' if row.met == 'yes' else 'not met'}" if row.target else ""
+    return (
+        f"{row.bench} {row.case}: ours {row.ours:.4g} {row.unit}, {row.peer_name} {row.peer:.4g}; "
+        f"ratio {row.ratio:.3f} ({row.ratio_min:.3f} to {row.ratio_max:.3f}, n={row.n}){target}"
+    )

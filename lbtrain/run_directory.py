@@ -1,0 +1,71 @@
+"""A run directory: everything about one run, in files that tools can read without lbtrain.
+
+recipe.yaml, plan.json, deepspeed.json (as handed to the engine), metrics.jsonl, tensorboard/, checkpoints/, summary.json.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from lbtrain.engines.deepspeed_config import complete_config
+from lbtrain.errors import RecipeError
+from lbtrain.plan import Plan
+from lbtrain.provenance import commit, hardware, versions
+from lbtrain.recipe import Recipe, keys
+from lbtrain.records import write_whole
+
+MAY_CHANGE_ON_RESUME = {
+    "engine", "deepspeed.zero_stage", "deepspeed.mechanics", "world_size", "micro_batch_size", "max_micro_batch_size", "data.root",
+    "data.workers", "run_dir", "resume", "log_every", "evaluate_every", "checkpoint.every", "checkpoint.keep",
+}  # fmt: skip
+"""Keys that do not enter the mathematics, so that a run may go on with other values."""
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    path: Path
+
+    def open_for(self, recipe: Recipe) -> None:
+        """Makes the folder. Raises RecipeError if that fails, or if it holds a run that this recipe would not continue."""
+        self._check_same_run(recipe)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RecipeError(f"run_dir={self.path} cannot be made: {error.strerror}") from error
+
+    def _check_same_run(self, recipe: Recipe) -> None:
+        path = self.path / "recipe.yaml"
+        if not path.exists():
+            return
+        if recipe.resume == "never":
+            raise RecipeError(f"run_dir={self.path} holds a run already, and resume=never: choose another run_dir")
+        old, new = OmegaConf.create(path.read_text()), OmegaConf.structured(recipe)
+        values = {key: (OmegaConf.select(old, key), OmegaConf.select(new, key)) for key, _ in keys() if key not in MAY_CHANGE_ON_RESUME}
+        changed = [f"{key} was {before}, is {now}" for key, (before, now) in values.items() if before != now]
+        if changed:
+            raise RecipeError(
+                f"run_dir={self.path} holds a run of another recipe ({'; '.join(changed)}): choose another run_dir, or undo the change"
+            )
+
+    def describe(self, recipe: Recipe, plan: Plan) -> None:
+        """Writes what the run is made of, before its first step."""
+        write_whole(self.path / "recipe.yaml", recipe.to_yaml())
+        write_whole(self.path / "plan.json", plan.to_json() + "\n")
+        if plan.engine == "deepspeed":
+            config = complete_config(plan, recipe.deepspeed.mechanics)
+            write_whole(self.path / "deepspeed.json", json.dumps(config, indent=1) + "\n")
+
+    def finish(self, result: dict[str, Any], *, write: bool) -> dict[str, Any]:
+        """Adds where the numbers come from, writes summary.json if told to, and returns both."""
+        summary = result | {"commit": commit(), "hardware": hardware(), "versions": versions()}
+        if write:
+            write_whole(self.path / "summary.json", json.dumps(summary, indent=1) + "\n")
+        return summary
+
+    def summary(self) -> dict[str, Any] | None:
+        """Of a finished run; None if it has not finished."""
+        path = self.path / "summary.json"
+        return dict(json.loads(path.read_text())) if path.exists() else None
