@@ -161,9 +161,8 @@ def _verdict(compared: list[Compared]) -> int:
     error = statistics.mean(abs(each.error) for each in compared)
     coverage = statistics.mean(each.inside for each in compared)
     width = statistics.median(each.predicted.efficiency_high - each.predicted.efficiency_low for each in compared)
-    print(
-        f"{len(compared)} rows: mean absolute error {error:.2f} points; {coverage:.1%} inside the 90% interval (median width {100 * width:.1f})"
-    )
+    inside = f"{coverage:.1%} inside the 90% interval (median width {100 * width:.1f} points)"
+    print(f"{len(compared)} rows: mean absolute error {error:.2f} points; {inside}")
     return 0 if error <= 3 and 0.80 <= coverage <= 0.97 else 1
 
 

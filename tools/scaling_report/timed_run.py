@@ -133,7 +133,8 @@ def _switch_off_exchange() -> None:
     def never(model: torch.nn.Module, exchange: bool) -> None:
         decide(model, False)
 
-    for module in (accelerate, ddp, deepspeed):
+    modules: list[Any] = [accelerate, ddp, deepspeed]
+    for module in modules:
         if hasattr(module, "exchange_in_backward"):
             module.exchange_in_backward = never
 

@@ -1,0 +1,86 @@
+"""The doctor's judgement on answers whose fault is known."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tools.doctor.__main__ import main
+from tools.doctor.judge import Answer, judge, rounds
+from tools.doctor.probe import PACKAGES, loader_images_per_s, matrix_gflops
+
+VALUES = {
+    "time": 0.0, "python": "3.11.7", **dict.fromkeys(PACKAGES, "1.0"), "port_free": True, "interface": "eth0",
+    "gloo_interface": None, "gflops": 100.0, "images_per_s": 200.0,
+}  # fmt: skip
+HEALTHY = {f"node0{i}": Answer(VALUES) for i in range(1, 5)}
+PAIRS = {pair: 10.0 for each in rounds(list(HEALTHY)) for pair in each}
+
+
+def _with(host: str, **changes: object) -> dict[str, Answer]:
+    return HEALTHY | {host: Answer(VALUES | changes)}
+
+
+def test_healthy_hosts_have_no_findings() -> None:
+    assert judge(HEALTHY, PAIRS, port=29500) == []
+
+
+@pytest.mark.parametrize(
+    ("answers", "problem", "remedy", "cannot"),
+    [
+        (HEALTHY | {"node03": Answer(None, "root@node03: Permission denied (publickey).")}, "does not answer", "ssh-copy-id node03", True),
+        (HEALTHY | {"node03": Answer(None, "ssh: Could not resolve hostname")}, "does not answer", "/etc/hosts", True),
+        (HEALTHY | {"node03": Answer(None, "Connection timed out")}, "does not answer", "ssh node03 true", True),
+        (_with("node03", torch="0.9"), "torch 0.9, others have 1.0", "pip install torch==1.0", True),
+        (_with("node03", python="3.12.0"), "python 3.12.0", "install Python 3.11.7", True),
+        (_with("node03", port_free=False), "port 29500 is taken", "ss -ltnp", True),
+        (_with("node03", interface="no route"), "no route", "ip route", True),
+        (_with("node03", gloo_interface="lo"), "GLOO_SOCKET_IFNAME=lo", "export GLOO_SOCKET_IFNAME=eth0", False),
+        (_with("node03", gflops=70.0), "30% under the median", "nvidia-smi", False),
+        (_with("node03", images_per_s=100.0), "50% under the median", "lscpu", False),
+        (HEALTHY | {"node03": replace(HEALTHY["node03"], skew_s=-3.0)}, "off by -3.0 s", "chronyc", False),
+    ],
+)
+def test_each_fault_is_named_with_its_remedy(answers: dict[str, Answer], problem: str, remedy: str, cannot: bool) -> None:
+    (finding,) = judge(answers, {}, port=29500)
+    assert finding.host == "node03"
+    assert problem in finding.problem
+    assert remedy in finding.remedy
+    assert finding.cannot_take_part == cannot
+
+
+def test_a_slow_cable_is_named_and_its_neighbours_are_not() -> None:
+    pairs = {pair: 95.0 if "node02" in pair else 10.0 for pair in PAIRS}
+    findings = judge(HEALTHY, pairs, port=29500)
+    assert [finding.host for finding in findings] == ["node02"]
+
+
+def test_a_pair_that_does_not_meet_cannot_take_part() -> None:
+    (finding,) = judge(HEALTHY, PAIRS | {("node01", "node04"): None}, port=29500)
+    assert finding.cannot_take_part
+    assert "node01" in finding.problem
+
+
+@given(st.integers(1, 33))
+def test_every_pair_meets_once_in_rounds_without_a_shared_host(number: int) -> None:
+    hosts = [f"node{i}" for i in range(number)]
+    schedule = rounds(hosts)
+    met = [frozenset(pair) for each in schedule for pair in each]
+    assert len(met) == len(set(met)) == number * (number - 1) // 2
+    for each in schedule:
+        used = [host for pair in each for host in pair]
+        assert len(used) == len(set(used))
+
+
+def test_rates_are_positive() -> None:
+    assert matrix_gflops(size=64, repeats=2) > 0
+    assert loader_images_per_s(seconds=0.01) > 0
+
+
+def test_a_missing_hostfile_and_a_bad_port_end_with_code_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--hostfile", "nowhere"]) == 2
+    assert "cannot be read" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as exit_:
+        main(["--hostfile", "nowhere", "--port", "0"])
+    assert exit_.value.code == 2

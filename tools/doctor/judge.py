@@ -1,0 +1,156 @@
+"""From what the hosts answered to findings: what is wrong, whether the host can take part, and what to type to mend it."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tools.doctor.probe import PACKAGES
+
+# A host this much worse than the median is named: it will be the straggler that all others wait for.
+OUTLIER = 0.20
+# Networks fail by factors (a port at a tenth of its rate), and small messages scatter.
+NETWORK_OUTLIER = 0.50
+MOST_SKEW_S = 1.0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a host said; `failure` instead of values if it said nothing. `skew_s` is its clock against ours."""
+
+    values: Mapping[str, Any] | None
+    failure: str = ""
+    skew_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Finding:
+    host: str
+    problem: str
+    remedy: str
+    cannot_take_part: bool = False
+
+
+Pair = tuple[str, str]
+
+
+def judge(answers: Mapping[str, Answer], pairs: Mapping[Pair, float | None], *, port: int) -> list[Finding]:
+    """All findings, host by host; `pairs` are all-reduce times in ms (None: the pair did not meet)."""
+    alive = {host: answer for host, answer in answers.items() if answer.values is not None}
+    found = [_silent(host, answer.failure) for host, answer in answers.items() if answer.values is None]
+    found += _versions(alive)
+    for host, answer in alive.items():
+        found += _single(host, answer, port)
+    found += _interfaces(alive)
+    for name, unit, remedy in _RATES:
+        found += _slow(alive, name, unit, remedy)
+    return found + _pairs(pairs)
+
+
+_RATES = (
+    (
+        "gflops",
+        "GFLOP/s in a matrix product",
+        "ssh {host} 'nvidia-smi -q -d CLOCK,PERFORMANCE; uptime': is something else running, or hot?",
+    ),
+    ("images_per_s", "loader images/s", "ssh {host} 'lscpu; uptime': is the clock low, or something else running?"),
+)
+
+
+def _silent(host: str, failure: str) -> Finding:
+    remedies = {
+        "Permission denied": f"ssh-copy-id {host}",
+        "Could not resolve": f"add {host} to /etc/hosts or ~/.ssh/config (hostfiles/README.md)",
+        "No such file": "install the same environment at the same path on every host, or share it over the network",
+    }
+    remedy = next((remedy for sign, remedy in remedies.items() if sign in failure), f"ssh {host} true: is it up, and does its sshd listen?")
+    return Finding(host, f"does not answer: {failure}", remedy, cannot_take_part=True)
+
+
+def _versions(alive: Mapping[str, Answer]) -> list[Finding]:
+    found = []
+    for package in ("python", *PACKAGES):
+        versions = {host: (answer.values or {})[package] for host, answer in alive.items()}
+        common = statistics.mode(versions.values()) if versions else ""
+        for host, version in versions.items():
+            if version != common:
+                remedy = f"ssh {host} 'pip install {package}=={common}'" if package != "python" else f"install Python {common} on {host}"
+                found.append(Finding(host, f"{package} {version}, others have {common}", remedy, cannot_take_part=True))
+    return found
+
+
+def _single(host: str, answer: Answer, port: int) -> list[Finding]:
+    assert answer.values is not None
+    found = []
+    if not answer.values["port_free"]:
+        found.append(
+            Finding(host, f"port {port} is taken", f"ssh {host} 'ss -ltnp sport = :{port}', or launch with another --master_port", True)
+        )
+    if abs(answer.skew_s) > MOST_SKEW_S:
+        found.append(
+            Finding(host, f"its clock is off by {answer.skew_s:+.1f} s", f"ssh {host} 'chronyc makestep' (or start an NTP client)")
+        )
+    return found
+
+
+def _interfaces(alive: Mapping[str, Answer]) -> list[Finding]:
+    found = []
+    for host, answer in alive.items():
+        assert answer.values is not None
+        used, route = answer.values["gloo_interface"], answer.values["interface"]
+        if route == "no route":
+            found.append(Finding(host, "has no route to the others", f"ssh {host} 'ip route'", True))
+        elif used and used != route and len(alive) > 1:
+            found.append(
+                Finding(host, f"GLOO_SOCKET_IFNAME={used}, but the way to the others is {route}", f"export GLOO_SOCKET_IFNAME={route}")
+            )
+    return found
+
+
+def _slow(alive: Mapping[str, Answer], name: str, unit: str, remedy: str) -> list[Finding]:
+    rates = {host: float((answer.values or {})[name]) for host, answer in alive.items()}
+    if len(rates) < 3:  # of two hosts, neither is the median
+        return []
+    median = statistics.median(rates.values())
+    return [
+        Finding(host, f"{rate:,.0f} {unit}, {1 - rate / median:.0%} under the median", remedy.format(host=host))
+        for host, rate in rates.items()
+        if rate < (1 - OUTLIER) * median
+    ]
+
+
+def _pairs(pairs: Mapping[Pair, float | None]) -> list[Finding]:
+    found = [
+        Finding(
+            second,
+            f"no all-reduce with {first}",
+            f"open the ports between {first} and {second}: both need all TCP ports of each other",
+            True,
+        )
+        for (first, second), milliseconds in pairs.items()
+        if milliseconds is None
+    ]
+    times = {pair: value for pair, value in pairs.items() if value is not None}
+    if len(times) < 3:
+        return found
+    median = statistics.median(times.values())
+    for host in sorted({host for pair in times for host in pair}):
+        own = statistics.median(value for pair, value in times.items() if host in pair)
+        if own > (1 + NETWORK_OUTLIER) * median:
+            words = f"all-reduces take {own:.1f} ms, {own / median - 1:.0%} over the median"
+            found.append(
+                Finding(host, words, f"ssh {host} 'ethtool eth0; ip -s link': speed, duplex, errors, and its cable or switch port")
+            )
+    return found
+
+
+def rounds(hosts: Sequence[str]) -> list[list[Pair]]:
+    """Every pair once, in rounds of pairs that share no host, so that the pairs of a round can be timed at once (circle method)."""
+    places: list[str | None] = [*hosts, *([None] if len(hosts) % 2 else [])]
+    found = []
+    for _ in range(len(places) - 1):
+        half = len(places) // 2
+        matches = zip(places[:half], reversed(places[half:]), strict=True)
+        found.append([(first, second) for first, second in matches if first is not None and second is not None])
+        places = [places[0], places[-1], *places[1:-1]]
+    return found
