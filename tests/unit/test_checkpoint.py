@@ -26,12 +26,17 @@ def save(run_dir: Path, *steps: int, keep: int = 9) -> Checkpoints:
     return checkpoints
 
 
+def newest(checkpoints: Checkpoints) -> tuple[dict, Progress, list[str]]:
+    found = checkpoints.newest()
+    return found.state, found.progress, list(found.passed_over)
+
+
 def names(run_dir: Path) -> list[str]:
     return sorted(path.name for path in (run_dir / "checkpoints").iterdir())
 
 
 def test_what_was_saved_is_what_is_loaded(tmp_path):
-    found, progress, warnings = save(tmp_path, 5).newest()
+    found, progress, warnings = newest(save(tmp_path, 5))
     assert (progress, warnings) == (Progress(160, 5, 1), [])
     expected = state(5)
     assert found["loss_scale"] == 1024.0
@@ -48,9 +53,9 @@ def test_nothing_saved_is_no_error(tmp_path):
 
 def test_the_newest_is_by_step_also_beyond_nine_digits(tmp_path):
     checkpoints = save(tmp_path, 9, 10, 999_999_999)
-    assert checkpoints.newest()[1].step == 999_999_999
+    assert newest(checkpoints)[1].step == 999_999_999
     checkpoints.save(state(), Progress(1, 1_000_000_000), "")
-    assert checkpoints.newest()[1].step == 1_000_000_000
+    assert newest(checkpoints)[1].step == 1_000_000_000
 
 
 @pytest.mark.parametrize(("keep", "left"), [(1, [4]), (2, [3, 4]), (3, [2, 3, 4]), (9, [1, 2, 3, 4])])
@@ -62,7 +67,7 @@ def test_the_newest_stay(tmp_path, keep, left):
 def test_saving_the_same_step_again_replaces_it(tmp_path):
     checkpoints = save(tmp_path, 3)
     checkpoints.save(state(8.0), Progress(96, 3), "")
-    assert float(checkpoints.newest()[0]["model"]["weight"][0, 0]) == 8.0
+    assert float(newest(checkpoints)[0]["model"]["weight"][0, 0]) == 8.0
     assert len(names(tmp_path)) == 2
 
 
@@ -91,11 +96,11 @@ def wrong_checksum(path: Path) -> None:
 @pytest.mark.parametrize("damage", [flip_a_byte, cut_off, empty, without_checksum, wrong_checksum])
 def test_a_damaged_one_is_passed_over_and_said(tmp_path, damage):
     checkpoints = save(tmp_path, 1, 2)
-    newest = tmp_path / "checkpoints/step_000000002.pt"
-    damage(newest)
-    found, progress, warnings = checkpoints.newest()
+    last = tmp_path / "checkpoints/step_000000002.pt"
+    damage(last)
+    found, progress, warnings = newest(checkpoints)
     assert progress.step == 1 and float(found["model"]["weight"][0, 0]) == 1.0
-    assert warnings == [f"{newest} is damaged (its checksum differs): passed over"]
+    assert warnings == [f"{last} is damaged (its checksum differs): passed over"]
 
 
 def test_all_damaged_is_refused_and_nothing_is_deleted(tmp_path):
@@ -119,9 +124,9 @@ def test_a_crash_while_writing_leaves_the_older_one(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="no space left"):
         checkpoints.save(state(2), Progress(64, 2), "")
     monkeypatch.undo()
-    assert checkpoints.newest()[1].step == 1
+    assert newest(checkpoints)[1].step == 1
     checkpoints.save(state(2), Progress(64, 2), "")
-    assert checkpoints.newest()[1].step == 2
+    assert newest(checkpoints)[1].step == 2
 
 
 def test_other_files_in_the_folder_are_left_alone(tmp_path):
@@ -129,7 +134,7 @@ def test_other_files_in_the_folder_are_left_alone(tmp_path):
     for name in ("step_best.pt", "step_000000009.pt.bak", "notes.txt", "step_7.pt"):
         (tmp_path / "checkpoints" / name).write_text("mine")
     checkpoints.save(state(), Progress(64, 2), "")
-    assert checkpoints.newest()[1].step == 2
+    assert newest(checkpoints)[1].step == 2
     assert {"step_best.pt", "step_000000009.pt.bak", "notes.txt", "step_7.pt"} <= set(names(tmp_path))
 
 

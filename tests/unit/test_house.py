@@ -31,6 +31,7 @@ BELOW = {
     "plan": {"census", "data", "schedules"},
     "engines": {"plan", "nn", "optim"},
     "checkpoint": {"engines", "records"},
+    "run_directory": {"engines", "plan", "provenance", "records"},
     "train": {"checkpoint", "engines", "plan", "records", "stopping", "tasks"},
     "main": {
         "census",
@@ -43,6 +44,7 @@ BELOW = {
         "plan",
         "provenance",
         "records",
+        "run_directory",
         "schedules",
         "tasks",
         "train",

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from lbtrain.records import EvalRow, Records, TrainRow, write_summary, write_whole
+from lbtrain.records import EvalRow, Records, TrainRow, write_whole
+from lbtrain.run_directory import RunDirectory
 
 
 def train_row(step: int, **changes) -> TrainRow:
@@ -76,7 +77,6 @@ def test_resuming_without_a_metrics_file_begins_one(tmp_path):
 def test_a_silent_copy_writes_nothing(tmp_path, capsys):
     records = Records(tmp_path, enabled=False, on_screen=True, total_examples=320)
     records.write(train_row(1))
-    records.say("hello")
     records.close()
     assert list(tmp_path.iterdir()) == [] and capsys.readouterr().out == ""
 
@@ -104,11 +104,19 @@ def test_tensorboard_holds_every_number_by_examples(tmp_path, extra):
     assert {"train/lr", "train/images_per_sec", "train/data_wait", "eval/loss"} <= set(board.Tags()["scalars"])
 
 
-def test_a_summary_is_json_and_replaced_whole(tmp_path):
-    write_summary(tmp_path, {"top1_error": 1.5, "recipe": "x"})
-    write_summary(tmp_path, {"top1_error": 2.5})
-    assert json.loads((tmp_path / "summary.json").read_text()) == {"top1_error": 2.5}
+def test_a_summary_says_where_its_numbers_come_from_and_is_replaced_whole(tmp_path):
+    folder = RunDirectory(tmp_path)
+    assert folder.summary() is None
+    folder.finish({"top1_error": 1.5, "recipe": "x"}, write=True)
+    written = folder.finish({"top1_error": 2.5}, write=True)
+    assert folder.summary() == written and "recipe" not in written
+    assert {"top1_error", "commit", "hardware", "versions"} <= set(written)
     assert [path.name for path in tmp_path.iterdir()] == ["summary.json"]
+
+
+def test_only_the_writer_writes_a_summary(tmp_path):
+    assert RunDirectory(tmp_path).finish({"top1_error": 1.5}, write=False)["top1_error"] == 1.5
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_crash_while_replacing_leaves_the_old_text(tmp_path, monkeypatch):
@@ -118,3 +126,10 @@ def test_a_crash_while_replacing_leaves_the_old_text(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="no space"):
         write_whole(path, "new")
     assert path.read_text() == "old"
+
+
+def test_a_quiet_run_writes_files_and_says_nothing(tmp_path, capsys):
+    records = Records(tmp_path, enabled=True, on_screen=False, total_examples=320)
+    records.write(train_row(1))
+    records.close()
+    assert len(lines(tmp_path)) == 1 and capsys.readouterr().out == ""
