@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .layerwise import Job, LayerwiseOptimizer, require, settle
-from .norms import PIECE, in_memory_order, lie_alike
+from .norms import lie_alike
 
 
 class LAMB(LayerwiseOptimizer):
@@ -26,8 +26,8 @@ class LAMB(LayerwiseOptimizer):
     FusedLAMB and timm's Lamb do, to 1 by default): clipping is the engine's. The step count is the group's: under ZeRO a group has
     one, so that a parameter which gets its first gradient late has the group's count too. What happens at w=0, g=0, wd=0
     and lr=0 stands in layerwise.py. State: `step`, `exp_avg`, `exp_avg_sq`.
-    Cost on CPU: every tensor passes through the cache once in pieces, and w once more when the norms are known; a scratch of one
-    round of layers (of the whole slice under sharding) holds u in between.
+    Cost on CPU: one fused pass, one read for the norms, one pass over w and u; a scratch of one round of layers (of the whole slice
+    under sharding) holds u in between.
     """
 
     def __init__(
@@ -70,9 +70,9 @@ class LAMB(LayerwiseOptimizer):
 
     def _direct(self, job: Job) -> None:
         parts = job.slices
-        if parts[0].weight.device.type == "cpu" and all(_in_pieces(part.weight, part.gradient, *_moments(part.state)) for part in parts):
+        if parts[0].weight.device.type == "cpu" and all(_fusable(part.weight, part.gradient, *_moments(part.state)) for part in parts):
             job.directions = self._scratch_like(job)
-            _directions_in_pieces(job)
+            _fused_directions(job)
         else:
             job.directions = _foreach_directions(job)
 
@@ -112,28 +112,25 @@ def _moments(state: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     return state["exp_avg"], state["exp_avg_sq"]
 
 
-def _in_pieces(*tensors: Tensor) -> bool:
-    # In half precision eps * sqrt(1 - b2^t) below would vanish.
+def _fusable(*tensors: Tensor) -> bool:
     return tensors[0].dtype.itemsize >= 4 and lie_alike(*tensors)
 
 
-def _directions_in_pieces(job: Job) -> None:
-    """Compute u piece by piece, each operation on a piece that is still in the cache.
+def _fused_directions(job: Job) -> None:
+    """Compute u with torch's fused Adam kernel, one call a layer.
 
-    With k1 = 1 - b1^t and k2 = sqrt(1 - b2^t), a' / (sqrt(c') + eps) = (k2 / k1) * a / (sqrt(c) + eps * k2): one pass less.
+    The kernel steps "weights" against the direction: from 0, at rate -1 and without decay, it leaves a' / (sqrt(c') + eps).
     """
     beta1, beta2 = job.group["betas"]
-    eps, weight_decay = job.group["eps"], job.group["weight_decay"]
-    k1, k2 = _corrections(job.group, job.slices[0].state["step"].item())
+    weight_decay = job.group["weight_decay"]
+    step = job.slices[0].state["step"] if job.group["bias_correction"] else torch.tensor(float("inf"))  # b^inf = 0: nothing to correct
     for part, direction in zip(job.slices, job.directions, strict=True):
-        tensors = (part.weight, part.gradient, *_moments(part.state), direction)
-        for w, g, a, c, u in zip(*(in_memory_order(tensor).split(PIECE) for tensor in tensors), strict=True):
-            a.lerp_(g, 1 - beta1)
-            c.mul_(beta2).addcmul_(g, g, value=1 - beta2)
-            torch.sqrt(c, out=u).add_(eps * k2)
-            torch.div(a, u, out=u).mul_(k2 / k1)
-            if weight_decay:
-                u.add_(w, alpha=weight_decay)
+        torch._fused_adam_(
+            [direction.zero_()], [part.gradient], [part.state["exp_avg"]], [part.state["exp_avg_sq"]], [], [step],
+            lr=-1.0, beta1=beta1, beta2=beta2, weight_decay=0.0, eps=job.group["eps"], amsgrad=False, maximize=False,
+        )  # fmt: skip
+        if weight_decay:
+            direction.add_(part.weight, alpha=weight_decay)
 
 
 def _foreach_directions(job: Job) -> list[Tensor]:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .layerwise import Job, LayerwiseOptimizer, require, settle
+from .layout import Slice
 from .norms import lie_alike
 
 
@@ -32,7 +33,7 @@ class LARS(LayerwiseOptimizer):
 
     Groups with "adapt" false take ratio 1: SGD with momentum. What happens at w=0, g=0, wd=0 and lr=0 stands in layerwise.py.
     The published eps is 0; the default keeps a vanishing gradient from a division by zero. State: `momentum_buffer`.
-    Cost on CPU: one read of w and g, then one fused pass (w, g, v read; w, v written).
+    Cost on CPU: one read of w and g, then one fused pass (w, g, v read; w, v written); Nesterov's form takes two.
     """
 
     def __init__(
@@ -97,28 +98,43 @@ class LARS(LayerwiseOptimizer):
         group = job.group
         inside = group["momentum"] and group["momentum_form"] == "inside"
         gains, rate = (ratios * group["lr"], 1.0) if inside else (ratios, group["lr"])
-        if _fusable(job):
+        if _fusable(job, gains, rate):
             _fused_step(job, gains, float(rate))
         else:
             _foreach_step(job, gains.to(job.weights[0].dtype), rate)
 
 
-def _fusable(job: Job) -> bool:
-    if job.slices[0].weight.device.type != "cpu" or job.group["nesterov"]:
+def _fusable(job: Job, gains: Tensor, rate: float | Tensor) -> bool:
+    if job.slices[0].weight.device.type != "cpu":
         return False
-    return all(lie_alike(part.weight, part.gradient, *part.state.values()) for part in job.slices)
+    # Nesterov's form on the fused kernel divides by 1 - decay.
+    decay = float(gains.max() * rate) * job.group["weight_decay"]
+    return decay < 0.5 and all(lie_alike(part.weight, part.gradient, *part.state.values()) for part in job.slices)
 
 
 def _fused_step(job: Job, gains: Tensor, rate: float) -> None:
-    """Step with torch's fused SGD kernel, one call a layer: buffer <- momentum * buffer + gain * (g + wd * w); w <- w - rate * buffer."""
+    """Step with torch's fused SGD kernel: d = gain * (g + wd * w); buffer <- momentum * buffer + d; w <- w - rate * buffer.
+
+    Nesterov's step, rate * (d + momentum * buffer), is two such calls, w' <- w - rate * d and w' - rate * momentum * buffer. The second
+    sees w' in place of w, and with k = rate * gain, g + wd * w = (g + wd * w') / (1 - k * wd): that goes into its gain.
+    """
     momentum, weight_decay = job.group["momentum"], job.group["weight_decay"]
     for part, gain in zip(job.slices, gains.tolist(), strict=True):
-        # The kernel's dampening d scales what enters the buffer by 1 - d. Without momentum there is no buffer: the gain goes to the rate.
-        buffers, lr, dampening = ([part.state["momentum_buffer"]], rate, 1.0 - gain) if momentum else ([], rate * gain, 0.0)
-        torch._fused_sgd_(
-            [part.weight], [part.gradient], buffers,
-            weight_decay=weight_decay, momentum=momentum, lr=lr, dampening=dampening, nesterov=False, maximize=False, is_first_step=False,
-        )  # fmt: skip
+        if not momentum:
+            _fused_sgd(part, weight_decay, rate * gain)
+        elif job.group["nesterov"]:
+            _fused_sgd(part, weight_decay, rate * gain)
+            _fused_sgd(part, weight_decay, rate * momentum, momentum=momentum, gain=gain / (1 - rate * gain * weight_decay))
+        else:
+            _fused_sgd(part, weight_decay, rate, momentum=momentum, gain=gain)
+
+
+def _fused_sgd(part: Slice, weight_decay: float, lr: float, *, momentum: float = 0.0, gain: float = 1.0) -> None:
+    # The kernel's dampening d scales what enters the buffer by 1 - d.
+    torch._fused_sgd_(
+        [part.weight], [part.gradient], [part.state["momentum_buffer"]] if momentum else [],
+        weight_decay=weight_decay, momentum=momentum, lr=lr, dampening=1.0 - gain, nesterov=False, maximize=False, is_first_step=False,
+    )  # fmt: skip
 
 
 def _foreach_step(job: Job, gains: Tensor, rate: float | Tensor) -> None:

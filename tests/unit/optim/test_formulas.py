@@ -13,11 +13,11 @@ from . import formulas
 RATES = [0.0, 0.3, 0.6, 2.0, 0.5]  # a warm-up, so that the two forms of momentum part
 
 
-@pytest.fixture(params=["pieces", "foreach"])
+@pytest.fixture(params=["fused", "foreach"])
 def path(request, monkeypatch):
     if request.param == "foreach":
-        monkeypatch.setattr(lars_module, "_fusable", lambda job: False)
-        monkeypatch.setattr(lamb_module, "_in_pieces", lambda *tensors: False)
+        monkeypatch.setattr(lars_module, "_fusable", lambda *arguments: False)
+        monkeypatch.setattr(lamb_module, "_fusable", lambda *tensors: False)
     return request.param
 
 
@@ -64,7 +64,7 @@ def test_lars_nesterov_forms_agree_with_torch_where_ratio_is_one():
 
 
 @pytest.mark.parametrize("form", ["inside", "outside"])
-def test_nesterov_by_hand(form):
+def test_nesterov_by_hand(path, form):
     w, g, lr, m, wd, eta = torch.tensor([3.0, 4.0]).double(), torch.tensor([0.6, -0.8]).double(), 0.5, 0.9, 0.1, 0.01
     parameter = nn.Parameter(w.clone())
     optimizer = LARS([parameter], lr=lr, momentum=m, weight_decay=wd, trust_coefficient=eta, eps=0, nesterov=True, momentum_form=form)
