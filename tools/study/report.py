@@ -74,10 +74,11 @@ def _curve(rows: list[list[dict[str, Any]]], kind: str, value: str) -> tuple[Any
 def write_report(arms: list[Arm], out: Path, *, title: str, command: str) -> str:
     """Writes study.md, .json, .png and .html into `out`; returns the table and the verdict as text for the terminal."""
     table, verdict, origin = markdown_table(arms), verdicts(arms), provenance(arms, command)
+    data = {"arms": [_as_row(arm) for arm in arms], "table": table, "verdicts": verdict, "provenance": origin}
     draw(arms, out / "study.png")
     picture = base64.b64encode((out / "study.png").read_bytes()).decode()
     (out / "study.md").write_text(f"{table}\n\n" + "\n".join(f"- {line}" for line in verdict) + f"\n\n{origin}\n")
-    (out / "study.json").write_text(json.dumps({"arms": [_as_row(arm) for arm in arms], "provenance": origin}, indent=1) + "\n")
+    (out / "study.json").write_text(json.dumps(data, indent=1) + "\n")
     (out / "study.html").write_text(_page(arms, title, verdict, origin, picture))
     return "\n".join([table, "", *verdict, "", f"{out}/study.html, {out}/study.png"])
 
