@@ -114,6 +114,8 @@ def _read_mechanics(path: str) -> Config:
         raise RecipeError(f"deepspeed.mechanics={path}: {error}") from error
     if not isinstance(mechanics, dict):
         raise RecipeError(f"deepspeed.mechanics={path}: holds a {type(mechanics).__name__}, not a JSON object")
+    if not isinstance(mechanics.get("zero_optimization", {}), dict):
+        raise RecipeError(f"deepspeed.mechanics={path}: zero_optimization is {mechanics['zero_optimization']!r}, not a JSON object")
     for key in OWNED_BY_THE_RECIPE:
         part, _, inner = key.partition(".")
         if part in mechanics and (not inner or inner in mechanics[part]):

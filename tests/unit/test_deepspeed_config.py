@@ -1,0 +1,188 @@
+"""The DeepSpeed configuration is complete: nothing that matters is left to DeepSpeed's own choice."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from lbtrain.census import Census
+from lbtrain.engines.deepspeed_config import OWNED_BY_THE_RECIPE, complete_config
+from lbtrain.errors import RecipeError
+from lbtrain.plan import Plan, make_plan
+from lbtrain.recipe import Recipe
+
+COUNTED = Census(parameters=1000, not_decayed=10, not_adapted=12, batch_norm_layers=1, activation_bytes_per_image=100)
+
+REMOVED = "looked up to be refused: DeepSpeed has removed it"
+OFF = "a part of DeepSpeed that is off unless its section is there"
+LEFT_OUT = {
+    "amp": REMOVED,
+    "eigenvalue": REMOVED,
+    "elasticity": REMOVED,
+    "curriculum_learning": REMOVED,
+    "graph_harvesting": REMOVED,
+    "progressive_layer_drop": REMOVED,
+    "quantize_training": REMOVED,
+    "sparse_attention": REMOVED,
+    "nebula": REMOVED,
+    "autotuning": REMOVED,
+    "comet": OFF,
+    "csv_monitor": OFF,
+    "tensorboard": OFF,
+    "wandb": OFF,
+    "comms_logger": OFF,
+    "compression_training": OFF,
+    "hybrid_engine": OFF,
+    "datastates_ckpt": OFF,
+    "expert_parallel": OFF,
+    "tensor_parallel": OFF,
+    "weight_quantization": OFF,
+    "timers": OFF,
+    "flops_profiler": OFF,
+    "pipeline": "read by pipeline engines only",
+    "log_level": "what is printed",
+    "vocabulary_size": "only warns of an awkward size",
+    "checkpoint": "of DeepSpeed's own checkpoints, which are not used",
+    "sparse_gradients": "of embeddings, off",
+    "use_data_before_expert_parallelism": "of mixtures of experts",
+    "seq_parallel_communication_data_type": "of sequence parallelism",
+    "data_types.buffer_dtype": "none is cast unless named",
+    "data_types.param_dtype": "none is cast unless named",
+    "data_types.keep_in_fp32_modules": "none is cast unless named",
+    "zero_optimization.mics_hierarchical_params_gather": "of MiCS, which is off",
+    "zero_optimization.mics_shard_size": "of MiCS, which is off",
+    "zero_optimization.zeropp_loco_param": "of ZeRO++ with quantized gradients, which are off",
+}
+OLD_NAMES = {"cpu_offload", "cpu_offload_param", "cpu_offload_use_pin_memory", "stage3_gather_fp16_weights_on_model_save"}
+LATER = {"leaf_module": "names modules of ZeRO-3 that are fetched whole; none by default"}
+
+
+def plan(**changes) -> Plan:
+    recipe = Recipe().vary(batch_size=64, bn_batch_size=8).vary(**changes)
+    return make_plan(recipe, 1, engine="deepspeed", model_census=COUNTED)
+
+
+class Watched(dict):
+    """Writes down every key that is looked up and is not there."""
+
+    def __init__(self, content: dict, absent: set[str], path: str = ""):
+        inner = {key: Watched(value, absent, f"{path}{key}.") if isinstance(value, dict) else value for key, value in content.items()}
+        super().__init__(inner)
+        self.absent, self.path = absent, path
+
+    def _look(self, key: str) -> None:
+        if not dict.__contains__(self, key):
+            self.absent.add(f"{self.path}{key}")
+
+    def get(self, key, default=None):
+        self._look(key)
+        return super().get(key, default)
+
+    def __contains__(self, key) -> bool:
+        self._look(key)
+        return super().__contains__(key)
+
+    def __getitem__(self, key):
+        self._look(key)
+        return super().__getitem__(key)
+
+    def __copy__(self):
+        return self
+
+    def __deepcopy__(self, memo):
+        return self
+
+
+@pytest.fixture(scope="module")
+def deepspeed_config():
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    from deepspeed.runtime.config import DeepSpeedConfig
+
+    return DeepSpeedConfig
+
+
+def test_the_watch_sees_what_is_absent(deepspeed_config):
+    absent: set[str] = set()
+    content = complete_config(plan())
+    del content["gradient_clipping"]
+    deepspeed_config(Watched(content, absent))
+    assert "gradient_clipping" in absent
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_no_value_is_left_to_deepspeeds_default(deepspeed_config, stage):
+    absent: set[str] = set()
+    read = deepspeed_config(Watched(complete_config(plan(deepspeed=dict(zero_stage=stage))), absent))
+    assert read.zero_config.stage == stage
+    assert absent - set(LEFT_OUT) == set()
+
+
+def test_what_is_left_out_is_still_looked_up(deepspeed_config):
+    """So that the list of exceptions does not outlive its reasons by much."""
+    absent: set[str] = set()
+    deepspeed_config(Watched(complete_config(plan()), absent))
+    assert len(set(LEFT_OUT) - absent) <= 3
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_every_field_of_zero_is_written(deepspeed_config, stage):
+    content = complete_config(plan(deepspeed=dict(zero_stage=stage)))["zero_optimization"]
+    fields = type(deepspeed_config(complete_config(plan())).zero_config).model_fields
+    names = {field.alias or name for name, field in fields.items()}
+    off = {name.partition(".")[2] for name in LEFT_OUT if name.startswith("zero_optimization.")}
+    assert names - set(content) - off == OLD_NAMES | set(LATER)
+    assert set(content) <= names
+
+
+def test_deepspeed_reads_what_the_plan_says(deepspeed_config):
+    read = deepspeed_config(complete_config(plan(optimizer=dict(clip_norm=0.25))))
+    assert (read.train_batch_size, read.train_micro_batch_size_per_gpu, read.gradient_accumulation_steps) == (64, 64, 1)
+    assert read.gradient_clipping == 0.25
+    assert (read.optimizer_name, read.scheduler_name) == (None, None)
+
+
+def test_nothing_is_clipped_unless_asked(deepspeed_config):
+    assert complete_config(plan())["gradient_clipping"] == 0
+    assert deepspeed_config(complete_config(plan())).gradient_clipping == 0
+
+
+@pytest.mark.parametrize(("precision", "enabled", "dtype"), [("fp32", False, None), ("bf16", True, "bfloat16"), ("fp16", True, "float16")])
+def test_precision_is_autocast_and_weights_stay_whole(precision, enabled, dtype):
+    content = complete_config(plan(precision=precision))
+    assert content["torch_autocast"]["enabled"] is enabled
+    assert not enabled or content["torch_autocast"]["dtype"] == dtype
+    assert (content["fp16"], content["bf16"]) == ({"enabled": False}, {"enabled": False})
+
+
+def mechanics(tmp_path: Path, content: object) -> str:
+    path = tmp_path / "mechanics.json"
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return str(path)
+
+
+def test_a_file_of_mechanics_changes_what_it_names(tmp_path):
+    path = mechanics(tmp_path, {"wall_clock_breakdown": True, "zero_optimization": {"reduce_bucket_size": 7}})
+    changed, base = complete_config(plan(), path), complete_config(plan())
+    assert changed["wall_clock_breakdown"] is True and changed["zero_optimization"]["reduce_bucket_size"] == 7
+    changed["wall_clock_breakdown"], changed["zero_optimization"]["reduce_bucket_size"] = False, 500_000_000
+    assert changed == base == complete_config(plan())
+
+
+@pytest.mark.parametrize("key", OWNED_BY_THE_RECIPE)
+def test_a_file_of_mechanics_holds_no_hyperparameter(tmp_path, key):
+    section, _, inner = key.partition(".")
+    path = mechanics(tmp_path, {section: {inner: 1}} if inner else {section: 1})
+    with pytest.raises(RecipeError, match=f"{key} comes from the recipe"):
+        complete_config(plan(), path)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "3", "{", '{"zero_optimization": 3}', '{"zero_optimization": null}'])
+def test_a_file_that_cannot_be(tmp_path, content):
+    with pytest.raises(RecipeError, match=r"deepspeed\.mechanics="):
+        complete_config(plan(), mechanics(tmp_path, content))
+
+
+def test_a_file_that_is_not_there():
+    with pytest.raises(RecipeError, match=r"deepspeed\.mechanics=/no/such\.json"):
+        complete_config(plan(), "/no/such.json")
