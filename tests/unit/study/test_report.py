@@ -1,0 +1,61 @@
+"""The report of a study says what the run directories hold, and no more."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tools.study.publish import with_block
+from tools.study.report import Arm, markdown_table, verdicts, write_report
+
+REFERENCE, LARGE = [1.0, 2.0, 3.0], [51.0, 52.0, 53.0]
+
+
+def arm(tmp_path: Path, name: str, errors: list[float]) -> Arm:
+    recipe = tmp_path / f"{name}.py"
+    recipe.write_text(f'"""{name.title()} <in> words.\n\nRun  python {name}.py\n"""\nrecipe = None\n')
+    for seed, error in enumerate(errors):
+        folder = tmp_path / name / f"seed{seed}"
+        folder.mkdir(parents=True)
+        (folder / "summary.json").write_text(json.dumps({"top1_error": error, "seconds": 1.0, "versions": {"torch": "2.0"}}))
+        (folder / "plan.json").write_text(json.dumps({"batch_size": 32, "learning_rate": {"peak": 0.1}, "total_steps": 900}))
+        rows = [{"kind": "train", "epoch": 1.0, "loss": 0.5}, {"kind": "eval", "epoch": 1.0, "top1_error": error}]
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return Arm.read(recipe, tmp_path, list(range(len(errors))))
+
+
+def test_mean_and_standard_deviation_of_the_seeds(tmp_path):
+    reference = arm(tmp_path, "reference", REFERENCE)
+    assert (reference.mean, reference.std) == (2.0, 1.0)
+    assert "2.00 ± 1.00" in markdown_table([reference])
+
+
+def test_the_verdict_names_the_gap_with_two_standard_errors(tmp_path):
+    arms = [arm(tmp_path, "reference", REFERENCE), arm(tmp_path, "large", LARGE), arm(tmp_path, "same", [1.5, 2.0, 3.0])]
+    large, same = verdicts(arms)
+    # Both standard deviations are 1: two standard errors of the difference are 2 sqrt(1/3 + 1/3).
+    assert large == "large loses 50.00 ± 1.63 points against reference"
+    assert same.endswith("no difference that these seeds can show")
+
+
+def test_the_page_is_self_contained_and_escapes_text(tmp_path):
+    write_report([arm(tmp_path, "reference", REFERENCE), arm(tmp_path, "large", LARGE)], tmp_path, title="A <b> title", command="x")
+    page = (tmp_path / "study.html").read_text()
+    assert "Reference &lt;in&gt; words." in page and "A &lt;b&gt; title" in page
+    assert "src=" not in page.replace('src="data:image/png;base64,', "") and "<script" not in page
+    assert (tmp_path / "study.png").stat().st_size > 10_000
+
+
+def test_publishing_replaces_only_what_stands_between_the_markers():
+    text = "before\n<!-- x -->\nold\n<!-- /x -->\nafter"
+    assert with_block(text, "x", "new \\1") == "before\n<!-- x -->\nnew \\1\n<!-- /x -->\nafter"
+    with pytest.raises(ValueError, match="markers"):
+        with_block("no markers", "x", "new")
+
+
+def test_the_readme_shows_the_published_study():
+    root = Path(__file__).parents[3]
+    study = json.loads((root / "results/digits_demo.json").read_text())
+    readme = (root / "README.md").read_text()
+    assert study["table"] in readme and study["provenance"] in readme
+    assert all(line in readme for line in study["verdicts"])

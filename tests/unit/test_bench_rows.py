@@ -1,0 +1,31 @@
+import csv
+
+import pytest
+
+from bench import rows
+
+
+def row(ours: list[float], peer: list[float], target: str) -> rows.Row:
+    return rows.paired("b", "case", "peer", ours, peer, unit="images/s", target=target, command="python -m bench.b")
+
+
+def test_the_ratio_is_the_median_of_the_paired_ratios_not_the_ratio_of_medians():
+    # Round by round 2, 1 and 0.5: the machine slowed down, not the loops.
+    measured = row([200.0, 50.0, 10.0], [100.0, 50.0, 20.0], "")
+    assert (measured.ratio, measured.ratio_min, measured.ratio_max, measured.n) == (1.0, 0.5, 2.0, 3)
+
+
+@pytest.mark.parametrize(("target", "met"), [(">=0.97", "yes"), (">=1.01", "no"), ("<=1.0", "yes"), ("<=0.9", "no"), ("", "")])
+def test_targets_are_bounds_on_the_ratio(target, met):
+    assert row([1.0], [1.0], target).met == met
+
+
+def test_rows_are_appended_with_their_origin(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(rows, "RESULTS", tmp_path)
+    for _ in range(2):
+        path = rows.write([row([1.0], [2.0], ">=0.97")], "b")
+    with path.open() as file:
+        written = list(csv.DictReader(file))
+    assert [line["ratio"] for line in written] == ["0.5", "0.5"]
+    assert all(line["commit"] and line["hardware"] and "torch=" in line["versions"] and line["met"] == "no" for line in written)
+    assert "not met" in capsys.readouterr().out
