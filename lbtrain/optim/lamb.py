@@ -125,6 +125,8 @@ def _fused_directions(job: Job) -> None:
     weight_decay = job.group["weight_decay"]
     step = job.slices[0].state["step"] if job.group["bias_correction"] else torch.tensor(float("inf"))  # b^inf = 0: nothing to correct
     for part, direction in zip(job.slices, job.directions, strict=True):
+        if not direction.numel():  # another rank's
+            continue
         torch._fused_adam_(
             [direction.zero_()], [part.gradient], [part.state["exp_avg"]], [part.state["exp_avg_sq"]], [], [step],
             lr=-1.0, beta1=beta1, beta2=beta2, weight_decay=0.0, eps=job.group["eps"], amsgrad=False, maximize=False,

@@ -120,6 +120,8 @@ def _fused_step(job: Job, gains: Tensor, rate: float) -> None:
     """
     momentum, weight_decay = job.group["momentum"], job.group["weight_decay"]
     for part, gain in zip(job.slices, gains.tolist(), strict=True):
+        if not part.weight.numel():  # another rank's
+            continue
         if not momentum:
             _fused_sgd(part, weight_decay, rate * gain)
         elif job.group["nesterov"]:

@@ -22,6 +22,9 @@ def squared_norms(tensors: Sequence[Tensor]) -> Tensor:
 def _squared_norm(tensor: Tensor) -> float:
     if tensor.dtype.itemsize < 4:
         tensor = tensor.float()
+    if tensor.numel() <= PIECE and tensor.is_contiguous():
+        flat = tensor.view(-1)
+        return torch.dot(flat, flat).item()
     return sum(torch.dot(piece, piece).item() for piece in in_memory_order(tensor).split(PIECE))
 
 

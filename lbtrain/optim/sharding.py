@@ -52,13 +52,25 @@ class Cut:
         return layer.reshape(-1).narrow(0, self.offset, self.numel)
 
 
-@dataclass(frozen=True)
 class FlatTensor:
     """What the inner optimizer holds in place of some layers: on every rank the same layers in the same order."""
 
-    tensor: Tensor
-    cuts: list[Cut]
-    process_group: dist.ProcessGroup | None
+    def __init__(self, tensor: Tensor, cuts: list[Cut], process_group: dist.ProcessGroup | None):
+        self.tensor, self.cuts, self.process_group = tensor, cuts, process_group
+        self._sections: list[int] = []
+        self._places = [0] * len(cuts)
+        end = 0
+        for row in sorted(range(len(cuts)), key=lambda row: (cuts[row].start, cuts[row].numel)):
+            gap = max(cuts[row].start - end, 0)
+            self._sections += [gap, cuts[row].numel]
+            self._places[row] = len(self._sections) - 1
+            end += gap + cuts[row].numel
+        self._sections.append(tensor.numel() - end)
+
+    def views(self, tensor: Tensor) -> list[Tensor]:
+        """Cut a tensor of the flat shape as the layers lie in it: a view for every cut, made in one call."""
+        sections = tensor.view(-1).split(self._sections)
+        return [sections[place] for place in self._places]
 
 
 class FlatLayers:
@@ -82,15 +94,12 @@ class FlatLayers:
     def slices(self, parameter: Tensor, name: str, gradient: Tensor, state: dict[str, Tensor]) -> list[Slice]:
         """Cut a flat tensor, its gradient and its states into the layers' slices."""
         flat = self.flats[id(parameter)]
+        keys = [key for key, value in state.items() if value.shape == parameter.shape]
+        whole = {key: value for key, value in state.items() if key not in keys}
+        tensors = zip(flat.cuts, flat.views(parameter), flat.views(gradient), *(flat.views(state[key]) for key in keys), strict=True)
         return [
-            Slice(
-                cut.name,
-                cut.of(parameter),
-                cut.of(gradient),
-                {key: cut.of(value) if value.shape == parameter.shape else value for key, value in state.items()},
-                flat.process_group,
-            )
-            for cut in flat.cuts
+            Slice(cut.name, weight, part, whole | dict(zip(keys, states, strict=True)), flat.process_group)
+            for cut, weight, part, *states in tensors
         ]
 
 
