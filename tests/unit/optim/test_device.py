@@ -1,0 +1,30 @@
+"""On a GPU a step reads nothing back: run on fake CUDA tensors, which have no values, so that any read of one raises."""
+
+import pytest
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+
+from lbtrain.optim import LAMB, LARS
+
+STEPS = [
+    (LARS, {}),
+    (LARS, {"nesterov": True, "momentum_form": "outside", "larc_clip": True, "trust_clip": 1.0}),
+    (LARS, {"momentum": 0.0}),
+    (LAMB, {"trust_clip": 1.0}),
+    (LAMB, {"bias_correction": False}),
+]
+
+
+@pytest.mark.parametrize("optimizer,options", STEPS)
+def test_no_value_is_read_from_the_device(optimizer, options):
+    with FakeTensorMode():
+        parameters = [nn.Parameter(torch.empty(shape, device="cuda")) for shape in [(4, 3), (5,), (1,)]]
+        made = optimizer(parameters, lr=0.1, weight_decay=0.01, **options)
+        for parameter in parameters:
+            parameter.grad = torch.empty_like(parameter)
+        for _ in range(2):
+            made.step()
+        assert all(value.device.type == "cuda" for state in made.state.values() for value in state.values())
+        with pytest.raises(DataDependentOutputException):  # what a read would do
+            parameters[2].item()
