@@ -222,3 +222,56 @@ def _resume_plain(run: Run, saved) -> dict[str, Tensor]:
         optimizer.state[parameter] = saved[1][name]
     plain_steps(run, model, optimizer, start=run.steps)
     return {name: p.detach() for name, p in model.named_parameters()}
+
+
+def _skip_one_step(optimizer: str, stage: int, dtype: str) -> list[bool]:
+    """For three steps, of which the second overflows on one rank alone: whether weights and states moved."""
+    run = Run(optimizer)
+    model = run.model()
+    made = run.make_optimizer(model)
+    engine = deepspeed_engine(run, stage, model, made, torch_autocast={"enabled": True, "dtype": dtype})
+    bind_deepspeed(made, engine)
+    moved, before = [], gather_state(engine, made)
+    for step in range(3):
+        for group in engine.optimizer.param_groups:
+            group["lr"] = 0.1
+        loss = run.loss(engine, step, dist.get_rank(), 2)
+        engine.backward(loss * (float("inf") if step == 1 and dist.get_rank() == 1 else 1.0))
+        engine.step()
+        after = gather_state(engine, made)
+        moved.append(repr(before) != repr(after))
+        before = after
+    engine.destroy()
+    return moved
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+@pytest.mark.parametrize("optimizer", ["lars", "lamb"])
+def test_a_skipped_step_changes_no_weight_and_no_state(optimizer, stage):
+    assert run_on_ranks(2, _skip_one_step, optimizer, stage, "float16") == [[True, False, True]] * 2
+
+
+class BatchNormRun(Run):
+    def model(self) -> torch.nn.Module:
+        torch.manual_seed(0)
+        return torch.nn.Sequential(torch.nn.Linear(13, 33), torch.nn.BatchNorm1d(33), torch.nn.ReLU(), torch.nn.Linear(33, 3))
+
+
+def _batch_norm_in_bf16(stage: int) -> tuple[dict[str, Tensor], torch.dtype]:
+    run = BatchNormRun(steps=5)
+    model = run.model()
+    optimizer = run.make_optimizer(model)
+    engine = deepspeed_engine(run, stage, model, optimizer, torch_autocast={"enabled": True, "dtype": "bfloat16"})
+    bind_deepspeed(optimizer, engine)
+    deepspeed_steps(run, engine)
+    state = gather_state(engine, optimizer)[0] if stage else engine.module.state_dict()
+    engine.destroy()
+    return {name: state[name].detach() for name in ("0.weight", "1.weight", "3.weight", "1.running_var")}, state["0.weight"].dtype
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_batch_norm_under_bf16_autocast(stage):
+    """Sharding is no difference beyond bf16's rounding of the exchanged gradients; weights and running statistics stay fp32."""
+    (expected, _), (weights, dtype) = (run_on_ranks(2, _batch_norm_in_bf16, number)[0] for number in (0, stage))
+    assert dtype == torch.float32 and weights["1.running_var"].dtype == torch.float32
+    assert difference(weights, expected) < 2e-3
