@@ -43,6 +43,9 @@ class Assumptions:
     # Standard deviation of equal GPUs' speed. Sinha et al. 2022 (arXiv 2208.11035): variation of 8% on average and 22% at most, taken as
     # the width between box-plot whiskers (four to five standard deviations).
     jitter: Spread = Spread(0.018, 0.009, 0.045)
+    # Whether a GPU that is slow stays slow, and one measured alone is slow or fast by chance (GPUs differ); False: it varies step by step
+    # (a measured distribution), and what counts is the mean of the slowest.
+    jitter_lasts: bool = True
     # Slow-down of computing while an exchange runs beside it. Lee et al. 2025 (arXiv 2507.03114): 18.9% on average, 40% at most.
     overlap_slowdown: Spread = Spread(0.19, 0.05, 0.40)
     # Share of the exchange that never hides, by the implementation's making: near 0 for a tuned one, most of it for one without overlap.
@@ -100,7 +103,8 @@ class StepModel:
         self.node_sharing = topology.boost_headroom * assumptions.boost_lost.draw(rng)
         self.loader = job.loader_images_per_s.draw(rng) if job.loader_images_per_s else None
         self.noise = assumptions.measurement * rng.standard_normal((2, _DRAWS))
-        self._rank_luck = rng.random(_DRAWS), rng.random(_DRAWS)
+        lasting = assumptions.jitter_lasts
+        self._luck = (rng.random(_DRAWS), rng.random(_DRAWS)) if lasting else None
 
     def predict(
         self, sizes: Sequence[int], *, measured_step_s: float, measured_on: int, calibrated: "StepModel | None" = None
@@ -153,9 +157,10 @@ class StepModel:
         return local + remote - fetch, fetch
 
     def _slowest(self, gpus: int, *, baseline: bool) -> FloatArray:
-        """The largest of `gpus` standard normal draws (inverse of the maximum's distribution); a baseline GPU is a draw itself."""
-        luck = self._rank_luck[0 if baseline else 1]
-        return normal_quantile(luck ** (1 / gpus))
+        """The largest of `gpus` standard normal draws: drawn where it lasts, by the inverse of its distribution; else its mean."""
+        if self._luck is None:
+            return np.full(_DRAWS, expected_maximum(gpus))
+        return normal_quantile(self._luck[0 if baseline else 1] ** (1 / gpus))
 
     def _summary(self, gpus: int, compute: FloatArray, baseline: float, *, is_baseline: bool) -> Prediction:
         parts = self.parts(compute, gpus, baseline=is_baseline)
@@ -170,6 +175,12 @@ class StepModel:
             efficiency=float(middle / baseline), efficiency_low=float(low / baseline), efficiency_high=float(high / baseline),
             step_s=float(np.median(step)), shares={cause: float(np.mean(part / step)) for cause, part in parts.items()},
         )  # fmt: skip
+
+
+def expected_maximum(number: int) -> float:
+    """Mean of the largest of `number` standard normal draws; by the midpoints of 20,000 equal slices of its distribution, to 1e-3."""
+    slices = (np.arange(20_000) + 0.5) / 20_000
+    return float(np.mean(normal_quantile(slices ** (1 / number))))
 
 
 def normal_quantile(probability: FloatArray) -> FloatArray:

@@ -29,7 +29,7 @@ class MeasuredRun:
         row = _starting_row(report, path)
         assumptions = Assumptions()
         if row.jitter:
-            assumptions = dataclasses.replace(assumptions, jitter=_near(row.jitter, 1.3))
+            assumptions = dataclasses.replace(assumptions, jitter=_near(row.jitter, 1.3), jitter_lasts=False, measurement=0.005)
         inside, between = NODE_LINKS["nvlink2"], preset(network, NETWORKS) if network else None
         sweep = [point for point in report.collectives if point.nodes > 1]
         if between is None:
@@ -47,8 +47,9 @@ class MeasuredRun:
         return self.job.images * self.row.gpus / self.row.images_per_s
 
     def answer(self, sizes: Sequence[int], *, what_if: WhatIf) -> list[Prediction]:
-        measured = StepModel(self.job, self.topology, assumptions=self.assumptions)
-        changed = StepModel(what_if.job(self.job, dtype="fp32"), what_if.topology(self.topology), assumptions=self.assumptions)
+        measured = StepModel(self.job, self.topology, assumptions=self.assumptions, algorithm="ring")
+        job, topology = what_if.job(self.job, dtype="fp32"), what_if.topology(self.topology)
+        changed = StepModel(job, topology, assumptions=self.assumptions, algorithm="ring")
         return changed.predict(sizes, calibrated=measured, measured_step_s=self.step_s, measured_on=self.row.gpus)
 
     def asked(self) -> dict[str, Any]:
@@ -72,7 +73,7 @@ def _fitted(sweep: list[Collective], path: Path, assumptions: Assumptions) -> tu
         raise ReportError(f"{path} has no all-reduce sweep between nodes: measure with --collectives, or name the network with --network")
     fitted = fit_link(sweep)
     # What the sweep measured includes every protocol overhead, so nothing is left of the data sheet's uncertainty but the fit's.
-    known = max(1.02, 1 + 2 * fitted.s_per_byte.error / fitted.s_per_byte.value)
+    known = max(1.02, 1 + 2 * fitted.s_per_byte.relative_error)
     return _link(fitted), dataclasses.replace(
         assumptions, bandwidth_share=Spread(0.9999, 0.9999 / known, 1.0), latency_factor=_near(1.0, 1.5)
     )

@@ -35,8 +35,8 @@ def _sweep(latency: float, rate: float) -> list[Collective]:
 
 def test_fit_finds_latency_and_bandwidth() -> None:
     link = fit_link(_sweep(1e-4, 1e8))
-    assert link.latency_s.value == pytest.approx(1e-4)
-    assert 1 / link.s_per_byte.value == pytest.approx(1e8)
+    assert link.latency_s.value == pytest.approx(1e-4, rel=1e-3)
+    assert 1 / link.s_per_byte.value == pytest.approx(1e8, rel=1e-3)
     assert link.latency_s.determined
     assert link.s_per_byte.determined
 
@@ -47,6 +47,12 @@ def test_fit_says_when_the_points_do_not_determine_a_value() -> None:
     assert not fit_link([replace(point, nodes=2, gpus=2) for point in large_only]).latency_s.determined
     with pytest.raises(ReportError, match="cannot fix"):
         fit_link(_sweep(1e-4, 1e8)[:2])
+
+
+def test_a_wild_timing_does_not_bend_the_fit() -> None:
+    points = _sweep(1e-4, 1e8)
+    points[3] = replace(points[3], seconds=points[3].seconds * 20)
+    assert 1 / fit_link(points).s_per_byte.value == pytest.approx(1e8, rel=0.02)
 
 
 def test_fit_prints_what_it_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

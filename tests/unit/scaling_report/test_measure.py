@@ -1,0 +1,187 @@
+"""measure: command lines of each launcher, a failing and a late point, resume, the arithmetic of a row, and what the stopwatch costs."""
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from lbtrain.cluster.hostfile import Hostfile
+from tools.scaling_report.__main__ import main
+from tools.scaling_report.launchers import LAUNCHERS, commands, run_together
+from tools.scaling_report.measure import Study
+from tools.scaling_report.report import Row, load
+from tools.scaling_report.timed_run import Stopwatch
+from tools.scaling_report.timings import RankTimes, read_ranks, summarize
+
+HOSTS = Hostfile(("node01", "node02"), 8)
+ROOT = Path(__file__).parents[3]
+
+
+def _commands(launcher: str, hosts: Hostfile = HOSTS) -> list[list[str]]:
+    return commands(launcher, hosts, ["x.py", "a b"], hostfile=Path("H"), port=29501, timeout_s=60)  # type: ignore[arg-type]
+
+
+def test_deepspeed_is_started_once_with_the_hostfile() -> None:
+    assert _commands("deepspeed") == [["deepspeed", "--hostfile", "H", "--launcher", "pdsh", "--master_port", "29501", "x.py", "a b"]]
+
+
+def test_one_far_host_is_not_run_here() -> None:
+    assert "--force_multi" in _commands("deepspeed", Hostfile(("node07",), 8))[0]
+
+
+@pytest.mark.parametrize(("launcher", "rank_flag"), [("torchrun", "--node_rank=1"), ("accelerate", "--machine_rank=1")])
+def test_torchrun_and_accelerate_are_started_on_every_host(launcher: str, rank_flag: str) -> None:
+    first, second = _commands(launcher)
+    assert first[:4] == ["ssh", "-o", "BatchMode=yes", "node01"]
+    assert second[3] == "node02"
+    assert rank_flag in second[4]
+    assert "timeout --kill-after=10 60" in second[4]
+    assert "'a b'" in second[4]  # quoted for the far shell
+
+
+def test_slurm_maps_its_names_to_torchruns() -> None:
+    (command,) = _commands("slurm")
+    assert command[:4] == ["srun", "--kill-on-bad-exit=1", "--nodes=2", "--ntasks-per-node=8"]
+    assert "RANK=$SLURM_PROCID WORLD_SIZE=$SLURM_NTASKS LOCAL_RANK=$SLURM_LOCALID MASTER_ADDR=node01" in command[-1]
+
+
+def test_every_launcher_has_a_command() -> None:
+    assert len(LAUNCHERS) == 4
+    assert all(_commands(launcher) for launcher in LAUNCHERS)
+
+
+def test_a_failure_ends_the_others_and_a_late_one_is_timed_out(tmp_path: Path) -> None:
+    start = time.monotonic()
+    assert run_together([["sh", "-c", "exit 7"], ["sleep", "60"]], tmp_path / "log", timeout_s=30) == "exit code 7"
+    assert run_together([["sleep", "60"]], tmp_path / "log", timeout_s=1) == "timed out after 1 s"
+    assert run_together([["true"]], tmp_path / "log", timeout_s=30) == "ok"
+    assert time.monotonic() - start < 20
+
+
+def _ranks(own: list[float], *, step: float, wait: float = 0.01) -> list[RankTimes]:
+    steps = [[{"step_s": step, "own_s": seconds, "optimizer_s": 0.02, "wait_s": wait}] * 20 for seconds in own]
+    return [RankTimes(rank, f"node0{rank + 1}", each, None) for rank, each in enumerate(steps)]
+
+
+def test_a_row_by_hand() -> None:
+    row = Row(gpus=2, nodes=2, global_batch=64, per_gpu_batch=32)
+    found = summarize(row, [_ranks([0.3, 0.4], step=0.64)], _ranks([0.3, 0.4], step=0.5))
+    assert found.images_per_s == pytest.approx(100)
+    assert found.images_per_s_gpu == pytest.approx(50)
+    assert found.exposed_communication_s == pytest.approx(0.14)
+    assert (found.slowest_rank, found.slowest_host) == (1, "node02")
+    assert found.rank_spread == pytest.approx(0.1 / 0.35)
+    assert found.compute_s == 0.4
+    assert found.data_wait_s == 0.01
+    assert found.jitter == pytest.approx(0.05 / 0.35)
+
+
+def test_warmup_is_left_out_and_a_silent_rank_is_named(tmp_path: Path) -> None:
+    record = {"rank": 0, "host": "node01", "steps": [{"step_s": 9.0}, {"step_s": 1.0}], "buckets": None}
+    (tmp_path / "rank0.json").write_text(json.dumps(record))
+    assert read_ranks(tmp_path, 1, warmup=1)[0].median("step_s") == 1.0
+    with pytest.raises(ValueError, match="rank 1 wrote no times"):
+        read_ranks(tmp_path, 2, warmup=1)
+
+
+def _study(folder: Path, **changes: object) -> Study:
+    options = argparse.Namespace(out=folder, launcher="torchrun", port=29500, timeout=30, per_gpu_batch=None, **changes)
+    return Study(options, Hostfile(("localhost",), 1), argparse.Namespace(bn_batch_size=8, batch_size=64))
+
+
+def test_a_point_that_succeeded_is_kept_and_one_that_failed_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = tmp_path / "script.py"
+    script.write_text("import sys, pathlib; pathlib.Path(sys.argv[1], 'ran').touch(); sys.exit(len(sys.argv) - 2)")
+    monkeypatch.setattr("tools.scaling_report.measure.commands", lambda launcher, hosts, words, **_: [[sys.executable, *words]])
+    study = _study(tmp_path / "out")
+    folder, status = study.launch("bad", 1, [str(script), "{folder}", "fail"])
+    assert status.startswith("exit code 1")
+    folder, status = study.launch("bad", 1, [str(script), "{folder}"])
+    assert status == "ok"
+    (folder / "ran").unlink()
+    assert study.launch("bad", 1, [str(script), "{folder}"]) == (folder, "ok")
+    assert not (folder / "ran").exists()  # not run again
+
+
+def test_weak_scaling_keeps_a_gpus_images_and_strong_scaling_a_steps() -> None:
+    study = Study(
+        argparse.Namespace(per_gpu_batch=None), Hostfile(("a", "b", "c", "d"), 2), argparse.Namespace(bn_batch_size=8, batch_size=64)
+    )
+    assert [study.row(gpus, "weak", "real").global_batch for gpus in (2, 4, 8)] == [16, 32, 64]
+    assert [study.row(gpus, "strong", "real").per_gpu_batch for gpus in (2, 4, 8)] == [32, 16, 8]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--hostfile", "nowhere", "recipes/digits.py"], "nowhere cannot be read"),
+        (["--hostfile", "hostfiles/local", "recipes/nothing.py"], "is not a file"),
+        (["--hostfile", "hostfiles/local", "recipes/digits.py", "batchsize=3"], "did you mean"),
+    ],
+)
+def test_a_study_that_cannot_be_is_refused_before_a_launch(
+    words: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    assert main(["measure", "--gpus", "2", "--out", str(tmp_path / "out"), *words]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_folder_with_a_study_is_not_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "report.json").touch()
+    assert main(["measure", "--gpus", "2", "--out", str(tmp_path), "--hostfile", "h", "recipe.py"]) == 2
+    assert "--resume" in capsys.readouterr().err
+
+
+class _IdleEngine:
+    """An engine whose step costs nothing, so that what is left is the stopwatch."""
+
+    rank, world_size, device, accumulation = 0, 1, torch.device("cpu"), 1
+
+    def __init__(self) -> None:
+        self.model = nn.Identity()
+
+    def backward(self, loss: torch.Tensor) -> None: ...
+
+    def step(self, lr: float) -> bool:
+        return True
+
+
+def _run(engine: object, steps: int) -> float:
+    image, start = torch.zeros(1), time.perf_counter()
+    for _ in range(steps):
+        engine.model(image)
+        engine.backward(image)
+        engine.step(0.1)
+    return (time.perf_counter() - start) / steps
+
+
+def test_the_stopwatch_costs_under_one_percent_of_a_ten_millisecond_step(tmp_path: Path) -> None:
+    bare = min(_run(_IdleEngine(), 500) for _ in range(5))
+    timed = min(_run(Stopwatch(_IdleEngine(), tmp_path, 10**6, profile=False), 500) for _ in range(5))
+    assert timed - bare < 0.01 * 0.010
+
+
+def test_the_stopwatch_writes_every_step_and_ends_the_run(tmp_path: Path) -> None:
+    watch = Stopwatch(_IdleEngine(), tmp_path, 4, profile=False)
+    watch.accumulation = 2
+    assert watch.accumulation == 2
+    with pytest.raises(SystemExit) as exit_:
+        _run(watch, 10)
+    assert exit_.value.code == 0
+    (rank,) = read_ranks(tmp_path, 1, warmup=0)
+    assert len(rank.steps) == 3  # intervals between four step ends
+    assert all(step["step_s"] >= step["own_s"] >= 0 for step in rank.steps)
+
+
+def test_a_report_survives_a_round_trip(tmp_path: Path) -> None:
+    from tools.scaling_report.report import Report
+
+    report = Report(rows=[Row(gpus=1, nodes=1)], provenance={"a": 1})
+    report.save(tmp_path / "r.json")
+    assert load(tmp_path / "r.json") == report
