@@ -1,6 +1,6 @@
 """Time of one optimizer step on ResNet-50's parameters (25.6 million in 161 tensors, fp32), ours and the peers' in turns, one thread.
 
-    python -m bench.optim                     every case, about a minute; appends to results/optim.csv
+    python -m bench.optim                     every case, about two minutes; appends to results/optim.csv
     python -m bench.optim --cases lars lamb   some of them
 
 Cases: `lars`, `lars-nesterov`, `lamb` (against the faster of timm's two code paths, round by round), `lars-sgd` (against torch's
@@ -16,7 +16,7 @@ import torch
 
 from bench import rows
 
-ROUNDS, STEPS = 15, 3
+ROUNDS, STEPS = 21, 5
 COMMAND = "python -m bench.optim"
 HYPER = {"lr": 1e-3, "weight_decay": 1e-4}
 
