@@ -56,6 +56,42 @@ def test_resuming_on_another_world_goes_on_alike(oracle, tmp_path, engine, world
     assert relative_difference(resumed.losses, oracle.losses) < 1e-5
 
 
+@pytest.fixture(scope="module", params=["sgd", "lars", "lamb"])
+def clipped_oracle(request, tmp_path_factory) -> tuple[dict, Outcome]:
+    """Plain torch on one process with each optimizer, and clipping that acts: the gradient norms of these steps lie above 0.1."""
+    # Rates at which training is stable: an unstable one amplifies the last digit of a sum into a difference of its own.
+    rates = {"sgd": 0.05, "lars": 1.0, "lamb": 0.01}
+    changes = dict(
+        optimizer=dict(name=request.param, clip_norm=0.1), schedule=dict(base_lr=rates[request.param], warmup_start_lr=rates[request.param] / 5)
+    )
+    return changes, train_on(1, tmp_path_factory.mktemp("oracle") / "run", engine="ddp", **changes)
+
+
+@pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
+def test_any_zero_stage_and_optimizer_gives_the_same_losses(clipped_oracle, tmp_path, zero_stage):
+    changes, oracle = clipped_oracle
+    sharded = dict(engine="deepspeed", deepspeed=dict(zero_stage=zero_stage), micro_batch_size=16)
+    run = train_on(2, tmp_path / "run", **sharded, **changes)
+    assert relative_difference(run.losses, oracle.losses) < 1e-5
+    assert [row["top1_error"] for row in run.evaluations] == [row["top1_error"] for row in oracle.evaluations]
+
+
+@pytest.mark.parametrize(("first", "then"), [(0, 2), (2, 0), (1, 3), (3, 1)])
+def test_a_checkpoint_moves_between_zero_stages_and_world_sizes(tmp_path, first, then):
+    lamb = dict(optimizer=dict(name="lamb"), schedule=dict(base_lr=0.01, warmup_start_lr=0.002), engine="deepspeed")
+    straight = train_on(2, tmp_path / "straight", **lamb, deepspeed=dict(zero_stage=first))
+    stopped = _stop_after_ten_steps(straight, tmp_path / "resumed")
+    resumed = train_on(4, stopped, **lamb, deepspeed=dict(zero_stage=then))
+    assert len(resumed.losses) == 20
+    assert relative_difference(resumed.losses, straight.losses) < 1e-5
+
+
+def test_clipping_acts(clipped_oracle, oracle):
+    changes, clipped = clipped_oracle
+    if changes["optimizer"]["name"] == "sgd":
+        assert relative_difference(clipped.losses, oracle.losses) > 1e-3
+
+
 def _stop_after_ten_steps(straight: Outcome, run_dir: Path) -> Path:
     """The run directory as it would be, had the run been stopped after the checkpoint of step 10."""
     shutil.copytree(straight.run_dir, run_dir)
