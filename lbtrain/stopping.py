@@ -6,6 +6,7 @@ so nobody waits for the exchange; all ranks read the same answers and so stop af
 
 import os
 import signal
+import time
 from types import FrameType
 from typing import Any
 
@@ -13,22 +14,25 @@ import torch
 import torch.distributed as dist
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+SECONDS_OF_ONE_REQUEST = 5
+"""Launchers pass on a Ctrl-C that the terminal has sent to every process already: what comes that soon is the same request."""
 
 
 class StopRequest:
-    """Collective: every rank calls `agreed()` once a step. A second signal ends the process at once."""
+    """Collective: every rank calls `agreed()` once a step. A second signal some seconds later ends the process at once."""
 
     def __init__(self) -> None:
-        self._signal = 0
+        self._signal, self._since = 0, 0.0
         self._pending: tuple[dist.Work | None, torch.Tensor] | None = None
         # Flags travel between hosts' memories, so that asking never waits for a GPU.
         self._group: Any = dist.new_group(backend="gloo") if dist.get_backend() != "gloo" else None
         self._previous = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self._signal:
+        if not self._signal:
+            self._signal, self._since = number, time.monotonic()
+        elif time.monotonic() - self._since > SECONDS_OF_ONE_REQUEST:
             os._exit(128 + number)
-        self._signal = number
 
     def agreed(self) -> bool:
         """True on every rank, at the same step, once any rank has been signalled."""

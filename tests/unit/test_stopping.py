@@ -1,0 +1,58 @@
+"""A request to stop, in one process."""
+
+import os
+import signal
+
+import pytest
+import torch.distributed as dist
+
+from lbtrain import stopping
+from lbtrain.stopping import SECONDS_OF_ONE_REQUEST, SIGNALS, StopRequest
+
+
+@pytest.fixture
+def request_to_stop():
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    stop = StopRequest()
+    yield stop
+    stop.close()
+    dist.destroy_process_group()
+
+
+@pytest.fixture
+def exits(monkeypatch) -> list[int]:
+    codes: list[int] = []
+    monkeypatch.setattr(os, "_exit", codes.append)
+    return codes
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_is_a_request(request_to_stop, number):
+    assert not request_to_stop.agreed()
+    os.kill(os.getpid(), number)
+    assert request_to_stop.agreed() and request_to_stop.agreed()
+
+
+def test_what_a_launcher_repeats_at_once_is_the_same_request(request_to_stop, exits):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGTERM):
+        os.kill(os.getpid(), number)
+    assert request_to_stop.agreed() and exits == []
+
+
+def test_a_second_signal_later_ends_the_process(request_to_stop, exits, monkeypatch):
+    os.kill(os.getpid(), signal.SIGINT)
+    now = stopping.time.monotonic()
+    monkeypatch.setattr(stopping.time, "monotonic", lambda: now + SECONDS_OF_ONE_REQUEST + 1)
+    os.kill(os.getpid(), signal.SIGTERM)
+    monkeypatch.undo()
+    assert exits == [128 + signal.SIGTERM]
+
+
+def test_signals_are_given_back():
+    before = [signal.getsignal(number) for number in SIGNALS]
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    stop = StopRequest()
+    assert all(signal.getsignal(number) not in before for number in SIGNALS)
+    stop.close()
+    dist.destroy_process_group()
+    assert [signal.getsignal(number) for number in SIGNALS] == before
