@@ -16,7 +16,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import timm
+
 from lbtrain.cluster.step_model import Prediction
+from lbtrain.cluster.topology import NETWORKS
 from tools.scaling_report.question import Question
 
 Row = dict[str, str]
@@ -81,7 +84,7 @@ def question_for(row: Row, rows: Iterable[Row]) -> Question:
     network, links = _network(row["interconnect"])
     half = "fp16" in row["precision"] or "half precision used for communication" in row["note"]
     return Question(
-        model=re.sub("[^a-z0-9]", "", row["model"].lower().removesuffix("v1.5")) if "ResNet" in row["model"] else "resnet50",
+        model=_model(row["model"]),
         images_per_sec=_baseline_images_per_sec(row, rows, node, measured_on),
         measured_on=measured_on,
         micro_batch=int(row["per_gpu_batch"] or NOT_STATED_MICRO_BATCH),
@@ -105,18 +108,29 @@ def _gpu(name: str) -> str:
     raise ValueError(f"no data sheet for {name or 'an unnamed accelerator'!r}")
 
 
+def _model(name: str) -> str:
+    """The timm model of that name, spelled any way; a paper that trains "unspecified" networks on ImageNet has ResNet-50."""
+    spelled = {re.sub("[^a-z0-9]", "", model): model for model in timm.list_models()}
+    wanted = "resnet50" if "unspecified" in name else re.sub("[^a-z0-9]", "", name.lower().removesuffix(" v1.5"))
+    if wanted not in spelled:
+        raise ValueError(f"timm has no {name}")
+    return spelled[wanted]
+
+
 def _network(interconnect: str) -> tuple[str, int]:
     """Preset and ports a node from words such as "InfiniBand FDR (56 Gbit/s x2 per 8-GPU node)"."""
-    links = int(_found(r"x ?(\d)", interconnect) or 1)
-    infiniband = _found(r"\b(QDR|FDR|EDR|HDR|NDR)\b", interconnect).lower()
+    links = int(_found(r"\bx ?(\d)\b", interconnect) or _found(r"\b(\d) ?x\b", interconnect) or 1)
+    rate = _found(r"(\d+) ?(?:Gbit/s|Gbps|Gb/s|GbE)", interconnect)
+    infiniband = _found(r"\b(QDR|FDR|EDR|HDR|NDR)\b", interconnect) or _INFINIBAND.get(rate, "EDR") * ("InfiniBand" in interconnect)
     if infiniband:
-        return {"qdr": "ib-qdr-40", "fdr": "ib-fdr-56", "edr": "ib-edr-100", "hdr": "ib-hdr-200", "ndr": "ib-ndr-400"}[infiniband], links
-    kind = "roce" if "RoCE" in interconnect else "eth"
+        return next(name for name in NETWORKS if infiniband.lower() in name), links
     # Where the words name no speed: 10 Gbit/s in a cloud of 2017, and InfiniBand EDR in a cluster built for training.
-    rate = _found(r"(\d+) Gbit/s", interconnect)
     if not rate:
         return ("eth-10", 1) if "EC2" in interconnect else ("ib-edr-100", 1)
-    return f"{kind}-{rate}", links
+    return f"{'roce' if 'RoCE' in interconnect else 'eth'}-{rate}", links
+
+
+_INFINIBAND = {"40": "QDR", "56": "FDR", "100": "EDR", "200": "HDR", "400": "NDR"}
 
 
 def _baseline_images_per_sec(row: Row, rows: Iterable[Row], node: Node, measured_on: int) -> float:

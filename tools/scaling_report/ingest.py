@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tools.scaling_report import arguments
-from tools.scaling_report.report import Report, ReportError, Row, mean_interval, with_efficiency
+from tools.scaling_report.report import Report, ReportError, Row, rate_columns, with_efficiency
 
 EXAMPLES = """\
 one log a cluster size, given as GPUs=FILE:
@@ -66,12 +66,9 @@ def row_from(lines: Sequence[str], *, gpus: int, gpus_per_node: int, per_gpu_bat
         raise ReportError(
             f"{len(values)} images/s values after warm-up, at least {_LEAST_VALUES} are needed; `ingest --help` lists what is read"
         )
-    mean, low, high = mean_interval(list(_block_means(values)))
-    return Row(
-        gpus=gpus, nodes=max(1, -(-gpus // gpus_per_node)), data="log", per_gpu_batch=per_gpu_batch,
-        global_batch=per_gpu_batch and per_gpu_batch * gpus, images_per_s=mean,
-        images_per_s_gpu=mean / gpus, images_per_s_gpu_low=low / gpus, images_per_s_gpu_high=high / gpus,
-    )  # fmt: skip
+    nodes, batch = max(1, -(-gpus // gpus_per_node)), per_gpu_batch and per_gpu_batch * gpus
+    columns = rate_columns(list(_block_means(values)), gpus)
+    return Row(gpus=gpus, nodes=nodes, data="log", per_gpu_batch=per_gpu_batch, global_batch=batch, **columns)  # type: ignore[arg-type]
 
 
 def _block_means(values: Sequence[float], *, most: int = 10) -> Iterator[float]:

@@ -27,7 +27,7 @@ def page(report: Report) -> str:
     parts = [
         f"<h1>{title}</h1>",
         f'<p class="note">{measured} measured and {predicted} predicted cluster sizes. Measured points are solid lines and white rows; '
-        "predictions are the hatched band and shaded rows, with their 90% interval.</p>",
+        "predictions are the dashed line in its band and the shaded rows, with their 90% interval.</p>",
         _picture(report),
         "<h2>Measured</h2>",
         table(["GPUs", "nodes", "mode", "data", "status", "images a GPU", *_MEASURED], [_measured(row) for row in report.rows])
@@ -107,7 +107,7 @@ def number(value: float | None, digits: int) -> str | None:
 
 
 def percent(value: float | None) -> str | None:
-    return None if value is None else f"{100 * value:.1f}%"
+    return None if value is None else f"{100 * value:.1f}%".replace("-0.0%", "0.0%")
 
 
 def milliseconds(value: float | None) -> str | None:

@@ -121,10 +121,16 @@ def _against(row: Row, baseline: Row | None) -> Row:
     )  # fmt: skip
 
 
-def mean_interval(samples: Sequence[float]) -> tuple[float, float, float]:
-    """(mean, low, high): the 95% interval of the mean by Student's t; as wide as infinity for a single sample."""
-    mean = statistics.fmean(samples)
-    if len(samples) < 2:
-        return mean, float("-inf"), float("inf")
-    half = float(stdtrit(len(samples) - 1, 0.975)) * statistics.stdev(samples) / len(samples) ** 0.5
-    return mean, mean - half, mean + half
+def rate_columns(rates: Sequence[float], gpus: int) -> dict[str, float | None]:
+    """The columns of images/s from independent samples of it; one sample has no interval."""
+    mean = statistics.fmean(rates)
+    columns: dict[str, float | None] = {"images_per_s": mean, "images_per_s_gpu": mean / gpus}
+    if len(rates) > 1:
+        half = half_interval(rates)
+        columns |= {"images_per_s_gpu_low": (mean - half) / gpus, "images_per_s_gpu_high": (mean + half) / gpus}
+    return columns
+
+
+def half_interval(samples: Sequence[float]) -> float:
+    """Half the width of the 95% interval of the samples' mean, by Student's t."""
+    return float(stdtrit(len(samples) - 1, 0.975)) * statistics.stdev(samples) / len(samples) ** 0.5

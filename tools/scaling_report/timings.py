@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tools.scaling_report.report import ReportError, Row, mean_interval
+from tools.scaling_report.report import ReportError, Row, rate_columns
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,6 @@ def summarize(row: Row, repeats: Sequence[Sequence[RankTimes]], alone: Sequence[
     times = [step_seconds(ranks) for ranks in repeats]
     every = sorted(second for repeat in times for second in repeat)
     rates = [row.global_batch / second for second in _independent(times)]
-    rate, low, high = mean_interval(rates)
     step = statistics.median(every)
     medians = [each.median("own_s") for each in alone]
     slowest = max(alone, key=lambda each: each.median("own_s"))
@@ -52,7 +51,7 @@ def summarize(row: Row, repeats: Sequence[Sequence[RankTimes]], alone: Sequence[
     middle = statistics.median(own)
     return _filled(
         row,
-        images_per_s=rate, images_per_s_gpu=rate / row.gpus, images_per_s_gpu_low=low / row.gpus, images_per_s_gpu_high=high / row.gpus,
+        **rate_columns(rates, row.gpus),
         step_p50_s=step, step_p95_s=every[int(0.95 * (len(every) - 1))],
         compute_s=max(medians),
         exposed_communication_s=max(0.0, step - statistics.median(step_seconds(alone))) if row.gpus > 1 else 0.0,
