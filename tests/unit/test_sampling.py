@@ -94,7 +94,7 @@ def test_epochs_and_seeds_give_different_orders():
 
 
 def test_the_order_of_a_seed_never_changes():
-    """A release that shuffles differently would break every resume (numpy promises no stable stream): this row may only change with a note to users."""
+    """Another order would break every resume, and numpy promises no stable stream: change this row with a note to users only."""
     assert SampleStream(10, 0).block(0, 12).indices.tolist() == [4, 6, 2, 7, 3, 5, 9, 0, 8, 1, 9, 1]
 
 
