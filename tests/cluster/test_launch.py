@@ -12,6 +12,7 @@ from tests.cluster.hosts import Hosts
 
 pytestmark = pytest.mark.cluster
 
+ROOT = Path(__file__).parents[2]
 SCRIPT = str(Path(__file__).with_name("all_reduce.py"))
 
 
@@ -52,6 +53,17 @@ def test_deepspeed_on_four_hosts(four_hosts: Hosts, tmp_path: Path) -> None:
     _check(tmp_path, four_hosts, slots=1, ended=[_deepspeed(four_hosts, 1, tmp_path)])
 
 
+def test_deepspeed_trains_a_recipe_over_two_hosts(two_hosts: Hosts, tmp_path: Path) -> None:
+    overrides = ["duration=6it", "schedule.warmup=2it", "log_every=3it", "world_size=2", f"run_dir={tmp_path / 'run'}"]
+    command = ["deepspeed", "--hostfile", two_hosts.hostfile(1), "--launcher", "pdsh", str(ROOT / "recipes/digits.py"), *overrides]
+    ended = two_hosts.run("node01", command, cwd=ROOT)
+    assert ended.returncode == 0, ended.stdout[-3000:] + ended.stderr[-3000:]
+    summary = json.loads((tmp_path / "run/summary.json").read_text())
+    assert (summary["world_size"], summary["engine"], summary["step"]) == (2, "deepspeed", 6)
+    rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if row["kind"] == "train"] == [3, 6]
+
+
 def test_torchrun_on_two_hosts(two_hosts: Hosts, tmp_path: Path) -> None:
     command = ["torchrun", "--nnodes=2", "--nproc_per_node=1", "--master_addr=node01", "--master_port=29511"]
     _check(tmp_path, two_hosts, slots=1, ended=_on_every_host(two_hosts, tmp_path, command, "--node_rank"))
@@ -66,7 +78,7 @@ def test_accelerate_on_two_hosts(two_hosts: Hosts, tmp_path: Path) -> None:
 
 def test_our_hostfiles_mean_the_same_to_deepspeed() -> None:
     runner = pytest.importorskip("deepspeed.launcher.runner")
-    for path in (Path(__file__).parents[2] / "hostfiles").iterdir():
+    for path in (ROOT / "hostfiles").iterdir():
         if path.name != "README.md":
             ours = read_hostfile(path)
             assert dict(runner.fetch_hostfile(str(path))) == dict.fromkeys(ours.names, ours.slots)
