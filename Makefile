@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-DEMO := recipes/digits.py recipes/digits_720_unscaled.py recipes/digits_720.py
+DEMO := recipes/digits.py recipes/digits_720_unscaled.py recipes/digits_720.py recipes/digits_720_lamb.py
 
 .PHONY: help install demo test test-slow lint bench clean
 

@@ -116,7 +116,7 @@ def run(recipe: Recipe, name: str, *, on_screen: bool = True) -> dict[str, Any]:
     if progress.examples >= plan.total_examples and (finished := directory.summary()):
         _say(world.rank, f"{directory.path} holds this run already, finished at step {progress.step} (summary.json): nothing to do")
         return finished
-    task, engine = Classification(recipe, device), _build_engine(recipe, plan, device)
+    task, (engine, optimizer) = Classification(recipe, device), _build_engine(recipe, plan, device)
     if found:
         engine.load(found.state)
         _say(world.rank, *found.passed_over, f"going on from step {progress.step} ({directory.path})")
@@ -127,13 +127,13 @@ def run(recipe: Recipe, name: str, *, on_screen: bool = True) -> dict[str, Any]:
         directory.describe(recipe, plan)
     records = Records(directory.path, enabled=leader, on_screen=on_screen, total_examples=plan.total_examples, resumed_at=progress.examples)
     with contextlib.closing(records):
-        evaluation = train(plan, task, engine, records, checkpoints, progress)
+        evaluation = train(plan, task, engine, optimizer, records, checkpoints, progress)
     result = {"recipe": name, **dataclasses.asdict(evaluation), "seconds": time.time() - started}
     return directory.finish(result | {"world_size": plan.world_size, "engine": plan.engine}, write=leader)
 
 
-def _build_engine(recipe: Recipe, plan: "Plan", device: "torch.device") -> "Engine":
-    """The model with its ghost batches, its optimizer, and the engine around both."""
+def _build_engine(recipe: Recipe, plan: "Plan", device: "torch.device") -> "tuple[Engine, torch.optim.Optimizer]":
+    """The model with its ghost batches and its optimizer, and the engine around both."""
     from lbtrain import optim
     from lbtrain.data import facts
     from lbtrain.engines import create_engine
@@ -143,7 +143,8 @@ def _build_engine(recipe: Recipe, plan: "Plan", device: "torch.device") -> "Engi
     model = build_model(recipe, facts(recipe.data)).to(device)
     if plan.census.batch_norm_layers:
         convert_to_ghost_batch_norm(model, plan.bn_batch_size, momentum=recipe.bn_momentum, ranks_per_ghost=plan.cut.ranks_per_ghost)
-    return create_engine(recipe, plan, model, optim.create_optimizer(recipe.optimizer, model), device)
+    optimizer = optim.create_optimizer(recipe.optimizer, model)
+    return create_engine(recipe, plan, model, optimizer, device), optimizer
 
 
 def _say(rank: int, *lines: str) -> None:

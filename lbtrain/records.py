@@ -28,6 +28,10 @@ class TrainRow:
     data_wait: float
     """Share of the time that rank 0 waited for its data, in [0, 1]."""
     skipped_steps: int
+    trust_min: float | None = None
+    """Layer-wise ratio of the last step over the adapted layers (LARS, LAMB); None for other optimizers."""
+    trust_median: float | None = None
+    trust_max: float | None = None
     kind: str = "train"
 
 
@@ -45,6 +49,16 @@ class EvalRow:
     kind: str = "eval"
 
 
+@dataclass(frozen=True)
+class TrustRow:
+    """The layer-wise ratio of every adapted layer in the step that ended at `examples`, by parameter name."""
+
+    step: int
+    examples: int
+    ratios: dict[str, float]
+    kind: str = "trust"
+
+
 class Records:
     """Writes to `run_dir` if `enabled`. After a resume, rows behind the checkpoint are dropped: every step stands there once."""
 
@@ -59,16 +73,16 @@ class Records:
         self._board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=resumed_at + 1 if resumed_at else None)
         self._screen = _Screen(total_examples) if on_screen else None
 
-    def write(self, row: TrainRow | EvalRow) -> None:
+    def write(self, row: TrainRow | EvalRow | TrustRow) -> None:
         if not self.enabled:
             return
         values = dataclasses.asdict(row)
         self._metrics.write(json.dumps(values) + "\n")
         self._metrics.flush()
-        for name, value in values.items():
-            if name not in ("kind", "step", "examples"):
+        for name, value in (row.ratios if isinstance(row, TrustRow) else values).items():
+            if name not in ("kind", "step", "examples") and value is not None:
                 self._board.add_scalar(f"{row.kind}/{name}", value, row.examples)
-        if self._screen:
+        if self._screen and not isinstance(row, TrustRow):
             self._screen.show(row)
 
     def close(self) -> None:

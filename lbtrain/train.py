@@ -14,14 +14,25 @@ import torch
 from lbtrain.checkpoint import Checkpoints, Progress
 from lbtrain.engines.protocol import Engine
 from lbtrain.errors import Diverged, Preempted
+from lbtrain.optim import TrustSummary, trust_ratios, trust_summary
 from lbtrain.plan import Plan
-from lbtrain.records import EvalRow, Records, TrainRow
+from lbtrain.records import EvalRow, Records, TrainRow, TrustRow
 from lbtrain.stopping import StopRequest
 from lbtrain.tasks.classification import Classification
 
 
-def train(plan: Plan, task: Classification, engine: Engine, records: Records, checkpoints: Checkpoints, progress: Progress) -> EvalRow:
+def train(
+    plan: Plan,
+    task: Classification,
+    engine: Engine,
+    optimizer: torch.optim.Optimizer,
+    records: Records,
+    checkpoints: Checkpoints,
+    progress: Progress,
+) -> EvalRow:
     """Trains from `progress` to the end of the plan and returns the last evaluation. Collective.
+
+    `optimizer` is the one that the engine steps; it is only asked for its layer-wise ratios.
 
     Raises Preempted after a signal, when everything is saved; Diverged when the loss is no longer finite.
     """
@@ -49,13 +60,15 @@ def train(plan: Plan, task: Classification, engine: Engine, records: Records, ch
             finished, stopped = examples >= plan.total_examples, stop.agreed()
 
             if finished or crossed(before, examples, plan.log_every):
-                row = window.row(plan, progress, lr)
+                row = window.row(plan, progress, lr, trust_summary(optimizer))
                 records.write(row)
                 check_finite(row)
             if finished or crossed(before, examples, plan.evaluate_every):
                 with window.paused():
                     evaluation = evaluate(plan, task, engine, progress)
                 records.write(evaluation)
+                if ratios := trust_ratios(optimizer):
+                    records.write(TrustRow(step, examples, ratios))
             if finished or stopped or crossed(before, examples, plan.checkpoint_every):
                 with window.paused():
                     save(engine, checkpoints, progress, task)
@@ -135,7 +148,7 @@ class _Window:
         self.loss += loss.detach()
         self.passes += 1
 
-    def row(self, plan: Plan, progress: Progress, lr: float) -> TrainRow:
+    def row(self, plan: Plan, progress: Progress, lr: float, trust: TrustSummary | None) -> TrainRow:
         """The averages since the last row, over all ranks; starts the next window. Collective."""
         loss = float(self.engine.mean(self.loss) / self.passes)
         seconds = time.perf_counter() - self.started
@@ -148,6 +161,9 @@ class _Window:
             images_per_sec=self.passes * plan.cut.micro_batch_size * plan.world_size / seconds,
             data_wait=self.waited / seconds,
             skipped_steps=progress.skipped_steps,
+            trust_min=trust and trust.min,
+            trust_median=trust and trust.median,
+            trust_max=trust and trust.max,
         )
         self._restart()
         return row
