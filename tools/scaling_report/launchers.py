@@ -19,6 +19,9 @@ LAUNCHERS: tuple[Launcher, ...] = get_args(Launcher)
 
 def commands(launcher: Launcher, hosts: Hostfile, words: Sequence[str], *, hostfile: Path, port: int, timeout_s: int) -> list[list[str]]:
     """Commands to run here, at once, so that `python words...` runs on every slot of `hosts`; `hostfile` holds the same hosts."""
+    if launcher == "deepspeed" and hosts.names == ("localhost",):
+        # Given a hostfile, DeepSpeed wants ssh even to this machine.
+        return [["deepspeed", "--num_accelerators", str(hosts.slots), "--master_port", str(port), *words]]
     if launcher == "deepspeed":
         far = [] if len(hosts.names) > 1 or _is_here(hosts.names[0]) else ["--force_multi"]
         return [["deepspeed", "--hostfile", str(hostfile), "--launcher", "pdsh", *far, "--master_port", str(port), *words]]

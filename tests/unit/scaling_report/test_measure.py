@@ -30,6 +30,11 @@ def test_deepspeed_is_started_once_with_the_hostfile() -> None:
     assert _commands("deepspeed") == [["deepspeed", "--hostfile", "H", "--launcher", "pdsh", "--master_port", "29501", "x.py", "a b"]]
 
 
+def test_this_machine_alone_needs_no_ssh() -> None:
+    words = ["--num_accelerators", "2", "--master_port", "29501", "x.py", "a b"]
+    assert _commands("deepspeed", Hostfile(("localhost",), 2)) == [["deepspeed", *words]]
+
+
 def test_one_far_host_is_not_run_here() -> None:
     assert "--force_multi" in _commands("deepspeed", Hostfile(("node07",), 8))[0]
 
