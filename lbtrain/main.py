@@ -97,7 +97,7 @@ def run(recipe: Recipe, name: str, *, on_screen: bool = True) -> dict[str, Any]:
     May be called again and again in one process group. `on_screen=False` writes the run directory only.
     """
     from lbtrain.checkpoint import Checkpoints, Progress
-    from lbtrain.cluster.launch import check_asked_for, detect_world, start_process_group
+    from lbtrain.cluster.launch import check_asked_for, check_same_on_all_ranks, detect_world, start_process_group
     from lbtrain.plan import make_plan, print_plans
     from lbtrain.records import Records
     from lbtrain.run_directory import RunDirectory
@@ -113,6 +113,7 @@ def run(recipe: Recipe, name: str, *, on_screen: bool = True) -> dict[str, Any]:
     device = start_process_group(world)
     found = checkpoints.newest()
     progress = found.progress if found else Progress()
+    check_same_on_all_ranks(progress.examples, f"run_dir={directory.path}")
     if progress.examples >= plan.total_examples and (finished := directory.summary()):
         _say(world.rank, f"{directory.path} holds this run already, finished at step {progress.step} (summary.json): nothing to do")
         return finished

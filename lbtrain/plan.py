@@ -70,6 +70,9 @@ class Plan:
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self) | {"steps_per_epoch": self.steps_per_epoch}, indent=1)
 
+    def _epochs(self, shares: tuple[float, ...]) -> list[str]:
+        return [f"{share * self.total_examples / self.train_examples:.4g}" for share in shares]
+
     def rows(self) -> dict[str, str]:
         """What a person checks before a run, by name."""
         rate, cut, census = self.learning_rate, self.cut, self.census
@@ -83,7 +86,8 @@ class Plan:
             "reference learning rate": f"{self.base_lr:g} at {self.base_batch_size:,}, {self.rule} rule",
             "peak learning rate": f"{rate.peak:.6g}",
             "warm-up": f"{rate.warmup_form} from {rate.warmup_start:.6g}, {self.warmup_steps:,.1f} steps" if self.warmup_steps else "none",
-            "decay": rate.decay + (f" at {', '.join(f'{100 * share:.4g}%' for share in rate.milestones)}" if rate.decay == "step" else ""),
+            "decay": rate.decay
+            + (f" by {rate.factor:g} at epochs {', '.join(self._epochs(rate.milestones))}" if rate.decay == "step" else ""),
             "steps an epoch": f"{self.steps_per_epoch:,.2f}",
             "steps in all": f"{self.total_steps:,}",
             "parameters": f"{census.parameters:,}",
@@ -183,8 +187,9 @@ def _check_combinations(recipe: Recipe, engine: str) -> None:
     """What each key allows alone but not together."""
     if recipe.optimizer.nesterov and not recipe.optimizer.momentum:
         raise RecipeError("optimizer.nesterov=true needs optimizer.momentum above 0")
-    if recipe.deepspeed.zero_stage and engine != "deepspeed" and recipe.engine != "auto":
-        raise RecipeError(f"deepspeed.zero_stage={recipe.deepspeed.zero_stage} needs engine=deepspeed, not engine={engine}")
+    if recipe.deepspeed.zero_stage and engine != "deepspeed":
+        stage = f"deepspeed.zero_stage={recipe.deepspeed.zero_stage}"
+        raise RecipeError(f"{stage} needs engine=deepspeed, and this is engine={engine}: launch with deepspeed, or set engine=deepspeed")
     if recipe.micro_batch_size and recipe.max_micro_batch_size and recipe.micro_batch_size > recipe.max_micro_batch_size:
         raise RecipeError(
             f"micro_batch_size={recipe.micro_batch_size} is above max_micro_batch_size={recipe.max_micro_batch_size}: set one of the two"
