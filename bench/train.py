@@ -1,10 +1,13 @@
 """Training speed against loops written by hand, in turns in one process (group).
 
-    python -m bench.train                     every case, about 4 minutes on two cores; appends to results/train.csv
+    python -m bench.train                     every case, about 6 minutes on two cores; appends to results/train.csv
     python -m bench.train --cases startup     some of them
 
 Cases: `single` (one process, ResNet-20, 32 x 32, batch 128, plain PyTorch loop), `ddp` (two gloo ranks, one thread each,
 DistributedDataParallel), `deepspeed` and `accelerate` (the same two ranks through those engines), `startup` (how long `plan_for=` takes).
+
+lbtrain's real loop runs, with its records, logging and TensorBoard. Each time it writes a row, the other loop takes as many steps on its
+own model: turns of about a second, so that whatever else the machine does falls on both.
 """
 
 import argparse
@@ -14,41 +17,23 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 from bench import rows
 
-STEPS, WINDOW, ROUNDS = 30, 10, 7
+BATCH_SIZE, WINDOW, ROUNDS = 128, 8, 21
 TARGETS = {"single": ">=0.97", "ddp": ">=0.97", "deepspeed": ">=0.95", "accelerate": ">=0.95"}
+LONGEST_START = 3.0
 COMMAND = "python -m bench.train"
 
-
-def ours(engine: str, batch_size: int) -> list[float]:
-    """Images/s of each logged window of lbtrain's own loop, records, logging and all."""
-    from lbtrain import Recipe
-    from lbtrain.main import run
-
-    with tempfile.TemporaryDirectory() as folder:
-        recipe = Recipe().vary(
-            engine=engine,
-            batch_size=batch_size,
-            bn_batch_size=batch_size // int(os.environ.get("WORLD_SIZE", 1)),
-            duration=f"{STEPS}it",
-            model=dict(name="cifar_resnet20"),
-            data=dict(name="synthetic", image_size=32),
-            schedule=dict(warmup="0ep", decay="none", base_lr=0.01, rule="none"),
-            log_every=f"{WINDOW}it",
-            run_dir=f"{folder}/run",
-        )
-        run(recipe, "bench", on_screen=False)
-        if os.environ.get("RANK", "0") != "0":
-            return []
-        lines = Path(folder, "run", "metrics.jsonl").read_text().splitlines()
-        return [row["images_per_sec"] for row in map(json.loads, lines) if row["kind"] == "train"]
+Pairs = tuple[list[float], list[float]]
 
 
-def by_hand(batch_size: int) -> list[float]:
-    """The same windows of the loop that anyone would write: model, SGD, DistributedDataParallel with its defaults where there are ranks."""
+def by_hand() -> Iterator[None]:
+    """The loop that anyone would write: model, SGD, DistributedDataParallel with its defaults where there are ranks. WINDOW steps a turn."""
     import timm
     import torch
     import torch.distributed as dist
@@ -57,49 +42,75 @@ def by_hand(batch_size: int) -> list[float]:
 
     import lbtrain.nn  # noqa: F401 registers cifar_resnet20 with timm
 
-    world_size = dist.get_world_size() if dist.is_initialized() else 1
+    world_size = dist.get_world_size()
     model = timm.create_model("cifar_resnet20", num_classes=1000)
     if world_size > 1:
         model = DistributedDataParallel(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
     images, labels = torch.randn(64, 3, 32, 32), torch.randint(0, 1000, (64,))
-    speeds = []
-    for _ in range(STEPS // WINDOW):
-        started = time.perf_counter()
+    while True:
         for _ in range(WINDOW):
-            picked = torch.randint(0, 64, (batch_size // world_size,))
+            picked = torch.randint(0, 64, (BATCH_SIZE // world_size,))
             loss = F.cross_entropy(model(images[picked]), labels[picked])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
         loss.item()
-        speeds.append(WINDOW * batch_size / (time.perf_counter() - started))
-    return speeds
+        yield
 
 
-def in_turns(engine: str, batch_size: int) -> tuple[list[float], list[float]]:
-    """The best window of each round, first window left out: what both loops do when nothing else disturbs the machine."""
-    pairs = []
-    for turn in range(ROUNDS + 1):
-        first, second = (ours(engine, batch_size), by_hand(batch_size)) if turn % 2 else (None, by_hand(batch_size))
-        mine, theirs = (first, second) if first is not None else (ours(engine, batch_size), second)
-        if turn and mine:
-            pairs.append((max(mine[1:]), max(theirs[1:])))
-    return [mine for mine, _ in pairs], [theirs for _, theirs in pairs]
+def in_turns(engine: str) -> Pairs:
+    """Images/s of both loops, turn by turn; the first turn, in which both warm up, left out. Every rank takes part."""
+    from lbtrain import Recipe
+    from lbtrain.main import run
+    from lbtrain.records import Records, TrainRow
+
+    mine: list[float] = []
+    theirs: list[float] = []
+    write, clock = Records.write, [time.perf_counter()]
+    other: list[Iterator[None]] = []
+
+    def write_and_take_turns(records: Any, row: Any) -> None:
+        write(records, row)
+        if not isinstance(row, TrainRow):
+            return
+        now = time.perf_counter()
+        mine.append(WINDOW * BATCH_SIZE / (now - clock[0]))
+        other.append(other.pop() if other else by_hand())
+        next(other[0])
+        clock[0] = time.perf_counter()
+        theirs.append(WINDOW * BATCH_SIZE / (clock[0] - now))
+
+    with tempfile.TemporaryDirectory() as folder, mock.patch.object(Records, "write", write_and_take_turns):
+        run(recipe_of(engine, Recipe(), f"{folder}/run"), "bench", on_screen=False)
+    return mine[1:], theirs[1:]
+
+
+def recipe_of(engine: str, recipe: Any, run_dir: str) -> Any:
+    return recipe.vary(
+        engine=engine,
+        batch_size=BATCH_SIZE,
+        bn_batch_size=BATCH_SIZE // int(os.environ.get("WORLD_SIZE", 1)),
+        duration=f"{WINDOW * (ROUNDS + 1)}it",
+        model=dict(name="cifar_resnet20"),
+        data=dict(name="synthetic", image_size=32),
+        schedule=dict(warmup="0ep", decay="none", base_lr=0.01, rule="none"),
+        log_every=f"{WINDOW}it",
+        run_dir=run_dir,
+    )
 
 
 def worker(case: str) -> None:
     """One rank of a two-rank case; rank 0 prints the pairs."""
-    from lbtrain.cluster.launch import detect_world, leave_process_group, start_process_group
+    from lbtrain.cluster.launch import leave_process_group
 
-    start_process_group(detect_world())
-    mine, theirs = in_turns(case, 128)
+    mine, theirs = in_turns(case)
     if os.environ["RANK"] == "0":
         print("pairs", json.dumps([mine, theirs]), flush=True)
     leave_process_group()
 
 
-def two_ranks(case: str) -> tuple[list[float], list[float]]:
+def two_ranks(case: str) -> Pairs:
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "bench.train", "--worker", case]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
     output = subprocess.run(launch, env=environment, check=True, capture_output=True, text=True, timeout=1200).stdout
@@ -108,11 +119,12 @@ def two_ranks(case: str) -> tuple[list[float], list[float]]:
     return mine, theirs
 
 
-def startup() -> tuple[list[float], list[float]]:
+def startup() -> Pairs:
     """Seconds for a plan of six world sizes, and the three that a person should wait at most."""
     recipe = str(Path(__file__).parents[1] / "recipes" / "resnet50_8k.py")
     plan = [sys.executable, recipe, "plan_for=8,16,32,64,128,256"]
-    return [_seconds(plan) for _ in range(ROUNDS + 1)][1:], [3.0] * ROUNDS
+    seconds = [_seconds(plan) for _ in range(8)][1:]
+    return seconds, [LONGEST_START] * len(seconds)
 
 
 def _seconds(command: list[str]) -> float:
@@ -122,15 +134,14 @@ def _seconds(command: list[str]) -> float:
 
 
 def measure(case: str) -> rows.Row:
+    command = f"{COMMAND} --cases {case}"
     if case == "startup":
         mine, theirs = startup()
-        return rows.paired(
-            "train", "plan_for", "import torch, timm", mine, theirs, unit="s", target="", command=f"{COMMAND} --cases startup"
-        )
-    mine, theirs = in_turns("ddp", 128) if case == "single" else two_ranks(case)
+        return rows.paired("train", "plan_for, six world sizes", "limit", mine, theirs, unit="s", target="<=1.0", command=command)
+    mine, theirs = in_turns("ddp") if case == "single" else two_ranks(case)
     peer = "plain loop" if case == "single" else "hand-written DDP"
-    name = f"{case}, ResNet-20 32x32, batch 128, {1 if case == 'single' else 2} process(es)"
-    return rows.paired("train", name, peer, mine, theirs, unit="images/s", target=TARGETS[case], command=f"{COMMAND} --cases {case}")
+    name = f"{case}, ResNet-20 32x32, batch {BATCH_SIZE}, {1 if case == 'single' else 2} process(es)"
+    return rows.paired("train", name, peer, mine, theirs, unit="images/s", target=TARGETS[case], command=command)
 
 
 def main() -> None:
