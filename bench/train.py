@@ -33,7 +33,7 @@ Pairs = tuple[list[float], list[float]]
 
 
 def by_hand() -> Iterator[None]:
-    """The loop that anyone would write: model, SGD, DistributedDataParallel with its defaults where there are ranks. WINDOW steps a turn."""
+    """The loop that anyone would write: SGD, DistributedDataParallel with its defaults where there are ranks. WINDOW steps a turn."""
     import timm
     import torch
     import torch.distributed as dist

@@ -39,5 +39,4 @@ class AccelerateEngine(DDPEngine):
         if self.clip_norm:
             self.accelerator.clip_grad_norm_(self.module.parameters(), self.clip_norm)
         self.optimizer.step()
-        self.optimizer.zero_grad()
         return not self.accelerator.optimizer_step_was_skipped

@@ -45,6 +45,9 @@ class DDPEngine:
         exchange_in_backward(self.model, self._accumulation == 1)
 
     def backward(self, loss: Tensor) -> None:
+        if not self._backwards:
+            # Here, after the forward pass, and not at the end of the step: the new gradients then take the memory of the old ones.
+            self.optimizer.zero_grad()
         self._backwards += 1
         if self._backwards == self._accumulation:
             self.statistics.start()
@@ -69,7 +72,6 @@ class DDPEngine:
         scale = self.scaler.get_scale()
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self.optimizer.zero_grad()
         return self.scaler.get_scale() >= scale
 
     def mean(self, tensor: Tensor) -> Tensor:
