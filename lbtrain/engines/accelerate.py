@@ -19,7 +19,7 @@ class AccelerateEngine(DDPEngine):
     """See `Engine`. What differs from the oracle is who wraps, scales, clips and steps."""
 
     def _wrap(self, plan: Plan) -> nn.Module:
-        exchange = DistributedDataParallelKwargs(gradient_as_bucket_view=True)
+        exchange = DistributedDataParallelKwargs(gradient_as_bucket_view=self.device.type == "cuda")
         precision = {"fp32": "no"}.get(plan.precision, plan.precision)
         self.accelerator = Accelerator(cpu=self.device.type == "cpu", mixed_precision=precision, kwargs_handlers=[exchange])
         if self.accelerator.distributed_type not in _KNOWN:

@@ -97,7 +97,9 @@ def overlapped(module: nn.Module) -> nn.Module:
     """`module` with its gradients averaged over ranks while the backward pass still runs; as it is on one rank."""
     if dist.get_world_size() == 1:
         return module
-    return without_buffer_broadcast(DistributedDataParallel(module, gradient_as_bucket_view=True))
+    # Gradients that live in DDP's buckets spare a GPU memory and a copy; on a CPU they cost 3% (bench.train, case ddp).
+    on_gpu = next(module.parameters()).is_cuda
+    return without_buffer_broadcast(DistributedDataParallel(module, gradient_as_bucket_view=on_gpu))
 
 
 def without_buffer_broadcast(model: nn.Module) -> nn.Module:
