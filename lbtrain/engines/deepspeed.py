@@ -39,6 +39,8 @@ class DeepSpeedEngine:
             model=wrapped, optimizer=optimizer, config=config, dist_init_required=False
         )
         self.engine.enable_backward_allreduce = self.stage > 0
+        if self.stage == 0:
+            self.engine.zero_grad = lambda: None  # see DDPEngine.backward: forgetting them there is 6% faster on a CPU
         if self.stage:
             optim.bind_deepspeed(optimizer, self.engine)
         self.model = self.engine
@@ -62,6 +64,8 @@ class DeepSpeedEngine:
         exchange_in_backward(self.engine.module, last)
 
     def backward(self, loss: Tensor) -> None:
+        if self.stage == 0 and not self._backwards:
+            self.inner.zero_grad()
         self._backwards += 1
         if self._backwards == self._accumulation:
             self.statistics.start()
