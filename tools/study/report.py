@@ -16,8 +16,6 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from lbtrain.provenance import commit, hardware
-
 # Okabe & Ito's colours, told apart by colour-blind eyes and in print.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 
@@ -35,7 +33,8 @@ class Arm:
     seconds: list[float]
     loss_curve: tuple[Any, Any]
     error_curve: tuple[Any, Any]
-    versions: dict[str, str]
+    origins: set[str]
+    """Commit, hardware and versions of the runs, as they wrote them; one unless a study was continued elsewhere or later."""
 
     @classmethod
     def read(cls, recipe: Path, out: Path, seeds: list[int]) -> "Arm":
@@ -53,7 +52,7 @@ class Arm:
             seconds=[summary["seconds"] for summary in summaries],
             loss_curve=_curve(rows, "train", "loss"),
             error_curve=_curve(rows, "eval", "top1_error"),
-            versions=summaries[0]["versions"],
+            origins={_origin(summary) for summary in summaries},
         )
 
     @property
@@ -107,9 +106,14 @@ def verdicts(arms: list[Arm]) -> list[str]:
     return lines
 
 
+def _origin(summary: dict[str, Any]) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in summary["versions"].items())
+    return f"commit {summary['commit']} on {summary['hardware']}; {versions}"
+
+
 def provenance(arms: list[Arm], command: str) -> str:
-    versions = ", ".join(f"{name} {version}" for name, version in arms[0].versions.items())
-    return f"{command}; commit {commit()}, {date.today()}, {hardware()}; {versions}"
+    origins = sorted(set().union(*(arm.origins for arm in arms)))
+    return f"{command}; {date.today()}; {' | '.join(origins)}"
 
 
 def _as_row(arm: Arm) -> dict[str, Any]:

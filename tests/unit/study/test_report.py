@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tools.study.publish import with_block
-from tools.study.report import Arm, markdown_table, verdicts, write_report
+from tools.study.report import Arm, markdown_table, provenance, verdicts, write_report
 
 REFERENCE, LARGE = [1.0, 2.0, 3.0], [51.0, 52.0, 53.0]
 
@@ -17,7 +17,9 @@ def arm(tmp_path: Path, name: str, errors: list[float]) -> Arm:
     for seed, error in enumerate(errors):
         folder = tmp_path / name / f"seed{seed}"
         folder.mkdir(parents=True)
-        (folder / "summary.json").write_text(json.dumps({"top1_error": error, "seconds": 1.0, "versions": {"torch": "2.0"}}))
+        (folder / "summary.json").write_text(
+            json.dumps({"top1_error": error, "seconds": 1.0, "commit": "abc", "hardware": "2 cores", "versions": {"torch": "2.0"}})
+        )
         (folder / "plan.json").write_text(json.dumps({"batch_size": 32, "learning_rate": {"peak": 0.1}, "total_steps": 900}))
         rows = [{"kind": "train", "epoch": 1.0, "loss": 0.5}, {"kind": "eval", "epoch": 1.0, "top1_error": error}]
         (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -44,6 +46,15 @@ def test_the_page_is_self_contained_and_escapes_text(tmp_path):
     assert "Reference &lt;in&gt; words." in page and "A &lt;b&gt; title" in page
     assert "src=" not in page.replace('src="data:image/png;base64,', "") and "<script" not in page
     assert (tmp_path / "study.png").stat().st_size > 10_000
+
+
+def test_the_origin_is_that_of_the_runs(tmp_path):
+    reference, other = arm(tmp_path, "reference", REFERENCE), arm(tmp_path, "other", LARGE)
+    assert provenance([reference, other], "command").endswith("; commit abc on 2 cores; torch 2.0")
+    path = tmp_path / "other/seed0/summary.json"
+    path.write_text(path.read_text().replace("abc", "def"))
+    later = Arm.read(tmp_path / "other.py", tmp_path, [0, 1, 2])
+    assert {"abc", "def"} <= set(provenance([reference, later], "command").replace(";", " ").split())
 
 
 def test_publishing_replaces_only_what_stands_between_the_markers():
