@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := recipes/digits.py recipes/digits_720_unscaled.py recipes/digits_720.py recipes/digits_720_lamb.py
 
-.PHONY: help install demo test test-slow lint bench clean
+.PHONY: help install demo scaling-demo test test-slow lint bench clean
 
 help:
 	@echo "make install    .venv with the pinned packages of constraints.txt (5.5 GB, about 2 minutes)"
@@ -25,6 +25,12 @@ install: .venv/.installed
 demo: install
 	$(BIN)/python -m tools.study $(DEMO) --seeds 5 --launcher deepspeed --ranks 2 --out runs/demo --title "What a large batch costs, and what repairs it"
 
+# Four hosts, made of network namespaces, behind links of 500 Mbit/s: measured, fitted, predicted to 256 GPUs. Root; openssh-server, pdsh, iproute2.
+scaling-demo: install
+	PYTHONPATH=. $(BIN)/python -m tests.cluster.hosts 4 --rate 500mbit -- $(BIN)/python -m tools.scaling_report measure --hostfile {hostfile} --gpus 1,2,4 --steps 5 --warmup 2 --collectives --resume --out runs/scaling-demo tests/cluster/sleeping.py
+	$(BIN)/python -m tools.scaling_report predict --run runs/scaling-demo/report.json --gpus 1,2,4,8,16,32,64,128,256 --out runs/scaling-demo/predicted.json
+	$(BIN)/python -m tools.scaling_report render runs/scaling-demo/report.json runs/scaling-demo/predicted.json --out runs/scaling-demo/page
+
 test: install
 	$(BIN)/python -m pytest
 
@@ -38,6 +44,7 @@ lint: install
 
 bench: install
 	$(BIN)/python -m bench.train
+	$(BIN)/python -m bench.optim
 
 clean:
 	rm -rf runs .pytest_cache .mypy_cache .ruff_cache

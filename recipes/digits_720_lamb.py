@@ -4,7 +4,7 @@ The rate, its warm-up and the decay were chosen on the seeds 100 to 109, not on 
 
 Run        python recipes/digits_720_lamb.py
 Published  nothing: the data set is bundled with scikit-learn
-Measured   not yet
+Measured   top-1 error 0.73 ± 0.64 % (n=5, 2 ranks under deepspeed; results/digits_demo.json)
 """
 
 from digits_720 import recipe as linear

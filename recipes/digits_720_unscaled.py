@@ -2,7 +2,7 @@
 
 Run        python recipes/digits_720_unscaled.py
 Published  nothing: the data set is bundled with scikit-learn
-Measured   not yet
+Measured   top-1 error 52.77 ± 9.49 % (n=5, 2 ranks under deepspeed; results/digits_demo.json)
 """
 
 from digits import recipe as baseline

@@ -61,9 +61,8 @@ def clipped_oracle(request, tmp_path_factory) -> tuple[dict, Outcome]:
     """Plain torch on one process with each optimizer, and clipping that acts: the gradient norms of these steps lie above 0.1."""
     # Rates at which training is stable: an unstable one amplifies the last digit of a sum into a difference of its own.
     rates = {"sgd": 0.05, "lars": 1.0, "lamb": 0.01}
-    changes = dict(
-        optimizer=dict(name=request.param, clip_norm=0.1), schedule=dict(base_lr=rates[request.param], warmup_start_lr=rates[request.param] / 5)
-    )
+    rate = rates[request.param]
+    changes = dict(optimizer=dict(name=request.param, clip_norm=0.1), schedule=dict(base_lr=rate, warmup_start_lr=rate / 5))
     return changes, train_on(1, tmp_path_factory.mktemp("oracle") / "run", engine="ddp", **changes)
 
 

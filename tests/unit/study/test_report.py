@@ -64,6 +64,15 @@ def test_publishing_replaces_only_what_stands_between_the_markers():
         with_block("no markers", "x", "new")
 
 
+def test_recipes_state_what_was_measured():
+    root = Path(__file__).parents[3]
+    arms = json.loads((root / "results/digits_demo.json").read_text())["arms"]
+    assert len(arms) == 4
+    for measured in arms:
+        contract = (root / "recipes" / f"{measured['recipe']}.py").read_text()
+        assert f"Measured   top-1 error {measured['mean']:.2f} ± {measured['std']:.2f} % (n={measured['n']}," in contract
+
+
 def test_the_readme_shows_the_published_study():
     root = Path(__file__).parents[3]
     study = json.loads((root / "results/digits_demo.json").read_text())
