@@ -5,22 +5,19 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from lbtrain.engines.protocol import EngineState, load_named_optimizer_state, mean_over_ranks, named_optimizer_state, set_lr
-from lbtrain.nn import GhostStatistics
+from lbtrain.engines.protocol import EngineState, load_named_optimizer_state, named_optimizer_state
+from lbtrain.engines.window import WindowedEngine
 from lbtrain.plan import Plan
 
 AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-class DDPEngine:
+class DDPEngine(WindowedEngine):
     """See `Engine`. Ghost batches are converted already; GhostStatistics keeps the buffers equal on all ranks, not DDP's broadcast."""
 
     def __init__(self, plan: Plan, model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device):
-        self.rank, self.world_size, self.device = dist.get_rank(), dist.get_world_size(), device
+        super().__init__(model, optimizer, device)
         self.clip_norm = plan.clip_norm
-        self.module = model.to(device)
-        self.optimizer = optimizer
-        self.statistics = GhostStatistics(model)
         self.scaler = torch.amp.GradScaler(device.type, enabled=plan.precision == "fp16")
         self.model = self._wrap(plan)
         self.accumulation = plan.cut.accumulation
@@ -31,39 +28,11 @@ class DDPEngine:
             self.module.forward = autocast(self.module.forward)
         return overlapped(self.module)
 
-    @property
-    def accumulation(self) -> int:
-        return self._accumulation
-
-    @accumulation.setter
-    def accumulation(self, count: int) -> None:
-        self._accumulation = count
-        self._open_window()
-
-    def _open_window(self) -> None:
-        self._backwards = 0
-        exchange_in_backward(self.model, self._accumulation == 1)
-
-    def backward(self, loss: Tensor) -> None:
-        if not self._backwards:
-            # Here, after the forward pass, and not at the end of the step: the new gradients then take the memory of the old ones.
-            self.optimizer.zero_grad()
-        self._backwards += 1
-        if self._backwards == self._accumulation:
-            self.statistics.start()
-        self._backward(loss / self._accumulation)
-        exchange_in_backward(self.model, self._backwards + 1 == self._accumulation)
+    def _announce(self, last: bool) -> None:
+        exchange_in_backward(self.model, last)
 
     def _backward(self, loss: Tensor) -> None:
         self.scaler.scale(loss).backward()
-
-    def step(self, lr: float) -> bool:
-        assert self._backwards == self._accumulation, f"a step is {self._accumulation} backward calls, not {self._backwards}"
-        set_lr(self.optimizer, lr)
-        applied = self._update()
-        self.statistics.finish()
-        self._open_window()
-        return applied
 
     def _update(self) -> bool:
         if self.clip_norm:
@@ -73,9 +42,6 @@ class DDPEngine:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         return self.scaler.get_scale() >= scale
-
-    def mean(self, tensor: Tensor) -> Tensor:
-        return mean_over_ranks(tensor)
 
     def save(self) -> EngineState | None:
         if self.rank:

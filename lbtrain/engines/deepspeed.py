@@ -11,86 +11,55 @@ import logging
 import os
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from lbtrain import optim
 from lbtrain.engines.ddp import exchange_in_backward, load_loss_scale, overlapped
 from lbtrain.engines.deepspeed_config import complete_config
-from lbtrain.engines.protocol import EngineState, load_named_optimizer_state, mean_over_ranks, named_optimizer_state, set_lr
-from lbtrain.nn import GhostStatistics
+from lbtrain.engines.protocol import EngineState, load_named_optimizer_state, named_optimizer_state
+from lbtrain.engines.window import WindowedEngine
 from lbtrain.plan import Plan
 from lbtrain.recipe import Recipe
 
 
-class DeepSpeedEngine:
+class DeepSpeedEngine(WindowedEngine):
     """See `Engine`."""
 
     def __init__(self, recipe: Recipe, plan: Plan, model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device):
         deepspeed = _import_deepspeed(device)
-        self.rank, self.world_size, self.device = dist.get_rank(), dist.get_world_size(), device
+        super().__init__(model, optimizer, device)
         self.stage = plan.zero_stage
-        self.module = model.to(device)
-        self.statistics = GhostStatistics(model)
         self.inner = optimizer
         config = complete_config(plan, recipe.deepspeed.mechanics)
         wrapped = overlapped(self.module) if self.stage == 0 else self.module
-        self.engine, self.optimizer, _, _ = deepspeed.initialize(
-            model=wrapped, optimizer=optimizer, config=config, dist_init_required=False
-        )
+        self.engine, self.optimizer, *_ = deepspeed.initialize(model=wrapped, optimizer=optimizer, config=config, dist_init_required=False)
         self.engine.enable_backward_allreduce = self.stage > 0
         if self.stage == 0:
-            self.engine.zero_grad = lambda: None  # see DDPEngine.backward: forgetting them there is 6% faster on a CPU
-        if self.stage:
+            self.engine.zero_grad = lambda: None  # at the end of a step; the window forgets them after the next forward pass
+        else:
             optim.bind_deepspeed(optimizer, self.engine)
         self.model = self.engine
         self.accumulation = plan.cut.accumulation
 
-    @property
-    def accumulation(self) -> int:
-        return self._accumulation
-
-    @accumulation.setter
-    def accumulation(self, count: int) -> None:
-        self._accumulation = count
-        self._open_window()
-
-    def _open_window(self) -> None:
-        self._backwards = 0
-        self._mark_boundary(self._accumulation == 1)
-
-    def _mark_boundary(self, last: bool) -> None:
+    def _announce(self, last: bool) -> None:
         self.engine.set_gradient_accumulation_boundary(last)
         exchange_in_backward(self.engine.module, last)
 
-    def backward(self, loss: Tensor) -> None:
-        if self.stage == 0 and not self._backwards:
+    def _forget_gradients(self) -> None:
+        if self.stage == 0:
             self.inner.zero_grad()
-        self._backwards += 1
-        if self._backwards == self._accumulation:
-            self.statistics.start()
-        self.engine.backward(loss / self._accumulation, scale_wrt_gas=False)
+
+    def _backward(self, loss: Tensor) -> None:
+        self.engine.backward(loss, scale_wrt_gas=False)
         if self._backwards < self._accumulation:
             # Between the passes of a window DeepSpeed wants a step call as well: it moves its counters and, off the boundary, nothing else.
             self.engine.step()
-            self._mark_boundary(self._backwards + 1 == self._accumulation)
-
-    def step(self, lr: float) -> bool:
-        assert self._backwards == self._accumulation, f"a step is {self._accumulation} backward calls, not {self._backwards}"
-        set_lr(self.optimizer, lr)
-        applied = self._update()
-        self.statistics.finish()
-        self._open_window()
-        return applied
 
     def _update(self) -> bool:
         scaler = self.engine.torch_autocast_z0_gradscaler
         scale = scaler.get_scale() if scaler else 1.0
         self.engine.step()
         return bool(self.engine.was_step_applied()) and (not scaler or scaler.get_scale() >= scale)
-
-    def mean(self, tensor: Tensor) -> Tensor:
-        return mean_over_ranks(tensor)
 
     def save(self) -> EngineState | None:
         scaler = self.engine.torch_autocast_z0_gradscaler

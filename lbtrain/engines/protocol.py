@@ -1,9 +1,8 @@
-"""What the loop asks of an engine, and the two pieces that every engine has in common."""
+"""What the loop asks of an engine, and the state that all of them save and load."""
 
 from typing import Any, Protocol
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 EngineState = dict[str, Any]
@@ -46,20 +45,6 @@ class Engine(Protocol):
     def load(self, state: EngineState) -> None:
         """Continue from `state`, which every rank passes. Collective."""
         ...
-
-
-def mean_over_ranks(tensor: Tensor) -> Tensor:
-    """The average of `tensor` over all ranks, as a new tensor."""
-    total = tensor.detach().clone()
-    if dist.get_world_size() > 1:
-        dist.all_reduce(total)
-        total /= dist.get_world_size()
-    return total
-
-
-def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = lr
 
 
 def named_optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, dict[str, Tensor]]:

@@ -30,6 +30,19 @@ def test_same_weights_as_one_process(stage, run):
         assert difference(weights, expected) < LIMIT
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+@pytest.mark.parametrize("world_size", [2, 4])
+@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize("clip", [0.0, 0.3])
+@pytest.mark.parametrize("optimizer", ["lars", "lamb"])
+def test_every_combination(stage, world_size, accumulation, clip, optimizer):
+    run = Run(optimizer, accumulation=accumulation, clip=clip)
+    expected = train_plain(run)
+    for weights in run_on_ranks(world_size, train_deepspeed, run, stage):
+        assert difference(weights, expected) < LIMIT
+
+
 @pytest.mark.parametrize("stage", [1, 2, 3])
 @pytest.mark.parametrize("optimizer", ["lars", "lamb"])
 def test_four_ranks(stage, optimizer):
@@ -201,9 +214,8 @@ def _resume(run: Run, stage: int, saved):
 def test_checkpoints_move_between_stages_and_world_sizes(optimizer):
     run = Run(optimizer, steps=5)
     expected = train_plain(dataclasses.replace(run, steps=10))
-    if (
-        optimizer == "sgd"
-    ):  # torch's SGD decays a parameter whose gradient is zero, but not one without: ZeRO makes the former of the latter
+    # torch's SGD decays a parameter whose gradient is zero, but not one without: ZeRO makes the former of the latter.
+    if optimizer == "sgd":
         expected = {name: weight for name, weight in expected.items() if not name.startswith("unused")}
     saved = run_on_ranks(2, _save, run, 1)[0]
     for world, stage in [(2, 3), (4, 2), (2, 1)]:

@@ -21,6 +21,9 @@ import torch
 import lbtrain.engines
 from lbtrain.engines import Engine
 from lbtrain.tasks.classification import Classification
+
+# Launchers start this file by its path, on hosts where only lbtrain is installed.
+sys.path.insert(0, str(Path(__file__).parents[2]))
 from tools.scaling_report.layers import GradientStamps
 
 

@@ -1,0 +1,72 @@
+"""The accumulation window: what every engine does alike between one update and the next."""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from lbtrain.nn import GhostStatistics
+
+
+class WindowedEngine:
+    """The part of `Engine` that does not depend on a library. A subclass says how to do the four things at the end."""
+
+    def __init__(self, module: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device):
+        self.rank, self.world_size, self.device = dist.get_rank(), dist.get_world_size(), device
+        self.module = module.to(device)
+        self.optimizer = optimizer
+        self.statistics = GhostStatistics(module)
+
+    @property
+    def accumulation(self) -> int:
+        return self._accumulation
+
+    @accumulation.setter
+    def accumulation(self, count: int) -> None:
+        self._accumulation = count
+        self._open_window()
+
+    def _open_window(self) -> None:
+        self._backwards = 0
+        self._announce(self._accumulation == 1)
+
+    def backward(self, loss: Tensor) -> None:
+        if not self._backwards:
+            # Here, after the forward pass, and not at the end of the step: the new gradients then take the memory of the old ones.
+            self._forget_gradients()
+        self._backwards += 1
+        if self._backwards == self._accumulation:
+            self.statistics.start()
+        self._backward(loss / self._accumulation)
+        if self._backwards < self._accumulation:
+            self._announce(self._backwards + 1 == self._accumulation)
+
+    def step(self, lr: float) -> bool:
+        assert self._backwards == self._accumulation, f"a step is {self._accumulation} backward calls, not {self._backwards}"
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        applied = self._update()
+        self.statistics.finish()
+        self._open_window()
+        return applied
+
+    def mean(self, tensor: Tensor) -> Tensor:
+        total = tensor.detach().clone()
+        if self.world_size > 1:
+            dist.all_reduce(total)
+            total /= self.world_size
+        return total
+
+    def _announce(self, last: bool) -> None:
+        """Prepare for a pass that is, or is not, the last of the window: only the last exchanges gradients."""
+        raise NotImplementedError
+
+    def _forget_gradients(self) -> None:
+        self.optimizer.zero_grad()
+
+    def _backward(self, loss: Tensor) -> None:
+        """Add the gradients of `loss`, which is divided by the length of the window already."""
+        raise NotImplementedError
+
+    def _update(self) -> bool:
+        """Clip and update; say whether the update was applied."""
+        raise NotImplementedError
