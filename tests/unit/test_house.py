@@ -16,7 +16,8 @@ OUTSIDE = {"recipes", "tools", "bench", "tests"}
 BELOW = {
     "errors": set(),
     "schedules": set(),
-    "recipe": {"schedules"},
+    "values": {"schedules"},
+    "recipe": {"values"},
     "sampling": set(),
     "nn": set(),
     "cluster": set(),
@@ -32,7 +33,7 @@ BELOW = {
     "engines": {"plan", "nn", "optim"},
     "checkpoint": {"engines", "records"},
     "run_directory": {"engines", "plan", "provenance", "records"},
-    "train": {"checkpoint", "engines", "plan", "records", "stopping", "tasks"},
+    "train": {"checkpoint", "engines", "optim", "plan", "records", "stopping", "tasks"},
     "main": {
         "census",
         "checkpoint",
