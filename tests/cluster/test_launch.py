@@ -54,7 +54,7 @@ def test_deepspeed_on_four_hosts(four_hosts: Hosts, tmp_path: Path) -> None:
 
 
 def test_deepspeed_trains_a_recipe_over_two_hosts(two_hosts: Hosts, tmp_path: Path) -> None:
-    overrides = ["duration=6it", "schedule.warmup=2it", "log_every=3it", "world_size=2", f"run_dir={tmp_path / 'run'}"]
+    overrides = ["batch_size=720", "duration=6it", "schedule.warmup=2it", "log_every=3it", "world_size=2", f"run_dir={tmp_path / 'run'}"]
     command = ["deepspeed", "--hostfile", two_hosts.hostfile(1), "--launcher", "pdsh", str(ROOT / "recipes/digits.py"), *overrides]
     ended = two_hosts.run("node01", command, cwd=ROOT)
     assert ended.returncode == 0, ended.stdout[-3000:] + ended.stderr[-3000:]
