@@ -1,6 +1,6 @@
 """accelerate's Accelerator as an engine. It wraps the model and the optimizer; the window, the rate and the statistics stay ours.
 
-Rank and world size are torch.distributed's: the Accelerator can report others (engines.md in docs). Its scheduler wrapper, which ticks
+Rank and world size are torch.distributed's: the Accelerator can report others (docs/engines.md). Its scheduler wrapper, which ticks
 once per process, and its own gradient accumulation are not used.
 """
 

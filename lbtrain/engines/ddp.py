@@ -69,9 +69,7 @@ def overlapped(module: nn.Module) -> nn.Module:
 
 
 def without_buffer_broadcast(model: nn.Module) -> nn.Module:
-    """Buffers are equal on all ranks already (GhostStatistics). Set here, since the constructor's argument has changed its name in torch
-    2.13.
-    """
+    """Switches DDP's broadcast of buffers off, under the name that torch had for it before and after 2.13: GhostStatistics does it."""
     if isinstance(model, DistributedDataParallel):
         model.broadcast_buffers = False
     return model
