@@ -37,7 +37,11 @@ class ModelConfig:
 
 @dataclass
 class DataConfig:
-    name: str = _key("digits", "the data set", choices=("digits", "cifar10", "cifar100", "imagenet", "imagefolder", "synthetic"))
+    name: str = _key(
+        "digits",
+        "the data set",
+        choices=("digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "imagenet", "imagefolder", "synthetic"),
+    )
     root: str = _key("", "where the data lies; empty: the environment variable LBTRAIN_DATA")
     augmentation: str = _key("none", "train-time augmentation", choices=("none", "crop_flip", "imagenet"))
     image_size: int = _key(0, "pixels a side; 0: the data set's own", at_least=0)

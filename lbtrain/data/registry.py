@@ -1,22 +1,15 @@
 """The data sets that recipes name: their facts, and where and in which layouts their files may lie."""
 
 import dataclasses
-import io
-import itertools
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from lbtrain.data.arrays import digits, read_arrays
 from lbtrain.data.sources import ArraySource, FolderSource, Source, SyntheticSource
 from lbtrain.errors import RecipeError
 from lbtrain.recipe import DataConfig
-
-Arrays = tuple[NDArray[np.uint8], NDArray[Any]]
-"""Images (N, height, width, channels) and labels (N,)."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +30,8 @@ _FACTS = {
     "digits": Facts(1440, 357, 10, 1, 8, (77.68,), (95.83,)),
     "cifar10": Facts(50_000, 10_000, 10, 3, 32, (125.31, 122.95, 113.87), (62.99, 62.09, 66.70)),
     "cifar100": Facts(50_000, 10_000, 100, 3, 32, (129.30, 124.07, 112.43), (68.17, 65.39, 70.42)),
+    "mnist": Facts(60_000, 10_000, 10, 1, 28, (33.32,), (78.57,)),
+    "fashion_mnist": Facts(60_000, 10_000, 10, 1, 28, (72.94,), (90.02,)),
     "imagenet": Facts(1_281_167, 50_000, 1000, 3, 224, _IMAGENET_MEAN, _IMAGENET_STD),
     "synthetic": Facts(1_281_167, 512, 1000, 3, 224, _IMAGENET_MEAN, _IMAGENET_STD),
 }
@@ -59,7 +54,7 @@ def open_source(config: DataConfig, *, train: bool, seed: int) -> Source:
         return SyntheticSource(known.train_examples if train else known.eval_examples, known.num_classes, known.channels, known.image_size)
     if config.name in ("imagenet", "imagefolder"):
         return FolderSource(_folder(config, "train" if train else "val"), _image_transform(config, known, train), seed=seed)
-    images, labels = _digits(train) if config.name == "digits" else _cifar(config, train)
+    images, labels = digits(train) if config.name == "digits" else read_arrays(config.name, _root(config), train=train)
     augment = train and config.augmentation == "crop_flip"
     return ArraySource(images, labels, mean=known.mean, std=known.std, augment=augment, seed=seed)
 
@@ -71,57 +66,6 @@ def _root(config: DataConfig) -> Path:
     if not root.is_dir():
         raise RecipeError(f"data.root={root}: no such folder")
     return root
-
-
-def _digits(train: bool) -> Arrays:
-    """scikit-learn's bundled 8 x 8 digits, split once and for all: 1,440 to train on, 357 to score."""
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    order = np.random.RandomState(0).permutation(len(digits.target))
-    part = order[:1440] if train else order[1440:]
-    return (digits.images[part, :, :, None] * 15.9375).astype(np.uint8), digits.target[part]
-
-
-def _cifar(config: DataConfig, train: bool) -> Arrays:
-    root = _root(config)
-    split = "train" if train else "test"
-    for folder in (root, root / config.name):
-        if (folder / f"{split}.npz").is_file():
-            return _strips(folder / f"{split}.npz")
-        if (folder / ("cifar-10-batches-py" if config.name == "cifar10" else "cifar-100-python")).is_dir():
-            return _torchvision_cifar(config.name, folder, train)
-        if (folder / split).is_dir():
-            return _decoded_folder(folder, split)
-    raise RecipeError(
-        f"data.root={root}: no {config.name} here. Known layouts: torchvision's (cifar-10-batches-py), {split}.npz of lossless WebP "
-        f"strips, or a folder {split}/CLASS/IMAGE.png that timm reads"
-    )
-
-
-def _strips(path: Path) -> Arrays:
-    """Lossless WebP strips of 32 x 32 images: `webp` holds the bytes, `offsets` where each strip starts, `labels` the classes."""
-    from PIL import Image
-
-    with np.load(path) as file:
-        blob, offsets, labels = file["webp"].tobytes(), file["offsets"], file["labels"]
-    strips = [np.asarray(Image.open(io.BytesIO(blob[a:b]))).reshape(-1, 32, 32, 3) for a, b in itertools.pairwise(offsets)]
-    return np.concatenate(strips), labels
-
-
-def _torchvision_cifar(name: str, folder: Path, train: bool) -> Arrays:
-    from torchvision import datasets
-
-    try:
-        data = (datasets.CIFAR10 if name == "cifar10" else datasets.CIFAR100)(str(folder), train=train)
-    except RuntimeError as error:
-        raise RecipeError(f"data.root={folder}: torchvision finds it incomplete or damaged; unpack it again ({error})") from error
-    return data.data, np.asarray(data.targets)
-
-
-def _decoded_folder(folder: Path, split: str) -> Arrays:
-    samples = [(np.asarray(image.convert("RGB")), label) for image, label in _timm_folder(folder, split)]
-    return np.stack([image for image, _ in samples]), np.array([label for _, label in samples])
 
 
 def _folder(config: DataConfig, split: str) -> Any:

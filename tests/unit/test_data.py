@@ -1,5 +1,6 @@
 """Data sets as they lie on disk, and augmentation that belongs to the sample."""
 
+import gzip
 import hashlib
 import pickle
 import random
@@ -86,6 +87,70 @@ def test_the_training_statistics_of_cifar10(npz):
     assert source.images.shape == (50_000, 32, 32, 3)
     np.testing.assert_allclose(source.images.mean((0, 1, 2)), known.mean, atol=0.01)
     np.testing.assert_allclose(source.images.std((0, 1, 2)), known.std, atol=0.01)
+
+
+@pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
+def test_idx_files_from_shared_data(name):
+    if not (SHARED / name).is_dir():
+        pytest.skip("the folder shared/data is not beside the repository")
+    config = DataConfig(name=name, root=str(SHARED))
+    known = facts(config)
+    train, evaluation = (open_source(config, train=train, seed=0) for train in (True, False))
+    assert (len(train), len(evaluation)) == (known.train_examples, known.eval_examples) == (60_000, 10_000)
+    assert train.images.shape == (60_000, 28, 28, 1) and evaluation.fetch(block(0, 1))[0].shape == (2, 1, 28, 28)
+    assert abs(train.images.mean() - known.mean[0]) < 0.01 and abs(train.images.std() - known.std[0]) < 0.01
+    assert set(evaluation.labels.tolist()) == set(range(10))
+    assert train.labels[:5].tolist() == ([5, 0, 4, 1, 9] if name == "mnist" else [9, 0, 0, 3, 0])
+
+
+def write_idx(path: Path, values: np.ndarray, *, zipped: bool) -> None:
+    data = bytes([0, 0, 8, values.ndim]) + np.array(values.shape, ">i4").tobytes() + values.tobytes()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.with_name(path.name + ".gz" * zipped).write_bytes(gzip.compress(data) if zipped else data)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize(
+    ("name", "inside"), [("mnist", "MNIST/raw"), ("fashion_mnist", "FashionMNIST/raw"), ("fashion_mnist", "fashion_mnist"), ("mnist", "")]
+)
+def test_idx_files_in_every_layout(tmp_path, name, inside, zipped):
+    images, labels = np.random.default_rng(0).integers(0, 256, (5, 28, 28), np.uint8), np.arange(5, dtype=np.uint8)
+    for split in ("train", "t10k"):
+        write_idx(tmp_path / inside / f"{split}-images-idx3-ubyte", images, zipped=zipped)
+        write_idx(tmp_path / inside / f"{split}-labels-idx1-ubyte", labels, zipped=zipped)
+    for train in (True, False):
+        source = open_source(DataConfig(name=name, root=str(tmp_path)), train=train, seed=0)
+        assert np.array_equal(source.images[..., 0], images) and source.labels.tolist() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda data: data[:-1], "not a whole IDX file"),
+        (lambda data: data[:7], "not a whole IDX file"),
+        (lambda data: b"", "not a whole IDX file"),
+        (lambda data: data[:3] + bytes([1]) + data[4:], "not a whole IDX file"),
+        (lambda data: data[:4] + np.array([4], ">i4").tobytes() + data[8 : 8 + 4 * 28 * 28 + 8], "4 images in .* but 5 labels"),
+    ],
+)
+def test_a_damaged_idx_file_is_the_users_error(tmp_path, damage, said):
+    images = tmp_path / "train-images-idx3-ubyte"
+    write_idx(images, np.zeros((5, 28, 28), np.uint8), zipped=False)
+    write_idx(tmp_path / "train-labels-idx1-ubyte", np.zeros(5, np.uint8), zipped=False)
+    images.write_bytes(damage(images.read_bytes()))
+    with pytest.raises(RecipeError, match=said):
+        open_source(DataConfig(name="mnist", root=str(tmp_path)), train=True, seed=0)
+
+
+def test_a_cut_off_gzip_and_a_missing_labels_file_name_the_file(tmp_path):
+    images = tmp_path / "train-images-idx3-ubyte"
+    write_idx(images, np.zeros((5, 28, 28), np.uint8), zipped=True)
+    with pytest.raises(RecipeError, match=r"train-labels-idx1-ubyte\.gz: missing or damaged"):
+        open_source(DataConfig(name="mnist", root=str(tmp_path)), train=True, seed=0)
+    zipped = images.with_name(images.name + ".gz")
+    zipped.write_bytes(zipped.read_bytes()[:20])
+    with pytest.raises(RecipeError, match=r"train-images-idx3-ubyte\.gz: missing or damaged"):
+        open_source(DataConfig(name="mnist", root=str(tmp_path)), train=True, seed=0)
 
 
 def pictures(count: int) -> np.ndarray:
@@ -188,7 +253,7 @@ def test_missing_data_is_said_with_the_remedy(monkeypatch, config, said):
         open_source(DataConfig(**config), train=True, seed=0)
 
 
-@pytest.mark.parametrize("name", ["cifar10", "cifar100", "imagenet", "imagefolder"])
+@pytest.mark.parametrize("name", ["cifar10", "cifar100", "mnist", "fashion_mnist", "imagenet", "imagefolder"])
 def test_an_empty_folder_is_said_with_the_known_layouts(tmp_path, name):
     with pytest.raises(RecipeError, match=r"Known layouts|root/train/CLASS/IMAGE"):
         open_source(DataConfig(name=name, root=str(tmp_path)), train=True, seed=0)

@@ -108,7 +108,7 @@ def test_an_override_is_the_value_written_and_survives_yaml(word, expected):
         ("schedule.milestones=30ep,60", "schedule.milestones=60: a duration carries its unit"),
         ("schedule.milestones=30ep,,60ep", "takes a list such as a,b,c"),
         ("schedule.milestones=[30ep", "takes a list such as a,b,c"),
-        ("data.name=Digits", "data.name is one of digits, cifar10"),
+        ("data.name=Digits", "data.name is one of digits, mnist"),
         ("data.name=cifar", "did you mean cifar10?"),
         ("deepspeed.zero_stage=4", "one of 0, 1, 2, 3"),
         ("model.args=drop_rate", "takes {key: value, ...}"),
