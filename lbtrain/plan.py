@@ -38,6 +38,7 @@ class Plan:
     world_size: int
     engine: str
     precision: str
+    channels_last: bool
     batch_size: int
     cut: Cut
     bn_batch_size: int
@@ -94,7 +95,7 @@ class Plan:
             "without weight decay": f"{census.not_decayed:,}",
             "without layer adaptation": f"{census.not_adapted:,}",
             "gradient clipping": f"norm {self.clip_norm:g}" if self.clip_norm else "none",
-            "precision": self.precision,
+            "precision": self.precision + (", channels last" if self.channels_last else ""),
             "engine": self.engine + (f", ZeRO stage {self.zero_stage}" if self.engine == "deepspeed" else ""),
             "memory a rank (estimate)": f"{sum(self.memory.values()) / GIB:.3g} GiB",
         }
@@ -122,6 +123,7 @@ def make_plan(recipe: Recipe, world_size: int, *, engine: str = "ddp", model_cen
         world_size=world_size,
         engine=engine,
         precision=recipe.precision,
+        channels_last=recipe.channels_last,
         batch_size=recipe.batch_size,
         cut=cut,
         bn_batch_size=ghost,

@@ -115,6 +115,9 @@ class Recipe:
     optimizer: OptimizerConfig = _key(OptimizerConfig, "the update")
     schedule: ScheduleConfig = _key(ScheduleConfig, "the learning rate")
     precision: str = _key("fp32", "of the forward and backward pass; weights stay fp32", choices=("fp32", "bf16", "fp16"))
+    channels_last: bool = _key(
+        False, "channels-last order in memory, which a GPU wants for convolutions in bf16 and fp16 (at ZeRO stage 0 only)"
+    )
     engine: str = _key("auto", "auto: the launcher that started the script", choices=("auto", "ddp", "deepspeed", "accelerate"))
     deepspeed: DeepSpeedConfig = _key(DeepSpeedConfig, "of the deepspeed engine")
     world_size: int = _key(0, "how many ranks this must run on, refused otherwise; 0: as many as were launched", at_least=0)

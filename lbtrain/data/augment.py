@@ -10,7 +10,9 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
+from torch import Tensor
 
 from lbtrain.sampling import Block
 
@@ -34,19 +36,21 @@ def draws(block: Block, seed: int, count: int) -> NDArray[np.uint64]:
     return np.stack([_splitmix64(key ^ _splitmix64(np.full_like(key, number))) for number in range(count)])
 
 
-def crop_flip(images: NDArray[np.uint8], block: Block, seed: int, padding: int = 4) -> NDArray[np.uint8]:
+def crop_flip(images: Tensor, block: Block, seed: int, padding: int = 4) -> Tensor:
     """Zero-pad, crop a random window of the old size, flip left-right with probability 1/2 (He et al. 2016, section 4.2).
 
-    images: (n, height, width, channels), returned in the same shape.
+    images: (n, height, width, channels), returned in the same shape and on the same device.
     """
     n, height, width, _ = images.shape
-    top, left, flip = draws(block, seed, 3)
-    padded = np.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
     span = np.uint64(2 * padding + 1)
-    rows = (top % span).astype(np.int64)[:, None] + np.arange(height)
-    columns = (left % span).astype(np.int64)[:, None] + np.arange(width)
-    columns = np.where((flip % np.uint64(2)).astype(bool)[:, None], columns[:, ::-1], columns)
-    return padded[np.arange(n)[:, None, None], rows[:, :, None], columns[:, None, :]]
+    top, left, flip = draws(block, seed, 3)
+    chosen = np.stack([top % span, left % span, flip % np.uint64(2)]).astype(np.int64)
+    top_row, left_column, flipped = torch.from_numpy(chosen).to(images.device)[..., None]
+    rows = top_row + torch.arange(height, device=images.device)
+    columns = left_column + torch.arange(width, device=images.device)
+    columns = torch.where(flipped.bool(), columns.flip(1), columns)
+    padded = F.pad(images, (0, 0, padding, padding, padding, padding))
+    return padded[torch.arange(n, device=images.device)[:, None, None], rows[:, :, None], columns[:, None, :]]
 
 
 @contextlib.contextmanager

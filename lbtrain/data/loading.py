@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from lbtrain.data.sources import Batch, Source
+from lbtrain.data.sources import Batch, InMemorySource, Source
 from lbtrain.sampling import Block
 
 
@@ -20,7 +20,14 @@ class _Blocks(Dataset[Batch]):
 
 
 def batches(source: Source, blocks: Iterable[Block], *, workers: int, device: torch.device) -> Iterator[Batch]:
-    """The batches of `blocks` in order; `workers` only changes who loads them. On CUDA they arrive through pinned memory."""
+    """The batches of `blocks` in order; `workers` only changes who loads them.
+
+    Without workers, images that are held in memory move to the device once and are augmented there; all else arrives through pinned memory.
+    """
+    if not workers and isinstance(source, InMemorySource):
+        source.to(device)
+        yield from map(source.fetch, blocks)
+        return
     on_gpu = device.type == "cuda"
     loader = DataLoader(_Blocks(source), batch_size=None, sampler=blocks, num_workers=workers, pin_memory=on_gpu)
     for images, labels in loader:

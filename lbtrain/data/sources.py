@@ -21,13 +21,25 @@ class Source(Protocol):
     def fetch(self, block: Block) -> Batch: ...
 
 
-class ArraySource:
+class InMemorySource:
+    """A source whose tensors may live on the device that trains, so that a step waits for no copy. Subclasses index on `device`."""
+
+    device = torch.device("cpu")
+
+    def to(self, device: torch.device) -> None:
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                setattr(self, name, value.to(device))
+        self.device = device
+
+
+class ArraySource(InMemorySource):
     """Images held in memory. images: uint8 (N, height, width, channels); labels: (N,); mean and std per channel, in units of 0 to 255."""
 
     def __init__(
         self, images: NDArray[np.uint8], labels: NDArray[Any], *, mean: Sequence[float], std: Sequence[float], augment: bool, seed: int
     ):
-        self.images = images
+        self.images = torch.from_numpy(images)
         self.labels = torch.from_numpy(labels.astype(np.int64))
         self.mean = torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1)
         self.std = torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1)
@@ -38,11 +50,12 @@ class ArraySource:
         return len(self.labels)
 
     def fetch(self, block: Block) -> Batch:
-        images = self.images[block.indices]
+        indices = torch.from_numpy(block.indices).to(self.device)
+        images = self.images[indices]
         if self.augment:
             images = crop_flip(images, block, self.seed)
-        pixels = torch.from_numpy(images).permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
-        return pixels.sub_(self.mean).div_(self.std), self.labels[torch.from_numpy(block.indices)]
+        pixels = images.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
+        return pixels.sub_(self.mean).div_(self.std), self.labels[indices]
 
 
 class FolderSource:
@@ -66,7 +79,7 @@ class FolderSource:
             return self.transform(image.convert("RGB")), label
 
 
-class SyntheticSource:
+class SyntheticSource(InMemorySource):
     """Noise images made once, so that a run with them measures everything but the loading. Labels are the index modulo the classes."""
 
     def __init__(self, num_examples: int, num_classes: int, channels: int, image_size: int):
@@ -78,5 +91,5 @@ class SyntheticSource:
         return self.num_examples
 
     def fetch(self, block: Block) -> Batch:
-        indices = torch.from_numpy(block.indices)
+        indices = torch.from_numpy(block.indices).to(self.device)
         return self.pool[indices % len(self.pool)], indices % self.num_classes

@@ -17,6 +17,7 @@ class DDPEngine(WindowedEngine):
 
     def __init__(self, plan: Plan, model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device):
         super().__init__(model, optimizer, device)
+        self._order_in_memory(plan)
         self.clip_norm = plan.clip_norm
         self.scaler = torch.amp.GradScaler(device.type, enabled=plan.precision == "fp16")
         self.model = self._wrap(plan)

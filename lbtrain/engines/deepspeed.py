@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from lbtrain import optim
 from lbtrain.engines.ddp import exchange_in_backward, load_loss_scale, overlapped
-from lbtrain.engines.deepspeed_config import complete_config
 from lbtrain.engines.protocol import EngineState, load_named_optimizer_state, named_optimizer_state
 from lbtrain.engines.window import WindowedEngine
 from lbtrain.plan import Plan
@@ -30,11 +29,13 @@ class DeepSpeedEngine(WindowedEngine):
         super().__init__(model, optimizer, device)
         self.stage = plan.zero_stage
         self.inner = optimizer
-        config = complete_config(plan, recipe.deepspeed.mechanics)
-        wrapped = overlapped(self.module) if self.stage == 0 else self.module
-        self.engine, self.optimizer, *_ = deepspeed.initialize(model=wrapped, optimizer=optimizer, config=config, dist_init_required=False)
+        self.engine, self.optimizer, *_ = deepspeed.initialize(
+            model=self.module, optimizer=optimizer, config=config, dist_init_required=False
+        )
         self.engine.enable_backward_allreduce = self.stage > 0
         if self.stage == 0:
+            self._order_in_memory(plan)  # only now: the broadcast in `initialize` knows no other order than the usual one
+            self.engine.module = overlapped(self.module)
             self.engine.zero_grad = lambda: None  # at the end of a step; the window forgets them after the next forward pass
         else:
             optim.bind_deepspeed(optimizer, self.engine)

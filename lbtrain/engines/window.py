@@ -5,6 +5,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from lbtrain.nn import GhostStatistics
+from lbtrain.plan import Plan
 
 
 class WindowedEngine:
@@ -15,6 +16,10 @@ class WindowedEngine:
         self.module = module.to(device)
         self.optimizer = optimizer
         self.statistics = GhostStatistics(module)
+
+    def _order_in_memory(self, plan: Plan) -> None:
+        if plan.channels_last:
+            self.module.to(memory_format=torch.channels_last)
 
     @property
     def accumulation(self) -> int:

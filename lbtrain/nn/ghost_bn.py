@@ -10,7 +10,8 @@ Two things go beyond the papers, so that a run does not depend on how it is cut:
 - a ghost batch larger than a rank's micro-batch spans several ranks, which then exchange their sums (synchronised batch norm).
 
 Cost: a micro-batch of one ghost batch is one `F.batch_norm` call, as in plain batch norm. More ghost batches are as many calls and one
-copy of the activations. A ghost batch over several ranks adds one small exchange in forward and one in backward per layer.
+copy of the activations (on a GPU, where they are many: one call and two copies). A ghost batch over several ranks adds one small exchange
+in forward and one in backward per layer.
 Limits: a ghost batch must hold a whole number of micro-batches or the other way round; recomputing the forward pass (activation
 checkpointing) would count a ghost batch twice.
 """
@@ -22,6 +23,9 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+_SEPARATE_GHOSTS = 4
+"""Ghost batches per micro-batch up to which a GPU gets one call each. Beyond, starting the calls would take longer than their work."""
 
 
 class _GhostBatchNorm(nn.modules.batchnorm._BatchNorm):
@@ -61,12 +65,30 @@ class _GhostBatchNorm(nn.modules.batchnorm._BatchNorm):
             raise ValueError(f"a micro-batch of {x.shape[0]} images holds no whole number of ghost batches of {self.ghost_size}")
         if x.shape[0] == self.ghost_size:
             return self._normalise_ghost(x)
+        if self._wants_one_call(x):
+            return self._normalise_together(x)
         return torch.cat([self._normalise_ghost(ghost) for ghost in x.split(self.ghost_size)])
 
     def _normalise_ghost(self, x: Tensor) -> Tensor:
         # A momentum of 1/k makes the step's buffers the plain average over the k ghost batches seen in this step.
         self.ghosts_seen += 1
         return F.batch_norm(x, self.step_mean, self.step_var, self.weight, self.bias, True, 1 / self.ghosts_seen, self.eps)
+
+    def _wants_one_call(self, x: Tensor) -> bool:
+        return x.is_cuda and x.shape[0] > _SEPARATE_GHOSTS * self.ghost_size
+
+    def _normalise_together(self, x: Tensor) -> Tensor:
+        """All ghost batches in one call, as if each had channels of its own."""
+        ghosts = x.shape[0] // self.ghost_size
+        side_by_side = x.unflatten(0, (ghosts, self.ghost_size)).transpose(0, 1).flatten(1, 2)
+        mean, var = (torch.zeros_like(stat).repeat(ghosts) for stat in (self.step_mean, self.step_var))
+        weight, bias = (None if affine is None else affine.repeat(ghosts) for affine in (self.weight, self.bias))
+        normalised = F.batch_norm(side_by_side, mean, var, weight, bias, True, 1.0, self.eps)
+        self.ghosts_seen += ghosts
+        with torch.no_grad():
+            self.step_mean.lerp_(mean.view(ghosts, -1).mean(0), ghosts / self.ghosts_seen)
+            self.step_var.lerp_(var.view(ghosts, -1).mean(0), ghosts / self.ghosts_seen)
+        return normalised.unflatten(1, (ghosts, -1)).transpose(0, 1).flatten(0, 1)
 
     def _normalise_over_ranks(self, x: Tensor) -> Tensor:
         self.ghosts_seen += 1

@@ -37,6 +37,13 @@ def test_loader_workers_change_nothing(oracle, tmp_path, world_size):
     assert relative_difference(run.losses, oracle.losses) < 1e-5
 
 
+@pytest.mark.parametrize(("engine", "stage"), [("ddp", 0), ("deepspeed", 0), ("deepspeed", 1)])
+def test_the_order_in_memory_changes_nothing(oracle, tmp_path, engine, stage):
+    changes = dict(engine=engine, channels_last=True, deepspeed=dict(zero_stage=stage))
+    run = train_on(2, tmp_path / "run", **changes)
+    assert relative_difference(run.losses, oracle.losses) < 1e-5
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 def test_resuming_is_bit_identical_on_the_same_world(tmp_path, engine):
     straight = train_on(2, tmp_path / "straight", engine=engine)

@@ -45,8 +45,10 @@ def by_hand(layer: nn.BatchNorm2d, micro_batches: list[Tensor], ghost: int) -> t
     return outputs, keep * layer.running_mean + mean, keep * layer.running_var + var
 
 
+@pytest.mark.parametrize("one_call", [False, True], ids=["a call each", "one call"])
 @pytest.mark.parametrize(("micro", "accumulation", "ghost"), [(8, 1, 8), (8, 1, 4), (12, 1, 3), (4, 3, 4), (8, 2, 2), (2, 1, 1)])
-def test_outputs_gradients_and_statistics_of_a_chunk_loop(micro, accumulation, ghost):
+def test_outputs_gradients_and_statistics_of_a_chunk_loop(monkeypatch, micro, accumulation, ghost, one_call):
+    monkeypatch.setattr(GhostBatchNorm2d, "_wants_one_call", lambda self, x: one_call)  # a GPU's choice, made here
     layer = plain_layer()
     twin = convert_to_ghost_batch_norm(nn.Sequential(copy.deepcopy(layer)), ghost)
     batches = [images(micro, seed).requires_grad_() for seed in range(accumulation)]
