@@ -5,22 +5,19 @@
 The first recipe is the reference that the others are held against. All runs of a study share one launch. A study that was stopped goes on
 where it was: what is finished in --out is not run again. It writes study.md, study.json, study.png and study.html there, next to the run
 directories.
+
+    python -m tools.study sweep recipes/digits.py --batch-sizes 2,4,8 --seeds 5    error against the batch size; --help says more
 """
 
 import argparse
-import os
-import subprocess
 import sys
-import time
 from pathlib import Path
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
 from lbtrain.errors import RecipeError, UserError
+from tools.study import sweep
+from tools.study.jobs import Job, run_jobs
 from tools.study.report import Arm, write_report
 from tools.study.worker import load_recipe
-
-WORKER = str(Path(__file__).with_name("worker.py"))
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -36,80 +33,33 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def launch_command(launcher: str, ranks: int, worker_words: list[str]) -> list[str]:
-    """The real launcher, as a user would type it."""
-    bin_folder = Path(sys.executable).parent
-    commands = {
-        "deepspeed": [str(bin_folder / "deepspeed"), "--num_accelerators", str(ranks)],
-        "accelerate": [str(bin_folder / "accelerate"), "launch", "--multi_gpu", "--num_processes", str(ranks)],
-        "torchrun": [str(bin_folder / "torchrun"), "--nproc_per_node", str(ranks)],
-        "python": [sys.executable],
-    }
-    return [*commands[launcher], WORKER, *worker_words]
-
-
-def run_all(options: argparse.Namespace, seeds: list[int]) -> None:
-    """Launches what is missing and shows the progress by the summaries that appear. Raises UserError if the launch fails."""
-    summaries = [options.out / arm.stem / f"seed{seed}" / "summary.json" for arm in options.recipes for seed in seeds]
-    if all(path.exists() for path in summaries):
-        return
-    words = [str(options.out), ",".join(map(str, seeds)), ",".join(map(str, options.recipes)), *options.overrides]
-    log = options.out / "launch.log"
-    options.out.mkdir(parents=True, exist_ok=True)
-    # No GPU: DeepSpeed is told so, or it would look for one; the exchange stays on this machine.
-    environment = {**os.environ, "DS_ACCELERATOR": "cpu"} if not _has_gpu() else dict(os.environ)
-    with log.open("w") as file:
-        job = subprocess.Popen(launch_command(options.launcher, options.ranks, words), stdout=file, stderr=file, env=environment)
-        try:
-            _watch(job, summaries)
-        except KeyboardInterrupt:
-            job.terminate()
-            job.wait()
-            raise
-    if job.returncode or not all(path.exists() for path in summaries):
-        raise UserError(
-            f"the launch ended with exit code {job.returncode}; the end of {log}:\n" + "\n".join(log.read_text().splitlines()[-15:])
-        )
-
-
-def _watch(job: "subprocess.Popen[bytes]", summaries: list[Path]) -> None:
-    columns = [
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("ETA"),
-        TimeRemainingColumn(),
+def jobs_of(options: argparse.Namespace, seeds: list[int]) -> list[Job]:
+    """Seeds outside, arms inside: a study that is stopped early has compared every arm on the seeds it finished."""
+    return [
+        Job(str(path), (*options.overrides, f"seed={seed}"), str(options.out / path.stem / f"seed{seed}"))
+        for seed in seeds
+        for path in options.recipes
     ]
-    seen: set[Path] = set()
-    with Progress(*columns) as progress:
-        task = progress.add_task("runs", total=len(summaries))
-        while job.poll() is None:
-            time.sleep(0.5)
-            for path in summaries:
-                if path not in seen and path.exists():
-                    seen.add(path)
-                    progress.update(task, completed=len(seen))
-                    if not progress.console.is_terminal:
-                        print(f"{len(seen)} of {len(summaries)} runs done: {path.parent}", flush=True)
-
-
-def _has_gpu() -> bool:
-    return Path("/dev/nvidiactl").exists()
 
 
 def main(argv: list[str] | None = None) -> int:
-    options = parse(argv)
+    words = sys.argv[1:] if argv is None else argv
+    if words[:1] == ["sweep"]:
+        return sweep.main(words[1:])
+    options = parse(words)
     seeds = list(range(options.first_seed, options.first_seed + options.seeds))
     try:
         for path in options.recipes:
             if not path.is_file():
                 raise RecipeError(f"{path}: no such recipe file")
             load_recipe(path).with_overrides(options.overrides)
-        run_all(options, seeds)
+        jobs = jobs_of(options, seeds)
+        run_jobs(jobs, options.out, launcher=options.launcher, ranks=options.ranks)
+        if diverged := [job.run_dir for job in jobs if not (Path(job.run_dir) / "summary.json").exists()]:
+            raise UserError(f"the loss of {', '.join(diverged)} is no longer finite (diverged.json there): a study compares runs that end")
         arms = [Arm.read(path, options.out, seeds) for path in options.recipes]
-        words = " ".join(map(str, options.recipes))
-        command = f"python -m tools.study {words} --seeds {options.seeds} --launcher {options.launcher} --ranks {options.ranks}"
+        files = " ".join(map(str, options.recipes))
+        command = f"python -m tools.study {files} --seeds {options.seeds} --launcher {options.launcher} --ranks {options.ranks}"
         print(write_report(arms, options.out, title=options.title, command=command))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -52,7 +52,7 @@ class Arm:
             seconds=[summary["seconds"] for summary in summaries],
             loss_curve=_curve(rows, "train", "loss"),
             error_curve=_curve(rows, "eval", "top1_error"),
-            origins={_origin(summary) for summary in summaries},
+            origins={origin_of(summary) for summary in summaries},
         )
 
     @property
@@ -106,14 +106,17 @@ def verdicts(arms: list[Arm]) -> list[str]:
     return lines
 
 
-def _origin(summary: dict[str, Any]) -> str:
+def origin_of(summary: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in summary["versions"].items())
     return f"commit {summary['commit']} on {summary['hardware']}; {versions}"
 
 
 def provenance(arms: list[Arm], command: str) -> str:
-    origins = sorted(set().union(*(arm.origins for arm in arms)))
-    return f"{command}; {date.today()}; {' | '.join(origins)}"
+    return provenance_of(set().union(*(arm.origins for arm in arms)), command)
+
+
+def provenance_of(origins: set[str], command: str) -> str:
+    return f"{command}; {date.today()}; {' | '.join(sorted(origins))}"
 
 
 def _as_row(arm: Arm) -> dict[str, Any]:

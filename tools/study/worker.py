@@ -1,12 +1,17 @@
-"""One rank of a study: runs every arm and seed, one after the other, in one process group. Started by a launcher, not by hand."""
+"""One rank of a study: runs every job of a list, one after the other, in one process group. Started by a launcher, not by hand."""
 
+import json
+import os
 import runpy
 import sys
 from pathlib import Path
 
 from lbtrain import Recipe
 from lbtrain.cluster.launch import leave_process_group
+from lbtrain.errors import Diverged
 from lbtrain.main import run
+from lbtrain.records import write_whole
+from tools.study.jobs import Job
 
 
 def load_recipe(path: Path) -> Recipe:
@@ -20,17 +25,21 @@ def load_recipe(path: Path) -> Recipe:
     return recipe
 
 
-def work(out: Path, seeds: list[int], arms: list[Path], overrides: list[str]) -> None:
-    """Seeds outside, arms inside: a study that is stopped early has compared every arm on the seeds it finished."""
-    for seed in seeds:
-        for arm in arms:
-            run_dir = out / arm.stem / f"seed{seed}"
-            if not (run_dir / "summary.json").exists():
-                run(load_recipe(arm).with_overrides(overrides).vary(seed=seed, run_dir=str(run_dir)), arm.stem, on_screen=False)
+def work(jobs: list[Job]) -> None:
+    """A run that diverges is a result: it leaves diverged.json, and the next one starts."""
+    for job in jobs:
+        if job.ended:
+            continue
+        path = Path(job.recipe)
+        try:
+            run(load_recipe(path).with_overrides([*job.words, f"run_dir={job.run_dir}"]), path.stem, on_screen=False)
+        except Diverged as error:
+            # Raised on every rank alike.
+            if os.environ.get("RANK", "0") == "0":
+                write_whole(Path(job.run_dir) / "diverged.json", json.dumps({"diverged": str(error)}) + "\n")
 
 
 if __name__ == "__main__":
     words = [word for word in sys.argv[1:] if not word.startswith("--local_rank")]
-    folder, seed_list, arm_list = words[:3]
-    work(Path(folder), [int(seed) for seed in seed_list.split(",")], [Path(arm) for arm in arm_list.split(",")], words[3:])
+    work([Job(entry["recipe"], tuple(entry["words"]), entry["run_dir"]) for entry in json.loads(Path(words[0]).read_text())])
     leave_process_group()

@@ -1,0 +1,92 @@
+"""The runs of a study: a list of recipes with their overrides, trained one after the other in one launch, with progress and resume."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from lbtrain.errors import UserError
+
+WORKER = str(Path(__file__).with_name("worker.py"))
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run: a recipe file, the `key=value` words that change it (seed included), and the folder that keeps it."""
+
+    recipe: str
+    words: tuple[str, ...]
+    run_dir: str
+
+    @property
+    def ended(self) -> bool:
+        """Whether it finished, or diverged, which is a result too."""
+        return any((Path(self.run_dir) / name).exists() for name in ("summary.json", "diverged.json"))
+
+
+def launch_command(launcher: str, ranks: int, worker_words: list[str]) -> list[str]:
+    """The real launcher, as a user would type it."""
+    bin_folder = Path(sys.executable).parent
+    commands = {
+        "deepspeed": [str(bin_folder / "deepspeed"), "--num_accelerators", str(ranks)],
+        "accelerate": [str(bin_folder / "accelerate"), "launch", "--multi_gpu", "--num_processes", str(ranks)],
+        "torchrun": [str(bin_folder / "torchrun"), "--nproc_per_node", str(ranks)],
+        "python": [sys.executable],
+    }
+    return [*commands[launcher], WORKER, *worker_words]
+
+
+def run_jobs(jobs: list[Job], out: Path, *, launcher: str, ranks: int) -> None:
+    """Launches what is missing and shows the progress by the runs that end. Raises UserError if the launch fails."""
+    if all(job.ended for job in jobs):
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    listed, log = out / "jobs.json", out / "launch.log"
+    listed.write_text(json.dumps([asdict(job) for job in jobs], indent=1) + "\n")
+    # No GPU: DeepSpeed is told so, or it would look for one; the exchange stays on this machine.
+    environment = {**os.environ, "DS_ACCELERATOR": "cpu"} if not _has_gpu() else dict(os.environ)
+    with log.open("w") as file:
+        started = subprocess.Popen(launch_command(launcher, ranks, [str(listed)]), stdout=file, stderr=file, env=environment)
+        try:
+            _watch(started, jobs)
+        except KeyboardInterrupt:
+            started.terminate()
+            started.wait()
+            raise
+    if started.returncode or not all(job.ended for job in jobs):
+        raise UserError(
+            f"the launch ended with exit code {started.returncode}; the end of {log}:\n" + "\n".join(log.read_text().splitlines()[-15:])
+        )
+
+
+def _watch(started: "subprocess.Popen[bytes]", jobs: list[Job]) -> None:
+    columns = [
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("ETA"),
+        TimeRemainingColumn(),
+    ]
+    seen = {job.run_dir for job in jobs if job.ended}
+    with Progress(*columns) as progress:
+        task = progress.add_task("runs", total=len(jobs), completed=len(seen))
+        running = True
+        while running:
+            running = started.poll() is None
+            time.sleep(0.5 if running else 0)
+            for job in jobs:
+                if job.run_dir not in seen and job.ended:
+                    seen.add(job.run_dir)
+                    progress.update(task, completed=len(seen))
+                    if not progress.console.is_terminal:
+                        print(f"{len(seen)} of {len(jobs)} runs done: {job.run_dir}", flush=True)
+
+
+def _has_gpu() -> bool:
+    return Path("/dev/nvidiactl").exists()

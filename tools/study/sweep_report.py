@@ -1,0 +1,115 @@
+"""The report of a sweep: table, data and the curve of error against batch size, from the run directories alone."""
+
+import json
+import statistics
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from tools.study.jobs import Job
+from tools.study.report import COLOURS, origin_of, plt, provenance_of
+
+
+@dataclass(frozen=True)
+class Point:
+    """One arm at one batch size over all seeds."""
+
+    arm: str
+    batch_size: int
+    jobs: tuple[Job, ...]
+
+    @cached_property
+    def summaries(self) -> list[dict[str, Any]]:
+        """Of the runs that did not diverge."""
+        paths = [Path(job.run_dir) / "summary.json" for job in self.jobs]
+        return [json.loads(path.read_text()) for path in paths if path.exists()]
+
+    @cached_property
+    def plan(self) -> dict[str, Any]:
+        return dict(json.loads((Path(self.jobs[0].run_dir) / "plan.json").read_text()))
+
+    @property
+    def errors(self) -> list[float]:
+        return [summary["top1_error"] for summary in self.summaries]
+
+    @property
+    def diverged(self) -> int:
+        return len(self.jobs) - len(self.summaries)
+
+    @property
+    def mean(self) -> float | None:
+        """Of the runs that did not diverge; None if all did."""
+        return statistics.mean(self.errors) if self.errors else None
+
+    @property
+    def std(self) -> float:
+        return statistics.stdev(self.errors) if len(self.errors) > 1 else 0.0
+
+    def row(self) -> dict[str, Any]:
+        return {
+            "arm": self.arm,
+            "batch_size": self.batch_size,
+            "steps": self.plan["total_steps"],
+            "peak_lr": self.plan["learning_rate"]["peak"],
+            "mean": self.mean,
+            "std": self.std,
+            "n": len(self.errors),
+            "diverged": self.diverged,
+            "top1_error": self.errors,
+            "run_seconds": sum(summary["seconds"] for summary in self.summaries),
+        }
+
+    def cell(self) -> str:
+        lost = f" ({self.diverged} of {len(self.jobs)} diverged)" if self.diverged else ""
+        return "diverged" if self.mean is None else f"{self.mean:.2f} ± {self.std:.2f}{lost}"
+
+
+def write_report(points: list[Point], out: Path, *, title: str, command: str) -> str:
+    """Writes sweep.md, .json and .png into `out`; returns the table as text for the terminal."""
+    table = markdown_table(points)
+    origin = provenance_of({origin_of(summary) for point in points for summary in point.summaries}, command)
+    draw(points, out / "sweep.png", title)
+    (out / "sweep.md").write_text(f"{table}\n\n{origin}\n")
+    data = {"title": title, "command": command, "rows": [point.row() for point in points], "table": table, "provenance": origin}
+    (out / "sweep.json").write_text(json.dumps(data, indent=1) + "\n")
+    return f"{table}\n\n{out}/sweep.png, {out}/sweep.json"
+
+
+def markdown_table(points: list[Point]) -> str:
+    """Batch sizes down, arms across; top-1 error in percent, mean and standard deviation of a run."""
+    arms = list(dict.fromkeys(point.arm for point in points))
+    cells = {(point.batch_size, point.arm): point.cell() for point in points}
+    lines = ["| batch | " + " | ".join(arms) + " |", "|---:|" + "---|" * len(arms)]
+    sizes = list(dict.fromkeys(point.batch_size for point in points))
+    return "\n".join([*lines, *[f"| {size:,} | " + " | ".join(cells[size, arm] for arm in arms) + " |" for size in sizes]])
+
+
+def draw(points: list[Point], path: Path, title: str) -> None:
+    """Mean error over the batch size, bars of two standard deviations (Goyal et al. 2017, Figure 1); a cross where runs diverged."""
+    figure, axes = plt.subplots(figsize=(8, 4.8), layout="constrained")
+    arms = list(dict.fromkeys(point.arm for point in points))
+    sizes = sorted({point.batch_size for point in points})
+    for number, (arm, colour) in enumerate(zip(arms, COLOURS, strict=False)):
+        own = [point for point in points if point.arm == arm]
+        # A little aside, so that bars of arms that agree do not hide each other.
+        shift = 1.03 ** (number - (len(arms) - 1) / 2)
+        held = [(point.batch_size * shift, point.mean, 2 * point.std) for point in own if point.mean is not None]
+        if held:
+            x, mean, spread = zip(*held, strict=True)
+            low = [min(value, width) for value, width in zip(mean, spread, strict=True)]
+            axes.errorbar(x, mean, yerr=(low, spread), color=colour, marker="o", markersize=4, capsize=3, linewidth=1.8, label=arm)
+        lost = [point.batch_size * shift for point in own if point.diverged]
+        axes.plot(lost, [100.0] * len(lost), "x", color=colour, clip_on=False)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
+    axes.minorticks_off()
+    # Linear below 1%, so that an error of 0 has a place, logarithmic above.
+    axes.set_yscale("symlog", linthresh=1)
+    axes.set_yticks([0, 1, 2, 5, 10, 20, 50, 100], ["0", "1", "2", "5", "10", "20", "50", "100"])
+    axes.set(xlabel="images a step (batch size)", ylabel="top-1 error (%), mean ± 2 standard deviations", title=title, ylim=(0, 100))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False, fontsize=9)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
