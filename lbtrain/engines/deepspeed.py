@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from lbtrain import optim
 from lbtrain.engines.ddp import exchange_in_backward, load_loss_scale, overlapped
+from lbtrain.engines.deepspeed_config import complete_config
 from lbtrain.engines.protocol import EngineState, load_named_optimizer_state, named_optimizer_state
 from lbtrain.engines.window import WindowedEngine
 from lbtrain.plan import Plan
@@ -29,9 +30,9 @@ class DeepSpeedEngine(WindowedEngine):
         super().__init__(model, optimizer, device)
         self.stage = plan.zero_stage
         self.inner = optimizer
-        self.engine, self.optimizer, *_ = deepspeed.initialize(
-            model=self.module, optimizer=optimizer, config=config, dist_init_required=False
-        )
+        config = complete_config(plan, recipe.deepspeed.mechanics)
+        parts = deepspeed.initialize(model=self.module, optimizer=optimizer, config=config, dist_init_required=False)
+        self.engine, self.optimizer = parts[:2]
         self.engine.enable_backward_allreduce = self.stage > 0
         if self.stage == 0:
             self._order_in_memory(plan)  # only now: the broadcast in `initialize` knows no other order than the usual one
