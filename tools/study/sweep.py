@@ -87,11 +87,9 @@ def points_of(arms: list[SweepArm], batch_sizes: list[int], seeds: list[int], ou
 
 
 def in_order(points: list[Point]) -> list[Job]:
-    """Every job once; seeds outside, so that a sweep that is stopped early has whole curves of the seeds it finished; large batches, which
-    are quick, first.
-    """
-    by_seed = zip(*[point.jobs for point in sorted(points, key=lambda point: -point.batch_size)], strict=True)
-    return list({job.run_dir: job for jobs in by_seed for job in jobs}.values())
+    """Every job once, the large batches first: they are quick, and a sweep that is stopped early has whole points, with all their seeds."""
+    by_batch = sorted(points, key=lambda point: -point.batch_size)
+    return list({job.run_dir: job for point in by_batch for job in point.jobs}.values())
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
