@@ -149,7 +149,7 @@ def _build_engine(recipe: Recipe, plan: "Plan", device: "torch.device") -> "tupl
 
     model = build_model(recipe, facts(recipe.data)).to(device)
     if plan.census.batch_norm_layers:
-        convert_to_ghost_batch_norm(model, plan.bn_batch_size, momentum=recipe.bn_momentum, ranks_per_ghost=plan.cut.ranks_per_ghost)
+        convert_to_ghost_batch_norm(model, plan.bn_batch_size, momentum=recipe.bn_momentum)  # the loop groups the ranks
     optimizer = optim.create_optimizer(recipe.optimizer, model)
     return create_engine(recipe, plan, model, optimizer, device), optimizer
 

@@ -6,6 +6,7 @@ What cannot be (a batch that does not divide, a ghost batch that would be torn) 
 import dataclasses
 import json
 import math
+from bisect import bisect_right
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,26 +15,21 @@ from rich.console import Console
 from rich.table import Table
 
 from lbtrain.census import Census, census, memory_estimate
+from lbtrain.cut import Cut, Phase, cut_batch, phase_starts, steps_before
 from lbtrain.data import Facts, facts
 from lbtrain.errors import RecipeError
 from lbtrain.recipe import Recipe
-from lbtrain.schedules import Duration, LearningRate, scale_lr
+from lbtrain.schedules import BatchGrowth, Duration, LearningRate, scale_lr
 
 GIB = 2**30
 
 
 @dataclass(frozen=True)
-class Cut:
-    """How a global batch is cut. batch_size = micro_batch_size * accumulation * world_size; a ghost batch spans `ranks_per_ghost` ranks."""
-
-    micro_batch_size: int
-    accumulation: int
-    ranks_per_ghost: int
-
-
-@dataclass(frozen=True)
 class Plan:
-    """Everything a run follows. Learning rates are per optimizer step; positions in the run are in examples; memory is bytes per rank."""
+    """Everything a run follows. Learning rates are per optimizer step; positions in the run are in examples; memory is bytes per rank.
+
+    `batch_size` and `cut` are those that the run starts with, the first of `phases`.
+    """
 
     world_size: int
     engine: str
@@ -41,6 +37,7 @@ class Plan:
     channels_last: bool
     batch_size: int
     cut: Cut
+    phases: tuple[Phase, ...]
     bn_batch_size: int
     ghost_batches_per_step: int
     train_examples: int
@@ -68,11 +65,19 @@ class Plan:
         """The learning rate of the step that starts after `examples` examples."""
         return self.learning_rate(min(1.0, examples / self.total_examples))
 
+    def phase(self, examples: int) -> Phase:
+        """The phase of the step that starts after `examples` examples."""
+        return self.phases[bisect_right(self.phases, examples, key=lambda phase: phase.start) - 1]
+
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self) | {"steps_per_epoch": self.steps_per_epoch}, indent=1)
 
     def _epochs(self, shares: tuple[float, ...]) -> list[str]:
         return [f"{share * self.total_examples / self.train_examples:.4g}" for share in shares]
+
+    def _growth(self) -> list[str]:
+        cuts = [(phase, f"{phase.cut.micro_batch_size} x {phase.cut.accumulation}") for phase in self.phases[1:]]
+        return [f"to {phase.batch_size:,} ({cut}) at epoch {phase.start / self.train_examples:.4g}" for phase, cut in cuts]
 
     def rows(self) -> dict[str, str]:
         """What a person checks before a run, by name."""
@@ -82,6 +87,7 @@ class Plan:
             "world size": f"{self.world_size}",
             "batch size (global)": f"{self.batch_size:,}",
             "micro-batch x accumulation": f"{cut.micro_batch_size} x {cut.accumulation}",
+            "batch grows": "; ".join(self._growth()) or "no",
             "batch-norm batch": ghost if census.batch_norm_layers else "no batch norm",
             "ghost batches a step": f"{self.ghost_batches_per_step}" if census.batch_norm_layers else "-",
             "reference learning rate": f"{self.base_lr:g} at {self.base_batch_size:,}, {self.rule} rule",
@@ -107,8 +113,9 @@ def make_plan(recipe: Recipe, world_size: int, *, engine: str = "ddp", model_cen
     known = facts(recipe.data)
     counted = model_census or census(recipe, known)
     ghost = recipe.bn_batch_size if counted.batch_norm_layers else 1
-    cut = cut_batch(recipe.batch_size, world_size, ghost, micro=recipe.micro_batch_size, max_micro=recipe.max_micro_batch_size)
     total = _total_examples(recipe, known)
+    phases = _phases(recipe, known, total, world_size, ghost)
+    cut = phases[0].cut
 
     def share(text: str, name: str) -> float:
         return _examples(text, name, recipe, known, total) / total
@@ -126,12 +133,13 @@ def make_plan(recipe: Recipe, world_size: int, *, engine: str = "ddp", model_cen
         channels_last=recipe.channels_last,
         batch_size=recipe.batch_size,
         cut=cut,
+        phases=phases,
         bn_batch_size=ghost,
         ghost_batches_per_step=recipe.batch_size // ghost,
         train_examples=known.train_examples,
         total_examples=total,
-        total_steps=math.ceil(total / recipe.batch_size),
-        warmup_steps=warmup * total / recipe.batch_size,
+        total_steps=math.ceil(steps_before(phases, total)),
+        warmup_steps=steps_before(phases, warmup * total),
         base_lr=rate.base_lr,
         base_batch_size=rate.base_batch_size,
         rule=rate.rule,
@@ -139,50 +147,22 @@ def make_plan(recipe: Recipe, world_size: int, *, engine: str = "ddp", model_cen
         clip_norm=recipe.optimizer.clip_norm,
         zero_stage=recipe.deepspeed.zero_stage if engine == "deepspeed" else 0,
         census=counted,
-        memory=memory_estimate(recipe, counted, cut.micro_batch_size, world_size, engine),
+        memory=memory_estimate(recipe, counted, max(phase.cut.micro_batch_size for phase in phases), world_size, engine),
         log_every=_examples(recipe.log_every, "log_every", recipe, known, total),
         evaluate_every=_examples(recipe.evaluate_every, "evaluate_every", recipe, known, total),
         checkpoint_every=_examples(recipe.checkpoint.every, "checkpoint.every", recipe, known, total),
-        notes=tuple(_notes(warmup, milestones)),
+        notes=tuple(_notes(warmup, milestones, len(phases) - 1 < len(rate.batch_growth))),
     )
 
 
-def cut_batch(batch_size: int, world_size: int, ghost: int, *, micro: int = 0, max_micro: int = 0) -> Cut:
-    """The cut with the largest allowed micro-batch. Raises RecipeError, naming the nearest batch and world sizes that can be cut."""
-    cut = _best_cut(batch_size, world_size, ghost, micro, max_micro)
-    if cut:
-        return cut
-    batches = _nearest(batch_size, lambda size: _best_cut(size, world_size, ghost, micro, max_micro))
-    worlds = _nearest(world_size, lambda size: _best_cut(batch_size, size, ghost, micro, max_micro))
-    pinned = f" with micro_batch_size={micro}" if micro else f" with max_micro_batch_size={max_micro}" if max_micro else ""
-    raise RecipeError(
-        f"batch_size={batch_size} cannot be cut over {world_size} ranks in ghost batches of bn_batch_size={ghost}{pinned}: "
-        + "; ".join(
-            ([f"batch_size={' or '.join(map(str, batches))} would do on {world_size} ranks"] if batches else [])
-            + ([f"{' or '.join(map(str, worlds))} ranks would do for this batch"] if worlds else [])
-            or [f"change bn_batch_size or {'max_' if max_micro and not micro else ''}micro_batch_size"]
-        )
-    )
-
-
-def _best_cut(batch_size: int, world_size: int, ghost: int, micro: int, max_micro: int) -> Cut | None:
-    if batch_size % world_size or batch_size % ghost:
-        return None
-    per_rank = batch_size // world_size
-    limit = min(per_rank, max_micro or per_rank)
-    for size in [micro] if micro else range(limit, 0, -1):
-        holds_whole_ghosts = size % ghost == 0
-        shares_a_ghost = ghost % size == 0 and (world_size * size) % ghost == 0
-        if per_rank % size == 0 and (holds_whole_ghosts or shares_a_ghost):
-            return Cut(size, per_rank // size, max(1, ghost // size))
-    return None
-
-
-def _nearest(size: int, works: Any) -> list[int]:
-    """The nearest sizes below and above that work, searched up to ten times the size."""
-    below = next((candidate for candidate in range(size - 1, 0, -1) if works(candidate)), None)
-    above = next((candidate for candidate in range(size + 1, min(10 * size, size + 20_000)) if works(candidate)), None)
-    return [candidate for candidate in (below, above) if candidate]
+def _phases(recipe: Recipe, known: Facts, total: int, world_size: int, ghost: int) -> tuple[Phase, ...]:
+    """Raises RecipeError if the batch of any phase cannot be cut."""
+    name = "schedule.batch_growth"
+    points = [BatchGrowth.parse(text, name) for text in recipe.schedule.batch_growth]
+    growth = [(_examples(point.at, name, recipe, known, total), point.factor) for point in points]
+    starts = [(start, size) for start, size in phase_starts(recipe.batch_size, growth) if start < total]
+    micro, max_micro = recipe.micro_batch_size, recipe.max_micro_batch_size
+    return tuple(Phase(start, size, cut_batch(size, world_size, ghost, micro=micro, max_micro=max_micro)) for start, size in starts)
 
 
 def _check_combinations(recipe: Recipe, engine: str) -> None:
@@ -217,12 +197,14 @@ def _examples(text: str, name: str, recipe: Recipe, known: Facts, total: int) ->
     return length.examples(train_examples=known.train_examples, batch_size=recipe.batch_size, total_examples=total)
 
 
-def _notes(warmup: float, milestones: tuple[float, ...]) -> list[str]:
+def _notes(warmup: float, milestones: tuple[float, ...], growth_unseen: bool) -> list[str]:
     notes = []
     if warmup > 1:
         notes.append("the warm-up is longer than the run: the peak learning rate is never reached")
     if any(milestone >= 1 for milestone in milestones):
         notes.append("some milestones lie beyond the end of the run")
+    if growth_unseen:
+        notes.append("some points of schedule.batch_growth lie beyond the end of the run, or several in one step")
     return notes
 
 

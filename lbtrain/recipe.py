@@ -19,7 +19,7 @@ from lbtrain.values import checked, from_text
 
 
 def _key(default: Any, help: str, **checks: Any) -> Any:
-    """A field with its meaning and its range: `choices`, `at_least`, `above`, `below`, `at_most`, or `duration=True`."""
+    """A field with its meaning and its range: `choices`, `at_least`, `above`, `below`, `at_most`, `duration=True` or `growth=True`."""
     metadata = {"help": help, **checks}
     if isinstance(default, type):
         return field(default_factory=default, metadata=metadata)
@@ -80,6 +80,9 @@ class ScheduleConfig:
     decay: str = _key("step", "shape after the warm-up", choices=("step", "poly", "cosine", "none"))
     milestones: list[str] = _key(["30ep", "60ep", "80ep"], "step: where the rate is multiplied by factor", duration=True)
     factor: float = _key(0.1, "step: what it is multiplied by", above=0, at_most=1)
+    batch_growth: list[str] = _key(
+        [], "where the batch is multiplied and by what, such as 60ep:5 (Smith et al. 2018); the rate stays as it is", growth=True
+    )
     power: float = _key(2.0, "poly: (1 - progress) to this power (You et al. 2017)", above=0)
 
 

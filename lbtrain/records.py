@@ -22,6 +22,7 @@ class TrainRow:
     step: int
     examples: int
     epoch: float
+    batch_size: int
     lr: float
     loss: float
     images_per_sec: float

@@ -43,6 +43,24 @@ class Duration:
         return float(Fraction(str(self.value)) * {"ep": train_examples, "it": batch_size, "dur": total_examples}[self.unit])
 
 
+@dataclass(frozen=True)
+class BatchGrowth:
+    """Where a batch grows and by what: `60ep:5` is five times the batch from the first step at or after epoch 60."""
+
+    at: str
+    factor: Fraction
+
+    @classmethod
+    def parse(cls, text: str, name: str = "batch_growth") -> Self:
+        """Raises RecipeError for anything but a duration, a colon and a decimal number above 1."""
+        at, _, factor = text.partition(":")
+        if not re.fullmatch(r"[0-9]{1,6}(?:\.[0-9]{1,6})?", factor) or Fraction(factor) <= 1:
+            raise RecipeError(f"{name}={text}: write where the batch grows and by which factor above 1, such as 60ep:5")
+        if not Duration.parse(at, name).value:
+            raise RecipeError(f"{name}={text}: the batch that the run starts with is batch_size")
+        return cls(at, Fraction(factor))
+
+
 def scale_lr(base_lr: float, base_batch_size: int, batch_size: int, rule: Rule) -> float:
     """The learning rate at `batch_size`, given the reference pair.
 

@@ -4,17 +4,20 @@ A position in the run is the number of examples seen. Learning rate, sample orde
 is all that a checkpoint has to remember besides weights and optimizer state.
 """
 
-import contextlib
 import math
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 
 from lbtrain.checkpoint import Checkpoints, Progress
+from lbtrain.cut import Phase
 from lbtrain.engines.protocol import Engine
 from lbtrain.errors import Diverged, Preempted
-from lbtrain.optim import TrustSummary, trust_ratios, trust_summary
+from lbtrain.log_window import LogWindow
+from lbtrain.nn import regroup_ghost_batches
+from lbtrain.optim import trust_ratios, trust_summary
 from lbtrain.plan import Plan
 from lbtrain.records import EvalRow, Records, TrainRow, TrustRow
 from lbtrain.stopping import StopRequest
@@ -37,14 +40,18 @@ def train(
     Raises Preempted after a signal, when everything is saved; Diverged when the loss is no longer finite.
     """
     examples, step, skipped = progress.examples, progress.step, progress.skipped_steps
-    batches = task.batches(start=examples, micro_batch_size=plan.cut.micro_batch_size, rank=engine.rank, world_size=engine.world_size)
+    phase = plan.phase(examples)
+    batches = cut_from_here(phase, task, engine, examples)
     stop = StopRequest()
-    window = _Window(engine)
+    window = LogWindow(engine)
     engine.model.train()
     evaluation = None
     try:
         while examples < plan.total_examples:
             before = examples
+            if phase != plan.phase(examples):
+                phase = plan.phase(examples)
+                batches = cut_from_here(phase, task, engine, examples)
             lr = plan.lr(examples)
             for _ in range(engine.accumulation):
                 with window.waiting():
@@ -52,15 +59,15 @@ def train(
                 losses = task.loss(engine.model, batch)
                 loss = sum(losses.values(), torch.zeros((), device=engine.device))
                 engine.backward(loss)
-                window.add(loss)
+                window.add(loss, phase.cut.micro_batch_size)
             skipped += not engine.step(lr)
-            examples += plan.batch_size
+            examples += phase.batch_size
             step += 1
             progress = Progress(examples, step, skipped)
             finished, stopped = examples >= plan.total_examples, stop.agreed()
 
             if finished or crossed(before, examples, plan.log_every):
-                row = window.row(plan, progress, lr, trust_summary(optimizer))
+                row = window.row(plan, progress, phase, lr, trust_summary(optimizer))
                 records.write(row)
                 check_finite(row)
             if finished or crossed(before, examples, plan.evaluate_every):
@@ -77,6 +84,13 @@ def train(
     finally:
         stop.close()
     return evaluation or evaluate(plan, task, engine, progress)
+
+
+def cut_from_here(phase: Phase, task: Classification, engine: Engine, examples: int) -> Iterator[Any]:
+    """Cuts the steps from position `examples` on as `phase` says, and returns this rank's micro-batches from there on. Collective."""
+    engine.accumulation = phase.cut.accumulation
+    regroup_ghost_batches(engine.model, phase.cut.ranks_per_ghost)
+    return task.batches(start=examples, micro_batch_size=phase.cut.micro_batch_size, rank=engine.rank, world_size=engine.world_size)
 
 
 def crossed(before: float, after: float, every: float) -> bool:
@@ -116,54 +130,3 @@ def check_finite(row: TrainRow) -> None:
         raise Diverged(
             f"the loss is {row.loss} at step {row.step}, learning rate {row.lr:.4g}: lower schedule.base_lr or lengthen schedule.warmup"
         )
-
-
-class _Window:
-    """Sums since the last logged row. The loss stays on the device until then, so that no step waits for it."""
-
-    def __init__(self, engine: Engine):
-        self.engine = engine
-        self._restart()
-
-    def _restart(self) -> None:
-        self.loss = torch.zeros((), device=self.engine.device)
-        self.passes, self.waited = 0, 0.0
-        self.started = time.perf_counter()
-
-    @contextlib.contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Time spent in here is time without data."""
-        entered = time.perf_counter()
-        yield
-        self.waited += time.perf_counter() - entered
-
-    @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        """Time spent in here is not training time."""
-        entered = time.perf_counter()
-        yield
-        self.started += time.perf_counter() - entered
-
-    def add(self, loss: torch.Tensor) -> None:
-        self.loss += loss.detach()
-        self.passes += 1
-
-    def row(self, plan: Plan, progress: Progress, lr: float, trust: TrustSummary | None) -> TrainRow:
-        """The averages since the last row, over all ranks; starts the next window. Collective."""
-        loss = float(self.engine.mean(self.loss) / self.passes)
-        seconds = time.perf_counter() - self.started
-        row = TrainRow(
-            step=progress.step,
-            examples=progress.examples,
-            epoch=progress.examples / plan.train_examples,
-            lr=lr,
-            loss=loss,
-            images_per_sec=self.passes * plan.cut.micro_batch_size * plan.world_size / seconds,
-            data_wait=self.waited / seconds,
-            skipped_steps=progress.skipped_steps,
-            trust_min=trust and trust.min,
-            trust_median=trust and trust.median,
-            trust_max=trust and trust.max,
-        )
-        self._restart()
-        return row

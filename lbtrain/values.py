@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from lbtrain.errors import RecipeError
-from lbtrain.schedules import Duration
+from lbtrain.schedules import BatchGrowth, Duration
 
 
 def from_text(text: str, kind: Any, name: str) -> Any:
@@ -163,6 +163,8 @@ def _check_range(value: Any, checks: Mapping[str, Any], name: str) -> None:
         raise RecipeError(f"{name}={value}: {name} is one of {', '.join(map(str, checks['choices']))}{hint}")
     if checks.get("duration"):
         Duration.parse(value, name)
+    if checks.get("growth"):
+        BatchGrowth.parse(value, name)
     bounds = {
         "at_least": value.__class__.__ge__,
         "above": value.__class__.__gt__,

@@ -159,6 +159,14 @@ def convert_to_ghost_batch_norm(model: nn.Module, ghost_size: int, *, momentum: 
     return model
 
 
+def regroup_ghost_batches(model: nn.Module, ranks_per_ghost: int) -> None:
+    """Let a ghost batch span so many neighbouring ranks from the next step on, in a model that was converted. Collective, between steps."""
+    group = _ghost_group(ranks_per_ghost) if ranks_per_ghost > 1 else None
+    for module in model.modules():
+        if isinstance(module, _GhostBatchNorm):
+            module.group = group
+
+
 @functools.cache
 def _ghost_kinds() -> dict[type, type[_GhostBatchNorm]]:
     from timm.layers import BatchNormAct2d

@@ -5,6 +5,7 @@ import math
 import re
 import runpy
 import sys
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lbtrain.census import Census, census, memory_estimate
+from lbtrain.cut import Cut, Phase, cut_batch, phase_starts, steps_before
 from lbtrain.data import facts
 from lbtrain.errors import RecipeError
-from lbtrain.plan import cut_batch, make_plan, print_plans
+from lbtrain.plan import make_plan, print_plans
 from lbtrain.recipe import Recipe
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -284,3 +286,91 @@ def test_notes_on_what_never_happens(capsys):
         "the warm-up is longer than the run: the peak learning rate is never reached",
         "some milestones lie beyond the end of the run",
     )
+
+
+@settings(max_examples=200)
+@given(st.integers(1, 300), st.lists(st.tuples(st.integers(1, 5000), st.integers(2, 5)), max_size=4), st.integers(1, 6000))
+def test_a_phase_begins_on_the_first_step_at_or_after_its_point(batch, growth, total):
+    """Against a walk over the steps."""
+    starts = phase_starts(batch, [(float(position), Fraction(factor)) for position, factor in growth])
+    seen, steps = 0, 0
+    while seen < total:
+        size = batch * math.prod(factor for position, factor in growth if position <= seen)
+        assert [found for start, found in starts if start <= seen][-1] == size
+        seen += size
+        steps += 1
+    phases = [Phase(start, size, Cut(1, size, 1)) for start, size in starts]
+    assert math.ceil(steps_before(phases, total)) == steps
+
+
+CIFAR = dict(data=dict(name="cifar10"), duration="200ep", bn_batch_size=128, max_micro_batch_size=128)
+SMITH = {
+    # Wide ResNet 16-4 on CIFAR-10, milestones 60, 120 and 160 epochs; the batch stops at 5,120, and the rate falls from there.
+    "original schedule": dict(batch_size=128, momentum=0.9),
+    "increasing batch size": dict(batch_size=128, momentum=0.9, batch_growth=["60ep:5", "120ep:5", "160ep:1.6"]),
+    "increased initial lr + increasing batch size": dict(batch_size=640, momentum=0.9, batch_growth=["60ep:5", "120ep:1.6"]),
+    "increased momentum + increased initial lr + increasing batch size": dict(batch_size=3200, momentum=0.98, batch_growth=["60ep:1.6"]),
+}
+
+
+@pytest.mark.parametrize(("name", "updates"), [(name, n) for name, n in zip(SMITH, [78_125, 29_141, 6_407, 2_306], strict=True)])
+def test_smiths_schedules_by_hand(name, updates):
+    arm = SMITH[name]
+    schedule = dict(base_batch_size=128, decay="none", warmup="0ep", batch_growth=arm.get("batch_growth", []))
+    recipe = Recipe().vary(**CIFAR, batch_size=arm["batch_size"], optimizer=dict(momentum=arm["momentum"]), schedule=schedule)
+    assert abs(plan_of(recipe).total_steps - updates) <= 1
+
+
+def test_a_growing_batch_is_cut_phase_by_phase_and_printed():
+    schedule = dict(batch_growth=["10ep:2", "15ep:4"], decay="none", warmup="1ep")
+    plan = plan_of(small(duration="20ep", max_micro_batch_size=64, schedule=schedule, data=dict(name="digits")), world_size=2)
+    assert [(phase.start, phase.batch_size) for phase in plan.phases] == [(0, 64), (14_400, 128), (21_696, 512)]
+    assert [phase.cut for phase in plan.phases] == [Cut(32, 1, 1), Cut(64, 1, 1), Cut(64, 4, 1)]
+    assert [plan.phase(examples).batch_size for examples in (0, 14_399, 14_400, 21_695, 21_696, 28_800)] == [64, 64, 128, 128, 512, 512]
+    assert plan.rows()["batch grows"] == "to 128 (64 x 1) at epoch 10; to 512 (64 x 4) at epoch 15.07"
+    assert (plan.batch_size, plan.cut, plan.total_steps) == (64, Cut(32, 1, 1), 225 + 57 + 14)
+    assert json.loads(plan.to_json())["phases"][1] == dict(
+        start=14_400, batch_size=128, cut=dict(micro_batch_size=64, accumulation=1, ranks_per_ghost=1)
+    )
+
+
+def test_steps_of_a_warmup_across_a_growing_batch():
+    plan = plan_of(small(duration="20ep", schedule=dict(warmup="2ep", batch_growth=["1ep:2"], decay="none"), data=dict(name="digits")))
+    assert plan.phases[1].start == 23 * 64
+    assert plan.warmup_steps == 23 + (2 * 1440 - 23 * 64) / 128
+
+
+@pytest.mark.parametrize(
+    ("changes", "world", "said"),
+    [
+        (dict(schedule=dict(batch_growth=["1ep:1.2"])), 2, "76.8, not a whole number of images"),
+        (dict(schedule=dict(batch_growth=["1ep:1.5"]), micro_batch_size=32), 1, None),
+        (dict(schedule=dict(batch_growth=["1ep:1.5"]), micro_batch_size=32), 2, "batch_size=96 cannot be cut over 2 ranks"),
+    ],
+)
+def test_every_phase_must_divide(changes, world, said):
+    recipe = small(data=dict(name="digits"), **changes)
+    if said is None:
+        assert plan_of(recipe, world).phases[1].cut == Cut(32, 3, 1)
+        return
+    with pytest.raises(RecipeError, match=re.escape(said)):
+        plan_of(recipe, world)
+
+
+@pytest.mark.parametrize("text", ["60ep", "60ep:", "60ep:1", "60ep:0.5", "60:5", "ep:5", "0ep:5", "60ep:5x", "60ep:-2", "60ep:5:5"])
+def test_a_point_of_growth_is_a_duration_and_a_factor(text):
+    with pytest.raises(RecipeError, match=r"^schedule\.batch_growth="):
+        Recipe().vary(schedule=dict(batch_growth=[text]))
+    with pytest.raises(RecipeError, match=r"^schedule\.batch_growth="):
+        Recipe().with_overrides([f"schedule.batch_growth=[{text}]"])
+
+
+def test_growth_after_the_end_is_noted():
+    plan = plan_of(small(duration="5ep", schedule=dict(batch_growth=["10ep:2"], decay="none"), data=dict(name="digits")))
+    assert len(plan.phases) == 1 and "beyond the end" in plan.notes[-1]
+
+
+def test_the_memory_estimate_is_that_of_the_largest_micro_batch():
+    schedule = dict(batch_growth=["10ep:2"], decay="none")
+    grown, steady = (plan_of(small(data=dict(name="digits"), schedule=part)) for part in (schedule, dict(decay="none")))
+    assert grown.memory["activations"] == 2 * steady.memory["activations"]

@@ -12,7 +12,7 @@ from lbtrain.run_directory import RunDirectory
 
 
 def train_row(step: int, **changes) -> TrainRow:
-    row = TrainRow(step, 32 * step, step / 10, lr=0.1, loss=2.0, images_per_sec=1234.5, data_wait=0.25, skipped_steps=0)
+    row = TrainRow(step, 32 * step, step / 10, batch_size=32, lr=0.1, loss=2.0, images_per_sec=1234.5, data_wait=0.25, skipped_steps=0)
     return dataclasses.replace(row, **changes)
 
 
