@@ -1,0 +1,40 @@
+"""Every measurement of the landscape is the same on two ranks, each with half of the batches, as on one with all of them."""
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from tests.ranks import run_on_ranks
+from tests.unit.analysis.curvatures import cross_entropy, small_batches, small_net
+
+
+def average(tensor):
+    total = tensor.detach().clone()
+    dist.all_reduce(total)
+    return total / dist.get_world_size()
+
+
+def measured() -> dict[str, list[float]]:
+    from lbtrain.analysis import Objective, power_iteration, spectral_density, top_eigenvalues, trace
+
+    mine = small_batches(4)[dist.get_rank() :: dist.get_world_size()]
+    objective = Objective(small_net(), cross_entropy, mine, batch_norm="batch", mean=average)
+    value, gradient = objective.gradient()
+    return {
+        "value": [value, objective.value()],
+        "gradient": gradient.tolist(),
+        "eigenvalues": top_eigenvalues(objective, 3, tolerance=1e-6).values,
+        "power": [power_iteration(objective, iterations=20, tolerance=0).value],
+        "trace": trace(objective, samples=5).samples,
+        "nodes": spectral_density(objective, probes=1, steps=5).nodes[0],
+    }
+
+
+def test_two_ranks_equal_one():
+    (alone,) = run_on_ranks(1, measured)
+    first, second = run_on_ranks(2, measured)
+    assert first == second, "ranks must never disagree: the next product would be of different vectors"
+    assert len(alone["gradient"]) == sum(p.numel() for p in small_net().parameters())
+    for name, values in alone.items():
+        assert first[name] == pytest.approx(values, rel=1e-4, abs=1e-6), name
+    assert not torch.tensor(alone["eigenvalues"]).isnan().any()
