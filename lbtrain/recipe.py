@@ -30,7 +30,9 @@ def _key(default: Any, help: str, **checks: Any) -> Any:
 
 @dataclass
 class ModelConfig:
-    name: str = _key("resnet50", "any timm model, or one of lbtrain.nn: cifar_resnet8/20/32/44")
+    name: str = _key(
+        "resnet50", "any timm model, or one of lbtrain.nn: alexnet, alexnet_bn, reduced_alexnet, cifar_resnet8/20/32/44, wide_resnet16_4"
+    )
     args: dict[str, Any] = _key({}, "more arguments for timm.create_model, as {key: value}")
     head_std: float = _key(0.0, "standard deviation of the classifier's initial weights; 0: the model's own", at_least=0)
 

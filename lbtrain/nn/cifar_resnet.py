@@ -1,7 +1,8 @@
 """Residual networks of the CIFAR kind: 6n + 2 layers, three stages of 16, 32 and 64 channels, shortcuts without parameters.
 
 Source: He et al. 2016, "Deep Residual Learning", section 4.2 (option A shortcuts); the last gamma of each block starts at 0
-(Goyal et al. 2017, section 5.1). The networks serve any small image, the 8 x 8 digits included.
+(Goyal et al. 2017, section 5.1). The networks serve any small image, the 8 x 8 digits included. `batch_norm=False` leaves batch norm
+out and gives the convolutions biases (Masters & Luschi 2018, section 3.2).
 """
 
 import itertools
@@ -14,14 +15,14 @@ from torch import Tensor, nn
 
 
 class BasicBlock(nn.Module):
-    def __init__(self, in_channels: int, channels: int, stride: int):
+    def __init__(self, in_channels: int, channels: int, stride: int, batch_norm: bool):
         super().__init__()
         self.stride = stride
         self.new_channels = channels - in_channels
-        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(channels)
-        self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(channels)
+        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, 1, bias=not batch_norm)
+        self.bn1 = _norm(channels, batch_norm)
+        self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1, bias=not batch_norm)
+        self.bn2 = _norm(channels, batch_norm)
 
     def forward(self, x: Tensor) -> Tensor:
         out = F.relu(self.bn1(self.conv1(x)), inplace=True)
@@ -35,30 +36,39 @@ class BasicBlock(nn.Module):
         return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.new_channels))
 
 
+def _norm(channels: int, batch_norm: bool) -> nn.Module:
+    return nn.BatchNorm2d(channels) if batch_norm else nn.Identity()
+
+
 class CifarResNet(nn.Module):
     """(images, in_chans, height, width) -> (images, num_classes) scores."""
 
-    def __init__(self, blocks: int, num_classes: int = 10, in_chans: int = 3, zero_init_last: bool = True):
+    def __init__(self, blocks: int, num_classes: int = 10, in_chans: int = 3, zero_init_last: bool = True, batch_norm: bool = True):
         super().__init__()
         self.num_classes = num_classes
-        self.conv1 = nn.Conv2d(in_chans, 16, 3, 1, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(16)
+        self.conv1 = nn.Conv2d(in_chans, 16, 3, 1, 1, bias=not batch_norm)
+        self.bn1 = _norm(16, batch_norm)
         widths = [16, 16, 32, 64]
-        self.stages = nn.Sequential(*[self._stage(*pair, blocks) for pair in itertools.pairwise(widths)])
+        self.stages = nn.Sequential(*[self._stage(*pair, blocks, batch_norm) for pair in itertools.pairwise(widths)])
         self.fc = nn.Linear(64, num_classes)
         self._initialise(zero_init_last)
 
     @staticmethod
-    def _stage(in_channels: int, channels: int, blocks: int) -> nn.Sequential:
-        first = BasicBlock(in_channels, channels, stride=channels // in_channels)
-        return nn.Sequential(first, *[BasicBlock(channels, channels, stride=1) for _ in range(blocks - 1)])
+    def _stage(in_channels: int, channels: int, blocks: int, batch_norm: bool) -> nn.Sequential:
+        first = BasicBlock(in_channels, channels, channels // in_channels, batch_norm)
+        return nn.Sequential(first, *[BasicBlock(channels, channels, 1, batch_norm) for _ in range(blocks - 1)])
 
     def _initialise(self, zero_init_last: bool) -> None:
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            elif isinstance(module, BasicBlock) and zero_init_last:
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+            elif isinstance(module, BasicBlock) and isinstance(module.bn2, nn.BatchNorm2d) and zero_init_last:
                 nn.init.zeros_(module.bn2.weight)
+
+    def get_classifier(self) -> nn.Linear:
+        return self.fc
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.bn1(self.conv1(x)), inplace=True)

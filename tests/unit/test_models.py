@@ -1,0 +1,117 @@
+"""The models that timm does not have, against the papers' layers and parameter counts."""
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+import lbtrain.nn  # noqa: F401  registers the models
+
+
+def parameters(name: str, **args) -> int:
+    with torch.device("meta"):
+        model = timm.create_model(name, **args)
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def convolution(channels_in: int, channels_out: int, size: int, groups: int = 1, bias: bool = True) -> int:
+    return channels_in // groups * channels_out * size**2 + channels_out * bias
+
+
+def dense(inputs: int, outputs: int) -> int:
+    return (inputs + 1) * outputs
+
+
+def test_alexnet_has_the_parameters_of_caffes():
+    by_hand = (
+        convolution(3, 96, 11) + convolution(96, 256, 5, 2) + convolution(256, 384, 3) + convolution(384, 384, 3, 2)
+        + convolution(384, 256, 3, 2) + dense(256 * 6 * 6, 4096) + dense(4096, 4096) + dense(4096, 1000)
+    )  # fmt: skip
+    assert parameters("alexnet") == by_hand == 60_965_224
+    # Two batch norms for the two local response norms: a scale and a shift for each of 96 + 256 channels.
+    assert parameters("alexnet_bn") == by_hand + 2 * (96 + 256)
+
+
+def test_alexnets_last_pool_is_caffes_at_227_pixels():
+    images = torch.randn(2, 256, 13, 13, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(nn.AdaptiveMaxPool2d(6)(images), nn.MaxPool2d(3, 2)(images))
+    with torch.device("meta"):
+        model = timm.create_model("alexnet")
+        assert model.features[:-1](torch.empty(2, 3, 227, 227)).shape == (2, 256, 13, 13)
+        assert model(torch.empty(2, 3, 227, 227)).shape == (2, 1000)
+
+
+def test_local_response_norm_is_caffes():
+    """Caffe divides alpha by the number of channels in the window: x / (1 + 1e-4 / 5 * sum of squares) ** 0.75."""
+    model = timm.create_model("alexnet", hidden=8)
+    norm = model.features[2]
+    x = torch.randn(1, 7, 1, 1, generator=torch.Generator().manual_seed(0)) * 100
+    values = x.flatten().tolist()
+    expected = [
+        value / (1 + 1e-4 / 5 * sum(near**2 for near in values[max(0, channel - 2) : channel + 3])) ** 0.75
+        for channel, value in enumerate(values)
+    ]
+    torch.testing.assert_close(norm(x).flatten(), torch.tensor(expected))
+    assert sum(isinstance(module, nn.LocalResponseNorm) for module in model.modules()) == 2
+
+
+@pytest.mark.parametrize(("batch_norm", "norms"), [("none", 0), ("conv", 5), ("all", 7)])
+def test_reduced_alexnet_is_that_of_masters_and_luschi(batch_norm, norms):
+    """Channels 16, 48, 96, 64, 64 and two hidden layers of 256 (section 3.1)."""
+    convolutions = [(3, 16, 5), (16, 48, 3), (48, 96, 3), (96, 64, 3), (64, 64, 3)]
+    plain = sum(convolution(*each) for each in convolutions) + dense(64 * 9, 256) + dense(256, 256) + dense(256, 10)
+    # A norm brings a scale and a shift and takes its layer's bias away.
+    extra = {"none": 0, "conv": 16 + 48 + 96 + 64 + 64, "all": 16 + 48 + 96 + 64 + 64 + 256 + 256}[batch_norm]
+    assert parameters("reduced_alexnet", batch_norm=batch_norm) == plain + extra
+    model = timm.create_model("reduced_alexnet", batch_norm=batch_norm)
+    assert sum(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()) == norms
+    assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
+
+
+def test_reduced_alexnet_refuses_another_batch_norm():
+    with pytest.raises(ValueError, match="none, conv, all"):
+        timm.create_model("reduced_alexnet", batch_norm="some")
+
+
+@pytest.mark.parametrize(("name", "millions"), [("cifar_resnet20", 0.27), ("cifar_resnet32", 0.46), ("cifar_resnet44", 0.66)])
+def test_cifar_resnets_have_the_parameters_of_the_paper(name, millions):
+    """He et al. 2016, Table 6, given there with two digits."""
+    assert round(parameters(name) / 1e6, 2) == millions
+
+
+def test_a_cifar_resnet_without_batch_norm_has_biases_instead():
+    with_norm, without = parameters("cifar_resnet8"), parameters("cifar_resnet8", batch_norm=False)
+    # A norm's scale and shift against a bias, on 16 + (16 + 32 + 64) * 2 channels.
+    assert with_norm - without == 16 + (16 + 32 + 64) * 2
+    model = timm.create_model("cifar_resnet8", batch_norm=False)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+    assert model(torch.randn(2, 3, 32, 32)).std() > 0
+
+
+def test_wide_resnet_16_4():
+    """Depth 16: 12 convolutions in blocks, the first one and three shortcuts; 2.7 million parameters (Zagoruyko & Komodakis)."""
+    model = timm.create_model("wide_resnet16_4")
+    convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+    assert [module.out_channels for module in convolutions if module.kernel_size == (1, 1)] == [64, 128, 256]
+    assert len([module for module in convolutions if module.kernel_size == (3, 3)]) == 13
+    assert round(parameters("wide_resnet16_4") / 1e6, 1) == 2.7
+    assert model(torch.randn(2, 3, 32, 32)).shape == (2, 10)
+
+
+@pytest.mark.parametrize(("name", "count"), [("resnet50", 25_557_032), ("resnet101", 44_549_160)])
+def test_timms_resnets_are_goyals(name, count):
+    """The stride of a stage in its 3 x 3 convolution, the last gamma of each block 0 (section 5.1); ResNet-50 "about 25 million" there."""
+    assert parameters(name) == count
+    model = timm.create_model(name)
+    blocks = [*model.layer1, *model.layer2, *model.layer3, *model.layer4]
+    assert [block.conv1.stride for block in blocks] == [(1, 1)] * len(blocks)
+    assert sum(block.conv2.stride == (2, 2) for block in blocks) == 3
+    assert all((block.bn3.weight == 0).all() and (block.bn2.weight == 1).all() for block in blocks)
+    assert model.get_classifier().weight.shape == (1000, 2048)
+
+
+@pytest.mark.parametrize("name", ["alexnet", "alexnet_bn", "reduced_alexnet", "cifar_resnet8", "wide_resnet16_4"])
+def test_a_recipe_can_set_the_heads_initial_weights(name):
+    with torch.device("meta"):
+        model = timm.create_model(name, num_classes=7)
+    assert model.get_classifier().out_features == 7
