@@ -8,7 +8,7 @@ from lbtrain import optim
 from lbtrain.data import Facts
 from lbtrain.errors import RecipeError
 from lbtrain.recipe import Recipe
-from lbtrain.tasks.classification import build_model, input_shape
+from lbtrain.tasks import build_model, counted_part
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ def census(recipe: Recipe, known: Facts) -> Census:
         not_decayed=sum(role.numel for role in roles if not role.decay),
         not_adapted=sum(role.numel for role in roles if not role.adapt),
         batch_norm_layers=sum(isinstance(module, torch.nn.modules.batchnorm._BatchNorm) for module in model.modules()),
-        activation_bytes_per_image=_activation_bytes(model, input_shape(recipe)),
+        activation_bytes_per_image=_activation_bytes(*counted_part(recipe, model)),
     )
 
 

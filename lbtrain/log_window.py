@@ -22,7 +22,7 @@ class LogWindow:
         self._restart()
 
     def _restart(self) -> None:
-        self.loss = torch.zeros((), device=self.engine.device)
+        self.sums: dict[str, torch.Tensor] = {}
         self.images, self.waited = 0, 0.0
         self.started = time.perf_counter()
 
@@ -40,14 +40,15 @@ class LogWindow:
         yield
         self.started += time.perf_counter() - entered
 
-    def add(self, loss: torch.Tensor, images: int) -> None:
-        """`loss` is the mean over the images of a micro-batch. Weighted by them, a row that spans a change of the batch is right."""
-        self.loss += loss.detach() * images
+    def add(self, loss: torch.Tensor, parts: dict[str, torch.Tensor], images: int) -> None:
+        """Means over the images of a micro-batch. Weighted by them, a row that spans a change of the batch is right."""
+        for name, value in {"loss": loss, **parts}.items():
+            self.sums[name] = value.detach() * images + self.sums.get(name, 0)
         self.images += images
 
     def row(self, plan: Plan, progress: Progress, phase: Phase, lr: float, trust: TrustSummary | None) -> TrainRow:
         """The averages since the last row, over all ranks; starts the next window. Collective."""
-        loss = float(self.engine.mean(self.loss) / self.images)
+        loss, *parts = (self.engine.mean(torch.stack(list(self.sums.values()))) / self.images).tolist()
         seconds = time.perf_counter() - self.started
         row = TrainRow(
             step=progress.step,
@@ -62,6 +63,7 @@ class LogWindow:
             trust_min=trust and trust.min,
             trust_median=trust and trust.median,
             trust_max=trust and trust.max,
+            parts=dict(zip(list(self.sums)[1:], parts, strict=True)),
         )
         self._restart()
         return row

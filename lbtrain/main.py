@@ -8,7 +8,6 @@ python recipes/x.py --help                    every key with its meaning and def
 
 import atexit
 import contextlib
-import dataclasses
 import gc
 import inspect
 import json
@@ -104,9 +103,9 @@ def run(recipe: Recipe, name: str, *, on_screen: bool = True) -> dict[str, Any]:
     from lbtrain.checkpoint import Checkpoints, Progress
     from lbtrain.cluster.launch import check_asked_for, check_same_on_all_ranks, detect_world, start_process_group
     from lbtrain.plan import make_plan, print_plans
-    from lbtrain.records import Records
+    from lbtrain.records import Records, flat
     from lbtrain.run_directory import RunDirectory
-    from lbtrain.tasks.classification import Classification
+    from lbtrain.tasks import create_task
     from lbtrain.train import train
 
     gc.enable()
@@ -123,7 +122,7 @@ def run(recipe: Recipe, name: str, *, on_screen: bool = True) -> dict[str, Any]:
     if progress.examples >= plan.total_examples and (finished := directory.summary()):
         _say(world.rank, f"{directory.path} holds this run already, finished at step {progress.step} (summary.json): nothing to do")
         return finished
-    task, (engine, optimizer) = Classification(recipe, device), _build_engine(recipe, plan, device)
+    task, (engine, optimizer) = create_task(recipe, device), _build_engine(recipe, plan, device)
     if found:
         engine.load(found.state)
         _say(world.rank, *found.passed_over, f"going on from step {progress.step} ({directory.path})")
@@ -135,7 +134,7 @@ def run(recipe: Recipe, name: str, *, on_screen: bool = True) -> dict[str, Any]:
     records = Records(directory.path, enabled=leader, on_screen=on_screen, total_examples=plan.total_examples, resumed_at=progress.examples)
     with contextlib.closing(records):
         evaluation = train(plan, task, engine, optimizer, records, checkpoints, progress)
-    result = {"recipe": name, **dataclasses.asdict(evaluation), "seconds": time.time() - started}
+    result = {"recipe": name, **flat(evaluation), "headline": vars(task.headline), "seconds": time.time() - started}
     return directory.finish(result | {"world_size": plan.world_size, "engine": plan.engine}, write=leader)
 
 
@@ -145,7 +144,7 @@ def _build_engine(recipe: Recipe, plan: "Plan", device: "torch.device") -> "tupl
     from lbtrain.data import facts
     from lbtrain.engines import create_engine
     from lbtrain.nn import convert_to_ghost_batch_norm
-    from lbtrain.tasks.classification import build_model
+    from lbtrain.tasks import build_model
 
     model = build_model(recipe, facts(recipe.data)).to(device)
     if plan.census.batch_norm_layers:

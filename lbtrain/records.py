@@ -7,17 +7,23 @@ import json
 import os
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+Pictures = dict[str, NDArray[np.uint8]]
+"""What to look at, by name: uint8 (height, width, 3)."""
 
 
 @dataclass(frozen=True)
 class TrainRow:
-    """Of a logged step; loss and images_per_sec are averages since the row before. `examples` were seen when the step ended."""
+    """Of a logged step; losses and images_per_sec are averages since the row before. `examples` were seen when the step ended."""
 
     step: int
     examples: int
@@ -33,19 +39,19 @@ class TrainRow:
     """Layer-wise ratio of the last step over the adapted layers (LARS, LAMB); None for other optimizers."""
     trust_median: float | None = None
     trust_max: float | None = None
+    parts: dict[str, float] = field(default_factory=dict)
+    """Of the loss by name, where a task has several."""
     kind: str = "train"
 
 
 @dataclass(frozen=True)
 class EvalRow:
-    """Of an evaluation: top1_error and top5_error in percent, loss in nats, seconds for the whole evaluation."""
+    """Of an evaluation: the task's own metrics by name, seconds for the whole of it."""
 
     step: int
     examples: int
     epoch: float
-    top1_error: float
-    top5_error: float
-    loss: float
+    metrics: dict[str, float]
     seconds: float
     kind: str = "eval"
 
@@ -58,6 +64,14 @@ class TrustRow:
     examples: int
     ratios: dict[str, float]
     kind: str = "trust"
+
+
+def flat(row: TrainRow | EvalRow | TrustRow) -> dict[str, Any]:
+    """A row as it stands in metrics.jsonl: metrics and parts of the loss under their own names."""
+    values: dict[str, Any] = {}
+    for name, value in dataclasses.asdict(row).items():
+        values |= value if name in ("metrics", "parts") else {name: value}
+    return values
 
 
 class Records:
@@ -77,7 +91,7 @@ class Records:
     def write(self, row: TrainRow | EvalRow | TrustRow) -> None:
         if not self.enabled:
             return
-        values = dataclasses.asdict(row)
+        values = flat(row)
         self._metrics.write(json.dumps(values) + "\n")
         self._metrics.flush()
         for name, value in (row.ratios if isinstance(row, TrustRow) else values).items():
@@ -85,6 +99,14 @@ class Records:
                 self._board.add_scalar(f"{row.kind}/{name}", value, row.examples)
         if self._screen and not isinstance(row, TrustRow):
             self._screen.show(row)
+
+    def write_pictures(self, pictures: Pictures, row: EvalRow) -> None:
+        """Each as pictures/step_N_NAME.png in the run directory and in TensorBoard."""
+        for name, picture in pictures.items() if self.enabled else ():
+            path = self.run_dir / "pictures" / f"step_{row.step:09}_{name}.png"
+            path.parent.mkdir(exist_ok=True)
+            Image.fromarray(picture).save(path)
+            self._board.add_image(f"{row.kind}/{name}", picture, row.examples, dataformats="HWC")
 
     def close(self) -> None:
         if self.enabled:
@@ -156,4 +178,5 @@ class _Screen:
 def _words(row: TrainRow | EvalRow) -> str:
     if isinstance(row, TrainRow):
         return f"step {row.step}  epoch {row.epoch:.2f}  loss {row.loss:.4f}  lr {row.lr:.4g}  {row.images_per_sec:,.0f} images/s"
-    return f"evaluation  epoch {row.epoch:.2f}  top-1 error {row.top1_error:.2f}%  loss {row.loss:.4f}  ({row.seconds:.1f} s)"
+    metrics = "  ".join(f"{name} {value:.4g}" for name, value in row.metrics.items())
+    return f"evaluation  epoch {row.epoch:.2f}  {metrics}  ({row.seconds:.1f} s)"

@@ -19,14 +19,14 @@ from lbtrain.log_window import LogWindow
 from lbtrain.nn import regroup_ghost_batches
 from lbtrain.optim import trust_ratios, trust_summary
 from lbtrain.plan import Plan
-from lbtrain.records import EvalRow, Records, TrainRow, TrustRow
+from lbtrain.records import EvalRow, Pictures, Records, TrainRow, TrustRow
 from lbtrain.stopping import StopRequest
-from lbtrain.tasks.classification import Classification
+from lbtrain.tasks import Task
 
 
 def train(
     plan: Plan,
-    task: Classification,
+    task: Task,
     engine: Engine,
     optimizer: torch.optim.Optimizer,
     records: Records,
@@ -59,7 +59,7 @@ def train(
                 losses = task.loss(engine.model, batch)
                 loss = sum(losses.values(), torch.zeros((), device=engine.device))
                 engine.backward(loss)
-                window.add(loss, phase.cut.micro_batch_size)
+                window.add(loss, losses, phase.cut.micro_batch_size)
             skipped += not engine.step(lr)
             examples += phase.batch_size
             step += 1
@@ -72,8 +72,9 @@ def train(
                 check_finite(row)
             if finished or crossed(before, examples, plan.evaluate_every):
                 with window.paused():
-                    evaluation = evaluate(plan, task, engine, progress)
+                    evaluation, pictures = evaluate(plan, task, engine, progress)
                 records.write(evaluation)
+                records.write_pictures(pictures, evaluation)
                 if ratios := trust_ratios(optimizer):
                     records.write(TrustRow(step, examples, ratios))
             if finished or stopped or crossed(before, examples, plan.checkpoint_every):
@@ -83,10 +84,10 @@ def train(
                 raise Preempted(f"stopped by a signal after step {step}; everything is saved: the same command goes on from there")
     finally:
         stop.close()
-    return evaluation or evaluate(plan, task, engine, progress)
+    return evaluation or evaluate(plan, task, engine, progress)[0]
 
 
-def cut_from_here(phase: Phase, task: Classification, engine: Engine, examples: int) -> Iterator[Any]:
+def cut_from_here(phase: Phase, task: Task, engine: Engine, examples: int) -> Iterator[Any]:
     """Cuts the steps from position `examples` on as `phase` says, and returns this rank's micro-batches from there on. Collective."""
     engine.accumulation = phase.cut.accumulation
     regroup_ghost_batches(engine.model, phase.cut.ranks_per_ghost)
@@ -98,25 +99,17 @@ def crossed(before: float, after: float, every: float) -> bool:
     return after // every > before // every
 
 
-def evaluate(plan: Plan, task: Classification, engine: Engine, progress: Progress) -> EvalRow:
+def evaluate(plan: Plan, task: Task, engine: Engine, progress: Progress) -> tuple[EvalRow, Pictures]:
     """Scores every example of the evaluation set once, whatever the number of ranks. Collective."""
     started = time.perf_counter()
     engine.model.eval()
-    sums = task.evaluate(engine.model, micro_batch_size=plan.cut.micro_batch_size, rank=engine.rank, world_size=engine.world_size)
+    found = task.evaluate(engine.model, micro_batch_size=plan.cut.micro_batch_size, rank=engine.rank, world_size=engine.world_size)
     engine.model.train()
-    metrics = task.metrics(engine.mean(sums))
-    return EvalRow(
-        step=progress.step,
-        examples=progress.examples,
-        epoch=progress.examples / plan.train_examples,
-        top1_error=metrics["top1_error"],
-        top5_error=metrics["top5_error"],
-        loss=metrics["loss"],
-        seconds=time.perf_counter() - started,
-    )
+    epoch = progress.examples / plan.train_examples
+    return EvalRow(progress.step, progress.examples, epoch, found.metrics, time.perf_counter() - started), found.pictures
 
 
-def save(engine: Engine, checkpoints: Checkpoints, progress: Progress, task: Classification) -> None:
+def save(engine: Engine, checkpoints: Checkpoints, progress: Progress, task: Task) -> None:
     """Collective: all ranks give their part, rank 0 writes."""
     state = engine.save()
     if state is not None:

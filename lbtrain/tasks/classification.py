@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any, cast
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -16,6 +17,7 @@ from lbtrain.data.sources import Batch
 from lbtrain.errors import RecipeError
 from lbtrain.recipe import Recipe
 from lbtrain.sampling import PADDING, SampleStream, evaluation_blocks, train_blocks
+from lbtrain.tasks.protocol import Evaluation, Headline
 
 
 def build_model(recipe: Recipe, known: Facts) -> nn.Module:
@@ -37,10 +39,9 @@ def build_model(recipe: Recipe, known: Facts) -> nn.Module:
 
 
 class Classification:
-    """One classification job on one rank.
+    """See `Task`. Metrics of an evaluation: `top1_error` and `top5_error` in percent, `loss` the mean cross-entropy in nats."""
 
-    Metrics of an evaluation: `top1_error` and `top5_error` in percent, `loss` the mean cross-entropy in nats.
-    """
+    headline = Headline("top1_error", "top-1 error", higher_is_better=False)
 
     def __init__(self, recipe: Recipe, device: torch.device):
         self.recipe = recipe
@@ -49,7 +50,6 @@ class Classification:
         self.eval_source: Source = open_source(recipe.data, train=False, seed=recipe.seed)
 
     def batches(self, *, start: int, micro_batch_size: int, rank: int, world_size: int) -> Iterator[Batch]:
-        """This rank's micro-batches from position `start` of the run on, without end."""
         stream = SampleStream(len(self.train_source), self.recipe.seed)
         blocks = train_blocks(stream, start=start, micro_batch_size=micro_batch_size, rank=rank, world_size=world_size)
         loaded = batches(self.train_source, blocks, workers=self.recipe.data.workers, device=self.device)
@@ -62,9 +62,15 @@ class Classification:
         images, labels = batch
         return {"loss": F.cross_entropy(model(images).float(), labels)}
 
+    def evaluate(self, model: nn.Module, *, micro_batch_size: int, rank: int, world_size: int) -> Evaluation:
+        sums = self._sums(model, micro_batch_size, rank, world_size)
+        dist.all_reduce(sums)
+        examples, loss, top1, top5 = sums.tolist()
+        return Evaluation({"top1_error": 100 * (1 - top1 / examples), "top5_error": 100 * (1 - top5 / examples), "loss": loss / examples})
+
     @torch.no_grad()
-    def evaluate(self, model: nn.Module, *, micro_batch_size: int, rank: int, world_size: int) -> Tensor:
-        """This rank's sums over its share of the evaluation set: (examples, summed loss, top-1 hits, top-5 hits), float64."""
+    def _sums(self, model: nn.Module, micro_batch_size: int, rank: int, world_size: int) -> Tensor:
+        """Over this rank's share of the evaluation set: (examples, summed loss, top-1 hits, top-5 hits), float64."""
         blocks = list(evaluation_blocks(len(self.eval_source), micro_batch_size=micro_batch_size, rank=rank, world_size=world_size))
         loaded = batches(self.eval_source, blocks, workers=self.recipe.data.workers, device=self.device)
         sums = torch.zeros(4, dtype=torch.float64, device=self.device)
@@ -75,11 +81,6 @@ class Classification:
             losses = F.cross_entropy(scores, labels, reduction="none") * scored
             sums += torch.stack([scored.sum().double(), losses.double().sum(), hits[:, 0].sum().double(), hits.sum().double()])
         return sums
-
-    def metrics(self, sums: Tensor) -> dict[str, float]:
-        """From the sums over all ranks, or their average over ranks: only ratios enter."""
-        examples, loss, top1, top5 = sums.tolist()
-        return {"top1_error": 100 * (1 - top1 / examples), "top5_error": 100 * (1 - top5 / examples), "loss": loss / examples}
 
 
 def input_shape(recipe: Recipe) -> tuple[int, int, int]:

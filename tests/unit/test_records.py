@@ -5,9 +5,11 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from lbtrain.records import EvalRow, Records, TrainRow, write_whole
+from lbtrain.records import EvalRow, Records, TrainRow, flat, write_whole
 from lbtrain.run_directory import RunDirectory
 
 
@@ -17,7 +19,7 @@ def train_row(step: int, **changes) -> TrainRow:
 
 
 def eval_row(step: int) -> EvalRow:
-    return EvalRow(step, 32 * step, step / 10, top1_error=12.5, top5_error=1.5, loss=0.5, seconds=0.1)
+    return EvalRow(step, 32 * step, step / 10, {"top1_error": 12.5, "top5_error": 1.5, "loss": 0.5}, seconds=0.1)
 
 
 def write(run_dir: Path, rows, **settings) -> None:
@@ -33,7 +35,8 @@ def lines(run_dir: Path) -> list[dict]:
 
 def test_rows_have_all_their_fields_and_types(tmp_path):
     write(tmp_path, [train_row(1), eval_row(1)])
-    assert lines(tmp_path) == [dataclasses.asdict(train_row(1)), dataclasses.asdict(eval_row(1))]
+    assert lines(tmp_path) == [flat(train_row(1)), flat(eval_row(1))]
+    assert list(flat(eval_row(1))) == ["step", "examples", "epoch", "top1_error", "top5_error", "loss", "seconds", "kind"]
     assert [row["kind"] for row in lines(tmp_path)] == ["train", "eval"]
 
 
@@ -86,7 +89,7 @@ def test_plain_lines_where_there_is_no_terminal(tmp_path, capsys):
     first, second, third = capsys.readouterr().out.splitlines()
     assert first.split() == ["step", "1", "epoch", "0.10", "loss", "2.0000", "lr", "0.1", "1,234", "images/s"]
     assert re.search(r"step 2 .* ETA \d+:\d\d:\d\d$", second)
-    assert third == "evaluation  epoch 0.20  top-1 error 12.50%  loss 0.5000  (0.1 s)"
+    assert third == "evaluation  epoch 0.20  top1_error 12.5  top5_error 1.5  loss 0.5  (0.1 s)"
 
 
 @pytest.mark.parametrize("extra", [{}, {"purged": 64}])
@@ -102,6 +105,24 @@ def test_tensorboard_holds_every_number_by_examples(tmp_path, extra):
     assert board.Scalars("train/loss")[-1].value == (1.0 if extra else 2.0)
     assert board.Scalars("eval/top1_error")[0].value == 12.5
     assert {"train/lr", "train/images_per_sec", "train/data_wait", "eval/loss"} <= set(board.Tags()["scalars"])
+
+
+def test_pictures_are_files_and_in_tensorboard(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    picture = np.full((8, 12, 3), 200, np.uint8)
+    records = Records(tmp_path, enabled=True, on_screen=False, total_examples=320)
+    records.write_pictures({"found": picture}, eval_row(2))
+    records.close()
+    assert (np.asarray(Image.open(tmp_path / "pictures/step_000000002_found.png")) == picture).all()
+    board = EventAccumulator(str(tmp_path / "tensorboard"))
+    board.Reload()
+    assert [image.step for image in board.Images("eval/found")] == [64]
+
+
+def test_parts_of_the_loss_stand_under_their_names(tmp_path):
+    write(tmp_path, [train_row(1, parts={"loss_mask": 0.5})])
+    assert lines(tmp_path)[0]["loss_mask"] == 0.5 and "parts" not in lines(tmp_path)[0]
 
 
 def test_a_summary_says_where_its_numbers_come_from_and_is_replaced_whole(tmp_path):

@@ -7,6 +7,7 @@ each rank has them, which is how computing alone is measured; the weights of suc
 """
 
 import dataclasses
+import functools
 import json
 import runpy
 import socket
@@ -19,8 +20,10 @@ from typing import Any
 import torch
 
 import lbtrain.engines
+import lbtrain.tasks
 from lbtrain.engines import Engine
-from lbtrain.tasks.classification import Classification
+from lbtrain.recipe import Recipe
+from lbtrain.tasks import Task
 
 # Launchers start this file by its path, on hosts where only lbtrain is installed.
 sys.path.insert(0, str(Path(__file__).parents[2]))
@@ -104,16 +107,21 @@ def _seconds(before: Any, after: Any) -> float:
 
 
 def time_engines(folder: Path, steps: int, *, exchange: bool) -> None:
-    """From here on, engines that are created in this process are timed."""
-    create, batches = lbtrain.engines.create_engine, Classification.batches
+    """From here on, engines and tasks that are created in this process are timed."""
+    create, create_task = lbtrain.engines.create_engine, lbtrain.tasks.create_task
     watches: list[Stopwatch] = []
 
     def create_timed(*args: Any) -> Stopwatch:
         watches.append(Stopwatch(create(*args), folder, steps, profile=not exchange))
         return watches[-1]
 
-    def timed_batches(self: Classification, **place: int) -> Iterator[Any]:
-        source = batches(self, **place)
+    def create_timed_task(recipe: Recipe, device: torch.device) -> Task:
+        task = create_task(recipe, device)
+        task.batches = functools.partial(timed_batches, task.batches)  # type: ignore[method-assign]
+        return task
+
+    def timed_batches(batches: Callable[..., Iterator[Any]], **place: int) -> Iterator[Any]:
+        source = batches(**place)
         while True:
             before = time.perf_counter()
             batch = next(source)
@@ -122,7 +130,7 @@ def time_engines(folder: Path, steps: int, *, exchange: bool) -> None:
             yield batch
 
     lbtrain.engines.create_engine = create_timed  # type: ignore[assignment]
-    Classification.batches = timed_batches  # type: ignore[method-assign]
+    lbtrain.tasks.create_task = create_timed_task
     if not exchange:
         _switch_off_exchange()
 

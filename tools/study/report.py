@@ -16,23 +16,27 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
+from lbtrain.tasks import Headline
+
 # Okabe & Ito's colours, told apart by colour-blind eyes and in print.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One recipe over all seeds. Errors in percent; curves as (epochs, one row of values per seed)."""
+    """One recipe over all seeds. Scores in percent; curves as (epochs, one row of values per seed)."""
 
     name: str
     title: str
     batch_size: int
     peak_lr: float
     steps: int
-    errors: list[float]
+    headline: Headline
+    scores: list[float]
+    """Of the headline metric, one per seed."""
     seconds: list[float]
     loss_curve: tuple[Any, Any]
-    error_curve: tuple[Any, Any]
+    score_curve: tuple[Any, Any]
     origins: set[str]
     """Commit, hardware and versions of the runs, as they wrote them; one unless a study was continued elsewhere or later."""
 
@@ -40,6 +44,7 @@ class Arm:
     def read(cls, recipe: Path, out: Path, seeds: list[int]) -> "Arm":
         folders = [out / recipe.stem / f"seed{seed}" for seed in seeds]
         summaries = [json.loads((folder / "summary.json").read_text()) for folder in folders]
+        headline = Headline(**summaries[0]["headline"])
         plan = json.loads((folders[0] / "plan.json").read_text())
         rows = [[json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()] for folder in folders]
         return cls(
@@ -48,21 +53,22 @@ class Arm:
             batch_size=plan["batch_size"],
             peak_lr=plan["learning_rate"]["peak"],
             steps=plan["total_steps"],
-            errors=[summary["top1_error"] for summary in summaries],
+            headline=headline,
+            scores=[summary[headline.name] for summary in summaries],
             seconds=[summary["seconds"] for summary in summaries],
             loss_curve=_curve(rows, "train", "loss"),
-            error_curve=_curve(rows, "eval", "top1_error"),
+            score_curve=_curve(rows, "eval", headline.name),
             origins={origin_of(summary) for summary in summaries},
         )
 
     @property
     def mean(self) -> float:
-        return statistics.mean(self.errors)
+        return statistics.mean(self.scores)
 
     @property
     def std(self) -> float:
         """Of one run (n - 1 in the denominator); 0 for a single seed."""
-        return statistics.stdev(self.errors) if len(self.errors) > 1 else 0.0
+        return statistics.stdev(self.scores) if len(self.scores) > 1 else 0.0
 
 
 def _curve(rows: list[list[dict[str, Any]]], kind: str, value: str) -> tuple[Any, Any]:
@@ -83,9 +89,9 @@ def write_report(arms: list[Arm], out: Path, *, title: str, command: str) -> str
 
 
 def markdown_table(arms: list[Arm]) -> str:
-    head = ["recipe", "batch", "steps", "peak lr", "top-1 error %, mean ± std", "n"]
+    head = ["recipe", "batch", "steps", "peak lr", f"{arms[0].headline.label} %, mean ± std", "n"]
     body = [
-        [arm.name, f"{arm.batch_size:,}", f"{arm.steps:,}", f"{arm.peak_lr:.4g}", f"{arm.mean:.2f} ± {arm.std:.2f}", str(len(arm.errors))]
+        [arm.name, f"{arm.batch_size:,}", f"{arm.steps:,}", f"{arm.peak_lr:.4g}", f"{arm.mean:.2f} ± {arm.std:.2f}", str(len(arm.scores))]
         for arm in arms
     ]
     widths = [max(len(row[column]) for row in [head, *body]) for column in range(len(head))]
@@ -99,8 +105,8 @@ def verdicts(arms: list[Arm]) -> list[str]:
     lines = []
     for arm in arms[1:]:
         gap = arm.mean - reference.mean
-        error = 2 * (arm.std**2 / len(arm.errors) + reference.std**2 / len(reference.errors)) ** 0.5
-        words = "loses" if gap > 0 else "gains"
+        error = 2 * (arm.std**2 / len(arm.scores) + reference.std**2 / len(reference.scores)) ** 0.5
+        words = "gains" if (gap > 0) == arm.headline.higher_is_better else "loses"
         apart = "" if abs(gap) > error else ": no difference that these seeds can show"
         lines.append(f"{arm.name} {words} {abs(gap):.2f} ± {error:.2f} points against {reference.name}{apart}")
     return lines
@@ -122,27 +128,29 @@ def provenance_of(origins: set[str], command: str) -> str:
 def _as_row(arm: Arm) -> dict[str, Any]:
     return {
         "recipe": arm.name, "title": arm.title, "batch_size": arm.batch_size, "steps": arm.steps, "peak_lr": arm.peak_lr, "n":
-        len(arm.errors), "top1_error": arm.errors, "mean": arm.mean, "std": arm.std, "seconds": arm.seconds,
+        len(arm.scores), arm.headline.name: arm.scores, "mean": arm.mean, "std": arm.std, "seconds": arm.seconds,
     }  # fmt: skip
 
 
 def draw(arms: list[Arm], path: Path) -> None:
-    """Training loss and validation error over epochs: the mean as a line, every seed as a thin one."""
-    figure, (loss_axes, error_axes) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    """Training loss and the headline metric over epochs: the mean as a line, every seed as a thin one."""
+    figure, (loss_axes, score_axes) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
     for arm, colour in zip(arms, COLOURS, strict=False):
         label = f"{arm.name} (batch {arm.batch_size:,})"
-        for axes, (epochs, values) in ((loss_axes, arm.loss_curve), (error_axes, arm.error_curve)):
+        for axes, (epochs, values) in ((loss_axes, arm.loss_curve), (score_axes, arm.score_curve)):
             axes.plot(epochs, values.T, color=colour, linewidth=0.6, alpha=0.35)
             axes.plot(epochs, values.mean(0), color=colour, linewidth=2, label=label)
-        error_axes.annotate(f" {arm.mean:.1f}%", (arm.error_curve[0][-1], arm.mean), color=colour, va="center", fontsize=10)
+        score_axes.annotate(f" {arm.mean:.1f}%", (arm.score_curve[0][-1], arm.mean), color=colour, va="center", fontsize=10)
     loss_axes.set(xlabel="epoch", ylabel="training loss (nats)", yscale="log", title="Training loss")
-    error_axes.set(xlabel="epoch", ylabel="top-1 error (%)", title="Validation error", ylim=(0, 100))
-    # Linear below 1%, so that an error of 0 has a place, logarithmic above, so that 1% and 2% can be told apart.
-    error_axes.set_yscale("symlog", linthresh=1)
-    error_axes.set_yticks([0, 1, 2, 5, 10, 20, 50, 100], ["0", "1", "2", "5", "10", "20", "50", "100"])
-    error_axes.set_xlim(right=error_axes.get_xlim()[1] * 1.06)
+    headline = arms[0].headline
+    score_axes.set(xlabel="epoch", ylabel=f"{headline.label} (%)", title=f"Validation: {headline.label}", ylim=(0, 100))
+    if not headline.higher_is_better:
+        # Linear below 1%, so that an error of 0 has a place, logarithmic above, so that 1% and 2% can be told apart.
+        score_axes.set_yscale("symlog", linthresh=1)
+        score_axes.set_yticks([0, 1, 2, 5, 10, 20, 50, 100], ["0", "1", "2", "5", "10", "20", "50", "100"])
+    score_axes.set_xlim(right=score_axes.get_xlim()[1] * 1.06)
     loss_axes.legend(frameon=False, fontsize=9)
-    for axes in (loss_axes, error_axes):
+    for axes in (loss_axes, score_axes):
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25)
     figure.savefig(path, dpi=130)
@@ -158,15 +166,16 @@ def _page(arms: list[Arm], title: str, verdict: list[str], origin: str, picture:
     rows = "".join(
         f'<tr><td><i style="background:{colour}"></i> <b>{html.escape(arm.name)}</b><br><small>{html.escape(arm.title)}</small></td>'
         f'<td class="n">{arm.batch_size:,}</td><td class="n">{arm.steps:,}</td><td class="n">{arm.peak_lr:.4g}</td>'
-        f'<td class="n">{arm.mean:.2f} ± {arm.std:.2f}</td><td class="n">{len(arm.errors)}</td></tr>'
+        f'<td class="n">{arm.mean:.2f} ± {arm.std:.2f}</td><td class="n">{len(arm.scores)}</td></tr>'
         for arm, colour in zip(arms, COLOURS, strict=False)
     )
+    label = html.escape(arms[0].headline.label)
     lines = "".join(f"<li>{html.escape(line)}</li>" for line in verdict)
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'
         '<meta name="viewport" content="width=device-width">'
         f"<style>{_STYLE}</style><h1>{html.escape(title)}</h1><ul>{lines}</ul>"
-        f'<img alt="training loss and validation error over epochs, one line per seed" src="data:image/png;base64,{picture}">'
-        "<table><tr><th>recipe</th><th>batch</th><th>steps</th><th>peak lr</th><th>top-1 error %, mean ± std</th><th>seeds</th></tr>"
+        f'<img alt="training loss and {label} over epochs, one line per seed" src="data:image/png;base64,{picture}">'
+        f"<table><tr><th>recipe</th><th>batch</th><th>steps</th><th>peak lr</th><th>{label} %, mean ± std</th><th>seeds</th></tr>"
         f"{rows}</table><p><small>{html.escape(origin)}</small></p></html>\n"
     )

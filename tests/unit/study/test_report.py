@@ -11,17 +11,30 @@ from tools.study.report import Arm, markdown_table, provenance, verdicts, write_
 REFERENCE, LARGE = [1.0, 2.0, 3.0], [51.0, 52.0, 53.0]
 
 
-def arm(tmp_path: Path, name: str, errors: list[float]) -> Arm:
+ERROR = {"name": "top1_error", "label": "top-1 error", "higher_is_better": False}
+PRECISION = {"name": "mask_ap", "label": "mask AP", "higher_is_better": True}
+
+
+def arm(tmp_path: Path, name: str, errors: list[float], headline=ERROR) -> Arm:
     recipe = tmp_path / f"{name}.py"
     recipe.write_text(f'"""{name.title()} <in> words.\n\nRun  python {name}.py\n"""\nrecipe = None\n')
     for seed, error in enumerate(errors):
         folder = tmp_path / name / f"seed{seed}"
         folder.mkdir(parents=True)
         (folder / "summary.json").write_text(
-            json.dumps({"top1_error": error, "seconds": 1.0, "commit": "abc", "hardware": "2 cores", "versions": {"torch": "2.0"}})
+            json.dumps(
+                {
+                    "headline": headline,
+                    headline["name"]: error,
+                    "seconds": 1.0,
+                    "commit": "abc",
+                    "hardware": "2 cores",
+                    "versions": {"torch": "2.0"},
+                }
+            )
         )
         (folder / "plan.json").write_text(json.dumps({"batch_size": 32, "learning_rate": {"peak": 0.1}, "total_steps": 900}))
-        rows = [{"kind": "train", "epoch": 1.0, "loss": 0.5}, {"kind": "eval", "epoch": 1.0, "top1_error": error}]
+        rows = [{"kind": "train", "epoch": 1.0, "loss": 0.5}, {"kind": "eval", "epoch": 1.0, headline["name"]: error}]
         (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return Arm.read(recipe, tmp_path, list(range(len(errors))))
 
@@ -38,6 +51,14 @@ def test_the_verdict_names_the_gap_with_two_standard_errors(tmp_path):
     # Both standard deviations are 1: two standard errors of the difference are 2 sqrt(1/3 + 1/3).
     assert large == "large loses 50.00 ± 1.63 points against reference"
     assert same.endswith("no difference that these seeds can show")
+
+
+def test_more_is_better_where_the_headline_says_so(tmp_path):
+    arms = [arm(tmp_path, "reference", LARGE, PRECISION), arm(tmp_path, "worse", REFERENCE, PRECISION)]
+    assert verdicts(arms) == ["worse loses 50.00 ± 1.63 points against reference"]
+    assert "mask AP %, mean ± std" in markdown_table(arms)
+    write_report(arms, tmp_path, title="A title", command="x")
+    assert json.loads((tmp_path / "study.json").read_text())["arms"][0]["mask_ap"] == LARGE
 
 
 def test_the_page_is_self_contained_and_escapes_text(tmp_path):
