@@ -19,7 +19,8 @@ from lbtrain.cut import Cut, Phase, cut_batch, phase_starts, steps_before
 from lbtrain.data import Facts, facts
 from lbtrain.errors import RecipeError
 from lbtrain.recipe import Recipe
-from lbtrain.schedules import BatchGrowth, Duration, LearningRate, scale_lr
+from lbtrain.scaling import peak_lr, regime_factor, warmup_start
+from lbtrain.schedules import BatchGrowth, Duration, LearningRate
 
 GIB = 2**30
 
@@ -47,6 +48,7 @@ class Plan:
     base_lr: float
     base_batch_size: int
     rule: str
+    regime_factor: int
     learning_rate: LearningRate
     clip_norm: float
     zero_stage: int
@@ -90,8 +92,12 @@ class Plan:
             "batch grows": "; ".join(self._growth()) or "no",
             "batch-norm batch": ghost if census.batch_norm_layers else "no batch norm",
             "ghost batches a step": f"{self.ghost_batches_per_step}" if census.batch_norm_layers else "-",
-            "reference learning rate": f"{self.base_lr:g} at {self.base_batch_size:,}, {self.rule} rule",
+            "reference learning rate": "table"
+            if self.rule == "table"
+            else f"{self.base_lr:g} at {self.base_batch_size:,}, {self.rule} rule",
+            "regime adaptation": f"epochs x {self.regime_factor}" if self.regime_factor > 1 else "none",
             "peak learning rate": f"{rate.peak:.6g}",
+            "per example": f"{rate.peak / self.batch_size:.6g}",
             "warm-up": f"{rate.warmup_form} from {rate.warmup_start:.6g}, {self.warmup_steps:,.1f} steps" if self.warmup_steps else "none",
             "decay": rate.decay
             + (f" by {rate.factor:g} at epochs {', '.join(self._epochs(rate.milestones))}" if rate.decay == "step" else ""),
@@ -118,11 +124,11 @@ def make_plan(recipe: Recipe, world_size: int, *, engine: str = "ddp", model_cen
     cut = phases[0].cut
 
     def share(text: str, name: str) -> float:
-        return _examples(text, name, recipe, known, total) / total
+        return _schedule_examples(text, name, recipe, known, total) / total
 
-    warmup, rate = share(recipe.schedule.warmup, "schedule.warmup"), recipe.schedule
-    peak = scale_lr(rate.base_lr, rate.base_batch_size, recipe.batch_size, rate.rule)  # type: ignore[arg-type]
-    start = min(rate.base_lr, peak) if rate.warmup_start_lr is None else rate.warmup_start_lr
+    rate, peak = recipe.schedule, peak_lr(recipe)
+    warmup = share(rate.warmup, "schedule.warmup") * (recipe.batch_size / rate.base_batch_size if rate.warmup_rule == "linear" else 1)
+    start = warmup_start(rate, peak)
     milestones = tuple(sorted(share(text, "schedule.milestones") for text in rate.milestones)) if rate.decay == "step" else ()
     form: Any = rate.warmup_form
     decay: Any = rate.decay
@@ -143,6 +149,7 @@ def make_plan(recipe: Recipe, world_size: int, *, engine: str = "ddp", model_cen
         base_lr=rate.base_lr,
         base_batch_size=rate.base_batch_size,
         rule=rate.rule,
+        regime_factor=regime_factor(rate, recipe.batch_size),
         learning_rate=LearningRate(peak, start, warmup, form, decay, milestones, rate.factor, rate.power),
         clip_norm=recipe.optimizer.clip_norm,
         zero_stage=recipe.deepspeed.zero_stage if engine == "deepspeed" else 0,
@@ -151,7 +158,7 @@ def make_plan(recipe: Recipe, world_size: int, *, engine: str = "ddp", model_cen
         log_every=_examples(recipe.log_every, "log_every", recipe, known, total),
         evaluate_every=_examples(recipe.evaluate_every, "evaluate_every", recipe, known, total),
         checkpoint_every=_examples(recipe.checkpoint.every, "checkpoint.every", recipe, known, total),
-        notes=tuple(_notes(warmup, milestones, len(phases) - 1 < len(rate.batch_growth))),
+        notes=tuple(_notes(recipe, warmup, milestones, len(phases) - 1 < len(rate.batch_growth))),
     )
 
 
@@ -159,7 +166,7 @@ def _phases(recipe: Recipe, known: Facts, total: int, world_size: int, ghost: in
     """Raises RecipeError if the batch of any phase cannot be cut."""
     name = "schedule.batch_growth"
     points = [BatchGrowth.parse(text, name) for text in recipe.schedule.batch_growth]
-    growth = [(_examples(point.at, name, recipe, known, total), point.factor) for point in points]
+    growth = [(_schedule_examples(point.at, name, recipe, known, total), point.factor) for point in points]
     starts = [(start, size) for start, size in phase_starts(recipe.batch_size, growth) if start < total]
     micro, max_micro = recipe.micro_batch_size, recipe.max_micro_batch_size
     return tuple(Phase(start, size, cut_batch(size, world_size, ghost, micro=micro, max_micro=max_micro)) for start, size in starts)
@@ -169,6 +176,12 @@ def _check_combinations(recipe: Recipe, engine: str) -> None:
     """What each key allows alone but not together."""
     if recipe.optimizer.nesterov and not recipe.optimizer.momentum:
         raise RecipeError("optimizer.nesterov=true needs optimizer.momentum above 0")
+    if recipe.schedule.base_momentum is not None and recipe.optimizer.name == "lamb":
+        raise RecipeError("schedule.base_momentum is for SGD and LARS: LAMB has no momentum, and its rate is not scaled by one")
+    if recipe.schedule.warmup_start_lr is not None and recipe.schedule.warmup_start_share is not None:
+        raise RecipeError("schedule.warmup_start_lr and schedule.warmup_start_share both say where the warm-up starts: set one of the two")
+    if recipe.schedule.rule != "table" and recipe.schedule.table:
+        raise RecipeError(f"schedule.table is read with schedule.rule=table only, and the rule is {recipe.schedule.rule}")
     if recipe.deepspeed.zero_stage and engine != "deepspeed":
         stage = f"deepspeed.zero_stage={recipe.deepspeed.zero_stage}"
         raise RecipeError(f"{stage} needs engine=deepspeed, and this is engine={engine}: launch with deepspeed, or set engine=deepspeed")
@@ -188,8 +201,13 @@ def _check_combinations(recipe: Recipe, engine: str) -> None:
 
 
 def _total_examples(recipe: Recipe, known: Facts) -> int:
-    length = Duration.parse(recipe.duration)
-    return math.ceil(length.examples(train_examples=known.train_examples, batch_size=recipe.batch_size, total_examples=0))
+    return math.ceil(_schedule_examples(recipe.duration, "duration", recipe, known, 0))
+
+
+def _schedule_examples(text: str, name: str, recipe: Recipe, known: Facts, total: int) -> float:
+    """Of a length that regime adaptation stretches: lengths in epochs. Steps stay as many, a share of the run the same share."""
+    factor = regime_factor(recipe.schedule, recipe.batch_size) if text.endswith("ep") else 1
+    return factor * _examples(text, name, recipe, known, total)
 
 
 def _examples(text: str, name: str, recipe: Recipe, known: Facts, total: int) -> float:
@@ -197,7 +215,7 @@ def _examples(text: str, name: str, recipe: Recipe, known: Facts, total: int) ->
     return length.examples(train_examples=known.train_examples, batch_size=recipe.batch_size, total_examples=total)
 
 
-def _notes(warmup: float, milestones: tuple[float, ...], growth_unseen: bool) -> list[str]:
+def _notes(recipe: Recipe, warmup: float, milestones: tuple[float, ...], growth_unseen: bool) -> list[str]:
     notes = []
     if warmup > 1:
         notes.append("the warm-up is longer than the run: the peak learning rate is never reached")
@@ -205,6 +223,11 @@ def _notes(warmup: float, milestones: tuple[float, ...], growth_unseen: bool) ->
         notes.append("some milestones lie beyond the end of the run")
     if growth_unseen:
         notes.append("some points of schedule.batch_growth lie beyond the end of the run, or several in one step")
+    if recipe.optimizer.name != "sgd" and recipe.schedule.rule == "linear" and recipe.batch_size != recipe.schedule.base_batch_size:
+        notes.append(
+            f"the linear rule is SGD's: {recipe.optimizer.name.upper()} has been reproduced best with schedule.rule=sqrt and "
+            "schedule.warmup_rule=linear"
+        )
     return notes
 
 

@@ -19,7 +19,7 @@ from lbtrain.values import checked, from_text
 
 
 def _key(default: Any, help: str, **checks: Any) -> Any:
-    """A field with its meaning and its range: `choices`, `at_least`, `above`, `below`, `at_most`, `duration=True` or `growth=True`."""
+    """A field with its meaning; its range by `choices`, `at_least`, `above`, `below`, `at_most`, its form by `duration`, `growth`, `table`."""
     metadata = {"help": help, **checks}
     if isinstance(default, type):
         return field(default_factory=default, metadata=metadata)
@@ -75,9 +75,18 @@ class OptimizerConfig:
 class ScheduleConfig:
     base_lr: float = _key(0.1, "the reference pair: this learning rate ...", at_least=0)
     base_batch_size: int = _key(256, "... at this global batch", at_least=1)
-    rule: str = _key("linear", "how the rate follows the batch (linear: Goyal et al. 2017)", choices=("linear", "sqrt", "none"))
+    base_momentum: float | None = _key(
+        None, "... and this momentum: the rule is then for lr / (1 - momentum) (Smith et al. 2018); null: the same", at_least=0, below=1
+    )
+    rule: str = _key("linear", "how the rate follows the batch (linear: Goyal et al. 2017)", choices=("linear", "sqrt", "none", "table"))
+    table: list[str] = _key([], "rule=table: learning rates by batch size, such as 512:4,8192:16", table=True)
+    regime_adaptation: bool = _key(
+        False, "multiply all lengths in epochs by ceil(batch_size / base_batch_size): as many steps as the small batch (Hoffer et al. 2017)"
+    )
     warmup: str = _key("5ep", "length of the gradual warm-up; 0ep: none", duration=True)
     warmup_start_lr: float | None = _key(None, "rate at which the warm-up starts; null: base_lr (Goyal et al., section 2.2)", at_least=0)
+    warmup_start_share: float | None = _key(None, "... or this share of the peak", at_least=0, at_most=1)
+    warmup_rule: str = _key("none", "linear: multiply the warm-up by batch_size / base_batch_size", choices=("none", "linear"))
     warmup_form: str = _key("gradual", "a ramp, or one constant rate until the warm-up ends", choices=("gradual", "constant"))
     decay: str = _key("step", "shape after the warm-up", choices=("step", "poly", "cosine", "none"))
     milestones: list[str] = _key(["30ep", "60ep", "80ep"], "step: where the rate is multiplied by factor", duration=True)

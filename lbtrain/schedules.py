@@ -3,12 +3,14 @@
 Nothing here has state, so nothing has to be saved, and a change of the batch or of the world size cannot shift a warm-up.
 
 Sources: Goyal et al. 2017, sections 2.1 (linear rule), 2.2 (warm-up) and 5.1 (decay); You et al. 2017, section 5 (polynomial decay);
-Krizhevsky 2014, section 5 (square-root rule); Loshchilov & Hutter 2017, equation 5 (cosine).
+Krizhevsky 2014, section 5 (square-root rule); Loshchilov & Hutter 2017, equation 5 (cosine); Smith et al. 2018, sections 2 to 4 (growing
+batch, momentum).
 """
 
 import math
 import re
 from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal, Self
@@ -61,13 +63,61 @@ class BatchGrowth:
         return cls(at, Fraction(factor))
 
 
-def scale_lr(base_lr: float, base_batch_size: int, batch_size: int, rule: Rule) -> float:
+@dataclass(frozen=True)
+class TableEntry:
+    """A learning rate that was found for one batch size: `8192:16`."""
+
+    batch_size: int
+    lr: float
+
+    @classmethod
+    def parse(cls, text: str, name: str = "table") -> Self:
+        """Raises RecipeError for anything but a batch size, a colon and a rate above 0."""
+        batch_size, _, lr = text.partition(":")
+        number = r"([0-9]{1,9}(?:\.[0-9]{1,12})?)(?:e(-?[0-9]{1,2}))?"
+        if not re.fullmatch(r"[1-9][0-9]{0,9}", batch_size) or not re.fullmatch(number, lr) or not float(lr):
+            raise RecipeError(f"{name}={text}: write a batch size and its learning rate, such as 8192:16")
+        return cls(int(batch_size), float(lr))
+
+
+def scale_lr(
+    base_lr: float, base_batch_size: int, batch_size: int, rule: Rule, *, momentum: float = 0.0, base_momentum: float | None = None
+) -> float:
     """The learning rate at `batch_size`, given the reference pair.
 
     linear: base_lr * B / B0 (Goyal et al. 2017, section 2.1); sqrt: base_lr * sqrt(B / B0); none: base_lr.
+    `base_momentum` is the one that the reference pair was found with, if it differs from `momentum`: the rule then holds for the effective
+    rate lr / (1 - momentum), so that under the linear rule B stays proportional to lr / (1 - momentum) (Smith et al. 2018, section 4).
     """
     ratio = batch_size / base_batch_size
-    return base_lr * {"linear": ratio, "sqrt": math.sqrt(ratio), "none": 1.0}[rule]
+    scaled = base_lr * {"linear": ratio, "sqrt": math.sqrt(ratio), "none": 1.0}[rule]
+    return scaled if base_momentum is None else scaled * (1 - momentum) / (1 - base_momentum)
+
+
+def lr_from_table(table: Sequence[TableEntry], batch_size: int) -> float:
+    """Raises RecipeError for a batch size that is not in the table, or stands there twice."""
+    rates = {entry.batch_size: entry.lr for entry in table}
+    if len(rates) < len(table):
+        raise RecipeError("schedule.table names a batch size twice")
+    if batch_size not in rates:
+        there = ", ".join(map(str, sorted(rates))) or "none"
+        raise RecipeError(f"batch_size={batch_size} is not in schedule.table; those there: {there}")
+    return rates[batch_size]
+
+
+def mean_form_lr(lr_per_example: float, batch_size: int) -> float:
+    """The rate for a loss averaged over the batch, given the one for a loss summed over it (Masters & Luschi 2018, section 2, "base
+    learning rate"): w - lr_per_example * sum of gradients = w - (lr_per_example * B) * their mean.
+    """
+    return lr_per_example * batch_size
+
+
+def sgd_noise_scale(lr: float, train_examples: int, batch_size: int, momentum: float = 0.0) -> float:
+    """The size of the random fluctuations of SGD: lr / (1 - momentum) * (N / B - 1) (Smith et al. 2018, sections 2 and 4).
+
+    Divide the rate by k, or multiply the batch by k: for B far below N it changes alike.
+    """
+    return lr / (1 - momentum) * (train_examples / batch_size - 1)
 
 
 def warmup(progress: float, length: float, start_lr: float, peak_lr: float, form: Literal["gradual", "constant"] = "gradual") -> float:

@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from lbtrain.errors import RecipeError
-from lbtrain.schedules import BatchGrowth, Duration
+from lbtrain.schedules import BatchGrowth, Duration, TableEntry
 
 
 def from_text(text: str, kind: Any, name: str) -> Any:
@@ -161,10 +161,9 @@ def _check_range(value: Any, checks: Mapping[str, Any], name: str) -> None:
         near = difflib.get_close_matches(str(value), [str(choice) for choice in checks["choices"]], n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise RecipeError(f"{name}={value}: {name} is one of {', '.join(map(str, checks['choices']))}{hint}")
-    if checks.get("duration"):
-        Duration.parse(value, name)
-    if checks.get("growth"):
-        BatchGrowth.parse(value, name)
+    for word, parse in {"duration": Duration.parse, "growth": BatchGrowth.parse, "table": TableEntry.parse}.items():
+        if checks.get(word):
+            parse(value, name)
     bounds = {
         "at_least": value.__class__.__ge__,
         "above": value.__class__.__gt__,

@@ -374,3 +374,83 @@ def test_the_memory_estimate_is_that_of_the_largest_micro_batch():
     schedule = dict(batch_growth=["10ep:2"], decay="none")
     grown, steady = (plan_of(small(data=dict(name="digits"), schedule=part)) for part in (schedule, dict(decay="none")))
     assert grown.memory["activations"] == 2 * steady.memory["activations"]
+
+
+DIGITS = dict(data=dict(name="digits"))
+
+
+def test_a_table_of_rates_in_a_plan():
+    schedule = dict(rule="table", table=["64:0.5", "512:2"], decay="none", warmup="1ep")
+    plan = plan_of(small(**DIGITS, batch_size=512, schedule=schedule))
+    assert (plan.learning_rate.peak, plan.learning_rate.warmup_start) == (2, 0.5)
+    with pytest.raises(RecipeError, match=r"batch_size=128 is not in schedule.table; those there: 64, 512"):
+        plan_of(small(**DIGITS, batch_size=128, schedule=schedule))
+    with pytest.raises(RecipeError, match="the rule is linear"):
+        plan_of(small(**DIGITS, schedule=schedule | dict(rule="linear")))
+
+
+@pytest.mark.parametrize(
+    ("batch", "lr", "warmup_epochs"),
+    [(512, 4, 0.15625), (1024, 5.6569, 0.3125), (4096, 11.3137, 1.25), (8192, 16, 2.5), (16384, 22.6274, 5)],
+)
+def test_the_reproduced_table_of_lars(batch, lr, warmup_epochs):
+    """Rates grow with the square root of the batch, warm-ups linearly (docs/design.md, section 7)."""
+    schedule = dict(base_lr=4.0, base_batch_size=512, rule="sqrt", warmup="0.15625ep", warmup_rule="linear", decay="poly")
+    recipe = Recipe().vary(batch_size=batch, data=dict(name="imagenet"), optimizer=dict(name="lars"), schedule=schedule)
+    plan = plan_of(recipe)
+    assert plan.learning_rate.peak == pytest.approx(lr, rel=1e-4)
+    assert plan.learning_rate.warmup_length * 90 == pytest.approx(warmup_epochs, rel=1e-12)
+    assert plan.notes == ()
+
+
+@pytest.mark.parametrize(("optimizer", "noted"), [("sgd", False), ("lars", True), ("lamb", True)])
+def test_layerwise_optimizers_do_not_take_over_the_linear_rule_unnoticed(optimizer, noted):
+    schedule = dict(rule="linear", decay="none")
+    assert any("linear rule" in note for note in plan_of(small(**DIGITS, optimizer=dict(name=optimizer), schedule=schedule)).notes) == noted
+    at_the_reference = schedule | dict(base_batch_size=64)
+    assert plan_of(small(**DIGITS, optimizer=dict(name=optimizer), schedule=at_the_reference)).notes == ()
+
+
+def test_regime_adaptation_keeps_the_number_of_updates():
+    """Hoffer et al. 2017: ResNet-44 on CIFAR-10, 128 to 4,096, milestones 81, 122 and 164 epochs."""
+    schedule = dict(base_batch_size=128, rule="sqrt", warmup="5ep", milestones=["81ep", "122ep", "164ep", "0.99dur"])
+    few = Recipe().vary(batch_size=128, bn_batch_size=128, duration="200ep", data=dict(name="cifar10"), schedule=schedule)
+    many = few.vary(batch_size=4096, schedule=dict(regime_adaptation=True))
+    small_batch, large_batch = plan_of(few), plan_of(many)
+    assert large_batch.regime_factor == 32 and large_batch.rows()["regime adaptation"] == "epochs x 32"
+    assert large_batch.total_steps == small_batch.total_steps == 78_125
+    assert large_batch.warmup_steps == small_batch.warmup_steps
+    assert large_batch.learning_rate.milestones == small_batch.learning_rate.milestones
+    assert large_batch.evaluate_every == small_batch.evaluate_every == 50_000
+    assert large_batch.learning_rate.peak == pytest.approx(0.1 * math.sqrt(32), rel=1e-12)
+
+
+def test_regime_adaptation_stretches_what_is_in_epochs_only():
+    schedule = dict(base_batch_size=64, regime_adaptation=True, decay="none", warmup="30it", batch_growth=["2ep:2"])
+    plan = plan_of(small(**DIGITS, batch_size=144, duration="4ep", schedule=schedule))
+    assert plan.regime_factor == 3  # the ceiling of 2.25
+    assert (plan.total_examples, plan.phases[1].start, plan.warmup_steps) == (12 * 1440, 6 * 1440, 30)
+    assert plan_of(small(**DIGITS, batch_size=32, schedule=dict(base_batch_size=64, regime_adaptation=True))).regime_factor == 1
+
+
+@pytest.mark.parametrize("batch", [2, 4, 8, 16, 32, 64])
+def test_a_rate_per_example_and_a_warmup_from_a_share_of_it(batch):
+    """Masters & Luschi 2018: a base rate of 2^-8 for every batch; section 3.4: warm-up from 1/32 of the rate over 5% of the run."""
+    schedule = dict(base_lr=2**-8, base_batch_size=1, warmup="0.05dur", warmup_start_share=1 / 32, decay="none")
+    plan = plan_of(small(**DIGITS, batch_size=batch, bn_batch_size=2, schedule=schedule))
+    assert plan.learning_rate.peak == batch * 2**-8
+    assert plan.learning_rate.warmup_start == batch * 2**-13
+    assert plan.rows()["per example"] == "0.00390625"
+    assert plan.ghost_batches_per_step == batch // 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (dict(schedule=dict(warmup_start_lr=0.1, warmup_start_share=0.1)), "set one of the two"),
+        (dict(optimizer=dict(name="lamb"), schedule=dict(base_momentum=0.9)), "LAMB has no momentum"),
+    ],
+)
+def test_scaling_keys_that_contradict_each_other(changes, said):
+    with pytest.raises(RecipeError, match=said):
+        plan_of(small(**DIGITS, **changes))

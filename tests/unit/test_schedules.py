@@ -9,7 +9,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lbtrain.errors import RecipeError
-from lbtrain.schedules import Duration, LearningRate, cosine_decay, polynomial_decay, scale_lr, step_decay, warmup
+from lbtrain.schedules import (
+    Duration,
+    LearningRate,
+    TableEntry,
+    cosine_decay,
+    lr_from_table,
+    mean_form_lr,
+    polynomial_decay,
+    scale_lr,
+    sgd_noise_scale,
+    step_decay,
+    warmup,
+)
 
 REFERENCE = Path(__file__).parents[3] / "shared" / "reference" / "goyal2017.csv"
 IMAGENET = 1_281_167
@@ -78,6 +90,45 @@ def test_scaling_rules(batch_size, linear, sqrt):
     assert scale_lr(0.1, 256, batch_size, "linear") == pytest.approx(linear, rel=1e-15)
     assert scale_lr(0.1, 256, batch_size, "sqrt") == pytest.approx(sqrt, rel=1e-15)
     assert scale_lr(0.1, 256, batch_size, "none") == 0.1
+
+
+def test_the_momentum_form_keeps_the_noise_scale():
+    """Smith et al. 2018: Wide ResNet 16-4 from batch 128, rate 0.1, momentum 0.9 to batch 3,200 and momentum 0.98 has rate 0.5."""
+    assert scale_lr(0.1, 128, 3200, "linear", momentum=0.98, base_momentum=0.9) == pytest.approx(0.5, rel=1e-12)
+    assert scale_lr(0.1, 128, 640, "linear", momentum=0.9, base_momentum=0.9) == pytest.approx(0.5, rel=1e-12)
+    assert scale_lr(0.1, 128, 512, "sqrt", momentum=0.95, base_momentum=0.9) == pytest.approx(0.1, rel=1e-12)
+    assert sgd_noise_scale(0.1, 50_000, 128, 0.9) == pytest.approx(50_000 / 128 - 1, rel=1e-12)
+    # lr N / (B (1 - m)), to which the noise scale comes near where B is far below N, is the same for both.
+    assert pytest.approx(0.1 / 0.1 / 128) == 0.5 / 0.02 / 3200
+
+
+@pytest.mark.parametrize(("lr", "batch_size", "momentum"), [(0.1, 640, 0.9), (0.02, 128, 0.9), (0.1, 128, 0.5)])
+def test_a_fifth_of_the_rate_five_times_the_batch_or_a_fifth_of_the_memory_is_a_fifth_of_the_noise(lr, batch_size, momentum):
+    assert sgd_noise_scale(lr, 10**9, batch_size, momentum) == pytest.approx(sgd_noise_scale(0.1, 10**9, 128, 0.9) / 5, rel=1e-5)
+
+
+def test_a_sum_over_the_batch_and_a_mean_take_the_same_step():
+    gradients = [0.5, -2.0, 0.25, 4.0]
+    summed = 2**-7 * sum(gradients)
+    assert mean_form_lr(2**-7, 4) * (sum(gradients) / 4) == summed
+    assert [mean_form_lr(2**-8, size) for size in (2, 4, 64)] == [scale_lr(2**-8, 1, size, "linear") for size in (2, 4, 64)]
+
+
+def test_rates_from_a_table():
+    table = [TableEntry.parse(text) for text in ("8192:16", "512:4", "64:1e-2")]
+    assert [lr_from_table(table, size) for size in (64, 512, 8192)] == [0.01, 4, 16]
+    with pytest.raises(RecipeError, match=r"^batch_size=1024 is not in schedule.table; those there: 64, 512, 8192$"):
+        lr_from_table(table, 1024)
+    with pytest.raises(RecipeError, match="those there: none"):
+        lr_from_table([], 1024)
+    with pytest.raises(RecipeError, match="twice"):
+        lr_from_table([*table, TableEntry(64, 0.1)], 64)
+
+
+@pytest.mark.parametrize("text", ["512", "512:", ":4", "512:0", "512:-1", "512:x", "0:1", "5.5:1", "512:4:4", "512:1e999", "512:inf"])
+def test_any_other_entry_of_a_table_is_refused(text):
+    with pytest.raises(RecipeError, match=r"^schedule\.table="):
+        TableEntry.parse(text, "schedule.table")
 
 
 @pytest.mark.parametrize(
