@@ -19,7 +19,7 @@ from lbtrain.values import checked, from_text
 
 
 def _key(default: Any, help: str, **checks: Any) -> Any:
-    """A field with its meaning; its range by `choices`, `at_least`, `above`, `below`, `at_most`, its form by `duration`, `growth`, `table`."""
+    """A field with its meaning, and its range (`choices`, `at_least`, `above`, `below`, `at_most`) or form (`duration`, `growth`, ...)."""
     metadata = {"help": help, **checks}
     if isinstance(default, type):
         return field(default_factory=default, metadata=metadata)
