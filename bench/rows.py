@@ -15,7 +15,7 @@ RESULTS = Path(__file__).parents[1] / "results"
 @dataclass(frozen=True)
 class Row:
     """`ours` and `peer` are medians over `n` paired rounds in `unit`; `ratio` is the median of the paired ratios, with its smallest and
-    largest.
+    largest. A figure that has no peer (`single`) has none of these either.
 
     `target` is the bound on the ratio that was aimed at, as written (">=0.97"); empty where there is none.
     """
@@ -24,18 +24,18 @@ class Row:
     case: str
     peer_name: str
     ours: float
-    peer: float
+    peer: float | None
     unit: str
-    ratio: float
-    ratio_min: float
-    ratio_max: float
+    ratio: float | None
+    ratio_min: float | None
+    ratio_max: float | None
     target: str
     n: int
     command: str
 
     @property
     def met(self) -> str:
-        if not self.target:
+        if not self.target or self.ratio is None:
             return ""
         bound = float(self.target.lstrip("<>="))
         return "yes" if (self.ratio >= bound if self.target.startswith(">") else self.ratio <= bound) else "no"
@@ -48,6 +48,11 @@ def paired(bench: str, case: str, peer_name: str, ours: list[float], peer: list[
         bench, case, peer_name, statistics.median(ours), statistics.median(peer), unit, statistics.median(ratios), min(ratios), max(ratios),
         target, len(ratios), command,
     )  # fmt: skip
+
+
+def single(bench: str, case: str, values: list[float], *, unit: str, command: str) -> Row:
+    """The row of a figure that is held against nothing: the median of `values`."""
+    return Row(bench, case, "", statistics.median(values), None, unit, None, None, None, "", len(values), command)
 
 
 def write(rows: list[Row], name: str) -> Path:
@@ -75,6 +80,8 @@ def write(rows: list[Row], name: str) -> Path:
 
 
 def show(row: Row) -> str:
+    if row.peer is None:
+        return f"{row.bench} {row.case}: {row.ours:.4g} {row.unit} (n={row.n})"
     target = f"  target {row.target}: {'met' if row.met == 'yes' else 'not met'}" if row.target else ""
     return (
         f"{row.bench} {row.case}: ours {row.ours:.4g} {row.unit}, {row.peer_name} {row.peer:.4g}; "

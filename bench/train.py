@@ -1,159 +1,166 @@
-"""Training speed against loops written by hand, in turns in one process (group).
+"""Training speed against the peers' loops, in turns in one process (group).
 
-    python -m bench.train                     every case, about 6 minutes on two cores; appends to results/train.csv
-    python -m bench.train --cases startup     some of them
+    python -m bench.train                               every case; appends to results/train.csv
+    python -m bench.train --cases single startup        some of them
+    python -m bench.train --cases resnet18 --timm DIR   with timm's own loop beside (DIR: a clone of timm's repository, for its train.py)
 
 Cases: `single` (one process, ResNet-20, 32 x 32, batch 128, plain PyTorch loop), `ddp` (two gloo ranks, one thread each,
-DistributedDataParallel), `deepspeed` and `accelerate` (the same two ranks through those engines), `startup` (how long `plan_for=` takes).
-
-lbtrain's real loop runs, with its records, logging and TensorBoard. Each time it writes a row, the other loop takes as many steps on its
-own model: turns of about a second, so that whatever else the machine does falls on both.
+DistributedDataParallel), `deepspeed` and `accelerate` (the same two ranks through those engines, against DistributedDataParallel and against
+that library's own minimal loop), `resnet18` and `resnet50` (one process, 64 x 64, against every peer), `memory` (peak memory of a process
+that trains ResNet-18, against the plain loop's), `startup` (how long `plan_for=` takes).
 """
 
 import argparse
 import json
 import os
+import resource
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-from unittest import mock
 
 from bench import rows
+from bench.peers import Job, Loop, accelerate_loop, by_hand, deepspeed_loop, timm_loop
+from bench.turns import ROUNDS, in_turns
 
-BATCH_SIZE, WINDOW, ROUNDS = 128, 8, 21
-TARGETS = {"single": ">=0.97", "ddp": ">=0.97", "deepspeed": ">=0.95", "accelerate": ">=0.95"}
 LONGEST_START = 3.0
 COMMAND = "python -m bench.train"
 
-Pairs = tuple[list[float], list[float]]
+
+@dataclass(frozen=True)
+class Case:
+    """`peers`: name of the loop and the bound on our images/s over its."""
+
+    job: Job
+    engine: str
+    ranks: int
+    peers: dict[str, str]
+    rounds: int = ROUNDS
 
 
-def by_hand() -> Iterator[None]:
-    """The loop that anyone would write: SGD, DistributedDataParallel with its defaults where there are ranks. WINDOW steps a turn."""
-    import timm
-    import torch
-    import torch.distributed as dist
-    import torch.nn.functional as F
-    from torch.nn.parallel import DistributedDataParallel
-
-    import lbtrain.nn  # noqa: F401 registers cifar_resnet20 with timm
-
-    world_size = dist.get_world_size()
-    model = timm.create_model("cifar_resnet20", num_classes=1000)
-    if world_size > 1:
-        model = DistributedDataParallel(model)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
-    images, labels = torch.randn(64, 3, 32, 32), torch.randint(0, 1000, (64,))
-    while True:
-        for _ in range(WINDOW):
-            picked = torch.randint(0, 64, (BATCH_SIZE // world_size,))
-            loss = F.cross_entropy(model(images[picked]), labels[picked])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-        loss.item()
-        yield
+LOOPS: dict[str, Loop] = {
+    "plain loop": by_hand,
+    "hand-written DDP": by_hand,
+    "accelerate loop": accelerate_loop,
+    "DeepSpeed loop": deepspeed_loop,
+}
+SMALL, HALF = Job("cifar_resnet20", 32, 128, 8), Job("cifar_resnet20", 32, 64, 8)
+ALL = {"plain loop": ">=0.98", "accelerate loop": ">=0.98", "DeepSpeed loop": ">=0.98"}
+CASES = {
+    "single": Case(SMALL, "ddp", 1, {"plain loop": ">=0.97"}),
+    "ddp": Case(HALF, "ddp", 2, {"hand-written DDP": ">=0.97"}),
+    "deepspeed": Case(HALF, "deepspeed", 2, {"hand-written DDP": ">=0.95", "DeepSpeed loop": ">=0.98"}),
+    "accelerate": Case(HALF, "accelerate", 2, {"hand-written DDP": ">=0.95", "accelerate loop": ">=0.98"}),
+    "resnet18": Case(Job("resnet18", 64, 32, 2), "ddp", 1, ALL, rounds=15),
+    "resnet50": Case(Job("resnet50", 64, 16, 1), "ddp", 1, ALL, rounds=15),
+}
 
 
-def in_turns(engine: str) -> Pairs:
-    """Images/s of both loops, turn by turn; the first turn, in which both warm up, left out. Every rank takes part."""
-    from lbtrain import Recipe
-    from lbtrain.main import run
-    from lbtrain.records import Records, TrainRow
-
-    mine: list[float] = []
-    theirs: list[float] = []
-    write, clock = Records.write, [time.perf_counter()]
-    other: list[Iterator[None]] = []
-
-    def write_and_take_turns(records: Any, row: Any) -> None:
-        write(records, row)
-        if not isinstance(row, TrainRow):
-            return
-        now = time.perf_counter()
-        mine.append(WINDOW * BATCH_SIZE / (now - clock[0]))
-        other.append(other.pop() if other else by_hand())
-        next(other[0])
-        clock[0] = time.perf_counter()
-        theirs.append(WINDOW * BATCH_SIZE / (clock[0] - now))
-
-    with tempfile.TemporaryDirectory() as folder, mock.patch.object(Records, "write", write_and_take_turns):
-        run(recipe_of(engine, Recipe(), f"{folder}/run"), "bench", on_screen=False)
-    return mine[1:], theirs[1:]
+def measure(name: str, timm_checkout: Path | None) -> list[rows.Row]:
+    """One row per peer."""
+    case = CASES[name]
+    loops = {peer: LOOPS[peer] for peer in case.peers}
+    if timm_checkout and case.ranks == 1:
+        loops["timm train.py"] = timm_loop(timm_checkout)
+    seconds = in_turns(case.job, case.engine, list(loops.values()), case.rounds) if case.ranks == 1 else on_ranks(name)
+    job, command = case.job, f"{COMMAND} --cases {name}"
+    images = job.micro_batch_size * job.steps * case.ranks
+    mine, *theirs = [[images / turn for turn in turns] for turns in seconds]
+    title = f"{name}, {job.model} {job.image_size}x{job.image_size}, {job.micro_batch_size} x {case.ranks}"
+    targets = case.peers | {"timm train.py": ">=0.98"}
+    return [
+        rows.paired("train", title, peer, mine, rates, unit="images/s", target=targets[peer], command=command)
+        for peer, rates in zip(loops, theirs, strict=True)
+    ]
 
 
-def recipe_of(engine: str, recipe: Any, run_dir: str) -> Any:
-    return recipe.vary(
-        engine=engine,
-        batch_size=BATCH_SIZE,
-        bn_batch_size=BATCH_SIZE // int(os.environ.get("WORLD_SIZE", 1)),
-        duration=f"{WINDOW * (ROUNDS + 1)}it",
-        model=dict(name="cifar_resnet20"),
-        data=dict(name="synthetic", image_size=32),
-        schedule=dict(warmup="0ep", decay="none", base_lr=0.01, rule="none"),
-        log_every=f"{WINDOW}it",
-        run_dir=run_dir,
-    )
+def on_ranks(name: str) -> list[list[float]]:
+    launch = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc_per_node",
+        str(CASES[name].ranks),
+        "-m",
+        "bench.train",
+        "--worker",
+        name,
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+    output = subprocess.run(launch, env=environment, check=True, capture_output=True, text=True, timeout=1200).stdout
+    line = next(line for line in output.splitlines() if line.startswith("turns "))
+    return list(json.loads(line.removeprefix("turns ")))
 
 
-def worker(case: str) -> None:
-    """One rank of a two-rank case; rank 0 prints the pairs."""
+def worker(name: str) -> None:
+    """One rank of a case on several; rank 0 prints the seconds."""
     from lbtrain.cluster.launch import leave_process_group
 
-    mine, theirs = in_turns(case)
+    case = CASES[name]
+    seconds = in_turns(case.job, case.engine, [LOOPS[peer] for peer in case.peers], case.rounds)
     if os.environ["RANK"] == "0":
-        print("pairs", json.dumps([mine, theirs]), flush=True)
+        print("turns", json.dumps(seconds), flush=True)
     leave_process_group()
 
 
-def two_ranks(case: str) -> Pairs:
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "bench.train", "--worker", case]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
-    output = subprocess.run(launch, env=environment, check=True, capture_output=True, text=True, timeout=1200).stdout
-    line = next(line for line in output.splitlines() if line.startswith("pairs "))
-    mine, theirs = json.loads(line.removeprefix("pairs "))
-    return mine, theirs
-
-
-def startup() -> Pairs:
+def startup() -> rows.Row:
     """Seconds for a plan of six world sizes, and the three that a person should wait at most."""
     recipe = str(Path(__file__).parents[1] / "recipes" / "resnet50_8k.py")
-    plan = [sys.executable, recipe, "plan_for=8,16,32,64,128,256"]
-    seconds = [_seconds(plan) for _ in range(8)][1:]
-    return seconds, [LONGEST_START] * len(seconds)
+    seconds = []
+    for _ in range(8):
+        started = time.perf_counter()
+        subprocess.run([sys.executable, recipe, "plan_for=8,16,32,64,128,256"], check=True, capture_output=True)
+        seconds.append(time.perf_counter() - started)
+    limit = [LONGEST_START] * 7
+    command = f"{COMMAND} --cases startup"
+    return rows.paired("train", "plan_for, six world sizes", "limit", seconds[1:], limit, unit="s", target="<=1.0", command=command)
 
 
-def _seconds(command: list[str]) -> float:
-    started = time.perf_counter()
-    subprocess.run(command, check=True, capture_output=True)
-    return time.perf_counter() - started
+def memory() -> rows.Row:
+    """Peak resident memory of fresh processes, ours and the plain loop's in turns."""
+    mine, theirs = [], []
+    for _ in range(3):
+        mine.append(_peak("ours"))
+        theirs.append(_peak("plain"))
+    command = f"{COMMAND} --cases memory"
+    return rows.paired("train", "memory, resnet18 64x64, 32 x 1", "plain loop", mine, theirs, unit="MiB", target="<=1.05", command=command)
 
 
-def measure(case: str) -> rows.Row:
-    command = f"{COMMAND} --cases {case}"
-    if case == "startup":
-        mine, theirs = startup()
-        return rows.paired("train", "plan_for, six world sizes", "limit", mine, theirs, unit="s", target="<=1.0", command=command)
-    mine, theirs = in_turns("ddp") if case == "single" else two_ranks(case)
-    peer = "plain loop" if case == "single" else "hand-written DDP"
-    name = f"{case}, ResNet-20 32x32, batch {BATCH_SIZE}, {1 if case == 'single' else 2} process(es)"
-    return rows.paired("train", name, peer, mine, theirs, unit="images/s", target=TARGETS[case], command=command)
+def _peak(who: str) -> float:
+    command = [sys.executable, "-m", "bench.train", "--peak", who]
+    output = subprocess.run(command, check=True, capture_output=True, text=True, timeout=600).stdout
+    return float(output.split()[-1])
+
+
+def print_peak(who: str) -> None:
+    """Trains a few steps in this process and prints the most memory it ever held, in MiB."""
+    job = Job("resnet18", 64, 32, 2)
+    if who == "ours":
+        in_turns(job, "ddp", [], rounds=3)
+    else:
+        loop = by_hand(job)
+        for _ in range(4):
+            next(loop)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", nargs="*", choices=[*TARGETS, "startup"], default=[*TARGETS, "startup"])
-    parser.add_argument("--worker", choices=list(TARGETS), help=argparse.SUPPRESS)
+    every = [*CASES, "memory", "startup"]
+    parser.add_argument("--cases", nargs="*", choices=every, default=every, help="(default: all)")
+    parser.add_argument("--timm", type=Path, metavar="DIR", help="a clone of timm's repository: its train.py takes part")
+    parser.add_argument("--worker", choices=list(CASES), help=argparse.SUPPRESS)
+    parser.add_argument("--peak", choices=("ours", "plain"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
         worker(options.worker)
-        return
-    for case in options.cases:
-        rows.write([measure(case)], "train")
+    elif options.peak:
+        print_peak(options.peak)
+    else:
+        for case in options.cases:
+            measured = [startup()] if case == "startup" else [memory()] if case == "memory" else measure(case, options.timm)
+            rows.write(measured, "train")
 
 
 if __name__ == "__main__":

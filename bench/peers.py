@@ -1,0 +1,151 @@
+"""Training loops that are not ours, for benchmarks: each does as many steps as a turn has, then says so by a `yield`.
+
+Written as their libraries' own examples are: plain PyTorch (with DistributedDataParallel where there are ranks), accelerate, DeepSpeed.
+timm's loop is timm's own code: `train_one_epoch` from the train.py of a checkout that the caller names.
+"""
+
+import importlib.util
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import timm
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+import lbtrain.nn  # noqa: F401 registers its models with timm
+
+CLASSES, POOL = 1000, 64
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every loop of a comparison does: `steps` a turn on `micro_batch_size` noise images per process, which lie on the device."""
+
+    model: str
+    image_size: int
+    micro_batch_size: int
+    steps: int
+    device: str = "cpu"
+    precision: str = "fp32"
+    channels_last: bool = False
+
+    def build(self) -> nn.Module:
+        order = torch.channels_last if self.channels_last else torch.contiguous_format
+        return timm.create_model(self.model, num_classes=CLASSES).to(self.device).to(memory_format=order)
+
+    def sgd(self, model: nn.Module) -> torch.optim.Optimizer:
+        return torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
+
+    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        images = torch.randn(POOL, 3, self.image_size, self.image_size, device=self.device)
+        labels = torch.randint(0, CLASSES, (POOL,), device=self.device)
+        while True:
+            picked = torch.randint(0, POOL, (self.micro_batch_size,), device=self.device)
+            yield images[picked], labels[picked]
+
+    def autocast(self) -> torch.autocast:
+        return torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.precision == "bf16")
+
+
+Loop = Callable[[Job], Iterator[None]]
+
+
+def by_hand(job: Job) -> Iterator[None]:
+    """The loop that anyone would write; DistributedDataParallel with its defaults where there are ranks."""
+    model: nn.Module = job.build()
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        model = DistributedDataParallel(model)
+    yield from _steps(job, model)
+
+
+def without_exchange(job: Job) -> Iterator[None]:
+    """The same on every rank for itself."""
+    yield from _steps(job, job.build())
+
+
+def _steps(job: Job, model: nn.Module) -> Iterator[None]:
+    optimizer, batches = job.sgd(model), job.batches()
+    while True:
+        for _ in range(job.steps):
+            images, labels = next(batches)
+            with job.autocast():
+                loss = F.cross_entropy(model(images), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        loss.item()
+        yield
+
+
+def accelerate_loop(job: Job) -> Iterator[None]:
+    from accelerate import Accelerator
+
+    accelerator = Accelerator(cpu=job.device == "cpu", mixed_precision="bf16" if job.precision == "bf16" else "no")
+    module = job.build()
+    model, optimizer = accelerator.prepare(module, job.sgd(module))
+    batches = job.batches()
+    while True:
+        for _ in range(job.steps):
+            images, labels = next(batches)
+            loss = F.cross_entropy(model(images).float(), labels)
+            accelerator.backward(loss)
+            optimizer.step()
+            optimizer.zero_grad()
+        loss.item()
+        yield
+
+
+def deepspeed_loop(job: Job) -> Iterator[None]:
+    import deepspeed
+
+    if job.device == "cpu":  # its compilation takes minutes, and nothing here uses it
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    os.environ.setdefault("LOCAL_RANK", "0")
+    module = job.build().to(memory_format=torch.contiguous_format)  # `initialize` broadcasts weights in no other order
+    config = {
+        "train_micro_batch_size_per_gpu": job.micro_batch_size,
+        "gradient_clipping": 0.0,
+        "torch_autocast": {"enabled": job.precision == "bf16", "dtype": "bfloat16"},
+    }
+    engine, *_ = deepspeed.initialize(model=module, optimizer=job.sgd(module), config=config, dist_init_required=False)
+    if job.channels_last:
+        module.to(memory_format=torch.channels_last)
+    batches = job.batches()
+    while True:
+        for _ in range(job.steps):
+            images, labels = next(batches)
+            loss = F.cross_entropy(engine(images).float(), labels)
+            engine.backward(loss)
+            engine.step()
+        loss.item()
+        yield
+
+
+def timm_loop(checkout: Path) -> Loop:
+    """timm's own training loop. `checkout` is a clone of timm's repository, whose train.py no package has."""
+    spec = importlib.util.spec_from_file_location("timm_train", checkout / "train.py")
+    assert spec and spec.loader
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+
+    def loop(job: Job) -> Iterator[None]:
+        from timm.task import ClassificationTask
+
+        device = torch.device(job.device)
+        task = ClassificationTask(job.build(), nn.CrossEntropyLoss(), device=device, verbose=False)
+        optimizer, batches = job.sgd(task.get_trainable_module()), job.batches()
+        args = script.parser.parse_args(["--log-interval", "1000000", *(["--channels-last"] if job.channels_last else [])])
+        args.prefetcher, args.distributed, args.rank, args.world_size, args.local_rank = False, False, 0, 1, 0
+        for epoch in iter(int, 1):
+            turn = [next(batches) for _ in range(job.steps)]
+            script.train_one_epoch(
+                epoch, task.get_trainable_module(), turn, optimizer, args, task=task, device=device, amp_autocast=job.autocast
+            )
+            yield
+
+    return loop
