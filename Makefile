@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := recipes/digits.py recipes/digits_720_unscaled.py recipes/digits_720.py recipes/digits_720_lamb.py
 
-.PHONY: help install demo scaling-demo test test-slow lint bench clean
+.PHONY: help install demo scaling-demo test test-slow lint bench bench-check clean
 
 help:
 	@echo "make install    .venv with the pinned packages of constraints.txt (5.5 GB, about 2 minutes)"
@@ -12,7 +12,8 @@ help:
 	@echo "make test       the tests"
 	@echo "make test-slow  the tests that take longer"
 	@echo "make lint       ruff and mypy"
-	@echo "make bench      speed against hand-written loops and peers; appends to results/"
+	@echo "make bench      speed against the peers; appends to results/, renews docs/results.md (under 30 minutes)"
+	@echo "make bench-check  the same, held against the last rows; writes nothing"
 
 install: .venv/.installed
 
@@ -43,8 +44,10 @@ lint: install
 	$(BIN)/mypy
 
 bench: install
-	$(BIN)/python -m bench.train
-	$(BIN)/python -m bench.optim
+	$(BIN)/python -m bench
+
+bench-check: install
+	$(BIN)/python -m bench --check
 
 clean:
 	rm -rf runs .pytest_cache .mypy_cache .ruff_cache

@@ -157,12 +157,10 @@ def main() -> None:
     parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES), help="(default: all)")
     parser.add_argument("--minutes", type=float, default=9.0, help="stop before a case that may not end within this (default 9)")
     parser.add_argument("--timm", type=Path, metavar="DIR", help="a clone of timm's repository: its train.py takes part")
-    parser.add_argument("--results", type=Path, default=rows.RESULTS, help="folder of gpu.csv (default results/)")
     parser.add_argument("--tiny", action="store_true", help="rehearse every case, also on a CPU")
     options = parser.parse_args()
     if not torch.cuda.is_available() and not options.tiny:
         sys.exit("no GPU here: nothing measured (--tiny rehearses on a CPU)")
-    rows.RESULTS = options.results
     setting = Setting("cuda" if torch.cuda.is_available() else "cpu", options.tiny, options.timm)
     started = time.monotonic()
     for name in options.cases:

@@ -3,13 +3,15 @@
 import csv
 import dataclasses
 import datetime
+import os
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
 
 from lbtrain.provenance import commit, hardware, versions
 
-RESULTS = Path(__file__).parents[1] / "results"
+RESULTS = Path(os.environ.get("LBTRAIN_RESULTS", Path(__file__).parents[1] / "results"))
+"""Where rows go: results/, or the folder that LBTRAIN_RESULTS names, for a measurement that is only to be looked at."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ def single(bench: str, case: str, values: list[float], *, unit: str, command: st
 
 def write(rows: list[Row], name: str) -> Path:
     """Appends to results/NAME.csv, with commit, date, hardware and versions in every row, and prints them."""
-    RESULTS.mkdir(exist_ok=True)
+    RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / f"{name}.csv"
     origin = {
         "commit": commit(),

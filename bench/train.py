@@ -5,9 +5,9 @@
     python -m bench.train --cases resnet18 --timm DIR   with timm's own loop beside (DIR: a clone of timm's repository, for its train.py)
 
 Cases: `single` (one process, ResNet-20, 32 x 32, batch 128, plain PyTorch loop), `ddp` (two gloo ranks, one thread each,
-DistributedDataParallel), `deepspeed` and `accelerate` (the same two ranks through those engines, against DistributedDataParallel and against
-that library's own minimal loop), `resnet18` and `resnet50` (one process, 64 x 64, against every peer), `memory` (peak memory of a process
-that trains ResNet-18, against the plain loop's), `startup` (how long `plan_for=` takes).
+DistributedDataParallel), `deepspeed` and `accelerate` (the same two ranks through those engines, against DistributedDataParallel and
+against that library's own minimal loop), `resnet18` and `resnet50` (one process, 64 x 64, against every peer), `memory` (peak memory of a
+process that trains ResNet-18, against the plain loop's), `startup` (how long `plan_for=` takes).
 """
 
 import argparse

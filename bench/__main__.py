@@ -1,0 +1,116 @@
+"""Every performance claim, measured: `make bench`.
+
+python -m bench                     all that this machine can measure; appends to results/, renews docs/results.md
+python -m bench --only train optim  some of them
+python -m bench --check             measure, write nothing, exit 1 where a ratio is worse than the last row says (`make bench-check`)
+python -m bench --list              what there is, how long it takes, and what cannot run here and why
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench import report, rows
+
+SLOWER = 0.95
+"""A ratio this much worse than the last one, and outside the spread of its rounds, is a regression."""
+
+
+def _always() -> str | None:
+    return None
+
+
+def _gpu() -> str | None:
+    import torch
+
+    return None if torch.cuda.is_available() else "no GPU here"
+
+
+@dataclass(frozen=True)
+class Bench:
+    """`missing` says why it cannot run here, or None."""
+
+    name: str
+    minutes: float
+    missing: Callable[[], str | None] = _always
+
+    @property
+    def command(self) -> list[str]:
+        return [sys.executable, "-m", f"bench.{self.name}"]
+
+
+BENCHES = (
+    Bench("train", 9),
+    Bench("two_ranks", 4),
+    Bench("optim", 2),
+    Bench("gpu", 9, _gpu),
+)
+
+
+def regressions(before: list[report.Line], after: list[report.Line]) -> list[str]:
+    """What got worse, in words. A row that is new cannot have got worse."""
+    known = {(line["case"], line["peer_name"]): line for line in before}
+    worse = []
+    for line in after:
+        old = known.get((line["case"], line["peer_name"]))
+        if not old or not old["ratio"] or not line["ratio"]:
+            continue
+        now, then = report.better(line, line["ratio"]), report.better(old, old["ratio"])
+        worst = min(report.better(old, old["ratio_min"]), report.better(old, old["ratio_max"]))
+        if now < SLOWER * then and now < worst:
+            worse.append(f"{line['case']} against {line['peer_name']}: ratio {float(line['ratio']):.3f}, was {float(old['ratio']):.3f}")
+    return worse
+
+
+def run(benches: list[Bench], results: Path) -> list[str]:
+    """Runs them one after the other; returns the names of those that failed."""
+    failed = []
+    for number, bench in enumerate(benches, 1):
+        left = sum(later.minutes for later in benches[number - 1 :])
+        print(f"[{number}/{len(benches)}] {bench.name}: about {bench.minutes:g} min, all that is left about {left:g} min", flush=True)
+        started = time.monotonic()
+        done = subprocess.run(bench.command, env={**os.environ, "LBTRAIN_RESULTS": str(results)}, check=False)
+        print(f"{bench.name}: {'done' if done.returncode == 0 else 'FAILED'} in {(time.monotonic() - started) / 60:.1f} min", flush=True)
+        failed += [bench.name] * (done.returncode != 0)
+    return failed
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser("python -m bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=[bench.name for bench in BENCHES], metavar="NAME", help="some of them")
+    parser.add_argument("--check", action="store_true", help="hold new ratios against the last rows; write nothing")
+    parser.add_argument("--list", action="store_true", help="what there is")
+    options = parser.parse_args()
+    wanted = [bench for bench in BENCHES if not options.only or bench.name in options.only]
+    skipped = {bench.name: reason for bench in wanted if (reason := bench.missing())}
+    benches = [bench for bench in wanted if bench.name not in skipped]
+    if options.list:
+        for bench in wanted:
+            print(f"{bench.name:<20} {bench.minutes:4g} min  {'skipped: ' + skipped[bench.name] if bench.name in skipped else 'runs here'}")
+        return
+    for name, reason in skipped.items():
+        print(f"{name}: not measured, {reason}")
+    if options.check:
+        with tempfile.TemporaryDirectory() as folder:
+            failed = run(benches, Path(folder))
+            worse = [text for path in Path(folder).glob("*.csv") for text in _compared(path)]
+        print(*(worse or ["no ratio got worse than the last rows say"]), sep="\n")
+        sys.exit(bool(failed or worse))
+    failed = run(benches, rows.RESULTS)
+    subprocess.run([sys.executable, "-m", "bench.report"], check=True)
+    sys.exit(f"failed: {', '.join(failed)}" if failed else None)
+
+
+def _compared(path: Path) -> list[str]:
+    before = rows.RESULTS / path.name
+    return regressions(report.newest(before), report.newest(path)) if before.exists() else []
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,138 @@
+"""results/*.csv -> docs/results.md and docs/results.png: the newest row of every comparison, as a table and as a picture.
+
+python -m bench.report            write both
+python -m bench.report --check    exit 1 if docs/results.md is not what the rows say
+"""
+
+import argparse
+import csv
+import sys
+from pathlib import Path
+
+from bench import rows
+
+ROOT = Path(__file__).parents[1]
+PAGE, PICTURE = ROOT / "docs" / "results.md", ROOT / "docs" / "results.png"
+Line = dict[str, str]
+
+TITLES = {
+    "train": "Training speed and memory against the peers' loops",
+    "two_ranks": "A second rank on one machine",
+    "optim": "Optimizer steps",
+    "input": "Decoding and augmentation",
+    "hessian": "Hessian-vector products",
+    "noise_scale": "What measuring the noise scale costs",
+    "checkpoint": "What saving costs",
+    "stopwatch": "What the scaling report's stopwatch costs",
+    "gpu": "On a GPU",
+}
+OPENING = """\
+# Results
+
+The newest row of each comparison in [results/](../results), where every row carries its command, commit, versions, hardware and date. A
+ratio is the median over n paired rounds, in turns on one machine, with its smallest and largest value; "aim" is the bound that was set
+beforehand. This page is made by `python -m bench.report`; `make bench` measures anew, `make bench-check` holds new ratios against these.
+
+![every ratio, as times as good as the peer](results.png)
+"""
+
+
+def newest(path: Path) -> list[Line]:
+    """The last row of each (case, peer), in the order in which they first appeared; empty for a table of another kind."""
+    with path.open(newline="") as file:
+        reader = csv.DictReader(file)
+        if not {"case", "peer_name", "ratio", "target"} <= set(reader.fieldnames or ()):
+            return []
+        return list({(line["case"], line["peer_name"]): line for line in reader}.values())
+
+
+def tables() -> dict[str, list[Line]]:
+    """By name of the file, those named in TITLES first."""
+    found = {path.stem: newest(path) for path in sorted(rows.RESULTS.glob("*.csv"))}
+    order = sorted(found, key=lambda name: (list(TITLES).index(name) if name in TITLES else len(TITLES), name))
+    return {name: found[name] for name in order if found[name]}
+
+
+def better(line: Line, ratio: str) -> float:
+    """`ratio` as "times as good as the peer": rates grow, everything else should shrink."""
+    value = float(ratio)
+    higher_is_better = line["target"].startswith(">") or (not line["target"] and line["unit"].startswith("images/s"))
+    return value if higher_is_better else 1 / value
+
+
+def page(found: dict[str, list[Line]]) -> str:
+    parts = [OPENING]
+    for name, lines in found.items():
+        parts += [f"## {TITLES.get(name, name)}", _table(lines), _origins(name, lines)]
+    if "gpu" not in found:
+        parts += [
+            f"## {TITLES['gpu']}",
+            "Not measured: no GPU has been at hand. `python -m bench.gpu` measures everything on one card in nine minutes.",
+        ]
+    return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def _table(lines: list[Line]) -> str:
+    header = "| case | ours | peer | ratio (smallest to largest) | aim | met | n |\n|---|---|---|---|---|---|---|"
+    return "\n".join([header, *map(_row, lines)])
+
+
+def _row(line: Line) -> str:
+    ours = f"{float(line['ours']):.4g} {line['unit']}"
+    if not line["ratio"]:
+        return f"| {line['case']} | {ours} | - | - | - | - | {line['n']} |"
+    ratio = "{:.3f} ({:.3f} to {:.3f})".format(*(float(line[key]) for key in ("ratio", "ratio_min", "ratio_max")))
+    peer = f"{line['peer_name']}: {float(line['peer']):.4g}"
+    return f"| {line['case']} | {ours} | {peer} | {ratio} | {line['target'] or '-'} | {line['met'] or '-'} | {line['n']} |"
+
+
+def _origins(name: str, lines: list[Line]) -> str:
+    """One sentence per origin: most tables have one."""
+    origins = dict.fromkeys((line["command"].split(" --cases")[0], line["commit"], line["date"], line["hardware"]) for line in lines)
+    said = [f"`{command}`, commit {commit}, {date}, {hardware}" for command, commit, date, hardware in origins]
+    return f"<sub>[results/{name}.csv](../results/{name}.csv): {'; '.join(said)}</sub>"
+
+
+def draw(found: dict[str, list[Line]], path: Path) -> None:
+    """One line per ratio: median, smallest and largest, on a logarithmic axis; green met, red not met, grey without an aim."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    lines = [line for table in found.values() for line in table if line["ratio"]]
+    figure, axes = pyplot.subplots(figsize=(11, 0.8 + 0.27 * len(lines)), layout="constrained")
+    for height, line in enumerate(lines):
+        colour = {"yes": "#1a7f37", "no": "#c62828", "": "#777777"}[line["met"]]
+        low, middle, high = (better(line, line[key]) for key in ("ratio_min", "ratio", "ratio_max"))
+        axes.plot([low, high], [height, height], color=colour, linewidth=2, alpha=0.5)
+        axes.plot(middle, height, "o", color=colour, markersize=5)
+    axes.set_yticks(range(len(lines)), [f"{line['case']}  vs  {line['peer_name']}" for line in lines], fontsize=7)
+    axes.axvline(1, color="black", linewidth=0.8)
+    axes.set_xscale("log")
+    ticks = [0.5, 0.7, 1, 1.4, 2, 3, 5]
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
+    axes.invert_yaxis()
+    axes.grid(axis="x", alpha=0.3)
+    axes.set_xlabel(
+        "times as good as the peer (faster, or smaller): median, smallest and largest; green: aim met, red: not met, grey: no aim"
+    )
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if the page is stale")
+    options = parser.parse_args()
+    found = tables()
+    if options.check:
+        sys.exit(None if PAGE.read_text() == page(found) else f"{PAGE.name} is stale: python -m bench.report")
+    PAGE.write_text(page(found))
+    draw(found, PICTURE)
+    print(f"wrote {PAGE.relative_to(ROOT)} and {PICTURE.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,51 @@
+import csv
+
+import pytest
+
+from bench import report
+from bench.__main__ import regressions
+
+
+def line(case: str, ratio: str, low: str, high: str, target: str = ">=0.97", unit: str = "images/s") -> report.Line:
+    empty = dict.fromkeys(("ours", "peer"), "1.0") | dict.fromkeys(("command", "commit", "date", "hardware"), "x")
+    return {**empty, "case": case, "peer_name": "peer", "ratio": ratio, "ratio_min": low, "ratio_max": high, "target": target,
+            "met": "yes", "unit": unit, "n": "3"}  # fmt: skip
+
+
+def test_the_page_in_the_repository_is_what_the_rows_say():
+    assert report.PAGE.read_text() == report.page(report.tables())
+
+
+def test_a_newer_row_of_a_case_replaces_the_older(tmp_path):
+    lines = [line("a", "0.9", "0.8", "1.0"), line("b", "0.5", "0.4", "0.6"), line("a", "1.1", "1.0", "1.2")]
+    path = tmp_path / "rows.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(lines[0]))
+        writer.writeheader()
+        writer.writerows(lines)
+    assert [(row["case"], row["ratio"]) for row in report.newest(path)] == [("a", "1.1"), ("b", "0.5")]
+
+
+def test_a_table_of_another_kind_is_not_read_as_one_of_ratios(tmp_path):
+    path = tmp_path / "other.csv"
+    path.write_text("fault,seconds\nkill,1\n")
+    assert report.newest(path) == []
+
+
+@pytest.mark.parametrize(
+    ("now", "found"),
+    [(("0.98", "0.9", "1.0"), False), (("0.94", "0.9", "1.0"), False), (("0.89", "0.8", "0.9"), True), (("1.2", "1.1", "1.3"), False)],
+    ids=["as before", "within the spread", "slower", "faster"],
+)
+def test_a_regression_is_slower_than_the_last_row_beyond_its_spread(now, found):
+    assert bool(regressions([line("a", "0.98", "0.92", "1.05")], [line("a", *now)])) == found
+
+
+def test_where_less_is_better_a_larger_ratio_is_the_regression():
+    before = [line("a", "0.75", "0.7", "0.8", "<=1.0", "ms")]
+    assert regressions(before, [line("a", "0.9", "0.85", "0.95", "<=1.0", "ms")])
+    assert not regressions(before, [line("a", "0.6", "0.5", "0.7", "<=1.0", "ms")])
+
+
+def test_a_new_row_is_no_regression():
+    assert not regressions([], [line("a", "0.1", "0.1", "0.1")])
