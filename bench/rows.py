@@ -7,6 +7,7 @@ import os
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lbtrain.provenance import commit, hardware, versions
 
@@ -58,7 +59,19 @@ def single(bench: str, case: str, values: list[float], *, unit: str, command: st
 
 
 def write(rows: list[Row], name: str) -> Path:
-    """Appends to results/NAME.csv, with commit, date, hardware and versions in every row, and prints them."""
+    """Appends to results/NAME.csv and prints them."""
+    values = [
+        {key: f"{value:.6g}" if isinstance(value, float) else value for key, value in dataclasses.asdict(row).items()} | {"met": row.met}
+        for row in rows
+    ]
+    path = append(values, name)
+    for row in rows:
+        print(show(row), flush=True)
+    return path
+
+
+def append(rows: list[dict[str, Any]], name: str) -> Path:
+    """Appends rows of other columns to results/NAME.csv, with commit, date, hardware and versions in every one."""
     RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / f"{name}.csv"
     origin = {
@@ -69,15 +82,12 @@ def write(rows: list[Row], name: str) -> Path:
     }
     new = not path.exists()
     with path.open("a", newline="") as file:
-        for row in rows:
-            values = {key: f"{value:.6g}" if isinstance(value, float) else value for key, value in dataclasses.asdict(row).items()}
-            values |= {"met": row.met, **origin}
-            writer = csv.DictWriter(file, list(values))
+        for values in rows:
+            writer = csv.DictWriter(file, list(values | origin))
             if new:
                 writer.writeheader()
                 new = False
-            writer.writerow(values)
-            print(show(row), flush=True)
+            writer.writerow(values | origin)
     return path
 
 

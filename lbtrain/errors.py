@@ -2,6 +2,7 @@
 
 2  the recipe, an override or the plan cannot be (nothing was started)
 3  the job was launched in another world than the one asked for
+4  another rank, its host or its launcher was lost; the same command goes on from the newest checkpoint
 5  the loss is no longer finite
 75 saved after a signal, run me again (EX_TEMPFAIL in sysexits.h)
 """
@@ -23,6 +24,12 @@ class LaunchError(UserError, RuntimeError):
     """The processes that run are not the ones that were asked for."""
 
     exit_code = 3
+
+
+class RankLost(UserError, RuntimeError):
+    """A part of the job is gone. Not raised: the ranks that are left exit with its code wherever they wait (lbtrain.watchdog)."""
+
+    exit_code = 4
 
 
 class Diverged(UserError, ArithmeticError):

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from lbtrain.errors import RecipeError, UserError
 from lbtrain.recipe import Recipe, keys
+from lbtrain.watchdog import Watchdog
 
 if TYPE_CHECKING:  # a plan or a help text must not wait for the engines' imports
     import torch
@@ -44,12 +45,22 @@ def main(recipe: Recipe, argv: Sequence[str] | None = None) -> None:
         elif asked := _asked(words, "deepspeed_config_for"):
             _print_deepspeed_config(*asked, recipe)
         else:
-            from lbtrain.cluster.launch import leave_process_group
-
-            run(recipe.with_overrides(words), name)
-            leave_process_group()
+            _launched(recipe.with_overrides(words), name)
     except UserError as error:
         _exit_with(error)
+
+
+def _launched(recipe: Recipe, name: str) -> None:
+    """One rank of a job, watched over from before its first slow import."""
+    with Watchdog(fault_timeout=recipe.fault_timeout, run_dir=_run_dir(recipe, name)):
+        from lbtrain.cluster.launch import leave_process_group
+
+        run(recipe, name)
+        leave_process_group()
+
+
+def _run_dir(recipe: Recipe, name: str) -> str:
+    return recipe.run_dir or f"runs/{name}"
 
 
 def _asked(words: list[str], key: str) -> tuple[list[int], list[str]] | None:
@@ -112,7 +123,7 @@ def run(recipe: Recipe, name: str, *, on_screen: bool = True) -> dict[str, Any]:
     started, world = time.time(), detect_world()
     check_asked_for(world, recipe.world_size)
     plan = make_plan(recipe, world.world_size, engine=_engine_name(recipe, world.launcher))
-    directory = RunDirectory(Path(recipe.run_dir or f"runs/{name}"))
+    directory = RunDirectory(Path(_run_dir(recipe, name)))
     directory.open_for(recipe)
     checkpoints = Checkpoints(directory.path, keep=recipe.checkpoint.keep)
     device = start_process_group(world)

@@ -135,6 +135,9 @@ class Recipe:
     engine: str = _key("auto", "auto: the launcher that started the script", choices=("auto", "ddp", "deepspeed", "accelerate"))
     deepspeed: DeepSpeedConfig = _key(DeepSpeedConfig, "of the deepspeed engine")
     world_size: int = _key(0, "how many ranks this must run on, refused otherwise; 0: as many as were launched", at_least=0)
+    fault_timeout: float = _key(
+        60.0, "seconds within which all ranks end when a rank, a host or a launcher is lost or stopped (exit code 4)", at_least=2
+    )
     run_dir: str = _key("", "where the run is kept; empty: runs/NAME-OF-THE-RECIPE")
     resume: str = _key("auto", "auto: go on from the newest checkpoint in run_dir, if any", choices=("auto", "never"))
     evaluate_every: str = _key("1ep", "how often to score the validation set", duration=True)

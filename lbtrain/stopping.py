@@ -13,7 +13,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+from lbtrain.watchdog import SIGNALS
+
 SECONDS_OF_ONE_REQUEST = 5
 """Launchers pass on a Ctrl-C that the terminal has sent to every process already: what comes that soon is the same request."""
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from lbtrain import watchdog
 from lbtrain.checkpoint import Checkpoints, Progress
 from lbtrain.cut import Phase
 from lbtrain.engines.protocol import Engine
@@ -48,6 +49,7 @@ def train(
     evaluation = None
     try:
         while examples < plan.total_examples:
+            watchdog.at(step, "training")
             before = examples
             if phase != plan.phase(examples):
                 phase = plan.phase(examples)
@@ -71,6 +73,7 @@ def train(
                 records.write(row)
                 check_finite(row)
             if finished or crossed(before, examples, plan.evaluate_every):
+                watchdog.at(step, "evaluation")
                 with window.paused():
                     evaluation, pictures = evaluate(plan, task, engine, progress)
                 records.write(evaluation)
@@ -78,6 +81,7 @@ def train(
                 if ratios := trust_ratios(optimizer):
                     records.write(TrustRow(step, examples, ratios))
             if finished or stopped or crossed(before, examples, plan.checkpoint_every):
+                watchdog.at(step, "checkpoint")
                 with window.paused():
                     save(engine, checkpoints, progress, task)
             if stopped and not finished:

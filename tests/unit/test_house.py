@@ -23,7 +23,9 @@ BELOW = {
     "cluster": set(),
     "provenance": set(),
     "records": set(),
-    "stopping": set(),
+    "stopping": {"watchdog"},
+    "guard": set(),
+    "watchdog": {"guard"},
     "optim": {"nn"},
     "data": {"sampling"},
     "tasks": {"data", "nn", "sampling"},
@@ -36,7 +38,7 @@ BELOW = {
     "checkpoint": {"engines", "records"},
     "run_directory": {"engines", "plan", "provenance", "records"},
     "log_window": {"checkpoint", "cut", "engines", "optim", "plan", "records"},
-    "train": {"checkpoint", "cut", "engines", "log_window", "nn", "optim", "plan", "records", "stopping", "tasks"},
+    "train": {"checkpoint", "cut", "engines", "log_window", "nn", "optim", "plan", "records", "stopping", "tasks", "watchdog"},
     "main": {
         "census",
         "checkpoint",
@@ -52,6 +54,7 @@ BELOW = {
         "schedules",
         "tasks",
         "train",
+        "watchdog",
     },
 }
 OPEN_TO_ALL = {"errors", "recipe"}

@@ -1,0 +1,114 @@
+"""A rank that is killed, stopped or broken ends the whole job, within fault_timeout, with one message; the next start goes on exactly."""
+
+import os
+import re
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.faults.jobs import TIMEOUT, Break, Job, left_behind, wait_until
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds processes in /proc")
+
+LOST = 4
+REST = "All ranks end; the same command goes on from the newest checkpoint"
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Job:
+    job = Job.start(tmp_path_factory.mktemp("undisturbed"))
+    assert job.codes() == [0, 0], job.screen
+    return job
+
+
+@pytest.fixture
+def broken_job(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Job]:
+    job = Job.start(tmp_path / "job", broken=request.param)
+    yield job
+    job.end()
+
+
+def check_goes_on(job: Job, undisturbed: Job) -> None:
+    again = Job.start(job.folder)
+    assert again.codes() == [0, 0], again.screen
+    assert all(torch.equal(tensor, again.weights()[name]) for name, tensor in undisturbed.weights().items())
+    assert again.losses() == undisturbed.losses()
+
+
+def check_all_gone(job: Job) -> None:
+    assert wait_until(lambda: not left_behind(job.folder), 3), left_behind(job.folder)
+
+
+def cases(number: int, *points: str) -> list:
+    return [pytest.param(Break(point, (rank,), number), id=f"{point}-rank{rank}") for point in points for rank in (0, 1)]
+
+
+@pytest.mark.parametrize(
+    "broken_job",
+    cases(signal.SIGKILL, "start-up", "building", "first step", "accumulation", "evaluation", "checkpoint"),
+    indirect=True,
+)
+def test_a_killed_rank_ends_the_job_and_the_next_start_goes_on_exactly(broken_job, undisturbed, request):
+    broken: Break = request.node.callspec.params["broken_job"]
+    codes = broken_job.codes()
+    took = time.time() - broken_job.broke_at
+    (rank,) = broken.ranks
+    assert codes == [-signal.SIGKILL if each == rank else LOST for each in (0, 1)], broken_job.screen
+    assert took < TIMEOUT
+    doing = {"building": "start-up", "first step": "training", "accumulation": "training"}.get(broken.point, broken.point)
+    step = {"accumulation": 4, "evaluation": 3, "checkpoint": 4}.get(broken.point, 0)
+    message = rf"rank {rank} on \S+ lost after step {step} \({doing}\): its process is gone \(killed, or crashed\)"
+    assert len(re.findall(rf"^error: {message}\. {REST}$", broken_job.screen, re.M)) == 1, broken_job.screen
+    assert "Traceback" not in broken_job.screen
+    check_all_gone(broken_job)
+    check_goes_on(broken_job, undisturbed)
+
+
+@pytest.mark.parametrize("broken_job", cases(signal.SIGSTOP, "first step"), indirect=True)
+def test_a_stopped_rank_ends_the_job_and_is_ended_by_its_guard(broken_job, request):
+    (rank,) = request.node.callspec.params["broken_job"].ranks
+    codes = broken_job.codes()
+    assert time.time() - broken_job.broke_at < TIMEOUT
+    assert codes == [-signal.SIGKILL if each == rank else LOST for each in (0, 1)], broken_job.screen
+    assert re.search(rf"^error: rank {rank} on \S+ lost after step 0 \(training\): stopped \(SIGSTOP\) for \d+ s", broken_job.screen, re.M)
+    check_all_gone(broken_job)
+
+
+@pytest.mark.parametrize(
+    "broken_job",
+    [pytest.param(Break("accumulation", (rank,), signal.SIGSTOP, guard_too=True), id=f"rank{rank}") for rank in (0, 1)],
+    indirect=True,
+)
+def test_ranks_that_hang_with_their_guards_are_left_behind_and_end_when_they_wake(broken_job, request):
+    (hung,) = request.node.callspec.params["broken_job"].ranks
+    assert wait_until(lambda: broken_job.ranks[1 - hung].exitcode is not None, 60)
+    assert time.time() - broken_job.broke_at < TIMEOUT
+    assert broken_job.ranks[1 - hung].exitcode == LOST
+    assert re.search(rf"^error: rank {hung} on \S+ lost after step \d.*: not heard of for \d+ s", broken_job.screen, re.M), (
+        broken_job.screen
+    )
+    for pid in left_behind(broken_job.folder):
+        os.kill(pid, signal.SIGCONT)
+    assert broken_job.codes(TIMEOUT)[hung] in (LOST, -signal.SIGKILL)  # by itself, or by its guard where that wakes first
+    check_all_gone(broken_job)
+
+
+@pytest.mark.parametrize(
+    "broken_job", [pytest.param(Break("first step", (rank,), raises="OSError"), id=f"rank{rank}") for rank in (0, 1)], indirect=True
+)
+def test_an_error_of_one_rank_shows_its_traceback_and_ends_the_others(broken_job, request):
+    (rank,) = request.node.callspec.params["broken_job"].ranks
+    assert broken_job.codes() == [1 if each == rank else LOST for each in (0, 1)], broken_job.screen
+    assert time.time() - broken_job.broke_at < TIMEOUT
+    assert re.search(rf"^error: rank {rank} on \S+ lost after step 0 \(training\): OSError: broken on purpose", broken_job.screen, re.M)
+    assert broken_job.screen.count("Traceback") == 1
+
+
+@pytest.mark.parametrize("broken_job", [Break("building", (1,), raises="RecipeError")], indirect=True)
+def test_a_refusal_of_one_rank_is_told_and_its_exit_code_is_everybodys(broken_job):
+    assert broken_job.codes() == [2, 2], broken_job.screen
+    assert re.search(r"^error: rank 1 on \S+ lost after step 0 \(start-up\): broken on purpose", broken_job.screen, re.M), broken_job.screen
