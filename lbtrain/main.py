@@ -14,7 +14,7 @@ import json
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,8 @@ if TYPE_CHECKING:  # a plan or a help text must not wait for the engines' import
 
     from lbtrain.engines import Engine
     from lbtrain.plan import Plan
+
+    Instruments = Callable[[Any, Engine], tuple[Any, Engine]]
 
 
 def main(recipe: Recipe, argv: Sequence[str] | None = None) -> None:
@@ -106,10 +108,11 @@ def _engine_name(recipe: Recipe, launcher: str) -> str:
     return launcher if recipe.engine == "auto" else recipe.engine
 
 
-def run(recipe: Recipe, name: str, *, on_screen: bool = True) -> dict[str, Any]:
+def run(recipe: Recipe, name: str, *, on_screen: bool = True, instruments: "Instruments | None" = None) -> dict[str, Any]:
     """Trains `recipe` in the world that this process was launched in; returns the summary. Raises UserError.
 
-    May be called again and again in one process group. `on_screen=False` writes the run directory only.
+    May be called again and again in one process group. `on_screen=False` writes the run directory only. `instruments` gets task and engine
+    when both are ready, and returns those that the loop uses: themselves, or something around them that measures.
     """
     from lbtrain.checkpoint import Checkpoints, Progress
     from lbtrain.cluster.launch import check_asked_for, check_same_on_all_ranks, detect_world, start_process_group
@@ -143,6 +146,8 @@ def run(recipe: Recipe, name: str, *, on_screen: bool = True) -> dict[str, Any]:
     if leader:
         directory.describe(recipe, plan)
     records = Records(directory.path, enabled=leader, on_screen=on_screen, total_examples=plan.total_examples, resumed_at=progress.examples)
+    if instruments:
+        task, engine = instruments(task, engine)
     with contextlib.closing(records):
         evaluation = train(plan, task, engine, optimizer, records, checkpoints, progress)
     result = {"recipe": name, **flat(evaluation), "headline": vars(task.headline), "seconds": time.time() - started}

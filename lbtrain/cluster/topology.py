@@ -63,20 +63,24 @@ NODE_LINKS: dict[str, Link] = {
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """What a GPU's data sheet says that bears on scaling: its link inside a node, and by how much boost exceeds the base clock."""
+    """What a GPU's data sheet says that bears on scaling: its link inside a node, by how much boost exceeds the base clock, and TFLOP/s.
+
+    `tflops` are dense rates by type of arithmetic; a type that the GPU has no faster units for than for fp32 is left out.
+    """
 
     node_link: str
     boost_headroom: float
+    tflops: dict[str, float]
 
 
 # Base and boost clocks in MHz. GPUs of a full node share power and cooling (a K80 board holds two), and clock lower than one alone.
 GPUS: dict[str, Gpu] = {
-    "k80": Gpu("pcie3", 875 / 560 - 1),
-    "p40": Gpu("pcie3", 1531 / 1303 - 1),
-    "p100": Gpu("nvlink1", 1480 / 1328 - 1),
-    "v100": Gpu("nvlink2", 1530 / 1312 - 1),
-    "a100": Gpu("nvlink3", 1410 / 1275 - 1),
-    "h100": Gpu("nvlink4", 1980 / 1590 - 1),
+    "k80": Gpu("pcie3", 875 / 560 - 1, {"fp32": 2.8}),  # one of the two GPUs of a board, base clock
+    "p40": Gpu("pcie3", 1531 / 1303 - 1, {"fp32": 11.8}),
+    "p100": Gpu("nvlink1", 1480 / 1328 - 1, {"fp32": 10.6, "fp16": 21.2}),
+    "v100": Gpu("nvlink2", 1530 / 1312 - 1, {"fp32": 15.7, "fp16": 125}),
+    "a100": Gpu("nvlink3", 1410 / 1275 - 1, {"fp32": 19.5, "tf32": 156, "fp16": 312, "bf16": 312}),
+    "h100": Gpu("nvlink4", 1980 / 1590 - 1, {"fp32": 67, "tf32": 494.7, "fp16": 989.4, "bf16": 989.4}),
 }
 
 

@@ -15,6 +15,14 @@ def sizes(text: str) -> list[int]:
     return values
 
 
+def stages(text: str) -> list[int]:
+    """ "0,1" as ZeRO stages."""
+    values = text.split(",")
+    if not set(values) <= {"0", "1", "2", "3"}:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of ZeRO stages such as 0,1")
+    return [int(value) for value in dict.fromkeys(values)]
+
+
 def count(text: str) -> int:
     if not text.isascii() or not text.isdigit() or not 0 < int(text[:12]) <= 10**9:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")

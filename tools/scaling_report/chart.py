@@ -1,5 +1,6 @@
 """The picture of a report: images/s, efficiency, and what eats the rest. Measured points are solid, predictions a hatched band."""
 
+import itertools
 from collections.abc import Sequence
 
 from matplotlib.axes import Axes
@@ -31,12 +32,12 @@ def draw(report: Report) -> Figure:
 
 
 def _series(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    names = sorted({f"{row.mode}, {row.data}" for row in rows})
-    return {name: sorted((row for row in rows if f"{row.mode}, {row.data}" == name), key=lambda row: row.gpus) for name in names}
+    names = sorted({row.kind_words for row in rows})
+    return {name: sorted((row for row in rows if row.kind_words == name), key=lambda row: row.gpus) for name in names}
 
 
 def _draw_rate(axes: Axes, series: dict[str, list[Row]], predictions: Sequence[Prediction]) -> None:
-    for (name, rows), (color, marker) in zip(series.items(), _SERIES, strict=False):
+    for (name, rows), (color, marker) in zip(series.items(), itertools.cycle(_SERIES), strict=False):
         rates = [row.images_per_s or 0.0 for row in rows]
         axes.plot([row.gpus for row in rows], rates, color=color, marker=marker, label=f"measured ({name})")
     if predictions:
@@ -52,7 +53,7 @@ def _draw_rate(axes: Axes, series: dict[str, list[Row]], predictions: Sequence[P
 
 
 def _draw_efficiency(axes: Axes, series: dict[str, list[Row]], predictions: Sequence[Prediction]) -> None:
-    for (name, rows), (color, marker) in zip(series.items(), _SERIES, strict=False):
+    for (name, rows), (color, marker) in zip(series.items(), itertools.cycle(_SERIES), strict=False):
         known = [row for row in rows if row.efficiency is not None]
         axes.plot(
             [row.gpus for row in known],
@@ -90,9 +91,8 @@ def _draw_shares(axes: Axes, report: Report) -> None:
 
 def measured_shares(row: Row) -> dict[str, float]:
     """Measured parts of a step as shares of their sum; empty where the parts were not measured."""
-    parts = {
-        "compute": row.compute_s, "communication": row.exposed_communication_s, "optimizer": row.optimizer_s, "data": row.data_wait_s,
-    }  # fmt: skip
+    waited = row.loader_wait_s if row.data_wait_s is None else row.data_wait_s
+    parts = {"compute": row.compute_s, "communication": row.exposed_communication_s, "optimizer": row.optimizer_s, "data": waited}
     known = {cause: seconds for cause, seconds in parts.items() if seconds}
     total = sum(known.values())
     return {cause: seconds / total for cause, seconds in known.items()} if row.compute_s and total else {}

@@ -30,18 +30,18 @@ def run(options: argparse.Namespace) -> int:
     before, after = (_by_point(path) for path in (options.before, options.after))
     shared = sorted(before.keys() & after.keys())
     if not shared:
-        raise ReportError(f"{options.before} and {options.after} share no measured point (GPUs, mode, data)")
-    print(f"{'GPUs':>6} {'mode':7}{'data':10}{'before':>12}{'after':>12}{'change':>9}   images/s a GPU")
+        raise ReportError(f"{options.before} and {options.after} share no measured point (GPUs, mode, data, ZeRO stage, accumulation)")
+    print(f"{'GPUs':>6} {'kind':32}{'before':>12}{'after':>12}{'change':>9}   images/s a GPU")
     slower = [point for point in shared if _print_point(before[point], after[point])]
     for only, path in ((before.keys() - after.keys(), options.after), (after.keys() - before.keys(), options.before)):
         if only:
-            print(f"not in {path}: {', '.join(f'{gpus} {mode} {data}' for gpus, mode, data in sorted(only))}")
+            print(f"not in {path}: {', '.join(f'{gpus} {kind}' for gpus, kind in sorted(only))}")
     print(f"slower beyond the noise at {len(slower)} of {len(shared)} points" if slower else "no slow-down beyond the noise")
     return 1 if slower else 0
 
 
-def _by_point(path: Path) -> dict[tuple[int, str, str], Row]:
-    return {(row.gpus, row.mode, row.data): row for row in load(path).good_rows() if row.images_per_s_gpu}
+def _by_point(path: Path) -> dict[tuple[int, str], Row]:
+    return {(row.gpus, row.kind_words): row for row in load(path).good_rows() if row.images_per_s_gpu}
 
 
 def _print_point(before: Row, after: Row) -> bool:
@@ -49,5 +49,5 @@ def _print_point(before: Row, after: Row) -> bool:
     slower = is_slower(before, after)
     change = after.images_per_s_gpu / before.images_per_s_gpu - 1
     rates = f"{before.images_per_s_gpu:12,.1f}{after.images_per_s_gpu:12,.1f}{change:+9.1%}"
-    print(f"{before.gpus:6} {before.mode:7}{before.data:10}{rates}   {'slower' if slower else ''}".rstrip())
+    print(f"{before.gpus:6} {before.kind_words:32}{rates}   {'slower' if slower else ''}".rstrip())
     return slower

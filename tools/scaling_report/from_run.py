@@ -1,16 +1,20 @@
 """A prediction that starts from a measured run: its throughput, its gradients, its jitter, and its all-reduce sweep or a named network."""
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lbtrain.cluster.comm_model import Buckets
+from lbtrain.cluster.jitter import StepTimes
 from lbtrain.cluster.step_model import Assumptions, Job, Prediction, Spread, StepModel
-from lbtrain.cluster.topology import NETWORKS, NODE_LINKS, Link, Topology, preset
-from tools.scaling_report.fit import FittedLink, fit_link
-from tools.scaling_report.report import Collective, Report, ReportError, Row, load
+from lbtrain.cluster.topology import GPUS, NETWORKS, NODE_LINKS, Link, Topology, preset
+from tools.scaling_report.calibrate import link_from_steps, unhidden_share, usable
+from tools.scaling_report.layers import BYTES
+from tools.scaling_report.links import FittedLink, fit_link
+from tools.scaling_report.report import Report, ReportError, Row, load
 from tools.scaling_report.what_if import WhatIf
 
 
@@ -21,44 +25,69 @@ class MeasuredRun:
     topology: Topology
     assumptions: Assumptions
     network: str
+    gpu: str | None
 
     @staticmethod
     def read(path: Path, *, network: str | None, links: int) -> "MeasuredRun":
-        """Use the largest single-node row of the report at `path`. Its sweep describes the links, unless `network` names a preset."""
+        """Starts from the largest single-node row of the report at `path`; the links are its sweep's or `network`'s."""
         report = load(path)
         row = _starting_row(report, path)
-        assumptions = Assumptions()
-        if row.jitter:
-            assumptions = dataclasses.replace(assumptions, jitter=_near(row.jitter, 1.3), jitter_lasts=False, measurement=0.005)
-        inside, between = NODE_LINKS["nvlink2"], preset(network, NETWORKS) if network else None
-        sweep = [point for point in report.collectives if point.nodes > 1]
-        if between is None:
-            between, assumptions = _fitted(sweep, path, assumptions)
+        gpu = _gpu(report)
+        job = _job(report, row, path, gpu)
+        assumptions = Assumptions(step_times=step_times(report), measurement=0.005)
         local = [point for point in report.collectives if point.nodes == 1 and point.gpus > 1]
-        if len(local) >= 3:
-            inside = _link(fit_link(local))
-        per_node = row.gpus // row.nodes
-        job = _job(report, row, path)
-        return MeasuredRun(row, job, Topology(per_node, inside, between, links), assumptions, network or "the measured sweep")
+        inside = _link(fit_link(local)) if len(local) >= 3 else NODE_LINKS[GPUS[gpu].node_link if gpu else "nvlink2"]
+        topology = Topology(row.gpus // row.nodes, inside, preset(network or "eth-10", NETWORKS), links)
+        if network:
+            return MeasuredRun(row, job, topology, assumptions, network, gpu)
+        fitted, source = _fitted(report, job, topology, path)
+        topology = dataclasses.replace(topology, between=_link(fitted))
+        # What was measured includes every protocol overhead: nothing is left of the data sheet's uncertainty but the fit's.
+        known = max(1.02, 1 + 2 * min(fitted.s_per_byte.relative_error, 1.0))
+        assumptions = dataclasses.replace(assumptions, bandwidth_share=Spread(0.9999, 0.9999 / known, 1.0), latency_factor=_near(1.0, 1.5))
+        share = unhidden_share(report.rows, job.buckets, topology, topology.between) if report.collectives else None
+        if share:
+            # It was measured with the slow-down of computing in it.
+            assumptions = dataclasses.replace(assumptions, unhidden=share, overlap_slowdown=Spread(1e-3, 1e-4, 1e-2))
+        return MeasuredRun(row, job, topology, assumptions, source, gpu)
 
     @property
     def step_s(self) -> float:
         assert self.row.images_per_s
-        return self.job.images * self.row.gpus / self.row.images_per_s
+        return self.job.step_images * self.row.gpus / self.row.images_per_s
 
-    def answer(self, sizes: Sequence[int], *, what_if: WhatIf) -> list[Prediction]:
+    def answer(self, sizes: Sequence[int], *, what_if: WhatIf, mode: str = "weak") -> list[Prediction]:
         measured = StepModel(self.job, self.topology, assumptions=self.assumptions, algorithm="ring")
-        job, topology = what_if.job(self.job, dtype="fp32"), what_if.topology(self.topology)
+        job, topology = what_if.job(self.job, exchanged="fp32", gpu=self.gpu), what_if.topology(self.topology)
         changed = StepModel(job, topology, assumptions=self.assumptions, algorithm="ring")
-        return changed.predict(sizes, calibrated=measured, measured_step_s=self.step_s, measured_on=self.row.gpus)
+        batch = int(self.row.gpus * job.step_images) if mode == "strong" else None
+        return changed.predict(
+            sizes, calibrated=measured, measured_step_s=self.step_s, measured_on=self.row.gpus, global_batch=batch
+        )  # fmt: skip
 
     def asked(self) -> dict[str, Any]:
         return {
             "images_per_sec": self.row.images_per_s,
             "measured_on": self.row.gpus,
-            "micro_batch": self.job.images,
+            "micro_batch": self.row.per_gpu_batch,
             "network": self.network,
         }
+
+
+def step_times(report: Report) -> StepTimes | None:
+    """Of all ranks that ran without exchange; a rank is a place on a host."""
+    runs = [(f"{each.host}/{each.rank % max(1, _per_node(report))}", each.own_s) for each in report.own_times if len(each.own_s) > 1]
+    return StepTimes.of(runs) if runs else None
+
+
+def _per_node(report: Report) -> int:
+    return max((row.gpus // row.nodes for row in report.rows), default=1)
+
+
+def _gpu(report: Report) -> str | None:
+    """The preset of the GPU that was measured on, by its name."""
+    device = str(report.provenance.get("device")).lower()
+    return next((name for name in GPUS if re.search(rf"\b{name}\b", device)), None)
 
 
 def _starting_row(report: Report, path: Path) -> Row:
@@ -68,14 +97,14 @@ def _starting_row(report: Report, path: Path) -> Row:
     return max(rows, key=lambda row: (row.gpus, row.data == "synthetic"))
 
 
-def _fitted(sweep: list[Collective], path: Path, assumptions: Assumptions) -> tuple[Link, Assumptions]:
-    if not sweep:
-        raise ReportError(f"{path} has no all-reduce sweep between nodes: measure with --collectives, or name the network with --network")
-    fitted = fit_link(sweep)
-    # What the sweep measured includes every protocol overhead, so nothing is left of the data sheet's uncertainty but the fit's.
-    known = max(1.02, 1 + 2 * fitted.s_per_byte.relative_error)
-    return _link(fitted), dataclasses.replace(
-        assumptions, bandwidth_share=Spread(0.9999, 0.9999 / known, 1.0), latency_factor=_near(1.0, 1.5)
+def _fitted(report: Report, job: Job, topology: Topology, path: Path) -> tuple[FittedLink, str]:
+    sweep = [point for point in report.collectives if point.nodes > 1]
+    if sweep:
+        return fit_link(sweep), "the measured sweep"
+    if usable(report.rows):
+        return link_from_steps(report.rows, job.buckets, topology), "the measured step times"
+    raise ReportError(
+        f"{path} has no point over several nodes and no all-reduce sweep: measure with --collectives, or name the network with --network"
     )
 
 
@@ -87,12 +116,17 @@ def _near(value: float, factor: float) -> Spread:
     return Spread(value, value / factor, value * factor)
 
 
-def _job(report: Report, row: Row, path: Path) -> Job:
+def _job(report: Report, row: Row, path: Path, gpu: str | None) -> Job:
     buckets = report.provenance.get("buckets")
     if not buckets or row.per_gpu_batch is None:
         raise ReportError(f"{path} lacks the gradient buckets that `measure` records: measure again")
+    precision = row.precision or "fp32"
     return Job(
         buckets=Buckets(tuple(buckets["num_bytes"]), tuple(buckets["ready"])),
-        images=row.per_gpu_batch * (row.accumulation or 1),
-        optimizer_s=row.optimizer_s or 0.0,
+        images=row.per_gpu_batch,
+        passes=row.accumulation or 1,
+        zero_stage=row.zero_stage or 0,
+        optimizer_s=(row.optimizer_s or 0.0) * (row.gpus if row.zero_stage else 1),
+        peak_tflops=GPUS[gpu].tflops.get(precision) if gpu else None,
+        value_bytes=BYTES[precision],
     )

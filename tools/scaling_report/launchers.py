@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, get_args
+from typing import IO, Literal, get_args
 
 from lbtrain.cluster.hostfile import Hostfile
 
@@ -65,16 +65,23 @@ def _is_here(name: str) -> bool:
 
 def run_together(started: Sequence[Sequence[str]], log: Path, *, timeout_s: int) -> str:
     """Run the commands at once, output to `log`; "ok", or why not. All are ended when one fails or time is over."""
+    processes: list[subprocess.Popen[bytes]] = []
     with log.open("w") as output:
-        processes = [
-            subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True)
-            for command in started
-        ]
         try:
+            processes += [_start(command, output) for command in started]
             return _watch(processes, timeout_s)
+        except FileNotFoundError as error:
+            return f"there is no program {error.filename} here"
         finally:
             for process in processes:
                 _end(process)
+
+
+def _start(command: Sequence[str], output: IO[str]) -> subprocess.Popen[bytes]:
+    # A launcher that is installed beside this Python is found whether or not its environment was activated.
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}"}
+    streams = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": subprocess.STDOUT}
+    return subprocess.Popen(command, **streams, start_new_session=True, env=environment)  # type: ignore[call-overload]
 
 
 def _watch(processes: Sequence[subprocess.Popen[bytes]], timeout_s: int) -> str:

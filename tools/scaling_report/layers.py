@@ -1,8 +1,7 @@
-"""Per-layer gradient bytes and computing time of a model: counted without data or weights, or timed in one real step."""
+"""Per-layer gradient bytes and computing time of a model: counted without data or weights, or timed in a step of a run."""
 
 import difflib
-import time
-from collections.abc import Callable
+from typing import Any
 
 import timm
 import torch
@@ -10,6 +9,7 @@ from torch import nn
 
 from lbtrain.cluster.comm_model import Buckets, fill_buckets
 from lbtrain.errors import RecipeError
+from tools.scaling_report.clock import Clock
 
 BYTES = {"fp32": 4, "tf32": 4, "fp16": 2, "bf16": 2}
 
@@ -52,36 +52,23 @@ def _multiply_adds(module: nn.Module, output: torch.Tensor) -> float:
 
 
 class GradientStamps:
-    """While it is on, notes when each parameter's gradient is complete. Not for a step that exchanges gradients."""
+    """Until `end`, notes when each parameter's gradient is complete. Not for a step that exchanges gradients."""
 
-    def __init__(self, model: nn.Module):
-        self._stamps: list[tuple[float, float]] = []
+    def __init__(self, model: nn.Module, clock: Clock):
+        self._clock = clock
+        self._stamps: list[tuple[float, Any]] = []
         self._hooks = [each.register_post_accumulate_grad_hook(self._stamp) for each in model.parameters() if each.requires_grad]
 
     def _stamp(self, parameter: torch.Tensor) -> None:
-        _synchronize(parameter)
-        self._stamps.append((float(parameter.numel() * parameter.element_size()), time.perf_counter()))
+        self._stamps.append((float(parameter.numel() * parameter.element_size()), self._clock.stamp()))
 
-    def buckets(self, *, forward_start: float, forward_end: float) -> Buckets:
-        """Ends the stamping; the times are of time.perf_counter()."""
+    def end(self) -> None:
         for hook in self._hooks:
             hook.remove()
+
+    def buckets(self, forward_start: Any, forward_end: Any) -> Buckets:
+        """From the stamps of one backward pass, which began at `forward_end`; the clock must have settled."""
+        seconds = self._clock.seconds
         times = [forward_end, *(when for _, when in self._stamps)]
-        layers = [(num_bytes, after - before) for (num_bytes, after), before in zip(self._stamps, times, strict=False)]
-        return fill_buckets(layers[::-1], forward_share=(forward_end - forward_start) / (times[-1] - forward_start))
-
-
-def timed_buckets(model: nn.Module, loss: Callable[[], torch.Tensor]) -> Buckets:
-    """Buckets of `model` from one profiled forward and backward pass."""
-    stamps = GradientStamps(model)
-    start = time.perf_counter()
-    value = loss()
-    _synchronize(value)
-    forward_end = time.perf_counter()
-    value.backward()
-    return stamps.buckets(forward_start=start, forward_end=forward_end)
-
-
-def _synchronize(tensor: torch.Tensor) -> None:
-    if tensor.is_cuda:
-        torch.cuda.synchronize(tensor.device)
+        layers = [(num_bytes, seconds(before, after)) for (num_bytes, after), before in zip(self._stamps, times, strict=False)]
+        return fill_buckets(layers[::-1], forward_share=seconds(forward_start, forward_end) / seconds(forward_start, times[-1]))

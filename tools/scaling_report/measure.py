@@ -8,27 +8,33 @@ GPU counts take whole hosts from the hostfile, the first ones first. Run this on
 
 import argparse
 import dataclasses
+import itertools
 import json
 import platform
-import runpy
 import shutil
 import socket
-import sys
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lbtrain.cluster.hostfile import Hostfile, read_hostfile
+from lbtrain.data import facts
 from lbtrain.errors import RecipeError
+from lbtrain.plan import make_plan
+from lbtrain.recipe import Recipe
 from tools.scaling_report import arguments
 from tools.scaling_report.launchers import LAUNCHERS, commands, run_together
-from tools.scaling_report.report import Collective, Report, ReportError, Row, with_efficiency
-from tools.scaling_report.timings import RankTimes, read_ranks, summarize
+from tools.scaling_report.recipes import load_recipe
+from tools.scaling_report.report import Collective, OwnTimes, Report, ReportError, Row, with_data_wait, with_efficiency
+from tools.scaling_report.timings import RankTimes, own_times, read_ranks, summarize
 
 EXAMPLES = """\
 weak and strong scaling on 8 to 256 GPUs, synthetic against real data, three times each:
   measure --hostfile hostfiles/32x8 --gpus 8,16,32,64,128,256 --mode weak,strong --data synthetic,real --repeats 3 \\
           --out runs/scaling recipes/resnet50.py data.root=/data/imagenet
+ZeRO stages side by side, two passes a step:
+  measure ... --zero 0,1,2,3 --accumulation 2
 this machine alone, two processes:
   measure --hostfile hostfiles/local --gpus 2 --out runs/local recipes/digits.py data.image_size=32
 """
@@ -41,10 +47,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gpus", type=arguments.sizes, required=True, help="sizes, for example 8,16,32")
     parser.add_argument("--mode", type=arguments.one_of("weak", "strong"), default=["weak"], help="weak, strong or both (default weak)")
     parser.add_argument("--data", type=arguments.one_of("synthetic", "real"), default=["synthetic"], help="synthetic, real or both")
+    parser.add_argument("--zero", type=arguments.stages, help="ZeRO stages, for example 0,1 (default the recipe's; needs deepspeed)")
+    parser.add_argument("--accumulation", type=arguments.sizes, default=[1], help="passes a step, for example 1,4 (default 1)")
     parser.add_argument("--repeats", type=arguments.count, default=1, help="launches of each point (default 1)")
     parser.add_argument("--steps", type=arguments.count, default=30, help="steps timed in a launch (default 30)")
     parser.add_argument("--warmup", type=arguments.count, default=5, help="steps left out before them (default 5)")
-    parser.add_argument("--per-gpu-batch", type=arguments.count, help="weak scaling: images a GPU (default: the recipe's bn_batch_size)")
+    parser.add_argument(
+        "--per-gpu-batch", type=arguments.count, help="weak: images a GPU passes at once (default: the recipe's bn_batch_size)"
+    )
     parser.add_argument("--launcher", choices=LAUNCHERS, default="deepspeed", help="default deepspeed")
     parser.add_argument("--timeout", type=arguments.count, default=600, help="seconds a launch may take (default 600)")
     parser.add_argument("--port", type=arguments.count, default=29500, help="first rendezvous port (default 29500)")
@@ -57,27 +67,60 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="of the recipe")
 
 
-@dataclass(frozen=True)
+@dataclass
+class Point:
+    """What one configuration gave: its row, and what a run without exchange showed of the ranks."""
+
+    row: Row
+    buckets: dict[str, Any] | None = None
+    own_times: list[OwnTimes] = field(default_factory=list)
+
+
 class Study:
     """What all points share."""
 
-    options: argparse.Namespace
-    hosts: Hostfile
-    recipe: Any
+    def __init__(self, options: argparse.Namespace, hosts: Hostfile, recipe: Recipe):
+        self.options, self.hosts, self.recipe = options, hosts, recipe
+        self._launches_left, self._launched, self._spent = 0, 0, 0.0
 
-    def row(self, gpus: int, mode: str, data: str) -> Row:
-        """The row of a point before it is measured. Weak scaling keeps the images of a GPU, strong scaling those of a step."""
+    def rows(self) -> list[Row]:
+        """The rows of all points before they are measured; a point that cannot be is refused in its status."""
+        options = self.options
+        stages = options.zero or [self.recipe.deepspeed.zero_stage]
+        points = itertools.product(options.mode, options.data, stages, options.accumulation, options.gpus)
+        rows = [self.row(gpus, mode, data, stage, passes) for mode, data, stage, passes, gpus in points]
+        self._launches_left = (1 + options.repeats) * sum(row.status == "ok" for row in rows)
+        return rows
+
+    def row(self, gpus: int, mode: str, data: str, stage: int = 0, passes: int = 1) -> Row:
+        """Weak scaling keeps the images of a GPU and pass, strong scaling those of a step."""
         per_gpu = self.options.per_gpu_batch or self.recipe.bn_batch_size
-        batch = per_gpu * gpus if mode == "weak" else self.recipe.batch_size
-        nodes = len(self.hosts.subset(gpus).names)
-        return Row(gpus=gpus, nodes=nodes, mode=mode, data=data, global_batch=batch, per_gpu_batch=batch // gpus)
+        batch = per_gpu * gpus * passes if mode == "weak" else self.recipe.batch_size
+        row = Row(
+            gpus=gpus, nodes=len(self.hosts.subset(gpus).names), mode=mode, data=data, global_batch=batch, accumulation=passes,
+            per_gpu_batch=batch // (gpus * passes), zero_stage=stage, precision=self.recipe.precision,
+        )  # fmt: skip
+        if batch % (gpus * passes):
+            passed = f" in {passes} passes" if passes > 1 else ""
+            return dataclasses.replace(row, status=f"refused: batch_size={batch} cannot be cut over {gpus} GPUs{passed}")
+        try:
+            make_plan(self.recipe.with_overrides(_settings(row)), gpus, engine=self._engine())
+        except RecipeError as error:
+            return dataclasses.replace(row, status=f"refused: {error}")
+        return row
+
+    def _engine(self) -> str:
+        chosen = {"deepspeed": "deepspeed", "accelerate": "accelerate"}.get(self.options.launcher, "ddp")
+        return chosen if self.recipe.engine == "auto" else self.recipe.engine
 
     def launch(self, name: str, gpus: int, words: list[str]) -> tuple[Path, str]:
         """Run `words` on `gpus` GPUs; (the folder of what it wrote, "ok" or why not). A point that succeeded before is kept."""
         folder = self.options.out.resolve() / "points" / name
         done = folder / "status"
+        self._launches_left -= 1
         if done.exists() and done.read_text() == "ok":
             return folder, "ok"
+        began = time.monotonic()
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         hosts = self.hosts.subset(gpus)
@@ -90,33 +133,44 @@ class Study:
         if status != "ok":
             status = f"{status}: {_last_words(folder / 'log.txt')}"
         done.write_text(status)
-        print(f"{name}: {status}", flush=True)
+        self._launched, self._spent = self._launched + 1, self._spent + time.monotonic() - began
+        left = max(0, self._launches_left) * self._spent / self._launched / 60
+        print(f"{name}: {status} ({time.monotonic() - began:.0f} s; about {left:.0f} min left)", flush=True)
         return folder, status
 
-    def time_point(self, row: Row) -> tuple[Row, dict[str, Any] | None]:
-        """The measured row, and the gradient buckets that a profiled step found."""
-        name = f"{row.mode}-{row.data}-{row.gpus}"
+    def time_point(self, row: Row) -> Point:
+        if row.status != "ok":
+            print(f"{_name(row)}: {row.status}", flush=True)
+            return Point(row)
         runs: list[list[RankTimes]] = []
         for run in ("no-exchange", *(f"repeat{number}" for number in range(self.options.repeats))):
             exchange = "no-exchange" if run == "no-exchange" else "exchange"
+            # Alone, all stages compute the same: they share that run.
+            name = _name(dataclasses.replace(row, zero_stage=0) if exchange == "no-exchange" else row)
             folder, status = self.launch(f"{name}-{run}", row.gpus, self._words(row, exchange))
             if status != "ok":
-                return dataclasses.replace(row, status=status), None
+                return Point(dataclasses.replace(row, status=status))
             try:
                 runs.append(read_ranks(folder, row.gpus, warmup=self.options.warmup))
             except ReportError as error:
-                return dataclasses.replace(row, status=str(error)), None
-        return summarize(dataclasses.replace(row, accumulation=1), runs[1:], runs[0]), runs[0][0].buckets
+                return Point(dataclasses.replace(row, status=str(error)))
+        return Point(summarize(row, runs[1:], runs[0]), runs[0][0].buckets, own_times(runs[0]))
 
     def _words(self, row: Row, exchange: str) -> list[str]:
-        # The learning rate has no say in the speed, but a rate that is scaled up could end the run with a NaN.
-        settings = [f"batch_size={row.global_batch}", f"micro_batch_size={row.per_gpu_batch}", "schedule.rule=none", "log_every=1000000it"]
-        settings += ["run_dir={folder}/run", "resume=never"]
-        settings += ["data.name=synthetic"] if row.data == "synthetic" else []
+        # Sharded gradients cannot but be exchanged; what the stages compute is the same.
+        alone = ["deepspeed.zero_stage=0"] if exchange == "no-exchange" and row.zero_stage else []
+        settings = [*_settings(row), *self._size(row), *alone, "log_every=1000000it", "run_dir={folder}/run", "resume=never"]
         # The interval to the step before is what is timed: one step more than asked for.
         steps = self.options.warmup + self.options.steps + 1
         script = str(_HERE / "timed_run.py")
         return [script, "{folder}", str(steps), exchange, str(self.options.recipe.resolve()), *self.options.overrides, *settings]
+
+    def _size(self, row: Row) -> list[str]:
+        """Synthetic images are as large as the recipe's."""
+        try:
+            return [f"data.image_size={facts(self.recipe.data).image_size}"] if row.data == "synthetic" else []
+        except RecipeError:  # a folder of images that is not there: synthetic data does without
+            return []
 
     def sweep(self, gpus: int) -> list[Collective]:
         folder, status = self.launch(f"collectives-{gpus}", gpus, [str(_HERE / "timed_collectives.py"), "{folder}"])
@@ -126,19 +180,33 @@ class Study:
         return [Collective(gpus=gpus, nodes=nodes, **each) for each in json.loads((folder / "collectives.json").read_text())]
 
 
+def _name(row: Row) -> str:
+    stage = f"-zero{row.zero_stage}" if row.zero_stage else ""
+    return f"{row.mode}-{row.data}-{row.gpus}{stage}" + (f"-passes{row.accumulation}" if (row.accumulation or 1) > 1 else "")
+
+
+def _settings(row: Row) -> list[str]:
+    # The learning rate has no say in the speed, but a rate that is scaled up could end the run with a NaN.
+    settings = [f"batch_size={row.global_batch}", f"micro_batch_size={row.per_gpu_batch}", "schedule.rule=none"]
+    settings += [f"deepspeed.zero_stage={row.zero_stage}"]
+    return [*settings, "data.name=synthetic"] if row.data == "synthetic" else settings
+
+
 def run(options: argparse.Namespace) -> int:
-    if options.out.exists() and any(options.out.iterdir()) and not options.resume:
-        raise ReportError(f"{options.out} holds something already: --resume goes on with it, another --out starts anew")
-    study = Study(options, read_hostfile(options.hostfile), _load_recipe(options.recipe, options.overrides))
-    points = [study.row(gpus, mode, data) for mode in options.mode for data in options.data for gpus in options.gpus]
-    report = Report(provenance=_provenance(options))
+    _open_folder(options)
+    recipe = load_recipe(options.recipe).with_overrides(options.overrides)
+    study = Study(options, read_hostfile(options.hostfile), recipe)
+    if {"synthetic", "real"} <= set(options.data):
+        _check_comparable(recipe)
+    report, points = Report(provenance=_provenance(options)), study.rows()
     if options.collectives:
         report.collectives = [each for gpus in options.gpus if gpus > 1 for each in study.sweep(gpus)]
-    for point in points:
-        row, buckets = study.time_point(point)
-        report.rows = with_efficiency([*report.rows, row])
-        if buckets:
-            report.provenance.setdefault("buckets", buckets)
+    for row in points:
+        point = study.time_point(row)
+        report.rows = with_data_wait(with_efficiency([*report.rows, point.row]))
+        report.own_times += point.own_times
+        if point.buckets:
+            report.provenance.setdefault("buckets", point.buckets)
         # Written after every point, so that a study that is broken off has a report.
         report.save(options.out / "report.json")
     failed = [row for row in report.rows if row.status != "ok"]
@@ -146,14 +214,31 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _load_recipe(path: Path, overrides: list[str]) -> Any:
-    if not path.is_file():
-        raise RecipeError(f"{path} is not a file: name a recipe, such as recipes/resnet50.py")
-    sys.path.insert(0, str(path.parent))
-    recipe = runpy.run_path(str(path)).get("recipe")
-    if recipe is None:
-        raise RecipeError(f"{path} defines no `recipe`; recipes/ has examples")
-    return recipe.with_overrides(overrides)
+def _open_folder(options: argparse.Namespace) -> None:
+    """Refuses a folder that holds another study than the one asked for."""
+    asked = {name: str(getattr(options, name)) for name in ("recipe", "overrides", "launcher", "steps", "warmup", "per_gpu_batch")}
+    note = options.out / "study.json"
+    if options.out.exists() and any(options.out.iterdir()):
+        if not options.resume:
+            raise ReportError(f"{options.out} holds something already: --resume goes on with it, another --out starts anew")
+        before = json.loads(note.read_text()) if note.exists() else asked
+        for name in asked:
+            if before.get(name) != asked[name]:
+                raise ReportError(
+                    f"{options.out} was measured with {name}={before.get(name)}, not {asked[name]}: ask for the same, or give another --out"
+                )
+    options.out.mkdir(parents=True, exist_ok=True)
+    note.write_text(json.dumps(asked, indent=1))
+
+
+def _check_comparable(recipe: Recipe) -> None:
+    """Synthetic images must be of the real ones' kind, or the difference is not the loader's."""
+    real, synthetic = facts(recipe.data), facts(recipe.with_overrides(["data.name=synthetic"]).data)
+    if real.channels != synthetic.channels:
+        raise RecipeError(
+            f"--data synthetic,real: images of {recipe.data.name} have {real.channels} channel(s), synthetic ones {synthetic.channels}, "
+            "so the difference would not be the loader's; measure one of them"
+        )
 
 
 def _provenance(options: argparse.Namespace) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import html
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from lbtrain.cluster.step_model import Prediction
 from tools.scaling_report.chart import draw
@@ -30,9 +30,7 @@ def page(report: Report) -> str:
         "predictions are the dashed line in its band and the shaded rows, with their 90% interval.</p>",
         _picture(report),
         "<h2>Measured</h2>",
-        table(["GPUs", "nodes", "mode", "data", "status", "images a GPU", *_MEASURED], [_measured(row) for row in report.rows])
-        if report.rows
-        else f"<p>{NOT_MEASURED}</p>",
+        table(list(COLUMNS), [_measured(row) for row in report.rows]) if report.rows else f"<p>{NOT_MEASURED}</p>",
     ]
     if report.predictions:
         parts += ["<h2>Predicted</h2>", _predicted_table(report.predictions)]
@@ -41,24 +39,51 @@ def page(report: Report) -> str:
     return f'<!doctype html>\n<html lang="en"><head>{head}</head><body>\n' + "\n".join(parts) + "\n</body></html>\n"
 
 
-_MEASURED = ["images/s", "images/s a GPU (95%)", "efficiency", "step p50 / p95, ms", "compute, ms", "exposed exchange, ms"]
-_MEASURED += ["data wait, ms", "slowest rank", "spread"]
+def _per_gpu(row: Row) -> str | None:
+    rate = number(row.images_per_s_gpu, 1)
+    if rate and row.images_per_s_gpu_low is not None and row.images_per_s_gpu_high is not None:
+        rate += f" ({row.images_per_s_gpu_low:,.1f} to {row.images_per_s_gpu_high:,.1f})"
+    return rate
+
+
+def _baseline(row: Row) -> str | None:
+    return None if row.baseline_gpus is None else f"{row.baseline_gpus} GPUs"
+
+
+def _slowest(row: Row) -> str | None:
+    return None if row.slowest_rank is None else f"{row.slowest_rank} on {row.slowest_host}"
+
+
+def _whole(value: int | None) -> str | None:
+    return None if value is None else f"{value:,}"
+
+
+COLUMNS: dict[str, Callable[[Row], str | None]] = {
+    "GPUs": lambda row: _whole(row.gpus),
+    "nodes": lambda row: _whole(row.nodes),
+    "kind": lambda row: row.kind_words,
+    "status": lambda row: row.status,
+    "images a GPU": lambda row: _whole(row.per_gpu_batch),
+    "global batch": lambda row: _whole(row.global_batch),
+    "accumulation": lambda row: _whole(row.accumulation),
+    "images/s": lambda row: number(row.images_per_s, 0),
+    "images/s a GPU (95%)": _per_gpu,
+    "speed-up": lambda row: number(row.speed_up, 2),
+    "efficiency": lambda row: percent(row.efficiency),
+    "baseline": _baseline,
+    "step p50 / p95, ms": lambda row: _joined(milliseconds(row.step_p50_s), milliseconds(row.step_p95_s)),
+    "compute, ms": lambda row: milliseconds(row.compute_s),
+    "exposed exchange, ms": lambda row: milliseconds(row.exposed_communication_s),
+    "data wait, ms": lambda row: milliseconds(row.data_wait_s),
+    "in the loader, ms": lambda row: milliseconds(row.loader_wait_s),
+    "optimizer, ms": lambda row: milliseconds(row.optimizer_s),
+    "slowest rank": _slowest,
+    "spread over ranks": lambda row: percent(row.rank_spread),
+}
 
 
 def _measured(row: Row) -> tuple[str, list[str | None]]:
-    interval = number(row.images_per_s_gpu, 1)
-    if interval and row.images_per_s_gpu_low is not None and row.images_per_s_gpu_high is not None:
-        interval += f" ({row.images_per_s_gpu_low:,.1f} to {row.images_per_s_gpu_high:,.1f})"
-    slowest = None if row.slowest_rank is None else f"{row.slowest_rank} on {row.slowest_host}"
-    spread = percent(row.rank_spread)
-    batch = None if row.per_gpu_batch is None else str(row.per_gpu_batch)
-    steps = _joined(milliseconds(row.step_p50_s), milliseconds(row.step_p95_s))
-    efficiency = percent(row.efficiency)
-    exchange, wait = milliseconds(row.exposed_communication_s), milliseconds(row.data_wait_s)
-    return ("failed" if row.status != "ok" else ""), [
-        str(row.gpus), str(row.nodes), row.mode, row.data, row.status, batch, number(row.images_per_s, 0), interval, efficiency,
-        steps, milliseconds(row.compute_s), exchange, wait, slowest, spread,
-    ]  # fmt: skip
+    return ("failed" if row.status != "ok" else ""), [show(row) for show in COLUMNS.values()]
 
 
 def _predicted_table(predictions: Sequence[Prediction]) -> str:
@@ -67,10 +92,9 @@ def _predicted_table(predictions: Sequence[Prediction]) -> str:
     for each in predictions:
         rate = f"{each.images_per_s:,.0f} ({each.images_per_s_low:,.0f} to {each.images_per_s_high:,.0f})"
         interval = f"{100 * each.efficiency:.1f}% ({100 * each.efficiency_low:.1f} to {100 * each.efficiency_high:.1f})"
-        rows.append(
-            ("predicted", [str(each.gpus), str(each.nodes), rate, interval, *(percent(each.shares.get(cause)) for cause in causes)])
-        )
-    return table(["GPUs", "nodes", "images/s (90%)", "efficiency (90%)", *causes], rows)
+        shares = [percent(each.shares.get(cause)) for cause in causes]
+        rows.append(("predicted", [str(each.gpus), str(each.nodes), each.mode, rate, interval, *shares]))
+    return table(["GPUs", "nodes", "mode", "images/s (90%)", "efficiency (90%)", *causes], rows)
 
 
 def table(header: Sequence[str], rows: Sequence[tuple[str, Sequence[str | None]]]) -> str:

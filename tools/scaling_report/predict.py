@@ -22,8 +22,10 @@ EXAMPLES = """\
 a buyer's question, no run needed (380 images/s is the throughput of all 8 GPUs together):
   predict --model resnet50 --images-per-sec 380 --measured-on 8 --micro-batch 128 --gpus-per-node 8 \\
           --network ib-edr-100 --links 1 --gpus 8,32,256 --dtype fp16
-the same cluster with twice the network, or with ZeRO-1:
-  predict ... --what-if bandwidth=2x        predict ... --what-if zero=1,accumulation=2
+the same cluster with twice the network, with ZeRO-1, or in another arithmetic (--gpu names whose):
+  predict ... --what-if bandwidth=2x        predict ... --what-if zero=1,accumulation=2        predict ... --gpu v100 --what-if dtype=fp16
+the same batch on more GPUs:
+  predict ... --mode strong
 from a measurement, with its own all-reduce sweep or a named network:
   predict --run runs/scaling/report.json --gpus 8,64,256 [--network roce-100]
 """
@@ -42,7 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--links", type=arguments.count, default=1, help="network ports of a node (default 1)")
     parser.add_argument("--gpu", choices=GPUS, metavar="NAME", help=f"sets the link inside a node and the clocks: {', '.join(GPUS)}")
     parser.add_argument("--node-link", choices=NODE_LINKS, metavar="NAME", help=f"inside a node: {', '.join(NODE_LINKS)} (default nvlink2)")
-    parser.add_argument("--dtype", choices=BYTES, default="fp32", help="of the gradients that are exchanged (default fp32)")
+    parser.add_argument("--dtype", choices=BYTES, default="fp32", help="of arithmetic and exchanged gradients (default fp32)")
+    parser.add_argument("--mode", choices=("weak", "strong"), default="weak", help="strong: the step's images stay, however many GPUs")
+    parser.add_argument("--zero", type=int, choices=(0, 1, 2, 3), default=0, help="ZeRO stage (default 0)")
     parser.add_argument("--algorithm", choices=ALGORITHMS, default="auto", help="of the all-reduce between nodes (default auto)")
     parser.add_argument("--no-overlap", action="store_true", help="the exchange begins when backward has ended")
     parser.add_argument("--cpu-cores", type=arguments.count, help="cores of a node that decode JPEG; leave out for data that is no limit")
@@ -59,6 +63,8 @@ def run(options: argparse.Namespace) -> int:
         print(json.dumps({"asked": asked, "predictions": [dataclasses.asdict(each) for each in predictions]}, indent=1))
     else:
         _print_table(predictions, asked)
+        if note := options.what_if.note(asked["gpu"]):
+            print(f"note: {note}")
     return 0
 
 
@@ -69,7 +75,7 @@ def _from_flags(options: argparse.Namespace) -> tuple[list[Prediction], dict[str
         raise RecipeError(f"without --run, {flags} must be given: a prediction starts from one throughput of one model")
     question = Question(
         **{name: getattr(options, name) for name in ("model", "images_per_sec", "measured_on", "micro_batch", "gpus_per_node")},
-        **{name: getattr(options, name) for name in ("links", "gpu", "node_link", "dtype", "algorithm", "cpu_cores")},
+        **{name: getattr(options, name) for name in ("links", "gpu", "node_link", "dtype", "algorithm", "cpu_cores", "mode", "zero")},
         network=options.network or "ib-edr-100",
         overlaps=not options.no_overlap,
     )
@@ -78,7 +84,8 @@ def _from_flags(options: argparse.Namespace) -> tuple[list[Prediction], dict[str
 
 def _from_run(options: argparse.Namespace) -> tuple[list[Prediction], dict[str, Any]]:
     measured = MeasuredRun.read(options.run, network=options.network, links=options.links)
-    return measured.answer(options.gpus, what_if=options.what_if), measured.asked() | options.what_if.asked()
+    predictions = measured.answer(options.gpus, what_if=options.what_if, mode=options.mode)
+    return predictions, measured.asked() | {"gpu": measured.gpu, "mode": options.mode} | options.what_if.asked()
 
 
 def _print_table(predictions: list[Prediction], asked: dict[str, Any]) -> None:

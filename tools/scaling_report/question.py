@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from lbtrain.cluster.comm_model import Algorithm, fill_buckets
-from lbtrain.cluster.step_model import Job, Prediction, Spread, StepModel
+from lbtrain.cluster.step_model import Assumptions, Job, Prediction, Spread, StepModel
 from lbtrain.cluster.topology import GPUS, NETWORKS, NODE_LINKS, Topology, preset
 from lbtrain.errors import RecipeError
 from tools.scaling_report.layers import BYTES, counted_layers
@@ -29,8 +30,10 @@ class Question:
     gpu: str | None = None
     node_link: str | None = None  # None: the GPU's own, or NVLink 2
     dtype: str = "fp32"
+    zero: int = 0
     algorithm: Algorithm = "auto"
     overlaps: bool = True
+    mode: Literal["weak", "strong"] = "weak"  # strong: the images of the measured step, whatever the number of GPUs
     cpu_cores: int | None = None  # of a node, decoding JPEG; None: synthetic data, or a loader that keeps up
 
     def __post_init__(self) -> None:
@@ -39,6 +42,8 @@ class Question:
                 raise RecipeError(f"{name} must be above 0, not {getattr(self, name)}")
         if self.dtype not in BYTES:
             raise RecipeError(f"no gradient type {self.dtype!r}; there are {', '.join(BYTES)}")
+        if self.zero not in (0, 1, 2, 3):
+            raise RecipeError(f"no ZeRO stage {self.zero}; there are 0, 1, 2, 3")
 
     @property
     def step_s(self) -> float:
@@ -60,14 +65,19 @@ class Question:
         return Job(
             buckets=fill_buckets(counted_layers(self.model, dtype=self.dtype)),
             images=self.micro_batch,
+            zero_stage=self.zero,
+            peak_tflops=preset(self.gpu, GPUS).tflops.get(self.dtype) if self.gpu else None,
+            value_bytes=BYTES[self.dtype],
             overlaps=self.overlaps,
             loader_images_per_s=loader,
         )
 
-    def answer(self, sizes: Sequence[int], *, what_if: WhatIf | None = None) -> list[Prediction]:
+    def answer(self, sizes: Sequence[int], *, what_if: WhatIf | None = None, assumptions: Assumptions | None = None) -> list[Prediction]:
         """Predict `sizes`; efficiency is against the measured throughput, whatever `what_if` changes."""
         what_if = what_if or WhatIf()
         job, topology = self.job(), self.topology()
-        measured = StepModel(job, topology, algorithm=self.algorithm)
-        changed = StepModel(what_if.job(job, dtype=self.dtype), what_if.topology(topology), algorithm=self.algorithm)
-        return changed.predict(sizes, calibrated=measured, measured_step_s=self.step_s, measured_on=self.measured_on)
+        measured = StepModel(job, topology, algorithm=self.algorithm, assumptions=assumptions)
+        asked = what_if.job(job, exchanged=self.dtype, gpu=self.gpu)
+        changed = StepModel(asked, what_if.topology(topology), algorithm=self.algorithm, assumptions=assumptions)
+        batch = int(self.measured_on * asked.step_images) if self.mode == "strong" else None
+        return changed.predict(sizes, calibrated=measured, measured_step_s=self.step_s, measured_on=self.measured_on, global_batch=batch)

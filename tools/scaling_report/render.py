@@ -34,13 +34,13 @@ def _write_csv(report: Report, path: Path) -> None:
 
 
 def markdown(report: Report) -> str:
-    lines = ["| GPUs | nodes | mode | data | images/s | efficiency | status |", "|---:|---:|---|---|---:|---:|---|"]
+    lines = ["| GPUs | nodes | kind | images/s | efficiency | status |", "|---:|---:|---|---:|---:|---|"]
     for row in report.rows:
         rate, efficiency = number(row.images_per_s, 0) or NOT_MEASURED, percent(row.efficiency) or NOT_MEASURED
-        lines.append(f"| {row.gpus} | {row.nodes} | {row.mode} | {row.data} | {rate} | {efficiency} | {row.status} |")
+        lines.append(f"| {row.gpus} | {row.nodes} | {row.kind_words} | {rate} | {efficiency} | {row.status} |")
     for each in report.predictions:
         interval = f"{100 * each.efficiency:.1f}% ({100 * each.efficiency_low:.1f} to {100 * each.efficiency_high:.1f})"
-        lines.append(f"| {each.gpus} | {each.nodes} | weak | | {each.images_per_s:,.0f} | {interval} | predicted |")
+        lines.append(f"| {each.gpus} | {each.nodes} | {each.mode} | {each.images_per_s:,.0f} | {interval} | predicted |")
     return "\n".join(lines) + "\n"
 
 

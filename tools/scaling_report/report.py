@@ -29,9 +29,11 @@ class Row:
     nodes: int
     mode: str = "weak"
     data: str = "synthetic"
-    per_gpu_batch: int | None = None
+    per_gpu_batch: int | None = None  # images that a GPU passes at once
     global_batch: int | None = None
     accumulation: int | None = None
+    zero_stage: int | None = None
+    precision: str | None = None
     images_per_s: float | None = None
     images_per_s_gpu: float | None = None
     images_per_s_gpu_low: float | None = None  # 95% interval
@@ -43,13 +45,24 @@ class Row:
     step_p95_s: float | None = None
     compute_s: float | None = None
     exposed_communication_s: float | None = None
-    data_wait_s: float | None = None
+    data_wait_s: float | None = None  # step with real data minus step with synthetic data
+    loader_wait_s: float | None = None  # time in the loader, slowest rank; part of it may be hidden by the device's queue
     optimizer_s: float | None = None
     slowest_rank: int | None = None
     slowest_host: str | None = None
     rank_spread: float | None = None  # (slowest - fastest) / median of the ranks' own times
     jitter: float | None = None  # relative standard deviation of a rank's own time, over ranks and steps
     status: str = "ok"
+
+    @property
+    def kind(self) -> tuple[str, str, int, int]:
+        """What rows of different sizes must share to be compared."""
+        return self.mode, self.data, self.zero_stage or 0, self.accumulation or 1
+
+    @property
+    def kind_words(self) -> str:
+        mode, data, stage, passes = self.kind
+        return f"{mode}, {data}" + (f", ZeRO-{stage}" if stage else "") + (f", {passes} passes" if passes > 1 else "")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,9 +75,20 @@ class Collective:
     seconds: float
 
 
+@dataclass(frozen=True, kw_only=True)
+class OwnTimes:
+    """Forward and backward seconds of every step of one rank, in a run without gradient exchange, where nobody waits for anybody."""
+
+    gpus: int
+    rank: int
+    host: str
+    own_s: list[float]
+
+
 @dataclass(kw_only=True)
 class Report:
     rows: list[Row] = field(default_factory=list)
+    own_times: list[OwnTimes] = field(default_factory=list)
     predictions: list[Prediction] = field(default_factory=list)
     collectives: list[Collective] = field(default_factory=list)
     provenance: dict[str, Any] = field(default_factory=dict)
@@ -83,6 +107,7 @@ def load(path: Path) -> Report:
         values = json.loads(path.read_text(encoding="utf-8"))
         return Report(
             rows=[Row(**row) for row in values["rows"]],
+            own_times=[OwnTimes(**each) for each in values["own_times"]],
             predictions=[Prediction(**row) for row in values["predictions"]],
             collectives=[Collective(**row) for row in values["collectives"]],
             provenance=values["provenance"],
@@ -97,6 +122,7 @@ def merged(reports: Iterable[Report]) -> Report:
     together = Report()
     for report in reports:
         together.rows += report.rows
+        together.own_times += report.own_times
         together.predictions += report.predictions
         together.collectives += report.collectives
         together.provenance |= report.provenance
@@ -104,12 +130,28 @@ def merged(reports: Iterable[Report]) -> Report:
 
 
 def with_efficiency(rows: Sequence[Row]) -> list[Row]:
-    """The rows with speed-up and efficiency against the smallest measured size of the same mode and data."""
-    smallest: dict[tuple[str, str], Row] = {}
+    """The rows with speed-up and efficiency against the smallest measured size of the same kind."""
+    smallest: dict[tuple[str, str, int, int], Row] = {}
     for row in sorted(rows, key=lambda row: row.gpus):
         if row.status == "ok" and row.images_per_s:
-            smallest.setdefault((row.mode, row.data), row)
-    return [_against(row, smallest.get((row.mode, row.data))) for row in rows]
+            smallest.setdefault(row.kind, row)
+    return [_against(row, smallest.get(row.kind)) for row in rows]
+
+
+def with_data_wait(rows: Sequence[Row]) -> list[Row]:
+    """The rows with what real data adds to a step, where the same point was measured with synthetic data too."""
+    synthetic = {_point(row): row.step_p50_s for row in rows if row.data == "synthetic" and row.step_p50_s}
+    return [
+        dataclasses.replace(row, data_wait_s=max(0.0, row.step_p50_s - synthetic[_point(row)]))
+        if row.data == "real" and row.step_p50_s and _point(row) in synthetic
+        else row
+        for row in rows
+    ]
+
+
+def _point(row: Row) -> tuple[object, ...]:
+    mode, _, *rest = row.kind
+    return row.gpus, row.global_batch, mode, *rest
 
 
 def _against(row: Row, baseline: Row | None) -> Row:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tools.scaling_report.report import ReportError, Row, rate_columns
+from tools.scaling_report.report import OwnTimes, ReportError, Row, rate_columns
 
 
 @dataclass(frozen=True)
@@ -55,11 +55,16 @@ def summarize(row: Row, repeats: Sequence[Sequence[RankTimes]], alone: Sequence[
         step_p50_s=step, step_p95_s=every[int(0.95 * (len(every) - 1))],
         compute_s=max(medians),
         exposed_communication_s=max(0.0, step - statistics.median(step_seconds(alone))) if row.gpus > 1 else 0.0,
-        data_wait_s=max(each.median("wait_s") for each in repeats[0]),
-        optimizer_s=max(each.median("optimizer_s") for each in alone),
+        loader_wait_s=max(each.median("wait_s") for each in repeats[0]),
+        # The run alone is not sharded; under ZeRO each rank updates its part.
+        optimizer_s=max(each.median("optimizer_s") for each in alone) / (row.gpus if row.zero_stage else 1),
         slowest_rank=slowest.rank, slowest_host=slowest.host, rank_spread=(max(medians) - min(medians)) / middle,
         jitter=statistics.pstdev(own) / middle,
     )  # fmt: skip
+
+
+def own_times(alone: Sequence[RankTimes]) -> list[OwnTimes]:
+    return [OwnTimes(gpus=len(alone), rank=each.rank, host=each.host, own_s=[step["own_s"] for step in each.steps]) for each in alone]
 
 
 def _filled(row: Row, **values: Any) -> Row:

@@ -3,34 +3,56 @@
 import argparse
 import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 from lbtrain.cluster.step_model import Job
-from lbtrain.cluster.topology import Topology
+from lbtrain.cluster.topology import GPUS, Topology, preset
+from lbtrain.errors import RecipeError
 from tools.scaling_report.layers import BYTES
 
 
 @dataclass(frozen=True)
 class WhatIf:
-    """changes, comma-separated: bandwidth=2x (between nodes), micro_batch=64 and accumulation=2 (images a GPU takes and passes a step;
-    computing time follows the images), dtype=bf16 (of exchanged gradients; computing stays as measured), zero=1"""
+    """changes, comma-separated: bandwidth=2x (between nodes), micro_batch=64 and accumulation=2 (images a GPU passes at once, and passes a
+    step), dtype=bf16 (of exchanged gradients, and of arithmetic where --gpu names whose), zero=0|1|2|3"""
 
     bandwidth: float = 1.0
     micro_batch: int | None = None
-    accumulation: int = 1
+    accumulation: int | None = None
     dtype: str | None = None
     zero: int | None = None
 
     def topology(self, topology: Topology) -> Topology:
         return topology.with_bandwidth(self.bandwidth)
 
-    def job(self, job: Job, *, dtype: str) -> Job:
-        buckets = job.buckets.accumulated(self.accumulation).scaled(BYTES[self.dtype or dtype] / BYTES[dtype])
-        stage = job.zero_stage if self.zero is None else self.zero
-        return dataclasses.replace(job, buckets=buckets, images=(self.micro_batch or job.images) * self.accumulation, zero_stage=stage)
+    def job(self, job: Job, *, exchanged: str, gpu: str | None) -> Job:
+        """`job` changed, whose gradients are exchanged as `exchanged` and computed on `gpu`. Raises RecipeError for a type it lacks."""
+        changes: dict[str, Any] = {
+            "images": self.micro_batch, "passes": self.accumulation, "zero_stage": self.zero,
+        }  # fmt: skip
+        if self.dtype:
+            changes |= {"buckets": job.buckets.scaled(BYTES[self.dtype] / BYTES[exchanged])}
+            if gpu and job.peak_tflops:
+                changes |= {"peak_tflops": peak_tflops(gpu, self.dtype), "value_bytes": BYTES[self.dtype]}
+        return dataclasses.replace(job, **{name: value for name, value in changes.items() if value is not None})
+
+    def note(self, gpu: str | None) -> str:
+        """What the reader must know of the answer; empty if nothing."""
+        if self.dtype and not gpu:
+            return f"dtype={self.dtype}: only the exchanged bytes change; with --gpu computing changes too"
+        return ""
 
     def asked(self) -> dict[str, object]:
         changed = {name: value for name, value in dataclasses.asdict(self).items() if value != getattr(WhatIf(), name)}
         return {"what_if": changed} if changed else {}
+
+
+def peak_tflops(gpu: str, dtype: str) -> float:
+    """The data sheet's rate of `gpu` in `dtype`. Raises RecipeError if it has none."""
+    rates = preset(gpu, GPUS).tflops
+    if dtype not in rates:
+        raise RecipeError(f"{gpu} has no units for {dtype}; it computes fast in {', '.join(rates)}")
+    return rates[dtype]
 
 
 def parse_what_if(text: str) -> WhatIf:
@@ -42,7 +64,7 @@ def parse_what_if(text: str) -> WhatIf:
             changes[key] = _READ[key](value)
         except (KeyError, ValueError):
             raise argparse.ArgumentTypeError(
-                f"{word!r} is not understood; there are bandwidth=2x, micro_batch=64, accumulation=2, dtype={'|'.join(BYTES)}, zero=0|1"
+                f"{word!r} is not understood; there are bandwidth=2x, micro_batch=64, accumulation=2, dtype={'|'.join(BYTES)}, zero=0|1|2|3"
             ) from None
     return WhatIf(**changes)  # type: ignore[arg-type]
 
@@ -65,5 +87,5 @@ _READ = {
     "micro_batch": _count,
     "accumulation": _count,
     "dtype": lambda text: {name: name for name in BYTES}[text],
-    "zero": lambda text: {"0": 0, "1": 1}[text],
+    "zero": lambda text: {"0": 0, "1": 1, "2": 2, "3": 3}[text],
 }

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lbtrain.cluster.comm_model import Buckets
-from lbtrain.cluster.step_model import Assumptions, Job, Spread, StepModel, expected_maximum
+from lbtrain.cluster.step_model import Assumptions, Job, Spread, StepModel
 from lbtrain.cluster.topology import NETWORKS, NODE_LINKS, Topology
 
 JOB = Job(buckets=Buckets((1e6, 25e6, 25e6, 25e6, 24e6), (0.4, 0.5, 0.6, 0.8, 1.0)), images=32)
@@ -61,17 +61,6 @@ def test_zero_1_fetches_weights_in_the_open_and_divides_the_update() -> None:
     ours, theirs = StepModel(sharded, CLUSTER).parts(compute, 256), StepModel(plain, CLUSTER).parts(compute, 256)
     assert np.all(ours["optimizer"] == 0.01 / 256)
     assert np.median(ours["communication"]) > np.median(theirs["communication"])
-
-
-@pytest.mark.parametrize(("number", "mean"), [(1, 0.0), (2, 0.5642), (8, 1.4236), (100, 2.5076)])
-def test_the_slowest_of_n_is_the_expected_maximum(number: int, mean: float) -> None:
-    """Against the known means of the largest of n normal draws (Tippett 1925)."""
-    assert expected_maximum(number) == pytest.approx(mean, abs=2e-3)
-
-
-def test_jitter_that_was_measured_needs_no_luck() -> None:
-    steady = StepModel(JOB, CLUSTER, assumptions=Assumptions(jitter_lasts=False))
-    assert np.ptp(steady.parts(np.full(2000, 0.2), 1)["stragglers"]) < 1e-12
 
 
 def test_spreads_have_the_stated_quantiles() -> None:

@@ -14,9 +14,9 @@ from lbtrain.cluster.step_model import Prediction
 from tools.scaling_report.__main__ import COMMANDS, main
 from tools.scaling_report.advise import knee, options_for
 from tools.scaling_report.compare import is_slower
-from tools.scaling_report.fit import fit_link
 from tools.scaling_report.ingest import rates
-from tools.scaling_report.report import Collective, Report, ReportError, Row, half_interval, load, rate_columns, with_efficiency
+from tools.scaling_report.links import fit_link
+from tools.scaling_report.report import Collective, OwnTimes, Report, ReportError, Row, half_interval, load, rate_columns, with_efficiency
 
 ROW = Row(gpus=8, nodes=1, images_per_s=800.0, images_per_s_gpu=100.0, images_per_s_gpu_low=98.0, images_per_s_gpu_high=102.0)
 PREDICTION = Prediction(
@@ -56,12 +56,17 @@ def test_a_wild_timing_does_not_bend_the_fit() -> None:
 
 
 def test_fit_prints_what_it_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    Report(collectives=_sweep(1e-4, 1e8), rows=[replace(ROW, jitter=0.02), replace(ROW, gpus=16, jitter=0.022)]).save(tmp_path / "r.json")
+    times = [OwnTimes(gpus=2, rank=rank, host=f"n{rank}", own_s=[0.98 + 0.02 * rank, 1.0 + 0.02 * rank] * 10) for rank in (0, 1)]
+    Report(collectives=_sweep(1e-4, 1e8), own_times=times).save(tmp_path / "r.json")
     assert main(["fit", str(tmp_path / "r.json")]) == 0
     out = capsys.readouterr().out
     assert "latency 100 us a message" in out
     assert "bandwidth 100 MB/s" in out
-    assert "jitter: 2.1 % of a step" in out
+    assert re.search(r"jitter step by step: [\d.]+ % of a step, \+- 11.3% \(40 steps\)", out)
+    assert "jitter between ranks: not determined by these points" in out  # two ranks are too few
+    assert "past what was seen" in out.splitlines()[-1]
+    Report(rows=[ROW]).save(tmp_path / "empty.json")
+    assert main(["fit", str(tmp_path / "empty.json")]) == 2
 
 
 def test_advise_by_hand() -> None:

@@ -1,4 +1,4 @@
-"""measure: command lines of each launcher, a failing and a late point, resume, the arithmetic of a row, and what the stopwatch costs."""
+"""measure: command lines of each launcher, a failing and a late point, resume, and the arithmetic of a row."""
 
 import argparse
 import json
@@ -7,17 +7,18 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
-from torch import nn
 
+from lbtrain import Recipe
 from lbtrain.cluster.hostfile import Hostfile
 from tools.scaling_report.__main__ import main
 from tools.scaling_report.launchers import LAUNCHERS, commands, run_together
 from tools.scaling_report.measure import Study
-from tools.scaling_report.report import Row, load
-from tools.scaling_report.timed_run import Stopwatch
+from tools.scaling_report.report import Row, load, with_data_wait
 from tools.scaling_report.timings import RankTimes, read_ranks, summarize
 
+ONE_HOST = Hostfile(("localhost",), 1)
+FOUR_HOSTS = Hostfile(("a", "b", "c", "d"), 2)
+RECIPE = Recipe().vary(model=dict(name="cifar_resnet8"), bn_batch_size=8, batch_size=64)
 HOSTS = Hostfile(("node01", "node02"), 8)
 ROOT = Path(__file__).parents[3]
 
@@ -65,6 +66,7 @@ def test_a_failure_ends_the_others_and_a_late_one_is_timed_out(tmp_path: Path) -
     assert run_together([["sh", "-c", "exit 7"], ["sleep", "60"]], tmp_path / "log", timeout_s=30) == "exit code 7"
     assert run_together([["sleep", "60"]], tmp_path / "log", timeout_s=1) == "timed out after 1 s"
     assert run_together([["true"]], tmp_path / "log", timeout_s=30) == "ok"
+    assert run_together([["srun-of-nowhere"]], tmp_path / "log", timeout_s=30) == "there is no program srun-of-nowhere here"
     assert time.monotonic() - start < 20
 
 
@@ -82,7 +84,8 @@ def test_a_row_by_hand() -> None:
     assert (found.slowest_rank, found.slowest_host) == (1, "node02")
     assert found.rank_spread == pytest.approx(0.1 / 0.35)
     assert found.compute_s == 0.4
-    assert found.data_wait_s == 0.01
+    assert found.loader_wait_s == 0.01
+    assert found.data_wait_s is None  # needs the same point with the other data
     assert found.jitter == pytest.approx(0.05 / 0.35)
 
 
@@ -94,9 +97,12 @@ def test_warmup_is_left_out_and_a_silent_rank_is_named(tmp_path: Path) -> None:
         read_ranks(tmp_path, 2, warmup=1)
 
 
-def _study(folder: Path, **changes: object) -> Study:
-    options = argparse.Namespace(out=folder, launcher="torchrun", port=29500, timeout=30, per_gpu_batch=None, **changes)
-    return Study(options, Hostfile(("localhost",), 1), argparse.Namespace(bn_batch_size=8, batch_size=64))
+def _study(folder: Path, hosts: Hostfile = ONE_HOST, **changes: object) -> Study:
+    options = {
+        "out": folder, "launcher": "torchrun", "port": 29500, "timeout": 30, "per_gpu_batch": None, "repeats": 1, "zero": None,
+        "accumulation": [1], "mode": ["weak"], "data": ["synthetic"], "gpus": [2],
+    }  # fmt: skip
+    return Study(argparse.Namespace(**options | changes), hosts, RECIPE)
 
 
 def test_a_point_that_succeeded_is_kept_and_one_that_failed_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,12 +119,40 @@ def test_a_point_that_succeeded_is_kept_and_one_that_failed_is_tried_again(tmp_p
     assert not (folder / "ran").exists()  # not run again
 
 
-def test_weak_scaling_keeps_a_gpus_images_and_strong_scaling_a_steps() -> None:
-    study = Study(
-        argparse.Namespace(per_gpu_batch=None), Hostfile(("a", "b", "c", "d"), 2), argparse.Namespace(bn_batch_size=8, batch_size=64)
-    )
+FOUR_RECIPE = Recipe().vary(model=dict(name="cifar_resnet8"), bn_batch_size=8, batch_size=64)
+HOSTS = Hostfile(("a", "b", "c", "d"), 2)
+
+
+def test_weak_scaling_keeps_a_gpus_images_and_strong_scaling_a_steps(tmp_path: Path) -> None:
+    study = _study(tmp_path, FOUR_HOSTS)
     assert [study.row(gpus, "weak", "real").global_batch for gpus in (2, 4, 8)] == [16, 32, 64]
     assert [study.row(gpus, "strong", "real").per_gpu_batch for gpus in (2, 4, 8)] == [32, 16, 8]
+    assert [study.row(2, mode, "real", passes=2).per_gpu_batch for mode in ("weak", "strong")] == [8, 16]
+
+
+def test_points_are_every_combination_and_the_impossible_are_refused_unlaunched(tmp_path: Path) -> None:
+    study = _study(tmp_path, FOUR_HOSTS, mode=["weak", "strong"], zero=[0, 1], accumulation=[1, 3], gpus=[2, 4], launcher="deepspeed")
+    rows = study.rows()
+    assert len(rows) == 16
+    refused = [row for row in rows if row.status != "ok"]
+    assert {(row.mode, row.accumulation) for row in refused} == {("strong", 3)}  # 64 images in 3 passes
+    assert "cannot be cut over 2 GPUs in 3 passes" in refused[0].status
+    assert study.time_point(refused[0]).row == refused[0]
+    assert not (tmp_path / "points").exists()
+    assert "refused" in _study(tmp_path, FOUR_HOSTS, zero=[2]).rows()[0].status  # torchrun cannot shard
+
+
+def test_a_sharded_point_is_computed_alone_unsharded(tmp_path: Path) -> None:
+    study = _study(tmp_path, FOUR_HOSTS, warmup=1, steps=3, recipe=Path("r.py"), overrides=[])
+    row = study.row(4, "weak", "synthetic", stage=2)
+    stages = [[word for word in study._words(row, run) if "zero_stage" in word][-1] for run in ("exchange", "no-exchange")]
+    assert stages == ["deepspeed.zero_stage=2", "deepspeed.zero_stage=0"]
+
+
+def test_data_wait_is_real_minus_synthetic() -> None:
+    rows = [Row(gpus=gpus, nodes=1, data=data, step_p50_s=step) for gpus, data, step in (
+        (8, "synthetic", 0.3), (8, "real", 0.4), (16, "real", 0.5))]  # fmt: skip
+    assert [row.data_wait_s for row in with_data_wait(rows)] == [None, pytest.approx(0.1), None]
 
 
 @pytest.mark.parametrize(
@@ -127,6 +161,8 @@ def test_weak_scaling_keeps_a_gpus_images_and_strong_scaling_a_steps() -> None:
         (["--hostfile", "nowhere", "recipes/digits.py"], "nowhere cannot be read"),
         (["--hostfile", "hostfiles/local", "recipes/nothing.py"], "is not a file"),
         (["--hostfile", "hostfiles/local", "recipes/digits.py", "batchsize=3"], "did you mean"),
+        (["--hostfile", "hostfiles/local", "--data", "synthetic,real", "recipes/digits.py"], "have 1 channel(s)"),
+        (["--hostfile", "hostfiles/1x8", "recipes/digits.py"], "without splitting a host"),
     ],
 )
 def test_a_study_that_cannot_be_is_refused_before_a_launch(
@@ -143,45 +179,11 @@ def test_a_folder_with_a_study_is_not_overwritten(tmp_path: Path, capsys: pytest
     assert "--resume" in capsys.readouterr().err
 
 
-class _IdleEngine:
-    """An engine whose step costs nothing, so that what is left is the stopwatch."""
-
-    rank, world_size, device, accumulation = 0, 1, torch.device("cpu"), 1
-
-    def __init__(self) -> None:
-        self.model = nn.Identity()
-
-    def backward(self, loss: torch.Tensor) -> None: ...
-
-    def step(self, lr: float) -> bool:
-        return True
-
-
-def _run(engine: object, steps: int) -> float:
-    image, start = torch.zeros(1), time.perf_counter()
-    for _ in range(steps):
-        engine.model(image)
-        engine.backward(image)
-        engine.step(0.1)
-    return (time.perf_counter() - start) / steps
-
-
-def test_the_stopwatch_costs_under_one_percent_of_a_ten_millisecond_step(tmp_path: Path) -> None:
-    bare = min(_run(_IdleEngine(), 500) for _ in range(5))
-    timed = min(_run(Stopwatch(_IdleEngine(), tmp_path, 10**6, profile=False), 500) for _ in range(5))
-    assert timed - bare < 0.01 * 0.010
-
-
-def test_the_stopwatch_writes_every_step_and_ends_the_run(tmp_path: Path) -> None:
-    watch = Stopwatch(_IdleEngine(), tmp_path, 4, profile=False)
-    watch.accumulation = 2
-    assert watch.accumulation == 2
-    with pytest.raises(SystemExit) as exit_:
-        _run(watch, 10)
-    assert exit_.value.code == 0
-    (rank,) = read_ranks(tmp_path, 1, warmup=0)
-    assert len(rank.steps) == 3  # intervals between four step ends
-    assert all(step["step_s"] >= step["own_s"] >= 0 for step in rank.steps)
+def test_another_study_is_not_gone_on_with(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["measure", "--gpus", "2", "--out", str(tmp_path), "--hostfile", "nowhere", "recipes/digits.py"]
+    assert main([*words, "--steps", "7"]) == 2  # no such hostfile; the study is noted
+    assert main([*words, "--steps", "9", "--resume"]) == 2
+    assert "measured with steps=7, not 9" in capsys.readouterr().err
 
 
 def test_a_report_survives_a_round_trip(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ from torch import nn
 
 from lbtrain.cluster.comm_model import fill_buckets
 from tools.scaling_report.__main__ import main
-from tools.scaling_report.layers import counted_layers, timed_buckets
+from tools.scaling_report.clock import HostClock
+from tools.scaling_report.layers import GradientStamps, counted_layers
 from tools.scaling_report.report import load
 
 BUYER = ["predict", "--model", "resnet50", "--images-per-sec", "380", "--measured-on", "8", "--micro-batch", "128"]
@@ -39,14 +40,45 @@ def test_what_if_moves_the_answer_the_way_hardware_does(capsys: pytest.CaptureFi
     assert _efficiency(capsys, *slow, "--what-if", "accumulation=4")[1] > plain
     assert _efficiency(capsys, *slow, "--what-if", "micro_batch=16")[1] < plain
     assert _efficiency(capsys, *slow, "--what-if", "dtype=fp32")[1] < plain
-    assert _efficiency(capsys, *slow, "--what-if", "zero=1")[1] < plain
+    one, two, three = (_efficiency(capsys, *slow, "--what-if", f"zero={stage}")[1] for stage in (1, 2, 3))
+    assert one == two < plain
+    assert three < plain
+    open_ = [_efficiency(capsys, *slow, "--no-overlap", "--what-if", f"zero={stage}")[1] for stage in (0, 1, 3)]
+    assert open_[0] == pytest.approx(open_[1])  # a reduce-scatter and a fetch are one all-reduce
+    assert open_[2] < open_[1]
+    twice = [_efficiency(capsys, *slow, "--what-if", f"zero={stage},accumulation=2")[1] for stage in (1, 2)]
+    assert twice[1] < twice[0]  # stage 2 sends gradients in every pass
+
+
+def test_arithmetic_follows_the_data_sheet_of_a_named_gpu(capsys: pytest.CaptureFixture[str]) -> None:
+    """fp16 after fp32 on a V100: between all of computing limited by memory (2) and all by arithmetic (125 / 15.7)."""
+    volta = [*BUYER, "--gpu", "v100", "--gpus", "1,8", "--images-per-sec", "2855", "--json"]
+    assert main([*volta, "--what-if", "dtype=fp16"]) == 0
+    faster = json.loads(capsys.readouterr().out)["predictions"][1]["images_per_s"] / 2855
+    assert 2 < faster < 125 / 15.7
+    assert main([*volta, "--what-if", "dtype=bf16"]) == 2
+    assert "v100 has no units for bf16" in capsys.readouterr().err
+    assert main([*BUYER, "--gpus", "8", "--what-if", "dtype=bf16"]) == 0
+    assert "only the exchanged bytes change" in capsys.readouterr().out
+
+
+def test_strong_scaling_shares_the_measured_batch_out(capsys: pytest.CaptureFixture[str]) -> None:
+    weak, strong = _efficiency(capsys, "--network", "eth-10")[1], _efficiency(capsys, "--network", "eth-10", "--mode", "strong")[1]
+    assert strong < weak
+    assert main([*BUYER, "--mode", "strong", "--gpus", "2048"]) == 2
+    assert "1024 images cannot be cut over 2048 GPUs" in capsys.readouterr().err
+
+
+def test_one_gpu_of_the_same_step_time_is_the_same_in_both_modes(capsys: pytest.CaptureFixture[str]) -> None:
+    """At the measured size weak and strong scaling are one question."""
+    assert _efficiency(capsys)[0] == _efficiency(capsys, "--mode", "strong")[0]
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         (["--what-if", "speed=2x"], "speed=2x"),
-        (["--what-if", "zero=3"], "zero=3"),
+        (["--what-if", "zero=4"], "zero=4"),
         (["--gpus", "8,x"], "GPU counts"),
         (["--network", "tin-cans"], "tin-cans"),
         (["--images-per-sec", "nan"], "above 0"),
@@ -91,7 +123,12 @@ def test_a_profiled_step_finds_the_buckets_that_counting_finds() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(*[nn.Linear(512, 512) for _ in range(12)])
     images = torch.randn(64, 512)
-    timed = timed_buckets(model, lambda: model(images).sum())
+    clock = HostClock()
+    start, loss, stamps = clock.stamp(), model(images).sum(), GradientStamps(model, clock)
+    middle = clock.stamp()
+    loss.backward()
+    stamps.end()
+    timed = stamps.buckets(start, middle)
     counted = fill_buckets([(4.0 * (512 * 512 + 512), 1.0)] * 12)
     assert timed.num_bytes == counted.num_bytes
     assert timed.ready[-1] == pytest.approx(1)

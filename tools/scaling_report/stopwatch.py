@@ -1,0 +1,111 @@
+"""A stopwatch round an engine and its task: when each step computes, updates and waits for data, without a step waiting for the clock."""
+
+import dataclasses
+import json
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lbtrain.engines import Engine
+from tools.scaling_report.clock import Clock, clock_for
+from tools.scaling_report.layers import GradientStamps
+
+
+class Stopwatch:
+    """An engine that times the one it wraps for a number of steps, then writes FOLDER/rankN.json and ends the run."""
+
+    def __init__(self, engine: Engine, folder: Path, steps: int, *, profile: bool, clock: Clock | None = None):
+        self._engine, self._folder, self._steps, self._profile = engine, folder, steps, profile
+        self._clock = clock or clock_for(engine.device)
+        self._step: dict[str, Any] = {}
+        self._finished: list[dict[str, Any]] = []
+        self._gradients: GradientStamps | None = None
+        self._forward: tuple[Any, Any] | None = None
+        self._wait = self._wait_inside = 0.0
+        engine.model.register_forward_pre_hook(self._on_forward)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    @property
+    def accumulation(self) -> int:
+        return self._engine.accumulation
+
+    @accumulation.setter
+    def accumulation(self, count: int) -> None:
+        self._engine.accumulation = count
+
+    def waited(self, seconds: float) -> None:
+        """The task was that long in the loader. Between the passes of one step that is not computing."""
+        self._wait += seconds
+        if "start" in self._step:
+            self._wait_inside += seconds
+
+    def _on_forward(self, *_: object) -> None:
+        if not self._engine.model.training or "start" in self._step:
+            return
+        # The middle step is profiled: the first ones still allocate.
+        if self._profile and self._gradients is None and len(self._finished) == self._steps // 2:
+            self._gradients = GradientStamps(self._engine.model, self._clock)
+        self._step["start"] = self._clock.stamp()
+
+    def backward(self, loss: torch.Tensor) -> None:
+        if self._gradients and not self._forward:
+            self._forward = self._step["start"], self._clock.stamp()
+        self._engine.backward(loss)
+        self._step["computed"] = self._clock.stamp()
+        if self._gradients:
+            self._gradients.end()
+
+    def step(self, lr: float) -> bool:
+        applied = self._engine.step(lr)
+        waits = {"wait_s": self._wait, "wait_inside_s": self._wait_inside}
+        self._finished.append(self._step | {"end": self._clock.stamp()} | waits)
+        self._step, self._wait, self._wait_inside = {}, 0.0, 0.0
+        if len(self._finished) == self._steps:
+            self._write()
+            raise SystemExit(0)
+        return applied
+
+    def _write(self) -> None:
+        self._clock.settle()
+        buckets = self._gradients.buckets(*self._forward) if self._gradients and self._forward else None
+        pairs = zip(self._finished, self._finished[1:], strict=False)
+        record = {
+            "rank": self._engine.rank,
+            "host": socket.gethostname(),
+            "steps": [self._times(before, now) for before, now in pairs],
+            "buckets": buckets and dataclasses.asdict(buckets),
+        }
+        (self._folder / f"rank{self._engine.rank}.json").write_text(json.dumps(record))
+
+    def _times(self, before: dict[str, Any], now: dict[str, Any]) -> dict[str, float]:
+        seconds = self._clock.seconds
+        return {
+            "step_s": seconds(before["end"], now["end"]),
+            "own_s": max(0.0, seconds(now["start"], now["computed"]) - now["wait_inside_s"]),
+            "optimizer_s": seconds(now["computed"], now["end"]),
+            "wait_s": now["wait_s"],
+        }
+
+
+class TimedTask:
+    """The task it wraps, whose batches tell the stopwatch how long each was waited for."""
+
+    def __init__(self, task: Any, watch: Stopwatch):
+        self._task, self._watch = task, watch
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._task, name)
+
+    def batches(self, **place: int) -> Iterator[Any]:
+        source = self._task.batches(**place)
+        while True:
+            before = time.perf_counter()
+            batch = next(source)
+            self._watch.waited(time.perf_counter() - before)
+            yield batch
