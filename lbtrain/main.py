@@ -27,8 +27,9 @@ if TYPE_CHECKING:  # a plan or a help text must not wait for the engines' import
 
     from lbtrain.engines import Engine
     from lbtrain.plan import Plan
+    from lbtrain.tasks import Task
 
-    Instruments = Callable[[Any, Engine], tuple[Any, Engine]]
+    Instruments = Callable[[Task, Engine], tuple[Task, Engine]]
 
 
 def main(recipe: Recipe, argv: Sequence[str] | None = None) -> None:

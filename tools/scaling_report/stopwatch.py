@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from lbtrain.engines import Engine
+from lbtrain.tasks import Task
 from tools.scaling_report.clock import Clock, clock_for
 from tools.scaling_report.layers import GradientStamps
 
@@ -96,7 +97,7 @@ class Stopwatch:
 class TimedTask:
     """The task it wraps, whose batches tell the stopwatch how long each was waited for."""
 
-    def __init__(self, task: Any, watch: Stopwatch):
+    def __init__(self, task: Task, watch: Stopwatch):
         self._task, self._watch = task, watch
 
     def __getattr__(self, name: str) -> Any:

@@ -20,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from lbtrain.engines import Engine
 from lbtrain.errors import LaunchError, UserError
 from lbtrain.main import run
+from lbtrain.tasks import Task
 from tools.scaling_report.recipes import load_recipe
 from tools.scaling_report.stopwatch import Stopwatch, TimedTask
 
@@ -30,7 +31,7 @@ class Instruments:
     def __init__(self, folder: Path, steps: int, *, exchange: bool):
         self._folder, self._steps, self._exchange = folder, steps, exchange
 
-    def __call__(self, task: Any, engine: Engine) -> tuple[Any, Any]:
+    def __call__(self, task: Task, engine: Engine) -> tuple[Any, Any]:
         if not self._exchange and engine.world_size > 1:
             switch_off_exchange(engine.model)
         watch = Stopwatch(engine, self._folder, self._steps, profile=not self._exchange)
