@@ -160,7 +160,7 @@ def main() -> None:
         "memory_slope_mib_per_min": f"{slope(alone.memory, after=30):.3f}",
         "memory_slope_disturbed_mib_per_min": f"{slope(lives.memory, after=30):.3f}",
         "seed": options.seed,
-        "command": f"python -m tests.faults.soak --minutes {options.minutes:g} --kill-every {options.kill_every:g} --steps {steps} --seed {options.seed}",
+        "command": f"python -m tests.faults.soak --kill-every {options.kill_every:g} --steps {steps} --seed {options.seed}",
     }
     append([row], "soak")
     print(f"written to {RESULTS / 'soak.csv'}")
