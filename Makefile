@@ -4,12 +4,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := recipes/digits.py recipes/digits_720_unscaled.py recipes/digits_720.py recipes/digits_720_lamb.py
 
-.PHONY: help install demo scaling-demo test test-slow lint bench bench-check clean
+.PHONY: help install colossalai demo scaling-demo test test-slow test-colossalai lint bench bench-check clean
 
 help:
 	@echo "make install    .venv with the pinned packages of constraints.txt (5.5 GB, about 2 minutes)"
 	@echo "make demo       what a large batch costs and what repairs it, on this machine (about 4 minutes)"
 	@echo "make test       the tests"
+	@echo "make colossalai .venv-colossalai: ColossalAI laid over .venv (0.3 GB, about a minute)"
+	@echo "make test-colossalai  the tests of engine=colossalai, in that environment"
 	@echo "make test-slow  the tests that take longer"
 	@echo "make lint       ruff and mypy"
 	@echo "make bench      speed against the peers; appends to results/, renews docs/results.md (under 30 minutes)"
@@ -21,6 +23,18 @@ install: .venv/.installed
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "lbtrain needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	@touch $@
+
+colossalai: .venv-colossalai/.installed
+
+# ColossalAI's own pins (torch <= 2.5.1, transformers 4.51) would take .venv apart; beside these few packages it runs on what .venv has.
+# `colossalai run` starts whatever `torchrun` comes first on PATH, so the layer has one of its own.
+.venv-colossalai/.installed: .venv/.installed constraints-colossalai.txt
+	$(BIN)/python -m venv --without-pip --clear .venv-colossalai
+	$(BIN)/python -c 'import site; print("import site; site.addsitedir(%r)" % site.getsitepackages()[0])' > $$(echo .venv-colossalai/lib/python3*/site-packages)/main_environment.pth
+	$(BIN)/python -m pip --python .venv-colossalai/bin/python install --quiet --no-deps --requirement constraints-colossalai.txt
+	printf '#!%s\nfrom torch.distributed.run import main\nmain()\n' "$$PWD/.venv-colossalai/bin/python" > .venv-colossalai/bin/torchrun
+	chmod +x .venv-colossalai/bin/torchrun
 	@touch $@
 
 demo: install
@@ -37,6 +51,9 @@ test: install
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow
+
+test-colossalai: colossalai
+	.venv-colossalai/bin/python -m pytest -m "slow or not slow" tests/colossalai
 
 lint: install
 	$(BIN)/ruff check .

@@ -65,7 +65,7 @@ def memory_estimate(recipe: Recipe, counted: Census, micro_batch_size: int, worl
 
     Leaves out the framework's own memory, fragmentation and communication buffers. ZeRO stages: Rajbhandari et al. 2020, section 5.
     """
-    stage = recipe.deepspeed.zero_stage if engine == "deepspeed" else 0
+    stage = recipe.zero_stage_under(engine)
     tensor = 4 * counted.parameters
     states = tensor * {"sgd": 1 if recipe.optimizer.momentum else 0, "lars": 1, "lamb": 2}[recipe.optimizer.name]
     width = 1 if recipe.precision == "fp32" else 2

@@ -115,8 +115,9 @@ def run(recipe: Recipe, name: str, *, on_screen: bool = True, instruments: "Inst
     May be called again and again in one process group. `on_screen=False` writes the run directory only. `instruments` gets task and engine
     when both are ready, and returns those that the loop uses: themselves, or something around them that measures.
     """
+    from lbtrain.capabilities import check_runs_here
     from lbtrain.checkpoint import Checkpoints, Progress
-    from lbtrain.cluster.launch import check_asked_for, check_same_on_all_ranks, detect_world, start_process_group
+    from lbtrain.cluster.launch import check_asked_for, check_same_on_all_ranks, detect_world, device_type, start_process_group
     from lbtrain.plan import make_plan, print_plans
     from lbtrain.records import Records, flat
     from lbtrain.run_directory import RunDirectory
@@ -127,6 +128,7 @@ def run(recipe: Recipe, name: str, *, on_screen: bool = True, instruments: "Inst
     started, world = time.time(), detect_world()
     check_asked_for(world, recipe.world_size)
     plan = make_plan(recipe, world.world_size, engine=_engine_name(recipe, world.launcher))
+    check_runs_here(plan.engine, plan.zero_stage, device_type())
     directory = RunDirectory(Path(_run_dir(recipe, name)))
     directory.open_for(recipe)
     checkpoints = Checkpoints(directory.path, keep=recipe.checkpoint.keep)

@@ -14,6 +14,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from lbtrain.capabilities import check_engine
 from lbtrain.census import Census, census, memory_estimate
 from lbtrain.cut import Cut, Phase, cut_batch, phase_starts, steps_before
 from lbtrain.data import Facts, facts
@@ -108,7 +109,7 @@ class Plan:
             "without layer adaptation": f"{census.not_adapted:,}",
             "gradient clipping": f"norm {self.clip_norm:g}" if self.clip_norm else "none",
             "precision": self.precision + (", channels last" if self.channels_last else ""),
-            "engine": self.engine + (f", ZeRO stage {self.zero_stage}" if self.engine == "deepspeed" else ""),
+            "engine": self.engine + (f", ZeRO stage {self.zero_stage}" if self.engine in ("deepspeed", "colossalai") else ""),
             "memory a rank (estimate)": f"{sum(self.memory.values()) / GIB:.3g} GiB",
         }
 
@@ -152,7 +153,7 @@ def make_plan(recipe: Recipe, world_size: int, *, engine: str = "ddp", model_cen
         regime_factor=regime_factor(rate, recipe.batch_size),
         learning_rate=LearningRate(peak, start, warmup, form, decay, milestones, rate.factor, rate.power),
         clip_norm=recipe.optimizer.clip_norm,
-        zero_stage=recipe.deepspeed.zero_stage if engine == "deepspeed" else 0,
+        zero_stage=recipe.zero_stage_under(engine),
         census=counted,
         memory=memory_estimate(recipe, counted, max(phase.cut.micro_batch_size for phase in phases), world_size, engine),
         log_every=_examples(recipe.log_every, "log_every", recipe, known, total),
@@ -182,9 +183,7 @@ def _check_combinations(recipe: Recipe, engine: str) -> None:
         raise RecipeError("schedule.warmup_start_lr and schedule.warmup_start_share both say where the warm-up starts: set one of the two")
     if recipe.schedule.rule != "table" and recipe.schedule.table:
         raise RecipeError(f"schedule.table is read with schedule.rule=table only, and the rule is {recipe.schedule.rule}")
-    if recipe.deepspeed.zero_stage and engine != "deepspeed":
-        stage = f"deepspeed.zero_stage={recipe.deepspeed.zero_stage}"
-        raise RecipeError(f"{stage} needs engine=deepspeed, and this is engine={engine}: launch with deepspeed, or set engine=deepspeed")
+    check_engine(recipe, engine)
     if recipe.micro_batch_size and recipe.max_micro_batch_size and recipe.micro_batch_size > recipe.max_micro_batch_size:
         raise RecipeError(
             f"micro_batch_size={recipe.micro_batch_size} is above max_micro_batch_size={recipe.max_micro_batch_size}: set one of the two"

@@ -110,6 +110,11 @@ class DeepSpeedConfig:
 
 
 @dataclass
+class ColossalAIConfig:
+    zero_stage: int = _key(0, "0: plain data parallel (TorchDDPPlugin); 1, 2: shard states, gradients (LowLevelZero)", choices=(0, 1, 2, 3))
+
+
+@dataclass
 class Recipe:
     """One experiment. Batch sizes are global unless their name says otherwise; durations carry their unit (5ep, 500it, 0.05dur)."""
 
@@ -132,8 +137,11 @@ class Recipe:
     channels_last: bool = _key(
         False, "channels-last order in memory, which a GPU wants for convolutions in bf16 and fp16 (at ZeRO stage 0 only)"
     )
-    engine: str = _key("auto", "auto: the launcher that started the script", choices=("auto", "ddp", "deepspeed", "accelerate"))
+    engine: str = _key(
+        "auto", "auto: the launcher that started the script", choices=("auto", "ddp", "deepspeed", "accelerate", "colossalai")
+    )
     deepspeed: DeepSpeedConfig = _key(DeepSpeedConfig, "of the deepspeed engine")
+    colossalai: ColossalAIConfig = _key(ColossalAIConfig, "of the colossalai engine")
     world_size: int = _key(0, "how many ranks this must run on, refused otherwise; 0: as many as were launched", at_least=0)
     fault_timeout: float = _key(
         60.0, "seconds within which all ranks end when a rank, a host or a launcher is lost or stopped (exit code 4)", at_least=2
@@ -165,6 +173,10 @@ class Recipe:
                 branch = branch.setdefault(parent, {})
             branch[leaf] = from_text(text, spec.type, name)
         return self.vary(**tree)
+
+    def zero_stage_under(self, engine: str) -> int:
+        """What this engine shards; 0 for the engines that shard nothing."""
+        return {"deepspeed": self.deepspeed.zero_stage, "colossalai": self.colossalai.zero_stage}.get(engine, 0)
 
     def to_yaml(self) -> str:
         return OmegaConf.to_yaml(OmegaConf.structured(self))

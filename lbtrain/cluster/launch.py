@@ -1,8 +1,8 @@
 """Which processes are running, who started them, and whether they are the ones that were asked for.
 
-Launchers fail quietly (seen): `deepspeed --hostfile /not/there` warns and trains on this machine alone; `accelerate launch --cpu
---num_processes 2` starts one process. The command line of the launcher is still there to be read, in the job's ancestors, so the job
-compares.
+Launchers fail quietly (seen): `deepspeed --hostfile /not/there` warns and trains on this machine alone, and so does `colossalai run`
+with a hostfile in which no host is; `accelerate launch --cpu --num_processes 2` starts one process. The command line of the
+launcher is still there to be read, in the job's ancestors, so the job compares.
 """
 
 import datetime
@@ -18,6 +18,7 @@ from lbtrain.cluster.hostfile import HostfileError, read_hostfile
 from lbtrain.errors import LaunchError
 
 _DEEPSPEED_FILTERS = ("--include", "-i", "--exclude", "-e", "--num_nodes", "--num_gpus", "--num_accelerators")
+_COLOSSALAI_FILTERS = ("--include", "--exclude", "--num_nodes")
 _SECONDS_TO_WAIT = 600
 
 
@@ -31,8 +32,11 @@ class World:
     launcher: str
 
 
-def detect_world(environment: Mapping[str, str] = os.environ) -> World:
-    """From the variables that every launcher sets (torchrun's names). Raises LaunchError if they contradict each other."""
+def detect_world(environment: Mapping[str, str] = os.environ, parent: Sequence[str] | None = None) -> World:
+    """From the variables that every launcher sets (torchrun's names). Raises LaunchError if they contradict each other.
+
+    `parent` is the command line of the process's parent (read from the system if not given).
+    """
     try:
         rank, world_size, local_rank = (
             int(environment.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
@@ -43,9 +47,20 @@ def detect_world(environment: Mapping[str, str] = os.environ) -> World:
         raise LaunchError(f"RANK={rank} of WORLD_SIZE={world_size}: unset both for one process, or start the script by a launcher")
     if "CROSS_RANK" in environment or "DS_ACCELERATOR_LAUNCHED" in environment:
         launcher = "deepspeed"
+    elif "ACCELERATE_MIXED_PRECISION" in environment:
+        launcher = "accelerate"
     else:
-        launcher = "accelerate" if "ACCELERATE_MIXED_PRECISION" in environment else "ddp"
+        launcher = "colossalai" if _started_by_colossalai(environment, parent) else "ddp"
     return World(rank, world_size, local_rank, launcher)
+
+
+def _started_by_colossalai(environment: Mapping[str, str], parent: Sequence[str] | None) -> bool:
+    """`colossalai run` starts torchrun on every host, and leaves the same two traces on all: a variable, and how torchrun was called."""
+    if environment.get("CUDA_DEVICE_MAX_CONNECTIONS") != "1":
+        return False
+    command = next(ancestor_commands(), []) if parent is None else parent
+    options = [word.partition("=")[0] for word in command[2:7]]
+    return options == ["--nproc_per_node", "--nnodes", "--node_rank", "--master_addr", "--master_port"]
 
 
 def check_asked_for(world: World, expected_world_size: int, commands: Sequence[Sequence[str]] | None = None) -> None:
@@ -64,6 +79,8 @@ def check_asked_for(world: World, expected_world_size: int, commands: Sequence[S
             _check_deepspeed(world, command)
         elif "accelerate" in names and "launch" in command:
             _check_accelerate(world, command)
+        elif "colossalai" in names and "run" in command:
+            _check_colossalai(world, command)
 
 
 def _check_deepspeed(world: World, command: Sequence[str]) -> None:
@@ -81,6 +98,22 @@ def _check_deepspeed(world: World, command: Sequence[str]) -> None:
     filtered = _option(command, *_DEEPSPEED_FILTERS) is not None
     if slots != world.world_size and not filtered:
         raise LaunchError(f"--hostfile {hostfile} has {slots} slots, but {world.world_size} ranks run; see the launcher's warnings above")
+
+
+def _check_colossalai(world: World, command: Sequence[str]) -> None:
+    hostfile, per_host = _option(command, "--hostfile"), _option(command, "--nproc_per_node")
+    if hostfile is None or per_host is None or not per_host.isdigit():
+        return
+    try:
+        ranks = read_hostfile(hostfile, slots_per_host=int(per_host)).gpus
+    except HostfileError as error:
+        raise LaunchError(f"colossalai run --hostfile {hostfile} went on with what it found: {error}") from error
+    filtered = _option(command, *_COLOSSALAI_FILTERS) is not None
+    if ranks != world.world_size and not filtered:
+        raise LaunchError(
+            f"--hostfile {hostfile} with --nproc_per_node {per_host} asks for {ranks} ranks, but {world.world_size} run; "
+            "see what colossalai run printed above"
+        )
 
 
 def _check_accelerate(world: World, command: Sequence[str]) -> None:
@@ -118,13 +151,18 @@ def ancestor_commands() -> Iterator[list[str]]:
         pid = int(status.rpartition(")")[2].split()[1])
 
 
+def device_type() -> str:
+    """What the ranks of this machine train on: cuda or cpu."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def start_process_group(world: World) -> torch.device:
     """Joins the other ranks (alone: a group of one, so that the code is the same) and returns this rank's device.
 
     Raises LaunchError if the others do not come within ten minutes.
     """
     _share_cores()
-    on_gpu = torch.cuda.is_available()
+    on_gpu = device_type() == "cuda"
     device = torch.device("cuda", world.local_rank) if on_gpu else torch.device("cpu")
     if on_gpu:
         torch.cuda.set_device(device)

@@ -1,4 +1,4 @@
-"""Engines: the same ten members over plain torch, DeepSpeed and accelerate. The loop knows nothing else about them."""
+"""Engines: the same ten members over plain torch, DeepSpeed, accelerate and ColossalAI. The loop knows nothing else about them."""
 
 import torch
 from torch import nn
@@ -20,6 +20,10 @@ def create_engine(recipe: Recipe, plan: Plan, model: nn.Module, optimizer: torch
         from lbtrain.engines.accelerate import AccelerateEngine
 
         return AccelerateEngine(plan, model, optimizer, device)
+    if plan.engine == "colossalai":
+        from lbtrain.engines.colossalai import ColossalAIEngine, ColossalAIZeroEngine
+
+        return (ColossalAIZeroEngine if plan.zero_stage else ColossalAIEngine)(plan, model, optimizer, device)
     from lbtrain.engines.ddp import DDPEngine
 
     return DDPEngine(plan, model, optimizer, device)

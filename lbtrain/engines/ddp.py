@@ -24,10 +24,7 @@ class DDPEngine(WindowedEngine):
         self.accumulation = plan.cut.accumulation
 
     def _wrap(self, plan: Plan) -> nn.Module:
-        if plan.precision in AUTOCAST_DTYPES:
-            autocast = torch.autocast(self.device.type, AUTOCAST_DTYPES[plan.precision])
-            self.module.forward = autocast(self.module.forward)
-        return overlapped(self.module)
+        return overlapped(in_precision(self.module, plan))
 
     def _announce(self, last: bool) -> None:
         exchange_in_backward(self.model, last)
@@ -38,11 +35,14 @@ class DDPEngine(WindowedEngine):
     def _update(self) -> bool:
         if self.clip_norm:
             self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.module.parameters(), self.clip_norm)
+            self._clip()
         scale = self.scaler.get_scale()
         self.scaler.step(self.optimizer)
         self.scaler.update()
         return self.scaler.get_scale() >= scale
+
+    def _clip(self) -> None:
+        nn.utils.clip_grad_norm_(self.module.parameters(), self.clip_norm)
 
     def save(self) -> EngineState | None:
         if self.rank:
@@ -58,6 +58,14 @@ class DDPEngine(WindowedEngine):
         self.module.load_state_dict(state["model"])
         load_named_optimizer_state(self.module, self.optimizer, state["optimizer"])
         load_loss_scale(self.scaler, state["loss_scale"])
+
+
+def in_precision(module: nn.Module, plan: Plan) -> nn.Module:
+    """`module` with its forward pass under autocast, where the plan says so; its weights stay fp32."""
+    if plan.precision in AUTOCAST_DTYPES:
+        autocast = torch.autocast(next(module.parameters()).device.type, AUTOCAST_DTYPES[plan.precision])
+        module.forward = autocast(module.forward)
+    return module
 
 
 def overlapped(module: nn.Module) -> nn.Module:

@@ -66,7 +66,7 @@ class DeepSpeedEngine(WindowedEngine):
     def save(self) -> EngineState | None:
         scaler = self.engine.torch_autocast_z0_gradscaler
         if self.stage:
-            model, states = optim.gather_state(self.engine, self.inner)
+            model, states = optim.deepspeed_shards(self.engine).gather(self.inner)
         else:
             model, states = self.module.state_dict(), named_optimizer_state(self.module, self.inner)
         if self.rank:
@@ -79,7 +79,7 @@ class DeepSpeedEngine(WindowedEngine):
 
     def load(self, state: EngineState) -> None:
         if self.stage:
-            optim.scatter_state(self.engine, self.inner, state["model"], state["optimizer"])
+            optim.deepspeed_shards(self.engine).scatter(self.inner, state["model"], state["optimizer"])
             return
         self.module.load_state_dict(state["model"])
         load_named_optimizer_state(self.module, self.inner, state["optimizer"])

@@ -8,11 +8,13 @@ from torch import nn
 
 from lbtrain.recipe import OptimizerConfig
 
+from .colossalai import bind_colossalai, colossalai_shards
+from .deepspeed import bind_deepspeed, deepspeed_shards
 from .groups import ParameterRole, parameter_groups, parameter_roles
 from .lamb import LAMB
 from .lars import LARS
 from .layout import UnsupportedSharding
-from .sharding import bind_deepspeed, gather_state, scatter_state
+from .sharding import Shards
 from .trust import LayerNorms, TrustSummary, trust_ratios, trust_summary, weight_gradient_ratios
 
 __all__ = [
@@ -20,14 +22,16 @@ __all__ = [
     "LARS",
     "LayerNorms",
     "ParameterRole",
+    "Shards",
     "TrustSummary",
     "UnsupportedSharding",
+    "bind_colossalai",
     "bind_deepspeed",
+    "colossalai_shards",
     "create_optimizer",
-    "gather_state",
+    "deepspeed_shards",
     "parameter_groups",
     "parameter_roles",
-    "scatter_state",
     "trust_ratios",
     "trust_summary",
     "weight_gradient_ratios",

@@ -4,7 +4,7 @@ A layer-wise optimizer needs the norm of the whole layer, while it may hold a sl
 
 - plain torch and DDP hand over whole layers;
 - FSDP2 (and any DTensor sharded along one mesh axis) hands over DTensors, each with its local shard;
-- DeepSpeed hands over flat tensors in which many layers lie: see sharding.py.
+- DeepSpeed and ColossalAI hand over tensors in which layers, or parts of them, lie flat: see sharding.py.
 
 Every rank yields one `Slice` for every layer, in one order, empty where it holds nothing, so that the vectors of squared norms that the
 ranks add up agree by construction. Anything else is refused with `UnsupportedSharding`: a layer norm taken over the wrong elements
@@ -77,7 +77,8 @@ class WholeLayers:
                 f"the optimizer was given layers and now holds a tensor of shape {tuple(parameter.shape)} that is none of them: an engine "
                 "has flattened or cut them, and layer norms over the cut would be wrong. Under DeepSpeed call "
                 "lbtrain.optim.bind_deepspeed(optimizer, engine) after deepspeed.initialize (stage 0 with half weights takes a step before "
-                "that: use torch_autocast, or stage 1); in place of FSDP1 use FSDP2 (fully_shard)"
+                "that: use torch_autocast, or stage 1); under ColossalAI bind_colossalai after booster.boost; in place of FSDP1 use FSDP2 "
+                "(fully_shard)"
             )
 
     def slices(self, parameter: Tensor, name: str, gradient: Tensor, state: dict[str, Tensor]) -> list[Slice]:

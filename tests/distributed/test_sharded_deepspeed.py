@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from lbtrain.optim import UnsupportedSharding, bind_deepspeed, gather_state, scatter_state
+from lbtrain.optim import UnsupportedSharding, bind_deepspeed, deepspeed_shards
 from lbtrain.optim.sharding import Cut, FlatLayers, FlatTensor
 from tests.distributed.sharded import Run, deepspeed_engine, deepspeed_steps, difference, plain_steps, train_deepspeed, train_plain
 from tests.ranks import run_on_ranks
@@ -161,7 +161,7 @@ def _half_precision(run: Run, stage: int) -> float:
     engine = deepspeed_engine(run, stage, model, optimizer, bf16={"enabled": True})
     bind_deepspeed(optimizer, engine)
     deepspeed_steps(run, engine)
-    masters, states = gather_state(engine, optimizer)
+    masters, states = deepspeed_shards(engine).gather(optimizer)
     assert all(state.dtype == torch.float32 for named in states.values() for state in named.values())
     low = {name: p.detach().float() for name, p in engine.module.named_parameters()} if stage != 3 else None
     engine.destroy()
@@ -190,7 +190,7 @@ def _save(run: Run, stage: int):
     engine = deepspeed_engine(run, stage, model, optimizer)
     bind_deepspeed(optimizer, engine)
     deepspeed_steps(run, engine)
-    saved = gather_state(engine, optimizer)
+    saved = deepspeed_shards(engine).gather(optimizer)
     engine.destroy()
     return saved
 
@@ -200,12 +200,12 @@ def _resume(run: Run, stage: int, saved):
     optimizer = run.make_optimizer(model)
     engine = deepspeed_engine(run, stage, model, optimizer)
     bind_deepspeed(optimizer, engine)
-    scatter_state(engine, optimizer, *saved)
-    again = gather_state(engine, optimizer)
+    deepspeed_shards(engine).scatter(optimizer, *saved)
+    again = deepspeed_shards(engine).gather(optimizer)
     for ours, theirs in zip(again, saved, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
     deepspeed_steps(run, engine, start=run.steps)
-    weights, _ = gather_state(engine, optimizer)
+    weights, _ = deepspeed_shards(engine).gather(optimizer)
     engine.destroy()
     return weights
 
@@ -243,14 +243,14 @@ def _skip_one_step(optimizer: str, stage: int, dtype: str) -> list[bool]:
     made = run.make_optimizer(model)
     engine = deepspeed_engine(run, stage, model, made, torch_autocast={"enabled": True, "dtype": dtype})
     bind_deepspeed(made, engine)
-    moved, before = [], gather_state(engine, made)
+    moved, before = [], deepspeed_shards(engine).gather(made)
     for step in range(3):
         for group in engine.optimizer.param_groups:
             group["lr"] = 0.1
         loss = run.loss(engine, step, dist.get_rank(), 2)
         engine.backward(loss * (float("inf") if step == 1 and dist.get_rank() == 1 else 1.0))
         engine.step()
-        after = gather_state(engine, made)
+        after = deepspeed_shards(engine).gather(made)
         moved.append(repr(before) != repr(after))
         before = after
     engine.destroy()
@@ -276,7 +276,7 @@ def _batch_norm_in_bf16(stage: int) -> tuple[dict[str, Tensor], torch.dtype]:
     engine = deepspeed_engine(run, stage, model, optimizer, torch_autocast={"enabled": True, "dtype": "bfloat16"})
     bind_deepspeed(optimizer, engine)
     deepspeed_steps(run, engine)
-    state = gather_state(engine, optimizer)[0] if stage else engine.module.state_dict()
+    state = deepspeed_shards(engine).gather(optimizer)[0] if stage else engine.module.state_dict()
     engine.destroy()
     return {name: state[name].detach() for name in ("0.weight", "1.weight", "3.weight", "1.running_var")}, state["0.weight"].dtype
 

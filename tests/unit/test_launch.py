@@ -6,6 +6,11 @@ from lbtrain.cluster.launch import World, ancestor_commands, check_asked_for, de
 from lbtrain.errors import LaunchError
 
 LAUNCHED = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}
+EXPORTED_BY_COLOSSALAI = LAUNCHED | {"CUDA_DEVICE_MAX_CONNECTIONS": "1"}
+TORCHRUN_OF_COLOSSALAI = [
+    "/venv/bin/python", "/venv/bin/torchrun", "--nproc_per_node=1", "--nnodes=2", "--node_rank=1", "--master_addr=node01",
+    "--master_port=29500", "recipes/digits.py", "batch_size=64",
+]  # fmt: skip
 
 
 def world(size: int) -> World:
@@ -23,6 +28,20 @@ def world(size: int) -> World:
 )
 def test_the_world_by_its_variables(environment, expected):
     assert detect_world(environment) == expected
+
+
+@pytest.mark.parametrize(
+    ("environment", "parent", "launcher"),
+    [
+        (EXPORTED_BY_COLOSSALAI, TORCHRUN_OF_COLOSSALAI, "colossalai"),
+        (LAUNCHED, TORCHRUN_OF_COLOSSALAI, "ddp"),
+        (EXPORTED_BY_COLOSSALAI, ["python", "torchrun", "--nnodes=2", "--nproc_per_node=1", "x.py"], "ddp"),
+        (EXPORTED_BY_COLOSSALAI, ["bash"], "ddp"),
+        (EXPORTED_BY_COLOSSALAI | {"CROSS_RANK": "0"}, TORCHRUN_OF_COLOSSALAI, "deepspeed"),
+    ],
+)
+def test_colossalai_run_by_the_traces_it_leaves_on_every_host(environment, parent, launcher):
+    assert detect_world(environment, parent).launcher == launcher
 
 
 @pytest.mark.parametrize(
@@ -96,6 +115,33 @@ def test_a_script_argument_that_looks_like_a_filter_hides_nothing(tmp_path):
 def test_without_a_hostfile_there_is_nothing_to_compare():
     check_asked_for(world(2), 0, deepspeed("--num_accelerators", "2"))
     check_asked_for(world(2), 0, [["bash"], ["sshd"], []])
+
+
+def colossalai(*options: str) -> list[list[str]]:
+    return [["/venv/bin/python", "/venv/bin/colossalai", "run", *options, "recipes/digits.py", "batch_size=64"]]
+
+
+def test_colossalai_with_a_hostfile_of_no_hosts(tmp_path):
+    """It goes on with this machine alone."""
+    (tmp_path / "hosts").write_text("\n")
+    with pytest.raises(LaunchError, match="no host in it") as caught:
+        check_asked_for(world(2), 0, colossalai("--hostfile", str(tmp_path / "hosts"), "--nproc_per_node", "2"))
+    assert caught.value.exit_code == 3
+
+
+def test_colossalai_on_other_hosts_than_the_hostfiles(tmp_path):
+    (tmp_path / "hosts").write_text("node01\nnode02\n")
+    command = colossalai("--hostfile", str(tmp_path / "hosts"), "--nproc_per_node=2")
+    check_asked_for(world(4), 0, command)
+    with pytest.raises(LaunchError, match="asks for 4 ranks, but 2 run"):
+        check_asked_for(world(2), 0, command)
+    check_asked_for(world(2), 0, colossalai("--hostfile", str(tmp_path / "hosts"), "--nproc_per_node=2", "--include", "node01"))
+    check_asked_for(world(2), 0, colossalai("--nproc_per_node=2"))
+
+
+def test_colossalai_without_its_hostfile():
+    with pytest.raises(LaunchError, match="cannot be read"):
+        check_asked_for(world(2), 0, colossalai("--hostfile", "/not/there", "--nproc_per_node", "2"))
 
 
 @pytest.mark.parametrize("count", [["--num_processes", "2"], ["--num_processes=2"], ["--num-processes", "2"]])

@@ -173,7 +173,7 @@ def _unsharded(question: Question, model: nn.Module) -> dict[str, Tensor]:
 def _sharded(question: Question, model: nn.Module) -> dict[str, Tensor]:
     import deepspeed
 
-    from lbtrain.optim import bind_deepspeed, gather_state
+    from lbtrain.optim import bind_deepspeed, deepspeed_shards
 
     # On a CPU DeepSpeed would compile, for minutes, an operation that the gradient exchange does not use.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
@@ -191,7 +191,7 @@ def _sharded(question: Question, model: nn.Module) -> dict[str, Tensor]:
     for step in range(question.steps):
         engine.backward(_loss(question, engine, step))
         engine.step()
-    state = gather_state(engine, optimizer)[0] if question.zero else engine.module.state_dict()
+    state = deepspeed_shards(engine).gather(optimizer)[0] if question.zero else engine.module.state_dict()
     return _weights(state, engine.module)
 
 

@@ -1,0 +1,161 @@
+"""ColossalAI's Booster as an engine: TorchDDPPlugin (stage 0) and LowLevelZeroPlugin (ZeRO stages 1 and 2).
+
+What is done here because ColossalAI does it otherwise (seen with 0.5.0; tests hold each):
+
+- TorchDDPPlugin turns every batch norm into torch's SyncBatchNorm: another ghost batch, and no CPU. It finds none to turn;
+- a plugin's mixed precision is a cast of the whole model, batch norm included, or (bf16 under TorchDDPPlugin) an empty class. The
+  forward pass runs under autocast as in the other engines, and weights stay fp32;
+- LowLevelZero gives an optimizer a part of every layer: LARS and LAMB are bound to these, `save` gathers full named tensors.
+
+Gemini (its ZeRO-3) steps with its own Adams only, which no recipe asks for.
+"""
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from lbtrain import optim
+from lbtrain.engines.ddp import DDPEngine, exchange_in_backward, in_precision
+from lbtrain.engines.protocol import EngineState
+from lbtrain.engines.window import WindowedEngine
+from lbtrain.plan import Plan
+
+
+class ColossalAIEngine(DDPEngine):
+    """See `Engine`. Stage 0; what differs from the oracle is who wraps, sends backward and clips."""
+
+    def _wrap(self, plan: Plan) -> nn.Module:
+        plugins = _import_colossalai()
+        plugin = plugins.TorchDDPPlugin(broadcast_buffers=False, gradient_as_bucket_view=self.device.type == "cuda")
+        self.booster, model, self.boosted = _boost(plugin, in_precision(self.module, plan), self.optimizer)
+        self.distributed: nn.Module = model.module
+        return model
+
+    def _announce(self, last: bool) -> None:
+        exchange_in_backward(self.distributed, last)
+
+    def _backward(self, loss: Tensor) -> None:
+        self.booster.backward(self.scaler.scale(loss), self.boosted)
+
+    def _clip(self) -> None:
+        self.boosted.clip_grad_by_norm(self.clip_norm)
+
+
+class ColossalAIZeroEngine(WindowedEngine):
+    """See `Engine`. Stages 1 and 2."""
+
+    def __init__(self, plan: Plan, model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device):
+        plugins = _import_colossalai()
+        super().__init__(model, optimizer, device)
+        self.stage, self.inner = plan.zero_stage, optimizer
+        plugin = plugins.LowLevelZeroPlugin(
+            stage=self.stage,
+            precision="fp32",
+            max_norm=plan.clip_norm,
+            overlap_communication=device.type == "cuda",
+            cast_inputs=False,
+        )
+        self.booster, self.model, self.zero = _boost(plugin, in_precision(self.module, plan), optimizer)
+        self.optimizer = self.zero
+        self.scaling = _LossScaling(self.zero) if plan.precision == "fp16" else None
+        self.zero.mixed_precision_mixin = self.scaling
+        optim.bind_colossalai(optimizer, (self.model, self.zero))
+        self.accumulation = plan.cut.accumulation
+
+    def _announce(self, last: bool) -> None:
+        # Stage 2 keeps only slices of the gradients, so every pass exchanges.
+        self.zero.require_grad_sync = last or self.stage == 2
+
+    def _backward(self, loss: Tensor) -> None:
+        self.booster.backward(loss, self.zero)
+
+    def _update(self) -> bool:
+        self.zero.step()
+        return not (self.scaling and self.scaling.overflowed)
+
+    def _shards(self) -> optim.Shards:
+        return optim.colossalai_shards((self.model, self.zero))
+
+    def save(self) -> EngineState | None:
+        model, states = self._shards().gather(self.inner)
+        return None if self.rank else {"model": model, "optimizer": states, "loss_scale": self.scaling.scale if self.scaling else 1.0}
+
+    def load(self, state: EngineState) -> None:
+        self._shards().scatter(self.inner, state["model"], state["optimizer"])
+        if self.scaling:
+            self.scaling.scale = state["loss_scale"]
+
+
+def _import_colossalai() -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that apex is not installed, and deprecations inside
+        import colossalai.booster.plugin as plugins
+    return plugins
+
+
+def _boost(plugin: Any, module: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[Any, Any, Any]:
+    """The booster, and the model and the optimizer as it wraps them; the modules inside stay the ones that came."""
+    from colossalai.booster import Booster
+
+    logging.getLogger("colossalai").setLevel(logging.WARNING)
+    booster, before = Booster(plugin=plugin), list(module.modules())
+    with _batch_norm_as_it_is():
+        model, wrapped, *_ = booster.boost(module, optimizer)
+    assert list(model.unwrap().modules()) == before, "ColossalAI exchanged a module of the model"
+    return booster, model, wrapped
+
+
+@contextlib.contextmanager
+def _batch_norm_as_it_is() -> Iterator[None]:
+    """Makes torch's conversion to SyncBatchNorm do nothing: TorchDDPPlugin cannot be told to leave it out."""
+    conversion = vars(nn.SyncBatchNorm)["convert_sync_batchnorm"]
+    nn.SyncBatchNorm.convert_sync_batchnorm = staticmethod(lambda module, process_group=None: module)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        nn.SyncBatchNorm.convert_sync_batchnorm = conversion  # type: ignore[method-assign]
+
+
+class _LossScaling:
+    """Dynamic loss scaling for a LowLevelZeroOptimizer, which asks these methods; the rule is that of torch's GradScaler.
+
+    ColossalAI's own moves the scale before it divides by it: the step in which the scale grows is taken with half its gradient.
+    """
+
+    GROWTH_INTERVAL = 2000
+
+    def __init__(self, zero: Any):
+        self.zero = zero
+        self.scale = 2.0**16
+        self.overflowed = False
+        self._used = self.scale
+        self._steps_without_overflow = 0
+
+    def pre_backward(self, loss: Tensor) -> Tensor:
+        self._used = self.scale
+        return loss * self.scale
+
+    def pre_zero_grad(self) -> None:
+        """Nothing to do."""
+
+    def should_skip_step(self) -> bool:
+        """Whether a gradient of any rank overflowed; moves the scale for the next step. Collective."""
+        gradients = [part for group in range(self.zero.num_param_groups) for part in self.zero.get_working_grads_by_group_id(group)]
+        finite = torch.stack([gradient.isfinite().all() for gradient in gradients]).all().float()
+        dist.all_reduce(finite, op=dist.ReduceOp.MIN)
+        self.overflowed = not finite.item()
+        self._steps_without_overflow = 0 if self.overflowed else self._steps_without_overflow + 1
+        if self.overflowed:
+            self.scale /= 2
+        elif self._steps_without_overflow % self.GROWTH_INTERVAL == 0:
+            self.scale *= 2
+        return self.overflowed
+
+    def get_grad_div_scale(self) -> float:
+        return self._used

@@ -1,0 +1,45 @@
+"""What an engine cannot do is refused before anything starts, with what to do instead."""
+
+import importlib.util
+
+import pytest
+
+from lbtrain import Recipe
+from lbtrain.capabilities import NOT_ON_CPU, check_engine, check_runs_here
+from lbtrain.errors import RecipeError
+
+MISSING = importlib.util.find_spec("colossalai") is None
+
+
+@pytest.mark.parametrize("name", ["deepspeed", "colossalai"])
+@pytest.mark.parametrize("engine", ["ddp", "accelerate", "deepspeed", "colossalai"])
+def test_a_zero_stage_needs_its_engine(name, engine):
+    recipe = Recipe().vary(**{name: dict(zero_stage=1)})
+    if engine == name:
+        check_engine(recipe, engine)
+        return
+    with pytest.raises(RecipeError, match=rf"{name}.zero_stage=1 needs engine={name}, and this is engine={engine}"):
+        check_engine(recipe, engine)
+
+
+def test_gemini_is_refused_everywhere():
+    with pytest.raises(RecipeError, match=r"Adams only, not optimizer.name=sgd: use engine=deepspeed deepspeed.zero_stage=3"):
+        check_engine(Recipe().vary(colossalai=dict(zero_stage=3)), "colossalai")
+
+
+@pytest.mark.parametrize(("engine", "stage"), NOT_ON_CPU)
+def test_what_needs_a_gpu_is_refused_on_a_cpu(engine, stage):
+    with pytest.raises(RecipeError, match=r"device is required.*or engine=deepspeed") as caught:
+        check_runs_here(engine, stage, "cpu")
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.skipif(not MISSING, reason="ColossalAI is in this environment")
+def test_an_engine_that_is_not_installed():
+    with pytest.raises(RecipeError, match="make colossalai"):
+        check_runs_here("colossalai", 0, "cpu")
+
+
+def test_the_others_run_anywhere():
+    for engine, stage in [("ddp", 0), ("accelerate", 0), ("deepspeed", 3)]:
+        check_runs_here(engine, stage, "cpu")
