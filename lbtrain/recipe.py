@@ -98,6 +98,15 @@ class ScheduleConfig:
 
 
 @dataclass
+class LossConfig:
+    label_smoothing: float = _key(0.0, "share of the label given to all classes alike", at_least=0, below=1)
+    mixup: float = _key(0.0, "alpha of the Beta that mixes images within a batch-norm batch (Zhang et al. 2018); 0: off", at_least=0)
+    multiplicative_noise: float = _key(
+        0.0, "sigma of the normal(1, sigma) that weighs each example's loss (Hoffer et al. 2017, section 4)", at_least=0
+    )
+
+
+@dataclass
 class CheckpointConfig:
     every: str = _key("1ep", "how often to save", duration=True)
     keep: int = _key(2, "how many of the newest stay", at_least=1)
@@ -132,6 +141,7 @@ class Recipe:
     model: ModelConfig = _key(ModelConfig, "the network")
     data: DataConfig = _key(DataConfig, "the images")
     optimizer: OptimizerConfig = _key(OptimizerConfig, "the update")
+    loss: LossConfig = _key(LossConfig, "what the loss is made of")
     schedule: ScheduleConfig = _key(ScheduleConfig, "the learning rate")
     precision: str = _key("fp32", "of the forward and backward pass; weights stay fp32", choices=("fp32", "bf16", "fp16"))
     channels_last: bool = _key(

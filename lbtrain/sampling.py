@@ -11,6 +11,7 @@ The only state is the number of examples seen; nothing is dropped at the end of 
 """
 
 import functools
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -49,12 +50,16 @@ def _permutation(num_examples: int, seed: int, epoch: int) -> NDArray[np.int64]:
     return np.random.default_rng([seed, epoch]).permutation(num_examples)
 
 
-def train_blocks(stream: SampleStream, *, start: int, micro_batch_size: int, rank: int, world_size: int) -> Iterator[Block]:
-    """Rank `rank`'s micro-batches from position `start` on, without end."""
-    position = start + rank * micro_batch_size
-    while True:
-        yield stream.block(position, micro_batch_size)
-        position += world_size * micro_batch_size
+def train_blocks(stream: SampleStream, *, start: int, micro_batch_size: int, rank: int, world_size: int, group: int = 1) -> Iterator[Block]:
+    """Rank `rank`'s micro-batches from position `start` on, without end, each widened to the whole groups in which it lies."""
+    for first in itertools.count(start + rank * micro_batch_size, world_size * micro_batch_size):
+        yield stream.block(*whole_groups(first, micro_batch_size, group))
+
+
+def whole_groups(start: int, length: int, group: int) -> tuple[int, int]:
+    """(start, length) of the groups of `group` neighbouring positions in which `start` to `start + length` lie."""
+    first = start // group * group
+    return first, -(-(start + length) // group) * group - first
 
 
 PADDING = -1

@@ -36,6 +36,11 @@ def draws(block: Block, seed: int, count: int) -> NDArray[np.uint64]:
     return np.stack([_splitmix64(key ^ _splitmix64(np.full_like(key, number))) for number in range(count)])
 
 
+def uniform(block: Block, seed: int) -> NDArray[np.float64]:
+    """One number for each sample of the block, uniform in the open interval (0, 1), shape (n,)."""
+    return ((draws(block, seed, 1)[0] >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+
+
 def crop_flip(images: Tensor, block: Block, seed: int, padding: int = 4) -> Tensor:
     """Zero-pad, crop a random window of the old size, flip left-right with probability 1/2 (He et al. 2016, section 4.2).
 

@@ -13,11 +13,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lbtrain.data import Facts, Source, batches, facts, open_source
+from lbtrain.data.loss_weights import noisy_weights
+from lbtrain.data.mixup import mixup, mixup_shares
 from lbtrain.data.sources import Batch
 from lbtrain.errors import RecipeError
 from lbtrain.recipe import Recipe
-from lbtrain.sampling import PADDING, SampleStream, evaluation_blocks, train_blocks
+from lbtrain.sampling import PADDING, SampleStream, evaluation_blocks, train_blocks, whole_groups
 from lbtrain.tasks.protocol import Evaluation, Headline
+
+TrainingBatch = tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]
+"""Images; labels (n,), or probabilities (n, classes) with mixup; with multiplicative noise also the weight of each example's loss (n,)."""
 
 
 def build_model(recipe: Recipe, known: Facts) -> nn.Module:
@@ -46,21 +51,44 @@ class Classification:
     def __init__(self, recipe: Recipe, device: torch.device):
         self.recipe = recipe
         self.device = device
+        self.known = facts(recipe.data)
         self.train_source: Source = open_source(recipe.data, train=True, seed=recipe.seed)
         self.eval_source: Source = open_source(recipe.data, train=False, seed=recipe.seed)
 
-    def batches(self, *, start: int, micro_batch_size: int, rank: int, world_size: int) -> Iterator[Batch]:
+    def batches(self, *, start: int, micro_batch_size: int, rank: int, world_size: int) -> Iterator[TrainingBatch]:
         stream = SampleStream(len(self.train_source), self.recipe.seed)
-        blocks = train_blocks(stream, start=start, micro_batch_size=micro_batch_size, rank=rank, world_size=world_size)
+        # With mixup, a micro-batch that holds a part of a group needs the rest of it for its partners.
+        group = self.recipe.bn_batch_size if self.recipe.loss.mixup else 1
+        cut = dict(micro_batch_size=micro_batch_size, rank=rank, world_size=world_size)
+        blocks = train_blocks(stream, start=start, group=group, **cut)
         loaded = batches(self.train_source, blocks, workers=self.recipe.data.workers, device=self.device)
         for number, batch in enumerate(loaded):
+            first = start + (number * world_size + rank) * micro_batch_size
             # Dropout draws from the global generator: seeded by position, it goes on alike after a restart, with nothing to save.
-            torch.manual_seed(hash((self.recipe.seed, start + number * micro_batch_size * world_size + rank * micro_batch_size)))
-            yield batch
+            torch.manual_seed(hash((self.recipe.seed, first)))
+            yield self._prepared(batch, stream, first, micro_batch_size)
 
-    def loss(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        images, labels = batch
-        return {"loss": F.cross_entropy(model(images).float(), labels)}
+    def _prepared(self, batch: Batch, stream: SampleStream, first: int, length: int) -> TrainingBatch:
+        """The micro-batch at position `first`, mixed and weighted as the recipe says."""
+        loss, seed = self.recipe.loss, self.recipe.seed
+        if loss.mixup:
+            group = self.recipe.bn_batch_size
+            origin, whole = whole_groups(first, length, group)
+            shares = mixup_shares(origin, whole, group, alpha=loss.mixup, seed=seed)
+            images, labels = mixup(batch, shares, group=group, num_classes=self.known.num_classes)
+            batch = images[first - origin :][:length], labels[first - origin :][:length]
+        if not loss.multiplicative_noise:
+            return batch
+        weights = noisy_weights(stream.block(first, length), sigma=loss.multiplicative_noise, seed=seed)
+        return *batch, weights.to(self.device)
+
+    def loss(self, model: nn.Module, batch: TrainingBatch) -> dict[str, Tensor]:
+        images, labels, *weights = batch
+        scores, smoothing = model(images).float(), self.recipe.loss.label_smoothing
+        if not weights:
+            return {"loss": F.cross_entropy(scores, labels, label_smoothing=smoothing)}
+        losses = F.cross_entropy(scores, labels, label_smoothing=smoothing, reduction="none")
+        return {"loss": (losses * weights[0]).mean()}
 
     def evaluate(self, model: nn.Module, *, micro_batch_size: int, rank: int, world_size: int) -> Evaluation:
         sums = self._sums(model, micro_batch_size, rank, world_size)
