@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lbtrain.errors import RecipeError, UserError
+from lbtrain.expectation import in_words
 from lbtrain.recipe import Recipe, keys
 from lbtrain.watchdog import Watchdog
 
@@ -153,7 +154,10 @@ def run(recipe: Recipe, name: str, *, on_screen: bool = True, instruments: "Inst
         task, engine = instruments(task, engine)
     with contextlib.closing(records):
         evaluation = train(plan, task, engine, optimizer, records, checkpoints, progress)
-    result = {"recipe": name, **flat(evaluation), "headline": vars(task.headline), "seconds": time.time() - started}
+    result = {"recipe": name, **flat(evaluation), "headline": vars(task.headline), "seconds": time.time() - started, "expectation": None}
+    if recipe.expect:
+        result["expectation"] = recipe.expect.judge(result)
+        _say(world.rank if on_screen else -1, in_words(result["expectation"]))
     return directory.finish(result | {"world_size": plan.world_size, "engine": plan.engine}, write=leader)
 
 

@@ -10,12 +10,21 @@ import difflib
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any
 
 from omegaconf import OmegaConf
 
 from lbtrain.errors import RecipeError
+from lbtrain.expectation import Expectation
 from lbtrain.values import checked, from_text
+
+MAY_CHANGE_ON_RESUME = {
+    "engine", "deepspeed.zero_stage", "deepspeed.mechanics", "colossalai.zero_stage", "world_size", "micro_batch_size",
+    "max_micro_batch_size", "data.root", "data.workers", "channels_last", "run_dir", "fault_timeout", "resume", "log_every",
+    "evaluate_every", "checkpoint.every", "checkpoint.keep",
+}  # fmt: skip
+"""Keys that do not enter the mathematics, so that a run may go on with other values."""
 
 
 def _key(default: Any, help: str, **checks: Any) -> Any:
@@ -47,6 +56,7 @@ class DataConfig:
     root: str = _key("", "where the data lies; empty: the environment variable LBTRAIN_DATA")
     augmentation: str = _key("none", "train-time augmentation", choices=("none", "crop_flip", "imagenet"))
     image_size: int = _key(0, "pixels a side; 0: the data set's own", at_least=0)
+    train_examples: int = _key(0, "train on only the first so many images of a data set held in memory; 0: on all", at_least=0)
     workers: int = _key(0, "loader processes per rank; 0 loads in the training process", at_least=0, at_most=128)
 
 
@@ -161,16 +171,19 @@ class Recipe:
     evaluate_every: str = _key("1ep", "how often to score the validation set", duration=True)
     log_every: str = _key("10it", "how often to write a row to metrics.jsonl", duration=True)
     checkpoint: CheckpointConfig = _key(CheckpointConfig, "what is kept")
+    # No key: it is not part of the experiment, and neither recipe.yaml nor a comparison of recipes knows it.
+    expect: Expectation | None = field(default=None, compare=False, metadata={"omegaconf_ignore": True})
 
-    def vary(self, **changes: Any) -> "Recipe":
+    def vary(self, *, expect: Expectation | None = None, **changes: Any) -> "Recipe":
         """A copy with differences; a nested part takes a dict of its own differences, a list or a dict of arguments is replaced whole.
 
-        The parent is left as it was. Raises RecipeError for a name, a type or a value that cannot be.
+        `expect`: the result that the copy is held against; its parent's is not inherited, for it is another experiment. The parent is left
+        as it was. Raises RecipeError for a name, a type or a value that cannot be.
         """
-        return _replaced(copy.deepcopy(self), _checked_tree(type(self), changes, ""))
+        return dataclasses.replace(_replaced(copy.deepcopy(self), _checked_tree(type(self), changes, "")), expect=expect)
 
     def with_overrides(self, words: Sequence[str]) -> "Recipe":
-        """A copy with `key=value` words applied, later ones winning. Raises RecipeError."""
+        """A copy with `key=value` words applied, later ones winning; its expectation knows what changed. Raises RecipeError."""
         tree: dict[str, Any] = {}
         for word in words:
             name, separator, text = word.partition("=")
@@ -182,7 +195,10 @@ class Recipe:
             for parent in parents:
                 branch = branch.setdefault(parent, {})
             branch[leaf] = from_text(text, spec.type, name)
-        return self.vary(**tree)
+        varied = self.vary(**tree)
+        if self.expect:
+            varied.expect = dataclasses.replace(self.expect, changed=(*self.expect.changed, *_changes(self, varied)))
+        return varied
 
     def zero_stage_under(self, engine: str) -> int:
         """What this engine shards; 0 for the engines that shard nothing."""
@@ -195,10 +211,20 @@ class Recipe:
 def keys(config_type: type = Recipe, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field[Any]]]:
     """Every leaf key with its dotted name, in the order of the file."""
     for spec in dataclasses.fields(config_type):
+        if "omegaconf_ignore" in spec.metadata:
+            continue
         if dataclasses.is_dataclass(spec.type):
             yield from keys(typing.cast(type, spec.type), f"{prefix}{spec.name}.")
         else:
             yield prefix + spec.name, spec
+
+
+def _changes(before: Recipe, after: Recipe) -> Iterator[str]:
+    """What another experiment `after` is, in words. Another seed is the same experiment."""
+    for name, _ in keys():
+        read = attrgetter(name)
+        if read(before) != read(after) and name not in MAY_CHANGE_ON_RESUME | {"seed"}:
+            yield f"{name} is {read(after)}, not {read(before)}"
 
 
 def _spec(config_type: type, name: str) -> dataclasses.Field[Any]:
@@ -228,7 +254,7 @@ def _replaced(config: Any, changes: Mapping[str, Any]) -> Any:
 
 
 def _checked_tree(config_type: type, changes: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    fields = {spec.name: spec for spec in dataclasses.fields(config_type)}
+    fields = {spec.name: spec for spec in dataclasses.fields(config_type) if "omegaconf_ignore" not in spec.metadata}
     tree: dict[str, Any] = {}
     for name, value in changes.items():
         if name not in fields:

@@ -14,16 +14,8 @@ from lbtrain.engines.deepspeed_config import complete_config
 from lbtrain.errors import RecipeError
 from lbtrain.plan import Plan
 from lbtrain.provenance import commit, hardware, versions
-from lbtrain.recipe import Recipe, keys
+from lbtrain.recipe import MAY_CHANGE_ON_RESUME, Recipe, keys
 from lbtrain.records import write_whole
-
-MAY_CHANGE_ON_RESUME = {
-    "engine", "deepspeed.zero_stage", "deepspeed.mechanics", "colossalai.zero_stage", "world_size", "micro_batch_size",
-    "max_micro_batch_size", "data.root", "data.workers", "channels_last", "run_dir", "fault_timeout", "resume", "log_every",
-    "evaluate_every", "checkpoint.every",
-    "checkpoint.keep",
-}  # fmt: skip
-"""Keys that do not enter the mathematics, so that a run may go on with other values."""
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,15 @@ def facts(config: DataConfig) -> Facts:
         known = Facts(len(train), len(evaluation), len(train.reader.class_to_idx), 3, 224, _IMAGENET_MEAN, _IMAGENET_STD)
     else:
         known = _FACTS[config.name]
-    return dataclasses.replace(known, image_size=config.image_size or known.image_size)
+    return dataclasses.replace(known, image_size=config.image_size or known.image_size, train_examples=_train_examples(config, known))
+
+
+def _train_examples(config: DataConfig, known: Facts) -> int:
+    if config.train_examples and config.name in ("imagenet", "imagefolder"):
+        raise RecipeError(f"data.train_examples={config.train_examples}: the first images of a folder are all of one class; make a folder")
+    if config.train_examples > known.train_examples:
+        raise RecipeError(f"data.train_examples={config.train_examples}: {config.name} has {known.train_examples:,}")
+    return config.train_examples or known.train_examples
 
 
 def open_source(config: DataConfig, *, train: bool, seed: int) -> Source:
@@ -55,6 +63,8 @@ def open_source(config: DataConfig, *, train: bool, seed: int) -> Source:
     if config.name in ("imagenet", "imagefolder"):
         return FolderSource(_folder(config, "train" if train else "val"), _image_transform(config, known, train), seed=seed)
     images, labels = digits(train) if config.name == "digits" else read_arrays(config.name, _root(config), train=train)
+    if train:
+        images, labels = images[: known.train_examples], labels[: known.train_examples]
     augment = train and config.augmentation == "crop_flip"
     return ArraySource(images, labels, mean=known.mean, std=known.std, augment=augment, seed=seed)
 

@@ -51,6 +51,18 @@ def test_digits_are_1797_different_samples_split_once():
     assert sorted(zip([image.tobytes() for image in images], labels.tolist(), strict=True)) == sorted(expected)
 
 
+def test_a_data_set_can_be_its_first_images():
+    config = DataConfig(name="digits", train_examples=100)
+    part, whole = open_source(config, train=True, seed=0), open_source(DataConfig(name="digits"), train=True, seed=0)
+    assert len(part) == facts(config).train_examples == 100
+    assert torch.equal(part.fetch(block(99))[0], whole.fetch(block(99))[0])
+    assert len(open_source(config, train=False, seed=0)) == 357
+    with pytest.raises(RecipeError, match=r"train_examples=1441: digits has 1,440"):
+        facts(DataConfig(name="digits", train_examples=1441))
+    with pytest.raises(RecipeError, match="all of one class"):
+        facts(DataConfig(name="imagenet", train_examples=1000))
+
+
 def test_digits_are_normalised_by_their_own_statistics():
     images, labels = whole(open_source(DataConfig(), train=True, seed=0))
     assert images.shape == (1440, 1, 8, 8) and images.dtype == torch.float32 and labels.dtype == torch.int64

@@ -17,8 +17,7 @@ from lbtrain import Recipe, main
 from lbtrain.data import open_source
 from lbtrain.engines.deepspeed_config import complete_config
 from lbtrain.plan import make_plan
-from lbtrain.recipe import keys
-from lbtrain.run_directory import MAY_CHANGE_ON_RESUME
+from lbtrain.recipe import MAY_CHANGE_ON_RESUME, keys
 from lbtrain.sampling import Block
 
 ROOT = Path(__file__).parents[2]

@@ -1,0 +1,54 @@
+"""The result that a recipe is held against, as data, and what a finished run says about it.
+
+An expectation is no value of the experiment: it changes nothing in a run and forbids no resume. It belongs to the recipe as it is
+written: a run whose experiment was changed on the command line, the data set included, is not comparable.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Verdict = Literal["met", "not met", "not comparable"]
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """`metric` of the last evaluation is `value`, give or take `tolerance`, in the metric's unit (errors: percent).
+
+    Both sides count: an arm that is meant to lose accuracy and does not is not reproduced either. `source`: paper and table. `changed`:
+    what the command line changed in the experiment, in words.
+    """
+
+    metric: str
+    value: float
+    tolerance: float
+    source: str
+    changed: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.metric} {self.value:g} ± {self.tolerance:g} ({self.source})"
+
+    def judge(self, measured: Mapping[str, Any]) -> dict[str, Any]:
+        """The part of summary.json: the numbers, the verdict, and why a run is not comparable."""
+        value = measured[self.metric]
+        near = abs(value - self.value) <= self.tolerance
+        verdict: Verdict = "not comparable" if self.changed else "met" if near else "not met"
+        return {
+            "metric": self.metric,
+            "expected": self.value,
+            "tolerance": self.tolerance,
+            "measured": value,
+            "difference": value - self.value,
+            "verdict": verdict,
+            "reasons": list(self.changed),
+            "source": self.source,
+        }
+
+
+def in_words(judged: Mapping[str, Any]) -> str:
+    """The line that a run ends with."""
+    reasons = f": {'; '.join(judged['reasons'])}" if judged["reasons"] else ""
+    return (
+        f"expected {judged['metric']} {judged['expected']:g} ± {judged['tolerance']:g} ({judged['source']}), "
+        f"measured {judged['measured']:.2f}: {judged['verdict']}{reasons}"
+    )

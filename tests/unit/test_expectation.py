@@ -1,0 +1,53 @@
+"""A recipe's target is data: a finished run says met, not met or not comparable, and nothing else changes."""
+
+import pytest
+from omegaconf import OmegaConf
+
+from lbtrain import Expectation, Recipe
+from lbtrain.expectation import in_words
+from lbtrain.main import run
+from lbtrain.recipe import keys
+
+EXPECTED = Expectation("top1_error", 23.74, 0.3, "Goyal et al. 2017, Table 1")
+
+
+@pytest.mark.parametrize(("measured", "verdict"), [(23.74, "met"), (24.03, "met"), (23.45, "met"), (24.05, "not met"), (23.4, "not met")])
+def test_the_verdict_looks_at_both_sides(measured, verdict):
+    judged = EXPECTED.judge({"top1_error": measured})
+    assert (judged["verdict"], judged["expected"], judged["measured"]) == (verdict, 23.74, measured)
+    assert in_words(judged).endswith(f"measured {measured:.2f}: {verdict}")
+
+
+def test_a_change_of_the_experiment_is_named_and_what_is_none_is_not():
+    recipe = Recipe().vary(expect=EXPECTED)
+    same = recipe.with_overrides(["seed=3", "data.root=/elsewhere", "micro_batch_size=32", "run_dir=x", "batch_size=256"])
+    assert same.expect == EXPECTED
+    other = recipe.with_overrides(["batch_size=512", "schedule.warmup=1ep"]).with_overrides(["seed=1"])
+    assert other.expect and other.expect.changed == ("batch_size is 512, not 256", "schedule.warmup is 1ep, not 5ep")
+    judged = other.expect.judge({"top1_error": 23.74})
+    assert judged["verdict"] == "not comparable" and in_words(judged).endswith("not 256; schedule.warmup is 1ep, not 5ep")
+    assert recipe.with_overrides(["data.name=cifar10"]).expect.judge({"top1_error": 23.74})["verdict"] == "not comparable"
+
+
+def test_a_variant_does_not_inherit_it():
+    parent = Recipe().vary(expect=EXPECTED)
+    assert parent.vary(batch_size=512).expect is None and parent.expect is EXPECTED
+
+
+def test_it_is_no_value_of_the_experiment():
+    with_it, without = Recipe().vary(expect=EXPECTED), Recipe()
+    assert with_it == without and with_it.to_yaml() == without.to_yaml()
+    assert "expect" not in dict(keys()) and "expect" not in OmegaConf.create(with_it.to_yaml())
+
+
+def test_a_run_writes_the_verdict_and_another_expectation_forbids_no_resume(tmp_path, monkeypatch, capfd):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    small = ["model.name=cifar_resnet8", "batch_size=32", "bn_batch_size=8", "evaluate_every=1dur", f"run_dir={tmp_path}", "engine=ddp"]
+    written = Recipe().with_overrides([*small, "duration=2it"])
+    impossible = Expectation("top1_error", -50.0, 0.3, "nobody")
+    summary = run(written.vary(expect=impossible), "x")
+    assert summary["expectation"]["verdict"] == "not met" and summary["expectation"]["measured"] == summary["top1_error"]
+    assert "expected top1_error -50 ± 0.3 (nobody)" in capfd.readouterr().out
+    again = run(written.vary(expect=Expectation("top1_error", 0.0, 100.0, "anybody")), "x")
+    assert again["expectation"]["verdict"] == "not met", "a finished run stays as it was judged"
