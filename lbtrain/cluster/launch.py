@@ -20,6 +20,10 @@ from lbtrain.errors import LaunchError
 _DEEPSPEED_FILTERS = ("--include", "-i", "--exclude", "-e", "--num_nodes", "--num_gpus", "--num_accelerators")
 _COLOSSALAI_FILTERS = ("--include", "--exclude", "--num_nodes")
 _SECONDS_TO_WAIT = 600
+_SRUN = (
+    "give them torchrun's names: srun bash -c 'RANK=$SLURM_PROCID WORLD_SIZE=$SLURM_NTASKS LOCAL_RANK=$SLURM_LOCALID "
+    "MASTER_ADDR=FIRST_HOST MASTER_PORT=29500 exec python RECIPE.py'"
+)
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,8 @@ def detect_world(environment: Mapping[str, str] = os.environ, parent: Sequence[s
         )
     except ValueError as error:
         raise LaunchError(f"RANK, WORLD_SIZE and LOCAL_RANK must be numbers: {error}") from error
+    if "RANK" not in environment and "SLURM_STEP_ID" in environment and environment.get("SLURM_NTASKS", "1") != "1":
+        raise LaunchError(f"srun started {environment['SLURM_NTASKS']} tasks that would each train alone; {_SRUN}")
     if not 0 <= rank < world_size:
         raise LaunchError(f"RANK={rank} of WORLD_SIZE={world_size}: unset both for one process, or start the script by a launcher")
     if "CROSS_RANK" in environment or "DS_ACCELERATOR_LAUNCHED" in environment:

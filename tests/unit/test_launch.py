@@ -54,6 +54,14 @@ def test_variables_that_contradict_each_other(environment):
     assert caught.value.exit_code == 3
 
 
+def test_tasks_of_srun_that_do_not_know_of_each_other_are_told_what_to_type():
+    task = {"SLURM_STEP_ID": "0", "SLURM_NTASKS": "8", "SLURM_PROCID": "3"}
+    with pytest.raises(LaunchError, match=r"RANK=\$SLURM_PROCID"):
+        detect_world(task)
+    assert detect_world(task | LAUNCHED) == World(1, 2, 1, "ddp")
+    assert detect_world({"SLURM_NTASKS": "8"}) == World(0, 1, 0, "ddp")  # in the batch script itself, where nothing was started yet
+
+
 def test_another_world_size_than_the_recipes():
     with pytest.raises(LaunchError, match="world_size=8 was asked for, but 2 processes run"):
         check_asked_for(world(2), 8, [])

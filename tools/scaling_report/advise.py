@@ -2,7 +2,7 @@
 
 Two curves meet. More GPUs compute more images/s (a prediction). A larger batch needs more images for the same result: where a very small
 batch needs E, a batch B needs E (1 + B / critical batch) (McCandlish et al. 2018, equation 2.11). The critical batch is about the gradient
-noise scale, which tools.landscape measures.
+noise scale, which tools.landscape measures: give the run directory that it looked at, or a number of your own.
 """
 
 import argparse
@@ -19,7 +19,11 @@ from tools.scaling_report.report import Report, ReportError, load
 EXAMPLES = """\
 90 epochs of ImageNet at batch 256 reach the target, the noise scale is 8,000 images, each GPU takes 32:
   advise prediction.json --critical-batch 8000 --examples 115e6 --at-batch 256 --micro-batch 32
+the critical batch as `python -m tools.landscape batch runs/resnet50` found it:
+  advise prediction.json --noise-scale runs/resnet50 --examples 115e6 --micro-batch 32
 """
+# What `tools.landscape batch RUN_DIR` writes in a run directory.
+_FOUND = Path("landscape/batch.json")
 # A doubling of the GPUs that saves less than this is past the knee.
 LEAST_SAVING = 0.10
 
@@ -32,15 +36,41 @@ class Option:
     gpu_hours: float
 
 
-def options_for(
-    rates: Sequence[tuple[int, float]], *, critical_batch: float, examples: float, at_batch: int, micro_batch: int
-) -> list[Option]:
-    """An option for each (GPUs, images/s); `examples` is what the target takes at `at_batch`."""
-    least = examples / (1 + at_batch / critical_batch)
+@dataclass(frozen=True, kw_only=True)
+class Critical:
+    """The critical batch in images with its interval (equal bounds where it was just given), and the fewest images that do, if known."""
+
+    batch: float
+    low: float
+    high: float
+    min_examples: float | None = None
+
+    @staticmethod
+    def given(batch: float) -> "Critical":
+        return Critical(batch=batch, low=batch, high=batch)
+
+    @staticmethod
+    def read(path: Path) -> "Critical":
+        """From a run directory or a JSON file. Raises ReportError where it is not there or holds no critical batch."""
+        file = path / _FOUND if path.is_dir() else path
+        try:
+            values = json.loads(file.read_text(encoding="utf-8"))
+            batch, (low, high), least = float(values["critical_batch"]), values["critical_batch_interval"], values["min_examples"]
+        except OSError as error:
+            raise ReportError(f"{file} cannot be read ({error.strerror}): `python -m tools.landscape batch RUN_DIR` writes it") from None
+        except (ValueError, TypeError, KeyError) as error:
+            raise ReportError(f"{file} does not say a critical batch ({type(error).__name__}: {error})") from None
+        if not 0 < low <= batch <= high < math.inf:
+            raise ReportError(f"{file}: a critical batch of {batch} in [{low}, {high}] cannot be")
+        return Critical(batch=batch, low=float(low), high=float(high), min_examples=least and float(least))
+
+
+def options_for(rates: Sequence[tuple[int, float]], *, critical_batch: float, least_examples: float, micro_batch: int) -> list[Option]:
+    """An option for each (GPUs, images/s); `least_examples` is what the target takes at a very small batch."""
     found = []
     for gpus, images_per_s in sorted(rates):
         batch = gpus * micro_batch
-        hours = least * (1 + batch / critical_batch) / images_per_s / 3600
+        hours = least_examples * (1 + batch / critical_batch) / images_per_s / 3600
         found.append(Option(gpus=gpus, batch_size=batch, hours=hours, gpu_hours=hours * gpus))
     return found
 
@@ -56,12 +86,17 @@ def knee(options: Sequence[Option]) -> Option:
     return best
 
 
-def sentence(options: Sequence[Option]) -> str:
+def sentence(options: Sequence[Option], bounds: Sequence[Option] = ()) -> str:
+    """What to do. `bounds` are the knees at both ends of the critical batch's interval."""
     best = knee(options)
     cost = f"{_hours(best.hours)}, {best.gpu_hours:,.0f} GPU-hours"
+    reach = sorted({each.gpus for each in bounds} | {best.gpus})
+    doubt = f" The critical batch is not known exactly: the knee may lie from {reach[0]} to {reach[-1]} GPUs." if len(reach) > 1 else ""
     if best == options[-1]:
-        return f"{best.gpus} GPUs ({cost}); every doubling up to there saves {LEAST_SAVING:.0%} or more, so ask about larger sizes too."
-    return f"{best.gpus} GPUs ({cost}); past {best.gpus} each doubling saves under {LEAST_SAVING:.0%} of the time."
+        return (
+            f"{best.gpus} GPUs ({cost}); every doubling up to there saves {LEAST_SAVING:.0%} or more, so ask about larger sizes too.{doubt}"
+        )
+    return f"{best.gpus} GPUs ({cost}); past {best.gpus} each doubling saves under {LEAST_SAVING:.0%} of the time.{doubt}"
 
 
 def _hours(hours: float) -> str:
@@ -71,26 +106,49 @@ def _hours(hours: float) -> str:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLES
     parser.add_argument("report", type=Path, help="a report with predictions (predict --out) or measured rows")
-    parser.add_argument("--critical-batch", type=arguments.positive, required=True, help="images; about the gradient noise scale")
-    parser.add_argument("--examples", type=arguments.positive, required=True, help="images to the target at --at-batch (epochs x data set)")
+    critical = parser.add_mutually_exclusive_group(required=True)
+    critical.add_argument("--critical-batch", type=arguments.positive, help="images; about the gradient noise scale")
+    critical.add_argument("--noise-scale", type=Path, metavar="RUN_DIR", help="a run that tools.landscape looked at, or its batch.json")
+    parser.add_argument("--examples", type=arguments.positive, help="images to the target at --at-batch (epochs x data set)")
     parser.add_argument("--at-batch", type=arguments.count, default=256, help="global batch that --examples was counted at (default 256)")
     parser.add_argument("--micro-batch", type=arguments.count, required=True, help="images a GPU takes a step")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(options: argparse.Namespace) -> int:
-    found = options_for(
-        _rates(load(options.report), options.report),
-        critical_batch=options.critical_batch, examples=options.examples, at_batch=options.at_batch, micro_batch=options.micro_batch,
-    )  # fmt: skip
+    critical = Critical.read(options.noise_scale) if options.noise_scale else Critical.given(options.critical_batch)
+    rates = _rates(load(options.report), options.report)
+    found, *bounds = (
+        options_for(rates, critical_batch=batch, least_examples=_least(options, critical, batch), micro_batch=options.micro_batch)
+        for batch in (critical.batch, critical.low, critical.high)
+    )
+    advice = sentence(found, [knee(each) for each in bounds])
     if options.json:
-        print(json.dumps({"options": [asdict(each) for each in found], "knee": knee(found).gpus, "advice": sentence(found)}, indent=1))
+        print(
+            json.dumps(
+                {"critical": asdict(critical), "options": list(map(asdict, found)), "knee": knee(found).gpus, "advice": advice}, indent=1
+            )
+        )
         return 0
+    print(
+        f"critical batch {critical.batch:,.0f} images"
+        + (f" ({critical.low:,.0f} to {critical.high:,.0f})" if critical.low < critical.high else "")
+    )
     print(f"{'GPUs':>6}{'batch':>9}{'time':>14}{'GPU-hours':>12}")
     for each in found:
-        print(f"{each.gpus:6}{each.batch_size:9,}{_hours(each.hours):>14}{each.gpu_hours:12,.0f}")
-    print(sentence(found))
+        mark = "  <- the knee" if each == knee(found) else ""
+        print(f"{each.gpus:6}{each.batch_size:9,}{_hours(each.hours):>14}{each.gpu_hours:12,.0f}{mark}")
+    print(advice)
     return 0
+
+
+def _least(options: argparse.Namespace, critical: Critical, batch: float) -> float:
+    """Images to the target at a very small batch."""
+    if options.examples:
+        return float(options.examples) / (1 + options.at_batch / batch)
+    if critical.min_examples:
+        return critical.min_examples
+    raise ReportError("--examples must be given: how many images (epochs x data set) reach the target at --at-batch")
 
 
 def _rates(report: Report, path: Path) -> list[tuple[int, float]]:

@@ -8,6 +8,7 @@ GPU counts take whole hosts from the hostfile, the first ones first. Run this on
 
 import argparse
 import dataclasses
+import datetime
 import itertools
 import json
 import platform
@@ -22,6 +23,7 @@ from lbtrain.cluster.hostfile import Hostfile, read_hostfile
 from lbtrain.data import facts
 from lbtrain.errors import RecipeError
 from lbtrain.plan import make_plan
+from lbtrain.provenance import commit, hardware, versions
 from lbtrain.recipe import Recipe
 from tools.scaling_report import arguments
 from tools.scaling_report.launchers import LAUNCHERS, commands, run_together
@@ -89,7 +91,8 @@ class Study:
         stages = options.zero or [self.recipe.deepspeed.zero_stage]
         points = itertools.product(options.mode, options.data, stages, options.accumulation, options.gpus)
         rows = [self.row(gpus, mode, data, stage, passes) for mode, data, stage, passes, gpus in points]
-        self._launches_left = (1 + options.repeats) * sum(row.status == "ok" for row in rows)
+        sweeps = sum(gpus > 1 for gpus in options.gpus) if options.collectives else 0
+        self._launches_left = (1 + options.repeats) * sum(row.status == "ok" for row in rows) + sweeps
         return rows
 
     def row(self, gpus: int, mode: str, data: str, stage: int = 0, passes: int = 1) -> Row:
@@ -188,7 +191,7 @@ def _name(row: Row) -> str:
 def _settings(row: Row) -> list[str]:
     # The learning rate has no say in the speed, but a rate that is scaled up could end the run with a NaN.
     settings = [f"batch_size={row.global_batch}", f"micro_batch_size={row.per_gpu_batch}", "schedule.rule=none"]
-    settings += [f"deepspeed.zero_stage={row.zero_stage}"]
+    settings += [f"deepspeed.zero_stage={row.zero_stage}", "schedule.batch_growth="]
     return [*settings, "data.name=synthetic"] if row.data == "synthetic" else settings
 
 
@@ -246,8 +249,8 @@ def _provenance(options: argparse.Namespace) -> dict[str, Any]:
 
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
     asked = {name: getattr(options, name) for name in ("overrides", "launcher", "steps", "repeats")}
-    versions = {"torch": torch.__version__, "python": platform.python_version()}
-    return {"recipe": str(options.recipe), **asked, "host": socket.gethostname(), "device": device, **versions}
+    origin = {"commit": commit(), "date": str(datetime.date.today()), "hardware": hardware(), "versions": versions()}
+    return {"recipe": options.recipe.name, **asked, "host": socket.gethostname(), "device": device, **origin}
 
 
 def _last_words(log: Path) -> str:

@@ -71,7 +71,7 @@ def test_fit_prints_what_it_found(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 def test_advise_by_hand() -> None:
     """Critical batch 1000, 1000 images at batch 0: at batch 1000 twice the examples (McCandlish et al. 2018, equation 2.11)."""
-    (one, ten) = options_for([(1, 10.0), (10, 100.0)], critical_batch=1000, examples=1100, at_batch=100, micro_batch=100)
+    (one, ten) = options_for([(1, 10.0), (10, 100.0)], critical_batch=1000, least_examples=1000, micro_batch=100)
     assert one.hours == pytest.approx(1000 * 1.1 / 10 / 3600)
     assert ten.hours == pytest.approx(1000 * 2 / 100 / 3600)
     assert ten.gpu_hours == pytest.approx(10 * ten.hours)
@@ -79,7 +79,7 @@ def test_advise_by_hand() -> None:
 
 def test_the_knee_is_the_last_doubling_that_pays() -> None:
     rates = [(8 * 2**i, 1000.0 * 2**i) for i in range(9)]
-    options = options_for(rates, critical_batch=8192, examples=1e8, at_batch=256, micro_batch=32)
+    options = options_for(rates, critical_batch=8192, least_examples=1e8, micro_batch=32)
     best = knee(options)
     times = {each.gpus: each.hours for each in options}
     assert 1 - times[best.gpus] / times[best.gpus // 2] >= 0.10
@@ -92,6 +92,47 @@ def test_advise_says_it_in_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixt
     words = ["advise", str(tmp_path / "p.json"), "--critical-batch", "2000", "--examples", "1e8", "--micro-batch", "32"]
     assert main(words) == 0
     assert re.search(r"\d+ GPUs \(.*GPU-hours\); past \d+ each doubling saves under 10%", capsys.readouterr().out)
+
+
+@pytest.fixture
+def growing(tmp_path: Path) -> Path:
+    Report(predictions=[replace(PREDICTION, gpus=8 * 2**i, images_per_s=1000.0 * 2**i) for i in range(9)]).save(tmp_path / "p.json")
+    return tmp_path / "p.json"
+
+
+def test_advise_reads_the_critical_batch_of_a_run(growing: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = {"critical_batch": 2000, "critical_batch_interval": [500, 9000], "min_steps": 3000, "min_examples": 6e6}
+    note = growing.with_name("landscape") / "batch.json"
+    note.parent.mkdir()
+    note.write_text(json.dumps(found))
+    words = ["advise", str(growing), "--micro-batch", "32", "--json", "--noise-scale"]
+    assert main([*words, str(growing.parent)]) == 0
+    from_run = json.loads(capsys.readouterr().out)
+    assert main([*words, str(note)]) == 0
+    assert json.loads(capsys.readouterr().out) == from_run
+    # 6e6 images at a very small batch; 8 GPUs take 256 at once, at 1,000 images/s.
+    assert from_run["options"][0]["hours"] == pytest.approx(6e6 * (1 + 256 / 2000) / 1000 / 3600)
+    assert re.search(r"the knee may lie from \d+ to \d+ GPUs", from_run["advice"])
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (None, "tools.landscape batch"),
+        ("{}", "does not say a critical batch"),
+        ('{"critical_batch": 5, "critical_batch_interval": [7, 9], "min_examples": 1}', "cannot be"),
+    ],
+)
+def test_a_run_without_a_critical_batch_is_refused(text: str | None, said: str, growing: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if text is not None:
+        (growing.parent / "b.json").write_text(text)
+    assert main(["advise", str(growing), "--micro-batch", "32", "--noise-scale", str(growing.parent / "b.json")]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_advise_needs_to_know_how_far_the_target_is(growing: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["advise", str(growing), "--micro-batch", "32", "--critical-batch", "2000"]) == 2
+    assert "--examples must be given" in capsys.readouterr().err
 
 
 def test_slower_is_beyond_both_intervals() -> None:

@@ -100,7 +100,7 @@ def test_warmup_is_left_out_and_a_silent_rank_is_named(tmp_path: Path) -> None:
 def _study(folder: Path, hosts: Hostfile = ONE_HOST, **changes: object) -> Study:
     options = {
         "out": folder, "launcher": "torchrun", "port": 29500, "timeout": 30, "per_gpu_batch": None, "repeats": 1, "zero": None,
-        "accumulation": [1], "mode": ["weak"], "data": ["synthetic"], "gpus": [2],
+        "accumulation": [1], "mode": ["weak"], "data": ["synthetic"], "gpus": [2], "collectives": False,
     }  # fmt: skip
     return Study(argparse.Namespace(**options | changes), hosts, RECIPE)
 
