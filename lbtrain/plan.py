@@ -36,6 +36,7 @@ class Plan:
     world_size: int
     engine: str
     precision: str
+    skip_nonfinite: int
     channels_last: bool
     batch_size: int
     cut: Cut
@@ -137,6 +138,7 @@ def make_plan(recipe: Recipe, world_size: int, *, engine: str = "ddp", model_cen
         world_size=world_size,
         engine=engine,
         precision=recipe.precision,
+        skip_nonfinite=recipe.skip_nonfinite,
         channels_last=recipe.channels_last,
         batch_size=recipe.batch_size,
         cut=cut,
@@ -175,6 +177,8 @@ def _phases(recipe: Recipe, known: Facts, total: int, world_size: int, ghost: in
 
 def _check_combinations(recipe: Recipe, engine: str) -> None:
     """What each key allows alone but not together."""
+    if recipe.skip_nonfinite and engine == "colossalai" and recipe.colossalai.zero_stage:
+        raise RecipeError("skip_nonfinite is not supported by colossalai.zero_stage=1 and 2: use stage 0, or another engine")
     if recipe.optimizer.nesterov and not recipe.optimizer.momentum:
         raise RecipeError("optimizer.nesterov=true needs optimizer.momentum above 0")
     if recipe.schedule.base_momentum is not None and recipe.optimizer.name == "lamb":

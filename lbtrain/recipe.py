@@ -21,8 +21,8 @@ from lbtrain.values import checked, from_text
 
 MAY_CHANGE_ON_RESUME = {
     "engine", "deepspeed.zero_stage", "deepspeed.mechanics", "colossalai.zero_stage", "world_size", "micro_batch_size",
-    "max_micro_batch_size", "data.root", "data.workers", "channels_last", "run_dir", "fault_timeout", "resume", "log_every",
-    "evaluate_every", "checkpoint.every", "checkpoint.keep",
+    "max_micro_batch_size", "data.root", "data.workers", "channels_last", "run_dir", "fault_timeout", "skip_nonfinite", "resume",
+    "log_every", "evaluate_every", "checkpoint.every", "checkpoint.keep",
 }  # fmt: skip
 """Keys that do not enter the mathematics, so that a run may go on with other values."""
 
@@ -153,6 +153,9 @@ class Recipe:
     optimizer: OptimizerConfig = _key(OptimizerConfig, "the update")
     loss: LossConfig = _key(LossConfig, "what the loss is made of")
     schedule: ScheduleConfig = _key(ScheduleConfig, "the learning rate")
+    skip_nonfinite: int = _key(
+        0, "how many updates may be skipped because a gradient was NaN or Inf; one more ends the run (exit code 5)", at_least=0
+    )
     precision: str = _key("fp32", "of the forward and backward pass; weights stay fp32", choices=("fp32", "bf16", "fp16"))
     channels_last: bool = _key(
         False, "channels-last order in memory, which a GPU wants for convolutions in bf16 and fp16 (at ZeRO stage 0 only)"

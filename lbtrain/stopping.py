@@ -25,6 +25,7 @@ class StopRequest:
     def __init__(self) -> None:
         self._signal, self._since = 0, 0.0
         self._pending: tuple[dist.Work | None, torch.Tensor] | None = None
+        self.bad_step = 0
         # Flags travel between hosts' memories, so that asking never waits for a GPU.
         self._group: Any = dist.new_group(backend="gloo") if dist.get_backend() != "gloo" else None
         self._previous = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
@@ -35,18 +36,23 @@ class StopRequest:
         elif time.monotonic() - self._since > SECONDS_OF_ONE_REQUEST:
             os._exit(128 + number)
 
-    def agreed(self) -> bool:
-        """True on every rank, at the same step, once any rank has been signalled."""
+    def agreed(self, bad_step: int = 0) -> bool:
+        """True on every rank, at the same step, once any rank has been signalled.
+
+        A `bad_step` that any rank names (0: none) travels along; all find it in the attribute of that name, one step later.
+        """
         if dist.get_world_size() == 1:
+            self.bad_step = bad_step
             return bool(self._signal)
         answer = False
         if self._pending:
-            work, flag = self._pending
+            work, flags = self._pending
             if work:
                 work.wait()
-            answer = bool(flag.item())
-        flag = torch.tensor([float(self._signal > 0)])
-        self._pending = (dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=self._group, async_op=True), flag)
+            signalled, self.bad_step = flags.tolist()
+            answer = bool(signalled)
+        flags = torch.tensor([int(self._signal > 0), bad_step])
+        self._pending = (dist.all_reduce(flags, op=dist.ReduceOp.MAX, group=self._group, async_op=True), flags)
         return answer
 
     def close(self) -> None:

@@ -4,7 +4,6 @@ A position in the run is the number of examples seen. Learning rate, sample orde
 is all that a checkpoint has to remember besides weights and optimizer state.
 """
 
-import math
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -15,12 +14,13 @@ from lbtrain import watchdog
 from lbtrain.checkpoint import Checkpoints, Progress
 from lbtrain.cut import Phase
 from lbtrain.engines.protocol import Engine
-from lbtrain.errors import Diverged, Preempted
+from lbtrain.errors import Preempted
+from lbtrain.finite import FiniteCheck
 from lbtrain.log_window import LogWindow
 from lbtrain.nn import regroup_ghost_batches
 from lbtrain.optim import trust_ratios, trust_summary
 from lbtrain.plan import Plan
-from lbtrain.records import EvalRow, Pictures, Records, TrainRow, TrustRow
+from lbtrain.records import EvalRow, Pictures, Records, TrustRow
 from lbtrain.stopping import StopRequest
 from lbtrain.tasks import Task
 
@@ -38,13 +38,14 @@ def train(
 
     `optimizer` is the one that the engine steps; it is only asked for its layer-wise ratios.
 
-    Raises Preempted after a signal, when everything is saved; Diverged when the loss is no longer finite.
+    Raises Preempted after a signal, when everything is saved; Diverged when a loss or a gradient is no longer finite.
     """
     examples, step, skipped = progress.examples, progress.step, progress.skipped_steps
     phase = plan.phase(examples)
     batches = cut_from_here(phase, task, engine, examples)
     stop = StopRequest()
     window = LogWindow(engine)
+    finite = FiniteCheck(plan, task.recipe, engine, checkpoints.folder.parent, skipped=skipped)
     engine.model.train()
     evaluation = None
     try:
@@ -60,18 +61,23 @@ def train(
                     batch = next(batches)
                 losses = task.loss(engine.model, batch)
                 loss = sum(losses.values(), torch.zeros((), device=engine.device))
+                finite.add(loss)
                 engine.backward(loss)
                 window.add(loss, losses, phase.cut.micro_batch_size)
-            skipped += not engine.step(lr)
             examples += phase.batch_size
             step += 1
+            finite.close(step, lr, before, phase.cut)
+            if not engine.step(lr):
+                skipped += 1
+                finite.skipped()
             progress = Progress(examples, step, skipped)
-            finished, stopped = examples >= plan.total_examples, stop.agreed()
+            finished, stopped = examples >= plan.total_examples, stop.agreed(finite.late())
+            writes = (plan.log_every, plan.evaluate_every, plan.checkpoint_every)
+            finite.check(stop.bad_step, now=finished or stopped or any(crossed(before, examples, every) for every in writes))
 
             if finished or crossed(before, examples, plan.log_every):
                 row = window.row(plan, progress, phase, lr, trust_summary(optimizer))
                 records.write(row)
-                check_finite(row)
             if finished or crossed(before, examples, plan.evaluate_every):
                 watchdog.at(step, "evaluation")
                 with window.paused():
@@ -119,11 +125,3 @@ def save(engine: Engine, checkpoints: Checkpoints, progress: Progress, task: Tas
     if state is not None:
         checkpoints.save(state, progress, task.recipe.to_yaml())
     engine.mean(torch.zeros(1, device=engine.device))  # nobody goes on, or exits, before the file is there
-
-
-def check_finite(row: TrainRow) -> None:
-    """Raises Diverged, on every rank alike, since the logged loss is the average over all of them."""
-    if not math.isfinite(row.loss):
-        raise Diverged(
-            f"the loss is {row.loss} at step {row.step}, learning rate {row.lr:.4g}: lower schedule.base_lr or lengthen schedule.warmup"
-        )

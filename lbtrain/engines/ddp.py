@@ -19,6 +19,7 @@ class DDPEngine(WindowedEngine):
         super().__init__(model, optimizer, device)
         self._order_in_memory(plan)
         self.clip_norm = plan.clip_norm
+        self._skip_nonfinite(plan)
         self.scaler = torch.amp.GradScaler(device.type, enabled=plan.precision == "fp16")
         self.model = self._wrap(plan)
         self.accumulation = plan.cut.accumulation

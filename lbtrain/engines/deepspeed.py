@@ -29,6 +29,7 @@ class DeepSpeedEngine(WindowedEngine):
         deepspeed = _import_deepspeed(device)
         super().__init__(model, optimizer, device)
         self.stage = plan.zero_stage
+        self._skip_nonfinite(plan)
         self.inner = optimizer
         config = complete_config(plan, recipe.deepspeed.mechanics)
         parts = deepspeed.initialize(model=self.module, optimizer=optimizer, config=config, dist_init_required=False)

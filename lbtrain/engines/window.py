@@ -5,17 +5,25 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from lbtrain.nn import GhostStatistics
+from lbtrain.optim import gradient_norms
 from lbtrain.plan import Plan
 
 
 class WindowedEngine:
     """The part of `Engine` that does not depend on a library. A subclass says how to do the four things at the end."""
 
+    skips_nonfinite = False
+
     def __init__(self, module: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device):
         self.rank, self.world_size, self.device = dist.get_rank(), dist.get_world_size(), device
         self.module = module.to(device)
         self.optimizer = optimizer
         self.statistics = GhostStatistics(module)
+
+    def _skip_nonfinite(self, plan: Plan) -> None:
+        """Under fp16 the scaler skips such updates, under ZeRO DeepSpeed does."""
+        self.skips_nonfinite = plan.skip_nonfinite > 0 and plan.precision != "fp16" and not plan.zero_stage
+        self.statistics.keep_finite = plan.skip_nonfinite > 0
 
     def _order_in_memory(self, plan: Plan) -> None:
         if plan.channels_last:
@@ -49,7 +57,7 @@ class WindowedEngine:
         assert self._backwards == self._accumulation, f"a step is {self._accumulation} backward calls, not {self._backwards}"
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        applied = self._update()
+        applied = self._may_update() and self._update()
         self.statistics.finish()
         self._open_window()
         return applied
@@ -60,6 +68,10 @@ class WindowedEngine:
             dist.all_reduce(total)
             total /= self.world_size
         return total
+
+    def _may_update(self) -> bool:
+        """False where gradients are not finite and such an update is to be skipped. Asking waits for the device."""
+        return not self.skips_nonfinite or bool(gradient_norms(self.module)[1].isfinite().all())
 
     def _announce(self, last: bool) -> None:
         """Prepare for a pass that is, or is not, the last of the window: only the last exchanges gradients."""

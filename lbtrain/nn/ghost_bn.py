@@ -201,6 +201,8 @@ class GhostStatistics:
 
     def __init__(self, model: nn.Module):
         self.layers = [module for module in model.modules() if isinstance(module, _GhostBatchNorm)]
+        self.keep_finite = False
+        """Whether a step's average that holds NaN or Inf is left out."""
         self._flat: Tensor | None = None
         self._work: dist.Work | None = None
 
@@ -222,6 +224,10 @@ class GhostStatistics:
         sizes = [layer.num_features for layer in self.layers for _ in range(2)]
         running = [cast(Tensor, stat) for layer in self.layers for stat in (layer.running_mean, layer.running_var)]
         momenta = [cast(float, layer.momentum) for layer in self.layers for _ in range(2)]
+        if self.keep_finite:
+            self._flat = torch.where(self._flat.isfinite().all(), self._flat, torch.cat(running))
+            # The next step's first ghost batch enters with weight 1, and 0 times NaN would stay.
+            torch._foreach_zero_([cast(Tensor, stat) for layer in self.layers for stat in (layer.step_mean, layer.step_var)])
         torch._foreach_mul_(running, [1 - momentum for momentum in momenta])
         torch._foreach_add_(running, list(torch._foreach_mul(self._flat.split(sizes), momenta)))
         torch._foreach_add_([cast(Tensor, layer.num_batches_tracked) for layer in self.layers], 1)

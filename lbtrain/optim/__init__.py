@@ -14,6 +14,7 @@ from .groups import ParameterRole, parameter_groups, parameter_roles
 from .lamb import LAMB
 from .lars import LARS
 from .layout import UnsupportedSharding
+from .norms import gradient_norms
 from .sharding import Shards
 from .trust import LayerNorms, TrustSummary, trust_ratios, trust_summary, weight_gradient_ratios
 
@@ -30,6 +31,7 @@ __all__ = [
     "colossalai_shards",
     "create_optimizer",
     "deepspeed_shards",
+    "gradient_norms",
     "parameter_groups",
     "parameter_roles",
     "trust_ratios",

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 # A single-precision sum over the 2.4 million elements of a large convolution is off by 1e-4 (torch.norm on CPU); added up over pieces
 # of this size it is off by 2e-7. A piece also fits in a core's cache, so several operations on it cost one trip to memory.
@@ -43,3 +43,18 @@ def lie_alike(*tensors: Tensor) -> bool:
     return all(t.is_contiguous() for t in tensors) or (
         first.dim() == 4 and all(t.is_contiguous(memory_format=torch.channels_last) for t in tensors)
     )
+
+
+def gradient_norms(model: nn.Module) -> tuple[list[str], Tensor]:
+    """Names and gradient norms of the layers whose whole gradients are at hand, on their device. One reading of all gradients."""
+    named = [(_plain(name), p.grad) for name, p in model.named_parameters() if p.grad is not None and p.grad.numel()]
+    if not named:
+        return [], torch.zeros(0)
+    return [name for name, _ in named], squared_norms([gradient for _, gradient in named]).sqrt()
+
+
+def _plain(name: str) -> str:
+    """A parameter's name without what engines wrap around its model."""
+    while name.startswith("module."):
+        name = name.removeprefix("module.")
+    return name

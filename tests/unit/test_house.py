@@ -38,9 +38,10 @@ BELOW = {
     "plan": {"capabilities", "census", "cut", "data", "scaling", "schedules"},
     "engines": {"plan", "nn", "optim"},
     "checkpoint": {"engines", "records"},
+    "finite": {"cut", "engines", "optim", "plan", "records", "sampling"},
     "run_directory": {"engines", "plan", "provenance", "records"},
     "log_window": {"checkpoint", "cut", "engines", "optim", "plan", "records"},
-    "train": {"checkpoint", "cut", "engines", "log_window", "nn", "optim", "plan", "records", "stopping", "tasks", "watchdog"},
+    "train": {"checkpoint", "cut", "engines", "finite", "log_window", "nn", "optim", "plan", "records", "stopping", "tasks", "watchdog"},
     "main": {
         "capabilities",
         "census",

@@ -1,0 +1,83 @@
+"""NaN and Inf in a loss or a gradient: the run ends at that step under every engine, says where, and keeps no weights of it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.distributed.runs import SMALL, Outcome
+from tests.ranks import run_on_ranks
+
+BAD_STEP = 7
+CASES = {
+    "ddp": dict(engine="ddp"),
+    "accelerate": dict(engine="accelerate"),
+    **{f"zero{stage}": dict(engine="deepspeed", deepspeed=dict(zero_stage=stage)) for stage in range(4)},
+}
+
+
+def train_with_a_bad_sample(changes: dict[str, Any], run_dir: str, bad: str) -> str:
+    """One rank's part of a run in which step BAD_STEP holds one image of NaN, or a loss whose gradient alone overflows."""
+    from lbtrain import Recipe
+    from lbtrain.errors import Diverged
+    from lbtrain.main import run
+    from lbtrain.tasks.classification import Classification
+
+    original, calls = Classification.loss, iter(range(10**6))
+
+    def loss(self: Any, model: Any, batch: Any) -> dict[str, torch.Tensor]:
+        spoiled = next(calls) == BAD_STEP - 1 and int(__import__("os").environ["RANK"]) == 1
+        images, labels = batch
+        if spoiled and bad == "image":
+            images = images.clone()
+            images[3] = float("nan")
+        losses = original(self, model, (images, labels))
+        return {"loss": _overflowing_gradient(losses["loss"])} if spoiled and bad == "gradient" else losses
+
+    Classification.loss = loss  # type: ignore[method-assign]
+    try:
+        run(Recipe().vary(**SMALL).vary(**changes, run_dir=run_dir), "small", on_screen=False)
+    except Diverged as error:
+        return str(error)
+    finally:
+        Classification.loss = original  # type: ignore[method-assign]
+    return ""
+
+
+def _overflowing_gradient(loss: torch.Tensor) -> torch.Tensor:
+    return loss + (loss - loss.detach()) * torch.tensor(3e38) * 1e3
+
+
+SLOW = {"zero1", "zero3", "accelerate"}
+
+
+@pytest.mark.parametrize("case", [pytest.param(case, marks=pytest.mark.slow if case in SLOW else ()) for case in CASES])
+@pytest.mark.parametrize("bad", ["image", "gradient"])
+def test_the_run_ends_at_that_step_and_says_where(tmp_path: Path, case: str, bad: str):
+    changes = dict(CASES[case], log_every="20it", evaluate_every="20it", checkpoint=dict(every="2it", keep=20))
+    said = set(run_on_ranks(2, train_with_a_bad_sample, changes, str(tmp_path), bad))
+    assert len(said) == 1
+    (message,) = said
+    assert f"at step {BAD_STEP}, learning rate" in message
+    dump = json.loads((tmp_path / "diverged.json").read_text())
+    assert (dump["step"], dump["examples"]) == (BAD_STEP, (BAD_STEP - 1) * 64)
+    (where,) = [one for one in dump["suspects"] if one["rank"] == 1]
+    assert len(where["samples"]) == 32
+    assert len(dump["suspects"]) == (1 if bad == "image" else 2)
+    if not case.startswith("zero") or case == "zero0":
+        assert "conv1.weight" in dump["layers"] if bad == "image" else dump["layers"]
+    assert max((tmp_path / "checkpoints").glob("step_*.pt")).stem == f"step_{BAD_STEP - 1:09}"
+
+
+@pytest.mark.parametrize("case", [pytest.param(case, marks=pytest.mark.slow if case in SLOW else ()) for case in CASES])
+def test_a_budget_skips_the_update_alone(tmp_path: Path, case: str):
+    changes = dict(CASES[case], skip_nonfinite=1)
+    assert run_on_ranks(2, train_with_a_bad_sample, changes, str(tmp_path), "image") == ["", ""]
+    run = Outcome(tmp_path)
+    assert [row["skipped_steps"] for row in run.rows if row["kind"] == "train"][-1] == 1
+    assert all(tensor.isfinite().all() for tensor in run.checkpoint()["state_dict"].values())
+    early = torch.load(tmp_path / "checkpoints/step_000000010.pt", weights_only=True)["state_dict"]
+    moved = [not torch.equal(early[name], tensor) for name, tensor in run.checkpoint()["state_dict"].items() if "running_mean" in name]
+    assert moved and all(moved)
