@@ -4,6 +4,7 @@
 3  the job was launched in another world than the one asked for
 4  another rank, its host or its launcher was lost; the same command goes on from the newest checkpoint
 5  the loss is no longer finite
+6  an image cannot be read while the run goes on
 75 saved after a signal, run me again (EX_TEMPFAIL in sysexits.h)
 """
 
@@ -36,6 +37,12 @@ class Diverged(UserError, ArithmeticError):
     """The loss became NaN or infinite."""
 
     exit_code = 5
+
+
+class DataError(UserError, ValueError):
+    """An image, named in the message, that cannot be read or has an impossible label. Raised by the rank that met it alone."""
+
+    exit_code = 6
 
 
 class Preempted(UserError):

@@ -8,6 +8,7 @@ import torch
 
 from lbtrain.checkpoint import Progress
 from lbtrain.cut import Phase
+from lbtrain.data.loading import replaced_images
 from lbtrain.engines.protocol import Engine
 from lbtrain.optim import TrustSummary
 from lbtrain.plan import Plan
@@ -60,6 +61,7 @@ class LogWindow:
             images_per_sec=self.images * plan.world_size / seconds,
             data_wait=self.waited / seconds,
             skipped_steps=progress.skipped_steps,
+            replaced_images=replaced_over_ranks(self.engine),
             trust_min=trust and trust.min,
             trust_median=trust and trust.median,
             trust_max=trust and trust.max,
@@ -67,3 +69,9 @@ class LogWindow:
         )
         self._restart()
         return row
+
+
+def replaced_over_ranks(engine: Engine) -> int:
+    """How many broken images all ranks have replaced since this was last asked. Collective."""
+    own = torch.tensor(float(replaced_images.take()), device=engine.device)
+    return round(float(engine.mean(own)) * engine.world_size)

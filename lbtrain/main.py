@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lbtrain.errors import RecipeError, UserError
+from lbtrain.errors import DataError, RecipeError, UserError
 from lbtrain.expectation import in_words
 from lbtrain.recipe import Recipe, keys
 from lbtrain.watchdog import Watchdog
@@ -158,6 +158,8 @@ def run(recipe: Recipe, name: str, *, on_screen: bool = True, instruments: "Inst
     if recipe.expect:
         result["expectation"] = recipe.expect.judge(result)
         _say(world.rank if on_screen else -1, in_words(result["expectation"]))
+    if leader:
+        result["replaced_images"] = directory.replaced_images()
     return directory.finish(result | {"world_size": plan.world_size, "engine": plan.engine}, write=leader)
 
 
@@ -202,9 +204,9 @@ def _shown(value: Any) -> str:
 
 
 def _exit_with(error: UserError) -> None:
-    """One message in all: rank 0 speaks (launched or alone)."""
+    """One message in all: rank 0 speaks (launched or alone), or the rank that met with bad data, which no other knows of."""
     import os
 
-    if os.environ.get("RANK", "0") == "0":
+    if os.environ.get("RANK", "0") == "0" or isinstance(error, DataError):
         print(f"error: {error}" if error.exit_code != 75 else str(error), file=sys.stderr, flush=True)
     sys.exit(error.exit_code)

@@ -22,7 +22,7 @@ from lbtrain.values import checked, from_text
 MAY_CHANGE_ON_RESUME = {
     "engine", "deepspeed.zero_stage", "deepspeed.mechanics", "colossalai.zero_stage", "world_size", "micro_batch_size",
     "max_micro_batch_size", "data.root", "data.workers", "channels_last", "run_dir", "fault_timeout", "skip_nonfinite", "resume",
-    "log_every", "evaluate_every", "checkpoint.every", "checkpoint.keep",
+    "log_every", "evaluate_every", "checkpoint.every", "checkpoint.keep", "data.on_error",
 }  # fmt: skip
 """Keys that do not enter the mathematics, so that a run may go on with other values."""
 
@@ -54,7 +54,15 @@ class DataConfig:
         choices=("digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "imagenet", "imagefolder", "synthetic"),
     )
     root: str = _key("", "where the data lies; empty: the environment variable LBTRAIN_DATA")
-    augmentation: str = _key("none", "train-time augmentation", choices=("none", "crop_flip", "imagenet"))
+    format: str = _key("auto", "how photos lie there: auto, folder, tar, parquet, or timm:hfds/NAME (docs/data.md)")
+    augmentation: str = _key(
+        "none",
+        "train-time augmentation: crop_flip for small images; imagenet (Goyal et al.), imagenet_color, alexnet for photos (docs/data.md)",
+        choices=("none", "crop_flip", "imagenet", "imagenet_color", "alexnet"),
+    )
+    on_error: str = _key(
+        "raise", "an image that cannot be read: stop with its path, or replace it by the next and count it", choices=("raise", "replace")
+    )
     image_size: int = _key(0, "pixels a side; 0: the data set's own", at_least=0)
     train_examples: int = _key(0, "train on only the first so many images of a data set held in memory; 0: on all", at_least=0)
     workers: int = _key(0, "loader processes per rank; 0 loads in the training process", at_least=0, at_most=128)

@@ -35,6 +35,8 @@ class TrainRow:
     data_wait: float
     """Share of the time that rank 0 waited for its data, in [0, 1]."""
     skipped_steps: int
+    replaced_images: int = 0
+    """Broken images that were replaced since the row before (data.on_error=replace), over all ranks."""
     trust_min: float | None = None
     """Layer-wise ratio of the last step over the adapted layers (LARS, LAMB); None for other optimizers."""
     trust_median: float | None = None
@@ -53,6 +55,7 @@ class EvalRow:
     epoch: float
     metrics: dict[str, float]
     seconds: float
+    replaced_images: int = 0
     kind: str = "eval"
 
 

@@ -59,6 +59,11 @@ class RunDirectory:
             write_whole(self.path / "summary.json", json.dumps(summary, indent=1) + "\n")
         return summary
 
+    def replaced_images(self) -> int:
+        """How many broken images were, over the whole run with its restarts: the rows of metrics.jsonl count each once."""
+        rows = map(json.loads, (self.path / "metrics.jsonl").read_text().splitlines())
+        return sum(row["replaced_images"] for row in rows if "replaced_images" in row)
+
     def summary(self) -> dict[str, Any] | None:
         """Of a finished run; None if it has not finished."""
         path = self.path / "summary.json"

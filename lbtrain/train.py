@@ -16,7 +16,7 @@ from lbtrain.cut import Phase
 from lbtrain.engines.protocol import Engine
 from lbtrain.errors import Preempted
 from lbtrain.finite import FiniteCheck
-from lbtrain.log_window import LogWindow
+from lbtrain.log_window import LogWindow, replaced_over_ranks
 from lbtrain.nn import regroup_ghost_batches
 from lbtrain.optim import trust_ratios, trust_summary
 from lbtrain.plan import Plan
@@ -115,8 +115,8 @@ def evaluate(plan: Plan, task: Task, engine: Engine, progress: Progress) -> tupl
     engine.model.eval()
     found = task.evaluate(engine.model, micro_batch_size=plan.cut.micro_batch_size, rank=engine.rank, world_size=engine.world_size)
     engine.model.train()
-    epoch = progress.examples / plan.train_examples
-    return EvalRow(progress.step, progress.examples, epoch, found.metrics, time.perf_counter() - started), found.pictures
+    epoch, seconds = progress.examples / plan.train_examples, time.perf_counter() - started
+    return EvalRow(progress.step, progress.examples, epoch, found.metrics, seconds, replaced_over_ranks(engine)), found.pictures
 
 
 def save(engine: Engine, checkpoints: Checkpoints, progress: Progress, task: Task) -> None:

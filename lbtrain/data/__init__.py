@@ -1,7 +1,8 @@
 """Data sets by name. `facts` is what a plan needs to know, without the data at hand; `open_source` reads the data itself."""
 
 from lbtrain.data.loading import batches
+from lbtrain.data.photos import PhotoSource
 from lbtrain.data.registry import Facts, facts, open_source
-from lbtrain.data.sources import ArraySource, FolderSource, Source
+from lbtrain.data.sources import ArraySource, Source
 
-__all__ = ["ArraySource", "Facts", "FolderSource", "Source", "batches", "facts", "open_source"]
+__all__ = ["ArraySource", "Facts", "PhotoSource", "Source", "batches", "facts", "open_source"]

@@ -107,4 +107,4 @@ def _read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
     shape = tuple(int.from_bytes(data[at : at + 4]) for at in range(4, header, 4))
     if data[:4] != bytes([0, 0, 8, dimensions]) or len(data) != header + math.prod(shape):
         raise RecipeError(f"{path}: not a whole IDX file of {dimensions} dimensions of bytes; fetch it again")
-    return np.frombuffer(data, np.uint8, offset=header).reshape(shape)
+    return np.frombuffer(data, np.uint8, offset=header).reshape(shape).copy()  # one that may be written to, as torch wants

@@ -1,12 +1,8 @@
 """Augmentation whose random numbers belong to the sample, not to the worker that happens to load it.
 
 A sample's draws are a hash of (seed, epoch, index in the data set), so they are the same for any number of ranks and workers and after any
-restart. Arrays are augmented a whole batch at a time; image files one by one under seeded generators (`sample_generators`).
+restart. Small images are augmented a whole batch at a time, here; photos one by one (lbtrain.data.views).
 """
-
-import contextlib
-import random
-from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -33,7 +29,8 @@ def draws(block: Block, seed: int, count: int) -> NDArray[np.uint64]:
     key = _splitmix64(np.full(len(block.indices), seed, np.uint64))
     key = _splitmix64(key ^ block.epochs.astype(np.uint64))
     key = _splitmix64(key ^ block.indices.astype(np.uint64))
-    return np.stack([_splitmix64(key ^ _splitmix64(np.full_like(key, number))) for number in range(count)])
+    numbers = [_splitmix64(key ^ _splitmix64(np.full_like(key, number))) for number in range(count)]
+    return np.array(numbers, np.uint64).reshape(count, len(key))
 
 
 def uniform(block: Block, seed: int) -> NDArray[np.float64]:
@@ -56,19 +53,3 @@ def crop_flip(images: Tensor, block: Block, seed: int, padding: int = 4) -> Tens
     columns = torch.where(flipped.bool(), columns.flip(1), columns)
     padded = F.pad(images, (0, 0, padding, padding, padding, padding))
     return padded[torch.arange(n, device=images.device)[:, None, None], rows[:, :, None], columns[:, None, :]]
-
-
-@contextlib.contextmanager
-def sample_generators(seed: int, epoch: int, index: int) -> Iterator[None]:
-    """Seeds the generators that image transforms draw from (random, numpy's and torch's global ones) for one sample, and restores them."""
-    key = int(draws(Block(np.array([epoch]), np.array([index])), seed, 1)[0, 0])
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    random.seed(key)
-    np.random.seed(key % 2**32)
-    torch.random.default_generator.manual_seed(key % 2**63)
-    try:
-        yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-        torch.set_rng_state(states[2])

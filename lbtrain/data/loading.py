@@ -1,34 +1,88 @@
 """Blocks of the sample stream -> batches on the device, loaded ahead by worker processes."""
 
+import sys
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from lbtrain.data.photos import PhotoSource
 from lbtrain.data.sources import Batch, InMemorySource, Source
+from lbtrain.errors import DataError
 from lbtrain.sampling import Block
 
 
-class _Blocks(Dataset[Batch]):
+class _Loaded(NamedTuple):
+    """What a worker sends: a batch with messages about the images replaced in it, or the error that stands in its place."""
+
+    batch: Batch | None
+    replaced: list[str]
+    error: str
+
+
+class _Blocks(Dataset[_Loaded]):
     """A data set whose item is a whole micro-batch, so that a source can read and augment it in one go."""
 
     def __init__(self, source: Source):
         self.source = source
 
-    def __getitem__(self, block: Block) -> Batch:
-        return self.source.fetch(block)
+    def __getitem__(self, block: Block) -> _Loaded:
+        try:
+            batch = self.source.fetch(block)
+        except DataError as error:  # raised in a worker, it would arrive as a traceback, and before its turn
+            return _Loaded(None, [], str(error))
+        return _Loaded(batch, self.source.take_replaced() if isinstance(self.source, PhotoSource) else [], "")
+
+
+class _Tally:
+    """Images replaced in the batches that this process has handed out (not in those that are loaded ahead)."""
+
+    count = 0
+
+    def add(self, messages: list[str]) -> None:
+        self.count += len(messages)
+        print("\n".join(f"replaced: {message}" for message in messages), file=sys.stderr, flush=True)
+
+    def take(self) -> int:
+        """How many since this was last asked."""
+        taken, self.count = self.count, 0
+        return taken
+
+
+replaced_images = _Tally()
 
 
 def batches(source: Source, blocks: Iterable[Block], *, workers: int, device: torch.device) -> Iterator[Batch]:
-    """The batches of `blocks` in order; `workers` only changes who loads them.
+    """The batches of `blocks` in order; `workers` only changes who loads them. Raises DataError in place of a batch that cannot be loaded.
 
     Without workers, images that are held in memory move to the device once and are augmented there; all else arrives through pinned memory.
+    Images replaced in a batch are told on stderr and counted in `replaced_images` when its turn has come.
     """
     if not workers and isinstance(source, InMemorySource):
         source.to(device)
         yield from map(source.fetch, blocks)
         return
     on_gpu = device.type == "cuda"
-    loader = DataLoader(_Blocks(source), batch_size=None, sampler=blocks, num_workers=workers, pin_memory=on_gpu)
-    for images, labels in loader:
+    # Forked workers share the indexes of the data set, start at once, and notice when their rank is gone: a fork server's would not.
+    context = "fork" if workers and sys.platform == "linux" else None
+    loader = DataLoader(
+        _Blocks(source), batch_size=None, sampler=blocks, num_workers=workers, pin_memory=on_gpu, multiprocessing_context=context
+    )
+    for batch, replaced, error in _alive(loader):
+        if batch is None:
+            raise DataError(error)
+        if replaced:
+            replaced_images.add(replaced)
+        images, labels = batch
         yield images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+
+
+def _alive(loader: DataLoader[_Loaded]) -> Iterator[_Loaded]:
+    """The loader's items; a worker that was killed is the user's business (memory, mostly), not a traceback's."""
+    try:
+        yield from loader
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise DataError(f"a loader process died ({error}): is there memory for data.workers of them on each rank?") from error

@@ -4,10 +4,12 @@ import dataclasses
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from lbtrain.data.arrays import digits, read_arrays
-from lbtrain.data.sources import ArraySource, FolderSource, Source, SyntheticSource
+from lbtrain.data.layouts import num_classes, open_container
+from lbtrain.data.photos import PhotoSource
+from lbtrain.data.sources import ArraySource, Source, SyntheticSource
+from lbtrain.data.views import VIEWS
 from lbtrain.errors import RecipeError
 from lbtrain.recipe import DataConfig
 
@@ -25,6 +27,7 @@ class Facts:
     std: tuple[float, ...]
 
 
+PHOTOS = ("imagenet", "imagefolder")
 _IMAGENET_MEAN, _IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 _FACTS = {
     "digits": Facts(1440, 357, 10, 1, 8, (77.68,), (95.83,)),
@@ -40,8 +43,8 @@ _FACTS = {
 def facts(config: DataConfig) -> Facts:
     """The facts of the data set that `config` names; only an imagefolder has to be there to be counted. Raises RecipeError."""
     if config.name == "imagefolder":
-        train, evaluation = _folder(config, "train"), _folder(config, "val")
-        known = Facts(len(train), len(evaluation), len(train.reader.class_to_idx), 3, 224, _IMAGENET_MEAN, _IMAGENET_STD)
+        train, evaluation = (open_container(config.format, _root(config), split) for split in ("train", "val"))
+        known = Facts(len(train), len(evaluation), num_classes(train), 3, 224, _IMAGENET_MEAN, _IMAGENET_STD)
     else:
         known = _FACTS[config.name]
     return dataclasses.replace(known, image_size=config.image_size or known.image_size, train_examples=_train_examples(config, known))
@@ -60,13 +63,31 @@ def open_source(config: DataConfig, *, train: bool, seed: int) -> Source:
     known = facts(config)
     if config.name == "synthetic":
         return SyntheticSource(known.train_examples if train else known.eval_examples, known.num_classes, known.channels, known.image_size)
-    if config.name in ("imagenet", "imagefolder"):
-        return FolderSource(_folder(config, "train" if train else "val"), _image_transform(config, known, train), seed=seed)
+    if config.name in PHOTOS:
+        return _photos(config, known, train, seed)
+    if config.augmentation not in ("none", "crop_flip"):
+        raise RecipeError(f"data.augmentation={config.augmentation} is for photos; {config.name} takes none or crop_flip")
     images, labels = digits(train) if config.name == "digits" else read_arrays(config.name, _root(config), train=train)
     if train:
         images, labels = images[: known.train_examples], labels[: known.train_examples]
     augment = train and config.augmentation == "crop_flip"
     return ArraySource(images, labels, mean=known.mean, std=known.std, augment=augment, seed=seed)
+
+
+def _photos(config: DataConfig, known: Facts, train: bool, seed: int) -> Source:
+    if config.augmentation not in VIEWS:
+        raise RecipeError(f"data.augmentation={config.augmentation}: {config.name} takes {', '.join(VIEWS)}")
+    container = open_container(config.format, _root(config), "train" if train else "val")
+    expected = known.train_examples if train else known.eval_examples
+    if len(container) != expected or num_classes(container) > known.num_classes:
+        half, found = "training" if train else "validation", num_classes(container)
+        raise RecipeError(
+            f"data.root={config.root}: {len(container):,} {half} images of {found} classes, but {config.name} has {expected:,} of "
+            f"{known.num_classes}; a data set of your own is data.name=imagefolder"
+        )
+    view = VIEWS[config.augmentation if train else "none"]
+    shape = {"size": known.image_size, "num_classes": known.num_classes}
+    return PhotoSource(container, view, **shape, mean=known.mean, std=known.std, seed=seed, on_error=config.on_error)
 
 
 def _root(config: DataConfig) -> Path:
@@ -76,35 +97,3 @@ def _root(config: DataConfig) -> Path:
     if not root.is_dir():
         raise RecipeError(f"data.root={root}: no such folder")
     return root
-
-
-def _folder(config: DataConfig, split: str) -> Any:
-    """timm's reader over root/train and root/val (or root/validation), one folder per class."""
-    root = _root(config)
-    if not any((root / name).is_dir() for name in (split, "validation" if split == "val" else split)):
-        raise RecipeError(
-            f"data.root={root}: no folder {split} in it; {config.name} is read from root/train/CLASS/IMAGE and root/val/CLASS/IMAGE"
-        )
-    return _timm_folder(root, split)
-
-
-def _timm_folder(root: Path, split: str) -> Any:
-    from timm.data import create_dataset
-
-    try:
-        return create_dataset("", str(root), split=split)
-    except RuntimeError as error:
-        raise RecipeError(f"data.root={root}: {error}") from error
-
-
-def _image_transform(config: DataConfig, known: Facts, train: bool) -> Any:
-    """Goyal et al. 2017, section 5.1: scale and aspect-ratio jitter and flip to train; resize to 256/224 and crop the centre to score."""
-    from torchvision import transforms
-
-    size = known.image_size
-    normalise = transforms.Normalize([value / 255 for value in known.mean], [value / 255 for value in known.std])
-    if train and config.augmentation == "imagenet":
-        cut = [transforms.RandomResizedCrop(size), transforms.RandomHorizontalFlip()]
-    else:
-        cut = [transforms.Resize(size * 256 // 224), transforms.CenterCrop(size)]
-    return transforms.Compose([*cut, transforms.ToTensor(), normalise])

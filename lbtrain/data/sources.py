@@ -1,6 +1,6 @@
 """A source turns a block of the sample stream into a batch of tensors; the same block gives the same batch in any process."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lbtrain.data.augment import crop_flip, sample_generators
+from lbtrain.data.augment import crop_flip
 from lbtrain.sampling import Block
 
 Batch = tuple[Tensor, Tensor]
@@ -56,27 +56,6 @@ class ArraySource(InMemorySource):
             images = crop_flip(images, block, self.seed)
         pixels = images.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
         return pixels.sub_(self.mean).div_(self.std), self.labels[indices]
-
-
-class FolderSource:
-    """Image files behind any indexable data set that gives (PIL image, label), such as timm's; decoded and transformed one by one."""
-
-    def __init__(self, dataset: Any, transform: Callable[[Any], Tensor], *, seed: int):
-        self.dataset = dataset
-        self.transform = transform
-        self.seed = seed
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def fetch(self, block: Block) -> Batch:
-        samples = [self._sample(int(epoch), int(index)) for epoch, index in zip(block.epochs, block.indices, strict=True)]
-        return torch.stack([image for image, _ in samples]), torch.tensor([label for _, label in samples])
-
-    def _sample(self, epoch: int, index: int) -> tuple[Tensor, int]:
-        image, label = self.dataset[index]
-        with sample_generators(self.seed, epoch, index):
-            return self.transform(image.convert("RGB")), label
 
 
 class SyntheticSource(InMemorySource):

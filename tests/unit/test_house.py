@@ -40,7 +40,7 @@ BELOW = {
     "checkpoint": {"engines", "records"},
     "finite": {"cut", "engines", "optim", "plan", "records", "sampling"},
     "run_directory": {"engines", "plan", "provenance", "records"},
-    "log_window": {"checkpoint", "cut", "engines", "optim", "plan", "records"},
+    "log_window": {"checkpoint", "cut", "data", "engines", "optim", "plan", "records"},
     "train": {"checkpoint", "cut", "engines", "finite", "log_window", "nn", "optim", "plan", "records", "stopping", "tasks", "watchdog"},
     "main": {
         "capabilities",

@@ -36,7 +36,17 @@ def lines(run_dir: Path) -> list[dict]:
 def test_rows_have_all_their_fields_and_types(tmp_path):
     write(tmp_path, [train_row(1), eval_row(1)])
     assert lines(tmp_path) == [flat(train_row(1)), flat(eval_row(1))]
-    assert list(flat(eval_row(1))) == ["step", "examples", "epoch", "top1_error", "top5_error", "loss", "seconds", "kind"]
+    assert list(flat(eval_row(1))) == [
+        "step",
+        "examples",
+        "epoch",
+        "top1_error",
+        "top5_error",
+        "loss",
+        "seconds",
+        "replaced_images",
+        "kind",
+    ]
     assert [row["kind"] for row in lines(tmp_path)] == ["train", "eval"]
 
 

@@ -1,0 +1,112 @@
+"""Encoded photos -> pixels: only as many as the cut needs.
+
+JPEG is decoded by libjpeg-turbo (simplejpeg) at a half, a quarter or an eighth of its size where what is cut out of it stays at least as
+large as asked for; then one antialiased bilinear step, torch's uint8 form of Pillow's filter. At full size the result is within a level of
+Pillow's decoder and filter (docs/data.md says by how much, also for the scaled sizes). Whatever simplejpeg does not take (PNG, WebP, CMYK,
+damage) goes through Pillow, whose word on a damaged file is final.
+"""
+
+import io
+import warnings
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import simplejpeg
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 89_478_485)
+"""More than this is taken for a decompression bomb, as Pillow does."""
+
+T = TypeVar("T")
+_TURBO_COLORS = ("YCbCr", "RGB", "Gray")
+
+
+class BrokenImage(Exception):
+    """Bytes that are no whole image; the message says why, without the path, which the caller knows."""
+
+
+class Box(NamedTuple):
+    """A rectangle of pixels of the whole photo."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+class Photo:
+    """An encoded image of which the header has been read. Raises BrokenImage if there is none."""
+
+    def __init__(self, data: bytes):
+        if not data:
+            raise BrokenImage("the file is empty")
+        self._data = data
+        self._turbo = False
+        self._image: Image.Image | None = None
+        if data[:2] == b"\xff\xd8":
+            self._read_jpeg_header()
+        if not self._turbo:
+            self._open_with_pillow()
+        if self.height * self.width > MAX_PIXELS:
+            raise BrokenImage(f"{self.width} x {self.height} pixels, more than {MAX_PIXELS:,}: taken for a decompression bomb")
+
+    def _read_jpeg_header(self) -> None:
+        try:
+            self.height, self.width, color, _ = simplejpeg.decode_jpeg_header(self._data)
+            self._turbo = color in _TURBO_COLORS
+        except ValueError:
+            self._turbo = False
+
+    def _open_with_pillow(self) -> None:
+        self._image = _pillow(lambda: Image.open(io.BytesIO(self._data)))
+        self.width, self.height = self._image.size
+
+    def cut(self, box: Box, height: int, width: int) -> Tensor:
+        """The pixels in `box`, resized: uint8 (3, height, width). Raises BrokenImage."""
+        scale = 1
+        while scale < 8 and box.height >= 2 * scale * height and box.width >= 2 * scale * width:
+            scale *= 2
+        pixels = self._decoded(scale)
+        top, bottom = _scaled(box.top, box.height, scale, pixels.shape[0])
+        left, right = _scaled(box.left, box.width, scale, pixels.shape[1])
+        # Sliced as an array: torch reads uint8 in this order (channels last) with its vectorised filter.
+        region = torch.from_numpy(pixels[top:bottom, left:right]).permute(2, 0, 1)
+        if region.shape[1:] == (height, width):
+            return region
+        return F.interpolate(region[None], (height, width), mode="bilinear", antialias=True)[0]
+
+    def _decoded(self, scale: int) -> NDArray[np.uint8]:
+        """RGB (rows, columns, 3), 1/scale of the photo a side if the decoder can, rounded up."""
+        if self._turbo:
+            try:
+                return simplejpeg.decode_jpeg(
+                    self._data, min_height=-(-self.height // scale), min_width=-(-self.width // scale), min_factor=scale
+                )
+            except ValueError:  # a warning of libjpeg's too; Pillow knows which of them leave a whole image
+                self._turbo = False
+        if self._image is None:
+            self._open_with_pillow()
+        image = self._image
+        assert image is not None
+        return _pillow(lambda: np.array(image.convert("RGB")))
+
+
+def _scaled(start: int, length: int, scale: int, limit: int) -> tuple[int, int]:
+    """The nearest whole rows (or columns) of the scaled image; at least one."""
+    first = min(round(start / scale), limit - 1)
+    return first, max(first + 1, min(round((start + length) / scale), limit))
+
+
+def _pillow(read: Callable[[], T]) -> T:
+    """Pillow raises whatever its decoders happen to (OSError, SyntaxError, struct.error, ...) on bytes that are no image."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # odd EXIF data, palettes, large images: none of them spoils the pixels
+        try:
+            return read()
+        except Exception as error:
+            raise BrokenImage(str(error) or type(error).__name__) from error

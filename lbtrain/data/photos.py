@@ -1,0 +1,96 @@
+"""The source of photos: a container, a view and a rule for what cannot be read."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lbtrain.data.augment import draws
+from lbtrain.data.containers import Container
+from lbtrain.data.decode import BrokenImage, Photo
+from lbtrain.data.sources import Batch
+from lbtrain.data.views import View
+from lbtrain.errors import DataError
+from lbtrain.sampling import PADDING, Block
+
+MOST_IN_A_ROW = 16
+"""So many broken images one after the other are not a blemish of the data but a disk that is gone."""
+
+
+class PhotoSource:
+    """Encoded photos, decoded and cut by `view`, normalised by mean and std per channel (in units of 0 to 255).
+
+    A photo that cannot be read, or whose label is not in [0, num_classes), raises DataError with its path (on_error="raise"), or is
+    replaced (on_error="replace") by the next in the data set that can be read, with that one's label and draws of the same epoch; what
+    was replaced stands in `replaced` until it is taken. Either is the same on every rank and in every worker.
+    """
+
+    def __init__(
+        self,
+        container: Container,
+        view: View,
+        *,
+        size: int,
+        num_classes: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        seed: int,
+        on_error: str = "raise",
+    ):
+        self.container, self.view, self.size, self.num_classes = container, view, size, num_classes
+        self.mean = torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1)
+        self.std = torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1)
+        self.seed = seed
+        self.on_error = on_error
+        self.replaced: list[str] = []
+
+    def __len__(self) -> int:
+        return len(self.container)
+
+    def fetch(self, block: Block) -> Batch:
+        pixels = torch.empty(len(block.indices), 3, self.size, self.size)
+        labels = torch.empty(len(block.indices), dtype=torch.int64)
+        numbers = uniform(draws(block, self.seed, self.view.draws)).T
+        for place, (epoch, index) in enumerate(zip(block.epochs.tolist(), block.indices.tolist(), strict=True)):
+            try:
+                pixels[place], labels[place] = self._sample(index, numbers[place].tolist())
+            except DataError as error:
+                pixels[place], labels[place] = self._instead_of(epoch, index, error)
+        return pixels.sub_(self.mean).div_(self.std), labels
+
+    def take_replaced(self) -> list[str]:
+        """Messages about the images replaced since this was last asked."""
+        taken, self.replaced = self.replaced, []
+        return taken
+
+    def _sample(self, index: int, numbers: Sequence[float]) -> tuple[Tensor, int]:
+        label = int(self.container.labels[index])
+        if not 0 <= label < self.num_classes:
+            raise DataError(f"{self.container.name(index)}: label {label}, but there are {self.num_classes} classes")
+        try:
+            return self.view.look(Photo(self.container.read(index)), numbers, self.size), label
+        except (BrokenImage, OSError) as error:
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+            raise DataError(f"{self.container.name(index)}: cannot be read as an image ({reason})") from error
+
+    def _instead_of(self, epoch: int, index: int, error: DataError) -> tuple[Tensor, int]:
+        if self.on_error == "raise":
+            raise DataError(f"{error}. Repair or remove it, or go on without such images: data.on_error=replace") from error
+        for step in range(1, MOST_IN_A_ROW):
+            other = (index + step) % len(self)
+            numbers = uniform(draws(Block(np.array([epoch]), np.array([other])), self.seed, self.view.draws))[:, 0]
+            try:
+                sample = self._sample(other, numbers.tolist())
+            except DataError:
+                continue
+            if epoch != PADDING:  # a filler is loaded, but nobody sees it
+                self.replaced.append(f"{error}; replaced by {self.container.name(other)}")
+            return sample
+        raise DataError(f"{error}, nor any of the {MOST_IN_A_ROW - 1} after it: is the data still there?") from error
+
+
+def uniform(numbers: NDArray[np.uint64]) -> NDArray[np.float64]:
+    """64 random bits -> [0, 1)."""
+    return (numbers >> np.uint64(11)).astype(np.float64) * 2.0**-53
