@@ -42,9 +42,10 @@ demo: install
 
 # Four hosts, made of network namespaces, behind links of 500 Mbit/s: measured, fitted, predicted to 256 GPUs. Root; openssh-server, pdsh, iproute2.
 scaling-demo: install
-	PYTHONPATH=. $(BIN)/python -m tests.cluster.hosts 4 --rate 500mbit -- $(BIN)/python -m tools.scaling_report measure --hostfile {hostfile} --gpus 1,2,4 --steps 5 --warmup 2 --collectives --resume --out runs/scaling-demo tests/cluster/sleeping.py
+	PYTHONPATH=. $(BIN)/python -m tests.cluster.hosts 4 --rate 500mbit -- $(BIN)/python -m tools.scaling_report measure --hostfile {hostfile} --gpus 1,2,4 --steps 10 --warmup 2 --collectives --resume --out runs/scaling-demo tests/cluster/sleeping.py
 	$(BIN)/python -m tools.scaling_report predict --run runs/scaling-demo/report.json --gpus 1,2,4,8,16,32,64,128,256 --out runs/scaling-demo/predicted.json
 	$(BIN)/python -m tools.scaling_report render runs/scaling-demo/report.json runs/scaling-demo/predicted.json --out runs/scaling-demo/page
+	@echo "the page: runs/scaling-demo/page/scaling.html"
 
 test: install
 	$(BIN)/python -m pytest

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench import report, rows
+from tests.cluster.hosts import why_not
 
 SLOWER = 0.95
 """A ratio this much worse than the last one, and outside the spread of its rounds, is a regression."""
@@ -49,6 +50,9 @@ BENCHES = (
     Bench("train", 9),
     Bench("two_ranks", 4),
     Bench("optim", 2),
+    Bench("stopwatch", 1),
+    Bench("scaling_prediction", 1),
+    Bench("hosts_prediction", 7, why_not),
     Bench("gpu", 9, _gpu),
 )
 

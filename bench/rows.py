@@ -91,6 +91,21 @@ def append(rows: list[dict[str, Any]], name: str) -> Path:
     return path
 
 
+def replace(rows: list[dict[str, Any]], name: str) -> Path:
+    """Writes results/NAME.csv anew: for rows that belong together and follow from each other, of which older ones say nothing more."""
+    (RESULTS / f"{name}.csv").unlink(missing_ok=True)
+    return append(rows, name)
+
+
+def read(name: str) -> list[dict[str, str]]:
+    """The rows of results/NAME.csv; none where it was not measured."""
+    path = RESULTS / f"{name}.csv"
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
 def show(row: Row) -> str:
     if row.peer is None:
         return f"{row.bench} {row.case}: {row.ours:.4g} {row.unit} (n={row.n})"

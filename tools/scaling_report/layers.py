@@ -1,6 +1,7 @@
 """Per-layer gradient bytes and computing time of a model: counted without data or weights, or timed in a step of a run."""
 
 import difflib
+import functools
 from typing import Any
 
 import timm
@@ -14,7 +15,8 @@ from tools.scaling_report.clock import Clock
 BYTES = {"fp32": 4, "tf32": 4, "fp16": 2, "bf16": 2}
 
 
-def counted_layers(model_name: str, *, dtype: str = "fp32") -> list[tuple[float, float]]:
+@functools.cache
+def counted_layers(model_name: str, *, dtype: str = "fp32") -> tuple[tuple[float, float], ...]:
     """(gradient bytes, multiply-adds of one image) per layer of a timm model in forward order.
 
     Multiply-adds stand in for time. They overstate layers that are limited by arithmetic against those limited by memory, but what matters
@@ -36,7 +38,7 @@ def counted_layers(model_name: str, *, dtype: str = "fp32") -> list[tuple[float,
             module.register_forward_hook(count)
     with torch.no_grad():
         model(image)
-    return layers
+    return tuple(layers)
 
 
 def _own_bytes(module: nn.Module, bytes_per_value: int) -> float:

@@ -29,10 +29,9 @@ class Fitted:
         return self.relative_error < 0.5
 
     def words(self, unit: str, scale: float = 1.0) -> str:
-        value = f"{self.value * scale:.4g} {unit}"
         if not self.determined:
-            return f"not determined by these points (best value {value})"
-        return f"{value}, +- {self.relative_error:.1%}"
+            return "not determined by these points"
+        return f"{self.value * scale:.4g} {unit}, +- {self.relative_error:.1%}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -150,7 +150,7 @@ class Study:
             exchange = "no-exchange" if run == "no-exchange" else "exchange"
             # Alone, all stages compute the same: they share that run.
             name = _name(dataclasses.replace(row, zero_stage=0) if exchange == "no-exchange" else row)
-            folder, status = self.launch(f"{name}-{run}", row.gpus, self._words(row, exchange))
+            folder, status = self.launch(f"{name}-{run}", row.gpus, self.words(row, exchange))
             if status != "ok":
                 return Point(dataclasses.replace(row, status=status))
             try:
@@ -159,7 +159,7 @@ class Study:
                 return Point(dataclasses.replace(row, status=str(error)))
         return Point(summarize(row, runs[1:], runs[0]), runs[0][0].buckets, own_times(runs[0]))
 
-    def _words(self, row: Row, exchange: str) -> list[str]:
+    def words(self, row: Row, exchange: str) -> list[str]:
         # Sharded gradients cannot but be exchanged; what the stages compute is the same.
         alone = ["deepspeed.zero_stage=0"] if exchange == "no-exchange" and row.zero_stage else []
         settings = [*_settings(row), *self._size(row), *alone, "log_every=1000000it", "run_dir={folder}/run", "resume=never"]

@@ -14,7 +14,8 @@ _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 1200px; padding: 0 1rem; color: #1b1b1b; background: #fff }
 h1 { font-size: 1.6rem; margin-bottom: .2rem } h2 { font-size: 1.15rem; margin-top: 2rem }
 .scroll { overflow-x: auto } table { border-collapse: collapse; font-variant-numeric: tabular-nums }
-th, td { padding: .3rem .7rem; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap } th { background: #f5f5f5 }
+th, td { padding: .3rem .45rem; font-size: 14px; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap }
+th { background: #f5f5f5 }
 tr.predicted td { background: #fff6e3 } tr.failed td { background: #fdeaea } td.none { color: #767676; font-style: italic }
 svg { width: 100%; height: auto } .note { color: #555 } dl { display: grid; grid-template-columns: max-content auto; gap: .1rem 1rem }
 dt { color: #555 } dd { margin: 0; overflow-wrap: anywhere }
@@ -30,7 +31,7 @@ def page(report: Report) -> str:
         "predictions are the dashed line in its band and the shaded rows, with their 90% interval.</p>",
         _picture(report),
         "<h2>Measured</h2>",
-        table(list(COLUMNS), [_measured(row) for row in report.rows]) if report.rows else f"<p>{NOT_MEASURED}</p>",
+        *(_measured_tables(report.rows) if report.rows else [f"<p>{NOT_MEASURED}</p>"]),
     ]
     if report.predictions:
         parts += ["<h2>Predicted</h2>", _predicted_table(report.predictions)]
@@ -40,10 +41,10 @@ def page(report: Report) -> str:
 
 
 def _per_gpu(row: Row) -> str | None:
-    rate = number(row.images_per_s_gpu, 1)
-    if rate and row.images_per_s_gpu_low is not None and row.images_per_s_gpu_high is not None:
-        rate += f" ({row.images_per_s_gpu_low:,.1f} to {row.images_per_s_gpu_high:,.1f})"
-    return rate
+    text = number(row.images_per_s_gpu, 1)
+    if text and row.images_per_s_gpu_low is not None and row.images_per_s_gpu_high is not None:
+        text += f" ({row.images_per_s_gpu_low:,.1f} to {row.images_per_s_gpu_high:,.1f})"
+    return text
 
 
 def _baseline(row: Row) -> str | None:
@@ -58,42 +59,53 @@ def _whole(value: int | None) -> str | None:
     return None if value is None else f"{value:,}"
 
 
-COLUMNS: dict[str, Callable[[Row], str | None]] = {
+Columns = dict[str, Callable[[Row], str | None]]
+_POINT: Columns = {
     "GPUs": lambda row: _whole(row.gpus),
     "nodes": lambda row: _whole(row.nodes),
     "kind": lambda row: row.kind_words,
-    "status": lambda row: row.status,
+}
+RATES: Columns = _POINT | {
     "images a GPU": lambda row: _whole(row.per_gpu_batch),
     "global batch": lambda row: _whole(row.global_batch),
     "accumulation": lambda row: _whole(row.accumulation),
-    "images/s": lambda row: number(row.images_per_s, 0),
+    "images/s": lambda row: rate(row.images_per_s),
     "images/s a GPU (95%)": _per_gpu,
     "speed-up": lambda row: number(row.speed_up, 2),
     "efficiency": lambda row: percent(row.efficiency),
     "baseline": _baseline,
-    "step p50 / p95, ms": lambda row: _joined(milliseconds(row.step_p50_s), milliseconds(row.step_p95_s)),
-    "compute, ms": lambda row: milliseconds(row.compute_s),
-    "exposed exchange, ms": lambda row: milliseconds(row.exposed_communication_s),
-    "data wait, ms": lambda row: milliseconds(row.data_wait_s),
-    "in the loader, ms": lambda row: milliseconds(row.loader_wait_s),
-    "optimizer, ms": lambda row: milliseconds(row.optimizer_s),
+    "status": lambda row: row.status,
+}
+TIMES: Columns = _POINT | {
+    "step p50 / p95": lambda row: _joined(milliseconds(row.step_p50_s), milliseconds(row.step_p95_s)),
+    "compute": lambda row: milliseconds(row.compute_s),
+    "exposed exchange": lambda row: milliseconds(row.exposed_communication_s),
+    "data wait": lambda row: milliseconds(row.data_wait_s),
+    "in the loader": lambda row: milliseconds(row.loader_wait_s),
+    "optimizer": lambda row: milliseconds(row.optimizer_s),
     "slowest rank": _slowest,
     "spread over ranks": lambda row: percent(row.rank_spread),
 }
 
 
-def _measured(row: Row) -> tuple[str, list[str | None]]:
-    return ("failed" if row.status != "ok" else ""), [show(row) for show in COLUMNS.values()]
+def _measured_tables(rows: Sequence[Row]) -> list[str]:
+    """What was reached, and where the time went."""
+    kinds = ["failed" if row.status != "ok" else "" for row in rows]
+    parts = []
+    for title, columns in (("", RATES), ("<h2>Where the time goes, ms a step</h2>", TIMES)):
+        cells = [(kind, [show(row) for show in columns.values()]) for kind, row in zip(kinds, rows, strict=True)]
+        parts += [title, table(list(columns), cells)]
+    return parts
 
 
 def _predicted_table(predictions: Sequence[Prediction]) -> str:
     causes = list(predictions[0].shares)
     rows: list[tuple[str, list[str | None]]] = []
     for each in predictions:
-        rate = f"{each.images_per_s:,.0f} ({each.images_per_s_low:,.0f} to {each.images_per_s_high:,.0f})"
+        rates = f"{rate(each.images_per_s)} ({rate(each.images_per_s_low)} to {rate(each.images_per_s_high)})"
         interval = f"{100 * each.efficiency:.1f}% ({100 * each.efficiency_low:.1f} to {100 * each.efficiency_high:.1f})"
         shares = [percent(each.shares.get(cause)) for cause in causes]
-        rows.append(("predicted", [str(each.gpus), str(each.nodes), each.mode, rate, interval, *shares]))
+        rows.append(("predicted", [str(each.gpus), str(each.nodes), each.mode, rates, interval, *shares]))
     return table(["GPUs", "nodes", "mode", "images/s (90%)", "efficiency (90%)", *causes], rows)
 
 
@@ -124,6 +136,11 @@ def _words(value: object) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key} {_words(inner)}" for key, inner in value.items() if inner is not None)
     return ", ".join(map(_words, value)) if isinstance(value, list) else str(value)
+
+
+def rate(value: float | None) -> str | None:
+    """images/s: one decimal where there are few."""
+    return number(value, 0 if (value or 0) >= 100 else 1)
 
 
 def number(value: float | None, digits: int) -> str | None:

@@ -9,7 +9,7 @@ import dataclasses
 from pathlib import Path
 
 from tools.scaling_report.chart import draw
-from tools.scaling_report.page import NOT_MEASURED, number, page, percent
+from tools.scaling_report.page import NOT_MEASURED, page, percent, rate
 from tools.scaling_report.report import Report, ReportError, Row, load, merged
 
 
@@ -36,11 +36,11 @@ def _write_csv(report: Report, path: Path) -> None:
 def markdown(report: Report) -> str:
     lines = ["| GPUs | nodes | kind | images/s | efficiency | status |", "|---:|---:|---|---:|---:|---|"]
     for row in report.rows:
-        rate, efficiency = number(row.images_per_s, 0) or NOT_MEASURED, percent(row.efficiency) or NOT_MEASURED
-        lines.append(f"| {row.gpus} | {row.nodes} | {row.kind_words} | {rate} | {efficiency} | {row.status} |")
+        images, efficiency = rate(row.images_per_s) or NOT_MEASURED, percent(row.efficiency) or NOT_MEASURED
+        lines.append(f"| {row.gpus} | {row.nodes} | {row.kind_words} | {images} | {efficiency} | {row.status} |")
     for each in report.predictions:
         interval = f"{100 * each.efficiency:.1f}% ({100 * each.efficiency_low:.1f} to {100 * each.efficiency_high:.1f})"
-        lines.append(f"| {each.gpus} | {each.nodes} | {each.mode} | {each.images_per_s:,.0f} | {interval} | predicted |")
+        lines.append(f"| {each.gpus} | {each.nodes} | {each.mode} | {rate(each.images_per_s)} | {interval} | predicted |")
     return "\n".join(lines) + "\n"
 
 

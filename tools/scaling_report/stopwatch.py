@@ -27,7 +27,7 @@ class Stopwatch:
         self._gradients: GradientStamps | None = None
         self._forward: tuple[Any, Any] | None = None
         self._wait = self._wait_inside = 0.0
-        engine.model.register_forward_pre_hook(self._on_forward)
+        self._hook = engine.model.register_forward_pre_hook(self._on_forward)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._engine, name)
@@ -39,6 +39,10 @@ class Stopwatch:
     @accumulation.setter
     def accumulation(self, count: int) -> None:
         self._engine.accumulation = count
+
+    def close(self) -> None:
+        """Take the stopwatch off the model."""
+        self._hook.remove()
 
     def waited(self, seconds: float) -> None:
         """The task was that long in the loader. Between the passes of one step that is not computing."""
@@ -68,6 +72,7 @@ class Stopwatch:
         self._finished.append(self._step | {"end": self._clock.stamp()} | waits)
         self._step, self._wait, self._wait_inside = {}, 0.0, 0.0
         if len(self._finished) == self._steps:
+            self.close()
             self._write()
             raise SystemExit(0)
         return applied
