@@ -7,14 +7,19 @@ damaged one, and then the one before it is used. Files hold tensors, numbers and
 import hashlib
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from lbtrain.engines.protocol import EngineState
 from lbtrain.errors import RecipeError
 from lbtrain.records import write_whole
+
+OWN = ("state_dict", "optimizer", "loss_scale", "progress", "recipe")
+"""What every checkpoint holds."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,8 @@ class Found:
 
     state: EngineState
     progress: Progress
+    extras: dict[str, Any]
+    """What techniques had to remember, by name."""
     passed_over: list[str]
 
 
@@ -42,8 +49,11 @@ class Checkpoints:
         self.folder = run_dir / "checkpoints"
         self.keep = keep
 
-    def save(self, state: EngineState, progress: Progress, recipe_yaml: str) -> Path:
-        """Writes one checkpoint and then removes the oldest. Raises OSError if the disk does not take it; the older ones stay."""
+    def save(self, state: EngineState, progress: Progress, recipe_yaml: str, extras: Mapping[str, Any] | None = None) -> Path:
+        """Writes one checkpoint, with `extras` (tensors, numbers, text by name) beside the rest, and then removes the oldest.
+
+        Raises OSError if the disk does not take it; the older ones stay.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         content = {
             "state_dict": state["model"],  # the key under which timm and most others look for weights
@@ -51,7 +61,7 @@ class Checkpoints:
             "loss_scale": state["loss_scale"],
             "progress": vars(progress),
             "recipe": recipe_yaml,
-        }
+        } | dict(extras or {})
         path = self.folder / f"step_{progress.step:09}.pt"
         new = path.with_suffix(".new")
         with new.open("wb") as file:
@@ -75,7 +85,8 @@ class Checkpoints:
             if _checksum_path(path).exists() and _checksum_path(path).read_text().strip() == _sha256(path):
                 content = torch.load(path, map_location="cpu", weights_only=True)
                 state = {"model": content["state_dict"], "optimizer": content["optimizer"], "loss_scale": content["loss_scale"]}
-                return Found(state, Progress(**content["progress"]), damaged)
+                extras = {name: value for name, value in content.items() if name not in OWN}
+                return Found(state, Progress(**content["progress"]), extras, damaged)
             damaged.append(f"{path} is damaged (its checksum differs): passed over")
         if damaged:
             raise RecipeError("; ".join(damaged) + ". No good checkpoint is left: choose another run_dir to start anew")

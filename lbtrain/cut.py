@@ -28,6 +28,8 @@ class Phase:
     start: int
     batch_size: int
     cut: Cut
+    lr_factor: float = 1.0
+    """By which the rate of the schedule is multiplied."""
 
 
 def phase_starts(batch_size: int, growth: Sequence[tuple[float, Fraction]]) -> list[tuple[int, int]]:

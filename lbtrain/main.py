@@ -123,6 +123,7 @@ def run(recipe: Recipe, name: str, *, on_screen: bool = True, instruments: "Inst
     from lbtrain.records import Records, flat
     from lbtrain.run_directory import RunDirectory
     from lbtrain.tasks import create_task
+    from lbtrain.techniques import Techniques, WeightAverage, create_batch_control
     from lbtrain.train import train
 
     gc.enable()
@@ -140,7 +141,9 @@ def run(recipe: Recipe, name: str, *, on_screen: bool = True, instruments: "Inst
     if progress.examples >= plan.total_examples and (finished := directory.summary()):
         _say(world.rank, f"{directory.path} holds this run already, finished at step {progress.step} (summary.json): nothing to do")
         return finished
-    task, (engine, optimizer) = create_task(recipe, device), _build_engine(recipe, plan, device)
+    task, model = create_task(recipe, device), _build_model(recipe, plan, device)
+    average = WeightAverage(model, decay=recipe.ema.decay, warmup=recipe.ema.warmup) if recipe.ema.decay else None
+    engine, optimizer = _build_engine(recipe, plan, model, device)
     if found:
         engine.load(found.state)
         _say(world.rank, *found.passed_over, f"going on from step {progress.step} ({directory.path})")
@@ -152,8 +155,11 @@ def run(recipe: Recipe, name: str, *, on_screen: bool = True, instruments: "Inst
     records = Records(directory.path, enabled=leader, on_screen=on_screen, total_examples=plan.total_examples, resumed_at=progress.examples)
     if instruments:
         task, engine = instruments(task, engine)
+    techniques = Techniques(create_batch_control(recipe, plan, model, task, engine, records), average)
+    if found:
+        techniques.load(found.extras)
     with contextlib.closing(records):
-        evaluation = train(plan, task, engine, optimizer, records, checkpoints, progress)
+        evaluation = train(plan, task, engine, optimizer, records, checkpoints, progress, techniques)
     result = {"recipe": name, **flat(evaluation), "headline": vars(task.headline), "seconds": time.time() - started, "expectation": None}
     if recipe.expect:
         result["expectation"] = recipe.expect.judge(result)
@@ -163,17 +169,23 @@ def run(recipe: Recipe, name: str, *, on_screen: bool = True, instruments: "Inst
     return directory.finish(result | {"world_size": plan.world_size, "engine": plan.engine}, write=leader)
 
 
-def _build_engine(recipe: Recipe, plan: "Plan", device: "torch.device") -> "tuple[Engine, torch.optim.Optimizer]":
-    """The model with its ghost batches and its optimizer, and the engine around both."""
-    from lbtrain import optim
+def _build_model(recipe: Recipe, plan: "Plan", device: "torch.device") -> "torch.nn.Module":
+    """The model with its ghost batches, and no engine around it yet."""
     from lbtrain.data import facts
-    from lbtrain.engines import create_engine
     from lbtrain.nn import convert_to_ghost_batch_norm
     from lbtrain.tasks import build_model
 
     model = build_model(recipe, facts(recipe.data)).to(device)
     if plan.census.batch_norm_layers:
         convert_to_ghost_batch_norm(model, plan.bn_batch_size, momentum=recipe.bn_momentum)  # the loop groups the ranks
+    return model
+
+
+def _build_engine(recipe: Recipe, plan: "Plan", model: "torch.nn.Module", device: "torch.device") -> "tuple[Engine, torch.optim.Optimizer]":
+    """The optimizer of `model`, and the engine around both."""
+    from lbtrain import optim
+    from lbtrain.engines import create_engine
+
     optimizer = optim.create_optimizer(recipe.optimizer, model)
     return create_engine(recipe, plan, model, optimizer, device), optimizer
 

@@ -41,6 +41,10 @@ class Plan:
     batch_size: int
     cut: Cut
     phases: tuple[Phase, ...]
+    ladder: tuple[Phase, ...]
+    """ABSA: what the batch may become, step by step; empty for a batch that the plan decides."""
+    absa_every: float
+    absa_adversarial_until: float
     bn_batch_size: int
     ghost_batches_per_step: int
     train_examples: int
@@ -79,9 +83,13 @@ class Plan:
     def _epochs(self, shares: tuple[float, ...]) -> list[str]:
         return [f"{share * self.total_examples / self.train_examples:.4g}" for share in shares]
 
-    def _growth(self) -> list[str]:
-        cuts = [(phase, f"{phase.cut.micro_batch_size} x {phase.cut.accumulation}") for phase in self.phases[1:]]
-        return [f"to {phase.batch_size:,} ({cut}) at epoch {phase.start / self.train_examples:.4g}" for phase, cut in cuts]
+    def _growth(self) -> str:
+        texts = [
+            f"to {phase.batch_size:,} ({phase.cut.micro_batch_size} x {phase.cut.accumulation})"
+            + ("" if self.ladder else f" at epoch {phase.start / self.train_examples:.4g}")
+            for phase in (self.ladder or self.phases)[1:]
+        ]
+        return ("as the loss flattens " if self.ladder else "") + "; ".join(texts) or "no"
 
     def rows(self) -> dict[str, str]:
         """What a person checks before a run, by name."""
@@ -91,7 +99,7 @@ class Plan:
             "world size": f"{self.world_size}",
             "batch size (global)": f"{self.batch_size:,}",
             "micro-batch x accumulation": f"{cut.micro_batch_size} x {cut.accumulation}",
-            "batch grows": "; ".join(self._growth()) or "no",
+            "batch grows": self._growth(),
             "batch-norm batch": ghost if census.batch_norm_layers else "no batch norm",
             "ghost batches a step": f"{self.ghost_batches_per_step}" if census.batch_norm_layers else "-",
             "reference learning rate": "table"
@@ -104,7 +112,7 @@ class Plan:
             "decay": rate.decay
             + (f" by {rate.factor:g} at epochs {', '.join(self._epochs(rate.milestones))}" if rate.decay == "step" else ""),
             "steps an epoch": f"{self.steps_per_epoch:,.2f}",
-            "steps in all": f"{self.total_steps:,}",
+            "steps in all": ("at most " if self.ladder else "") + f"{self.total_steps:,}",
             "parameters": f"{census.parameters:,}",
             "without weight decay": f"{census.not_decayed:,}",
             "without layer adaptation": f"{census.not_adapted:,}",
@@ -123,7 +131,7 @@ def make_plan(recipe: Recipe, world_size: int, *, engine: str = "ddp", model_cen
     ghost = recipe.bn_batch_size if counted.batch_norm_layers else 1
     total = _total_examples(recipe, known)
     phases = _phases(recipe, known, total, world_size, ghost)
-    cut = phases[0].cut
+    cut, ladder = phases[0].cut, _ladder(recipe, world_size, ghost)
 
     def share(text: str, name: str) -> float:
         return _schedule_examples(text, name, recipe, known, total) / total
@@ -143,6 +151,9 @@ def make_plan(recipe: Recipe, world_size: int, *, engine: str = "ddp", model_cen
         batch_size=recipe.batch_size,
         cut=cut,
         phases=phases,
+        ladder=ladder,
+        absa_every=_examples(recipe.absa.every, "absa.every", recipe, known, total),
+        absa_adversarial_until=_schedule_examples(recipe.absa.adversarial_until, "absa.adversarial_until", recipe, known, total),
         bn_batch_size=ghost,
         ghost_batches_per_step=recipe.batch_size // ghost,
         train_examples=known.train_examples,
@@ -157,7 +168,7 @@ def make_plan(recipe: Recipe, world_size: int, *, engine: str = "ddp", model_cen
         clip_norm=recipe.optimizer.clip_norm,
         zero_stage=recipe.zero_stage_under(engine),
         census=counted,
-        memory=memory_estimate(recipe, counted, max(phase.cut.micro_batch_size for phase in phases), world_size, engine),
+        memory=memory_estimate(recipe, counted, max(phase.cut.micro_batch_size for phase in phases + ladder), world_size, engine),
         log_every=_examples(recipe.log_every, "log_every", recipe, known, total),
         evaluate_every=_examples(recipe.evaluate_every, "evaluate_every", recipe, known, total),
         checkpoint_every=_examples(recipe.checkpoint.every, "checkpoint.every", recipe, known, total),
@@ -175,6 +186,18 @@ def _phases(recipe: Recipe, known: Facts, total: int, world_size: int, ghost: in
     return tuple(Phase(start, size, cut_batch(size, world_size, ghost, micro=micro, max_micro=max_micro)) for start, size in starts)
 
 
+def _ladder(recipe: Recipe, world_size: int, ghost: int) -> tuple[Phase, ...]:
+    """The batch sizes that ABSA may use; the rate grows with them. Raises RecipeError if one cannot be cut."""
+    most, sizes = recipe.absa.max_batch_size, [recipe.batch_size]
+    if not most:
+        return ()
+    while sizes[-1] < most:
+        sizes.append(min(2 * sizes[-1], most))
+    micro, max_micro = recipe.micro_batch_size, recipe.max_micro_batch_size
+    cuts = [(size, cut_batch(size, world_size, ghost, micro=micro, max_micro=max_micro)) for size in sizes]
+    return tuple(Phase(0, size, cut, size / recipe.batch_size) for size, cut in cuts)
+
+
 def _check_combinations(recipe: Recipe, engine: str) -> None:
     """What each key allows alone but not together."""
     if recipe.skip_nonfinite and engine == "colossalai" and recipe.colossalai.zero_stage:
@@ -188,6 +211,7 @@ def _check_combinations(recipe: Recipe, engine: str) -> None:
     if recipe.schedule.rule != "table" and recipe.schedule.table:
         raise RecipeError(f"schedule.table is read with schedule.rule=table only, and the rule is {recipe.schedule.rule}")
     check_engine(recipe, engine)
+    _check_techniques(recipe, engine)
     if recipe.micro_batch_size and recipe.max_micro_batch_size and recipe.micro_batch_size > recipe.max_micro_batch_size:
         raise RecipeError(
             f"micro_batch_size={recipe.micro_batch_size} is above max_micro_batch_size={recipe.max_micro_batch_size}: set one of the two"
@@ -196,11 +220,23 @@ def _check_combinations(recipe: Recipe, engine: str) -> None:
         "log_every": recipe.log_every,
         "evaluate_every": recipe.evaluate_every,
         "checkpoint.every": recipe.checkpoint.every,
+        "absa.every": recipe.absa.every,
     }.items():
         if not Duration.parse(text, name).value:
             raise RecipeError(f"{name}={text}: must be longer than nothing, such as 1ep")
     if not Duration.parse(recipe.duration).value or recipe.duration.endswith("dur"):
         raise RecipeError(f"duration={recipe.duration}: a run lasts a number of epochs (90ep) or steps (500it)")
+
+
+def _check_techniques(recipe: Recipe, engine: str) -> None:
+    absa, stage = recipe.absa.max_batch_size, recipe.zero_stage_under(engine)
+    if absa and absa <= recipe.batch_size:
+        raise RecipeError(f"absa.max_batch_size={absa}: must be above batch_size={recipe.batch_size}; 0 switches ABSA off")
+    if absa and recipe.schedule.batch_growth:
+        raise RecipeError("absa.max_batch_size and schedule.batch_growth both say how the batch grows: set one of the two")
+    if stage == 3 and (absa or recipe.ema.decay):
+        name = f"absa.max_batch_size={absa}" if absa else f"ema.decay={recipe.ema.decay}"
+        raise RecipeError(f"{name} needs whole weights on every rank: use {engine}.zero_stage=0, 1 or 2, not 3")
 
 
 def _total_examples(recipe: Recipe, known: Facts) -> int:

@@ -125,6 +125,24 @@ class LossConfig:
 
 
 @dataclass
+class AbsaConfig:
+    max_batch_size: int = _key(0, "the batch doubles up to this as the loss becomes flatter (Yao et al. 2018); 0: off", at_least=0)
+    every: str = _key("1ep", "how often the largest Hessian eigenvalue is measured", duration=True)
+    patience: int = _key(10, "measurements without growth after which the batch doubles anyway; 0: never", at_least=0)
+    adversarial_share: float = _key(
+        0.2, "of the images that FGSM moves, at the first batch size; halved with every doubling", at_least=0, at_most=1
+    )
+    adversarial_step: float = _key(0.005, "epsilon of FGSM, in units of the normalised images", at_least=0)
+    adversarial_until: str = _key("0.5dur", "from here on no image is moved", duration=True)
+
+
+@dataclass
+class AverageConfig:
+    decay: float = _key(0.0, "of the moving average of the weights, per step (timm's ModelEmaV3); 0: no average", at_least=0, below=1)
+    warmup: bool = _key(False, "a smaller decay at first")
+
+
+@dataclass
 class CheckpointConfig:
     every: str = _key("1ep", "how often to save", duration=True)
     keep: int = _key(2, "how many of the newest stay", at_least=1)
@@ -160,6 +178,8 @@ class Recipe:
     data: DataConfig = _key(DataConfig, "the images")
     optimizer: OptimizerConfig = _key(OptimizerConfig, "the update")
     loss: LossConfig = _key(LossConfig, "what the loss is made of")
+    absa: AbsaConfig = _key(AbsaConfig, "a batch that adapts to the curvature")
+    ema: AverageConfig = _key(AverageConfig, "a moving average of the weights")
     schedule: ScheduleConfig = _key(ScheduleConfig, "the learning rate")
     skip_nonfinite: int = _key(
         0, "how many updates may be skipped because a gradient was NaN or Inf; one more ends the run (exit code 5)", at_least=0

@@ -69,7 +69,21 @@ class TrustRow:
     kind: str = "trust"
 
 
-def flat(row: TrainRow | EvalRow | TrustRow) -> dict[str, Any]:
+@dataclass(frozen=True)
+class CurvatureRow:
+    """What ABSA measured when `examples` were seen: the largest Hessian eigenvalue, and the batch that follows from it."""
+
+    step: int
+    examples: int
+    eigenvalue: float
+    batch_size: int
+    kind: str = "curvature"
+
+
+Row = TrainRow | EvalRow | TrustRow | CurvatureRow
+
+
+def flat(row: Row) -> dict[str, Any]:
     """A row as it stands in metrics.jsonl: metrics and parts of the loss under their own names."""
     values: dict[str, Any] = {}
     for name, value in dataclasses.asdict(row).items():
@@ -91,7 +105,7 @@ class Records:
         self._board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=resumed_at + 1 if resumed_at else None)
         self._screen = _Screen(total_examples) if on_screen else None
 
-    def write(self, row: TrainRow | EvalRow | TrustRow) -> None:
+    def write(self, row: Row) -> None:
         if not self.enabled:
             return
         values = flat(row)
@@ -100,7 +114,7 @@ class Records:
         for name, value in (row.ratios if isinstance(row, TrustRow) else values).items():
             if name not in ("kind", "step", "examples") and value is not None:
                 self._board.add_scalar(f"{row.kind}/{name}", value, row.examples)
-        if self._screen and not isinstance(row, TrustRow):
+        if self._screen and isinstance(row, TrainRow | EvalRow):
             self._screen.show(row)
 
     def write_pictures(self, pictures: Pictures, row: EvalRow) -> None:

@@ -22,7 +22,8 @@ from lbtrain.optim import trust_ratios, trust_summary
 from lbtrain.plan import Plan
 from lbtrain.records import EvalRow, Pictures, Records, TrustRow
 from lbtrain.stopping import StopRequest
-from lbtrain.tasks import Task
+from lbtrain.tasks import Evaluation, Task
+from lbtrain.techniques import Techniques
 
 
 def train(
@@ -33,6 +34,7 @@ def train(
     records: Records,
     checkpoints: Checkpoints,
     progress: Progress,
+    techniques: Techniques,
 ) -> EvalRow:
     """Trains from `progress` to the end of the plan and returns the last evaluation. Collective.
 
@@ -41,8 +43,8 @@ def train(
     Raises Preempted after a signal, when everything is saved; Diverged when a loss or a gradient is no longer finite.
     """
     examples, step, skipped = progress.examples, progress.step, progress.skipped_steps
-    phase = plan.phase(examples)
-    batches = cut_from_here(phase, task, engine, examples)
+    phase = techniques.batch.phase(progress)
+    batches = cut_from_here(phase, task, engine, techniques, examples)
     stop = StopRequest()
     window = LogWindow(engine)
     finite = FiniteCheck(plan, task.recipe, engine, checkpoints.folder.parent, skipped=skipped)
@@ -52,10 +54,7 @@ def train(
         while examples < plan.total_examples:
             watchdog.at(step, "training")
             before = examples
-            if phase != plan.phase(examples):
-                phase = plan.phase(examples)
-                batches = cut_from_here(phase, task, engine, examples)
-            lr = plan.lr(examples)
+            lr = plan.lr(examples) * phase.lr_factor
             for _ in range(engine.accumulation):
                 with window.waiting():
                     batch = next(batches)
@@ -70,6 +69,8 @@ def train(
             if not engine.step(lr):
                 skipped += 1
                 finite.skipped()
+            if techniques.average:
+                techniques.average.update(step)
             progress = Progress(examples, step, skipped)
             finished, stopped = examples >= plan.total_examples, stop.agreed(finite.late())
             writes = (plan.log_every, plan.evaluate_every, plan.checkpoint_every)
@@ -78,10 +79,12 @@ def train(
             if finished or crossed(before, examples, plan.log_every):
                 row = window.row(plan, progress, phase, lr, trust_summary(optimizer))
                 records.write(row)
+            with window.paused():
+                coming = techniques.batch.phase(progress)  # before the checkpoint, which keeps what was decided
             if finished or crossed(before, examples, plan.evaluate_every):
                 watchdog.at(step, "evaluation")
                 with window.paused():
-                    evaluation, pictures = evaluate(plan, task, engine, progress)
+                    evaluation, pictures = evaluate(plan, task, engine, techniques, progress)
                 records.write(evaluation)
                 records.write_pictures(pictures, evaluation)
                 if ratios := trust_ratios(optimizer):
@@ -89,19 +92,23 @@ def train(
             if finished or stopped or crossed(before, examples, plan.checkpoint_every):
                 watchdog.at(step, "checkpoint")
                 with window.paused():
-                    save(engine, checkpoints, progress, task)
+                    save(engine, checkpoints, progress, techniques, task)
             if stopped and not finished:
                 raise Preempted(f"stopped by a signal after step {step}; everything is saved: the same command goes on from there")
+            if coming != phase:
+                phase, batches = coming, cut_from_here(coming, task, engine, techniques, examples)
     finally:
         stop.close()
-    return evaluation or evaluate(plan, task, engine, progress)[0]
+    return evaluation or evaluate(plan, task, engine, techniques, progress)[0]
 
 
-def cut_from_here(phase: Phase, task: Task, engine: Engine, examples: int) -> Iterator[Any]:
+def cut_from_here(phase: Phase, task: Task, engine: Engine, techniques: Techniques, examples: int) -> Iterator[Any]:
     """Cuts the steps from position `examples` on as `phase` says, and returns this rank's micro-batches from there on. Collective."""
     engine.accumulation = phase.cut.accumulation
     regroup_ghost_batches(engine.model, phase.cut.ranks_per_ghost)
-    return task.batches(start=examples, micro_batch_size=phase.cut.micro_batch_size, rank=engine.rank, world_size=engine.world_size)
+    size = phase.cut.micro_batch_size
+    batches = task.batches(start=examples, micro_batch_size=size, rank=engine.rank, world_size=engine.world_size)
+    return techniques.batch.batches(batches, phase, examples)
 
 
 def crossed(before: float, after: float, every: float) -> bool:
@@ -109,19 +116,28 @@ def crossed(before: float, after: float, every: float) -> bool:
     return after // every > before // every
 
 
-def evaluate(plan: Plan, task: Task, engine: Engine, progress: Progress) -> tuple[EvalRow, Pictures]:
-    """Scores every example of the evaluation set once, whatever the number of ranks. Collective."""
+def evaluate(plan: Plan, task: Task, engine: Engine, techniques: Techniques, progress: Progress) -> tuple[EvalRow, Pictures]:
+    """Scores every example of the evaluation set once, and the averaged weights too if there are any. Collective."""
     started = time.perf_counter()
+    found = score(plan, task, engine)
+    metrics = dict(found.metrics)
+    if techniques.average:
+        with techniques.average.in_place_of_the_weights():
+            metrics |= {f"ema_{name}": value for name, value in score(plan, task, engine).metrics.items()}
+    epoch, seconds = progress.examples / plan.train_examples, time.perf_counter() - started
+    return EvalRow(progress.step, progress.examples, epoch, metrics, seconds, replaced_over_ranks(engine)), found.pictures
+
+
+def score(plan: Plan, task: Task, engine: Engine) -> Evaluation:
     engine.model.eval()
     found = task.evaluate(engine.model, micro_batch_size=plan.cut.micro_batch_size, rank=engine.rank, world_size=engine.world_size)
     engine.model.train()
-    epoch, seconds = progress.examples / plan.train_examples, time.perf_counter() - started
-    return EvalRow(progress.step, progress.examples, epoch, found.metrics, seconds, replaced_over_ranks(engine)), found.pictures
+    return found
 
 
-def save(engine: Engine, checkpoints: Checkpoints, progress: Progress, task: Task) -> None:
+def save(engine: Engine, checkpoints: Checkpoints, progress: Progress, techniques: Techniques, task: Task) -> None:
     """Collective: all ranks give their part, rank 0 writes."""
     state = engine.save()
     if state is not None:
-        checkpoints.save(state, progress, task.recipe.to_yaml())
+        checkpoints.save(state, progress, task.recipe.to_yaml(), techniques.state())
     engine.mean(torch.zeros(1, device=engine.device))  # nobody goes on, or exits, before the file is there

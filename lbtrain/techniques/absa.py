@@ -1,0 +1,122 @@
+"""ABSA: the batch doubles where the loss has become flatter, with adversarial examples while it is small.
+
+Source: Yao et al. 2018, "Large batch size training of neural networks with adversarial training and second-order information", algorithm 1,
+with the constants of the authors' code. Once per `absa.every` the largest Hessian eigenvalue is measured by power iteration. If it is at
+most half the reference, or `absa.patience` measurements went by without growth, the batch doubles, the rate grows with it, and the share of
+FGSM examples is halved; in the first case the eigenvalue becomes the reference. The largest batch has no adversarial examples.
+
+The Hessian is that of the mean loss over the next `batch_size` images, averaged over all ranks, in evaluation mode (running statistics in
+place of those of the ghost batches), as in the authors' code: so it does not depend on how the batch is cut.
+The authors cut adversarial images off at the extremes of their batch, which depend on the cut; here it is the range of the pixels. Which
+images are adversarial is a draw that belongs to the position in the run, where the authors take the first of each batch.
+
+Holds: a resumed run is bit-identical, since decisions are kept in the checkpoint. On another cut or world the eigenvalue differs by
+rounding, and a decision falls otherwise only if the eigenvalue lies within that of half the reference.
+Cost: at most 10 products, about 90 passes over `batch_size` images, a measurement; two passes over the adversarial images.
+"""
+
+import itertools
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lbtrain.analysis import Objective, power_iteration
+from lbtrain.checkpoint import Progress
+from lbtrain.cut import Phase
+from lbtrain.data import facts
+from lbtrain.data.augment import uniform
+from lbtrain.engines.protocol import Engine
+from lbtrain.plan import Plan
+from lbtrain.recipe import Recipe
+from lbtrain.records import CurvatureRow, Records
+from lbtrain.sampling import Block
+from lbtrain.tasks import Task
+from lbtrain.techniques.fgsm import fgsm
+
+ITERATIONS, TOLERANCE, DROP = 10, 0.01, 2
+_SALT = 1 << 35
+"""Keeps the draws apart from those of augmentation, mixup and loss weights."""
+
+
+class AdaptiveBatches:
+    """See `BatchControl`. Climbs the plan's ladder of phases."""
+
+    def __init__(self, recipe: Recipe, plan: Plan, model: nn.Module, task: Task, engine: Engine, records: Records):
+        self.config, self.seed, self.plan = recipe.absa, recipe.seed, plan
+        self.model, self.task, self.engine, self.records = model, task, engine, records
+        self.low, self.high = _pixel_range(recipe, engine.device)
+        self.level = self.measured = self.without_growth = 0
+        self.reference: float | None = None
+
+    def phase(self, progress: Progress) -> Phase:
+        due = int(progress.examples // self.plan.absa_every)
+        if due > self.measured and self.level < len(self.plan.ladder) - 1 and progress.examples < self.plan.total_examples:
+            self.measured = due
+            eigenvalue = self.eigenvalue(progress.examples)
+            self.decide(eigenvalue)
+            batch_size = self.plan.ladder[self.level].batch_size
+            self.records.write(CurvatureRow(progress.step, progress.examples, eigenvalue, batch_size))
+        return self.plan.ladder[self.level]
+
+    def eigenvalue(self, examples: int) -> float:
+        """The largest in magnitude, of the mean loss over the `batch_size` images from position `examples` on. Collective."""
+        cut = self.plan.ladder[0].cut
+        where = dict(micro_batch_size=cut.micro_batch_size, rank=self.engine.rank, world_size=self.engine.world_size)
+        batches = list(itertools.islice(self.task.batches(start=examples, **where), cut.accumulation))
+        objective = Objective(self.model, self._loss, batches, batch_norm="eval", mean=self.engine.mean)
+        return power_iteration(objective, iterations=ITERATIONS, tolerance=TOLERANCE, seed=self.seed).value
+
+    def decide(self, eigenvalue: float) -> None:
+        """Whether the batch doubles after this measurement."""
+        self.without_growth += 1
+        if self.reference is None:
+            self.reference = eigenvalue
+        elif eigenvalue <= self.reference / DROP:
+            self.reference = eigenvalue
+            self._grow()
+        if self.config.patience and self.without_growth >= self.config.patience:
+            self._grow()
+
+    def _grow(self) -> None:
+        self.level = min(self.level + 1, len(self.plan.ladder) - 1)
+        self.without_growth = 0
+
+    def batches(self, batches: Iterator[Any], phase: Phase, start: int) -> Iterator[Any]:
+        """With the share of adversarial images that belongs to the phase."""
+        level = self.plan.ladder.index(phase)
+        share = self.config.adversarial_share / 2**level if level < len(self.plan.ladder) - 1 else 0.0
+        size, ranks = phase.cut.micro_batch_size, self.engine.world_size
+        for number, batch in enumerate(batches):
+            first = start + (number * ranks + self.engine.rank) * size
+            yield self._with_adversaries(batch, first, share)
+
+    def _with_adversaries(self, batch: tuple[Tensor, ...], first: int, share: float) -> tuple[Tensor, ...]:
+        positions = np.arange(first, first + len(batch[0]))
+        drawn = uniform(Block(np.zeros_like(positions), positions), self.seed + _SALT) < share
+        chosen = torch.from_numpy(np.flatnonzero(drawn & (positions < self.plan.absa_adversarial_until))).to(batch[0].device)
+        if not len(chosen):
+            return batch
+        some = tuple(part[chosen] for part in batch)
+        moved = fgsm(self.model, self._loss, some, self.config.adversarial_step, low=self.low, high=self.high)
+        return batch[0].index_copy(0, chosen, moved), *batch[1:]
+
+    def _loss(self, model: Any, batch: Any) -> Tensor:
+        return sum(self.task.loss(model, batch).values(), torch.zeros((), device=self.engine.device))
+
+    def state(self) -> dict[str, Any]:
+        names = ("level", "measured", "without_growth", "reference")
+        return {"absa": {name: getattr(self, name) for name in names}}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        for name, value in state["absa"].items():
+            setattr(self, name, value)
+
+
+def _pixel_range(recipe: Recipe, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The normalised values of black and white, shape (channels, 1, 1)."""
+    known = facts(recipe.data)
+    mean, std = (torch.tensor(values, device=device).view(-1, 1, 1) for values in (known.mean, known.std))
+    return -mean / std, (255 - mean) / std

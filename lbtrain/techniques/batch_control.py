@@ -1,0 +1,45 @@
+"""Who decides how large the next step's batch is: the plan, or something that looks at the model while it trains."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
+
+from lbtrain.checkpoint import Progress
+from lbtrain.cut import Phase
+from lbtrain.plan import Plan
+
+
+class BatchControl(Protocol):
+    def phase(self, progress: Progress) -> Phase:
+        """The phase of the step that follows `progress`. Asked after every step and after a restart; the same answer if asked again.
+        Collective.
+        """
+        ...
+
+    def batches(self, batches: Iterator[Any], phase: Phase, start: int) -> Iterator[Any]:
+        """This rank's micro-batches from position `start` on, as they are to be trained on."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """What has to be remembered over a restart."""
+        ...
+
+    def load(self, state: Mapping[str, Any]) -> None: ...
+
+
+class PlannedBatches:
+    """The phases of the plan: a function of the position, with nothing to remember."""
+
+    def __init__(self, plan: Plan):
+        self.plan = plan
+
+    def phase(self, progress: Progress) -> Phase:
+        return self.plan.phase(progress.examples)
+
+    def batches(self, batches: Iterator[Any], phase: Phase, start: int) -> Iterator[Any]:
+        return batches
+
+    def state(self) -> dict[str, Any]:
+        return {}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        pass

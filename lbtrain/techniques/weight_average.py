@@ -1,0 +1,56 @@
+"""An exponential moving average of the weights (timm's ModelEmaV3), scored beside the weights themselves and kept in the checkpoint.
+
+Source: Polyak & Juditsky 1992; as used for networks by Szegedy et al. 2016, section 8.
+The average moves once per optimizer step, batch-norm statistics included: a larger batch makes fewer steps, so the same memory in examples
+needs a smaller decay.
+Cost: one pass over the weights a step, as much memory as the weights on every rank, and a second evaluation.
+"""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from timm.utils import ModelEmaV3
+from torch import nn
+
+from lbtrain.errors import RecipeError
+
+KEY = "state_dict_ema"
+"""Where timm looks for an average in a checkpoint, and takes it before the weights."""
+
+
+class WeightAverage:
+    """Of `model`, the bare one that an engine trains; parameters that ZeRO-3 has cut cannot be averaged."""
+
+    def __init__(self, model: nn.Module, *, decay: float, warmup: bool = False):
+        self.model = model
+        self.ema = ModelEmaV3(model, decay=decay, use_warmup=warmup)
+
+    def update(self, step: int) -> None:
+        """After optimizer step number `step`, counted from 1; the first one copies the weights."""
+        self.ema.update(self.model, step=step)
+
+    @contextlib.contextmanager
+    def in_place_of_the_weights(self) -> Iterator[None]:
+        """The model computes with the average meanwhile, whatever wraps it."""
+        self._exchange()
+        try:
+            yield
+        finally:
+            self._exchange()
+
+    @torch.no_grad()
+    def _exchange(self) -> None:
+        for ours, theirs in zip(self.ema.module.state_dict().values(), self.model.state_dict().values(), strict=True):
+            kept = ours.clone()
+            ours.copy_(theirs)
+            theirs.copy_(kept)
+
+    def state(self) -> dict[str, Any]:
+        return {KEY: {name: tensor.cpu() for name, tensor in self.ema.module.state_dict().items()}}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        if KEY not in state:
+            raise RecipeError("ema.decay: the checkpoint holds no average of the weights; choose another run_dir, or set ema.decay=0")
+        self.ema.module.load_state_dict(state[KEY])

@@ -1,0 +1,159 @@
+"""ABSA's decisions against the authors' rule written out, its plan, and FGSM by hand."""
+
+import dataclasses
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from lbtrain.census import Census
+from lbtrain.checkpoint import Progress
+from lbtrain.cut import Cut
+from lbtrain.errors import RecipeError
+from lbtrain.plan import Plan, make_plan
+from lbtrain.recipe import Recipe
+from lbtrain.techniques import AdaptiveBatches, fgsm
+
+COUNTED = Census(parameters=1000, not_decayed=10, not_adapted=12, batch_norm_layers=1, activation_bytes_per_image=100)
+
+
+def recipe(**absa) -> Recipe:
+    return Recipe().vary(
+        batch_size=128, bn_batch_size=32, duration="90ep", data=dict(name="cifar10"), absa=dict(max_batch_size=1024) | absa
+    )
+
+
+def plan_of(changed: Recipe, **where) -> Plan:
+    return make_plan(changed, 1, model_census=COUNTED, **where)
+
+
+def control(measured: list[float], **absa) -> AdaptiveBatches:
+    """A control whose measurements are given."""
+    made = recipe(**absa)
+    records = SimpleNamespace(write=lambda row: None)
+    engine = SimpleNamespace(device=torch.device("cpu"), rank=0, world_size=1)
+    adaptive = AdaptiveBatches(made, plan_of(made), nn.Identity(), None, engine, records)
+    values = iter(measured)
+    adaptive.eigenvalue = lambda examples: next(values)
+    return adaptive
+
+
+def climbed(adaptive: AdaptiveBatches, epochs: int) -> list[int]:
+    """The batch size from each epoch's end on."""
+    return [adaptive.phase(Progress(50_000 * epoch, epoch)).batch_size for epoch in range(1, epochs + 1)]
+
+
+@pytest.mark.parametrize(
+    ("measured", "batches"),
+    [
+        ([8, 5, 4, 3, 2.1, 2, 1, 0.4], [128, 128, 256, 256, 256, 512, 1024, 1024]),
+        ([8, 16, 8, 4.1, 4], [128, 128, 128, 128, 256]),
+        ([8, 1, 0.6, 0.5], [128, 256, 256, 512]),
+    ],
+)
+def test_half_the_reference_doubles_the_batch_and_becomes_the_reference(measured, batches):
+    assert climbed(control(measured), len(measured)) == batches
+
+
+def test_ten_epochs_without_growth_double_the_batch_and_leave_the_reference():
+    adaptive = control([8.0] * 30)
+    assert climbed(adaptive, 30) == [128] * 9 + [256] * 10 + [512] * 10 + [1024]
+    assert adaptive.reference == 8.0
+    assert climbed(control([8.0] * 30, patience=0), 30) == [128] * 30
+
+
+def test_growth_starts_the_patience_anew():
+    assert climbed(control([8.0] * 4 + [4.0] * 11), 15) == [128] * 4 + [256] * 10 + [512]
+
+
+def test_nothing_is_measured_twice_or_at_the_end_or_at_the_top():
+    adaptive = control([8.0])
+    assert [adaptive.phase(Progress(50_000 + 100 * again, 1)).batch_size for again in range(3)] == [128] * 3
+    assert control([]).phase(Progress(90 * 50_000, 1)).batch_size == 128
+    top = control([])
+    top.level = 3
+    assert top.phase(Progress(70_000, 1)).batch_size == 1024
+
+
+def test_decisions_survive_a_restart():
+    straight, stopped = control([8.0, 6, 5, 4, 4, 2]), control([8.0, 6, 5])
+    expected = climbed(straight, 6)
+    first = climbed(stopped, 3)
+    resumed = control([4.0, 4, 2])
+    resumed.load(stopped.state())
+    assert first + [resumed.phase(Progress(50_000 * epoch, epoch)).batch_size for epoch in (4, 5, 6)] == expected
+    assert resumed.state() == straight.state()
+
+
+def test_the_ladder_of_a_plan():
+    plan = plan_of(recipe(max_batch_size=700).vary(max_micro_batch_size=128, bn_batch_size=4))
+    assert [phase.batch_size for phase in plan.ladder] == [128, 256, 512, 700]
+    assert [phase.cut for phase in plan.ladder] == [Cut(128, 1, 1), Cut(128, 2, 1), Cut(128, 4, 1), Cut(100, 7, 1)]
+    assert [phase.lr_factor for phase in plan.ladder] == [1, 2, 4, 700 / 128]
+    assert plan.rows()["batch grows"] == "as the loss flattens to 256 (128 x 2); to 512 (128 x 4); to 700 (100 x 7)"
+    assert plan.rows()["steps in all"].startswith("at most ")
+    assert (plan.absa_every, plan.absa_adversarial_until) == (50_000, 45 * 50_000)
+
+
+@pytest.mark.parametrize(
+    ("changes", "engine", "said"),
+    [
+        (dict(absa=dict(max_batch_size=128)), "ddp", "must be above batch_size=128"),
+        (dict(absa=dict(max_batch_size=1025)), "ddp", "batch_size=1025 cannot be cut"),
+        (dict(schedule=dict(batch_growth=["1ep:2"])), "ddp", "set one of the two"),
+        (dict(deepspeed=dict(zero_stage=3)), "deepspeed", "use deepspeed.zero_stage=0, 1 or 2, not 3"),
+        (
+            dict(absa=dict(max_batch_size=0), ema=dict(decay=0.9), deepspeed=dict(zero_stage=3)),
+            "deepspeed",
+            "ema.decay=0.9 needs whole weights",
+        ),
+        (dict(absa=dict(every="0ep")), "ddp", "must be longer than nothing"),
+    ],
+)
+def test_what_cannot_be_is_refused_when_the_plan_is_made(changes, engine, said):
+    with pytest.raises(RecipeError, match=said):
+        plan_of(recipe().vary(**changes), engine=engine)
+
+
+def test_fgsm_of_a_linear_loss_by_hand():
+    """The gradient of w.x is w: every pixel moves by epsilon in the direction of its weight, and stays within the range."""
+    weight = torch.tensor([[1.0, -2.0], [0.0, 3.0]])
+    images = torch.tensor([[[[0.5, 0.5], [0.5, 0.95]]]])
+    low, high = torch.tensor(0.45), torch.tensor(1.0)
+    moved = fgsm(nn.Flatten(), lambda model, batch: (model(batch[0]) @ weight.flatten()).sum(), (images,), 0.1, low=low, high=high)
+    torch.testing.assert_close(moved, torch.tensor([[[[0.6, 0.45], [0.5, 1.0]]]]))
+    assert not moved.requires_grad and images[0, 0, 0, 0] == 0.5
+
+
+def test_fgsm_raises_the_loss_and_leaves_the_model_alone():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4 * 36, 3))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    images, labels = torch.rand(16, 1, 8, 8), torch.arange(16) % 3
+
+    def loss(network, batch):
+        return nn.functional.cross_entropy(network(batch[0]), batch[1])
+
+    moved = fgsm(model, loss, (images, labels), 0.02, low=torch.tensor(0.0), high=torch.tensor(1.0))
+    assert (moved - images).abs().max() <= 0.02 + 1e-6 and model.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+    model.eval()
+    assert loss(model, (moved, labels)) > loss(model, (images, labels))
+
+
+def test_adversarial_images_are_drawn_by_position_and_end_with_their_share():
+    made = recipe(adversarial_share=0.5, adversarial_until="1ep")
+    plan = dataclasses.replace(plan_of(made), absa_adversarial_until=600.0)
+    engine = SimpleNamespace(device=torch.device("cpu"), rank=0, world_size=1)
+    task = SimpleNamespace(loss=lambda model, batch: {"loss": model(batch[0]).sum()})
+    adaptive = AdaptiveBatches(made, plan, nn.Identity(), task, engine, SimpleNamespace())
+    given = [(torch.zeros(128, 3, 2, 2), torch.zeros(128)) for _ in range(6)]
+    moved = [batch[0].flatten(1).any(1) for batch in adaptive.batches(iter(given), plan.ladder[0], 0)]
+    assert 0.4 < torch.cat(moved[:4]).float().mean() < 0.6
+    assert moved[4][:88].any() and not moved[4][88:].any() and not moved[5].any()
+    twice = [(torch.zeros(256, 3, 2, 2), torch.zeros(256)) for _ in range(2)]
+    halved = torch.cat([batch[0].flatten(1).any(1) for batch in adaptive.batches(iter(twice), plan.ladder[1], 0)])
+    assert 0.15 < halved.float().mean() < 0.35 and not (halved & ~torch.cat(moved[:4])).any()
+    assert not any(batch[0].any() for batch in adaptive.batches(iter(given), plan.ladder[-1], 0))
