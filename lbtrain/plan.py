@@ -128,7 +128,7 @@ def make_plan(recipe: Recipe, world_size: int, *, engine: str = "ddp", model_cen
     _check_combinations(recipe, engine)
     known = facts(recipe.data)
     counted = model_census or census(recipe, known)
-    ghost = recipe.bn_batch_size if counted.batch_norm_layers else 1
+    ghost = _ghost_size(recipe, counted)
     total = _total_examples(recipe, known)
     phases = _phases(recipe, known, total, world_size, ghost)
     cut, ladder = phases[0].cut, _ladder(recipe, world_size, ghost)
@@ -176,6 +176,16 @@ def make_plan(recipe: Recipe, world_size: int, *, engine: str = "ddp", model_cen
     )
 
 
+def _ghost_size(recipe: Recipe, counted: Census) -> int:
+    """Images that must stay together: those of a batch-norm layer's statistics, or else of a detection loss."""
+    if not counted.batch_norm_layers:
+        return recipe.loss_batch_size
+    ghost = recipe.batch_size if recipe.model.batch_norm == "sync" else recipe.bn_batch_size
+    if ghost % recipe.loss_batch_size:
+        raise RecipeError(f"loss_batch_size={recipe.loss_batch_size} does not divide the {ghost} images of a batch-norm layer's statistics")
+    return ghost
+
+
 def _phases(recipe: Recipe, known: Facts, total: int, world_size: int, ghost: int) -> tuple[Phase, ...]:
     """Raises RecipeError if the batch of any phase cannot be cut."""
     name = "schedule.batch_growth"
@@ -200,6 +210,9 @@ def _ladder(recipe: Recipe, world_size: int, ghost: int) -> tuple[Phase, ...]:
 
 def _check_combinations(recipe: Recipe, engine: str) -> None:
     """What each key allows alone but not together."""
+    if (recipe.model.library == "timm") == (recipe.data.name in ("shapes", "coco")):
+        remedy = "classifiers (model.library=timm) take labelled images, Mask R-CNN (torchvision, detectron2) takes shapes or coco"
+        raise RecipeError(f"model.library={recipe.model.library} with data.name={recipe.data.name}: {remedy}")
     if recipe.skip_nonfinite and engine == "colossalai" and recipe.colossalai.zero_stage:
         raise RecipeError("skip_nonfinite is not supported by colossalai.zero_stage=1 and 2: use stage 0, or another engine")
     if recipe.optimizer.nesterov and not recipe.optimizer.momentum:

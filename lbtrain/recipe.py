@@ -44,6 +44,13 @@ class ModelConfig:
     )
     args: dict[str, Any] = _key({}, "more arguments for timm.create_model, as {key: value}")
     head_std: float = _key(0.0, "standard deviation of the classifier's initial weights; 0: the model's own", at_least=0)
+    library: str = _key(
+        "timm", "timm: classifiers; torchvision: Mask R-CNN on any timm backbone; detectron2: its configs", choices=("timm", "torchvision")
+    )
+    weights: str = _key("", "Mask R-CNN: a file of weights for the backbone, such as a checkpoint of a ResNet-50 run; empty: random")
+    batch_norm: str = _key(
+        "ghost", "Mask R-CNN's backbone: over bn_batch_size images, over the whole batch, or frozen", choices=("ghost", "sync", "frozen")
+    )
 
 
 @dataclass
@@ -51,20 +58,24 @@ class DataConfig:
     name: str = _key(
         "digits",
         "the data set",
-        choices=("digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "imagenet", "imagefolder", "synthetic"),
+        choices=("digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "imagenet", "imagefolder", "synthetic", "shapes", "coco"),
     )
     root: str = _key("", "where the data lies; empty: the environment variable LBTRAIN_DATA")
     format: str = _key("auto", "how photos lie there: auto, folder, tar, parquet, or timm:hfds/NAME (docs/data.md)")
     augmentation: str = _key(
         "none",
-        "train-time augmentation: crop_flip for small images; imagenet (Goyal et al.), imagenet_color, alexnet for photos (docs/data.md)",
-        choices=("none", "crop_flip", "imagenet", "imagenet_color", "alexnet"),
+        "train-time augmentation: crop_flip for small images; imagenet (Goyal et al.), imagenet_color, alexnet for photos; flip: detection",
+        choices=("none", "crop_flip", "imagenet", "imagenet_color", "alexnet", "flip"),
     )
     on_error: str = _key(
         "raise", "an image that cannot be read: stop with its path, or replace it by the next and count it", choices=("raise", "replace")
     )
     image_size: int = _key(0, "pixels a side; 0: the data set's own", at_least=0)
     train_examples: int = _key(0, "train on only the first so many images of a data set held in memory; 0: on all", at_least=0)
+    max_size: int = _key(0, "detection: the long edge at most, where image_size is the short one; 0: no bound", at_least=0)
+    short_edges: list[str] = _key([], "detection: short edges drawn from in training, the last one for scoring; empty: image_size")
+    group_by: str = _key("none", "detection: steps of images of like orientation or like padded size", choices=("none", "aspect", "size"))
+    empty_images: bool = _key(False, "detection: train on images without objects as well")
     workers: int = _key(0, "loader processes per rank; 0 loads in the training process", at_least=0, at_most=128)
 
 
@@ -165,6 +176,9 @@ class Recipe:
 
     batch_size: int = _key(256, "images per optimizer step over all ranks and accumulation steps", at_least=1)
     bn_batch_size: int = _key(32, "images over which a batch-norm layer takes its statistics, whatever the number of ranks", at_least=1)
+    loss_batch_size: int = _key(
+        1, "Mask R-CNN: images over which its losses are normalised, whatever the number of ranks; 2 in Goyal et al.", at_least=1
+    )
     bn_momentum: float = _key(
         0.1, "weight of a step's batch statistics in the running ones, whose memory is thus 1/bn_momentum steps", above=0, at_most=1
     )

@@ -1,13 +1,17 @@
 """The data sets that recipes name: their facts, and where and in which layouts their files may lie."""
 
 import dataclasses
+import functools
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from lbtrain.data.arrays import digits, read_arrays
+from lbtrain.data.coco import CocoSource
+from lbtrain.data.instances import InstanceSource
 from lbtrain.data.layouts import num_classes, open_container
 from lbtrain.data.photos import PhotoSource
+from lbtrain.data.shapes import ShapesSource
 from lbtrain.data.sources import ArraySource, Source, SyntheticSource
 from lbtrain.data.views import VIEWS
 from lbtrain.errors import RecipeError
@@ -36,6 +40,8 @@ _FACTS = {
     "mnist": Facts(60_000, 10_000, 10, 1, 28, (33.32,), (78.57,)),
     "fashion_mnist": Facts(60_000, 10_000, 10, 1, 28, (72.94,), (90.02,)),
     "imagenet": Facts(1_281_167, 50_000, 1000, 3, 224, _IMAGENET_MEAN, _IMAGENET_STD),
+    "shapes": Facts(768, 96, 4, 3, 96, _IMAGENET_MEAN, _IMAGENET_STD),
+    "coco": Facts(117_266, 5_000, 80, 3, 800, _IMAGENET_MEAN, _IMAGENET_STD),  # without data.root: COCO 2017's, empty images left out
     "synthetic": Facts(1_281_167, 512, 1000, 3, 224, _IMAGENET_MEAN, _IMAGENET_STD),
 }
 
@@ -45,13 +51,18 @@ def facts(config: DataConfig) -> Facts:
     if config.name == "imagefolder":
         train, evaluation = (open_container(config.format, _root(config), split) for split in ("train", "val"))
         known = Facts(len(train), len(evaluation), num_classes(train), 3, 224, _IMAGENET_MEAN, _IMAGENET_STD)
+    elif config.name == "coco" and (config.root or os.environ.get("LBTRAIN_DATA")):
+        halves = [open_instances(config, train=train) for train in (True, False)]
+        known = dataclasses.replace(
+            _FACTS["coco"], train_examples=len(halves[0]), eval_examples=len(halves[1]), num_classes=len(halves[0].class_names)
+        )
     else:
         known = _FACTS[config.name]
     return dataclasses.replace(known, image_size=config.image_size or known.image_size, train_examples=_train_examples(config, known))
 
 
 def _train_examples(config: DataConfig, known: Facts) -> int:
-    if config.train_examples and config.name in ("imagenet", "imagefolder"):
+    if config.train_examples and config.name in ("imagenet", "imagefolder", "coco"):
         raise RecipeError(f"data.train_examples={config.train_examples}: the first images of a folder are all of one class; make a folder")
     if config.train_examples > known.train_examples:
         raise RecipeError(f"data.train_examples={config.train_examples}: {config.name} has {known.train_examples:,}")
@@ -88,6 +99,24 @@ def _photos(config: DataConfig, known: Facts, train: bool, seed: int) -> Source:
     view = VIEWS[config.augmentation if train else "none"]
     shape = {"size": known.image_size, "num_classes": known.num_classes}
     return PhotoSource(container, view, **shape, mean=known.mean, std=known.std, seed=seed, on_error=config.on_error)
+
+
+def open_instances(config: DataConfig, *, train: bool) -> InstanceSource:
+    """The training or evaluation half of a data set for detection. Raises RecipeError for one that has no objects to find."""
+    if config.name == "shapes":
+        known = facts(config)
+        count, first = (known.train_examples, 10**6) if train else (known.eval_examples, 1)
+        return ShapesSource(count, known.image_size, first=first)
+    if config.name == "coco":
+        split = "train2017" if train else "val2017"
+        return _coco(_root(config), split, empty_images=config.empty_images or not train)
+    raise RecipeError(f"data.name={config.name} has no objects with masks: detection takes shapes or coco")
+
+
+@functools.lru_cache(maxsize=2)
+def _coco(root: Path, split: str, *, empty_images: bool) -> CocoSource:
+    """Read once: a plan counts the images before the run opens them."""
+    return CocoSource(root, split, empty_images=empty_images)
 
 
 def _root(config: DataConfig) -> Path:

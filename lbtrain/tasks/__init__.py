@@ -1,11 +1,12 @@
 """Jobs by the model library that a recipe names. Each is a `Task`: what the loop needs to know, and no engine."""
 
+from types import ModuleType
+
 import torch
 from torch import nn
 
 from lbtrain.data import Facts
 from lbtrain.recipe import Recipe
-from lbtrain.tasks import classification
 from lbtrain.tasks.protocol import Evaluation, Headline, Task
 
 __all__ = ["Evaluation", "Headline", "Task", "build_model", "counted_part", "create_task"]
@@ -13,14 +14,28 @@ __all__ = ["Evaluation", "Headline", "Task", "build_model", "counted_part", "cre
 
 def create_task(recipe: Recipe, device: torch.device) -> Task:
     """The job of `recipe` on this rank, its data opened. Raises UserError where the data cannot be read."""
-    return classification.Classification(recipe, device)
+    task: Task = _job(recipe).create(recipe, device)
+    return task
 
 
 def build_model(recipe: Recipe, known: Facts) -> nn.Module:
     """The network with its initial weights, seeded by the recipe alone. Raises RecipeError for a model that the library does not have."""
-    return classification.build_model(recipe, known)
+    model: nn.Module = _job(recipe).build_model(recipe, known)
+    return model
 
 
 def counted_part(recipe: Recipe, model: nn.Module) -> tuple[nn.Module, tuple[int, int, int]]:
     """The part of `model` whose activations can be counted without data, and (channels, height, width) of one image as it sees it."""
-    return model, classification.input_shape(recipe)
+    part: tuple[nn.Module, tuple[int, int, int]] = _job(recipe).counted_part(recipe, model)
+    return part
+
+
+def _job(recipe: Recipe) -> ModuleType:
+    """The module of the recipe's kind of job, imported when it is asked for."""
+    if recipe.model.library == "timm":
+        from lbtrain.tasks import classification
+
+        return classification
+    from lbtrain.tasks import detection
+
+    return detection

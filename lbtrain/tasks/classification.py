@@ -111,7 +111,10 @@ class Classification:
         return sums
 
 
-def input_shape(recipe: Recipe) -> tuple[int, int, int]:
-    """(channels, height, width) of one image as the network sees it."""
+create = Classification
+
+
+def counted_part(recipe: Recipe, model: nn.Module) -> tuple[nn.Module, tuple[int, int, int]]:
+    """The whole network, and (channels, height, width) of one image as it sees it."""
     known = facts(recipe.data)
-    return known.channels, known.image_size, known.image_size
+    return model, (known.channels, known.image_size, known.image_size)

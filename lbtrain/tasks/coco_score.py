@@ -1,0 +1,66 @@
+"""Box and mask AP of the detections of all ranks, by pycocotools: exact, since rank 0 scores them all at once."""
+
+import contextlib
+import copy
+import io
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from pycocotools import mask as rle
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from torch import Tensor
+
+Detection = dict[str, Any]
+"""One object in COCO's result format: image_id, category_id, bbox (left, top, width, height), score, segmentation (compressed RLE)."""
+
+NAMES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
+
+
+def as_detections(image_id: int, category_ids: list[int], boxes: Tensor, scores: Tensor, masks: Tensor) -> list[Detection]:
+    """boxes: (n, 4), left, top, right, bottom, in pixels of the original image; masks: (n, height, width), bool."""
+    corners = torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], 1).double().tolist()
+    encoded = [_encoded(mask) for mask in masks.cpu().numpy()]
+    return [
+        {"image_id": image_id, "category_id": category, "bbox": box, "score": score, "segmentation": mask}
+        for category, box, score, mask in zip(category_ids, corners, scores.double().tolist(), encoded, strict=True)
+    ]
+
+
+def _encoded(mask: Any) -> dict[str, Any]:
+    return dict(rle.encode(np.asfortranarray(mask.astype(np.uint8))))
+
+
+def from_all_ranks(found: list[Detection]) -> list[Detection] | None:
+    """Every rank's detections, on rank 0, in the order of the images; None elsewhere. Collective."""
+    shares: list[list[Detection]] | None = [[] for _ in range(dist.get_world_size())] if dist.get_rank() == 0 else None
+    dist.gather_object(found, shares)
+    if shares is None:
+        return None
+    return sorted((detection for share in shares for detection in share), key=lambda detection: detection["image_id"])
+
+
+def average_precision(ground_truth: dict[str, Any], found: list[Detection]) -> dict[str, float]:
+    """`mask_ap`, `mask_ap50`, ..., `box_ap_large` in percent, as COCO defines them; those of which there is no object are left out."""
+    metrics: dict[str, float] = {}
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO()
+        truth.dataset = copy.deepcopy(ground_truth)
+        truth.createIndex()
+        for kind, name in (("segm", "mask"), ("bbox", "box")):
+            metrics |= {f"{name}_{key}": value for key, value in _scores(truth, found, kind).items()}
+    return metrics
+
+
+def _scores(truth: COCO, found: list[Detection], kind: str) -> dict[str, float]:
+    left_out = "bbox" if kind == "segm" else "segmentation"  # loadRes would take an object's area from its box where it has one
+    results = [{key: value for key, value in detection.items() if key != left_out} for detection in found]
+    if not results:
+        return dict.fromkeys(NAMES[:3], 0.0)
+    evaluation = COCOeval(truth, truth.loadRes(results), kind)
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    return {name: 100 * float(value) for name, value in zip(NAMES, evaluation.stats, strict=False) if value >= 0}

@@ -1,0 +1,200 @@
+"""Instance segmentation with Mask R-CNN: what the loop needs to know about the job, and nothing about engines.
+
+What each loss is a mean over, and what K ranks mean against one, is in lbtrain.tasks.mask_rcnn and docs/detection.md.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Any, cast
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from lbtrain.data import Facts, open_instances
+from lbtrain.data.grouping import GroupedStream, kinds_of
+from lbtrain.data.instances import InstanceBatch, InstanceSource, Item, Preparation, padded
+from lbtrain.errors import RecipeError
+from lbtrain.recipe import Recipe
+from lbtrain.sampling import PADDING, Block, SampleStream
+from lbtrain.tasks.coco_score import Detection, as_detections, average_precision, from_all_ranks
+from lbtrain.tasks.pictures import drawn
+from lbtrain.tasks.protocol import Evaluation, Headline
+
+_PICTURED = 6
+
+
+def build_model(recipe: Recipe, known: Facts) -> nn.Module:
+    """Mask R-CNN with its initial weights, seeded by the recipe alone. Raises RecipeError for a backbone or an argument that cannot be."""
+    from lbtrain.tasks.mask_rcnn import Detector
+
+    torch.manual_seed(recipe.seed)
+    body = _backbone(recipe)
+    try:
+        return Detector(body, known.num_classes, loss_batch_size=recipe.loss_batch_size, **_head_arguments(recipe))
+    except (TypeError, ValueError) as error:
+        raise RecipeError(f"model.args={recipe.model.args}: {error}") from error
+
+
+def _backbone(recipe: Recipe) -> nn.Module:
+    import timm
+    from timm.layers import freeze_batch_norm_2d
+
+    import lbtrain.nn  # noqa: F401  registers its models with timm
+
+    arguments = recipe.model.args.get("backbone", {})
+    try:
+        body = timm.create_model(recipe.model.name, features_only=True, out_indices=(1, 2, 3, 4), **arguments)
+    except (RuntimeError, TypeError, ValueError, AssertionError, IndexError) as error:
+        raise RecipeError(f"model.name={recipe.model.name} gives no backbone with {arguments}: {error}") from error
+    if recipe.model.weights:
+        _load_backbone(body, recipe.model.weights)
+    for name, parameter in body.named_parameters():
+        parameter.requires_grad_(not name.startswith(tuple(recipe.model.args.get("frozen", ()))))
+    return freeze_batch_norm_2d(body) if recipe.model.batch_norm == "frozen" else body
+
+
+def _head_arguments(recipe: Recipe) -> dict[str, Any]:
+    return {name: value for name, value in recipe.model.args.items() if name not in ("backbone", "frozen")}
+
+
+def _load_backbone(body: nn.Module, path: str) -> None:
+    """Weights of a classifier of the same name: a checkpoint of a run here, or a timm state dict. The classifier itself is left out."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        outcome = body.load_state_dict(content.get("state_dict", content), strict=False)
+    except (OSError, RuntimeError, ValueError, AttributeError) as error:
+        raise RecipeError(f"model.weights={path} does not fit the backbone: {error}") from error
+    if outcome.missing_keys:
+        raise RecipeError(f"model.weights={path} lacks {', '.join(outcome.missing_keys[:3])}: is it a checkpoint of this backbone?")
+
+
+def counted_part(recipe: Recipe, model: nn.Module) -> tuple[nn.Module, tuple[int, int, int]]:
+    """The backbone and its pyramid, at the largest input: the heads' activations depend on what is found, and are left out."""
+    short = max(_short_edges(recipe))
+    rows, columns = padded(np.array([[short, max(short, recipe.data.max_size)]]))
+    return cast(nn.Module, model.backbone), (3, rows, columns)
+
+
+def _short_edges(recipe: Recipe) -> tuple[int, ...]:
+    from lbtrain.data import facts
+
+    return tuple(int(edge) for edge in recipe.data.short_edges) or (facts(recipe.data).image_size,)
+
+
+class InstanceSegmentation:
+    """See `Task`. Metrics of an evaluation: COCO's average precision of masks and boxes, in percent."""
+
+    headline = Headline("mask_ap", "mask AP", higher_is_better=True)
+
+    def __init__(self, recipe: Recipe, device: torch.device):
+        self.recipe = recipe
+        self.device = device
+        self.train_source = open_instances(recipe.data, train=True)
+        self.eval_source = open_instances(recipe.data, train=False)
+        edges, longest = _short_edges(recipe), recipe.data.max_size
+        self.train_preparation = Preparation(edges, longest, flip=recipe.data.augmentation == "flip", seed=recipe.seed)
+        self.eval_preparation = Preparation(edges[-1:], longest, flip=False, seed=recipe.seed)
+        self.stream = self._stream()
+
+    def _stream(self) -> Any:
+        stream = SampleStream(len(self.train_source), self.recipe.seed)
+        if self.recipe.data.group_by == "none":
+            return stream
+        return GroupedStream(stream, kinds_of(self.train_source.sizes, self.recipe.data.group_by), self.recipe.batch_size)
+
+    def batches(self, *, start: int, micro_batch_size: int, rank: int, world_size: int) -> Iterator[InstanceBatch]:
+        items = self._items(start + rank * micro_batch_size, micro_batch_size, world_size)
+        for number, batch in enumerate(_loaded(self.train_source, self.train_preparation, items, self.recipe.data.workers, self.device)):
+            # Of dropout and the like; proposals are sampled by their images' own seeds.
+            torch.manual_seed(hash((self.recipe.seed, start + number * micro_batch_size * world_size + rank * micro_batch_size)))
+            yield batch
+
+    def _items(self, position: int, length: int, world_size: int) -> Iterator[Item]:
+        while True:
+            yield Item(self.stream.block(position, length), self._step_size(position, length))
+            position += length * world_size
+
+    def _step_size(self, position: int, length: int) -> tuple[int, int]:
+        """(height, width) that hold all images of the steps that the positions lie in, counting in steps of recipe.batch_size."""
+        step = self.recipe.batch_size
+        first = position // step * step
+        block = self.stream.block(first, -(-(position + length - first) // step) * step)
+        return padded(self.train_preparation.sizes(block, self.train_source.sizes[block.indices]))
+
+    def loss(self, model: nn.Module, batch: InstanceBatch) -> dict[str, Tensor]:
+        return cast(dict[str, Tensor], model(batch))
+
+    def evaluate(self, model: nn.Module, *, micro_batch_size: int, rank: int, world_size: int) -> Evaluation:
+        found = from_all_ranks(self._found(model, micro_batch_size, rank, world_size))
+        outcome: list[Any] = [self._scored(found) if found is not None else None]
+        dist.broadcast_object_list(outcome)
+        return Evaluation(*outcome[0])
+
+    def _scored(self, found: list[Detection]) -> tuple[dict[str, float], dict[str, Any]]:
+        samples = [self.eval_source[index] for index in range(min(_PICTURED, len(self.eval_source)))]
+        of_sample = [[detection for detection in found if detection["image_id"] == sample.image_id] for sample in samples]
+        labels = {self.eval_source.category_id(label): label for label in range(1, len(self.eval_source.class_names) + 1)}
+        pictures = {"detections": drawn(samples, of_sample, self.eval_source.class_names, labels)}
+        return average_precision(self.eval_source.ground_truth(), found), pictures
+
+    @torch.no_grad()
+    def _found(self, model: nn.Module, micro_batch_size: int, rank: int, world_size: int) -> list[Detection]:
+        """What the model finds on this rank's share of the evaluation set."""
+        items = evaluation_items(self.eval_source, self.eval_preparation, micro_batch_size, rank, world_size)
+        found: list[Detection] = []
+        for item, batch in zip(items, self._eval_batches(items), strict=True):
+            for index, epoch, result in zip(batch.indices, item.block.epochs, model(batch), strict=True):
+                if epoch != PADDING:
+                    found += self._detections(index, result)
+        return found
+
+    def _eval_batches(self, items: list[Item]) -> Iterator[InstanceBatch]:
+        return _loaded(self.eval_source, self.eval_preparation, items, self.recipe.data.workers, self.device)
+
+    def _detections(self, index: int, result: dict[str, Tensor]) -> list[Detection]:
+        category_ids = [self.eval_source.category_id(int(label)) for label in result["labels"]]
+        masks = result["masks"].reshape(-1, *result["masks"].shape[-2:]) >= 0.5
+        return as_detections(self.eval_source.image_id(index), category_ids, result["boxes"], result["scores"], masks)
+
+
+def evaluation_items(source: InstanceSource, preparation: Preparation, micro_batch_size: int, rank: int, world_size: int) -> list[Item]:
+    """This rank's share of an evaluation: over all ranks every image is scored once, in the company of images of its own padded size only,
+    so that what is found on it does not depend on the cut. All ranks get equally many batches; what that adds is marked PADDING.
+    """
+    indices = np.arange(len(source))
+    sizes = -(-preparation.sizes(Block(np.zeros_like(indices), indices), source.sizes) // 32) * 32
+    batches = []
+    for size in np.unique(sizes, axis=0):
+        alike = indices[(sizes == size).all(1)]
+        batches += [Item(_scored_block(alike[first : first + micro_batch_size]), (int(size[0]), int(size[1])))
+                    for first in range(0, len(alike), micro_batch_size)]  # fmt: skip
+    while len(batches) % world_size:
+        batches.append(Item(Block(np.array([PADDING]), batches[0].block.indices[:1]), batches[0].pad_to))
+    return batches[rank::world_size]
+
+
+def _scored_block(indices: np.ndarray[Any, Any]) -> Block:
+    return Block(np.zeros_like(indices), indices)
+
+
+class _Items(Dataset[InstanceBatch]):
+    """A data set whose item is a whole micro-batch."""
+
+    def __init__(self, source: InstanceSource, preparation: Preparation):
+        self.source, self.preparation = source, preparation
+
+    def __getitem__(self, item: Item) -> InstanceBatch:
+        return self.preparation.batch(self.source, item)
+
+
+def _loaded(
+    source: InstanceSource, preparation: Preparation, items: Iterable[Item], workers: int, device: torch.device
+) -> Iterator[InstanceBatch]:
+    data, on_gpu = cast(Dataset[InstanceBatch], _Items(source, preparation)), device.type == "cuda"
+    for batch in DataLoader(data, batch_size=None, sampler=cast(Any, items), num_workers=workers, pin_memory=on_gpu):
+        yield batch.to(device)
+
+
+create = InstanceSegmentation

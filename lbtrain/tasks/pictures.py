@@ -1,0 +1,62 @@
+"""What a detector found, drawn on the images: ground truth above, detections below."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from pycocotools import mask as rle
+from torch import Tensor
+from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
+
+from lbtrain.data.instances import Sample
+
+# Okabe & Ito's colours, by class: told apart by colour-blind eyes and in print.
+_COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167))
+_HEIGHT = 320
+_FONT = matplotlib.get_data_path() + "/fonts/ttf/DejaVuSans-Bold.ttf"
+
+
+def drawn(
+    samples: Sequence[Sample], found: Sequence[list[dict[str, Any]]], names: Sequence[str], labels: dict[int, int]
+) -> NDArray[np.uint8]:
+    """Columns of (ground truth, detections with a score from 0.5) of each sample, uint8 (height, width, 3), `_HEIGHT` pixels a row.
+
+    names: of the labels 1, 2, ...; labels: by category id.
+    """
+    columns = []
+    for sample, detections in zip(samples, found, strict=True):
+        sure = [detection for detection in detections if detection["score"] >= 0.5]
+        truth = _on_image(sample, torch.from_numpy(sample.masks), sample.labels.tolist(), [names[label - 1] for label in sample.labels])
+        kept = [labels[detection["category_id"]] for detection in sure]
+        words = [f"{names[label - 1]} {detection['score']:.2f}" for label, detection in zip(kept, sure, strict=True)]
+        columns.append(np.concatenate([truth, _on_image(sample, _masks(sure, sample), kept, words)]))
+    return np.concatenate(columns, 1)
+
+
+def _masks(detections: list[dict[str, Any]], sample: Sample) -> Tensor:
+    decoded = [torch.from_numpy(rle.decode(detection["segmentation"])) for detection in detections]
+    return torch.stack(decoded) if decoded else torch.zeros(0, *sample.pixels.shape[:2], dtype=torch.uint8)
+
+
+def _on_image(sample: Sample, masks: Tensor, labels: list[int], words: list[str]) -> NDArray[np.uint8]:
+    """Enlarged or reduced to `_HEIGHT` pixels before anything is drawn, so that lines and letters are sharp."""
+    width = round(sample.pixels.shape[1] * _HEIGHT / sample.pixels.shape[0])
+    image = torch.from_numpy(np.array(Image.fromarray(sample.pixels).resize((width, _HEIGHT)))).permute(2, 0, 1)
+    seen = [number for number, mask in enumerate(masks) if mask.any()]
+    if seen:
+        large = torch.nn.functional.interpolate(masks[seen][None].float(), size=(_HEIGHT, width), mode="nearest")[0].bool()
+        colours = [_COLOURS[(labels[number] - 1) % len(_COLOURS)] for number in seen]
+        image = draw_segmentation_masks(image, large, alpha=0.5, colors=colours)
+        boxes = torch.stack([_box(mask) for mask in large])
+        image = draw_bounding_boxes(image, boxes, [words[number] for number in seen], colours, width=2, font=_FONT, font_size=16)
+    framed = torch.nn.functional.pad(image, (2, 2, 2, 2), value=255)
+    return framed.permute(1, 2, 0).contiguous().numpy()
+
+
+def _box(mask: Tensor) -> Tensor:
+    rows, columns = torch.where(mask.any(1))[0], torch.where(mask.any(0))[0]
+    return torch.stack([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]).float()

@@ -1,0 +1,44 @@
+"""Mask R-CNN with a small backbone on drawn shapes: detection on a laptop, without data, weights or a GPU.
+
+Run        python recipes/mask_rcnn_shapes.py
+           deepspeed --num_accelerators 2 recipes/mask_rcnn_shapes.py
+Published  nothing: the shapes are drawn by lbtrain.data.shapes
+Measured   not yet
+"""
+
+from lbtrain import Recipe, main
+
+recipe = Recipe().vary(
+    batch_size=16,
+    bn_batch_size=8,
+    loss_batch_size=8,
+    duration="8ep",
+    model=dict(
+        library="torchvision",
+        name="resnet18",
+        args=dict(
+            backbone=dict(layers=[1, 1, 1, 1], channels=[16, 32, 64, 128]),
+            channels=48,
+            box_features=128,
+            mask_channels=48,
+            mask_layers=2,
+            smallest_anchor=8,
+            rpn_batch_size_per_image=64,
+            rpn_pre_nms_top_n_train=200,
+            rpn_pre_nms_top_n_test=200,
+            rpn_post_nms_top_n_train=100,
+            rpn_post_nms_top_n_test=50,
+            box_batch_size_per_image=32,
+            box_detections_per_img=20,
+        ),
+    ),
+    data=dict(name="shapes", augmentation="flip", empty_images=True),
+    optimizer=dict(name="sgd", momentum=0.9, weight_decay=1e-4),
+    schedule=dict(base_lr=0.02, base_batch_size=16, rule="linear", warmup="1ep", warmup_start_lr=0.0, decay="cosine"),
+    evaluate_every="4ep",
+    checkpoint=dict(every="8ep"),
+    log_every="12it",
+)
+
+if __name__ == "__main__":
+    main(recipe)

@@ -1,0 +1,64 @@
+"""Same recipe, same seed, same global batch: the same detection run, whatever it runs on."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.distributed.runs import Outcome, relative_difference
+from tests.ranks import run_on_ranks
+from tests.tiny_detection import run_tiny
+
+EVAL_IMAGES = 10
+
+
+def detect_on(world_size: int, run_dir: Path, **changes) -> Outcome:
+    run_on_ranks(world_size, run_tiny, changes, str(run_dir), EVAL_IMAGES)
+    return Outcome(run_dir)
+
+
+@pytest.fixture(scope="module")
+def oracle(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    """Plain torch, one process, no accumulation."""
+    return detect_on(1, tmp_path_factory.mktemp("oracle") / "run", engine="ddp")
+
+
+@pytest.mark.parametrize(
+    ("world_size", "changes"),
+    [
+        (1, dict(engine="ddp", micro_batch_size=2, data=dict(workers=1))),
+        (2, dict(engine="ddp")),
+        (2, dict(engine="deepspeed", micro_batch_size=2)),
+    ],
+)
+def test_any_cut_gives_the_same_losses_and_precision(oracle, tmp_path, world_size, changes):
+    run = detect_on(world_size, tmp_path / "run", **changes)
+    assert len(run.losses) == 6
+    assert relative_difference(run.losses, oracle.losses) < 1e-5
+    for part in ("loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg", "loss_mask"):
+        ours, theirs = ([row[part] for row in outcome.rows if row["kind"] == "train"] for outcome in (run, oracle))
+        assert relative_difference(ours, theirs) < 1e-4, part
+    for name, value in oracle.evaluations[-1].items():
+        if "_ap" in name:
+            assert run.evaluations[-1][name] == pytest.approx(value, abs=1e-3), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["ddp", "accelerate", "deepspeed"])
+@pytest.mark.parametrize("micro_batch_size", [2, 4])
+def test_every_engine_on_two_ranks(oracle, tmp_path, engine, micro_batch_size):
+    run = detect_on(2, tmp_path / "run", engine=engine, micro_batch_size=micro_batch_size)
+    assert relative_difference(run.losses, oracle.losses) < 1e-5
+
+
+def test_resuming_is_bit_identical(oracle, tmp_path):
+    resumed = tmp_path / "resumed"
+    shutil.copytree(oracle.run_dir, resumed)
+    (resumed / "checkpoints/step_000000006.pt").unlink()
+    (resumed / "summary.json").unlink()
+    again = detect_on(1, resumed, engine="ddp")
+    assert again.losses == oracle.losses
+    for name, tensor in oracle.checkpoint()["state_dict"].items():
+        assert torch.equal(again.checkpoint()["state_dict"][name], tensor), name
+    assert again.evaluations[-1]["mask_ap"] == oracle.evaluations[-1]["mask_ap"]

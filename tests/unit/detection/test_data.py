@@ -1,0 +1,189 @@
+"""Shapes, COCO's format, augmentation per image, groups of like images."""
+
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lbtrain.data.coco import CocoSource
+from lbtrain.data.grouping import GroupedStream, kinds_of
+from lbtrain.data.instances import Item, Preparation, padded
+from lbtrain.data.shapes import ShapesSource, draw
+from lbtrain.errors import RecipeError, UserError
+from lbtrain.sampling import Block, SampleStream
+from lbtrain.tasks.detection import evaluation_items
+
+MINI = Path(__file__).parents[4] / "shared/data/coco_mini/coco_mini.tar"
+
+
+def test_a_shape_is_a_function_of_its_number():
+    one, again, other = draw(3, 96), draw(3, 96), draw(4, 96)
+    assert (one.pixels == again.pixels).all() and (one.masks == again.masks).all()
+    assert (one.pixels != other.pixels).any()
+
+
+def test_masks_do_not_overlap_and_fill_their_boxes():
+    samples = [draw(number, 96) for number in range(200)]
+    assert {len(sample.labels) for sample in samples} == {0, 1, 2, 3, 4, 5}
+    assert set(np.concatenate([sample.labels for sample in samples])) == {1, 2, 3, 4}
+    for sample in samples:
+        assert len(sample.boxes) == len(sample.labels) == len(sample.masks)
+        assert sample.masks.sum(0).max(initial=0) <= 1
+        for box, mask in zip(sample.boxes.astype(int), sample.masks, strict=True):
+            left, top, right, bottom = box
+            assert mask[top:bottom, left:right].sum() == mask.sum()
+            assert mask[top].any() and mask[bottom - 1].any() and mask[:, left].any() and mask[:, right - 1].any()
+
+
+def test_training_and_evaluation_share_no_shape():
+    train, evaluation = ShapesSource(50, 32, first=10**6), ShapesSource(50, 32, first=1)
+    assert not {train.image_id(i) for i in range(50)} & {evaluation.image_id(i) for i in range(50)}
+
+
+def test_an_image_is_augmented_alike_in_any_company_and_its_masks_move_with_it():
+    source, prepare = ShapesSource(40, 64, first=1), Preparation((64, 80, 96), 90, flip=True, seed=1)
+    block = SampleStream(40, 0).block(30, 20)  # over the end of an epoch
+    sizes = prepare.sizes(block, source.sizes[block.indices])
+    whole = prepare.batch(source, Item(block, padded(sizes)))
+    assert len({image.shape for image in whole.images}) > 1 and sizes.max() <= 90
+    for number in range(20):
+        part = prepare.batch(source, Item(Block(block.epochs[number : number + 1], block.indices[number : number + 1]), (96, 96)))
+        assert (part.images[0] == whole.images[number]).all() and part.keys[0] == whole.keys[number]
+        target = part.targets[0]
+        assert part.images[0].shape[1:] == tuple(sizes[number])
+        for box, mask in zip(target["boxes"], target["masks"], strict=True):
+            rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+            tight = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
+            assert abs(tight - box.numpy()).max() < 1.6
+    assert len(set(whole.keys)) == 20
+
+
+@pytest.mark.parametrize(("examples", "batch_size"), [(100, 8), (96, 8), (7, 8), (50, 1), (33, 32)])
+def test_groups_keep_every_example_once_an_epoch_and_most_steps_of_one_kind(examples, batch_size):
+    kinds = np.random.default_rng(0).integers(0, 2, examples)
+    stream = GroupedStream(SampleStream(examples, 0), kinds, batch_size)
+    for epoch in range(4):
+        assert sorted(stream.block(epoch * examples, examples).indices) == list(range(examples))
+    steps = [stream.block(start, batch_size).indices for start in range(0, 4 * examples, batch_size)]
+    mixed = sum(len(set(kinds[step])) > 1 for step in steps)
+    assert mixed <= 4 * 4
+    if examples == 100:
+        assert mixed < len(steps) / 2 < sum(len(set(kinds[s.indices])) > 1 for s in _plain_steps(examples, batch_size))
+
+
+def _plain_steps(examples: int, batch_size: int) -> list[Block]:
+    return [SampleStream(examples, 0).block(start, batch_size) for start in range(0, 4 * examples, batch_size)]
+
+
+def test_groups_do_not_depend_on_the_cut():
+    stream = GroupedStream(SampleStream(50, 3), np.arange(50) % 3, 8)
+    whole = stream.block(0, 160).indices
+    assert (np.concatenate([stream.block(start, 2).indices for start in range(0, 160, 2)]) == whole).all()
+
+
+def test_kinds():
+    sizes = np.array([[480, 640], [640, 480], [480, 480], [427, 640]])
+    assert kinds_of(sizes, "aspect").tolist() == [0, 1, 0, 0]
+    assert kinds_of(sizes, "size").tolist() == [2, -2, 0, 2]
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_an_evaluation_scores_every_image_once_in_batches_of_one_size(world_size):
+    source = ShapesSource(11, 64, first=1)
+    source.sizes[3:7] = (64, 100)
+    prepare = Preparation((64,), 0, flip=False, seed=0)
+    shares = [evaluation_items(source, prepare, 4, rank, world_size) for rank in range(world_size)]
+    assert len({len(share) for share in shares}) == 1
+    scored = [index for share in shares for item in share for epoch, index in zip(*item.block, strict=True) if epoch >= 0]
+    assert sorted(scored) == list(range(11))
+
+
+def coco_folder(root: Path, **changes) -> Path:
+    """Two photos, of which one has no object; `changes` break the first annotation."""
+    (root / "train2017").mkdir(parents=True)
+    (root / "annotations").mkdir()
+    for number in (1, 2):
+        Image.new("RGB", (40, 30)).save(root / f"train2017/{number}.jpg")
+    annotation = {"id": 7, "image_id": 1, "category_id": 18, "bbox": [5, 5, 10, 10], "iscrowd": 0, "area": 100,
+                  "segmentation": [[5, 5, 15, 5, 15, 15, 5, 15]]} | changes  # fmt: skip
+    crowd = {"id": 8, "image_id": 2, "category_id": 3, "bbox": [0, 0, 40, 30], "iscrowd": 1, "area": 9,
+             "segmentation": {"counts": [0, 1200], "size": [30, 40]}}  # fmt: skip
+    images = [{"id": number, "file_name": f"{number}.jpg", "height": 30, "width": 40} for number in (1, 2)]
+    content = {"images": images, "annotations": [annotation, crowd], "categories": [{"id": 18, "name": "dog"}, {"id": 3, "name": "car"}]}
+    (root / "annotations/instances_train2017.json").write_text(json.dumps(content))
+    return root
+
+
+def test_crowds_are_scored_and_not_trained_on(tmp_path):
+    source = CocoSource(coco_folder(tmp_path), "train2017", empty_images=True)
+    assert len(source) == 2 and len(CocoSource(tmp_path, "train2017", empty_images=False)) == 1
+    assert source.class_names == ["car", "dog"] and source.category_id(2) == 18
+    dog, empty = source[0], source[1]
+    assert dog.labels.tolist() == [2] and dog.boxes.tolist() == [[5, 5, 15, 15]] and dog.masks.sum() == 100
+    assert empty.masks.shape == (0, 30, 40) and empty.boxes.shape == (0, 4)
+    assert sum(annotation["iscrowd"] for annotation in source.ground_truth()["annotations"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (dict(category_id=5), "annotation 7: category_id 5"),
+        (dict(image_id=9), "annotation 7: image_id 9"),
+        (dict(bbox=[1, 2]), "annotation 7: bbox"),
+        (dict(bbox=[1, 2, float("nan"), 3]), "annotation 7: bbox"),
+    ],
+)
+def test_a_broken_annotation_is_named(tmp_path, changes, said):
+    with pytest.raises(UserError, match=said) as error:
+        CocoSource(coco_folder(tmp_path, **changes), "train2017", empty_images=True)
+    assert "instances_train2017.json" in str(error.value)
+
+
+@pytest.mark.parametrize("outline", [[[1, 2]], {"counts": "x!"}, [["a"] * 6]])
+def test_a_broken_outline_is_named_when_it_is_read(tmp_path, outline):
+    source = CocoSource(coco_folder(tmp_path, segmentation=outline), "train2017", empty_images=True)
+    with pytest.raises(UserError, match=r"instances_train2017.json: annotation 7: its segmentation"):
+        source[0]
+
+
+def test_a_broken_or_wrong_image_is_named(tmp_path):
+    source = CocoSource(coco_folder(tmp_path), "train2017", empty_images=True)
+    (tmp_path / "train2017/1.jpg").write_bytes(b"no picture")
+    with pytest.raises(UserError, match=r"train2017/1.jpg: image 1 cannot be read"):
+        source[0]
+    Image.new("RGB", (41, 30)).save(tmp_path / "train2017/2.jpg")
+    with pytest.raises(UserError, match=r"2.jpg: image 2 has 30 x 41 pixels"):
+        source[1]
+
+
+def test_a_folder_that_is_not_coco(tmp_path):
+    with pytest.raises(RecipeError, match=r"needs .*instances_train2017.json"):
+        CocoSource(tmp_path, "train2017", empty_images=True)
+    coco_folder(tmp_path)
+    (tmp_path / "annotations/instances_train2017.json").write_text("[1")
+    with pytest.raises(UserError, match="is not COCO's JSON"):
+        CocoSource(tmp_path, "train2017", empty_images=True)
+
+
+@pytest.fixture(scope="module")
+def mini(tmp_path_factory) -> Path:
+    if not MINI.exists():
+        pytest.skip("the folder shared/data is not beside the repository")
+    root = tmp_path_factory.mktemp("coco")
+    with tarfile.open(MINI) as archive:
+        archive.extractall(root, filter="data")
+    return root
+
+
+def test_real_photos(mini):
+    train = CocoSource(mini, "train2017", empty_images=True)
+    evaluation = CocoSource(mini, "val2017", empty_images=True)
+    assert (len(train), len(evaluation), len(train.class_names)) == (70, 74, 80)
+    assert len(CocoSource(mini, "val2017", empty_images=False)) == 72
+    sample = train[0]
+    assert len(sample.labels) and sample.masks.any((1, 2)).all()
+    batch = Preparation((160,), 256, flip=True, seed=0).batch(train, Item(Block(np.zeros(3), np.arange(3)), (256, 256)))
+    assert all(min(image.shape[1:]) <= 160 and max(image.shape[1:]) <= 256 for image in batch.images)
