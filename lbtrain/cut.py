@@ -90,7 +90,7 @@ def _best_cut(batch_size: int, world_size: int, ghost: int, micro: int, max_micr
 
 
 def _nearest(size: int, works: Any) -> list[int]:
-    """The nearest sizes below and above that work, searched up to ten times the size."""
+    """The nearest sizes below and above that work, searched up to ten times the size, and to 1,000 at least."""
     below = next((candidate for candidate in range(size - 1, 0, -1) if works(candidate)), None)
-    above = next((candidate for candidate in range(size + 1, min(10 * size, size + 20_000)) if works(candidate)), None)
+    above = next((candidate for candidate in range(size + 1, min(max(10 * size, 1_000), size + 20_000)) if works(candidate)), None)
     return [candidate for candidate in (below, above) if candidate]
