@@ -330,7 +330,7 @@ def test_a_growing_batch_is_cut_phase_by_phase_and_printed():
     assert plan.rows()["batch grows"] == "to 128 (64 x 1) at epoch 10; to 512 (64 x 4) at epoch 15.07"
     assert (plan.batch_size, plan.cut, plan.total_steps) == (64, Cut(32, 1, 1), 225 + 57 + 14)
     assert json.loads(plan.to_json())["phases"][1] == dict(
-        start=14_400, batch_size=128, cut=dict(micro_batch_size=64, accumulation=1, ranks_per_ghost=1)
+        start=14_400, batch_size=128, cut=dict(micro_batch_size=64, accumulation=1, ranks_per_ghost=1), lr_factor=1.0
     )
 
 
