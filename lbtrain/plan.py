@@ -63,6 +63,8 @@ class Plan:
     log_every: float
     evaluate_every: float
     checkpoint_every: float
+    noise_every: float
+    noise_layers: bool
     notes: tuple[str, ...]
 
     @property
@@ -132,6 +134,7 @@ def make_plan(recipe: Recipe, world_size: int, *, engine: str = "ddp", model_cen
     total = _total_examples(recipe, known)
     phases = _phases(recipe, known, total, world_size, ghost)
     cut, ladder = phases[0].cut, _ladder(recipe, world_size, ghost)
+    _check_measured(recipe, phases + ladder, world_size, ghost, engine)
 
     def share(text: str, name: str) -> float:
         return _schedule_examples(text, name, recipe, known, total) / total
@@ -172,6 +175,8 @@ def make_plan(recipe: Recipe, world_size: int, *, engine: str = "ddp", model_cen
         log_every=_examples(recipe.log_every, "log_every", recipe, known, total),
         evaluate_every=_examples(recipe.evaluate_every, "evaluate_every", recipe, known, total),
         checkpoint_every=_examples(recipe.checkpoint.every, "checkpoint.every", recipe, known, total),
+        noise_every=_examples(recipe.measure.noise_scale, "measure.noise_scale", recipe, known, total),
+        noise_layers=recipe.measure.layers,
         notes=tuple(_notes(recipe, warmup, milestones, len(phases) - 1 < len(rate.batch_growth))),
     )
 
@@ -250,6 +255,27 @@ def _check_techniques(recipe: Recipe, engine: str) -> None:
     if stage == 3 and (absa or recipe.ema.decay):
         name = f"absa.max_batch_size={absa}" if absa else f"ema.decay={recipe.ema.decay}"
         raise RecipeError(f"{name} needs whole weights on every rank: use {engine}.zero_stage=0, 1 or 2, not 3")
+
+
+def _check_measured(recipe: Recipe, phases: tuple[Phase, ...], world_size: int, ghost: int, engine: str) -> None:
+    """The gradient noise shows between the gradients of two batch sizes; the smaller must be a batch that could stand alone."""
+    zero_stage = recipe.zero_stage_under(engine)
+    if recipe.measure.distance and zero_stage == 3:
+        raise RecipeError("measure.distance=true needs whole weights on every rank: deepspeed.zero_stage below 3")
+    if not Duration.parse(recipe.measure.noise_scale).value:
+        if recipe.measure.layers:
+            raise RecipeError("measure.layers=true goes with the noise scale: set measure.noise_scale, such as 50it")
+        return
+    name = f"measure.noise_scale={recipe.measure.noise_scale}"
+    if any(phase.cut.ranks_per_ghost > 1 for phase in phases):
+        raise RecipeError(f"{name}: a rank's gradient is not its own while a ghost batch spans ranks; micro-batches of {ghost} would do")
+    if engine == "colossalai" and zero_stage and recipe.optimizer.clip_norm:
+        raise RecipeError(f"{name}: under colossalai at ZeRO stage {zero_stage} a gradient is seen after clipping only; set stage 0")
+    if any(phase.cut.accumulation * world_size == 1 for phase in phases):
+        if zero_stage == 3:
+            raise RecipeError(f"{name} on one rank at ZeRO stage 3 needs more than one micro-batch a step: set max_micro_batch_size")
+        if recipe.batch_size == ghost:
+            raise RecipeError(f"{name}: one ghost batch on one rank cannot be split; set bn_batch_size below {ghost}")
 
 
 def _total_examples(recipe: Recipe, known: Facts) -> int:

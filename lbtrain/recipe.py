@@ -23,6 +23,7 @@ MAY_CHANGE_ON_RESUME = {
     "engine", "deepspeed.zero_stage", "deepspeed.mechanics", "colossalai.zero_stage", "world_size", "micro_batch_size",
     "max_micro_batch_size", "data.root", "data.workers", "channels_last", "run_dir", "fault_timeout", "skip_nonfinite", "resume",
     "log_every", "evaluate_every", "checkpoint.every", "checkpoint.keep", "data.on_error",
+    "measure.noise_scale", "measure.layers", "measure.distance",
 }  # fmt: skip
 """Keys that do not enter the mathematics, so that a run may go on with other values."""
 
@@ -171,6 +172,13 @@ class ColossalAIConfig:
 
 
 @dataclass
+class MeasureConfig:
+    noise_scale: str = _key("0it", "how often to measure the gradient noise scale, such as 50it; 0it: never", duration=True)
+    layers: bool = _key(False, "with it, noise scale, |w| and |g| of every layer (You et al. 2017, Table 2)")
+    distance: bool = _key(False, "with every logged row, how far the weights are from where they started (keeps a copy of those)")
+
+
+@dataclass
 class Recipe:
     """One experiment. Batch sizes are global unless their name says otherwise; durations carry their unit (5ep, 500it, 0.05dur)."""
 
@@ -216,6 +224,7 @@ class Recipe:
     evaluate_every: str = _key("1ep", "how often to score the validation set", duration=True)
     log_every: str = _key("10it", "how often to write a row to metrics.jsonl", duration=True)
     checkpoint: CheckpointConfig = _key(CheckpointConfig, "what is kept")
+    measure: MeasureConfig = _key(MeasureConfig, "what a run measures of its landscape; see tools.landscape")
     # No key: it is not part of the experiment, and neither recipe.yaml nor a comparison of recipes knows it.
     expect: Expectation | None = field(default=None, compare=False, metadata={"omegaconf_ignore": True})
 

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
@@ -80,7 +81,54 @@ class CurvatureRow:
     kind: str = "curvature"
 
 
-Row = TrainRow | EvalRow | TrustRow | CurvatureRow
+@dataclass(frozen=True)
+class NoiseRow:
+    """A measurement of the gradient noise in the step that ended at `examples`; averages over it and those before it, at most 100.
+
+    small_square and large_square: this step's squared norms of the mean gradient of small_batch and of large_batch examples.
+    """
+
+    step: int
+    examples: int
+    small_batch: int
+    large_batch: int
+    small_square: float
+    large_square: float
+    gradient_square: float
+    """Average: the squared norm of the true gradient; may come out negative where noise hides it."""
+    noise_trace: float
+    """Average: the trace of the covariance of one example's gradient."""
+    noise_scale: float | None
+    """noise_trace / gradient_square, in examples, with a 95% interval; None: not to be told from infinite."""
+    noise_scale_low: float
+    noise_scale_high: float | None
+    measurements: int
+    kind: str = "noise"
+
+
+@dataclass(frozen=True)
+class LayersRow:
+    """|w|, |g| and the running noise scale (None: not to be told from infinite) of every layer in a measured step, by parameter name."""
+
+    step: int
+    examples: int
+    weight_norms: dict[str, float]
+    gradient_norms: dict[str, float]
+    noise_scales: dict[str, float | None]
+    kind: str = "layers"
+
+
+@dataclass(frozen=True)
+class DistanceRow:
+    """How far the weights have moved since the start of the run: the Euclidean norm over all parameters (Hoffer et al. 2017, section 3)."""
+
+    step: int
+    examples: int
+    distance: float
+    kind: str = "distance"
+
+
+Row = TrainRow | EvalRow | TrustRow | NoiseRow | LayersRow | DistanceRow | CurvatureRow
 
 
 def flat(row: Row) -> dict[str, Any]:
@@ -105,13 +153,20 @@ class Records:
         self._board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=resumed_at + 1 if resumed_at else None)
         self._screen = _Screen(total_examples) if on_screen else None
 
+    def earlier(self, kind: str) -> list[dict[str, Any]]:
+        """The rows of a kind that were there before a resume; none where this rank does not write."""
+        if not self.enabled:
+            return []
+        rows = map(json.loads, (self.run_dir / "metrics.jsonl").read_text().splitlines())
+        return [row for row in rows if row["kind"] == kind]
+
     def write(self, row: Row) -> None:
         if not self.enabled:
             return
         values = flat(row)
         self._metrics.write(json.dumps(values) + "\n")
         self._metrics.flush()
-        for name, value in (row.ratios if isinstance(row, TrustRow) else values).items():
+        for name, value in _scalars(row, values):
             if name not in ("kind", "step", "examples") and value is not None:
                 self._board.add_scalar(f"{row.kind}/{name}", value, row.examples)
         if self._screen and isinstance(row, TrainRow | EvalRow):
@@ -131,6 +186,14 @@ class Records:
             self._board.close()
             if self._screen:
                 self._screen.close()
+
+
+def _scalars(row: Row, values: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    if isinstance(row, TrustRow):
+        yield from row.ratios.items()
+        return
+    for name, value in values.items():
+        yield from ((f"{name}/{key}", each) for key, each in value.items()) if isinstance(value, dict) else [(name, value)]
 
 
 def _open_metrics(path: Path, resumed_at: int) -> TextIO:

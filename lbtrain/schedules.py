@@ -167,3 +167,8 @@ class LearningRate:
             return step_decay(progress, self.milestones, self.factor)
         rest = 1.0 if self.warmup_length >= 1 else min(1.0, (progress - self.warmup_length) / (1 - self.warmup_length))
         return {"poly": polynomial_decay(rest, self.power), "cosine": cosine_decay(rest), "none": 1.0}[self.decay]
+
+
+def crossed(before: float, after: float, every: float) -> bool:
+    """Whether a multiple of `every` lies in (before, after]."""
+    return after // every > before // every

@@ -13,14 +13,17 @@ import torch
 from lbtrain import watchdog
 from lbtrain.checkpoint import Checkpoints, Progress
 from lbtrain.cut import Phase
+from lbtrain.distance import DistanceMeter
 from lbtrain.engines.protocol import Engine
 from lbtrain.errors import Preempted
 from lbtrain.finite import FiniteCheck
 from lbtrain.log_window import LogWindow, replaced_over_ranks
 from lbtrain.nn import regroup_ghost_batches
+from lbtrain.noise_meter import NoiseMeter
 from lbtrain.optim import trust_ratios, trust_summary
 from lbtrain.plan import Plan
 from lbtrain.records import EvalRow, Pictures, Records, TrustRow
+from lbtrain.schedules import crossed
 from lbtrain.stopping import StopRequest
 from lbtrain.tasks import Evaluation, Task
 from lbtrain.techniques import Techniques
@@ -48,6 +51,8 @@ def train(
     stop = StopRequest()
     window = LogWindow(engine)
     finite = FiniteCheck(plan, task.recipe, engine, checkpoints.folder.parent, skipped=skipped)
+    distance = DistanceMeter(task.recipe, engine)
+    meter = NoiseMeter(plan, task, engine, optimizer, earlier=records.earlier("noise"))
     engine.model.train()
     evaluation = None
     try:
@@ -61,8 +66,10 @@ def train(
                 losses = task.loss(engine.model, batch)
                 loss = sum(losses.values(), torch.zeros((), device=engine.device))
                 finite.add(loss)
+                meter.watch(loss, batch, before, phase)
                 engine.backward(loss)
                 window.add(loss, losses, phase.cut.micro_batch_size)
+            meter.read()
             examples += phase.batch_size
             step += 1
             finite.close(step, lr, before, phase.cut)
@@ -76,9 +83,13 @@ def train(
             writes = (plan.log_every, plan.evaluate_every, plan.checkpoint_every)
             finite.check(stop.bad_step, now=finished or stopped or any(crossed(before, examples, every) for every in writes))
 
+            for measured in meter.rows(step, examples):
+                records.write(measured)
             if finished or crossed(before, examples, plan.log_every):
                 row = window.row(plan, progress, phase, lr, trust_summary(optimizer))
                 records.write(row)
+                for moved in distance.rows(step, examples):
+                    records.write(moved)
             with window.paused():
                 coming = techniques.batch.phase(progress)  # before the checkpoint, which keeps what was decided
             if finished or crossed(before, examples, plan.evaluate_every):
@@ -109,11 +120,6 @@ def cut_from_here(phase: Phase, task: Task, engine: Engine, techniques: Techniqu
     size = phase.cut.micro_batch_size
     batches = task.batches(start=examples, micro_batch_size=size, rank=engine.rank, world_size=engine.world_size)
     return techniques.batch.batches(batches, phase, examples)
-
-
-def crossed(before: float, after: float, every: float) -> bool:
-    """Whether a multiple of `every` lies in (before, after]."""
-    return after // every > before // every
 
 
 def evaluate(plan: Plan, task: Task, engine: Engine, techniques: Techniques, progress: Progress) -> tuple[EvalRow, Pictures]:

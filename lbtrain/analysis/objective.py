@@ -140,18 +140,28 @@ def random_vector(size: int, *, seed: int, device: torch.device, signs: bool = F
 def calm(model: nn.Module, batch_norm: BatchNormMode) -> Iterator[None]:
     """The model as a plain function of its parameters: evaluation mode, batch norm as told; afterwards everything is put back."""
     flags = {module: module.training for module in model.modules()}
+    model.eval()
+    for norm in _batch_norms(model):
+        norm.train(batch_norm == "batch")
+    try:
+        with untouched(model):
+            yield
+    finally:
+        for module, flag in flags.items():
+            module.training = flag
+
+
+@contextlib.contextmanager
+def untouched(model: nn.Module) -> Iterator[None]:
+    """What passes through the model in here leaves no trace in its batch statistics."""
     norms = _batch_norms(model)
     # The layers get copies to write on. Writing the old values back would do too, but autograd would see saved tensors change.
     originals = {norm: (dict(norm._buffers), getattr(norm, "ghosts_seen", None)) for norm in norms}
-    model.eval()
     for norm in norms:
-        norm.train(batch_norm == "batch")
         norm._buffers.update({name: None if buffer is None else buffer.clone() for name, buffer in norm._buffers.items()})
     try:
         yield
     finally:
-        for module, flag in flags.items():
-            module.training = flag
         for norm, (buffers, ghosts_seen) in originals.items():
             norm._buffers.update(buffers)
             if ghosts_seen is not None:

@@ -79,15 +79,15 @@ class ColossalAIZeroEngine(WindowedEngine):
         self.zero.step()
         return not (self.scaling and self.scaling.overflowed)
 
-    def _shards(self) -> optim.Shards:
+    def shards(self) -> optim.Shards:
         return optim.colossalai_shards((self.model, self.zero))
 
     def save(self) -> EngineState | None:
-        model, states = self._shards().gather(self.inner)
+        model, states = self.shards().gather(self.inner)
         return None if self.rank else {"model": model, "optimizer": states, "loss_scale": self.scaling.scale if self.scaling else 1.0}
 
     def load(self, state: EngineState) -> None:
-        self._shards().scatter(self.inner, state["model"], state["optimizer"])
+        self.shards().scatter(self.inner, state["model"], state["optimizer"])
         if self.scaling:
             self.scaling.scale = state["loss_scale"]
 

@@ -64,6 +64,9 @@ class DeepSpeedEngine(WindowedEngine):
         self.engine.step()
         return bool(self.engine.was_step_applied()) and (not scaler or scaler.get_scale() >= scale)
 
+    def shards(self) -> optim.Shards | None:
+        return optim.deepspeed_shards(self.engine) if self.stage else None
+
     def save(self) -> EngineState | None:
         scaler = self.engine.torch_autocast_z0_gradscaler
         if self.stage:

@@ -5,6 +5,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from lbtrain.optim import Shards
+
 EngineState = dict[str, Any]
 """Full, named, on the CPU, and the same under every engine: `model` {name: tensor} as in `state_dict()`, `optimizer` {parameter name:
 {state name: tensor}}, `loss_scale` a number. So a checkpoint moves between engines, ZeRO stages and world sizes."""
@@ -15,6 +17,9 @@ class Engine(Protocol):
 
     model: nn.Module
     """What the task calls; its forward pass runs in the plan's precision."""
+
+    module: nn.Module
+    """The network itself, without wrapper."""
 
     rank: int
     world_size: int
@@ -36,6 +41,10 @@ class Engine(Protocol):
 
     def mean(self, tensor: Tensor) -> Tensor:
         """The average over ranks, on every rank. Collective."""
+        ...
+
+    def shards(self) -> Shards | None:
+        """Where the layers lie that the optimizer steps, if it steps slices of them."""
         ...
 
     def save(self) -> EngineState | None:

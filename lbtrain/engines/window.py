@@ -5,7 +5,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from lbtrain.nn import GhostStatistics
-from lbtrain.optim import gradient_norms
+from lbtrain.optim import Shards, gradient_norms
 from lbtrain.plan import Plan
 
 
@@ -61,6 +61,9 @@ class WindowedEngine:
         self.statistics.finish()
         self._open_window()
         return applied
+
+    def shards(self) -> Shards | None:
+        return None
 
     def mean(self, tensor: Tensor) -> Tensor:
         total = tensor.detach().clone()

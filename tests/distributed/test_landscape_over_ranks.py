@@ -15,7 +15,7 @@ def average(tensor):
 
 
 def measured() -> dict[str, list[float]]:
-    from lbtrain.analysis import Objective, power_iteration, spectral_density, top_eigenvalues, trace
+    from lbtrain.analysis import Objective, ascent_sharpness, box_sharpness, power_iteration, spectral_density, top_eigenvalues, trace
 
     mine = small_batches(4)[dist.get_rank() :: dist.get_world_size()]
     objective = Objective(small_net(), cross_entropy, mine, batch_norm="batch", mean=average)
@@ -24,6 +24,8 @@ def measured() -> dict[str, list[float]]:
         "value": [value, objective.value()],
         "gradient": gradient.tolist(),
         "eigenvalues": top_eigenvalues(objective, 3, tolerance=1e-6).values,
+        "box": [box_sharpness(objective).value, box_sharpness(objective, directions=5).value],
+        "ascent": [ascent_sharpness(objective)],
         "power": [power_iteration(objective, iterations=20, tolerance=0).value],
         "trace": trace(objective, samples=5).samples,
         "nodes": spectral_density(objective, probes=1, steps=5).nodes[0],

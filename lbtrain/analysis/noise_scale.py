@@ -1,0 +1,92 @@
+"""The gradient noise scale: past which batch size more images per step buy next to nothing.
+
+Source: McCandlish et al. 2018, "An empirical model of large-batch training", section 2.2 and appendix A.1: B_simple = tr(S) / |G|^2, with G
+the true gradient and S the covariance of one example's gradient, estimated from squared gradient norms at two batch sizes b < B:
+
+    |G|^2 ~ (B |g_B|^2 - b |g_b|^2) / (B - b)        tr(S) ~ (|g_b|^2 - |g_B|^2) / (1/b - 1/B)
+
+Both are unbiased, their ratio is not: so they are averaged over many steps first and divided then.
+Cost: nothing but norms, where a step has gradients of two sizes anyway (a micro-batch's or a rank's, and the reduced one).
+Limits: B_simple stands for B_noise = tr(HS) / G'HG as far as the Hessian is like a multiple of the identity. It grows during training,
+so an average lags behind. Examples drawn without replacement make S look smaller by the share B/N of the data set that a step
+uses. The interval takes the measurements as independent: it knows nothing of a drift within the window.
+"""
+
+import math
+import statistics
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+WINDOW = 100
+"""Measurements in a running average."""
+
+
+class Moments(NamedTuple):
+    """Unbiased estimates of one step: |G|^2, which may come out negative, and tr(S), of the gradient of one example."""
+
+    gradient_square: float
+    trace: float
+
+
+@dataclass(frozen=True)
+class NoiseScale:
+    """In examples. `value` is None, and `high` infinite, where the gradient drowns in the noise: then only `low` is known."""
+
+    value: float | None
+    low: float
+    high: float
+    gradient_square: float
+    trace: float
+    measurements: int
+
+
+def moments(small_square: float, large_square: float, *, small_batch: int, large_batch: int) -> Moments:
+    """From the squared norms of the mean gradients of `small_batch` and of `large_batch` examples (averages of several will do)."""
+    if not 0 < small_batch < large_batch:
+        raise ValueError(f"small_batch={small_batch} and large_batch={large_batch}: the noise shows only between two batch sizes")
+    gradient_square = (large_batch * large_square - small_batch * small_square) / (large_batch - small_batch)
+    return Moments(gradient_square, (small_square - large_square) / (1 / small_batch - 1 / large_batch))
+
+
+def noise_scale(measured: Sequence[Moments], *, confidence: float = 0.95) -> NoiseScale:
+    """The ratio of the averages, with Fieller's interval for a ratio of two means (exact for normal ones, also near a zero denominator)."""
+    squares, traces = [each.gradient_square for each in measured], [each.trace for each in measured]
+    square, trace = statistics.mean(squares), statistics.mean(traces)
+    low, high = _fieller(traces, squares, confidence) if len(measured) > 2 else (0.0, math.inf)
+    value = max(0.0, trace) / square if square > 0 else None
+    return NoiseScale(value, max(low, 0.0), high, square, trace, len(measured))
+
+
+def _fieller(above: Sequence[float], below: Sequence[float], confidence: float) -> tuple[float, float]:
+    """All ratios r for which mean(above - r below) is not significantly different from 0; (r, inf) where the denominator may be 0."""
+    from scipy.stats import t
+
+    n, a, b = len(above), statistics.mean(above), statistics.mean(below)
+    quantile = float(t.ppf(0.5 + confidence / 2, n - 1))
+    var_a, var_b, cov = (quantile**2 / n * value for value in (statistics.variance(above), statistics.variance(below), _cov(above, below)))
+    # (a - r b)^2 = quantile^2 variance(a - r b) / n, a quadratic in r
+    second, first, constant = b * b - var_b, a * b - cov, a * a - var_a
+    discriminant = first * first - second * constant
+    if discriminant < 0:
+        return 0.0, math.inf
+    roots = sorted((first + sign * math.sqrt(discriminant)) / second for sign in (-1, 1)) if second else [0.0, math.inf]
+    if second > 0 and b > 0:
+        return roots[0], roots[1]
+    return roots[1] if second < 0 and roots[1] > 0 else 0.0, math.inf
+
+
+def _cov(first: Sequence[float], second: Sequence[float]) -> float:
+    return statistics.covariance(first, second)
+
+
+class RunningNoise:
+    """The noise scale over the last WINDOW measurements."""
+
+    def __init__(self, earlier: Sequence[Moments] = ()):
+        self.measured = deque(earlier, maxlen=WINDOW)
+
+    def add(self, measured: Moments) -> NoiseScale:
+        self.measured.append(measured)
+        return noise_scale(list(self.measured))

@@ -1,0 +1,107 @@
+"""From noise rows to a critical batch, on rows whose noise scale is known."""
+
+import json
+
+import numpy as np
+import pytest
+
+from lbtrain import Recipe
+from lbtrain.errors import RecipeError
+from lbtrain.plan import make_plan
+from tools.landscape.__main__ import main
+from tools.landscape.noise import advise, batch_schedule, windows
+
+
+def rows(noise_scales, *, batch=64, small=16, each=20, spread=0.02, every=10):
+    """Rows of a run whose noise scale takes these values one after the other; |g|^2 varies by `spread` of itself."""
+    generator, found = np.random.default_rng(0), []
+    for noise in noise_scales:
+        for _ in range(each):
+            squares = [(1 + noise / size) * (1 + spread * generator.standard_normal()) for size in (small, batch)]
+            step = (len(found) + 1) * every
+            sizes = {"small_batch": small, "large_batch": batch, "small_square": squares[0], "large_square": squares[1]}
+            found.append({"kind": "noise", "step": step, "examples": step * batch, **sizes})
+    return found
+
+
+def test_a_constant_noise_scale_is_the_critical_batch():
+    advice = advise(windows(rows([100] * 8)))
+    assert advice.critical_batch == pytest.approx(100, rel=0.05)
+    low, high = advice.critical_batch_interval
+    assert low < 100 < high < 1.3 * low
+    assert advice.min_steps == pytest.approx(1600 / (1 + 100 / 64), rel=0.03), "1,600 steps at 64 did this much"
+    assert advice.steps(64) == pytest.approx(1600, rel=1e-6) and advice.examples(64) == pytest.approx(1600 * 64, rel=1e-6)
+    for size in (8, 64, 100, 5000):
+        assert (advice.steps(size) / advice.min_steps - 1) * (advice.examples(size) / advice.min_examples - 1) == pytest.approx(1)
+    assert advice.steps(advice.critical_batch) == pytest.approx(2 * advice.min_steps)
+
+
+def test_a_growing_noise_scale_grows_the_batch_by_powers_of_two_and_never_shrinks_it():
+    found = windows(rows([30, 30, 70, 60, 130, 120, 500, 30]))
+    assert len(found) == 8
+    words = batch_schedule(found, train_examples=1280, ghost=8)
+    assert words == ["batch_size=32", "schedule.batch_growth=20ep:2,40ep:2,60ep:4"]
+    recipe = Recipe().vary(batch_size=64, bn_batch_size=8, duration="80ep", model=dict(name="cifar_resnet8")).with_overrides(words)
+    assert [phase.batch_size for phase in make_plan(recipe, 1).phases] == [32, 64, 128, 512]
+
+
+def test_windows_are_merged_until_the_gradient_shows():
+    found = rows([100] * 8, spread=0)
+    for row in found[40:60]:
+        row |= {"small_square": 100 / 16 - 0.5, "large_square": 100 / 64 - 0.5}  # |G|^2 = -0.5, as noise may have it
+    assert len(windows(rows([100] * 8))) == 8
+    merged = windows(found)
+    assert len(merged) < 8 and sum(len(window.measured) for window in merged) == 160
+    assert all(window.noise.value is not None for window in merged)
+    with pytest.raises(RecipeError, match="drowns in the noise: the critical batch is above"):
+        windows(found[40:60])
+    with pytest.raises(RecipeError, match="4 measurements of the gradient noise are too few"):
+        windows(rows([100], each=4))
+
+
+@pytest.fixture
+def run_dir(tmp_path):
+    recipe = Recipe().vary(batch_size=64, bn_batch_size=8, model=dict(name="cifar_resnet8"))
+    layers = {"weight_norms": {"a": 1.0, "b": 2.0}, "gradient_norms": {"a": 0.1, "b": 0.0}, "noise_scales": {"a": 50.0, "b": None}}
+    noise = rows([50] * 4 + [200] * 4)
+    found = noise + [{"kind": "layers", "step": row["step"], "examples": row["examples"], **layers} for row in noise[::10]]
+    (tmp_path / "recipe.yaml").write_text(recipe.to_yaml())
+    (tmp_path / "plan.json").write_text(make_plan(recipe, 1).to_json())
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in found))
+    return tmp_path
+
+
+def test_the_command_writes_what_others_read(run_dir, capsys):
+    assert main(["batch", str(run_dir)]) == 0
+    said, result = capsys.readouterr().out, json.loads((run_dir / "landscape" / "batch.json").read_text())
+    assert "critical batch" in said and "schedule.batch_growth=" in said
+    assert 50 < result["critical_batch_interval"][0] < result["critical_batch"] < result["critical_batch_interval"][1] < 200
+    assert result["min_steps"] > 0 and result["min_examples"] > 0 and result["measurements"] == 160
+    for name in ("batch.png", "layers.png", "batch.html"):
+        assert (run_dir / "landscape" / name).stat().st_size > 5000
+
+
+def test_what_is_no_run_is_said_to_be_none(tmp_path, capsys):
+    assert main(["batch", str(tmp_path)]) == 2
+    assert "is not a run directory: it has no recipe.yaml" in capsys.readouterr().err
+
+
+REFUSED = {
+    "spans ranks": (4, dict(bn_batch_size=32, batch_size=64), "a ghost batch spans ranks; micro-batches of 32"),
+    "one ghost batch": (1, dict(bn_batch_size=64, batch_size=64), "cannot be split; set bn_batch_size below 64"),
+    "layers alone": (1, dict(measure=dict(noise_scale="0it", layers=True)), "set measure.noise_scale"),
+    "stage 3, one pass": (1, dict(deepspeed=dict(zero_stage=3)), "more than one micro-batch"),
+    "distance at stage 3": (2, dict(deepspeed=dict(zero_stage=3), measure=dict(distance=True)), "zero_stage below 3"),
+    "clipped slices": (2, dict(engine="colossalai", colossalai=dict(zero_stage=1), optimizer=dict(clip_norm=1.0)), "after clipping only"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_measured_is_refused_by_the_plan(case):
+    world_size, changes, message = REFUSED[case]
+    base = Recipe().vary(batch_size=64, bn_batch_size=8, model=dict(name="cifar_resnet8"), measure=dict(noise_scale="5it"))
+    recipe = base.vary(**changes)
+    engine = "colossalai" if "colossalai" in changes else "deepspeed"
+    with pytest.raises(RecipeError, match=message):
+        make_plan(recipe, world_size, engine=engine)
+    make_plan(base, 2, engine=engine)

@@ -1,0 +1,69 @@
+"""The loss landscape of runs: how large a batch still pays, how sharp the minimum is, and why two runs differ.
+
+    python -m tools.landscape batch RUN_DIR                    critical batch, steps and examples at each batch, a batch schedule
+    python -m tools.landscape sharpness RUN_DIR                Keskar's metric and SAM's
+    python -m tools.landscape hessian RUN_DIR                  top eigenvalues, trace, spectral density
+    python -m tools.landscape compare SMALL_RUN LARGE_RUN      both of these side by side, distance from the start, the line between them
+    python -m tools.landscape sweep RECIPE                     steps to a loss at many batch sizes, against what the noise scale says
+
+The first needs a run with measure.noise_scale=10it or so (layers: measure.layers=true), compare's distances one with measure.distance=true.
+What is measured is kept as it finishes, in RUN_DIR/landscape: a command that was stopped goes on where it was. `torchrun
+--nproc_per_node N -m tools.landscape ...` shares the examples out over N ranks.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from lbtrain.errors import RecipeError, UserError
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser("python -m tools.landscape", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("batch", help="how large a batch pays").add_argument("run", type=Path, metavar="RUN_DIR")
+    for name, words in (("sharpness", "how far the loss rises nearby"), ("hessian", "the spectrum of the Hessian")):
+        command = commands.add_parser(name, help=words)
+        command.add_argument("run", type=Path, metavar="RUN_DIR")
+        _add_loss_options(command)
+    command = commands.add_parser("compare", help="two runs side by side")
+    command.add_argument("small", type=Path, metavar="SMALL_RUN", help="the run with the smaller batch")
+    command.add_argument("large", type=Path, metavar="LARGE_RUN")
+    command.add_argument("--out", type=Path, help="where page and pictures go (default LARGE_RUN/landscape/compare)")
+    _add_loss_options(command)
+    return parser.parse_args(argv)
+
+
+def _add_loss_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--examples", type=int, default=512, help="the first so many of the run's own training stream (default 512)")
+    command.add_argument("--micro-batch", type=int, default=64, help="images a pass (default 64)")
+    command.add_argument(
+        "--batch-norm", choices=("batch", "eval"), default="batch", help="statistics of each ghost batch (default), or the running ones"
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    options = parse(argv)
+    try:
+        print(_run(options))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("stopped; what was finished is kept: the same command goes on from there", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _run(options: argparse.Namespace) -> str:
+    from tools.landscape.runs import Run
+
+    if options.command == "batch":
+        from tools.landscape.batch import batch
+
+        return batch(Run(options.run))
+    raise RecipeError(options.command)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

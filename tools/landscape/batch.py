@@ -1,0 +1,106 @@
+"""`batch RUN_DIR`: past which batch size nothing is won any more, from the noise that the run measured while it trained."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lbtrain.records import write_whole
+from tools.landscape import chart, page
+from tools.landscape.noise import Advice, Window, advise, batch_schedule, windows
+from tools.landscape.runs import Run
+
+
+def batch(run: Run) -> str:
+    """Writes landscape/batch.json, batch.png and batch.html, layers.png where layers were measured; returns the text for the terminal."""
+    rows = run.rows("noise")
+    found = windows(rows)
+    advice = advise(found)
+    schedule = batch_schedule(found, train_examples=run.plan["train_examples"], ghost=run.plan["bn_batch_size"])
+    table = [_table_row(advice, size) for size in _sizes(advice)]
+    result = {
+        **dataclasses.asdict(advice),
+        "measurements": len(rows),
+        "run_batch": rows[-1]["large_batch"],
+        "table": table,
+        "windows": [_window(window) for window in found],
+        "schedule": schedule,
+    }
+    run.folder.mkdir(exist_ok=True)
+    write_whole(run.folder / "batch.json", json.dumps(result, indent=1) + "\n")
+    pictures = [run.folder / "batch.png"]
+    chart.draw_batch(advice, found, run.plan["train_examples"], schedule, pictures[0])
+    if layers := run.rows("layers"):
+        pictures.append(run.folder / "layers.png")
+        chart.draw_layers(layers, run.plan["train_examples"], pictures[1])
+    lines = _verdict(advice, schedule, run)
+    write_whole(run.folder / "batch.html", page.page(f"How large a batch pays: {run.path.name}", lines, pictures, [_as_table(table)]))
+    return "\n".join([*lines, "", _text_table(table), "", *map(str, [*pictures, run.folder / "batch.html"])])
+
+
+def _sizes(advice: Advice) -> list[int]:
+    """Powers of two from an eighth of the critical batch to eight times it."""
+    middle = round(math.log2(advice.critical_batch))
+    return [2**power for power in range(max(0, middle - 3), middle + 4)]
+
+
+def _table_row(advice: Advice, size: int) -> dict[str, float]:
+    steps, examples = advice.steps(size), advice.examples(size)
+    return {
+        "batch_size": size,
+        "steps": steps,
+        "examples": examples,
+        "steps_over_min": steps / advice.min_steps,
+        "examples_over_min": examples / advice.min_examples,
+    }
+
+
+def _window(window: Window) -> dict[str, Any]:
+    noise = window.noise
+    return {
+        "start": window.start,
+        "end": window.end,
+        "batch_size": window.batch_size,
+        "noise_scale": noise.value,
+        "noise_scale_interval": [noise.low, noise.high if math.isfinite(noise.high) else None],
+    }
+
+
+def _verdict(advice: Advice, schedule: list[str], run: Run) -> list[str]:
+    low, high = advice.critical_batch_interval
+    ends = f"{low:,.0f} to {high:,.0f}" if high is not None else f"above {low:,.0f}"
+    lines = [
+        f"critical batch {advice.critical_batch:,.0f} (95%: {ends}): there a run takes twice the fewest steps and examples; "
+        "a batch several times as large costs examples and saves next to no steps",
+        f"this run's progress would take at least {advice.min_steps:,.0f} steps, and at least {advice.min_examples:,.0f} examples",
+    ]
+    if schedule:
+        lines.append(f"a batch that follows the noise: {' '.join(schedule)}  (growing the batch stands for decaying the rate: not both)")
+    if float(run.plan["batch_size"]) > 4 * advice.critical_batch:
+        lines.append("this run's batch is past that point: the same progress at a smaller batch, with its rate, costs fewer examples")
+    return lines
+
+
+_HEAD = ["batch", "steps", "examples", "steps / fewest", "examples / fewest"]
+
+
+def _cells(row: dict[str, float]) -> list[str]:
+    ratios = f"{row['steps_over_min']:.2f}", f"{row['examples_over_min']:.2f}"
+    return [f"{row['batch_size']:,}", f"{row['steps']:,.0f}", f"{row['examples']:,.0f}", *ratios]
+
+
+def _as_table(table: Sequence[dict[str, float]]) -> page.Table:
+    return page.Table("Expected steps and examples for this run's progress", _HEAD, [_cells(row) for row in table])
+
+
+def _text_table(table: Sequence[dict[str, float]]) -> str:
+    rows = [_HEAD, *(_cells(row) for row in table)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
+    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+
+
+def where(run: Path) -> Path:
+    """The file that other tools read."""
+    return run / "landscape" / "batch.json"

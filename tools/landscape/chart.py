@@ -1,0 +1,124 @@
+"""The landscape's pictures."""
+
+import itertools
+import math
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
+
+from tools.landscape.noise import Advice, Window
+
+# Okabe & Ito's colours, told apart by colour-blind eyes and in print.
+BLUE, ORANGE, GREEN, PINK = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
+
+
+def draw_batch(advice: Advice, found: Sequence[Window], train_examples: int, schedule: Sequence[str], path: Path) -> None:
+    """Left: examples against steps, a point for each batch size. Right: the noise scale over the run, and the schedule that follows it."""
+    figure = Figure(figsize=(12, 4.8), layout="constrained")
+    tradeoff, course = figure.subplots(1, 2)
+    _draw_tradeoff(tradeoff, advice)
+    _draw_course(course, found, train_examples, schedule)
+    figure.savefig(path, dpi=130)
+
+
+def _draw_tradeoff(axes: Axes, advice: Advice) -> None:
+    middle = math.log2(advice.critical_batch)
+    fine = 2 ** np.linspace(middle - 4.3, middle + 4.3, 200)
+    axes.plot([advice.steps(size) for size in fine], [advice.examples(size) for size in fine], color=BLUE)
+    for power in range(max(0, round(middle) - 4), round(middle) + 5):
+        point = advice.steps(2**power), advice.examples(2**power)
+        axes.plot(*point, "o", color=BLUE, markersize=5)
+        axes.annotate(f"{2**power:,}", point, xytext=(6, 4), textcoords="offset points", fontsize=9)
+    critical = advice.steps(advice.critical_batch), advice.examples(advice.critical_batch)
+    axes.plot(*critical, "D", color=ORANGE, markersize=9, label=f"critical batch {advice.critical_batch:,.0f}")
+    axes.axvline(advice.min_steps, color="#888888", linestyle=":", label=f"fewest steps {advice.min_steps:,.0f}")
+    axes.axhline(advice.min_examples, color="#888888", linestyle="--", label=f"fewest examples {advice.min_examples:,.0f}")
+    axes.set(xlabel="steps", ylabel="examples", xscale="log", yscale="log", title="What each batch size would cost")
+    _finish(axes)
+
+
+def _draw_course(axes: Axes, found: Sequence[Window], train_examples: int, schedule: Sequence[str]) -> None:
+    top = 4 * max([window.noise.value or window.noise.low for window in found] + [window.batch_size for window in found])
+    for number, window in enumerate(found):
+        span = [window.start / train_examples, window.end / train_examples]
+        noise = window.noise
+        axes.fill_between(span, max(noise.low, 1), min(noise.high, top), color=BLUE, alpha=0.18, linewidth=0)
+        if noise.value is not None:
+            label = "noise scale, 95%" if number == 0 else None
+            axes.plot(span, [noise.value] * 2, color=BLUE, linewidth=2, label=label)
+        axes.plot(span, [window.batch_size] * 2, color=ORANGE, linewidth=1.5, label="this run's batch" if number == 0 else None)
+    if schedule:
+        epochs, sizes = _steps_of(schedule, found[-1].end / train_examples)
+        axes.plot(epochs, sizes, color=GREEN, linestyle="--", drawstyle="steps-post", label="a batch that follows it")
+    axes.set(xlabel="epoch", ylabel="examples", yscale="log", title="Gradient noise scale over the run")
+    _finish(axes)
+
+
+def _steps_of(schedule: Sequence[str], end: float) -> tuple[list[float], list[float]]:
+    values = dict(word.split("=") for word in schedule)
+    epochs, sizes = [0.0], [float(values["batch_size"])]
+    for point in filter(None, values.get("schedule.batch_growth", "").split(",")):
+        at, factor = point.split(":")
+        epochs.append(float(at.removesuffix("ep")))
+        sizes.append(sizes[-1] * float(Fraction(factor)))
+    return [*epochs, end], [*sizes, sizes[-1]]
+
+
+def draw_layers(rows: Sequence[dict[str, Any]], train_examples: int, path: Path) -> None:
+    """Heat maps over layers and epochs: |w| / |g| (You et al. 2017, Table 2) and each layer's own noise scale."""
+    names = list(rows[0]["weight_norms"])
+    ratios = _grid(rows, names, lambda row, name: _ratio(row["weight_norms"][name], row["gradient_norms"][name]))
+    noise = _grid(rows, names, lambda row, name: row["noise_scales"][name])
+    figure = Figure(figsize=(13, max(4, 0.17 * len(names) + 1.5)), layout="constrained")
+    epochs = [row["examples"] / train_examples for row in rows]
+    for axes, grid, title in zip(figure.subplots(1, 2, sharey=True), (ratios, noise), ("|w| / |g|", "noise scale, examples"), strict=True):
+        _heat(figure, axes, grid, epochs, f"{title}, by layer")
+    figure.axes[0].set_yticks(range(len(names)), names, fontsize=min(8.0, 500 / len(names)))
+    figure.savefig(path, dpi=130)
+
+
+def draw_ratios(rows: Sequence[dict[str, Any]], train_examples: int, path: Path) -> None:
+    """A heat map of the layer-wise ratios that LARS or LAMB stepped with."""
+    names = list(rows[0]["ratios"])
+    figure = Figure(figsize=(8, max(3.5, 0.17 * len(names) + 1.5)), layout="constrained")
+    axes = figure.subplots()
+    epochs = [row["examples"] / train_examples for row in rows]
+    _heat(figure, axes, _grid(rows, names, lambda row, name: row["ratios"][name]), epochs, "trust ratio, by layer")
+    axes.set_yticks(range(len(names)), names, fontsize=min(8.0, 500 / len(names)))
+    figure.savefig(path, dpi=130)
+
+
+def _heat(figure: Figure, axes: Axes, grid: Any, epochs: Sequence[float], title: str) -> None:
+    edges = [0.0, *((first + second) / 2 for first, second in itertools.pairwise(epochs)), epochs[-1]]
+    finite = grid[np.isfinite(grid) & (grid > 0)]
+    low, high = np.quantile(finite, [0.02, 0.98]) if finite.size else (1.0, 10.0)
+    image = axes.pcolormesh(edges, np.arange(len(grid) + 1) - 0.5, grid, norm="log", vmin=low, vmax=max(high, 1.01 * low), cmap="viridis")
+    axes.set_facecolor("#dddddd")
+    axes.set_ylim(len(grid) - 0.5, -0.5)  # the first layer on top
+    axes.set(xlabel="epoch", title=title + " (grey: not known)")
+    figure.colorbar(image, ax=axes)
+
+
+def _ratio(weight: float, gradient: float) -> float | None:
+    return weight / gradient if gradient else None
+
+
+def _grid(rows: Sequence[dict[str, Any]], names: Sequence[str], value: Any) -> Any:
+    """[layers, rows], not a number where nothing is known."""
+    return np.array([[value(row, name) or math.nan for row in rows] for name in names], dtype=float)
+
+
+def _finish(axes: Axes) -> None:
+    axes.grid(alpha=0.25, which="both")
+    axes.spines[["top", "right"]].set_visible(False)
+    for axis, scale in ((axes.xaxis, axes.get_xscale()), (axes.yaxis, axes.get_yscale())):
+        if scale == "log":
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}"))
+            axis.set_minor_formatter(NullFormatter())
+    axes.legend(frameon=False, fontsize=9)
