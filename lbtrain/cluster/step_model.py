@@ -98,6 +98,7 @@ class Prediction:
     efficiency_high: float
     step_s: float
     mode: str = "weak"
+    global_batch: int
     shares: dict[str, float] = field(default_factory=dict)
 
 
@@ -249,7 +250,7 @@ class StepModel:
             gpus=gpus, nodes=nodes,
             images_per_s=float(middle * gpus), images_per_s_low=float(low * gpus), images_per_s_high=float(high * gpus),
             efficiency=float(middle / baseline), efficiency_low=float(low / baseline), efficiency_high=float(high / baseline),
-            step_s=float(np.median(step)), mode="strong" if strong else "weak",
+            step_s=float(np.median(step)), mode="strong" if strong else "weak", global_batch=round(gpus * self.job.step_images),
             shares={cause: float(np.mean(part / step)) for cause, part in parts.items()},
         )  # fmt: skip
 

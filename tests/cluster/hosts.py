@@ -112,6 +112,10 @@ class Hosts:
         inside = [*self._inside(name, cwd), "timeout", "--kill-after=3", str(timeout), *command]
         return subprocess.run(inside, capture_output=True, text=True, env=node_environment() | dict(env or {}), check=False)
 
+    def call(self, name: str, command: Sequence[str], *, cwd: str | Path = ".") -> int:
+        """Run `command` on a host, its output here as it comes; returns its exit status."""
+        return subprocess.run([*self._inside(name, cwd), *command], env=node_environment(), check=False).returncode
+
     def shape(self, rate: str | None) -> None:
         """Limit what each host can send, in tc's units ("1gbit"); None takes the limit away."""
         tc = f"tc qdisc replace dev eth0 root tbf rate {rate} burst 256kb limit 4mb" if rate else "tc qdisc del dev eth0 root"
@@ -232,7 +236,7 @@ def _main() -> int:
             hosts.shape(options.rate)
         path = hosts.hostfile(options.slots)
         command = [word.replace("{hostfile}", path) for word in options.command]
-        return subprocess.run([*hosts._inside("node01", "."), *command], env=node_environment(), check=False).returncode
+        return hosts.call("node01", command)
 
 
 if __name__ == "__main__":

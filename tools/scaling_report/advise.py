@@ -65,11 +65,10 @@ class Critical:
         return Critical(batch=batch, low=float(low), high=float(high), min_examples=least and float(least))
 
 
-def options_for(rates: Sequence[tuple[int, float]], *, critical_batch: float, least_examples: float, micro_batch: int) -> list[Option]:
-    """An option for each (GPUs, images/s); `least_examples` is what the target takes at a very small batch."""
+def options_for(rates: Sequence[tuple[int, int, float]], *, critical_batch: float, least_examples: float) -> list[Option]:
+    """An option for each (GPUs, global batch, images/s); `least_examples` is what the target takes at a very small batch."""
     found = []
-    for gpus, images_per_s in sorted(rates):
-        batch = gpus * micro_batch
+    for gpus, batch, images_per_s in sorted(rates):
         hours = least_examples * (1 + batch / critical_batch) / images_per_s / 3600
         found.append(Option(gpus=gpus, batch_size=batch, hours=hours, gpu_hours=hours * gpus))
     return found
@@ -111,15 +110,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     critical.add_argument("--noise-scale", type=Path, metavar="RUN_DIR", help="a run that tools.landscape looked at, or its batch.json")
     parser.add_argument("--examples", type=arguments.positive, help="images to the target at --at-batch (epochs x data set)")
     parser.add_argument("--at-batch", type=arguments.count, default=256, help="global batch that --examples was counted at (default 256)")
-    parser.add_argument("--micro-batch", type=arguments.count, required=True, help="images a GPU takes a step")
+    parser.add_argument("--micro-batch", type=arguments.count, help="images a GPU takes a step (default: as measured or predicted)")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(options: argparse.Namespace) -> int:
     critical = Critical.read(options.noise_scale) if options.noise_scale else Critical.given(options.critical_batch)
-    rates = _rates(load(options.report), options.report)
+    rates = _rates(load(options.report), options.report, options.micro_batch)
     found, *bounds = (
-        options_for(rates, critical_batch=batch, least_examples=_least(options, critical, batch), micro_batch=options.micro_batch)
+        options_for(rates, critical_batch=batch, least_examples=_least(options, critical, batch))
         for batch in (critical.batch, critical.low, critical.high)
     )
     advice = sentence(found, [knee(each) for each in bounds])
@@ -151,10 +150,13 @@ def _least(options: argparse.Namespace, critical: Critical, batch: float) -> flo
     raise ReportError("--examples must be given: how many images (epochs x data set) reach the target at --at-batch")
 
 
-def _rates(report: Report, path: Path) -> list[tuple[int, float]]:
-    """images/s by size; a measured size stands before a predicted one."""
-    rates = {each.gpus: each.images_per_s for each in report.predictions}
-    rates |= {row.gpus: row.images_per_s for row in report.good_rows() if row.images_per_s and row.mode == "weak"}
+def _rates(report: Report, path: Path, micro_batch: int | None) -> list[tuple[int, int, float]]:
+    """(GPUs, global batch, images/s) by size; a measured size stands before a predicted one."""
+    rates = {each.gpus: (each.global_batch, each.images_per_s) for each in report.predictions}
+    modes = {each.mode for each in report.predictions} or {"weak"}
+    for row in report.good_rows():
+        if row.images_per_s and row.global_batch and row.mode in modes:
+            rates[row.gpus] = (row.global_batch, row.images_per_s)
     if not rates:
-        raise ReportError(f"{path} holds no images/s: give a report by `predict --out` or `measure`")
-    return list(rates.items())
+        raise ReportError(f"{path} holds no images/s with a batch size: give a report by `predict --out` or `measure`")
+    return [(gpus, gpus * micro_batch if micro_batch else batch, rate) for gpus, (batch, rate) in rates.items()]

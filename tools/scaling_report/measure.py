@@ -196,12 +196,15 @@ def _settings(row: Row) -> list[str]:
 
 
 def run(options: argparse.Namespace) -> int:
-    _open_folder(options)
+    _check_folder(options)
     recipe = load_recipe(options.recipe).with_overrides(options.overrides)
     study = Study(options, read_hostfile(options.hostfile), recipe)
     if {"synthetic", "real"} <= set(options.data):
         _check_comparable(recipe)
     report, points = Report(provenance=_provenance(options)), study.rows()
+    # Only now: a question that cannot be leaves no folder behind.
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / _NOTE).write_text(json.dumps(_asked(options), indent=1))
     if options.collectives:
         report.collectives = [each for gpus in options.gpus if gpus > 1 for each in study.sweep(gpus)]
     for row in points:
@@ -217,21 +220,26 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _open_folder(options: argparse.Namespace) -> None:
-    """Refuses a folder that holds another study than the one asked for."""
-    asked = {name: str(getattr(options, name)) for name in ("recipe", "overrides", "launcher", "steps", "warmup", "per_gpu_batch")}
-    note = options.out / "study.json"
-    if options.out.exists() and any(options.out.iterdir()):
-        if not options.resume:
-            raise ReportError(f"{options.out} holds something already: --resume goes on with it, another --out starts anew")
-        before = json.loads(note.read_text()) if note.exists() else asked
-        for name in asked:
-            if before.get(name) != asked[name]:
-                raise ReportError(
-                    f"{options.out} was measured with {name}={before.get(name)}, not {asked[name]}: ask for the same, or give another --out"
-                )
-    options.out.mkdir(parents=True, exist_ok=True)
-    note.write_text(json.dumps(asked, indent=1))
+_NOTE = "study.json"
+
+
+def _asked(options: argparse.Namespace) -> dict[str, str]:
+    return {name: str(getattr(options, name)) for name in ("recipe", "overrides", "launcher", "steps", "warmup", "per_gpu_batch")}
+
+
+def _check_folder(options: argparse.Namespace) -> None:
+    """Raises ReportError where --out holds another study than the one asked for."""
+    if not options.out.exists() or not any(options.out.iterdir()):
+        return
+    if not options.resume:
+        raise ReportError(f"{options.out} holds something already: --resume goes on with it, another --out starts anew")
+    asked, note = _asked(options), options.out / _NOTE
+    before = json.loads(note.read_text()) if note.exists() else {}
+    for name in asked:
+        if before.get(name) != asked[name]:
+            raise ReportError(
+                f"{options.out} was measured with {name}={before.get(name)}, not {asked[name]}: ask for the same, or give another --out"
+            )
 
 
 def _check_comparable(recipe: Recipe) -> None:

@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gpus-per-node", type=arguments.count, default=8, help="default 8")
     parser.add_argument("--network", choices=NETWORKS, metavar="NAME", help=f"between nodes: {', '.join(NETWORKS)} (default ib-edr-100)")
     parser.add_argument("--links", type=arguments.count, default=1, help="network ports of a node (default 1)")
-    parser.add_argument("--gpu", choices=GPUS, metavar="NAME", help=f"sets the link inside a node and the clocks: {', '.join(GPUS)}")
+    parser.add_argument("--gpu", choices=GPUS, metavar="NAME", help=f"sets link inside a node, clocks, arithmetic: {', '.join(GPUS)}")
     parser.add_argument("--node-link", choices=NODE_LINKS, metavar="NAME", help=f"inside a node: {', '.join(NODE_LINKS)} (default nvlink2)")
     parser.add_argument("--dtype", choices=BYTES, default="fp32", help="of arithmetic and exchanged gradients (default fp32)")
     parser.add_argument("--mode", choices=("weak", "strong"), default="weak", help="strong: the step's images stay, however many GPUs")

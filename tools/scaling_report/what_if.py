@@ -38,9 +38,12 @@ class WhatIf:
 
     def note(self, gpu: str | None) -> str:
         """What the reader must know of the answer; empty if nothing."""
+        if self == WhatIf():
+            return ""
+        note = "efficiency is against the throughput that was measured, before the changes"
         if self.dtype and not gpu:
-            return f"dtype={self.dtype}: only the exchanged bytes change; with --gpu computing changes too"
-        return ""
+            note += f"; dtype={self.dtype}: only the exchanged bytes change, with --gpu computing changes too"
+        return note
 
     def asked(self) -> dict[str, object]:
         changed = {name: value for name, value in dataclasses.asdict(self).items() if value != getattr(WhatIf(), name)}

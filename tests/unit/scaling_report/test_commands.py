@@ -21,7 +21,7 @@ from tools.scaling_report.report import Collective, OwnTimes, Report, ReportErro
 ROW = Row(gpus=8, nodes=1, images_per_s=800.0, images_per_s_gpu=100.0, images_per_s_gpu_low=98.0, images_per_s_gpu_high=102.0)
 PREDICTION = Prediction(
     gpus=16, nodes=2, images_per_s=1500, images_per_s_low=1400, images_per_s_high=1550,
-    efficiency=0.94, efficiency_low=0.88, efficiency_high=0.97, step_s=0.3, shares={"compute": 0.94, "communication": 0.06},
+    efficiency=0.94, efficiency_low=0.88, efficiency_high=0.97, step_s=0.3, global_batch=512, shares={"compute": 0.94, "communication": 0.06},
 )  # fmt: skip
 
 
@@ -71,15 +71,15 @@ def test_fit_prints_what_it_found(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 def test_advise_by_hand() -> None:
     """Critical batch 1000, 1000 images at batch 0: at batch 1000 twice the examples (McCandlish et al. 2018, equation 2.11)."""
-    (one, ten) = options_for([(1, 10.0), (10, 100.0)], critical_batch=1000, least_examples=1000, micro_batch=100)
+    (one, ten) = options_for([(1, 100, 10.0), (10, 1000, 100.0)], critical_batch=1000, least_examples=1000)
     assert one.hours == pytest.approx(1000 * 1.1 / 10 / 3600)
     assert ten.hours == pytest.approx(1000 * 2 / 100 / 3600)
     assert ten.gpu_hours == pytest.approx(10 * ten.hours)
 
 
 def test_the_knee_is_the_last_doubling_that_pays() -> None:
-    rates = [(8 * 2**i, 1000.0 * 2**i) for i in range(9)]
-    options = options_for(rates, critical_batch=8192, least_examples=1e8, micro_batch=32)
+    rates = [(8 * 2**i, 256 * 2**i, 1000.0 * 2**i) for i in range(9)]
+    options = options_for(rates, critical_batch=8192, least_examples=1e8)
     best = knee(options)
     times = {each.gpus: each.hours for each in options}
     assert 1 - times[best.gpus] / times[best.gpus // 2] >= 0.10
@@ -98,6 +98,13 @@ def test_advise_says_it_in_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixt
 def growing(tmp_path: Path) -> Path:
     Report(predictions=[replace(PREDICTION, gpus=8 * 2**i, images_per_s=1000.0 * 2**i) for i in range(9)]).save(tmp_path / "p.json")
     return tmp_path / "p.json"
+
+
+def test_under_strong_scaling_the_batch_stays_and_so_do_the_images(growing: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["advise", str(growing), "--critical-batch", "2000", "--examples", "1e8", "--json"]) == 0
+    options = json.loads(capsys.readouterr().out)["options"]
+    assert {each["batch_size"] for each in options} == {512}
+    assert options[0]["hours"] == pytest.approx(2 * options[1]["hours"])
 
 
 def test_advise_reads_the_critical_batch_of_a_run(growing: Path, capsys: pytest.CaptureFixture[str]) -> None:

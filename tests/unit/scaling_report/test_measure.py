@@ -171,6 +171,7 @@ def test_a_study_that_cannot_be_is_refused_before_a_launch(
     monkeypatch.chdir(ROOT)
     assert main(["measure", "--gpus", "2", "--out", str(tmp_path / "out"), *words]) == 2
     assert said in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_with_a_study_is_not_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -180,10 +181,20 @@ def test_a_folder_with_a_study_is_not_overwritten(tmp_path: Path, capsys: pytest
 
 
 def test_another_study_is_not_gone_on_with(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["measure", "--gpus", "2", "--out", str(tmp_path), "--hostfile", "nowhere", "recipes/digits.py"]
-    assert main([*words, "--steps", "7"]) == 2  # no such hostfile; the study is noted
-    assert main([*words, "--steps", "9", "--resume"]) == 2
+    asked = {
+        "recipe": "recipes/digits.py",
+        "overrides": "[]",
+        "launcher": "deepspeed",
+        "steps": "7",
+        "warmup": "5",
+        "per_gpu_batch": "None",
+    }
+    (tmp_path / "study.json").write_text(json.dumps(asked))
+    words = ["measure", "--gpus", "2", "--out", str(tmp_path), "--hostfile", "nowhere", "recipes/digits.py", "--resume"]
+    assert main([*words, "--steps", "9"]) == 2
     assert "measured with steps=7, not 9" in capsys.readouterr().err
+    assert main([*words, "--steps", "7"]) == 2
+    assert "nowhere cannot be read" in capsys.readouterr().err
 
 
 def test_a_report_survives_a_round_trip(tmp_path: Path) -> None:
