@@ -21,7 +21,8 @@ from tools.scaling_report.report import Collective, OwnTimes, Report, ReportErro
 ROW = Row(gpus=8, nodes=1, images_per_s=800.0, images_per_s_gpu=100.0, images_per_s_gpu_low=98.0, images_per_s_gpu_high=102.0)
 PREDICTION = Prediction(
     gpus=16, nodes=2, images_per_s=1500, images_per_s_low=1400, images_per_s_high=1550,
-    efficiency=0.94, efficiency_low=0.88, efficiency_high=0.97, step_s=0.3, global_batch=512, shares={"compute": 0.94, "communication": 0.06},
+    efficiency=0.94, efficiency_low=0.88, efficiency_high=0.97, step_s=0.3, global_batch=512,
+    shares={"compute": 0.94, "communication": 0.06},
 )  # fmt: skip
 
 
