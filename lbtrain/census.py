@@ -61,7 +61,7 @@ def _activation_bytes(model: torch.nn.Module, shape: tuple[int, int, int]) -> in
 
 
 def memory_estimate(recipe: Recipe, counted: Census, micro_batch_size: int, world_size: int, engine: str) -> dict[str, int]:
-    """Bytes per rank: fp32 weights, gradients and states (divided by what ZeRO shards), activations in the run's precision.
+    """Bytes per rank: fp32 weights, gradients and states (divided by what ZeRO shards), their average, activations in the run's precision.
 
     Leaves out the framework's own memory, fragmentation and communication buffers. ZeRO stages: Rajbhandari et al. 2020, section 5.
     """
@@ -73,5 +73,6 @@ def memory_estimate(recipe: Recipe, counted: Census, micro_batch_size: int, worl
         "weights": tensor // (world_size if stage >= 3 else 1) + (tensor // world_size if 0 < stage < 3 else 0),
         "gradients": tensor // (world_size if stage >= 2 else 1),
         "optimizer_states": states // (world_size if stage >= 1 else 1),
+        "average": tensor if recipe.ema.decay else 0,
         "activations": counted.activation_bytes_per_image * micro_batch_size // width,
     }

@@ -252,6 +252,8 @@ def _check_techniques(recipe: Recipe, engine: str) -> None:
         raise RecipeError(f"absa.max_batch_size={absa}: must be above batch_size={recipe.batch_size}; 0 switches ABSA off")
     if absa and recipe.schedule.batch_growth:
         raise RecipeError("absa.max_batch_size and schedule.batch_growth both say how the batch grows: set one of the two")
+    if recipe.model.library != "timm":
+        _check_classifiers_only(recipe)
     if stage == 3 and (absa or recipe.ema.decay):
         name = f"absa.max_batch_size={absa}" if absa else f"ema.decay={recipe.ema.decay}"
         raise RecipeError(f"{name} needs whole weights on every rank: use {engine}.zero_stage=0, 1 or 2, not 3")
@@ -276,6 +278,22 @@ def _check_measured(recipe: Recipe, phases: tuple[Phase, ...], world_size: int, 
             raise RecipeError(f"{name} on one rank at ZeRO stage 3 needs more than one micro-batch a step: set max_micro_batch_size")
         if recipe.batch_size == ghost:
             raise RecipeError(f"{name}: one ghost batch on one rank cannot be split; set bn_batch_size below {ghost}")
+
+
+def _check_classifiers_only(recipe: Recipe) -> None:
+    """Raises RecipeError for what has no meaning, or is not held by a test, for detection."""
+    loss = recipe.loss
+    switched_on = {
+        "loss.label_smoothing": loss.label_smoothing,
+        "loss.mixup": loss.mixup,
+        "loss.multiplicative_noise": loss.multiplicative_noise,
+        "absa.max_batch_size": recipe.absa.max_batch_size,
+        # Images of a detection step are padded to one size, in steps of the batch that the run starts with.
+        "schedule.batch_growth": recipe.schedule.batch_growth,
+    }
+    for name, value in switched_on.items():
+        if value:
+            raise RecipeError(f"{name}={value} is for classifiers (model.library=timm), and this is model.library={recipe.model.library}")
 
 
 def _total_examples(recipe: Recipe, known: Facts) -> int:

@@ -157,3 +157,19 @@ def test_adversarial_images_are_drawn_by_position_and_end_with_their_share():
     halved = torch.cat([batch[0].flatten(1).any(1) for batch in adaptive.batches(iter(twice), plan.ladder[1], 0)])
     assert 0.15 < halved.float().mean() < 0.35 and not (halved & ~torch.cat(moved[:4])).any()
     assert not any(batch[0].any() for batch in adaptive.batches(iter(given), plan.ladder[-1], 0))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        dict(loss=dict(label_smoothing=0.1)),
+        dict(loss=dict(mixup=0.2)),
+        dict(loss=dict(multiplicative_noise=0.1)),
+        dict(absa=dict(max_batch_size=1024)),
+        dict(schedule=dict(batch_growth=["1ep:2"])),
+    ],
+)
+def test_what_is_for_classifiers_only_is_refused_for_detection(changes):
+    detector = Recipe().vary(batch_size=16, model=dict(library="torchvision"), data=dict(name="shapes"))
+    with pytest.raises(RecipeError, match=r"is for classifiers \(model.library=timm\)"):
+        plan_of(detector.vary(**changes))

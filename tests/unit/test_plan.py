@@ -454,3 +454,9 @@ def test_a_rate_per_example_and_a_warmup_from_a_share_of_it(batch):
 def test_scaling_keys_that_contradict_each_other(changes, said):
     with pytest.raises(RecipeError, match=said):
         plan_of(small(**DIGITS, **changes))
+
+
+def test_an_average_of_the_weights_costs_their_memory():
+    with_average = plan_of(small(**DIGITS, ema=dict(decay=0.99))).memory
+    assert with_average["average"] == 4 * COUNTED.parameters
+    assert plan_of(small(**DIGITS)).memory == with_average | dict(average=0)
