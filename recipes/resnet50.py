@@ -5,7 +5,7 @@ Published  top-1 error 23.60 +- 0.12 % (5 runs; error of a run: median of the la
 Measured   not yet
 """
 
-from lbtrain import Recipe, main
+from lbtrain import Expectation, Recipe, main
 
 recipe = Recipe().vary(
     batch_size=256,
@@ -26,6 +26,7 @@ recipe = Recipe().vary(
         factor=0.1,
     ),
     log_every="50it",
+    expect=Expectation("top1_error", 23.60, 0.3, "Goyal et al. 2017, Table 1"),
 )
 
 if __name__ == "__main__":
