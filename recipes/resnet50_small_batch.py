@@ -1,6 +1,6 @@
 """ResNet-50 on ImageNet at 32 images a step, the rate stated per example (Masters & Luschi 2018, section 3.5 and Figure 12).
 
-Published as a curve: batches of 16 to 64 are best. batch_size=16 bn_batch_size=16 and batch_size=64 bn_batch_size=64 are its other points;
+In the figure batches of 16 to 64 are best. batch_size=16 bn_batch_size=16 and batch_size=64 bn_batch_size=64 are its other points;
 the rate per example stays.
 
 Run        deepspeed --hostfile hostfiles/1x8 recipes/resnet50_small_batch.py data.root=/data/imagenet

@@ -18,6 +18,7 @@ from lbtrain.errors import RecipeError
 from lbtrain.main import main
 from lbtrain.plan import Plan, make_plan
 from lbtrain.recipe import Recipe
+from tools.catalogue import Entry, page
 
 FOLDER = Path(__file__).parents[2] / "recipes"
 REFERENCE = Path(__file__).parents[3] / "shared/reference"
@@ -145,8 +146,10 @@ def _small(recipe: Recipe) -> list[str]:
     words = ["duration=3it", "log_every=1it", "evaluate_every=3it", "checkpoint.every=3it", "data.workers=0", "engine=ddp"]
     if recipe.data.name == "digits":
         return words
-    words += ["data.name=synthetic", f"data.image_size={64 if recipe.data.name == 'imagenet' else 16}", "data.augmentation=none"]
-    words += ["batch_size=16", "bn_batch_size=8", "max_micro_batch_size=8"]
+    words += ["batch_size=40", "bn_batch_size=8"] if recipe.batch_size > 40 else []
+    if recipe.data.name != "imagenet":
+        return [*words, "data.name=digits", "data.train_examples=0", "data.augmentation=none"]
+    words += ["data.name=synthetic", f"data.image_size={64 if recipe.model.name.startswith('alexnet') else 32}", "data.augmentation=none"]
     if recipe.model.name.startswith("alexnet"):
         words.append("model.args={hidden: 64}")
     if recipe.model.name.startswith("resnet") and recipe != load(FOLDER / "resnet50.py")["recipe"]:
@@ -179,3 +182,19 @@ def test_a_variant_is_found_from_any_folder(tmp_path):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert re.search(r"^peak learning rate +3\.2$", done.stdout, re.M)
+
+
+def test_the_table_of_contents_is_fresh():
+    entries = [Entry.read(path) for path in FILES if path.parent == FOLDER]
+    assert (FOLDER / "README.md").read_text() == page(), "python -m tools.catalogue"
+    assert len(entries) == len(re.findall(r"^\| \[", page(), re.M)) >= 50
+    assert all(f"[{entry.name}]({entry.name}.py)" in page() for entry in entries[:3])
+
+
+def test_the_table_of_contents_sees_a_new_recipe_and_a_changed_one(tmp_path):
+    text = (FOLDER / "digits.py").read_text()
+    (tmp_path / "digits.py").write_text(text.replace("batch_size=32,", "batch_size=48,"))
+    (tmp_path / "new.py").write_text(text.replace("ResNet-8 on", "Another on"))
+    small = page(tmp_path)
+    assert "[digits](digits.py): ResNet-8 on" in small and "| 48 |" in small
+    assert "## Others" in small and "[new](new.py): Another on" in small
