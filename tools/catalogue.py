@@ -18,6 +18,7 @@ FOLDER = Path(__file__).parents[1] / "recipes"
 GROUPS = {
     "resnet": "ResNet on ImageNet",
     "alexnet": "AlexNet on ImageNet",
+    "mask_rcnn": "Mask R-CNN",
     "cifar10": "CIFAR-10",
     "fashion": "Fashion-MNIST, for a laptop",
     "digits": "Digits, for a laptop (no data set to fetch)",
