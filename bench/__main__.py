@@ -46,6 +46,12 @@ class Bench:
         return [sys.executable, "-m", f"bench.{self.name}"]
 
 
+def _photos() -> str | None:
+    from bench.input import PHOTOS
+
+    return None if PHOTOS.is_file() else f"no photos at {PHOTOS} (python -m bench.input --photos TAR takes others)"
+
+
 BENCHES = (
     Bench("train", 9),
     Bench("two_ranks", 4),
@@ -53,6 +59,7 @@ BENCHES = (
     Bench("stopwatch", 1),
     Bench("scaling_prediction", 1),
     Bench("hosts_prediction", 7, why_not),
+    Bench("input", 4, _photos),
     Bench("gpu", 9, _gpu),
 )
 

@@ -29,8 +29,7 @@ def draws(block: Block, seed: int, count: int) -> NDArray[np.uint64]:
     key = _splitmix64(np.full(len(block.indices), seed, np.uint64))
     key = _splitmix64(key ^ block.epochs.astype(np.uint64))
     key = _splitmix64(key ^ block.indices.astype(np.uint64))
-    numbers = [_splitmix64(key ^ _splitmix64(np.full_like(key, number))) for number in range(count)]
-    return np.array(numbers, np.uint64).reshape(count, len(key))
+    return _splitmix64(key ^ _splitmix64(np.arange(count, dtype=np.uint64)[:, None]))
 
 
 def uniform(block: Block, seed: int) -> NDArray[np.float64]:

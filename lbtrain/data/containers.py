@@ -49,7 +49,8 @@ class Files:
         return len(self.labels)
 
     def read(self, index: int) -> bytes:
-        return Path(self.name(index)).read_bytes()
+        with open(self._paths[index], "rb", buffering=0) as file:
+            return file.read()
 
     def name(self, index: int) -> str:
         return os.fsdecode(self._paths[index].item())

@@ -2,7 +2,7 @@
 
 JPEG is decoded by libjpeg-turbo (simplejpeg) at a half, a quarter or an eighth of its size where what is cut out of it stays at least as
 large as asked for; then one antialiased bilinear step, torch's uint8 form of Pillow's filter. At full size the result is within a level of
-Pillow's decoder and filter (docs/data.md says by how much, also for the scaled sizes). Whatever simplejpeg does not take (PNG, WebP, CMYK,
+Pillow's decoder and filter (bench.input measures it, also for the scaled sizes). Whatever simplejpeg does not take (PNG, WebP, CMYK,
 damage) goes through Pillow, whose word on a damaged file is final.
 """
 

@@ -40,8 +40,8 @@ class PhotoSource:
         on_error: str = "raise",
     ):
         self.container, self.view, self.size, self.num_classes = container, view, size, num_classes
-        self.mean = torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1)
-        self.std = torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1)
+        self.mean = torch.tensor(mean, dtype=torch.float32).view(-1, 1, 1)
+        self.std = torch.tensor(std, dtype=torch.float32).view(-1, 1, 1)
         self.seed = seed
         self.on_error = on_error
         self.replaced: list[str] = []
@@ -55,10 +55,11 @@ class PhotoSource:
         numbers = uniform(draws(block, self.seed, self.view.draws)).T
         for place, (epoch, index) in enumerate(zip(block.epochs.tolist(), block.indices.tolist(), strict=True)):
             try:
-                pixels[place], labels[place] = self._sample(index, numbers[place].tolist())
+                seen, labels[place] = self._sample(index, numbers[place].tolist())
             except DataError as error:
-                pixels[place], labels[place] = self._instead_of(epoch, index, error)
-        return pixels.sub_(self.mean).div_(self.std), labels
+                seen, labels[place] = self._instead_of(epoch, index, error)
+            pixels[place].copy_(seen).sub_(self.mean).div_(self.std)  # one by one, while they are in the cache
+        return pixels, labels
 
     def take_replaced(self) -> list[str]:
         """Messages about the images replaced since this was last asked."""

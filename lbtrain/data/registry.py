@@ -78,6 +78,9 @@ def open_source(config: DataConfig, *, train: bool, seed: int) -> Source:
         return _photos(config, known, train, seed)
     if config.augmentation not in ("none", "crop_flip"):
         raise RecipeError(f"data.augmentation={config.augmentation} is for photos; {config.name} takes none or crop_flip")
+    own = _FACTS[config.name].image_size
+    if known.image_size != own:
+        raise RecipeError(f"data.image_size={config.image_size}: the images of {config.name} have {own} pixels a side, and keep them")
     images, labels = digits(train) if config.name == "digits" else read_arrays(config.name, _root(config), train=train)
     if train:
         images, labels = images[: known.train_examples], labels[: known.train_examples]

@@ -185,6 +185,11 @@ def test_an_augmentation_for_other_images_is_refused_or_has_no_effect(folder, na
             open_source(wanted, train=True, seed=0)
 
 
+def test_small_images_keep_their_size():
+    with pytest.raises(RecipeError, match=r"data\.image_size=16: the images of digits have 8 pixels a side"):
+        open_source(DataConfig(image_size=16), train=True, seed=0)
+
+
 def test_a_tar_is_scanned_once_and_again_when_it_has_changed(tmp_path, folder, monkeypatch):
     scans = []
     monkeypatch.setattr(tar, "_scan", lambda tars, scan=tar._scan: scans.append(tars) or scan(tars))

@@ -1,0 +1,174 @@
+"""Photos decoded, augmented and normalised per second of one core, ours against torchvision's ImageFolder and transforms, in turns.
+
+    python -m bench.input                          every case, about three minutes; appends to results/input.csv
+    python -m bench.input --cases train --rounds 3
+
+The photos are the 144 of COCO 2017 that lie in --photos (a tar file with *.jpg), arranged as an image folder in a temporary place. Their
+mean is 583 x 475 pixels in 157 kB, 4.6 bits a pixel: somewhat larger than ImageNet's mean (about 470 x 390 in 110 kB), as densely coded.
+
+train       224 x 224 out of a random box, flipped at random, normalised: data.augmentation=imagenet against RandomResizedCrop's own steps,
+            both with the same boxes and flips, which ours draws inside the measured time
+score       shorter side to 256, centre 224, normalised
+train-large the photos enlarged twice and coded at quality 90, as photos that were not made small for ImageNet would be
+difference  measured with `train` and `train-large`: mean absolute difference of the pixels to torchvision's, in levels of 255
+
+Both decode with libjpeg-turbo, and most of the time left is its entropy decoding, which scaled decoding does not save.
+"""
+
+import argparse
+import io
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import functional as tv
+
+from bench import rows
+from lbtrain.data import open_source
+from lbtrain.data.augment import draws
+from lbtrain.data.photos import PhotoSource, uniform
+from lbtrain.data.views import VIEWS, random_box
+from lbtrain.recipe import DataConfig
+from lbtrain.sampling import Block
+
+PHOTOS = Path(__file__).parents[2] / "shared" / "data" / "coco_mini" / "coco_mini.tar"
+COMMAND = "python -m bench.input"
+BATCH = 16
+PEER = "torchvision ImageFolder + transforms"
+
+
+def image_folder(photos: Path, root: Path, enlarge: int = 1) -> Path:
+    """root/train/{even,odd} and a root/val of one photo each, from the JPEG files in a tar."""
+    with tarfile.open(photos) as tar:
+        found = [member for member in tar if member.name.endswith(".jpg")]
+        for number, member in enumerate(found):
+            data = tar.extractfile(member).read()  # type: ignore[union-attr]
+            for split in ("train", "val") if number < 2 else ("train",):
+                path = root / split / ("even", "odd")[number % 2] / Path(member.name).name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(enlarged(data, enlarge) if enlarge > 1 else data)
+    return root
+
+
+def enlarged(data: bytes, times: int) -> bytes:
+    image, buffer = Image.open(io.BytesIO(data)).convert("RGB"), io.BytesIO()
+    image.resize((image.width * times, image.height * times), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()
+
+
+def source(root: Path, *, train: bool) -> PhotoSource:
+    config = DataConfig(name="imagefolder", root=str(root), augmentation="imagenet" if train else "none", image_size=224)
+    opened = open_source(config, train=True, seed=0)
+    assert isinstance(opened, PhotoSource)
+    return opened
+
+
+def blocks(epoch: int, count: int) -> Iterator[Block]:
+    for start in range(0, count, BATCH):
+        indices = np.arange(start, min(start + BATCH, count))
+        yield Block(np.full(len(indices), epoch), indices)
+
+
+class Peer:
+    """ImageFolder's reading and RandomResizedCrop's, RandomHorizontalFlip's, ToTensor's and Normalize's steps, in given boxes."""
+
+    def __init__(self, root: Path, ours: PhotoSource, *, train: bool):
+        self.folder, self.train = ImageFolder(str(root / "train")), train
+        names = [ours.container.name(index) for index in range(len(ours))]
+        self.order = [names.index(path) for path, _ in self.folder.samples]
+        self.mean, self.std = (ours.mean.flatten() / 255).tolist(), (ours.std.flatten() / 255).tolist()
+
+    def prepare(self, epoch: int) -> None:
+        """The draws that ours makes for these photos in this epoch; not part of the measured time."""
+        count = len(self.folder)
+        block = Block(np.full(count, epoch), np.array(self.order))
+        self.draws = uniform(draws(block, 0, VIEWS["imagenet"].draws)).T.tolist()
+
+    def picture(self, number: int) -> tuple[Image.Image, int]:
+        image, label = self.folder[number]
+        if not self.train:
+            return tv.center_crop(tv.resize(image, 256, InterpolationMode.BILINEAR), [224, 224]), label
+        flip, *rest = self.draws[number]
+        image = tv.resized_crop(image, *random_box(image.height, image.width, rest), [224, 224], InterpolationMode.BILINEAR)
+        return (tv.hflip(image) if flip < 0.5 else image), label
+
+    def batch(self, numbers: range) -> tuple[Tensor, Tensor]:
+        samples = [self.picture(number) for number in numbers]
+        pixels = [tv.normalize(tv.to_tensor(image), self.mean, self.std) for image, _ in samples]
+        return torch.stack(pixels), torch.tensor([label for _, label in samples])
+
+
+def images_per_core_second(load: Callable[[int], int], epoch: int) -> float:
+    """Of processor time, so that others on the machine count as little as can be."""
+    start = time.process_time()
+    count = load(epoch)
+    return count / (time.process_time() - start)
+
+
+def in_turns(case: str, root: Path, rounds: int) -> rows.Row:
+    train = case != "score"
+    ours = source(root, train=train)
+    peer = Peer(root, ours, train=train)
+
+    def load_ours(epoch: int) -> int:
+        return sum(len(ours.fetch(block)[1]) for block in blocks(epoch, len(ours)))
+
+    def load_peer(epoch: int) -> int:
+        return sum(len(peer.batch(range(first, min(first + BATCH, len(ours))))[1]) for first in range(0, len(ours), BATCH))
+
+    mine, theirs = [], []
+    for epoch in range(rounds + 1):
+        peer.prepare(epoch)
+        mine.append(images_per_core_second(load_ours, epoch))
+        theirs.append(images_per_core_second(load_peer, epoch))
+    return rows.paired(
+        "input", case, PEER, mine[1:], theirs[1:], unit="images/s per core", target="" if case == "score" else ">=2.0",
+        command=f"{COMMAND} --cases {case}",
+    )  # fmt: skip
+
+
+def difference(case: str, root: Path, rounds: int) -> rows.Row:
+    ours = source(root, train=True)
+    peer = Peer(root, ours, train=True)
+    distances = []
+    for epoch in range(min(rounds, 5)):
+        peer.prepare(epoch)
+        mine = torch.cat([ours.fetch(block)[0] for block in blocks(epoch, len(ours))]) * ours.std + ours.mean
+        theirs = torch.stack([tv.pil_to_tensor(peer.picture(number)[0]) for number in range(len(ours))]).float()
+        distances.append(float((mine[peer.order] - theirs).abs().mean()))
+    return rows.paired(
+        "input", f"difference of {case}", "one level of 255", distances, [1.0] * len(distances), unit="levels", target="",
+        command=f"{COMMAND} --cases {case}",
+    )  # fmt: skip
+
+
+def main() -> None:
+    cases = ("train", "score", "train-large")
+    parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", nargs="+", choices=cases, default=cases, help="(default: all)")
+    parser.add_argument("--photos", type=Path, default=PHOTOS, help="a tar file with JPEG photos")
+    parser.add_argument("--rounds", type=int, default=11)
+    options = parser.parse_args()
+    if not options.photos.is_file():
+        parser.error(f"{options.photos}: no such file; --photos takes any tar file with *.jpg in it")
+    torch.set_num_threads(1)
+    found = []
+    with tempfile.TemporaryDirectory() as place:
+        for case in options.cases:
+            root = image_folder(options.photos, Path(place) / case, enlarge=2 if case == "train-large" else 1)
+            found.append(in_turns(case, root, options.rounds))
+            if case != "score":
+                found.append(difference(case, root, options.rounds))
+    rows.write(found, "input")
+
+
+if __name__ == "__main__":
+    main()
