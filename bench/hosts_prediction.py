@@ -6,7 +6,7 @@ Hosts are network namespaces on this machine with their sending rate limited; co
 do not slow each other; gradients, launches, DistributedDataParallel and gloo are real. Each launch goes through all rates three times. The
 prediction gets one host's throughput, two hosts' all-reduce sweep and points, and nothing that ran on four.
 
-Takes about 6 minutes and a machine that does nothing else. Writes results/hosts_prediction.csv and the table of docs/scaling.md; exits 1 if
+Takes about 7 minutes and a machine that does nothing else. Writes results/hosts_prediction.csv and the table of docs/scaling.md; exits 1 if
 efficiency on four hosts is predicted more than 5 points off at any rate.
 """
 

@@ -29,7 +29,7 @@ _NETWORK = "10.77.0"
 _SBIN = "/usr/sbin:/sbin"
 
 # What an administrator would set on every node. Without the interface name gloo advertises the loopback address.
-_NODE_ENVIRONMENT = {"DS_ACCELERATOR": "cpu", "GLOO_SOCKET_IFNAME": "eth0", "OMP_NUM_THREADS": "1"}
+_NODE_ENVIRONMENT = {"DS_ACCELERATOR": "cpu", "GLOO_SOCKET_IFNAME": "eth0", "OMP_NUM_THREADS": "1", "LBTRAIN_NAMESPACE_HOST": "1"}
 
 _SSH_CONFIG = """\
 Host *

@@ -19,37 +19,31 @@ FORWARD_S, BACKWARD_S = 0.02, 0.04
 
 class _Sleep(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, sleep_s: tuple[float, float]) -> Tensor:
-        ctx.weight, ctx.backward_s = weight, sleep_s[1]
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor) -> Tensor:
+        ctx.weight = weight
         if hidden.device.type != "meta":
-            time.sleep(sleep_s[0])
+            time.sleep(FORWARD_S)
         return hidden.clone()
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
-        time.sleep(ctx.backward_s)
-        return gradient, torch.zeros_like(ctx.weight), None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        time.sleep(BACKWARD_S)
+        return gradient, torch.zeros_like(ctx.weight)
 
 
 class _Block(nn.Module):
-    def __init__(self, values: int, sleep_s: tuple[float, float]) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.zeros(values))
-        self._sleep_s = sleep_s
+        self.weight = nn.Parameter(torch.zeros(BLOCK_VALUES))
 
     def forward(self, hidden: Tensor) -> Tensor:
-        return _Sleep.apply(hidden, self.weight, self._sleep_s)
+        return _Sleep.apply(hidden, self.weight)
 
 
 class SleepingNet(nn.Module):
-    """`sleep_s`: seconds that a block takes forward and backward."""
-
-    def __init__(
-        self, num_classes: int, in_chans: int, *, blocks: int = NUM_BLOCKS, block_values: int = BLOCK_VALUES,
-        sleep_s: tuple[float, float] = (FORWARD_S, BACKWARD_S),
-    ):  # fmt: skip
+    def __init__(self, num_classes: int, in_chans: int):
         super().__init__()
-        self.blocks = nn.Sequential(*[_Block(block_values, sleep_s) for _ in range(blocks)])
+        self.blocks = nn.Sequential(*[_Block() for _ in range(NUM_BLOCKS)])
         self.head = nn.Linear(in_chans, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
