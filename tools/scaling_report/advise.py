@@ -38,11 +38,12 @@ class Option:
 
 @dataclass(frozen=True, kw_only=True)
 class Critical:
-    """The critical batch in images with its interval (equal bounds where it was just given), and the fewest images that do, if known."""
+    """The critical batch in images with its interval (equal bounds where it was just given; `high` None: no upper bound is known), and the
+    fewest images that do, if known."""
 
     batch: float
     low: float
-    high: float
+    high: float | None
     min_examples: float | None = None
 
     @staticmethod
@@ -60,9 +61,15 @@ class Critical:
             raise ReportError(f"{file} cannot be read ({error.strerror}): `python -m tools.landscape batch RUN_DIR` writes it") from None
         except (ValueError, TypeError, KeyError) as error:
             raise ReportError(f"{file} does not say a critical batch ({type(error).__name__}: {error})") from None
-        if not 0 < low <= batch <= high < math.inf:
+        if not (0 < batch < math.inf and low > 0 and (high is None or low <= high)):
             raise ReportError(f"{file}: a critical batch of {batch} in [{low}, {high}] cannot be")
-        return Critical(batch=batch, low=float(low), high=float(high), min_examples=least and float(least))
+        return Critical(batch=batch, low=float(low), high=high and float(high), min_examples=least and float(least))
+
+    @property
+    def words(self) -> str:
+        if self.low == self.high:
+            return f"critical batch {self.batch:,.0f} images"
+        return f"critical batch {self.batch:,.0f} images ({self.low:,.0f} to {f'{self.high:,.0f}' if self.high else 'no known bound'})"
 
 
 def options_for(rates: Sequence[tuple[int, int, float]], *, critical_batch: float, least_examples: float) -> list[Option]:
@@ -119,7 +126,7 @@ def run(options: argparse.Namespace) -> int:
     rates = _rates(load(options.report), options.report, options.micro_batch)
     found, *bounds = (
         options_for(rates, critical_batch=batch, least_examples=_least(options, critical, batch))
-        for batch in (critical.batch, critical.low, critical.high)
+        for batch in (critical.batch, critical.low, critical.high or math.inf)
     )
     advice = sentence(found, [knee(each) for each in bounds])
     if options.json:
@@ -129,10 +136,7 @@ def run(options: argparse.Namespace) -> int:
             )
         )
         return 0
-    print(
-        f"critical batch {critical.batch:,.0f} images"
-        + (f" ({critical.low:,.0f} to {critical.high:,.0f})" if critical.low < critical.high else "")
-    )
+    print(critical.words)
     print(f"{'GPUs':>6}{'batch':>9}{'time':>14}{'GPU-hours':>12}")
     for each in found:
         mark = "  <- the knee" if each == knee(found) else ""

@@ -88,7 +88,7 @@ class Study:
     def rows(self) -> list[Row]:
         """The rows of all points before they are measured; a point that cannot be is refused in its status."""
         options = self.options
-        stages = options.zero or [self.recipe.deepspeed.zero_stage]
+        stages = options.zero or [self.recipe.zero_stage_under(self.engine)]
         points = itertools.product(options.mode, options.data, stages, options.accumulation, options.gpus)
         rows = [self.row(gpus, mode, data, stage, passes) for mode, data, stage, passes, gpus in points]
         sweeps = sum(gpus > 1 for gpus in options.gpus) if options.collectives else 0
@@ -103,16 +103,20 @@ class Study:
             gpus=gpus, nodes=len(self.hosts.subset(gpus).names), mode=mode, data=data, global_batch=batch, accumulation=passes,
             per_gpu_batch=batch // (gpus * passes), zero_stage=stage, precision=self.recipe.precision,
         )  # fmt: skip
+        if stage and self.engine not in ("deepspeed", "colossalai"):
+            return dataclasses.replace(row, status=f"refused: ZeRO stage {stage} needs DeepSpeed or ColossalAI, not {self.engine}")
         if batch % (gpus * passes):
             passed = f" in {passes} passes" if passes > 1 else ""
             return dataclasses.replace(row, status=f"refused: batch_size={batch} cannot be cut over {gpus} GPUs{passed}")
         try:
-            make_plan(self.recipe.with_overrides(_settings(row)), gpus, engine=self._engine())
+            make_plan(self.recipe.with_overrides(self._settings(row)), gpus, engine=self.engine)
         except RecipeError as error:
             return dataclasses.replace(row, status=f"refused: {error}")
         return row
 
-    def _engine(self) -> str:
+    @property
+    def engine(self) -> str:
+        """Of lbtrain, that the launcher brings with it or the recipe asks for."""
         chosen = {"deepspeed": "deepspeed", "accelerate": "accelerate"}.get(self.options.launcher, "ddp")
         return chosen if self.recipe.engine == "auto" else self.recipe.engine
 
@@ -161,12 +165,24 @@ class Study:
 
     def words(self, row: Row, exchange: str) -> list[str]:
         # Sharded gradients cannot but be exchanged; what the stages compute is the same.
-        alone = ["deepspeed.zero_stage=0"] if exchange == "no-exchange" and row.zero_stage else []
-        settings = [*_settings(row), *self._size(row), *alone, "log_every=1000000it", "run_dir={folder}/run", "resume=never"]
+        shown = dataclasses.replace(row, zero_stage=0) if exchange == "no-exchange" else row
+        settings = [*self._settings(shown), *self._size(row), "log_every=1000000it", "run_dir={folder}/run", "resume=never"]
         # The interval to the step before is what is timed: one step more than asked for.
         steps = self.options.warmup + self.options.steps + 1
         script = str(_HERE / "timed_run.py")
         return [script, "{folder}", str(steps), exchange, str(self.options.recipe.resolve()), *self.options.overrides, *settings]
+
+    def _settings(self, row: Row) -> list[str]:
+        # The learning rate has no say in the speed, but a rate that is scaled up could end the run with a NaN.
+        settings = [
+            f"batch_size={row.global_batch}",
+            f"micro_batch_size={row.per_gpu_batch}",
+            "schedule.rule=none",
+            "schedule.batch_growth=",
+        ]
+        if self.engine in ("deepspeed", "colossalai"):
+            settings.append(f"{self.engine}.zero_stage={row.zero_stage}")
+        return [*settings, "data.name=synthetic"] if row.data == "synthetic" else settings
 
     def _size(self, row: Row) -> list[str]:
         """Synthetic images are as large as the recipe's."""
@@ -186,13 +202,6 @@ class Study:
 def _name(row: Row) -> str:
     stage = f"-zero{row.zero_stage}" if row.zero_stage else ""
     return f"{row.mode}-{row.data}-{row.gpus}{stage}" + (f"-passes{row.accumulation}" if (row.accumulation or 1) > 1 else "")
-
-
-def _settings(row: Row) -> list[str]:
-    # The learning rate has no say in the speed, but a rate that is scaled up could end the run with a NaN.
-    settings = [f"batch_size={row.global_batch}", f"micro_batch_size={row.per_gpu_batch}", "schedule.rule=none"]
-    settings += [f"deepspeed.zero_stage={row.zero_stage}", "schedule.batch_growth="]
-    return [*settings, "data.name=synthetic"] if row.data == "synthetic" else settings
 
 
 def run(options: argparse.Namespace) -> int:

@@ -123,12 +123,21 @@ def test_advise_reads_the_critical_batch_of_a_run(growing: Path, capsys: pytest.
     assert re.search(r"the knee may lie from \d+ to \d+ GPUs", from_run["advice"])
 
 
+def test_a_critical_batch_without_an_upper_bound_is_said_so(growing: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    note = growing.with_name("b.json")
+    note.write_text('{"critical_batch": 900, "critical_batch_interval": [400, null], "min_steps": 9, "min_examples": 8100}')
+    assert main(["advise", str(growing), "--micro-batch", "32", "--noise-scale", str(note)]) == 0
+    out = capsys.readouterr().out
+    assert "critical batch 900 images (400 to no known bound)" in out
+    assert "to 2048 GPUs" in out  # without a bound every doubling may pay
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
         (None, "tools.landscape batch"),
         ("{}", "does not say a critical batch"),
-        ('{"critical_batch": 5, "critical_batch_interval": [7, 9], "min_examples": 1}', "cannot be"),
+        ('{"critical_batch": 5, "critical_batch_interval": [9, 7], "min_examples": 1}', "cannot be"),
     ],
 )
 def test_a_run_without_a_critical_batch_is_refused(text: str | None, said: str, growing: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -143,7 +143,7 @@ def test_points_are_every_combination_and_the_impossible_are_refused_unlaunched(
 
 
 def test_a_sharded_point_is_computed_alone_unsharded(tmp_path: Path) -> None:
-    study = _study(tmp_path, FOUR_HOSTS, warmup=1, steps=3, recipe=Path("r.py"), overrides=[])
+    study = _study(tmp_path, FOUR_HOSTS, warmup=1, steps=3, recipe=Path("r.py"), overrides=[], launcher="deepspeed")
     row = study.row(4, "weak", "synthetic", stage=2)
     stages = [[word for word in study.words(row, run) if "zero_stage" in word][-1] for run in ("exchange", "no-exchange")]
     assert stages == ["deepspeed.zero_stage=2", "deepspeed.zero_stage=0"]
