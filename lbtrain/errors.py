@@ -3,8 +3,9 @@
 2  the recipe, an override or the plan cannot be (nothing was started)
 3  the job was launched in another world than the one asked for
 4  another rank, its host or its launcher was lost; the same command goes on from the newest checkpoint
-5  the loss is no longer finite
+5  a loss or a gradient is no longer finite
 6  an image cannot be read while the run goes on
+7  a checkpoint could not be written (disk full, no right); the ones before it are whole
 75 saved after a signal, run me again (EX_TEMPFAIL in sysexits.h)
 """
 
@@ -34,7 +35,7 @@ class RankLost(UserError, RuntimeError):
 
 
 class Diverged(UserError, ArithmeticError):
-    """The loss became NaN or infinite."""
+    """A loss or a gradient became NaN or infinite."""
 
     exit_code = 5
 
@@ -43,6 +44,12 @@ class DataError(UserError, ValueError):
     """An image, named in the message, that cannot be read or has an impossible label. Raised by the rank that met it alone."""
 
     exit_code = 6
+
+
+class SaveFailed(UserError, OSError):
+    """The disk did not take a checkpoint."""
+
+    exit_code = 7
 
 
 class Preempted(UserError):

@@ -133,6 +133,7 @@ def run(recipe: Recipe, name: str, *, on_screen: bool = True, instruments: "Inst
     check_runs_here(plan.engine, plan.zero_stage, device_type())
     directory = RunDirectory(Path(_run_dir(recipe, name)))
     directory.open_for(recipe)
+    claim = directory.claim() if world.rank == 0 else None
     checkpoints = Checkpoints(directory.path, keep=recipe.checkpoint.keep)
     device = start_process_group(world)
     found = checkpoints.newest()
@@ -158,7 +159,7 @@ def run(recipe: Recipe, name: str, *, on_screen: bool = True, instruments: "Inst
     techniques = Techniques(create_batch_control(recipe, plan, model, task, engine, records), average)
     if found:
         techniques.load(found.extras)
-    with contextlib.closing(records):
+    with contextlib.closing(records), claim or contextlib.nullcontext():
         evaluation = train(plan, task, engine, optimizer, records, checkpoints, progress, techniques)
     result = {"recipe": name, **flat(evaluation), "headline": vars(task.headline), "seconds": time.time() - started, "expectation": None}
     if recipe.expect:

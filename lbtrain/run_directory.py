@@ -3,10 +3,15 @@
 recipe.yaml, plan.json, deepspeed.json (as handed to the engine), metrics.jsonl, tensorboard/, checkpoints/, summary.json.
 """
 
+import errno
+import fcntl
 import json
+import os
+import socket
+import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from omegaconf import OmegaConf
 
@@ -16,6 +21,15 @@ from lbtrain.plan import Plan
 from lbtrain.provenance import commit, hardware, versions
 from lbtrain.recipe import MAY_CHANGE_ON_RESUME, Recipe, keys
 from lbtrain.records import write_whole
+
+
+def _locked(lock: TextIO) -> bool:
+    """Whether the lock could be had, or there are none on this file system. A lock of this kind holds between the hosts of an NFS too."""
+    try:
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno not in (errno.EACCES, errno.EAGAIN)
+    return True
 
 
 @dataclass(frozen=True)
@@ -43,6 +57,26 @@ class RunDirectory:
             raise RecipeError(
                 f"run_dir={self.path} holds a run of another recipe ({'; '.join(changed)}): choose another run_dir, or undo the change"
             )
+
+    def claim(self, *, patience: float = 10) -> TextIO:
+        """Locks the directory for this process, for as long as the returned file is open; the system frees it when the process dies.
+
+        Raises RecipeError, with the owner, if another process still holds it after `patience` seconds, or if nothing can be written.
+        """
+        path, end = self.path / "lock", time.monotonic() + patience
+        try:
+            lock = path.open("a+")
+        except OSError as error:
+            raise RecipeError(f"run_dir={self.path} cannot be written to: {error.strerror}") from error
+        while not _locked(lock):
+            if time.monotonic() > end:
+                lock.seek(0)
+                raise RecipeError(f"run_dir={self.path} is in use by {lock.read().strip()}: wait for it, end it, or choose another run_dir")
+            time.sleep(0.1)
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
+        lock.flush()
+        return lock
 
     def describe(self, recipe: Recipe, plan: Plan) -> None:
         """Writes what the run is made of, before its first step."""

@@ -103,13 +103,14 @@ def train(
             if finished or stopped or crossed(before, examples, plan.checkpoint_every):
                 watchdog.at(step, "checkpoint")
                 with window.paused():
-                    save(engine, checkpoints, progress, techniques, task)
+                    save(engine, checkpoints, progress, techniques, task, wait=finished or stopped)
             if stopped and not finished:
                 raise Preempted(f"stopped by a signal after step {step}; everything is saved: the same command goes on from there")
             if coming != phase:
                 phase, batches = coming, cut_from_here(coming, task, engine, techniques, examples)
     finally:
         stop.close()
+        checkpoints.wait()
     return evaluation or evaluate(plan, task, engine, techniques, progress)[0]
 
 
@@ -141,9 +142,11 @@ def score(plan: Plan, task: Task, engine: Engine) -> Evaluation:
     return found
 
 
-def save(engine: Engine, checkpoints: Checkpoints, progress: Progress, techniques: Techniques, task: Task) -> None:
-    """Collective: all ranks give their part, rank 0 writes."""
+def save(engine: Engine, checkpoints: Checkpoints, progress: Progress, techniques: Techniques, task: Task, *, wait: bool) -> None:
+    """Collective: all ranks give their part, rank 0 writes, while the others and the loop go on unless told to `wait`."""
     state = engine.save()
     if state is not None:
         checkpoints.save(state, progress, task.recipe.to_yaml(), techniques.state())
-    engine.mean(torch.zeros(1, device=engine.device))  # nobody goes on, or exits, before the file is there
+    if wait:
+        checkpoints.wait()
+        engine.mean(torch.zeros(1, device=engine.device))  # nobody exits before the file is there

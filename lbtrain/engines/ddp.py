@@ -48,7 +48,7 @@ class DDPEngine(WindowedEngine):
     def save(self) -> EngineState | None:
         if self.rank:
             return None
-        model = {name: tensor.cpu() for name, tensor in self.module.state_dict().items()}
+        model = {name: tensor.to("cpu", copy=True) for name, tensor in self.module.state_dict().items()}
         return {
             "model": model,
             "optimizer": named_optimizer_state(self.module, self.optimizer),

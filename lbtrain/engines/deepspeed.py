@@ -76,7 +76,7 @@ class DeepSpeedEngine(WindowedEngine):
         if self.rank:
             return None
         return {
-            "model": {name: tensor.cpu() for name, tensor in model.items()},
+            "model": {name: tensor.to("cpu", copy=True) for name, tensor in model.items()},
             "optimizer": states,
             "loss_scale": scaler.get_scale() if scaler else 1.0,
         }

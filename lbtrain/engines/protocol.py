@@ -48,7 +48,7 @@ class Engine(Protocol):
         ...
 
     def save(self) -> EngineState | None:
-        """The full state, on rank 0 (None on the others). Collective."""
+        """A copy of the full state, on rank 0 (None on the others). Collective."""
         ...
 
     def load(self, state: EngineState) -> None:
@@ -59,7 +59,7 @@ class Engine(Protocol):
 def named_optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, dict[str, Tensor]]:
     """{parameter name: {state name: tensor on the CPU}} of an optimizer that holds whole parameters."""
     return {
-        name: {key: value.cpu() for key, value in optimizer.state[parameter].items() if isinstance(value, Tensor)}
+        name: {key: value.to("cpu", copy=True) for key, value in optimizer.state[parameter].items() if isinstance(value, Tensor)}
         for name, parameter in model.named_parameters()
         if parameter in optimizer.state
     }

@@ -8,7 +8,7 @@ import torch
 
 import lbtrain.nn  # noqa: F401  registers its models with timm
 from lbtrain.checkpoint import Checkpoints, Progress
-from lbtrain.errors import RecipeError
+from lbtrain.errors import RecipeError, SaveFailed
 
 
 def state(value: float = 0.0) -> dict:
@@ -23,6 +23,7 @@ def save(run_dir: Path, *steps: int, keep: int = 9) -> Checkpoints:
     checkpoints = Checkpoints(run_dir, keep=keep)
     for step in steps:
         checkpoints.save(state(step), Progress(examples=32 * step, step=step, skipped_steps=1), "seed: 0\n")
+    checkpoints.wait()
     return checkpoints
 
 
@@ -55,6 +56,7 @@ def test_the_newest_is_by_step_also_beyond_nine_digits(tmp_path):
     checkpoints = save(tmp_path, 9, 10, 999_999_999)
     assert newest(checkpoints)[1].step == 999_999_999
     checkpoints.save(state(), Progress(1, 1_000_000_000), "")
+    checkpoints.wait()
     assert newest(checkpoints)[1].step == 1_000_000_000
 
 
@@ -67,6 +69,7 @@ def test_the_newest_stay(tmp_path, keep, left):
 def test_saving_the_same_step_again_replaces_it(tmp_path):
     checkpoints = save(tmp_path, 3)
     checkpoints.save(state(8.0), Progress(96, 3), "")
+    checkpoints.wait()
     assert float(newest(checkpoints)[0]["model"]["weight"][0, 0]) == 8.0
     assert len(names(tmp_path)) == 2
 
@@ -121,11 +124,14 @@ def test_a_crash_while_writing_leaves_the_older_one(tmp_path, monkeypatch):
         raise OSError("no space left on device")
 
     monkeypatch.setattr(torch, "save", crash)
-    with pytest.raises(OSError, match="no space left"):
-        checkpoints.save(state(2), Progress(64, 2), "")
+    checkpoints.save(state(2), Progress(64, 2), "")
+    with pytest.raises(SaveFailed, match=r"step 2 could not be written to .*no space left.*step_000000001\.pt is whole"):
+        checkpoints.wait()
+    assert names(tmp_path) == ["step_000000001.pt", "step_000000001.sha256"]
     monkeypatch.undo()
     assert newest(checkpoints)[1].step == 1
     checkpoints.save(state(2), Progress(64, 2), "")
+    checkpoints.wait()
     assert newest(checkpoints)[1].step == 2
 
 
@@ -134,6 +140,7 @@ def test_other_files_in_the_folder_are_left_alone(tmp_path):
     for name in ("step_best.pt", "step_000000009.pt.bak", "notes.txt", "step_7.pt"):
         (tmp_path / "checkpoints" / name).write_text("mine")
     checkpoints.save(state(), Progress(64, 2), "")
+    checkpoints.wait()
     assert newest(checkpoints)[1].step == 2
     assert {"step_best.pt", "step_000000009.pt.bak", "notes.txt", "step_7.pt"} <= set(names(tmp_path))
 
@@ -150,7 +157,10 @@ def test_timm_loads_a_checkpoint_by_its_path(tmp_path, name):
     torch.manual_seed(0)
     model = timm.create_model(name, num_classes=3, in_chans=1).eval()
     content = {"model": model.state_dict(), "optimizer": {}, "loss_scale": 1.0}
-    path = Checkpoints(tmp_path, keep=1).save(content, Progress(1, 1), "")
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    checkpoints.save(content, Progress(1, 1), "")
+    checkpoints.wait()
+    path = tmp_path / "checkpoints/step_000000001.pt"
     torch.manual_seed(1)
     loaded = timm.create_model(name, num_classes=3, in_chans=1, checkpoint_path=str(path)).eval()
     images = torch.randn(2, 1, 32, 32)

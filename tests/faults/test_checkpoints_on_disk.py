@@ -1,0 +1,125 @@
+"""Checkpoints where the disk, the power or a second job fails: what was good stays good, and what went wrong is said."""
+
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from lbtrain.checkpoint import Checkpoints, Progress
+from lbtrain.errors import RecipeError
+from lbtrain.run_directory import RunDirectory
+
+ROOT = Path(__file__).parents[2]
+KILLS = 200
+
+
+def state(step: int) -> dict:
+    weight = torch.full((256, 64), float(step))
+    return {"model": {"weight": weight}, "optimizer": {"weight": {"momentum_buffer": -weight}}, "loss_scale": 1.0}
+
+
+def save_for_ever(run_dir: Path, first: int, acknowledge: int) -> None:
+    checkpoints = Checkpoints(run_dir, keep=2)
+    for step in range(first, first + 10**6):
+        checkpoints.save(state(step), Progress(32 * step, step), "seed: 0\n")
+        checkpoints.wait()
+        os.write(acknowledge, f"{step}\n".encode())
+
+
+@pytest.mark.slow
+def test_no_kill_during_a_save_loses_more_than_that_save(tmp_path):
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    generator, last = random.Random(seed), 0
+    for kill in range(KILLS):
+        reader, writer = os.pipe()
+        child = os.fork()
+        if not child:
+            os.close(reader)
+            try:
+                save_for_ever(tmp_path, last + 1, writer)
+            finally:
+                os._exit(1)
+        os.close(writer)
+        with os.fdopen(reader) as acknowledged:
+            first = acknowledged.readline() if kill % 4 else ""  # every fourth may fall into the first save of its process
+            time.sleep(generator.uniform(0, 0.01))
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            done = [int(line) for line in [first, *acknowledged.readlines()] if line.endswith("\n")]
+        found = Checkpoints(tmp_path, keep=2).newest()
+        least = max([last, *done])
+        if found is None:
+            assert least == 0
+            continue
+        assert least <= found.progress.step <= least + 1, (seed, kill)
+        assert found.passed_over == [], (seed, kill)
+        assert torch.equal(found.state["model"]["weight"], state(found.progress.step)["model"]["weight"]), (seed, kill)
+        last = found.progress.step
+    assert last > KILLS / 2
+
+
+def run_on_a_small_disk(tmp_path: Path, mount: str, *words: str) -> subprocess.CompletedProcess[str]:
+    """The digits recipe with its run directory on a file system that is mounted for it alone."""
+    if os.geteuid() or not shutil.which("unshare"):
+        pytest.skip("mounting a small disk needs root and unshare")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    recipe = [sys.executable, str(ROOT / "recipes/digits.py"), f"run_dir={disk}/run", "log_every=1it", "evaluate_every=1dur", *words]
+    script = f'mount -t tmpfs -o {mount} disk "$0" && mkdir -p "$0/run" && {{ test -z "$1" || mount -o remount,ro "$0"; }} && shift && '
+    script += '"$@"; code=$?; ls "$0/run/checkpoints" 2>/dev/null; exit $code'
+    flag = "ro" if "ro" in words else ""
+    recipe = [word for word in recipe if word != "ro"]
+    environment = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")} | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        ["unshare", "--mount", "sh", "-c", script, str(disk), flag, *recipe],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=environment,
+        check=False,
+    )
+
+
+def test_a_full_disk_ends_the_run_and_keeps_the_last_checkpoint(tmp_path):
+    """A checkpoint of ResNet-8 takes 630 kB: two fit, the third does not."""
+    ended = run_on_a_small_disk(tmp_path, "size=1700k", "duration=9it", "checkpoint.every=2it", "checkpoint.keep=9")
+    assert ended.returncode == 7, ended.stdout + ended.stderr
+    message = r"^error: the checkpoint of step 6 could not be written to \S+ \(.*No space left on device\); \S+step_000000004\.pt is whole"
+    assert re.search(message, ended.stderr, re.M), ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert ended.stdout.split()[-4:] == [f"step_{step:09}.{kind}" for step in (2, 4) for kind in ("pt", "sha256")]
+
+
+def test_a_read_only_run_directory_is_refused(tmp_path):
+    ended = run_on_a_small_disk(tmp_path, "size=2m", "ro", "duration=2it")
+    assert ended.returncode == 2, ended.stdout + ended.stderr
+    assert re.fullmatch(r"error: run_dir=\S+ cannot be written to: Read-only file system\n", ended.stderr), ended.stderr
+
+
+def test_two_jobs_on_one_run_directory_are_refused_until_the_first_is_dead(tmp_path):
+    directory = RunDirectory(tmp_path)
+    reader, writer = os.pipe()
+    owner = os.fork()
+    if not owner:
+        try:
+            lock = directory.claim()
+            os.write(writer, b"x")
+            time.sleep(60)
+            lock.close()
+        finally:
+            os._exit(1)
+    os.read(reader, 1)
+    with pytest.raises(RecipeError, match=rf"is in use by process {owner} on \S+ since .*: wait for it, end it, or choose another run_dir"):
+        directory.claim(patience=0.3)
+    os.kill(owner, signal.SIGKILL)
+    os.waitpid(owner, 0)
+    directory.claim(patience=0.3).close()

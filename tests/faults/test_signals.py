@@ -1,0 +1,61 @@
+"""A request to stop, to one rank or to all, whatever they do: one step everywhere, saved, exit code 75; then on as if nothing had been."""
+
+import re
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.faults.jobs import STEPS, Break, Job, left_behind, wait_until
+
+SAVED = 75
+NUMBERS = {"term": signal.SIGTERM, "int": signal.SIGINT, "usr1": signal.SIGUSR1}
+
+# Signal, what the run does, whom it reaches. Every signal, every phase and both kinds of addressees, not every combination.
+CASES = [
+    ("term", "first step", (0,)), ("int", "accumulation", (1,)), ("usr1", "accumulation", (0, 1)), ("term", "evaluation", (1,)),
+    ("int", "evaluation", (0, 1)), ("usr1", "checkpoint", (0,)),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Job:
+    job = Job.start(tmp_path_factory.mktemp("undisturbed"))
+    assert job.codes() == [0, 0], job.screen
+    return job
+
+
+@pytest.fixture
+def started(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Job]:
+    number, point, ranks = request.param
+    job = Job.start(tmp_path / "job", broken=Break(point, ranks, NUMBERS[number]))
+    yield job
+    job.end()
+
+
+@pytest.mark.parametrize(
+    "started", CASES, indirect=True, ids=lambda case: f"{case[0]}-{case[1]}-to-{'all' if len(case[2]) > 1 else case[2][0]}"
+)
+def test_a_signal_saves_at_one_step_and_the_run_goes_on_exactly(started: Job, undisturbed: Job):
+    assert started.codes() == [SAVED, SAVED], started.screen
+    (step,) = re.findall(
+        r"^stopped by a signal after step (\d+); everything is saved: the same command goes on from there$", started.screen, re.M
+    )
+    newest = max((started.folder / "run/checkpoints").glob("step_*.pt"))
+    assert newest.stem == f"step_{int(step):09}" and int(step) < STEPS
+    assert wait_until(lambda: not left_behind(started.folder), 3)
+    again = Job.start(started.folder)
+    assert again.codes() == [0, 0], again.screen
+    assert f"going on from step {step} " in again.screen
+    assert all(torch.equal(tensor, again.weights()[name]) for name, tensor in undisturbed.weights().items())
+    assert again.losses() == undisturbed.losses()
+
+
+@pytest.mark.parametrize("started", [("term", "building", (0, 1)), ("int", "building", (1,))], indirect=True, ids=["to-all", "to-1"])
+def test_before_training_there_is_nothing_to_save_and_all_end_at_once(started: Job):
+    assert started.codes() == [SAVED, SAVED], started.screen
+    assert "while nothing was trained: the same command goes on" in started.screen
+    assert not (started.folder / "run/checkpoints").exists()
+    assert wait_until(lambda: not left_behind(started.folder), 3)
