@@ -146,7 +146,7 @@ def test_a_launchers_local_rank_is_no_override(tmp_path, capsys):
 
 def test_what_a_run_leaves(finished):
     names = {path.name for path in finished.iterdir()}
-    assert names == {"recipe.yaml", "plan.json", "metrics.jsonl", "summary.json", "checkpoints", "tensorboard"}
+    assert names == {"recipe.yaml", "plan.json", "metrics.jsonl", "summary.json", "checkpoints", "tensorboard", "lock"}
     rows = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
     assert [(row["kind"], row["step"]) for row in rows] == [("train", 1), ("train", 2), ("train", 3), ("eval", 3)]
     summary = json.loads((finished / "summary.json").read_text())
