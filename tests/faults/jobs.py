@@ -36,7 +36,7 @@ POINTS = {
     "building": ("lbtrain.tasks.classification.build_model", 1),
     "first step": ("lbtrain.tasks.classification.Classification.loss", 1),
     "accumulation": ("lbtrain.tasks.classification.Classification.loss", 10),
-    "evaluation": ("lbtrain.tasks.classification.Classification.metrics", 1),
+    "evaluation": ("lbtrain.tasks.classification.Classification.evaluate", 1),
     "checkpoint": ("lbtrain.engines.ddp.DDPEngine.save", 2),
 }
 
