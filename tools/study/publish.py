@@ -1,6 +1,7 @@
-"""Put a finished study into the repository: its numbers as data, its picture, its table in the README.
+"""Put a finished study or sweep into the repository: its numbers as data, its picture, its table in the README.
 
     python -m tools.study.publish runs/demo --name digits_demo
+    python -m tools.study.publish runs/sweep --name digits_sweep
 
 Writes results/NAME.json, docs/NAME.png and the text between the NAME markers of README.md, so that no figure is typed by hand.
 """
@@ -17,9 +18,10 @@ ROOT = Path(__file__).parents[2]
 
 
 def block(study: dict[str, Any], name: str) -> str:
-    """The README's text for a study: table, verdict, picture, origin."""
+    """The README's text for a study or a sweep: table, verdict, picture, origin."""
     lines = "\n".join(f"- {line}" for line in study["verdicts"])
-    return f"{study['table']}\n\n{lines}\n\n![curves of every run](docs/{name}.png)\n\n<sub>{study['provenance']}</sub>"
+    seen = study.get("title", "curves of every run")
+    return f"{study['table']}\n\n{lines}\n\n![{seen}](docs/{name}.png)\n\n<sub>{study['provenance']}</sub>"
 
 
 def with_block(text: str, name: str, new: str) -> str:
@@ -35,15 +37,16 @@ def main() -> None:
     parser.add_argument("study", type=Path, help="the --out folder of a finished study")
     parser.add_argument("--name", required=True, help="name of the result and of the README's markers")
     options = parser.parse_args()
-    study = json.loads((options.study / "study.json").read_text())
+    kind = "sweep" if (options.study / "sweep.json").exists() else "study"
+    study = json.loads((options.study / f"{kind}.json").read_text())
     readme = ROOT / "README.md"
     try:
         text = with_block(readme.read_text(), options.name, block(study, options.name))
     except ValueError as error:
         sys.exit(f"error: {error}")
     (ROOT / "results").mkdir(exist_ok=True)
-    shutil.copy(options.study / "study.json", ROOT / "results" / f"{options.name}.json")
-    shutil.copy(options.study / "study.png", ROOT / "docs" / f"{options.name}.png")
+    shutil.copy(options.study / f"{kind}.json", ROOT / "results" / f"{options.name}.json")
+    shutil.copy(options.study / f"{kind}.png", ROOT / "docs" / f"{options.name}.png")
     readme.write_text(text)
 
 

@@ -129,7 +129,8 @@ def main(argv: list[str]) -> int:
         command = f"python -m tools.study sweep {files} --batch-sizes {options.batch_sizes} --seeds {options.seeds}"
         command += f" --first-seed {options.first_seed}" if options.first_seed else ""
         command += f" --launcher {options.launcher} --ranks {options.ranks}" if options.launcher != "python" else ""
-        print(write_report(points, options.out, title=options.title or arms[0].path.stem, command=command))
+        title, reference = options.title or arms[0].path.stem, arms[0].recipe.batch_size
+        print(write_report(points, options.out, title=title, command=command, reference=reference))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

@@ -65,15 +65,35 @@ class Point:
         return "diverged" if self.mean is None else f"{self.mean:.2f} ± {self.std:.2f}{lost}"
 
 
-def write_report(points: list[Point], out: Path, *, title: str, command: str) -> str:
-    """Writes sweep.md, .json and .png into `out`; returns the table as text for the terminal."""
-    table = markdown_table(points)
+def write_report(points: list[Point], out: Path, *, title: str, command: str, reference: int) -> str:
+    """Writes sweep.md, .json and .png into `out`; returns table and verdicts as text for the terminal.
+
+    `reference`: the batch size that the others are held against.
+    """
+    table, verdict = markdown_table(points), verdicts(points, reference)
     origin = provenance_of({origin_of(summary) for point in points for summary in point.summaries}, command)
     draw(points, out / "sweep.png", title)
-    (out / "sweep.md").write_text(f"{table}\n\n{origin}\n")
-    data = {"title": title, "command": command, "rows": [point.row() for point in points], "table": table, "provenance": origin}
+    (out / "sweep.md").write_text(f"{table}\n\n" + "\n".join(f"- {line}" for line in verdict) + f"\n\n{origin}\n")
+    rows = [point.row() for point in points]
+    data = {"title": title, "command": command, "rows": rows, "table": table, "verdicts": verdict, "provenance": origin}
     (out / "sweep.json").write_text(json.dumps(data, indent=1) + "\n")
-    return f"{table}\n\n{out}/sweep.png, {out}/sweep.json"
+    return "\n".join([table, "", *verdict, "", f"{out}/sweep.png, {out}/sweep.json"])
+
+
+def verdicts(points: list[Point], reference: int) -> list[str]:
+    """What each arm loses from the reference batch to the largest; the interval is two standard errors of the difference."""
+    small = {point.arm: point for point in points if point.batch_size == reference and point.mean is not None}
+    largest = max(point.batch_size for point in points)
+    lines = []
+    for point in points:
+        base = small.get(point.arm)
+        if point.batch_size != largest or base is None or point.mean is None or base.mean is None or largest == reference:
+            continue
+        gap = point.mean - base.mean
+        error = 2 * (point.std**2 / len(point.errors) + base.std**2 / len(base.errors)) ** 0.5
+        apart = "" if abs(gap) > error else ": no difference that these seeds can show"
+        lines.append(f"{point.arm}: {gap:+.2f} ± {error:.2f} points from batch {reference:,} to {largest:,}{apart}")
+    return lines
 
 
 def markdown_table(points: list[Point]) -> str:
@@ -100,12 +120,12 @@ def draw(points: list[Point], path: Path, title: str) -> None:
             low = [min(value, width) for value, width in zip(mean, spread, strict=True)]
             axes.errorbar(x, mean, yerr=(low, spread), color=colour, marker="o", markersize=4, capsize=3, linewidth=1.8, label=arm)
         lost = [point.batch_size * shift for point in own if point.diverged]
-        axes.plot(lost, [100.0] * len(lost), "x", color=colour, clip_on=False)
+        axes.plot(lost, [100.0] * len(lost), "x", color=colour, clip_on=False, label=None if held else f"{arm} (diverged)")
     axes.set_xscale("log", base=2)
     axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
     axes.minorticks_off()
     # Linear below 1%, so that an error of 0 has a place, logarithmic above.
-    axes.set_yscale("symlog", linthresh=1)
+    axes.set_yscale("symlog", linthresh=1, linscale=0.5)
     axes.set_yticks([0, 1, 2, 5, 10, 20, 50, 100], ["0", "1", "2", "5", "10", "20", "50", "100"])
     axes.set(xlabel="images a step (batch size)", ylabel="top-1 error (%), mean ± 2 standard deviations", title=title, ylim=(0, 100))
     axes.spines[["top", "right"]].set_visible(False)

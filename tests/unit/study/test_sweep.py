@@ -1,0 +1,99 @@
+"""A sweep: what differs between its arms, which runs they share, and what the report says of runs that diverge."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tools.study import sweep
+from tools.study.jobs import Job
+from tools.study.sweep import arms_of, batch_sizes_of, in_order, points_of
+from tools.study.sweep_report import Point, draw, markdown_table, verdicts, write_report
+
+RECIPES = Path(__file__).parents[3] / "recipes"
+SIZES = [4, 32, 720]
+
+
+def points(tmp_path: Path, seeds: int = 2) -> list[Point]:
+    return points_of(arms_of(RECIPES / "digits.py", [RECIPES / "digits_720_lamb.py"]), SIZES, list(range(seeds)), tmp_path)
+
+
+def test_the_arms_differ_in_the_rate_and_its_warmup_alone():
+    unscaled, linear, gradual, lamb = arms_of(RECIPES / "digits.py", [RECIPES / "digits_720_lamb.py"])
+    large = [arm.recipe_at(720) for arm in (unscaled, linear, gradual)]
+    assert [(each.schedule.rule, each.schedule.warmup) for each in large] == [("none", "0ep"), ("linear", "0ep"), ("linear", "2ep")]
+    assert len({each.vary(schedule=dict(rule="none", warmup="0ep")).to_yaml() for each in large}) == 1
+    # Goyal et al. 2017, section 5.3: no warm-up up to the base batch.
+    assert [gradual.recipe_at(size).schedule.warmup for size in SIZES] == ["0ep", "0ep", "2ep"]
+    assert (lamb.recipe_at(720).optimizer.name, lamb.recipe_at(720).batch_size) == ("lamb", 720)
+
+
+def test_batch_norm_sees_no_more_than_the_batch_and_remembers_as_many_examples():
+    arm = arms_of(RECIPES / "digits.py", [])[0]
+    at = {size: arm.recipe_at(size) for size in SIZES}
+    assert [at[size].bn_batch_size for size in SIZES] == [4, 8, 8]
+    # After the same 720 examples, the same share of the old statistics is left: (1 - momentum) ** steps.
+    left = {size: (1 - at[size].bn_momentum) ** (720 / size) for size in SIZES}
+    assert left[4] == pytest.approx(left[720], rel=1e-4) and left[32] == pytest.approx(0.9 ** (720 / 32), rel=1e-4)
+
+
+def test_arms_that_are_the_same_run_share_it(tmp_path):
+    jobs = {(point.arm, point.batch_size): point.jobs for point in points(tmp_path)}
+    assert jobs["linear", 4] == jobs["linear + warm-up", 4] != jobs["unscaled", 4]
+    assert jobs["unscaled", 32] == jobs["linear", 32] == jobs["linear + warm-up", 32]
+    assert len({each[0].run_dir for (_, size), each in jobs.items() if size == 720}) == 4
+
+
+def test_every_job_runs_once_the_large_batches_first(tmp_path):
+    order = in_order(points(tmp_path))
+    assert len(order) == len({job.run_dir for job in order}) == 2 * (4 + 2 + 3)
+    sizes = [int(word.partition("=")[2]) for job in order for word in job.words if word.startswith("batch_size=")]
+    assert sizes == sorted(sizes, reverse=True)
+    assert [job.words[-1] for job in order[:2]] == ["seed=0", "seed=1"]
+
+
+def finished(folder: Path, error: float | None) -> Job:
+    folder.mkdir(parents=True)
+    (folder / "plan.json").write_text(json.dumps({"total_steps": 10, "learning_rate": {"peak": 0.1}}))
+    origin = {"seconds": 1.0, "commit": "abc", "hardware": "2 cores", "versions": {"torch": "2.0"}}
+    name, content = ("diverged.json", {}) if error is None else ("summary.json", {"top1_error": error, **origin})
+    (folder / name).write_text(json.dumps(content))
+    return Job("recipe.py", (), str(folder))
+
+
+def drawn(tmp_path: Path) -> list[Point]:
+    errors: dict[tuple[str, int], list[float | None]] = {
+        ("a", 32): [1.0, 2.0, 3.0], ("b", 32): [1.0, 2.0, 3.0], ("a", 720): [51.0, 52.0, 53.0], ("b", 720): [2.0, None, None],
+    }  # fmt: skip
+    return [
+        Point(arm, size, tuple(finished(tmp_path / f"{arm}{size}/seed{seed}", error) for seed, error in enumerate(runs)))
+        for (arm, size), runs in errors.items()
+    ]
+
+
+def test_the_report_counts_what_diverged(tmp_path):
+    made = drawn(tmp_path)
+    assert all(job.ended for point in made for job in point.jobs)
+    assert markdown_table(made).splitlines()[2:] == [
+        "| 32 | 2.00 ± 1.00 | 2.00 ± 1.00 |",
+        "| 720 | 52.00 ± 1.00 | 2.00 ± 0.00 (2 of 3 diverged) |",
+    ]
+    assert verdicts(made, 32)[0] == "a: +50.00 ± 1.63 points from batch 32 to 720"
+    assert verdicts(made, 32)[1].endswith("no difference that these seeds can show")
+    write_report(made, tmp_path, title="A title", command="a command", reference=32)
+    data = json.loads((tmp_path / "sweep.json").read_text())
+    assert [row["diverged"] for row in data["rows"]] == [0, 0, 0, 2] and "commit abc" in data["provenance"]
+
+
+def test_an_arm_that_always_diverges_has_a_cross_and_no_mean(tmp_path):
+    lost = Point("a", 720, (finished(tmp_path / "x", None),))
+    assert (lost.mean, lost.cell(), lost.row()["n"]) == (None, "diverged", 0)
+    draw([lost], tmp_path / "x.png", "title")
+    assert (tmp_path / "x.png").stat().st_size > 5_000
+
+
+def test_a_wrong_list_of_batch_sizes_is_the_users_error(capsys):
+    assert batch_sizes_of("8,2,8") == [2, 8]
+    for wrong in ("8,,2", "0", "8.5", "a"):
+        assert sweep.main([str(RECIPES / "digits.py"), "--batch-sizes", wrong]) == 2
+        assert "batch sizes such as" in capsys.readouterr().err
