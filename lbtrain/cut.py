@@ -58,16 +58,20 @@ def steps_before(phases: Sequence[Phase], examples: float) -> float:
     return sum(max(0, min(end, examples) - phase.start) / phase.batch_size for phase, end in zip(phases, ends, strict=True))
 
 
-def cut_batch(batch_size: int, world_size: int, ghost: int, *, micro: int = 0, max_micro: int = 0) -> Cut:
-    """The cut with the largest allowed micro-batch. Raises RecipeError, naming the nearest batch and world sizes that can be cut."""
-    cut = _best_cut(batch_size, world_size, ghost, micro, max_micro)
+def cut_batch(batch_size: int, world_size: int, ghost: int, *, micro: int = 0, max_micro: int = 0, unit: int = 1) -> Cut:
+    """The cut with the largest allowed micro-batch, a multiple of `unit` images.
+
+    Raises RecipeError, naming the nearest batch and world sizes that can be cut.
+    """
+    cut = _best_cut(batch_size, world_size, ghost, micro, max_micro, unit)
     if cut:
         return cut
-    batches = _nearest(batch_size, lambda size: _best_cut(size, world_size, ghost, micro, max_micro))
-    worlds = _nearest(world_size, lambda size: _best_cut(batch_size, size, ghost, micro, max_micro))
+    batches = _nearest(batch_size, lambda size: _best_cut(size, world_size, ghost, micro, max_micro, unit))
+    worlds = _nearest(world_size, lambda size: _best_cut(batch_size, size, ghost, micro, max_micro, unit))
+    whole = f" and whole losses of loss_batch_size={unit}" if unit > 1 else ""
     pinned = f" with micro_batch_size={micro}" if micro else f" with max_micro_batch_size={max_micro}" if max_micro else ""
     raise RecipeError(
-        f"batch_size={batch_size} cannot be cut over {world_size} ranks in ghost batches of bn_batch_size={ghost}{pinned}: "
+        f"batch_size={batch_size} cannot be cut over {world_size} ranks in ghost batches of bn_batch_size={ghost}{whole}{pinned}: "
         + "; ".join(
             ([f"batch_size={' or '.join(map(str, batches))} would do on {world_size} ranks"] if batches else [])
             + ([f"{' or '.join(map(str, worlds))} ranks would do for this batch"] if worlds else [])
@@ -76,7 +80,7 @@ def cut_batch(batch_size: int, world_size: int, ghost: int, *, micro: int = 0, m
     )
 
 
-def _best_cut(batch_size: int, world_size: int, ghost: int, micro: int, max_micro: int) -> Cut | None:
+def _best_cut(batch_size: int, world_size: int, ghost: int, micro: int, max_micro: int, unit: int) -> Cut | None:
     if batch_size % world_size or batch_size % ghost:
         return None
     per_rank = batch_size // world_size
@@ -84,13 +88,13 @@ def _best_cut(batch_size: int, world_size: int, ghost: int, micro: int, max_micr
     for size in [micro] if micro else range(limit, 0, -1):
         holds_whole_ghosts = size % ghost == 0
         shares_a_ghost = ghost % size == 0 and (world_size * size) % ghost == 0
-        if per_rank % size == 0 and (holds_whole_ghosts or shares_a_ghost):
+        if per_rank % size == 0 and size % unit == 0 and (holds_whole_ghosts or shares_a_ghost):
             return Cut(size, per_rank // size, max(1, ghost // size))
     return None
 
 
 def _nearest(size: int, works: Any) -> list[int]:
-    """The nearest sizes below and above that work, searched up to ten times the size, and to 1,000 at least."""
+    """The nearest sizes below and above that work, searched up to ten times the size, and to 4,096 at least."""
     below = next((candidate for candidate in range(size - 1, 0, -1) if works(candidate)), None)
-    above = next((candidate for candidate in range(size + 1, min(max(10 * size, 1_000), size + 20_000)) if works(candidate)), None)
+    above = next((candidate for candidate in range(size + 1, min(max(10 * size, 4_096), size + 20_000)) if works(candidate)), None)
     return [candidate for candidate in (below, above) if candidate]

@@ -182,13 +182,10 @@ def make_plan(recipe: Recipe, world_size: int, *, engine: str = "ddp", model_cen
 
 
 def _ghost_size(recipe: Recipe, counted: Census) -> int:
-    """Images that must stay together: those of a batch-norm layer's statistics, or else of a detection loss."""
+    """Images over which a batch-norm layer takes its statistics; 1 without such layers."""
     if not counted.batch_norm_layers:
-        return recipe.loss_batch_size
-    ghost = recipe.batch_size if recipe.model.batch_norm == "sync" else recipe.bn_batch_size
-    if ghost % recipe.loss_batch_size:
-        raise RecipeError(f"loss_batch_size={recipe.loss_batch_size} does not divide the {ghost} images of a batch-norm layer's statistics")
-    return ghost
+        return 1
+    return recipe.batch_size if recipe.model.batch_norm == "sync" else recipe.bn_batch_size
 
 
 def _phases(recipe: Recipe, known: Facts, total: int, world_size: int, ghost: int) -> tuple[Phase, ...]:
@@ -198,7 +195,10 @@ def _phases(recipe: Recipe, known: Facts, total: int, world_size: int, ghost: in
     growth = [(_schedule_examples(point.at, name, recipe, known, total), point.factor) for point in points]
     starts = [(start, size) for start, size in phase_starts(recipe.batch_size, growth) if start < total]
     micro, max_micro = recipe.micro_batch_size, recipe.max_micro_batch_size
-    return tuple(Phase(start, size, cut_batch(size, world_size, ghost, micro=micro, max_micro=max_micro)) for start, size in starts)
+    return tuple(
+        Phase(start, size, cut_batch(size, world_size, ghost, micro=micro, max_micro=max_micro, unit=recipe.loss_batch_size))
+        for start, size in starts
+    )
 
 
 def _ladder(recipe: Recipe, world_size: int, ghost: int) -> tuple[Phase, ...]:
@@ -209,7 +209,8 @@ def _ladder(recipe: Recipe, world_size: int, ghost: int) -> tuple[Phase, ...]:
     while sizes[-1] < most:
         sizes.append(min(2 * sizes[-1], most))
     micro, max_micro = recipe.micro_batch_size, recipe.max_micro_batch_size
-    cuts = [(size, cut_batch(size, world_size, ghost, micro=micro, max_micro=max_micro)) for size in sizes]
+    unit = recipe.loss_batch_size
+    cuts = [(size, cut_batch(size, world_size, ghost, micro=micro, max_micro=max_micro, unit=unit)) for size in sizes]
     return tuple(Phase(0, size, cut, size / recipe.batch_size) for size, cut in cuts)
 
 

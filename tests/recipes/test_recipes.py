@@ -44,6 +44,11 @@ def load(path: Path) -> dict:
                 del sys.modules[name]
 
 
+SMALL_HEADS = (
+    "{backbone: {layers: [1, 1, 1, 1], channels: [8, 8, 8, 8]}, channels: 8, box_features: 8, mask_channels: 8, mask_layers: 1, "
+    "rpn_post_nms_top_n_train: 20, rpn_post_nms_top_n_test: 5, frozen: [conv1]}"
+)
+
 every_recipe = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 
 
@@ -144,6 +149,9 @@ def _after_the_remedy(recipe: Recipe, world_size: int, counted, said: str) -> Pl
 def _small(recipe: Recipe) -> list[str]:
     """Overrides that keep a recipe's method and shrink its size. Only resnet50 itself is trained as deep as it is."""
     words = ["duration=3it", "log_every=1it", "evaluate_every=3it", "checkpoint.every=3it", "data.workers=0", "engine=ddp"]
+    if recipe.data.name == "coco":
+        words += ["data.name=shapes", "data.image_size=64", "data.short_edges=", "data.max_size=0", "max_micro_batch_size=0"]
+        return [*words, "batch_size=2", "bn_batch_size=2", f"model.args={SMALL_HEADS}", "model.name=resnet18"]
     if recipe.data.name in ("digits", "shapes"):
         return words
     words += ["batch_size=40", "bn_batch_size=8"] if recipe.batch_size > 40 else []
