@@ -277,7 +277,7 @@ def _changes(before: Recipe, after: Recipe) -> Iterator[str]:
     """What another experiment `after` is, in words. Another seed is the same experiment."""
     for name, _ in keys():
         read = attrgetter(name)
-        if read(before) != read(after) and name not in MAY_CHANGE_ON_RESUME | {"seed"}:
+        if read(before) != read(after) and name not in MAY_CHANGE_ON_RESUME | {"seed", "data.format"}:
             yield f"{name} is {read(after)}, not {read(before)}"
 
 
