@@ -73,10 +73,18 @@ def time_pair(pair: Pair, port: int) -> float | None:
 
 def time_pairs(hosts: Sequence[str], port: int) -> dict[Pair, float | None]:
     times: dict[Pair, float | None] = {}
-    for pairs in rounds(hosts):
+    began, all_rounds = time.monotonic(), rounds(hosts)
+    for number, pairs in enumerate(all_rounds):
+        left = (len(all_rounds) - number) * (time.monotonic() - began) / max(1, number)
+        _progress(f"all-reduce between pairs, round {number + 1} of {len(all_rounds)}" + (f", about {left:.0f} s left" if number else ""))
         with ThreadPoolExecutor(max(1, len(pairs))) as pool:
             times |= dict(zip(pairs, pool.map(lambda pair: time_pair(pair, port), pairs), strict=True))
     return times
+
+
+def _progress(words: str) -> None:
+    # Beside the table, which may be read by a program.
+    print(f"doctor: {words}", file=sys.stderr, flush=True)
 
 
 def show(answers: dict[str, Answer], pairs: dict[Pair, float | None], findings: Sequence[Finding]) -> None:
@@ -115,6 +123,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except HostfileError as error:
         print(f"doctor: {error}", file=sys.stderr)
         return 2
+    _progress(f"examining {len(hosts)} host{'s' * (len(hosts) > 1)}")
     peers = dict(zip(hosts, [*hosts[1:], hosts[0]], strict=True))
     with ThreadPoolExecutor(len(hosts)) as pool:
         answers = dict(zip(hosts, pool.map(lambda host: examine(host, options.port, peers[host]), hosts), strict=True))
