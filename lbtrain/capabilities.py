@@ -11,11 +11,13 @@ from lbtrain.recipe import Recipe
 SHARDING = ("deepspeed", "colossalai")
 """Engines with a `zero_stage` of their own."""
 
+_STREAMS = "ColossalAI's LowLevelZero sends gradients on GPU streams and stops with 'device is required'"
 NOT_ON_CPU = {
-    ("colossalai", 1): "ColossalAI's LowLevelZero sends gradients on GPU streams and stops with 'device is required'",
-    ("colossalai", 2): "ColossalAI's LowLevelZero sends gradients on GPU streams and stops with 'device is required'",
+    ("colossalai", "colossalai.zero_stage=1"): (_STREAMS, "colossalai.zero_stage=0, or engine=deepspeed deepspeed.zero_stage=1"),
+    ("colossalai", "colossalai.zero_stage=2"): (_STREAMS, "colossalai.zero_stage=0, or engine=deepspeed deepspeed.zero_stage=2"),
+    ("accelerate", "precision=fp16"): ("accelerate trains in fp32 there and does not say so", "precision=bf16, or engine=ddp"),
 }
-"""(engine, ZeRO stage) that need a GPU, and why."""
+"""What an engine needs a GPU for: why, and what to write instead."""
 
 
 def check_engine(recipe: Recipe, engine: str) -> None:
@@ -34,14 +36,12 @@ def check_engine(recipe: Recipe, engine: str) -> None:
         )
 
 
-def check_runs_here(engine: str, zero_stage: int, device_type: str) -> None:
+def check_runs_here(engine: str, zero_stage: int, precision: str, device_type: str) -> None:
     """Raises RecipeError for what this machine lacks. `device_type`: cuda or cpu."""
-    if device_type == "cpu" and (engine, zero_stage) in NOT_ON_CPU:
-        reason = NOT_ON_CPU[engine, zero_stage]
-        raise RecipeError(
-            f"{engine}.zero_stage={zero_stage} on a machine without GPU: {reason}. "
-            f"Use {engine}.zero_stage=0, or engine=deepspeed deepspeed.zero_stage={zero_stage}"
-        )
+    for asked in (f"{engine}.zero_stage={zero_stage}", f"precision={precision}"):
+        if device_type == "cpu" and (engine, asked) in NOT_ON_CPU:
+            reason, remedy = NOT_ON_CPU[engine, asked]
+            raise RecipeError(f"{asked} under engine={engine} on a machine without GPU: {reason}. Use {remedy}")
     if engine == "colossalai" and importlib.util.find_spec("colossalai") is None:
         raise RecipeError(
             "engine=colossalai: ColossalAI is not installed here. `make colossalai` lays it over .venv, in .venv-colossalai "

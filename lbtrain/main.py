@@ -130,7 +130,7 @@ def run(recipe: Recipe, name: str, *, on_screen: bool = True, instruments: "Inst
     started, world = time.time(), detect_world()
     check_asked_for(world, recipe.world_size)
     plan = make_plan(recipe, world.world_size, engine=_engine_name(recipe, world.launcher))
-    check_runs_here(plan.engine, plan.zero_stage, device_type())
+    check_runs_here(plan.engine, plan.zero_stage, plan.precision, device_type())
     directory = RunDirectory(Path(_run_dir(recipe, name)))
     directory.open_for(recipe)
     claim = directory.claim() if world.rank == 0 else None

@@ -219,8 +219,6 @@ def _check_combinations(recipe: Recipe, engine: str) -> None:
     if (recipe.model.library == "timm") == (recipe.data.name in ("shapes", "coco")):
         remedy = "classifiers (model.library=timm) take labelled images, Mask R-CNN (torchvision, detectron2) takes shapes or coco"
         raise RecipeError(f"model.library={recipe.model.library} with data.name={recipe.data.name}: {remedy}")
-    if recipe.skip_nonfinite and engine == "colossalai" and recipe.colossalai.zero_stage:
-        raise RecipeError("skip_nonfinite is not supported by colossalai.zero_stage=1 and 2: use stage 0, or another engine")
     if recipe.optimizer.nesterov and not recipe.optimizer.momentum:
         raise RecipeError("optimizer.nesterov=true needs optimizer.momentum above 0")
     if recipe.schedule.base_momentum is not None and recipe.optimizer.name == "lamb":

@@ -6,7 +6,7 @@ import platform
 import subprocess
 from pathlib import Path
 
-PACKAGES = ("torch", "torchvision", "timm", "deepspeed", "accelerate", "numpy")
+PACKAGES = ("torch", "torchvision", "timm", "deepspeed", "accelerate", "colossalai", "numpy")
 
 
 def versions() -> dict[str, str]:

@@ -5,6 +5,7 @@ once per process, and its own gradient accumulation are not used.
 """
 
 from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
 from torch import Tensor, nn
 
@@ -21,6 +22,7 @@ class AccelerateEngine(DDPEngine):
     def _wrap(self, plan: Plan) -> nn.Module:
         exchange = DistributedDataParallelKwargs(gradient_as_bucket_view=self.device.type == "cuda")
         precision = {"fp32": "no"}.get(plan.precision, plan.precision)
+        AcceleratorState._reset_state()  # it keeps the precision of a run before this one in the same process, and takes no other
         self.accelerator = Accelerator(cpu=self.device.type == "cpu", mixed_precision=precision, kwargs_handlers=[exchange])
         if self.accelerator.distributed_type not in _KNOWN:
             raise LaunchError(

@@ -54,6 +54,7 @@ class ColossalAIZeroEngine(WindowedEngine):
         plugins = _import_colossalai()
         super().__init__(model, optimizer, device)
         self.stage, self.inner = plan.zero_stage, optimizer
+        self._skip_nonfinite(plan)
         plugin = plugins.LowLevelZeroPlugin(
             stage=self.stage,
             precision="fp32",
@@ -74,6 +75,10 @@ class ColossalAIZeroEngine(WindowedEngine):
 
     def _backward(self, loss: Tensor) -> None:
         self.booster.backward(loss, self.zero)
+
+    def _may_update(self) -> bool:
+        # Asking waits for the device; LowLevelZero does so in every step anyway, to know the norm of the gradient.
+        return self.scaling is not None or _finite_on_all_ranks(self.zero)
 
     def _update(self) -> bool:
         self.zero.step()
@@ -122,6 +127,14 @@ def _batch_norm_as_it_is() -> Iterator[None]:
         nn.SyncBatchNorm.convert_sync_batchnorm = conversion  # type: ignore[method-assign]
 
 
+def _finite_on_all_ranks(zero: Any) -> bool:
+    """Whether the gradients are finite, of which every rank sees its slices. Collective."""
+    gradients = [part for group in range(zero.num_param_groups) for part in zero.get_working_grads_by_group_id(group)]
+    finite = torch.stack([gradient.isfinite().all() for gradient in gradients]).all().float()
+    dist.all_reduce(finite, op=dist.ReduceOp.MIN)
+    return bool(finite.item())
+
+
 class _LossScaling:
     """Dynamic loss scaling for a LowLevelZeroOptimizer, which asks these methods; the rule is that of torch's GradScaler.
 
@@ -146,10 +159,7 @@ class _LossScaling:
 
     def should_skip_step(self) -> bool:
         """Whether a gradient of any rank overflowed; moves the scale for the next step. Collective."""
-        gradients = [part for group in range(self.zero.num_param_groups) for part in self.zero.get_working_grads_by_group_id(group)]
-        finite = torch.stack([gradient.isfinite().all() for gradient in gradients]).all().float()
-        dist.all_reduce(finite, op=dist.ReduceOp.MIN)
-        self.overflowed = not finite.item()
+        self.overflowed = not _finite_on_all_ranks(self.zero)
         self._steps_without_overflow = 0 if self.overflowed else self._steps_without_overflow + 1
         if self.overflowed:
             self.scale /= 2

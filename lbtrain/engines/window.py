@@ -21,7 +21,7 @@ class WindowedEngine:
         self.statistics = GhostStatistics(module)
 
     def _skip_nonfinite(self, plan: Plan) -> None:
-        """Under fp16 the scaler skips such updates, under ZeRO DeepSpeed does."""
+        """Under fp16 the scaler skips such updates; under ZeRO DeepSpeed does, or the ColossalAI engine."""
         self.skips_nonfinite = plan.skip_nonfinite > 0 and plan.precision != "fp16" and not plan.zero_stage
         self.statistics.keep_finite = plan.skip_nonfinite > 0
 

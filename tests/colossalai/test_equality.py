@@ -7,7 +7,10 @@ import pytest
 import torch
 
 from tests.colossalai.runs import train_sharded_on
+from tests.distributed.exchanges import alike_after_each_pass
 from tests.distributed.runs import Outcome, relative_difference, train_on
+from tests.distributed.test_batch_growth import GROWTH
+from tests.ranks import run_on_ranks
 
 COLOSSALAI = dict(engine="colossalai")
 STAGES = [dict(COLOSSALAI, colossalai=dict(zero_stage=stage)) for stage in (1, 2)]
@@ -87,6 +90,17 @@ def test_a_checkpoint_moves_from_deepspeed_over_colossalai_to_plain_torch(tmp_pa
     forget_from(run, 15)
     run = train_on(1, run.run_dir, engine="ddp", **lamb)
     same_run(run, straight)
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2])
+def test_a_batch_that_grows_during_the_run(tmp_path, stage):
+    train = train_sharded_on if stage else train_on
+    run = train(2, tmp_path / "run", **COLOSSALAI, colossalai=dict(zero_stage=stage), micro_batch_size=16, **GROWTH)
+    assert relative_difference(run.losses, train_on(1, tmp_path / "plain", engine="ddp", **GROWTH).losses) < 1e-5
+
+
+def test_only_the_last_pass_of_a_window_exchanges():
+    assert run_on_ranks(2, alike_after_each_pass, COLOSSALAI) == [[False, True]] * 2
 
 
 def test_a_checkpoint_moves_between_the_stages(tmp_path):

@@ -92,6 +92,12 @@ def test_a_checkpoint_moves_between_zero_stages_and_world_sizes(tmp_path, first,
     assert relative_difference(resumed.losses, straight.losses) < 1e-5
 
 
+def test_accelerate_clips_and_steps_alike(clipped_oracle, tmp_path):
+    changes, oracle = clipped_oracle
+    run = train_on(2, tmp_path / "run", engine="accelerate", micro_batch_size=16, **changes)
+    assert relative_difference(run.losses, oracle.losses) < 1e-5
+
+
 def test_clipping_acts(clipped_oracle, oracle):
     changes, clipped = clipped_oracle
     if changes["optimizer"]["name"] == "sgd":

@@ -27,19 +27,30 @@ def test_gemini_is_refused_everywhere():
         check_engine(Recipe().vary(colossalai=dict(zero_stage=3)), "colossalai")
 
 
-@pytest.mark.parametrize(("engine", "stage"), NOT_ON_CPU)
-def test_what_needs_a_gpu_is_refused_on_a_cpu(engine, stage):
-    with pytest.raises(RecipeError, match=r"device is required.*or engine=deepspeed") as caught:
-        check_runs_here(engine, stage, "cpu")
+@pytest.mark.parametrize(
+    ("engine", "stage", "precision", "words"),
+    [
+        ("colossalai", 1, "fp32", "device is required.*or engine=deepspeed deepspeed.zero_stage=1"),
+        ("colossalai", 2, "bf16", "device is required.*or engine=deepspeed deepspeed.zero_stage=2"),
+        ("accelerate", 0, "fp16", "trains in fp32 there.*precision=bf16, or engine=ddp"),
+    ],
+)
+def test_what_needs_a_gpu_is_refused_on_a_cpu(engine, stage, precision, words):
+    with pytest.raises(RecipeError, match=words) as caught:
+        check_runs_here(engine, stage, precision, "cpu")
     assert caught.value.exit_code == 2
+
+
+def test_every_need_of_a_gpu_is_tested():
+    assert len(NOT_ON_CPU) == 3
 
 
 @pytest.mark.skipif(not MISSING, reason="ColossalAI is in this environment")
 def test_an_engine_that_is_not_installed():
     with pytest.raises(RecipeError, match="make colossalai"):
-        check_runs_here("colossalai", 0, "cpu")
+        check_runs_here("colossalai", 0, "fp32", "cpu")
 
 
 def test_the_others_run_anywhere():
     for engine, stage in [("ddp", 0), ("accelerate", 0), ("deepspeed", 3)]:
-        check_runs_here(engine, stage, "cpu")
+        check_runs_here(engine, stage, "bf16", "cpu")

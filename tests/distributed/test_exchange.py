@@ -1,0 +1,11 @@
+"""Gradients travel in the last backward pass of a window: not in the others, and not first in the step."""
+
+import pytest
+
+from tests.distributed.exchanges import alike_after_each_pass
+from tests.ranks import run_on_ranks
+
+
+@pytest.mark.parametrize("engine", ["ddp", "deepspeed", "accelerate"])
+def test_only_the_last_pass_of_a_window_exchanges(engine):
+    assert run_on_ranks(2, alike_after_each_pass, dict(engine=engine)) == [[False, True]] * 2

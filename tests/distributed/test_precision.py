@@ -1,0 +1,25 @@
+"""bf16 and fp16: every engine runs the forward pass in them and keeps fp32 weights."""
+
+import pytest
+import torch
+
+from tests.distributed.runs import Outcome, relative_difference, train_on
+
+
+@pytest.fixture(scope="module")
+def single() -> dict[str, Outcome]:
+    return {}
+
+
+# On a CPU accelerate would leave fp16 out, and is refused (tests/unit/test_capabilities.py).
+@pytest.mark.parametrize(
+    ("engine", "precision"), [("ddp", "bf16"), ("ddp", "fp16"), ("deepspeed", "bf16"), ("deepspeed", "fp16"), ("accelerate", "bf16")]
+)
+def test_the_losses_are_near_those_of_single_precision(tmp_path_factory, tmp_path, single, engine, precision):
+    if not single:
+        single["fp32"] = train_on(2, tmp_path_factory.mktemp("fp32") / "run", engine="ddp")
+    run = train_on(2, tmp_path / "run", engine=engine, precision=precision)
+    # Half precision has 8 or 11 bits: near, and by no means equal.
+    assert 1e-6 < relative_difference(run.losses, single["fp32"].losses) < 0.05
+    dtypes = {tensor.dtype for tensor in run.checkpoint()["state_dict"].values() if tensor.is_floating_point()}
+    assert dtypes == {torch.float32}
