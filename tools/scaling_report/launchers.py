@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, Literal, get_args
 
 from lbtrain.cluster.hostfile import Hostfile
+from lbtrain.errors import LaunchError
 
 Launcher = Literal["deepspeed", "accelerate", "torchrun", "slurm"]
 LAUNCHERS: tuple[Launcher, ...] = get_args(Launcher)
@@ -23,12 +24,20 @@ def commands(launcher: Launcher, hosts: Hostfile, words: Sequence[str], *, hostf
         # Given a hostfile, DeepSpeed wants ssh even to this machine.
         return [["deepspeed", "--num_accelerators", str(hosts.slots), "--master_port", str(port), *words]]
     if launcher == "deepspeed":
+        _check_deepspeed_quotes(words)
         far = [] if len(hosts.names) > 1 or _is_here(hosts.names[0]) else ["--force_multi"]
         return [["deepspeed", "--hostfile", str(hostfile), "--launcher", "pdsh", *far, "--master_port", str(port), *words]]
     if launcher == "slurm":
         return [_slurm(hosts, words, port)]
     starters = [_starter(launcher, hosts, node, port) for node in range(len(hosts.names))]
     return [_on_host(name, [*starter, *words], timeout_s) for name, starter in zip(hosts.names, starters, strict=True)]
+
+
+def _check_deepspeed_quotes(words: Sequence[str]) -> None:
+    """Over several hosts DeepSpeed puts words between single quotes as they are, and those that begin with a dash not even that."""
+    for word in words:
+        if "'" in word or (word.startswith("-") and word != shlex.quote(word)):
+            raise LaunchError(f"{word}: deepspeed would hand this to a shell on each host; write it without single quotes and leading dash")
 
 
 def _starter(launcher: Launcher, hosts: Hostfile, node: int, port: int) -> list[str]:

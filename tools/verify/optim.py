@@ -100,7 +100,7 @@ def compare(question: Question) -> list[LayerComparison]:
     with tempfile.TemporaryDirectory() as folder:
         answer = os.path.join(folder, "layers.pt")
         mp.spawn(_rank, args=(question, port, answer), nprocs=question.world, join=True)
-        layers = [LayerComparison(*row) for row in torch.load(answer)]
+        layers = [LayerComparison(*row) for row in torch.load(answer, weights_only=True)]
     return sorted(layers, key=lambda layer: (layer.cosine, -abs(layer.ratio - 1)))
 
 
