@@ -57,6 +57,7 @@ BENCHES = (
     Bench("two_ranks", 4),
     Bench("optim", 2),
     Bench("stopwatch", 1),
+    Bench("noise_scale", 3),
     Bench("scaling_prediction", 1),
     Bench("hosts_prediction", 7, why_not),
     Bench("input", 4, _photos),

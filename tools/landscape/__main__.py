@@ -15,7 +15,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from lbtrain.errors import RecipeError, UserError
+from lbtrain.errors import UserError
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -31,6 +31,15 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     command.add_argument("large", type=Path, metavar="LARGE_RUN")
     command.add_argument("--out", type=Path, help="where page and pictures go (default LARGE_RUN/landscape/compare)")
     _add_loss_options(command)
+    command = commands.add_parser("sweep", help="steps to a loss over batch sizes, measured")
+    command.add_argument("recipe", type=Path, metavar="RECIPE", help="a recipe file")
+    command.add_argument("--batches", type=int, nargs="+", default=[16, 32, 64, 128, 256, 512])
+    command.add_argument("--rates", type=float, nargs="+", default=[1, 2, 4], help="factors on the recipe's rate (default 1 2 4)")
+    command.add_argument("--loss", type=float, required=True, help="the training loss to reach")
+    command.add_argument("--epochs", type=float, default=6, help="the longest run, in epochs (default 6) ...")
+    command.add_argument("--least-steps", type=int, default=80, help="... or in steps, whichever is longer (default 80)")
+    command.add_argument("--seeds", type=int, default=2)
+    command.add_argument("--out", type=Path, default=Path("runs/landscape-sweep"))
     return parser.parse_args(argv)
 
 
@@ -45,7 +54,8 @@ def _add_loss_options(command: argparse.ArgumentParser) -> None:
 def main(argv: list[str] | None = None) -> int:
     options = parse(argv)
     try:
-        print(_run(options))
+        if said := _run(options):
+            print(said)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
@@ -62,7 +72,24 @@ def _run(options: argparse.Namespace) -> str:
         from tools.landscape.batch import batch
 
         return batch(Run(options.run))
-    raise RecipeError(options.command)
+    if options.command == "sweep":
+        from tools.landscape.sweep import Question, sweep
+        from tools.study.worker import load_recipe
+
+        asked = (tuple(options.batches), tuple(options.rates), options.seeds, options.loss, options.epochs, options.least_steps)
+        return sweep(load_recipe(options.recipe), Question(*asked), options.out)
+    from tools.landscape.runs import Here, LossOptions
+
+    here, loss = Here.join(), LossOptions(options.examples, options.micro_batch, options.batch_norm)
+    if options.command == "compare":
+        from tools.landscape.compare import compare
+
+        out = options.out or options.large / "landscape" / "compare"
+        return compare(Run(options.small), Run(options.large), out, here, loss)
+    from tools.landscape.measures import Measures
+
+    measures = Measures(Run(options.run), here, loss)
+    return measures.text(measures.sharpness() if options.command == "sharpness" else measures.spectrum())
 
 
 if __name__ == "__main__":

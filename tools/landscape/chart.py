@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
+from lbtrain.analysis.hessian import Density
 from tools.landscape.noise import Advice, Window
 
 # Okabe & Ito's colours, told apart by colour-blind eyes and in print.
@@ -122,3 +124,75 @@ def _finish(axes: Axes) -> None:
             axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}"))
             axis.set_minor_formatter(NullFormatter())
     axes.legend(frameon=False, fontsize=9)
+
+
+def draw_line(points: Sequence[dict[str, Any]], names: Sequence[str], path: Path) -> None:
+    """Keskar et al. 2017, figure 3: loss and metric along the line through both runs."""
+    figure = Figure(figsize=(8, 4.6), layout="constrained")
+    axes = figure.subplots()
+    alphas = [point["alpha"] for point in points]
+    axes.plot(alphas, [point["train_loss"] for point in points], "o-", color=BLUE, markersize=4, label="training loss")
+    axes.set(yscale="log", xlabel="place on the line", ylabel="training loss (nats)", title="Along the line between the two runs")
+    other = axes.twinx()
+    other.plot(alphas, [point["metric"] for point in points], "s--", color=ORANGE, markersize=4, label=points[0]["label"])
+    other.set(ylabel=points[0]["label"])
+    for place, name in enumerate(names):
+        axes.axvline(place, color="#888888", linestyle=":")
+        axes.annotate(name, (place, 1.0), xycoords=("data", "axes fraction"), xytext=(3, -4), textcoords="offset points",
+                      rotation=90, va="top", fontsize=8, color="#555555")  # fmt: skip
+    handles = [*axes.get_legend_handles_labels()[0], *other.get_legend_handles_labels()[0]]
+    axes.legend(handles=handles, frameon=False, fontsize=9, loc="lower right")
+    axes.grid(alpha=0.25)
+    axes.spines[["top"]].set_visible(False)
+    other.spines[["top"]].set_visible(False)
+    figure.savefig(path, dpi=130)
+
+
+def draw_spectra(densities: Sequence[dict[str, Any]], names: Sequence[str], path: Path) -> None:
+    """Both spectral densities on one axis; a bell's width is a hundredth of the wider spectrum."""
+    found = [Density(each["nodes"], each["weights"]) for each in densities]
+    nodes = [node for each in found for probe in each.nodes for node in probe]
+    margin = 0.05 * (max(nodes) - min(nodes)) or 1.0
+    grid = torch.linspace(min(nodes) - margin, max(nodes) + margin, 1000)
+    figure = Figure(figsize=(8, 4.6), layout="constrained")
+    axes = figure.subplots()
+    for each, name, colour in zip(found, names, (BLUE, ORANGE), strict=False):
+        axes.plot(grid, each.on(grid, sigma=margin / 5).clamp(min=1e-12), color=colour, label=name)
+    axes.set(yscale="log", xlabel="eigenvalue of the Hessian", ylabel="density", title="Spectral density", ylim=(1e-6, None))
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=9)
+    figure.savefig(path, dpi=130)
+
+
+def draw_distances(runs: Sequence[Sequence[dict[str, Any]]], fits: Sequence[Any], names: Sequence[str], path: Path) -> None:
+    """Hoffer et al. 2017, figure 2: distance from the initial weights over steps, on a logarithmic axis, each with its fit."""
+    figure = Figure(figsize=(8, 4.6), layout="constrained")
+    axes = figure.subplots()
+    for rows, fit, name, colour in zip(runs, fits, names, (BLUE, ORANGE), strict=True):
+        steps = np.array([row["step"] for row in rows])
+        axes.plot(steps, [row["distance"] for row in rows], "o", color=colour, markersize=4, label=name)
+        axes.plot(steps, fit.at(steps), "--", color=colour, linewidth=1, label=f"{fit.intercept:.2g} + {fit.slope:.2g} ln(step)")
+    axes.set(xscale="log", xlabel="step", ylabel="|w - w0|", title="Distance from the initial weights", ylim=(0, None))
+    _finish(axes)
+    figure.savefig(path, dpi=130)
+
+
+def draw_sweep(data: dict[str, Any], path: Path) -> None:
+    """Steps over batch sizes: measured, fitted, and as the noise scale says (through the measured point of its own run)."""
+    figure = Figure(figsize=(8, 4.8), layout="constrained")
+    axes = figure.subplots()
+    points = data["points"]
+    for point in points:
+        axes.plot([point["batch_size"]] * len(point["each"]), point["each"], ".", color=BLUE, alpha=0.4)
+    sizes = [point["batch_size"] for point in points]
+    axes.plot(sizes, [point["steps"] for point in points], "o", color=BLUE, label="measured, best rate of each batch")
+    fine = np.geomspace(min(sizes), max(sizes), 100)
+    for key, colour, style in (("measured", BLUE, "-"), ("predicted", ORANGE, "--")):
+        found = data[key]
+        label = f"{'fitted' if key == 'measured' else 'from the noise scale'}: critical batch {found['critical_batch']:,.0f}"
+        axes.plot(fine, found["min_steps"] + found["min_examples"] / fine, color=colour, linestyle=style, label=label)
+        axes.axvline(found["critical_batch"], color=colour, linestyle=":", linewidth=1)
+    axes.set(xscale="log", yscale="log", xlabel="batch size", ylabel="steps", title=f"Steps to a training loss of {data['loss']:g}")
+    _finish(axes)
+    figure.savefig(path, dpi=130)

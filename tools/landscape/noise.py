@@ -123,12 +123,10 @@ def _minima(found: Sequence[Window], ratios: Sequence[float]) -> tuple[float, fl
 def batch_schedule(found: Sequence[Window], *, train_examples: int, ghost: int) -> list[str]:
     """Overrides that let the batch follow the noise scale by powers of two: `batch_size=32`, `schedule.batch_growth=2ep:2,5ep:4`.
 
-    Where a window's noise scale is not known, the batch stays. It never shrinks.
+    Where a window's noise scale has no upper bound, its lower one counts. The batch never shrinks, nor grows past an eighth of the data.
     """
-    sizes = [(window.start, _power_of_two(window.noise.value, ghost)) for window in found if window.noise.value is not None]
-    if not sizes:
-        return []
-    (_, size), *later = sizes
+    most = max(1.0, train_examples / 8)
+    (_, size), *later = [(window.start, _power_of_two(min(_supported(window.noise), most), ghost)) for window in found]
     words, growth = [f"batch_size={size}"], []
     for start, wanted in later:
         if wanted > size:
@@ -137,7 +135,10 @@ def batch_schedule(found: Sequence[Window], *, train_examples: int, ghost: int) 
     return words + ([f"schedule.batch_growth={','.join(growth)}"] if growth else [])
 
 
-def _power_of_two(noise: float | None, ghost: int) -> int:
+def _supported(noise: NoiseScale) -> float:
+    return noise.value if noise.value is not None and math.isfinite(noise.high) else noise.low
+
+
+def _power_of_two(noise: float, ghost: int) -> int:
     """The ghost batch times the power of two that comes nearest to the noise scale."""
-    assert noise is not None
     return int(ghost * 2 ** max(0, round(math.log2(max(1.0, noise) / ghost))))

@@ -39,9 +39,9 @@ def test_a_constant_noise_scale_is_the_critical_batch():
 def test_a_growing_noise_scale_grows_the_batch_by_powers_of_two_and_never_shrinks_it():
     found = windows(rows([30, 30, 70, 60, 130, 120, 500, 30]))
     assert len(found) == 8
-    words = batch_schedule(found, train_examples=1280, ghost=8)
-    assert words == ["batch_size=32", "schedule.batch_growth=20ep:2,40ep:2,60ep:4"]
-    recipe = Recipe().vary(batch_size=64, bn_batch_size=8, duration="80ep", model=dict(name="cifar_resnet8")).with_overrides(words)
+    words = batch_schedule(found, train_examples=12800, ghost=8)
+    assert words == ["batch_size=32", "schedule.batch_growth=2ep:2,4ep:2,6ep:4"]
+    recipe = Recipe().vary(batch_size=64, bn_batch_size=8, duration="90ep", model=dict(name="cifar_resnet8")).with_overrides(words)
     assert [phase.batch_size for phase in make_plan(recipe, 1).phases] == [32, 64, 128, 512]
 
 

@@ -1,0 +1,99 @@
+"""What measuring the gradient noise scale costs: the same steps with and without it, in turns, one process, one thread.
+
+    python -m bench.noise_scale        every case, about three minutes; appends to results/noise_scale.csv
+
+Cases: `accumulated` (ResNet-20, 32 x 32, four micro-batches of 32: hooks on the parameters) and `split` (one micro-batch of 128: a quarter
+of it is passed twice), each measured every so many steps, layers included.
+"""
+
+import argparse
+import itertools
+import time
+from collections.abc import Callable
+
+import torch
+
+from bench import rows
+from lbtrain import Recipe
+
+COMMAND = "python -m bench.noise_scale"
+ROUNDS = 15
+CASES = {
+    "accumulated, every step": (32, 1),
+    "accumulated, every 10 steps": (32, 10),
+    "split, every 20 steps": (128, 20),
+    "split, every 50 steps": (128, 50),
+}
+"""Name: (micro-batch, measured every so many steps)."""
+
+
+def stepper(micro: int, every: int) -> Callable[[], None]:
+    """A function that makes one step of the loop with its own engine and meter, measured where `every` says so (0: never)."""
+    from lbtrain.cluster.launch import detect_world, start_process_group
+    from lbtrain.main import _build_engine
+    from lbtrain.noise_meter import NoiseMeter
+    from lbtrain.plan import make_plan
+    from lbtrain.tasks import create_task
+
+    measure = dict(noise_scale=f"{every}it", layers=every > 0)
+    data = dict(name="synthetic", image_size=32)
+    recipe = Recipe().vary(
+        batch_size=128, bn_batch_size=32, micro_batch_size=micro, model=dict(name="cifar_resnet20"), data=data, measure=measure
+    )
+    device = start_process_group(detect_world())
+    plan = make_plan(recipe, 1)
+    engine, optimizer = _build_engine(recipe, plan, device)
+    task = create_task(recipe, device)
+    engine.accumulation = plan.cut.accumulation
+    meter = NoiseMeter(plan, task, engine, optimizer, earlier=[])
+    batches = task.batches(start=0, micro_batch_size=micro, rank=0, world_size=1)
+    kept = [next(batches) for _ in range(plan.cut.accumulation)]
+    steps = itertools.count()
+    engine.model.train()
+
+    def step() -> None:
+        examples = next(steps) * plan.batch_size
+        for batch in kept:
+            loss = task.loss(engine.model, batch)["loss"]
+            meter.watch(loss, batch, examples, plan.phases[0])
+            engine.backward(loss)
+        meter.read()
+        engine.step(0.01)
+        for _ in meter.rows(0, examples):
+            pass
+
+    return step
+
+
+def seconds(step: Callable[[], None], count: int) -> float:
+    started = time.perf_counter()
+    for _ in range(count):
+        step()
+    return time.perf_counter() - started
+
+
+def in_turns(case: str, rounds: int) -> rows.Row:
+    """One row: the same number of steps, a whole number of measuring periods, measured and not."""
+    micro, every = CASES[case]
+    count = max(every, 5)
+    measured, plain = stepper(micro, every), stepper(micro, 0)
+    seconds(measured, 2), seconds(plain, 2)
+    on, off = [], []
+    for _ in range(rounds):
+        on.append(1e3 * seconds(measured, count) / count)
+        off.append(1e3 * seconds(plain, count) / count)
+    command = f"{COMMAND} --cases '{case}'"
+    return rows.paired("noise_scale", case, "the same step unmeasured", on, off, unit="ms a step", target="<=1.02", command=command)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    rows.write([in_turns(case, options.rounds) for case in options.cases], "noise_scale")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""Sharpness, spectrum and the line between two runs, from their directories; a command that was stopped goes on."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from lbtrain import Recipe
+from lbtrain.checkpoint import Checkpoints, Progress
+from lbtrain.data import facts
+from lbtrain.errors import RecipeError
+from lbtrain.plan import make_plan
+from lbtrain.tasks import build_model
+from tools.landscape import measures
+from tools.landscape.__main__ import main
+from tools.landscape.compare import fit_log, interpolated
+from tools.landscape.sweep import fit, steps_to
+
+
+def write_run(path, *, seed, batch_size=64, model="cifar_resnet8"):
+    """A run directory with a checkpoint, without the training."""
+    recipe = Recipe().vary(batch_size=batch_size, bn_batch_size=8, seed=seed, model=dict(name=model))
+    net = build_model(recipe, facts(recipe.data))
+    path.mkdir()
+    state = {"model": net.state_dict(), "optimizer": {}, "loss_scale": 1.0}
+    Checkpoints(path, keep=1).save(state, Progress(640, 10), recipe.to_yaml())
+    rows = [{"kind": "distance", "step": step, "examples": step, "distance": 1 + float(np.log(step))} for step in (1, 2, 4, 8)]
+    (path / "recipe.yaml").write_text(recipe.to_yaml())
+    (path / "plan.json").write_text(make_plan(recipe, 1).to_json())
+    (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    return write_run(folder / "small", seed=0), write_run(folder / "large", seed=1, batch_size=720)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    for name, value in {
+        "ITERATIONS": 1,
+        "EIGENVALUES": 2,
+        "EIGENVALUE_STEPS": 3,
+        "TRACE_SAMPLES": 2,
+        "DIRECTIONS": 5,
+        "PROBES": 1,
+        "DENSITY_STEPS": 3,
+    }.items():
+        monkeypatch.setattr(measures, name, value)
+    monkeypatch.setattr("tools.landscape.compare.ALPHAS", [0.0, 0.5, 1.0])
+
+
+OPTIONS = ["--examples", "16", "--micro-batch", "16"]
+
+
+def test_two_runs_side_by_side(runs, tmp_path, capsys):
+    assert main(["compare", *map(str, runs), "--out", str(tmp_path / "page"), *OPTIONS]) == 0
+    found = json.loads((tmp_path / "page" / "compare.json").read_text())
+    assert [point["alpha"] for point in found["line"]] == [0, 0.5, 1]
+    box = found["sharpness"][0]["box 0.001, full space"]
+    assert found["line"][0]["train_loss"] == pytest.approx(box["base"], rel=1e-5), "the line starts at the first run"
+    assert found["fits"][0]["slope"] == pytest.approx(1) and found["fits"][0]["explained"] == pytest.approx(1)
+    for name in ("line.png", "spectrum.png", "distance.png", "compare.html"):
+        assert (tmp_path / "page" / name).stat().st_size > 5000
+    assert "compare.html" in capsys.readouterr().out
+
+
+def test_a_second_time_nothing_is_measured(runs, monkeypatch, capsys):
+    assert main(["sharpness", str(runs[0]), *OPTIONS]) == 0
+    first = capsys.readouterr().out.splitlines()[-5:]
+    monkeypatch.setattr("tools.landscape.runs.Run.objective", None)
+    assert main(["sharpness", str(runs[0]), *OPTIONS]) == 0
+    assert capsys.readouterr().out.splitlines()[-5:] == first and "box 0.001, full space" in first[0]
+
+
+def test_a_stopped_command_keeps_what_was_finished(runs, monkeypatch, capsys):
+    monkeypatch.setattr(measures, "spectral_density", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+    options = ["hessian", str(runs[1]), "--examples", "32", "--micro-batch", "16"]
+    assert main(options) == 130
+    assert "the same command goes on from there" in capsys.readouterr().err
+    assert json.loads((runs[1] / "landscape" / "top_eigenvalues.json").read_text())["settings"]["examples"] == 32
+    monkeypatch.undo()
+
+
+def test_runs_without_a_line_between_them_are_refused(runs, tmp_path, capsys):
+    other = write_run(tmp_path / "other", seed=0, model="cifar_resnet20")
+    assert main(["compare", str(runs[0]), str(other), *OPTIONS]) == 2
+    assert "model.name is cifar_resnet8 and cifar_resnet20: only runs of one network" in capsys.readouterr().err
+    assert main(["hessian", str(runs[0]), "--examples", "100", "--micro-batch", "16"]) == 2
+    assert "--examples 100 is not a whole number of micro-batches of 16" in capsys.readouterr().err
+
+
+def test_the_line_interpolates_what_is_a_number():
+    first, second = {"a": torch.zeros(2), "n": torch.tensor(3), "bn.running_var": torch.ones(1)}, {}
+    second = {"a": torch.ones(2), "n": torch.tensor(9), "bn.running_var": torch.zeros(1)}
+    beyond = interpolated(first, second, 1.5)
+    assert beyond["a"].tolist() == [1.5, 1.5] and beyond["n"] == 3 and beyond["bn.running_var"] > 0
+
+
+def test_a_logarithm_is_fitted():
+    rows = [{"step": step, "distance": 2 + 3 * np.log(step)} for step in (1, 10, 100)]
+    found = fit_log(rows)
+    assert (found.intercept, found.slope, found.explained) == pytest.approx((2, 3, 1))
+    assert fit_log(rows[:2]) is None
+
+
+def test_the_curve_of_steps_over_batches_is_fitted():
+    sizes = [8, 32, 128, 512]
+    assert fit(sizes, [20 + 2000 / size for size in sizes]) == pytest.approx((20, 2000), rel=1e-3)
+
+
+def test_steps_to_a_loss_are_in_the_middle_of_the_first_stretch_that_reaches_it(runs, tmp_path):
+    path = write_run(tmp_path / "run", seed=0)
+    rows = [{"kind": "train", "step": step, "examples": step, "loss": loss} for step, loss in ((4, 1.0), (8, 0.09), (12, 0.2))]
+    (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    from tools.landscape.runs import Run
+
+    assert steps_to(Run(path), 0.1) == 6 and steps_to(Run(path), 0.01) is None
+
+
+def test_a_run_without_a_checkpoint_is_told(runs, tmp_path):
+    from tools.landscape.runs import Run
+
+    path = write_run(tmp_path / "run", seed=0)
+    for checkpoint in (path / "checkpoints").iterdir():
+        checkpoint.unlink()
+    with pytest.raises(RecipeError, match="has no checkpoint yet"):
+        _ = Run(path).weights

@@ -1,0 +1,156 @@
+"""`compare SMALL_RUN LARGE_RUN`: why two runs of one network end apart, in one page."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from lbtrain.analysis.objective import calm
+from lbtrain.provenance import commit, hardware
+from lbtrain.records import write_whole
+from lbtrain.tasks import create_task
+from tools.landscape import chart, page
+from tools.landscape.kept import Bars, kept
+from tools.landscape.measures import Measures, check_same_network
+from tools.landscape.runs import Here, LossOptions, Run
+
+ALPHAS = [round(-0.5 + 0.1 * number, 2) for number in range(21)]
+"""Places on the line: 0 is the first run, 1 the second."""
+
+
+@dataclass(frozen=True)
+class LogFit:
+    """distance ~ intercept + slope * ln(step), by least squares over all rows; `explained`: the share of the variance that it explains."""
+
+    intercept: float
+    slope: float
+    explained: float
+
+    def at(self, step: Any) -> Any:
+        return self.intercept + self.slope * np.log(step)
+
+
+def fit_log(rows: Sequence[dict[str, Any]]) -> LogFit | None:
+    """Hoffer et al. 2017, section 3: the distance from the start grows like the logarithm of the steps. None for fewer than 3 rows."""
+    if len(rows) < 3:
+        return None
+    steps, distances = (np.array([row[key] for row in rows], dtype=float) for key in ("step", "distance"))
+    slope, intercept = np.polyfit(np.log(steps), distances, 1)
+    residual = distances - intercept - slope * np.log(steps)
+    return LogFit(float(intercept), float(slope), float(1 - residual.var() / distances.var()))
+
+
+def compare(small: Run, large: Run, out: Path, here: Here, options: LossOptions) -> str:
+    """Measures what is missing and, on rank 0, writes compare.json, its pictures and compare.html into `out`. Collective."""
+    check_same_network(small, large)
+    runs = [small, large]
+    measures = [Measures(run, here, options) for run in runs]
+    sharpness = [each.sharpness() for each in measures]
+    spectra = [each.spectrum() for each in measures]
+    line = along_the_line(small, large, out, here, options)
+    if here.rank:
+        return ""
+    out.mkdir(parents=True, exist_ok=True)
+    names = [f"{run.path.name} (batch {run.plan['batch_size']:,})" for run in runs]
+    distances = [run.rows("distance") for run in runs]
+    fits = [fit_log(rows) for rows in distances]
+    pictures = [out / "line.png", out / "spectrum.png"]
+    chart.draw_line(line, names, pictures[0])
+    chart.draw_spectra([each["density"] for each in spectra], names, pictures[1])
+    if all(fits):
+        pictures.append(out / "distance.png")
+        chart.draw_distances(distances, fits, names, pictures[2])
+    table = _table(runs, names, sharpness, spectra, fits)
+    lines = _verdict(names, sharpness, spectra, fits, line)
+    data = {"runs": names, "sharpness": sharpness, "spectra": spectra, "fits": [fit and vars(fit) for fit in fits], "line": line}
+    write_whole(out / "compare.json", json.dumps(data, indent=1) + "\n")
+    settings = f"{options.examples} training examples, batch norm: {options.batch_norm}; commit {commit()} on {hardware()}"
+    write_whole(out / "compare.html", page.page(f"{names[0]} and {names[1]}", lines, pictures, [table], settings))
+    return "\n".join([*lines, "", *map(str, [*pictures, out / "compare.html"])])
+
+
+def along_the_line(small: Run, large: Run, out: Path, here: Here, options: LossOptions) -> list[dict[str, float]]:
+    """Training loss and evaluation metrics at ALPHAS, batch norm as in `options`; weights and running statistics are interpolated."""
+    ends = [small.weights[0], large.weights[0]]
+    settings = {"ends": [str(run.path.resolve()) for run in (small, large)], "steps": [run.weights[1] for run in (small, large)]}
+    settings |= vars(options)
+    points: list[dict[str, float]] = []
+    objective = task = None
+    with Bars(enabled=here.rank == 0).watching("the line between the two", len(ALPHAS)) as tick:
+        for number, alpha in enumerate(ALPHAS):
+
+            def measure(alpha: float = alpha) -> dict[str, Any]:
+                nonlocal objective, task
+                objective = objective or small.objective(here, options)
+                task = task or create_task(small.recipe, here.device)
+                model = objective.model
+                model.load_state_dict(interpolated(ends[0], ends[1], alpha))
+                loss = objective.value()
+                with calm(model, options.batch_norm):
+                    found = task.evaluate(model, micro_batch_size=options.micro_batch, rank=here.rank, world_size=here.world_size)
+                headline = task.headline
+                return {"alpha": alpha, "train_loss": loss, "metric": found.metrics[headline.name], "label": headline.label}
+
+            points.append(kept(out / "line", f"{number:02}", settings, measure, write=here.rank == 0))
+            tick()
+    return points
+
+
+def interpolated(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor], alpha: float) -> dict[str, torch.Tensor]:
+    """(1 - alpha) first + alpha second; variances stay positive, counters are the first's."""
+    line = {name: torch.lerp(tensor, second[name], alpha) if tensor.is_floating_point() else tensor for name, tensor in first.items()}
+    return {name: tensor.clamp(min=1e-6) if name.endswith("running_var") else tensor for name, tensor in line.items()}
+
+
+def _table(
+    runs: Sequence[Run], names: Sequence[str], sharpness: Sequence[dict[str, Any]], spectra: Sequence[dict[str, Any]], fits: Sequence[Any]
+) -> page.Table:
+    rows = []
+    summaries = [json.loads((run.path / "summary.json").read_text()) if (run.path / "summary.json").exists() else {} for run in runs]
+    if all("headline" in summary for summary in summaries):
+        label = summaries[0]["headline"]["label"]
+        rows.append([label, *(f"{summary[summary['headline']['name']]:.2f}" for summary in summaries)])
+    rows += [[f"sharpness, {kind}", *(f"{each[kind]['value']:.4g}" for each in sharpness)] for kind in sharpness[0]]
+    for place in range(len(spectra[0]["eigenvalues"]["values"])):
+        rows.append([f"eigenvalue {place + 1}", *(f"{each['eigenvalues']['values'][place]:.4g}" for each in spectra)])
+    rows.append(["smallest eigenvalue", *(f"{each['eigenvalues']['smallest']:.4g}" for each in spectra)])
+    rows.append(["trace (95%)", *(f"{each['trace']['value']:.4g} ({_interval(each['trace']['interval'])})" for each in spectra)])
+    if all(fits):
+        rows.append(["distance from the start: slope per ln(step)", *(f"{fit.slope:.3g} ({fit.explained:.0%} explained)" for fit in fits)])
+        last = [run.rows("distance")[-1]["distance"] for run in runs]
+        rows.append(["distance from the start, end of the run", *(f"{value:.3g}" for value in last)])
+    return page.Table("Measured at the newest checkpoint of each", ["", *names], rows)
+
+
+def _interval(ends: Sequence[float]) -> str:
+    return f"{ends[0]:.4g} to {ends[1]:.4g}"
+
+
+def _verdict(
+    names: Sequence[str], sharpness: Sequence[dict[str, Any]], spectra: Sequence[dict[str, Any]], fits: Sequence[Any], line: Any
+) -> list[str]:
+    box = [each["box 0.001, full space"]["value"] for each in sharpness]
+    top = [each["eigenvalues"]["values"][0] for each in spectra]
+    lines = [
+        f"{names[1]} is {_times(box[1], box[0])} in Keskar's box of 1e-3, and its largest eigenvalue {top[1]:.3g} against {top[0]:.3g}",
+        f"the highest training loss on the line between the two is {max(p['train_loss'] for p in line if 0 <= p['alpha'] <= 1):.3g}",
+    ]
+    if all(fits):
+        slopes = f"{fits[0].slope:.3g} and {fits[1].slope:.3g}"
+        lines.append(
+            f"distance from the start grows by {slopes} per ln(step): Hoffer et al. find equal slopes where the rate is scaled right"
+        )
+    else:
+        lines.append("distance from the start was not measured in both: train with measure.distance=true")
+    return lines
+
+
+def _times(value: float, reference: float) -> str:
+    if reference <= 0 or value <= 0:
+        return f"at {value:.3g} against {reference:.3g}"
+    ratio = value / reference
+    return f"{ratio:.2g} times as sharp" if ratio >= 1 else f"{1 / ratio:.2g} times flatter"

@@ -1,0 +1,108 @@
+"""Sharpness and spectrum of a run at its newest checkpoint, each piece kept as it finishes."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from lbtrain.analysis import ascent_sharpness, box_sharpness, spectral_density, top_eigenvalues, trace
+from lbtrain.errors import RecipeError
+from tools.landscape import chart
+from tools.landscape.kept import Bars, Watched, kept
+from tools.landscape.runs import Here, LossOptions, Run
+
+ITERATIONS = 10
+BOXES = (1e-3, 5e-4)
+DIRECTIONS = 100
+RADIUS = 0.05
+EIGENVALUES, EIGENVALUE_STEPS = 5, 60
+TRACE_SAMPLES = 30
+PROBES, DENSITY_STEPS = 2, 40
+
+
+class Measures:
+    """What can be measured of one run. Every method is collective, returns plain data, and measures only what is not there yet."""
+
+    def __init__(self, run: Run, here: Here, options: LossOptions):
+        self.run, self.here, self.options = run, here, options
+        self.bars = Bars(enabled=here.rank == 0)
+        self.settings = {**dataclasses.asdict(options), "step": run.weights[1]}
+
+    def sharpness(self) -> dict[str, Any]:
+        """Keskar's metric by box and space, and SAM's."""
+        found = {}
+        for epsilon in BOXES:
+            for space, directions in (("full space", 0), (f"{DIRECTIONS} random directions", DIRECTIONS)):
+                found[f"box {epsilon:g}, {space}"] = self._box(epsilon, space, directions)
+        found[f"SAM, radius {RADIUS}"] = self._piece(
+            f"sharpness SAM {RADIUS}", 1, lambda watched: {"value": ascent_sharpness(watched, radius=RADIUS)}
+        )
+        return found
+
+    def _box(self, epsilon: float, space: str, directions: int) -> dict[str, Any]:
+        def measure(watched: Watched) -> dict[str, Any]:
+            return dataclasses.asdict(box_sharpness(watched, epsilon=epsilon, directions=directions, iterations=ITERATIONS))
+
+        return self._piece(f"sharpness {epsilon:g}, {space}", 4 * ITERATIONS, measure)
+
+    def spectrum(self) -> dict[str, Any]:
+        """Top eigenvalues, trace, density."""
+        return {"eigenvalues": self._eigenvalues(), "trace": self._trace(), "density": self._density()}
+
+    def text(self, found: dict[str, Any]) -> str:
+        """What was found, for the terminal of rank 0."""
+        if self.here.rank:
+            return ""
+        lines = [f"{self.run.path}, step {self.settings['step']}; {self.options.examples} examples, batch norm: {self.options.batch_norm}"]
+        if "eigenvalues" not in found:
+            return "\n".join(lines + [f"{name:<36} {each['value']:.6g}" for name, each in found.items()])
+        top, estimate = found["eigenvalues"], found["trace"]
+        open_end = "" if top["converged"] else f" (not converged after {top['products']} products: within {max(top['residuals']):.2g})"
+        lines.append(f"{'top eigenvalues':<36} {' '.join(f'{value:.6g}' for value in top['values'])}{open_end}")
+        lines.append(f"{'smallest eigenvalue':<36} {top['smallest']:.6g}")
+        low, high = estimate["interval"]
+        lines.append(f"{'trace (95%)':<36} {estimate['value']:.6g} ({low:.6g} to {high:.6g})")
+        path = self.run.folder / "spectrum.png"
+        chart.draw_spectra([found["density"]], [self.run.path.name], path)
+        return "\n".join([*lines, str(path)])
+
+    def _eigenvalues(self) -> dict[str, Any]:
+        def measure(watched: Watched) -> dict[str, Any]:
+            found = top_eigenvalues(watched, EIGENVALUES, steps=EIGENVALUE_STEPS, tolerance=1e-3)
+            return {key: value for key, value in vars(found).items() if key != "vectors"}
+
+        return self._piece("top eigenvalues", EIGENVALUE_STEPS, measure)
+
+    def _trace(self) -> dict[str, Any]:
+        return self._piece(
+            "trace", TRACE_SAMPLES, lambda watched: dataclasses.asdict(trace(watched, samples=TRACE_SAMPLES, tolerance=0.05))
+        )
+
+    def _density(self) -> dict[str, Any]:
+        def measure(watched: Watched) -> dict[str, Any]:
+            return dataclasses.asdict(spectral_density(watched, probes=PROBES, steps=DENSITY_STEPS))
+
+        return self._piece("spectral density", PROBES * DENSITY_STEPS, measure)
+
+    def _piece(self, name: str, at_most: int, measure: Callable[[Watched], dict[str, Any]]) -> dict[str, Any]:
+        def now() -> dict[str, Any]:
+            with self.bars.watching(f"{self.run.path.name}: {name}", at_most) as tick:
+                return measure(Watched(self._objective(), tick))
+
+        file = name.replace(" ", "_").replace(",", "")
+        return kept(self.run.folder, file, self.settings, now, write=self.here.rank == 0)
+
+    def _objective(self) -> Any:
+        if not hasattr(self, "_made"):
+            self._made = self.run.objective(self.here, self.options)
+        return self._made
+
+
+def check_same_network(small: Run, large: Run) -> None:
+    """Raises RecipeError for two runs that have no line between them."""
+    for key in ("model", "data"):
+        first, second = getattr(small.recipe, key), getattr(large.recipe, key)
+        differing = [name for name in vars(first) if getattr(first, name) != getattr(second, name) and name not in ("root", "workers")]
+        if differing:
+            name = f"{key}.{differing[0]}"
+            values = f"{getattr(first, differing[0])} and {getattr(second, differing[0])}"
+            raise RecipeError(f"{name} is {values}: only runs of one network on one data set can be compared")
