@@ -46,7 +46,9 @@ class ModelConfig:
     args: dict[str, Any] = _key({}, "more arguments for timm.create_model, as {key: value}")
     head_std: float = _key(0.0, "standard deviation of the classifier's initial weights; 0: the model's own", at_least=0)
     library: str = _key(
-        "timm", "timm: classifiers; torchvision: Mask R-CNN on any timm backbone; detectron2: its configs", choices=("timm", "torchvision")
+        "timm",
+        "timm: classifiers; torchvision: Mask R-CNN on any timm backbone; detectron2: its configs",
+        choices=("timm", "torchvision", "detectron2"),
     )
     weights: str = _key("", "Mask R-CNN: a file of weights for the backbone, such as a checkpoint of a ResNet-50 run; empty: random")
     batch_norm: str = _key(

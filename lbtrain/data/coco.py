@@ -82,6 +82,11 @@ class CocoSource:
             # pycocotools raises a bare Exception for what it does not know.
             raise UserError(f"{self.path}: annotation {annotation['id']}: its segmentation cannot be read: {error}") from error
 
+    def raw(self, index: int) -> tuple[dict[str, Any], list[tuple[dict[str, Any], int]]]:
+        """An image and its (annotation, label) pairs as the file has them, crowds left out."""
+        image = self._images[index]
+        return image, [(annotation, self._labels[annotation["category_id"]]) for annotation in self._objects[image["id"]]]
+
     def image_id(self, index: int) -> int:
         return int(self._images[index]["id"])
 

@@ -36,6 +36,10 @@ def _job(recipe: Recipe) -> ModuleType:
         from lbtrain.tasks import classification
 
         return classification
-    from lbtrain.tasks import detection
+    if recipe.model.library == "torchvision":
+        from lbtrain.tasks import detection
 
-    return detection
+        return detection
+    from lbtrain.tasks import detectron2_models
+
+    return detectron2_models

@@ -142,16 +142,17 @@ class InstanceSegmentation:
     @torch.no_grad()
     def _found(self, model: nn.Module, micro_batch_size: int, rank: int, world_size: int) -> list[Detection]:
         """What the model finds on this rank's share of the evaluation set."""
-        items = evaluation_items(self.eval_source, self.eval_preparation, micro_batch_size, rank, world_size)
         found: list[Detection] = []
-        for item, batch in zip(items, self._eval_batches(items), strict=True):
-            for index, epoch, result in zip(batch.indices, item.block.epochs, model(batch), strict=True):
+        for block, batch in self._evaluation(micro_batch_size, rank, world_size):
+            for index, epoch, result in zip(block.indices.tolist(), block.epochs, model(batch), strict=True):
                 if epoch != PADDING:
                     found += self._detections(index, result)
         return found
 
-    def _eval_batches(self, items: list[Item]) -> Iterator[InstanceBatch]:
-        return _loaded(self.eval_source, self.eval_preparation, items, self.recipe.data.workers, self.device)
+    def _evaluation(self, micro_batch_size: int, rank: int, world_size: int) -> Iterator[tuple[Block, Any]]:
+        items = evaluation_items(self.eval_source, self.eval_preparation, micro_batch_size, rank, world_size)
+        loaded = _loaded(self.eval_source, self.eval_preparation, items, self.recipe.data.workers, self.device)
+        return ((item.block, batch) for item, batch in zip(items, loaded, strict=True))
 
     def _detections(self, index: int, result: dict[str, Tensor]) -> list[Detection]:
         category_ids = [self.eval_source.category_id(int(label)) for label in result["labels"]]

@@ -1,0 +1,243 @@
+"""detectron2's models, data mapper and augmentations as they are, under our loop: `model.library=detectron2 model.name=CONFIG`.
+
+A config is one of its model zoo (COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml) or a LazyConfig (the same with .py). It gives the
+network, the mapper and the augmentations; batch, optimizer and schedule are the recipe's. Three things are set from outside, as in
+lbtrain.tasks.mask_rcnn: proposals are sampled by the seed of their image, the heads' losses are normalised over `loss_batch_size` images,
+and the mapper's random numbers belong to (seed, epoch, image). Padding is detectron2's own, to the largest image of the micro-batch: runs
+are equal on any world size that has the same `micro_batch_size`.
+
+detectron2 is on no package index: its own installation page, docs/tutorials/install, says how to build it. docs/detection.md has what this
+needs beside it.
+"""
+
+import contextlib
+import copy
+import functools
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import torch
+from pycocotools import mask as rle
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from lbtrain.data import Facts
+from lbtrain.data.augment import draws
+from lbtrain.data.coco import CocoSource
+from lbtrain.errors import RecipeError
+from lbtrain.recipe import Recipe
+from lbtrain.sampling import PADDING, Block, train_blocks
+from lbtrain.tasks.detection import InstanceSegmentation
+from lbtrain.tasks.mask_rcnn import mean_of
+
+
+@dataclass(frozen=True)
+class MappedBatch:
+    """A micro-batch as detectron2 takes it: the mapper's dicts, with the seed of each image's own random numbers."""
+
+    inputs: list[dict[str, Any]]
+    keys: list[int]
+    indices: list[int]
+
+
+def _config(recipe: Recipe, num_classes: int) -> Any:
+    """The config of `model.name` with `model.args` in it. Raises RecipeError where it is not there, or where detectron2 is not."""
+    try:
+        from detectron2 import model_zoo
+        from detectron2.config import CfgNode, LazyConfig
+    except ImportError as error:
+        raise RecipeError(
+            f"model.library=detectron2 needs detectron2, which is not installed here ({error}): its installation page says how, "
+            "docs/detection.md what it needs beside it; or use model.library=torchvision"
+        ) from error
+    arguments = recipe.model.args
+    try:
+        config = model_zoo.get_config(recipe.model.name)
+        if not isinstance(config, CfgNode):
+            config.model.roi_heads.num_classes = num_classes
+            return LazyConfig.apply_overrides(config, [f"{name}={value}" for name, value in arguments.items()])
+        norm = {} if recipe.model.batch_norm == "frozen" else {"MODEL.RESNETS.NORM": "BN"}
+        fixed = {"MODEL.ROI_HEADS.NUM_CLASSES": num_classes, "MODEL.DEVICE": str(torch.get_default_device())} | norm
+        config.merge_from_list([word for pair in (fixed | arguments).items() for word in pair])
+    except (RuntimeError, KeyError, AssertionError, ValueError) as error:
+        raise RecipeError(f"model.name={recipe.model.name} with model.args={arguments}: {error}") from error
+    return config
+
+
+def build_model(recipe: Recipe, known: Facts) -> nn.Module:
+    """The network of the config with its initial weights, seeded by the recipe alone."""
+    config = _config(recipe, known.num_classes)
+    from detectron2.checkpoint import DetectionCheckpointer
+    from detectron2.config import CfgNode, instantiate
+    from detectron2.modeling import build_model as build
+
+    torch.manual_seed(recipe.seed)
+    model = cast(nn.Module, build(config) if isinstance(config, CfgNode) else instantiate(config.model))
+    if recipe.model.weights and next(model.parameters()).device.type != "meta":
+        DetectionCheckpointer(model).load(recipe.model.weights)
+    own: Any = model
+    own.seeds = seed_sampling(model)
+    own.roi_heads.forward = functools.partial(_heads_in_units, own.roi_heads.forward, recipe.loss_batch_size)
+    own.forward = functools.partial(_forward, model, own.forward)
+    return model
+
+
+class _Seeds:
+    """The seeds of the images that a pass holds, taken one by one by each of the two samplers."""
+
+    def __init__(self) -> None:
+        self.waiting: list[list[int]] = [[], []]
+
+    def expect(self, keys: list[int]) -> None:
+        self.waiting = [list(keys), list(keys)]
+
+    def seeded(self, sampler: Callable[..., Any], number: int) -> Callable[..., Any]:
+        def sample(*arguments: Any) -> Any:
+            torch.manual_seed(self.waiting[number].pop(0) ^ number)
+            return sampler(*arguments)
+
+        return sample
+
+
+def seed_sampling(model: nn.Module) -> _Seeds:
+    """Makes detectron2's two samplers draw by the seed of the image; returns what tells them the images of a pass."""
+    seeds, parts = _Seeds(), cast(Any, model)
+    parts.proposal_generator._subsample_labels = seeds.seeded(parts.proposal_generator._subsample_labels, 0)
+    parts.roi_heads._sample_proposals = seeds.seeded(parts.roi_heads._sample_proposals, 1)
+    return seeds
+
+
+def _forward(model: nn.Module, forward: Callable[..., Any], batch: MappedBatch) -> Any:
+    """The losses by name in training, else per image boxes, labels (1 for the first class), scores and masks."""
+    from detectron2.utils.events import EventStorage
+
+    cast(Any, model).seeds.expect(batch.keys)
+    with EventStorage():
+        outputs = forward(batch.inputs)
+    return outputs if model.training else [_found(output["instances"]) for output in outputs]
+
+
+def _found(instances: Any) -> dict[str, Tensor]:
+    return {
+        "boxes": instances.pred_boxes.tensor,
+        "labels": instances.pred_classes + 1,
+        "scores": instances.scores,
+        "masks": instances.pred_masks,
+    }
+
+
+def _heads_in_units(
+    heads: Callable[..., Any], unit: int, images: Any, features: dict[str, Tensor], proposals: list[Any], targets: Any = None
+) -> Any:
+    """detectron2's ROIHeads.forward over `unit` images at a time: the mean of the units' losses."""
+    if targets is None:
+        return heads(images, features, proposals, targets)
+    parts = []
+    for first in range(0, len(proposals), unit):
+        some = slice(first, first + unit)
+        parts.append(heads(images, {name: feature[some] for name, feature in features.items()}, proposals[some], targets[some])[1])
+    return [], mean_of(parts)
+
+
+def counted_part(recipe: Recipe, model: nn.Module) -> tuple[nn.Module, tuple[int, int, int]]:
+    """The backbone with its pyramid at the configs' usual largest input."""
+    return cast(nn.Module, model.backbone), (3, 800, 1344)
+
+
+class Detectron2Segmentation(InstanceSegmentation):
+    """`InstanceSegmentation` with detectron2's mapper in place of ours."""
+
+    def __init__(self, recipe: Recipe, device: torch.device):
+        if recipe.data.name != "coco":
+            raise RecipeError(f"data.name={recipe.data.name}: detectron2's mapper reads files, so it takes coco alone")
+        super().__init__(recipe, device)
+        config = _config(recipe, len(self.train_source.class_names))
+        seed = recipe.seed
+        self.train_mapped = _Mapped(cast(CocoSource, self.train_source), _mapper(config, True), seed)
+        self.eval_mapped = _Mapped(cast(CocoSource, self.eval_source), _mapper(config, False), seed)
+
+    def batches(self, *, start: int, micro_batch_size: int, rank: int, world_size: int) -> Iterator[Any]:
+        blocks = train_blocks(self.stream, start=start, micro_batch_size=micro_batch_size, rank=rank, world_size=world_size)
+        yield from self._mapped(self.train_mapped, blocks)
+
+    def _evaluation(self, micro_batch_size: int, rank: int, world_size: int) -> Iterator[tuple[Block, Any]]:
+        """One image at a time, as detectron2 scores."""
+        order = np.arange(-(-len(self.eval_source) // world_size) * world_size)[rank::world_size]
+        blocks = [Block(np.array([0 if at < len(self.eval_source) else PADDING]), np.array([at % len(self.eval_source)])) for at in order]
+        yield from zip(blocks, self._mapped(self.eval_mapped, blocks), strict=True)
+
+    def _mapped(self, data: "_Mapped", blocks: Any) -> DataLoader[MappedBatch]:
+        return DataLoader(cast(Dataset[MappedBatch], data), batch_size=None, sampler=blocks, num_workers=self.recipe.data.workers)
+
+
+create = Detectron2Segmentation
+
+
+def _mapper(config: Any, is_train: bool) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    from detectron2.config import CfgNode, instantiate
+    from detectron2.data import DatasetMapper
+
+    if isinstance(config, CfgNode):
+        return cast(Callable[..., Any], DatasetMapper(config, is_train))
+    return cast(Callable[..., Any], instantiate((config.dataloader.train if is_train else config.dataloader.test).mapper))
+
+
+class _Mapped(Dataset[MappedBatch]):
+    """A data set whose item is a whole micro-batch, mapped image by image."""
+
+    def __init__(self, source: CocoSource, mapper: Callable[[dict[str, Any]], dict[str, Any]], seed: int):
+        self.records, self.mapper, self.seed = [_record(source, index) for index in range(len(source))], mapper, seed
+
+    def __getitem__(self, block: Block) -> MappedBatch:
+        key, augmentation = (values >> np.uint64(1) for values in draws(block, self.seed, 2))
+        inputs = []
+        for index, seed in zip(block.indices, augmentation, strict=True):
+            with _seeded(int(seed) % 2**32):
+                inputs.append(self.mapper(copy.deepcopy(self.records[int(index)])))
+        return MappedBatch(inputs, key.tolist(), block.indices.tolist())
+
+
+@contextlib.contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """The generators that detectron2's augmentations draw from."""
+    states = random.getstate(), np.random.get_state()
+    random.seed(seed)
+    np.random.seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+
+
+def _record(source: CocoSource, index: int) -> dict[str, Any]:
+    """One image in detectron2's dataset format; classes count from 0."""
+    from detectron2.structures import BoxMode
+
+    image, objects = source.raw(index)
+    annotations = [
+        {
+            "bbox": annotation["bbox"],
+            "bbox_mode": BoxMode.XYWH_ABS,
+            "category_id": label - 1,
+            "iscrowd": 0,
+            "segmentation": _outline(annotation["segmentation"]),
+        }
+        for annotation, label in objects
+    ]
+    return {
+        "file_name": str(source.folder / image["file_name"]),
+        "height": image["height"],
+        "width": image["width"],
+        "image_id": image["id"],
+        "annotations": annotations,
+    }
+
+
+def _outline(outline: Any) -> Any:
+    if isinstance(outline, list):
+        return [polygon for polygon in outline if len(polygon) % 2 == 0 and len(polygon) >= 6]
+    return rle.frPyObjects(outline, *outline["size"]) if isinstance(outline["counts"], list) else outline

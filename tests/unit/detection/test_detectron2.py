@@ -1,0 +1,179 @@
+"""Against the original: detectron2's own training step, its trainer over 20 steps, and its evaluator.
+
+Run with an interpreter that has detectron2; elsewhere the file is skipped, once, and counted.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("detectron2", reason="detectron2 is not installed: the checks against the original were not made")
+pytestmark = pytest.mark.detectron2
+
+from lbtrain import Recipe  # noqa: E402
+from lbtrain.data import facts  # noqa: E402
+from lbtrain.data.coco import CocoSource  # noqa: E402
+from lbtrain.optim import create_optimizer  # noqa: E402
+from lbtrain.sampling import Block  # noqa: E402
+from lbtrain.tasks import build_model, counted_part, create_task  # noqa: E402
+from lbtrain.tasks.coco_score import as_detections, average_precision  # noqa: E402
+from lbtrain.tasks.detectron2_models import _config, _Mapped, _mapper, seed_sampling  # noqa: E402
+from tests.unit.detection.test_data import shapes_as_coco  # noqa: E402
+
+YAML = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml"
+# Group norm: random weights with frozen statistics diverge.
+SMALL = {
+    "MODEL.RESNETS.NORM": "GN",
+    "MODEL.RESNETS.DEPTH": 18, "MODEL.RESNETS.RES2_OUT_CHANNELS": 64, "MODEL.FPN.OUT_CHANNELS": 16, "MODEL.ROI_BOX_HEAD.FC_DIM": 16,
+    "MODEL.ROI_MASK_HEAD.CONV_DIM": 16, "MODEL.ROI_MASK_HEAD.NUM_CONV": 1, "MODEL.RPN.BATCH_SIZE_PER_IMAGE": 32,
+    "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": 16, "MODEL.RPN.PRE_NMS_TOPK_TRAIN": 50, "MODEL.RPN.POST_NMS_TOPK_TRAIN": 20,
+    "MODEL.RPN.PRE_NMS_TOPK_TEST": 20, "MODEL.RPN.POST_NMS_TOPK_TEST": 10, "INPUT.MIN_SIZE_TRAIN": [64, 80], "INPUT.MAX_SIZE_TRAIN": 100,
+    "INPUT.MIN_SIZE_TEST": 64, "INPUT.MASK_FORMAT": "bitmask", "SOLVER.BASE_LR": 0.005,
+    "SOLVER.WARMUP_ITERS": 8, "SOLVER.STEPS": [12, 16], "SOLVER.MAX_ITER": 20,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    return shapes_as_coco(tmp_path_factory.mktemp("shapes"))
+
+
+def small(root: Path, **changes) -> Recipe:
+    return (
+        Recipe()
+        .vary(
+            batch_size=2,
+            loss_batch_size=2,
+            duration="20it",
+            model=dict(library="detectron2", name=YAML, batch_norm="frozen", args=SMALL),
+            data=dict(name="coco", root=str(root)),
+            optimizer=dict(momentum=0.9, weight_decay=1e-4, no_decay=["norm"]),
+            schedule=dict(
+                base_lr=0.005, base_batch_size=2, warmup="8it", warmup_start_lr=0.005 / 1000, decay="step", milestones=["12it", "16it"]
+            ),
+            log_every="1it",
+            evaluate_every="1dur",
+            checkpoint=dict(every="1dur"),
+        )
+        .vary(**changes)
+    )
+
+
+def original(recipe: Recipe):
+    """detectron2's model as it builds it, with the recipe's weights; of ours it has the seeds of its samplers alone."""
+    from detectron2.modeling import build_model as build
+
+    model = build(_config(recipe, facts(recipe.data).num_classes))
+    model.load_state_dict(build_model(recipe, facts(recipe.data)).state_dict())
+    return model.train(), seed_sampling(model)
+
+
+def test_losses_equal_those_of_detectron2s_own_step(root):
+    from detectron2.utils.events import EventStorage
+
+    recipe = small(root)
+    theirs, seeds = original(recipe)
+    ours = build_model(recipe, facts(recipe.data)).train()
+    task = create_task(recipe, torch.device("cpu"))
+    batches = task.batches(start=0, micro_batch_size=2, rank=0, world_size=1)
+    for _ in range(3):
+        batch = next(batches)
+        seeds.expect(batch.keys)
+        with EventStorage():
+            expected = theirs(batch.inputs)
+        found = task.loss(ours, batch)
+        assert found.keys() == expected.keys() and len(found) == 5
+        for name, loss in expected.items():
+            assert float(found[name]) == pytest.approx(float(loss), rel=1e-5), name
+
+
+def test_20_steps_of_our_loop_equal_20_of_detectron2s_trainer(root, tmp_path):
+    from detectron2.engine import HookBase, SimpleTrainer, hooks
+    from detectron2.solver import build_lr_scheduler, build_optimizer
+
+    from lbtrain.main import run
+
+    recipe = small(root)
+    model, seeds = original(recipe)
+    config = _config(recipe, facts(recipe.data).num_classes)
+    batches = create_task(recipe, torch.device("cpu")).batches(start=0, micro_batch_size=2, rank=0, world_size=1)
+
+    def data():
+        for batch in batches:
+            seeds.expect(batch.keys)
+            yield batch.inputs
+
+    losses = []
+
+    class Totals(HookBase):
+        def after_step(self):
+            losses.append(sum(self.trainer.storage.history(name).latest() for name in self.trainer.storage.histories() if "loss_" in name))
+
+    optimizer = build_optimizer(config, model)
+    trainer = SimpleTrainer(model, data(), optimizer)
+    trainer.register_hooks([Totals(), hooks.LRScheduler(optimizer, build_lr_scheduler(config, optimizer))])
+    trainer.train(0, 20)
+
+    run(recipe.vary(run_dir=str(tmp_path)), "small", on_screen=False)
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    ours = [row["loss"] for row in rows if row["kind"] == "train"]
+    assert len(ours) == len(losses) == 20
+    assert max(abs(a - b) / b for a, b in zip(ours, losses, strict=True)) < 1e-5
+    weights = torch.load(max((tmp_path / "checkpoints").glob("*.pt")), weights_only=True)["state_dict"]
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(weights[name], tensor, rtol=1e-4, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_precision_equals_that_of_detectron2s_evaluator(root):
+    from detectron2.data import DatasetCatalog, MetadataCatalog
+    from detectron2.evaluation import COCOEvaluator
+    from detectron2.structures import Boxes, Instances
+
+    source = CocoSource(root, "val2017", empty_images=True)
+    MetadataCatalog.get("shapes_as_coco").set(
+        json_file=str(source.path), thing_classes=source.class_names, thing_dataset_id_to_contiguous_id={1: 0, 2: 1, 3: 2, 4: 3}
+    )
+    DatasetCatalog.register("shapes_as_coco", list)
+    evaluator = COCOEvaluator("shapes_as_coco", tasks=("bbox", "segm"), use_fast_impl=False)
+    evaluator.reset()
+    random, found = np.random.default_rng(0), []
+    for index in range(len(source)):
+        sample = source[index]
+        scores = torch.from_numpy(random.uniform(0, 1, len(sample.labels)).astype(np.float32))
+        boxes = torch.from_numpy(sample.boxes + random.normal(0, 2, sample.boxes.shape).astype(np.float32))
+        masks = torch.from_numpy(np.roll(sample.masks, int(random.integers(4)), 2).astype(bool))
+        labels = torch.from_numpy(np.where(random.uniform(size=len(scores)) < 0.9, sample.labels, 1))
+        output = Instances(sample.pixels.shape[:2], pred_boxes=Boxes(boxes), scores=scores, pred_classes=labels - 1, pred_masks=masks)
+        evaluator.process([{"image_id": sample.image_id}], [{"instances": output}])
+        found += as_detections(sample.image_id, labels.tolist(), boxes, scores, masks)
+    theirs, ours = evaluator.evaluate(), average_precision(source.ground_truth(), found)
+    names = {"AP": "ap", "AP50": "ap50", "AP75": "ap75", "APs": "ap_small", "APm": "ap_medium", "APl": "ap_large"}
+    for kind, ours_kind in (("bbox", "box"), ("segm", "mask")):
+        for name, our_name in names.items():
+            if np.isfinite(theirs[kind][name]):
+                assert ours[f"{ours_kind}_{our_name}"] == pytest.approx(theirs[kind][name], abs=1e-9), (kind, name)
+    assert 5 < ours["mask_ap"] < 95 and 5 < ours["box_ap"] < 95
+
+
+def test_the_mappers_random_numbers_belong_to_the_image(root):
+    recipe = small(root)
+    source = CocoSource(root, "train2017", empty_images=True)
+    mapped = _Mapped(source, _mapper(_config(recipe, 4), True), 0)
+    together = mapped[Block(np.zeros(4, np.int64), np.arange(4))]
+    alone = mapped[Block(np.zeros(1, np.int64), np.array([2]))]
+    assert torch.equal(together.inputs[2]["image"], alone.inputs[0]["image"]) and together.keys[2] == alone.keys[0]
+    other = [mapped[Block(np.full(1, epoch), np.array([2]))].inputs[0]["image"] for epoch in range(6)]
+    assert len({tuple(image.shape) for image in other}) > 1
+
+
+def test_a_lazy_config_trains_too(root):
+    lazy = dict(name=YAML.replace(".yaml", ".py"), args={})
+    recipe = small(root, model=lazy)
+    with torch.device("meta"):
+        model = build_model(recipe, facts(recipe.data))
+    part, shape = counted_part(recipe, model)
+    assert shape[0] == 3 and sum(parameter.numel() for parameter in part.parameters()) > 20e6
+    assert create_optimizer(recipe.optimizer, model).param_groups
