@@ -34,9 +34,10 @@ def work(jobs: list[Job]) -> None:
         try:
             run(load_recipe(path).with_overrides([*job.words, f"run_dir={job.run_dir}"]), path.stem, on_screen=False)
         except Diverged as error:
-            # Raised on every rank alike.
-            if os.environ.get("RANK", "0") == "0":
-                write_whole(Path(job.run_dir) / "diverged.json", json.dumps({"diverged": str(error)}) + "\n")
+            # Raised on every rank alike. The loop has left its findings there already, if it had any.
+            found = Path(job.run_dir) / "diverged.json"
+            if os.environ.get("RANK", "0") == "0" and not found.exists():
+                write_whole(found, json.dumps({"diverged": str(error)}) + "\n")
 
 
 if __name__ == "__main__":
