@@ -76,10 +76,12 @@ def test_a_host_that_hangs(hosts: Hosts, tmp_path: Path):
         training.check_ends_on(host, TIMEOUT)
 
 
-@pytest.mark.parametrize("killed", ["[b]in/deepspeed", "[l]auncher.launch"])
+@pytest.mark.parametrize(
+    "killed", ["^[^ ]*python[^ ]* [^ ]*bin/deepspeed ", "^[^ ]*python[^ ]* -u -m deepspeed.launcher.launch "], ids=["runner", "launcher"]
+)
 def test_a_launcher_that_is_killed(hosts: Hosts, tmp_path: Path, killed: str):
     training = Training(hosts, tmp_path)
-    hosts.run("node01", ["pkill", "-KILL", "-f", f"{killed} "])
+    hosts.run("node01", ["pkill", "-KILL", "-f", killed])
     for host in hosts.names:
         training.check_ends_on(host, TIMEOUT)
     assert re.search(r"rank 0 on node01 lost after step \d+ \([\w-]+\): its launcher \(process \d+\) is gone", training.message)
