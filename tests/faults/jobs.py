@@ -4,11 +4,13 @@ Ranks are forked from a process that has imported torch already, so that a job t
 is reached at the same place in every run; to the others a signal from inside looks like one from outside.
 """
 
+import contextlib
 import functools
 import importlib
 import json
 import multiprocessing as mp
 import os
+import signal
 import socket
 import sys
 import time
@@ -141,6 +143,9 @@ class Job:
         for process in self.ranks:
             process.kill()
             process.join()
+        for pid in left_behind(self.folder):  # a guard that was stopped and never woken
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
     @property
     def screen(self) -> str:
