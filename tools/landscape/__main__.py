@@ -1,14 +1,15 @@
 """The loss landscape of runs: how large a batch still pays, how sharp the minimum is, and why two runs differ.
 
     python -m tools.landscape batch RUN_DIR                    critical batch, steps and examples at each batch, a batch schedule
+    python -m tools.landscape layers RUN_DIR                   layer-wise ratios over the run, as heat maps
     python -m tools.landscape sharpness RUN_DIR                Keskar's metric and SAM's
     python -m tools.landscape hessian RUN_DIR                  top eigenvalues, trace, spectral density
     python -m tools.landscape compare SMALL_RUN LARGE_RUN      both of these side by side, distance from the start, the line between them
     python -m tools.landscape sweep RECIPE                     steps to a loss at many batch sizes, against what the noise scale says
 
-The first needs a run with measure.noise_scale=10it or so (layers: measure.layers=true), compare's distances one with measure.distance=true.
-What is measured is kept as it finishes, in RUN_DIR/landscape: a command that was stopped goes on where it was. `torchrun
---nproc_per_node N -m tools.landscape ...` shares the examples out over N ranks.
+`batch` needs a run with measure.noise_scale=10it or so, `layers` one with measure.layers=true too or with LARS or LAMB, compare's distances
+one with measure.distance=true. What is measured is kept as it finishes, in RUN_DIR/landscape: a command that was stopped goes on where it
+was. `torchrun --nproc_per_node N -m tools.landscape ...` shares the examples out over N ranks.
 """
 
 import argparse
@@ -21,7 +22,10 @@ from lbtrain.errors import UserError
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m tools.landscape", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("batch", help="how large a batch pays").add_argument("run", type=Path, metavar="RUN_DIR")
+    command = commands.add_parser("batch", help="how large a batch pays")
+    command.add_argument("run", type=Path, metavar="RUN_DIR")
+    command.add_argument("--until-loss", type=float, help="leave out what was measured once the training loss was below this")
+    commands.add_parser("layers", help="layer-wise ratios").add_argument("run", type=Path, metavar="RUN_DIR")
     for name, words in (("sharpness", "how far the loss rises nearby"), ("hessian", "the spectrum of the Hessian")):
         command = commands.add_parser(name, help=words)
         command.add_argument("run", type=Path, metavar="RUN_DIR")
@@ -71,7 +75,11 @@ def _run(options: argparse.Namespace) -> str:
     if options.command == "batch":
         from tools.landscape.batch import batch
 
-        return batch(Run(options.run))
+        return batch(Run(options.run), options.until_loss)
+    if options.command == "layers":
+        from tools.landscape.layers import layers
+
+        return layers(Run(options.run))
     if options.command == "sweep":
         from tools.landscape.sweep import Question, sweep
         from tools.study.worker import load_recipe

@@ -13,9 +13,13 @@ from tools.landscape.noise import Advice, Window, advise, batch_schedule, window
 from tools.landscape.runs import Run
 
 
-def batch(run: Run) -> str:
-    """Writes landscape/batch.json, batch.png and batch.html, layers.png where layers were measured; returns the text for the terminal."""
-    rows = run.rows("noise")
+def batch(run: Run, until_loss: float | None = None) -> str:
+    """Writes landscape/batch.json, batch.png and batch.html, layers.png where layers were measured; returns the text for the terminal.
+
+    `until_loss` leaves out what was measured after the training loss first was below it: a stretch in which nothing is left to learn has
+    little gradient and much noise, and would speak for the whole run.
+    """
+    rows = [row for row in run.rows("noise") if row["examples"] <= _end(run, until_loss)]
     found = windows(rows)
     advice = advise(found)
     schedule = batch_schedule(found, train_examples=run.plan["train_examples"], ghost=run.plan["bn_batch_size"])
@@ -38,6 +42,13 @@ def batch(run: Run) -> str:
     lines = _verdict(advice, schedule, run)
     write_whole(run.folder / "batch.html", page.page(f"How large a batch pays: {run.path.name}", lines, pictures, [_as_table(table)]))
     return "\n".join([*lines, "", _text_table(table), "", *map(str, [*pictures, run.folder / "batch.html"])])
+
+
+def _end(run: Run, until_loss: float | None) -> float:
+    """Examples seen when the training loss first was below `until_loss`."""
+    if until_loss is None:
+        return math.inf
+    return min((row["examples"] for row in run.rows("train") if row["loss"] < until_loss), default=math.inf)
 
 
 def _sizes(advice: Advice) -> list[int]:

@@ -105,3 +105,26 @@ def test_what_cannot_be_measured_is_refused_by_the_plan(case):
     with pytest.raises(RecipeError, match=message):
         make_plan(recipe, world_size, engine=engine)
     make_plan(base, 2, engine=engine)
+
+
+def test_what_was_measured_when_nothing_was_left_to_learn_can_be_left_out(run_dir):
+    def critical(*words: str) -> float:
+        assert main(["batch", str(run_dir), *words]) == 0
+        return float(json.loads((run_dir / "landscape" / "batch.json").read_text())["critical_batch"])
+
+    with (run_dir / "metrics.jsonl").open("a") as file:
+        for examples, loss in ((25_600, 0.5), (51_200, 0.05), (102_400, 0.01)):  # half of the noise rows lie before 51,200 examples
+            file.write(json.dumps({"kind": "train", "step": examples // 64, "examples": examples, "loss": loss}) + "\n")
+    assert critical("--until-loss", "0.1") == pytest.approx(50, rel=0.1)
+    assert critical("--until-loss", "0.001") == critical() > 60
+
+
+def test_layers_are_drawn_from_whatever_rows_there_are(run_dir, capsys):
+    assert main(["layers", str(run_dir)]) == 0
+    assert [path.name for path in (run_dir / "landscape").iterdir()] == ["layers.png"]
+    trust = [{"kind": "trust", "step": step, "examples": 64 * step, "ratios": {"a": 0.01, "b": 0.02 * step}} for step in (1, 2, 3)]
+    (run_dir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in trust))
+    assert main(["layers", str(run_dir)]) == 0 and (run_dir / "landscape" / "trust.png").stat().st_size > 5000
+    (run_dir / "metrics.jsonl").write_text("")
+    assert main(["layers", str(run_dir)]) == 2
+    assert "measure.layers=true" in capsys.readouterr().err
