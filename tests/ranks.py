@@ -75,6 +75,12 @@ def _pool(world_size: int) -> _Pool:
     return _Pool(world_size)
 
 
+def end_pool(world_size: int) -> None:
+    """For a test whose library leaves something behind in the process: the next one gets new processes."""
+    _pool(world_size).end()
+    _pool.cache_clear()
+
+
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -95,7 +95,10 @@ def _import_deepspeed(device: torch.device):  # type: ignore[no-untyped-def]
     if device.type == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     import deepspeed
+    from deepspeed.runtime import torch_autocast
 
+    # It keeps in its module that a run before this one in the same process was under autocast, and would reduce in that precision.
+    torch_autocast.TORCH_AUTOCAST_INITIALIZED = False
     # On a CPU its first start would compile, for minutes, an operation that the gradient exchange does not use.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)

@@ -1,14 +1,18 @@
 """bf16 and fp16: every engine runs the forward pass in them and keeps fp32 weights."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 
 from tests.distributed.runs import Outcome, relative_difference, train_on
+from tests.ranks import end_pool
 
 
 @pytest.fixture(scope="module")
-def single() -> dict[str, Outcome]:
-    return {}
+def single() -> Iterator[dict[str, Outcome]]:
+    yield {}
+    end_pool(2)  # accelerate and DeepSpeed keep the precision in their modules, and other tests call them directly
 
 
 # On a CPU accelerate would leave fp16 out, and is refused (tests/unit/test_capabilities.py).
@@ -21,5 +25,8 @@ def test_the_losses_are_near_those_of_single_precision(tmp_path_factory, tmp_pat
     run = train_on(2, tmp_path / "run", engine=engine, precision=precision)
     # Half precision has 8 or 11 bits: near, and by no means equal.
     assert 1e-6 < relative_difference(run.losses, single["fp32"].losses) < 0.05
+    if engine == "deepspeed":  # a run after it in the same process is in single precision again, also where ZeRO reduces
+        again = train_on(2, tmp_path / "again", engine=engine, deepspeed=dict(zero_stage=1))
+        assert relative_difference(again.losses, single["fp32"].losses) < 1e-5
     dtypes = {tensor.dtype for tensor in run.checkpoint()["state_dict"].values() if tensor.is_floating_point()}
     assert dtypes == {torch.float32}
