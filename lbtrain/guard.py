@@ -264,6 +264,7 @@ class Guard:
         self.board = mmap.mmap(duty.board, BOARD.size)
         self.launchers = launchers_of(duty.pid)
         self.hub: Line | None = None
+        self.kept: list[Message] = []
         self.hub_silent = self.stopped = 0.0
         self.leader: Message = {"host": duty.address, "step": 0, "leader_left": False}
         self.reported = self.rank_leaves = False
@@ -275,6 +276,8 @@ class Guard:
             if self.hub is None:
                 self._seek_hub(time.monotonic() - started)
             if self._rank_is_gone() and (self.hub or time.monotonic() - started > self.duty.silence):
+                if self.link.fileno() >= 0:
+                    self._hear_rank()  # its last word
                 self._report("its process is gone (killed, or crashed)")
                 self._part()
                 return
@@ -311,9 +314,7 @@ class Guard:
             self.link.socket.close()
         for message in messages or []:
             self.rank_leaves |= "left" in message
-            self.reported |= self.hub is not None
-            if self.hub:
-                self.hub.send(**self._position(), **message)
+            self._tell_hub(**message)
 
     def _hear_hub(self) -> None:
         assert self.hub is not None
@@ -336,6 +337,8 @@ class Guard:
                 answers = line.messages() if selectable([line], 2.0) else None
                 if answers and answers[0].get("welcome") == self.duty.token:
                     self.hub = line
+                    for message in self.kept:
+                        line.send(**message)
                     return
                 line.socket.close()
         if waited > self.duty.join:
@@ -350,9 +353,17 @@ class Guard:
                 self._report(f"its launcher (process {pid}) is gone")
 
     def _report(self, why: str) -> None:
-        if self.hub and not self.reported:
-            self.hub.send(ended=why, **self._position())
+        if not self.reported:
+            self._tell_hub(ended=why)
+
+    def _tell_hub(self, **message: Any) -> None:
+        """What became of the rank; kept until the hub is found."""
         self.reported = True
+        message |= self._position()
+        if self.hub:
+            self.hub.send(**message)
+        else:
+            self.kept.append(message)
 
     def _part(self) -> None:
         """Closes the line so that what was sent last arrives: with unread beats in it the system would drop it."""
