@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-TIMEOUT = 8.0
+TIMEOUT = 12.0
 """fault_timeout of these jobs, in seconds."""
 
 STEPS = 8
