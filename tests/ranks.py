@@ -5,7 +5,6 @@ once, and every job runs inside it.
 """
 
 import atexit
-import functools
 import multiprocessing as mp
 import os
 import socket
@@ -39,8 +38,7 @@ def run_on_ranks(world_size: int, function: Callable[..., Any], *args: Any, time
             replies.append((False, f"rank {rank}: the process ended"))
     failures = [answer for ok, answer in replies if not ok]
     if failures:
-        pool.end()
-        _pool.cache_clear()
+        end_pool(world_size)
         raise RankFailed("\n".join(failures))
     return [answer for _, answer in replies]
 
@@ -70,15 +68,19 @@ class _Pool:
                 process.join()
 
 
-@functools.cache
+_POOLS: dict[int, _Pool] = {}
+
+
 def _pool(world_size: int) -> _Pool:
-    return _Pool(world_size)
+    if world_size not in _POOLS:
+        _POOLS[world_size] = _Pool(world_size)
+    return _POOLS[world_size]
 
 
 def end_pool(world_size: int) -> None:
     """For a test whose library leaves something behind in the process: the next one gets new processes."""
-    _pool(world_size).end()
-    _pool.cache_clear()
+    if pool := _POOLS.pop(world_size, None):
+        pool.end()
 
 
 def _free_port() -> int:
