@@ -60,7 +60,7 @@ class Duty:
     @property
     def silence(self) -> float:
         """Seconds without a beat after which somebody is lost: what is left of the timeout is for telling and ending all ranks."""
-        return 0.7 * self.timeout
+        return 0.6 * self.timeout
 
     @property
     def join(self) -> float:
@@ -387,7 +387,7 @@ class Guard:
         own = own or self.rank_leaves
         self.link.send(own=True) if own else self.link.send(code=code)
         end = time.monotonic() + (self.duty.silence if own else min(3.0, 0.2 * self.duty.timeout))
-        while not self._rank_is_gone() and time.monotonic() < end:
+        while not self._rank_is_gone() and time.monotonic() < end and process_state(self.duty.pid) != "T":
             time.sleep(0.02)
         if not self._rank_is_gone():
             os.kill(self.duty.pid, signal.SIGKILL)
