@@ -6,6 +6,8 @@ import runpy
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[2]))  # launchers start this file by its path, from any folder
+
 from lbtrain import Recipe
 from lbtrain.cluster.launch import leave_process_group
 from lbtrain.errors import Diverged

@@ -1,10 +1,14 @@
 """The report of a study says what the run directories hold, and no more."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from tools.study.jobs import WORKER
 from tools.study.publish import with_block
 from tools.study.report import Arm, markdown_table, provenance, verdicts, write_report
 
@@ -100,3 +104,13 @@ def test_the_readme_shows_the_published_study():
     readme = (root / "README.md").read_text()
     assert study["table"] in readme and study["provenance"] in readme
     assert all(line in readme for line in study["verdicts"])
+
+
+def test_the_worker_starts_from_any_folder_by_its_path_alone(tmp_path):
+    """As launchers start it, on hosts where only lbtrain is installed."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    (tmp_path / "jobs.json").write_text("[]")
+    started = subprocess.run(
+        [sys.executable, WORKER, "jobs.json"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=100, check=False
+    )
+    assert started.returncode == 0, started.stderr
