@@ -198,8 +198,9 @@ def check_same_on_all_ranks(examples: int, what: str) -> None:
 
 
 def leave_process_group() -> None:
-    """Ends the exchange threads before the interpreter goes, which would otherwise abort."""
-    dist.destroy_process_group()
+    """Ends the exchange threads, if there are any, before the interpreter goes, which would otherwise abort."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def _share_cores() -> None:
