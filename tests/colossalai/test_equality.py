@@ -8,7 +8,7 @@ import torch
 
 from tests.colossalai.runs import train_sharded_on
 from tests.distributed.exchanges import alike_after_each_pass
-from tests.distributed.runs import Outcome, relative_difference, train_on
+from tests.distributed.runs import Outcome, check_same_run, relative_difference, train_on
 from tests.distributed.test_batch_growth import GROWTH
 from tests.ranks import run_on_ranks
 
@@ -23,34 +23,24 @@ def oracle(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     return train_on(1, tmp_path_factory.mktemp("oracle") / "run", engine="ddp")
 
 
-def same_run(run: Outcome, oracle: Outcome) -> None:
-    assert len(run.losses) == 20
-    assert relative_difference(run.losses, oracle.losses) < 1e-5
-    assert [row["top1_error"] for row in run.evaluations] == [row["top1_error"] for row in oracle.evaluations]
-    weights, expected = run.checkpoint()["state_dict"], oracle.checkpoint()["state_dict"]
-    assert weights.keys() == expected.keys()
-    for name, tensor in expected.items():
-        torch.testing.assert_close(weights[name], tensor, rtol=1e-3, atol=1e-4, msg=lambda text, name=name: f"{name}: {text}")
-
-
 @pytest.mark.parametrize("world_size", [1, 2, FOUR_RANKS])
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_any_world_and_accumulation_gives_the_losses_of_one_process(oracle, tmp_path, world_size, accumulation):
-    same_run(train_on(world_size, tmp_path / "run", **COLOSSALAI, micro_batch_size=64 // world_size // accumulation), oracle)
+    check_same_run(train_on(world_size, tmp_path / "run", **COLOSSALAI, micro_batch_size=64 // world_size // accumulation), oracle)
 
 
 def test_a_ghost_batch_over_two_ranks_is_no_sync_batch_norm(tmp_path):
     """TorchDDPPlugin would put SyncBatchNorm in its place, whose batch is all ranks' and which refuses CPUs."""
     ghosts = dict(bn_batch_size=32, micro_batch_size=16)
     run = train_on(2, tmp_path / "run", **COLOSSALAI, **ghosts)
-    same_run(run, train_on(1, tmp_path / "oracle", engine="ddp", bn_batch_size=32))
+    check_same_run(run, train_on(1, tmp_path / "oracle", engine="ddp", bn_batch_size=32))
 
 
 @pytest.mark.parametrize("stage", STAGES, ids=("zero1", "zero2"))
 @pytest.mark.parametrize("world_size", [2, FOUR_RANKS])
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_sharded_runs_give_the_losses_of_one_process(oracle, tmp_path, stage, world_size, accumulation):
-    same_run(train_sharded_on(world_size, tmp_path / "run", **stage, micro_batch_size=64 // world_size // accumulation), oracle)
+    check_same_run(train_sharded_on(world_size, tmp_path / "run", **stage, micro_batch_size=64 // world_size // accumulation), oracle)
 
 
 @pytest.fixture(scope="module", params=["sgd", "lars", "lamb"])
@@ -66,7 +56,7 @@ def clipped_oracle(request, tmp_path_factory) -> tuple[dict, Outcome]:
 def test_any_stage_and_optimizer_clips_and_steps_alike(clipped_oracle, tmp_path, stage):
     changes, oracle = clipped_oracle
     train = train_sharded_on if stage else train_on
-    same_run(train(2, tmp_path / "run", **COLOSSALAI, colossalai=dict(zero_stage=stage), micro_batch_size=16, **changes), oracle)
+    check_same_run(train(2, tmp_path / "run", **COLOSSALAI, colossalai=dict(zero_stage=stage), micro_batch_size=16, **changes), oracle)
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2])
@@ -89,7 +79,7 @@ def test_a_checkpoint_moves_from_deepspeed_over_colossalai_to_plain_torch(tmp_pa
     run = train_sharded_on(4, run.run_dir, **STAGES[0], **lamb)
     forget_from(run, 15)
     run = train_on(1, run.run_dir, engine="ddp", **lamb)
-    same_run(run, straight)
+    check_same_run(run, straight)
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2])
@@ -106,7 +96,7 @@ def test_only_the_last_pass_of_a_window_exchanges():
 def test_a_checkpoint_moves_between_the_stages(tmp_path):
     straight = train_on(2, tmp_path / "straight", **COLOSSALAI)
     resumed = train_sharded_on(2, stop_after_ten_steps(straight, tmp_path / "resumed"), **STAGES[1])
-    same_run(resumed, straight)
+    check_same_run(resumed, straight)
 
 
 def stop_after_ten_steps(straight: Outcome, run_dir: Path) -> Path:

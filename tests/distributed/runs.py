@@ -53,3 +53,14 @@ class Outcome:
 def relative_difference(ours: list[float], theirs: list[float]) -> float:
     assert len(ours) == len(theirs) > 0
     return max(abs(a - b) / abs(b) for a, b in zip(ours, theirs, strict=True))
+
+
+def check_same_run(run: Outcome, oracle: Outcome) -> None:
+    """All twenty losses, the evaluations and the final weights of `run` are those of `oracle`."""
+    assert len(run.losses) == 20
+    assert relative_difference(run.losses, oracle.losses) < 1e-5
+    assert [row["top1_error"] for row in run.evaluations] == [row["top1_error"] for row in oracle.evaluations]
+    weights, expected = run.checkpoint()["state_dict"], oracle.checkpoint()["state_dict"]
+    assert weights.keys() == expected.keys()
+    for name, tensor in expected.items():
+        torch.testing.assert_close(weights[name], tensor, rtol=1e-3, atol=1e-4, msg=lambda text, name=name: f"{name}: {text}")

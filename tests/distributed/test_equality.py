@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.distributed.runs import Outcome, relative_difference, train_on
+from tests.distributed.runs import Outcome, check_same_run, relative_difference, train_on
 
 ENGINES = ("ddp", "deepspeed", "accelerate")
 
@@ -22,13 +22,7 @@ def oracle(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
 @pytest.mark.parametrize("accumulation", [1, 2, 4])
 def test_any_engine_world_and_accumulation_gives_the_same_losses(oracle, tmp_path, engine, world_size, accumulation):
     run = train_on(world_size, tmp_path / "run", engine=engine, micro_batch_size=64 // world_size // accumulation)
-    assert len(run.losses) == 20
-    assert relative_difference(run.losses, oracle.losses) < 1e-5
-    assert [row["top1_error"] for row in run.evaluations] == [row["top1_error"] for row in oracle.evaluations]
-    weights, expected = run.checkpoint()["state_dict"], oracle.checkpoint()["state_dict"]
-    assert weights.keys() == expected.keys()
-    for name, tensor in expected.items():
-        torch.testing.assert_close(weights[name], tensor, rtol=1e-3, atol=1e-4, msg=lambda text, name=name: f"{name}: {text}")
+    check_same_run(run, oracle)
 
 
 @pytest.mark.parametrize("world_size", [1, 2])

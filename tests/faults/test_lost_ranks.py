@@ -18,13 +18,6 @@ LOST = 4
 REST = "All ranks end; the same command goes on from the newest checkpoint"
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Job:
-    job = Job.start(tmp_path_factory.mktemp("undisturbed"))
-    assert job.codes() == [0, 0], job.screen
-    return job
-
-
 @pytest.fixture
 def broken_job(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Job]:
     job = Job.start(tmp_path / "job", broken=request.param)

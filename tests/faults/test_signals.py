@@ -20,13 +20,6 @@ CASES = [
 ]  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Job:
-    job = Job.start(tmp_path_factory.mktemp("undisturbed"))
-    assert job.codes() == [0, 0], job.screen
-    return job
-
-
 @pytest.fixture
 def started(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Job]:
     number, point, ranks = request.param
