@@ -21,8 +21,8 @@ from lbtrain.values import checked, from_text
 
 MAY_CHANGE_ON_RESUME = {
     "engine", "deepspeed.zero_stage", "deepspeed.mechanics", "colossalai.zero_stage", "world_size", "micro_batch_size",
-    "max_micro_batch_size", "data.root", "data.workers", "channels_last", "run_dir", "fault_timeout", "skip_nonfinite", "resume",
-    "log_every", "evaluate_every", "checkpoint.every", "checkpoint.keep", "data.on_error",
+    "max_micro_batch_size", "validation_batch_size", "data.root", "data.workers", "channels_last", "run_dir", "fault_timeout",
+    "skip_nonfinite", "resume", "log_every", "evaluate_every", "checkpoint.every", "checkpoint.keep", "data.on_error",
     "measure.noise_scale", "measure.layers", "measure.distance",
 }  # fmt: skip
 """Keys that do not enter the mathematics, so that a run may go on with other values."""
@@ -196,6 +196,7 @@ class Recipe:
         0, "images per rank per forward pass; 0: the largest that divides and max_micro_batch_size allows", at_least=0
     )
     max_micro_batch_size: int = _key(0, "the most images that a rank takes at once (memory); 0: no limit", at_least=0)
+    validation_batch_size: int = _key(0, "images per rank per evaluation pass; 0: as many as in training", at_least=0)
     duration: str = _key("90ep", "length of the run", duration=True)
     seed: int = _key(0, "seeds initial weights, sample order and augmentation", at_least=0, below=2**31)
     model: ModelConfig = _key(ModelConfig, "the network")

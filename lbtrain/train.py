@@ -137,7 +137,8 @@ def evaluate(plan: Plan, task: Task, engine: Engine, techniques: Techniques, pro
 
 def score(plan: Plan, task: Task, engine: Engine) -> Evaluation:
     engine.model.eval()
-    found = task.evaluate(engine.model, micro_batch_size=plan.cut.micro_batch_size, rank=engine.rank, world_size=engine.world_size)
+    size = task.recipe.validation_batch_size or plan.cut.micro_batch_size
+    found = task.evaluate(engine.model, micro_batch_size=size, rank=engine.rank, world_size=engine.world_size)
     engine.model.train()
     return found
 

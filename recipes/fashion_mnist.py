@@ -19,6 +19,8 @@ recipe = Recipe().vary(
     optimizer=dict(name="sgd", momentum=0.9, weight_decay=5e-4),
     schedule=dict(base_lr=0.01, base_batch_size=32, rule="linear", warmup="2ep", warmup_start_lr=0.0, decay="cosine"),
     log_every="20it",
+    evaluate_every="5ep",
+    validation_batch_size=500,
 )
 
 if __name__ == "__main__":

@@ -229,3 +229,13 @@ assert not {{"deepspeed", "accelerate"}} & set(sys.modules), "an engine was impo
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_size_of_an_evaluation_pass_changes_no_score(tmp_path):
+    """Passes of 8 images, as in training, against 359 at once, in which the last pass of another size is padded."""
+    scores = []
+    for size in (0, 359):
+        assert start(f"run_dir={tmp_path}/{size}", "batch_size=8", f"validation_batch_size={size}") == 0
+        scores.append(json.loads((tmp_path / str(size) / "summary.json").read_text()))
+    same = ("top1_error", "top5_error", "loss")
+    assert [scores[0][name] for name in same] == pytest.approx([scores[1][name] for name in same], rel=1e-6)
