@@ -126,7 +126,9 @@ def run(recipe: Recipe, name: str, *, on_screen: bool = True, instruments: "Inst
     from lbtrain.techniques import Techniques, WeightAverage, create_batch_control
     from lbtrain.train import train
 
-    gc.enable()
+    if not gc.isenabled():  # `main` has switched it off, while everything was imported
+        gc.freeze()  # a full collection waits for a quarter of what it would look at: of the run's own objects, not of a million others
+        gc.enable()
     started, world = time.time(), detect_world()
     check_asked_for(world, recipe.world_size)
     plan = make_plan(recipe, world.world_size, engine=_engine_name(recipe, world.launcher))

@@ -48,6 +48,7 @@ def train(
     examples, step, skipped = progress.examples, progress.step, progress.skipped_steps
     phase = techniques.batch.phase(progress)
     batches = cut_from_here(phase, task, engine, techniques, examples)
+    recipe_yaml = task.recipe.to_yaml()  # here: it makes a thousand objects that only the garbage collector finds
     stop = StopRequest()
     window = LogWindow(engine)
     finite = FiniteCheck(plan, task.recipe, engine, checkpoints.folder.parent, skipped=skipped)
@@ -103,7 +104,7 @@ def train(
             if finished or stopped or crossed(before, examples, plan.checkpoint_every):
                 watchdog.at(step, "checkpoint")
                 with window.paused():
-                    save(engine, checkpoints, progress, techniques, task, wait=finished or stopped)
+                    save(engine, checkpoints, progress, techniques, recipe_yaml, wait=finished or stopped)
             if stopped and not finished:
                 raise Preempted(f"stopped by a signal after step {step}; everything is saved: the same command goes on from there")
             if coming != phase:
@@ -143,11 +144,11 @@ def score(plan: Plan, task: Task, engine: Engine) -> Evaluation:
     return found
 
 
-def save(engine: Engine, checkpoints: Checkpoints, progress: Progress, techniques: Techniques, task: Task, *, wait: bool) -> None:
+def save(engine: Engine, checkpoints: Checkpoints, progress: Progress, techniques: Techniques, recipe_yaml: str, *, wait: bool) -> None:
     """Collective: all ranks give their part, rank 0 writes, while the others and the loop go on unless told to `wait`."""
     state = engine.save()
     if state is not None:
-        checkpoints.save(state, progress, task.recipe.to_yaml(), techniques.state())
+        checkpoints.save(state, progress, recipe_yaml, techniques.state())
     if wait:
         checkpoints.wait()
         engine.mean(torch.zeros(1, device=engine.device))  # nobody exits before the file is there
