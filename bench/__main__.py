@@ -20,7 +20,7 @@ from bench import report, rows
 from tests.cluster.hosts import why_not
 
 SLOWER = 0.95
-"""A ratio this much worse than the last one, and outside the spread of its rounds, is a regression."""
+"""A ratio this much worse than the last one, whose interval lies beyond the last one's, is a regression."""
 
 
 def _always() -> str | None:
@@ -74,8 +74,9 @@ def regressions(before: list[report.Line], after: list[report.Line]) -> list[str
         if not old or not old["ratio"] or not line["ratio"]:
             continue
         now, then = report.better(line, line["ratio"]), report.better(old, old["ratio"])
-        worst = min(report.better(old, old["ratio_min"]), report.better(old, old["ratio_max"]))
-        if now < SLOWER * then and now < worst:
+        best_now = max(report.better(line, line[end]) for end in ("ratio_low", "ratio_high"))
+        worst_then = min(report.better(old, old[end]) for end in ("ratio_low", "ratio_high"))
+        if now < SLOWER * then and best_now < worst_then:
             worse.append(f"{line['case']} against {line['peer_name']}: ratio {float(line['ratio']):.3f}, was {float(old['ratio']):.3f}")
     return worse
 

@@ -30,8 +30,9 @@ OPENING = """\
 # Results
 
 The newest row of each comparison in [results/](../results), where every row carries its command, commit, versions, hardware and date. A
-ratio is the median over n paired rounds, in turns on one machine, with its smallest and largest value; "aim" is the bound that was set
-beforehand. This page is made by `python -m bench.report`; `make bench` measures anew, `make bench-check` holds new ratios against these.
+ratio is the median over n paired rounds, in turns on one machine, with the 95 % interval of that median (of fewer than six rounds: the
+smallest and the largest); "aim" is the bound that was set beforehand. This page is made by `python -m bench.report`; `make bench`
+measures anew, `make bench-check` holds new ratios against these.
 
 ![every ratio, as times as good as the peer](results.png)
 """
@@ -73,7 +74,7 @@ def page(found: dict[str, list[Line]]) -> str:
 
 
 def _table(lines: list[Line]) -> str:
-    header = "| case | ours | peer | ratio (smallest to largest) | aim | met | n |\n|---|---|---|---|---|---|---|"
+    header = "| case | ours | peer | ratio (95 % interval) | aim | met | n |\n|---|---|---|---|---|---|---|"
     return "\n".join([header, *map(_row, lines)])
 
 
@@ -81,7 +82,7 @@ def _row(line: Line) -> str:
     ours = f"{float(line['ours']):.4g} {line['unit']}"
     if not line["ratio"]:
         return f"| {line['case']} | {ours} | - | - | - | - | {line['n']} |"
-    ratio = "{:.3f} ({:.3f} to {:.3f})".format(*(float(line[key]) for key in ("ratio", "ratio_min", "ratio_max")))
+    ratio = "{:.3f} ({:.3f} to {:.3f})".format(*(float(line[key]) for key in ("ratio", "ratio_low", "ratio_high")))
     peer = f"{line['peer_name']}: {float(line['peer']):.4g}"
     return f"| {line['case']} | {ours} | {peer} | {ratio} | {line['target'] or '-'} | {line['met'] or '-'} | {line['n']} |"
 
@@ -94,7 +95,7 @@ def _origins(name: str, lines: list[Line]) -> str:
 
 
 def draw(found: dict[str, list[Line]], path: Path) -> None:
-    """One line per ratio: median, smallest and largest, on a logarithmic axis; green met, red not met, grey without an aim."""
+    """One line per ratio: median with its 95 % interval, on a logarithmic axis; green met, red not met, grey without an aim."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -104,7 +105,7 @@ def draw(found: dict[str, list[Line]], path: Path) -> None:
     figure, axes = pyplot.subplots(figsize=(11, 0.8 + 0.27 * len(lines)), layout="constrained")
     for height, line in enumerate(lines):
         colour = {"yes": "#1a7f37", "no": "#c62828", "": "#777777"}[line["met"]]
-        low, middle, high = (better(line, line[key]) for key in ("ratio_min", "ratio", "ratio_max"))
+        low, middle, high = (better(line, line[key]) for key in ("ratio_low", "ratio", "ratio_high"))
         axes.plot([low, high], [height, height], color=colour, linewidth=2, alpha=0.5)
         axes.plot(middle, height, "o", color=colour, markersize=5)
     axes.set_yticks(range(len(lines)), [f"{line['case']}  vs  {line['peer_name']}" for line in lines], fontsize=7)
@@ -116,7 +117,7 @@ def draw(found: dict[str, list[Line]], path: Path) -> None:
     axes.invert_yaxis()
     axes.grid(axis="x", alpha=0.3)
     axes.set_xlabel(
-        "times as good as the peer (faster, or smaller): median, smallest and largest; green: aim met, red: not met, grey: no aim"
+        "times as good as the peer (faster, or smaller): median and its 95 % interval; green: aim met, red: not met, grey: no aim"
     )
     figure.savefig(path, dpi=110)
     pyplot.close(figure)

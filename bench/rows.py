@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import datetime
+import math
 import os
 import statistics
 from dataclasses import dataclass
@@ -17,8 +18,8 @@ RESULTS = Path(os.environ.get("LBTRAIN_RESULTS", Path(__file__).parents[1] / "re
 
 @dataclass(frozen=True)
 class Row:
-    """`ours` and `peer` are medians over `n` paired rounds in `unit`; `ratio` is the median of the paired ratios, with its smallest and
-    largest. A figure that has no peer (`single`) has none of these either.
+    """`ours` and `peer` are medians over `n` paired rounds in `unit`; `ratio` is the median of the paired ratios, with its 95 % interval
+    (`median_interval`). A figure that has no peer (`single`) has none of these either.
 
     `target` is the bound on the ratio that was aimed at, as written (">=0.97"); empty where there is none.
     """
@@ -30,8 +31,8 @@ class Row:
     peer: float | None
     unit: str
     ratio: float | None
-    ratio_min: float | None
-    ratio_max: float | None
+    ratio_low: float | None
+    ratio_high: float | None
     target: str
     n: int
     command: str
@@ -48,9 +49,24 @@ def paired(bench: str, case: str, peer_name: str, ours: list[float], peer: list[
     """The row of a comparison measured in turns: ours[i] and peer[i] belong to one round."""
     ratios = [a / b for a, b in zip(ours, peer, strict=True)]
     return Row(
-        bench, case, peer_name, statistics.median(ours), statistics.median(peer), unit, statistics.median(ratios), min(ratios), max(ratios),
-        target, len(ratios), command,
+        bench, case, peer_name, statistics.median(ours), statistics.median(peer), unit, statistics.median(ratios),
+        *median_interval(ratios), target, len(ratios), command,
     )  # fmt: skip
+
+
+def median_interval(values: list[float]) -> tuple[float, float]:
+    """Two of the `values` between which the median of what they are drawn from lies in 95 of 100 cases at least, whatever its distribution.
+
+    The number of values below the true median is binomial (n, 1/2); the interval leaves out as many at either end as its 2.5 % quantile
+    allows. Fewer than six values cannot say that much: the smallest and the largest of them.
+    """
+    count, ordered = len(values), sorted(values)
+    below, left_out = 0.5**count, 0
+    while below <= 0.025:
+        left_out += 1
+        below += math.comb(count, left_out) * 0.5**count
+    cut = max(left_out - 1, 0)
+    return ordered[cut], ordered[count - 1 - cut]
 
 
 def single(bench: str, case: str, values: list[float], *, unit: str, command: str) -> Row:
@@ -112,5 +128,5 @@ def show(row: Row) -> str:
     target = f"  target {row.target}: {'met' if row.met == 'yes' else 'not met'}" if row.target else ""
     return (
         f"{row.bench} {row.case}: ours {row.ours:.4g} {row.unit}, {row.peer_name} {row.peer:.4g}; "
-        f"ratio {row.ratio:.3f} ({row.ratio_min:.3f} to {row.ratio_max:.3f}, n={row.n}){target}"
+        f"ratio {row.ratio:.3f} ({row.ratio_low:.3f} to {row.ratio_high:.3f}, n={row.n}){target}"
     )

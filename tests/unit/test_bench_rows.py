@@ -1,4 +1,6 @@
 import csv
+import math
+import random
 
 import pytest
 
@@ -12,7 +14,19 @@ def row(ours: list[float], peer: list[float], target: str) -> rows.Row:
 def test_the_ratio_is_the_median_of_the_paired_ratios_not_the_ratio_of_medians():
     # Round by round 2, 1 and 0.5: the machine slowed down, not the loops.
     measured = row([200.0, 50.0, 10.0], [100.0, 50.0, 20.0], "")
-    assert (measured.ratio, measured.ratio_min, measured.ratio_max, measured.n) == (1.0, 0.5, 2.0, 3)
+    assert (measured.ratio, measured.ratio_low, measured.ratio_high, measured.n) == (1.0, 0.5, 2.0, 3)
+
+
+def test_the_interval_of_a_median_leaves_out_what_the_binomial_allows():
+    # n = 21: five values at either end have together a chance of 2 x 1.3 %, six would have 2 x 3.9 %.
+    assert rows.median_interval([float(value) for value in range(21)]) == (5.0, 15.0)
+    assert rows.median_interval([3.0, 1.0, 2.0]) == (1.0, 3.0)
+
+
+def test_the_interval_holds_the_true_median_in_95_of_100_samples():
+    generator = random.Random(0)
+    samples = [rows.median_interval([generator.expovariate(1) for _ in range(15)]) for _ in range(2000)]
+    assert 0.94 < sum(low <= math.log(2) <= high for low, high in samples) / len(samples) < 0.98
 
 
 @pytest.mark.parametrize(("target", "met"), [(">=0.97", "yes"), (">=1.01", "no"), ("<=1.0", "yes"), ("<=0.9", "no"), ("", "")])
