@@ -52,12 +52,18 @@ def _photos() -> str | None:
     return None if PHOTOS.is_file() else f"no photos at {PHOTOS} (python -m bench.input --photos TAR takes others)"
 
 
+def _pyhessian() -> str | None:
+    return None if os.environ.get("PYHESSIAN") else "no PyHessian (PYHESSIAN=a checkout of github.com/amirgholami/PyHessian)"
+
+
 BENCHES = (
     Bench("train", 9),
     Bench("two_ranks", 4),
     Bench("optim", 2),
     Bench("stopwatch", 1),
     Bench("noise_scale", 3),
+    Bench("checkpoint", 4),
+    Bench("hessian", 2, _pyhessian),
     Bench("scaling_prediction", 1),
     Bench("hosts_prediction", 7, why_not),
     Bench("input", 4, _photos),

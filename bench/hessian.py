@@ -1,6 +1,8 @@
 """Hessian of ResNet-20 against PyHessian: same values, how many products each takes for the same accuracy, and the time of a product.
 
-    python -m bench.hessian --pyhessian PATH          PATH: a checkout of github.com/amirgholami/PyHessian; appends to results/hessian.csv
+    python -m bench.hessian --pyhessian PATH          appends to results/hessian.csv
+
+PATH is a checkout of github.com/amirgholami/PyHessian; the environment variable PYHESSIAN may name it instead.
 
 A network of cifar_resnet20's size in fp32 with evaluation-mode batch norm (PyHessian knows no other), a batch of synthetic images cut
 into two. Cases: `products` counts the Hessian-vector products until the five largest eigenvalues are within 1e-3 of converged ones
@@ -9,6 +11,7 @@ into two. Cases: `products` counts the Hessian-vector products until the five la
 """
 
 import argparse
+import os
 import sys
 import time
 from pathlib import Path
@@ -23,6 +26,7 @@ from lbtrain.analysis import Objective, top_eigenvalues
 from lbtrain.analysis.hessian import Lanczos
 from lbtrain.analysis.objective import random_vector
 
+CHECKOUT = os.environ.get("PYHESSIAN")
 COMMAND = "python -m bench.hessian --pyhessian PyHessian"
 ROUNDS, TOP, ACCURACY = 7, 5, 1e-3
 CASES = ("products", "product", "product-kept")
@@ -132,7 +136,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m bench.hessian", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--pyhessian", type=Path, required=True, help="a checkout of PyHessian")
+    parser.add_argument("--pyhessian", type=Path, default=CHECKOUT, required=not CHECKOUT, help="a checkout of PyHessian")
     parser.add_argument("--cases", nargs="+", choices=CASES, default=CASES)
     parser.add_argument("--images", type=int, default=64, help="in each of two batches (default 64)")
     parser.add_argument("--steps", type=int, default=40, help="training steps before (default 40)")
