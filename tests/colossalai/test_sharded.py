@@ -11,25 +11,24 @@ from torch import Tensor
 from lbtrain.optim import UnsupportedSharding, bind_colossalai, colossalai_shards, deepspeed_shards
 from tests.colossalai.sharded import boost, steps, train_colossalai
 from tests.colossalai.streams import streams_on_cpu
-from tests.distributed.sharded import Run, deepspeed_engine, deepspeed_steps, difference, plain_steps, train_plain
+from tests.distributed.sharded import (
+    LIMIT,
+    VARIANTS,
+    Run,
+    assert_same_as_one_process,
+    deepspeed_engine,
+    deepspeed_steps,
+    difference,
+    plain_steps,
+    train_plain,
+)
 from tests.ranks import run_on_ranks
-
-LIMIT = 1e-5
-VARIANTS = [
-    Run("lars"),
-    Run("lars", accumulation=2, clip=0.3),
-    Run("lars-outside-nesterov", filters=(), width=7),
-    Run("lamb"),
-    Run("lamb", accumulation=2, clip=0.3, filters=("bias",)),
-]
 
 
 @pytest.mark.parametrize("stage", [1, 2])
-@pytest.mark.parametrize("run", VARIANTS, ids=lambda run: f"{run.optimizer}-acc{run.accumulation}")
+@pytest.mark.parametrize("run", VARIANTS, ids=str)
 def test_same_weights_as_one_process(stage, run):
-    expected = train_plain(run)
-    for weights in run_on_ranks(2, train_colossalai, run, stage):
-        assert difference(weights, expected) < LIMIT
+    assert_same_as_one_process(run, 2, train_colossalai, stage)
 
 
 @pytest.mark.slow
@@ -37,10 +36,7 @@ def test_same_weights_as_one_process(stage, run):
 @pytest.mark.parametrize("optimizer", ["lars", "lamb"])
 def test_four_ranks(stage, optimizer):
     """More ranks than some layers have elements: a rank then holds padding alone."""
-    run = Run(optimizer, accumulation=2, clip=0.3)
-    expected = train_plain(run)
-    for weights in run_on_ranks(4, train_colossalai, run, stage):
-        assert difference(weights, expected) < LIMIT
+    assert_same_as_one_process(Run(optimizer, accumulation=2, clip=0.3), 4, train_colossalai, stage)
 
 
 def _error(function: Any, *args: Any, **kwargs: Any) -> str:

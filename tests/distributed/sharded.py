@@ -1,6 +1,7 @@
 """One small training run, unsharded in one process and sharded on N ranks: the jobs of test_sharded_*.py."""
 
 import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lbtrain.optim import LAMB, LARS, bind_deepspeed, parameter_groups
+from tests.ranks import run_on_ranks
 
 BATCH = 16
 
@@ -50,6 +52,9 @@ class Run:
     filters: tuple[str, ...] = ("norm", "bias")
     dtype: torch.dtype = torch.float32
 
+    def __str__(self) -> str:
+        return f"{self.optimizer}-acc{self.accumulation}"
+
     def model(self) -> nn.Module:
         return OddNet(self.width).to(self.dtype)
 
@@ -70,6 +75,16 @@ class Run:
         generator = torch.Generator().manual_seed(step)
         x, y = torch.randn(BATCH, 13, generator=generator), torch.randint(3, (BATCH,), generator=generator)
         return F.cross_entropy(model(x.chunk(parts)[part].to(self.dtype)).float(), y.chunk(parts)[part])
+
+
+LIMIT = 1e-5
+VARIANTS = [
+    Run("lars"),
+    Run("lars", accumulation=2, clip=0.3),
+    Run("lars-outside-nesterov", filters=(), width=7),
+    Run("lamb"),
+    Run("lamb", accumulation=2, clip=0.3, filters=("bias",)),
+]
 
 
 def train_plain(run: Run) -> dict[str, Tensor]:
@@ -152,3 +167,10 @@ def difference(ours: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
     """The largest relative difference of any layer."""
     assert ours.keys() == expected.keys()
     return max(float((ours[name].double() - expected[name].double()).norm() / expected[name].double().norm()) for name in expected)
+
+
+def assert_same_as_one_process(run: Run, world_size: int, train: Callable[[Run, int], dict[str, Tensor]], stage: int) -> None:
+    """`train(run, stage)` on every one of `world_size` ranks gives the weights of one process that holds whole layers."""
+    expected = train_plain(run)
+    for weights in run_on_ranks(world_size, train, run, stage):
+        assert difference(weights, expected) < LIMIT

@@ -8,10 +8,8 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from lbtrain.optim import UnsupportedSharding
-from tests.distributed.sharded import Run, difference, train_plain
+from tests.distributed.sharded import LIMIT, Run, difference, train_plain
 from tests.ranks import run_on_ranks
-
-LIMIT = 1e-5
 
 
 def _steps(run: Run, model: nn.Module, optimizer: torch.optim.Optimizer, clip) -> dict[str, Tensor]:

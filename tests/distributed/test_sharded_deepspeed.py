@@ -9,25 +9,25 @@ from torch import Tensor
 
 from lbtrain.optim import UnsupportedSharding, bind_deepspeed, deepspeed_shards
 from lbtrain.optim.sharding import Cut, FlatLayers, FlatTensor
-from tests.distributed.sharded import Run, deepspeed_engine, deepspeed_steps, difference, plain_steps, train_deepspeed, train_plain
+from tests.distributed.sharded import (
+    LIMIT,
+    VARIANTS,
+    Run,
+    assert_same_as_one_process,
+    deepspeed_engine,
+    deepspeed_steps,
+    difference,
+    plain_steps,
+    train_deepspeed,
+    train_plain,
+)
 from tests.ranks import run_on_ranks
-
-LIMIT = 1e-5
-VARIANTS = [
-    Run("lars"),
-    Run("lars", accumulation=2, clip=0.3),
-    Run("lars-outside-nesterov", filters=(), width=7),
-    Run("lamb"),
-    Run("lamb", accumulation=2, clip=0.3, filters=("bias",)),
-]
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
-@pytest.mark.parametrize("run", VARIANTS, ids=lambda run: f"{run.optimizer}-acc{run.accumulation}")
+@pytest.mark.parametrize("run", VARIANTS, ids=str)
 def test_same_weights_as_one_process(stage, run):
-    expected = train_plain(run)
-    for weights in run_on_ranks(2, train_deepspeed, run, stage):
-        assert difference(weights, expected) < LIMIT
+    assert_same_as_one_process(run, 2, train_deepspeed, stage)
 
 
 @pytest.mark.slow
@@ -37,20 +37,14 @@ def test_same_weights_as_one_process(stage, run):
 @pytest.mark.parametrize("clip", [0.0, 0.3])
 @pytest.mark.parametrize("optimizer", ["lars", "lamb"])
 def test_every_combination(stage, world_size, accumulation, clip, optimizer):
-    run = Run(optimizer, accumulation=accumulation, clip=clip)
-    expected = train_plain(run)
-    for weights in run_on_ranks(world_size, train_deepspeed, run, stage):
-        assert difference(weights, expected) < LIMIT
+    assert_same_as_one_process(Run(optimizer, accumulation=accumulation, clip=clip), world_size, train_deepspeed, stage)
 
 
 @pytest.mark.parametrize("stage", [1, 2, 3])
 @pytest.mark.parametrize("optimizer", ["lars", "lamb"])
 def test_four_ranks(stage, optimizer):
     """More ranks than some layers have elements: a rank then holds nothing of them, or padding alone."""
-    run = Run(optimizer, accumulation=2, clip=0.3)
-    expected = train_plain(run)
-    for weights in run_on_ranks(4, train_deepspeed, run, stage):
-        assert difference(weights, expected) < LIMIT
+    assert_same_as_one_process(Run(optimizer, accumulation=2, clip=0.3), 4, train_deepspeed, stage)
 
 
 def _train_cut_at_every_place(run: Run) -> list[float]:
