@@ -60,7 +60,7 @@ BENCHES = (
     Bench("train", 9),
     Bench("two_ranks", 4),
     Bench("optim", 2),
-    Bench("stopwatch", 1),
+    Bench("stopwatch", 2),
     Bench("noise_scale", 3),
     Bench("checkpoint", 4),
     Bench("hessian", 2, _pyhessian),

@@ -51,12 +51,17 @@ def run_inside(what: str, out: Path, hostfile: str) -> None:
     if what != POINTS:
         study(out / what, hostfile, 0).launch(SWEEP, 2, [str(ROOT / "tools/scaling_report/timed_collectives.py"), "{folder}"])
         return
-    short, long = study(out, hostfile, ALONE_STEPS), study(out, hostfile, len(RATES) * TURNS * STEPS_A_TURN)
+    short, long = study(out, hostfile, ALONE_STEPS), study(out, hostfile, run_steps())
     for hosts in (1, 2, 4):
         row = short.row(hosts, "weak", "synthetic")
         short.launch(f"alone{hosts}", hosts, short.words(row, "no-exchange"))
         chosen = short if hosts == 1 else long
         chosen.launch(f"together{hosts}", hosts, chosen.words(row, "exchange"))
+
+
+def run_steps() -> int:
+    """Steps to time of a run that goes through all rates: it also has a first one, which has no step before it to be timed from."""
+    return len(RATES) * TURNS * STEPS_A_TURN - 1
 
 
 def measure(out: Path) -> None:
@@ -79,7 +84,8 @@ def turns_at(rate: str, ranks: Sequence[RankTimes]) -> list[list[RankTimes]]:
     """Of a run that went through all rates, the settled steps of each turn at `rate`."""
     found = []
     for turn in range(TURNS):
-        first = (turn * len(RATES) + RATES.index(rate)) * STEPS_A_TURN
+        # A step's time is the interval from the end of the step before: the list of a run begins with its second step.
+        first = (turn * len(RATES) + RATES.index(rate)) * STEPS_A_TURN - 1
         chosen = slice(first + SETTLING_STEPS, first + STEPS_A_TURN)
         found.append([dataclasses.replace(each, steps=each.steps[chosen]) for each in ranks])
     return found

@@ -1,17 +1,23 @@
-"""What the stopwatch of `scaling_report measure` costs: one run of lbtrain's loop, timed and untimed in turns.
+"""What the stopwatch of `scaling_report measure` costs a step, by two ways.
 
     python -m bench.stopwatch
 
-Writes results/stopwatch.csv. A turn is one of 21 blocks of steps with the stopwatch round the engine, followed by one without.
+Its own time: a step of an engine and a task that do nothing, under the stopwatch and without, added to a step of a real model. And the
+whole effect: one run of lbtrain's loop, whose steps are under the stopwatch in the order yes, no, no, yes; a round is the median over 32
+pairs of neighbouring steps. Takes under two minutes. Writes results/stopwatch.csv.
 """
 
 import argparse
+import itertools
+import statistics
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+from torch import nn
 
 from bench.peers import Job
 from bench.rows import Row, paired, write
@@ -20,46 +26,85 @@ from lbtrain.cluster.launch import leave_process_group
 from lbtrain.engines import Engine
 from lbtrain.main import run
 from lbtrain.tasks import Task
-from tools.scaling_report.stopwatch import Stopwatch
+from tools.scaling_report.stopwatch import Stopwatch, TimedTask
 
-JOB = Job("cifar_resnet20", micro_batch_size=32, image_size=32, steps=10)
+PAIRS = 32  # of steps a round
+JOB = Job("cifar_resnet20", micro_batch_size=32, image_size=32, steps=2 * PAIRS)
+IDLE_STEPS, IDLE_RUNS = 100, 20
+
+
+class Idle:
+    """An engine and a task whose steps cost nothing: what is left is the stopwatch."""
+
+    rank, world_size, device, accumulation = 0, 1, torch.device("cpu"), 1
+
+    def __init__(self) -> None:
+        self.model = nn.Identity()
+
+    def batches(self) -> Iterator[torch.Tensor]:
+        return itertools.repeat(torch.zeros(1))
+
+    def backward(self, loss: torch.Tensor) -> None: ...
+
+    def step(self, lr: float) -> bool:
+        return True
+
+
+def idle_seconds(task: Any, engine: Any) -> float:
+    """Of one step, in the quickest of many short runs: the others met another process."""
+    batches, runs = task.batches(), []
+    for _ in range(IDLE_RUNS):
+        began = time.perf_counter()
+        for _ in range(IDLE_STEPS):
+            engine.backward(engine.model(next(batches)))
+            engine.step(0.1)
+        runs.append(time.perf_counter() - began)
+    return min(runs) / IDLE_STEPS
+
+
+def own_seconds(folder: Path) -> float:
+    """What the stopwatch does in one step."""
+    idle = cast(Any, Idle())
+    bare = idle_seconds(idle, idle)
+    watch = Stopwatch(idle, folder, 10**9, profile=False)
+    return idle_seconds(TimedTask(idle, watch), watch) - bare
 
 
 class InTurns:
-    """An engine that is under the stopwatch in every second turn."""
+    """An engine that is under the stopwatch in the first and the last of every four steps."""
 
     def __init__(self, engine: Engine, folder: Path):
-        self._engine, self._folder, self._current = engine, folder, engine
-        self.seconds: dict[str, list[float]] = {"timed": [], "bare": []}
-        self._steps, self._began = 0, time.perf_counter()
+        self._engine, self._folder, self._number = engine, folder, 0
+        self.seconds: dict[bool, list[float]] = {True: [], False: []}
+        self._begin()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._engine, name)
+
+    @property
+    def _timed(self) -> bool:
+        return self._number % 4 in (0, 3)
+
+    def _begin(self) -> None:
+        self._current = Stopwatch(self._engine, self._folder, 10**9, profile=False) if self._timed else self._engine
+        self._began = time.perf_counter()
 
     def backward(self, loss: torch.Tensor) -> None:
         self._current.backward(loss)
 
     def step(self, lr: float) -> bool:
         applied = self._current.step(lr)
-        self._steps += 1
-        if self._steps % JOB.steps == 0:
-            self._change_turns()
-        return applied
-
-    def _change_turns(self) -> None:
         if self._engine.device.type == "cuda":
             torch.cuda.synchronize()
-        timed = isinstance(self._current, Stopwatch)
-        self.seconds["timed" if timed else "bare"].append(time.perf_counter() - self._began)
+        self.seconds[self._timed].append(time.perf_counter() - self._began)
         if isinstance(self._current, Stopwatch):
             self._current.close()
-            self._current = self._engine
-        else:
-            self._current = Stopwatch(self._engine, self._folder, 10**9, profile=False)
-        self._began = time.perf_counter()
+        self._number += 1
+        self._begin()
+        return applied
 
 
-def measure(rounds: int) -> Row:
+def measure(rounds: int) -> list[Row]:
     turns: list[InTurns] = []
 
     def put_between(task: Task, engine: Engine) -> tuple[Task, Any]:
@@ -67,17 +112,30 @@ def measure(rounds: int) -> Row:
         return task, turns[0]
 
     with tempfile.TemporaryDirectory() as folder:
-        recipe = recipe_for(JOB, "ddp", 2 * rounds + 1).vary(run_dir=f"{folder}/run")
-        run(recipe, "stopwatch", on_screen=False, instruments=put_between)
+        own = [own_seconds(Path(folder)) for _ in range(rounds)]
+        run(recipe_for(JOB, "ddp", rounds).vary(run_dir=f"{folder}/run"), "stopwatch", on_screen=False, instruments=put_between)
     leave_process_group()
-    # The first turn of each kind warms up.
-    timed, bare = ([1000 * seconds / JOB.steps for seconds in turns[0].seconds[kind][1 : rounds + 1]] for kind in ("timed", "bare"))
+    # The first round warms up.
+    timed, bare = (in_rounds(turns[0].seconds[kind][PAIRS:], rounds) for kind in (True, False))
+    steps = [statistics.median(each) for each in bare]
+    ratios = [statistics.median(a / b for a, b in zip(*each, strict=True)) for each in zip(timed, bare, strict=True)]
     case = f"step of {JOB.model}, {JOB.image_size}x{JOB.image_size}, batch {JOB.micro_batch_size}, one process"
-    command = "python -m bench.stopwatch"
-    return paired("stopwatch", case, "the same run without it", timed, bare, unit="ms", target="<=1.01", command=command)
+    return [
+        _row(f"the stopwatch's own time, added to a {case}", [step + more for step, more in zip(steps, own, strict=True)], steps),
+        _row(f"{case}: {PAIRS} pairs of steps a round", [step * ratio for step, ratio in zip(steps, ratios, strict=True)], steps),
+    ]
+
+
+def in_rounds(seconds: list[float], rounds: int) -> list[list[float]]:
+    return [seconds[number * PAIRS : (number + 1) * PAIRS] for number in range(rounds)]
+
+
+def _row(case: str, with_it: list[float], without: list[float]) -> Row:
+    ours, peer = ([1000 * second for second in seconds] for seconds in (with_it, without))
+    return paired("stopwatch", case, "without it", ours, peer, unit="ms", target="<=1.01", command="python -m bench.stopwatch")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"turns of each kind (default {ROUNDS})")
-    write([measure(parser.parse_args().rounds)], "stopwatch")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"default {ROUNDS}")
+    write(measure(parser.parse_args().rounds), "stopwatch")
