@@ -33,6 +33,7 @@ from tools.scaling_report.what_if import WhatIf
 from tools.study.publish import with_block
 
 ROOT = Path(__file__).parents[1]
+AIM = 0.05  # of efficiency on four hosts
 RECIPE = ROOT / "tests/cluster/shaped.py"
 ALONE_STEPS, WARMUP = 12, 2
 SWEEP, POINTS = "sweep", "points"
@@ -135,6 +136,11 @@ def lines_at(rate: str, out: Path) -> list[dict[str, Any]]:
     return lines
 
 
+def worst(lines: Sequence[dict[str, str]]) -> float:
+    """How far off the efficiency on four hosts is, at the rate where it is farthest."""
+    return max(abs(float(line["predicted"]) - float(line["measured"])) for line in lines if line["hosts"] == "4")
+
+
 def block(lines: Sequence[dict[str, str]]) -> str:
     """The table of docs/scaling.md, from the rows of results/hosts_prediction.csv."""
     if not lines:
@@ -145,6 +151,7 @@ def block(lines: Sequence[dict[str, str]]) -> str:
         predicted = f"{float(line['predicted']):.3f} ({float(line['low']):.3f} to {float(line['high']):.3f})"
         error = 100 * (float(line["predicted"]) - float(line["measured"]))
         text.append(f"| {line['rate']} | {line['hosts']} | {measured} | {predicted} | {error:+.1f} points | {line['use']} |")
+    text += ["", f"The aim is {100 * AIM:.0f} points at four hosts. The worst is {100 * worst(lines):.1f} points off."]
     text += ["", f"<sub>{lines[0]['command']}; {lines[0]['date']}, commit {lines[0]['commit']}, {lines[0]['hardware']}</sub>"]
     return "\n".join(text)
 
@@ -168,8 +175,7 @@ def main() -> int:
     if result_rows.RESULTS == ROOT / "results":
         PAGE.write_text(with_block(PAGE.read_text(), "hosts", block(written)))
     print(block(written))
-    worst = max(abs(float(line["predicted"]) - float(line["measured"])) for line in written if line["hosts"] == "4")
-    return 0 if worst <= 0.05 else 1
+    return 0 if worst(written) <= AIM else 1
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from typing import IO, Literal, get_args
 from lbtrain.cluster.hostfile import Hostfile
 from lbtrain.errors import LaunchError
 
-Launcher = Literal["deepspeed", "accelerate", "torchrun", "slurm"]
+Launcher = Literal["deepspeed", "accelerate", "colossalai", "torchrun", "slurm"]
 LAUNCHERS: tuple[Launcher, ...] = get_args(Launcher)
 
 
@@ -27,6 +27,8 @@ def commands(launcher: Launcher, hosts: Hostfile, words: Sequence[str], *, hostf
         _check_deepspeed_quotes(words)
         far = [] if len(hosts.names) > 1 or _is_here(hosts.names[0]) else ["--force_multi"]
         return [["deepspeed", "--hostfile", str(hostfile), "--launcher", "pdsh", *far, "--master_port", str(port), *words]]
+    if launcher == "colossalai":
+        return [_colossalai(hosts, words, hostfile, port)]
     if launcher == "slurm":
         return [_slurm(hosts, words, port)]
     starters = [_starter(launcher, hosts, node, port) for node in range(len(hosts.names))]
@@ -38,6 +40,17 @@ def _check_deepspeed_quotes(words: Sequence[str]) -> None:
     for word in words:
         if "'" in word or (word.startswith("-") and word != shlex.quote(word)):
             raise LaunchError(f"{word}: deepspeed would hand this to a shell on each host; write it without single quotes and leading dash")
+
+
+def _colossalai(hosts: Hostfile, words: Sequence[str], hostfile: Path, port: int) -> list[str]:
+    """`hostfile` is in its own dialect: bare names. It joins the words by spaces and hands the line to a shell on every host."""
+    for word in words:
+        if word != shlex.quote(word):
+            raise LaunchError(
+                f"{word}: colossalai would hand this to a shell on each host as it is; write it without spaces, quotes and the like"
+            )
+    place = [] if hosts.names == ("localhost",) else ["--hostfile", str(hostfile), "--master_addr", hosts.names[0]]
+    return ["colossalai", "run", *place, "--nproc_per_node", str(hosts.slots), "--master_port", str(port), *words]
 
 
 def _starter(launcher: Launcher, hosts: Hostfile, node: int, port: int) -> list[str]:

@@ -117,7 +117,7 @@ class Study:
     @property
     def engine(self) -> str:
         """Of lbtrain, that the launcher brings with it or the recipe asks for."""
-        chosen = {"deepspeed": "deepspeed", "accelerate": "accelerate"}.get(self.options.launcher, "ddp")
+        chosen = self.options.launcher if self.options.launcher in ("deepspeed", "accelerate", "colossalai") else "ddp"
         return chosen if self.recipe.engine == "auto" else self.recipe.engine
 
     def launch(self, name: str, gpus: int, words: list[str]) -> tuple[Path, str]:
@@ -131,7 +131,7 @@ class Study:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         hosts = self.hosts.subset(gpus)
-        (folder / "hostfile").write_text(hosts.text())
+        (folder / "hostfile").write_text(hosts.text("colossalai" if self.options.launcher == "colossalai" else "deepspeed"))
         words = [word.replace("{folder}", str(folder)) for word in words]
         # A port of its own for each launch: the last one's may still be closing.
         port = self.options.port + len(list(folder.parent.iterdir())) % 1000
@@ -182,7 +182,7 @@ class Study:
         ]
         if self.engine in ("deepspeed", "colossalai"):
             settings.append(f"{self.engine}.zero_stage={row.zero_stage}")
-        return [*settings, "data.name=synthetic"] if row.data == "synthetic" else settings
+        return [*settings, f"data.name={synthetic_data(self.recipe)}"] if row.data == "synthetic" else settings
 
     def _size(self, row: Row) -> list[str]:
         """Synthetic images are as large as the recipe's."""
@@ -197,6 +197,11 @@ class Study:
             return []
         nodes = len(self.hosts.subset(gpus).names)
         return [Collective(gpus=gpus, nodes=nodes, **each) for each in json.loads((folder / "collectives.json").read_text())]
+
+
+def synthetic_data(recipe: Recipe) -> str:
+    """The data set that nobody has to fetch or decode: noise for classification, drawn shapes for detection."""
+    return "synthetic" if recipe.model.library == "timm" else "shapes"
 
 
 def _name(row: Row) -> str:
@@ -253,7 +258,7 @@ def _check_folder(options: argparse.Namespace) -> None:
 
 def _check_comparable(recipe: Recipe) -> None:
     """Synthetic images must be of the real ones' kind, or the difference is not the loader's."""
-    real, synthetic = facts(recipe.data), facts(recipe.with_overrides(["data.name=synthetic"]).data)
+    real, synthetic = facts(recipe.data), facts(recipe.with_overrides([f"data.name={synthetic_data(recipe)}"]).data)
     if real.channels != synthetic.channels:
         raise RecipeError(
             f"--data synthetic,real: images of {recipe.data.name} have {real.channels} channel(s), synthetic ones {synthetic.channels}, "
@@ -273,5 +278,7 @@ def _provenance(options: argparse.Namespace) -> dict[str, Any]:
 def _last_words(log: Path) -> str:
     """The line of a log that most likely says what went wrong."""
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    # A rank's own words stand before what its launcher says about it.
+    own = [line for line in lines if line.startswith("error:")]
     errors = [line for line in lines if "Error" in line or "error:" in line]
-    return (errors or lines or ["no output"])[-1][:300]
+    return (own or errors or lines or ["no output"])[-1][:300]

@@ -85,6 +85,7 @@ TIMES: Columns = _POINT | {
     "optimizer": lambda row: milliseconds(row.optimizer_s),
     "slowest rank": _slowest,
     "spread over ranks": lambda row: percent(row.rank_spread),
+    "waiting for the slowest": lambda row: milliseconds(row.straggler_wait_s),
 }
 
 

@@ -59,12 +59,18 @@ def summarize(row: Row, repeats: Sequence[Sequence[RankTimes]], alone: Sequence[
         # The run alone is not sharded; under ZeRO each rank updates its part.
         optimizer_s=max(each.median("optimizer_s") for each in alone) / (row.gpus if row.zero_stage else 1),
         slowest_rank=slowest.rank, slowest_host=slowest.host, rank_spread=(max(medians) - min(medians)) / middle,
-        jitter=statistics.pstdev(own) / middle,
+        straggler_wait_s=_straggler_wait(alone), jitter=statistics.pstdev(own) / middle,
     )  # fmt: skip
 
 
 def own_times(alone: Sequence[RankTimes]) -> list[OwnTimes]:
     return [OwnTimes(gpus=len(alone), rank=each.rank, host=each.host, own_s=[step["own_s"] for step in each.steps]) for each in alone]
+
+
+def _straggler_wait(alone: Sequence[RankTimes]) -> float:
+    """Seconds a step that an average rank waits for the slowest of that step. Which rank that is may change from step to step."""
+    steps = [[step["own_s"] for step in ranks] for ranks in zip(*(each.steps for each in alone), strict=True)]
+    return statistics.fmean(max(own) - statistics.fmean(own) for own in steps)
 
 
 def _filled(row: Row, **values: Any) -> Row:

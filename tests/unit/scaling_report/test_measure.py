@@ -10,6 +10,7 @@ import pytest
 
 from lbtrain import Recipe
 from lbtrain.cluster.hostfile import Hostfile
+from lbtrain.errors import LaunchError
 from tools.scaling_report.__main__ import main
 from tools.scaling_report.launchers import LAUNCHERS, commands, run_together
 from tools.scaling_report.measure import Study
@@ -56,9 +57,21 @@ def test_slurm_maps_its_names_to_torchruns() -> None:
     assert "RANK=$SLURM_PROCID WORLD_SIZE=$SLURM_NTASKS LOCAL_RANK=$SLURM_LOCALID MASTER_ADDR=node01" in command[-1]
 
 
+def test_colossalai_is_started_once_and_words_that_a_shell_would_change_are_refused() -> None:
+    def of(hosts: Hostfile, *words: str) -> list[list[str]]:
+        return commands("colossalai", hosts, ["x.py", *words], hostfile=Path("H"), port=29501, timeout_s=60)
+
+    cluster = ["--hostfile", "H", "--master_addr", "node01"]
+    assert of(HOSTS, "a=b") == [["colossalai", "run", *cluster, "--nproc_per_node", "8", "--master_port", "29501", "x.py", "a=b"]]
+    assert of(Hostfile(("localhost",), 2)) == [["colossalai", "run", "--nproc_per_node", "2", "--master_port", "29501", "x.py"]]
+    with pytest.raises(LaunchError, match="hand this to a shell"):
+        of(HOSTS, "a b")
+
+
 def test_every_launcher_has_a_command() -> None:
-    assert len(LAUNCHERS) == 4
-    assert all(_commands(launcher) for launcher in LAUNCHERS)
+    assert len(LAUNCHERS) == 5
+    for launcher in LAUNCHERS:
+        assert commands(launcher, HOSTS, ["x.py"], hostfile=Path("H"), port=29501, timeout_s=60)
 
 
 def test_a_failure_ends_the_others_and_a_late_one_is_timed_out(tmp_path: Path) -> None:
@@ -87,6 +100,16 @@ def test_a_row_by_hand() -> None:
     assert found.loader_wait_s == 0.01
     assert found.data_wait_s is None  # needs the same point with the other data
     assert found.jitter == pytest.approx(0.05 / 0.35)
+    assert found.straggler_wait_s == pytest.approx(0.05)
+
+
+def test_ranks_that_are_slow_in_turn_have_no_spread_and_still_wait_for_each_other() -> None:
+    ranks = _ranks([0.3, 0.3], step=0.5)
+    for rank in ranks:
+        rank.steps[:] = [step | {"own_s": 0.4 if number % 2 == rank.rank else 0.3} for number, step in enumerate(rank.steps)]
+    found = summarize(Row(gpus=2, nodes=1, global_batch=64, per_gpu_batch=32), [_ranks([0.3, 0.3], step=0.5)], ranks)
+    assert found.rank_spread == pytest.approx(0)
+    assert found.straggler_wait_s == pytest.approx(0.05)
 
 
 def test_warmup_is_left_out_and_a_silent_rank_is_named(tmp_path: Path) -> None:
@@ -107,20 +130,17 @@ def _study(folder: Path, hosts: Hostfile = ONE_HOST, **changes: object) -> Study
 
 def test_a_point_that_succeeded_is_kept_and_one_that_failed_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script = tmp_path / "script.py"
-    script.write_text("import sys, pathlib; pathlib.Path(sys.argv[1], 'ran').touch(); sys.exit(len(sys.argv) - 2)")
+    said = "print('error: the rank says why', 'ChildFailedError: the launcher adds this', sep='\\n')"
+    script.write_text(f"import sys, pathlib; pathlib.Path(sys.argv[1], 'ran').touch(); {said}; sys.exit(len(sys.argv) - 2)")
     monkeypatch.setattr("tools.scaling_report.measure.commands", lambda launcher, hosts, words, **_: [[sys.executable, *words]])
     study = _study(tmp_path / "out")
     folder, status = study.launch("bad", 1, [str(script), "{folder}", "fail"])
-    assert status.startswith("exit code 1")
+    assert status == "exit code 1: error: the rank says why"
     folder, status = study.launch("bad", 1, [str(script), "{folder}"])
     assert status == "ok"
     (folder / "ran").unlink()
     assert study.launch("bad", 1, [str(script), "{folder}"]) == (folder, "ok")
     assert not (folder / "ran").exists()  # not run again
-
-
-FOUR_RECIPE = Recipe().vary(model=dict(name="cifar_resnet8"), bn_batch_size=8, batch_size=64)
-HOSTS = Hostfile(("a", "b", "c", "d"), 2)
 
 
 def test_weak_scaling_keeps_a_gpus_images_and_strong_scaling_a_steps(tmp_path: Path) -> None:
@@ -140,6 +160,13 @@ def test_points_are_every_combination_and_the_impossible_are_refused_unlaunched(
     assert study.time_point(refused[0]).row == refused[0]
     assert not (tmp_path / "points").exists()
     assert "refused" in _study(tmp_path, FOUR_HOSTS, zero=[2]).rows()[0].status  # torchrun cannot shard
+
+
+def test_detection_is_measured_on_drawn_shapes_where_data_is_synthetic(tmp_path: Path) -> None:
+    study = _study(tmp_path, warmup=1, steps=3, recipe=Path("r.py"), overrides=[])
+    study.recipe = Recipe().vary(model=dict(library="torchvision", name="resnet18"), data=dict(name="coco", image_size=96))
+    words = study.words(Row(gpus=1, nodes=1, global_batch=2, per_gpu_batch=2, data="synthetic"), "exchange")
+    assert {"data.name=shapes", "data.image_size=96"} <= set(words)
 
 
 def test_a_sharded_point_is_computed_alone_unsharded(tmp_path: Path) -> None:
