@@ -16,6 +16,7 @@ import tempfile
 import threading
 import time
 from mmap import mmap
+from pathlib import Path
 from types import FrameType, TracebackType
 
 from lbtrain import guard
@@ -63,7 +64,7 @@ class Watchdog:
             at(0, "start-up")
             fds = theirs.fileno(), shared.fileno()
             duty = guard.Duty(rank, world_size, os.getpid(), address, token, self._fault_timeout, self._run_dir, *fds)
-            command = [sys.executable, "-I", "-S", guard.__file__, guard.as_argument(duty)]
+            command = [sys.executable, "-I", "-S", str(Path(guard.__file__).parent), guard.as_argument(duty)]
             self._process = subprocess.Popen(command, pass_fds=fds, stdin=subprocess.DEVNULL, start_new_session=True)
         theirs.close()
         threading.Thread(target=self._listen, args=[self._link], daemon=True).start()

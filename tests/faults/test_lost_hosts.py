@@ -16,9 +16,9 @@ pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT = 20
-EVERYTHING = "[r]ecipes/digits.py|[l]btrain/guard.py|[l]auncher.launch"
+EVERYTHING = "[r]ecipes/digits.py|[l]btrain/guard |[l]auncher.launch"
 """What must be gone from a host in the end; the brackets keep the search from finding itself."""
-RANKS = "[d]igits.py --local_rank|[l]btrain/guard.py"
+RANKS = "[d]igits.py --local_rank|[l]btrain/guard "
 
 
 @pytest.fixture
