@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from lbtrain.engines.protocol import EngineState
 from lbtrain.errors import RecipeError, SaveFailed
@@ -39,11 +40,28 @@ class Progress:
 class Found:
     """A checkpoint as it was read, and a line for each newer one that is damaged and was passed over."""
 
+    path: Path
     state: EngineState
     progress: Progress
     extras: dict[str, Any]
     """What techniques had to remember, by name."""
     passed_over: list[str]
+
+    def check_fits(self, model: nn.Module) -> None:
+        """Raises RecipeError unless weights and optimizer states are those of `model` and its parameters, by name, shape and type."""
+        here, weights = model.state_dict(), self.state["model"]
+        for names, what in ((here.keys() - weights.keys(), "lacks"), (weights.keys() - here.keys(), "has, and the model has not,")):
+            if names:
+                raise _not_this_run(self.path, f"it {what} {min(names)} ({len(names)} such names)")
+        for name, tensor in here.items():
+            _check_alike(self.path, name, weights[name], tensor, tensor.dtype)
+        parameters = dict(model.named_parameters())
+        for name, states in self.state["optimizer"].items():
+            if name not in parameters:
+                raise _not_this_run(self.path, f"it has optimizer states of {name}, which is no parameter of the model")
+            for key, value in states.items():
+                if value.dim():  # a counter has no dimensions
+                    _check_alike(self.path, f"{name}, {key}", value, parameters[name], torch.float32)
 
 
 class Checkpoints:
@@ -116,15 +134,13 @@ class Checkpoints:
     def newest(self) -> Found | None:
         """The newest undamaged checkpoint; None if there is none at all.
 
-        Raises RecipeError if every checkpoint is damaged: going on from nothing would lose the run.
+        Raises RecipeError if every checkpoint is damaged: going on from nothing would lose the run; and if the newest undamaged one does
+        not hold what a checkpoint holds: somebody has changed it.
         """
         damaged: list[str] = []
         for path in reversed(self._paths()):
             if _checksum_path(path).exists() and _checksum_path(path).read_text().strip() == _sha256(path):
-                content = torch.load(path, map_location="cpu", weights_only=True)
-                state = {"model": content["state_dict"], "optimizer": content["optimizer"], "loss_scale": content["loss_scale"]}
-                extras = {name: value for name, value in content.items() if name not in OWN}
-                return Found(state, Progress(**content["progress"]), extras, damaged)
+                return _read(path, damaged)
             damaged.append(f"{path} is damaged (its checksum differs): passed over")
         if damaged:
             raise RecipeError("; ".join(damaged) + ". No good checkpoint is left: choose another run_dir to start anew")
@@ -133,6 +149,44 @@ class Checkpoints:
     def _paths(self) -> list[Path]:
         found = (path for path in self.folder.glob("step_*.pt") if re.fullmatch(r"step_\d{9,}\.pt", path.name))
         return sorted(found, key=lambda path: int(path.stem.removeprefix("step_")))
+
+
+def _read(path: Path, passed_over: list[str]) -> Found:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever torch makes of bytes that it did not write, or of code that it refuses to load
+        raise _not_this_run(path, f"it cannot be read ({str(error).strip().splitlines()[0]})") from error
+    missing = [name for name in OWN if name not in content] if isinstance(content, dict) else list(OWN)
+    if missing:
+        raise _not_this_run(path, f"it lacks {', '.join(missing)}")
+    weights, states, scale = content["state_dict"], content["optimizer"], content["loss_scale"]
+    if not (_all(weights, Tensor) and _all(states, dict) and all(_all(state, Tensor) for state in states.values())):
+        raise _not_this_run(path, "its weights and optimizer states are not tensors by name")
+    if not (isinstance(scale, int | float) and 0 < scale < float("inf")):
+        raise _not_this_run(path, f"loss_scale={scale!r} is no positive number")
+    told = content["progress"]
+    if not (_all(told, int) and told.keys() == vars(Progress()).keys() and min(told.values()) >= 0):
+        raise _not_this_run(path, f"progress={told!r} is no position in a run")
+    extras = {name: value for name, value in content.items() if name not in OWN}
+    return Found(path, {"model": weights, "optimizer": states, "loss_scale": scale}, Progress(**told), extras, passed_over)
+
+
+def _all(values: Any, kind: type) -> bool:
+    """Whether these are values of a kind, by name."""
+    return isinstance(values, dict) and all(isinstance(name, str) and type(value) is kind for name, value in values.items())
+
+
+def _check_alike(path: Path, name: str, found: Tensor, expected: Tensor, dtype: torch.dtype) -> None:
+    if (found.shape, found.dtype) != (expected.shape, dtype):
+        there, here = (f"{tuple(shape)} of {kind}" for shape, kind in ((found.shape, found.dtype), (expected.shape, dtype)))
+        raise _not_this_run(path, f"{name} has shape {there} in it, and {here} in this run")
+
+
+def _not_this_run(path: Path, why: str) -> RecipeError:
+    return RecipeError(
+        f"{path} is no checkpoint of this run, though its checksum is right: {why}. Remove it, and the run goes on from the one before; "
+        "or choose another run_dir"
+    )
 
 
 def _sync_folder(folder: Path) -> None:

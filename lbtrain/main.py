@@ -145,6 +145,8 @@ def run(recipe: Recipe, name: str, *, on_screen: bool = True, instruments: "Inst
         _say(world.rank, f"{directory.path} holds this run already, finished at step {progress.step} (summary.json): nothing to do")
         return finished
     task, model = create_task(recipe, device), _build_model(recipe, plan, device)
+    if found:
+        found.check_fits(model)
     average = WeightAverage(model, decay=recipe.ema.decay, warmup=recipe.ema.warmup) if recipe.ema.decay else None
     engine, optimizer = _build_engine(recipe, plan, model, device)
     if found:

@@ -1,5 +1,7 @@
 """Checkpoints: whole or passed over, never half; plain files that timm reads."""
 
+import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -104,6 +106,63 @@ def test_a_damaged_one_is_passed_over_and_said(tmp_path, damage):
     found, progress, warnings = newest(checkpoints)
     assert progress.step == 1 and float(found["model"]["weight"][0, 0]) == 1.0
     assert warnings == [f"{last} is damaged (its checksum differs): passed over"]
+
+
+def tamper(path: Path, change: Callable[[dict], object]) -> None:
+    """Changes what a checkpoint holds, and gives it the checksum of that."""
+    content = torch.load(path, weights_only=True)
+    change(content)
+    torch.save(content, path)
+    path.with_suffix(".sha256").write_text(hashlib.sha256(path.read_bytes()).hexdigest() + "\n")
+
+
+MODEL = torch.nn.Linear(3, 2)
+WEIGHT = torch.zeros(2, 3)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda content: content.pop("optimizer"), "it lacks optimizer"),
+        (lambda content: content.update(state_dict=[1.0]), "its weights and optimizer states are not tensors by name"),
+        (lambda content: content["optimizer"].update(weight=WEIGHT), "its weights and optimizer states are not tensors by name"),
+        (lambda content: content.update(loss_scale=float("nan")), "loss_scale=nan is no positive number"),
+        (lambda content: content["progress"].update(examples=-1), "progress={'examples': -1.* is no position in a run"),
+        (lambda content: content["progress"].update(epoch=1), "progress={.*'epoch': 1} is no position in a run"),
+        (lambda content: content["state_dict"].update(w=content["state_dict"].pop("weight")), r"it lacks weight \(1 such names\)"),
+        (lambda content: content["state_dict"].update(w=WEIGHT), r"it has, and the model has not, w \(1 such names\)"),
+        (
+            lambda content: content["state_dict"].update(weight=WEIGHT.T),
+            r"weight has shape \(3, 2\) of torch.float32 in it, and \(2, 3\) of torch.float32 in this run",
+        ),
+        (
+            lambda content: content["state_dict"].update(weight=WEIGHT.double()),
+            r"weight has shape \(2, 3\) of torch.float64 in it, and \(2, 3\) of torch.float32 in this run",
+        ),
+        (lambda content: content["optimizer"].update(w={}), "it has optimizer states of w, which is no parameter of the model"),
+        (
+            lambda content: content["optimizer"].update(weight={"momentum_buffer": WEIGHT[:1]}),
+            r"weight, momentum_buffer has shape \(1, 3\) of torch.float32 in it, and \(2, 3\)",
+        ),
+    ],
+)
+def test_one_that_was_changed_and_given_a_checksum_is_refused_with_the_reason(tmp_path, change, why):
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    states = {"weight": {"momentum_buffer": WEIGHT, "step": torch.tensor(1.0)}}
+    checkpoints.save({"model": MODEL.state_dict(), "optimizer": states, "loss_scale": 1.0}, Progress(32, 1), "")
+    checkpoints.wait()
+    checkpoints.newest().check_fits(MODEL)
+    tamper(tmp_path / "checkpoints/step_000000001.pt", change)
+    with pytest.raises(RecipeError, match=rf"step_000000001\.pt is no checkpoint of this run.*: {why}.*Remove it.*another run_dir"):
+        checkpoints.newest().check_fits(MODEL)
+
+
+def test_a_file_that_is_no_checkpoint_is_refused(tmp_path):
+    path = save(tmp_path, 1).folder / "step_000000001.pt"
+    path.write_text("weights")
+    path.with_suffix(".sha256").write_text(hashlib.sha256(b"weights").hexdigest() + "\n")
+    with pytest.raises(RecipeError, match=r"step_000000001\.pt is no checkpoint of this run.*it cannot be read"):
+        Checkpoints(tmp_path, keep=1).newest()
 
 
 def test_all_damaged_is_refused_and_nothing_is_deleted(tmp_path):
