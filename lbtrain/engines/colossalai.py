@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from lbtrain import optim
 from lbtrain.engines.ddp import DDPEngine, exchange_in_backward, in_precision
+from lbtrain.engines.loss_scale import LossScale
 from lbtrain.engines.protocol import EngineState
 from lbtrain.engines.window import WindowedEngine
 from lbtrain.plan import Plan
@@ -135,20 +136,17 @@ def _finite_on_all_ranks(zero: Any) -> bool:
     return bool(finite.item())
 
 
-class _LossScaling:
-    """Dynamic loss scaling for a LowLevelZeroOptimizer, which asks these methods; the rule is that of torch's GradScaler.
+class _LossScaling(LossScale):
+    """Of a LowLevelZeroOptimizer, which asks these methods.
 
     ColossalAI's own moves the scale before it divides by it: the step in which the scale grows is taken with half its gradient.
     """
 
-    GROWTH_INTERVAL = 2000
-
     def __init__(self, zero: Any):
+        super().__init__()
         self.zero = zero
-        self.scale = 2.0**16
         self.overflowed = False
         self._used = self.scale
-        self._steps_without_overflow = 0
 
     def pre_backward(self, loss: Tensor) -> Tensor:
         self._used = self.scale
@@ -160,11 +158,7 @@ class _LossScaling:
     def should_skip_step(self) -> bool:
         """Whether a gradient of any rank overflowed; moves the scale for the next step. Collective."""
         self.overflowed = not _finite_on_all_ranks(self.zero)
-        self._steps_without_overflow = 0 if self.overflowed else self._steps_without_overflow + 1
-        if self.overflowed:
-            self.scale /= 2
-        elif self._steps_without_overflow % self.GROWTH_INTERVAL == 0:
-            self.scale *= 2
+        self.move(overflowed=self.overflowed)
         return self.overflowed
 
     def get_grad_div_scale(self) -> float:

@@ -1,10 +1,12 @@
 """DeepSpeed as an engine, ZeRO stages 0 to 3.
 
-Three things are done here because DeepSpeed does them otherwise (seen with 0.19.8; tests hold each):
+Four things are done here because DeepSpeed does them otherwise (seen with 0.19.8; tests hold each):
 
 - at stage 0 it exchanges gradients in one go after the backward pass; inside, torch's DistributedDataParallel overlaps them;
 - its accumulation window misaligns when its length changes; the window is ours, DeepSpeed sees only its last pass as the boundary;
-- its checkpoints load only at the same stage and world size; `save` gathers full named tensors instead.
+- its checkpoints load only at the same stage and world size; `save` gathers full named tensors instead;
+- for fp16 under ZeRO it takes torch's GradScaler, which it does not ask after an overflow (the scale never falls: no update is made any
+  more), and clips gradients that are still scaled. The loss scale is ours there.
 """
 
 import logging
@@ -16,6 +18,7 @@ from torch import Tensor, nn
 from lbtrain import optim
 from lbtrain.engines.ddp import exchange_in_backward, load_loss_scale, overlapped
 from lbtrain.engines.deepspeed_config import complete_config
+from lbtrain.engines.loss_scale import LossScale
 from lbtrain.engines.protocol import EngineState, load_named_optimizer_state, named_optimizer_state
 from lbtrain.engines.window import WindowedEngine
 from lbtrain.plan import Plan
@@ -41,6 +44,10 @@ class DeepSpeedEngine(WindowedEngine):
             self.engine.zero_grad = lambda: None  # at the end of a step; the window forgets them after the next forward pass
         else:
             optim.bind_deepspeed(optimizer, self.engine)
+        self.scaling = _LossScaling() if self.stage and plan.precision == "fp16" else None
+        if self.scaling:
+            zero = parts[1]
+            zero.torch_autocast_gradscaler, zero.loss_scaler, zero.dynamic_loss_scale = None, self.scaling, True
         self.model = self.engine
         self.accumulation = plan.cut.accumulation
 
@@ -59,16 +66,27 @@ class DeepSpeedEngine(WindowedEngine):
             self.engine.step()
 
     def _update(self) -> bool:
-        scaler = self.engine.torch_autocast_z0_gradscaler
-        scale = scaler.get_scale() if scaler else 1.0
+        scale = self._loss_scale()
         self.engine.step()
-        return bool(self.engine.was_step_applied()) and (not scaler or scaler.get_scale() >= scale)
+        applied = bool(self.engine.was_step_applied())
+        if self.scaling:
+            self.scaling.move(overflowed=not applied)
+        return applied and self._loss_scale() >= scale
+
+    def _loss_scale(self) -> float:
+        if self.scaling:
+            return self.scaling.scale
+        return float(self._grad_scaler.get_scale()) if self._grad_scaler else 1.0
+
+    @property
+    def _grad_scaler(self) -> torch.amp.GradScaler | None:
+        """Of fp16 at stage 0."""
+        return self.engine.torch_autocast_z0_gradscaler
 
     def shards(self) -> optim.Shards | None:
         return optim.deepspeed_shards(self.engine) if self.stage else None
 
     def save(self) -> EngineState | None:
-        scaler = self.engine.torch_autocast_z0_gradscaler
         if self.stage:
             model, states = optim.deepspeed_shards(self.engine).gather(self.inner)
         else:
@@ -78,17 +96,35 @@ class DeepSpeedEngine(WindowedEngine):
         return {
             "model": {name: tensor.to("cpu", copy=True) for name, tensor in model.items()},
             "optimizer": states,
-            "loss_scale": scaler.get_scale() if scaler else 1.0,
+            "loss_scale": self._loss_scale(),
         }
 
     def load(self, state: EngineState) -> None:
+        if self.scaling:
+            self.scaling.scale = state["loss_scale"]
         if self.stage:
             optim.deepspeed_shards(self.engine).scatter(self.inner, state["model"], state["optimizer"])
             return
         self.module.load_state_dict(state["model"])
         load_named_optimizer_state(self.module, self.inner, state["optimizer"])
-        if self.engine.torch_autocast_z0_gradscaler:
-            load_loss_scale(self.engine.torch_autocast_z0_gradscaler, state["loss_scale"])
+        if self._grad_scaler:
+            load_loss_scale(self._grad_scaler, state["loss_scale"])
+
+
+class _LossScaling(LossScale):
+    """As DeepSpeed's ZeRO optimizers ask for it. They divide by the scale after `update_scale`: it moves when the step is over."""
+
+    dynamic = True
+
+    @property
+    def cur_scale(self) -> float:
+        return self.scale
+
+    def scale_loss(self, loss: Tensor) -> Tensor:
+        return loss * self.scale
+
+    def update_scale(self, overflow: bool) -> None:
+        """Nothing to do yet."""
 
 
 def _import_deepspeed(device: torch.device):  # type: ignore[no-untyped-def]

@@ -5,8 +5,9 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from tests.distributed.exchanges import scaled_steps
 from tests.distributed.runs import Outcome, relative_difference, train_on
-from tests.ranks import end_pool
+from tests.ranks import end_pool, run_on_ranks
 
 
 @pytest.fixture(scope="module")
@@ -30,3 +31,12 @@ def test_the_losses_are_near_those_of_single_precision(tmp_path_factory, tmp_pat
         assert relative_difference(again.losses, single["fp32"].losses) < 1e-5
     dtypes = {tensor.dtype for tensor in run.checkpoint()["state_dict"].values() if tensor.is_floating_point()}
     assert dtypes == {torch.float32}
+
+
+@pytest.mark.parametrize("stage", [1, pytest.param(2, marks=pytest.mark.slow), 3])
+def test_the_loss_scale_under_zero_falls_after_an_overflow_is_kept_over_a_resume_and_is_gone_before_gradients_are_clipped(stage):
+    changes = dict(engine="deepspeed", precision="fp16", deepspeed=dict(zero_stage=stage), optimizer=dict(clip_norm=0.05))
+    first, second = run_on_ranks(2, scaled_steps, changes)
+    assert (first["overflowed"], first["after"], first["applied"]) == (True, 2.0**119, (True, True))
+    assert (first["saved"], first["loaded"], second["loaded"]) == (1024.0, 1024.0, 1024.0)
+    assert first["far"] < 1e-3
