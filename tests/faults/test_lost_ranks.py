@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -36,13 +37,22 @@ def check_all_gone(job: Job) -> None:
     assert wait_until(lambda: not left_behind(job.folder), 3), left_behind(job.folder)
 
 
-def cases(number: int, *points: str) -> list:
-    return [pytest.param(Break(point, (rank,), number), id=f"{point}-rank{rank}") for point in points for rank in (0, 1)]
+def cases(*points: str, quick: set[tuple[str, int]], **what: Any) -> list:
+    """Every point on either rank; those that are not `quick` are slow."""
+    return [
+        pytest.param(Break(point, (rank,), **what), id=f"{point}-rank{rank}", marks=() if (point, rank) in quick else pytest.mark.slow)
+        for point in points
+        for rank in (0, 1)
+    ]
 
 
 @pytest.mark.parametrize(
     "broken_job",
-    cases(signal.SIGKILL, "start-up", "building", "first step", "accumulation", "evaluation", "checkpoint"),
+    cases(
+        *("start-up", "building", "first step", "accumulation", "evaluation", "checkpoint"),
+        quick={("start-up", 1), ("checkpoint", 0)},
+        number=signal.SIGKILL,
+    ),
     indirect=True,
 )
 def test_a_killed_rank_ends_the_job_and_the_next_start_goes_on_exactly(broken_job, undisturbed, request):
@@ -61,7 +71,7 @@ def test_a_killed_rank_ends_the_job_and_the_next_start_goes_on_exactly(broken_jo
     check_goes_on(broken_job, undisturbed)
 
 
-@pytest.mark.parametrize("broken_job", cases(signal.SIGSTOP, "first step"), indirect=True)
+@pytest.mark.parametrize("broken_job", cases("first step", quick={("first step", 1)}, number=signal.SIGSTOP), indirect=True)
 def test_a_stopped_rank_ends_the_job_and_is_ended_by_its_guard(broken_job, request):
     (rank,) = request.node.callspec.params["broken_job"].ranks
     codes = broken_job.codes()
@@ -73,7 +83,7 @@ def test_a_stopped_rank_ends_the_job_and_is_ended_by_its_guard(broken_job, reque
 
 @pytest.mark.parametrize(
     "broken_job",
-    [pytest.param(Break("accumulation", (rank,), signal.SIGSTOP, guard_too=True), id=f"rank{rank}") for rank in (0, 1)],
+    cases("accumulation", quick={("accumulation", 0)}, number=signal.SIGSTOP, guard_too=True),
     indirect=True,
 )
 def test_ranks_that_hang_with_their_guards_are_left_behind_and_end_when_they_wake(broken_job, request):
@@ -90,9 +100,7 @@ def test_ranks_that_hang_with_their_guards_are_left_behind_and_end_when_they_wak
     check_all_gone(broken_job)
 
 
-@pytest.mark.parametrize(
-    "broken_job", [pytest.param(Break("first step", (rank,), raises="OSError"), id=f"rank{rank}") for rank in (0, 1)], indirect=True
-)
+@pytest.mark.parametrize("broken_job", cases("first step", quick={("first step", 0)}, raises="OSError"), indirect=True)
 def test_an_error_of_one_rank_shows_its_traceback_and_ends_the_others(broken_job, request):
     (rank,) = request.node.callspec.params["broken_job"].ranks
     assert broken_job.codes() == [1 if each == rank else LOST for each in (0, 1)], broken_job.screen

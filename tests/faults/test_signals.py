@@ -14,10 +14,8 @@ SAVED = 75
 NUMBERS = {"term": signal.SIGTERM, "int": signal.SIGINT, "usr1": signal.SIGUSR1}
 
 # Signal, what the run does, whom it reaches. Every signal, every phase and both kinds of addressees, not every combination.
-CASES = [
-    ("term", "first step", (0,)), ("int", "accumulation", (1,)), ("usr1", "accumulation", (0, 1)), ("term", "evaluation", (1,)),
-    ("int", "evaluation", (0, 1)), ("usr1", "checkpoint", (0,)),
-]  # fmt: skip
+QUICK = [("usr1", "accumulation", (0, 1)), ("term", "evaluation", (1,))]
+CASES = [("term", "first step", (0,)), ("int", "accumulation", (1,)), ("int", "evaluation", (0, 1)), ("usr1", "checkpoint", (0,))]
 
 
 @pytest.fixture
@@ -29,7 +27,10 @@ def started(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Job]:
 
 
 @pytest.mark.parametrize(
-    "started", CASES, indirect=True, ids=lambda case: f"{case[0]}-{case[1]}-to-{'all' if len(case[2]) > 1 else case[2][0]}"
+    "started",
+    [*QUICK, *(pytest.param(case, marks=pytest.mark.slow) for case in CASES)],
+    indirect=True,
+    ids=lambda case: f"{case[0]}-{case[1]}-to-{'all' if len(case[2]) > 1 else case[2][0]}",
 )
 def test_a_signal_saves_at_one_step_and_the_run_goes_on_exactly(started: Job, undisturbed: Job):
     assert started.codes() == [SAVED, SAVED], started.screen
@@ -46,7 +47,11 @@ def test_a_signal_saves_at_one_step_and_the_run_goes_on_exactly(started: Job, un
     assert again.losses() == undisturbed.losses()
 
 
-@pytest.mark.parametrize("started", [("term", "building", (0, 1)), ("int", "building", (1,))], indirect=True, ids=["to-all", "to-1"])
+@pytest.mark.parametrize(
+    "started",
+    [pytest.param(("term", "building", (0, 1)), marks=pytest.mark.slow, id="to-all"), pytest.param(("int", "building", (1,)), id="to-1")],
+    indirect=True,
+)
 def test_before_training_there_is_nothing_to_save_and_all_end_at_once(started: Job):
     assert started.codes() == [SAVED, SAVED], started.screen
     assert "while nothing was trained: the same command goes on" in started.screen
