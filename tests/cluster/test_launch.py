@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -16,9 +15,9 @@ ROOT = Path(__file__).parents[2]
 SCRIPT = str(Path(__file__).with_name("all_reduce.py"))
 
 
-def _check(folder: Path, hosts: Hosts, *, slots: int, ended: list[subprocess.CompletedProcess[str]]) -> None:
+def _check(folder: Path, hosts: Hosts, *, slots: int, ended: subprocess.CompletedProcess[str]) -> None:
     world_size = len(hosts.names) * slots
-    assert [run.returncode for run in ended] == [0] * len(ended), "\n".join(run.stdout[-2000:] + run.stderr[-2000:] for run in ended)
+    assert ended.returncode == 0, ended.stdout[-2000:] + ended.stderr[-2000:]
     answers = [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(world_size)]
     for rank, answer in enumerate(answers):
         node, local_rank = divmod(rank, slots)
@@ -35,22 +34,31 @@ def _deepspeed(hosts: Hosts, slots: int, folder: Path, *flags: str) -> subproces
     return hosts.run("node01", command, cwd=folder)
 
 
-def _on_every_host(hosts: Hosts, folder: Path, command: list[str], rank_flag: str) -> list[subprocess.CompletedProcess[str]]:
-    """torchrun and accelerate are started once on each node, as by a scheduler; `rank_flag` tells a node its number."""
-    with ThreadPoolExecutor() as pool:
-        ended = [
-            pool.submit(hosts.run, name, [*command, rank_flag, str(i), SCRIPT, str(folder)], cwd=folder)
-            for i, name in enumerate(hosts.names)
-        ]
-    return [future.result() for future in ended]
+_START = """
+import sys
+from pathlib import Path
+from lbtrain.cluster.hostfile import read_hostfile
+from tools.scaling_report.launchers import commands, run_together
+launcher, hostfile, log, *words = sys.argv[1:]
+started = commands(launcher, read_hostfile(hostfile), words, hostfile=Path(hostfile), port=29511, timeout_s=100)
+status = run_together(started, Path(log), timeout_s=100)
+sys.exit(0 if status == "ok" else status + Path(log).read_text())
+"""
 
 
+def _as_measure_does(launcher: str, hosts: Hosts, folder: Path) -> subprocess.CompletedProcess[str]:
+    """torchrun and accelerate are started once on each host, through ssh, by what `scaling_report measure` starts them with."""
+    words = [launcher, hosts.hostfile(1), str(hosts.etc / f"{launcher}.log"), SCRIPT, str(folder)]
+    return hosts.run("node01", ["python", "-c", _START, *words], cwd=ROOT)
+
+
+@pytest.mark.slow  # four hosts of one rank run by default
 def test_deepspeed_on_two_hosts_of_two(two_hosts: Hosts, tmp_path: Path) -> None:
-    _check(tmp_path, two_hosts, slots=2, ended=[_deepspeed(two_hosts, 2, tmp_path)])
+    _check(tmp_path, two_hosts, slots=2, ended=_deepspeed(two_hosts, 2, tmp_path))
 
 
 def test_deepspeed_on_four_hosts(four_hosts: Hosts, tmp_path: Path) -> None:
-    _check(tmp_path, four_hosts, slots=1, ended=[_deepspeed(four_hosts, 1, tmp_path)])
+    _check(tmp_path, four_hosts, slots=1, ended=_deepspeed(four_hosts, 1, tmp_path))
 
 
 def test_deepspeed_trains_a_recipe_over_two_hosts(two_hosts: Hosts, tmp_path: Path) -> None:
@@ -64,16 +72,9 @@ def test_deepspeed_trains_a_recipe_over_two_hosts(two_hosts: Hosts, tmp_path: Pa
     assert [row["step"] for row in rows if row["kind"] == "train"] == [3, 6]
 
 
-def test_torchrun_on_two_hosts(two_hosts: Hosts, tmp_path: Path) -> None:
-    command = ["torchrun", "--nnodes=2", "--nproc_per_node=1", "--master_addr=node01", "--master_port=29511"]
-    _check(tmp_path, two_hosts, slots=1, ended=_on_every_host(two_hosts, tmp_path, command, "--node_rank"))
-
-
-def test_accelerate_on_two_hosts(two_hosts: Hosts, tmp_path: Path) -> None:
-    # Not --cpu: accelerate then starts one process and says nothing.
-    command = ["accelerate", "launch", "--multi_gpu", "--num_machines=2", "--num_processes=2", "--main_process_ip=node01"]
-    command += ["--main_process_port=29512", "--mixed_precision=no", "--dynamo_backend=no"]
-    _check(tmp_path, two_hosts, slots=1, ended=_on_every_host(two_hosts, tmp_path, command, "--machine_rank"))
+@pytest.mark.parametrize("launcher", ["torchrun", "accelerate"])
+def test_torchrun_and_accelerate_on_two_hosts(launcher: str, two_hosts: Hosts, tmp_path: Path) -> None:
+    _check(tmp_path, two_hosts, slots=1, ended=_as_measure_does(launcher, two_hosts, tmp_path))
 
 
 def test_our_hostfiles_mean_the_same_to_deepspeed() -> None:

@@ -7,7 +7,8 @@ import pytest
 from tests.cluster.hosts import Hosts
 from tools.scaling_report.report import load
 
-pytestmark = pytest.mark.cluster
+# Launches over hosts are also proven by test_launch.py, a measured study by test_slurm.py.
+pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
 ROOT = Path(__file__).parents[2]
 

@@ -95,7 +95,9 @@ def knee(options: Sequence[Option]) -> Option:
 def sentence(options: Sequence[Option], bounds: Sequence[Option] = ()) -> str:
     """What to do. `bounds` are the knees at both ends of the critical batch's interval."""
     best = knee(options)
-    cost = f"{_hours(best.hours)}, {best.gpu_hours:,.0f} GPU-hours"
+    cost = f"{_hours(best.hours)}, {_gpu_hours(best.gpu_hours)} GPU-hours"
+    if len(options) == 1:
+        return f"{best.gpus} GPUs take {cost}; one size alone has no knee: predict or measure more."
     reach = sorted({each.gpus for each in bounds} | {best.gpus})
     doubt = f" The critical batch is not known exactly: the knee may lie from {reach[0]} to {reach[-1]} GPUs." if len(reach) > 1 else ""
     if best == options[-1]:
@@ -106,7 +108,13 @@ def sentence(options: Sequence[Option], bounds: Sequence[Option] = ()) -> str:
 
 
 def _hours(hours: float) -> str:
-    return f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.0f} minutes"
+    if hours >= 1:
+        return f"{hours:.1f} hours"
+    return f"{60 * hours:.0f} minutes" if hours >= 1 / 30 else f"{3600 * hours:.0f} seconds"
+
+
+def _gpu_hours(hours: float) -> str:
+    return f"{hours:,.0f}" if hours >= 10 else f"{hours:.2g}"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -140,7 +148,7 @@ def run(options: argparse.Namespace) -> int:
     print(f"{'GPUs':>6}{'batch':>9}{'time':>14}{'GPU-hours':>12}")
     for each in found:
         mark = "  <- the knee" if each == knee(found) else ""
-        print(f"{each.gpus:6}{each.batch_size:9,}{_hours(each.hours):>14}{each.gpu_hours:12,.0f}{mark}")
+        print(f"{each.gpus:6}{each.batch_size:9,}{_hours(each.hours):>14}{_gpu_hours(each.gpu_hours):>12}{mark}")
     print(advice)
     return 0
 

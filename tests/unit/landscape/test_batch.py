@@ -10,6 +10,8 @@ from lbtrain.errors import RecipeError
 from lbtrain.plan import make_plan
 from tools.landscape.__main__ import main
 from tools.landscape.noise import advise, batch_schedule, windows
+from tools.scaling_report.__main__ import main as scaling_report
+from tools.scaling_report.report import Report, Row
 
 
 def rows(noise_scales, *, batch=64, small=16, each=20, spread=0.02, every=10):
@@ -79,6 +81,19 @@ def test_the_command_writes_what_others_read(run_dir, capsys):
     assert result["min_steps"] > 0 and result["min_examples"] > 0 and result["measurements"] == 160
     for name in ("batch.png", "layers.png", "batch.html"):
         assert (run_dir / "landscape" / name).stat().st_size > 5000
+
+
+def test_the_scaling_report_advises_on_what_the_command_wrote(run_dir, tmp_path_factory, capsys):
+    assert main(["batch", str(run_dir)]) == 0
+    result, report = json.loads((run_dir / "landscape" / "batch.json").read_text()), tmp_path_factory.mktemp("report") / "report.json"
+    Report(rows=[Row(gpus=gpus, nodes=1, global_batch=8 * gpus, images_per_s=100.0 * gpus) for gpus in (1, 2, 4, 8)]).save(report)
+    capsys.readouterr()
+    assert scaling_report(["advise", str(report), "--noise-scale", str(run_dir), "--json"]) == 0
+    advice = json.loads(capsys.readouterr().out)
+    assert advice["critical"]["batch"] == result["critical_batch"]
+    assert [each["hours"] for each in advice["options"]] == pytest.approx(
+        [result["min_examples"] * (1 + 8 * gpus / result["critical_batch"]) / (100 * gpus) / 3600 for gpus in (1, 2, 4, 8)]
+    )
 
 
 def test_what_is_no_run_is_said_to_be_none(tmp_path, capsys):

@@ -12,7 +12,7 @@ import pytest
 
 from lbtrain.cluster.step_model import Prediction
 from tools.scaling_report.__main__ import COMMANDS, main
-from tools.scaling_report.advise import knee, options_for
+from tools.scaling_report.advise import knee, options_for, sentence
 from tools.scaling_report.compare import is_slower
 from tools.scaling_report.ingest import rates
 from tools.scaling_report.links import fit_link
@@ -85,6 +85,11 @@ def test_the_knee_is_the_last_doubling_that_pays() -> None:
     times = {each.gpus: each.hours for each in options}
     assert 1 - times[best.gpus] / times[best.gpus // 2] >= 0.10
     assert 1 - times[best.gpus * 2] / times[best.gpus] < 0.10
+
+
+def test_small_times_are_not_rounded_to_nothing_and_one_size_has_no_knee() -> None:
+    small = options_for([(2, 8, 10.0)], critical_batch=8, least_examples=100)
+    assert sentence(small) == "2 GPUs take 20 seconds, 0.011 GPU-hours; one size alone has no knee: predict or measure more."
 
 
 def test_advise_says_it_in_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
