@@ -9,18 +9,18 @@ Measured   not yet
 from lbtrain import Recipe, main
 
 recipe = Recipe().vary(
-    batch_size=16,
-    bn_batch_size=8,
-    loss_batch_size=8,
+    batch_size=8,
+    bn_batch_size=4,
+    loss_batch_size=4,
     duration="12ep",
     model=dict(
         library="torchvision",
         name="resnet18",
         args=dict(
-            backbone=dict(layers=[1, 1, 1, 1], channels=[16, 32, 64, 128]),
+            backbone=dict(layers=[1, 1, 1, 1], channels=[16, 32, 64, 128], stem_type="deep", stem_width=8),
             channels=48,
             box_features=128,
-            mask_channels=48,
+            mask_channels=32,
             mask_layers=2,
             smallest_anchor=8,
             rpn_batch_size_per_image=64,
@@ -34,10 +34,10 @@ recipe = Recipe().vary(
     ),
     data=dict(name="shapes", augmentation="flip", empty_images=True),
     optimizer=dict(name="sgd", momentum=0.9, weight_decay=1e-4, clip_norm=5.0),
-    schedule=dict(base_lr=0.1, base_batch_size=16, rule="linear", warmup="1ep", warmup_start_lr=0.0, decay="cosine"),
+    schedule=dict(base_lr=0.05, base_batch_size=8, rule="linear", warmup="1ep", warmup_start_lr=0.0, decay="cosine"),
     evaluate_every="4ep",
     checkpoint=dict(every="4ep"),
-    log_every="12it",
+    log_every="24it",
 )
 
 if __name__ == "__main__":

@@ -1,8 +1,17 @@
 """A Mask R-CNN that is small enough to be run in every combination."""
 
+import contextlib
+import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
+import pytest
+import torch
+from torch import Tensor
+from torchvision.models.detection.rpn import RegionProposalNetwork
+
 from lbtrain import Recipe
+from lbtrain.data import instances, registry
 
 TINY: dict[str, Any] = dict(
     batch_size=8,
@@ -31,16 +40,34 @@ def tiny(**changes: Any) -> Recipe:
     return Recipe().vary(**TINY).vary(**changes)
 
 
-def run_tiny(changes: dict[str, Any], run_dir: str, eval_images: int) -> dict[str, Any]:
-    """One rank's part of a run that scores so many images; importable by the workers."""
-    import dataclasses
-
-    import lbtrain.data.registry as registry
+def run_tiny(changes: dict[str, Any], run_dir: str, eval_images: int, dtype: torch.dtype = torch.float32) -> dict[str, Any]:
+    """One rank's part of a run in `dtype` that scores so many images; importable by the workers."""
     from lbtrain.main import run
 
-    whole = registry._FACTS["shapes"]
-    registry._FACTS["shapes"] = dataclasses.replace(whole, eval_examples=eval_images)
-    try:
+    with pytest.MonkeyPatch.context() as patch, _computing_in(dtype, patch):
+        patch.setitem(registry._FACTS, "shapes", dataclasses.replace(registry._FACTS["shapes"], eval_examples=eval_images))
         return run(tiny(**changes).vary(run_dir=run_dir), "tiny", on_screen=False)
+
+
+@contextlib.contextmanager
+def _computing_in(dtype: torch.dtype, patch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Weights, images and boxes in `dtype`. No recipe asks for float64: it is for telling rounding from error."""
+    read, match = instances._input, RegionProposalNetwork.assign_targets_to_anchors
+
+    def converted(*arguments: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        image, target = read(*arguments)
+        return image.to(dtype), target | {"boxes": target["boxes"].to(dtype)}
+
+    def matched(*arguments: Any) -> tuple[list[Tensor], list[Tensor]]:
+        # torchvision makes these labels float32, and the loss takes the dtype of its labels.
+        labels, boxes = match(*arguments)
+        return [label.to(dtype) for label in labels], boxes
+
+    before = torch.get_default_dtype()
+    patch.setattr(instances, "_input", converted)
+    patch.setattr(RegionProposalNetwork, "assign_targets_to_anchors", matched)
+    torch.set_default_dtype(dtype)
+    try:
+        yield
     finally:
-        registry._FACTS["shapes"] = whole
+        torch.set_default_dtype(before)

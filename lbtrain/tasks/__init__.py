@@ -9,13 +9,19 @@ from lbtrain.data import Facts
 from lbtrain.recipe import Recipe
 from lbtrain.tasks.protocol import Evaluation, Headline, Task
 
-__all__ = ["Evaluation", "Headline", "Task", "build_model", "counted_part", "create_task"]
+__all__ = ["Evaluation", "Headline", "Task", "build_model", "counted_part", "create_task", "headline_of"]
 
 
 def create_task(recipe: Recipe, device: torch.device) -> Task:
     """The job of `recipe` on this rank, its data opened. Raises UserError where the data cannot be read."""
     task: Task = _job(recipe).create(recipe, device)
     return task
+
+
+def headline_of(recipe: Recipe) -> Headline:
+    """The metric by which runs of `recipe` are compared, known before any of them ended."""
+    headline: Headline = _job(recipe).create.headline
+    return headline
 
 
 def build_model(recipe: Recipe, known: Facts) -> nn.Module:

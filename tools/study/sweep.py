@@ -1,4 +1,5 @@
-"""Error against the batch size, as Goyal et al. 2017 draw it in Figure 1: what each way of scaling makes of the same recipe.
+"""Error (or whatever the task is scored by) against the batch size, as Goyal et al. 2017 draw it in Figure 1: what each way of scaling
+makes of the same recipe.
 
     python -m tools.study sweep recipes/digits.py recipes/digits_720_lamb.py --batch-sizes 2,4,8,16,32,64,128,256,512,720 --seeds 5
 
@@ -8,10 +9,11 @@ The first recipe is trained at every batch size in three arms:
     linear            its learning rate by the linear rule, no warm-up
     linear + warm-up  the same with its own warm-up, above its base batch only (Goyal et al. 2017, section 5.3)
 
-and every other recipe as a further arm, under its own rule. Epochs and schedules stay; all arms alike take bn_batch_size down to the batch
-where the batch is smaller, and keep the memory of the running batch-norm statistics in examples, which only an evaluation uses
-(bn_momentum = 1 - (1 - m) ** (batch / the recipe's batch); Busbridge et al. 2023, "How to scale your EMA"). Arms that are the same run at
-some batch size share it. A sweep that was stopped goes on where it was. It writes sweep.md, sweep.json and sweep.png to --out.
+and every other recipe as a further arm, under its own rule. Epochs and schedules stay; where the batch is smaller than bn_batch_size or
+loss_batch_size, all arms alike take these down to it, and they keep the memory of the running batch-norm statistics in examples, which
+only an evaluation uses (bn_momentum = 1 - (1 - m) ** (batch / the recipe's batch); Busbridge et al. 2023, "How to scale your EMA"). Arms
+that are the same run at some batch size share it. A sweep that was stopped goes on where it was. It writes sweep.md, sweep.json and
+sweep.png to --out.
 """
 
 import argparse
@@ -21,6 +23,7 @@ from pathlib import Path
 
 from lbtrain import Recipe
 from lbtrain.errors import RecipeError, UserError
+from lbtrain.tasks import Headline, headline_of
 from tools.study.jobs import Job, run_jobs
 from tools.study.sweep_report import Point, write_report
 from tools.study.worker import load_recipe
@@ -37,6 +40,10 @@ class SweepArm:
     warmup_from_base: bool
     """Whether the warm-up is left out up to the recipe's base batch."""
 
+    @property
+    def headline(self) -> Headline:
+        return headline_of(self.recipe)
+
     def words_at(self, batch_size: int) -> tuple[str, ...]:
         """Everything that makes this arm a run at `batch_size`, its seed aside. The score is taken once, at the end."""
         momentum = 1 - (1 - self.recipe.bn_momentum) ** (batch_size / self.recipe.batch_size)
@@ -46,6 +53,7 @@ class SweepArm:
             *(("schedule.warmup=0ep",) if short else ()),
             f"batch_size={batch_size}",
             f"bn_batch_size={min(self.recipe.bn_batch_size, batch_size)}",
+            f"loss_batch_size={min(self.recipe.loss_batch_size, batch_size)}",
             f"bn_momentum={momentum:.6g}",
             "evaluate_every=1dur",
             "checkpoint.every=0.25dur",
@@ -58,12 +66,17 @@ class SweepArm:
 
 def arms_of(reference: Path, others: list[Path]) -> list[SweepArm]:
     recipe = load_recipe(reference)
-    return [
+    arms = [
         SweepArm("unscaled", reference, recipe, ("schedule.rule=none", "schedule.warmup=0ep"), False),
         SweepArm("linear", reference, recipe, ("schedule.rule=linear", "schedule.warmup=0ep"), False),
         SweepArm("linear + warm-up", reference, recipe, ("schedule.rule=linear",), True),
         *[SweepArm(path.stem, path, load_recipe(path), (), False) for path in others],
     ]
+    for arm in arms:
+        ours, first = arm.headline, arms[0].headline
+        if ours != first:
+            raise RecipeError(f"{arm.path}: is scored by {ours.label}, {reference} by {first.label}: sweep each by itself")
+    return arms
 
 
 def same_up_to_names(recipe: Recipe) -> str:
@@ -82,7 +95,8 @@ def points_of(arms: list[SweepArm], batch_sizes: list[int], seeds: list[int], ou
             folder = out / arm.name.replace(" ", "") / f"batch{batch_size}"
             words = arm.words_at(batch_size)
             new = tuple(Job(str(arm.path), (*words, f"seed={seed}"), str(folder / f"seed{seed}")) for seed in seeds)
-            points.append(Point(arm.name, batch_size, jobs.setdefault(same_up_to_names(arm.recipe_at(batch_size)), new)))
+            own = jobs.setdefault(same_up_to_names(arm.recipe_at(batch_size)), new)
+            points.append(Point(arm.name, batch_size, own, arm.headline))
     return points
 
 

@@ -1,4 +1,4 @@
-"""The report of a sweep: table, data and the curve of error against batch size, from the run directories alone."""
+"""The report of a sweep: table, data and the curve of the headline metric against batch size, from the run directories."""
 
 import json
 import statistics
@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from lbtrain.tasks import Headline
 from tools.study.jobs import Job
 from tools.study.report import COLOURS, origin_of, plt, provenance_of
 
@@ -18,6 +19,7 @@ class Point:
     arm: str
     batch_size: int
     jobs: tuple[Job, ...]
+    headline: Headline
 
     @cached_property
     def summaries(self) -> list[dict[str, Any]]:
@@ -30,8 +32,9 @@ class Point:
         return dict(json.loads((Path(self.jobs[0].run_dir) / "plan.json").read_text()))
 
     @property
-    def errors(self) -> list[float]:
-        return [summary["top1_error"] for summary in self.summaries]
+    def scores(self) -> list[float]:
+        """Of the headline metric, in percent, one per run that did not diverge."""
+        return [summary[self.headline.name] for summary in self.summaries]
 
     @property
     def diverged(self) -> int:
@@ -40,11 +43,11 @@ class Point:
     @property
     def mean(self) -> float | None:
         """Of the runs that did not diverge; None if all did."""
-        return statistics.mean(self.errors) if self.errors else None
+        return statistics.mean(self.scores) if self.scores else None
 
     @property
     def std(self) -> float:
-        return statistics.stdev(self.errors) if len(self.errors) > 1 else 0.0
+        return statistics.stdev(self.scores) if len(self.scores) > 1 else 0.0
 
     def row(self) -> dict[str, Any]:
         return {
@@ -54,9 +57,9 @@ class Point:
             "peak_lr": self.plan["learning_rate"]["peak"],
             "mean": self.mean,
             "std": self.std,
-            "n": len(self.errors),
+            "n": len(self.scores),
             "diverged": self.diverged,
-            "top1_error": self.errors,
+            self.headline.name: self.scores,
             "run_seconds": sum(summary["seconds"] for summary in self.summaries),
         }
 
@@ -90,14 +93,14 @@ def verdicts(points: list[Point], reference: int) -> list[str]:
         if point.batch_size != largest or base is None or point.mean is None or base.mean is None or largest == reference:
             continue
         gap = point.mean - base.mean
-        error = 2 * (point.std**2 / len(point.errors) + base.std**2 / len(base.errors)) ** 0.5
+        error = 2 * (point.std**2 / len(point.scores) + base.std**2 / len(base.scores)) ** 0.5
         apart = "" if abs(gap) > error else ": no difference that these seeds can show"
         lines.append(f"{point.arm}: {gap:+.2f} ± {error:.2f} points from batch {reference:,} to {largest:,}{apart}")
     return lines
 
 
 def markdown_table(points: list[Point]) -> str:
-    """Batch sizes down, arms across; top-1 error in percent, mean and standard deviation of a run."""
+    """Batch sizes down, arms across; the headline metric in percent, mean and standard deviation of a run."""
     arms = list(dict.fromkeys(point.arm for point in points))
     cells = {(point.batch_size, point.arm): point.cell() for point in points}
     lines = ["| batch | " + " | ".join(arms) + " |", "|---:|" + "---|" * len(arms)]
@@ -106,10 +109,12 @@ def markdown_table(points: list[Point]) -> str:
 
 
 def draw(points: list[Point], path: Path, title: str) -> None:
-    """Mean error over the batch size, bars of two standard deviations (Goyal et al. 2017, Figure 1); a cross where runs diverged."""
+    """Mean score over the batch size, bars of two standard deviations (Goyal et al. 2017, Figure 1); a cross where runs diverged."""
     figure, axes = plt.subplots(figsize=(8, 4.8), layout="constrained")
     arms = list(dict.fromkeys(point.arm for point in points))
     sizes = sorted({point.batch_size for point in points})
+    headline = points[0].headline
+    worst = 0.0 if headline.higher_is_better else 100.0
     for number, (arm, colour) in enumerate(zip(arms, COLOURS, strict=False)):
         own = [point for point in points if point.arm == arm]
         # A little aside, so that bars of arms that agree do not hide each other.
@@ -120,14 +125,16 @@ def draw(points: list[Point], path: Path, title: str) -> None:
             low = [min(value, width) for value, width in zip(mean, spread, strict=True)]
             axes.errorbar(x, mean, yerr=(low, spread), color=colour, marker="o", markersize=4, capsize=3, linewidth=1.8, label=arm)
         lost = [point.batch_size * shift for point in own if point.diverged]
-        axes.plot(lost, [100.0] * len(lost), "x", color=colour, clip_on=False, label=None if held else f"{arm} (diverged)")
+        axes.plot(lost, [worst] * len(lost), "x", color=colour, clip_on=False, label=None if held else f"{arm} (diverged)")
     axes.set_xscale("log", base=2)
     axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
     axes.minorticks_off()
-    # Linear below 1%, so that an error of 0 has a place, logarithmic above.
-    axes.set_yscale("symlog", linthresh=1, linscale=0.5)
-    axes.set_yticks([0, 1, 2, 5, 10, 20, 50, 100], ["0", "1", "2", "5", "10", "20", "50", "100"])
-    axes.set(xlabel="images a step (batch size)", ylabel="top-1 error (%), mean ± 2 standard deviations", title=title, ylim=(0, 100))
+    if not headline.higher_is_better:
+        # Linear below 1%, so that an error of 0 has a place, logarithmic above.
+        axes.set_yscale("symlog", linthresh=1, linscale=0.5)
+        axes.set_yticks([0, 1, 2, 5, 10, 20, 50, 100], ["0", "1", "2", "5", "10", "20", "50", "100"])
+    label = f"{headline.label} (%), mean ± 2 standard deviations"
+    axes.set(xlabel="images a step (batch size)", ylabel=label, title=title, ylim=(0, 100))
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)
     axes.legend(frameon=False, fontsize=9)

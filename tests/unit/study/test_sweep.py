@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from lbtrain.errors import RecipeError
+from lbtrain.tasks import Headline
 from tools.study import sweep
 from tools.study.jobs import Job
 from tools.study.sweep import arms_of, batch_sizes_of, in_order, points_of
@@ -12,6 +14,8 @@ from tools.study.sweep_report import Point, draw, markdown_table, verdicts, writ
 
 RECIPES = Path(__file__).parents[3] / "recipes"
 SIZES = [4, 32, 720]
+ERROR = Headline("top1_error", "top-1 error", higher_is_better=False)
+PRECISION = Headline("mask_ap", "mask AP", higher_is_better=True)
 
 
 def points(tmp_path: Path, seeds: int = 2) -> list[Point]:
@@ -52,11 +56,11 @@ def test_every_job_runs_once_the_large_batches_first(tmp_path):
     assert [job.words[-1] for job in order[:2]] == ["seed=0", "seed=1"]
 
 
-def finished(folder: Path, error: float | None) -> Job:
+def finished(folder: Path, score: float | None, headline: Headline = ERROR) -> Job:
     folder.mkdir(parents=True)
     (folder / "plan.json").write_text(json.dumps({"total_steps": 10, "learning_rate": {"peak": 0.1}}))
     origin = {"seconds": 1.0, "commit": "abc", "hardware": "2 cores", "versions": {"torch": "2.0"}}
-    name, content = ("diverged.json", {}) if error is None else ("summary.json", {"top1_error": error, **origin})
+    name, content = ("diverged.json", {}) if score is None else ("summary.json", {headline.name: score, **origin})
     (folder / name).write_text(json.dumps(content))
     return Job("recipe.py", (), str(folder))
 
@@ -66,7 +70,7 @@ def drawn(tmp_path: Path) -> list[Point]:
         ("a", 32): [1.0, 2.0, 3.0], ("b", 32): [1.0, 2.0, 3.0], ("a", 720): [51.0, 52.0, 53.0], ("b", 720): [2.0, None, None],
     }  # fmt: skip
     return [
-        Point(arm, size, tuple(finished(tmp_path / f"{arm}{size}/seed{seed}", error) for seed, error in enumerate(runs)))
+        Point(arm, size, tuple(finished(tmp_path / f"{arm}{size}/seed{seed}", error) for seed, error in enumerate(runs)), ERROR)
         for (arm, size), runs in errors.items()
     ]
 
@@ -85,8 +89,23 @@ def test_the_report_counts_what_diverged(tmp_path):
     assert [row["diverged"] for row in data["rows"]] == [0, 0, 0, 2] and "commit abc" in data["provenance"]
 
 
+def test_a_sweep_of_detectors_is_scored_by_their_precision(tmp_path):
+    arms = arms_of(RECIPES / "mask_rcnn_shapes.py", [])
+    assert all(point.headline == PRECISION for point in points_of(arms, [2, 16], [0], tmp_path))
+    assert [(at.bn_batch_size, at.loss_batch_size) for at in (arms[0].recipe_at(size) for size in (2, 32))] == [(2, 2), (4, 4)]
+    runs = tuple(finished(tmp_path / f"seed{seed}", score, PRECISION) for seed, score in enumerate([20.0, 30.0]))
+    write_report([Point("a", 16, runs, PRECISION)], tmp_path, title="A title", command="a command", reference=16)
+    row = json.loads((tmp_path / "sweep.json").read_text())["rows"][0]
+    assert (row["mask_ap"], row["mean"], "top1_error" in row) == ([20.0, 30.0], 25.0, False)
+
+
+def test_arms_that_are_scored_by_different_metrics_are_refused():
+    with pytest.raises(RecipeError, match=r"mask_rcnn_shapes\.py: is scored by mask AP, .*digits\.py by top-1 error"):
+        arms_of(RECIPES / "digits.py", [RECIPES / "mask_rcnn_shapes.py"])
+
+
 def test_an_arm_that_always_diverges_has_a_cross_and_no_mean(tmp_path):
-    lost = Point("a", 720, (finished(tmp_path / "x", None),))
+    lost = Point("a", 720, (finished(tmp_path / "x", None),), ERROR)
     assert (lost.mean, lost.cell(), lost.row()["n"]) == (None, "diverged", 0)
     draw([lost], tmp_path / "x.png", "title")
     assert (tmp_path / "x.png").stat().st_size > 5_000
