@@ -12,7 +12,8 @@ import pytest
 RECIPE = Path(__file__).parents[2] / "recipes/mask_rcnn_shapes.py"
 BIN = Path(sys.executable).parent
 LAUNCHERS = {
-    "deepspeed": ("deepspeed", "--hostfile", "{hostfile}", "--master_port", "{port}"),
+    # Without an address it would ask this machine for one over ssh.
+    "deepspeed": ("deepspeed", "--hostfile", "{hostfile}", "--no_ssh_check", "--master_addr", "127.0.0.1", "--master_port", "{port}"),
     "accelerate": ("accelerate", "launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no",
                    "--dynamo_backend", "no", "--main_process_port", "{port}"),
     "ddp": ("torchrun", "--nproc_per_node", "2", "--master_port", "{port}"),

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bench.padding import drawn_from, padding_share, table
+from lbtrain import Recipe
 from lbtrain.data.coco import CocoSource
 from lbtrain.data.grouping import GroupedStream, kinds_of
 from lbtrain.data.instances import Item, Preparation, padded
@@ -88,6 +90,24 @@ def test_kinds():
     sizes = np.array([[480, 640], [640, 480], [480, 480], [427, 640]])
     assert kinds_of(sizes, "aspect").tolist() == [0, 1, 0, 0]
     assert kinds_of(sizes, "size").tolist() == [2, -2, 0, 2]
+
+
+def test_padding_is_counted_over_whole_steps():
+    """By hand: 480 x 640 becomes 800 x 1067 in 800 x 1088; two upright ones among them make every mixed step 1088 x 1088."""
+    recipe = Recipe().vary(batch_size=2, data=dict(name="coco", short_edges=["800"], max_size=1333))
+    alike, mixed = np.array([[480, 640]] * 5), np.array([[480, 640], [640, 480]] * 2)
+    assert padding_share(recipe, alike) == pytest.approx(1 - 1067 / 1088)
+    assert padding_share(recipe.vary(data=dict(group_by="aspect")), mixed) == pytest.approx(1 - 1067 / 1088)
+    assert padding_share(recipe, mixed) in (pytest.approx(1 - 1067 / 1088), pytest.approx(1 - 800 * 1067 / 1088**2))
+
+
+def test_the_docs_state_the_padding_as_counted(tmp_path):
+    if not MINI.exists():
+        pytest.skip(f"{MINI} is not here")
+    with tarfile.open(MINI) as archive:
+        archive.extractall(tmp_path, [member for member in archive if member.name.endswith(".json")], filter="data")
+    sizes = drawn_from(sorted(tmp_path.rglob("*.json")))
+    assert table(sizes) in (Path(__file__).parents[3] / "docs/detection.md").read_text()
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
