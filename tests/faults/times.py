@@ -108,7 +108,7 @@ def main() -> None:
     print(table(lines))
     if not options.only:
         rows.replace(lines, "faults")
-        if rows.RESULTS == PAGE.parents[1] / "results":
+        if PAGE.is_relative_to(rows.RESULTS.parent):  # not where LBTRAIN_RESULTS sends the rows elsewhere
             PAGE.write_text(with_block(PAGE.read_text(), "fault_times", table(rows.read("faults"))))
 
 
