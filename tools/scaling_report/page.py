@@ -15,7 +15,7 @@ body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 1200p
 h1 { font-size: 1.6rem; margin-bottom: .2rem } h2 { font-size: 1.15rem; margin-top: 2rem }
 .scroll { overflow-x: auto } table { border-collapse: collapse; font-variant-numeric: tabular-nums }
 th, td { padding: .3rem .45rem; font-size: 14px; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap }
-th { background: #f5f5f5 }
+th { background: #f5f5f5; white-space: normal; vertical-align: bottom }
 tr.predicted td { background: #fff6e3 } tr.failed td { background: #fdeaea } td.none { color: #767676; font-style: italic }
 svg { width: 100%; height: auto } .note { color: #555 } dl { display: grid; grid-template-columns: max-content auto; gap: .1rem 1rem }
 dt { color: #555 } dd { margin: 0; overflow-wrap: anywhere }
@@ -48,7 +48,7 @@ def _per_gpu(row: Row) -> str | None:
 
 
 def _baseline(row: Row) -> str | None:
-    return None if row.baseline_gpus is None else f"{row.baseline_gpus} GPUs"
+    return None if row.baseline_gpus is None else f"{row.baseline_gpus} GPU{'s' * (row.baseline_gpus > 1)}"
 
 
 def _slowest(row: Row) -> str | None:
@@ -129,7 +129,9 @@ def _picture(report: Report) -> str:
 
 
 def _provenance(report: Report) -> str:
-    items = "".join(f"<dt>{html.escape(key)}</dt><dd>{html.escape(_words(value))}</dd>" for key, value in report.provenance.items())
+    items = "".join(
+        f"<dt>{html.escape(key)}</dt><dd>{html.escape(_words(value)) or 'none'}</dd>" for key, value in report.provenance.items()
+    )
     return f"<dl>{items}</dl>" if items else "<p>not recorded</p>"
 
 
