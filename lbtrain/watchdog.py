@@ -63,7 +63,7 @@ class Watchdog:
             _board = mmap(shared.fileno(), guard.BOARD.size)
             at(0, "start-up")
             fds = theirs.fileno(), shared.fileno()
-            duty = guard.Duty(rank, world_size, os.getpid(), address, token, self._fault_timeout, self._run_dir, *fds)
+            duty = guard.Duty(rank, world_size, os.getpid(), address, token, self._fault_timeout, self._run_dir, time.monotonic(), *fds)
             command = [sys.executable, "-I", "-S", str(Path(guard.__file__).parent), guard.as_argument(duty)]
             self._process = subprocess.Popen(command, pass_fds=fds, stdin=subprocess.DEVNULL, start_new_session=True)
         theirs.close()

@@ -19,7 +19,9 @@ _PORTS_TRIED = 8
 
 @dataclass(frozen=True)
 class Duty:
-    """Whom to guard. `link` and `board` are file descriptors shared with the rank; `token` is equal for all ranks of one job."""
+    """Whom to guard. `link` and `board` are file descriptors shared with the rank; `token` is equal for all ranks of one job, and for the
+    same command given again; `since` is when the guard was wanted, by this host's monotonic clock.
+    """
 
     rank: int
     world_size: int
@@ -28,6 +30,7 @@ class Duty:
     token: str
     timeout: float
     run_dir: str
+    since: float
     link: int
     board: int
 

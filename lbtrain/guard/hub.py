@@ -27,6 +27,8 @@ class Hub(threading.Thread):
     def __post_init__(self) -> None:
         super().__init__(daemon=False)
         self.selector = selectors.DefaultSelector()
+        self.causes: dict[int, str] = {}
+        self.code, self.decided_at = EXIT_CODE, 0.0
         self.lived = self.since_failure = self.since_leader_left = 0.0
 
     def __hash__(self) -> int:
@@ -64,7 +66,7 @@ class Hub(threading.Thread):
         messages = member.line.messages()
         member.silent = 0.0
         for message in messages or []:
-            if member.rank < 0 and (not isinstance(message, dict) or message.get("token") != self.duty.token):
+            if member.rank < 0 and not self._is_ours(message):
                 messages = None
                 break
             self._understand(member, message)
@@ -74,11 +76,19 @@ class Hub(threading.Thread):
             if member.rank >= 0 and member.rank not in self.left:
                 self.lost.setdefault(member.rank, "its process is gone, and its guard with it")
 
+    def _is_ours(self, message: Message) -> bool:
+        """Whether a first message is of this start of this job: one that is younger than the verdict comes from the next."""
+        if not isinstance(message, dict) or message.get("token") != self.duty.token:
+            return False
+        return not self.causes or message["age"] > time.monotonic() - self.decided_at
+
     def _understand(self, member: Member, message: Message) -> None:
         if "token" in message:
             member.rank, member.host = message["rank"], message["host"]
             self.members[member.rank] = member
             member.line.send(welcome=self.duty.token)
+            if self.causes:
+                self._send_verdict(member)
         member.step, member.doing = message.get("step", member.step), message.get("doing", member.doing)
         if "ended" in message:
             self.lost.setdefault(member.rank, message["ended"])
@@ -109,13 +119,22 @@ class Hub(threading.Thread):
         return self.since_failure > max(3 * self.duty.beat, 1.0) and not waiting
 
     def _tell(self) -> None:
-        self.selector.unregister(self.listener)
-        self.listener.close()  # the next start of the same job must not meet this hub
-        causes = self.lost or dict([next(iter(self.failed.items()))])
-        text, code = told(causes, self.members), self.left.get(next(iter(causes)), EXIT_CODE)
+        self.causes = dict(self.lost) or dict([next(iter(self.failed.items()))])
+        self.code = self.left.get(next(iter(self.causes)), EXIT_CODE)
+        self.decided_at = time.monotonic()
         for member in self.members.values():
-            member.line.send(code=code, own=not self.lost and member.rank in causes)
-        say(text, self.duty)
-        end = time.monotonic() + 1 + self.duty.beat
-        while time.monotonic() < end and any(member.line.fileno() >= 0 for member in self.members.values()):
+            self._send_verdict(member)
+        say(told(self.causes, self.members), self.duty)
+        while self._is_somebody_to_come(time.monotonic() - self.decided_at):
             self._serve(self.duty.beat)
+        self.listener.close()
+
+    def _send_verdict(self, member: Member) -> None:
+        own = self.causes.get(member.rank, "") == self.failed.get(member.rank)
+        member.line.send(code=self.code, own=own)
+
+    def _is_somebody_to_come(self, waited: float) -> bool:
+        """Whether those who were told have yet to hang up, or a guard that was slow to start has yet to hear of it."""
+        hanging_up = any(member.line.fileno() >= 0 for member in self.members.values())
+        late = len(self.members) < self.duty.world_size and self.lived < self.duty.join
+        return (hanging_up and waited < 1 + self.duty.beat) or (late and waited < self.duty.silence)

@@ -83,7 +83,10 @@ class Guard:
         if messages is None:
             self.hub.socket.close()
             self._without_hub("its process is gone, and its guard with it")
-        for message in messages or []:
+        self._understand_hub(messages or [])
+
+    def _understand_hub(self, messages: list[Message]) -> None:
+        for message in messages:
             if "code" in message:
                 self._end(code=message["code"], own=message["own"])
             elif "step" in message:
@@ -93,12 +96,14 @@ class Guard:
         for port in self.duty.ports:
             with contextlib.suppress(OSError, ValueError):
                 line = Line(connected(self.duty.address, port, self.duty.beat))
-                line.send(token=self.duty.token, rank=self.duty.rank, host=socket.gethostname(), **self._position())
+                age = time.monotonic() - self.duty.since
+                line.send(token=self.duty.token, rank=self.duty.rank, host=socket.gethostname(), age=age, **self._position())
                 answers = line.messages() if selectable([line], 2.0) else None
                 if answers and answers[0].get("welcome") == self.duty.token:
                     self.hub = line
                     for message in self.kept:
                         line.send(**message)
+                    self._understand_hub(answers[1:])
                     return
                 line.socket.close()
         if waited > self.duty.join:
