@@ -20,7 +20,7 @@ from torch import Tensor
 from lbtrain.cut import Cut
 from lbtrain.engines.protocol import Engine
 from lbtrain.errors import Diverged
-from lbtrain.optim import gradient_norms
+from lbtrain.optim import gradient_norms, named_layers
 from lbtrain.plan import Plan
 from lbtrain.recipe import Recipe
 from lbtrain.records import write_whole
@@ -56,6 +56,7 @@ class FiniteCheck:
 
     def __init__(self, plan: Plan, recipe: Recipe, engine: Engine, run_dir: Path, *, skipped: int):
         self.engine, self.run_dir = engine, run_dir
+        self.layers = named_layers(engine.model)
         self.stream = SampleStream(plan.train_examples, recipe.seed)
         # The scaled gradients of fp16 overflow as a matter of course; its scaler looks after them.
         self.scaled = plan.precision == "fp16"
@@ -71,7 +72,7 @@ class FiniteCheck:
         """The step is complete but for its update."""
         losses = torch.stack(self._losses)
         self._losses = []
-        names, norms = ([], losses.new_zeros(0)) if self.scaled else gradient_norms(self.engine.model)
+        names, norms = ([], losses.new_zeros(0)) if self.scaled else gradient_norms(self.layers)
         bad = ~(losses.isfinite().all() & norms.isfinite().all())
         on_gpu = bad.is_cuda
         flag = torch.empty((), dtype=torch.bool, pin_memory=True).copy_(bad, non_blocking=True) if on_gpu else bad

@@ -22,6 +22,7 @@ from lbtrain.errors import DataError, RecipeError, UserError
 from lbtrain.expectation import in_words
 from lbtrain.recipe import Recipe, keys
 from lbtrain.watchdog import Watchdog
+from lbtrain.workers import start_server
 
 if TYPE_CHECKING:  # a plan or a help text must not wait for the engines' imports
     import torch
@@ -57,6 +58,8 @@ def main(recipe: Recipe, argv: Sequence[str] | None = None) -> None:
 def _launched(recipe: Recipe, name: str) -> None:
     """One rank of a job, watched over from before its first slow import."""
     with Watchdog(fault_timeout=recipe.fault_timeout, run_dir=_run_dir(recipe, name)):
+        if recipe.data.workers:
+            start_server()  # it makes the slow imports too, meanwhile
         from lbtrain.cluster.launch import leave_process_group
 
         run(recipe, name)

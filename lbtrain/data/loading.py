@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -11,6 +11,9 @@ from lbtrain.data.photos import PhotoSource
 from lbtrain.data.sources import Batch, InMemorySource, Source
 from lbtrain.errors import DataError
 from lbtrain.sampling import Block
+from lbtrain.workers import worker_options
+
+_T = TypeVar("_T")
 
 
 class _Loaded(NamedTuple):
@@ -63,13 +66,7 @@ def batches(source: Source, blocks: Iterable[Block], *, workers: int, device: to
         source.to(device)
         yield from map(source.fetch, blocks)
         return
-    on_gpu = device.type == "cuda"
-    # Forked workers share the indexes of the data set, start at once, and notice when their rank is gone: a fork server's would not.
-    context = "fork" if workers and sys.platform == "linux" else None
-    loader = DataLoader(
-        _Blocks(source), batch_size=None, sampler=blocks, num_workers=workers, pin_memory=on_gpu, multiprocessing_context=context
-    )
-    for batch, replaced, error in _alive(loader):
+    for batch, replaced, error in in_order(_Blocks(source), blocks, workers=workers, pinned=device.type == "cuda"):
         if batch is None:
             raise DataError(error)
         if replaced:
@@ -78,11 +75,15 @@ def batches(source: Source, blocks: Iterable[Block], *, workers: int, device: to
         yield images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
 
 
-def _alive(loader: DataLoader[_Loaded]) -> Iterator[_Loaded]:
-    """The loader's items; a worker that was killed is the user's business (memory, mostly), not a traceback's."""
+def in_order(data: Dataset[_T], keys: Iterable[Any], *, workers: int, pinned: bool = False) -> Iterator[_T]:
+    """data[key] of each key; `workers` processes load ahead. Raises DataError where one of them is killed.
+
+    `data` is copied into every worker, so it must be picklable, and small or made of tensors (which they share).
+    """
+    loader = DataLoader(data, batch_size=None, sampler=cast(Any, keys), pin_memory=pinned, **worker_options(workers))
     try:
         yield from loader
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
-            raise
+            raise  # a worker that was killed is the user's business (memory, mostly), not a traceback's
         raise DataError(f"a loader process died ({error}): is there memory for data.workers of them on each rank?") from error

@@ -74,7 +74,7 @@ class WindowedEngine:
 
     def _may_update(self) -> bool:
         """False where gradients are not finite and such an update is to be skipped. Asking waits for the device."""
-        return not self.skips_nonfinite or bool(gradient_norms(self.module)[1].isfinite().all())
+        return not self.skips_nonfinite or bool(gradient_norms(self.module.named_parameters())[1].isfinite().all())
 
     def _announce(self, last: bool) -> None:
         """Prepare for a pass that is, or is not, the last of the window: only the last exchanges gradients."""

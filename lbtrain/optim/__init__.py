@@ -14,7 +14,7 @@ from .groups import ParameterRole, parameter_groups, parameter_roles
 from .lamb import LAMB
 from .lars import LARS
 from .layout import UnsupportedSharding
-from .norms import gradient_norms
+from .norms import gradient_norms, named_layers
 from .sharding import Shards
 from .trust import LayerNorms, TrustSummary, trust_ratios, trust_summary, weight_gradient_ratios
 
@@ -32,6 +32,7 @@ __all__ = [
     "create_optimizer",
     "deepspeed_shards",
     "gradient_norms",
+    "named_layers",
     "parameter_groups",
     "parameter_roles",
     "trust_ratios",

@@ -1,6 +1,6 @@
 """Squared norms of many tensors: exact to single precision, at the speed of one read."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -45,12 +45,17 @@ def lie_alike(*tensors: Tensor) -> bool:
     )
 
 
-def gradient_norms(model: nn.Module) -> tuple[list[str], Tensor]:
+def named_layers(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """Every parameter with its name, without what engines wrap around a model. A walk over all modules: made once, not in every step."""
+    return [(_plain(name), p) for name, p in model.named_parameters()]
+
+
+def gradient_norms(layers: Iterable[tuple[str, nn.Parameter]]) -> tuple[list[str], Tensor]:
     """Names and gradient norms of the layers whose whole gradients are at hand, on their device. One reading of all gradients."""
-    named = [(_plain(name), p.grad) for name, p in model.named_parameters() if p.grad is not None and p.grad.numel()]
-    if not named:
+    held = [(name, p.grad) for name, p in layers if p.grad is not None and p.grad.numel()]
+    if not held:
         return [], torch.zeros(0)
-    return [name for name, _ in named], squared_norms([gradient for _, gradient in named]).sqrt()
+    return [name for name, _ in held], squared_norms([gradient for _, gradient in held]).sqrt()
 
 
 def _plain(name: str) -> str:

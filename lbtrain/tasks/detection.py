@@ -10,11 +10,12 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from lbtrain.data import Facts, open_instances
 from lbtrain.data.grouping import GroupedStream, kinds_of
 from lbtrain.data.instances import InstanceBatch, InstanceSource, Item, Preparation, padded
+from lbtrain.data.loading import in_order
 from lbtrain.errors import RecipeError
 from lbtrain.recipe import Recipe
 from lbtrain.sampling import PADDING, Block, SampleStream
@@ -193,8 +194,7 @@ class _Items(Dataset[InstanceBatch]):
 def _loaded(
     source: InstanceSource, preparation: Preparation, items: Iterable[Item], workers: int, device: torch.device
 ) -> Iterator[InstanceBatch]:
-    data, on_gpu = cast(Dataset[InstanceBatch], _Items(source, preparation)), device.type == "cuda"
-    for batch in DataLoader(data, batch_size=None, sampler=cast(Any, items), num_workers=workers, pin_memory=on_gpu):
+    for batch in in_order(_Items(source, preparation), items, workers=workers, pinned=device.type == "cuda"):
         yield batch.to(device)
 
 

@@ -22,11 +22,12 @@ import numpy as np
 import torch
 from pycocotools import mask as rle
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from lbtrain.data import Facts
 from lbtrain.data.augment import draws
 from lbtrain.data.coco import CocoSource
+from lbtrain.data.loading import in_order
 from lbtrain.errors import RecipeError
 from lbtrain.recipe import Recipe
 from lbtrain.sampling import PADDING, Block, train_blocks
@@ -169,8 +170,8 @@ class Detectron2Segmentation(InstanceSegmentation):
         blocks = [Block(np.array([0 if at < len(self.eval_source) else PADDING]), np.array([at % len(self.eval_source)])) for at in order]
         yield from zip(blocks, self._mapped(self.eval_mapped, blocks), strict=True)
 
-    def _mapped(self, data: "_Mapped", blocks: Any) -> DataLoader[MappedBatch]:
-        return DataLoader(cast(Dataset[MappedBatch], data), batch_size=None, sampler=blocks, num_workers=self.recipe.data.workers)
+    def _mapped(self, data: "_Mapped", blocks: Any) -> Iterator[MappedBatch]:
+        return in_order(data, blocks, workers=self.recipe.data.workers)
 
 
 create = Detectron2Segmentation

@@ -3,8 +3,11 @@
 import io
 import json
 import os
+import select
 import signal
 import struct
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
@@ -239,6 +242,39 @@ class Killed:
 def test_a_killed_worker_is_said_in_one_line():
     with pytest.raises(DataError, match=r"a loader process died .*is there memory for data\.workers"):
         next(batches(Killed(), [block(0)], workers=1, device=CPU))
+
+
+RANK = """
+import os, signal
+from lbtrain.data.loading import in_order
+
+class Own:
+    def __getitem__(self, key):
+        return os.getpid()
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    for worker in in_order(Own(), iter(range(1000)), workers=1):
+        print(worker, flush=True)
+        input()
+"""
+
+
+def test_a_loader_process_outlives_the_signals_to_its_rank_but_not_the_rank(tmp_path):
+    (tmp_path / "rank.py").write_text(RANK)
+    command = [sys.executable, str(tmp_path / "rank.py")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True) as rank:
+        assert rank.stdin and rank.stdout
+        worker = os.pidfd_open(int(rank.stdout.readline()))
+        for number in (signal.SIGINT, signal.SIGUSR1):
+            os.killpg(rank.pid, number)
+        assert not select.select([worker], [], [], 0.5)[0]
+        rank.stdin.write("\n")
+        rank.stdin.flush()
+        assert rank.stdout.readline().strip().isdigit()
+        rank.kill()
+        assert select.select([worker], [], [], 30)[0], "the rank is gone, its worker is not"
 
 
 WORDS = ["data.name=imagefolder", "data.image_size=16", "data.augmentation=imagenet", "batch_size=8", "bn_batch_size=4",

@@ -28,7 +28,8 @@ BELOW = {
     "guard": set(),
     "watchdog": {"guard"},
     "optim": {"nn"},
-    "data": {"sampling"},
+    "workers": set(),
+    "data": {"sampling", "workers"},
     "tasks": {"data", "nn", "sampling"},
     "analysis": {"optim"},
     "capabilities": set(),
@@ -81,6 +82,7 @@ BELOW = {
         "techniques",
         "train",
         "watchdog",
+        "workers",
     },
 }
 OPEN_TO_ALL = {"errors", "recipe"}
