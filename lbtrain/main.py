@@ -122,6 +122,7 @@ def run(recipe: Recipe, name: str, *, on_screen: bool = True, instruments: "Inst
     from lbtrain.capabilities import check_runs_here
     from lbtrain.checkpoint import Checkpoints, Progress
     from lbtrain.cluster.launch import check_asked_for, check_same_on_all_ranks, detect_world, device_type, start_process_group
+    from lbtrain.meters import Meters
     from lbtrain.plan import make_plan, print_plans
     from lbtrain.records import Records, flat
     from lbtrain.run_directory import RunDirectory
@@ -167,7 +168,8 @@ def run(recipe: Recipe, name: str, *, on_screen: bool = True, instruments: "Inst
     if found:
         techniques.load(found.extras)
     with contextlib.closing(records), claim or contextlib.nullcontext():
-        evaluation = train(plan, task, engine, optimizer, records, checkpoints, progress, techniques)
+        meters = Meters(plan, task, engine, optimizer, records)
+        evaluation = train(plan, task, engine, records, checkpoints, progress, techniques, meters)
     result = {"recipe": name, **flat(evaluation), "headline": vars(task.headline), "seconds": time.time() - started, "expectation": None}
     if recipe.expect:
         result["expectation"] = recipe.expect.judge(result)

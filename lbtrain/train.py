@@ -13,16 +13,13 @@ import torch
 from lbtrain import watchdog
 from lbtrain.checkpoint import Checkpoints, Progress
 from lbtrain.cut import Phase
-from lbtrain.distance import DistanceMeter
 from lbtrain.engines.protocol import Engine
 from lbtrain.errors import Preempted
 from lbtrain.finite import FiniteCheck
-from lbtrain.log_window import LogWindow, replaced_over_ranks
+from lbtrain.meters import Done, Meters, Pass, replaced_over_ranks
 from lbtrain.nn import regroup_ghost_batches
-from lbtrain.noise_meter import NoiseMeter
-from lbtrain.optim import trust_ratios, trust_summary
 from lbtrain.plan import Plan
-from lbtrain.records import EvalRow, Pictures, Records, TrustRow
+from lbtrain.records import EvalRow, Pictures, Records
 from lbtrain.schedules import crossed
 from lbtrain.stopping import StopRequest
 from lbtrain.tasks import Evaluation, Task
@@ -33,15 +30,13 @@ def train(
     plan: Plan,
     task: Task,
     engine: Engine,
-    optimizer: torch.optim.Optimizer,
     records: Records,
     checkpoints: Checkpoints,
     progress: Progress,
     techniques: Techniques,
+    meters: Meters,
 ) -> EvalRow:
     """Trains from `progress` to the end of the plan and returns the last evaluation. Collective.
-
-    `optimizer` is the one that the engine steps; it is only asked for its layer-wise ratios.
 
     Raises Preempted after a signal, when everything is saved; Diverged when a loss or a gradient is no longer finite.
     """
@@ -50,10 +45,7 @@ def train(
     batches = cut_from_here(phase, task, engine, techniques, examples)
     recipe_yaml = task.recipe.to_yaml()  # here: it makes a thousand objects that only the garbage collector finds
     stop = StopRequest()
-    window = LogWindow(engine)
     finite = FiniteCheck(plan, task.recipe, engine, checkpoints.folder.parent, skipped=skipped)
-    distance = DistanceMeter(task.recipe, engine)
-    meter = NoiseMeter(plan, task, engine, optimizer, earlier=records.earlier("noise"))
     engine.model.train()
     evaluation = None
     try:
@@ -62,15 +54,14 @@ def train(
             before = examples
             lr = plan.lr(examples) * phase.lr_factor
             for _ in range(engine.accumulation):
-                with window.waiting():
+                with meters.waiting():
                     batch = next(batches)
                 losses = task.loss(engine.model, batch)
                 loss = sum(losses.values(), torch.zeros((), device=engine.device))
                 finite.add(loss)
-                meter.watch(loss, batch, before, phase)
+                meters.before_backward(Pass(batch, loss, losses, before, phase))
                 engine.backward(loss)
-                window.add(loss, losses, phase.cut.micro_batch_size)
-            meter.read()
+            meters.before_update()
             examples += phase.batch_size
             step += 1
             finite.close(step, lr, before, phase.cut)
@@ -84,26 +75,20 @@ def train(
             writes = (plan.log_every, plan.evaluate_every, plan.checkpoint_every)
             finite.check(stop.bad_step, now=finished or stopped or any(crossed(before, examples, every) for every in writes))
 
-            for measured in meter.rows(step, examples):
-                records.write(measured)
-            if finished or crossed(before, examples, plan.log_every):
-                row = window.row(plan, progress, phase, lr, trust_summary(optimizer))
-                records.write(row)
-                for moved in distance.rows(step, examples):
-                    records.write(moved)
-            with window.paused():
+            done = Done(progress, phase, lr)
+            meters.after_step(done, logged=finished or crossed(before, examples, plan.log_every))
+            with meters.paused():
                 coming = techniques.batch.phase(progress)  # before the checkpoint, which keeps what was decided
             if finished or crossed(before, examples, plan.evaluate_every):
                 watchdog.at(step, "evaluation")
-                with window.paused():
+                with meters.paused():
                     evaluation, pictures = evaluate(plan, task, engine, techniques, progress)
                 records.write(evaluation)
                 records.write_pictures(pictures, evaluation)
-                if ratios := trust_ratios(optimizer):
-                    records.write(TrustRow(step, examples, ratios))
+                meters.after_evaluation(done)
             if finished or stopped or crossed(before, examples, plan.checkpoint_every):
                 watchdog.at(step, "checkpoint")
-                with window.paused():
+                with meters.paused():
                     save(engine, checkpoints, progress, techniques, recipe_yaml, wait=finished or stopped)
             if stopped and not finished:
                 raise Preempted(f"stopped by a signal after step {step}; everything is saved: the same command goes on from there")

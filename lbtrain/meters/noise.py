@@ -23,6 +23,7 @@ from lbtrain.analysis.noise_scale import Moments, RunningNoise, moments
 from lbtrain.analysis.objective import untouched
 from lbtrain.cut import Phase
 from lbtrain.engines.protocol import Engine
+from lbtrain.meters.protocol import Done, Meter, Pass
 from lbtrain.optim import Shards
 from lbtrain.optim.norms import squared_norms
 from lbtrain.plan import Plan
@@ -31,8 +32,8 @@ from lbtrain.schedules import crossed
 from lbtrain.tasks import Task
 
 
-class NoiseMeter:
-    """The loop calls `watch` before each backward pass, `read` before the step, `rows` after it."""
+class NoiseMeter(Meter):
+    """Measures the steps that the plan says. `earlier` are the rows of a run that is resumed."""
 
     def __init__(self, plan: Plan, task: Task, engine: Engine, optimizer: torch.optim.Optimizer, earlier: Sequence[dict[str, Any]]):
         self.plan, self.task, self.engine = plan, task, engine
@@ -43,23 +44,22 @@ class NoiseMeter:
         self.sliced = _SlicedGradients(engine, shards, optimizer, plan.clip_norm, list(self.layers)) if shards else None
         self.step: _Step | None = None
 
-    def watch(self, loss: Tensor, batch: Any, examples: int, phase: Phase) -> None:
-        """`loss`, whose backward pass comes next, is of the step that starts at `examples`."""
-        if not self.plan.noise_every or not crossed(examples, examples + phase.batch_size, self.plan.noise_every):
+    def before_backward(self, seen: Pass) -> None:
+        phase = seen.phase
+        if not self.plan.noise_every or not crossed(seen.start, seen.start + phase.batch_size, self.plan.noise_every):
             return
         if self.step is None:
             alone = self.engine.accumulation * self.engine.world_size == 1
             self.step = _Step(list(self.layers.values()), phase, hooked=not alone)
             if alone:
                 self.step.small_batch = small_part(phase.batch_size, self.plan.bn_batch_size)
-                self.step.small = self._of_a_part(_first(batch, self.step.small_batch))
+                self.step.small = self._of_a_part(_first(seen.batch, self.step.small_batch))
             if self.sliced:
                 self.sliced.start()
         self.step.passes += 1
-        loss.register_hook(self.step.see_loss_gradient)
+        seen.loss.register_hook(self.step.see_loss_gradient)
 
-    def read(self) -> None:
-        """Weights and gradients are those of the coming step, and not yet clipped."""
+    def before_update(self) -> None:
         if self.step is None:
             return
         self.step.finish()
@@ -69,8 +69,8 @@ class NoiseMeter:
             self.step.weights = squared_norms([p.detach() for p in self.layers.values()])
             self.step.large = squared_norms(gradients) / scale.double().square()
 
-    def rows(self, step: int, examples: int) -> Iterator[NoiseRow | LayersRow]:
-        """What the step that ended at `examples` has measured, if it was one to measure. Collective."""
+    def after_step(self, done: Done) -> Iterator[NoiseRow | LayersRow]:
+        """What the step has measured, if it was one to measure. Collective."""
         measured, self.step = self.step, None
         if measured is None:
             return
@@ -84,8 +84,8 @@ class NoiseMeter:
             return  # a step that overflowed and was skipped
         found = self.running.add(measured.moments(small_square, large_square))
         yield NoiseRow(
-            step=step,
-            examples=examples,
+            step=done.progress.step,
+            examples=done.progress.examples,
             small_batch=measured.small_batch,
             large_batch=measured.large_batch,
             small_square=small_square,
@@ -102,8 +102,8 @@ class NoiseMeter:
             pairs = zip(small.tolist(), large.tolist(), strict=True)
             layers = [running.add(measured.moments(*pair)) for running, pair in zip(self.running_layers.values(), pairs, strict=True)]
             yield LayersRow(
-                step,
-                examples,
+                done.progress.step,
+                done.progress.examples,
                 weight_norms=dict(zip(self.layers, weights.sqrt().tolist(), strict=True)),
                 gradient_norms=dict(zip(self.layers, large.sqrt().tolist(), strict=True)),
                 noise_scales={name: each.value for name, each in zip(self.layers, layers, strict=True)},

@@ -6,20 +6,19 @@ from collections.abc import Iterator
 
 import torch
 
-from lbtrain.checkpoint import Progress
-from lbtrain.cut import Phase
 from lbtrain.data.loading import replaced_images
 from lbtrain.engines.protocol import Engine
-from lbtrain.optim import TrustSummary
+from lbtrain.meters.protocol import Done, Meter, Pass
+from lbtrain.optim import trust_summary
 from lbtrain.plan import Plan
 from lbtrain.records import TrainRow
 
 
-class LogWindow:
+class LogWindow(Meter):
     """Sums since the last logged row. The loss stays on the device until then, so that no step waits for it."""
 
-    def __init__(self, engine: Engine):
-        self.engine = engine
+    def __init__(self, plan: Plan, engine: Engine, optimizer: torch.optim.Optimizer):
+        self.plan, self.engine, self.optimizer = plan, engine, optimizer
         self._restart()
 
     def _restart(self) -> None:
@@ -41,24 +40,26 @@ class LogWindow:
         yield
         self.started += time.perf_counter() - entered
 
-    def add(self, loss: torch.Tensor, parts: dict[str, torch.Tensor], images: int) -> None:
-        """Means over the images of a micro-batch. Weighted by them, a row that spans a change of the batch is right."""
-        for name, value in {"loss": loss, **parts}.items():
+    def before_backward(self, seen: Pass) -> None:
+        """Losses are means over a micro-batch. Weighted by its images, a row that spans a change of the batch is right."""
+        images = seen.phase.cut.micro_batch_size
+        for name, value in {"loss": seen.loss, **seen.parts}.items():
             self.sums[name] = value.detach() * images + self.sums.get(name, 0)
         self.images += images
 
-    def row(self, plan: Plan, progress: Progress, phase: Phase, lr: float, trust: TrustSummary | None) -> TrainRow:
+    def at_log(self, done: Done) -> Iterator[TrainRow]:
         """The averages since the last row, over all ranks; starts the next window. Collective."""
+        progress, trust = done.progress, trust_summary(self.optimizer)
         loss, *parts = (self.engine.mean(torch.stack(list(self.sums.values()))) / self.images).tolist()
         seconds = time.perf_counter() - self.started
         row = TrainRow(
             step=progress.step,
             examples=progress.examples,
-            epoch=progress.examples / plan.train_examples,
-            batch_size=phase.batch_size,
-            lr=lr,
+            epoch=progress.examples / self.plan.train_examples,
+            batch_size=done.phase.batch_size,
+            lr=done.lr,
             loss=loss,
-            images_per_sec=self.images * plan.world_size / seconds,
+            images_per_sec=self.images * self.plan.world_size / seconds,
             data_wait=self.waited / seconds,
             skipped_steps=progress.skipped_steps,
             replaced_images=replaced_over_ranks(self.engine),
@@ -68,7 +69,7 @@ class LogWindow:
             parts=dict(zip(list(self.sums)[1:], parts, strict=True)),
         )
         self._restart()
-        return row
+        yield row
 
 
 def replaced_over_ranks(engine: Engine) -> int:

@@ -9,12 +9,13 @@ import torch
 
 from lbtrain.data import facts
 from lbtrain.engines.protocol import Engine
+from lbtrain.meters.protocol import Done, Meter
 from lbtrain.recipe import Recipe
 from lbtrain.records import DistanceRow
 from lbtrain.tasks import build_model
 
 
-class DistanceMeter:
+class DistanceMeter(Meter):
     """Measures if the recipe says so. The initial weights are the recipe's own, so that a resumed run has them again."""
 
     def __init__(self, recipe: Recipe, engine: Engine):
@@ -26,7 +27,7 @@ class DistanceMeter:
             self.start = [p.detach().to(engine.device) for p in initial.parameters() if p.requires_grad]
 
     @torch.no_grad()
-    def rows(self, step: int, examples: int) -> Iterator[DistanceRow]:
+    def at_log(self, done: Done) -> Iterator[DistanceRow]:
         if self.start:
             squares = [(w.double() - start).square().sum() for w, start in zip(self.weights, self.start, strict=True)]
-            yield DistanceRow(step, examples, float(torch.stack(squares).sum().sqrt()))
+            yield DistanceRow(done.progress.step, done.progress.examples, float(torch.stack(squares).sum().sqrt()))

@@ -1,0 +1,18 @@
+"""The layer-wise ratios of LARS and LAMB at every evaluation, for a picture of them over the run."""
+
+from collections.abc import Iterator
+
+import torch
+
+from lbtrain.meters.protocol import Done, Meter
+from lbtrain.optim import trust_ratios
+from lbtrain.records import TrustRow
+
+
+class TrustMeter(Meter):
+    def __init__(self, optimizer: torch.optim.Optimizer):
+        self.optimizer = optimizer
+
+    def after_evaluation(self, done: Done) -> Iterator[TrustRow]:
+        if ratios := trust_ratios(self.optimizer):
+            yield TrustRow(done.progress.step, done.progress.examples, ratios)
