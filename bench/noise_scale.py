@@ -15,6 +15,15 @@ import torch
 
 from bench import rows
 from lbtrain import Recipe
+from lbtrain.checkpoint import Progress
+from lbtrain.cluster.launch import detect_world, start_process_group
+from lbtrain.data import facts
+from lbtrain.engines.ddp import DDPEngine
+from lbtrain.meters import Done, NoiseMeter, Pass
+from lbtrain.nn import convert_to_ghost_batch_norm
+from lbtrain.optim import create_optimizer
+from lbtrain.plan import make_plan
+from lbtrain.tasks import build_model, create_task
 
 COMMAND = "python -m bench.noise_scale"
 ROUNDS = 15
@@ -27,24 +36,22 @@ CASES = {
 """Name: (micro-batch, measured every so many steps)."""
 
 
-def stepper(micro: int, every: int) -> Callable[[], None]:
-    """A function that makes one step of the loop with its own engine and meter, measured where `every` says so (0: never)."""
-    from lbtrain.cluster.launch import detect_world, start_process_group
-    from lbtrain.main import _build_engine
-    from lbtrain.noise_meter import NoiseMeter
-    from lbtrain.plan import make_plan
-    from lbtrain.tasks import create_task
-
-    measure = dict(noise_scale=f"{every}it", layers=every > 0)
-    data = dict(name="synthetic", image_size=32)
+def stepper(micro: int, every: int, model: str = "cifar_resnet20") -> Callable[[], None]:
+    """A function that makes one step as the loop does, with an engine and a meter of its own, measured where `every` says so (0: never)."""
     recipe = Recipe().vary(
-        batch_size=128, bn_batch_size=32, micro_batch_size=micro, model=dict(name="cifar_resnet20"), data=data, measure=measure
+        batch_size=128,
+        bn_batch_size=32,
+        micro_batch_size=micro,
+        model=dict(name=model),
+        data=dict(name="synthetic", image_size=32),
+        measure=dict(noise_scale=f"{every}it", layers=every > 0),
     )
-    device = start_process_group(detect_world())
     plan = make_plan(recipe, 1)
-    engine, optimizer = _build_engine(recipe, plan, device)
-    task = create_task(recipe, device)
-    engine.accumulation = plan.cut.accumulation
+    device = start_process_group(detect_world())
+    network = build_model(recipe, facts(recipe.data)).to(device)
+    convert_to_ghost_batch_norm(network, plan.bn_batch_size, momentum=recipe.bn_momentum)
+    optimizer = create_optimizer(recipe.optimizer, network)
+    engine, task = DDPEngine(plan, network, optimizer, device), create_task(recipe, device)
     meter = NoiseMeter(plan, task, engine, optimizer, earlier=[])
     batches = task.batches(start=0, micro_batch_size=micro, rank=0, world_size=1)
     kept = [next(batches) for _ in range(plan.cut.accumulation)]
@@ -52,14 +59,15 @@ def stepper(micro: int, every: int) -> Callable[[], None]:
     engine.model.train()
 
     def step() -> None:
-        examples = next(steps) * plan.batch_size
+        number = next(steps)
+        examples = number * plan.batch_size
         for batch in kept:
-            loss = task.loss(engine.model, batch)["loss"]
-            meter.watch(loss, batch, examples, plan.phases[0])
-            engine.backward(loss)
-        meter.read()
+            parts = task.loss(engine.model, batch)
+            meter.before_backward(Pass(batch, parts["loss"], parts, examples, plan.phases[0]))
+            engine.backward(parts["loss"])
+        meter.before_update()
         engine.step(0.01)
-        for _ in meter.rows(0, examples):
+        for _ in meter.after_step(Done(Progress(examples + plan.batch_size, number + 1), plan.phases[0], 0.01)):
             pass
 
     return step
@@ -82,7 +90,7 @@ def in_turns(case: str, rounds: int) -> rows.Row:
     for _ in range(rounds):
         on.append(1e3 * seconds(measured, count) / count)
         off.append(1e3 * seconds(plain, count) / count)
-    command = f"{COMMAND} --cases '{case}'"
+    command = f"{COMMAND} --cases '{case}' --rounds {rounds}"
     return rows.paired("noise_scale", case, "the same step unmeasured", on, off, unit="ms a step", target="<=1.02", command=command)
 
 

@@ -11,6 +11,7 @@ multi-tensor SGD, which does less), `lamb-loop` (against the plain loop that Col
 import argparse
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -18,7 +19,7 @@ from bench import rows
 
 ROUNDS, STEPS = 21, 5
 COMMAND = "python -m bench.optim"
-HYPER = {"lr": 1e-3, "weight_decay": 1e-4}
+HYPER: dict[str, Any] = {"lr": 1e-3, "weight_decay": 1e-4}
 
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

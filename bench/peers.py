@@ -138,7 +138,9 @@ def timm_loop(checkout: Path) -> Loop:
 
         device = torch.device(job.device)
         task = ClassificationTask(job.build(), nn.CrossEntropyLoss(), device=device, verbose=False)
-        optimizer, batches = job.sgd(task.get_trainable_module()), job.batches()
+        model = task.get_trainable_module()
+        assert model is not None
+        optimizer, batches = job.sgd(model), job.batches()
         args = script.parser.parse_args(["--log-interval", "1000000", *(["--channels-last"] if job.channels_last else [])])
         args.prefetcher, args.distributed, args.rank, args.world_size, args.local_rank = False, False, 0, 1, 0
         for epoch in iter(int, 1):

@@ -67,9 +67,10 @@ class Choices:
         )
 
 
+ALGORITHMS: tuple[Algorithm, ...] = ("ring", "auto")
 ALL_CHOICES = [
-    Choices(boost, algorithm, heed) for boost, algorithm, heed in itertools.product((0.01, 0.5, 1.0, 2.0), ("ring", "auto"), (True, False))
-]  # fmt: skip
+    Choices(boost, algorithm, heed) for boost, algorithm, heed in itertools.product((0.01, 0.5, 1.0, 2.0), ALGORITHMS, (True, False))
+]
 
 
 @dataclass(frozen=True, slots=True)

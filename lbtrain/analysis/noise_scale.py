@@ -13,11 +13,13 @@ uses. The interval takes the measurements as independent: it knows nothing of a 
 """
 
 import math
-import statistics
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 WINDOW = 100
 """Measurements in a running average."""
@@ -52,20 +54,23 @@ def moments(small_square: float, large_square: float, *, small_batch: int, large
 
 def noise_scale(measured: Sequence[Moments], *, confidence: float = 0.95) -> NoiseScale:
     """The ratio of the averages, with Fieller's interval for a ratio of two means (exact for normal ones, also near a zero denominator)."""
-    squares, traces = [each.gradient_square for each in measured], [each.trace for each in measured]
-    square, trace = statistics.mean(squares), statistics.mean(traces)
+    squares, traces = np.array(measured, np.float64).T
+    square, trace = float(squares.mean()), float(traces.mean())
     low, high = _fieller(traces, squares, confidence) if len(measured) > 2 else (0.0, math.inf)
-    value = max(0.0, trace) / square if square > 0 else None
-    return NoiseScale(value, max(low, 0.0), high, square, trace, len(measured))
+    return NoiseScale(_ratio(square, trace), max(low, 0.0), high, square, trace, len(measured))
 
 
-def _fieller(above: Sequence[float], below: Sequence[float], confidence: float) -> tuple[float, float]:
+def _ratio(gradient_square: float, trace: float) -> float | None:
+    return max(0.0, trace) / gradient_square if gradient_square > 0 else None
+
+
+def _fieller(above: NDArray[np.float64], below: NDArray[np.float64], confidence: float) -> tuple[float, float]:
     """All ratios r for which mean(above - r below) is not significantly different from 0; (r, inf) where the denominator may be 0."""
-    from scipy.stats import t
+    from scipy.special import stdtrit
 
-    n, a, b = len(above), statistics.mean(above), statistics.mean(below)
-    quantile = float(t.ppf(0.5 + confidence / 2, n - 1))
-    var_a, var_b, cov = (quantile**2 / n * value for value in (statistics.variance(above), statistics.variance(below), _cov(above, below)))
+    n, a, b = len(above), float(above.mean()), float(below.mean())
+    quantile = float(stdtrit(n - 1, 0.5 + confidence / 2))  # of Student's t
+    (var_a, cov), (_, var_b) = (quantile**2 / n * np.cov(above, below)).tolist()
     # (a - r b)^2 = quantile^2 variance(a - r b) / n, a quadratic in r
     second, first, constant = b * b - var_b, a * b - cov, a * a - var_a
     discriminant = first * first - second * constant
@@ -77,10 +82,6 @@ def _fieller(above: Sequence[float], below: Sequence[float], confidence: float) 
     return roots[1] if second < 0 and roots[1] > 0 else 0.0, math.inf
 
 
-def _cov(first: Sequence[float], second: Sequence[float]) -> float:
-    return statistics.covariance(first, second)
-
-
 class RunningNoise:
     """The noise scale over the last WINDOW measurements."""
 
@@ -90,3 +91,15 @@ class RunningNoise:
     def add(self, measured: Moments) -> NoiseScale:
         self.measured.append(measured)
         return noise_scale(list(self.measured))
+
+
+class RunningLayers:
+    """The noise scale of every layer over the last WINDOW measurements, without its interval: a read of one array for all layers."""
+
+    def __init__(self) -> None:
+        self.measured: deque[NDArray[np.float64]] = deque(maxlen=WINDOW)
+
+    def add(self, measured: Sequence[Moments]) -> list[float | None]:
+        """`measured` holds the moments of each layer; so does the answer their noise scales (None: not to be told from infinite)."""
+        self.measured.append(np.array(measured, np.float64))
+        return [_ratio(*layer) for layer in np.mean(self.measured, axis=0).tolist()]

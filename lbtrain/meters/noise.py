@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lbtrain.analysis.noise_scale import Moments, RunningNoise, moments
+from lbtrain.analysis.noise_scale import Moments, RunningLayers, RunningNoise, moments
 from lbtrain.analysis.objective import untouched
 from lbtrain.cut import Phase
 from lbtrain.engines.protocol import Engine
@@ -39,7 +39,7 @@ class NoiseMeter(Meter):
         self.plan, self.task, self.engine = plan, task, engine
         self.layers = {name: p for name, p in engine.module.named_parameters() if p.requires_grad}
         self.running = RunningNoise([_moments(row) for row in earlier])
-        self.running_layers = {name: RunningNoise() for name in self.layers}
+        self.running_layers = RunningLayers()
         shards = engine.shards() if plan.noise_every else None
         self.sliced = _SlicedGradients(engine, shards, optimizer, plan.clip_norm, list(self.layers)) if shards else None
         self.step: _Step | None = None
@@ -66,7 +66,8 @@ class NoiseMeter(Meter):
         if not self.sliced:
             scale = self.step.loss_gradient * self.step.passes
             gradients = [torch.zeros(1, device=p.device) if p.grad is None else p.grad for p in self.layers.values()]
-            self.step.weights = squared_norms([p.detach() for p in self.layers.values()])
+            if self.plan.noise_layers:
+                self.step.weights = squared_norms([p.detach() for p in self.layers.values()])
             self.step.large = squared_norms(gradients) / scale.double().square()
 
     def after_step(self, done: Done) -> Iterator[NoiseRow | LayersRow]:
@@ -100,13 +101,13 @@ class NoiseMeter(Meter):
         if self.plan.noise_layers:
             weights = self.engine.mean(self.sliced.weights) * self.engine.world_size if self.sliced else measured.weights
             pairs = zip(small.tolist(), large.tolist(), strict=True)
-            layers = [running.add(measured.moments(*pair)) for running, pair in zip(self.running_layers.values(), pairs, strict=True)]
+            noise_scales = self.running_layers.add([measured.moments(*pair) for pair in pairs])
             yield LayersRow(
                 done.progress.step,
                 done.progress.examples,
                 weight_norms=dict(zip(self.layers, weights.sqrt().tolist(), strict=True)),
                 gradient_norms=dict(zip(self.layers, large.sqrt().tolist(), strict=True)),
-                noise_scales={name: each.value for name, each in zip(self.layers, layers, strict=True)},
+                noise_scales=dict(zip(self.layers, noise_scales, strict=True)),
             )
 
     def _of_a_part(self, part: Any) -> Tensor:
@@ -140,6 +141,7 @@ class _Step:
         self.small = torch.zeros(len(parameters), dtype=torch.float64, device=parameters[0].device)
         self.large, self.weights = torch.zeros_like(self.small), torch.zeros_like(self.small)
         self.small_batch, self.large_batch = phase.cut.micro_batch_size, phase.batch_size
+        self.parts = list(self.small.split(1))
         self.passes = 0
         self.loss_gradient = torch.ones(())
         self.hooked = hooked
@@ -148,7 +150,7 @@ class _Step:
 
     def _adds(self, row: int) -> Any:
         def add(gradient: Tensor) -> None:
-            self.small[row] += squared_norms([gradient.detach()])[0]
+            self.parts[row] = self.parts[row] + squared_norms([gradient.detach()])
 
         return add
 
@@ -163,7 +165,7 @@ class _Step:
         for handle in self.handles:
             handle.remove()
         if self.hooked:
-            self.small = self.small / self.loss_gradient.double().square() / self.passes
+            self.small = torch.cat(self.parts) / self.loss_gradient.double().square() / self.passes
 
 
 class _SlicedGradients:
