@@ -130,6 +130,7 @@ class _LossScaling(LossScale):
 def _import_deepspeed(device: torch.device):  # type: ignore[no-untyped-def]
     if device.type == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    os.environ.setdefault("LOCAL_RANK", "0")  # it insists on this, also in a process that no launcher has started
     import deepspeed
     from deepspeed.runtime import torch_autocast
 

@@ -1,6 +1,10 @@
 """LARS and LAMB on DeepSpeed's slices take the step of one process that holds whole layers."""
 
 import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -281,3 +285,12 @@ def test_batch_norm_under_bf16_autocast(stage):
     (expected, _), (weights, dtype) = (run_on_ranks(2, _batch_norm_in_bf16, number)[0] for number in (0, stage))
     assert dtype == torch.float32 and weights["1.running_var"].dtype == torch.float32
     assert difference(weights, expected) < 2e-3
+
+
+@pytest.mark.slow
+def test_a_process_that_no_launcher_started_trains_alone(tmp_path):
+    recipe = Path(__file__).parents[2] / "recipes/digits.py"
+    words = ["engine=deepspeed", "deepspeed.zero_stage=1", "duration=2it", f"run_dir={tmp_path}"]
+    alone = {name: value for name, value in os.environ.items() if name not in ("RANK", "LOCAL_RANK", "WORLD_SIZE")}
+    ended = subprocess.run([sys.executable, str(recipe), *words], env=alone, capture_output=True, text=True, timeout=120, check=False)
+    assert ended.returncode == 0, ended.stderr
