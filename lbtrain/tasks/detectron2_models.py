@@ -20,6 +20,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from omegaconf import OmegaConf
 from pycocotools import mask as rle
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -48,7 +49,7 @@ def _config(recipe: Recipe, num_classes: int) -> Any:
     """The config of `model.name` with `model.args` in it. Raises RecipeError where it is not there, or where detectron2 is not."""
     try:
         from detectron2 import model_zoo
-        from detectron2.config import CfgNode, LazyConfig
+        from detectron2.config import CfgNode
     except ImportError as error:
         raise RecipeError(
             f"model.library=detectron2 needs detectron2, which is not installed here ({error}): its installation page says how, "
@@ -59,7 +60,10 @@ def _config(recipe: Recipe, num_classes: int) -> Any:
         config = model_zoo.get_config(recipe.model.name)
         if not isinstance(config, CfgNode):
             config.model.roi_heads.num_classes = num_classes
-            return LazyConfig.apply_overrides(config, [f"{name}={value}" for name, value in arguments.items()])
+            # Not LazyConfig.apply_overrides, which takes words, and without hydra cannot read a string among them.
+            for name, value in arguments.items():
+                OmegaConf.update(config, name, value)
+            return config
         norm = {} if recipe.model.batch_norm == "frozen" else {"MODEL.RESNETS.NORM": "BN"}
         fixed = {"MODEL.ROI_HEADS.NUM_CLASSES": num_classes, "MODEL.DEVICE": str(torch.get_default_device())} | norm
         config.merge_from_list([word for pair in (fixed | arguments).items() for word in pair])
