@@ -73,14 +73,17 @@ def _config(recipe: Recipe, num_classes: int) -> Any:
 
 
 def build_model(recipe: Recipe, known: Facts) -> nn.Module:
-    """The network of the config with its initial weights, seeded by the recipe alone."""
+    """The network of the config with its initial weights, seeded by the recipe alone. Raises RecipeError as `_config` does."""
     config = _config(recipe, known.num_classes)
     from detectron2.checkpoint import DetectionCheckpointer
     from detectron2.config import CfgNode, instantiate
     from detectron2.modeling import build_model as build
 
     torch.manual_seed(recipe.seed)
-    model = cast(nn.Module, build(config) if isinstance(config, CfgNode) else instantiate(config.model))
+    try:
+        model = cast(nn.Module, build(config) if isinstance(config, CfgNode) else instantiate(config.model))
+    except TypeError as error:  # a LazyConfig takes any key; its parts know what they take
+        raise RecipeError(f"model.name={recipe.model.name} with model.args={recipe.model.args}: {error}") from error
     if recipe.model.weights and next(model.parameters()).device.type != "meta":
         DetectionCheckpointer(model).load(recipe.model.weights)
     own: Any = model

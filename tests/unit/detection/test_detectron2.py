@@ -16,6 +16,7 @@ pytestmark = pytest.mark.detectron2
 from lbtrain import Recipe  # noqa: E402
 from lbtrain.data import facts  # noqa: E402
 from lbtrain.data.coco import CocoSource  # noqa: E402
+from lbtrain.errors import RecipeError  # noqa: E402
 from lbtrain.sampling import Block  # noqa: E402
 from lbtrain.tasks import build_model, create_task  # noqa: E402
 from lbtrain.tasks.coco_score import as_detections, average_precision  # noqa: E402
@@ -168,6 +169,23 @@ def test_the_mappers_random_numbers_belong_to_the_image(root):
     assert len({tuple(image.shape) for image in other}) > 1
 
 
+@pytest.mark.parametrize("name", [YAML, YAML.replace(".yaml", ".py")], ids=["yaml", "lazy"])
+def test_loader_processes_map_as_the_rank_does(root, name):
+    args = (
+        SMALL
+        if name == YAML
+        else {"dataloader.train.mapper.augmentations.0.short_edge_length": [64], "dataloader.train.mapper.instance_mask_format": "bitmask"}
+    )
+    found = []
+    for workers in (0, 1):
+        recipe = small(root, model=dict(name=name, args=args), data=dict(workers=workers))
+        task = create_task(recipe, torch.device("cpu"))
+        found.append(next(task.batches(start=0, micro_batch_size=2, rank=0, world_size=1)))
+    for ours, theirs in zip(found[0].inputs, found[1].inputs, strict=True):
+        assert torch.equal(ours["image"], theirs["image"]) and ours["image_id"] == theirs["image_id"]
+    assert found[0].keys == found[1].keys
+
+
 def test_a_lazy_config_trains_too(root, tmp_path):
     """Two steps, an evaluation and a checkpoint of a ResNet-50, on images of 64 pixels."""
     from lbtrain.main import run
@@ -182,3 +200,9 @@ def test_a_lazy_config_trains_too(root, tmp_path):
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     losses = [row["loss"] for row in rows if row["kind"] == "train"]
     assert len(losses) == 2 and all(0 < loss < 20 for loss in losses) and summary["mask_ap"] >= 0
+
+
+def test_a_misspelt_key_of_a_lazy_config_is_an_error_that_names_it(root):
+    recipe = small(root, model=dict(name=YAML.replace(".yaml", ".py"), args={"model.roi_heads.batch_size_per_imag": 16}))
+    with pytest.raises(RecipeError, match="batch_size_per_imag"):
+        build_model(recipe, facts(recipe.data))
