@@ -1,0 +1,99 @@
+"""Error against batch size: what was measured here, beside what the papers print for ImageNet.
+
+    python -m tools.study.large_batch          draws docs/large_batch.png
+
+Measured panels are the published sweeps of results/*_sweep.json. The others are tools/study/published.csv: numbers that their sources
+print, none of them run here, and on another data set; what can be compared is where a curve leaves its flat part.
+"""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tools.study.report import COLOURS, plt
+
+ROOT = Path(__file__).parents[2]
+PUBLISHED = Path(__file__).with_name("published.csv")
+PICTURE = ROOT / "docs" / "large_batch.png"
+
+
+class Curve(NamedTuple):
+    """One arm: batch sizes, mean top-1 errors (%), their standard deviations (0 where none is known), and who says so."""
+
+    arm: str
+    batch_sizes: tuple[int, ...]
+    errors: tuple[float, ...]
+    stds: tuple[float, ...]
+    source: str
+
+
+def published(path: Path = PUBLISHED) -> dict[str, list[Curve]]:
+    """Curves by model."""
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    points: dict[tuple[str, str, str], list[tuple[int, float, float]]] = {}
+    for row in rows:
+        key = row["model"], row["arm"], row["source"]
+        points.setdefault(key, []).append((int(row["batch_size"]), float(row["top1_error"]), float(row["std"] or 0)))
+    found: dict[str, list[Curve]] = {}
+    for (model, arm, source), own in points.items():
+        found.setdefault(model, []).append(_curve(arm, own, source))
+    return found
+
+
+def measured(sweep: dict[str, Any]) -> list[Curve]:
+    """The arms of a published sweep; points of which every run diverged are left out."""
+    points: dict[str, list[tuple[int, float, float]]] = {}
+    for row in sweep["rows"]:
+        if row["mean"] is not None:
+            points.setdefault(row["arm"], []).append((row["batch_size"], row["mean"], row["std"]))
+    return [_curve(arm, own, "measured") for arm, own in points.items()]
+
+
+def _curve(arm: str, points: list[tuple[int, float, float]], source: str) -> Curve:
+    sizes, errors, stds = zip(*sorted(points), strict=True)
+    return Curve(arm, sizes, errors, stds, source)
+
+
+def draw(ours: dict[str, list[Curve]], theirs: dict[str, list[Curve]], path: Path) -> None:
+    """One panel a data set and model: ours in the upper row, published ones below on grey, each labelled as what it is."""
+    columns = max(len(ours), len(theirs))
+    figure, grid = plt.subplots(2, columns, figsize=(4.6 * columns, 8), layout="constrained", squeeze=False)
+    for row, (panels, label) in enumerate(((ours, "measured here"), (theirs, "published, not measured here"))):
+        for axes in grid[row][len(panels) :]:
+            axes.set_axis_off()
+        for axes, (title, curves) in zip(grid[row], panels.items(), strict=False):
+            _panel(axes, curves)
+            axes.set_title(f"{title}\n({label})", fontsize=10)
+            axes.set_facecolor("white" if panels is ours else "#f2f2f2")
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def _panel(axes: Any, curves: list[Curve]) -> None:
+    for curve, colour in zip(curves, COLOURS, strict=False):
+        named = curve.arm if curve.source == "measured" else f"{curve.arm} ({curve.source})"
+        low = [min(error, 2 * std) for error, std in zip(curve.errors, curve.stds, strict=True)]
+        bars = (low, [2 * std for std in curve.stds])
+        axes.errorbar(curve.batch_sizes, curve.errors, yerr=bars, color=colour, marker="o", markersize=3.5, capsize=2, label=named)
+    sizes = sorted({size for curve in curves for size in curve.batch_sizes})
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(sizes, [f"{size // 1024}k" if size % 1024 == 0 else f"{size}" for size in sizes], fontsize=8)
+    axes.minorticks_off()
+    axes.set(xlabel="images a step", ylabel="top-1 error (%), mean ± 2 standard deviations")
+    axes.yaxis.label.set_fontsize(8)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False, fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.15))
+
+
+def main() -> None:
+    sweeps = [json.loads(path.read_text()) for path in sorted((ROOT / "results").glob("*_sweep.json"))]
+    theirs = {f"{model}, ImageNet": curves for model, curves in published().items()}
+    draw({sweep["title"]: measured(sweep) for sweep in sweeps}, theirs, PICTURE)
+    print(f"wrote {PICTURE.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()
