@@ -59,7 +59,8 @@ def main(argv: list[str] | None = None) -> int:
             raise UserError(f"the loss of {', '.join(diverged)} is no longer finite (diverged.json there): a study compares runs that end")
         arms = [Arm.read(path, options.out, seeds) for path in options.recipes]
         files = " ".join(map(str, options.recipes))
-        command = f"python -m tools.study {files} --seeds {options.seeds} --launcher {options.launcher} --ranks {options.ranks}"
+        counted = f"--first-seed {options.first_seed} --seeds {options.seeds}" if options.first_seed else f"--seeds {options.seeds}"
+        command = f"python -m tools.study {files} {counted} --launcher {options.launcher} --ranks {options.ranks}"
         print(write_report(arms, options.out, title=options.title, command=command))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

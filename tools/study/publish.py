@@ -21,7 +21,8 @@ def block(study: dict[str, Any], name: str) -> str:
     """The README's text for a study or a sweep: table, verdict, picture, origin."""
     lines = "\n".join(f"- {line}" for line in study["verdicts"])
     seen = study.get("title", "curves of every run")
-    return f"{study['table']}\n\n{lines}\n\n![{seen}](docs/{name}.png)\n\n<sub>{study['provenance']}</sub>"
+    parts = [study["table"], lines, f"![{seen}](docs/{name}.png)", f"<sub>{study['provenance']}</sub>"]
+    return "\n\n".join(part for part in parts if part)
 
 
 def with_block(text: str, name: str, new: str) -> str:
