@@ -100,7 +100,10 @@ def report(question: Question, out: Path) -> str:
     fitted = fit([point["batch_size"] for point in best], [point["steps"] for point in best])
     middle = best[len(best) // 2]
     predicted, rows = _predict(question, out, middle)
+    origin = f"commit {commit()} on {hardware()}"
     data = {
+        "question": vars(question),
+        "origin": origin,
         "loss": question.loss,
         "points": best,
         "measured": {"critical_batch": fitted[1] / fitted[0], "min_steps": fitted[0], "min_examples": fitted[1]},
@@ -119,7 +122,6 @@ def report(question: Question, out: Path) -> str:
         ["batch", "steps", "examples", "rate"],
         [[f"{p['batch_size']}", f"{p['steps']:.0f}", f"{p['steps'] * p['batch_size']:,.0f}", f"x {p['rate']:g}"] for p in best],
     )
-    origin = f"commit {commit()} on {hardware()}"
     write_whole(out / "sweep.html", page.page("Steps to a loss over batch sizes", lines, [out / "sweep.png"], [table], origin))
     return "\n".join([*lines, str(out / "sweep.png"), str(out / "sweep.html")])
 
