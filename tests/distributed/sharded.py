@@ -107,7 +107,10 @@ def plain_steps(run: Run, model: nn.Module, optimizer: torch.optim.Optimizer, st
 
 def deepspeed_engine(run: Run, stage: int, model: nn.Module, optimizer: torch.optim.Optimizer, **changes: Any) -> Any:
     import deepspeed
+    from deepspeed.runtime import torch_autocast
 
+    # The rank has run other tests: DeepSpeed keeps in its module that one of them was in half precision, and would reduce this one in it.
+    torch_autocast.TORCH_AUTOCAST_INITIALIZED = False
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.logger.setLevel("ERROR")
     micro = BATCH // dist.get_world_size() // run.accumulation
