@@ -84,7 +84,7 @@ class Peer:
         return found
 
 
-def products(folder: Path, model: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> rows.Row:
+def products(folder: Path, model: nn.Module, batches: list[tuple[Tensor, Tensor]], *, command: str) -> rows.Row:
     """Counts products; both are held against eigenvalues that Lanczos gives at a far smaller tolerance."""
     objective = Objective(model, loss, batches, keep_graphs=True)
     converged = top_eigenvalues(objective, TOP, steps=150, tolerance=1e-6)
@@ -100,7 +100,7 @@ def products(folder: Path, model: nn.Module, batches: list[tuple[Tensor, Tensor]
             break
     print(f"ours: {ours} products; eigenvalues {' '.join(f'{value:.5g}' for value in converged.values)}", flush=True)
     case, name = "products", f"PyHessian, tolerance {tolerance:g}"
-    return rows.paired("hessian", case, name, [float(ours)], [float(peer.products)], unit="products", target="<=0.5", command=COMMAND)
+    return rows.paired("hessian", case, name, [float(ours)], [float(peer.products)], unit="products", target="<=0.5", command=command)
 
 
 def _off(found: list[float], true: list[float]) -> float:
@@ -111,7 +111,7 @@ def _close(found: list[float], true: list[float]) -> bool:
     return len(found) == len(true) and _off(found, true) <= ACCURACY
 
 
-def product(folder: Path, model: nn.Module, batches: list[tuple[Tensor, Tensor]], *, kept: bool) -> rows.Row:
+def product(folder: Path, model: nn.Module, batches: list[tuple[Tensor, Tensor]], *, kept: bool, command: str) -> rows.Row:
     """Times one product over both batches; checks first that both give the same."""
     objective, peer = Objective(model, loss, batches, keep_graphs=kept), Peer(folder, model, batches)
     vector = torch.randn(objective.size)
@@ -123,7 +123,7 @@ def product(folder: Path, model: nn.Module, batches: list[tuple[Tensor, Tensor]]
         mine.append(_milliseconds(lambda: objective.hessian_vector(vector)))
         others.append(_milliseconds(lambda: peer.product(parts)))
     case = "product-kept" if kept else "product"
-    return rows.paired("hessian", case, "PyHessian", mine, others, unit="ms", target="<=0.5" if kept else "", command=COMMAND)
+    return rows.paired("hessian", case, "PyHessian", mine, others, unit="ms", target="<=0.5" if kept else "", command=command)
 
 
 def _milliseconds(call: Any) -> float:
@@ -143,8 +143,12 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     setting = (options.pyhessian, *network(options.steps, options.images))
-    found = [products(*setting) if case == "products" else product(*setting, kept=case == "product-kept") for case in options.cases]
-    rows.write(found, "hessian")
+    for case in options.cases:
+        command = f"{COMMAND} --cases {case} --images {options.images} --steps {options.steps}"
+        kept = case == "product-kept"
+        rows.write(
+            [products(*setting, command=command) if case == "products" else product(*setting, kept=kept, command=command)], "hessian"
+        )
 
 
 if __name__ == "__main__":

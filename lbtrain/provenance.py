@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 PACKAGES = ("torch", "torchvision", "timm", "deepspeed", "accelerate", "colossalai", "numpy")
+WRITTEN_BY_RESULTS = ("results", "docs", "README.md")
 
 
 def versions() -> dict[str, str]:
@@ -20,14 +21,21 @@ def versions() -> dict[str, str]:
     return found
 
 
-def commit() -> str:
-    """The commit of this source tree, with -dirty where files differ from it; `unknown` outside a checkout."""
-    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+def commit(tree: Path = Path(__file__).parents[1]) -> str:
+    """The commit of a source tree, this one's by default, with -dirty where its code differs from it; `unknown` outside a checkout.
+
+    results/, docs/ and the README may differ: a measurement writes there before the next one starts.
+    """
+    head = _git(tree, "rev-parse", "--short", "HEAD")
+    changed = _git(tree, "status", "--porcelain", "--untracked-files=no", "--", ".", *(f":(exclude){path}" for path in WRITTEN_BY_RESULTS))
+    return f"{head}-dirty" if head and changed else head or "unknown"
+
+
+def _git(tree: Path, *words: str) -> str:
     try:
-        answer = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent, check=False)
+        return subprocess.run(["git", *words], capture_output=True, text=True, cwd=tree, check=False).stdout.strip()
     except OSError:
-        return "unknown"
-    return answer.stdout.strip() or "unknown"
+        return ""
 
 
 def hardware() -> str:

@@ -1,0 +1,29 @@
+"""Where a number comes from: the commit of the code, whatever results were written since."""
+
+import subprocess
+from pathlib import Path
+
+from lbtrain.provenance import commit
+
+
+def git(tree: Path, *words: str) -> None:
+    identity = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
+    subprocess.run(["git", *identity, *words], cwd=tree, check=True, capture_output=True)
+
+
+def test_results_that_were_written_leave_the_code_clean(tmp_path):
+    assert commit(tmp_path) == "unknown"
+    (tmp_path / "results").mkdir()
+    for name in ("code.py", "results/a.csv", "README.md"):
+        (tmp_path / name).write_text("1")
+    git(tmp_path, "init", "-q")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "-qm", "all")
+    clean = commit(tmp_path)
+    assert len(clean) >= 7 and "-dirty" not in clean
+    (tmp_path / "results" / "a.csv").write_text("2")
+    (tmp_path / "README.md").write_text("2")
+    (tmp_path / "untracked.py").write_text("2")
+    assert commit(tmp_path) == clean
+    (tmp_path / "code.py").write_text("2")
+    assert commit(tmp_path) == clean + "-dirty"
