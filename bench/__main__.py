@@ -57,16 +57,16 @@ def _pyhessian() -> str | None:
 
 
 BENCHES = (
-    Bench("train", 9),
+    Bench("train", 7),
     Bench("two_ranks", 4),
     Bench("optim", 2),
     Bench("stopwatch", 2),
-    Bench("noise_scale", 3),
-    Bench("checkpoint", 4),
-    Bench("hessian", 2, _pyhessian),
+    Bench("noise_scale", 2),
+    Bench("checkpoint", 3),
+    Bench("hessian", 12, _pyhessian),
     Bench("scaling_prediction", 1),
     Bench("hosts_prediction", 7, why_not),
-    Bench("input", 4, _photos),
+    Bench("input", 1, _photos),
     Bench("gpu", 9, _gpu),
 )
 

@@ -1,6 +1,6 @@
 """What checkpoints cost: a minute of training with one save in it against one without, for ResNet-50.
 
-    python -m bench.checkpoint          about four minutes; appends to results/checkpoint.csv
+    python -m bench.checkpoint          about three minutes; appends to results/checkpoint.csv
 
 Turns of the same steps with a save at their start and without, alternating; a turn ends when the file is written, fsynced and renamed. What
 the save adds to a turn is what it adds to a minute, so ten seconds show it better than sixty would.
@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--image-size", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=10, help="how long a turn takes, about")
-    parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
     dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", store=dist.HashStore(), rank=0, world_size=1)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

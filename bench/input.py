@@ -1,6 +1,6 @@
 """Photos decoded, augmented and normalised per second of one core, ours against torchvision's ImageFolder and transforms, in turns.
 
-    python -m bench.input                          every case, about three minutes; appends to results/input.csv
+    python -m bench.input                          every case, about a minute; appends to results/input.csv
     python -m bench.input --cases train --rounds 3
 
 The photos are the 144 of COCO 2017 that lie in --photos (a tar file with *.jpg), arranged as an image folder in a temporary place. Their

@@ -14,7 +14,7 @@ from unittest import mock
 from bench.peers import Job, Loop
 from lbtrain import Recipe
 
-ROUNDS = 21
+ROUNDS = 15
 
 
 def recipe_for(job: Job, engine: str, rounds: int) -> Recipe:
