@@ -117,7 +117,7 @@ def draw(found: dict[str, list[Line]], path: Path) -> None:
     axes.invert_yaxis()
     axes.grid(axis="x", alpha=0.3)
     axes.set_xlabel(
-        "times as good as the peer (faster, or smaller): median and its 95 % interval; green: aim met, red: not met, grey: no aim"
+        "times as good as the peer (faster, or smaller): median and its 95 % interval\ngreen: aim met, red: not met, grey: no aim"
     )
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
