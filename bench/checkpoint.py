@@ -16,14 +16,12 @@ import torch
 import torch.distributed as dist
 
 from bench import rows
-from lbtrain import Recipe, optim
+from lbtrain import Recipe
 from lbtrain.checkpoint import Checkpoints, Progress
-from lbtrain.data import facts, open_source
-from lbtrain.engines.ddp import DDPEngine
-from lbtrain.nn import convert_to_ghost_batch_norm
+from lbtrain.data import open_source
+from lbtrain.main import build_bare_model, build_engine
 from lbtrain.plan import make_plan
 from lbtrain.sampling import SampleStream
-from lbtrain.tasks.classification import build_model
 
 COMMAND = "python -m bench.checkpoint"
 
@@ -57,9 +55,7 @@ def seconds_added(options: argparse.Namespace, device: torch.device, folder: Pat
         data=dict(name="synthetic", image_size=options.image_size),
     )  # fmt: skip
     plan = make_plan(recipe, 1)
-    model = build_model(recipe, facts(recipe.data)).to(device)
-    convert_to_ghost_batch_norm(model, plan.bn_batch_size, momentum=recipe.bn_momentum)
-    engine = DDPEngine(plan, model, optim.create_optimizer(recipe.optimizer, model), device)
+    engine, _ = build_engine(recipe, plan, build_bare_model(recipe, plan, device), device)
     images, labels = (
         part.to(device) for part in open_source(recipe.data, train=True, seed=0).fetch(SampleStream(64, 0).block(0, options.batch_size))
     )

@@ -17,13 +17,10 @@ from bench import rows
 from lbtrain import Recipe
 from lbtrain.checkpoint import Progress
 from lbtrain.cluster.launch import detect_world, start_process_group
-from lbtrain.data import facts
-from lbtrain.engines.ddp import DDPEngine
+from lbtrain.main import build_bare_model, build_engine
 from lbtrain.meters import Done, NoiseMeter, Pass
-from lbtrain.nn import convert_to_ghost_batch_norm
-from lbtrain.optim import create_optimizer
 from lbtrain.plan import make_plan
-from lbtrain.tasks import build_model, create_task
+from lbtrain.tasks import create_task
 
 COMMAND = "python -m bench.noise_scale"
 ROUNDS = 9
@@ -47,10 +44,8 @@ def stepper(micro: int, every: int, model: str = "cifar_resnet20") -> Callable[[
     )
     plan = make_plan(recipe, 1)
     device = start_process_group(detect_world())
-    network = build_model(recipe, facts(recipe.data)).to(device)
-    convert_to_ghost_batch_norm(network, plan.bn_batch_size, momentum=recipe.bn_momentum)
-    optimizer = create_optimizer(recipe.optimizer, network)
-    engine, task = DDPEngine(plan, network, optimizer, device), create_task(recipe, device)
+    engine, optimizer = build_engine(recipe, plan, build_bare_model(recipe, plan, device), device)
+    task = create_task(recipe, device)
     meter = NoiseMeter(plan, task, engine, optimizer, earlier=[])
     batches = task.batches(start=0, micro_batch_size=micro, rank=0, world_size=1)
     kept = [next(batches) for _ in range(plan.cut.accumulation)]

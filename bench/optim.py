@@ -142,13 +142,13 @@ def zero1() -> rows.Row:
 
 
 def _zero1_on_rank() -> tuple[list[float], list[float]]:
-    import deepspeed
     import timm
     import torch.distributed as dist
 
+    from lbtrain.engines.deepspeed import import_deepspeed
     from lbtrain.optim import LARS, bind_deepspeed, parameter_groups
 
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed = import_deepspeed(torch.device("cpu"))
     model = timm.create_model("resnet50")
     sharded = LARS(parameter_groups(model, weight_decay=HYPER["weight_decay"]), lr=HYPER["lr"])
     config = {

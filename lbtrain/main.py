@@ -148,11 +148,11 @@ def run(recipe: Recipe, name: str, *, on_screen: bool = True, instruments: "Inst
     if progress.examples >= plan.total_examples and (finished := directory.summary()):
         _say(world.rank, f"{directory.path} holds this run already, finished at step {progress.step} (summary.json): nothing to do")
         return finished
-    task, model = create_task(recipe, device), _build_model(recipe, plan, device)
+    task, model = create_task(recipe, device), build_bare_model(recipe, plan, device)
     if found:
         found.check_fits(model)
     average = WeightAverage(model, decay=recipe.ema.decay, warmup=recipe.ema.warmup) if recipe.ema.decay else None
-    engine, optimizer = _build_engine(recipe, plan, model, device)
+    engine, optimizer = build_engine(recipe, plan, model, device)
     if found:
         engine.load(found.state)
         _say(world.rank, *found.passed_over, f"going on from step {progress.step} ({directory.path})")
@@ -179,7 +179,7 @@ def run(recipe: Recipe, name: str, *, on_screen: bool = True, instruments: "Inst
     return directory.finish(result | {"world_size": plan.world_size, "engine": plan.engine}, write=leader)
 
 
-def _build_model(recipe: Recipe, plan: "Plan", device: "torch.device") -> "torch.nn.Module":
+def build_bare_model(recipe: Recipe, plan: "Plan", device: "torch.device") -> "torch.nn.Module":
     """The model with its ghost batches, and no engine around it yet."""
     from lbtrain.data import facts
     from lbtrain.nn import convert_to_ghost_batch_norm
@@ -191,7 +191,7 @@ def _build_model(recipe: Recipe, plan: "Plan", device: "torch.device") -> "torch
     return model
 
 
-def _build_engine(recipe: Recipe, plan: "Plan", model: "torch.nn.Module", device: "torch.device") -> "tuple[Engine, torch.optim.Optimizer]":
+def build_engine(recipe: Recipe, plan: "Plan", model: "torch.nn.Module", device: "torch.device") -> "tuple[Engine, torch.optim.Optimizer]":
     """The optimizer of `model`, and the engine around both."""
     from lbtrain import optim
     from lbtrain.engines import create_engine

@@ -46,7 +46,7 @@ def run_on_ranks(world_size: int, function: Callable[..., Any], *args: Any, time
 class _Pool:
     def __init__(self, world_size: int):
         context = mp.get_context("spawn")
-        port = _free_port()
+        port = free_port()
         self.pipes: list[Connection] = []
         self.processes = []
         for rank in range(world_size):
@@ -83,7 +83,7 @@ def end_pool(world_size: int) -> None:
         pool.end()
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -29,7 +29,7 @@ class DeepSpeedEngine(WindowedEngine):
     """See `Engine`."""
 
     def __init__(self, recipe: Recipe, plan: Plan, model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device):
-        deepspeed = _import_deepspeed(device)
+        deepspeed = import_deepspeed(device)
         super().__init__(model, optimizer, device)
         self.stage = plan.zero_stage
         self._skip_nonfinite(plan)
@@ -127,7 +127,8 @@ class _LossScaling(LossScale):
         """Nothing to do yet."""
 
 
-def _import_deepspeed(device: torch.device):  # type: ignore[no-untyped-def]
+def import_deepspeed(device: torch.device):  # type: ignore[no-untyped-def]
+    """The package, as in a process that it has not been used in, for exchanges of tensors on `device`."""
     if device.type == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     os.environ.setdefault("LOCAL_RANK", "0")  # it insists on this, also in a process that no launcher has started

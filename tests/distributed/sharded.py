@@ -10,6 +10,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lbtrain.engines.deepspeed import import_deepspeed
 from lbtrain.optim import LAMB, LARS, bind_deepspeed, parameter_groups
 from tests.ranks import run_on_ranks
 
@@ -106,12 +107,7 @@ def plain_steps(run: Run, model: nn.Module, optimizer: torch.optim.Optimizer, st
 
 
 def deepspeed_engine(run: Run, stage: int, model: nn.Module, optimizer: torch.optim.Optimizer, **changes: Any) -> Any:
-    import deepspeed
-    from deepspeed.runtime import torch_autocast
-
-    # The rank has run other tests: DeepSpeed keeps in its module that one of them was in half precision, and would reduce this one in it.
-    torch_autocast.TORCH_AUTOCAST_INITIALIZED = False
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed = import_deepspeed(torch.device("cpu"))  # the rank has run other tests, in half precision too
     deepspeed.logger.setLevel("ERROR")
     micro = BATCH // dist.get_world_size() // run.accumulation
     config = {

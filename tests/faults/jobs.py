@@ -11,7 +11,6 @@ import json
 import multiprocessing as mp
 import os
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable
@@ -21,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from tests.ranks import free_port
 
 TIMEOUT = 12.0
 """fault_timeout of these jobs, in seconds."""
@@ -124,7 +125,7 @@ class Job:
     def start(cls, folder: Path, *words: str, broken: Break | None = None, world_size: int = 2) -> "Job":
         folder.mkdir(exist_ok=True)
         (folder / "screen").write_text("")
-        context, port = _context(), _free_port()
+        context, port = _context(), free_port()
         ranks = [
             context.Process(target=_rank, args=(rank, world_size, port, str(folder), list(words), broken)) for rank in range(world_size)
         ]
@@ -185,12 +186,6 @@ def _context() -> Any:
     context = mp.get_context("forkserver")
     context.set_forkserver_preload(["tests.faults.preload"])
     return context
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def wait_until(reached: Callable[[], bool], seconds: float) -> bool:

@@ -2,12 +2,13 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.ranks import free_port
 
 RECIPE = Path(__file__).parents[2] / "recipes/mask_rcnn_shapes.py"
 BIN = Path(sys.executable).parent
@@ -24,9 +25,7 @@ LAUNCHERS = {
 @pytest.mark.parametrize("engine", LAUNCHERS)
 def test_two_steps_on_two_ranks(engine, tmp_path):
     (tmp_path / "hostfile").write_text("localhost slots=2\n")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     program, *words = (word.format(hostfile=tmp_path / "hostfile", port=port) for word in LAUNCHERS[engine])
     overrides = ["duration=2it", "log_every=1it", "schedule.warmup=1it", "data.image_size=64", f"run_dir={tmp_path / 'run'}"]
     environment = {**os.environ, "DS_ACCELERATOR": "cpu", "PATH": f"{BIN}:{os.environ['PATH']}"}

@@ -51,9 +51,7 @@ class Row:
     slowest_rank: int | None = None
     slowest_host: str | None = None
     rank_spread: float | None = None  # (slowest - fastest) / median of the ranks' own times
-    straggler_wait_s: float | None = (
-        None  # mean over steps of the slowest rank's own time minus the ranks' mean: what an average rank waits
-    )
+    straggler_wait_s: float | None = None  # what an average rank waits: mean over steps of the slowest's own time minus the mean
     jitter: float | None = None  # relative standard deviation of a rank's own time, over ranks and steps
     status: str = "ok"
 

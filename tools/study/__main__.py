@@ -15,7 +15,7 @@ from pathlib import Path
 
 from lbtrain.errors import RecipeError, UserError
 from tools.study import sweep
-from tools.study.jobs import Job, run_jobs
+from tools.study.jobs import Job, run_jobs, seeds_in_words
 from tools.study.report import Arm, write_report
 from tools.study.worker import load_recipe
 
@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
             raise UserError(f"the loss of {', '.join(diverged)} is no longer finite (diverged.json there): a study compares runs that end")
         arms = [Arm.read(path, options.out, seeds) for path in options.recipes]
         files = " ".join(map(str, options.recipes))
-        counted = f"--first-seed {options.first_seed} --seeds {options.seeds}" if options.first_seed else f"--seeds {options.seeds}"
+        counted = seeds_in_words(options.first_seed, options.seeds)
         command = f"python -m tools.study {files} {counted} --launcher {options.launcher} --ranks {options.ranks}"
         print(write_report(arms, options.out, title=options.title, command=command))
     except UserError as error:

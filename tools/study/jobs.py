@@ -29,6 +29,11 @@ class Job:
         return any((Path(self.run_dir) / name).exists() for name in ("summary.json", "diverged.json"))
 
 
+def seeds_in_words(first: int, count: int) -> str:
+    """As they are asked for on the command line."""
+    return f"--seeds {count}" + (f" --first-seed {first}" if first else "")
+
+
 def launch_command(launcher: str, ranks: int, worker_words: list[str]) -> list[str]:
     """The real launcher, as a user would type it."""
     bin_folder = Path(sys.executable).parent

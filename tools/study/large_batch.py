@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tools.study.report import COLOURS, plt
+from tools.study.sweep_report import batch_axis, down_to_zero
 
 ROOT = Path(__file__).parents[2]
 PUBLISHED = Path(__file__).with_name("published.csv")
@@ -74,22 +75,19 @@ def draw(ours: dict[str, list[Curve]], theirs: dict[str, list[Curve]], path: Pat
 def _panel(axes: Any, curves: list[Curve]) -> None:
     for curve, colour in zip(curves, COLOURS, strict=False):
         named = curve.arm if curve.source == "measured" else f"{curve.arm} ({curve.source})"
-        low = [min(error, 2 * std) for error, std in zip(curve.errors, curve.stds, strict=True)]
-        bars = (low, [2 * std for std in curve.stds])
+        bars = down_to_zero(curve.errors, [2 * std for std in curve.stds])
         axes.errorbar(curve.batch_sizes, curve.errors, yerr=bars, color=colour, marker="o", markersize=3.5, capsize=2, label=named)
     sizes = sorted({size for curve in curves for size in curve.batch_sizes})
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(sizes, [f"{size // 1024}k" if size % 1024 == 0 else f"{size}" for size in sizes], fontsize=8)
-    axes.minorticks_off()
+    batch_axis(axes, sizes, [f"{size // 1024}k" if size % 1024 == 0 else f"{size}" for size in sizes])
+    axes.tick_params("x", labelsize=8)
     axes.set(xlabel="images a step", ylabel="top-1 error (%), mean ± 2 standard deviations")
     axes.yaxis.label.set_fontsize(8)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(alpha=0.25)
     axes.legend(frameon=False, fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.15))
 
 
 def main() -> None:
-    sweeps = [json.loads(path.read_text()) for path in sorted((ROOT / "results").glob("*_sweep.json"))]
+    found = [json.loads(path.read_text()) for path in sorted((ROOT / "results").glob("*_sweep.json"))]
+    sweeps = [sweep for sweep in found if all("top1_error" in row for row in sweep["rows"])]  # the panels' one scale
     theirs = {f"{model}, ImageNet": curves for model, curves in published().items()}
     draw({sweep["title"]: measured(sweep) for sweep in sweeps}, theirs, PICTURE)
     print(f"wrote {PICTURE.relative_to(ROOT)}")

@@ -24,7 +24,7 @@ from pathlib import Path
 from lbtrain import Recipe
 from lbtrain.errors import RecipeError, UserError
 from lbtrain.tasks import Headline, headline_of
-from tools.study.jobs import Job, run_jobs
+from tools.study.jobs import Job, run_jobs, seeds_in_words
 from tools.study.sweep_report import Point, write_report
 from tools.study.worker import load_recipe
 
@@ -140,8 +140,8 @@ def main(argv: list[str]) -> int:
         points = points_of(arms, batch_sizes_of(options.batch_sizes), seeds, options.out)
         run_jobs(in_order(points), options.out, launcher=options.launcher, ranks=options.ranks)
         files = " ".join(map(str, [options.reference, *options.others]))
-        command = f"python -m tools.study sweep {files} --batch-sizes {options.batch_sizes} --seeds {options.seeds}"
-        command += f" --first-seed {options.first_seed}" if options.first_seed else ""
+        counted = seeds_in_words(options.first_seed, options.seeds)
+        command = f"python -m tools.study sweep {files} --batch-sizes {options.batch_sizes} {counted}"
         command += f" --launcher {options.launcher} --ranks {options.ranks}" if options.launcher != "python" else ""
         title, reference = options.title or arms[0].path.stem, arms[0].recipe.batch_size
         print(write_report(points, options.out, title=title, command=command, reference=reference))

@@ -2,10 +2,13 @@
 
 import json
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+from matplotlib.axes import Axes
 
 from lbtrain.tasks import Headline
 from tools.study.jobs import Job
@@ -122,21 +125,32 @@ def draw(points: list[Point], path: Path, title: str) -> None:
         held = [(point.batch_size * shift, point.mean, 2 * point.std) for point in own if point.mean is not None]
         if held:
             x, mean, spread = zip(*held, strict=True)
-            low = [min(value, width) for value, width in zip(mean, spread, strict=True)]
-            axes.errorbar(x, mean, yerr=(low, spread), color=colour, marker="o", markersize=4, capsize=3, linewidth=1.8, label=arm)
+            axes.errorbar(
+                x, mean, yerr=down_to_zero(mean, spread), color=colour, marker="o", markersize=4, capsize=3, linewidth=1.8, label=arm
+            )
         lost = [point.batch_size * shift for point in own if point.diverged]
         axes.plot(lost, [worst] * len(lost), "x", color=colour, clip_on=False, label=None if held else f"{arm} (diverged)")
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
-    axes.minorticks_off()
+    batch_axis(axes, sizes, [f"{size:,}" for size in sizes])
     if not headline.higher_is_better:
         # Linear below 1%, so that an error of 0 has a place, logarithmic above.
         axes.set_yscale("symlog", linthresh=1, linscale=0.5)
         axes.set_yticks([0, 1, 2, 5, 10, 20, 50, 100], ["0", "1", "2", "5", "10", "20", "50", "100"])
     label = f"{headline.label} (%), mean ± 2 standard deviations"
     axes.set(xlabel="images a step (batch size)", ylabel=label, title=title, ylim=(0, 100))
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(alpha=0.25)
     axes.legend(frameon=False, fontsize=9)
     figure.savefig(path, dpi=130)
     plt.close(figure)
+
+
+def down_to_zero(means: Sequence[float], widths: Sequence[float]) -> tuple[list[float], list[float]]:
+    """Bars of these widths, below and above, for a quantity that cannot be negative."""
+    return [min(mean, width) for mean, width in zip(means, widths, strict=True)], list(widths)
+
+
+def batch_axis(axes: Axes, sizes: Sequence[int], labels: Sequence[str]) -> None:
+    """Batch sizes as equal steps of doubling, marked where something was measured, in a frame that stays in the background."""
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(sizes, labels)
+    axes.minorticks_off()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25)

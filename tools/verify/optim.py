@@ -171,12 +171,10 @@ def _unsharded(question: Question, model: nn.Module) -> dict[str, Tensor]:
 
 
 def _sharded(question: Question, model: nn.Module) -> dict[str, Tensor]:
-    import deepspeed
-
+    from lbtrain.engines.deepspeed import import_deepspeed
     from lbtrain.optim import bind_deepspeed, deepspeed_shards
 
-    # On a CPU DeepSpeed would compile, for minutes, an operation that the gradient exchange does not use.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed = import_deepspeed(next(model.parameters()).device)
     deepspeed.logger.setLevel("ERROR")
     optimizer = make_optimizer(question, model)
     config = {
