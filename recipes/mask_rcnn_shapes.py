@@ -35,8 +35,8 @@ recipe = Recipe().vary(
     data=dict(name="shapes", augmentation="flip", empty_images=True),
     optimizer=dict(name="sgd", momentum=0.9, weight_decay=1e-4, clip_norm=5.0),
     schedule=dict(base_lr=0.05, base_batch_size=8, rule="linear", warmup="1ep", warmup_start_lr=0.0, decay="cosine"),
-    evaluate_every="7ep",
-    checkpoint=dict(every="7ep"),
+    evaluate_every="4ep",
+    checkpoint=dict(every="4ep"),
     log_every="24it",
 )
 

@@ -14,9 +14,12 @@ def squared_norms(tensors: Sequence[Tensor]) -> Tensor:
     """Return the squared Euclidean norm of each tensor: float64 [len(tensors)], on their device, without synchronising it."""
     if tensors[0].device.type == "cpu":
         return torch.tensor([_squared_norm(tensor) for tensor in tensors], dtype=torch.float64)
+    return torch.stack(_norms(tensors)).double().square()
+
+
+def _norms(tensors: Sequence[Tensor]) -> list[Tensor]:
     low_precision = tensors[0].dtype.itemsize < 4
-    norms = torch._foreach_norm(list(tensors), 2, dtype=torch.float32 if low_precision else None)
-    return torch.stack(norms).double().square()
+    return list(torch._foreach_norm(list(tensors), 2, dtype=torch.float32 if low_precision else None))
 
 
 def _squared_norm(tensor: Tensor) -> float:
@@ -51,11 +54,14 @@ def named_layers(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
 
 
 def gradient_norms(layers: Iterable[tuple[str, nn.Parameter]]) -> tuple[list[str], Tensor]:
-    """Names and gradient norms of the layers whose whole gradients are at hand, on their device. One reading of all gradients."""
+    """Names and gradient norms of the layers whose whole gradients are at hand, on their device, to about 1e-4.
+
+    One reading of all gradients, by all threads: every step asks for them, to see whether they are finite.
+    """
     held = [(name, p.grad) for name, p in layers if p.grad is not None and p.grad.numel()]
     if not held:
         return [], torch.zeros(0)
-    return [name for name, _ in held], squared_norms([gradient for _, gradient in held]).sqrt()
+    return [name for name, _ in held], torch.stack(_norms([gradient for _, gradient in held]))
 
 
 def _plain(name: str) -> str:

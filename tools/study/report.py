@@ -139,14 +139,16 @@ def draw(arms: list[Arm], path: Path) -> None:
         label = f"{arm.name} (batch {arm.batch_size:,})"
         for axes, (epochs, values) in ((loss_axes, arm.loss_curve), (score_axes, arm.score_curve)):
             axes.plot(epochs, values.T, color=colour, linewidth=0.6, alpha=0.35)
-            axes.plot(epochs, values.mean(0), color=colour, linewidth=2, label=label)
+            few = "o" if len(epochs) < 10 else None  # a line through one evaluation is no line
+            axes.plot(epochs, values.mean(0), color=colour, linewidth=2, marker=few, label=label)
         score_axes.annotate(f" {arm.mean:.1f}%", (arm.score_curve[0][-1], arm.mean), color=colour, va="center", fontsize=10)
     loss_axes.set(xlabel="epoch", ylabel="training loss (nats)", yscale="log", title="Training loss")
     headline = arms[0].headline
-    score_axes.set(xlabel="epoch", ylabel=f"{headline.label} (%)", title=f"Validation: {headline.label}", ylim=(0, 100))
+    score_axes.set(xlabel="epoch", ylabel=f"{headline.label} (%)", title=f"Validation: {headline.label}", ylim=(0, None))
     if not headline.higher_is_better:
         # Linear below 1%, so that an error of 0 has a place, logarithmic above, so that 1% and 2% can be told apart.
         score_axes.set_yscale("symlog", linthresh=1)
+        score_axes.set_ylim(0, 100)
         score_axes.set_yticks([0, 1, 2, 5, 10, 20, 50, 100], ["0", "1", "2", "5", "10", "20", "50", "100"])
     score_axes.set_xlim(right=score_axes.get_xlim()[1] * 1.06)
     loss_axes.legend(frameon=False, fontsize=9)
