@@ -11,7 +11,7 @@ import hashlib
 import os
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,6 +62,15 @@ class Found:
             for key, value in states.items():
                 if value.dim():  # a counter has no dimensions
                     _check_alike(self.path, f"{name}, {key}", value, parameters[name], torch.float32)
+
+    def give_extras(self, load: Callable[[Mapping[str, Any]], None]) -> None:
+        """Lets techniques `load` what they had to remember. Raises RecipeError where it is not there, or is not theirs."""
+        try:
+            load(self.extras)
+        except RecipeError:
+            raise
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise _not_this_run(self.path, f"what a technique keeps in it is not there ({type(error).__name__}: {error})") from error
 
 
 class Checkpoints:

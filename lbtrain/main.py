@@ -166,7 +166,7 @@ def run(recipe: Recipe, name: str, *, on_screen: bool = True, instruments: "Inst
         task, engine = instruments(task, engine)
     techniques = Techniques(create_batch_control(recipe, plan, model, task, engine, records), average)
     if found:
-        techniques.load(found.extras)
+        found.give_extras(techniques.load)
     with contextlib.closing(records), claim or contextlib.nullcontext():
         meters = Meters(plan, task, engine, optimizer, records)
         evaluation = train(plan, task, engine, records, checkpoints, progress, techniques, meters)

@@ -37,6 +37,7 @@ from lbtrain.tasks import Task
 from lbtrain.techniques.fgsm import fgsm
 
 ITERATIONS, TOLERANCE, DROP = 10, 0.01, 2
+_COUNTS = ("level", "measured", "without_growth")
 _SALT = 1 << 35
 """Keeps the draws apart from those of augmentation, mixup and loss weights."""
 
@@ -107,12 +108,15 @@ class AdaptiveBatches:
         return sum(self.task.loss(model, batch).values(), torch.zeros((), device=self.engine.device))
 
     def state(self) -> dict[str, Any]:
-        names = ("level", "measured", "without_growth", "reference")
-        return {"absa": {name: getattr(self, name) for name in names}}
+        return {"absa": {name: getattr(self, name) for name in (*_COUNTS, "reference")}}
 
     def load(self, state: Mapping[str, Any]) -> None:
-        for name, value in state["absa"].items():
-            setattr(self, name, value)
+        """Raises KeyError, TypeError or ValueError for what `state()` did not give."""
+        own = state["absa"]
+        counts = {name: int(own[name]) for name in _COUNTS}
+        if min(counts.values()) < 0 or counts["level"] >= len(self.plan.ladder):
+            raise ValueError(f"{counts} on a ladder of {len(self.plan.ladder)} batches")
+        vars(self).update(counts, reference=None if own["reference"] is None else float(own["reference"]))
 
 
 def _pixel_range(recipe: Recipe, device: torch.device) -> tuple[Tensor, Tensor]:

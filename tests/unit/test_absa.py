@@ -86,6 +86,16 @@ def test_decisions_survive_a_restart():
     assert resumed.state() == straight.state()
 
 
+@pytest.mark.parametrize(
+    "changes", [{"level": 4}, {"level": -1}, {"level": "high"}, {"level": None}, {"reference": "low"}, {"measured": -1}]
+)
+def test_decisions_that_it_never_took_are_refused(changes):
+    adaptive = control([])
+    with pytest.raises((TypeError, ValueError)):
+        adaptive.load({"absa": adaptive.state()["absa"] | changes})
+    assert adaptive.state() == control([]).state()
+
+
 def test_the_ladder_of_a_plan():
     plan = plan_of(recipe(max_batch_size=700).vary(max_micro_batch_size=128, bn_batch_size=4))
     assert [phase.batch_size for phase in plan.ladder] == [128, 256, 512, 700]

@@ -157,6 +157,12 @@ def test_one_that_was_changed_and_given_a_checksum_is_refused_with_the_reason(tm
         checkpoints.newest().check_fits(MODEL)
 
 
+def test_what_a_technique_cannot_take_back_is_refused(tmp_path):
+    checkpoints = save(tmp_path, 1)
+    with pytest.raises(RecipeError, match=r"step_000000001\.pt is no checkpoint of this run.*a technique.*KeyError: 'absa'.*Remove it"):
+        checkpoints.newest().give_extras(lambda state: state["absa"])
+
+
 def test_a_file_that_is_no_checkpoint_is_refused(tmp_path):
     path = save(tmp_path, 1).folder / "step_000000001.pt"
     path.write_text("weights")

@@ -10,6 +10,7 @@ directories.
 """
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 
@@ -61,6 +62,7 @@ def main(argv: list[str] | None = None) -> int:
         files = " ".join(map(str, options.recipes))
         counted = seeds_in_words(options.first_seed, options.seeds)
         command = f"python -m tools.study {files} {counted} --launcher {options.launcher} --ranks {options.ranks}"
+        command += f" --set {shlex.join(options.overrides)}" if options.overrides else ""
         print(write_report(arms, options.out, title=options.title, command=command))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
