@@ -1,6 +1,8 @@
 """What measuring the gradient noise scale costs: the same steps with and without it, in turns, one process, one thread.
 
-    python -m bench.noise_scale        every case, about two minutes; appends to results/noise_scale.csv
+Processor time: what other processes take of the machine's time does not count, and with one thread nothing of ours is missed.
+
+    python -m bench.noise_scale        every case, about four minutes; appends to results/noise_scale.csv
 
 Cases: `accumulated` (ResNet-20, 32 x 32, four micro-batches of 32: hooks on the parameters) and `split` (one micro-batch of 128: a quarter
 of it is passed twice), each measured every so many steps, layers included.
@@ -23,13 +25,12 @@ from lbtrain.plan import make_plan
 from lbtrain.tasks import create_task
 
 COMMAND = "python -m bench.noise_scale"
-ROUNDS = 9
 CASES = {
-    "accumulated, every step": (32, 1),
-    "accumulated, every 10 steps": (32, 10),
-    "split, every 20 steps": (128, 20),
+    "accumulated, every step": (32, 1, 60),
+    "accumulated, every 10 steps": (32, 10, 9),
+    "split, every 20 steps": (128, 20, 7),
 }
-"""Name: (micro-batch, measured every so many steps)."""
+"""Name: (micro-batch, measured every so many steps, rounds of as many steps each)."""
 
 
 def stepper(micro: int, every: int, model: str = "cifar_resnet20") -> Callable[[], None]:
@@ -68,34 +69,32 @@ def stepper(micro: int, every: int, model: str = "cifar_resnet20") -> Callable[[
 
 
 def seconds(step: Callable[[], None], count: int) -> float:
-    started = time.perf_counter()
+    started = time.process_time()
     for _ in range(count):
         step()
-    return time.perf_counter() - started
+    return time.process_time() - started
 
 
-def in_turns(case: str, rounds: int) -> rows.Row:
-    """One row: the same number of steps, a whole number of measuring periods, measured and not."""
-    micro, every = CASES[case]
-    count = max(every, 5)
-    measured, plain = stepper(micro, every), stepper(micro, 0)
+def in_turns(case: str) -> rows.Row:
+    """One row: the same number of steps, one measuring period a turn, measured and not."""
+    micro, count, rounds = CASES[case]
+    measured, plain = stepper(micro, count), stepper(micro, 0)
     seconds(measured, 2), seconds(plain, 2)
     on, off = [], []
     for _ in range(rounds):
         on.append(1e3 * seconds(measured, count) / count)
         off.append(1e3 * seconds(plain, count) / count)
-    command = f"{COMMAND} --cases '{case}' --rounds {rounds}"
+    command = f"{COMMAND} --cases '{case}'"
     return rows.paired("noise_scale", case, "the same step unmeasured", on, off, unit="ms a step", target="<=1.02", command=command)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
-    parser.add_argument("--rounds", type=int, default=ROUNDS)
     options = parser.parse_args()
     torch.set_num_threads(1)
     for case in options.cases:
-        rows.write([in_turns(case, options.rounds)], "noise_scale")
+        rows.write([in_turns(case)], "noise_scale")
 
 
 if __name__ == "__main__":
