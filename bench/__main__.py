@@ -61,7 +61,7 @@ BENCHES = (
     Bench("two_ranks", 4),
     Bench("optim", 2),
     Bench("stopwatch", 2),
-    Bench("noise_scale", 4),
+    Bench("noise_scale", 3),
     Bench("checkpoint", 3),
     Bench("hessian", 12, _pyhessian),
     Bench("scaling_prediction", 1),
