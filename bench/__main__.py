@@ -58,7 +58,7 @@ def _pyhessian() -> str | None:
 
 BENCHES = (
     Bench("train", 7),
-    Bench("two_ranks", 4),
+    Bench("two_ranks", 5),
     Bench("optim", 2),
     Bench("stopwatch", 2),
     Bench("noise_scale", 3),

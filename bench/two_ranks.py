@@ -1,6 +1,6 @@
 """What a second rank brings on one machine: two gloo ranks with one thread each against one, for every engine and for hand-written DDP.
 
-    python -m bench.two_ranks                    every engine, about 4 minutes on two cores; appends to results/two_ranks.csv
+    python -m bench.two_ranks                    every engine, about 5 minutes on two cores; appends to results/two_ranks.csv
     python -m bench.two_ranks --engines ddp      some of them
 
 ResNet-20, 32 x 32, 64 images a rank. Four loops take turns in one process group: the engine; hand-written DDP; the same loop on both ranks
@@ -23,6 +23,7 @@ from bench.turns import in_turns
 
 JOB = Job("cifar_resnet20", 32, 64, 8)
 ENGINES = ("ddp", "deepspeed", "accelerate")
+ROUNDS = 9
 COMMAND = "python -m bench.two_ranks"
 
 
@@ -39,7 +40,7 @@ def alone(job: Job) -> Iterator[None]:
 def worker(engine: str) -> None:
     from lbtrain.cluster.launch import leave_process_group
 
-    seconds = in_turns(JOB, engine, [by_hand, without_exchange, alone])
+    seconds = in_turns(JOB, engine, [by_hand, without_exchange, alone], ROUNDS)
     if os.environ["RANK"] == "0":
         print("turns", json.dumps(seconds), flush=True)
     leave_process_group()
