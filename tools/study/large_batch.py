@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tools.study.report import COLOURS, plt
+from tools.study.report import look, plt
 from tools.study.sweep_report import batch_axis, down_to_zero
 
 ROOT = Path(__file__).parents[2]
@@ -73,10 +73,10 @@ def draw(ours: dict[str, list[Curve]], theirs: dict[str, list[Curve]], path: Pat
 
 
 def _panel(axes: Any, curves: list[Curve]) -> None:
-    for curve, colour in zip(curves, COLOURS, strict=False):
+    for number, curve in enumerate(curves):
         named = curve.arm if curve.source == "measured" else f"{curve.arm} ({curve.source})"
         bars = down_to_zero(curve.errors, [2 * std for std in curve.stds])
-        axes.errorbar(curve.batch_sizes, curve.errors, yerr=bars, color=colour, marker="o", markersize=3.5, capsize=2, label=named)
+        axes.errorbar(curve.batch_sizes, curve.errors, yerr=bars, **look(number), marker="o", markersize=3.5, capsize=2, label=named)
     sizes = sorted({size for curve in curves for size in curve.batch_sizes})
     batch_axis(axes, sizes, [f"{size // 1024}k" if size % 1024 == 0 else f"{size}" for size in sizes])
     axes.tick_params("x", labelsize=8)

@@ -19,7 +19,13 @@ import numpy as np
 from lbtrain.tasks import Headline
 
 # Okabe & Ito's colours, told apart by colour-blind eyes and in print.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+_DASHES = ("-", "--", ":", "-.")
+
+
+def look(number: int) -> dict[str, str]:
+    """Colour and dashes of curve `number` (from 0), as matplotlib takes them: the colours repeat, with other dashes."""
+    return {"color": _COLOURS[number % len(_COLOURS)], "linestyle": _DASHES[number // len(_COLOURS) % len(_DASHES)]}
 
 
 @dataclass(frozen=True)
@@ -135,13 +141,14 @@ def _as_row(arm: Arm) -> dict[str, Any]:
 def draw(arms: list[Arm], path: Path) -> None:
     """Training loss and the headline metric over epochs: the mean as a line, every seed as a thin one."""
     figure, (loss_axes, score_axes) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
-    for arm, colour in zip(arms, COLOURS, strict=False):
+    for number, arm in enumerate(arms):
+        style = look(number)
         label = f"{arm.name} (batch {arm.batch_size:,})"
         for axes, (epochs, values) in ((loss_axes, arm.loss_curve), (score_axes, arm.score_curve)):
-            axes.plot(epochs, values.T, color=colour, linewidth=0.6, alpha=0.35)
+            axes.plot(epochs, values.T, **style, linewidth=0.6, alpha=0.35)
             few = "o" if len(epochs) < 10 else None  # a line through one evaluation is no line
-            axes.plot(epochs, values.mean(0), color=colour, linewidth=2, marker=few, label=label)
-        score_axes.annotate(f" {arm.mean:.1f}%", (arm.score_curve[0][-1], arm.mean), color=colour, va="center", fontsize=10)
+            axes.plot(epochs, values.mean(0), **style, linewidth=2, marker=few, label=label)
+        score_axes.annotate(f" {arm.mean:.1f}%", (arm.score_curve[0][-1], arm.mean), color=style["color"], va="center", fontsize=10)
     loss_axes.set(xlabel="epoch", ylabel="training loss (nats)", yscale="log", title="Training loss")
     headline = arms[0].headline
     score_axes.set(xlabel="epoch", ylabel=f"{headline.label} (%)", title=f"Validation: {headline.label}", ylim=(0, None))
@@ -166,10 +173,11 @@ td.n{text-align:right;font-variant-numeric:tabular-nums}img{max-width:100%;heigh
 
 def _page(arms: list[Arm], title: str, verdict: list[str], origin: str, picture: str) -> str:
     rows = "".join(
-        f'<tr><td><i style="background:{colour}"></i> <b>{html.escape(arm.name)}</b><br><small>{html.escape(arm.title)}</small></td>'
+        f'<tr><td><i style="background:{look(number)["color"]}"></i> <b>{html.escape(arm.name)}</b><br>'
+        f"<small>{html.escape(arm.title)}</small></td>"
         f'<td class="n">{arm.batch_size:,}</td><td class="n">{arm.steps:,}</td><td class="n">{arm.peak_lr:.4g}</td>'
         f'<td class="n">{arm.mean:.2f} ± {arm.std:.2f}</td><td class="n">{len(arm.scores)}</td></tr>'
-        for arm, colour in zip(arms, COLOURS, strict=False)
+        for number, arm in enumerate(arms)
     )
     label = html.escape(arms[0].headline.label)
     lines = "".join(f"<li>{html.escape(line)}</li>" for line in verdict)

@@ -143,6 +143,7 @@ def main(argv: list[str]) -> int:
         counted = seeds_in_words(options.first_seed, options.seeds)
         command = f"python -m tools.study sweep {files} --batch-sizes {options.batch_sizes} {counted}"
         command += f" --launcher {options.launcher} --ranks {options.ranks}" if options.launcher != "python" else ""
+        command += f' --title "{options.title}"' if options.title else ""
         title, reference = options.title or arms[0].path.stem, arms[0].recipe.batch_size
         print(write_report(points, options.out, title=title, command=command, reference=reference))
     except UserError as error:

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 
 from lbtrain.tasks import Headline
 from tools.study.jobs import Job
-from tools.study.report import COLOURS, origin_of, plt, provenance_of
+from tools.study.report import look, origin_of, plt, provenance_of
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def draw(points: list[Point], path: Path, title: str) -> None:
     sizes = sorted({point.batch_size for point in points})
     headline = points[0].headline
     worst = 0.0 if headline.higher_is_better else 100.0
-    for number, (arm, colour) in enumerate(zip(arms, COLOURS, strict=False)):
+    for number, arm in enumerate(arms):
         own = [point for point in points if point.arm == arm]
         # A little aside, so that bars of arms that agree do not hide each other.
         shift = 1.03 ** (number - (len(arms) - 1) / 2)
@@ -126,10 +126,10 @@ def draw(points: list[Point], path: Path, title: str) -> None:
         if held:
             x, mean, spread = zip(*held, strict=True)
             axes.errorbar(
-                x, mean, yerr=down_to_zero(mean, spread), color=colour, marker="o", markersize=4, capsize=3, linewidth=1.8, label=arm
+                x, mean, yerr=down_to_zero(mean, spread), **look(number), marker="o", markersize=4, capsize=3, linewidth=1.8, label=arm
             )
         lost = [point.batch_size * shift for point in own if point.diverged]
-        axes.plot(lost, [worst] * len(lost), "x", color=colour, clip_on=False, label=None if held else f"{arm} (diverged)")
+        axes.plot(lost, [worst] * len(lost), "x", color=look(number)["color"], clip_on=False, label=None if held else f"{arm} (diverged)")
     batch_axis(axes, sizes, [f"{size:,}" for size in sizes])
     if not headline.higher_is_better:
         # Linear below 1%, so that an error of 0 has a place, logarithmic above.
