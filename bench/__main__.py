@@ -52,19 +52,25 @@ def _photos() -> str | None:
     return None if PHOTOS.is_file() else f"no photos at {PHOTOS} (python -m bench.input --photos TAR takes others)"
 
 
+def _published() -> str | None:
+    from bench.scaling_prediction import TABLE
+
+    return None if TABLE.is_file() else f"no published efficiencies at {TABLE} (python -m bench.scaling_prediction TABLE takes others)"
+
+
 def _pyhessian() -> str | None:
     return None if os.environ.get("PYHESSIAN") else "no PyHessian (PYHESSIAN=a checkout of github.com/amirgholami/PyHessian)"
 
 
 BENCHES = (
-    Bench("train", 7),
-    Bench("two_ranks", 5),
+    Bench("train", 6),
+    Bench("two_ranks", 4),
     Bench("optim", 2),
     Bench("stopwatch", 2),
     Bench("noise_scale", 3),
     Bench("checkpoint", 3),
     Bench("hessian", 12, _pyhessian),
-    Bench("scaling_prediction", 1),
+    Bench("scaling_prediction", 1, _published),
     Bench("hosts_prediction", 7, why_not),
     Bench("input", 1, _photos),
     Bench("gpu", 9, _gpu),
@@ -115,10 +121,12 @@ def main() -> None:
         return
     for name, reason in skipped.items():
         print(f"{name}: not measured, {reason}")
+    if "train" in {bench.name for bench in benches} and not os.environ.get("TIMM"):
+        print("train: not measured against timm's own loop, no train.py of it (TIMM=a checkout of timm's repository)")
     if options.check:
         with tempfile.TemporaryDirectory() as folder:
             failed = run(benches, Path(folder))
-            worse = [text for path in Path(folder).glob("*.csv") for text in _compared(path)]
+            worse = [text for path in sorted(Path(folder).glob("*.csv")) for text in _compared(path)]
         print(*(worse or ["no ratio got worse than the last rows say"]), sep="\n")
         sys.exit(bool(failed or worse))
     failed = run(benches, rows.RESULTS)
@@ -127,8 +135,12 @@ def main() -> None:
 
 
 def _compared(path: Path) -> list[str]:
-    before = rows.RESULTS / path.name
-    return regressions(report.newest(before), report.newest(path)) if before.exists() else []
+    if not (before := rows.RESULTS / path.name).exists():
+        return []
+    old, new = report.newest(before), report.newest(path)
+    for case in sorted({line["case"] for line in old} - {line["case"] for line in new}):
+        print(f"{path.stem}: not held against its last row, since it was not measured now: {case}")
+    return regressions(old, new)
 
 
 if __name__ == "__main__":

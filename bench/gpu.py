@@ -5,25 +5,44 @@
     python -m bench.gpu --tiny                       a rehearsal: each case as small as it gets, on a CPU too; prints, writes nothing
 
 Cases: `matrix` (TFLOP/s of a bf16 matrix product: the rate that the chip really has), `resnet50` (224 x 224, bf16, channels last,
-images/s against the peers' loops and as a share of that rate), `memory` (peak of device memory against the plain loop), `optim` (LARS and
-LAMB steps against timm's), `ghost` (what ghost batches of 32 cost in a batch of 4,096), `batch_size` (images/s over the batch, AlexNet and
-ResNet-50: You et al. 2017 report 3x from 512 to 4,096 for AlexNet on eight GPUs). A case that the time no longer allows is named.
+images/s against the peers' loops, as a share of that rate, and of the data sheet's rate beside NVIDIA's published run), `memory` (peak of
+device memory against the plain loop), `optim` (LARS and LAMB steps against timm's), `ghost` (what ghost batches of 32 cost in a batch of
+4,096), `time_to_accuracy` (seconds of training until 94 % on CIFAR-10 with recipes/cifar10_wide_resnet_1k.py; --speedrun: a peer's script
+beside it), `batch_size` (images/s over batch and micro-batch, AlexNet and ResNet-50: You et al. 2017 report 3x from 512 to 4,096 for
+AlexNet on eight GPUs). What does not fit the memory, fails, or has no time left is named, and the rest goes on.
+
+Accuracy against batch size is a command of its own, for a longer loan of a GPU:
+
+    python -m tools.study sweep recipes/cifar10_wide_resnet.py --batch-sizes 64,256,1024,4096,8192,16384 --seeds 3 --out runs/cifar10_sweep
 """
 
 import argparse
+import statistics
+import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from unittest import mock
 
 import torch
 
 from bench import optim, rows
 from bench.peers import Job, Loop, accelerate_loop, by_hand, deepspeed_loop, timm_loop
 from bench.turns import in_turns
+from lbtrain import Recipe
+from lbtrain.cluster.topology import GPUS
+from lbtrain.main import run
+from lbtrain.records import EvalRow, Records, Row
+from tools.study.worker import load_recipe
 
 COMMAND = "python -m bench.gpu"
+ROOT = Path(__file__).parents[1]
+NVIDIA_A100 = 2470
+"""Images/s of ResNet-50 v1.5 on one A100-SXM-80GB in mixed fp16: NVIDIA's DeepLearningExamples, PyTorch, README."""
 RESNET50_FLOPS = 3 * 2 * 4.09e9
 """Of training on one image of 224 x 224: three passes of 4.09 G multiply-adds (3.8 G in He et al. 2016, table 1: stride in the 1x1)."""
 
@@ -32,7 +51,8 @@ RESNET50_FLOPS = 3 * 2 * 4.09e9
 class Setting:
     device: str
     tiny: bool
-    timm_checkout: Path | None
+    timm_checkout: Path | None = None
+    speedrun: Path | None = None
 
     @property
     def resnet50(self) -> Job:
@@ -81,7 +101,20 @@ def resnet50(setting: Setting) -> list[rows.Row]:
     peak = max(matrix_rate(setting)) * 1e12
     shares = [rate * RESNET50_FLOPS / peak for rate in mine]
     share = rows.single("gpu", f"{title}: share of the matrix rate", shares, unit="of 1", command=_command("resnet50"))
-    return [*measured, *([] if setting.tiny else [share])]
+    return [*measured, *([] if setting.tiny else [share, *_beside_nvidia(title, mine)])]
+
+
+def _beside_nvidia(title: str, rates: list[float]) -> list[rows.Row]:
+    """Ours as a share of this card's data sheet over NVIDIA's share of an A100's; none for a card whose data sheet is not known."""
+    name = torch.cuda.get_device_name().lower().replace("h200", "h100")  # the same chip with another memory
+    sheet = next((gpu.tflops["bf16"] for key, gpu in GPUS.items() if key in name and "bf16" in gpu.tflops), None)
+    if sheet is None:
+        return []
+    mine = [rate * RESNET50_FLOPS / (sheet * 1e12) for rate in rates]
+    theirs = [NVIDIA_A100 * RESNET50_FLOPS / (GPUS["a100"].tflops["fp16"] * 1e12)] * len(mine)
+    peer = f"NVIDIA's published run: {NVIDIA_A100:,} images/s on an A100 80 GB, mixed fp16"
+    title = f"{title}: share of the data sheet's rate"
+    return [rows.paired("gpu", title, peer, mine, theirs, unit="of 1", target="", command=_command("resnet50"))]
 
 
 def memory(setting: Setting) -> list[rows.Row]:
@@ -107,22 +140,88 @@ def _peak(work: Callable[[], object]) -> float:
     return torch.cuda.max_memory_allocated() / 2**20
 
 
-def batch_size(setting: Setting) -> list[rows.Row]:
-    """Images/s and the seconds of an epoch of ImageNet over the batch, each batch one micro-batch."""
+def batch_size(setting: Setting) -> Iterator[rows.Row]:
+    """Images/s and the seconds of an epoch of ImageNet over the batch, each batch one micro-batch; then a large batch in micro-batches."""
     sizes = {"alexnet": (128, 512, 1024, 2048, 4096, 8192), "resnet50": (32, 64, 128, 256, 512, 1024)}
-    measured = []
     for model, batches in sizes.items():
-        for size in batches[:1] if setting.tiny else batches:
-            job = replace(setting.resnet50, model=model, micro_batch_size=2 if setting.tiny else size, steps=4)
-            job = replace(job, image_size=67 if model == "alexnet" and setting.tiny else job.image_size)
-            (seconds,) = in_turns(job, "ddp", [], rounds=1 if setting.tiny else 3)
-            rates = [job.micro_batch_size * job.steps / turn for turn in seconds]
-            command = _command("batch_size")
-            measured.append(rows.single("gpu", f"{model}, batch {size}", rates, unit="images/s", command=command))
-            measured.append(
-                rows.single("gpu", f"{model}, batch {size}: epoch", [1_281_167 / rate for rate in rates], unit="s", command=command)
-            )
-    return measured
+        curve: dict[int, float] = {}
+        for size in (2, 4) if setting.tiny else batches:
+            rates = _rates(setting, model, size, size)
+            if not rates:
+                break
+            curve[size] = statistics.median(rates)
+            yield from _speeds(f"{model}, batch {size}", rates)
+        if len(curve) > 1:
+            yield _fixed_share(model, curve)
+        for micro in [size for size in curve if size < max(curve)]:
+            yield from _speeds(f"{model}, batch {max(curve)} in micro-batches of {micro}", _rates(setting, model, max(curve), micro))
+
+
+def _rates(setting: Setting, model: str, batch: int, micro: int) -> list[float]:
+    """Images/s; none, and a line that says so, where the memory does not do."""
+    job = replace(setting.resnet50, model=model, micro_batch_size=batch, steps=4)
+    job = replace(job, image_size=67 if model == "alexnet" and setting.tiny else job.image_size)
+    cut = dict(micro_batch_size=micro, bn_batch_size=micro)
+    try:
+        (seconds,) = in_turns(job, "ddp", [], rounds=1 if setting.tiny else 3, **cut)
+    except torch.OutOfMemoryError:
+        print(f"{model}, {micro} images at once: not measured, they do not fit the memory", flush=True)
+        return []
+    return [batch * job.steps / turn for turn in seconds]
+
+
+def _speeds(case: str, rates: list[float]) -> list[rows.Row]:
+    if not rates:
+        return []
+    epochs, command = [1_281_167 / rate for rate in rates], _command("batch_size")
+    return [
+        rows.single("gpu", case, rates, unit="images/s", command=command),
+        rows.single("gpu", f"{case}: epoch", epochs, unit="s", command=command),
+    ]
+
+
+def _fixed_share(model: str, curve: dict[int, float]) -> rows.Row:
+    """Of a pass of the fewest images that fill the curve's first point: what does not shrink with them, as scaling_report assumes it
+    (`fixed_compute` in lbtrain/cluster/step_model.py). The line through the seconds of a pass over its images, by least squares.
+    """
+    images = list(curve)
+    slope, intercept = statistics.linear_regression(images, [size / curve[size] for size in images])
+    share = max(0.0, intercept) / (max(0.0, intercept) + slope * images[0])
+    title = f"{model}: share of a pass of {images[0]} images that does not shrink with them"
+    return rows.single("gpu", title, [share], unit="of 1", command=_command("batch_size"))
+
+
+def time_to_accuracy(setting: Setting) -> list[rows.Row]:
+    """Seconds from the start of training to the first evaluation at the error of 6 %; the peer's script from start to end, its own way."""
+    recipe = load_recipe(ROOT / "recipes" / "cifar10_wide_resnet_1k.py")
+    if setting.tiny:
+        recipe = recipe.vary(duration="1it", data=dict(name="digits"), precision="fp32")
+    seconds, best = _seconds_to(recipe, 100.0 if setting.tiny else 6.0)
+    if seconds is None:
+        print(f"time_to_accuracy: not reached, the best error was {best:.2f} %", flush=True)
+        return []
+    title, command = "CIFAR-10 to 94 %", _command("time_to_accuracy")
+    if not setting.speedrun:
+        return [rows.single("gpu", title, [seconds], unit="s", command=command)]
+    started = time.monotonic()
+    subprocess.run([sys.executable, setting.speedrun.name], cwd=setting.speedrun.parent, check=True, timeout=LONGEST)
+    theirs, peer = [time.monotonic() - started], f"{setting.speedrun.name}, start to end"
+    return [rows.paired("gpu", title, peer, [seconds], theirs, unit="s", target="<=1.0", command=f"{command} --speedrun FILE")]
+
+
+def _seconds_to(recipe: Recipe, error: float) -> tuple[float | None, float]:
+    """When the error was first reached, and the best one."""
+    errors: list[tuple[float, float]] = []
+    write, started = Records.write, time.monotonic()
+
+    def note(records: Records, row: Row) -> None:
+        write(records, row)
+        if isinstance(row, EvalRow):
+            errors.append((row.metrics["top1_error"], time.monotonic() - started))
+
+    with tempfile.TemporaryDirectory() as folder, mock.patch.object(Records, "write", note):
+        run(recipe.vary(run_dir=f"{folder}/run"), "time_to_accuracy", on_screen=False)
+    return next((seconds for found, seconds in errors if found <= error), None), min(found for found, _ in errors)
 
 
 def ghost(setting: Setting) -> list[rows.Row]:
@@ -140,12 +239,13 @@ def optimizers(setting: Setting) -> list[rows.Row]:
     return [replace(optim.in_turns(case), bench="gpu", command=_command("optim")) for case in ("lars", "lamb", "lars-sgd")]
 
 
-CASES: dict[str, Callable[[Setting], list[rows.Row]]] = {
+CASES: dict[str, Callable[[Setting], Iterable[rows.Row]]] = {
     "matrix": matrix,
     "resnet50": resnet50,
     "memory": memory,
     "optim": optimizers,
     "ghost": ghost,
+    "time_to_accuracy": time_to_accuracy,
     "batch_size": batch_size,
 }
 LONGEST = 120.0
@@ -157,21 +257,27 @@ def main() -> None:
     parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES), help="(default: all)")
     parser.add_argument("--minutes", type=float, default=9.0, help="stop before a case that may not end within this (default 9)")
     parser.add_argument("--timm", type=Path, metavar="DIR", help="a clone of timm's repository: its train.py takes part")
+    parser.add_argument("--speedrun", type=Path, metavar="FILE", help="a peer's script that trains CIFAR-10 to 94 %%, to be timed beside")
     parser.add_argument("--tiny", action="store_true", help="rehearse every case, also on a CPU")
     options = parser.parse_args()
     if not torch.cuda.is_available() and not options.tiny:
         sys.exit("no GPU here: nothing measured (--tiny rehearses on a CPU)")
-    setting = Setting("cuda" if torch.cuda.is_available() else "cpu", options.tiny, options.timm)
-    started = time.monotonic()
+    setting = Setting("cuda" if torch.cuda.is_available() else "cpu", options.tiny, options.timm, options.speedrun)
+    started, failed = time.monotonic(), []
     for name in options.cases:
         if time.monotonic() - started > options.minutes * 60 - LONGEST:
             print(f"{name}: not measured, no time left", flush=True)
             continue
-        measured = CASES[name](setting)
-        if options.tiny:
-            print(*map(rows.show, measured), sep="\n", flush=True)
-        else:
-            rows.write(measured, "gpu")
+        try:
+            for row in CASES[name](setting):
+                if options.tiny:
+                    print(rows.show(row), flush=True)
+                else:
+                    rows.write([row], "gpu")
+        except Exception:  # whatever it is, the GPU is lent for minutes, and the other cases are worth them
+            traceback.print_exc()
+            failed.append(name)
+    sys.exit(f"failed: {', '.join(failed)}" if failed else None)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ python -m bench.report --check    exit 1 if docs/results.md is not what the rows
 
 import argparse
 import csv
+import re
 import sys
 from pathlib import Path
 
@@ -35,6 +36,20 @@ smallest and the largest); "aim" is the bound that was set beforehand. This page
 measures anew, `make bench-check` holds new ratios against these.
 
 ![every ratio, as times as good as the peer](results.png)
+"""
+
+ELSEWHERE = """\
+## Measured, and shown elsewhere
+
+- what faults cost, and an hour of kills: [reliability.md](reliability.md), [faults.csv](../results/faults.csv),
+  [soak.csv](../results/soak.csv);
+- how right predicted scaling was, against published clusters and against hosts with a real network between them: [scaling.md](scaling.md),
+  [scaling_prediction.csv](../results/scaling_prediction.csv), [hosts_prediction.csv](../results/hosts_prediction.csv);
+- accuracy against batch size and method by method: the [README](../README.md), [methods.md](methods.md), `results/*_sweep.json`,
+  [digits_demo.json](../results/digits_demo.json), [digits_methods.json](../results/digits_methods.json);
+- the critical batch that was predicted, and the steps that were measured: [landscape.md](landscape.md),
+  [steps_to_loss.json](../results/steps_to_loss.json);
+- Mask R-CNN: [detection.md](detection.md), [mask_rcnn_shapes.json](../results/mask_rcnn_shapes.json).
 """
 
 
@@ -70,7 +85,7 @@ def page(found: dict[str, list[Line]]) -> str:
             f"## {TITLES['gpu']}",
             "Not measured: no GPU has been at hand. `python -m bench.gpu` measures everything on one card in nine minutes.",
         ]
-    return "\n\n".join(part.strip() for part in parts) + "\n"
+    return "\n\n".join(part.strip() for part in [*parts, ELSEWHERE]) + "\n"
 
 
 def _table(lines: list[Line]) -> str:
@@ -88,8 +103,10 @@ def _row(line: Line) -> str:
 
 
 def _origins(name: str, lines: list[Line]) -> str:
-    """One sentence per origin: most tables have one."""
-    origins = dict.fromkeys((line["command"].split(" --cases")[0], line["commit"], line["date"], line["hardware"]) for line in lines)
+    """One sentence per origin: most tables have one. Which of its cases a command measured is left out."""
+    origins = dict.fromkeys(
+        (re.sub(r" --(cases|engines) \S+", "", line["command"]), line["commit"], line["date"], line["hardware"]) for line in lines
+    )
     said = [f"`{command}`, commit {commit}, {date}, {hardware}" for command, commit, date, hardware in origins]
     return f"<sub>[results/{name}.csv](../results/{name}.csv): {'; '.join(said)}</sub>"
 

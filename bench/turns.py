@@ -4,7 +4,10 @@ lbtrain runs as a user runs it, with its records, logging and TensorBoard. Each 
 on a model of its own.
 """
 
+import json
 import os
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -15,6 +18,7 @@ from bench.peers import Job, Loop
 from lbtrain import Recipe
 
 ROUNDS = 15
+_TURNS = "turns"
 
 
 def recipe_for(job: Job, engine: str, rounds: int) -> Recipe:
@@ -65,3 +69,21 @@ def in_turns(job: Job, engine: str, others: Sequence[Loop], rounds: int = ROUNDS
     with tempfile.TemporaryDirectory() as folder, mock.patch.object(Records, "write", write_and_give_turns):
         run(recipe_for(job, engine, rounds).vary(**changes, run_dir=f"{folder}/run"), "bench", on_screen=False)
     return [kept[1:] for kept in seconds]
+
+
+def on_ranks(module: str, what: str, ranks: int = 2) -> list[list[float]]:
+    """What `in_turns` returns on rank 0 of so many gloo ranks of one thread each, all of which run `python -m MODULE --worker WHAT`."""
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(ranks), "-m", module, "--worker", what]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+    output = subprocess.run(launch, env=environment, check=True, capture_output=True, text=True, timeout=1200).stdout
+    line = next(line for line in output.splitlines() if line.startswith(_TURNS))
+    return list(json.loads(line.removeprefix(_TURNS)))
+
+
+def end_worker(seconds: list[list[float]]) -> None:
+    """The last word of each rank that `on_ranks` started."""
+    from lbtrain.cluster.launch import leave_process_group
+
+    if os.environ["RANK"] == "0":
+        print(_TURNS, json.dumps(seconds), flush=True)
+    leave_process_group()

@@ -1,7 +1,8 @@
 """What a second rank brings on one machine: two gloo ranks with one thread each against one, for every engine and for hand-written DDP.
 
-    python -m bench.two_ranks                    every engine, about 5 minutes on two cores; appends to results/two_ranks.csv
+    python -m bench.two_ranks                    every engine, about 4 minutes on two cores; appends to results/two_ranks.csv
     python -m bench.two_ranks --engines ddp      some of them
+    .venv-colossalai/bin/python -m bench.two_ranks --engines colossalai    (after `make colossalai`)
 
 ResNet-20, 32 x 32, 64 images a rank. Four loops take turns in one process group: the engine; hand-written DDP; the same loop on both ranks
 without any exchange; the loop on rank 0 while the other rank waits. Efficiency is a step of the last over a step of two ranks; what the
@@ -9,21 +10,18 @@ exchange costs is a step over a step without exchange (both ranks compute in bot
 """
 
 import argparse
-import json
-import os
-import subprocess
-import sys
+import importlib.util
 from collections.abc import Iterator
 
 import torch.distributed as dist
 
 from bench import rows
 from bench.peers import Job, by_hand, without_exchange
-from bench.turns import in_turns
+from bench.turns import end_worker, in_turns, on_ranks
 
-JOB = Job("cifar_resnet20", 32, 64, 8)
-ENGINES = ("ddp", "deepspeed", "accelerate")
-ROUNDS = 9
+JOB = Job("cifar_resnet20", 32, 64, 4)
+ENGINES = ("ddp", "deepspeed", "accelerate", "colossalai")
+ROUNDS = 15
 COMMAND = "python -m bench.two_ranks"
 
 
@@ -38,20 +36,11 @@ def alone(job: Job) -> Iterator[None]:
 
 
 def worker(engine: str) -> None:
-    from lbtrain.cluster.launch import leave_process_group
-
-    seconds = in_turns(JOB, engine, [by_hand, without_exchange, alone], ROUNDS)
-    if os.environ["RANK"] == "0":
-        print("turns", json.dumps(seconds), flush=True)
-    leave_process_group()
+    end_worker(in_turns(JOB, engine, [by_hand, without_exchange, alone], ROUNDS))
 
 
 def measure(engine: str) -> list[rows.Row]:
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "bench.two_ranks", "--worker", engine]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
-    output = subprocess.run(launch, env=environment, check=True, capture_output=True, text=True, timeout=1200).stdout
-    line = next(line for line in output.splitlines() if line.startswith("turns "))
-    mine, by_ddp, no_exchange, single = json.loads(line.removeprefix("turns "))
+    mine, by_ddp, no_exchange, single = on_ranks("bench.two_ranks", engine)
 
     def row(
         case: str, numerator: tuple[list[float], list[float]], denominator: tuple[list[float], list[float]], unit: str, target: str
@@ -68,13 +57,16 @@ def measure(engine: str) -> list[rows.Row]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--engines", nargs="+", choices=ENGINES, default=ENGINES, help="(default: all)")
+    parser.add_argument("--engines", nargs="+", choices=ENGINES, default=ENGINES, help="(default: all that are installed)")
     parser.add_argument("--worker", choices=ENGINES, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
         worker(options.worker)
         return
     for engine in options.engines:
+        if importlib.util.find_spec("torch" if engine == "ddp" else engine) is None:
+            print(f"{engine}: not measured, it is not installed here", flush=True)
+            continue
         rows.write(measure(engine), "two_ranks")
 
 

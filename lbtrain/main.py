@@ -171,10 +171,10 @@ def run(recipe: Recipe, name: str, *, on_screen: bool = True, instruments: "Inst
         meters = Meters(plan, task, engine, optimizer, records)
         evaluation = train(plan, task, engine, records, checkpoints, progress, techniques, meters)
     result = {"recipe": name, **flat(evaluation), "headline": vars(task.headline), "seconds": time.time() - started, "expectation": None}
-    if recipe.expect:
-        result["expectation"] = recipe.expect.judge(result)
-        _say(world.rank if on_screen else -1, in_words(result["expectation"]))
     if leader:
+        if recipe.expect:
+            result["expectation"] = recipe.expect.judge(records.written("eval"))
+            _say(world.rank if on_screen else -1, in_words(result["expectation"]))
         result["replaced_images"] = directory.replaced_images()
     return directory.finish(result | {"world_size": plan.world_size, "engine": plan.engine}, write=leader)
 

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import math
 from bisect import bisect_right
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,9 +20,9 @@ from lbtrain.census import Census, census, memory_estimate
 from lbtrain.cut import Cut, Phase, cut_batch, phase_starts, steps_before
 from lbtrain.data import Facts, facts
 from lbtrain.errors import RecipeError
-from lbtrain.recipe import Recipe
+from lbtrain.recipe import Recipe, ScheduleConfig
 from lbtrain.scaling import peak_lr, regime_factor, warmup_start
-from lbtrain.schedules import BatchGrowth, Duration, LearningRate
+from lbtrain.schedules import BatchGrowth, Duration, LearningRate, Milestone
 
 GIB = 2**30
 
@@ -85,6 +86,13 @@ class Plan:
     def _epochs(self, shares: tuple[float, ...]) -> list[str]:
         return [f"{share * self.total_examples / self.train_examples:.4g}" for share in shares]
 
+    def _falls(self) -> str:
+        rate = self.learning_rate
+        if not rate.milestones:
+            return ", never"
+        factors = rate.factors[:1] if len(set(rate.factors)) == 1 else rate.factors
+        return f" by {', '.join(f'{factor:g}' for factor in factors)} at epochs {', '.join(self._epochs(rate.milestones))}"
+
     def _growth(self) -> str:
         texts = [
             f"to {phase.batch_size:,} ({phase.cut.micro_batch_size} x {phase.cut.accumulation})"
@@ -111,8 +119,7 @@ class Plan:
             "peak learning rate": f"{rate.peak:.6g}",
             "per example": f"{rate.peak / self.batch_size:.6g}",
             "warm-up": f"{rate.warmup_form} from {rate.warmup_start:.6g}, {self.warmup_steps:,.1f} steps" if self.warmup_steps else "none",
-            "decay": rate.decay
-            + (f" by {rate.factor:g} at epochs {', '.join(self._epochs(rate.milestones))}" if rate.decay == "step" else ""),
+            "decay": rate.decay + (self._falls() if rate.decay == "step" else ""),
             "steps an epoch": f"{self.steps_per_epoch:,.2f}",
             "steps in all": ("at most " if self.ladder else "") + f"{self.total_steps:,}",
             "parameters": f"{census.parameters:,}",
@@ -142,7 +149,7 @@ def make_plan(recipe: Recipe, world_size: int, *, engine: str = "ddp", model_cen
     rate, peak = recipe.schedule, peak_lr(recipe)
     warmup = share(rate.warmup, "schedule.warmup") * (recipe.batch_size / rate.base_batch_size if rate.warmup_rule == "linear" else 1)
     start = warmup_start(rate, peak)
-    milestones = tuple(sorted(share(text, "schedule.milestones") for text in rate.milestones)) if rate.decay == "step" else ()
+    milestones, factors = _falls(rate, share) if rate.decay == "step" else ((), ())
     form: Any = rate.warmup_form
     decay: Any = rate.decay
     return Plan(
@@ -167,7 +174,7 @@ def make_plan(recipe: Recipe, world_size: int, *, engine: str = "ddp", model_cen
         base_batch_size=rate.base_batch_size,
         rule=rate.rule,
         regime_factor=regime_factor(rate, recipe.batch_size),
-        learning_rate=LearningRate(peak, start, warmup, form, decay, milestones, rate.factor, rate.power),
+        learning_rate=LearningRate(peak, start, warmup, form, decay, milestones, factors, rate.power),
         clip_norm=recipe.optimizer.clip_norm,
         zero_stage=recipe.zero_stage_under(engine),
         census=counted,
@@ -179,6 +186,13 @@ def make_plan(recipe: Recipe, world_size: int, *, engine: str = "ddp", model_cen
         noise_layers=recipe.measure.layers,
         notes=tuple(_notes(recipe, warmup, milestones, len(phases) - 1 < len(rate.batch_growth))),
     )
+
+
+def _falls(rate: ScheduleConfig, share: Callable[[str, str], float]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Where the rate falls, in order, and to which share of itself."""
+    points = [Milestone.parse(text, "schedule.milestones") for text in rate.milestones]
+    falls = sorted((share(point.at, "schedule.milestones"), rate.factor if point.factor is None else point.factor) for point in points)
+    return tuple(at for at, _ in falls), tuple(factor for _, factor in falls)
 
 
 def _ghost_size(recipe: Recipe, counted: Census) -> int:

@@ -121,7 +121,9 @@ class ScheduleConfig:
     warmup_rule: str = _key("none", "linear: multiply the warm-up by batch_size / base_batch_size", choices=("none", "linear"))
     warmup_form: str = _key("gradual", "a ramp, or one constant rate until the warm-up ends", choices=("gradual", "constant"))
     decay: str = _key("step", "shape after the warm-up", choices=("step", "poly", "cosine", "none"))
-    milestones: list[str] = _key(["30ep", "60ep", "80ep"], "step: where the rate is multiplied by factor", duration=True)
+    milestones: list[str] = _key(
+        ["30ep", "60ep", "80ep"], "step: where the rate is multiplied by factor, or by its own (60ep:0.2)", milestone=True
+    )
     factor: float = _key(0.1, "step: what it is multiplied by", above=0, at_most=1)
     batch_growth: list[str] = _key(
         [], "where the batch is multiplied and by what, such as 60ep:5 (Smith et al. 2018); the rate stays as it is", growth=True

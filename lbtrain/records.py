@@ -153,8 +153,8 @@ class Records:
         self._board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=resumed_at + 1 if resumed_at else None)
         self._screen = _Screen(total_examples) if on_screen else None
 
-    def earlier(self, kind: str) -> list[dict[str, Any]]:
-        """The rows of a kind that were there before a resume; none where this rank does not write."""
+    def written(self, kind: str) -> list[dict[str, Any]]:
+        """The rows of a kind so far, those before a resume included; none where this rank does not write."""
         if not self.enabled:
             return []
         rows = map(json.loads, (self.run_dir / "metrics.jsonl").read_text().splitlines())

@@ -3,14 +3,19 @@
 import math
 from typing import Any
 
+from lbtrain.errors import RecipeError
 from lbtrain.recipe import Recipe, ScheduleConfig
 from lbtrain.schedules import TableEntry, lr_from_table, scale_lr
 
 
 def peak_lr(recipe: Recipe) -> float:
-    """The rate at the end of the warm-up, by the recipe's rule. Raises RecipeError for a batch that its table does not know."""
+    """The rate at the end of the warm-up, by the recipe's rule. Raises RecipeError for a batch that its table does not know, and for a
+    momentum of reference beside a table.
+    """
     rate = recipe.schedule
     if rate.rule == "table":
+        if rate.base_momentum is not None:
+            raise RecipeError("schedule.base_momentum is the momentum of the reference pair, and rule=table has none: leave it null")
         return lr_from_table(_entries(rate), recipe.batch_size)
     pair: Any = rate.base_lr, rate.base_batch_size, recipe.batch_size, rate.rule
     return scale_lr(*pair, momentum=recipe.optimizer.momentum, base_momentum=rate.base_momentum)

@@ -46,6 +46,23 @@ class Duration:
 
 
 @dataclass(frozen=True)
+class Milestone:
+    """Where a step decay falls: `60ep`, or `60ep:0.32` with a factor of its own."""
+
+    at: str
+    factor: float | None = None
+
+    @classmethod
+    def parse(cls, text: str, name: str = "milestones") -> Self:
+        """Raises RecipeError for anything but a duration, and behind a colon a decimal number above 0, at most 1."""
+        at, colon, factor = text.partition(":")
+        if colon and not (re.fullmatch(r"[01](?:\.[0-9]{1,12})?", factor) and 0 < float(factor) <= 1):
+            raise RecipeError(f"{name}={text}: write where the rate falls, or also to which share of itself: 60ep, 60ep:0.2")
+        Duration.parse(at, name)
+        return cls(at, float(factor) if colon else None)
+
+
+@dataclass(frozen=True)
 class BatchGrowth:
     """Where a batch grows and by what: `60ep:5` is five times the batch from the first step at or after epoch 60."""
 
@@ -125,9 +142,9 @@ def warmup(progress: float, length: float, start_lr: float, peak_lr: float, form
     return start_lr if form == "constant" else start_lr + (peak_lr - start_lr) * progress / length
 
 
-def step_decay(progress: float, milestones: tuple[float, ...], factor: float) -> float:
-    """factor to the power of the milestones passed; a milestone counts from the step that starts on it."""
-    return factor ** bisect_right(milestones, progress)
+def step_decay(progress: float, milestones: tuple[float, ...], factors: tuple[float, ...]) -> float:
+    """The factors of the milestones passed, multiplied; a milestone counts from the step that starts on it."""
+    return math.prod(factors[: bisect_right(milestones, progress)])
 
 
 def polynomial_decay(progress: float, power: float) -> float:
@@ -154,7 +171,8 @@ class LearningRate:
     warmup_form: Literal["gradual", "constant"]
     decay: Literal["step", "poly", "cosine", "none"]
     milestones: tuple[float, ...] = ()
-    factor: float = 0.1
+    factors: tuple[float, ...] = ()
+    """One a milestone."""
     power: float = 2.0
 
     def __call__(self, progress: float) -> float:
@@ -164,7 +182,7 @@ class LearningRate:
 
     def _decayed(self, progress: float) -> float:
         if self.decay == "step":
-            return step_decay(progress, self.milestones, self.factor)
+            return step_decay(progress, self.milestones, self.factors)
         rest = 1.0 if self.warmup_length >= 1 else min(1.0, (progress - self.warmup_length) / (1 - self.warmup_length))
         return {"poly": polynomial_decay(rest, self.power), "cosine": cosine_decay(rest), "none": 1.0}[self.decay]
 

@@ -17,7 +17,15 @@ from typing import Any
 import yaml
 
 from lbtrain.errors import RecipeError
-from lbtrain.schedules import BatchGrowth, Duration, TableEntry
+from lbtrain.schedules import BatchGrowth, Duration, Milestone, TableEntry
+
+_FORMS: dict[str, Callable[[str, str], object]] = {
+    "duration": Duration.parse,
+    "milestone": Milestone.parse,
+    "growth": BatchGrowth.parse,
+    "table": TableEntry.parse,
+}
+"""What reads, and so checks, a text of some form."""
 
 
 def from_text(text: str, kind: Any, name: str) -> Any:
@@ -161,7 +169,7 @@ def _check_range(value: Any, checks: Mapping[str, Any], name: str) -> None:
         near = difflib.get_close_matches(str(value), [str(choice) for choice in checks["choices"]], n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise RecipeError(f"{name}={value}: {name} is one of {', '.join(map(str, checks['choices']))}{hint}")
-    for word, parse in {"duration": Duration.parse, "growth": BatchGrowth.parse, "table": TableEntry.parse}.items():
+    for word, parse in _FORMS.items():
         if checks.get(word):
             parse(value, name)
     bounds = {

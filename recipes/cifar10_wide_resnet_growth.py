@@ -12,7 +12,7 @@ from cifar10_wide_resnet import recipe as decay
 from lbtrain import Expectation, main
 
 recipe = decay.vary(
-    schedule=dict(batch_growth=["60ep:5", "120ep:5", "160ep:1.6"], milestones=["160ep"], factor=1.6 / 5),
+    schedule=dict(batch_growth=["60ep:5", "120ep:5", "160ep:1.6"], milestones=["160ep:0.32"]),
     expect=Expectation("top1_error", 5.6, 0.5, "Smith et al. 2018, section 5"),
 )
 

@@ -9,12 +9,13 @@ Measured   not yet
 
 from mask_rcnn import recipe as baseline
 
-from lbtrain import main
+from lbtrain import Expectation, main
 
 recipe = baseline.vary(
     duration="160000it",
     data=dict(short_edges=["800"]),
     schedule=dict(warmup="500it", warmup_start_lr=0.02 / 3, milestones=["0.75dur"]),
+    expect=Expectation("mask_ap", 33.6, 0.3, "Goyal et al. 2017, Table 3b"),
 )
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ recipe = Recipe().vary(
         factor=0.1,
     ),
     log_every="50it",
-    expect=Expectation("top1_error", 23.60, 0.3, "Goyal et al. 2017, Table 1"),
+    expect=Expectation("top1_error", 23.60, 0.3, "Goyal et al. 2017, Table 1", evaluations=5),
 )
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from lbtrain import Expectation, main
 
 recipe = gradual.vary(
     schedule=dict(warmup_form="constant", warmup_start_lr=0.1),
-    expect=Expectation("top1_error", 25.88, 1.12, "Goyal et al. 2017, Table 1"),
+    expect=Expectation("top1_error", 25.88, 1.12, "Goyal et al. 2017, Table 1", evaluations=5),
 )
 
 if __name__ == "__main__":

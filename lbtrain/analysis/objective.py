@@ -7,8 +7,8 @@ ranks are decided in one place. The model is left as it was found: parameters ar
 Source of the product: Pearlmutter 1994, "Fast exact multiplication by the Hessian", in its reverse-over-reverse form.
 Cost, in passes over the batches (forward 1, backward 2): a value 1, a gradient 3, a product about 9, or about 6 with kept graphs.
 Memory: one batch's activations at a time, twice as many during a product; kept graphs hold those of all batches at once.
-Measured and not used: forward-over-reverse costs what a product with fresh graphs costs, several vectors in one vectorised call
-(is_grads_batched) 1.7 times as much a vector.
+Tried and not used: forward-over-reverse costs what a product with fresh graphs costs, several vectors in one vectorised call
+(is_grads_batched) more than one after the other.
 Limits: the loss must be twice differentiable in torch; a batch norm whose ghost batches span ranks is not (use `eval`, or whole ghost
 batches on a rank); parameters that ZeRO-3 has cut are refused. Precision is that of the model: products of autocast models are rough.
 """

@@ -23,7 +23,7 @@ class Meters:
     def __init__(self, plan: Plan, task: Task, engine: Engine, optimizer: torch.optim.Optimizer, records: Records):
         window = LogWindow(plan, engine, optimizer)
         self.waiting, self.paused = window.waiting, window.paused
-        noise = NoiseMeter(plan, task, engine, optimizer, earlier=records.earlier("noise"))
+        noise = NoiseMeter(plan, task, engine, optimizer, earlier=records.written("noise"))
         # In the order of their rows.
         self._meters: list[Meter] = [noise, window, DistanceMeter(task.recipe, engine), TrustMeter(optimizer)]
         self._records = records

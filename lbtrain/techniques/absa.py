@@ -71,12 +71,12 @@ class AdaptiveBatches:
         return power_iteration(objective, iterations=ITERATIONS, tolerance=TOLERANCE, seed=self.seed).value
 
     def decide(self, eigenvalue: float) -> None:
-        """Whether the batch doubles after this measurement."""
+        """Whether the batch doubles after this measurement. A negative eigenvalue counts by its size: a saddle is no flatter place."""
         self.without_growth += 1
         if self.reference is None:
-            self.reference = eigenvalue
-        elif eigenvalue <= self.reference / DROP:
-            self.reference = eigenvalue
+            self.reference = abs(eigenvalue)
+        elif abs(eigenvalue) <= self.reference / DROP:
+            self.reference = abs(eigenvalue)
             self._grow()
         if self.config.patience and self.without_growth >= self.config.patience:
             self._grow()

@@ -50,6 +50,7 @@ def climbed(adaptive: AdaptiveBatches, epochs: int) -> list[int]:
         ([8, 5, 4, 3, 2.1, 2, 1, 0.4], [128, 128, 256, 256, 256, 512, 1024, 1024]),
         ([8, 16, 8, 4.1, 4], [128, 128, 128, 128, 256]),
         ([8, 1, 0.6, 0.5], [128, 256, 256, 512]),
+        ([8, -9, -4.5, -4, 3, 2], [128, 128, 128, 256, 256, 512]),  # the largest in size may be negative, and is no flatter for that
     ],
 )
 def test_half_the_reference_doubles_the_batch_and_becomes_the_reference(measured, batches):

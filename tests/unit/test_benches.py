@@ -56,3 +56,28 @@ def test_hessian():
     from bench.hessian import network
 
     assert network(steps=1, images=2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["matrix", "resnet50", "memory", "optim", "ghost", "time_to_accuracy", "batch_size"])
+def test_gpu_rehearsed_on_a_cpu(case):
+    from bench.gpu import CASES, Setting
+
+    assert set(CASES) == {"matrix", "resnet50", "memory", "optim", "ghost", "time_to_accuracy", "batch_size"}
+    rows = list(CASES[case](Setting("cpu", tiny=True)))
+    assert rows and all(row.ours > 0 for row in rows if "does not shrink" not in row.case)
+
+
+def test_the_share_of_a_pass_that_does_not_shrink():
+    from bench.gpu import _fixed_share
+
+    seconds = {size: 0.02 + 0.001 * size for size in (32, 64, 256)}
+    row = _fixed_share("x", {size: size / taken for size, taken in seconds.items()})
+    assert row.ours == pytest.approx(0.02 / (0.02 + 0.032))
+
+
+def test_a_process_tells_its_own_peak_of_memory_and_not_its_parents():
+    from bench.train import _peak
+
+    held = torch.ones(2 << 28)  # 2 GiB of this process, more than the small one needs
+    assert 100 < _peak("plain loop") < held.nbytes / 2**20

@@ -13,9 +13,15 @@ EXPECTED = Expectation("top1_error", 23.74, 0.3, "Goyal et al. 2017, Table 1")
 
 @pytest.mark.parametrize(("measured", "verdict"), [(23.74, "met"), (24.03, "met"), (23.45, "met"), (24.05, "not met"), (23.4, "not met")])
 def test_the_verdict_looks_at_both_sides(measured, verdict):
-    judged = EXPECTED.judge({"top1_error": measured})
+    judged = EXPECTED.judge([{"top1_error": 90.0}, {"top1_error": measured}])
     assert (judged["verdict"], judged["expected"], judged["measured"]) == (verdict, 23.74, measured)
     assert in_words(judged).endswith(f"measured {measured:.2f}: {verdict}")
+
+
+def test_the_median_of_the_last_evaluations():
+    rows = [{"top1_error": error} for error in (90.0, 24.0, 30.0, 23.8, 23.7, 23.9)]
+    judged = Expectation("top1_error", 23.74, 0.3, "Goyal et al. 2017, Table 1", evaluations=5).judge(rows)
+    assert (judged["measured"], judged["evaluations"], judged["verdict"]) == (23.9, 5, "met")
 
 
 def test_a_change_of_the_experiment_is_named_and_what_is_none_is_not():
@@ -24,9 +30,9 @@ def test_a_change_of_the_experiment_is_named_and_what_is_none_is_not():
     assert same.expect == EXPECTED
     other = recipe.with_overrides(["batch_size=512", "schedule.warmup=1ep"]).with_overrides(["seed=1"])
     assert other.expect and other.expect.changed == ("batch_size is 512, not 256", "schedule.warmup is 1ep, not 5ep")
-    judged = other.expect.judge({"top1_error": 23.74})
+    judged = other.expect.judge([{"top1_error": 23.74}])
     assert judged["verdict"] == "not comparable" and in_words(judged).endswith("not 256; schedule.warmup is 1ep, not 5ep")
-    assert recipe.with_overrides(["data.name=cifar10"]).expect.judge({"top1_error": 23.74})["verdict"] == "not comparable"
+    assert recipe.with_overrides(["data.name=cifar10"]).expect.judge([{"top1_error": 23.74}])["verdict"] == "not comparable"
 
 
 def test_a_variant_does_not_inherit_it():

@@ -6,6 +6,12 @@ import torch
 from torch import nn
 
 import lbtrain.nn  # noqa: F401  registers the models
+from lbtrain.data import facts
+from lbtrain.main import build_bare_model
+from lbtrain.nn import GhostBatchNorm2d
+from lbtrain.plan import make_plan
+from lbtrain.recipe import Recipe
+from lbtrain.tasks import build_model
 
 
 def parameters(name: str, **args) -> int:
@@ -112,6 +118,18 @@ def test_timms_resnets_are_goyals(name, count):
 
 @pytest.mark.parametrize("name", ["alexnet", "alexnet_bn", "reduced_alexnet", "cifar_resnet8", "wide_resnet16_4"])
 def test_a_recipe_can_set_the_heads_initial_weights(name):
-    with torch.device("meta"):
-        model = timm.create_model(name, num_classes=7)
-    assert model.get_classifier().out_features == 7
+    """Goyal et al. 2017, section 5.1: a normal of standard deviation 0.01 for the last layer."""
+    size = dict(image_size=67) if name.startswith("alexnet") else {}
+    recipe = Recipe().vary(model=dict(name=name, head_std=0.01), data=dict(name="synthetic", **size))
+    head = build_model(recipe, facts(recipe.data)).get_classifier()
+    assert head.out_features == facts(recipe.data).num_classes
+    assert head.weight.std().item() == pytest.approx(0.01, rel=0.05)
+    own = build_model(recipe.vary(model=dict(head_std=0.0)), facts(recipe.data)).get_classifier()
+    assert own.weight.std().item() != pytest.approx(0.01, rel=0.1)
+
+
+def test_the_memory_of_the_running_statistics_reaches_every_layer():
+    recipe = Recipe().vary(model=dict(name="cifar_resnet8"), batch_size=16, bn_batch_size=8, bn_momentum=0.3)
+    model = build_bare_model(recipe, make_plan(recipe, 1), torch.device("cpu"))
+    momenta = [module.momentum for module in model.modules() if isinstance(module, GhostBatchNorm2d)]
+    assert len(momenta) == 9 and set(momenta) == {0.3}

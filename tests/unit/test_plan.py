@@ -321,6 +321,26 @@ def test_smiths_schedules_by_hand(name, updates):
     assert abs(plan_of(recipe).total_steps - updates) <= 1
 
 
+@pytest.mark.parametrize("name", ["", "_growth", "_hybrid", "_growth_640", "_growth_3200"])
+def test_smiths_recipes_all_cool_alike(monkeypatch, name):
+    """The noise lr / (batch * (1 - momentum)) falls by 5 at epochs 60, 120 and 160, by the rate or by the batch."""
+    recipe = load(f"cifar10_wide_resnet{name}", monkeypatch)
+    plan = make_plan(recipe, 1)
+    examples = 0
+    while examples < plan.total_examples:
+        batch_size = plan.phase(examples).batch_size
+        fallen = sum(examples >= epoch * plan.train_examples for epoch in (60, 120, 160))
+        noise = plan.lr(examples) / batch_size / (1 - recipe.optimizer.momentum)
+        assert math.isclose(noise, 0.1 / 128 / 0.1 / 5**fallen, rel_tol=1e-9), examples
+        examples += batch_size
+
+
+def test_milestones_with_factors_of_their_own_in_any_order():
+    plan = plan_of(small(duration="90ep", schedule=dict(warmup="0ep", milestones=["80ep", "30ep:0.5", "60ep:0.2"], factor=0.1)))
+    assert plan.learning_rate.factors == (0.5, 0.2, 0.1)
+    assert plan.rows()["decay"] == "step by 0.5, 0.2, 0.1 at epochs 30, 60, 80"
+
+
 def test_a_growing_batch_is_cut_phase_by_phase_and_printed():
     schedule = dict(batch_growth=["10ep:2", "15ep:4"], decay="none", warmup="1ep")
     plan = plan_of(small(duration="20ep", max_micro_batch_size=64, schedule=schedule, data=dict(name="digits")), world_size=2)
@@ -449,6 +469,7 @@ def test_a_rate_per_example_and_a_warmup_from_a_share_of_it(batch):
     [
         (dict(schedule=dict(warmup_start_lr=0.1, warmup_start_share=0.1)), "set one of the two"),
         (dict(optimizer=dict(name="lamb"), schedule=dict(base_momentum=0.9)), "LAMB has no momentum"),
+        (dict(batch_size=64, schedule=dict(rule="table", table=["64:1"], base_momentum=0.9)), "rule=table has none"),
     ],
 )
 def test_scaling_keys_that_contradict_each_other(changes, said):

@@ -152,7 +152,7 @@ def test_any_other_entry_of_a_table_is_refused(text):
 )
 def test_rows_around_every_edge_of_a_step_schedule(step, expected):
     """Ninety steps, one an epoch, warm-up over five."""
-    rate = LearningRate(3.2, 0.1, 5 / 90, "gradual", "step", (30 / 90, 60 / 90, 80 / 90), 0.1)
+    rate = LearningRate(3.2, 0.1, 5 / 90, "gradual", "step", (30 / 90, 60 / 90, 80 / 90), (0.1, 0.1, 0.1))
     assert rate(step / 90) == pytest.approx(expected, rel=1e-12)
 
 
@@ -177,28 +177,28 @@ def test_a_constant_warmup_stays_until_its_end():
 
 
 def test_without_warmup_the_first_step_has_the_peak():
-    assert LearningRate(3.2, 0.1, 0.0, "gradual", "step", (0.5,))(0) == 3.2
+    assert LearningRate(3.2, 0.1, 0.0, "gradual", "step", (0.5,), (0.1,))(0) == 3.2
     assert LearningRate(3.2, 0.1, 0.0, "gradual", "cosine")(0) == 3.2
 
 
 @pytest.mark.parametrize("decay", ["step", "poly", "cosine", "none"])
 def test_a_warmup_as_long_as_the_run_or_longer_never_divides_by_zero(decay):
     for length in (1.0, 2.0):
-        rate = LearningRate(2.0, 1.0, length, "gradual", decay, (0.5,))
+        rate = LearningRate(2.0, 1.0, length, "gradual", decay, (0.5,), (0.1,))
         assert rate(0.5) == pytest.approx(1 + 0.5 / length)
         assert math.isfinite(rate(1.0))
 
 
 def test_pieces_by_hand():
     assert warmup(0.25, 0.5, 1.0, 3.0) == 2.0
-    assert [step_decay(progress, (0.2, 0.2, 0.6), 0.5) for progress in (0.19, 0.2, 0.6)] == [1.0, 0.25, 0.125]
+    assert [step_decay(progress, (0.2, 0.2, 0.6), (0.5, 0.5, 0.1)) for progress in (0.19, 0.2, 0.6)] == [1.0, 0.25, 0.025]
     assert [polynomial_decay(progress, 2) for progress in (0, 0.5, 1)] == [1, 0.25, 0]
     assert [cosine_decay(progress) for progress in (0, 0.5, 1)] == pytest.approx([1, 0.5, 0], abs=1e-16)
 
 
 def goyal(batch_size: int) -> LearningRate:
     peak = scale_lr(0.1, 256, batch_size, "linear")
-    return LearningRate(peak, min(0.1, peak), 5 / 90, "gradual", "step", (30 / 90, 60 / 90, 80 / 90), 0.1)
+    return LearningRate(peak, min(0.1, peak), 5 / 90, "gradual", "step", (30 / 90, 60 / 90, 80 / 90), (0.1, 0.1, 0.1))
 
 
 @pytest.mark.parametrize("batch_size", [128 * 2**k for k in range(10)])
@@ -237,7 +237,7 @@ def test_goyals_settings_as_published(reference):
     (warmup_epochs,), (start,) = numbers(reference, "warmup_epochs"), numbers(reference, "warmup_start_lr")
     assert scale_lr(per_256, 256, 8192, "linear") == pytest.approx(3.2, rel=1e-15)
     milestones = tuple(epoch / epochs for epoch in numbers(reference, "lr_decay_epoch"))
-    published = LearningRate(3.2, start, warmup_epochs / epochs, "gradual", "step", milestones, factor)
+    published = LearningRate(3.2, start, warmup_epochs / epochs, "gradual", "step", milestones, (factor,) * len(milestones))
     for epoch in (0, 1, 4.99, 5, 29.99, 30, 59.99, 60, 79.99, 80, 89.99):
         assert goyal(8192)(epoch / 90) == pytest.approx(published(epoch / epochs), rel=1e-12)
 
@@ -286,7 +286,7 @@ def test_a_step_that_starts_on_a_milestone_is_decayed_and_the_one_before_is_not(
     milestone %= epochs
     total = train_examples * epochs
     at = milestone * train_examples
-    rate = LearningRate(1.0, 1.0, 0.0, "gradual", "step", (at / total,), 0.5)
+    rate = LearningRate(1.0, 1.0, 0.0, "gradual", "step", (at / total,), (0.5,))
     assert rate(at / total) == 0.5
     if at:
         assert rate((at - 1) / total) == 1.0

@@ -1,0 +1,104 @@
+"""What a paper prints about its settings is what its recipes say: every such row of the reference tables, number by number."""
+
+import csv
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lbtrain.recipe import Recipe
+from lbtrain.scaling import peak_lr
+from lbtrain.schedules import Duration, Milestone
+from tests.recipes.test_recipes import FILES, FOLDER, REFERENCE, load
+
+NUMBERS: dict[str, Callable[[Recipe], object]] = {
+    "momentum": lambda recipe: recipe.optimizer.momentum,
+    "weight_decay": lambda recipe: recipe.optimizer.weight_decay,
+    "weight_decay_on_bn_gamma_beta": lambda recipe: 0.0 if "norm" in recipe.optimizer.no_decay else recipe.optimizer.weight_decay,
+    "gradient_clip_norm": lambda recipe: recipe.optimizer.clip_norm,
+    "trust_coefficient": lambda recipe: recipe.optimizer.trust_coefficient,
+    "epochs": lambda recipe: Duration.parse(recipe.duration).value,
+    "warmup_epochs": lambda recipe: Duration.parse(recipe.schedule.warmup).value,
+    "poly_decay_power": lambda recipe: recipe.schedule.power if recipe.schedule.decay == "poly" else None,
+    "lr_decay_epoch": lambda recipe: milestones(recipe, "ep"),
+    "lr_decay_at_fraction": lambda recipe: milestones(recipe, "dur"),
+    "lr_decay_factor": lambda recipe: recipe.schedule.factor,
+    "decay_factor": lambda recipe: 1 / recipe.schedule.factor,
+    "per_worker_batch": lambda recipe: recipe.bn_batch_size,
+    "fc_init_gaussian_std": lambda recipe: recipe.model.head_std,
+    "reference_lr_per_256_images": lambda recipe: recipe.schedule.base_lr * 256 / recipe.schedule.base_batch_size,
+    "base_lr": lambda recipe: recipe.schedule.base_lr,
+    "base_lr_log2": lambda recipe: math.log2(recipe.schedule.base_lr / recipe.schedule.base_batch_size),
+    "warmup_fraction_of_training": lambda recipe: Duration.parse(recipe.schedule.warmup).value,
+    "warmup_start_divisor": lambda recipe: 1 / (recipe.schedule.warmup_start_share or math.nan),
+}
+GOYAL = ("goyal2017", dict(model="ResNet-50"), 12)
+LARS = dict(optimizer="LARS", location="sec 5")
+HOFFERS_CODE = ("authors code, main_gbn / main_normal", "authors code, model ResNet-44 regime")
+MASTERS = ("masters2018", dict(model=("", "ResNet-8/20/32"), dataset=("", "CIFAR-10")), 5)
+PUBLISHED: dict[str, tuple[str, dict[str, str | tuple[str, ...]], int]] = {
+    "resnet50": GOYAL,
+    "resnet50_8k": GOYAL,
+    "resnet101_8k": GOYAL,
+    "alexnet": ("you2017lars", dict(model="AlexNet", optimizer="SGD momentum"), 4),
+    "alexnet_4k": ("you2017lars", dict(model="AlexNet", optimizer="SGD momentum"), 4),
+    "alexnet_bn": ("you2017lars", dict(model="AlexNet-BN", optimizer="SGD momentum"), 3),
+    "alexnet_lars": ("you2017lars", dict(model="AlexNet", **LARS), 6),
+    "alexnet_lars_8k": ("you2017lars", dict(model="AlexNet", **LARS), 6),
+    "alexnet_bn_lars": ("you2017lars", dict(model="AlexNet-BN", **LARS), 6),
+    "alexnet_bn_lars_8k": ("you2017lars", dict(model="AlexNet-BN", **LARS), 6),
+    "cifar10_resnet44": ("hoffer2017", dict(model=("", "ResNet-44"), location=HOFFERS_CODE), 5),
+    "cifar10_resnet44_4k_regime": ("hoffer2017", dict(model=("", "ResNet-44"), location=HOFFERS_CODE), 5),
+    "cifar10_wide_resnet": ("smith2018", dict(model="Wide ResNet 16-4"), 1),
+    "cifar10_small_resnet8": MASTERS,
+    "cifar10_small_resnet32": MASTERS,
+    "cifar10_small_resnet32_warmup": ("masters2018", dict(model="ResNet-32", location="sec 3.4"), 2),
+    "cifar10_small_alexnet": ("masters2018", dict(model=("", "reduced AlexNet"), dataset=("", "CIFAR-10")), 5),
+}  # fmt: skip
+"""Recipe: the table, the values that its rows have, and how many distinct settings they print at least."""
+
+
+def milestones(recipe: Recipe, unit: str) -> list[float]:
+    points = [Duration.parse(Milestone.parse(text).at) for text in recipe.schedule.milestones]
+    return [point.value for point in points if point.unit == unit]
+
+
+def seen(name: str) -> list[dict[str, str]]:
+    if not REFERENCE.is_dir():
+        pytest.skip(f"{REFERENCE} is not here")
+    with (REFERENCE / f"{name}.csv").open() as file:
+        return [row for row in csv.DictReader(file) if row["confidence"] == "seen"]
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_every_printed_setting_is_the_recipes(name):
+    table, where, least = PUBLISHED[name]
+    recipe = load(FOLDER / f"{name}.py")["recipe"]
+    printed: dict[str, list[float]] = {}
+    for row in seen(table):
+        if row["metric"] in NUMBERS and all(row[key] in (value if isinstance(value, tuple) else (value,)) for key, value in where.items()):
+            printed.setdefault(row["metric"], []).append(float(row["value"]))
+    assert len(printed) >= least, printed
+    for metric, values in printed.items():
+        ours = NUMBERS[metric](recipe)
+        assert ours == pytest.approx(values if isinstance(ours, list) else values[0]), metric
+
+
+EXPECTING = [path for path in FILES if load(path)["recipe"].expect]
+
+
+def test_how_many_recipes_have_a_target():
+    assert len(EXPECTING) >= 24
+
+
+@pytest.mark.parametrize("path", EXPECTING, ids=lambda path: path.stem)
+def test_the_rate_of_a_published_result_is_the_recipes(path: Path):
+    """Of the row that prints the expected result at this batch, where it prints the rate too."""
+    recipe = load(path)["recipe"]
+    error, batch = recipe.expect.value, str(recipe.batch_size)
+    kinds = {"top1_error": error, "top1_accuracy": 100 - error, "test_accuracy": 100 - error, "mask_AP": error}
+    rows = [row for file in REFERENCE.glob("*.csv") if file.stem != "scaling" for row in seen(file.stem)]
+    near = [row for row in rows if row["batch_size"] == batch and abs(float(row["value"]) - kinds.get(row["metric"], -1)) < 0.006]
+    rates = {float(row["base_lr"]) for row in near if row["base_lr"]}
+    assert not rates or any(peak_lr(recipe) == pytest.approx(rate, rel=0.02) for rate in rates), (peak_lr(recipe), near)
