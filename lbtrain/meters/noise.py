@@ -14,6 +14,7 @@ Cost: on a measured step one more read of every micro-batch's gradient, and one 
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ from lbtrain.cut import Phase
 from lbtrain.engines.protocol import Engine
 from lbtrain.meters.protocol import Done, Meter, Pass
 from lbtrain.optim import Shards
-from lbtrain.optim.norms import squared_norms
+from lbtrain.optim.norms import squared_norm_into, squared_norms
 from lbtrain.plan import Plan
 from lbtrain.records import LayersRow, NoiseRow
 from lbtrain.schedules import crossed
@@ -56,7 +57,7 @@ class NoiseMeter(Meter):
                 self.step.small = self._of_a_part(_first(seen.batch, self.step.small_batch))
             if self.sliced:
                 self.sliced.start()
-        self.step.passes += 1
+        self.step.start_pass()
         seen.loss.register_hook(self.step.see_loss_gradient)
 
     def before_update(self) -> None:
@@ -141,18 +142,23 @@ class _Step:
         self.small = torch.zeros(len(parameters), dtype=torch.float64, device=parameters[0].device)
         self.large, self.weights = torch.zeros_like(self.small), torch.zeros_like(self.small)
         self.small_batch, self.large_batch = phase.cut.micro_batch_size, phase.batch_size
-        self.parts = list(self.small.split(1))
+        # Of one pass. Made beforehand: small tensors that stay, between the large ones of a backward pass that go, break up the heap, and
+        # the pages that the next pass then has to ask for anew cost more than all that is measured here.
+        self.squares = torch.zeros(len(parameters), device=parameters[0].device)
         self.passes = 0
         self.loss_gradient = torch.ones(())
         self.hooked = hooked
         # On the parameter, not on its accumulator: so a hook sees this pass's gradient, before it is added to another or sent.
-        self.handles = [p.register_hook(self._adds(row)) for row, p in enumerate(parameters)] if hooked else []
+        slots = zip(parameters, self.squares.unbind(), strict=True)
+        self.handles = [p.register_hook(partial(squared_norm_into, slot)) for p, slot in slots] if hooked else []
 
-    def _adds(self, row: int) -> Any:
-        def add(gradient: Tensor) -> None:
-            self.parts[row] = self.parts[row] + squared_norms([gradient.detach()])
+    def start_pass(self) -> None:
+        self._add_pass()
+        self.passes += 1
 
-        return add
+    def _add_pass(self) -> None:
+        self.small += self.squares
+        self.squares.zero_()
 
     def see_loss_gradient(self, gradient: Tensor) -> None:
         """1 / passes, times the loss scale: what every gradient of this step is multiplied by."""
@@ -165,7 +171,8 @@ class _Step:
         for handle in self.handles:
             handle.remove()
         if self.hooked:
-            self.small = torch.cat(self.parts) / self.loss_gradient.double().square() / self.passes
+            self._add_pass()
+            self.small = self.small / self.loss_gradient.double().square() / self.passes
 
 
 class _SlicedGradients:

@@ -17,6 +17,21 @@ def squared_norms(tensors: Sequence[Tensor]) -> Tensor:
     return torch.stack(_norms(tensors)).double().square()
 
 
+@torch.no_grad()
+def squared_norm_into(slot: Tensor, tensor: Tensor) -> None:
+    """Write the squared Euclidean norm of one tensor into a scalar of single precision, without synchronising the device."""
+    if tensor.dtype.itemsize < 4:
+        tensor = tensor.float()
+    if tensor.device.type != "cpu":
+        torch.linalg.vector_norm(tensor, out=slot).square_()
+        return
+    flat = in_memory_order(tensor)
+    if flat.numel() <= PIECE:
+        torch.dot(flat, flat, out=slot)
+    else:
+        slot.copy_(squared_norms([flat])[0])
+
+
 def _norms(tensors: Sequence[Tensor]) -> list[Tensor]:
     low_precision = tensors[0].dtype.itemsize < 4
     return list(torch._foreach_norm(list(tensors), 2, dtype=torch.float32 if low_precision else None))
