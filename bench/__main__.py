@@ -67,7 +67,7 @@ BENCHES = (
     Bench("two_ranks", 4),
     Bench("optim", 2),
     Bench("stopwatch", 2),
-    Bench("noise_scale", 3),
+    Bench("noise_scale", 2),
     Bench("checkpoint", 3),
     Bench("hessian", 12, _pyhessian),
     Bench("scaling_prediction", 1, _published),

@@ -1,7 +1,7 @@
 """results/*.csv -> docs/results.md and docs/results.png: the newest row of every comparison, as a table and as a picture.
 
-python -m bench.report            write both
-python -m bench.report --check    exit 1 if docs/results.md is not what the rows say
+python -m bench.report            write both, and the list of aims not met in README.md
+python -m bench.report --check    exit 1 if a page is not what the rows say
 """
 
 import argparse
@@ -11,9 +11,10 @@ import sys
 from pathlib import Path
 
 from bench import rows
+from tools.study.publish import with_block
 
 ROOT = Path(__file__).parents[1]
-PAGE, PICTURE = ROOT / "docs" / "results.md", ROOT / "docs" / "results.png"
+PAGE, PICTURE, README = ROOT / "docs" / "results.md", ROOT / "docs" / "results.png", ROOT / "README.md"
 Line = dict[str, str]
 
 TITLES = {
@@ -88,6 +89,21 @@ def page(found: dict[str, list[Line]]) -> str:
     return "\n\n".join(part.strip() for part in [*parts, ELSEWHERE]) + "\n"
 
 
+def not_met(found: dict[str, list[Line]]) -> str:
+    """The README's list of aims that were missed, each with its ratio."""
+    lines = [(name, line) for name, table in found.items() for line in table if line["met"] == "no"]
+    return "\n".join(f"- {name}: {line['case']}, against {line['peer_name']}: {_ratio(line)}, aim {line['target']}" for name, line in lines)
+
+
+def readme(text: str, found: dict[str, list[Line]]) -> str:
+    """README.md with that list in it."""
+    return with_block(text, "not_met", not_met(found) or "none")
+
+
+def _ratio(line: Line) -> str:
+    return "{:.3f} ({:.3f} to {:.3f})".format(*(float(line[key]) for key in ("ratio", "ratio_low", "ratio_high")))
+
+
 def _table(lines: list[Line]) -> str:
     header = "| case | ours | peer | ratio (95 % interval) | aim | met | n |\n|---|---|---|---|---|---|---|"
     return "\n".join([header, *map(_row, lines)])
@@ -97,9 +113,8 @@ def _row(line: Line) -> str:
     ours = f"{float(line['ours']):.4g} {line['unit']}"
     if not line["ratio"]:
         return f"| {line['case']} | {ours} | - | - | - | - | {line['n']} |"
-    ratio = "{:.3f} ({:.3f} to {:.3f})".format(*(float(line[key]) for key in ("ratio", "ratio_low", "ratio_high")))
     peer = f"{line['peer_name']}: {float(line['peer']):.4g}"
-    return f"| {line['case']} | {ours} | {peer} | {ratio} | {line['target'] or '-'} | {line['met'] or '-'} | {line['n']} |"
+    return f"| {line['case']} | {ours} | {peer} | {_ratio(line)} | {line['target'] or '-'} | {line['met'] or '-'} | {line['n']} |"
 
 
 def _origins(name: str, lines: list[Line]) -> str:
@@ -146,8 +161,10 @@ def main() -> None:
     options = parser.parse_args()
     found = tables()
     if options.check:
-        sys.exit(None if PAGE.read_text() == page(found) else f"{PAGE.name} is stale: python -m bench.report")
+        fresh = PAGE.read_text() == page(found) and README.read_text() == readme(README.read_text(), found)
+        sys.exit(None if fresh else f"{PAGE.name} or {README.name} is stale: python -m bench.report")
     PAGE.write_text(page(found))
+    README.write_text(readme(README.read_text(), found))
     draw(found, PICTURE)
     print(f"wrote {PAGE.relative_to(ROOT)} and {PICTURE.relative_to(ROOT)}")
 

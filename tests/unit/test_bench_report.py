@@ -14,6 +14,14 @@ def line(case: str, ratio: str, low: str, high: str, target: str = ">=0.97", uni
 
 def test_the_page_in_the_repository_is_what_the_rows_say():
     assert report.PAGE.read_text() == report.page(report.tables())
+    assert report.README.read_text() == report.readme(report.README.read_text(), report.tables())
+
+
+def test_what_was_missed_is_listed_with_its_ratio():
+    missed = line("slow", "0.9", "0.8", "0.95") | {"met": "no"}
+    assert (
+        report.not_met({"train": [line("a", "1", "1", "1"), missed]}) == "- train: slow, against peer: 0.900 (0.800 to 0.950), aim >=0.97"
+    )
 
 
 def test_a_newer_row_of_a_case_replaces_the_older(tmp_path):

@@ -30,11 +30,17 @@ def test_each_can_be_imported_and_uses_nothing_private_of_the_library():
                 assert not [each.name for each in node.names if each.name.startswith("_")], name
 
 
-@pytest.mark.parametrize(("micro", "every"), [(32, 1), (128, 1), (32, 0)])
-def test_noise_scale(micro, every):
-    from bench.noise_scale import stepper
+@pytest.mark.parametrize("micro", [32, 128])
+def test_noise_scale_measures_every_second_step(micro, monkeypatch):
+    from bench.noise_scale import NoiseMeter, stepper
 
-    stepper(micro, every, model="cifar_resnet8")()
+    measured = []
+    after_step = NoiseMeter.after_step
+    monkeypatch.setattr(NoiseMeter, "after_step", lambda self, done: measured.append(list(after_step(self, done))) or [])
+    step = stepper(micro, model="cifar_resnet8")
+    for _ in range(4):
+        step()
+    assert [len(rows) for rows in measured] == [0, 2, 0, 2]
 
 
 def test_turns_of_the_loop_and_a_peer():
