@@ -277,6 +277,11 @@ def _check_measured(recipe: Recipe, phases: tuple[Phase, ...], world_size: int, 
             raise RecipeError(f"{name} on one rank at ZeRO stage 3 needs more than one micro-batch a step: set max_micro_batch_size")
         if recipe.batch_size == ghost:
             raise RecipeError(f"{name}: one ghost batch on one rank cannot be split; set bn_batch_size below {ghost}")
+        if recipe.batch_size == math.lcm(ghost, recipe.loss_batch_size):
+            raise RecipeError(
+                f"{name}: on one rank a batch of {recipe.batch_size} cannot be split into whole ghost batches (bn_batch_size={ghost}) and "
+                f"whole losses (loss_batch_size={recipe.loss_batch_size}); set both to half of it or less"
+            )
 
 
 def _check_classifiers_only(recipe: Recipe) -> None:

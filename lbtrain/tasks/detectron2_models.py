@@ -44,6 +44,9 @@ class MappedBatch:
     keys: list[int]
     indices: list[int]
 
+    def __getitem__(self, some: slice) -> "MappedBatch":
+        return MappedBatch(self.inputs[some], self.keys[some], self.indices[some])
+
 
 def _config(recipe: Recipe, num_classes: int) -> Any:
     """The config of `model.name` with `model.args` in it. Raises RecipeError where it is not there, or where detectron2 is not."""

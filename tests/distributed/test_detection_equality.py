@@ -64,6 +64,15 @@ def test_every_engine_on_two_ranks(oracle, tmp_path, engine, micro_batch_size):
     assert relative_difference(run.losses, oracle.losses) < 1e-5
 
 
+def test_the_noise_scale_of_a_single_pass_is_measured_and_leaves_no_trace(oracle, tmp_path):
+    """One micro-batch on one rank: two of its eight images, one whole loss, are passed a second time."""
+    run = detect_on(1, tmp_path / "run", engine="ddp", measure=dict(noise_scale="2it"))
+    found = [row for row in run.rows if row["kind"] == "noise"]
+    assert [(row["step"], row["small_batch"], row["large_batch"]) for row in found] == [(2, 2, 8), (4, 2, 8), (6, 2, 8)]
+    assert all(row["small_square"] > 0 and row["large_square"] > 0 for row in found)
+    assert run.losses == oracle.losses
+
+
 def test_resuming_is_bit_identical(oracle, tmp_path):
     resumed = tmp_path / "resumed"
     shutil.copytree(oracle.run_dir, resumed)
