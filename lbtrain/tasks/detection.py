@@ -114,14 +114,13 @@ class InstanceSegmentation:
 
     def _items(self, position: int, length: int, world_size: int) -> Iterator[Item]:
         while True:
-            yield Item(self.stream.block(position, length), self._step_size(position, length))
+            yield Item(self.stream.block(position, length), self._step_size(position))
             position += length * world_size
 
-    def _step_size(self, position: int, length: int) -> tuple[int, int]:
-        """(height, width) that hold all images of the steps that the positions lie in, counting in steps of recipe.batch_size."""
+    def _step_size(self, position: int) -> tuple[int, int]:
+        """(height, width) that hold all images of the step that the position lies in."""
         step = self.recipe.batch_size
-        first = position // step * step
-        block = self.stream.block(first, -(-(position + length - first) // step) * step)
+        block = self.stream.block(position // step * step, step)
         return padded(self.train_preparation.sizes(block, self.train_source.sizes[block.indices]))
 
     def loss(self, model: nn.Module, batch: InstanceBatch) -> dict[str, Tensor]:
