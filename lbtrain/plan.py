@@ -294,6 +294,7 @@ def _check_classifiers_only(recipe: Recipe) -> None:
         "absa.max_batch_size": recipe.absa.max_batch_size,
         # Images of a detection step are padded to one size, in steps of the batch that the run starts with.
         "schedule.batch_growth": recipe.schedule.batch_growth,
+        "data.on_error": "" if recipe.data.on_error == "raise" else recipe.data.on_error,
     }
     for name, value in switched_on.items():
         if value:

@@ -11,7 +11,6 @@ needs beside it.
 """
 
 import contextlib
-import copy
 import functools
 import random
 from collections.abc import Callable, Iterator
@@ -29,7 +28,7 @@ from lbtrain.data import Facts
 from lbtrain.data.augment import draws
 from lbtrain.data.coco import CocoSource
 from lbtrain.data.loading import in_order
-from lbtrain.errors import RecipeError
+from lbtrain.errors import DataError, RecipeError
 from lbtrain.recipe import Recipe
 from lbtrain.sampling import PADDING, Block, train_blocks
 from lbtrain.tasks.detection import InstanceSegmentation
@@ -200,15 +199,24 @@ class _Mapped(Dataset[MappedBatch]):
     """A data set whose item is a whole micro-batch, mapped image by image."""
 
     def __init__(self, source: CocoSource, mapper: Callable[[dict[str, Any]], dict[str, Any]], seed: int):
-        self.records, self.mapper, self.seed = [_record(source, index) for index in range(len(source))], mapper, seed
+        self.source, self.mapper, self.seed = source, mapper, seed
 
     def __getitem__(self, block: Block) -> MappedBatch:
         key, augmentation = (values >> np.uint64(1) for values in draws(block, self.seed, 2))
         inputs = []
         for index, seed in zip(block.indices, augmentation, strict=True):
             with _seeded(int(seed) % 2**32):
-                inputs.append(self.mapper(copy.deepcopy(self.records[int(index)])))
+                inputs.append(self._mapped(int(index)))
         return MappedBatch(inputs, key.tolist(), block.indices.tolist())
+
+    def _mapped(self, index: int) -> dict[str, Any]:
+        record = _record(self.source, index)
+        try:
+            return self.mapper(record)
+        except Exception as error:
+            # Pillow's, pycocotools' bare ones, the mapper's own for an image of another size than stated.
+            reason = f"{type(error).__name__}: {error}"
+            raise DataError(f"{record['file_name']}: image {record['image_id']} cannot be read by detectron2's mapper: {reason}") from error
 
 
 @contextlib.contextmanager
