@@ -62,15 +62,31 @@ def _config(recipe: Recipe, num_classes: int) -> Any:
         config = model_zoo.get_config(recipe.model.name)
         if not isinstance(config, CfgNode):
             config.model.roi_heads.num_classes = num_classes
-            # Not LazyConfig.apply_overrides, which takes words, and without hydra cannot read a string among them.
-            for name, value in arguments.items():
-                OmegaConf.update(config, name, value)
-            return config
+            return _lazy_with(config, recipe)
         norm = {} if recipe.model.batch_norm == "frozen" else {"MODEL.RESNETS.NORM": "BN"}
         fixed = {"MODEL.ROI_HEADS.NUM_CLASSES": num_classes, "MODEL.DEVICE": str(torch.get_default_device())} | norm
         config.merge_from_list([word for pair in (fixed | arguments).items() for word in pair])
     except (RuntimeError, KeyError, AssertionError, ValueError) as error:
         raise RecipeError(f"model.name={recipe.model.name} with model.args={arguments}: {error}") from error
+    return config
+
+
+_LAZY_NORMS = ("model.backbone.bottom_up.stem.norm", "model.backbone.bottom_up.stages.norm")
+"""Where the LazyConfigs of a ResNet have what MODEL.RESNETS.NORM is in a yaml."""
+
+
+def _lazy_with(config: Any, recipe: Recipe) -> Any:
+    """A LazyConfig with the recipe's `batch_norm` and `model.args` in it. Raises RecipeError where it has no such batch norm to set."""
+    norms = {} if recipe.model.batch_norm == "frozen" else dict.fromkeys(_LAZY_NORMS, "BN")
+    missing = [name for name in norms if OmegaConf.select(config, name) is None]
+    if missing:
+        raise RecipeError(
+            f"model.batch_norm={recipe.model.batch_norm}: {recipe.model.name} has no {' and '.join(missing)} to set. Use "
+            "model.batch_norm=frozen, which leaves its layers as they are"
+        )
+    # Not LazyConfig.apply_overrides, which takes words, and without hydra cannot read a string among them.
+    for name, value in (norms | recipe.model.args).items():
+        OmegaConf.update(config, name, value)
     return config
 
 
