@@ -1,14 +1,19 @@
 """Same recipe, same seed, same global batch: the same detection run, whatever it runs on."""
 
+import dataclasses
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 
+from lbtrain.data import registry
+from lbtrain.data.instances import InstanceBatch
+from lbtrain.tasks import create_task
 from tests.distributed.runs import Outcome, relative_difference
 from tests.ranks import run_on_ranks
-from tests.tiny_detection import run_tiny
+from tests.tiny_detection import run_tiny, tiny
 
 EVAL_IMAGES = 10
 
@@ -42,6 +47,39 @@ def test_any_cut_gives_the_same_losses_and_precision(oracle, tmp_path, world_siz
     for name, value in oracle.evaluations[-1].items():
         if "_ap" in name:
             assert run.evaluations[-1][name] == pytest.approx(value, abs=1e-3), name
+
+
+def score_near_the_truth(eval_images: int) -> dict[str, float]:
+    """One rank's part of the scoring of detections that are known beforehand."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(registry._FACTS, "shapes", dataclasses.replace(registry._FACTS["shapes"], eval_examples=eval_images))
+        task = create_task(tiny(), torch.device("cpu"))
+    return task.evaluate(near_the_truth, micro_batch_size=2, rank=dist.get_rank(), world_size=dist.get_world_size()).metrics
+
+
+def near_the_truth(batch: InstanceBatch) -> list[dict[str, torch.Tensor]]:
+    """In place of a model: the true objects, moved a little, with scores, by the number of their image."""
+    found = []
+    for index, target in zip(batch.indices, batch.targets, strict=True):
+        random, count = torch.Generator().manual_seed(index), len(target["labels"])
+        shift = int(torch.randint(4, (), generator=random))
+        found.append(
+            {
+                "boxes": target["boxes"] + 2 * torch.randn(count, 4, generator=random),
+                "labels": target["labels"],
+                "scores": torch.rand(count, generator=random),
+                "masks": target["masks"].roll(shift, 2)[:, None].float(),
+            }
+        )
+    return found
+
+
+def test_precision_is_that_of_one_rank_on_any_number():
+    """Eleven images: neither two nor three ranks have equally many."""
+    (scored_alone,) = run_on_ranks(1, score_near_the_truth, 11)
+    assert 5 < scored_alone["mask_ap"] < 95 and 5 < scored_alone["box_ap"] < 95 and len(scored_alone) >= 8
+    for world_size in (2, 3):
+        assert run_on_ranks(world_size, score_near_the_truth, 11) == [scored_alone] * world_size
 
 
 @pytest.mark.slow
