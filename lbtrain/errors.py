@@ -4,7 +4,7 @@
 3  the job was launched in another world than the one asked for
 4  another rank, its host or its launcher was lost; the same command goes on from the newest checkpoint
 5  a loss or a gradient is no longer finite
-6  an image cannot be read while the run goes on
+6  an image or an annotation cannot be read
 7  a checkpoint could not be written (disk full, no right); the ones before it are whole
 75 saved after a signal, run me again (EX_TEMPFAIL in sysexits.h)
 """
@@ -41,7 +41,7 @@ class Diverged(UserError, ArithmeticError):
 
 
 class DataError(UserError, ValueError):
-    """An image, named in the message, that cannot be read or has an impossible label. Raised by the rank that met it alone."""
+    """An image or an annotation, named in the message, that cannot be read or is impossible. Raised by the rank that met it alone."""
 
     exit_code = 6
 

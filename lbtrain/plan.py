@@ -291,6 +291,11 @@ def _check_measured(recipe: Recipe, phases: tuple[Phase, ...], world_size: int, 
             raise RecipeError(f"{name} on one rank at ZeRO stage 3 needs more than one micro-batch a step: set max_micro_batch_size")
         if recipe.batch_size == ghost:
             raise RecipeError(f"{name}: one ghost batch on one rank cannot be split; set bn_batch_size below {ghost}")
+        if recipe.batch_size == math.lcm(ghost, recipe.loss_batch_size):
+            raise RecipeError(
+                f"{name}: on one rank a batch of {recipe.batch_size} cannot be split into whole ghost batches (bn_batch_size={ghost}) and "
+                f"whole losses (loss_batch_size={recipe.loss_batch_size}); set both to half of it or less"
+            )
 
 
 def _check_classifiers_only(recipe: Recipe) -> None:
@@ -303,6 +308,7 @@ def _check_classifiers_only(recipe: Recipe) -> None:
         "absa.max_batch_size": recipe.absa.max_batch_size,
         # Images of a detection step are padded to one size, in steps of the batch that the run starts with.
         "schedule.batch_growth": recipe.schedule.batch_growth,
+        "data.on_error": "" if recipe.data.on_error == "raise" else recipe.data.on_error,
     }
     for name, value in switched_on.items():
         if value:
@@ -328,6 +334,12 @@ def _notes(recipe: Recipe, warmup: float, milestones: tuple[float, ...], growth_
     notes = []
     if warmup > 1:
         notes.append("the warm-up is longer than the run: the peak learning rate is never reached")
+    start, peak = recipe.schedule.warmup_start_lr, peak_lr(recipe)
+    if warmup and start is not None and start > peak:
+        notes.append(
+            f"the warm-up starts at {start:g}, above the peak learning rate of {peak:g}: schedule.warmup_start_lr stays where it is as the "
+            "batch changes, schedule.warmup_start_share follows it"
+        )
     if any(milestone >= 1 for milestone in milestones):
         notes.append("some milestones lie beyond the end of the run")
     if growth_unseen:
@@ -337,7 +349,20 @@ def _notes(recipe: Recipe, warmup: float, milestones: tuple[float, ...], growth_
             f"the linear rule is SGD's: {recipe.optimizer.name.upper()} has been reproduced best with schedule.rule=sqrt and "
             "schedule.warmup_rule=linear"
         )
+    kept = _kept_random(recipe)
+    if kept:
+        notes.append(f"{kept} of the backbone keep their random initial values: model.weights is empty, give it a file of trained weights")
     return notes
+
+
+def _kept_random(recipe: Recipe) -> str:
+    """What of a detector's backbone is neither loaded nor trained."""
+    if recipe.model.library == "timm" or recipe.model.weights:
+        return ""
+    layers = ", ".join(recipe.model.args.get("frozen", ()))
+    kept = [f"the frozen layers {layers}"] if layers else []
+    kept += ["the frozen batch-norm statistics"] if recipe.model.batch_norm == "frozen" else []
+    return " and ".join(kept)
 
 
 def print_plans(plans: list[Plan], refusals: dict[int, str]) -> None:

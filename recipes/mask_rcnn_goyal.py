@@ -14,7 +14,7 @@ from lbtrain import Expectation, main
 recipe = baseline.vary(
     duration="160000it",
     data=dict(short_edges=["800"]),
-    schedule=dict(warmup="500it", warmup_start_lr=0.02 / 3, milestones=["0.75dur"]),
+    schedule=dict(warmup="500it", warmup_start_lr=None, warmup_start_share=1 / 3, milestones=["0.75dur"]),
     expect=Expectation("mask_ap", 33.6, 0.3, "Goyal et al. 2017, Table 3b"),
 )
 

@@ -1,6 +1,6 @@
 """Mask R-CNN on COCO with batch norm over the whole step of 16 images in place of frozen statistics; all but the stem is trained.
 
-Statistics over ghost batches of 2 images, one GPU's, would be model.batch_norm=ghost bn_batch_size=2.
+Statistics over one GPU's 2 images are mask_rcnn_ghost_bn.
 
 Run        deepspeed --hostfile hostfiles/1x8 recipes/mask_rcnn_sync_bn.py data.root=/data/coco model.weights=resnet50.pt
 Published  nothing in these settings

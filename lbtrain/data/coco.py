@@ -1,59 +1,77 @@
 """Instance segmentation in COCO's format: `root/annotations/instances_train2017.json` with `root/train2017/`, and the same for val2017.
 
-Crowds are left out of training and kept for scoring, as COCO's evaluation wants. Whatever cannot be read is an error with its file and id.
+Crowds are left out of training and kept for scoring, as COCO's evaluation wants. Whatever cannot be read is an error with its file and id:
+of the half that is scored at once, of outlines and photos to train on when their turn comes.
 """
 
+import contextlib
 import json
+import math
+import pickle
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as rle
 
 from lbtrain.data.instances import Sample
-from lbtrain.errors import RecipeError, UserError
+from lbtrain.errors import DataError, RecipeError
 
 
 class CocoSource:
-    """See `InstanceSource`. `empty_images`: whether images without objects (crowds aside) are among them."""
+    """See `InstanceSource`. `empty_images`: whether images without objects (crowds aside) are among them; `scored`: whether it is the half
+    that has a ground truth. Raises RecipeError where the files are not there, DataError where one of them is broken.
+    """
 
-    def __init__(self, root: Path, split: str, *, empty_images: bool):
+    def __init__(self, root: Path, split: str, *, empty_images: bool, scored: bool = False):
         self.folder, self.path = root / split, root / "annotations" / f"instances_{split}.json"
-        self._content = _read(self.path, self.folder)
-        categories = sorted(self._content["categories"], key=lambda category: category["id"])
-        self.class_names: Sequence[str] = [category["name"] for category in categories]
-        self._category_ids = [category["id"] for category in categories]
-        self._labels = {category: label for label, category in enumerate(self._category_ids, 1)}
-        self._objects = self._by_image()
-        self._images = [image for image in self._content["images"] if empty_images or self._objects[image["id"]]]
-        self.sizes = np.array([[image["height"], image["width"]] for image in self._images], np.int64).reshape(-1, 2)
+        content = _read(self.path, self.folder)
+        self.categories = {category["id"]: category["name"] for category in sorted(content["categories"], key=lambda each: each["id"])}
+        self.class_names: Sequence[str] = list(self.categories.values())
+        self._labels = {category: label for label, category in enumerate(self.categories, 1)}
+        objects = self._by_image(content)
+        images = [image for image in content["images"] if empty_images or objects[image["id"]]]
+        self.sizes = np.array([[image["height"], image["width"]] for image in images], np.int64).reshape(-1, 2)
+        self._records = _Records([(image, objects[image["id"]]) for image in images])
+        self._truth = _Records([self._complete(content)] if scored else [])
 
-    def _by_image(self) -> dict[int, list[dict[str, Any]]]:
-        """The objects of each image, without crowds and without boxes that hold nothing. Raises UserError for a broken annotation."""
-        images = {image["id"] for image in self._content["images"]}
+    def _by_image(self, content: dict[str, Any]) -> dict[int, list[dict[str, Any]]]:
+        """The objects of each image, without crowds and without boxes that hold nothing. Raises DataError for a broken annotation."""
+        images = {image["id"] for image in content["images"]}
         objects = defaultdict(list)
-        for annotation in self._content["annotations"]:
+        for annotation in content["annotations"]:
             broken = _what_is_broken(annotation, images, self._labels)
             if broken:
-                raise UserError(f"{self.path}: annotation {annotation.get('id')}: {broken}")
+                raise DataError(f"{self.path}: annotation {annotation.get('id')}: {broken}")
             if not annotation.get("iscrowd", 0) and min(annotation["bbox"][2:]) > 0:
                 objects[annotation["image_id"]].append(annotation)
         return objects
 
+    def _complete(self, content: dict[str, Any]) -> dict[str, Any]:
+        """With what pycocotools needs and a file may leave out, and all outlines as masks. Raises DataError for a broken one."""
+        sizes = {image["id"]: (image["height"], image["width"]) for image in content["images"]}
+        annotations = []
+        for annotation in content["annotations"]:
+            with self._reading_outline(annotation):
+                mask = _encoded(annotation["segmentation"], *sizes[annotation["image_id"]])
+                annotations.append({"iscrowd": 0, "area": float(rle.area(mask)), **annotation, "segmentation": mask})
+        return content | {"annotations": annotations}
+
     def __len__(self) -> int:
-        return len(self._images)
+        return len(self._records)
 
     def __getitem__(self, index: int) -> Sample:
-        image = self._images[index]
+        image, objects = self._records[index]
         pixels = self._pixels(image)
-        objects = self._objects[image["id"]]
         masks = np.zeros((len(objects), *pixels.shape[:2]), np.uint8)
         for number, annotation in enumerate(objects):
-            masks[number] = self._mask(annotation, *pixels.shape[:2])
+            with self._reading_outline(annotation):
+                masks[number] = rle.decode(_encoded(annotation["segmentation"], *pixels.shape[:2]))
         boxes = np.array([annotation["bbox"] for annotation in objects], np.float32).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
         labels = np.array([self._labels[annotation["category_id"]] for annotation in objects], np.int64)
@@ -63,38 +81,50 @@ class CocoSource:
         path = self.folder / image["file_name"]
         try:
             pixels = np.array(Image.open(path).convert("RGB"))
-        except (OSError, SyntaxError, ValueError) as error:
-            raise UserError(f"{path}: image {image['id']} cannot be read: {error}") from error
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise DataError(f"{path}: image {image['id']} cannot be read: {error}") from error
         if pixels.shape[:2] != (image["height"], image["width"]):
             stated = f"{image['height']} x {image['width']}"
-            raise UserError(f"{path}: image {image['id']} has {pixels.shape[0]} x {pixels.shape[1]} pixels, {self.path} says {stated}")
+            raise DataError(f"{path}: image {image['id']} has {pixels.shape[0]} x {pixels.shape[1]} pixels, {self.path} says {stated}")
         return pixels
 
-    def _mask(self, annotation: dict[str, Any], height: int, width: int) -> NDArray[np.uint8]:
-        outline = annotation["segmentation"]
+    @contextlib.contextmanager
+    def _reading_outline(self, annotation: dict[str, Any]) -> Iterator[None]:
         try:
-            if isinstance(outline, list):
-                encoded = rle.merge(rle.frPyObjects(outline, height, width))
-            else:
-                encoded = rle.frPyObjects(outline, height, width) if isinstance(outline["counts"], list) else outline
-            return np.asarray(rle.decode(encoded), np.uint8)
+            yield
         except Exception as error:
             # pycocotools raises a bare Exception for what it does not know.
-            raise UserError(f"{self.path}: annotation {annotation['id']}: its segmentation cannot be read: {error}") from error
+            raise DataError(f"{self.path}: annotation {annotation['id']}: its segmentation cannot be read: {error}") from error
 
     def raw(self, index: int) -> tuple[dict[str, Any], list[tuple[dict[str, Any], int]]]:
         """An image and its (annotation, label) pairs as the file has them, crowds left out."""
-        image = self._images[index]
-        return image, [(annotation, self._labels[annotation["category_id"]]) for annotation in self._objects[image["id"]]]
+        image, objects = self._records[index]
+        return image, [(annotation, self._labels[annotation["category_id"]]) for annotation in objects]
 
     def image_id(self, index: int) -> int:
-        return int(self._images[index]["id"])
+        return int(self._records[index][0]["id"])
 
     def category_id(self, label: int) -> int:
-        return int(self._category_ids[label - 1])
+        return int(list(self.categories)[label - 1])
 
     def ground_truth(self) -> dict[str, Any]:
-        return self._content
+        return dict(self._truth[0])
+
+
+class _Records:
+    """Objects of any kind, pickled one after the other into a tensor: loader processes share it, where each would copy objects."""
+
+    def __init__(self, records: Sequence[Any]):
+        pickled = [pickle.dumps(record) for record in records]
+        self._bytes = torch.from_numpy(np.frombuffer(bytearray().join(pickled), np.uint8))
+        self._ends = torch.tensor([len(each) for each in pickled], dtype=torch.int64).cumsum(0)
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def __getitem__(self, index: int) -> Any:
+        start = int(self._ends[index - 1]) if index else 0
+        return pickle.loads(self._bytes[start : int(self._ends[index])].numpy().tobytes())
 
 
 def _read(path: Path, folder: Path) -> dict[str, Any]:
@@ -104,13 +134,23 @@ def _read(path: Path, folder: Path) -> dict[str, Any]:
         content = json.loads(path.read_text())
         missing = [name for name in ("images", "annotations", "categories") if not isinstance(content.get(name), list)]
     except (ValueError, AttributeError) as error:
-        raise UserError(f"{path} is not COCO's JSON: {error}") from error
+        raise DataError(f"{path} is not COCO's JSON: {error}") from error
     if missing:
-        raise UserError(f"{path} is not COCO's JSON: no list {' or '.join(missing)}")
+        raise DataError(f"{path} is not COCO's JSON: no list {' or '.join(missing)}")
     for image in content["images"]:
         if not {"id", "file_name", "height", "width"} <= set(image):
-            raise UserError(f"{path}: image {image.get('id')}: needs id, file_name, height and width")
+            raise DataError(f"{path}: image {image.get('id')}: needs id, file_name, height and width")
     return dict(content)
+
+
+def _encoded(outline: Any, height: int, width: int) -> dict[str, Any]:
+    """An outline (polygons or runs) as a run-length mask. Raises what pycocotools raises, and ValueError for a mask of another size."""
+    if isinstance(outline, list):
+        return dict(rle.merge(rle.frPyObjects(outline, height, width)))
+    mask = rle.frPyObjects(outline, height, width) if isinstance(outline["counts"], list) else outline
+    if tuple(mask["size"]) != (height, width):
+        raise ValueError(f"a mask of {mask['size']} pixels on an image of {[height, width]}")
+    return dict(mask)
 
 
 def _what_is_broken(annotation: dict[str, Any], images: set[int], labels: dict[int, int]) -> str:
@@ -122,6 +162,6 @@ def _what_is_broken(annotation: dict[str, Any], images: set[int], labels: dict[i
     if annotation["category_id"] not in labels:
         return f"category_id {annotation['category_id']} is not among the categories"
     box = annotation["bbox"]
-    if not (isinstance(box, list) and len(box) == 4 and all(isinstance(side, int | float) and np.isfinite(side) for side in box)):
+    if not (isinstance(box, list) and len(box) == 4 and all(isinstance(side, int | float) and math.isfinite(side) for side in box)):
         return f"bbox {box} is not [left, top, width, height]"
     return ""

@@ -74,6 +74,11 @@ class InstanceBatch:
     indices: list[int]
     original_sizes: list[tuple[int, int]]
 
+    def __getitem__(self, some: slice) -> "InstanceBatch":
+        """Some of the images, padded as in the whole."""
+        lists = {name: getattr(self, name)[some] for name in ("images", "targets", "keys", "indices", "original_sizes")}
+        return replace(self, **lists)
+
     def to(self, device: torch.device) -> "InstanceBatch":
         images = [image.to(device, non_blocking=True) for image in self.images]
         targets = [{name: value.to(device, non_blocking=True) for name, value in target.items()} for target in self.targets]

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -16,26 +16,29 @@ from lbtrain.workers import worker_options
 _T = TypeVar("_T")
 
 
-class _Loaded(NamedTuple):
-    """What a worker sends: a batch with messages about the images replaced in it, or the error that stands in its place."""
-
-    batch: Batch | None
-    replaced: list[str]
-    error: str
-
-
-class _Blocks(Dataset[_Loaded]):
-    """A data set whose item is a whole micro-batch, so that a source can read and augment it in one go."""
+class _Blocks(Dataset[tuple[Batch, list[str]]]):
+    """A data set whose item is a whole micro-batch, so that a source can read and augment it in one go, with messages about the images
+    replaced in it.
+    """
 
     def __init__(self, source: Source):
         self.source = source
 
-    def __getitem__(self, block: Block) -> _Loaded:
+    def __getitem__(self, block: Block) -> tuple[Batch, list[str]]:
+        return self.source.fetch(block), self.source.take_replaced() if isinstance(self.source, PhotoSource) else []
+
+
+class _OrError(Dataset[tuple[Any, str]]):
+    """What a worker sends: an item, or a DataError's message in its place. Raised, that would arrive as a traceback and before its turn."""
+
+    def __init__(self, data: Dataset[Any]):
+        self.data = data
+
+    def __getitem__(self, key: Any) -> tuple[Any, str]:
         try:
-            batch = self.source.fetch(block)
-        except DataError as error:  # raised in a worker, it would arrive as a traceback, and before its turn
-            return _Loaded(None, [], str(error))
-        return _Loaded(batch, self.source.take_replaced() if isinstance(self.source, PhotoSource) else [], "")
+            return self.data[key], ""
+        except DataError as error:
+            return None, str(error)
 
 
 class _Tally:
@@ -66,23 +69,23 @@ def batches(source: Source, blocks: Iterable[Block], *, workers: int, device: to
         source.to(device)
         yield from map(source.fetch, blocks)
         return
-    for batch, replaced, error in in_order(_Blocks(source), blocks, workers=workers, pinned=device.type == "cuda"):
-        if batch is None:
-            raise DataError(error)
+    for (images, labels), replaced in in_order(_Blocks(source), blocks, workers=workers, pinned=device.type == "cuda"):
         if replaced:
             replaced_images.add(replaced)
-        images, labels = batch
         yield images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
 
 
 def in_order(data: Dataset[_T], keys: Iterable[Any], *, workers: int, pinned: bool = False) -> Iterator[_T]:
-    """data[key] of each key; `workers` processes load ahead. Raises DataError where one of them is killed.
+    """data[key] of each key; `workers` processes load ahead. Raises DataError in place of an item that raises it, and where one is killed.
 
     `data` is copied into every worker, so it must be picklable, and small or made of tensors (which they share).
     """
-    loader = DataLoader(data, batch_size=None, sampler=cast(Any, keys), pin_memory=pinned, **worker_options(workers))
+    loader = DataLoader(_OrError(data), batch_size=None, sampler=cast(Any, keys), pin_memory=pinned, **worker_options(workers))
     try:
-        yield from loader
+        for item, error in loader:
+            if error:
+                raise DataError(error)
+            yield item
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise  # a worker that was killed is the user's business (memory, mostly), not a traceback's

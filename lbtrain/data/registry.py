@@ -49,12 +49,13 @@ _FACTS = {
 def facts(config: DataConfig) -> Facts:
     """The facts of the data set that `config` names; only an imagefolder has to be there to be counted. Raises RecipeError."""
     if config.name == "imagefolder":
-        train, evaluation = (open_container(config.format, _root(config), split) for split in ("train", "val"))
-        known = Facts(len(train), len(evaluation), num_classes(train), 3, 224, _IMAGENET_MEAN, _IMAGENET_STD)
+        halves = [open_container(config.format, _root(config), split) for split in ("train", "val")]
+        known = Facts(len(halves[0]), len(halves[1]), num_classes(halves[0]), 3, 224, _IMAGENET_MEAN, _IMAGENET_STD)
     elif config.name == "coco" and (config.root or os.environ.get("LBTRAIN_DATA")):
-        halves = [open_instances(config, train=train) for train in (True, False)]
+        train, evaluation = _coco_half(config, train=True), _coco_half(config, train=False)
+        _check_same_categories(train, evaluation)
         known = dataclasses.replace(
-            _FACTS["coco"], train_examples=len(halves[0]), eval_examples=len(halves[1]), num_classes=len(halves[0].class_names)
+            _FACTS["coco"], train_examples=len(train), eval_examples=len(evaluation), num_classes=len(train.class_names)
         )
     else:
         known = _FACTS[config.name]
@@ -111,15 +112,30 @@ def open_instances(config: DataConfig, *, train: bool) -> InstanceSource:
         count, first = (known.train_examples, 10**6) if train else (known.eval_examples, 1)
         return ShapesSource(count, known.image_size, first=first)
     if config.name == "coco":
-        split = "train2017" if train else "val2017"
-        return _coco(_root(config), split, empty_images=config.empty_images or not train)
+        return _coco_half(config, train=train)
     raise RecipeError(f"data.name={config.name} has no objects with masks: detection takes shapes or coco")
 
 
+def _coco_half(config: DataConfig, *, train: bool) -> CocoSource:
+    split = "train2017" if train else "val2017"
+    return _coco(_root(config), split, empty_images=config.empty_images or not train, scored=not train)
+
+
 @functools.lru_cache(maxsize=2)
-def _coco(root: Path, split: str, *, empty_images: bool) -> CocoSource:
+def _coco(root: Path, split: str, *, empty_images: bool, scored: bool) -> CocoSource:
     """Read once: a plan counts the images before the run opens them."""
-    return CocoSource(root, split, empty_images=empty_images)
+    return CocoSource(root, split, empty_images=empty_images, scored=scored)
+
+
+def _check_same_categories(train: CocoSource, evaluation: CocoSource) -> None:
+    """Raises RecipeError unless a label of the one is the same class in the other: each file's categories are numbered by themselves."""
+    differing = sorted(train.categories.items() ^ evaluation.categories.items())
+    if differing:
+        named = ", ".join(f"{category} ({name})" for category, name in differing[:4])
+        raise RecipeError(
+            f"{train.path} and {evaluation.path} do not list the same categories by id and name: {named} stands in one of them alone. "
+            "Labels are numbered by these lists: write the same one into both files"
+        )
 
 
 def _root(config: DataConfig) -> Path:

@@ -53,7 +53,8 @@ class NoiseMeter(Meter):
             alone = self.engine.accumulation * self.engine.world_size == 1
             self.step = _Step(list(self.layers.values()), phase, hooked=not alone)
             if alone:
-                self.step.small_batch = small_part(phase.batch_size, self.plan.bn_batch_size)
+                unit = math.lcm(self.plan.bn_batch_size, self.task.recipe.loss_batch_size)
+                self.step.small_batch = small_part(phase.batch_size, unit)
                 self.step.small = self._of_a_part(_first(seen.batch, self.step.small_batch))
             if self.sliced:
                 self.sliced.start()
@@ -126,13 +127,13 @@ def _moments(row: dict[str, Any]) -> Moments:
 
 
 def _first(batch: Any, count: int) -> Any:
-    """The first examples of a batch: of each of its parts where it is a tuple of tensors, of the list itself where it is one."""
+    """The first examples of a batch: of each of its parts where it is a tuple of tensors, of the batch itself where it can be sliced."""
     return tuple(part[:count] for part in batch) if isinstance(batch, tuple) else batch[:count]
 
 
-def small_part(batch_size: int, ghost: int) -> int:
-    """Examples of a batch that are passed a second time: about a quarter, in whole ghost batches; the batch where it is a single one."""
-    return max(ghost, batch_size // 4 // ghost * ghost)
+def small_part(batch_size: int, unit: int) -> int:
+    """Examples of a batch that are passed a second time: about a quarter, in whole units; the batch where it is a single one."""
+    return max(unit, batch_size // 4 // unit * unit)
 
 
 class _Step:

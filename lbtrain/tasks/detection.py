@@ -3,7 +3,8 @@
 What each loss is a mean over, and what K ranks mean against one, is in lbtrain.tasks.mask_rcnn and docs/detection.md.
 """
 
-from collections.abc import Iterable, Iterator
+import pickle
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -49,11 +50,21 @@ def _backbone(recipe: Recipe) -> nn.Module:
         body = timm.create_model(recipe.model.name, features_only=True, out_indices=(1, 2, 3, 4), **arguments)
     except (RuntimeError, TypeError, ValueError, AssertionError, IndexError) as error:
         raise RecipeError(f"model.name={recipe.model.name} gives no backbone with {arguments}: {error}") from error
-    if recipe.model.weights:
+    if recipe.model.weights and next(body.parameters()).device.type != "meta":  # where a plan is made, the file need not be
         _load_backbone(body, recipe.model.weights)
-    for name, parameter in body.named_parameters():
-        parameter.requires_grad_(not name.startswith(tuple(recipe.model.args.get("frozen", ()))))
+    _freeze(body, recipe.model.args.get("frozen", ()))
     return freeze_batch_norm_2d(body) if recipe.model.batch_norm == "frozen" else body
+
+
+def _freeze(body: nn.Module, frozen: Sequence[str]) -> None:
+    """Does not train what begins with one of the names `frozen`. Raises RecipeError for a name that no parameter begins with."""
+    names = [name for name, _ in body.named_parameters()]
+    unknown = [start for start in frozen if not any(name.startswith(start) for name in names)]
+    if unknown:
+        known = ", ".join(dict.fromkeys(name.partition(".")[0] for name in names))
+        raise RecipeError(f"model.args frozen: no parameter of the backbone begins with {', '.join(unknown)}: it has {known}")
+    for name, parameter in body.named_parameters():
+        parameter.requires_grad_(not name.startswith(tuple(frozen)))
 
 
 def _head_arguments(recipe: Recipe) -> dict[str, Any]:
@@ -65,6 +76,8 @@ def _load_backbone(body: nn.Module, path: str) -> None:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
         outcome = body.load_state_dict(content.get("state_dict", content), strict=False)
+    except (EOFError, pickle.UnpicklingError) as error:
+        raise RecipeError(f"model.weights={path} is no file of tensors that torch.save has written") from error
     except (OSError, RuntimeError, ValueError, AttributeError) as error:
         raise RecipeError(f"model.weights={path} does not fit the backbone: {error}") from error
     if outcome.missing_keys:
@@ -114,14 +127,13 @@ class InstanceSegmentation:
 
     def _items(self, position: int, length: int, world_size: int) -> Iterator[Item]:
         while True:
-            yield Item(self.stream.block(position, length), self._step_size(position, length))
+            yield Item(self.stream.block(position, length), self._step_size(position))
             position += length * world_size
 
-    def _step_size(self, position: int, length: int) -> tuple[int, int]:
-        """(height, width) that hold all images of the steps that the positions lie in, counting in steps of recipe.batch_size."""
+    def _step_size(self, position: int) -> tuple[int, int]:
+        """(height, width) that hold all images of the step that the position lies in."""
         step = self.recipe.batch_size
-        first = position // step * step
-        block = self.stream.block(first, -(-(position + length - first) // step) * step)
+        block = self.stream.block(position // step * step, step)
         return padded(self.train_preparation.sizes(block, self.train_source.sizes[block.indices]))
 
     def loss(self, model: nn.Module, batch: InstanceBatch) -> dict[str, Tensor]:

@@ -11,7 +11,6 @@ needs beside it.
 """
 
 import contextlib
-import copy
 import functools
 import random
 from collections.abc import Callable, Iterator
@@ -29,7 +28,7 @@ from lbtrain.data import Facts
 from lbtrain.data.augment import draws
 from lbtrain.data.coco import CocoSource
 from lbtrain.data.loading import in_order
-from lbtrain.errors import RecipeError
+from lbtrain.errors import DataError, RecipeError
 from lbtrain.recipe import Recipe
 from lbtrain.sampling import PADDING, Block, train_blocks
 from lbtrain.tasks.detection import InstanceSegmentation
@@ -43,6 +42,9 @@ class MappedBatch:
     inputs: list[dict[str, Any]]
     keys: list[int]
     indices: list[int]
+
+    def __getitem__(self, some: slice) -> "MappedBatch":
+        return MappedBatch(self.inputs[some], self.keys[some], self.indices[some])
 
 
 def _config(recipe: Recipe, num_classes: int) -> Any:
@@ -60,15 +62,31 @@ def _config(recipe: Recipe, num_classes: int) -> Any:
         config = model_zoo.get_config(recipe.model.name)
         if not isinstance(config, CfgNode):
             config.model.roi_heads.num_classes = num_classes
-            # Not LazyConfig.apply_overrides, which takes words, and without hydra cannot read a string among them.
-            for name, value in arguments.items():
-                OmegaConf.update(config, name, value)
-            return config
+            return _lazy_with(config, recipe)
         norm = {} if recipe.model.batch_norm == "frozen" else {"MODEL.RESNETS.NORM": "BN"}
         fixed = {"MODEL.ROI_HEADS.NUM_CLASSES": num_classes, "MODEL.DEVICE": str(torch.get_default_device())} | norm
         config.merge_from_list([word for pair in (fixed | arguments).items() for word in pair])
     except (RuntimeError, KeyError, AssertionError, ValueError) as error:
         raise RecipeError(f"model.name={recipe.model.name} with model.args={arguments}: {error}") from error
+    return config
+
+
+_LAZY_NORMS = ("model.backbone.bottom_up.stem.norm", "model.backbone.bottom_up.stages.norm")
+"""Where the LazyConfigs of a ResNet have what MODEL.RESNETS.NORM is in a yaml."""
+
+
+def _lazy_with(config: Any, recipe: Recipe) -> Any:
+    """A LazyConfig with the recipe's `batch_norm` and `model.args` in it. Raises RecipeError where it has no such batch norm to set."""
+    norms = {} if recipe.model.batch_norm == "frozen" else dict.fromkeys(_LAZY_NORMS, "BN")
+    missing = [name for name in norms if OmegaConf.select(config, name) is None]
+    if missing:
+        raise RecipeError(
+            f"model.batch_norm={recipe.model.batch_norm}: {recipe.model.name} has no {' and '.join(missing)} to set. Use "
+            "model.batch_norm=frozen, which leaves its layers as they are"
+        )
+    # Not LazyConfig.apply_overrides, which takes words, and without hydra cannot read a string among them.
+    for name, value in (norms | recipe.model.args).items():
+        OmegaConf.update(config, name, value)
     return config
 
 
@@ -197,15 +215,24 @@ class _Mapped(Dataset[MappedBatch]):
     """A data set whose item is a whole micro-batch, mapped image by image."""
 
     def __init__(self, source: CocoSource, mapper: Callable[[dict[str, Any]], dict[str, Any]], seed: int):
-        self.records, self.mapper, self.seed = [_record(source, index) for index in range(len(source))], mapper, seed
+        self.source, self.mapper, self.seed = source, mapper, seed
 
     def __getitem__(self, block: Block) -> MappedBatch:
         key, augmentation = (values >> np.uint64(1) for values in draws(block, self.seed, 2))
         inputs = []
         for index, seed in zip(block.indices, augmentation, strict=True):
             with _seeded(int(seed) % 2**32):
-                inputs.append(self.mapper(copy.deepcopy(self.records[int(index)])))
+                inputs.append(self._mapped(int(index)))
         return MappedBatch(inputs, key.tolist(), block.indices.tolist())
+
+    def _mapped(self, index: int) -> dict[str, Any]:
+        record = _record(self.source, index)
+        try:
+            return self.mapper(record)
+        except Exception as error:
+            # Pillow's, pycocotools' bare ones, the mapper's own for an image of another size than stated.
+            reason = f"{type(error).__name__}: {error}"
+            raise DataError(f"{record['file_name']}: image {record['image_id']} cannot be read by detectron2's mapper: {reason}") from error
 
 
 @contextlib.contextmanager

@@ -1,14 +1,19 @@
 """Same recipe, same seed, same global batch: the same detection run, whatever it runs on."""
 
+import dataclasses
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 
+from lbtrain.data import registry
+from lbtrain.data.instances import InstanceBatch
+from lbtrain.tasks import create_task
 from tests.distributed.runs import Outcome, relative_difference
 from tests.ranks import run_on_ranks
-from tests.tiny_detection import run_tiny
+from tests.tiny_detection import run_tiny, tiny
 
 EVAL_IMAGES = 10
 
@@ -44,6 +49,39 @@ def test_any_cut_gives_the_same_losses_and_precision(oracle, tmp_path, world_siz
             assert run.evaluations[-1][name] == pytest.approx(value, abs=1e-3), name
 
 
+def score_near_the_truth(eval_images: int) -> dict[str, float]:
+    """One rank's part of the scoring of detections that are known beforehand."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(registry._FACTS, "shapes", dataclasses.replace(registry._FACTS["shapes"], eval_examples=eval_images))
+        task = create_task(tiny(), torch.device("cpu"))
+    return task.evaluate(near_the_truth, micro_batch_size=2, rank=dist.get_rank(), world_size=dist.get_world_size()).metrics
+
+
+def near_the_truth(batch: InstanceBatch) -> list[dict[str, torch.Tensor]]:
+    """In place of a model: the true objects, moved a little, with scores, by the number of their image."""
+    found = []
+    for index, target in zip(batch.indices, batch.targets, strict=True):
+        random, count = torch.Generator().manual_seed(index), len(target["labels"])
+        shift = int(torch.randint(4, (), generator=random))
+        found.append(
+            {
+                "boxes": target["boxes"] + 2 * torch.randn(count, 4, generator=random),
+                "labels": target["labels"],
+                "scores": torch.rand(count, generator=random),
+                "masks": target["masks"].roll(shift, 2)[:, None].float(),
+            }
+        )
+    return found
+
+
+def test_precision_is_that_of_one_rank_on_any_number():
+    """Eleven images: neither two nor three ranks have equally many."""
+    (scored_alone,) = run_on_ranks(1, score_near_the_truth, 11)
+    assert 5 < scored_alone["mask_ap"] < 95 and 5 < scored_alone["box_ap"] < 95 and len(scored_alone) >= 8
+    for world_size in (2, 3):
+        assert run_on_ranks(world_size, score_near_the_truth, 11) == [scored_alone] * world_size
+
+
 @pytest.mark.slow
 def test_what_parts_two_cuts_is_rounding(tmp_path):
     """Twenty steps at five times the rate, where fp32 parts further than 1e-5, for one rounding becomes another proposal and grows from
@@ -62,6 +100,15 @@ def test_what_parts_two_cuts_is_rounding(tmp_path):
 def test_every_engine_on_two_ranks(oracle, tmp_path, engine, micro_batch_size):
     run = detect_on(2, tmp_path / "run", engine=engine, micro_batch_size=micro_batch_size)
     assert relative_difference(run.losses, oracle.losses) < 1e-5
+
+
+def test_the_noise_scale_of_a_single_pass_is_measured_and_leaves_no_trace(oracle, tmp_path):
+    """One micro-batch on one rank: two of its eight images, one whole loss, are passed a second time."""
+    run = detect_on(1, tmp_path / "run", engine="ddp", measure=dict(noise_scale="2it"))
+    found = [row for row in run.rows if row["kind"] == "noise"]
+    assert [(row["step"], row["small_batch"], row["large_batch"]) for row in found] == [(2, 2, 8), (4, 2, 8), (6, 2, 8)]
+    assert all(row["small_square"] > 0 and row["large_square"] > 0 for row in found)
+    assert run.losses == oracle.losses
 
 
 def test_resuming_is_bit_identical(oracle, tmp_path):

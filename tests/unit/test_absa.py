@@ -178,6 +178,7 @@ def test_adversarial_images_are_drawn_by_position_and_end_with_their_share():
         dict(loss=dict(multiplicative_noise=0.1)),
         dict(absa=dict(max_batch_size=1024)),
         dict(schedule=dict(batch_growth=["1ep:2"])),
+        dict(data=dict(on_error="replace")),
     ],
 )
 def test_what_is_for_classifiers_only_is_refused_for_detection(changes):

@@ -477,6 +477,30 @@ def test_scaling_keys_that_contradict_each_other(changes, said):
         plan_of(small(**DIGITS, **changes))
 
 
+def test_a_warmup_that_would_fall_is_noted():
+    """The rate that a warm-up starts at stays where a smaller batch lowers the peak."""
+    start = dict(base_lr=0.02, base_batch_size=16, warmup_start_lr=0.02 / 3, decay="none")
+    assert not plan_of(small(**DIGITS, batch_size=16, schedule=start)).notes
+    (note,) = plan_of(small(**DIGITS, batch_size=4, bn_batch_size=2, schedule=start)).notes
+    assert "starts at 0.00666667, above the peak learning rate of 0.005" in note and "schedule.warmup_start_share" in note
+    assert not plan_of(small(**DIGITS, batch_size=4, bn_batch_size=2, schedule=start | dict(warmup="0ep"))).notes
+
+
+@pytest.mark.parametrize("name", ["mask_rcnn_goyal", "mask_rcnn_goyal_8", "mask_rcnn_goyal_4", "mask_rcnn_goyal_2"])
+def test_every_row_of_goyals_table_3b_warms_up_from_a_third_of_its_rate(name, monkeypatch):
+    recipe = load(name, monkeypatch)
+    rate = plan_of(recipe, 1, counted=WITHOUT_NORM).learning_rate
+    assert (rate.peak, rate.warmup_start) == pytest.approx((0.02 * recipe.batch_size / 16, 0.02 * recipe.batch_size / 48))
+
+
+def test_what_a_detector_neither_loads_nor_trains_is_noted(monkeypatch):
+    recipe = load("mask_rcnn", monkeypatch)
+    (note,) = plan_of(recipe, counted=WITHOUT_NORM).notes
+    assert note.startswith("the frozen layers conv1, bn1, layer1 and the frozen batch-norm statistics of the backbone keep their random")
+    assert not plan_of(recipe.vary(model=dict(weights="resnet50.pt")), counted=WITHOUT_NORM).notes
+    assert not plan_of(recipe.vary(model=dict(batch_norm="ghost", args={})), counted=WITHOUT_NORM).notes
+
+
 def test_an_average_of_the_weights_costs_their_memory():
     with_average = plan_of(small(**DIGITS, ema=dict(decay=0.99))).memory
     assert with_average["average"] == 4 * COUNTED.parameters

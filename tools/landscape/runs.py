@@ -91,6 +91,11 @@ class Run:
 
     def objective(self, here: Here, options: "LossOptions", *, keep_graphs: bool = False) -> Objective:
         """The training loss at the checkpoint, over the first examples of the run's own stream, shared out over the ranks."""
+        if self.recipe.model.library != "timm":
+            raise RecipeError(
+                f"{self.path} is a run of model.library={self.recipe.model.library}, whose loss exists in training mode only and jumps "
+                "where another proposal is taken: sharpness, hessian and compare are for classifiers (timm)"
+            )
         task = create_task(self.recipe, here.device)
         count = options.batches(here.world_size)
         stream = task.batches(start=0, micro_batch_size=options.micro_batch, rank=here.rank, world_size=here.world_size)

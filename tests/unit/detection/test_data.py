@@ -1,22 +1,29 @@
 """Shapes, COCO's format, augmentation per image, groups of like images."""
 
 import json
+import re
 import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from bench.padding import drawn_from, padding_share, table
 from lbtrain import Recipe
+from lbtrain.data import facts
 from lbtrain.data.coco import CocoSource
 from lbtrain.data.grouping import GroupedStream, kinds_of
 from lbtrain.data.instances import Item, Preparation, padded
+from lbtrain.data.registry import _coco
 from lbtrain.data.shapes import ShapesSource, draw
-from lbtrain.errors import RecipeError, UserError
+from lbtrain.errors import DataError, RecipeError
 from lbtrain.sampling import Block, SampleStream
+from lbtrain.tasks import create_task
+from lbtrain.tasks.coco_score import as_detections, average_precision
 from lbtrain.tasks.detection import evaluation_items
+from tests.tiny_detection import tiny
 
 MINI = Path(__file__).parents[4] / "shared/data/coco_mini/coco_mini.tar"
 
@@ -161,7 +168,7 @@ def test_shapes_written_as_coco_are_read_alike(tmp_path):
 
 
 def test_crowds_are_scored_and_not_trained_on(tmp_path):
-    source = CocoSource(coco_folder(tmp_path), "train2017", empty_images=True)
+    source = CocoSource(coco_folder(tmp_path), "train2017", empty_images=True, scored=True)
     assert len(source) == 2 and len(CocoSource(tmp_path, "train2017", empty_images=False)) == 1
     assert source.class_names == ["car", "dog"] and source.category_id(2) == 18
     dog, empty = source[0], source[1]
@@ -180,25 +187,89 @@ def test_crowds_are_scored_and_not_trained_on(tmp_path):
     ],
 )
 def test_a_broken_annotation_is_named(tmp_path, changes, said):
-    with pytest.raises(UserError, match=said) as error:
+    with pytest.raises(DataError, match=said) as error:
         CocoSource(coco_folder(tmp_path, **changes), "train2017", empty_images=True)
     assert "instances_train2017.json" in str(error.value)
 
 
-@pytest.mark.parametrize("outline", [[[1, 2]], {"counts": "x!"}, [["a"] * 6]])
-def test_a_broken_outline_is_named_when_it_is_read(tmp_path, outline):
+@pytest.mark.parametrize("outline", [[], [[1, 2]], {"counts": "x!"}, {"counts": [0, 1200], "size": [40, 30]}, [["a"] * 6]])
+def test_a_broken_outline_is_named_when_it_is_read_or_before_it_is_scored(tmp_path, outline):
     source = CocoSource(coco_folder(tmp_path, segmentation=outline), "train2017", empty_images=True)
-    with pytest.raises(UserError, match=r"instances_train2017.json: annotation 7: its segmentation"):
+    said = r"instances_train2017.json: annotation 7: its segmentation"
+    with pytest.raises(DataError, match=said):
         source[0]
+    with pytest.raises(DataError, match=said):
+        CocoSource(tmp_path, "train2017", empty_images=True, scored=True)
+
+
+def edited(path: Path, edit) -> None:
+    content = json.loads(path.read_text())
+    edit(content)
+    path.write_text(json.dumps(content))
+
+
+def test_what_a_file_may_leave_out_does_not_change_the_score(tmp_path):
+    path = shapes_as_coco(tmp_path) / "annotations/instances_val2017.json"
+    whole = CocoSource(tmp_path, "val2017", empty_images=True, scored=True)
+    edited(path, lambda content: [annotation.pop(key) for annotation in content["annotations"] for key in ("iscrowd", "area")])
+    sparse = CocoSource(tmp_path, "val2017", empty_images=True, scored=True)
+    found = [
+        detection
+        for sample in map(whole.__getitem__, range(len(whole)))
+        for detection in as_detections(
+            sample.image_id,
+            sample.labels.tolist(),
+            torch.from_numpy(sample.boxes) + 1,
+            torch.linspace(0.1, 0.9, len(sample.labels)),
+            torch.from_numpy(np.roll(sample.masks, 1, 2)).bool(),
+        )
+    ]
+    metrics = average_precision(whole.ground_truth(), found)
+    assert average_precision(sparse.ground_truth(), found) == metrics and 5 < metrics["mask_ap"] < 95 and "mask_ap_small" in metrics
+
+
+@pytest.mark.parametrize(
+    ("edit", "said"),
+    [
+        (lambda content: content["categories"].pop(), r": 1 \(disc\) stands in one"),
+        (lambda content: content["categories"][0].update(name="hoop"), r": 4 \(hoop\), 4 \(ring\) stands in one"),
+    ],
+)
+def test_halves_of_other_categories_are_refused(tmp_path, edit, said):
+    """Each file's categories are numbered by themselves, so one that lacks a category shifts all labels behind it."""
+    path = shapes_as_coco(tmp_path) / "annotations/instances_val2017.json"
+    config = Recipe().vary(data=dict(name="coco", root=str(tmp_path))).data
+    edited(path, lambda content: content["categories"].reverse())
+    _coco.cache_clear()
+    assert facts(config).num_classes == 4
+    edited(path, lambda content: content.update(annotations=[]))
+    edited(path, edit)
+    _coco.cache_clear()
+    with pytest.raises(RecipeError, match=said) as error:
+        facts(config)
+    assert "instances_train2017.json and" in str(error.value)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_broken_photo_ends_a_run_in_one_line(tmp_path, workers):
+    """Its exit code is that of an image, and a loader process sends no traceback."""
+    for photo in (shapes_as_coco(tmp_path) / "train2017").iterdir():
+        photo.write_bytes(b"no picture")
+    recipe = tiny(data=dict(name="coco", root=str(tmp_path), workers=workers))
+    batches = create_task(recipe, torch.device("cpu")).batches(start=0, micro_batch_size=2, rank=0, world_size=1)
+    with pytest.raises(DataError) as raised:
+        next(batches)
+    assert raised.value.exit_code == 6
+    assert re.fullmatch(r".*/train2017/\d+.png: image \d+ cannot be read: cannot identify image file.*", str(raised.value))
 
 
 def test_a_broken_or_wrong_image_is_named(tmp_path):
     source = CocoSource(coco_folder(tmp_path), "train2017", empty_images=True)
     (tmp_path / "train2017/1.jpg").write_bytes(b"no picture")
-    with pytest.raises(UserError, match=r"train2017/1.jpg: image 1 cannot be read"):
+    with pytest.raises(DataError, match=r"train2017/1.jpg: image 1 cannot be read"):
         source[0]
     Image.new("RGB", (41, 30)).save(tmp_path / "train2017/2.jpg")
-    with pytest.raises(UserError, match=r"2.jpg: image 2 has 30 x 41 pixels"):
+    with pytest.raises(DataError, match=r"2.jpg: image 2 has 30 x 41 pixels"):
         source[1]
 
 
@@ -207,7 +278,7 @@ def test_a_folder_that_is_not_coco(tmp_path):
         CocoSource(tmp_path, "train2017", empty_images=True)
     coco_folder(tmp_path)
     (tmp_path / "annotations/instances_train2017.json").write_text("[1")
-    with pytest.raises(UserError, match="is not COCO's JSON"):
+    with pytest.raises(DataError, match="is not COCO's JSON"):
         CocoSource(tmp_path, "train2017", empty_images=True)
 
 

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.detectron2
 from lbtrain import Recipe  # noqa: E402
 from lbtrain.data import facts  # noqa: E402
 from lbtrain.data.coco import CocoSource  # noqa: E402
-from lbtrain.errors import RecipeError  # noqa: E402
+from lbtrain.errors import DataError, RecipeError  # noqa: E402
 from lbtrain.sampling import Block  # noqa: E402
 from lbtrain.tasks import build_model, create_task  # noqa: E402
 from lbtrain.tasks.coco_score import as_detections, average_precision  # noqa: E402
@@ -200,6 +200,21 @@ def test_a_lazy_config_trains_too(root, tmp_path):
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     losses = [row["loss"] for row in rows if row["kind"] == "train"]
     assert len(losses) == 2 and all(0 < loss < 20 for loss in losses) and summary["mask_ap"] >= 0
+
+
+def test_ghost_batch_norm_reaches_a_lazy_config(root):
+    recipe = small(root, model=dict(name=YAML.replace(".yaml", ".py"), args={}, batch_norm="ghost"))
+    layers = [module for module in build_model(recipe, facts(recipe.data)).modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    assert len(layers) == 1 + 16 * 3 + 4  # the stem, the blocks and the shortcuts of a ResNet-50
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_broken_photo_is_named(tmp_path, workers):
+    for photo in (shapes_as_coco(tmp_path) / "train2017").iterdir():
+        photo.write_bytes(b"no picture")
+    task = create_task(small(tmp_path, data=dict(workers=workers)), torch.device("cpu"))
+    with pytest.raises(DataError, match=r"train2017/\d+.png: image \d+ cannot be read by detectron2's mapper"):
+        next(task.batches(start=0, micro_batch_size=2, rank=0, world_size=1))
 
 
 def test_a_misspelt_key_of_a_lazy_config_is_an_error_that_names_it(root):

@@ -42,6 +42,14 @@ def test_accumulation_equals_no_accumulation(unit):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
 
 
+def test_a_part_of_a_batch_is_the_batch_of_its_images():
+    part, alone = batch_of(0, 1, 2, 3)[:2], batch_of(0, 1)
+    assert (part.keys, part.indices, part.pad_to, part.original_sizes) == (alone.keys, alone.indices, alone.pad_to, alone.original_sizes)
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(part.images, alone.images, strict=True))
+    for ours, theirs in zip(part.targets, alone.targets, strict=True):
+        assert all(torch.equal(ours[name], theirs[name]) for name in ("boxes", "labels", "masks"))
+
+
 def test_the_unit_of_a_loss_is_part_of_the_loss():
     """Else `loss_batch_size` would do nothing: torchvision's own normalisation over four images is not that over one."""
     one, four = (step(dict(loss_batch_size=unit), (0, 1, 2, 3))[0] for unit in (1, 4))

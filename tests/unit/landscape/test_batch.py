@@ -104,6 +104,7 @@ def test_what_is_no_run_is_said_to_be_none(tmp_path, capsys):
 REFUSED = {
     "spans ranks": (4, dict(bn_batch_size=32, batch_size=64), "a ghost batch spans ranks; micro-batches of 32"),
     "one ghost batch": (1, dict(bn_batch_size=64, batch_size=64), "cannot be split; set bn_batch_size below 64"),
+    "one loss": (1, dict(loss_batch_size=64), r"\(bn_batch_size=8\) and whole losses \(loss_batch_size=64\); set both to half of it"),
     "layers alone": (1, dict(measure=dict(noise_scale="0it", layers=True)), "set measure.noise_scale"),
     "stage 3, one pass": (1, dict(deepspeed=dict(zero_stage=3)), "more than one micro-batch"),
     "distance at stage 3": (2, dict(deepspeed=dict(zero_stage=3), measure=dict(distance=True)), "zero_stage below 3"),

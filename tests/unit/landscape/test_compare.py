@@ -12,6 +12,7 @@ from lbtrain.data import facts
 from lbtrain.errors import RecipeError
 from lbtrain.plan import make_plan
 from lbtrain.tasks import build_model
+from tests.tiny_detection import tiny
 from tools.landscape import measures
 from tools.landscape.__main__ import main
 from tools.landscape.compare import fit_log, interpolated
@@ -91,6 +92,14 @@ def test_runs_without_a_line_between_them_are_refused(runs, tmp_path, capsys):
     assert "model.name is cifar_resnet8 and cifar_resnet20: only runs of one network" in capsys.readouterr().err
     assert main(["hessian", str(runs[0]), "--examples", "100", "--micro-batch", "16"]) == 2
     assert "--examples 100 is not a whole number of micro-batches of 16" in capsys.readouterr().err
+
+
+def test_a_detectors_loss_is_no_function_to_measure(tmp_path, capsys):
+    path = write_run(tmp_path / "run", seed=0)
+    (path / "recipe.yaml").write_text(tiny().to_yaml())
+    for command in (["sharpness", str(path)], ["hessian", str(path)], ["compare", str(path), str(path)]):
+        assert main([*command, *OPTIONS]) == 2
+        assert "is a run of model.library=torchvision" in capsys.readouterr().err
 
 
 def test_the_line_interpolates_what_is_a_number():
