@@ -56,3 +56,13 @@ def test_hessian():
     from bench.hessian import network
 
     assert network(steps=1, images=2)
+
+
+def test_a_peer_that_never_agrees_gives_no_row(monkeypatch, tmp_path):
+    from bench import hessian
+    from tests.unit.analysis.curvatures import small_batches, small_net
+
+    peer = SimpleNamespace(products=1, eigenvalues=lambda tolerance: [1.0] * hessian.TOP)
+    monkeypatch.setattr(hessian, "Peer", lambda *_: peer)
+    with pytest.raises(RuntimeError, match="at its tightest tolerance, 1e-06: no row"):
+        hessian.products(tmp_path, small_net().eval(), small_batches(2), command="")
