@@ -98,6 +98,8 @@ def products(folder: Path, model: nn.Module, batches: list[tuple[Tensor, Tensor]
         print(f"PyHessian at tolerance {tolerance:g}: {peer.products} products, off by {_off(found, converged.values):.2g}", flush=True)
         if _close(found, converged.values):
             break
+    else:
+        raise RuntimeError(f"PyHessian is off by {_off(found, converged.values):.2g} at its tightest tolerance, {tolerance:g}: no row")
     print(f"ours: {ours} products; eigenvalues {' '.join(f'{value:.5g}' for value in converged.values)}", flush=True)
     case, name = "products", f"PyHessian, tolerance {tolerance:g}"
     return rows.paired("hessian", case, name, [float(ours)], [float(peer.products)], unit="products", target="<=0.5", command=command)

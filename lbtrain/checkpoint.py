@@ -46,6 +46,8 @@ class Found:
     extras: dict[str, Any]
     """What techniques had to remember, by name."""
     passed_over: list[str]
+    checksum: str
+    """SHA-256 of the file: another one, other weights."""
 
     def check_fits(self, model: nn.Module) -> None:
         """Raises RecipeError unless weights and optimizer states are those of `model` and its parameters, by name, shape and type."""
@@ -148,8 +150,8 @@ class Checkpoints:
         """
         damaged: list[str] = []
         for path in reversed(self._paths()):
-            if _checksum_path(path).exists() and _checksum_path(path).read_text().strip() == _sha256(path):
-                return _read(path, damaged)
+            if _checksum_path(path).exists() and (checksum := _checksum_path(path).read_text().strip()) == _sha256(path):
+                return _read(path, damaged, checksum)
             damaged.append(f"{path} is damaged (its checksum differs): passed over")
         if damaged:
             raise RecipeError("; ".join(damaged) + ". No good checkpoint is left: choose another run_dir to start anew")
@@ -160,7 +162,7 @@ class Checkpoints:
         return sorted(found, key=lambda path: int(path.stem.removeprefix("step_")))
 
 
-def _read(path: Path, passed_over: list[str]) -> Found:
+def _read(path: Path, passed_over: list[str], checksum: str) -> Found:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever torch makes of bytes that it did not write, or of code that it refuses to load
@@ -177,7 +179,7 @@ def _read(path: Path, passed_over: list[str]) -> Found:
     if not (_all(told, int) and told.keys() == vars(Progress()).keys() and min(told.values()) >= 0):
         raise _not_this_run(path, f"progress={told!r} is no position in a run")
     extras = {name: value for name, value in content.items() if name not in OWN}
-    return Found(path, {"model": weights, "optimizer": states, "loss_scale": scale}, Progress(**told), extras, passed_over)
+    return Found(path, {"model": weights, "optimizer": states, "loss_scale": scale}, Progress(**told), extras, passed_over, checksum)
 
 
 def _all(values: Any, kind: type) -> bool:

@@ -45,18 +45,21 @@ class RunDirectory:
             raise RecipeError(f"run_dir={self.path} cannot be made: {error.strerror}") from error
 
     def _check_same_run(self, recipe: Recipe) -> None:
-        path = self.path / "recipe.yaml"
-        if not path.exists():
-            return
-        if recipe.resume == "never":
+        if (self.path / "recipe.yaml").exists() and recipe.resume == "never":
             raise RecipeError(f"run_dir={self.path} holds a run already, and resume=never: choose another run_dir")
-        old, new = OmegaConf.create(path.read_text()), OmegaConf.structured(recipe)
-        values = {key: (OmegaConf.select(old, key), OmegaConf.select(new, key)) for key, _ in keys() if key not in MAY_CHANGE_ON_RESUME}
-        changed = [f"{key} was {before}, is {now}" for key, (before, now) in values.items() if before != now]
-        if changed:
+        if changed := self.changes(recipe):
             raise RecipeError(
                 f"run_dir={self.path} holds a run of another recipe ({'; '.join(changed)}): choose another run_dir, or undo the change"
             )
+
+    def changes(self, recipe: Recipe) -> list[str]:
+        """What makes `recipe` another run than the one that lies here, in words; nothing where it would continue it, or none lies here."""
+        path = self.path / "recipe.yaml"
+        if not path.exists():
+            return []
+        old, new = OmegaConf.create(path.read_text()), OmegaConf.structured(recipe)
+        values = {key: (OmegaConf.select(old, key), OmegaConf.select(new, key)) for key, _ in keys() if key not in MAY_CHANGE_ON_RESUME}
+        return [f"{key} was {before}, is {now}" for key, (before, now) in values.items() if before != now]
 
     def claim(self, *, patience: float = 10) -> TextIO:
         """Locks the directory for this process, for as long as the returned file is open; the system frees it when the process dies.

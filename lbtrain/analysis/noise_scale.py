@@ -14,9 +14,9 @@ uses. The interval takes the measurements as independent: it knows nothing of a 
 
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,6 +50,11 @@ def moments(small_square: float, large_square: float, *, small_batch: int, large
         raise ValueError(f"small_batch={small_batch} and large_batch={large_batch}: the noise shows only between two batch sizes")
     gradient_square = (large_batch * large_square - small_batch * small_square) / (large_batch - small_batch)
     return Moments(gradient_square, (small_square - large_square) / (1 / small_batch - 1 / large_batch))
+
+
+def moments_of_row(row: Mapping[str, Any]) -> Moments:
+    """From a row of kind `noise`, as a run writes them to metrics.jsonl."""
+    return moments(row["small_square"], row["large_square"], small_batch=row["small_batch"], large_batch=row["large_batch"])
 
 
 def noise_scale(measured: Sequence[Moments], *, confidence: float = 0.95) -> NoiseScale:
@@ -89,6 +94,7 @@ class RunningNoise:
         self.measured = deque(earlier, maxlen=WINDOW)
 
     def add(self, measured: Moments) -> NoiseScale:
+        """The noise scale with this measurement, the newest."""
         self.measured.append(measured)
         return noise_scale(list(self.measured))
 

@@ -4,9 +4,12 @@ Sources: Keskar et al. 2017, "On large-batch training for deep learning", metric
 section 2. Cost: `box_sharpness` about as many gradients as iterations and one or two more; `ascent_sharpness` one gradient a step and two
 values. Memory: L-BFGS-B keeps some 25 vectors of the searched space in float64 on the CPU (full space: 200 bytes a parameter); a
 subspace of p directions keeps p x size x 4 bytes on the device.
-Limits: a value of the box depends on the scale of the weights: it compares runs of one network, not networks (Dinh et al. 2017). Ten
-iterations find a large value, not surely the maximum; the paper starts them at x itself, where the gradient of a minimum says little,
-here they start at a random point of the box. With `eval` batch norm the running statistics stay those of x while the weights move.
+Limits: a value of the box depends on the scale of the weights: it compares runs of one network, not networks (Dinh et al. 2017). In a
+random subspace it depends on the scale of A too, which the definition leaves open: here the columns are normal, divided by the square
+root of size, so that they have length 1 in the mean; longer ones would let the same box reach farther, so compare it with values of this
+function only. Ten iterations find a large value, not surely the maximum; the paper starts them at x itself, where the gradient of a
+minimum says little, here they start at a random point of the box. With `eval` batch norm the running statistics stay those of x while
+the weights move.
 Over ranks: each follows the same search, since value and gradient are averages over all of them.
 """
 

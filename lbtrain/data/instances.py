@@ -109,6 +109,7 @@ class Preparation:
         return np.maximum(1, np.rint(originals * scale[:, None])).astype(np.int64)
 
     def batch(self, source: InstanceSource, item: Item) -> InstanceBatch:
+        """The images of `item` with their objects, resized and flipped as this says; the same in any process."""
         sizes = self.sizes(item.block, source.sizes[item.block.indices])
         _, flips, keys = self._draws(item.block)
         samples = [source[int(index)] for index in item.block.indices]

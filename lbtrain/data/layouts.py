@@ -90,4 +90,5 @@ def _some(names: Sequence[str]) -> str:
 
 
 def num_classes(container: Container) -> int:
+    """By the names of the classes; where there are none, by the largest label."""
     return len(container.classes) if container.classes is not None else int(container.labels.max(initial=-1)) + 1

@@ -16,9 +16,13 @@ Batch = tuple[Tensor, Tensor]
 
 
 class Source(Protocol):
+    """The images of one half of a data set, by index."""
+
     def __len__(self) -> int: ...
 
-    def fetch(self, block: Block) -> Batch: ...
+    def fetch(self, block: Block) -> Batch:
+        """The batch of a block of the sample stream: the same in any process, augmentation included."""
+        ...
 
 
 class InMemorySource:

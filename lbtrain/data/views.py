@@ -35,22 +35,26 @@ class View:
 
 
 def central(photo: Photo, draws: Draws, size: int) -> Tensor:
+    """The middle of the photo, whose shorter side is first made 256 pixels for a size of 224: what a model is scored on."""
     resized = _shorter_side(photo, _resized_side(size))
     top, left = (round((length - size) / 2) for length in resized.shape[1:])
     return resized[:, top : top + size, left : left + size]
 
 
 def scale_aspect_flip(photo: Photo, draws: Draws, size: int) -> Tensor:
+    """A random box of the photo, stretched to (size, size), flipped left-right half of the time."""
     flip, *rest = draws
     return _flipped(photo.cut(random_box(photo.height, photo.width, rest), size, size), flip)
 
 
 def scale_aspect_flip_color(photo: Photo, draws: Draws, size: int) -> Tensor:
+    """`scale_aspect_flip`, then colours moved by jitter and lighting."""
     color, rest = draws[:_COLOR_DRAWS], draws[_COLOR_DRAWS:]
     return lighting(color_jitter(scale_aspect_flip(photo, rest, size).float(), color[:4]), color[4:])
 
 
 def fixed_crop_flip(photo: Photo, draws: Draws, size: int) -> Tensor:
+    """A random cut of the middle square, which is 256 pixels wide for a size of 224 or 227, flipped left-right half of the time."""
     flip, down, across = draws
     side = _resized_side(size)
     resized = _shorter_side(photo, side)

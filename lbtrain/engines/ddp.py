@@ -92,5 +92,6 @@ def exchange_in_backward(model: nn.Module, exchange: bool) -> None:
 
 
 def load_loss_scale(scaler: torch.amp.GradScaler, scale: float) -> None:
+    """Goes on from this scale; nothing where the precision needs none."""
     if scaler.is_enabled():
         scaler.load_state_dict(scaler.state_dict() | {"scale": scale})

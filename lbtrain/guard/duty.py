@@ -57,6 +57,7 @@ class Duty:
 
 
 def as_argument(duty: Duty) -> str:
+    """As one word of the guard's command line."""
     return json.dumps(dataclasses.asdict(duty))
 
 

@@ -56,6 +56,7 @@ def selectable(lines: list[Line], seconds: float) -> list[Line]:
 
 
 def connected(address: str, port: int, seconds: float) -> socket.socket:
+    """A socket to the hub. Raises OSError if it does not answer within so many seconds."""
     return socket.create_connection((address, port), timeout=max(seconds, 0.5))
 
 

@@ -15,6 +15,7 @@ def stat_of(pid: int) -> list[str]:
 
 
 def process_state(pid: int) -> str:
+    """The letter that the system gives it (T stopped, Z ended and not waited for); empty where there is no such process."""
     return next(iter(stat_of(pid)), "")
 
 

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lbtrain.analysis.noise_scale import Moments, RunningLayers, RunningNoise, moments
+from lbtrain.analysis.noise_scale import Moments, RunningLayers, RunningNoise, moments, moments_of_row
 from lbtrain.analysis.objective import untouched
 from lbtrain.cut import Phase
 from lbtrain.engines.protocol import Engine
@@ -39,7 +39,7 @@ class NoiseMeter(Meter):
     def __init__(self, plan: Plan, task: Task, engine: Engine, optimizer: torch.optim.Optimizer, earlier: Sequence[dict[str, Any]]):
         self.plan, self.task, self.engine = plan, task, engine
         self.layers = {name: p for name, p in engine.module.named_parameters() if p.requires_grad}
-        self.running = RunningNoise([_moments(row) for row in earlier])
+        self.running = RunningNoise([moments_of_row(row) for row in earlier])
         self.running_layers = RunningLayers()
         shards = engine.shards() if plan.noise_every else None
         self.sliced = _SlicedGradients(engine, shards, optimizer, plan.clip_norm, list(self.layers)) if shards else None
@@ -120,10 +120,6 @@ class NoiseMeter(Meter):
         with untouched(module), torch.random.fork_rng(devices), torch.autocast(self.engine.device.type, dtype, enabled=dtype is not None):
             loss = torch.stack(list(self.task.loss(module, part).values())).sum()
         return squared_norms(torch.autograd.grad(loss, list(self.layers.values()), allow_unused=True, materialize_grads=True))
-
-
-def _moments(row: dict[str, Any]) -> Moments:
-    return moments(row["small_square"], row["large_square"], small_batch=row["small_batch"], large_batch=row["large_batch"])
 
 
 def _first(batch: Any, count: int) -> Any:

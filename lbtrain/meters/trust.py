@@ -10,6 +10,8 @@ from lbtrain.records import TrustRow
 
 
 class TrustMeter(Meter):
+    """Gives a row for the optimizers that have such ratios, and none for others."""
+
     def __init__(self, optimizer: torch.optim.Optimizer):
         self.optimizer = optimizer
 

@@ -108,14 +108,17 @@ default_cfgs = generate_default_cfgs(
 
 @register_model
 def alexnet(pretrained: bool = False, **kwargs: Any) -> AlexNet:
+    """For 227 x 227 pixels, with local response normalisation."""
     return build_model_with_cfg(AlexNet, "alexnet", pretrained, **kwargs)
 
 
 @register_model
 def alexnet_bn(pretrained: bool = False, **kwargs: Any) -> AlexNet:
+    """For 227 x 227 pixels, with batch norm in place of local response normalisation (You et al. 2017)."""
     return build_model_with_cfg(AlexNet, "alexnet_bn", pretrained, batch_norm=True, **kwargs)
 
 
 @register_model
 def reduced_alexnet(pretrained: bool = False, **kwargs: Any) -> ReducedAlexNet:
+    """For 32 x 32 pixels (Masters & Luschi 2018)."""
     return build_model_with_cfg(ReducedAlexNet, "reduced_alexnet", pretrained, **kwargs)

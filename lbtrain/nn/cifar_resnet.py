@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 
 class BasicBlock(nn.Module):
+    """Two 3 x 3 convolutions and a shortcut: (images, in_channels, h, w) -> (images, channels, h / stride, w / stride)."""
+
     def __init__(self, in_channels: int, channels: int, stride: int, batch_norm: bool):
         super().__init__()
         self.stride = stride
@@ -90,19 +92,23 @@ def _create(name: str, blocks: int, pretrained: bool, **kwargs: Any) -> CifarRes
 
 @register_model
 def cifar_resnet8(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
+    """One block a stage."""
     return _create("cifar_resnet8", 1, pretrained, **kwargs)
 
 
 @register_model
 def cifar_resnet20(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
+    """Three blocks a stage."""
     return _create("cifar_resnet20", 3, pretrained, **kwargs)
 
 
 @register_model
 def cifar_resnet32(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
+    """Five blocks a stage."""
     return _create("cifar_resnet32", 5, pretrained, **kwargs)
 
 
 @register_model
 def cifar_resnet44(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
+    """Seven blocks a stage."""
     return _create("cifar_resnet44", 7, pretrained, **kwargs)

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 
 class WideBlock(nn.Module):
+    """Two 3 x 3 convolutions and a shortcut: (images, in_channels, h, w) -> (images, channels, h / stride, w / stride)."""
+
     def __init__(self, in_channels: int, channels: int, stride: int):
         super().__init__()
         self.bn1 = nn.BatchNorm2d(in_channels)
@@ -64,4 +66,5 @@ default_cfgs = generate_default_cfgs(
 
 @register_model
 def wide_resnet16_4(pretrained: bool = False, **kwargs: Any) -> WideResNet:
+    """Depth 16, four times as wide as a CIFAR residual network."""
     return build_model_with_cfg(WideResNet, "wide_resnet16_4", pretrained, blocks=2, width=4, **kwargs)

@@ -191,4 +191,5 @@ def _rpn_loss_in_units(
 
 
 def mean_of(parts: list[Losses]) -> Losses:
+    """The mean of each loss over parts of a batch that are normalised by themselves, all equally large."""
     return {name: torch.stack([part[name] for part in parts]).mean() for name in parts[0]}

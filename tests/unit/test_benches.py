@@ -87,3 +87,13 @@ def test_a_process_tells_its_own_peak_of_memory_and_not_its_parents():
 
     held = torch.ones(2 << 28)  # 2 GiB of this process, more than the small one needs
     assert 100 < _peak("plain loop") < held.nbytes / 2**20
+
+
+def test_a_peer_that_never_agrees_gives_no_row(monkeypatch, tmp_path):
+    from bench import hessian
+    from tests.unit.analysis.curvatures import small_batches, small_net
+
+    peer = SimpleNamespace(products=1, eigenvalues=lambda tolerance: [1.0] * hessian.TOP)
+    monkeypatch.setattr(hessian, "Peer", lambda *_: peer)
+    with pytest.raises(RuntimeError, match="at its tightest tolerance, 1e-06: no row"):
+        hessian.products(tmp_path, small_net().eval(), small_batches(2), command="")

@@ -13,7 +13,9 @@ was. `torchrun --nproc_per_node N -m tools.landscape ...` shares the examples ou
 """
 
 import argparse
+import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from lbtrain.errors import UserError
@@ -43,22 +45,24 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     command.add_argument("--epochs", type=float, default=6, help="the longest run, in epochs (default 6) ...")
     command.add_argument("--least-steps", type=int, default=80, help="... or in steps, whichever is longer (default 80)")
     command.add_argument("--seeds", type=int, default=2)
-    command.add_argument("--out", type=Path, default=Path("runs/landscape-sweep"))
+    command.add_argument("--out", type=Path, help="where runs and report go (default runs/landscape-sweep/NAME-OF-THE-RECIPE)")
     return parser.parse_args(argv)
 
 
 def _add_loss_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--examples", type=int, default=512, help="the first so many of the run's own training stream (default 512)")
-    command.add_argument("--micro-batch", type=int, default=64, help="images a pass (default 64)")
+    command.add_argument("--micro-batch", type=int, default=0, help="images a pass (default 64, or the next whole number of ghost batches)")
     command.add_argument(
         "--batch-norm", choices=("batch", "eval"), default="batch", help="statistics of each ghost batch (default), or the running ones"
     )
 
 
 def main(argv: list[str] | None = None) -> int:
-    options = parse(argv)
+    """Runs one command; returns the exit code: 0 done, 130 stopped by Ctrl-C, else that of the error (lbtrain.errors)."""
+    words = sys.argv[1:] if argv is None else argv
+    options = parse(words)
     try:
-        if said := _run(options):
+        if said := _run(options, words):
             print(said)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -69,7 +73,8 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _run(options: argparse.Namespace) -> str:
+def _run(options: argparse.Namespace, words: Sequence[str]) -> str:
+    """Does what the `words` of the command line ask for; returns the text for the terminal of rank 0."""
     from tools.landscape.runs import Run
 
     if options.command == "batch":
@@ -85,7 +90,8 @@ def _run(options: argparse.Namespace) -> str:
         from tools.study.worker import load_recipe
 
         asked = (tuple(options.batches), tuple(options.rates), options.seeds, options.loss, options.epochs, options.least_steps)
-        return sweep(load_recipe(options.recipe), Question(*asked), options.out)
+        out = options.out or Path("runs/landscape-sweep") / options.recipe.stem
+        return sweep(load_recipe(options.recipe), Question(*asked), out, command=shlex.join(["python", "-m", "tools.landscape", *words]))
     from tools.landscape.runs import Here, LossOptions
 
     here, loss = Here.join(), LossOptions(options.examples, options.micro_batch, options.batch_norm)
@@ -101,4 +107,8 @@ def _run(options: argparse.Namespace) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    from lbtrain.cluster.launch import leave_process_group  # not before the options are read: it imports torch
+
+    leave_process_group()
+    sys.exit(code)

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lbtrain.errors import RecipeError
+from lbtrain.plan import make_plan
 from lbtrain.records import write_whole
 from tools.landscape import chart, page
 from tools.landscape.noise import Advice, Window, advise, batch_schedule, windows
@@ -22,7 +24,7 @@ def batch(run: Run, until_loss: float | None = None) -> str:
     rows = [row for row in run.rows("noise") if row["examples"] <= _end(run, until_loss)]
     found = windows(rows)
     advice = advise(found)
-    schedule = batch_schedule(found, train_examples=run.plan["train_examples"], ghost=run.plan["bn_batch_size"])
+    schedule, refusal = _schedule(run, found)
     table = [_table_row(advice, size) for size in _sizes(advice)]
     result = {
         **dataclasses.asdict(advice),
@@ -39,9 +41,22 @@ def batch(run: Run, until_loss: float | None = None) -> str:
     if layers := run.rows("layers"):
         pictures.append(run.folder / "layers.png")
         chart.draw_layers(layers, run.plan["train_examples"], pictures[1])
-    lines = _verdict(advice, schedule, run)
+    lines = _verdict(advice, schedule, refusal, run)
     write_whole(run.folder / "batch.html", page.page(f"How large a batch pays: {run.path.name}", lines, pictures, [_as_table(table)]))
     return "\n".join([*lines, "", _text_table(table), "", *map(str, [*pictures, run.folder / "batch.html"])])
+
+
+def _schedule(run: Run, found: Sequence[Window]) -> tuple[list[str], str]:
+    """A batch schedule as overrides of the run's recipe; none, and the reason, where the plan refuses it on as many ranks."""
+    whole = math.lcm(run.plan["bn_batch_size"], run.recipe.loss_batch_size)
+    words = batch_schedule(found, train_examples=run.plan["train_examples"], whole=whole)
+    # The next run need not measure again, which a batch of one micro-batch could not.
+    unmeasured = run.recipe.vary(measure=dict(noise_scale="0it", layers=False))
+    try:
+        make_plan(unmeasured.with_overrides(words), run.plan["world_size"], engine=run.plan["engine"])
+    except RecipeError as error:
+        return [], str(error)
+    return words, ""
 
 
 def _end(run: Run, until_loss: float | None) -> float:
@@ -79,7 +94,7 @@ def _window(window: Window) -> dict[str, Any]:
     }
 
 
-def _verdict(advice: Advice, schedule: list[str], run: Run) -> list[str]:
+def _verdict(advice: Advice, schedule: list[str], refusal: str, run: Run) -> list[str]:
     low, high = advice.critical_batch_interval
     ends = f"{low:,.0f} to {high:,.0f}" if high is not None else f"above {low:,.0f}"
     lines = [
@@ -89,6 +104,8 @@ def _verdict(advice: Advice, schedule: list[str], run: Run) -> list[str]:
     ]
     if schedule:
         lines.append(f"a batch that follows the noise: {' '.join(schedule)}  (growing the batch stands for decaying the rate: not both)")
+    else:
+        lines.append(f"no batch schedule that follows the noise: its plan is refused, {refusal}")
     if float(run.plan["batch_size"]) > 4 * advice.critical_batch:
         lines.append("this run's batch is past that point: the same progress at a smaller batch, with its rate, costs fewer examples")
     return lines

@@ -74,10 +74,12 @@ def compare(small: Run, large: Run, out: Path, here: Here, options: LossOptions)
 
 
 def along_the_line(small: Run, large: Run, out: Path, here: Here, options: LossOptions) -> list[dict[str, float]]:
-    """Training loss and evaluation metrics at ALPHAS, batch norm as in `options`; weights and running statistics are interpolated."""
-    ends = [small.weights[0], large.weights[0]]
-    settings = {"ends": [str(run.path.resolve()) for run in (small, large)], "steps": [run.weights[1] for run in (small, large)]}
-    settings |= vars(options)
+    """Training loss and evaluation metrics at ALPHAS, batch norm as in `options`; weights and running statistics are interpolated.
+
+    The micro-batches are those of `small`, in whose ghost batches both are measured here.
+    """
+    ends, options = [small.weights, large.weights], options.fitting(small)
+    settings = {"checkpoints": [run.checkpoint.checksum for run in (small, large)], **vars(options)}
     points: list[dict[str, float]] = []
     objective = task = None
     with Bars(enabled=here.rank == 0).watching("the line between the two", len(ALPHAS)) as tick:

@@ -23,9 +23,10 @@ class Measures:
     """What can be measured of one run. Every method is collective, returns plain data, and measures only what is not there yet."""
 
     def __init__(self, run: Run, here: Here, options: LossOptions):
-        self.run, self.here, self.options = run, here, options
+        self.run, self.here, self.options = run, here, options.fitting(run)
         self.bars = Bars(enabled=here.rank == 0)
-        self.settings = {**dataclasses.asdict(options), "step": run.weights[1]}
+        found = run.checkpoint
+        self.settings = {**dataclasses.asdict(self.options), "step": found.progress.step, "checkpoint": found.checksum}
 
     def sharpness(self) -> dict[str, Any]:
         """Keskar's metric by box and space, and SAM's."""

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from lbtrain.analysis.noise_scale import Moments, NoiseScale, moments, noise_scale
+from lbtrain.analysis.noise_scale import Moments, NoiseScale, moments_of_row, noise_scale
 from lbtrain.errors import RecipeError
 
 WINDOWS = 8
@@ -84,13 +84,9 @@ def _cut(rows: Sequence[dict[str, Any]], count: int) -> list[Window]:
     found, start = [], 0
     for first, last in itertools.pairwise(edges):
         part = rows[first:last]
-        found.append(Window(start, part[-1]["examples"], part[-1]["large_batch"], [_moments(row) for row in part]))
+        found.append(Window(start, part[-1]["examples"], part[-1]["large_batch"], [moments_of_row(row) for row in part]))
         start = part[-1]["examples"]
     return found
-
-
-def _moments(row: dict[str, Any]) -> Moments:
-    return moments(row["small_square"], row["large_square"], small_batch=row["small_batch"], large_batch=row["large_batch"])
 
 
 def advise(found: Sequence[Window]) -> Advice:
@@ -120,13 +116,14 @@ def _minima(found: Sequence[Window], ratios: Sequence[float]) -> tuple[float, fl
     return steps, sum(ratio * share * window.steps for ratio, share, window in zip(ratios, shares, found, strict=True))
 
 
-def batch_schedule(found: Sequence[Window], *, train_examples: int, ghost: int) -> list[str]:
+def batch_schedule(found: Sequence[Window], *, train_examples: int, whole: int) -> list[str]:
     """Overrides that let the batch follow the noise scale by powers of two: `batch_size=32`, `schedule.batch_growth=2ep:2,5ep:4`.
 
-    Where a window's noise scale has no upper bound, its lower one counts. The batch never shrinks, nor grows past an eighth of the data.
+    A batch is `whole` examples (a ghost batch) times a power of two. Where a window's noise scale has no upper bound, its lower one counts.
+    The batch never shrinks, nor grows past an eighth of the data.
     """
     most = max(1.0, train_examples / 8)
-    (_, size), *later = [(window.start, _power_of_two(min(_supported(window.noise), most), ghost)) for window in found]
+    (_, size), *later = [(window.start, _power_of_two(min(_supported(window.noise), most), whole)) for window in found]
     words, growth = [f"batch_size={size}"], []
     for start, wanted in later:
         if wanted > size:
@@ -139,6 +136,6 @@ def _supported(noise: NoiseScale) -> float:
     return noise.value if noise.value is not None and math.isfinite(noise.high) else noise.low
 
 
-def _power_of_two(noise: float, ghost: int) -> int:
-    """The ghost batch times the power of two that comes nearest to the noise scale."""
-    return int(ghost * 2 ** max(0, round(math.log2(max(1.0, noise) / ghost))))
+def _power_of_two(noise: float, whole: int) -> int:
+    """`whole` times the power of two that comes nearest to the noise scale."""
+    return int(whole * 2 ** max(0, round(math.log2(max(1.0, noise) / whole))))

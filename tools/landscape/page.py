@@ -14,6 +14,8 @@ small{color:#666}div{overflow-x:auto}"""
 
 @dataclass(frozen=True)
 class Table:
+    """A heading and text cells under column names; the first column is read as names, the others as numbers."""
+
     title: str
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -25,6 +27,7 @@ class Table:
 
 
 def page(title: str, lines: Sequence[str], pictures: Sequence[Path], tables: Sequence[Table], origin: str = "") -> str:
+    """The page: a heading, what was found as a list, the pictures (PNG), the tables, and in small print where the numbers come from."""
     said = "".join(f"<li>{html.escape(line)}</li>" for line in lines)
     shown = "".join(f'<img alt="{html.escape(path.stem)}" src="data:image/png;base64,{_encoded(path)}">' for path in pictures)
     return (

@@ -1,8 +1,9 @@
 """A run directory as the landscape's tools see it: recipe, rows, a checkpoint's weights, and the training loss as a function of them."""
 
 import json
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -15,13 +16,16 @@ from torch import Tensor, nn
 
 from lbtrain.analysis import Objective
 from lbtrain.analysis.objective import BatchNormMode
-from lbtrain.checkpoint import Checkpoints
+from lbtrain.checkpoint import Checkpoints, Found
 from lbtrain.cluster.launch import detect_world, start_process_group
 from lbtrain.data import facts
 from lbtrain.errors import RecipeError
 from lbtrain.nn import convert_to_ghost_batch_norm
 from lbtrain.recipe import Recipe
 from lbtrain.tasks import build_model, create_task
+
+MICRO_BATCH = 64
+"""Images a pass where nothing else is asked for: a Hessian-vector product keeps about twice the activations of a training step."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,8 @@ class Here:
 
 @dataclass(frozen=True)
 class Run:
+    """The run in `path`, read piece by piece when asked. Raises RecipeError for a folder that holds no run."""
+
     path: Path
 
     def __post_init__(self) -> None:
@@ -64,6 +70,7 @@ class Run:
         return dict(json.loads((self.path / "plan.json").read_text()))
 
     def rows(self, kind: str) -> list[dict[str, Any]]:
+        """Of metrics.jsonl, in the order of the steps."""
         lines = (self.path / "metrics.jsonl").read_text().splitlines()
         return [row for row in map(json.loads, lines) if row["kind"] == kind]
 
@@ -73,24 +80,29 @@ class Run:
         return self.path / "landscape"
 
     @cached_property
-    def weights(self) -> tuple[dict[str, Tensor], int]:
-        """The newest good checkpoint's state dict, on the CPU, and its step."""
+    def checkpoint(self) -> Found:
+        """The newest good one, on the CPU. Raises RecipeError if there is none."""
         found = Checkpoints(self.path, keep=1).newest()
         if found is None:
             raise RecipeError(f"{self.path} has no checkpoint yet")
-        return found.state["model"], found.progress.step
+        return found
 
-    def initial_weights(self) -> dict[str, Tensor]:
-        """What the run started from: the recipe's seed says it."""
-        return build_model(self.recipe, facts(self.recipe.data)).state_dict()
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """The checkpoint's state dict."""
+        return dict(self.checkpoint.state["model"])
 
     def model(self, weights: dict[str, Tensor], device: torch.device) -> nn.Module:
+        """The run's network with these weights, in its ghost batches."""
         model = build_model(self.recipe, facts(self.recipe.data))
         model.load_state_dict(weights)
         return convert_to_ghost_batch_norm(model, self.recipe.bn_batch_size).to(device)
 
     def objective(self, here: Here, options: "LossOptions", *, keep_graphs: bool = False) -> Objective:
-        """The training loss at the checkpoint, over the first examples of the run's own stream, shared out over the ranks."""
+        """The training loss at the checkpoint, over the first examples of the run's own stream, shared out over the ranks.
+
+        `options` fit the run (`LossOptions.fitting`). Raises RecipeError where the examples cannot be shared out, and for a detector.
+        """
         if self.recipe.model.library != "timm":
             raise RecipeError(
                 f"{self.path} is a run of model.library={self.recipe.model.library}, whose loss exists in training mode only and jumps "
@@ -105,7 +117,7 @@ class Run:
             losses: list[Tensor] = list(task.loss(model, batch).values())  # type: ignore[arg-type]
             return torch.stack(losses).sum()
 
-        model = self.model(self.weights[0], here.device)
+        model = self.model(self.weights, here.device)
         return Objective(model, loss, batches, batch_norm=options.batch_norm, mean=here.mean, keep_graphs=keep_graphs)
 
 
@@ -115,11 +127,26 @@ class LossOptions:
 
     examples: int
     micro_batch: int
+    """Images a pass; 0: MICRO_BATCH, or more where the ghost batches of a run want it."""
     batch_norm: BatchNormMode
 
-    def batches(self, world_size: int) -> int:
-        if self.examples % (self.micro_batch * world_size):
+    def fitting(self, run: Run) -> "LossOptions":
+        """With a micro-batch that holds whole ghost batches of `run`. Raises RecipeError where it was given and does not."""
+        ghost = run.plan["bn_batch_size"] if self.batch_norm == "batch" else 1
+        whole = math.ceil((self.micro_batch or MICRO_BATCH) / ghost) * ghost
+        if self.micro_batch and self.micro_batch != whole:
             raise RecipeError(
-                f"--examples {self.examples} is not a whole number of micro-batches of {self.micro_batch} on each of {world_size} ranks"
+                f"--micro-batch {self.micro_batch} holds no whole number of the ghost batches of {ghost} images in {run.path}: "
+                f"--micro-batch {whole} does, and --batch-norm eval needs none"
             )
-        return self.examples // (self.micro_batch * world_size)
+        return replace(self, micro_batch=whole)
+
+    def batches(self, world_size: int) -> int:
+        """Micro-batches of each rank. Raises RecipeError where the examples are no whole number of them."""
+        together = self.micro_batch * world_size
+        if self.examples % together:
+            raise RecipeError(
+                f"--examples {self.examples} is not a whole number of micro-batches of {self.micro_batch} on each of {world_size} ranks: "
+                f"use --examples {math.ceil(self.examples / together) * together}"
+            )
+        return self.examples // together

@@ -4,6 +4,7 @@ McCandlish et al. 2018, section 3: at each batch the rate is constant and the be
 fitted to the best ones in logarithms. The prediction comes from the run at the batch nearest to the middle, up to the same loss.
 """
 
+import datetime
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,13 +15,14 @@ import numpy as np
 
 from lbtrain.data import facts
 from lbtrain.errors import RecipeError
-from lbtrain.provenance import commit, hardware
 from lbtrain.recipe import Recipe
 from lbtrain.records import write_whole
+from lbtrain.run_directory import RunDirectory
 from tools.landscape import chart, page
 from tools.landscape.kept import Bars
 from tools.landscape.noise import Advice, advise, windows
 from tools.landscape.runs import Run
+from tools.study.report import origin_of, provenance_of
 
 
 @dataclass(frozen=True)
@@ -43,18 +45,23 @@ class Question:
 LOG_EXAMPLES = 256
 
 
-def sweep(recipe: Recipe, question: Question, out: Path) -> str:
-    """Trains what is not there yet, then writes sweep.json, sweep.png and sweep.html into `out`."""
+def sweep(recipe: Recipe, question: Question, out: Path, *, command: str) -> str:
+    """Trains what is not there yet, then writes sweep.json, sweep.png and sweep.html into `out`, with the `command` that asked for them.
+
+    Raises RecipeError, before anything is trained, if `out` holds runs of another recipe or with other settings.
+    """
     from lbtrain.main import run
 
-    planned = question.runs()
+    planned = {_folder(out, *each): arm(recipe, question, *each) for each in question.runs()}
+    for folder, own in planned.items():
+        if changed := RunDirectory(folder).changes(own):
+            raise RecipeError(f"{folder} holds a run of another sweep ({'; '.join(changed)}): choose another --out, or undo the change")
     with Bars(enabled=True).watching("sweep: runs", len(planned)) as tick:
-        for size, rate, seed in planned:
-            folder = _folder(out, size, rate, seed)
+        for folder, own in planned.items():
             if not (folder / "ended").exists():
-                _train(run, arm(recipe, question, size, rate, seed), folder)
+                _train(run, own, folder)
             tick()
-    return report(question, out)
+    return report(question, out, command=command)
 
 
 def arm(recipe: Recipe, question: Question, size: int, rate: float, seed: int) -> Recipe:
@@ -93,17 +100,23 @@ def steps_to(run: Run, loss: float) -> float | None:
     return None
 
 
-def report(question: Question, out: Path) -> str:
+def report(question: Question, out: Path, *, command: str) -> str:
+    """Writes sweep.json, sweep.png and sweep.html from the runs in `out`, and returns the text for the terminal.
+
+    Raises RecipeError where too few batch sizes reached the loss for a curve.
+    """
     best = [point for size in question.batches if (point := _best(question, out, size))]
     if len(best) < 3:
         raise RecipeError(f"the loss {question.loss} was reached at {len(best)} batch sizes only: raise --loss or --epochs")
     fitted = fit([point["batch_size"] for point in best], [point["steps"] for point in best])
     middle = best[len(best) // 2]
     predicted, rows = _predict(question, out, middle)
-    origin = f"commit {commit()} on {hardware()}"
+    origins = _origins(question, out)
     data = {
         "question": vars(question),
-        "origin": origin,
+        "command": command,
+        "date": f"{datetime.date.today()}",
+        "origins": list(origins.values()),
         "loss": question.loss,
         "points": best,
         "measured": {"critical_batch": fitted[1] / fitted[0], "min_steps": fitted[0], "min_examples": fitted[1]},
@@ -122,8 +135,16 @@ def report(question: Question, out: Path) -> str:
         ["batch", "steps", "examples", "rate"],
         [[f"{p['batch_size']}", f"{p['steps']:.0f}", f"{p['steps'] * p['batch_size']:,.0f}", f"x {p['rate']:g}"] for p in best],
     )
+    origin = provenance_of(set(origins), command)
     write_whole(out / "sweep.html", page.page("Steps to a loss over batch sizes", lines, [out / "sweep.png"], [table], origin))
     return "\n".join([*lines, str(out / "sweep.png"), str(out / "sweep.html")])
+
+
+def _origins(question: Question, out: Path) -> dict[str, dict[str, Any]]:
+    """Commit, hardware and versions of the finished runs, by their words; one unless a sweep was continued elsewhere or later."""
+    paths = [_folder(out, *each) / "summary.json" for each in question.runs()]
+    summaries = [json.loads(path.read_text()) for path in paths if path.exists()]
+    return {origin_of(summary): {key: summary[key] for key in ("commit", "hardware", "versions")} for summary in summaries}
 
 
 def _best(question: Question, out: Path, size: int) -> dict[str, Any] | None:

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from lbtrain.analysis import Objective, power_iteration, spectral_density, top_eigenvalues, trace
+from lbtrain.analysis.objective import random_vector
 from tests.unit.analysis.curvatures import Matrix, cross_entropy, small_batches, small_net
 from tests.unit.analysis.test_objective import whole_hessian
 
@@ -83,8 +84,23 @@ def test_the_density_puts_the_mass_where_the_eigenvalues_are(matrix):
     assert float(torch.trapezoid(curve, grid.double())) == pytest.approx(1, abs=1e-3)
     inside = (grid > -2.5) & (grid < 2.5)
     assert float(torch.trapezoid(curve[inside], grid[inside].double())) == pytest.approx(280 / 285, abs=0.02)
-    moment = sum(n * w for nodes, weights in zip(density.nodes, density.weights, strict=True) for n, w in zip(nodes, weights, strict=True))
-    assert 285 * moment / 8 == pytest.approx(float(torch.cat([BULK, OUTLIERS]).sum()), abs=40)
+
+
+def test_the_moments_of_the_density_are_those_of_its_random_vectors(matrix):
+    """A Gauss quadrature is exact for z'z, z'Hz and z'HHz; the mean of z'Hz over random signs is the trace."""
+    density = spectral_density(matrix, probes=8, steps=40)
+    samples = []
+    for number, (nodes, weights) in enumerate(zip(density.nodes, density.weights, strict=True)):
+        signs = random_vector(285, seed=number, device=torch.device("cpu"), signs=True).double()
+        images = [signs, matrix.whole @ signs, matrix.whole @ matrix.whole @ signs]
+        found = [285 * sum(weight * node**power for node, weight in zip(nodes, weights, strict=True)) for power in (0, 1, 2)]
+        assert found == pytest.approx([float(signs @ image) for image in images], rel=1e-5)
+        samples.append(found[1])
+    # The variance of z'Hz over random signs is twice the sum of the squares off the diagonal.
+    variance = 2 * float(matrix.whole.square().sum() - matrix.whole.diag().square().sum())
+    exact = float(torch.cat([BULK, OUTLIERS]).sum())
+    assert sum(samples) / 8 == pytest.approx(exact, abs=3 * (variance / 8) ** 0.5)
+    assert trace(matrix, samples=8).samples == pytest.approx(samples, rel=1e-4)
 
 
 def test_a_network_against_torchs_whole_hessian():

@@ -41,7 +41,7 @@ def test_a_constant_noise_scale_is_the_critical_batch():
 def test_a_growing_noise_scale_grows_the_batch_by_powers_of_two_and_never_shrinks_it():
     found = windows(rows([30, 30, 70, 60, 130, 120, 500, 30]))
     assert len(found) == 8
-    words = batch_schedule(found, train_examples=12800, ghost=8)
+    words = batch_schedule(found, train_examples=12800, whole=8)
     assert words == ["batch_size=32", "schedule.batch_growth=2ep:2,4ep:2,6ep:4"]
     recipe = Recipe().vary(batch_size=64, bn_batch_size=8, duration="90ep", model=dict(name="cifar_resnet8")).with_overrides(words)
     assert [phase.batch_size for phase in make_plan(recipe, 1).phases] == [32, 64, 128, 512]
@@ -81,6 +81,19 @@ def test_the_command_writes_what_others_read(run_dir, capsys):
     assert result["min_steps"] > 0 and result["min_examples"] > 0 and result["measurements"] == 160
     for name in ("batch.png", "layers.png", "batch.html"):
         assert (run_dir / "landscape" / name).stat().st_size > 5000
+
+
+def test_a_schedule_that_the_plan_refuses_is_not_advised(run_dir, capsys):
+    """Detection takes no batch that grows, and whole losses besides whole ghost batches."""
+    changes = dict(bn_batch_size=4, loss_batch_size=12, model=dict(library="torchvision", name="resnet10t"), data=dict(name="shapes"))
+    recipe = Recipe().vary(batch_size=48, **changes)
+    (run_dir / "recipe.yaml").write_text(recipe.to_yaml())
+    (run_dir / "plan.json").write_text(make_plan(recipe, 1).to_json())
+    assert main(["batch", str(run_dir)]) == 0
+    said = capsys.readouterr().out
+    assert "a batch that follows the noise: " not in said
+    assert "no batch schedule that follows the noise: its plan is refused, schedule.batch_growth=" in said and "is for classifiers" in said
+    assert json.loads((run_dir / "landscape" / "batch.json").read_text())["schedule"] == []
 
 
 def test_the_scaling_report_advises_on_what_the_command_wrote(run_dir, tmp_path_factory, capsys):

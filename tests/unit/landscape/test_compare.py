@@ -1,36 +1,20 @@
 """Sharpness, spectrum and the line between two runs, from their directories; a command that was stopped goes on."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
 
-from lbtrain import Recipe
-from lbtrain.checkpoint import Checkpoints, Progress
-from lbtrain.data import facts
 from lbtrain.errors import RecipeError
 from lbtrain.plan import make_plan
 from lbtrain.tasks import build_model
 from tests.tiny_detection import tiny
+from tests.unit.landscape.untrained import write_run
 from tools.landscape import measures
 from tools.landscape.__main__ import main
 from tools.landscape.compare import fit_log, interpolated
-from tools.landscape.sweep import fit, steps_to
-
-
-def write_run(path, *, seed, batch_size=64, model="cifar_resnet8"):
-    """A run directory with a checkpoint, without the training."""
-    recipe = Recipe().vary(batch_size=batch_size, bn_batch_size=8, seed=seed, model=dict(name=model))
-    net = build_model(recipe, facts(recipe.data))
-    path.mkdir()
-    state = {"model": net.state_dict(), "optimizer": {}, "loss_scale": 1.0}
-    Checkpoints(path, keep=1).save(state, Progress(640, 10), recipe.to_yaml())
-    rows = [{"kind": "distance", "step": step, "examples": step, "distance": 1 + float(np.log(step))} for step in (1, 2, 4, 8)]
-    (path / "recipe.yaml").write_text(recipe.to_yaml())
-    (path / "plan.json").write_text(make_plan(recipe, 1).to_json())
-    (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +61,36 @@ def test_a_second_time_nothing_is_measured(runs, monkeypatch, capsys):
     assert capsys.readouterr().out.splitlines()[-5:] == first and "box 0.001, full space" in first[0]
 
 
+def test_a_run_that_was_trained_anew_is_measured_anew(runs, tmp_path, capsys):
+    small = shutil.copytree(runs[0], tmp_path / "small")
+    compared = ["compare", str(small), str(runs[1]), "--out", str(tmp_path / "page"), *OPTIONS]
+    starts = []
+    for again in (False, True):
+        if again:
+            shutil.rmtree(small / "checkpoints")
+            shutil.copytree(write_run(tmp_path / "again", seed=2) / "checkpoints", small / "checkpoints")
+        assert main(compared) == 0
+        found = json.loads((tmp_path / "page" / "compare.json").read_text())
+        assert found["line"][0]["train_loss"] == pytest.approx(found["sharpness"][0]["box 0.001, full space"]["base"], rel=1e-5)
+        starts.append(found["line"][0]["train_loss"])
+    assert starts[0] != pytest.approx(starts[1], rel=1e-3)
+
+
+def test_a_pass_holds_whole_ghost_batches(tmp_path, capsys):
+    """Also by default, where they are larger than the default, or do not divide it."""
+    path = write_run(tmp_path / "run", seed=0, batch_size=144, ghost=72)
+    assert main(["sharpness", str(path), "--examples", "72"]) == 0
+    kept = next(path.glob("landscape/*.json"))
+    assert json.loads(kept.read_text())["settings"]["micro_batch"] == 72
+    capsys.readouterr()
+    assert main(["sharpness", str(path), *OPTIONS]) == 2
+    assert "--micro-batch 16 holds no whole number of the ghost batches of 72 images" in (said := capsys.readouterr().err)
+    assert "--micro-batch 72 does" in said
+    assert main(["sharpness", str(path), "--examples", "100"]) == 2
+    assert "use --examples 144" in capsys.readouterr().err
+    assert main(["sharpness", str(path), "--batch-norm", "eval", "--examples", "64"]) == 0
+
+
 def test_a_stopped_command_keeps_what_was_finished(runs, monkeypatch, capsys):
     monkeypatch.setattr(measures, "spectral_density", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
     options = ["hessian", str(runs[1]), "--examples", "32", "--micro-batch", "16"]
@@ -116,20 +130,6 @@ def test_a_logarithm_is_fitted():
     assert fit_log(rows[:2]) is None
 
 
-def test_the_curve_of_steps_over_batches_is_fitted():
-    sizes = [8, 32, 128, 512]
-    assert fit(sizes, [20 + 2000 / size for size in sizes]) == pytest.approx((20, 2000), rel=1e-3)
-
-
-def test_steps_to_a_loss_are_in_the_middle_of_the_first_stretch_that_reaches_it(runs, tmp_path):
-    path = write_run(tmp_path / "run", seed=0)
-    rows = [{"kind": "train", "step": step, "examples": step, "loss": loss} for step, loss in ((4, 1.0), (8, 0.09), (12, 0.2))]
-    (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    from tools.landscape.runs import Run
-
-    assert steps_to(Run(path), 0.1) == 6 and steps_to(Run(path), 0.01) is None
-
-
 def test_a_run_without_a_checkpoint_is_told(runs, tmp_path):
     from tools.landscape.runs import Run
 
@@ -137,4 +137,4 @@ def test_a_run_without_a_checkpoint_is_told(runs, tmp_path):
     for checkpoint in (path / "checkpoints").iterdir():
         checkpoint.unlink()
     with pytest.raises(RecipeError, match="has no checkpoint yet"):
-        _ = Run(path).weights
+        _ = Run(path).checkpoint

@@ -1,0 +1,28 @@
+"""Run directories with a checkpoint, without the training."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from lbtrain import Recipe
+from lbtrain.checkpoint import Checkpoints, Progress
+from lbtrain.data import facts
+from lbtrain.plan import make_plan
+from lbtrain.tasks import build_model
+
+
+def write_run(path: Path, *, seed: int, batch_size: int = 64, ghost: int = 8, model: str = "cifar_resnet8") -> Path:
+    """A run of `seed` on digits that has stopped after 10 steps, with its initial weights; returns `path`, which it makes."""
+    recipe = Recipe().vary(batch_size=batch_size, bn_batch_size=ghost, seed=seed, model=dict(name=model))
+    net = build_model(recipe, facts(recipe.data))
+    path.mkdir()
+    state = {"model": net.state_dict(), "optimizer": {}, "loss_scale": 1.0}
+    checkpoints = Checkpoints(path, keep=1)
+    checkpoints.save(state, Progress(640, 10), recipe.to_yaml())
+    checkpoints.wait()
+    rows = [{"kind": "distance", "step": step, "examples": step, "distance": 1 + float(np.log(step))} for step in (1, 2, 4, 8)]
+    (path / "recipe.yaml").write_text(recipe.to_yaml())
+    (path / "plan.json").write_text(make_plan(recipe, 1).to_json())
+    (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
