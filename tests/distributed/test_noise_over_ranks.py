@@ -1,5 +1,6 @@
 """The gradient noise scale while training: one answer for one batch size, whatever cuts it, under every engine; and no trace in the run."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -101,25 +102,21 @@ class Quadratic(nn.Module):
     def forward(self, examples: torch.Tensor) -> torch.Tensor:
         return 0.5 * (self.w - examples).square().sum(1).mean()
 
-    @staticmethod
-    def loss(model: nn.Module, batch: tuple[torch.Tensor]) -> dict[str, torch.Tensor]:
-        """As a task's."""
-        return {"loss": model(*batch)}
-
 
 def measured_on_a_quadratic(micro_batch_size: int) -> dict[str, Any]:
     """The noise row after WINDOW steps of 256 examples, whose standard deviations are SPREAD."""
-    measure = dict(noise_scale="1it")
-    plan = make_plan(Recipe().vary(**SMALL).vary(batch_size=256, micro_batch_size=micro_batch_size, measure=measure), dist.get_world_size())
+    recipe = Recipe().vary(**SMALL).vary(batch_size=256, micro_batch_size=micro_batch_size, measure=dict(noise_scale="1it"))
+    plan = make_plan(recipe, dist.get_world_size())
+    task = SimpleNamespace(recipe=recipe, loss=lambda model, batch: {"loss": model(*batch)})
     model, phase = Quadratic(), plan.phases[0]
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     engine = DDPEngine(plan, model, optimizer, torch.device("cpu"))
-    meter = NoiseMeter(plan, model, engine, optimizer, earlier=[])
+    meter = NoiseMeter(plan, task, engine, optimizer, earlier=[])
     generator = torch.Generator().manual_seed(dist.get_rank())
     for step in range(WINDOW):
         for _ in range(engine.accumulation):
             batch = (SPREAD * torch.randn(micro_batch_size, 300, generator=generator),)
-            losses = model.loss(engine.model, batch)
+            losses = task.loss(engine.model, batch)
             meter.before_backward(Pass(batch, losses["loss"], losses, 256 * step, phase))
             engine.backward(losses["loss"])
         meter.before_update()
@@ -204,6 +201,6 @@ def test_the_distance_is_that_of_the_weights(alone):
     recipe = Recipe().vary(**SMALL)
     start = dict(build_model(recipe, facts(recipe.data)).named_parameters())
     end = alone.checkpoint()["state_dict"]
-    exact = sum(float((end[name] - p).double().square().sum()) for name, p in start.items()) ** 0.5
+    exact = sum(float((end[name] - p.detach()).double().square().sum()) for name, p in start.items()) ** 0.5
     assert [row["step"] for row in rows(alone, "distance")] == [1, 2, 3, 4, 5, 6]
     assert rows(alone, "distance")[-1]["distance"] == pytest.approx(exact, rel=1e-6) and exact > 0

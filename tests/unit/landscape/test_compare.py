@@ -8,8 +8,6 @@ import pytest
 import torch
 
 from lbtrain.errors import RecipeError
-from lbtrain.plan import make_plan
-from lbtrain.tasks import build_model
 from tests.tiny_detection import tiny
 from tests.unit.landscape.untrained import write_run
 from tools.landscape import measures
