@@ -118,14 +118,14 @@ def test_timms_resnets_are_goyals(name, count):
 
 @pytest.mark.parametrize("name", ["alexnet", "alexnet_bn", "reduced_alexnet", "cifar_resnet8", "wide_resnet16_4"])
 def test_a_recipe_can_set_the_heads_initial_weights(name):
-    """Goyal et al. 2017, section 5.1: a normal of standard deviation 0.01 for the last layer."""
+    """Goyal et al. 2017, section 5.1: a normal distribution for the last layer, there of standard deviation 0.01."""
     size = dict(image_size=67) if name.startswith("alexnet") else {}
-    recipe = Recipe().vary(model=dict(name=name, head_std=0.01), data=dict(name="synthetic", **size))
+    recipe = Recipe().vary(model=dict(name=name, head_std=0.03), data=dict(name="synthetic", **size))
     head = build_model(recipe, facts(recipe.data)).get_classifier()
     assert head.out_features == facts(recipe.data).num_classes
-    assert head.weight.std().item() == pytest.approx(0.01, rel=0.05)
+    assert head.weight.std().item() == pytest.approx(0.03, rel=0.05)
     own = build_model(recipe.vary(model=dict(head_std=0.0)), facts(recipe.data)).get_classifier()
-    assert own.weight.std().item() != pytest.approx(0.01, rel=0.1)
+    assert own.weight.std().item() != pytest.approx(0.03, rel=0.1)
 
 
 def test_the_memory_of_the_running_statistics_reaches_every_layer():
