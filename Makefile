@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := recipes/digits.py recipes/digits_720_unscaled.py recipes/digits_720.py recipes/digits_720_lamb.py
 
-.PHONY: help install colossalai demo scaling-demo test test-slow test-colossalai lint bench bench-check clean
+.PHONY: help install colossalai demo scaling-demo test test-slow test-colossalai lint bench bench-check wheels clean
 
 help:
 	@echo "make install    .venv with the pinned packages of constraints.txt (5.5 GB, about 2 minutes)"
@@ -16,6 +16,7 @@ help:
 	@echo "make lint       ruff and mypy"
 	@echo "make bench      speed against the peers; appends to results/, renews docs/results.md (under 30 minutes)"
 	@echo "make bench-check  the same, held against the last rows; writes nothing"
+	@echo "make wheels     wheels/: what a GPU machine without a package index lacks for bench/gpu.py (30 MB)"
 
 install: .venv/.installed
 
@@ -66,6 +67,12 @@ bench: install
 
 bench-check: install
 	$(BIN)/python -m bench --check
+
+# What a machine with torch, torchvision, timm and scikit-learn, but without a package index, lacks: `python -m pip install --no-deps wheels/*.whl`.
+WHEELS := accelerate deepspeed omegaconf antlr4-python3-runtime rich markdown-it-py mdurl Pygments hjson msgpack ninja py-cpuinfo pydantic pydantic_core \
+	annotated-types einops tensorboard tensorboard-data-server absl-py grpcio Markdown protobuf Werkzeug simplejpeg pycocotools psutil
+wheels: install
+	$(BIN)/python -m pip wheel --quiet --no-deps --constraint constraints.txt --wheel-dir wheels $(WHEELS)
 
 clean:
 	rm -rf runs .pytest_cache .mypy_cache .ruff_cache

@@ -11,6 +11,9 @@ device memory against the plain loop), `optim` (LARS and LAMB steps against timm
 beside it), `batch_size` (images/s over batch and micro-batch, AlexNet and ResNet-50: You et al. 2017 report 3x from 512 to 4,096 for
 AlexNet on eight GPUs). What does not fit the memory, fails, or has no time left is named, and the rest goes on.
 
+A machine that has torch and timm, but no package index, gets the rest as files: `make wheels` here, and there
+`python -m pip install --no-deps wheels/*.whl`.
+
 Accuracy against batch size is a command of its own, for a longer loan of a GPU:
 
     python -m tools.study sweep recipes/cifar10_wide_resnet.py --batch-sizes 64,256,1024,4096,8192,16384 --seeds 3 --out runs/cifar10_sweep
