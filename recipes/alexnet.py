@@ -1,5 +1,7 @@
 """AlexNet on ImageNet at 512 images a step: the baseline of the LARS paper (You et al. 2017, Table 1a).
 
+batch_size=256 schedule.base_lr=0.01 is the pair of Caffe's own model.
+
 Run        deepspeed --hostfile hostfiles/1x8 recipes/alexnet.py data.root=/data/imagenet
 Published  top-1 accuracy 58.8 % (Table 1a; the introduction of the paper says 57.6)
 Measured   not yet

@@ -1,6 +1,6 @@
 """ResNet-32 on CIFAR-10 at 8 images a step with augmentation (Masters & Luschi 2018, section 3.3 and Figure 8).
 
-The grid around it: batch_size=2 to 256 (bn_batch_size with it); base_lr=2^-12 to 1 per example; data.augmentation=none (Figure 7);
+The grid around it: batch_size=2 to 256 (bn_batch_size with it); rates of 2^-12 to 1 per example; data.augmentation=none (Figure 7);
 model.args={batch_norm: false} (section 3.2); bn_batch_size=4 at any larger batch (Figure 13); data.name=cifar100 duration=164ep (Figure 9).
 
 Run        python recipes/cifar10_small_resnet32.py data.root=/data/cifar10

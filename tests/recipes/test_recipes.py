@@ -104,6 +104,18 @@ def test_an_expectation_is_a_published_figure(path):
     assert near, f"no row at batch {batch} has {value} or {accuracy}"
 
 
+@every_recipe
+def test_what_a_contract_says_of_further_arms_can_be_typed(path):
+    """Each `key=value` of the docstring is a key of the recipe and a value that it takes, and the arm can be planned."""
+    doc = ast.get_docstring(ast.parse(path.read_text())).partition("\nPublished")[0]
+    found = re.findall(r"(?:^|[\s(])([a-z_0-9.]+=(?:\{[^}]*\}|\S+))", doc)
+    recipe = load(path)["recipe"]
+    for word in [word.rstrip(".,;:)") for word in found]:
+        arm = recipe.with_overrides([word])
+        if word.startswith(("model.args", "data.augmentation", "data.name", "duration")):
+            make_plan(arm, 1, model_census=counted_once(arm))
+
+
 def test_importing_all_in_one_process_leaves_each_as_it_was():
     alone = {path.stem: load(path)["recipe"].to_yaml() for path in FILES}
     sys.path.insert(0, str(FOLDER))
