@@ -132,7 +132,7 @@ def test_precision_equals_that_of_detectron2s_evaluator(root):
     from detectron2.evaluation import COCOEvaluator
     from detectron2.structures import Boxes, Instances
 
-    source = CocoSource(root, "val2017", empty_images=True)
+    source = CocoSource(root, "val2017", empty_images=True, scored=True)
     MetadataCatalog.get("shapes_as_coco").set(
         json_file=str(source.path), thing_classes=source.class_names, thing_dataset_id_to_contiguous_id={1: 0, 2: 1, 3: 2, 4: 3}
     )
@@ -205,7 +205,7 @@ def test_a_lazy_config_trains_too(root, tmp_path):
 def test_ghost_batch_norm_reaches_a_lazy_config(root):
     recipe = small(root, model=dict(name=YAML.replace(".yaml", ".py"), args={}, batch_norm="ghost"))
     layers = [module for module in build_model(recipe, facts(recipe.data)).modules() if isinstance(module, torch.nn.BatchNorm2d)]
-    assert len(layers) == 1 + 16 * 3 + 4  # the stem, the blocks and the shortcuts of a ResNet-50
+    assert len(layers) == 13 * 3 + 3  # blocks and shortcuts of a ResNet-50; the stem and the first stage are frozen (freeze_at=2)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
