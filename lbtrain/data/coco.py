@@ -7,7 +7,6 @@ of the half that is scored at once, of outlines and photos to train on when thei
 import contextlib
 import json
 import math
-import pickle
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -59,7 +58,9 @@ class CocoSource:
         for annotation in content["annotations"]:
             with self._reading_outline(annotation):
                 mask = _encoded(annotation["segmentation"], *sizes[annotation["image_id"]])
-                annotations.append({"iscrowd": 0, "area": float(rle.area(mask)), **annotation, "segmentation": mask})
+                annotations.append(
+                    {"iscrowd": 0, "area": float(rle.area(mask)), **annotation, "segmentation": mask | {"counts": _text(mask["counts"])}}
+                )
         return content | {"annotations": annotations}
 
     def __len__(self) -> int:
@@ -112,19 +113,19 @@ class CocoSource:
 
 
 class _Records:
-    """Objects of any kind, pickled one after the other into a tensor: loader processes share it, where each would copy objects."""
+    """What JSON can say, as text, one after the other in a tensor: loader processes share it, where each would copy objects."""
 
     def __init__(self, records: Sequence[Any]):
-        pickled = [pickle.dumps(record) for record in records]
-        self._bytes = torch.from_numpy(np.frombuffer(bytearray().join(pickled), np.uint8))
-        self._ends = torch.tensor([len(each) for each in pickled], dtype=torch.int64).cumsum(0)
+        texts = [json.dumps(record).encode() for record in records]
+        self._bytes = torch.from_numpy(np.frombuffer(bytearray().join(texts), np.uint8))
+        self._ends = torch.tensor([len(text) for text in texts], dtype=torch.int64).cumsum(0)
 
     def __len__(self) -> int:
         return len(self._ends)
 
     def __getitem__(self, index: int) -> Any:
         start = int(self._ends[index - 1]) if index else 0
-        return pickle.loads(self._bytes[start : int(self._ends[index])].numpy().tobytes())
+        return json.loads(self._bytes[start : int(self._ends[index])].numpy().tobytes())
 
 
 def _read(path: Path, folder: Path) -> dict[str, Any]:
@@ -151,6 +152,11 @@ def _encoded(outline: Any, height: int, width: int) -> dict[str, Any]:
     if tuple(mask["size"]) != (height, width):
         raise ValueError(f"a mask of {mask['size']} pixels on an image of {[height, width]}")
     return dict(mask)
+
+
+def _text(counts: str | bytes) -> str:
+    """Runs as COCO's files have them; pycocotools takes both."""
+    return counts if isinstance(counts, str) else counts.decode("ascii")
 
 
 def _what_is_broken(annotation: dict[str, Any], images: set[int], labels: dict[int, int]) -> str:

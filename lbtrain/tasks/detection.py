@@ -3,7 +3,6 @@
 What each loss is a mean over, and what K ranks mean against one, is in lbtrain.tasks.mask_rcnn and docs/detection.md.
 """
 
-import pickle
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, cast
 
@@ -75,10 +74,13 @@ def _load_backbone(body: nn.Module, path: str) -> None:
     """Weights of a classifier of the same name: a checkpoint of a run here, or a timm state dict. The classifier itself is left out."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-        outcome = body.load_state_dict(content.get("state_dict", content), strict=False)
-    except (EOFError, pickle.UnpicklingError) as error:
+    except OSError as error:
+        raise RecipeError(f"model.weights={path} cannot be read: {error}") from error
+    except Exception as error:  # whatever torch makes of bytes that it did not write, or of code that it refuses to load
         raise RecipeError(f"model.weights={path} is no file of tensors that torch.save has written") from error
-    except (OSError, RuntimeError, ValueError, AttributeError) as error:
+    try:
+        outcome = body.load_state_dict(content.get("state_dict", content), strict=False)
+    except (RuntimeError, ValueError, AttributeError, TypeError) as error:
         raise RecipeError(f"model.weights={path} does not fit the backbone: {error}") from error
     if outcome.missing_keys:
         raise RecipeError(f"model.weights={path} lacks {', '.join(outcome.missing_keys[:3])}: is it a checkpoint of this backbone?")
