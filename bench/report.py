@@ -46,8 +46,7 @@ ELSEWHERE = """\
   [soak.csv](../results/soak.csv);
 - how right predicted scaling was, against published clusters and against hosts with a real network between them: [scaling.md](scaling.md),
   [scaling_prediction.csv](../results/scaling_prediction.csv), [hosts_prediction.csv](../results/hosts_prediction.csv);
-- accuracy against batch size and method by method: the [README](../README.md), [methods.md](methods.md), `results/*_sweep.json`,
-  [digits_demo.json](../results/digits_demo.json), [digits_methods.json](../results/digits_methods.json);
+- accuracy against batch size: the [README](../README.md), `results/*_sweep.json`, [digits_demo.json](../results/digits_demo.json);
 - the critical batch that was predicted, and the steps that were measured: [landscape.md](landscape.md),
   [steps_to_loss.json](../results/steps_to_loss.json);
 - Mask R-CNN: [detection.md](detection.md), [mask_rcnn_shapes.json](../results/mask_rcnn_shapes.json).

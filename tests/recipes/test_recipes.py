@@ -209,7 +209,10 @@ def test_three_real_steps(path, tmp_path, monkeypatch):
     [
         ("fashion_mnist_2k_lamb", ["batch_size=256"]),
         ("cifar10_small_alexnet", ["data.augmentation=crop_flip"]),
-        ("cifar10_wide_resnet_growth", ["model.name=cifar_resnet8", "batch_size=32", "bn_batch_size=8", "schedule.batch_growth=[2it:2]"]),
+        (
+            "cifar10_wide_resnet_growth",  # two steps of 32 images and two of 64 are as long as six of 32
+            ["model.name=cifar_resnet8", "batch_size=32", "bn_batch_size=8", "schedule.batch_growth=[2it:2]", "duration=6it"],
+        ),
     ],
 )
 def test_real_images_of_the_recipes_own_data_set(name, words, tmp_path, monkeypatch):
@@ -217,7 +220,7 @@ def test_real_images_of_the_recipes_own_data_set(name, words, tmp_path, monkeypa
         pytest.skip(f"{DATA} is not here")
     recipe = load(FOLDER / f"{name}.py")["recipe"]
     root = f"data.root={DATA / recipe.data.name}"
-    short = ["duration=4it", "log_every=1it", "evaluate_every=4it", "checkpoint.every=4it", "engine=ddp"]
+    short = ["duration=4it", "log_every=1it", "evaluate_every=1dur", "checkpoint.every=1dur", "engine=ddp"]
     try:
         main(recipe, [*short, *words, root, f"run_dir={tmp_path / 'run'}"])
     finally:
