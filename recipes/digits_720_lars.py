@@ -2,7 +2,7 @@
 
 Run        python recipes/digits_720_lars.py
 Published  nothing: the data set is bundled with scikit-learn
-Measured   not yet
+Measured   top-1 error 2.24 ± 0.89 % (n=5, as an arm of the sweep; results/digits_sweep.json)
 """
 
 from digits_720 import recipe as linear
