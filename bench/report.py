@@ -119,7 +119,7 @@ def _row(line: Line) -> str:
 def _origins(name: str, lines: list[Line]) -> str:
     """One sentence per origin: most tables have one. Which of its cases a command measured is left out."""
     origins = dict.fromkeys(
-        (re.sub(r" --(cases|engines) \S+", "", line["command"]), line["commit"], line["date"], line["hardware"]) for line in lines
+        (re.sub(r" --(cases|engines) ('[^']*'|\S+)", "", line["command"]), line["commit"], line["date"], line["hardware"]) for line in lines
     )
     said = [f"`{command}`, commit {commit}, {date}, {hardware}" for command, commit, date, hardware in origins]
     return f"<sub>[results/{name}.csv](../results/{name}.csv): {'; '.join(said)}</sub>"

@@ -61,8 +61,8 @@ def measure(name: str, timm_checkout: Path | None) -> list[rows.Row]:
     loops = {peer: LOOPS[peer] for peer in case.peers}
     if timm_checkout and case.ranks == 1:
         loops["timm train.py"] = timm_loop(timm_checkout)
-    seconds = in_turns(case.job, case.engine, list(loops.values())) if case.ranks == 1 else on_ranks("bench.train", name)
-    job, command = case.job, f"{COMMAND} --cases {name}" + (" --timm DIR" if timm_checkout else "")
+    seconds = in_turns(case.job, case.engine, list(loops.values())) if case.ranks == 1 else on_ranks("bench.train", name, ranks=case.ranks)
+    job, command = case.job, f"{COMMAND} --cases {name}" + (" --timm DIR" if "timm train.py" in loops else "")
     images = job.micro_batch_size * job.steps * case.ranks
     mine, *theirs = [[images / turn for turn in turns] for turns in seconds]
     title = f"{name}, {job.model} {job.image_size}x{job.image_size}, {job.micro_batch_size} x {case.ranks}"

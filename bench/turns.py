@@ -71,7 +71,7 @@ def in_turns(job: Job, engine: str, others: Sequence[Loop], rounds: int = ROUNDS
     return [kept[1:] for kept in seconds]
 
 
-def on_ranks(module: str, what: str, ranks: int = 2) -> list[list[float]]:
+def on_ranks(module: str, what: str, *, ranks: int) -> list[list[float]]:
     """What `in_turns` returns on rank 0 of so many gloo ranks of one thread each, all of which run `python -m MODULE --worker WHAT`."""
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(ranks), "-m", module, "--worker", what]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}

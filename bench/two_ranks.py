@@ -21,7 +21,6 @@ from bench.turns import end_worker, in_turns, on_ranks
 
 JOB = Job("cifar_resnet20", 32, 64, 4)
 ENGINES = ("ddp", "deepspeed", "accelerate", "colossalai")
-ROUNDS = 15
 COMMAND = "python -m bench.two_ranks"
 
 
@@ -36,11 +35,11 @@ def alone(job: Job) -> Iterator[None]:
 
 
 def worker(engine: str) -> None:
-    end_worker(in_turns(JOB, engine, [by_hand, without_exchange, alone], ROUNDS))
+    end_worker(in_turns(JOB, engine, [by_hand, without_exchange, alone]))
 
 
 def measure(engine: str) -> list[rows.Row]:
-    mine, by_ddp, no_exchange, single = on_ranks("bench.two_ranks", engine)
+    mine, by_ddp, no_exchange, single = on_ranks("bench.two_ranks", engine, ranks=2)
 
     def row(
         case: str, numerator: tuple[list[float], list[float]], denominator: tuple[list[float], list[float]], unit: str, target: str

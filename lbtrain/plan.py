@@ -149,7 +149,7 @@ def make_plan(recipe: Recipe, world_size: int, *, engine: str = "ddp", model_cen
     rate, peak = recipe.schedule, peak_lr(recipe)
     warmup = share(rate.warmup, "schedule.warmup") * (recipe.batch_size / rate.base_batch_size if rate.warmup_rule == "linear" else 1)
     start = warmup_start(rate, peak)
-    milestones, factors = _falls(rate, share) if rate.decay == "step" else ((), ())
+    milestones, factors = _milestones(rate, share) if rate.decay == "step" else ((), ())
     form: Any = rate.warmup_form
     decay: Any = rate.decay
     return Plan(
@@ -188,7 +188,7 @@ def make_plan(recipe: Recipe, world_size: int, *, engine: str = "ddp", model_cen
     )
 
 
-def _falls(rate: ScheduleConfig, share: Callable[[str, str], float]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _milestones(rate: ScheduleConfig, share: Callable[[str, str], float]) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Where the rate falls, in order, and to which share of itself."""
     points = [Milestone.parse(text, "schedule.milestones") for text in rate.milestones]
     falls = sorted((share(point.at, "schedule.milestones"), rate.factor if point.factor is None else point.factor) for point in points)
