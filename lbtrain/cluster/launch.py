@@ -7,6 +7,7 @@ launcher is still there to be read, in the job's ancestors, so the job compares.
 
 import datetime
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from lbtrain.errors import LaunchError
 _DEEPSPEED_FILTERS = ("--include", "-i", "--exclude", "-e", "--num_nodes", "--num_gpus", "--num_accelerators")
 _COLOSSALAI_FILTERS = ("--include", "--exclude", "--num_nodes")
 _SECONDS_TO_WAIT = 600
+_SECONDS_TO_LET_GO = 0.1
 _SRUN = (
     "give them torchrun's names: srun bash -c 'RANK=$SLURM_PROCID WORLD_SIZE=$SLURM_NTASKS LOCAL_RANK=$SLURM_LOCALID "
     "MASTER_ADDR=FIRST_HOST MASTER_PORT=29500 exec python RECIPE.py'"
@@ -198,9 +200,15 @@ def check_same_on_all_ranks(examples: int, what: str) -> None:
 
 
 def leave_process_group() -> None:
-    """Ends the exchange threads, if there are any, before the interpreter goes, which would otherwise abort."""
+    """Ends the exchange threads, if there are any, before the interpreter goes, which would otherwise abort.
+
+    A thread of gloo lets go of the last exchange's tensor after the exchange is done, and needs the interpreter's lock for that. Groups
+    that nothing refers to any more end their threads here; those that DeepSpeed keeps do not, so the lock is theirs for a moment: one
+    that asked for it while the interpreter went aborted one in ten ends of `tools.verify` under ZeRO-2.
+    """
     if dist.is_initialized():
         dist.destroy_process_group()
+        time.sleep(_SECONDS_TO_LET_GO)
 
 
 def _share_cores() -> None:

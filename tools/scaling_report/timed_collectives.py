@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from lbtrain.cluster.launch import detect_world, start_process_group
+from lbtrain.cluster.launch import detect_world, leave_process_group, start_process_group
 
 SIZES = [4 * 4**power for power in range(4, 12)]  # 1 KiB to 16 MiB
 
@@ -37,7 +37,7 @@ def main() -> None:
     if dist.get_rank() == 0:
         (folder / "collectives.json").write_text(json.dumps(found))
     dist.barrier()
-    dist.destroy_process_group()
+    leave_process_group()
 
 
 if __name__ == "__main__":

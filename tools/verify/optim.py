@@ -135,6 +135,8 @@ def make_optimizer(question: Question, model: nn.Module) -> torch.optim.Optimize
 
 
 def _rank(rank: int, question: Question, port: int, answer: str) -> None:
+    from lbtrain.cluster.launch import leave_process_group
+
     os.environ |= {"DS_ACCELERATOR": "cpu", "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(question.world)}
     torch.set_num_threads(max(1, torch.get_num_threads() // question.world))
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=question.world)
@@ -143,7 +145,7 @@ def _rank(rank: int, question: Question, port: int, answer: str) -> None:
     expected, ours = _unsharded(question, copy.deepcopy(model)), _sharded(question, model)
     if rank == 0:
         torch.save([tuple(_compare(name, ours[name] - w, expected[name] - w)) for name, w in before.items()], answer)
-    dist.destroy_process_group()
+    leave_process_group()
 
 
 def _weights(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
