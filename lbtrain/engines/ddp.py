@@ -48,6 +48,7 @@ class DDPEngine(WindowedEngine):
     def save(self) -> EngineState | None:
         if self.rank:
             return None
+        self._forget_gradients()  # the update is done, and the copy takes their memory
         model = {name: tensor.to("cpu", copy=True) for name, tensor in self.module.state_dict().items()}
         return {
             "model": model,

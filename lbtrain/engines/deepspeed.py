@@ -93,6 +93,7 @@ class DeepSpeedEngine(WindowedEngine):
             model, states = self.module.state_dict(), named_optimizer_state(self.module, self.inner)
         if self.rank:
             return None
+        self._forget_gradients()  # the update is done, and the copy takes their memory
         return {
             "model": {name: tensor.to("cpu", copy=True) for name, tensor in model.items()},
             "optimizer": states,

@@ -15,6 +15,7 @@ from .lamb import LAMB
 from .lars import LARS
 from .layout import UnsupportedSharding
 from .norms import gradient_norms, named_layers
+from .sgd import create_sgd
 from .sharding import Shards
 from .trust import LayerNorms, TrustSummary, trust_ratios, trust_summary, weight_gradient_ratios
 
@@ -47,7 +48,7 @@ def create_optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.O
         model, weight_decay=config.weight_decay, no_decay=list(config.no_decay), no_adaptation=list(config.no_adaptation)
     )
     if config.name == "sgd":
-        return torch.optim.SGD(groups, lr=0.0, momentum=config.momentum, nesterov=config.nesterov)
+        return create_sgd(groups, momentum=config.momentum, nesterov=config.nesterov)
     if config.name == "lars":
         return LARS(
             groups,
