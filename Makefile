@@ -16,7 +16,7 @@ help:
 	@echo "make lint       ruff and mypy"
 	@echo "make bench      speed against the peers; appends to results/, renews docs/results.md (under 30 minutes)"
 	@echo "make bench-check  the same, held against the last rows; writes nothing"
-	@echo "make wheels     wheels/: what a GPU machine without a package index lacks for bench/gpu.py (30 MB)"
+	@echo "make wheels     wheels/: what a GPU machine without a package index lacks for bench/gpu.py (30 MB; GPU_PYTHON=3.12: its Python)"
 
 install: .venv/.installed
 
@@ -69,10 +69,14 @@ bench-check: install
 	$(BIN)/python -m bench --check
 
 # What a machine with torch, torchvision, timm and scikit-learn, but without a package index, lacks: `python -m pip install --no-deps wheels/*.whl`.
-WHEELS := accelerate deepspeed omegaconf antlr4-python3-runtime rich markdown-it-py mdurl Pygments hjson msgpack ninja py-cpuinfo pydantic pydantic_core \
-	annotated-types einops tensorboard tensorboard-data-server absl-py grpcio Markdown protobuf Werkzeug simplejpeg pycocotools psutil
+GPU_PYTHON ?= $(shell $(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+WHEELS := accelerate deepspeed omegaconf antlr4-python3-runtime rich markdown-it-py mdurl Pygments hjson py-cpuinfo pydantic annotated-types \
+	typing-inspection einops tensorboard absl-py Markdown Werkzeug
+COMPILED_WHEELS := msgpack ninja pydantic_core tensorboard-data-server grpcio protobuf simplejpeg pycocotools psutil
 wheels: install
+	rm -rf wheels
 	$(BIN)/python -m pip wheel --quiet --no-deps --constraint constraints.txt --wheel-dir wheels $(WHEELS)
+	$(BIN)/python -m pip download --quiet --no-deps --constraint constraints.txt --dest wheels --only-binary :all: --python-version $(GPU_PYTHON) $(COMPILED_WHEELS)
 
 clean:
 	rm -rf runs .pytest_cache .mypy_cache .ruff_cache

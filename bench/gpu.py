@@ -11,8 +11,8 @@ device memory against the plain loop), `optim` (LARS and LAMB steps against timm
 beside it), `batch_size` (images/s over batch and micro-batch, AlexNet and ResNet-50: You et al. 2017 report 3x from 512 to 4,096 for
 AlexNet on eight GPUs). What does not fit the memory, fails, or has no time left is named, and the rest goes on.
 
-A machine that has torch and timm, but no package index, gets the rest as files: `make wheels` here, and there
-`python -m pip install --no-deps wheels/*.whl`.
+A machine that has torch, torchvision, timm and scikit-learn, but no package index, gets the rest as files: `make wheels GPU_PYTHON=3.12`
+here, for the Python there, and there `python -m pip install --no-deps wheels/*.whl`.
 
 Accuracy against batch size is a command of its own, for a longer loan of a GPU:
 
