@@ -142,7 +142,7 @@ def draw(found: dict[str, list[Line]], path: Path) -> None:
     axes.set_yticks(range(len(lines)), [f"{line['case']}  vs  {line['peer_name']}" for line in lines], fontsize=7)
     axes.axvline(1, color="black", linewidth=0.8)
     axes.set_xscale("log")
-    ticks = [0.5, 0.7, 1, 1.4, 2, 3, 5]
+    ticks = [0.5, 0.7, 1, 1.4, 2, 3, 5, 10]
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
     axes.invert_yaxis()
