@@ -68,6 +68,11 @@ class Arm:
         )
 
     @property
+    def epochs(self) -> float:
+        """How long a run is: its last evaluation is at its end."""
+        return float(self.score_curve[0][-1])
+
+    @property
     def mean(self) -> float:
         return statistics.mean(self.scores)
 
@@ -139,19 +144,27 @@ def _as_row(arm: Arm) -> dict[str, Any]:
 
 
 def draw(arms: list[Arm], path: Path) -> None:
-    """Training loss and the headline metric over epochs: the mean as a line, every seed as a thin one."""
+    """Training loss and the headline metric over epochs: the mean as a line, every seed as a thin one.
+
+    Over the share of the run where the longest arm is more than twice as long as the shortest, which would be a stroke at the left.
+    """
     figure, (loss_axes, score_axes) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    shortest, longest = min(arm.epochs for arm in arms), max(arm.epochs for arm in arms)
+    alike = longest <= 2 * shortest
+    xlabel = "epoch" if alike else f"share of the run ({shortest:g} to {longest:g} epochs)"
     for number, arm in enumerate(arms):
         style = look(number)
         label = f"{arm.name} (batch {arm.batch_size:,})"
+        unit = 1.0 if alike else arm.epochs
         for axes, (epochs, values) in ((loss_axes, arm.loss_curve), (score_axes, arm.score_curve)):
-            axes.plot(epochs, values.T, **style, linewidth=0.6, alpha=0.35)
+            axes.plot(epochs / unit, values.T, **style, linewidth=0.6, alpha=0.35)
             few = "o" if len(epochs) < 10 else None  # a line through one evaluation is no line
-            axes.plot(epochs, values.mean(0), **style, linewidth=2, marker=few, label=label)
-        score_axes.annotate(f" {arm.mean:.1f}%", (arm.score_curve[0][-1], arm.mean), color=style["color"], va="center", fontsize=10)
-    loss_axes.set(xlabel="epoch", ylabel="training loss (nats)", yscale="log", title="Training loss")
+            axes.plot(epochs / unit, values.mean(0), **style, linewidth=2, marker=few, label=label)
+        end = arm.epochs / unit, arm.mean
+        score_axes.annotate(f" {arm.mean:.1f}%", end, color=style["color"], va="center", fontsize=10)
+    loss_axes.set(xlabel=xlabel, ylabel="training loss (nats)", yscale="log", title="Training loss")
     headline = arms[0].headline
-    score_axes.set(xlabel="epoch", ylabel=f"{headline.label} (%)", title=f"Validation: {headline.label}", ylim=(0, None))
+    score_axes.set(xlabel=xlabel, ylabel=f"{headline.label} (%)", title=f"Validation: {headline.label}", ylim=(0, None))
     if not headline.higher_is_better:
         # Linear below 1%, so that an error of 0 has a place, logarithmic above, so that 1% and 2% can be told apart.
         score_axes.set_yscale("symlog", linthresh=1)

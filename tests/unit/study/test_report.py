@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from lbtrain.tasks import headline_of
 from tools.study.jobs import WORKER
-from tools.study.publish import with_block
+from tools.study.publish import block, measured, with_block, with_measured
 from tools.study.report import Arm, markdown_table, provenance, verdicts, write_report
+from tools.study.worker import load_recipe
 
+ROOT = Path(__file__).parents[3]
 REFERENCE, LARGE = [1.0, 2.0, 3.0], [51.0, 52.0, 53.0]
 
 
@@ -89,13 +92,38 @@ def test_publishing_replaces_only_what_stands_between_the_markers():
         with_block("no markers", "x", "new")
 
 
+def studies() -> dict[str, dict]:
+    read = {path.stem: json.loads(path.read_text()) for path in (ROOT / "results").glob("*.json")}
+    return {name: data for name, data in read.items() if "arms" in data}
+
+
 def test_recipes_state_what_was_measured():
-    root = Path(__file__).parents[3]
-    arms = json.loads((root / "results/digits_demo.json").read_text())["arms"]
-    assert len(arms) == 4
-    for measured in arms:
-        contract = (root / "recipes" / f"{measured['recipe']}.py").read_text()
-        assert f"Measured   top-1 error {measured['mean']:.2f} ± {measured['std']:.2f} % (n={measured['n']}," in contract
+    """Every contract that quotes a study quotes it as it stands there, and every arm of one has been measured."""
+    quoted = 0
+    for name, study in studies().items():
+        for arm in study["arms"]:
+            path = ROOT / "recipes" / f"{arm['recipe']}.py"
+            contract = path.read_text()
+            assert "Measured   not yet" not in contract, f"{path.name}: python -m tools.study.publish"
+            if f"results/{name}.json" in contract:
+                assert f"Measured   {measured(arm, headline_of(load_recipe(path)).label, study, name)}\n" in contract
+                quoted += 1
+    assert quoted >= 5
+
+
+def test_what_was_measured_is_written_where_nothing_or_the_same_result_stood():
+    study = {"provenance": "python -m tools.study x.py --seeds 3 --first-seed 1 --launcher deepspeed --ranks 2; 2026-01-01; commit abc"}
+    new = measured({"mean": 1.234, "std": 0.5, "n": 3}, "top-1 error", study, "x")
+    assert new == "top-1 error 1.23 ± 0.50 % (n=3, seeds 1 to 3, 2 ranks under deepspeed; results/x.json)"
+    for before in ("not yet", "top-1 error 9.99 ± 0.00 % (n=1, one process; results/x.json)"):
+        assert with_measured(f"Run  a\nMeasured   {before}\n", new, "x") == f"Run  a\nMeasured   {new}\n"
+    other = "Measured   top-1 error 9.99 ± 0.00 % (n=1, one process; results/y.json)\n"
+    assert with_measured(other, new, "x") == other
+
+
+def test_a_page_in_a_folder_finds_its_picture():
+    study = {"table": "|", "verdicts": [], "provenance": "command"}
+    assert "(docs/x.png)" in block(study, "x") and "(x.png)" in block(study, "x", ROOT / "docs" / "methods.md")
 
 
 def test_the_readme_shows_the_published_study():
