@@ -21,7 +21,7 @@ from lbtrain.sampling import Block  # noqa: E402
 from lbtrain.tasks import build_model, create_task  # noqa: E402
 from lbtrain.tasks.coco_score import as_detections, average_precision  # noqa: E402
 from lbtrain.tasks.detectron2_models import _config, _Mapped, _mapper, seed_sampling  # noqa: E402
-from tests.unit.detection.test_data import shapes_as_coco  # noqa: E402
+from tests.unit.detection.test_data import edited, shapes_as_coco  # noqa: E402
 
 YAML = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml"
 LAZY = YAML.replace(".yaml", ".py")
@@ -260,6 +260,38 @@ def test_loader_processes_map_as_the_rank_does(root, kind):
     for ours, theirs in zip(found[0].inputs, found[1].inputs, strict=True):
         assert torch.equal(ours["image"], theirs["image"]) and ours["image_id"] == theirs["image_id"]
     assert found[0].keys == found[1].keys
+
+
+def gradients_of(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+
+
+def test_accumulation_equals_no_accumulation(root):
+    """Images of one size, for padding is detectron2's."""
+    recipe = small(root, batch_size=4, model=dict(args=SMALL | {"INPUT.MIN_SIZE_TRAIN": [64]}))
+    task = create_task(recipe, torch.device("cpu"))
+    batch = next(task.batches(start=0, micro_batch_size=4, rank=0, world_size=1))
+    losses, gradients = [], []
+    for micro_batches in ([batch], [batch[:2], batch[2:]]):
+        model = build_model(recipe, facts(recipe.data)).train()
+        parts = [task.loss(model, part) for part in micro_batches]
+        sum(sum(part.values()) / len(parts) for part in parts).backward()
+        losses.append({name: sum(part[name].item() for part in parts) / len(parts) for name in parts[0]})
+        gradients.append(gradients_of(model))
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_a_step_without_an_object_trains(tmp_path):
+    edited(shapes_as_coco(tmp_path) / "annotations/instances_train2017.json", lambda content: content.update(annotations=[]))
+    recipe = small(tmp_path, data=dict(empty_images=True))
+    task = create_task(recipe, torch.device("cpu"))
+    model = build_model(recipe, facts(recipe.data)).train()
+    losses = task.loss(model, next(task.batches(start=0, micro_batch_size=2, rank=0, world_size=1)))
+    sum(losses.values()).backward()
+    assert losses["loss_mask"] == 0 < losses["loss_rpn_cls"]
+    assert all(gradient.isfinite().all() for gradient in gradients_of(model).values())
 
 
 def test_ghost_batch_norm_reaches_a_lazy_config(root):
