@@ -46,7 +46,8 @@ class CocoSource:
         for annotation in content["annotations"]:
             broken = _what_is_broken(annotation, images, self._labels)
             if broken:
-                raise DataError(f"{self.path}: annotation {annotation.get('id')}: {broken}")
+                number = annotation.get("id") if isinstance(annotation, dict) else annotation
+                raise DataError(f"{self.path}: annotation {number}: {broken}")
             if not annotation.get("iscrowd", 0) and min(annotation["bbox"][2:]) > 0:
                 objects[annotation["image_id"]].append(annotation)
         return objects
@@ -138,10 +139,28 @@ def _read(path: Path, folder: Path) -> dict[str, Any]:
         raise DataError(f"{path} is not COCO's JSON: {error}") from error
     if missing:
         raise DataError(f"{path} is not COCO's JSON: no list {' or '.join(missing)}")
-    for image in content["images"]:
-        if not {"id", "file_name", "height", "width"} <= set(image):
-            raise DataError(f"{path}: image {image.get('id')}: needs id, file_name, height and width")
+    for kind, records, is_whole, needs in (
+        ("image", content["images"], _is_image, "file_name, height and width"),
+        ("category", content["categories"], _is_category, "name"),
+    ):
+        seen: set[int] = set()
+        for record in records:
+            number = record.get("id") if isinstance(record, dict) else record
+            if not (isinstance(record, dict) and isinstance(number, int) and is_whole(record)):
+                raise DataError(f"{path}: {kind} {number}: needs a whole number as id, {needs}")
+            if number in seen:
+                raise DataError(f"{path}: {kind} {number} is listed twice")
+            seen.add(number)
     return dict(content)
+
+
+def _is_image(record: dict[str, Any]) -> bool:
+    sides = (record.get("height"), record.get("width"))
+    return isinstance(record.get("file_name"), str) and all(isinstance(side, int) and side > 0 for side in sides)
+
+
+def _is_category(record: dict[str, Any]) -> bool:
+    return isinstance(record.get("name"), str)
 
 
 def _encoded(outline: Any, height: int, width: int) -> dict[str, Any]:
@@ -159,10 +178,15 @@ def _text(counts: str | bytes) -> str:
     return counts if isinstance(counts, str) else counts.decode("ascii")
 
 
-def _what_is_broken(annotation: dict[str, Any], images: set[int], labels: dict[int, int]) -> str:
+def _what_is_broken(annotation: Any, images: set[int], labels: dict[int, int]) -> str:
+    if not isinstance(annotation, dict):
+        return "is no object with names and values"
     missing = {"id", "image_id", "category_id", "bbox", "segmentation"} - set(annotation)
     if missing:
         return f"no {', '.join(sorted(missing))}"
+    unlike = [name for name in ("image_id", "category_id") if not isinstance(annotation[name], int)]
+    if unlike:
+        return f"{unlike[0]} {annotation[unlike[0]]} is no whole number"
     if annotation["image_id"] not in images:
         return f"image_id {annotation['image_id']} is not among the images"
     if annotation["category_id"] not in labels:

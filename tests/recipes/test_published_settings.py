@@ -2,6 +2,7 @@
 
 import csv
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -83,6 +84,18 @@ def test_every_printed_setting_is_the_recipes(name):
     for metric, values in printed.items():
         ours = NUMBERS[metric](recipe)
         assert ours == pytest.approx(values if isinstance(ours, list) else values[0]), metric
+
+
+def test_every_row_of_goyals_table_3b_is_a_recipe():
+    """Batch, rate, length and result; the table has its numbers of GPUs and iterations in words."""
+    rows = [row for row in seen("goyal2017") if row["location"] == "Table 3b" and row["metric"] == "mask_AP"]
+    recipes = [load(path)["recipe"] for path in sorted(FOLDER.glob("mask_rcnn_goyal*.py"))]
+    assert len(rows) == len(recipes) == 4
+    for row in rows:
+        (recipe,) = [recipe for recipe in recipes if str(recipe.batch_size) == row["batch_size"]]
+        gpus, iterations = map(int, re.findall(r"\d+", row["note"])[:2])
+        assert (peak_lr(recipe), recipe.expect.value) == pytest.approx((float(row["base_lr"]), float(row["value"])))
+        assert recipe.duration == f"{iterations}it" and recipe.loss_batch_size == recipe.batch_size / gpus
 
 
 EXPECTING = [path for path in FILES if load(path)["recipe"].expect]

@@ -182,6 +182,7 @@ def test_crowds_are_scored_and_not_trained_on(tmp_path):
     [
         (dict(category_id=5), "annotation 7: category_id 5"),
         (dict(image_id=9), "annotation 7: image_id 9"),
+        (dict(image_id=[1]), r"annotation 7: image_id \[1\] is no whole number"),
         (dict(bbox=[1, 2]), "annotation 7: bbox"),
         (dict(bbox=[1, 2, float("nan"), 3]), "annotation 7: bbox"),
     ],
@@ -206,6 +207,27 @@ def edited(path: Path, edit) -> None:
     content = json.loads(path.read_text())
     edit(content)
     path.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("edit", "said"),
+    [
+        (lambda content: content["images"].append(3), "image 3: needs"),
+        (lambda content: content["images"][1].update(height="30"), "image 2: needs a whole number as id, file_name, height and width"),
+        (lambda content: content["images"][1].update(width=0), "image 2: needs"),
+        (lambda content: content["images"][1].pop("file_name"), "image 2: needs"),
+        (lambda content: content["images"][1].update(id=1), "image 1 is listed twice"),
+        (lambda content: content["categories"][0].pop("name"), "category 18: needs a whole number as id, name"),
+        (lambda content: content["categories"][0].pop("id"), "category None: needs"),
+        (lambda content: content["categories"][0].update(id=3), "category 3 is listed twice"),
+        (lambda content: content["annotations"].append("x"), "annotation x: is no object"),
+    ],
+)
+def test_a_broken_record_is_named(tmp_path, edit, said):
+    path = coco_folder(tmp_path) / "annotations/instances_train2017.json"
+    edited(path, edit)
+    with pytest.raises(DataError, match=said):
+        CocoSource(tmp_path, "train2017", empty_images=True)
 
 
 def test_what_a_file_may_leave_out_does_not_change_the_score(tmp_path):

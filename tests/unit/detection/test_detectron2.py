@@ -21,9 +21,10 @@ from lbtrain.sampling import Block  # noqa: E402
 from lbtrain.tasks import build_model, create_task  # noqa: E402
 from lbtrain.tasks.coco_score import as_detections, average_precision  # noqa: E402
 from lbtrain.tasks.detectron2_models import _config, _Mapped, _mapper, seed_sampling  # noqa: E402
-from tests.unit.detection.test_data import shapes_as_coco  # noqa: E402
+from tests.unit.detection.test_data import edited, shapes_as_coco  # noqa: E402
 
 YAML = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml"
+LAZY = YAML.replace(".yaml", ".py")
 # Group norm: random weights with frozen statistics diverge.
 SMALL = {
     "MODEL.RESNETS.NORM": "GN",
@@ -31,7 +32,7 @@ SMALL = {
     "MODEL.ROI_MASK_HEAD.CONV_DIM": 16, "MODEL.ROI_MASK_HEAD.NUM_CONV": 1, "MODEL.RPN.BATCH_SIZE_PER_IMAGE": 32,
     "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": 16, "MODEL.RPN.PRE_NMS_TOPK_TRAIN": 50, "MODEL.RPN.POST_NMS_TOPK_TRAIN": 20,
     "MODEL.RPN.PRE_NMS_TOPK_TEST": 20, "MODEL.RPN.POST_NMS_TOPK_TEST": 10, "INPUT.MIN_SIZE_TRAIN": [64, 80], "INPUT.MAX_SIZE_TRAIN": 100,
-    "INPUT.MIN_SIZE_TEST": 64, "INPUT.MASK_FORMAT": "bitmask", "SOLVER.BASE_LR": 0.005,
+    "INPUT.MIN_SIZE_TEST": 64, "INPUT.MASK_FORMAT": "bitmask", "SOLVER.BASE_LR": 0.005, "SOLVER.WEIGHT_DECAY": 0.1,
     "SOLVER.WARMUP_ITERS": 8, "SOLVER.STEPS": [12, 16], "SOLVER.MAX_ITER": 20,
 }  # fmt: skip
 
@@ -50,7 +51,7 @@ def small(root: Path, **changes) -> Recipe:
             duration="20it",
             model=dict(library="detectron2", name=YAML, batch_norm="frozen", args=SMALL),
             data=dict(name="coco", root=str(root)),
-            optimizer=dict(momentum=0.9, weight_decay=1e-4, no_decay=["norm"]),
+            optimizer=dict(momentum=0.9, weight_decay=0.1, no_decay=["norm"]),
             schedule=dict(
                 base_lr=0.005, base_batch_size=2, warmup="8it", warmup_start_lr=0.005 / 1000, decay="step", milestones=["12it", "16it"]
             ),
@@ -62,19 +63,35 @@ def small(root: Path, **changes) -> Recipe:
     )
 
 
+def lazy(root: Path, **changes) -> Recipe:
+    """The LazyConfig of the same network, a ResNet-50, with the settings of `small`."""
+    edges = "dataloader.{}.mapper.augmentations.0.short_edge_length"
+    arguments = {
+        "model.backbone.bottom_up.stages.norm": "GN", "model.backbone.bottom_up.stem.norm": "GN", edges.format("train"): [64, 80],
+        edges.format("test"): 64, "dataloader.train.mapper.instance_mask_format": "bitmask", "model.roi_heads.batch_size_per_image": 16,
+        "model.proposal_generator.batch_size_per_image": 32, "model.proposal_generator.pre_nms_topk": [50, 20],
+        "model.proposal_generator.post_nms_topk": [20, 10], "optimizer.lr": 0.005, "optimizer.weight_decay": 0.1,
+        "lr_multiplier.scheduler.milestones": [12, 16, 20], "lr_multiplier.warmup_length": 8 / 20,
+    }  # fmt: skip
+    return small(root, model=dict(name=LAZY, args=arguments)).vary(**changes)
+
+
 def original(recipe: Recipe):
     """detectron2's model as it builds it, with the recipe's weights; of ours it has the seeds of its samplers alone."""
+    from detectron2.config import CfgNode, instantiate
     from detectron2.modeling import build_model as build
 
-    model = build(_config(recipe, facts(recipe.data).num_classes))
+    config = _config(recipe, facts(recipe.data).num_classes)
+    model = build(config) if isinstance(config, CfgNode) else instantiate(config.model)
     model.load_state_dict(build_model(recipe, facts(recipe.data)).state_dict())
     return model.train(), seed_sampling(model)
 
 
-def test_losses_equal_those_of_detectron2s_own_step(root):
+@pytest.mark.parametrize("kind", [small, lazy])
+def test_losses_equal_those_of_detectron2s_own_step(root, kind):
     from detectron2.utils.events import EventStorage
 
-    recipe = small(root)
+    recipe = kind(root)
     theirs, seeds = original(recipe)
     ours = build_model(recipe, facts(recipe.data)).train()
     task = create_task(recipe, torch.device("cpu"))
@@ -90,15 +107,42 @@ def test_losses_equal_those_of_detectron2s_own_step(root):
             assert float(found[name]) == pytest.approx(float(loss), rel=1e-5), name
 
 
-def test_20_steps_of_our_loop_equal_20_of_detectron2s_trainer(root, tmp_path):
-    from detectron2.engine import HookBase, SimpleTrainer, hooks
+def of_the_yaml(config, model):
+    """What detectron2's tools/train_net.py trains with."""
     from detectron2.solver import build_lr_scheduler, build_optimizer
 
-    from lbtrain.main import run
+    assert config.SOLVER.LR_SCHEDULER_NAME == "WarmupMultiStepLR"
+    optimizer = build_optimizer(config, model)
+    return optimizer, build_lr_scheduler(config, optimizer)
 
-    recipe = small(root)
+
+def of_the_class(config, model):
+    """The scheduler that gave the setting its name."""
+    from detectron2.solver import build_optimizer
+    from detectron2.solver.lr_scheduler import WarmupMultiStepLR
+
+    solver, optimizer = config.SOLVER, build_optimizer(config, model)
+    warmup = dict(warmup_factor=solver.WARMUP_FACTOR, warmup_iters=solver.WARMUP_ITERS, warmup_method=solver.WARMUP_METHOD)
+    return optimizer, WarmupMultiStepLR(optimizer, list(solver.STEPS), solver.GAMMA, **warmup)
+
+
+def of_the_lazy_config(config, model):
+    """What detectron2's tools/lazyconfig_train_net.py trains with."""
+    from detectron2.config import instantiate
+    from detectron2.solver import LRMultiplier
+
+    config.optimizer.params.model = model
+    optimizer = instantiate(config.optimizer)
+    return optimizer, LRMultiplier(optimizer, instantiate(config.lr_multiplier), max_iter=20)
+
+
+def trained_by_detectron2(recipe: Recipe, parts) -> tuple[list[float], list[float], torch.nn.Module]:
+    """Losses, learning rates and the model of 20 steps of its SimpleTrainer, on our batches."""
+    from detectron2.engine import HookBase, SimpleTrainer, hooks
+
     model, seeds = original(recipe)
-    config = _config(recipe, facts(recipe.data).num_classes)
+    optimizer, scheduler = parts(_config(recipe, facts(recipe.data).num_classes), model)
+    assert type(optimizer) is torch.optim.SGD and optimizer.defaults["momentum"] == 0.9
     batches = create_task(recipe, torch.device("cpu")).batches(start=0, micro_batch_size=2, rank=0, world_size=1)
 
     def data():
@@ -106,25 +150,63 @@ def test_20_steps_of_our_loop_equal_20_of_detectron2s_trainer(root, tmp_path):
             seeds.expect(batch.keys)
             yield batch.inputs
 
-    losses = []
+    losses, rates = [], []
 
-    class Totals(HookBase):
+    class Seen(HookBase):
         def after_step(self):
             losses.append(sum(self.trainer.storage.history(name).latest() for name in self.trainer.storage.histories() if "loss_" in name))
+            rates.append(optimizer.param_groups[0]["lr"])
 
-    optimizer = build_optimizer(config, model)
     trainer = SimpleTrainer(model, data(), optimizer)
-    trainer.register_hooks([Totals(), hooks.LRScheduler(optimizer, build_lr_scheduler(config, optimizer))])
+    trainer.register_hooks([Seen(), hooks.LRScheduler(optimizer, scheduler)])
     trainer.train(0, 20)
+    return losses, rates, model
 
-    run(recipe.vary(run_dir=str(tmp_path)), "small", on_screen=False)
-    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    ours = [row["loss"] for row in rows if row["kind"] == "train"]
-    assert len(ours) == len(losses) == 20
-    assert max(abs(a - b) / b for a, b in zip(ours, losses, strict=True)) < 1e-5
+
+def trained_by_us(recipe: Recipe, run_dir: Path) -> tuple[list[float], list[float]]:
+    from lbtrain.main import run
+
+    run(recipe.vary(run_dir=str(run_dir)), "small", on_screen=False)
+    rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    return tuple([row[name] for row in rows if row["kind"] == "train"] for name in ("loss", "lr"))
+
+
+def difference(ours: list[float], theirs: list[float]) -> float:
+    assert len(ours) == len(theirs) == 20
+    return max(abs(a - b) / b for a, b in zip(ours, theirs, strict=True))
+
+
+@pytest.mark.parametrize(("kind", "parts"), [(small, of_the_yaml), (small, of_the_class), (lazy, of_the_lazy_config)])
+def test_20_steps_of_our_loop_equal_20_of_detectron2s_trainer(root, tmp_path, kind, parts):
+    recipe = kind(root)
+    losses, rates, model = trained_by_detectron2(recipe, parts)
+    assert rates[0] == pytest.approx(5e-6) and rates[8:12] == pytest.approx([0.005] * 4) and rates[16:] == pytest.approx([5e-5] * 4)
+    ours, our_rates = trained_by_us(recipe, tmp_path)
+    assert our_rates == pytest.approx(rates, rel=1e-6)
+    assert difference(ours, losses) < 1e-5
     weights = torch.load(max((tmp_path / "checkpoints").glob("*.pt")), weights_only=True)["state_dict"]
+    assert json.loads((tmp_path / "summary.json").read_text())["mask_ap"] >= 0
     for name, tensor in model.state_dict().items():
         torch.testing.assert_close(weights[name], tensor, rtol=1e-4, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_20_steps_tell_every_setting_from_its_neighbour(root, tmp_path):
+    """Else the equality above would say nothing of it."""
+    expected, _ = trained_by_us(small(root), tmp_path / "as_published")
+    others = {
+        "momentum": dict(optimizer=dict(momentum=0.89)),
+        "decay": dict(optimizer=dict(weight_decay=0.0)),
+        "decay of norms": dict(optimizer=dict(no_decay=[])),
+        "decay of biases": dict(optimizer=dict(no_decay=["norm", "bias"])),
+        "warm-up": dict(schedule=dict(warmup="7it")),
+        "warm-up's start": dict(schedule=dict(warmup_start_lr=0.005 / 900)),
+        "first milestone": dict(schedule=dict(milestones=["11it", "16it"])),
+        "second milestone": dict(schedule=dict(milestones=["12it", "17it"])),
+        "seed of the samplers": dict(seed=1),
+    }
+    for name, changes in others.items():
+        losses, _ = trained_by_us(small(root, **changes), tmp_path / name)
+        assert difference(losses, expected) > 2e-5, name
 
 
 def test_precision_equals_that_of_detectron2s_evaluator(root):
@@ -169,41 +251,51 @@ def test_the_mappers_random_numbers_belong_to_the_image(root):
     assert len({tuple(image.shape) for image in other}) > 1
 
 
-@pytest.mark.parametrize("name", [YAML, YAML.replace(".yaml", ".py")], ids=["yaml", "lazy"])
-def test_loader_processes_map_as_the_rank_does(root, name):
-    args = (
-        SMALL
-        if name == YAML
-        else {"dataloader.train.mapper.augmentations.0.short_edge_length": [64], "dataloader.train.mapper.instance_mask_format": "bitmask"}
-    )
+@pytest.mark.parametrize("kind", [small, lazy])
+def test_loader_processes_map_as_the_rank_does(root, kind):
     found = []
     for workers in (0, 1):
-        recipe = small(root, model=dict(name=name, args=args), data=dict(workers=workers))
-        task = create_task(recipe, torch.device("cpu"))
+        task = create_task(kind(root, data=dict(workers=workers)), torch.device("cpu"))
         found.append(next(task.batches(start=0, micro_batch_size=2, rank=0, world_size=1)))
     for ours, theirs in zip(found[0].inputs, found[1].inputs, strict=True):
         assert torch.equal(ours["image"], theirs["image"]) and ours["image_id"] == theirs["image_id"]
     assert found[0].keys == found[1].keys
 
 
-def test_a_lazy_config_trains_too(root, tmp_path):
-    """Two steps, an evaluation and a checkpoint of a ResNet-50, on images of 64 pixels."""
-    from lbtrain.main import run
+def gradients_of(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
 
-    edges = "dataloader.{}.mapper.augmentations.0.short_edge_length"
-    arguments = {
-        "model.backbone.bottom_up.stages.norm": "GN", "model.backbone.bottom_up.stem.norm": "GN", edges.format("train"): [64],
-        edges.format("test"): 64, "dataloader.train.mapper.instance_mask_format": "bitmask", "model.roi_heads.batch_size_per_image": 16,
-    }  # fmt: skip
-    recipe = small(root, duration="2it", schedule=dict(milestones=[]), model=dict(name=YAML.replace(".yaml", ".py"), args=arguments))
-    summary = run(recipe.vary(run_dir=str(tmp_path)), "lazy", on_screen=False)
-    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    losses = [row["loss"] for row in rows if row["kind"] == "train"]
-    assert len(losses) == 2 and all(0 < loss < 20 for loss in losses) and summary["mask_ap"] >= 0
+
+def test_accumulation_equals_no_accumulation(root):
+    """Images of one size, for padding is detectron2's."""
+    recipe = small(root, batch_size=4, model=dict(args=SMALL | {"INPUT.MIN_SIZE_TRAIN": [64]}))
+    task = create_task(recipe, torch.device("cpu"))
+    batch = next(task.batches(start=0, micro_batch_size=4, rank=0, world_size=1))
+    losses, gradients = [], []
+    for micro_batches in ([batch], [batch[:2], batch[2:]]):
+        model = build_model(recipe, facts(recipe.data)).train()
+        parts = [task.loss(model, part) for part in micro_batches]
+        sum(sum(part.values()) / len(parts) for part in parts).backward()
+        losses.append({name: sum(part[name].item() for part in parts) / len(parts) for name in parts[0]})
+        gradients.append(gradients_of(model))
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_a_step_without_an_object_trains(tmp_path):
+    edited(shapes_as_coco(tmp_path) / "annotations/instances_train2017.json", lambda content: content.update(annotations=[]))
+    recipe = small(tmp_path, data=dict(empty_images=True))
+    task = create_task(recipe, torch.device("cpu"))
+    model = build_model(recipe, facts(recipe.data)).train()
+    losses = task.loss(model, next(task.batches(start=0, micro_batch_size=2, rank=0, world_size=1)))
+    sum(losses.values()).backward()
+    assert losses["loss_mask"] == 0 < losses["loss_rpn_cls"]
+    assert all(gradient.isfinite().all() for gradient in gradients_of(model).values())
 
 
 def test_ghost_batch_norm_reaches_a_lazy_config(root):
-    recipe = small(root, model=dict(name=YAML.replace(".yaml", ".py"), args={}, batch_norm="ghost"))
+    recipe = small(root, model=dict(name=LAZY, args={}, batch_norm="ghost"))
     layers = [module for module in build_model(recipe, facts(recipe.data)).modules() if isinstance(module, torch.nn.BatchNorm2d)]
     assert len(layers) == 13 * 3 + 3  # blocks and shortcuts of a ResNet-50; the stem and the first stage are frozen (freeze_at=2)
 
@@ -218,6 +310,6 @@ def test_a_broken_photo_is_named(tmp_path, workers):
 
 
 def test_a_misspelt_key_of_a_lazy_config_is_an_error_that_names_it(root):
-    recipe = small(root, model=dict(name=YAML.replace(".yaml", ".py"), args={"model.roi_heads.batch_size_per_imag": 16}))
+    recipe = small(root, model=dict(name=LAZY, args={"model.roi_heads.batch_size_per_imag": 16}))
     with pytest.raises(RecipeError, match="batch_size_per_imag"):
         build_model(recipe, facts(recipe.data))
