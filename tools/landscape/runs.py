@@ -98,7 +98,7 @@ class Run:
         model.load_state_dict(weights)
         return convert_to_ghost_batch_norm(model, self.recipe.bn_batch_size).to(device)
 
-    def objective(self, here: Here, options: "LossOptions", *, keep_graphs: bool = False) -> Objective:
+    def objective(self, here: Here, options: "LossOptions") -> Objective:
         """The training loss at the checkpoint, over the first examples of the run's own stream, shared out over the ranks.
 
         `options` fit the run (`LossOptions.fitting`). Raises RecipeError where the examples cannot be shared out, and for a detector.
@@ -118,7 +118,7 @@ class Run:
             return torch.stack(losses).sum()
 
         model = self.model(self.weights, here.device)
-        return Objective(model, loss, batches, batch_norm=options.batch_norm, mean=here.mean, keep_graphs=keep_graphs)
+        return Objective(model, loss, batches, batch_norm=options.batch_norm, mean=here.mean)
 
 
 @dataclass(frozen=True)
