@@ -107,7 +107,7 @@ def _verdict(advice: Advice, found: Sequence[Window], schedule: list[str], refus
         if unbounded := sum(math.isinf(window.noise.high) for window in found):
             lines.append(
                 f"in {unbounded} of {len(found)} stretches the noise scale has no upper bound: there this batch keeps to the lower "
-                "one, and is smaller than it could be; measure more often for a better one"
+                "one, and is smaller than it could be. Measure more often, or leave out with --until-loss what had nothing left to learn"
             )
     else:
         lines.append(f"no batch schedule that follows the noise: its plan is refused, {refusal}")

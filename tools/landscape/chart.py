@@ -154,7 +154,7 @@ def draw_line(points: Sequence[dict[str, Any]], names: Sequence[str], path: Path
         axes.annotate(name, (place, 1.0), xycoords=("data", "axes fraction"), xytext=(0, 4), textcoords="offset points",
                       ha="center", fontsize=9, color="#555555")  # fmt: skip
     handles = [*axes.get_legend_handles_labels()[0], *other.get_legend_handles_labels()[0]]
-    axes.legend(handles=handles, frameon=False, fontsize=9, loc="lower right")
+    figure.legend(handles=handles, frameon=False, fontsize=9, loc="outside lower center", ncols=2)  # inside it would hide points
     axes.grid(alpha=0.25)
     axes.spines[["top"]].set_visible(False)
     other.spines[["top"]].set_visible(False)
@@ -185,7 +185,8 @@ def draw_distances(runs: Sequence[Sequence[dict[str, Any]]], fits: Sequence[Any]
     for rows, fit, name, colour in zip(runs, fits, names, (BLUE, ORANGE), strict=True):
         steps = np.array([row["step"] for row in rows])
         axes.plot(steps, [row["distance"] for row in rows], "o", color=colour, markersize=4, label=name)
-        axes.plot(steps, fit.at(steps), "--", color=colour, linewidth=1, label=f"{fit.intercept:.2g} + {fit.slope:.2g} ln(step)")
+        law = f"{fit.intercept:.2g} + {fit.slope:.2g} ln(step), {fit.explained:.0%} explained"
+        axes.plot(steps, fit.at(steps), "--", color=colour, linewidth=1, label=law)
     axes.set(xscale="log", xlabel="step", ylabel="|w - w0|", title="Distance from the initial weights", ylim=(0, None))
     _finish(axes)
     figure.savefig(path, dpi=130)

@@ -152,9 +152,10 @@ def _verdict(
         f"the highest training loss on the line between the two is {max(p['train_loss'] for p in line if 0 <= p['alpha'] <= 1):.3g}",
     ]
     if all(fits):
-        slopes = f"{fits[0].slope:.3g} and {fits[1].slope:.3g}"
+        slopes = " and ".join(f"{fit.slope:.3g} ({fit.explained:.0%} explained)" for fit in fits)
         lines.append(
-            f"distance from the start grows by {slopes} per ln(step): Hoffer et al. find equal slopes where the rate is scaled right"
+            f"distance from the start grows by {slopes} per ln(step): Hoffer et al. find equal slopes where the rate is scaled right, "
+            "early in training, while it is high"
         )
     else:
         lines.append("distance from the start was not measured in both: train with measure.distance=true")
