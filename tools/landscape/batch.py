@@ -13,6 +13,7 @@ from lbtrain.records import write_whole
 from tools.landscape import chart, page
 from tools.landscape.noise import Advice, Window, advise, batch_schedule, windows
 from tools.landscape.runs import Run
+from tools.study.report import origin_of
 
 
 def batch(run: Run, until_loss: float | None = None) -> str:
@@ -42,7 +43,9 @@ def batch(run: Run, until_loss: float | None = None) -> str:
         pictures.append(run.folder / "layers.png")
         chart.draw_layers(layers, run.plan["train_examples"], pictures[1])
     lines = _verdict(advice, found, schedule, refusal, run)
-    write_whole(run.folder / "batch.html", page.page(f"How large a batch pays: {run.path.name}", lines, pictures, [_as_table(table)]))
+    origin = f"{len(rows)} measurements over {rows[-1]['examples']:,} examples" + (f"; {origin_of(run.summary)}" if run.summary else "")
+    title = f"How large a batch pays: {run.path.name}"
+    write_whole(run.folder / "batch.html", page.page(title, lines, pictures, [_as_table(table)], origin))
     return "\n".join([*lines, "", _text_table(table), "", *map(str, [*pictures, run.folder / "batch.html"])])
 
 

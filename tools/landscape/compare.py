@@ -115,7 +115,7 @@ def _table(
     runs: Sequence[Run], names: Sequence[str], sharpness: Sequence[dict[str, Any]], spectra: Sequence[dict[str, Any]], fits: Sequence[Any]
 ) -> page.Table:
     rows = []
-    summaries = [json.loads((run.path / "summary.json").read_text()) if (run.path / "summary.json").exists() else {} for run in runs]
+    summaries = [run.summary for run in runs]
     if all("headline" in summary for summary in summaries):
         label = summaries[0]["headline"]["label"]
         rows.append([label, *(f"{summary[summary['headline']['name']]:.2f}" for summary in summaries)])

@@ -69,6 +69,12 @@ class Run:
     def plan(self) -> dict[str, Any]:
         return dict(json.loads((self.path / "plan.json").read_text()))
 
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        """Of the finished run; empty before."""
+        path = self.path / "summary.json"
+        return dict(json.loads(path.read_text())) if path.exists() else {}
+
     def rows(self, kind: str) -> list[dict[str, Any]]:
         """Of metrics.jsonl, in the order of the steps."""
         lines = (self.path / "metrics.jsonl").read_text().splitlines()

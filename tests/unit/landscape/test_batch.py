@@ -92,6 +92,12 @@ def test_the_command_writes_what_others_read(run_dir, capsys):
     assert result["min_steps"] > 0 and result["min_examples"] > 0 and result["measurements"] == 160
     for name in ("batch.png", "layers.png", "batch.html"):
         assert (run_dir / "landscape" / name).stat().st_size > 5000
+    page = (run_dir / "landscape" / "batch.html").read_text()
+    assert "<small>160 measurements over 102,400 examples</small>" in page, "before its end a run has no summary"
+    (run_dir / "summary.json").write_text(json.dumps({"commit": "abc1234", "hardware": "2 cores", "versions": {"torch": "2.5"}}))
+    assert main(["batch", str(run_dir)]) == 0
+    page = (run_dir / "landscape" / "batch.html").read_text()
+    assert "<small>160 measurements over 102,400 examples; commit abc1234 on 2 cores; torch 2.5</small>" in page
 
 
 def test_a_schedule_from_lower_bounds_says_so(run_dir, capsys):
