@@ -69,7 +69,7 @@ BENCHES = (
     Bench("stopwatch", 2),
     Bench("noise_scale", 2),
     Bench("checkpoint", 3),
-    Bench("hessian", 12, _pyhessian),
+    Bench("hessian", 10, _pyhessian),
     Bench("scaling_prediction", 1, _published),
     Bench("hosts_prediction", 7, why_not),
     Bench("input", 1, _photos),

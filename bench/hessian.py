@@ -1,19 +1,24 @@
-"""Hessian of ResNet-20 against PyHessian: same values, how many products each takes for the same accuracy, and the time of a product.
+"""Hessian of ResNet-20 against PyHessian: same values, the time to five eigenvalues of the same accuracy, and what it is made of.
 
     python -m bench.hessian --pyhessian PATH          appends to results/hessian.csv
 
 PATH is a checkout of github.com/amirgholami/PyHessian; the environment variable PYHESSIAN may name it instead.
 
 A network of cifar_resnet20's size in fp32 with evaluation-mode batch norm (PyHessian knows no other), a batch of synthetic images cut
-into two. Cases: `products` counts the Hessian-vector products until the five largest eigenvalues are within 1e-3 of converged ones
-(Lanczos here, power iteration with deflation there; PyHessian is given its loosest tolerance that reaches this, in our favour nothing);
-`product` times one product over the same two batches, in turns, on CPU time of one thread; `product-kept` with the graphs kept.
+into two. All times are CPU time of one thread, in turns.
+
+The aim is at most half of PyHessian's time to the five largest eigenvalues, each within 1e-3 of its converged value: that is what a
+user waits for, and it is products times the time of one. `eigenvalues` gives it, and the number of products: Lanczos here, power
+iteration with deflation there, each as its user calls it, at the loosest of TOLERANCES that reaches the accuracy. `product` times one
+product over the same two batches, after a check that both give the same; `product-kept` with the graphs kept, which PyHessian does for
+a single batch only. These two have no aim of their own: most of a product is convolutions, the same ones on either side.
 """
 
 import argparse
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +28,13 @@ from torch import Tensor, nn
 
 from bench import rows
 from lbtrain.analysis import Objective, top_eigenvalues
-from lbtrain.analysis.hessian import Lanczos
-from lbtrain.analysis.objective import random_vector
 
 CHECKOUT = os.environ.get("PYHESSIAN")
 COMMAND = "python -m bench.hessian --pyhessian PyHessian"
-ROUNDS, TOP, ACCURACY = 7, 5, 1e-3
-CASES = ("products", "product", "product-kept")
+TOP, ACCURACY = 5, 1e-3
+TOLERANCES = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
+ROUNDS, PRODUCT_ROUNDS = 5, 25
+CASES = ("eigenvalues", "product", "product-kept")
 
 
 def network(steps: int, images: int) -> tuple[nn.Module, list[tuple[Tensor, Tensor]]]:
@@ -84,33 +89,46 @@ class Peer:
         return found
 
 
-def products(folder: Path, model: nn.Module, batches: list[tuple[Tensor, Tensor]], *, command: str) -> rows.Row:
-    """Counts products; both are held against eigenvalues that Lanczos gives at a far smaller tolerance."""
-    objective = Objective(model, loss, batches, keep_graphs=True)
-    converged = top_eigenvalues(objective, TOP, steps=150, tolerance=1e-6)
-    lanczos, ours = Lanczos(objective, random_vector(objective.size, seed=0, device=objective.device)), 0
-    while not _close(lanczos.ritz()[0].flip(0)[:TOP].tolist() if ours else [], converged.values):
-        lanczos.step()
-        ours += 1
-    peer = Peer(folder, model, batches)
-    for tolerance in (1e-2, 1e-3, 1e-4, 1e-5, 1e-6):
-        found = peer.eigenvalues(tolerance)
-        print(f"PyHessian at tolerance {tolerance:g}: {peer.products} products, off by {_off(found, converged.values):.2g}", flush=True)
-        if _close(found, converged.values):
-            break
-    else:
-        raise RuntimeError(f"PyHessian is off by {_off(found, converged.values):.2g} at its tightest tolerance, {tolerance:g}: no row")
-    print(f"ours: {ours} products; eigenvalues {' '.join(f'{value:.5g}' for value in converged.values)}", flush=True)
-    case, name = "products", f"PyHessian, tolerance {tolerance:g}"
-    return rows.paired("hessian", case, name, [float(ours)], [float(peer.products)], unit="products", target="<=0.5", command=command)
+class Ours:
+    """The same of the library: `products` of the newest `eigenvalues`."""
+
+    def __init__(self, model: nn.Module, batches: list[tuple[Tensor, Tensor]]):
+        self.objective, self.products = Objective(model, loss, batches), 0
+
+    def eigenvalues(self, tolerance: float) -> list[float]:
+        found = top_eigenvalues(self.objective, TOP, steps=300, tolerance=tolerance)
+        self.products = found.products
+        return found.values
+
+
+def eigenvalues(folder: Path, model: nn.Module, batches: list[tuple[Tensor, Tensor]], *, command: str) -> list[rows.Row]:
+    """Times both until the accuracy, which is held against eigenvalues that Lanczos gives at a far smaller tolerance."""
+    converged = top_eigenvalues(Objective(model, loss, batches, keep_graphs=True), TOP, steps=300, tolerance=1e-6).values
+    print(f"eigenvalues {' '.join(f'{value:.5g}' for value in converged)}", flush=True)
+    ours, peer = Ours(model, batches), Peer(folder, model, batches)
+    mine, theirs = _loosest("ours", ours, converged), _loosest("PyHessian", peer, converged)
+    times = [
+        (_milliseconds(lambda: ours.eigenvalues(mine)) / 1e3, _milliseconds(lambda: peer.eigenvalues(theirs)) / 1e3) for _ in range(ROUNDS)
+    ]
+    name, counts = f"PyHessian, tolerance {theirs:g}", ([float(ours.products)], [float(peer.products)])
+    return [
+        rows.paired("hessian", "five eigenvalues", name, *map(list, zip(*times, strict=True)), unit="s", target="<=0.5", command=command),
+        rows.paired("hessian", "products", name, *counts, unit="products", target="<=0.5", command=command),
+    ]
+
+
+def _loosest(name: str, solver: "Ours | Peer", converged: list[float]) -> float:
+    """The first of TOLERANCES at which `solver` is accurate. Raises RuntimeError if it is at none."""
+    for tolerance in TOLERANCES:
+        found = solver.eigenvalues(tolerance)
+        print(f"{name} at tolerance {tolerance:g}: {solver.products} products, off by {_off(found, converged):.2g}", flush=True)
+        if _off(found, converged) <= ACCURACY:
+            return tolerance
+    raise RuntimeError(f"{name} is off by {_off(found, converged):.2g} at its tightest tolerance, {tolerance:g}: no row")
 
 
 def _off(found: list[float], true: list[float]) -> float:
     return max(abs(a - b) / abs(b) for a, b in zip(sorted(found, reverse=True), true, strict=True))
-
-
-def _close(found: list[float], true: list[float]) -> bool:
-    return len(found) == len(true) and _off(found, true) <= ACCURACY
 
 
 def product(folder: Path, model: nn.Module, batches: list[tuple[Tensor, Tensor]], *, kept: bool, command: str) -> rows.Row:
@@ -121,14 +139,14 @@ def product(folder: Path, model: nn.Module, batches: list[tuple[Tensor, Tensor]]
     ours, theirs = objective.hessian_vector(vector), torch.cat([part.reshape(-1) for part in peer.product(parts)])
     torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4 * float(theirs.norm()) / objective.size**0.5)
     mine, others = [], []
-    for _ in range(ROUNDS):
+    for _ in range(PRODUCT_ROUNDS):
         mine.append(_milliseconds(lambda: objective.hessian_vector(vector)))
         others.append(_milliseconds(lambda: peer.product(parts)))
     case = "product-kept" if kept else "product"
-    return rows.paired("hessian", case, "PyHessian", mine, others, unit="ms", target="<=0.5" if kept else "", command=command)
+    return rows.paired("hessian", case, "PyHessian", mine, others, unit="ms", target="", command=command)
 
 
-def _milliseconds(call: Any) -> float:
+def _milliseconds(call: Callable[[], Any]) -> float:
     started = time.process_time()
     call()
     return 1e3 * (time.process_time() - started)
@@ -140,17 +158,17 @@ def main() -> None:
     )
     parser.add_argument("--pyhessian", type=Path, default=CHECKOUT, required=not CHECKOUT, help="a checkout of PyHessian")
     parser.add_argument("--cases", nargs="+", choices=CASES, default=CASES)
-    parser.add_argument("--images", type=int, default=64, help="in each of two batches (default 64)")
+    parser.add_argument("--images", type=int, default=16, help="in each of two batches (default 16)")
     parser.add_argument("--steps", type=int, default=40, help="training steps before (default 40)")
     options = parser.parse_args()
     torch.set_num_threads(1)
     setting = (options.pyhessian, *network(options.steps, options.images))
     for case in options.cases:
         command = f"{COMMAND} --cases {case} --images {options.images} --steps {options.steps}"
-        kept = case == "product-kept"
-        rows.write(
-            [products(*setting, command=command) if case == "products" else product(*setting, kept=kept, command=command)], "hessian"
-        )
+        if case == "eigenvalues":
+            rows.write(eigenvalues(*setting, command=command), "hessian")
+        else:
+            rows.write([product(*setting, kept=case == "product-kept", command=command)], "hessian")
 
 
 if __name__ == "__main__":

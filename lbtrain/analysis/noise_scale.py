@@ -8,8 +8,9 @@ the true gradient and S the covariance of one example's gradient, estimated from
 Both are unbiased, their ratio is not: so they are averaged over many steps first and divided then.
 Cost: nothing but norms, where a step has gradients of two sizes anyway (a micro-batch's or a rank's, and the reduced one).
 Limits: B_simple stands for B_noise = tr(HS) / G'HG as far as the Hessian is like a multiple of the identity. It grows during training,
-so an average lags behind. Examples drawn without replacement make S look smaller by the share B/N of the data set that a step
-uses. The interval takes the measurements as independent: it knows nothing of a drift within the window.
+so an average lags behind. From examples drawn without replacement G is estimated as the gradient over all that the N examples stand
+for: over the examples themselves |G|^2 is larger by tr(S)/N, which matters once a run fits them. The interval takes the measurements
+as independent: it knows nothing of a drift within the window.
 """
 
 import math

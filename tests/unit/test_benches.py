@@ -89,11 +89,31 @@ def test_a_process_tells_its_own_peak_of_memory_and_not_its_parents():
     assert 100 < _peak("plain loop") < held.nbytes / 2**20
 
 
-def test_a_peer_that_never_agrees_gives_no_row(monkeypatch, tmp_path):
+class _Peer:
+    """Stands in for PyHessian: `products` eigenvalues that are off by `off`."""
+
+    products = 7
+
+    def __init__(self, true, off):
+        self.found = [value * (1 + off) for value in true]
+
+    def eigenvalues(self, tolerance):
+        return self.found
+
+
+@pytest.mark.parametrize("off", [0.0005, 0.002])
+def test_a_peer_gives_rows_if_it_agrees_and_none_if_it_never_does(off, monkeypatch, tmp_path):
     from bench import hessian
+    from lbtrain.analysis import Objective, top_eigenvalues
     from tests.unit.analysis.curvatures import small_batches, small_net
 
-    peer = SimpleNamespace(products=1, eigenvalues=lambda tolerance: [1.0] * hessian.TOP)
-    monkeypatch.setattr(hessian, "Peer", lambda *_: peer)
-    with pytest.raises(RuntimeError, match="at its tightest tolerance, 1e-06: no row"):
-        hessian.products(tmp_path, small_net().eval(), small_batches(2), command="")
+    model, batches = small_net().eval(), small_batches(2)
+    true = top_eigenvalues(Objective(model, hessian.loss, batches), hessian.TOP, tolerance=1e-6).values
+    monkeypatch.setattr(hessian, "Peer", lambda *_: _Peer(true, off))
+    if off > hessian.ACCURACY:
+        with pytest.raises(RuntimeError, match=r"PyHessian is off by 0\.002 at its tightest tolerance, 1e-06: no row"):
+            hessian.eigenvalues(tmp_path, model, batches, command="")
+        return
+    time, products = hessian.eigenvalues(tmp_path, model, batches, command="")
+    assert (time.case, time.unit, time.target, time.n) == ("five eigenvalues", "s", "<=0.5", hessian.ROUNDS)
+    assert (products.peer, products.peer_name) == (7, "PyHessian, tolerance 0.01") and hessian.TOP <= products.ours <= 67

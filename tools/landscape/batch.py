@@ -13,6 +13,7 @@ from lbtrain.records import write_whole
 from tools.landscape import chart, page
 from tools.landscape.noise import Advice, Window, advise, batch_schedule, windows
 from tools.landscape.runs import Run
+from tools.study.report import origin_of
 
 
 def batch(run: Run, until_loss: float | None = None) -> str:
@@ -41,8 +42,10 @@ def batch(run: Run, until_loss: float | None = None) -> str:
     if layers := run.rows("layers"):
         pictures.append(run.folder / "layers.png")
         chart.draw_layers(layers, run.plan["train_examples"], pictures[1])
-    lines = _verdict(advice, schedule, refusal, run)
-    write_whole(run.folder / "batch.html", page.page(f"How large a batch pays: {run.path.name}", lines, pictures, [_as_table(table)]))
+    lines = _verdict(advice, found, schedule, refusal, run)
+    origin = f"{len(rows)} measurements over {rows[-1]['examples']:,} examples" + (f"; {origin_of(run.summary)}" if run.summary else "")
+    title = f"How large a batch pays: {run.path.name}"
+    write_whole(run.folder / "batch.html", page.page(title, lines, pictures, [_as_table(table)], origin))
     return "\n".join([*lines, "", _text_table(table), "", *map(str, [*pictures, run.folder / "batch.html"])])
 
 
@@ -94,7 +97,7 @@ def _window(window: Window) -> dict[str, Any]:
     }
 
 
-def _verdict(advice: Advice, schedule: list[str], refusal: str, run: Run) -> list[str]:
+def _verdict(advice: Advice, found: Sequence[Window], schedule: list[str], refusal: str, run: Run) -> list[str]:
     low, high = advice.critical_batch_interval
     ends = f"{low:,.0f} to {high:,.0f}" if high is not None else f"above {low:,.0f}"
     lines = [
@@ -104,6 +107,11 @@ def _verdict(advice: Advice, schedule: list[str], refusal: str, run: Run) -> lis
     ]
     if schedule:
         lines.append(f"a batch that follows the noise: {' '.join(schedule)}  (growing the batch stands for decaying the rate: not both)")
+        if unbounded := sum(math.isinf(window.noise.high) for window in found):
+            lines.append(
+                f"in {unbounded} of {len(found)} stretches the noise scale has no upper bound: there this batch keeps to the lower "
+                "one, and is smaller than it could be. Measure more often, or leave out with --until-loss what had nothing left to learn"
+            )
     else:
         lines.append(f"no batch schedule that follows the noise: its plan is refused, {refusal}")
     if float(run.plan["batch_size"]) > 4 * advice.critical_batch:

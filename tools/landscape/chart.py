@@ -1,6 +1,5 @@
 """The landscape's pictures."""
 
-import itertools
 import math
 from collections.abc import Sequence
 from fractions import Fraction
@@ -10,8 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from lbtrain.analysis.hessian import Density
 from tools.landscape.noise import Advice, Window
@@ -33,7 +33,7 @@ def _draw_tradeoff(axes: Axes, advice: Advice) -> None:
     middle = math.log2(advice.critical_batch)
     fine = 2 ** np.linspace(middle - 4.3, middle + 4.3, 200)
     axes.plot([advice.steps(size) for size in fine], [advice.examples(size) for size in fine], color=BLUE)
-    for power in range(max(0, round(middle) - 4), round(middle) + 5):
+    for power in range(max(0, math.ceil(middle - 4.3)), math.floor(middle + 4.3) + 1):
         point = advice.steps(2**power), advice.examples(2**power)
         axes.plot(*point, "o", color=BLUE, markersize=5)
         axes.annotate(f"{2**power:,}", point, xytext=(6, 4), textcoords="offset points", fontsize=9)
@@ -46,19 +46,21 @@ def _draw_tradeoff(axes: Axes, advice: Advice) -> None:
 
 
 def _draw_course(axes: Axes, found: Sequence[Window], train_examples: int, schedule: Sequence[str]) -> None:
-    top = 4 * max([window.noise.value or window.noise.low for window in found] + [window.batch_size for window in found])
+    shown = [window.noise.value or window.noise.low or 1.0 for window in found] + [window.batch_size for window in found]
+    # A band without an end runs off the picture: none may seem to end where the axis does.
+    bottom, top = max(1.0, min(shown) / 4), 4 * max(shown)
     for number, window in enumerate(found):
         span = [window.start / train_examples, window.end / train_examples]
         noise = window.noise
-        axes.fill_between(span, max(noise.low, 1), min(noise.high, top), color=BLUE, alpha=0.18, linewidth=0)
+        axes.fill_between(span, max(noise.low, bottom / 2), min(noise.high, 2 * top), color=BLUE, alpha=0.18, linewidth=0)
         if noise.value is not None:
-            label = "noise scale, 95%" if number == 0 else None
+            label = "noise scale, with 95% bands" if number == 0 else None
             axes.plot(span, [noise.value] * 2, color=BLUE, linewidth=2, label=label)
         axes.plot(span, [window.batch_size] * 2, color=ORANGE, linewidth=1.5, label="this run's batch" if number == 0 else None)
     if schedule:
         epochs, sizes = _steps_of(schedule, found[-1].end / train_examples)
         axes.plot(epochs, sizes, color=GREEN, linestyle="--", drawstyle="steps-post", label="a batch that follows it")
-    axes.set(xlabel="epoch", ylabel="examples", yscale="log", title="Gradient noise scale over the run")
+    axes.set(xlabel="epoch", ylabel="examples", yscale="log", ylim=(bottom, top), title="Gradient noise scale over the run")
     _finish(axes)
 
 
@@ -79,8 +81,9 @@ def draw_layers(rows: Sequence[dict[str, Any]], train_examples: int, path: Path)
     noise = _grid(rows, names, lambda row, name: row["noise_scales"][name])
     figure = Figure(figsize=(13, max(4, 0.17 * len(names) + 1.5)), layout="constrained")
     epochs = [row["examples"] / train_examples for row in rows]
-    for axes, grid, title in zip(figure.subplots(1, 2, sharey=True), (ratios, noise), ("|w| / |g|", "noise scale, examples"), strict=True):
-        _heat(figure, axes, grid, epochs, f"{title}, by layer")
+    titles = "|w| / |g| (grey: 0 or infinite)", "noise scale, examples (grey: lost in the noise)"
+    for axes, grid, title in zip(figure.subplots(1, 2, sharey=True), (ratios, noise), titles, strict=True):
+        _heat(figure, axes, grid, epochs, title)
     figure.axes[0].set_yticks(range(len(names)), names, fontsize=min(8.0, 500 / len(names)))
     figure.savefig(path, dpi=130)
 
@@ -91,19 +94,19 @@ def draw_ratios(rows: Sequence[dict[str, Any]], train_examples: int, path: Path)
     figure = Figure(figsize=(8, max(3.5, 0.17 * len(names) + 1.5)), layout="constrained")
     axes = figure.subplots()
     epochs = [row["examples"] / train_examples for row in rows]
-    _heat(figure, axes, _grid(rows, names, lambda row, name: row["ratios"][name]), epochs, "trust ratio, by layer")
+    _heat(figure, axes, _grid(rows, names, lambda row, name: row["ratios"][name]), epochs, "trust ratio by layer (grey: 0)")
     axes.set_yticks(range(len(names)), names, fontsize=min(8.0, 500 / len(names)))
     figure.savefig(path, dpi=130)
 
 
 def _heat(figure: Figure, axes: Axes, grid: Any, epochs: Sequence[float], title: str) -> None:
-    edges = [0.0, *((first + second) / 2 for first, second in itertools.pairwise(epochs)), epochs[-1]]
+    edges = [0.0, *epochs]  # a column ends where it was measured
     finite = grid[np.isfinite(grid) & (grid > 0)]
     low, high = np.quantile(finite, [0.02, 0.98]) if finite.size else (1.0, 10.0)
     image = axes.pcolormesh(edges, np.arange(len(grid) + 1) - 0.5, grid, norm="log", vmin=low, vmax=max(high, 1.01 * low), cmap="viridis")
     axes.set_facecolor("#dddddd")
     axes.set_ylim(len(grid) - 0.5, -0.5)  # the first layer on top
-    axes.set(xlabel="epoch", title=title + " (grey: not known)")
+    axes.set(xlabel="epoch", title=title)
     figure.colorbar(image, ax=axes)
 
 
@@ -119,11 +122,19 @@ def _grid(rows: Sequence[dict[str, Any]], names: Sequence[str], value: Any) -> A
 def _finish(axes: Axes) -> None:
     axes.grid(alpha=0.25, which="both")
     axes.spines[["top", "right"]].set_visible(False)
-    for axis, scale in ((axes.xaxis, axes.get_xscale()), (axes.yaxis, axes.get_yscale())):
-        if scale == "log":
-            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}"))
-            axis.set_minor_formatter(NullFormatter())
+    for axis in (axes.xaxis, axes.yaxis):
+        if axis.get_scale() == "log":
+            _plain_numbers(axis)
     axes.legend(frameon=False, fontsize=9)
+
+
+def _plain_numbers(axis: Axis) -> None:
+    """Of a logarithmic axis; where it is short, 2 and 5 are written too, or it would carry one number or none."""
+    low, high = axis.get_view_interval()
+    if high < 300 * low:
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def draw_line(points: Sequence[dict[str, Any]], names: Sequence[str], path: Path) -> None:
@@ -132,16 +143,18 @@ def draw_line(points: Sequence[dict[str, Any]], names: Sequence[str], path: Path
     axes = figure.subplots()
     alphas = [point["alpha"] for point in points]
     axes.plot(alphas, [point["train_loss"] for point in points], "o-", color=BLUE, markersize=4, label="training loss")
-    axes.set(yscale="log", xlabel="place on the line", ylabel="training loss (nats)", title="Along the line between the two runs")
+    axes.set(yscale="log", xlabel="place on the line", ylabel="training loss (nats)")
+    axes.set_title("Along the line between the two runs", pad=22)
+    _plain_numbers(axes.yaxis)
     other = axes.twinx()
     other.plot(alphas, [point["metric"] for point in points], "s--", color=ORANGE, markersize=4, label=points[0]["label"])
     other.set(ylabel=points[0]["label"])
     for place, name in enumerate(names):
         axes.axvline(place, color="#888888", linestyle=":")
-        axes.annotate(name, (place, 1.0), xycoords=("data", "axes fraction"), xytext=(3, -4), textcoords="offset points",
-                      rotation=90, va="top", fontsize=8, color="#555555")  # fmt: skip
+        axes.annotate(name, (place, 1.0), xycoords=("data", "axes fraction"), xytext=(0, 4), textcoords="offset points",
+                      ha="center", fontsize=9, color="#555555")  # fmt: skip
     handles = [*axes.get_legend_handles_labels()[0], *other.get_legend_handles_labels()[0]]
-    axes.legend(handles=handles, frameon=False, fontsize=9, loc="lower right")
+    figure.legend(handles=handles, frameon=False, fontsize=9, loc="outside lower center", ncols=2)  # inside it would hide points
     axes.grid(alpha=0.25)
     axes.spines[["top"]].set_visible(False)
     other.spines[["top"]].set_visible(False)
@@ -172,7 +185,8 @@ def draw_distances(runs: Sequence[Sequence[dict[str, Any]]], fits: Sequence[Any]
     for rows, fit, name, colour in zip(runs, fits, names, (BLUE, ORANGE), strict=True):
         steps = np.array([row["step"] for row in rows])
         axes.plot(steps, [row["distance"] for row in rows], "o", color=colour, markersize=4, label=name)
-        axes.plot(steps, fit.at(steps), "--", color=colour, linewidth=1, label=f"{fit.intercept:.2g} + {fit.slope:.2g} ln(step)")
+        law = f"{fit.intercept:.2g} + {fit.slope:.2g} ln(step), {fit.explained:.0%} explained"
+        axes.plot(steps, fit.at(steps), "--", color=colour, linewidth=1, label=law)
     axes.set(xscale="log", xlabel="step", ylabel="|w - w0|", title="Distance from the initial weights", ylim=(0, None))
     _finish(axes)
     figure.savefig(path, dpi=130)

@@ -15,11 +15,14 @@ from lbtrain.records import write_whole
 from lbtrain.tasks import create_task
 from tools.landscape import chart, page
 from tools.landscape.kept import Bars, kept
-from tools.landscape.measures import Measures, check_same_network
+from tools.landscape.measures import BOXES, Measures, check_same_network
 from tools.landscape.runs import Here, LossOptions, Run
 
 ALPHAS = [round(-0.5 + 0.1 * number, 2) for number in range(21)]
 """Places on the line: 0 is the first run, 1 the second."""
+WIDE_BOX = f"box {BOXES[0]:g}, full space"
+FAR_FROM_CONVERGED = 4
+"""How many times the loss of the better run another may have before its sharpness is said to be no minimum's."""
 
 
 @dataclass(frozen=True)
@@ -112,10 +115,11 @@ def _table(
     runs: Sequence[Run], names: Sequence[str], sharpness: Sequence[dict[str, Any]], spectra: Sequence[dict[str, Any]], fits: Sequence[Any]
 ) -> page.Table:
     rows = []
-    summaries = [json.loads((run.path / "summary.json").read_text()) if (run.path / "summary.json").exists() else {} for run in runs]
+    summaries = [run.summary for run in runs]
     if all("headline" in summary for summary in summaries):
         label = summaries[0]["headline"]["label"]
         rows.append([label, *(f"{summary[summary['headline']['name']]:.2f}" for summary in summaries)])
+    rows.append(["training loss", *(f"{loss:.4g}" for loss in _losses(sharpness))])
     rows += [[f"sharpness, {kind}", *(f"{each[kind]['value']:.4g}" for each in sharpness)] for kind in sharpness[0]]
     for place in range(len(spectra[0]["eigenvalues"]["values"])):
         rows.append([f"eigenvalue {place + 1}", *(f"{each['eigenvalues']['values'][place]:.4g}" for each in spectra)])
@@ -128,6 +132,11 @@ def _table(
     return page.Table("Measured at the newest checkpoint of each", ["", *names], rows)
 
 
+def _losses(sharpness: Sequence[dict[str, Any]]) -> list[float]:
+    """Of both runs at their checkpoints, each over its own examples: where the boxes are centred."""
+    return [each[WIDE_BOX]["base"] for each in sharpness]
+
+
 def _interval(ends: Sequence[float]) -> str:
     return f"{ends[0]:.4g} to {ends[1]:.4g}"
 
@@ -135,20 +144,30 @@ def _interval(ends: Sequence[float]) -> str:
 def _verdict(
     names: Sequence[str], sharpness: Sequence[dict[str, Any]], spectra: Sequence[dict[str, Any]], fits: Sequence[Any], line: Any
 ) -> list[str]:
-    box = [each["box 0.001, full space"]["value"] for each in sharpness]
+    box = [each[WIDE_BOX]["value"] for each in sharpness]
     top = [each["eigenvalues"]["values"][0] for each in spectra]
     lines = [
         f"{names[1]} is {_times(box[1], box[0])} in Keskar's box of 1e-3, and its largest eigenvalue {top[1]:.3g} against {top[0]:.3g}",
+        _converged(names, _losses(sharpness)),
         f"the highest training loss on the line between the two is {max(p['train_loss'] for p in line if 0 <= p['alpha'] <= 1):.3g}",
     ]
     if all(fits):
-        slopes = f"{fits[0].slope:.3g} and {fits[1].slope:.3g}"
+        slopes = " and ".join(f"{fit.slope:.3g} ({fit.explained:.0%} explained)" for fit in fits)
         lines.append(
-            f"distance from the start grows by {slopes} per ln(step): Hoffer et al. find equal slopes where the rate is scaled right"
+            f"distance from the start grows by {slopes} per ln(step): Hoffer et al. find equal slopes where the rate is scaled right, "
+            "early in training, while it is high"
         )
     else:
         lines.append("distance from the start was not measured in both: train with measure.distance=true")
     return lines
+
+
+def _converged(names: Sequence[str], losses: Sequence[float]) -> str:
+    said = f"training losses {losses[0]:.3g} and {losses[1]:.3g}"
+    if max(losses) < FAR_FROM_CONVERGED * min(losses):
+        return said
+    behind = names[losses.index(max(losses))]
+    return f"{said}: {behind} is far from where the other got, and what is measured there may be a slope and not a minimum"
 
 
 def _times(value: float, reference: float) -> str:

@@ -90,8 +90,16 @@ def _cut(rows: Sequence[dict[str, Any]], count: int) -> list[Window]:
 
 
 def advise(found: Sequence[Window]) -> Advice:
-    """The interval is the middle 95% of resampled measurements (bootstrap within each window)."""
+    """The interval is the middle 95% of resampled measurements (bootstrap within each window).
+
+    Raises RecipeError where no window shows any noise beside the gradient.
+    """
     steps, examples = _minima(found, [_ratio(np.array(window.measured)) for window in found])
+    if not examples:
+        raise RecipeError(
+            f"in {sum(len(window.measured) for window in found)} measurements no noise shows beside the gradient: the critical batch is "
+            f"below {max(window.noise.high for window in found):,.0f}, and more cannot be said. Measure more often"
+        )
     generator = np.random.default_rng(0)
     resampled = []
     for _ in range(RESAMPLES):

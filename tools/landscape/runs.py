@@ -69,6 +69,12 @@ class Run:
     def plan(self) -> dict[str, Any]:
         return dict(json.loads((self.path / "plan.json").read_text()))
 
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        """Of the finished run; empty before."""
+        path = self.path / "summary.json"
+        return dict(json.loads(path.read_text())) if path.exists() else {}
+
     def rows(self, kind: str) -> list[dict[str, Any]]:
         """Of metrics.jsonl, in the order of the steps."""
         lines = (self.path / "metrics.jsonl").read_text().splitlines()
@@ -98,7 +104,7 @@ class Run:
         model.load_state_dict(weights)
         return convert_to_ghost_batch_norm(model, self.recipe.bn_batch_size).to(device)
 
-    def objective(self, here: Here, options: "LossOptions", *, keep_graphs: bool = False) -> Objective:
+    def objective(self, here: Here, options: "LossOptions") -> Objective:
         """The training loss at the checkpoint, over the first examples of the run's own stream, shared out over the ranks.
 
         `options` fit the run (`LossOptions.fitting`). Raises RecipeError where the examples cannot be shared out, and for a detector.
@@ -118,7 +124,7 @@ class Run:
             return torch.stack(losses).sum()
 
         model = self.model(self.weights, here.device)
-        return Objective(model, loss, batches, batch_norm=options.batch_norm, mean=here.mean, keep_graphs=keep_graphs)
+        return Objective(model, loss, batches, batch_norm=options.batch_norm, mean=here.mean)
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,21 @@ def test_a_known_covariance_is_found_within_ten_percent(small, large):
     assert found.value == pytest.approx(true, rel=0.1) and found.low < true < found.high
 
 
+def test_without_replacement_the_covariance_stays_and_the_gradient_is_that_behind_the_examples():
+    """Batches of half the data, as at 720 images of digits: by sampling theory tr(S) is unbiased, |G|^2 less by tr(S)/N."""
+    generator = torch.Generator().manual_seed(1)
+    examples = 0.5 + torch.randn(64, 20, generator=generator)
+    gradient, trace = float(examples.mean(0).square().sum()), float(examples.var(0).sum())
+    found = []
+    for _ in range(3000):
+        batch = examples[torch.randperm(64, generator=generator)[:32]]
+        small = batch.unflatten(0, (4, 8)).mean(1).square().sum(1).mean()
+        found.append(moments(float(small), float(batch.mean(0).square().sum()), small_batch=8, large_batch=32))
+    noise = noise_scale(found)
+    assert noise.trace == pytest.approx(trace, rel=0.01) and trace / 64 > 0.05 * gradient
+    assert noise.gradient_square == pytest.approx(gradient - trace / 64, rel=0.01)
+
+
 def test_the_interval_holds_the_truth_about_as_often_as_promised():
     true = float(SPREAD.square().sum()) / 2
     found = [noise_scale(quadratic_steps(20, gradient_square=2, small=8, large=32, seed=seed)) for seed in range(200)]

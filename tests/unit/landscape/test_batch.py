@@ -4,12 +4,14 @@ import json
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from lbtrain import Recipe
 from lbtrain.errors import RecipeError
 from lbtrain.plan import make_plan
+from tools.landscape import chart
 from tools.landscape.__main__ import main
-from tools.landscape.noise import advise, batch_schedule, windows
+from tools.landscape.noise import Advice, advise, batch_schedule, windows
 from tools.scaling_report.__main__ import main as scaling_report
 from tools.scaling_report.report import Report, Row
 
@@ -61,6 +63,15 @@ def test_windows_are_merged_until_the_gradient_shows():
         windows(rows([100], each=4))
 
 
+def test_where_no_noise_shows_nothing_is_advised():
+    """Small batches whose gradients are no longer than the large one's, as chance may have it."""
+    found = rows([0] * 4, each=5, spread=0.01)
+    for row in found:
+        row["small_square"] = row["large_square"] - 0.01
+    with pytest.raises(RecipeError, match="in 20 measurements no noise shows beside the gradient: the critical batch is below"):
+        advise(windows(found))
+
+
 @pytest.fixture
 def run_dir(tmp_path):
     recipe = Recipe().vary(batch_size=64, bn_batch_size=8, model=dict(name="cifar_resnet8"))
@@ -76,11 +87,45 @@ def run_dir(tmp_path):
 def test_the_command_writes_what_others_read(run_dir, capsys):
     assert main(["batch", str(run_dir)]) == 0
     said, result = capsys.readouterr().out, json.loads((run_dir / "landscape" / "batch.json").read_text())
-    assert "critical batch" in said and "schedule.batch_growth=" in said
+    assert "critical batch" in said and "schedule.batch_growth=" in said and "no upper bound" not in said
     assert 50 < result["critical_batch_interval"][0] < result["critical_batch"] < result["critical_batch_interval"][1] < 200
     assert result["min_steps"] > 0 and result["min_examples"] > 0 and result["measurements"] == 160
     for name in ("batch.png", "layers.png", "batch.html"):
         assert (run_dir / "landscape" / name).stat().st_size > 5000
+    page = (run_dir / "landscape" / "batch.html").read_text()
+    assert "<small>160 measurements over 102,400 examples</small>" in page, "before its end a run has no summary"
+    (run_dir / "summary.json").write_text(json.dumps({"commit": "abc1234", "hardware": "2 cores", "versions": {"torch": "2.5"}}))
+    assert main(["batch", str(run_dir)]) == 0
+    page = (run_dir / "landscape" / "batch.html").read_text()
+    assert "<small>160 measurements over 102,400 examples; commit abc1234 on 2 cores; torch 2.5</small>" in page
+
+
+def test_a_schedule_from_lower_bounds_says_so(run_dir, capsys):
+    drowned = rows([300] * 4, each=5, spread=0.3)
+    (run_dir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in drowned))
+    assert main(["batch", str(run_dir)]) == 0
+    assert "stretches the noise scale has no upper bound: there this batch keeps to the lower one" in capsys.readouterr().out
+
+
+def test_the_picture_of_the_tradeoff_is_read_without_guessing():
+    for critical in (25, 61, 93, 120, 5000):
+        axes = Figure().subplots()
+        chart._draw_tradeoff(axes, Advice(critical, (critical / 2, None), 5.3, 5.3 * critical))
+        curve, *points = (line.get_xdata() for line in axes.lines if len(line.get_xdata()) != 2)
+        assert len(points) >= 8 and all(min(curve) <= point[0] <= max(curve) for point in points), "batch sizes lie on the curve"
+        axes.figure.canvas.draw()
+        for axis in (axes.xaxis, axes.yaxis):
+            low, high = axis.get_view_interval()
+            assert sum(low <= place <= high for place in axis.get_majorticklocs()) >= 3, "an axis carries numbers"
+
+
+def test_a_band_without_an_end_runs_off_the_picture():
+    axes = Figure().subplots()
+    drowned = windows(rows([300] * 4, each=5, spread=0.3))
+    assert any(window.noise.high == float("inf") for window in drowned)
+    chart._draw_course(axes, drowned, 1000, [])
+    tops = [band.get_paths()[0].vertices[:, 1].max() for band in axes.collections]
+    assert len(tops) == len(drowned) and max(tops) > axes.get_ylim()[1]
 
 
 def test_a_schedule_that_the_plan_refuses_is_not_advised(run_dir, capsys):

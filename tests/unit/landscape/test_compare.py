@@ -12,7 +12,7 @@ from tests.tiny_detection import tiny
 from tests.unit.landscape.untrained import write_run
 from tools.landscape import measures
 from tools.landscape.__main__ import main
-from tools.landscape.compare import fit_log, interpolated
+from tools.landscape.compare import _converged, fit_log, interpolated
 
 
 @pytest.fixture(scope="module")
@@ -45,10 +45,18 @@ def test_two_runs_side_by_side(runs, tmp_path, capsys):
     assert [point["alpha"] for point in found["line"]] == [0, 0.5, 1]
     box = found["sharpness"][0]["box 0.001, full space"]
     assert found["line"][0]["train_loss"] == pytest.approx(box["base"], rel=1e-5), "the line starts at the first run"
+    page = (tmp_path / "page" / "compare.html").read_text()
+    assert f"<td>training loss</td><td>{box['base']:.4g}</td>" in page and "far from where the other got" not in page
     assert found["fits"][0]["slope"] == pytest.approx(1) and found["fits"][0]["explained"] == pytest.approx(1)
     for name in ("line.png", "spectrum.png", "distance.png", "compare.html"):
         assert (tmp_path / "page" / name).stat().st_size > 5000
     assert "compare.html" in capsys.readouterr().out
+
+
+def test_a_run_that_got_nowhere_is_not_called_flat_without_a_word():
+    said = _converged(["a", "b"], [0.1, 2.1])
+    assert said.startswith("training losses 0.1 and 2.1: b is far from where the other got")
+    assert _converged(["a", "b"], [0.1, 0.12]) == "training losses 0.1 and 0.12"
 
 
 def test_a_second_time_nothing_is_measured(runs, monkeypatch, capsys):
