@@ -3,7 +3,7 @@
 Run        python recipes/mask_rcnn_shapes.py
            deepspeed --num_accelerators 2 recipes/mask_rcnn_shapes.py
 Published  nothing: the shapes are drawn by lbtrain.data.shapes
-Measured   not yet
+Measured   mask AP 27.85 ± 2.03 % (n=5, seeds 1 to 5, 2 ranks under deepspeed; results/mask_rcnn_shapes.json)
 """
 
 from lbtrain import Recipe, main
