@@ -2,8 +2,12 @@
 
     python -m tools.study.publish runs/demo --name digits_demo
     python -m tools.study.publish runs/sweep --name digits_sweep
+    python -m tools.study.publish runs/methods --name digits_methods --no-readme
 
-Writes results/NAME.json, docs/NAME.png and the text between the NAME markers of README.md, so that no figure is typed by hand.
+Writes results/NAME.json, the line `Measured` of every recipe that was an arm as it stands, recipes/README.md, and, unless told not to,
+docs/NAME.png and the text between the NAME markers of README.md: no figure is typed by hand. A study whose arms were changed with --set
+measured no recipe, and is refused. A recipe that another result speaks for keeps its line, unless that is the arm of a sweep (at the
+recipe's own batch size) and this is a study.
 """
 
 import argparse
@@ -14,7 +18,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tools.catalogue import FOLDER as RECIPES
+from tools.catalogue import page
+from tools.study.worker import load_recipe
+
 ROOT = Path(__file__).parents[2]
+_SWEEP = "as an arm of the sweep"
 
 
 def block(study: dict[str, Any], name: str) -> str:
@@ -33,23 +42,68 @@ def with_block(text: str, name: str, new: str) -> str:
     return re.sub(rf"(?s){re.escape(start)}.*{re.escape(end)}", lambda _: f"{start}\n{new}\n{end}", text)
 
 
-def main() -> None:
+def measured(study: dict[str, Any], name: str) -> dict[str, str]:
+    """What the contracts of recipes say of their measurement, by recipe. `study`: study.json or sweep.json, to become results/NAME.json.
+
+    Raises ValueError for a study whose arms are not the recipes that they are named after.
+    """
+    if "rows" in study:
+        arms = [row for row in study["rows"] if row["batch_size"] == batch_size_of(row["arm"])]
+        return {row["arm"]: in_words(row, _SWEEP, name) for row in arms}
+    if study["overrides"]:
+        raise ValueError(f"--set {' '.join(study['overrides'])} made every arm another experiment than its recipe")
+    return {arm["recipe"]: in_words(arm, study["launch"], name) for arm in study["arms"]}
+
+
+def batch_size_of(name: str) -> int | None:
+    """None where there is no such recipe."""
+    path = RECIPES / f"{name}.py"
+    return load_recipe(path).batch_size if path.is_file() else None
+
+
+def in_words(row: dict[str, Any], launch: str, name: str) -> str:
+    """The score of an arm, or that it has none."""
+    runs = row["n"] + row["diverged"]
+    lost = f"{row['diverged']} of {runs} runs diverged, " if row["diverged"] and row["n"] else ""
+    score = f"{row['label']} {row['mean']:.2f}" + (f" ± {row['std']:.2f} %" if row["n"] > 1 else " %") if row["n"] else "diverged"
+    return f"{score} (n={row['n'] or runs}, {lost}{launch}; results/{name}.json)"
+
+
+def with_measured(contract: str, line: str) -> str:
+    """The recipe's text with `line` behind `Measured`, where nothing stands, or the same result, or a sweep's and this is a study's."""
+    (old,) = re.findall(r"^Measured +(\S.*)$", contract, re.M)
+    same = re.findall(r"results/\S+\.json", old) == re.findall(r"results/\S+\.json", line)
+    if old != "not yet" and not same and (_SWEEP not in old or _SWEEP in line):
+        return contract
+    return re.sub(r"(?m)^(Measured +)\S.*$", lambda found: found[1] + line, contract)
+
+
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", type=Path, help="the --out folder of a finished study")
     parser.add_argument("--name", required=True, help="name of the result and of the README's markers")
+    parser.add_argument("--no-readme", action="store_true", help="leave README.md and docs/ alone")
     options = parser.parse_args()
     kind = "sweep" if (options.study / "sweep.json").exists() else "study"
     study = json.loads((options.study / f"{kind}.json").read_text())
     readme = ROOT / "README.md"
     try:
-        text = with_block(readme.read_text(), options.name, block(study, options.name))
+        lines = measured(study, options.name)
+        text = None if options.no_readme else with_block(readme.read_text(), options.name, block(study, options.name))
     except ValueError as error:
-        sys.exit(f"error: {error}")
-    (ROOT / "results").mkdir(exist_ok=True)
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     shutil.copy(options.study / f"{kind}.json", ROOT / "results" / f"{options.name}.json")
-    shutil.copy(options.study / f"{kind}.png", ROOT / "docs" / f"{options.name}.png")
-    readme.write_text(text)
+    if text is not None:
+        shutil.copy(options.study / f"{kind}.png", ROOT / "docs" / f"{options.name}.png")
+        readme.write_text(text)
+    for recipe, line in lines.items():
+        path = RECIPES / f"{recipe}.py"
+        if path.is_file():  # a study may have had recipes of a user's own
+            path.write_text(with_measured(path.read_text(), line))
+    (RECIPES / "README.md").write_text(page())
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
