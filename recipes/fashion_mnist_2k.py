@@ -2,7 +2,7 @@
 
 Run        python recipes/fashion_mnist_2k.py data.root=/data
 Published  nothing: the data set is cut for a laptop
-Measured   diverged (n=5, as an arm of the sweep; results/fashion_sweep.json)
+Measured   not yet
 """
 
 from fashion_mnist_2k_unscaled import recipe as unscaled

@@ -28,10 +28,10 @@ GROUPS = {
 HEAD = """# Recipes
 
 One file is one experiment. `python recipes/X.py --help` lists every key, `plan_for=8,64,256` prints what a run would be on so many ranks,
-`key=value` changes anything. Published numbers are the papers'; measured ones are ours and stand in results/. A recipe with a published
-number for its setting carries it as data (`expect`), and `summary.json` of a finished run says met, not met, or not comparable where the
-command line changed the experiment. Tolerances: two published standard deviations, 0.3 points at least; half a point where one run is
-published.
+`key=value` changes anything. Published numbers are the papers'; measured ones are ours, stand in results/, and come into the contracts by
+`python -m tools.study.publish`. A recipe with a published number for its setting carries it as data (`expect`), and `summary.json` of a
+finished run says met, not met, or not comparable where the command line changed the experiment. Tolerances: two published standard
+deviations, 0.3 points at least; half a point where one run is published.
 
 This page is generated from the recipes' contracts: `python -m tools.catalogue`.
 """

@@ -3,8 +3,9 @@
     python -m tools.study recipes/digits.py recipes/digits_720_unscaled.py recipes/digits_720.py --seeds 5 --launcher deepspeed --ranks 2
 
 The first recipe is the reference that the others are held against. All runs of a study share one launch. A study that was stopped goes on
-where it was: what is finished in --out is not run again. It writes study.md, study.json, study.png and study.html there, next to the run
-directories.
+where it was: what is finished in --out is not run again. A run that diverges is counted, and has no score. It writes study.md, study.json,
+study.png and study.html there, next to the run directories; `python -m tools.study.publish --help` says how they become results/ and what
+the recipes say of themselves.
 
     python -m tools.study sweep recipes/digits.py --batch-sizes 2,4,8 --seeds 5    error against the batch size; --help says more
 """
@@ -15,8 +16,9 @@ import sys
 from pathlib import Path
 
 from lbtrain.errors import RecipeError, UserError
+from lbtrain.tasks import headline_of
 from tools.study import sweep
-from tools.study.jobs import Job, run_jobs, seeds_in_words
+from tools.study.jobs import Job, launch_in_words, run_jobs, seeds_in_words
 from tools.study.report import Arm, write_report
 from tools.study.worker import load_recipe
 
@@ -53,17 +55,20 @@ def main(argv: list[str] | None = None) -> int:
         for path in options.recipes:
             if not path.is_file():
                 raise RecipeError(f"{path}: no such recipe file")
-            load_recipe(path).with_overrides(options.overrides)
+        scored = {path: headline_of(load_recipe(path).with_overrides(options.overrides)) for path in options.recipes}
+        if len(set(scored.values())) > 1:
+            raise RecipeError(
+                "scored by " + ", ".join(f"{path}: {each.label}" for path, each in scored.items()) + ": study each kind by itself"
+            )
         jobs = jobs_of(options, seeds)
         run_jobs(jobs, options.out, launcher=options.launcher, ranks=options.ranks)
-        if diverged := [job.run_dir for job in jobs if not (Path(job.run_dir) / "summary.json").exists()]:
-            raise UserError(f"the loss of {', '.join(diverged)} is no longer finite (diverged.json there): a study compares runs that end")
-        arms = [Arm.read(path, options.out, seeds) for path in options.recipes]
+        arms = [Arm.read(path, options.out, seeds, scored[path]) for path in options.recipes]
         files = " ".join(map(str, options.recipes))
         counted = seeds_in_words(options.first_seed, options.seeds)
         command = f"python -m tools.study {files} {counted} --launcher {options.launcher} --ranks {options.ranks}"
         command += f" --set {shlex.join(options.overrides)}" if options.overrides else ""
-        print(write_report(arms, options.out, title=options.title, command=command))
+        launch = launch_in_words(options.first_seed, options.seeds, options.launcher, options.ranks)
+        print(write_report(arms, options.out, title=options.title, command=command, launch=launch, overrides=options.overrides))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

@@ -34,6 +34,12 @@ def seeds_in_words(first: int, count: int) -> str:
     return f"--seeds {count}" + (f" --first-seed {first}" if first else "")
 
 
+def launch_in_words(first: int, count: int, launcher: str, ranks: int) -> str:
+    """How runs were made, as a recipe's contract says it: the usual seeds go without saying."""
+    seeds = f"seeds {first} to {first + count - 1}, " if first else ""
+    return seeds + (f"{ranks} rank{'s' * (ranks > 1)} under {launcher}" if launcher != "python" else "1 rank")
+
+
 def launch_command(launcher: str, ranks: int, worker_words: list[str]) -> list[str]:
     """The real launcher, as a user would type it."""
     bin_folder = Path(sys.executable).parent

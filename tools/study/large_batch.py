@@ -7,12 +7,13 @@ print, none of them run here, and on another data set; what can be compared is w
 """
 
 import csv
+import itertools
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tools.study.report import look, plt
-from tools.study.sweep_report import batch_axis, down_to_zero
+from tools.study.sweep_report import batch_axis, crosses, down_to_zero, name_the_crosses
 
 ROOT = Path(__file__).parents[2]
 PUBLISHED = Path(__file__).with_name("published.csv")
@@ -20,13 +21,16 @@ PICTURE = ROOT / "docs" / "large_batch.png"
 
 
 class Curve(NamedTuple):
-    """One arm: batch sizes, mean top-1 errors (%), their standard deviations (0 where none is known), and who says so."""
+    """One arm: batch sizes, mean top-1 errors (%), their standard deviations (0 where none is known), who says so, and the batch sizes at
+    which runs diverged.
+    """
 
     arm: str
     batch_sizes: tuple[int, ...]
     errors: tuple[float, ...]
     stds: tuple[float, ...]
     source: str
+    diverged: tuple[int, ...] = ()
 
 
 def published(path: Path = PUBLISHED) -> dict[str, list[Curve]]:
@@ -44,17 +48,21 @@ def published(path: Path = PUBLISHED) -> dict[str, list[Curve]]:
 
 
 def measured(sweep: dict[str, Any]) -> list[Curve]:
-    """The arms of a published sweep; points of which every run diverged are left out."""
+    """The arms of a published sweep; a point of which every run diverged has no error."""
     points: dict[str, list[tuple[int, float, float]]] = {}
+    diverged: dict[str, list[int]] = {}
     for row in sweep["rows"]:
+        own = points.setdefault(row["arm"], [])
         if row["mean"] is not None:
-            points.setdefault(row["arm"], []).append((row["batch_size"], row["mean"], row["std"]))
-    return [_curve(arm, own, "measured") for arm, own in points.items()]
+            own.append((row["batch_size"], row["mean"], row["std"]))
+        if row["diverged"]:
+            diverged.setdefault(row["arm"], []).append(row["batch_size"])
+    return [_curve(arm, own, "measured", tuple(sorted(diverged.get(arm, [])))) for arm, own in points.items()]
 
 
-def _curve(arm: str, points: list[tuple[int, float, float]], source: str) -> Curve:
-    sizes, errors, stds = zip(*sorted(points), strict=True)
-    return Curve(arm, sizes, errors, stds, source)
+def _curve(arm: str, points: list[tuple[int, float, float]], source: str, diverged: tuple[int, ...] = ()) -> Curve:
+    sizes, errors, stds = zip(*sorted(points), strict=True) if points else ((), (), ())
+    return Curve(arm, sizes, errors, stds, source, diverged)
 
 
 def draw(ours: dict[str, list[Curve]], theirs: dict[str, list[Curve]], path: Path) -> None:
@@ -77,12 +85,24 @@ def _panel(axes: Any, curves: list[Curve]) -> None:
         named = curve.arm if curve.source == "measured" else f"{curve.arm} ({curve.source})"
         bars = down_to_zero(curve.errors, [2 * std for std in curve.stds])
         axes.errorbar(curve.batch_sizes, curve.errors, yerr=bars, **look(number), marker="o", markersize=3.5, capsize=2, label=named)
-    sizes = sorted({size for curve in curves for size in curve.batch_sizes})
-    batch_axis(axes, sizes, [f"{size // 1024}k" if size % 1024 == 0 else f"{size}" for size in sizes])
+        # A little aside, so that one does not hide the other.
+        lost = [size * 1.06 ** (number - len(curves) / 2) for size in curve.diverged]
+        crosses(axes, lost, look(number)["color"], top=True, label=None)
+    if any(curve.diverged for curve in curves):
+        name_the_crosses(axes)
+    sizes = sorted({size for curve in curves for size in (*curve.batch_sizes, *curve.diverged)})
+    # Where two are close, there is room for the name of the larger.
+    crowded = {size for size, after in itertools.pairwise(sizes) if after < 1.6 * size}
+    names = ["" if size in crowded else _name(size) for size in sizes]
+    batch_axis(axes, sizes, names)
     axes.tick_params("x", labelsize=8)
     axes.set(xlabel="images a step", ylabel="top-1 error (%), mean ± 2 standard deviations")
     axes.yaxis.label.set_fontsize(8)
     axes.legend(frameon=False, fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.15))
+
+
+def _name(size: int) -> str:
+    return f"{size // 1024}k" if size % 1024 == 0 else f"{size}"
 
 
 def main() -> None:

@@ -1,12 +1,13 @@
-"""Put a finished study or sweep into the repository: its numbers as data, its picture, its table on a page, its figures in the recipes.
+"""Put a finished study or sweep into the repository: its numbers as data, its picture, its table on a page.
 
     python -m tools.study.publish runs/demo --name digits_demo
     python -m tools.study.publish runs/sweep --name digits_sweep
     python -m tools.study.publish runs/methods --name digits_methods --page docs/methods.md
 
-Writes results/NAME.json, docs/NAME.png, the text between the NAME markers of the page (README.md), and "Measured" in the contract of each
-recipe of a study that says "not yet" there, or quotes this result already; a contract that quotes another keeps it. So no figure is typed
-by hand. `python -m tools.catalogue` takes them into recipes/README.md.
+Writes results/NAME.json, docs/NAME.png, the text between the NAME markers of the page, the line `Measured` of every recipe that was an arm
+as it stands, and recipes/README.md: no figure is typed by hand. A study whose arms were changed with --set measured no recipe, and is
+refused. A recipe that another result speaks for keeps its line, unless that is the arm of a sweep (at the
+recipe's own batch size) and this is a study.
 """
 
 import argparse
@@ -18,13 +19,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from lbtrain.tasks import headline_of
+from tools import catalogue
+from tools.catalogue import FOLDER as RECIPES
 from tools.study.worker import load_recipe
 
 ROOT = Path(__file__).parents[2]
+README = ROOT / "README.md"
+_SWEEP = "as an arm of the sweep"
 
 
-def block(study: dict[str, Any], name: str, page: Path = ROOT / "README.md") -> str:
+def block(study: dict[str, Any], name: str, page: Path = README) -> str:
     """The page's text for a study or a sweep: table, verdict, picture, origin."""
     lines = "\n".join(f"- {line}" for line in study["verdicts"])
     seen = study.get("title", "curves of every run")
@@ -41,46 +45,67 @@ def with_block(text: str, name: str, new: str) -> str:
     return re.sub(rf"(?s){re.escape(start)}.*{re.escape(end)}", lambda _: f"{start}\n{new}\n{end}", text)
 
 
-def measured(arm: dict[str, Any], label: str, study: dict[str, Any], name: str) -> str:
-    """What a recipe's contract says of its arm of a study."""
-    command = dict(re.findall(r"--(seeds|first-seed|launcher|ranks) (\S+)", study["provenance"].partition(";")[0]))
-    first = int(command.get("first-seed", 0))
-    seeds = f", seeds {first} to {first + arm['n'] - 1}" if first else ""
-    ranks = "one process" if command["launcher"] == "python" else f"{command['ranks']} ranks under {command['launcher']}"
-    return f"{label} {arm['mean']:.2f} ± {arm['std']:.2f} % (n={arm['n']}{seeds}, {ranks}; results/{name}.json)"
+def measured(study: dict[str, Any], name: str) -> dict[str, str]:
+    """What the contracts of recipes say of their measurement, by recipe. `study`: study.json or sweep.json, to become results/NAME.json.
+
+    Raises ValueError for a study whose arms are not the recipes that they are named after.
+    """
+    if "rows" in study:
+        arms = [row for row in study["rows"] if row["batch_size"] == batch_size_of(row["arm"])]
+        return {row["arm"]: in_words(row, _SWEEP, name) for row in arms}
+    if study["overrides"]:
+        raise ValueError(f"--set {' '.join(study['overrides'])} made every arm another experiment than its recipe")
+    return {arm["recipe"]: in_words(arm, study["launch"], name) for arm in study["arms"]}
 
 
-def with_measured(contract: str, new: str, name: str) -> str:
-    """A recipe's text with `new` for what was measured, if nothing was yet or this very result."""
-    return re.sub(rf"(?m)^Measured   (not yet|.*results/{re.escape(name)}\.json\))$", lambda _: f"Measured   {new}", contract)
+def batch_size_of(name: str) -> int | None:
+    """None where there is no such recipe."""
+    path = RECIPES / f"{name}.py"
+    return load_recipe(path).batch_size if path.is_file() else None
 
 
-def state_in_recipes(study: dict[str, Any], name: str) -> None:
-    for arm in study.get("arms", []):
-        path = ROOT / "recipes" / f"{arm['recipe']}.py"
-        new = measured(arm, headline_of(load_recipe(path)).label, study, name)
-        path.write_text(with_measured(path.read_text(), new, name))
+def in_words(row: dict[str, Any], launch: str, name: str) -> str:
+    """The score of an arm, or that it has none."""
+    runs = row["n"] + row["diverged"]
+    lost = f"{row['diverged']} of {runs} runs diverged, " if row["diverged"] and row["n"] else ""
+    score = f"{row['label']} {row['mean']:.2f}" + (f" ± {row['std']:.2f} %" if row["n"] > 1 else " %") if row["n"] else "diverged"
+    return f"{score} (n={row['n'] or runs}, {lost}{launch}; results/{name}.json)"
 
 
-def main() -> None:
+def with_measured(contract: str, line: str) -> str:
+    """The recipe's text with `line` behind `Measured`, where nothing stands, or the same result, or a sweep's and this is a study's."""
+    (old,) = re.findall(r"^Measured +(\S.*)$", contract, re.M)
+    same = re.findall(r"results/\S+\.json", old) == re.findall(r"results/\S+\.json", line)
+    if old != "not yet" and not same and (_SWEEP not in old or _SWEEP in line):
+        return contract
+    return re.sub(r"(?m)^(Measured +)\S.*$", lambda found: found[1] + line, contract)
+
+
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", type=Path, help="the --out folder of a finished study")
     parser.add_argument("--name", required=True, help="name of the result and of the page's markers")
-    parser.add_argument("--page", type=Path, default=ROOT / "README.md", help="(default: README.md)")
+    parser.add_argument("--page", type=Path, default=README, help="where its table and picture are shown (default: README.md)")
     options = parser.parse_args()
     kind = "sweep" if (options.study / "sweep.json").exists() else "study"
     study = json.loads((options.study / f"{kind}.json").read_text())
     page = options.page.resolve()
     try:
+        lines = measured(study, options.name)
         text = with_block(page.read_text(), options.name, block(study, options.name, page))
     except ValueError as error:
-        sys.exit(f"error: {options.page}: {error}")
-    (ROOT / "results").mkdir(exist_ok=True)
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     shutil.copy(options.study / f"{kind}.json", ROOT / "results" / f"{options.name}.json")
     shutil.copy(options.study / f"{kind}.png", ROOT / "docs" / f"{options.name}.png")
     page.write_text(text)
-    state_in_recipes(study, options.name)
+    for recipe, line in lines.items():
+        path = RECIPES / f"{recipe}.py"
+        if path.is_file():  # a study may have had recipes of a user's own
+            path.write_text(with_measured(path.read_text(), line))
+    (RECIPES / "README.md").write_text(catalogue.page())
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 
 from lbtrain.tasks import Headline
 from tools.study.jobs import Job
-from tools.study.report import look, origin_of, plt, provenance_of
+from tools.study.report import cell, error_axis, look, origin_of, plt, provenance_of
 
 
 @dataclass(frozen=True)
@@ -62,13 +62,13 @@ class Point:
             "std": self.std,
             "n": len(self.scores),
             "diverged": self.diverged,
+            "label": self.headline.label,
             self.headline.name: self.scores,
             "run_seconds": sum(summary["seconds"] for summary in self.summaries),
         }
 
     def cell(self) -> str:
-        lost = f" ({self.diverged} of {len(self.jobs)} diverged)" if self.diverged else ""
-        return "diverged" if self.mean is None else f"{self.mean:.2f} ± {self.std:.2f}{lost}"
+        return cell(self.scores, self.diverged)
 
 
 def write_report(points: list[Point], out: Path, *, title: str, command: str, reference: int) -> str:
@@ -113,11 +113,10 @@ def markdown_table(points: list[Point]) -> str:
 
 def draw(points: list[Point], path: Path, title: str) -> None:
     """Mean score over the batch size, bars of two standard deviations (Goyal et al. 2017, Figure 1); a cross where runs diverged."""
-    figure, axes = plt.subplots(figsize=(8, 4.8), layout="constrained")
+    figure, axes = plt.subplots(figsize=(9.4, 4.8), layout="constrained")
     arms = list(dict.fromkeys(point.arm for point in points))
     sizes = sorted({point.batch_size for point in points})
     headline = points[0].headline
-    worst = 0.0 if headline.higher_is_better else 100.0
     for number, arm in enumerate(arms):
         own = [point for point in points if point.arm == arm]
         # A little aside, so that bars of arms that agree do not hide each other.
@@ -129,17 +128,29 @@ def draw(points: list[Point], path: Path, title: str) -> None:
                 x, mean, yerr=down_to_zero(mean, spread), **look(number), marker="o", markersize=4, capsize=3, linewidth=1.8, label=arm
             )
         lost = [point.batch_size * shift for point in own if point.diverged]
-        axes.plot(lost, [worst] * len(lost), "x", color=look(number)["color"], clip_on=False, label=None if held else f"{arm} (diverged)")
+        crosses(axes, lost, look(number)["color"], top=not headline.higher_is_better, label=None if held else arm)
+    if any(point.diverged for point in points):
+        name_the_crosses(axes)
     batch_axis(axes, sizes, [f"{size:,}" for size in sizes])
-    if not headline.higher_is_better:
-        # Linear below 1%, so that an error of 0 has a place, logarithmic above.
-        axes.set_yscale("symlog", linthresh=1, linscale=0.5)
-        axes.set_yticks([0, 1, 2, 5, 10, 20, 50, 100], ["0", "1", "2", "5", "10", "20", "50", "100"])
     label = f"{headline.label} (%), mean ± 2 standard deviations"
     axes.set(xlabel="images a step (batch size)", ylabel=label, title=title, ylim=(0, 100))
-    axes.legend(frameon=False, fontsize=9)
+    if not headline.higher_is_better:
+        error_axis(axes, [point.mean for point in points])
+    figure.legend(frameon=False, fontsize=9, loc="outside right upper")  # inside, it hides bars
     figure.savefig(path, dpi=130)
     plt.close(figure)
+
+
+def crosses(axes: Axes, batch_sizes: Sequence[float], colour: Any, *, top: bool, label: str | None) -> None:
+    """Where runs diverged: at the worse edge of the picture, since they have no score."""
+    if batch_sizes:
+        edge = [1.0 if top else 0.0] * len(batch_sizes)
+        axes.plot(batch_sizes, edge, "x", color=colour, transform=axes.get_xaxis_transform(), clip_on=False, label=label)
+
+
+def name_the_crosses(axes: Axes) -> None:
+    """In the legend, once for all arms."""
+    axes.plot([], [], "x", color="black", label="runs that diverged")
 
 
 def down_to_zero(means: Sequence[float], widths: Sequence[float]) -> tuple[list[float], list[float]]:

@@ -2,19 +2,22 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from lbtrain.tasks import headline_of
+from lbtrain.tasks import Headline
+from tools.study import __main__ as study
 from tools.study.jobs import WORKER
-from tools.study.publish import block, measured, with_block, with_measured
-from tools.study.report import Arm, markdown_table, provenance, verdicts, write_report
+from tools.study.publish import ROOT, block, measured, with_block, with_measured
+from tools.study.report import Arm, _mean_curve, draw, markdown_table, provenance, verdicts, write_report
 from tools.study.worker import load_recipe
 
-ROOT = Path(__file__).parents[3]
+RECIPES = ROOT / "recipes"
 REFERENCE, LARGE = [1.0, 2.0, 3.0], [51.0, 52.0, 53.0]
 
 
@@ -22,28 +25,31 @@ ERROR = {"name": "top1_error", "label": "top-1 error", "higher_is_better": False
 PRECISION = {"name": "mask_ap", "label": "mask AP", "higher_is_better": True}
 
 
-def arm(tmp_path: Path, name: str, errors: list[float], headline=ERROR) -> Arm:
+def arm(tmp_path: Path, name: str, errors: list[float | None], headline=ERROR, epochs: int = 20) -> Arm:
+    """An error of None is a run that diverged after an epoch."""
     recipe = tmp_path / f"{name}.py"
     recipe.write_text(f'"""{name.title()} <in> words.\n\nRun  python {name}.py\n"""\nrecipe = None\n')
     for seed, error in enumerate(errors):
         folder = tmp_path / name / f"seed{seed}"
         folder.mkdir(parents=True)
-        (folder / "summary.json").write_text(
-            json.dumps(
-                {
-                    "headline": headline,
-                    headline["name"]: error,
-                    "seconds": 1.0,
-                    "commit": "abc",
-                    "hardware": "2 cores",
-                    "versions": {"torch": "2.0"},
-                }
-            )
-        )
-        (folder / "plan.json").write_text(json.dumps({"batch_size": 32, "learning_rate": {"peak": 0.1}, "total_steps": 900}))
-        rows = [{"kind": "train", "epoch": 1.0, "loss": 0.5}, {"kind": "eval", "epoch": 1.0, headline["name"]: error}]
+        origin = {"seconds": 1.0, "commit": "abc", "hardware": "2 cores", "versions": {"torch": "2.0"}}
+        name_of_it, content = ("diverged.json", {}) if error is None else ("summary.json", {headline["name"]: error, **origin})
+        (folder / name_of_it).write_text(json.dumps(content))
+        plan = {
+            "batch_size": 32,
+            "learning_rate": {"peak": 0.1},
+            "total_steps": 900,
+            "total_examples": 1440 * epochs,
+            "train_examples": 1440,
+        }
+        (folder / "plan.json").write_text(json.dumps(plan))
+        rows = [
+            {"kind": "train", "epoch": 1.0, "loss": 0.5},
+            {"kind": "curvature"},
+            {"kind": "eval", "epoch": 1.0, headline["name"]: error},
+        ]
         (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return Arm.read(recipe, tmp_path, list(range(len(errors))))
+    return Arm.read(recipe, tmp_path, list(range(len(errors))), Headline(**headline))
 
 
 def test_mean_and_standard_deviation_of_the_seeds(tmp_path):
@@ -64,12 +70,13 @@ def test_more_is_better_where_the_headline_says_so(tmp_path):
     arms = [arm(tmp_path, "reference", LARGE, PRECISION), arm(tmp_path, "worse", REFERENCE, PRECISION)]
     assert verdicts(arms) == ["worse loses 50.00 ± 1.63 points against reference"]
     assert "mask AP %, mean ± std" in markdown_table(arms)
-    write_report(arms, tmp_path, title="A title", command="x")
+    write_report(arms, tmp_path, title="A title", command="x", launch="1 rank")
     assert json.loads((tmp_path / "study.json").read_text())["arms"][0]["mask_ap"] == LARGE
 
 
 def test_the_page_is_self_contained_and_escapes_text(tmp_path):
-    write_report([arm(tmp_path, "reference", REFERENCE), arm(tmp_path, "large", LARGE)], tmp_path, title="A <b> title", command="x")
+    arms = [arm(tmp_path, "reference", REFERENCE), arm(tmp_path, "large", LARGE)]
+    write_report(arms, tmp_path, title="A <b> title", command="x", launch="1 rank")
     page = (tmp_path / "study.html").read_text()
     assert "Reference &lt;in&gt; words." in page and "A &lt;b&gt; title" in page
     assert "src=" not in page.replace('src="data:image/png;base64,', "") and "<script" not in page
@@ -81,8 +88,78 @@ def test_the_origin_is_that_of_the_runs(tmp_path):
     assert provenance([reference, other], "command").endswith("; commit abc on 2 cores; torch 2.0")
     path = tmp_path / "other/seed0/summary.json"
     path.write_text(path.read_text().replace("abc", "def"))
-    later = Arm.read(tmp_path / "other.py", tmp_path, [0, 1, 2])
+    later = Arm.read(tmp_path / "other.py", tmp_path, [0, 1, 2], Headline(**ERROR))
     assert {"abc", "def"} <= set(provenance([reference, later], "command").replace(";", " ").split())
+
+
+def test_a_single_run_has_no_spread(tmp_path):
+    arms = [arm(tmp_path, "reference", [2.0]), arm(tmp_path, "large", LARGE)]
+    assert "| 2.00  " in markdown_table(arms) and "52.00 ± 1.00" in markdown_table(arms)
+    assert verdicts(arms) == ["large loses 50.00 points against reference; a single run says nothing of the spread"]
+
+
+def test_a_run_that_diverged_is_counted_and_has_no_score(tmp_path):
+    lost, some = arm(tmp_path, "lost", [None, None]), arm(tmp_path, "some", [51.0, None, 53.0])
+    arms = [arm(tmp_path, "reference", [1.0, 2.0, 3.0]), lost, some]
+    assert (lost.mean, some.mean, some.diverged, len(some.loss_curves)) == (None, 52.0, [1.0], 2)
+    assert verdicts(arms)[:2] == ["lost: 2 of 2 runs diverged", "some: 1 of 3 runs diverged"]
+    assert verdicts(arms)[2].startswith("some loses 50.00 ± ") and len(verdicts(arms)) == 3
+    assert verdicts([lost, some]) == ["lost: 2 of 2 runs diverged", "some: 1 of 3 runs diverged"], "nothing to hold the second against"
+    write_report(arms, tmp_path, title="A title", command="x", launch="1 rank")
+    assert "diverged</td>" in (tmp_path / "study.html").read_text() and "52.00 ± 1.41 (1 of 3 diverged)" in markdown_table(arms)
+    rows = json.loads((tmp_path / "study.json").read_text())["arms"]
+    assert [(row["n"], row["diverged"], row["mean"]) for row in rows] == [(3, 0, 2.0), (0, 2, None), (2, 1, 52.0)]
+
+
+def test_runs_that_were_logged_at_other_epochs_have_a_mean_curve(tmp_path):
+    """A batch that adapts makes longer steps with one seed than with another."""
+    adapted = arm(tmp_path, "adapted", REFERENCE)
+    adapted.loss_curves[:] = [(np.array([1.0, 2.0, 3.0]), np.array([3.0, 2.0, 1.0])), (np.array([1.0, 3.0]), np.array([5.0, 1.0]))]
+    assert [list(values) for values in _mean_curve(adapted.loss_curves)] == [[1, 2, 3], [4, 2.5, 1]]
+    long = arm(tmp_path, "long", LARGE, epochs=460)
+    draw([adapted, long], tmp_path / "x.png")
+    assert (tmp_path / "x.png").stat().st_size > 10_000
+
+
+def test_recipes_that_are_scored_by_different_metrics_are_refused(capsys):
+    assert study.main([str(RECIPES / "digits.py"), str(RECIPES / "mask_rcnn_shapes.py")]) == 2
+    assert "mask_rcnn_shapes.py: mask AP" in capsys.readouterr().err
+
+
+CONTRACT = '"""A title.\n\nRun        python x.py\nPublished  nothing\nMeasured   {}\n"""\n'
+
+
+@pytest.mark.parametrize(
+    ("old", "line", "stays"),
+    [
+        ("not yet", "2 % (n=5; results/b.json)", False),
+        ("1 % (n=5; results/b.json)", "2 % (n=5; results/b.json)", False),
+        ("1 % (n=5; results/a.json)", "2 % (n=5; results/b.json)", True),
+        ("1 % (n=5, as an arm of the sweep; results/a.json)", "2 % (n=5; results/b.json)", False),
+        ("1 % (n=5, as an arm of the sweep; results/a.json)", "2 % (n=5, as an arm of the sweep; results/b.json)", True),
+    ],
+)
+def test_a_contract_takes_a_number_where_no_other_result_speaks(old, line, stays):
+    assert with_measured(CONTRACT.format(old), line) == CONTRACT.format(old if stays else line)
+
+
+def test_what_a_study_and_a_sweep_say_of_recipes(tmp_path):
+    row = {"label": "top-1 error", "n": 5, "diverged": 0, "mean": 1.234, "std": 0.5, "batch_size": 720}
+    arms = [
+        {"recipe": "a", **row},
+        {"recipe": "b", **row, "n": 3, "diverged": 2},
+        {"recipe": "c", **row, "n": 0, "diverged": 5, "mean": None},
+    ]
+    said = measured({"arms": arms, "launch": "2 ranks under deepspeed", "overrides": []}, "x")
+    assert said == {
+        "a": "top-1 error 1.23 ± 0.50 % (n=5, 2 ranks under deepspeed; results/x.json)",
+        "b": "top-1 error 1.23 ± 0.50 % (n=3, 2 of 5 runs diverged, 2 ranks under deepspeed; results/x.json)",
+        "c": "diverged (n=5, 2 ranks under deepspeed; results/x.json)",
+    }
+    with pytest.raises(ValueError, match="duration=1ep made every arm another experiment"):
+        measured({"arms": arms, "launch": "1 rank", "overrides": ["duration=1ep"]}, "x")
+    rows = [{"arm": name, **row} for name in ("unscaled", "digits_720_lamb", "digits")]  # the last has another batch size
+    assert measured({"rows": rows}, "x") == {"digits_720_lamb": "top-1 error 1.23 ± 0.50 % (n=5, as an arm of the sweep; results/x.json)"}
 
 
 def test_publishing_replaces_only_what_stands_between_the_markers():
@@ -92,38 +169,23 @@ def test_publishing_replaces_only_what_stands_between_the_markers():
         with_block("no markers", "x", "new")
 
 
-def studies() -> dict[str, dict]:
-    read = {path.stem: json.loads(path.read_text()) for path in (ROOT / "results").glob("*.json")}
-    return {name: data for name, data in read.items() if "arms" in data}
-
-
-def test_recipes_state_what_was_measured():
-    """Every contract that quotes a study quotes it as it stands there, and every arm of one has been measured."""
-    quoted = 0
-    for name, study in studies().items():
-        for arm in study["arms"]:
-            path = ROOT / "recipes" / f"{arm['recipe']}.py"
-            contract = path.read_text()
-            assert "Measured   not yet" not in contract, f"{path.name}: python -m tools.study.publish"
-            if f"results/{name}.json" in contract:
-                assert f"Measured   {measured(arm, headline_of(load_recipe(path)).label, study, name)}\n" in contract
-                quoted += 1
-    assert quoted >= 5
-
-
-def test_what_was_measured_is_written_where_nothing_or_the_same_result_stood():
-    study = {"provenance": "python -m tools.study x.py --seeds 3 --first-seed 1 --launcher deepspeed --ranks 2; 2026-01-01; commit abc"}
-    new = measured({"mean": 1.234, "std": 0.5, "n": 3}, "top-1 error", study, "x")
-    assert new == "top-1 error 1.23 ± 0.50 % (n=3, seeds 1 to 3, 2 ranks under deepspeed; results/x.json)"
-    for before in ("not yet", "top-1 error 9.99 ± 0.00 % (n=1, one process; results/x.json)"):
-        assert with_measured(f"Run  a\nMeasured   {before}\n", new, "x") == f"Run  a\nMeasured   {new}\n"
-    other = "Measured   top-1 error 9.99 ± 0.00 % (n=1, one process; results/y.json)\n"
-    assert with_measured(other, new, "x") == other
-
-
 def test_a_page_in_a_folder_finds_its_picture():
     study = {"table": "|", "verdicts": [], "provenance": "command"}
     assert "(docs/x.png)" in block(study, "x") and "(x.png)" in block(study, "x", ROOT / "docs" / "methods.md")
+
+
+def test_recipes_state_what_was_measured():
+    """Every number behind `Measured` is that of its recipe in the result it names, of a sweep at the recipe's own batch size."""
+    said = {
+        path.stem: found[1] for path in RECIPES.glob("*.py") if (found := re.search(r"(?m)^Measured +(\S.*results/.*)$", path.read_text()))
+    }
+    assert len(said) >= 6
+    for recipe, line in said.items():
+        result = json.loads((ROOT / re.search(r"results/\w+\.json", line)[0]).read_text())
+        rows = [row for row in result.get("rows", result.get("arms")) if row.get("recipe", row.get("arm")) == recipe]
+        (row,) = [row for row in rows if row["batch_size"] == load_recipe(RECIPES / f"{recipe}.py").batch_size]
+        number = f" {row['mean']:.2f} ± {row['std']:.2f} % (n={row['n']}," if row["n"] else "diverged (n="
+        assert number in f" {line}", recipe
 
 
 def test_the_readme_shows_the_published_study():

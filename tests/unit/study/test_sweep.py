@@ -80,7 +80,7 @@ def test_the_report_counts_what_diverged(tmp_path):
     assert all(job.ended for point in made for job in point.jobs)
     assert markdown_table(made).splitlines()[2:] == [
         "| 32 | 2.00 ± 1.00 | 2.00 ± 1.00 |",
-        "| 720 | 52.00 ± 1.00 | 2.00 ± 0.00 (2 of 3 diverged) |",
+        "| 720 | 52.00 ± 1.00 | 2.00 (2 of 3 diverged) |",
     ]
     assert verdicts(made, 32)[0] == "a: +50.00 ± 1.63 points from batch 32 to 720"
     assert verdicts(made, 32)[1].endswith("no difference that these seeds can show")
