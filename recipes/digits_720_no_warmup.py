@@ -2,7 +2,7 @@
 
 Run        python recipes/digits_720_no_warmup.py
 Published  nothing: the data set is bundled with scikit-learn
-Measured   top-1 error 1.29 ± 0.73 % (n=5, one process; results/digits_methods.json)
+Measured   top-1 error 1.29 ± 0.73 % (n=5, 1 rank; results/digits_methods.json)
 """
 
 from digits_720 import recipe as gradual

@@ -2,7 +2,7 @@
 
 Run        python recipes/digits_720_regime.py
 Published  nothing: the data set is bundled with scikit-learn
-Measured   top-1 error 0.56 ± 0.28 % (n=5, one process; results/digits_methods.json)
+Measured   top-1 error 0.56 ± 0.28 % (n=5, 1 rank; results/digits_methods.json)
 """
 
 from digits import recipe as small_batch

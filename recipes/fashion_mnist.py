@@ -5,7 +5,7 @@ A small part of the training set, so that a run takes seconds; all 10,000 test i
 
 Run        python recipes/fashion_mnist.py data.root=/data
 Published  nothing: the data set is cut for a laptop
-Measured   top-1 error 13.24 ± 0.21 % (n=5, one process; results/fashion_methods.json)
+Measured   top-1 error 13.24 ± 0.21 % (n=5, 1 rank; results/fashion_methods.json)
 """
 
 from lbtrain import Recipe, main

@@ -2,7 +2,7 @@
 
 Run        python recipes/fashion_mnist_2k_unscaled.py data.root=/data
 Published  nothing: the data set is cut for a laptop
-Measured   not yet
+Measured   top-1 error 26.06 ± 0.74 % (n=5, 1 rank; results/fashion_methods.json)
 """
 
 from fashion_mnist import recipe as baseline
