@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from lbtrain.plan import Plan, make_plan
 from lbtrain.recipe import Recipe
 from lbtrain.scaling import peak_lr
 from lbtrain.schedules import Duration, Milestone
-from tests.recipes.test_recipes import FILES, FOLDER, REFERENCE, load
+from tests.recipes.test_recipes import FILES, FOLDER, REFERENCE, counted_once, load
 
 NUMBERS: dict[str, Callable[[Recipe], object]] = {
     "momentum": lambda recipe: recipe.optimizer.momentum,
@@ -33,6 +34,12 @@ NUMBERS: dict[str, Callable[[Recipe], object]] = {
     "base_lr_log2": lambda recipe: math.log2(recipe.schedule.base_lr / recipe.schedule.base_batch_size),
     "warmup_fraction_of_training": lambda recipe: Duration.parse(recipe.schedule.warmup).value,
     "warmup_start_divisor": lambda recipe: 1 / (recipe.schedule.warmup_start_share or math.nan),
+    "label_smoothing": lambda recipe: recipe.loss.label_smoothing,
+    "iterations": lambda recipe: plan(recipe).total_steps,
+    "warmup_iterations": lambda recipe: math.ceil(plan(recipe).warmup_steps),
+    "initial_batch": lambda recipe: recipe.batch_size,
+    "final_batch": lambda recipe: plan(recipe).phases[-1].batch_size,
+    "max_batch": lambda recipe: max(phase.batch_size for phase in plan(recipe).ladder or plan(recipe).phases),
 }
 GOYAL = ("goyal2017", dict(model="ResNet-50"), 10)
 LARS = dict(optimizer="LARS", location="sec 5")
@@ -51,13 +58,23 @@ PUBLISHED: dict[str, tuple[str, dict[str, str | tuple[str, ...]], int]] = {
     "alexnet_bn_lars_8k": ("you2017lars", dict(model="AlexNet-BN", **LARS), 6),
     "cifar10_resnet44": ("hoffer2017", dict(model=("", "ResNet-44"), location=HOFFERS_CODE), 5),
     "cifar10_resnet44_4k_regime": ("hoffer2017", dict(model=("", "ResNet-44"), location=HOFFERS_CODE), 5),
-    "cifar10_wide_resnet": ("smith2018", dict(model="Wide ResNet 16-4"), 1),
+    "resnet50_batch_growth": ("smith2018", dict(model="ResNet-50", location="quoted by a later paper"), 2),
+    "resnet50_lamb_32k": ("you2019lamb", dict(location="authors code, run script"), 5),
+    "cifar10_absa": ("yao2018", dict(model="ResNet-20"), 2),
+    "cifar10_wide_resnet": ("smith2018", dict(model="Wide ResNet 16-4", batch_size="128"), 1),
+    "cifar10_wide_resnet_growth": ("smith2018", dict(model="Wide ResNet 16-4", batch_size=("", "128")), 3),
+    "cifar10_wide_resnet_growth_640": ("smith2018", dict(model="Wide ResNet 16-4", batch_size="640"), 1),
+    "cifar10_wide_resnet_growth_3200": ("smith2018", dict(model="Wide ResNet 16-4", batch_size="3200"), 1),
     "cifar10_small_resnet8": MASTERS,
     "cifar10_small_resnet32": MASTERS,
     "cifar10_small_resnet32_warmup": ("masters2018", dict(model="ResNet-32", location="sec 3.4"), 2),
     "cifar10_small_alexnet": ("masters2018", dict(model=("", "reduced AlexNet"), dataset=("", "CIFAR-10")), 4),
 }  # fmt: skip
 """Recipe: the table, the values that its rows have, and how many distinct settings they print at least."""
+
+
+def plan(recipe: Recipe) -> Plan:
+    return make_plan(recipe.vary(max_micro_batch_size=0), 1, engine="ddp", model_census=counted_once(recipe))
 
 
 def milestones(recipe: Recipe, unit: str) -> list[float]:
@@ -96,6 +113,44 @@ def test_every_row_of_goyals_table_3b_is_a_recipe():
         gpus, iterations = map(int, re.findall(r"\d+", row["note"])[:2])
         assert (peak_lr(recipe), recipe.expect.value) == pytest.approx((float(row["base_lr"]), float(row["value"])))
         assert recipe.duration == f"{iterations}it" and recipe.loss_batch_size == recipe.batch_size / gpus
+
+
+@pytest.mark.parametrize("name", ["resnet50_lars_8k", "resnet50_lars_16k", "resnet50_lars_32k"])
+def test_the_settings_of_the_lars_reproduction(name):
+    """They stand in the notes of its rows."""
+    recipe = load(FOLDER / f"{name}.py")["recipe"]
+    (row,) = [row for row in seen("you2017lars") if row["location"] == "README table" and row["batch_size"] == str(recipe.batch_size)]
+    said = re.search(r"(\d+) epochs, wd (\S+), warm-up (\S+) epochs, LARS epsilon (\S+), .* per-GPU batch (\d+)", row["note"])
+    found = plan(recipe)
+    warmup = found.warmup_steps * recipe.batch_size / found.train_examples
+    ours = [found.total_examples / found.train_examples, recipe.optimizer.weight_decay, warmup, recipe.optimizer.eps, recipe.bn_batch_size]
+    assert ours == pytest.approx([float(number) for number in said.groups()], rel=1e-6)
+    assert found.learning_rate.peak == pytest.approx(float(row["base_lr"]), rel=1e-5) and recipe.schedule.decay == "poly"
+
+
+@pytest.mark.parametrize(
+    ("name", "batch_size", "of"),
+    [
+        ("cifar10_wide_resnet", "128", "original schedule"),
+        ("cifar10_wide_resnet_growth", "128", "increasing batch size"),
+        ("cifar10_wide_resnet_growth_3200", "3200", "increased momentum"),
+    ],
+)
+def test_the_steps_of_smiths_arms(name, batch_size, of):
+    rows = [row for row in seen("smith2018") if row["metric"] == "parameter_updates" and row["model"] == "Wide ResNet 16-4"]
+    (row,) = [row for row in rows if row["batch_size"] == batch_size and of in row["note"]]
+    steps, published = plan(load(FOLDER / f"{name}.py")["recipe"]).total_steps, float(row["value"])
+    assert 0.9 * published < steps < (published if row["note"].startswith("under") else 1.03 * published)
+
+
+def test_label_smoothing_mixup_and_averages_are_off_in_the_recipes_of_papers():
+    own = {"cifar10_wide_resnet_1k"}  # a setting of ours, with label smoothing
+    assert own < {path.stem for path in FILES}
+    for path in FILES:
+        recipe = load(path)["recipe"]
+        assert not (recipe.loss.mixup or recipe.ema.decay or recipe.loss.multiplicative_noise), path
+        # LAMB's run script has label smoothing; test_every_printed_setting_is_the_recipes holds the number.
+        assert not recipe.loss.label_smoothing or path.stem in {*own, "resnet50_lamb_32k"}, path
 
 
 EXPECTING = [path for path in FILES if load(path)["recipe"].expect]

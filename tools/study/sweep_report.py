@@ -98,7 +98,10 @@ def verdicts(points: list[Point], reference: int) -> list[str]:
         gap = point.mean - base.mean
         error = 2 * (point.std**2 / len(point.scores) + base.std**2 / len(base.scores)) ** 0.5
         apart = "" if abs(gap) > error else ": no difference that these seeds can show"
-        lines.append(f"{point.arm}: {gap:+.2f} ± {error:.2f} points from batch {reference:,} to {largest:,}{apart}")
+        interval = f" ± {error:.2f}"
+        if min(len(point.scores), len(base.scores)) == 1:
+            interval, apart = "", "; a single run says nothing of the spread"
+        lines.append(f"{point.arm}: {gap:+.2f}{interval} points from batch {reference:,} to {largest:,}{apart}")
     return lines
 
 
