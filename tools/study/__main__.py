@@ -3,9 +3,9 @@
     python -m tools.study recipes/digits.py recipes/digits_720_unscaled.py recipes/digits_720.py --seeds 5 --launcher deepspeed --ranks 2
 
 The first recipe is the reference that the others are held against. All runs of a study share one launch. A study that was stopped goes on
-where it was: what is finished in --out is not run again. A run that diverges is counted, and has no score. It writes study.md, study.json,
-study.png and study.html there, next to the run directories; `python -m tools.study.publish --help` says how they become results/ and what
-the recipes say of themselves.
+where it was: what is finished in --out is not run again, and refused if its recipe has changed since. A run that diverges is counted, and
+has no score. It writes study.md, study.json, study.png and study.html there, next to the run directories; how they become results/, and
+what the recipes say of themselves: `python -m tools.study.publish --help`.
 
     python -m tools.study sweep recipes/digits.py --batch-sizes 2,4,8 --seeds 5    error against the batch size; --help says more
 """
@@ -20,7 +20,7 @@ from lbtrain.tasks import headline_of
 from tools.study import sweep
 from tools.study.jobs import Job, launch_in_words, run_jobs, seeds_in_words
 from tools.study.report import Arm, write_report
-from tools.study.worker import load_recipe
+from tools.study.worker import check_unchanged, load_recipe
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -61,6 +61,7 @@ def main(argv: list[str] | None = None) -> int:
                 "scored by " + ", ".join(f"{path}: {each.label}" for path, each in scored.items()) + ": study each kind by itself"
             )
         jobs = jobs_of(options, seeds)
+        check_unchanged(jobs)
         run_jobs(jobs, options.out, launcher=options.launcher, ranks=options.ranks)
         arms = [Arm.read(path, options.out, seeds, scored[path]) for path in options.recipes]
         files = " ".join(map(str, options.recipes))

@@ -26,7 +26,7 @@ from lbtrain.errors import RecipeError, UserError
 from lbtrain.tasks import Headline, headline_of
 from tools.study.jobs import Job, run_jobs, seeds_in_words
 from tools.study.sweep_report import Point, write_report
-from tools.study.worker import load_recipe
+from tools.study.worker import check_unchanged, load_recipe
 
 
 @dataclass(frozen=True)
@@ -138,6 +138,7 @@ def main(argv: list[str]) -> int:
                 raise RecipeError(f"{path}: no such recipe file")
         arms = arms_of(options.reference, options.others)
         points = points_of(arms, batch_sizes_of(options.batch_sizes), seeds, options.out)
+        check_unchanged(in_order(points))
         run_jobs(in_order(points), options.out, launcher=options.launcher, ranks=options.ranks)
         files = " ".join(map(str, [options.reference, *options.others]))
         counted = seeds_in_words(options.first_seed, options.seeds)

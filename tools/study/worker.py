@@ -10,9 +10,10 @@ sys.path.insert(0, str(Path(__file__).parents[2]))  # launchers start this file 
 
 from lbtrain import Recipe
 from lbtrain.cluster.launch import leave_process_group
-from lbtrain.errors import Diverged
+from lbtrain.errors import Diverged, RecipeError
 from lbtrain.main import run
 from lbtrain.records import write_whole
+from lbtrain.run_directory import RunDirectory
 from tools.study.jobs import Job
 
 
@@ -25,6 +26,14 @@ def load_recipe(path: Path) -> Recipe:
         sys.path.remove(str(path.parent))
     assert isinstance(recipe, Recipe)
     return recipe
+
+
+def check_unchanged(jobs: list[Job]) -> None:
+    """Raises RecipeError if a run that ended was of another recipe than its file is now: it would be counted as what it is not."""
+    for job in jobs:
+        recipe = load_recipe(Path(job.recipe)).with_overrides(job.words)
+        if job.ended and (changed := RunDirectory(Path(job.run_dir)).changes(recipe)):
+            raise RecipeError(f"{job.run_dir} is of another recipe ({'; '.join(changed)}): choose another --out, or delete the run")
 
 
 def work(jobs: list[Job]) -> None:

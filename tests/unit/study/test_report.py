@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lbtrain.errors import RecipeError
 from lbtrain.tasks import Headline
 from tools.study import __main__ as study
-from tools.study.jobs import WORKER
+from tools.study.jobs import WORKER, Job
 from tools.study.publish import ROOT, block, measured, with_block, with_measured
 from tools.study.report import Arm, _mean_curve, draw, markdown_table, provenance, verdicts, write_report
-from tools.study.worker import load_recipe
+from tools.study.worker import check_unchanged, load_recipe
 
 RECIPES = ROOT / "recipes"
 REFERENCE, LARGE = [1.0, 2.0, 3.0], [51.0, 52.0, 53.0]
@@ -119,6 +120,17 @@ def test_runs_that_were_logged_at_other_epochs_have_a_mean_curve(tmp_path):
     long = arm(tmp_path, "long", LARGE, epochs=460)
     draw([adapted, long], tmp_path / "x.png")
     assert (tmp_path / "x.png").stat().st_size > 10_000
+
+
+def test_a_finished_run_whose_recipe_has_changed_is_refused(tmp_path):
+    job = Job(str(RECIPES / "digits.py"), ("seed=3",), str(tmp_path))
+    recipe = load_recipe(RECIPES / "digits.py").with_overrides(job.words)
+    (tmp_path / "summary.json").write_text("{}")
+    (tmp_path / "recipe.yaml").write_text(recipe.vary(log_every="1it").to_yaml())  # what does not enter the mathematics may differ
+    check_unchanged([job])
+    (tmp_path / "recipe.yaml").write_text(recipe.vary(schedule=dict(base_lr=0.06)).to_yaml())
+    with pytest.raises(RecipeError, match=r"another recipe \(schedule.base_lr was 0.06, is 0.05\)"):
+        check_unchanged([job])
 
 
 def test_recipes_that_are_scored_by_different_metrics_are_refused(capsys):
