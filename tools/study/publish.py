@@ -93,6 +93,12 @@ def main() -> int:
     try:
         lines = measured(study, options.name)
         text = with_block(page.read_text(), options.name, block(study, options.name, page))
+    except KeyError as error:
+        print(
+            f"error: {kind}.json has no {error}, as older ones: run the command again that made it, which trains nothing anew",
+            file=sys.stderr,
+        )
+        return 2
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

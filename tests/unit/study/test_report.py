@@ -13,6 +13,7 @@ import pytest
 from lbtrain.errors import RecipeError
 from lbtrain.tasks import Headline
 from tools.study import __main__ as study
+from tools.study import publish
 from tools.study.jobs import WORKER, Job
 from tools.study.publish import ROOT, block, measured, with_block, with_measured
 from tools.study.report import Arm, _mean_curve, draw, markdown_table, provenance, verdicts, write_report
@@ -172,6 +173,12 @@ def test_what_a_study_and_a_sweep_say_of_recipes(tmp_path):
         measured({"arms": arms, "launch": "1 rank", "overrides": ["duration=1ep"]}, "x")
     rows = [{"arm": name, **row} for name in ("unscaled", "digits_720_lamb", "digits")]  # the last has another batch size
     assert measured({"rows": rows}, "x") == {"digits_720_lamb": "top-1 error 1.23 ± 0.50 % (n=5, as an arm of the sweep; results/x.json)"}
+
+
+def test_a_study_of_before_is_refused_with_the_remedy(tmp_path, monkeypatch, capsys):
+    (tmp_path / "study.json").write_text(json.dumps({"arms": [], "table": "", "verdicts": [], "provenance": ""}))
+    monkeypatch.setattr(sys, "argv", ["publish", str(tmp_path), "--name", "x"])
+    assert publish.main() == 2 and "run the command again that made it" in capsys.readouterr().err
 
 
 def test_publishing_replaces_only_what_stands_between_the_markers():
