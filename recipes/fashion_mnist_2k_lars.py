@@ -4,7 +4,7 @@ The learning rate was chosen on seed 100, out of 1, 2, 3, 4, 8 and 16.
 
 Run        python recipes/fashion_mnist_2k_lars.py data.root=/data
 Published  nothing: the data set is cut for a laptop
-Measured   not yet
+Measured   top-1 error 28.69 ± 5.39 % (n=5, 1 rank; results/fashion_methods.json)
 """
 
 from fashion_mnist_2k import recipe as linear
