@@ -23,7 +23,7 @@ def create_sgd(groups: list[dict[str, Any]], *, momentum: float, nesterov: bool)
 def _choose_kernel(optimizer: torch.optim.Optimizer, *step_arguments: Any) -> None:
     for group in optimizer.param_groups:
         stepped = [parameter for parameter in group["params"] if parameter.grad is not None]
-        group["fused"] = all(_lies_alike(parameter, _momentum(optimizer, group, parameter)) for parameter in stepped) or None
+        group["fused"] = all(lie_alike(parameter, parameter.grad, *_momentum(optimizer, group, parameter)) for parameter in stepped) or None
 
 
 def _momentum(optimizer: torch.optim.Optimizer, group: dict[str, Any], parameter: nn.Parameter) -> list[Tensor]:
@@ -34,8 +34,3 @@ def _momentum(optimizer: torch.optim.Optimizer, group: dict[str, Any], parameter
     if state.get("momentum_buffer") is None:
         state["momentum_buffer"] = torch.zeros_like(parameter)
     return [state["momentum_buffer"]]
-
-
-def _lies_alike(parameter: nn.Parameter, buffers: list[Tensor]) -> bool:
-    assert parameter.grad is not None
-    return lie_alike(parameter, parameter.grad, *buffers)

@@ -6,8 +6,8 @@
 
 Writes results/NAME.json, docs/NAME.png, the text between the NAME markers of the page, the line `Measured` of every recipe that was an arm
 as it stands, and recipes/README.md: no figure is typed by hand. A study whose arms were changed with --set measured no recipe, and is
-refused. A recipe that another result speaks for keeps its line, unless that is the arm of a sweep (at the
-recipe's own batch size) and this is a study.
+refused. A recipe that another result speaks for keeps its line, unless that is the arm of a sweep (at the recipe's own batch size) and
+this is a study.
 """
 
 import argparse

@@ -138,8 +138,9 @@ def main(argv: list[str]) -> int:
                 raise RecipeError(f"{path}: no such recipe file")
         arms = arms_of(options.reference, options.others)
         points = points_of(arms, batch_sizes_of(options.batch_sizes), seeds, options.out)
-        check_unchanged(in_order(points))
-        run_jobs(in_order(points), options.out, launcher=options.launcher, ranks=options.ranks)
+        jobs = in_order(points)
+        check_unchanged(jobs)
+        run_jobs(jobs, options.out, launcher=options.launcher, ranks=options.ranks)
         files = " ".join(map(str, [options.reference, *options.others]))
         counted = seeds_in_words(options.first_seed, options.seeds)
         command = f"python -m tools.study sweep {files} --batch-sizes {options.batch_sizes} {counted}"

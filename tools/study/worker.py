@@ -31,8 +31,10 @@ def load_recipe(path: Path) -> Recipe:
 def check_unchanged(jobs: list[Job]) -> None:
     """Raises RecipeError if a run that ended was of another recipe than its file is now: it would be counted as what it is not."""
     for job in jobs:
+        if not job.ended:
+            continue
         recipe = load_recipe(Path(job.recipe)).with_overrides(job.words)
-        if job.ended and (changed := RunDirectory(Path(job.run_dir)).changes(recipe)):
+        if changed := RunDirectory(Path(job.run_dir)).changes(recipe):
             raise RecipeError(f"{job.run_dir} is of another recipe ({'; '.join(changed)}): choose another --out, or delete the run")
 
 
