@@ -21,16 +21,23 @@ def test_a_guard_that_starts_late_hears_the_verdict_and_the_next_start_of_the_jo
         line.send(token=duty.token, rank=rank, host="node01", step=0, doing="start-up", **message)
         return line
 
-    def answers(line: Line) -> list | None:
-        assert selectable([line], 3)
-        return line.messages()
+    def answers(line: Line, count: int) -> list | None:
+        """The first `count` messages, in however many pieces they arrive; None for a line closed without a word."""
+        heard: list = []
+        while len(heard) < count:
+            assert selectable([line], 3), f"nothing for 3 s after {heard}"
+            messages = line.messages()
+            if messages is None:
+                return heard or None
+            heard += messages
+        return heard
 
     reported(0, age=1.0, ended="its process is gone")
     deadline = time.monotonic() + 3
     while not hub.causes and time.monotonic() < deadline:
         time.sleep(0.02)
-    assert answers(reported(1, age=0.0)) is None
-    assert answers(reported(1, age=10.0)) == [{"welcome": duty.token}, {"code": 4, "own": False}]
+    assert answers(reported(1, age=0.0), 1) is None
+    assert answers(reported(1, age=10.0), 2) == [{"welcome": duty.token}, {"code": 4, "own": False}]
     hub.join(3)
     assert not hub.is_alive()
     assert "rank 0 on node01 lost after step 0 (start-up): its process is gone" in capsys.readouterr().err
