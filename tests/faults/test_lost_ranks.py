@@ -34,7 +34,7 @@ def check_goes_on(job: Job, undisturbed: Job) -> None:
 
 
 def check_all_gone(job: Job) -> None:
-    assert wait_until(lambda: not left_behind(job.folder), 3), left_behind(job.folder)
+    assert wait_until(lambda: not left_behind(job.folder), 20), left_behind(job.folder)
 
 
 def cases(*points: str, quick: set[tuple[str, int]], **what: Any) -> list:

@@ -103,7 +103,7 @@ def test_waiting_between_the_passes_of_a_step_is_not_computing(tmp_path: Path) -
     class _SlowTask:
         def batches(self) -> Iterator[torch.Tensor]:
             while True:
-                time.sleep(0.02)
+                time.sleep(0.2)  # more than a busy machine makes of a pass
                 yield torch.zeros(1)
 
     watch = Stopwatch(_IdleEngine(), tmp_path, 3, profile=False)
@@ -114,7 +114,7 @@ def test_waiting_between_the_passes_of_a_step_is_not_computing(tmp_path: Path) -
                 watch.backward(watch.model(next(batches)))
             watch.step(0.1)
     (rank,) = read_ranks(tmp_path, 1, warmup=0)
-    assert all(step["wait_s"] >= 0.04 and step["own_s"] < 0.02 <= step["step_s"] for step in rank.steps)
+    assert all(step["wait_s"] >= 0.4 and step["own_s"] < 0.2 <= step["step_s"] for step in rank.steps)
 
 
 def test_the_cuda_clock_is_this_one() -> None:
