@@ -42,12 +42,13 @@ class CocoSource:
     def _by_image(self, content: dict[str, Any]) -> dict[int, list[dict[str, Any]]]:
         """The objects of each image, without crowds and without boxes that hold nothing. Raises DataError for a broken annotation."""
         images = {image["id"] for image in content["images"]}
-        objects = defaultdict(list)
+        objects, seen = defaultdict(list), set()
         for annotation in content["annotations"]:
             broken = _what_is_broken(annotation, images, self._labels)
-            if broken:
-                number = annotation.get("id") if isinstance(annotation, dict) else annotation
-                raise DataError(f"{self.path}: annotation {number}: {broken}")
+            number = annotation.get("id") if isinstance(annotation, dict) else annotation
+            if broken or number in seen:
+                raise DataError(f"{self.path}: annotation {number}: {broken or 'its id is listed twice'}")
+            seen.add(number)
             if not annotation.get("iscrowd", 0) and min(annotation["bbox"][2:]) > 0:
                 objects[annotation["image_id"]].append(annotation)
         return objects
@@ -184,7 +185,7 @@ def _what_is_broken(annotation: Any, images: set[int], labels: dict[int, int]) -
     missing = {"id", "image_id", "category_id", "bbox", "segmentation"} - set(annotation)
     if missing:
         return f"no {', '.join(sorted(missing))}"
-    unlike = [name for name in ("image_id", "category_id") if not isinstance(annotation[name], int)]
+    unlike = [name for name in ("id", "image_id", "category_id") if not isinstance(annotation[name], int)]
     if unlike:
         return f"{unlike[0]} {annotation[unlike[0]]} is no whole number"
     if annotation["image_id"] not in images:
@@ -194,4 +195,8 @@ def _what_is_broken(annotation: Any, images: set[int], labels: dict[int, int]) -
     box = annotation["bbox"]
     if not (isinstance(box, list) and len(box) == 4 and all(isinstance(side, int | float) and math.isfinite(side) for side in box)):
         return f"bbox {box} is not [left, top, width, height]"
+    if annotation.get("iscrowd", 0) not in (0, 1):
+        return f"iscrowd {annotation['iscrowd']} is neither 0 nor 1"
+    if not isinstance(annotation.get("area", 0), int | float):
+        return f"area {annotation['area']} is no number"
     return ""

@@ -48,6 +48,8 @@ def average_precision(ground_truth: dict[str, Any], found: list[Detection]) -> d
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO()
         truth.dataset = copy.deepcopy(ground_truth)
+        for number, annotation in enumerate(truth.dataset["annotations"], 1):
+            annotation["id"] = number  # pycocotools takes an object of id 0 that was found for one that was not
         truth.createIndex()
         for kind, name in (("segm", "mask"), ("bbox", "box")):
             metrics |= {f"{name}_{key}": value for key, value in _scores(truth, found, kind).items()}

@@ -7,7 +7,7 @@ import matplotlib
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from pycocotools import mask as rle
 from torch import Tensor
 from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
@@ -52,9 +52,21 @@ def _on_image(sample: Sample, masks: Tensor, labels: list[int], words: list[str]
         colours = [_COLOURS[(labels[number] - 1) % len(_COLOURS)] for number in seen]
         image = draw_segmentation_masks(image, large, alpha=0.5, colors=colours)
         boxes = torch.stack([_box(mask) for mask in large])
-        image = draw_bounding_boxes(image, boxes, [words[number] for number in seen], colours, width=2, font=_FONT, font_size=16)
+        image = draw_bounding_boxes(image, boxes, colors=colours, width=2)
+        image = _labelled(image, boxes.tolist(), [words[number] for number in seen], colours)
     framed = torch.nn.functional.pad(image, (2, 2, 2, 2), value=255)
     return framed.permute(1, 2, 0).contiguous().numpy()
+
+
+def _labelled(image: Tensor, boxes: list[list[float]], words: list[str], colours: list[tuple[int, int, int]]) -> Tensor:
+    """Each word in the upper left corner of its box, moved inwards where it would leave the image."""
+    canvas = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
+    pen, font = ImageDraw.Draw(canvas), ImageFont.truetype(_FONT, 16)
+    for (left, top, _, _), word, colour in zip(boxes, words, colours, strict=True):
+        *_, width, height = pen.textbbox((0, 0), word, font=font, stroke_width=1)
+        corner = (max(0, min(left + 4, canvas.width - width)), max(0, min(top + 2, canvas.height - height)))
+        pen.text(corner, word, fill=colour, font=font, stroke_width=1, stroke_fill="black")
+    return torch.from_numpy(np.array(canvas)).permute(2, 0, 1)
 
 
 def _box(mask: Tensor) -> Tensor:

@@ -40,3 +40,26 @@ def test_two_ranks_equal_one():
     for name, values in alone.items():
         assert first[name] == pytest.approx(values, rel=1e-4, abs=1e-6), name
     assert not torch.tensor(alone["eigenvalues"]).isnan().any()
+
+
+def measured_or_kept(folder: str) -> tuple[list[dict], int]:
+    """A measurement asked for twice with a file that rank 0 alone sees; how often this rank measured."""
+    from pathlib import Path
+
+    from tools.landscape.kept import kept
+    from tools.landscape.runs import Here
+
+    here, times = Here(dist.get_rank(), dist.get_world_size(), torch.device("cpu")), []
+
+    def measure() -> dict:
+        times.append(1)
+        return {"value": float(average(torch.ones(1)))}
+
+    own = Path(folder) / f"rank{here.rank}"
+    return [kept(own, "piece", {"step": 1}, measure, here) for _ in range(2)], len(times)
+
+
+def test_what_rank_0_has_kept_nobody_measures_again(tmp_path):
+    for answers, times in run_on_ranks(2, measured_or_kept, str(tmp_path)):
+        assert answers == [{"value": 1.0}] * 2 and times == 1
+    assert not (tmp_path / "rank1").exists()

@@ -100,7 +100,7 @@ def along_the_line(small: Run, large: Run, out: Path, here: Here, options: LossO
                 headline = task.headline
                 return {"alpha": alpha, "train_loss": loss, "metric": found.metrics[headline.name], "label": headline.label}
 
-            points.append(kept(out / "line", f"{number:02}", settings, measure, write=here.rank == 0))
+            points.append(kept(out / "line", f"{number:02}", settings, measure, here))
             tick()
     return points
 

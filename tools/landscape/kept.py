@@ -12,20 +12,27 @@ from torch import Tensor
 
 from lbtrain.analysis import Objective
 from lbtrain.records import write_whole
+from tools.landscape.runs import Here
 
 
-def kept(folder: Path, name: str, settings: dict[str, Any], measure: Callable[[], dict[str, Any]], *, write: bool = True) -> dict[str, Any]:
-    """folder/NAME.json if it holds a measurement with these settings; else measures, and writes it there if told to."""
+def kept(folder: Path, name: str, settings: dict[str, Any], measure: Callable[[], dict[str, Any]], here: Here) -> dict[str, Any]:
+    """folder/NAME.json if it holds a measurement with these settings; else measures, and writes it there. Collective, as `measure` is.
+
+    Rank 0 looks for all: another might see the file earlier or later, or not at all on its host, and measure alone.
+    """
     path = folder / f"{name}.json"
-    if path.exists():
-        found = json.loads(path.read_text())
-        if found["settings"] == settings:
-            return dict(found["result"])
+    if found := here.from_rank_0(lambda: _read(path, settings)):
+        return found
     result = measure()
-    if write:
+    if here.rank == 0:
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(path, json.dumps({"settings": settings, "result": result}, indent=1) + "\n")
     return result
+
+
+def _read(path: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
+    found = json.loads(path.read_text()) if path.exists() else {}
+    return found["result"] if found.get("settings") == settings else None
 
 
 class Watched:

@@ -90,7 +90,7 @@ class Measures:
                 return measure(Watched(self._objective(), tick))
 
         file = name.replace(" ", "_").replace(",", "")
-        return kept(self.run.folder, file, self.settings, now, write=self.here.rank == 0)
+        return kept(self.run.folder, file, self.settings, now, self.here)
 
     def _objective(self) -> Any:
         if not hasattr(self, "_made"):

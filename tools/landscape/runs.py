@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -23,6 +23,8 @@ from lbtrain.errors import RecipeError
 from lbtrain.nn import convert_to_ghost_batch_norm
 from lbtrain.recipe import Recipe
 from lbtrain.tasks import build_model, create_task
+
+Answer = TypeVar("Answer")
 
 MICRO_BATCH = 64
 """Images a pass where nothing else is asked for: a Hessian-vector product keeps about twice the activations of a training step."""
@@ -47,6 +49,13 @@ class Here:
             dist.all_reduce(total)
             total /= self.world_size
         return total
+
+    def from_rank_0(self, find: Callable[[], Answer]) -> Answer:
+        """What `find` finds on rank 0, where alone it is called; picklable."""
+        found = [find() if self.rank == 0 else None]
+        if self.world_size > 1:
+            dist.broadcast_object_list(found)
+        return cast(Answer, found[0])
 
 
 @dataclass(frozen=True)

@@ -156,11 +156,19 @@ def _verdict(arm: Arm, reference: Arm) -> list[str]:
         return lost
     gap = arm.mean - reference.mean
     words = "gains" if (gap > 0) == arm.headline.higher_is_better else "loses"
-    if min(len(arm.scores), len(reference.scores)) == 1:
-        return [*lost, f"{arm.name} {words} {abs(gap):.2f} points against {reference.name}; a single run says nothing of the spread"]
-    error = 2 * (arm.std**2 / len(arm.scores) + reference.std**2 / len(reference.scores)) ** 0.5
-    apart = "" if abs(gap) > error else ": no difference that these seeds can show"
-    return [*lost, f"{arm.name} {words} {abs(gap):.2f} ± {error:.2f} points against {reference.name}{apart}"]
+    interval, remark = certainty(gap, (arm.std, len(arm.scores)), (reference.std, len(reference.scores)))
+    return [*lost, f"{arm.name} {words} {abs(gap):.2f}{interval} points against {reference.name}{remark}"]
+
+
+def certainty(gap: float, *samples: tuple[float, int]) -> tuple[str, str]:
+    """What stands behind a gap of two means: its interval, two standard errors of the difference, and what that leaves of it.
+
+    `samples`: standard deviation and number of runs of either mean.
+    """
+    if min(count for _, count in samples) == 1:
+        return "", "; a single run says nothing of the spread"
+    error = 2 * sum(std**2 / count for std, count in samples) ** 0.5
+    return f" ± {error:.2f}", "" if abs(gap) > error else ": no difference that these seeds can show"
 
 
 def origin_of(summary: dict[str, Any]) -> str:

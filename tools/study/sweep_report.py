@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 
 from lbtrain.tasks import Headline
 from tools.study.jobs import Job
-from tools.study.report import cell, error_axis, look, origin_of, plt, provenance_of
+from tools.study.report import cell, certainty, error_axis, look, origin_of, plt, provenance_of
 
 
 @dataclass(frozen=True)
@@ -96,12 +96,8 @@ def verdicts(points: list[Point], reference: int) -> list[str]:
         if point.batch_size != largest or base is None or point.mean is None or base.mean is None or largest == reference:
             continue
         gap = point.mean - base.mean
-        error = 2 * (point.std**2 / len(point.scores) + base.std**2 / len(base.scores)) ** 0.5
-        apart = "" if abs(gap) > error else ": no difference that these seeds can show"
-        interval = f" ± {error:.2f}"
-        if min(len(point.scores), len(base.scores)) == 1:
-            interval, apart = "", "; a single run says nothing of the spread"
-        lines.append(f"{point.arm}: {gap:+.2f}{interval} points from batch {reference:,} to {largest:,}{apart}")
+        interval, remark = certainty(gap, (point.std, len(point.scores)), (base.std, len(base.scores)))
+        lines.append(f"{point.arm}: {gap:+.2f}{interval} points from batch {reference:,} to {largest:,}{remark}")
     return lines
 
 
