@@ -60,9 +60,13 @@ def _launched(recipe: Recipe, name: str) -> None:
     with Watchdog(fault_timeout=recipe.fault_timeout, run_dir=_run_dir(recipe, name)):
         if recipe.data.workers:
             start_server()  # it makes the slow imports too, meanwhile
-        from lbtrain.cluster.launch import leave_process_group
+        from lbtrain.cluster.launch import leave_process_group, let_exchanges_end
 
-        run(recipe, name)
+        try:
+            run(recipe, name)
+        except UserError:
+            let_exchanges_end()
+            raise
         leave_process_group()
 
 

@@ -21,7 +21,7 @@ from lbtrain.errors import LaunchError
 _DEEPSPEED_FILTERS = ("--include", "-i", "--exclude", "-e", "--num_nodes", "--num_gpus", "--num_accelerators")
 _COLOSSALAI_FILTERS = ("--include", "--exclude", "--num_nodes")
 _SECONDS_TO_WAIT = 600
-_SECONDS_TO_LET_GO = 0.1
+_SECONDS_TO_LET_GO = 0.25
 _SRUN = (
     "give them torchrun's names: srun bash -c 'RANK=$SLURM_PROCID WORLD_SIZE=$SLURM_NTASKS LOCAL_RANK=$SLURM_LOCALID "
     "MASTER_ADDR=FIRST_HOST MASTER_PORT=29500 exec python RECIPE.py'"
@@ -208,7 +208,12 @@ def leave_process_group() -> None:
     """
     if dist.is_initialized():
         dist.destroy_process_group()
-        time.sleep(_SECONDS_TO_LET_GO)
+        let_exchanges_end()
+
+
+def let_exchanges_end() -> None:
+    """Leaves the interpreter to the exchange threads for a moment; for an end by an error, where the group itself may be beyond ending."""
+    time.sleep(_SECONDS_TO_LET_GO)
 
 
 def _share_cores() -> None:

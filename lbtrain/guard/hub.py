@@ -119,7 +119,7 @@ class Hub(threading.Thread):
         return self.since_failure > max(3 * self.duty.beat, 1.0) and not waiting
 
     def _tell(self) -> None:
-        self.causes = dict(self.lost) or dict([next(iter(self.failed.items()))])
+        self.causes = dict(self.lost) or self._first_failure()
         self.code = self.left.get(next(iter(self.causes)), EXIT_CODE)
         self.decided_at = time.monotonic()
         for member in self.members.values():
@@ -128,6 +128,11 @@ class Hub(threading.Thread):
         while self._is_somebody_to_come(time.monotonic() - self.decided_at):
             self._serve(self.duty.beat)
         self.listener.close()
+
+    def _first_failure(self) -> dict[int, str]:
+        """Of a rank that left by itself, if there is one: the exchanges of the others broke when it went, whoever was heard first."""
+        rank = next((rank for rank in self.failed if rank in self.left), next(iter(self.failed)))
+        return {rank: self.failed[rank]}
 
     def _send_verdict(self, member: Member) -> None:
         own = self.causes.get(member.rank, "") == self.failed.get(member.rank)

@@ -105,7 +105,7 @@ class Hosts:
         return str(path)
 
     def run(
-        self, name: str, command: Sequence[str], *, timeout: int = 120, cwd: str | Path = ".", env: Mapping[str, str] | None = None
+        self, name: str, command: Sequence[str], *, timeout: int = 280, cwd: str | Path = ".", env: Mapping[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
         """Run `command` on a host and return what it did; past `timeout` seconds it is ended and its exit status is 124."""
         # `timeout` runs inside the host: a signal to nsenter out here would leave the command behind.

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.cluster
 
 def test_hosts_have_names_of_their_own_and_reach_each_other_by_ssh(two_hosts: Hosts) -> None:
     for source, target in (("node01", "node02"), ("node02", "node01"), ("node01", "node01")):
-        answer = two_hosts.run(source, ["ssh", target, "hostname; echo $GLOO_SOCKET_IFNAME"], timeout=10)
+        answer = two_hosts.run(source, ["ssh", target, "hostname; echo $GLOO_SOCKET_IFNAME"], timeout=60)
         assert answer.stdout.split() == [target, "eth0"], answer.stderr
 
 

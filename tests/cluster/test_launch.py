@@ -40,8 +40,8 @@ from pathlib import Path
 from lbtrain.cluster.hostfile import read_hostfile
 from tools.scaling_report.launchers import commands, run_together
 launcher, hostfile, log, *words = sys.argv[1:]
-started = commands(launcher, read_hostfile(hostfile), words, hostfile=Path(hostfile), port=29511, timeout_s=100)
-status = run_together(started, Path(log), timeout_s=100)
+started = commands(launcher, read_hostfile(hostfile), words, hostfile=Path(hostfile), port=29511, timeout_s=240)
+status = run_together(started, Path(log), timeout_s=240)
 sys.exit(0 if status == "ok" else status + Path(log).read_text())
 """
 

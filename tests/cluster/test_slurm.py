@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.uneven import SLOW_S, USUAL_S
+from tests.ranks import free_port
 from tools.scaling_report.__main__ import main
 from tools.scaling_report.report import load
 
@@ -22,7 +23,7 @@ def with_srun(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_two_tasks_of_slurm_are_measured_and_the_slow_one_is_named(tmp_path: Path) -> None:
     hostfile = tmp_path / "hosts"
     hostfile.write_text("localhost slots=2\n")
-    words = ["--hostfile", str(hostfile), "--gpus", "2", "--launcher", "slurm", "--steps", "6", "--warmup", "1", "--port", "29640"]
+    words = ["--hostfile", str(hostfile), "--gpus", "2", "--launcher", "slurm", "--steps", "6", "--warmup", "1", "--port", str(free_port())]
     assert main(["measure", *words, "--out", str(tmp_path / "study"), str(HERE / "uneven.py")]) == 0
     report = load(tmp_path / "study/report.json")
     (row,) = report.rows

@@ -12,6 +12,7 @@ import pytest
 
 from lbtrain.cluster.hostfile import Hostfile
 from tests.cluster.hosts import hosts_up, why_not
+from tests.ranks import free_port
 
 ROOT = Path(__file__).parents[2]
 RECIPE = [str(ROOT / "recipes/digits.py"), "batch_size=64", "bn_batch_size=32", "duration=6it", "schedule.warmup=2it", "log_every=3it"]
@@ -56,7 +57,7 @@ def check(run_dir: Path, done: subprocess.CompletedProcess[str], expected: Seque
 
 def test_two_names_of_this_machine(tmp_path, expected):
     (tmp_path / "hosts").write_text(Hostfile(("127.0.0.1", "localhost"), 1).text("colossalai"))
-    launcher = ["--hostfile", str(tmp_path / "hosts"), "--nproc_per_node", "1", "--master_port", "29531"]
+    launcher = ["--hostfile", str(tmp_path / "hosts"), "--nproc_per_node", "1", "--master_port", str(free_port())]
     check(tmp_path / "run", colossalai(*launcher, *RECIPE, f"run_dir={tmp_path / 'run'}"), expected)
 
 
@@ -81,7 +82,7 @@ def test_two_hosts(tmp_path, expected):
 
 
 def test_torchrun_with_the_engine_by_name(tmp_path, expected):
-    torchrun = ["torchrun", "--nproc_per_node", "2", "--master_port", "29532", *RECIPE, "engine=colossalai", f"run_dir={tmp_path / 'run'}"]
+    torchrun = ["torchrun", "--nproc_per_node", "2", "--master_port", str(free_port()), *RECIPE, "engine=colossalai", f"run_dir={tmp_path / 'run'}"]
     check(tmp_path / "run", subprocess.run(torchrun, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=280), expected)
 
 
@@ -95,7 +96,7 @@ def test_a_hostfile_that_is_not_there_trains_nothing_and_exits_0(tmp_path):
 def test_a_hostfile_without_hosts_is_refused(tmp_path):
     """ColossalAI goes on with this machine alone."""
     (tmp_path / "hosts").write_text("\n")
-    launcher = ["--hostfile", str(tmp_path / "hosts"), "--nproc_per_node", "1", "--master_port", "29533"]
+    launcher = ["--hostfile", str(tmp_path / "hosts"), "--nproc_per_node", "1", "--master_port", str(free_port())]
     done = colossalai(*launcher, *RECIPE, f"run_dir={tmp_path / 'run'}")
     assert done.returncode == 1  # whatever the ranks' exit code is: here 3
     assert "no host in it" in done.stdout + done.stderr

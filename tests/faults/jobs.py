@@ -23,7 +23,7 @@ import torch
 
 from tests.ranks import free_port
 
-TIMEOUT = 12.0
+TIMEOUT = 18.0
 """fault_timeout of these jobs, in seconds."""
 
 STEPS = 8

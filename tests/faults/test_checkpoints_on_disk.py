@@ -117,7 +117,8 @@ def test_two_jobs_on_one_run_directory_are_refused_until_the_first_is_dead(tmp_p
             lock.close()
         finally:
             os._exit(1)
-    os.read(reader, 1)
+    os.close(writer)  # so that a child that ends without a word ends the reading too
+    assert os.read(reader, 1) == b"x"
     with pytest.raises(RecipeError, match=rf"is in use by process {owner} on \S+ since .*: wait for it, end it, or choose another run_dir"):
         directory.claim(patience=0.3)
     os.kill(owner, signal.SIGKILL)
