@@ -100,7 +100,10 @@ def run(benches: list[Bench], results: Path) -> list[str]:
         left = sum(later.minutes for later in benches[number - 1 :])
         print(f"[{number}/{len(benches)}] {bench.name}: about {bench.minutes:g} min, all that is left about {left:g} min", flush=True)
         started = time.monotonic()
-        done = subprocess.run(bench.command, env={**os.environ, "LBTRAIN_RESULTS": str(results)}, check=False)
+        environment = {**os.environ, "LBTRAIN_RESULTS": str(results)}
+        if bench.name != "gpu":
+            environment["CUDA_VISIBLE_DEVICES"] = ""  # our loop would take a card, and the peers beside it the CPU
+        done = subprocess.run(bench.command, env=environment, check=False)
         print(f"{bench.name}: {'done' if done.returncode == 0 else 'FAILED'} in {(time.monotonic() - started) / 60:.1f} min", flush=True)
         failed += [bench.name] * (done.returncode != 0)
     return failed

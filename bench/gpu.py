@@ -4,15 +4,16 @@
     python -m bench.gpu --cases resnet50 batch_size  some of them
     python -m bench.gpu --tiny                       a rehearsal: each case as small as it gets, on a CPU too; prints, writes nothing
 
-Cases: `matrix` (TFLOP/s of a bf16 matrix product: the rate that the chip really has), `resnet50` (224 x 224, bf16, channels last,
-images/s against the peers' loops, as a share of that rate, and of the data sheet's rate beside NVIDIA's published run), `memory` (peak of
-device memory against the plain loop), `optim` (LARS and LAMB steps against timm's), `ghost` (what ghost batches of 32 cost in a batch of
-4,096), `time_to_accuracy` (seconds of training until 94 % on CIFAR-10 with recipes/cifar10_wide_resnet_1k.py; --speedrun: a peer's script
-beside it), `batch_size` (images/s over batch and micro-batch, AlexNet and ResNet-50: You et al. 2017 report 3x from 512 to 4,096 for
-AlexNet on eight GPUs). What does not fit the memory, fails, or has no time left is named, and the rest goes on.
+Cases: `matrix` (TFLOP/s of a bf16 matrix product: the rate that the chip really has), `resnet50` (224 x 224, bf16, channels last, images/s
+against the peers' loops, as a share of that rate, and of the data sheet's rate beside NVIDIA's published run), `memory` (peak of device
+memory against the plain loop), `optim` (LARS and LAMB steps against timm's), `ghost` (what ghost batches of 32 cost in a batch of 4,096),
+`time_to_accuracy` (seconds of training until 94 % on CIFAR-10 with recipes/cifar10_wide_resnet_1k.py; --speedrun: a peer's script beside
+it; LBTRAIN_DATA: where CIFAR-10 lies), `batch_size` (images/s over batch and micro-batch, AlexNet and ResNet-50: You et al. 2017 report 3x
+from 512 to 4,096 for AlexNet on eight GPUs). What does not fit the memory, fails, or has no time left is named, and the rest goes on.
 
-A machine that has torch, torchvision, timm and scikit-learn, but no package index, gets the rest as files: `make wheels GPU_PYTHON=3.12`
-here, for the Python there, and there `python -m pip install --no-deps wheels/*.whl`.
+Rows go to results/gpu.csv, or into the folder that LBTRAIN_RESULTS names. A machine that has torch, torchvision, timm and scikit-learn, but
+no package index, gets the rest as files: `make wheels GPU_PYTHON=3.12` here, for the Python there, and there `python -m pip install
+--no-deps wheels/*.whl`.
 
 Accuracy against batch size is a command of its own, for a longer loan of a GPU:
 
@@ -20,6 +21,9 @@ Accuracy against batch size is a command of its own, for a longer loan of a GPU:
 """
 
 import argparse
+import gc
+import math
+import os
 import statistics
 import subprocess
 import sys
@@ -38,6 +42,7 @@ from bench.peers import Job, Loop, accelerate_loop, by_hand, deepspeed_loop, tim
 from bench.turns import in_turns
 from lbtrain import Recipe
 from lbtrain.cluster.topology import GPUS
+from lbtrain.errors import UserError
 from lbtrain.main import run
 from lbtrain.records import EvalRow, Records, Row
 from tools.study.worker import load_recipe
@@ -56,6 +61,8 @@ class Setting:
     tiny: bool
     timm_checkout: Path | None = None
     speedrun: Path | None = None
+    ends: float = math.inf
+    """When the time is over, by time.monotonic()."""
 
     @property
     def resnet50(self) -> Job:
@@ -65,6 +72,13 @@ class Setting:
     @property
     def rounds(self) -> int:
         return 1 if self.tiny else 9
+
+    def has_time(self, what: str, seconds: float) -> bool:
+        """Whether so many are left; says so where they are not."""
+        if time.monotonic() + seconds <= self.ends:
+            return True
+        print(f"{what}: not measured, no time left", flush=True)
+        return False
 
 
 def _command(case: str) -> str:
@@ -93,18 +107,34 @@ def resnet50(setting: Setting) -> list[rows.Row]:
     loops: dict[str, Loop] = {"plain loop": by_hand, "accelerate loop": accelerate_loop, "DeepSpeed loop": deepspeed_loop}
     if setting.timm_checkout:
         loops["timm train.py"] = timm_loop(setting.timm_checkout)
-    job = setting.resnet50
-    seconds = in_turns(job, "ddp", list(loops.values()), setting.rounds)
+    job, failed = setting.resnet50, set[str]()
+    seconds = in_turns(job, "ddp", [_named(peer, loop, failed) for peer, loop in loops.items()], setting.rounds)
     mine, *theirs = [[job.micro_batch_size * job.steps / turn for turn in turns] for turns in seconds]
     title = f"resnet50 {job.image_size}x{job.image_size}, bf16, channels last, batch {job.micro_batch_size}"
     measured = [
         rows.paired("gpu", title, peer, mine, rates, unit="images/s", target=">=0.98", command=_command("resnet50"))
         for peer, rates in zip(loops, theirs, strict=True)
+        if peer not in failed
     ]
     peak = max(matrix_rate(setting)) * 1e12
     shares = [rate * RESNET50_FLOPS / peak for rate in mine]
     share = rows.single("gpu", f"{title}: share of the matrix rate", shares, unit="of 1", command=_command("resnet50"))
     return [*measured, *([] if setting.tiny else [share, *_beside_nvidia(title, mine)])]
+
+
+def _named(peer: str, loop: Loop, failed: set[str]) -> Loop:
+    """`loop`, which where it fails is named, joins `failed`, and has empty turns from then on."""
+
+    def attempt(job: Job) -> Iterator[None]:
+        try:
+            yield from loop(job)
+        except Exception as error:  # whatever a peer makes of this machine, ours and the other peers are measured
+            print(f"{peer}: not measured, {type(error).__name__}: {error}", flush=True)
+            failed.add(peer)
+        while True:
+            yield
+
+    return attempt
 
 
 def _beside_nvidia(title: str, rates: list[float]) -> list[rows.Row]:
@@ -137,10 +167,17 @@ def _peak(work: Callable[[], object]) -> float:
     if not torch.cuda.is_available():  # a rehearsal
         work()
         return 1.0
-    torch.cuda.empty_cache()
+    _free()
+    before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
     work()
-    return torch.cuda.max_memory_allocated() / 2**20
+    return (torch.cuda.max_memory_allocated() - before) / 2**20
+
+
+def _free() -> None:
+    """What earlier runs left on the device: an engine and its model refer to each other."""
+    gc.collect()
+    torch.cuda.empty_cache()
 
 
 def batch_size(setting: Setting) -> Iterator[rows.Row]:
@@ -148,27 +185,38 @@ def batch_size(setting: Setting) -> Iterator[rows.Row]:
     sizes = {"alexnet": (128, 512, 1024, 2048, 4096, 8192), "resnet50": (32, 64, 128, 256, 512, 1024)}
     for model, batches in sizes.items():
         curve: dict[int, float] = {}
+        job = _job_of(setting, model)
+        title = f"{model} {job.image_size}x{job.image_size}"
         for size in (2, 4) if setting.tiny else batches:
-            rates = _rates(setting, model, size, size)
+            rates = _rates(setting, job, title, size, size)
             if not rates:
                 break
             curve[size] = statistics.median(rates)
-            yield from _speeds(f"{model}, batch {size}", rates)
+            yield from _speeds(f"{title}, batch {size}", rates)
         if len(curve) > 1:
-            yield _fixed_share(model, curve)
+            yield _fixed_share(title, curve)
         for micro in [size for size in curve if size < max(curve)]:
-            yield from _speeds(f"{model}, batch {max(curve)} in micro-batches of {micro}", _rates(setting, model, max(curve), micro))
+            rates = _rates(setting, job, title, max(curve), micro)
+            yield from _speeds(f"{title}, batch {max(curve)} in micro-batches of {micro}", rates)
 
 
-def _rates(setting: Setting, model: str, batch: int, micro: int) -> list[float]:
-    """Images/s; none, and a line that says so, where the memory does not do."""
-    job = replace(setting.resnet50, model=model, micro_batch_size=batch, steps=4)
-    job = replace(job, image_size=67 if model == "alexnet" and setting.tiny else job.image_size)
-    cut = dict(micro_batch_size=micro, bn_batch_size=micro)
+def _job_of(setting: Setting, model: str) -> Job:
+    """A turn of the curve, at the size of image that the model is made for."""
+    job = replace(setting.resnet50, model=model, steps=4)
+    return replace(job, image_size=67 if setting.tiny else 227) if model == "alexnet" else job
+
+
+def _rates(setting: Setting, job: Job, title: str, batch: int, micro: int) -> list[float]:
+    """Images/s; none, and a line that says why, where the memory or the time does not do."""
+    what = f"{title}, batch {batch}, {micro} images at once"
+    if not setting.has_time(what, _LONGEST_POINT):
+        return []
+    job, cut = replace(job, micro_batch_size=batch), dict(micro_batch_size=micro, bn_batch_size=micro)
+    _free()
     try:
         (seconds,) = in_turns(job, "ddp", [], rounds=1 if setting.tiny else 3, **cut)
-    except torch.OutOfMemoryError:
-        print(f"{model}, {micro} images at once: not measured, they do not fit the memory", flush=True)
+    except RuntimeError as error:  # beside torch's own OutOfMemoryError: cuDNN's and cuBLAS's, and tensors beyond 2^31 elements
+        print(f"{what}: not measured, {str(error).splitlines()[0]}", flush=True)
         return []
     return [batch * job.steps / turn for turn in seconds]
 
@@ -183,33 +231,39 @@ def _speeds(case: str, rates: list[float]) -> list[rows.Row]:
     ]
 
 
-def _fixed_share(model: str, curve: dict[int, float]) -> rows.Row:
+def _fixed_share(title: str, curve: dict[int, float]) -> rows.Row:
     """Of a pass of the fewest images that fill the curve's first point: what does not shrink with them, as scaling_report assumes it
     (`fixed_compute` in lbtrain/cluster/step_model.py). The line through the seconds of a pass over its images, by least squares.
     """
     images = list(curve)
     slope, intercept = statistics.linear_regression(images, [size / curve[size] for size in images])
     share = max(0.0, intercept) / (max(0.0, intercept) + slope * images[0])
-    title = f"{model}: share of a pass of {images[0]} images that does not shrink with them"
-    return rows.single("gpu", title, [share], unit="of 1", command=_command("batch_size"))
+    case = f"{title}: share of a pass of {images[0]} images that does not shrink with them"
+    return rows.single("gpu", case, [share], unit="of 1", command=_command("batch_size"))
 
 
-def time_to_accuracy(setting: Setting) -> list[rows.Row]:
-    """Seconds from the start of training to the first evaluation at the error of 6 %; the peer's script from start to end, its own way."""
+def time_to_accuracy(setting: Setting) -> Iterator[rows.Row]:
+    """Seconds from the start of training to the first evaluation at the error of 6 %; then beside them the peer's script, its own way, from
+    start to end: with its imports, its compilation and as many runs as it makes, so that nothing is met or not met by this ratio.
+    """
     recipe = load_recipe(ROOT / "recipes" / "cifar10_wide_resnet_1k.py")
     if setting.tiny:
         recipe = recipe.vary(duration="1it", data=dict(name="digits"), precision="fp32")
     seconds, best = _seconds_to(recipe, 100.0 if setting.tiny else 6.0)
     if seconds is None:
         print(f"time_to_accuracy: not reached, the best error was {best:.2f} %", flush=True)
-        return []
+        return
     title, command = "CIFAR-10 to 94 %", _command("time_to_accuracy")
-    if not setting.speedrun:
-        return [rows.single("gpu", title, [seconds], unit="s", command=command)]
-    started = time.monotonic()
-    subprocess.run([sys.executable, setting.speedrun.name], cwd=setting.speedrun.parent, check=True, timeout=LONGEST)
-    theirs, peer = [time.monotonic() - started], f"{setting.speedrun.name}, start to end"
-    return [rows.paired("gpu", title, peer, [seconds], theirs, unit="s", target="<=1.0", command=f"{command} --speedrun FILE")]
+    yield rows.single("gpu", title, [seconds], unit="s", command=command)
+    if setting.speedrun and setting.has_time(setting.speedrun.name, LONGEST):
+        started = time.monotonic()
+        try:
+            subprocess.run([sys.executable, setting.speedrun.name], cwd=setting.speedrun.parent, check=True, timeout=LONGEST)
+        except subprocess.SubprocessError as error:
+            print(f"{setting.speedrun.name}: not measured, {error}", flush=True)
+            return
+        theirs, peer = [time.monotonic() - started], f"{setting.speedrun.name}, start to end"
+        yield rows.paired("gpu", title, peer, [seconds], theirs, unit="s", target="", command=f"{command} --speedrun FILE")
 
 
 def _seconds_to(recipe: Recipe, error: float) -> tuple[float | None, float]:
@@ -253,23 +307,34 @@ CASES: dict[str, Callable[[Setting], Iterable[rows.Row]]] = {
 }
 LONGEST = 120.0
 """Seconds that a case may take: none is started with less left."""
+_LONGEST_POINT = 30.0
+"""The same of one point of the `batch_size` curves, which are so many that they look at the clock between them."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES), help="(default: all)")
     parser.add_argument("--minutes", type=float, default=9.0, help="stop before a case that may not end within this (default 9)")
-    parser.add_argument("--timm", type=Path, metavar="DIR", help="a clone of timm's repository: its train.py takes part")
+    timm = os.environ.get("TIMM")
+    parser.add_argument(
+        "--timm",
+        type=Path,
+        metavar="DIR",
+        default=timm and Path(timm),
+        help="a clone of timm's: its train.py takes part (or $TIMM)",
+    )
     parser.add_argument("--speedrun", type=Path, metavar="FILE", help="a peer's script that trains CIFAR-10 to 94 %%, to be timed beside")
     parser.add_argument("--tiny", action="store_true", help="rehearse every case, also on a CPU")
     options = parser.parse_args()
     if not torch.cuda.is_available() and not options.tiny:
         sys.exit("no GPU here: nothing measured (--tiny rehearses on a CPU)")
-    setting = Setting("cuda" if torch.cuda.is_available() else "cpu", options.tiny, options.timm, options.speedrun)
-    started, failed = time.monotonic(), []
+    if not options.timm:
+        print("timm train.py: not measured, no checkout of timm's repository (--timm DIR)", flush=True)
+    ends = time.monotonic() + options.minutes * 60
+    setting = Setting("cuda" if torch.cuda.is_available() else "cpu", options.tiny, options.timm, options.speedrun, ends)
+    failed = []
     for name in options.cases:
-        if time.monotonic() - started > options.minutes * 60 - LONGEST:
-            print(f"{name}: not measured, no time left", flush=True)
+        if not setting.has_time(name, _LONGEST_POINT if name == "batch_size" else LONGEST):
             continue
         try:
             for row in CASES[name](setting):
@@ -277,6 +342,8 @@ def main() -> None:
                     print(rows.show(row), flush=True)
                 else:
                     rows.write([row], "gpu")
+        except UserError as error:  # no CIFAR-10 here, say
+            print(f"{name}: not measured, {error}", flush=True)
         except Exception:  # whatever it is, the GPU is lent for minutes, and the other cases are worth them
             traceback.print_exc()
             failed.append(name)

@@ -145,9 +145,11 @@ def timm_loop(checkout: Path) -> Loop:
         args.prefetcher, args.distributed, args.rank, args.world_size, args.local_rank = False, False, 0, 1, 0
         for epoch in iter(int, 1):
             turn = [next(batches) for _ in range(job.steps)]
+            before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, True  # as the script's main() has it
             script.train_one_epoch(
                 epoch, task.get_trainable_module(), turn, optimizer, args, task=task, device=device, amp_autocast=job.autocast
             )
+            torch.backends.cudnn.benchmark = before
             yield
 
     return loop

@@ -72,7 +72,7 @@ def tables() -> dict[str, list[Line]]:
 def better(line: Line, ratio: str) -> float:
     """`ratio` as "times as good as the peer": rates grow, everything else should shrink."""
     value = float(ratio)
-    higher_is_better = line["target"].startswith(">") or (not line["target"] and line["unit"].startswith("images/s"))
+    higher_is_better = line["target"].startswith(">") or (not line["target"] and line["unit"].startswith(("images/s", "of 1")))
     return value if higher_is_better else 1 / value
 
 

@@ -46,7 +46,7 @@ def crop_flip(images: Tensor, block: Block, seed: int, padding: int = 4) -> Tens
     span = np.uint64(2 * padding + 1)
     top, left, flip = draws(block, seed, 3)
     chosen = np.stack([top % span, left % span, flip % np.uint64(2)]).astype(np.int64)
-    top_row, left_column, flipped = torch.from_numpy(chosen).to(images.device)[..., None]
+    top_row, left_column, flipped = torch.from_numpy(chosen).to(images.device, non_blocking=True)[..., None]
     rows = top_row + torch.arange(height, device=images.device)
     columns = left_column + torch.arange(width, device=images.device)
     columns = torch.where(flipped.bool(), columns.flip(1), columns)

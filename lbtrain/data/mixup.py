@@ -36,7 +36,7 @@ def mixup(batch: Batch, shares: NDArray[np.float32], *, group: int, num_classes:
     Label smoothing of such labels is left to the loss: smoothing and mixing commute.
     """
     images, labels = batch
-    share = torch.from_numpy(shares).to(images.device)
+    share = torch.from_numpy(shares).to(images.device, non_blocking=True)
     hot = F.one_hot(labels, num_classes).to(images.dtype)
     return _mixed(images, share.view(-1, 1, 1, 1), group), _mixed(hot, share.view(-1, 1), group)
 

@@ -54,7 +54,7 @@ class ArraySource(InMemorySource):
         return len(self.labels)
 
     def fetch(self, block: Block) -> Batch:
-        indices = torch.from_numpy(block.indices).to(self.device)
+        indices = torch.from_numpy(block.indices).to(self.device, non_blocking=True)
         images = self.images[indices]
         if self.augment:
             images = crop_flip(images, block, self.seed)
@@ -74,5 +74,5 @@ class SyntheticSource(InMemorySource):
         return self.num_examples
 
     def fetch(self, block: Block) -> Batch:
-        indices = torch.from_numpy(block.indices).to(self.device)
+        indices = torch.from_numpy(block.indices).to(self.device, non_blocking=True)
         return self.pool[indices % len(self.pool)], indices % self.num_classes

@@ -80,7 +80,7 @@ class Classification:
         if not loss.multiplicative_noise:
             return batch
         weights = noisy_weights(stream.block(first, length), sigma=loss.multiplicative_noise, seed=seed)
-        return *batch, weights.to(self.device)
+        return *batch, weights.to(self.device, non_blocking=True)
 
     def loss(self, model: nn.Module, batch: TrainingBatch) -> dict[str, Tensor]:
         images, labels, *weights = batch
@@ -104,7 +104,7 @@ class Classification:
         sums = torch.zeros(4, dtype=torch.float64, device=self.device)
         for block, (images, labels) in zip(blocks, loaded, strict=True):
             scores = model(images).float()
-            scored = torch.from_numpy(block.epochs != PADDING).to(self.device)
+            scored = torch.from_numpy(block.epochs != PADDING).to(self.device, non_blocking=True)
             hits = (scores.topk(min(5, scores.shape[1])).indices == labels[:, None]) & scored[:, None]
             losses = F.cross_entropy(scores, labels, reduction="none") * scored
             sums += torch.stack([scored.sum().double(), losses.double().sum(), hits[:, 0].sum().double(), hits.sum().double()])

@@ -82,7 +82,8 @@ def test_two_hosts(tmp_path, expected):
 
 
 def test_torchrun_with_the_engine_by_name(tmp_path, expected):
-    torchrun = ["torchrun", "--nproc_per_node", "2", "--master_port", str(free_port()), *RECIPE, "engine=colossalai", f"run_dir={tmp_path / 'run'}"]
+    launcher = ["torchrun", "--nproc_per_node", "2", "--master_port", str(free_port())]
+    torchrun = [*launcher, *RECIPE, "engine=colossalai", f"run_dir={tmp_path / 'run'}"]
     check(tmp_path / "run", subprocess.run(torchrun, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=280), expected)
 
 

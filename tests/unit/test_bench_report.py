@@ -63,3 +63,9 @@ def test_where_less_is_better_a_larger_ratio_is_the_regression():
 
 def test_a_new_row_is_no_regression():
     assert not regressions([], [line("a", "0.1", "0.1", "0.1")])
+
+
+def test_a_share_of_a_rate_grows_when_it_gets_better():
+    before = [line("a", "0.8", "0.78", "0.82", "", "of 1")]
+    assert regressions(before, [line("a", "0.6", "0.58", "0.62", "", "of 1")])
+    assert not regressions(before, [line("a", "0.95", "0.93", "0.97", "", "of 1")])

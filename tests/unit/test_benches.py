@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -72,6 +73,28 @@ def test_gpu_rehearsed_on_a_cpu(case):
     assert set(CASES) == {"matrix", "resnet50", "memory", "optim", "ghost", "time_to_accuracy", "batch_size"}
     rows = list(CASES[case](Setting("cpu", tiny=True)))
     assert rows and all(row.ours > 0 for row in rows if "does not shrink" not in row.case)
+
+
+@pytest.mark.slow
+def test_on_a_gpu_machine_a_peer_that_fails_is_named_and_the_others_are_measured(monkeypatch, capsys):
+    from bench import gpu
+
+    def without_compiler(job):
+        raise OSError("no nvcc")
+        yield
+
+    monkeypatch.setattr(gpu, "deepspeed_loop", without_compiler)
+    monkeypatch.setattr(gpu, "accelerate_loop", gpu.by_hand)
+    measured = gpu.resnet50(gpu.Setting("cpu", tiny=True))
+    assert [row.peer_name for row in measured] == ["plain loop", "accelerate loop"]
+    assert "DeepSpeed loop: not measured, OSError: no nvcc" in capsys.readouterr().out
+
+
+def test_on_a_gpu_machine_the_curves_look_at_the_clock(capsys):
+    from bench.gpu import Setting, batch_size
+
+    assert list(batch_size(Setting("cpu", tiny=True, ends=time.monotonic()))) == []
+    assert "alexnet 67x67, batch 2, 2 images at once: not measured, no time left" in capsys.readouterr().out
 
 
 def test_the_share_of_a_pass_that_does_not_shrink():
