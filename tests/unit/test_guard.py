@@ -35,7 +35,7 @@ def reported(hub: Hub, rank: int, **message: object) -> Line:
 
 
 def answers(line: Line, count: int) -> list | None:
-    """The first `count` messages, in however many pieces they arrive, beats aside, which it answers; None for a line closed without a word."""
+    """The first `count` messages, in however many pieces they come; None for a line closed without one. Beats are answered."""
     heard: list = []
     while len(heard) < count:
         assert selectable([line], SECONDS), f"nothing for {SECONDS} s after {heard}"
