@@ -33,6 +33,8 @@ class Facts:
 
 PHOTOS = ("imagenet", "imagefolder")
 _IMAGENET_MEAN, _IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+_AS_CAFFE = (1.0, 1.0, 1.0)
+"""Caffe subtracts the mean and leaves the scale of 0 to 255: AlexNet's initial weights and its local response norm are made for that."""
 _FACTS = {
     "digits": Facts(1440, 357, 10, 1, 8, (77.68,), (95.83,)),
     "cifar10": Facts(50_000, 10_000, 10, 3, 32, (125.31, 122.95, 113.87), (62.99, 62.09, 66.70)),
@@ -59,6 +61,8 @@ def facts(config: DataConfig) -> Facts:
         )
     else:
         known = _FACTS[config.name]
+    if config.augmentation == "alexnet":
+        known = dataclasses.replace(known, std=_AS_CAFFE)
     return dataclasses.replace(known, image_size=config.image_size or known.image_size, train_examples=_train_examples(config, known))
 
 

@@ -8,7 +8,7 @@ imagenet_color  the same, then brightness, contrast and saturation in random ord
                 standard deviation 0.1: what the implementation that Goyal et al. cite does beyond their text (Gross & Wilber 2016)
 alexnet         shorter side to 256, the central 256 x 256 of it, a random 224 x 224 (or 227 x 227) of that, flipped with probability 1/2
                 (Krizhevsky et al. 2012, section 4.1). Read here as what You et al. 2017 (LARS, table 4) call minimal augmentation; their
-                extended one is `imagenet`
+                extended one is `imagenet`. With it the mean is subtracted and nothing divided, as Caffe does (lbtrain.data.registry)
 """
 
 import math

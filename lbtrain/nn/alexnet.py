@@ -2,7 +2,9 @@
 
 - `alexnet`: Krizhevsky et al. 2012 in the form of Caffe's bvlc_alexnet, which You et al. 2017 trained: local response norm after the
   first two convolutions, convolutions 2, 4 and 5 in two groups, dropout, the weights' and biases' initial values from there. At its 227
-  pixels a side it has 60,965,224 parameters. Caffe's doubled learning rate of biases is left out, as the recipes have one rate.
+  pixels a side it has 60,965,224 parameters. Caffe's doubled learning rate of biases is left out, as the recipes have one rate. It is made
+  for pixels of 0 to 255 less their mean (`data.augmentation=alexnet`): of inputs divided by their standard deviation too the local response
+  norm takes nothing, and the first layer's gradient is a twentieth of that in You et al. 2017, table 2.
 - `alexnet_bn`: the same with the two local response norms replaced by batch norm (You et al. 2017, section 3, read literally).
 - `reduced_alexnet`: Masters & Luschi 2018, section 3.1: 5 x 5 and 3 x 3 convolutions of stride 1 and two hidden layers of 256 units. The
   pools lie where AlexNet has them, which the paper does not say. `batch_norm="conv"` puts one behind every convolution (their Figure 6),
