@@ -54,7 +54,7 @@ def test_alexnets_last_pool_is_caffes_at_227_pixels():
 
 @pytest.mark.skipif(not PHOTOS.is_file(), reason=f"no photos at {PHOTOS}")
 def test_alexnets_first_gradients_are_those_of_the_lars_paper():
-    """You et al. 2017, table 2, 1st iteration: |g| of the first convolution 0.22, at a batch it does not state; on other inputs it is 0.01."""
+    """You et al. 2017, table 2, 1st iteration: |g| of the first convolution 0.22, at a batch it does not state. Other inputs give 0.01."""
     known = facts(Recipe().vary(data=dict(name="imagenet", augmentation="alexnet")).data)
     with tarfile.open(PHOTOS) as tar:
         photos = [tar.extractfile(member).read() for member in tar if member.name.endswith(".jpg")][:16]
