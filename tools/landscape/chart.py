@@ -189,14 +189,15 @@ def draw_spectra(densities: Sequence[dict[str, Any]], names: Sequence[str], path
 
 
 def draw_distances(runs: Sequence[Sequence[dict[str, Any]]], fits: Sequence[Any], names: Sequence[str], path: Path) -> None:
-    """Hoffer et al. 2017, figure 2: distance from the initial weights over steps, on a logarithmic axis, each with its fit."""
+    """Hoffer et al. 2017, figure 2: distance from the initial weights over steps (logarithmic), with the fit where there is one."""
     figure = Figure(figsize=(8, 4.6), layout="constrained")
     axes = figure.subplots()
     for rows, fit, name, colour in zip(runs, fits, names, (BLUE, ORANGE), strict=True):
-        steps = np.array([row["step"] for row in rows])
-        axes.plot(steps, [row["distance"] for row in rows], "o", color=colour, markersize=4, label=name)
-        law = f"{fit.intercept:.2g} + {fit.slope:.2g} ln(step), {fit.explained:.0%} explained"
-        axes.plot(steps, fit.at(steps), "--", color=colour, linewidth=1, label=law)
+        axes.plot([row["step"] for row in rows], [row["distance"] for row in rows], "o", color=colour, markersize=4, label=name)
+        if fit:
+            early = np.geomspace(fit.first, fit.last)
+            law = f"steps {fit.first} to {fit.last}: {fit.intercept:.2g} + {fit.slope:.2g} ln(step), {fit.explained:.0%} explained"
+            axes.plot(early, fit.at(early), "--", color=colour, linewidth=2, label=law)
     axes.set(xscale="log", xlabel="step", ylabel="|w - w0|", title="Distance from the initial weights", ylim=(0, None))
     _finish(axes)
     figure.savefig(path, dpi=130)
