@@ -130,12 +130,16 @@ def _grid(rows: Sequence[dict[str, Any]], names: Sequence[str], value: Any) -> A
 
 
 def _finish(axes: Axes) -> None:
+    _tidy(axes)
+    axes.legend(frameon=False, fontsize=9)
+
+
+def _tidy(axes: Axes) -> None:
     axes.grid(alpha=0.25, which="both")
     axes.spines[["top", "right"]].set_visible(False)
     for axis in (axes.xaxis, axes.yaxis):
         if axis.get_scale() == "log":
             _plain_numbers(axis)
-    axes.legend(frameon=False, fontsize=9)
 
 
 def _plain_numbers(axis: Axis) -> None:
@@ -199,7 +203,8 @@ def draw_distances(runs: Sequence[Sequence[dict[str, Any]]], fits: Sequence[Any]
             law = f"steps {fit.first} to {fit.last}: {fit.intercept:.2g} + {fit.slope:.2g} ln(step), {fit.explained:.0%} explained"
             axes.plot(early, fit.at(early), "--", color=colour, linewidth=2, label=law)
     axes.set(xscale="log", xlabel="step", ylabel="|w - w0|", title="Distance from the initial weights", ylim=(0, None))
-    _finish(axes)
+    _tidy(axes)
+    figure.legend(frameon=False, fontsize=9, loc="outside lower center", ncols=2)  # inside it would hide points
     figure.savefig(path, dpi=130)
 
 
