@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from lbtrain.analysis.sharpness import Sharpness
 from lbtrain.errors import RecipeError
 from lbtrain.tasks import create_task
 from lbtrain.tasks.classification import Classification
@@ -69,6 +70,16 @@ def test_a_second_time_nothing_is_measured(runs, monkeypatch, capsys):
     monkeypatch.setattr("tools.landscape.runs.Run.objective", None)
     assert main(["sharpness", str(runs[0]), *OPTIONS]) == 0
     assert capsys.readouterr().out.splitlines()[-5:] == first and "box 0.001, full space" in first[0]
+
+
+def test_what_was_kept_with_another_meaning_is_measured_anew(runs, monkeypatch, capsys):
+    words = ["sharpness", str(runs[1]), *OPTIONS]
+    assert main(words) == 0
+    monkeypatch.setattr("tools.landscape.kept.MEANING", -1)
+    measured = []
+    monkeypatch.setattr(measures, "box_sharpness", lambda *_, **__: measured.append(1) or Sharpness(1.0, 1.0, 1.0, 1))
+    assert main(words) == main(words) == 0
+    assert len(measured) == 4, "each box once"
 
 
 def test_a_run_that_was_trained_anew_is_measured_anew(runs, tmp_path, capsys):
