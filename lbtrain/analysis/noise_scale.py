@@ -85,7 +85,8 @@ def _fieller(above: NDArray[np.float64], below: NDArray[np.float64], confidence:
     roots = sorted((first + sign * math.sqrt(discriminant)) / second for sign in (-1, 1)) if second else [0.0, math.inf]
     if second > 0 and b > 0:
         return roots[0], roots[1]
-    return roots[1] if second < 0 and roots[1] > 0 else 0.0, math.inf
+    # Where the denominator may be 0, all ratios but those between the roots are possible; 0 is one unless the numerator is significant.
+    return roots[1] if second < 0 and constant > 0 else 0.0, math.inf
 
 
 class RunningNoise:

@@ -3,13 +3,13 @@
 Sources: Keskar et al. 2017, "On large-batch training for deep learning", metric 2.1; Foret et al. 2021, "Sharpness-aware minimization",
 section 2. Cost: `box_sharpness` about as many gradients as iterations and one or two more; `ascent_sharpness` one gradient a step and two
 values. Memory: L-BFGS-B keeps some 25 vectors of the searched space in float64 on the CPU (full space: 200 bytes a parameter); a
-subspace of p directions keeps p x size x 4 bytes on the device.
+subspace of p directions keeps p x size x 4 bytes on the device, and twice that while x is expressed in them.
 Limits: a value of the box depends on the scale of the weights: it compares runs of one network, not networks (Dinh et al. 2017). In a
-random subspace it depends on the scale of A too, which the definition leaves open: here the columns are normal, divided by the square
-root of size, so that they have length 1 in the mean; longer ones would let the same box reach farther, so compare it with values of this
-function only. Ten iterations find a large value, not surely the maximum; the paper starts them at x itself, where the gradient of a
-minimum says little, here they start at a random point of the box. With `eval` batch norm the running statistics stay those of x while
-the weights move.
+random subspace it depends on the distribution of A too, which the definition leaves open: here its entries are standard normal, so that
+a coordinate of z moves every parameter about as far as a coordinate of the full space moves its own. (Columns of length 1 would move
+them less by the root of size: a box of 1e-3 would then show the slope at x and nothing of its curvature.) Ten iterations find a large
+value, not surely the maximum; the paper starts them at x itself, where the gradient of a minimum says little, here they start at a
+random point of the box. With `eval` batch norm the running statistics stay those of x while the weights move.
 Over ranks: each follows the same search, since value and gradient are averages over all of them.
 """
 
@@ -86,6 +86,8 @@ def ascent_sharpness(surface: Surface, *, radius: float = 0.05, steps: int = 1) 
 
 
 def _random_basis(surface: Surface, directions: int, seed: int) -> Tensor:
-    """A [size, directions], columns of unit length in the mean; the same on every rank."""
-    columns = [random_vector(surface.size, seed=seed + number, device=surface.device) for number in range(directions)]
-    return torch.stack(columns, dim=1) / surface.size**0.5
+    """A [size, directions], standard normal; the same on every rank."""
+    rows = torch.empty(directions, surface.size, device=surface.device)  # each direction in one piece: it is written one at a time
+    for number in range(directions):
+        rows[number] = random_vector(surface.size, seed=seed + number, device=surface.device)
+    return rows.T

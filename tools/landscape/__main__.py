@@ -7,7 +7,7 @@
     python -m tools.landscape compare SMALL_RUN LARGE_RUN      both of these side by side, distance from the start, the line between them
     python -m tools.landscape sweep RECIPE                     steps to a loss at many batch sizes, against what the noise scale says
 
-`batch` needs a run with measure.noise_scale=10it or so, `layers` one with measure.layers=true too or with LARS or LAMB, compare's distances
+`batch` needs a run with measure.noise_scale=20it or so, `layers` one with measure.layers=true too or with LARS or LAMB, compare's distances
 one with measure.distance=true. What is measured is kept as it finishes, in RUN_DIR/landscape: a command that was stopped goes on where it
 was. `torchrun --nproc_per_node N -m tools.landscape ...` shares the examples out over N ranks.
 """

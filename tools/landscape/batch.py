@@ -11,7 +11,7 @@ from lbtrain.errors import RecipeError
 from lbtrain.plan import make_plan
 from lbtrain.records import write_whole
 from tools.landscape import chart, page
-from tools.landscape.noise import Advice, Window, advise, batch_schedule, windows
+from tools.landscape.noise import REMEDY, Advice, Window, advise, batch_schedule, windows
 from tools.landscape.runs import Run
 from tools.study.report import origin_of
 
@@ -91,9 +91,10 @@ def _window(window: Window) -> dict[str, Any]:
     return {
         "start": window.start,
         "end": window.end,
-        "batch_size": window.batch_size,
+        "steps": window.steps,
         "noise_scale": noise.value,
         "noise_scale_interval": [noise.low, noise.high if math.isfinite(noise.high) else None],
+        "tells": window.tells,
     }
 
 
@@ -107,15 +108,31 @@ def _verdict(advice: Advice, found: Sequence[Window], schedule: list[str], refus
     ]
     if schedule:
         lines.append(f"a batch that follows the noise: {' '.join(schedule)}  (growing the batch stands for decaying the rate: not both)")
-        if unbounded := sum(math.isinf(window.noise.high) for window in found):
-            lines.append(
-                f"in {unbounded} of {len(found)} stretches the noise scale has no upper bound: there this batch keeps to the lower "
-                "one, and is smaller than it could be. Measure more often, or leave out with --until-loss what had nothing left to learn"
-            )
     else:
         lines.append(f"no batch schedule that follows the noise: its plan is refused, {refusal}")
     if float(run.plan["batch_size"]) > 4 * advice.critical_batch:
         lines.append("this run's batch is past that point: the same progress at a smaller batch, with its rate, costs fewer examples")
+    return lines + _doubts(found, schedule)
+
+
+def _doubts(found: Sequence[Window], schedule: list[str]) -> list[str]:
+    """What the measurements leave open, and what would help."""
+    told = [window for window in found if window.tells]
+    silent, unbounded = len(found) - len(told), sum(math.isinf(window.noise.high) for window in told)
+    lines = []
+    if silent:
+        part = f"{sum(window.end - window.start for window in found if not window.tells):,} of {found[-1].end:,} examples"
+        lines.append(
+            f"{silent} of {len(found)} stretches ({part}) are left out of the critical batch, since gradient and noise do not both show "
+            "there: what they did counts as if it had cost what the rest did"
+        )
+    if schedule and unbounded:
+        lines.append(
+            f"in {unbounded} of {len(told)} stretches the noise scale has no upper bound: there this batch keeps to the lower one, and is "
+            "smaller than it could be"
+        )
+    if silent or unbounded:
+        lines.append(f"{REMEDY}. Or leave out with --until-loss what had nothing left to learn")
     return lines
 
 

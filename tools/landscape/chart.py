@@ -46,17 +46,11 @@ def _draw_tradeoff(axes: Axes, advice: Advice) -> None:
 
 
 def _draw_course(axes: Axes, found: Sequence[Window], train_examples: int, schedule: Sequence[str]) -> None:
-    shown = [window.noise.value or window.noise.low or 1.0 for window in found] + [window.batch_size for window in found]
+    shown = [window.noise.value or 1.0 for window in found if window.tells] + [size for window in found for size in window.steps]
     # A band without an end runs off the picture: none may seem to end where the axis does.
     bottom, top = max(1.0, min(shown) / 4), 4 * max(shown)
-    for number, window in enumerate(found):
-        span = [window.start / train_examples, window.end / train_examples]
-        noise = window.noise
-        axes.fill_between(span, max(noise.low, bottom / 2), min(noise.high, 2 * top), color=BLUE, alpha=0.18, linewidth=0)
-        if noise.value is not None:
-            label = "noise scale, with 95% bands" if number == 0 else None
-            axes.plot(span, [noise.value] * 2, color=BLUE, linewidth=2, label=label)
-        axes.plot(span, [window.batch_size] * 2, color=ORANGE, linewidth=1.5, label="this run's batch" if number == 0 else None)
+    for window in found:
+        _draw_window(axes, window, train_examples, bottom, top)
     if schedule:
         epochs, sizes = _steps_of(schedule, found[-1].end / train_examples)
         axes.plot(epochs, sizes, color=GREEN, linestyle="--", drawstyle="steps-post", label="a batch that follows it")
@@ -64,10 +58,26 @@ def _draw_course(axes: Axes, found: Sequence[Window], train_examples: int, sched
     _finish(axes)
 
 
+def _draw_window(axes: Axes, window: Window, train_examples: int, bottom: float, top: float) -> None:
+    noise, span = window.noise, [window.start / train_examples, window.end / train_examples]
+    if window.tells:
+        axes.fill_between(span, max(noise.low, bottom / 2), min(noise.high, 2 * top), color=BLUE, alpha=0.18, linewidth=0)
+        axes.plot(span, [noise.value or 0.0] * 2, color=BLUE, linewidth=2, label=_once(axes, "noise scale, with 95% bands"))
+    else:
+        axes.axvspan(*span, color="#888888", alpha=0.15, linewidth=0, label=_once(axes, "no noise scale shows: left out"))
+    edges = np.cumsum([window.start, *(size * count for size, count in window.steps.items())]) / train_examples
+    axes.stairs(list(window.steps), edges, baseline=None, color=ORANGE, linewidth=1.5, label=_once(axes, "this run's batch"))
+
+
+def _once(axes: Axes, label: str) -> str | None:
+    """The label for the first of several alike."""
+    return None if label in axes.get_legend_handles_labels()[1] else label
+
+
 def _steps_of(schedule: Sequence[str], end: float) -> tuple[list[float], list[float]]:
     values = dict(word.split("=") for word in schedule)
     epochs, sizes = [0.0], [float(values["batch_size"])]
-    for point in filter(None, values.get("schedule.batch_growth", "").split(",")):
+    for point in filter(None, values["schedule.batch_growth"].split(",")):
         at, factor = point.split(":")
         epochs.append(float(at.removesuffix("ep")))
         sizes.append(sizes[-1] * float(Fraction(factor)))
@@ -120,12 +130,16 @@ def _grid(rows: Sequence[dict[str, Any]], names: Sequence[str], value: Any) -> A
 
 
 def _finish(axes: Axes) -> None:
+    _tidy(axes)
+    axes.legend(frameon=False, fontsize=9)
+
+
+def _tidy(axes: Axes) -> None:
     axes.grid(alpha=0.25, which="both")
     axes.spines[["top", "right"]].set_visible(False)
     for axis in (axes.xaxis, axes.yaxis):
         if axis.get_scale() == "log":
             _plain_numbers(axis)
-    axes.legend(frameon=False, fontsize=9)
 
 
 def _plain_numbers(axis: Axis) -> None:
@@ -179,16 +193,18 @@ def draw_spectra(densities: Sequence[dict[str, Any]], names: Sequence[str], path
 
 
 def draw_distances(runs: Sequence[Sequence[dict[str, Any]]], fits: Sequence[Any], names: Sequence[str], path: Path) -> None:
-    """Hoffer et al. 2017, figure 2: distance from the initial weights over steps, on a logarithmic axis, each with its fit."""
+    """Hoffer et al. 2017, figure 2: distance from the initial weights over steps (logarithmic), with the fit where there is one."""
     figure = Figure(figsize=(8, 4.6), layout="constrained")
     axes = figure.subplots()
     for rows, fit, name, colour in zip(runs, fits, names, (BLUE, ORANGE), strict=True):
-        steps = np.array([row["step"] for row in rows])
-        axes.plot(steps, [row["distance"] for row in rows], "o", color=colour, markersize=4, label=name)
-        law = f"{fit.intercept:.2g} + {fit.slope:.2g} ln(step), {fit.explained:.0%} explained"
-        axes.plot(steps, fit.at(steps), "--", color=colour, linewidth=1, label=law)
+        axes.plot([row["step"] for row in rows], [row["distance"] for row in rows], "o", color=colour, markersize=4, label=name)
+        if fit:
+            early = np.geomspace(fit.first, fit.last)
+            law = f"steps {fit.first} to {fit.last}: {fit.intercept:.2g} + {fit.slope:.2g} ln(step), {fit.explained:.0%} explained"
+            axes.plot(early, fit.at(early), "--", color=colour, linewidth=2, label=law)
     axes.set(xscale="log", xlabel="step", ylabel="|w - w0|", title="Distance from the initial weights", ylim=(0, None))
-    _finish(axes)
+    _tidy(axes)
+    figure.legend(frameon=False, fontsize=9, loc="outside lower center", ncols=2)  # inside it would hide points
     figure.savefig(path, dpi=130)
 
 

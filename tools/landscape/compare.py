@@ -4,12 +4,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 
-from lbtrain.analysis.objective import calm
+from lbtrain.analysis.objective import Objective, calm
+from lbtrain.nn import GhostStatistics
 from lbtrain.provenance import commit, hardware
 from lbtrain.records import write_whole
 from lbtrain.tasks import create_task
@@ -27,24 +28,41 @@ FAR_FROM_CONVERGED = 4
 
 @dataclass(frozen=True)
 class LogFit:
-    """distance ~ intercept + slope * ln(step), by least squares over all rows; `explained`: the share of the variance that it explains."""
+    """distance ~ intercept + slope * ln(step), by least squares from step `first` to `last`; `explained`: its share of the variance."""
 
     intercept: float
     slope: float
     explained: float
+    first: int
+    last: int
 
     def at(self, step: Any) -> Any:
         return self.intercept + self.slope * np.log(step)
 
 
-def fit_log(rows: Sequence[dict[str, Any]]) -> LogFit | None:
-    """Hoffer et al. 2017, section 3: the distance from the start grows like the logarithm of the steps. None for fewer than 3 rows."""
+def fit_log(distances: Sequence[dict[str, Any]], train: Sequence[dict[str, Any]]) -> LogFit | None:
+    """Hoffer et al. 2017, section 3: at the high rate of the start the distance from it grows like the logarithm of the steps.
+
+    `distances` and `train` are the rows of these kinds. Rows count from where the rate is at its peak, which ends the warm-up, as long as
+    it is at least half of that. None for fewer than 3 of them.
+    """
+    early = _at_high_rate(train)
+    rows = [row for row in distances if row["step"] in early]
     if len(rows) < 3:
         return None
-    steps, distances = (np.array([row[key] for row in rows], dtype=float) for key in ("step", "distance"))
-    slope, intercept = np.polyfit(np.log(steps), distances, 1)
-    residual = distances - intercept - slope * np.log(steps)
-    return LogFit(float(intercept), float(slope), float(1 - residual.var() / distances.var()))
+    steps, lengths = (np.array([row[key] for row in rows], dtype=float) for key in ("step", "distance"))
+    slope, intercept = np.polyfit(np.log(steps), lengths, 1)
+    residual = lengths - intercept - slope * np.log(steps)
+    explained = 1 - residual.var() / lengths.var()
+    return LogFit(float(intercept), float(slope), float(explained), rows[0]["step"], rows[-1]["step"])
+
+
+def _at_high_rate(train: Sequence[dict[str, Any]]) -> set[int]:
+    """Logged steps after the warm-up with at least half of the peak rate."""
+    if not train:
+        return set()
+    peak = max(train, key=lambda row: row["lr"])  # the first, where several are alike
+    return {row["step"] for row in train if row["step"] >= peak["step"] and row["lr"] >= peak["lr"] / 2}
 
 
 def compare(small: Run, large: Run, out: Path, here: Here, options: LossOptions) -> str:
@@ -60,11 +78,11 @@ def compare(small: Run, large: Run, out: Path, here: Here, options: LossOptions)
     out.mkdir(parents=True, exist_ok=True)
     names = [f"{run.path.name} (batch {run.plan['batch_size']:,})" for run in runs]
     distances = [run.rows("distance") for run in runs]
-    fits = [fit_log(rows) for rows in distances]
+    fits = [fit_log(rows, run.rows("train")) for rows, run in zip(distances, runs, strict=True)]
     pictures = [out / "line.png", out / "spectrum.png"]
     chart.draw_line(line, names, pictures[0])
     chart.draw_spectra([each["density"] for each in spectra], names, pictures[1])
-    if all(fits):
+    if all(distances):
         pictures.append(out / "distance.png")
         chart.draw_distances(distances, fits, names, pictures[2])
     table = _table(runs, names, sharpness, spectra, fits)
@@ -77,9 +95,10 @@ def compare(small: Run, large: Run, out: Path, here: Here, options: LossOptions)
 
 
 def along_the_line(small: Run, large: Run, out: Path, here: Here, options: LossOptions) -> list[dict[str, float]]:
-    """Training loss and evaluation metrics at ALPHAS, batch norm as in `options`; weights and running statistics are interpolated.
+    """At ALPHAS the training loss, batch norm as in `options`, and the evaluation metric; weights and statistics are interpolated.
 
-    The micro-batches are those of `small`, in whose ghost batches both are measured here.
+    The metric is taken in evaluation mode, with `batch` on running statistics that are taken anew (`renew_statistics`). The micro-batches
+    are those of `small`, in whose ghost batches both are measured here.
     """
     ends, options = [small.weights, large.weights], options.fitting(small)
     settings = {"checkpoints": [run.checkpoint.checksum for run in (small, large)], **vars(options)}
@@ -96,6 +115,8 @@ def along_the_line(small: Run, large: Run, out: Path, here: Here, options: LossO
                 model.load_state_dict(interpolated(ends[0], ends[1], alpha))
                 loss = objective.value()
                 with calm(model, options.batch_norm):
+                    if options.batch_norm == "batch":
+                        renew_statistics(objective, here)
                     found = task.evaluate(model, micro_batch_size=options.micro_batch, rank=here.rank, world_size=here.world_size)
                 headline = task.headline
                 return {"alpha": alpha, "train_loss": loss, "metric": found.metrics[headline.name], "label": headline.label}
@@ -103,6 +124,21 @@ def along_the_line(small: Run, large: Run, out: Path, here: Here, options: LossO
             points.append(kept(out / "line", f"{number:02}", settings, measure, here))
             tick()
     return points
+
+
+def renew_statistics(objective: Objective, here: Here) -> None:
+    """Running statistics become the average over the ghost batches of the objective, and batch norm uses them; inside `calm`. Collective.
+
+    Those of evaluation batches would depend on the order of the examples, and interpolated ones belong to no network.
+    """
+    layers = GhostStatistics(objective.model).layers
+    with torch.no_grad():
+        for batch in objective.batches:
+            objective.loss(objective.model, batch)
+        for layer in layers:
+            cast(torch.Tensor, layer.running_mean).copy_(here.mean(layer.step_mean))
+            cast(torch.Tensor, layer.running_var).copy_(here.mean(layer.step_var))
+            layer.eval()
 
 
 def interpolated(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor], alpha: float) -> dict[str, torch.Tensor]:
@@ -126,9 +162,11 @@ def _table(
     rows.append(["smallest eigenvalue", *(f"{each['eigenvalues']['smallest']:.4g}" for each in spectra)])
     rows.append(["trace (95%)", *(f"{each['trace']['value']:.4g} ({_interval(each['trace']['interval'])})" for each in spectra)])
     if all(fits):
-        rows.append(["distance from the start: slope per ln(step)", *(f"{fit.slope:.3g} ({fit.explained:.0%} explained)" for fit in fits)])
-        last = [run.rows("distance")[-1]["distance"] for run in runs]
-        rows.append(["distance from the start, end of the run", *(f"{value:.3g}" for value in last)])
+        rows.append(
+            ["distance from the start: slope per ln(step), early", *(f"{fit.slope:.3g} ({fit.explained:.0%} explained)" for fit in fits)]
+        )
+    if all(distances := [run.rows("distance") for run in runs]):
+        rows.append(["distance from the start, end of the run", *(f"{each[-1]['distance']:.3g}" for each in distances)])
     return page.Table("Measured at the newest checkpoint of each", ["", *names], rows)
 
 
@@ -154,11 +192,14 @@ def _verdict(
     if all(fits):
         slopes = " and ".join(f"{fit.slope:.3g} ({fit.explained:.0%} explained)" for fit in fits)
         lines.append(
-            f"distance from the start grows by {slopes} per ln(step): Hoffer et al. find equal slopes where the rate is scaled right, "
-            "early in training, while it is high"
+            f"distance from the start grows by {slopes} per ln(step) after the warm-up, while the rate is at least half its peak: Hoffer "
+            "et al. find equal slopes there where the rate is scaled right"
         )
     else:
-        lines.append("distance from the start was not measured in both: train with measure.distance=true")
+        lines.append(
+            "how the distance from the start grows takes 3 rows of each run after the warm-up, while the rate is at least half its peak: "
+            "train with measure.distance=true, and with a shorter log_every where that is there"
+        )
     return lines
 
 

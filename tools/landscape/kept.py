@@ -14,13 +14,16 @@ from lbtrain.analysis import Objective
 from lbtrain.records import write_whole
 from tools.landscape.runs import Here
 
+MEANING = 2
+"""Raised where a measurement comes to mean something else: what was kept before is then measured anew."""
+
 
 def kept(folder: Path, name: str, settings: dict[str, Any], measure: Callable[[], dict[str, Any]], here: Here) -> dict[str, Any]:
     """folder/NAME.json if it holds a measurement with these settings; else measures, and writes it there. Collective, as `measure` is.
 
     Rank 0 looks for all: another might see the file earlier or later, or not at all on its host, and measure alone.
     """
-    path = folder / f"{name}.json"
+    path, settings = folder / f"{name}.json", {**settings, "meaning": MEANING}
     if found := here.from_rank_0(lambda: _read(path, settings)):
         return found
     result = measure()

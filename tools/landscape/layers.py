@@ -15,6 +15,6 @@ def layers(run: Run) -> str:
             pictures.append(run.folder / name)
     if not pictures:
         raise RecipeError(
-            f"{run.path} has no layer-wise rows: train with measure.noise_scale=10it measure.layers=true, or with LARS or LAMB"
+            f"{run.path} has no layer-wise rows: train with measure.noise_scale=20it measure.layers=true, or with LARS or LAMB"
         )
     return "\n".join(map(str, pictures))

@@ -11,6 +11,7 @@ Limits: B_simple in place of B_noise, a run whose rate was tuned for its batch, 
 
 import itertools
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,28 +21,36 @@ import numpy as np
 from lbtrain.analysis.noise_scale import Moments, NoiseScale, moments_of_row, noise_scale
 from lbtrain.errors import RecipeError
 
-WINDOWS = 8
+WINDOWS = 8, 4, 2, 1
 FEWEST = 5
 """Measurements in a window, at least."""
+REMEDY = (
+    "Measure more often, or cut a batch into more micro-batches (micro_batch_size): each is then measured, and a single one only in part"
+)
 RESAMPLES = 1000
 
 
 @dataclass(frozen=True)
 class Window:
-    """A part of the run: measurements that are averaged, before dividing; `start` to `end` in examples, `steps` in it at `batch_size`."""
+    """A part of the run: measurements that are averaged, before dividing; `start` to `end` in examples, `steps` in it by batch size."""
 
     start: int
     end: int
-    batch_size: int
+    steps: dict[int, float]
     measured: list[Moments]
-
-    @property
-    def steps(self) -> float:
-        return (self.end - self.start) / self.batch_size
 
     @property
     def noise(self) -> NoiseScale:
         return noise_scale(self.measured)
+
+    @property
+    def tells(self) -> bool:
+        """Whether gradient and noise both show. An interval from 0 on leaves the noise scale open, however well the gradient is known."""
+        return self.noise.value is not None and self.noise.low > 0
+
+    def fewest_steps(self, noise: float) -> float:
+        """How many steps without noise make the progress of these."""
+        return sum(count / (1 + noise / size) for size, count in self.steps.items())
 
 
 @dataclass(frozen=True)
@@ -61,53 +70,62 @@ class Advice:
 
 
 def windows(rows: Sequence[dict[str, Any]]) -> list[Window]:
-    """Cuts the rows of kind `noise` into windows of equal count: WINDOWS, or as many as let a gradient be told from the noise in each.
+    """Cuts the rows of kind `noise` into windows of equal count: as many as WINDOWS has it, so that at least half of them tell something.
 
-    Raises RecipeError where there are too few rows, or where the gradient drowns in the noise even on average over the run.
+    One in many that tell nothing may seem to by chance, and would then speak for the whole run. Raises RecipeError where there are too few
+    rows, or where they tell nothing even on average over the run.
     """
     if len(rows) < FEWEST:
         raise RecipeError(
-            f"{len(rows)} measurements of the gradient noise are too few, {FEWEST} are needed: train with measure.noise_scale=10it or so"
+            f"{len(rows)} measurements of the gradient noise are too few, {FEWEST} are needed: train with measure.noise_scale=20it, or "
+            "more often where the run is that short"
         )
-    for count in range(min(WINDOWS, len(rows) // FEWEST), 0, -1):
+    for count in (count for count in WINDOWS if count * FEWEST <= len(rows)):
         found = _cut(rows, count)
-        if all(window.noise.value is not None for window in found):
+        if 2 * sum(window.tells for window in found) >= count:
             return found
-    raise RecipeError(
-        f"in {len(rows)} measurements the gradient drowns in the noise: the critical batch is above {found[0].noise.low:,.0f}, and more "
-        f"cannot be said. Measure more often, or train at a larger batch"
-    )
+    raise RecipeError(f"in {len(rows)} measurements {_all_that_is_known(found[0].noise)}. {REMEDY}")
+
+
+def _all_that_is_known(noise: NoiseScale) -> str:
+    """Of measurements that tell no noise scale."""
+    if math.isfinite(noise.high):
+        return f"no noise shows beside the gradient: the critical batch is below {noise.high:,.0f}, and more cannot be said"
+    if noise.low:
+        return f"the gradient drowns in the noise: the critical batch is above {noise.low:,.0f}, and more cannot be said"
+    return "gradient and noise cannot be told apart, and nothing can be said of the critical batch"
 
 
 def _cut(rows: Sequence[dict[str, Any]], count: int) -> list[Window]:
+    """A row stands for what was seen since the one before it, at its own batch: a batch may grow within a window."""
     edges = [round(index * len(rows) / count) for index in range(count + 1)]
-    found, start = [], 0
+    found, end = [], 0
     for first, last in itertools.pairwise(edges):
-        part = rows[first:last]
-        found.append(Window(start, part[-1]["examples"], part[-1]["large_batch"], [moments_of_row(row) for row in part]))
-        start = part[-1]["examples"]
+        start, steps = end, defaultdict[int, float](float)
+        for row in rows[first:last]:
+            steps[row["large_batch"]] += (row["examples"] - end) / row["large_batch"]
+            end = row["examples"]
+        found.append(Window(start, end, dict(steps), [moments_of_row(row) for row in rows[first:last]]))
     return found
 
 
 def advise(found: Sequence[Window]) -> Advice:
-    """The interval is the middle 95% of resampled measurements (bootstrap within each window).
+    """The critical batch of the windows that tell something; those that do not count as progress that cost what the others' did.
 
-    Raises RecipeError where no window shows any noise beside the gradient.
+    The interval is the middle 95% of resampled measurements (bootstrap within each window).
     """
-    steps, examples = _minima(found, [_ratio(np.array(window.measured)) for window in found])
-    if not examples:
-        raise RecipeError(
-            f"in {sum(len(window.measured) for window in found)} measurements no noise shows beside the gradient: the critical batch is "
-            f"below {max(window.noise.high for window in found):,.0f}, and more cannot be said. Measure more often"
-        )
+    told = [window for window in found if window.tells]
+    steps, examples = _minima(told, [_ratio(np.array(window.measured)) for window in told])
     generator = np.random.default_rng(0)
     resampled = []
     for _ in range(RESAMPLES):
-        ratios = [_ratio(generator.choice(np.array(window.measured), len(window.measured))) for window in found]
-        few_steps, few_examples = _minima(found, ratios)
+        ratios = [_ratio(generator.choice(np.array(window.measured), len(window.measured))) for window in told]
+        few_steps, few_examples = _minima(told, ratios)
         resampled.append(few_examples / few_steps if few_steps else math.inf)
     low, high = np.quantile(resampled, [0.025, 0.975], method="nearest")
-    return Advice(examples / steps, (float(low), float(high) if math.isfinite(high) else None), steps, examples)
+    critical = examples / steps
+    steps += sum(window.fewest_steps(critical) for window in found if not window.tells)
+    return Advice(critical, (float(low), float(high) if math.isfinite(high) else None), steps, critical * steps)
 
 
 def _ratio(measured: "np.ndarray[Any, Any]") -> float:
@@ -116,34 +134,36 @@ def _ratio(measured: "np.ndarray[Any, Any]") -> float:
 
 
 def _minima(found: Sequence[Window], ratios: Sequence[float]) -> tuple[float, float]:
-    """steps_min and examples_min of the run from each window's noise scale."""
-    shares = [1 / (1 + ratio / window.batch_size) for window, ratio in zip(found, ratios, strict=True)]
-    steps = sum(share * window.steps for share, window in zip(shares, found, strict=True))
+    """steps_min and examples_min of these windows from each one's noise scale."""
+    steps = [window.fewest_steps(ratio) for window, ratio in zip(found, ratios, strict=True)]
     if any(math.isinf(ratio) for ratio in ratios):
-        return steps, math.inf
-    return steps, sum(ratio * share * window.steps for ratio, share, window in zip(ratios, shares, found, strict=True))
+        return sum(steps), math.inf
+    return sum(steps), sum(ratio * few for ratio, few in zip(ratios, steps, strict=True))
 
 
 def batch_schedule(found: Sequence[Window], *, train_examples: int, whole: int) -> list[str]:
     """Overrides that let the batch follow the noise scale by powers of two: `batch_size=32`, `schedule.batch_growth=2ep:2,5ep:4`.
 
-    A batch is `whole` examples (a ghost batch) times a power of two. Where a window's noise scale has no upper bound, its lower one counts.
-    The batch never shrinks, nor grows past an eighth of the data.
+    The growth is there also where it is empty, since a recipe may have one of its own. A batch is `whole` examples (a ghost batch) times a
+    power of two. Where a window's noise scale has no upper bound, its lower one counts; windows that tell nothing change nothing. The batch
+    never shrinks, nor is it more than an eighth of the data, or `whole` where that is more.
     """
-    most = max(1.0, train_examples / 8)
-    (_, size), *later = [(window.start, _power_of_two(min(_supported(window.noise), most), whole)) for window in found]
-    words, growth = [f"batch_size={size}"], []
+    most = max(whole, train_examples / 8)
+    told = [window for window in found if window.tells]
+    (_, size), *later = [(window.start, _power_of_two(_supported(window.noise), whole, most)) for window in told]
+    growth, first = [], size
     for start, wanted in later:
         if wanted > size:
             growth.append(f"{round(start / train_examples, 3):g}ep:{wanted // size}")
             size = wanted
-    return words + ([f"schedule.batch_growth={','.join(growth)}"] if growth else [])
+    return [f"batch_size={first}", f"schedule.batch_growth={','.join(growth)}"]
 
 
 def _supported(noise: NoiseScale) -> float:
     return noise.value if noise.value is not None and math.isfinite(noise.high) else noise.low
 
 
-def _power_of_two(noise: float, whole: int) -> int:
-    """`whole` times the power of two that comes nearest to the noise scale."""
-    return int(whole * 2 ** max(0, round(math.log2(max(1.0, noise) / whole))))
+def _power_of_two(noise: float, whole: int, most: float) -> int:
+    """`whole` times the power of two that comes nearest to the noise scale, or the last one below `most`."""
+    power = min(round(math.log2(max(1.0, noise) / whole)), math.floor(math.log2(most / whole)))
+    return int(whole * 2 ** max(0, power))

@@ -6,15 +6,18 @@ fitted to the best ones in logarithms. The prediction comes from the run at the 
 
 import datetime
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from lbtrain.census import census
+from lbtrain.cluster.launch import detect_world
 from lbtrain.data import facts
 from lbtrain.errors import RecipeError
+from lbtrain.plan import make_plan
 from lbtrain.recipe import Recipe
 from lbtrain.records import write_whole
 from lbtrain.run_directory import RunDirectory
@@ -48,7 +51,7 @@ LOG_EXAMPLES = 256
 def sweep(recipe: Recipe, question: Question, out: Path, *, command: str) -> str:
     """Trains what is not there yet, then writes sweep.json, sweep.png and sweep.html into `out`, with the `command` that asked for them.
 
-    Raises RecipeError, before anything is trained, if `out` holds runs of another recipe or with other settings.
+    Raises RecipeError, before anything is trained, if `out` holds runs of another recipe or with other settings, or if a run cannot be.
     """
     from lbtrain.main import run
 
@@ -56,6 +59,7 @@ def sweep(recipe: Recipe, question: Question, out: Path, *, command: str) -> str
     for folder, own in planned.items():
         if changed := RunDirectory(folder).changes(own):
             raise RecipeError(f"{folder} holds a run of another sweep ({'; '.join(changed)}): choose another --out, or undo the change")
+    _check_plans(recipe, question, planned.values())
     with Bars(enabled=True).watching("sweep: runs", len(planned)) as tick:
         for folder, own in planned.items():
             if not (folder / "ended").exists():
@@ -64,11 +68,27 @@ def sweep(recipe: Recipe, question: Question, out: Path, *, command: str) -> str
     return report(question, out, command=command)
 
 
+def _check_plans(recipe: Recipe, question: Question, planned: Iterable[Recipe]) -> None:
+    """Raises RecipeError, naming the batches that work, if the plan of a run is refused."""
+    world, counted = detect_world(), census(recipe, facts(recipe.data))
+    refused: dict[int, str] = {}
+    for own in planned:
+        try:
+            make_plan(own, world.world_size, engine=world.launcher if own.engine == "auto" else own.engine, model_census=counted)
+        except RecipeError as error:
+            refused[own.batch_size] = str(error)
+    if refused:
+        working = [str(size) for size in question.batches if size not in refused]
+        remedy = f"--batches {' '.join(working)} would do" if working else "none of the batches would do"
+        reasons = "; ".join(f"{size}: {reason}" for size, reason in sorted(refused.items()))
+        raise RecipeError(f"{remedy}: a sweep measures the noise scale in every run, and the plan refuses {reasons}")
+
+
 def arm(recipe: Recipe, question: Question, size: int, rate: float, seed: int) -> Recipe:
     """One run: a constant rate, no warm-up, as many epochs or steps as the question gives it."""
     steps = max(question.least_steps, round(question.epochs * facts(recipe.data).train_examples / size))
     peak = rate * recipe.schedule.base_lr * (size / recipe.schedule.base_batch_size) ** 0.5
-    schedule = dict(base_lr=peak, rule="none", warmup="0ep", decay="none")
+    schedule = dict(base_lr=peak, rule="none", warmup="0ep", decay="none", batch_growth=[])
     ends: dict[str, Any] = dict(duration=f"{steps}it", evaluate_every=f"{steps}it", checkpoint=dict(every=f"{steps}it"))
     logged = f"{max(1, LOG_EXAMPLES // size)}it"
     return recipe.vary(batch_size=size, seed=seed, schedule=schedule, log_every=logged, measure=dict(noise_scale="2it"), **ends)

@@ -86,3 +86,21 @@ def test_the_running_average_forgets_what_is_older_than_its_window():
     for _ in range(WINDOW):
         found = running.add(Moments(2.0, 8.0))
     assert found.measurements == WINDOW and found.value == pytest.approx(4)
+
+
+def test_a_lower_bound_is_only_given_where_no_noise_is_not_possible():
+    """The interval against its definition, ratio by ratio, on bursts: most measurements are small, a few speak for all."""
+    without_bound = []
+    for seed in range(100):
+        values = torch.randn(20, 2, generator=torch.Generator().manual_seed(seed)).double() ** 3 + torch.tensor([0.6, 1.2])
+        found, (squares, traces) = noise_scale([Moments(*pair) for pair in values.tolist()]), values.T
+        quantile = 2.093  # Student's t, 19 degrees of freedom, 95%
+
+        def possible(ratio: float, squares: torch.Tensor = squares, traces: torch.Tensor = traces, quantile: float = quantile) -> bool:
+            rest = traces - ratio * squares
+            return bool(rest.mean().abs() <= quantile * rest.std() / math.sqrt(20))
+
+        if found.high == math.inf:
+            without_bound.append(found)
+            assert (found.low == 0) == possible(0), seed
+    assert {each.low == 0 for each in without_bound} == {True, False}

@@ -11,7 +11,7 @@ from lbtrain.errors import RecipeError
 from lbtrain.plan import make_plan
 from tools.landscape import chart
 from tools.landscape.__main__ import main
-from tools.landscape.noise import Advice, advise, batch_schedule, windows
+from tools.landscape.noise import Advice, _cut, advise, batch_schedule, windows
 from tools.scaling_report.__main__ import main as scaling_report
 from tools.scaling_report.report import Report, Row
 
@@ -49,18 +49,65 @@ def test_a_growing_noise_scale_grows_the_batch_by_powers_of_two_and_never_shrink
     assert [phase.batch_size for phase in make_plan(recipe, 1).phases] == [32, 64, 128, 512]
 
 
-def test_windows_are_merged_until_the_gradient_shows():
-    found = rows([100] * 8, spread=0)
-    for row in found[40:60]:
-        row |= {"small_square": 100 / 16 - 0.5, "large_square": 100 / 64 - 0.5}  # |G|^2 = -0.5, as noise may have it
+def test_windows_are_cut_so_that_half_of_them_or_more_tell_something():
     assert len(windows(rows([100] * 8))) == 8
-    merged = windows(found)
-    assert len(merged) < 8 and sum(len(window.measured) for window in merged) == 160
-    assert all(window.noise.value is not None for window in merged)
-    with pytest.raises(RecipeError, match="drowns in the noise: the critical batch is above"):
-        windows(found[40:60])
+    noisy = windows(rows([300] * 8, each=5, spread=0.8))
+    assert len(noisy) < 8 and sum(len(window.measured) for window in noisy) == 40
+    assert 2 * sum(window.tells for window in noisy) >= len(noisy)
+    drowned = rows([100], each=5)
+    for number, row in enumerate(drowned):
+        for key in ("small_square", "large_square"):
+            row[key] += 0.2 * (-1) ** number - 1.1  # |G|^2 is then now above, now below 0, as noise may have it
+    with pytest.raises(RecipeError, match="5 measurements the gradient drowns in the noise: the critical batch is above"):
+        windows(drowned)
     with pytest.raises(RecipeError, match="4 measurements of the gradient noise are too few"):
         windows(rows([100], each=4))
+
+
+def drowned_end(*, parts=8, told=2, each=20):
+    """Rows whose noise scale is 100 in the first parts of the run; the rest, a few bursts among next to nothing, allow any."""
+    found, generator = rows([100] * parts, each=each), np.random.default_rng(0)
+    for row in found[told * each :]:
+        row |= dict(zip(("small_square", "large_square"), 1e-4 * np.exp(4 * generator.standard_normal(2)), strict=True))
+    return found
+
+
+def test_a_stretch_that_allows_any_noise_scale_is_left_out():
+    found = windows(drowned_end())
+    silent = [window for window in found if not window.tells]
+    assert silent and found[-len(silent) :] == silent and sum(window.end - window.start for window in silent) >= 51_200, (
+        "of 102,400 examples"
+    )
+    alone = advise(windows(drowned_end()[:40]))
+    advice = advise(found)
+    assert advice.critical_batch == pytest.approx(100, rel=0.05) == alone.critical_batch
+    assert advice.critical_batch_interval == pytest.approx(alone.critical_batch_interval, rel=0.1)
+    assert advice.min_steps == pytest.approx(4 * alone.min_steps, rel=0.05) and advice.steps(64) == pytest.approx(1600)
+    words = batch_schedule(found, train_examples=12800, whole=8)
+    assert words == ["batch_size=128", "schedule.batch_growth="]
+    with pytest.raises(RecipeError, match="in 20 measurements gradient and noise cannot be told apart, and nothing can be said"):
+        windows(drowned_end(told=0)[:20])
+
+
+def test_a_growing_batch_counts_with_what_it_was():
+    """20 steps at 32, then 20 at 128, the batch growing inside a window."""
+    first, last = rows([96], batch=32, small=8, spread=0, every=1), rows([96], batch=128, spread=0, every=1)
+    for row in last:
+        row["examples"] += first[-1]["examples"]
+    (window,) = _cut([*first[8:], *last[:8]], 1)
+    assert window.steps == {32: 20, 128: 8}
+    advice = advise([window])
+    assert advice.min_steps == pytest.approx(20 / (1 + 96 / 32) + 8 / (1 + 96 / 128)) and advice.critical_batch == pytest.approx(96)
+    assert advise(windows(first + last)).min_steps == pytest.approx(20 / (1 + 96 / 32) + 20 / (1 + 96 / 128))
+
+
+def test_an_advised_batch_is_never_more_than_an_eighth_of_the_data():
+    found = windows(rows([40_000] * 8, batch=4096))
+    (word, growth) = batch_schedule(found, train_examples=50_000, whole=32)
+    assert word == "batch_size=4096", "6,250 is an eighth, and 8,192 the nearest power of two"
+    assert growth == "schedule.batch_growth=", "what a recipe grew by before is taken back"
+    assert Recipe().vary(schedule=dict(batch_growth=["10ep:3"])).with_overrides([word, growth]).schedule.batch_growth == []
+    assert batch_schedule(found, train_examples=200, whole=32)[0] == "batch_size=32", "one ghost batch there must be"
 
 
 def test_where_no_noise_shows_nothing_is_advised():
@@ -69,7 +116,7 @@ def test_where_no_noise_shows_nothing_is_advised():
     for row in found:
         row["small_square"] = row["large_square"] - 0.01
     with pytest.raises(RecipeError, match="in 20 measurements no noise shows beside the gradient: the critical batch is below"):
-        advise(windows(found))
+        windows(found)
 
 
 @pytest.fixture
@@ -122,10 +169,17 @@ def test_the_picture_of_the_tradeoff_is_read_without_guessing():
 def test_a_band_without_an_end_runs_off_the_picture():
     axes = Figure().subplots()
     drowned = windows(rows([300] * 4, each=5, spread=0.3))
-    assert any(window.noise.high == float("inf") for window in drowned)
+    assert any(window.noise.high == float("inf") for window in drowned if window.tells)
     chart._draw_course(axes, drowned, 1000, [])
     tops = [band.get_paths()[0].vertices[:, 1].max() for band in axes.collections]
-    assert len(tops) == len(drowned) and max(tops) > axes.get_ylim()[1]
+    assert len(tops) == sum(window.tells for window in drowned) and max(tops) > axes.get_ylim()[1]
+
+
+def test_the_course_shows_once_what_was_left_out():
+    axes, found = Figure().subplots(), windows(drowned_end())
+    chart._draw_course(axes, found, 1000, [])
+    left_out = [patch for patch in axes.patches if patch.get_label() == "no noise scale shows: left out"]
+    assert len(axes.collections) == sum(window.tells for window in found) < len(found) and len(left_out) == 1
 
 
 def test_a_schedule_that_the_plan_refuses_is_not_advised(run_dir, capsys):

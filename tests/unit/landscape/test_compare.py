@@ -2,17 +2,22 @@
 
 import json
 import shutil
+from itertools import islice
 
 import numpy as np
 import pytest
 import torch
 
+from lbtrain.analysis.sharpness import Sharpness
 from lbtrain.errors import RecipeError
+from lbtrain.tasks import create_task
+from lbtrain.tasks.classification import Classification
 from tests.tiny_detection import tiny
 from tests.unit.landscape.untrained import write_run
 from tools.landscape import measures
 from tools.landscape.__main__ import main
 from tools.landscape.compare import _converged, fit_log, interpolated
+from tools.landscape.runs import Run
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +70,16 @@ def test_a_second_time_nothing_is_measured(runs, monkeypatch, capsys):
     monkeypatch.setattr("tools.landscape.runs.Run.objective", None)
     assert main(["sharpness", str(runs[0]), *OPTIONS]) == 0
     assert capsys.readouterr().out.splitlines()[-5:] == first and "box 0.001, full space" in first[0]
+
+
+def test_what_was_kept_with_another_meaning_is_measured_anew(runs, monkeypatch, capsys):
+    words = ["sharpness", str(runs[1]), *OPTIONS]
+    assert main(words) == 0
+    monkeypatch.setattr("tools.landscape.kept.MEANING", -1)
+    measured = []
+    monkeypatch.setattr(measures, "box_sharpness", lambda *_, **__: measured.append(1) or Sharpness(1.0, 1.0, 1.0, 1))
+    assert main(words) == main(words) == 0
+    assert len(measured) == 4, "each box once"
 
 
 def test_a_run_that_was_trained_anew_is_measured_anew(runs, tmp_path, capsys):
@@ -129,16 +144,53 @@ def test_the_line_interpolates_what_is_a_number():
     assert beyond["a"].tolist() == [1.5, 1.5] and beyond["n"] == 3 and beyond["bn.running_var"] > 0
 
 
-def test_a_logarithm_is_fitted():
-    rows = [{"step": step, "distance": 2 + 3 * np.log(step)} for step in (1, 10, 100)]
-    found = fit_log(rows)
+def rated(rates, distance):
+    """Rows of both kinds, one a step, with these rates and distances."""
+    train = [{"step": step, "lr": lr} for step, lr in enumerate(rates, 1)]
+    return [{"step": row["step"], "distance": distance(row["step"])} for row in train], train
+
+
+def test_a_logarithm_is_fitted_while_the_rate_is_high():
+    def course(step):
+        return 2 + 3 * np.log(step) if 3 <= step <= 7 else 7.0  # something else in the warm-up, and once the rate has fallen
+
+    found = fit_log(*rated([0.2, 0.6, 1, 1, 0.9, 0.7, 0.5, 0.4, 0.1], course))
     assert (found.intercept, found.slope, found.explained) == pytest.approx((2, 3, 1))
-    assert fit_log(rows[:2]) is None
+    assert (found.first, found.last) == (3, 7)
+    assert fit_log(*rated([0.5, 1, 0.6, 0.4], course)) is None and fit_log([], []) is None
+
+
+def test_distances_without_a_law_are_shown_without_one(runs, tmp_path, capsys):
+    short = shutil.copytree(runs[0], tmp_path / "short")
+    rows = [row for row in map(json.loads, (short / "metrics.jsonl").read_text().splitlines()) if row["step"] < 4]
+    (short / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main(["compare", str(short), str(runs[1]), "--out", str(tmp_path / "page"), *OPTIONS]) == 0
+    said = capsys.readouterr().out
+    assert "takes 3 rows of each run after the warm-up" in said and "distance.png" in said
+    assert "distance from the start, end of the run" in (tmp_path / "page" / "compare.html").read_text()
+
+
+@pytest.mark.parametrize("batch_norm", ["batch", "eval"])
+def test_the_metric_on_the_line_does_not_depend_on_which_examples_share_a_batch(runs, tmp_path, monkeypatch, batch_norm):
+    """Classes may lie in the file one after the other, and padding is no example: the statistics are those of training examples."""
+    seen, evaluate = [], Classification.evaluate
+
+    def watched(self, model, **cut):
+        norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+        assert not any(norm.training for norm in norms)
+        seen.append((model.conv1, norms[0].running_mean.clone()))
+        return evaluate(self, model, **cut)
+
+    monkeypatch.setattr(Classification, "evaluate", watched)
+    words = ["--out", str(tmp_path / "page"), "--examples", "64", "--micro-batch", "16", "--batch-norm", batch_norm]
+    assert main(["compare", *map(str, runs), *words]) == 0
+    (batch,) = islice(create_task(Run(runs[0]).recipe, torch.device("cpu")).batches(start=0, micro_batch_size=64, rank=0, world_size=1), 1)
+    conv, mean = seen[-1]
+    expected = conv(batch[0]).mean((0, 2, 3)) if batch_norm == "batch" else torch.zeros_like(mean)
+    torch.testing.assert_close(mean, expected)
 
 
 def test_a_run_without_a_checkpoint_is_told(runs, tmp_path):
-    from tools.landscape.runs import Run
-
     path = write_run(tmp_path / "run", seed=0)
     for checkpoint in (path / "checkpoints").iterdir():
         checkpoint.unlink()

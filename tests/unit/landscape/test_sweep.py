@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from lbtrain import Recipe
 from lbtrain.errors import RecipeError
 from tools.landscape.__main__ import main
 from tools.landscape.runs import Run
-from tools.landscape.sweep import fit, steps_to
+from tools.landscape.sweep import Question, arm, fit, steps_to
 
 NOISE = 100
 ORIGIN = {"commit": "abc1234", "hardware": "2 cores", "versions": {"python": "3.11", "torch": "2.5"}}
@@ -105,3 +106,16 @@ def test_steps_to_a_loss_are_in_the_middle_of_the_first_stretch_that_reaches_it(
 def test_a_loss_that_too_few_batch_sizes_reach_is_said_to_be_too_low(words, trained, capsys):
     assert main([*words, "--loss", "0.01"]) == RecipeError.exit_code
     assert "raise --loss or --epochs" in capsys.readouterr().err
+
+
+def test_batches_that_the_plan_refuses_are_told_before_anything_is_trained(words, trained, capsys):
+    assert main([*words, "--batches", "4", "8", "16", "40", "200"]) == RecipeError.exit_code
+    said = capsys.readouterr().err
+    assert said.startswith("error: --batches 16 40 200 would do: a sweep measures the noise scale in every run, and the plan refuses 4: ")
+    assert "batch_size=4 cannot be cut" in said and "; 8: measure.noise_scale=2it: one ghost batch on one rank cannot be split" in said
+    assert not trained and not Path("runs").exists()
+
+
+def test_a_batch_that_would_grow_does_not_in_a_sweep():
+    recipe = Recipe().vary(schedule=dict(batch_growth=["10ep:3"]))
+    assert arm(recipe, Question((64,), (1,), 1, 0.1, 6, 80), 64, 1, 0).schedule.batch_growth == []

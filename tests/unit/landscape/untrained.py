@@ -22,6 +22,7 @@ def write_run(path: Path, *, seed: int, batch_size: int = 64, ghost: int = 8, mo
     checkpoints.save(state, Progress(640, 10), recipe.to_yaml())
     checkpoints.wait()
     rows = [{"kind": "distance", "step": step, "examples": step, "distance": 1 + float(np.log(step))} for step in (1, 2, 4, 8)]
+    rows += [{"kind": "train", "step": row["step"], "lr": 0.1} for row in rows]
     (path / "recipe.yaml").write_text(recipe.to_yaml())
     (path / "plan.json").write_text(make_plan(recipe, 1).to_json())
     (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
