@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lbtrain.data.augment import draws
 from lbtrain.data.containers import Container
-from lbtrain.data.decode import BrokenImage, Photo
+from lbtrain.data.decode import BrokenImage, Photo, unreadable
 from lbtrain.data.sources import Batch
 from lbtrain.data.views import View
 from lbtrain.errors import DataError
@@ -73,8 +73,7 @@ class PhotoSource:
         try:
             return self.view.look(Photo(self.container.read(index)), numbers, self.size), label
         except (BrokenImage, OSError) as error:
-            reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-            raise DataError(f"{self.container.name(index)}: cannot be read as an image ({reason})") from error
+            raise unreadable(self.container.name(index), error) from error
 
     def _instead_of(self, epoch: int, index: int, error: DataError) -> tuple[Tensor, int]:
         if self.on_error == "raise":

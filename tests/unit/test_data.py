@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import io
 import pickle
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from torchvision import datasets
 
 from lbtrain.data import ArraySource, Facts, batches, facts, open_source
 from lbtrain.data.augment import crop_flip, draws
-from lbtrain.errors import RecipeError
+from lbtrain.errors import DataError, RecipeError
 from lbtrain.recipe import DataConfig
 from lbtrain.sampling import Block, SampleStream
 
@@ -216,11 +217,54 @@ def write_folder(root: Path, split: str, suffix: str, count: int = 3) -> dict[st
     return images
 
 
-def test_cifar10_from_a_folder_through_timm(tmp_path):
+def test_cifar10_from_a_folder(tmp_path):
     images = write_folder(tmp_path, "test", "png")
     read, labels = whole(open_source(DataConfig(name="cifar10", root=str(tmp_path)), train=False, seed=0))
     assert labels.tolist() == [0, 0, 0, 1, 1, 1]
     assert np.array_equal(in_bytes(read, facts(DataConfig(name="cifar10"))), np.stack(images["cat"] + images["dog"]))
+
+
+@pytest.mark.parametrize("damage", [lambda path: path.write_bytes(b"broken"), lambda path: path.write_bytes(path.read_bytes()[:-200])])
+def test_a_broken_image_in_a_folder_of_small_images_is_named(tmp_path, damage):
+    write_folder(tmp_path, "train", "png")
+    path = tmp_path / "train" / "cat" / "2.png"
+    damage(path)
+    with pytest.raises(DataError, match=f"^{path}: cannot be read as an image"):
+        open_source(DataConfig(name="cifar10", root=str(tmp_path)), train=True, seed=0)
+
+
+def test_an_image_of_another_size_among_small_images_is_named(tmp_path):
+    write_folder(tmp_path, "train", "png")
+    path = tmp_path / "train" / "dog" / "1.png"
+    Image.fromarray(np.zeros((40, 32, 3), np.uint8)).save(path)
+    with pytest.raises(DataError, match=f"^{path}: 32 x 40 pixels, but CIFAR's images have 32 x 32"):
+        open_source(DataConfig(name="cifar10", root=str(tmp_path)), train=True, seed=0)
+
+
+def strips(images: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(images.reshape(-1, 32, 3)).save(buffer, "WEBP", lossless=True)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.write_bytes(path.read_bytes()[:1000]),
+        lambda path: path.write_bytes(path.read_bytes()[:-10]),
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_bytes(b"<html>404 Not Found</html>"),
+        lambda path: path.write_bytes(path.read_bytes().replace(b"RIFF", b"LIFF")),
+        lambda path: np.savez(path, webp=np.zeros(9, np.uint8), labels=np.zeros(9)),
+        lambda path: np.savez(path, webp=np.zeros(9, np.uint8), offsets=[0, 9], labels=np.zeros(9)),
+    ],
+)
+def test_a_damaged_file_of_strips_is_named(tmp_path, damage):
+    path, webp = tmp_path / "train.npz", strips(pictures(12))
+    np.savez(path, webp=np.frombuffer(webp, np.uint8), offsets=[0, len(webp)], labels=np.arange(12) % 10)
+    damage(path)
+    with pytest.raises(DataError, match=f"^{path}: not a whole file of WebP strips; fetch it again"):
+        open_source(DataConfig(name="cifar10", root=str(tmp_path)), train=True, seed=0)
 
 
 def test_an_imagefolder_is_counted_and_read(tmp_path):
