@@ -23,8 +23,8 @@ _IDX_FOLDERS = {"mnist": ("MNIST/raw", "mnist"), "fashion_mnist": ("FashionMNIST
 
 
 def read_arrays(name: str, root: Path, *, train: bool) -> Arrays:
-    """One half of the data set. Raises RecipeError where it is not in `root` in any layout known, or is damaged as a whole, and DataError for
-    an image, or a file of them, that cannot be read.
+    """One half of the data set. Raises RecipeError where it is not in `root` in any layout known, or not whole, and DataError for an image,
+    or a file of strips, that cannot be read.
     """
     return _idx(name, root, train) if name in _IDX_FOLDERS else _cifar(name, root, train)
 
