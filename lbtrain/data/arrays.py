@@ -57,6 +57,8 @@ def _cifar(name: str, root: Path, train: bool) -> Arrays:
 def _strips(path: Path) -> Arrays:
     """Lossless WebP strips of 32 x 32 images: `webp` holds the bytes, `offsets` where each strip starts, `labels` the classes."""
     try:
+        if not zipfile.is_zipfile(path):  # numpy would take it for a pickle, and its message proposes to load that unsafely
+            raise zipfile.BadZipFile("no zip archive, or cut off")
         with np.load(path) as file:
             blob, offsets, labels = file["webp"].tobytes(), file["offsets"], file["labels"]
         strips = [whole_image(blob[a:b]).reshape(-1, *_CIFAR_SHAPE) for a, b in itertools.pairwise(offsets)]
