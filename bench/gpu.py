@@ -45,7 +45,7 @@ from lbtrain.cluster.topology import GPUS
 from lbtrain.errors import UserError
 from lbtrain.main import run
 from lbtrain.records import EvalRow, Records, Row
-from tools.study.worker import load_recipe
+from tools.recipe_file import load_recipe
 
 COMMAND = "python -m bench.gpu"
 ROOT = Path(__file__).parents[1]

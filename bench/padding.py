@@ -17,7 +17,7 @@ from lbtrain import Recipe
 from lbtrain.data.grouping import GroupedStream, kinds_of
 from lbtrain.data.instances import Preparation, padded
 from lbtrain.sampling import SampleStream
-from tools.study.worker import load_recipe
+from tools.recipe_file import load_recipe
 
 RECIPE = Path(__file__).parents[1] / "recipes/mask_rcnn.py"
 NUM_IMAGES = 20_000

@@ -279,10 +279,13 @@ def keys(config_type: type = Recipe, prefix: str = "") -> Iterator[tuple[str, da
 
 
 def _changes(before: Recipe, after: Recipe) -> Iterator[str]:
-    """What another experiment `after` is, in words. Another seed is the same experiment."""
+    """What another experiment `after` is than the one whose result `before` expects, in words. Another seed is the same experiment."""
+    same = MAY_CHANGE_ON_RESUME | {"seed", "data.format"}
+    if before.expect and before.expect.evaluations > 1:
+        same -= {"evaluate_every"}  # the result is a median over evaluations, wherever these are
     for name, _ in keys():
         read = attrgetter(name)
-        if read(before) != read(after) and name not in MAY_CHANGE_ON_RESUME | {"seed", "data.format"}:
+        if read(before) != read(after) and name not in same:
             yield f"{name} is {read(after)}, not {read(before)}"
 
 

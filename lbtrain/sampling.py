@@ -21,10 +21,14 @@ from numpy.typing import NDArray
 
 
 class Block(NamedTuple):
-    """Examples to load: the epoch (which augmentation draws they get) and the index in the data set of each. Shape (n,) both."""
+    """Examples to load: the epoch (which augmentation draws they get) and the index in the data set of each. Shape (n,) both.
+
+    `own`: those that are this rank's part of the step; the others are loaded beside them, and are another's to report on.
+    """
 
     epochs: NDArray[np.int64]
     indices: NDArray[np.int64]
+    own: slice = slice(None)
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,8 @@ def _permutation(num_examples: int, seed: int, epoch: int) -> NDArray[np.int64]:
 def train_blocks(stream: SampleStream, *, start: int, micro_batch_size: int, rank: int, world_size: int, group: int = 1) -> Iterator[Block]:
     """Rank `rank`'s micro-batches from position `start` on, without end, each widened to the whole groups in which it lies."""
     for first in itertools.count(start + rank * micro_batch_size, world_size * micro_batch_size):
-        yield stream.block(*whole_groups(first, micro_batch_size, group))
+        origin, length = whole_groups(first, micro_batch_size, group)
+        yield stream.block(origin, length)._replace(own=slice(first - origin, first - origin + micro_batch_size))
 
 
 def whole_groups(start: int, length: int, group: int) -> tuple[int, int]:

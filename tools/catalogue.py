@@ -11,7 +11,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from tools.study.worker import load_recipe
+from tools.recipe_file import load_recipe
 
 FOLDER = Path(__file__).parents[1] / "recipes"
 

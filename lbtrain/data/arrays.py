@@ -1,9 +1,9 @@
 """The small data sets that fit in memory: scikit-learn's digits, CIFAR, MNIST and Fashion-MNIST, in the layouts they come in."""
 
 import gzip
-import io
 import itertools
 import math
+import zipfile
 import zlib
 from pathlib import Path
 from typing import Any
@@ -11,16 +11,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lbtrain.errors import RecipeError
+from lbtrain.data.containers import Files
+from lbtrain.data.decode import BrokenImage, unreadable, whole_image
+from lbtrain.errors import DataError, RecipeError
 
 Arrays = tuple[NDArray[np.uint8], NDArray[Any]]
 """Images (N, height, width, channels) and labels (N,)."""
 
+_CIFAR_SHAPE = (32, 32, 3)
 _IDX_FOLDERS = {"mnist": ("MNIST/raw", "mnist"), "fashion_mnist": ("FashionMNIST/raw", "fashion_mnist")}
 
 
 def read_arrays(name: str, root: Path, *, train: bool) -> Arrays:
-    """One half of the data set. Raises RecipeError where it is not in `root` in any layout known, or is damaged."""
+    """One half of the data set. Raises RecipeError where it is not in `root` in any layout known, or not whole, and DataError for an image,
+    or a file of strips, that cannot be read.
+    """
     return _idx(name, root, train) if name in _IDX_FOLDERS else _cifar(name, root, train)
 
 
@@ -42,21 +47,24 @@ def _cifar(name: str, root: Path, train: bool) -> Arrays:
         if (folder / ("cifar-10-batches-py" if name == "cifar10" else "cifar-100-python")).is_dir():
             return _torchvision_cifar(name, folder, train)
         if (folder / split).is_dir():
-            return _decoded_folder(folder, split)
+            return _decoded_folder(folder / split)
     raise RecipeError(
         f"data.root={root}: no {name} here. Known layouts: torchvision's (cifar-10-batches-py), {split}.npz of lossless WebP "
-        f"strips, or a folder {split}/CLASS/IMAGE.png that timm reads"
+        f"strips, or a folder {split}/CLASS/IMAGE.png"
     )
 
 
 def _strips(path: Path) -> Arrays:
     """Lossless WebP strips of 32 x 32 images: `webp` holds the bytes, `offsets` where each strip starts, `labels` the classes."""
-    from PIL import Image
-
-    with np.load(path) as file:
-        blob, offsets, labels = file["webp"].tobytes(), file["offsets"], file["labels"]
-    strips = [np.asarray(Image.open(io.BytesIO(blob[a:b]))).reshape(-1, 32, 32, 3) for a, b in itertools.pairwise(offsets)]
-    return np.concatenate(strips), labels
+    try:
+        if not zipfile.is_zipfile(path):  # numpy would take it for a pickle, and its message proposes to load that unsafely
+            raise zipfile.BadZipFile("no zip archive, or cut off")
+        with np.load(path) as file:
+            blob, offsets, labels = file["webp"].tobytes(), file["offsets"], file["labels"]
+        strips = [whole_image(blob[a:b]).reshape(-1, *_CIFAR_SHAPE) for a, b in itertools.pairwise(offsets)]
+        return np.concatenate(strips), labels
+    except (BrokenImage, OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"{path}: not a whole file of WebP strips; fetch it again ({error})") from error
 
 
 def _torchvision_cifar(name: str, folder: Path, train: bool) -> Arrays:
@@ -69,15 +77,22 @@ def _torchvision_cifar(name: str, folder: Path, train: bool) -> Arrays:
     return data.data, np.asarray(data.targets)
 
 
-def _decoded_folder(folder: Path, split: str) -> Arrays:
-    from timm.data import create_dataset
+def _decoded_folder(folder: Path) -> Arrays:
+    files = Files(folder)
+    return np.stack([_decoded(files, index) for index in range(len(files))]), files.labels
 
+
+def _decoded(files: Files, index: int) -> NDArray[np.uint8]:
     try:
-        dataset = create_dataset("", str(folder), split=split)
-    except RuntimeError as error:
-        raise RecipeError(f"data.root={folder}: {error}") from error
-    samples = [(np.asarray(image.convert("RGB")), label) for image, label in dataset]
-    return np.stack([image for image, _ in samples]), np.array([label for _, label in samples])
+        pixels = whole_image(files.read(index))
+    except (BrokenImage, OSError) as error:
+        raise unreadable(files.name(index), error) from error
+    if pixels.shape != _CIFAR_SHAPE:
+        height, width, _ = pixels.shape
+        raise DataError(
+            f"{files.name(index)}: {width} x {height} pixels, but CIFAR's images have 32 x 32: photos are data.name=imagefolder"
+        )
+    return pixels
 
 
 def _idx(name: str, root: Path, train: bool) -> Arrays:

@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from lbtrain.errors import DataError
+
 MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 89_478_485)
 """More than this is taken for a decompression bomb, as Pillow does."""
 
@@ -94,6 +96,17 @@ class Photo:
         image = self._image
         assert image is not None
         return _pillow(lambda: np.array(image.convert("RGB")))
+
+
+def whole_image(data: bytes) -> NDArray[np.uint8]:
+    """Pillow's pixels of a small image: RGB (rows, columns, 3). Raises BrokenImage."""
+    return _pillow(lambda: np.array(Image.open(io.BytesIO(data)).convert("RGB")))
+
+
+def unreadable(path: str, error: BrokenImage | OSError) -> DataError:
+    """What a user is told of an image that cannot be read."""
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return DataError(f"{path}: cannot be read as an image ({reason})")
 
 
 def _scaled(start: int, length: int, scale: int, limit: int) -> tuple[int, int]:

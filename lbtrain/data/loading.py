@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
 import torch
@@ -45,8 +46,20 @@ class _Tally:
     """Images replaced in the batches that this process has handed out (not in those that are loaded ahead)."""
 
     count = 0
+    paused = False
+
+    @contextmanager
+    def pause(self) -> Iterator[None]:
+        """For batches that are looked at beside the training: they come again in their turn, and count then."""
+        self.paused = True
+        try:
+            yield
+        finally:
+            self.paused = False
 
     def add(self, messages: list[str]) -> None:
+        if self.paused:
+            return
         self.count += len(messages)
         print("\n".join(f"replaced: {message}" for message in messages), file=sys.stderr, flush=True)
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lbtrain.data.augment import draws
 from lbtrain.data.containers import Container
-from lbtrain.data.decode import BrokenImage, Photo
+from lbtrain.data.decode import BrokenImage, Photo, unreadable
 from lbtrain.data.sources import Batch
 from lbtrain.data.views import View
 from lbtrain.errors import DataError
@@ -24,7 +24,7 @@ class PhotoSource:
 
     A photo that cannot be read, or whose label is not in [0, num_classes), raises DataError with its path (on_error="raise"), or is
     replaced (on_error="replace") by the next in the data set that can be read, with that one's label and draws of the same epoch; what
-    was replaced stands in `replaced` until it is taken. Either is the same on every rank and in every worker.
+    was replaced among a block's own stands in `replaced` until it is taken. Either is the same on every rank and in every worker.
     """
 
     def __init__(
@@ -53,11 +53,14 @@ class PhotoSource:
         pixels = torch.empty(len(block.indices), 3, self.size, self.size)
         labels = torch.empty(len(block.indices), dtype=torch.int64)
         numbers = uniform(draws(block, self.seed, self.view.draws)).T
+        own = range(len(block.indices))[block.own]
         for place, (epoch, index) in enumerate(zip(block.epochs.tolist(), block.indices.tolist(), strict=True)):
             try:
                 seen, labels[place] = self._sample(index, numbers[place].tolist())
             except DataError as error:
-                seen, labels[place] = self._instead_of(epoch, index, error)
+                seen, labels[place], name = self._instead_of(epoch, index, error)
+                if place in own and epoch != PADDING:  # a filler is loaded, but nobody sees it
+                    self.replaced.append(f"{error}; replaced by {name}")
             pixels[place].copy_(seen).sub_(self.mean).div_(self.std)  # one by one, while they are in the cache
         return pixels, labels
 
@@ -73,22 +76,19 @@ class PhotoSource:
         try:
             return self.view.look(Photo(self.container.read(index)), numbers, self.size), label
         except (BrokenImage, OSError) as error:
-            reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-            raise DataError(f"{self.container.name(index)}: cannot be read as an image ({reason})") from error
+            raise unreadable(self.container.name(index), error) from error
 
-    def _instead_of(self, epoch: int, index: int, error: DataError) -> tuple[Tensor, int]:
+    def _instead_of(self, epoch: int, index: int, error: DataError) -> tuple[Tensor, int, str]:
+        """Pixels, label and name of the image that is shown in place of a broken one."""
         if self.on_error == "raise":
             raise DataError(f"{error}. Repair or remove it, or go on without such images: data.on_error=replace") from error
         for step in range(1, MOST_IN_A_ROW):
             other = (index + step) % len(self)
             numbers = uniform(draws(Block(np.array([epoch]), np.array([other])), self.seed, self.view.draws))[:, 0]
             try:
-                sample = self._sample(other, numbers.tolist())
+                return *self._sample(other, numbers.tolist()), self.container.name(other)
             except DataError:
                 continue
-            if epoch != PADDING:  # a filler is loaded, but nobody sees it
-                self.replaced.append(f"{error}; replaced by {self.container.name(other)}")
-            return sample
         raise DataError(f"{error}, nor any of the {MOST_IN_A_ROW - 1} after it: is the data still there?") from error
 
 

@@ -6,7 +6,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from lbtrain.data.arrays import digits, read_arrays
+import numpy as np
+
+from lbtrain.data.arrays import Arrays, digits, read_arrays
 from lbtrain.data.coco import CocoSource
 from lbtrain.data.instances import InstanceSource
 from lbtrain.data.layouts import num_classes, open_container
@@ -32,6 +34,7 @@ class Facts:
 
 
 PHOTOS = ("imagenet", "imagefolder")
+_OWN_DATA = "a data set of your own is data.name=imagefolder"
 _IMAGENET_MEAN, _IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 _AS_CAFFE = (1.0, 1.0, 1.0)
 """Caffe subtracts the mean and leaves the scale of 0 to 255: AlexNet's initial weights and its local response norm are made for that."""
@@ -86,11 +89,29 @@ def open_source(config: DataConfig, *, train: bool, seed: int) -> Source:
     own = _FACTS[config.name].image_size
     if known.image_size != own:
         raise RecipeError(f"data.image_size={config.image_size}: the images of {config.name} have {own} pixels a side, and keep them")
-    images, labels = digits(train) if config.name == "digits" else read_arrays(config.name, _root(config), train=train)
+    images, labels = digits(train) if config.name == "digits" else _checked_arrays(config, train)
     if train:
         images, labels = images[: known.train_examples], labels[: known.train_examples]
     augment = train and config.augmentation == "crop_flip"
     return ArraySource(images, labels, mean=known.mean, std=known.std, augment=augment, seed=seed)
+
+
+def _checked_arrays(config: DataConfig, train: bool) -> Arrays:
+    """Raises RecipeError unless they are as many images of as many classes as the data set has, which the plan counts on."""
+    root, known = _root(config), _FACTS[config.name]
+    images, labels = read_arrays(config.name, root, train=train)
+    half, expected = ("training", known.train_examples) if train else ("evaluation", known.eval_examples)
+    if not len(images) == len(labels) == expected:
+        raise RecipeError(
+            f"data.root={root}: {len(images):,} {half} images and {len(labels):,} labels, but {config.name} has {expected:,}; {_OWN_DATA}"
+        )
+    classes = np.unique(labels)
+    if not np.array_equal(classes, np.arange(known.num_classes)):
+        raise RecipeError(
+            f"data.root={root}: {half} images of {len(classes)} classes, labelled {classes[0]} to {classes[-1]}, but {config.name} has "
+            f"{known.num_classes}, from 0 on; {_OWN_DATA}"
+        )
+    return images, labels
 
 
 def _photos(config: DataConfig, known: Facts, train: bool, seed: int) -> Source:
@@ -102,7 +123,7 @@ def _photos(config: DataConfig, known: Facts, train: bool, seed: int) -> Source:
         half, found = "training" if train else "validation", num_classes(container)
         raise RecipeError(
             f"data.root={config.root}: {len(container):,} {half} images of {found} classes, but {config.name} has {expected:,} of "
-            f"{known.num_classes}; a data set of your own is data.name=imagefolder"
+            f"{known.num_classes}; {_OWN_DATA}"
         )
     view = VIEWS[config.augmentation if train else "none"]
     shape = {"size": known.image_size, "num_classes": known.num_classes}

@@ -28,6 +28,7 @@ from lbtrain.checkpoint import Progress
 from lbtrain.cut import Phase
 from lbtrain.data import facts
 from lbtrain.data.augment import uniform
+from lbtrain.data.loading import replaced_images
 from lbtrain.engines.protocol import Engine
 from lbtrain.plan import Plan
 from lbtrain.recipe import Recipe
@@ -66,7 +67,8 @@ class AdaptiveBatches:
         """The largest in magnitude, of the mean loss over the `batch_size` images from position `examples` on. Collective."""
         cut = self.plan.ladder[0].cut
         where = dict(micro_batch_size=cut.micro_batch_size, rank=self.engine.rank, world_size=self.engine.world_size)
-        batches = list(itertools.islice(self.task.batches(start=examples, **where), cut.accumulation))
+        with replaced_images.pause():
+            batches = list(itertools.islice(self.task.batches(start=examples, **where), cut.accumulation))
         objective = Objective(self.model, self._loss, batches, batch_norm="eval", mean=self.engine.mean)
         return power_iteration(objective, iterations=ITERATIONS, tolerance=TOLERANCE, seed=self.seed).value
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -17,14 +18,18 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from lbtrain.data import batches, open_source
 from lbtrain.data.layouts import _open
 from lbtrain.data.loading import replaced_images
 from lbtrain.data.views import VIEWS
 from lbtrain.errors import DataError
-from lbtrain.recipe import DataConfig
+from lbtrain.plan import make_plan
+from lbtrain.recipe import DataConfig, Recipe
 from lbtrain.sampling import Block
+from lbtrain.tasks.classification import Classification
+from lbtrain.techniques import AdaptiveBatches
 from tests.faults.jobs import Job, left_behind, wait_until
 from tests.photos import encoded, natural, write_folder
 
@@ -227,6 +232,36 @@ def test_replacements_do_not_depend_on_blocks_and_workers(root):
         loaded = batches(source, [block(4, 7), block(3), block(0, 5)], workers=workers, device=CPU)
         assert torch.equal(torch.cat([part for part, _ in loaded]), images[[4, 7, 3, 0, 5]])
         assert replaced_images.take() == 3
+
+
+def classifier(root: Path, **changes) -> Recipe:
+    """An epoch is a step of 8."""
+    data = dict(name="imagefolder", root=str(root), augmentation="imagenet", image_size=16, on_error="replace")
+    return Recipe().vary(model=dict(name="cifar_resnet8"), batch_size=8, bn_batch_size=8, data=data, **changes)
+
+
+@pytest.mark.parametrize("loss", [dict(), dict(mixup=0.2)], ids=["plain", "mixup"])
+def test_a_replacement_counts_once_whichever_ranks_load_the_image(root, loss, capfd):
+    for name in ("ant/3.JPEG", "bee/2.png"):
+        (root / "train" / name).write_bytes(b"broken")
+    for world_size in (1, 2, 4):
+        for rank in range(world_size):
+            task = Classification(classifier(root, loss=loss), CPU)
+            next(task.batches(start=8, micro_batch_size=8 // world_size, rank=rank, world_size=world_size))
+        assert replaced_images.take() == 2
+        assert capfd.readouterr().err.count("replaced: ") == 2
+
+
+def test_nothing_counts_while_the_batch_is_measured_that_comes_next(root, capfd):
+    (root / "train" / "ant" / "3.JPEG").write_bytes(b"broken")
+    recipe = classifier(root, absa=dict(max_batch_size=16))
+    plan, task = make_plan(recipe, 1), Classification(recipe, CPU)
+    engine = SimpleNamespace(device=CPU, rank=0, world_size=1, mean=lambda value: value)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 2))
+    AdaptiveBatches(recipe, plan, model, task, engine, SimpleNamespace()).eigenvalue(8)
+    assert replaced_images.take() == 0 and "replaced: " not in capfd.readouterr().err
+    next(task.batches(start=8, micro_batch_size=8, rank=0, world_size=1))
+    assert replaced_images.take() == 1
 
 
 class Killed:

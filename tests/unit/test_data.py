@@ -1,7 +1,9 @@
 """Data sets as they lie on disk, and augmentation that belongs to the sample."""
 
+import dataclasses
 import gzip
 import hashlib
+import io
 import pickle
 from pathlib import Path
 
@@ -13,9 +15,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision import datasets
 
-from lbtrain.data import ArraySource, Facts, batches, facts, open_source
+from lbtrain.data import ArraySource, Facts, batches, facts, open_source, registry
 from lbtrain.data.augment import crop_flip, draws
-from lbtrain.errors import RecipeError
+from lbtrain.errors import DataError, RecipeError
 from lbtrain.recipe import DataConfig
 from lbtrain.sampling import Block, SampleStream
 
@@ -115,6 +117,12 @@ def test_idx_files_from_shared_data(name):
     assert train.labels[:5].tolist() == ([5, 0, 4, 1, 9] if name == "mnist" else [9, 0, 0, 3, 0])
 
 
+def shrink(monkeypatch: pytest.MonkeyPatch, name: str, *, train: int, evaluation: int, classes: int) -> None:
+    """Makes the data set `name` one of a few images, for tests that write it themselves."""
+    small = dataclasses.replace(registry._FACTS[name], train_examples=train, eval_examples=evaluation, num_classes=classes)
+    monkeypatch.setitem(registry._FACTS, name, small)
+
+
 def write_idx(path: Path, values: np.ndarray, *, zipped: bool) -> None:
     data = bytes([0, 0, 8, values.ndim]) + np.array(values.shape, ">i4").tobytes() + values.tobytes()
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -125,7 +133,8 @@ def write_idx(path: Path, values: np.ndarray, *, zipped: bool) -> None:
 @pytest.mark.parametrize(
     ("name", "inside"), [("mnist", "MNIST/raw"), ("fashion_mnist", "FashionMNIST/raw"), ("fashion_mnist", "fashion_mnist"), ("mnist", "")]
 )
-def test_idx_files_in_every_layout(tmp_path, name, inside, zipped):
+def test_idx_files_in_every_layout(tmp_path, monkeypatch, name, inside, zipped):
+    shrink(monkeypatch, name, train=5, evaluation=5, classes=5)
     images, labels = np.random.default_rng(0).integers(0, 256, (5, 28, 28), np.uint8), np.arange(5, dtype=np.uint8)
     for split in ("train", "t10k"):
         write_idx(tmp_path / inside / f"{split}-images-idx3-ubyte", images, zipped=zipped)
@@ -170,14 +179,14 @@ def pictures(count: int) -> np.ndarray:
 
 
 def write_torchvision_cifar10(root: Path, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
-    """Two images a file in torchvision's layout. Its checksums are those of the real files, so ours are put in their place."""
-    folder, images = root / "cifar-10-batches-py", pictures(12)
+    """Ten images a file, one of each class, in torchvision's layout. Its checksums are the real files', so ours replace them."""
+    folder, images = root / "cifar-10-batches-py", pictures(60)
     folder.mkdir(parents=True)
     names = [name for name, _ in datasets.CIFAR10.train_list + datasets.CIFAR10.test_list]
     for number, name in enumerate(names):
-        part = images[2 * number : 2 * number + 2]
-        rows = part.transpose(0, 3, 1, 2).reshape(2, -1)
-        (folder / name).write_bytes(pickle.dumps({"data": rows, "labels": [number, 9 - number]}))
+        part = images[10 * number : 10 * number + 10]
+        rows = part.transpose(0, 3, 1, 2).reshape(10, -1)
+        (folder / name).write_bytes(pickle.dumps({"data": rows, "labels": [*range(number, 10), *range(number)]}))
     (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": [str(label) for label in range(10)]}))
 
     def checksum(name: str) -> str:
@@ -193,11 +202,12 @@ def write_torchvision_cifar10(root: Path, monkeypatch: pytest.MonkeyPatch) -> np
 @pytest.mark.parametrize("inside", ["", "cifar10"])
 def test_cifar10_in_torchvisions_layout(tmp_path, monkeypatch, inside):
     images = write_torchvision_cifar10(tmp_path / inside, monkeypatch)
+    shrink(monkeypatch, "cifar10", train=50, evaluation=10, classes=10)
     config = DataConfig(name="cifar10", root=str(tmp_path))
-    for train, rows in ((True, slice(0, 10)), (False, slice(10, 12))):
+    for train, rows in ((True, slice(0, 50)), (False, slice(50, 60))):
         read, labels = whole(open_source(config, train=train, seed=0))
         assert np.array_equal(in_bytes(read, facts(config)), images[rows])
-        assert labels.tolist() == [label for number in range(6) for label in (number, 9 - number)][rows]
+        assert labels.tolist() == [(number + label) % 10 for number in range(6) for label in range(10)][rows]
 
 
 def test_a_damaged_file_of_torchvisions_is_the_users_error(tmp_path, monkeypatch):
@@ -216,11 +226,85 @@ def write_folder(root: Path, split: str, suffix: str, count: int = 3) -> dict[st
     return images
 
 
-def test_cifar10_from_a_folder_through_timm(tmp_path):
+def test_cifar10_from_a_folder(tmp_path, monkeypatch):
+    shrink(monkeypatch, "cifar10", train=6, evaluation=6, classes=2)
     images = write_folder(tmp_path, "test", "png")
     read, labels = whole(open_source(DataConfig(name="cifar10", root=str(tmp_path)), train=False, seed=0))
     assert labels.tolist() == [0, 0, 0, 1, 1, 1]
     assert np.array_equal(in_bytes(read, facts(DataConfig(name="cifar10"))), np.stack(images["cat"] + images["dog"]))
+
+
+def test_small_images_are_counted_against_the_data_set_that_is_named(tmp_path, monkeypatch):
+    write_folder(tmp_path, "train", "png")
+    write_folder(tmp_path, "test", "png")
+    config = DataConfig(name="cifar10", root=str(tmp_path), train_examples=4)
+    with pytest.raises(RecipeError, match=r"^data\.root=.*: 6 training images and 6 labels, but cifar10 has 50,000; .*imagefolder"):
+        open_source(config, train=True, seed=0)
+    shrink(monkeypatch, "cifar10", train=6, evaluation=7, classes=2)
+    assert len(open_source(config, train=True, seed=0)) == 4
+    with pytest.raises(RecipeError, match=r"6 evaluation images and 6 labels, but cifar10 has 7"):
+        open_source(config, train=False, seed=0)
+    shrink(monkeypatch, "cifar10", train=6, evaluation=6, classes=10)
+    with pytest.raises(RecipeError, match=r"images of 2 classes, labelled 0 to 1, but cifar10 has 10, from 0 on; .*imagefolder"):
+        open_source(config, train=True, seed=0)
+
+
+@pytest.mark.parametrize("labels", [[1, 2, 3, 4, 5], [0, 1, 2, 3, 3], [0, 1, 2, 3, 200]])
+def test_labels_are_those_of_the_data_set(tmp_path, monkeypatch, labels):
+    shrink(monkeypatch, "mnist", train=5, evaluation=5, classes=5)
+    write_idx(tmp_path / "train-images-idx3-ubyte", np.zeros((5, 28, 28), np.uint8), zipped=False)
+    write_idx(tmp_path / "train-labels-idx1-ubyte", np.array(labels, np.uint8), zipped=False)
+    with pytest.raises(RecipeError, match=f"labelled {labels[0]} to {labels[-1]}, but mnist has 5, from 0 on"):
+        open_source(DataConfig(name="mnist", root=str(tmp_path)), train=True, seed=0)
+
+
+def test_cifar10_is_not_taken_for_cifar100(npz):
+    with pytest.raises(RecipeError, match=r"evaluation images of 10 classes, labelled 0 to 9, but cifar100 has 100"):
+        open_source(DataConfig(name="cifar100", root=str(SHARED / "cifar10")), train=False, seed=0)
+
+
+@pytest.mark.parametrize("damage", [lambda path: path.write_bytes(b"broken"), lambda path: path.write_bytes(path.read_bytes()[:-200])])
+def test_a_broken_image_in_a_folder_of_small_images_is_named(tmp_path, damage):
+    write_folder(tmp_path, "train", "png")
+    path = tmp_path / "train" / "cat" / "2.png"
+    damage(path)
+    with pytest.raises(DataError, match=f"^{path}: cannot be read as an image"):
+        open_source(DataConfig(name="cifar10", root=str(tmp_path)), train=True, seed=0)
+
+
+def test_an_image_of_another_size_among_small_images_is_named(tmp_path):
+    write_folder(tmp_path, "train", "png")
+    path = tmp_path / "train" / "dog" / "1.png"
+    Image.fromarray(np.zeros((40, 32, 3), np.uint8)).save(path)
+    with pytest.raises(DataError, match=f"^{path}: 32 x 40 pixels, but CIFAR's images have 32 x 32"):
+        open_source(DataConfig(name="cifar10", root=str(tmp_path)), train=True, seed=0)
+
+
+def strips(images: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(images.reshape(-1, 32, 3)).save(buffer, "WEBP", lossless=True)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.write_bytes(path.read_bytes()[:1000]),
+        lambda path: path.write_bytes(path.read_bytes()[:-10]),
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_bytes(b"<html>404 Not Found</html>"),
+        lambda path: path.write_bytes(path.read_bytes().replace(b"RIFF", b"LIFF")),
+        lambda path: np.savez(path, webp=np.zeros(9, np.uint8), labels=np.zeros(9)),
+        lambda path: np.savez(path, webp=np.zeros(9, np.uint8), offsets=[0, 9], labels=np.zeros(9)),
+    ],
+)
+def test_a_damaged_file_of_strips_is_named(tmp_path, damage):
+    path, webp = tmp_path / "train.npz", strips(pictures(12))
+    np.savez(path, webp=np.frombuffer(webp, np.uint8), offsets=[0, len(webp)], labels=np.arange(12) % 10)
+    damage(path)
+    with pytest.raises(DataError, match=f"^{path}: not a whole file of WebP strips; fetch it again") as raised:
+        open_source(DataConfig(name="cifar10", root=str(tmp_path)), train=True, seed=0)
+    assert "pickle" not in str(raised.value)
 
 
 def test_an_imagefolder_is_counted_and_read(tmp_path):

@@ -18,10 +18,40 @@ def test_the_verdict_looks_at_both_sides(measured, verdict):
     assert in_words(judged).endswith(f"measured {measured:.2f}: {verdict}")
 
 
+FIVE = Expectation("top1_error", 23.74, 0.3, "Goyal et al. 2017, Table 1", evaluations=5)
+
+
+def evaluated(*epochs: float) -> list[dict[str, float]]:
+    return [{"top1_error": 23.74, "epoch": epoch} for epoch in epochs]
+
+
 def test_the_median_of_the_last_evaluations():
-    rows = [{"top1_error": error} for error in (90.0, 24.0, 30.0, 23.8, 23.7, 23.9)]
-    judged = Expectation("top1_error", 23.74, 0.3, "Goyal et al. 2017, Table 1", evaluations=5).judge(rows)
+    rows = [{"top1_error": error, "epoch": 85.001 + at} for at, error in enumerate((90.0, 24.0, 30.0, 23.8, 23.7, 23.9))]
+    judged = FIVE.judge(rows)
     assert (judged["measured"], judged["evaluations"], judged["verdict"]) == (23.9, 5, "met")
+
+
+@pytest.mark.parametrize(
+    ("epochs", "said"),
+    [
+        ((50, 60, 70, 80, 90), "after epochs 50, 60, 70, 80, 90, not after each of the last 5"),
+        ((88, 88.5, 89, 89.5, 90), "after epochs 88, 88, 89, 89, 90"),
+        ((70, 80, 88, 89, 90), "after epochs 70, 80, 88, 89, 90"),  # every 10 epochs until a resume
+        ((30, 60, 90), "after epochs 30, 60, 90"),
+        ((87, 88, 89, 90), "after epochs 87, 88, 89, 90"),
+    ],
+)
+def test_a_median_over_other_epochs_is_another_quantity(epochs, said):
+    judged = FIVE.judge(evaluated(*epochs))
+    assert judged["verdict"] == "not comparable" and said in in_words(judged)
+    assert EXPECTED.judge(evaluated(*epochs))["verdict"] == "met", "the last one is the last one"
+
+
+def test_where_the_evaluations_are_is_part_of_an_experiment_that_takes_a_median_of_them():
+    changed = Recipe().vary(expect=FIVE).with_overrides(["evaluate_every=10ep", "data.workers=2"]).expect
+    assert changed and changed.changed == ("evaluate_every is 10ep, not 1ep",)
+    assert changed.judge(evaluated(86, 87, 88, 89, 90))["verdict"] == "not comparable"
+    assert Recipe().vary(expect=EXPECTED).with_overrides(["evaluate_every=10ep"]).expect == EXPECTED
 
 
 def test_a_change_of_the_experiment_is_named_and_what_is_none_is_not():

@@ -469,6 +469,7 @@ def test_a_rate_per_example_and_a_warmup_from_a_share_of_it(batch):
     [
         (dict(schedule=dict(warmup_start_lr=0.1, warmup_start_share=0.1)), "set one of the two"),
         (dict(optimizer=dict(name="lamb"), schedule=dict(base_momentum=0.9)), "LAMB has no momentum"),
+        (dict(schedule=dict(regime_adaptation=True, warmup_rule="linear")), r"both lengthen the warm-up .* schedule\.warmup_rule=none"),
         (dict(batch_size=64, schedule=dict(rule="table", table=["64:1"], base_momentum=0.9)), "rule=table has none"),
     ],
 )

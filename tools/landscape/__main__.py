@@ -87,7 +87,7 @@ def _run(options: argparse.Namespace, words: Sequence[str]) -> str:
         return layers(Run(options.run))
     if options.command == "sweep":
         from tools.landscape.sweep import Question, sweep
-        from tools.study.worker import load_recipe
+        from tools.recipe_file import load_recipe
 
         asked = (tuple(options.batches), tuple(options.rates), options.seeds, options.loss, options.epochs, options.least_steps)
         out = options.out or Path("runs/landscape-sweep") / options.recipe.stem

@@ -25,9 +25,9 @@ from lbtrain.errors import RecipeError
 from lbtrain.plan import make_plan
 from lbtrain.provenance import commit, hardware, versions
 from lbtrain.recipe import Recipe
+from tools.recipe_file import load_recipe
 from tools.scaling_report import arguments
 from tools.scaling_report.launchers import LAUNCHERS, commands, run_together
-from tools.scaling_report.recipes import load_recipe
 from tools.scaling_report.report import Collective, OwnTimes, Report, ReportError, Row, with_data_wait, with_efficiency
 from tools.scaling_report.timings import RankTimes, own_times, read_ranks, summarize
 

@@ -21,7 +21,7 @@ from lbtrain.engines import Engine
 from lbtrain.errors import LaunchError, UserError
 from lbtrain.main import run
 from lbtrain.tasks import Task
-from tools.scaling_report.recipes import load_recipe
+from tools.recipe_file import load_recipe
 from tools.scaling_report.stopwatch import Stopwatch, TimedTask
 
 

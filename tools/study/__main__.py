@@ -17,10 +17,11 @@ from pathlib import Path
 
 from lbtrain.errors import RecipeError, UserError
 from lbtrain.tasks import headline_of
+from tools.recipe_file import load_recipe
 from tools.study import sweep
-from tools.study.jobs import Job, launch_in_words, run_jobs, seeds_in_words
+from tools.study.jobs import Job, check_names_differ, launch_in_words, run_jobs, seeds_in_words
 from tools.study.report import Arm, write_report
-from tools.study.worker import check_unchanged, load_recipe
+from tools.study.worker import check_unchanged
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -52,9 +53,7 @@ def main(argv: list[str] | None = None) -> int:
     options = parse(words)
     seeds = list(range(options.first_seed, options.first_seed + options.seeds))
     try:
-        for path in options.recipes:
-            if not path.is_file():
-                raise RecipeError(f"{path}: no such recipe file")
+        check_names_differ([(path.stem, path) for path in options.recipes])
         scored = {path: headline_of(load_recipe(path).with_overrides(options.overrides)) for path in options.recipes}
         if len(set(scored.values())) > 1:
             raise RecipeError(

@@ -5,12 +5,13 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from lbtrain.errors import UserError
+from lbtrain.errors import RecipeError, UserError
 
 WORKER = str(Path(__file__).with_name("worker.py"))
 
@@ -27,6 +28,15 @@ class Job:
     def ended(self) -> bool:
         """Whether it finished, or diverged, which is a result too."""
         return any((Path(self.run_dir) / name).exists() for name in ("summary.json", "diverged.json"))
+
+
+def check_names_differ(arms: Iterable[tuple[str, Path]]) -> None:
+    """Raises RecipeError for two arms (folder of the runs, recipe file) of one folder: each would show the scores of the other's runs."""
+    seen: dict[str, Path] = {}
+    for name, path in arms:
+        if name in seen:
+            raise RecipeError(f"the arms of {seen[name]} and {path} would both keep their runs in the folder {name}: rename a recipe file")
+        seen[name] = path
 
 
 def seeds_in_words(first: int, count: int) -> str:

@@ -21,7 +21,7 @@ from typing import Any
 
 from tools import catalogue
 from tools.catalogue import FOLDER as RECIPES
-from tools.study.worker import load_recipe
+from tools.recipe_file import load_recipe
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"

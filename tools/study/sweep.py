@@ -24,9 +24,10 @@ from pathlib import Path
 from lbtrain import Recipe
 from lbtrain.errors import RecipeError, UserError
 from lbtrain.tasks import Headline, headline_of
-from tools.study.jobs import Job, run_jobs, seeds_in_words
+from tools.recipe_file import load_recipe
+from tools.study.jobs import Job, check_names_differ, run_jobs, seeds_in_words
 from tools.study.sweep_report import Point, write_report
-from tools.study.worker import check_unchanged, load_recipe
+from tools.study.worker import check_unchanged
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,11 @@ class SweepArm:
     words: tuple[str, ...]
     warmup_from_base: bool
     """Whether the warm-up is left out up to the recipe's base batch."""
+
+    @property
+    def folder(self) -> str:
+        """Of its runs, in --out."""
+        return self.name.replace(" ", "")
 
     @property
     def headline(self) -> Headline:
@@ -65,6 +71,7 @@ class SweepArm:
 
 
 def arms_of(reference: Path, others: list[Path]) -> list[SweepArm]:
+    """Raises RecipeError for arms that would share a folder, and for those that are scored by something else than the first."""
     recipe = load_recipe(reference)
     arms = [
         SweepArm("unscaled", reference, recipe, ("schedule.rule=none", "schedule.warmup=0ep"), False),
@@ -72,6 +79,7 @@ def arms_of(reference: Path, others: list[Path]) -> list[SweepArm]:
         SweepArm("linear + warm-up", reference, recipe, ("schedule.rule=linear",), True),
         *[SweepArm(path.stem, path, load_recipe(path), (), False) for path in others],
     ]
+    check_names_differ([(arm.folder, arm.path) for arm in arms])
     for arm in arms:
         ours, first = arm.headline, arms[0].headline
         if ours != first:
@@ -92,7 +100,7 @@ def points_of(arms: list[SweepArm], batch_sizes: list[int], seeds: list[int], ou
     points = []
     for batch_size in batch_sizes:
         for arm in arms:
-            folder = out / arm.name.replace(" ", "") / f"batch{batch_size}"
+            folder = out / arm.folder / f"batch{batch_size}"
             words = arm.words_at(batch_size)
             new = tuple(Job(str(arm.path), (*words, f"seed={seed}"), str(folder / f"seed{seed}")) for seed in seeds)
             own = jobs.setdefault(same_up_to_names(arm.recipe_at(batch_size)), new)
@@ -133,9 +141,6 @@ def main(argv: list[str]) -> int:
     options = parse(argv)
     seeds = list(range(options.first_seed, options.first_seed + options.seeds))
     try:
-        for path in [options.reference, *options.others]:
-            if not path.is_file():
-                raise RecipeError(f"{path}: no such recipe file")
         arms = arms_of(options.reference, options.others)
         points = points_of(arms, batch_sizes_of(options.batch_sizes), seeds, options.out)
         jobs = in_order(points)

@@ -2,30 +2,18 @@
 
 import json
 import os
-import runpy
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # launchers start this file by its path, from any folder
 
-from lbtrain import Recipe
 from lbtrain.cluster.launch import leave_process_group
 from lbtrain.errors import Diverged, RecipeError
 from lbtrain.main import run
 from lbtrain.records import write_whole
 from lbtrain.run_directory import RunDirectory
+from tools.recipe_file import load_recipe
 from tools.study.jobs import Job
-
-
-def load_recipe(path: Path) -> Recipe:
-    """The `recipe` of a recipe file, which may import its parent from the same folder."""
-    sys.path.insert(0, str(path.parent))
-    try:
-        recipe = runpy.run_path(str(path))["recipe"]
-    finally:
-        sys.path.remove(str(path.parent))
-    assert isinstance(recipe, Recipe)
-    return recipe
 
 
 def check_unchanged(jobs: list[Job]) -> None:

@@ -12,12 +12,13 @@ import pytest
 
 from lbtrain.errors import RecipeError
 from lbtrain.tasks import Headline
+from tools.recipe_file import load_recipe
 from tools.study import __main__ as study
 from tools.study import publish
 from tools.study.jobs import WORKER, Job
 from tools.study.publish import ROOT, block, measured, with_block, with_measured
 from tools.study.report import Arm, _mean_curve, draw, markdown_table, provenance, verdicts, write_report
-from tools.study.worker import check_unchanged, load_recipe
+from tools.study.worker import check_unchanged
 
 RECIPES = ROOT / "recipes"
 REFERENCE, LARGE = [1.0, 2.0, 3.0], [51.0, 52.0, 53.0]
@@ -52,6 +53,16 @@ def arm(tmp_path: Path, name: str, errors: list[float | None], headline=ERROR, e
         ]
         (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return Arm.read(recipe, tmp_path, list(range(len(errors))), Headline(**headline))
+
+
+def test_arms_of_one_name_are_refused(tmp_path, capsys):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "same.py").write_text("from lbtrain import Recipe\nrecipe = Recipe()\n")
+    files = [str(tmp_path / folder / "same.py") for folder in ("a", "b")]
+    assert study.main([*files, "--out", str(tmp_path / "out")]) == 2
+    assert f"the arms of {files[0]} and {files[1]} would both keep their runs in the folder same" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_mean_and_standard_deviation_of_the_seeds(tmp_path):

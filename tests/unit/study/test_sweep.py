@@ -1,6 +1,7 @@
 """A sweep: what differs between its arms, which runs they share, and what the report says of runs that diverge."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,13 @@ def test_the_arms_differ_in_the_rate_and_its_warmup_alone():
     # Goyal et al. 2017, section 5.3: no warm-up up to the base batch.
     assert [gradual.recipe_at(size).schedule.warmup for size in SIZES] == ["0ep", "0ep", "2ep"]
     assert (lamb.recipe_at(720).optimizer.name, lamb.recipe_at(720).batch_size) == ("lamb", 720)
+
+
+@pytest.mark.parametrize("name", ["linear", "unscaled", "linear+warm-up", "digits_720_lamb"])
+def test_arms_of_one_name_are_refused(tmp_path, name):
+    (tmp_path / f"{name}.py").write_text("from lbtrain import Recipe\nrecipe = Recipe()\n")
+    with pytest.raises(RecipeError, match=rf"and .*{re.escape(name)}\.py would both keep their runs in the folder"):
+        arms_of(RECIPES / "digits.py", [RECIPES / "digits_720_lamb.py", tmp_path / f"{name}.py"])
 
 
 def test_batch_norm_sees_no_more_than_the_batch_and_remembers_as_many_examples():

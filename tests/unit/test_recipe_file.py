@@ -1,0 +1,33 @@
+"""The recipe object of a file, whatever was loaded before."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from lbtrain.errors import RecipeError
+from tools.recipe_file import load_recipe
+
+
+def write(folder: Path, rate: float) -> Path:
+    """A recipe whose parent `base_of_test` has this learning rate."""
+    folder.mkdir()
+    (folder / "base_of_test.py").write_text(f"from lbtrain import Recipe\nrecipe = Recipe().vary(schedule=dict(base_lr={rate}))\n")
+    (folder / "child.py").write_text("from base_of_test import recipe as parent\nrecipe = parent.vary(batch_size=64)\n")
+    return folder / "child.py"
+
+
+def test_parents_of_one_name_in_two_folders_are_two(tmp_path, monkeypatch):
+    files, path = [write(tmp_path / "a", 0.1), write(tmp_path / "b", 0.9)], list(sys.path)
+    assert [load_recipe(file).schedule.base_lr for file in files] == [0.1, 0.9]
+    monkeypatch.chdir(tmp_path)
+    assert [load_recipe(file.relative_to(tmp_path)).schedule.base_lr for file in files] == [0.1, 0.9]
+    assert sys.path == path and "base_of_test" not in sys.modules
+
+
+def test_what_is_not_a_recipe_is_said(tmp_path):
+    with pytest.raises(RecipeError, match=r"none\.py is not a file: name a recipe, such as"):
+        load_recipe(tmp_path / "none.py")
+    (tmp_path / "other.py").write_text("recipe = 3\n")
+    with pytest.raises(RecipeError, match=r"other\.py defines no `recipe`"):
+        load_recipe(tmp_path / "other.py")
