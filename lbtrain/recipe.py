@@ -76,7 +76,9 @@ class DataConfig:
     image_size: int = _key(0, "pixels a side; 0: the data set's own", at_least=0)
     train_examples: int = _key(0, "train on only the first so many images of a data set held in memory; 0: on all", at_least=0)
     max_size: int = _key(0, "detection: the long edge at most, where image_size is the short one; 0: no bound", at_least=0)
-    short_edges: list[str] = _key([], "detection: short edges drawn from in training, the last one for scoring; empty: image_size")
+    short_edges: list[str] = _key(
+        [], "detection: short edges drawn from in training, the last one for scoring; empty: image_size", pixels=True
+    )
     group_by: str = _key("none", "detection: steps of images of like orientation or like padded size", choices=("none", "aspect", "size"))
     empty_images: bool = _key(False, "detection: train on images without objects as well")
     workers: int = _key(0, "loader processes per rank; 0 loads in the training process", at_least=0, at_most=128)
