@@ -1,4 +1,4 @@
-"""What a detector is built from: weights of a file, frozen layers, the batch norm of a LazyConfig."""
+"""What a detector is built from: weights of a file, frozen layers, the keys of a LazyConfig."""
 
 import pickle
 import warnings
@@ -14,7 +14,7 @@ from lbtrain.errors import DataError, RecipeError
 from lbtrain.recipe import Recipe
 from lbtrain.sampling import Block
 from lbtrain.tasks import build_model, detectron2_models
-from lbtrain.tasks.detectron2_models import _lazy_with
+from lbtrain.tasks.detectron2_configs import _lazy_with
 from tests.tiny_detection import TINY, tiny
 
 ARGUMENTS = TINY["model"]["args"]
@@ -77,12 +77,45 @@ def test_batch_norm_is_set_in_a_lazy_config():
         return OmegaConf.create(dict(model=dict(backbone=dict(bottom_up=bottom_up), roi_heads=dict(num_classes=80))))
 
     def norms(**model) -> list[str]:
-        bottom_up = _lazy_with(config(), Recipe().vary(model=dict(library="detectron2", **model))).model.backbone.bottom_up
+        bottom_up = _lazy_with(config(), Recipe().vary(model=dict(library="detectron2", **model)), 4).model.backbone.bottom_up
         return [bottom_up.stem.norm, bottom_up.stages.norm]
 
     assert norms(batch_norm="frozen") == ["FrozenBN", "FrozenBN"]
     assert norms(batch_norm="ghost") == norms(batch_norm="sync") == ["BN", "BN"]
     assert norms(batch_norm="ghost", args={"model.backbone.bottom_up.stem.norm": "GN"}) == ["GN", "BN"]
-    without = OmegaConf.create(dict(model=dict(backbone=dict(net=dict()))))
+    without = OmegaConf.create(dict(model=dict(backbone=dict(net=dict()), roi_heads=dict())))
     with pytest.raises(RecipeError, match=r"model.batch_norm=ghost: .* has no model.backbone.bottom_up.stem.norm and .*batch_norm=frozen"):
-        _lazy_with(without, Recipe().vary(model=dict(library="detectron2", batch_norm="ghost")))
+        _lazy_with(without, Recipe().vary(model=dict(library="detectron2", batch_norm="ghost")), 4)
+
+
+LAZY = dict(
+    model=dict(_target_="RCNN", roi_heads=dict(_target_="Heads", num_classes=80)),
+    dataloader=dict(train=dict(mapper=dict(_target_="Mapper", augmentations=[dict(_target_="Resize", short_edge_length=800)]))),
+    optimizer=dict(lr=0.02, eps=None),
+)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model.roi_heads.batch_size_per_image", "dataloader.train.mapper.augmentations.0.max_size", "dataloader.train.mapper.use_keypoint",
+        "optimizer.lr", "optimizer.eps",
+    ],
+)  # fmt: skip
+def test_a_key_of_a_lazy_config_that_is_read_is_set(name):
+    model = dict(library="detectron2", batch_norm="frozen", args={name: 3})
+    config = _lazy_with(OmegaConf.create(LAZY), Recipe().vary(model=model), 4)
+    assert OmegaConf.select(config, name) == 3 and config.model.roi_heads.num_classes == 4
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "modle.roi_heads.num_classes", "model.roi_head.num_classes", "optimizer.lrr", "dataloader.train.maper.use_keypoint", "lr",
+        "dataloader.train.mapper.augmentations.7.max_size", "dataloader.trian.mapper.use_keypoint",
+    ],
+)  # fmt: skip
+def test_a_key_that_a_lazy_config_would_take_and_nobody_read_is_refused(name):
+    recipe = Recipe().vary(model=dict(library="detectron2", name="x.py", batch_norm="frozen", args={name: 3}))
+    with pytest.raises(RecipeError, match=name):
+        _lazy_with(OmegaConf.create(LAZY), recipe, 4)
