@@ -47,7 +47,7 @@ class ModelConfig:
     head_std: float = _key(0.0, "standard deviation of the classifier's initial weights; 0: the model's own", at_least=0)
     library: str = _key(
         "timm",
-        "timm: classifiers; torchvision: Mask R-CNN on any timm backbone; detectron2: its configs",
+        "timm: classifiers; torchvision: Mask R-CNN on a timm backbone; detectron2: its configs of Mask R-CNN",
         choices=("timm", "torchvision", "detectron2"),
     )
     weights: str = _key("", "Mask R-CNN: a file of weights for the backbone, such as a checkpoint of a ResNet-50 run; empty: random")
