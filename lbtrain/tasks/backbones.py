@@ -48,7 +48,7 @@ def _features(recipe: Recipe, levels: tuple[int, ...]) -> nn.Module:
     arguments = recipe.model.args.get("backbone", {})
     try:
         return cast(nn.Module, timm.create_model(recipe.model.name, features_only=True, out_indices=levels, **arguments))
-    except (RuntimeError, TypeError, ValueError, AssertionError, IndexError) as error:
+    except (RuntimeError, TypeError, ValueError, AssertionError, AttributeError, IndexError) as error:
         raise RecipeError(f"model.name={recipe.model.name} gives no backbone with {arguments}: {error}") from error
 
 
@@ -89,10 +89,10 @@ def _load(body: nn.Module, path: str) -> None:
 
 
 def _under_names_of(body: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A backbone calls some layers otherwise than the classifier does: timm writes features_0 for features.0, or puts model. before all."""
+    """A backbone calls some layers otherwise than its classifier: timm writes features_0 for features.0, or puts model. or body. before."""
     own = {_joined(name): name for name in body.state_dict()}
     return {own.get(_joined(name), name): tensor for name, tensor in weights.items()}
 
 
 def _joined(name: str) -> str:
-    return name.removeprefix("model.").replace(".", "_")
+    return name.removeprefix("model.").removeprefix("body.").replace(".", "_")
