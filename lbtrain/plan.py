@@ -20,7 +20,7 @@ from lbtrain.census import Census, census, memory_estimate
 from lbtrain.cut import Cut, Phase, cut_batch, phase_starts, steps_before
 from lbtrain.data import Facts, facts
 from lbtrain.errors import RecipeError
-from lbtrain.recipe import Recipe, ScheduleConfig
+from lbtrain.recipe import DataConfig, Recipe, ScheduleConfig
 from lbtrain.scaling import peak_lr, regime_factor, warmup_start
 from lbtrain.schedules import BatchGrowth, Duration, LearningRate, Milestone
 
@@ -314,6 +314,7 @@ def _check_classifiers_only(recipe: Recipe) -> None:
         # Images of a detection step are padded to one size, in steps of the batch that the run starts with.
         "schedule.batch_growth": recipe.schedule.batch_growth,
         "data.on_error": "" if recipe.data.on_error == "raise" else recipe.data.on_error,
+        "data.augmentation": "" if recipe.data.augmentation in ("none", "flip") else recipe.data.augmentation,
     }
     for name, value in switched_on.items():
         if value:
@@ -354,10 +355,21 @@ def _notes(recipe: Recipe, warmup: float, milestones: tuple[float, ...], growth_
             f"the linear rule is SGD's: {recipe.optimizer.name.upper()} has been reproduced best with schedule.rule=sqrt and "
             "schedule.warmup_rule=linear"
         )
+    unread = _unread(recipe)
+    if unread:
+        notes.append(f"model.library=detectron2 does not read {unread}: its config says how images are resized and flipped")
     kept = _kept_random(recipe)
     if kept:
         notes.append(f"{kept} of the backbone keep their random initial values: model.weights is empty, give it a file of trained weights")
     return notes
+
+
+def _unread(recipe: Recipe) -> str:
+    """The keys that are set for an augmentation of ours where detectron2's mapper makes its own."""
+    defaults = DataConfig()
+    names = ("image_size", "short_edges", "max_size", "augmentation")
+    changed = [f"data.{name}" for name in names if getattr(recipe.data, name) != getattr(defaults, name)]
+    return ", ".join(changed) if recipe.model.library == "detectron2" else ""
 
 
 def _kept_random(recipe: Recipe) -> str:

@@ -47,7 +47,7 @@ class ModelConfig:
     head_std: float = _key(0.0, "standard deviation of the classifier's initial weights; 0: the model's own", at_least=0)
     library: str = _key(
         "timm",
-        "timm: classifiers; torchvision: Mask R-CNN on any timm backbone; detectron2: its configs",
+        "timm: classifiers; torchvision: Mask R-CNN on a timm backbone; detectron2: its configs of Mask R-CNN",
         choices=("timm", "torchvision", "detectron2"),
     )
     weights: str = _key("", "Mask R-CNN: a file of weights for the backbone, such as a checkpoint of a ResNet-50 run; empty: random")
@@ -76,7 +76,9 @@ class DataConfig:
     image_size: int = _key(0, "pixels a side; 0: the data set's own", at_least=0)
     train_examples: int = _key(0, "train on only the first so many images of a data set held in memory; 0: on all", at_least=0)
     max_size: int = _key(0, "detection: the long edge at most, where image_size is the short one; 0: no bound", at_least=0)
-    short_edges: list[str] = _key([], "detection: short edges drawn from in training, the last one for scoring; empty: image_size")
+    short_edges: list[str] = _key(
+        [], "detection: short edges drawn from in training, the last one for scoring; empty: image_size", pixels=True
+    )
     group_by: str = _key("none", "detection: steps of images of like orientation or like padded size", choices=("none", "aspect", "size"))
     empty_images: bool = _key(False, "detection: train on images without objects as well")
     workers: int = _key(0, "loader processes per rank; 0 loads in the training process", at_least=0, at_most=128)

@@ -19,11 +19,19 @@ import yaml
 from lbtrain.errors import RecipeError
 from lbtrain.schedules import BatchGrowth, Duration, Milestone, TableEntry
 
+
+def _pixels(text: str, name: str) -> int:
+    if not re.fullmatch(r"[1-9][0-9]{0,4}", text):
+        raise RecipeError(f"{name}={text}: {name} takes whole numbers of pixels from 1 to 99999, such as 640,800")
+    return int(text)
+
+
 _FORMS: dict[str, Callable[[str, str], object]] = {
     "duration": Duration.parse,
     "milestone": Milestone.parse,
     "growth": BatchGrowth.parse,
     "table": TableEntry.parse,
+    "pixels": _pixels,
 }
 """What reads, and so checks, a text of some form."""
 

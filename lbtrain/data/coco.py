@@ -1,7 +1,8 @@
 """Instance segmentation in COCO's format: `root/annotations/instances_train2017.json` with `root/train2017/`, and the same for val2017.
 
-Crowds are left out of training and kept for scoring, as COCO's evaluation wants. Whatever cannot be read is an error with its file and id:
-of the half that is scored at once, of outlines and photos to train on when their turn comes.
+Crowds are left out of training and kept for scoring, as COCO's evaluation wants. A box to train on is cut at the edge of its image, and
+where that leaves nothing of it, it goes with its mask and label; scoring takes boxes as the file has them. Whatever cannot be read is an
+error with its file and id: of the half that is scored at once, of outlines and photos to train on when their turn comes.
 """
 
 import contextlib
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as rle
 
-from lbtrain.data.instances import Sample
+from lbtrain.data.instances import Sample, not_empty
 from lbtrain.errors import DataError, RecipeError
 
 
@@ -75,10 +76,10 @@ class CocoSource:
         for number, annotation in enumerate(objects):
             with self._reading_outline(annotation):
                 masks[number] = rle.decode(_encoded(annotation["segmentation"], *pixels.shape[:2]))
-        boxes = np.array([annotation["bbox"] for annotation in objects], np.float32).reshape(-1, 4)
-        boxes[:, 2:] += boxes[:, :2]
         labels = np.array([self._labels[annotation["category_id"]] for annotation in objects], np.int64)
-        return Sample(image["id"], pixels, boxes, labels, masks)
+        boxes = _corners([annotation["bbox"] for annotation in objects], *pixels.shape[:2])
+        kept = not_empty(boxes)
+        return Sample(image["id"], pixels, boxes[kept], labels[kept], masks[kept])
 
     def _pixels(self, image: dict[str, Any]) -> NDArray[np.uint8]:
         path = self.folder / image["file_name"]
@@ -128,6 +129,13 @@ class _Records:
     def __getitem__(self, index: int) -> Any:
         start = int(self._ends[index - 1]) if index else 0
         return json.loads(self._bytes[start : int(self._ends[index])].numpy().tobytes())
+
+
+def _corners(boxes: list[list[float]], height: int, width: int) -> NDArray[np.float32]:
+    """Left, top, right, bottom of what of the boxes lies on the image, shape (n, 4)."""
+    corners = np.array(boxes, np.float64).reshape(-1, 4)
+    corners[:, 2:] += corners[:, :2]
+    return corners.clip(0, [width, height, width, height]).astype(np.float32)
 
 
 def _read(path: Path, folder: Path) -> dict[str, Any]:

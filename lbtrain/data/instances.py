@@ -140,7 +140,15 @@ def _input(sample: Sample, size: tuple[int, int], flip: bool) -> tuple[Tensor, d
     if flip:
         image, masks = image.flip(2), masks.flip(2)
         boxes = torch.stack([size[1] - boxes[:, 2], boxes[:, 1], size[1] - boxes[:, 0], boxes[:, 3]], 1)
-    return image, {"boxes": boxes, "labels": torch.from_numpy(sample.labels), "masks": masks}
+    target = {"boxes": boxes, "labels": torch.from_numpy(sample.labels), "masks": masks}
+    # In float32 a flip or a smaller size may leave nothing of a thin box.
+    kept = not_empty(boxes)
+    return image, target if kept.all() else {name: value[kept] for name, value in target.items()}
+
+
+def not_empty(boxes: Any) -> Any:
+    """Which of the boxes (an array or a tensor, n x 4) are wider and higher than nothing."""
+    return (boxes[:, 2:] > boxes[:, :2]).all(1)
 
 
 def padded(sizes: NDArray[np.int64], multiple: int = 32) -> tuple[int, int]:

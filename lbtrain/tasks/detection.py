@@ -3,7 +3,8 @@
 What each loss is a mean over, and what K ranks mean against one, is in lbtrain.tasks.mask_rcnn and docs/detection.md.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+import difflib
+from collections.abc import Iterable, Iterator
 from typing import Any, cast
 
 import numpy as np
@@ -28,62 +29,29 @@ _PICTURED = 6
 
 def build_model(recipe: Recipe, known: Facts) -> nn.Module:
     """Mask R-CNN with its initial weights, seeded by the recipe alone. Raises RecipeError for a backbone or an argument that cannot be."""
+    from lbtrain.tasks.backbones import create_backbone, levels_of
     from lbtrain.tasks.mask_rcnn import Detector
 
+    arguments, levels = _head_arguments(recipe), levels_of(recipe)
     torch.manual_seed(recipe.seed)
-    body = _backbone(recipe)
+    body = create_backbone(recipe, levels)
     try:
-        return Detector(body, known.num_classes, loss_batch_size=recipe.loss_batch_size, **_head_arguments(recipe))
+        return Detector(body, known.num_classes, loss_batch_size=recipe.loss_batch_size, **arguments)
     except (TypeError, ValueError) as error:
         raise RecipeError(f"model.args={recipe.model.args}: {error}") from error
 
 
-def _backbone(recipe: Recipe) -> nn.Module:
-    import timm
-    from timm.layers import freeze_batch_norm_2d
-
-    import lbtrain.nn  # noqa: F401  registers its models with timm
-
-    arguments = recipe.model.args.get("backbone", {})
-    try:
-        body = timm.create_model(recipe.model.name, features_only=True, out_indices=(1, 2, 3, 4), **arguments)
-    except (RuntimeError, TypeError, ValueError, AssertionError, IndexError) as error:
-        raise RecipeError(f"model.name={recipe.model.name} gives no backbone with {arguments}: {error}") from error
-    if recipe.model.weights and next(body.parameters()).device.type != "meta":  # where a plan is made, the file need not be
-        _load_backbone(body, recipe.model.weights)
-    _freeze(body, recipe.model.args.get("frozen", ()))
-    return freeze_batch_norm_2d(body) if recipe.model.batch_norm == "frozen" else body
-
-
-def _freeze(body: nn.Module, frozen: Sequence[str]) -> None:
-    """Does not train what begins with one of the names `frozen`. Raises RecipeError for a name that no parameter begins with."""
-    names = [name for name, _ in body.named_parameters()]
-    unknown = [start for start in frozen if not any(name.startswith(start) for name in names)]
-    if unknown:
-        known = ", ".join(dict.fromkeys(name.partition(".")[0] for name in names))
-        raise RecipeError(f"model.args frozen: no parameter of the backbone begins with {', '.join(unknown)}: it has {known}")
-    for name, parameter in body.named_parameters():
-        parameter.requires_grad_(not name.startswith(tuple(frozen)))
-
-
 def _head_arguments(recipe: Recipe) -> dict[str, Any]:
+    """Raises RecipeError for a name that is none of them."""
+    from lbtrain.tasks.mask_rcnn import argument_names
+
+    known = ["backbone", "frozen", *argument_names()]
+    for name in recipe.model.args:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            remedy = f"did you mean {near[0]}?" if near else f"it takes {', '.join(known)}"
+            raise RecipeError(f"model.args: {name} is no argument of Mask R-CNN here: {remedy}")
     return {name: value for name, value in recipe.model.args.items() if name not in ("backbone", "frozen")}
-
-
-def _load_backbone(body: nn.Module, path: str) -> None:
-    """Weights of a classifier of the same name: a checkpoint of a run here, or a timm state dict. The classifier itself is left out."""
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise RecipeError(f"model.weights={path} cannot be read: {error}") from error
-    except Exception as error:  # whatever torch makes of bytes that it did not write, or of code that it refuses to load
-        raise RecipeError(f"model.weights={path} is no file of tensors that torch.save has written") from error
-    try:
-        outcome = body.load_state_dict(content.get("state_dict", content), strict=False)
-    except (RuntimeError, ValueError, AttributeError, TypeError) as error:
-        raise RecipeError(f"model.weights={path} does not fit the backbone: {error}") from error
-    if outcome.missing_keys:
-        raise RecipeError(f"model.weights={path} lacks {', '.join(outcome.missing_keys[:3])}: is it a checkpoint of this backbone?")
 
 
 def counted_part(recipe: Recipe, model: nn.Module) -> tuple[nn.Module, tuple[int, int, int]]:

@@ -19,7 +19,6 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from omegaconf import OmegaConf
 from pycocotools import mask as rle
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -32,6 +31,7 @@ from lbtrain.errors import DataError, RecipeError
 from lbtrain.recipe import Recipe
 from lbtrain.sampling import PADDING, Block, train_blocks
 from lbtrain.tasks.detection import InstanceSegmentation
+from lbtrain.tasks.detectron2_configs import config_of, load_weights, mapper_of, network_of
 from lbtrain.tasks.mask_rcnn import mean_of
 
 
@@ -47,63 +47,15 @@ class MappedBatch:
         return MappedBatch(self.inputs[some], self.keys[some], self.indices[some])
 
 
-def _config(recipe: Recipe, num_classes: int) -> Any:
-    """The config of `model.name` with `model.args` in it. Raises RecipeError where it is not there, or where detectron2 is not."""
-    try:
-        from detectron2 import model_zoo
-        from detectron2.config import CfgNode
-    except ImportError as error:
-        raise RecipeError(
-            f"model.library=detectron2 needs detectron2, which is not installed here ({error}): its installation page says how, "
-            "docs/detection.md what it needs beside it; or use model.library=torchvision"
-        ) from error
-    arguments = recipe.model.args
-    try:
-        config = model_zoo.get_config(recipe.model.name)
-        if not isinstance(config, CfgNode):
-            config.model.roi_heads.num_classes = num_classes
-            return _lazy_with(config, recipe)
-        norm = {} if recipe.model.batch_norm == "frozen" else {"MODEL.RESNETS.NORM": "BN"}
-        fixed = {"MODEL.ROI_HEADS.NUM_CLASSES": num_classes, "MODEL.DEVICE": str(torch.get_default_device())} | norm
-        config.merge_from_list([word for pair in (fixed | arguments).items() for word in pair])
-    except (RuntimeError, KeyError, AssertionError, ValueError) as error:
-        raise RecipeError(f"model.name={recipe.model.name} with model.args={arguments}: {error}") from error
-    return config
-
-
-_LAZY_NORMS = ("model.backbone.bottom_up.stem.norm", "model.backbone.bottom_up.stages.norm")
-"""Where the LazyConfigs of a ResNet have what MODEL.RESNETS.NORM is in a yaml."""
-
-
-def _lazy_with(config: Any, recipe: Recipe) -> Any:
-    """A LazyConfig with the recipe's `batch_norm` and `model.args` in it. Raises RecipeError where it has no such batch norm to set."""
-    norms = {} if recipe.model.batch_norm == "frozen" else dict.fromkeys(_LAZY_NORMS, "BN")
-    missing = [name for name in norms if OmegaConf.select(config, name) is None]
-    if missing:
-        raise RecipeError(
-            f"model.batch_norm={recipe.model.batch_norm}: {recipe.model.name} has no {' and '.join(missing)} to set. Use "
-            "model.batch_norm=frozen, which leaves its layers as they are"
-        )
-    # Not LazyConfig.apply_overrides, which takes words, and without hydra cannot read a string among them.
-    for name, value in (norms | recipe.model.args).items():
-        OmegaConf.update(config, name, value)
-    return config
-
-
 def build_model(recipe: Recipe, known: Facts) -> nn.Module:
-    """The network of the config with its initial weights, seeded by the recipe alone. Raises RecipeError as `_config` does."""
-    config = _config(recipe, known.num_classes)
-    from detectron2.checkpoint import DetectionCheckpointer
-    from detectron2.config import CfgNode, instantiate
-    from detectron2.modeling import build_model as build
-
+    """The network of the config with its initial weights, seeded by the recipe alone. Raises RecipeError for what cannot be."""
+    config = config_of(recipe, known.num_classes)
     torch.manual_seed(recipe.seed)
-    try:
-        model = cast(nn.Module, build(config) if isinstance(config, CfgNode) else instantiate(config.model))
-    except TypeError as error:  # a LazyConfig takes any key; its parts know what they take
-        raise RecipeError(f"model.name={recipe.model.name} with model.args={recipe.model.args}: {error}") from error
+    model = network_of(config, recipe)
+    for is_train in (True, False):  # a plan refuses what they refuse; the tasks make their own
+        mapper_of(config, is_train, recipe)
     if recipe.model.weights and next(model.parameters()).device.type != "meta":
-        DetectionCheckpointer(model).load(recipe.model.weights)
+        load_weights(model, recipe.model.weights)
     own: Any = model
     own.seeds = seed_sampling(model)
     own.roi_heads.forward = functools.partial(_heads_in_units, own.roi_heads.forward, recipe.loss_batch_size)
@@ -180,10 +132,10 @@ class Detectron2Segmentation(InstanceSegmentation):
         if recipe.data.name != "coco":
             raise RecipeError(f"data.name={recipe.data.name}: detectron2's mapper reads files, so it takes coco alone")
         super().__init__(recipe, device)
-        config = _config(recipe, len(self.train_source.class_names))
+        config = config_of(recipe, len(self.train_source.class_names))
         seed = recipe.seed
-        self.train_mapped = _Mapped(cast(CocoSource, self.train_source), _mapper(config, True), seed)
-        self.eval_mapped = _Mapped(cast(CocoSource, self.eval_source), _mapper(config, False), seed)
+        self.train_mapped = _Mapped(cast(CocoSource, self.train_source), mapper_of(config, True, recipe), seed)
+        self.eval_mapped = _Mapped(cast(CocoSource, self.eval_source), mapper_of(config, False, recipe), seed)
 
     def batches(self, *, start: int, micro_batch_size: int, rank: int, world_size: int) -> Iterator[Any]:
         blocks = train_blocks(self.stream, start=start, micro_batch_size=micro_batch_size, rank=rank, world_size=world_size)
@@ -200,15 +152,6 @@ class Detectron2Segmentation(InstanceSegmentation):
 
 
 create = Detectron2Segmentation
-
-
-def _mapper(config: Any, is_train: bool) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    from detectron2.config import CfgNode, instantiate
-    from detectron2.data import DatasetMapper
-
-    if isinstance(config, CfgNode):
-        return cast(Callable[..., Any], DatasetMapper(config, is_train))
-    return cast(Callable[..., Any], instantiate((config.dataloader.train if is_train else config.dataloader.test).mapper))
 
 
 class _Mapped(Dataset[MappedBatch]):

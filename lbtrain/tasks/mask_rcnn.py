@@ -1,4 +1,4 @@
-"""Mask R-CNN (He et al. 2017) from torchvision's parts on any timm backbone, made fit for the contract.
+"""Mask R-CNN (He et al. 2017) from torchvision's parts on a timm backbone, made fit for the contract.
 
 Three things go beyond torchvision, so that a step does not depend on how it is cut:
 
@@ -13,6 +13,7 @@ Each loss is then a mean over units, and the engines' mean over accumulation and
 """
 
 import functools
+import inspect
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, cast
@@ -31,12 +32,19 @@ from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastL
 from torchvision.ops.poolers import MultiScaleRoIAlign, initLevelMapper
 
 from lbtrain.data.instances import InstanceBatch
+from lbtrain.tasks.backbones import STRIDES
 
 Losses = dict[str, Tensor]
 
+_SET_HERE = {
+    "backbone", "num_classes", "min_size", "max_size", "image_mean", "image_std", "rpn_anchor_generator", "rpn_head", "box_roi_pool",
+    "box_head", "box_predictor", "mask_roi_pool", "mask_head", "mask_predictor",
+}  # fmt: skip
+"""Arguments of torchvision's MaskRCNN that `Detector` gives itself, or that are for the transform which it replaces."""
+
 
 class Pyramid(nn.Module):
-    """A timm network's four last stages and a feature pyramid on them (Lin et al. 2017), with a fifth level by pooling."""
+    """A timm network's feature maps at `STRIDES` and a feature pyramid on them (Lin et al. 2017), with a fifth level by pooling."""
 
     def __init__(self, body: nn.Module, channels: int):
         super().__init__()
@@ -65,7 +73,9 @@ class Detector(MaskRCNN):
         smallest_anchor: int = 32,
         **arguments: Any,
     ):
-        """`num_classes` without the background. More arguments are those of torchvision's MaskRCNN (box_detections_per_img and so on)."""
+        """`num_classes` without the background. More arguments are those of torchvision's MaskRCNN that `argument_names` lists; it takes
+        any other name too, and does nothing with it.
+        """
         anchors = AnchorGenerator(tuple((smallest_anchor * 2**level,) for level in range(5)), ((0.5, 1.0, 2.0),) * 5)
         super().__init__(
             Pyramid(body, channels),
@@ -92,13 +102,22 @@ class Detector(MaskRCNN):
         return super().forward(batch.images, batch.targets if self.training else None)
 
 
+def argument_names() -> list[str]:
+    """What `Detector` takes from a recipe by name: its own, and those of torchvision's MaskRCNN that it leaves open."""
+    kinds = inspect.Parameter
+    own = [name for name, each in inspect.signature(Detector).parameters.items() if each.kind is kinds.KEYWORD_ONLY]
+    theirs = [name for name, each in inspect.signature(MaskRCNN).parameters.items() if each.kind is kinds.POSITIONAL_OR_KEYWORD]
+    return [name for name in own + theirs if name not in _SET_HERE | {"loss_batch_size"}]
+
+
 def _pool(output_size: int, canonical_scale: int) -> MultiScaleRoIAlign:
-    """RoIAlign over the pyramid's levels of strides 4 to 32; an object of `canonical_scale` pixels is looked at on stride 16.
+    """RoIAlign over the pyramid's levels of `STRIDES`; an object of `canonical_scale` pixels is looked at on stride 16.
 
     The strides are set here: torchvision would guess them at the first batch from the sizes of images before padding.
     """
     pool = MultiScaleRoIAlign(["0", "1", "2", "3"], output_size, 2, canonical_scale=canonical_scale)
-    pool.scales = [1 / 4, 1 / 8, 1 / 16, 1 / 32]
+    pool.scales = [1 / stride for stride in STRIDES]
+    # 4 and 32, as powers of two.
     pool.map_levels = initLevelMapper(2, 5, canonical_scale=canonical_scale, canonical_level=pool.canonical_level)
     return pool
 

@@ -44,18 +44,25 @@ def _masks(detections: list[dict[str, Any]], sample: Sample) -> Tensor:
 
 def _on_image(sample: Sample, masks: Tensor, labels: list[int], words: list[str]) -> NDArray[np.uint8]:
     """Enlarged or reduced to `_HEIGHT` pixels before anything is drawn, so that lines and letters are sharp."""
-    width = round(sample.pixels.shape[1] * _HEIGHT / sample.pixels.shape[0])
+    width = max(1, round(sample.pixels.shape[1] * _HEIGHT / sample.pixels.shape[0]))
     image = torch.from_numpy(np.array(Image.fromarray(sample.pixels).resize((width, _HEIGHT)))).permute(2, 0, 1)
-    seen = [number for number, mask in enumerate(masks) if mask.any()]
+    large = _resized(masks, width)
+    seen = [number for number, mask in enumerate(large) if mask.any()]
     if seen:
-        large = torch.nn.functional.interpolate(masks[seen][None].float(), size=(_HEIGHT, width), mode="nearest")[0].bool()
         colours = [_COLOURS[(labels[number] - 1) % len(_COLOURS)] for number in seen]
-        image = draw_segmentation_masks(image, large, alpha=0.5, colors=colours)
-        boxes = torch.stack([_box(mask) for mask in large])
+        image = draw_segmentation_masks(image, large[seen], alpha=0.5, colors=colours)
+        boxes = torch.stack([_box(mask) for mask in large[seen]])
         image = draw_bounding_boxes(image, boxes, colors=colours, width=2)
         image = _labelled(image, boxes.tolist(), [words[number] for number in seen], colours)
     framed = torch.nn.functional.pad(image, (2, 2, 2, 2), value=255)
     return framed.permute(1, 2, 0).contiguous().numpy()
+
+
+def _resized(masks: Tensor, width: int) -> Tensor:
+    """Of a thin mask nothing may be left."""
+    if not len(masks):
+        return masks.new_zeros(0, _HEIGHT, width).bool()
+    return torch.nn.functional.interpolate(masks[None], size=(_HEIGHT, width), mode="nearest")[0].bool()
 
 
 def _labelled(image: Tensor, boxes: list[list[float]], words: list[str], colours: list[tuple[int, int, int]]) -> Tensor:

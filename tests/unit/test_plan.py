@@ -506,3 +506,23 @@ def test_an_average_of_the_weights_costs_their_memory():
     with_average = plan_of(small(**DIGITS, ema=dict(decay=0.99))).memory
     assert with_average["average"] == 4 * COUNTED.parameters
     assert plan_of(small(**DIGITS)).memory == with_average | dict(average=0)
+
+
+def mask_rcnn(monkeypatch: pytest.MonkeyPatch, **changes) -> Recipe:
+    return load("mask_rcnn", monkeypatch).vary(model=dict(weights="resnet50.pt")).vary(**changes)
+
+
+@pytest.mark.parametrize("library", ["torchvision", "detectron2"])
+@pytest.mark.parametrize("augmentation", ["imagenet", "imagenet_color", "alexnet", "crop_flip"])
+def test_an_augmentation_of_classifiers_is_refused_for_detection(monkeypatch, library, augmentation):
+    recipe = mask_rcnn(monkeypatch, data=dict(augmentation=augmentation), model=dict(library=library, args={}))
+    with pytest.raises(RecipeError, match=rf"data.augmentation={augmentation} is for classifiers .*, and this is model.library={library}"):
+        plan_of(recipe, counted=WITHOUT_NORM)
+
+
+def test_keys_that_detectron2_does_not_read_are_noted(monkeypatch):
+    assert not plan_of(mask_rcnn(monkeypatch), counted=WITHOUT_NORM).notes
+    theirs = mask_rcnn(monkeypatch, model=dict(library="detectron2", args={}))
+    (note,) = plan_of(theirs, counted=WITHOUT_NORM).notes
+    assert "does not read data.short_edges, data.max_size, data.augmentation: its config" in note
+    assert not plan_of(theirs.vary(data=dict(short_edges=[], max_size=0, augmentation="none")), counted=WITHOUT_NORM).notes

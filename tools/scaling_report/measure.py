@@ -55,7 +55,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=arguments.count, default=30, help="steps timed in a launch (default 30)")
     parser.add_argument("--warmup", type=arguments.count, default=5, help="steps left out before them (default 5)")
     parser.add_argument(
-        "--per-gpu-batch", type=arguments.count, help="weak: images a GPU passes at once (default: the recipe's bn_batch_size)"
+        "--per-gpu-batch",
+        type=arguments.count,
+        help="weak: images a GPU passes at once (default: the recipe's bn_batch_size or max_micro_batch_size, the smaller)",
     )
     parser.add_argument("--launcher", choices=LAUNCHERS, default="deepspeed", help="default deepspeed")
     parser.add_argument("--timeout", type=arguments.count, default=600, help="seconds a launch may take (default 600)")
@@ -97,7 +99,7 @@ class Study:
 
     def row(self, gpus: int, mode: str, data: str, stage: int = 0, passes: int = 1) -> Row:
         """Weak scaling keeps the images of a GPU and pass, strong scaling those of a step."""
-        per_gpu = self.options.per_gpu_batch or self.recipe.bn_batch_size
+        per_gpu = self.options.per_gpu_batch or _images_at_once(self.recipe)
         batch = per_gpu * gpus * passes if mode == "weak" else self.recipe.batch_size
         row = Row(
             gpus=gpus, nodes=len(self.hosts.subset(gpus).names), mode=mode, data=data, global_batch=batch, accumulation=passes,
@@ -185,7 +187,7 @@ class Study:
         return [*settings, f"data.name={synthetic_data(self.recipe)}"] if row.data == "synthetic" else settings
 
     def _size(self, row: Row) -> list[str]:
-        """Synthetic images are as large as the recipe's."""
+        """Synthetic images are as large as the recipe's; a detector resizes drawn shapes as it does photos."""
         try:
             return [f"data.image_size={facts(self.recipe.data).image_size}"] if row.data == "synthetic" else []
         except RecipeError:  # a folder of images that is not there: synthetic data does without
@@ -202,6 +204,16 @@ class Study:
 def synthetic_data(recipe: Recipe) -> str:
     """The data set that nobody has to fetch or decode: noise for classification, drawn shapes for detection."""
     return "synthetic" if recipe.model.library == "timm" else "shapes"
+
+
+def _computes_alike(recipe: Recipe) -> bool:
+    """Whether a step of synthetic data computes what one of real data does: drawn shapes are of other sizes and objects than photos."""
+    return recipe.model.library == "timm"
+
+
+def _images_at_once(recipe: Recipe) -> int:
+    """What a GPU holds where nothing else is asked for: a ghost batch, as far as the recipe allows so many."""
+    return min(recipe.bn_batch_size, recipe.max_micro_batch_size or recipe.bn_batch_size)
 
 
 def _name(row: Row) -> str:
@@ -223,7 +235,8 @@ def run(options: argparse.Namespace) -> int:
         report.collectives = [each for gpus in options.gpus if gpus > 1 for each in study.sweep(gpus)]
     for row in points:
         point = study.time_point(row)
-        report.rows = with_data_wait(with_efficiency([*report.rows, point.row]))
+        rows = with_efficiency([*report.rows, point.row])
+        report.rows = with_data_wait(rows) if _computes_alike(recipe) else rows
         report.own_times += point.own_times
         if point.buckets:
             report.provenance.setdefault("buckets", point.buckets)

@@ -45,7 +45,7 @@ class Row:
     step_p95_s: float | None = None
     compute_s: float | None = None
     exposed_communication_s: float | None = None
-    data_wait_s: float | None = None  # step with real data minus step with synthetic data
+    data_wait_s: float | None = None  # step with real data minus step with synthetic data; not of detection
     loader_wait_s: float | None = None  # time in the loader, slowest rank; part of it may be hidden by the device's queue
     optimizer_s: float | None = None
     slowest_rank: int | None = None

@@ -12,10 +12,10 @@ from PIL import Image
 
 from bench.padding import drawn_from, padding_share, table
 from lbtrain import Recipe
-from lbtrain.data import facts
+from lbtrain.data import facts, instances
 from lbtrain.data.coco import CocoSource
 from lbtrain.data.grouping import GroupedStream, kinds_of
-from lbtrain.data.instances import Item, Preparation, padded
+from lbtrain.data.instances import Item, Preparation, Sample, padded
 from lbtrain.data.registry import _coco
 from lbtrain.data.shapes import ShapesSource, draw
 from lbtrain.errors import DataError, RecipeError
@@ -175,6 +175,36 @@ def test_crowds_are_scored_and_not_trained_on(tmp_path):
     assert dog.labels.tolist() == [2] and dog.boxes.tolist() == [[5, 5, 15, 15]] and dog.masks.sum() == 100
     assert empty.masks.shape == (0, 30, 40) and empty.boxes.shape == (0, 4)
     assert sum(annotation["iscrowd"] for annotation in source.ground_truth()["annotations"]) == 1
+
+
+def test_boxes_are_cut_at_the_edge_of_their_image_and_empty_ones_left_out(tmp_path):
+    """By hand, on an image 40 wide and 30 high; ground truth keeps its boxes."""
+    boxes = {(-5, -5, 20, 20): [0, 0, 15, 15], (30, 20, 100, 100): [30, 20, 40, 30]}
+    boxes |= dict.fromkeys([(40, 0, 5, 5), (-9, 3, 9, 3), (39, 1, 1e-7, 5)])
+    path = coco_folder(tmp_path) / "annotations/instances_train2017.json"
+
+    def edit(content) -> None:
+        first, crowd = content["annotations"]
+        content["annotations"] = [first | {"id": number, "bbox": box} for number, box in enumerate(boxes, 10)] + [crowd]
+
+    edited(path, edit)
+    source = CocoSource(tmp_path, "train2017", empty_images=True, scored=True)
+    sample = source[0]
+    assert sample.boxes.tolist() == [box for box in boxes.values() if box] and len(sample.labels) == len(sample.masks) == 2
+    assert [tuple(each["bbox"]) for each in source.ground_truth()["annotations"]][:-1] == list(boxes)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (7, 7)])
+def test_a_box_that_a_flip_or_a_smaller_size_leaves_nothing_of_goes_with_its_mask(size):
+    whole = draw(3, 64)
+    thin = np.array([[0, 0, 1e-9, 9], [50, 0, np.nextafter(np.float32(50), 51), 9]], np.float32)
+    labels, masks = np.array([9, 9, *whole.labels]), np.concatenate([whole.masks[:1], whole.masks[:1], whole.masks])
+    sample = Sample(3, whole.pixels, np.concatenate([thin, whole.boxes]), labels, masks)
+    _, target = instances._input(sample, size, True)
+    left, top, right, bottom = target["boxes"].unbind(1)
+    assert (right > left).all() and (bottom > top).all()
+    assert len(target["labels"]) == len(target["masks"]) == len(left) and 9 not in target["labels"][-len(whole.labels) :]
+    assert len(left) < 2 + len(whole.labels)
 
 
 @pytest.mark.parametrize(

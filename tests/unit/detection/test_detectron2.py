@@ -14,13 +14,15 @@ pytest.importorskip("detectron2", reason="detectron2 is not installed: the check
 pytestmark = pytest.mark.detectron2
 
 from lbtrain import Recipe  # noqa: E402
+from lbtrain.census import census  # noqa: E402
 from lbtrain.data import facts  # noqa: E402
 from lbtrain.data.coco import CocoSource  # noqa: E402
 from lbtrain.errors import DataError, RecipeError  # noqa: E402
 from lbtrain.sampling import Block  # noqa: E402
 from lbtrain.tasks import build_model, create_task  # noqa: E402
 from lbtrain.tasks.coco_score import as_detections, average_precision  # noqa: E402
-from lbtrain.tasks.detectron2_models import _config, _Mapped, _mapper, seed_sampling  # noqa: E402
+from lbtrain.tasks.detectron2_configs import config_of, mapper_of  # noqa: E402
+from lbtrain.tasks.detectron2_models import _Mapped, seed_sampling  # noqa: E402
 from tests.unit.detection.test_data import edited, shapes_as_coco  # noqa: E402
 
 YAML = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml"
@@ -64,16 +66,17 @@ def small(root: Path, **changes) -> Recipe:
 
 
 def lazy(root: Path, **changes) -> Recipe:
-    """The LazyConfig of the same network, a ResNet-50, with the settings of `small`."""
+    """The LazyConfig of the same network, a ResNet-50, with `small`'s settings at a fifth of its rate, where rounding does not grow."""
     edges = "dataloader.{}.mapper.augmentations.0.short_edge_length"
     arguments = {
         "model.backbone.bottom_up.stages.norm": "GN", "model.backbone.bottom_up.stem.norm": "GN", edges.format("train"): [64, 80],
         edges.format("test"): 64, "dataloader.train.mapper.instance_mask_format": "bitmask", "model.roi_heads.batch_size_per_image": 16,
         "model.proposal_generator.batch_size_per_image": 32, "model.proposal_generator.pre_nms_topk": [50, 20],
-        "model.proposal_generator.post_nms_topk": [20, 10], "optimizer.lr": 0.005, "optimizer.weight_decay": 0.1,
+        "model.proposal_generator.post_nms_topk": [20, 10], "optimizer.lr": 0.001, "optimizer.weight_decay": 0.1,
         "lr_multiplier.scheduler.milestones": [12, 16, 20], "lr_multiplier.warmup_length": 8 / 20,
     }  # fmt: skip
-    return small(root, model=dict(name=LAZY, args=arguments)).vary(**changes)
+    rate = dict(base_lr=0.001, warmup_start_lr=0.001 / 1000)
+    return small(root, model=dict(name=LAZY, args=arguments), schedule=rate).vary(**changes)
 
 
 def original(recipe: Recipe):
@@ -81,7 +84,7 @@ def original(recipe: Recipe):
     from detectron2.config import CfgNode, instantiate
     from detectron2.modeling import build_model as build
 
-    config = _config(recipe, facts(recipe.data).num_classes)
+    config = config_of(recipe, facts(recipe.data).num_classes)
     model = build(config) if isinstance(config, CfgNode) else instantiate(config.model)
     model.load_state_dict(build_model(recipe, facts(recipe.data)).state_dict())
     return model.train(), seed_sampling(model)
@@ -141,7 +144,7 @@ def trained_by_detectron2(recipe: Recipe, parts) -> tuple[list[float], list[floa
     from detectron2.engine import HookBase, SimpleTrainer, hooks
 
     model, seeds = original(recipe)
-    optimizer, scheduler = parts(_config(recipe, facts(recipe.data).num_classes), model)
+    optimizer, scheduler = parts(config_of(recipe, facts(recipe.data).num_classes), model)
     assert type(optimizer) is torch.optim.SGD and optimizer.defaults["momentum"] == 0.9
     batches = create_task(recipe, torch.device("cpu")).batches(start=0, micro_batch_size=2, rank=0, world_size=1)
 
@@ -180,7 +183,9 @@ def difference(ours: list[float], theirs: list[float]) -> float:
 def test_20_steps_of_our_loop_equal_20_of_detectron2s_trainer(root, tmp_path, kind, parts):
     recipe = kind(root)
     losses, rates, model = trained_by_detectron2(recipe, parts)
-    assert rates[0] == pytest.approx(5e-6) and rates[8:12] == pytest.approx([0.005] * 4) and rates[16:] == pytest.approx([5e-5] * 4)
+    peak = recipe.schedule.base_lr
+    assert rates[0] == pytest.approx(peak / 1000)
+    assert rates[8:12] == pytest.approx([peak] * 4) and rates[16:] == pytest.approx([peak / 100] * 4)
     ours, our_rates = trained_by_us(recipe, tmp_path)
     assert our_rates == pytest.approx(rates, rel=1e-6)
     assert difference(ours, losses) < 1e-5
@@ -243,7 +248,7 @@ def test_precision_equals_that_of_detectron2s_evaluator(root):
 def test_the_mappers_random_numbers_belong_to_the_image(root):
     recipe = small(root)
     source = CocoSource(root, "train2017", empty_images=True)
-    mapped = _Mapped(source, _mapper(_config(recipe, 4), True), 0)
+    mapped = _Mapped(source, mapper_of(config_of(recipe, 4), True, recipe), 0)
     together = mapped[Block(np.zeros(4, np.int64), np.arange(4))]
     alone = mapped[Block(np.zeros(1, np.int64), np.array([2]))]
     assert torch.equal(together.inputs[2]["image"], alone.inputs[0]["image"]) and together.keys[2] == alone.keys[0]
@@ -313,3 +318,93 @@ def test_a_misspelt_key_of_a_lazy_config_is_an_error_that_names_it(root):
     recipe = small(root, model=dict(name=LAZY, args={"model.roi_heads.batch_size_per_imag": 16}))
     with pytest.raises(RecipeError, match="batch_size_per_imag"):
         build_model(recipe, facts(recipe.data))
+
+
+FROZEN = dict(batch_norm="frozen", args={})
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        (dict(name="COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml"), "no Mask R-CNN"),
+        (dict(name=YAML, args={"MODEL.MASK_ON": False}), "no Mask R-CNN"),
+        (dict(name="COCO-Keypoints/keypoint_rcnn_R_50_FPN_1x.yaml"), "no Mask R-CNN"),
+        (dict(name="COCO-Keypoints/keypoint_rcnn_R_50_FPN_1x.py"), "no Mask R-CNN"),
+        (dict(name=YAML, args={"MODEL.KEYPOINT_ON": True}), "no Mask R-CNN"),
+        (dict(name="COCO-Detection/fast_rcnn_R_50_FPN_1x.yaml"), "no Mask R-CNN"),
+        (dict(name="COCO-Detection/rpn_R_50_FPN_1x.yaml"), "no Mask R-CNN"),
+        (dict(name="COCO-Detection/retinanet_R_50_FPN_1x.yaml"), "no Mask R-CNN"),
+        (dict(name="COCO-Detection/retinanet_R_50_FPN_1x.py"), "no Mask R-CNN"),
+        (dict(name="COCO-PanopticSegmentation/panoptic_fpn_R_50_1x.yaml"), "no Mask R-CNN"),
+        (dict(name="COCO-PanopticSegmentation/panoptic_fpn_R_50_1x.py"), "no Mask R-CNN"),
+        (dict(name="Misc/mask_rcnn_R_50_FPN_3x_syncbn.yaml"), "is a SyncBatchNorm.*MODEL.FPN.NORM"),
+        (dict(name="Misc/mask_rcnn_R_50_FPN_3x_syncbn.yaml", batch_norm="ghost"), r"backbone.fpn_lateral2.norm is a SyncBatchNorm"),
+        (dict(name="new_baselines/mask_rcnn_R_50_FPN_100ep_LSJ.py"), "SyncBatchNorm"),
+        (dict(name="COCO-InstanceSegmentation/mask_rcnn_R_50_C4_1x.yaml", batch_norm="ghost"), "roi_heads.res5.*model.batch_norm=frozen"),
+        (dict(name=YAML, args={"MODEL.ROI_MASK_HEAD.NORM": "BN"}), "roi_heads.mask_head.* is a BatchNorm2d"),
+        (dict(name="COCO-InstanceSegmentation/mask_rcnn_R_51_FPN_1x.yaml"), "not available in Model Zoo"),
+        (dict(name=YAML, args={"MODEL.RESNETS.DEPTH": 51}), "KeyError: 51"),
+        (dict(name=YAML, args={"MODEL.RESNET.DEPTH": 50}), "Non-existent key: MODEL.RESNET.DEPTH"),
+        (dict(name=LAZY, args={"modle.roi_heads.num_classes": 3}), "has no modle.roi_heads.num_classes"),
+        (dict(name=LAZY, args={"model.roi_head.num_classes": 3}), "has no model.roi_head, "),
+        (dict(name=LAZY, args={"dataloader.train.mapper.instance_mask_formt": "bitmask"}), "instance_mask_formt"),
+        (dict(name=LAZY, args={"dataloader.test.mapper.augmentations.0.max_sise": 9}), "max_sise"),
+    ],
+)  # fmt: skip
+def test_a_config_that_cannot_be_trained_is_refused_in_the_plan(root, model, said):
+    recipe = small(root, model=FROZEN | model)
+    with pytest.raises(RecipeError, match=said):
+        census(recipe, facts(recipe.data))
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "batch_norm"),
+    [
+        (YAML, {}, "ghost"), (YAML, {"MODEL.FPN.NORM": "BN"}, "ghost"), (LAZY, {}, "frozen"), (LAZY, {}, "ghost"),
+        ("COCO-InstanceSegmentation/mask_rcnn_R_50_C4_1x.yaml", {}, "frozen"), ("Misc/cascade_mask_rcnn_R_50_FPN_1x.yaml", {}, "frozen"),
+        ("Misc/mask_rcnn_R_50_FPN_3x_gn.yaml", {}, "frozen"), ("COCO-InstanceSegmentation/mask_rcnn_R_50_DC5_1x.yaml", {}, "ghost"),
+    ],
+)  # fmt: skip
+def test_other_configs_are_not(root, name, args, batch_norm):
+    recipe = small(root, model=dict(name=name, args=args, batch_norm=batch_norm))
+    assert census(recipe, facts(recipe.data)).parameters > 10**7
+
+
+def weights(path: Path, content) -> Path:
+    torch.save(content, path)
+    return path
+
+
+def test_weights_of_the_backbone_are_loaded_and_others_refused(root, tmp_path):
+    def loaded(path: Path, seed: int = 1) -> torch.nn.Module:
+        recipe = small(root, seed=seed, model=dict(weights=str(path)))
+        return build_model(recipe, facts(recipe.data))
+
+    whole = build_model(small(root), facts(small(root).data)).state_dict()
+    body = {name: tensor for name, tensor in whole.items() if name.startswith("backbone.bottom_up.")}
+    assert 20 < len(body) < len(whole)
+    again = loaded(weights(tmp_path / "body.pth", {"model": body})).state_dict()
+    assert all(torch.equal(again[name], tensor) for name, tensor in body.items())
+    lacking = dict(list(body.items())[1:])
+    other = {name: tensor[:1] if tensor.dim() == 4 else tensor for name, tensor in body.items()}
+    said = r"model.weights=.*pth lacks backbone.bottom_up\."
+    for content in ({"model": lacking}, {"model": other}, {"model": {"layer1.weight": torch.zeros(3)}}):
+        with pytest.raises(RecipeError, match=said):
+            loaded(weights(tmp_path / "others.pth", content))
+    with pytest.raises(RecipeError, match=r"model.weights=.*run.pt cannot be read as weights of detectron2: "):
+        loaded(weights(tmp_path / "run.pt", {"state_dict": whole}))
+    with pytest.raises(RecipeError, match=r"model.weights=.*nowhere.pkl cannot be read as weights of detectron2: .*not found"):
+        loaded(tmp_path / "nowhere.pkl")
+    (tmp_path / "text.pkl").write_bytes(b"no weights")
+    with pytest.raises(RecipeError, match=r"model.weights=.*text.pkl cannot be read"):
+        loaded(tmp_path / "text.pkl")
+
+
+def test_running_statistics_may_be_missing(root, tmp_path):
+    """Files of frozen layers have none, and ghost batch norm makes its own."""
+    recipe = small(root, model=dict(args=SMALL | {"MODEL.RESNETS.NORM": "BN"}))
+    state = build_model(recipe, facts(recipe.data)).state_dict()
+    kept = {name: tensor for name, tensor in state.items() if "running" not in name and "num_batches" not in name}
+    assert len(kept) < len(state)
+    path = weights(tmp_path / "body.pth", {"model": kept})
+    build_model(recipe.vary(model=dict(weights=str(path))), facts(recipe.data))

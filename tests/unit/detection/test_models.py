@@ -1,10 +1,11 @@
-"""What a detector is built from: weights of a file, frozen layers, the batch norm of a LazyConfig."""
+"""What a detector is built from: a backbone, weights of a file, frozen layers, arguments, the keys of a LazyConfig."""
 
 import pickle
 import warnings
 
 import numpy as np
 import pytest
+import timm
 import torch
 from omegaconf import OmegaConf
 
@@ -14,7 +15,8 @@ from lbtrain.errors import DataError, RecipeError
 from lbtrain.recipe import Recipe
 from lbtrain.sampling import Block
 from lbtrain.tasks import build_model, detectron2_models
-from lbtrain.tasks.detectron2_models import _lazy_with
+from lbtrain.tasks.detectron2_configs import _lazy_with
+from lbtrain.tasks.mask_rcnn import STRIDES, argument_names
 from tests.tiny_detection import TINY, tiny
 
 ARGUMENTS = TINY["model"]["args"]
@@ -59,6 +61,77 @@ def test_a_frozen_layer_that_is_not_there_is_refused_with_those_that_are():
         built(tiny(model=dict(args=ARGUMENTS | dict(frozen=["conv1", "stem", "block1"]))))
 
 
+def with_backbone(name: str, **arguments) -> Recipe:
+    return tiny(model=dict(name=name, args=ARGUMENTS | dict(backbone=arguments)))
+
+
+BACKBONES = [
+    "resnet18", "resnext26ts", "regnetx_002", "efficientnet_b0", "mobilenetv3_small_050", "densenet121", "vgg11_bn", "convnext_atto",
+    "repvgg_a0", "seresnet18", "mvitv2_tiny",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_a_pyramid_stands_on_feature_maps_of_strides_4_to_32(name):
+    """Where RoIAlign looks for a box follows from them."""
+    with torch.device("meta"):
+        features = built(with_backbone(name)).backbone(torch.empty(2, 3, 96, 160))
+    assert [tuple(features[str(level)].shape[2:]) for level in range(4)] == [(96 // stride, 160 // stride) for stride in STRIDES]
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "said"),
+    [
+        ("resnet18", dict(output_stride=16), r"model.name=resnet18 with .*output_stride.* of strides 2, 4, 8, 16: .* 4, 8, 16, 32"),
+        ("vit_tiny_patch16_224", {}, "of strides 16: "),
+        ("inception_v4", {}, r"makes features of \[\(160, 30, 46\)"),
+        ("alexnet", {}, "model.name=alexnet gives no backbone"),
+        ("swin_tiny_patch4_window7_224", {}, "takes no image of 128 x 192 pixels"),
+        ("swin_tiny_patch4_window7_224", dict(strict_img_size=False), r"makes features of \[\(32, 48, 96\)"),
+        ("resnet18", dict(in_chans=1), "takes no image"),
+    ],
+)
+def test_a_backbone_without_such_feature_maps_is_refused_in_the_plan(name, arguments, said):
+    recipe = with_backbone(name, **arguments)
+    with pytest.raises(RecipeError, match=said):
+        census(recipe, facts(recipe.data))
+
+
+@pytest.mark.parametrize("name", ["densenet121", "vgg11_bn", "convnext_atto", "mvitv2_tiny"])
+def test_a_backbone_takes_the_weights_of_its_classifier(tmp_path, name):
+    classifier = timm.create_model(name, num_classes=3)
+    torch.save({"state_dict": classifier.state_dict()}, tmp_path / "weights.pt")
+    recipe = with_backbone(name)
+    body = built(recipe.vary(seed=1, model=dict(weights=str(tmp_path / "weights.pt")))).backbone.body.eval()
+    images = torch.rand(1, 3, 64, 64)
+    for ours, theirs in zip(body(images), classifier.eval().forward_intermediates(images, intermediates_only=True)[-4:], strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("box_detections_per_image", "did you mean box_detections_per_img\\?"),
+        ("image_mean", "it takes backbone, frozen, channels, "),
+        ("max_size", "it takes backbone, frozen, channels, "),
+        ("loss_batch_size", "box_batch_size"),
+        ("num_classes", "it takes"),
+    ],
+)
+def test_an_argument_that_torchvision_would_swallow_is_refused(name, said):
+    with pytest.raises(RecipeError, match=f"model.args: {name} is no argument of Mask R-CNN here: .*{said}"):
+        built(tiny(model=dict(args=ARGUMENTS | {name: 3})))
+
+
+def test_every_argument_that_is_taken_arrives():
+    """Numbers that no default has."""
+    own = {"channels": 8, "box_features": 8, "mask_channels": 8, "mask_layers": 2, "smallest_anchor": 16}
+    others = [name for name in argument_names() if name not in own]
+    assert len(others) == 18 and {"box_detections_per_img", "rpn_nms_thresh", "bbox_reg_weights"} <= set(others)
+    model = built(tiny(model=dict(args=dict(backbone=ARGUMENTS["backbone"], box_score_thresh=0.123, rpn_score_thresh=0.456, **own))))
+    assert model.roi_heads.score_thresh == 0.123 and model.rpn.score_thresh == 0.456 and model.backbone.out_channels == 8
+
+
 def test_what_detectron2s_mapper_cannot_read_is_named(monkeypatch):
     def mapper(record):
         raise KeyError("counts")
@@ -77,12 +150,45 @@ def test_batch_norm_is_set_in_a_lazy_config():
         return OmegaConf.create(dict(model=dict(backbone=dict(bottom_up=bottom_up), roi_heads=dict(num_classes=80))))
 
     def norms(**model) -> list[str]:
-        bottom_up = _lazy_with(config(), Recipe().vary(model=dict(library="detectron2", **model))).model.backbone.bottom_up
+        bottom_up = _lazy_with(config(), Recipe().vary(model=dict(library="detectron2", **model)), 4).model.backbone.bottom_up
         return [bottom_up.stem.norm, bottom_up.stages.norm]
 
     assert norms(batch_norm="frozen") == ["FrozenBN", "FrozenBN"]
     assert norms(batch_norm="ghost") == norms(batch_norm="sync") == ["BN", "BN"]
     assert norms(batch_norm="ghost", args={"model.backbone.bottom_up.stem.norm": "GN"}) == ["GN", "BN"]
-    without = OmegaConf.create(dict(model=dict(backbone=dict(net=dict()))))
+    without = OmegaConf.create(dict(model=dict(backbone=dict(net=dict()), roi_heads=dict())))
     with pytest.raises(RecipeError, match=r"model.batch_norm=ghost: .* has no model.backbone.bottom_up.stem.norm and .*batch_norm=frozen"):
-        _lazy_with(without, Recipe().vary(model=dict(library="detectron2", batch_norm="ghost")))
+        _lazy_with(without, Recipe().vary(model=dict(library="detectron2", batch_norm="ghost")), 4)
+
+
+LAZY = dict(
+    model=dict(_target_="RCNN", roi_heads=dict(_target_="Heads", num_classes=80)),
+    dataloader=dict(train=dict(mapper=dict(_target_="Mapper", augmentations=[dict(_target_="Resize", short_edge_length=800)]))),
+    optimizer=dict(lr=0.02, eps=None),
+)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model.roi_heads.batch_size_per_image", "dataloader.train.mapper.augmentations.0.max_size", "dataloader.train.mapper.use_keypoint",
+        "optimizer.lr", "optimizer.eps",
+    ],
+)  # fmt: skip
+def test_a_key_of_a_lazy_config_that_is_read_is_set(name):
+    model = dict(library="detectron2", batch_norm="frozen", args={name: 3})
+    config = _lazy_with(OmegaConf.create(LAZY), Recipe().vary(model=model), 4)
+    assert OmegaConf.select(config, name) == 3 and config.model.roi_heads.num_classes == 4
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "modle.roi_heads.num_classes", "model.roi_head.num_classes", "optimizer.lrr", "dataloader.train.maper.use_keypoint", "lr",
+        "dataloader.train.mapper.augmentations.7.max_size", "dataloader.trian.mapper.use_keypoint",
+    ],
+)  # fmt: skip
+def test_a_key_that_a_lazy_config_would_take_and_nobody_read_is_refused(name):
+    recipe = Recipe().vary(model=dict(library="detectron2", name="x.py", batch_norm="frozen", args={name: 3}))
+    with pytest.raises(RecipeError, match=name):
+        _lazy_with(OmegaConf.create(LAZY), recipe, 4)

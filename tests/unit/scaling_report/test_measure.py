@@ -1,6 +1,7 @@
 """measure: command lines of each launcher, a failing and a late point, resume, and the arithmetic of a row."""
 
 import argparse
+import dataclasses
 import json
 import sys
 import time
@@ -13,7 +14,8 @@ from lbtrain.cluster.hostfile import Hostfile
 from lbtrain.errors import LaunchError
 from tools.scaling_report.__main__ import main
 from tools.scaling_report.launchers import LAUNCHERS, commands, run_together
-from tools.scaling_report.measure import Study
+from tools.scaling_report.measure import Point, Study
+from tools.scaling_report.recipes import load_recipe
 from tools.scaling_report.report import Row, load, with_data_wait
 from tools.scaling_report.timings import RankTimes, read_ranks, summarize
 
@@ -167,6 +169,29 @@ def test_detection_is_measured_on_drawn_shapes_where_data_is_synthetic(tmp_path:
     study.recipe = Recipe().vary(model=dict(library="torchvision", name="resnet18"), data=dict(name="coco", image_size=96))
     words = study.words(Row(gpus=1, nodes=1, global_batch=2, per_gpu_batch=2, data="synthetic"), "exchange")
     assert {"data.name=shapes", "data.image_size=96"} <= set(words)
+
+
+def test_the_documented_study_of_detection_can_be_planned(tmp_path: Path) -> None:
+    """Its recipe takes fewer images at once than a ghost batch holds."""
+    study = _study(tmp_path, Hostfile(("localhost",), 2), data=["synthetic", "real"])
+    study.recipe = load_recipe(ROOT / "recipes/mask_rcnn.py").with_overrides(["data.group_by=size"])
+    rows = study.rows()
+    assert [(row.data, row.status, row.per_gpu_batch, row.global_batch) for row in rows] == [
+        (data, "ok", 2, 4) for data in ("synthetic", "real")
+    ]
+    assert "--gpus 2 --data real" in (ROOT / "docs/detection.md").read_text()
+
+
+@pytest.mark.parametrize(("recipe", "waits"), [("mask_rcnn_shapes", False), ("resnet50", True)])
+def test_detection_has_no_data_wait(recipe: str, waits: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shapes are no photos: the difference of the steps is mostly what they compute."""
+    monkeypatch.chdir(ROOT)
+    seconds = {"synthetic": 0.3, "real": 0.4}
+    monkeypatch.setattr(Study, "time_point", lambda study, row: Point(dataclasses.replace(row, step_p50_s=seconds[row.data])))
+    words = ["measure", "--gpus", "2", "--data", "synthetic,real", "--hostfile", "hostfiles/local", "--out", str(tmp_path / "out")]
+    assert main([*words, f"recipes/{recipe}.py"]) == 0
+    found = [row.data_wait_s for row in load(tmp_path / "out/report.json").rows]
+    assert found == ([None, pytest.approx(0.1)] if waits else [None, None])
 
 
 def test_a_sharded_point_is_computed_alone_unsharded(tmp_path: Path) -> None:

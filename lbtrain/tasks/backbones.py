@@ -1,0 +1,98 @@
+"""timm networks as backbones of a detector: the feature maps that its pyramid stands on, and what of them is loaded, trained and frozen."""
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import timm
+import torch
+from timm.layers import freeze_batch_norm_2d
+from torch import Tensor, nn
+
+import lbtrain.nn  # noqa: F401  registers its models with timm
+from lbtrain.errors import RecipeError
+from lbtrain.recipe import Recipe
+
+STRIDES = (4, 8, 16, 32)
+"""Of the feature maps that a pyramid stands on."""
+
+
+def levels_of(recipe: Recipe) -> tuple[int, ...]:
+    """Numbers of the network's feature maps at `STRIDES`, the deepest of each. Raises RecipeError for a network that has not all of them,
+    or does not make them, channels first, of an image of any size. Looks at it on the meta device: no memory, no random numbers.
+    """
+    named = f"model.name={recipe.model.name} with {recipe.model.args.get('backbone', {})}"
+    with torch.device("meta"):
+        info = cast(Any, _features(recipe, (0,))).feature_info.info
+        numbers = {each["reduction"]: number for number, each in enumerate(info)}
+        if not numbers.keys() >= set(STRIDES):
+            found, needed = ", ".join(map(str, numbers)), ", ".join(map(str, STRIDES))
+            raise RecipeError(f"{named} has feature maps of strides {found}: a pyramid stands on those of {needed}, as resnet50 has them")
+        levels = tuple(numbers[stride] for stride in STRIDES)
+        _check_shapes(_features(recipe, levels), named)
+    return levels
+
+
+def _check_shapes(body: nn.Module, named: str) -> None:
+    height, width = 128, 192
+    channels = cast(Any, body).feature_info.channels()
+    expected = [(count, height // stride, width // stride) for count, stride in zip(channels, STRIDES, strict=True)]
+    try:
+        shapes = [tuple(feature.shape[1:]) for feature in body(torch.empty(2, 3, height, width))]
+    except Exception as error:  # whatever a network makes of an image that has not its size
+        raise RecipeError(f"{named} takes no image of {height} x {width} pixels, and those of detection have any size: {error}") from error
+    if shapes != expected:
+        raise RecipeError(f"{named} makes features of {shapes} of an image of {height} x {width} pixels: a pyramid takes {expected}")
+
+
+def _features(recipe: Recipe, levels: tuple[int, ...]) -> nn.Module:
+    arguments = recipe.model.args.get("backbone", {})
+    try:
+        return cast(nn.Module, timm.create_model(recipe.model.name, features_only=True, out_indices=levels, **arguments))
+    except (RuntimeError, TypeError, ValueError, AssertionError, AttributeError, IndexError) as error:
+        raise RecipeError(f"model.name={recipe.model.name} gives no backbone with {arguments}: {error}") from error
+
+
+def create_backbone(recipe: Recipe, levels: tuple[int, ...]) -> nn.Module:
+    """The network, with the weights of `model.weights`, giving its feature maps `levels`. Raises RecipeError for what does not fit it."""
+    body = _features(recipe, levels)
+    if recipe.model.weights and next(body.parameters()).device.type != "meta":  # where a plan is made, the file need not be
+        _load(body, recipe.model.weights)
+    _freeze(body, recipe.model.args.get("frozen", ()))
+    return freeze_batch_norm_2d(body) if recipe.model.batch_norm == "frozen" else body
+
+
+def _freeze(body: nn.Module, frozen: Sequence[str]) -> None:
+    """Does not train what begins with one of the names `frozen`. Raises RecipeError for a name that no parameter begins with."""
+    names = [name for name, _ in body.named_parameters()]
+    unknown = [start for start in frozen if not any(name.startswith(start) for name in names)]
+    if unknown:
+        known = ", ".join(dict.fromkeys(name.partition(".")[0] for name in names))
+        raise RecipeError(f"model.args frozen: no parameter of the backbone begins with {', '.join(unknown)}: it has {known}")
+    for name, parameter in body.named_parameters():
+        parameter.requires_grad_(not name.startswith(tuple(frozen)))
+
+
+def _load(body: nn.Module, path: str) -> None:
+    """Weights of a classifier of the same name: a checkpoint of a run here, or a timm state dict. The classifier itself is left out."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise RecipeError(f"model.weights={path} cannot be read: {error}") from error
+    except Exception as error:  # whatever torch makes of bytes that it did not write, or of code that it refuses to load
+        raise RecipeError(f"model.weights={path} is no file of tensors that torch.save has written") from error
+    try:
+        outcome = body.load_state_dict(_under_names_of(body, content.get("state_dict", content)), strict=False)
+    except (RuntimeError, ValueError, AttributeError, TypeError) as error:
+        raise RecipeError(f"model.weights={path} does not fit the backbone: {error}") from error
+    if outcome.missing_keys:
+        raise RecipeError(f"model.weights={path} lacks {', '.join(outcome.missing_keys[:3])}: is it a checkpoint of this backbone?")
+
+
+def _under_names_of(body: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A backbone calls some layers otherwise than its classifier: timm writes features_0 for features.0, or puts model. or body. before."""
+    own = {_joined(name): name for name in body.state_dict()}
+    return {own.get(_joined(name), name): tensor for name, tensor in weights.items()}
+
+
+def _joined(name: str) -> str:
+    return name.removeprefix("model.").removeprefix("body.").replace(".", "_")
