@@ -124,7 +124,7 @@ def test_an_evaluation_scores_every_image_once_in_batches_of_one_size(world_size
     prepare = Preparation((64,), 0, flip=False, seed=0)
     shares = [evaluation_items(source, prepare, 4, rank, world_size) for rank in range(world_size)]
     assert len({len(share) for share in shares}) == 1
-    scored = [index for share in shares for item in share for epoch, index in zip(*item.block, strict=True) if epoch >= 0]
+    scored = [index for share in shares for item in share for index in item.block.indices[item.block.epochs >= 0]]
     assert sorted(scored) == list(range(11))
 
 
