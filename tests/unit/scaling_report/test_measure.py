@@ -12,10 +12,10 @@ import pytest
 from lbtrain import Recipe
 from lbtrain.cluster.hostfile import Hostfile
 from lbtrain.errors import LaunchError
+from tools.recipe_file import load_recipe
 from tools.scaling_report.__main__ import main
 from tools.scaling_report.launchers import LAUNCHERS, commands, run_together
 from tools.scaling_report.measure import Point, Study
-from tools.scaling_report.recipes import load_recipe
 from tools.scaling_report.report import Row, load, with_data_wait
 from tools.scaling_report.timings import RankTimes, read_ranks, summarize
 
