@@ -33,7 +33,8 @@ OPENING = """\
 
 The newest row of each comparison in [results/](../results), where every row carries its command, commit, versions, hardware and date. A
 ratio is the median over n paired rounds, in turns on one machine, with the 95 % interval of that median (of fewer than six rounds: the
-smallest and the largest); "aim" is the bound that was set beforehand. This page is made by `python -m bench.report`; `make bench`
+smallest and the largest); "aim" is the bound that was set beforehand, and "met" whether the ratio keeps it, with a question mark where
+the aim lies within the interval: the next measurement may say otherwise. This page is made by `python -m bench.report`; `make bench`
 measures anew, `make bench-check` holds new ratios against these.
 
 ![every ratio, as times as good as the peer](results.png)
@@ -89,9 +90,18 @@ def page(found: dict[str, list[Line]]) -> str:
 
 
 def not_met(found: dict[str, list[Line]]) -> str:
-    """The README's list of aims that were missed, each with its ratio."""
+    """The README's list of aims that were missed, each with its ratio; first those that the interval leaves no doubt of."""
     lines = [(name, line) for name, table in found.items() for line in table if line["met"] == "no"]
-    return "\n".join(f"- {name}: {line['case']}, against {line['peer_name']}: {_ratio(line)}, aim {line['target']}" for name, line in lines)
+    return "\n".join(
+        f"- {name}: {line['case']}, against {line['peer_name']}: {_ratio(line)}, aim {line['target']}"
+        + (", which lies within the interval" if _is_open(line) else "")
+        for name, line in sorted(lines, key=lambda each: _is_open(each[1]))
+    )
+
+
+def _is_open(line: Line) -> bool:
+    """Whether the aim lies within the interval."""
+    return bool(line["target"]) and float(line["ratio_low"]) <= float(line["target"].lstrip("<>=")) <= float(line["ratio_high"])
 
 
 def readme(text: str, found: dict[str, list[Line]]) -> str:
@@ -113,7 +123,8 @@ def _row(line: Line) -> str:
     if not line["ratio"]:
         return f"| {line['case']} | {ours} | - | - | - | - | {line['n']} |"
     peer = f"{line['peer_name']}: {float(line['peer']):.4g}"
-    return f"| {line['case']} | {ours} | {peer} | {_ratio(line)} | {line['target'] or '-'} | {line['met'] or '-'} | {line['n']} |"
+    met = (line["met"] or "-") + "?" * _is_open(line)
+    return f"| {line['case']} | {ours} | {peer} | {_ratio(line)} | {line['target'] or '-'} | {met} | {line['n']} |"
 
 
 def _origins(name: str, lines: list[Line]) -> str:

@@ -19,9 +19,18 @@ def test_the_page_in_the_repository_is_what_the_rows_say():
 
 def test_what_was_missed_is_listed_with_its_ratio():
     missed = line("slow", "0.9", "0.8", "0.95") | {"met": "no"}
-    assert (
-        report.not_met({"train": [line("a", "1", "1", "1"), missed]}) == "- train: slow, against peer: 0.900 (0.800 to 0.950), aim >=0.97"
-    )
+    unsure = line("near", "0.96", "0.95", "0.99") | {"met": "no"}
+    assert report.not_met({"train": [line("a", "1", "1", "1"), unsure, missed]}).splitlines() == [
+        "- train: slow, against peer: 0.900 (0.800 to 0.950), aim >=0.97",
+        "- train: near, against peer: 0.960 (0.950 to 0.990), aim >=0.97, which lies within the interval",
+    ]
+
+
+def test_an_aim_within_the_interval_is_met_or_not_with_a_question_mark():
+    lines = [line("sure", "1.1", "1.0", "1.2"), line("unsure", "0.98", "0.96", "1.0"), line("without", "0.98", "0.96", "1.0", "")]
+    lines.append(line("missed", "0.96", "0.95", "0.99") | {"met": "no"})
+    marks = [row.split(" | ")[5] for row in report._table(lines).splitlines()[2:]]
+    assert marks == ["yes", "yes?", "yes", "no?"]
 
 
 def test_a_newer_row_of_a_case_replaces_the_older(tmp_path):
