@@ -2,7 +2,9 @@
 
 import runpy
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 from lbtrain import Recipe
 from lbtrain.errors import RecipeError
@@ -25,7 +27,15 @@ def load_recipe(path: Path) -> Recipe:
 
 
 def _forget(modules: set[str], folder: Path) -> None:
-    """Lets go of those that lie in `folder`: a recipe of another folder may have a parent of the same name."""
+    """Lets go of modules and packages that lie in `folder`: a recipe of another folder may have a parent of the same name."""
+    own = {name for name in modules if "." not in name and folder in map(Path, _places(sys.modules[name]))}
     for name in modules:
-        if Path(getattr(sys.modules[name], "__file__", None) or "/").parent == folder:
+        if name.partition(".")[0] in own:
             del sys.modules[name]
+
+
+def _places(module: ModuleType) -> Iterator[str]:
+    """The folder that it was found in; several for a package without __init__.py."""
+    for path in getattr(module, "__path__", None) or [getattr(module, "__file__", None)]:
+        if path:
+            yield str(Path(path).parent)

@@ -25,6 +25,21 @@ def test_parents_of_one_name_in_two_folders_are_two(tmp_path, monkeypatch):
     assert sys.path == path and "base_of_test" not in sys.modules
 
 
+@pytest.mark.parametrize("initial", ["__init__.py", "other.py"], ids=["package", "namespace"])
+def test_parents_in_packages_of_one_name_are_two_as_well(tmp_path, initial):
+    files = []
+    for name, rate in (("a", 0.1), ("b", 0.9)):
+        child = write(tmp_path / name, rate)
+        package = child.parent / "common_of_test"
+        package.mkdir()
+        (package / initial).write_text("")
+        (child.parent / "base_of_test.py").rename(package / "base_of_test.py")
+        child.write_text(child.read_text().replace("from base_of_test", "from common_of_test.base_of_test"))
+        files.append(child)
+    assert [load_recipe(file).schedule.base_lr for file in files] == [0.1, 0.9]
+    assert not any("of_test" in name for name in sys.modules)
+
+
 def test_what_is_not_a_recipe_is_said(tmp_path):
     with pytest.raises(RecipeError, match=r"none\.py is not a file: name a recipe, such as"):
         load_recipe(tmp_path / "none.py")

@@ -220,6 +220,8 @@ def draw_sweep(data: dict[str, Any], path: Path) -> None:
     fine = np.geomspace(min(sizes), max(sizes), 100)
     for key, colour, style in (("measured", BLUE, "-"), ("predicted", ORANGE, "--")):
         found = data[key]
+        if found is None:  # the noise scale said nothing
+            continue
         label = f"{'fitted' if key == 'measured' else 'from the noise scale'}: critical batch {found['critical_batch']:,.0f}"
         axes.plot(fine, found["min_steps"] + found["min_examples"] / fine, color=colour, linestyle=style, label=label)
         axes.axvline(found["critical_batch"], color=colour, linestyle=":", linewidth=1)

@@ -58,11 +58,10 @@ def fit_log(distances: Sequence[dict[str, Any]], train: Sequence[dict[str, Any]]
 
 
 def _at_high_rate(train: Sequence[dict[str, Any]]) -> set[int]:
-    """Logged steps after the warm-up with at least half of the peak rate."""
-    if not train:
-        return set()
-    peak = max(train, key=lambda row: row["lr"])  # the first, where several are alike
-    return {row["step"] for row in train if row["step"] >= peak["step"] and row["lr"] >= peak["lr"] / 2}
+    """Logged steps after the warm-up with at least half of the peak rate, per example: a batch that grows instead is a rate that falls."""
+    rates = {row["step"]: row["lr"] / row["batch_size"] for row in train}
+    peak = max(rates, key=lambda step: rates[step], default=0)  # the first, where several are alike
+    return {step for step, rate in rates.items() if step >= peak and rate >= rates[peak] / 2}
 
 
 def compare(small: Run, large: Run, out: Path, here: Here, options: LossOptions) -> str:

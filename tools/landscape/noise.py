@@ -46,7 +46,7 @@ class Window:
     @property
     def tells(self) -> bool:
         """Whether gradient and noise both show. An interval from 0 on leaves the noise scale open, however well the gradient is known."""
-        return self.noise.value is not None and self.noise.low > 0
+        return bool(self.noise.value) and self.noise.low > 0
 
     def fewest_steps(self, noise: float) -> float:
         """How many steps without noise make the progress of these."""
@@ -90,7 +90,7 @@ def windows(rows: Sequence[dict[str, Any]]) -> list[Window]:
 def _all_that_is_known(noise: NoiseScale) -> str:
     """Of measurements that tell no noise scale."""
     if math.isfinite(noise.high):
-        return f"no noise shows beside the gradient: the critical batch is below {noise.high:,.0f}, and more cannot be said"
+        return f"no noise shows beside the gradient: the critical batch is below {max(1.0, noise.high):,.0f}, and more cannot be said"
     if noise.low:
         return f"the gradient drowns in the noise: the critical batch is above {noise.low:,.0f}, and more cannot be said"
     return "gradient and noise cannot be told apart, and nothing can be said of the critical batch"

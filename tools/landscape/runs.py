@@ -111,7 +111,7 @@ class Run:
         """The run's network with these weights, in its ghost batches."""
         model = build_model(self.recipe, facts(self.recipe.data))
         model.load_state_dict(weights)
-        return convert_to_ghost_batch_norm(model, self.recipe.bn_batch_size).to(device)
+        return convert_to_ghost_batch_norm(model, self.plan["bn_batch_size"]).to(device)
 
     def objective(self, here: Here, options: "LossOptions") -> Objective:
         """The training loss at the checkpoint, over the first examples of the run's own stream, shared out over the ranks.

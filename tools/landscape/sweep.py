@@ -23,7 +23,7 @@ from lbtrain.records import write_whole
 from lbtrain.run_directory import RunDirectory
 from tools.landscape import chart, page
 from tools.landscape.kept import Bars
-from tools.landscape.noise import Advice, advise, windows
+from tools.landscape.noise import advise, windows
 from tools.landscape.runs import Run
 from tools.study.report import origin_of, provenance_of
 
@@ -130,7 +130,7 @@ def report(question: Question, out: Path, *, command: str) -> str:
         raise RecipeError(f"the loss {question.loss} was reached at {len(best)} batch sizes only: raise --loss or --epochs")
     fitted = fit([point["batch_size"] for point in best], [point["steps"] for point in best])
     middle = best[len(best) // 2]
-    predicted, rows = _predict(question, out, middle)
+    predicted, in_words = _prediction(question, out, middle)
     origins = _origins(question, out)
     data = {
         "question": vars(question),
@@ -140,15 +140,13 @@ def report(question: Question, out: Path, *, command: str) -> str:
         "loss": question.loss,
         "points": best,
         "measured": {"critical_batch": fitted[1] / fitted[0], "min_steps": fitted[0], "min_examples": fitted[1]},
-        "predicted": {**vars(predicted), "from_batch": middle["batch_size"], "measurements": rows},
+        "predicted": predicted,
     }
     write_whole(out / "sweep.json", json.dumps(data, indent=1) + "\n")
     chart.draw_sweep(data, out / "sweep.png")
-    low, high = predicted.critical_batch_interval
     lines = [
         f"measured: critical batch {fitted[1] / fitted[0]:,.0f}, fewest steps {fitted[0]:,.0f}, fewest examples {fitted[1]:,.0f}",
-        f"the noise scale of the run at batch {middle['batch_size']} says {predicted.critical_batch:,.0f} "
-        f"({low:,.0f} to {'unbounded' if high is None else f'{high:,.0f}'})",
+        in_words,
     ]
     table = page.Table(
         f"Best of {len(question.rates)} rates, steps to a training loss of {question.loss}, mean of {question.seeds} seeds",
@@ -188,11 +186,21 @@ def fit(batches: Sequence[float], steps: Sequence[float]) -> tuple[float, float]
     return float(np.exp(found[0])), float(np.exp(found[1]))
 
 
-def _predict(question: Question, out: Path, point: dict[str, Any]) -> tuple[Advice, int]:
-    """From the noise rows of all seeds of one point, each up to the loss; the measurements of one step weigh alike."""
+def _prediction(question: Question, out: Path, point: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
+    """What the noise scale says, from the rows of all seeds of one point up to the loss, as data and in words; no data where it says nothing.
+
+    The measurements of one step weigh alike.
+    """
     rows: list[dict[str, Any]] = []
     for seed, steps in enumerate(point["each"]):
         run = Run(_folder(out, point["batch_size"], point["rate"], seed))
         rows += [row for row in run.rows("noise") if row["step"] <= steps]
     rows.sort(key=lambda row: row["examples"])
-    return advise(windows(rows)), len(rows)
+    where = f"the noise scale of the run at batch {point['batch_size']}"
+    try:
+        predicted = advise(windows(rows))
+    except RecipeError:
+        return None, f"{where} says no critical batch in its {len(rows)} measurements: more --seeds measure more"
+    low, high = predicted.critical_batch_interval
+    said = f"{where} says {predicted.critical_batch:,.0f} ({low:,.0f} to {'unbounded' if high is None else f'{high:,.0f}'})"
+    return {**vars(predicted), "from_batch": point["batch_size"], "measurements": len(rows)}, said

@@ -64,6 +64,15 @@ def test_windows_are_cut_so_that_half_of_them_or_more_tell_something():
         windows(rows([100], each=4))
 
 
+def test_noise_below_none_tells_nothing(tmp_path, capsys):
+    """A micro-batch that is measured in part may be less noisy than the whole, by chance, however sure that is of the few rows."""
+    found = rows([100], each=5)
+    for row, gradient, trace in zip(found, (1.2, -1, 0.9, -0.8, 0.3), (-1, -1.1, -0.9, -1.05, -0.95), strict=True):
+        row |= {"small_square": gradient + trace / 16, "large_square": gradient + trace / 64}
+    with pytest.raises(RecipeError, match="in 5 measurements"):
+        windows(found)
+
+
 def drowned_end(*, parts=8, told=2, each=20):
     """Rows whose noise scale is 100 in the first parts of the run; the rest, a few bursts among next to nothing, allow any."""
     found, generator = rows([100] * parts, each=each), np.random.default_rng(0)

@@ -146,7 +146,7 @@ def test_the_line_interpolates_what_is_a_number():
 
 def rated(rates, distance):
     """Rows of both kinds, one a step, with these rates and distances."""
-    train = [{"step": step, "lr": lr} for step, lr in enumerate(rates, 1)]
+    train = [{"step": step, "lr": lr, "batch_size": 64} for step, lr in enumerate(rates, 1)]
     return [{"step": row["step"], "distance": distance(row["step"])} for row in train], train
 
 
@@ -158,6 +158,12 @@ def test_a_logarithm_is_fitted_while_the_rate_is_high():
     assert (found.intercept, found.slope, found.explained) == pytest.approx((2, 3, 1))
     assert (found.first, found.last) == (3, 7)
     assert fit_log(*rated([0.5, 1, 0.6, 0.4], course)) is None and fit_log([], []) is None
+    # A rate that grows with its batch (ABSA) has not risen, and a batch that grows at one rate is a rate that falls.
+    distances, train = rated([0.5, 1, 1, 1, 4, 4, 1, 1], lambda step: np.log(step))
+    for row, size in zip(train, [64, 64, 64, 64, 256, 256, 256, 256], strict=True):
+        row["batch_size"] = size
+    adaptive = fit_log(distances, train)
+    assert (adaptive.first, adaptive.last) == (2, 6)
 
 
 def test_distances_without_a_law_are_shown_without_one(runs, tmp_path, capsys):

@@ -65,6 +65,16 @@ def test_the_measured_curve_and_what_the_noise_scale_says_are_written_with_their
     assert found["command"] in page and "abc1234 on 2 cores; python 3.11, torch 2.5" in page
 
 
+def test_a_noise_scale_that_says_nothing_does_not_take_the_measured_curve_along(words, trained, monkeypatch, capsys):
+    monkeypatch.setattr(importlib.import_module(__name__), "NOISE", 0)
+    assert main(words) == 0
+    assert "the noise scale of the run at batch 40 says no critical batch in its 34 measurements" in capsys.readouterr().out
+    folder = Path("runs/landscape-sweep/digits")
+    found = json.loads((folder / "sweep.json").read_text())
+    assert found["measured"]["critical_batch"] == pytest.approx(100, rel=0.02) and found["predicted"] is None
+    assert (folder / "sweep.png").exists() and "says no critical batch" in (folder / "sweep.html").read_text()
+
+
 def test_a_second_time_nothing_is_trained_and_another_recipe_has_its_own_folder(words, trained):
     assert main(words) == main(words) == 0
     assert len(trained) == 3

@@ -12,9 +12,11 @@ from lbtrain.plan import make_plan
 from lbtrain.tasks import build_model
 
 
-def write_run(path: Path, *, seed: int, batch_size: int = 64, ghost: int = 8, model: str = "cifar_resnet8") -> Path:
+def write_run(
+    path: Path, *, seed: int, batch_size: int = 64, ghost: int = 8, model: str = "cifar_resnet8", batch_norm: str = "ghost"
+) -> Path:
     """A run of `seed` on digits that has stopped after 10 steps, with its initial weights; returns `path`, which it makes."""
-    recipe = Recipe().vary(batch_size=batch_size, bn_batch_size=ghost, seed=seed, model=dict(name=model))
+    recipe = Recipe().vary(batch_size=batch_size, bn_batch_size=ghost, seed=seed, model=dict(name=model, batch_norm=batch_norm))
     net = build_model(recipe, facts(recipe.data))
     path.mkdir()
     state = {"model": net.state_dict(), "optimizer": {}, "loss_scale": 1.0}
@@ -22,7 +24,7 @@ def write_run(path: Path, *, seed: int, batch_size: int = 64, ghost: int = 8, mo
     checkpoints.save(state, Progress(640, 10), recipe.to_yaml())
     checkpoints.wait()
     rows = [{"kind": "distance", "step": step, "examples": step, "distance": 1 + float(np.log(step))} for step in (1, 2, 4, 8)]
-    rows += [{"kind": "train", "step": row["step"], "lr": 0.1} for row in rows]
+    rows += [{"kind": "train", "step": row["step"], "lr": 0.1, "batch_size": batch_size} for row in rows]
     (path / "recipe.yaml").write_text(recipe.to_yaml())
     (path / "plan.json").write_text(make_plan(recipe, 1).to_json())
     (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
