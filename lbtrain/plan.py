@@ -241,7 +241,8 @@ def _check_combinations(recipe: Recipe, engine: str) -> None:
         raise RecipeError("schedule.warmup_start_lr and schedule.warmup_start_share both say where the warm-up starts: set one of the two")
     if recipe.schedule.rule != "table" and recipe.schedule.table:
         raise RecipeError(f"schedule.table is read with schedule.rule=table only, and the rule is {recipe.schedule.rule}")
-    if recipe.schedule.regime_adaptation and recipe.schedule.warmup_rule == "linear":
+    warmup, factor = Duration.parse(recipe.schedule.warmup, "schedule.warmup"), regime_factor(recipe.schedule, recipe.batch_size)
+    if recipe.schedule.warmup_rule == "linear" and factor > 1 and warmup.unit == "ep" and warmup.value:
         raise RecipeError(
             "schedule.regime_adaptation=true and schedule.warmup_rule=linear both lengthen the warm-up with the batch: set one of the two "
             "(regime adaptation goes with schedule.warmup_rule=none)"

@@ -22,7 +22,7 @@ def levels_of(recipe: Recipe) -> tuple[int, ...]:
     """
     named = f"model.name={recipe.model.name} with {recipe.model.args.get('backbone', {})}"
     with torch.device("meta"):
-        info = cast(Any, _features(recipe, (0,))).feature_info.info
+        info = cast(Any, _features(recipe, (-1,))).feature_info.info  # not the first, for which some have no module
         numbers = {each["reduction"]: number for number, each in enumerate(info)}
         if not numbers.keys() >= set(STRIDES):
             found, needed = ", ".join(map(str, numbers)), ", ".join(map(str, STRIDES))
@@ -63,12 +63,12 @@ def create_backbone(recipe: Recipe, levels: tuple[int, ...]) -> nn.Module:
 
 def _freeze(body: nn.Module, frozen: Sequence[str]) -> None:
     """Does not train what begins with one of the names `frozen`. Raises RecipeError for a name that no parameter begins with."""
-    names = [name for name, _ in body.named_parameters()]
-    unknown = [start for start in frozen if not any(name.startswith(start) for name in names)]
+    named = {_without_prefix(name): parameter for name, parameter in body.named_parameters()}
+    unknown = [start for start in frozen if not any(name.startswith(start) for name in named)]
     if unknown:
-        known = ", ".join(dict.fromkeys(name.partition(".")[0] for name in names))
+        known = ", ".join(dict.fromkeys(name.partition(".")[0] for name in named))
         raise RecipeError(f"model.args frozen: no parameter of the backbone begins with {', '.join(unknown)}: it has {known}")
-    for name, parameter in body.named_parameters():
+    for name, parameter in named.items():
         parameter.requires_grad_(not name.startswith(tuple(frozen)))
 
 
@@ -95,4 +95,9 @@ def _under_names_of(body: nn.Module, weights: dict[str, Tensor]) -> dict[str, Te
 
 
 def _joined(name: str) -> str:
-    return name.removeprefix("model.").removeprefix("body.").replace(".", "_")
+    return _without_prefix(name).replace(".", "_")
+
+
+def _without_prefix(name: str) -> str:
+    """As the network calls it, without what timm puts before where it reads features by hooks."""
+    return name.removeprefix("model.").removeprefix("body.")

@@ -112,15 +112,24 @@ def _check_kind(model: nn.Module, recipe: Recipe) -> None:
         if not isinstance(module, nn.modules.batchnorm._BatchNorm):
             continue
         if type(module) is not nn.BatchNorm2d or name.startswith("roi_heads."):
+            keys = _LAZY_NORM_KEYS if recipe.model.name.endswith(".py") else _YAML_NORM_KEYS
+            other = "ghost" if recipe.model.batch_norm == "frozen" else "frozen"
             raise RecipeError(
                 f"model.name={recipe.model.name} with model.batch_norm={recipe.model.batch_norm}: {name} is a {type(module).__name__}, and "
                 "batch norm here is BN over bn_batch_size images, and none in the heads, whose batch is of proposals. Set others, such "
-                "as GN, by model.args: MODEL.FPN.NORM, MODEL.ROI_BOX_HEAD.NORM, MODEL.ROI_MASK_HEAD.NORM; or model.batch_norm=frozen"
+                f"as GN, by model.args: {', '.join(keys)}; if it is the ResNet's own, model.batch_norm={other}"
             )
+
+
+_YAML_NORM_KEYS = ("MODEL.FPN.NORM", "MODEL.ROI_BOX_HEAD.NORM", "MODEL.ROI_MASK_HEAD.NORM")
+_LAZY_NORM_KEYS = ("model.backbone.norm", "model.roi_heads.box_head.conv_norm", "model.roi_heads.mask_head.conv_norm")
+"""Where the norms of pyramid and heads are set in either kind of config."""
 
 
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 """What files of frozen layers leave out."""
+_OFFSETS = ".conv2_offset."
+"""Layers of deformable convolutions, which start at zero: no classifier has them."""
 
 
 def load_weights(model: nn.Module, path: str) -> None:
@@ -137,7 +146,7 @@ def load_weights(model: nn.Module, path: str) -> None:
         raise RecipeError(f"model.weights={path} cannot be read as weights of detectron2: {type(error).__name__}: {reason}") from error
     body = "backbone.bottom_up." if hasattr(model.backbone, "bottom_up") else "backbone."
     names = [name for outcome in outcomes for name in outcome.missing_keys]
-    missing = [name for name in names if name.startswith(body) and not name.endswith(_STATISTICS)]
+    missing = [name for name in names if name.startswith(body) and not name.endswith(_STATISTICS) and _OFFSETS not in name]
     if missing:
         raise RecipeError(f"model.weights={path} lacks {', '.join(missing[:3])}, or has other shapes there: are they of this backbone?")
 

@@ -26,6 +26,9 @@ from tests.ranks import free_port
 TIMEOUT = 18.0
 """fault_timeout of these jobs, in seconds."""
 
+PATIENCE = 0.4 * TIMEOUT
+"""For what must be gone once a job has ended: less than the silence after which a straggler would end by itself."""
+
 STEPS = 8
 WORDS = [
     "batch_size=64", "bn_batch_size=8", "micro_batch_size=16", f"duration={STEPS}it", "model.name=cifar_resnet8", "engine=ddp",

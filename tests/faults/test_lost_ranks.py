@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.faults.jobs import TIMEOUT, Break, Job, left_behind, wait_until
+from tests.faults.jobs import PATIENCE, TIMEOUT, Break, Job, left_behind, wait_until
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds processes in /proc")
 
@@ -34,7 +34,7 @@ def check_goes_on(job: Job, undisturbed: Job) -> None:
 
 
 def check_all_gone(job: Job) -> None:
-    assert wait_until(lambda: not left_behind(job.folder), 20), left_behind(job.folder)
+    assert wait_until(lambda: not left_behind(job.folder), PATIENCE), left_behind(job.folder)
 
 
 def cases(*points: str, quick: set[tuple[str, int]], **what: Any) -> list:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.faults.jobs import STEPS, Break, Job, left_behind, wait_until
+from tests.faults.jobs import PATIENCE, STEPS, Break, Job, left_behind, wait_until
 
 SAVED = 75
 NUMBERS = {"term": signal.SIGTERM, "int": signal.SIGINT, "usr1": signal.SIGUSR1}
@@ -39,7 +39,7 @@ def test_a_signal_saves_at_one_step_and_the_run_goes_on_exactly(started: Job, un
     )
     newest = max((started.folder / "run/checkpoints").glob("step_*.pt"))
     assert newest.stem == f"step_{int(step):09}" and int(step) < STEPS
-    assert wait_until(lambda: not left_behind(started.folder), 20)
+    assert wait_until(lambda: not left_behind(started.folder), PATIENCE)
     again = Job.start(started.folder)
     assert again.codes() == [0, 0], again.screen
     assert f"going on from step {step} " in again.screen
@@ -56,4 +56,4 @@ def test_before_training_there_is_nothing_to_save_and_all_end_at_once(started: J
     assert started.codes() == [SAVED, SAVED], started.screen
     assert "while nothing was trained: the same command goes on" in started.screen
     assert not (started.folder / "run/checkpoints").exists()
-    assert wait_until(lambda: not left_behind(started.folder), 20)
+    assert wait_until(lambda: not left_behind(started.folder), PATIENCE)

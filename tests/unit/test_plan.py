@@ -469,13 +469,21 @@ def test_a_rate_per_example_and_a_warmup_from_a_share_of_it(batch):
     [
         (dict(schedule=dict(warmup_start_lr=0.1, warmup_start_share=0.1)), "set one of the two"),
         (dict(optimizer=dict(name="lamb"), schedule=dict(base_momentum=0.9)), "LAMB has no momentum"),
-        (dict(schedule=dict(regime_adaptation=True, warmup_rule="linear")), r"both lengthen the warm-up .* schedule\.warmup_rule=none"),
+        (
+            dict(batch_size=512, schedule=dict(regime_adaptation=True, warmup_rule="linear")),
+            r"both lengthen the warm-up .* schedule\.warmup_rule=none",
+        ),
         (dict(batch_size=64, schedule=dict(rule="table", table=["64:1"], base_momentum=0.9)), "rule=table has none"),
     ],
 )
 def test_scaling_keys_that_contradict_each_other(changes, said):
     with pytest.raises(RecipeError, match=said):
         plan_of(small(**DIGITS, **changes))
+
+
+@pytest.mark.parametrize("changes", [dict(warmup="0ep"), dict(warmup="30it"), dict(base_batch_size=1024)])
+def test_a_warmup_that_is_not_stretched_twice_is_planned(changes):
+    plan_of(small(**DIGITS, batch_size=512, schedule=dict(regime_adaptation=True, warmup_rule="linear") | changes))
 
 
 def test_a_warmup_that_would_fall_is_noted():

@@ -187,9 +187,9 @@ def fit(batches: Sequence[float], steps: Sequence[float]) -> tuple[float, float]
 
 
 def _prediction(question: Question, out: Path, point: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
-    """What the noise scale says, from the rows of all seeds of one point up to the loss, as data and in words; no data where it says nothing.
+    """What the noise scale says, as data and in words; no data where it says nothing.
 
-    The measurements of one step weigh alike.
+    From the noise rows of all seeds of one point, each up to the loss; the measurements of one step weigh alike.
     """
     rows: list[dict[str, Any]] = []
     for seed, steps in enumerate(point["each"]):

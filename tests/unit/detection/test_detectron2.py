@@ -21,7 +21,7 @@ from lbtrain.errors import DataError, RecipeError  # noqa: E402
 from lbtrain.sampling import Block  # noqa: E402
 from lbtrain.tasks import build_model, create_task  # noqa: E402
 from lbtrain.tasks.coco_score import as_detections, average_precision  # noqa: E402
-from lbtrain.tasks.detectron2_configs import config_of, mapper_of  # noqa: E402
+from lbtrain.tasks.detectron2_configs import _LAZY_NORM_KEYS, _YAML_NORM_KEYS, config_of, mapper_of  # noqa: E402
 from lbtrain.tasks.detectron2_models import _Mapped, seed_sampling  # noqa: E402
 from tests.unit.detection.test_data import edited, shapes_as_coco  # noqa: E402
 
@@ -339,7 +339,7 @@ FROZEN = dict(batch_norm="frozen", args={})
         (dict(name="COCO-PanopticSegmentation/panoptic_fpn_R_50_1x.py"), "no Mask R-CNN"),
         (dict(name="Misc/mask_rcnn_R_50_FPN_3x_syncbn.yaml"), "is a SyncBatchNorm.*MODEL.FPN.NORM"),
         (dict(name="Misc/mask_rcnn_R_50_FPN_3x_syncbn.yaml", batch_norm="ghost"), r"backbone.fpn_lateral2.norm is a SyncBatchNorm"),
-        (dict(name="new_baselines/mask_rcnn_R_50_FPN_100ep_LSJ.py"), "SyncBatchNorm"),
+        (dict(name="new_baselines/mask_rcnn_R_50_FPN_100ep_LSJ.py"), "SyncBatchNorm.*mask_head.conv_norm.*batch_norm=ghost"),
         (dict(name="COCO-InstanceSegmentation/mask_rcnn_R_50_C4_1x.yaml", batch_norm="ghost"), "roi_heads.res5.*model.batch_norm=frozen"),
         (dict(name=YAML, args={"MODEL.ROI_MASK_HEAD.NORM": "BN"}), "roi_heads.mask_head.* is a BatchNorm2d"),
         (dict(name="COCO-InstanceSegmentation/mask_rcnn_R_51_FPN_1x.yaml"), "not available in Model Zoo"),
@@ -360,6 +360,9 @@ def test_a_config_that_cannot_be_trained_is_refused_in_the_plan(root, model, sai
 @pytest.mark.parametrize(
     ("name", "args", "batch_norm"),
     [
+        # As the refusals of these say.
+        ("Misc/mask_rcnn_R_50_FPN_3x_syncbn.yaml", dict.fromkeys(_YAML_NORM_KEYS, "GN"), "ghost"),
+        ("new_baselines/mask_rcnn_R_50_FPN_100ep_LSJ.py", dict.fromkeys(_LAZY_NORM_KEYS, "GN"), "ghost"),
         (YAML, {}, "ghost"), (YAML, {"MODEL.FPN.NORM": "BN"}, "ghost"), (LAZY, {}, "frozen"), (LAZY, {}, "ghost"),
         ("COCO-InstanceSegmentation/mask_rcnn_R_50_C4_1x.yaml", {}, "frozen"), ("Misc/cascade_mask_rcnn_R_50_FPN_1x.yaml", {}, "frozen"),
         ("Misc/mask_rcnn_R_50_FPN_3x_gn.yaml", {}, "frozen"), ("COCO-InstanceSegmentation/mask_rcnn_R_50_DC5_1x.yaml", {}, "ghost"),
@@ -373,6 +376,18 @@ def test_other_configs_are_not(root, name, args, batch_norm):
 def weights(path: Path, content) -> Path:
     torch.save(content, path)
     return path
+
+
+def test_a_deformable_resnet_takes_the_file_of_a_plain_one(root, tmp_path):
+    """Its offsets begin at zero: no classifier has them."""
+    deep = SMALL | {"MODEL.RESNETS.DEPTH": 50, "MODEL.RESNETS.RES2_OUT_CHANNELS": 256}
+    plain = build_model(small(root, model=dict(args=deep)), facts(small(root).data)).state_dict()
+    file = weights(tmp_path / "R-50.pth", {"model": {name: tensor for name, tensor in plain.items() if "bottom_up" in name}})
+    args = deep | {"MODEL.RESNETS.DEFORM_ON_PER_STAGE": [False, True, True, True]}
+    loaded = build_model(small(root, seed=1, model=dict(weights=str(file), args=args)), facts(small(root).data)).state_dict()
+    assert any(".conv2_offset." in name for name in loaded)
+    name = "backbone.bottom_up.res5.2.conv3.weight"
+    assert torch.equal(loaded[name], plain[name])
 
 
 def test_weights_of_the_backbone_are_loaded_and_others_refused(root, tmp_path):

@@ -65,9 +65,18 @@ def with_backbone(name: str, **arguments) -> Recipe:
     return tiny(model=dict(name=name, args=ARGUMENTS | dict(backbone=arguments)))
 
 
+def test_frozen_layers_have_the_names_that_the_network_has_alone():
+    """timm puts `model.` before them where it reads features by hooks."""
+    recipe = with_backbone("mvitv2_tiny")
+    with torch.device("meta"):
+        model = built(recipe.vary(model=dict(args=recipe.model.args | dict(frozen=["patch_embed"]))))
+    frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
+    assert frozen == ["backbone.body.model.patch_embed.proj.weight", "backbone.body.model.patch_embed.proj.bias"]
+
+
 BACKBONES = [
     "resnet18", "resnext26ts", "regnetx_002", "efficientnet_b0", "mobilenetv3_small_050", "densenet121", "vgg11_bn", "convnext_atto",
-    "repvgg_a0", "seresnet18", "mvitv2_tiny",
+    "repvgg_a0", "seresnet18", "mvitv2_tiny", "tresnet_m",
 ]  # fmt: skip
 
 

@@ -10,6 +10,7 @@ import torch
 
 from lbtrain.analysis.sharpness import Sharpness
 from lbtrain.errors import RecipeError
+from lbtrain.nn import GhostBatchNorm2d
 from lbtrain.tasks import create_task
 from lbtrain.tasks.classification import Classification
 from tests.tiny_detection import tiny
@@ -122,7 +123,7 @@ def test_a_stopped_command_keeps_what_was_finished(runs, monkeypatch, capsys):
 
 
 def test_runs_without_a_line_between_them_are_refused(runs, tmp_path, capsys):
-    other = write_run(tmp_path / "other", seed=0, model="cifar_resnet20")
+    other = write_run(tmp_path / "other", seed=0, name="cifar_resnet20")
     assert main(["compare", str(runs[0]), str(other), *OPTIONS]) == 2
     assert "model.name is cifar_resnet8 and cifar_resnet20: only runs of one network" in capsys.readouterr().err
     assert main(["hessian", str(runs[0]), "--examples", "100", "--micro-batch", "16"]) == 2
@@ -135,6 +136,12 @@ def test_a_detectors_loss_is_no_function_to_measure(tmp_path, capsys):
     for command in (["sharpness", str(path)], ["hessian", str(path)], ["compare", str(path), str(path)]):
         assert main([*command, *OPTIONS]) == 2
         assert "is a run of model.library=torchvision" in capsys.readouterr().err
+
+
+def test_sync_batch_norm_is_measured_as_it_was_trained(tmp_path):
+    run = Run(write_run(tmp_path / "run", seed=0, batch_size=64, ghost=8, batch_norm="sync"))
+    layers = [layer for layer in run.model(run.weights, torch.device("cpu")).modules() if isinstance(layer, GhostBatchNorm2d)]
+    assert {layer.ghost_size for layer in layers} == {64}
 
 
 def test_the_line_interpolates_what_is_a_number():

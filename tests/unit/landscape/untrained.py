@@ -12,11 +12,12 @@ from lbtrain.plan import make_plan
 from lbtrain.tasks import build_model
 
 
-def write_run(
-    path: Path, *, seed: int, batch_size: int = 64, ghost: int = 8, model: str = "cifar_resnet8", batch_norm: str = "ghost"
-) -> Path:
-    """A run of `seed` on digits that has stopped after 10 steps, with its initial weights; returns `path`, which it makes."""
-    recipe = Recipe().vary(batch_size=batch_size, bn_batch_size=ghost, seed=seed, model=dict(name=model, batch_norm=batch_norm))
+def write_run(path: Path, *, seed: int, batch_size: int = 64, ghost: int = 8, **model: str) -> Path:
+    """A run of `seed` on digits that has stopped after 10 steps, with its initial weights; returns `path`, which it makes.
+
+    model: what of a cifar_resnet8 is another.
+    """
+    recipe = Recipe().vary(batch_size=batch_size, bn_batch_size=ghost, seed=seed, model={"name": "cifar_resnet8", **model})
     net = build_model(recipe, facts(recipe.data))
     path.mkdir()
     state = {"model": net.state_dict(), "optimizer": {}, "loss_scale": 1.0}
