@@ -63,13 +63,13 @@ def _pyhessian() -> str | None:
 
 
 BENCHES = (
-    Bench("train", 6),
-    Bench("two_ranks", 4),
-    Bench("optim", 2),
-    Bench("stopwatch", 2),
-    Bench("noise_scale", 2),
+    Bench("train", 4),
+    Bench("two_ranks", 3),
+    Bench("optim", 1.5),
+    Bench("stopwatch", 1),
+    Bench("noise_scale", 1.5),
     Bench("checkpoint", 3),
-    Bench("hessian", 10, _pyhessian),
+    Bench("hessian", 7, _pyhessian),
     Bench("scaling_prediction", 1, _published),
     Bench("hosts_prediction", 7, why_not),
     Bench("input", 1, _photos),
