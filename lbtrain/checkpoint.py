@@ -105,13 +105,15 @@ class Checkpoints:
     def _write_or_note(self, state: EngineState, progress: Progress, recipe_yaml: str, extras: Mapping[str, Any] | None) -> None:
         try:
             self._write(state, progress, recipe_yaml, extras)
-        except (OSError, RuntimeError) as error:  # torch turns an error of the file into one of its own
+        except Exception as error:  # whatever it is: noted, or this thread ends without a word and the run without its checkpoint
             self._remove_unfinished()
+            # torch turns an error of the file into one of its own.
             cause = error.__context__ if isinstance(error.__context__, OSError) else error
+            why = str(cause) or type(cause).__name__  # a MemoryError has no words
             last = next(
                 (f"{path} is whole: the same command goes on from it" for path in reversed(self._paths())), "there is none before it"
             )
-            self._failure = SaveFailed(f"the checkpoint of step {progress.step} could not be written to {self.folder} ({cause}); {last}")
+            self._failure = SaveFailed(f"the checkpoint of step {progress.step} could not be written to {self.folder} ({why}); {last}")
 
     def _write(self, state: EngineState, progress: Progress, recipe_yaml: str, extras: Mapping[str, Any] | None) -> None:
         """Writes one checkpoint and then removes the oldest."""

@@ -1,6 +1,7 @@
 """Checkpoints: whole or passed over, never half; plain files that timm reads."""
 
 import hashlib
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
@@ -198,6 +199,22 @@ def test_a_crash_while_writing_leaves_the_older_one(tmp_path, monkeypatch):
     checkpoints.save(state(2), Progress(64, 2), "")
     checkpoints.wait()
     assert newest(checkpoints)[1].step == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "why"), [(MemoryError(), "MemoryError"), (pickle.PicklingError("no such thing"), "no such thing"), (TypeError("odd"), "odd")]
+)
+def test_whatever_stops_the_writer_is_said(tmp_path, monkeypatch, error, why):
+    checkpoints = save(tmp_path, 1)
+
+    def fail(content, file) -> None:
+        raise error
+
+    monkeypatch.setattr(torch, "save", fail)
+    checkpoints.save(state(2), Progress(64, 2), "")
+    with pytest.raises(SaveFailed, match=rf"step 2 could not be written to .*\({why}\); .*step_000000001\.pt is whole"):
+        checkpoints.wait()
+    assert names(tmp_path) == ["step_000000001.pt", "step_000000001.sha256"]
 
 
 def test_other_files_in_the_folder_are_left_alone(tmp_path):
