@@ -76,7 +76,7 @@ class Found:
 
 
 class Checkpoints:
-    """The checkpoints of one run, in `run_dir/checkpoints`; the `keep` newest stay."""
+    """The checkpoints of one run, in `run_dir/checkpoints`; the `keep` newest stay, not counting damaged ones that were passed over."""
 
     def __init__(self, run_dir: Path, *, keep: int):
         self.folder = run_dir / "checkpoints"
@@ -135,7 +135,9 @@ class Checkpoints:
         write_whole(_checksum_path(path), _sha256(new) + "\n")
         new.replace(path)
         _sync_folder(self.folder)  # before anything older goes: the new name must outlive a power cut
-        for old in self._paths()[: -self.keep]:
+        paths = self._paths()
+        written = paths[: paths.index(path) + 1]  # later ones are damaged, or the run had gone on from them: they take no good one's place
+        for old in written[: -self.keep]:
             old.unlink()
             _checksum_path(old).unlink(missing_ok=True)
 

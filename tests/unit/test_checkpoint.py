@@ -109,6 +109,16 @@ def test_a_damaged_one_is_passed_over_and_said(tmp_path, damage):
     assert warnings == [f"{last} is damaged (its checksum differs): passed over"]
 
 
+@pytest.mark.parametrize("keep", [1, 2])
+def test_a_damaged_one_that_was_passed_over_takes_no_place_of_a_good_one(tmp_path, keep):
+    save(tmp_path, 90, 100, 110)
+    for step in (100, 110):
+        flip_a_byte(tmp_path / f"checkpoints/step_{step:09}.pt")
+    found, progress, warnings = newest(save(tmp_path, 95, keep=keep))
+    assert progress.step == 95 and float(found["model"]["weight"][0, 0]) == 95.0 and len(warnings) == 2
+    assert ("step_000000090.pt" in names(tmp_path)) == (keep == 2)
+
+
 def tamper(path: Path, change: Callable[[dict], object]) -> None:
     """Changes what a checkpoint holds, and gives it the checksum of that."""
     content = torch.load(path, weights_only=True)
