@@ -150,7 +150,7 @@ class Records:
         from torch.utils.tensorboard import SummaryWriter
 
         self._metrics = _open_metrics(run_dir / "metrics.jsonl", resumed_at)
-        self._board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=resumed_at + 1 if resumed_at else None)
+        self._board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=resumed_at + 1)
         self._screen = _Screen(total_examples) if on_screen else None
 
     def written(self, kind: str) -> list[dict[str, Any]]:

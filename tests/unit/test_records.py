@@ -117,6 +117,18 @@ def test_tensorboard_holds_every_number_by_examples(tmp_path, extra):
     assert {"train/lr", "train/images_per_sec", "train/data_wait", "eval/loss"} <= set(board.Tags()["scalars"])
 
 
+def test_a_new_start_forgets_old_points_of_tensorboard(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    write(tmp_path, [train_row(step) for step in (1, 2, 3)])
+    (file,) = (tmp_path / "tensorboard").iterdir()
+    file.rename(file.with_name(file.name.replace("tfevents.", "tfevents.0")))  # files are read by name, which holds the second
+    write(tmp_path, [train_row(1, loss=1.0), train_row(2, loss=1.0)])
+    board = EventAccumulator(str(tmp_path / "tensorboard"))
+    board.Reload()
+    assert [(event.step, event.value) for event in board.Scalars("train/loss")] == [(32, 1.0), (64, 1.0)]
+
+
 def test_pictures_are_files_and_in_tensorboard(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
