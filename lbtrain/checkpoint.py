@@ -25,6 +25,8 @@ from lbtrain.records import write_whole
 
 OWN = ("state_dict", "optimizer", "loss_scale", "progress", "recipe")
 """What every checkpoint holds."""
+_SCALE_STEPS = "loss_scale_steps"
+"""What none held at first: those go on from 0."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,7 @@ class Checkpoints:
             "state_dict": state["model"],  # the key under which timm and most others look for weights
             "optimizer": state["optimizer"],
             "loss_scale": state["loss_scale"],
+            _SCALE_STEPS: state[_SCALE_STEPS],
             "progress": vars(progress),
             "recipe": recipe_yaml,
         } | dict(extras or {})
@@ -179,11 +182,15 @@ def _read(path: Path, passed_over: list[str], checksum: str) -> Found:
         raise _not_this_run(path, "its weights and optimizer states are not tensors by name")
     if not (isinstance(scale, int | float) and 0 < scale < float("inf")):
         raise _not_this_run(path, f"loss_scale={scale!r} is no positive number")
+    steps = content.get(_SCALE_STEPS, 0)
+    if not (type(steps) is int and steps >= 0):
+        raise _not_this_run(path, f"{_SCALE_STEPS}={steps!r} is no number of steps")
     told = content["progress"]
     if not (_all(told, int) and told.keys() == vars(Progress()).keys() and min(told.values()) >= 0):
         raise _not_this_run(path, f"progress={told!r} is no position in a run")
-    extras = {name: value for name, value in content.items() if name not in OWN}
-    return Found(path, {"model": weights, "optimizer": states, "loss_scale": scale}, Progress(**told), extras, passed_over, checksum)
+    extras = {name: value for name, value in content.items() if name not in (*OWN, _SCALE_STEPS)}
+    state = {"model": weights, "optimizer": states, "loss_scale": scale, _SCALE_STEPS: steps}
+    return Found(path, state, Progress(**told), extras, passed_over, checksum)
 
 
 def _all(values: Any, kind: type) -> bool:
