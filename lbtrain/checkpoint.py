@@ -6,6 +6,7 @@ damaged one, and then the one before it is used. Files hold tensors, numbers and
 Training does not wait for the disk: a thread writes the state, which is a copy, while the next steps are made.
 """
 
+import contextlib
 import copy
 import hashlib
 import os
@@ -108,7 +109,8 @@ class Checkpoints:
         try:
             self._write(state, progress, recipe_yaml, extras)
         except Exception as error:  # whatever it is: noted, or this thread ends without a word and the run without its checkpoint
-            self._remove_unfinished()
+            with contextlib.suppress(OSError):  # of a disk that has become read-only; the next save or start removes it
+                self._remove_unfinished()
             # torch turns an error of the file into one of its own.
             cause = error.__context__ if isinstance(error.__context__, OSError) else error
             why = str(cause) or type(cause).__name__  # a MemoryError has no words

@@ -236,6 +236,19 @@ def test_whatever_stops_the_writer_is_said(tmp_path, monkeypatch, error, why):
     assert names(tmp_path) == ["step_000000001.pt", "step_000000001.sha256"]
 
 
+def test_an_unfinished_file_that_cannot_be_removed_hides_no_failure(tmp_path, monkeypatch):
+    checkpoints = save(tmp_path, 1)
+
+    def fail(*_, **__) -> None:
+        monkeypatch.setattr(Path, "unlink", fail)
+        raise OSError("read-only file system")
+
+    monkeypatch.setattr(torch, "save", fail)
+    checkpoints.save(state(2), Progress(64, 2), "")
+    with pytest.raises(SaveFailed, match=r"step 2 could not be written to .*\(read-only file system\)"):
+        checkpoints.wait()
+
+
 def test_other_files_in_the_folder_are_left_alone(tmp_path):
     checkpoints = save(tmp_path, 1, keep=1)
     for name in ("step_best.pt", "step_000000009.pt.bak", "notes.txt", "step_7.pt"):
