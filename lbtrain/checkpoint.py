@@ -6,6 +6,7 @@ damaged one, and then the one before it is used. Files hold tensors, numbers and
 Training does not wait for the disk: a thread writes the state, which is a copy, while the next steps are made.
 """
 
+import contextlib
 import copy
 import hashlib
 import os
@@ -25,6 +26,8 @@ from lbtrain.records import write_whole
 
 OWN = ("state_dict", "optimizer", "loss_scale", "progress", "recipe")
 """What every checkpoint holds."""
+_SCALE_STEPS = "loss_scale_steps"
+"""What none held at first: those go on from 0."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,7 @@ class Found:
 
 
 class Checkpoints:
-    """The checkpoints of one run, in `run_dir/checkpoints`; the `keep` newest stay."""
+    """The checkpoints of one run, in `run_dir/checkpoints`; the `keep` newest stay, not counting damaged ones that were passed over."""
 
     def __init__(self, run_dir: Path, *, keep: int):
         self.folder = run_dir / "checkpoints"
@@ -105,13 +108,16 @@ class Checkpoints:
     def _write_or_note(self, state: EngineState, progress: Progress, recipe_yaml: str, extras: Mapping[str, Any] | None) -> None:
         try:
             self._write(state, progress, recipe_yaml, extras)
-        except (OSError, RuntimeError) as error:  # torch turns an error of the file into one of its own
-            self._remove_unfinished()
+        except Exception as error:  # whatever it is: noted, or this thread ends without a word and the run without its checkpoint
+            with contextlib.suppress(OSError):  # of a disk that has become read-only; the next save or start removes it
+                self._remove_unfinished()
+            # torch turns an error of the file into one of its own.
             cause = error.__context__ if isinstance(error.__context__, OSError) else error
+            why = str(cause) or type(cause).__name__  # a MemoryError has no words
             last = next(
                 (f"{path} is whole: the same command goes on from it" for path in reversed(self._paths())), "there is none before it"
             )
-            self._failure = SaveFailed(f"the checkpoint of step {progress.step} could not be written to {self.folder} ({cause}); {last}")
+            self._failure = SaveFailed(f"the checkpoint of step {progress.step} could not be written to {self.folder} ({why}); {last}")
 
     def _write(self, state: EngineState, progress: Progress, recipe_yaml: str, extras: Mapping[str, Any] | None) -> None:
         """Writes one checkpoint and then removes the oldest."""
@@ -121,6 +127,7 @@ class Checkpoints:
             "state_dict": state["model"],  # the key under which timm and most others look for weights
             "optimizer": state["optimizer"],
             "loss_scale": state["loss_scale"],
+            _SCALE_STEPS: state[_SCALE_STEPS],
             "progress": vars(progress),
             "recipe": recipe_yaml,
         } | dict(extras or {})
@@ -133,7 +140,9 @@ class Checkpoints:
         write_whole(_checksum_path(path), _sha256(new) + "\n")
         new.replace(path)
         _sync_folder(self.folder)  # before anything older goes: the new name must outlive a power cut
-        for old in self._paths()[: -self.keep]:
+        paths = self._paths()
+        written = paths[: paths.index(path) + 1]  # later ones are damaged, or the run had gone on from them: they take no good one's place
+        for old in written[: -self.keep]:
             old.unlink()
             _checksum_path(old).unlink(missing_ok=True)
 
@@ -175,11 +184,15 @@ def _read(path: Path, passed_over: list[str], checksum: str) -> Found:
         raise _not_this_run(path, "its weights and optimizer states are not tensors by name")
     if not (isinstance(scale, int | float) and 0 < scale < float("inf")):
         raise _not_this_run(path, f"loss_scale={scale!r} is no positive number")
+    steps = content.get(_SCALE_STEPS, 0)
+    if not (type(steps) is int and steps >= 0):
+        raise _not_this_run(path, f"{_SCALE_STEPS}={steps!r} is no number of steps")
     told = content["progress"]
     if not (_all(told, int) and told.keys() == vars(Progress()).keys() and min(told.values()) >= 0):
         raise _not_this_run(path, f"progress={told!r} is no position in a run")
-    extras = {name: value for name, value in content.items() if name not in OWN}
-    return Found(path, {"model": weights, "optimizer": states, "loss_scale": scale}, Progress(**told), extras, passed_over, checksum)
+    extras = {name: value for name, value in content.items() if name not in (*OWN, _SCALE_STEPS)}
+    state = {"model": weights, "optimizer": states, "loss_scale": scale, _SCALE_STEPS: steps}
+    return Found(path, state, Progress(**told), extras, passed_over, checksum)
 
 
 def _all(values: Any, kind: type) -> bool:

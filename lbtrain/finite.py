@@ -22,9 +22,8 @@ from lbtrain.engines.protocol import Engine
 from lbtrain.errors import Diverged
 from lbtrain.optim import gradient_norms, named_layers
 from lbtrain.plan import Plan
-from lbtrain.recipe import Recipe
 from lbtrain.records import write_whole
-from lbtrain.sampling import SampleStream
+from lbtrain.sampling import Stream
 
 _LATEST = 3  # a step is known to be finite on all ranks when two more have been given out
 
@@ -54,10 +53,9 @@ class Step:
 class FiniteCheck:
     """Sees every step of one rank. Up to `plan.skip_nonfinite` updates that the engine skipped for this reason are forgiven."""
 
-    def __init__(self, plan: Plan, recipe: Recipe, engine: Engine, run_dir: Path, *, skipped: int):
-        self.engine, self.run_dir = engine, run_dir
+    def __init__(self, plan: Plan, stream: Stream, engine: Engine, run_dir: Path, *, skipped: int):
+        self.stream, self.engine, self.run_dir = stream, engine, run_dir
         self.layers = named_layers(engine.model)
-        self.stream = SampleStream(plan.train_examples, recipe.seed)
         # The scaled gradients of fp16 overflow as a matter of course; its scaler looks after them.
         self.scaled = plan.precision == "fp16"
         self.left = plan.skip_nonfinite - (0 if self.scaled else skipped)
@@ -122,7 +120,7 @@ class FiniteCheck:
         )
 
 
-def description(bad: Step, losses: Sequence[Sequence[float]], layers: list[str], stream: SampleStream) -> dict[str, Any]:
+def description(bad: Step, losses: Sequence[Sequence[float]], layers: list[str], stream: Stream) -> dict[str, Any]:
     """What is written down of a step; `losses` by rank, one per micro-batch. Samples are indices in the training set."""
     size, ranks = bad.cut.micro_batch_size, len(losses)
     batches = []

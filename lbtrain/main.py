@@ -171,6 +171,7 @@ def run(recipe: Recipe, name: str, *, on_screen: bool = True, instruments: "Inst
     techniques = Techniques(create_batch_control(recipe, plan, model, task, engine, records), average)
     if found:
         found.give_extras(techniques.load)
+    del found  # all that it held is in its place by now; kept, it would take the memory of a checkpoint on every rank until the end
     with contextlib.closing(records), claim or contextlib.nullcontext():
         meters = Meters(plan, task, engine, optimizer, records)
         evaluation = train(plan, task, engine, records, checkpoints, progress, techniques, meters)

@@ -24,7 +24,9 @@ Pictures = dict[str, NDArray[np.uint8]]
 
 @dataclass(frozen=True)
 class TrainRow:
-    """Of a logged step; losses and images_per_sec are averages since the row before. `examples` were seen when the step ended."""
+    """Of a logged step. `examples` were seen when it ended. Losses and images_per_sec are averages since the row before, or since the
+    restart, where a run went on between the two: the part of that time before its checkpoint is in no row.
+    """
 
     step: int
     examples: int
@@ -34,10 +36,10 @@ class TrainRow:
     loss: float
     images_per_sec: float
     data_wait: float
-    """Share of the time that rank 0 waited for its data, in [0, 1]."""
+    """Share of that time in which rank 0 waited for its data, in [0, 1]."""
     skipped_steps: int
     replaced_images: int = 0
-    """Broken images that were replaced since the row before (data.on_error=replace), over all ranks."""
+    """Broken images that were replaced (data.on_error=replace) since the row before or the restart, over all ranks."""
     trust_min: float | None = None
     """Layer-wise ratio of the last step over the adapted layers (LARS, LAMB); None for other optimizers."""
     trust_median: float | None = None
@@ -150,7 +152,7 @@ class Records:
         from torch.utils.tensorboard import SummaryWriter
 
         self._metrics = _open_metrics(run_dir / "metrics.jsonl", resumed_at)
-        self._board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=resumed_at + 1 if resumed_at else None)
+        self._board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=resumed_at + 1)
         self._screen = _Screen(total_examples) if on_screen else None
 
     def written(self, kind: str) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ import functools
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,14 @@ class Block(NamedTuple):
     own: slice = slice(None)
 
 
+class Stream(Protocol):
+    """The examples of a run in their order, without end."""
+
+    def block(self, start: int, length: int) -> Block:
+        """The `length` examples from position `start` on; they may cross the end of one or more epochs."""
+        ...
+
+
 @dataclass(frozen=True)
 class SampleStream:
     """Position in the run -> (epoch, index in the data set), for a data set of `num_examples`."""
@@ -39,7 +47,7 @@ class SampleStream:
     seed: int
 
     def block(self, start: int, length: int) -> Block:
-        """The `length` examples from position `start` on; they may cross the end of one or more epochs."""
+        """See `Stream`."""
         positions = np.arange(start, start + length)
         epochs, offsets = np.divmod(positions, self.num_examples)
         indices = np.empty(length, np.int64)
@@ -54,7 +62,7 @@ def _permutation(num_examples: int, seed: int, epoch: int) -> NDArray[np.int64]:
     return np.random.default_rng([seed, epoch]).permutation(num_examples)
 
 
-def train_blocks(stream: SampleStream, *, start: int, micro_batch_size: int, rank: int, world_size: int, group: int = 1) -> Iterator[Block]:
+def train_blocks(stream: Stream, *, start: int, micro_batch_size: int, rank: int, world_size: int, group: int = 1) -> Iterator[Block]:
     """Rank `rank`'s micro-batches from position `start` on, without end, each widened to the whole groups in which it lies."""
     for first in itertools.count(start + rank * micro_batch_size, world_size * micro_batch_size):
         origin, length = whole_groups(first, micro_batch_size, group)

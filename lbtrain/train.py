@@ -45,7 +45,7 @@ def train(
     batches = cut_from_here(phase, task, engine, techniques, examples)
     recipe_yaml = task.recipe.to_yaml()  # here: it makes a thousand objects that only the garbage collector finds
     stop = StopRequest()
-    finite = FiniteCheck(plan, task.recipe, engine, checkpoints.folder.parent, skipped=skipped)
+    finite = FiniteCheck(plan, task.stream, engine, checkpoints.folder.parent, skipped=skipped)
     engine.model.train()
     evaluation = None
     try:

@@ -25,7 +25,7 @@ class GroupedStream:
         self._epoch = lru_cache(maxsize=3)(self._grouped)
 
     def block(self, start: int, length: int) -> Block:
-        """See `SampleStream.block`."""
+        """See `Stream`."""
         examples = self.stream.num_examples
         epochs, offsets = np.divmod(np.arange(start, start + length), examples)
         indices = np.empty(length, np.int64)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from lbtrain import optim
 from lbtrain.engines.ddp import DDPEngine, exchange_in_backward, in_precision
-from lbtrain.engines.loss_scale import LossScale
+from lbtrain.engines.loss_scale import NO_SCALING, LossScale
 from lbtrain.engines.protocol import EngineState
 from lbtrain.engines.window import WindowedEngine
 from lbtrain.plan import Plan
@@ -90,12 +90,12 @@ class ColossalAIZeroEngine(WindowedEngine):
 
     def save(self) -> EngineState | None:
         model, states = self.shards().gather(self.inner)
-        return None if self.rank else {"model": model, "optimizer": states, "loss_scale": self.scaling.scale if self.scaling else 1.0}
+        return None if self.rank else {"model": model, "optimizer": states, **(self.scaling.state() if self.scaling else NO_SCALING)}
 
     def load(self, state: EngineState) -> None:
         self.shards().scatter(self.inner, state["model"], state["optimizer"])
         if self.scaling:
-            self.scaling.scale = state["loss_scale"]
+            self.scaling.load(state)
 
 
 def _import_colossalai() -> Any:

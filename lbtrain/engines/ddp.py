@@ -1,10 +1,13 @@
 """The readable oracle: plain torch, DistributedDataParallel where there are several ranks. Every other engine must equal this one."""
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from lbtrain.engines.loss_scale import NO_SCALING
 from lbtrain.engines.protocol import EngineState, load_named_optimizer_state, named_optimizer_state
 from lbtrain.engines.window import WindowedEngine
 from lbtrain.plan import Plan
@@ -53,13 +56,13 @@ class DDPEngine(WindowedEngine):
         return {
             "model": model,
             "optimizer": named_optimizer_state(self.module, self.optimizer),
-            "loss_scale": self.scaler.get_scale(),
+            **loss_scale_of(self.scaler),
         }
 
     def load(self, state: EngineState) -> None:
         self.module.load_state_dict(state["model"])
         load_named_optimizer_state(self.module, self.optimizer, state["optimizer"])
-        load_loss_scale(self.scaler, state["loss_scale"])
+        load_loss_scale(self.scaler, state)
 
 
 def in_precision(module: nn.Module, plan: Plan) -> nn.Module:
@@ -92,7 +95,15 @@ def exchange_in_backward(model: nn.Module, exchange: bool) -> None:
         model.require_backward_grad_sync = exchange
 
 
-def load_loss_scale(scaler: torch.amp.GradScaler, scale: float) -> None:
-    """Goes on from this scale; nothing where the precision needs none."""
+def loss_scale_of(scaler: torch.amp.GradScaler) -> dict[str, Any]:
+    """What the state of an engine holds of it."""
+    if not scaler.is_enabled():
+        return NO_SCALING
+    state = scaler.state_dict()
+    return {"loss_scale": state["scale"], "loss_scale_steps": state["_growth_tracker"]}
+
+
+def load_loss_scale(scaler: torch.amp.GradScaler, state: EngineState) -> None:
+    """Goes on from there; nothing where the precision needs none."""
     if scaler.is_enabled():
-        scaler.load_state_dict(scaler.state_dict() | {"scale": scale})
+        scaler.load_state_dict(scaler.state_dict() | {"scale": state["loss_scale"], "_growth_tracker": state["loss_scale_steps"]})

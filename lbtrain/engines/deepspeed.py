@@ -11,14 +11,15 @@ Four things are done here because DeepSpeed does them otherwise (seen with 0.19.
 
 import logging
 import os
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lbtrain import optim
-from lbtrain.engines.ddp import exchange_in_backward, load_loss_scale, overlapped
+from lbtrain.engines.ddp import exchange_in_backward, load_loss_scale, loss_scale_of, overlapped
 from lbtrain.engines.deepspeed_config import complete_config
-from lbtrain.engines.loss_scale import LossScale
+from lbtrain.engines.loss_scale import NO_SCALING, LossScale
 from lbtrain.engines.protocol import EngineState, load_named_optimizer_state, named_optimizer_state
 from lbtrain.engines.window import WindowedEngine
 from lbtrain.plan import Plan
@@ -78,6 +79,11 @@ class DeepSpeedEngine(WindowedEngine):
             return self.scaling.scale
         return float(self._grad_scaler.get_scale()) if self._grad_scaler else 1.0
 
+    def _loss_scale_state(self) -> dict[str, Any]:
+        if self.scaling:
+            return self.scaling.state()
+        return loss_scale_of(self._grad_scaler) if self._grad_scaler else NO_SCALING
+
     @property
     def _grad_scaler(self) -> torch.amp.GradScaler | None:
         """Of fp16 at stage 0."""
@@ -97,19 +103,19 @@ class DeepSpeedEngine(WindowedEngine):
         return {
             "model": {name: tensor.to("cpu", copy=True) for name, tensor in model.items()},
             "optimizer": states,
-            "loss_scale": self._loss_scale(),
+            **self._loss_scale_state(),
         }
 
     def load(self, state: EngineState) -> None:
         if self.scaling:
-            self.scaling.scale = state["loss_scale"]
+            self.scaling.load(state)
         if self.stage:
             optim.deepspeed_shards(self.engine).scatter(self.inner, state["model"], state["optimizer"])
             return
         self.module.load_state_dict(state["model"])
         load_named_optimizer_state(self.module, self.inner, state["optimizer"])
         if self._grad_scaler:
-            load_loss_scale(self._grad_scaler, state["loss_scale"])
+            load_loss_scale(self._grad_scaler, state)
 
 
 class _LossScaling(LossScale):

@@ -9,7 +9,8 @@ from lbtrain.optim import Shards
 
 EngineState = dict[str, Any]
 """Full, named, on the CPU, and the same under every engine: `model` {name: tensor} as in `state_dict()`, `optimizer` {parameter name:
-{state name: tensor}}, `loss_scale` a number. So a checkpoint moves between engines, ZeRO stages and world sizes."""
+{state name: tensor}}, `loss_scale` a number, `loss_scale_steps` the steps since it moved. So a checkpoint moves between engines, ZeRO
+stages and world sizes."""
 
 
 class Engine(Protocol):

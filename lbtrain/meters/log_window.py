@@ -15,7 +15,10 @@ from lbtrain.records import TrainRow
 
 
 class LogWindow(Meter):
-    """Sums since the last logged row. The loss stays on the device until then, so that no step waits for it."""
+    """Sums since the last logged row, or since the restart: no checkpoint holds them.
+
+    The loss stays on the device until the next row, so that no step waits for it.
+    """
 
     def __init__(self, plan: Plan, engine: Engine, optimizer: torch.optim.Optimizer):
         self.plan, self.engine, self.optimizer = plan, engine, optimizer
@@ -48,7 +51,7 @@ class LogWindow(Meter):
         self.images += images
 
     def at_log(self, done: Done) -> Iterator[TrainRow]:
-        """The averages since the last row, over all ranks; starts the next window. Collective."""
+        """The averages over the window, over all ranks; starts the next window. Collective."""
         progress, trust = done.progress, trust_summary(self.optimizer)
         loss, *parts = (self.engine.mean(torch.stack(list(self.sums.values()))) / self.images).tolist()
         seconds = time.perf_counter() - self.started

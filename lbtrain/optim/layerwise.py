@@ -129,7 +129,8 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
         for job in jobs:
             self._direct(job)
         measured = [job for job in jobs if job.needs_norms]
-        squares = self._squares(measured)
+        # Without norms too the ratios lie beside the weights: a multi-tensor operation takes no scalars of another device.
+        squares = self._squares(measured) if measured else torch.empty(0, dtype=torch.float64, device=jobs[0].weights[0].device)
         for job in jobs:
             ratios = squares.new_ones(len(job.slices))
             if job.needs_norms:
@@ -140,8 +141,6 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
             self._apply(job, ratios)
 
     def _squares(self, jobs: list[Job]) -> Tensor:
-        if not jobs:
-            return torch.empty(0, dtype=torch.float64)
         squares = torch.cat([torch.stack([squared_norms(tensors) for tensors in self._measured(job)], dim=1) for job in jobs])
         return sum_over_ranks(squares, [part for job in jobs for part in job.slices])
 

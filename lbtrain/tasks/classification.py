@@ -18,7 +18,7 @@ from lbtrain.data.mixup import mixup, mixup_shares
 from lbtrain.data.sources import Batch
 from lbtrain.errors import RecipeError
 from lbtrain.recipe import Recipe
-from lbtrain.sampling import PADDING, SampleStream, evaluation_blocks, train_blocks, whole_groups
+from lbtrain.sampling import PADDING, SampleStream, Stream, evaluation_blocks, train_blocks, whole_groups
 from lbtrain.tasks.protocol import Evaluation, Headline
 
 TrainingBatch = tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]
@@ -54,21 +54,21 @@ class Classification:
         self.known = facts(recipe.data)
         self.train_source: Source = open_source(recipe.data, train=True, seed=recipe.seed)
         self.eval_source: Source = open_source(recipe.data, train=False, seed=recipe.seed)
+        self.stream: Stream = SampleStream(len(self.train_source), recipe.seed)
 
     def batches(self, *, start: int, micro_batch_size: int, rank: int, world_size: int) -> Iterator[TrainingBatch]:
-        stream = SampleStream(len(self.train_source), self.recipe.seed)
         # With mixup, a micro-batch that holds a part of a group needs the rest of it for its partners.
         group = self.recipe.bn_batch_size if self.recipe.loss.mixup else 1
         cut = dict(micro_batch_size=micro_batch_size, rank=rank, world_size=world_size)
-        blocks = train_blocks(stream, start=start, group=group, **cut)
+        blocks = train_blocks(self.stream, start=start, group=group, **cut)
         loaded = batches(self.train_source, blocks, workers=self.recipe.data.workers, device=self.device)
         for number, batch in enumerate(loaded):
             first = start + (number * world_size + rank) * micro_batch_size
             # Dropout draws from the global generator: seeded by position, it goes on alike after a restart, with nothing to save.
             torch.manual_seed(hash((self.recipe.seed, first)))
-            yield self._prepared(batch, stream, first, micro_batch_size)
+            yield self._prepared(batch, first, micro_batch_size)
 
-    def _prepared(self, batch: Batch, stream: SampleStream, first: int, length: int) -> TrainingBatch:
+    def _prepared(self, batch: Batch, first: int, length: int) -> TrainingBatch:
         """The micro-batch at position `first`, mixed and weighted as the recipe says."""
         loss, seed = self.recipe.loss, self.recipe.seed
         if loss.mixup:
@@ -79,7 +79,7 @@ class Classification:
             batch = images[first - origin :][:length], labels[first - origin :][:length]
         if not loss.multiplicative_noise:
             return batch
-        weights = noisy_weights(stream.block(first, length), sigma=loss.multiplicative_noise, seed=seed)
+        weights = noisy_weights(self.stream.block(first, length), sigma=loss.multiplicative_noise, seed=seed)
         return *batch, weights.to(self.device, non_blocking=True)
 
     def loss(self, model: nn.Module, batch: TrainingBatch) -> dict[str, Tensor]:

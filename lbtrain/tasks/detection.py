@@ -19,7 +19,7 @@ from lbtrain.data.instances import InstanceBatch, InstanceSource, Item, Preparat
 from lbtrain.data.loading import in_order
 from lbtrain.errors import RecipeError
 from lbtrain.recipe import Recipe
-from lbtrain.sampling import PADDING, Block, SampleStream
+from lbtrain.sampling import PADDING, Block, SampleStream, Stream
 from lbtrain.tasks.coco_score import Detection, as_detections, average_precision, from_all_ranks
 from lbtrain.tasks.pictures import drawn
 from lbtrain.tasks.protocol import Evaluation, Headline
@@ -82,7 +82,7 @@ class InstanceSegmentation:
         self.eval_preparation = Preparation(edges[-1:], longest, flip=False, seed=recipe.seed)
         self.stream = self._stream()
 
-    def _stream(self) -> Any:
+    def _stream(self) -> Stream:
         stream = SampleStream(len(self.train_source), self.recipe.seed)
         if self.recipe.data.group_by == "none":
             return stream

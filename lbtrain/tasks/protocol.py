@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lbtrain.recipe import Recipe
+from lbtrain.sampling import Stream
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,8 @@ class Task(Protocol):
 
     recipe: Recipe
     headline: Headline
+    stream: Stream
+    """The order of the training examples, from which `batches` are cut."""
 
     def batches(self, *, start: int, micro_batch_size: int, rank: int, world_size: int) -> Iterator[Any]:
         """This rank's micro-batches from position `start` of the run on, without end. What a batch is, only the task knows."""

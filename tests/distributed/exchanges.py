@@ -54,17 +54,16 @@ def scaled_steps(changes: dict[str, Any]) -> dict[str, Any]:
 
     engine, again = engine_of(changes), engine_of(changes)
     oracle = engine_of(changes | dict(engine="ddp", deepspeed=dict(zero_stage=0)))
-    load_loss_scale(oracle.scaler, 1024.0)
+    load_loss_scale(oracle.scaler, {"loss_scale": 1024.0, "loss_scale_steps": 0})
     engine.scaling.scale = 2.0**120
     overflowed = not step_of(engine)
     after, engine.scaling.scale = engine.scaling.scale, 1024.0
     applied = step_of(engine), step_of(oracle)
     weights = dict(oracle.module.named_parameters())
-    state = engine.save() or {"model": {}, "loss_scale": 1024.0}
+    state = engine.save() or {"model": {}, "loss_scale": 1024.0, "loss_scale_steps": 1}
     far = [float((tensor - weights[name]).norm() / weights[name].norm()) for name, tensor in state["model"].items() if name in weights]
     everywhere = [state]
     dist.broadcast_object_list(everywhere)
     again.load(everywhere[0])
-    return dict(
-        overflowed=overflowed, after=after, applied=applied, saved=state["loss_scale"], loaded=again.scaling.scale, far=max(far, default=0)
-    )
+    saved = {name: state[name] for name in again.scaling.state()}
+    return dict(overflowed=overflowed, after=after, applied=applied, saved=saved, loaded=again.scaling.state(), far=max(far, default=0))

@@ -23,7 +23,7 @@ KILLS = 200
 
 def state(step: int) -> dict:
     weight = torch.full((256, 64), float(step))
-    return {"model": {"weight": weight}, "optimizer": {"weight": {"momentum_buffer": -weight}}, "loss_scale": 1.0}
+    return {"model": {"weight": weight}, "optimizer": {"weight": {"momentum_buffer": -weight}}, "loss_scale": 1.0, "loss_scale_steps": 0}
 
 
 def save_for_ever(run_dir: Path, first: int, acknowledge: int) -> None:

@@ -1,14 +1,17 @@
 """NaN and Inf in a loss or a gradient: the run ends at that step under every engine, says where, and keeps no weights of it."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from tests.distributed.runs import SMALL, Outcome
 from tests.ranks import run_on_ranks
+from tests.tiny_detection import tiny
 
 BAD_STEP = 7
 CASES = {
@@ -28,7 +31,7 @@ def train_with_a_bad_sample(changes: dict[str, Any], run_dir: str, bad: str) -> 
     original, calls = Classification.loss, iter(range(10**6))
 
     def loss(self: Any, model: Any, batch: Any) -> dict[str, torch.Tensor]:
-        spoiled = next(calls) == BAD_STEP - 1 and int(__import__("os").environ["RANK"]) == 1
+        spoiled = next(calls) == BAD_STEP - 1 and int(os.environ["RANK"]) == 1
         images, labels = batch
         if spoiled and bad == "image":
             images = images.clone()
@@ -48,6 +51,33 @@ def train_with_a_bad_sample(changes: dict[str, Any], run_dir: str, bad: str) -> 
 
 def _overflowing_gradient(loss: torch.Tensor) -> torch.Tensor:
     return loss + (loss - loss.detach()) * torch.tensor(3e38) * 1e3
+
+
+def detect_with_a_bad_sample(changes: dict[str, Any], run_dir: str) -> list[int]:
+    """One rank's part of a grouped detection run whose loss is NaN on rank 1 in step 2; the images of that micro-batch."""
+    from lbtrain.errors import Diverged
+    from lbtrain.main import run
+    from lbtrain.tasks import detection
+
+    original, seen = detection.InstanceSegmentation.loss, []
+
+    def loss(self: Any, model: Any, batch: Any) -> dict[str, torch.Tensor]:
+        seen.append(batch.indices)
+        spoiled = len(seen) == 2 and int(os.environ["RANK"]) == 1
+        return {name: value * float("nan") if spoiled else value for name, value in original(self, model, batch).items()}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(detection.InstanceSegmentation, "loss", loss)
+        patch.setattr(detection, "kinds_of", lambda sizes, group_by: np.arange(len(sizes)) % 2)  # all drawn images are of one size
+        with pytest.raises(Diverged):
+            run(tiny(**changes).vary(run_dir=run_dir), "tiny", on_screen=False)
+    return seen[1]
+
+
+def test_the_images_of_a_grouped_stream_are_the_ones_that_were_trained_on(tmp_path: Path):
+    trained_on = run_on_ranks(2, detect_with_a_bad_sample, dict(engine="ddp", data=dict(group_by="size")), str(tmp_path))
+    (suspect,) = json.loads((tmp_path / "diverged.json").read_text())["suspects"]
+    assert suspect["samples"] == trained_on[1]
 
 
 SLOW = {"zero1", "zero3", "accelerate"}

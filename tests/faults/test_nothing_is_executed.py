@@ -63,7 +63,7 @@ class Evil:
 def test_a_checkpoint_that_holds_code_runs_none(tmp_path: Path):
     """Somebody put an object where a tensor belongs, and the right checksum beside it."""
     checkpoints = Checkpoints(tmp_path, keep=1)
-    state = {"model": {"weight": Evil(tmp_path / "made")}, "optimizer": {}, "loss_scale": 1.0}
+    state = {"model": {"weight": Evil(tmp_path / "made")}, "optimizer": {}, "loss_scale": 1.0, "loss_scale_steps": 0}
     checkpoints.save(state, Progress(32, 1), "")
     checkpoints.wait()
     with pytest.raises(RecipeError, match="it cannot be read \\(Weights only load failed"):

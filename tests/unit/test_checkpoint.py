@@ -1,6 +1,7 @@
 """Checkpoints: whole or passed over, never half; plain files that timm reads."""
 
 import hashlib
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +19,7 @@ def state(value: float = 0.0) -> dict:
         "model": {"weight": torch.full((3, 2), value), "count": torch.tensor(4)},
         "optimizer": {"weight": {"momentum_buffer": torch.full((3, 2), value + 0.5), "step": torch.tensor(7.0)}},
         "loss_scale": 1024.0,
+        "loss_scale_steps": 1999,
     }
 
 
@@ -42,7 +44,7 @@ def test_what_was_saved_is_what_is_loaded(tmp_path):
     found, progress, warnings = newest(save(tmp_path, 5))
     assert (progress, warnings) == (Progress(160, 5, 1), [])
     expected = state(5)
-    assert found["loss_scale"] == 1024.0
+    assert (found["loss_scale"], found["loss_scale_steps"]) == (1024.0, 1999)
     torch.testing.assert_close(found["model"], expected["model"], rtol=0, atol=0)
     torch.testing.assert_close(found["optimizer"], expected["optimizer"], rtol=0, atol=0)
     assert all(tensor.dtype == expected["model"][name].dtype for name, tensor in found["model"].items())
@@ -108,12 +110,29 @@ def test_a_damaged_one_is_passed_over_and_said(tmp_path, damage):
     assert warnings == [f"{last} is damaged (its checksum differs): passed over"]
 
 
+@pytest.mark.parametrize("keep", [1, 2])
+def test_a_damaged_one_that_was_passed_over_takes_no_place_of_a_good_one(tmp_path, keep):
+    save(tmp_path, 90, 100, 110)
+    for step in (100, 110):
+        flip_a_byte(tmp_path / f"checkpoints/step_{step:09}.pt")
+    found, progress, warnings = newest(save(tmp_path, 95, keep=keep))
+    assert progress.step == 95 and float(found["model"]["weight"][0, 0]) == 95.0 and len(warnings) == 2
+    assert ("step_000000090.pt" in names(tmp_path)) == (keep == 2)
+
+
 def tamper(path: Path, change: Callable[[dict], object]) -> None:
     """Changes what a checkpoint holds, and gives it the checksum of that."""
     content = torch.load(path, weights_only=True)
     change(content)
     torch.save(content, path)
     path.with_suffix(".sha256").write_text(hashlib.sha256(path.read_bytes()).hexdigest() + "\n")
+
+
+def test_one_from_before_the_loss_scale_kept_its_steps_goes_on_from_0(tmp_path):
+    checkpoints = save(tmp_path, 1)
+    tamper(tmp_path / "checkpoints/step_000000001.pt", lambda content: content.pop("loss_scale_steps"))
+    found = checkpoints.newest()
+    assert (found.state["loss_scale"], found.state["loss_scale_steps"], found.extras) == (1024.0, 0, {})
 
 
 MODEL = torch.nn.Linear(3, 2)
@@ -127,6 +146,7 @@ WEIGHT = torch.zeros(2, 3)
         (lambda content: content.update(state_dict=[1.0]), "its weights and optimizer states are not tensors by name"),
         (lambda content: content["optimizer"].update(weight=WEIGHT), "its weights and optimizer states are not tensors by name"),
         (lambda content: content.update(loss_scale=float("nan")), "loss_scale=nan is no positive number"),
+        (lambda content: content.update(loss_scale_steps=-1), "loss_scale_steps=-1 is no number of steps"),
         (lambda content: content["progress"].update(examples=-1), "progress={'examples': -1.* is no position in a run"),
         (lambda content: content["progress"].update(epoch=1), "progress={.*'epoch': 1} is no position in a run"),
         (lambda content: content["state_dict"].update(w=content["state_dict"].pop("weight")), r"it lacks weight \(1 such names\)"),
@@ -149,7 +169,7 @@ WEIGHT = torch.zeros(2, 3)
 def test_one_that_was_changed_and_given_a_checksum_is_refused_with_the_reason(tmp_path, change, why):
     checkpoints = Checkpoints(tmp_path, keep=1)
     states = {"weight": {"momentum_buffer": WEIGHT, "step": torch.tensor(1.0)}}
-    checkpoints.save({"model": MODEL.state_dict(), "optimizer": states, "loss_scale": 1.0}, Progress(32, 1), "")
+    checkpoints.save({"model": MODEL.state_dict(), "optimizer": states, "loss_scale": 1.0, "loss_scale_steps": 0}, Progress(32, 1), "")
     checkpoints.wait()
     checkpoints.newest().check_fits(MODEL)
     tamper(tmp_path / "checkpoints/step_000000001.pt", change)
@@ -200,6 +220,35 @@ def test_a_crash_while_writing_leaves_the_older_one(tmp_path, monkeypatch):
     assert newest(checkpoints)[1].step == 2
 
 
+@pytest.mark.parametrize(
+    ("error", "why"), [(MemoryError(), "MemoryError"), (pickle.PicklingError("no such thing"), "no such thing"), (TypeError("odd"), "odd")]
+)
+def test_whatever_stops_the_writer_is_said(tmp_path, monkeypatch, error, why):
+    checkpoints = save(tmp_path, 1)
+
+    def fail(content, file) -> None:
+        raise error
+
+    monkeypatch.setattr(torch, "save", fail)
+    checkpoints.save(state(2), Progress(64, 2), "")
+    with pytest.raises(SaveFailed, match=rf"step 2 could not be written to .*\({why}\); .*step_000000001\.pt is whole"):
+        checkpoints.wait()
+    assert names(tmp_path) == ["step_000000001.pt", "step_000000001.sha256"]
+
+
+def test_an_unfinished_file_that_cannot_be_removed_hides_no_failure(tmp_path, monkeypatch):
+    checkpoints = save(tmp_path, 1)
+
+    def fail(*_, **__) -> None:
+        monkeypatch.setattr(Path, "unlink", fail)
+        raise OSError("read-only file system")
+
+    monkeypatch.setattr(torch, "save", fail)
+    checkpoints.save(state(2), Progress(64, 2), "")
+    with pytest.raises(SaveFailed, match=r"step 2 could not be written to .*\(read-only file system\)"):
+        checkpoints.wait()
+
+
 def test_other_files_in_the_folder_are_left_alone(tmp_path):
     checkpoints = save(tmp_path, 1, keep=1)
     for name in ("step_best.pt", "step_000000009.pt.bak", "notes.txt", "step_7.pt"):
@@ -213,7 +262,7 @@ def test_other_files_in_the_folder_are_left_alone(tmp_path):
 def test_a_file_holds_data_and_no_code(tmp_path):
     path = save(tmp_path, 1).folder / "step_000000001.pt"
     content = torch.load(path, weights_only=True)
-    assert sorted(content) == ["loss_scale", "optimizer", "progress", "recipe", "state_dict"]
+    assert sorted(content) == ["loss_scale", "loss_scale_steps", "optimizer", "progress", "recipe", "state_dict"]
     assert content["recipe"] == "seed: 0\n"
 
 
@@ -221,7 +270,7 @@ def test_a_file_holds_data_and_no_code(tmp_path):
 def test_timm_loads_a_checkpoint_by_its_path(tmp_path, name):
     torch.manual_seed(0)
     model = timm.create_model(name, num_classes=3, in_chans=1).eval()
-    content = {"model": model.state_dict(), "optimizer": {}, "loss_scale": 1.0}
+    content = {"model": model.state_dict(), "optimizer": {}, "loss_scale": 1.0, "loss_scale_steps": 0}
     checkpoints = Checkpoints(tmp_path, keep=1)
     checkpoints.save(content, Progress(1, 1), "")
     checkpoints.wait()

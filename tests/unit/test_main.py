@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,9 @@ import timm
 import torch
 import torch.distributed as dist
 
+import lbtrain.train
 from lbtrain import Recipe, main
+from lbtrain.checkpoint import Checkpoints
 from lbtrain.data import open_source
 from lbtrain.engines.deepspeed_config import complete_config
 from lbtrain.plan import make_plan
@@ -202,6 +205,29 @@ def test_mechanics_may_change_on_resume(tmp_path):
     (run_dir / "checkpoints" / "step_000000003.pt").unlink()
     assert start(f"run_dir={run_dir}", "micro_batch_size=16", "log_every=2it", "checkpoint.keep=5", "data.workers=1") == 0
     assert json.loads((run_dir / "summary.json").read_text())["step"] == 3
+
+
+def test_a_resumed_run_lets_go_of_the_checkpoint_that_it_has_read(tmp_path, monkeypatch):
+    run_dir = tmp_path / "run"
+    assert start(f"run_dir={run_dir}", "ema.decay=0.9") == 0
+    (run_dir / "checkpoints" / "step_000000003.pt").unlink()
+    read, held = [], []
+    newest, evaluate = Checkpoints.newest, lbtrain.train.evaluate
+
+    def watched_newest(self):
+        found = newest(self)
+        states = [state["momentum_buffer"] for state in found.state["optimizer"].values()]
+        read.extend(weakref.ref(tensor) for tensor in [*found.state["model"].values(), *states])
+        return found
+
+    def watched_evaluate(*args):
+        held.append([tensor for reference in read if (tensor := reference()) is not None])
+        return evaluate(*args)
+
+    monkeypatch.setattr(Checkpoints, "newest", watched_newest)
+    monkeypatch.setattr(lbtrain.train, "evaluate", watched_evaluate)
+    assert start(f"run_dir={run_dir}", "ema.decay=0.9") == 0
+    assert len(read) > 50 and held == [[]]
 
 
 def run_script(*words: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:

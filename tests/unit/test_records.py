@@ -29,6 +29,12 @@ def write(run_dir: Path, rows, **settings) -> None:
     records.close()
 
 
+def let_a_second_pass(run_dir: Path) -> None:
+    """TensorBoard reads files by name: the second, then a count of the process, in which 10 comes before 9."""
+    (file,) = (run_dir / "tensorboard").iterdir()
+    file.rename(file.with_name(file.name.replace("tfevents.", "tfevents.0")))
+
+
 def lines(run_dir: Path) -> list[dict]:
     return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
 
@@ -108,6 +114,7 @@ def test_tensorboard_holds_every_number_by_examples(tmp_path, extra):
 
     write(tmp_path, [train_row(1), train_row(2), eval_row(2), train_row(3)])
     if extra:
+        let_a_second_pass(tmp_path)
         write(tmp_path, [train_row(3, loss=1.0)], resumed_at=extra["purged"])
     board = EventAccumulator(str(tmp_path / "tensorboard"))
     board.Reload()
@@ -115,6 +122,17 @@ def test_tensorboard_holds_every_number_by_examples(tmp_path, extra):
     assert board.Scalars("train/loss")[-1].value == (1.0 if extra else 2.0)
     assert board.Scalars("eval/top1_error")[0].value == 12.5
     assert {"train/lr", "train/images_per_sec", "train/data_wait", "eval/loss"} <= set(board.Tags()["scalars"])
+
+
+def test_a_new_start_forgets_old_points_of_tensorboard(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    write(tmp_path, [train_row(step) for step in (1, 2, 3)])
+    let_a_second_pass(tmp_path)
+    write(tmp_path, [train_row(1, loss=1.0), train_row(2, loss=1.0)])
+    board = EventAccumulator(str(tmp_path / "tensorboard"))
+    board.Reload()
+    assert [(event.step, event.value) for event in board.Scalars("train/loss")] == [(32, 1.0), (64, 1.0)]
 
 
 def test_pictures_are_files_and_in_tensorboard(tmp_path):

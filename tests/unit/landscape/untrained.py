@@ -20,7 +20,7 @@ def write_run(path: Path, *, seed: int, batch_size: int = 64, ghost: int = 8, **
     recipe = Recipe().vary(batch_size=batch_size, bn_batch_size=ghost, seed=seed, model={"name": "cifar_resnet8", **model})
     net = build_model(recipe, facts(recipe.data))
     path.mkdir()
-    state = {"model": net.state_dict(), "optimizer": {}, "loss_scale": 1.0}
+    state = {"model": net.state_dict(), "optimizer": {}, "loss_scale": 1.0, "loss_scale_steps": 0}
     checkpoints = Checkpoints(path, keep=1)
     checkpoints.save(state, Progress(640, 10), recipe.to_yaml())
     checkpoints.wait()

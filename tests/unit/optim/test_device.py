@@ -28,3 +28,20 @@ def test_no_value_is_read_from_the_device(optimizer, options):
         assert all(value.device.type == "cuda" for state in made.state.values() for value in state.values())
         with pytest.raises(DataDependentOutputException):  # what a read would do
             parameters[2].item()
+
+
+@pytest.mark.parametrize("optimizer", [LARS, LAMB])
+@pytest.mark.parametrize("settings", [{"adapt": False, "weight_decay": 0.0}, {"adapt": True, "weight_decay": 0.01}])
+def test_the_ratios_lie_beside_the_weights(optimizer, settings, monkeypatch):
+    devices = []
+    apply = optimizer._apply
+
+    def watched(self, job, ratios):
+        devices.append(ratios.device.type)
+        apply(self, job, ratios)
+
+    monkeypatch.setattr(optimizer, "_apply", watched)
+    parameter = nn.Parameter(torch.empty(4, device="meta"))
+    parameter.grad = torch.empty_like(parameter)
+    optimizer([{"params": [parameter], **settings}], lr=0.1).step()
+    assert devices == ["meta"]
