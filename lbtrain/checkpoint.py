@@ -86,6 +86,7 @@ class Checkpoints:
         self.keep = keep
         self._writer: threading.Thread | None = None
         self._failure: SaveFailed | None = None
+        self._passed_over: set[Path] = set()
 
     def save(self, state: EngineState, progress: Progress, recipe_yaml: str, extras: Mapping[str, Any] | None = None) -> None:
         """Starts to write a checkpoint, when the one before is written, with `extras` (tensors, numbers, text by name) beside the rest.
@@ -114,13 +115,12 @@ class Checkpoints:
             # torch turns an error of the file into one of its own.
             cause = error.__context__ if isinstance(error.__context__, OSError) else error
             why = str(cause) or type(cause).__name__  # a MemoryError has no words
-            last = next(
-                (f"{path} is whole: the same command goes on from it" for path in reversed(self._paths())), "there is none before it"
-            )
+            good = self._not_passed_over()
+            last = f"{good[-1]} is whole: the same command goes on from it" if good else "there is none before it"
             self._failure = SaveFailed(f"the checkpoint of step {progress.step} could not be written to {self.folder} ({why}); {last}")
 
     def _write(self, state: EngineState, progress: Progress, recipe_yaml: str, extras: Mapping[str, Any] | None) -> None:
-        """Writes one checkpoint and then removes the oldest."""
+        """Writes one checkpoint and then removes the oldest, and damaged ones that it replaces."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self._remove_unfinished()
         content = {
@@ -140,9 +140,10 @@ class Checkpoints:
         write_whole(_checksum_path(path), _sha256(new) + "\n")
         new.replace(path)
         _sync_folder(self.folder)  # before anything older goes: the new name must outlive a power cut
+        self._passed_over.discard(path)
         paths = self._paths()
-        written = paths[: paths.index(path) + 1]  # later ones are damaged, or the run had gone on from them: they take no good one's place
-        for old in written[: -self.keep]:
+        replaced = self._passed_over & set(paths[: paths.index(path)])
+        for old in [*self._not_passed_over()[: -self.keep], *replaced]:
             old.unlink()
             _checksum_path(old).unlink(missing_ok=True)
 
@@ -162,9 +163,13 @@ class Checkpoints:
             if _checksum_path(path).exists() and (checksum := _checksum_path(path).read_text().strip()) == _sha256(path):
                 return _read(path, damaged, checksum)
             damaged.append(f"{path} is damaged (its checksum differs): passed over")
+            self._passed_over.add(path)
         if damaged:
             raise RecipeError("; ".join(damaged) + ". No good checkpoint is left: choose another run_dir to start anew")
         return None
+
+    def _not_passed_over(self) -> list[Path]:
+        return [path for path in self._paths() if path not in self._passed_over]
 
     def _paths(self) -> list[Path]:
         found = (path for path in self.folder.glob("step_*.pt") if re.fullmatch(r"step_\d{9,}\.pt", path.name))

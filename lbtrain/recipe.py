@@ -67,7 +67,8 @@ class DataConfig:
     format: str = _key("auto", "how photos lie there: auto, folder, tar, parquet, or timm:hfds/NAME (docs/data.md)")
     augmentation: str = _key(
         "none",
-        "train-time augmentation: crop_flip for small images; imagenet (Goyal et al.), imagenet_color, alexnet for photos; flip: detection",
+        "train-time augmentation: crop_flip for small images; imagenet (Goyal et al.), imagenet_color, alexnet for photos, this one at "
+        "Caffe's scale of 0 to 255, in scoring too; flip: detection",
         choices=("none", "crop_flip", "imagenet", "imagenet_color", "alexnet", "flip"),
     )
     on_error: str = _key(

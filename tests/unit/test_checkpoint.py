@@ -111,13 +111,25 @@ def test_a_damaged_one_is_passed_over_and_said(tmp_path, damage):
 
 
 @pytest.mark.parametrize("keep", [1, 2])
-def test_a_damaged_one_that_was_passed_over_takes_no_place_of_a_good_one(tmp_path, keep):
+def test_a_damaged_one_that_was_passed_over_takes_no_place_of_a_good_one(tmp_path, monkeypatch, keep):
     save(tmp_path, 90, 100, 110)
     for step in (100, 110):
         flip_a_byte(tmp_path / f"checkpoints/step_{step:09}.pt")
-    found, progress, warnings = newest(save(tmp_path, 95, keep=keep))
-    assert progress.step == 95 and float(found["model"]["weight"][0, 0]) == 95.0 and len(warnings) == 2
-    assert ("step_000000090.pt" in names(tmp_path)) == (keep == 2)
+    checkpoints = Checkpoints(tmp_path, keep=keep)
+    assert newest(checkpoints)[1].step == 90
+    with (
+        monkeypatch.context() as patched,
+        pytest.raises(SaveFailed, match=r"step_000000090\.pt is whole: the same command goes on from it"),
+    ):
+        patched.setattr(torch, "save", lambda *_: pickle.dumps(lambda: 0))
+        checkpoints.save(state(95), Progress(32 * 95, 95), "seed: 0\n")
+        checkpoints.wait()
+    for step, there in ((95, [90, 95, 100, 110]), (105, [95, 105, 110]), (115, [105, 115])):
+        checkpoints.save(state(step), Progress(32 * step, step), "seed: 0\n")
+        checkpoints.wait()
+        expected = there if keep == 2 else there[1:]  # the first of each is the good one before
+        assert [name for name in names(tmp_path) if name.endswith(".pt")] == [f"step_{number:09}.pt" for number in expected]
+        assert newest(checkpoints)[1].step == step
 
 
 def tamper(path: Path, change: Callable[[dict], object]) -> None:
