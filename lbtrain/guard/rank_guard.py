@@ -32,6 +32,7 @@ class Guard:
     def watch(self) -> None:
         """Until the rank is gone."""
         started = time.monotonic()
+        self._seek_hub(0.0)  # at once: a rank that is lost before the hub knows of it is waited for five times as long
         for elapsed in beats(self.duty.beat, self._serve):
             if self.hub is None:
                 self._seek_hub(time.monotonic() - started)

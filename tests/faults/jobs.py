@@ -58,6 +58,8 @@ class Break:
     raises: str = ""
 
     def happen(self) -> None:
+        if self.guard_too:
+            time.sleep(3)  # three beats: the hub knows this guard by now, and one that it never knew it would wait for much longer
         note(f"broke {time.time()}")
         if self.raises:
             raise getattr(importlib.import_module("lbtrain.errors"), self.raises, OSError)("broken on purpose")
