@@ -315,13 +315,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES), help="(default: all)")
     parser.add_argument("--minutes", type=float, default=9.0, help="stop before a case that may not end within this (default 9)")
-    timm = os.environ.get("TIMM")
     parser.add_argument(
-        "--timm",
-        type=Path,
-        metavar="DIR",
-        default=timm and Path(timm),
-        help="a clone of timm's: its train.py takes part (or $TIMM)",
+        "--timm", type=Path, metavar="DIR", default=os.environ.get("TIMM"), help="a clone of timm's: its train.py takes part (or $TIMM)"
     )
     parser.add_argument("--speedrun", type=Path, metavar="FILE", help="a peer's script that trains CIFAR-10 to 94 %%, to be timed beside")
     parser.add_argument("--tiny", action="store_true", help="rehearse every case, also on a CPU")

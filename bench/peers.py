@@ -146,10 +146,12 @@ def timm_loop(checkout: Path) -> Loop:
         for epoch in iter(int, 1):
             turn = [next(batches) for _ in range(job.steps)]
             before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, True  # as the script's main() has it
-            script.train_one_epoch(
-                epoch, task.get_trainable_module(), turn, optimizer, args, task=task, device=device, amp_autocast=job.autocast
-            )
-            torch.backends.cudnn.benchmark = before
+            try:
+                script.train_one_epoch(
+                    epoch, task.get_trainable_module(), turn, optimizer, args, task=task, device=device, amp_autocast=job.autocast
+                )
+            finally:
+                torch.backends.cudnn.benchmark = before
             yield
 
     return loop

@@ -101,7 +101,7 @@ def not_met(found: dict[str, list[Line]]) -> str:
 
 def _is_open(line: Line) -> bool:
     """Whether the aim lies within the interval."""
-    return bool(line["target"]) and float(line["ratio_low"]) <= float(line["target"].lstrip("<>=")) <= float(line["ratio_high"])
+    return bool(line["target"]) and float(line["ratio_low"]) <= rows.bound(line["target"]) <= float(line["ratio_high"])
 
 
 def readme(text: str, found: dict[str, list[Line]]) -> str:

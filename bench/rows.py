@@ -41,8 +41,13 @@ class Row:
     def met(self) -> str:
         if not self.target or self.ratio is None:
             return ""
-        bound = float(self.target.lstrip("<>="))
-        return "yes" if (self.ratio >= bound if self.target.startswith(">") else self.ratio <= bound) else "no"
+        limit = bound(self.target)
+        return "yes" if (self.ratio >= limit if self.target.startswith(">") else self.ratio <= limit) else "no"
+
+
+def bound(target: str) -> float:
+    """The number of an aim such as ">=0.97"."""
+    return float(target.lstrip("<>="))
 
 
 def paired(bench: str, case: str, peer_name: str, ours: list[float], peer: list[float], *, unit: str, target: str, command: str) -> Row:

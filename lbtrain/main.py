@@ -96,7 +96,7 @@ def _print_plans(sizes: list[int], words: list[str], recipe: Recipe) -> None:
     counted = census(recipe, facts(recipe.data))
     for size in sizes:
         try:
-            plans.append(make_plan(recipe, size, engine=_engine_name(recipe, "deepspeed"), model_census=counted))
+            plans.append(make_plan(recipe, size, engine=recipe.engine_under("deepspeed"), model_census=counted))
         except RecipeError as error:
             refusals[size] = str(error)
     print_plans(plans, refusals)
@@ -111,10 +111,6 @@ def _print_deepspeed_config(sizes: list[int], words: list[str], recipe: Recipe) 
     recipe = recipe.with_overrides(words)
     configs = [complete_config(make_plan(recipe, size, engine="deepspeed"), recipe.deepspeed.mechanics) for size in sizes]
     print(json.dumps(configs[0] if len(configs) == 1 else configs, indent=1))
-
-
-def _engine_name(recipe: Recipe, launcher: str) -> str:
-    return launcher if recipe.engine == "auto" else recipe.engine
 
 
 def run(recipe: Recipe, name: str, *, on_screen: bool = True, instruments: "Instruments | None" = None) -> dict[str, Any]:
@@ -139,7 +135,7 @@ def run(recipe: Recipe, name: str, *, on_screen: bool = True, instruments: "Inst
         gc.enable()
     started, world = time.time(), detect_world()
     check_asked_for(world, recipe.world_size)
-    plan = make_plan(recipe, world.world_size, engine=_engine_name(recipe, world.launcher))
+    plan = make_plan(recipe, world.world_size, engine=recipe.engine_under(world.launcher))
     check_runs_here(plan.engine, plan.zero_stage, plan.precision, device_type())
     directory = RunDirectory(Path(_run_dir(recipe, name)))
     directory.open_for(recipe)

@@ -244,6 +244,10 @@ class Recipe:
         """
         return dataclasses.replace(_replaced(copy.deepcopy(self), _checked_tree(type(self), changes, "")), expect=expect)
 
+    def engine_under(self, own: str) -> str:
+        """The engine that this recipe runs on where the launcher brings `own` with it."""
+        return own if self.engine == "auto" else self.engine
+
     def with_overrides(self, words: Sequence[str]) -> "Recipe":
         """A copy with `key=value` words applied, later ones winning; its expectation knows what changed. Raises RecipeError."""
         tree: dict[str, Any] = {}

@@ -28,14 +28,14 @@ def load_recipe(path: Path) -> Recipe:
 
 def _forget(modules: set[str], folder: Path) -> None:
     """Lets go of modules and packages that lie in `folder`: a recipe of another folder may have a parent of the same name."""
-    own = {name for name in modules if "." not in name and folder in map(Path, _places(sys.modules[name]))}
+    own = {name for name in modules if "." not in name and folder in _places(sys.modules[name])}
     for name in modules:
         if name.partition(".")[0] in own:
             del sys.modules[name]
 
 
-def _places(module: ModuleType) -> Iterator[str]:
+def _places(module: ModuleType) -> Iterator[Path]:
     """The folder that it was found in; several for a package without __init__.py."""
     for path in getattr(module, "__path__", None) or [getattr(module, "__file__", None)]:
         if path:
-            yield str(Path(path).parent)
+            yield Path(path).parent

@@ -84,7 +84,7 @@ def compare(small: Run, large: Run, out: Path, here: Here, options: LossOptions)
     if all(distances):
         pictures.append(out / "distance.png")
         chart.draw_distances(distances, fits, names, pictures[2])
-    table = _table(runs, names, sharpness, spectra, fits)
+    table = _table(runs, names, sharpness, spectra, distances, fits)
     lines = _verdict(names, sharpness, spectra, fits, line)
     data = {"runs": names, "sharpness": sharpness, "spectra": spectra, "fits": [fit and vars(fit) for fit in fits], "line": line}
     write_whole(out / "compare.json", json.dumps(data, indent=1) + "\n")
@@ -147,7 +147,12 @@ def interpolated(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]
 
 
 def _table(
-    runs: Sequence[Run], names: Sequence[str], sharpness: Sequence[dict[str, Any]], spectra: Sequence[dict[str, Any]], fits: Sequence[Any]
+    runs: Sequence[Run],
+    names: Sequence[str],
+    sharpness: Sequence[dict[str, Any]],
+    spectra: Sequence[dict[str, Any]],
+    distances: Sequence[Sequence[dict[str, Any]]],
+    fits: Sequence[Any],
 ) -> page.Table:
     rows = []
     summaries = [run.summary for run in runs]
@@ -164,7 +169,7 @@ def _table(
         rows.append(
             ["distance from the start: slope per ln(step), early", *(f"{fit.slope:.3g} ({fit.explained:.0%} explained)" for fit in fits)]
         )
-    if all(distances := [run.rows("distance") for run in runs]):
+    if all(distances):
         rows.append(["distance from the start, end of the run", *(f"{each[-1]['distance']:.3g}" for each in distances)])
     return page.Table("Measured at the newest checkpoint of each", ["", *names], rows)
 

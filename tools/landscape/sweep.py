@@ -74,7 +74,7 @@ def _check_plans(recipe: Recipe, question: Question, planned: Iterable[Recipe]) 
     refused: dict[int, str] = {}
     for own in planned:
         try:
-            make_plan(own, world.world_size, engine=world.launcher if own.engine == "auto" else own.engine, model_census=counted)
+            make_plan(own, world.world_size, engine=own.engine_under(world.launcher), model_census=counted)
         except RecipeError as error:
             refused[own.batch_size] = str(error)
     if refused:

@@ -120,7 +120,7 @@ class Study:
     def engine(self) -> str:
         """Of lbtrain, that the launcher brings with it or the recipe asks for."""
         chosen = self.options.launcher if self.options.launcher in ("deepspeed", "accelerate", "colossalai") else "ddp"
-        return chosen if self.recipe.engine == "auto" else self.recipe.engine
+        return self.recipe.engine_under(chosen)
 
     def launch(self, name: str, gpus: int, words: list[str]) -> tuple[Path, str]:
         """Run `words` on `gpus` GPUs; (the folder of what it wrote, "ok" or why not). A point that succeeded before is kept."""
