@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-DEMO := recipes/digits.py recipes/digits_720_unscaled.py recipes/digits_720.py recipes/digits_720_lamb.py
+DEMO := recipes/digits/digits.py recipes/digits/digits_720_unscaled.py recipes/digits/digits_720.py recipes/digits/digits_720_lamb.py
 
 .PHONY: help install colossalai demo scaling-demo test test-slow test-colossalai lint bench bench-check wheels clean
 
@@ -43,7 +43,7 @@ demo: install
 
 # Four hosts, made of network namespaces, behind links of 500 Mbit/s: measured, fitted, predicted to 256 GPUs. Root; openssh-server, pdsh, iproute2.
 scaling-demo: install
-	PYTHONPATH=. $(BIN)/python -m tests.cluster.hosts 4 --rate 500mbit -- $(BIN)/python -m tools.scaling_report measure --hostfile {hostfile} --gpus 1,2,4 --steps 10 --warmup 2 --collectives --resume --out runs/scaling-demo tests/cluster/sleeping.py
+	PYTHONPATH=. $(BIN)/python -m lab.hosts 4 --rate 500mbit -- $(BIN)/python -m tools.scaling_report measure --hostfile {hostfile} --gpus 1,2,4 --steps 10 --warmup 2 --collectives --resume --out runs/scaling-demo lab/sleeping.py
 	$(BIN)/python -m tools.scaling_report predict --run runs/scaling-demo/report.json --gpus 1,2,4,8,16,32,64,128,256 --out runs/scaling-demo/predicted.json
 	$(BIN)/python -m tools.scaling_report render runs/scaling-demo/report.json runs/scaling-demo/predicted.json --out runs/scaling-demo/page
 	@echo "the page: runs/scaling-demo/page/scaling.html"

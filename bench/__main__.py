@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench import report, rows
-from tests.cluster.hosts import why_not
+from lab.hosts import why_not
 
 SLOWER = 0.95
 """A ratio this much worse than the last one, whose interval lies beyond the last one's, is a regression."""

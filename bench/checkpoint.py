@@ -17,11 +17,11 @@ import torch.distributed as dist
 
 from bench import rows
 from lbtrain import Recipe
-from lbtrain.checkpoint import Checkpoints, Progress
 from lbtrain.data import open_source
+from lbtrain.data.stream import SampleStream
 from lbtrain.main import build_bare_model, build_engine
-from lbtrain.plan import make_plan
-from lbtrain.sampling import SampleStream
+from lbtrain.plan.plan import make_plan
+from lbtrain.runs.checkpoint import Checkpoints, Progress
 
 COMMAND = "python -m bench.checkpoint"
 

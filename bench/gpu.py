@@ -7,7 +7,7 @@
 Cases: `matrix` (TFLOP/s of a bf16 matrix product: the rate that the chip really has), `resnet50` (224 x 224, bf16, channels last, images/s
 against the peers' loops, as a share of that rate, and of the data sheet's rate beside NVIDIA's published run), `memory` (peak of device
 memory against the plain loop), `optim` (LARS and LAMB steps against timm's), `ghost` (what ghost batches of 32 cost in a batch of 4,096),
-`time_to_accuracy` (seconds of training until 94 % on CIFAR-10 with recipes/cifar10_wide_resnet_1k.py; --speedrun: a peer's script beside
+`time_to_accuracy` (seconds of training until 94 % on CIFAR-10 with recipes/cifar10/wide_resnet_1k.py; --speedrun: a peer's script beside
 it; LBTRAIN_DATA: where CIFAR-10 lies), `batch_size` (images/s over batch and micro-batch, AlexNet and ResNet-50: You et al. 2017 report 3x
 from 512 to 4,096 for AlexNet on eight GPUs). What does not fit the memory, fails, or has no time left is named, and the rest goes on.
 
@@ -17,7 +17,7 @@ no package index, gets the rest as files: `make wheels GPU_PYTHON=3.12` here, fo
 
 Accuracy against batch size is a command of its own, for a longer loan of a GPU:
 
-    python -m tools.study sweep recipes/cifar10_wide_resnet.py --batch-sizes 64,256,1024,4096,8192,16384 --seeds 3 --out runs/cifar10_sweep
+    python -m tools.study sweep recipes/cifar10/wide_resnet.py --batch-sizes 64,256,1024,4096,8192,16384 --seeds 3 --out runs/cifar10_sweep
 """
 
 import argparse
@@ -41,11 +41,11 @@ from bench import optim, rows
 from bench.peers import Job, Loop, accelerate_loop, by_hand, deepspeed_loop, timm_loop
 from bench.turns import in_turns
 from lbtrain import Recipe
-from lbtrain.cluster.topology import GPUS
 from lbtrain.errors import UserError
 from lbtrain.main import run
-from lbtrain.records import EvalRow, Records, Row
+from lbtrain.runs.records import EvalRow, Records, Row
 from tools.recipe_file import load_recipe
+from tools.scaling_report.topology import GPUS
 
 COMMAND = "python -m bench.gpu"
 ROOT = Path(__file__).parents[1]
@@ -211,10 +211,10 @@ def _rates(setting: Setting, job: Job, title: str, batch: int, micro: int) -> li
     what = f"{title}, batch {batch}, {micro} images at once"
     if not setting.has_time(what, _LONGEST_POINT):
         return []
-    job, cut = replace(job, micro_batch_size=batch), dict(micro_batch_size=micro, bn_batch_size=micro)
+    job, split = replace(job, micro_batch_size=batch), dict(micro_batch_size=micro, bn_batch_size=micro)
     _free()
     try:
-        (seconds,) = in_turns(job, "ddp", [], rounds=1 if setting.tiny else 3, **cut)
+        (seconds,) = in_turns(job, "ddp", [], rounds=1 if setting.tiny else 3, **split)
     except RuntimeError as error:  # beside torch's own OutOfMemoryError: cuDNN's and cuBLAS's, and tensors beyond 2^31 elements
         print(f"{what}: not measured, {str(error).splitlines()[0]}", flush=True)
         return []
@@ -233,7 +233,7 @@ def _speeds(case: str, rates: list[float]) -> list[rows.Row]:
 
 def _fixed_share(title: str, curve: dict[int, float]) -> rows.Row:
     """Of a pass of the fewest images that fill the curve's first point: what does not shrink with them, as scaling_report assumes it
-    (`fixed_compute` in lbtrain/cluster/step_model.py). The line through the seconds of a pass over its images, by least squares.
+    (`fixed_compute` in tools/scaling_report/step_model.py). The line through the seconds of a pass over its images, by least squares.
     """
     images = list(curve)
     slope, intercept = statistics.linear_regression(images, [size / curve[size] for size in images])
@@ -246,7 +246,7 @@ def time_to_accuracy(setting: Setting) -> Iterator[rows.Row]:
     """Seconds from the start of training to the first evaluation at the error of 6 %; then beside them the peer's script, its own way, from
     start to end: with its imports, its compilation and as many runs as it makes, so that nothing is met or not met by this ratio.
     """
-    recipe = load_recipe(ROOT / "recipes" / "cifar10_wide_resnet_1k.py")
+    recipe = load_recipe(ROOT / "recipes/cifar10/wide_resnet_1k.py")
     if setting.tiny:
         recipe = recipe.vary(duration="1it", data=dict(name="digits"), precision="fp32")
     seconds, best = _seconds_to(recipe, 100.0 if setting.tiny else 6.0)

@@ -135,7 +135,7 @@ def product(folder: Path, model: nn.Module, batches: list[tuple[Tensor, Tensor]]
     """Times one product over both batches; checks first that both give the same."""
     objective, peer = Objective(model, loss, batches, keep_graphs=kept), Peer(folder, model, batches)
     vector = torch.randn(objective.size)
-    parts = list(objective.cut(vector).values())
+    parts = list(objective.split(vector).values())
     ours, theirs = objective.hessian_vector(vector), torch.cat([part.reshape(-1) for part in peer.product(parts)])
     torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4 * float(theirs.norm()) / objective.size**0.5)
     mine, others = [], []

@@ -2,7 +2,7 @@
 
     python -m bench.hosts_prediction
 
-Hosts are network namespaces on this machine with their sending rate limited; computing is sleeping (tests/cluster/shaped.py), so that they
+Hosts are network namespaces on this machine with their sending rate limited; computing is sleeping (lab/shaped.py), so that they
 do not slow each other; gradients, launches, DistributedDataParallel and gloo are real. Each launch goes through all rates three times. The
 prediction gets one host's throughput, two hosts' all-reduce sweep and points, and nothing that ran on four.
 
@@ -21,20 +21,20 @@ from typing import Any
 
 from bench import rows as result_rows
 from bench.scaling_prediction import PAGE
-from lbtrain.cluster.hostfile import read_hostfile
-from lbtrain.cluster.step_model import Prediction
-from tests.cluster.hosts import Hosts, hosts_up, why_not
-from tests.cluster.shaped import RATES, SETTLING_STEPS, STEPS_A_TURN, TURNS, recipe
+from lab.hosts import Hosts, hosts_up, why_not
+from lab.shaped import RATES, SETTLING_STEPS, STEPS_A_TURN, TURNS, recipe
+from lbtrain.launch.hostfile import read_hostfile
 from tools.scaling_report.from_run import MeasuredRun
 from tools.scaling_report.measure import Study
 from tools.scaling_report.report import Collective, Report, Row, with_efficiency
+from tools.scaling_report.step_model import Prediction
 from tools.scaling_report.timings import RankTimes, own_times, read_ranks, summarize
 from tools.scaling_report.what_if import WhatIf
 from tools.study.publish import with_block
 
 ROOT = Path(__file__).parents[1]
 AIM = 0.05  # of efficiency on four hosts
-RECIPE = ROOT / "tests/cluster/shaped.py"
+RECIPE = ROOT / "lab/shaped.py"
 ALONE_STEPS, WARMUP = 12, 2
 SWEEP, POINTS = "sweep", "points"
 

@@ -35,9 +35,9 @@ from bench import rows
 from lbtrain.data import open_source
 from lbtrain.data.augment import draws
 from lbtrain.data.photos import PhotoSource, uniform
+from lbtrain.data.stream import Block
 from lbtrain.data.views import VIEWS, random_box
 from lbtrain.recipe import DataConfig
-from lbtrain.sampling import Block
 
 PHOTOS = Path(__file__).parents[2] / "shared" / "data" / "coco_mini" / "coco_mini.tar"
 COMMAND = "python -m bench.input"

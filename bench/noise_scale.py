@@ -18,11 +18,11 @@ import torch
 
 from bench import rows
 from lbtrain import Recipe
-from lbtrain.checkpoint import Progress
-from lbtrain.cluster.launch import detect_world, start_process_group
+from lbtrain.launch.world import detect_world, start_process_group
 from lbtrain.main import build_bare_model, build_engine
-from lbtrain.meters import Done, NoiseMeter, Pass
-from lbtrain.plan import make_plan
+from lbtrain.monitors import MicroStep, NoiseMonitor, StepResult
+from lbtrain.plan.plan import make_plan
+from lbtrain.runs.checkpoint import Progress
 from lbtrain.tasks import create_task
 
 COMMAND = "python -m bench.noise_scale"
@@ -45,9 +45,9 @@ def stepper(micro: int, model: str = "cifar_resnet20") -> Callable[[], None]:
     device = start_process_group(detect_world())
     engine, optimizer = build_engine(recipe, plan, build_bare_model(recipe, plan, device), device)
     task = create_task(recipe, device)
-    meter = NoiseMeter(plan, task, engine, optimizer, earlier=[])
+    monitor = NoiseMonitor(plan, task, engine, optimizer, earlier=[])
     batches = task.batches(start=0, micro_batch_size=micro, rank=0, world_size=1)
-    kept = [next(batches) for _ in range(plan.cut.accumulation)]
+    kept = [next(batches) for _ in range(plan.split.accumulation)]
     steps = itertools.count()
     engine.model.train()
 
@@ -56,11 +56,11 @@ def stepper(micro: int, model: str = "cifar_resnet20") -> Callable[[], None]:
         examples = number * plan.batch_size
         for batch in kept:
             parts = task.loss(engine.model, batch)
-            meter.before_backward(Pass(batch, parts["loss"], parts, examples, plan.phases[0]))
+            monitor.before_backward(MicroStep(batch, parts["loss"], parts, examples, plan.phases[0]))
             engine.backward(parts["loss"])
-        meter.before_update()
+        monitor.before_update()
         engine.step(0.01)
-        for _ in meter.after_step(Done(Progress(examples + plan.batch_size, number + 1), plan.phases[0], 0.01)):
+        for _ in monitor.after_step(StepResult(Progress(examples + plan.batch_size, number + 1), plan.phases[0], 0.01)):
             pass
 
     return step

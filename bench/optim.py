@@ -132,7 +132,7 @@ def in_turns(case: str) -> rows.Row:
 
 def zero1() -> rows.Row:
     """Measure the sharded step on two ranks of this machine."""
-    from tests.ranks import run_on_ranks
+    from lab.ranks import run_on_ranks
 
     sharded, whole = run_on_ranks(2, _zero1_on_rank, timeout=300)[0]
     share = [t / 2 for t in whole]

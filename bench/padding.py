@@ -2,7 +2,7 @@
 
     python -m bench.padding coco/annotations/instances_train2017.json coco/annotations/instances_val2017.json
 
-Steps of an epoch of recipes/mask_rcnn.py at several batch sizes, over images whose sizes are drawn from the files. Prints a table, and
+Steps of an epoch of recipes/coco/mask_rcnn.py at several batch sizes, over images whose sizes are drawn from the files. Prints a table, and
 writes nothing.
 """
 
@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from lbtrain import Recipe
 from lbtrain.data.grouping import GroupedStream, kinds_of
 from lbtrain.data.instances import Preparation, padded
-from lbtrain.sampling import SampleStream
+from lbtrain.data.stream import SampleStream
 from tools.recipe_file import load_recipe
 
-RECIPE = Path(__file__).parents[1] / "recipes/mask_rcnn.py"
+RECIPE = Path(__file__).parents[1] / "recipes/coco/mask_rcnn.py"
 NUM_IMAGES = 20_000
 
 

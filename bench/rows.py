@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lbtrain.provenance import commit, hardware, versions
+from lbtrain.runs.provenance import commit, hardware, versions
 
 RESULTS = Path(os.environ.get("LBTRAIN_RESULTS", Path(__file__).parents[1] / "results"))
 """Where rows go: results/, or the folder that LBTRAIN_RESULTS names, for a measurement that is only to be looked at."""
@@ -70,8 +70,8 @@ def median_interval(values: list[float]) -> tuple[float, float]:
     while below <= 0.025:
         left_out += 1
         below += math.comb(count, left_out) * 0.5**count
-    cut = max(left_out - 1, 0)
-    return ordered[cut], ordered[count - 1 - cut]
+    split = max(left_out - 1, 0)
+    return ordered[split], ordered[count - 1 - split]
 
 
 def single(bench: str, case: str, values: list[float], *, unit: str, command: str) -> Row:

@@ -26,10 +26,10 @@ from typing import Any
 import timm
 
 from bench import rows as result_rows
-from lbtrain.cluster.comm_model import Algorithm
-from lbtrain.cluster.step_model import Assumptions, Prediction, Spread
-from lbtrain.cluster.topology import GPUS, NETWORKS
+from tools.scaling_report.comm_model import Algorithm
 from tools.scaling_report.question import Question
+from tools.scaling_report.step_model import Assumptions, Prediction, Spread
+from tools.scaling_report.topology import GPUS, NETWORKS
 from tools.study.publish import with_block
 
 Row = dict[str, str]

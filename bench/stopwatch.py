@@ -22,8 +22,8 @@ from torch import nn
 from bench.peers import Job
 from bench.rows import Row, paired, write
 from bench.turns import ROUNDS, recipe_for
-from lbtrain.cluster.launch import leave_process_group
 from lbtrain.engines import Engine
+from lbtrain.launch.world import leave_process_group
 from lbtrain.main import run
 from lbtrain.tasks import Task
 from tools.scaling_report.stopwatch import Stopwatch, TimedTask
@@ -113,7 +113,7 @@ def measure(rounds: int) -> list[Row]:
 
     with tempfile.TemporaryDirectory() as folder:
         own = [own_seconds(Path(folder)) for _ in range(rounds)]
-        run(recipe_for(JOB, "ddp", rounds).vary(run_dir=f"{folder}/run"), "stopwatch", on_screen=False, instruments=put_between)
+        run(recipe_for(JOB, "ddp", rounds).vary(run_dir=f"{folder}/run"), "stopwatch", on_screen=False, wrappers=put_between)
     leave_process_group()
     # The first round warms up.
     timed, bare = (in_rounds(turns[0].seconds[kind][PAIRS:], rounds) for kind in (True, False))

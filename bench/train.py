@@ -80,7 +80,7 @@ def worker(name: str) -> None:
 
 def startup() -> rows.Row:
     """Seconds for a plan of six world sizes, and the three that a person should wait at most."""
-    recipe = str(Path(__file__).parents[1] / "recipes" / "resnet50_8k.py")
+    recipe = str(Path(__file__).parents[1] / "recipes/imagenet/resnet50_8k.py")
     seconds = []
     for _ in range(8):
         started = time.perf_counter()
@@ -110,7 +110,7 @@ def _peak(who: str) -> float:
 
 def print_peak(who: str) -> None:
     """Trains a few steps in this process and prints the most memory it ever held, in MiB."""
-    from lbtrain.cluster.launch import detect_world, leave_process_group, start_process_group
+    from lbtrain.launch.world import detect_world, leave_process_group, start_process_group
 
     job = Job("resnet18", 64, 32, 2)
     if who == "ours":

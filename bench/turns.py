@@ -46,7 +46,7 @@ def in_turns(job: Job, engine: str, others: Sequence[Loop], rounds: int = ROUNDS
     Every rank takes part.
     """
     from lbtrain.main import run
-    from lbtrain.records import Records, TrainRow
+    from lbtrain.runs.records import Records, TrainRow
 
     seconds: list[list[float]] = [[] for _ in range(1 + len(others))]
     loops: list[Iterator[None]] = []
@@ -82,7 +82,7 @@ def on_ranks(module: str, what: str, *, ranks: int) -> list[list[float]]:
 
 def end_worker(seconds: list[list[float]]) -> None:
     """The last word of each rank that `on_ranks` started."""
-    from lbtrain.cluster.launch import leave_process_group
+    from lbtrain.launch.world import leave_process_group
 
     if os.environ["RANK"] == "0":
         print(_TURNS, json.dumps(seconds), flush=True)

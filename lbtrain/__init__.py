@@ -1,10 +1,10 @@
 """Recipes and a library for large-minibatch training of vision models.
 
-Start reading at `lbtrain.train`. The pieces work without it: `lbtrain.optim`, `lbtrain.schedules`, `lbtrain.sampling`, `lbtrain.nn`.
+Start reading at `lbtrain.train`. The pieces work without it: `lbtrain.optim`, `lbtrain.plan.schedules`, `lbtrain.data.stream`, `lbtrain.nn`.
 """
 
-from lbtrain.expectation import Expectation
 from lbtrain.main import main
 from lbtrain.recipe import Recipe
+from lbtrain.recipe.expectation import Expectation
 
 __all__ = ["Expectation", "Recipe", "main"]

@@ -29,7 +29,7 @@ class LaunchError(UserError, RuntimeError):
 
 
 class RankLost(UserError, RuntimeError):
-    """A part of the job is gone. Not raised: the ranks that are left exit with its code wherever they wait (lbtrain.watchdog)."""
+    """A part of the job is gone. Not raised: the ranks that are left exit with its code wherever they wait (lbtrain.faults.watchdog)."""
 
     exit_code = 4
 

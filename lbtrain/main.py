@@ -19,19 +19,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lbtrain.errors import DataError, RecipeError, UserError
-from lbtrain.expectation import in_words
+from lbtrain.faults.watchdog import Watchdog
+from lbtrain.launch.workers import start_server
 from lbtrain.recipe import Recipe, keys
-from lbtrain.watchdog import Watchdog
-from lbtrain.workers import start_server
+from lbtrain.recipe.expectation import format_outcome
 
 if TYPE_CHECKING:  # a plan or a help text must not wait for the engines' imports
     import torch
 
     from lbtrain.engines import Engine
-    from lbtrain.plan import Plan
+    from lbtrain.plan.plan import Plan
     from lbtrain.tasks import Task
 
-    Instruments = Callable[[Task, Engine], tuple[Task, Engine]]
+    Wrappers = Callable[[Task, Engine], tuple[Task, Engine]]
 
 
 def main(recipe: Recipe, argv: Sequence[str] | None = None) -> None:
@@ -60,7 +60,7 @@ def _launched(recipe: Recipe, name: str) -> None:
     with Watchdog(fault_timeout=recipe.fault_timeout, run_dir=_run_dir(recipe, name)):
         if recipe.data.workers:
             start_server()  # it makes the slow imports too, meanwhile
-        from lbtrain.cluster.launch import leave_process_group, let_exchanges_end
+        from lbtrain.launch.world import leave_process_group, let_exchanges_end
 
         try:
             run(recipe, name)
@@ -86,17 +86,17 @@ def _asked(words: list[str], key: str) -> tuple[list[int], list[str]] | None:
 
 
 def _print_plans(sizes: list[int], words: list[str], recipe: Recipe) -> None:
-    from lbtrain.census import census
-    from lbtrain.data import facts
-    from lbtrain.plan import Plan, make_plan, print_plans
+    from lbtrain.data import dataset_info
+    from lbtrain.plan.plan import Plan, make_plan, print_plans
+    from lbtrain.plan.statistics import model_statistics
 
     recipe = recipe.with_overrides(words)
     plans: list[Plan] = []
     refusals: dict[int, str] = {}
-    counted = census(recipe, facts(recipe.data))
+    counted = model_statistics(recipe, dataset_info(recipe.data))
     for size in sizes:
         try:
-            plans.append(make_plan(recipe, size, engine=recipe.engine_under("deepspeed"), model_census=counted))
+            plans.append(make_plan(recipe, size, engine=recipe.engine_under("deepspeed"), statistics=counted))
         except RecipeError as error:
             refusals[size] = str(error)
     print_plans(plans, refusals)
@@ -106,26 +106,26 @@ def _print_plans(sizes: list[int], words: list[str], recipe: Recipe) -> None:
 
 def _print_deepspeed_config(sizes: list[int], words: list[str], recipe: Recipe) -> None:
     from lbtrain.engines.deepspeed_config import complete_config
-    from lbtrain.plan import make_plan
+    from lbtrain.plan.plan import make_plan
 
     recipe = recipe.with_overrides(words)
-    configs = [complete_config(make_plan(recipe, size, engine="deepspeed"), recipe.deepspeed.mechanics) for size in sizes]
+    configs = [complete_config(make_plan(recipe, size, engine="deepspeed"), recipe.deepspeed.config) for size in sizes]
     print(json.dumps(configs[0] if len(configs) == 1 else configs, indent=1))
 
 
-def run(recipe: Recipe, name: str, *, on_screen: bool = True, instruments: "Instruments | None" = None) -> dict[str, Any]:
+def run(recipe: Recipe, name: str, *, on_screen: bool = True, wrappers: "Wrappers | None" = None) -> dict[str, Any]:
     """Trains `recipe` in the world that this process was launched in; returns the summary. Raises UserError.
 
     May be called again and again in one process group. `on_screen=False` writes the run directory only. `instruments` gets task and engine
     when both are ready, and returns those that the loop uses: themselves, or something around them that measures.
     """
-    from lbtrain.capabilities import check_runs_here
-    from lbtrain.checkpoint import Checkpoints, Progress
-    from lbtrain.cluster.launch import check_asked_for, check_same_on_all_ranks, detect_world, device_type, start_process_group
-    from lbtrain.meters import Meters
-    from lbtrain.plan import make_plan, print_plans
-    from lbtrain.records import Records, flat
-    from lbtrain.run_directory import RunDirectory
+    from lbtrain.launch.world import check_asked_for, check_same_on_all_ranks, detect_world, device_type, start_process_group
+    from lbtrain.monitors import Monitors
+    from lbtrain.plan.capabilities import check_runs_here
+    from lbtrain.plan.plan import make_plan, print_plans
+    from lbtrain.runs.checkpoint import Checkpoints, Progress
+    from lbtrain.runs.directory import RunDirectory
+    from lbtrain.runs.records import Records, flat
     from lbtrain.tasks import create_task
     from lbtrain.techniques import Techniques, WeightAverage, create_batch_control
     from lbtrain.train import train
@@ -155,39 +155,45 @@ def run(recipe: Recipe, name: str, *, on_screen: bool = True, instruments: "Inst
     engine, optimizer = build_engine(recipe, plan, model, device)
     if found:
         engine.load(found.state)
-        _say(world.rank, *found.passed_over, f"going on from step {progress.step} ({directory.path})")
+        _say(world.rank, *found.skipped, f"going on from step {progress.step} ({directory.path})")
     elif on_screen and world.rank == 0:
         print_plans([plan], {})
     leader = world.rank == 0
     if leader:
         directory.describe(recipe, plan)
     records = Records(directory.path, enabled=leader, on_screen=on_screen, total_examples=plan.total_examples, resumed_at=progress.examples)
-    if instruments:
-        task, engine = instruments(task, engine)
+    if wrappers:
+        task, engine = wrappers(task, engine)
     techniques = Techniques(create_batch_control(recipe, plan, model, task, engine, records), average)
     if found:
-        found.give_extras(techniques.load)
+        found.restore_extras(techniques.load)
     del found  # all that it held is in its place by now; kept, it would take the memory of a checkpoint on every rank until the end
     with contextlib.closing(records), claim or contextlib.nullcontext():
-        meters = Meters(plan, task, engine, optimizer, records)
-        evaluation = train(plan, task, engine, records, checkpoints, progress, techniques, meters)
-    result = {"recipe": name, **flat(evaluation), "headline": vars(task.headline), "seconds": time.time() - started, "expectation": None}
+        monitors = Monitors(plan, task, engine, optimizer, records)
+        evaluation = train(plan, task, engine, records, checkpoints, progress, techniques, monitors)
+    result = {
+        "recipe": name,
+        **flat(evaluation),
+        "primary_metric": vars(task.primary_metric),
+        "seconds": time.time() - started,
+        "expectation": None,
+    }
     if leader:
         if recipe.expect:
             result["expectation"] = recipe.expect.judge(records.written("eval"))
-            _say(world.rank if on_screen else -1, in_words(result["expectation"]))
+            _say(world.rank if on_screen else -1, format_outcome(result["expectation"]))
         result["replaced_images"] = directory.replaced_images()
     return directory.finish(result | {"world_size": plan.world_size, "engine": plan.engine}, write=leader)
 
 
 def build_bare_model(recipe: Recipe, plan: "Plan", device: "torch.device") -> "torch.nn.Module":
     """The model with its ghost batches, and no engine around it yet."""
-    from lbtrain.data import facts
+    from lbtrain.data import dataset_info
     from lbtrain.nn import convert_to_ghost_batch_norm
     from lbtrain.tasks import build_model
 
-    model = build_model(recipe, facts(recipe.data)).to(device)
-    if plan.census.batch_norm_layers:
+    model = build_model(recipe, dataset_info(recipe.data)).to(device)
+    if plan.statistics.batch_norm_layers:
         convert_to_ghost_batch_norm(model, plan.bn_batch_size, momentum=recipe.bn_momentum)  # the loop groups the ranks
     return model
 

@@ -10,18 +10,18 @@ from typing import Any
 
 import torch
 
-from lbtrain import watchdog
-from lbtrain.checkpoint import Checkpoints, Progress
-from lbtrain.cut import Phase
 from lbtrain.engines.protocol import Engine
 from lbtrain.errors import Preempted
-from lbtrain.finite import FiniteCheck
-from lbtrain.meters import Done, Meters, Pass, replaced_over_ranks
+from lbtrain.faults import watchdog
+from lbtrain.faults.finite import FiniteCheck
+from lbtrain.faults.stopping import StopRequest
+from lbtrain.monitors import MicroStep, Monitors, StepResult, replaced_over_ranks
 from lbtrain.nn import regroup_ghost_batches
-from lbtrain.plan import Plan
-from lbtrain.records import EvalRow, Pictures, Records
-from lbtrain.schedules import crossed
-from lbtrain.stopping import StopRequest
+from lbtrain.plan.batching import Phase
+from lbtrain.plan.plan import Plan
+from lbtrain.plan.schedules import crossed
+from lbtrain.runs.checkpoint import Checkpoints, Progress
+from lbtrain.runs.records import EvalRow, Pictures, Records
 from lbtrain.tasks import Evaluation, Task
 from lbtrain.techniques import Techniques
 
@@ -34,7 +34,7 @@ def train(
     checkpoints: Checkpoints,
     progress: Progress,
     techniques: Techniques,
-    meters: Meters,
+    monitors: Monitors,
 ) -> EvalRow:
     """Trains from `progress` to the end of the plan and returns the last evaluation. Collective.
 
@@ -42,7 +42,7 @@ def train(
     """
     examples, step, skipped = progress.examples, progress.step, progress.skipped_steps
     phase = techniques.batch.phase(progress)
-    batches = cut_from_here(phase, task, engine, techniques, examples)
+    batches = start_phase(phase, task, engine, techniques, examples)
     recipe_yaml = task.recipe.to_yaml()  # here: it makes a thousand objects that only the garbage collector finds
     stop = StopRequest()
     finite = FiniteCheck(plan, task.stream, engine, checkpoints.folder.parent, skipped=skipped)
@@ -54,17 +54,17 @@ def train(
             before = examples
             lr = plan.lr(examples) * phase.lr_factor
             for _ in range(engine.accumulation):
-                with meters.waiting():
+                with monitors.waiting():
                     batch = next(batches)
                 losses = task.loss(engine.model, batch)
                 loss = sum(losses.values(), torch.zeros((), device=engine.device))
                 finite.add(loss)
-                meters.before_backward(Pass(batch, loss, losses, before, phase))
+                monitors.before_backward(MicroStep(batch, loss, losses, before, phase))
                 engine.backward(loss)
-            meters.before_update()
+            monitors.before_update()
             examples += phase.batch_size
             step += 1
-            finite.close(step, lr, before, phase.cut)
+            finite.close(step, lr, before, phase.split)
             if not engine.step(lr):
                 skipped += 1
                 finite.skipped()
@@ -75,36 +75,36 @@ def train(
             writes = (plan.log_every, plan.evaluate_every, plan.checkpoint_every)
             finite.check(stop.bad_step, now=finished or stopped or any(crossed(before, examples, every) for every in writes))
 
-            done = Done(progress, phase, lr)
-            meters.after_step(done, logged=finished or crossed(before, examples, plan.log_every))
-            with meters.paused():
+            done = StepResult(progress, phase, lr)
+            monitors.after_step(done, logged=finished or crossed(before, examples, plan.log_every))
+            with monitors.paused():
                 coming = techniques.batch.phase(progress)  # before the checkpoint, which keeps what was decided
             if finished or crossed(before, examples, plan.evaluate_every):
                 watchdog.at(step, "evaluation")
-                with meters.paused():
+                with monitors.paused():
                     evaluation, pictures = evaluate(plan, task, engine, techniques, progress)
                 records.write(evaluation)
                 records.write_pictures(pictures, evaluation)
-                meters.after_evaluation(done)
+                monitors.after_evaluation(done)
             if finished or stopped or crossed(before, examples, plan.checkpoint_every):
                 watchdog.at(step, "checkpoint")
-                with meters.paused():
+                with monitors.paused():
                     save(engine, checkpoints, progress, techniques, recipe_yaml, wait=finished or stopped)
             if stopped and not finished:
                 raise Preempted(f"stopped by a signal after step {step}; everything is saved: the same command goes on from there")
             if coming != phase:
-                phase, batches = coming, cut_from_here(coming, task, engine, techniques, examples)
+                phase, batches = coming, start_phase(coming, task, engine, techniques, examples)
     finally:
         stop.close()
         checkpoints.wait()
     return evaluation or evaluate(plan, task, engine, techniques, progress)[0]
 
 
-def cut_from_here(phase: Phase, task: Task, engine: Engine, techniques: Techniques, examples: int) -> Iterator[Any]:
+def start_phase(phase: Phase, task: Task, engine: Engine, techniques: Techniques, examples: int) -> Iterator[Any]:
     """Cuts the steps from position `examples` on as `phase` says, and returns this rank's micro-batches from there on. Collective."""
-    engine.accumulation = phase.cut.accumulation
-    regroup_ghost_batches(engine.model, phase.cut.ranks_per_ghost)
-    size = phase.cut.micro_batch_size
+    engine.accumulation = phase.split.accumulation
+    regroup_ghost_batches(engine.model, phase.split.ranks_per_ghost)
+    size = phase.split.micro_batch_size
     batches = task.batches(start=examples, micro_batch_size=size, rank=engine.rank, world_size=engine.world_size)
     return techniques.batch.batches(batches, phase, examples)
 
@@ -123,7 +123,7 @@ def evaluate(plan: Plan, task: Task, engine: Engine, techniques: Techniques, pro
 
 def score(plan: Plan, task: Task, engine: Engine) -> Evaluation:
     engine.model.eval()
-    size = task.recipe.validation_batch_size or plan.cut.micro_batch_size
+    size = task.recipe.validation_batch_size or plan.split.micro_batch_size
     found = task.evaluate(engine.model, micro_batch_size=size, rank=engine.rank, world_size=engine.world_size)
     engine.model.train()
     return found

@@ -1,7 +1,7 @@
-"""recipes/README.md: the table of contents of the recipes, from their contracts.
+"""The tables of contents of the recipes, one a folder, from the contracts of the recipes.
 
-python -m tools.catalogue            writes it
-python -m tools.catalogue --check    says whether it is stale (exit code 1), writes nothing
+python -m tools.catalogue            writes them
+python -m tools.catalogue --check    says whether one is out of date (exit code 1), writes nothing
 """
 
 import argparse
@@ -15,26 +15,26 @@ from tools.recipe_file import load_recipe
 
 FOLDER = Path(__file__).parents[1] / "recipes"
 
-GROUPS = {
-    "resnet": "ResNet on ImageNet",
-    "alexnet": "AlexNet on ImageNet",
-    "mask_rcnn": "Mask R-CNN",
+FOLDERS = sorted(path for path in FOLDER.iterdir() if any(path.glob("*.py")))
+TITLES = {
     "cifar10": "CIFAR-10",
-    "fashion": "Fashion-MNIST, for a laptop",
-    "digits": "Digits, for a laptop (no data set to fetch)",
+    "coco": "COCO, and drawn shapes that need no data set",
+    "digits": "Digits, for a laptop: no data set to fetch",
+    "fashion_mnist": "Fashion-MNIST, for a laptop",
+    "imagenet": "ImageNet",
 }
-"""Recipes by the first word of their names; a name that begins with none of these comes last, under Others."""
 
 HEAD = """# Recipes
 
-One file is one experiment. `python recipes/X.py --help` lists every key, `plan_for=8,64,256` prints what a run would be on so many ranks,
+One file is one experiment. `python recipes/FOLDER/X.py --help` lists every key, `plan_for=8,64,256` prints what a run would be on so many ranks,
 `key=value` changes anything. Published numbers are the papers'; measured ones are ours, stand in results/, and come into the contracts by
 `python -m tools.study.publish`. A recipe with a published number for its setting carries it as data (`expect`), and `summary.json` of a
 finished run says met, not met, or not comparable where the command line changed the experiment. Tolerances: two published standard
 deviations, 0.3 points at least; half a point where one run is published.
 
-This page is generated from the recipes' contracts: `python -m tools.catalogue`.
+Each folder has a table of its own, generated from the contracts of its recipes by `python -m tools.catalogue`.
 """
+GENERATED = "Generated from the contracts of the recipes by `python -m tools.catalogue`.\n"
 
 
 @dataclass(frozen=True)
@@ -75,14 +75,22 @@ def _without_paper(title: str) -> str:
     return re.sub(r" \([^()]*\d{4}[^()]*\)", "", title).rstrip(".:")
 
 
-def page(folder: Path = FOLDER) -> str:
-    """The whole of recipes/README.md."""
+def page(folder: Path) -> str:
+    """The README.md of one folder: recipes that were measured come first."""
     entries = [Entry.read(path) for path in sorted(folder.glob("*.py"), key=_by_name)]
-    parts = [HEAD]
-    for heading, rows in _grouped(entries).items():
-        table = ["| recipe | paper | batch | published | measured | command |", "|---|---|---:|---|---|---|"]
-        parts.append(f"## {heading}\n\n" + "\n".join([*table, *[_row(entry) for entry in rows]]) + "\n")
-    return "\n".join(parts)
+    entries.sort(key=lambda entry: not entry.measured[:1].isdigit())
+    head = f"# {TITLES.get(folder.name, folder.name)}\n\n{GENERATED}"
+    table = ["| recipe | batch | measured | published | paper |", "|---|---:|---|---|---|", *map(_row, entries)]
+    return f"{head}\n" + "\n".join(table) + "\n"
+
+
+def contents() -> str:
+    """recipes/README.md: what the folders hold."""
+    table = ["| folder | recipes | data set |", "|---|---:|---|"]
+    for folder in FOLDERS:
+        count = len(list(folder.glob("*.py")))
+        table.append(f"| [{folder.name}]({folder.name}/README.md) | {count} | {TITLES[folder.name]} |")
+    return HEAD + "\n" + "\n".join(table) + "\n"
 
 
 def _by_name(path: Path) -> list[str | int]:
@@ -91,27 +99,27 @@ def _by_name(path: Path) -> list[str | int]:
 
 
 def _row(entry: Entry) -> str:
-    cells = [f"[{entry.name}]({entry.name}.py): {entry.title}", entry.paper, entry.batch, entry.published, entry.measured]
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + f" | `{entry.command}` |"
+    cells = [f"[{entry.name}]({entry.name}.py)", entry.batch, entry.measured, entry.published, entry.paper]
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
-def _grouped(entries: list[Entry]) -> dict[str, list[Entry]]:
-    groups: dict[str, list[Entry]] = {heading: [] for heading in (*GROUPS.values(), "Others")}
-    for entry in entries:
-        groups[next((heading for word, heading in GROUPS.items() if entry.name.startswith(word)), "Others")].append(entry)
-    return {heading: rows for heading, rows in groups.items() if rows}
+def write(check: bool = False) -> list[Path]:
+    """Writes every table that is out of date, unless told only to `check`; returns their paths."""
+    pages = {FOLDER / "README.md": contents()} | {folder / "README.md": page(folder) for folder in FOLDERS}
+    stale = [path for path, new in pages.items() if not path.exists() or path.read_text() != new]
+    for path in [] if check else stale:
+        path.write_text(pages[path])
+    return stale
 
 
 def main() -> int:
     parser = argparse.ArgumentParser("python -m tools.catalogue", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="only say whether recipes/README.md is stale")
-    path, new = FOLDER / "README.md", page()
-    if parser.parse_args().check:
-        stale = not path.exists() or path.read_text() != new
-        print(f"{path.name} is stale: python -m tools.catalogue" if stale else f"{path.name} is up to date")
-        return int(stale)
-    path.write_text(new)
-    return 0
+    parser.add_argument("--check", action="store_true", help="only report whether a table is out of date; writes nothing")
+    check = parser.parse_args().check
+    stale = write(check)
+    for path in stale:
+        print(f"{path.relative_to(FOLDER.parent)} {'is out of date: python -m tools.catalogue' if check else 'written'}")
+    return int(check and bool(stale))
 
 
 if __name__ == "__main__":

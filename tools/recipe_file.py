@@ -13,7 +13,7 @@ from lbtrain.errors import RecipeError
 def load_recipe(path: Path) -> Recipe:
     """The `recipe` that the file defines; it may import its parent from the same folder. Raises RecipeError."""
     if not path.is_file():
-        raise RecipeError(f"{path} is not a file: name a recipe, such as recipes/resnet50.py")
+        raise RecipeError(f"{path} is not a file: name a recipe, such as recipes/imagenet/resnet50.py")
     folder, before = path.parent.resolve(), set(sys.modules)
     sys.path.insert(0, str(folder))
     try:

@@ -61,7 +61,7 @@ class Objective:
         """x: the parameters as one vector [size]."""
         return _flat(p.detach() for p in self.parameters.values())
 
-    def cut(self, vector: Tensor) -> dict[str, Tensor]:
+    def split(self, vector: Tensor) -> dict[str, Tensor]:
         """A vector [size] as the layers' parts, by name, in their shapes."""
         parts = vector.split(self.sizes)
         return {name: part.view(p.shape) for (name, p), part in zip(self.parameters.items(), parts, strict=True)}
@@ -69,7 +69,7 @@ class Objective:
     @torch.no_grad()
     def value(self, shift: Tensor | None = None) -> float:
         """f(x + shift)."""
-        with calm(self.model, self.batch_norm):
+        with eval_mode(self.model, self.batch_norm):
             model = self._moved({name: p.detach() for name, p in self.parameters.items()}, shift)
             losses = torch.stack([self.loss(model, batch).double() for batch in self.batches])
         return float(self.mean(losses.mean()))
@@ -77,7 +77,7 @@ class Objective:
     def gradient(self, shift: Tensor | None = None) -> tuple[float, Tensor]:
         """f(x + shift) and its gradient [size]."""
         total, loss, count = torch.zeros(self.size, device=self.device), torch.zeros((), dtype=torch.float64, device=self.device), 0
-        with calm(self.model, self.batch_norm):
+        with eval_mode(self.model, self.batch_norm):
             model = self._moved(self.parameters, shift)
             for batch in self.batches:
                 count += 1
@@ -89,7 +89,7 @@ class Objective:
     def hessian_vector(self, vector: Tensor) -> Tensor:
         """H v at x, [size]."""
         total, count = torch.zeros(self.size, device=self.device), 0
-        parts = list(self.cut(vector.to(self.device)).values())
+        parts = list(self.split(vector.to(self.device)).values())
         for gradients in self._gradient_graphs():
             count += 1
             # A gradient that does not depend on the parameters (of a linear loss) has no graph and adds nothing.
@@ -112,7 +112,7 @@ class Objective:
             yield from self._graphs
             return
         for batch in self.batches:
-            with calm(self.model, self.batch_norm):
+            with eval_mode(self.model, self.batch_norm):
                 loss = self.loss(self.model, batch)
                 graph = torch.autograd.grad(
                     loss, list(self.parameters.values()), create_graph=True, allow_unused=True, materialize_grads=True
@@ -124,7 +124,7 @@ class Objective:
     def _moved(self, parameters: dict[str, Any], shift: Tensor | None) -> Callable[..., Any]:
         if shift is None:
             return self.model
-        moved = {name: parameters[name] + part for name, part in self.cut(shift.to(self.device)).items()}
+        moved = {name: parameters[name] + part for name, part in self.split(shift.to(self.device)).items()}
         return lambda *args, **kwargs: functional_call(self.model, moved, args, kwargs)
 
 
@@ -137,14 +137,14 @@ def random_vector(size: int, *, seed: int, device: torch.device, signs: bool = F
 
 
 @contextlib.contextmanager
-def calm(model: nn.Module, batch_norm: BatchNormMode) -> Iterator[None]:
+def eval_mode(model: nn.Module, batch_norm: BatchNormMode) -> Iterator[None]:
     """The model as a plain function of its parameters: evaluation mode, batch norm as told; afterwards everything is put back."""
     flags = {module: module.training for module in model.modules()}
     model.eval()
     for norm in _batch_norms(model):
         norm.train(batch_norm == "batch")
     try:
-        with untouched(model):
+        with preserve_state(model):
             yield
     finally:
         for module, flag in flags.items():
@@ -152,7 +152,7 @@ def calm(model: nn.Module, batch_norm: BatchNormMode) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def untouched(model: nn.Module) -> Iterator[None]:
+def preserve_state(model: nn.Module) -> Iterator[None]:
     """What passes through the model in here leaves no trace in its batch statistics."""
     norms = _batch_norms(model)
     # The layers get copies to write on. Writing the old values back would do too, but autograd would see saved tensors change.
@@ -175,9 +175,9 @@ def _batch_norms(model: nn.Module) -> list[Any]:
 def _check(model: nn.Module, parameters: dict[str, nn.Parameter], batch_norm: BatchNormMode) -> None:
     if not parameters:
         raise ValueError("the model has no trainable parameter: there is no landscape to walk. Set requires_grad_(True) on some of them")
-    cut = [name for name, p in parameters.items() if hasattr(p, "ds_id")]
-    if cut:
-        raise ValueError(f"{cut[0]} is cut over ranks by ZeRO-3, and whole parameters are needed: load a checkpoint into a plain model")
+    split = [name for name, p in parameters.items() if hasattr(p, "ds_id")]
+    if split:
+        raise ValueError(f"{split[0]} is cut over ranks by ZeRO-3, and whole parameters are needed: load a checkpoint into a plain model")
     if batch_norm == "batch" and any(getattr(norm, "group", None) is not None for norm in _batch_norms(model)):
         raise ValueError(
             "a batch norm takes its statistics over several ranks, which cannot be differentiated twice: use batch_norm='eval', or "

@@ -2,7 +2,7 @@
 
 from lbtrain.data.loading import batches
 from lbtrain.data.photos import PhotoSource
-from lbtrain.data.registry import Facts, facts, open_instances, open_source
+from lbtrain.data.registry import DatasetInfo, dataset_info, open_instances, open_source
 from lbtrain.data.sources import ArraySource, Source
 
 __all__ = ["ArraySource", "Facts", "PhotoSource", "Source", "batches", "facts", "open_instances", "open_source"]

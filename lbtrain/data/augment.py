@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lbtrain.sampling import Block
+from lbtrain.data.stream import Block
 
 _GOLDEN = 0x9E3779B97F4A7C15
 

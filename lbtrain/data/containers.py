@@ -1,6 +1,6 @@
 """Where encoded photos lie: one interface for files in folders, members of tar files, rows of parquet files and timm's readers.
 
-All are read at random, so that the sample stream (lbtrain.sampling) decides the order, and all may be copied into worker processes.
+All are read at random, so that the sample stream (lbtrain.data.stream) decides the order, and all may be copied into worker processes.
 """
 
 import os

@@ -68,7 +68,7 @@ class Photo:
         self._image = _pillow(lambda: Image.open(io.BytesIO(self._data)))
         self.width, self.height = self._image.size
 
-    def cut(self, box: Box, height: int, width: int) -> Tensor:
+    def crop(self, box: Box, height: int, width: int) -> Tensor:
         """The pixels in `box`, resized: uint8 (3, height, width). Raises BrokenImage."""
         scale = 1
         while scale < 8 and box.height >= 2 * scale * height and box.width >= 2 * scale * width:

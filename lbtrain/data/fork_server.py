@@ -1,4 +1,4 @@
-"""Imported by the server that forks loader processes (lbtrain.workers) when it starts, and by nobody else."""
+"""Imported by the server that forks loader processes (lbtrain.launch.workers) when it starts, and by nobody else."""
 
 import os
 

@@ -10,7 +10,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from lbtrain.sampling import Block, SampleStream
+from lbtrain.data.stream import Block, SampleStream
 
 
 class GroupedStream:

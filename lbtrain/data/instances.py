@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lbtrain.data.augment import draws
-from lbtrain.sampling import Block
+from lbtrain.data.stream import Block
 
 
 @dataclass(frozen=True)

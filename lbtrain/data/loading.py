@@ -10,9 +10,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from lbtrain.data.photos import PhotoSource
 from lbtrain.data.sources import Batch, InMemorySource, Source
+from lbtrain.data.stream import Block
 from lbtrain.errors import DataError
-from lbtrain.sampling import Block
-from lbtrain.workers import worker_options
+from lbtrain.launch.workers import worker_options
 
 _T = TypeVar("_T")
 

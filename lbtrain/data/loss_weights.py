@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lbtrain.data.augment import uniform
-from lbtrain.sampling import Block
+from lbtrain.data.stream import Block
 
 _SALT = 1 << 34
 

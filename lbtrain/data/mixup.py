@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lbtrain.data.augment import uniform
 from lbtrain.data.sources import Batch
-from lbtrain.sampling import Block
+from lbtrain.data.stream import Block
 
 _SALT = 1 << 33
 """Keeps these draws apart from those of the augmentation, whose seed is below."""

@@ -11,9 +11,9 @@ from lbtrain.data.augment import draws
 from lbtrain.data.containers import Container
 from lbtrain.data.decode import BrokenImage, Photo, unreadable
 from lbtrain.data.sources import Batch
+from lbtrain.data.stream import PADDING, Block
 from lbtrain.data.views import View
 from lbtrain.errors import DataError
-from lbtrain.sampling import PADDING, Block
 
 MOST_IN_A_ROW = 16
 """So many broken images one after the other are not a blemish of the data but a disk that is gone."""

@@ -21,7 +21,7 @@ from lbtrain.recipe import DataConfig
 
 
 @dataclass(frozen=True)
-class Facts:
+class DatasetInfo:
     """What a plan needs to know of a data set. Mean and standard deviation per channel, in units of 0 to 255."""
 
     train_examples: int
@@ -39,23 +39,23 @@ _IMAGENET_MEAN, _IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.37
 _AS_CAFFE = (1.0, 1.0, 1.0)
 """Caffe subtracts the mean and leaves the scale of 0 to 255: AlexNet's initial weights and its local response norm are made for that."""
 _FACTS = {
-    "digits": Facts(1440, 357, 10, 1, 8, (77.68,), (95.83,)),
-    "cifar10": Facts(50_000, 10_000, 10, 3, 32, (125.31, 122.95, 113.87), (62.99, 62.09, 66.70)),
-    "cifar100": Facts(50_000, 10_000, 100, 3, 32, (129.30, 124.07, 112.43), (68.17, 65.39, 70.42)),
-    "mnist": Facts(60_000, 10_000, 10, 1, 28, (33.32,), (78.57,)),
-    "fashion_mnist": Facts(60_000, 10_000, 10, 1, 28, (72.94,), (90.02,)),
-    "imagenet": Facts(1_281_167, 50_000, 1000, 3, 224, _IMAGENET_MEAN, _IMAGENET_STD),
-    "shapes": Facts(768, 96, 4, 3, 96, _IMAGENET_MEAN, _IMAGENET_STD),
-    "coco": Facts(117_266, 5_000, 80, 3, 800, _IMAGENET_MEAN, _IMAGENET_STD),  # without data.root: COCO 2017's, empty images left out
-    "synthetic": Facts(1_281_167, 512, 1000, 3, 224, _IMAGENET_MEAN, _IMAGENET_STD),
+    "digits": DatasetInfo(1440, 357, 10, 1, 8, (77.68,), (95.83,)),
+    "cifar10": DatasetInfo(50_000, 10_000, 10, 3, 32, (125.31, 122.95, 113.87), (62.99, 62.09, 66.70)),
+    "cifar100": DatasetInfo(50_000, 10_000, 100, 3, 32, (129.30, 124.07, 112.43), (68.17, 65.39, 70.42)),
+    "mnist": DatasetInfo(60_000, 10_000, 10, 1, 28, (33.32,), (78.57,)),
+    "fashion_mnist": DatasetInfo(60_000, 10_000, 10, 1, 28, (72.94,), (90.02,)),
+    "imagenet": DatasetInfo(1_281_167, 50_000, 1000, 3, 224, _IMAGENET_MEAN, _IMAGENET_STD),
+    "shapes": DatasetInfo(768, 96, 4, 3, 96, _IMAGENET_MEAN, _IMAGENET_STD),
+    "coco": DatasetInfo(117_266, 5_000, 80, 3, 800, _IMAGENET_MEAN, _IMAGENET_STD),  # without data.root: COCO 2017's, empty images left out
+    "synthetic": DatasetInfo(1_281_167, 512, 1000, 3, 224, _IMAGENET_MEAN, _IMAGENET_STD),
 }
 
 
-def facts(config: DataConfig) -> Facts:
+def dataset_info(config: DataConfig) -> DatasetInfo:
     """The facts of the data set that `config` names; only an imagefolder has to be there to be counted. Raises RecipeError."""
     if config.name == "imagefolder":
         halves = [open_container(config.format, _root(config), split) for split in ("train", "val")]
-        known = Facts(len(halves[0]), len(halves[1]), num_classes(halves[0]), 3, 224, _IMAGENET_MEAN, _IMAGENET_STD)
+        known = DatasetInfo(len(halves[0]), len(halves[1]), num_classes(halves[0]), 3, 224, _IMAGENET_MEAN, _IMAGENET_STD)
     elif config.name == "coco" and (config.root or os.environ.get("LBTRAIN_DATA")):
         train, evaluation = _coco_half(config, train=True), _coco_half(config, train=False)
         _check_same_categories(train, evaluation)
@@ -69,7 +69,7 @@ def facts(config: DataConfig) -> Facts:
     return dataclasses.replace(known, image_size=config.image_size or known.image_size, train_examples=_train_examples(config, known))
 
 
-def _train_examples(config: DataConfig, known: Facts) -> int:
+def _train_examples(config: DataConfig, known: DatasetInfo) -> int:
     if config.train_examples and config.name in ("imagenet", "imagefolder", "coco"):
         raise RecipeError(f"data.train_examples={config.train_examples}: the first images of a folder are all of one class; make a folder")
     if config.train_examples > known.train_examples:
@@ -79,7 +79,7 @@ def _train_examples(config: DataConfig, known: Facts) -> int:
 
 def open_source(config: DataConfig, *, train: bool, seed: int) -> Source:
     """The training or evaluation half of a data set. Raises RecipeError where the files are not there, naming the layouts it knows."""
-    known = facts(config)
+    known = dataset_info(config)
     if config.name == "synthetic":
         return SyntheticSource(known.train_examples if train else known.eval_examples, known.num_classes, known.channels, known.image_size)
     if config.name in PHOTOS:
@@ -114,7 +114,7 @@ def _checked_arrays(config: DataConfig, train: bool) -> Arrays:
     return images, labels
 
 
-def _photos(config: DataConfig, known: Facts, train: bool, seed: int) -> Source:
+def _photos(config: DataConfig, known: DatasetInfo, train: bool, seed: int) -> Source:
     if config.augmentation not in VIEWS:
         raise RecipeError(f"data.augmentation={config.augmentation}: {config.name} takes {', '.join(VIEWS)}")
     container = open_container(config.format, _root(config), "train" if train else "val")
@@ -133,7 +133,7 @@ def _photos(config: DataConfig, known: Facts, train: bool, seed: int) -> Source:
 def open_instances(config: DataConfig, *, train: bool) -> InstanceSource:
     """The training or evaluation half of a data set for detection. Raises RecipeError for one that has no objects to find."""
     if config.name == "shapes":
-        known = facts(config)
+        known = dataset_info(config)
         count, first = (known.train_examples, 10**6) if train else (known.eval_examples, 1)
         return ShapesSource(count, known.image_size, first=first)
     if config.name == "coco":

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lbtrain.data.augment import crop_flip
-from lbtrain.sampling import Block
+from lbtrain.data.stream import Block
 
 Batch = tuple[Tensor, Tensor]
 """Images (n, channels, height, width) in float32, normalised; labels (n,) in int64."""

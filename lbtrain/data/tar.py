@@ -97,8 +97,8 @@ def _members(shard: int, path: Path, progress: Progress) -> Iterator[tuple[str, 
 
 def _stamp(tars: Sequence[Path]) -> str:
     """The files, their sizes and times: an index with another stamp is stale."""
-    facts = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in tars]
-    return hashlib.sha256(repr(facts).encode()).hexdigest()
+    dataset_info = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in tars]
+    return hashlib.sha256(repr(dataset_info).encode()).hexdigest()
 
 
 def _cache_file(tars: Sequence[Path]) -> Path:

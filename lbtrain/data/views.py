@@ -44,7 +44,7 @@ def central(photo: Photo, draws: Draws, size: int) -> Tensor:
 def scale_aspect_flip(photo: Photo, draws: Draws, size: int) -> Tensor:
     """A random box of the photo, stretched to (size, size), flipped left-right half of the time."""
     flip, *rest = draws
-    return _flipped(photo.cut(random_box(photo.height, photo.width, rest), size, size), flip)
+    return _flipped(photo.crop(random_box(photo.height, photo.width, rest), size, size), flip)
 
 
 def scale_aspect_flip_color(photo: Photo, draws: Draws, size: int) -> Tensor:
@@ -128,7 +128,7 @@ def _shorter_side(photo: Photo, side: int) -> Tensor:
     shorter = min(photo.height, photo.width)
     height, width = min(photo.height, 4 * shorter), min(photo.width, 4 * shorter)
     middle = Box((photo.height - height) // 2, (photo.width - width) // 2, height, width)
-    return photo.cut(middle, side * height // shorter, side * width // shorter)
+    return photo.crop(middle, side * height // shorter, side * width // shorter)
 
 
 _COLOR_DRAWS = 4 + 6

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from lbtrain.engines.protocol import Engine, EngineState
-from lbtrain.plan import Plan
+from lbtrain.plan.plan import Plan
 from lbtrain.recipe import Recipe
 
 __all__ = ["Engine", "EngineState", "create_engine"]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lbtrain.engines.ddp import DDPEngine, without_buffer_broadcast
 from lbtrain.errors import LaunchError
-from lbtrain.plan import Plan
+from lbtrain.plan.plan import Plan
 
 _KNOWN = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 

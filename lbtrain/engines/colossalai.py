@@ -25,7 +25,7 @@ from lbtrain.engines.ddp import DDPEngine, exchange_in_backward, in_precision
 from lbtrain.engines.loss_scale import NO_SCALING, LossScale
 from lbtrain.engines.protocol import EngineState
 from lbtrain.engines.window import WindowedEngine
-from lbtrain.plan import Plan
+from lbtrain.plan.plan import Plan
 
 
 class ColossalAIEngine(DDPEngine):
@@ -68,7 +68,7 @@ class ColossalAIZeroEngine(WindowedEngine):
         self.scaling = _LossScaling(self.zero) if plan.precision == "fp16" else None
         self.zero.mixed_precision_mixin = self.scaling
         optim.bind_colossalai(optimizer, (self.model, self.zero))
-        self.accumulation = plan.cut.accumulation
+        self.accumulation = plan.split.accumulation
 
     def _announce(self, last: bool) -> None:
         # Stage 2 keeps only slices of the gradients, so every pass exchanges.

@@ -10,7 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 from lbtrain.engines.loss_scale import NO_SCALING
 from lbtrain.engines.protocol import EngineState, load_named_optimizer_state, named_optimizer_state
 from lbtrain.engines.window import WindowedEngine
-from lbtrain.plan import Plan
+from lbtrain.plan.plan import Plan
 
 AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -25,7 +25,7 @@ class DDPEngine(WindowedEngine):
         self._skip_nonfinite(plan)
         self.scaler = torch.amp.GradScaler(device.type, enabled=plan.precision == "fp16")
         self.model = self._wrap(plan)
-        self.accumulation = plan.cut.accumulation
+        self.accumulation = plan.split.accumulation
 
     def _wrap(self, plan: Plan) -> nn.Module:
         return overlapped(in_precision(self.module, plan))

@@ -22,7 +22,7 @@ from lbtrain.engines.deepspeed_config import complete_config
 from lbtrain.engines.loss_scale import NO_SCALING, LossScale
 from lbtrain.engines.protocol import EngineState, load_named_optimizer_state, named_optimizer_state
 from lbtrain.engines.window import WindowedEngine
-from lbtrain.plan import Plan
+from lbtrain.plan.plan import Plan
 from lbtrain.recipe import Recipe
 
 
@@ -35,7 +35,7 @@ class DeepSpeedEngine(WindowedEngine):
         self.stage = plan.zero_stage
         self._skip_nonfinite(plan)
         self.inner = optimizer
-        config = complete_config(plan, recipe.deepspeed.mechanics)
+        config = complete_config(plan, recipe.deepspeed.config)
         parts = deepspeed.initialize(model=self.module, optimizer=optimizer, config=config, dist_init_required=False)
         self.engine, self.optimizer = parts[:2]
         self.engine.enable_backward_allreduce = self.stage > 0
@@ -50,7 +50,7 @@ class DeepSpeedEngine(WindowedEngine):
             zero = parts[1]
             zero.torch_autocast_gradscaler, zero.loss_scaler, zero.dynamic_loss_scale = None, self.scaling, True
         self.model = self.engine
-        self.accumulation = plan.cut.accumulation
+        self.accumulation = plan.split.accumulation
 
     def _announce(self, last: bool) -> None:
         self.engine.set_gradient_accumulation_boundary(last)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lbtrain.errors import RecipeError
-from lbtrain.plan import Plan
+from lbtrain.plan.plan import Plan
 
 Config = dict[str, Any]
 
@@ -57,7 +57,7 @@ _ZERO: Config = {
     "enable_sanity_checks": False,
     "save_muon_momentum_buffer_in_memory": False,
 }
-_MECHANICS: Config = {
+_DEFAULTS: Config = {
     "steps_per_print": 2**31 - 1,  # the loop prints
     "wall_clock_breakdown": False,
     "memory_breakdown": False,
@@ -76,16 +76,16 @@ _MECHANICS: Config = {
 }
 
 
-def complete_config(plan: Plan, mechanics: str = "") -> Config:
-    """What DeepSpeed is handed for this plan; `mechanics` is the path of a JSON file. Raises RecipeError for a file that cannot be."""
-    config = copy.deepcopy(_MECHANICS) | {"zero_optimization": copy.deepcopy(_ZERO) | {"overlap_comm": plan.zero_stage == 3}}
-    _merge(config, _read_mechanics(mechanics) if mechanics else {})
+def complete_config(plan: Plan, config_file: str = "") -> Config:
+    """The DeepSpeed config of this plan; `config_file` is the path of a JSON file with more of it. Raises RecipeError for a file that is not valid."""
+    config = copy.deepcopy(_DEFAULTS) | {"zero_optimization": copy.deepcopy(_ZERO) | {"overlap_comm": plan.zero_stage == 3}}
+    _merge(config, _read_config(config_file) if config_file else {})
     config["zero_optimization"]["stage"] = plan.zero_stage
     # The loop owns the accumulation window and divides the loss, because DeepSpeed's own window is misaligned by a change of its length. So
     # DeepSpeed sees a window of one; the true numbers are in plan.json.
     return config | {
-        "train_batch_size": plan.cut.micro_batch_size * plan.world_size,
-        "train_micro_batch_size_per_gpu": plan.cut.micro_batch_size,
+        "train_batch_size": plan.split.micro_batch_size * plan.world_size,
+        "train_micro_batch_size_per_gpu": plan.split.micro_batch_size,
         "gradient_accumulation_steps": 1,
         "managed_gradient_accumulation": True,
         "gradient_clipping": plan.clip_norm,  # DeepSpeed's default is 1.0
@@ -107,17 +107,17 @@ def _merge(config: Config, changes: Config) -> None:
             config[key] = value
 
 
-def _read_mechanics(path: str) -> Config:
+def _read_config(path: str) -> Config:
     try:
-        mechanics = json.loads(Path(path).read_text())
+        config = json.loads(Path(path).read_text())
     except (OSError, ValueError) as error:
-        raise RecipeError(f"deepspeed.mechanics={path}: {error}") from error
-    if not isinstance(mechanics, dict):
-        raise RecipeError(f"deepspeed.mechanics={path}: holds a {type(mechanics).__name__}, not a JSON object")
-    if not isinstance(mechanics.get("zero_optimization", {}), dict):
-        raise RecipeError(f"deepspeed.mechanics={path}: zero_optimization is {mechanics['zero_optimization']!r}, not a JSON object")
+        raise RecipeError(f"deepspeed.config={path}: {error}") from error
+    if not isinstance(config, dict):
+        raise RecipeError(f"deepspeed.config={path}: holds a {type(config).__name__}, not a JSON object")
+    if not isinstance(config.get("zero_optimization", {}), dict):
+        raise RecipeError(f"deepspeed.config={path}: zero_optimization is {config['zero_optimization']!r}, not a JSON object")
     for key in OWNED_BY_THE_RECIPE:
         part, _, inner = key.partition(".")
-        if part in mechanics and (not inner or inner in mechanics[part]):
-            raise RecipeError(f"deepspeed.mechanics={path}: {key} comes from the recipe; take it out of the file")
-    return mechanics
+        if part in config and (not inner or inner in config[part]):
+            raise RecipeError(f"deepspeed.config={path}: {key} comes from the recipe; take it out of the file")
+    return config

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from lbtrain.nn import GhostStatistics
 from lbtrain.optim import Shards, gradient_norms
-from lbtrain.plan import Plan
+from lbtrain.plan.plan import Plan
 
 
 class WindowedEngine:

@@ -45,7 +45,7 @@ __all__ = [
 def create_optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.Optimizer:
     """Make the optimizer of a recipe. Its rate is 0 until the training loop sets it, before every step."""
     groups = parameter_groups(
-        model, weight_decay=config.weight_decay, no_decay=list(config.no_decay), no_adaptation=list(config.no_adaptation)
+        model, weight_decay=config.weight_decay, no_decay=list(config.no_decay), no_trust_ratio=list(config.no_trust_ratio)
     )
     if config.name == "sgd":
         return create_sgd(groups, momentum=config.momentum, nesterov=config.nesterov)
@@ -57,7 +57,7 @@ def create_optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.O
             trust_coefficient=config.trust_coefficient,
             eps=config.eps,
             nesterov=config.nesterov,
-            momentum_form="inside" if config.momentum_form == "inside" else "outside",
+            momentum_scaling=config.momentum_scaling,
             trust_clip=config.trust_clip,
             larc_clip=config.larc_clip,
         )

@@ -19,7 +19,7 @@ import torch.distributed as dist
 
 from .layerwise import LayerwiseOptimizer
 from .layout import UnsupportedSharding
-from .sharding import Cut, FlatTensor, Shards
+from .sharding import FlatTensor, Shard, Shards
 
 
 def bind_colossalai(optimizer: torch.optim.Optimizer, boosted: tuple[Any, Any]) -> None:
@@ -58,7 +58,7 @@ def _read_parts(zero: Any, names: dict[int, str]) -> Iterator[FlatTensor]:
                 )
             offset = min(dist.get_rank(process_group) * part.numel(), parameter.numel())
             held = min(part.numel(), parameter.numel() - offset)
-            yield FlatTensor(part, [Cut(names[id(parameter)], parameter, offset, 0, held)], process_group)
+            yield FlatTensor(part, [Shard(names[id(parameter)], parameter, offset, 0, held)], process_group)
 
 
 def _library() -> str:

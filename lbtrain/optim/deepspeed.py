@@ -26,7 +26,7 @@ from torch import nn
 
 from .layerwise import LayerwiseOptimizer
 from .layout import UnsupportedSharding
-from .sharding import Cut, FlatTensor, Shards
+from .sharding import FlatTensor, Shard, Shards
 
 
 def bind_deepspeed(optimizer: torch.optim.Optimizer, engine: Any) -> None:
@@ -61,29 +61,29 @@ def deepspeed_shards(engine: Any) -> Shards:
 def _read_mapped(tensors: str, groups: str) -> Callable[[Any, dict[int, str]], Iterator[FlatTensor]]:
     def read(zero: Any, names: dict[int, str]) -> Iterator[FlatTensor]:
         for index, flat in enumerate(getattr(zero, tensors)):
-            cuts = [_mapped_cut(parameter, names[id(parameter)]) for parameter in getattr(zero, groups)[index]]
-            yield FlatTensor(flat, cuts, zero.real_dp_process_group[index])
+            shards = [_mapped_shard(parameter, names[id(parameter)]) for parameter in getattr(zero, groups)[index]]
+            yield FlatTensor(flat, shards, zero.real_dp_process_group[index])
 
     return read
 
 
-def _mapped_cut(parameter: Any, name: str) -> Cut:
+def _mapped_shard(parameter: Any, name: str) -> Shard:
     mapping = parameter._hp_mapping
     if mapping is None:
-        return Cut(name, parameter, 0, 0, 0)
-    return Cut(name, parameter, mapping.lp_fragment_address.start, mapping.hp_fragment_address.start, mapping.hp_fragment_address.numel)
+        return Shard(name, parameter, 0, 0, 0)
+    return Shard(name, parameter, mapping.lp_fragment_address.start, mapping.hp_fragment_address.start, mapping.hp_fragment_address.numel)
 
 
 def _read_stage_3(zero: Any, names: dict[int, str]) -> Iterator[FlatTensor]:
     for flat, parameters in zip(zero.fp32_partitioned_groups_flat, zero.fp16_groups, strict=True):
         process_group = parameters[0].ds_process_group
-        cuts, start = [], 0
+        shards, start = [], 0
         for parameter in parameters:
             length = parameter.partition_numel()
             offset = min(dist.get_rank(process_group) * length, parameter.ds_numel)
-            cuts.append(Cut(names[id(parameter)], parameter, offset, start, min(length, parameter.ds_numel - offset)))
+            shards.append(Shard(names[id(parameter)], parameter, offset, start, min(length, parameter.ds_numel - offset)))
             start += length
-        yield FlatTensor(flat, cuts, process_group)
+        yield FlatTensor(flat, shards, process_group)
 
 
 _READERS: dict[str, Callable[[Any, dict[int, str]], Iterator[FlatTensor]]] = {

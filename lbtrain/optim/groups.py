@@ -22,35 +22,40 @@ class ParameterRole(NamedTuple):
     name: str
     numel: int
     decay: bool
-    adapt: bool
+    use_trust_ratio: bool
 
 
 def parameter_groups(
-    model: nn.Module, *, weight_decay: float, no_decay: Sequence[str] = KINDS, no_adaptation: Sequence[str] = KINDS
+    model: nn.Module, *, weight_decay: float, no_decay: Sequence[str] = KINDS, no_trust_ratio: Sequence[str] = KINDS
 ) -> list[dict[str, Any]]:
     """Cut the trainable parameters of `model` into at most four torch parameter groups: decayed or not, adapted or not.
 
-    An entry of `no_decay` or `no_adaptation` is `norm` (every parameter of a normalisation layer), `bias` (every parameter called bias)
+    An entry of `no_decay` or `no_trust_ratio` is `norm` (every parameter of a normalisation layer), `bias` (every parameter called bias)
     or a pattern for whole parameter names (`head.*`). The groups carry `params`, `param_names`, `weight_decay` and `adapt`; they keep
     the model's order; a tied parameter is in one group, once, under its first name. Works on a model on the meta device.
     """
     parameters = dict(_trainable(model))
     groups: dict[tuple[bool, bool], dict[str, Any]] = {}
-    for role in parameter_roles(model, no_decay=no_decay, no_adaptation=no_adaptation):
-        blank = {"params": [], "param_names": [], "weight_decay": weight_decay if role.decay else 0.0, "adapt": role.adapt}
-        group = groups.setdefault((role.decay, role.adapt), blank)
+    for role in parameter_roles(model, no_decay=no_decay, no_trust_ratio=no_trust_ratio):
+        blank = {
+            "params": [],
+            "param_names": [],
+            "weight_decay": weight_decay if role.decay else 0.0,
+            "use_trust_ratio": role.use_trust_ratio,
+        }
+        group = groups.setdefault((role.decay, role.use_trust_ratio), blank)
         group["params"].append(parameters[role.name])
         group["param_names"].append(role.name)
     return [groups[key] for key in sorted(groups, reverse=True)]
 
 
-def parameter_roles(model: nn.Module, *, no_decay: Sequence[str] = KINDS, no_adaptation: Sequence[str] = KINDS) -> list[ParameterRole]:
+def parameter_roles(model: nn.Module, *, no_decay: Sequence[str] = KINDS, no_trust_ratio: Sequence[str] = KINDS) -> list[ParameterRole]:
     """List every trainable parameter in the model's order with what the filters say of it."""
     names = [name for name, _ in _trainable(model)]
     if not names:
         raise ValueError("the model has no trainable parameter: nothing to optimize. Set requires_grad_(True) on some of them")
     norms = _norm_parameter_names(model)
-    undecayed, unadapted = _matching(no_decay, names, norms), _matching(no_adaptation, names, norms)
+    undecayed, unadapted = _matching(no_decay, names, norms), _matching(no_trust_ratio, names, norms)
     return [ParameterRole(name, p.numel(), name not in undecayed, name not in unadapted) for name, p in _trainable(model)]
 
 

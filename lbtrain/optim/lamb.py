@@ -22,7 +22,7 @@ class LAMB(LayerwiseOptimizer):
     bias_correction=False: a' = a, c' = c (a first step of (1 - b1) / sqrt(1 - b2) times the corrected direction).
     trust_clip=k (timm's LAMBC: 1): ratio_l <- min(ratio_l, k). 0: none.
 
-    Groups with "adapt" false take ratio 1: Adam with decoupled weight decay. The global gradient norm is not clipped here (NVIDIA's
+    Groups with "use_trust_ratio" false take ratio 1: Adam with decoupled weight decay. The global gradient norm is not clipped here (NVIDIA's
     FusedLAMB and timm's Lamb do, to 1 by default): clipping is the engine's. The step count is the group's: under ZeRO a group has
     one, so that a parameter which gets its first gradient late has the group's count too. What happens at w=0, g=0, wd=0
     and lr=0 stands in layerwise.py. State: `step`, `exp_avg`, `exp_avg_sq`.
@@ -92,7 +92,7 @@ class LAMB(LayerwiseOptimizer):
     def _ratios(self, group: dict[str, Any], squares: Tensor) -> Tensor:
         weights, directions, gradients = squares.sqrt().unbind(1)
         ratios = torch.ones_like(weights)
-        if group["adapt"]:
+        if group["use_trust_ratio"]:
             ratios = torch.where(directions == 0, 1.0, weights / directions)
             if group["trust_clip"]:
                 ratios = ratios.clamp(max=group["trust_clip"])

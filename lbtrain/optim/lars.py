@@ -1,6 +1,6 @@
 """LARS (You, Gitman, Ginsburg 2017, "Large Batch Training of Convolutional Networks", arXiv:1708.03888) and its published variants."""
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,12 +17,12 @@ class LARS(LayerwiseOptimizer):
 
         ratio_l = trust_coefficient * |w_l| / (|g_l| + wd * |w_l| + eps)
 
-    momentum_form="inside" (the paper's algorithm 1): the rate is part of the buffer, so a change of rate reaches the buffer slowly
+    momentum_scaling="lr_and_trust_ratio" (the paper's algorithm 1): the rate is part of the buffer, so a change of rate reaches the buffer slowly
 
         v <- m * v + lr * ratio_l * (g + wd * w)        w <- w - v
         nesterov:                                       w <- w - (m * v + lr * ratio_l * (g + wd * w))
 
-    momentum_form="outside" (torch's SGD, apex, timm): the same at a constant rate; when the rate changes it equals the inside form
+    momentum_scaling="trust_ratio" (torch's SGD, apex, timm): the same at a constant rate; when the rate changes it equals the inside form
     with Goyal et al.'s momentum correction (2017, remark 2: v scaled by lr_new / lr_old)
 
         u <- m * u + ratio_l * (g + wd * w)             w <- w - lr * u
@@ -31,7 +31,7 @@ class LARS(LayerwiseOptimizer):
     trust_clip=c (ColossalAI's Lars: 50): ratio_l <- min(ratio_l, c). 0: none.
     larc_clip (LARC, NVIDIA apex's apex.parallel.LARC): ratio_l <- min(ratio_l / lr, 1), no layer steps at more than lr.
 
-    Groups with "adapt" false take ratio 1: SGD with momentum. What happens at w=0, g=0, wd=0 and lr=0 stands in layerwise.py.
+    Groups with "use_trust_ratio" false take ratio 1: SGD with momentum. What happens at w=0, g=0, wd=0 and lr=0 stands in layerwise.py.
     The published eps is 0; the default keeps a vanishing gradient from a division by zero. State: `momentum_buffer`.
     Cost on CPU: one read of w and g, then one fused pass (w, g, v read; w, v written); Nesterov's form takes two.
     """
@@ -46,7 +46,7 @@ class LARS(LayerwiseOptimizer):
         trust_coefficient: float = 0.001,
         eps: float = 1e-8,
         nesterov: bool = False,
-        momentum_form: Literal["inside", "outside"] = "inside",
+        momentum_scaling: str = "lr_and_trust_ratio",
         trust_clip: float = 0.0,
         larc_clip: bool = False,
     ):
@@ -56,8 +56,10 @@ class LARS(LayerwiseOptimizer):
         require("trust_coefficient", trust_coefficient, at_least=0, strictly=True)
         require("eps", eps, at_least=0)
         require("trust_clip", trust_clip, at_least=0)
-        if momentum_form not in ("inside", "outside"):
-            raise ValueError(f"momentum_form={momentum_form!r} is not known; write 'inside' (You et al.) or 'outside' (torch's SGD)")
+        if momentum_scaling not in ("lr_and_trust_ratio", "trust_ratio"):
+            raise ValueError(
+                f"momentum_scaling={momentum_scaling!r} is not known; use 'lr_and_trust_ratio' (You et al.) or 'trust_ratio' (torch's SGD)"
+            )
         if nesterov and momentum == 0:
             raise ValueError("nesterov=True with momentum=0 has no effect; give a momentum above 0 or leave nesterov out")
         defaults = {
@@ -67,7 +69,7 @@ class LARS(LayerwiseOptimizer):
             "trust_coefficient": trust_coefficient,
             "eps": eps,
             "nesterov": nesterov,
-            "momentum_form": momentum_form,
+            "momentum_scaling": momentum_scaling,
             "trust_clip": trust_clip,
             "larc_clip": larc_clip,
         }
@@ -86,7 +88,7 @@ class LARS(LayerwiseOptimizer):
     def _ratios(self, group: dict[str, Any], squares: Tensor) -> Tensor:
         weights, gradients = squares.sqrt().unbind(1)
         ratios = torch.ones_like(weights)
-        if group["adapt"]:
+        if group["use_trust_ratio"]:
             ratios = group["trust_coefficient"] * weights / (gradients + group["weight_decay"] * weights + group["eps"])
             if group["trust_clip"]:
                 ratios = ratios.clamp(max=group["trust_clip"])
@@ -96,7 +98,7 @@ class LARS(LayerwiseOptimizer):
 
     def _apply(self, job: Job, ratios: Tensor) -> None:
         group = job.group
-        inside = group["momentum"] and group["momentum_form"] == "inside"
+        inside = group["momentum"] and group["momentum_scaling"] == "lr_and_trust_ratio"
         gains, rate = (ratios * group["lr"], 1.0) if inside else (ratios, group["lr"])
         if _fusable(job, gains, rate):
             _fused_step(job, gains, float(rate))

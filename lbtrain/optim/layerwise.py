@@ -49,13 +49,13 @@ class Job:
 
     @property
     def needs_norms(self) -> bool:
-        return bool(self.group["adapt"] or self.group["weight_decay"])
+        return bool(self.group["use_trust_ratio"] or self.group["weight_decay"])
 
     @property
     def sharded(self) -> bool:
         return any(part.process_group is not None for part in self.slices)
 
-    def cut(self) -> "Iterator[Job]":
+    def split(self) -> "Iterator[Job]":
         """Yield jobs of about ROUND elements."""
         start = numel = 0
         for end, part in enumerate(self.slices, 1):
@@ -70,7 +70,7 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
 
     def __init__(self, params: Any, defaults: dict[str, Any]):
         self._reset()
-        super().__init__(params, {"adapt": True, **defaults})
+        super().__init__(params, {"use_trust_ratio": True, **defaults})
 
     def _reset(self) -> None:
         self.layout: Layout = WholeLayers()
@@ -106,7 +106,7 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
             self._round(together)
         for job in jobs:
             if not job.sharded:
-                for piece in job.cut():
+                for piece in job.split():
                     self._round([piece])
         return loss
 
@@ -136,7 +136,7 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
             if job.needs_norms:
                 mine, squares = squares.tensor_split([len(job.slices)])
                 ratios = self._ratios(job.group, mine)
-            if job.group["adapt"]:
+            if job.group["use_trust_ratio"]:
                 self.last_ratios[job.slices[0].name] = ([part.name for part in job.slices], ratios)
             self._apply(job, ratios)
 

@@ -22,7 +22,7 @@ NamedStates = dict[str, dict[str, Tensor]]
 
 
 @dataclass(frozen=True)
-class Cut:
+class Shard:
     """Elements `offset` to `offset + numel` of a layer, which lie at `start` in a flat tensor; numel is 0 where this rank holds none."""
 
     name: str
@@ -45,16 +45,16 @@ class Cut:
 class FlatTensor:
     """What the inner optimizer holds in place of some layers: on every rank the same layers in the same order."""
 
-    def __init__(self, tensor: Tensor, cuts: list[Cut], process_group: dist.ProcessGroup | None):
-        self.tensor, self.cuts, self.process_group = tensor, cuts, process_group
+    def __init__(self, tensor: Tensor, shards: list[Shard], process_group: dist.ProcessGroup | None):
+        self.tensor, self.shards, self.process_group = tensor, shards, process_group
         self._sections: list[int] = []
-        self._places = [0] * len(cuts)
+        self._places = [0] * len(shards)
         end = 0
-        for row in sorted(range(len(cuts)), key=lambda row: (cuts[row].start, cuts[row].numel)):
-            gap = max(cuts[row].start - end, 0)
-            self._sections += [gap, cuts[row].numel]
+        for row in sorted(range(len(shards)), key=lambda row: (shards[row].start, shards[row].numel)):
+            gap = max(shards[row].start - end, 0)
+            self._sections += [gap, shards[row].numel]
             self._places[row] = len(self._sections) - 1
-            end += gap + cuts[row].numel
+            end += gap + shards[row].numel
         self._sections.append(tensor.numel() - end)
 
     def views(self, tensor: Tensor) -> list[Tensor]:
@@ -73,7 +73,7 @@ class FlatLayers:
         raise UnsupportedSharding("a parameter group was added after the optimizer was bound; add it before the engine is made")
 
     def knows(self, parameter: Tensor) -> bool:
-        return any(cut.parameter is parameter for flat in self.flats.values() for cut in flat.cuts)
+        return any(shard.parameter is parameter for flat in self.flats.values() for shard in flat.shards)
 
     def check(self, parameter: Tensor) -> None:
         """Refuse a tensor that was not there when the optimizer was bound."""
@@ -86,10 +86,10 @@ class FlatLayers:
         flat = self.flats[id(parameter)]
         keys = [key for key, value in state.items() if value.shape == parameter.shape]
         whole = {key: value for key, value in state.items() if key not in keys}
-        tensors = zip(flat.cuts, flat.views(parameter), flat.views(gradient), *(flat.views(state[key]) for key in keys), strict=True)
+        tensors = zip(flat.shards, flat.views(parameter), flat.views(gradient), *(flat.views(state[key]) for key in keys), strict=True)
         return [
-            Slice(cut.name, weight, part, whole | dict(zip(keys, states, strict=True)), flat.process_group)
-            for cut, weight, part, *states in tensors
+            Slice(shard.name, weight, part, whole | dict(zip(keys, states, strict=True)), flat.process_group)
+            for shard, weight, part, *states in tensors
         ]
 
 
@@ -113,7 +113,7 @@ class Shards:
     def bind(self, optimizer: LayerwiseOptimizer) -> None:
         """Let the optimizer step the slices. Raises UnsupportedSharding, on every rank, for slices that are not what they should be."""
         self._verify()
-        bound = {id(cut.parameter) for flat in self.flats for cut in flat.cuts}
+        bound = {id(shard.parameter) for flat in self.flats for shard in flat.shards}
         given = {name: parameter for name, parameter in self.module.named_parameters() if optimizer.layout.knows(parameter)}
         lost = [name for name, parameter in given.items() if parameter.requires_grad and id(parameter) not in bound]
         if lost:
@@ -123,18 +123,18 @@ class Shards:
     def _verify(self) -> None:
         """Compare every slice with the weights it should hold, and count the elements of each layer over the ranks."""
         for flat in self.flats:
-            held = torch.zeros(len(flat.cuts), dtype=torch.int64, device=flat.tensor.device)
-            for row, cut in enumerate(flat.cuts):
-                with self.gathered(cut.parameter):
+            held = torch.zeros(len(flat.shards), dtype=torch.int64, device=flat.tensor.device)
+            for row, shard in enumerate(flat.shards):
+                with self.gathered(shard.parameter):
                     # A rank that finds a difference says so in its count, so that all ranks raise, and none waits for the others.
-                    same = torch.equal(cut.of(flat.tensor.detach()).to(cut.parameter.dtype), cut.of_layer(cut.parameter.detach()))
-                held[row] = cut.numel if same else -cut.shape.numel()
+                    same = torch.equal(shard.of(flat.tensor.detach()).to(shard.parameter.dtype), shard.of_layer(shard.parameter.detach()))
+                held[row] = shard.numel if same else -shard.shape.numel()
             if flat.process_group is not None:
                 dist.all_reduce(held, group=flat.process_group)
-            for cut, count in zip(flat.cuts, held.tolist(), strict=True):
-                if count != cut.shape.numel():
+            for shard, count in zip(flat.shards, held.tolist(), strict=True):
+                if count != shard.shape.numel():
                     raise UnsupportedSharding(
-                        f"{self.library} does not lay out {cut.name} as expected: its {cut.shape.numel()} weights were not found where "
+                        f"{self.library} does not lay out {shard.name} as expected: its {shard.shape.numel()} weights were not found where "
                         f"{type(flat).__name__} says. Train with zero_stage 0, or with an optimizer that treats every weight alike (sgd)"
                     )
 
@@ -146,11 +146,13 @@ class Shards:
         weights: dict[int, Tensor] = {}
         states: NamedStates = {}
         for flat in self.flats:
-            for cut in flat.cuts:
-                weights[id(cut.parameter)] = _whole(flat.tensor.detach(), cut, flat.process_group)
+            for shard in flat.shards:
+                weights[id(shard.parameter)] = _whole(flat.tensor.detach(), shard, flat.process_group)
                 state = optimizer.state.get(flat.tensor, {})
                 tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
-                states[cut.name] = {k: v.cpu().clone() if k == "step" else _whole(v, cut, flat.process_group) for k, v in tensors.items()}
+                states[shard.name] = {
+                    k: v.cpu().clone() if k == "step" else _whole(v, shard, flat.process_group) for k, v in tensors.items()
+                }
         model = {name: tensor.detach().cpu().clone() for name, tensor in self.module.state_dict().items()}
         for name, parameter in self.module.named_parameters(remove_duplicate=False):
             with self.gathered(parameter):
@@ -160,17 +162,17 @@ class Shards:
     @torch.no_grad()
     def scatter(self, optimizer: torch.optim.Optimizer, model: dict[str, Tensor], states: NamedStates) -> None:
         """Put back what `gather` returned, whatever the engine, the stage and the number of ranks then and now."""
-        unknown = sorted(states.keys() - {cut.name for flat in self.flats for cut in flat.cuts})
+        unknown = sorted(states.keys() - {shard.name for flat in self.flats for shard in flat.shards})
         if unknown:
             raise ValueError(
                 f"the checkpoint has optimizer states of {unknown[0]} ({len(unknown)} such names), which this model does not train"
             )
         self._load_model(model)
         for flat in self.flats:
-            for cut in flat.cuts:
-                cut.of(flat.tensor).copy_(cut.of_layer(model[cut.name]))
-                for key, value in states.get(cut.name, {}).items():
-                    _put(optimizer.state[flat.tensor], key, value, cut, flat.tensor)
+            for shard in flat.shards:
+                shard.of(flat.tensor).copy_(shard.of_layer(model[shard.name]))
+                for key, value in states.get(shard.name, {}).items():
+                    _put(optimizer.state[flat.tensor], key, value, shard, flat.tensor)
 
     def _load_model(self, model: dict[str, Tensor]) -> None:
         buffers = dict(self.module.named_buffers())
@@ -185,18 +187,18 @@ class Shards:
                 buffer.copy_(model[name])
 
 
-def _whole(flat: Tensor, cut: Cut, process_group: dist.ProcessGroup | None) -> Tensor:
-    layer = flat.new_zeros(cut.shape.numel())
-    cut.of_layer(layer).copy_(cut.of(flat))
+def _whole(flat: Tensor, shard: Shard, process_group: dist.ProcessGroup | None) -> Tensor:
+    layer = flat.new_zeros(shard.shape.numel())
+    shard.of_layer(layer).copy_(shard.of(flat))
     if process_group is not None:
         dist.all_reduce(layer, group=process_group)
-    return layer.view(cut.shape).cpu()
+    return layer.view(shard.shape).cpu()
 
 
-def _put(state: dict[str, Tensor], key: str, value: Tensor, cut: Cut, flat: Tensor) -> None:
+def _put(state: dict[str, Tensor], key: str, value: Tensor, shard: Shard, flat: Tensor) -> None:
     if key == "step":
         state[key] = value.to(flat.device, copy=True)
         return
     if state.get(key) is None:
         state[key] = torch.zeros_like(flat)
-    cut.of(state[key]).copy_(cut.of_layer(value))
+    shard.of(state[key]).copy_(shard.of_layer(value))

@@ -5,9 +5,9 @@ from types import ModuleType
 import torch
 from torch import nn
 
-from lbtrain.data import Facts
+from lbtrain.data import DatasetInfo
 from lbtrain.recipe import Recipe
-from lbtrain.tasks.protocol import Evaluation, Headline, Task
+from lbtrain.tasks.protocol import Evaluation, PrimaryMetric, Task
 
 __all__ = ["Evaluation", "Headline", "Task", "build_model", "counted_part", "create_task", "headline_of"]
 
@@ -18,13 +18,13 @@ def create_task(recipe: Recipe, device: torch.device) -> Task:
     return task
 
 
-def headline_of(recipe: Recipe) -> Headline:
+def primary_metric_of(recipe: Recipe) -> PrimaryMetric:
     """The metric by which runs of `recipe` are compared, known before any of them ended."""
-    headline: Headline = _job(recipe).create.headline
-    return headline
+    primary_metric: PrimaryMetric = _job(recipe).create.primary_metric
+    return primary_metric
 
 
-def build_model(recipe: Recipe, known: Facts) -> nn.Module:
+def build_model(recipe: Recipe, known: DatasetInfo) -> nn.Module:
     """The network with its initial weights, seeded by the recipe alone. Raises RecipeError for a model that the library does not have."""
     model: nn.Module = _job(recipe).build_model(recipe, known)
     return model

@@ -12,20 +12,20 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lbtrain.data import Facts, Source, batches, facts, open_source
+from lbtrain.data import DatasetInfo, Source, batches, dataset_info, open_source
 from lbtrain.data.loss_weights import noisy_weights
 from lbtrain.data.mixup import mixup, mixup_shares
 from lbtrain.data.sources import Batch
+from lbtrain.data.stream import PADDING, SampleStream, Stream, evaluation_blocks, train_blocks, whole_groups
 from lbtrain.errors import RecipeError
 from lbtrain.recipe import Recipe
-from lbtrain.sampling import PADDING, SampleStream, Stream, evaluation_blocks, train_blocks, whole_groups
-from lbtrain.tasks.protocol import Evaluation, Headline
+from lbtrain.tasks.protocol import Evaluation, PrimaryMetric
 
 TrainingBatch = tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]
 """Images; labels (n,), or probabilities (n, classes) with mixup; with multiplicative noise also the weight of each example's loss (n,)."""
 
 
-def build_model(recipe: Recipe, known: Facts) -> nn.Module:
+def build_model(recipe: Recipe, known: DatasetInfo) -> nn.Module:
     """The network with its initial weights, seeded by the recipe alone. Raises RecipeError for a model that timm does not have."""
     import timm
 
@@ -46,12 +46,12 @@ def build_model(recipe: Recipe, known: Facts) -> nn.Module:
 class Classification:
     """See `Task`. Metrics of an evaluation: `top1_error` and `top5_error` in percent, `loss` the mean cross-entropy in nats."""
 
-    headline = Headline("top1_error", "top-1 error", higher_is_better=False)
+    primary_metric = PrimaryMetric("top1_error", "top-1 error", higher_is_better=False)
 
     def __init__(self, recipe: Recipe, device: torch.device):
         self.recipe = recipe
         self.device = device
-        self.known = facts(recipe.data)
+        self.known = dataset_info(recipe.data)
         self.train_source: Source = open_source(recipe.data, train=True, seed=recipe.seed)
         self.eval_source: Source = open_source(recipe.data, train=False, seed=recipe.seed)
         self.stream: Stream = SampleStream(len(self.train_source), recipe.seed)
@@ -59,8 +59,8 @@ class Classification:
     def batches(self, *, start: int, micro_batch_size: int, rank: int, world_size: int) -> Iterator[TrainingBatch]:
         # With mixup, a micro-batch that holds a part of a group needs the rest of it for its partners.
         group = self.recipe.bn_batch_size if self.recipe.loss.mixup else 1
-        cut = dict(micro_batch_size=micro_batch_size, rank=rank, world_size=world_size)
-        blocks = train_blocks(self.stream, start=start, group=group, **cut)
+        split = dict(micro_batch_size=micro_batch_size, rank=rank, world_size=world_size)
+        blocks = train_blocks(self.stream, start=start, group=group, **split)
         loaded = batches(self.train_source, blocks, workers=self.recipe.data.workers, device=self.device)
         for number, batch in enumerate(loaded):
             first = start + (number * world_size + rank) * micro_batch_size
@@ -116,5 +116,5 @@ create = Classification
 
 def counted_part(recipe: Recipe, model: nn.Module) -> tuple[nn.Module, tuple[int, int, int]]:
     """The whole network, and (channels, height, width) of one image as it sees it."""
-    known = facts(recipe.data)
+    known = dataset_info(recipe.data)
     return model, (known.channels, known.image_size, known.image_size)

@@ -13,21 +13,21 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from lbtrain.data import Facts, open_instances
+from lbtrain.data import DatasetInfo, open_instances
 from lbtrain.data.grouping import GroupedStream, kinds_of
 from lbtrain.data.instances import InstanceBatch, InstanceSource, Item, Preparation, padded
 from lbtrain.data.loading import in_order
+from lbtrain.data.stream import PADDING, Block, SampleStream, Stream
 from lbtrain.errors import RecipeError
 from lbtrain.recipe import Recipe
-from lbtrain.sampling import PADDING, Block, SampleStream, Stream
 from lbtrain.tasks.coco_score import Detection, as_detections, average_precision, from_all_ranks
 from lbtrain.tasks.pictures import drawn
-from lbtrain.tasks.protocol import Evaluation, Headline
+from lbtrain.tasks.protocol import Evaluation, PrimaryMetric
 
 _PICTURED = 6
 
 
-def build_model(recipe: Recipe, known: Facts) -> nn.Module:
+def build_model(recipe: Recipe, known: DatasetInfo) -> nn.Module:
     """Mask R-CNN with its initial weights, seeded by the recipe alone. Raises RecipeError for a backbone or an argument that cannot be."""
     from lbtrain.tasks.backbones import create_backbone, levels_of
     from lbtrain.tasks.mask_rcnn import Detector
@@ -62,15 +62,15 @@ def counted_part(recipe: Recipe, model: nn.Module) -> tuple[nn.Module, tuple[int
 
 
 def _short_edges(recipe: Recipe) -> tuple[int, ...]:
-    from lbtrain.data import facts
+    from lbtrain.data import dataset_info
 
-    return tuple(int(edge) for edge in recipe.data.short_edges) or (facts(recipe.data).image_size,)
+    return tuple(int(edge) for edge in recipe.data.short_edges) or (dataset_info(recipe.data).image_size,)
 
 
 class InstanceSegmentation:
     """See `Task`. Metrics of an evaluation: COCO's average precision of masks and boxes, in percent."""
 
-    headline = Headline("mask_ap", "mask AP", higher_is_better=True)
+    primary_metric = PrimaryMetric("mask_ap", "mask AP", higher_is_better=True)
 
     def __init__(self, recipe: Recipe, device: torch.device):
         self.recipe = recipe

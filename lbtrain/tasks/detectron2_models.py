@@ -23,13 +23,13 @@ from pycocotools import mask as rle
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from lbtrain.data import Facts
+from lbtrain.data import DatasetInfo
 from lbtrain.data.augment import draws
 from lbtrain.data.coco import CocoSource
 from lbtrain.data.loading import in_order
+from lbtrain.data.stream import PADDING, Block, train_blocks
 from lbtrain.errors import DataError, RecipeError
 from lbtrain.recipe import Recipe
-from lbtrain.sampling import PADDING, Block, train_blocks
 from lbtrain.tasks.detection import InstanceSegmentation
 from lbtrain.tasks.detectron2_configs import config_of, load_weights, mapper_of, network_of
 from lbtrain.tasks.mask_rcnn import mean_of
@@ -47,7 +47,7 @@ class MappedBatch:
         return MappedBatch(self.inputs[some], self.keys[some], self.indices[some])
 
 
-def build_model(recipe: Recipe, known: Facts) -> nn.Module:
+def build_model(recipe: Recipe, known: DatasetInfo) -> nn.Module:
     """The network of the config with its initial weights, seeded by the recipe alone. Raises RecipeError for what cannot be."""
     config = config_of(recipe, known.num_classes)
     torch.manual_seed(recipe.seed)

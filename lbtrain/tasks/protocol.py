@@ -8,12 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from lbtrain.data.stream import Stream
 from lbtrain.recipe import Recipe
-from lbtrain.sampling import Stream
 
 
 @dataclass(frozen=True)
-class Headline:
+class PrimaryMetric:
     """The metric by which runs of a task are compared, in percent."""
 
     name: str
@@ -35,7 +35,7 @@ class Task(Protocol):
     """One job on one rank."""
 
     recipe: Recipe
-    headline: Headline
+    primary_metric: PrimaryMetric
     stream: Stream
     """The order of the training examples, from which `batches` are cut."""
 

@@ -7,9 +7,9 @@ from typing import Any
 from torch import nn
 
 from lbtrain.engines.protocol import Engine
-from lbtrain.plan import Plan
+from lbtrain.plan.plan import Plan
 from lbtrain.recipe import Recipe
-from lbtrain.records import Records
+from lbtrain.runs.records import Records
 from lbtrain.tasks import Task
 from lbtrain.techniques.absa import AdaptiveBatches
 from lbtrain.techniques.batch_control import BatchControl, PlannedBatches

@@ -24,16 +24,16 @@ import torch
 from torch import Tensor, nn
 
 from lbtrain.analysis import Objective, power_iteration
-from lbtrain.checkpoint import Progress
-from lbtrain.cut import Phase
-from lbtrain.data import facts
+from lbtrain.data import dataset_info
 from lbtrain.data.augment import uniform
 from lbtrain.data.loading import replaced_images
+from lbtrain.data.stream import Block
 from lbtrain.engines.protocol import Engine
-from lbtrain.plan import Plan
+from lbtrain.plan.batching import Phase
+from lbtrain.plan.plan import Plan
 from lbtrain.recipe import Recipe
-from lbtrain.records import CurvatureRow, Records
-from lbtrain.sampling import Block
+from lbtrain.runs.checkpoint import Progress
+from lbtrain.runs.records import CurvatureRow, Records
 from lbtrain.tasks import Task
 from lbtrain.techniques.fgsm import fgsm
 
@@ -65,10 +65,10 @@ class AdaptiveBatches:
 
     def eigenvalue(self, examples: int) -> float:
         """The largest in magnitude, of the mean loss over the `batch_size` images from position `examples` on. Collective."""
-        cut = self.plan.ladder[0].cut
-        where = dict(micro_batch_size=cut.micro_batch_size, rank=self.engine.rank, world_size=self.engine.world_size)
+        split = self.plan.ladder[0].split
+        where = dict(micro_batch_size=split.micro_batch_size, rank=self.engine.rank, world_size=self.engine.world_size)
         with replaced_images.pause():
-            batches = list(itertools.islice(self.task.batches(start=examples, **where), cut.accumulation))
+            batches = list(itertools.islice(self.task.batches(start=examples, **where), split.accumulation))
         objective = Objective(self.model, self._loss, batches, batch_norm="eval", mean=self.engine.mean)
         return power_iteration(objective, iterations=ITERATIONS, tolerance=TOLERANCE, seed=self.seed).value
 
@@ -91,7 +91,7 @@ class AdaptiveBatches:
         """With the share of adversarial images that belongs to the phase."""
         level = self.plan.ladder.index(phase)
         share = self.config.adversarial_share / 2**level if level < len(self.plan.ladder) - 1 else 0.0
-        size, ranks = phase.cut.micro_batch_size, self.engine.world_size
+        size, ranks = phase.split.micro_batch_size, self.engine.world_size
         for number, batch in enumerate(batches):
             first = start + (number * ranks + self.engine.rank) * size
             yield self._with_adversaries(batch, first, share)
@@ -123,6 +123,6 @@ class AdaptiveBatches:
 
 def _pixel_range(recipe: Recipe, device: torch.device) -> tuple[Tensor, Tensor]:
     """The normalised values of black and white, shape (channels, 1, 1)."""
-    known = facts(recipe.data)
+    known = dataset_info(recipe.data)
     mean, std = (torch.tensor(values, device=device).view(-1, 1, 1) for values in (known.mean, known.std))
     return -mean / std, (255 - mean) / std

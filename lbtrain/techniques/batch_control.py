@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
-from lbtrain.checkpoint import Progress
-from lbtrain.cut import Phase
-from lbtrain.plan import Plan
+from lbtrain.plan.batching import Phase
+from lbtrain.plan.plan import Plan
+from lbtrain.runs.checkpoint import Progress
 
 
 class BatchControl(Protocol):

@@ -7,7 +7,7 @@ Cost: one forward and one backward pass over the images.
 import torch
 from torch import Tensor, nn
 
-from lbtrain.analysis.objective import Loss, calm
+from lbtrain.analysis.objective import Loss, eval_mode
 
 
 def fgsm(model: nn.Module, loss: Loss, batch: tuple[Tensor, ...], epsilon: float, *, low: Tensor, high: Tensor) -> Tensor:
@@ -17,6 +17,6 @@ def fgsm(model: nn.Module, loss: Loss, batch: tuple[Tensor, ...], epsilon: float
     norm is not polluted, as in the code of Yao et al. 2018). `model` is the bare module, not its DDP or DeepSpeed wrapper.
     """
     images = batch[0].detach().clone().requires_grad_()
-    with calm(model, "eval"):
+    with eval_mode(model, "eval"):
         (gradient,) = torch.autograd.grad(loss(model, (images, *batch[1:])), images)
     return (images.detach() + epsilon * gradient.sign()).clamp(low, high)

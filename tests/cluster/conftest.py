@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.cluster.hosts import Hosts, hosts_up, why_not
+from lab.hosts import Hosts, hosts_up, why_not
 
 
 @pytest.fixture(scope="session")

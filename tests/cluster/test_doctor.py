@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.hosts import Hosts
+from lab.hosts import Hosts
 
 pytestmark = pytest.mark.cluster
 

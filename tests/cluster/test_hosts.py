@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from tests.cluster.hosts import Hosts, hosts_up
+from lab.hosts import Hosts, hosts_up
 
 pytestmark = pytest.mark.cluster
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from lbtrain.cluster.hostfile import read_hostfile
-from tests.cluster.hosts import Hosts
+from lab.hosts import Hosts
+from lbtrain.launch.hostfile import read_hostfile
 
 pytestmark = pytest.mark.cluster
 
@@ -37,7 +37,7 @@ def _deepspeed(hosts: Hosts, slots: int, folder: Path, *flags: str) -> subproces
 _START = """
 import sys
 from pathlib import Path
-from lbtrain.cluster.hostfile import read_hostfile
+from lbtrain.launch.hostfile import read_hostfile
 from tools.scaling_report.launchers import commands, run_together
 launcher, hostfile, log, *words = sys.argv[1:]
 started = commands(launcher, read_hostfile(hostfile), words, hostfile=Path(hostfile), port=29511, timeout_s=240)
@@ -63,7 +63,7 @@ def test_deepspeed_on_four_hosts(four_hosts: Hosts, tmp_path: Path) -> None:
 
 def test_deepspeed_trains_a_recipe_over_two_hosts(two_hosts: Hosts, tmp_path: Path) -> None:
     overrides = ["batch_size=720", "duration=6it", "schedule.warmup=2it", "log_every=3it", "world_size=2", f"run_dir={tmp_path / 'run'}"]
-    command = ["deepspeed", "--hostfile", two_hosts.hostfile(1), "--launcher", "pdsh", str(ROOT / "recipes/digits.py"), *overrides]
+    command = ["deepspeed", "--hostfile", two_hosts.hostfile(1), "--launcher", "pdsh", str(ROOT / "recipes/digits/digits.py"), *overrides]
     ended = two_hosts.run("node01", command, cwd=ROOT)
     assert ended.returncode == 0, ended.stdout[-3000:] + ended.stderr[-3000:]
     summary = json.loads((tmp_path / "run/summary.json").read_text())

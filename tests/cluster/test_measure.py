@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.hosts import Hosts
+from lab.hosts import Hosts
 from tools.scaling_report.report import load
 
 # Launches over hosts are also proven by test_launch.py, a measured study by test_slurm.py.
@@ -29,7 +29,7 @@ def test_two_hosts_are_measured_and_a_failing_point_does_not_stop_the_study(two_
         "torchrun",
     ]
     # Strong scaling of 9 images over 2 ranks cannot be; weak scaling of 6 a rank can.
-    recipe = [str(ROOT / "recipes/digits.py"), "data.image_size=16", "batch_size=9", "bn_batch_size=3", "--per-gpu-batch", "6"]
+    recipe = [str(ROOT / "recipes/digits/digits.py"), "data.image_size=16", "batch_size=9", "bn_batch_size=3", "--per-gpu-batch", "6"]
     command = ["python", "-m", "tools.scaling_report", "measure", *flags, "--out", str(tmp_path / "study"), *recipe]
     ended = two_hosts.run("node01", command, cwd=ROOT, timeout=280)
     assert ended.returncode == 0, ended.stdout + ended.stderr

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from lab.ranks import free_port
 from tests.cluster.uneven import SLOW_S, USUAL_S
-from tests.ranks import free_port
 from tools.scaling_report.__main__ import main
 from tools.scaling_report.report import load
 

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
+from lab.ranks import run_on_ranks
 from tests.colossalai.streams import streams_on_cpu
 from tests.distributed.runs import Outcome, run_here
-from tests.ranks import run_on_ranks
 
 
 def run_with_streams(changes: dict[str, Any], run_dir: str) -> dict[str, Any]:

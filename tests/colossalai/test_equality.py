@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from lab.ranks import run_on_ranks
 from tests.colossalai.runs import train_sharded_on
 from tests.distributed.exchanges import alike_after_each_pass
 from tests.distributed.runs import Outcome, check_same_run, relative_difference, train_on
 from tests.distributed.test_batch_growth import GROWTH
-from tests.ranks import run_on_ranks
 
 COLOSSALAI = dict(engine="colossalai")
 STAGES = [dict(COLOSSALAI, colossalai=dict(zero_stage=stage)) for stage in (1, 2)]

@@ -10,12 +10,19 @@ from typing import Any
 
 import pytest
 
-from lbtrain.cluster.hostfile import Hostfile
-from tests.cluster.hosts import hosts_up, why_not
-from tests.ranks import free_port
+from lab.hosts import hosts_up, why_not
+from lab.ranks import free_port
+from lbtrain.launch.hostfile import Hostfile
 
 ROOT = Path(__file__).parents[2]
-RECIPE = [str(ROOT / "recipes/digits.py"), "batch_size=64", "bn_batch_size=32", "duration=6it", "schedule.warmup=2it", "log_every=3it"]
+RECIPE = [
+    str(ROOT / "recipes/digits/digits.py"),
+    "batch_size=64",
+    "bn_batch_size=32",
+    "duration=6it",
+    "schedule.warmup=2it",
+    "log_every=3it",
+]
 
 
 def environment() -> dict[str, str]:

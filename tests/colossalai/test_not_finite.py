@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
+from lab.ranks import run_on_ranks
 from tests.colossalai.streams import streams_on_cpu
 from tests.distributed.runs import Outcome
 from tests.faults.test_not_finite import BAD_STEP, train_with_a_bad_sample
-from tests.ranks import run_on_ranks
 
 
 def under_streams(changes: dict[str, Any], run_dir: str, bad: str) -> str:

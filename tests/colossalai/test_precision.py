@@ -6,10 +6,10 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from lab.ranks import run_on_ranks
 from lbtrain.engines.colossalai import _LossScaling
 from tests.colossalai.runs import train_sharded_on
 from tests.distributed.runs import relative_difference, train_on
-from tests.ranks import run_on_ranks
 
 
 @pytest.fixture(scope="module", params=["bf16", "fp16"])

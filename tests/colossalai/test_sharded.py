@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from lab.ranks import run_on_ranks
 from lbtrain.optim import UnsupportedSharding, bind_colossalai, colossalai_shards, deepspeed_shards
 from tests.colossalai.sharded import boost, steps, train_colossalai
 from tests.colossalai.streams import streams_on_cpu
@@ -22,7 +23,6 @@ from tests.distributed.sharded import (
     plain_steps,
     train_plain,
 )
-from tests.ranks import run_on_ranks
 
 
 @pytest.mark.parametrize("stage", [1, 2])

@@ -11,16 +11,16 @@ from tests.distributed.runs import SMALL
 def engine_of(changes: dict[str, Any]) -> Any:
     """An engine around the model of SMALL with `changes`, two passes a step, as every rank makes it."""
     from lbtrain import Recipe
-    from lbtrain.data import facts
+    from lbtrain.data import dataset_info
     from lbtrain.engines import create_engine
     from lbtrain.nn import convert_to_ghost_batch_norm
     from lbtrain.optim import create_optimizer
-    from lbtrain.plan import make_plan
+    from lbtrain.plan.plan import make_plan
     from lbtrain.tasks import build_model
 
     recipe = Recipe().vary(**SMALL).vary(**changes, micro_batch_size=16)
     plan = make_plan(recipe, dist.get_world_size(), engine=recipe.engine)
-    model = convert_to_ghost_batch_norm(build_model(recipe, facts(recipe.data)), plan.bn_batch_size)
+    model = convert_to_ghost_batch_norm(build_model(recipe, dataset_info(recipe.data)), plan.bn_batch_size)
     return create_engine(recipe, plan, model, create_optimizer(recipe.optimizer, model), torch.device("cpu"))
 
 

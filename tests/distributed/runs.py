@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from tests.ranks import run_on_ranks
+from lab.ranks import run_on_ranks
 
 SMALL = dict(
     batch_size=64,

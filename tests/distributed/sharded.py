@@ -10,9 +10,9 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lab.ranks import run_on_ranks
 from lbtrain.engines.deepspeed import import_deepspeed
 from lbtrain.optim import LAMB, LARS, bind_deepspeed, parameter_groups
-from tests.ranks import run_on_ranks
 
 BATCH = 16
 
@@ -60,10 +60,10 @@ class Run:
         return OddNet(self.width).to(self.dtype)
 
     def make_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
-        groups = parameter_groups(model, weight_decay=0.01, no_decay=self.filters, no_adaptation=["bias"])
+        groups = parameter_groups(model, weight_decay=0.01, no_decay=self.filters, no_trust_ratio=["bias"])
         return {
             "lars": lambda: LARS(groups, lr=0.0, trust_coefficient=0.02),
-            "lars-outside-nesterov": lambda: LARS(groups, lr=0.0, trust_coefficient=0.02, nesterov=True, momentum_form="outside"),
+            "lars-outside-nesterov": lambda: LARS(groups, lr=0.0, trust_coefficient=0.02, nesterov=True, momentum_scaling="trust_ratio"),
             "lamb": lambda: LAMB(groups, lr=0.0),
             "sgd": lambda: torch.optim.SGD(groups, lr=0.0, momentum=0.9),
         }[self.optimizer]()

@@ -25,14 +25,14 @@ def oracle(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
 
 def test_a_loop_written_by_hand_gives_the_same_losses(oracle):
     from lbtrain import Recipe
-    from lbtrain.data import facts, open_source
+    from lbtrain.data import dataset_info, open_source
+    from lbtrain.data.stream import SampleStream
     from lbtrain.nn import GhostStatistics, convert_to_ghost_batch_norm
-    from lbtrain.sampling import SampleStream
     from lbtrain.tasks.classification import build_model
     from tests.distributed.runs import SMALL
 
     recipe = Recipe().vary(**SMALL)
-    model = convert_to_ghost_batch_norm(build_model(recipe, facts(recipe.data)), 8)
+    model = convert_to_ghost_batch_norm(build_model(recipe, dataset_info(recipe.data)), 8)
     source, statistics = open_source(recipe.data, train=True, seed=0), GhostStatistics(model)
     decayed, rest = [p for p in model.parameters() if p.dim() > 1], [p for p in model.parameters() if p.dim() == 1]
     optimizer = torch.optim.SGD([dict(params=decayed, weight_decay=1e-4), dict(params=rest)], lr=1, momentum=0.9)

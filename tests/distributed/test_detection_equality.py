@@ -8,11 +8,11 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from lab.ranks import run_on_ranks
 from lbtrain.data import registry
 from lbtrain.data.instances import InstanceBatch
 from lbtrain.tasks import create_task
 from tests.distributed.runs import Outcome, relative_difference
-from tests.ranks import run_on_ranks
 from tests.tiny_detection import run_tiny, tiny
 
 EVAL_IMAGES = 10
@@ -89,9 +89,9 @@ def test_what_parts_two_cuts_is_rounding(tmp_path):
     """
     longer = dict(duration="20it", schedule=dict(base_lr=0.01), checkpoint=dict(every="1dur"), engine="ddp", dtype=torch.float64)
     whole = detect_on(1, tmp_path / "whole", **longer)
-    cut = detect_on(2, tmp_path / "cut", micro_batch_size=2, **longer)
+    split = detect_on(2, tmp_path / "cut", micro_batch_size=2, **longer)
     assert len(whole.losses) == 20
-    assert relative_difference(cut.losses, whole.losses) < 1e-12
+    assert relative_difference(split.losses, whole.losses) < 1e-12
 
 
 @pytest.mark.slow

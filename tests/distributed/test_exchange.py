@@ -2,8 +2,8 @@
 
 import pytest
 
+from lab.ranks import run_on_ranks
 from tests.distributed.exchanges import alike_after_each_pass
-from tests.ranks import run_on_ranks
 
 
 @pytest.mark.parametrize("engine", ["ddp", "deepspeed", "accelerate"])

@@ -7,8 +7,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from lab.ranks import run_on_ranks
 from lbtrain.nn import GhostStatistics, convert_to_ghost_batch_norm
-from tests.ranks import run_on_ranks
 
 CLOSE = dict(rtol=1e-10, atol=1e-10)
 MICRO = 3

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.ranks import free_port
+from lab.ranks import free_port
 from tests.unit.landscape.untrained import write_run
 
 ROOT = Path(__file__).parents[2]
@@ -27,7 +27,7 @@ def hessian(run: Path, *launcher: str) -> str:
     return ended.stdout
 
 
-def kept(run: Path, name: str) -> dict:
+def cached(run: Path, name: str) -> dict:
     return json.loads((run / f"landscape/{name}.json").read_text())["result"]
 
 
@@ -38,7 +38,7 @@ def test_two_ranks_under_torchrun_find_what_one_finds(tmp_path):
     alone = hessian(runs[0])
     together = hessian(runs[1], "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(free_port()), "-m")
     assert alone.count("trace (95%)") == together.count("trace (95%)") == 1, "rank 0 alone speaks"
-    one, two = (kept(run, "top_eigenvalues") for run in runs)
+    one, two = (cached(run, "top_eigenvalues") for run in runs)
     assert one["converged"] and two["values"] == pytest.approx(one["values"], rel=2e-3) and len(one["values"]) == 5
-    one, two = (kept(run, "trace") for run in runs)
+    one, two = (cached(run, "trace") for run in runs)
     assert two["samples"] == pytest.approx(one["samples"], rel=1e-3) and len(one["samples"]) >= 10

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from tests.ranks import run_on_ranks
+from lab.ranks import run_on_ranks
 from tests.unit.analysis.curvatures import cross_entropy, small_batches, small_net
 
 
@@ -46,17 +46,17 @@ def measured_or_kept(folder: str) -> tuple[list[dict], int]:
     """A measurement asked for twice with a file that rank 0 alone sees; how often this rank measured."""
     from pathlib import Path
 
-    from tools.landscape.kept import kept
-    from tools.landscape.runs import Here
+    from tools.landscape.cache import cached
+    from tools.landscape.runs import DistContext
 
-    here, times = Here(dist.get_rank(), dist.get_world_size(), torch.device("cpu")), []
+    context, times = DistContext(dist.get_rank(), dist.get_world_size(), torch.device("cpu")), []
 
     def measure() -> dict:
         times.append(1)
         return {"value": float(average(torch.ones(1)))}
 
-    own = Path(folder) / f"rank{here.rank}"
-    return [kept(own, "piece", {"step": 1}, measure, here) for _ in range(2)], len(times)
+    own = Path(folder) / f"rank{context.rank}"
+    return [cached(own, "piece", {"step": 1}, measure, context) for _ in range(2)], len(times)
 
 
 def test_what_rank_0_has_kept_nobody_measures_again(tmp_path):

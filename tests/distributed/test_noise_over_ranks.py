@@ -9,16 +9,16 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 
+from lab.ranks import run_on_ranks
 from lbtrain import Recipe
 from lbtrain.analysis.noise_scale import WINDOW
-from lbtrain.checkpoint import Progress
-from lbtrain.data import facts
+from lbtrain.data import dataset_info
 from lbtrain.engines.ddp import AUTOCAST_DTYPES, DDPEngine
-from lbtrain.meters import Done, NoiseMeter, Pass
-from lbtrain.plan import make_plan
+from lbtrain.monitors import MicroStep, NoiseMonitor, StepResult
+from lbtrain.plan.plan import make_plan
+from lbtrain.runs.checkpoint import Progress
 from lbtrain.tasks import build_model, create_task
 from tests.distributed.runs import SMALL, Outcome, train_on
-from tests.ranks import run_on_ranks
 from tests.unit.analysis.test_noise_scale import SPREAD
 
 CHANGES = dict(
@@ -51,7 +51,7 @@ def test_it_measures_when_it_was_told_to(alone):
 def plain_gradients(precision: str) -> dict[str, torch.Tensor]:
     """Of the first step's eight ghost batches, by layer: [8, ...], from plain batch norm on one after the other."""
     recipe = Recipe().vary(**SMALL)
-    model = build_model(recipe, facts(recipe.data)).train()
+    model = build_model(recipe, dataset_info(recipe.data)).train()
     images, labels = next(create_task(recipe, torch.device("cpu")).batches(start=0, micro_batch_size=64, rank=0, world_size=1))
     dtype, layers, found = AUTOCAST_DTYPES.get(precision), dict(model.named_parameters()), []
     for ghost, classes in zip(images.split(8), labels.split(8), strict=True):
@@ -111,17 +111,17 @@ def measured_on_a_quadratic(micro_batch_size: int) -> dict[str, Any]:
     model, phase = Quadratic(), plan.phases[0]
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     engine = DDPEngine(plan, model, optimizer, torch.device("cpu"))
-    meter = NoiseMeter(plan, task, engine, optimizer, earlier=[])
+    monitor = NoiseMonitor(plan, task, engine, optimizer, earlier=[])
     generator = torch.Generator().manual_seed(dist.get_rank())
     for step in range(WINDOW):
         for _ in range(engine.accumulation):
             batch = (SPREAD * torch.randn(micro_batch_size, 300, generator=generator),)
             losses = task.loss(engine.model, batch)
-            meter.before_backward(Pass(batch, losses["loss"], losses, 256 * step, phase))
+            monitor.before_backward(MicroStep(batch, losses["loss"], losses, 256 * step, phase))
             engine.backward(losses["loss"])
-        meter.before_update()
+        monitor.before_update()
         engine.step(0.0)
-        (row,) = meter.after_step(Done(Progress(256 * (step + 1), step + 1), phase, 0.0))
+        (row,) = monitor.after_step(StepResult(Progress(256 * (step + 1), step + 1), phase, 0.0))
     return vars(row)
 
 
@@ -199,7 +199,7 @@ def test_the_average_goes_on_after_a_restart(tmp_path):
 
 def test_the_distance_is_that_of_the_weights(alone):
     recipe = Recipe().vary(**SMALL)
-    start = dict(build_model(recipe, facts(recipe.data)).named_parameters())
+    start = dict(build_model(recipe, dataset_info(recipe.data)).named_parameters())
     end = alone.checkpoint()["state_dict"]
     exact = sum(float((end[name] - p.detach()).double().square().sum()) for name, p in start.items()) ** 0.5
     assert [row["step"] for row in rows(alone, "distance")] == [1, 2, 3, 4, 5, 6]

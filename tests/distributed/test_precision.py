@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from lab.ranks import end_pool, run_on_ranks
 from tests.distributed.exchanges import scaled_steps
 from tests.distributed.runs import Outcome, relative_difference, train_on
-from tests.ranks import end_pool, run_on_ranks
 
 
 @pytest.fixture(scope="module")

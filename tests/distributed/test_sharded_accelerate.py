@@ -7,9 +7,9 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from lab.ranks import run_on_ranks
 from lbtrain.optim import UnsupportedSharding
 from tests.distributed.sharded import LIMIT, Run, difference, train_plain
-from tests.ranks import run_on_ranks
 
 
 def _steps(run: Run, model: nn.Module, optimizer: torch.optim.Optimizer, clip) -> dict[str, Tensor]:

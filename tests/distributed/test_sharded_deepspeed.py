@@ -11,8 +11,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from lab.ranks import run_on_ranks
 from lbtrain.optim import UnsupportedSharding, bind_deepspeed, deepspeed_shards
-from lbtrain.optim.sharding import Cut, FlatLayers, FlatTensor
+from lbtrain.optim.sharding import FlatLayers, FlatTensor, Shard
 from tests.distributed.sharded import (
     LIMIT,
     VARIANTS,
@@ -25,7 +26,6 @@ from tests.distributed.sharded import (
     train_deepspeed,
     train_plain,
 )
-from tests.ranks import run_on_ranks
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
@@ -72,30 +72,30 @@ def _train_cut_at(run: Run, place: int, expected: dict[str, Tensor]) -> float:
         for group, flat in zip(optimizer.param_groups, flats, strict=True):
             group["lr"] = run.rate(step)
             flat.tensor.grad = torch.zeros_like(flat.tensor)
-            for cut in flat.cuts:
-                if cut.parameter.grad is not None:
-                    cut.of(flat.tensor.grad).copy_(cut.of_layer(cut.parameter.grad))
+            for shard in flat.shards:
+                if shard.parameter.grad is not None:
+                    shard.of(flat.tensor.grad).copy_(shard.of_layer(shard.parameter.grad))
         optimizer.step()
         for flat in flats:
-            for cut in flat.cuts:
-                whole = torch.zeros(cut.parameter.numel())
-                cut.of_layer(whole).copy_(cut.of(flat.tensor.detach()))
+            for shard in flat.shards:
+                whole = torch.zeros(shard.parameter.numel())
+                shard.of_layer(whole).copy_(shard.of(flat.tensor.detach()))
                 dist.all_reduce(whole)
-                cut.parameter.data.copy_(whole.view_as(cut.parameter))
-                cut.parameter.grad = None
+                shard.parameter.data.copy_(whole.view_as(shard.parameter))
+                shard.parameter.grad = None
     return difference({name: p.detach() for name, p in model.named_parameters()}, expected)
 
 
 def _cut(parameters: list, place: int, rank: int) -> FlatTensor:
     """Rank 0 holds the first `place` elements of every layer (and of the whole where it is shorter), rank 1 the others."""
-    cuts, parts, start = [], [], 0
+    shards, parts, start = [], [], 0
     for name, parameter in parameters:
         first = min(place, parameter.numel())
         offset, end = (0, first) if rank == 0 else (first, parameter.numel())
-        cuts.append(Cut(name, parameter, offset, start, end - offset))
+        shards.append(Shard(name, parameter, offset, start, end - offset))
         parts.append(parameter.detach().flatten()[offset:end])
         start += end - offset
-    return FlatTensor(torch.cat([*parts, torch.zeros(1)]).requires_grad_(), cuts, dist.group.WORLD)
+    return FlatTensor(torch.cat([*parts, torch.zeros(1)]).requires_grad_(), shards, dist.group.WORLD)
 
 
 @pytest.mark.parametrize("optimizer", ["lars", "lamb"])
@@ -289,7 +289,7 @@ def test_batch_norm_under_bf16_autocast(stage):
 
 @pytest.mark.slow
 def test_a_process_that_no_launcher_started_trains_alone(tmp_path):
-    recipe = Path(__file__).parents[2] / "recipes/digits.py"
+    recipe = Path(__file__).parents[2] / "recipes/digits/digits.py"
     words = ["engine=deepspeed", "deepspeed.zero_stage=1", "duration=2it", f"run_dir={tmp_path}"]
     alone = {name: value for name, value in os.environ.items() if name not in ("RANK", "LOCAL_RANK", "WORLD_SIZE")}
     ended = subprocess.run([sys.executable, str(recipe), *words], env=alone, capture_output=True, text=True, timeout=120, check=False)

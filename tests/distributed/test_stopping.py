@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-DIGITS = Path(__file__).parents[2] / "recipes" / "digits.py"
+DIGITS = Path(__file__).parents[2] / "recipes/digits/digits.py"
 WORDS = ["engine=ddp", "duration=120it", "log_every=1it", "evaluate_every=1dur", "checkpoint.every=1dur"]
 
 

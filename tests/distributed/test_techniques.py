@@ -52,7 +52,7 @@ def test_the_batch_climbs_and_the_rate_with_it(oracle):
 def train_schedule(steps: list[dict]) -> list[float]:
     """The rates of the schedule alone, at the positions of these steps."""
     from lbtrain import Recipe
-    from lbtrain.plan import make_plan
+    from lbtrain.plan.plan import make_plan
     from tests.distributed.runs import SMALL
 
     plan = make_plan(Recipe().vary(**SMALL).vary(**BOTH), 1)

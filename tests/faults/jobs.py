@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from tests.ranks import free_port
+from lab.ranks import free_port
 
 TIMEOUT = 18.0
 """fault_timeout of these jobs, in seconds."""
@@ -38,7 +38,7 @@ WORDS = [
 
 # Point -> (function, which of its calls on a rank). Two passes a step; evaluations after steps 3 and 6, checkpoints after 2, 4, 6.
 POINTS = {
-    "start-up": ("lbtrain.cluster.launch.start_process_group", 1),
+    "start-up": ("lbtrain.launch.world.start_process_group", 1),
     "building": ("lbtrain.tasks.classification.build_model", 1),
     "first step": ("lbtrain.tasks.classification.Classification.loss", 1),
     "accumulation": ("lbtrain.tasks.classification.Classification.loss", 10),

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from lbtrain.checkpoint import Checkpoints, Progress
 from lbtrain.errors import RecipeError
-from lbtrain.run_directory import RunDirectory
+from lbtrain.runs.checkpoint import Checkpoints, Progress
+from lbtrain.runs.directory import RunDirectory
 
 ROOT = Path(__file__).parents[2]
 KILLS = 200
@@ -61,7 +61,7 @@ def test_no_kill_during_a_save_loses_more_than_that_save(tmp_path):
             assert least == 0
             continue
         assert least <= found.progress.step <= least + 1, (seed, kill)
-        assert found.passed_over == [], (seed, kill)
+        assert found.skipped == [], (seed, kill)
         assert torch.equal(found.state["model"]["weight"], state(found.progress.step)["model"]["weight"]), (seed, kill)
         last = found.progress.step
     assert last > KILLS / 2
@@ -73,7 +73,7 @@ def run_on_a_small_disk(tmp_path: Path, mount: str, *words: str) -> subprocess.C
         pytest.skip("mounting a small disk needs root and unshare")
     disk = tmp_path / "disk"
     disk.mkdir()
-    recipe = [sys.executable, str(ROOT / "recipes/digits.py"), f"run_dir={disk}/run", "log_every=1it", "evaluate_every=1dur", *words]
+    recipe = [sys.executable, str(ROOT / "recipes/digits/digits.py"), f"run_dir={disk}/run", "log_every=1it", "evaluate_every=1dur", *words]
     script = f'mount -t tmpfs -o {mount} disk "$0" && mkdir -p "$0/run" && {{ test -z "$1" || mount -o remount,ro "$0"; }} && shift && '
     script += '"$@"; code=$?; ls "$0/run/checkpoints" 2>/dev/null; exit $code'
     flag = "ro" if "ro" in words else ""

@@ -23,11 +23,11 @@ from torch import nn
 from lbtrain.data import batches, open_source
 from lbtrain.data.layouts import _open
 from lbtrain.data.loading import replaced_images
+from lbtrain.data.stream import Block
 from lbtrain.data.views import VIEWS
 from lbtrain.errors import DataError
-from lbtrain.plan import make_plan
+from lbtrain.plan.plan import make_plan
 from lbtrain.recipe import DataConfig, Recipe
-from lbtrain.sampling import Block
 from lbtrain.tasks.classification import Classification
 from lbtrain.techniques import AdaptiveBatches
 from tests.faults.jobs import Job, left_behind, wait_until

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.hosts import Hosts, hosts_up, why_not
+from lab.hosts import Hosts, hosts_up, why_not
 from tests.faults.jobs import wait_until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
@@ -35,7 +35,7 @@ class Training:
     def __init__(self, hosts: Hosts, folder: Path):
         self.hosts, self.run_dir = hosts, folder / "run"
         words = ["duration=100000it", "log_every=5it", "evaluate_every=1dur", f"fault_timeout={TIMEOUT}", f"run_dir={self.run_dir}"]
-        command = ["deepspeed", "--hostfile", hosts.hostfile(1), "--launcher", "pdsh", str(ROOT / "recipes/digits.py"), *words]
+        command = ["deepspeed", "--hostfile", hosts.hostfile(1), "--launcher", "pdsh", str(ROOT / "recipes/digits/digits.py"), *words]
         self.ended: Future = ThreadPoolExecutor().submit(hosts.run, "node01", command, cwd=ROOT, timeout=280)
         assert wait_until(lambda: self.steps() >= 10 or self.ended.done(), 200)
         assert not self.ended.done(), self.ended.result().stderr[-3000:]

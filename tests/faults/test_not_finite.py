@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from lab.ranks import run_on_ranks
 from tests.distributed.runs import SMALL, Outcome
-from tests.ranks import run_on_ranks
 from tests.tiny_detection import tiny
 
 BAD_STEP = 7

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from lbtrain import Recipe
-from lbtrain.checkpoint import Checkpoints, Progress
-from lbtrain.cluster.hostfile import Hostfile, HostfileError, read_hostfile
 from lbtrain.errors import LaunchError, RecipeError
+from lbtrain.launch.hostfile import Hostfile, HostfileError, read_hostfile
+from lbtrain.runs.checkpoint import Checkpoints, Progress
 from tools.scaling_report import launchers
 
 ROOT = Path(__file__).parents[2]

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.ranks import free_port
+from lab.ranks import free_port
 
-RECIPE = Path(__file__).parents[2] / "recipes/mask_rcnn_shapes.py"
+RECIPE = Path(__file__).parents[2] / "recipes/coco/mask_rcnn_shapes.py"
 BIN = Path(sys.executable).parent
 LAUNCHERS = {
     # Without an address it would ask this machine for one over ssh.

@@ -32,16 +32,16 @@ METHODS = {
 def test_a_method_learns(name, tmp_path, monkeypatch):
     for variable in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
         monkeypatch.delenv(variable, raising=False)
-    monkeypatch.syspath_prepend(str(FOLDER))
+    monkeypatch.syspath_prepend(str(FOLDER / "digits"))
     words, bound = METHODS[name]
-    recipe = runpy.run_path(str(FOLDER / f"{name}.py"))["recipe"]
+    recipe = runpy.run_path(str(FOLDER / f"digits/{name}.py"))["recipe"]
     try:
         shortened = recipe.with_overrides([*words, "evaluate_every=1dur", "checkpoint.every=1dur", "engine=ddp", f"run_dir={tmp_path}"])
         summary = run(shortened, name, on_screen=False)
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
-        for module in [module for module in sys.modules if (FOLDER / f"{module}.py").exists()]:
+        for module in [module for module in sys.modules if (FOLDER / f"digits/{module}.py").exists()]:
             del sys.modules[module]
     assert summary["top1_error"] < bound
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
@@ -52,4 +52,4 @@ def test_a_method_learns(name, tmp_path, monkeypatch):
 
 def test_every_method_of_the_digits_has_its_run():
     unlike = {"digits_720_unscaled"}  # the arm that is meant not to learn
-    assert {path.stem for path in FOLDER.glob("digits*.py")} - unlike == set(METHODS)
+    assert {path.stem for path in FOLDER.glob("digits/digits*.py")} - unlike == set(METHODS)

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from lbtrain.plan import Plan, make_plan
+from lbtrain.plan.plan import Plan, make_plan
+from lbtrain.plan.scaling import peak_lr
 from lbtrain.recipe import Recipe
-from lbtrain.scaling import peak_lr
-from lbtrain.schedules import Duration, Milestone
-from tests.recipes.test_recipes import FILES, FOLDER, REFERENCE, counted_once, load
+from lbtrain.recipe.durations import Duration, Milestone
+from tests.recipes.test_recipes import FILES, FOLDER, REFERENCE, counted_once, load, named
 
 NUMBERS: dict[str, Callable[[Recipe], object]] = {
     "momentum": lambda recipe: recipe.optimizer.momentum,
@@ -56,25 +56,25 @@ PUBLISHED: dict[str, tuple[str, dict[str, str | tuple[str, ...]], int]] = {
     "alexnet_lars_8k": ("you2017lars", dict(model="AlexNet", **LARS), 6),
     "alexnet_bn_lars": ("you2017lars", dict(model="AlexNet-BN", **LARS), 6),
     "alexnet_bn_lars_8k": ("you2017lars", dict(model="AlexNet-BN", **LARS), 6),
-    "cifar10_resnet44": ("hoffer2017", dict(model=("", "ResNet-44"), location=HOFFERS_CODE), 5),
-    "cifar10_resnet44_4k_regime": ("hoffer2017", dict(model=("", "ResNet-44"), location=HOFFERS_CODE), 5),
+    "resnet44": ("hoffer2017", dict(model=("", "ResNet-44"), location=HOFFERS_CODE), 5),
+    "resnet44_4k_regime": ("hoffer2017", dict(model=("", "ResNet-44"), location=HOFFERS_CODE), 5),
     "resnet50_batch_growth": ("smith2018", dict(model="ResNet-50", location="quoted by a later paper"), 2),
     "resnet50_lamb_32k": ("you2019lamb", dict(location="authors code, run script"), 5),
-    "cifar10_absa": ("yao2018", dict(model="ResNet-20"), 2),
-    "cifar10_wide_resnet": ("smith2018", dict(model="Wide ResNet 16-4", batch_size="128"), 1),
-    "cifar10_wide_resnet_growth": ("smith2018", dict(model="Wide ResNet 16-4", batch_size=("", "128")), 3),
-    "cifar10_wide_resnet_growth_640": ("smith2018", dict(model="Wide ResNet 16-4", batch_size="640"), 1),
-    "cifar10_wide_resnet_growth_3200": ("smith2018", dict(model="Wide ResNet 16-4", batch_size="3200"), 1),
-    "cifar10_small_resnet8": MASTERS,
-    "cifar10_small_resnet32": MASTERS,
-    "cifar10_small_resnet32_warmup": ("masters2018", dict(model="ResNet-32", location="sec 3.4"), 2),
-    "cifar10_small_alexnet": ("masters2018", dict(model=("", "reduced AlexNet"), dataset=("", "CIFAR-10")), 4),
+    "absa": ("yao2018", dict(model="ResNet-20"), 2),
+    "wide_resnet": ("smith2018", dict(model="Wide ResNet 16-4", batch_size="128"), 1),
+    "wide_resnet_growth": ("smith2018", dict(model="Wide ResNet 16-4", batch_size=("", "128")), 3),
+    "wide_resnet_growth_640": ("smith2018", dict(model="Wide ResNet 16-4", batch_size="640"), 1),
+    "wide_resnet_growth_3200": ("smith2018", dict(model="Wide ResNet 16-4", batch_size="3200"), 1),
+    "small_resnet8": MASTERS,
+    "small_resnet32": MASTERS,
+    "small_resnet32_warmup": ("masters2018", dict(model="ResNet-32", location="sec 3.4"), 2),
+    "small_alexnet": ("masters2018", dict(model=("", "reduced AlexNet"), dataset=("", "CIFAR-10")), 4),
 }  # fmt: skip
 """Recipe: the table, the values that its rows have, and how many distinct settings they print at least."""
 
 
 def plan(recipe: Recipe) -> Plan:
-    return make_plan(recipe.vary(max_micro_batch_size=0), 1, engine="ddp", model_census=counted_once(recipe))
+    return make_plan(recipe.vary(max_micro_batch_size=0), 1, engine="ddp", statistics=counted_once(recipe))
 
 
 def milestones(recipe: Recipe, unit: str) -> list[float]:
@@ -92,7 +92,7 @@ def seen(name: str) -> list[dict[str, str]]:
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_every_printed_setting_is_the_recipes(name):
     table, where, least = PUBLISHED[name]
-    recipe = load(FOLDER / f"{name}.py")["recipe"]
+    recipe = load(named(name))["recipe"]
     printed: dict[str, list[float]] = {}
     for row in seen(table):
         if row["metric"] in NUMBERS and all(row[key] in (value if isinstance(value, tuple) else (value,)) for key, value in where.items()):
@@ -106,7 +106,7 @@ def test_every_printed_setting_is_the_recipes(name):
 def test_every_row_of_goyals_table_3b_is_a_recipe():
     """Batch, rate, length and result; the table has its numbers of GPUs and iterations in words."""
     rows = [row for row in seen("goyal2017") if row["location"] == "Table 3b" and row["metric"] == "mask_AP"]
-    recipes = [load(path)["recipe"] for path in sorted(FOLDER.glob("mask_rcnn_goyal*.py"))]
+    recipes = [load(path)["recipe"] for path in sorted(FOLDER.glob("coco/mask_rcnn_goyal*.py"))]
     assert len(rows) == len(recipes) == 4
     for row in rows:
         (recipe,) = [recipe for recipe in recipes if str(recipe.batch_size) == row["batch_size"]]
@@ -118,7 +118,7 @@ def test_every_row_of_goyals_table_3b_is_a_recipe():
 @pytest.mark.parametrize("name", ["resnet50_lars_8k", "resnet50_lars_16k", "resnet50_lars_32k"])
 def test_the_settings_of_the_lars_reproduction(name):
     """They stand in the notes of its rows."""
-    recipe = load(FOLDER / f"{name}.py")["recipe"]
+    recipe = load(named(name))["recipe"]
     (row,) = [row for row in seen("you2017lars") if row["location"] == "README table" and row["batch_size"] == str(recipe.batch_size)]
     said = re.search(r"(\d+) epochs, wd (\S+), warm-up (\S+) epochs, LARS epsilon (\S+), .* per-GPU batch (\d+)", row["note"])
     found = plan(recipe)
@@ -131,20 +131,20 @@ def test_the_settings_of_the_lars_reproduction(name):
 @pytest.mark.parametrize(
     ("name", "batch_size", "of"),
     [
-        ("cifar10_wide_resnet", "128", "original schedule"),
-        ("cifar10_wide_resnet_growth", "128", "increasing batch size"),
-        ("cifar10_wide_resnet_growth_3200", "3200", "increased momentum"),
+        ("wide_resnet", "128", "original schedule"),
+        ("wide_resnet_growth", "128", "increasing batch size"),
+        ("wide_resnet_growth_3200", "3200", "increased momentum"),
     ],
 )
 def test_the_steps_of_smiths_arms(name, batch_size, of):
     rows = [row for row in seen("smith2018") if row["metric"] == "parameter_updates" and row["model"] == "Wide ResNet 16-4"]
     (row,) = [row for row in rows if row["batch_size"] == batch_size and of in row["note"]]
-    steps, published = plan(load(FOLDER / f"{name}.py")["recipe"]).total_steps, float(row["value"])
+    steps, published = plan(load(named(name))["recipe"]).total_steps, float(row["value"])
     assert 0.9 * published < steps < (published if row["note"].startswith("under") else 1.03 * published)
 
 
 def test_label_smoothing_mixup_and_averages_are_off_in_the_recipes_of_papers():
-    own = {"cifar10_wide_resnet_1k"}  # a setting of ours, with label smoothing
+    own = {"wide_resnet_1k"}  # a setting of ours, with label smoothing
     assert own < {path.stem for path in FILES}
     for path in FILES:
         recipe = load(path)["recipe"]
@@ -166,7 +166,7 @@ def test_the_rate_of_a_published_result_is_the_recipes(path: Path):
     recipe = load(path)["recipe"]
     error, batch = recipe.expect.value, str(recipe.batch_size)
     kinds = {"top1_error": error, "top1_accuracy": 100 - error, "test_accuracy": 100 - error, "mask_AP": error}
-    rows = [row for file in REFERENCE.glob("*.csv") if file.stem != "scaling" for row in seen(file.stem)]
+    rows = [row for file in REFERENCE.glob("*20??*.csv") if "scaling" not in file.stem for row in seen(file.stem)]
     near = [row for row in rows if row["batch_size"] == batch and abs(float(row["value"]) - kinds.get(row["metric"], -1)) < 0.006]
     rates = {float(row["base_lr"]) for row in near if row["base_lr"]}
     assert not rates or any(peak_lr(recipe) == pytest.approx(rate, rel=0.02) for rate in rates), (peak_lr(recipe), near)

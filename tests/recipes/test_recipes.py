@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 import torch.distributed as dist
 
-from lbtrain.census import Census, census
-from lbtrain.data import facts
+from lbtrain.data import dataset_info
 from lbtrain.errors import RecipeError
 from lbtrain.main import main
-from lbtrain.plan import Plan, make_plan
+from lbtrain.plan.plan import Plan, make_plan
+from lbtrain.plan.statistics import ModelStatistics, model_statistics
 from lbtrain.recipe import Recipe
-from lbtrain.tasks import headline_of
-from tools.catalogue import Entry, page
+from lbtrain.tasks import primary_metric_of
+from tools.catalogue import FOLDERS, contents, page
 
 FOLDER = Path(__file__).parents[2] / "recipes"
 REFERENCE = Path(__file__).parents[3] / "shared/reference"
@@ -27,10 +27,16 @@ DATA = Path(__file__).parents[3] / "shared/data"
 FILES = sorted(FOLDER.rglob("*.py"))
 WORLDS = (8, 16, 32, 64, 128, 256)
 KNOWN = {
-    "alexnet", "alexnet_lars_8k", "alexnet_bn_8k", "alexnet_bn_lars_4k", "cifar10_resnet44_4k_regime", "cifar10_small_alexnet",
-    "cifar10_wide_resnet_growth", "digits", "digits_720_unscaled", "fashion_mnist", "resnet101_8k", "resnet50", "resnet50_8k_no_warmup",
+    "alexnet", "alexnet_lars_8k", "alexnet_bn_8k", "alexnet_bn_lars_4k", "resnet44_4k_regime", "small_alexnet",
+    "wide_resnet_growth", "digits", "digits_720_unscaled", "fashion_mnist", "resnet101_8k", "resnet50", "resnet50_8k_no_warmup",
     "resnet50_lamb_32k", "resnet50_lars_32k",
 }  # fmt: skip
+
+
+def named(name: str) -> Path:
+    """The file of the recipe `name`; names are unique over the folders."""
+    (path,) = [path for path in FILES if path.stem == name]
+    return path
 
 
 def load(path: Path) -> dict:
@@ -94,7 +100,7 @@ def test_an_expectation_is_a_published_figure(path):
         "mask_ap": {"mask_AP": value},
     }[recipe.expect.metric]
     assert min(abs(number - printed) for number in numbers for printed in kinds.values()) < 0.006
-    assert recipe.expect.metric == headline_of(recipe).name
+    assert recipe.expect.metric == primary_metric_of(recipe).name
     assert recipe.expect.evaluations == 1 or recipe.evaluate_every == "1ep", "a median is taken over the last epochs"
     if not REFERENCE.is_dir():
         pytest.skip(f"{REFERENCE} is not here")
@@ -114,33 +120,36 @@ def test_what_a_contract_says_of_further_arms_can_be_typed(path):
     for word in [word.rstrip(".,;:)") for word in found]:
         arm = recipe.with_overrides([word])
         if word.startswith(("model.args", "data.augmentation", "data.name", "duration")):
-            make_plan(arm, 1, model_census=counted_once(arm))
+            make_plan(arm, 1, statistics=counted_once(arm))
 
 
 def test_importing_all_in_one_process_leaves_each_as_it_was():
     alone = {path.stem: load(path)["recipe"].to_yaml() for path in FILES}
-    sys.path.insert(0, str(FOLDER))
+    folders = [str(folder) for folder in {path.parent for path in FILES}]
+    sys.path[:0] = folders
     try:
-        together = {path.stem: __import__(path.stem) for path in FILES if path.parent == FOLDER}
+        together = {path.stem: __import__(path.stem) for path in FILES}
+        assert len(together) == len(FILES)
         assert {name: module.recipe.to_yaml() for name, module in together.items()} == {name: alone[name] for name in together}
         assert len({id(module.recipe) for module in together.values()}) == len(together)
         for module in together.values():
             module.recipe.vary(batch_size=1).schedule.milestones.append("99ep")
         assert {name: module.recipe.to_yaml() for name, module in together.items()} == {name: alone[name] for name in together}
     finally:
-        sys.path.remove(str(FOLDER))
+        for folder in folders:
+            sys.path.remove(folder)
         for path in FILES:
             sys.modules.pop(path.stem, None)
 
 
-COUNTED: dict[str, Census] = {}
+COUNTED: dict[str, ModelStatistics] = {}
 
 
-def counted_once(recipe: Recipe) -> Census:
+def counted_once(recipe: Recipe) -> ModelStatistics:
     """Most recipes share their network with others."""
-    key = f"{recipe.model} {recipe.data} {recipe.optimizer.no_decay} {recipe.optimizer.no_adaptation}"
+    key = f"{recipe.model} {recipe.data} {recipe.optimizer.no_decay} {recipe.optimizer.no_trust_ratio}"
     if key not in COUNTED:
-        COUNTED[key] = census(recipe, facts(recipe.data))
+        COUNTED[key] = model_statistics(recipe, dataset_info(recipe.data))
     return COUNTED[key]
 
 
@@ -150,10 +159,10 @@ def test_a_recipe_plans_from_8_to_256_ranks_or_names_what_would_do(path):
     counted = counted_once(recipe)
     for world_size in WORLDS:
         try:
-            plan = make_plan(recipe, world_size, engine="deepspeed", model_census=counted)
+            plan = make_plan(recipe, world_size, engine="deepspeed", statistics=counted)
         except RecipeError as error:
             plan = _after_the_remedy(recipe, world_size, counted, str(error))
-        assert plan.cut.micro_batch_size * plan.cut.accumulation * plan.world_size == plan.batch_size
+        assert plan.split.micro_batch_size * plan.split.accumulation * plan.world_size == plan.batch_size
 
 
 def _after_the_remedy(recipe: Recipe, world_size: int, counted, said: str) -> Plan:
@@ -162,8 +171,8 @@ def _after_the_remedy(recipe: Recipe, world_size: int, counted, said: str) -> Pl
     batch = re.search(rf"batch_size=(\d+)(?: or \d+)? would do on {world_size} ranks", said)
     world = re.search(r"(\d+)(?: or \d+)? ranks would do for this batch", said)
     assert batch and world, said
-    make_plan(recipe, int(world[1]), engine="deepspeed", model_census=counted)
-    return make_plan(recipe.vary(batch_size=int(batch[1])), world_size, engine="deepspeed", model_census=counted)
+    make_plan(recipe, int(world[1]), engine="deepspeed", statistics=counted)
+    return make_plan(recipe.vary(batch_size=int(batch[1])), world_size, engine="deepspeed", statistics=counted)
 
 
 def _small(recipe: Recipe) -> list[str]:
@@ -180,7 +189,7 @@ def _small(recipe: Recipe) -> list[str]:
     words += ["data.name=synthetic", f"data.image_size={64 if recipe.model.name.startswith('alexnet') else 32}", "data.augmentation=none"]
     if recipe.model.name.startswith("alexnet"):
         words.append("model.args={hidden: 64}")
-    if recipe.model.name.startswith("resnet") and recipe != load(FOLDER / "resnet50.py")["recipe"]:
+    if recipe.model.name.startswith("resnet") and recipe != load(named("resnet50"))["recipe"]:
         words.append("model.args={layers: [1, 1, 1, 1]}")
     return words
 
@@ -209,9 +218,9 @@ def test_three_real_steps(path, tmp_path, monkeypatch):
     ("name", "words"),
     [
         ("fashion_mnist_2k_lamb", ["batch_size=256"]),
-        ("cifar10_small_alexnet", ["data.augmentation=crop_flip"]),
+        ("small_alexnet", ["data.augmentation=crop_flip"]),
         (
-            "cifar10_wide_resnet_growth",  # two steps of 32 images and two of 64 are as long as six of 32
+            "wide_resnet_growth",  # two steps of 32 images and two of 64 are as long as six of 32
             ["model.name=cifar_resnet8", "batch_size=32", "bn_batch_size=8", "schedule.batch_growth=[2it:2]", "duration=6it"],
         ),
     ],
@@ -219,7 +228,7 @@ def test_three_real_steps(path, tmp_path, monkeypatch):
 def test_real_images_of_the_recipes_own_data_set(name, words, tmp_path, monkeypatch):
     if not DATA.is_dir():
         pytest.skip(f"{DATA} is not here")
-    recipe = load(FOLDER / f"{name}.py")["recipe"]
+    recipe = load(named(name))["recipe"]
     root = f"data.root={DATA / recipe.data.name}"
     short = ["duration=4it", "log_every=1it", "evaluate_every=1dur", "checkpoint.every=1dur", "engine=ddp"]
     try:
@@ -235,23 +244,30 @@ def test_real_images_of_the_recipes_own_data_set(name, words, tmp_path, monkeypa
 
 def test_a_variant_is_found_from_any_folder(tmp_path):
     """`from resnet50 import recipe` must not need the recipes' folder as working directory."""
-    command = [sys.executable, str(FOLDER / "resnet50_8k.py"), "plan_for=256"]
+    command = [sys.executable, str(FOLDER / "imagenet/resnet50_8k.py"), "plan_for=256"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert re.search(r"^peak learning rate +3\.2$", done.stdout, re.M)
 
 
-def test_the_table_of_contents_is_fresh():
-    entries = [Entry.read(path) for path in FILES if path.parent == FOLDER]
-    assert (FOLDER / "README.md").read_text() == page(), "python -m tools.catalogue"
-    assert len(entries) == len(re.findall(r"^\| \[", page(), re.M)) >= 50
-    assert all(f"[{entry.name}]({entry.name}.py)" in page() for entry in entries[:3])
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_every_folder_has_a_fresh_table(folder):
+    files = [path for path in FILES if path.parent == folder]
+    text = (folder / "README.md").read_text()
+    assert text == page(folder), "python -m tools.catalogue"
+    assert len(files) == len(re.findall(r"^\| \[", text, re.M)) >= 2
+    assert all(f"[{path.stem}]({path.name})" in text for path in files)
 
 
-def test_the_table_of_contents_sees_a_new_recipe_and_a_changed_one(tmp_path):
-    text = (FOLDER / "digits.py").read_text()
+def test_the_list_of_folders_is_fresh():
+    assert {path.parent for path in FILES} == set(FOLDERS)
+    assert (FOLDER / "README.md").read_text() == contents(), "python -m tools.catalogue"
+    assert all(f"[{folder.name}]({folder.name}/README.md)" in contents() for folder in FOLDERS)
+
+
+def test_a_table_sees_a_new_recipe_and_a_changed_one(tmp_path):
+    text = (FOLDER / "digits/digits.py").read_text()
     (tmp_path / "digits.py").write_text(text.replace("batch_size=32,", "batch_size=48,"))
     (tmp_path / "new.py").write_text(text.replace("ResNet-8 on", "Another on"))
     small = page(tmp_path)
-    assert "[digits](digits.py): ResNet-8 on" in small and "| 48 |" in small
-    assert "## Others" in small and "[new](new.py): Another on" in small
+    assert "[digits](digits.py)" in small and "| 48 |" in small and "[new](new.py)" in small

@@ -7,15 +7,15 @@ import pytest
 import torch
 from torch import nn
 
-from lbtrain.census import Census
-from lbtrain.checkpoint import Progress
-from lbtrain.cut import Cut
 from lbtrain.errors import RecipeError
-from lbtrain.plan import Plan, make_plan
+from lbtrain.plan.batching import BatchSplit
+from lbtrain.plan.plan import Plan, make_plan
+from lbtrain.plan.statistics import ModelStatistics
 from lbtrain.recipe import Recipe
+from lbtrain.runs.checkpoint import Progress
 from lbtrain.techniques import AdaptiveBatches, fgsm
 
-COUNTED = Census(parameters=1000, not_decayed=10, not_adapted=12, batch_norm_layers=1, activation_bytes_per_image=100)
+COUNTED = ModelStatistics(parameters=1000, not_decayed=10, without_trust_ratio=12, batch_norm_layers=1, activation_bytes_per_image=100)
 
 
 def recipe(**absa) -> Recipe:
@@ -25,7 +25,7 @@ def recipe(**absa) -> Recipe:
 
 
 def plan_of(changed: Recipe, **where) -> Plan:
-    return make_plan(changed, 1, model_census=COUNTED, **where)
+    return make_plan(changed, 1, statistics=COUNTED, **where)
 
 
 def control(measured: list[float], **absa) -> AdaptiveBatches:
@@ -100,7 +100,12 @@ def test_decisions_that_it_never_took_are_refused(changes):
 def test_the_ladder_of_a_plan():
     plan = plan_of(recipe(max_batch_size=700).vary(max_micro_batch_size=128, bn_batch_size=4))
     assert [phase.batch_size for phase in plan.ladder] == [128, 256, 512, 700]
-    assert [phase.cut for phase in plan.ladder] == [Cut(128, 1, 1), Cut(128, 2, 1), Cut(128, 4, 1), Cut(100, 7, 1)]
+    assert [phase.split for phase in plan.ladder] == [
+        BatchSplit(128, 1, 1),
+        BatchSplit(128, 2, 1),
+        BatchSplit(128, 4, 1),
+        BatchSplit(100, 7, 1),
+    ]
     assert [phase.lr_factor for phase in plan.ladder] == [1, 2, 4, 700 / 128]
     assert plan.rows()["batch grows"] == "as the loss flattens to 256 (128 x 2); to 512 (128 x 4); to 700 (100 x 7)"
     assert plan.rows()["steps in all"].startswith("at most ")

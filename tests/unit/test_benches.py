@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lbtrain.cluster.launch import detect_world, start_process_group
+from lbtrain.launch.world import detect_world, start_process_group
 
 FOLDER = Path(__file__).parents[2] / "bench"
 MODULES = sorted(path.stem for path in FOLDER.glob("*.py") if not path.stem.startswith("__"))
@@ -33,11 +33,11 @@ def test_each_can_be_imported_and_uses_nothing_private_of_the_library():
 
 @pytest.mark.parametrize("micro", [32, 128])
 def test_noise_scale_measures_every_second_step(micro, monkeypatch):
-    from bench.noise_scale import NoiseMeter, stepper
+    from bench.noise_scale import NoiseMonitor, stepper
 
     measured = []
-    after_step = NoiseMeter.after_step
-    monkeypatch.setattr(NoiseMeter, "after_step", lambda self, done: measured.append(list(after_step(self, done))) or [])
+    after_step = NoiseMonitor.after_step
+    monkeypatch.setattr(NoiseMonitor, "after_step", lambda self, done: measured.append(list(after_step(self, done))) or [])
     step = stepper(micro, model="cifar_resnet8")
     for _ in range(4):
         step()

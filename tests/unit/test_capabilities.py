@@ -5,8 +5,8 @@ import importlib.util
 import pytest
 
 from lbtrain import Recipe
-from lbtrain.capabilities import NOT_ON_CPU, check_engine, check_runs_here
 from lbtrain.errors import RecipeError
+from lbtrain.plan.capabilities import NOT_ON_CPU, check_engine, check_runs_here
 
 MISSING = importlib.util.find_spec("colossalai") is None
 

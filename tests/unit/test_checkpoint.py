@@ -10,8 +10,8 @@ import timm
 import torch
 
 import lbtrain.nn  # noqa: F401  registers its models with timm
-from lbtrain.checkpoint import Checkpoints, Progress
 from lbtrain.errors import RecipeError, SaveFailed
+from lbtrain.runs.checkpoint import Checkpoints, Progress
 
 
 def state(value: float = 0.0) -> dict:
@@ -33,7 +33,7 @@ def save(run_dir: Path, *steps: int, keep: int = 9) -> Checkpoints:
 
 def newest(checkpoints: Checkpoints) -> tuple[dict, Progress, list[str]]:
     found = checkpoints.newest()
-    return found.state, found.progress, list(found.passed_over)
+    return found.state, found.progress, list(found.skipped)
 
 
 def names(run_dir: Path) -> list[str]:
@@ -192,7 +192,7 @@ def test_one_that_was_changed_and_given_a_checksum_is_refused_with_the_reason(tm
 def test_what_a_technique_cannot_take_back_is_refused(tmp_path):
     checkpoints = save(tmp_path, 1)
     with pytest.raises(RecipeError, match=r"step_000000001\.pt is no checkpoint of this run.*a technique.*KeyError: 'absa'.*Remove it"):
-        checkpoints.newest().give_extras(lambda state: state["absa"])
+        checkpoints.newest().restore_extras(lambda state: state["absa"])
 
 
 def test_a_file_that_is_no_checkpoint_is_refused(tmp_path):

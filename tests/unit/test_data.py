@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision import datasets
 
-from lbtrain.data import ArraySource, Facts, batches, facts, open_source, registry
+from lbtrain.data import ArraySource, DatasetInfo, batches, dataset_info, open_source, registry
 from lbtrain.data.augment import crop_flip, draws
+from lbtrain.data.stream import Block, SampleStream
 from lbtrain.errors import DataError, RecipeError
 from lbtrain.recipe import DataConfig
-from lbtrain.sampling import Block, SampleStream
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 CPU = torch.device("cpu")
@@ -33,7 +33,7 @@ def whole(source) -> tuple[torch.Tensor, torch.Tensor]:
     return source.fetch(block(*range(len(source))))
 
 
-def in_bytes(images: torch.Tensor, known: Facts) -> np.ndarray:
+def in_bytes(images: torch.Tensor, known: DatasetInfo) -> np.ndarray:
     """Normalised images back in 0..255."""
     mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (known.mean, known.std))
     return (images * std + mean).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
@@ -42,7 +42,7 @@ def in_bytes(images: torch.Tensor, known: Facts) -> np.ndarray:
 def test_digits_are_1797_different_samples_split_once():
     from sklearn.datasets import load_digits
 
-    known = facts(DataConfig())
+    known = dataset_info(DataConfig())
     train, evaluation = (open_source(DataConfig(), train=train, seed=0) for train in (True, False))
     assert (len(train), len(evaluation)) == (known.train_examples, known.eval_examples) == (1440, 357)
     images = np.concatenate([in_bytes(whole(source)[0], known) for source in (train, evaluation)])
@@ -55,13 +55,13 @@ def test_digits_are_1797_different_samples_split_once():
 def test_a_data_set_can_be_its_first_images():
     config = DataConfig(name="digits", train_examples=100)
     part, whole = open_source(config, train=True, seed=0), open_source(DataConfig(name="digits"), train=True, seed=0)
-    assert len(part) == facts(config).train_examples == 100
+    assert len(part) == dataset_info(config).train_examples == 100
     assert torch.equal(part.fetch(block(99))[0], whole.fetch(block(99))[0])
     assert len(open_source(config, train=False, seed=0)) == 357
     with pytest.raises(RecipeError, match=r"train_examples=1441: digits has 1,440"):
-        facts(DataConfig(name="digits", train_examples=1441))
+        dataset_info(DataConfig(name="digits", train_examples=1441))
     with pytest.raises(RecipeError, match="all of one class"):
-        facts(DataConfig(name="imagenet", train_examples=1000))
+        dataset_info(DataConfig(name="imagenet", train_examples=1000))
 
 
 def test_digits_are_normalised_by_their_own_statistics():
@@ -81,7 +81,7 @@ def npz() -> DataConfig:
 def test_cifar10_from_strips(npz):
     evaluation = open_source(npz, train=False, seed=0)
     images, labels = whole(evaluation)
-    assert images.shape == (10_000, 3, 32, 32) == (facts(npz).eval_examples, 3, 32, 32)
+    assert images.shape == (10_000, 3, 32, 32) == (dataset_info(npz).eval_examples, 3, 32, 32)
     assert torch.bincount(labels).tolist() == [1000] * 10
     assert labels[:10].tolist() == [3, 8, 8, 0, 6, 6, 1, 6, 3, 1]
     per_channel = images.mean((0, 2, 3)), images.std((0, 2, 3))
@@ -96,7 +96,7 @@ def test_cifar10_from_the_folder_itself_and_from_the_environment(npz, monkeypatc
 @pytest.mark.slow
 def test_the_training_statistics_of_cifar10(npz):
     source = open_source(npz, train=True, seed=0)
-    known = facts(npz)
+    known = dataset_info(npz)
     assert source.images.shape == (50_000, 32, 32, 3)
     np.testing.assert_allclose(source.images.numpy().mean((0, 1, 2)), known.mean, atol=0.01)
     np.testing.assert_allclose(source.images.numpy().std((0, 1, 2)), known.std, atol=0.01)
@@ -107,7 +107,7 @@ def test_idx_files_from_shared_data(name):
     if not (SHARED / name).is_dir():
         pytest.skip("the folder shared/data is not beside the repository")
     config = DataConfig(name=name, root=str(SHARED))
-    known = facts(config)
+    known = dataset_info(config)
     train, evaluation = (open_source(config, train=train, seed=0) for train in (True, False))
     assert (len(train), len(evaluation)) == (known.train_examples, known.eval_examples) == (60_000, 10_000)
     assert train.images.shape == (60_000, 28, 28, 1) and evaluation.fetch(block(0, 1))[0].shape == (2, 1, 28, 28)
@@ -206,7 +206,7 @@ def test_cifar10_in_torchvisions_layout(tmp_path, monkeypatch, inside):
     config = DataConfig(name="cifar10", root=str(tmp_path))
     for train, rows in ((True, slice(0, 50)), (False, slice(50, 60))):
         read, labels = whole(open_source(config, train=train, seed=0))
-        assert np.array_equal(in_bytes(read, facts(config)), images[rows])
+        assert np.array_equal(in_bytes(read, dataset_info(config)), images[rows])
         assert labels.tolist() == [(number + label) % 10 for number in range(6) for label in range(10)][rows]
 
 
@@ -231,7 +231,7 @@ def test_cifar10_from_a_folder(tmp_path, monkeypatch):
     images = write_folder(tmp_path, "test", "png")
     read, labels = whole(open_source(DataConfig(name="cifar10", root=str(tmp_path)), train=False, seed=0))
     assert labels.tolist() == [0, 0, 0, 1, 1, 1]
-    assert np.array_equal(in_bytes(read, facts(DataConfig(name="cifar10"))), np.stack(images["cat"] + images["dog"]))
+    assert np.array_equal(in_bytes(read, dataset_info(DataConfig(name="cifar10"))), np.stack(images["cat"] + images["dog"]))
 
 
 def test_small_images_are_counted_against_the_data_set_that_is_named(tmp_path, monkeypatch):
@@ -311,7 +311,7 @@ def test_an_imagefolder_is_counted_and_read(tmp_path):
     write_folder(tmp_path, "train", "jpg")
     write_folder(tmp_path, "val", "jpg", count=2)
     config = DataConfig(name="imagefolder", root=str(tmp_path), image_size=24, augmentation="imagenet")
-    known = facts(config)
+    known = dataset_info(config)
     assert (known.train_examples, known.eval_examples, known.num_classes, known.image_size) == (6, 4, 2, 24)
     train, evaluation = (open_source(config, train=train, seed=3) for train in (True, False))
     images, labels = train.fetch(block(0, 5, 0))
@@ -367,7 +367,7 @@ def test_synthetic_data_is_as_large_as_imagenet_and_repeats_itself():
     config = DataConfig(name="synthetic", image_size=8)
     first, second = (open_source(config, train=True, seed=0) for _ in range(2))
     images, labels = first.fetch(block(1, 65, 1_281_166))
-    assert len(first) == facts(config).train_examples == 1_281_167
+    assert len(first) == dataset_info(config).train_examples == 1_281_167
     assert images.shape == (3, 3, 8, 8) and torch.equal(images[0], images[1])
     assert labels.tolist() == [1, 65, 1_281_166 % 1000]
     assert torch.equal(images, second.fetch(block(1, 65, 1_281_166))[0])

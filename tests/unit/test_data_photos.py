@@ -18,15 +18,15 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as tv
 
-from lbtrain.data import batches, facts, open_source, tar
+from lbtrain.data import batches, dataset_info, open_source, tar
 from lbtrain.data.augment import draws
 from lbtrain.data.decode import Box, Photo
 from lbtrain.data.layouts import _open
 from lbtrain.data.photos import uniform
+from lbtrain.data.stream import Block
 from lbtrain.data.views import VIEWS, color_jitter, lighting, random_box
 from lbtrain.errors import RecipeError
 from lbtrain.recipe import DataConfig
-from lbtrain.sampling import Block
 from tests.photos import encoded, natural, write_folder
 
 CPU = torch.device("cpu")
@@ -106,7 +106,7 @@ LAYOUTS = {
 def test_the_same_photos_give_the_same_batches_in_every_layout(tmp_path, folder, layout, named):
     LAYOUTS[layout](folder, tmp_path)
     form = layout.split()[0] if named else "auto"
-    assert facts(config(tmp_path, format=form)) == facts(config(folder))
+    assert dataset_info(config(tmp_path, format=form)) == dataset_info(config(folder))
     for train in (True, False):
         ours = open_source(config(tmp_path, format=form), train=train, seed=3)
         theirs = open_source(config(folder, format="folder"), train=train, seed=3)
@@ -141,7 +141,7 @@ def test_a_class_without_training_images_is_the_users_error(tmp_path):
         (tmp_path / name / "a.png").write_bytes(encoded(natural(0, 20, 20), "PNG"))
     (tmp_path / "train" / "dog").mkdir()
     with pytest.raises(RecipeError, match="classes dog are in val but have no images in train"):
-        facts(config(tmp_path))
+        dataset_info(config(tmp_path))
 
 
 def test_another_number_of_images_than_imagenet_has_is_said(folder):
@@ -161,7 +161,7 @@ def test_another_number_of_images_than_imagenet_has_is_said(folder):
 )
 def test_a_format_that_cannot_be_names_the_layouts(folder, form, said):
     with pytest.raises(RecipeError, match=f"(?s){said}"):
-        facts(config(folder, format=form))
+        dataset_info(config(folder, format=form))
 
 
 def test_huggingface_data_sets_through_timm(tmp_path):
@@ -169,10 +169,10 @@ def test_huggingface_data_sets_through_timm(tmp_path):
         import datasets  # noqa: F401
     except ImportError:
         with pytest.raises(RecipeError, match="needs the package datasets: pip install datasets"):
-            facts(config(tmp_path, format="timm:hfds/some/name"))
+            dataset_info(config(tmp_path, format="timm:hfds/some/name"))
     else:
         with pytest.raises(RecipeError, match=r"data\.format=timm:hfds/some/name"):
-            facts(config(tmp_path, format="timm:hfds/some/name"))
+            dataset_info(config(tmp_path, format="timm:hfds/some/name"))
 
 
 @pytest.mark.parametrize(("name", "augmentation"), [("digits", "imagenet"), ("synthetic", "none"), ("imagefolder", "crop_flip")])
@@ -255,13 +255,13 @@ def test_a_long_scan_says_how_far_it_is(tmp_path, folder, monkeypatch, capsys):
 def test_a_parquet_file_without_images_or_labels_is_the_users_error(tmp_path, columns, said):
     pq.write_table(pa.table(columns), tmp_path / "train-0.parquet")
     with pytest.raises(RecipeError, match=said):
-        facts(config(tmp_path))
+        dataset_info(config(tmp_path))
 
 
 def test_a_damaged_parquet_file_is_the_users_error(tmp_path):
     (tmp_path / "train-0.parquet").write_bytes(b"PAR1 and no more")
     with pytest.raises(RecipeError, match="not a whole parquet file"):
-        facts(config(tmp_path))
+        dataset_info(config(tmp_path))
 
 
 def test_row_groups_are_read_when_asked_for_and_only_some_are_kept(tmp_path, folder):
@@ -327,10 +327,10 @@ def test_a_large_photo_decoded_at_part_of_its_size_shows_the_same(scale):
     decoded = []
     photo._decoded = lambda scale, of=photo._decoded: decoded.append(scale) or of(scale)
     expected = tv.resized_crop(Image.open(io.BytesIO(data)), *box, [64, 64], InterpolationMode.BILINEAR)
-    assert mean_difference(photo.cut(box, 64, 64), expected) < 2.5
+    assert mean_difference(photo.crop(box, 64, 64), expected) < 2.5
     assert decoded == [scale]
     shifted = tv.resized_crop(Image.open(io.BytesIO(data)), *box._replace(left=56 + scale), [64, 64], InterpolationMode.BILINEAR)
-    assert mean_difference(photo.cut(box, 64, 64), shifted) > 2 * mean_difference(photo.cut(box, 64, 64), expected)
+    assert mean_difference(photo.crop(box, 64, 64), shifted) > 2 * mean_difference(photo.crop(box, 64, 64), expected)
 
 
 @pytest.mark.parametrize(("height", "width"), [(375, 500), (500, 333), (256, 256), (100, 120)])

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from lbtrain.census import Census
 from lbtrain.engines.deepspeed_config import OWNED_BY_THE_RECIPE, complete_config
 from lbtrain.errors import RecipeError
-from lbtrain.plan import Plan, make_plan
+from lbtrain.plan.plan import Plan, make_plan
+from lbtrain.plan.statistics import ModelStatistics
 from lbtrain.recipe import Recipe
 
-COUNTED = Census(parameters=1000, not_decayed=10, not_adapted=12, batch_norm_layers=1, activation_bytes_per_image=100)
+COUNTED = ModelStatistics(parameters=1000, not_decayed=10, without_trust_ratio=12, batch_norm_layers=1, activation_bytes_per_image=100)
 
 REMOVED = "looked up to be refused: DeepSpeed has removed it"
 OFF = "a part of DeepSpeed that is off unless its section is there"
@@ -60,7 +60,7 @@ LATER = {"leaf_module": "names modules of ZeRO-3 that are fetched whole; none by
 
 def plan(**changes) -> Plan:
     recipe = Recipe().vary(batch_size=64, bn_batch_size=8).vary(**changes)
-    return make_plan(recipe, 1, engine="deepspeed", model_census=COUNTED)
+    return make_plan(recipe, 1, engine="deepspeed", statistics=COUNTED)
 
 
 class Watched(dict):
@@ -155,14 +155,14 @@ def test_precision_is_autocast_and_weights_stay_whole(precision, enabled, dtype)
     assert (content["fp16"], content["bf16"]) == ({"enabled": False}, {"enabled": False})
 
 
-def mechanics(tmp_path: Path, content: object) -> str:
+def config(tmp_path: Path, content: object) -> str:
     path = tmp_path / "mechanics.json"
     path.write_text(content if isinstance(content, str) else json.dumps(content))
     return str(path)
 
 
 def test_a_file_of_mechanics_changes_what_it_names(tmp_path):
-    path = mechanics(tmp_path, {"wall_clock_breakdown": True, "zero_optimization": {"reduce_bucket_size": 7}})
+    path = config(tmp_path, {"wall_clock_breakdown": True, "zero_optimization": {"reduce_bucket_size": 7}})
     changed, base = complete_config(plan(), path), complete_config(plan())
     assert changed["wall_clock_breakdown"] is True and changed["zero_optimization"]["reduce_bucket_size"] == 7
     changed["wall_clock_breakdown"], changed["zero_optimization"]["reduce_bucket_size"] = False, 500_000_000
@@ -172,17 +172,17 @@ def test_a_file_of_mechanics_changes_what_it_names(tmp_path):
 @pytest.mark.parametrize("key", OWNED_BY_THE_RECIPE)
 def test_a_file_of_mechanics_holds_no_hyperparameter(tmp_path, key):
     section, _, inner = key.partition(".")
-    path = mechanics(tmp_path, {section: {inner: 1}} if inner else {section: 1})
+    path = config(tmp_path, {section: {inner: 1}} if inner else {section: 1})
     with pytest.raises(RecipeError, match=f"{key} comes from the recipe"):
         complete_config(plan(), path)
 
 
 @pytest.mark.parametrize("content", ["", "[]", "3", "{", '{"zero_optimization": 3}', '{"zero_optimization": null}'])
 def test_a_file_that_cannot_be(tmp_path, content):
-    with pytest.raises(RecipeError, match=r"deepspeed\.mechanics="):
-        complete_config(plan(), mechanics(tmp_path, content))
+    with pytest.raises(RecipeError, match=r"deepspeed\.config="):
+        complete_config(plan(), config(tmp_path, content))
 
 
 def test_a_file_that_is_not_there():
-    with pytest.raises(RecipeError, match=r"deepspeed\.mechanics=/no/such\.json"):
+    with pytest.raises(RecipeError, match=r"deepspeed\.config=/no/such\.json"):
         complete_config(plan(), "/no/such.json")

@@ -4,9 +4,9 @@ import pytest
 from omegaconf import OmegaConf
 
 from lbtrain import Expectation, Recipe
-from lbtrain.expectation import in_words
 from lbtrain.main import run
 from lbtrain.recipe import keys
+from lbtrain.recipe.expectation import format_outcome
 
 EXPECTED = Expectation("top1_error", 23.74, 0.3, "Goyal et al. 2017, Table 1")
 
@@ -15,7 +15,7 @@ EXPECTED = Expectation("top1_error", 23.74, 0.3, "Goyal et al. 2017, Table 1")
 def test_the_verdict_looks_at_both_sides(measured, verdict):
     judged = EXPECTED.judge([{"top1_error": 90.0}, {"top1_error": measured}])
     assert (judged["verdict"], judged["expected"], judged["measured"]) == (verdict, 23.74, measured)
-    assert in_words(judged).endswith(f"measured {measured:.2f}: {verdict}")
+    assert format_outcome(judged).endswith(f"measured {measured:.2f}: {verdict}")
 
 
 FIVE = Expectation("top1_error", 23.74, 0.3, "Goyal et al. 2017, Table 1", evaluations=5)
@@ -43,7 +43,7 @@ def test_the_median_of_the_last_evaluations():
 )
 def test_a_median_over_other_epochs_is_another_quantity(epochs, said):
     judged = FIVE.judge(evaluated(*epochs))
-    assert judged["verdict"] == "not comparable" and said in in_words(judged)
+    assert judged["verdict"] == "not comparable" and said in format_outcome(judged)
     assert EXPECTED.judge(evaluated(*epochs))["verdict"] == "met", "the last one is the last one"
 
 
@@ -61,7 +61,7 @@ def test_a_change_of_the_experiment_is_named_and_what_is_none_is_not():
     other = recipe.with_overrides(["batch_size=512", "schedule.warmup=1ep"]).with_overrides(["seed=1"])
     assert other.expect and other.expect.changed == ("batch_size is 512, not 256", "schedule.warmup is 1ep, not 5ep")
     judged = other.expect.judge([{"top1_error": 23.74}])
-    assert judged["verdict"] == "not comparable" and in_words(judged).endswith("not 256; schedule.warmup is 1ep, not 5ep")
+    assert judged["verdict"] == "not comparable" and format_outcome(judged).endswith("not 256; schedule.warmup is 1ep, not 5ep")
     assert recipe.with_overrides(["data.name=cifar10"]).expect.judge([{"top1_error": 23.74}])["verdict"] == "not comparable"
 
 

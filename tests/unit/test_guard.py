@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from lbtrain.guard import Duty
-from lbtrain.guard.hub import Hub
-from lbtrain.guard.line import Line, listening, selectable
+from lbtrain.faults.guard import Duty
+from lbtrain.faults.guard.hub import Hub
+from lbtrain.faults.guard.line import Line, listening, selectable
 
 SECONDS = 20
 """For anything that is awaited: much more than it takes."""

@@ -2,14 +2,14 @@
 
 import pytest
 
-from lbtrain.cluster.launch import World, ancestor_commands, check_asked_for, detect_world
 from lbtrain.errors import LaunchError
+from lbtrain.launch.world import World, ancestor_commands, check_asked_for, detect_world
 
 LAUNCHED = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}
 EXPORTED_BY_COLOSSALAI = LAUNCHED | {"CUDA_DEVICE_MAX_CONNECTIONS": "1"}
 TORCHRUN_OF_COLOSSALAI = [
     "/venv/bin/python", "/venv/bin/torchrun", "--nproc_per_node=1", "--nnodes=2", "--node_rank=1", "--master_addr=node01",
-    "--master_port=29500", "recipes/digits.py", "batch_size=64",
+    "--master_port=29500", "recipes/digits/digits.py", "batch_size=64",
 ]  # fmt: skip
 
 
@@ -76,7 +76,7 @@ def hostfile(tmp_path, slots: int = 2) -> str:
 
 
 def deepspeed(*options: str) -> list[list[str]]:
-    return [["/usr/bin/python3", "/venv/bin/deepspeed", *options, "recipes/digits.py", "batch_size=64"]]
+    return [["/usr/bin/python3", "/venv/bin/deepspeed", *options, "recipes/digits/digits.py", "batch_size=64"]]
 
 
 @pytest.mark.parametrize("form", [["--hostfile", "/not/there"], ["-H", "/not/there"], ["--hostfile=/not/there"]])
@@ -126,7 +126,7 @@ def test_without_a_hostfile_there_is_nothing_to_compare():
 
 
 def colossalai(*options: str) -> list[list[str]]:
-    return [["/venv/bin/python", "/venv/bin/colossalai", "run", *options, "recipes/digits.py", "batch_size=64"]]
+    return [["/venv/bin/python", "/venv/bin/colossalai", "run", *options, "recipes/digits/digits.py", "batch_size=64"]]
 
 
 def test_colossalai_with_a_hostfile_of_no_hosts(tmp_path):
@@ -154,7 +154,7 @@ def test_colossalai_without_its_hostfile():
 
 @pytest.mark.parametrize("count", [["--num_processes", "2"], ["--num_processes=2"], ["--num-processes", "2"]])
 def test_accelerate_that_started_one_process(count):
-    command = ["python", "/venv/bin/accelerate", "launch", "--cpu", *count, "recipes/digits.py"]
+    command = ["python", "/venv/bin/accelerate", "launch", "--cpu", *count, "recipes/digits/digits.py"]
     with pytest.raises(
         LaunchError, match=r"--num_processes 2 started 1 process\(es\).*accelerate launch --multi_gpu --num_processes 2.*torchrun"
     ):
@@ -163,7 +163,7 @@ def test_accelerate_that_started_one_process(count):
 
 
 def test_options_behind_the_script_are_the_scripts():
-    check_asked_for(world(1), 0, [["python", "/venv/bin/accelerate", "launch", "recipes/digits.py", "--num_processes", "2"]])
+    check_asked_for(world(1), 0, [["python", "/venv/bin/accelerate", "launch", "recipes/digits/digits.py", "--num_processes", "2"]])
     check_asked_for(world(1), 0, deepspeed() and [["python", "/venv/bin/deepspeed", "x.py", "--hostfile", "/not/there"]])
 
 

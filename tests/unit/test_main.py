@@ -16,15 +16,15 @@ import torch.distributed as dist
 
 import lbtrain.train
 from lbtrain import Recipe, main
-from lbtrain.checkpoint import Checkpoints
 from lbtrain.data import open_source
+from lbtrain.data.stream import Block
 from lbtrain.engines.deepspeed_config import complete_config
-from lbtrain.plan import make_plan
+from lbtrain.plan.plan import make_plan
 from lbtrain.recipe import MAY_CHANGE_ON_RESUME, keys
-from lbtrain.sampling import Block
+from lbtrain.runs.checkpoint import Checkpoints
 
 ROOT = Path(__file__).parents[2]
-DIGITS = ROOT / "recipes" / "digits.py"
+DIGITS = ROOT / "recipes/digits/digits.py"
 TINY = Recipe().vary(
     batch_size=32,
     bn_batch_size=8,
@@ -76,7 +76,7 @@ def finished(tmp_path_factory) -> Path:
         (["model.name=resnet51"], 2, "model.name=resnet51"),
         (["data.name=cifar10", "data.root=/no/such/folder"], 2, "data.root=/no/such/folder: no such folder"),
         (["run_dir=/dev/null/x"], 2, "run_dir=/dev/null/x cannot be made"),
-        (["engine=deepspeed", "deepspeed.mechanics=/no/such.json"], 2, "deepspeed.mechanics=/no/such.json"),
+        (["engine=deepspeed", "deepspeed.config=/no/such.json"], 2, "deepspeed.config=/no/such.json"),
         (["world_size=2"], 3, "world_size=2 was asked for, but 1 process runs"),
         (["schedule.base_lr=1e38", "schedule.rule=none", "schedule.warmup=0it", "duration=20it"], 5, "the loss is nan at step"),
     ],

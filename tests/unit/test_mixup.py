@@ -8,7 +8,7 @@ from timm.data.mixup import Mixup
 
 from lbtrain.data.loss_weights import noisy_weights
 from lbtrain.data.mixup import mixup, mixup_shares
-from lbtrain.sampling import SampleStream, whole_groups
+from lbtrain.data.stream import SampleStream, whole_groups
 
 
 @pytest.fixture

@@ -9,12 +9,12 @@ from torch import nn
 
 import lbtrain.nn  # noqa: F401  registers the models
 from bench.input import PHOTOS
-from lbtrain.data import facts
+from lbtrain.data import dataset_info
 from lbtrain.data.decode import Photo
 from lbtrain.data.views import VIEWS
 from lbtrain.main import build_bare_model
 from lbtrain.nn import GhostBatchNorm2d
-from lbtrain.plan import make_plan
+from lbtrain.plan.plan import make_plan
 from lbtrain.recipe import Recipe
 from lbtrain.tasks import build_model
 
@@ -55,7 +55,7 @@ def test_alexnets_last_pool_is_caffes_at_227_pixels():
 @pytest.mark.skipif(not PHOTOS.is_file(), reason=f"no photos at {PHOTOS}")
 def test_alexnets_first_gradients_are_those_of_the_lars_paper():
     """You et al. 2017, table 2, 1st iteration: |g| of the first convolution 0.22, at a batch it does not state. Other inputs give 0.01."""
-    known = facts(Recipe().vary(data=dict(name="imagenet", augmentation="alexnet")).data)
+    known = dataset_info(Recipe().vary(data=dict(name="imagenet", augmentation="alexnet")).data)
     with tarfile.open(PHOTOS) as tar:
         photos = [tar.extractfile(member).read() for member in tar if member.name.endswith(".jpg")][:16]
     pixels = torch.stack([VIEWS["alexnet"].look(Photo(data), [0.2, 0.5, 0.5], 227).float() for data in photos])
@@ -68,7 +68,7 @@ def test_alexnets_first_gradients_are_those_of_the_lars_paper():
 
 
 def test_alexnets_images_have_the_scale_of_caffes_in_training_and_scoring():
-    stds = {name: facts(Recipe().vary(data=dict(name="imagenet", augmentation=name)).data).std for name in ("alexnet", "imagenet")}
+    stds = {name: dataset_info(Recipe().vary(data=dict(name="imagenet", augmentation=name)).data).std for name in ("alexnet", "imagenet")}
     assert stds["alexnet"] == (1.0, 1.0, 1.0) and min(stds["imagenet"]) > 57
 
 
@@ -146,10 +146,10 @@ def test_a_recipe_can_set_the_heads_initial_weights(name):
     """Goyal et al. 2017, section 5.1: a normal distribution for the last layer, there of standard deviation 0.01."""
     size = dict(image_size=67) if name.startswith("alexnet") else {}
     recipe = Recipe().vary(model=dict(name=name, head_std=0.03), data=dict(name="synthetic", **size))
-    head = build_model(recipe, facts(recipe.data)).get_classifier()
-    assert head.out_features == facts(recipe.data).num_classes
+    head = build_model(recipe, dataset_info(recipe.data)).get_classifier()
+    assert head.out_features == dataset_info(recipe.data).num_classes
     assert head.weight.std().item() == pytest.approx(0.03, rel=0.05)
-    own = build_model(recipe.vary(model=dict(head_std=0.0)), facts(recipe.data)).get_classifier()
+    own = build_model(recipe.vary(model=dict(head_std=0.0)), dataset_info(recipe.data)).get_classifier()
     assert own.weight.std().item() != pytest.approx(0.03, rel=0.1)
 
 

@@ -12,24 +12,25 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lbtrain.census import Census, census, memory_estimate
-from lbtrain.cut import Cut, Phase, cut_batch, phase_starts, steps_before
-from lbtrain.data import facts
+from lbtrain.data import dataset_info
 from lbtrain.errors import RecipeError
-from lbtrain.plan import make_plan, print_plans
+from lbtrain.plan.batching import BatchSplit, Phase, phase_starts, split_batch, steps_before
+from lbtrain.plan.plan import make_plan, print_plans
+from lbtrain.plan.statistics import ModelStatistics, memory_estimate, model_statistics
 from lbtrain.recipe import Recipe
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 WORLDS = (8, 16, 32, 64, 128, 256)
 IMAGENET = 1_281_167
-COUNTED = Census(parameters=1000, not_decayed=10, not_adapted=12, batch_norm_layers=1, activation_bytes_per_image=100)
-WITHOUT_NORM = Census(parameters=1000, not_decayed=10, not_adapted=12, batch_norm_layers=0, activation_bytes_per_image=100)
+COUNTED = ModelStatistics(parameters=1000, not_decayed=10, without_trust_ratio=12, batch_norm_layers=1, activation_bytes_per_image=100)
+WITHOUT_NORM = ModelStatistics(parameters=1000, not_decayed=10, without_trust_ratio=12, batch_norm_layers=0, activation_bytes_per_image=100)
 
 
 def load(name: str, monkeypatch: pytest.MonkeyPatch) -> Recipe:
-    monkeypatch.syspath_prepend(str(RECIPES))
+    (path,) = RECIPES.rglob(f"{name}.py")
+    monkeypatch.syspath_prepend(str(path.parent))
     before = set(sys.modules)
-    recipe = runpy.run_path(str(RECIPES / f"{name}.py"))["recipe"]
+    recipe = runpy.run_path(str(path))["recipe"]
     for module in set(sys.modules) - before:
         if str(RECIPES) in str(getattr(sys.modules[module], "__file__", "")):
             del sys.modules[module]
@@ -40,8 +41,8 @@ def small(**changes) -> Recipe:
     return Recipe().vary(batch_size=64, bn_batch_size=8, duration="20ep").vary(**changes)
 
 
-def plan_of(recipe: Recipe, world_size: int = 1, engine: str = "ddp", counted: Census = COUNTED):
-    return make_plan(recipe, world_size, engine=engine, model_census=counted)
+def plan_of(recipe: Recipe, world_size: int = 1, engine: str = "ddp", counted: ModelStatistics = COUNTED):
+    return make_plan(recipe, world_size, engine=engine, statistics=counted)
 
 
 SIZES = dict(
@@ -53,13 +54,13 @@ SIZES = dict(
 @given(**SIZES)
 def test_a_cut_multiplies_up_and_no_ghost_batch_is_torn(batch, world, ghost, micro, most):
     try:
-        cut = cut_batch(batch, world, ghost, micro=micro, max_micro=most)
+        split = split_batch(batch, world, ghost, micro=micro, max_micro=most)
     except RecipeError:
         return
-    size = cut.micro_batch_size
-    assert size * cut.accumulation * world == batch
-    assert cut.ranks_per_ghost * size == ghost or (cut.ranks_per_ghost == 1 and size % ghost == 0)
-    assert world % cut.ranks_per_ghost == 0
+    size = split.micro_batch_size
+    assert size * split.accumulation * world == batch
+    assert split.ranks_per_ghost * size == ghost or (split.ranks_per_ghost == 1 and size % ghost == 0)
+    assert world % split.ranks_per_ghost == 0
     assert not micro or size == micro
     assert micro or not most or size <= most
 
@@ -73,7 +74,7 @@ def test_a_cut_is_refused_only_where_none_exists(batch, world, ghost, micro, mos
 
     sizes = [size for size in range(1, batch + 1) if possible(size)]
     try:
-        assert cut_batch(batch, world, ghost, micro=micro, max_micro=most).micro_batch_size == max(sizes)
+        assert split_batch(batch, world, ghost, micro=micro, max_micro=most).micro_batch_size == max(sizes)
     except RecipeError:
         assert not sizes
 
@@ -82,16 +83,16 @@ def test_a_cut_is_refused_only_where_none_exists(batch, world, ghost, micro, mos
 @given(**SIZES)
 def test_the_sizes_that_a_refusal_names_work(batch, world, ghost, micro, most):
     try:
-        cut_batch(batch, world, ghost, micro=micro, max_micro=most)
+        split_batch(batch, world, ghost, micro=micro, max_micro=most)
     except RecipeError as error:
         text = str(error)
         batches = re.search(r": batch_size=(\d+)(?: or (\d+))? would do on", text)
         worlds = re.search(r"[:;] (\d+)(?: or (\d+))? ranks would do for this batch", text)
         assert batches or worlds or "change bn_batch_size or" in text
         for size in batches.groups() if batches else ():
-            assert not size or cut_batch(int(size), world, ghost, micro=micro, max_micro=most)
+            assert not size or split_batch(int(size), world, ghost, micro=micro, max_micro=most)
         for size in worlds.groups() if worlds else ():
-            assert not size or cut_batch(batch, int(size), ghost, micro=micro, max_micro=most)
+            assert not size or split_batch(batch, int(size), ghost, micro=micro, max_micro=most)
 
 
 @pytest.mark.parametrize(
@@ -106,20 +107,20 @@ def test_the_sizes_that_a_refusal_names_work(batch, world, ghost, micro, most):
 )
 def test_refusals_by_hand(arguments, said):
     with pytest.raises(RecipeError, match=re.escape(said)):
-        cut_batch(**arguments)
+        split_batch(**arguments)
 
 
 @pytest.mark.parametrize(
-    ("world", "cut"),
+    ("world", "split"),
     [(1, (32, 1, 1)), (2, (16, 1, 1)), (4, (8, 1, 1)), (8, (4, 1, 2)), (16, (2, 1, 4)), (32, (1, 1, 8))],
 )
-def test_the_cut_of_32_images_in_ghosts_of_8(world, cut):
-    found = cut_batch(32, world, 8)
-    assert (found.micro_batch_size, found.accumulation, found.ranks_per_ghost) == cut
+def test_the_split_of_32_images_in_ghosts_of_8(world, split):
+    found = split_batch(32, world, 8)
+    assert (found.micro_batch_size, found.accumulation, found.ranks_per_ghost) == split
 
 
 def test_most_images_a_rank_are_kept_by_accumulating():
-    found = cut_batch(8192, 8, 32, max_micro=128)
+    found = split_batch(8192, 8, 32, max_micro=128)
     assert (found.micro_batch_size, found.accumulation, found.ranks_per_ghost) == (128, 8, 1)
 
 
@@ -128,15 +129,15 @@ def test_parameters_of_resnet50_by_hand(monkeypatch):
     stem, blocks = 64, {64: 3, 128: 4, 256: 6, 512: 3}
     norm_channels = stem + sum(count * (width + width + 4 * width) + 4 * width for width, count in blocks.items())
     assert norm_channels == 26_560
-    counted = census(recipe, facts(recipe.data))
+    counted = model_statistics(recipe, dataset_info(recipe.data))
     assert counted.not_decayed == 2 * norm_channels == 53_120
-    assert counted.not_adapted == 53_120 + 1000
+    assert counted.without_trust_ratio == 53_120 + 1000
     assert counted.batch_norm_layers == 1 + sum(3 * count + 1 for count in blocks.values()) == 53
     assert counted.parameters == 25_557_032
 
 
 @pytest.mark.parametrize(
-    ("name", "batch", "peak", "steps", "cuts"),
+    ("name", "batch", "peak", "steps", "splits"),
     [
         ("resnet50", 256, 0.1, 450_411, {8: (32, 1, 1), 16: (16, 1, 2), 32: (8, 1, 4), 64: (4, 1, 8), 128: (2, 1, 16), 256: (1, 1, 32)}),
         (
@@ -148,11 +149,11 @@ def test_parameters_of_resnet50_by_hand(monkeypatch):
         ),
     ],
 )
-def test_goyals_plans_from_8_to_256_ranks(monkeypatch, name, batch, peak, steps, cuts):
+def test_goyals_plans_from_8_to_256_ranks(monkeypatch, name, batch, peak, steps, splits):
     recipe = load(name, monkeypatch)
     for world in WORLDS:
         plan = plan_of(recipe, world)
-        assert (plan.cut.micro_batch_size, plan.cut.accumulation, plan.cut.ranks_per_ghost) == cuts[world]
+        assert (plan.split.micro_batch_size, plan.split.accumulation, plan.split.ranks_per_ghost) == splits[world]
         assert (plan.batch_size, plan.bn_batch_size, plan.ghost_batches_per_step) == (batch, 32, batch // 32)
         assert plan.total_steps == steps == math.ceil(90 * IMAGENET / batch)
         assert plan.steps_per_epoch == IMAGENET / batch
@@ -225,13 +226,13 @@ def test_a_model_or_filter_that_is_not_there_is_refused(changes, said):
 
 def test_ghost_size_does_not_bind_a_model_without_batch_norm():
     plan = plan_of(small(batch_size=63), world_size=3, counted=WITHOUT_NORM)
-    assert plan.bn_batch_size == 1 and plan.cut.micro_batch_size == 21
+    assert plan.bn_batch_size == 1 and plan.split.micro_batch_size == 21
     assert plan.rows()["batch-norm batch"] == "no batch norm"
 
 
 def test_memory_shrinks_by_what_each_stage_shards():
     recipe = small(optimizer=dict(name="lamb"))
-    counted, world = Census(1_000_000, 0, 0, 1, 7_000), 8
+    counted, world = ModelStatistics(1_000_000, 0, 0, 1, 7_000), 8
     stages = [memory_estimate(recipe.vary(deepspeed=dict(zero_stage=stage)), counted, 16, world, "deepspeed") for stage in range(4)]
     weights = 4_000_000
     assert [stage["optimizer_states"] for stage in stages] == [2 * weights, *[2 * weights // world] * 3]
@@ -246,7 +247,7 @@ def test_memory_shrinks_by_what_each_stage_shards():
 
 def test_states_of_each_optimizer():
     def states(**optimizer) -> int:
-        return memory_estimate(small(optimizer=optimizer), Census(100, 0, 0, 1, 1), 1, 1, "ddp")["optimizer_states"]
+        return memory_estimate(small(optimizer=optimizer), ModelStatistics(100, 0, 0, 1, 1), 1, 1, "ddp")["optimizer_states"]
 
     assert [states(name="sgd", momentum=0.0), states(name="sgd"), states(name="lars"), states(name="lamb")] == [0, 400, 400, 800]
 
@@ -254,7 +255,9 @@ def test_states_of_each_optimizer():
 def test_activations_of_one_convolution_by_hand():
     """cifar_resnet8 on 8 x 8 digits keeps at least every convolution's input and grows with the square of the image."""
     small_images, large_images = (
-        census(small(model=dict(name="cifar_resnet8"), data=dict(image_size=size)), facts(small(data=dict(image_size=size)).data))
+        model_statistics(
+            small(model=dict(name="cifar_resnet8"), data=dict(image_size=size)), dataset_info(small(data=dict(image_size=size)).data)
+        )
         for size in (8, 16)
     )
     inputs = 4 * (64 * (1 + 16 + 16) + 64 * 16 + 16 * 32 + 16 * 32 + 4 * 64)
@@ -299,7 +302,7 @@ def test_a_phase_begins_on_the_first_step_at_or_after_its_point(batch, growth, t
         assert [found for start, found in starts if start <= seen][-1] == size
         seen += size
         steps += 1
-    phases = [Phase(start, size, Cut(1, size, 1)) for start, size in starts]
+    phases = [Phase(start, size, BatchSplit(1, size, 1)) for start, size in starts]
     assert math.ceil(steps_before(phases, total)) == steps
 
 
@@ -324,7 +327,7 @@ def test_smiths_schedules_by_hand(name, updates):
 @pytest.mark.parametrize("name", ["", "_growth", "_hybrid", "_growth_640", "_growth_3200"])
 def test_smiths_recipes_all_cool_alike(monkeypatch, name):
     """The noise lr / (batch * (1 - momentum)) falls by 5 at epochs 60, 120 and 160, by the rate or by the batch."""
-    recipe = load(f"cifar10_wide_resnet{name}", monkeypatch)
+    recipe = load(f"wide_resnet{name}", monkeypatch)
     plan = make_plan(recipe, 1)
     examples = 0
     while examples < plan.total_examples:
@@ -345,12 +348,12 @@ def test_a_growing_batch_is_cut_phase_by_phase_and_printed():
     schedule = dict(batch_growth=["10ep:2", "15ep:4"], decay="none", warmup="1ep")
     plan = plan_of(small(duration="20ep", max_micro_batch_size=64, schedule=schedule, data=dict(name="digits")), world_size=2)
     assert [(phase.start, phase.batch_size) for phase in plan.phases] == [(0, 64), (14_400, 128), (21_696, 512)]
-    assert [phase.cut for phase in plan.phases] == [Cut(32, 1, 1), Cut(64, 1, 1), Cut(64, 4, 1)]
+    assert [phase.split for phase in plan.phases] == [BatchSplit(32, 1, 1), BatchSplit(64, 1, 1), BatchSplit(64, 4, 1)]
     assert [plan.phase(examples).batch_size for examples in (0, 14_399, 14_400, 21_695, 21_696, 28_800)] == [64, 64, 128, 128, 512, 512]
     assert plan.rows()["batch grows"] == "to 128 (64 x 1) at epoch 10; to 512 (64 x 4) at epoch 15.07"
-    assert (plan.batch_size, plan.cut, plan.total_steps) == (64, Cut(32, 1, 1), 225 + 57 + 14)
+    assert (plan.batch_size, plan.split, plan.total_steps) == (64, BatchSplit(32, 1, 1), 225 + 57 + 14)
     assert json.loads(plan.to_json())["phases"][1] == dict(
-        start=14_400, batch_size=128, cut=dict(micro_batch_size=64, accumulation=1, ranks_per_ghost=1), lr_factor=1.0
+        start=14_400, batch_size=128, split=dict(micro_batch_size=64, accumulation=1, ranks_per_ghost=1), lr_factor=1.0
     )
 
 
@@ -371,7 +374,7 @@ def test_steps_of_a_warmup_across_a_growing_batch():
 def test_every_phase_must_divide(changes, world, said):
     recipe = small(data=dict(name="digits"), **changes)
     if said is None:
-        assert plan_of(recipe, world).phases[1].cut == Cut(32, 3, 1)
+        assert plan_of(recipe, world).phases[1].split == BatchSplit(32, 3, 1)
         return
     with pytest.raises(RecipeError, match=re.escape(said)):
         plan_of(recipe, world)

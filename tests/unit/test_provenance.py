@@ -3,7 +3,7 @@
 import subprocess
 from pathlib import Path
 
-from lbtrain.provenance import commit
+from lbtrain.runs.provenance import commit
 
 
 def git(tree: Path, *words: str) -> None:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lbtrain.records import EvalRow, Records, TrainRow, flat, write_whole
-from lbtrain.run_directory import RunDirectory
+from lbtrain.runs.directory import RunDirectory
+from lbtrain.runs.records import EvalRow, Records, TrainRow, flat, write_whole
 
 
 def train_row(step: int, **changes) -> TrainRow:

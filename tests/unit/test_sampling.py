@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lbtrain.sampling import PADDING, Block, SampleStream, evaluation_blocks, train_blocks
+from lbtrain.data.stream import PADDING, Block, SampleStream, evaluation_blocks, train_blocks
 
 SIZES = st.integers(1, 97)
 

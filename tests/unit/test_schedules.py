@@ -9,10 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lbtrain.errors import RecipeError
-from lbtrain.schedules import (
-    Duration,
+from lbtrain.plan.schedules import (
     LearningRate,
-    TableEntry,
     cosine_decay,
     lr_from_table,
     mean_form_lr,
@@ -22,6 +20,7 @@ from lbtrain.schedules import (
     step_decay,
     warmup,
 )
+from lbtrain.recipe.durations import Duration, TableEntry
 
 REFERENCE = Path(__file__).parents[3] / "shared" / "reference" / "goyal2017.csv"
 IMAGENET = 1_281_167
@@ -92,7 +91,7 @@ def test_scaling_rules(batch_size, linear, sqrt):
     assert scale_lr(0.1, 256, batch_size, "none") == 0.1
 
 
-def test_the_momentum_form_keeps_the_noise_scale():
+def test_the_momentum_buffer_keeps_the_noise_scale():
     """Smith et al. 2018: Wide ResNet 16-4 from batch 128, rate 0.1, momentum 0.9 to batch 3,200 and momentum 0.98 has rate 0.5."""
     assert scale_lr(0.1, 128, 3200, "linear", momentum=0.98, base_momentum=0.9) == pytest.approx(0.5, rel=1e-12)
     assert scale_lr(0.1, 128, 640, "linear", momentum=0.9, base_momentum=0.9) == pytest.approx(0.5, rel=1e-12)

@@ -6,8 +6,8 @@ import signal
 import pytest
 import torch.distributed as dist
 
-from lbtrain import stopping
-from lbtrain.stopping import SECONDS_OF_ONE_REQUEST, SIGNALS, StopRequest
+from lbtrain.faults import stopping
+from lbtrain.faults.stopping import SECONDS_OF_ONE_REQUEST, SIGNALS, StopRequest
 
 
 @pytest.fixture

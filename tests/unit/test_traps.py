@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
-DIGITS = Path(__file__).parents[2] / "recipes" / "digits.py"
+DIGITS = Path(__file__).parents[2] / "recipes/digits/digits.py"
 
 
 def test_deepspeed_clips_gradients_to_1_unless_told():

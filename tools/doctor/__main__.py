@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from lbtrain.cluster.hostfile import HostfileError, read_hostfile
+from lbtrain.launch.hostfile import HostfileError, read_hostfile
 from tools.doctor.judge import Answer, Finding, Pair, judge, rounds
 
 _PROBE = Path(__file__).with_name("probe.py")

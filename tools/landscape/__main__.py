@@ -92,23 +92,23 @@ def _run(options: argparse.Namespace, words: Sequence[str]) -> str:
         asked = (tuple(options.batches), tuple(options.rates), options.seeds, options.loss, options.epochs, options.least_steps)
         out = options.out or Path("runs/landscape-sweep") / options.recipe.stem
         return sweep(load_recipe(options.recipe), Question(*asked), out, command=shlex.join(["python", "-m", "tools.landscape", *words]))
-    from tools.landscape.runs import Here, LossOptions
+    from tools.landscape.runs import DistContext, LossOptions
 
-    here, loss = Here.join(), LossOptions(options.examples, options.micro_batch, options.batch_norm)
+    context, loss = DistContext.join(), LossOptions(options.examples, options.micro_batch, options.batch_norm)
     if options.command == "compare":
         from tools.landscape.compare import compare
 
         out = options.out or options.large / "landscape" / "compare"
-        return compare(Run(options.small), Run(options.large), out, here, loss)
+        return compare(Run(options.small), Run(options.large), out, context, loss)
     from tools.landscape.measures import Measures
 
-    measures = Measures(Run(options.run), here, loss)
+    measures = Measures(Run(options.run), context, loss)
     return measures.text(measures.sharpness() if options.command == "sharpness" else measures.spectrum())
 
 
 if __name__ == "__main__":
     code = main()
-    from lbtrain.cluster.launch import leave_process_group  # not before the options are read: it imports torch
+    from lbtrain.launch.world import leave_process_group  # not before the options are read: it imports torch
 
     leave_process_group()
     sys.exit(code)

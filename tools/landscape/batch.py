@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from lbtrain.errors import RecipeError
-from lbtrain.plan import make_plan
-from lbtrain.records import write_whole
+from lbtrain.plan.plan import make_plan
+from lbtrain.runs.records import write_whole
 from tools.landscape import chart, page
 from tools.landscape.noise import REMEDY, Advice, Window, advise, batch_schedule, windows
 from tools.landscape.runs import Run

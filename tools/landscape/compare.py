@@ -9,15 +9,15 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from lbtrain.analysis.objective import Objective, calm
+from lbtrain.analysis.objective import Objective, eval_mode
 from lbtrain.nn import GhostStatistics
-from lbtrain.provenance import commit, hardware
-from lbtrain.records import write_whole
+from lbtrain.runs.provenance import commit, hardware
+from lbtrain.runs.records import write_whole
 from lbtrain.tasks import create_task
 from tools.landscape import chart, page
-from tools.landscape.kept import Bars, kept
+from tools.landscape.cache import Bars, cached
 from tools.landscape.measures import BOXES, Measures, check_same_network
-from tools.landscape.runs import Here, LossOptions, Run
+from tools.landscape.runs import DistContext, LossOptions, Run
 
 ALPHAS = [round(-0.5 + 0.1 * number, 2) for number in range(21)]
 """Places on the line: 0 is the first run, 1 the second."""
@@ -64,15 +64,15 @@ def _at_high_rate(train: Sequence[dict[str, Any]]) -> set[int]:
     return {step for step, rate in rates.items() if step >= peak and rate >= rates[peak] / 2}
 
 
-def compare(small: Run, large: Run, out: Path, here: Here, options: LossOptions) -> str:
+def compare(small: Run, large: Run, out: Path, context: DistContext, options: LossOptions) -> str:
     """Measures what is missing and, on rank 0, writes compare.json, its pictures and compare.html into `out`. Collective."""
     check_same_network(small, large)
     runs = [small, large]
-    measures = [Measures(run, here, options) for run in runs]
+    measures = [Measures(run, context, options) for run in runs]
     sharpness = [each.sharpness() for each in measures]
     spectra = [each.spectrum() for each in measures]
-    line = along_the_line(small, large, out, here, options)
-    if here.rank:
+    line = along_the_line(small, large, out, context, options)
+    if context.rank:
         return ""
     out.mkdir(parents=True, exist_ok=True)
     names = [f"{run.path.name} (batch {run.plan['batch_size']:,})" for run in runs]
@@ -93,7 +93,7 @@ def compare(small: Run, large: Run, out: Path, here: Here, options: LossOptions)
     return "\n".join([*lines, "", *map(str, [*pictures, out / "compare.html"])])
 
 
-def along_the_line(small: Run, large: Run, out: Path, here: Here, options: LossOptions) -> list[dict[str, float]]:
+def along_the_line(small: Run, large: Run, out: Path, context: DistContext, options: LossOptions) -> list[dict[str, float]]:
     """At ALPHAS the training loss, batch norm as in `options`, and the evaluation metric; weights and statistics are interpolated.
 
     The metric is taken in evaluation mode, with `batch` on running statistics that are taken anew (`renew_statistics`). The micro-batches
@@ -103,29 +103,29 @@ def along_the_line(small: Run, large: Run, out: Path, here: Here, options: LossO
     settings = {"checkpoints": [run.checkpoint.checksum for run in (small, large)], **vars(options)}
     points: list[dict[str, float]] = []
     objective = task = None
-    with Bars(enabled=here.rank == 0).watching("the line between the two", len(ALPHAS)) as tick:
+    with Bars(enabled=context.rank == 0).watching("the line between the two", len(ALPHAS)) as tick:
         for number, alpha in enumerate(ALPHAS):
 
             def measure(alpha: float = alpha) -> dict[str, Any]:
                 nonlocal objective, task
-                objective = objective or small.objective(here, options)
-                task = task or create_task(small.recipe, here.device)
+                objective = objective or small.objective(context, options)
+                task = task or create_task(small.recipe, context.device)
                 model = objective.model
                 model.load_state_dict(interpolated(ends[0], ends[1], alpha))
                 loss = objective.value()
-                with calm(model, options.batch_norm):
+                with eval_mode(model, options.batch_norm):
                     if options.batch_norm == "batch":
-                        renew_statistics(objective, here)
-                    found = task.evaluate(model, micro_batch_size=options.micro_batch, rank=here.rank, world_size=here.world_size)
-                headline = task.headline
-                return {"alpha": alpha, "train_loss": loss, "metric": found.metrics[headline.name], "label": headline.label}
+                        renew_statistics(objective, context)
+                    found = task.evaluate(model, micro_batch_size=options.micro_batch, rank=context.rank, world_size=context.world_size)
+                primary_metric = task.primary_metric
+                return {"alpha": alpha, "train_loss": loss, "metric": found.metrics[primary_metric.name], "label": primary_metric.label}
 
-            points.append(kept(out / "line", f"{number:02}", settings, measure, here))
+            points.append(cached(out / "line", f"{number:02}", settings, measure, context))
             tick()
     return points
 
 
-def renew_statistics(objective: Objective, here: Here) -> None:
+def renew_statistics(objective: Objective, context: DistContext) -> None:
     """Running statistics become the average over the ghost batches of the objective, and batch norm uses them; inside `calm`. Collective.
 
     Those of evaluation batches would depend on the order of the examples, and interpolated ones belong to no network.
@@ -135,8 +135,8 @@ def renew_statistics(objective: Objective, here: Here) -> None:
         for batch in objective.batches:
             objective.loss(objective.model, batch)
         for layer in layers:
-            cast(torch.Tensor, layer.running_mean).copy_(here.mean(layer.step_mean))
-            cast(torch.Tensor, layer.running_var).copy_(here.mean(layer.step_var))
+            cast(torch.Tensor, layer.running_mean).copy_(context.mean(layer.step_mean))
+            cast(torch.Tensor, layer.running_var).copy_(context.mean(layer.step_var))
             layer.eval()
 
 
@@ -156,8 +156,8 @@ def _table(
 ) -> page.Table:
     rows = []
     summaries = [run.summary for run in runs]
-    if all("headline" in summary for summary in summaries):
-        label = summaries[0]["headline"]["label"]
+    if all("primary_metric" in summary for summary in summaries):
+        label = summaries[0]["primary_metric"]["label"]
         rows.append([label, *(f"{summary[summary['headline']['name']]:.2f}" for summary in summaries)])
     rows.append(["training loss", *(f"{loss:.4g}" for loss in _losses(sharpness))])
     rows += [[f"sharpness, {kind}", *(f"{each[kind]['value']:.4g}" for each in sharpness)] for kind in sharpness[0]]

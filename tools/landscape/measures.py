@@ -7,8 +7,8 @@ from typing import Any
 from lbtrain.analysis import ascent_sharpness, box_sharpness, spectral_density, top_eigenvalues, trace
 from lbtrain.errors import RecipeError
 from tools.landscape import chart
-from tools.landscape.kept import Bars, Watched, kept
-from tools.landscape.runs import Here, LossOptions, Run
+from tools.landscape.cache import Bars, Watched, cached
+from tools.landscape.runs import DistContext, LossOptions, Run
 
 ITERATIONS = 10
 BOXES = (1e-3, 5e-4)
@@ -22,9 +22,9 @@ PROBES, DENSITY_STEPS = 2, 40
 class Measures:
     """What can be measured of one run. Every method is collective, returns plain data, and measures only what is not there yet."""
 
-    def __init__(self, run: Run, here: Here, options: LossOptions):
-        self.run, self.here, self.options = run, here, options.fitting(run)
-        self.bars = Bars(enabled=here.rank == 0)
+    def __init__(self, run: Run, context: DistContext, options: LossOptions):
+        self.run, self.context, self.options = run, context, options.fitting(run)
+        self.bars = Bars(enabled=context.rank == 0)
         found = run.checkpoint
         self.settings = {**dataclasses.asdict(self.options), "step": found.progress.step, "checkpoint": found.checksum}
 
@@ -51,7 +51,7 @@ class Measures:
 
     def text(self, found: dict[str, Any]) -> str:
         """What was found, for the terminal of rank 0."""
-        if self.here.rank:
+        if self.context.rank:
             return ""
         lines = [f"{self.run.path}, step {self.settings['step']}; {self.options.examples} examples, batch norm: {self.options.batch_norm}"]
         if "eigenvalues" not in found:
@@ -90,11 +90,11 @@ class Measures:
                 return measure(Watched(self._objective(), tick))
 
         file = name.replace(" ", "_").replace(",", "")
-        return kept(self.run.folder, file, self.settings, now, self.here)
+        return cached(self.run.folder, file, self.settings, now, self.context)
 
     def _objective(self) -> Any:
         if not hasattr(self, "_made"):
-            self._made = self.run.objective(self.here, self.options)
+            self._made = self.run.objective(self.context, self.options)
         return self._made
 
 

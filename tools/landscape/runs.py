@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 from lbtrain.analysis import Objective
 from lbtrain.analysis.objective import BatchNormMode
-from lbtrain.checkpoint import Checkpoints, Found
-from lbtrain.cluster.launch import detect_world, start_process_group
-from lbtrain.data import facts
+from lbtrain.data import dataset_info
 from lbtrain.errors import RecipeError
+from lbtrain.launch.world import detect_world, start_process_group
 from lbtrain.nn import convert_to_ghost_batch_norm
 from lbtrain.recipe import Recipe
+from lbtrain.runs.checkpoint import Checkpoints, LoadedCheckpoint
 from lbtrain.tasks import build_model, create_task
 
 Answer = TypeVar("Answer")
@@ -31,7 +31,7 @@ MICRO_BATCH = 64
 
 
 @dataclass(frozen=True)
-class Here:
+class DistContext:
     """This process among those that measure together (torchrun starts several; alone it is one)."""
 
     rank: int
@@ -39,7 +39,7 @@ class Here:
     device: torch.device
 
     @classmethod
-    def join(cls) -> "Here":
+    def join(cls) -> "DistContext":
         world = detect_world()
         return cls(world.rank, world.world_size, start_process_group(world))
 
@@ -95,7 +95,7 @@ class Run:
         return self.path / "landscape"
 
     @cached_property
-    def checkpoint(self) -> Found:
+    def checkpoint(self) -> LoadedCheckpoint:
         """The newest good one, on the CPU. Raises RecipeError if there is none."""
         found = Checkpoints(self.path, keep=1).newest()
         if found is None:
@@ -109,11 +109,11 @@ class Run:
 
     def model(self, weights: dict[str, Tensor], device: torch.device) -> nn.Module:
         """The run's network with these weights, in its ghost batches."""
-        model = build_model(self.recipe, facts(self.recipe.data))
+        model = build_model(self.recipe, dataset_info(self.recipe.data))
         model.load_state_dict(weights)
         return convert_to_ghost_batch_norm(model, self.plan["bn_batch_size"]).to(device)
 
-    def objective(self, here: Here, options: "LossOptions") -> Objective:
+    def objective(self, context: DistContext, options: "LossOptions") -> Objective:
         """The training loss at the checkpoint, over the first examples of the run's own stream, shared out over the ranks.
 
         `options` fit the run (`LossOptions.fitting`). Raises RecipeError where the examples cannot be shared out, and for a detector.
@@ -123,17 +123,17 @@ class Run:
                 f"{self.path} is a run of model.library={self.recipe.model.library}, whose loss exists in training mode only and jumps "
                 "where another proposal is taken: sharpness, hessian and compare are for classifiers (timm)"
             )
-        task = create_task(self.recipe, here.device)
-        count = options.batches(here.world_size)
-        stream = task.batches(start=0, micro_batch_size=options.micro_batch, rank=here.rank, world_size=here.world_size)
+        task = create_task(self.recipe, context.device)
+        count = options.batches(context.world_size)
+        stream = task.batches(start=0, micro_batch_size=options.micro_batch, rank=context.rank, world_size=context.world_size)
         batches = list(islice(stream, count))
 
         def loss(model: Callable[..., Any], batch: Any) -> Tensor:
             losses: list[Tensor] = list(task.loss(model, batch).values())  # type: ignore[arg-type]
             return torch.stack(losses).sum()
 
-        model = self.model(self.weights, here.device)
-        return Objective(model, loss, batches, batch_norm=options.batch_norm, mean=here.mean)
+        model = self.model(self.weights, context.device)
+        return Objective(model, loss, batches, batch_norm=options.batch_norm, mean=context.mean)
 
 
 @dataclass(frozen=True)

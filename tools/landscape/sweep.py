@@ -13,16 +13,16 @@ from typing import Any
 
 import numpy as np
 
-from lbtrain.census import census
-from lbtrain.cluster.launch import detect_world
-from lbtrain.data import facts
+from lbtrain.data import dataset_info
 from lbtrain.errors import RecipeError
-from lbtrain.plan import make_plan
+from lbtrain.launch.world import detect_world
+from lbtrain.plan.plan import make_plan
+from lbtrain.plan.statistics import model_statistics
 from lbtrain.recipe import Recipe
-from lbtrain.records import write_whole
-from lbtrain.run_directory import RunDirectory
+from lbtrain.runs.directory import RunDirectory
+from lbtrain.runs.records import write_whole
 from tools.landscape import chart, page
-from tools.landscape.kept import Bars
+from tools.landscape.cache import Bars
 from tools.landscape.noise import advise, windows
 from tools.landscape.runs import Run
 from tools.study.report import origin_of, provenance_of
@@ -70,11 +70,11 @@ def sweep(recipe: Recipe, question: Question, out: Path, *, command: str) -> str
 
 def _check_plans(recipe: Recipe, question: Question, planned: Iterable[Recipe]) -> None:
     """Raises RecipeError, naming the batches that work, if the plan of a run is refused."""
-    world, counted = detect_world(), census(recipe, facts(recipe.data))
+    world, counted = detect_world(), model_statistics(recipe, dataset_info(recipe.data))
     refused: dict[int, str] = {}
     for own in planned:
         try:
-            make_plan(own, world.world_size, engine=own.engine_under(world.launcher), model_census=counted)
+            make_plan(own, world.world_size, engine=own.engine_under(world.launcher), statistics=counted)
         except RecipeError as error:
             refused[own.batch_size] = str(error)
     if refused:
@@ -86,7 +86,7 @@ def _check_plans(recipe: Recipe, question: Question, planned: Iterable[Recipe]) 
 
 def arm(recipe: Recipe, question: Question, size: int, rate: float, seed: int) -> Recipe:
     """One run: a constant rate, no warm-up, as many epochs or steps as the question gives it."""
-    steps = max(question.least_steps, round(question.epochs * facts(recipe.data).train_examples / size))
+    steps = max(question.least_steps, round(question.epochs * dataset_info(recipe.data).train_examples / size))
     peak = rate * recipe.schedule.base_lr * (size / recipe.schedule.base_batch_size) ** 0.5
     schedule = dict(base_lr=peak, rule="none", warmup="0ep", decay="none", batch_growth=[])
     ends: dict[str, Any] = dict(duration=f"{steps}it", evaluate_every=f"{steps}it", checkpoint=dict(every=f"{steps}it"))
@@ -130,7 +130,7 @@ def report(question: Question, out: Path, *, command: str) -> str:
         raise RecipeError(f"the loss {question.loss} was reached at {len(best)} batch sizes only: raise --loss or --epochs")
     fitted = fit([point["batch_size"] for point in best], [point["steps"] for point in best])
     middle = best[len(best) // 2]
-    predicted, in_words = _prediction(question, out, middle)
+    predicted, format_outcome = _prediction(question, out, middle)
     origins = _origins(question, out)
     data = {
         "question": vars(question),
@@ -146,7 +146,7 @@ def report(question: Question, out: Path, *, command: str) -> str:
     chart.draw_sweep(data, out / "sweep.png")
     lines = [
         f"measured: critical batch {fitted[1] / fitted[0]:,.0f}, fewest steps {fitted[0]:,.0f}, fewest examples {fitted[1]:,.0f}",
-        in_words,
+        format_outcome,
     ]
     table = page.Table(
         f"Best of {len(question.rates)} rates, steps to a training loss of {question.loss}, mean of {question.seeds} seeds",

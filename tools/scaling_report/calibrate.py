@@ -1,6 +1,6 @@
 """What the step times of measured points say about the network and about overlap, where no all-reduce was timed or beside it.
 
-A point with exchange took `exposed` seconds longer than without. Backward hides the rest (lbtrain.cluster.comm_model.exposed_s), so latency
+A point with exchange took `exposed` seconds longer than without. Backward hides the rest (tools.scaling_report.comm_model.exposed_s), so latency
 and bandwidth follow from several such points; and where a sweep has told these, the points tell how much is hidden in truth.
 """
 
@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import least_squares
 
-from lbtrain.cluster.comm_model import Buckets, Cost, exchange_s, exposed_s
-from lbtrain.cluster.step_model import Assumptions, Spread
-from lbtrain.cluster.topology import Link, Topology
+from tools.scaling_report.comm_model import Buckets, Cost, exchange_s, exposed_s
 from tools.scaling_report.links import Fitted, FittedLink, relative_errors
 from tools.scaling_report.report import ReportError, Row
+from tools.scaling_report.step_model import Assumptions, Spread
+from tools.scaling_report.topology import Link, Topology
 
 # A median over tens of steps is hardly known better than this, however well the points agree.
 LEAST_SCATTER = 0.01

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from lbtrain.cluster.jitter import Slowest, StepTimes
-from lbtrain.cluster.step_model import Assumptions
 from tools.scaling_report.calibrate import link_from_steps, unhidden_share, usable
 from tools.scaling_report.from_run import MeasuredRun, step_times
+from tools.scaling_report.jitter import Slowest, StepTimes
 from tools.scaling_report.links import Fitted, FittedLink, fit_link
 from tools.scaling_report.report import Report, ReportError, load
+from tools.scaling_report.step_model import Assumptions
 
 HELP = "latency, bandwidth and jitter from measured points, and how well these determine them"
 

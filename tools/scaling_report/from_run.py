@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lbtrain.cluster.comm_model import Buckets
-from lbtrain.cluster.jitter import StepTimes
-from lbtrain.cluster.step_model import Assumptions, Job, Prediction, Spread, StepModel
-from lbtrain.cluster.topology import GPUS, NETWORKS, NODE_LINKS, Link, Topology, preset
 from tools.scaling_report.calibrate import link_from_steps, unhidden_share, usable
+from tools.scaling_report.comm_model import Buckets
+from tools.scaling_report.jitter import StepTimes
 from tools.scaling_report.layers import BYTES
 from tools.scaling_report.links import FittedLink, fit_link
 from tools.scaling_report.report import Report, ReportError, Row, load
+from tools.scaling_report.step_model import Assumptions, Job, Prediction, Spread, StepModel
+from tools.scaling_report.topology import GPUS, NETWORKS, NODE_LINKS, Link, Topology, preset
 from tools.scaling_report.what_if import WhatIf
 
 

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Literal, get_args
 
-from lbtrain.cluster.hostfile import Hostfile
 from lbtrain.errors import LaunchError
+from lbtrain.launch.hostfile import Hostfile
 
 Launcher = Literal["deepspeed", "accelerate", "colossalai", "torchrun", "slurm"]
 LAUNCHERS: tuple[Launcher, ...] = get_args(Launcher)

@@ -8,9 +8,9 @@ import timm
 import torch
 from torch import nn
 
-from lbtrain.cluster.comm_model import Buckets, fill_buckets
 from lbtrain.errors import RecipeError
 from tools.scaling_report.clock import Clock
+from tools.scaling_report.comm_model import Buckets, fill_buckets
 
 BYTES = {"fp32": 4, "tf32": 4, "fp16": 2, "bf16": 2}
 

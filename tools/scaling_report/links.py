@@ -1,7 +1,7 @@
 """Latency and bandwidth of a link from timings over it, and how well these determine each.
 
 A sweep of all-reduces is fitted by seconds = messages x latency + share x bytes / bandwidth, with the coefficients of the ring
-(lbtrain.cluster.comm_model). Residuals are relative and large ones count little (soft L1): one timing that met other traffic, or a message
+(tools.scaling_report.comm_model). Residuals are relative and large ones count little (soft L1): one timing that met other traffic, or a message
 that fitted into a switch's buffer, must not bend the line.
 """
 
@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import least_squares
 
-from lbtrain.cluster.comm_model import Algorithm, coefficients
+from tools.scaling_report.comm_model import Algorithm, coefficients
 from tools.scaling_report.report import Collective, ReportError
 
 

@@ -19,12 +19,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lbtrain.cluster.hostfile import Hostfile, read_hostfile
-from lbtrain.data import facts
+from lbtrain.data import dataset_info
 from lbtrain.errors import RecipeError
-from lbtrain.plan import make_plan
-from lbtrain.provenance import commit, hardware, versions
+from lbtrain.launch.hostfile import Hostfile, read_hostfile
+from lbtrain.plan.plan import make_plan
 from lbtrain.recipe import Recipe
+from lbtrain.runs.provenance import commit, hardware, versions
 from tools.recipe_file import load_recipe
 from tools.scaling_report import arguments
 from tools.scaling_report.launchers import LAUNCHERS, commands, run_together
@@ -34,11 +34,11 @@ from tools.scaling_report.timings import RankTimes, own_times, read_ranks, summa
 EXAMPLES = """\
 weak and strong scaling on 8 to 256 GPUs, synthetic against real data, three times each:
   measure --hostfile hostfiles/32x8 --gpus 8,16,32,64,128,256 --mode weak,strong --data synthetic,real --repeats 3 \\
-          --out runs/scaling recipes/resnet50.py data.root=/data/imagenet
+          --out runs/scaling recipes/imagenet/resnet50.py data.root=/data/imagenet
 ZeRO stages side by side, two passes a step:
   measure ... --zero 0,1,2,3 --accumulation 2
 this machine alone, two processes:
-  measure --hostfile hostfiles/local --gpus 2 --out runs/local recipes/digits.py data.image_size=32
+  measure --hostfile hostfiles/local --gpus 2 --out runs/local recipes/digits/digits.py data.image_size=32
 """
 _HERE = Path(__file__).parent
 
@@ -189,7 +189,7 @@ class Study:
     def _size(self, row: Row) -> list[str]:
         """Synthetic images are as large as the recipe's; a detector resizes drawn shapes as it does photos."""
         try:
-            return [f"data.image_size={facts(self.recipe.data).image_size}"] if row.data == "synthetic" else []
+            return [f"data.image_size={dataset_info(self.recipe.data).image_size}"] if row.data == "synthetic" else []
         except RecipeError:  # a folder of images that is not there: synthetic data does without
             return []
 
@@ -271,7 +271,7 @@ def _check_folder(options: argparse.Namespace) -> None:
 
 def _check_comparable(recipe: Recipe) -> None:
     """Synthetic images must be of the real ones' kind, or the difference is not the loader's."""
-    real, synthetic = facts(recipe.data), facts(recipe.with_overrides([f"data.name={synthetic_data(recipe)}"]).data)
+    real, synthetic = dataset_info(recipe.data), dataset_info(recipe.with_overrides([f"data.name={synthetic_data(recipe)}"]).data)
     if real.channels != synthetic.channels:
         raise RecipeError(
             f"--data synthetic,real: images of {recipe.data.name} have {real.channels} channel(s), synthetic ones {synthetic.channels}, "

@@ -4,9 +4,9 @@ import html
 import io
 from collections.abc import Callable, Sequence
 
-from lbtrain.cluster.step_model import Prediction
 from tools.scaling_report.chart import draw
 from tools.scaling_report.report import Report, Row
+from tools.scaling_report.step_model import Prediction
 
 NOT_MEASURED = "not measured"
 

@@ -6,15 +6,15 @@ import json
 from pathlib import Path
 from typing import Any
 
-from lbtrain.cluster.comm_model import ALGORITHMS
-from lbtrain.cluster.step_model import Prediction
-from lbtrain.cluster.topology import GPUS, NETWORKS, NODE_LINKS
 from lbtrain.errors import RecipeError
 from tools.scaling_report import arguments
+from tools.scaling_report.comm_model import ALGORITHMS
 from tools.scaling_report.from_run import MeasuredRun
 from tools.scaling_report.layers import BYTES
 from tools.scaling_report.question import Question
 from tools.scaling_report.report import Report
+from tools.scaling_report.step_model import Prediction
+from tools.scaling_report.topology import GPUS, NETWORKS, NODE_LINKS
 from tools.scaling_report.what_if import WhatIf, parse_what_if
 
 HELP = "efficiency at sizes that were not measured, from flags alone or from a measured run"

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from lbtrain.cluster.comm_model import Algorithm, fill_buckets
-from lbtrain.cluster.step_model import Assumptions, Job, Prediction, Spread, StepModel
-from lbtrain.cluster.topology import GPUS, NETWORKS, NODE_LINKS, Topology, preset
 from lbtrain.errors import RecipeError
+from tools.scaling_report.comm_model import Algorithm, fill_buckets
 from tools.scaling_report.layers import BYTES, counted_layers
+from tools.scaling_report.step_model import Assumptions, Job, Prediction, Spread, StepModel
+from tools.scaling_report.topology import GPUS, NETWORKS, NODE_LINKS, Topology, preset
 from tools.scaling_report.what_if import WhatIf
 
 # JPEG decoding, random crop and normalisation of an ImageNet picture, images/s of one core. Decoding alone: 360 to 860 over libraries and

@@ -13,8 +13,8 @@ from typing import Any
 
 from scipy.special import stdtrit
 
-from lbtrain.cluster.step_model import Prediction
 from lbtrain.errors import RecipeError
+from tools.scaling_report.step_model import Prediction
 
 
 class ReportError(RecipeError):

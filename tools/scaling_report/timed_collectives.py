@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from lbtrain.cluster.launch import detect_world, leave_process_group, start_process_group
+from lbtrain.launch.world import detect_world, leave_process_group, start_process_group
 
 SIZES = [4 * 4**power for power in range(4, 12)]  # 1 KiB to 16 MiB
 

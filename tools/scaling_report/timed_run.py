@@ -25,7 +25,7 @@ from tools.recipe_file import load_recipe
 from tools.scaling_report.stopwatch import Stopwatch, TimedTask
 
 
-class Instruments:
+class Wrappers:
     """What `lbtrain.main.run` puts between the loop and its engine and task."""
 
     def __init__(self, folder: Path, steps: int, *, exchange: bool):
@@ -50,9 +50,9 @@ def switch_off_exchange(model: nn.Module) -> None:
 def main() -> None:
     # deepspeed puts --local_rank=N before the script's own words.
     folder, steps, exchange, recipe, *overrides = [word for word in sys.argv[1:] if not word.startswith("--local_rank")]
-    instruments = Instruments(Path(folder), int(steps), exchange=exchange == "exchange")
+    wrappers = Wrappers(Path(folder), int(steps), exchange=exchange == "exchange")
     try:
-        run(load_recipe(Path(recipe)).with_overrides(overrides), Path(recipe).stem, instruments=instruments)
+        run(load_recipe(Path(recipe)).with_overrides(overrides), Path(recipe).stem, wrappers=wrappers)
     except UserError as error:
         sys.exit(f"error: {error}")
 

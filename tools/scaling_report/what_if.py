@@ -5,10 +5,10 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from lbtrain.cluster.step_model import Job
-from lbtrain.cluster.topology import GPUS, Topology, preset
 from lbtrain.errors import RecipeError
 from tools.scaling_report.layers import BYTES
+from tools.scaling_report.step_model import Job
+from tools.scaling_report.topology import GPUS, Topology, preset
 
 
 @dataclass(frozen=True)

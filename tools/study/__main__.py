@@ -1,13 +1,13 @@
 """Compare recipes over several seeds: mean and standard deviation per recipe, curves, a page.
 
-    python -m tools.study recipes/digits.py recipes/digits_720_unscaled.py recipes/digits_720.py --seeds 5 --launcher deepspeed --ranks 2
+    python -m tools.study recipes/digits/digits.py recipes/digits/digits_720_unscaled.py recipes/digits/digits_720.py --seeds 5 --launcher deepspeed --ranks 2
 
 The first recipe is the reference that the others are held against. All runs of a study share one launch. A study that was stopped goes on
 where it was: what is finished in --out is not run again, and refused if its recipe has changed since. A run that diverges is counted, and
 has no score. It writes study.md, study.json, study.png and study.html there, next to the run directories; how they become results/, and
 what the recipes say of themselves: `python -m tools.study.publish --help`.
 
-    python -m tools.study sweep recipes/digits.py --batch-sizes 2,4,8 --seeds 5    error against the batch size; --help says more
+    python -m tools.study sweep recipes/digits/digits.py --batch-sizes 2,4,8 --seeds 5    error against the batch size; --help says more
 """
 
 import argparse
@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 from lbtrain.errors import RecipeError, UserError
-from lbtrain.tasks import headline_of
+from lbtrain.tasks import primary_metric_of
 from tools.recipe_file import load_recipe
 from tools.study import sweep
 from tools.study.jobs import Job, check_names_differ, launch_in_words, run_jobs, seeds_in_words
@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
     seeds = list(range(options.first_seed, options.first_seed + options.seeds))
     try:
         check_names_differ([(path.stem, path) for path in options.recipes])
-        scored = {path: headline_of(load_recipe(path).with_overrides(options.overrides)) for path in options.recipes}
+        scored = {path: primary_metric_of(load_recipe(path).with_overrides(options.overrides)) for path in options.recipes}
         if len(set(scored.values())) > 1:
             raise RecipeError(
                 "scored by " + ", ".join(f"{path}: {each.label}" for path, each in scored.items()) + ": study each kind by itself"

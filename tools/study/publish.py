@@ -52,19 +52,19 @@ def measured(study: dict[str, Any], name: str) -> dict[str, str]:
     """
     if "rows" in study:
         arms = [row for row in study["rows"] if row["batch_size"] == batch_size_of(row["arm"])]
-        return {row["arm"]: in_words(row, _SWEEP, name) for row in arms}
+        return {row["arm"]: _in_words(row, _SWEEP, name) for row in arms}
     if study["overrides"]:
         raise ValueError(f"--set {' '.join(study['overrides'])} made every arm another experiment than its recipe")
-    return {arm["recipe"]: in_words(arm, study["launch"], name) for arm in study["arms"]}
+    return {arm["recipe"]: _in_words(arm, study["launch"], name) for arm in study["arms"]}
 
 
 def batch_size_of(name: str) -> int | None:
     """None where there is no such recipe."""
-    path = RECIPES / f"{name}.py"
-    return load_recipe(path).batch_size if path.is_file() else None
+    path = next(RECIPES.rglob(f"{name}.py"), None)
+    return load_recipe(path).batch_size if path else None
 
 
-def in_words(row: dict[str, Any], launch: str, name: str) -> str:
+def _in_words(row: dict[str, Any], launch: str, name: str) -> str:
     """The score of an arm, or that it has none."""
     runs = row["n"] + row["diverged"]
     lost = f"{row['diverged']} of {runs} runs diverged, " if row["diverged"] and row["n"] else ""
@@ -106,10 +106,9 @@ def main() -> int:
     shutil.copy(options.study / f"{kind}.png", ROOT / "docs" / f"{options.name}.png")
     page.write_text(text)
     for recipe, line in lines.items():
-        path = RECIPES / f"{recipe}.py"
-        if path.is_file():  # a study may have had recipes of a user's own
+        for path in RECIPES.rglob(f"{recipe}.py"):  # none for a recipe of a user's own
             path.write_text(with_measured(path.read_text(), line))
-    (RECIPES / "README.md").write_text(catalogue.page())
+    catalogue.write()
     return 0
 
 

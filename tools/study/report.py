@@ -19,7 +19,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
-from lbtrain.tasks import Headline
+from lbtrain.tasks import PrimaryMetric
 
 # Okabe & Ito's colours, told apart by colour-blind eyes and in print.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -45,7 +45,7 @@ class Arm:
     peak_lr: float
     steps: int
     epochs: float
-    headline: Headline
+    primary_metric: PrimaryMetric
     scores: list[float]
     """Of the headline metric, one per run that ended."""
     diverged: list[float]
@@ -57,7 +57,7 @@ class Arm:
     """Commit, hardware and versions of the runs, as they wrote them; one unless a study was continued elsewhere or later."""
 
     @classmethod
-    def read(cls, recipe: Path, out: Path, seeds: list[int], headline: Headline) -> "Arm":
+    def read(cls, recipe: Path, out: Path, seeds: list[int], primary_metric: PrimaryMetric) -> "Arm":
         folders = [out / recipe.stem / f"seed{seed}" for seed in seeds]
         ended = [folder for folder in folders if (folder / "summary.json").exists()]
         summaries = [json.loads((folder / "summary.json").read_text()) for folder in ended]
@@ -70,12 +70,12 @@ class Arm:
             peak_lr=plan["learning_rate"]["peak"],
             steps=plan["total_steps"],
             epochs=plan["total_examples"] / plan["train_examples"],
-            headline=headline,
-            scores=[summary[headline.name] for summary in summaries],
+            primary_metric=primary_metric,
+            scores=[summary[primary_metric.name] for summary in summaries],
             diverged=[max((row["epoch"] for row in _rows(folder)), default=0.0) for folder in folders if folder not in ended],
             seconds=[summary["seconds"] for summary in summaries],
             loss_curves=[_curve(run, "train", "loss") for run in rows],
-            score_curves=[_curve(run, "eval", headline.name) for run in rows],
+            score_curves=[_curve(run, "eval", primary_metric.name) for run in rows],
             origins={origin_of(summary) for summary in summaries},
         )
 
@@ -138,7 +138,7 @@ def write_report(arms: list[Arm], out: Path, *, title: str, command: str, launch
 
 
 def markdown_table(arms: list[Arm]) -> str:
-    head = ["recipe", "batch", "steps", "peak lr", f"{arms[0].headline.label} %, mean ± std", "n"]
+    head = ["recipe", "batch", "steps", "peak lr", f"{arms[0].primary_metric.label} %, mean ± std", "n"]
     body = [[arm.name, f"{arm.batch_size:,}", f"{arm.steps:,}", f"{arm.peak_lr:.4g}", arm.cell, str(len(arm.scores))] for arm in arms]
     widths = [max(len(row[column]) for row in [head, *body]) for column in range(len(head))]
     lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in [head, *body]]
@@ -155,7 +155,7 @@ def _verdict(arm: Arm, reference: Arm) -> list[str]:
     if arm is reference or arm.mean is None or reference.mean is None:
         return lost
     gap = arm.mean - reference.mean
-    words = "gains" if (gap > 0) == arm.headline.higher_is_better else "loses"
+    words = "gains" if (gap > 0) == arm.primary_metric.higher_is_better else "loses"
     interval, remark = certainty(gap, (arm.std, len(arm.scores)), (reference.std, len(reference.scores)))
     return [*lost, f"{arm.name} {words} {abs(gap):.2f}{interval} points against {reference.name}{remark}"]
 
@@ -187,7 +187,7 @@ def provenance_of(origins: set[str], command: str) -> str:
 def _as_row(arm: Arm) -> dict[str, Any]:
     return {
         "recipe": arm.name, "title": arm.title, "batch_size": arm.batch_size, "steps": arm.steps, "peak_lr": arm.peak_lr, "n":
-        len(arm.scores), "diverged": len(arm.diverged), "label": arm.headline.label, arm.headline.name: arm.scores, "mean": arm.mean,
+        len(arm.scores), "diverged": len(arm.diverged), "label": arm.primary_metric.label, arm.primary_metric.name: arm.scores, "mean": arm.mean,
         "std": arm.std, "seconds": arm.seconds,
     }  # fmt: skip
 
@@ -215,9 +215,9 @@ def draw(arms: list[Arm], path: Path) -> None:
             loss_axes.plot(np.array(arm.diverged) / unit, [1.0] * len(arm.diverged), "x", color=style["color"], label=named, **edge)
     position = "share of the run" if as_shares else "epoch"
     loss_axes.set(xlabel=position, ylabel="training loss (nats)", yscale="log", title="Training loss")
-    headline = arms[0].headline
-    score_axes.set(xlabel=position, ylabel=f"{headline.label} (%)", title=f"Validation: {headline.label}", ylim=(0, None))
-    if not headline.higher_is_better:
+    primary_metric = arms[0].primary_metric
+    score_axes.set(xlabel=position, ylabel=f"{primary_metric.label} (%)", title=f"Validation: {primary_metric.label}", ylim=(0, None))
+    if not primary_metric.higher_is_better:
         error_axis(score_axes, [arm.mean for arm in arms])
     score_axes.set_xlim(right=score_axes.get_xlim()[1] * 1.06)
     _name_the_ends(score_axes, arms, as_shares)
@@ -265,7 +265,7 @@ def _page(arms: list[Arm], title: str, verdict: list[str], origin: str, picture:
         f'<td class="n">{arm.cell}</td><td class="n">{len(arm.scores)}</td></tr>'
         for number, arm in enumerate(arms)
     )
-    label = html.escape(arms[0].headline.label)
+    label = html.escape(arms[0].primary_metric.label)
     lines = "".join(f"<li>{html.escape(line)}</li>" for line in verdict)
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'

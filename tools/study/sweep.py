@@ -1,7 +1,7 @@
 """Error (or whatever the task is scored by) against the batch size, as Goyal et al. 2017 draw it in Figure 1: what each way of scaling
 makes of the same recipe.
 
-    python -m tools.study sweep recipes/digits.py recipes/digits_720_lamb.py --batch-sizes 2,4,8,16,32,64,128,256,512,720 --seeds 5
+    python -m tools.study sweep recipes/digits/digits.py recipes/digits/digits_720_lamb.py --batch-sizes 2,4,8,16,32,64,128,256,512,720 --seeds 5
 
 The first recipe is trained at every batch size in three arms:
 
@@ -23,7 +23,7 @@ from pathlib import Path
 
 from lbtrain import Recipe
 from lbtrain.errors import RecipeError, UserError
-from lbtrain.tasks import Headline, headline_of
+from lbtrain.tasks import PrimaryMetric, primary_metric_of
 from tools.recipe_file import load_recipe
 from tools.study.jobs import Job, check_names_differ, run_jobs, seeds_in_words
 from tools.study.sweep_report import Point, write_report
@@ -47,8 +47,8 @@ class SweepArm:
         return self.name.replace(" ", "")
 
     @property
-    def headline(self) -> Headline:
-        return headline_of(self.recipe)
+    def primary_metric(self) -> PrimaryMetric:
+        return primary_metric_of(self.recipe)
 
     def words_at(self, batch_size: int) -> tuple[str, ...]:
         """Everything that makes this arm a run at `batch_size`, its seed aside. The score is taken once, at the end."""
@@ -81,7 +81,7 @@ def arms_of(reference: Path, others: list[Path]) -> list[SweepArm]:
     ]
     check_names_differ([(arm.folder, arm.path) for arm in arms])
     for arm in arms:
-        ours, first = arm.headline, arms[0].headline
+        ours, first = arm.primary_metric, arms[0].primary_metric
         if ours != first:
             raise RecipeError(f"{arm.path}: is scored by {ours.label}, {reference} by {first.label}: sweep each by itself")
     return arms
@@ -104,7 +104,7 @@ def points_of(arms: list[SweepArm], batch_sizes: list[int], seeds: list[int], ou
             words = arm.words_at(batch_size)
             new = tuple(Job(str(arm.path), (*words, f"seed={seed}"), str(folder / f"seed{seed}")) for seed in seeds)
             own = jobs.setdefault(same_up_to_names(arm.recipe_at(batch_size)), new)
-            points.append(Point(arm.name, batch_size, own, arm.headline))
+            points.append(Point(arm.name, batch_size, own, arm.primary_metric))
     return points
 
 

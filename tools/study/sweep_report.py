@@ -10,7 +10,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from lbtrain.tasks import Headline
+from lbtrain.tasks import PrimaryMetric
 from tools.study.jobs import Job
 from tools.study.report import cell, certainty, error_axis, look, origin_of, plt, provenance_of
 
@@ -22,7 +22,7 @@ class Point:
     arm: str
     batch_size: int
     jobs: tuple[Job, ...]
-    headline: Headline
+    primary_metric: PrimaryMetric
 
     @cached_property
     def summaries(self) -> list[dict[str, Any]]:
@@ -37,7 +37,7 @@ class Point:
     @property
     def scores(self) -> list[float]:
         """Of the headline metric, in percent, one per run that did not diverge."""
-        return [summary[self.headline.name] for summary in self.summaries]
+        return [summary[self.primary_metric.name] for summary in self.summaries]
 
     @property
     def diverged(self) -> int:
@@ -62,8 +62,8 @@ class Point:
             "std": self.std,
             "n": len(self.scores),
             "diverged": self.diverged,
-            "label": self.headline.label,
-            self.headline.name: self.scores,
+            "label": self.primary_metric.label,
+            self.primary_metric.name: self.scores,
             "run_seconds": sum(summary["seconds"] for summary in self.summaries),
         }
 
@@ -115,7 +115,7 @@ def draw(points: list[Point], path: Path, title: str) -> None:
     figure, axes = plt.subplots(figsize=(9.4, 4.8), layout="constrained")
     arms = list(dict.fromkeys(point.arm for point in points))
     sizes = sorted({point.batch_size for point in points})
-    headline = points[0].headline
+    primary_metric = points[0].primary_metric
     for number, arm in enumerate(arms):
         own = [point for point in points if point.arm == arm]
         # A little aside, so that bars of arms that agree do not hide each other.
@@ -127,13 +127,13 @@ def draw(points: list[Point], path: Path, title: str) -> None:
                 x, mean, yerr=down_to_zero(mean, spread), **look(number), marker="o", markersize=4, capsize=3, linewidth=1.8, label=arm
             )
         lost = [point.batch_size * shift for point in own if point.diverged]
-        crosses(axes, lost, look(number)["color"], top=not headline.higher_is_better, label=None if held else arm)
+        crosses(axes, lost, look(number)["color"], top=not primary_metric.higher_is_better, label=None if held else arm)
     if any(point.diverged for point in points):
         name_the_crosses(axes)
     batch_axis(axes, sizes, [f"{size:,}" for size in sizes])
-    label = f"{headline.label} (%), mean ± 2 standard deviations"
+    label = f"{primary_metric.label} (%), mean ± 2 standard deviations"
     axes.set(xlabel="images a step (batch size)", ylabel=label, title=title, ylim=(0, 100))
-    if not headline.higher_is_better:
+    if not primary_metric.higher_is_better:
         error_axis(axes, [point.mean for point in points])
     figure.legend(frameon=False, fontsize=9, loc="outside right upper")  # inside, it hides bars
     figure.savefig(path, dpi=130)

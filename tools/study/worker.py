@@ -7,11 +7,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # launchers start this file by its path, from any folder
 
-from lbtrain.cluster.launch import leave_process_group
 from lbtrain.errors import Diverged, RecipeError
+from lbtrain.launch.world import leave_process_group
 from lbtrain.main import run
-from lbtrain.records import write_whole
-from lbtrain.run_directory import RunDirectory
+from lbtrain.runs.directory import RunDirectory
+from lbtrain.runs.records import write_whole
 from tools.recipe_file import load_recipe
 from tools.study.jobs import Job
 

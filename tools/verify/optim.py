@@ -135,7 +135,7 @@ def make_optimizer(question: Question, model: nn.Module) -> torch.optim.Optimize
 
 
 def _rank(rank: int, question: Question, port: int, answer: str) -> None:
-    from lbtrain.cluster.launch import leave_process_group
+    from lbtrain.launch.world import leave_process_group
 
     os.environ |= {"DS_ACCELERATOR": "cpu", "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(question.world)}
     torch.set_num_threads(max(1, torch.get_num_threads() // question.world))

@@ -74,7 +74,7 @@ def test_a_shift_is_a_move_of_the_parameters():
     shift = 0.1 * random_vector(objective.size, seed=3, device=objective.device)
     moved = copy.deepcopy(net)
     with torch.no_grad():
-        for p, part in zip(moved.parameters(), objective.cut(shift).values(), strict=True):
+        for p, part in zip(moved.parameters(), objective.split(shift).values(), strict=True):
             p += part
     there = Objective(moved, cross_entropy, batches)
     assert objective.value(shift) == there.value()

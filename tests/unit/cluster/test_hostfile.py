@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lbtrain.cluster.hostfile import Dialect, Hostfile, HostfileError, parse_hostfile, read_hostfile
+from lbtrain.launch.hostfile import Dialect, Hostfile, HostfileError, parse_hostfile, read_hostfile
 
 FOLDER = Path(__file__).parents[3] / "hostfiles"
 NAMES = st.from_regex(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,20}[A-Za-z0-9])?", fullmatch=True)

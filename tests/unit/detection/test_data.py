@@ -12,14 +12,14 @@ from PIL import Image
 
 from bench.padding import drawn_from, padding_share, table
 from lbtrain import Recipe
-from lbtrain.data import facts, instances
+from lbtrain.data import dataset_info, instances
 from lbtrain.data.coco import CocoSource
 from lbtrain.data.grouping import GroupedStream, kinds_of
 from lbtrain.data.instances import Item, Preparation, Sample, padded
 from lbtrain.data.registry import _coco
 from lbtrain.data.shapes import ShapesSource, draw
+from lbtrain.data.stream import Block, SampleStream
 from lbtrain.errors import DataError, RecipeError
-from lbtrain.sampling import Block, SampleStream
 from lbtrain.tasks import create_task
 from lbtrain.tasks.coco_score import as_detections, average_precision
 from lbtrain.tasks.detection import evaluation_items
@@ -308,12 +308,12 @@ def test_halves_of_other_categories_are_refused(tmp_path, edit, said):
     config = Recipe().vary(data=dict(name="coco", root=str(tmp_path))).data
     edited(path, lambda content: content["categories"].reverse())
     _coco.cache_clear()
-    assert facts(config).num_classes == 4
+    assert dataset_info(config).num_classes == 4
     edited(path, lambda content: content.update(annotations=[]))
     edited(path, edit)
     _coco.cache_clear()
     with pytest.raises(RecipeError, match=said) as error:
-        facts(config)
+        dataset_info(config)
     assert "instances_train2017.json and" in str(error.value)
 
 

@@ -14,11 +14,11 @@ pytest.importorskip("detectron2", reason="detectron2 is not installed: the check
 pytestmark = pytest.mark.detectron2
 
 from lbtrain import Recipe  # noqa: E402
-from lbtrain.census import census  # noqa: E402
-from lbtrain.data import facts  # noqa: E402
+from lbtrain.data import dataset_info  # noqa: E402
 from lbtrain.data.coco import CocoSource  # noqa: E402
+from lbtrain.data.stream import Block  # noqa: E402
 from lbtrain.errors import DataError, RecipeError  # noqa: E402
-from lbtrain.sampling import Block  # noqa: E402
+from lbtrain.plan.statistics import model_statistics  # noqa: E402
 from lbtrain.tasks import build_model, create_task  # noqa: E402
 from lbtrain.tasks.coco_score import as_detections, average_precision  # noqa: E402
 from lbtrain.tasks.detectron2_configs import _LAZY_NORM_KEYS, _YAML_NORM_KEYS, config_of, mapper_of  # noqa: E402
@@ -84,9 +84,9 @@ def original(recipe: Recipe):
     from detectron2.config import CfgNode, instantiate
     from detectron2.modeling import build_model as build
 
-    config = config_of(recipe, facts(recipe.data).num_classes)
+    config = config_of(recipe, dataset_info(recipe.data).num_classes)
     model = build(config) if isinstance(config, CfgNode) else instantiate(config.model)
-    model.load_state_dict(build_model(recipe, facts(recipe.data)).state_dict())
+    model.load_state_dict(build_model(recipe, dataset_info(recipe.data)).state_dict())
     return model.train(), seed_sampling(model)
 
 
@@ -96,7 +96,7 @@ def test_losses_equal_those_of_detectron2s_own_step(root, kind):
 
     recipe = kind(root)
     theirs, seeds = original(recipe)
-    ours = build_model(recipe, facts(recipe.data)).train()
+    ours = build_model(recipe, dataset_info(recipe.data)).train()
     task = create_task(recipe, torch.device("cpu"))
     batches = task.batches(start=0, micro_batch_size=2, rank=0, world_size=1)
     for _ in range(3):
@@ -144,7 +144,7 @@ def trained_by_detectron2(recipe: Recipe, parts) -> tuple[list[float], list[floa
     from detectron2.engine import HookBase, SimpleTrainer, hooks
 
     model, seeds = original(recipe)
-    optimizer, scheduler = parts(config_of(recipe, facts(recipe.data).num_classes), model)
+    optimizer, scheduler = parts(config_of(recipe, dataset_info(recipe.data).num_classes), model)
     assert type(optimizer) is torch.optim.SGD and optimizer.defaults["momentum"] == 0.9
     batches = create_task(recipe, torch.device("cpu")).batches(start=0, micro_batch_size=2, rank=0, world_size=1)
 
@@ -278,7 +278,7 @@ def test_accumulation_equals_no_accumulation(root):
     batch = next(task.batches(start=0, micro_batch_size=4, rank=0, world_size=1))
     losses, gradients = [], []
     for micro_batches in ([batch], [batch[:2], batch[2:]]):
-        model = build_model(recipe, facts(recipe.data)).train()
+        model = build_model(recipe, dataset_info(recipe.data)).train()
         parts = [task.loss(model, part) for part in micro_batches]
         sum(sum(part.values()) / len(parts) for part in parts).backward()
         losses.append({name: sum(part[name].item() for part in parts) / len(parts) for name in parts[0]})
@@ -292,7 +292,7 @@ def test_a_step_without_an_object_trains(tmp_path):
     edited(shapes_as_coco(tmp_path) / "annotations/instances_train2017.json", lambda content: content.update(annotations=[]))
     recipe = small(tmp_path, data=dict(empty_images=True))
     task = create_task(recipe, torch.device("cpu"))
-    model = build_model(recipe, facts(recipe.data)).train()
+    model = build_model(recipe, dataset_info(recipe.data)).train()
     losses = task.loss(model, next(task.batches(start=0, micro_batch_size=2, rank=0, world_size=1)))
     sum(losses.values()).backward()
     assert losses["loss_mask"] == 0 < losses["loss_rpn_cls"]
@@ -301,7 +301,7 @@ def test_a_step_without_an_object_trains(tmp_path):
 
 def test_ghost_batch_norm_reaches_a_lazy_config(root):
     recipe = small(root, model=dict(name=LAZY, args={}, batch_norm="ghost"))
-    layers = [module for module in build_model(recipe, facts(recipe.data)).modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    layers = [module for module in build_model(recipe, dataset_info(recipe.data)).modules() if isinstance(module, torch.nn.BatchNorm2d)]
     assert len(layers) == 13 * 3 + 3  # blocks and shortcuts of a ResNet-50; the stem and the first stage are frozen (freeze_at=2)
 
 
@@ -317,7 +317,7 @@ def test_a_broken_photo_is_named(tmp_path, workers):
 def test_a_misspelt_key_of_a_lazy_config_is_an_error_that_names_it(root):
     recipe = small(root, model=dict(name=LAZY, args={"model.roi_heads.batch_size_per_imag": 16}))
     with pytest.raises(RecipeError, match="batch_size_per_imag"):
-        build_model(recipe, facts(recipe.data))
+        build_model(recipe, dataset_info(recipe.data))
 
 
 FROZEN = dict(batch_norm="frozen", args={})
@@ -354,7 +354,7 @@ FROZEN = dict(batch_norm="frozen", args={})
 def test_a_config_that_cannot_be_trained_is_refused_in_the_plan(root, model, said):
     recipe = small(root, model=FROZEN | model)
     with pytest.raises(RecipeError, match=said):
-        census(recipe, facts(recipe.data))
+        model_statistics(recipe, dataset_info(recipe.data))
 
 
 @pytest.mark.parametrize(
@@ -370,7 +370,7 @@ def test_a_config_that_cannot_be_trained_is_refused_in_the_plan(root, model, sai
 )  # fmt: skip
 def test_other_configs_are_not(root, name, args, batch_norm):
     recipe = small(root, model=dict(name=name, args=args, batch_norm=batch_norm))
-    assert census(recipe, facts(recipe.data)).parameters > 10**7
+    assert model_statistics(recipe, dataset_info(recipe.data)).parameters > 10**7
 
 
 def weights(path: Path, content) -> Path:
@@ -381,10 +381,10 @@ def weights(path: Path, content) -> Path:
 def test_a_deformable_resnet_takes_the_file_of_a_plain_one(root, tmp_path):
     """Its offsets begin at zero: no classifier has them."""
     deep = SMALL | {"MODEL.RESNETS.DEPTH": 50, "MODEL.RESNETS.RES2_OUT_CHANNELS": 256}
-    plain = build_model(small(root, model=dict(args=deep)), facts(small(root).data)).state_dict()
+    plain = build_model(small(root, model=dict(args=deep)), dataset_info(small(root).data)).state_dict()
     file = weights(tmp_path / "R-50.pth", {"model": {name: tensor for name, tensor in plain.items() if "bottom_up" in name}})
     args = deep | {"MODEL.RESNETS.DEFORM_ON_PER_STAGE": [False, True, True, True]}
-    loaded = build_model(small(root, seed=1, model=dict(weights=str(file), args=args)), facts(small(root).data)).state_dict()
+    loaded = build_model(small(root, seed=1, model=dict(weights=str(file), args=args)), dataset_info(small(root).data)).state_dict()
     assert any(".conv2_offset." in name for name in loaded)
     name = "backbone.bottom_up.res5.2.conv3.weight"
     assert torch.equal(loaded[name], plain[name])
@@ -393,9 +393,9 @@ def test_a_deformable_resnet_takes_the_file_of_a_plain_one(root, tmp_path):
 def test_weights_of_the_backbone_are_loaded_and_others_refused(root, tmp_path):
     def loaded(path: Path, seed: int = 1) -> torch.nn.Module:
         recipe = small(root, seed=seed, model=dict(weights=str(path)))
-        return build_model(recipe, facts(recipe.data))
+        return build_model(recipe, dataset_info(recipe.data))
 
-    whole = build_model(small(root), facts(small(root).data)).state_dict()
+    whole = build_model(small(root), dataset_info(small(root).data)).state_dict()
     body = {name: tensor for name, tensor in whole.items() if name.startswith("backbone.bottom_up.")}
     assert 20 < len(body) < len(whole)
     again = loaded(weights(tmp_path / "body.pth", {"model": body})).state_dict()
@@ -418,8 +418,8 @@ def test_weights_of_the_backbone_are_loaded_and_others_refused(root, tmp_path):
 def test_running_statistics_may_be_missing(root, tmp_path):
     """Files of frozen layers have none, and ghost batch norm makes its own."""
     recipe = small(root, model=dict(args=SMALL | {"MODEL.RESNETS.NORM": "BN"}))
-    state = build_model(recipe, facts(recipe.data)).state_dict()
+    state = build_model(recipe, dataset_info(recipe.data)).state_dict()
     kept = {name: tensor for name, tensor in state.items() if "running" not in name and "num_batches" not in name}
     assert len(kept) < len(state)
     path = weights(tmp_path / "body.pth", {"model": kept})
-    build_model(recipe.vary(model=dict(weights=str(path))), facts(recipe.data))
+    build_model(recipe.vary(model=dict(weights=str(path))), dataset_info(recipe.data))

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from lbtrain.data import facts, open_instances
+from lbtrain.data import dataset_info, open_instances
 from lbtrain.data.instances import InstanceBatch, Item, Preparation
+from lbtrain.data.stream import Block
 from lbtrain.nn import GhostStatistics, convert_to_ghost_batch_norm
-from lbtrain.sampling import Block
 from lbtrain.tasks import build_model
 from lbtrain.tasks.mask_rcnn import SeededSampler
 from tests.tiny_detection import tiny
@@ -23,7 +23,7 @@ def batch_of(*indices: int, epoch: int = 0) -> InstanceBatch:
 def step(changes: dict, *micro_batches: tuple[int, ...]) -> tuple[dict[str, float], list[torch.Tensor]]:
     """Losses and gradients of one step, averaged over its micro-batches."""
     recipe = tiny(**changes)
-    model = convert_to_ghost_batch_norm(build_model(recipe, facts(recipe.data)), 1).train()
+    model = convert_to_ghost_batch_norm(build_model(recipe, dataset_info(recipe.data)), 1).train()
     GhostStatistics(model)
     sums: dict[str, float] = {}
     for indices in micro_batches:
@@ -36,8 +36,8 @@ def step(changes: dict, *micro_batches: tuple[int, ...]) -> tuple[dict[str, floa
 @pytest.mark.parametrize("unit", [1, 2])
 def test_accumulation_equals_no_accumulation(unit):
     whole, gradients = step(dict(loss_batch_size=unit), (0, 1, 2, 3))
-    cut, cut_gradients = step(dict(loss_batch_size=unit), (0, 1), (2, 3))
-    assert cut == pytest.approx(whole, rel=1e-5)
+    split, cut_gradients = step(dict(loss_batch_size=unit), (0, 1), (2, 3))
+    assert split == pytest.approx(whole, rel=1e-5)
     for ours, theirs in zip(cut_gradients, gradients, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
 
@@ -83,7 +83,7 @@ def test_an_images_proposals_depend_on_its_seed_alone():
 def test_what_is_padded_is_not_seen_by_another_image():
     """The images of a step are padded alike, so the detections of one do not depend on its company."""
     recipe = tiny()
-    model = build_model(recipe, facts(recipe.data)).eval()
+    model = build_model(recipe, dataset_info(recipe.data)).eval()
     with torch.no_grad():
         alone, together = model(batch_of(0))[0], model(batch_of(0, 1, 2))[0]
     torch.testing.assert_close(alone["boxes"], together["boxes"], rtol=1e-4, atol=1e-3)

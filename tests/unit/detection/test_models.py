@@ -9,11 +9,11 @@ import timm
 import torch
 from omegaconf import OmegaConf
 
-from lbtrain.census import census
-from lbtrain.data import facts
+from lbtrain.data import dataset_info
+from lbtrain.data.stream import Block
 from lbtrain.errors import DataError, RecipeError
+from lbtrain.plan.statistics import model_statistics
 from lbtrain.recipe import Recipe
-from lbtrain.sampling import Block
 from lbtrain.tasks import build_model, detectron2_models
 from lbtrain.tasks.detectron2_configs import _lazy_with
 from lbtrain.tasks.mask_rcnn import STRIDES, argument_names
@@ -23,14 +23,16 @@ ARGUMENTS = TINY["model"]["args"]
 
 
 def built(recipe: Recipe) -> torch.nn.Module:
-    return build_model(recipe, facts(recipe.data))
+    return build_model(recipe, dataset_info(recipe.data))
 
 
 def test_a_plan_needs_no_weights_and_a_run_does(tmp_path):
     recipe = tiny(model=dict(weights=str(tmp_path / "nowhere.pt")))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert census(recipe, facts(recipe.data)).parameters == census(tiny(), facts(tiny().data)).parameters
+        assert (
+            model_statistics(recipe, dataset_info(recipe.data)).parameters == model_statistics(tiny(), dataset_info(tiny().data)).parameters
+        )
     with pytest.raises(RecipeError, match=r"model.weights=.*nowhere.pt"):
         built(recipe)
 
@@ -103,7 +105,7 @@ def test_a_pyramid_stands_on_feature_maps_of_strides_4_to_32(name):
 def test_a_backbone_without_such_feature_maps_is_refused_in_the_plan(name, arguments, said):
     recipe = with_backbone(name, **arguments)
     with pytest.raises(RecipeError, match=said):
-        census(recipe, facts(recipe.data))
+        model_statistics(recipe, dataset_info(recipe.data))
 
 
 @pytest.mark.parametrize("name", ["densenet121", "vgg11_bn", "convnext_atto", "mvitv2_tiny"])

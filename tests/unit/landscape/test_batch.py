@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from lbtrain import Recipe
 from lbtrain.errors import RecipeError
-from lbtrain.plan import make_plan
+from lbtrain.plan.plan import make_plan
 from tools.landscape import chart
 from tools.landscape.__main__ import main
 from tools.landscape.noise import Advice, _cut, advise, batch_schedule, windows

@@ -76,7 +76,7 @@ def test_a_second_time_nothing_is_measured(runs, monkeypatch, capsys):
 def test_what_was_kept_with_another_meaning_is_measured_anew(runs, monkeypatch, capsys):
     words = ["sharpness", str(runs[1]), *OPTIONS]
     assert main(words) == 0
-    monkeypatch.setattr("tools.landscape.kept.MEANING", -1)
+    monkeypatch.setattr("tools.landscape.cache.MEANING", -1)
     measured = []
     monkeypatch.setattr(measures, "box_sharpness", lambda *_, **__: measured.append(1) or Sharpness(1.0, 1.0, 1.0, 1))
     assert main(words) == main(words) == 0
@@ -102,8 +102,8 @@ def test_a_pass_holds_whole_ghost_batches(tmp_path, capsys):
     """Also by default, where they are larger than the default, or do not divide it."""
     path = write_run(tmp_path / "run", seed=0, batch_size=144, ghost=72)
     assert main(["sharpness", str(path), "--examples", "72"]) == 0
-    kept = next(path.glob("landscape/*.json"))
-    assert json.loads(kept.read_text())["settings"]["micro_batch"] == 72
+    cached = next(path.glob("landscape/*.json"))
+    assert json.loads(cached.read_text())["settings"]["micro_batch"] == 72
     capsys.readouterr()
     assert main(["sharpness", str(path), *OPTIONS]) == 2
     assert "--micro-batch 16 holds no whole number of the ghost batches of 72 images" in (said := capsys.readouterr().err)
@@ -188,11 +188,11 @@ def test_the_metric_on_the_line_does_not_depend_on_which_examples_share_a_batch(
     """Classes may lie in the file one after the other, and padding is no example: the statistics are those of training examples."""
     seen, evaluate = [], Classification.evaluate
 
-    def watched(self, model, **cut):
+    def watched(self, model, **split):
         norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
         assert not any(norm.training for norm in norms)
         seen.append((model.conv1, norms[0].running_mean.clone()))
-        return evaluate(self, model, **cut)
+        return evaluate(self, model, **split)
 
     monkeypatch.setattr(Classification, "evaluate", watched)
     words = ["--out", str(tmp_path / "page"), "--examples", "64", "--micro-batch", "16", "--batch-norm", batch_norm]

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from lbtrain import Recipe
-from lbtrain.checkpoint import Checkpoints, Progress
-from lbtrain.data import facts
-from lbtrain.plan import make_plan
+from lbtrain.data import dataset_info
+from lbtrain.plan.plan import make_plan
+from lbtrain.runs.checkpoint import Checkpoints, Progress
 from lbtrain.tasks import build_model
 
 
@@ -18,7 +18,7 @@ def write_run(path: Path, *, seed: int, batch_size: int = 64, ghost: int = 8, **
     model: what of a cifar_resnet8 is another.
     """
     recipe = Recipe().vary(batch_size=batch_size, bn_batch_size=ghost, seed=seed, model={"name": "cifar_resnet8", **model})
-    net = build_model(recipe, facts(recipe.data))
+    net = build_model(recipe, dataset_info(recipe.data))
     path.mkdir()
     state = {"model": net.state_dict(), "optimizer": {}, "loss_scale": 1.0, "loss_scale_steps": 0}
     checkpoints = Checkpoints(path, keep=1)

@@ -39,3 +39,6 @@ def lamb(
     u = (a / k1) / ((c / k2).sqrt() + eps) + wd * w
     ratio = 0.0 if norm(g) == 0 else 1.0 if norm(w) == 0 else norm(w) / norm(u)
     return w - lr * ratio * u, a, c, ratio
+
+
+LARS_FORMS = {"lr_and_trust_ratio": lars_inside, "trust_ratio": lars_outside}

@@ -31,11 +31,11 @@ def test_zero_weights_step_with_ratio_one(optimizer):
 
 
 @pytest.mark.parametrize("optimizer", BOTH)
-@pytest.mark.parametrize("adapt", [True, False])
+@pytest.mark.parametrize("use_trust_ratio", [True, False])
 @pytest.mark.parametrize("gradient", [None, torch.zeros(2)], ids=["none", "zero"])
-def test_a_layer_without_gradient_stays(optimizer, adapt, gradient):
+def test_a_layer_without_gradient_stays(optimizer, use_trust_ratio, gradient):
     _, state, made, parameter = one_layer(optimizer, torch.tensor([3.0, 4.0]), gradient)
-    made.param_groups[0]["adapt"] = adapt
+    made.param_groups[0]["use_trust_ratio"] = use_trust_ratio
     for _ in range(3):
         made.step()
     assert parameter.tolist() == [3.0, 4.0]
@@ -81,11 +81,11 @@ def test_no_weight_decay_is_adapted_all_the_same(optimizer):
         assert math.isclose(float((w - torch.tensor([3.0, 4.0])).norm()), size, rel_tol=1e-3)
 
 
-@pytest.mark.parametrize("options", [{"momentum_form": "inside"}, {"momentum_form": "outside"}, {"larc_clip": True}])
+@pytest.mark.parametrize("options", [{"momentum_scaling": "lr_and_trust_ratio"}, {"momentum_scaling": "trust_ratio"}, {"larc_clip": True}])
 def test_lars_at_lr_zero(options):
     w, state, *_ = one_layer(LARS, torch.tensor([3.0, 4.0]), torch.tensor([1.0, 2.0]), lr=0.0, **options)
     assert w.tolist() == [3.0, 4.0]
-    assert (state["momentum_buffer"].norm() > 0) == (options.get("momentum_form") == "outside")
+    assert (state["momentum_buffer"].norm() > 0) == (options.get("momentum_scaling") == "trust_ratio")
 
 
 def test_lamb_at_lr_zero():
@@ -222,7 +222,7 @@ def test_a_flattened_parameter_is_refused(optimizer):
         (LARS, {"lr": -1.0}, "lr=-1.0"),
         (LARS, {"momentum": 1.0}, "momentum=1.0"),
         (LARS, {"trust_coefficient": 0.0}, "above 0"),
-        (LARS, {"momentum_form": "middle"}, "inside"),
+        (LARS, {"momentum_scaling": "middle"}, "lr_and_trust_ratio"),
         (LARS, {"nesterov": True, "momentum": 0.0}, "nesterov"),
         (LAMB, {"betas": (0.9, 1.0)}, r"betas\[1\]=1.0"),
         (LAMB, {"eps": 0.0}, "eps=0.0"),

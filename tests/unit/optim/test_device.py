@@ -9,7 +9,7 @@ from lbtrain.optim import LAMB, LARS
 
 STEPS = [
     (LARS, {}),
-    (LARS, {"nesterov": True, "momentum_form": "outside", "larc_clip": True, "trust_clip": 1.0}),
+    (LARS, {"nesterov": True, "momentum_scaling": "trust_ratio", "larc_clip": True, "trust_clip": 1.0}),
     (LARS, {"momentum": 0.0}),
     (LAMB, {"trust_clip": 1.0}),
     (LAMB, {"bias_correction": False}),
@@ -31,7 +31,7 @@ def test_no_value_is_read_from_the_device(optimizer, options):
 
 
 @pytest.mark.parametrize("optimizer", [LARS, LAMB])
-@pytest.mark.parametrize("settings", [{"adapt": False, "weight_decay": 0.0}, {"adapt": True, "weight_decay": 0.01}])
+@pytest.mark.parametrize("settings", [{"use_trust_ratio": False, "weight_decay": 0.0}, {"use_trust_ratio": True, "weight_decay": 0.01}])
 def test_the_ratios_lie_beside_the_weights(optimizer, settings, monkeypatch):
     devices = []
     apply = optimizer._apply

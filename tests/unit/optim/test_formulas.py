@@ -42,48 +42,50 @@ def run(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter]) -> lis
 
 
 @pytest.mark.parametrize("wd", [0.0, 0.05])
-@pytest.mark.parametrize("form", ["inside", "outside"])
+@pytest.mark.parametrize("form", ["lr_and_trust_ratio", "trust_ratio"])
 def test_lars(path, form, wd):
     parameters, eta, m = layers(), 0.02, 0.9
-    expected, step_of = [p.detach().clone() for p in parameters], getattr(formulas, f"lars_{form}")
+    expected, step_of = [p.detach().clone() for p in parameters], formulas.LARS_FORMS[form]
     buffers = [torch.zeros_like(w) for w in expected]
     for step, lr in enumerate(RATES):
         for i, g in enumerate(gradients(step, parameters)):
             ratio = formulas.lars_ratio(expected[i], g, eta=eta, wd=wd)
             expected[i], buffers[i] = step_of(expected[i], g, buffers[i], lr=lr, m=m, wd=wd, ratio=ratio)
-    optimizer = LARS(parameters, lr=0.0, momentum=m, weight_decay=wd, trust_coefficient=eta, eps=0.0, momentum_form=form)
+    optimizer = LARS(parameters, lr=0.0, momentum=m, weight_decay=wd, trust_coefficient=eta, eps=0.0, momentum_scaling=form)
     torch.testing.assert_close(run(optimizer, parameters), expected, rtol=1e-11, atol=0)
 
 
 def test_lars_nesterov_forms_agree_with_torch_where_ratio_is_one():
     """In a group that is not adapted LARS is torch's SGD, Nesterov included (outside form), and so it is (inside) at a constant rate."""
     ours, theirs = layers(), layers()
-    optimizer = LARS([{"params": ours, "adapt": False}], lr=0.0, momentum=0.9, weight_decay=0.01, nesterov=True, momentum_form="outside")
+    optimizer = LARS(
+        [{"params": ours, "use_trust_ratio": False}], lr=0.0, momentum=0.9, weight_decay=0.01, nesterov=True, momentum_scaling="trust_ratio"
+    )
     expected = run(torch.optim.SGD(theirs, lr=0.0, momentum=0.9, weight_decay=0.01, nesterov=True), theirs)
     torch.testing.assert_close(run(optimizer, ours), expected, rtol=1e-12, atol=0)
 
 
-@pytest.mark.parametrize("form", ["inside", "outside"])
+@pytest.mark.parametrize("form", ["lr_and_trust_ratio", "trust_ratio"])
 def test_nesterov_by_hand(path, form):
     w, g, lr, m, wd, eta = torch.tensor([3.0, 4.0]).double(), torch.tensor([0.6, -0.8]).double(), 0.5, 0.9, 0.1, 0.01
     parameter = nn.Parameter(w.clone())
-    optimizer = LARS([parameter], lr=lr, momentum=m, weight_decay=wd, trust_coefficient=eta, eps=0, nesterov=True, momentum_form=form)
+    optimizer = LARS([parameter], lr=lr, momentum=m, weight_decay=wd, trust_coefficient=eta, eps=0, nesterov=True, momentum_scaling=form)
     buffer, expected = torch.zeros_like(w), w
     for _ in range(3):
-        term = formulas.lars_ratio(expected, g, eta=eta, wd=wd) * (g + wd * expected) * (lr if form == "inside" else 1.0)
+        term = formulas.lars_ratio(expected, g, eta=eta, wd=wd) * (g + wd * expected) * (lr if form == "lr_and_trust_ratio" else 1.0)
         buffer = m * buffer + term
-        expected = expected - (1.0 if form == "inside" else lr) * (m * buffer + term)
+        expected = expected - (1.0 if form == "lr_and_trust_ratio" else lr) * (m * buffer + term)
         parameter.grad = g.clone()
         optimizer.step()
     torch.testing.assert_close(parameter.detach(), expected, rtol=1e-12, atol=0)
 
 
-@pytest.mark.parametrize("form", ["inside", "outside"])
+@pytest.mark.parametrize("form", ["lr_and_trust_ratio", "trust_ratio"])
 def test_momentum_correction(form):
     """Goyal et al. 2017, remark 2: scaling the buffer by lr_new / lr_old makes the inside form the outside form."""
     inside, outside = layers(), layers()
-    corrected = LARS(inside, lr=0.0, weight_decay=0.05, momentum_form="inside")
-    plain = LARS(outside, lr=0.0, weight_decay=0.05, momentum_form="outside")
+    corrected = LARS(inside, lr=0.0, weight_decay=0.05, momentum_scaling="lr_and_trust_ratio")
+    plain = LARS(outside, lr=0.0, weight_decay=0.05, momentum_scaling="trust_ratio")
     previous = 0.0
     for step, lr in enumerate(RATES[1:]):
         for group in (corrected.param_groups[0], plain.param_groups[0]):
@@ -143,5 +145,5 @@ def test_lamb_trust_clip():
 def test_lamb_without_adaptation_is_adamw():
     ours, theirs = layers(), layers()
     expected = run(torch.optim.AdamW(theirs, lr=0.0, weight_decay=0.01, eps=1e-6), theirs)
-    optimizer = LAMB([{"params": ours, "adapt": False}], lr=0.0, weight_decay=0.01, eps=1e-6)
+    optimizer = LAMB([{"params": ours, "use_trust_ratio": False}], lr=0.0, weight_decay=0.01, eps=1e-6)
     torch.testing.assert_close(run(optimizer, ours), expected, rtol=1e-9, atol=1e-12)

@@ -33,7 +33,7 @@ def train(make, w: Tensor, gradients: list[Tensor], rates=(0.1, 0.4, 0.2)) -> Te
 
 
 def ours(**options):
-    options = {"weight_decay": WD, "eps": 0, "momentum_form": "outside"} | options
+    options = {"weight_decay": WD, "eps": 0, "momentum_scaling": "trust_ratio"} | options
     return lambda params: LARS(params, lr=0.0, trust_coefficient=ETA, **options)
 
 
@@ -65,7 +65,9 @@ def test_timm_lars_does_not_adapt_without_weight_decay():
 def test_timm_lars_nesterov_enters_differently_from_inside_form_only():
     w, gradients = start()
     assert same(train(ours(nesterov=True), w, gradients), train(timm_lars(nesterov=True), w, gradients))
-    assert not same(train(ours(nesterov=True, momentum_form="inside"), w, gradients), train(timm_lars(nesterov=True), w, gradients))
+    assert not same(
+        train(ours(nesterov=True, momentum_scaling="lr_and_trust_ratio"), w, gradients), train(timm_lars(nesterov=True), w, gradients)
+    )
 
 
 def test_timm_lars_decays_a_layer_without_gradient():
@@ -103,7 +105,7 @@ def test_timm_lamb_clips_the_gradient_by_default():
 
 def test_timm_lamb_does_not_adapt_without_weight_decay():
     w, g = start()
-    unadapted = train(lambda params: LAMB([{"params": params, "adapt": False}], lr=0.0), w, g)
+    unadapted = train(lambda params: LAMB([{"params": params, "use_trust_ratio": False}], lr=0.0), w, g)
     assert same(train(timm_lamb(weight_decay=0.0), w, g), unadapted)
     assert same(train(timm_lamb(weight_decay=0.0, always_adapt=True), w, g), train(our_lamb(weight_decay=0.0), w, g))
 
@@ -154,7 +156,7 @@ def test_colossalai_lars_differs():
     assert same(train(ours(), w, gradients[:1]), by_hand(w, gradients[:1], colossalai_lars))
     # Then its ratio of today meets the gradients of yesterday.
     assert not same(train(ours(), w, gradients), by_hand(w, gradients, colossalai_lars))
-    assert not same(train(ours(momentum_form="inside"), w, gradients), by_hand(w, gradients, colossalai_lars))
+    assert not same(train(ours(momentum_scaling="lr_and_trust_ratio"), w, gradients), by_hand(w, gradients, colossalai_lars))
     # The clamps: a large gradient is cut element by element, a small one meets the ratio's bound (ours: trust_clip).
     large, small = [gradients[0] * 100], [gradients[0] * 1e-6]
     assert not same(train(ours(), w, large), by_hand(w, large, colossalai_lars))

@@ -33,7 +33,7 @@ def test_ratios_of_the_last_step(model):
 
 def test_other_optimizers_have_none(model):
     assert trust_ratios(torch.optim.SGD(model.parameters(), lr=0.1)) == {}
-    optimizer = LAMB([{"params": model.parameters(), "adapt": False}], lr=0.1)
+    optimizer = LAMB([{"params": model.parameters(), "use_trust_ratio": False}], lr=0.1)
     optimizer.step()
     assert trust_summary(optimizer) is None
 

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from lbtrain.cluster.step_model import Prediction
 from tools.scaling_report.__main__ import COMMANDS, main
 from tools.scaling_report.advise import knee, options_for, sentence
 from tools.scaling_report.compare import is_slower
 from tools.scaling_report.ingest import rates
 from tools.scaling_report.links import fit_link
 from tools.scaling_report.report import Collective, OwnTimes, Report, ReportError, Row, half_interval, load, rate_columns, with_efficiency
+from tools.scaling_report.step_model import Prediction
 
 ROW = Row(gpus=8, nodes=1, images_per_s=800.0, images_per_s_gpu=100.0, images_per_s_gpu_low=98.0, images_per_s_gpu_high=102.0)
 PREDICTION = Prediction(

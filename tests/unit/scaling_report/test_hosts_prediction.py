@@ -7,7 +7,7 @@ import torch
 
 from bench.hosts_prediction import run_steps, turns_at
 from bench.stopwatch import Idle
-from tests.cluster import shaped, sleeping
+from lab import shaped, sleeping
 from tools.scaling_report.clock import HostClock
 from tools.scaling_report.stopwatch import Stopwatch
 from tools.scaling_report.timings import read_ranks

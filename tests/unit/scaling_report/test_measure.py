@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from lbtrain import Recipe
-from lbtrain.cluster.hostfile import Hostfile
 from lbtrain.errors import LaunchError
+from lbtrain.launch.hostfile import Hostfile
 from tools.recipe_file import load_recipe
 from tools.scaling_report.__main__ import main
 from tools.scaling_report.launchers import LAUNCHERS, commands, run_together
@@ -174,7 +174,7 @@ def test_detection_is_measured_on_drawn_shapes_where_data_is_synthetic(tmp_path:
 def test_the_documented_study_of_detection_can_be_planned(tmp_path: Path) -> None:
     """Its recipe takes fewer images at once than a ghost batch holds."""
     study = _study(tmp_path, Hostfile(("localhost",), 2), data=["synthetic", "real"])
-    study.recipe = load_recipe(ROOT / "recipes/mask_rcnn.py").with_overrides(["data.group_by=size"])
+    study.recipe = load_recipe(ROOT / "recipes/coco/mask_rcnn.py").with_overrides(["data.group_by=size"])
     rows = study.rows()
     assert [(row.data, row.status, row.per_gpu_batch, row.global_batch) for row in rows] == [
         (data, "ok", 2, 4) for data in ("synthetic", "real")
@@ -182,7 +182,7 @@ def test_the_documented_study_of_detection_can_be_planned(tmp_path: Path) -> Non
     assert "--gpus 2 --data real" in (ROOT / "docs/detection.md").read_text()
 
 
-@pytest.mark.parametrize(("recipe", "waits"), [("mask_rcnn_shapes", False), ("resnet50", True)])
+@pytest.mark.parametrize(("recipe", "waits"), [("coco/mask_rcnn_shapes", False), ("imagenet/resnet50", True)])
 def test_detection_has_no_data_wait(recipe: str, waits: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Shapes are no photos: the difference of the steps is mostly what they compute."""
     monkeypatch.chdir(ROOT)
@@ -210,11 +210,11 @@ def test_data_wait_is_real_minus_synthetic() -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--hostfile", "nowhere", "recipes/digits.py"], "nowhere cannot be read"),
+        (["--hostfile", "nowhere", "recipes/digits/digits.py"], "nowhere cannot be read"),
         (["--hostfile", "hostfiles/local", "recipes/nothing.py"], "is not a file"),
-        (["--hostfile", "hostfiles/local", "recipes/digits.py", "batchsize=3"], "did you mean"),
-        (["--hostfile", "hostfiles/local", "--data", "synthetic,real", "recipes/digits.py"], "have 1 channel(s)"),
-        (["--hostfile", "hostfiles/1x8", "recipes/digits.py"], "without splitting a host"),
+        (["--hostfile", "hostfiles/local", "recipes/digits/digits.py", "batchsize=3"], "did you mean"),
+        (["--hostfile", "hostfiles/local", "--data", "synthetic,real", "recipes/digits/digits.py"], "have 1 channel(s)"),
+        (["--hostfile", "hostfiles/1x8", "recipes/digits/digits.py"], "without splitting a host"),
     ],
 )
 def test_a_study_that_cannot_be_is_refused_before_a_launch(
@@ -234,7 +234,7 @@ def test_a_folder_with_a_study_is_not_overwritten(tmp_path: Path, capsys: pytest
 
 def test_another_study_is_not_gone_on_with(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     asked = {
-        "recipe": "recipes/digits.py",
+        "recipe": "recipes/digits/digits.py",
         "overrides": "[]",
         "launcher": "deepspeed",
         "steps": "7",
@@ -242,7 +242,7 @@ def test_another_study_is_not_gone_on_with(tmp_path: Path, capsys: pytest.Captur
         "per_gpu_batch": "None",
     }
     (tmp_path / "study.json").write_text(json.dumps(asked))
-    words = ["measure", "--gpus", "2", "--out", str(tmp_path), "--hostfile", "nowhere", "recipes/digits.py", "--resume"]
+    words = ["measure", "--gpus", "2", "--out", str(tmp_path), "--hostfile", "nowhere", "recipes/digits/digits.py", "--resume"]
     assert main([*words, "--steps", "9"]) == 2
     assert "measured with steps=7, not 9" in capsys.readouterr().err
     assert main([*words, "--steps", "7"]) == 2

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from lbtrain.cluster.comm_model import fill_buckets
 from tools.scaling_report.__main__ import main
 from tools.scaling_report.clock import HostClock
+from tools.scaling_report.comm_model import fill_buckets
 from tools.scaling_report.layers import GradientStamps, counted_layers
 from tools.scaling_report.report import load
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from lbtrain.errors import RecipeError
-from lbtrain.tasks import Headline
+from lbtrain.tasks import PrimaryMetric
 from tools.recipe_file import load_recipe
 from tools.study import __main__ as study
 from tools.study import publish
@@ -28,7 +28,7 @@ ERROR = {"name": "top1_error", "label": "top-1 error", "higher_is_better": False
 PRECISION = {"name": "mask_ap", "label": "mask AP", "higher_is_better": True}
 
 
-def arm(tmp_path: Path, name: str, errors: list[float | None], headline=ERROR, epochs: int = 20) -> Arm:
+def arm(tmp_path: Path, name: str, errors: list[float | None], primary_metric=ERROR, epochs: int = 20) -> Arm:
     """An error of None is a run that diverged after an epoch."""
     recipe = tmp_path / f"{name}.py"
     recipe.write_text(f'"""{name.title()} <in> words.\n\nRun  python {name}.py\n"""\nrecipe = None\n')
@@ -36,7 +36,7 @@ def arm(tmp_path: Path, name: str, errors: list[float | None], headline=ERROR, e
         folder = tmp_path / name / f"seed{seed}"
         folder.mkdir(parents=True)
         origin = {"seconds": 1.0, "commit": "abc", "hardware": "2 cores", "versions": {"torch": "2.0"}}
-        name_of_it, content = ("diverged.json", {}) if error is None else ("summary.json", {headline["name"]: error, **origin})
+        name_of_it, content = ("diverged.json", {}) if error is None else ("summary.json", {primary_metric["name"]: error, **origin})
         (folder / name_of_it).write_text(json.dumps(content))
         plan = {
             "batch_size": 32,
@@ -49,10 +49,10 @@ def arm(tmp_path: Path, name: str, errors: list[float | None], headline=ERROR, e
         rows = [
             {"kind": "train", "epoch": 1.0, "loss": 0.5},
             {"kind": "curvature"},
-            {"kind": "eval", "epoch": 1.0, headline["name"]: error},
+            {"kind": "eval", "epoch": 1.0, primary_metric["name"]: error},
         ]
         (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return Arm.read(recipe, tmp_path, list(range(len(errors))), Headline(**headline))
+    return Arm.read(recipe, tmp_path, list(range(len(errors))), PrimaryMetric(**primary_metric))
 
 
 def test_arms_of_one_name_are_refused(tmp_path, capsys):
@@ -101,7 +101,7 @@ def test_the_origin_is_that_of_the_runs(tmp_path):
     assert provenance([reference, other], "command").endswith("; commit abc on 2 cores; torch 2.0")
     path = tmp_path / "other/seed0/summary.json"
     path.write_text(path.read_text().replace("abc", "def"))
-    later = Arm.read(tmp_path / "other.py", tmp_path, [0, 1, 2], Headline(**ERROR))
+    later = Arm.read(tmp_path / "other.py", tmp_path, [0, 1, 2], PrimaryMetric(**ERROR))
     assert {"abc", "def"} <= set(provenance([reference, later], "command").replace(";", " ").split())
 
 
@@ -135,8 +135,8 @@ def test_runs_that_were_logged_at_other_epochs_have_a_mean_curve(tmp_path):
 
 
 def test_a_finished_run_whose_recipe_has_changed_is_refused(tmp_path):
-    job = Job(str(RECIPES / "digits.py"), ("seed=3",), str(tmp_path))
-    recipe = load_recipe(RECIPES / "digits.py").with_overrides(job.words)
+    job = Job(str(RECIPES / "digits/digits.py"), ("seed=3",), str(tmp_path))
+    recipe = load_recipe(RECIPES / "digits/digits.py").with_overrides(job.words)
     (tmp_path / "summary.json").write_text("{}")
     (tmp_path / "recipe.yaml").write_text(recipe.vary(log_every="1it").to_yaml())  # what does not enter the mathematics may differ
     check_unchanged([job])
@@ -146,7 +146,7 @@ def test_a_finished_run_whose_recipe_has_changed_is_refused(tmp_path):
 
 
 def test_recipes_that_are_scored_by_different_metrics_are_refused(capsys):
-    assert study.main([str(RECIPES / "digits.py"), str(RECIPES / "mask_rcnn_shapes.py")]) == 2
+    assert study.main([str(RECIPES / "digits/digits.py"), str(RECIPES / "coco/mask_rcnn_shapes.py")]) == 2
     assert "mask_rcnn_shapes.py: mask AP" in capsys.readouterr().err
 
 
@@ -207,13 +207,14 @@ def test_a_page_in_a_folder_finds_its_picture():
 def test_recipes_state_what_was_measured():
     """Every number behind `Measured` is that of its recipe in the result it names, of a sweep at the recipe's own batch size."""
     said = {
-        path.stem: found[1] for path in RECIPES.glob("*.py") if (found := re.search(r"(?m)^Measured +(\S.*results/.*)$", path.read_text()))
+        path.stem: found[1] for path in RECIPES.rglob("*.py") if (found := re.search(r"(?m)^Measured +(\S.*results/.*)$", path.read_text()))
     }
     assert len(said) >= 6
     for recipe, line in said.items():
         result = json.loads((ROOT / re.search(r"results/\w+\.json", line)[0]).read_text())
         rows = [row for row in result.get("rows", result.get("arms")) if row.get("recipe", row.get("arm")) == recipe]
-        (row,) = [row for row in rows if row["batch_size"] == load_recipe(RECIPES / f"{recipe}.py").batch_size]
+        (path,) = RECIPES.rglob(f"{recipe}.py")
+        (row,) = [row for row in rows if row["batch_size"] == load_recipe(path).batch_size]
         number = f" {row['mean']:.2f} ± {row['std']:.2f} % (n={row['n']}," if row["n"] else "diverged (n="
         assert number in f" {line}", recipe
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lbtrain.errors import RecipeError
-from lbtrain.tasks import Headline
+from lbtrain.tasks import PrimaryMetric
 from tools.study import sweep
 from tools.study.jobs import Job
 from tools.study.sweep import arms_of, batch_sizes_of, in_order, points_of
@@ -15,16 +15,16 @@ from tools.study.sweep_report import Point, draw, markdown_table, verdicts, writ
 
 RECIPES = Path(__file__).parents[3] / "recipes"
 SIZES = [4, 32, 720]
-ERROR = Headline("top1_error", "top-1 error", higher_is_better=False)
-PRECISION = Headline("mask_ap", "mask AP", higher_is_better=True)
+ERROR = PrimaryMetric("top1_error", "top-1 error", higher_is_better=False)
+PRECISION = PrimaryMetric("mask_ap", "mask AP", higher_is_better=True)
 
 
 def points(tmp_path: Path, seeds: int = 2) -> list[Point]:
-    return points_of(arms_of(RECIPES / "digits.py", [RECIPES / "digits_720_lamb.py"]), SIZES, list(range(seeds)), tmp_path)
+    return points_of(arms_of(RECIPES / "digits/digits.py", [RECIPES / "digits/digits_720_lamb.py"]), SIZES, list(range(seeds)), tmp_path)
 
 
 def test_the_arms_differ_in_the_rate_and_its_warmup_alone():
-    unscaled, linear, gradual, lamb = arms_of(RECIPES / "digits.py", [RECIPES / "digits_720_lamb.py"])
+    unscaled, linear, gradual, lamb = arms_of(RECIPES / "digits/digits.py", [RECIPES / "digits/digits_720_lamb.py"])
     large = [arm.recipe_at(720) for arm in (unscaled, linear, gradual)]
     assert [(each.schedule.rule, each.schedule.warmup) for each in large] == [("none", "0ep"), ("linear", "0ep"), ("linear", "2ep")]
     assert len({each.vary(schedule=dict(rule="none", warmup="0ep")).to_yaml() for each in large}) == 1
@@ -37,11 +37,11 @@ def test_the_arms_differ_in_the_rate_and_its_warmup_alone():
 def test_arms_of_one_name_are_refused(tmp_path, name):
     (tmp_path / f"{name}.py").write_text("from lbtrain import Recipe\nrecipe = Recipe()\n")
     with pytest.raises(RecipeError, match=rf"and .*{re.escape(name)}\.py would both keep their runs in the folder"):
-        arms_of(RECIPES / "digits.py", [RECIPES / "digits_720_lamb.py", tmp_path / f"{name}.py"])
+        arms_of(RECIPES / "digits/digits.py", [RECIPES / "digits/digits_720_lamb.py", tmp_path / f"{name}.py"])
 
 
 def test_batch_norm_sees_no_more_than_the_batch_and_remembers_as_many_examples():
-    arm = arms_of(RECIPES / "digits.py", [])[0]
+    arm = arms_of(RECIPES / "digits/digits.py", [])[0]
     at = {size: arm.recipe_at(size) for size in SIZES}
     assert [at[size].bn_batch_size for size in SIZES] == [4, 8, 8]
     # After the same 720 examples, the same share of the old statistics is left: (1 - momentum) ** steps.
@@ -64,11 +64,11 @@ def test_every_job_runs_once_the_large_batches_first(tmp_path):
     assert [job.words[-1] for job in order[:2]] == ["seed=0", "seed=1"]
 
 
-def finished(folder: Path, score: float | None, headline: Headline = ERROR) -> Job:
+def finished(folder: Path, score: float | None, primary_metric: PrimaryMetric = ERROR) -> Job:
     folder.mkdir(parents=True)
     (folder / "plan.json").write_text(json.dumps({"total_steps": 10, "learning_rate": {"peak": 0.1}}))
     origin = {"seconds": 1.0, "commit": "abc", "hardware": "2 cores", "versions": {"torch": "2.0"}}
-    name, content = ("diverged.json", {}) if score is None else ("summary.json", {headline.name: score, **origin})
+    name, content = ("diverged.json", {}) if score is None else ("summary.json", {primary_metric.name: score, **origin})
     (folder / name).write_text(json.dumps(content))
     return Job("recipe.py", (), str(folder))
 
@@ -98,8 +98,8 @@ def test_the_report_counts_what_diverged(tmp_path):
 
 
 def test_a_sweep_of_detectors_is_scored_by_their_precision(tmp_path):
-    arms = arms_of(RECIPES / "mask_rcnn_shapes.py", [])
-    assert all(point.headline == PRECISION for point in points_of(arms, [2, 16], [0], tmp_path))
+    arms = arms_of(RECIPES / "coco/mask_rcnn_shapes.py", [])
+    assert all(point.primary_metric == PRECISION for point in points_of(arms, [2, 16], [0], tmp_path))
     assert [(at.bn_batch_size, at.loss_batch_size) for at in (arms[0].recipe_at(size) for size in (2, 32))] == [(2, 2), (4, 4)]
     runs = tuple(finished(tmp_path / f"seed{seed}", score, PRECISION) for seed, score in enumerate([20.0, 30.0]))
     write_report([Point("a", 16, runs, PRECISION)], tmp_path, title="A title", command="a command", reference=16)
@@ -109,7 +109,7 @@ def test_a_sweep_of_detectors_is_scored_by_their_precision(tmp_path):
 
 def test_arms_that_are_scored_by_different_metrics_are_refused():
     with pytest.raises(RecipeError, match=r"mask_rcnn_shapes\.py: is scored by mask AP, .*digits\.py by top-1 error"):
-        arms_of(RECIPES / "digits.py", [RECIPES / "mask_rcnn_shapes.py"])
+        arms_of(RECIPES / "digits/digits.py", [RECIPES / "coco/mask_rcnn_shapes.py"])
 
 
 def test_an_arm_that_always_diverges_has_a_cross_and_no_mean(tmp_path):
@@ -122,5 +122,5 @@ def test_an_arm_that_always_diverges_has_a_cross_and_no_mean(tmp_path):
 def test_a_wrong_list_of_batch_sizes_is_the_users_error(capsys):
     assert batch_sizes_of("8,2,8") == [2, 8]
     for wrong in ("8,,2", "0", "8.5", "a"):
-        assert sweep.main([str(RECIPES / "digits.py"), "--batch-sizes", wrong]) == 2
+        assert sweep.main([str(RECIPES / "digits/digits.py"), "--batch-sizes", wrong]) == 2
         assert "batch sizes such as" in capsys.readouterr().err

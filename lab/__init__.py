@@ -1,0 +1,1 @@
+"""Several hosts and ranks on one machine, for tests, benches and the scaling demo."""

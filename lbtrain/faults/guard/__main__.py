@@ -1,0 +1,9 @@
+"""`python -I -S lbtrain/guard DUTY`, with a `Duty` as JSON: how lbtrain.faults.watchdog starts a guard."""
+
+import importlib
+import sys
+from pathlib import Path
+
+# The package itself, and not what lies in it; last, so that nothing beside it can stand in front of the standard library.
+sys.path[:] = [*sys.path[1:], str(Path(__file__).parents[1])]
+importlib.import_module("guard.program").main(sys.argv[1])

@@ -1,0 +1,1 @@
+"""How a run is launched: the world that a launcher made, hostfiles, loader processes."""

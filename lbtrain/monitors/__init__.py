@@ -1,0 +1,50 @@
+"""What a run measures of itself while it trains, one file each. A new meter takes its place in the list below; the loop stays as it is."""
+
+from collections.abc import Iterable
+
+import torch
+
+from lbtrain.engines.protocol import Engine
+from lbtrain.monitors.distance import DistanceMonitor
+from lbtrain.monitors.log_window import LogWindow, replaced_over_ranks
+from lbtrain.monitors.noise import NoiseMonitor
+from lbtrain.monitors.protocol import MicroStep, Monitor, StepResult
+from lbtrain.monitors.trust import TrustMonitor
+from lbtrain.plan.plan import Plan
+from lbtrain.runs.records import Records, Row
+from lbtrain.tasks import Task
+
+__all__ = ["Done", "Meter", "Meters", "NoiseMeter", "Pass", "replaced_over_ranks"]
+
+
+class Monitors:
+    """All meters of a run as the loop sees them. What they find goes to `records`."""
+
+    def __init__(self, plan: Plan, task: Task, engine: Engine, optimizer: torch.optim.Optimizer, records: Records):
+        window = LogWindow(plan, engine, optimizer)
+        self.waiting, self.paused = window.waiting, window.paused
+        noise = NoiseMonitor(plan, task, engine, optimizer, earlier=records.written("noise"))
+        # In the order of their rows.
+        self._meters: list[Monitor] = [noise, window, DistanceMonitor(task.recipe, engine), TrustMonitor(optimizer)]
+        self._records = records
+
+    def before_backward(self, seen: MicroStep) -> None:
+        for monitor in self._meters:
+            monitor.before_backward(seen)
+
+    def before_update(self) -> None:
+        for monitor in self._meters:
+            monitor.before_update()
+
+    def after_step(self, done: StepResult, *, logged: bool) -> None:
+        self._write(monitor.after_step(done) for monitor in self._meters)
+        if logged:
+            self._write(monitor.at_log(done) for monitor in self._meters)
+
+    def after_evaluation(self, done: StepResult) -> None:
+        self._write(monitor.after_evaluation(done) for monitor in self._meters)
+
+    def _write(self, found: Iterable[Iterable[Row]]) -> None:
+        for rows in found:
+            for row in rows:
+                self._records.write(row)

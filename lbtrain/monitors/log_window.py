@@ -1,0 +1,81 @@
+"""What is averaged between one logged row and the next."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+
+import torch
+
+from lbtrain.data.loading import replaced_images
+from lbtrain.engines.protocol import Engine
+from lbtrain.monitors.protocol import MicroStep, Monitor, StepResult
+from lbtrain.optim import trust_summary
+from lbtrain.plan.plan import Plan
+from lbtrain.runs.records import TrainRow
+
+
+class LogWindow(Monitor):
+    """Sums since the last logged row, or since the restart: no checkpoint holds them.
+
+    The loss stays on the device until the next row, so that no step waits for it.
+    """
+
+    def __init__(self, plan: Plan, engine: Engine, optimizer: torch.optim.Optimizer):
+        self.plan, self.engine, self.optimizer = plan, engine, optimizer
+        self._restart()
+
+    def _restart(self) -> None:
+        self.sums: dict[str, torch.Tensor] = {}
+        self.images, self.waited = 0, 0.0
+        self.started = time.perf_counter()
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Time spent in here is time without data."""
+        entered = time.perf_counter()
+        yield
+        self.waited += time.perf_counter() - entered
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Time spent in here is not training time."""
+        entered = time.perf_counter()
+        yield
+        self.started += time.perf_counter() - entered
+
+    def before_backward(self, seen: MicroStep) -> None:
+        """Losses are means over a micro-batch. Weighted by its images, a row that spans a change of the batch is right."""
+        images = seen.phase.split.micro_batch_size
+        for name, value in {"loss": seen.loss, **seen.parts}.items():
+            self.sums[name] = value.detach() * images + self.sums.get(name, 0)
+        self.images += images
+
+    def at_log(self, done: StepResult) -> Iterator[TrainRow]:
+        """The averages over the window, over all ranks; starts the next window. Collective."""
+        progress, trust = done.progress, trust_summary(self.optimizer)
+        loss, *parts = (self.engine.mean(torch.stack(list(self.sums.values()))) / self.images).tolist()
+        seconds = time.perf_counter() - self.started
+        row = TrainRow(
+            step=progress.step,
+            examples=progress.examples,
+            epoch=progress.examples / self.plan.train_examples,
+            batch_size=done.phase.batch_size,
+            lr=done.lr,
+            loss=loss,
+            images_per_sec=self.images * self.plan.world_size / seconds,
+            data_wait=self.waited / seconds,
+            skipped_steps=progress.skipped_steps,
+            replaced_images=replaced_over_ranks(self.engine),
+            trust_min=trust and trust.min,
+            trust_median=trust and trust.median,
+            trust_max=trust and trust.max,
+            parts=dict(zip(list(self.sums)[1:], parts, strict=True)),
+        )
+        self._restart()
+        yield row
+
+
+def replaced_over_ranks(engine: Engine) -> int:
+    """How many broken images all ranks have replaced since this was last asked. Collective."""
+    own = torch.tensor(float(replaced_images.take()), device=engine.device)
+    return round(float(engine.mean(own)) * engine.world_size)

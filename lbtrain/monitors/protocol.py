@@ -1,0 +1,58 @@
+"""What the loop shows of a run to whatever measures it."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from lbtrain.plan.batching import Phase
+from lbtrain.runs.checkpoint import Progress
+from lbtrain.runs.records import Row
+
+
+@dataclass(frozen=True)
+class MicroStep:
+    """A micro-batch that has gone forward; its backward pass comes next."""
+
+    batch: Any
+    loss: Tensor
+    """The sum of `parts`, what is minimised: a mean over the micro-batch, still on the device."""
+    parts: dict[str, Tensor]
+    start: int
+    """Examples seen before the step that it belongs to."""
+    phase: Phase
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """A step that has been made with learning rate `lr`, cut as `phase` says, and where the run stands after it."""
+
+    progress: Progress
+    phase: Phase
+    lr: float
+
+
+class Monitor:
+    """Measures a run and changes nothing in it. Every rank has it and calls it at the same points, so what gives rows may be collective.
+
+    A subclass overrides the points that it needs. In the first two nothing may wait for the device.
+    """
+
+    def before_backward(self, seen: MicroStep) -> None:
+        """Before each backward pass of a step."""
+
+    def before_update(self) -> None:
+        """Weights and gradients are those of the coming update, and not yet clipped."""
+
+    def after_step(self, done: StepResult) -> Iterable[Row]:
+        """After every step."""
+        return ()
+
+    def at_log(self, done: StepResult) -> Iterable[Row]:
+        """After a step of which a row is logged, once `after_step` has been asked."""
+        return ()
+
+    def after_evaluation(self, done: StepResult) -> Iterable[Row]:
+        """After a step that was followed by an evaluation, behind the row of that."""
+        return ()

@@ -1,0 +1,100 @@
+"""How a global batch is cut over ranks and passes, and the phases of a run whose batch grows.
+
+A growing batch in place of a falling rate: Smith et al. 2018, "Don't decay the learning rate, increase the batch size", sections 3 and 4.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+from lbtrain.errors import RecipeError
+
+
+@dataclass(frozen=True)
+class BatchSplit:
+    """How a global batch is cut. batch_size = micro_batch_size * accumulation * world_size; a ghost batch spans `ranks_per_ghost` ranks."""
+
+    micro_batch_size: int
+    accumulation: int
+    ranks_per_ghost: int
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of the run with one batch size. It starts at the step that begins when `start` examples were seen."""
+
+    start: int
+    batch_size: int
+    split: BatchSplit
+    lr_factor: float = 1.0
+    """By which the rate of the schedule is multiplied."""
+
+
+def phase_starts(batch_size: int, growth: Sequence[tuple[float, Fraction]]) -> list[tuple[int, int]]:
+    """(start, batch size) of each phase, both in examples, for `growth` as (position, factor): from the first step that begins at or after
+    `position`, the batch is `factor` times what it was. A milestone of the learning rate counts from the same step.
+
+    Growth points that fall into one step act together. Raises RecipeError where a batch would not be whole.
+    """
+    starts = [(0, batch_size)]
+    for position, factor in sorted(growth):
+        start, size = starts[-1]
+        begins = start + max(0, math.ceil((position - start) / size)) * size
+        if begins == start:
+            starts.pop()
+        if (size * factor).denominator > 1:
+            raise RecipeError(
+                f"schedule.batch_growth: {size} x {float(factor):g} is {float(size * factor):g}, not a whole number of images"
+            )
+        starts.append((begins, int(size * factor)))
+    return starts
+
+
+def steps_before(phases: Sequence[Phase], examples: float) -> float:
+    """Optimizer steps that the first `examples` examples take; a fraction where they end inside a step."""
+    ends = [phase.start for phase in phases[1:]] + [math.inf]
+    return sum(max(0, min(end, examples) - phase.start) / phase.batch_size for phase, end in zip(phases, ends, strict=True))
+
+
+def split_batch(batch_size: int, world_size: int, ghost: int, *, micro: int = 0, max_micro: int = 0, unit: int = 1) -> BatchSplit:
+    """The cut with the largest allowed micro-batch, a multiple of `unit` images.
+
+    Raises RecipeError, naming the nearest batch and world sizes that can be cut.
+    """
+    split = _best_split(batch_size, world_size, ghost, micro, max_micro, unit)
+    if split:
+        return split
+    batches = _nearest(batch_size, lambda size: _best_split(size, world_size, ghost, micro, max_micro, unit))
+    worlds = _nearest(world_size, lambda size: _best_split(batch_size, size, ghost, micro, max_micro, unit))
+    whole = f" and whole losses of loss_batch_size={unit}" if unit > 1 else ""
+    pinned = f" with micro_batch_size={micro}" if micro else f" with max_micro_batch_size={max_micro}" if max_micro else ""
+    raise RecipeError(
+        f"batch_size={batch_size} cannot be cut over {world_size} ranks in ghost batches of bn_batch_size={ghost}{whole}{pinned}: "
+        + "; ".join(
+            ([f"batch_size={' or '.join(map(str, batches))} would do on {world_size} ranks"] if batches else [])
+            + ([f"{' or '.join(map(str, worlds))} ranks would do for this batch"] if worlds else [])
+            or [f"change bn_batch_size or {'max_' if max_micro and not micro else ''}micro_batch_size"]
+        )
+    )
+
+
+def _best_split(batch_size: int, world_size: int, ghost: int, micro: int, max_micro: int, unit: int) -> BatchSplit | None:
+    if batch_size % world_size or batch_size % ghost:
+        return None
+    per_rank = batch_size // world_size
+    limit = min(per_rank, max_micro or per_rank)
+    for size in [micro] if micro else range(limit, 0, -1):
+        holds_whole_ghosts = size % ghost == 0
+        shares_a_ghost = ghost % size == 0 and (world_size * size) % ghost == 0
+        if per_rank % size == 0 and size % unit == 0 and (holds_whole_ghosts or shares_a_ghost):
+            return BatchSplit(size, per_rank // size, max(1, ghost // size))
+    return None
+
+
+def _nearest(size: int, works: Any) -> list[int]:
+    """The nearest sizes below and above that work, searched up to ten times the size, and to 4,096 at least."""
+    below = next((candidate for candidate in range(size - 1, 0, -1) if works(candidate)), None)
+    above = next((candidate for candidate in range(size + 1, min(max(10 * size, 4_096), size + 20_000)) if works(candidate)), None)
+    return [candidate for candidate in (below, above) if candidate]

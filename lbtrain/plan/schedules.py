@@ -1,0 +1,114 @@
+"""Schedules are pure functions of progress: examples seen over examples in the whole run, in [0, 1].
+
+Nothing here has state, so nothing has to be saved, and a change of the batch or of the world size cannot shift a warm-up.
+
+Sources: Goyal et al. 2017, sections 2.1 (linear rule), 2.2 (warm-up) and 5.1 (decay); You et al. 2017, section 5 (polynomial decay);
+Krizhevsky 2014, section 5 (square-root rule); Loshchilov & Hutter 2017, equation 5 (cosine); Smith et al. 2018, sections 2 to 4 (growing
+batch, momentum).
+"""
+
+import math
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from lbtrain.errors import RecipeError
+from lbtrain.recipe.durations import TableEntry
+
+Rule = Literal["linear", "sqrt", "none"]
+
+
+def scale_lr(
+    base_lr: float, base_batch_size: int, batch_size: int, rule: Rule, *, momentum: float = 0.0, base_momentum: float | None = None
+) -> float:
+    """The learning rate at `batch_size`, given the reference pair.
+
+    linear: base_lr * B / B0 (Goyal et al. 2017, section 2.1); sqrt: base_lr * sqrt(B / B0); none: base_lr.
+    `base_momentum` is the one that the reference pair was found with, if it differs from `momentum`: the rule then holds for the effective
+    rate lr / (1 - momentum), so that under the linear rule B stays proportional to lr / (1 - momentum) (Smith et al. 2018, section 4).
+    """
+    ratio = batch_size / base_batch_size
+    scaled = base_lr * {"linear": ratio, "sqrt": math.sqrt(ratio), "none": 1.0}[rule]
+    return scaled if base_momentum is None else scaled * (1 - momentum) / (1 - base_momentum)
+
+
+def lr_from_table(table: Sequence[TableEntry], batch_size: int) -> float:
+    """Raises RecipeError for a batch size that is not in the table, or stands there twice."""
+    rates = {entry.batch_size: entry.lr for entry in table}
+    if len(rates) < len(table):
+        raise RecipeError("schedule.table names a batch size twice")
+    if batch_size not in rates:
+        there = ", ".join(map(str, sorted(rates))) or "none"
+        raise RecipeError(f"batch_size={batch_size} is not in schedule.table; those there: {there}")
+    return rates[batch_size]
+
+
+def mean_form_lr(lr_per_example: float, batch_size: int) -> float:
+    """The rate for a loss averaged over the batch, given the one for a loss summed over it (Masters & Luschi 2018, section 2, "base
+    learning rate"): w - lr_per_example * sum of gradients = w - (lr_per_example * B) * their mean.
+    """
+    return lr_per_example * batch_size
+
+
+def sgd_noise_scale(lr: float, train_examples: int, batch_size: int, momentum: float = 0.0) -> float:
+    """The size of the random fluctuations of SGD: lr / (1 - momentum) * (N / B - 1) (Smith et al. 2018, sections 2 and 4).
+
+    Divide the rate by k, or multiply the batch by k: for B far below N it changes alike.
+    """
+    return lr / (1 - momentum) * (train_examples / batch_size - 1)
+
+
+def warmup(progress: float, length: float, start_lr: float, peak_lr: float, form: Literal["gradual", "constant"] = "gradual") -> float:
+    """The rate inside the warm-up, 0 <= progress < length: a straight line from start_lr, or start_lr throughout."""
+    return start_lr if form == "constant" else start_lr + (peak_lr - start_lr) * progress / length
+
+
+def step_decay(progress: float, milestones: tuple[float, ...], factors: tuple[float, ...]) -> float:
+    """The factors of the milestones passed, multiplied; a milestone counts from the step that starts on it."""
+    return math.prod(factors[: bisect_right(milestones, progress)])
+
+
+def polynomial_decay(progress: float, power: float) -> float:
+    """(1 - progress) ** power."""
+    return (1 - progress) ** power
+
+
+def cosine_decay(progress: float) -> float:
+    """Half a cosine from 1 to 0."""
+    return (1 + math.cos(math.pi * progress)) / 2
+
+
+@dataclass(frozen=True)
+class LearningRate:
+    """The learning rate of a run as a function of progress. All positions are shares of the run, in [0, 1].
+
+    `step` milestones count from the start of the run (Goyal et al.); `poly` and `cosine` run from the end of the warm-up to the end of
+    the run, so that the rate is continuous.
+    """
+
+    peak: float
+    warmup_start: float
+    warmup_length: float
+    warmup_form: Literal["gradual", "constant"]
+    decay: Literal["step", "poly", "cosine", "none"]
+    milestones: tuple[float, ...] = ()
+    factors: tuple[float, ...] = ()
+    """One a milestone."""
+    power: float = 2.0
+
+    def __call__(self, progress: float) -> float:
+        if progress < self.warmup_length:
+            return warmup(progress, self.warmup_length, self.warmup_start, self.peak, self.warmup_form)
+        return self.peak * self._decayed(progress)
+
+    def _decayed(self, progress: float) -> float:
+        if self.decay == "step":
+            return step_decay(progress, self.milestones, self.factors)
+        rest = 1.0 if self.warmup_length >= 1 else min(1.0, (progress - self.warmup_length) / (1 - self.warmup_length))
+        return {"poly": polynomial_decay(rest, self.power), "cosine": cosine_decay(rest), "none": 1.0}[self.decay]
+
+
+def crossed(before: float, after: float, every: float) -> bool:
+    """Whether a multiple of `every` lies in (before, after]."""
+    return after // every > before // every

@@ -1,0 +1,17 @@
+"""ResNet-44 on CIFAR-10 at 4,096 images a step for as many steps as at 128 (Hoffer et al. 2017, Table 1, fifth arm: + RA).
+
+Regime adaptation multiplies all lengths by 32: 6,400 epochs. It answers what the batch costs in accuracy, not in time.
+
+Run        torchrun --nproc_per_node 8 recipes/cifar10/resnet44_4k_regime.py data.root=/data/cifar10
+Published  Hoffer et al. 2017, Table 1 (its figures were not at hand; none is stated here)
+Measured   not yet
+"""
+
+from resnet44_4k_ghost_bn import recipe as ghost_bn
+
+from lbtrain import main
+
+recipe = ghost_bn.vary(schedule=dict(regime_adaptation=True), checkpoint=dict(every="10ep"), evaluate_every="10ep")
+
+if __name__ == "__main__":
+    main(recipe)

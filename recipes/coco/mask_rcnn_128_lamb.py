@@ -1,0 +1,20 @@
+"""Mask R-CNN on COCO at 128 images a step with LAMB, whose steps are scaled layer by layer (You et al. 2019).
+
+The rate is a first guess that no run has confirmed.
+
+Run        deepspeed --hostfile hostfiles/8x8 recipes/coco/mask_rcnn_128_lamb.py data.root=/data/coco model.weights=resnet50.pt
+Published  nothing
+Measured   not yet
+"""
+
+from mask_rcnn_128 import recipe as baseline
+
+from lbtrain import main
+
+recipe = baseline.vary(
+    optimizer=dict(name="lamb", weight_decay=0.01, no_decay=["norm", "bias"]),
+    schedule=dict(base_lr=1e-3, base_batch_size=16, rule="sqrt", warmup_start_lr=0.0),
+)
+
+if __name__ == "__main__":
+    main(recipe)

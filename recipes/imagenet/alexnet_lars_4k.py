@@ -1,0 +1,19 @@
+"""AlexNet on ImageNet at 4,096 images a step with LARS (You et al. 2017, Table 3a).
+
+Run        deepspeed --hostfile hostfiles/16x8 recipes/imagenet/alexnet_lars_4k.py data.root=/data/imagenet
+Published  top-1 accuracy 58.5 % (one run)
+Measured   not yet
+"""
+
+from alexnet_lars import recipe as lars
+
+from lbtrain import Expectation, main
+
+recipe = lars.vary(
+    batch_size=4096,
+    schedule=dict(base_lr=10.0, base_batch_size=4096),
+    expect=Expectation("top1_error", 41.5, 0.5, "You et al. 2017, Table 3a"),
+)
+
+if __name__ == "__main__":
+    main(recipe)

@@ -1,0 +1,21 @@
+"""AlexNet on ImageNet at 8,192 images a step with LARS (You et al. 2017, Table 3a).
+
+batch_size=16384 schedule.base_lr=14 and batch_size=32768 schedule.base_lr=14 are its further rows (55.0 and 46.9 %).
+
+Run        deepspeed --hostfile hostfiles/32x8 recipes/imagenet/alexnet_lars_8k.py data.root=/data/imagenet
+Published  top-1 accuracy 58.2 % (one run)
+Measured   not yet
+"""
+
+from alexnet_lars import recipe as lars
+
+from lbtrain import Expectation, main
+
+recipe = lars.vary(
+    batch_size=8192,
+    schedule=dict(base_lr=10.0, base_batch_size=8192),
+    expect=Expectation("top1_error", 41.8, 0.5, "You et al. 2017, Table 3a"),
+)
+
+if __name__ == "__main__":
+    main(recipe)

@@ -1,0 +1,18 @@
+"""ResNet-50 on ImageNet at 8,192 images a step after five epochs at a constant 0.1 (Goyal et al. 2017, Table 1 and Figure 2b).
+
+Run        deepspeed --hostfile hostfiles/32x8 recipes/imagenet/resnet50_8k_constant_warmup.py data.root=/data/imagenet
+Published  top-1 error 25.88 +- 0.56 % (baseline at 256: 23.60 +- 0.12)
+Measured   not yet
+"""
+
+from resnet50_8k import recipe as gradual
+
+from lbtrain import Expectation, main
+
+recipe = gradual.vary(
+    schedule=dict(warmup_form="constant", warmup_start_lr=0.1),
+    expect=Expectation("top1_error", 25.88, 1.12, "Goyal et al. 2017, Table 1", evaluations=5),
+)
+
+if __name__ == "__main__":
+    main(recipe)

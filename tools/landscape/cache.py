@@ -1,0 +1,86 @@
+"""Measurements that are kept as they finish, so that one that was stopped goes on where it was; and a bar that says how long it takes."""
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor
+
+from lbtrain.analysis import Objective
+from lbtrain.runs.records import write_whole
+from tools.landscape.runs import DistContext
+
+MEANING = 2
+"""Raised where a measurement comes to mean something else: what was kept before is then measured anew."""
+
+
+def cached(
+    folder: Path, name: str, settings: dict[str, Any], measure: Callable[[], dict[str, Any]], context: DistContext
+) -> dict[str, Any]:
+    """folder/NAME.json if it holds a measurement with these settings; else measures, and writes it there. Collective, as `measure` is.
+
+    Rank 0 looks for all: another might see the file earlier or later, or not at all on its host, and measure alone.
+    """
+    path, settings = folder / f"{name}.json", {**settings, "meaning": MEANING}
+    if found := context.from_rank_0(lambda: _read(path, settings)):
+        return found
+    result = measure()
+    if context.rank == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(path, json.dumps({"settings": settings, "result": result}, indent=1) + "\n")
+    return result
+
+
+def _read(path: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
+    found = json.loads(path.read_text()) if path.exists() else {}
+    return found["result"] if found.get("settings") == settings else None
+
+
+class Watched:
+    """An objective whose every gradient and product moves a bar."""
+
+    def __init__(self, objective: Objective, tick: Callable[[], None]):
+        self._objective, self._tick = objective, tick
+        self.size, self.device, self.point = objective.size, objective.device, objective.point
+
+    def value(self, shift: Tensor | None = None) -> float:
+        return self._objective.value(shift)
+
+    def gradient(self, shift: Tensor | None = None) -> tuple[float, Tensor]:
+        self._tick()
+        return self._objective.gradient(shift)
+
+    def hessian_vector(self, vector: Tensor) -> Tensor:
+        self._tick()
+        return self._objective.hessian_vector(vector)
+
+
+class Bars:
+    """One line a measurement on a terminal, with ETA; elsewhere a line of text every tenth of it."""
+
+    def __init__(self, *, enabled: bool):
+        self.enabled = enabled
+
+    @contextlib.contextmanager
+    def watching(self, what: str, at_most: int) -> Iterator[Callable[[], None]]:
+        """Yields the function that moves the bar; `at_most` calls of it are expected."""
+        if not self.enabled:
+            yield lambda: None
+            return
+        columns = [TextColumn("{task.description:<34}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("ETA")]
+        with Progress(*columns, TimeRemainingColumn(), console=Console()) as progress:
+            task = progress.add_task(what, total=at_most)
+
+            def tick() -> None:
+                progress.advance(task)
+                done = int(progress.tasks[task].completed)
+                if not progress.console.is_terminal and done % max(1, at_most // 10) == 0:
+                    left = progress.tasks[task].time_remaining
+                    print(f"{what}: {done} of at most {at_most}" + (f", ETA {left:.0f} s" if left is not None else ""), flush=True)
+
+            yield tick
+            progress.update(task, total=progress.tasks[task].completed)
