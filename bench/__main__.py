@@ -49,17 +49,29 @@ class Bench:
 def _photos() -> str | None:
     from bench.input import PHOTOS
 
-    return None if PHOTOS.is_file() else f"no photos at {PHOTOS} (python -m bench.input --photos TAR takes others)"
+    return (
+        None
+        if PHOTOS.is_file()
+        else f"no photos at {PHOTOS} (python -m bench.input --photos TAR takes others)"
+    )
 
 
 def _published() -> str | None:
     from bench.scaling_prediction import TABLE
 
-    return None if TABLE.is_file() else f"no published efficiencies at {TABLE} (python -m bench.scaling_prediction TABLE takes others)"
+    return (
+        None
+        if TABLE.is_file()
+        else f"no published efficiencies at {TABLE} (python -m bench.scaling_prediction TABLE takes others)"
+    )
 
 
 def _pyhessian() -> str | None:
-    return None if os.environ.get("PYHESSIAN") else "no PyHessian (PYHESSIAN=a checkout of github.com/amirgholami/PyHessian)"
+    return (
+        None
+        if os.environ.get("PYHESSIAN")
+        else "no PyHessian (PYHESSIAN=a checkout of github.com/amirgholami/PyHessian)"
+    )
 
 
 BENCHES = (
@@ -89,7 +101,9 @@ def regressions(before: list[report.Line], after: list[report.Line]) -> list[str
         best_now = max(report.better(line, line[end]) for end in ("ratio_low", "ratio_high"))
         worst_then = min(report.better(old, old[end]) for end in ("ratio_low", "ratio_high"))
         if now < SLOWER * then and best_now < worst_then:
-            worse.append(f"{line['case']} against {line['peer_name']}: ratio {float(line['ratio']):.3f}, was {float(old['ratio']):.3f}")
+            worse.append(
+                f"{line['case']} against {line['peer_name']}: ratio {float(line['ratio']):.3f}, was {float(old['ratio']):.3f}"
+            )
     return worse
 
 
@@ -98,21 +112,35 @@ def run(benches: list[Bench], results: Path) -> list[str]:
     failed = []
     for number, bench in enumerate(benches, 1):
         left = sum(later.minutes for later in benches[number - 1 :])
-        print(f"[{number}/{len(benches)}] {bench.name}: about {bench.minutes:g} min, all that is left about {left:g} min", flush=True)
+        print(
+            f"[{number}/{len(benches)}] {bench.name}: about {bench.minutes:g} min, all that is left about {left:g} min",
+            flush=True,
+        )
         started = time.monotonic()
         environment = {**os.environ, "LBTRAIN_RESULTS": str(results)}
         if bench.name != "gpu":
-            environment["CUDA_VISIBLE_DEVICES"] = ""  # our loop would take a card, and the peers beside it the CPU
+            environment["CUDA_VISIBLE_DEVICES"] = (
+                ""  # our loop would take a card, and the peers beside it the CPU
+            )
         done = subprocess.run(bench.command, env=environment, check=False)
-        print(f"{bench.name}: {'done' if done.returncode == 0 else 'FAILED'} in {(time.monotonic() - started) / 60:.1f} min", flush=True)
+        print(
+            f"{bench.name}: {'done' if done.returncode == 0 else 'FAILED'} in {(time.monotonic() - started) / 60:.1f} min",
+            flush=True,
+        )
         failed += [bench.name] * (done.returncode != 0)
     return failed
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser("python -m bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=[bench.name for bench in BENCHES], metavar="NAME", help="some of them")
-    parser.add_argument("--check", action="store_true", help="hold new ratios against the last rows; write nothing")
+    parser = argparse.ArgumentParser(
+        "python -m bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--only", nargs="+", choices=[bench.name for bench in BENCHES], metavar="NAME", help="some of them"
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="hold new ratios against the last rows; write nothing"
+    )
     parser.add_argument("--list", action="store_true", help="what there is")
     options = parser.parse_args()
     wanted = [bench for bench in BENCHES if not options.only or bench.name in options.only]
@@ -120,12 +148,16 @@ def main() -> None:
     benches = [bench for bench in wanted if bench.name not in skipped]
     if options.list:
         for bench in wanted:
-            print(f"{bench.name:<20} {bench.minutes:4g} min  {'skipped: ' + skipped[bench.name] if bench.name in skipped else 'runs here'}")
+            print(
+                f"{bench.name:<20} {bench.minutes:4g} min  {'skipped: ' + skipped[bench.name] if bench.name in skipped else 'runs here'}"
+            )
         return
     for name, reason in skipped.items():
         print(f"{name}: not measured, {reason}")
     if "train" in {bench.name for bench in benches} and not os.environ.get("TIMM"):
-        print("train: not measured against timm's own loop, no train.py of it (TIMM=a checkout of timm's repository)")
+        print(
+            "train: not measured against timm's own loop, no train.py of it (TIMM=a checkout of timm's repository)"
+        )
     if options.check:
         with tempfile.TemporaryDirectory() as folder:
             failed = run(benches, Path(folder))

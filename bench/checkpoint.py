@@ -27,19 +27,27 @@ COMMAND = "python -m bench.checkpoint"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog=COMMAND, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", default="resnet50")
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--image-size", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=10, help="how long a turn takes, about")
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", store=dist.HashStore(), rank=0, world_size=1)
+    dist.init_process_group(
+        "nccl" if torch.cuda.is_available() else "gloo", store=dist.HashStore(), rank=0, world_size=1
+    )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with tempfile.TemporaryDirectory() as folder:
         added = seconds_added(options, device, Path(folder))
     case = f"a minute of {options.model} {options.image_size}x{options.image_size}, batch {options.batch_size}, with one save"
-    changed = [f"--{key.replace('_', '-')} {value}" for key, value in vars(options).items() if value != parser.get_default(key)]
+    changed = [
+        f"--{key.replace('_', '-')} {value}"
+        for key, value in vars(options).items()
+        if value != parser.get_default(key)
+    ]
     row = rows.paired(
         "checkpoint", case, "no save", [60 + seconds for seconds in added], [60.0] * len(added), unit="s", target="<=1.02",
         command=" ".join([COMMAND, *changed]),
@@ -57,7 +65,10 @@ def seconds_added(options: argparse.Namespace, device: torch.device, folder: Pat
     plan = make_plan(recipe, 1)
     engine, _ = build_engine(recipe, plan, build_bare_model(recipe, plan, device), device)
     images, labels = (
-        part.to(device) for part in open_source(recipe.data, train=True, seed=0).fetch(SampleStream(64, 0).block(0, options.batch_size))
+        part.to(device)
+        for part in open_source(recipe.data, train=True, seed=0).fetch(
+            SampleStream(64, 0).block(0, options.batch_size)
+        )
     )
     checkpoints = Checkpoints(folder, keep=2)
 

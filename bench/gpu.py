@@ -100,25 +100,39 @@ def matrix_rate(setting: Setting) -> list[float]:
 
 
 def matrix(setting: Setting) -> list[rows.Row]:
-    return [rows.single("gpu", "matrix product, bf16", matrix_rate(setting), unit="TFLOP/s", command=_command("matrix"))]
+    return [
+        rows.single(
+            "gpu", "matrix product, bf16", matrix_rate(setting), unit="TFLOP/s", command=_command("matrix")
+        )
+    ]
 
 
 def resnet50(setting: Setting) -> list[rows.Row]:
-    loops: dict[str, Loop] = {"plain loop": by_hand, "accelerate loop": accelerate_loop, "DeepSpeed loop": deepspeed_loop}
+    loops: dict[str, Loop] = {
+        "plain loop": by_hand,
+        "accelerate loop": accelerate_loop,
+        "DeepSpeed loop": deepspeed_loop,
+    }
     if setting.timm_checkout:
         loops["timm train.py"] = timm_loop(setting.timm_checkout)
     job, failed = setting.resnet50, set[str]()
-    seconds = in_turns(job, "ddp", [_named(peer, loop, failed) for peer, loop in loops.items()], setting.rounds)
+    seconds = in_turns(
+        job, "ddp", [_named(peer, loop, failed) for peer, loop in loops.items()], setting.rounds
+    )
     mine, *theirs = [[job.micro_batch_size * job.steps / turn for turn in turns] for turns in seconds]
     title = f"resnet50 {job.image_size}x{job.image_size}, bf16, channels last, batch {job.micro_batch_size}"
     measured = [
-        rows.paired("gpu", title, peer, mine, rates, unit="images/s", target=">=0.98", command=_command("resnet50"))
+        rows.paired(
+            "gpu", title, peer, mine, rates, unit="images/s", target=">=0.98", command=_command("resnet50")
+        )
         for peer, rates in zip(loops, theirs, strict=True)
         if peer not in failed
     ]
     peak = max(matrix_rate(setting)) * 1e12
     shares = [rate * RESNET50_FLOPS / peak for rate in mine]
-    share = rows.single("gpu", f"{title}: share of the matrix rate", shares, unit="of 1", command=_command("resnet50"))
+    share = rows.single(
+        "gpu", f"{title}: share of the matrix rate", shares, unit="of 1", command=_command("resnet50")
+    )
     return [*measured, *([] if setting.tiny else [share, *_beside_nvidia(title, mine)])]
 
 
@@ -128,7 +142,9 @@ def _named(peer: str, loop: Loop, failed: set[str]) -> Loop:
     def attempt(job: Job) -> Iterator[None]:
         try:
             yield from loop(job)
-        except Exception as error:  # whatever a peer makes of this machine, ours and the other peers are measured
+        except (
+            Exception
+        ) as error:  # whatever a peer makes of this machine, ours and the other peers are measured
             print(f"{peer}: not measured, {type(error).__name__}: {error}", flush=True)
             failed.add(peer)
         while True:
@@ -140,14 +156,18 @@ def _named(peer: str, loop: Loop, failed: set[str]) -> Loop:
 def _beside_nvidia(title: str, rates: list[float]) -> list[rows.Row]:
     """Ours as a share of this card's data sheet over NVIDIA's share of an A100's; none for a card whose data sheet is not known."""
     name = torch.cuda.get_device_name().lower().replace("h200", "h100")  # the same chip with another memory
-    sheet = next((gpu.tflops["bf16"] for key, gpu in GPUS.items() if key in name and "bf16" in gpu.tflops), None)
+    sheet = next(
+        (gpu.tflops["bf16"] for key, gpu in GPUS.items() if key in name and "bf16" in gpu.tflops), None
+    )
     if sheet is None:
         return []
     mine = [rate * RESNET50_FLOPS / (sheet * 1e12) for rate in rates]
     theirs = [NVIDIA_A100 * RESNET50_FLOPS / (GPUS["a100"].tflops["fp16"] * 1e12)] * len(mine)
     peer = f"NVIDIA's published run: {NVIDIA_A100:,} images/s on an A100 80 GB, mixed fp16"
     title = f"{title}: share of the data sheet's rate"
-    return [rows.paired("gpu", title, peer, mine, theirs, unit="of 1", target="", command=_command("resnet50"))]
+    return [
+        rows.paired("gpu", title, peer, mine, theirs, unit="of 1", target="", command=_command("resnet50"))
+    ]
 
 
 def memory(setting: Setting) -> list[rows.Row]:
@@ -160,7 +180,18 @@ def memory(setting: Setting) -> list[rows.Row]:
 
     mine, theirs = _peak(lambda: in_turns(job, "ddp", [], rounds=1)), _peak(plain)
     title = f"peak memory, resnet50 {job.image_size}x{job.image_size}, batch {job.micro_batch_size}"
-    return [rows.paired("gpu", title, "plain loop", [mine], [theirs], unit="MiB", target="<=1.05", command=_command("memory"))]
+    return [
+        rows.paired(
+            "gpu",
+            title,
+            "plain loop",
+            [mine],
+            [theirs],
+            unit="MiB",
+            target="<=1.05",
+            command=_command("memory"),
+        )
+    ]
 
 
 def _peak(work: Callable[[], object]) -> float:
@@ -215,7 +246,9 @@ def _rates(setting: Setting, job: Job, title: str, batch: int, micro: int) -> li
     _free()
     try:
         (seconds,) = in_turns(job, "ddp", [], rounds=1 if setting.tiny else 3, **split)
-    except RuntimeError as error:  # beside torch's own OutOfMemoryError: cuDNN's and cuBLAS's, and tensors beyond 2^31 elements
+    except (
+        RuntimeError
+    ) as error:  # beside torch's own OutOfMemoryError: cuDNN's and cuBLAS's, and tensors beyond 2^31 elements
         print(f"{what}: not measured, {str(error).splitlines()[0]}", flush=True)
         return []
     return [batch * job.steps / turn for turn in seconds]
@@ -258,12 +291,19 @@ def time_to_accuracy(setting: Setting) -> Iterator[rows.Row]:
     if setting.speedrun and setting.has_time(setting.speedrun.name, LONGEST):
         started = time.monotonic()
         try:
-            subprocess.run([sys.executable, setting.speedrun.name], cwd=setting.speedrun.parent, check=True, timeout=LONGEST)
+            subprocess.run(
+                [sys.executable, setting.speedrun.name],
+                cwd=setting.speedrun.parent,
+                check=True,
+                timeout=LONGEST,
+            )
         except subprocess.SubprocessError as error:
             print(f"{setting.speedrun.name}: not measured, {error}", flush=True)
             return
         theirs, peer = [time.monotonic() - started], f"{setting.speedrun.name}, start to end"
-        yield rows.paired("gpu", title, peer, [seconds], theirs, unit="s", target="", command=f"{command} --speedrun FILE")
+        yield rows.paired(
+            "gpu", title, peer, [seconds], theirs, unit="s", target="", command=f"{command} --speedrun FILE"
+        )
 
 
 def _seconds_to(recipe: Recipe, error: float) -> tuple[float | None, float]:
@@ -278,22 +318,33 @@ def _seconds_to(recipe: Recipe, error: float) -> tuple[float | None, float]:
 
     with tempfile.TemporaryDirectory() as folder, mock.patch.object(Records, "write", note):
         run(recipe.vary(run_dir=f"{folder}/run"), "time_to_accuracy", on_screen=False)
-    return next((seconds for found, seconds in errors if found <= error), None), min(found for found, _ in errors)
+    return next((seconds for found, seconds in errors if found <= error), None), min(
+        found for found, _ in errors
+    )
 
 
 def ghost(setting: Setting) -> list[rows.Row]:
     """A step with ghost batches of 32 against one with the whole batch as ghost batch, each in turns with the plain loop."""
-    job = replace(setting.resnet50, model="cifar_resnet20", image_size=32, micro_batch_size=64 if setting.tiny else 4096)
+    job = replace(
+        setting.resnet50, model="cifar_resnet20", image_size=32, micro_batch_size=64 if setting.tiny else 4096
+    )
     over_plain = []
     for size in (32, job.micro_batch_size):
         ours, plain = in_turns(job, "ddp", [by_hand], setting.rounds, bn_batch_size=size)
         over_plain.append([a / b for a, b in zip(ours, plain, strict=True)])
     title = f"ghost batches of 32 in {job.micro_batch_size}, resnet20 32x32: step over the plain loop's"
-    return [rows.paired("gpu", title, "one ghost batch", *over_plain, unit="x", target="", command=_command("ghost"))]
+    return [
+        rows.paired(
+            "gpu", title, "one ghost batch", *over_plain, unit="x", target="", command=_command("ghost")
+        )
+    ]
 
 
 def optimizers(setting: Setting) -> list[rows.Row]:
-    return [replace(optim.in_turns(case), bench="gpu", command=_command("optim")) for case in ("lars", "lamb", "lars-sgd")]
+    return [
+        replace(optim.in_turns(case), bench="gpu", command=_command("optim"))
+        for case in ("lars", "lamb", "lars-sgd")
+    ]
 
 
 CASES: dict[str, Callable[[Setting], Iterable[rows.Row]]] = {
@@ -312,13 +363,29 @@ _LONGEST_POINT = 30.0
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES), help="(default: all)")
-    parser.add_argument("--minutes", type=float, default=9.0, help="stop before a case that may not end within this (default 9)")
-    parser.add_argument(
-        "--timm", type=Path, metavar="DIR", default=os.environ.get("TIMM"), help="a clone of timm's: its train.py takes part (or $TIMM)"
+    parser = argparse.ArgumentParser(
+        prog=COMMAND, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--speedrun", type=Path, metavar="FILE", help="a peer's script that trains CIFAR-10 to 94 %%, to be timed beside")
+    parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES), help="(default: all)")
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=9.0,
+        help="stop before a case that may not end within this (default 9)",
+    )
+    parser.add_argument(
+        "--timm",
+        type=Path,
+        metavar="DIR",
+        default=os.environ.get("TIMM"),
+        help="a clone of timm's: its train.py takes part (or $TIMM)",
+    )
+    parser.add_argument(
+        "--speedrun",
+        type=Path,
+        metavar="FILE",
+        help="a peer's script that trains CIFAR-10 to 94 %%, to be timed beside",
+    )
     parser.add_argument("--tiny", action="store_true", help="rehearse every case, also on a CPU")
     options = parser.parse_args()
     if not torch.cuda.is_available() and not options.tiny:
@@ -326,7 +393,9 @@ def main() -> None:
     if not options.timm:
         print("timm train.py: not measured, no checkout of timm's repository (--timm DIR)", flush=True)
     ends = time.monotonic() + options.minutes * 60
-    setting = Setting("cuda" if torch.cuda.is_available() else "cpu", options.tiny, options.timm, options.speedrun, ends)
+    setting = Setting(
+        "cuda" if torch.cuda.is_available() else "cpu", options.tiny, options.timm, options.speedrun, ends
+    )
     failed = []
     for name in options.cases:
         if not setting.has_time(name, _LONGEST_POINT if name == "batch_size" else LONGEST):

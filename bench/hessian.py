@@ -101,18 +101,34 @@ class Ours:
         return found.values
 
 
-def eigenvalues(folder: Path, model: nn.Module, batches: list[tuple[Tensor, Tensor]], *, command: str) -> list[rows.Row]:
+def eigenvalues(
+    folder: Path, model: nn.Module, batches: list[tuple[Tensor, Tensor]], *, command: str
+) -> list[rows.Row]:
     """Times both until the accuracy, which is held against eigenvalues that Lanczos gives at a far smaller tolerance."""
-    converged = top_eigenvalues(Objective(model, loss, batches, keep_graphs=True), TOP, steps=300, tolerance=1e-6).values
+    converged = top_eigenvalues(
+        Objective(model, loss, batches, keep_graphs=True), TOP, steps=300, tolerance=1e-6
+    ).values
     print(f"eigenvalues {' '.join(f'{value:.5g}' for value in converged)}", flush=True)
     ours, peer = Ours(model, batches), Peer(folder, model, batches)
     mine, theirs = _loosest("ours", ours, converged), _loosest("PyHessian", peer, converged)
     times = [
-        (_milliseconds(lambda: ours.eigenvalues(mine)) / 1e3, _milliseconds(lambda: peer.eigenvalues(theirs)) / 1e3) for _ in range(ROUNDS)
+        (
+            _milliseconds(lambda: ours.eigenvalues(mine)) / 1e3,
+            _milliseconds(lambda: peer.eigenvalues(theirs)) / 1e3,
+        )
+        for _ in range(ROUNDS)
     ]
     name, counts = f"PyHessian, tolerance {theirs:g}", ([float(ours.products)], [float(peer.products)])
     return [
-        rows.paired("hessian", "five eigenvalues", name, *map(list, zip(*times, strict=True)), unit="s", target="<=0.5", command=command),
+        rows.paired(
+            "hessian",
+            "five eigenvalues",
+            name,
+            *map(list, zip(*times, strict=True)),
+            unit="s",
+            target="<=0.5",
+            command=command,
+        ),
         rows.paired("hessian", "products", name, *counts, unit="products", target="<=0.5", command=command),
     ]
 
@@ -121,23 +137,35 @@ def _loosest(name: str, solver: "Ours | Peer", converged: list[float]) -> float:
     """The first of TOLERANCES at which `solver` is accurate. Raises RuntimeError if it is at none."""
     for tolerance in TOLERANCES:
         found = solver.eigenvalues(tolerance)
-        print(f"{name} at tolerance {tolerance:g}: {solver.products} products, off by {_off(found, converged):.2g}", flush=True)
+        print(
+            f"{name} at tolerance {tolerance:g}: {solver.products} products, off by {_off(found, converged):.2g}",
+            flush=True,
+        )
         if _off(found, converged) <= ACCURACY:
             return tolerance
-    raise RuntimeError(f"{name} is off by {_off(found, converged):.2g} at its tightest tolerance, {tolerance:g}: no row")
+    raise RuntimeError(
+        f"{name} is off by {_off(found, converged):.2g} at its tightest tolerance, {tolerance:g}: no row"
+    )
 
 
 def _off(found: list[float], true: list[float]) -> float:
     return max(abs(a - b) / abs(b) for a, b in zip(sorted(found, reverse=True), true, strict=True))
 
 
-def product(folder: Path, model: nn.Module, batches: list[tuple[Tensor, Tensor]], *, kept: bool, command: str) -> rows.Row:
+def product(
+    folder: Path, model: nn.Module, batches: list[tuple[Tensor, Tensor]], *, kept: bool, command: str
+) -> rows.Row:
     """Times one product over both batches; checks first that both give the same."""
     objective, peer = Objective(model, loss, batches, keep_graphs=kept), Peer(folder, model, batches)
     vector = torch.randn(objective.size)
     parts = list(objective.split(vector).values())
-    ours, theirs = objective.hessian_vector(vector), torch.cat([part.reshape(-1) for part in peer.product(parts)])
-    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4 * float(theirs.norm()) / objective.size**0.5)
+    ours, theirs = (
+        objective.hessian_vector(vector),
+        torch.cat([part.reshape(-1) for part in peer.product(parts)]),
+    )
+    torch.testing.assert_close(
+        ours, theirs, rtol=1e-3, atol=1e-4 * float(theirs.norm()) / objective.size**0.5
+    )
     mine, others = [], []
     for _ in range(PRODUCT_ROUNDS):
         mine.append(_milliseconds(lambda: objective.hessian_vector(vector)))
@@ -154,9 +182,13 @@ def _milliseconds(call: Callable[[], Any]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m bench.hessian", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m bench.hessian",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--pyhessian", type=Path, default=CHECKOUT, required=not CHECKOUT, help="a checkout of PyHessian")
+    parser.add_argument(
+        "--pyhessian", type=Path, default=CHECKOUT, required=not CHECKOUT, help="a checkout of PyHessian"
+    )
     parser.add_argument("--cases", nargs="+", choices=CASES, default=CASES)
     parser.add_argument("--images", type=int, default=16, help="in each of two batches (default 16)")
     parser.add_argument("--steps", type=int, default=40, help="training steps before (default 40)")

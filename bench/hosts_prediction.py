@@ -50,7 +50,9 @@ def study(out: Path, hostfile: str, steps: int) -> Study:
 def run_inside(what: str, out: Path, hostfile: str) -> None:
     """On the first host: the all-reduce sweep of two hosts into a folder of this name, or all points."""
     if what != POINTS:
-        study(out / what, hostfile, 0).launch(SWEEP, 2, [str(ROOT / "tools/scaling_report/timed_collectives.py"), "{folder}"])
+        study(out / what, hostfile, 0).launch(
+            SWEEP, 2, [str(ROOT / "tools/scaling_report/timed_collectives.py"), "{folder}"]
+        )
         return
     short, long = study(out, hostfile, ALONE_STEPS), study(out, hostfile, run_steps())
     for hosts in (1, 2, 4):
@@ -76,7 +78,16 @@ def measure(out: Path) -> None:
 
 def _run(hosts: Hosts, what: str, out: Path) -> None:
     print(f"{what} ...", flush=True)
-    command = [sys.executable, "-m", "bench.hosts_prediction", "--inside", what, hosts.hostfile(1), "--out", str(out)]
+    command = [
+        sys.executable,
+        "-m",
+        "bench.hosts_prediction",
+        "--inside",
+        what,
+        hosts.hostfile(1),
+        "--out",
+        str(out),
+    ]
     if hosts.call("node01", command, cwd=ROOT):
         sys.exit(f"{what} could not be measured: {out} has the logs")
 
@@ -99,7 +110,9 @@ def report_at(rate: str, out: Path) -> Report:
     rows = []
     for hosts, ranks in alone.items():
         together = read_ranks(points / f"together{hosts}", hosts, warmup=WARMUP if hosts == 1 else 0)
-        row = Row(gpus=hosts, nodes=hosts, global_batch=8 * hosts, per_gpu_batch=8, accumulation=1, precision="fp32")
+        row = Row(
+            gpus=hosts, nodes=hosts, global_batch=8 * hosts, per_gpu_batch=8, accumulation=1, precision="fp32"
+        )
         rows.append(summarize(row, [together] if hosts == 1 else turns_at(rate, together), ranks))
     sweep = json.loads((out / rate / "points" / SWEEP / "collectives.json").read_text())
     return Report(
@@ -132,33 +145,61 @@ def lines_at(rate: str, out: Path) -> list[dict[str, Any]]:
         predicted = {"predicted": each.efficiency, "low": each.efficiency_low, "high": each.efficiency_high}
         numbers = {name: f"{value:.4f}" for name, value in (measured | predicted).items()}
         used = "calibrated on" if each.gpus == 2 else "checked"
-        lines.append({"rate": rate, "hosts": each.gpus, "use": used, **numbers, "n": TURNS, "command": "python -m bench.hosts_prediction"})
+        lines.append(
+            {
+                "rate": rate,
+                "hosts": each.gpus,
+                "use": used,
+                **numbers,
+                "n": TURNS,
+                "command": "python -m bench.hosts_prediction",
+            }
+        )
     return lines
 
 
 def worst(lines: Sequence[dict[str, str]]) -> float:
     """How far off the efficiency on four hosts is, at the rate where it is farthest."""
-    return max(abs(float(line["predicted"]) - float(line["measured"])) for line in lines if line["hosts"] == "4")
+    return max(
+        abs(float(line["predicted"]) - float(line["measured"])) for line in lines if line["hosts"] == "4"
+    )
 
 
 def block(lines: Sequence[dict[str, str]]) -> str:
     """The table of docs/scaling.md, from the rows of results/hosts_prediction.csv."""
     if not lines:
         return "Not measured yet: `python -m bench.hosts_prediction`, on a machine that does nothing else, writes this table."
-    text = ["| rate | hosts | measured efficiency (95% interval) | predicted (90% interval) | off by | |", "|---|---:|---|---|---:|---|"]
+    text = [
+        "| rate | hosts | measured efficiency (95% interval) | predicted (90% interval) | off by | |",
+        "|---|---:|---|---|---:|---|",
+    ]
     for line in lines:
         measured = f"{float(line['measured']):.3f} ({float(line['measured_low']):.3f} to {float(line['measured_high']):.3f})"
         predicted = f"{float(line['predicted']):.3f} ({float(line['low']):.3f} to {float(line['high']):.3f})"
         error = 100 * (float(line["predicted"]) - float(line["measured"]))
-        text.append(f"| {line['rate']} | {line['hosts']} | {measured} | {predicted} | {error:+.1f} points | {line['use']} |")
-    text += ["", f"The aim is {100 * AIM:.0f} points at four hosts. The worst is {100 * worst(lines):.1f} points off."]
-    text += ["", f"<sub>{lines[0]['command']}; {lines[0]['date']}, commit {lines[0]['commit']}, {lines[0]['hardware']}</sub>"]
+        text.append(
+            f"| {line['rate']} | {line['hosts']} | {measured} | {predicted} | {error:+.1f} points | {line['use']} |"
+        )
+    text += [
+        "",
+        f"The aim is {100 * AIM:.0f} points at four hosts. The worst is {100 * worst(lines):.1f} points off.",
+    ]
+    text += [
+        "",
+        f"<sub>{lines[0]['command']}; {lines[0]['date']}, commit {lines[0]['commit']}, {lines[0]['hardware']}</sub>",
+    ]
     return "\n".join(text)
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, help="folder for the measurement; one that is there is gone on with (default: a new one)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="folder for the measurement; one that is there is gone on with (default: a new one)",
+    )
     parser.add_argument("--inside", nargs=2, metavar=("WHAT", "HOSTFILE"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.inside:

@@ -60,12 +60,16 @@ def image_folder(photos: Path, root: Path, enlarge: int = 1) -> Path:
 
 def enlarged(data: bytes, times: int) -> bytes:
     image, buffer = Image.open(io.BytesIO(data)).convert("RGB"), io.BytesIO()
-    image.resize((image.width * times, image.height * times), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=90)
+    image.resize((image.width * times, image.height * times), Image.Resampling.BICUBIC).save(
+        buffer, "JPEG", quality=90
+    )
     return buffer.getvalue()
 
 
 def source(root: Path, *, train: bool) -> PhotoSource:
-    config = DataConfig(name="imagefolder", root=str(root), augmentation="imagenet" if train else "none", image_size=224)
+    config = DataConfig(
+        name="imagefolder", root=str(root), augmentation="imagenet" if train else "none", image_size=224
+    )
     opened = open_source(config, train=True, seed=0)
     assert isinstance(opened, PhotoSource)
     return opened
@@ -97,7 +101,9 @@ class Peer:
         if not self.train:
             return tv.center_crop(tv.resize(image, 256, InterpolationMode.BILINEAR), [224, 224]), label
         flip, *rest = self.draws[number]
-        image = tv.resized_crop(image, *random_box(image.height, image.width, rest), [224, 224], InterpolationMode.BILINEAR)
+        image = tv.resized_crop(
+            image, *random_box(image.height, image.width, rest), [224, 224], InterpolationMode.BILINEAR
+        )
         return (tv.hflip(image) if flip < 0.5 else image), label
 
     def batch(self, numbers: range) -> tuple[Tensor, Tensor]:
@@ -122,7 +128,10 @@ def in_turns(case: str, root: Path, rounds: int) -> rows.Row:
         return sum(len(ours.fetch(block)[1]) for block in blocks(epoch, len(ours)))
 
     def load_peer(epoch: int) -> int:
-        return sum(len(peer.batch(range(first, min(first + BATCH, len(ours))))[1]) for first in range(0, len(ours), BATCH))
+        return sum(
+            len(peer.batch(range(first, min(first + BATCH, len(ours))))[1])
+            for first in range(0, len(ours), BATCH)
+        )
 
     mine, theirs = [], []
     for epoch in range(rounds + 1):
@@ -142,7 +151,9 @@ def difference(case: str, root: Path, rounds: int) -> rows.Row:
     for epoch in range(min(rounds, 5)):
         peer.prepare(epoch)
         mine = torch.cat([ours.fetch(block)[0] for block in blocks(epoch, len(ours))]) * ours.std + ours.mean
-        theirs = torch.stack([tv.pil_to_tensor(peer.picture(number)[0]) for number in range(len(ours))]).float()
+        theirs = torch.stack(
+            [tv.pil_to_tensor(peer.picture(number)[0]) for number in range(len(ours))]
+        ).float()
         distances.append(float((mine[peer.order] - theirs).abs().mean()))
     title = f"difference of {case} to torchvision's pixels, mean absolute"
     return rows.single("input", title, distances, unit="levels of 255", command=f"{COMMAND} --cases {case}")
@@ -150,7 +161,9 @@ def difference(case: str, root: Path, rounds: int) -> rows.Row:
 
 def main() -> None:
     cases = ("train", "score", "train-large")
-    parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog=COMMAND, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--cases", nargs="+", choices=cases, default=cases, help="(default: all)")
     parser.add_argument("--photos", type=Path, default=PHOTOS, help="a tar file with JPEG photos")
     parser.add_argument("--rounds", type=int, default=11)

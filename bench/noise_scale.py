@@ -60,7 +60,9 @@ def stepper(micro: int, model: str = "cifar_resnet20") -> Callable[[], None]:
             engine.backward(parts["loss"])
         monitor.before_update()
         engine.step(0.01)
-        for _ in monitor.after_step(StepResult(Progress(examples + plan.batch_size, number + 1), plan.phases[0], 0.01)):
+        for _ in monitor.after_step(
+            StepResult(Progress(examples + plan.batch_size, number + 1), plan.phases[0], 0.01)
+        ):
             pass
 
     return step
@@ -83,11 +85,22 @@ def in_turns(case: str) -> rows.Row:
         on.append(plain + (measured - plain) / every)
         off.append(plain)
     command = f"{COMMAND} --cases '{case}'"
-    return rows.paired("noise_scale", case, "the same step unmeasured", on, off, unit="ms a step", target="<=1.02", command=command)
+    return rows.paired(
+        "noise_scale",
+        case,
+        "the same step unmeasured",
+        on,
+        off,
+        unit="ms a step",
+        target="<=1.02",
+        command=command,
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog=COMMAND, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     options = parser.parse_args()
     torch.set_num_threads(1)

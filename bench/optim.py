@@ -91,7 +91,9 @@ class LoopLamb(torch.optim.Optimizer):
 
 
 # case: (our optimizer, the peers of which the faster counts, their name, target)
-CASES: dict[str, tuple[Callable[[], torch.optim.Optimizer], list[Callable[[], torch.optim.Optimizer]], str, str]] = {
+CASES: dict[
+    str, tuple[Callable[[], torch.optim.Optimizer], list[Callable[[], torch.optim.Optimizer]], str, str]
+] = {
     "lars": (lars, [lambda: timm_lars(True), lambda: timm_lars(False)], "timm Lars, faster path", "<=1.0"),
     "lars-nesterov": (
         lambda: lars(nesterov=True),
@@ -127,7 +129,9 @@ def in_turns(case: str) -> rows.Row:
     for _ in range(ROUNDS):
         mine.append(milliseconds(ours))
         theirs.append(min(milliseconds(peer) for peer in peers))
-    return rows.paired("optim", case, name, mine, theirs, unit="ms", target=target, command=f"{COMMAND} --cases {case}")
+    return rows.paired(
+        "optim", case, name, mine, theirs, unit="ms", target=target, command=f"{COMMAND} --cases {case}"
+    )
 
 
 def zero1() -> rows.Row:
@@ -137,7 +141,14 @@ def zero1() -> rows.Row:
     sharded, whole = run_on_ranks(2, _zero1_on_rank, timeout=300)[0]
     share = [t / 2 for t in whole]
     return rows.paired(
-        "optim", "zero1", "half the unsharded step", sharded, share, unit="ms", target="<=1.1", command=f"{COMMAND} --cases zero1"
+        "optim",
+        "zero1",
+        "half the unsharded step",
+        sharded,
+        share,
+        unit="ms",
+        target="<=1.1",
+        command=f"{COMMAND} --cases zero1",
     )
 
 
@@ -174,8 +185,12 @@ def _zero1_on_rank() -> tuple[list[float], list[float]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", nargs="+", choices=[*CASES, "zero1"], default=[*CASES, "zero1"], help="(default: all)")
+    parser = argparse.ArgumentParser(
+        prog=COMMAND, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--cases", nargs="+", choices=[*CASES, "zero1"], default=[*CASES, "zero1"], help="(default: all)"
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     rows.write([zero1() if case == "zero1" else in_turns(case) for case in options.cases], "optim")

@@ -27,7 +27,9 @@ def padding_share(recipe: Recipe, sizes: NDArray[np.int64]) -> float:
     """The part of all input pixels, over the whole steps of an epoch, that belongs to no image. sizes: (height, width), shape (n, 2)."""
     plain = SampleStream(len(sizes), recipe.seed)
     grouped = recipe.data.group_by != "none"
-    stream = GroupedStream(plain, kinds_of(sizes, recipe.data.group_by), recipe.batch_size) if grouped else plain
+    stream = (
+        GroupedStream(plain, kinds_of(sizes, recipe.data.group_by), recipe.batch_size) if grouped else plain
+    )
     edges = tuple(int(edge) for edge in recipe.data.short_edges)
     preparation = Preparation(edges, recipe.data.max_size, flip=True, seed=recipe.seed)
     seen, computed = 0, 0
@@ -49,16 +51,24 @@ def drawn_from(files: list[Path]) -> NDArray[np.int64]:
 
 def table(sizes: NDArray[np.int64]) -> str:
     kinds = ("none", "aspect", "size")
-    lines = ["| batch | " + " | ".join(f"`group_by={kind}`" for kind in kinds) + " |", "|---:|---:|---:|---:|"]
+    lines = [
+        "| batch | " + " | ".join(f"`group_by={kind}`" for kind in kinds) + " |",
+        "|---:|---:|---:|---:|",
+    ]
     baseline = load_recipe(RECIPE)
     for batch_size in (16, 32, 64, 128):
-        shares = [padding_share(baseline.vary(batch_size=batch_size, data=dict(group_by=kind)), sizes) for kind in kinds]
+        shares = [
+            padding_share(baseline.vary(batch_size=batch_size, data=dict(group_by=kind)), sizes)
+            for kind in kinds
+        ]
         lines.append(f"| {batch_size} | " + " | ".join(f"{100 * share:.1f}%" for share in shares) + " |")
     return "\n".join(lines)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("files", nargs="+", type=Path, help="COCO annotation files")
     print(table(drawn_from(parser.parse_args().files)))
 

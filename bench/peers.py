@@ -49,7 +49,9 @@ class Job:
             yield images[picked], labels[picked]
 
     def autocast(self) -> torch.autocast:
-        return torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.precision == "bf16")
+        return torch.autocast(
+            torch.device(self.device).type, torch.bfloat16, enabled=self.precision == "bf16"
+        )
 
 
 Loop = Callable[[Job], Iterator[None]]
@@ -85,7 +87,9 @@ def _steps(job: Job, model: nn.Module) -> Iterator[None]:
 def accelerate_loop(job: Job) -> Iterator[None]:
     from accelerate import Accelerator
 
-    accelerator = Accelerator(cpu=job.device == "cpu", mixed_precision="bf16" if job.precision == "bf16" else "no")
+    accelerator = Accelerator(
+        cpu=job.device == "cpu", mixed_precision="bf16" if job.precision == "bf16" else "no"
+    )
     module = job.build()
     model, optimizer = accelerator.prepare(module, job.sgd(module))
     batches = job.batches()
@@ -106,13 +110,17 @@ def deepspeed_loop(job: Job) -> Iterator[None]:
     if job.device == "cpu":  # its compilation takes minutes, and nothing here uses it
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     os.environ.setdefault("LOCAL_RANK", "0")
-    module = job.build().to(memory_format=torch.contiguous_format)  # `initialize` broadcasts weights in no other order
+    module = job.build().to(
+        memory_format=torch.contiguous_format
+    )  # `initialize` broadcasts weights in no other order
     config = {
         "train_micro_batch_size_per_gpu": job.micro_batch_size,
         "gradient_clipping": 0.0,
         "torch_autocast": {"enabled": job.precision == "bf16", "dtype": "bfloat16"},
     }
-    engine, *_ = deepspeed.initialize(model=module, optimizer=job.sgd(module), config=config, dist_init_required=False)
+    engine, *_ = deepspeed.initialize(
+        model=module, optimizer=job.sgd(module), config=config, dist_init_required=False
+    )
     if job.channels_last:
         module.to(memory_format=torch.channels_last)
     batches = job.batches()
@@ -141,14 +149,26 @@ def timm_loop(checkout: Path) -> Loop:
         model = task.get_trainable_module()
         assert model is not None
         optimizer, batches = job.sgd(model), job.batches()
-        args = script.parser.parse_args(["--log-interval", "1000000", *(["--channels-last"] if job.channels_last else [])])
+        args = script.parser.parse_args(
+            ["--log-interval", "1000000", *(["--channels-last"] if job.channels_last else [])]
+        )
         args.prefetcher, args.distributed, args.rank, args.world_size, args.local_rank = False, False, 0, 1, 0
         for epoch in iter(int, 1):
             turn = [next(batches) for _ in range(job.steps)]
-            before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, True  # as the script's main() has it
+            before, torch.backends.cudnn.benchmark = (
+                torch.backends.cudnn.benchmark,
+                True,
+            )  # as the script's main() has it
             try:
                 script.train_one_epoch(
-                    epoch, task.get_trainable_module(), turn, optimizer, args, task=task, device=device, amp_autocast=job.autocast
+                    epoch,
+                    task.get_trainable_module(),
+                    turn,
+                    optimizer,
+                    args,
+                    task=task,
+                    device=device,
+                    amp_autocast=job.autocast,
                 )
             finally:
                 torch.backends.cudnn.benchmark = before

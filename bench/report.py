@@ -66,14 +66,18 @@ def newest(path: Path) -> list[Line]:
 def tables() -> dict[str, list[Line]]:
     """By name of the file, those named in TITLES first."""
     found = {path.stem: newest(path) for path in sorted(rows.RESULTS.glob("*.csv"))}
-    order = sorted(found, key=lambda name: (list(TITLES).index(name) if name in TITLES else len(TITLES), name))
+    order = sorted(
+        found, key=lambda name: (list(TITLES).index(name) if name in TITLES else len(TITLES), name)
+    )
     return {name: found[name] for name in order if found[name]}
 
 
 def better(line: Line, ratio: str) -> float:
     """`ratio` as "times as good as the peer": rates grow, everything else should shrink."""
     value = float(ratio)
-    higher_is_better = line["target"].startswith(">") or (not line["target"] and line["unit"].startswith(("images/s", "of 1")))
+    higher_is_better = line["target"].startswith(">") or (
+        not line["target"] and line["unit"].startswith(("images/s", "of 1"))
+    )
     return value if higher_is_better else 1 / value
 
 
@@ -101,7 +105,9 @@ def not_met(found: dict[str, list[Line]]) -> str:
 
 def _is_open(line: Line) -> bool:
     """Whether the aim lies within the interval."""
-    return bool(line["target"]) and float(line["ratio_low"]) <= rows.bound(line["target"]) <= float(line["ratio_high"])
+    return bool(line["target"]) and float(line["ratio_low"]) <= rows.bound(line["target"]) <= float(
+        line["ratio_high"]
+    )
 
 
 def readme(text: str, found: dict[str, list[Line]]) -> str:
@@ -110,7 +116,9 @@ def readme(text: str, found: dict[str, list[Line]]) -> str:
 
 
 def _ratio(line: Line) -> str:
-    return "{:.3f} ({:.3f} to {:.3f})".format(*(float(line[key]) for key in ("ratio", "ratio_low", "ratio_high")))
+    return "{:.3f} ({:.3f} to {:.3f})".format(
+        *(float(line[key]) for key in ("ratio", "ratio_low", "ratio_high"))
+    )
 
 
 def _table(lines: list[Line]) -> str:
@@ -130,9 +138,17 @@ def _row(line: Line) -> str:
 def _origins(name: str, lines: list[Line]) -> str:
     """One sentence per origin: most tables have one. Which of its cases a command measured is left out."""
     origins = dict.fromkeys(
-        (re.sub(r" --(cases|engines) ('[^']*'|\S+)", "", line["command"]), line["commit"], line["date"], line["hardware"]) for line in lines
+        (
+            re.sub(r" --(cases|engines) ('[^']*'|\S+)", "", line["command"]),
+            line["commit"],
+            line["date"],
+            line["hardware"],
+        )
+        for line in lines
     )
-    said = [f"`{command}`, commit {commit}, {date}, {hardware}" for command, commit, date, hardware in origins]
+    said = [
+        f"`{command}`, commit {commit}, {date}, {hardware}" for command, commit, date, hardware in origins
+    ]
     return f"<sub>[results/{name}.csv](../results/{name}.csv): {'; '.join(said)}</sub>"
 
 
@@ -150,7 +166,9 @@ def draw(found: dict[str, list[Line]], path: Path) -> None:
         low, middle, high = (better(line, line[key]) for key in ("ratio_low", "ratio", "ratio_high"))
         axes.plot([low, high], [height, height], color=colour, linewidth=2, alpha=0.5)
         axes.plot(middle, height, "o", color=colour, markersize=5)
-    axes.set_yticks(range(len(lines)), [f"{line['case']}  vs  {line['peer_name']}" for line in lines], fontsize=7)
+    axes.set_yticks(
+        range(len(lines)), [f"{line['case']}  vs  {line['peer_name']}" for line in lines], fontsize=7
+    )
     axes.axvline(1, color="black", linewidth=0.8)
     axes.set_xscale("log")
     ticks = [0.5, 0.7, 1, 1.4, 2, 3, 5, 10]
@@ -166,7 +184,9 @@ def draw(found: dict[str, list[Line]], path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if the page is stale")
     options = parser.parse_args()
     found = tables()

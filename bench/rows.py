@@ -42,7 +42,9 @@ class Row:
         if not self.target or self.ratio is None:
             return ""
         limit = bound(self.target)
-        return "yes" if (self.ratio >= limit if self.target.startswith(">") else self.ratio <= limit) else "no"
+        return (
+            "yes" if (self.ratio >= limit if self.target.startswith(">") else self.ratio <= limit) else "no"
+        )
 
 
 def bound(target: str) -> float:
@@ -50,7 +52,17 @@ def bound(target: str) -> float:
     return float(target.lstrip("<>="))
 
 
-def paired(bench: str, case: str, peer_name: str, ours: list[float], peer: list[float], *, unit: str, target: str, command: str) -> Row:
+def paired(
+    bench: str,
+    case: str,
+    peer_name: str,
+    ours: list[float],
+    peer: list[float],
+    *,
+    unit: str,
+    target: str,
+    command: str,
+) -> Row:
     """The row of a comparison measured in turns: ours[i] and peer[i] belong to one round."""
     ratios = [a / b for a, b in zip(ours, peer, strict=True)]
     return Row(
@@ -76,13 +88,19 @@ def median_interval(values: list[float]) -> tuple[float, float]:
 
 def single(bench: str, case: str, values: list[float], *, unit: str, command: str) -> Row:
     """The row of a figure that is held against nothing: the median of `values`."""
-    return Row(bench, case, "", statistics.median(values), None, unit, None, None, None, "", len(values), command)
+    return Row(
+        bench, case, "", statistics.median(values), None, unit, None, None, None, "", len(values), command
+    )
 
 
 def write(rows: list[Row], name: str) -> Path:
     """Appends to results/NAME.csv and prints them."""
     values = [
-        {key: f"{value:.6g}" if isinstance(value, float) else value for key, value in dataclasses.asdict(row).items()} | {"met": row.met}
+        {
+            key: f"{value:.6g}" if isinstance(value, float) else value
+            for key, value in dataclasses.asdict(row).items()
+        }
+        | {"met": row.met}
         for row in rows
     ]
     path = append(values, name)

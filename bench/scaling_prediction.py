@@ -63,13 +63,17 @@ class Choices:
         usual = Assumptions()
         spread = usual.boost_lost
         return dataclasses.replace(
-            usual, boost_lost=Spread(*(self.boost_lost * value for value in (spread.median, spread.low, spread.high)))
+            usual,
+            boost_lost=Spread(
+                *(self.boost_lost * value for value in (spread.median, spread.low, spread.high))
+            ),
         )
 
 
 ALGORITHMS: tuple[Algorithm, ...] = ("ring", "auto")
 ALL_CHOICES = [
-    Choices(boost, algorithm, heed) for boost, algorithm, heed in itertools.product((0.01, 0.5, 1.0, 2.0), ALGORITHMS, (True, False))
+    Choices(boost, algorithm, heed)
+    for boost, algorithm, heed in itertools.product((0.01, 0.5, 1.0, 2.0), ALGORITHMS, (True, False))
 ]
 
 
@@ -110,7 +114,12 @@ def blind(rows: list[Row]) -> list[Compared]:
     found = []
     for number, each in enumerate(by_choices[0]):
         source = each.row["source"]
-        best = min(by_choices, key=lambda compared: statistics.fmean(abs(e.error) for e in compared if e.row["source"] != source))
+        best = min(
+            by_choices,
+            key=lambda compared: statistics.fmean(
+                abs(e.error) for e in compared if e.row["source"] != source
+            ),
+        )
         found.append(best[number])
     return found
 
@@ -151,7 +160,9 @@ def _gpu(name: str) -> str:
 def _model(name: str) -> str:
     """The timm model of that name, spelled any way; a paper that trains "unspecified" networks on ImageNet has ResNet-50."""
     spelled = {re.sub("[^a-z0-9]", "", model): model for model in timm.list_models()}
-    wanted = "resnet50" if "unspecified" in name else re.sub("[^a-z0-9]", "", name.lower().removesuffix(" v1.5"))
+    wanted = (
+        "resnet50" if "unspecified" in name else re.sub("[^a-z0-9]", "", name.lower().removesuffix(" v1.5"))
+    )
     if wanted not in spelled:
         raise ValueError(f"timm has no {name}")
     return spelled[wanted]
@@ -161,7 +172,9 @@ def _network(interconnect: str) -> tuple[str, int]:
     """Preset and ports a node from words such as "InfiniBand FDR (56 Gbit/s x2 per 8-GPU node)"."""
     links = int(_found(r"\bx ?(\d)\b", interconnect) or _found(r"\b(\d) ?x\b", interconnect) or 1)
     rate = _found(r"(\d+) ?(?:Gbit/s|Gbps|Gb/s|GbE)", interconnect)
-    infiniband = _found(r"\b(QDR|FDR|EDR|HDR|NDR)\b", interconnect) or _INFINIBAND.get(rate, "EDR") * ("InfiniBand" in interconnect)
+    infiniband = _found(r"\b(QDR|FDR|EDR|HDR|NDR)\b", interconnect) or _INFINIBAND.get(rate, "EDR") * (
+        "InfiniBand" in interconnect
+    )
     if infiniband:
         return next(name for name in NETWORKS if infiniband.lower() in name), links
     # Where the words name no speed: 10 Gbit/s in a cloud of 2017, and InfiniBand EDR in a cluster built for training.
@@ -189,8 +202,12 @@ def _found(pattern: str, text: str) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("table", type=Path, nargs="?", default=TABLE, help="published results, one configuration a row")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "table", type=Path, nargs="?", default=TABLE, help="published results, one configuration a row"
+    )
     table = parser.parse_args().table
     try:
         rows = list(csv.DictReader(table.read_text(encoding="utf-8").splitlines()))
@@ -202,7 +219,9 @@ def main() -> int:
         p = each.predicted
         name = f"{each.row['source']}, {each.row['gpus']} x {each.row['gpu_type']}, {each.row['dataset'] or 'ImageNet'}"
         interval = f"[{p.efficiency_low:.3f}, {p.efficiency_high:.3f}]"
-        print(f"{name[:60]:60} published {each.published:.3f}  predicted {p.efficiency:.3f} {interval}{'' if each.inside else ' *'}")
+        print(
+            f"{name[:60]:60} published {each.published:.3f}  predicted {p.efficiency:.3f} {interval}{'' if each.inside else ' *'}"
+        )
     for row, reason in left_out:
         print(f"not predicted: {row['source']}, {row['gpus']} GPUs: {reason}")
     lines = [values(each, other) for each, other in zip(compared, blind(rows), strict=True)]
@@ -221,10 +240,17 @@ PAGE = Path(__file__).parents[1] / "docs" / "scaling.md"
 def values(each: Compared, other: Compared) -> dict[str, Any]:
     """A row of results/: what was published, what is predicted, and what is predicted `blind`."""
     row = each.row
-    named = {name: row[name] for name in ("source", "model", "dataset", "gpus", "gpu_type", "precision", "per_gpu_batch")}
+    named = {
+        name: row[name]
+        for name in ("source", "model", "dataset", "gpus", "gpu_type", "precision", "per_gpu_batch")
+    }
     named |= {"baseline_gpus": row["baseline_gpus"], "published": f"{each.published:.4f}"}
     for prefix, one in (("", each), ("blind_", other)):
-        predicted = {"predicted": one.predicted.efficiency, "low": one.predicted.efficiency_low, "high": one.predicted.efficiency_high}
+        predicted = {
+            "predicted": one.predicted.efficiency,
+            "low": one.predicted.efficiency_low,
+            "high": one.predicted.efficiency_high,
+        }
         named |= {f"{prefix}{name}": f"{value:.4f}" for name, value in predicted.items()}
     return named | {"command": "python -m bench.scaling_prediction"}
 
@@ -242,12 +268,20 @@ class Scores:
         return Scores(
             statistics.fmean(abs(each.error) for each in compared),
             statistics.fmean(each.inside for each in compared),
-            statistics.median(100 * (each.predicted.efficiency_high - each.predicted.efficiency_low) for each in compared),
+            statistics.median(
+                100 * (each.predicted.efficiency_high - each.predicted.efficiency_low) for each in compared
+            ),
         )
 
     @staticmethod
     def of_lines(lines: Sequence[Row], prefix: str) -> "Scores":
-        numbers = [[float(line[name]) for name in ("published", f"{prefix}predicted", f"{prefix}low", f"{prefix}high")] for line in lines]
+        numbers = [
+            [
+                float(line[name])
+                for name in ("published", f"{prefix}predicted", f"{prefix}low", f"{prefix}high")
+            ]
+            for line in lines
+        ]
         return Scores(
             statistics.fmean(100 * abs(predicted - published) for published, predicted, _, _ in numbers),
             statistics.fmean(low <= published <= high for published, _, low, high in numbers),
@@ -261,20 +295,34 @@ def block(lines: Sequence[Row]) -> str:
         f"| {len(lines)} rows | mean absolute error | published value inside the 90% interval | median width |",
         "|---|---:|---:|---:|",
     ]
-    for name, prefix in (("as it is", ""), ("blind: choices made from the other publications alone", "blind_")):
+    for name, prefix in (
+        ("as it is", ""),
+        ("blind: choices made from the other publications alone", "blind_"),
+    ):
         scores = Scores.of_lines(lines, prefix)
-        text.append(f"| {name} | {scores.error:.2f} points | {scores.coverage:.1%} | {scores.width:.1f} points |")
-    text += ["", "| publication | rows | mean absolute error | inside | blind: error | inside |", "|---|---:|---:|---:|---:|---:|"]
+        text.append(
+            f"| {name} | {scores.error:.2f} points | {scores.coverage:.1%} | {scores.width:.1f} points |"
+        )
+    text += [
+        "",
+        "| publication | rows | mean absolute error | inside | blind: error | inside |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
     for source in dict.fromkeys(line["source"] for line in lines):
         own = [line for line in lines if line["source"] == source]
-        cells = [f"{score.error:.2f} | {score.coverage:.0%}" for score in (Scores.of_lines(own, ""), Scores.of_lines(own, "blind_"))]
+        cells = [
+            f"{score.error:.2f} | {score.coverage:.0%}"
+            for score in (Scores.of_lines(own, ""), Scores.of_lines(own, "blind_"))
+        ]
         text.append(f"| {source} | {len(own)} | {' | '.join(cells)} |")
     return "\n".join(text)
 
 
 def publish() -> None:
     """Writes the tables into docs/scaling.md."""
-    PAGE.write_text(with_block(PAGE.read_text(), "published_rows", block(result_rows.read("scaling_prediction"))))
+    PAGE.write_text(
+        with_block(PAGE.read_text(), "published_rows", block(result_rows.read("scaling_prediction")))
+    )
 
 
 if __name__ == "__main__":

@@ -86,7 +86,9 @@ class InTurns:
         return self._number % 4 in (0, 3)
 
     def _begin(self) -> None:
-        self._current = Stopwatch(self._engine, self._folder, 10**9, profile=False) if self._timed else self._engine
+        self._current = (
+            Stopwatch(self._engine, self._folder, 10**9, profile=False) if self._timed else self._engine
+        )
         self._began = time.perf_counter()
 
     def backward(self, loss: torch.Tensor) -> None:
@@ -113,13 +115,22 @@ def measure(rounds: int) -> list[Row]:
 
     with tempfile.TemporaryDirectory() as folder:
         own = [own_seconds(Path(folder)) for _ in range(rounds)]
-        run(recipe_for(JOB, "ddp", rounds).vary(run_dir=f"{folder}/run"), "stopwatch", on_screen=False, wrappers=put_between)
+        run(
+            recipe_for(JOB, "ddp", rounds).vary(run_dir=f"{folder}/run"),
+            "stopwatch",
+            on_screen=False,
+            wrappers=put_between,
+        )
     leave_process_group()
     # The first round warms up.
     timed, bare = (in_rounds(turns[0].seconds[kind][PAIRS:], rounds) for kind in (True, False))
     steps = [statistics.median(each) for each in bare]
-    ratios = [statistics.median(a / b for a, b in zip(*each, strict=True)) for each in zip(timed, bare, strict=True)]
-    case = f"step of {JOB.model}, {JOB.image_size}x{JOB.image_size}, batch {JOB.micro_batch_size}, one process"
+    ratios = [
+        statistics.median(a / b for a, b in zip(*each, strict=True)) for each in zip(timed, bare, strict=True)
+    ]
+    case = (
+        f"step of {JOB.model}, {JOB.image_size}x{JOB.image_size}, batch {JOB.micro_batch_size}, one process"
+    )
     added, turned = (
         [step + more for step, more in zip(steps, own, strict=True)],
         [step * ratio for step, ratio in zip(steps, ratios, strict=True)],
@@ -136,10 +147,21 @@ def in_rounds(seconds: list[float], rounds: int) -> list[list[float]]:
 
 def _row(case: str, peer_name: str, with_it: list[float], without: list[float]) -> Row:
     ours, peer = ([1000 * second for second in seconds] for seconds in (with_it, without))
-    return paired("stopwatch", case, peer_name, ours, peer, unit="ms", target="<=1.01", command="python -m bench.stopwatch")
+    return paired(
+        "stopwatch",
+        case,
+        peer_name,
+        ours,
+        peer,
+        unit="ms",
+        target="<=1.01",
+        command="python -m bench.stopwatch",
+    )
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"default {ROUNDS}")
     write(measure(parser.parse_args().rounds), "stopwatch")

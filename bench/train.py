@@ -61,7 +61,11 @@ def measure(name: str, timm_checkout: Path | None) -> list[rows.Row]:
     loops = {peer: LOOPS[peer] for peer in case.peers}
     if timm_checkout and case.ranks == 1:
         loops["timm train.py"] = timm_loop(timm_checkout)
-    seconds = in_turns(case.job, case.engine, list(loops.values())) if case.ranks == 1 else on_ranks("bench.train", name, ranks=case.ranks)
+    seconds = (
+        in_turns(case.job, case.engine, list(loops.values()))
+        if case.ranks == 1
+        else on_ranks("bench.train", name, ranks=case.ranks)
+    )
     job, command = case.job, f"{COMMAND} --cases {name}" + (" --timm DIR" if "timm train.py" in loops else "")
     images = job.micro_batch_size * job.steps * case.ranks
     mine, *theirs = [[images / turn for turn in turns] for turns in seconds]
@@ -84,11 +88,22 @@ def startup() -> rows.Row:
     seconds = []
     for _ in range(8):
         started = time.perf_counter()
-        subprocess.run([sys.executable, recipe, "plan_for=8,16,32,64,128,256"], check=True, capture_output=True)
+        subprocess.run(
+            [sys.executable, recipe, "plan_for=8,16,32,64,128,256"], check=True, capture_output=True
+        )
         seconds.append(time.perf_counter() - started)
     limit = [LONGEST_START] * 7
     command = f"{COMMAND} --cases startup"
-    return rows.paired("train", "plan_for, six world sizes", "limit", seconds[1:], limit, unit="s", target="<=1.0", command=command)
+    return rows.paired(
+        "train",
+        "plan_for, six world sizes",
+        "limit",
+        seconds[1:],
+        limit,
+        unit="s",
+        target="<=1.0",
+        command=command,
+    )
 
 
 def memory() -> list[rows.Row]:
@@ -99,7 +114,10 @@ def memory() -> list[rows.Row]:
             found.append(_peak(who))
     title, command = "memory, resnet18 64x64, 32 x 1", f"{COMMAND} --cases memory"
     mine = peaks.pop("ours")
-    return [rows.paired("train", title, peer, mine, theirs, unit="MiB", target="<=1.05", command=command) for peer, theirs in peaks.items()]
+    return [
+        rows.paired("train", title, peer, mine, theirs, unit="MiB", target="<=1.05", command=command)
+        for peer, theirs in peaks.items()
+    ]
 
 
 def _peak(who: str) -> float:
@@ -127,7 +145,9 @@ def print_peak(who: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     every = [*CASES, "memory", "startup"]
     parser.add_argument("--cases", nargs="*", choices=every, default=every, help="(default: all)")
     parser.add_argument(
@@ -146,7 +166,13 @@ def main() -> None:
         print_peak(options.peak)
     else:
         for case in options.cases:
-            measured = [startup()] if case == "startup" else memory() if case == "memory" else measure(case, options.timm)
+            measured = (
+                [startup()]
+                if case == "startup"
+                else memory()
+                if case == "memory"
+                else measure(case, options.timm)
+            )
             rows.write(measured, "train")
 
 

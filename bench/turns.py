@@ -40,7 +40,9 @@ def recipe_for(job: Job, engine: str, rounds: int) -> Recipe:
     )
 
 
-def in_turns(job: Job, engine: str, others: Sequence[Loop], rounds: int = ROUNDS, **changes: Any) -> list[list[float]]:
+def in_turns(
+    job: Job, engine: str, others: Sequence[Loop], rounds: int = ROUNDS, **changes: Any
+) -> list[list[float]]:
     """Seconds per turn of lbtrain (its recipe with `changes`), then of each of `others`; the first turn, in which all warm up, left out.
 
     Every rank takes part.
@@ -67,15 +69,29 @@ def in_turns(job: Job, engine: str, others: Sequence[Loop], rounds: int = ROUNDS
         clock = time.perf_counter()
 
     with tempfile.TemporaryDirectory() as folder, mock.patch.object(Records, "write", write_and_give_turns):
-        run(recipe_for(job, engine, rounds).vary(**changes, run_dir=f"{folder}/run"), "bench", on_screen=False)
+        run(
+            recipe_for(job, engine, rounds).vary(**changes, run_dir=f"{folder}/run"), "bench", on_screen=False
+        )
     return [kept[1:] for kept in seconds]
 
 
 def on_ranks(module: str, what: str, *, ranks: int) -> list[list[float]]:
     """What `in_turns` returns on rank 0 of so many gloo ranks of one thread each, all of which run `python -m MODULE --worker WHAT`."""
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(ranks), "-m", module, "--worker", what]
+    launch = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc_per_node",
+        str(ranks),
+        "-m",
+        module,
+        "--worker",
+        what,
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
-    output = subprocess.run(launch, env=environment, check=True, capture_output=True, text=True, timeout=1200).stdout
+    output = subprocess.run(
+        launch, env=environment, check=True, capture_output=True, text=True, timeout=1200
+    ).stdout
     line = next(line for line in output.splitlines() if line.startswith(_TURNS))
     return list(json.loads(line.removeprefix(_TURNS)))
 

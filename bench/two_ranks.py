@@ -42,21 +42,48 @@ def measure(engine: str) -> list[rows.Row]:
     mine, by_ddp, no_exchange, single = on_ranks("bench.two_ranks", engine, ranks=2)
 
     def row(
-        case: str, numerator: tuple[list[float], list[float]], denominator: tuple[list[float], list[float]], unit: str, target: str
+        case: str,
+        numerator: tuple[list[float], list[float]],
+        denominator: tuple[list[float], list[float]],
+        unit: str,
+        target: str,
     ) -> rows.Row:
-        ours, peer = ([a / b for a, b in zip(*pair, strict=True)] for pair in zip(numerator, denominator, strict=True))
+        ours, peer = (
+            [a / b for a, b in zip(*pair, strict=True)] for pair in zip(numerator, denominator, strict=True)
+        )
         command = f"{COMMAND} --engines {engine}"
-        return rows.paired("two_ranks", f"{engine}: {case}", "hand-written DDP", ours, peer, unit=unit, target=target, command=command)
+        return rows.paired(
+            "two_ranks",
+            f"{engine}: {case}",
+            "hand-written DDP",
+            ours,
+            peer,
+            unit=unit,
+            target=target,
+            command=command,
+        )
 
     return [
-        row("efficiency of two ranks", (single, single), (mine, by_ddp), "of one rank's images/s a rank", ">=0.97"),
-        row("step with exchange over step without", (mine, by_ddp), (no_exchange, no_exchange), "x", "<=1.03"),
+        row(
+            "efficiency of two ranks",
+            (single, single),
+            (mine, by_ddp),
+            "of one rank's images/s a rank",
+            ">=0.97",
+        ),
+        row(
+            "step with exchange over step without", (mine, by_ddp), (no_exchange, no_exchange), "x", "<=1.03"
+        ),
     ]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--engines", nargs="+", choices=ENGINES, default=ENGINES, help="(default: all that are installed)")
+    parser = argparse.ArgumentParser(
+        prog=COMMAND, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--engines", nargs="+", choices=ENGINES, default=ENGINES, help="(default: all that are installed)"
+    )
     parser.add_argument("--worker", choices=ENGINES, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:

@@ -29,7 +29,12 @@ _NETWORK = "10.77.0"
 _SBIN = "/usr/sbin:/sbin"
 
 # What an administrator would set on every node. Without the interface name gloo advertises the loopback address.
-_NODE_ENVIRONMENT = {"DS_ACCELERATOR": "cpu", "GLOO_SOCKET_IFNAME": "eth0", "OMP_NUM_THREADS": "1", "LBTRAIN_NAMESPACE_HOST": "1"}
+_NODE_ENVIRONMENT = {
+    "DS_ACCELERATOR": "cpu",
+    "GLOO_SOCKET_IFNAME": "eth0",
+    "OMP_NUM_THREADS": "1",
+    "LBTRAIN_NAMESPACE_HOST": "1",
+}
 
 _SSH_CONFIG = """\
 Host *
@@ -78,7 +83,9 @@ def why_not() -> str | None:
         return "namespace hosts need root"
     missing = [program for program in _PROGRAMS if not shutil.which(program, path=_path())]
     if missing:
-        return f"namespace hosts need {', '.join(missing)} (packages openssh-server, pdsh, iproute2, util-linux)"
+        return (
+            f"namespace hosts need {', '.join(missing)} (packages openssh-server, pdsh, iproute2, util-linux)"
+        )
     probe = _run_quietly(
         "unshare", "--net", "--mount", "--uts", "--pid", "--fork", "--mount-proc", "sh", "-ec",
         "ip link add br0 type bridge; ip link add v0 type veth peer name v1; tc qdisc add dev v0 root tbf rate 1gbit burst 256kb limit 4mb",
@@ -105,20 +112,34 @@ class Hosts:
         return str(path)
 
     def run(
-        self, name: str, command: Sequence[str], *, timeout: int = 280, cwd: str | Path = ".", env: Mapping[str, str] | None = None
+        self,
+        name: str,
+        command: Sequence[str],
+        *,
+        timeout: int = 280,
+        cwd: str | Path = ".",
+        env: Mapping[str, str] | None = None,
     ) -> subprocess.CompletedProcess[str]:
         """Run `command` on a host and return what it did; past `timeout` seconds it is ended and its exit status is 124."""
         # `timeout` runs inside the host: a signal to nsenter out here would leave the command behind.
         inside = [*self._inside(name, cwd), "timeout", "--kill-after=3", str(timeout), *command]
-        return subprocess.run(inside, capture_output=True, text=True, env=node_environment() | dict(env or {}), check=False)
+        return subprocess.run(
+            inside, capture_output=True, text=True, env=node_environment() | dict(env or {}), check=False
+        )
 
     def call(self, name: str, command: Sequence[str], *, cwd: str | Path = ".") -> int:
         """Run `command` on a host, its output here as it comes; returns its exit status."""
-        return subprocess.run([*self._inside(name, cwd), *command], env=node_environment(), check=False).returncode
+        return subprocess.run(
+            [*self._inside(name, cwd), *command], env=node_environment(), check=False
+        ).returncode
 
     def shape(self, rate: str | None) -> None:
         """Limit what each host can send, in tc's units ("1gbit"); None takes the limit away."""
-        tc = f"tc qdisc replace dev eth0 root tbf rate {rate} burst 256kb limit 4mb" if rate else "tc qdisc del dev eth0 root"
+        tc = (
+            f"tc qdisc replace dev eth0 root tbf rate {rate} burst 256kb limit 4mb"
+            if rate
+            else "tc qdisc del dev eth0 root"
+        )
         for name in self.names:
             subprocess.run([*self._inside(name, "/"), "sh", "-c", tc], check=True, env=node_environment())
 
@@ -132,7 +153,16 @@ class Hosts:
     def _inside(self, name: str, cwd: str | Path) -> list[str]:
         pid = self._nodes[name].pid
         processes = f"--pid=/proc/{pid}/ns/pid_for_children"
-        return ["nsenter", f"--target={pid}", "--net", "--uts", "--mount", processes, f"--wdns={Path(cwd).resolve()}", "--"]
+        return [
+            "nsenter",
+            f"--target={pid}",
+            "--net",
+            "--uts",
+            "--mount",
+            processes,
+            f"--wdns={Path(cwd).resolve()}",
+            "--",
+        ]
 
 
 @contextmanager
@@ -147,10 +177,18 @@ def hosts_up(number: int) -> Iterator[Hosts]:
         _on_switch(switch, "ip link set lo up; ip link add br0 type bridge; ip link set br0 up")
         nodes = {}
         for name in names:
-            settings = {"ETC": str(etc), "NAME": name, "ADDRESS": addresses[name], "SSHD": str(shutil.which("sshd", path=_path()))}
+            settings = {
+                "ETC": str(etc),
+                "NAME": name,
+                "ADDRESS": addresses[name],
+                "SSHD": str(shutil.which("sshd", path=_path())),
+            }
             flags = ["--net", "--mount", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc"]
             nodes[name] = _unshared(stack, flags, _BOOT, settings)
-            _on_switch(switch, f"ip link add {name} type veth peer name eth0 netns {nodes[name].pid}; ip link set {name} master br0 up")
+            _on_switch(
+                switch,
+                f"ip link add {name} type veth peer name eth0 netns {nodes[name].pid}; ip link set {name} master br0 up",
+            )
             _line_to(nodes[name])
         _wait_for_sshd(etc, nodes)
         yield Hosts(etc, switch, nodes)
@@ -168,16 +206,22 @@ def _path() -> str:
 def _write_etc(etc: Path, addresses: dict[str, str]) -> None:
     (etc / "ssh").mkdir()
     for key in ("id", "hostkey"):
-        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(etc / "ssh" / key)], check=True)
+        subprocess.run(
+            ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(etc / "ssh" / key)], check=True
+        )
     login = " ".join(f'"{key}={value}"' for key, value in ({"PATH": _path()} | _NODE_ENVIRONMENT).items())
     (etc / "ssh/ssh_config").write_text(_SSH_CONFIG)
     (etc / "ssh/sshd_config").write_text(f"{_SSHD_CONFIG}SetEnv {login}\n")
-    (etc / "hosts").write_text("127.0.0.1 localhost\n" + "".join(f"{address} {name}\n" for name, address in addresses.items()))
+    (etc / "hosts").write_text(
+        "127.0.0.1 localhost\n" + "".join(f"{address} {name}\n" for name, address in addresses.items())
+    )
     (etc / "resolv.conf").write_text("")
     (etc / "nsswitch.conf").write_text("passwd: files\ngroup: files\nshadow: files\nhosts: files\n")
 
 
-def _unshared(stack: ExitStack, flags: list[str], script: str, settings: dict[str, str]) -> subprocess.Popen[str]:
+def _unshared(
+    stack: ExitStack, flags: list[str], script: str, settings: dict[str, str]
+) -> subprocess.Popen[str]:
     """Start `script` in new namespaces; it ends with the stack, or with this process whatever ends that."""
     process = subprocess.Popen(
         ["setpriv", "--pdeathsig=KILL", "unshare", *flags, "sh", "-ec", script],
@@ -203,7 +247,11 @@ def _line_to(process: subprocess.Popen[str]) -> None:
 
 
 def _on_switch(switch: subprocess.Popen[str], script: str) -> None:
-    subprocess.run(["nsenter", f"--target={switch.pid}", "--net", "sh", "-ec", script], check=True, env=node_environment())
+    subprocess.run(
+        ["nsenter", f"--target={switch.pid}", "--net", "sh", "-ec", script],
+        check=True,
+        env=node_environment(),
+    )
 
 
 def _wait_for_sshd(etc: Path, nodes: dict[str, subprocess.Popen[str]], *, seconds: float = 20) -> None:
@@ -221,7 +269,9 @@ def _run_quietly(*command: str) -> subprocess.CompletedProcess[str]:
 
 
 def _main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("number", type=int, help="how many hosts")
     parser.add_argument("--slots", type=int, default=1, help="slots of each host in the hostfile (default 1)")
     parser.add_argument("--rate", help="limit what each host can send, for example 1gbit")

@@ -18,7 +18,9 @@ class RankFailed(AssertionError):
     """A rank raised; the message holds the traceback of every rank that did."""
 
 
-def run_on_ranks(world_size: int, function: Callable[..., Any], *args: Any, timeout: float = 180, **kwargs: Any) -> list[Any]:
+def run_on_ranks(
+    world_size: int, function: Callable[..., Any], *args: Any, timeout: float = 180, **kwargs: Any
+) -> list[Any]:
     """Call `function(*args, **kwargs)` on every rank and return the results, rank 0's first.
 
     `function` must be importable (a module-level function), its arguments and result picklable. A pool in which a rank failed or ran

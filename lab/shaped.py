@@ -21,7 +21,21 @@ STEPS_A_TURN, SETTLING_STEPS = 5, 2
 
 
 def shape(rate: str) -> None:
-    tc = ["tc", "qdisc", "replace", "dev", "eth0", "root", "tbf", "rate", rate, "burst", "256kb", "limit", "4mb"]
+    tc = [
+        "tc",
+        "qdisc",
+        "replace",
+        "dev",
+        "eth0",
+        "root",
+        "tbf",
+        "rate",
+        rate,
+        "burst",
+        "256kb",
+        "limit",
+        "4mb",
+    ]
     subprocess.run(tc, check=True)
 
 
@@ -43,7 +57,9 @@ class ShapedNet(sleeping.SleepingNet):
 if not timm.is_model("shaped_net"):
 
     @register_model
-    def shaped_net(pretrained: bool = False, num_classes: int = 1000, in_chans: int = 3, **_: Any) -> ShapedNet:
+    def shaped_net(
+        pretrained: bool = False, num_classes: int = 1000, in_chans: int = 3, **_: Any
+    ) -> ShapedNet:
         return ShapedNet(num_classes, in_chans)
 
 

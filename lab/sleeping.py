@@ -53,7 +53,9 @@ class SleepingNet(nn.Module):
 if not timm.is_model("sleeping_net"):
 
     @register_model
-    def sleeping_net(pretrained: bool = False, num_classes: int = 1000, in_chans: int = 3, **_: Any) -> SleepingNet:
+    def sleeping_net(
+        pretrained: bool = False, num_classes: int = 1000, in_chans: int = 3, **_: Any
+    ) -> SleepingNet:
         return SleepingNet(num_classes, in_chans)
 
 

@@ -109,17 +109,28 @@ def _print_deepspeed_config(sizes: list[int], words: list[str], recipe: Recipe) 
     from lbtrain.plan.plan import make_plan
 
     recipe = recipe.with_overrides(words)
-    configs = [complete_config(make_plan(recipe, size, engine="deepspeed"), recipe.deepspeed.config) for size in sizes]
+    configs = [
+        complete_config(make_plan(recipe, size, engine="deepspeed"), recipe.deepspeed.config)
+        for size in sizes
+    ]
     print(json.dumps(configs[0] if len(configs) == 1 else configs, indent=1))
 
 
-def run(recipe: Recipe, name: str, *, on_screen: bool = True, wrappers: "Wrappers | None" = None) -> dict[str, Any]:
+def run(
+    recipe: Recipe, name: str, *, on_screen: bool = True, wrappers: "Wrappers | None" = None
+) -> dict[str, Any]:
     """Trains `recipe` in the world that this process was launched in; returns the summary. Raises UserError.
 
     May be called again and again in one process group. `on_screen=False` writes the run directory only. `instruments` gets task and engine
     when both are ready, and returns those that the loop uses: themselves, or something around them that measures.
     """
-    from lbtrain.launch.world import check_asked_for, check_same_on_all_ranks, detect_world, device_type, start_process_group
+    from lbtrain.launch.world import (
+        check_asked_for,
+        check_same_on_all_ranks,
+        detect_world,
+        device_type,
+        start_process_group,
+    )
     from lbtrain.monitors import Monitors
     from lbtrain.plan.capabilities import check_runs_here
     from lbtrain.plan.plan import make_plan, print_plans
@@ -146,12 +157,17 @@ def run(recipe: Recipe, name: str, *, on_screen: bool = True, wrappers: "Wrapper
     progress = found.progress if found else Progress()
     check_same_on_all_ranks(progress.examples, f"run_dir={directory.path}")
     if progress.examples >= plan.total_examples and (finished := directory.summary()):
-        _say(world.rank, f"{directory.path} holds this run already, finished at step {progress.step} (summary.json): nothing to do")
+        _say(
+            world.rank,
+            f"{directory.path} holds this run already, finished at step {progress.step} (summary.json): nothing to do",
+        )
         return finished
     task, model = create_task(recipe, device), build_bare_model(recipe, plan, device)
     if found:
         found.check_fits(model)
-    average = WeightAverage(model, decay=recipe.ema.decay, warmup=recipe.ema.warmup) if recipe.ema.decay else None
+    average = (
+        WeightAverage(model, decay=recipe.ema.decay, warmup=recipe.ema.warmup) if recipe.ema.decay else None
+    )
     engine, optimizer = build_engine(recipe, plan, model, device)
     if found:
         engine.load(found.state)
@@ -161,7 +177,13 @@ def run(recipe: Recipe, name: str, *, on_screen: bool = True, wrappers: "Wrapper
     leader = world.rank == 0
     if leader:
         directory.describe(recipe, plan)
-    records = Records(directory.path, enabled=leader, on_screen=on_screen, total_examples=plan.total_examples, resumed_at=progress.examples)
+    records = Records(
+        directory.path,
+        enabled=leader,
+        on_screen=on_screen,
+        total_examples=plan.total_examples,
+        resumed_at=progress.examples,
+    )
     if wrappers:
         task, engine = wrappers(task, engine)
     techniques = Techniques(create_batch_control(recipe, plan, model, task, engine, records), average)
@@ -194,11 +216,15 @@ def build_bare_model(recipe: Recipe, plan: "Plan", device: "torch.device") -> "t
 
     model = build_model(recipe, dataset_info(recipe.data)).to(device)
     if plan.statistics.batch_norm_layers:
-        convert_to_ghost_batch_norm(model, plan.bn_batch_size, momentum=recipe.bn_momentum)  # the loop groups the ranks
+        convert_to_ghost_batch_norm(
+            model, plan.bn_batch_size, momentum=recipe.bn_momentum
+        )  # the loop groups the ranks
     return model
 
 
-def build_engine(recipe: Recipe, plan: "Plan", model: "torch.nn.Module", device: "torch.device") -> "tuple[Engine, torch.optim.Optimizer]":
+def build_engine(
+    recipe: Recipe, plan: "Plan", model: "torch.nn.Module", device: "torch.device"
+) -> "tuple[Engine, torch.optim.Optimizer]":
     """The optimizer of `model`, and the engine around both."""
     from lbtrain import optim
     from lbtrain.engines import create_engine
@@ -220,7 +246,9 @@ def help_text(name: str, doc: str, recipe: Recipe) -> str:
         value: Any = recipe
         for part in key.split("."):
             value = getattr(value, part)
-        choices = f" One of {', '.join(map(str, spec.metadata['choices']))}." if "choices" in spec.metadata else ""
+        choices = (
+            f" One of {', '.join(map(str, spec.metadata['choices']))}." if "choices" in spec.metadata else ""
+        )
         lines.append(f"  {key}={_shown(value)}\n      {spec.metadata['help']}.{choices}")
     return "\n".join(lines)
 

@@ -43,7 +43,9 @@ def train(
     examples, step, skipped = progress.examples, progress.step, progress.skipped_steps
     phase = techniques.batch.phase(progress)
     batches = start_phase(phase, task, engine, techniques, examples)
-    recipe_yaml = task.recipe.to_yaml()  # here: it makes a thousand objects that only the garbage collector finds
+    recipe_yaml = (
+        task.recipe.to_yaml()
+    )  # here: it makes a thousand objects that only the garbage collector finds
     stop = StopRequest()
     finite = FiniteCheck(plan, task.stream, engine, checkpoints.folder.parent, skipped=skipped)
     engine.model.train()
@@ -73,12 +75,17 @@ def train(
             progress = Progress(examples, step, skipped)
             finished, stopped = examples >= plan.total_examples, stop.agreed(finite.late())
             writes = (plan.log_every, plan.evaluate_every, plan.checkpoint_every)
-            finite.check(stop.bad_step, now=finished or stopped or any(crossed(before, examples, every) for every in writes))
+            finite.check(
+                stop.bad_step,
+                now=finished or stopped or any(crossed(before, examples, every) for every in writes),
+            )
 
             done = StepResult(progress, phase, lr)
             monitors.after_step(done, logged=finished or crossed(before, examples, plan.log_every))
             with monitors.paused():
-                coming = techniques.batch.phase(progress)  # before the checkpoint, which keeps what was decided
+                coming = techniques.batch.phase(
+                    progress
+                )  # before the checkpoint, which keeps what was decided
             if finished or crossed(before, examples, plan.evaluate_every):
                 watchdog.at(step, "evaluation")
                 with monitors.paused():
@@ -91,7 +98,9 @@ def train(
                 with monitors.paused():
                     save(engine, checkpoints, progress, techniques, recipe_yaml, wait=finished or stopped)
             if stopped and not finished:
-                raise Preempted(f"stopped by a signal after step {step}; everything is saved: the same command goes on from there")
+                raise Preempted(
+                    f"stopped by a signal after step {step}; everything is saved: the same command goes on from there"
+                )
             if coming != phase:
                 phase, batches = coming, start_phase(coming, task, engine, techniques, examples)
     finally:
@@ -100,16 +109,22 @@ def train(
     return evaluation or evaluate(plan, task, engine, techniques, progress)[0]
 
 
-def start_phase(phase: Phase, task: Task, engine: Engine, techniques: Techniques, examples: int) -> Iterator[Any]:
+def start_phase(
+    phase: Phase, task: Task, engine: Engine, techniques: Techniques, examples: int
+) -> Iterator[Any]:
     """Cuts the steps from position `examples` on as `phase` says, and returns this rank's micro-batches from there on. Collective."""
     engine.accumulation = phase.split.accumulation
     regroup_ghost_batches(engine.model, phase.split.ranks_per_ghost)
     size = phase.split.micro_batch_size
-    batches = task.batches(start=examples, micro_batch_size=size, rank=engine.rank, world_size=engine.world_size)
+    batches = task.batches(
+        start=examples, micro_batch_size=size, rank=engine.rank, world_size=engine.world_size
+    )
     return techniques.batch.batches(batches, phase, examples)
 
 
-def evaluate(plan: Plan, task: Task, engine: Engine, techniques: Techniques, progress: Progress) -> tuple[EvalRow, Pictures]:
+def evaluate(
+    plan: Plan, task: Task, engine: Engine, techniques: Techniques, progress: Progress
+) -> tuple[EvalRow, Pictures]:
     """Scores every example of the evaluation set once, and the averaged weights too if there are any. Collective."""
     started = time.perf_counter()
     found = score(plan, task, engine)
@@ -118,7 +133,9 @@ def evaluate(plan: Plan, task: Task, engine: Engine, techniques: Techniques, pro
         with techniques.average.in_place_of_the_weights():
             metrics |= {f"ema_{name}": value for name, value in score(plan, task, engine).metrics.items()}
     epoch, seconds = progress.examples / plan.train_examples, time.perf_counter() - started
-    return EvalRow(progress.step, progress.examples, epoch, metrics, seconds, replaced_over_ranks(engine)), found.pictures
+    return EvalRow(
+        progress.step, progress.examples, epoch, metrics, seconds, replaced_over_ranks(engine)
+    ), found.pictures
 
 
 def score(plan: Plan, task: Task, engine: Engine) -> Evaluation:
@@ -129,7 +146,15 @@ def score(plan: Plan, task: Task, engine: Engine) -> Evaluation:
     return found
 
 
-def save(engine: Engine, checkpoints: Checkpoints, progress: Progress, techniques: Techniques, recipe_yaml: str, *, wait: bool) -> None:
+def save(
+    engine: Engine,
+    checkpoints: Checkpoints,
+    progress: Progress,
+    techniques: Techniques,
+    recipe_yaml: str,
+    *,
+    wait: bool,
+) -> None:
     """Collective: all ranks give their part, rank 0 writes, while the others and the loop go on unless told to `wait`."""
     state = engine.save()
     if state is not None:

@@ -14,7 +14,10 @@ def natural(seed: int, height: int, width: int) -> np.ndarray:
     waves = [np.sin(down * a + across * b + c) for a, b, c in random.uniform(0.005, 0.06, (3, 3))]
     image = 128 + 80 * np.stack(waves, -1)
     for top, left, *color in random.uniform(0, 1, (4, 5)):
-        image[int(top * height) : int((top + 0.3) * height) + 1, int(left * width) : int((left + 0.2) * width) + 1] = np.array(color) * 255
+        image[
+            int(top * height) : int((top + 0.3) * height) + 1,
+            int(left * width) : int((left + 0.2) * width) + 1,
+        ] = np.array(color) * 255
     return (image + random.normal(0, 4, image.shape)).clip(0, 255).astype(np.uint8)
 
 
@@ -32,5 +35,7 @@ def write_folder(root: Path) -> Path:
             for number in range(count):
                 image = natural(number + len(split) + ord(group[0]), 60 + 7 * number, 90 - 9 * number)
                 kind = "PNG" if number == 2 else "JPEG"
-                (root / split / group / f"{number}.{'png' if number == 2 else 'JPEG'}").write_bytes(encoded(image, kind))
+                (root / split / group / f"{number}.{'png' if number == 2 else 'JPEG'}").write_bytes(
+                    encoded(image, kind)
+                )
     return root

@@ -40,12 +40,18 @@ def tiny(**changes: Any) -> Recipe:
     return Recipe().vary(**TINY).vary(**changes)
 
 
-def run_tiny(changes: dict[str, Any], run_dir: str, eval_images: int, dtype: torch.dtype = torch.float32) -> dict[str, Any]:
+def run_tiny(
+    changes: dict[str, Any], run_dir: str, eval_images: int, dtype: torch.dtype = torch.float32
+) -> dict[str, Any]:
     """One rank's part of a run in `dtype` that scores so many images; importable by the workers."""
     from lbtrain.main import run
 
     with pytest.MonkeyPatch.context() as patch, _computing_in(dtype, patch):
-        patch.setitem(registry._FACTS, "shapes", dataclasses.replace(registry._FACTS["shapes"], eval_examples=eval_images))
+        patch.setitem(
+            registry._FACTS,
+            "shapes",
+            dataclasses.replace(registry._FACTS["shapes"], eval_examples=eval_images),
+        )
         return run(tiny(**changes).vary(run_dir=run_dir), "tiny", on_screen=False)
 
 

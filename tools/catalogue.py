@@ -58,7 +58,8 @@ class Entry:
         return cls(
             name=path.stem,
             title=_without_paper(title),
-            paper=", ".join(dict.fromkeys(re.findall(r"[A-Z][\w']+ (?:et al\.|& [A-Z]\w+) \d{4}", doc))) or "-",
+            paper=", ".join(dict.fromkeys(re.findall(r"[A-Z][\w']+ (?:et al\.|& [A-Z]\w+) \d{4}", doc)))
+            or "-",
             batch=f"{recipe.batch_size:,}" + (", grows" if grows else ""),
             published=_field(rest, "Published"),
             measured=_field(rest, "Measured"),
@@ -80,7 +81,11 @@ def page(folder: Path) -> str:
     entries = [Entry.read(path) for path in sorted(folder.glob("*.py"), key=_by_name)]
     entries.sort(key=lambda entry: not entry.measured[:1].isdigit())
     head = f"# {TITLES.get(folder.name, folder.name)}\n\n{GENERATED}"
-    table = ["| recipe | batch | measured | published | paper |", "|---|---:|---|---|---|", *map(_row, entries)]
+    table = [
+        "| recipe | batch | measured | published | paper |",
+        "|---|---:|---|---|---|",
+        *map(_row, entries),
+    ]
     return f"{head}\n" + "\n".join(table) + "\n"
 
 
@@ -113,12 +118,18 @@ def write(check: bool = False) -> list[Path]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser("python -m tools.catalogue", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="only report whether a table is out of date; writes nothing")
+    parser = argparse.ArgumentParser(
+        "python -m tools.catalogue", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="only report whether a table is out of date; writes nothing"
+    )
     check = parser.parse_args().check
     stale = write(check)
     for path in stale:
-        print(f"{path.relative_to(FOLDER.parent)} {'is out of date: python -m tools.catalogue' if check else 'written'}")
+        print(
+            f"{path.relative_to(FOLDER.parent)} {'is out of date: python -m tools.catalogue' if check else 'written'}"
+        )
     return int(check and bool(stale))
 
 

@@ -81,7 +81,9 @@ class Density:
         return torch.stack(curves).mean(0)
 
 
-def power_iteration(curvature: Curvature, *, iterations: int = 100, tolerance: float = 1e-3, seed: int = 0) -> Power:
+def power_iteration(
+    curvature: Curvature, *, iterations: int = 100, tolerance: float = 1e-3, seed: int = 0
+) -> Power:
     """Stops when the eigenvalue changes by less than `tolerance` of itself. (ABSA, Yao et al. 2018: 10 iterations, 0.01.)"""
     vector = _unit(random_vector(curvature.size, seed=seed, device=curvature.device))
     value, products = math.inf, 0
@@ -95,10 +97,14 @@ def power_iteration(curvature: Curvature, *, iterations: int = 100, tolerance: f
     return Power(value, vector, products)
 
 
-def top_eigenvalues(curvature: Curvature, k: int = 1, *, steps: int = 100, tolerance: float = 1e-4, seed: int = 0) -> Eigenvalues:
+def top_eigenvalues(
+    curvature: Curvature, k: int = 1, *, steps: int = 100, tolerance: float = 1e-4, seed: int = 0
+) -> Eigenvalues:
     """At most `steps` Lanczos steps, fewer once the k largest are within `tolerance` of the spectrum's radius."""
     if not 1 <= k <= curvature.size:
-        raise ValueError(f"k={k}: this matrix has {curvature.size} eigenvalues; ask for 1 to {curvature.size} of them")
+        raise ValueError(
+            f"k={k}: this matrix has {curvature.size} eigenvalues; ask for 1 to {curvature.size} of them"
+        )
     lanczos = Lanczos(curvature, random_vector(curvature.size, seed=seed, device=curvature.device))
     while True:
         going_on = lanczos.step()
@@ -111,10 +117,19 @@ def top_eigenvalues(curvature: Curvature, k: int = 1, *, steps: int = 100, toler
     vectors = torch.zeros(len(top), curvature.size, device=curvature.device)
     for coordinates, vector in zip(components[:, top].to(vectors), lanczos.basis, strict=True):
         vectors += torch.outer(coordinates, vector)
-    return Eigenvalues(values[top].tolist(), vectors, residuals.tolist(), float(values.min()), len(lanczos.basis), converged)
+    return Eigenvalues(
+        values[top].tolist(), vectors, residuals.tolist(), float(values.min()), len(lanczos.basis), converged
+    )
 
 
-def trace(curvature: Curvature, *, samples: int = 100, tolerance: float = 0.0, known: Eigenvalues | None = None, seed: int = 0) -> Trace:
+def trace(
+    curvature: Curvature,
+    *,
+    samples: int = 100,
+    tolerance: float = 0.0,
+    known: Eigenvalues | None = None,
+    seed: int = 0,
+) -> Trace:
     """At most `samples` products with random signs; from the tenth on, fewer once the interval is +-`tolerance` of the estimate.
 
     `known` eigenvectors are taken out of the random part (Hutch++, Meyer et al. 2021), which needs far fewer samples where a few
@@ -138,7 +153,9 @@ def spectral_density(curvature: Curvature, *, probes: int = 4, steps: int = 80, 
     """The measure that puts 1/size on every eigenvalue, seen through `probes` random vectors of `steps` Lanczos steps each."""
     nodes, weights = [], []
     for number in range(probes):
-        lanczos = Lanczos(curvature, random_vector(curvature.size, seed=seed + number, device=curvature.device, signs=True))
+        lanczos = Lanczos(
+            curvature, random_vector(curvature.size, seed=seed + number, device=curvature.device, signs=True)
+        )
         while lanczos.step() and len(lanczos.basis) < min(steps, curvature.size):
             pass
         values, components = lanczos.ritz()
@@ -178,7 +195,11 @@ class Lanczos:
     def ritz(self) -> tuple[Tensor, Tensor]:
         """Eigenvalues [steps], ascending, and the coordinates of the eigenvectors in the basis, as columns [steps, steps]; float64, CPU."""
         off = torch.tensor(self.off_diagonal, dtype=torch.float64)
-        matrix = torch.diag(torch.tensor(self.diagonal, dtype=torch.float64)) + torch.diag(off, 1) + torch.diag(off, -1)
+        matrix = (
+            torch.diag(torch.tensor(self.diagonal, dtype=torch.float64))
+            + torch.diag(off, 1)
+            + torch.diag(off, -1)
+        )
         values, vectors = torch.linalg.eigh(matrix)
         return values, vectors
 

@@ -48,14 +48,21 @@ class NoiseScale:
 def moments(small_square: float, large_square: float, *, small_batch: int, large_batch: int) -> Moments:
     """From the squared norms of the mean gradients of `small_batch` and of `large_batch` examples (averages of several will do)."""
     if not 0 < small_batch < large_batch:
-        raise ValueError(f"small_batch={small_batch} and large_batch={large_batch}: the noise shows only between two batch sizes")
+        raise ValueError(
+            f"small_batch={small_batch} and large_batch={large_batch}: the noise shows only between two batch sizes"
+        )
     gradient_square = (large_batch * large_square - small_batch * small_square) / (large_batch - small_batch)
     return Moments(gradient_square, (small_square - large_square) / (1 / small_batch - 1 / large_batch))
 
 
 def moments_of_row(row: Mapping[str, Any]) -> Moments:
     """From a row of kind `noise`, as a run writes them to metrics.jsonl."""
-    return moments(row["small_square"], row["large_square"], small_batch=row["small_batch"], large_batch=row["large_batch"])
+    return moments(
+        row["small_square"],
+        row["large_square"],
+        small_batch=row["small_batch"],
+        large_batch=row["large_batch"],
+    )
 
 
 def noise_scale(measured: Sequence[Moments], *, confidence: float = 0.95) -> NoiseScale:
@@ -70,7 +77,9 @@ def _ratio(gradient_square: float, trace: float) -> float | None:
     return max(0.0, trace) / gradient_square if gradient_square > 0 else None
 
 
-def _fieller(above: NDArray[np.float64], below: NDArray[np.float64], confidence: float) -> tuple[float, float]:
+def _fieller(
+    above: NDArray[np.float64], below: NDArray[np.float64], confidence: float
+) -> tuple[float, float]:
     """All ratios r for which mean(above - r below) is not significantly different from 0; (r, inf) where the denominator may be 0."""
     from scipy.special import stdtrit
 
@@ -82,7 +91,11 @@ def _fieller(above: NDArray[np.float64], below: NDArray[np.float64], confidence:
     discriminant = first * first - second * constant
     if discriminant < 0:
         return 0.0, math.inf
-    roots = sorted((first + sign * math.sqrt(discriminant)) / second for sign in (-1, 1)) if second else [0.0, math.inf]
+    roots = (
+        sorted((first + sign * math.sqrt(discriminant)) / second for sign in (-1, 1))
+        if second
+        else [0.0, math.inf]
+    )
     if second > 0 and b > 0:
         return roots[0], roots[1]
     # Where the denominator may be 0, all ratios but those between the roots are possible; 0 is one unless the numerator is significant.

@@ -64,7 +64,9 @@ class Objective:
     def split(self, vector: Tensor) -> dict[str, Tensor]:
         """A vector [size] as the layers' parts, by name, in their shapes."""
         parts = vector.split(self.sizes)
-        return {name: part.view(p.shape) for (name, p), part in zip(self.parameters.items(), parts, strict=True)}
+        return {
+            name: part.view(p.shape) for (name, p), part in zip(self.parameters.items(), parts, strict=True)
+        }
 
     @torch.no_grad()
     def value(self, shift: Tensor | None = None) -> float:
@@ -76,13 +78,21 @@ class Objective:
 
     def gradient(self, shift: Tensor | None = None) -> tuple[float, Tensor]:
         """f(x + shift) and its gradient [size]."""
-        total, loss, count = torch.zeros(self.size, device=self.device), torch.zeros((), dtype=torch.float64, device=self.device), 0
+        total, loss, count = (
+            torch.zeros(self.size, device=self.device),
+            torch.zeros((), dtype=torch.float64, device=self.device),
+            0,
+        )
         with eval_mode(self.model, self.batch_norm):
             model = self._moved(self.parameters, shift)
             for batch in self.batches:
                 count += 1
                 value = self.loss(model, batch)
-                total += _flat(torch.autograd.grad(value, list(self.parameters.values()), allow_unused=True, materialize_grads=True))
+                total += _flat(
+                    torch.autograd.grad(
+                        value, list(self.parameters.values()), allow_unused=True, materialize_grads=True
+                    )
+                )
                 loss += value.detach().double()
         return float(self.mean(loss / count)), self.mean(total / count)
 
@@ -115,7 +125,11 @@ class Objective:
             with eval_mode(self.model, self.batch_norm):
                 loss = self.loss(self.model, batch)
                 graph = torch.autograd.grad(
-                    loss, list(self.parameters.values()), create_graph=True, allow_unused=True, materialize_grads=True
+                    loss,
+                    list(self.parameters.values()),
+                    create_graph=True,
+                    allow_unused=True,
+                    materialize_grads=True,
                 )
             if self.keep_graphs:
                 self._graphs.append(graph)
@@ -158,7 +172,9 @@ def preserve_state(model: nn.Module) -> Iterator[None]:
     # The layers get copies to write on. Writing the old values back would do too, but autograd would see saved tensors change.
     originals = {norm: (dict(norm._buffers), getattr(norm, "ghosts_seen", None)) for norm in norms}
     for norm in norms:
-        norm._buffers.update({name: None if buffer is None else buffer.clone() for name, buffer in norm._buffers.items()})
+        norm._buffers.update(
+            {name: None if buffer is None else buffer.clone() for name, buffer in norm._buffers.items()}
+        )
     try:
         yield
     finally:
@@ -174,11 +190,17 @@ def _batch_norms(model: nn.Module) -> list[Any]:
 
 def _check(model: nn.Module, parameters: dict[str, nn.Parameter], batch_norm: BatchNormMode) -> None:
     if not parameters:
-        raise ValueError("the model has no trainable parameter: there is no landscape to walk. Set requires_grad_(True) on some of them")
+        raise ValueError(
+            "the model has no trainable parameter: there is no landscape to walk. Set requires_grad_(True) on some of them"
+        )
     split = [name for name, p in parameters.items() if hasattr(p, "ds_id")]
     if split:
-        raise ValueError(f"{split[0]} is cut over ranks by ZeRO-3, and whole parameters are needed: load a checkpoint into a plain model")
-    if batch_norm == "batch" and any(getattr(norm, "group", None) is not None for norm in _batch_norms(model)):
+        raise ValueError(
+            f"{split[0]} is cut over ranks by ZeRO-3, and whole parameters are needed: load a checkpoint into a plain model"
+        )
+    if batch_norm == "batch" and any(
+        getattr(norm, "group", None) is not None for norm in _batch_norms(model)
+    ):
         raise ValueError(
             "a batch norm takes its statistics over several ranks, which cannot be differentiated twice: use batch_norm='eval', or "
             "micro-batches of at least bn_batch_size images"

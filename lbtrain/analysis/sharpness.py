@@ -45,7 +45,9 @@ class Sharpness:
     evaluations: int
 
 
-def box_sharpness(surface: Surface, *, epsilon: float = 1e-3, directions: int = 0, iterations: int = 10, seed: int = 0) -> Sharpness:
+def box_sharpness(
+    surface: Surface, *, epsilon: float = 1e-3, directions: int = 0, iterations: int = 10, seed: int = 0
+) -> Sharpness:
     """Keskar's metric: the largest f(x + A z) with |z_i| <= epsilon (|(A+ x)_i| + 1), by L-BFGS-B.
 
     `directions` = 0 searches the full space (A the identity), 100 is the paper's random subspace (A of normal columns).
@@ -53,7 +55,11 @@ def box_sharpness(surface: Surface, *, epsilon: float = 1e-3, directions: int = 
     from scipy.optimize import minimize
 
     basis = _random_basis(surface, directions, seed) if directions else None
-    centre = surface.point() if basis is None else torch.linalg.lstsq(basis, surface.point()[:, None]).solution[:, 0]
+    centre = (
+        surface.point()
+        if basis is None
+        else torch.linalg.lstsq(basis, surface.point()[:, None]).solution[:, 0]
+    )
     bound = (epsilon * (centre.abs() + 1)).double().cpu().numpy()
     base = surface.value()
     peak, evaluations = base, 0
@@ -68,7 +74,14 @@ def box_sharpness(surface: Surface, *, epsilon: float = 1e-3, directions: int = 
 
     start = bound * (2 * np.random.default_rng(seed).random(len(bound)) - 1)
     limits: Any = np.stack([-bound, bound], axis=1)
-    minimize(descend, start, jac=True, method="L-BFGS-B", bounds=limits, options={"maxiter": iterations, "ftol": 0.0, "gtol": 0.0})
+    minimize(
+        descend,
+        start,
+        jac=True,
+        method="L-BFGS-B",
+        bounds=limits,
+        options={"maxiter": iterations, "ftol": 0.0, "gtol": 0.0},
+    )
     return Sharpness(100 * (peak - base) / (1 + base), base, peak, evaluations)
 
 
@@ -87,7 +100,9 @@ def ascent_sharpness(surface: Surface, *, radius: float = 0.05, steps: int = 1) 
 
 def _random_basis(surface: Surface, directions: int, seed: int) -> Tensor:
     """A [size, directions], standard normal; the same on every rank."""
-    rows = torch.empty(directions, surface.size, device=surface.device)  # each direction in one piece: it is written one at a time
+    rows = torch.empty(
+        directions, surface.size, device=surface.device
+    )  # each direction in one piece: it is written one at a time
     for number in range(directions):
         rows[number] = random_vector(surface.size, seed=seed + number, device=surface.device)
     return rows.T

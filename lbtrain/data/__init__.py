@@ -5,4 +5,13 @@ from lbtrain.data.photos import PhotoSource
 from lbtrain.data.registry import DatasetInfo, dataset_info, open_instances, open_source
 from lbtrain.data.sources import ArraySource, Source
 
-__all__ = ["ArraySource", "Facts", "PhotoSource", "Source", "batches", "facts", "open_instances", "open_source"]
+__all__ = [
+    "ArraySource",
+    "Facts",
+    "PhotoSource",
+    "Source",
+    "batches",
+    "facts",
+    "open_instances",
+    "open_source",
+]

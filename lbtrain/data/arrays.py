@@ -57,7 +57,9 @@ def _cifar(name: str, root: Path, train: bool) -> Arrays:
 def _strips(path: Path) -> Arrays:
     """Lossless WebP strips of 32 x 32 images: `webp` holds the bytes, `offsets` where each strip starts, `labels` the classes."""
     try:
-        if not zipfile.is_zipfile(path):  # numpy would take it for a pickle, and its message proposes to load that unsafely
+        if not zipfile.is_zipfile(
+            path
+        ):  # numpy would take it for a pickle, and its message proposes to load that unsafely
             raise zipfile.BadZipFile("no zip archive, or cut off")
         with np.load(path) as file:
             blob, offsets, labels = file["webp"].tobytes(), file["offsets"], file["labels"]
@@ -73,7 +75,9 @@ def _torchvision_cifar(name: str, folder: Path, train: bool) -> Arrays:
     try:
         data = (datasets.CIFAR10 if name == "cifar10" else datasets.CIFAR100)(str(folder), train=train)
     except RuntimeError as error:
-        raise RecipeError(f"data.root={folder}: torchvision finds it incomplete or damaged; unpack it again ({error})") from error
+        raise RecipeError(
+            f"data.root={folder}: torchvision finds it incomplete or damaged; unpack it again ({error})"
+        ) from error
     return data.data, np.asarray(data.targets)
 
 
@@ -103,7 +107,9 @@ def _idx(name: str, root: Path, train: bool) -> Arrays:
         if any((folder / (images + suffix)).is_file() for suffix in ("", ".gz")):
             pixels, classes = _read_idx(folder / images, 3)[..., None], _read_idx(folder / labels, 1)
             if len(pixels) != len(classes):
-                raise RecipeError(f"data.root={folder}: {len(pixels)} images in {images} but {len(classes)} labels in {labels}")
+                raise RecipeError(
+                    f"data.root={folder}: {len(pixels)} images in {images} but {len(classes)} labels in {labels}"
+                )
             return pixels, classes
     places = " or ".join(f"root/{inside}/" for inside in _IDX_FOLDERS[name])
     raise RecipeError(
@@ -117,9 +123,13 @@ def _read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
     try:
         data = path.read_bytes() if path.is_file() else gzip.decompress(zipped.read_bytes())
     except (OSError, EOFError, zlib.error) as error:
-        raise RecipeError(f"{path if path.is_file() else zipped}: missing or damaged; fetch it again ({error})") from error
+        raise RecipeError(
+            f"{path if path.is_file() else zipped}: missing or damaged; fetch it again ({error})"
+        ) from error
     header = 4 + 4 * dimensions
     shape = tuple(int.from_bytes(data[at : at + 4]) for at in range(4, header, 4))
     if data[:4] != bytes([0, 0, 8, dimensions]) or len(data) != header + math.prod(shape):
         raise RecipeError(f"{path}: not a whole IDX file of {dimensions} dimensions of bytes; fetch it again")
-    return np.frombuffer(data, np.uint8, offset=header).reshape(shape).copy()  # one that may be written to, as torch wants
+    return (
+        np.frombuffer(data, np.uint8, offset=header).reshape(shape).copy()
+    )  # one that may be written to, as torch wants

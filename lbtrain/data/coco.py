@@ -31,12 +31,17 @@ class CocoSource:
     def __init__(self, root: Path, split: str, *, empty_images: bool, scored: bool = False):
         self.folder, self.path = root / split, root / "annotations" / f"instances_{split}.json"
         content = _read(self.path, self.folder)
-        self.categories = {category["id"]: category["name"] for category in sorted(content["categories"], key=lambda each: each["id"])}
+        self.categories = {
+            category["id"]: category["name"]
+            for category in sorted(content["categories"], key=lambda each: each["id"])
+        }
         self.class_names: Sequence[str] = list(self.categories.values())
         self._labels = {category: label for label, category in enumerate(self.categories, 1)}
         objects = self._by_image(content)
         images = [image for image in content["images"] if empty_images or objects[image["id"]]]
-        self.sizes = np.array([[image["height"], image["width"]] for image in images], np.int64).reshape(-1, 2)
+        self.sizes = np.array([[image["height"], image["width"]] for image in images], np.int64).reshape(
+            -1, 2
+        )
         self._records = _Records([(image, objects[image["id"]]) for image in images])
         self._truth = _Records([self._complete(content)] if scored else [])
 
@@ -62,7 +67,12 @@ class CocoSource:
             with self._reading_outline(annotation):
                 mask = _encoded(annotation["segmentation"], *sizes[annotation["image_id"]])
                 annotations.append(
-                    {"iscrowd": 0, "area": float(rle.area(mask)), **annotation, "segmentation": mask | {"counts": _text(mask["counts"])}}
+                    {
+                        "iscrowd": 0,
+                        "area": float(rle.area(mask)),
+                        **annotation,
+                        "segmentation": mask | {"counts": _text(mask["counts"])},
+                    }
                 )
         return content | {"annotations": annotations}
 
@@ -89,7 +99,9 @@ class CocoSource:
             raise DataError(f"{path}: image {image['id']} cannot be read: {error}") from error
         if pixels.shape[:2] != (image["height"], image["width"]):
             stated = f"{image['height']} x {image['width']}"
-            raise DataError(f"{path}: image {image['id']} has {pixels.shape[0]} x {pixels.shape[1]} pixels, {self.path} says {stated}")
+            raise DataError(
+                f"{path}: image {image['id']} has {pixels.shape[0]} x {pixels.shape[1]} pixels, {self.path} says {stated}"
+            )
         return pixels
 
     @contextlib.contextmanager
@@ -98,7 +110,9 @@ class CocoSource:
             yield
         except Exception as error:
             # pycocotools raises a bare Exception for what it does not know.
-            raise DataError(f"{self.path}: annotation {annotation['id']}: its segmentation cannot be read: {error}") from error
+            raise DataError(
+                f"{self.path}: annotation {annotation['id']}: its segmentation cannot be read: {error}"
+            ) from error
 
     def raw(self, index: int) -> tuple[dict[str, Any], list[tuple[dict[str, Any], int]]]:
         """An image and its (annotation, label) pairs as the file has them, crowds left out."""
@@ -143,7 +157,11 @@ def _read(path: Path, folder: Path) -> dict[str, Any]:
         raise RecipeError(f"data.root={path.parents[1]}: needs {path} and the images in {folder}")
     try:
         content = json.loads(path.read_text())
-        missing = [name for name in ("images", "annotations", "categories") if not isinstance(content.get(name), list)]
+        missing = [
+            name
+            for name in ("images", "annotations", "categories")
+            if not isinstance(content.get(name), list)
+        ]
     except (ValueError, AttributeError) as error:
         raise DataError(f"{path} is not COCO's JSON: {error}") from error
     if missing:
@@ -165,7 +183,9 @@ def _read(path: Path, folder: Path) -> dict[str, Any]:
 
 def _is_image(record: dict[str, Any]) -> bool:
     sides = (record.get("height"), record.get("width"))
-    return isinstance(record.get("file_name"), str) and all(isinstance(side, int) and side > 0 for side in sides)
+    return isinstance(record.get("file_name"), str) and all(
+        isinstance(side, int) and side > 0 for side in sides
+    )
 
 
 def _is_category(record: dict[str, Any]) -> bool:
@@ -201,7 +221,11 @@ def _what_is_broken(annotation: Any, images: set[int], labels: dict[int, int]) -
     if annotation["category_id"] not in labels:
         return f"category_id {annotation['category_id']} is not among the categories"
     box = annotation["bbox"]
-    if not (isinstance(box, list) and len(box) == 4 and all(isinstance(side, int | float) and math.isfinite(side) for side in box)):
+    if not (
+        isinstance(box, list)
+        and len(box) == 4
+        and all(isinstance(side, int | float) and math.isfinite(side) for side in box)
+    ):
         return f"bbox {box} is not [left, top, width, height]"
     if annotation.get("iscrowd", 0) not in (0, 1):
         return f"iscrowd {annotation['iscrowd']} is neither 0 nor 1"

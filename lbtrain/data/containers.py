@@ -66,8 +66,12 @@ class Rows:
 
             self._reader: Any = create_reader(name, root=str(root), split=split)
         except ImportError as error:
-            raise RecipeError(f"data.format=timm:{name} needs the package datasets: pip install datasets ({error})") from error
-        except Exception as error:  # whatever the package raises: a name, a split or a column that is not there
+            raise RecipeError(
+                f"data.format=timm:{name} needs the package datasets: pip install datasets ({error})"
+            ) from error
+        except (
+            Exception
+        ) as error:  # whatever the package raises: a name, a split or a column that is not there
             raise RecipeError(f"data.format=timm:{name}, data.root={root}, split {split}: {error}") from error
         names = self._reader.class_to_idx
         self.classes: Sequence[str] | None = sorted(names, key=names.__getitem__) if names else None

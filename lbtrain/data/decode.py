@@ -55,7 +55,9 @@ class Photo:
         if not self._turbo:
             self._open_with_pillow()
         if self.height * self.width > MAX_PIXELS:
-            raise BrokenImage(f"{self.width} x {self.height} pixels, more than {MAX_PIXELS:,}: taken for a decompression bomb")
+            raise BrokenImage(
+                f"{self.width} x {self.height} pixels, more than {MAX_PIXELS:,}: taken for a decompression bomb"
+            )
 
     def _read_jpeg_header(self) -> None:
         try:
@@ -87,7 +89,10 @@ class Photo:
         if self._turbo:
             try:
                 return simplejpeg.decode_jpeg(
-                    self._data, min_height=-(-self.height // scale), min_width=-(-self.width // scale), min_factor=scale
+                    self._data,
+                    min_height=-(-self.height // scale),
+                    min_width=-(-self.width // scale),
+                    min_factor=scale,
                 )
             except ValueError:  # a warning of libjpeg's too; Pillow knows which of them leave a whole image
                 self._turbo = False
@@ -118,7 +123,9 @@ def _scaled(start: int, length: int, scale: int, limit: int) -> tuple[int, int]:
 def _pillow(read: Callable[[], T]) -> T:
     """Pillow raises whatever its decoders happen to (OSError, SyntaxError, struct.error, ...) on bytes that are no image."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # odd EXIF data, palettes, large images: none of them spoils the pixels
+        warnings.simplefilter(
+            "ignore"
+        )  # odd EXIF data, palettes, large images: none of them spoils the pixels
         try:
             return read()
         except Exception as error:

@@ -51,7 +51,9 @@ class GroupedStream:
         head = min(-epoch * examples % self.batch_size, examples)
         while len(left) < head:
             left += whole.pop()
-        return np.array([*left[:head], *(index for group in whole for index in group), *left[head:]], np.int64)
+        return np.array(
+            [*left[:head], *(index for group in whole for index in group), *left[head:]], np.int64
+        )
 
 
 def kinds_of(sizes: NDArray[np.int64], group_by: str) -> NDArray[np.int64]:

@@ -76,12 +76,18 @@ class InstanceBatch:
 
     def __getitem__(self, some: slice) -> "InstanceBatch":
         """Some of the images, padded as in the whole."""
-        lists = {name: getattr(self, name)[some] for name in ("images", "targets", "keys", "indices", "original_sizes")}
+        lists = {
+            name: getattr(self, name)[some]
+            for name in ("images", "targets", "keys", "indices", "original_sizes")
+        }
         return replace(self, **lists)
 
     def to(self, device: torch.device) -> "InstanceBatch":
         images = [image.to(device, non_blocking=True) for image in self.images]
-        targets = [{name: value.to(device, non_blocking=True) for name, value in target.items()} for target in self.targets]
+        targets = [
+            {name: value.to(device, non_blocking=True) for name, value in target.items()}
+            for target in self.targets
+        ]
         return replace(self, images=images, targets=targets)
 
     def pin_memory(self) -> "InstanceBatch":
@@ -114,7 +120,10 @@ class Preparation:
         _, flips, keys = self._draws(item.block)
         samples = [source[int(index)] for index in item.block.indices]
         flipped = [self.flip and bool(flip % np.uint64(2)) for flip in flips]
-        inputs = [_input(sample, (int(size[0]), int(size[1])), flip) for sample, size, flip in zip(samples, sizes, flipped, strict=True)]
+        inputs = [
+            _input(sample, (int(size[0]), int(size[1])), flip)
+            for sample, size, flip in zip(samples, sizes, flipped, strict=True)
+        ]
         return InstanceBatch(
             images=[image for image, _ in inputs],
             targets=[target for _, target in inputs],
@@ -136,7 +145,11 @@ def _input(sample: Sample, size: tuple[int, int], flip: bool) -> tuple[Tensor, d
         scale = torch.tensor([size[1] / image.shape[2], size[0] / image.shape[1]])
         image = F.interpolate(image[None], size=size, mode="bilinear", align_corners=False)[0]
         boxes = boxes * scale.repeat(2)
-        masks = F.interpolate(masks[None], size=size, mode="nearest")[0] if len(masks) else masks.new_zeros(0, *size)
+        masks = (
+            F.interpolate(masks[None], size=size, mode="nearest")[0]
+            if len(masks)
+            else masks.new_zeros(0, *size)
+        )
     if flip:
         image, masks = image.flip(2), masks.flip(2)
         boxes = torch.stack([size[1] - boxes[:, 2], boxes[:, 1], size[1] - boxes[:, 0], boxes[:, 3]], 1)

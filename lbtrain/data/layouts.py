@@ -32,12 +32,16 @@ def _open(form: str, root: Path, split: str) -> Container:
     if form.startswith("timm:"):
         return _through_timm(form.removeprefix("timm:"), root, split)
     if form not in ("auto", *_FINDERS):
-        raise RecipeError(f"data.format={form}: not a layout known. Known layouts, found by themselves with data.format=auto:\n{LAYOUTS}")
+        raise RecipeError(
+            f"data.format={form}: not a layout known. Known layouts, found by themselves with data.format=auto:\n{LAYOUTS}"
+        )
     for name in _FINDERS if form == "auto" else (form,):
         for part in _SPLITS[split]:
             if container := _FINDERS[name](root, part):
                 return container
-    raise RecipeError(f"data.root={root}: no {split} photos in it, data.format={form}. Known layouts:\n{LAYOUTS}")
+    raise RecipeError(
+        f"data.root={root}: no {split} photos in it, data.format={form}. Known layouts:\n{LAYOUTS}"
+    )
 
 
 def _folder(root: Path, part: str) -> Container | None:
@@ -57,7 +61,11 @@ def _parquets(root: Path, part: str) -> Container | None:
     return ParquetRows(found) if found else None
 
 
-_FINDERS: dict[str, Callable[[Path, str], Container | None]] = {"tar": _tars, "parquet": _parquets, "folder": _folder}
+_FINDERS: dict[str, Callable[[Path, str], Container | None]] = {
+    "tar": _tars,
+    "parquet": _parquets,
+    "folder": _folder,
+}
 
 
 def _has(folder: Path, kind: Callable[[Path], bool]) -> bool:
@@ -79,7 +87,9 @@ def _check_classes(container: Container, train: Container, root: Path) -> None:
     if ours is None or theirs is None or list(ours) == list(theirs):
         return
     if strangers := sorted(set(ours) - set(theirs)):
-        raise RecipeError(f"data.root={root}: classes {_some(strangers)} are in val but have no images in train")
+        raise RecipeError(
+            f"data.root={root}: classes {_some(strangers)} are in val but have no images in train"
+        )
     label_of = {name: label for label, name in enumerate(theirs)}
     container.labels = np.array([label_of[name] for name in ours], np.int64)[container.labels]
     container.classes = theirs
@@ -91,4 +101,6 @@ def _some(names: Sequence[str]) -> str:
 
 def num_classes(container: Container) -> int:
     """By the names of the classes; where there are none, by the largest label."""
-    return len(container.classes) if container.classes is not None else int(container.labels.max(initial=-1)) + 1
+    return (
+        len(container.classes) if container.classes is not None else int(container.labels.max(initial=-1)) + 1
+    )

@@ -26,7 +26,9 @@ class _Blocks(Dataset[tuple[Batch, list[str]]]):
         self.source = source
 
     def __getitem__(self, block: Block) -> tuple[Batch, list[str]]:
-        return self.source.fetch(block), self.source.take_replaced() if isinstance(self.source, PhotoSource) else []
+        return self.source.fetch(block), self.source.take_replaced() if isinstance(
+            self.source, PhotoSource
+        ) else []
 
 
 class _OrError(Dataset[tuple[Any, str]]):
@@ -72,7 +74,9 @@ class _Tally:
 replaced_images = _Tally()
 
 
-def batches(source: Source, blocks: Iterable[Block], *, workers: int, device: torch.device) -> Iterator[Batch]:
+def batches(
+    source: Source, blocks: Iterable[Block], *, workers: int, device: torch.device
+) -> Iterator[Batch]:
     """The batches of `blocks` in order; `workers` only changes who loads them. Raises DataError in place of a batch that cannot be loaded.
 
     Without workers, images that are held in memory move to the device once and are augmented there; all else arrives through pinned memory.
@@ -82,7 +86,9 @@ def batches(source: Source, blocks: Iterable[Block], *, workers: int, device: to
         source.to(device)
         yield from map(source.fetch, blocks)
         return
-    for (images, labels), replaced in in_order(_Blocks(source), blocks, workers=workers, pinned=device.type == "cuda"):
+    for (images, labels), replaced in in_order(
+        _Blocks(source), blocks, workers=workers, pinned=device.type == "cuda"
+    ):
         if replaced:
             replaced_images.add(replaced)
         yield images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
@@ -93,7 +99,9 @@ def in_order(data: Dataset[_T], keys: Iterable[Any], *, workers: int, pinned: bo
 
     `data` is copied into every worker, so it must be picklable, and small or made of tensors (which they share).
     """
-    loader = DataLoader(_OrError(data), batch_size=None, sampler=cast(Any, keys), pin_memory=pinned, **worker_options(workers))
+    loader = DataLoader(
+        _OrError(data), batch_size=None, sampler=cast(Any, keys), pin_memory=pinned, **worker_options(workers)
+    )
     try:
         for item, error in loader:
             if error:
@@ -102,4 +110,6 @@ def in_order(data: Dataset[_T], keys: Iterable[Any], *, workers: int, pinned: bo
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise  # a worker that was killed is the user's business (memory, mostly), not a traceback's
-        raise DataError(f"a loader process died ({error}): is there memory for data.workers of them on each rank?") from error
+        raise DataError(
+            f"a loader process died ({error}): is there memory for data.workers of them on each rank?"
+        ) from error

@@ -70,7 +70,9 @@ class ParquetRows:
             shard, number = self._groups[group]
             if shard not in self._open:
                 self._open[shard] = _open(self._files[shard])
-            self._kept[group] = self._open[shard].read_row_group(number, columns=[self._image], use_threads=False).column(0)
+            self._kept[group] = (
+                self._open[shard].read_row_group(number, columns=[self._image], use_threads=False).column(0)
+            )
             if len(self._kept) > _GROUPS_KEPT:
                 self._kept.popitem(last=False)
         return self._kept[group]
@@ -94,7 +96,11 @@ def _columns(path: str, schema: Any) -> tuple[str, str]:
     import pyarrow.types as types
 
     def encoded(kind: Any) -> bool:
-        return types.is_binary(kind) or types.is_large_binary(kind) or (types.is_struct(kind) and kind.get_field_index("bytes") >= 0)
+        return (
+            types.is_binary(kind)
+            or types.is_large_binary(kind)
+            or (types.is_struct(kind) and kind.get_field_index("bytes") >= 0)
+        )
 
     images = [field.name for field in schema if encoded(field.type)]
     labels = [field.name for field in schema if types.is_integer(field.type)]

@@ -54,14 +54,18 @@ class PhotoSource:
         labels = torch.empty(len(block.indices), dtype=torch.int64)
         numbers = uniform(draws(block, self.seed, self.view.draws)).T
         own = range(len(block.indices))[block.own]
-        for place, (epoch, index) in enumerate(zip(block.epochs.tolist(), block.indices.tolist(), strict=True)):
+        for place, (epoch, index) in enumerate(
+            zip(block.epochs.tolist(), block.indices.tolist(), strict=True)
+        ):
             try:
                 seen, labels[place] = self._sample(index, numbers[place].tolist())
             except DataError as error:
                 seen, labels[place], name = self._instead_of(epoch, index, error)
                 if place in own and epoch != PADDING:  # a filler is loaded, but nobody sees it
                     self.replaced.append(f"{error}; replaced by {name}")
-            pixels[place].copy_(seen).sub_(self.mean).div_(self.std)  # one by one, while they are in the cache
+            pixels[place].copy_(seen).sub_(self.mean).div_(
+                self.std
+            )  # one by one, while they are in the cache
         return pixels, labels
 
     def take_replaced(self) -> list[str]:
@@ -72,7 +76,9 @@ class PhotoSource:
     def _sample(self, index: int, numbers: Sequence[float]) -> tuple[Tensor, int]:
         label = int(self.container.labels[index])
         if not 0 <= label < self.num_classes:
-            raise DataError(f"{self.container.name(index)}: label {label}, but there are {self.num_classes} classes")
+            raise DataError(
+                f"{self.container.name(index)}: label {label}, but there are {self.num_classes} classes"
+            )
         try:
             return self.view.look(Photo(self.container.read(index)), numbers, self.size), label
         except (BrokenImage, OSError) as error:
@@ -81,15 +87,21 @@ class PhotoSource:
     def _instead_of(self, epoch: int, index: int, error: DataError) -> tuple[Tensor, int, str]:
         """Pixels, label and name of the image that is shown in place of a broken one."""
         if self.on_error == "raise":
-            raise DataError(f"{error}. Repair or remove it, or go on without such images: data.on_error=replace") from error
+            raise DataError(
+                f"{error}. Repair or remove it, or go on without such images: data.on_error=replace"
+            ) from error
         for step in range(1, MOST_IN_A_ROW):
             other = (index + step) % len(self)
-            numbers = uniform(draws(Block(np.array([epoch]), np.array([other])), self.seed, self.view.draws))[:, 0]
+            numbers = uniform(draws(Block(np.array([epoch]), np.array([other])), self.seed, self.view.draws))[
+                :, 0
+            ]
             try:
                 return *self._sample(other, numbers.tolist()), self.container.name(other)
             except DataError:
                 continue
-        raise DataError(f"{error}, nor any of the {MOST_IN_A_ROW - 1} after it: is the data still there?") from error
+        raise DataError(
+            f"{error}, nor any of the {MOST_IN_A_ROW - 1} after it: is the data still there?"
+        ) from error
 
 
 def uniform(numbers: NDArray[np.uint64]) -> NDArray[np.float64]:

@@ -23,4 +23,6 @@ class Progress:
             return
         self.said = now
         left = (now - self.started) * (self.total - self.done) / max(1, self.done)
-        print(f"{self.what}: {self.done / self.total:.0%}, about {left:.0f} s left", file=sys.stderr, flush=True)
+        print(
+            f"{self.what}: {self.done / self.total:.0%}, about {left:.0f} s left", file=sys.stderr, flush=True
+        )

@@ -46,7 +46,9 @@ _FACTS = {
     "fashion_mnist": DatasetInfo(60_000, 10_000, 10, 1, 28, (72.94,), (90.02,)),
     "imagenet": DatasetInfo(1_281_167, 50_000, 1000, 3, 224, _IMAGENET_MEAN, _IMAGENET_STD),
     "shapes": DatasetInfo(768, 96, 4, 3, 96, _IMAGENET_MEAN, _IMAGENET_STD),
-    "coco": DatasetInfo(117_266, 5_000, 80, 3, 800, _IMAGENET_MEAN, _IMAGENET_STD),  # without data.root: COCO 2017's, empty images left out
+    "coco": DatasetInfo(
+        117_266, 5_000, 80, 3, 800, _IMAGENET_MEAN, _IMAGENET_STD
+    ),  # without data.root: COCO 2017's, empty images left out
     "synthetic": DatasetInfo(1_281_167, 512, 1000, 3, 224, _IMAGENET_MEAN, _IMAGENET_STD),
 }
 
@@ -55,25 +57,36 @@ def dataset_info(config: DataConfig) -> DatasetInfo:
     """The facts of the data set that `config` names; only an imagefolder has to be there to be counted. Raises RecipeError."""
     if config.name == "imagefolder":
         halves = [open_container(config.format, _root(config), split) for split in ("train", "val")]
-        known = DatasetInfo(len(halves[0]), len(halves[1]), num_classes(halves[0]), 3, 224, _IMAGENET_MEAN, _IMAGENET_STD)
+        known = DatasetInfo(
+            len(halves[0]), len(halves[1]), num_classes(halves[0]), 3, 224, _IMAGENET_MEAN, _IMAGENET_STD
+        )
     elif config.name == "coco" and (config.root or os.environ.get("LBTRAIN_DATA")):
         train, evaluation = _coco_half(config, train=True), _coco_half(config, train=False)
         _check_same_categories(train, evaluation)
         known = dataclasses.replace(
-            _FACTS["coco"], train_examples=len(train), eval_examples=len(evaluation), num_classes=len(train.class_names)
+            _FACTS["coco"],
+            train_examples=len(train),
+            eval_examples=len(evaluation),
+            num_classes=len(train.class_names),
         )
     else:
         known = _FACTS[config.name]
     if config.augmentation == "alexnet":
         known = dataclasses.replace(known, std=_AS_CAFFE)
-    return dataclasses.replace(known, image_size=config.image_size or known.image_size, train_examples=_train_examples(config, known))
+    return dataclasses.replace(
+        known, image_size=config.image_size or known.image_size, train_examples=_train_examples(config, known)
+    )
 
 
 def _train_examples(config: DataConfig, known: DatasetInfo) -> int:
     if config.train_examples and config.name in ("imagenet", "imagefolder", "coco"):
-        raise RecipeError(f"data.train_examples={config.train_examples}: the first images of a folder are all of one class; make a folder")
+        raise RecipeError(
+            f"data.train_examples={config.train_examples}: the first images of a folder are all of one class; make a folder"
+        )
     if config.train_examples > known.train_examples:
-        raise RecipeError(f"data.train_examples={config.train_examples}: {config.name} has {known.train_examples:,}")
+        raise RecipeError(
+            f"data.train_examples={config.train_examples}: {config.name} has {known.train_examples:,}"
+        )
     return config.train_examples or known.train_examples
 
 
@@ -81,14 +94,23 @@ def open_source(config: DataConfig, *, train: bool, seed: int) -> Source:
     """The training or evaluation half of a data set. Raises RecipeError where the files are not there, naming the layouts it knows."""
     known = dataset_info(config)
     if config.name == "synthetic":
-        return SyntheticSource(known.train_examples if train else known.eval_examples, known.num_classes, known.channels, known.image_size)
+        return SyntheticSource(
+            known.train_examples if train else known.eval_examples,
+            known.num_classes,
+            known.channels,
+            known.image_size,
+        )
     if config.name in PHOTOS:
         return _photos(config, known, train, seed)
     if config.augmentation not in ("none", "crop_flip"):
-        raise RecipeError(f"data.augmentation={config.augmentation} is for photos; {config.name} takes none or crop_flip")
+        raise RecipeError(
+            f"data.augmentation={config.augmentation} is for photos; {config.name} takes none or crop_flip"
+        )
     own = _FACTS[config.name].image_size
     if known.image_size != own:
-        raise RecipeError(f"data.image_size={config.image_size}: the images of {config.name} have {own} pixels a side, and keep them")
+        raise RecipeError(
+            f"data.image_size={config.image_size}: the images of {config.name} have {own} pixels a side, and keep them"
+        )
     images, labels = digits(train) if config.name == "digits" else _checked_arrays(config, train)
     if train:
         images, labels = images[: known.train_examples], labels[: known.train_examples]
@@ -127,7 +149,9 @@ def _photos(config: DataConfig, known: DatasetInfo, train: bool, seed: int) -> S
         )
     view = VIEWS[config.augmentation if train else "none"]
     shape = {"size": known.image_size, "num_classes": known.num_classes}
-    return PhotoSource(container, view, **shape, mean=known.mean, std=known.std, seed=seed, on_error=config.on_error)
+    return PhotoSource(
+        container, view, **shape, mean=known.mean, std=known.std, seed=seed, on_error=config.on_error
+    )
 
 
 def open_instances(config: DataConfig, *, train: bool) -> InstanceSource:
@@ -166,7 +190,9 @@ def _check_same_categories(train: CocoSource, evaluation: CocoSource) -> None:
 def _root(config: DataConfig) -> Path:
     root = Path(config.root or os.environ.get("LBTRAIN_DATA", ""))
     if str(root) == "." and not config.root:
-        raise RecipeError(f"data.name={config.name} needs data.root=FOLDER (or the environment variable LBTRAIN_DATA)")
+        raise RecipeError(
+            f"data.name={config.name} needs data.root=FOLDER (or the environment variable LBTRAIN_DATA)"
+        )
     if not root.is_dir():
         raise RecipeError(f"data.root={root}: no such folder")
     return root

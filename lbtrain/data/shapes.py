@@ -82,7 +82,9 @@ def draw(number: int, size: int) -> Sample:
     return Sample(number, pixels, _boxes(masks), np.array(labels, np.int64)[seen], masks.astype(np.uint8))
 
 
-def _inside(label: int, rows: NDArray[Any], columns: NDArray[Any], random: np.random.Generator) -> NDArray[np.bool_]:
+def _inside(
+    label: int, rows: NDArray[Any], columns: NDArray[Any], random: np.random.Generator
+) -> NDArray[np.bool_]:
     """The pixels whose centres lie in a shape of that class, of random place, size and tilt."""
     size = len(rows)
     radius = random.uniform(0.08, 0.24) * size

@@ -41,7 +41,14 @@ class ArraySource(InMemorySource):
     """Images held in memory. images: uint8 (N, height, width, channels); labels: (N,); mean and std per channel, in units of 0 to 255."""
 
     def __init__(
-        self, images: NDArray[np.uint8], labels: NDArray[Any], *, mean: Sequence[float], std: Sequence[float], augment: bool, seed: int
+        self,
+        images: NDArray[np.uint8],
+        labels: NDArray[Any],
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        augment: bool,
+        seed: int,
     ):
         self.images = torch.from_numpy(images)
         self.labels = torch.from_numpy(labels.astype(np.int64))
@@ -68,7 +75,9 @@ class SyntheticSource(InMemorySource):
     def __init__(self, num_examples: int, num_classes: int, channels: int, image_size: int):
         self.num_examples = num_examples
         self.num_classes = num_classes
-        self.pool = torch.randn(64, channels, image_size, image_size, generator=torch.Generator().manual_seed(0))
+        self.pool = torch.randn(
+            64, channels, image_size, image_size, generator=torch.Generator().manual_seed(0)
+        )
 
     def __len__(self) -> int:
         return self.num_examples

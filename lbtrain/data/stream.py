@@ -62,11 +62,15 @@ def _permutation(num_examples: int, seed: int, epoch: int) -> NDArray[np.int64]:
     return np.random.default_rng([seed, epoch]).permutation(num_examples)
 
 
-def train_blocks(stream: Stream, *, start: int, micro_batch_size: int, rank: int, world_size: int, group: int = 1) -> Iterator[Block]:
+def train_blocks(
+    stream: Stream, *, start: int, micro_batch_size: int, rank: int, world_size: int, group: int = 1
+) -> Iterator[Block]:
     """Rank `rank`'s micro-batches from position `start` on, without end, each widened to the whole groups in which it lies."""
     for first in itertools.count(start + rank * micro_batch_size, world_size * micro_batch_size):
         origin, length = whole_groups(first, micro_batch_size, group)
-        yield stream.block(origin, length)._replace(own=slice(first - origin, first - origin + micro_batch_size))
+        yield stream.block(origin, length)._replace(
+            own=slice(first - origin, first - origin + micro_batch_size)
+        )
 
 
 def whole_groups(start: int, length: int, group: int) -> tuple[int, int]:
@@ -79,7 +83,9 @@ PADDING = -1
 """The epoch of an example that only fills a block and must not be scored."""
 
 
-def evaluation_blocks(num_examples: int, *, micro_batch_size: int, rank: int, world_size: int) -> Iterator[Block]:
+def evaluation_blocks(
+    num_examples: int, *, micro_batch_size: int, rank: int, world_size: int
+) -> Iterator[Block]:
     """This rank's share of an evaluation: over all ranks every example is scored once.
 
     All ranks get equally many blocks, equally long (sharded engines need every rank in every forward pass); what that adds is marked

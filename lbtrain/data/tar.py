@@ -28,7 +28,9 @@ class TarMembers:
     def __init__(self, tars: Sequence[Path]):
         index = _read_index(tars) or _keep_index(tars, _scan(tars))
         self._tars = [str(path) for path in tars]
-        self._shards, self._starts, self._sizes, self._names = (index[key] for key in ("shards", "starts", "sizes", "names"))
+        self._shards, self._starts, self._sizes, self._names = (
+            index[key] for key in ("shards", "starts", "sizes", "names")
+        )
         self.labels = index["labels"]
         self.classes: Sequence[str] | None = [os.fsdecode(name) for name in index["classes"].tolist()]
         self._files: dict[int, int] = {}
@@ -60,7 +62,9 @@ def _scan(tars: Sequence[Path]) -> Index:
     progress = Progress(f"indexing {tars[0].parent}", sum(path.stat().st_size for path in tars))
     found = [member for number, path in enumerate(tars) for member in _members(number, path, progress)]
     if not found:
-        raise RecipeError(f"{', '.join(map(str, tars[:3]))}: no images in the tar files; members are expected as CLASS/IMAGE.jpg")
+        raise RecipeError(
+            f"{', '.join(map(str, tars[:3]))}: no images in the tar files; members are expected as CLASS/IMAGE.jpg"
+        )
     found.sort(key=lambda member: (natural_key(member[0]), natural_key(member[1])))
     classes = sorted({member[0] for member in found}, key=natural_key)
     label_of = {name: label for label, name in enumerate(classes)}
@@ -85,14 +89,20 @@ def _members(shard: int, path: Path, progress: Progress) -> Iterator[tuple[str, 
         with tarfile.open(path, "r:") as tar:
             for member in tar:
                 folder, _, name = member.name.rpartition("/")
-                if member.isfile() and not member.issparse() and os.path.splitext(name)[1].lower() in extensions:
+                if (
+                    member.isfile()
+                    and not member.issparse()
+                    and os.path.splitext(name)[1].lower() in extensions
+                ):
                     group = os.path.basename(folder) if folder not in ("", ".") else path.stem
                     yield group, member.name, shard, member.offset_data, member.size
                 tar.members = []  # type: ignore[attr-defined]  # tarfile would keep an object per member
                 progress.add(member.offset_data - at)
                 at = member.offset_data
     except (tarfile.TarError, OSError) as error:
-        raise RecipeError(f"{path}: not a plain, whole tar file ({error}); a compressed one cannot be read at random: unpack it") from error
+        raise RecipeError(
+            f"{path}: not a plain, whole tar file ({error}); a compressed one cannot be read at random: unpack it"
+        ) from error
 
 
 def _stamp(tars: Sequence[Path]) -> str:
@@ -103,7 +113,9 @@ def _stamp(tars: Sequence[Path]) -> str:
 
 def _cache_file(tars: Sequence[Path]) -> Path:
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lbtrain" / "tar"
-    return folder / (hashlib.sha256("\n".join(str(path.resolve()) for path in tars).encode()).hexdigest()[:24] + ".npz")
+    return folder / (
+        hashlib.sha256("\n".join(str(path.resolve()) for path in tars).encode()).hexdigest()[:24] + ".npz"
+    )
 
 
 def _read_index(tars: Sequence[Path]) -> Index | None:
@@ -111,7 +123,9 @@ def _read_index(tars: Sequence[Path]) -> Index | None:
     try:
         with np.load(_cache_file(tars)) as kept:
             index = dict(kept)
-    except Exception:  # not there, cut off, damaged: np.load raises whatever its parts do, and all it costs is a scan
+    except (
+        Exception
+    ):  # not there, cut off, damaged: np.load raises whatever its parts do, and all it costs is a scan
         return None
     return index if str(index.get("stamp")) == _stamp(tars) else None
 

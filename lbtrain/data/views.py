@@ -104,12 +104,17 @@ def _grey(pixels: Tensor) -> Tensor:
 
 # Principal components of ImageNet's pixels in [0, 1]: published constants, the same in every implementation of AlexNet's lighting noise.
 _EIGENVALUES = torch.tensor([0.2175, 0.0188, 0.0045])
-_EIGENVECTORS = torch.tensor([[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]])
+_EIGENVECTORS = torch.tensor(
+    [[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]]
+)
 
 
 def lighting(pixels: Tensor, draws: Draws) -> Tensor:
     """Adds one colour to all pixels: the principal components times their eigenvalues times N(0, 0.1) each. Six draws."""
-    normal = [math.sqrt(-2 * math.log(1 - a)) * math.cos(2 * math.pi * b) for a, b in zip(draws[::2], draws[1::2], strict=True)]
+    normal = [
+        math.sqrt(-2 * math.log(1 - a)) * math.cos(2 * math.pi * b)
+        for a, b in zip(draws[::2], draws[1::2], strict=True)
+    ]
     color = _EIGENVECTORS @ (0.1 * torch.tensor(normal) * _EIGENVALUES)
     return pixels + 255 * color.view(3, 1, 1)
 

@@ -10,7 +10,9 @@ from lbtrain.recipe import Recipe
 __all__ = ["Engine", "EngineState", "create_engine"]
 
 
-def create_engine(recipe: Recipe, plan: Plan, model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device) -> Engine:
+def create_engine(
+    recipe: Recipe, plan: Plan, model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device
+) -> Engine:
     """The engine that the plan names, on the process group that is already up. Imports only that engine's library."""
     if plan.engine == "deepspeed":
         from lbtrain.engines.deepspeed import DeepSpeedEngine

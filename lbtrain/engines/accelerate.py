@@ -23,7 +23,9 @@ class AccelerateEngine(DDPEngine):
         exchange = DistributedDataParallelKwargs(gradient_as_bucket_view=self.device.type == "cuda")
         precision = {"fp32": "no"}.get(plan.precision, plan.precision)
         AcceleratorState._reset_state()  # it keeps the precision of a run before this one in the same process, and takes no other
-        self.accelerator = Accelerator(cpu=self.device.type == "cpu", mixed_precision=precision, kwargs_handlers=[exchange])
+        self.accelerator = Accelerator(
+            cpu=self.device.type == "cpu", mixed_precision=precision, kwargs_handlers=[exchange]
+        )
         if self.accelerator.distributed_type not in _KNOWN:
             raise LaunchError(
                 f"accelerate is configured for {self.accelerator.distributed_type.value}, and engine=accelerate does plain data parallel: "

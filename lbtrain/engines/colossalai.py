@@ -33,7 +33,9 @@ class ColossalAIEngine(DDPEngine):
 
     def _wrap(self, plan: Plan) -> nn.Module:
         plugins = _import_colossalai()
-        plugin = plugins.TorchDDPPlugin(broadcast_buffers=False, gradient_as_bucket_view=self.device.type == "cuda")
+        plugin = plugins.TorchDDPPlugin(
+            broadcast_buffers=False, gradient_as_bucket_view=self.device.type == "cuda"
+        )
         self.booster, model, self.boosted = _boost(plugin, in_precision(self.module, plan), self.optimizer)
         self.distributed: nn.Module = model.module
         return model
@@ -90,7 +92,15 @@ class ColossalAIZeroEngine(WindowedEngine):
 
     def save(self) -> EngineState | None:
         model, states = self.shards().gather(self.inner)
-        return None if self.rank else {"model": model, "optimizer": states, **(self.scaling.state() if self.scaling else NO_SCALING)}
+        return (
+            None
+            if self.rank
+            else {
+                "model": model,
+                "optimizer": states,
+                **(self.scaling.state() if self.scaling else NO_SCALING),
+            }
+        )
 
     def load(self, state: EngineState) -> None:
         self.shards().scatter(self.inner, state["model"], state["optimizer"])
@@ -130,7 +140,9 @@ def _batch_norm_as_it_is() -> Iterator[None]:
 
 def _finite_on_all_ranks(zero: Any) -> bool:
     """Whether the gradients are finite, of which every rank sees its slices. Collective."""
-    gradients = [part for group in range(zero.num_param_groups) for part in zero.get_working_grads_by_group_id(group)]
+    gradients = [
+        part for group in range(zero.num_param_groups) for part in zero.get_working_grads_by_group_id(group)
+    ]
     finite = torch.stack([gradient.isfinite().all() for gradient in gradients]).all().float()
     dist.all_reduce(finite, op=dist.ReduceOp.MIN)
     return bool(finite.item())

@@ -106,4 +106,6 @@ def loss_scale_of(scaler: torch.amp.GradScaler) -> dict[str, Any]:
 def load_loss_scale(scaler: torch.amp.GradScaler, state: EngineState) -> None:
     """Goes on from there; nothing where the precision needs none."""
     if scaler.is_enabled():
-        scaler.load_state_dict(scaler.state_dict() | {"scale": state["loss_scale"], "_growth_tracker": state["loss_scale_steps"]})
+        scaler.load_state_dict(
+            scaler.state_dict() | {"scale": state["loss_scale"], "_growth_tracker": state["loss_scale_steps"]}
+        )

@@ -29,26 +29,43 @@ from lbtrain.recipe import Recipe
 class DeepSpeedEngine(WindowedEngine):
     """See `Engine`."""
 
-    def __init__(self, recipe: Recipe, plan: Plan, model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device):
+    def __init__(
+        self,
+        recipe: Recipe,
+        plan: Plan,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        device: torch.device,
+    ):
         deepspeed = import_deepspeed(device)
         super().__init__(model, optimizer, device)
         self.stage = plan.zero_stage
         self._skip_nonfinite(plan)
         self.inner = optimizer
         config = complete_config(plan, recipe.deepspeed.config)
-        parts = deepspeed.initialize(model=self.module, optimizer=optimizer, config=config, dist_init_required=False)
+        parts = deepspeed.initialize(
+            model=self.module, optimizer=optimizer, config=config, dist_init_required=False
+        )
         self.engine, self.optimizer = parts[:2]
         self.engine.enable_backward_allreduce = self.stage > 0
         if self.stage == 0:
-            self._order_in_memory(plan)  # only now: the broadcast in `initialize` knows no other order than the usual one
+            self._order_in_memory(
+                plan
+            )  # only now: the broadcast in `initialize` knows no other order than the usual one
             self.engine.module = overlapped(self.module)
-            self.engine.zero_grad = lambda: None  # at the end of a step; the window forgets them after the next forward pass
+            self.engine.zero_grad = lambda: (
+                None
+            )  # at the end of a step; the window forgets them after the next forward pass
         else:
             optim.bind_deepspeed(optimizer, self.engine)
         self.scaling = _LossScaling() if self.stage and plan.precision == "fp16" else None
         if self.scaling:
             zero = parts[1]
-            zero.torch_autocast_gradscaler, zero.loss_scaler, zero.dynamic_loss_scale = None, self.scaling, True
+            zero.torch_autocast_gradscaler, zero.loss_scaler, zero.dynamic_loss_scale = (
+                None,
+                self.scaling,
+                True,
+            )
         self.model = self.engine
         self.accumulation = plan.split.accumulation
 
@@ -138,7 +155,9 @@ def import_deepspeed(device: torch.device):  # type: ignore[no-untyped-def]
     """The package, as in a process that it has not been used in, for exchanges of tensors on `device`."""
     if device.type == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    os.environ.setdefault("LOCAL_RANK", "0")  # it insists on this, also in a process that no launcher has started
+    os.environ.setdefault(
+        "LOCAL_RANK", "0"
+    )  # it insists on this, also in a process that no launcher has started
     import deepspeed
     from deepspeed.runtime import torch_autocast
 

@@ -78,7 +78,9 @@ _DEFAULTS: Config = {
 
 def complete_config(plan: Plan, config_file: str = "") -> Config:
     """The DeepSpeed config of this plan; `config_file` is the path of a JSON file with more of it. Raises RecipeError for a file that is not valid."""
-    config = copy.deepcopy(_DEFAULTS) | {"zero_optimization": copy.deepcopy(_ZERO) | {"overlap_comm": plan.zero_stage == 3}}
+    config = copy.deepcopy(_DEFAULTS) | {
+        "zero_optimization": copy.deepcopy(_ZERO) | {"overlap_comm": plan.zero_stage == 3}
+    }
     _merge(config, _read_config(config_file) if config_file else {})
     config["zero_optimization"]["stage"] = plan.zero_stage
     # The loop owns the accumulation window and divides the loss, because DeepSpeed's own window is misaligned by a change of its length. So
@@ -94,7 +96,12 @@ def complete_config(plan: Plan, config_file: str = "") -> Config:
         "torch_autocast": {
             "enabled": plan.precision != "fp32",
             "dtype": {"bf16": "bfloat16", "fp16": "float16"}.get(plan.precision, "bfloat16"),
-            "lower_precision_safe_modules": ["torch.nn.Linear", "torch.nn.Conv1d", "torch.nn.Conv2d", "torch.nn.Conv3d"],
+            "lower_precision_safe_modules": [
+                "torch.nn.Linear",
+                "torch.nn.Conv1d",
+                "torch.nn.Conv2d",
+                "torch.nn.Conv3d",
+            ],
         },
     }
 
@@ -115,9 +122,13 @@ def _read_config(path: str) -> Config:
     if not isinstance(config, dict):
         raise RecipeError(f"deepspeed.config={path}: holds a {type(config).__name__}, not a JSON object")
     if not isinstance(config.get("zero_optimization", {}), dict):
-        raise RecipeError(f"deepspeed.config={path}: zero_optimization is {config['zero_optimization']!r}, not a JSON object")
+        raise RecipeError(
+            f"deepspeed.config={path}: zero_optimization is {config['zero_optimization']!r}, not a JSON object"
+        )
     for key in OWNED_BY_THE_RECIPE:
         part, _, inner = key.partition(".")
         if part in config and (not inner or inner in config[part]):
-            raise RecipeError(f"deepspeed.config={path}: {key} comes from the recipe; take it out of the file")
+            raise RecipeError(
+                f"deepspeed.config={path}: {key} comes from the recipe; take it out of the file"
+            )
     return config

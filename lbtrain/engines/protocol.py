@@ -60,16 +60,23 @@ class Engine(Protocol):
 def named_optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, dict[str, Tensor]]:
     """{parameter name: {state name: tensor on the CPU}} of an optimizer that holds whole parameters."""
     return {
-        name: {key: value.to("cpu", copy=True) for key, value in optimizer.state[parameter].items() if isinstance(value, Tensor)}
+        name: {
+            key: value.to("cpu", copy=True)
+            for key, value in optimizer.state[parameter].items()
+            if isinstance(value, Tensor)
+        }
         for name, parameter in model.named_parameters()
         if parameter in optimizer.state
     }
 
 
-def load_named_optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, dict[str, Tensor]]) -> None:
+def load_named_optimizer_state(
+    model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, dict[str, Tensor]]
+) -> None:
     """The inverse of `named_optimizer_state`. Counters (tensors without dimensions) stay on the CPU, as torch keeps them."""
     for name, parameter in model.named_parameters():
         if name in state:
             optimizer.state[parameter] = {
-                key: value.to(parameter.device, copy=True) if value.dim() else value.clone() for key, value in state[name].items()
+                key: value.to(parameter.device, copy=True) if value.dim() else value.clone()
+                for key, value in state[name].items()
             }

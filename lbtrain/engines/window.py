@@ -54,7 +54,9 @@ class WindowedEngine:
             self._announce(self._backwards + 1 == self._accumulation)
 
     def step(self, lr: float) -> bool:
-        assert self._backwards == self._accumulation, f"a step is {self._accumulation} backward calls, not {self._backwards}"
+        assert self._backwards == self._accumulation, (
+            f"a step is {self._accumulation} backward calls, not {self._backwards}"
+        )
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         applied = self._may_update() and self._update()
@@ -74,7 +76,9 @@ class WindowedEngine:
 
     def _may_update(self) -> bool:
         """False where gradients are not finite and such an update is to be skipped. Asking waits for the device."""
-        return not self.skips_nonfinite or bool(gradient_norms(self.module.named_parameters())[1].isfinite().all())
+        return not self.skips_nonfinite or bool(
+            gradient_norms(self.module.named_parameters())[1].isfinite().all()
+        )
 
     def _announce(self, last: bool) -> None:
         """Prepare for a pass that is, or is not, the last of the window: only the last exchanges gradients."""

@@ -73,7 +73,11 @@ class FiniteCheck:
         names, norms = ([], losses.new_zeros(0)) if self.scaled else gradient_norms(self.layers)
         bad = ~(losses.isfinite().all() & norms.isfinite().all())
         on_gpu = bad.is_cuda
-        flag = torch.empty((), dtype=torch.bool, pin_memory=True).copy_(bad, non_blocking=True) if on_gpu else bad
+        flag = (
+            torch.empty((), dtype=torch.bool, pin_memory=True).copy_(bad, non_blocking=True)
+            if on_gpu
+            else bad
+        )
         copied = torch.cuda.current_stream().record_event() if on_gpu else None
         self.steps.append(Step(step, lr, start, split, losses, names, norms, flag, copied))
 
@@ -107,29 +111,43 @@ class FiniteCheck:
         """The error, with a description of the step in run_dir/diverged.json. Collective."""
         everywhere: list[Any] = [None] * self.engine.world_size
         dist.all_gather_object(everywhere, bad.losses.tolist())
-        layers = [name for name, norm in zip(bad.names, bad.norms.tolist(), strict=True) if not math.isfinite(norm)]
+        layers = [
+            name for name, norm in zip(bad.names, bad.norms.tolist(), strict=True) if not math.isfinite(norm)
+        ]
         path = self.run_dir / "diverged.json"
         if self.engine.rank == 0:
             write_whole(path, json.dumps(description(bad, everywhere, layers, self.stream), indent=1) + "\n")
         losses = [loss for rank in everywhere for loss in rank]
         mean = sum(losses) / len(losses)
-        what = f"the gradient of {_some(layers)} is not finite" if math.isfinite(mean) else f"the loss is {mean}"
+        what = (
+            f"the gradient of {_some(layers)} is not finite" if math.isfinite(mean) else f"the loss is {mean}"
+        )
         return Diverged(
             f"{what} at step {bad.step}, learning rate {bad.lr:.4g}: lower schedule.base_lr or lengthen schedule.warmup. "
             f"{path} names layers and samples; no checkpoint is later than the step before"
         )
 
 
-def description(bad: Step, losses: Sequence[Sequence[float]], layers: list[str], stream: Stream) -> dict[str, Any]:
+def description(
+    bad: Step, losses: Sequence[Sequence[float]], layers: list[str], stream: Stream
+) -> dict[str, Any]:
     """What is written down of a step; `losses` by rank, one per micro-batch. Samples are indices in the training set."""
     size, ranks = bad.split.micro_batch_size, len(losses)
     batches = []
     for rank, values in enumerate(losses):
         for number, loss in enumerate(values):
             block = stream.block(bad.start + (number * ranks + rank) * size, size)
-            batches.append({"rank": rank, "micro_batch": number, "loss": repr(loss), "samples": block.indices.tolist()})
+            batches.append(
+                {"rank": rank, "micro_batch": number, "loss": repr(loss), "samples": block.indices.tolist()}
+            )
     suspects = [batch for batch in batches if not math.isfinite(float(str(batch["loss"])))]
-    return {"step": bad.step, "lr": bad.lr, "examples": bad.start, "layers": layers, "suspects": suspects or batches}
+    return {
+        "step": bad.step,
+        "lr": bad.lr,
+        "examples": bad.start,
+        "layers": layers,
+        "suspects": suspects or batches,
+    }
 
 
 def _some(names: list[str]) -> str:

@@ -52,7 +52,10 @@ class StopRequest:
             signalled, self.bad_step = flags.tolist()
             answer = bool(signalled)
         flags = torch.tensor([int(self._signal > 0), bad_step])
-        self._pending = (dist.all_reduce(flags, op=dist.ReduceOp.MAX, group=self._group, async_op=True), flags)
+        self._pending = (
+            dist.all_reduce(flags, op=dist.ReduceOp.MAX, group=self._group, async_op=True),
+            flags,
+        )
         return answer
 
     def close(self) -> None:

@@ -49,9 +49,16 @@ class Watchdog:
 
     def __enter__(self) -> "Watchdog":
         self._previous = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
-        rank, world_size, address, port = (os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"))
+        rank, world_size, address, port = (
+            os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+        )
         if rank.isdigit() and world_size.isdigit() and int(world_size) > 1 and address and port:
-            self._start_guard(int(rank), int(world_size), address, f"{address}:{port}:{os.environ.get('TORCHELASTIC_RUN_ID', '')}")
+            self._start_guard(
+                int(rank),
+                int(world_size),
+                address,
+                f"{address}:{port}:{os.environ.get('TORCHELASTIC_RUN_ID', '')}",
+            )
         return self
 
     def _start_guard(self, rank: int, world_size: int, address: str, token: str) -> None:
@@ -63,9 +70,21 @@ class Watchdog:
             _board = mmap(shared.fileno(), guard.BOARD.size)
             at(0, "start-up")
             fds = theirs.fileno(), shared.fileno()
-            duty = guard.Duty(rank, world_size, os.getpid(), address, token, self._fault_timeout, self._run_dir, time.monotonic(), *fds)
+            duty = guard.Duty(
+                rank,
+                world_size,
+                os.getpid(),
+                address,
+                token,
+                self._fault_timeout,
+                self._run_dir,
+                time.monotonic(),
+                *fds,
+            )
             command = [sys.executable, "-I", "-S", str(Path(guard.__file__).parent), guard.as_argument(duty)]
-            self._process = subprocess.Popen(command, pass_fds=fds, stdin=subprocess.DEVNULL, start_new_session=True)
+            self._process = subprocess.Popen(
+                command, pass_fds=fds, stdin=subprocess.DEVNULL, start_new_session=True
+            )
         theirs.close()
         threading.Thread(target=self._listen, args=[self._link], daemon=True).start()
 
@@ -83,9 +102,15 @@ class Watchdog:
         for other in SIGNALS:  # what a launcher repeats is the same request
             signal.signal(other, signal.SIG_IGN)
         if self._link:
-            time.sleep(SECONDS_FOR_A_VERDICT)  # launchers follow a lost rank with a signal to the others: then its loss is the reason
+            time.sleep(
+                SECONDS_FOR_A_VERDICT
+            )  # launchers follow a lost rank with a signal to the others: then its loss is the reason
         self.leave(Preempted.exit_code, "stopped by a signal")
-        print(f"stopped by signal {number} while nothing was trained: the same command goes on", file=sys.stderr, flush=True)
+        print(
+            f"stopped by signal {number} while nothing was trained: the same command goes on",
+            file=sys.stderr,
+            flush=True,
+        )
         os._exit(Preempted.exit_code)
 
     def leave(self, code: int, why: str = "") -> None:
@@ -94,13 +119,19 @@ class Watchdog:
             self._own_error.set()
             self._link.sendall(json.dumps({"left": code, "why": why}).encode() + b"\n")
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         for number, handler in self._previous.items():
-            signal.signal(number, handler if error is None or isinstance(error, UserError) else signal.SIG_IGN)
+            signal.signal(
+                number, handler if error is None or isinstance(error, UserError) else signal.SIG_IGN
+            )
         if error is None:
             self.leave(0)
         elif isinstance(error, UserError):
             self.leave(error.exit_code, f"{error}")
         elif self._link:
-            self._link.sendall(json.dumps({"why": f"{type(error).__name__}: {str(error)[:500]}"}).encode() + b"\n")
+            self._link.sendall(
+                json.dumps({"why": f"{type(error).__name__}: {str(error)[:500]}"}).encode() + b"\n"
+            )
             self._own_error.wait(self._fault_timeout)

@@ -63,8 +63,12 @@ def read_hostfile(path: str | Path, *, slots_per_host: int | None = None) -> Hos
     try:
         data = Path(path).read_bytes()
     except OSError as error:
-        raise HostfileError(f"hostfile {path} cannot be read ({error.strerror}); name an existing file, such as hostfiles/local") from None
-    return parse_hostfile(data.decode("utf-8-sig", errors="replace"), source=str(path), slots_per_host=slots_per_host)
+        raise HostfileError(
+            f"hostfile {path} cannot be read ({error.strerror}); name an existing file, such as hostfiles/local"
+        ) from None
+    return parse_hostfile(
+        data.decode("utf-8-sig", errors="replace"), source=str(path), slots_per_host=slots_per_host
+    )
 
 
 def parse_hostfile(text: str, *, source: str = "hostfile", slots_per_host: int | None = None) -> Hostfile:
@@ -80,10 +84,14 @@ def parse_hostfile(text: str, *, source: str = "hostfile", slots_per_host: int |
         try:
             name, count, dialect = _parse_entry(entry)
             if first and first[1] != dialect:
-                raise HostfileError(f"this line is in the {dialect} dialect, line {first[0]} in {first[1]}'s; write all lines alike")
+                raise HostfileError(
+                    f"this line is in the {dialect} dialect, line {first[0]} in {first[1]}'s; write all lines alike"
+                )
             # Host names do not distinguish case.
             if name.lower() in lines:
-                raise HostfileError(f"host {name!r} stands on line {lines[name.lower()]} already; name it once, with all its slots")
+                raise HostfileError(
+                    f"host {name!r} stands on line {lines[name.lower()]} already; name it once, with all its slots"
+                )
             slots = _agreed_slots(slots, count)
         except HostfileError as error:
             raise HostfileError(f"{source}, line {number}: {error}") from None
@@ -105,7 +113,9 @@ def _parse_entry(entry: str) -> tuple[str, int | None, Dialect]:
         )
     if colon:
         if options:
-            raise HostfileError(f"{' '.join(options)[:80]!r} after {head!r}; write either '{name}:8' or '{name} slots=8'")
+            raise HostfileError(
+                f"{' '.join(options)[:80]!r} after {head!r}; write either '{name}:8' or '{name} slots=8'"
+            )
         return name, _slot_count(count), "mpi"
     if not options:
         return name, None, "colossalai"
@@ -115,24 +125,32 @@ def _parse_entry(entry: str) -> tuple[str, int | None, Dialect]:
 def _keyed_slots(options: list[str]) -> int:
     match = _KEYED_COUNT.fullmatch(options[0])
     if match is None:
-        raise HostfileError(f"{options[0][:80]!r} is not a slot count; write 'slots=8' with no spaces around '='")
+        raise HostfileError(
+            f"{options[0][:80]!r} is not a slot count; write 'slots=8' with no spaces around '='"
+        )
     slots = _slot_count(match[1])
     # Open MPI's ceiling on oversubscription: harmless where it allows the slots, contradictory below.
     if options[1:] and options[1:] not in ([f"max_slots={slots}"], [f"max-slots={slots}"]):
-        raise HostfileError(f"{' '.join(options[1:])[:80]!r} is not understood after {options[0]!r}; delete it (comments begin with '#')")
+        raise HostfileError(
+            f"{' '.join(options[1:])[:80]!r} is not understood after {options[0]!r}; delete it (comments begin with '#')"
+        )
     return slots
 
 
 def _slot_count(digits: str) -> int:
     # Length first: int() of thousands of digits is an error of its own.
     if len(digits) > 9 or not 1 <= int(digits) <= _MOST_SLOTS:
-        raise HostfileError(f"{digits[:20]} slots; a host has 1 to {_MOST_SLOTS} (delete the line to leave the host out)")
+        raise HostfileError(
+            f"{digits[:20]} slots; a host has 1 to {_MOST_SLOTS} (delete the line to leave the host out)"
+        )
     return int(digits)
 
 
 def _agreed_slots(slots: int | None, count: int | None) -> int:
     if count is None and slots is None:
-        raise HostfileError("no slot count; write 'slots=8' after the name, or say how many slots each host has")
+        raise HostfileError(
+            "no slot count; write 'slots=8' after the name, or say how many slots each host has"
+        )
     if count is not None and slots is not None and count != slots:
         raise HostfileError(
             f"{count} slots where earlier hosts (or slots_per_host) have {slots}; launchers number local ranks wrongly when hosts differ: "

@@ -32,7 +32,11 @@ def worker_options(count: int) -> dict[str, Any]:
     if not count or not _SERVED:
         return {"num_workers": count}
     start_server()
-    return {"num_workers": count, "multiprocessing_context": "forkserver", "worker_init_fn": functools.partial(_end_with, os.getpid())}
+    return {
+        "num_workers": count,
+        "multiprocessing_context": "forkserver",
+        "worker_init_fn": functools.partial(_end_with, os.getpid()),
+    }
 
 
 def _end_with(rank: int, worker: int) -> None:

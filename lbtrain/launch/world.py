@@ -45,14 +45,23 @@ def detect_world(environment: Mapping[str, str] = os.environ, parent: Sequence[s
     """
     try:
         rank, world_size, local_rank = (
-            int(environment.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
+            int(environment.get(name, default))
+            for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
         )
     except ValueError as error:
         raise LaunchError(f"RANK, WORLD_SIZE and LOCAL_RANK must be numbers: {error}") from error
-    if "RANK" not in environment and "SLURM_STEP_ID" in environment and environment.get("SLURM_NTASKS", "1") != "1":
-        raise LaunchError(f"srun started {environment['SLURM_NTASKS']} tasks that would each train alone; {_SRUN}")
+    if (
+        "RANK" not in environment
+        and "SLURM_STEP_ID" in environment
+        and environment.get("SLURM_NTASKS", "1") != "1"
+    ):
+        raise LaunchError(
+            f"srun started {environment['SLURM_NTASKS']} tasks that would each train alone; {_SRUN}"
+        )
     if not 0 <= rank < world_size:
-        raise LaunchError(f"RANK={rank} of WORLD_SIZE={world_size}: unset both for one process, or start the script by a launcher")
+        raise LaunchError(
+            f"RANK={rank} of WORLD_SIZE={world_size}: unset both for one process, or start the script by a launcher"
+        )
     if "CROSS_RANK" in environment or "DS_ACCELERATOR_LAUNCHED" in environment:
         launcher = "deepspeed"
     elif "ACCELERATE_MIXED_PRECISION" in environment:
@@ -71,7 +80,9 @@ def _started_by_colossalai(environment: Mapping[str, str], parent: Sequence[str]
     return options == ["--nproc_per_node", "--nnodes", "--node_rank", "--master_addr", "--master_port"]
 
 
-def check_asked_for(world: World, expected_world_size: int, commands: Sequence[Sequence[str]] | None = None) -> None:
+def check_asked_for(
+    world: World, expected_world_size: int, commands: Sequence[Sequence[str]] | None = None
+) -> None:
     """Raises LaunchError where the world is not the one that the recipe or a launcher's command line asked for.
 
     `commands` are the command lines of the process's ancestors, nearest first (read from the system if not given).
@@ -105,7 +116,9 @@ def _check_deepspeed(world: World, command: Sequence[str]) -> None:
         raise LaunchError(f"--hostfile {hostfile}: {error}") from error
     filtered = _option(command, *_DEEPSPEED_FILTERS) is not None
     if slots != world.world_size and not filtered:
-        raise LaunchError(f"--hostfile {hostfile} has {slots} slots, but {world.world_size} ranks run; see the launcher's warnings above")
+        raise LaunchError(
+            f"--hostfile {hostfile} has {slots} slots, but {world.world_size} ranks run; see the launcher's warnings above"
+        )
 
 
 def _check_colossalai(world: World, command: Sequence[str]) -> None:
@@ -115,7 +128,9 @@ def _check_colossalai(world: World, command: Sequence[str]) -> None:
     try:
         ranks = read_hostfile(hostfile, slots_per_host=int(per_host)).gpus
     except HostfileError as error:
-        raise LaunchError(f"colossalai run --hostfile {hostfile} went on with what it found: {error}") from error
+        raise LaunchError(
+            f"colossalai run --hostfile {hostfile} went on with what it found: {error}"
+        ) from error
     filtered = _option(command, *_COLOSSALAI_FILTERS) is not None
     if ranks != world.world_size and not filtered:
         raise LaunchError(
@@ -183,7 +198,9 @@ def start_process_group(world: World) -> torch.device:
         else:
             dist.init_process_group(backend, timeout=patience)
     except (RuntimeError, ValueError) as error:
-        raise LaunchError(f"rank {world.rank} of {world.world_size} could not join the others: {error}") from error
+        raise LaunchError(
+            f"rank {world.rank} of {world.world_size} could not join the others: {error}"
+        ) from error
     return device
 
 

@@ -20,12 +20,19 @@ __all__ = ["Done", "Meter", "Meters", "NoiseMeter", "Pass", "replaced_over_ranks
 class Monitors:
     """All meters of a run as the loop sees them. What they find goes to `records`."""
 
-    def __init__(self, plan: Plan, task: Task, engine: Engine, optimizer: torch.optim.Optimizer, records: Records):
+    def __init__(
+        self, plan: Plan, task: Task, engine: Engine, optimizer: torch.optim.Optimizer, records: Records
+    ):
         window = LogWindow(plan, engine, optimizer)
         self.waiting, self.paused = window.waiting, window.paused
         noise = NoiseMonitor(plan, task, engine, optimizer, earlier=records.written("noise"))
         # In the order of their rows.
-        self._meters: list[Monitor] = [noise, window, DistanceMonitor(task.recipe, engine), TrustMonitor(optimizer)]
+        self._meters: list[Monitor] = [
+            noise,
+            window,
+            DistanceMonitor(task.recipe, engine),
+            TrustMonitor(optimizer),
+        ]
         self._records = records
 
     def before_backward(self, seen: MicroStep) -> None:

@@ -29,5 +29,9 @@ class DistanceMonitor(Monitor):
     @torch.no_grad()
     def at_log(self, done: StepResult) -> Iterator[DistanceRow]:
         if self.start:
-            squares = [(w.double() - start).square().sum() for w, start in zip(self.weights, self.start, strict=True)]
-            yield DistanceRow(done.progress.step, done.progress.examples, float(torch.stack(squares).sum().sqrt()))
+            squares = [
+                (w.double() - start).square().sum() for w, start in zip(self.weights, self.start, strict=True)
+            ]
+            yield DistanceRow(
+                done.progress.step, done.progress.examples, float(torch.stack(squares).sum().sqrt())
+            )

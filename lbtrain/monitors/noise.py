@@ -36,18 +36,29 @@ from lbtrain.tasks import Task
 class NoiseMonitor(Monitor):
     """Measures the steps that the plan says. `earlier` are the rows of a run that is resumed."""
 
-    def __init__(self, plan: Plan, task: Task, engine: Engine, optimizer: torch.optim.Optimizer, earlier: Sequence[dict[str, Any]]):
+    def __init__(
+        self,
+        plan: Plan,
+        task: Task,
+        engine: Engine,
+        optimizer: torch.optim.Optimizer,
+        earlier: Sequence[dict[str, Any]],
+    ):
         self.plan, self.task, self.engine = plan, task, engine
         self.layers = {name: p for name, p in engine.module.named_parameters() if p.requires_grad}
         self.running = RunningNoise([moments_of_row(row) for row in earlier])
         self.running_layers = RunningLayers()
         shards = engine.shards() if plan.noise_every else None
-        self.sliced = _SlicedGradients(engine, shards, optimizer, plan.clip_norm, list(self.layers)) if shards else None
+        self.sliced = (
+            _SlicedGradients(engine, shards, optimizer, plan.clip_norm, list(self.layers)) if shards else None
+        )
         self.step: _Step | None = None
 
     def before_backward(self, seen: MicroStep) -> None:
         phase = seen.phase
-        if not self.plan.noise_every or not crossed(seen.start, seen.start + phase.batch_size, self.plan.noise_every):
+        if not self.plan.noise_every or not crossed(
+            seen.start, seen.start + phase.batch_size, self.plan.noise_every
+        ):
             return
         if self.step is None:
             alone = self.engine.accumulation * self.engine.world_size == 1
@@ -67,7 +78,9 @@ class NoiseMonitor(Monitor):
         self.step.finish()
         if not self.sliced:
             scale = self.step.loss_gradient * self.step.passes
-            gradients = [torch.zeros(1, device=p.device) if p.grad is None else p.grad for p in self.layers.values()]
+            gradients = [
+                torch.zeros(1, device=p.device) if p.grad is None else p.grad for p in self.layers.values()
+            ]
             if self.plan.noise_layers:
                 self.step.weights = squared_norms([p.detach() for p in self.layers.values()])
             self.step.large = squared_norms(gradients) / scale.double().square()
@@ -80,7 +93,9 @@ class NoiseMonitor(Monitor):
         if self.sliced:
             self.sliced.measuring = False
         # Sums of what lies on each rank: their average times the ranks.
-        large = self.engine.mean(self.sliced.squares) * self.engine.world_size if self.sliced else measured.large
+        large = (
+            self.engine.mean(self.sliced.squares) * self.engine.world_size if self.sliced else measured.large
+        )
         small = self.engine.mean(measured.small)
         small_square, large_square = float(small.sum()), float(large.sum())
         if not math.isfinite(small_square + large_square) or not large_square:
@@ -101,7 +116,11 @@ class NoiseMonitor(Monitor):
             measurements=found.measurements,
         )
         if self.plan.noise_layers:
-            weights = self.engine.mean(self.sliced.weights) * self.engine.world_size if self.sliced else measured.weights
+            weights = (
+                self.engine.mean(self.sliced.weights) * self.engine.world_size
+                if self.sliced
+                else measured.weights
+            )
             pairs = zip(small.tolist(), large.tolist(), strict=True)
             noise_scales = self.running_layers.add([measured.moments(*pair) for pair in pairs])
             yield LayersRow(
@@ -123,7 +142,9 @@ class NoiseMonitor(Monitor):
             torch.autocast(self.engine.device.type, dtype, enabled=dtype is not None),
         ):
             loss = torch.stack(list(self.task.loss(module, part).values())).sum()
-        return squared_norms(torch.autograd.grad(loss, list(self.layers.values()), allow_unused=True, materialize_grads=True))
+        return squared_norms(
+            torch.autograd.grad(loss, list(self.layers.values()), allow_unused=True, materialize_grads=True)
+        )
 
 
 def _first(batch: Any, count: int) -> Any:
@@ -151,7 +172,9 @@ class _Step:
         self.hooked = hooked
         # On the parameter, not on its accumulator: so a hook sees this pass's gradient, before it is added to another or sent.
         slots = zip(parameters, self.squares.unbind(), strict=True)
-        self.handles = [p.register_hook(partial(squared_norm_into, slot)) for p, slot in slots] if hooked else []
+        self.handles = (
+            [p.register_hook(partial(squared_norm_into, slot)) for p, slot in slots] if hooked else []
+        )
 
     def start_pass(self) -> None:
         self._add_pass()
@@ -179,7 +202,14 @@ class _Step:
 class _SlicedGradients:
     """The reduced gradient as ZeRO gives it to the inner optimizer: in slices, clipped. Squares [layers] of what lies on this rank."""
 
-    def __init__(self, engine: Any, shards: Shards, optimizer: torch.optim.Optimizer, clip_norm: float, names: list[str]):
+    def __init__(
+        self,
+        engine: Any,
+        shards: Shards,
+        optimizer: torch.optim.Optimizer,
+        clip_norm: float,
+        names: list[str],
+    ):
         self.engine, self.flats, self.clip_norm = engine, shards.flats, clip_norm
         self.rows = {name: row for row, name in enumerate(names)}
         self.measuring = False
@@ -196,7 +226,9 @@ class _SlicedGradients:
             held = [shard for shard in flat.shards if shard.numel and shard.name in self.rows]
             if flat.tensor.grad is not None and held:
                 rows = torch.tensor([self.rows[shard.name] for shard in held], device=self.engine.device)
-                self.squares[rows] = squared_norms([shard.of(flat.tensor.grad) for shard in held]) * self._clipped_by() ** 2
+                self.squares[rows] = (
+                    squared_norms([shard.of(flat.tensor.grad) for shard in held]) * self._clipped_by() ** 2
+                )
                 self.weights[rows] = squared_norms([shard.of(flat.tensor.detach()) for shard in held])
 
     def _clipped_by(self) -> float:

@@ -21,7 +21,9 @@ from torch import Tensor, nn
 class AlexNet(nn.Module):
     """(images, in_chans, height, width) -> (images, num_classes) scores. `hidden`: units of the two hidden layers."""
 
-    def __init__(self, num_classes: int = 1000, in_chans: int = 3, batch_norm: bool = False, hidden: int = 4096):
+    def __init__(
+        self, num_classes: int = 1000, in_chans: int = 3, batch_norm: bool = False, hidden: int = 4096
+    ):
         super().__init__()
         self.num_classes = num_classes
         self.features = nn.Sequential(
@@ -65,12 +67,20 @@ class ReducedAlexNet(nn.Module):
         if batch_norm not in ("none", "conv", "all"):
             raise ValueError(f"batch_norm={batch_norm}: is one of none, conv, all")
         self.num_classes = num_classes
-        self.features = nn.Sequential(*self._convolutions(in_chans, batch_norm != "none"), nn.AdaptiveMaxPool2d(3))
-        self.hidden = nn.Sequential(nn.Flatten(), *_dense(64 * 3 * 3, 256, batch_norm == "all"), *_dense(256, 256, batch_norm == "all"))
+        self.features = nn.Sequential(
+            *self._convolutions(in_chans, batch_norm != "none"), nn.AdaptiveMaxPool2d(3)
+        )
+        self.hidden = nn.Sequential(
+            nn.Flatten(),
+            *_dense(64 * 3 * 3, 256, batch_norm == "all"),
+            *_dense(256, 256, batch_norm == "all"),
+        )
         self.fc = nn.Linear(256, num_classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
-                nn.init.kaiming_normal_(module.weight, nonlinearity="relu" if module is not self.fc else "linear")
+                nn.init.kaiming_normal_(
+                    module.weight, nonlinearity="relu" if module is not self.fc else "linear"
+                )
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 
@@ -79,7 +89,9 @@ class ReducedAlexNet(nn.Module):
         channels = [in_chans, 16, 48, 96, 64, 64]
         for number in range(5):
             size = 5 if number == 0 else 3
-            yield nn.Conv2d(channels[number], channels[number + 1], size, padding=size // 2, bias=not batch_norm)
+            yield nn.Conv2d(
+                channels[number], channels[number + 1], size, padding=size // 2, bias=not batch_norm
+            )
             if batch_norm:
                 yield nn.BatchNorm2d(channels[number + 1])
             yield nn.ReLU(inplace=True)
@@ -101,9 +113,24 @@ def _dense(inputs: int, units: int, batch_norm: bool) -> list[nn.Module]:
 # timm looks for the configurations of a module under this name when a model is registered.
 default_cfgs = generate_default_cfgs(
     {
-        "alexnet": {"num_classes": 1000, "input_size": (3, 227, 227), "first_conv": "features.0", "classifier": "fc"},
-        "alexnet_bn": {"num_classes": 1000, "input_size": (3, 227, 227), "first_conv": "features.0", "classifier": "fc"},
-        "reduced_alexnet": {"num_classes": 10, "input_size": (3, 32, 32), "first_conv": "features.0", "classifier": "fc"},
+        "alexnet": {
+            "num_classes": 1000,
+            "input_size": (3, 227, 227),
+            "first_conv": "features.0",
+            "classifier": "fc",
+        },
+        "alexnet_bn": {
+            "num_classes": 1000,
+            "input_size": (3, 227, 227),
+            "first_conv": "features.0",
+            "classifier": "fc",
+        },
+        "reduced_alexnet": {
+            "num_classes": 10,
+            "input_size": (3, 32, 32),
+            "first_conv": "features.0",
+            "classifier": "fc",
+        },
     }
 )
 

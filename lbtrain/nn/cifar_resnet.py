@@ -45,20 +45,31 @@ def _norm(channels: int, batch_norm: bool) -> nn.Module:
 class CifarResNet(nn.Module):
     """(images, in_chans, height, width) -> (images, num_classes) scores."""
 
-    def __init__(self, blocks: int, num_classes: int = 10, in_chans: int = 3, zero_init_last: bool = True, batch_norm: bool = True):
+    def __init__(
+        self,
+        blocks: int,
+        num_classes: int = 10,
+        in_chans: int = 3,
+        zero_init_last: bool = True,
+        batch_norm: bool = True,
+    ):
         super().__init__()
         self.num_classes = num_classes
         self.conv1 = nn.Conv2d(in_chans, 16, 3, 1, 1, bias=not batch_norm)
         self.bn1 = _norm(16, batch_norm)
         widths = [16, 16, 32, 64]
-        self.stages = nn.Sequential(*[self._stage(*pair, blocks, batch_norm) for pair in itertools.pairwise(widths)])
+        self.stages = nn.Sequential(
+            *[self._stage(*pair, blocks, batch_norm) for pair in itertools.pairwise(widths)]
+        )
         self.fc = nn.Linear(64, num_classes)
         self._initialise(zero_init_last)
 
     @staticmethod
     def _stage(in_channels: int, channels: int, blocks: int, batch_norm: bool) -> nn.Sequential:
         first = BasicBlock(in_channels, channels, channels // in_channels, batch_norm)
-        return nn.Sequential(first, *[BasicBlock(channels, channels, 1, batch_norm) for _ in range(blocks - 1)])
+        return nn.Sequential(
+            first, *[BasicBlock(channels, channels, 1, batch_norm) for _ in range(blocks - 1)]
+        )
 
     def _initialise(self, zero_init_last: bool) -> None:
         for module in self.modules():
@@ -80,7 +91,13 @@ class CifarResNet(nn.Module):
 # timm looks for the configurations of a module under this name when a model is registered.
 default_cfgs = generate_default_cfgs(
     {
-        f"cifar_resnet{depth}": {"num_classes": 10, "input_size": (3, 32, 32), "pool_size": None, "first_conv": "conv1", "classifier": "fc"}
+        f"cifar_resnet{depth}": {
+            "num_classes": 10,
+            "input_size": (3, 32, 32),
+            "pool_size": None,
+            "first_conv": "conv1",
+            "classifier": "fc",
+        }
         for depth in (8, 20, 32, 44)
     }
 )

@@ -42,9 +42,13 @@ class _GhostBatchNorm(nn.modules.batchnorm._BatchNorm):
 
     def _as_ghost(self, ghost_size: int, group: dist.ProcessGroup | None) -> None:
         if self.running_mean is None:
-            raise ValueError("ghost batch norm keeps running statistics: build the layer with track_running_stats=True")
+            raise ValueError(
+                "ghost batch norm keeps running statistics: build the layer with track_running_stats=True"
+            )
         if self.momentum is None:
-            raise ValueError("ghost batch norm averages its statistics exponentially: build the layer with a momentum, such as 0.1")
+            raise ValueError(
+                "ghost batch norm averages its statistics exponentially: build the layer with a momentum, such as 0.1"
+            )
         self.ghost_size = ghost_size
         self.group = group
         self.ghosts_seen = 0
@@ -58,11 +62,15 @@ class _GhostBatchNorm(nn.modules.batchnorm._BatchNorm):
 
     def _normalise(self, x: Tensor) -> Tensor:
         if not self.training:
-            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+            return F.batch_norm(
+                x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps
+            )
         if self.group is not None:
             return self._normalise_over_ranks(x)
         if x.shape[0] % self.ghost_size:
-            raise ValueError(f"a micro-batch of {x.shape[0]} images holds no whole number of ghost batches of {self.ghost_size}")
+            raise ValueError(
+                f"a micro-batch of {x.shape[0]} images holds no whole number of ghost batches of {self.ghost_size}"
+            )
         if x.shape[0] == self.ghost_size:
             return self._normalise_ghost(x)
         if self._wants_one_call(x):
@@ -72,7 +80,9 @@ class _GhostBatchNorm(nn.modules.batchnorm._BatchNorm):
     def _normalise_ghost(self, x: Tensor) -> Tensor:
         # A momentum of 1/k makes the step's buffers the plain average over the k ghost batches seen in this step.
         self.ghosts_seen += 1
-        return F.batch_norm(x, self.step_mean, self.step_var, self.weight, self.bias, True, 1 / self.ghosts_seen, self.eps)
+        return F.batch_norm(
+            x, self.step_mean, self.step_var, self.weight, self.bias, True, 1 / self.ghosts_seen, self.eps
+        )
 
     def _wants_one_call(self, x: Tensor) -> bool:
         return x.is_cuda and x.shape[0] > _SEPARATE_GHOSTS * self.ghost_size
@@ -82,7 +92,9 @@ class _GhostBatchNorm(nn.modules.batchnorm._BatchNorm):
         ghosts = x.shape[0] // self.ghost_size
         side_by_side = x.unflatten(0, (ghosts, self.ghost_size)).transpose(0, 1).flatten(1, 2)
         mean, var = (torch.zeros_like(stat).repeat(ghosts) for stat in (self.step_mean, self.step_var))
-        weight, bias = (None if affine is None else affine.repeat(ghosts) for affine in (self.weight, self.bias))
+        weight, bias = (
+            None if affine is None else affine.repeat(ghosts) for affine in (self.weight, self.bias)
+        )
         normalised = F.batch_norm(side_by_side, mean, var, weight, bias, True, 1.0, self.eps)
         self.ghosts_seen += ghosts
         with torch.no_grad():
@@ -119,7 +131,10 @@ class _SyncNormalise(torch.autograd.Function):
         dims = [0, *range(2, x.dim())]
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         local_var, local_mean = torch.var_mean(wide, dims, correction=0)
-        gathered = [torch.empty_like(local_mean.new_empty(2, len(local_mean))) for _ in range(dist.get_world_size(group))]
+        gathered = [
+            torch.empty_like(local_mean.new_empty(2, len(local_mean)))
+            for _ in range(dist.get_world_size(group))
+        ]
         dist.all_gather(gathered, torch.stack([local_mean, local_var]), group)
         means, variances = torch.stack(gathered).unbind(1)
         mean = means.mean(0)
@@ -140,10 +155,16 @@ class _SyncNormalise(torch.autograd.Function):
         averages = torch.stack([wide.mean(ctx.dims), (wide * normalised).mean(ctx.dims)])
         dist.all_reduce(averages, group=ctx.group)
         mean_grad, mean_product = (averages / dist.get_world_size(ctx.group)).view(2, *ctx.shape).unbind(0)
-        return ((wide - mean_grad - normalised * mean_product) * inverse_std.view(ctx.shape)).to(grad.dtype), None, None
+        return (
+            ((wide - mean_grad - normalised * mean_product) * inverse_std.view(ctx.shape)).to(grad.dtype),
+            None,
+            None,
+        )
 
 
-def convert_to_ghost_batch_norm(model: nn.Module, ghost_size: int, *, momentum: float | None = None, ranks_per_ghost: int = 1) -> nn.Module:
+def convert_to_ghost_batch_norm(
+    model: nn.Module, ghost_size: int, *, momentum: float | None = None, ranks_per_ghost: int = 1
+) -> nn.Module:
     """Turn every batch-norm layer of `model` into its ghost form, in place; weights, buffers and state-dict keys stay.
 
     `momentum`: weight of a step's statistics in the running ones; None leaves each layer its own.
@@ -175,20 +196,29 @@ def _ghost_kinds() -> dict[type, type[_GhostBatchNorm]]:
         def forward(self, x: Tensor) -> Tensor:
             return self.act(self.drop(self._normalise(x)))
 
-    return {nn.BatchNorm1d: GhostBatchNorm1d, nn.BatchNorm2d: GhostBatchNorm2d, BatchNormAct2d: GhostBatchNormAct2d}
+    return {
+        nn.BatchNorm1d: GhostBatchNorm1d,
+        nn.BatchNorm2d: GhostBatchNorm2d,
+        BatchNormAct2d: GhostBatchNormAct2d,
+    }
 
 
 def _ghost_class(kind: type, name: str) -> type[_GhostBatchNorm]:
     known = _ghost_kinds()
     if kind not in known:
-        raise ValueError(f"{name} is a {kind.__name__}: ghost batch norm knows {', '.join(known_kind.__name__ for known_kind in known)}")
+        raise ValueError(
+            f"{name} is a {kind.__name__}: ghost batch norm knows {', '.join(known_kind.__name__ for known_kind in known)}"
+        )
     return known[kind]
 
 
 def _ghost_group(ranks_per_ghost: int) -> Any:
     """This rank's group of neighbours. Every rank takes part in making every group."""
     rank, world_size = dist.get_rank(), dist.get_world_size()
-    groups = [dist.new_group(list(range(first, first + ranks_per_ghost))) for first in range(0, world_size, ranks_per_ghost)]
+    groups = [
+        dist.new_group(list(range(first, first + ranks_per_ghost)))
+        for first in range(0, world_size, ranks_per_ghost)
+    ]
     return groups[rank // ranks_per_ghost]
 
 
@@ -222,12 +252,16 @@ class GhostStatistics:
             self._work.wait()
             self._flat.div_(dist.get_world_size())
         sizes = [layer.num_features for layer in self.layers for _ in range(2)]
-        running = [cast(Tensor, stat) for layer in self.layers for stat in (layer.running_mean, layer.running_var)]
+        running = [
+            cast(Tensor, stat) for layer in self.layers for stat in (layer.running_mean, layer.running_var)
+        ]
         momenta = [cast(float, layer.momentum) for layer in self.layers for _ in range(2)]
         if self.keep_finite:
             self._flat = torch.where(self._flat.isfinite().all(), self._flat, torch.cat(running))
             # The next step's first ghost batch enters with weight 1, and 0 times NaN would stay.
-            torch._foreach_zero_([cast(Tensor, stat) for layer in self.layers for stat in (layer.step_mean, layer.step_var)])
+            torch._foreach_zero_(
+                [cast(Tensor, stat) for layer in self.layers for stat in (layer.step_mean, layer.step_var)]
+            )
         torch._foreach_mul_(running, [1 - momentum for momentum in momenta])
         torch._foreach_add_(running, list(torch._foreach_mul(self._flat.split(sizes), momenta)))
         torch._foreach_add_([cast(Tensor, layer.num_batches_tracked) for layer in self.layers], 1)

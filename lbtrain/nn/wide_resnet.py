@@ -21,7 +21,11 @@ class WideBlock(nn.Module):
         self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1, bias=False)
-        self.shortcut = nn.Conv2d(in_channels, channels, 1, stride, bias=False) if in_channels != channels or stride > 1 else None
+        self.shortcut = (
+            nn.Conv2d(in_channels, channels, 1, stride, bias=False)
+            if in_channels != channels or stride > 1
+            else None
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         activated = F.relu(self.bn1(x))
@@ -39,7 +43,11 @@ class WideResNet(nn.Module):
         widths = [16, 16 * width, 32 * width, 64 * width]
         self.stages = nn.Sequential(
             *[
-                WideBlock(widths[stage] if block == 0 else widths[stage + 1], widths[stage + 1], 2 if stage and block == 0 else 1)
+                WideBlock(
+                    widths[stage] if block == 0 else widths[stage + 1],
+                    widths[stage + 1],
+                    2 if stage and block == 0 else 1,
+                )
                 for stage in range(3)
                 for block in range(blocks)
             ]
@@ -60,7 +68,15 @@ class WideResNet(nn.Module):
 
 # timm looks for the configurations of a module under this name when a model is registered.
 default_cfgs = generate_default_cfgs(
-    {"wide_resnet16_4": {"num_classes": 10, "input_size": (3, 32, 32), "pool_size": None, "first_conv": "conv1", "classifier": "fc"}}
+    {
+        "wide_resnet16_4": {
+            "num_classes": 10,
+            "input_size": (3, 32, 32),
+            "pool_size": None,
+            "first_conv": "conv1",
+            "classifier": "fc",
+        }
+    }
 )
 
 

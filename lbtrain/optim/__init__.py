@@ -45,7 +45,10 @@ __all__ = [
 def create_optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.Optimizer:
     """Make the optimizer of a recipe. Its rate is 0 until the training loop sets it, before every step."""
     groups = parameter_groups(
-        model, weight_decay=config.weight_decay, no_decay=list(config.no_decay), no_trust_ratio=list(config.no_trust_ratio)
+        model,
+        weight_decay=config.weight_decay,
+        no_decay=list(config.no_decay),
+        no_trust_ratio=list(config.no_trust_ratio),
     )
     if config.name == "sgd":
         return create_sgd(groups, momentum=config.momentum, nesterov=config.nesterov)

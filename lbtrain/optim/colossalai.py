@@ -38,13 +38,21 @@ def colossalai_shards(boosted: tuple[Any, Any]) -> Shards:
     model, zero = boosted
     library = _library()
     if type(zero).__name__ != "LowLevelZeroOptimizer":
-        raise UnsupportedSharding(f"{library} wraps the optimizer in {type(zero).__name__}; known is LowLevelZeroOptimizer")
+        raise UnsupportedSharding(
+            f"{library} wraps the optimizer in {type(zero).__name__}; known is LowLevelZeroOptimizer"
+        )
     try:
         if zero._cpu_offload:
-            raise UnsupportedSharding("LARS and LAMB do not support ColossalAI's cpu_offload; leave it out of the plugin")
-        flats = list(_read_parts(zero, {id(parameter): name for name, parameter in model.module.named_parameters()}))
+            raise UnsupportedSharding(
+                "LARS and LAMB do not support ColossalAI's cpu_offload; leave it out of the plugin"
+            )
+        flats = list(
+            _read_parts(zero, {id(parameter): name for name, parameter in model.module.named_parameters()})
+        )
     except AttributeError as error:
-        raise UnsupportedSharding(f"{library} lays {type(zero).__name__} out in an unknown way: {error}") from error
+        raise UnsupportedSharding(
+            f"{library} lays {type(zero).__name__} out in an unknown way: {error}"
+        ) from error
     return Shards(library, model.module, flats)
 
 

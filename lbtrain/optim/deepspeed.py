@@ -45,23 +45,35 @@ def deepspeed_shards(engine: Any) -> Shards:
     reader = _READERS.get(type(zero).__name__)
     if reader is None:
         known = ", ".join(_READERS)
-        raise UnsupportedSharding(f"{library} wraps the optimizer in {type(zero).__name__}; known are {known}")
+        raise UnsupportedSharding(
+            f"{library} wraps the optimizer in {type(zero).__name__}; known are {known}"
+        )
     for switch in ("cpu_offload", "offload_optimizer", "swap_optimizer", "zenflow", "has_moe_layers"):
         if getattr(zero, switch, False):
-            raise UnsupportedSharding(f"LARS and LAMB do not support DeepSpeed's {switch}; turn it off in the DeepSpeed configuration")
+            raise UnsupportedSharding(
+                f"LARS and LAMB do not support DeepSpeed's {switch}; turn it off in the DeepSpeed configuration"
+            )
     if getattr(zero, "model_parallel_group", None) is not None:
-        raise UnsupportedSharding("LARS and LAMB do not support model parallelism: layer norms are added over data-parallel ranks only")
+        raise UnsupportedSharding(
+            "LARS and LAMB do not support model parallelism: layer norms are added over data-parallel ranks only"
+        )
     try:
-        flats = list(reader(zero, {id(parameter): name for name, parameter in engine.module.named_parameters()}))
+        flats = list(
+            reader(zero, {id(parameter): name for name, parameter in engine.module.named_parameters()})
+        )
     except AttributeError as error:
-        raise UnsupportedSharding(f"{library} lays {type(zero).__name__} out in an unknown way: {error}") from error
+        raise UnsupportedSharding(
+            f"{library} lays {type(zero).__name__} out in an unknown way: {error}"
+        ) from error
     return Shards(library, engine.module, flats, _gathered)
 
 
 def _read_mapped(tensors: str, groups: str) -> Callable[[Any, dict[int, str]], Iterator[FlatTensor]]:
     def read(zero: Any, names: dict[int, str]) -> Iterator[FlatTensor]:
         for index, flat in enumerate(getattr(zero, tensors)):
-            shards = [_mapped_shard(parameter, names[id(parameter)]) for parameter in getattr(zero, groups)[index]]
+            shards = [
+                _mapped_shard(parameter, names[id(parameter)]) for parameter in getattr(zero, groups)[index]
+            ]
             yield FlatTensor(flat, shards, zero.real_dp_process_group[index])
 
     return read
@@ -71,7 +83,13 @@ def _mapped_shard(parameter: Any, name: str) -> Shard:
     mapping = parameter._hp_mapping
     if mapping is None:
         return Shard(name, parameter, 0, 0, 0)
-    return Shard(name, parameter, mapping.lp_fragment_address.start, mapping.hp_fragment_address.start, mapping.hp_fragment_address.numel)
+    return Shard(
+        name,
+        parameter,
+        mapping.lp_fragment_address.start,
+        mapping.hp_fragment_address.start,
+        mapping.hp_fragment_address.numel,
+    )
 
 
 def _read_stage_3(zero: Any, names: dict[int, str]) -> Iterator[FlatTensor]:
@@ -81,7 +99,11 @@ def _read_stage_3(zero: Any, names: dict[int, str]) -> Iterator[FlatTensor]:
         for parameter in parameters:
             length = parameter.partition_numel()
             offset = min(dist.get_rank(process_group) * length, parameter.ds_numel)
-            shards.append(Shard(names[id(parameter)], parameter, offset, start, min(length, parameter.ds_numel - offset)))
+            shards.append(
+                Shard(
+                    names[id(parameter)], parameter, offset, start, min(length, parameter.ds_numel - offset)
+                )
+            )
             start += length
         yield FlatTensor(flat, shards, process_group)
 
@@ -99,7 +121,9 @@ def _gathered(parameter: nn.Parameter, *, modify: bool = False) -> AbstractConte
         return contextlib.nullcontext()
     import deepspeed
 
-    whole: AbstractContextManager[Any] = deepspeed.zero.GatheredParameters([parameter], modifier_rank=0 if modify else None)
+    whole: AbstractContextManager[Any] = deepspeed.zero.GatheredParameters(
+        [parameter], modifier_rank=0 if modify else None
+    )
     return whole
 
 

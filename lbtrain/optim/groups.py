@@ -26,7 +26,11 @@ class ParameterRole(NamedTuple):
 
 
 def parameter_groups(
-    model: nn.Module, *, weight_decay: float, no_decay: Sequence[str] = KINDS, no_trust_ratio: Sequence[str] = KINDS
+    model: nn.Module,
+    *,
+    weight_decay: float,
+    no_decay: Sequence[str] = KINDS,
+    no_trust_ratio: Sequence[str] = KINDS,
 ) -> list[dict[str, Any]]:
     """Cut the trainable parameters of `model` into at most four torch parameter groups: decayed or not, adapted or not.
 
@@ -49,14 +53,21 @@ def parameter_groups(
     return [groups[key] for key in sorted(groups, reverse=True)]
 
 
-def parameter_roles(model: nn.Module, *, no_decay: Sequence[str] = KINDS, no_trust_ratio: Sequence[str] = KINDS) -> list[ParameterRole]:
+def parameter_roles(
+    model: nn.Module, *, no_decay: Sequence[str] = KINDS, no_trust_ratio: Sequence[str] = KINDS
+) -> list[ParameterRole]:
     """List every trainable parameter in the model's order with what the filters say of it."""
     names = [name for name, _ in _trainable(model)]
     if not names:
-        raise ValueError("the model has no trainable parameter: nothing to optimize. Set requires_grad_(True) on some of them")
+        raise ValueError(
+            "the model has no trainable parameter: nothing to optimize. Set requires_grad_(True) on some of them"
+        )
     norms = _norm_parameter_names(model)
     undecayed, unadapted = _matching(no_decay, names, norms), _matching(no_trust_ratio, names, norms)
-    return [ParameterRole(name, p.numel(), name not in undecayed, name not in unadapted) for name, p in _trainable(model)]
+    return [
+        ParameterRole(name, p.numel(), name not in undecayed, name not in unadapted)
+        for name, p in _trainable(model)
+    ]
 
 
 def _trainable(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
@@ -69,7 +80,11 @@ def _matching(patterns: Sequence[str], names: list[str], norms: set[str]) -> set
         matches = {name for name in names if _matches(name, pattern, norms)}
         if not matches and pattern not in KINDS:
             near = difflib.get_close_matches(pattern, [*KINDS, *names], n=3, cutoff=0.4)
-            hint = f"did you mean {' or '.join(near)}?" if near else f"write {' or '.join(KINDS)}, or a pattern such as {names[-1]}"
+            hint = (
+                f"did you mean {' or '.join(near)}?"
+                if near
+                else f"write {' or '.join(KINDS)}, or a pattern such as {names[-1]}"
+            )
             raise ValueError(f"{pattern!r} names no trainable parameter of this model; {hint}")
         found |= matches
     return found

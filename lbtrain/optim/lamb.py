@@ -59,8 +59,12 @@ class LAMB(LayerwiseOptimizer):
 
     def _fill_state(self, state: dict[str, Tensor], parameter: Tensor, group: dict[str, Any]) -> None:
         if "exp_avg" not in state:
-            counts = [self.state[other]["step"] for other in group["params"] if "step" in self.state.get(other, {})]
-            state["step"] = counts[0].clone() if counts else torch.zeros((), dtype=torch.float32, device=parameter.device)
+            counts = [
+                self.state[other]["step"] for other in group["params"] if "step" in self.state.get(other, {})
+            ]
+            state["step"] = (
+                counts[0].clone() if counts else torch.zeros((), dtype=torch.float32, device=parameter.device)
+            )
             state["exp_avg"] = torch.zeros_like(parameter)
             state["exp_avg_sq"] = torch.zeros_like(parameter)
 
@@ -70,7 +74,9 @@ class LAMB(LayerwiseOptimizer):
 
     def _direct(self, job: Job) -> None:
         parts = job.slices
-        if parts[0].weight.device.type == "cpu" and all(_fusable(part.weight, part.gradient, *_moments(part.state)) for part in parts):
+        if parts[0].weight.device.type == "cpu" and all(
+            _fusable(part.weight, part.gradient, *_moments(part.state)) for part in parts
+        ):
             job.directions = self._scratch_like(job)
             _fused_directions(job)
         else:
@@ -84,7 +90,10 @@ class LAMB(LayerwiseOptimizer):
         if kept is None or kept.numel() < sum(sizes):
             kept = self._scratch[key] = torch.empty(sum(sizes), dtype=weights[0].dtype)
         outs = kept[: sum(sizes)].split(sizes)
-        return [out.as_strided(w.shape, w.stride(), out.storage_offset()) for out, w in zip(outs, weights, strict=True)]
+        return [
+            out.as_strided(w.shape, w.stride(), out.storage_offset())
+            for out, w in zip(outs, weights, strict=True)
+        ]
 
     def _measured(self, job: Job) -> tuple[list[Tensor], ...]:
         return job.weights, job.directions, job.gradients
@@ -123,7 +132,9 @@ def _fused_directions(job: Job) -> None:
     """
     beta1, beta2 = job.group["betas"]
     weight_decay = job.group["weight_decay"]
-    step = job.slices[0].state["step"] if job.group["bias_correction"] else torch.tensor(float("inf"))  # b^inf = 0: nothing to correct
+    step = (
+        job.slices[0].state["step"] if job.group["bias_correction"] else torch.tensor(float("inf"))
+    )  # b^inf = 0: nothing to correct
     for part, direction in zip(job.slices, job.directions, strict=True):
         if not direction.numel():  # another rank's
             continue
@@ -141,7 +152,10 @@ def _foreach_directions(job: Job) -> list[Tensor]:
     gradients, a, c = job.gradients, job.states("exp_avg"), job.states("exp_avg_sq")
     # In single precision 1 - 0.999 is off by 5e-5.
     step = job.slices[0].state["step"].to(gradients[0].device, torch.float64)
-    k1, k2 = (torch.as_tensor(k, dtype=gradients[0].dtype, device=step.device) for k in _corrections(job.group, step))
+    k1, k2 = (
+        torch.as_tensor(k, dtype=gradients[0].dtype, device=step.device)
+        for k in _corrections(job.group, step)
+    )
     torch._foreach_lerp_(a, gradients, 1 - beta1)
     torch._foreach_mul_(c, beta2)
     torch._foreach_addcmul_(c, gradients, gradients, value=1 - beta2)

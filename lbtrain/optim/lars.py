@@ -61,7 +61,9 @@ class LARS(LayerwiseOptimizer):
                 f"momentum_scaling={momentum_scaling!r} is not known; use 'lr_and_trust_ratio' (You et al.) or 'trust_ratio' (torch's SGD)"
             )
         if nesterov and momentum == 0:
-            raise ValueError("nesterov=True with momentum=0 has no effect; give a momentum above 0 or leave nesterov out")
+            raise ValueError(
+                "nesterov=True with momentum=0 has no effect; give a momentum above 0 or leave nesterov out"
+            )
         defaults = {
             "lr": lr,
             "momentum": momentum,
@@ -89,7 +91,11 @@ class LARS(LayerwiseOptimizer):
         weights, gradients = squares.sqrt().unbind(1)
         ratios = torch.ones_like(weights)
         if group["use_trust_ratio"]:
-            ratios = group["trust_coefficient"] * weights / (gradients + group["weight_decay"] * weights + group["eps"])
+            ratios = (
+                group["trust_coefficient"]
+                * weights
+                / (gradients + group["weight_decay"] * weights + group["eps"])
+            )
             if group["trust_clip"]:
                 ratios = ratios.clamp(max=group["trust_clip"])
             if group["larc_clip"]:
@@ -111,7 +117,9 @@ def _fusable(job: Job, gains: Tensor, rate: float | Tensor) -> bool:
         return False
     # Nesterov's form on the fused kernel divides by 1 - decay.
     decay = float(gains.max() * rate) * job.group["weight_decay"]
-    return decay < 0.5 and all(lie_alike(part.weight, part.gradient, *part.state.values()) for part in job.slices)
+    return decay < 0.5 and all(
+        lie_alike(part.weight, part.gradient, *part.state.values()) for part in job.slices
+    )
 
 
 def _fused_step(job: Job, gains: Tensor, rate: float) -> None:
@@ -128,12 +136,20 @@ def _fused_step(job: Job, gains: Tensor, rate: float) -> None:
             _fused_sgd(part, weight_decay, rate * gain)
         elif job.group["nesterov"]:
             _fused_sgd(part, weight_decay, rate * gain)
-            _fused_sgd(part, weight_decay, rate * momentum, momentum=momentum, gain=gain / (1 - rate * gain * weight_decay))
+            _fused_sgd(
+                part,
+                weight_decay,
+                rate * momentum,
+                momentum=momentum,
+                gain=gain / (1 - rate * gain * weight_decay),
+            )
         else:
             _fused_sgd(part, weight_decay, rate, momentum=momentum, gain=gain)
 
 
-def _fused_sgd(part: Slice, weight_decay: float, lr: float, *, momentum: float = 0.0, gain: float = 1.0) -> None:
+def _fused_sgd(
+    part: Slice, weight_decay: float, lr: float, *, momentum: float = 0.0, gain: float = 1.0
+) -> None:
     # The kernel's dampening d scales what enters the buffer by 1 - d.
     torch._fused_sgd_(
         [part.weight], [part.gradient], [part.state["momentum_buffer"]] if momentum else [],
@@ -145,13 +161,17 @@ def _foreach_step(job: Job, gains: Tensor, rate: float | Tensor) -> None:
     """Do the same with a few kernels for all layers together, Nesterov's form included; nothing is read back from the device."""
     momentum, weight_decay = job.group["momentum"], job.group["weight_decay"]
     weights = job.weights
-    decayed = torch._foreach_add(job.gradients, weights, alpha=weight_decay) if weight_decay else job.gradients
+    decayed = (
+        torch._foreach_add(job.gradients, weights, alpha=weight_decay) if weight_decay else job.gradients
+    )
     updates = list(torch._foreach_mul(decayed, gains.unbind()))
     if momentum:
         buffers = job.states("momentum_buffer")
         torch._foreach_mul_(buffers, momentum)
         torch._foreach_add_(buffers, updates)
-        updates = list(torch._foreach_add(updates, buffers, alpha=momentum)) if job.group["nesterov"] else buffers
+        updates = (
+            list(torch._foreach_add(updates, buffers, alpha=momentum)) if job.group["nesterov"] else buffers
+        )
     if isinstance(rate, Tensor):
         torch._foreach_sub_(weights, torch._foreach_mul(updates, rate))
     else:

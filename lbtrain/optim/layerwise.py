@@ -111,7 +111,9 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
         return loss
 
     def _slices(self, group: dict[str, Any], index: int) -> list[Slice]:
-        names = group.get("param_names") or [f"param_groups.{index}.{place}" for place in range(len(group["params"]))]
+        names = group.get("param_names") or [
+            f"param_groups.{index}.{place}" for place in range(len(group["params"]))
+        ]
         slices = []
         for place, parameter in enumerate(group["params"]):
             if parameter.grad is None and not parameter.requires_grad:
@@ -119,7 +121,9 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
             self.layout.check(parameter)
             gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
             if gradient.is_sparse:
-                raise ValueError(f"{names[place]} has a sparse gradient; layer norms need dense ones (Embedding: sparse=False)")
+                raise ValueError(
+                    f"{names[place]} has a sparse gradient; layer norms need dense ones (Embedding: sparse=False)"
+                )
             state = self.state[parameter]
             self._fill_state(state, parameter, group)
             slices += self.layout.slices(parameter, names[place], gradient, state)
@@ -130,7 +134,11 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
             self._direct(job)
         measured = [job for job in jobs if job.needs_norms]
         # Without norms too the ratios lie beside the weights: a multi-tensor operation takes no scalars of another device.
-        squares = self._squares(measured) if measured else torch.empty(0, dtype=torch.float64, device=jobs[0].weights[0].device)
+        squares = (
+            self._squares(measured)
+            if measured
+            else torch.empty(0, dtype=torch.float64, device=jobs[0].weights[0].device)
+        )
         for job in jobs:
             ratios = squares.new_ones(len(job.slices))
             if job.needs_norms:
@@ -141,7 +149,9 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
             self._apply(job, ratios)
 
     def _squares(self, jobs: list[Job]) -> Tensor:
-        squares = torch.cat([torch.stack([squared_norms(tensors) for tensors in self._measured(job)], dim=1) for job in jobs])
+        squares = torch.cat(
+            [torch.stack([squared_norms(tensors) for tensors in self._measured(job)], dim=1) for job in jobs]
+        )
         return sum_over_ranks(squares, [part for job in jobs for part in job.slices])
 
     def _fill_state(self, state: dict[str, Tensor], parameter: Tensor, group: dict[str, Any]) -> None:
@@ -173,7 +183,9 @@ def settle(ratios: Tensor, weights: Tensor, gradients: Tensor) -> Tensor:
     return torch.where(gradients == 0, 0.0, torch.where(weights == 0, 1.0, ratios))
 
 
-def require(name: str, value: float, *, at_least: float, below: float = float("inf"), strictly: bool = False) -> None:
+def require(
+    name: str, value: float, *, at_least: float, below: float = float("inf"), strictly: bool = False
+) -> None:
     """Refuse a hyper-parameter out of range with its value and the range."""
     if not (at_least < value if strictly else at_least <= value) or not value < below:
         lower = "above" if strictly else "at least"

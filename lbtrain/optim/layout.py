@@ -71,7 +71,9 @@ class WholeLayers:
     def check(self, parameter: Tensor) -> None:
         """Refuse a tensor that an engine put in a parameter's place, unless it says itself how it is cut."""
         # FSDP1 leaves these marks on its flat parameters and (use_orig_params) on its cuts of the user's.
-        cut_by_fsdp1 = getattr(parameter, "_is_flat_param", False) or getattr(parameter, "_fsdp_flattened", False)
+        cut_by_fsdp1 = getattr(parameter, "_is_flat_param", False) or getattr(
+            parameter, "_fsdp_flattened", False
+        )
         if cut_by_fsdp1 or not (self.knows(parameter) or isinstance(parameter, DTensor)):
             raise UnsupportedSharding(
                 f"the optimizer was given layers and now holds a tensor of shape {tuple(parameter.shape)} that is none of them: an engine "
@@ -84,8 +86,18 @@ class WholeLayers:
     def slices(self, parameter: Tensor, name: str, gradient: Tensor, state: dict[str, Tensor]) -> list[Slice]:
         """Cut one parameter, its gradient and its state: here into the one slice that is held."""
         if isinstance(parameter, DTensor):
-            local = {key: value.to_local() if isinstance(value, DTensor) else value for key, value in state.items()}
-            return [Slice(name, parameter.to_local(), _local_like(gradient, parameter), local, _shard_group(parameter, name))]
+            local = {
+                key: value.to_local() if isinstance(value, DTensor) else value for key, value in state.items()
+            }
+            return [
+                Slice(
+                    name,
+                    parameter.to_local(),
+                    _local_like(gradient, parameter),
+                    local,
+                    _shard_group(parameter, name),
+                )
+            ]
         return [Slice(name, parameter, gradient, state, None)]
 
 
@@ -98,16 +110,22 @@ def _local_like(gradient: Tensor, parameter: DTensor) -> Tensor:
 
 def _shard_group(parameter: DTensor, name: str) -> dist.ProcessGroup | None:
     if not all(isinstance(placement, Shard | Replicate) for placement in parameter.placements):
-        raise UnsupportedSharding(f"{name} is a DTensor placed as {parameter.placements}; LARS and LAMB know Shard and Replicate")
+        raise UnsupportedSharding(
+            f"{name} is a DTensor placed as {parameter.placements}; LARS and LAMB know Shard and Replicate"
+        )
     axes = [axis for axis, placement in enumerate(parameter.placements) if isinstance(placement, Shard)]
     if len(axes) > 1:
-        raise UnsupportedSharding(f"{name} is sharded along {len(axes)} mesh axes; layer norms are added along one. Shard along one")
+        raise UnsupportedSharding(
+            f"{name} is sharded along {len(axes)} mesh axes; layer norms are added along one. Shard along one"
+        )
     return parameter.device_mesh.get_group(axes[0]) if axes else None
 
 
 def sum_over_ranks(squares: Tensor, slices: list[Slice]) -> Tensor:
     """Add each layer's row of `squares` [layers, numbers] over the ranks that hold its slices: one all-reduce (one per process group)."""
-    process_groups = {id(part.process_group): part.process_group for part in slices if part.process_group is not None}
+    process_groups = {
+        id(part.process_group): part.process_group for part in slices if part.process_group is not None
+    }
     for process_group in process_groups.values():
         rows = [row for row, part in enumerate(slices) if part.process_group is process_group]
         whole = squares[rows]

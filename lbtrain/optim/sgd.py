@@ -23,10 +23,18 @@ def create_sgd(groups: list[dict[str, Any]], *, momentum: float, nesterov: bool)
 def _choose_kernel(optimizer: torch.optim.Optimizer, *step_arguments: Any) -> None:
     for group in optimizer.param_groups:
         stepped = [parameter for parameter in group["params"] if parameter.grad is not None]
-        group["fused"] = all(lie_alike(parameter, parameter.grad, *_momentum(optimizer, group, parameter)) for parameter in stepped) or None
+        group["fused"] = (
+            all(
+                lie_alike(parameter, parameter.grad, *_momentum(optimizer, group, parameter))
+                for parameter in stepped
+            )
+            or None
+        )
 
 
-def _momentum(optimizer: torch.optim.Optimizer, group: dict[str, Any], parameter: nn.Parameter) -> list[Tensor]:
+def _momentum(
+    optimizer: torch.optim.Optimizer, group: dict[str, Any], parameter: nn.Parameter
+) -> list[Tensor]:
     """The buffer, from the first step on: torch makes it in that step, but the fused kernel takes all of a group's buffers or none."""
     if not group["momentum"]:
         return []

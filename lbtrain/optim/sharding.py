@@ -70,7 +70,9 @@ class FlatLayers:
         self.flats = {id(flat.tensor): flat for flat in flats}
 
     def register(self, parameter: Tensor) -> None:
-        raise UnsupportedSharding("a parameter group was added after the optimizer was bound; add it before the engine is made")
+        raise UnsupportedSharding(
+            "a parameter group was added after the optimizer was bound; add it before the engine is made"
+        )
 
     def knows(self, parameter: Tensor) -> bool:
         return any(shard.parameter is parameter for flat in self.flats.values() for shard in flat.shards)
@@ -79,14 +81,22 @@ class FlatLayers:
         """Refuse a tensor that was not there when the optimizer was bound."""
         flat = self.flats.get(id(parameter))
         if flat is None or flat.tensor is not parameter:
-            raise UnsupportedSharding("the engine's tensors are others than when the optimizer was bound; bind it to the new engine")
+            raise UnsupportedSharding(
+                "the engine's tensors are others than when the optimizer was bound; bind it to the new engine"
+            )
 
     def slices(self, parameter: Tensor, name: str, gradient: Tensor, state: dict[str, Tensor]) -> list[Slice]:
         """Cut a flat tensor, its gradient and its states into the layers' slices."""
         flat = self.flats[id(parameter)]
         keys = [key for key, value in state.items() if value.shape == parameter.shape]
         whole = {key: value for key, value in state.items() if key not in keys}
-        tensors = zip(flat.shards, flat.views(parameter), flat.views(gradient), *(flat.views(state[key]) for key in keys), strict=True)
+        tensors = zip(
+            flat.shards,
+            flat.views(parameter),
+            flat.views(gradient),
+            *(flat.views(state[key]) for key in keys),
+            strict=True,
+        )
         return [
             Slice(shard.name, weight, part, whole | dict(zip(keys, states, strict=True)), flat.process_group)
             for shard, weight, part, *states in tensors
@@ -114,10 +124,20 @@ class Shards:
         """Let the optimizer step the slices. Raises UnsupportedSharding, on every rank, for slices that are not what they should be."""
         self._verify()
         bound = {id(shard.parameter) for flat in self.flats for shard in flat.shards}
-        given = {name: parameter for name, parameter in self.module.named_parameters() if optimizer.layout.knows(parameter)}
-        lost = [name for name, parameter in given.items() if parameter.requires_grad and id(parameter) not in bound]
+        given = {
+            name: parameter
+            for name, parameter in self.module.named_parameters()
+            if optimizer.layout.knows(parameter)
+        }
+        lost = [
+            name
+            for name, parameter in given.items()
+            if parameter.requires_grad and id(parameter) not in bound
+        ]
         if lost:
-            raise UnsupportedSharding(f"{self.library} has no flat tensor for {lost[0]} ({len(lost)} such parameters); see {__name__}")
+            raise UnsupportedSharding(
+                f"{self.library} has no flat tensor for {lost[0]} ({len(lost)} such parameters); see {__name__}"
+            )
         optimizer.layout = FlatLayers(self.flats)
 
     def _verify(self) -> None:
@@ -127,7 +147,10 @@ class Shards:
             for row, shard in enumerate(flat.shards):
                 with self.gathered(shard.parameter):
                     # A rank that finds a difference says so in its count, so that all ranks raise, and none waits for the others.
-                    same = torch.equal(shard.of(flat.tensor.detach()).to(shard.parameter.dtype), shard.of_layer(shard.parameter.detach()))
+                    same = torch.equal(
+                        shard.of(flat.tensor.detach()).to(shard.parameter.dtype),
+                        shard.of_layer(shard.parameter.detach()),
+                    )
                 held[row] = shard.numel if same else -shard.shape.numel()
             if flat.process_group is not None:
                 dist.all_reduce(held, group=flat.process_group)
@@ -151,16 +174,21 @@ class Shards:
                 state = optimizer.state.get(flat.tensor, {})
                 tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
                 states[shard.name] = {
-                    k: v.cpu().clone() if k == "step" else _whole(v, shard, flat.process_group) for k, v in tensors.items()
+                    k: v.cpu().clone() if k == "step" else _whole(v, shard, flat.process_group)
+                    for k, v in tensors.items()
                 }
         model = {name: tensor.detach().cpu().clone() for name, tensor in self.module.state_dict().items()}
         for name, parameter in self.module.named_parameters(remove_duplicate=False):
             with self.gathered(parameter):
-                model[name] = weights[id(parameter)] if id(parameter) in weights else parameter.detach().cpu().clone()
+                model[name] = (
+                    weights[id(parameter)] if id(parameter) in weights else parameter.detach().cpu().clone()
+                )
         return model, {name: state for name, state in states.items() if state}
 
     @torch.no_grad()
-    def scatter(self, optimizer: torch.optim.Optimizer, model: dict[str, Tensor], states: NamedStates) -> None:
+    def scatter(
+        self, optimizer: torch.optim.Optimizer, model: dict[str, Tensor], states: NamedStates
+    ) -> None:
         """Put back what `gather` returned, whatever the engine, the stage and the number of ranks then and now."""
         unknown = sorted(states.keys() - {shard.name for flat in self.flats for shard in flat.shards})
         if unknown:
@@ -176,9 +204,13 @@ class Shards:
 
     def _load_model(self, model: dict[str, Tensor]) -> None:
         buffers = dict(self.module.named_buffers())
-        missing = sorted((dict(self.module.named_parameters()).keys() | self.module.state_dict().keys()) - model.keys())
+        missing = sorted(
+            (dict(self.module.named_parameters()).keys() | self.module.state_dict().keys()) - model.keys()
+        )
         if missing:
-            raise ValueError(f"the checkpoint lacks {missing[0]} ({len(missing)} such names); it is another model's")
+            raise ValueError(
+                f"the checkpoint lacks {missing[0]} ({len(missing)} such names); it is another model's"
+            )
         for name, tensor in self.module.named_parameters():
             with self.gathered(tensor, modify=True):
                 tensor.copy_(model[name])

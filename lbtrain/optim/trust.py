@@ -59,7 +59,9 @@ def weight_gradient_ratios(model: nn.Module) -> list[LayerNorms]:
     """
     layers = [(name, p, p.grad) for name, p in model.named_parameters() if p.grad is not None]
     if not layers:
-        raise ValueError("no parameter of the model has a gradient; call loss.backward() first, and ask before optimizer.zero_grad()")
+        raise ValueError(
+            "no parameter of the model has a gradient; call loss.backward() first, and ask before optimizer.zero_grad()"
+        )
     weights = squared_norms([p.detach() for _, p, _ in layers]).sqrt().tolist()
     gradients = squared_norms([g for _, _, g in layers]).sqrt().tolist()
     return [

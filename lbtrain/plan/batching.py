@@ -55,10 +55,15 @@ def phase_starts(batch_size: int, growth: Sequence[tuple[float, Fraction]]) -> l
 def steps_before(phases: Sequence[Phase], examples: float) -> float:
     """Optimizer steps that the first `examples` examples take; a fraction where they end inside a step."""
     ends = [phase.start for phase in phases[1:]] + [math.inf]
-    return sum(max(0, min(end, examples) - phase.start) / phase.batch_size for phase, end in zip(phases, ends, strict=True))
+    return sum(
+        max(0, min(end, examples) - phase.start) / phase.batch_size
+        for phase, end in zip(phases, ends, strict=True)
+    )
 
 
-def split_batch(batch_size: int, world_size: int, ghost: int, *, micro: int = 0, max_micro: int = 0, unit: int = 1) -> BatchSplit:
+def split_batch(
+    batch_size: int, world_size: int, ghost: int, *, micro: int = 0, max_micro: int = 0, unit: int = 1
+) -> BatchSplit:
     """The cut with the largest allowed micro-batch, a multiple of `unit` images.
 
     Raises RecipeError, naming the nearest batch and world sizes that can be cut.
@@ -69,18 +74,30 @@ def split_batch(batch_size: int, world_size: int, ghost: int, *, micro: int = 0,
     batches = _nearest(batch_size, lambda size: _best_split(size, world_size, ghost, micro, max_micro, unit))
     worlds = _nearest(world_size, lambda size: _best_split(batch_size, size, ghost, micro, max_micro, unit))
     whole = f" and whole losses of loss_batch_size={unit}" if unit > 1 else ""
-    pinned = f" with micro_batch_size={micro}" if micro else f" with max_micro_batch_size={max_micro}" if max_micro else ""
+    pinned = (
+        f" with micro_batch_size={micro}"
+        if micro
+        else f" with max_micro_batch_size={max_micro}"
+        if max_micro
+        else ""
+    )
     raise RecipeError(
         f"batch_size={batch_size} cannot be cut over {world_size} ranks in ghost batches of bn_batch_size={ghost}{whole}{pinned}: "
         + "; ".join(
-            ([f"batch_size={' or '.join(map(str, batches))} would do on {world_size} ranks"] if batches else [])
+            (
+                [f"batch_size={' or '.join(map(str, batches))} would do on {world_size} ranks"]
+                if batches
+                else []
+            )
             + ([f"{' or '.join(map(str, worlds))} ranks would do for this batch"] if worlds else [])
             or [f"change bn_batch_size or {'max_' if max_micro and not micro else ''}micro_batch_size"]
         )
     )
 
 
-def _best_split(batch_size: int, world_size: int, ghost: int, micro: int, max_micro: int, unit: int) -> BatchSplit | None:
+def _best_split(
+    batch_size: int, world_size: int, ghost: int, micro: int, max_micro: int, unit: int
+) -> BatchSplit | None:
     if batch_size % world_size or batch_size % ghost:
         return None
     per_rank = batch_size // world_size
@@ -96,5 +113,12 @@ def _best_split(batch_size: int, world_size: int, ghost: int, micro: int, max_mi
 def _nearest(size: int, works: Any) -> list[int]:
     """The nearest sizes below and above that work, searched up to ten times the size, and to 4,096 at least."""
     below = next((candidate for candidate in range(size - 1, 0, -1) if works(candidate)), None)
-    above = next((candidate for candidate in range(size + 1, min(max(10 * size, 4_096), size + 20_000)) if works(candidate)), None)
+    above = next(
+        (
+            candidate
+            for candidate in range(size + 1, min(max(10 * size, 4_096), size + 20_000))
+            if works(candidate)
+        ),
+        None,
+    )
     return [candidate for candidate in (below, above) if candidate]

@@ -13,9 +13,18 @@ SHARDING = ("deepspeed", "colossalai")
 
 _STREAMS = "ColossalAI's LowLevelZero sends gradients on GPU streams and stops with 'device is required'"
 NOT_ON_CPU = {
-    ("colossalai", "colossalai.zero_stage=1"): (_STREAMS, "colossalai.zero_stage=0, or engine=deepspeed deepspeed.zero_stage=1"),
-    ("colossalai", "colossalai.zero_stage=2"): (_STREAMS, "colossalai.zero_stage=0, or engine=deepspeed deepspeed.zero_stage=2"),
-    ("accelerate", "precision=fp16"): ("accelerate trains in fp32 there and does not say so", "precision=bf16, or engine=ddp"),
+    ("colossalai", "colossalai.zero_stage=1"): (
+        _STREAMS,
+        "colossalai.zero_stage=0, or engine=deepspeed deepspeed.zero_stage=1",
+    ),
+    ("colossalai", "colossalai.zero_stage=2"): (
+        _STREAMS,
+        "colossalai.zero_stage=0, or engine=deepspeed deepspeed.zero_stage=2",
+    ),
+    ("accelerate", "precision=fp16"): (
+        "accelerate trains in fp32 there and does not say so",
+        "precision=bf16, or engine=ddp",
+    ),
 }
 """What an engine needs a GPU for: why, and what to write instead."""
 
@@ -41,7 +50,9 @@ def check_runs_here(engine: str, zero_stage: int, precision: str, device_type: s
     for asked in (f"{engine}.zero_stage={zero_stage}", f"precision={precision}"):
         if device_type == "cpu" and (engine, asked) in NOT_ON_CPU:
             reason, remedy = NOT_ON_CPU[engine, asked]
-            raise RecipeError(f"{asked} under engine={engine} on a machine without GPU: {reason}. Use {remedy}")
+            raise RecipeError(
+                f"{asked} under engine={engine} on a machine without GPU: {reason}. Use {remedy}"
+            )
     if engine == "colossalai" and importlib.util.find_spec("colossalai") is None:
         raise RecipeError(
             "engine=colossalai: ColossalAI is not installed here. `make colossalai` lays it over .venv, in .venv-colossalai "

@@ -105,7 +105,9 @@ class Plan:
     def rows(self) -> dict[str, str]:
         """What a person checks before a run, by name."""
         rate, split, statistics = self.learning_rate, self.split, self.statistics
-        ghost = f"{self.bn_batch_size}" + (f" over {split.ranks_per_ghost} ranks" if split.ranks_per_ghost > 1 else "")
+        ghost = f"{self.bn_batch_size}" + (
+            f" over {split.ranks_per_ghost} ranks" if split.ranks_per_ghost > 1 else ""
+        )
         return {
             "world size": f"{self.world_size}",
             "batch size (global)": f"{self.batch_size:,}",
@@ -119,7 +121,9 @@ class Plan:
             "regime adaptation": f"epochs x {self.regime_factor}" if self.regime_factor > 1 else "none",
             "peak learning rate": f"{rate.peak:.6g}",
             "per example": f"{rate.peak / self.batch_size:.6g}",
-            "warm-up": f"{rate.warmup_form} from {rate.warmup_start:.6g}, {self.warmup_steps:,.1f} steps" if self.warmup_steps else "none",
+            "warm-up": f"{rate.warmup_form} from {rate.warmup_start:.6g}, {self.warmup_steps:,.1f} steps"
+            if self.warmup_steps
+            else "none",
             "decay": rate.decay + (self._falls() if rate.decay == "step" else ""),
             "steps an epoch": f"{self.steps_per_epoch:,.2f}",
             "steps in all": ("at most " if self.ladder else "") + f"{self.total_steps:,}",
@@ -128,12 +132,15 @@ class Plan:
             "without layer adaptation": f"{statistics.without_trust_ratio:,}",
             "gradient clipping": f"norm {self.clip_norm:g}" if self.clip_norm else "none",
             "precision": self.precision + (", channels last" if self.channels_last else ""),
-            "engine": self.engine + (f", ZeRO stage {self.zero_stage}" if self.engine in ("deepspeed", "colossalai") else ""),
+            "engine": self.engine
+            + (f", ZeRO stage {self.zero_stage}" if self.engine in ("deepspeed", "colossalai") else ""),
             "memory a rank (estimate)": f"{sum(self.memory.values()) / GIB:.3g} GiB",
         }
 
 
-def make_plan(recipe: Recipe, world_size: int, *, engine: str = "ddp", statistics: ModelStatistics | None = None) -> Plan:
+def make_plan(
+    recipe: Recipe, world_size: int, *, engine: str = "ddp", statistics: ModelStatistics | None = None
+) -> Plan:
     """Raises RecipeError for what cannot be. `model_census` saves counting the model again for another world size."""
     _check_combinations(recipe, engine)
     dataset = dataset_info(recipe.data)
@@ -148,7 +155,9 @@ def make_plan(recipe: Recipe, world_size: int, *, engine: str = "ddp", statistic
         return _schedule_examples(text, name, recipe, dataset, total) / total
 
     rate, peak = recipe.schedule, peak_lr(recipe)
-    warmup = share(rate.warmup, "schedule.warmup") * (recipe.batch_size / rate.base_batch_size if rate.warmup_rule == "linear" else 1)
+    warmup = share(rate.warmup, "schedule.warmup") * (
+        recipe.batch_size / rate.base_batch_size if rate.warmup_rule == "linear" else 1
+    )
     start = warmup_start(rate, peak)
     milestones, factors = _milestones(rate, share) if rate.decay == "step" else ((), ())
     form: Any = rate.warmup_form
@@ -164,7 +173,9 @@ def make_plan(recipe: Recipe, world_size: int, *, engine: str = "ddp", statistic
         phases=phases,
         ladder=ladder,
         absa_every=_examples(recipe.absa.every, "absa.every", recipe, dataset, total),
-        absa_adversarial_until=_schedule_examples(recipe.absa.adversarial_until, "absa.adversarial_until", recipe, dataset, total),
+        absa_adversarial_until=_schedule_examples(
+            recipe.absa.adversarial_until, "absa.adversarial_until", recipe, dataset, total
+        ),
         bn_batch_size=ghost,
         ghost_batches_per_step=recipe.batch_size // ghost,
         train_examples=dataset.train_examples,
@@ -179,7 +190,13 @@ def make_plan(recipe: Recipe, world_size: int, *, engine: str = "ddp", statistic
         clip_norm=recipe.optimizer.clip_norm,
         zero_stage=recipe.zero_stage_under(engine),
         statistics=statistics,
-        memory=memory_estimate(recipe, statistics, max(phase.split.micro_batch_size for phase in phases + ladder), world_size, engine),
+        memory=memory_estimate(
+            recipe,
+            statistics,
+            max(phase.split.micro_batch_size for phase in phases + ladder),
+            world_size,
+            engine,
+        ),
         log_every=_examples(recipe.log_every, "log_every", recipe, dataset, total),
         evaluate_every=_examples(recipe.evaluate_every, "evaluate_every", recipe, dataset, total),
         checkpoint_every=_examples(recipe.checkpoint.every, "checkpoint.every", recipe, dataset, total),
@@ -189,10 +206,15 @@ def make_plan(recipe: Recipe, world_size: int, *, engine: str = "ddp", statistic
     )
 
 
-def _milestones(rate: ScheduleConfig, share: Callable[[str, str], float]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _milestones(
+    rate: ScheduleConfig, share: Callable[[str, str], float]
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Where the rate falls, in order, and to which share of itself."""
     points = [Milestone.parse(text, "schedule.milestones") for text in rate.milestones]
-    falls = sorted((share(point.at, "schedule.milestones"), rate.factor if point.factor is None else point.factor) for point in points)
+    falls = sorted(
+        (share(point.at, "schedule.milestones"), rate.factor if point.factor is None else point.factor)
+        for point in points
+    )
     return tuple(at for at, _ in falls), tuple(factor for _, factor in falls)
 
 
@@ -203,7 +225,9 @@ def _ghost_size(recipe: Recipe, statistics: ModelStatistics) -> int:
     return recipe.batch_size if recipe.model.batch_norm == "sync" else recipe.bn_batch_size
 
 
-def _phases(recipe: Recipe, dataset: DatasetInfo, total: int, world_size: int, ghost: int) -> tuple[Phase, ...]:
+def _phases(
+    recipe: Recipe, dataset: DatasetInfo, total: int, world_size: int, ghost: int
+) -> tuple[Phase, ...]:
     """Raises RecipeError if the batch of any phase cannot be cut."""
     name = "schedule.batch_growth"
     points = [BatchGrowth.parse(text, name) for text in recipe.schedule.batch_growth]
@@ -211,7 +235,13 @@ def _phases(recipe: Recipe, dataset: DatasetInfo, total: int, world_size: int, g
     starts = [(start, size) for start, size in phase_starts(recipe.batch_size, growth) if start < total]
     micro, max_micro = recipe.micro_batch_size, recipe.max_micro_batch_size
     return tuple(
-        Phase(start, size, split_batch(size, world_size, ghost, micro=micro, max_micro=max_micro, unit=recipe.loss_batch_size))
+        Phase(
+            start,
+            size,
+            split_batch(
+                size, world_size, ghost, micro=micro, max_micro=max_micro, unit=recipe.loss_batch_size
+            ),
+        )
         for start, size in starts
     )
 
@@ -225,7 +255,10 @@ def _ladder(recipe: Recipe, world_size: int, ghost: int) -> tuple[Phase, ...]:
         sizes.append(min(2 * sizes[-1], most))
     micro, max_micro = recipe.micro_batch_size, recipe.max_micro_batch_size
     unit = recipe.loss_batch_size
-    splits = [(size, split_batch(size, world_size, ghost, micro=micro, max_micro=max_micro, unit=unit)) for size in sizes]
+    splits = [
+        (size, split_batch(size, world_size, ghost, micro=micro, max_micro=max_micro, unit=unit))
+        for size in sizes
+    ]
     return tuple(Phase(0, size, split, size / recipe.batch_size) for size, split in splits)
 
 
@@ -237,12 +270,21 @@ def _check_combinations(recipe: Recipe, engine: str) -> None:
     if recipe.optimizer.nesterov and not recipe.optimizer.momentum:
         raise RecipeError("optimizer.nesterov=true needs optimizer.momentum above 0")
     if recipe.schedule.base_momentum is not None and recipe.optimizer.name == "lamb":
-        raise RecipeError("schedule.base_momentum is for SGD and LARS: LAMB has no momentum, and its rate is not scaled by one")
+        raise RecipeError(
+            "schedule.base_momentum is for SGD and LARS: LAMB has no momentum, and its rate is not scaled by one"
+        )
     if recipe.schedule.warmup_start_lr is not None and recipe.schedule.warmup_start_share is not None:
-        raise RecipeError("schedule.warmup_start_lr and schedule.warmup_start_share both say where the warm-up starts: set one of the two")
+        raise RecipeError(
+            "schedule.warmup_start_lr and schedule.warmup_start_share both say where the warm-up starts: set one of the two"
+        )
     if recipe.schedule.rule != "table" and recipe.schedule.table:
-        raise RecipeError(f"schedule.table is read with schedule.rule=table only, and the rule is {recipe.schedule.rule}")
-    warmup, factor = Duration.parse(recipe.schedule.warmup, "schedule.warmup"), regime_factor(recipe.schedule, recipe.batch_size)
+        raise RecipeError(
+            f"schedule.table is read with schedule.rule=table only, and the rule is {recipe.schedule.rule}"
+        )
+    warmup, factor = (
+        Duration.parse(recipe.schedule.warmup, "schedule.warmup"),
+        regime_factor(recipe.schedule, recipe.batch_size),
+    )
     if recipe.schedule.warmup_rule == "linear" and factor > 1 and warmup.unit == "ep" and warmup.value:
         raise RecipeError(
             "schedule.regime_adaptation=true and schedule.warmup_rule=linear both lengthen the warm-up with the batch: set one of the two "
@@ -250,7 +292,11 @@ def _check_combinations(recipe: Recipe, engine: str) -> None:
         )
     check_engine(recipe, engine)
     _check_techniques(recipe, engine)
-    if recipe.micro_batch_size and recipe.max_micro_batch_size and recipe.micro_batch_size > recipe.max_micro_batch_size:
+    if (
+        recipe.micro_batch_size
+        and recipe.max_micro_batch_size
+        and recipe.micro_batch_size > recipe.max_micro_batch_size
+    ):
         raise RecipeError(
             f"micro_batch_size={recipe.micro_batch_size} is above max_micro_batch_size={recipe.max_micro_batch_size}: set one of the two"
         )
@@ -263,41 +309,63 @@ def _check_combinations(recipe: Recipe, engine: str) -> None:
         if not Duration.parse(text, name).value:
             raise RecipeError(f"{name}={text}: must be longer than nothing, such as 1ep")
     if not Duration.parse(recipe.duration).value or recipe.duration.endswith("dur"):
-        raise RecipeError(f"duration={recipe.duration}: a run lasts a number of epochs (90ep) or steps (500it)")
+        raise RecipeError(
+            f"duration={recipe.duration}: a run lasts a number of epochs (90ep) or steps (500it)"
+        )
 
 
 def _check_techniques(recipe: Recipe, engine: str) -> None:
     absa, stage = recipe.absa.max_batch_size, recipe.zero_stage_under(engine)
     if absa and absa <= recipe.batch_size:
-        raise RecipeError(f"absa.max_batch_size={absa}: must be above batch_size={recipe.batch_size}; 0 switches ABSA off")
+        raise RecipeError(
+            f"absa.max_batch_size={absa}: must be above batch_size={recipe.batch_size}; 0 switches ABSA off"
+        )
     if absa and recipe.schedule.batch_growth:
-        raise RecipeError("absa.max_batch_size and schedule.batch_growth both say how the batch grows: set one of the two")
+        raise RecipeError(
+            "absa.max_batch_size and schedule.batch_growth both say how the batch grows: set one of the two"
+        )
     if recipe.model.library != "timm":
         _check_classifiers_only(recipe)
     if stage == 3 and (absa or recipe.ema.decay):
         name = f"absa.max_batch_size={absa}" if absa else f"ema.decay={recipe.ema.decay}"
-        raise RecipeError(f"{name} needs whole weights on every rank: use {engine}.zero_stage=0, 1 or 2, not 3")
+        raise RecipeError(
+            f"{name} needs whole weights on every rank: use {engine}.zero_stage=0, 1 or 2, not 3"
+        )
 
 
-def _check_measured(recipe: Recipe, phases: tuple[Phase, ...], world_size: int, ghost: int, engine: str) -> None:
+def _check_measured(
+    recipe: Recipe, phases: tuple[Phase, ...], world_size: int, ghost: int, engine: str
+) -> None:
     """The gradient noise shows between the gradients of two batch sizes; the smaller must be a batch that could stand alone."""
     zero_stage = recipe.zero_stage_under(engine)
     if recipe.measure.distance and zero_stage == 3:
-        raise RecipeError("measure.distance=true needs whole weights on every rank: deepspeed.zero_stage below 3")
+        raise RecipeError(
+            "measure.distance=true needs whole weights on every rank: deepspeed.zero_stage below 3"
+        )
     if not Duration.parse(recipe.measure.noise_scale).value:
         if recipe.measure.layers:
-            raise RecipeError("measure.layers=true goes with the noise scale: set measure.noise_scale, such as 50it")
+            raise RecipeError(
+                "measure.layers=true goes with the noise scale: set measure.noise_scale, such as 50it"
+            )
         return
     name = f"measure.noise_scale={recipe.measure.noise_scale}"
     if any(phase.split.ranks_per_ghost > 1 for phase in phases):
-        raise RecipeError(f"{name}: a rank's gradient is not its own while a ghost batch spans ranks; micro-batches of {ghost} would do")
+        raise RecipeError(
+            f"{name}: a rank's gradient is not its own while a ghost batch spans ranks; micro-batches of {ghost} would do"
+        )
     if engine == "colossalai" and zero_stage and recipe.optimizer.clip_norm:
-        raise RecipeError(f"{name}: under colossalai at ZeRO stage {zero_stage} a gradient is seen after clipping only; set stage 0")
+        raise RecipeError(
+            f"{name}: under colossalai at ZeRO stage {zero_stage} a gradient is seen after clipping only; set stage 0"
+        )
     if any(phase.split.accumulation * world_size == 1 for phase in phases):
         if zero_stage == 3:
-            raise RecipeError(f"{name} on one rank at ZeRO stage 3 needs more than one micro-batch a step: set max_micro_batch_size")
+            raise RecipeError(
+                f"{name} on one rank at ZeRO stage 3 needs more than one micro-batch a step: set max_micro_batch_size"
+            )
         if recipe.batch_size == ghost:
-            raise RecipeError(f"{name}: one ghost batch on one rank cannot be split; set bn_batch_size below {ghost}")
+            raise RecipeError(
+                f"{name}: one ghost batch on one rank cannot be split; set bn_batch_size below {ghost}"
+            )
         if recipe.batch_size == math.lcm(ghost, recipe.loss_batch_size):
             raise RecipeError(
                 f"{name}: on one rank a batch of {recipe.batch_size} cannot be split into whole ghost batches (bn_batch_size={ghost}) and "
@@ -320,7 +388,9 @@ def _check_classifiers_only(recipe: Recipe) -> None:
     }
     for name, value in switched_on.items():
         if value:
-            raise RecipeError(f"{name}={value} is for classifiers (model.library=timm), and this is model.library={recipe.model.library}")
+            raise RecipeError(
+                f"{name}={value} is for classifiers (model.library=timm), and this is model.library={recipe.model.library}"
+            )
 
 
 def _total_examples(recipe: Recipe, dataset: DatasetInfo) -> int:
@@ -335,7 +405,9 @@ def _schedule_examples(text: str, name: str, recipe: Recipe, dataset: DatasetInf
 
 def _examples(text: str, name: str, recipe: Recipe, dataset: DatasetInfo, total: int) -> float:
     length = Duration.parse(text, name)
-    return length.examples(train_examples=dataset.train_examples, batch_size=recipe.batch_size, total_examples=total)
+    return length.examples(
+        train_examples=dataset.train_examples, batch_size=recipe.batch_size, total_examples=total
+    )
 
 
 def _notes(recipe: Recipe, warmup: float, milestones: tuple[float, ...], growth_unseen: bool) -> list[str]:
@@ -351,18 +423,28 @@ def _notes(recipe: Recipe, warmup: float, milestones: tuple[float, ...], growth_
     if any(milestone >= 1 for milestone in milestones):
         notes.append("some milestones lie beyond the end of the run")
     if growth_unseen:
-        notes.append("some points of schedule.batch_growth lie beyond the end of the run, or several in one step")
-    if recipe.optimizer.name != "sgd" and recipe.schedule.rule == "linear" and recipe.batch_size != recipe.schedule.base_batch_size:
+        notes.append(
+            "some points of schedule.batch_growth lie beyond the end of the run, or several in one step"
+        )
+    if (
+        recipe.optimizer.name != "sgd"
+        and recipe.schedule.rule == "linear"
+        and recipe.batch_size != recipe.schedule.base_batch_size
+    ):
         notes.append(
             f"the linear rule is SGD's: {recipe.optimizer.name.upper()} has been reproduced best with schedule.rule=sqrt and "
             "schedule.warmup_rule=linear"
         )
     unread = _unread(recipe)
     if unread:
-        notes.append(f"model.library=detectron2 does not read {unread}: its config says how images are resized and flipped")
+        notes.append(
+            f"model.library=detectron2 does not read {unread}: its config says how images are resized and flipped"
+        )
     kept = _kept_random(recipe)
     if kept:
-        notes.append(f"{kept} of the backbone keep their random initial values: model.weights is empty, give it a file of trained weights")
+        notes.append(
+            f"{kept} of the backbone keep their random initial values: model.weights is empty, give it a file of trained weights"
+        )
     return notes
 
 
@@ -388,7 +470,11 @@ def print_plans(plans: list[Plan], refusals: dict[int, str]) -> None:
     """What all world sizes share, then a table of what differs, then what was refused and why."""
     console = Console(soft_wrap=True, highlight=False)
     rows = [plan.rows() for plan in plans]
-    shared = {name: value for name, value in (rows[0] if rows else {}).items() if all(row[name] == value for row in rows)}
+    shared = {
+        name: value
+        for name, value in (rows[0] if rows else {}).items()
+        if all(row[name] == value for row in rows)
+    }
     for name, value in shared.items():
         console.print(f"{name:<28} {value}", markup=False)
     if len(rows) > 1:

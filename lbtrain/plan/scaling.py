@@ -16,7 +16,9 @@ def peak_lr(recipe: Recipe) -> float:
     rate = recipe.schedule
     if rate.rule == "table":
         if rate.base_momentum is not None:
-            raise RecipeError("schedule.base_momentum is the momentum of the reference pair, and rule=table has none: leave it null")
+            raise RecipeError(
+                "schedule.base_momentum is the momentum of the reference pair, and rule=table has none: leave it null"
+            )
         return lr_from_table(_entries(rate), recipe.batch_size)
     pair: Any = rate.base_lr, rate.base_batch_size, recipe.batch_size, rate.rule
     return scale_lr(*pair, momentum=recipe.optimizer.momentum, base_momentum=rate.base_momentum)
@@ -32,7 +34,9 @@ def warmup_start(rate: ScheduleConfig, peak: float) -> float:
         return rate.warmup_start_lr
     if rate.warmup_start_share is not None:
         return rate.warmup_start_share * peak
-    reference = min(_entries(rate), key=lambda entry: entry.batch_size).lr if rate.rule == "table" else rate.base_lr
+    reference = (
+        min(_entries(rate), key=lambda entry: entry.batch_size).lr if rate.rule == "table" else rate.base_lr
+    )
     return min(reference, peak)
 
 

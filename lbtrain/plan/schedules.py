@@ -20,7 +20,13 @@ Rule = Literal["linear", "sqrt", "none"]
 
 
 def scale_lr(
-    base_lr: float, base_batch_size: int, batch_size: int, rule: Rule, *, momentum: float = 0.0, base_momentum: float | None = None
+    base_lr: float,
+    base_batch_size: int,
+    batch_size: int,
+    rule: Rule,
+    *,
+    momentum: float = 0.0,
+    base_momentum: float | None = None,
 ) -> float:
     """The learning rate at `batch_size`, given the reference pair.
 
@@ -59,7 +65,13 @@ def sgd_noise_scale(lr: float, train_examples: int, batch_size: int, momentum: f
     return lr / (1 - momentum) * (train_examples / batch_size - 1)
 
 
-def warmup(progress: float, length: float, start_lr: float, peak_lr: float, form: Literal["gradual", "constant"] = "gradual") -> float:
+def warmup(
+    progress: float,
+    length: float,
+    start_lr: float,
+    peak_lr: float,
+    form: Literal["gradual", "constant"] = "gradual",
+) -> float:
     """The rate inside the warm-up, 0 <= progress < length: a straight line from start_lr, or start_lr throughout."""
     return start_lr if form == "constant" else start_lr + (peak_lr - start_lr) * progress / length
 
@@ -105,8 +117,14 @@ class LearningRate:
     def _decayed(self, progress: float) -> float:
         if self.decay == "step":
             return step_decay(progress, self.milestones, self.factors)
-        rest = 1.0 if self.warmup_length >= 1 else min(1.0, (progress - self.warmup_length) / (1 - self.warmup_length))
-        return {"poly": polynomial_decay(rest, self.power), "cosine": cosine_decay(rest), "none": 1.0}[self.decay]
+        rest = (
+            1.0
+            if self.warmup_length >= 1
+            else min(1.0, (progress - self.warmup_length) / (1 - self.warmup_length))
+        )
+        return {"poly": polynomial_decay(rest, self.power), "cosine": cosine_decay(rest), "none": 1.0}[
+            self.decay
+        ]
 
 
 def crossed(before: float, after: float, every: float) -> bool:

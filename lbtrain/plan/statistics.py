@@ -27,14 +27,18 @@ def model_statistics(recipe: Recipe, dataset: DatasetInfo) -> ModelStatistics:
     with torch.device("meta"):
         model = build_model(recipe, dataset)
     try:
-        roles = optim.parameter_roles(model, no_decay=recipe.optimizer.no_decay, no_trust_ratio=recipe.optimizer.no_trust_ratio)
+        roles = optim.parameter_roles(
+            model, no_decay=recipe.optimizer.no_decay, no_trust_ratio=recipe.optimizer.no_trust_ratio
+        )
     except ValueError as error:
         raise RecipeError(f"optimizer.no_decay or optimizer.no_trust_ratio: {error}") from error
     return ModelStatistics(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         not_decayed=sum(role.numel for role in roles if not role.decay),
         without_trust_ratio=sum(role.numel for role in roles if not role.use_trust_ratio),
-        batch_norm_layers=sum(isinstance(module, torch.nn.modules.batchnorm._BatchNorm) for module in model.modules()),
+        batch_norm_layers=sum(
+            isinstance(module, torch.nn.modules.batchnorm._BatchNorm) for module in model.modules()
+        ),
         activation_bytes_per_image=_activation_bytes(*counted_part(recipe, model)),
     )
 
@@ -60,17 +64,22 @@ def _activation_bytes(model: torch.nn.Module, shape: tuple[int, int, int]) -> in
     return total // images
 
 
-def memory_estimate(recipe: Recipe, statistics: ModelStatistics, micro_batch_size: int, world_size: int, engine: str) -> dict[str, int]:
+def memory_estimate(
+    recipe: Recipe, statistics: ModelStatistics, micro_batch_size: int, world_size: int, engine: str
+) -> dict[str, int]:
     """Bytes per rank: fp32 weights, gradients and states (divided by what ZeRO shards), their average, activations in the run's precision.
 
     Leaves out the framework's own memory, fragmentation and communication buffers. ZeRO stages: Rajbhandari et al. 2020, section 5.
     """
     stage = recipe.zero_stage_under(engine)
     tensor = 4 * statistics.parameters
-    states = tensor * {"sgd": 1 if recipe.optimizer.momentum else 0, "lars": 1, "lamb": 2}[recipe.optimizer.name]
+    states = (
+        tensor * {"sgd": 1 if recipe.optimizer.momentum else 0, "lars": 1, "lamb": 2}[recipe.optimizer.name]
+    )
     width = 1 if recipe.precision == "fp32" else 2
     return {
-        "weights": tensor // (world_size if stage >= 3 else 1) + (tensor // world_size if 0 < stage < 3 else 0),
+        "weights": tensor // (world_size if stage >= 3 else 1)
+        + (tensor // world_size if 0 < stage < 3 else 0),
         "gradients": tensor // (world_size if stage >= 2 else 1),
         "optimizer_states": states // (world_size if stage >= 1 else 1),
         "average": tensor if recipe.ema.decay else 0,

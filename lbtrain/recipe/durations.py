@@ -20,7 +20,9 @@ class Duration:
         """Raises RecipeError for anything but a non-negative number with one of the three units."""
         match = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]+)?|\.[0-9]+)(ep|it|dur)", text)
         if not match:
-            raise RecipeError(f"{name}={text}: a duration carries its unit: 5ep (epochs), 500it (steps) or 0.05dur (share of the run)")
+            raise RecipeError(
+                f"{name}={text}: a duration carries its unit: 5ep (epochs), 500it (steps) or 0.05dur (share of the run)"
+            )
         value = float(match[1])
         if match[2] == "dur" and value > 1:
             raise RecipeError(f"{name}={text}: a share of the run is at most 1dur")
@@ -30,7 +32,10 @@ class Duration:
         """The same length in examples seen: exact decimals, so that 1.1ep of 1440 is 1584 and not a trifle more, which would be another
         step.
         """
-        return float(Fraction(str(self.value)) * {"ep": train_examples, "it": batch_size, "dur": total_examples}[self.unit])
+        return float(
+            Fraction(str(self.value))
+            * {"ep": train_examples, "it": batch_size, "dur": total_examples}[self.unit]
+        )
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,9 @@ class Milestone:
         """Raises RecipeError for anything but a duration, and behind a colon a decimal number above 0, at most 1."""
         at, colon, factor = text.partition(":")
         if colon and not (re.fullmatch(r"[01](?:\.[0-9]{1,12})?", factor) and 0 < float(factor) <= 1):
-            raise RecipeError(f"{name}={text}: write where the rate falls, or also to which share of itself: 60ep, 60ep:0.2")
+            raise RecipeError(
+                f"{name}={text}: write where the rate falls, or also to which share of itself: 60ep, 60ep:0.2"
+            )
         Duration.parse(at, name)
         return cls(at, float(factor) if colon else None)
 
@@ -62,7 +69,9 @@ class BatchGrowth:
         """Raises RecipeError for anything but a duration, a colon and a decimal number above 1."""
         at, _, factor = text.partition(":")
         if not re.fullmatch(r"[0-9]{1,6}(?:\.[0-9]{1,6})?", factor) or Fraction(factor) <= 1:
-            raise RecipeError(f"{name}={text}: write where the batch grows and by which factor above 1, such as 60ep:5")
+            raise RecipeError(
+                f"{name}={text}: write where the batch grows and by which factor above 1, such as 60ep:5"
+            )
         if not Duration.parse(at, name).value:
             raise RecipeError(f"{name}={text}: the batch that the run starts with is batch_size")
         return cls(at, Fraction(factor))

@@ -22,7 +22,9 @@ from lbtrain.recipe.durations import BatchGrowth, Duration, Milestone, TableEntr
 
 def _pixels(text: str, name: str) -> int:
     if not re.fullmatch(r"[1-9][0-9]{0,4}", text):
-        raise RecipeError(f"{name}={text}: {name} takes whole numbers of pixels from 1 to 99999, such as 640,800")
+        raise RecipeError(
+            f"{name}={text}: {name} takes whole numbers of pixels from 1 to 99999, such as 640,800"
+        )
     return int(text)
 
 
@@ -40,7 +42,14 @@ def from_text(text: str, kind: Any, name: str) -> Any:
     """The value that a word of a command line means, by the type of its key."""
     if isinstance(kind, types.UnionType):
         return None if text in ("null", "none") else from_text(text, kind.__args__[0], name)
-    readers: dict[Any, Callable[[str], Any]] = {int: _whole_number, float: _number, bool: _truth, list: _list, dict: _mapping, str: str}
+    readers: dict[Any, Callable[[str], Any]] = {
+        int: _whole_number,
+        float: _number,
+        bool: _truth,
+        list: _list,
+        dict: _mapping,
+        str: str,
+    }
     try:
         return readers[typing.get_origin(kind) or kind](text)
     except (ValueError, RecursionError, yaml.YAMLError) as error:
@@ -121,7 +130,9 @@ def _kind_words(kind: Any) -> str:
     if isinstance(kind, types.UnionType):
         return f"{_kind_words(kind.__args__[0])} or null"
     words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-    return words.get(kind) or ("{key: value, ...}" if typing.get_origin(kind) is dict else "a list such as a,b,c")
+    return words.get(kind) or (
+        "{key: value, ...}" if typing.get_origin(kind) is dict else "a list such as a,b,c"
+    )
 
 
 def checked(value: Any, spec: dataclasses.Field[Any], name: str) -> Any:
@@ -134,7 +145,9 @@ def checked(value: Any, spec: dataclasses.Field[Any], name: str) -> Any:
     base = typing.get_origin(kind) or kind
     if base is float and type(value) is int and abs(value) < 2**63:
         value = float(value)
-    if type(value) is not base or (base is list and not all(type(item) is kind.__args__[0] for item in value)):
+    if type(value) is not base or (
+        base is list and not all(type(item) is kind.__args__[0] for item in value)
+    ):
         raise RecipeError(f"{name}={value!r}: {name} takes {_kind_words(spec.type)}")
     if base is dict:
         _check_argument(value, name)
@@ -156,7 +169,9 @@ def _check_argument(value: Any, name: str) -> None:
     elif value is None or type(value) in (bool, int, float, str):
         _check_range(value, {}, name)
     else:
-        raise RecipeError(f"{name}: {value!r} is a {type(value).__name__}; write text, numbers, true, false, null, lists or {{key: value}}")
+        raise RecipeError(
+            f"{name}: {value!r} is a {type(value).__name__}; write text, numbers, true, false, null, lists or {{key: value}}"
+        )
 
 
 def _check_text(text: str, name: str) -> None:

@@ -22,11 +22,15 @@ def levels_of(recipe: Recipe) -> tuple[int, ...]:
     """
     named = f"model.name={recipe.model.name} with {recipe.model.args.get('backbone', {})}"
     with torch.device("meta"):
-        info = cast(Any, _features(recipe, (-1,))).feature_info.info  # not the first, for which some have no module
+        info = cast(
+            Any, _features(recipe, (-1,))
+        ).feature_info.info  # not the first, for which some have no module
         numbers = {each["reduction"]: number for number, each in enumerate(info)}
         if not numbers.keys() >= set(STRIDES):
             found, needed = ", ".join(map(str, numbers)), ", ".join(map(str, STRIDES))
-            raise RecipeError(f"{named} has feature maps of strides {found}: a pyramid stands on those of {needed}, as resnet50 has them")
+            raise RecipeError(
+                f"{named} has feature maps of strides {found}: a pyramid stands on those of {needed}, as resnet50 has them"
+            )
         levels = tuple(numbers[stride] for stride in STRIDES)
         _check_shapes(_features(recipe, levels), named)
     return levels
@@ -35,27 +39,40 @@ def levels_of(recipe: Recipe) -> tuple[int, ...]:
 def _check_shapes(body: nn.Module, named: str) -> None:
     height, width = 128, 192
     channels = cast(Any, body).feature_info.channels()
-    expected = [(count, height // stride, width // stride) for count, stride in zip(channels, STRIDES, strict=True)]
+    expected = [
+        (count, height // stride, width // stride) for count, stride in zip(channels, STRIDES, strict=True)
+    ]
     try:
         shapes = [tuple(feature.shape[1:]) for feature in body(torch.empty(2, 3, height, width))]
     except Exception as error:  # whatever a network makes of an image that has not its size
-        raise RecipeError(f"{named} takes no image of {height} x {width} pixels, and those of detection have any size: {error}") from error
+        raise RecipeError(
+            f"{named} takes no image of {height} x {width} pixels, and those of detection have any size: {error}"
+        ) from error
     if shapes != expected:
-        raise RecipeError(f"{named} makes features of {shapes} of an image of {height} x {width} pixels: a pyramid takes {expected}")
+        raise RecipeError(
+            f"{named} makes features of {shapes} of an image of {height} x {width} pixels: a pyramid takes {expected}"
+        )
 
 
 def _features(recipe: Recipe, levels: tuple[int, ...]) -> nn.Module:
     arguments = recipe.model.args.get("backbone", {})
     try:
-        return cast(nn.Module, timm.create_model(recipe.model.name, features_only=True, out_indices=levels, **arguments))
+        return cast(
+            nn.Module,
+            timm.create_model(recipe.model.name, features_only=True, out_indices=levels, **arguments),
+        )
     except (RuntimeError, TypeError, ValueError, AssertionError, AttributeError, IndexError) as error:
-        raise RecipeError(f"model.name={recipe.model.name} gives no backbone with {arguments}: {error}") from error
+        raise RecipeError(
+            f"model.name={recipe.model.name} gives no backbone with {arguments}: {error}"
+        ) from error
 
 
 def create_backbone(recipe: Recipe, levels: tuple[int, ...]) -> nn.Module:
     """The network, with the weights of `model.weights`, giving its feature maps `levels`. Raises RecipeError for what does not fit it."""
     body = _features(recipe, levels)
-    if recipe.model.weights and next(body.parameters()).device.type != "meta":  # where a plan is made, the file need not be
+    if (
+        recipe.model.weights and next(body.parameters()).device.type != "meta"
+    ):  # where a plan is made, the file need not be
         _load(body, recipe.model.weights)
     _freeze(body, recipe.model.args.get("frozen", ()))
     return freeze_batch_norm_2d(body) if recipe.model.batch_norm == "frozen" else body
@@ -67,7 +84,9 @@ def _freeze(body: nn.Module, frozen: Sequence[str]) -> None:
     unknown = [start for start in frozen if not any(name.startswith(start) for name in named)]
     if unknown:
         known = ", ".join(dict.fromkeys(name.partition(".")[0] for name in named))
-        raise RecipeError(f"model.args frozen: no parameter of the backbone begins with {', '.join(unknown)}: it has {known}")
+        raise RecipeError(
+            f"model.args frozen: no parameter of the backbone begins with {', '.join(unknown)}: it has {known}"
+        )
     for name, parameter in named.items():
         parameter.requires_grad_(not name.startswith(tuple(frozen)))
 
@@ -78,14 +97,22 @@ def _load(body: nn.Module, path: str) -> None:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise RecipeError(f"model.weights={path} cannot be read: {error}") from error
-    except Exception as error:  # whatever torch makes of bytes that it did not write, or of code that it refuses to load
-        raise RecipeError(f"model.weights={path} is no file of tensors that torch.save has written") from error
+    except (
+        Exception
+    ) as error:  # whatever torch makes of bytes that it did not write, or of code that it refuses to load
+        raise RecipeError(
+            f"model.weights={path} is no file of tensors that torch.save has written"
+        ) from error
     try:
-        outcome = body.load_state_dict(_under_names_of(body, content.get("state_dict", content)), strict=False)
+        outcome = body.load_state_dict(
+            _under_names_of(body, content.get("state_dict", content)), strict=False
+        )
     except (RuntimeError, ValueError, AttributeError, TypeError) as error:
         raise RecipeError(f"model.weights={path} does not fit the backbone: {error}") from error
     if outcome.missing_keys:
-        raise RecipeError(f"model.weights={path} lacks {', '.join(outcome.missing_keys[:3])}: is it a checkpoint of this backbone?")
+        raise RecipeError(
+            f"model.weights={path} lacks {', '.join(outcome.missing_keys[:3])}: is it a checkpoint of this backbone?"
+        )
 
 
 def _under_names_of(body: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -33,11 +33,15 @@ def build_model(recipe: Recipe, known: DatasetInfo) -> nn.Module:
 
     torch.manual_seed(recipe.seed)
     try:
-        model = timm.create_model(recipe.model.name, num_classes=known.num_classes, in_chans=known.channels, **recipe.model.args)
+        model = timm.create_model(
+            recipe.model.name, num_classes=known.num_classes, in_chans=known.channels, **recipe.model.args
+        )
     except (RuntimeError, TypeError, ValueError) as error:
         near = timm.list_models(f"*{recipe.model.name[:8]}*")[:5]
         hint = f" (timm has {', '.join(near)})" if near else ""
-        raise RecipeError(f"model.name={recipe.model.name} with model.args={recipe.model.args}: {error}{hint}") from error
+        raise RecipeError(
+            f"model.name={recipe.model.name} with model.args={recipe.model.args}: {error}{hint}"
+        ) from error
     if recipe.model.head_std:
         nn.init.normal_(cast(Any, model).get_classifier().weight, std=recipe.model.head_std)
     return model
@@ -56,7 +60,9 @@ class Classification:
         self.eval_source: Source = open_source(recipe.data, train=False, seed=recipe.seed)
         self.stream: Stream = SampleStream(len(self.train_source), recipe.seed)
 
-    def batches(self, *, start: int, micro_batch_size: int, rank: int, world_size: int) -> Iterator[TrainingBatch]:
+    def batches(
+        self, *, start: int, micro_batch_size: int, rank: int, world_size: int
+    ) -> Iterator[TrainingBatch]:
         # With mixup, a micro-batch that holds a part of a group needs the rest of it for its partners.
         group = self.recipe.bn_batch_size if self.recipe.loss.mixup else 1
         split = dict(micro_batch_size=micro_batch_size, rank=rank, world_size=world_size)
@@ -94,12 +100,22 @@ class Classification:
         sums = self._sums(model, micro_batch_size, rank, world_size)
         dist.all_reduce(sums)
         examples, loss, top1, top5 = sums.tolist()
-        return Evaluation({"top1_error": 100 * (1 - top1 / examples), "top5_error": 100 * (1 - top5 / examples), "loss": loss / examples})
+        return Evaluation(
+            {
+                "top1_error": 100 * (1 - top1 / examples),
+                "top5_error": 100 * (1 - top5 / examples),
+                "loss": loss / examples,
+            }
+        )
 
     @torch.no_grad()
     def _sums(self, model: nn.Module, micro_batch_size: int, rank: int, world_size: int) -> Tensor:
         """Over this rank's share of the evaluation set: (examples, summed loss, top-1 hits, top-5 hits), float64."""
-        blocks = list(evaluation_blocks(len(self.eval_source), micro_batch_size=micro_batch_size, rank=rank, world_size=world_size))
+        blocks = list(
+            evaluation_blocks(
+                len(self.eval_source), micro_batch_size=micro_batch_size, rank=rank, world_size=world_size
+            )
+        )
         loaded = batches(self.eval_source, blocks, workers=self.recipe.data.workers, device=self.device)
         sums = torch.zeros(4, dtype=torch.float64, device=self.device)
         for block, (images, labels) in zip(blocks, loaded, strict=True):
@@ -107,7 +123,9 @@ class Classification:
             scored = torch.from_numpy(block.epochs != PADDING).to(self.device, non_blocking=True)
             hits = (scores.topk(min(5, scores.shape[1])).indices == labels[:, None]) & scored[:, None]
             losses = F.cross_entropy(scores, labels, reduction="none") * scored
-            sums += torch.stack([scored.sum().double(), losses.double().sum(), hits[:, 0].sum().double(), hits.sum().double()])
+            sums += torch.stack(
+                [scored.sum().double(), losses.double().sum(), hits[:, 0].sum().double(), hits.sum().double()]
+            )
         return sums
 
 

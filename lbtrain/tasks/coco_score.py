@@ -19,13 +19,17 @@ Detection = dict[str, Any]
 NAMES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
 
 
-def as_detections(image_id: int, category_ids: list[int], boxes: Tensor, scores: Tensor, masks: Tensor) -> list[Detection]:
+def as_detections(
+    image_id: int, category_ids: list[int], boxes: Tensor, scores: Tensor, masks: Tensor
+) -> list[Detection]:
     """boxes: (n, 4), left, top, right, bottom, in pixels of the original image; masks: (n, height, width), bool."""
     corners = torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], 1).double().tolist()
     encoded = [_encoded(mask) for mask in masks.cpu().numpy()]
     return [
         {"image_id": image_id, "category_id": category, "bbox": box, "score": score, "segmentation": mask}
-        for category, box, score, mask in zip(category_ids, corners, scores.double().tolist(), encoded, strict=True)
+        for category, box, score, mask in zip(
+            category_ids, corners, scores.double().tolist(), encoded, strict=True
+        )
     ]
 
 
@@ -35,11 +39,15 @@ def _encoded(mask: Any) -> dict[str, Any]:
 
 def from_all_ranks(found: list[Detection]) -> list[Detection] | None:
     """Every rank's detections, on rank 0, in the order of the images; None elsewhere. Collective."""
-    shares: list[list[Detection]] | None = [[] for _ in range(dist.get_world_size())] if dist.get_rank() == 0 else None
+    shares: list[list[Detection]] | None = (
+        [[] for _ in range(dist.get_world_size())] if dist.get_rank() == 0 else None
+    )
     dist.gather_object(found, shares)
     if shares is None:
         return None
-    return sorted((detection for share in shares for detection in share), key=lambda detection: detection["image_id"])
+    return sorted(
+        (detection for share in shares for detection in share), key=lambda detection: detection["image_id"]
+    )
 
 
 def average_precision(ground_truth: dict[str, Any], found: list[Detection]) -> dict[str, float]:
@@ -49,7 +57,9 @@ def average_precision(ground_truth: dict[str, Any], found: list[Detection]) -> d
         truth = COCO()
         truth.dataset = copy.deepcopy(ground_truth)
         for number, annotation in enumerate(truth.dataset["annotations"], 1):
-            annotation["id"] = number  # pycocotools takes an object of id 0 that was found for one that was not
+            annotation["id"] = (
+                number  # pycocotools takes an object of id 0 that was found for one that was not
+            )
         truth.createIndex()
         for kind, name in (("segm", "mask"), ("bbox", "box")):
             metrics |= {f"{name}_{key}": value for key, value in _scores(truth, found, kind).items()}
@@ -57,7 +67,9 @@ def average_precision(ground_truth: dict[str, Any], found: list[Detection]) -> d
 
 
 def _scores(truth: COCO, found: list[Detection], kind: str) -> dict[str, float]:
-    left_out = "bbox" if kind == "segm" else "segmentation"  # loadRes would take an object's area from its box where it has one
+    left_out = (
+        "bbox" if kind == "segm" else "segmentation"
+    )  # loadRes would take an object's area from its box where it has one
     results = [{key: value for key, value in detection.items() if key != left_out} for detection in found]
     if not results:
         return dict.fromkeys(NAMES[:3], 0.0)
@@ -65,4 +77,6 @@ def _scores(truth: COCO, found: list[Detection], kind: str) -> dict[str, float]:
     evaluation.evaluate()
     evaluation.accumulate()
     evaluation.summarize()
-    return {name: 100 * float(value) for name, value in zip(NAMES, evaluation.stats, strict=False) if value >= 0}
+    return {
+        name: 100 * float(value) for name, value in zip(NAMES, evaluation.stats, strict=False) if value >= 0
+    }

@@ -78,7 +78,9 @@ class InstanceSegmentation:
         self.train_source = open_instances(recipe.data, train=True)
         self.eval_source = open_instances(recipe.data, train=False)
         edges, longest = _short_edges(recipe), recipe.data.max_size
-        self.train_preparation = Preparation(edges, longest, flip=recipe.data.augmentation == "flip", seed=recipe.seed)
+        self.train_preparation = Preparation(
+            edges, longest, flip=recipe.data.augmentation == "flip", seed=recipe.seed
+        )
         self.eval_preparation = Preparation(edges[-1:], longest, flip=False, seed=recipe.seed)
         self.stream = self._stream()
 
@@ -86,13 +88,26 @@ class InstanceSegmentation:
         stream = SampleStream(len(self.train_source), self.recipe.seed)
         if self.recipe.data.group_by == "none":
             return stream
-        return GroupedStream(stream, kinds_of(self.train_source.sizes, self.recipe.data.group_by), self.recipe.batch_size)
+        return GroupedStream(
+            stream, kinds_of(self.train_source.sizes, self.recipe.data.group_by), self.recipe.batch_size
+        )
 
-    def batches(self, *, start: int, micro_batch_size: int, rank: int, world_size: int) -> Iterator[InstanceBatch]:
+    def batches(
+        self, *, start: int, micro_batch_size: int, rank: int, world_size: int
+    ) -> Iterator[InstanceBatch]:
         items = self._items(start + rank * micro_batch_size, micro_batch_size, world_size)
-        for number, batch in enumerate(_loaded(self.train_source, self.train_preparation, items, self.recipe.data.workers, self.device)):
+        for number, batch in enumerate(
+            _loaded(self.train_source, self.train_preparation, items, self.recipe.data.workers, self.device)
+        ):
             # Of dropout and the like; proposals are sampled by their images' own seeds.
-            torch.manual_seed(hash((self.recipe.seed, start + number * micro_batch_size * world_size + rank * micro_batch_size)))
+            torch.manual_seed(
+                hash(
+                    (
+                        self.recipe.seed,
+                        start + number * micro_batch_size * world_size + rank * micro_batch_size,
+                    )
+                )
+            )
             yield batch
 
     def _items(self, position: int, length: int, world_size: int) -> Iterator[Item]:
@@ -117,8 +132,14 @@ class InstanceSegmentation:
 
     def _scored(self, found: list[Detection]) -> tuple[dict[str, float], dict[str, Any]]:
         samples = [self.eval_source[index] for index in range(min(_PICTURED, len(self.eval_source)))]
-        of_sample = [[detection for detection in found if detection["image_id"] == sample.image_id] for sample in samples]
-        labels = {self.eval_source.category_id(label): label for label in range(1, len(self.eval_source.class_names) + 1)}
+        of_sample = [
+            [detection for detection in found if detection["image_id"] == sample.image_id]
+            for sample in samples
+        ]
+        labels = {
+            self.eval_source.category_id(label): label
+            for label in range(1, len(self.eval_source.class_names) + 1)
+        }
         pictures = {"detections": drawn(samples, of_sample, self.eval_source.class_names, labels)}
         return average_precision(self.eval_source.ground_truth(), found), pictures
 
@@ -134,16 +155,22 @@ class InstanceSegmentation:
 
     def _evaluation(self, micro_batch_size: int, rank: int, world_size: int) -> Iterator[tuple[Block, Any]]:
         items = evaluation_items(self.eval_source, self.eval_preparation, micro_batch_size, rank, world_size)
-        loaded = _loaded(self.eval_source, self.eval_preparation, items, self.recipe.data.workers, self.device)
+        loaded = _loaded(
+            self.eval_source, self.eval_preparation, items, self.recipe.data.workers, self.device
+        )
         return ((item.block, batch) for item, batch in zip(items, loaded, strict=True))
 
     def _detections(self, index: int, result: dict[str, Tensor]) -> list[Detection]:
         category_ids = [self.eval_source.category_id(int(label)) for label in result["labels"]]
         masks = result["masks"].reshape(-1, *result["masks"].shape[-2:]) >= 0.5
-        return as_detections(self.eval_source.image_id(index), category_ids, result["boxes"], result["scores"], masks)
+        return as_detections(
+            self.eval_source.image_id(index), category_ids, result["boxes"], result["scores"], masks
+        )
 
 
-def evaluation_items(source: InstanceSource, preparation: Preparation, micro_batch_size: int, rank: int, world_size: int) -> list[Item]:
+def evaluation_items(
+    source: InstanceSource, preparation: Preparation, micro_batch_size: int, rank: int, world_size: int
+) -> list[Item]:
     """This rank's share of an evaluation: over all ranks every image is scored once, in the company of images of its own padded size only,
     so that what is found on it does not depend on the cut. All ranks get equally many batches; what that adds is marked PADDING.
     """
@@ -174,7 +201,11 @@ class _Items(Dataset[InstanceBatch]):
 
 
 def _loaded(
-    source: InstanceSource, preparation: Preparation, items: Iterable[Item], workers: int, device: torch.device
+    source: InstanceSource,
+    preparation: Preparation,
+    items: Iterable[Item],
+    workers: int,
+    device: torch.device,
 ) -> Iterator[InstanceBatch]:
     for batch in in_order(_Items(source, preparation), items, workers=workers, pinned=device.type == "cuda"):
         yield batch.to(device)

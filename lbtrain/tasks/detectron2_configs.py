@@ -33,7 +33,10 @@ def config_of(recipe: Recipe, num_classes: int) -> Any:
         config = model_zoo.get_config(recipe.model.name)
         if isinstance(config, CfgNode):
             norm = {} if recipe.model.batch_norm == "frozen" else {"MODEL.RESNETS.NORM": "BN"}
-            fixed = {"MODEL.ROI_HEADS.NUM_CLASSES": num_classes, "MODEL.DEVICE": str(torch.get_default_device())} | norm
+            fixed = {
+                "MODEL.ROI_HEADS.NUM_CLASSES": num_classes,
+                "MODEL.DEVICE": str(torch.get_default_device()),
+            } | norm
             config.merge_from_list([word for pair in (fixed | recipe.model.args).items() for word in pair])
     except (RuntimeError, *_REFUSALS) as error:
         raise RecipeError(_cannot_be(recipe, error)) from error
@@ -41,7 +44,9 @@ def config_of(recipe: Recipe, num_classes: int) -> Any:
 
 
 def _cannot_be(recipe: Recipe, error: Exception) -> str:
-    return f"model.name={recipe.model.name} with model.args={recipe.model.args}: {type(error).__name__}: {error}"
+    return (
+        f"model.name={recipe.model.name} with model.args={recipe.model.args}: {type(error).__name__}: {error}"
+    )
 
 
 _LAZY_NORMS = ("model.backbone.bottom_up.stem.norm", "model.backbone.bottom_up.stages.norm")
@@ -74,7 +79,9 @@ def _set(config: Any, name: str, value: Any, recipe: Recipe) -> None:
     needed = name.rpartition(".")[0] if name.startswith(_PARTS) else name
     try:
         if OmegaConf.select(config, needed, default=config) is config:  # OmegaConf.update would make it
-            raise RecipeError(f"model.args: {recipe.model.name} has no {needed}, so {name} would change nothing")
+            raise RecipeError(
+                f"model.args: {recipe.model.name} has no {needed}, so {name} would change nothing"
+            )
         OmegaConf.update(config, name, value)
     except (OmegaConfBaseException, IndexError) as error:
         raise RecipeError(_cannot_be(recipe, error)) from error
@@ -122,7 +129,11 @@ def _check_kind(model: nn.Module, recipe: Recipe) -> None:
 
 
 _YAML_NORM_KEYS = ("MODEL.FPN.NORM", "MODEL.ROI_BOX_HEAD.NORM", "MODEL.ROI_MASK_HEAD.NORM")
-_LAZY_NORM_KEYS = ("model.backbone.norm", "model.roi_heads.box_head.conv_norm", "model.roi_heads.mask_head.conv_norm")
+_LAZY_NORM_KEYS = (
+    "model.backbone.norm",
+    "model.roi_heads.box_head.conv_norm",
+    "model.roi_heads.mask_head.conv_norm",
+)
 """Where the norms of pyramid and heads are set in either kind of config."""
 
 
@@ -141,14 +152,24 @@ def load_weights(model: nn.Module, path: str) -> None:
     checkpointer._log_incompatible_keys = outcomes.append
     try:
         checkpointer.load(path)
-    except Exception as error:  # a bare AssertionError, ValueError, or whatever pickle makes of bytes that it did not write
+    except (
+        Exception
+    ) as error:  # a bare AssertionError, ValueError, or whatever pickle makes of bytes that it did not write
         reason = str(error).partition("\n")[0]
-        raise RecipeError(f"model.weights={path} cannot be read as weights of detectron2: {type(error).__name__}: {reason}") from error
+        raise RecipeError(
+            f"model.weights={path} cannot be read as weights of detectron2: {type(error).__name__}: {reason}"
+        ) from error
     body = "backbone.bottom_up." if hasattr(model.backbone, "bottom_up") else "backbone."
     names = [name for outcome in outcomes for name in outcome.missing_keys]
-    missing = [name for name in names if name.startswith(body) and not name.endswith(_STATISTICS) and _OFFSETS not in name]
+    missing = [
+        name
+        for name in names
+        if name.startswith(body) and not name.endswith(_STATISTICS) and _OFFSETS not in name
+    ]
     if missing:
-        raise RecipeError(f"model.weights={path} lacks {', '.join(missing[:3])}, or has other shapes there: are they of this backbone?")
+        raise RecipeError(
+            f"model.weights={path} lacks {', '.join(missing[:3])}, or has other shapes there: are they of this backbone?"
+        )
 
 
 def mapper_of(config: Any, is_train: bool, recipe: Recipe) -> Callable[[dict[str, Any]], dict[str, Any]]:
@@ -159,6 +180,9 @@ def mapper_of(config: Any, is_train: bool, recipe: Recipe) -> Callable[[dict[str
     try:
         if isinstance(config, CfgNode):
             return cast(Callable[..., Any], DatasetMapper(config, is_train))
-        return cast(Callable[..., Any], instantiate((config.dataloader.train if is_train else config.dataloader.test).mapper))
+        return cast(
+            Callable[..., Any],
+            instantiate((config.dataloader.train if is_train else config.dataloader.test).mapper),
+        )
     except _REFUSALS as error:
         raise RecipeError(_cannot_be(recipe, error)) from error

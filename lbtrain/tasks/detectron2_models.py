@@ -108,7 +108,12 @@ def _found(instances: Any) -> dict[str, Tensor]:
 
 
 def _heads_in_units(
-    heads: Callable[..., Any], unit: int, images: Any, features: dict[str, Tensor], proposals: list[Any], targets: Any = None
+    heads: Callable[..., Any],
+    unit: int,
+    images: Any,
+    features: dict[str, Tensor],
+    proposals: list[Any],
+    targets: Any = None,
 ) -> Any:
     """detectron2's ROIHeads.forward over `unit` images at a time: the mean of the units' losses."""
     if targets is None:
@@ -116,7 +121,14 @@ def _heads_in_units(
     parts = []
     for first in range(0, len(proposals), unit):
         some = slice(first, first + unit)
-        parts.append(heads(images, {name: feature[some] for name, feature in features.items()}, proposals[some], targets[some])[1])
+        parts.append(
+            heads(
+                images,
+                {name: feature[some] for name, feature in features.items()},
+                proposals[some],
+                targets[some],
+            )[1]
+        )
     return [], mean_of(parts)
 
 
@@ -130,21 +142,33 @@ class Detectron2Segmentation(InstanceSegmentation):
 
     def __init__(self, recipe: Recipe, device: torch.device):
         if recipe.data.name != "coco":
-            raise RecipeError(f"data.name={recipe.data.name}: detectron2's mapper reads files, so it takes coco alone")
+            raise RecipeError(
+                f"data.name={recipe.data.name}: detectron2's mapper reads files, so it takes coco alone"
+            )
         super().__init__(recipe, device)
         config = config_of(recipe, len(self.train_source.class_names))
         seed = recipe.seed
-        self.train_mapped = _Mapped(cast(CocoSource, self.train_source), mapper_of(config, True, recipe), seed)
+        self.train_mapped = _Mapped(
+            cast(CocoSource, self.train_source), mapper_of(config, True, recipe), seed
+        )
         self.eval_mapped = _Mapped(cast(CocoSource, self.eval_source), mapper_of(config, False, recipe), seed)
 
     def batches(self, *, start: int, micro_batch_size: int, rank: int, world_size: int) -> Iterator[Any]:
-        blocks = train_blocks(self.stream, start=start, micro_batch_size=micro_batch_size, rank=rank, world_size=world_size)
+        blocks = train_blocks(
+            self.stream, start=start, micro_batch_size=micro_batch_size, rank=rank, world_size=world_size
+        )
         yield from self._mapped(self.train_mapped, blocks)
 
     def _evaluation(self, micro_batch_size: int, rank: int, world_size: int) -> Iterator[tuple[Block, Any]]:
         """One image at a time, as detectron2 scores."""
         order = np.arange(-(-len(self.eval_source) // world_size) * world_size)[rank::world_size]
-        blocks = [Block(np.array([0 if at < len(self.eval_source) else PADDING]), np.array([at % len(self.eval_source)])) for at in order]
+        blocks = [
+            Block(
+                np.array([0 if at < len(self.eval_source) else PADDING]),
+                np.array([at % len(self.eval_source)]),
+            )
+            for at in order
+        ]
         yield from zip(blocks, self._mapped(self.eval_mapped, blocks), strict=True)
 
     def _mapped(self, data: "_Mapped", blocks: Any) -> Iterator[MappedBatch]:
@@ -175,7 +199,9 @@ class _Mapped(Dataset[MappedBatch]):
         except Exception as error:
             # Pillow's, pycocotools' bare ones, the mapper's own for an image of another size than stated.
             reason = f"{type(error).__name__}: {error}"
-            raise DataError(f"{record['file_name']}: image {record['image_id']} cannot be read by detectron2's mapper: {reason}") from error
+            raise DataError(
+                f"{record['file_name']}: image {record['image_id']} cannot be read by detectron2's mapper: {reason}"
+            ) from error
 
 
 @contextlib.contextmanager

@@ -49,7 +49,9 @@ class Pyramid(nn.Module):
     def __init__(self, body: nn.Module, channels: int):
         super().__init__()
         self.body = body
-        self.fpn = FeaturePyramidNetwork(cast(Any, body).feature_info.channels(), channels, extra_blocks=LastLevelMaxPool())
+        self.fpn = FeaturePyramidNetwork(
+            cast(Any, body).feature_info.channels(), channels, extra_blocks=LastLevelMaxPool()
+        )
         self.out_channels = channels
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
@@ -76,7 +78,9 @@ class Detector(MaskRCNN):
         """`num_classes` without the background. More arguments are those of torchvision's MaskRCNN that `argument_names` lists; it takes
         any other name too, and does nothing with it.
         """
-        anchors = AnchorGenerator(tuple((smallest_anchor * 2**level,) for level in range(5)), ((0.5, 1.0, 2.0),) * 5)
+        anchors = AnchorGenerator(
+            tuple((smallest_anchor * 2**level,) for level in range(5)), ((0.5, 1.0, 2.0),) * 5
+        )
         super().__init__(
             Pyramid(body, channels),
             box_roi_pool=_pool(7, 7 * smallest_anchor),
@@ -90,10 +94,16 @@ class Detector(MaskRCNN):
             **arguments,
         )
         self.transform = _Padding()
-        self.samplers = [SeededSampler(part.fg_bg_sampler, salt) for salt, part in enumerate((self.rpn, self.roi_heads))]
+        self.samplers = [
+            SeededSampler(part.fg_bg_sampler, salt) for salt, part in enumerate((self.rpn, self.roi_heads))
+        ]
         self.rpn.fg_bg_sampler, self.roi_heads.fg_bg_sampler = self.samplers
-        cast(Any, self.rpn).compute_loss = functools.partial(_rpn_loss_in_units, self.rpn.compute_loss, loss_batch_size)
-        cast(Any, self.roi_heads).forward = functools.partial(heads_in_units, self.roi_heads.forward, loss_batch_size)
+        cast(Any, self.rpn).compute_loss = functools.partial(
+            _rpn_loss_in_units, self.rpn.compute_loss, loss_batch_size
+        )
+        cast(Any, self.roi_heads).forward = functools.partial(
+            heads_in_units, self.roi_heads.forward, loss_batch_size
+        )
 
     def forward(self, batch: InstanceBatch) -> Any:
         cast(_Padding, self.transform).expect(batch)
@@ -105,8 +115,16 @@ class Detector(MaskRCNN):
 def argument_names() -> list[str]:
     """What `Detector` takes from a recipe by name: its own, and those of torchvision's MaskRCNN that it leaves open."""
     kinds = inspect.Parameter
-    own = [name for name, each in inspect.signature(Detector).parameters.items() if each.kind is kinds.KEYWORD_ONLY]
-    theirs = [name for name, each in inspect.signature(MaskRCNN).parameters.items() if each.kind is kinds.POSITIONAL_OR_KEYWORD]
+    own = [
+        name
+        for name, each in inspect.signature(Detector).parameters.items()
+        if each.kind is kinds.KEYWORD_ONLY
+    ]
+    theirs = [
+        name
+        for name, each in inspect.signature(MaskRCNN).parameters.items()
+        if each.kind is kinds.POSITIONAL_OR_KEYWORD
+    ]
     return [name for name in own + theirs if name not in _SET_HERE | {"loss_batch_size"}]
 
 
@@ -118,7 +136,9 @@ def _pool(output_size: int, canonical_scale: int) -> MultiScaleRoIAlign:
     pool = MultiScaleRoIAlign(["0", "1", "2", "3"], output_size, 2, canonical_scale=canonical_scale)
     pool.scales = [1 / stride for stride in STRIDES]
     # 4 and 32, as powers of two.
-    pool.map_levels = initLevelMapper(2, 5, canonical_scale=canonical_scale, canonical_level=pool.canonical_level)
+    pool.map_levels = initLevelMapper(
+        2, 5, canonical_scale=canonical_scale, canonical_level=pool.canonical_level
+    )
     return pool
 
 
@@ -158,7 +178,9 @@ class SeededSampler(BalancedPositiveNegativeSampler):
 
     def _choose(self, labels: Tensor, key: int) -> tuple[Tensor, Tensor]:
         """Masks of the sampled foreground and background of one image; labels (n,): above 0, 0, or -1 for neither."""
-        order = torch.rand(len(labels), generator=torch.Generator().manual_seed(key ^ self.salt)).to(labels.device)
+        order = torch.rand(len(labels), generator=torch.Generator().manual_seed(key ^ self.salt)).to(
+            labels.device
+        )
         positive = _smallest(labels >= 1, order, int(self.batch_size_per_image * self.positive_fraction))
         negative = _smallest(labels == 0, order, self.batch_size_per_image - int(positive.sum()))
         return positive, negative
@@ -186,7 +208,14 @@ def heads_in_units(
     parts = []
     for first in range(0, len(proposals), unit):
         some = slice(first, first + unit)
-        parts.append(heads({name: feature[some] for name, feature in features.items()}, proposals[some], sizes[some], targets[some])[1])
+        parts.append(
+            heads(
+                {name: feature[some] for name, feature in features.items()},
+                proposals[some],
+                sizes[some],
+                targets[some],
+            )[1]
+        )
     return [], mean_of(parts)
 
 

@@ -15,13 +15,24 @@ from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
 from lbtrain.data.instances import Sample
 
 # Okabe & Ito's colours, by class: told apart by colour-blind eyes and in print.
-_COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167))
+_COLOURS = (
+    (230, 159, 0),
+    (86, 180, 233),
+    (0, 158, 115),
+    (240, 228, 66),
+    (0, 114, 178),
+    (213, 94, 0),
+    (204, 121, 167),
+)
 _HEIGHT = 320
 _FONT = matplotlib.get_data_path() + "/fonts/ttf/DejaVuSans-Bold.ttf"
 
 
 def drawn(
-    samples: Sequence[Sample], found: Sequence[list[dict[str, Any]]], names: Sequence[str], labels: dict[int, int]
+    samples: Sequence[Sample],
+    found: Sequence[list[dict[str, Any]]],
+    names: Sequence[str],
+    labels: dict[int, int],
 ) -> NDArray[np.uint8]:
     """Columns of (ground truth, detections with a score from 0.5) of each sample, uint8 (height, width, 3), `_HEIGHT` pixels a row.
 
@@ -30,9 +41,17 @@ def drawn(
     columns = []
     for sample, detections in zip(samples, found, strict=True):
         sure = [detection for detection in detections if detection["score"] >= 0.5]
-        truth = _on_image(sample, torch.from_numpy(sample.masks), sample.labels.tolist(), [names[label - 1] for label in sample.labels])
+        truth = _on_image(
+            sample,
+            torch.from_numpy(sample.masks),
+            sample.labels.tolist(),
+            [names[label - 1] for label in sample.labels],
+        )
         kept = [labels[detection["category_id"]] for detection in sure]
-        words = [f"{names[label - 1]} {detection['score']:.2f}" for label, detection in zip(kept, sure, strict=True)]
+        words = [
+            f"{names[label - 1]} {detection['score']:.2f}"
+            for label, detection in zip(kept, sure, strict=True)
+        ]
         columns.append(np.concatenate([truth, _on_image(sample, _masks(sure, sample), kept, words)]))
     return np.concatenate(columns, 1)
 
@@ -45,7 +64,9 @@ def _masks(detections: list[dict[str, Any]], sample: Sample) -> Tensor:
 def _on_image(sample: Sample, masks: Tensor, labels: list[int], words: list[str]) -> NDArray[np.uint8]:
     """Enlarged or reduced to `_HEIGHT` pixels before anything is drawn, so that lines and letters are sharp."""
     width = max(1, round(sample.pixels.shape[1] * _HEIGHT / sample.pixels.shape[0]))
-    image = torch.from_numpy(np.array(Image.fromarray(sample.pixels).resize((width, _HEIGHT)))).permute(2, 0, 1)
+    image = torch.from_numpy(np.array(Image.fromarray(sample.pixels).resize((width, _HEIGHT)))).permute(
+        2, 0, 1
+    )
     large = _resized(masks, width)
     seen = [number for number, mask in enumerate(large) if mask.any()]
     if seen:
@@ -65,7 +86,9 @@ def _resized(masks: Tensor, width: int) -> Tensor:
     return torch.nn.functional.interpolate(masks[None], size=(_HEIGHT, width), mode="nearest")[0].bool()
 
 
-def _labelled(image: Tensor, boxes: list[list[float]], words: list[str], colours: list[tuple[int, int, int]]) -> Tensor:
+def _labelled(
+    image: Tensor, boxes: list[list[float]], words: list[str], colours: list[tuple[int, int, int]]
+) -> Tensor:
     """Each word in the upper left corner of its box, moved inwards where it would leave the image."""
     canvas = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
     pen, font = ImageDraw.Draw(canvas), ImageFont.truetype(_FONT, 16)

@@ -16,7 +16,15 @@ from lbtrain.techniques.batch_control import BatchControl, PlannedBatches
 from lbtrain.techniques.fgsm import fgsm
 from lbtrain.techniques.weight_average import WeightAverage
 
-__all__ = ["AdaptiveBatches", "BatchControl", "PlannedBatches", "Techniques", "WeightAverage", "create_batch_control", "fgsm"]
+__all__ = [
+    "AdaptiveBatches",
+    "BatchControl",
+    "PlannedBatches",
+    "Techniques",
+    "WeightAverage",
+    "create_batch_control",
+    "fgsm",
+]
 
 
 @dataclass(frozen=True)
@@ -34,7 +42,9 @@ class Techniques:
             self.average.load(state)
 
 
-def create_batch_control(recipe: Recipe, plan: Plan, model: nn.Module, task: Task, engine: Engine, records: Records) -> BatchControl:
+def create_batch_control(
+    recipe: Recipe, plan: Plan, model: nn.Module, task: Task, engine: Engine, records: Records
+) -> BatchControl:
     """`model` is the bare one that the engine trains."""
     if plan.ladder:
         return AdaptiveBatches(recipe, plan, model, task, engine, records)

@@ -46,7 +46,9 @@ _SALT = 1 << 35
 class AdaptiveBatches:
     """See `BatchControl`. Climbs the plan's ladder of phases."""
 
-    def __init__(self, recipe: Recipe, plan: Plan, model: nn.Module, task: Task, engine: Engine, records: Records):
+    def __init__(
+        self, recipe: Recipe, plan: Plan, model: nn.Module, task: Task, engine: Engine, records: Records
+    ):
         self.config, self.seed, self.plan = recipe.absa, recipe.seed, plan
         self.model, self.task, self.engine, self.records = model, task, engine, records
         self.low, self.high = _pixel_range(recipe, engine.device)
@@ -55,7 +57,11 @@ class AdaptiveBatches:
 
     def phase(self, progress: Progress) -> Phase:
         due = int(progress.examples // self.plan.absa_every)
-        if due > self.measured and self.level < len(self.plan.ladder) - 1 and progress.examples < self.plan.total_examples:
+        if (
+            due > self.measured
+            and self.level < len(self.plan.ladder) - 1
+            and progress.examples < self.plan.total_examples
+        ):
             self.measured = due
             eigenvalue = self.eigenvalue(progress.examples)
             self.decide(eigenvalue)
@@ -66,7 +72,9 @@ class AdaptiveBatches:
     def eigenvalue(self, examples: int) -> float:
         """The largest in magnitude, of the mean loss over the `batch_size` images from position `examples` on. Collective."""
         split = self.plan.ladder[0].split
-        where = dict(micro_batch_size=split.micro_batch_size, rank=self.engine.rank, world_size=self.engine.world_size)
+        where = dict(
+            micro_batch_size=split.micro_batch_size, rank=self.engine.rank, world_size=self.engine.world_size
+        )
         with replaced_images.pause():
             batches = list(itertools.islice(self.task.batches(start=examples, **where), split.accumulation))
         objective = Objective(self.model, self._loss, batches, batch_norm="eval", mean=self.engine.mean)
@@ -99,7 +107,9 @@ class AdaptiveBatches:
     def _with_adversaries(self, batch: tuple[Tensor, ...], first: int, share: float) -> tuple[Tensor, ...]:
         positions = np.arange(first, first + len(batch[0]))
         drawn = uniform(Block(np.zeros_like(positions), positions), self.seed + _SALT) < share
-        chosen = torch.from_numpy(np.flatnonzero(drawn & (positions < self.plan.absa_adversarial_until))).to(batch[0].device)
+        chosen = torch.from_numpy(np.flatnonzero(drawn & (positions < self.plan.absa_adversarial_until))).to(
+            batch[0].device
+        )
         if not len(chosen):
             return batch
         some = tuple(part[chosen] for part in batch)

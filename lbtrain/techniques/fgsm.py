@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from lbtrain.analysis.objective import Loss, eval_mode
 
 
-def fgsm(model: nn.Module, loss: Loss, batch: tuple[Tensor, ...], epsilon: float, *, low: Tensor, high: Tensor) -> Tensor:
+def fgsm(
+    model: nn.Module, loss: Loss, batch: tuple[Tensor, ...], epsilon: float, *, low: Tensor, high: Tensor
+) -> Tensor:
     """The images of `batch` (first of its tensors) moved by `epsilon` an element, and cut off at `low` and `high` (they broadcast).
 
     The model is in evaluation mode meanwhile and left as it was, so that an image's direction does not depend on its neighbours (and batch

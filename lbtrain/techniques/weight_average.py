@@ -42,7 +42,9 @@ class WeightAverage:
 
     @torch.no_grad()
     def _exchange(self) -> None:
-        for ours, theirs in zip(self.ema.module.state_dict().values(), self.model.state_dict().values(), strict=True):
+        for ours, theirs in zip(
+            self.ema.module.state_dict().values(), self.model.state_dict().values(), strict=True
+        ):
             kept = ours.clone()
             ours.copy_(theirs)
             theirs.copy_(kept)
@@ -52,5 +54,7 @@ class WeightAverage:
 
     def load(self, state: Mapping[str, Any]) -> None:
         if KEY not in state:
-            raise RecipeError("ema.decay: the checkpoint holds no average of the weights; choose another run_dir, or set ema.decay=0")
+            raise RecipeError(
+                "ema.decay: the checkpoint holds no average of the weights; choose another run_dir, or set ema.decay=0"
+            )
         self.ema.module.load_state_dict(state[KEY])

@@ -16,7 +16,14 @@ recipe = Recipe().vary(
     model=dict(name="cifar_resnet20"),
     data=dict(name="cifar10", augmentation="crop_flip"),
     optimizer=dict(name="sgd", momentum=0.9, weight_decay=5e-4),
-    schedule=dict(base_lr=0.1, base_batch_size=128, warmup="0ep", decay="step", milestones=["30ep", "60ep", "80ep"], factor=0.2),
+    schedule=dict(
+        base_lr=0.1,
+        base_batch_size=128,
+        warmup="0ep",
+        decay="step",
+        milestones=["30ep", "60ep", "80ep"],
+        factor=0.2,
+    ),
     absa=dict(max_batch_size=16384),
     log_every="50it",
 )

@@ -18,7 +18,13 @@ recipe = Recipe().vary(
     data=dict(name="cifar10", augmentation="crop_flip"),
     optimizer=dict(name="sgd", momentum=0.9, weight_decay=1e-4, clip_norm=5.0),
     schedule=dict(
-        base_lr=0.1, base_batch_size=128, rule="none", warmup="0ep", decay="step", milestones=["81ep", "122ep", "164ep"], factor=0.1
+        base_lr=0.1,
+        base_batch_size=128,
+        rule="none",
+        warmup="0ep",
+        decay="step",
+        milestones=["81ep", "122ep", "164ep"],
+        factor=0.1,
     ),
     log_every="50it",
 )

@@ -11,7 +11,9 @@ from resnet44_4k_ghost_bn import recipe as ghost_bn
 
 from lbtrain import main
 
-recipe = ghost_bn.vary(schedule=dict(regime_adaptation=True), checkpoint=dict(every="10ep"), evaluate_every="10ep")
+recipe = ghost_bn.vary(
+    schedule=dict(regime_adaptation=True), checkpoint=dict(every="10ep"), evaluate_every="10ep"
+)
 
 if __name__ == "__main__":
     main(recipe)

@@ -11,7 +11,9 @@ from small_resnet32 import recipe as resnet32
 
 from lbtrain import main
 
-recipe = resnet32.vary(model=dict(name="reduced_alexnet"), data=dict(augmentation="none"), optimizer=dict(weight_decay=5e-4))
+recipe = resnet32.vary(
+    model=dict(name="reduced_alexnet"), data=dict(augmentation="none"), optimizer=dict(weight_decay=5e-4)
+)
 
 if __name__ == "__main__":
     main(recipe)

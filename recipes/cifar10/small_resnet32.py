@@ -19,7 +19,13 @@ recipe = Recipe().vary(
     optimizer=dict(name="sgd", momentum=0.0, weight_decay=1e-4),
     # The paper's rate is per example, for a loss summed over the batch: lr / m = 2^-8, the rate of its Figure 4.
     schedule=dict(
-        base_lr=2**-8, base_batch_size=1, rule="linear", warmup="0ep", decay="step", milestones=["0.5dur", "0.75dur"], factor=0.1
+        base_lr=2**-8,
+        base_batch_size=1,
+        rule="linear",
+        warmup="0ep",
+        decay="step",
+        milestones=["0.5dur", "0.75dur"],
+        factor=0.1,
     ),
     log_every="500it",
 )

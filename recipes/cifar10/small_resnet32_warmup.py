@@ -9,7 +9,12 @@ from small_resnet32 import recipe as small
 
 from lbtrain import main
 
-recipe = small.vary(batch_size=128, bn_batch_size=128, schedule=dict(warmup="0.05dur", warmup_start_share=2**-5), log_every="50it")
+recipe = small.vary(
+    batch_size=128,
+    bn_batch_size=128,
+    schedule=dict(warmup="0.05dur", warmup_start_share=2**-5),
+    log_every="50it",
+)
 
 if __name__ == "__main__":
     main(recipe)

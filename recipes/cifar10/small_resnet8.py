@@ -11,7 +11,9 @@ from small_resnet32 import recipe as with_norm
 
 from lbtrain import main
 
-recipe = with_norm.vary(batch_size=4, model=dict(name="cifar_resnet8", args={"batch_norm": False}), data=dict(augmentation="none"))
+recipe = with_norm.vary(
+    batch_size=4, model=dict(name="cifar_resnet8", args={"batch_norm": False}), data=dict(augmentation="none")
+)
 
 if __name__ == "__main__":
     main(recipe)

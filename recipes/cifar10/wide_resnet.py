@@ -16,7 +16,14 @@ recipe = Recipe().vary(
     model=dict(name="wide_resnet16_4"),
     data=dict(name="cifar10", augmentation="crop_flip"),
     optimizer=dict(name="sgd", momentum=0.9, nesterov=True, weight_decay=5e-4, no_decay=[]),
-    schedule=dict(base_lr=0.1, base_batch_size=128, warmup="0ep", decay="step", milestones=["60ep", "120ep", "160ep"], factor=0.2),
+    schedule=dict(
+        base_lr=0.1,
+        base_batch_size=128,
+        warmup="0ep",
+        decay="step",
+        milestones=["60ep", "120ep", "160ep"],
+        factor=0.2,
+    ),
     log_every="50it",
     expect=Expectation("top1_error", 5.7, 0.5, "Smith et al. 2018, section 5"),
 )

@@ -15,7 +15,9 @@ from lbtrain import Expectation, main
 recipe = decay.vary(
     batch_size=3200,
     optimizer=dict(momentum=0.98),
-    schedule=dict(base_momentum=0.9, batch_growth=["60ep:1.6"], milestones=["60ep:0.32", "120ep:0.2", "160ep:0.2"]),
+    schedule=dict(
+        base_momentum=0.9, batch_growth=["60ep:1.6"], milestones=["60ep:0.32", "120ep:0.2", "160ep:0.2"]
+    ),
     expect=Expectation("top1_error", 6.7, 0.5, "Smith et al. 2018, section 5"),
 )
 

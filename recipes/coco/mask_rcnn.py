@@ -14,7 +14,12 @@ recipe = Recipe().vary(
     loss_batch_size=2,
     max_micro_batch_size=2,
     duration="90000it",
-    model=dict(library="torchvision", name="resnet50", batch_norm="frozen", args=dict(frozen=["conv1", "bn1", "layer1"])),
+    model=dict(
+        library="torchvision",
+        name="resnet50",
+        batch_norm="frozen",
+        args=dict(frozen=["conv1", "bn1", "layer1"]),
+    ),
     data=dict(
         name="coco",
         augmentation="flip",

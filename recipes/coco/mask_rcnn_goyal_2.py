@@ -9,7 +9,11 @@ from mask_rcnn_goyal import recipe as baseline
 
 from lbtrain import Expectation, main
 
-recipe = baseline.vary(batch_size=2, duration="1280000it", expect=Expectation("mask_ap", 33.6, 0.3, "Goyal et al. 2017, Table 3b"))
+recipe = baseline.vary(
+    batch_size=2,
+    duration="1280000it",
+    expect=Expectation("mask_ap", 33.6, 0.3, "Goyal et al. 2017, Table 3b"),
+)
 
 if __name__ == "__main__":
     main(recipe)

@@ -9,7 +9,9 @@ from mask_rcnn_goyal import recipe as baseline
 
 from lbtrain import Expectation, main
 
-recipe = baseline.vary(batch_size=8, duration="320000it", expect=Expectation("mask_ap", 33.5, 0.3, "Goyal et al. 2017, Table 3b"))
+recipe = baseline.vary(
+    batch_size=8, duration="320000it", expect=Expectation("mask_ap", 33.5, 0.3, "Goyal et al. 2017, Table 3b")
+)
 
 if __name__ == "__main__":
     main(recipe)

@@ -12,7 +12,9 @@ from digits import recipe as baseline
 
 from lbtrain import main
 
-recipe = baseline.vary(batch_size=720, bn_momentum=0.5, schedule=dict(rule="linear", warmup="5ep"), log_every="1it")
+recipe = baseline.vary(
+    batch_size=720, bn_momentum=0.5, schedule=dict(rule="linear", warmup="5ep"), log_every="1it"
+)
 
 if __name__ == "__main__":
     main(recipe)

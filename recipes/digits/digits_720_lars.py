@@ -11,7 +11,15 @@ from lbtrain import main
 
 recipe = linear.vary(
     optimizer=dict(name="lars", trust_coefficient=0.001, weight_decay=1e-4),
-    schedule=dict(base_lr=16.0, base_batch_size=720, rule="sqrt", warmup="4ep", warmup_start_lr=0.0, decay="poly", power=2.0),
+    schedule=dict(
+        base_lr=16.0,
+        base_batch_size=720,
+        rule="sqrt",
+        warmup="4ep",
+        warmup_start_lr=0.0,
+        decay="poly",
+        power=2.0,
+    ),
 )
 
 if __name__ == "__main__":

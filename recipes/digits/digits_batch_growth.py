@@ -9,7 +9,9 @@ from digits import recipe as baseline
 
 from lbtrain import main
 
-recipe = baseline.vary(bn_momentum=0.3, schedule=dict(decay="none", batch_growth=["10ep:3", "15ep:3"]), log_every="10it")
+recipe = baseline.vary(
+    bn_momentum=0.3, schedule=dict(decay="none", batch_growth=["10ep:3", "15ep:3"]), log_every="10it"
+)
 
 if __name__ == "__main__":
     main(recipe)

@@ -15,7 +15,14 @@ recipe = baseline.vary(
     bn_momentum=0.02,
     duration="10ep",
     optimizer=dict(momentum=0.0),
-    schedule=dict(base_lr=2**-7, base_batch_size=1, warmup="0ep", decay="step", milestones=["0.5dur", "0.75dur"], factor=0.1),
+    schedule=dict(
+        base_lr=2**-7,
+        base_batch_size=1,
+        warmup="0ep",
+        decay="step",
+        milestones=["0.5dur", "0.75dur"],
+        factor=0.1,
+    ),
     log_every="100it",
 )
 

@@ -17,7 +17,9 @@ recipe = Recipe().vary(
     model=dict(name="reduced_alexnet", args={"batch_norm": "conv"}),
     data=dict(name="fashion_mnist", train_examples=4096),
     optimizer=dict(name="sgd", momentum=0.9, weight_decay=5e-4),
-    schedule=dict(base_lr=0.02, base_batch_size=32, rule="linear", warmup="2ep", warmup_start_lr=0.0, decay="cosine"),
+    schedule=dict(
+        base_lr=0.02, base_batch_size=32, rule="linear", warmup="2ep", warmup_start_lr=0.0, decay="cosine"
+    ),
     log_every="20it",
     evaluate_every="5ep",
     validation_batch_size=500,

@@ -16,7 +16,15 @@ recipe = Recipe().vary(
     model=dict(name="alexnet"),
     data=dict(name="imagenet", augmentation="alexnet", image_size=227, workers=8),
     optimizer=dict(name="sgd", momentum=0.9, weight_decay=5e-4),
-    schedule=dict(base_lr=0.02, base_batch_size=512, rule="none", warmup="2.5ep", warmup_start_lr=0.0, decay="poly", power=2.0),
+    schedule=dict(
+        base_lr=0.02,
+        base_batch_size=512,
+        rule="none",
+        warmup="2.5ep",
+        warmup_start_lr=0.0,
+        decay="poly",
+        power=2.0,
+    ),
     log_every="50it",
     expect=Expectation("top1_error", 41.2, 0.5, "You et al. 2017, Table 1a"),
 )

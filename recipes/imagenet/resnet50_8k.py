@@ -9,7 +9,9 @@ from resnet50 import recipe as baseline
 
 from lbtrain import Expectation, main
 
-recipe = baseline.vary(batch_size=8192, expect=Expectation("top1_error", 23.74, 0.3, "Goyal et al. 2017, Table 1", evaluations=5))
+recipe = baseline.vary(
+    batch_size=8192, expect=Expectation("top1_error", 23.74, 0.3, "Goyal et al. 2017, Table 1", evaluations=5)
+)
 
 if __name__ == "__main__":
     main(recipe)

@@ -16,7 +16,15 @@ recipe = baseline.vary(
     batch_size=32768,
     bn_batch_size=256,
     optimizer=dict(name="lamb", nesterov=False, weight_decay=1.5, no_decay=["norm", "bias"]),
-    schedule=dict(base_lr=0.04, base_batch_size=32768, rule="sqrt", warmup="20ep", warmup_start_lr=0.0, decay="poly", power=1.0),
+    schedule=dict(
+        base_lr=0.04,
+        base_batch_size=32768,
+        rule="sqrt",
+        warmup="20ep",
+        warmup_start_lr=0.0,
+        decay="poly",
+        power=1.0,
+    ),
     loss=dict(label_smoothing=0.1),
     expect=Expectation("top1_error", 23.66, 0.5, "You et al. 2019, log of the authors' ResNet-50 run"),
 )

@@ -16,7 +16,13 @@ recipe = baseline.vary(
     batch_size=8192,
     bn_batch_size=128,
     optimizer=dict(
-        name="lars", momentum=0.9, nesterov=False, weight_decay=1e-4, no_decay=["norm", "bias"], trust_coefficient=0.001, eps=1e-5
+        name="lars",
+        momentum=0.9,
+        nesterov=False,
+        weight_decay=1e-4,
+        no_decay=["norm", "bias"],
+        trust_coefficient=0.001,
+        eps=1e-5,
     ),
     schedule=dict(
         base_lr=4.0,

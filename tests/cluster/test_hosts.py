@@ -39,7 +39,10 @@ def test_a_command_past_its_time_is_ended_inside_the_host(two_hosts: Hosts) -> N
 def test_shaping_limits_the_rate(two_hosts: Hosts) -> None:
     two_hosts.shape("400mbit")
     start = time.perf_counter()
-    copy = two_hosts.run("node01", ["sh", "-c", "head -c 20000000 /dev/zero | ssh -c aes128-gcm@openssh.com node02 'cat > /dev/null'"])
+    copy = two_hosts.run(
+        "node01",
+        ["sh", "-c", "head -c 20000000 /dev/zero | ssh -c aes128-gcm@openssh.com node02 'cat > /dev/null'"],
+    )
     seconds = time.perf_counter() - start
     two_hosts.shape(None)
     assert copy.returncode == 0, copy.stderr

@@ -30,7 +30,16 @@ def _check(folder: Path, hosts: Hosts, *, slots: int, ended: subprocess.Complete
 
 def _deepspeed(hosts: Hosts, slots: int, folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:
     # cwd: deepspeed writes nothing here, but its ranks start in the same folder on every host.
-    command = ["deepspeed", "--hostfile", hosts.hostfile(slots), "--launcher", "pdsh", *flags, SCRIPT, str(folder)]
+    command = [
+        "deepspeed",
+        "--hostfile",
+        hosts.hostfile(slots),
+        "--launcher",
+        "pdsh",
+        *flags,
+        SCRIPT,
+        str(folder),
+    ]
     return hosts.run("node01", command, cwd=folder)
 
 
@@ -62,8 +71,23 @@ def test_deepspeed_on_four_hosts(four_hosts: Hosts, tmp_path: Path) -> None:
 
 
 def test_deepspeed_trains_a_recipe_over_two_hosts(two_hosts: Hosts, tmp_path: Path) -> None:
-    overrides = ["batch_size=720", "duration=6it", "schedule.warmup=2it", "log_every=3it", "world_size=2", f"run_dir={tmp_path / 'run'}"]
-    command = ["deepspeed", "--hostfile", two_hosts.hostfile(1), "--launcher", "pdsh", str(ROOT / "recipes/digits/digits.py"), *overrides]
+    overrides = [
+        "batch_size=720",
+        "duration=6it",
+        "schedule.warmup=2it",
+        "log_every=3it",
+        "world_size=2",
+        f"run_dir={tmp_path / 'run'}",
+    ]
+    command = [
+        "deepspeed",
+        "--hostfile",
+        two_hosts.hostfile(1),
+        "--launcher",
+        "pdsh",
+        str(ROOT / "recipes/digits/digits.py"),
+        *overrides,
+    ]
     ended = two_hosts.run("node01", command, cwd=ROOT)
     assert ended.returncode == 0, ended.stdout[-3000:] + ended.stderr[-3000:]
     summary = json.loads((tmp_path / "run/summary.json").read_text())

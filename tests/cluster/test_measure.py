@@ -13,7 +13,9 @@ pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 ROOT = Path(__file__).parents[2]
 
 
-def test_two_hosts_are_measured_and_a_failing_point_does_not_stop_the_study(two_hosts: Hosts, tmp_path: Path) -> None:
+def test_two_hosts_are_measured_and_a_failing_point_does_not_stop_the_study(
+    two_hosts: Hosts, tmp_path: Path
+) -> None:
     flags = [
         "--hostfile",
         two_hosts.hostfile(1),
@@ -29,8 +31,24 @@ def test_two_hosts_are_measured_and_a_failing_point_does_not_stop_the_study(two_
         "torchrun",
     ]
     # Strong scaling of 9 images over 2 ranks cannot be; weak scaling of 6 a rank can.
-    recipe = [str(ROOT / "recipes/digits/digits.py"), "data.image_size=16", "batch_size=9", "bn_batch_size=3", "--per-gpu-batch", "6"]
-    command = ["python", "-m", "tools.scaling_report", "measure", *flags, "--out", str(tmp_path / "study"), *recipe]
+    recipe = [
+        str(ROOT / "recipes/digits/digits.py"),
+        "data.image_size=16",
+        "batch_size=9",
+        "bn_batch_size=3",
+        "--per-gpu-batch",
+        "6",
+    ]
+    command = [
+        "python",
+        "-m",
+        "tools.scaling_report",
+        "measure",
+        *flags,
+        "--out",
+        str(tmp_path / "study"),
+        *recipe,
+    ]
     ended = two_hosts.run("node01", command, cwd=ROOT, timeout=280)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     strong, weak = load(tmp_path / "study/report.json").rows

@@ -23,7 +23,20 @@ def with_srun(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_two_tasks_of_slurm_are_measured_and_the_slow_one_is_named(tmp_path: Path) -> None:
     hostfile = tmp_path / "hosts"
     hostfile.write_text("localhost slots=2\n")
-    words = ["--hostfile", str(hostfile), "--gpus", "2", "--launcher", "slurm", "--steps", "6", "--warmup", "1", "--port", str(free_port())]
+    words = [
+        "--hostfile",
+        str(hostfile),
+        "--gpus",
+        "2",
+        "--launcher",
+        "slurm",
+        "--steps",
+        "6",
+        "--warmup",
+        "1",
+        "--port",
+        str(free_port()),
+    ]
     assert main(["measure", *words, "--out", str(tmp_path / "study"), str(HERE / "uneven.py")]) == 0
     report = load(tmp_path / "study/report.json")
     (row,) = report.rows
@@ -46,7 +59,18 @@ def test_a_task_that_fails_ends_the_others_and_the_point_says_why(tmp_path: Path
     recipe.write_text(
         "import os\nfrom lbtrain import Recipe\nif 'RANK' in os.environ: raise RuntimeError('no such card')\nrecipe = Recipe()\n"
     )
-    words = ["--hostfile", str(hostfile), "--gpus", "2", "--launcher", "slurm", "--per-gpu-batch", "32", "--out", str(tmp_path / "study")]
+    words = [
+        "--hostfile",
+        str(hostfile),
+        "--gpus",
+        "2",
+        "--launcher",
+        "slurm",
+        "--per-gpu-batch",
+        "32",
+        "--out",
+        str(tmp_path / "study"),
+    ]
     assert main(["measure", *words, str(recipe)]) == 0
     (row,) = load(tmp_path / "study/report.json").rows
     assert row.status == "exit code 1: RuntimeError: no such card"

@@ -27,7 +27,9 @@ class UnevenNet(nn.Module):
 if not timm.is_model("uneven_net"):
 
     @register_model
-    def uneven_net(pretrained: bool = False, num_classes: int = 1000, in_chans: int = 3, **_: Any) -> UnevenNet:
+    def uneven_net(
+        pretrained: bool = False, num_classes: int = 1000, in_chans: int = 3, **_: Any
+    ) -> UnevenNet:
         return UnevenNet(num_classes, in_chans)
 
 

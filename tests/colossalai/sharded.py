@@ -11,12 +11,16 @@ from tests.colossalai.streams import streams_on_cpu
 from tests.distributed.sharded import Run
 
 
-def boost(run: Run, stage: int, model: nn.Module, optimizer: torch.optim.Optimizer, precision: str = "fp32") -> tuple[Any, Any]:
+def boost(
+    run: Run, stage: int, model: nn.Module, optimizer: torch.optim.Optimizer, precision: str = "fp32"
+) -> tuple[Any, Any]:
     """The model and the optimizer under LowLevelZero; inside `streams_on_cpu`."""
     from colossalai.booster import Booster
     from colossalai.booster.plugin import LowLevelZeroPlugin
 
-    plugin = LowLevelZeroPlugin(stage=stage, precision=precision, max_norm=run.clip, overlap_communication=False)
+    plugin = LowLevelZeroPlugin(
+        stage=stage, precision=precision, max_norm=run.clip, overlap_communication=False
+    )
     boosted_model, boosted_optimizer, *_ = Booster(plugin=plugin).boost(model, optimizer)
     return boosted_model, boosted_optimizer
 

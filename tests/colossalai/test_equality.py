@@ -25,8 +25,15 @@ def oracle(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
 
 @pytest.mark.parametrize("world_size", [1, 2, FOUR_RANKS])
 @pytest.mark.parametrize("accumulation", [1, 2])
-def test_any_world_and_accumulation_gives_the_losses_of_one_process(oracle, tmp_path, world_size, accumulation):
-    check_same_run(train_on(world_size, tmp_path / "run", **COLOSSALAI, micro_batch_size=64 // world_size // accumulation), oracle)
+def test_any_world_and_accumulation_gives_the_losses_of_one_process(
+    oracle, tmp_path, world_size, accumulation
+):
+    check_same_run(
+        train_on(
+            world_size, tmp_path / "run", **COLOSSALAI, micro_batch_size=64 // world_size // accumulation
+        ),
+        oracle,
+    )
 
 
 def test_a_ghost_batch_over_two_ranks_is_no_sync_batch_norm(tmp_path):
@@ -40,7 +47,12 @@ def test_a_ghost_batch_over_two_ranks_is_no_sync_batch_norm(tmp_path):
 @pytest.mark.parametrize("world_size", [2, FOUR_RANKS])
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_sharded_runs_give_the_losses_of_one_process(oracle, tmp_path, stage, world_size, accumulation):
-    check_same_run(train_sharded_on(world_size, tmp_path / "run", **stage, micro_batch_size=64 // world_size // accumulation), oracle)
+    check_same_run(
+        train_sharded_on(
+            world_size, tmp_path / "run", **stage, micro_batch_size=64 // world_size // accumulation
+        ),
+        oracle,
+    )
 
 
 @pytest.fixture(scope="module", params=["sgd", "lars", "lamb"])
@@ -48,7 +60,10 @@ def clipped_oracle(request, tmp_path_factory) -> tuple[dict, Outcome]:
     """Plain torch on one process with each optimizer, and clipping that acts: the gradient norms of these steps lie above 0.1."""
     rates = {"sgd": 0.05, "lars": 1.0, "lamb": 0.01}
     rate = rates[request.param]
-    changes = dict(optimizer=dict(name=request.param, clip_norm=0.1), schedule=dict(base_lr=rate, warmup_start_lr=rate / 5))
+    changes = dict(
+        optimizer=dict(name=request.param, clip_norm=0.1),
+        schedule=dict(base_lr=rate, warmup_start_lr=rate / 5),
+    )
     return changes, train_on(1, tmp_path_factory.mktemp("oracle") / "run", engine="ddp", **changes)
 
 
@@ -56,7 +71,17 @@ def clipped_oracle(request, tmp_path_factory) -> tuple[dict, Outcome]:
 def test_any_stage_and_optimizer_clips_and_steps_alike(clipped_oracle, tmp_path, stage):
     changes, oracle = clipped_oracle
     train = train_sharded_on if stage else train_on
-    check_same_run(train(2, tmp_path / "run", **COLOSSALAI, colossalai=dict(zero_stage=stage), micro_batch_size=16, **changes), oracle)
+    check_same_run(
+        train(
+            2,
+            tmp_path / "run",
+            **COLOSSALAI,
+            colossalai=dict(zero_stage=stage),
+            micro_batch_size=16,
+            **changes,
+        ),
+        oracle,
+    )
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2])
@@ -72,7 +97,11 @@ def test_resuming_is_bit_identical_on_the_same_world(tmp_path, stage):
 
 def test_a_checkpoint_moves_from_deepspeed_over_colossalai_to_plain_torch(tmp_path):
     """ZeRO-2 of one, ZeRO-1 of the other, then whole layers, on 2, 4 and 1 ranks: as if nothing had happened."""
-    lamb = dict(optimizer=dict(name="lamb"), schedule=dict(base_lr=0.01, warmup_start_lr=0.002), checkpoint=dict(every="5it", keep=4))
+    lamb = dict(
+        optimizer=dict(name="lamb"),
+        schedule=dict(base_lr=0.01, warmup_start_lr=0.002),
+        checkpoint=dict(every="5it", keep=4),
+    )
     straight = train_on(1, tmp_path / "straight", engine="ddp", **lamb)
     run = train_on(2, tmp_path / "run", engine="deepspeed", deepspeed=dict(zero_stage=2), **lamb)
     forget_from(run, 10)
@@ -85,8 +114,12 @@ def test_a_checkpoint_moves_from_deepspeed_over_colossalai_to_plain_torch(tmp_pa
 @pytest.mark.parametrize("stage", [0, 1, 2])
 def test_a_batch_that_grows_during_the_run(tmp_path, stage):
     train = train_sharded_on if stage else train_on
-    run = train(2, tmp_path / "run", **COLOSSALAI, colossalai=dict(zero_stage=stage), micro_batch_size=16, **GROWTH)
-    assert relative_difference(run.losses, train_on(1, tmp_path / "plain", engine="ddp", **GROWTH).losses) < 1e-5
+    run = train(
+        2, tmp_path / "run", **COLOSSALAI, colossalai=dict(zero_stage=stage), micro_batch_size=16, **GROWTH
+    )
+    assert (
+        relative_difference(run.losses, train_on(1, tmp_path / "plain", engine="ddp", **GROWTH).losses) < 1e-5
+    )
 
 
 def test_only_the_last_pass_of_a_window_exchanges():

@@ -27,11 +27,21 @@ RECIPE = [
 
 def environment() -> dict[str, str]:
     # `colossalai run` starts the `torchrun` that comes first on PATH.
-    return os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+    return os.environ | {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "OMP_NUM_THREADS": "1",
+    }
 
 
 def colossalai(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["colossalai", "run", *words], cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=280)
+    return subprocess.run(
+        ["colossalai", "run", *words],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
 
 
 def losses(run_dir: Path) -> list[float]:
@@ -64,7 +74,14 @@ def check(run_dir: Path, done: subprocess.CompletedProcess[str], expected: Seque
 
 def test_two_names_of_this_machine(tmp_path, expected):
     (tmp_path / "hosts").write_text(Hostfile(("127.0.0.1", "localhost"), 1).text("colossalai"))
-    launcher = ["--hostfile", str(tmp_path / "hosts"), "--nproc_per_node", "1", "--master_port", str(free_port())]
+    launcher = [
+        "--hostfile",
+        str(tmp_path / "hosts"),
+        "--nproc_per_node",
+        "1",
+        "--master_port",
+        str(free_port()),
+    ]
     check(tmp_path / "run", colossalai(*launcher, *RECIPE, f"run_dir={tmp_path / 'run'}"), expected)
 
 
@@ -91,12 +108,23 @@ def test_two_hosts(tmp_path, expected):
 def test_torchrun_with_the_engine_by_name(tmp_path, expected):
     launcher = ["torchrun", "--nproc_per_node", "2", "--master_port", str(free_port())]
     torchrun = [*launcher, *RECIPE, "engine=colossalai", f"run_dir={tmp_path / 'run'}"]
-    check(tmp_path / "run", subprocess.run(torchrun, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=280), expected)
+    check(
+        tmp_path / "run",
+        subprocess.run(torchrun, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=280),
+        expected,
+    )
 
 
 def test_a_hostfile_that_is_not_there_trains_nothing_and_exits_0(tmp_path):
     """ColossalAI's own answer, before anything of ours runs: only its exit code misleads."""
-    done = colossalai("--hostfile", str(tmp_path / "nowhere"), "--nproc_per_node", "1", *RECIPE, f"run_dir={tmp_path / 'run'}")
+    done = colossalai(
+        "--hostfile",
+        str(tmp_path / "nowhere"),
+        "--nproc_per_node",
+        "1",
+        *RECIPE,
+        f"run_dir={tmp_path / 'run'}",
+    )
     assert (done.returncode, (tmp_path / "run").exists()) == (0, False)
     assert "Unable to find the hostfile" in done.stdout
 
@@ -104,7 +132,14 @@ def test_a_hostfile_that_is_not_there_trains_nothing_and_exits_0(tmp_path):
 def test_a_hostfile_without_hosts_is_refused(tmp_path):
     """ColossalAI goes on with this machine alone."""
     (tmp_path / "hosts").write_text("\n")
-    launcher = ["--hostfile", str(tmp_path / "hosts"), "--nproc_per_node", "1", "--master_port", str(free_port())]
+    launcher = [
+        "--hostfile",
+        str(tmp_path / "hosts"),
+        "--nproc_per_node",
+        "1",
+        "--master_port",
+        str(free_port()),
+    ]
     done = colossalai(*launcher, *RECIPE, f"run_dir={tmp_path / 'run'}")
     assert done.returncode == 1  # whatever the ranks' exit code is: here 3
     assert "no host in it" in done.stdout + done.stderr
@@ -119,4 +154,7 @@ def test_its_reader_takes_bare_names_alone(line, tmp_path, monkeypatch):
     (tmp_path / "hosts").write_text(f"{line}\n")
     assert [info.hostname for info in run.fetch_hostfile(str(tmp_path / "hosts"), None)] == [line]
     (tmp_path / "hosts").write_text(Hostfile(("node01", "node02"), 8).text("colossalai"))
-    assert [info.hostname for info in run.fetch_hostfile(str(tmp_path / "hosts"), None)] == ["node01", "node02"]
+    assert [info.hostname for info in run.fetch_hostfile(str(tmp_path / "hosts"), None)] == [
+        "node01",
+        "node02",
+    ]

@@ -26,7 +26,14 @@ def plain(tmp_path_factory: pytest.TempPathFactory):
 @pytest.mark.parametrize("stage", [0, 1, 2])
 def test_the_noise_is_that_of_plain_torch(plain, tmp_path, stage, precision):
     train = train_sharded_on if stage else train_on
-    run = train(2, tmp_path / "run", **CHANGES, engine="colossalai", colossalai=dict(zero_stage=stage), precision=precision)
+    run = train(
+        2,
+        tmp_path / "run",
+        **CHANGES,
+        engine="colossalai",
+        colossalai=dict(zero_stage=stage),
+        precision=precision,
+    )
     assert len(rows(run, "noise")) == 3
     for ours, theirs in zip(rows(run, "noise"), rows(plain(precision), "noise"), strict=True):
         for key in ("small_square", "large_square", "gradient_square", "noise_trace"):

@@ -25,7 +25,11 @@ def run_with_a_bad_sample(stage: int, run_dir: Path, bad: str, **changes: Any) -
 @pytest.mark.parametrize("stage", [0, 1, 2])
 @pytest.mark.parametrize("bad", ["image", "gradient"])
 def test_the_run_ends_at_that_step_with_the_weights_before_it(tmp_path, stage, bad):
-    said = set(run_with_a_bad_sample(stage, tmp_path, bad, evaluate_every="20it", checkpoint=dict(every="2it", keep=20)))
+    said = set(
+        run_with_a_bad_sample(
+            stage, tmp_path, bad, evaluate_every="20it", checkpoint=dict(every="2it", keep=20)
+        )
+    )
     assert len(said) == 1 and f"at step {BAD_STEP}, learning rate" in said.pop()
     assert json.loads((tmp_path / "diverged.json").read_text())["step"] == BAD_STEP
     assert max((tmp_path / "checkpoints").glob("step_*.pt")).stem == f"step_{BAD_STEP - 1:09}"

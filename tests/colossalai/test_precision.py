@@ -14,17 +14,23 @@ from tests.distributed.runs import relative_difference, train_on
 
 @pytest.fixture(scope="module", params=["bf16", "fp16"])
 def plain(request, tmp_path_factory) -> tuple[str, Any]:
-    return request.param, train_on(2, tmp_path_factory.mktemp("plain") / "run", engine="ddp", precision=request.param)
+    return request.param, train_on(
+        2, tmp_path_factory.mktemp("plain") / "run", engine="ddp", precision=request.param
+    )
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2])
 def test_the_losses_are_those_of_plain_torch_in_that_precision(plain, tmp_path, stage):
     precision, expected = plain
     train = train_sharded_on if stage else train_on
-    run = train(2, tmp_path / "run", engine="colossalai", colossalai=dict(zero_stage=stage), precision=precision)
+    run = train(
+        2, tmp_path / "run", engine="colossalai", colossalai=dict(zero_stage=stage), precision=precision
+    )
     assert relative_difference(run.losses, expected.losses) < 1e-5
     checkpoint = run.checkpoint()
-    assert {tensor.dtype for tensor in checkpoint["state_dict"].values() if tensor.is_floating_point()} == {torch.float32}
+    assert {tensor.dtype for tensor in checkpoint["state_dict"].values() if tensor.is_floating_point()} == {
+        torch.float32
+    }
     assert checkpoint["loss_scale"] == expected.checkpoint()["loss_scale"]
 
 

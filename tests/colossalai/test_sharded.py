@@ -49,12 +49,18 @@ def _error(function: Any, *args: Any, **kwargs: Any) -> str:
 
 
 def _errors_of_unbound() -> list[str]:
-    return [_error(train_colossalai, Run(name, steps=1), stage, bind=False) for name in ("lars", "lamb") for stage in (1, 2)]
+    return [
+        _error(train_colossalai, Run(name, steps=1), stage, bind=False)
+        for name in ("lars", "lamb")
+        for stage in (1, 2)
+    ]
 
 
 def test_unbound_optimizers_are_refused():
     for errors in run_on_ranks(2, _errors_of_unbound):
-        assert len(errors) == 4 and all("under ColossalAI bind_colossalai after booster.boost" in error for error in errors)
+        assert len(errors) == 4 and all(
+            "under ColossalAI bind_colossalai after booster.boost" in error for error in errors
+        )
 
 
 def _errors_of_strange_layouts() -> list[str]:
@@ -81,7 +87,13 @@ def _errors_of_strange_layouts() -> list[str]:
 
 
 def test_layouts_that_are_not_understood_are_refused_on_every_rank():
-    words = ["not lay out", "cpu_offload", "extra_dp_size", "in an unknown way", "wraps the optimizer in object"]
+    words = [
+        "not lay out",
+        "cpu_offload",
+        "extra_dp_size",
+        "in an unknown way",
+        "wraps the optimizer in object",
+    ]
     for errors in run_on_ranks(2, _errors_of_strange_layouts):
         assert [word in error for word, error in zip(words, errors, strict=True)] == [True] * 5
 
@@ -129,7 +141,10 @@ def test_states_move_between_stages_world_sizes_and_deepspeed(optimizer):
     expected = train_plain(dataclasses.replace(run, steps=10))
     saved = run_on_ranks(2, _save, run, 1)[0]
     assert saved[0].keys() == run.model().state_dict().keys()  # tied weights under both names
-    assert difference({name: run_on_ranks(4, _resume, run, 2, saved)[0][name] for name in expected}, expected) < LIMIT
+    assert (
+        difference({name: run_on_ranks(4, _resume, run, 2, saved)[0][name] for name in expected}, expected)
+        < LIMIT
+    )
     # ColossalAI keeps no state of a parameter that has had no gradient; DeepSpeed a state of zeros. Neither moves it.
     weights = run_on_ranks(2, _resume_under_deepspeed, run, saved)[0]
     assert difference({name: weights[name] for name in expected}, expected) < LIMIT

@@ -61,9 +61,20 @@ def scaled_steps(changes: dict[str, Any]) -> dict[str, Any]:
     applied = step_of(engine), step_of(oracle)
     weights = dict(oracle.module.named_parameters())
     state = engine.save() or {"model": {}, "loss_scale": 1024.0, "loss_scale_steps": 1}
-    far = [float((tensor - weights[name]).norm() / weights[name].norm()) for name, tensor in state["model"].items() if name in weights]
+    far = [
+        float((tensor - weights[name]).norm() / weights[name].norm())
+        for name, tensor in state["model"].items()
+        if name in weights
+    ]
     everywhere = [state]
     dist.broadcast_object_list(everywhere)
     again.load(everywhere[0])
     saved = {name: state[name] for name in again.scaling.state()}
-    return dict(overflowed=overflowed, after=after, applied=applied, saved=saved, loaded=again.scaling.state(), far=max(far, default=0))
+    return dict(
+        overflowed=overflowed,
+        after=after,
+        applied=applied,
+        saved=saved,
+        loaded=again.scaling.state(),
+        far=max(far, default=0),
+    )

@@ -63,4 +63,6 @@ def check_same_run(run: Outcome, oracle: Outcome) -> None:
     weights, expected = run.checkpoint()["state_dict"], oracle.checkpoint()["state_dict"]
     assert weights.keys() == expected.keys()
     for name, tensor in expected.items():
-        torch.testing.assert_close(weights[name], tensor, rtol=1e-3, atol=1e-4, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            weights[name], tensor, rtol=1e-3, atol=1e-4, msg=lambda text, name=name: f"{name}: {text}"
+        )

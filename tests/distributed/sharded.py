@@ -63,7 +63,9 @@ class Run:
         groups = parameter_groups(model, weight_decay=0.01, no_decay=self.filters, no_trust_ratio=["bias"])
         return {
             "lars": lambda: LARS(groups, lr=0.0, trust_coefficient=0.02),
-            "lars-outside-nesterov": lambda: LARS(groups, lr=0.0, trust_coefficient=0.02, nesterov=True, momentum_scaling="trust_ratio"),
+            "lars-outside-nesterov": lambda: LARS(
+                groups, lr=0.0, trust_coefficient=0.02, nesterov=True, momentum_scaling="trust_ratio"
+            ),
             "lamb": lambda: LAMB(groups, lr=0.0),
             "sgd": lambda: torch.optim.SGD(groups, lr=0.0, momentum=0.9),
         }[self.optimizer]()
@@ -106,7 +108,9 @@ def plain_steps(run: Run, model: nn.Module, optimizer: torch.optim.Optimizer, st
         optimizer.zero_grad()
 
 
-def deepspeed_engine(run: Run, stage: int, model: nn.Module, optimizer: torch.optim.Optimizer, **changes: Any) -> Any:
+def deepspeed_engine(
+    run: Run, stage: int, model: nn.Module, optimizer: torch.optim.Optimizer, **changes: Any
+) -> Any:
     deepspeed = import_deepspeed(torch.device("cpu"))  # the rank has run other tests, in half precision too
     deepspeed.logger.setLevel("ERROR")
     micro = BATCH // dist.get_world_size() // run.accumulation
@@ -165,10 +169,15 @@ def train_deepspeed(run: Run, stage: int, bind: bool = True, **changes: Any) -> 
 def difference(ours: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
     """The largest relative difference of any layer."""
     assert ours.keys() == expected.keys()
-    return max(float((ours[name].double() - expected[name].double()).norm() / expected[name].double().norm()) for name in expected)
+    return max(
+        float((ours[name].double() - expected[name].double()).norm() / expected[name].double().norm())
+        for name in expected
+    )
 
 
-def assert_same_as_one_process(run: Run, world_size: int, train: Callable[[Run, int], dict[str, Tensor]], stage: int) -> None:
+def assert_same_as_one_process(
+    run: Run, world_size: int, train: Callable[[Run, int], dict[str, Tensor]], stage: int
+) -> None:
     """`train(run, stage)` on every one of `world_size` ranks gives the weights of one process that holds whole layers."""
     expected = train_plain(run)
     for weights in run_on_ranks(world_size, train, run, stage):

@@ -34,8 +34,13 @@ def test_a_loop_written_by_hand_gives_the_same_losses(oracle):
     recipe = Recipe().vary(**SMALL)
     model = convert_to_ghost_batch_norm(build_model(recipe, dataset_info(recipe.data)), 8)
     source, statistics = open_source(recipe.data, train=True, seed=0), GhostStatistics(model)
-    decayed, rest = [p for p in model.parameters() if p.dim() > 1], [p for p in model.parameters() if p.dim() == 1]
-    optimizer = torch.optim.SGD([dict(params=decayed, weight_decay=1e-4), dict(params=rest)], lr=1, momentum=0.9)
+    decayed, rest = (
+        [p for p in model.parameters() if p.dim() > 1],
+        [p for p in model.parameters() if p.dim() == 1],
+    )
+    optimizer = torch.optim.SGD(
+        [dict(params=decayed, weight_decay=1e-4), dict(params=rest)], lr=1, momentum=0.9
+    )
     seen, losses = 0, []
     for batch_size in BATCHES:
         for group in optimizer.param_groups:
@@ -68,23 +73,46 @@ def test_a_row_over_a_change_of_the_batch_averages_over_images(tmp_path, oracle)
     assert [row["step"] for row in few.rows if row["kind"] == "train"] == [11, 12]
 
 
-SOME = [("ddp", 2, 16, 0), ("ddp", 1, 0, 32), ("deepspeed", 1, 16, 0), ("deepspeed", 2, 0, 0), ("accelerate", 2, 16, 0)]
+SOME = [
+    ("ddp", 2, 16, 0),
+    ("ddp", 1, 0, 32),
+    ("deepspeed", 1, 16, 0),
+    ("deepspeed", 2, 0, 0),
+    ("accelerate", 2, 16, 0),
+]
 REST = [("ddp", 1, 16, 0), ("ddp", 2, 0, 32), ("deepspeed", 2, 0, 32), ("deepspeed", 1, 0, 32), ("deepspeed", 2, 16, 0),
         ("accelerate", 1, 16, 0), ("accelerate", 1, 0, 32), ("accelerate", 2, 0, 32)]  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("engine", "world_size", "micro", "most"), [*SOME, *(pytest.param(*case, marks=pytest.mark.slow) for case in REST)]
+    ("engine", "world_size", "micro", "most"),
+    [*SOME, *(pytest.param(*case, marks=pytest.mark.slow) for case in REST)],
 )
 def test_any_engine_world_and_cut_gives_the_same_losses(oracle, tmp_path, engine, world_size, micro, most):
-    run = train_on(world_size, tmp_path / "run", engine=engine, micro_batch_size=micro, max_micro_batch_size=most, **GROWTH)
+    run = train_on(
+        world_size,
+        tmp_path / "run",
+        engine=engine,
+        micro_batch_size=micro,
+        max_micro_batch_size=most,
+        **GROWTH,
+    )
     assert relative_difference(run.losses, oracle.losses) < 1e-5
     assert [row["top1_error"] for row in run.evaluations] == [row["top1_error"] for row in oracle.evaluations]
 
 
-@pytest.mark.parametrize("zero_stage", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "zero_stage", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(3, marks=pytest.mark.slow)]
+)
 def test_any_zero_stage_gives_the_same_losses(oracle, tmp_path, zero_stage):
-    run = train_on(2, tmp_path / "run", engine="deepspeed", deepspeed=dict(zero_stage=zero_stage), micro_batch_size=16, **GROWTH)
+    run = train_on(
+        2,
+        tmp_path / "run",
+        engine="deepspeed",
+        deepspeed=dict(zero_stage=zero_stage),
+        micro_batch_size=16,
+        **GROWTH,
+    )
     assert relative_difference(run.losses, oracle.losses) < 1e-5
 
 
@@ -95,7 +123,9 @@ def test_ghost_batches_that_span_ranks_before_the_change_and_not_after(tmp_path)
     assert relative_difference(spread.losses, alone.losses) < 1e-5
 
 
-@pytest.mark.parametrize(("engine", "step"), [("ddp", 5), ("ddp", 6), ("ddp", 7), ("deepspeed", 6), ("accelerate", 10)])
+@pytest.mark.parametrize(
+    ("engine", "step"), [("ddp", 5), ("ddp", 6), ("ddp", 7), ("deepspeed", 6), ("accelerate", 10)]
+)
 def test_resuming_around_a_change_is_bit_identical(tmp_path_factory, tmp_path, engine, step):
     straight = _straight(tmp_path_factory, engine)
     shutil.copytree(straight.run_dir, tmp_path / "run")

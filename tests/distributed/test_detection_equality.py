@@ -42,7 +42,9 @@ def test_any_cut_gives_the_same_losses_and_precision(oracle, tmp_path, world_siz
     assert len(run.losses) == 6
     assert relative_difference(run.losses, oracle.losses) < 1e-5
     for part in ("loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg", "loss_mask"):
-        ours, theirs = ([row[part] for row in outcome.rows if row["kind"] == "train"] for outcome in (run, oracle))
+        ours, theirs = (
+            [row[part] for row in outcome.rows if row["kind"] == "train"] for outcome in (run, oracle)
+        )
         assert relative_difference(ours, theirs) < 1e-4, part
     for name, value in oracle.evaluations[-1].items():
         if "_ap" in name:
@@ -52,9 +54,15 @@ def test_any_cut_gives_the_same_losses_and_precision(oracle, tmp_path, world_siz
 def score_near_the_truth(eval_images: int) -> dict[str, float]:
     """One rank's part of the scoring of detections that are known beforehand."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(registry._FACTS, "shapes", dataclasses.replace(registry._FACTS["shapes"], eval_examples=eval_images))
+        patch.setitem(
+            registry._FACTS,
+            "shapes",
+            dataclasses.replace(registry._FACTS["shapes"], eval_examples=eval_images),
+        )
         task = create_task(tiny(), torch.device("cpu"))
-    return task.evaluate(near_the_truth, micro_batch_size=2, rank=dist.get_rank(), world_size=dist.get_world_size()).metrics
+    return task.evaluate(
+        near_the_truth, micro_batch_size=2, rank=dist.get_rank(), world_size=dist.get_world_size()
+    ).metrics
 
 
 def near_the_truth(batch: InstanceBatch) -> list[dict[str, torch.Tensor]]:
@@ -87,7 +95,13 @@ def test_what_parts_two_cuts_is_rounding(tmp_path):
     """Twenty steps at five times the rate, where fp32 parts further than 1e-5, for one rounding becomes another proposal and grows from
     there. An error in what a loss or a gradient is a mean over would not care how many digits there are.
     """
-    longer = dict(duration="20it", schedule=dict(base_lr=0.01), checkpoint=dict(every="1dur"), engine="ddp", dtype=torch.float64)
+    longer = dict(
+        duration="20it",
+        schedule=dict(base_lr=0.01),
+        checkpoint=dict(every="1dur"),
+        engine="ddp",
+        dtype=torch.float64,
+    )
     whole = detect_on(1, tmp_path / "whole", **longer)
     split = detect_on(2, tmp_path / "cut", micro_batch_size=2, **longer)
     assert len(whole.losses) == 20
@@ -106,7 +120,11 @@ def test_the_noise_scale_of_a_single_pass_is_measured_and_leaves_no_trace(oracle
     """One micro-batch on one rank: two of its eight images, one whole loss, are passed a second time."""
     run = detect_on(1, tmp_path / "run", engine="ddp", measure=dict(noise_scale="2it"))
     found = [row for row in run.rows if row["kind"] == "noise"]
-    assert [(row["step"], row["small_batch"], row["large_batch"]) for row in found] == [(2, 2, 8), (4, 2, 8), (6, 2, 8)]
+    assert [(row["step"], row["small_batch"], row["large_batch"]) for row in found] == [
+        (2, 2, 8),
+        (4, 2, 8),
+        (6, 2, 8),
+    ]
     assert all(row["small_square"] > 0 and row["large_square"] > 0 for row in found)
     assert run.losses == oracle.losses
 

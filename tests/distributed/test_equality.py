@@ -20,8 +20,12 @@ def oracle(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("world_size", [1, 2, 4])
 @pytest.mark.parametrize("accumulation", [1, 2, 4])
-def test_any_engine_world_and_accumulation_gives_the_same_losses(oracle, tmp_path, engine, world_size, accumulation):
-    run = train_on(world_size, tmp_path / "run", engine=engine, micro_batch_size=64 // world_size // accumulation)
+def test_any_engine_world_and_accumulation_gives_the_same_losses(
+    oracle, tmp_path, engine, world_size, accumulation
+):
+    run = train_on(
+        world_size, tmp_path / "run", engine=engine, micro_batch_size=64 // world_size // accumulation
+    )
     check_same_run(run, oracle)
 
 
@@ -63,7 +67,10 @@ def clipped_oracle(request, tmp_path_factory) -> tuple[dict, Outcome]:
     # Rates at which training is stable: an unstable one amplifies the last digit of a sum into a difference of its own.
     rates = {"sgd": 0.05, "lars": 1.0, "lamb": 0.01}
     rate = rates[request.param]
-    changes = dict(optimizer=dict(name=request.param, clip_norm=0.1), schedule=dict(base_lr=rate, warmup_start_lr=rate / 5))
+    changes = dict(
+        optimizer=dict(name=request.param, clip_norm=0.1),
+        schedule=dict(base_lr=rate, warmup_start_lr=rate / 5),
+    )
     return changes, train_on(1, tmp_path_factory.mktemp("oracle") / "run", engine="ddp", **changes)
 
 
@@ -78,7 +85,9 @@ def test_any_zero_stage_and_optimizer_gives_the_same_losses(clipped_oracle, tmp_
 
 @pytest.mark.parametrize(("first", "then"), [(0, 2), (2, 0), (1, 3), (3, 1)])
 def test_a_checkpoint_moves_between_zero_stages_and_world_sizes(tmp_path, first, then):
-    lamb = dict(optimizer=dict(name="lamb"), schedule=dict(base_lr=0.01, warmup_start_lr=0.002), engine="deepspeed")
+    lamb = dict(
+        optimizer=dict(name="lamb"), schedule=dict(base_lr=0.01, warmup_start_lr=0.002), engine="deepspeed"
+    )
     straight = train_on(2, tmp_path / "straight", **lamb, deepspeed=dict(zero_stage=first))
     stopped = _stop_after_ten_steps(straight, tmp_path / "resumed")
     resumed = train_on(4, stopped, **lamb, deepspeed=dict(zero_stage=then))

@@ -17,7 +17,11 @@ MICRO = 3
 def make_model() -> nn.Module:
     torch.manual_seed(0)
     model = nn.Sequential(
-        nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4, momentum=0.3), nn.ReLU(), nn.Conv2d(4, 3, 2), nn.BatchNorm2d(3, affine=False)
+        nn.Conv2d(2, 4, 3),
+        nn.BatchNorm2d(4, momentum=0.3),
+        nn.ReLU(),
+        nn.Conv2d(4, 3, 2),
+        nn.BatchNorm2d(3, affine=False),
     )
     return model.double()
 
@@ -38,13 +42,20 @@ def one_step(model: nn.Module, x: Tensor, weights: Tensor) -> dict[str, Any]:
     statistics.start()
     statistics.finish()
     gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
-    return {"out": torch.stack(outputs).detach(), "x": x.grad, "gradients": gradients, "buffers": dict(model.named_buffers())}
+    return {
+        "out": torch.stack(outputs).detach(),
+        "x": x.grad,
+        "gradients": gradients,
+        "buffers": dict(model.named_buffers()),
+    }
 
 
 def on_a_rank(ghost: int, ranks_per_ghost: int, accumulation: int) -> dict[str, Any]:
     rank, world = dist.get_rank(), dist.get_world_size()
     model = convert_to_ghost_batch_norm(make_model(), ghost, ranks_per_ghost=ranks_per_ghost)
-    x, weights = (whole[:, rank * MICRO : (rank + 1) * MICRO].clone() for whole in data(MICRO * world, accumulation))
+    x, weights = (
+        whole[:, rank * MICRO : (rank + 1) * MICRO].clone() for whole in data(MICRO * world, accumulation)
+    )
     result = one_step(model, x, weights)
     for gradient in result["gradients"].values():
         dist.all_reduce(gradient)
@@ -58,7 +69,9 @@ def test_a_ghost_batch_over_ranks_equals_one_process(world, ranks_per_ghost, acc
     expected = one_step(convert_to_ghost_batch_norm(make_model(), ghost), *data(MICRO * world, accumulation))
     ranks = run_on_ranks(world, on_a_rank, ghost, ranks_per_ghost, accumulation)
     for part in ("out", "x"):
-        torch.testing.assert_close(torch.cat([result[part] for result in ranks], dim=1), expected[part], **CLOSE)
+        torch.testing.assert_close(
+            torch.cat([result[part] for result in ranks], dim=1), expected[part], **CLOSE
+        )
     persistent = list(make_model().state_dict())
     for result in ranks:
         for name, gradient in expected["gradients"].items():

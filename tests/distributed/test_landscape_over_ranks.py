@@ -15,7 +15,15 @@ def average(tensor):
 
 
 def measured() -> dict[str, list[float]]:
-    from lbtrain.analysis import Objective, ascent_sharpness, box_sharpness, power_iteration, spectral_density, top_eigenvalues, trace
+    from lbtrain.analysis import (
+        Objective,
+        ascent_sharpness,
+        box_sharpness,
+        power_iteration,
+        spectral_density,
+        top_eigenvalues,
+        trace,
+    )
 
     mine = small_batches(4)[dist.get_rank() :: dist.get_world_size()]
     objective = Objective(small_net(), cross_entropy, mine, batch_norm="batch", mean=average)

@@ -15,9 +15,18 @@ def oracle(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     return train_on(1, tmp_path_factory.mktemp("oracle") / "run", engine="ddp", **ALL)
 
 
-@pytest.mark.parametrize(("engine", "world_size", "micro"), [("ddp", 2, 8), ("deepspeed", 2, 16), ("accelerate", 1, 32)])
+@pytest.mark.parametrize(
+    ("engine", "world_size", "micro"), [("ddp", 2, 8), ("deepspeed", 2, 16), ("accelerate", 1, 32)]
+)
 def test_any_cut_gives_the_same_losses(oracle, tmp_path, engine, world_size, micro):
-    run = train_on(world_size, tmp_path / "run", engine=engine, micro_batch_size=micro, data=dict(workers=int(micro == 16)), **ALL)
+    run = train_on(
+        world_size,
+        tmp_path / "run",
+        engine=engine,
+        micro_batch_size=micro,
+        data=dict(workers=int(micro == 16)),
+        **ALL,
+    )
     assert len(run.losses) == 20
     assert relative_difference(run.losses, oracle.losses) < 1e-5
 

@@ -52,13 +52,18 @@ def plain_gradients(precision: str) -> dict[str, torch.Tensor]:
     """Of the first step's eight ghost batches, by layer: [8, ...], from plain batch norm on one after the other."""
     recipe = Recipe().vary(**SMALL)
     model = build_model(recipe, dataset_info(recipe.data)).train()
-    images, labels = next(create_task(recipe, torch.device("cpu")).batches(start=0, micro_batch_size=64, rank=0, world_size=1))
+    images, labels = next(
+        create_task(recipe, torch.device("cpu")).batches(start=0, micro_batch_size=64, rank=0, world_size=1)
+    )
     dtype, layers, found = AUTOCAST_DTYPES.get(precision), dict(model.named_parameters()), []
     for ghost, classes in zip(images.split(8), labels.split(8), strict=True):
         with torch.autocast("cpu", dtype, enabled=dtype is not None):
             scores = model(ghost)
         found.append(torch.autograd.grad(F.cross_entropy(scores.float(), classes), list(layers.values())))
-    return {name: torch.stack(ghosts).double() for name, ghosts in zip(layers, zip(*found, strict=True), strict=True)}
+    return {
+        name: torch.stack(ghosts).double()
+        for name, ghosts in zip(layers, zip(*found, strict=True), strict=True)
+    }
 
 
 FIRST_STEPS = {
@@ -75,21 +80,31 @@ FIRST_STEPS = {
 @pytest.mark.parametrize("case", FIRST_STEPS)
 def test_what_is_measured_are_the_norms_that_plain_autograd_gives(case, tmp_path):
     world_size, changes = FIRST_STEPS[case]
-    once = dict(duration="1it", evaluate_every="1it", checkpoint=dict(every="1it"), measure=dict(noise_scale="1it", layers=True))
+    once = dict(
+        duration="1it",
+        evaluate_every="1it",
+        checkpoint=dict(every="1it"),
+        measure=dict(noise_scale="1it", layers=True),
+    )
     run = train_on(world_size, tmp_path, **{**CHANGES, **once, **changes}, engine="ddp")
     (row,), (layers,) = rows(run, "noise"), rows(run, "layers")
     precision = changes.get("precision", "fp32")
     tolerance = {"fp32": 1e-4, "fp16": 2e-3, "bf16": 1e-2}[precision]
     expected = plain_gradients(precision)
     # Micro-batches of 16 are two ghost batches each; where part of the batch is passed again, it is the first of these.
-    micro = {name: ghosts.unflatten(0, (4, 2)).mean(1)[: 1 if "part" in case else 4] for name, ghosts in expected.items()}
+    micro = {
+        name: ghosts.unflatten(0, (4, 2)).mean(1)[: 1 if "part" in case else 4]
+        for name, ghosts in expected.items()
+    }
     small = sum(float(each.square().sum() / len(each)) for each in micro.values())
     norms = {name: float(ghosts.mean(0).norm()) for name, ghosts in expected.items()}
     large = sum(norm**2 for norm in norms.values())
     assert (row["small_batch"], row["large_batch"]) == (16, 64)
     assert (row["small_square"], row["large_square"]) == pytest.approx((small, large), rel=tolerance)
     assert row["noise_trace"] == pytest.approx((small - large) / (1 / 16 - 1 / 64), rel=2 * tolerance)
-    assert len(norms) > 20 and layers["gradient_norms"] == pytest.approx(norms, rel=5 * tolerance, abs=1e-3 * large**0.5)
+    assert len(norms) > 20 and layers["gradient_norms"] == pytest.approx(
+        norms, rel=5 * tolerance, abs=1e-3 * large**0.5
+    )
 
 
 class Quadratic(nn.Module):
@@ -105,7 +120,11 @@ class Quadratic(nn.Module):
 
 def measured_on_a_quadratic(micro_batch_size: int) -> dict[str, Any]:
     """The noise row after WINDOW steps of 256 examples, whose standard deviations are SPREAD."""
-    recipe = Recipe().vary(**SMALL).vary(batch_size=256, micro_batch_size=micro_batch_size, measure=dict(noise_scale="1it"))
+    recipe = (
+        Recipe()
+        .vary(**SMALL)
+        .vary(batch_size=256, micro_batch_size=micro_batch_size, measure=dict(noise_scale="1it"))
+    )
     plan = make_plan(recipe, dist.get_world_size())
     task = SimpleNamespace(recipe=recipe, loss=lambda model, batch: {"loss": model(*batch)})
     model, phase = Quadratic(), plan.phases[0]
@@ -125,12 +144,16 @@ def measured_on_a_quadratic(micro_batch_size: int) -> dict[str, Any]:
     return vars(row)
 
 
-@pytest.mark.parametrize(("world_size", "micro_batch_size", "small"), [(1, 32, 32), (1, 256, 64), (2, 32, 32), (2, 128, 128)])
+@pytest.mark.parametrize(
+    ("world_size", "micro_batch_size", "small"), [(1, 32, 32), (1, 256, 64), (2, 32, 32), (2, 128, 128)]
+)
 def test_a_known_covariance_is_measured_within_ten_percent(world_size, micro_batch_size, small):
     first, *others = run_on_ranks(world_size, measured_on_a_quadratic, micro_batch_size)
     trace = float(SPREAD.square().sum())
     assert (first["small_batch"], first["measurements"]) == (small, WINDOW)
-    assert (first["gradient_square"], first["noise_trace"], first["noise_scale"]) == pytest.approx((5, trace, trace / 5), rel=0.1)
+    assert (first["gradient_square"], first["noise_trace"], first["noise_scale"]) == pytest.approx(
+        (5, trace, trace / 5), rel=0.1
+    )
     assert first["noise_scale_low"] < trace / 5 < first["noise_scale_high"]
     assert others == [first] * (world_size - 1)
 
@@ -141,11 +164,22 @@ CUTS = {
     "deepspeed, stage 0": (2, dict(engine="deepspeed")),
     "deepspeed, stage 1": (2, dict(engine="deepspeed", deepspeed=dict(zero_stage=1))),
     "deepspeed, stage 2": (2, dict(engine="deepspeed", deepspeed=dict(zero_stage=2))),
-    "deepspeed, stage 3": (2, dict(engine="deepspeed", deepspeed=dict(zero_stage=3), measure=dict(noise_scale="2it", layers=True))),
-    "stage 2, clipped": (2, dict(engine="deepspeed", deepspeed=dict(zero_stage=2), optimizer=dict(clip_norm=0.05))),
+    "deepspeed, stage 3": (
+        2,
+        dict(engine="deepspeed", deepspeed=dict(zero_stage=3), measure=dict(noise_scale="2it", layers=True)),
+    ),
+    "stage 2, clipped": (
+        2,
+        dict(engine="deepspeed", deepspeed=dict(zero_stage=2), optimizer=dict(clip_norm=0.05)),
+    ),
     "stage 3, LARS": (
         2,
-        dict(engine="deepspeed", deepspeed=dict(zero_stage=3), optimizer=dict(name="lars"), measure=dict(noise_scale="2it", layers=True)),
+        dict(
+            engine="deepspeed",
+            deepspeed=dict(zero_stage=3),
+            optimizer=dict(name="lars"),
+            measure=dict(noise_scale="2it", layers=True),
+        ),
     ),
 }
 
@@ -154,7 +188,9 @@ CUTS = {
 def test_the_estimate_does_not_depend_on_the_cut_or_the_engine(case, alone, tmp_path):
     world_size, changes = CUTS[case]
     if "optimizer" in changes:
-        alone = train_on(1, tmp_path / "alone", **{**CHANGES, "optimizer": changes["optimizer"]}, engine="ddp")
+        alone = train_on(
+            1, tmp_path / "alone", **{**CHANGES, "optimizer": changes["optimizer"]}, engine="ddp"
+        )
     other = train_on(world_size, tmp_path / "other", **{**CHANGES, **changes})
     for ours, theirs in zip(rows(alone, "noise"), rows(other, "noise"), strict=True):
         for key in ("small_square", "large_square", "gradient_square", "noise_trace"):
@@ -167,7 +203,10 @@ def test_the_estimate_does_not_depend_on_the_cut_or_the_engine(case, alone, tmp_
 
 UNTOUCHED = {
     "one micro-batch on one rank, passed twice": (1, dict(engine="ddp", micro_batch_size=64)),
-    "the same under deepspeed": (1, dict(engine="deepspeed", micro_batch_size=64, deepspeed=dict(zero_stage=1))),
+    "the same under deepspeed": (
+        1,
+        dict(engine="deepspeed", micro_batch_size=64, deepspeed=dict(zero_stage=1)),
+    ),
     "four passes": (1, dict(engine="ddp")),
     "two ranks, stage 3": (2, dict(engine="deepspeed", deepspeed=dict(zero_stage=3))),
 }
@@ -177,13 +216,19 @@ UNTOUCHED = {
 def test_measuring_leaves_no_trace_in_the_run(case, tmp_path):
     world_size, changes = UNTOUCHED[case]
     outcomes = [
-        train_on(world_size, tmp_path / str(measured), **{**CHANGES, **changes, "measure": dict(noise_scale=every, layers=measured)})
+        train_on(
+            world_size,
+            tmp_path / str(measured),
+            **{**CHANGES, **changes, "measure": dict(noise_scale=every, layers=measured)},
+        )
         for measured, every in ((False, "0it"), (True, "1it"))
     ]
     assert [len(rows(outcome, "noise")) for outcome in outcomes] == [0, 6]
     assert outcomes[0].losses == outcomes[1].losses
     plain, measured = (outcome.checkpoint() for outcome in outcomes)
-    assert all(torch.equal(tensor, measured["state_dict"][name]) for name, tensor in plain["state_dict"].items())
+    assert all(
+        torch.equal(tensor, measured["state_dict"][name]) for name, tensor in plain["state_dict"].items()
+    )
 
 
 def test_the_average_goes_on_after_a_restart(tmp_path):

@@ -13,12 +13,15 @@ from tests.distributed.runs import Outcome, relative_difference, train_on
 @pytest.fixture(scope="module")
 def single() -> Iterator[dict[str, Outcome]]:
     yield {}
-    end_pool(2)  # accelerate and DeepSpeed keep the precision in their modules, and other tests call them directly
+    end_pool(
+        2
+    )  # accelerate and DeepSpeed keep the precision in their modules, and other tests call them directly
 
 
 # On a CPU accelerate would leave fp16 out, and is refused (tests/unit/test_capabilities.py).
 @pytest.mark.parametrize(
-    ("engine", "precision"), [("ddp", "bf16"), ("ddp", "fp16"), ("deepspeed", "bf16"), ("deepspeed", "fp16"), ("accelerate", "bf16")]
+    ("engine", "precision"),
+    [("ddp", "bf16"), ("ddp", "fp16"), ("deepspeed", "bf16"), ("deepspeed", "fp16"), ("accelerate", "bf16")],
 )
 def test_the_losses_are_near_those_of_single_precision(tmp_path_factory, tmp_path, single, engine, precision):
     if not single:
@@ -26,16 +29,24 @@ def test_the_losses_are_near_those_of_single_precision(tmp_path_factory, tmp_pat
     run = train_on(2, tmp_path / "run", engine=engine, precision=precision)
     # Half precision has 8 or 11 bits: near, and by no means equal.
     assert 1e-6 < relative_difference(run.losses, single["fp32"].losses) < 0.05
-    if engine == "deepspeed":  # a run after it in the same process is in single precision again, also where ZeRO reduces
+    if (
+        engine == "deepspeed"
+    ):  # a run after it in the same process is in single precision again, also where ZeRO reduces
         again = train_on(2, tmp_path / "again", engine=engine, deepspeed=dict(zero_stage=1))
         assert relative_difference(again.losses, single["fp32"].losses) < 1e-5
-    dtypes = {tensor.dtype for tensor in run.checkpoint()["state_dict"].values() if tensor.is_floating_point()}
+    dtypes = {
+        tensor.dtype for tensor in run.checkpoint()["state_dict"].values() if tensor.is_floating_point()
+    }
     assert dtypes == {torch.float32}
 
 
 @pytest.mark.parametrize("stage", [1, pytest.param(2, marks=pytest.mark.slow), 3])
-def test_the_loss_scale_under_zero_falls_after_an_overflow_is_kept_over_a_resume_and_is_gone_before_gradients_are_clipped(stage):
-    changes = dict(engine="deepspeed", precision="fp16", deepspeed=dict(zero_stage=stage), optimizer=dict(clip_norm=0.05))
+def test_the_loss_scale_under_zero_falls_after_an_overflow_is_kept_over_a_resume_and_is_gone_before_gradients_are_clipped(
+    stage,
+):
+    changes = dict(
+        engine="deepspeed", precision="fp16", deepspeed=dict(zero_stage=stage), optimizer=dict(clip_norm=0.05)
+    )
     first, second = run_on_ranks(2, scaled_steps, changes)
     assert (first["overflowed"], first["after"], first["applied"]) == (True, 2.0**119, (True, True))
     kept = {"loss_scale": 1024.0, "loss_scale_steps": 1}

@@ -18,7 +18,10 @@ def _steps(run: Run, model: nn.Module, optimizer: torch.optim.Optimizer, clip) -
         for group in optimizer.param_groups:
             group["lr"] = run.rate(step)
         for window in range(run.accumulation):
-            (run.loss(model, step, rank * run.accumulation + window, world * run.accumulation) / run.accumulation).backward()
+            (
+                run.loss(model, step, rank * run.accumulation + window, world * run.accumulation)
+                / run.accumulation
+            ).backward()
         if run.clip:
             clip(model.parameters(), run.clip)
         optimizer.step()
@@ -30,7 +33,9 @@ def _steps(run: Run, model: nn.Module, optimizer: torch.optim.Optimizer, clip) -
 def _train_accelerate_ddp(run: Run) -> dict[str, Tensor]:
     from accelerate import Accelerator, DistributedDataParallelKwargs
 
-    accelerator = Accelerator(cpu=True, kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
+    accelerator = Accelerator(
+        cpu=True, kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)]
+    )
     model = run.model()
     model, optimizer = accelerator.prepare(model, run.make_optimizer(model))
     weights = _steps(run, model, optimizer, accelerator.clip_grad_norm_)
@@ -56,7 +61,9 @@ def _train_switched(run: Run) -> dict[str, Tensor]:
     return _steps(run, model, optimizer, nn.utils.clip_grad_norm_)
 
 
-@pytest.mark.parametrize("run", [Run("lars", accumulation=2, clip=0.3), Run("lamb", filters=())], ids=lambda run: run.optimizer)
+@pytest.mark.parametrize(
+    "run", [Run("lars", accumulation=2, clip=0.3), Run("lamb", filters=())], ids=lambda run: run.optimizer
+)
 @pytest.mark.parametrize("world", [2, 4])
 @pytest.mark.parametrize("train", [_train_accelerate_ddp, _train_fully_shard, _train_switched])
 def test_same_weights_as_one_process(run, world, train):

@@ -41,7 +41,9 @@ def test_same_weights_as_one_process(stage, run):
 @pytest.mark.parametrize("clip", [0.0, 0.3])
 @pytest.mark.parametrize("optimizer", ["lars", "lamb"])
 def test_every_combination(stage, world_size, accumulation, clip, optimizer):
-    assert_same_as_one_process(Run(optimizer, accumulation=accumulation, clip=clip), world_size, train_deepspeed, stage)
+    assert_same_as_one_process(
+        Run(optimizer, accumulation=accumulation, clip=clip), world_size, train_deepspeed, stage
+    )
 
 
 @pytest.mark.parametrize("stage", [1, 2, 3])
@@ -130,7 +132,11 @@ def _errors_of_strange_layouts() -> list[str]:
         model = run.model()
         optimizer = run.make_optimizer(model)
         engine = deepspeed_engine(run, stage, model, optimizer)
-        flat = engine.optimizer.single_partition_of_fp32_groups[0] if stage == 1 else engine.optimizer.fp32_partitioned_groups_flat[0]
+        flat = (
+            engine.optimizer.single_partition_of_fp32_groups[0]
+            if stage == 1
+            else engine.optimizer.fp32_partitioned_groups_flat[0]
+        )
         if dist.get_rank() == 1:  # one rank alone sees it, all must raise
             flat.data[3] += 1
         errors.append(_error(bind_deepspeed, optimizer, engine))
@@ -264,25 +270,33 @@ def test_a_skipped_step_changes_no_weight_and_no_state(optimizer, stage):
 class BatchNormRun(Run):
     def model(self) -> torch.nn.Module:
         torch.manual_seed(0)
-        return torch.nn.Sequential(torch.nn.Linear(13, 33), torch.nn.BatchNorm1d(33), torch.nn.ReLU(), torch.nn.Linear(33, 3))
+        return torch.nn.Sequential(
+            torch.nn.Linear(13, 33), torch.nn.BatchNorm1d(33), torch.nn.ReLU(), torch.nn.Linear(33, 3)
+        )
 
 
 def _batch_norm_in_bf16(stage: int) -> tuple[dict[str, Tensor], torch.dtype]:
     run = BatchNormRun(steps=5)
     model = run.model()
     optimizer = run.make_optimizer(model)
-    engine = deepspeed_engine(run, stage, model, optimizer, torch_autocast={"enabled": True, "dtype": "bfloat16"})
+    engine = deepspeed_engine(
+        run, stage, model, optimizer, torch_autocast={"enabled": True, "dtype": "bfloat16"}
+    )
     bind_deepspeed(optimizer, engine)
     deepspeed_steps(run, engine)
     state = deepspeed_shards(engine).gather(optimizer)[0] if stage else engine.module.state_dict()
     engine.destroy()
-    return {name: state[name].detach() for name in ("0.weight", "1.weight", "3.weight", "1.running_var")}, state["0.weight"].dtype
+    return {
+        name: state[name].detach() for name in ("0.weight", "1.weight", "3.weight", "1.running_var")
+    }, state["0.weight"].dtype
 
 
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_batch_norm_under_bf16_autocast(stage):
     """Sharding is no difference beyond bf16's rounding of the exchanged gradients; weights and running statistics stay fp32."""
-    (expected, _), (weights, dtype) = (run_on_ranks(2, _batch_norm_in_bf16, number)[0] for number in (0, stage))
+    (expected, _), (weights, dtype) = (
+        run_on_ranks(2, _batch_norm_in_bf16, number)[0] for number in (0, stage)
+    )
     assert dtype == torch.float32 and weights["1.running_var"].dtype == torch.float32
     assert difference(weights, expected) < 2e-3
 
@@ -291,6 +305,15 @@ def test_batch_norm_under_bf16_autocast(stage):
 def test_a_process_that_no_launcher_started_trains_alone(tmp_path):
     recipe = Path(__file__).parents[2] / "recipes/digits/digits.py"
     words = ["engine=deepspeed", "deepspeed.zero_stage=1", "duration=2it", f"run_dir={tmp_path}"]
-    alone = {name: value for name, value in os.environ.items() if name not in ("RANK", "LOCAL_RANK", "WORLD_SIZE")}
-    ended = subprocess.run([sys.executable, str(recipe), *words], env=alone, capture_output=True, text=True, timeout=120, check=False)
+    alone = {
+        name: value for name, value in os.environ.items() if name not in ("RANK", "LOCAL_RANK", "WORLD_SIZE")
+    }
+    ended = subprocess.run(
+        [sys.executable, str(recipe), *words],
+        env=alone,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     assert ended.returncode == 0, ended.stderr

@@ -4,7 +4,11 @@ import pytest
 
 from tests.distributed.runs import relative_difference, train_on
 
-TINY = dict(schedule=dict(base_lr=2**-9, base_batch_size=1, warmup="5it", warmup_start_lr=None, warmup_start_share=1 / 32))
+TINY = dict(
+    schedule=dict(
+        base_lr=2**-9, base_batch_size=1, warmup="5it", warmup_start_lr=None, warmup_start_share=1 / 32
+    )
+)
 
 
 @pytest.mark.parametrize(("batch", "ghost", "world_size"), [(2, 2, 2), (8, 2, 2)])

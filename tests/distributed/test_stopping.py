@@ -19,7 +19,9 @@ WORDS = ["engine=ddp", "duration=120it", "log_every=1it", "evaluate_every=1dur",
 def torchrun(folder: Path) -> subprocess.Popen[str]:
     """Two ranks of the digits recipe, as a user starts them; a log file per rank beside the run."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    environment = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+    }
     return subprocess.Popen(
         [*command, str(DIGITS), *WORDS, "run_dir=run"],
         cwd=folder,
@@ -71,7 +73,11 @@ def test_a_signal_to_one_rank_saves_all_and_the_same_command_goes_on(tmp_path, n
     said = launcher.communicate(timeout=120)[0]
     assert launcher.returncode == 1
     assert re.search(r"exitcode *: *75", said), said
-    assert re.search(r"^stopped by a signal after step \d+; everything is saved: the same command goes on from there$", said, re.M), said
+    assert re.search(
+        r"^stopped by a signal after step \d+; everything is saved: the same command goes on from there$",
+        said,
+        re.M,
+    ), said
     stopped_at = int(re.search(r"stopped by a signal after step (\d+)", said)[1])
     assert newest_checkpoint(folders["stopped"])["progress"]["step"] == stopped_at < 120
     assert not (folders["stopped"] / "run/summary.json").exists()
@@ -89,5 +95,8 @@ def _assert_same_run(first: Path, second: Path) -> None:
     assert weights["progress"] == expected["progress"]
     for name, tensor in expected["state_dict"].items():
         assert torch.equal(weights["state_dict"][name], tensor), name
-    losses = [[json.loads(line)["loss"] for line in (folder / "run/metrics.jsonl").read_text().splitlines()] for folder in (first, second)]
+    losses = [
+        [json.loads(line)["loss"] for line in (folder / "run/metrics.jsonl").read_text().splitlines()]
+        for folder in (first, second)
+    ]
     assert losses[0] == losses[1] and len(losses[0]) == 121

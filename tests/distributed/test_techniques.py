@@ -46,7 +46,9 @@ def test_the_batch_climbs_and_the_rate_with_it(oracle):
     assert [row["batch_size"] for row in decisions].count(256) == 1
     steps = [row for row in oracle.rows if row["kind"] == "train"]
     planned = train_schedule(steps)
-    assert [row["lr"] for row in steps] == pytest.approx([lr * row["batch_size"] / 64 for lr, row in zip(planned, steps, strict=True)])
+    assert [row["lr"] for row in steps] == pytest.approx(
+        [lr * row["batch_size"] / 64 for lr, row in zip(planned, steps, strict=True)]
+    )
 
 
 def train_schedule(steps: list[dict]) -> list[float]:
@@ -76,7 +78,9 @@ def test_any_engine_world_and_cut_decides_alike(oracle, tmp_path, engine, world_
     ours, theirs = ([row["eigenvalue"] for row in curvatures(outcome)] for outcome in (run, oracle))
     assert relative_difference(ours, theirs) < 1e-3
     assert relative_difference(run.losses, oracle.losses) < 1e-4
-    assert [row["ema_loss"] for row in run.evaluations] == pytest.approx([row["ema_loss"] for row in oracle.evaluations], rel=1e-4)
+    assert [row["ema_loss"] for row in run.evaluations] == pytest.approx(
+        [row["ema_loss"] for row in oracle.evaluations], rel=1e-4
+    )
 
 
 @pytest.mark.parametrize("stop", ["before the first decision", "at a decision", "after a decision"])
@@ -104,7 +108,10 @@ def _stopped_after(straight: Outcome, step: int, run_dir: Path) -> Path:
 
 def test_the_average_by_hand_and_timm_finds_it(straight):
     """timm's first update copies the weights."""
-    saved = [torch.load(path, weights_only=True) for path in sorted((straight.run_dir / "checkpoints").glob("step_*.pt"))]
+    saved = [
+        torch.load(path, weights_only=True)
+        for path in sorted((straight.run_dir / "checkpoints").glob("step_*.pt"))
+    ]
     assert len(saved) > 4
     name = "conv1.weight" if "conv1.weight" in saved[0]["state_dict"] else next(iter(saved[0]["state_dict"]))
     average = saved[0]["state_dict"][name]
@@ -124,5 +131,10 @@ def test_training_is_the_same_with_an_average_and_without(straight, tmp_path):
 
 
 def test_adversarial_images_act(oracle, tmp_path):
-    without = train_on(1, tmp_path / "run", engine="ddp", **{**BOTH, "absa": BOTH["absa"] | dict(adversarial_share=0.0), "duration": "4it"})
+    without = train_on(
+        1,
+        tmp_path / "run",
+        engine="ddp",
+        **{**BOTH, "absa": BOTH["absa"] | dict(adversarial_share=0.0), "duration": "4it"},
+    )
     assert abs(without.losses[0] - oracle.losses[0]) > 1e-4

@@ -59,10 +59,14 @@ class Break:
 
     def happen(self) -> None:
         if self.guard_too:
-            time.sleep(3)  # three beats: the hub knows this guard by now, and one that it never knew it would wait for much longer
+            time.sleep(
+                3
+            )  # three beats: the hub knows this guard by now, and one that it never knew it would wait for much longer
         note(f"broke {time.time()}")
         if self.raises:
-            raise getattr(importlib.import_module("lbtrain.errors"), self.raises, OSError)("broken on purpose")
+            raise getattr(importlib.import_module("lbtrain.errors"), self.raises, OSError)(
+                "broken on purpose"
+            )
         if self.guard_too:
             for child in children(os.getpid()):
                 os.kill(child, self.number)
@@ -132,7 +136,8 @@ class Job:
         (folder / "screen").write_text("")
         context, port = _context(), free_port()
         ranks = [
-            context.Process(target=_rank, args=(rank, world_size, port, str(folder), list(words), broken)) for rank in range(world_size)
+            context.Process(target=_rank, args=(rank, world_size, port, str(folder), list(words), broken))
+            for rank in range(world_size)
         ]
         for process in ranks:
             process.start()
@@ -160,7 +165,11 @@ class Job:
     @property
     def broke_at(self) -> float:
         """When the first rank broke, by time.time()."""
-        return min(float(line.split()[1]) for line in (self.folder / "notes").read_text().splitlines() if line.startswith("broke"))
+        return min(
+            float(line.split()[1])
+            for line in (self.folder / "notes").read_text().splitlines()
+            if line.startswith("broke")
+        )
 
     def weights(self) -> dict[str, torch.Tensor]:
         newest = max((self.folder / "run/checkpoints").glob("step_*.pt"))

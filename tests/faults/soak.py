@@ -48,7 +48,14 @@ class Lives:
 
 
 def launch(run_dir: Path, steps: int, pause: float, port: int) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}", *JOB]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc_per_node=2",
+        f"--master_port={port}",
+        *JOB,
+    ]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "SOAK_PAUSE": str(pause)}
     run_dir.mkdir(parents=True, exist_ok=True)
     with (run_dir / "screen").open("ab") as screen:
@@ -61,7 +68,15 @@ def launch(run_dir: Path, steps: int, pause: float, port: int) -> subprocess.Pop
         )
 
 
-def disturb(run_dir: Path, steps: int, pause: float, port: int, kill_every: float, minutes: float, generator: random.Random) -> Lives:
+def disturb(
+    run_dir: Path,
+    steps: int,
+    pause: float,
+    port: int,
+    kill_every: float,
+    minutes: float,
+    generator: random.Random,
+) -> Lives:
     """Runs until the run has finished, killing a part of it at every interval while the minutes last."""
     lives, end = Lives(), time.monotonic() + 60 * minutes
     while True:
@@ -98,7 +113,9 @@ def _look(job: subprocess.Popen[bytes], run_dir: Path, age: float, lives: Lives)
 
 def _kill(job: subprocess.Popen[bytes], what: str) -> None:
     ranks = sorted(children(job.pid))
-    victims = {"launcher": [job.pid], "all ranks": ranks}.get(what) or ranks[-1 if what == "rank 1" else 0 :][:1]
+    victims = {"launcher": [job.pid], "all ranks": ranks}.get(what) or ranks[-1 if what == "rank 1" else 0 :][
+        :1
+    ]
     for pid in victims or [job.pid]:
         os.kill(pid, signal.SIGKILL)
     job.wait(timeout=120)
@@ -123,7 +140,11 @@ def growth(memory: list[tuple[float, int, float]]) -> tuple[float, float, float]
     if len(late) < 3:
         return float("nan"), float("nan"), float("nan")
     seconds, steps, resident = late.T
-    return float(np.polyfit(steps, resident, 1)[0]), float(np.polyfit(seconds, resident, 1)[0] * 60), float(np.ptp(resident))
+    return (
+        float(np.polyfit(steps, resident, 1)[0]),
+        float(np.polyfit(seconds, resident, 1)[0] * 60),
+        float(np.ptp(resident)),
+    )
 
 
 def watch_undisturbed(run_dir: Path, steps: int, port: int) -> Lives:
@@ -138,12 +159,25 @@ def watch_undisturbed(run_dir: Path, steps: int, port: int) -> Lives:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=60, help="how long it is disturbed; the run must last longer")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--minutes", type=float, default=60, help="how long it is disturbed; the run must last longer"
+    )
     parser.add_argument("--kill-every", type=float, default=60, help="seconds from a start to the kill")
-    parser.add_argument("--steps", type=int, default=0, help="length of the run; 0: a little more than fits into the minutes")
-    parser.add_argument("--start-up", type=float, default=15, help="seconds that a start takes here, to find the steps that fit")
-    parser.add_argument("--pause", type=float, default=0.2, help="seconds that the disturbed run sleeps in each step")
+    parser.add_argument(
+        "--steps", type=int, default=0, help="length of the run; 0: a little more than fits into the minutes"
+    )
+    parser.add_argument(
+        "--start-up",
+        type=float,
+        default=15,
+        help="seconds that a start takes here, to find the steps that fit",
+    )
+    parser.add_argument(
+        "--pause", type=float, default=0.2, help="seconds that the disturbed run sleeps in each step"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of what is killed")
     parser.add_argument("--out", type=Path, default=Path("runs/soak"))
     options = parser.parse_args()

@@ -23,7 +23,12 @@ KILLS = 200
 
 def state(step: int) -> dict:
     weight = torch.full((256, 64), float(step))
-    return {"model": {"weight": weight}, "optimizer": {"weight": {"momentum_buffer": -weight}}, "loss_scale": 1.0, "loss_scale_steps": 0}
+    return {
+        "model": {"weight": weight},
+        "optimizer": {"weight": {"momentum_buffer": -weight}},
+        "loss_scale": 1.0,
+        "loss_scale_steps": 0,
+    }
 
 
 def save_for_ever(run_dir: Path, first: int, acknowledge: int) -> None:
@@ -50,7 +55,9 @@ def test_no_kill_during_a_save_loses_more_than_that_save(tmp_path):
                 os._exit(1)
         os.close(writer)
         with os.fdopen(reader) as acknowledged:
-            first = acknowledged.readline() if kill % 4 else ""  # every fourth may fall into the first save of its process
+            first = (
+                acknowledged.readline() if kill % 4 else ""
+            )  # every fourth may fall into the first save of its process
             time.sleep(generator.uniform(0, 0.01))
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
@@ -62,7 +69,10 @@ def test_no_kill_during_a_save_loses_more_than_that_save(tmp_path):
             continue
         assert least <= found.progress.step <= least + 1, (seed, kill)
         assert found.skipped == [], (seed, kill)
-        assert torch.equal(found.state["model"]["weight"], state(found.progress.step)["model"]["weight"]), (seed, kill)
+        assert torch.equal(found.state["model"]["weight"], state(found.progress.step)["model"]["weight"]), (
+            seed,
+            kill,
+        )
         last = found.progress.step
     assert last > KILLS / 2
 
@@ -73,12 +83,21 @@ def run_on_a_small_disk(tmp_path: Path, mount: str, *words: str) -> subprocess.C
         pytest.skip("mounting a small disk needs root and unshare")
     disk = tmp_path / "disk"
     disk.mkdir()
-    recipe = [sys.executable, str(ROOT / "recipes/digits/digits.py"), f"run_dir={disk}/run", "log_every=1it", "evaluate_every=1dur", *words]
+    recipe = [
+        sys.executable,
+        str(ROOT / "recipes/digits/digits.py"),
+        f"run_dir={disk}/run",
+        "log_every=1it",
+        "evaluate_every=1dur",
+        *words,
+    ]
     script = f'mount -t tmpfs -o {mount} disk "$0" && mkdir -p "$0/run" && {{ test -z "$1" || mount -o remount,ro "$0"; }} && shift && '
     script += '"$@"; code=$?; ls "$0/run/checkpoints" 2>/dev/null; exit $code'
     flag = "ro" if "ro" in words else ""
     recipe = [word for word in recipe if word != "ro"]
-    environment = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")} | {"OMP_NUM_THREADS": "1"}
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")
+    } | {"OMP_NUM_THREADS": "1"}
     return subprocess.run(
         ["unshare", "--mount", "sh", "-c", script, str(disk), flag, *recipe],
         capture_output=True,
@@ -91,18 +110,24 @@ def run_on_a_small_disk(tmp_path: Path, mount: str, *words: str) -> subprocess.C
 
 def test_a_full_disk_ends_the_run_and_keeps_the_last_checkpoint(tmp_path):
     """A checkpoint of ResNet-8 takes 630 kB: two fit, the third does not."""
-    ended = run_on_a_small_disk(tmp_path, "size=1700k", "duration=9it", "checkpoint.every=2it", "checkpoint.keep=9")
+    ended = run_on_a_small_disk(
+        tmp_path, "size=1700k", "duration=9it", "checkpoint.every=2it", "checkpoint.keep=9"
+    )
     assert ended.returncode == 7, ended.stdout + ended.stderr
     message = r"^error: the checkpoint of step 6 could not be written to \S+ \(.*No space left on device\); \S+step_000000004\.pt is whole"
     assert re.search(message, ended.stderr, re.M), ended.stderr
     assert "Traceback" not in ended.stderr
-    assert ended.stdout.split()[-4:] == [f"step_{step:09}.{kind}" for step in (2, 4) for kind in ("pt", "sha256")]
+    assert ended.stdout.split()[-4:] == [
+        f"step_{step:09}.{kind}" for step in (2, 4) for kind in ("pt", "sha256")
+    ]
 
 
 def test_a_read_only_run_directory_is_refused(tmp_path):
     ended = run_on_a_small_disk(tmp_path, "size=2m", "ro", "duration=2it")
     assert ended.returncode == 2, ended.stdout + ended.stderr
-    assert re.fullmatch(r"error: run_dir=\S+ cannot be written to: Read-only file system\n", ended.stderr), ended.stderr
+    assert re.fullmatch(r"error: run_dir=\S+ cannot be written to: Read-only file system\n", ended.stderr), (
+        ended.stderr
+    )
 
 
 def test_two_jobs_on_one_run_directory_are_refused_until_the_first_is_dead(tmp_path):
@@ -119,7 +144,10 @@ def test_two_jobs_on_one_run_directory_are_refused_until_the_first_is_dead(tmp_p
             os._exit(1)
     os.close(writer)  # so that a child that ends without a word ends the reading too
     assert os.read(reader, 1) == b"x"
-    with pytest.raises(RecipeError, match=rf"is in use by process {owner} on \S+ since .*: wait for it, end it, or choose another run_dir"):
+    with pytest.raises(
+        RecipeError,
+        match=rf"is in use by process {owner} on \S+ since .*: wait for it, end it, or choose another run_dir",
+    ):
         directory.claim(patience=0.3)
     os.kill(owner, signal.SIGKILL)
     os.waitpid(owner, 0)

@@ -41,7 +41,9 @@ def block(*indices: int) -> Block:
 
 
 def config(root: Path, **changes) -> DataConfig:
-    return DataConfig(**(dict(name="imagefolder", root=str(root), augmentation="imagenet", image_size=16) | changes))
+    return DataConfig(
+        **(dict(name="imagefolder", root=str(root), augmentation="imagenet", image_size=16) | changes)
+    )
 
 
 @pytest.fixture
@@ -65,7 +67,12 @@ def bomb() -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     header = struct.pack(">IIBBBBB", 50_000, 50_000, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(100_000))) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(bytes(100_000)))
+        + chunk(b"IEND", b"")
+    )
 
 
 def jpeg(height: int = 70, width: int = 90, **options) -> bytes:
@@ -98,14 +105,20 @@ def test_a_bad_image_stops_with_its_path_or_is_replaced_and_counted(root, kind, 
     path = root / "train" / "ant" / "3.JPEG"
     whole = open_source(config(root, augmentation=augmentation), train=True, seed=1).fetch(block(2, 3, 4))
     path.write_bytes(data)
-    with pytest.raises(DataError, match=f"^{path}: cannot be read as an image .*Repair or .*data.on_error=replace$"):
+    with pytest.raises(
+        DataError, match=f"^{path}: cannot be read as an image .*Repair or .*data.on_error=replace$"
+    ):
         open_source(config(root, augmentation=augmentation), train=True, seed=1).fetch(block(2, 3, 4))
     source = open_source(config(root, augmentation=augmentation, on_error="replace"), train=True, seed=1)
     images, labels = next(batches(source, [block(2, 3, 4)], workers=0, device=CPU))
     assert torch.equal(images[[0, 2]], whole[0][[0, 2]]) and labels.tolist() == [0, 0, 0]
     assert torch.equal(images[1], whole[0][2])  # the next in the data set, seen as it is in this epoch
     said = capsys.readouterr().err
-    assert said.startswith(f"replaced: {path}: cannot be read") and reason in said and said.endswith("ant/4.JPEG\n")
+    assert (
+        said.startswith(f"replaced: {path}: cannot be read")
+        and reason in said
+        and said.endswith("ant/4.JPEG\n")
+    )
     assert replaced_images.take() == 1 and replaced_images.take() == 0
 
 
@@ -119,7 +132,9 @@ ODD = {
     "20,000 pixels high": jpeg(20_000, 40),
     "a line of 20,000 pixels": encoded(natural(1, 1, 20_000), "PNG"),
     "palette": saved(Image.fromarray(natural(1, 50, 60)).quantize(16), "PNG"),
-    "palette with transparency": saved(Image.fromarray(natural(1, 50, 60)).quantize(16), "PNG", transparency=bytes(16)),
+    "palette with transparency": saved(
+        Image.fromarray(natural(1, 50, 60)).quantize(16), "PNG", transparency=bytes(16)
+    ),
     "transparent": saved(Image.fromarray(natural(1, 50, 60)).convert("RGBA"), "PNG"),
     "16 bits": saved(Image.fromarray(natural(1, 50, 60)[:, :, 0].astype(np.uint16) * 257), "PNG"),
     "black and white": saved(Image.fromarray(natural(1, 50, 60)).convert("1"), "PNG"),
@@ -145,7 +160,9 @@ def test_the_colors_of_odd_images_are_pillows(root):
         source = open_source(config(root, augmentation="none", image_size=28), train=True, seed=1)
         expected = Image.open(io.BytesIO(ODD[kind])).convert("RGB")
         short = min(expected.size)
-        expected = expected.resize((32 * expected.width // short, 32 * expected.height // short), Image.Resampling.BILINEAR)
+        expected = expected.resize(
+            (32 * expected.width // short, 32 * expected.height // short), Image.Resampling.BILINEAR
+        )
         left = round((expected.width - 28) / 2)
         pixels = np.asarray(expected.crop((left, 2, left + 28, 30)), np.float32)
         ours = (source.fetch(block(3))[0] * source.std + source.mean)[0].permute(1, 2, 0)
@@ -156,7 +173,9 @@ def test_a_file_that_vanishes_while_the_run_goes_on(root):
     source = open_source(config(root), train=True, seed=1)
     source.fetch(block(3))
     (root / "train" / "ant" / "3.JPEG").unlink()
-    with pytest.raises(DataError, match=r"ant/3\.JPEG: cannot be read as an image \(No such file or directory\)"):
+    with pytest.raises(
+        DataError, match=r"ant/3\.JPEG: cannot be read as an image \(No such file or directory\)"
+    ):
         source.fetch(block(3))
 
 
@@ -195,17 +214,28 @@ def test_a_label_that_is_no_class(root, tmp_path):
         pq.write_table(table.replace_schema_metadata(notes), tmp_path / f"{name}-0.parquet")
     source = open_source(config(tmp_path), train=True, seed=1)
     assert source.fetch(block(0, 1, 3))[1].tolist() == [0, 1, 1]
-    with pytest.raises(DataError, match=r"train-0\.parquet: row 2 of row group 0: label 7, but there are 2 classes"):
+    with pytest.raises(
+        DataError, match=r"train-0\.parquet: row 2 of row group 0: label 7, but there are 2 classes"
+    ):
         source.fetch(block(2))
-    assert open_source(config(tmp_path, on_error="replace"), train=True, seed=1).fetch(block(2))[1].tolist() == [1]
+    assert open_source(config(tmp_path, on_error="replace"), train=True, seed=1).fetch(block(2))[
+        1
+    ].tolist() == [1]
 
 
 def test_a_row_without_an_image(tmp_path):
     _open.cache_clear()
     for name in ("train", "validation"):
-        table = pa.table({"image": [{"bytes": jpeg(), "path": "a.jpg"}, {"bytes": None, "path": "gone.jpg"}], "label": [0, 1]})
+        table = pa.table(
+            {
+                "image": [{"bytes": jpeg(), "path": "a.jpg"}, {"bytes": None, "path": "gone.jpg"}],
+                "label": [0, 1],
+            }
+        )
         pq.write_table(table, tmp_path / f"{name}-0.parquet")
-    with pytest.raises(DataError, match=r"row 1 of row group 0: cannot be read as an image \(the row holds no image bytes"):
+    with pytest.raises(
+        DataError, match=r"row 1 of row group 0: cannot be read as an image \(the row holds no image bytes"
+    ):
         open_source(config(tmp_path), train=True, seed=1).fetch(block(1))
 
 
@@ -217,7 +247,9 @@ def test_an_error_waits_for_its_turn_and_arrives_without_a_traceback(root, worke
     assert [len(next(loaded)[1]) for _ in range(2)] == [2, 1]
     with pytest.raises(DataError) as raised:
         next(loaded)
-    assert str(raised.value).startswith(f"{root}/train/ant/3.JPEG: cannot be read") and "Traceback" not in str(raised.value)
+    assert str(raised.value).startswith(
+        f"{root}/train/ant/3.JPEG: cannot be read"
+    ) and "Traceback" not in str(raised.value)
 
 
 def test_replacements_do_not_depend_on_blocks_and_workers(root):
@@ -226,7 +258,11 @@ def test_replacements_do_not_depend_on_blocks_and_workers(root):
     source = open_source(config(root, on_error="replace"), train=True, seed=1)
     images, labels = source.fetch(block(*range(8)))
     assert labels.tolist() == [0, 0, 0, 1, 1, 1, 1, 0]
-    assert torch.equal(images[3], images[5]) and torch.equal(images[4], images[5]) and torch.equal(images[7], images[0])
+    assert (
+        torch.equal(images[3], images[5])
+        and torch.equal(images[4], images[5])
+        and torch.equal(images[7], images[0])
+    )
     assert len(source.take_replaced()) == 3
     for workers in (0, 2):
         loaded = batches(source, [block(4, 7), block(3), block(0, 5)], workers=workers, device=CPU)
@@ -236,8 +272,12 @@ def test_replacements_do_not_depend_on_blocks_and_workers(root):
 
 def classifier(root: Path, **changes) -> Recipe:
     """An epoch is a step of 8."""
-    data = dict(name="imagefolder", root=str(root), augmentation="imagenet", image_size=16, on_error="replace")
-    return Recipe().vary(model=dict(name="cifar_resnet8"), batch_size=8, bn_batch_size=8, data=data, **changes)
+    data = dict(
+        name="imagefolder", root=str(root), augmentation="imagenet", image_size=16, on_error="replace"
+    )
+    return Recipe().vary(
+        model=dict(name="cifar_resnet8"), batch_size=8, bn_batch_size=8, data=data, **changes
+    )
 
 
 @pytest.mark.parametrize("loss", [dict(), dict(mixup=0.2)], ids=["plain", "mixup"])
@@ -299,7 +339,9 @@ if __name__ == "__main__":
 def test_a_loader_process_outlives_the_signals_to_its_rank_but_not_the_rank(tmp_path):
     (tmp_path / "rank.py").write_text(RANK)
     command = [sys.executable, str(tmp_path / "rank.py")]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True) as rank:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as rank:
         assert rank.stdin and rank.stdout
         worker = os.pidfd_open(int(rank.stdout.readline()))
         for number in (signal.SIGINT, signal.SIGUSR1):
@@ -322,7 +364,9 @@ def test_on_two_ranks_both_end_with_the_path_and_the_code_of_bad_data(root, tmp_
     path.write_bytes(jpeg()[:500])
     job = Job.start(tmp_path / "job", *WORDS, f"data.root={root}", f"data.workers={workers}")
     assert job.codes(90) == [6, 6], job.screen
-    assert f"error: {path}: cannot be read as an image" in job.screen and "Traceback" not in job.screen, job.screen
+    assert f"error: {path}: cannot be read as an image" in job.screen and "Traceback" not in job.screen, (
+        job.screen
+    )
     assert wait_until(lambda: not left_behind(tmp_path / "job"), 15), left_behind(tmp_path / "job")
 
 
@@ -334,9 +378,18 @@ def test_two_ranks_and_one_replace_alike_and_count_every_image_once(root, tmp_pa
         words = [*WORDS, f"data.root={root}", f"data.workers={workers}", "data.on_error=replace"]
         job = Job.start(tmp_path / f"{world_size}", *words, world_size=world_size)
         assert job.codes(90) == [0] * world_size, job.screen
-        rows = [json.loads(line) for line in (tmp_path / f"{world_size}/run/metrics.jsonl").read_text().splitlines()]
+        rows = [
+            json.loads(line)
+            for line in (tmp_path / f"{world_size}/run/metrics.jsonl").read_text().splitlines()
+        ]
         losses.append([row["loss"] for row in rows if row["kind"] == "train"])
-        assert [row["replaced_images"] for row in rows] == [1, 1, 1, 1, 1]  # batches are whole epochs here; then the evaluation
+        assert [row["replaced_images"] for row in rows] == [
+            1,
+            1,
+            1,
+            1,
+            1,
+        ]  # batches are whole epochs here; then the evaluation
         assert json.loads((tmp_path / f"{world_size}/run/summary.json").read_text())["replaced_images"] == 5
         assert job.screen.count("replaced: ") == 5
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)

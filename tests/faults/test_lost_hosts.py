@@ -34,8 +34,22 @@ class Training:
 
     def __init__(self, hosts: Hosts, folder: Path):
         self.hosts, self.run_dir = hosts, folder / "run"
-        words = ["duration=100000it", "log_every=5it", "evaluate_every=1dur", f"fault_timeout={TIMEOUT}", f"run_dir={self.run_dir}"]
-        command = ["deepspeed", "--hostfile", hosts.hostfile(1), "--launcher", "pdsh", str(ROOT / "recipes/digits/digits.py"), *words]
+        words = [
+            "duration=100000it",
+            "log_every=5it",
+            "evaluate_every=1dur",
+            f"fault_timeout={TIMEOUT}",
+            f"run_dir={self.run_dir}",
+        ]
+        command = [
+            "deepspeed",
+            "--hostfile",
+            hosts.hostfile(1),
+            "--launcher",
+            "pdsh",
+            str(ROOT / "recipes/digits/digits.py"),
+            *words,
+        ]
         self.ended: Future = ThreadPoolExecutor().submit(hosts.run, "node01", command, cwd=ROOT, timeout=280)
         assert wait_until(lambda: self.steps() >= 10 or self.ended.done(), 200)
         assert not self.ended.done(), self.ended.result().stderr[-3000:]
@@ -63,25 +77,37 @@ def test_a_host_that_is_cut_off(hosts: Hosts, tmp_path: Path, lost: str):
     hosts.unplug(lost)
     for host in (other, lost):  # either side sees the other go
         training.check_ends_on(host, TIMEOUT + 10 - (time.monotonic() - started))
-    assert re.search(rf"rank {0 if lost == 'node01' else 1} on \S+ lost after step \d+.*: not heard of for \d+ s", training.message)
+    assert re.search(
+        rf"rank {0 if lost == 'node01' else 1} on \S+ lost after step \d+.*: not heard of for \d+ s",
+        training.message,
+    )
 
 
 def test_a_host_that_hangs(hosts: Hosts, tmp_path: Path):
     training = Training(hosts, tmp_path)
     hosts.run("node02", ["pkill", "-STOP", "-f", EVERYTHING])
-    training.check_ends_on("node01", TIMEOUT + 10, RANKS)  # deepspeed's runner waits for the host: its sshd still answers
-    assert re.search(r"rank 1 on node02 lost after step \d+ \([\w-]+\): not heard of for \d+ s", training.message)
+    training.check_ends_on(
+        "node01", TIMEOUT + 10, RANKS
+    )  # deepspeed's runner waits for the host: its sshd still answers
+    assert re.search(
+        r"rank 1 on node02 lost after step \d+ \([\w-]+\): not heard of for \d+ s", training.message
+    )
     hosts.run("node02", ["pkill", "-CONT", "-f", EVERYTHING])
     for host in hosts.names:
         training.check_ends_on(host, TIMEOUT)
 
 
 @pytest.mark.parametrize(
-    "killed", ["^[^ ]*python[^ ]* [^ ]*bin/deepspeed ", "^[^ ]*python[^ ]* -u -m deepspeed.launcher.launch "], ids=["runner", "launcher"]
+    "killed",
+    ["^[^ ]*python[^ ]* [^ ]*bin/deepspeed ", "^[^ ]*python[^ ]* -u -m deepspeed.launcher.launch "],
+    ids=["runner", "launcher"],
 )
 def test_a_launcher_that_is_killed(hosts: Hosts, tmp_path: Path, killed: str):
     training = Training(hosts, tmp_path)
     hosts.run("node01", ["pkill", "-KILL", "-f", killed])
     for host in hosts.names:
         training.check_ends_on(host, TIMEOUT)
-    assert re.search(r"rank 0 on node01 lost after step \d+ \([\w-]+\): its launcher \(process \d+\) is gone", training.message)
+    assert re.search(
+        r"rank 0 on node01 lost after step \d+ \([\w-]+\): its launcher \(process \d+\) is gone",
+        training.message,
+    )

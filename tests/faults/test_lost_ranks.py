@@ -40,7 +40,11 @@ def check_all_gone(job: Job) -> None:
 def cases(*points: str, quick: set[tuple[str, int]], **what: Any) -> list:
     """Every point on either rank; those that are not `quick` are slow."""
     return [
-        pytest.param(Break(point, (rank,), **what), id=f"{point}-rank{rank}", marks=() if (point, rank) in quick else pytest.mark.slow)
+        pytest.param(
+            Break(point, (rank,), **what),
+            id=f"{point}-rank{rank}",
+            marks=() if (point, rank) in quick else pytest.mark.slow,
+        )
         for point in points
         for rank in (0, 1)
     ]
@@ -62,22 +66,32 @@ def test_a_killed_rank_ends_the_job_and_the_next_start_goes_on_exactly(broken_jo
     (rank,) = broken.ranks
     assert codes == [-signal.SIGKILL if each == rank else LOST for each in (0, 1)], broken_job.screen
     assert took < TIMEOUT
-    doing = {"building": "start-up", "first step": "training", "accumulation": "training"}.get(broken.point, broken.point)
+    doing = {"building": "start-up", "first step": "training", "accumulation": "training"}.get(
+        broken.point, broken.point
+    )
     step = {"accumulation": 4, "evaluation": 3, "checkpoint": 4}.get(broken.point, 0)
-    message = rf"rank {rank} on \S+ lost after step {step} \({doing}\): its process is gone \(killed, or crashed\)"
+    message = (
+        rf"rank {rank} on \S+ lost after step {step} \({doing}\): its process is gone \(killed, or crashed\)"
+    )
     assert len(re.findall(rf"^error: {message}\. {REST}$", broken_job.screen, re.M)) == 1, broken_job.screen
     assert "Traceback" not in broken_job.screen
     check_all_gone(broken_job)
     check_goes_on(broken_job, undisturbed)
 
 
-@pytest.mark.parametrize("broken_job", cases("first step", quick={("first step", 1)}, number=signal.SIGSTOP), indirect=True)
+@pytest.mark.parametrize(
+    "broken_job", cases("first step", quick={("first step", 1)}, number=signal.SIGSTOP), indirect=True
+)
 def test_a_stopped_rank_ends_the_job_and_is_ended_by_its_guard(broken_job, request):
     (rank,) = request.node.callspec.params["broken_job"].ranks
     codes = broken_job.codes()
     assert time.time() - broken_job.broke_at < TIMEOUT
     assert codes == [-signal.SIGKILL if each == rank else LOST for each in (0, 1)], broken_job.screen
-    assert re.search(rf"^error: rank {rank} on \S+ lost after step 0 \(training\): stopped \(SIGSTOP\) for \d+ s", broken_job.screen, re.M)
+    assert re.search(
+        rf"^error: rank {rank} on \S+ lost after step 0 \(training\): stopped \(SIGSTOP\) for \d+ s",
+        broken_job.screen,
+        re.M,
+    )
     check_all_gone(broken_job)
 
 
@@ -91,25 +105,36 @@ def test_ranks_that_hang_with_their_guards_are_left_behind_and_end_when_they_wak
     assert wait_until(lambda: broken_job.ranks[1 - hung].exitcode is not None, 60)
     assert time.time() - broken_job.broke_at < TIMEOUT
     assert broken_job.ranks[1 - hung].exitcode == LOST
-    assert re.search(rf"^error: rank {hung} on \S+ lost after step \d.*: not heard of for \d+ s", broken_job.screen, re.M), (
-        broken_job.screen
-    )
+    assert re.search(
+        rf"^error: rank {hung} on \S+ lost after step \d.*: not heard of for \d+ s", broken_job.screen, re.M
+    ), broken_job.screen
     for pid in left_behind(broken_job.folder):
         os.kill(pid, signal.SIGCONT)
-    assert broken_job.codes(TIMEOUT)[hung] in (LOST, -signal.SIGKILL)  # by itself, or by its guard where that wakes first
+    assert broken_job.codes(TIMEOUT)[hung] in (
+        LOST,
+        -signal.SIGKILL,
+    )  # by itself, or by its guard where that wakes first
     check_all_gone(broken_job)
 
 
-@pytest.mark.parametrize("broken_job", cases("first step", quick={("first step", 0)}, raises="OSError"), indirect=True)
+@pytest.mark.parametrize(
+    "broken_job", cases("first step", quick={("first step", 0)}, raises="OSError"), indirect=True
+)
 def test_an_error_of_one_rank_shows_its_traceback_and_ends_the_others(broken_job, request):
     (rank,) = request.node.callspec.params["broken_job"].ranks
     assert broken_job.codes() == [1 if each == rank else LOST for each in (0, 1)], broken_job.screen
     assert time.time() - broken_job.broke_at < TIMEOUT
-    assert re.search(rf"^error: rank {rank} on \S+ lost after step 0 \(training\): OSError: broken on purpose", broken_job.screen, re.M)
+    assert re.search(
+        rf"^error: rank {rank} on \S+ lost after step 0 \(training\): OSError: broken on purpose",
+        broken_job.screen,
+        re.M,
+    )
     assert broken_job.screen.count("Traceback") == 1
 
 
 @pytest.mark.parametrize("broken_job", [Break("building", (1,), raises="RecipeError")], indirect=True)
 def test_a_refusal_of_one_rank_is_told_and_its_exit_code_is_everybodys(broken_job):
     assert broken_job.codes() == [2, 2], broken_job.screen
-    assert re.search(r"^error: rank 1 on \S+ lost after step 0 \(start-up\): broken on purpose", broken_job.screen, re.M), broken_job.screen
+    assert re.search(
+        r"^error: rank 1 on \S+ lost after step 0 \(start-up\): broken on purpose", broken_job.screen, re.M
+    ), broken_job.screen

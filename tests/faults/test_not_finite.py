@@ -64,18 +64,25 @@ def detect_with_a_bad_sample(changes: dict[str, Any], run_dir: str) -> list[int]
     def loss(self: Any, model: Any, batch: Any) -> dict[str, torch.Tensor]:
         seen.append(batch.indices)
         spoiled = len(seen) == 2 and int(os.environ["RANK"]) == 1
-        return {name: value * float("nan") if spoiled else value for name, value in original(self, model, batch).items()}
+        return {
+            name: value * float("nan") if spoiled else value
+            for name, value in original(self, model, batch).items()
+        }
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(detection.InstanceSegmentation, "loss", loss)
-        patch.setattr(detection, "kinds_of", lambda sizes, group_by: np.arange(len(sizes)) % 2)  # all drawn images are of one size
+        patch.setattr(
+            detection, "kinds_of", lambda sizes, group_by: np.arange(len(sizes)) % 2
+        )  # all drawn images are of one size
         with pytest.raises(Diverged):
             run(tiny(**changes).vary(run_dir=run_dir), "tiny", on_screen=False)
     return seen[1]
 
 
 def test_the_images_of_a_grouped_stream_are_the_ones_that_were_trained_on(tmp_path: Path):
-    trained_on = run_on_ranks(2, detect_with_a_bad_sample, dict(engine="ddp", data=dict(group_by="size")), str(tmp_path))
+    trained_on = run_on_ranks(
+        2, detect_with_a_bad_sample, dict(engine="ddp", data=dict(group_by="size")), str(tmp_path)
+    )
     (suspect,) = json.loads((tmp_path / "diverged.json").read_text())["suspects"]
     assert suspect["samples"] == trained_on[1]
 
@@ -83,10 +90,14 @@ def test_the_images_of_a_grouped_stream_are_the_ones_that_were_trained_on(tmp_pa
 SLOW = {"zero1", "zero3", "accelerate"}
 
 
-@pytest.mark.parametrize("case", [pytest.param(case, marks=pytest.mark.slow if case in SLOW else ()) for case in CASES])
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=pytest.mark.slow if case in SLOW else ()) for case in CASES]
+)
 @pytest.mark.parametrize("bad", ["image", "gradient"])
 def test_the_run_ends_at_that_step_and_says_where(tmp_path: Path, case: str, bad: str):
-    changes = dict(CASES[case], log_every="20it", evaluate_every="20it", checkpoint=dict(every="2it", keep=20))
+    changes = dict(
+        CASES[case], log_every="20it", evaluate_every="20it", checkpoint=dict(every="2it", keep=20)
+    )
     said = set(run_on_ranks(2, train_with_a_bad_sample, changes, str(tmp_path), bad))
     assert len(said) == 1
     (message,) = said
@@ -101,7 +112,9 @@ def test_the_run_ends_at_that_step_and_says_where(tmp_path: Path, case: str, bad
     assert max((tmp_path / "checkpoints").glob("step_*.pt")).stem == f"step_{BAD_STEP - 1:09}"
 
 
-@pytest.mark.parametrize("case", [pytest.param(case, marks=pytest.mark.slow if case in SLOW else ()) for case in CASES])
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=pytest.mark.slow if case in SLOW else ()) for case in CASES]
+)
 def test_a_budget_skips_the_update_alone(tmp_path: Path, case: str):
     changes = dict(CASES[case], skip_nonfinite=1)
     assert run_on_ranks(2, train_with_a_bad_sample, changes, str(tmp_path), "image") == ["", ""]
@@ -109,5 +122,9 @@ def test_a_budget_skips_the_update_alone(tmp_path: Path, case: str):
     assert [row["skipped_steps"] for row in run.rows if row["kind"] == "train"][-1] == 1
     assert all(tensor.isfinite().all() for tensor in run.checkpoint()["state_dict"].values())
     early = torch.load(tmp_path / "checkpoints/step_000000010.pt", weights_only=True)["state_dict"]
-    moved = [not torch.equal(early[name], tensor) for name, tensor in run.checkpoint()["state_dict"].items() if "running_mean" in name]
+    moved = [
+        not torch.equal(early[name], tensor)
+        for name, tensor in run.checkpoint()["state_dict"].items()
+        if "running_mean" in name
+    ]
     assert moved and all(moved)

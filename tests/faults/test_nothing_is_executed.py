@@ -32,8 +32,12 @@ def test_words_arrive_as_they_were_written(tmp_path: Path, launcher: str, form: 
     made = tmp_path / "made"
     word = f"run_dir={form.format(made)}"
     for command in of_two_hosts(launcher, ["recipe.py", word]):
-        text = command[-1].replace(sys.executable, f"{sys.executable} -c 'import sys; print(repr(sys.argv[-1]))'")
-        said = subprocess.run(["sh", "-c", text], capture_output=True, text=True, timeout=30, check=True, cwd=tmp_path).stdout
+        text = command[-1].replace(
+            sys.executable, f"{sys.executable} -c 'import sys; print(repr(sys.argv[-1]))'"
+        )
+        said = subprocess.run(
+            ["sh", "-c", text], capture_output=True, text=True, timeout=30, check=True, cwd=tmp_path
+        ).stdout
         assert ast.literal_eval(said) == word
     assert not made.exists()
 
@@ -44,7 +48,10 @@ def test_what_deepspeed_would_not_quote_is_refused(word: str):
         of_two_hosts("deepspeed", ["recipe.py", word])
 
 
-@pytest.mark.parametrize("name", ["$(touch made)", "a;touch made", "`touch made`", "-oProxyCommand=touch made", "a b", "a'b", "a\tb|c"])
+@pytest.mark.parametrize(
+    "name",
+    ["$(touch made)", "a;touch made", "`touch made`", "-oProxyCommand=touch made", "a b", "a'b", "a\tb|c"],
+)
 def test_host_names_are_names(tmp_path: Path, name: str):
     path = tmp_path / "hosts"
     path.write_text(f"{name} slots=1\n")
@@ -63,7 +70,12 @@ class Evil:
 def test_a_checkpoint_that_holds_code_runs_none(tmp_path: Path):
     """Somebody put an object where a tensor belongs, and the right checksum beside it."""
     checkpoints = Checkpoints(tmp_path, keep=1)
-    state = {"model": {"weight": Evil(tmp_path / "made")}, "optimizer": {}, "loss_scale": 1.0, "loss_scale_steps": 0}
+    state = {
+        "model": {"weight": Evil(tmp_path / "made")},
+        "optimizer": {},
+        "loss_scale": 1.0,
+        "loss_scale_steps": 0,
+    }
     checkpoints.save(state, Progress(32, 1), "")
     checkpoints.wait()
     with pytest.raises(RecipeError, match="it cannot be read \\(Weights only load failed"):
@@ -71,7 +83,9 @@ def test_a_checkpoint_that_holds_code_runs_none(tmp_path: Path):
     assert not (tmp_path / "made").exists()
 
 
-@pytest.mark.parametrize("text", ["{a: !!python/object/apply:os.system [touch made]}", "{a: !!python/name:os.system }"])
+@pytest.mark.parametrize(
+    "text", ["{a: !!python/object/apply:os.system [touch made]}", "{a: !!python/name:os.system }"]
+)
 def test_a_recipe_in_yaml_makes_no_objects(text: str):
     with pytest.raises(RecipeError):
         Recipe().with_overrides([f"model.args={text}"])
@@ -80,7 +94,9 @@ def test_a_recipe_in_yaml_makes_no_objects(text: str):
 def test_every_load_is_safe():
     """No torch.load without weights_only=True, no pickle, no unsafe YAML, no shell=True in what ships."""
     loads = 0
-    for path in [path for folder in ("lbtrain", "tools", "recipes", "bench") for path in (ROOT / folder).rglob("*.py")]:
+    for path in [
+        path for folder in ("lbtrain", "tools", "recipes", "bench") for path in (ROOT / folder).rglob("*.py")
+    ]:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import | ast.ImportFrom):
                 names = [alias.name for alias in node.names] + [getattr(node, "module", None) or ""]
@@ -88,7 +104,12 @@ def test_every_load_is_safe():
             if isinstance(node, ast.Call):
                 called = ast.unparse(node.func)
                 given = {word.arg: ast.unparse(word.value) for word in node.keywords}
-                assert given.get("shell", "False") == "False" and called not in ("os.system", "os.popen", "eval", "exec"), path
+                assert given.get("shell", "False") == "False" and called not in (
+                    "os.system",
+                    "os.popen",
+                    "eval",
+                    "exec",
+                ), path
                 assert called not in ("yaml.load", "yaml.unsafe_load", "yaml.full_load"), path
                 if called == "torch.load":
                     loads += 1

@@ -15,7 +15,12 @@ NUMBERS = {"term": signal.SIGTERM, "int": signal.SIGINT, "usr1": signal.SIGUSR1}
 
 # Signal, what the run does, whom it reaches. Every signal, every phase and both kinds of addressees, not every combination.
 QUICK = [("usr1", "accumulation", (0, 1)), ("term", "evaluation", (1,))]
-CASES = [("term", "first step", (0,)), ("int", "accumulation", (1,)), ("int", "evaluation", (0, 1)), ("usr1", "checkpoint", (0,))]
+CASES = [
+    ("term", "first step", (0,)),
+    ("int", "accumulation", (1,)),
+    ("int", "evaluation", (0, 1)),
+    ("usr1", "checkpoint", (0,)),
+]
 
 
 @pytest.fixture
@@ -35,7 +40,9 @@ def started(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Job]:
 def test_a_signal_saves_at_one_step_and_the_run_goes_on_exactly(started: Job, undisturbed: Job):
     assert started.codes() == [SAVED, SAVED], started.screen
     (step,) = re.findall(
-        r"^stopped by a signal after step (\d+); everything is saved: the same command goes on from there$", started.screen, re.M
+        r"^stopped by a signal after step (\d+); everything is saved: the same command goes on from there$",
+        started.screen,
+        re.M,
     )
     newest = max((started.folder / "run/checkpoints").glob("step_*.pt"))
     assert newest.stem == f"step_{int(step):09}" and int(step) < STEPS
@@ -49,7 +56,10 @@ def test_a_signal_saves_at_one_step_and_the_run_goes_on_exactly(started: Job, un
 
 @pytest.mark.parametrize(
     "started",
-    [pytest.param(("term", "building", (0, 1)), marks=pytest.mark.slow, id="to-all"), pytest.param(("int", "building", (1,)), id="to-1")],
+    [
+        pytest.param(("term", "building", (0, 1)), marks=pytest.mark.slow, id="to-all"),
+        pytest.param(("int", "building", (1,)), id="to-1"),
+    ],
     indirect=True,
 )
 def test_before_training_there_is_nothing_to_save_and_all_end_at_once(started: Job):

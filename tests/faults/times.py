@@ -48,7 +48,9 @@ def seconds_to_the_end(name: str, timeout: float) -> float:
     with tempfile.TemporaryDirectory() as folder:
         job = Job.start(Path(folder) / "job", f"fault_timeout={timeout:g}", broken=broken)
         try:
-            able = [each for rank, each in enumerate(job.ranks) if not (broken.guard_too and rank in broken.ranks)]
+            able = [
+                each for rank, each in enumerate(job.ranks) if not (broken.guard_too and rank in broken.ranks)
+            ]
             while any(process.is_alive() for process in able):
                 time.sleep(0.01)
             over = time.time() - job.broke_at
@@ -66,7 +68,9 @@ def measure(names: list[str], rounds: int, timeout: float) -> dict[str, list[flo
     for _ in range(rounds):
         waiting = [name for name in names if FAULTS[name][0].number == signal.SIGSTOP]
         with ThreadPoolExecutor() as together:
-            for name, seconds in zip(waiting, together.map(seconds_to_the_end, waiting, [timeout] * len(waiting)), strict=True):
+            for name, seconds in zip(
+                waiting, together.map(seconds_to_the_end, waiting, [timeout] * len(waiting)), strict=True
+            ):
                 found[name].append(seconds)
         for name in names:
             if name not in waiting:
@@ -87,10 +91,14 @@ def table(lines: list[dict[str, str]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--fault-timeout", type=float, default=Recipe().fault_timeout)
-    parser.add_argument("--only", default="", help="faults whose names contain this; their rows are shown and not kept")
+    parser.add_argument(
+        "--only", default="", help="faults whose names contain this; their rows are shown and not kept"
+    )
     options = parser.parse_args()
     found = measure([name for name in FAULTS if options.only in name], options.rounds, options.fault_timeout)
     lines = [

@@ -27,10 +27,18 @@ def test_two_steps_on_two_ranks(engine, tmp_path):
     (tmp_path / "hostfile").write_text("localhost slots=2\n")
     port = free_port()
     program, *words = (word.format(hostfile=tmp_path / "hostfile", port=port) for word in LAUNCHERS[engine])
-    overrides = ["duration=2it", "log_every=1it", "schedule.warmup=1it", "data.image_size=64", f"run_dir={tmp_path / 'run'}"]
+    overrides = [
+        "duration=2it",
+        "log_every=1it",
+        "schedule.warmup=1it",
+        "data.image_size=64",
+        f"run_dir={tmp_path / 'run'}",
+    ]
     environment = {**os.environ, "DS_ACCELERATOR": "cpu", "PATH": f"{BIN}:{os.environ['PATH']}"}
     command = [str(BIN / program), *words, str(RECIPE), *overrides]
-    ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=280, check=False)
+    ended = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=280, check=False
+    )
     assert ended.returncode == 0, ended.stdout[-3000:] + ended.stderr[-3000:]
     summary = json.loads((tmp_path / "run/summary.json").read_text())
     assert (summary["engine"], summary["world_size"], summary["step"]) == (engine, 2, 2)

@@ -36,7 +36,9 @@ def test_a_method_learns(name, tmp_path, monkeypatch):
     words, bound = METHODS[name]
     recipe = runpy.run_path(str(FOLDER / f"digits/{name}.py"))["recipe"]
     try:
-        shortened = recipe.with_overrides([*words, "evaluate_every=1dur", "checkpoint.every=1dur", "engine=ddp", f"run_dir={tmp_path}"])
+        shortened = recipe.with_overrides(
+            [*words, "evaluate_every=1dur", "checkpoint.every=1dur", "engine=ddp", f"run_dir={tmp_path}"]
+        )
         summary = run(shortened, name, on_screen=False)
     finally:
         if dist.is_initialized():

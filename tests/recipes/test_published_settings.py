@@ -17,7 +17,9 @@ from tests.recipes.test_recipes import FILES, FOLDER, REFERENCE, counted_once, l
 NUMBERS: dict[str, Callable[[Recipe], object]] = {
     "momentum": lambda recipe: recipe.optimizer.momentum,
     "weight_decay": lambda recipe: recipe.optimizer.weight_decay,
-    "weight_decay_on_bn_gamma_beta": lambda recipe: 0.0 if "norm" in recipe.optimizer.no_decay else recipe.optimizer.weight_decay,
+    "weight_decay_on_bn_gamma_beta": lambda recipe: (
+        0.0 if "norm" in recipe.optimizer.no_decay else recipe.optimizer.weight_decay
+    ),
     "gradient_clip_norm": lambda recipe: recipe.optimizer.clip_norm,
     "trust_coefficient": lambda recipe: recipe.optimizer.trust_coefficient,
     "epochs": lambda recipe: Duration.parse(recipe.duration).value,
@@ -29,7 +31,9 @@ NUMBERS: dict[str, Callable[[Recipe], object]] = {
     "decay_factor": lambda recipe: 1 / recipe.schedule.factor,
     "per_worker_batch": lambda recipe: recipe.bn_batch_size,
     "fc_init_gaussian_std": lambda recipe: recipe.model.head_std,
-    "reference_lr_per_256_images": lambda recipe: recipe.schedule.base_lr * 256 / recipe.schedule.base_batch_size,
+    "reference_lr_per_256_images": lambda recipe: (
+        recipe.schedule.base_lr * 256 / recipe.schedule.base_batch_size
+    ),
     "base_lr": lambda recipe: recipe.schedule.base_lr,
     "base_lr_log2": lambda recipe: math.log2(recipe.schedule.base_lr / recipe.schedule.base_batch_size),
     "warmup_fraction_of_training": lambda recipe: Duration.parse(recipe.schedule.warmup).value,
@@ -95,7 +99,9 @@ def test_every_printed_setting_is_the_recipes(name):
     recipe = load(named(name))["recipe"]
     printed: dict[str, list[float]] = {}
     for row in seen(table):
-        if row["metric"] in NUMBERS and all(row[key] in (value if isinstance(value, tuple) else (value,)) for key, value in where.items()):
+        if row["metric"] in NUMBERS and all(
+            row[key] in (value if isinstance(value, tuple) else (value,)) for key, value in where.items()
+        ):
             printed.setdefault(row["metric"], []).append(float(row["value"]))
     assert len(printed) >= least, printed
     for metric, values in printed.items():
@@ -111,7 +117,9 @@ def test_every_row_of_goyals_table_3b_is_a_recipe():
     for row in rows:
         (recipe,) = [recipe for recipe in recipes if str(recipe.batch_size) == row["batch_size"]]
         gpus, iterations = map(int, re.findall(r"\d+", row["note"])[:2])
-        assert (peak_lr(recipe), recipe.expect.value) == pytest.approx((float(row["base_lr"]), float(row["value"])))
+        assert (peak_lr(recipe), recipe.expect.value) == pytest.approx(
+            (float(row["base_lr"]), float(row["value"]))
+        )
         assert recipe.duration == f"{iterations}it" and recipe.loss_batch_size == recipe.batch_size / gpus
 
 
@@ -119,13 +127,29 @@ def test_every_row_of_goyals_table_3b_is_a_recipe():
 def test_the_settings_of_the_lars_reproduction(name):
     """They stand in the notes of its rows."""
     recipe = load(named(name))["recipe"]
-    (row,) = [row for row in seen("you2017lars") if row["location"] == "README table" and row["batch_size"] == str(recipe.batch_size)]
-    said = re.search(r"(\d+) epochs, wd (\S+), warm-up (\S+) epochs, LARS epsilon (\S+), .* per-GPU batch (\d+)", row["note"])
+    (row,) = [
+        row
+        for row in seen("you2017lars")
+        if row["location"] == "README table" and row["batch_size"] == str(recipe.batch_size)
+    ]
+    said = re.search(
+        r"(\d+) epochs, wd (\S+), warm-up (\S+) epochs, LARS epsilon (\S+), .* per-GPU batch (\d+)",
+        row["note"],
+    )
     found = plan(recipe)
     warmup = found.warmup_steps * recipe.batch_size / found.train_examples
-    ours = [found.total_examples / found.train_examples, recipe.optimizer.weight_decay, warmup, recipe.optimizer.eps, recipe.bn_batch_size]
+    ours = [
+        found.total_examples / found.train_examples,
+        recipe.optimizer.weight_decay,
+        warmup,
+        recipe.optimizer.eps,
+        recipe.bn_batch_size,
+    ]
     assert ours == pytest.approx([float(number) for number in said.groups()], rel=1e-6)
-    assert found.learning_rate.peak == pytest.approx(float(row["base_lr"]), rel=1e-5) and recipe.schedule.decay == "poly"
+    assert (
+        found.learning_rate.peak == pytest.approx(float(row["base_lr"]), rel=1e-5)
+        and recipe.schedule.decay == "poly"
+    )
 
 
 @pytest.mark.parametrize(
@@ -137,7 +161,11 @@ def test_the_settings_of_the_lars_reproduction(name):
     ],
 )
 def test_the_steps_of_smiths_arms(name, batch_size, of):
-    rows = [row for row in seen("smith2018") if row["metric"] == "parameter_updates" and row["model"] == "Wide ResNet 16-4"]
+    rows = [
+        row
+        for row in seen("smith2018")
+        if row["metric"] == "parameter_updates" and row["model"] == "Wide ResNet 16-4"
+    ]
     (row,) = [row for row in rows if row["batch_size"] == batch_size and of in row["note"]]
     steps, published = plan(load(named(name))["recipe"]).total_steps, float(row["value"])
     assert 0.9 * published < steps < (published if row["note"].startswith("under") else 1.03 * published)
@@ -165,8 +193,22 @@ def test_the_rate_of_a_published_result_is_the_recipes(path: Path):
     """Of the row that prints the expected result at this batch, where it prints the rate too."""
     recipe = load(path)["recipe"]
     error, batch = recipe.expect.value, str(recipe.batch_size)
-    kinds = {"top1_error": error, "top1_accuracy": 100 - error, "test_accuracy": 100 - error, "mask_AP": error}
-    rows = [row for file in REFERENCE.glob("*20??*.csv") if "scaling" not in file.stem for row in seen(file.stem)]
-    near = [row for row in rows if row["batch_size"] == batch and abs(float(row["value"]) - kinds.get(row["metric"], -1)) < 0.006]
+    kinds = {
+        "top1_error": error,
+        "top1_accuracy": 100 - error,
+        "test_accuracy": 100 - error,
+        "mask_AP": error,
+    }
+    rows = [
+        row for file in REFERENCE.glob("*20??*.csv") if "scaling" not in file.stem for row in seen(file.stem)
+    ]
+    near = [
+        row
+        for row in rows
+        if row["batch_size"] == batch and abs(float(row["value"]) - kinds.get(row["metric"], -1)) < 0.006
+    ]
     rates = {float(row["base_lr"]) for row in near if row["base_lr"]}
-    assert not rates or any(peak_lr(recipe) == pytest.approx(rate, rel=0.02) for rate in rates), (peak_lr(recipe), near)
+    assert not rates or any(peak_lr(recipe) == pytest.approx(rate, rel=0.02) for rate in rates), (
+        peak_lr(recipe),
+        near,
+    )

@@ -74,14 +74,20 @@ def test_a_recipe_opens_with_its_contract(path):
     assert all(lines.values()), f"missing: {[word for word, line in lines.items() if not line]}"
     assert f"recipes/{path.relative_to(FOLDER)}" in lines["Run"][1]
     measured = lines["Measured"][1]
-    assert measured == "not yet" or re.search(r"results/\S+", rest), "Measured says 'not yet' until a row in results/ backs it"
+    assert measured == "not yet" or re.search(r"results/\S+", rest), (
+        "Measured says 'not yet' until a row in results/ backs it"
+    )
 
 
 @every_recipe
 def test_a_recipe_file_is_short_and_holds_no_loop(path):
     tree = ast.parse(path.read_text())
     assert len(path.read_text().splitlines()) <= 60
-    assert not [node for node in ast.walk(tree) if isinstance(node, ast.For | ast.While | ast.FunctionDef | ast.ClassDef)]
+    assert not [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.For | ast.While | ast.FunctionDef | ast.ClassDef)
+    ]
     assert path.read_text().rstrip().endswith('if __name__ == "__main__":\n    main(recipe)')
 
 
@@ -91,7 +97,10 @@ def test_an_expectation_is_a_published_figure(path):
     recipe = load(path)["recipe"]
     published = re.search(r"^Published +(\S.*)$", ast.get_docstring(ast.parse(path.read_text())), re.M)[1]
     if not recipe.expect:
-        assert re.search(r"nothing|without numbers|not at hand|model zoo|best between|other settings not stated|abstract", published)
+        assert re.search(
+            r"nothing|without numbers|not at hand|model zoo|best between|other settings not stated|abstract",
+            published,
+        )
         return
     value, accuracy = recipe.expect.value, 100 - recipe.expect.value
     numbers = [float(number) for number in re.findall(r"\d+\.\d+", published)]
@@ -101,10 +110,17 @@ def test_an_expectation_is_a_published_figure(path):
     }[recipe.expect.metric]
     assert min(abs(number - printed) for number in numbers for printed in kinds.values()) < 0.006
     assert recipe.expect.metric == primary_metric_of(recipe).name
-    assert recipe.expect.evaluations == 1 or recipe.evaluate_every == "1ep", "a median is taken over the last epochs"
+    assert recipe.expect.evaluations == 1 or recipe.evaluate_every == "1ep", (
+        "a median is taken over the last epochs"
+    )
     if not REFERENCE.is_dir():
         pytest.skip(f"{REFERENCE} is not here")
-    rows = [row for file in REFERENCE.glob("*.csv") for row in csv.DictReader(file.open()) if row.get("confidence") == "seen"]
+    rows = [
+        row
+        for file in REFERENCE.glob("*.csv")
+        for row in csv.DictReader(file.open())
+        if row.get("confidence") == "seen"
+    ]
     batch = str(recipe.batch_size)
     found = [row for row in rows if row.get("metric") in kinds and row["batch_size"] == batch]
     near = [row for row in found if abs(float(row["value"]) - kinds[row["metric"]]) < 0.006]
@@ -130,11 +146,15 @@ def test_importing_all_in_one_process_leaves_each_as_it_was():
     try:
         together = {path.stem: __import__(path.stem) for path in FILES}
         assert len(together) == len(FILES)
-        assert {name: module.recipe.to_yaml() for name, module in together.items()} == {name: alone[name] for name in together}
+        assert {name: module.recipe.to_yaml() for name, module in together.items()} == {
+            name: alone[name] for name in together
+        }
         assert len({id(module.recipe) for module in together.values()}) == len(together)
         for module in together.values():
             module.recipe.vary(batch_size=1).schedule.milestones.append("99ep")
-        assert {name: module.recipe.to_yaml() for name, module in together.items()} == {name: alone[name] for name in together}
+        assert {name: module.recipe.to_yaml() for name, module in together.items()} == {
+            name: alone[name] for name in together
+        }
     finally:
         for folder in folders:
             sys.path.remove(folder)
@@ -172,21 +192,40 @@ def _after_the_remedy(recipe: Recipe, world_size: int, counted, said: str) -> Pl
     world = re.search(r"(\d+)(?: or \d+)? ranks would do for this batch", said)
     assert batch and world, said
     make_plan(recipe, int(world[1]), engine="deepspeed", statistics=counted)
-    return make_plan(recipe.vary(batch_size=int(batch[1])), world_size, engine="deepspeed", statistics=counted)
+    return make_plan(
+        recipe.vary(batch_size=int(batch[1])), world_size, engine="deepspeed", statistics=counted
+    )
 
 
 def _small(recipe: Recipe) -> list[str]:
     """Overrides that keep a recipe's method and shrink its size. Only resnet50 itself is trained as deep as it is."""
-    words = ["duration=3it", "log_every=1it", "evaluate_every=3it", "checkpoint.every=3it", "data.workers=0", "engine=ddp"]
+    words = [
+        "duration=3it",
+        "log_every=1it",
+        "evaluate_every=3it",
+        "checkpoint.every=3it",
+        "data.workers=0",
+        "engine=ddp",
+    ]
     if recipe.data.name == "coco":
-        words += ["data.name=shapes", "data.image_size=64", "data.short_edges=", "data.max_size=0", "max_micro_batch_size=0"]
+        words += [
+            "data.name=shapes",
+            "data.image_size=64",
+            "data.short_edges=",
+            "data.max_size=0",
+            "max_micro_batch_size=0",
+        ]
         return [*words, "batch_size=2", "bn_batch_size=2", f"model.args={SMALL_HEADS}", "model.name=resnet18"]
     if recipe.data.name in ("digits", "shapes"):
         return words
     words += ["batch_size=40", "bn_batch_size=8"] if recipe.batch_size > 40 else []
     if recipe.data.name != "imagenet":
         return [*words, "data.name=digits", "data.train_examples=0", "data.augmentation=none"]
-    words += ["data.name=synthetic", f"data.image_size={64 if recipe.model.name.startswith('alexnet') else 32}", "data.augmentation=none"]
+    words += [
+        "data.name=synthetic",
+        f"data.image_size={64 if recipe.model.name.startswith('alexnet') else 32}",
+        "data.augmentation=none",
+    ]
     if recipe.model.name.startswith("alexnet"):
         words.append("model.args={hidden: 64}")
     if recipe.model.name.startswith("resnet") and recipe != load(named("resnet50"))["recipe"]:
@@ -221,7 +260,13 @@ def test_three_real_steps(path, tmp_path, monkeypatch):
         ("small_alexnet", ["data.augmentation=crop_flip"]),
         (
             "wide_resnet_growth",  # two steps of 32 images and two of 64 are as long as six of 32
-            ["model.name=cifar_resnet8", "batch_size=32", "bn_batch_size=8", "schedule.batch_growth=[2it:2]", "duration=6it"],
+            [
+                "model.name=cifar_resnet8",
+                "batch_size=32",
+                "bn_batch_size=8",
+                "schedule.batch_growth=[2it:2]",
+                "duration=6it",
+            ],
         ),
     ],
 )

@@ -15,12 +15,22 @@ from lbtrain.recipe import Recipe
 from lbtrain.runs.checkpoint import Progress
 from lbtrain.techniques import AdaptiveBatches, fgsm
 
-COUNTED = ModelStatistics(parameters=1000, not_decayed=10, without_trust_ratio=12, batch_norm_layers=1, activation_bytes_per_image=100)
+COUNTED = ModelStatistics(
+    parameters=1000,
+    not_decayed=10,
+    without_trust_ratio=12,
+    batch_norm_layers=1,
+    activation_bytes_per_image=100,
+)
 
 
 def recipe(**absa) -> Recipe:
     return Recipe().vary(
-        batch_size=128, bn_batch_size=32, duration="90ep", data=dict(name="cifar10"), absa=dict(max_batch_size=1024) | absa
+        batch_size=128,
+        bn_batch_size=32,
+        duration="90ep",
+        data=dict(name="cifar10"),
+        absa=dict(max_batch_size=1024) | absa,
     )
 
 
@@ -50,7 +60,10 @@ def climbed(adaptive: AdaptiveBatches, epochs: int) -> list[int]:
         ([8, 5, 4, 3, 2.1, 2, 1, 0.4], [128, 128, 256, 256, 256, 512, 1024, 1024]),
         ([8, 16, 8, 4.1, 4], [128, 128, 128, 128, 256]),
         ([8, 1, 0.6, 0.5], [128, 256, 256, 512]),
-        ([8, -9, -4.5, -4, 3, 2], [128, 128, 128, 256, 256, 512]),  # the largest in size may be negative, and is no flatter for that
+        (
+            [8, -9, -4.5, -4, 3, 2],
+            [128, 128, 128, 256, 256, 512],
+        ),  # the largest in size may be negative, and is no flatter for that
     ],
 )
 def test_half_the_reference_doubles_the_batch_and_becomes_the_reference(measured, batches):
@@ -83,12 +96,15 @@ def test_decisions_survive_a_restart():
     first = climbed(stopped, 3)
     resumed = control([4.0, 4, 2])
     resumed.load(stopped.state())
-    assert first + [resumed.phase(Progress(50_000 * epoch, epoch)).batch_size for epoch in (4, 5, 6)] == expected
+    assert (
+        first + [resumed.phase(Progress(50_000 * epoch, epoch)).batch_size for epoch in (4, 5, 6)] == expected
+    )
     assert resumed.state() == straight.state()
 
 
 @pytest.mark.parametrize(
-    "changes", [{"level": 4}, {"level": -1}, {"level": "high"}, {"level": None}, {"reference": "low"}, {"measured": -1}]
+    "changes",
+    [{"level": 4}, {"level": -1}, {"level": "high"}, {"level": None}, {"reference": "low"}, {"measured": -1}],
 )
 def test_decisions_that_it_never_took_are_refused(changes):
     adaptive = control([])
@@ -107,7 +123,10 @@ def test_the_ladder_of_a_plan():
         BatchSplit(100, 7, 1),
     ]
     assert [phase.lr_factor for phase in plan.ladder] == [1, 2, 4, 700 / 128]
-    assert plan.rows()["batch grows"] == "as the loss flattens to 256 (128 x 2); to 512 (128 x 4); to 700 (100 x 7)"
+    assert (
+        plan.rows()["batch grows"]
+        == "as the loss flattens to 256 (128 x 2); to 512 (128 x 4); to 700 (100 x 7)"
+    )
     assert plan.rows()["steps in all"].startswith("at most ")
     assert (plan.absa_every, plan.absa_adversarial_until) == (50_000, 45 * 50_000)
 
@@ -137,7 +156,14 @@ def test_fgsm_of_a_linear_loss_by_hand():
     weight = torch.tensor([[1.0, -2.0], [0.0, 3.0]])
     images = torch.tensor([[[[0.5, 0.5], [0.5, 0.95]]]])
     low, high = torch.tensor(0.45), torch.tensor(1.0)
-    moved = fgsm(nn.Flatten(), lambda model, batch: (model(batch[0]) @ weight.flatten()).sum(), (images,), 0.1, low=low, high=high)
+    moved = fgsm(
+        nn.Flatten(),
+        lambda model, batch: (model(batch[0]) @ weight.flatten()).sum(),
+        (images,),
+        0.1,
+        low=low,
+        high=high,
+    )
     torch.testing.assert_close(moved, torch.tensor([[[[0.6, 0.45], [0.5, 1.0]]]]))
     assert not moved.requires_grad and images[0, 0, 0, 0] == 0.5
 
@@ -170,7 +196,9 @@ def test_adversarial_images_are_drawn_by_position_and_end_with_their_share():
     assert 0.4 < torch.cat(moved[:4]).float().mean() < 0.6
     assert moved[4][:88].any() and not moved[4][88:].any() and not moved[5].any()
     twice = [(torch.zeros(256, 3, 2, 2), torch.zeros(256)) for _ in range(2)]
-    halved = torch.cat([batch[0].flatten(1).any(1) for batch in adaptive.batches(iter(twice), plan.ladder[1], 0)])
+    halved = torch.cat(
+        [batch[0].flatten(1).any(1) for batch in adaptive.batches(iter(twice), plan.ladder[1], 0)]
+    )
     assert 0.15 < halved.float().mean() < 0.35 and not (halved & ~torch.cat(moved[:4])).any()
     assert not any(batch[0].any() for batch in adaptive.batches(iter(given), plan.ladder[-1], 0))
 

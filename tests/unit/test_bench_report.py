@@ -6,8 +6,12 @@ from bench import report
 from bench.__main__ import regressions
 
 
-def line(case: str, ratio: str, low: str, high: str, target: str = ">=0.97", unit: str = "images/s") -> report.Line:
-    empty = dict.fromkeys(("ours", "peer"), "1.0") | dict.fromkeys(("command", "commit", "date", "hardware"), "x")
+def line(
+    case: str, ratio: str, low: str, high: str, target: str = ">=0.97", unit: str = "images/s"
+) -> report.Line:
+    empty = dict.fromkeys(("ours", "peer"), "1.0") | dict.fromkeys(
+        ("command", "commit", "date", "hardware"), "x"
+    )
     return {**empty, "case": case, "peer_name": "peer", "ratio": ratio, "ratio_low": low, "ratio_high": high, "target": target,
             "met": "yes", "unit": unit, "n": "3"}  # fmt: skip
 
@@ -27,7 +31,11 @@ def test_what_was_missed_is_listed_with_its_ratio():
 
 
 def test_an_aim_within_the_interval_is_met_or_not_with_a_question_mark():
-    lines = [line("sure", "1.1", "1.0", "1.2"), line("unsure", "0.98", "0.96", "1.0"), line("without", "0.98", "0.96", "1.0", "")]
+    lines = [
+        line("sure", "1.1", "1.0", "1.2"),
+        line("unsure", "0.98", "0.96", "1.0"),
+        line("without", "0.98", "0.96", "1.0", ""),
+    ]
     lines.append(line("missed", "0.96", "0.95", "0.99") | {"met": "no"})
     marks = [row.split(" | ")[5] for row in report._table(lines).splitlines()[2:]]
     assert marks == ["yes", "yes?", "yes", "no?"]

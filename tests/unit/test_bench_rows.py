@@ -8,7 +8,9 @@ from bench import rows
 
 
 def row(ours: list[float], peer: list[float], target: str) -> rows.Row:
-    return rows.paired("b", "case", "peer", ours, peer, unit="images/s", target=target, command="python -m bench.b")
+    return rows.paired(
+        "b", "case", "peer", ours, peer, unit="images/s", target=target, command="python -m bench.b"
+    )
 
 
 def test_the_ratio_is_the_median_of_the_paired_ratios_not_the_ratio_of_medians():
@@ -29,7 +31,9 @@ def test_the_interval_holds_the_true_median_in_95_of_100_samples():
     assert 0.94 < sum(low <= math.log(2) <= high for low, high in samples) / len(samples) < 0.98
 
 
-@pytest.mark.parametrize(("target", "met"), [(">=0.97", "yes"), (">=1.01", "no"), ("<=1.0", "yes"), ("<=0.9", "no"), ("", "")])
+@pytest.mark.parametrize(
+    ("target", "met"), [(">=0.97", "yes"), (">=1.01", "no"), ("<=1.0", "yes"), ("<=0.9", "no"), ("", "")]
+)
 def test_targets_are_bounds_on_the_ratio(target, met):
     assert row([1.0], [1.0], target).met == met
 
@@ -41,5 +45,8 @@ def test_rows_are_appended_with_their_origin(tmp_path, monkeypatch, capsys):
     with path.open() as file:
         written = list(csv.DictReader(file))
     assert [line["ratio"] for line in written] == ["0.5", "0.5"]
-    assert all(line["commit"] and line["hardware"] and "torch=" in line["versions"] and line["met"] == "no" for line in written)
+    assert all(
+        line["commit"] and line["hardware"] and "torch=" in line["versions"] and line["met"] == "no"
+        for line in written
+    )
     assert "not met" in capsys.readouterr().out

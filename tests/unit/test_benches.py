@@ -37,7 +37,9 @@ def test_noise_scale_measures_every_second_step(micro, monkeypatch):
 
     measured = []
     after_step = NoiseMonitor.after_step
-    monkeypatch.setattr(NoiseMonitor, "after_step", lambda self, done: measured.append(list(after_step(self, done))) or [])
+    monkeypatch.setattr(
+        NoiseMonitor, "after_step", lambda self, done: measured.append(list(after_step(self, done))) or []
+    )
     step = stepper(micro, model="cifar_resnet8")
     for _ in range(4):
         step()
@@ -66,7 +68,9 @@ def test_hessian():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", ["matrix", "resnet50", "memory", "optim", "ghost", "time_to_accuracy", "batch_size"])
+@pytest.mark.parametrize(
+    "case", ["matrix", "resnet50", "memory", "optim", "ghost", "time_to_accuracy", "batch_size"]
+)
 def test_gpu_rehearsed_on_a_cpu(case):
     from bench.gpu import CASES, Setting
 
@@ -134,9 +138,14 @@ def test_a_peer_gives_rows_if_it_agrees_and_none_if_it_never_does(off, monkeypat
     true = top_eigenvalues(Objective(model, hessian.loss, batches), hessian.TOP, tolerance=1e-6).values
     monkeypatch.setattr(hessian, "Peer", lambda *_: _Peer(true, off))
     if off > hessian.ACCURACY:
-        with pytest.raises(RuntimeError, match=r"PyHessian is off by 0\.002 at its tightest tolerance, 1e-06: no row"):
+        with pytest.raises(
+            RuntimeError, match=r"PyHessian is off by 0\.002 at its tightest tolerance, 1e-06: no row"
+        ):
             hessian.eigenvalues(tmp_path, model, batches, command="")
         return
     time, products = hessian.eigenvalues(tmp_path, model, batches, command="")
     assert (time.case, time.unit, time.target, time.n) == ("five eigenvalues", "s", "<=0.5", hessian.ROUNDS)
-    assert (products.peer, products.peer_name) == (7, "PyHessian, tolerance 0.01") and hessian.TOP <= products.ours <= 67
+    assert (products.peer, products.peer_name) == (
+        7,
+        "PyHessian, tolerance 0.01",
+    ) and hessian.TOP <= products.ours <= 67

@@ -18,12 +18,16 @@ def test_a_zero_stage_needs_its_engine(name, engine):
     if engine == name:
         check_engine(recipe, engine)
         return
-    with pytest.raises(RecipeError, match=rf"{name}.zero_stage=1 needs engine={name}, and this is engine={engine}"):
+    with pytest.raises(
+        RecipeError, match=rf"{name}.zero_stage=1 needs engine={name}, and this is engine={engine}"
+    ):
         check_engine(recipe, engine)
 
 
 def test_gemini_is_refused_everywhere():
-    with pytest.raises(RecipeError, match=r"Adams only, not optimizer.name=sgd: use engine=deepspeed deepspeed.zero_stage=3"):
+    with pytest.raises(
+        RecipeError, match=r"Adams only, not optimizer.name=sgd: use engine=deepspeed deepspeed.zero_stage=3"
+    ):
         check_engine(Recipe().vary(colossalai=dict(zero_stage=3)), "colossalai")
 
 

@@ -17,7 +17,9 @@ from lbtrain.runs.checkpoint import Checkpoints, Progress
 def state(value: float = 0.0) -> dict:
     return {
         "model": {"weight": torch.full((3, 2), value), "count": torch.tensor(4)},
-        "optimizer": {"weight": {"momentum_buffer": torch.full((3, 2), value + 0.5), "step": torch.tensor(7.0)}},
+        "optimizer": {
+            "weight": {"momentum_buffer": torch.full((3, 2), value + 0.5), "step": torch.tensor(7.0)}
+        },
         "loss_scale": 1024.0,
         "loss_scale_steps": 1999,
     }
@@ -67,7 +69,9 @@ def test_the_newest_is_by_step_also_beyond_nine_digits(tmp_path):
 @pytest.mark.parametrize(("keep", "left"), [(1, [4]), (2, [3, 4]), (3, [2, 3, 4]), (9, [1, 2, 3, 4])])
 def test_the_newest_stay(tmp_path, keep, left):
     save(tmp_path, 1, 2, 3, 4, keep=keep)
-    assert names(tmp_path) == sorted(f"step_{step:09}.{suffix}" for step in left for suffix in ("pt", "sha256"))
+    assert names(tmp_path) == sorted(
+        f"step_{step:09}.{suffix}" for step in left for suffix in ("pt", "sha256")
+    )
 
 
 def test_saving_the_same_step_again_replaces_it(tmp_path):
@@ -128,7 +132,9 @@ def test_a_damaged_one_that_was_passed_over_takes_no_place_of_a_good_one(tmp_pat
         checkpoints.save(state(step), Progress(32 * step, step), "seed: 0\n")
         checkpoints.wait()
         expected = there if keep == 2 else there[1:]  # the first of each is the good one before
-        assert [name for name in names(tmp_path) if name.endswith(".pt")] == [f"step_{number:09}.pt" for number in expected]
+        assert [name for name in names(tmp_path) if name.endswith(".pt")] == [
+            f"step_{number:09}.pt" for number in expected
+        ]
         assert newest(checkpoints)[1].step == step
 
 
@@ -155,14 +161,32 @@ WEIGHT = torch.zeros(2, 3)
     ("change", "why"),
     [
         (lambda content: content.pop("optimizer"), "it lacks optimizer"),
-        (lambda content: content.update(state_dict=[1.0]), "its weights and optimizer states are not tensors by name"),
-        (lambda content: content["optimizer"].update(weight=WEIGHT), "its weights and optimizer states are not tensors by name"),
+        (
+            lambda content: content.update(state_dict=[1.0]),
+            "its weights and optimizer states are not tensors by name",
+        ),
+        (
+            lambda content: content["optimizer"].update(weight=WEIGHT),
+            "its weights and optimizer states are not tensors by name",
+        ),
         (lambda content: content.update(loss_scale=float("nan")), "loss_scale=nan is no positive number"),
         (lambda content: content.update(loss_scale_steps=-1), "loss_scale_steps=-1 is no number of steps"),
-        (lambda content: content["progress"].update(examples=-1), "progress={'examples': -1.* is no position in a run"),
-        (lambda content: content["progress"].update(epoch=1), "progress={.*'epoch': 1} is no position in a run"),
-        (lambda content: content["state_dict"].update(w=content["state_dict"].pop("weight")), r"it lacks weight \(1 such names\)"),
-        (lambda content: content["state_dict"].update(w=WEIGHT), r"it has, and the model has not, w \(1 such names\)"),
+        (
+            lambda content: content["progress"].update(examples=-1),
+            "progress={'examples': -1.* is no position in a run",
+        ),
+        (
+            lambda content: content["progress"].update(epoch=1),
+            "progress={.*'epoch': 1} is no position in a run",
+        ),
+        (
+            lambda content: content["state_dict"].update(w=content["state_dict"].pop("weight")),
+            r"it lacks weight \(1 such names\)",
+        ),
+        (
+            lambda content: content["state_dict"].update(w=WEIGHT),
+            r"it has, and the model has not, w \(1 such names\)",
+        ),
         (
             lambda content: content["state_dict"].update(weight=WEIGHT.T),
             r"weight has shape \(3, 2\) of torch.float32 in it, and \(2, 3\) of torch.float32 in this run",
@@ -171,7 +195,10 @@ WEIGHT = torch.zeros(2, 3)
             lambda content: content["state_dict"].update(weight=WEIGHT.double()),
             r"weight has shape \(2, 3\) of torch.float64 in it, and \(2, 3\) of torch.float32 in this run",
         ),
-        (lambda content: content["optimizer"].update(w={}), "it has optimizer states of w, which is no parameter of the model"),
+        (
+            lambda content: content["optimizer"].update(w={}),
+            "it has optimizer states of w, which is no parameter of the model",
+        ),
         (
             lambda content: content["optimizer"].update(weight={"momentum_buffer": WEIGHT[:1]}),
             r"weight, momentum_buffer has shape \(1, 3\) of torch.float32 in it, and \(2, 3\)",
@@ -181,17 +208,27 @@ WEIGHT = torch.zeros(2, 3)
 def test_one_that_was_changed_and_given_a_checksum_is_refused_with_the_reason(tmp_path, change, why):
     checkpoints = Checkpoints(tmp_path, keep=1)
     states = {"weight": {"momentum_buffer": WEIGHT, "step": torch.tensor(1.0)}}
-    checkpoints.save({"model": MODEL.state_dict(), "optimizer": states, "loss_scale": 1.0, "loss_scale_steps": 0}, Progress(32, 1), "")
+    checkpoints.save(
+        {"model": MODEL.state_dict(), "optimizer": states, "loss_scale": 1.0, "loss_scale_steps": 0},
+        Progress(32, 1),
+        "",
+    )
     checkpoints.wait()
     checkpoints.newest().check_fits(MODEL)
     tamper(tmp_path / "checkpoints/step_000000001.pt", change)
-    with pytest.raises(RecipeError, match=rf"step_000000001\.pt is no checkpoint of this run.*: {why}.*Remove it.*another run_dir"):
+    with pytest.raises(
+        RecipeError,
+        match=rf"step_000000001\.pt is no checkpoint of this run.*: {why}.*Remove it.*another run_dir",
+    ):
         checkpoints.newest().check_fits(MODEL)
 
 
 def test_what_a_technique_cannot_take_back_is_refused(tmp_path):
     checkpoints = save(tmp_path, 1)
-    with pytest.raises(RecipeError, match=r"step_000000001\.pt is no checkpoint of this run.*a technique.*KeyError: 'absa'.*Remove it"):
+    with pytest.raises(
+        RecipeError,
+        match=r"step_000000001\.pt is no checkpoint of this run.*a technique.*KeyError: 'absa'.*Remove it",
+    ):
         checkpoints.newest().restore_extras(lambda state: state["absa"])
 
 
@@ -199,7 +236,9 @@ def test_a_file_that_is_no_checkpoint_is_refused(tmp_path):
     path = save(tmp_path, 1).folder / "step_000000001.pt"
     path.write_text("weights")
     path.with_suffix(".sha256").write_text(hashlib.sha256(b"weights").hexdigest() + "\n")
-    with pytest.raises(RecipeError, match=r"step_000000001\.pt is no checkpoint of this run.*it cannot be read"):
+    with pytest.raises(
+        RecipeError, match=r"step_000000001\.pt is no checkpoint of this run.*it cannot be read"
+    ):
         Checkpoints(tmp_path, keep=1).newest()
 
 
@@ -208,7 +247,10 @@ def test_all_damaged_is_refused_and_nothing_is_deleted(tmp_path):
     for step in (1, 2):
         flip_a_byte(tmp_path / f"checkpoints/step_{step:09}.pt")
     before = names(tmp_path)
-    with pytest.raises(RecipeError, match=r"step_000000002\.pt is damaged.*step_000000001\.pt is damaged.*choose another run_dir"):
+    with pytest.raises(
+        RecipeError,
+        match=r"step_000000002\.pt is damaged.*step_000000001\.pt is damaged.*choose another run_dir",
+    ):
         checkpoints.newest()
     assert names(tmp_path) == before
 
@@ -222,7 +264,9 @@ def test_a_crash_while_writing_leaves_the_older_one(tmp_path, monkeypatch):
 
     monkeypatch.setattr(torch, "save", crash)
     checkpoints.save(state(2), Progress(64, 2), "")
-    with pytest.raises(SaveFailed, match=r"step 2 could not be written to .*no space left.*step_000000001\.pt is whole"):
+    with pytest.raises(
+        SaveFailed, match=r"step 2 could not be written to .*no space left.*step_000000001\.pt is whole"
+    ):
         checkpoints.wait()
     assert names(tmp_path) == ["step_000000001.pt", "step_000000001.sha256"]
     monkeypatch.undo()
@@ -233,7 +277,12 @@ def test_a_crash_while_writing_leaves_the_older_one(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("error", "why"), [(MemoryError(), "MemoryError"), (pickle.PicklingError("no such thing"), "no such thing"), (TypeError("odd"), "odd")]
+    ("error", "why"),
+    [
+        (MemoryError(), "MemoryError"),
+        (pickle.PicklingError("no such thing"), "no such thing"),
+        (TypeError("odd"), "odd"),
+    ],
 )
 def test_whatever_stops_the_writer_is_said(tmp_path, monkeypatch, error, why):
     checkpoints = save(tmp_path, 1)
@@ -243,7 +292,9 @@ def test_whatever_stops_the_writer_is_said(tmp_path, monkeypatch, error, why):
 
     monkeypatch.setattr(torch, "save", fail)
     checkpoints.save(state(2), Progress(64, 2), "")
-    with pytest.raises(SaveFailed, match=rf"step 2 could not be written to .*\({why}\); .*step_000000001\.pt is whole"):
+    with pytest.raises(
+        SaveFailed, match=rf"step 2 could not be written to .*\({why}\); .*step_000000001\.pt is whole"
+    ):
         checkpoints.wait()
     assert names(tmp_path) == ["step_000000001.pt", "step_000000001.sha256"]
 
@@ -274,7 +325,14 @@ def test_other_files_in_the_folder_are_left_alone(tmp_path):
 def test_a_file_holds_data_and_no_code(tmp_path):
     path = save(tmp_path, 1).folder / "step_000000001.pt"
     content = torch.load(path, weights_only=True)
-    assert sorted(content) == ["loss_scale", "loss_scale_steps", "optimizer", "progress", "recipe", "state_dict"]
+    assert sorted(content) == [
+        "loss_scale",
+        "loss_scale_steps",
+        "optimizer",
+        "progress",
+        "recipe",
+        "state_dict",
+    ]
     assert content["recipe"] == "seed: 0\n"
 
 

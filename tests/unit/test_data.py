@@ -48,13 +48,21 @@ def test_digits_are_1797_different_samples_split_once():
     images = np.concatenate([in_bytes(whole(source)[0], known) for source in (train, evaluation)])
     labels = torch.cat([whole(source)[1] for source in (train, evaluation)])
     digits = load_digits()
-    expected = [(image.astype(np.uint8).tobytes(), int(label)) for image, label in zip(digits.images * 15.9375, digits.target, strict=True)]
-    assert sorted(zip([image.tobytes() for image in images], labels.tolist(), strict=True)) == sorted(expected)
+    expected = [
+        (image.astype(np.uint8).tobytes(), int(label))
+        for image, label in zip(digits.images * 15.9375, digits.target, strict=True)
+    ]
+    assert sorted(zip([image.tobytes() for image in images], labels.tolist(), strict=True)) == sorted(
+        expected
+    )
 
 
 def test_a_data_set_can_be_its_first_images():
     config = DataConfig(name="digits", train_examples=100)
-    part, whole = open_source(config, train=True, seed=0), open_source(DataConfig(name="digits"), train=True, seed=0)
+    part, whole = (
+        open_source(config, train=True, seed=0),
+        open_source(DataConfig(name="digits"), train=True, seed=0),
+    )
     assert len(part) == dataset_info(config).train_examples == 100
     assert torch.equal(part.fetch(block(99))[0], whole.fetch(block(99))[0])
     assert len(open_source(config, train=False, seed=0)) == 357
@@ -110,7 +118,12 @@ def test_idx_files_from_shared_data(name):
     known = dataset_info(config)
     train, evaluation = (open_source(config, train=train, seed=0) for train in (True, False))
     assert (len(train), len(evaluation)) == (known.train_examples, known.eval_examples) == (60_000, 10_000)
-    assert train.images.shape == (60_000, 28, 28, 1) and evaluation.fetch(block(0, 1))[0].shape == (2, 1, 28, 28)
+    assert train.images.shape == (60_000, 28, 28, 1) and evaluation.fetch(block(0, 1))[0].shape == (
+        2,
+        1,
+        28,
+        28,
+    )
     pixels = train.images.double()
     assert abs(pixels.mean() - known.mean[0]) < 0.01 and abs(pixels.std() - known.std[0]) < 0.01
     assert set(evaluation.labels.tolist()) == set(range(10))
@@ -119,7 +132,9 @@ def test_idx_files_from_shared_data(name):
 
 def shrink(monkeypatch: pytest.MonkeyPatch, name: str, *, train: int, evaluation: int, classes: int) -> None:
     """Makes the data set `name` one of a few images, for tests that write it themselves."""
-    small = dataclasses.replace(registry._FACTS[name], train_examples=train, eval_examples=evaluation, num_classes=classes)
+    small = dataclasses.replace(
+        registry._FACTS[name], train_examples=train, eval_examples=evaluation, num_classes=classes
+    )
     monkeypatch.setitem(registry._FACTS, name, small)
 
 
@@ -131,11 +146,20 @@ def write_idx(path: Path, values: np.ndarray, *, zipped: bool) -> None:
 
 @pytest.mark.parametrize("zipped", [True, False])
 @pytest.mark.parametrize(
-    ("name", "inside"), [("mnist", "MNIST/raw"), ("fashion_mnist", "FashionMNIST/raw"), ("fashion_mnist", "fashion_mnist"), ("mnist", "")]
+    ("name", "inside"),
+    [
+        ("mnist", "MNIST/raw"),
+        ("fashion_mnist", "FashionMNIST/raw"),
+        ("fashion_mnist", "fashion_mnist"),
+        ("mnist", ""),
+    ],
 )
 def test_idx_files_in_every_layout(tmp_path, monkeypatch, name, inside, zipped):
     shrink(monkeypatch, name, train=5, evaluation=5, classes=5)
-    images, labels = np.random.default_rng(0).integers(0, 256, (5, 28, 28), np.uint8), np.arange(5, dtype=np.uint8)
+    images, labels = (
+        np.random.default_rng(0).integers(0, 256, (5, 28, 28), np.uint8),
+        np.arange(5, dtype=np.uint8),
+    )
     for split in ("train", "t10k"):
         write_idx(tmp_path / inside / f"{split}-images-idx3-ubyte", images, zipped=zipped)
         write_idx(tmp_path / inside / f"{split}-labels-idx1-ubyte", labels, zipped=zipped)
@@ -151,7 +175,10 @@ def test_idx_files_in_every_layout(tmp_path, monkeypatch, name, inside, zipped):
         (lambda data: data[:7], "not a whole IDX file"),
         (lambda data: b"", "not a whole IDX file"),
         (lambda data: data[:3] + bytes([1]) + data[4:], "not a whole IDX file"),
-        (lambda data: data[:4] + np.array([4], ">i4").tobytes() + data[8 : 8 + 4 * 28 * 28 + 8], "4 images in .* but 5 labels"),
+        (
+            lambda data: data[:4] + np.array([4], ">i4").tobytes() + data[8 : 8 + 4 * 28 * 28 + 8],
+            "4 images in .* but 5 labels",
+        ),
     ],
 )
 def test_a_damaged_idx_file_is_the_users_error(tmp_path, damage, said):
@@ -186,7 +213,9 @@ def write_torchvision_cifar10(root: Path, monkeypatch: pytest.MonkeyPatch) -> np
     for number, name in enumerate(names):
         part = images[10 * number : 10 * number + 10]
         rows = part.transpose(0, 3, 1, 2).reshape(10, -1)
-        (folder / name).write_bytes(pickle.dumps({"data": rows, "labels": [*range(number, 10), *range(number)]}))
+        (folder / name).write_bytes(
+            pickle.dumps({"data": rows, "labels": [*range(number, 10), *range(number)]})
+        )
     (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": [str(label) for label in range(10)]}))
 
     def checksum(name: str) -> str:
@@ -231,21 +260,29 @@ def test_cifar10_from_a_folder(tmp_path, monkeypatch):
     images = write_folder(tmp_path, "test", "png")
     read, labels = whole(open_source(DataConfig(name="cifar10", root=str(tmp_path)), train=False, seed=0))
     assert labels.tolist() == [0, 0, 0, 1, 1, 1]
-    assert np.array_equal(in_bytes(read, dataset_info(DataConfig(name="cifar10"))), np.stack(images["cat"] + images["dog"]))
+    assert np.array_equal(
+        in_bytes(read, dataset_info(DataConfig(name="cifar10"))), np.stack(images["cat"] + images["dog"])
+    )
 
 
 def test_small_images_are_counted_against_the_data_set_that_is_named(tmp_path, monkeypatch):
     write_folder(tmp_path, "train", "png")
     write_folder(tmp_path, "test", "png")
     config = DataConfig(name="cifar10", root=str(tmp_path), train_examples=4)
-    with pytest.raises(RecipeError, match=r"^data\.root=.*: 6 training images and 6 labels, but cifar10 has 50,000; .*imagefolder"):
+    with pytest.raises(
+        RecipeError,
+        match=r"^data\.root=.*: 6 training images and 6 labels, but cifar10 has 50,000; .*imagefolder",
+    ):
         open_source(config, train=True, seed=0)
     shrink(monkeypatch, "cifar10", train=6, evaluation=7, classes=2)
     assert len(open_source(config, train=True, seed=0)) == 4
     with pytest.raises(RecipeError, match=r"6 evaluation images and 6 labels, but cifar10 has 7"):
         open_source(config, train=False, seed=0)
     shrink(monkeypatch, "cifar10", train=6, evaluation=6, classes=10)
-    with pytest.raises(RecipeError, match=r"images of 2 classes, labelled 0 to 1, but cifar10 has 10, from 0 on; .*imagefolder"):
+    with pytest.raises(
+        RecipeError,
+        match=r"images of 2 classes, labelled 0 to 1, but cifar10 has 10, from 0 on; .*imagefolder",
+    ):
         open_source(config, train=True, seed=0)
 
 
@@ -254,16 +291,23 @@ def test_labels_are_those_of_the_data_set(tmp_path, monkeypatch, labels):
     shrink(monkeypatch, "mnist", train=5, evaluation=5, classes=5)
     write_idx(tmp_path / "train-images-idx3-ubyte", np.zeros((5, 28, 28), np.uint8), zipped=False)
     write_idx(tmp_path / "train-labels-idx1-ubyte", np.array(labels, np.uint8), zipped=False)
-    with pytest.raises(RecipeError, match=f"labelled {labels[0]} to {labels[-1]}, but mnist has 5, from 0 on"):
+    with pytest.raises(
+        RecipeError, match=f"labelled {labels[0]} to {labels[-1]}, but mnist has 5, from 0 on"
+    ):
         open_source(DataConfig(name="mnist", root=str(tmp_path)), train=True, seed=0)
 
 
 def test_cifar10_is_not_taken_for_cifar100(npz):
-    with pytest.raises(RecipeError, match=r"evaluation images of 10 classes, labelled 0 to 9, but cifar100 has 100"):
+    with pytest.raises(
+        RecipeError, match=r"evaluation images of 10 classes, labelled 0 to 9, but cifar100 has 100"
+    ):
         open_source(DataConfig(name="cifar100", root=str(SHARED / "cifar10")), train=False, seed=0)
 
 
-@pytest.mark.parametrize("damage", [lambda path: path.write_bytes(b"broken"), lambda path: path.write_bytes(path.read_bytes()[:-200])])
+@pytest.mark.parametrize(
+    "damage",
+    [lambda path: path.write_bytes(b"broken"), lambda path: path.write_bytes(path.read_bytes()[:-200])],
+)
 def test_a_broken_image_in_a_folder_of_small_images_is_named(tmp_path, damage):
     write_folder(tmp_path, "train", "png")
     path = tmp_path / "train" / "cat" / "2.png"
@@ -302,7 +346,9 @@ def test_a_damaged_file_of_strips_is_named(tmp_path, damage):
     path, webp = tmp_path / "train.npz", strips(pictures(12))
     np.savez(path, webp=np.frombuffer(webp, np.uint8), offsets=[0, len(webp)], labels=np.arange(12) % 10)
     damage(path)
-    with pytest.raises(DataError, match=f"^{path}: not a whole file of WebP strips; fetch it again") as raised:
+    with pytest.raises(
+        DataError, match=f"^{path}: not a whole file of WebP strips; fetch it again"
+    ) as raised:
         open_source(DataConfig(name="cifar10", root=str(tmp_path)), train=True, seed=0)
     assert "pickle" not in str(raised.value)
 
@@ -337,7 +383,10 @@ def test_images_of_a_folder_do_not_depend_on_the_block_or_the_worker(tmp_path):
 @pytest.mark.parametrize(
     ("config", "said"),
     [
-        (dict(name="cifar10"), r"data\.name=cifar10 needs data\.root=FOLDER \(or the environment variable LBTRAIN_DATA\)"),
+        (
+            dict(name="cifar10"),
+            r"data\.name=cifar10 needs data\.root=FOLDER \(or the environment variable LBTRAIN_DATA\)",
+        ),
         (dict(name="cifar10", root="/no/such/folder"), r"data\.root=/no/such/folder: no such folder"),
         (dict(name="imagenet"), "needs data.root=FOLDER"),
         (dict(name="imagefolder", root="/no/such/folder"), "no such folder"),
@@ -378,7 +427,10 @@ def naive_crop_flip(image: np.ndarray, top: int, left: int, flip: bool, padding:
     out = np.zeros_like(image)
     for row in range(height):
         for column in range(width):
-            source_row, source_column = row + top - padding, (width - 1 - column if flip else column) + left - padding
+            source_row, source_column = (
+                row + top - padding,
+                (width - 1 - column if flip else column) + left - padding,
+            )
             if 0 <= source_row < height and 0 <= source_column < width:
                 out[row, column] = image[source_row, source_column]
     return out
@@ -390,23 +442,38 @@ def test_crop_and_flip_against_a_loop_over_pixels(height, width, padding):
     images = np.random.default_rng(1).integers(0, 256, (40, height, width, 2), dtype=np.uint8)
     numbers = draws(where, 5, 3)
     expected = [
-        naive_crop_flip(image, int(top % (2 * padding + 1)), int(left % (2 * padding + 1)), bool(flip % 2), padding)
+        naive_crop_flip(
+            image, int(top % (2 * padding + 1)), int(left % (2 * padding + 1)), bool(flip % 2), padding
+        )
         for image, top, left, flip in zip(images, *numbers, strict=True)
     ]
     assert np.array_equal(crop_flip(torch.from_numpy(images), where, 5, padding), np.stack(expected))
 
 
-@given(st.integers(0, 2**31 - 1), st.lists(st.tuples(st.integers(0, 100), st.integers(0, 2**31)), min_size=1, max_size=20), st.data())
+@given(
+    st.integers(0, 2**31 - 1),
+    st.lists(st.tuples(st.integers(0, 100), st.integers(0, 2**31)), min_size=1, max_size=20),
+    st.data(),
+)
 def test_draws_of_a_sample_do_not_depend_on_its_block(seed, samples, data):
     epochs, indices = (np.array(column) for column in zip(*samples, strict=True))
     split = data.draw(st.integers(0, len(samples)))
     together = draws(Block(epochs, indices), seed, 3)
-    apart = [draws(Block(epochs[part], indices[part]), seed, 3) for part in (slice(0, split), slice(split, None)) if len(epochs[part])]
+    apart = [
+        draws(Block(epochs[part], indices[part]), seed, 3)
+        for part in (slice(0, split), slice(split, None))
+        if len(epochs[part])
+    ]
     assert np.array_equal(together, np.concatenate(apart, axis=1))
 
 
 def test_draws_differ_between_seeds_epochs_samples_and_numbers():
-    found = {int(value) for seed in range(5) for epoch in range(5) for value in draws(block(*range(50), epoch=epoch), seed, 3).flat}
+    found = {
+        int(value)
+        for seed in range(5)
+        for epoch in range(5)
+        for value in draws(block(*range(50), epoch=epoch), seed, 3).flat
+    }
     assert len(found) == 5 * 5 * 50 * 3
 
 
@@ -440,7 +507,9 @@ def test_augmented_arrays_do_not_depend_on_the_block_or_the_worker():
 def test_the_next_epoch_draws_anew_and_evaluation_draws_nothing():
     source = array_source()
     assert not torch.equal(source.fetch(block(*range(20)))[0], source.fetch(block(*range(20), epoch=1))[0])
-    plain = ArraySource(source.images.numpy(), np.arange(20), mean=(0.0,) * 3, std=(1.0,) * 3, augment=False, seed=7)
+    plain = ArraySource(
+        source.images.numpy(), np.arange(20), mean=(0.0,) * 3, std=(1.0,) * 3, augment=False, seed=7
+    )
     assert np.array_equal(whole(plain)[0].permute(0, 2, 3, 1), source.images)
 
 

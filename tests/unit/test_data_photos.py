@@ -39,7 +39,9 @@ def own_cache(tmp_path_factory, monkeypatch):
 
 
 def config(root: Path, **changes) -> DataConfig:
-    return DataConfig(**(dict(name="imagefolder", root=str(root), augmentation="imagenet", image_size=32) | changes))
+    return DataConfig(
+        **(dict(name="imagefolder", root=str(root), augmentation="imagenet", image_size=32) | changes)
+    )
 
 
 def block(*indices: int, epoch: int = 0) -> Block:
@@ -86,10 +88,21 @@ def as_parquet(folder: Path, root: Path, *, struct: bool = True) -> None:
         found = members(folder, split)
         classes = sorted({path.parent.name for path in members(folder, "train")})
         for shard, part in enumerate((found[:3], found[3:])):
-            images = [{"bytes": path.read_bytes(), "path": path.name} if struct else path.read_bytes() for path in part]
+            images = [
+                {"bytes": path.read_bytes(), "path": path.name} if struct else path.read_bytes()
+                for path in part
+            ]
             table = pa.table({"image": images, "label": [classes.index(path.parent.name) for path in part]})
-            notes = {"huggingface": json.dumps({"info": {"features": {"label": {"names": classes, "_type": "ClassLabel"}}}})}
-            pq.write_table(table.replace_schema_metadata(notes), root / "data" / f"{name}-{shard:05}.parquet", row_group_size=2)
+            notes = {
+                "huggingface": json.dumps(
+                    {"info": {"features": {"label": {"names": classes, "_type": "ClassLabel"}}}}
+                )
+            }
+            pq.write_table(
+                table.replace_schema_metadata(notes),
+                root / "data" / f"{name}-{shard:05}.parquet",
+                row_group_size=2,
+            )
 
 
 LAYOUTS = {
@@ -120,7 +133,9 @@ def test_the_same_photos_give_the_same_batches_in_every_layout(tmp_path, folder,
 def test_workers_and_copies_of_a_source_read_the_same(tmp_path, folder, layout):
     LAYOUTS[layout](folder, tmp_path)
     source = open_source(config(tmp_path), train=True, seed=3)
-    expected = source.fetch(block(4, 1, 2, 0, 7, 6))[0]  # opens files in this process, whose copies the workers must not use
+    expected = source.fetch(block(4, 1, 2, 0, 7, 6))[
+        0
+    ]  # opens files in this process, whose copies the workers must not use
     for other, workers in ((source, 2), (pickle.loads(pickle.dumps(source)), 0)):
         loaded = list(batches(other, [block(4, 1), block(2, 0), block(7, 6)], workers=workers, device=CPU))
         assert torch.equal(torch.cat([images for images, _ in loaded]), expected)
@@ -145,14 +160,20 @@ def test_a_class_without_training_images_is_the_users_error(tmp_path):
 
 
 def test_another_number_of_images_than_imagenet_has_is_said(folder):
-    with pytest.raises(RecipeError, match=r"8 training images of 2 classes, but imagenet has 1,281,167 of 1000.*data\.name=imagefolder"):
+    with pytest.raises(
+        RecipeError,
+        match=r"8 training images of 2 classes, but imagenet has 1,281,167 of 1000.*data\.name=imagefolder",
+    ):
         open_source(config(folder, name="imagenet"), train=True, seed=0)
 
 
 @pytest.mark.parametrize(
     ("form", "said"),
     [
-        ("zip", r"data\.format=zip: not a layout known.*root/train\.tar.*root/train-\*\.parquet.*timm:hfds/NAME"),
+        (
+            "zip",
+            r"data\.format=zip: not a layout known.*root/train\.tar.*root/train-\*\.parquet.*timm:hfds/NAME",
+        ),
         ("tar", r"no train photos in it, data\.format=tar\. Known layouts"),
         ("parquet", r"no train photos in it, data\.format=parquet\. Known layouts"),
         ("timm:wds/x", "only timm's hfds readers give samples in any order"),
@@ -175,13 +196,20 @@ def test_huggingface_data_sets_through_timm(tmp_path):
             dataset_info(config(tmp_path, format="timm:hfds/some/name"))
 
 
-@pytest.mark.parametrize(("name", "augmentation"), [("digits", "imagenet"), ("synthetic", "none"), ("imagefolder", "crop_flip")])
+@pytest.mark.parametrize(
+    ("name", "augmentation"), [("digits", "imagenet"), ("synthetic", "none"), ("imagefolder", "crop_flip")]
+)
 def test_an_augmentation_for_other_images_is_refused_or_has_no_effect(folder, name, augmentation):
-    wanted = DataConfig(name=name, root=str(folder), augmentation=augmentation, image_size=8 if name == "synthetic" else 0)
+    wanted = DataConfig(
+        name=name, root=str(folder), augmentation=augmentation, image_size=8 if name == "synthetic" else 0
+    )
     if name == "synthetic":
         open_source(wanted, train=True, seed=0)
     else:
-        with pytest.raises(RecipeError, match=f"data.augmentation={augmentation}.*(takes none or crop_flip|takes none, imagenet)"):
+        with pytest.raises(
+            RecipeError,
+            match=f"data.augmentation={augmentation}.*(takes none or crop_flip|takes none, imagenet)",
+        ):
             open_source(wanted, train=True, seed=0)
 
 
@@ -205,7 +233,9 @@ def test_a_tar_is_scanned_once_and_again_when_it_has_changed(tmp_path, folder, m
     assert len(scans) == 2
 
 
-def test_a_damaged_index_is_made_anew_and_a_place_that_cannot_be_written_is_none(tmp_path, folder, monkeypatch):
+def test_a_damaged_index_is_made_anew_and_a_place_that_cannot_be_written_is_none(
+    tmp_path, folder, monkeypatch
+):
     as_one_tar(folder, tmp_path)
     tar.TarMembers([tmp_path / "train.tar"])
     kept = tar._cache_file([tmp_path / "train.tar"])
@@ -241,13 +271,18 @@ def test_a_long_scan_says_how_far_it_is(tmp_path, folder, monkeypatch, capsys):
     monkeypatch.setattr("lbtrain.data.progress.SECONDS_BETWEEN_LINES", 0.0)
     tar.TarMembers([tmp_path / "train.tar"])
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 8 and lines[-1].startswith(f"indexing {tmp_path}: ") and lines[-1].endswith(" s left")
+    assert (
+        len(lines) == 8 and lines[-1].startswith(f"indexing {tmp_path}: ") and lines[-1].endswith(" s left")
+    )
 
 
 @pytest.mark.parametrize(
     ("columns", "said"),
     [
-        ({"image": [b"x"], "name": ["a"]}, "columns image .binary., name .string.; one column of encoded images"),
+        (
+            {"image": [b"x"], "name": ["a"]},
+            "columns image .binary., name .string.; one column of encoded images",
+        ),
         ({"label": [1]}, "one column of encoded images"),
         ({"image": [b"x", b"y"], "label": [1, None]}, "1 rows have no label"),
     ],
@@ -283,7 +318,9 @@ def numbers(count: int, epoch: int = 0, index: int = 0) -> list[float]:
 def test_a_random_box_by_hand():
     """Half the area, square: sqrt(0.5 * 100 * 200) = 100 a side, somewhere."""
     assert random_box(100, 200, [0.42 / 0.92, 0.5, 0.99, 0.5]) == Box(0, 50, 100, 100)
-    assert random_box(300, 200, [0.0, 0.0, 0.0, 0.999]) == Box(0, 140, 80, 60)  # 8 %: 4800 = 80 x 60, as narrow as allowed
+    assert random_box(300, 200, [0.0, 0.0, 0.0, 0.999]) == Box(
+        0, 140, 80, 60
+    )  # 8 %: 4800 = 80 x 60, as narrow as allowed
 
 
 @given(st.integers(1, 600), st.integers(1, 600), st.integers(0, 10_000))
@@ -299,9 +336,20 @@ def test_boxes_are_spread_as_torchvisions():
     given_draws = uniform(draws(block(*range(4000)), 5, 40)).T.tolist()
     ours = np.array([random_box(375, 500, row) for row in given_draws])
     torch.manual_seed(0)
-    theirs = np.array([RandomResizedCrop.get_params(torch.empty(3, 375, 500), [0.08, 1.0], [3 / 4, 4 / 3]) for _ in range(4000)])
-    for share in (0.1, 0.5, 0.9):  # quantiles of 4,000 samples of a spread of about 100 pixels: a standard error of about 3
-        np.testing.assert_allclose(np.quantile(ours, share, axis=0), np.quantile(theirs, share, axis=0), atol=14)
+    theirs = np.array(
+        [
+            RandomResizedCrop.get_params(torch.empty(3, 375, 500), [0.08, 1.0], [3 / 4, 4 / 3])
+            for _ in range(4000)
+        ]
+    )
+    for share in (
+        0.1,
+        0.5,
+        0.9,
+    ):  # quantiles of 4,000 samples of a spread of about 100 pixels: a standard error of about 3
+        np.testing.assert_allclose(
+            np.quantile(ours, share, axis=0), np.quantile(theirs, share, axis=0), atol=14
+        )
 
 
 def mean_difference(ours: torch.Tensor, theirs: Image.Image) -> float:
@@ -314,7 +362,9 @@ def test_the_imagenet_view_is_torchvisions_crop_within_a_level(kind, quality):
     data = encoded(natural(1, 260, 330), kind, quality=quality)
     for index in range(10):
         flip, *rest = given_draws = numbers(41, index=index)
-        expected = tv.resized_crop(Image.open(io.BytesIO(data)), *random_box(260, 330, rest), [224, 224], InterpolationMode.BILINEAR)
+        expected = tv.resized_crop(
+            Image.open(io.BytesIO(data)), *random_box(260, 330, rest), [224, 224], InterpolationMode.BILINEAR
+        )
         expected = tv.hflip(expected) if flip < 0.5 else expected
         seen = VIEWS["imagenet"].look(Photo(data), given_draws, 224)
         assert seen.dtype == torch.uint8 and mean_difference(seen, expected) < 0.3
@@ -329,20 +379,28 @@ def test_a_large_photo_decoded_at_part_of_its_size_shows_the_same(scale):
     expected = tv.resized_crop(Image.open(io.BytesIO(data)), *box, [64, 64], InterpolationMode.BILINEAR)
     assert mean_difference(photo.crop(box, 64, 64), expected) < 2.5
     assert decoded == [scale]
-    shifted = tv.resized_crop(Image.open(io.BytesIO(data)), *box._replace(left=56 + scale), [64, 64], InterpolationMode.BILINEAR)
-    assert mean_difference(photo.crop(box, 64, 64), shifted) > 2 * mean_difference(photo.crop(box, 64, 64), expected)
+    shifted = tv.resized_crop(
+        Image.open(io.BytesIO(data)), *box._replace(left=56 + scale), [64, 64], InterpolationMode.BILINEAR
+    )
+    assert mean_difference(photo.crop(box, 64, 64), shifted) > 2 * mean_difference(
+        photo.crop(box, 64, 64), expected
+    )
 
 
 @pytest.mark.parametrize(("height", "width"), [(375, 500), (500, 333), (256, 256), (100, 120)])
 def test_scoring_is_torchvisions_resize_and_centre_crop_within_a_level(height, width):
     data = encoded(natural(3, height, width), "PNG")
-    expected = tv.center_crop(tv.resize(Image.open(io.BytesIO(data)), 256, InterpolationMode.BILINEAR), [224, 224])
+    expected = tv.center_crop(
+        tv.resize(Image.open(io.BytesIO(data)), 256, InterpolationMode.BILINEAR), [224, 224]
+    )
     assert mean_difference(VIEWS["none"].look(Photo(data), [], 224), expected) < 0.3
 
 
 def test_the_alexnet_view_is_a_part_of_the_central_square():
     data = encoded(natural(4, 300, 400), "PNG")
-    square = tv.center_crop(tv.resize(Image.open(io.BytesIO(data)), 256, InterpolationMode.BILINEAR), [256, 256])
+    square = tv.center_crop(
+        tv.resize(Image.open(io.BytesIO(data)), 256, InterpolationMode.BILINEAR), [256, 256]
+    )
     for flip, down, across in ((0.6, 0.0, 0.0), (0.6, 0.999, 0.999), (0.4, 0.5, 0.0)):
         top, left = int(down * 30), int(across * 30)
         expected = tv.crop(square, top, left, 227, 227)
@@ -351,23 +409,32 @@ def test_the_alexnet_view_is_a_part_of_the_central_square():
 
 
 def test_color_jitter_by_hand_and_in_all_six_orders():
-    pixels = torch.tensor([200.0, 100.0, 50.0]).view(3, 1, 1).expand(3, 2, 2) * torch.tensor([[1.0, 0.5], [0.2, 1.0]])
+    pixels = torch.tensor([200.0, 100.0, 50.0]).view(3, 1, 1).expand(3, 2, 2) * torch.tensor(
+        [[1.0, 0.5], [0.2, 1.0]]
+    )
     assert torch.allclose(color_jitter(pixels, [0.0, 1.0, 0.5, 0.5]), pixels * 1.4)
     grey = 0.299 * pixels[0] + 0.587 * pixels[1] + 0.114 * pixels[2]
     assert torch.allclose(color_jitter(pixels, [0.0, 0.5, 0.0, 0.5]), 0.6 * pixels + 0.4 * grey.mean())
     assert torch.allclose(color_jitter(pixels, [0.0, 0.5, 0.5, 0.0]), 0.6 * pixels + 0.4 * grey)
     results = [color_jitter(pixels, [(order + 0.5) / 6, 0.9, 0.1, 0.8]) for order in range(6)]
     # Saturation keeps the mean of grey, so that it commutes with both others; contrast and brightness do not add up alike.
-    assert all(torch.allclose(torch.tensor([0.299, 0.587, 0.114]) @ r.mean((1, 2)), grey.mean() * 1.32, rtol=1e-4) for r in results)
+    assert all(
+        torch.allclose(torch.tensor([0.299, 0.587, 0.114]) @ r.mean((1, 2)), grey.mean() * 1.32, rtol=1e-4)
+        for r in results
+    )
 
 
 def test_lighting_adds_one_color_of_the_right_spread():
     found = torch.stack([lighting(torch.zeros(3, 2, 2), numbers(6, index=index)) for index in range(4000)])
     assert torch.equal(found[:, :, 0, 0], found[:, :, 1, 1])
     spread = found[:, :, 0, 0].std(0) / 255
-    vectors = torch.tensor([[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]])
+    vectors = torch.tensor(
+        [[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]]
+    )
     expected = (vectors.square() @ (0.1 * torch.tensor([0.2175, 0.0188, 0.0045])).square()).sqrt()
-    assert torch.allclose(spread, expected, rtol=0.06) and torch.all(found[:, :, 0, 0].mean(0).abs() / 255 < 0.002)
+    assert torch.allclose(spread, expected, rtol=0.06) and torch.all(
+        found[:, :, 0, 0].mean(0).abs() / 255 < 0.002
+    )
 
 
 @pytest.mark.parametrize("name", VIEWS)

@@ -12,7 +12,13 @@ from lbtrain.plan.plan import Plan, make_plan
 from lbtrain.plan.statistics import ModelStatistics
 from lbtrain.recipe import Recipe
 
-COUNTED = ModelStatistics(parameters=1000, not_decayed=10, without_trust_ratio=12, batch_norm_layers=1, activation_bytes_per_image=100)
+COUNTED = ModelStatistics(
+    parameters=1000,
+    not_decayed=10,
+    without_trust_ratio=12,
+    batch_norm_layers=1,
+    activation_bytes_per_image=100,
+)
 
 REMOVED = "looked up to be refused: DeepSpeed has removed it"
 OFF = "a part of DeepSpeed that is off unless its section is there"
@@ -54,7 +60,12 @@ LEFT_OUT = {
     "zero_optimization.mics_shard_size": "of MiCS, which is off",
     "zero_optimization.zeropp_loco_param": "of ZeRO++ with quantized gradients, which are off",
 }
-OLD_NAMES = {"cpu_offload", "cpu_offload_param", "cpu_offload_use_pin_memory", "stage3_gather_fp16_weights_on_model_save"}
+OLD_NAMES = {
+    "cpu_offload",
+    "cpu_offload_param",
+    "cpu_offload_use_pin_memory",
+    "stage3_gather_fp16_weights_on_model_save",
+}
 LATER = {"leaf_module": "names modules of ZeRO-3 that are fetched whole; none by default"}
 
 
@@ -67,7 +78,10 @@ class Watched(dict):
     """Writes down every key that is looked up and is not there."""
 
     def __init__(self, content: dict, absent: set[str], path: str = ""):
-        inner = {key: Watched(value, absent, f"{path}{key}.") if isinstance(value, dict) else value for key, value in content.items()}
+        inner = {
+            key: Watched(value, absent, f"{path}{key}.") if isinstance(value, dict) else value
+            for key, value in content.items()
+        }
         super().__init__(inner)
         self.absent, self.path = absent, path
 
@@ -137,7 +151,11 @@ def test_every_field_of_zero_is_written(deepspeed_config, stage):
 
 def test_deepspeed_reads_what_the_plan_says(deepspeed_config):
     read = deepspeed_config(complete_config(plan(optimizer=dict(clip_norm=0.25))))
-    assert (read.train_batch_size, read.train_micro_batch_size_per_gpu, read.gradient_accumulation_steps) == (64, 64, 1)
+    assert (read.train_batch_size, read.train_micro_batch_size_per_gpu, read.gradient_accumulation_steps) == (
+        64,
+        64,
+        1,
+    )
     assert read.gradient_clipping == 0.25
     assert (read.optimizer_name, read.scheduler_name) == (None, None)
 
@@ -147,7 +165,10 @@ def test_nothing_is_clipped_unless_asked(deepspeed_config):
     assert deepspeed_config(complete_config(plan())).gradient_clipping == 0
 
 
-@pytest.mark.parametrize(("precision", "enabled", "dtype"), [("fp32", False, None), ("bf16", True, "bfloat16"), ("fp16", True, "float16")])
+@pytest.mark.parametrize(
+    ("precision", "enabled", "dtype"),
+    [("fp32", False, None), ("bf16", True, "bfloat16"), ("fp16", True, "float16")],
+)
 def test_precision_is_autocast_and_weights_stay_whole(precision, enabled, dtype):
     content = complete_config(plan(precision=precision))
     assert content["torch_autocast"]["enabled"] is enabled
@@ -177,7 +198,9 @@ def test_a_file_of_mechanics_holds_no_hyperparameter(tmp_path, key):
         complete_config(plan(), path)
 
 
-@pytest.mark.parametrize("content", ["", "[]", "3", "{", '{"zero_optimization": 3}', '{"zero_optimization": null}'])
+@pytest.mark.parametrize(
+    "content", ["", "[]", "3", "{", '{"zero_optimization": 3}', '{"zero_optimization": null}']
+)
 def test_a_file_that_cannot_be(tmp_path, content):
     with pytest.raises(RecipeError, match=r"deepspeed\.config="):
         complete_config(plan(), config(tmp_path, content))

@@ -8,7 +8,11 @@ from lbtrain.recipe import Recipe, keys
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs/engines.md").read_text().partition("## What each can")[2].partition("\n## ")[0]
-ROWS = [[cell.strip() for cell in line.strip("|").split("|")] for line in TEXT.splitlines() if line.startswith("|")]
+ROWS = [
+    [cell.strip() for cell in line.strip("|").split("|")]
+    for line in TEXT.splitlines()
+    if line.startswith("|")
+]
 TESTS = dict(re.findall(r"^(\d+)\. `(\S+::\w+)`$", TEXT, re.MULTILINE))
 
 
@@ -28,5 +32,9 @@ def test_every_cell_names_a_test_or_a_reason():
 def test_every_named_test_is_there():
     for test in TESTS.values():
         path, _, name = test.partition("::")
-        functions = {node.name for node in ast.walk(ast.parse((ROOT / path).read_text())) if isinstance(node, ast.FunctionDef)}
+        functions = {
+            node.name
+            for node in ast.walk(ast.parse((ROOT / path).read_text()))
+            if isinstance(node, ast.FunctionDef)
+        }
         assert name in functions, test

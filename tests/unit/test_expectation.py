@@ -11,7 +11,10 @@ from lbtrain.recipe.expectation import format_outcome
 EXPECTED = Expectation("top1_error", 23.74, 0.3, "Goyal et al. 2017, Table 1")
 
 
-@pytest.mark.parametrize(("measured", "verdict"), [(23.74, "met"), (24.03, "met"), (23.45, "met"), (24.05, "not met"), (23.4, "not met")])
+@pytest.mark.parametrize(
+    ("measured", "verdict"),
+    [(23.74, "met"), (24.03, "met"), (23.45, "met"), (24.05, "not met"), (23.4, "not met")],
+)
 def test_the_verdict_looks_at_both_sides(measured, verdict):
     judged = EXPECTED.judge([{"top1_error": 90.0}, {"top1_error": measured}])
     assert (judged["verdict"], judged["expected"], judged["measured"]) == (verdict, 23.74, measured)
@@ -26,7 +29,10 @@ def evaluated(*epochs: float) -> list[dict[str, float]]:
 
 
 def test_the_median_of_the_last_evaluations():
-    rows = [{"top1_error": error, "epoch": 85.001 + at} for at, error in enumerate((90.0, 24.0, 30.0, 23.8, 23.7, 23.9))]
+    rows = [
+        {"top1_error": error, "epoch": 85.001 + at}
+        for at, error in enumerate((90.0, 24.0, 30.0, 23.8, 23.7, 23.9))
+    ]
     judged = FIVE.judge(rows)
     assert (judged["measured"], judged["evaluations"], judged["verdict"]) == (23.9, 5, "met")
 
@@ -56,13 +62,23 @@ def test_where_the_evaluations_are_is_part_of_an_experiment_that_takes_a_median_
 
 def test_a_change_of_the_experiment_is_named_and_what_is_none_is_not():
     recipe = Recipe().vary(expect=EXPECTED)
-    same = recipe.with_overrides(["seed=3", "data.root=/elsewhere", "micro_batch_size=32", "run_dir=x", "batch_size=256"])
+    same = recipe.with_overrides(
+        ["seed=3", "data.root=/elsewhere", "micro_batch_size=32", "run_dir=x", "batch_size=256"]
+    )
     assert same.expect == EXPECTED
     other = recipe.with_overrides(["batch_size=512", "schedule.warmup=1ep"]).with_overrides(["seed=1"])
-    assert other.expect and other.expect.changed == ("batch_size is 512, not 256", "schedule.warmup is 1ep, not 5ep")
+    assert other.expect and other.expect.changed == (
+        "batch_size is 512, not 256",
+        "schedule.warmup is 1ep, not 5ep",
+    )
     judged = other.expect.judge([{"top1_error": 23.74}])
-    assert judged["verdict"] == "not comparable" and format_outcome(judged).endswith("not 256; schedule.warmup is 1ep, not 5ep")
-    assert recipe.with_overrides(["data.name=cifar10"]).expect.judge([{"top1_error": 23.74}])["verdict"] == "not comparable"
+    assert judged["verdict"] == "not comparable" and format_outcome(judged).endswith(
+        "not 256; schedule.warmup is 1ep, not 5ep"
+    )
+    assert (
+        recipe.with_overrides(["data.name=cifar10"]).expect.judge([{"top1_error": 23.74}])["verdict"]
+        == "not comparable"
+    )
 
 
 def test_a_variant_does_not_inherit_it():
@@ -79,11 +95,21 @@ def test_it_is_no_value_of_the_experiment():
 def test_a_run_writes_the_verdict_and_another_expectation_forbids_no_resume(tmp_path, monkeypatch, capfd):
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
-    small = ["model.name=cifar_resnet8", "batch_size=32", "bn_batch_size=8", "evaluate_every=1dur", f"run_dir={tmp_path}", "engine=ddp"]
+    small = [
+        "model.name=cifar_resnet8",
+        "batch_size=32",
+        "bn_batch_size=8",
+        "evaluate_every=1dur",
+        f"run_dir={tmp_path}",
+        "engine=ddp",
+    ]
     written = Recipe().with_overrides([*small, "duration=2it"])
     impossible = Expectation("top1_error", -50.0, 0.3, "nobody")
     summary = run(written.vary(expect=impossible), "x")
-    assert summary["expectation"]["verdict"] == "not met" and summary["expectation"]["measured"] == summary["top1_error"]
+    assert (
+        summary["expectation"]["verdict"] == "not met"
+        and summary["expectation"]["measured"] == summary["top1_error"]
+    )
     assert "expected top1_error -50 ± 0.3 (nobody)" in capfd.readouterr().out
     again = run(written.vary(expect=Expectation("top1_error", 0.0, 100.0, "anybody")), "x")
     assert again["expectation"]["verdict"] == "not met", "a finished run stays as it was judged"

@@ -27,7 +27,9 @@ def plain_layer() -> nn.BatchNorm2d:
     return layer
 
 
-def by_hand(layer: nn.BatchNorm2d, micro_batches: list[Tensor], ghost: int) -> tuple[list[Tensor], Tensor, Tensor]:
+def by_hand(
+    layer: nn.BatchNorm2d, micro_batches: list[Tensor], ghost: int
+) -> tuple[list[Tensor], Tensor, Tensor]:
     """Outputs chunk by chunk, and the running statistics that one step leaves: momentum times the plain average over all chunks."""
     outputs, means, variances = [], [], []
     for x in micro_batches:
@@ -46,9 +48,13 @@ def by_hand(layer: nn.BatchNorm2d, micro_batches: list[Tensor], ghost: int) -> t
 
 
 @pytest.mark.parametrize("one_call", [False, True], ids=["a call each", "one call"])
-@pytest.mark.parametrize(("micro", "accumulation", "ghost"), [(8, 1, 8), (8, 1, 4), (12, 1, 3), (4, 3, 4), (8, 2, 2), (2, 1, 1)])
+@pytest.mark.parametrize(
+    ("micro", "accumulation", "ghost"), [(8, 1, 8), (8, 1, 4), (12, 1, 3), (4, 3, 4), (8, 2, 2), (2, 1, 1)]
+)
 def test_outputs_gradients_and_statistics_of_a_chunk_loop(monkeypatch, micro, accumulation, ghost, one_call):
-    monkeypatch.setattr(GhostBatchNorm2d, "_wants_one_call", lambda self, x: one_call)  # a GPU's choice, made here
+    monkeypatch.setattr(
+        GhostBatchNorm2d, "_wants_one_call", lambda self, x: one_call
+    )  # a GPU's choice, made here
     layer = plain_layer()
     twin = convert_to_ghost_batch_norm(nn.Sequential(copy.deepcopy(layer)), ghost)
     batches = [images(micro, seed).requires_grad_() for seed in range(accumulation)]
@@ -63,7 +69,11 @@ def test_outputs_gradients_and_statistics_of_a_chunk_loop(monkeypatch, micro, ac
         (target * weights).sum().backward()
     statistics.start()
     statistics.finish()
-    for ours, theirs in [*zip(twins, batches, strict=True), (twin[0].weight, layer.weight), (twin[0].bias, layer.bias)]:
+    for ours, theirs in [
+        *zip(twins, batches, strict=True),
+        (twin[0].weight, layer.weight),
+        (twin[0].bias, layer.bias),
+    ]:
         torch.testing.assert_close(ours.grad, theirs.grad, **EXACT)
     torch.testing.assert_close(twin[0].running_mean, mean, **EXACT)
     torch.testing.assert_close(twin[0].running_var, var, **EXACT)
@@ -177,7 +187,9 @@ def test_what_cannot_be_converted_is_refused():
     class Strange(nn.BatchNorm2d):
         pass
 
-    with pytest.raises(ValueError, match=r"1 is a Strange: ghost batch norm knows BatchNorm1d, BatchNorm2d, BatchNormAct2d"):
+    with pytest.raises(
+        ValueError, match=r"1 is a Strange: ghost batch norm knows BatchNorm1d, BatchNorm2d, BatchNormAct2d"
+    ):
         convert_to_ghost_batch_norm(nn.Sequential(nn.ReLU(), Strange(3)), 4)
     with pytest.raises(ValueError, match="SyncBatchNorm"):
         convert_to_ghost_batch_norm(nn.Sequential(nn.SyncBatchNorm(3)), 4)
@@ -190,7 +202,9 @@ def test_what_cannot_be_converted_is_refused():
 @pytest.mark.parametrize("count", [1, 3, 5, 9])
 def test_a_micro_batch_that_tears_a_ghost_batch_is_refused(count):
     twin = convert_to_ghost_batch_norm(nn.Sequential(plain_layer()), 4)
-    with pytest.raises(ValueError, match=f"a micro-batch of {count} images holds no whole number of ghost batches of 4"):
+    with pytest.raises(
+        ValueError, match=f"a micro-batch of {count} images holds no whole number of ghost batches of 4"
+    ):
         twin(images(count))
 
 

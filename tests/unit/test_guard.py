@@ -17,7 +17,9 @@ SECONDS = 20
 
 @pytest.fixture
 def hub(tmp_path) -> Iterator[Hub]:
-    duty = Duty(0, 2, os.getpid(), "127.0.0.1", f"test {os.getpid()}", 30.0, str(tmp_path), time.monotonic(), -1, -1)
+    duty = Duty(
+        0, 2, os.getpid(), "127.0.0.1", f"test {os.getpid()}", 30.0, str(tmp_path), time.monotonic(), -1, -1
+    )
     door = listening(duty)
     assert door is not None
     hub = Hub(duty, door)
@@ -54,7 +56,10 @@ def test_a_guard_that_starts_late_hears_the_verdict_and_the_next_start_of_the_jo
         time.sleep(0.02)
     assert hub.causes
     assert answers(reported(hub, 1, age=0.0), 1) is None
-    assert answers(reported(hub, 1, age=1000.0), 2) == [{"welcome": hub.duty.token}, {"code": 4, "own": False}]
+    assert answers(reported(hub, 1, age=1000.0), 2) == [
+        {"welcome": hub.duty.token},
+        {"code": 4, "own": False},
+    ]
     hub.join(SECONDS)
     assert "rank 0 on node01 lost after step 0 (start-up): its process is gone" in capsys.readouterr().err
 

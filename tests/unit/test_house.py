@@ -40,7 +40,20 @@ BELOW = {
     "techniques": {"analysis", "data", "engines", "plan", "runs", "tasks"},
     "monitors": {"analysis", "data", "engines", "optim", "plan", "runs", "tasks"},
     "train": {"engines", "faults", "monitors", "nn", "plan", "runs", "tasks", "techniques"},
-    "main": {"data", "engines", "faults", "launch", "monitors", "nn", "optim", "plan", "runs", "tasks", "techniques", "train"},
+    "main": {
+        "data",
+        "engines",
+        "faults",
+        "launch",
+        "monitors",
+        "nn",
+        "optim",
+        "plan",
+        "runs",
+        "tasks",
+        "techniques",
+        "train",
+    },
 }
 """By the longest name that matches: a name stands for all that lies in it."""
 OPEN_TO_ALL = {"errors", "recipe"}
@@ -66,7 +79,9 @@ def part(module: str) -> str:
 
 
 def may(own: str, other: str) -> bool:
-    return other.partition(".")[0] in OPEN_TO_ALL or any(f"{other}.".startswith(f"{name}.") for name in (own, *BELOW.get(own, ())))
+    return other.partition(".")[0] in OPEN_TO_ALL or any(
+        f"{other}.".startswith(f"{name}.") for name in (own, *BELOW.get(own, ()))
+    )
 
 
 def violations(root: Path) -> list[str]:
@@ -91,7 +106,9 @@ def test_imports_run_one_way():
 
 def test_every_part_of_the_library_has_its_place():
     modules = [path for path in (ROOT / "lbtrain").rglob("*.py") if path.name != "__init__.py"]
-    homeless = [name for path in modules if not part(name := ".".join(path.relative_to(ROOT).with_suffix("").parts))]
+    homeless = [
+        name for path in modules if not part(name := ".".join(path.relative_to(ROOT).with_suffix("").parts))
+    ]
     assert len(modules) > 80 and homeless == [], "give the new part its place in BELOW"
 
 
@@ -116,7 +133,10 @@ def test_the_check_sees_a_planted_violation(tmp_path, file, line):
 
 
 def test_the_check_lets_the_right_direction_pass(tmp_path):
-    for file, line in {"train.py": "from lbtrain.engines import Engine", "optim/lars.py": "from .layerwise import Layerwise"}.items():
+    for file, line in {
+        "train.py": "from lbtrain.engines import Engine",
+        "optim/lars.py": "from .layerwise import Layerwise",
+    }.items():
         planted = tmp_path / "lbtrain" / file
         planted.parent.mkdir(parents=True, exist_ok=True)
         planted.write_text(line + "\n")
@@ -136,8 +156,14 @@ def test_no_file_names_the_machine_it_was_written_on():
     found = [
         f"{path.relative_to(ROOT)}: {match[0]}"
         for path in files
-        if path.suffix in (".py", ".md", ".toml", ".txt", ".json", ".csv", ".yaml", ".html", "") and path.name != Path(__file__).name
-        for match in [re.search(rf"(?<![\w.])(/root/|/home/\w|/Users/\w|{re.escape(str(ROOT))}|/work/)", path.read_text(errors="replace"))]
+        if path.suffix in (".py", ".md", ".toml", ".txt", ".json", ".csv", ".yaml", ".html", "")
+        and path.name != Path(__file__).name
+        for match in [
+            re.search(
+                rf"(?<![\w.])(/root/|/home/\w|/Users/\w|{re.escape(str(ROOT))}|/work/)",
+                path.read_text(errors="replace"),
+            )
+        ]
         if match
     ]
     assert found == []
@@ -154,8 +180,12 @@ def test_no_file_names_the_machine_it_was_written_on():
     ],
 )
 def test_the_library_and_its_plans_import_no_engine(code):
-    check = f"{code}\nimport sys\nprint(sorted({{'deepspeed', 'accelerate', 'colossalai'}} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    check = (
+        f"{code}\nimport sys\nprint(sorted({{'deepspeed', 'accelerate', 'colossalai'}} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
     assert (done.returncode, done.stdout, done.stderr) == (0, "[]\n", "")
 
 

@@ -46,7 +46,14 @@ def test_colossalai_run_by_the_traces_it_leaves_on_every_host(environment, paren
 
 @pytest.mark.parametrize(
     "environment",
-    [{"RANK": "2", "WORLD_SIZE": "2"}, {"RANK": "1"}, {"RANK": "-1"}, {"WORLD_SIZE": "0"}, {"RANK": "a", "WORLD_SIZE": "2"}, {"RANK": ""}],
+    [
+        {"RANK": "2", "WORLD_SIZE": "2"},
+        {"RANK": "1"},
+        {"RANK": "-1"},
+        {"WORLD_SIZE": "0"},
+        {"RANK": "a", "WORLD_SIZE": "2"},
+        {"RANK": ""},
+    ],
 )
 def test_variables_that_contradict_each_other(environment):
     with pytest.raises(LaunchError) as caught:
@@ -59,7 +66,9 @@ def test_tasks_of_srun_that_do_not_know_of_each_other_are_told_what_to_type():
     with pytest.raises(LaunchError, match=r"RANK=\$SLURM_PROCID"):
         detect_world(task)
     assert detect_world(task | LAUNCHED) == World(1, 2, 1, "ddp")
-    assert detect_world({"SLURM_NTASKS": "8"}) == World(0, 1, 0, "ddp")  # in the batch script itself, where nothing was started yet
+    assert detect_world({"SLURM_NTASKS": "8"}) == World(
+        0, 1, 0, "ddp"
+    )  # in the batch script itself, where nothing was started yet
 
 
 def test_another_world_size_than_the_recipes():
@@ -76,12 +85,19 @@ def hostfile(tmp_path, slots: int = 2) -> str:
 
 
 def deepspeed(*options: str) -> list[list[str]]:
-    return [["/usr/bin/python3", "/venv/bin/deepspeed", *options, "recipes/digits/digits.py", "batch_size=64"]]
+    return [
+        ["/usr/bin/python3", "/venv/bin/deepspeed", *options, "recipes/digits/digits.py", "batch_size=64"]
+    ]
 
 
-@pytest.mark.parametrize("form", [["--hostfile", "/not/there"], ["-H", "/not/there"], ["--hostfile=/not/there"]])
+@pytest.mark.parametrize(
+    "form", [["--hostfile", "/not/there"], ["-H", "/not/there"], ["--hostfile=/not/there"]]
+)
 def test_a_hostfile_that_is_not_there(form):
-    with pytest.raises(LaunchError, match="--hostfile /not/there: no such file, and deepspeed went on with this machine alone"):
+    with pytest.raises(
+        LaunchError,
+        match="--hostfile /not/there: no such file, and deepspeed went on with this machine alone",
+    ):
         check_asked_for(world(2), 0, deepspeed(*form))
 
 
@@ -126,14 +142,25 @@ def test_without_a_hostfile_there_is_nothing_to_compare():
 
 
 def colossalai(*options: str) -> list[list[str]]:
-    return [["/venv/bin/python", "/venv/bin/colossalai", "run", *options, "recipes/digits/digits.py", "batch_size=64"]]
+    return [
+        [
+            "/venv/bin/python",
+            "/venv/bin/colossalai",
+            "run",
+            *options,
+            "recipes/digits/digits.py",
+            "batch_size=64",
+        ]
+    ]
 
 
 def test_colossalai_with_a_hostfile_of_no_hosts(tmp_path):
     """It goes on with this machine alone."""
     (tmp_path / "hosts").write_text("\n")
     with pytest.raises(LaunchError, match="no host in it") as caught:
-        check_asked_for(world(2), 0, colossalai("--hostfile", str(tmp_path / "hosts"), "--nproc_per_node", "2"))
+        check_asked_for(
+            world(2), 0, colossalai("--hostfile", str(tmp_path / "hosts"), "--nproc_per_node", "2")
+        )
     assert caught.value.exit_code == 3
 
 
@@ -143,7 +170,11 @@ def test_colossalai_on_other_hosts_than_the_hostfiles(tmp_path):
     check_asked_for(world(4), 0, command)
     with pytest.raises(LaunchError, match="asks for 4 ranks, but 2 run"):
         check_asked_for(world(2), 0, command)
-    check_asked_for(world(2), 0, colossalai("--hostfile", str(tmp_path / "hosts"), "--nproc_per_node=2", "--include", "node01"))
+    check_asked_for(
+        world(2),
+        0,
+        colossalai("--hostfile", str(tmp_path / "hosts"), "--nproc_per_node=2", "--include", "node01"),
+    )
     check_asked_for(world(2), 0, colossalai("--nproc_per_node=2"))
 
 
@@ -156,15 +187,22 @@ def test_colossalai_without_its_hostfile():
 def test_accelerate_that_started_one_process(count):
     command = ["python", "/venv/bin/accelerate", "launch", "--cpu", *count, "recipes/digits/digits.py"]
     with pytest.raises(
-        LaunchError, match=r"--num_processes 2 started 1 process\(es\).*accelerate launch --multi_gpu --num_processes 2.*torchrun"
+        LaunchError,
+        match=r"--num_processes 2 started 1 process\(es\).*accelerate launch --multi_gpu --num_processes 2.*torchrun",
     ):
         check_asked_for(world(1), 0, [command])
     check_asked_for(world(2), 0, [command])
 
 
 def test_options_behind_the_script_are_the_scripts():
-    check_asked_for(world(1), 0, [["python", "/venv/bin/accelerate", "launch", "recipes/digits/digits.py", "--num_processes", "2"]])
-    check_asked_for(world(1), 0, deepspeed() and [["python", "/venv/bin/deepspeed", "x.py", "--hostfile", "/not/there"]])
+    check_asked_for(
+        world(1),
+        0,
+        [["python", "/venv/bin/accelerate", "launch", "recipes/digits/digits.py", "--num_processes", "2"]],
+    )
+    check_asked_for(
+        world(1), 0, deepspeed() and [["python", "/venv/bin/deepspeed", "x.py", "--hostfile", "/not/there"]]
+    )
 
 
 def test_ancestors_begin_with_the_parent():

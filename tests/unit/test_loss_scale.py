@@ -51,7 +51,10 @@ def test_a_resume_forgets_no_step_on_the_way_to_a_larger_scale(before, after):
     stopped = moved(from_state(before, START), False, False).state()
     assert stopped == {"loss_scale": 1024.0, "loss_scale_steps": LossScale.GROWTH_INTERVAL - 1}
     assert moved(from_state(after, stopped), False).state() == {"loss_scale": 2048.0, "loss_scale_steps": 0}
-    assert moved(from_state(after, stopped), True, False).state() == {"loss_scale": 512.0, "loss_scale_steps": 1}
+    assert moved(from_state(after, stopped), True, False).state() == {
+        "loss_scale": 512.0,
+        "loss_scale_steps": 1,
+    }
 
 
 def test_without_fp16_there_is_nothing_to_keep():

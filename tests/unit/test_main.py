@@ -78,7 +78,11 @@ def finished(tmp_path_factory) -> Path:
         (["run_dir=/dev/null/x"], 2, "run_dir=/dev/null/x cannot be made"),
         (["engine=deepspeed", "deepspeed.config=/no/such.json"], 2, "deepspeed.config=/no/such.json"),
         (["world_size=2"], 3, "world_size=2 was asked for, but 1 process runs"),
-        (["schedule.base_lr=1e38", "schedule.rule=none", "schedule.warmup=0it", "duration=20it"], 5, "the loss is nan at step"),
+        (
+            ["schedule.base_lr=1e38", "schedule.rule=none", "schedule.warmup=0it", "duration=20it"],
+            5,
+            "the loss is nan at step",
+        ),
     ],
 )
 def test_exit_codes_and_one_message(tmp_path, monkeypatch, capsys, words, code, said):
@@ -115,7 +119,9 @@ def test_help_lists_every_key_with_meaning_and_value(capsys, word):
     assert start("batch_size=8", word) == 0
     shown = capsys.readouterr().out
     for key, spec in keys():
-        assert re.search(rf"^  {re.escape(key)}=.*\n      {re.escape(spec.metadata['help'])}\.", shown, re.M), key
+        assert re.search(
+            rf"^  {re.escape(key)}=.*\n      {re.escape(spec.metadata['help'])}\.", shown, re.M
+        ), key
     assert "  batch_size=32\n" in shown and "  schedule.warmup_start_lr=null\n" in shown
     assert "  schedule.milestones=30ep,60ep,80ep\n" in shown
 
@@ -134,13 +140,20 @@ def test_the_deepspeed_config_of_a_recipe(capsys):
     # The engine of the recipe says ddp; what is asked here is DeepSpeed's.
     plan = make_plan(recipe.vary(engine="auto"), 4, engine="deepspeed")
     assert shown == complete_config(plan)
-    assert (shown["train_batch_size"], shown["train_micro_batch_size_per_gpu"], shown["gradient_clipping"]) == (32, 8, 0.5)
+    assert (
+        shown["train_batch_size"],
+        shown["train_micro_batch_size_per_gpu"],
+        shown["gradient_clipping"],
+    ) == (32, 8, 0.5)
     assert shown["zero_optimization"]["stage"] == 2
 
 
 def test_several_worlds_give_a_list(capsys):
     assert start("deepspeed_config_for=1,2") == 0
-    assert [config["train_micro_batch_size_per_gpu"] for config in json.loads(capsys.readouterr().out)] == [32, 16]
+    assert [config["train_micro_batch_size_per_gpu"] for config in json.loads(capsys.readouterr().out)] == [
+        32,
+        16,
+    ]
 
 
 def test_a_launchers_local_rank_is_no_override(tmp_path, capsys):
@@ -149,14 +162,30 @@ def test_a_launchers_local_rank_is_no_override(tmp_path, capsys):
 
 def test_what_a_run_leaves(finished):
     names = {path.name for path in finished.iterdir()}
-    assert names == {"recipe.yaml", "plan.json", "metrics.jsonl", "summary.json", "checkpoints", "tensorboard", "lock"}
+    assert names == {
+        "recipe.yaml",
+        "plan.json",
+        "metrics.jsonl",
+        "summary.json",
+        "checkpoints",
+        "tensorboard",
+        "lock",
+    }
     rows = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
-    assert [(row["kind"], row["step"]) for row in rows] == [("train", 1), ("train", 2), ("train", 3), ("eval", 3)]
+    assert [(row["kind"], row["step"]) for row in rows] == [
+        ("train", 1),
+        ("train", 2),
+        ("train", 3),
+        ("eval", 3),
+    ]
     summary = json.loads((finished / "summary.json").read_text())
     assert summary["top1_error"] == rows[-1]["top1_error"]
     assert (summary["step"], summary["world_size"], summary["engine"]) == (3, 1, "ddp")
     assert summary["versions"]["torch"] == torch.__version__.partition("+")[0]
-    assert sorted(path.name for path in (finished / "checkpoints").glob("*.pt")) == ["step_000000002.pt", "step_000000003.pt"]
+    assert sorted(path.name for path in (finished / "checkpoints").glob("*.pt")) == [
+        "step_000000002.pt",
+        "step_000000003.pt",
+    ]
 
 
 def test_timm_loads_the_checkpoint_and_gives_the_error_of_the_summary(finished):
@@ -165,11 +194,17 @@ def test_timm_loads_the_checkpoint_and_gives_the_error_of_the_summary(finished):
     source = open_source(TINY.data, train=False, seed=0)
     images, labels = source.fetch(Block(np.zeros(357, np.int64), np.arange(357)))
     wrong = int((model(images).argmax(1) != labels).sum())
-    assert json.loads((finished / "summary.json").read_text())["top1_error"] == pytest.approx(100 * wrong / 357)
+    assert json.loads((finished / "summary.json").read_text())["top1_error"] == pytest.approx(
+        100 * wrong / 357
+    )
 
 
 def test_a_finished_run_started_again_says_so_and_changes_nothing(finished, capsys):
-    files = [path for path in finished.rglob("*") if path.is_file() and path.suffix in (".json", ".jsonl", ".yaml", ".pt")]
+    files = [
+        path
+        for path in finished.rglob("*")
+        if path.is_file() and path.suffix in (".json", ".jsonl", ".yaml", ".pt")
+    ]
     before = {path: path.read_bytes() for path in files if path.name not in ("recipe.yaml", "plan.json")}
     assert start(f"run_dir={finished}") == 0
     assert "finished at step 3 (summary.json): nothing to do" in capsys.readouterr().out
@@ -203,7 +238,16 @@ def test_mechanics_may_change_on_resume(tmp_path):
     run_dir = tmp_path / "run"
     assert start(f"run_dir={run_dir}") == 0
     (run_dir / "checkpoints" / "step_000000003.pt").unlink()
-    assert start(f"run_dir={run_dir}", "micro_batch_size=16", "log_every=2it", "checkpoint.keep=5", "data.workers=1") == 0
+    assert (
+        start(
+            f"run_dir={run_dir}",
+            "micro_batch_size=16",
+            "log_every=2it",
+            "checkpoint.keep=5",
+            "data.workers=1",
+        )
+        == 0
+    )
     assert json.loads((run_dir / "summary.json").read_text())["step"] == 3
 
 
@@ -232,13 +276,18 @@ def test_a_resumed_run_lets_go_of_the_checkpoint_that_it_has_read(tmp_path, monk
 
 def run_script(*words: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(DIGITS), *words]
-    return subprocess.run(command, cwd=cwd, env=os.environ | environment, capture_output=True, text=True, timeout=120)
+    return subprocess.run(
+        command, cwd=cwd, env=os.environ | environment, capture_output=True, text=True, timeout=120
+    )
 
 
 def test_a_real_process_says_one_thing_and_exits(tmp_path):
     done = run_script("optimiser.momentum=0.8", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "error: 'optimiser.momentum' is not a key of a recipe: did you mean optimizer.momentum?\n"
+    assert (
+        done.stderr
+        == "error: 'optimiser.momentum' is not a key of a recipe: did you mean optimizer.momentum?\n"
+    )
 
 
 def test_only_rank_0_speaks(tmp_path):
@@ -253,7 +302,9 @@ sys.argv = ["digits.py", "plan_for=1,2,4"]
 runpy.run_path({str(DIGITS)!r}, run_name="__main__")
 assert not {{"deepspeed", "accelerate"}} & set(sys.modules), "an engine was imported"
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stderr
 
 

@@ -36,10 +36,14 @@ def test_smoothing_in_the_loss_is_timms_smoothing_of_mixed_labels(batch, monkeyp
     _, ours = mixup(batch, shares, group=24, num_classes=5)
     scores = torch.randn(24, 5, generator=torch.Generator().manual_seed(1))
     smoothed = torch.nn.functional.cross_entropy(scores, ours, label_smoothing=0.1)
-    torch.testing.assert_close(smoothed, torch.nn.functional.cross_entropy(scores, theirs), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(
+        smoothed, torch.nn.functional.cross_entropy(scores, theirs), rtol=1e-6, atol=1e-6
+    )
 
 
-@pytest.mark.parametrize(("start", "length", "group"), [(0, 8, 8), (8, 16, 8), (4, 4, 8), (5, 7, 4), (3, 1, 1)])
+@pytest.mark.parametrize(
+    ("start", "length", "group"), [(0, 8, 8), (8, 16, 8), (4, 4, 8), (5, 7, 4), (3, 1, 1)]
+)
 def test_whole_groups_cover_the_positions_and_no_more(start, length, group):
     first, whole = whole_groups(start, length, group)
     assert first <= start and start + length <= first + whole
@@ -61,7 +65,9 @@ def test_shares_follow_the_beta_distribution(alpha):
 
 def test_weights_are_normal_around_one_and_differ_from_epoch_to_epoch():
     stream = SampleStream(2000, 0)
-    first, second = (noisy_weights(stream.block(start, 2000), sigma=0.5, seed=0).numpy() for start in (0, 2000))
+    first, second = (
+        noisy_weights(stream.block(start, 2000), sigma=0.5, seed=0).numpy() for start in (0, 2000)
+    )
     assert stats.kstest(np.concatenate([first, second]), stats.norm(1, 0.5).cdf).pvalue > 0.01
     assert abs(np.corrcoef(first, second)[0, 1]) < 0.1
     part = noisy_weights(stream.block(500, 40), sigma=0.5, seed=0).numpy()

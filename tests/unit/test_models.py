@@ -58,7 +58,9 @@ def test_alexnets_first_gradients_are_those_of_the_lars_paper():
     known = dataset_info(Recipe().vary(data=dict(name="imagenet", augmentation="alexnet")).data)
     with tarfile.open(PHOTOS) as tar:
         photos = [tar.extractfile(member).read() for member in tar if member.name.endswith(".jpg")][:16]
-    pixels = torch.stack([VIEWS["alexnet"].look(Photo(data), [0.2, 0.5, 0.5], 227).float() for data in photos])
+    pixels = torch.stack(
+        [VIEWS["alexnet"].look(Photo(data), [0.2, 0.5, 0.5], 227).float() for data in photos]
+    )
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (known.mean, known.std))
     torch.manual_seed(0)
     model = timm.create_model("alexnet")
@@ -68,7 +70,10 @@ def test_alexnets_first_gradients_are_those_of_the_lars_paper():
 
 
 def test_alexnets_images_have_the_scale_of_caffes_in_training_and_scoring():
-    stds = {name: dataset_info(Recipe().vary(data=dict(name="imagenet", augmentation=name)).data).std for name in ("alexnet", "imagenet")}
+    stds = {
+        name: dataset_info(Recipe().vary(data=dict(name="imagenet", augmentation=name)).data).std
+        for name in ("alexnet", "imagenet")
+    }
     assert stds["alexnet"] == (1.0, 1.0, 1.0) and min(stds["imagenet"]) > 57
 
 
@@ -90,7 +95,12 @@ def test_local_response_norm_is_caffes():
 def test_reduced_alexnet_is_that_of_masters_and_luschi(batch_norm, norms):
     """Channels 16, 48, 96, 64, 64 and two hidden layers of 256 (section 3.1)."""
     convolutions = [(3, 16, 5), (16, 48, 3), (48, 96, 3), (96, 64, 3), (64, 64, 3)]
-    plain = sum(convolution(*each) for each in convolutions) + dense(64 * 9, 256) + dense(256, 256) + dense(256, 10)
+    plain = (
+        sum(convolution(*each) for each in convolutions)
+        + dense(64 * 9, 256)
+        + dense(256, 256)
+        + dense(256, 10)
+    )
     # A norm brings a scale and a shift and takes its layer's bias away.
     extra = {"none": 0, "conv": 16 + 48 + 96 + 64 + 64, "all": 16 + 48 + 96 + 64 + 64 + 256 + 256}[batch_norm]
     assert parameters("reduced_alexnet", batch_norm=batch_norm) == plain + extra
@@ -104,7 +114,9 @@ def test_reduced_alexnet_refuses_another_batch_norm():
         timm.create_model("reduced_alexnet", batch_norm="some")
 
 
-@pytest.mark.parametrize(("name", "millions"), [("cifar_resnet20", 0.27), ("cifar_resnet32", 0.46), ("cifar_resnet44", 0.66)])
+@pytest.mark.parametrize(
+    ("name", "millions"), [("cifar_resnet20", 0.27), ("cifar_resnet32", 0.46), ("cifar_resnet44", 0.66)]
+)
 def test_cifar_resnets_have_the_parameters_of_the_paper(name, millions):
     """He et al. 2016, Table 6, given there with two digits."""
     assert round(parameters(name) / 1e6, 2) == millions
@@ -141,7 +153,9 @@ def test_timms_resnets_are_goyals(name, count):
     assert model.get_classifier().weight.shape == (1000, 2048)
 
 
-@pytest.mark.parametrize("name", ["alexnet", "alexnet_bn", "reduced_alexnet", "cifar_resnet8", "wide_resnet16_4"])
+@pytest.mark.parametrize(
+    "name", ["alexnet", "alexnet_bn", "reduced_alexnet", "cifar_resnet8", "wide_resnet16_4"]
+)
 def test_a_recipe_can_set_the_heads_initial_weights(name):
     """Goyal et al. 2017, section 5.1: a normal distribution for the last layer, there of standard deviation 0.01."""
     size = dict(image_size=67) if name.startswith("alexnet") else {}

@@ -22,8 +22,20 @@ from lbtrain.recipe import Recipe
 RECIPES = Path(__file__).parents[2] / "recipes"
 WORLDS = (8, 16, 32, 64, 128, 256)
 IMAGENET = 1_281_167
-COUNTED = ModelStatistics(parameters=1000, not_decayed=10, without_trust_ratio=12, batch_norm_layers=1, activation_bytes_per_image=100)
-WITHOUT_NORM = ModelStatistics(parameters=1000, not_decayed=10, without_trust_ratio=12, batch_norm_layers=0, activation_bytes_per_image=100)
+COUNTED = ModelStatistics(
+    parameters=1000,
+    not_decayed=10,
+    without_trust_ratio=12,
+    batch_norm_layers=1,
+    activation_bytes_per_image=100,
+)
+WITHOUT_NORM = ModelStatistics(
+    parameters=1000,
+    not_decayed=10,
+    without_trust_ratio=12,
+    batch_norm_layers=0,
+    activation_bytes_per_image=100,
+)
 
 
 def load(name: str, monkeypatch: pytest.MonkeyPatch) -> Recipe:
@@ -46,7 +58,11 @@ def plan_of(recipe: Recipe, world_size: int = 1, engine: str = "ddp", counted: M
 
 
 SIZES = dict(
-    batch=st.integers(1, 600), world=st.integers(1, 32), ghost=st.integers(1, 40), micro=st.integers(0, 40), most=st.integers(0, 40)
+    batch=st.integers(1, 600),
+    world=st.integers(1, 32),
+    ghost=st.integers(1, 40),
+    micro=st.integers(0, 40),
+    most=st.integers(0, 40),
 )
 
 
@@ -70,7 +86,12 @@ def test_a_cut_multiplies_up_and_no_ghost_batch_is_torn(batch, world, ghost, mic
 def test_a_cut_is_refused_only_where_none_exists(batch, world, ghost, micro, most):
     def possible(size: int) -> bool:
         whole = size % ghost == 0 or (ghost % size == 0 and world % (ghost // size) == 0)
-        return batch % (size * world) == 0 and whole and batch % ghost == 0 and (size == micro if micro else size <= (most or size))
+        return (
+            batch % (size * world) == 0
+            and whole
+            and batch % ghost == 0
+            and (size == micro if micro else size <= (most or size))
+        )
 
     sizes = [size for size in range(1, batch + 1) if possible(size)]
     try:
@@ -98,11 +119,23 @@ def test_the_sizes_that_a_refusal_names_work(batch, world, ghost, micro, most):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (dict(batch_size=720, world_size=7, ghost=8), "batch_size=672 or 728 would do on 7 ranks; 6 or 8 ranks would do for this batch"),
+        (
+            dict(batch_size=720, world_size=7, ghost=8),
+            "batch_size=672 or 728 would do on 7 ranks; 6 or 8 ranks would do for this batch",
+        ),
         (dict(batch_size=30, world_size=8, ghost=32), "batch_size=32 would do on 8 ranks"),
-        (dict(batch_size=64, world_size=2, ghost=8, micro=7), "with micro_batch_size=7: change bn_batch_size or micro_batch_size"),
-        (dict(batch_size=24, world_size=1, ghost=8, max_micro=3), "with max_micro_batch_size=3: 4 ranks would do for this batch"),
-        (dict(batch_size=25, world_size=1, ghost=5, max_micro=3), "with max_micro_batch_size=3: 5 ranks would do for this batch"),
+        (
+            dict(batch_size=64, world_size=2, ghost=8, micro=7),
+            "with micro_batch_size=7: change bn_batch_size or micro_batch_size",
+        ),
+        (
+            dict(batch_size=24, world_size=1, ghost=8, max_micro=3),
+            "with max_micro_batch_size=3: 4 ranks would do for this batch",
+        ),
+        (
+            dict(batch_size=25, world_size=1, ghost=5, max_micro=3),
+            "with max_micro_batch_size=3: 5 ranks would do for this batch",
+        ),
     ],
 )
 def test_refusals_by_hand(arguments, said):
@@ -127,7 +160,9 @@ def test_most_images_a_rank_are_kept_by_accumulating():
 def test_parameters_of_resnet50_by_hand(monkeypatch):
     recipe = load("resnet50_8k", monkeypatch)
     stem, blocks = 64, {64: 3, 128: 4, 256: 6, 512: 3}
-    norm_channels = stem + sum(count * (width + width + 4 * width) + 4 * width for width, count in blocks.items())
+    norm_channels = stem + sum(
+        count * (width + width + 4 * width) + 4 * width for width, count in blocks.items()
+    )
     assert norm_channels == 26_560
     counted = model_statistics(recipe, dataset_info(recipe.data))
     assert counted.not_decayed == 2 * norm_channels == 53_120
@@ -139,13 +174,26 @@ def test_parameters_of_resnet50_by_hand(monkeypatch):
 @pytest.mark.parametrize(
     ("name", "batch", "peak", "steps", "splits"),
     [
-        ("resnet50", 256, 0.1, 450_411, {8: (32, 1, 1), 16: (16, 1, 2), 32: (8, 1, 4), 64: (4, 1, 8), 128: (2, 1, 16), 256: (1, 1, 32)}),
+        (
+            "resnet50",
+            256,
+            0.1,
+            450_411,
+            {8: (32, 1, 1), 16: (16, 1, 2), 32: (8, 1, 4), 64: (4, 1, 8), 128: (2, 1, 16), 256: (1, 1, 32)},
+        ),
         (
             "resnet50_8k",
             8192,
             3.2,
             14_076,
-            {8: (128, 8, 1), 16: (128, 4, 1), 32: (128, 2, 1), 64: (128, 1, 1), 128: (64, 1, 1), 256: (32, 1, 1)},
+            {
+                8: (128, 8, 1),
+                16: (128, 4, 1),
+                32: (128, 2, 1),
+                64: (128, 1, 1),
+                128: (64, 1, 1),
+                256: (32, 1, 1),
+            },
         ),
     ],
 )
@@ -153,12 +201,22 @@ def test_goyals_plans_from_8_to_256_ranks(monkeypatch, name, batch, peak, steps,
     recipe = load(name, monkeypatch)
     for world in WORLDS:
         plan = plan_of(recipe, world)
-        assert (plan.split.micro_batch_size, plan.split.accumulation, plan.split.ranks_per_ghost) == splits[world]
+        assert (plan.split.micro_batch_size, plan.split.accumulation, plan.split.ranks_per_ghost) == splits[
+            world
+        ]
         assert (plan.batch_size, plan.bn_batch_size, plan.ghost_batches_per_step) == (batch, 32, batch // 32)
         assert plan.total_steps == steps == math.ceil(90 * IMAGENET / batch)
         assert plan.steps_per_epoch == IMAGENET / batch
         assert plan.warmup_steps == pytest.approx(5 * IMAGENET / batch)
-        rates = {0: 0.1, 5: peak, 29.999: peak, 30: peak / 10, 60: peak / 100, 80: peak / 1000, 89.999: peak / 1000}
+        rates = {
+            0: 0.1,
+            5: peak,
+            29.999: peak,
+            30: peak / 10,
+            60: peak / 100,
+            80: peak / 1000,
+            89.999: peak / 1000,
+        }
         for epoch, rate in rates.items():
             assert plan.lr(round(epoch * IMAGENET)) == pytest.approx(rate, rel=1e-9), epoch
 
@@ -187,9 +245,21 @@ def test_decimal_epochs_make_no_extra_step():
 @pytest.mark.parametrize(
     ("changes", "engine", "said"),
     [
-        (dict(optimizer=dict(nesterov=True, momentum=0.0)), "ddp", "optimizer.nesterov=true needs optimizer.momentum above 0"),
-        (dict(engine="ddp", deepspeed=dict(zero_stage=1)), "ddp", "deepspeed.zero_stage=1 needs engine=deepspeed"),
-        (dict(micro_batch_size=16, max_micro_batch_size=8), "ddp", "micro_batch_size=16 is above max_micro_batch_size=8"),
+        (
+            dict(optimizer=dict(nesterov=True, momentum=0.0)),
+            "ddp",
+            "optimizer.nesterov=true needs optimizer.momentum above 0",
+        ),
+        (
+            dict(engine="ddp", deepspeed=dict(zero_stage=1)),
+            "ddp",
+            "deepspeed.zero_stage=1 needs engine=deepspeed",
+        ),
+        (
+            dict(micro_batch_size=16, max_micro_batch_size=8),
+            "ddp",
+            "micro_batch_size=16 is above max_micro_batch_size=8",
+        ),
         (dict(log_every="0it"), "ddp", "log_every=0it: must be longer than nothing"),
         (dict(evaluate_every="0ep"), "ddp", "evaluate_every=0ep"),
         (dict(checkpoint=dict(every="0dur")), "ddp", "checkpoint.every=0dur"),
@@ -233,30 +303,48 @@ def test_ghost_size_does_not_bind_a_model_without_batch_norm():
 def test_memory_shrinks_by_what_each_stage_shards():
     recipe = small(optimizer=dict(name="lamb"))
     counted, world = ModelStatistics(1_000_000, 0, 0, 1, 7_000), 8
-    stages = [memory_estimate(recipe.vary(deepspeed=dict(zero_stage=stage)), counted, 16, world, "deepspeed") for stage in range(4)]
+    stages = [
+        memory_estimate(recipe.vary(deepspeed=dict(zero_stage=stage)), counted, 16, world, "deepspeed")
+        for stage in range(4)
+    ]
     weights = 4_000_000
     assert [stage["optimizer_states"] for stage in stages] == [2 * weights, *[2 * weights // world] * 3]
     assert [stage["gradients"] for stage in stages] == [weights, weights, weights // world, weights // world]
-    assert [stage["weights"] for stage in stages] == [weights, weights * 9 // 8, weights * 9 // 8, weights // world]
+    assert [stage["weights"] for stage in stages] == [
+        weights,
+        weights * 9 // 8,
+        weights * 9 // 8,
+        weights // world,
+    ]
     assert {stage["activations"] for stage in stages} == {16 * 7_000}
     totals = [sum(stage.values()) for stage in stages]
     assert totals == sorted(totals, reverse=True) and len(set(totals)) == 4
     assert memory_estimate(recipe.vary(deepspeed=dict(zero_stage=3)), counted, 16, world, "ddp") == stages[0]
-    assert memory_estimate(recipe.vary(precision="bf16"), counted, 16, world, "ddp")["activations"] == 8 * 7_000
+    assert (
+        memory_estimate(recipe.vary(precision="bf16"), counted, 16, world, "ddp")["activations"] == 8 * 7_000
+    )
 
 
 def test_states_of_each_optimizer():
     def states(**optimizer) -> int:
-        return memory_estimate(small(optimizer=optimizer), ModelStatistics(100, 0, 0, 1, 1), 1, 1, "ddp")["optimizer_states"]
+        return memory_estimate(small(optimizer=optimizer), ModelStatistics(100, 0, 0, 1, 1), 1, 1, "ddp")[
+            "optimizer_states"
+        ]
 
-    assert [states(name="sgd", momentum=0.0), states(name="sgd"), states(name="lars"), states(name="lamb")] == [0, 400, 400, 800]
+    assert [
+        states(name="sgd", momentum=0.0),
+        states(name="sgd"),
+        states(name="lars"),
+        states(name="lamb"),
+    ] == [0, 400, 400, 800]
 
 
 def test_activations_of_one_convolution_by_hand():
     """cifar_resnet8 on 8 x 8 digits keeps at least every convolution's input and grows with the square of the image."""
     small_images, large_images = (
         model_statistics(
-            small(model=dict(name="cifar_resnet8"), data=dict(image_size=size)), dataset_info(small(data=dict(image_size=size)).data)
+            small(model=dict(name="cifar_resnet8"), data=dict(image_size=size)),
+            dataset_info(small(data=dict(image_size=size)).data),
         )
         for size in (8, 16)
     )
@@ -268,10 +356,14 @@ def test_activations_of_one_convolution_by_hand():
 def test_plan_json_says_everything():
     plan = plan_of(small(), 2)
     read = json.loads(plan.to_json(), parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
-    assert read["cut"] == {"micro_batch_size": 32, "accumulation": 1, "ranks_per_ghost": 1}
+    assert read["split"] == {"micro_batch_size": 32, "accumulation": 1, "ranks_per_ghost": 1}
     assert read["steps_per_epoch"] == 22.5
     assert read["learning_rate"]["peak"] == 0.1 * 64 / 256
-    assert read["world_size"] * read["cut"]["micro_batch_size"] * read["cut"]["accumulation"] == read["batch_size"] == 64
+    assert (
+        read["world_size"] * read["split"]["micro_batch_size"] * read["split"]["accumulation"]
+        == read["batch_size"]
+        == 64
+    )
 
 
 def test_a_table_of_plans_shows_what_differs_and_what_was_refused(capsys):
@@ -292,7 +384,11 @@ def test_notes_on_what_never_happens(capsys):
 
 
 @settings(max_examples=200)
-@given(st.integers(1, 300), st.lists(st.tuples(st.integers(1, 5000), st.integers(2, 5)), max_size=4), st.integers(1, 6000))
+@given(
+    st.integers(1, 300),
+    st.lists(st.tuples(st.integers(1, 5000), st.integers(2, 5)), max_size=4),
+    st.integers(1, 6000),
+)
 def test_a_phase_begins_on_the_first_step_at_or_after_its_point(batch, growth, total):
     """Against a walk over the steps."""
     starts = phase_starts(batch, [(float(position), Fraction(factor)) for position, factor in growth])
@@ -310,17 +406,27 @@ CIFAR = dict(data=dict(name="cifar10"), duration="200ep", bn_batch_size=128, max
 SMITH = {
     # Wide ResNet 16-4 on CIFAR-10, milestones 60, 120 and 160 epochs; the batch stops at 5,120, and the rate falls from there.
     "original schedule": dict(batch_size=128, momentum=0.9),
-    "increasing batch size": dict(batch_size=128, momentum=0.9, batch_growth=["60ep:5", "120ep:5", "160ep:1.6"]),
-    "increased initial lr + increasing batch size": dict(batch_size=640, momentum=0.9, batch_growth=["60ep:5", "120ep:1.6"]),
-    "increased momentum + increased initial lr + increasing batch size": dict(batch_size=3200, momentum=0.98, batch_growth=["60ep:1.6"]),
+    "increasing batch size": dict(
+        batch_size=128, momentum=0.9, batch_growth=["60ep:5", "120ep:5", "160ep:1.6"]
+    ),
+    "increased initial lr + increasing batch size": dict(
+        batch_size=640, momentum=0.9, batch_growth=["60ep:5", "120ep:1.6"]
+    ),
+    "increased momentum + increased initial lr + increasing batch size": dict(
+        batch_size=3200, momentum=0.98, batch_growth=["60ep:1.6"]
+    ),
 }
 
 
-@pytest.mark.parametrize(("name", "updates"), [(name, n) for name, n in zip(SMITH, [78_125, 29_141, 6_407, 2_306], strict=True)])
+@pytest.mark.parametrize(
+    ("name", "updates"), [(name, n) for name, n in zip(SMITH, [78_125, 29_141, 6_407, 2_306], strict=True)]
+)
 def test_smiths_schedules_by_hand(name, updates):
     arm = SMITH[name]
     schedule = dict(base_batch_size=128, decay="none", warmup="0ep", batch_growth=arm.get("batch_growth", []))
-    recipe = Recipe().vary(**CIFAR, batch_size=arm["batch_size"], optimizer=dict(momentum=arm["momentum"]), schedule=schedule)
+    recipe = Recipe().vary(
+        **CIFAR, batch_size=arm["batch_size"], optimizer=dict(momentum=arm["momentum"]), schedule=schedule
+    )
     assert abs(plan_of(recipe).total_steps - updates) <= 1
 
 
@@ -339,26 +445,58 @@ def test_smiths_recipes_all_cool_alike(monkeypatch, name):
 
 
 def test_milestones_with_factors_of_their_own_in_any_order():
-    plan = plan_of(small(duration="90ep", schedule=dict(warmup="0ep", milestones=["80ep", "30ep:0.5", "60ep:0.2"], factor=0.1)))
+    plan = plan_of(
+        small(
+            duration="90ep",
+            schedule=dict(warmup="0ep", milestones=["80ep", "30ep:0.5", "60ep:0.2"], factor=0.1),
+        )
+    )
     assert plan.learning_rate.factors == (0.5, 0.2, 0.1)
     assert plan.rows()["decay"] == "step by 0.5, 0.2, 0.1 at epochs 30, 60, 80"
 
 
 def test_a_growing_batch_is_cut_phase_by_phase_and_printed():
     schedule = dict(batch_growth=["10ep:2", "15ep:4"], decay="none", warmup="1ep")
-    plan = plan_of(small(duration="20ep", max_micro_batch_size=64, schedule=schedule, data=dict(name="digits")), world_size=2)
-    assert [(phase.start, phase.batch_size) for phase in plan.phases] == [(0, 64), (14_400, 128), (21_696, 512)]
-    assert [phase.split for phase in plan.phases] == [BatchSplit(32, 1, 1), BatchSplit(64, 1, 1), BatchSplit(64, 4, 1)]
-    assert [plan.phase(examples).batch_size for examples in (0, 14_399, 14_400, 21_695, 21_696, 28_800)] == [64, 64, 128, 128, 512, 512]
+    plan = plan_of(
+        small(duration="20ep", max_micro_batch_size=64, schedule=schedule, data=dict(name="digits")),
+        world_size=2,
+    )
+    assert [(phase.start, phase.batch_size) for phase in plan.phases] == [
+        (0, 64),
+        (14_400, 128),
+        (21_696, 512),
+    ]
+    assert [phase.split for phase in plan.phases] == [
+        BatchSplit(32, 1, 1),
+        BatchSplit(64, 1, 1),
+        BatchSplit(64, 4, 1),
+    ]
+    assert [plan.phase(examples).batch_size for examples in (0, 14_399, 14_400, 21_695, 21_696, 28_800)] == [
+        64,
+        64,
+        128,
+        128,
+        512,
+        512,
+    ]
     assert plan.rows()["batch grows"] == "to 128 (64 x 1) at epoch 10; to 512 (64 x 4) at epoch 15.07"
     assert (plan.batch_size, plan.split, plan.total_steps) == (64, BatchSplit(32, 1, 1), 225 + 57 + 14)
     assert json.loads(plan.to_json())["phases"][1] == dict(
-        start=14_400, batch_size=128, split=dict(micro_batch_size=64, accumulation=1, ranks_per_ghost=1), lr_factor=1.0
+        start=14_400,
+        batch_size=128,
+        split=dict(micro_batch_size=64, accumulation=1, ranks_per_ghost=1),
+        lr_factor=1.0,
     )
 
 
 def test_steps_of_a_warmup_across_a_growing_batch():
-    plan = plan_of(small(duration="20ep", schedule=dict(warmup="2ep", batch_growth=["1ep:2"], decay="none"), data=dict(name="digits")))
+    plan = plan_of(
+        small(
+            duration="20ep",
+            schedule=dict(warmup="2ep", batch_growth=["1ep:2"], decay="none"),
+            data=dict(name="digits"),
+        )
+    )
     assert plan.phases[1].start == 23 * 64
     assert plan.warmup_steps == 23 + (2 * 1440 - 23 * 64) / 128
 
@@ -368,7 +506,11 @@ def test_steps_of_a_warmup_across_a_growing_batch():
     [
         (dict(schedule=dict(batch_growth=["1ep:1.2"])), 2, "76.8, not a whole number of images"),
         (dict(schedule=dict(batch_growth=["1ep:1.5"]), micro_batch_size=32), 1, None),
-        (dict(schedule=dict(batch_growth=["1ep:1.5"]), micro_batch_size=32), 2, "batch_size=96 cannot be cut over 2 ranks"),
+        (
+            dict(schedule=dict(batch_growth=["1ep:1.5"]), micro_batch_size=32),
+            2,
+            "batch_size=96 cannot be cut over 2 ranks",
+        ),
     ],
 )
 def test_every_phase_must_divide(changes, world, said):
@@ -380,7 +522,9 @@ def test_every_phase_must_divide(changes, world, said):
         plan_of(recipe, world)
 
 
-@pytest.mark.parametrize("text", ["60ep", "60ep:", "60ep:1", "60ep:0.5", "60:5", "ep:5", "0ep:5", "60ep:5x", "60ep:-2", "60ep:5:5"])
+@pytest.mark.parametrize(
+    "text", ["60ep", "60ep:", "60ep:1", "60ep:0.5", "60:5", "ep:5", "0ep:5", "60ep:5x", "60ep:-2", "60ep:5:5"]
+)
 def test_a_point_of_growth_is_a_duration_and_a_factor(text):
     with pytest.raises(RecipeError, match=r"^schedule\.batch_growth="):
         Recipe().vary(schedule=dict(batch_growth=[text]))
@@ -389,13 +533,17 @@ def test_a_point_of_growth_is_a_duration_and_a_factor(text):
 
 
 def test_growth_after_the_end_is_noted():
-    plan = plan_of(small(duration="5ep", schedule=dict(batch_growth=["10ep:2"], decay="none"), data=dict(name="digits")))
+    plan = plan_of(
+        small(duration="5ep", schedule=dict(batch_growth=["10ep:2"], decay="none"), data=dict(name="digits"))
+    )
     assert len(plan.phases) == 1 and "beyond the end" in plan.notes[-1]
 
 
 def test_the_memory_estimate_is_that_of_the_largest_micro_batch():
     schedule = dict(batch_growth=["10ep:2"], decay="none")
-    grown, steady = (plan_of(small(data=dict(name="digits"), schedule=part)) for part in (schedule, dict(decay="none")))
+    grown, steady = (
+        plan_of(small(data=dict(name="digits"), schedule=part)) for part in (schedule, dict(decay="none"))
+    )
     assert grown.memory["activations"] == 2 * steady.memory["activations"]
 
 
@@ -418,8 +566,12 @@ def test_a_table_of_rates_in_a_plan():
 )
 def test_the_reproduced_table_of_lars(batch, lr, warmup_epochs):
     """Rates grow with the square root of the batch, warm-ups linearly (docs/design.md, section 7)."""
-    schedule = dict(base_lr=4.0, base_batch_size=512, rule="sqrt", warmup="0.15625ep", warmup_rule="linear", decay="poly")
-    recipe = Recipe().vary(batch_size=batch, data=dict(name="imagenet"), optimizer=dict(name="lars"), schedule=schedule)
+    schedule = dict(
+        base_lr=4.0, base_batch_size=512, rule="sqrt", warmup="0.15625ep", warmup_rule="linear", decay="poly"
+    )
+    recipe = Recipe().vary(
+        batch_size=batch, data=dict(name="imagenet"), optimizer=dict(name="lars"), schedule=schedule
+    )
     plan = plan_of(recipe)
     assert plan.learning_rate.peak == pytest.approx(lr, rel=1e-4)
     assert plan.learning_rate.warmup_length * 90 == pytest.approx(warmup_epochs, rel=1e-12)
@@ -429,15 +581,25 @@ def test_the_reproduced_table_of_lars(batch, lr, warmup_epochs):
 @pytest.mark.parametrize(("optimizer", "noted"), [("sgd", False), ("lars", True), ("lamb", True)])
 def test_layerwise_optimizers_do_not_take_over_the_linear_rule_unnoticed(optimizer, noted):
     schedule = dict(rule="linear", decay="none")
-    assert any("linear rule" in note for note in plan_of(small(**DIGITS, optimizer=dict(name=optimizer), schedule=schedule)).notes) == noted
+    assert (
+        any(
+            "linear rule" in note
+            for note in plan_of(small(**DIGITS, optimizer=dict(name=optimizer), schedule=schedule)).notes
+        )
+        == noted
+    )
     at_the_reference = schedule | dict(base_batch_size=64)
     assert plan_of(small(**DIGITS, optimizer=dict(name=optimizer), schedule=at_the_reference)).notes == ()
 
 
 def test_regime_adaptation_keeps_the_number_of_updates():
     """Hoffer et al. 2017: ResNet-44 on CIFAR-10, 128 to 4,096, milestones 81, 122 and 164 epochs."""
-    schedule = dict(base_batch_size=128, rule="sqrt", warmup="5ep", milestones=["81ep", "122ep", "164ep", "0.99dur"])
-    few = Recipe().vary(batch_size=128, bn_batch_size=128, duration="200ep", data=dict(name="cifar10"), schedule=schedule)
+    schedule = dict(
+        base_batch_size=128, rule="sqrt", warmup="5ep", milestones=["81ep", "122ep", "164ep", "0.99dur"]
+    )
+    few = Recipe().vary(
+        batch_size=128, bn_batch_size=128, duration="200ep", data=dict(name="cifar10"), schedule=schedule
+    )
     many = few.vary(batch_size=4096, schedule=dict(regime_adaptation=True))
     small_batch, large_batch = plan_of(few), plan_of(many)
     assert large_batch.regime_factor == 32 and large_batch.rows()["regime adaptation"] == "epochs x 32"
@@ -449,17 +611,26 @@ def test_regime_adaptation_keeps_the_number_of_updates():
 
 
 def test_regime_adaptation_stretches_what_is_in_epochs_only():
-    schedule = dict(base_batch_size=64, regime_adaptation=True, decay="none", warmup="30it", batch_growth=["2ep:2"])
+    schedule = dict(
+        base_batch_size=64, regime_adaptation=True, decay="none", warmup="30it", batch_growth=["2ep:2"]
+    )
     plan = plan_of(small(**DIGITS, batch_size=144, duration="4ep", schedule=schedule))
     assert plan.regime_factor == 3  # the ceiling of 2.25
     assert (plan.total_examples, plan.phases[1].start, plan.warmup_steps) == (12 * 1440, 6 * 1440, 30)
-    assert plan_of(small(**DIGITS, batch_size=32, schedule=dict(base_batch_size=64, regime_adaptation=True))).regime_factor == 1
+    assert (
+        plan_of(
+            small(**DIGITS, batch_size=32, schedule=dict(base_batch_size=64, regime_adaptation=True))
+        ).regime_factor
+        == 1
+    )
 
 
 @pytest.mark.parametrize("batch", [2, 4, 8, 16, 32, 64])
 def test_a_rate_per_example_and_a_warmup_from_a_share_of_it(batch):
     """Masters & Luschi 2018: a base rate of 2^-8 for every batch; section 3.4: warm-up from 1/32 of the rate over 5% of the run."""
-    schedule = dict(base_lr=2**-8, base_batch_size=1, warmup="0.05dur", warmup_start_share=1 / 32, decay="none")
+    schedule = dict(
+        base_lr=2**-8, base_batch_size=1, warmup="0.05dur", warmup_start_share=1 / 32, decay="none"
+    )
     plan = plan_of(small(**DIGITS, batch_size=batch, bn_batch_size=2, schedule=schedule))
     assert plan.learning_rate.peak == batch * 2**-8
     assert plan.learning_rate.warmup_start == batch * 2**-13
@@ -476,7 +647,10 @@ def test_a_rate_per_example_and_a_warmup_from_a_share_of_it(batch):
             dict(batch_size=512, schedule=dict(regime_adaptation=True, warmup_rule="linear")),
             r"both lengthen the warm-up .* schedule\.warmup_rule=none",
         ),
-        (dict(batch_size=64, schedule=dict(rule="table", table=["64:1"], base_momentum=0.9)), "rule=table has none"),
+        (
+            dict(batch_size=64, schedule=dict(rule="table", table=["64:1"], base_momentum=0.9)),
+            "rule=table has none",
+        ),
     ],
 )
 def test_scaling_keys_that_contradict_each_other(changes, said):
@@ -486,7 +660,9 @@ def test_scaling_keys_that_contradict_each_other(changes, said):
 
 @pytest.mark.parametrize("changes", [dict(warmup="0ep"), dict(warmup="30it"), dict(base_batch_size=1024)])
 def test_a_warmup_that_is_not_stretched_twice_is_planned(changes):
-    plan_of(small(**DIGITS, batch_size=512, schedule=dict(regime_adaptation=True, warmup_rule="linear") | changes))
+    plan_of(
+        small(**DIGITS, batch_size=512, schedule=dict(regime_adaptation=True, warmup_rule="linear") | changes)
+    )
 
 
 def test_a_warmup_that_would_fall_is_noted():
@@ -494,21 +670,32 @@ def test_a_warmup_that_would_fall_is_noted():
     start = dict(base_lr=0.02, base_batch_size=16, warmup_start_lr=0.02 / 3, decay="none")
     assert not plan_of(small(**DIGITS, batch_size=16, schedule=start)).notes
     (note,) = plan_of(small(**DIGITS, batch_size=4, bn_batch_size=2, schedule=start)).notes
-    assert "starts at 0.00666667, above the peak learning rate of 0.005" in note and "schedule.warmup_start_share" in note
-    assert not plan_of(small(**DIGITS, batch_size=4, bn_batch_size=2, schedule=start | dict(warmup="0ep"))).notes
+    assert (
+        "starts at 0.00666667, above the peak learning rate of 0.005" in note
+        and "schedule.warmup_start_share" in note
+    )
+    assert not plan_of(
+        small(**DIGITS, batch_size=4, bn_batch_size=2, schedule=start | dict(warmup="0ep"))
+    ).notes
 
 
-@pytest.mark.parametrize("name", ["mask_rcnn_goyal", "mask_rcnn_goyal_8", "mask_rcnn_goyal_4", "mask_rcnn_goyal_2"])
+@pytest.mark.parametrize(
+    "name", ["mask_rcnn_goyal", "mask_rcnn_goyal_8", "mask_rcnn_goyal_4", "mask_rcnn_goyal_2"]
+)
 def test_every_row_of_goyals_table_3b_warms_up_from_a_third_of_its_rate(name, monkeypatch):
     recipe = load(name, monkeypatch)
     rate = plan_of(recipe, 1, counted=WITHOUT_NORM).learning_rate
-    assert (rate.peak, rate.warmup_start) == pytest.approx((0.02 * recipe.batch_size / 16, 0.02 * recipe.batch_size / 48))
+    assert (rate.peak, rate.warmup_start) == pytest.approx(
+        (0.02 * recipe.batch_size / 16, 0.02 * recipe.batch_size / 48)
+    )
 
 
 def test_what_a_detector_neither_loads_nor_trains_is_noted(monkeypatch):
     recipe = load("mask_rcnn", monkeypatch)
     (note,) = plan_of(recipe, counted=WITHOUT_NORM).notes
-    assert note.startswith("the frozen layers conv1, bn1, layer1 and the frozen batch-norm statistics of the backbone keep their random")
+    assert note.startswith(
+        "the frozen layers conv1, bn1, layer1 and the frozen batch-norm statistics of the backbone keep their random"
+    )
     assert not plan_of(recipe.vary(model=dict(weights="resnet50.pt")), counted=WITHOUT_NORM).notes
     assert not plan_of(recipe.vary(model=dict(batch_norm="ghost", args={})), counted=WITHOUT_NORM).notes
 
@@ -526,8 +713,13 @@ def mask_rcnn(monkeypatch: pytest.MonkeyPatch, **changes) -> Recipe:
 @pytest.mark.parametrize("library", ["torchvision", "detectron2"])
 @pytest.mark.parametrize("augmentation", ["imagenet", "imagenet_color", "alexnet", "crop_flip"])
 def test_an_augmentation_of_classifiers_is_refused_for_detection(monkeypatch, library, augmentation):
-    recipe = mask_rcnn(monkeypatch, data=dict(augmentation=augmentation), model=dict(library=library, args={}))
-    with pytest.raises(RecipeError, match=rf"data.augmentation={augmentation} is for classifiers .*, and this is model.library={library}"):
+    recipe = mask_rcnn(
+        monkeypatch, data=dict(augmentation=augmentation), model=dict(library=library, args={})
+    )
+    with pytest.raises(
+        RecipeError,
+        match=rf"data.augmentation={augmentation} is for classifiers .*, and this is model.library={library}",
+    ):
         plan_of(recipe, counted=WITHOUT_NORM)
 
 
@@ -536,4 +728,6 @@ def test_keys_that_detectron2_does_not_read_are_noted(monkeypatch):
     theirs = mask_rcnn(monkeypatch, model=dict(library="detectron2", args={}))
     (note,) = plan_of(theirs, counted=WITHOUT_NORM).notes
     assert "does not read data.short_edges, data.max_size, data.augmentation: its config" in note
-    assert not plan_of(theirs.vary(data=dict(short_edges=[], max_size=0, augmentation="none")), counted=WITHOUT_NORM).notes
+    assert not plan_of(
+        theirs.vary(data=dict(short_edges=[], max_size=0, augmentation="none")), counted=WITHOUT_NORM
+    ).notes

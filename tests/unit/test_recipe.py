@@ -46,7 +46,10 @@ def from_yaml(text: str) -> Recipe:
         ("schedule.milestones=", []),
         ("optimizer.no_decay=[]", []),
         ("optimizer.no_decay=norm,head.*", ["norm", "head.*"]),
-        ("model.args={drop_rate: 0.1, norm: null, deep: {a: [1, x]}}", {"drop_rate": 0.1, "norm": None, "deep": {"a": [1, "x"]}}),
+        (
+            "model.args={drop_rate: 0.1, norm: null, deep: {a: [1, x]}}",
+            {"drop_rate": 0.1, "norm": None, "deep": {"a": [1, "x"]}},
+        ),
         ("model.args={}", {}),
         ("model.args={a: &x 1, b: *x}", {"a": 1, "b": 1}),
         (
@@ -78,7 +81,10 @@ def test_an_override_is_the_value_written_and_survives_yaml(word, expected):
         ("batchsize=3", "did you mean batch_size?"),
         ("model=resnet50", "model is a group of keys: set one of model.name, model.args, model.head_std"),
         ("batch_size.x=3", "did you mean batch_size?"),
-        ("data.short_edges=640,800px", "data.short_edges=800px: data.short_edges takes whole numbers of pixels"),
+        (
+            "data.short_edges=640,800px",
+            "data.short_edges=800px: data.short_edges takes whole numbers of pixels",
+        ),
         ("data.short_edges=-640", "data.short_edges=-640: data.short_edges takes whole numbers of pixels"),
         ("data.short_edges=0", "data.short_edges=0: data.short_edges takes whole numbers of pixels"),
         ("batch_size=0", "batch_size=0: batch_size must be at least 1"),
@@ -209,7 +215,11 @@ def test_defaults_are_not_shared_between_recipes():
     first.schedule.milestones.append("99ep")
     first.model.args["a"] = 1
     first.optimizer.momentum = 0.0
-    assert (Recipe().schedule.milestones, Recipe().model.args, Recipe().optimizer.momentum) == (["30ep", "60ep", "80ep"], {}, 0.9)
+    assert (Recipe().schedule.milestones, Recipe().model.args, Recipe().optimizer.momentum) == (
+        ["30ep", "60ep", "80ep"],
+        {},
+        0.9,
+    )
 
 
 def test_every_key_is_documented_and_its_default_is_a_value_it_takes():
@@ -278,7 +288,9 @@ AWKWARD = [
     "!!int 3",
 ]
 NAMES = st.one_of(st.sampled_from(sorted(KEYS)), st.text(string.ascii_lowercase + "._=", max_size=12))
-TEXTS = st.one_of(st.sampled_from(AWKWARD), st.text(max_size=12), st.integers().map(str), st.floats().map(repr))
+TEXTS = st.one_of(
+    st.sampled_from(AWKWARD), st.text(max_size=12), st.integers().map(str), st.floats().map(repr)
+)
 
 
 def check_word(word: str) -> None:
@@ -293,13 +305,17 @@ def check_word(word: str) -> None:
     if "int" in kind:
         assert text.lstrip("+").isascii() and value == int(text) and re.fullmatch(r"[+-]?\d+", text)
     elif "float" in kind:
-        assert (value is None and text in ("null", "none")) or (value == float(text) and not set(text) & set("_ \n\t"))
+        assert (value is None and text in ("null", "none")) or (
+            value == float(text) and not set(text) & set("_ \n\t")
+        )
     elif kind == "<class 'bool'>":
         assert str(value).lower() == text.lower()
     elif kind == "<class 'str'>":
         assert value == text
     elif kind.startswith("list"):
-        assert ",".join(value) == re.sub(r"\s*,\s*", ",", text.strip().removeprefix("[").removesuffix("]").strip())
+        assert ",".join(value) == re.sub(
+            r"\s*,\s*", ",", text.strip().removeprefix("[").removesuffix("]").strip()
+        )
     others = {key for key in KEYS if key != name and value_of(recipe, key) != value_of(Recipe(), key)}
     assert not others
     assert from_yaml(recipe.to_yaml()) == recipe

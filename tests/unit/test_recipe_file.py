@@ -12,8 +12,12 @@ from tools.recipe_file import load_recipe
 def write(folder: Path, rate: float) -> Path:
     """A recipe whose parent `base_of_test` has this learning rate."""
     folder.mkdir()
-    (folder / "base_of_test.py").write_text(f"from lbtrain import Recipe\nrecipe = Recipe().vary(schedule=dict(base_lr={rate}))\n")
-    (folder / "child.py").write_text("from base_of_test import recipe as parent\nrecipe = parent.vary(batch_size=64)\n")
+    (folder / "base_of_test.py").write_text(
+        f"from lbtrain import Recipe\nrecipe = Recipe().vary(schedule=dict(base_lr={rate}))\n"
+    )
+    (folder / "child.py").write_text(
+        "from base_of_test import recipe as parent\nrecipe = parent.vary(batch_size=64)\n"
+    )
     return folder / "child.py"
 
 

@@ -14,12 +14,24 @@ from lbtrain.runs.records import EvalRow, Records, TrainRow, flat, write_whole
 
 
 def train_row(step: int, **changes) -> TrainRow:
-    row = TrainRow(step, 32 * step, step / 10, batch_size=32, lr=0.1, loss=2.0, images_per_sec=1234.5, data_wait=0.25, skipped_steps=0)
+    row = TrainRow(
+        step,
+        32 * step,
+        step / 10,
+        batch_size=32,
+        lr=0.1,
+        loss=2.0,
+        images_per_sec=1234.5,
+        data_wait=0.25,
+        skipped_steps=0,
+    )
     return dataclasses.replace(row, **changes)
 
 
 def eval_row(step: int) -> EvalRow:
-    return EvalRow(step, 32 * step, step / 10, {"top1_error": 12.5, "top5_error": 1.5, "loss": 0.5}, seconds=0.1)
+    return EvalRow(
+        step, 32 * step, step / 10, {"top1_error": 12.5, "top5_error": 1.5, "loss": 0.5}, seconds=0.1
+    )
 
 
 def write(run_dir: Path, rows, **settings) -> None:
@@ -121,7 +133,9 @@ def test_tensorboard_holds_every_number_by_examples(tmp_path, extra):
     assert [event.step for event in board.Scalars("train/loss")] == [32, 64, 96]
     assert board.Scalars("train/loss")[-1].value == (1.0 if extra else 2.0)
     assert board.Scalars("eval/top1_error")[0].value == 12.5
-    assert {"train/lr", "train/images_per_sec", "train/data_wait", "eval/loss"} <= set(board.Tags()["scalars"])
+    assert {"train/lr", "train/images_per_sec", "train/data_wait", "eval/loss"} <= set(
+        board.Tags()["scalars"]
+    )
 
 
 def test_a_new_start_forgets_old_points_of_tensorboard(tmp_path):

@@ -22,7 +22,10 @@ def pairs(block: Block) -> list[tuple[int, int]]:
 
 def step_of(stream, start, *, micro, accumulation, world) -> list[tuple[int, int]]:
     """One optimizer step in stream order: micro-batch after micro-batch, rank after rank."""
-    ranks = [take(stream, accumulation, start=start, micro_batch_size=micro, rank=rank, world_size=world) for rank in range(world)]
+    ranks = [
+        take(stream, accumulation, start=start, micro_batch_size=micro, rank=rank, world_size=world)
+        for rank in range(world)
+    ]
     return [pair for blocks in zip(*ranks, strict=True) for block in blocks for pair in pairs(block)]
 
 
@@ -30,7 +33,11 @@ def step_of(stream, start, *, micro, accumulation, world) -> list[tuple[int, int
 def test_every_sample_once_an_epoch_over_all_ranks(num_examples, seed, micro, world):
     stream = SampleStream(num_examples, seed)
     steps = -(-2 * num_examples // (micro * world))
-    seen = [pair for step in range(steps) for pair in step_of(stream, step * micro * world, micro=micro, accumulation=1, world=world)]
+    seen = [
+        pair
+        for step in range(steps)
+        for pair in step_of(stream, step * micro * world, micro=micro, accumulation=1, world=world)
+    ]
     for epoch in (0, 1):
         assert sorted(index for of, index in seen if of == epoch) == list(range(num_examples))
 
@@ -49,14 +56,18 @@ def test_ghost_batches_of_a_step_are_the_same_sets_in_every_world(num_examples, 
 
 
 def _cut(samples, size) -> list[frozenset]:
-    return sorted((frozenset(samples[first : first + size]) for first in range(0, len(samples), size)), key=sorted)
+    return sorted(
+        (frozenset(samples[first : first + size]) for first in range(0, len(samples), size)), key=sorted
+    )
 
 
 def _ghosts_as_ranks_see_them(stream, start, micro, accumulation, world, ghost) -> list[frozenset]:
     blocks = [
         pairs(block)
         for rank in range(world)
-        for block in take(stream, accumulation, start=start, micro_batch_size=micro, rank=rank, world_size=world)
+        for block in take(
+            stream, accumulation, start=start, micro_batch_size=micro, rank=rank, world_size=world
+        )
     ]
     return sorted((part for block in blocks for part in _cut(block, ghost)), key=sorted)
 
@@ -74,9 +85,21 @@ def test_a_ghost_batch_over_ranks_is_a_run_of_neighbouring_ranks(num_examples, s
 @given(SIZES, st.integers(0, 9), st.integers(1, 9), st.integers(1, 4), st.integers(0, 12))
 def test_a_resumed_start_goes_on_with_the_same_order(num_examples, seed, micro, world, steps):
     for rank in range(world):
-        straight = take(SampleStream(num_examples, seed), steps + 3, start=0, micro_batch_size=micro, rank=rank, world_size=world)
+        straight = take(
+            SampleStream(num_examples, seed),
+            steps + 3,
+            start=0,
+            micro_batch_size=micro,
+            rank=rank,
+            world_size=world,
+        )
         resumed = take(
-            SampleStream(num_examples, seed), 3, start=steps * micro * world, micro_batch_size=micro, rank=rank, world_size=world
+            SampleStream(num_examples, seed),
+            3,
+            start=steps * micro * world,
+            micro_batch_size=micro,
+            rank=rank,
+            world_size=world,
         )
         assert [pairs(block) for block in straight[steps:]] == [pairs(block) for block in resumed]
 
@@ -85,11 +108,17 @@ def test_a_resumed_start_goes_on_with_the_same_order(num_examples, seed, micro, 
 def test_a_block_is_the_same_however_it_is_cut(num_examples, seed, start, length):
     stream = SampleStream(num_examples, seed)
     half = length // 2
-    assert pairs(stream.block(start, length)) == pairs(stream.block(start, half)) + pairs(stream.block(start + half, length - half))
+    assert pairs(stream.block(start, length)) == pairs(stream.block(start, half)) + pairs(
+        stream.block(start + half, length - half)
+    )
 
 
 def test_epochs_and_seeds_give_different_orders():
-    orders = {tuple(SampleStream(50, seed).block(50 * epoch, 50).indices) for seed in range(10) for epoch in range(10)}
+    orders = {
+        tuple(SampleStream(50, seed).block(50 * epoch, 50).indices)
+        for seed in range(10)
+        for epoch in range(10)
+    }
     assert len(orders) == 100
 
 
@@ -106,7 +135,10 @@ def test_a_position_beyond_32_bits_is_right():
 @pytest.mark.parametrize("num_examples", [1, 2, 7, 97, 101, 357])
 @given(st.integers(1, 64), st.integers(1, 9))
 def test_evaluation_scores_every_sample_once(num_examples, micro, world):
-    shares = [list(evaluation_blocks(num_examples, micro_batch_size=micro, rank=rank, world_size=world)) for rank in range(world)]
+    shares = [
+        list(evaluation_blocks(num_examples, micro_batch_size=micro, rank=rank, world_size=world))
+        for rank in range(world)
+    ]
     assert len({len(blocks) for blocks in shares}) == 1
     blocks = [block for share in shares for block in share]
     assert all(len(block.indices) == len(block.epochs) == micro for block in blocks)

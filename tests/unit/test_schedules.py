@@ -43,7 +43,25 @@ def test_a_duration_is_a_number_and_a_unit(text, value, unit):
 
 
 @pytest.mark.parametrize(
-    "text", ["5", "ep", "5 ep", "5EP", "5e1ep", "-1ep", "+1ep", "5.ep", "5ep ", "5ep\n", "5epoch", "1.01dur", "٣ep", "1_0it", "", "nanep"]
+    "text",
+    [
+        "5",
+        "ep",
+        "5 ep",
+        "5EP",
+        "5e1ep",
+        "-1ep",
+        "+1ep",
+        "5.ep",
+        "5ep ",
+        "5ep\n",
+        "5epoch",
+        "1.01dur",
+        "٣ep",
+        "1_0it",
+        "",
+        "nanep",
+    ],
 )
 def test_any_other_duration_is_refused(text):
     with pytest.raises(RecipeError, match=r"^schedule\.warmup="):
@@ -72,7 +90,10 @@ def test_durations_in_examples_are_exact(text, examples):
 def test_a_decimal_number_of_epochs_that_is_whole_is_whole(digits, places, epochs):
     text = f"{digits / 10**places:.{places}f}ep"
     train_examples = epochs * 10**places
-    assert Duration.parse(text).examples(train_examples=train_examples, batch_size=1, total_examples=1) == digits * epochs
+    assert (
+        Duration.parse(text).examples(train_examples=train_examples, batch_size=1, total_examples=1)
+        == digits * epochs
+    )
 
 
 @pytest.mark.parametrize(
@@ -93,7 +114,9 @@ def test_scaling_rules(batch_size, linear, sqrt):
 
 def test_the_momentum_buffer_keeps_the_noise_scale():
     """Smith et al. 2018: Wide ResNet 16-4 from batch 128, rate 0.1, momentum 0.9 to batch 3,200 and momentum 0.98 has rate 0.5."""
-    assert scale_lr(0.1, 128, 3200, "linear", momentum=0.98, base_momentum=0.9) == pytest.approx(0.5, rel=1e-12)
+    assert scale_lr(0.1, 128, 3200, "linear", momentum=0.98, base_momentum=0.9) == pytest.approx(
+        0.5, rel=1e-12
+    )
     assert scale_lr(0.1, 128, 640, "linear", momentum=0.9, base_momentum=0.9) == pytest.approx(0.5, rel=1e-12)
     assert scale_lr(0.1, 128, 512, "sqrt", momentum=0.95, base_momentum=0.9) == pytest.approx(0.1, rel=1e-12)
     assert sgd_noise_scale(0.1, 50_000, 128, 0.9) == pytest.approx(50_000 / 128 - 1, rel=1e-12)
@@ -101,22 +124,32 @@ def test_the_momentum_buffer_keeps_the_noise_scale():
     assert pytest.approx(0.1 / 0.1 / 128) == 0.5 / 0.02 / 3200
 
 
-@pytest.mark.parametrize(("lr", "batch_size", "momentum"), [(0.1, 640, 0.9), (0.02, 128, 0.9), (0.1, 128, 0.5)])
-def test_a_fifth_of_the_rate_five_times_the_batch_or_a_fifth_of_the_memory_is_a_fifth_of_the_noise(lr, batch_size, momentum):
-    assert sgd_noise_scale(lr, 10**9, batch_size, momentum) == pytest.approx(sgd_noise_scale(0.1, 10**9, 128, 0.9) / 5, rel=1e-5)
+@pytest.mark.parametrize(
+    ("lr", "batch_size", "momentum"), [(0.1, 640, 0.9), (0.02, 128, 0.9), (0.1, 128, 0.5)]
+)
+def test_a_fifth_of_the_rate_five_times_the_batch_or_a_fifth_of_the_memory_is_a_fifth_of_the_noise(
+    lr, batch_size, momentum
+):
+    assert sgd_noise_scale(lr, 10**9, batch_size, momentum) == pytest.approx(
+        sgd_noise_scale(0.1, 10**9, 128, 0.9) / 5, rel=1e-5
+    )
 
 
 def test_a_sum_over_the_batch_and_a_mean_take_the_same_step():
     gradients = [0.5, -2.0, 0.25, 4.0]
     summed = 2**-7 * sum(gradients)
     assert mean_form_lr(2**-7, 4) * (sum(gradients) / 4) == summed
-    assert [mean_form_lr(2**-8, size) for size in (2, 4, 64)] == [scale_lr(2**-8, 1, size, "linear") for size in (2, 4, 64)]
+    assert [mean_form_lr(2**-8, size) for size in (2, 4, 64)] == [
+        scale_lr(2**-8, 1, size, "linear") for size in (2, 4, 64)
+    ]
 
 
 def test_rates_from_a_table():
     table = [TableEntry.parse(text) for text in ("8192:16", "512:4", "64:1e-2")]
     assert [lr_from_table(table, size) for size in (64, 512, 8192)] == [0.01, 4, 16]
-    with pytest.raises(RecipeError, match=r"^batch_size=1024 is not in schedule.table; those there: 64, 512, 8192$"):
+    with pytest.raises(
+        RecipeError, match=r"^batch_size=1024 is not in schedule.table; those there: 64, 512, 8192$"
+    ):
         lr_from_table(table, 1024)
     with pytest.raises(RecipeError, match="those there: none"):
         lr_from_table([], 1024)
@@ -124,7 +157,10 @@ def test_rates_from_a_table():
         lr_from_table([*table, TableEntry(64, 0.1)], 64)
 
 
-@pytest.mark.parametrize("text", ["512", "512:", ":4", "512:0", "512:-1", "512:x", "0:1", "5.5:1", "512:4:4", "512:1e999", "512:inf"])
+@pytest.mark.parametrize(
+    "text",
+    ["512", "512:", ":4", "512:0", "512:-1", "512:x", "0:1", "5.5:1", "512:4:4", "512:1e999", "512:inf"],
+)
 def test_any_other_entry_of_a_table_is_refused(text):
     with pytest.raises(RecipeError, match=r"^schedule\.table="):
         TableEntry.parse(text, "schedule.table")
@@ -158,8 +194,23 @@ def test_rows_around_every_edge_of_a_step_schedule(step, expected):
 @pytest.mark.parametrize(
     ("decay", "expected"),
     [
-        ("poly", {0: 1.0, 4: 1.8, 5: 2.0, 6: 2 * (44 / 45) ** 2, 27: 2 * (23 / 45) ** 2, 49: 2 / 45**2, 50: 0.0}),
-        ("cosine", {0: 1.0, 4: 1.8, 5: 2.0, 6: 1 + math.cos(math.pi / 45), 20: 1.5, 35: 0.5, 49: 1 - math.cos(math.pi / 45), 50: 0.0}),
+        (
+            "poly",
+            {0: 1.0, 4: 1.8, 5: 2.0, 6: 2 * (44 / 45) ** 2, 27: 2 * (23 / 45) ** 2, 49: 2 / 45**2, 50: 0.0},
+        ),
+        (
+            "cosine",
+            {
+                0: 1.0,
+                4: 1.8,
+                5: 2.0,
+                6: 1 + math.cos(math.pi / 45),
+                20: 1.5,
+                35: 0.5,
+                49: 1 - math.cos(math.pi / 45),
+                50: 0.0,
+            },
+        ),
         ("none", {0: 1.0, 4: 1.8, 5: 2.0, 49: 2.0, 50: 2.0}),
     ],
 )
@@ -190,14 +241,20 @@ def test_a_warmup_as_long_as_the_run_or_longer_never_divides_by_zero(decay):
 
 def test_pieces_by_hand():
     assert warmup(0.25, 0.5, 1.0, 3.0) == 2.0
-    assert [step_decay(progress, (0.2, 0.2, 0.6), (0.5, 0.5, 0.1)) for progress in (0.19, 0.2, 0.6)] == [1.0, 0.25, 0.025]
+    assert [step_decay(progress, (0.2, 0.2, 0.6), (0.5, 0.5, 0.1)) for progress in (0.19, 0.2, 0.6)] == [
+        1.0,
+        0.25,
+        0.025,
+    ]
     assert [polynomial_decay(progress, 2) for progress in (0, 0.5, 1)] == [1, 0.25, 0]
     assert [cosine_decay(progress) for progress in (0, 0.5, 1)] == pytest.approx([1, 0.5, 0], abs=1e-16)
 
 
 def goyal(batch_size: int) -> LearningRate:
     peak = scale_lr(0.1, 256, batch_size, "linear")
-    return LearningRate(peak, min(0.1, peak), 5 / 90, "gradual", "step", (30 / 90, 60 / 90, 80 / 90), (0.1, 0.1, 0.1))
+    return LearningRate(
+        peak, min(0.1, peak), 5 / 90, "gradual", "step", (30 / 90, 60 / 90, 80 / 90), (0.1, 0.1, 0.1)
+    )
 
 
 @pytest.mark.parametrize("batch_size", [128 * 2**k for k in range(10)])
@@ -228,24 +285,36 @@ def reference() -> list[dict[str, str]]:
 
 
 def numbers(rows: list[dict[str, str]], metric: str) -> list[float]:
-    return [float(row["value"]) for row in rows if row["metric"] == metric and row["confidence"] == "seen" and row["model"] == "ResNet-50"]
+    return [
+        float(row["value"])
+        for row in rows
+        if row["metric"] == metric and row["confidence"] == "seen" and row["model"] == "ResNet-50"
+    ]
 
 
 def test_goyals_settings_as_published(reference):
-    (per_256,), (epochs,), (factor,) = (numbers(reference, name) for name in ("reference_lr_per_256_images", "epochs", "lr_decay_factor"))
+    (per_256,), (epochs,), (factor,) = (
+        numbers(reference, name) for name in ("reference_lr_per_256_images", "epochs", "lr_decay_factor")
+    )
     (warmup_epochs,), (start,) = numbers(reference, "warmup_epochs"), numbers(reference, "warmup_start_lr")
     assert scale_lr(per_256, 256, 8192, "linear") == pytest.approx(3.2, rel=1e-15)
     milestones = tuple(epoch / epochs for epoch in numbers(reference, "lr_decay_epoch"))
-    published = LearningRate(3.2, start, warmup_epochs / epochs, "gradual", "step", milestones, (factor,) * len(milestones))
+    published = LearningRate(
+        3.2, start, warmup_epochs / epochs, "gradual", "step", milestones, (factor,) * len(milestones)
+    )
     for epoch in (0, 1, 4.99, 5, 29.99, 30, 59.99, 60, 79.99, 80, 89.99):
         assert goyal(8192)(epoch / 90) == pytest.approx(published(epoch / epochs), rel=1e-12)
 
 
 def test_goyals_rates_for_every_published_batch_size(reference):
-    rows = [row for row in reference if row["location"] == "Figure 3 legend" and row["metric"] == "top1_error"]
+    rows = [
+        row for row in reference if row["location"] == "Figure 3 legend" and row["metric"] == "top1_error"
+    ]
     assert [int(row["batch_size"]) for row in rows] == [128 * 2**k for k in range(10)]
     for row in rows:
-        assert scale_lr(0.1, 256, int(row["batch_size"]), "linear") == pytest.approx(float(row["base_lr"]), rel=1e-12)
+        assert scale_lr(0.1, 256, int(row["batch_size"]), "linear") == pytest.approx(
+            float(row["base_lr"]), rel=1e-12
+        )
 
 
 RATES = st.builds(
@@ -280,7 +349,9 @@ def test_a_rate_lies_between_zero_and_the_larger_of_peak_and_start(rate, progres
 
 @settings(max_examples=200)
 @given(st.integers(1, 10**6), st.integers(1, 4096), st.integers(1, 90), st.integers(0, 89))
-def test_a_step_that_starts_on_a_milestone_is_decayed_and_the_one_before_is_not(train_examples, batch_size, epochs, milestone):
+def test_a_step_that_starts_on_a_milestone_is_decayed_and_the_one_before_is_not(
+    train_examples, batch_size, epochs, milestone
+):
     """Whatever the rounding of the two divisions."""
     milestone %= epochs
     total = train_examples * epochs

@@ -25,7 +25,9 @@ def test_deepspeeds_warmup_is_logarithmic_unless_told():
 
     def share_after_a_tenth(**settings) -> float:
         optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
-        schedule = WarmupLR(optimizer, warmup_min_lr=0.0, warmup_max_lr=1.0, warmup_num_steps=1000, **settings)
+        schedule = WarmupLR(
+            optimizer, warmup_min_lr=0.0, warmup_max_lr=1.0, warmup_num_steps=1000, **settings
+        )
         schedule.step(99)
         return schedule.get_last_lr()[0]
 
@@ -57,7 +59,8 @@ def test_deepspeeds_env_file_breaks_on_a_blank_line(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "said"), [("elasticity", "elasticity"), ("amp", "AMP integration has been removed"), ("eigenvalue", "eigenvalue")]
+    ("name", "said"),
+    [("elasticity", "elasticity"), ("amp", "AMP integration has been removed"), ("eigenvalue", "eigenvalue")],
 )
 def test_gone_from_deepspeed(name, said):
     from deepspeed.runtime.config import DeepSpeedConfig
@@ -89,7 +92,9 @@ def test_batch_norm_under_autocast_works_and_keeps_fp32_weights():
 def test_timms_lars_adapts_nothing_without_weight_decay():
     def step(**settings) -> float:
         weight = nn.Parameter(torch.full((4,), 2.0))
-        optimizer = timm.optim.Lars([weight], lr=1.0, momentum=0.0, weight_decay=0.0, trust_coeff=0.001, **settings)
+        optimizer = timm.optim.Lars(
+            [weight], lr=1.0, momentum=0.0, weight_decay=0.0, trust_coeff=0.001, **settings
+        )
         weight.grad = torch.ones(4)
         optimizer.step()
         return 2 - weight[0].item()
@@ -104,7 +109,10 @@ def test_accelerates_scheduler_ticks_once_a_process():
     from accelerate.scheduler import AcceleratedScheduler
 
     source = inspect.getsource(AcceleratedScheduler.step)
-    assert "num_processes = AcceleratorState().num_processes" in source and "for _ in range(num_processes)" in source
+    assert (
+        "num_processes = AcceleratorState().num_processes" in source
+        and "for _ in range(num_processes)" in source
+    )
 
 
 def test_accelerate_on_cpus_starts_one_process_and_lbtrain_notices(tmp_path):

@@ -53,7 +53,11 @@ _RATES = (
         "GFLOP/s in a matrix product",
         "ssh {host} 'nvidia-smi -q -d CLOCK,PERFORMANCE; uptime': is something else running, or hot?",
     ),
-    ("images_per_s", "loader images/s", "ssh {host} 'lscpu; uptime': is the clock low, or something else running?"),
+    (
+        "images_per_s",
+        "loader images/s",
+        "ssh {host} 'lscpu; uptime': is the clock low, or something else running?",
+    ),
 )
 
 
@@ -63,7 +67,10 @@ def _silent(host: str, failure: str) -> Finding:
         "Could not resolve": f"add {host} to /etc/hosts or ~/.ssh/config (hostfiles/README.md)",
         "No such file": "install the same environment at the same path on every host, or share it over the network",
     }
-    remedy = next((remedy for sign, remedy in remedies.items() if sign in failure), f"ssh {host} true: is it up, and does its sshd listen?")
+    remedy = next(
+        (remedy for sign, remedy in remedies.items() if sign in failure),
+        f"ssh {host} true: is it up, and does its sshd listen?",
+    )
     return Finding(host, f"does not answer: {failure}", remedy, cannot_take_part=True)
 
 
@@ -74,8 +81,14 @@ def _versions(alive: Mapping[str, Answer]) -> list[Finding]:
         common = statistics.mode(versions.values()) if versions else ""
         for host, version in versions.items():
             if version != common:
-                remedy = f"ssh {host} 'pip install {package}=={common}'" if package != "python" else f"install Python {common} on {host}"
-                found.append(Finding(host, f"{package} {version}, others have {common}", remedy, cannot_take_part=True))
+                remedy = (
+                    f"ssh {host} 'pip install {package}=={common}'"
+                    if package != "python"
+                    else f"install Python {common} on {host}"
+                )
+                found.append(
+                    Finding(host, f"{package} {version}, others have {common}", remedy, cannot_take_part=True)
+                )
     return found
 
 
@@ -84,11 +97,20 @@ def _single(host: str, answer: Answer, port: int) -> list[Finding]:
     found = []
     if not answer.values["port_free"]:
         found.append(
-            Finding(host, f"port {port} is taken", f"ssh {host} 'ss -ltnp sport = :{port}', or launch with another --master_port", True)
+            Finding(
+                host,
+                f"port {port} is taken",
+                f"ssh {host} 'ss -ltnp sport = :{port}', or launch with another --master_port",
+                True,
+            )
         )
     if abs(answer.skew_s) > MOST_SKEW_S:
         found.append(
-            Finding(host, f"its clock is off by {answer.skew_s:+.1f} s", f"ssh {host} 'chronyc makestep' (or start an NTP client)")
+            Finding(
+                host,
+                f"its clock is off by {answer.skew_s:+.1f} s",
+                f"ssh {host} 'chronyc makestep' (or start an NTP client)",
+            )
         )
     return found
 
@@ -102,7 +124,11 @@ def _interfaces(alive: Mapping[str, Answer]) -> list[Finding]:
             found.append(Finding(host, "has no route to the others", f"ssh {host} 'ip route'", True))
         elif used and used != route and len(alive) > 1:
             found.append(
-                Finding(host, f"GLOO_SOCKET_IFNAME={used}, but the way to the others is {route}", f"export GLOO_SOCKET_IFNAME={route}")
+                Finding(
+                    host,
+                    f"GLOO_SOCKET_IFNAME={used}, but the way to the others is {route}",
+                    f"export GLOO_SOCKET_IFNAME={route}",
+                )
             )
     return found
 
@@ -113,7 +139,9 @@ def _slow(alive: Mapping[str, Answer], name: str, unit: str, remedy: str) -> lis
         return []
     median = statistics.median(rates.values())
     return [
-        Finding(host, f"{rate:,.0f} {unit}, {1 - rate / median:.0%} under the median", remedy.format(host=host))
+        Finding(
+            host, f"{rate:,.0f} {unit}, {1 - rate / median:.0%} under the median", remedy.format(host=host)
+        )
         for host, rate in rates.items()
         if rate < (1 - OUTLIER) * median
     ]
@@ -139,7 +167,11 @@ def _pairs(pairs: Mapping[Pair, float | None]) -> list[Finding]:
         if own > (1 + NETWORK_OUTLIER) * median:
             words = f"all-reduces take {own:.1f} ms, {own / median - 1:.0%} over the median"
             found.append(
-                Finding(host, words, f"ssh {host} 'ethtool eth0; ip -s link': speed, duplex, errors, and its cable or switch port")
+                Finding(
+                    host,
+                    words,
+                    f"ssh {host} 'ethtool eth0; ip -s link': speed, duplex, errors, and its cable or switch port",
+                )
             )
     return found
 
@@ -151,6 +183,8 @@ def rounds(hosts: Sequence[str]) -> list[list[Pair]]:
     for _ in range(len(places) - 1):
         half = len(places) // 2
         matches = zip(places[:half], reversed(places[half:]), strict=True)
-        found.append([(first, second) for first, second in matches if first is not None and second is not None])
+        found.append(
+            [(first, second) for first, second in matches if first is not None and second is not None]
+        )
         places = [places[0], places[-1], *places[1:-1]]
     return found

@@ -98,7 +98,11 @@ def loader_images_per_s(*, seconds: float = 0.4) -> float:
     Image.fromarray(noise).resize((500, 375)).save(buffer, "JPEG", quality=90)
     done, start = 0, time.perf_counter()
     while time.perf_counter() - start < seconds:
-        picture = Image.open(io.BytesIO(buffer.getvalue())).convert("RGB").resize((224, 224), box=(50, 50, 400, 350))
+        picture = (
+            Image.open(io.BytesIO(buffer.getvalue()))
+            .convert("RGB")
+            .resize((224, 224), box=(50, 50, 400, 350))
+        )
         torch.from_numpy(np.array(picture)).permute(2, 0, 1).float().div_(255)
         done += 1
     return done / (time.perf_counter() - start)
@@ -110,7 +114,9 @@ def pair_all_reduce_ms(rank: int, address: str, port: int) -> float:
     import torch.distributed as dist
 
     patience = datetime.timedelta(seconds=20)
-    dist.init_process_group("gloo", init_method=f"tcp://{address}:{port}", rank=rank, world_size=2, timeout=patience)
+    dist.init_process_group(
+        "gloo", init_method=f"tcp://{address}:{port}", rank=rank, world_size=2, timeout=patience
+    )
     values, times = torch.zeros(_PAIR_BYTES // 4), []
     for _ in range(7):
         dist.barrier()
@@ -131,5 +137,7 @@ def main() -> None:
 
 if __name__ == "__main__":
     # The folder of this script holds a package's modules, which must not hide the standard library's.
-    sys.path = [place for place in sys.path if Path(place or ".").resolve() != Path(__file__).resolve().parent]
+    sys.path = [
+        place for place in sys.path if Path(place or ".").resolve() != Path(__file__).resolve().parent
+    ]
     main()

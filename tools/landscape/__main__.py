@@ -22,38 +22,70 @@ from lbtrain.errors import UserError
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser("python -m tools.landscape", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        "python -m tools.landscape", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("batch", help="how large a batch pays")
     command.add_argument("run", type=Path, metavar="RUN_DIR")
-    command.add_argument("--until-loss", type=float, help="leave out what was measured once the training loss was below this")
+    command.add_argument(
+        "--until-loss", type=float, help="leave out what was measured once the training loss was below this"
+    )
     commands.add_parser("layers", help="layer-wise ratios").add_argument("run", type=Path, metavar="RUN_DIR")
-    for name, words in (("sharpness", "how far the loss rises nearby"), ("hessian", "the spectrum of the Hessian")):
+    for name, words in (
+        ("sharpness", "how far the loss rises nearby"),
+        ("hessian", "the spectrum of the Hessian"),
+    ):
         command = commands.add_parser(name, help=words)
         command.add_argument("run", type=Path, metavar="RUN_DIR")
         _add_loss_options(command)
     command = commands.add_parser("compare", help="two runs side by side")
     command.add_argument("small", type=Path, metavar="SMALL_RUN", help="the run with the smaller batch")
     command.add_argument("large", type=Path, metavar="LARGE_RUN")
-    command.add_argument("--out", type=Path, help="where page and pictures go (default LARGE_RUN/landscape/compare)")
+    command.add_argument(
+        "--out", type=Path, help="where page and pictures go (default LARGE_RUN/landscape/compare)"
+    )
     _add_loss_options(command)
     command = commands.add_parser("sweep", help="steps to a loss over batch sizes, measured")
     command.add_argument("recipe", type=Path, metavar="RECIPE", help="a recipe file")
     command.add_argument("--batches", type=int, nargs="+", default=[16, 32, 64, 128, 256, 512])
-    command.add_argument("--rates", type=float, nargs="+", default=[1, 2, 4], help="factors on the recipe's rate (default 1 2 4)")
+    command.add_argument(
+        "--rates",
+        type=float,
+        nargs="+",
+        default=[1, 2, 4],
+        help="factors on the recipe's rate (default 1 2 4)",
+    )
     command.add_argument("--loss", type=float, required=True, help="the training loss to reach")
     command.add_argument("--epochs", type=float, default=6, help="the longest run, in epochs (default 6) ...")
-    command.add_argument("--least-steps", type=int, default=80, help="... or in steps, whichever is longer (default 80)")
+    command.add_argument(
+        "--least-steps", type=int, default=80, help="... or in steps, whichever is longer (default 80)"
+    )
     command.add_argument("--seeds", type=int, default=2)
-    command.add_argument("--out", type=Path, help="where runs and report go (default runs/landscape-sweep/NAME-OF-THE-RECIPE)")
+    command.add_argument(
+        "--out", type=Path, help="where runs and report go (default runs/landscape-sweep/NAME-OF-THE-RECIPE)"
+    )
     return parser.parse_args(argv)
 
 
 def _add_loss_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--examples", type=int, default=512, help="the first so many of the run's own training stream (default 512)")
-    command.add_argument("--micro-batch", type=int, default=0, help="images a pass (default 64, or the next whole number of ghost batches)")
     command.add_argument(
-        "--batch-norm", choices=("batch", "eval"), default="batch", help="statistics of each ghost batch (default), or the running ones"
+        "--examples",
+        type=int,
+        default=512,
+        help="the first so many of the run's own training stream (default 512)",
+    )
+    command.add_argument(
+        "--micro-batch",
+        type=int,
+        default=0,
+        help="images a pass (default 64, or the next whole number of ghost batches)",
+    )
+    command.add_argument(
+        "--batch-norm",
+        choices=("batch", "eval"),
+        default="batch",
+        help="statistics of each ghost batch (default), or the running ones",
     )
 
 
@@ -89,9 +121,21 @@ def _run(options: argparse.Namespace, words: Sequence[str]) -> str:
         from tools.landscape.sweep import Question, sweep
         from tools.recipe_file import load_recipe
 
-        asked = (tuple(options.batches), tuple(options.rates), options.seeds, options.loss, options.epochs, options.least_steps)
+        asked = (
+            tuple(options.batches),
+            tuple(options.rates),
+            options.seeds,
+            options.loss,
+            options.epochs,
+            options.least_steps,
+        )
         out = options.out or Path("runs/landscape-sweep") / options.recipe.stem
-        return sweep(load_recipe(options.recipe), Question(*asked), out, command=shlex.join(["python", "-m", "tools.landscape", *words]))
+        return sweep(
+            load_recipe(options.recipe),
+            Question(*asked),
+            out,
+            command=shlex.join(["python", "-m", "tools.landscape", *words]),
+        )
     from tools.landscape.runs import DistContext, LossOptions
 
     context, loss = DistContext.join(), LossOptions(options.examples, options.micro_batch, options.batch_norm)

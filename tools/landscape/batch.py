@@ -43,7 +43,9 @@ def batch(run: Run, until_loss: float | None = None) -> str:
         pictures.append(run.folder / "layers.png")
         chart.draw_layers(layers, run.plan["train_examples"], pictures[1])
     lines = _verdict(advice, found, schedule, refusal, run)
-    origin = f"{len(rows)} measurements over {rows[-1]['examples']:,} examples" + (f"; {origin_of(run.summary)}" if run.summary else "")
+    origin = f"{len(rows)} measurements over {rows[-1]['examples']:,} examples" + (
+        f"; {origin_of(run.summary)}" if run.summary else ""
+    )
     title = f"How large a batch pays: {run.path.name}"
     write_whole(run.folder / "batch.html", page.page(title, lines, pictures, [_as_table(table)], origin))
     return "\n".join([*lines, "", _text_table(table), "", *map(str, [*pictures, run.folder / "batch.html"])])
@@ -98,7 +100,9 @@ def _window(window: Window) -> dict[str, Any]:
     }
 
 
-def _verdict(advice: Advice, found: Sequence[Window], schedule: list[str], refusal: str, run: Run) -> list[str]:
+def _verdict(
+    advice: Advice, found: Sequence[Window], schedule: list[str], refusal: str, run: Run
+) -> list[str]:
     low, high = advice.critical_batch_interval
     ends = f"{low:,.0f} to {high:,.0f}" if high is not None else f"above {low:,.0f}"
     lines = [
@@ -107,11 +111,15 @@ def _verdict(advice: Advice, found: Sequence[Window], schedule: list[str], refus
         f"this run's progress would take at least {advice.min_steps:,.0f} steps, and at least {advice.min_examples:,.0f} examples",
     ]
     if schedule:
-        lines.append(f"a batch that follows the noise: {' '.join(schedule)}  (growing the batch stands for decaying the rate: not both)")
+        lines.append(
+            f"a batch that follows the noise: {' '.join(schedule)}  (growing the batch stands for decaying the rate: not both)"
+        )
     else:
         lines.append(f"no batch schedule that follows the noise: its plan is refused, {refusal}")
     if float(run.plan["batch_size"]) > 4 * advice.critical_batch:
-        lines.append("this run's batch is past that point: the same progress at a smaller batch, with its rate, costs fewer examples")
+        lines.append(
+            "this run's batch is past that point: the same progress at a smaller batch, with its rate, costs fewer examples"
+        )
     return lines + _doubts(found, schedule)
 
 
@@ -145,13 +153,17 @@ def _cells(row: dict[str, float]) -> list[str]:
 
 
 def _as_table(table: Sequence[dict[str, float]]) -> page.Table:
-    return page.Table("Expected steps and examples for this run's progress", _HEAD, [_cells(row) for row in table])
+    return page.Table(
+        "Expected steps and examples for this run's progress", _HEAD, [_cells(row) for row in table]
+    )
 
 
 def _text_table(table: Sequence[dict[str, float]]) -> str:
     rows = [_HEAD, *(_cells(row) for row in table)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
-    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(
+        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows
+    )
 
 
 def where(run: Path) -> Path:

@@ -7,7 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from torch import Tensor
 
 from lbtrain.analysis import Objective
@@ -19,7 +26,11 @@ MEANING = 2
 
 
 def cached(
-    folder: Path, name: str, settings: dict[str, Any], measure: Callable[[], dict[str, Any]], context: DistContext
+    folder: Path,
+    name: str,
+    settings: dict[str, Any],
+    measure: Callable[[], dict[str, Any]],
+    context: DistContext,
 ) -> dict[str, Any]:
     """folder/NAME.json if it holds a measurement with these settings; else measures, and writes it there. Collective, as `measure` is.
 
@@ -71,7 +82,13 @@ class Bars:
         if not self.enabled:
             yield lambda: None
             return
-        columns = [TextColumn("{task.description:<34}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("ETA")]
+        columns = [
+            TextColumn("{task.description:<34}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("ETA"),
+        ]
         with Progress(*columns, TimeRemainingColumn(), console=Console()) as progress:
             task = progress.add_task(what, total=at_most)
 
@@ -80,7 +97,11 @@ class Bars:
                 done = int(progress.tasks[task].completed)
                 if not progress.console.is_terminal and done % max(1, at_most // 10) == 0:
                     left = progress.tasks[task].time_remaining
-                    print(f"{what}: {done} of at most {at_most}" + (f", ETA {left:.0f} s" if left is not None else ""), flush=True)
+                    print(
+                        f"{what}: {done} of at most {at_most}"
+                        + (f", ETA {left:.0f} s" if left is not None else ""),
+                        flush=True,
+                    )
 
             yield tick
             progress.update(task, total=progress.tasks[task].completed)

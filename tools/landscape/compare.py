@@ -86,14 +86,24 @@ def compare(small: Run, large: Run, out: Path, context: DistContext, options: Lo
         chart.draw_distances(distances, fits, names, pictures[2])
     table = _table(runs, names, sharpness, spectra, distances, fits)
     lines = _verdict(names, sharpness, spectra, fits, line)
-    data = {"runs": names, "sharpness": sharpness, "spectra": spectra, "fits": [fit and vars(fit) for fit in fits], "line": line}
+    data = {
+        "runs": names,
+        "sharpness": sharpness,
+        "spectra": spectra,
+        "fits": [fit and vars(fit) for fit in fits],
+        "line": line,
+    }
     write_whole(out / "compare.json", json.dumps(data, indent=1) + "\n")
     settings = f"{options.examples} training examples, batch norm: {options.batch_norm}; commit {commit()} on {hardware()}"
-    write_whole(out / "compare.html", page.page(f"{names[0]} and {names[1]}", lines, pictures, [table], settings))
+    write_whole(
+        out / "compare.html", page.page(f"{names[0]} and {names[1]}", lines, pictures, [table], settings)
+    )
     return "\n".join([*lines, "", *map(str, [*pictures, out / "compare.html"])])
 
 
-def along_the_line(small: Run, large: Run, out: Path, context: DistContext, options: LossOptions) -> list[dict[str, float]]:
+def along_the_line(
+    small: Run, large: Run, out: Path, context: DistContext, options: LossOptions
+) -> list[dict[str, float]]:
     """At ALPHAS the training loss, batch norm as in `options`, and the evaluation metric; weights and statistics are interpolated.
 
     The metric is taken in evaluation mode, with `batch` on running statistics that are taken anew (`renew_statistics`). The micro-batches
@@ -116,9 +126,19 @@ def along_the_line(small: Run, large: Run, out: Path, context: DistContext, opti
                 with eval_mode(model, options.batch_norm):
                     if options.batch_norm == "batch":
                         renew_statistics(objective, context)
-                    found = task.evaluate(model, micro_batch_size=options.micro_batch, rank=context.rank, world_size=context.world_size)
+                    found = task.evaluate(
+                        model,
+                        micro_batch_size=options.micro_batch,
+                        rank=context.rank,
+                        world_size=context.world_size,
+                    )
                 primary_metric = task.primary_metric
-                return {"alpha": alpha, "train_loss": loss, "metric": found.metrics[primary_metric.name], "label": primary_metric.label}
+                return {
+                    "alpha": alpha,
+                    "train_loss": loss,
+                    "metric": found.metrics[primary_metric.name],
+                    "label": primary_metric.label,
+                }
 
             points.append(cached(out / "line", f"{number:02}", settings, measure, context))
             tick()
@@ -140,10 +160,18 @@ def renew_statistics(objective: Objective, context: DistContext) -> None:
             layer.eval()
 
 
-def interpolated(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor], alpha: float) -> dict[str, torch.Tensor]:
+def interpolated(
+    first: dict[str, torch.Tensor], second: dict[str, torch.Tensor], alpha: float
+) -> dict[str, torch.Tensor]:
     """(1 - alpha) first + alpha second; variances stay positive, counters are the first's."""
-    line = {name: torch.lerp(tensor, second[name], alpha) if tensor.is_floating_point() else tensor for name, tensor in first.items()}
-    return {name: tensor.clamp(min=1e-6) if name.endswith("running_var") else tensor for name, tensor in line.items()}
+    line = {
+        name: torch.lerp(tensor, second[name], alpha) if tensor.is_floating_point() else tensor
+        for name, tensor in first.items()
+    }
+    return {
+        name: tensor.clamp(min=1e-6) if name.endswith("running_var") else tensor
+        for name, tensor in line.items()
+    }
 
 
 def _table(
@@ -160,17 +188,34 @@ def _table(
         label = summaries[0]["primary_metric"]["label"]
         rows.append([label, *(f"{summary[summary['headline']['name']]:.2f}" for summary in summaries)])
     rows.append(["training loss", *(f"{loss:.4g}" for loss in _losses(sharpness))])
-    rows += [[f"sharpness, {kind}", *(f"{each[kind]['value']:.4g}" for each in sharpness)] for kind in sharpness[0]]
+    rows += [
+        [f"sharpness, {kind}", *(f"{each[kind]['value']:.4g}" for each in sharpness)] for kind in sharpness[0]
+    ]
     for place in range(len(spectra[0]["eigenvalues"]["values"])):
-        rows.append([f"eigenvalue {place + 1}", *(f"{each['eigenvalues']['values'][place]:.4g}" for each in spectra)])
+        rows.append(
+            [f"eigenvalue {place + 1}", *(f"{each['eigenvalues']['values'][place]:.4g}" for each in spectra)]
+        )
     rows.append(["smallest eigenvalue", *(f"{each['eigenvalues']['smallest']:.4g}" for each in spectra)])
-    rows.append(["trace (95%)", *(f"{each['trace']['value']:.4g} ({_interval(each['trace']['interval'])})" for each in spectra)])
+    rows.append(
+        [
+            "trace (95%)",
+            *(f"{each['trace']['value']:.4g} ({_interval(each['trace']['interval'])})" for each in spectra),
+        ]
+    )
     if all(fits):
         rows.append(
-            ["distance from the start: slope per ln(step), early", *(f"{fit.slope:.3g} ({fit.explained:.0%} explained)" for fit in fits)]
+            [
+                "distance from the start: slope per ln(step), early",
+                *(f"{fit.slope:.3g} ({fit.explained:.0%} explained)" for fit in fits),
+            ]
         )
     if all(distances):
-        rows.append(["distance from the start, end of the run", *(f"{each[-1]['distance']:.3g}" for each in distances)])
+        rows.append(
+            [
+                "distance from the start, end of the run",
+                *(f"{each[-1]['distance']:.3g}" for each in distances),
+            ]
+        )
     return page.Table("Measured at the newest checkpoint of each", ["", *names], rows)
 
 
@@ -184,7 +229,11 @@ def _interval(ends: Sequence[float]) -> str:
 
 
 def _verdict(
-    names: Sequence[str], sharpness: Sequence[dict[str, Any]], spectra: Sequence[dict[str, Any]], fits: Sequence[Any], line: Any
+    names: Sequence[str],
+    sharpness: Sequence[dict[str, Any]],
+    spectra: Sequence[dict[str, Any]],
+    fits: Sequence[Any],
+    line: Any,
 ) -> list[str]:
     box = [each[WIDE_BOX]["value"] for each in sharpness]
     top = [each["eigenvalues"]["values"][0] for each in spectra]

@@ -8,7 +8,10 @@ from tools.landscape.runs import Run
 def layers(run: Run) -> str:
     """Writes landscape/layers.png from measured layers, trust.png from the ratios that LARS or LAMB stepped with; returns their paths."""
     pictures = []
-    for kind, name, draw in (("layers", "layers.png", chart.draw_layers), ("trust", "trust.png", chart.draw_ratios)):
+    for kind, name, draw in (
+        ("layers", "layers.png", chart.draw_layers),
+        ("trust", "trust.png", chart.draw_ratios),
+    ):
         if rows := run.rows(kind):
             run.folder.mkdir(exist_ok=True)
             draw(rows, run.plan["train_examples"], run.folder / name)

@@ -26,7 +26,11 @@ class Measures:
         self.run, self.context, self.options = run, context, options.fitting(run)
         self.bars = Bars(enabled=context.rank == 0)
         found = run.checkpoint
-        self.settings = {**dataclasses.asdict(self.options), "step": found.progress.step, "checkpoint": found.checksum}
+        self.settings = {
+            **dataclasses.asdict(self.options),
+            "step": found.progress.step,
+            "checkpoint": found.checksum,
+        }
 
     def sharpness(self) -> dict[str, Any]:
         """Keskar's metric by box and space, and SAM's."""
@@ -41,7 +45,9 @@ class Measures:
 
     def _box(self, epsilon: float, space: str, directions: int) -> dict[str, Any]:
         def measure(watched: Watched) -> dict[str, Any]:
-            return dataclasses.asdict(box_sharpness(watched, epsilon=epsilon, directions=directions, iterations=ITERATIONS))
+            return dataclasses.asdict(
+                box_sharpness(watched, epsilon=epsilon, directions=directions, iterations=ITERATIONS)
+            )
 
         return self._piece(f"sharpness {epsilon:g}, {space}", 4 * ITERATIONS, measure)
 
@@ -53,12 +59,20 @@ class Measures:
         """What was found, for the terminal of rank 0."""
         if self.context.rank:
             return ""
-        lines = [f"{self.run.path}, step {self.settings['step']}; {self.options.examples} examples, batch norm: {self.options.batch_norm}"]
+        lines = [
+            f"{self.run.path}, step {self.settings['step']}; {self.options.examples} examples, batch norm: {self.options.batch_norm}"
+        ]
         if "eigenvalues" not in found:
             return "\n".join(lines + [f"{name:<36} {each['value']:.6g}" for name, each in found.items()])
         top, estimate = found["eigenvalues"], found["trace"]
-        open_end = "" if top["converged"] else f" (not converged after {top['products']} products: within {max(top['residuals']):.2g})"
-        lines.append(f"{'top eigenvalues':<36} {' '.join(f'{value:.6g}' for value in top['values'])}{open_end}")
+        open_end = (
+            ""
+            if top["converged"]
+            else f" (not converged after {top['products']} products: within {max(top['residuals']):.2g})"
+        )
+        lines.append(
+            f"{'top eigenvalues':<36} {' '.join(f'{value:.6g}' for value in top['values'])}{open_end}"
+        )
         lines.append(f"{'smallest eigenvalue':<36} {top['smallest']:.6g}")
         low, high = estimate["interval"]
         lines.append(f"{'trace (95%)':<36} {estimate['value']:.6g} ({low:.6g} to {high:.6g})")
@@ -75,7 +89,9 @@ class Measures:
 
     def _trace(self) -> dict[str, Any]:
         return self._piece(
-            "trace", TRACE_SAMPLES, lambda watched: dataclasses.asdict(trace(watched, samples=TRACE_SAMPLES, tolerance=0.05))
+            "trace",
+            TRACE_SAMPLES,
+            lambda watched: dataclasses.asdict(trace(watched, samples=TRACE_SAMPLES, tolerance=0.05)),
         )
 
     def _density(self) -> dict[str, Any]:
@@ -102,7 +118,11 @@ def check_same_network(small: Run, large: Run) -> None:
     """Raises RecipeError for two runs that have no line between them."""
     for key in ("model", "data"):
         first, second = getattr(small.recipe, key), getattr(large.recipe, key)
-        differing = [name for name in vars(first) if getattr(first, name) != getattr(second, name) and name not in ("root", "workers")]
+        differing = [
+            name
+            for name in vars(first)
+            if getattr(first, name) != getattr(second, name) and name not in ("root", "workers")
+        ]
         if differing:
             name = f"{key}.{differing[0]}"
             values = f"{getattr(first, differing[0])} and {getattr(second, differing[0])}"

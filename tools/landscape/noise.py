@@ -24,9 +24,7 @@ from lbtrain.errors import RecipeError
 WINDOWS = 8, 4, 2, 1
 FEWEST = 5
 """Measurements in a window, at least."""
-REMEDY = (
-    "Measure more often, or cut a batch into more micro-batches (micro_batch_size): each is then measured, and a single one only in part"
-)
+REMEDY = "Measure more often, or cut a batch into more micro-batches (micro_batch_size): each is then measured, and a single one only in part"
 RESAMPLES = 1000
 
 
@@ -119,13 +117,17 @@ def advise(found: Sequence[Window]) -> Advice:
     generator = np.random.default_rng(0)
     resampled = []
     for _ in range(RESAMPLES):
-        ratios = [_ratio(generator.choice(np.array(window.measured), len(window.measured))) for window in told]
+        ratios = [
+            _ratio(generator.choice(np.array(window.measured), len(window.measured))) for window in told
+        ]
         few_steps, few_examples = _minima(told, ratios)
         resampled.append(few_examples / few_steps if few_steps else math.inf)
     low, high = np.quantile(resampled, [0.025, 0.975], method="nearest")
     critical = examples / steps
     steps += sum(window.fewest_steps(critical) for window in found if not window.tells)
-    return Advice(critical, (float(low), float(high) if math.isfinite(high) else None), steps, critical * steps)
+    return Advice(
+        critical, (float(low), float(high) if math.isfinite(high) else None), steps, critical * steps
+    )
 
 
 def _ratio(measured: "np.ndarray[Any, Any]") -> float:
@@ -150,7 +152,9 @@ def batch_schedule(found: Sequence[Window], *, train_examples: int, whole: int) 
     """
     most = max(whole, train_examples / 8)
     told = [window for window in found if window.tells]
-    (_, size), *later = [(window.start, _power_of_two(_supported(window.noise), whole, most)) for window in told]
+    (_, size), *later = [
+        (window.start, _power_of_two(_supported(window.noise), whole, most)) for window in told
+    ]
     growth, first = [], size
     for start, wanted in later:
         if wanted > size:

@@ -22,14 +22,21 @@ class Table:
 
     def html(self) -> str:
         head = "".join(f"<th>{html.escape(name)}</th>" for name in self.head)
-        body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in self.rows)
+        body = "".join(
+            "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in self.rows
+        )
         return f"<h2>{html.escape(self.title)}</h2><div><table><tr>{head}</tr>{body}</table></div>"
 
 
-def page(title: str, lines: Sequence[str], pictures: Sequence[Path], tables: Sequence[Table], origin: str = "") -> str:
+def page(
+    title: str, lines: Sequence[str], pictures: Sequence[Path], tables: Sequence[Table], origin: str = ""
+) -> str:
     """The page: a heading, what was found as a list, the pictures (PNG), the tables, and in small print where the numbers come from."""
     said = "".join(f"<li>{html.escape(line)}</li>" for line in lines)
-    shown = "".join(f'<img alt="{html.escape(path.stem)}" src="data:image/png;base64,{_encoded(path)}">' for path in pictures)
+    shown = "".join(
+        f'<img alt="{html.escape(path.stem)}" src="data:image/png;base64,{_encoded(path)}">'
+        for path in pictures
+    )
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'
         f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style><h1>{html.escape(title)}</h1><ul>{said}</ul>'

@@ -125,7 +125,9 @@ class Run:
             )
         task = create_task(self.recipe, context.device)
         count = options.batches(context.world_size)
-        stream = task.batches(start=0, micro_batch_size=options.micro_batch, rank=context.rank, world_size=context.world_size)
+        stream = task.batches(
+            start=0, micro_batch_size=options.micro_batch, rank=context.rank, world_size=context.world_size
+        )
         batches = list(islice(stream, count))
 
         def loss(model: Callable[..., Any], batch: Any) -> Tensor:

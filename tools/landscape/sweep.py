@@ -42,7 +42,12 @@ class Question:
 
     def runs(self) -> list[tuple[int, float, int]]:
         """(batch, rate factor, seed), large batches first: they are the quickest to tell that a rate diverges."""
-        return [(size, rate, seed) for seed in range(self.seeds) for size in sorted(self.batches, reverse=True) for rate in self.rates]
+        return [
+            (size, rate, seed)
+            for seed in range(self.seeds)
+            for size in sorted(self.batches, reverse=True)
+            for rate in self.rates
+        ]
 
 
 LOG_EXAMPLES = 256
@@ -58,7 +63,9 @@ def sweep(recipe: Recipe, question: Question, out: Path, *, command: str) -> str
     planned = {_folder(out, *each): arm(recipe, question, *each) for each in question.runs()}
     for folder, own in planned.items():
         if changed := RunDirectory(folder).changes(own):
-            raise RecipeError(f"{folder} holds a run of another sweep ({'; '.join(changed)}): choose another --out, or undo the change")
+            raise RecipeError(
+                f"{folder} holds a run of another sweep ({'; '.join(changed)}): choose another --out, or undo the change"
+            )
     _check_plans(recipe, question, planned.values())
     with Bars(enabled=True).watching("sweep: runs", len(planned)) as tick:
         for folder, own in planned.items():
@@ -81,17 +88,30 @@ def _check_plans(recipe: Recipe, question: Question, planned: Iterable[Recipe]) 
         working = [str(size) for size in question.batches if size not in refused]
         remedy = f"--batches {' '.join(working)} would do" if working else "none of the batches would do"
         reasons = "; ".join(f"{size}: {reason}" for size, reason in sorted(refused.items()))
-        raise RecipeError(f"{remedy}: a sweep measures the noise scale in every run, and the plan refuses {reasons}")
+        raise RecipeError(
+            f"{remedy}: a sweep measures the noise scale in every run, and the plan refuses {reasons}"
+        )
 
 
 def arm(recipe: Recipe, question: Question, size: int, rate: float, seed: int) -> Recipe:
     """One run: a constant rate, no warm-up, as many epochs or steps as the question gives it."""
-    steps = max(question.least_steps, round(question.epochs * dataset_info(recipe.data).train_examples / size))
+    steps = max(
+        question.least_steps, round(question.epochs * dataset_info(recipe.data).train_examples / size)
+    )
     peak = rate * recipe.schedule.base_lr * (size / recipe.schedule.base_batch_size) ** 0.5
     schedule = dict(base_lr=peak, rule="none", warmup="0ep", decay="none", batch_growth=[])
-    ends: dict[str, Any] = dict(duration=f"{steps}it", evaluate_every=f"{steps}it", checkpoint=dict(every=f"{steps}it"))
+    ends: dict[str, Any] = dict(
+        duration=f"{steps}it", evaluate_every=f"{steps}it", checkpoint=dict(every=f"{steps}it")
+    )
     logged = f"{max(1, LOG_EXAMPLES // size)}it"
-    return recipe.vary(batch_size=size, seed=seed, schedule=schedule, log_every=logged, measure=dict(noise_scale="2it"), **ends)
+    return recipe.vary(
+        batch_size=size,
+        seed=seed,
+        schedule=schedule,
+        log_every=logged,
+        measure=dict(noise_scale="2it"),
+        **ends,
+    )
 
 
 def _train(run: Any, recipe: Recipe, folder: Path) -> None:
@@ -127,7 +147,9 @@ def report(question: Question, out: Path, *, command: str) -> str:
     """
     best = [point for size in question.batches if (point := _best(question, out, size))]
     if len(best) < 3:
-        raise RecipeError(f"the loss {question.loss} was reached at {len(best)} batch sizes only: raise --loss or --epochs")
+        raise RecipeError(
+            f"the loss {question.loss} was reached at {len(best)} batch sizes only: raise --loss or --epochs"
+        )
     fitted = fit([point["batch_size"] for point in best], [point["steps"] for point in best])
     middle = best[len(best) // 2]
     predicted, format_outcome = _prediction(question, out, middle)
@@ -139,7 +161,11 @@ def report(question: Question, out: Path, *, command: str) -> str:
         "origins": list(origins.values()),
         "loss": question.loss,
         "points": best,
-        "measured": {"critical_batch": fitted[1] / fitted[0], "min_steps": fitted[0], "min_examples": fitted[1]},
+        "measured": {
+            "critical_batch": fitted[1] / fitted[0],
+            "min_steps": fitted[0],
+            "min_examples": fitted[1],
+        },
         "predicted": predicted,
     }
     write_whole(out / "sweep.json", json.dumps(data, indent=1) + "\n")
@@ -151,10 +177,21 @@ def report(question: Question, out: Path, *, command: str) -> str:
     table = page.Table(
         f"Best of {len(question.rates)} rates, steps to a training loss of {question.loss}, mean of {question.seeds} seeds",
         ["batch", "steps", "examples", "rate"],
-        [[f"{p['batch_size']}", f"{p['steps']:.0f}", f"{p['steps'] * p['batch_size']:,.0f}", f"x {p['rate']:g}"] for p in best],
+        [
+            [
+                f"{p['batch_size']}",
+                f"{p['steps']:.0f}",
+                f"{p['steps'] * p['batch_size']:,.0f}",
+                f"x {p['rate']:g}",
+            ]
+            for p in best
+        ],
     )
     origin = provenance_of(set(origins), command)
-    write_whole(out / "sweep.html", page.page("Steps to a loss over batch sizes", lines, [out / "sweep.png"], [table], origin))
+    write_whole(
+        out / "sweep.html",
+        page.page("Steps to a loss over batch sizes", lines, [out / "sweep.png"], [table], origin),
+    )
     return "\n".join([*lines, str(out / "sweep.png"), str(out / "sweep.html")])
 
 
@@ -162,14 +199,19 @@ def _origins(question: Question, out: Path) -> dict[str, dict[str, Any]]:
     """Commit, hardware and versions of the finished runs, by their words; one unless a sweep was continued elsewhere or later."""
     paths = [_folder(out, *each) / "summary.json" for each in question.runs()]
     summaries = [json.loads(path.read_text()) for path in paths if path.exists()]
-    return {origin_of(summary): {key: summary[key] for key in ("commit", "hardware", "versions")} for summary in summaries}
+    return {
+        origin_of(summary): {key: summary[key] for key in ("commit", "hardware", "versions")}
+        for summary in summaries
+    }
 
 
 def _best(question: Question, out: Path, size: int) -> dict[str, Any] | None:
     """The rate that needs the fewest steps, among those with which every seed got there."""
     found: list[dict[str, Any]] = []
     for rate in question.rates:
-        steps = [steps_to(Run(_folder(out, size, rate, seed)), question.loss) for seed in range(question.seeds)]
+        steps = [
+            steps_to(Run(_folder(out, size, rate, seed)), question.loss) for seed in range(question.seeds)
+        ]
         known = [each for each in steps if each is not None]
         if len(known) == question.seeds:
             found.append({"batch_size": size, "rate": rate, "steps": sum(known) / len(known), "each": known})
@@ -200,7 +242,10 @@ def _prediction(question: Question, out: Path, point: dict[str, Any]) -> tuple[d
     try:
         predicted = advise(windows(rows))
     except RecipeError:
-        return None, f"{where} says no critical batch in its {len(rows)} measurements: more --seeds measure more"
+        return (
+            None,
+            f"{where} says no critical batch in its {len(rows)} measurements: more --seeds measure more",
+        )
     low, high = predicted.critical_batch_interval
     said = f"{where} says {predicted.critical_batch:,.0f} ({low:,.0f} to {'unbounded' if high is None else f'{high:,.0f}'})"
     return {**vars(predicted), "from_batch": point["batch_size"], "measurements": len(rows)}, said

@@ -33,7 +33,9 @@ def main(argv: list[str] | None = None) -> int:
     command = parser.parse_args(words[:1]).command
     module = importlib.import_module(f"tools.scaling_report.{command}")
     inner = argparse.ArgumentParser(
-        f"scaling_report {command}", description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        f"scaling_report {command}",
+        description=module.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     module.add_arguments(inner)
     try:

@@ -56,14 +56,24 @@ class Critical:
         file = path / _FOUND if path.is_dir() else path
         try:
             values = json.loads(file.read_text(encoding="utf-8"))
-            batch, (low, high), least = float(values["critical_batch"]), values["critical_batch_interval"], values["min_examples"]
+            batch, (low, high), least = (
+                float(values["critical_batch"]),
+                values["critical_batch_interval"],
+                values["min_examples"],
+            )
         except OSError as error:
-            raise ReportError(f"{file} cannot be read ({error.strerror}): `python -m tools.landscape batch RUN_DIR` writes it") from None
+            raise ReportError(
+                f"{file} cannot be read ({error.strerror}): `python -m tools.landscape batch RUN_DIR` writes it"
+            ) from None
         except (ValueError, TypeError, KeyError) as error:
-            raise ReportError(f"{file} does not say a critical batch ({type(error).__name__}: {error})") from None
+            raise ReportError(
+                f"{file} does not say a critical batch ({type(error).__name__}: {error})"
+            ) from None
         if not (0 < batch < math.inf and low > 0 and (high is None or low <= high)):
             raise ReportError(f"{file}: a critical batch of {batch} in [{low}, {high}] cannot be")
-        return Critical(batch=batch, low=float(low), high=high and float(high), min_examples=least and float(least))
+        return Critical(
+            batch=batch, low=float(low), high=high and float(high), min_examples=least and float(least)
+        )
 
     @property
     def words(self) -> str:
@@ -72,7 +82,9 @@ class Critical:
         return f"critical batch {self.batch:,.0f} images ({self.low:,.0f} to {f'{self.high:,.0f}' if self.high else 'no known bound'})"
 
 
-def options_for(rates: Sequence[tuple[int, int, float]], *, critical_batch: float, least_examples: float) -> list[Option]:
+def options_for(
+    rates: Sequence[tuple[int, int, float]], *, critical_batch: float, least_examples: float
+) -> list[Option]:
     """An option for each (GPUs, global batch, images/s); `least_examples` is what the target takes at a very small batch."""
     found = []
     for gpus, batch, images_per_s in sorted(rates):
@@ -99,11 +111,13 @@ def sentence(options: Sequence[Option], bounds: Sequence[Option] = ()) -> str:
     if len(options) == 1:
         return f"{best.gpus} GPUs take {cost}; one size alone has no knee: predict or measure more."
     reach = sorted({each.gpus for each in bounds} | {best.gpus})
-    doubt = f" The critical batch is not known exactly: the knee may lie from {reach[0]} to {reach[-1]} GPUs." if len(reach) > 1 else ""
+    doubt = (
+        f" The critical batch is not known exactly: the knee may lie from {reach[0]} to {reach[-1]} GPUs."
+        if len(reach) > 1
+        else ""
+    )
     if best == options[-1]:
-        return (
-            f"{best.gpus} GPUs ({cost}); every doubling up to there saves {LEAST_SAVING:.0%} or more, so ask about larger sizes too.{doubt}"
-        )
+        return f"{best.gpus} GPUs ({cost}); every doubling up to there saves {LEAST_SAVING:.0%} or more, so ask about larger sizes too.{doubt}"
     return f"{best.gpus} GPUs ({cost}); past {best.gpus} each doubling saves under {LEAST_SAVING:.0%} of the time.{doubt}"
 
 
@@ -119,18 +133,40 @@ def _gpu_hours(hours: float) -> str:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLES
-    parser.add_argument("report", type=Path, help="a report with predictions (predict --out) or measured rows")
+    parser.add_argument(
+        "report", type=Path, help="a report with predictions (predict --out) or measured rows"
+    )
     critical = parser.add_mutually_exclusive_group(required=True)
-    critical.add_argument("--critical-batch", type=arguments.positive, help="images; about the gradient noise scale")
-    critical.add_argument("--noise-scale", type=Path, metavar="RUN_DIR", help="a run that tools.landscape looked at, or its batch.json")
-    parser.add_argument("--examples", type=arguments.positive, help="images to the target at --at-batch (epochs x data set)")
-    parser.add_argument("--at-batch", type=arguments.count, default=256, help="global batch that --examples was counted at (default 256)")
-    parser.add_argument("--micro-batch", type=arguments.count, help="images a GPU takes a step (default: as measured or predicted)")
+    critical.add_argument(
+        "--critical-batch", type=arguments.positive, help="images; about the gradient noise scale"
+    )
+    critical.add_argument(
+        "--noise-scale",
+        type=Path,
+        metavar="RUN_DIR",
+        help="a run that tools.landscape looked at, or its batch.json",
+    )
+    parser.add_argument(
+        "--examples", type=arguments.positive, help="images to the target at --at-batch (epochs x data set)"
+    )
+    parser.add_argument(
+        "--at-batch",
+        type=arguments.count,
+        default=256,
+        help="global batch that --examples was counted at (default 256)",
+    )
+    parser.add_argument(
+        "--micro-batch",
+        type=arguments.count,
+        help="images a GPU takes a step (default: as measured or predicted)",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(options: argparse.Namespace) -> int:
-    critical = Critical.read(options.noise_scale) if options.noise_scale else Critical.given(options.critical_batch)
+    critical = (
+        Critical.read(options.noise_scale) if options.noise_scale else Critical.given(options.critical_batch)
+    )
     rates = _rates(load(options.report), options.report, options.micro_batch)
     found, *bounds = (
         options_for(rates, critical_batch=batch, least_examples=_least(options, critical, batch))
@@ -140,7 +176,13 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print(
             json.dumps(
-                {"critical": asdict(critical), "options": list(map(asdict, found)), "knee": knee(found).gpus, "advice": advice}, indent=1
+                {
+                    "critical": asdict(critical),
+                    "options": list(map(asdict, found)),
+                    "knee": knee(found).gpus,
+                    "advice": advice,
+                },
+                indent=1,
             )
         )
         return 0
@@ -148,7 +190,9 @@ def run(options: argparse.Namespace) -> int:
     print(f"{'GPUs':>6}{'batch':>9}{'time':>14}{'GPU-hours':>12}")
     for each in found:
         mark = "  <- the knee" if each == knee(found) else ""
-        print(f"{each.gpus:6}{each.batch_size:9,}{_hours(each.hours):>14}{_gpu_hours(each.gpu_hours):>12}{mark}")
+        print(
+            f"{each.gpus:6}{each.batch_size:9,}{_hours(each.hours):>14}{_gpu_hours(each.gpu_hours):>12}{mark}"
+        )
     print(advice)
     return 0
 
@@ -159,7 +203,9 @@ def _least(options: argparse.Namespace, critical: Critical, batch: float) -> flo
         return float(options.examples) / (1 + options.at_batch / batch)
     if critical.min_examples:
         return critical.min_examples
-    raise ReportError("--examples must be given: how many images (epochs x data set) reach the target at --at-batch")
+    raise ReportError(
+        "--examples must be given: how many images (epochs x data set) reach the target at --at-batch"
+    )
 
 
 def _rates(report: Report, path: Path, micro_batch: int | None) -> list[tuple[int, int, float]]:
@@ -170,5 +216,9 @@ def _rates(report: Report, path: Path, micro_batch: int | None) -> list[tuple[in
         if row.images_per_s and row.global_batch and row.mode in modes:
             rates[row.gpus] = (row.global_batch, row.images_per_s)
     if not rates:
-        raise ReportError(f"{path} holds no images/s with a batch size: give a report by `predict --out` or `measure`")
-    return [(gpus, gpus * micro_batch if micro_batch else batch, rate) for gpus, (batch, rate) in rates.items()]
+        raise ReportError(
+            f"{path} holds no images/s with a batch size: give a report by `predict --out` or `measure`"
+        )
+    return [
+        (gpus, gpus * micro_batch if micro_batch else batch, rate) for gpus, (batch, rate) in rates.items()
+    ]

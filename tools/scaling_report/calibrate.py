@@ -25,7 +25,12 @@ def usable(rows: Sequence[Row]) -> list[Row]:
     return [
         row
         for row in rows
-        if row.nodes > 1 and row.status == "ok" and not row.zero_stage and row.compute_s and row.step_p50_s and row.exposed_communication_s
+        if row.nodes > 1
+        and row.status == "ok"
+        and not row.zero_stage
+        and row.compute_s
+        and row.step_p50_s
+        and row.exposed_communication_s
     ]
 
 
@@ -33,7 +38,10 @@ def exchange_bounds(row: Row, buckets: Buckets, topology: Topology, *, between: 
     """Seconds of exchange in a step of `row` that computing cannot hide, and in all."""
     filled = buckets.accumulated(row.accumulation or 1)
     inside = Cost(np.array([topology.inside.latency_s]), np.array([1 / topology.inside.bytes_per_s]))
-    costs = [np.add(*exchange_s(size, row.gpus, topology, inside=inside, between=between, algorithm="ring")) for size in filled.num_bytes]
+    costs = [
+        np.add(*exchange_s(size, row.gpus, topology, inside=inside, between=between, algorithm="ring"))
+        for size in filled.num_bytes
+    ]
     at_least = exposed_s(np.array([row.compute_s or 0.0]), filled.ready, costs)
     return float(at_least[0]), float(np.sum(costs))
 
@@ -60,7 +68,10 @@ def link_from_steps(rows: Sequence[Row], buckets: Buckets, topology: Topology) -
     freedom = max(1, len(points) - 2)
     scatter = max(float(np.sqrt(np.sum(left**2) / freedom)), LEAST_SCATTER)
     errors = relative_errors(found.jac, scatter=scatter)
-    latency, per_byte = (Fitted(value=float(np.exp(value)), relative_error=error) for value, error in zip(found.x, errors, strict=True))
+    latency, per_byte = (
+        Fitted(value=float(np.exp(value)), relative_error=error)
+        for value, error in zip(found.x, errors, strict=True)
+    )
     return FittedLink(latency_s=latency, s_per_byte=per_byte, worst_residual=float(np.max(np.abs(left))))
 
 
@@ -74,7 +85,9 @@ def unhidden_share(rows: Sequence[Row], buckets: Buckets, topology: Topology, li
     for row in usable(rows):
         at_least, total = exchange_bounds(row, buckets, topology, between=between)
         if total > 1.05 * at_least:
-            shares.append(min(1.0, max(0.005, ((row.exposed_communication_s or 0.0) - at_least) / (total - at_least))))
+            shares.append(
+                min(1.0, max(0.005, ((row.exposed_communication_s or 0.0) - at_least) / (total - at_least)))
+            )
     if not shares:
         return None
     middle = float(np.median(shares))

@@ -13,7 +13,13 @@ from tools.scaling_report.step_model import Prediction
 # Distinguishable without colour vision too (Okabe & Ito 2008); series differ in marker as well.
 _SERIES = (("#0072B2", "o"), ("#009E73", "s"), ("#CC79A7", "D"), ("#56B4E9", "^"))
 _PREDICTED = "#E69F00"
-_LOSSES = {"overlap": "#56B4E9", "communication": "#D55E00", "stragglers": "#CC79A7", "optimizer": "#F0E442", "data": "#009E73"}
+_LOSSES = {
+    "overlap": "#56B4E9",
+    "communication": "#D55E00",
+    "stragglers": "#CC79A7",
+    "optimizer": "#F0E442",
+    "data": "#009E73",
+}
 
 
 def draw(report: Report) -> Figure:
@@ -33,7 +39,10 @@ def draw(report: Report) -> Figure:
 
 def _series(rows: Sequence[Row]) -> dict[str, list[Row]]:
     names = sorted({row.kind_words for row in rows})
-    return {name: sorted((row for row in rows if row.kind_words == name), key=lambda row: row.gpus) for name in names}
+    return {
+        name: sorted((row for row in rows if row.kind_words == name), key=lambda row: row.gpus)
+        for name in names
+    }
 
 
 def _draw_rate(axes: Axes, series: dict[str, list[Row]], predictions: Sequence[Prediction]) -> None:
@@ -42,9 +51,20 @@ def _draw_rate(axes: Axes, series: dict[str, list[Row]], predictions: Sequence[P
         axes.plot([row.gpus for row in rows], rates, color=color, marker=marker, label=f"measured ({name})")
     if predictions:
         sizes = [each.gpus for each in predictions]
-        bounds = [each.images_per_s_low for each in predictions], [each.images_per_s_high for each in predictions]
-        axes.fill_between(sizes, *bounds, facecolor=_PREDICTED, alpha=0.25, hatch="//", edgecolor=_PREDICTED, linewidth=0)
-        axes.plot(sizes, [each.images_per_s for each in predictions], color=_PREDICTED, linestyle="--", label="predicted, 90% interval")
+        bounds = (
+            [each.images_per_s_low for each in predictions],
+            [each.images_per_s_high for each in predictions],
+        )
+        axes.fill_between(
+            sizes, *bounds, facecolor=_PREDICTED, alpha=0.25, hatch="//", edgecolor=_PREDICTED, linewidth=0
+        )
+        axes.plot(
+            sizes,
+            [each.images_per_s for each in predictions],
+            color=_PREDICTED,
+            linestyle="--",
+            label="predicted, 90% interval",
+        )
         ideal = [predictions[0].images_per_s / sizes[0] * size for size in sizes]
         axes.plot(sizes, ideal, color="#888888", linewidth=0.8, linestyle=":", label="ideal")
     axes.set(title="images/s", xlabel="GPUs", xscale="log", yscale="log")
@@ -64,9 +84,20 @@ def _draw_efficiency(axes: Axes, series: dict[str, list[Row]], predictions: Sequ
         )
     if predictions:
         sizes = [each.gpus for each in predictions]
-        low, high = [100 * each.efficiency_low for each in predictions], [100 * each.efficiency_high for each in predictions]
-        axes.fill_between(sizes, low, high, facecolor=_PREDICTED, alpha=0.25, hatch="//", edgecolor=_PREDICTED, linewidth=0)
-        axes.plot(sizes, [100 * each.efficiency for each in predictions], color=_PREDICTED, linestyle="--", label="predicted, 90% interval")
+        low, high = (
+            [100 * each.efficiency_low for each in predictions],
+            [100 * each.efficiency_high for each in predictions],
+        )
+        axes.fill_between(
+            sizes, low, high, facecolor=_PREDICTED, alpha=0.25, hatch="//", edgecolor=_PREDICTED, linewidth=0
+        )
+        axes.plot(
+            sizes,
+            [100 * each.efficiency for each in predictions],
+            color=_PREDICTED,
+            linestyle="--",
+            label="predicted, 90% interval",
+        )
     axes.set(title="efficiency, % (a faster chip lowers it: read with images/s)", xlabel="GPUs", xscale="log")
     axes.title.set_fontsize(10)
     # From 0, unless all is high: a cut axis makes small losses look large, an uncut one hides them.
@@ -75,7 +106,9 @@ def _draw_efficiency(axes: Axes, series: dict[str, list[Row]], predictions: Sequ
 
 
 def _draw_shares(axes: Axes, report: Report) -> None:
-    bars = [(f"{row.gpus}\n{row.data}", measured_shares(row)) for row in report.good_rows() if row.mode == "weak"]
+    bars = [
+        (f"{row.gpus}\n{row.data}", measured_shares(row)) for row in report.good_rows() if row.mode == "weak"
+    ]
     bars += [(f"{each.gpus}\npredicted", each.shares) for each in report.predictions]
     bars = [(label, shares) for label, shares in bars if shares][:14]
     bottom = [0.0] * len(bars)
@@ -84,7 +117,12 @@ def _draw_shares(axes: Axes, report: Report) -> None:
         axes.bar(range(len(bars)), heights, bottom=bottom, color=color, label=cause, width=0.75)
         bottom = [base + height for base, height in zip(bottom, heights, strict=True)]
     # Room for the legend above the bars.
-    axes.set(title="what is not computing, % of a step", xlabel="GPUs", xticks=range(len(bars)), ylim=(0, 1.35 * max([*bottom, 1])))
+    axes.set(
+        title="what is not computing, % of a step",
+        xlabel="GPUs",
+        xticks=range(len(bars)),
+        ylim=(0, 1.35 * max([*bottom, 1])),
+    )
     axes.set_xticklabels([label for label, _ in bars], fontsize=8, rotation=90 if len(bars) > 8 else 0)
     axes.legend(loc="upper left", ncols=3, frameon=False, fontsize=8)
 
@@ -92,7 +130,12 @@ def _draw_shares(axes: Axes, report: Report) -> None:
 def measured_shares(row: Row) -> dict[str, float]:
     """Measured parts of a step as shares of their sum; empty where the parts were not measured."""
     waited = row.loader_wait_s if row.data_wait_s is None else row.data_wait_s
-    parts = {"compute": row.compute_s, "communication": row.exposed_communication_s, "optimizer": row.optimizer_s, "data": waited}
+    parts = {
+        "compute": row.compute_s,
+        "communication": row.exposed_communication_s,
+        "optimizer": row.optimizer_s,
+        "data": waited,
+    }
     known = {cause: seconds for cause, seconds in parts.items() if seconds}
     total = sum(known.values())
     return {cause: seconds / total for cause, seconds in known.items()} if row.compute_s and total else {}

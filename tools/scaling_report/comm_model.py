@@ -40,7 +40,10 @@ def all_reduce_s(num_bytes: float, ranks: int, cost: Cost, *, algorithm: Algorit
     if ranks == 1:
         return np.zeros_like(cost.latency_s)
     if algorithm == "auto":
-        choices = [all_reduce_s(num_bytes, ranks, cost, algorithm=each) for each in ("ring", "tree", "halving-doubling")]
+        choices = [
+            all_reduce_s(num_bytes, ranks, cost, algorithm=each)
+            for each in ("ring", "tree", "halving-doubling")
+        ]
         return np.minimum.reduce(choices)
     messages, share = coefficients(ranks, algorithm=algorithm)
     return messages * cost.latency_s + share * num_bytes * cost.s_per_byte
@@ -86,7 +89,9 @@ def exchange_s(
     many GPUs it has: they share the node's network ports.
     """
     in_node, nodes = topology.layout(gpus)
-    return all_reduce_s(num_bytes, in_node, inside), all_reduce_s(num_bytes, nodes, between, algorithm=algorithm)
+    return all_reduce_s(num_bytes, in_node, inside), all_reduce_s(
+        num_bytes, nodes, between, algorithm=algorithm
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,13 +30,22 @@ def run(options: argparse.Namespace) -> int:
     before, after = (_by_point(path) for path in (options.before, options.after))
     shared = sorted(before.keys() & after.keys())
     if not shared:
-        raise ReportError(f"{options.before} and {options.after} share no measured point (GPUs, mode, data, ZeRO stage, accumulation)")
+        raise ReportError(
+            f"{options.before} and {options.after} share no measured point (GPUs, mode, data, ZeRO stage, accumulation)"
+        )
     print(f"{'GPUs':>6} {'kind':32}{'before':>12}{'after':>12}{'change':>9}   images/s a GPU")
     slower = [point for point in shared if _print_point(before[point], after[point])]
-    for only, path in ((before.keys() - after.keys(), options.after), (after.keys() - before.keys(), options.before)):
+    for only, path in (
+        (before.keys() - after.keys(), options.after),
+        (after.keys() - before.keys(), options.before),
+    ):
         if only:
             print(f"not in {path}: {', '.join(f'{gpus} {kind}' for gpus, kind in sorted(only))}")
-    print(f"slower beyond the noise at {len(slower)} of {len(shared)} points" if slower else "no slow-down beyond the noise")
+    print(
+        f"slower beyond the noise at {len(slower)} of {len(shared)} points"
+        if slower
+        else "no slow-down beyond the noise"
+    )
     return 1 if slower else 0
 
 

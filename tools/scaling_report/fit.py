@@ -28,7 +28,9 @@ def run(options: argparse.Namespace) -> int:
     report = load(options.report)
     lines = [*_sweeps(report), *_steps(report, options.report), *_jitter(report)]
     if not lines:
-        raise ReportError(f"{options.report} holds nothing to fit: run measure, with --collectives for the network")
+        raise ReportError(
+            f"{options.report} holds nothing to fit: run measure, with --collectives for the network"
+        )
     print("\n".join(lines))
     return 0
 
@@ -38,7 +40,10 @@ def _sweeps(report: Report) -> list[str]:
     inside = [point for point in report.collectives if point.nodes == 1 and point.gpus > 1]
     named = (("between nodes", between), ("inside a node", inside))
     return [
-        line for name, points in named if points for line in _link(f"{name}, by all-reduce", fit_link(points), f"{len(points)} timings")
+        line
+        for name, points in named
+        if points
+        for line in _link(f"{name}, by all-reduce", fit_link(points), f"{len(points)} timings")
     ]
 
 
@@ -49,11 +54,21 @@ def _steps(report: Report, path: Path) -> list[str]:
         return []
     run = MeasuredRun.read(path, network=None, links=1)
     by_steps = link_from_steps(report.rows, run.job.buckets, run.topology)
-    lines = _link("between nodes, by step times", by_steps, f"{len(points)} points of {', '.join(str(row.gpus) for row in points)} GPUs")
-    share = unhidden_share(report.rows, run.job.buckets, run.topology, run.topology.between) if report.collectives else None
+    lines = _link(
+        "between nodes, by step times",
+        by_steps,
+        f"{len(points)} points of {', '.join(str(row.gpus) for row in points)} GPUs",
+    )
+    share = (
+        unhidden_share(report.rows, run.job.buckets, run.topology, run.topology.between)
+        if report.collectives
+        else None
+    )
     if share:
         words = f"{share.low:.0%} to {share.high:.0%}"
-        lines.append(f"overlap: {share.median:.0%} of the exchange that computing could hide stays exposed ({words}; {len(points)} points)")
+        lines.append(
+            f"overlap: {share.median:.0%} of the exchange that computing could hide stays exposed ({words}; {len(points)} points)"
+        )
     return lines
 
 
@@ -72,13 +87,18 @@ def _jitter(report: Report) -> list[str]:
     number = len(times.relative)
     # Of a standard deviation: 1 / sqrt(2 (n - 1)).
     steps = Fitted(value=times.step_spread, relative_error=1 / math.sqrt(2 * (number - 1)))
-    lines = [f"jitter step by step: {steps.words('% of a step', 100)} ({number} steps)", _between_ranks(times)]
+    lines = [
+        f"jitter step by step: {steps.words('% of a step', 100)} ({number} steps)",
+        _between_ranks(times),
+    ]
     rng = np.random.default_rng(0)
     slowest = Slowest(times, Assumptions().jitter.draw(rng), rng)
     for ranks in (8, 64, 256):
         low, middle, high = np.quantile(slowest(ranks) - 1, [0.05, 0.5, 0.95])
         beyond = ", past what was seen" if ranks > number else ""
-        lines.append(f"slowest of {ranks} ranks: {middle:.1%} over the median rank ({low:.1%} to {high:.1%}{beyond})")
+        lines.append(
+            f"slowest of {ranks} ranks: {middle:.1%} over the median rank ({low:.1%} to {high:.1%}{beyond})"
+        )
     return lines
 
 

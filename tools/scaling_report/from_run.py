@@ -36,7 +36,11 @@ class MeasuredRun:
         job = _job(report, row, path, gpu)
         assumptions = Assumptions(step_times=step_times(report), measurement=0.005)
         local = [point for point in report.collectives if point.nodes == 1 and point.gpus > 1]
-        inside = _link(fit_link(local)) if len(local) >= 3 else NODE_LINKS[GPUS[gpu].node_link if gpu else "nvlink2"]
+        inside = (
+            _link(fit_link(local))
+            if len(local) >= 3
+            else NODE_LINKS[GPUS[gpu].node_link if gpu else "nvlink2"]
+        )
         topology = Topology(row.gpus // row.nodes, inside, preset(network or "eth-10", NETWORKS), links)
         if network:
             return MeasuredRun(row, job, topology, assumptions, network, gpu)
@@ -44,11 +48,19 @@ class MeasuredRun:
         topology = dataclasses.replace(topology, between=_link(fitted))
         # What was measured includes every protocol overhead: nothing is left of the data sheet's uncertainty but the fit's.
         known = max(1.02, 1 + 2 * min(fitted.s_per_byte.relative_error, 1.0))
-        assumptions = dataclasses.replace(assumptions, bandwidth_share=Spread(0.9999, 0.9999 / known, 1.0), latency_factor=_near(1.0, 1.5))
-        share = unhidden_share(report.rows, job.buckets, topology, topology.between) if report.collectives else None
+        assumptions = dataclasses.replace(
+            assumptions, bandwidth_share=Spread(0.9999, 0.9999 / known, 1.0), latency_factor=_near(1.0, 1.5)
+        )
+        share = (
+            unhidden_share(report.rows, job.buckets, topology, topology.between)
+            if report.collectives
+            else None
+        )
         if share:
             # It was measured with the slow-down of computing in it.
-            assumptions = dataclasses.replace(assumptions, unhidden=share, overlap_slowdown=Spread(1e-3, 1e-4, 1e-2))
+            assumptions = dataclasses.replace(
+                assumptions, unhidden=share, overlap_slowdown=Spread(1e-3, 1e-4, 1e-2)
+            )
         return MeasuredRun(row, job, topology, assumptions, source, gpu)
 
     @property
@@ -76,7 +88,11 @@ class MeasuredRun:
 
 def step_times(report: Report) -> StepTimes | None:
     """Of all ranks that ran without exchange; a rank is a place on a host."""
-    runs = [(f"{each.host}/{each.rank % max(1, _per_node(report))}", each.own_s) for each in report.own_times if len(each.own_s) > 1]
+    runs = [
+        (f"{each.host}/{each.rank % max(1, _per_node(report))}", each.own_s)
+        for each in report.own_times
+        if len(each.own_s) > 1
+    ]
     return StepTimes.of(runs) if runs else None
 
 

@@ -80,9 +80,13 @@ def _block_means(values: Sequence[float], *, most: int = 10) -> Iterator[float]:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLES
-    parser.add_argument("logs", nargs="+", type=_log, metavar="GPUS=FILE", help="a log, and the number of GPUs that wrote it")
+    parser.add_argument(
+        "logs", nargs="+", type=_log, metavar="GPUS=FILE", help="a log, and the number of GPUs that wrote it"
+    )
     parser.add_argument("--gpus-per-node", type=arguments.count, default=8, help="default 8")
-    parser.add_argument("--per-gpu-batch", type=arguments.count, help="images a GPU and step; left open if not given")
+    parser.add_argument(
+        "--per-gpu-batch", type=arguments.count, help="images a GPU and step; left open if not given"
+    )
     parser.add_argument("--out", type=Path, required=True, help="the report to write")
 
 
@@ -98,11 +102,17 @@ def run(options: argparse.Namespace) -> int:
     for gpus, path in options.logs:
         try:
             lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-            found.append(row_from(lines, gpus=gpus, gpus_per_node=options.gpus_per_node, per_gpu_batch=options.per_gpu_batch))
+            found.append(
+                row_from(
+                    lines, gpus=gpus, gpus_per_node=options.gpus_per_node, per_gpu_batch=options.per_gpu_batch
+                )
+            )
         except OSError as error:
             raise ReportError(f"{path} cannot be read ({error.strerror})") from None
         except ReportError as error:
             raise ReportError(f"{path}: {error}") from None
-    Report(rows=with_efficiency(found), provenance={"ingested": [str(path) for _, path in options.logs]}).save(options.out)
+    Report(
+        rows=with_efficiency(found), provenance={"ingested": [str(path) for _, path in options.logs]}
+    ).save(options.out)
     print(f"{len(found)} rows in {options.out}; `render {options.out} --out FOLDER` shows them")
     return 0

@@ -79,14 +79,20 @@ class Slowest:
         known = len(times.ranks) - 1
         evidence = known * (times.rank_spread or 0.0) ** 2
         spread = np.sqrt((assumed_spread**2 + evidence) / (1 + known))
-        tail = np.clip(np.exp(rng.standard_normal(len(spread)) / np.sqrt(times.in_tail)), _TAIL_FACTORS[0], _TAIL_FACTORS[-1])
+        tail = np.clip(
+            np.exp(rng.standard_normal(len(spread)) / np.sqrt(times.in_tail)),
+            _TAIL_FACTORS[0],
+            _TAIL_FACTORS[-1],
+        )
         self._draws = np.stack([spread, tail], axis=1)
         self._spreads = np.linspace(0, float(spread.max()) + 1e-9, 6)
         shares = (np.arange(_POINTS) + 0.5) / _POINTS
         # Which rank is slow for good has nothing to do with which step is.
         lasting = ndtri(shares)[np.random.default_rng(0).permutation(_POINTS)]
         steps = [times.quantiles(shares, tail=factor) for factor in _TAIL_FACTORS]
-        self._sorted = np.array([[np.sort(step + width * lasting) for step in steps] for width in self._spreads])
+        self._sorted = np.array(
+            [[np.sort(step + width * lasting) for step in steps] for width in self._spreads]
+        )
 
     def __call__(self, ranks: int) -> FloatArray:
         heights = (np.arange(_POINTS + 1) / _POINTS) ** ranks

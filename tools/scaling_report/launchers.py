@@ -18,7 +18,9 @@ Launcher = Literal["deepspeed", "accelerate", "colossalai", "torchrun", "slurm"]
 LAUNCHERS: tuple[Launcher, ...] = get_args(Launcher)
 
 
-def commands(launcher: Launcher, hosts: Hostfile, words: Sequence[str], *, hostfile: Path, port: int, timeout_s: int) -> list[list[str]]:
+def commands(
+    launcher: Launcher, hosts: Hostfile, words: Sequence[str], *, hostfile: Path, port: int, timeout_s: int
+) -> list[list[str]]:
     """Commands to run here, at once, so that `python words...` runs on every slot of `hosts`; `hostfile` holds the same hosts."""
     if launcher == "deepspeed" and hosts.names == ("localhost",):
         # Given a hostfile, DeepSpeed wants ssh even to this machine.
@@ -26,20 +28,37 @@ def commands(launcher: Launcher, hosts: Hostfile, words: Sequence[str], *, hostf
     if launcher == "deepspeed":
         _check_deepspeed_quotes(words)
         far = [] if len(hosts.names) > 1 or _is_here(hosts.names[0]) else ["--force_multi"]
-        return [["deepspeed", "--hostfile", str(hostfile), "--launcher", "pdsh", *far, "--master_port", str(port), *words]]
+        return [
+            [
+                "deepspeed",
+                "--hostfile",
+                str(hostfile),
+                "--launcher",
+                "pdsh",
+                *far,
+                "--master_port",
+                str(port),
+                *words,
+            ]
+        ]
     if launcher == "colossalai":
         return [_colossalai(hosts, words, hostfile, port)]
     if launcher == "slurm":
         return [_slurm(hosts, words, port)]
     starters = [_starter(launcher, hosts, node, port) for node in range(len(hosts.names))]
-    return [_on_host(name, [*starter, *words], timeout_s) for name, starter in zip(hosts.names, starters, strict=True)]
+    return [
+        _on_host(name, [*starter, *words], timeout_s)
+        for name, starter in zip(hosts.names, starters, strict=True)
+    ]
 
 
 def _check_deepspeed_quotes(words: Sequence[str]) -> None:
     """Over several hosts DeepSpeed puts words between single quotes as they are, and those that begin with a dash not even that."""
     for word in words:
         if "'" in word or (word.startswith("-") and word != shlex.quote(word)):
-            raise LaunchError(f"{word}: deepspeed would hand this to a shell on each host; write it without single quotes and leading dash")
+            raise LaunchError(
+                f"{word}: deepspeed would hand this to a shell on each host; write it without single quotes and leading dash"
+            )
 
 
 def _colossalai(hosts: Hostfile, words: Sequence[str], hostfile: Path, port: int) -> list[str]:
@@ -49,20 +68,52 @@ def _colossalai(hosts: Hostfile, words: Sequence[str], hostfile: Path, port: int
             raise LaunchError(
                 f"{word}: colossalai would hand this to a shell on each host as it is; write it without spaces, quotes and the like"
             )
-    place = [] if hosts.names == ("localhost",) else ["--hostfile", str(hostfile), "--master_addr", hosts.names[0]]
-    return ["colossalai", "run", *place, "--nproc_per_node", str(hosts.slots), "--master_port", str(port), *words]
+    place = (
+        []
+        if hosts.names == ("localhost",)
+        else ["--hostfile", str(hostfile), "--master_addr", hosts.names[0]]
+    )
+    return [
+        "colossalai",
+        "run",
+        *place,
+        "--nproc_per_node",
+        str(hosts.slots),
+        "--master_port",
+        str(port),
+        *words,
+    ]
 
 
 def _starter(launcher: Launcher, hosts: Hostfile, node: int, port: int) -> list[str]:
     first = "127.0.0.1" if hosts.names == ("localhost",) else hosts.names[0]
     if launcher == "torchrun":
         place = [f"--nnodes={len(hosts.names)}", f"--nproc_per_node={hosts.slots}", f"--node_rank={node}"]
-        return [sys.executable, "-m", "torch.distributed.run", *place, f"--master_addr={first}", f"--master_port={port}"]
+        return [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            *place,
+            f"--master_addr={first}",
+            f"--master_port={port}",
+        ]
     # Not --cpu: accelerate then starts one process and says nothing.
-    place = ["--multi_gpu", f"--num_machines={len(hosts.names)}", f"--num_processes={hosts.gpus}", f"--machine_rank={node}"]
+    place = [
+        "--multi_gpu",
+        f"--num_machines={len(hosts.names)}",
+        f"--num_processes={hosts.gpus}",
+        f"--machine_rank={node}",
+    ]
     defaults = ["--mixed_precision=no", "--dynamo_backend=no"]
     address = [f"--main_process_ip={first}", f"--main_process_port={port}"]
-    return [sys.executable, "-m", "accelerate.commands.launch", *(place if hosts.gpus > 1 else ["--num_processes=1"]), *address, *defaults]
+    return [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        *(place if hosts.gpus > 1 else ["--num_processes=1"]),
+        *address,
+        *defaults,
+    ]
 
 
 def _on_host(name: str, command: Sequence[str], timeout_s: int) -> list[str]:
@@ -77,8 +128,19 @@ def _on_host(name: str, command: Sequence[str], timeout_s: int) -> list[str]:
 def _slurm(hosts: Hostfile, words: Sequence[str], port: int) -> list[str]:
     """srun inside an allocation; slurm's names of rank and size are mapped to torchrun's."""
     names = f"RANK=$SLURM_PROCID WORLD_SIZE=$SLURM_NTASKS LOCAL_RANK=$SLURM_LOCALID MASTER_ADDR={hosts.names[0]} MASTER_PORT={port}"
-    place = [f"--nodes={len(hosts.names)}", f"--ntasks-per-node={hosts.slots}", f"--nodelist={','.join(hosts.names)}"]
-    return ["srun", "--kill-on-bad-exit=1", *place, "bash", "-c", f"{names} exec {shlex.join([sys.executable, *words])}"]
+    place = [
+        f"--nodes={len(hosts.names)}",
+        f"--ntasks-per-node={hosts.slots}",
+        f"--nodelist={','.join(hosts.names)}",
+    ]
+    return [
+        "srun",
+        "--kill-on-bad-exit=1",
+        *place,
+        "bash",
+        "-c",
+        f"{names} exec {shlex.join([sys.executable, *words])}",
+    ]
 
 
 def _is_here(name: str) -> bool:

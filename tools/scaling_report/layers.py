@@ -24,7 +24,9 @@ def counted_layers(model_name: str, *, dtype: str = "fp32") -> tuple[tuple[float
     """
     if not timm.is_model(model_name):
         close = difflib.get_close_matches(model_name, timm.list_models(), n=3)
-        raise RecipeError(f"timm has no model {model_name!r}" + (f"; did you mean {', '.join(close)}?" if close else ""))
+        raise RecipeError(
+            f"timm has no model {model_name!r}" + (f"; did you mean {', '.join(close)}?" if close else "")
+        )
     with torch.device("meta"):
         model = timm.create_model(model_name).eval()
         image = torch.empty(1, *timm.data.resolve_model_data_config(model)["input_size"])
@@ -59,7 +61,11 @@ class GradientStamps:
     def __init__(self, model: nn.Module, clock: Clock):
         self._clock = clock
         self._stamps: list[tuple[float, Any]] = []
-        self._hooks = [each.register_post_accumulate_grad_hook(self._stamp) for each in model.parameters() if each.requires_grad]
+        self._hooks = [
+            each.register_post_accumulate_grad_hook(self._stamp)
+            for each in model.parameters()
+            if each.requires_grad
+        ]
 
     def _stamp(self, parameter: torch.Tensor) -> None:
         self._stamps.append((float(parameter.numel() * parameter.element_size()), self._clock.stamp()))
@@ -72,5 +78,11 @@ class GradientStamps:
         """From the stamps of one backward pass, which began at `forward_end`; the clock must have settled."""
         seconds = self._clock.seconds
         times = [forward_end, *(when for _, when in self._stamps)]
-        layers = [(num_bytes, seconds(before, after)) for (num_bytes, after), before in zip(self._stamps, times, strict=False)]
-        return fill_buckets(layers[::-1], forward_share=seconds(forward_start, forward_end) / seconds(forward_start, times[-1]))
+        layers = [
+            (num_bytes, seconds(before, after))
+            for (num_bytes, after), before in zip(self._stamps, times, strict=False)
+        ]
+        return fill_buckets(
+            layers[::-1],
+            forward_share=seconds(forward_start, forward_end) / seconds(forward_start, times[-1]),
+        )

@@ -49,7 +49,9 @@ class FittedLink:
 def fit_link(points: Sequence[Collective], *, algorithm: Algorithm = "ring") -> FittedLink:
     """Fit one kind of link to all-reduces over it, one rank a node (or all on one node)."""
     if len(points) < 3 or len({point.num_bytes for point in points}) < 2:
-        raise ReportError(f"{len(points)} all-reduce timings cannot fix latency and bandwidth: measure at least 3, of 2 or more sizes")
+        raise ReportError(
+            f"{len(points)} all-reduce timings cannot fix latency and bandwidth: measure at least 3, of 2 or more sizes"
+        )
     seconds = np.log([point.seconds for point in points])
     terms = np.array([_terms(point, algorithm) for point in points])
 

@@ -28,7 +28,15 @@ from lbtrain.runs.provenance import commit, hardware, versions
 from tools.recipe_file import load_recipe
 from tools.scaling_report import arguments
 from tools.scaling_report.launchers import LAUNCHERS, commands, run_together
-from tools.scaling_report.report import Collective, OwnTimes, Report, ReportError, Row, with_data_wait, with_efficiency
+from tools.scaling_report.report import (
+    Collective,
+    OwnTimes,
+    Report,
+    ReportError,
+    Row,
+    with_data_wait,
+    with_efficiency,
+)
 from tools.scaling_report.timings import RankTimes, own_times, read_ranks, summarize
 
 EXAMPLES = """\
@@ -45,27 +53,59 @@ _HERE = Path(__file__).parent
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLES
-    parser.add_argument("--hostfile", required=True, help="which hosts, and how many GPUs on each (hostfiles/README.md)")
+    parser.add_argument(
+        "--hostfile", required=True, help="which hosts, and how many GPUs on each (hostfiles/README.md)"
+    )
     parser.add_argument("--gpus", type=arguments.sizes, required=True, help="sizes, for example 8,16,32")
-    parser.add_argument("--mode", type=arguments.one_of("weak", "strong"), default=["weak"], help="weak, strong or both (default weak)")
-    parser.add_argument("--data", type=arguments.one_of("synthetic", "real"), default=["synthetic"], help="synthetic, real or both")
-    parser.add_argument("--zero", type=arguments.stages, help="ZeRO stages, for example 0,1 (default the recipe's; needs deepspeed)")
-    parser.add_argument("--accumulation", type=arguments.sizes, default=[1], help="passes a step, for example 1,4 (default 1)")
-    parser.add_argument("--repeats", type=arguments.count, default=1, help="launches of each point (default 1)")
-    parser.add_argument("--steps", type=arguments.count, default=30, help="steps timed in a launch (default 30)")
-    parser.add_argument("--warmup", type=arguments.count, default=5, help="steps left out before them (default 5)")
+    parser.add_argument(
+        "--mode",
+        type=arguments.one_of("weak", "strong"),
+        default=["weak"],
+        help="weak, strong or both (default weak)",
+    )
+    parser.add_argument(
+        "--data",
+        type=arguments.one_of("synthetic", "real"),
+        default=["synthetic"],
+        help="synthetic, real or both",
+    )
+    parser.add_argument(
+        "--zero",
+        type=arguments.stages,
+        help="ZeRO stages, for example 0,1 (default the recipe's; needs deepspeed)",
+    )
+    parser.add_argument(
+        "--accumulation", type=arguments.sizes, default=[1], help="passes a step, for example 1,4 (default 1)"
+    )
+    parser.add_argument(
+        "--repeats", type=arguments.count, default=1, help="launches of each point (default 1)"
+    )
+    parser.add_argument(
+        "--steps", type=arguments.count, default=30, help="steps timed in a launch (default 30)"
+    )
+    parser.add_argument(
+        "--warmup", type=arguments.count, default=5, help="steps left out before them (default 5)"
+    )
     parser.add_argument(
         "--per-gpu-batch",
         type=arguments.count,
         help="weak: images a GPU passes at once (default: the recipe's bn_batch_size or max_micro_batch_size, the smaller)",
     )
     parser.add_argument("--launcher", choices=LAUNCHERS, default="deepspeed", help="default deepspeed")
-    parser.add_argument("--timeout", type=arguments.count, default=600, help="seconds a launch may take (default 600)")
-    parser.add_argument("--port", type=arguments.count, default=29500, help="first rendezvous port (default 29500)")
     parser.add_argument(
-        "--collectives", action="store_true", help="also time all-reduces at every size above 1: `fit` and `predict` use them"
+        "--timeout", type=arguments.count, default=600, help="seconds a launch may take (default 600)"
     )
-    parser.add_argument("--resume", action="store_true", help="keep the points of --out that succeeded, launch the rest")
+    parser.add_argument(
+        "--port", type=arguments.count, default=29500, help="first rendezvous port (default 29500)"
+    )
+    parser.add_argument(
+        "--collectives",
+        action="store_true",
+        help="also time all-reduces at every size above 1: `fit` and `predict` use them",
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="keep the points of --out that succeeded, launch the rest"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder for timings, logs and report.json")
     parser.add_argument("recipe", type=Path, help="a recipe file")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="of the recipe")
@@ -106,10 +146,14 @@ class Study:
             per_gpu_batch=batch // (gpus * passes), zero_stage=stage, precision=self.recipe.precision,
         )  # fmt: skip
         if stage and self.engine not in ("deepspeed", "colossalai"):
-            return dataclasses.replace(row, status=f"refused: ZeRO stage {stage} needs DeepSpeed or ColossalAI, not {self.engine}")
+            return dataclasses.replace(
+                row, status=f"refused: ZeRO stage {stage} needs DeepSpeed or ColossalAI, not {self.engine}"
+            )
         if batch % (gpus * passes):
             passed = f" in {passes} passes" if passes > 1 else ""
-            return dataclasses.replace(row, status=f"refused: batch_size={batch} cannot be cut over {gpus} GPUs{passed}")
+            return dataclasses.replace(
+                row, status=f"refused: batch_size={batch} cannot be cut over {gpus} GPUs{passed}"
+            )
         try:
             make_plan(self.recipe.with_overrides(self._settings(row)), gpus, engine=self.engine)
         except RecipeError as error:
@@ -119,7 +163,11 @@ class Study:
     @property
     def engine(self) -> str:
         """Of lbtrain, that the launcher brings with it or the recipe asks for."""
-        chosen = self.options.launcher if self.options.launcher in ("deepspeed", "accelerate", "colossalai") else "ddp"
+        chosen = (
+            self.options.launcher
+            if self.options.launcher in ("deepspeed", "accelerate", "colossalai")
+            else "ddp"
+        )
         return self.recipe.engine_under(chosen)
 
     def launch(self, name: str, gpus: int, words: list[str]) -> tuple[Path, str]:
@@ -133,11 +181,20 @@ class Study:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         hosts = self.hosts.subset(gpus)
-        (folder / "hostfile").write_text(hosts.text("colossalai" if self.options.launcher == "colossalai" else "deepspeed"))
+        (folder / "hostfile").write_text(
+            hosts.text("colossalai" if self.options.launcher == "colossalai" else "deepspeed")
+        )
         words = [word.replace("{folder}", str(folder)) for word in words]
         # A port of its own for each launch: the last one's may still be closing.
         port = self.options.port + len(list(folder.parent.iterdir())) % 1000
-        launched = commands(self.options.launcher, hosts, words, hostfile=folder / "hostfile", port=port, timeout_s=self.options.timeout)
+        launched = commands(
+            self.options.launcher,
+            hosts,
+            words,
+            hostfile=folder / "hostfile",
+            port=port,
+            timeout_s=self.options.timeout,
+        )
         status = run_together(launched, folder / "log.txt", timeout_s=self.options.timeout)
         if status != "ok":
             status = f"{status}: {_last_words(folder / 'log.txt')}"
@@ -168,11 +225,25 @@ class Study:
     def words(self, row: Row, exchange: str) -> list[str]:
         # Sharded gradients cannot but be exchanged; what the stages compute is the same.
         shown = dataclasses.replace(row, zero_stage=0) if exchange == "no-exchange" else row
-        settings = [*self._settings(shown), *self._size(row), "log_every=1000000it", "run_dir={folder}/run", "resume=never"]
+        settings = [
+            *self._settings(shown),
+            *self._size(row),
+            "log_every=1000000it",
+            "run_dir={folder}/run",
+            "resume=never",
+        ]
         # The interval to the step before is what is timed: one step more than asked for.
         steps = self.options.warmup + self.options.steps + 1
         script = str(_HERE / "timed_run.py")
-        return [script, "{folder}", str(steps), exchange, str(self.options.recipe.resolve()), *self.options.overrides, *settings]
+        return [
+            script,
+            "{folder}",
+            str(steps),
+            exchange,
+            str(self.options.recipe.resolve()),
+            *self.options.overrides,
+            *settings,
+        ]
 
     def _settings(self, row: Row) -> list[str]:
         # The learning rate has no say in the speed, but a rate that is scaled up could end the run with a NaN.
@@ -184,21 +255,32 @@ class Study:
         ]
         if self.engine in ("deepspeed", "colossalai"):
             settings.append(f"{self.engine}.zero_stage={row.zero_stage}")
-        return [*settings, f"data.name={synthetic_data(self.recipe)}"] if row.data == "synthetic" else settings
+        return (
+            [*settings, f"data.name={synthetic_data(self.recipe)}"] if row.data == "synthetic" else settings
+        )
 
     def _size(self, row: Row) -> list[str]:
         """Synthetic images are as large as the recipe's; a detector resizes drawn shapes as it does photos."""
         try:
-            return [f"data.image_size={dataset_info(self.recipe.data).image_size}"] if row.data == "synthetic" else []
+            return (
+                [f"data.image_size={dataset_info(self.recipe.data).image_size}"]
+                if row.data == "synthetic"
+                else []
+            )
         except RecipeError:  # a folder of images that is not there: synthetic data does without
             return []
 
     def sweep(self, gpus: int) -> list[Collective]:
-        folder, status = self.launch(f"collectives-{gpus}", gpus, [str(_HERE / "timed_collectives.py"), "{folder}"])
+        folder, status = self.launch(
+            f"collectives-{gpus}", gpus, [str(_HERE / "timed_collectives.py"), "{folder}"]
+        )
         if status != "ok":
             return []
         nodes = len(self.hosts.subset(gpus).names)
-        return [Collective(gpus=gpus, nodes=nodes, **each) for each in json.loads((folder / "collectives.json").read_text())]
+        return [
+            Collective(gpus=gpus, nodes=nodes, **each)
+            for each in json.loads((folder / "collectives.json").read_text())
+        ]
 
 
 def synthetic_data(recipe: Recipe) -> str:
@@ -218,7 +300,9 @@ def _images_at_once(recipe: Recipe) -> int:
 
 def _name(row: Row) -> str:
     stage = f"-zero{row.zero_stage}" if row.zero_stage else ""
-    return f"{row.mode}-{row.data}-{row.gpus}{stage}" + (f"-passes{row.accumulation}" if (row.accumulation or 1) > 1 else "")
+    return f"{row.mode}-{row.data}-{row.gpus}{stage}" + (
+        f"-passes{row.accumulation}" if (row.accumulation or 1) > 1 else ""
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -243,7 +327,9 @@ def run(options: argparse.Namespace) -> int:
         # Written after every point, so that a study that is broken off has a report.
         report.save(options.out / "report.json")
     failed = [row for row in report.rows if row.status != "ok"]
-    print(f"{len(report.rows) - len(failed)} of {len(report.rows)} points measured: {options.out / 'report.json'}")
+    print(
+        f"{len(report.rows) - len(failed)} of {len(report.rows)} points measured: {options.out / 'report.json'}"
+    )
     return 0
 
 
@@ -251,7 +337,10 @@ _NOTE = "study.json"
 
 
 def _asked(options: argparse.Namespace) -> dict[str, str]:
-    return {name: str(getattr(options, name)) for name in ("recipe", "overrides", "launcher", "steps", "warmup", "per_gpu_batch")}
+    return {
+        name: str(getattr(options, name))
+        for name in ("recipe", "overrides", "launcher", "steps", "warmup", "per_gpu_batch")
+    }
 
 
 def _check_folder(options: argparse.Namespace) -> None:
@@ -259,7 +348,9 @@ def _check_folder(options: argparse.Namespace) -> None:
     if not options.out.exists() or not any(options.out.iterdir()):
         return
     if not options.resume:
-        raise ReportError(f"{options.out} holds something already: --resume goes on with it, another --out starts anew")
+        raise ReportError(
+            f"{options.out} holds something already: --resume goes on with it, another --out starts anew"
+        )
     asked, note = _asked(options), options.out / _NOTE
     before = json.loads(note.read_text()) if note.exists() else {}
     for name in asked:
@@ -271,7 +362,10 @@ def _check_folder(options: argparse.Namespace) -> None:
 
 def _check_comparable(recipe: Recipe) -> None:
     """Synthetic images must be of the real ones' kind, or the difference is not the loader's."""
-    real, synthetic = dataset_info(recipe.data), dataset_info(recipe.with_overrides([f"data.name={synthetic_data(recipe)}"]).data)
+    real, synthetic = (
+        dataset_info(recipe.data),
+        dataset_info(recipe.with_overrides([f"data.name={synthetic_data(recipe)}"]).data),
+    )
     if real.channels != synthetic.channels:
         raise RecipeError(
             f"--data synthetic,real: images of {recipe.data.name} have {real.channels} channel(s), synthetic ones {synthetic.channels}, "
@@ -282,9 +376,18 @@ def _check_comparable(recipe: Recipe) -> None:
 def _provenance(options: argparse.Namespace) -> dict[str, Any]:
     import torch
 
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
+    device = (
+        torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else platform.processor() or platform.machine()
+    )
     asked = {name: getattr(options, name) for name in ("overrides", "launcher", "steps", "repeats")}
-    origin = {"commit": commit(), "date": str(datetime.date.today()), "hardware": hardware(), "versions": versions()}
+    origin = {
+        "commit": commit(),
+        "date": str(datetime.date.today()),
+        "hardware": hardware(),
+        "versions": versions(),
+    }
     return {"recipe": options.recipe.name, **asked, "host": socket.gethostname(), "device": device, **origin}
 
 

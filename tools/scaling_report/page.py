@@ -37,7 +37,11 @@ def page(report: Report) -> str:
         parts += ["<h2>Predicted</h2>", _predicted_table(report.predictions)]
     parts += ["<h2>Where this comes from</h2>", _provenance(report)]
     head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title><style>{_STYLE}</style>'
-    return f'<!doctype html>\n<html lang="en"><head>{head}</head><body>\n' + "\n".join(parts) + "\n</body></html>\n"
+    return (
+        f'<!doctype html>\n<html lang="en"><head>{head}</head><body>\n'
+        + "\n".join(parts)
+        + "\n</body></html>\n"
+    )
 
 
 def _per_gpu(row: Row) -> str | None:
@@ -94,7 +98,9 @@ def _measured_tables(rows: Sequence[Row]) -> list[str]:
     kinds = ["failed" if row.status != "ok" else "" for row in rows]
     parts = []
     for title, columns in (("", RATES), ("<h2>Where the time goes, ms a step</h2>", TIMES)):
-        cells = [(kind, [show(row) for show in columns.values()]) for kind, row in zip(kinds, rows, strict=True)]
+        cells = [
+            (kind, [show(row) for show in columns.values()]) for kind, row in zip(kinds, rows, strict=True)
+        ]
         parts += [title, table(list(columns), cells)]
     return parts
 
@@ -113,7 +119,9 @@ def _predicted_table(predictions: Sequence[Prediction]) -> str:
 def table(header: Sequence[str], rows: Sequence[tuple[str, Sequence[str | None]]]) -> str:
     """Rows are (class, cells); a cell of None says that it was not measured."""
     head = "".join(f"<th>{html.escape(name)}</th>" for name in header)
-    body = "".join(f'<tr class="{kind}">{"".join(_cell(cell) for cell in cells)}</tr>' for kind, cells in rows)
+    body = "".join(
+        f'<tr class="{kind}">{"".join(_cell(cell) for cell in cells)}</tr>' for kind, cells in rows
+    )
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
@@ -130,7 +138,8 @@ def _picture(report: Report) -> str:
 
 def _provenance(report: Report) -> str:
     items = "".join(
-        f"<dt>{html.escape(key)}</dt><dd>{html.escape(_words(value)) or 'none'}</dd>" for key, value in report.provenance.items()
+        f"<dt>{html.escape(key)}</dt><dd>{html.escape(_words(value)) or 'none'}</dd>"
+        for key, value in report.provenance.items()
     )
     return f"<dl>{items}</dl>" if items else "<p>not recorded</p>"
 

@@ -33,24 +33,74 @@ from a measurement, with its own all-reduce sweep or a named network:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLES
-    parser.add_argument("--gpus", type=arguments.sizes, default=[8, 16, 32, 64, 128, 256], help="sizes to predict (default 8 ... 256)")
-    parser.add_argument("--run", type=Path, help="a report by `measure`: throughput, bytes, jitter and the all-reduce sweep come from it")
+    parser.add_argument(
+        "--gpus",
+        type=arguments.sizes,
+        default=[8, 16, 32, 64, 128, 256],
+        help="sizes to predict (default 8 ... 256)",
+    )
+    parser.add_argument(
+        "--run",
+        type=Path,
+        help="a report by `measure`: throughput, bytes, jitter and the all-reduce sweep come from it",
+    )
     parser.add_argument("--model", help="any timm model")
-    parser.add_argument("--images-per-sec", type=arguments.positive, help="measured throughput of all --measured-on GPUs together")
+    parser.add_argument(
+        "--images-per-sec",
+        type=arguments.positive,
+        help="measured throughput of all --measured-on GPUs together",
+    )
     parser.add_argument("--measured-on", type=arguments.count, help="how many GPUs gave --images-per-sec")
     parser.add_argument("--micro-batch", type=arguments.count, help="images a GPU takes at once")
     parser.add_argument("--gpus-per-node", type=arguments.count, default=8, help="default 8")
-    parser.add_argument("--network", choices=NETWORKS, metavar="NAME", help=f"between nodes: {', '.join(NETWORKS)} (default ib-edr-100)")
-    parser.add_argument("--links", type=arguments.count, default=1, help="network ports of a node (default 1)")
-    parser.add_argument("--gpu", choices=GPUS, metavar="NAME", help=f"sets link inside a node, clocks, arithmetic: {', '.join(GPUS)}")
-    parser.add_argument("--node-link", choices=NODE_LINKS, metavar="NAME", help=f"inside a node: {', '.join(NODE_LINKS)} (default nvlink2)")
-    parser.add_argument("--dtype", choices=BYTES, default="fp32", help="of arithmetic and exchanged gradients (default fp32)")
-    parser.add_argument("--mode", choices=("weak", "strong"), default="weak", help="strong: the step's images stay, however many GPUs")
+    parser.add_argument(
+        "--network",
+        choices=NETWORKS,
+        metavar="NAME",
+        help=f"between nodes: {', '.join(NETWORKS)} (default ib-edr-100)",
+    )
+    parser.add_argument(
+        "--links", type=arguments.count, default=1, help="network ports of a node (default 1)"
+    )
+    parser.add_argument(
+        "--gpu",
+        choices=GPUS,
+        metavar="NAME",
+        help=f"sets link inside a node, clocks, arithmetic: {', '.join(GPUS)}",
+    )
+    parser.add_argument(
+        "--node-link",
+        choices=NODE_LINKS,
+        metavar="NAME",
+        help=f"inside a node: {', '.join(NODE_LINKS)} (default nvlink2)",
+    )
+    parser.add_argument(
+        "--dtype", choices=BYTES, default="fp32", help="of arithmetic and exchanged gradients (default fp32)"
+    )
+    parser.add_argument(
+        "--mode",
+        choices=("weak", "strong"),
+        default="weak",
+        help="strong: the step's images stay, however many GPUs",
+    )
     parser.add_argument("--zero", type=int, choices=(0, 1, 2, 3), default=0, help="ZeRO stage (default 0)")
-    parser.add_argument("--algorithm", choices=ALGORITHMS, default="auto", help="of the all-reduce between nodes (default auto)")
-    parser.add_argument("--no-overlap", action="store_true", help="the exchange begins when backward has ended")
-    parser.add_argument("--cpu-cores", type=arguments.count, help="cores of a node that decode JPEG; leave out for data that is no limit")
-    parser.add_argument("--what-if", type=parse_what_if, default=WhatIf(), metavar="CHANGES", help=WhatIf.__doc__)
+    parser.add_argument(
+        "--algorithm",
+        choices=ALGORITHMS,
+        default="auto",
+        help="of the all-reduce between nodes (default auto)",
+    )
+    parser.add_argument(
+        "--no-overlap", action="store_true", help="the exchange begins when backward has ended"
+    )
+    parser.add_argument(
+        "--cpu-cores",
+        type=arguments.count,
+        help="cores of a node that decode JPEG; leave out for data that is no limit",
+    )
+    parser.add_argument(
+        "--what-if", type=parse_what_if, default=WhatIf(), metavar="CHANGES", help=WhatIf.__doc__
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--out", type=Path, help="also write a report that `render` and `advise` read")
 
@@ -60,7 +110,11 @@ def run(options: argparse.Namespace) -> int:
     if options.out:
         Report(predictions=predictions, provenance={"predicted_from": asked}).save(options.out)
     if options.json:
-        print(json.dumps({"asked": asked, "predictions": [dataclasses.asdict(each) for each in predictions]}, indent=1))
+        print(
+            json.dumps(
+                {"asked": asked, "predictions": [dataclasses.asdict(each) for each in predictions]}, indent=1
+            )
+        )
     else:
         _print_table(predictions, asked)
         if note := options.what_if.note(asked["gpu"]):
@@ -69,32 +123,56 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _from_flags(options: argparse.Namespace) -> tuple[list[Prediction], dict[str, Any]]:
-    missing = [name for name in ("model", "images_per_sec", "measured_on", "micro_batch") if getattr(options, name) is None]
+    missing = [
+        name
+        for name in ("model", "images_per_sec", "measured_on", "micro_batch")
+        if getattr(options, name) is None
+    ]
     if missing:
         flags = ", ".join("--" + name.replace("_", "-") for name in missing)
-        raise RecipeError(f"without --run, {flags} must be given: a prediction starts from one throughput of one model")
+        raise RecipeError(
+            f"without --run, {flags} must be given: a prediction starts from one throughput of one model"
+        )
     question = Question(
-        **{name: getattr(options, name) for name in ("model", "images_per_sec", "measured_on", "micro_batch", "gpus_per_node")},
-        **{name: getattr(options, name) for name in ("links", "gpu", "node_link", "dtype", "algorithm", "cpu_cores", "mode", "zero")},
+        **{
+            name: getattr(options, name)
+            for name in ("model", "images_per_sec", "measured_on", "micro_batch", "gpus_per_node")
+        },
+        **{
+            name: getattr(options, name)
+            for name in ("links", "gpu", "node_link", "dtype", "algorithm", "cpu_cores", "mode", "zero")
+        },
         network=options.network or "ib-edr-100",
         overlaps=not options.no_overlap,
     )
-    return question.answer(options.gpus, what_if=options.what_if), dataclasses.asdict(question) | options.what_if.asked()
+    return question.answer(options.gpus, what_if=options.what_if), dataclasses.asdict(
+        question
+    ) | options.what_if.asked()
 
 
 def _from_run(options: argparse.Namespace) -> tuple[list[Prediction], dict[str, Any]]:
     measured = MeasuredRun.read(options.run, network=options.network, links=options.links)
     predictions = measured.answer(options.gpus, what_if=options.what_if, mode=options.mode)
-    return predictions, measured.asked() | {"gpu": measured.gpu, "mode": options.mode} | options.what_if.asked()
+    return predictions, measured.asked() | {
+        "gpu": measured.gpu,
+        "mode": options.mode,
+    } | options.what_if.asked()
 
 
 def _print_table(predictions: list[Prediction], asked: dict[str, Any]) -> None:
     per_gpu = asked["images_per_sec"] / asked["measured_on"]
-    print(f"predicted from {asked['images_per_sec']:,.0f} images/s on {asked['measured_on']} GPUs ({per_gpu:,.1f} a GPU)")
+    print(
+        f"predicted from {asked['images_per_sec']:,.0f} images/s on {asked['measured_on']} GPUs ({per_gpu:,.1f} a GPU)"
+    )
     causes = list(predictions[0].shares)
     print(f"{'':45}share of the step, %")
-    print(f"{'GPUs':>6}{'nodes':>7}{'images/s':>11}  efficiency  90% interval " + "".join(f"{cause[:13]:>14}" for cause in causes))
+    print(
+        f"{'GPUs':>6}{'nodes':>7}{'images/s':>11}  efficiency  90% interval "
+        + "".join(f"{cause[:13]:>14}" for cause in causes)
+    )
     for each in predictions:
         interval = f"{each.efficiency_low:.3f} - {each.efficiency_high:.3f}"
         shares = "".join(f"{100 * each.shares[cause]:14.1f}" for cause in causes)
-        print(f"{each.gpus:6}{each.nodes:7}{each.images_per_s:11,.0f}{each.efficiency:12.3f} {interval:>14}{shares}")
+        print(
+            f"{each.gpus:6}{each.nodes:7}{each.images_per_s:11,.0f}{each.efficiency:12.3f} {interval:>14}{shares}"
+        )

@@ -18,26 +18,37 @@ from tools.study.publish import ROOT, with_block
 def block(report: Report, name: str) -> str:
     """The README's text for a report: picture, what was measured beside what is predicted, origin."""
     measured = {row.gpus: row for row in report.good_rows()}
-    lines = ["| GPUs | measured images/s | efficiency | predicted images/s | efficiency (90% interval) |", "|---:|---:|---:|---:|---:|"]
+    lines = [
+        "| GPUs | measured images/s | efficiency | predicted images/s | efficiency (90% interval) |",
+        "|---:|---:|---:|---:|---:|",
+    ]
     for each in report.predictions:
         row = measured.get(each.gpus)
         rate, efficiency = (number(row.images_per_s, 1), percent(row.efficiency)) if row else (None, None)
         interval = f"{100 * each.efficiency:.1f}% ({100 * each.efficiency_low:.1f} to {100 * each.efficiency_high:.1f})"
-        lines.append(f"| {each.gpus} | {rate or '-'} | {efficiency or '-'} | {each.images_per_s:,.1f} | {interval} |")
+        lines.append(
+            f"| {each.gpus} | {rate or '-'} | {efficiency or '-'} | {each.images_per_s:,.1f} | {interval} |"
+        )
     table, origin = "\n".join(lines), report.provenance
     versions = " ".join(f"{package} {version}" for package, version in origin["versions"].items())
-    source = f"{origin['recipe']}; {origin['date']}; commit {origin['commit']} on {origin['hardware']}; {versions}"
+    source = (
+        f"{origin['recipe']}; {origin['date']}; commit {origin['commit']} on {origin['hardware']}; {versions}"
+    )
     return f"![images/s, efficiency and causes, measured and predicted](docs/{name}.png)\n\n{table}\n\n<sub>{source}</sub>"
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("page", type=Path, help="a folder by `render`")
     parser.add_argument("--name", required=True, help="name of the result and of the README's markers")
     options = parser.parse_args()
     readme = ROOT / "README.md"
     try:
-        text = with_block(readme.read_text(), options.name, block(load(options.page / "scaling.json"), options.name))
+        text = with_block(
+            readme.read_text(), options.name, block(load(options.page / "scaling.json"), options.name)
+        )
     except (ReportError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -33,7 +33,9 @@ class Question:
     zero: int = 0
     algorithm: Algorithm = "auto"
     overlaps: bool = True
-    mode: Literal["weak", "strong"] = "weak"  # strong: the images of the measured step, whatever the number of GPUs
+    mode: Literal["weak", "strong"] = (
+        "weak"  # strong: the images of the measured step, whatever the number of GPUs
+    )
     cpu_cores: int | None = None  # of a node, decoding JPEG; None: synthetic data, or a loader that keeps up
 
     def __post_init__(self) -> None:
@@ -53,7 +55,9 @@ class Question:
     def topology(self) -> Topology:
         between = preset(self.network, NETWORKS)
         if self.gpu is None:
-            return Topology(self.gpus_per_node, preset(self.node_link or "nvlink2", NODE_LINKS), between, self.links)
+            return Topology(
+                self.gpus_per_node, preset(self.node_link or "nvlink2", NODE_LINKS), between, self.links
+            )
         gpu = preset(self.gpu, GPUS)
         inside = preset(self.node_link or gpu.node_link, NODE_LINKS)
         return Topology(self.gpus_per_node, inside, between, self.links, gpu.boost_headroom)
@@ -61,7 +65,12 @@ class Question:
     def job(self) -> Job:
         loader = None
         if self.cpu_cores:
-            loader = Spread(*(self.cpu_cores * rate for rate in (DECODED_PER_CORE.median, DECODED_PER_CORE.low, DECODED_PER_CORE.high)))
+            loader = Spread(
+                *(
+                    self.cpu_cores * rate
+                    for rate in (DECODED_PER_CORE.median, DECODED_PER_CORE.low, DECODED_PER_CORE.high)
+                )
+            )
         return Job(
             buckets=fill_buckets(counted_layers(self.model, dtype=self.dtype)),
             images=self.micro_batch,
@@ -72,12 +81,22 @@ class Question:
             loader_images_per_s=loader,
         )
 
-    def answer(self, sizes: Sequence[int], *, what_if: WhatIf | None = None, assumptions: Assumptions | None = None) -> list[Prediction]:
+    def answer(
+        self, sizes: Sequence[int], *, what_if: WhatIf | None = None, assumptions: Assumptions | None = None
+    ) -> list[Prediction]:
         """Predict `sizes`; efficiency is against the measured throughput, whatever `what_if` changes."""
         what_if = what_if or WhatIf()
         job, topology = self.job(), self.topology()
         measured = StepModel(job, topology, algorithm=self.algorithm, assumptions=assumptions)
         asked = what_if.job(job, exchanged=self.dtype, gpu=self.gpu)
-        changed = StepModel(asked, what_if.topology(topology), algorithm=self.algorithm, assumptions=assumptions)
+        changed = StepModel(
+            asked, what_if.topology(topology), algorithm=self.algorithm, assumptions=assumptions
+        )
         batch = int(self.measured_on * asked.step_images) if self.mode == "strong" else None
-        return changed.predict(sizes, calibrated=measured, measured_step_s=self.step_s, measured_on=self.measured_on, global_batch=batch)
+        return changed.predict(
+            sizes,
+            calibrated=measured,
+            measured_step_s=self.step_s,
+            measured_on=self.measured_on,
+            global_batch=batch,
+        )

@@ -37,10 +37,14 @@ def markdown(report: Report) -> str:
     lines = ["| GPUs | nodes | kind | images/s | efficiency | status |", "|---:|---:|---|---:|---:|---|"]
     for row in report.rows:
         images, efficiency = rate(row.images_per_s) or NOT_MEASURED, percent(row.efficiency) or NOT_MEASURED
-        lines.append(f"| {row.gpus} | {row.nodes} | {row.kind_words} | {images} | {efficiency} | {row.status} |")
+        lines.append(
+            f"| {row.gpus} | {row.nodes} | {row.kind_words} | {images} | {efficiency} | {row.status} |"
+        )
     for each in report.predictions:
         interval = f"{100 * each.efficiency:.1f}% ({100 * each.efficiency_low:.1f} to {100 * each.efficiency_high:.1f})"
-        lines.append(f"| {each.gpus} | {each.nodes} | {each.mode} | {rate(each.images_per_s)} | {interval} | predicted |")
+        lines.append(
+            f"| {each.gpus} | {each.nodes} | {each.mode} | {rate(each.images_per_s)} | {interval} | predicted |"
+        )
     return "\n".join(lines) + "\n"
 
 

@@ -46,12 +46,16 @@ class Row:
     compute_s: float | None = None
     exposed_communication_s: float | None = None
     data_wait_s: float | None = None  # step with real data minus step with synthetic data; not of detection
-    loader_wait_s: float | None = None  # time in the loader, slowest rank; part of it may be hidden by the device's queue
+    loader_wait_s: float | None = (
+        None  # time in the loader, slowest rank; part of it may be hidden by the device's queue
+    )
     optimizer_s: float | None = None
     slowest_rank: int | None = None
     slowest_host: str | None = None
     rank_spread: float | None = None  # (slowest - fastest) / median of the ranks' own times
-    straggler_wait_s: float | None = None  # what an average rank waits: mean over steps of the slowest's own time minus the mean
+    straggler_wait_s: float | None = (
+        None  # what an average rank waits: mean over steps of the slowest's own time minus the mean
+    )
     jitter: float | None = None  # relative standard deviation of a rank's own time, over ranks and steps
     status: str = "ok"
 
@@ -63,7 +67,11 @@ class Row:
     @property
     def kind_words(self) -> str:
         mode, data, stage, passes = self.kind
-        return f"{mode}, {data}" + (f", ZeRO-{stage}" if stage else "") + (f", {passes} passes" if passes > 1 else "")
+        return (
+            f"{mode}, {data}"
+            + (f", ZeRO-{stage}" if stage else "")
+            + (f", {passes} passes" if passes > 1 else "")
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +122,9 @@ def load(path: Path) -> Report:
             provenance=values["provenance"],
         )
     except OSError as error:
-        raise ReportError(f"{path} cannot be read ({error.strerror}); give a report written by measure, predict or ingest") from None
+        raise ReportError(
+            f"{path} cannot be read ({error.strerror}); give a report written by measure, predict or ingest"
+        ) from None
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ReportError(f"{path} is not a scaling report ({type(error).__name__}: {error})") from None
 
@@ -170,7 +180,10 @@ def rate_columns(rates: Sequence[float], gpus: int) -> dict[str, float | None]:
     columns: dict[str, float | None] = {"images_per_s": mean, "images_per_s_gpu": mean / gpus}
     if len(rates) > 1:
         half = half_interval(rates)
-        columns |= {"images_per_s_gpu_low": (mean - half) / gpus, "images_per_s_gpu_high": (mean + half) / gpus}
+        columns |= {
+            "images_per_s_gpu_low": (mean - half) / gpus,
+            "images_per_s_gpu_high": (mean + half) / gpus,
+        }
     return columns
 
 

@@ -15,7 +15,15 @@ import numpy as np
 from scipy.special import ndtri
 
 from lbtrain.errors import RecipeError
-from tools.scaling_report.comm_model import FORWARD_SHARE, Algorithm, Buckets, Cost, FloatArray, exchange_s, exposed_s
+from tools.scaling_report.comm_model import (
+    FORWARD_SHARE,
+    Algorithm,
+    Buckets,
+    Cost,
+    FloatArray,
+    exchange_s,
+    exposed_s,
+)
 from tools.scaling_report.jitter import Slowest, StepTimes
 from tools.scaling_report.topology import Link, Topology
 
@@ -106,7 +114,13 @@ class StepModel:
     """Predicts steps of `job` on `topology`; every size is drawn from the same uncertain world."""
 
     def __init__(
-        self, job: Job, topology: Topology, *, algorithm: Algorithm = "auto", assumptions: Assumptions | None = None, seed: int = 0
+        self,
+        job: Job,
+        topology: Topology,
+        *,
+        algorithm: Algorithm = "auto",
+        assumptions: Assumptions | None = None,
+        seed: int = 0,
     ):
         self.job = job
         self.topology = topology
@@ -174,7 +188,10 @@ class StepModel:
         factor = ours.passes / theirs.passes * images
         if ours.peak_tflops and theirs.peak_tflops:
             arithmetic = theirs.peak_tflops / ours.peak_tflops
-            factor = factor * (self.arithmetic_limited * arithmetic + (1 - self.arithmetic_limited) * ours.value_bytes / theirs.value_bytes)
+            factor = factor * (
+                self.arithmetic_limited * arithmetic
+                + (1 - self.arithmetic_limited) * ours.value_bytes / theirs.value_bytes
+            )
         return np.asarray(factor, dtype=np.float64)
 
     def solve_compute(self, step_s: float, gpus: int) -> FloatArray:
@@ -191,19 +208,24 @@ class StepModel:
         job, (in_node, _) = self.job, self.topology.layout(gpus)
         # From stage 2 on gradients are sharded, so every pass sends them; before, the last pass of a step does.
         windows = job.passes if job.zero_stage >= 2 else 1
-        exposed, hidden, fetch = self._exchange(compute / windows, job.buckets.accumulated(job.passes // windows), gpus)
+        exposed, hidden, fetch = self._exchange(
+            compute / windows, job.buckets.accumulated(job.passes // windows), gpus
+        )
         parts = {
             "compute": compute,
             "overlap": windows * self.overlap_slowdown * hidden,
             "communication": windows * exposed + fetch,
-            "stragglers": compute * (self._slowest(gpus, baseline=baseline) + self.node_sharing * (1 - 1 / in_node)),
+            "stragglers": compute
+            * (self._slowest(gpus, baseline=baseline) + self.node_sharing * (1 - 1 / in_node)),
             "optimizer": np.full_like(compute, job.optimizer_s / (gpus if job.zero_stage else 1)),
         }
         step = np.sum(list(parts.values()), axis=0)
         needed = 0.0 if self.loader is None else job.step_images * in_node / self.loader
         return parts | {"data": np.maximum(needed - step, 0.0)}
 
-    def _exchange(self, compute: FloatArray, buckets: Buckets, gpus: int) -> tuple[FloatArray, FloatArray, FloatArray]:
+    def _exchange(
+        self, compute: FloatArray, buckets: Buckets, gpus: int
+    ) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Seconds of exchange (exposed, hidden under computing) in a window of `compute`, and to fetch weights after the update.
 
         ZeRO (Rajbhandari et al. 2020, section 7): stages 1 and 2 halve the all-reduce into a reduce-scatter and a fetch of weights; stage 3
@@ -226,7 +248,9 @@ class StepModel:
 
     def _costs(self, num_bytes: float, gpus: int) -> tuple[FloatArray, FloatArray]:
         """Seconds to reduce a bucket's gradients, and to fetch its weights where that is not part of it."""
-        local, remote = exchange_s(num_bytes, gpus, self.topology, inside=self.inside, between=self.between, algorithm=self.algorithm)
+        local, remote = exchange_s(
+            num_bytes, gpus, self.topology, inside=self.inside, between=self.between, algorithm=self.algorithm
+        )
         if self.job.zero_stage:
             return (local + remote) / 2, (local + remote) / 2
         fetch = remote / 2 if self.algorithm == "parameter-server" else 0 * remote
@@ -237,9 +261,13 @@ class StepModel:
         if self._slowest_of:
             return self._slowest_of(gpus) - 1
         # The largest of so many standard normal draws, by the inverse of its distribution.
-        return self.jitter * np.asarray(ndtri(self._luck[0 if baseline else 1] ** (1 / gpus)), dtype=np.float64)
+        return self.jitter * np.asarray(
+            ndtri(self._luck[0 if baseline else 1] ** (1 / gpus)), dtype=np.float64
+        )
 
-    def _summary(self, gpus: int, compute: FloatArray, baseline: float, *, is_baseline: bool, strong: bool) -> Prediction:
+    def _summary(
+        self, gpus: int, compute: FloatArray, baseline: float, *, is_baseline: bool, strong: bool
+    ) -> Prediction:
         parts = self.parts(compute, gpus, baseline=is_baseline)
         step = np.sum(list(parts.values()), axis=0)
         noise = 0.0 if is_baseline else self.noise[0] - self.noise[1]

@@ -19,7 +19,9 @@ from tools.scaling_report.layers import GradientStamps
 class Stopwatch:
     """An engine that times the one it wraps for a number of steps, then writes FOLDER/rankN.json and ends the run."""
 
-    def __init__(self, engine: Engine, folder: Path, steps: int, *, profile: bool, clock: Clock | None = None):
+    def __init__(
+        self, engine: Engine, folder: Path, steps: int, *, profile: bool, clock: Clock | None = None
+    ):
         self._engine, self._folder, self._steps, self._profile = engine, folder, steps, profile
         self._clock = clock or clock_for(engine.device)
         self._step: dict[str, Any] = {}

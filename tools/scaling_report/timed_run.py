@@ -42,14 +42,18 @@ def switch_off_exchange(model: nn.Module) -> None:
     """Gives torch's DistributedDataParallel a hook that returns each bucket as it is. Raises LaunchError where it is not what exchanges."""
     wrapped = [module for module in model.modules() if isinstance(module, DistributedDataParallel)]
     if not wrapped:
-        raise LaunchError("gradients are not exchanged by DistributedDataParallel here, so computing alone cannot be measured")
+        raise LaunchError(
+            "gradients are not exchanged by DistributedDataParallel here, so computing alone cannot be measured"
+        )
     for module in wrapped:
         module.register_comm_hook(None, noop_hook)
 
 
 def main() -> None:
     # deepspeed puts --local_rank=N before the script's own words.
-    folder, steps, exchange, recipe, *overrides = [word for word in sys.argv[1:] if not word.startswith("--local_rank")]
+    folder, steps, exchange, recipe, *overrides = [
+        word for word in sys.argv[1:] if not word.startswith("--local_rank")
+    ]
     wrappers = Wrappers(Path(folder), int(steps), exchange=exchange == "exchange")
     try:
         run(load_recipe(Path(recipe)).with_overrides(overrides), Path(recipe).stem, wrappers=wrappers)

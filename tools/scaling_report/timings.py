@@ -28,14 +28,18 @@ def read_ranks(folder: Path, ranks: int, *, warmup: int) -> list[RankTimes]:
         try:
             values = json.loads((folder / f"rank{rank}.json").read_text())
         except (OSError, ValueError):
-            raise ReportError(f"rank {rank} wrote no times to {folder}; that folder must be shared by all hosts") from None
+            raise ReportError(
+                f"rank {rank} wrote no times to {folder}; that folder must be shared by all hosts"
+            ) from None
         found.append(RankTimes(rank, values["host"], values["steps"][warmup:], values["buckets"]))
     return found
 
 
 def step_seconds(ranks: Sequence[RankTimes]) -> list[float]:
     """Each step's time: that of its slowest rank."""
-    return [max(step["step_s"] for step in steps) for steps in zip(*(each.steps for each in ranks), strict=True)]
+    return [
+        max(step["step_s"] for step in steps) for steps in zip(*(each.steps for each in ranks), strict=True)
+    ]
 
 
 def summarize(row: Row, repeats: Sequence[Sequence[RankTimes]], alone: Sequence[RankTimes]) -> Row:
@@ -64,7 +68,12 @@ def summarize(row: Row, repeats: Sequence[Sequence[RankTimes]], alone: Sequence[
 
 
 def own_times(alone: Sequence[RankTimes]) -> list[OwnTimes]:
-    return [OwnTimes(gpus=len(alone), rank=each.rank, host=each.host, own_s=[step["own_s"] for step in each.steps]) for each in alone]
+    return [
+        OwnTimes(
+            gpus=len(alone), rank=each.rank, host=each.host, own_s=[step["own_s"] for step in each.steps]
+        )
+        for each in alone
+    ]
 
 
 def _straggler_wait(alone: Sequence[RankTimes]) -> float:
@@ -81,5 +90,7 @@ def _independent(times: Sequence[Sequence[float]]) -> list[float]:
     """Mean step times that may be taken as independent: of repeats where there are three, else of ten blocks of each run."""
     if len(times) >= 3:
         return [statistics.fmean(repeat) for repeat in times]
-    blocks = [repeat[i * len(repeat) // 10 : (i + 1) * len(repeat) // 10] for repeat in times for i in range(10)]
+    blocks = [
+        repeat[i * len(repeat) // 10 : (i + 1) * len(repeat) // 10] for repeat in times for i in range(10)
+    ]
     return [statistics.fmean(block) for block in blocks if block]

@@ -96,7 +96,9 @@ class Topology:
 
     def __post_init__(self) -> None:
         if self.gpus_per_node < 1 or self.links < 1:
-            raise RecipeError(f"a node has at least one GPU and one network link, not {self.gpus_per_node} and {self.links}")
+            raise RecipeError(
+                f"a node has at least one GPU and one network link, not {self.gpus_per_node} and {self.links}"
+            )
 
     def layout(self, gpus: int) -> tuple[int, int]:
         """(GPUs used in a node, nodes); whole nodes only, once there is more than one."""

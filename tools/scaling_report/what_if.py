@@ -34,7 +34,9 @@ class WhatIf:
             changes |= {"buckets": job.buckets.scaled(BYTES[self.dtype] / BYTES[exchanged])}
             if gpu and job.peak_tflops:
                 changes |= {"peak_tflops": peak_tflops(gpu, self.dtype), "value_bytes": BYTES[self.dtype]}
-        return dataclasses.replace(job, **{name: value for name, value in changes.items() if value is not None})
+        return dataclasses.replace(
+            job, **{name: value for name, value in changes.items() if value is not None}
+        )
 
     def note(self, gpu: str | None) -> str:
         """What the reader must know of the answer; empty if nothing."""
@@ -46,7 +48,11 @@ class WhatIf:
         return note
 
     def asked(self) -> dict[str, object]:
-        changed = {name: value for name, value in dataclasses.asdict(self).items() if value != getattr(WhatIf(), name)}
+        changed = {
+            name: value
+            for name, value in dataclasses.asdict(self).items()
+            if value != getattr(WhatIf(), name)
+        }
         return {"what_if": changed} if changed else {}
 
 

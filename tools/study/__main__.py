@@ -25,14 +25,29 @@ from tools.study.worker import check_unchanged
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser("python -m tools.study", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recipes", nargs="+", type=Path, metavar="RECIPE", help="recipe files, the reference first")
-    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", dest="overrides", help="overrides for every arm")
-    parser.add_argument("--seeds", type=int, default=5, help="how many seeds, counted from --first-seed (default 5)")
+    parser = argparse.ArgumentParser(
+        "python -m tools.study", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "recipes", nargs="+", type=Path, metavar="RECIPE", help="recipe files, the reference first"
+    )
+    parser.add_argument(
+        "--set", nargs="*", default=[], metavar="KEY=VALUE", dest="overrides", help="overrides for every arm"
+    )
+    parser.add_argument(
+        "--seeds", type=int, default=5, help="how many seeds, counted from --first-seed (default 5)"
+    )
     parser.add_argument("--first-seed", type=int, default=0, help="the first seed (default 0)")
-    parser.add_argument("--launcher", choices=("deepspeed", "accelerate", "torchrun", "python"), default="deepspeed")
+    parser.add_argument(
+        "--launcher", choices=("deepspeed", "accelerate", "torchrun", "python"), default="deepspeed"
+    )
     parser.add_argument("--ranks", type=int, default=2, help="processes on this machine (default 2)")
-    parser.add_argument("--out", type=Path, default=Path("runs/study"), help="where the runs and the report go (default runs/study)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("runs/study"),
+        help="where the runs and the report go (default runs/study)",
+    )
     parser.add_argument("--title", default="Study", help="heading of the report")
     return parser.parse_args(argv)
 
@@ -54,10 +69,15 @@ def main(argv: list[str] | None = None) -> int:
     seeds = list(range(options.first_seed, options.first_seed + options.seeds))
     try:
         check_names_differ([(path.stem, path) for path in options.recipes])
-        scored = {path: primary_metric_of(load_recipe(path).with_overrides(options.overrides)) for path in options.recipes}
+        scored = {
+            path: primary_metric_of(load_recipe(path).with_overrides(options.overrides))
+            for path in options.recipes
+        }
         if len(set(scored.values())) > 1:
             raise RecipeError(
-                "scored by " + ", ".join(f"{path}: {each.label}" for path, each in scored.items()) + ": study each kind by itself"
+                "scored by "
+                + ", ".join(f"{path}: {each.label}" for path, each in scored.items())
+                + ": study each kind by itself"
             )
         jobs = jobs_of(options, seeds)
         check_unchanged(jobs)
@@ -65,10 +85,21 @@ def main(argv: list[str] | None = None) -> int:
         arms = [Arm.read(path, options.out, seeds, scored[path]) for path in options.recipes]
         files = " ".join(map(str, options.recipes))
         counted = seeds_in_words(options.first_seed, options.seeds)
-        command = f"python -m tools.study {files} {counted} --launcher {options.launcher} --ranks {options.ranks}"
+        command = (
+            f"python -m tools.study {files} {counted} --launcher {options.launcher} --ranks {options.ranks}"
+        )
         command += f" --set {shlex.join(options.overrides)}" if options.overrides else ""
         launch = launch_in_words(options.first_seed, options.seeds, options.launcher, options.ranks)
-        print(write_report(arms, options.out, title=options.title, command=command, launch=launch, overrides=options.overrides))
+        print(
+            write_report(
+                arms,
+                options.out,
+                title=options.title,
+                command=command,
+                launch=launch,
+                overrides=options.overrides,
+            )
+        )
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

@@ -9,7 +9,14 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from lbtrain.errors import RecipeError, UserError
 
@@ -35,7 +42,9 @@ def check_names_differ(arms: Iterable[tuple[str, Path]]) -> None:
     seen: dict[str, Path] = {}
     for name, path in arms:
         if name in seen:
-            raise RecipeError(f"the arms of {seen[name]} and {path} would both keep their runs in the folder {name}: rename a recipe file")
+            raise RecipeError(
+                f"the arms of {seen[name]} and {path} would both keep their runs in the folder {name}: rename a recipe file"
+            )
         seen[name] = path
 
 
@@ -55,7 +64,13 @@ def launch_command(launcher: str, ranks: int, worker_words: list[str]) -> list[s
     bin_folder = Path(sys.executable).parent
     commands = {
         "deepspeed": [str(bin_folder / "deepspeed"), "--num_accelerators", str(ranks)],
-        "accelerate": [str(bin_folder / "accelerate"), "launch", "--multi_gpu", "--num_processes", str(ranks)],
+        "accelerate": [
+            str(bin_folder / "accelerate"),
+            "launch",
+            "--multi_gpu",
+            "--num_processes",
+            str(ranks),
+        ],
         "torchrun": [str(bin_folder / "torchrun"), "--nproc_per_node", str(ranks)],
         "python": [sys.executable],
     }
@@ -72,7 +87,9 @@ def run_jobs(jobs: list[Job], out: Path, *, launcher: str, ranks: int) -> None:
     # No GPU: DeepSpeed is told so, or it would look for one; the exchange stays on this machine.
     environment = {**os.environ, "DS_ACCELERATOR": "cpu"} if not _has_gpu() else dict(os.environ)
     with log.open("w") as file:
-        started = subprocess.Popen(launch_command(launcher, ranks, [str(listed)]), stdout=file, stderr=file, env=environment)
+        started = subprocess.Popen(
+            launch_command(launcher, ranks, [str(listed)]), stdout=file, stderr=file, env=environment
+        )
         try:
             _watch(started, jobs)
         except KeyboardInterrupt:
@@ -81,7 +98,8 @@ def run_jobs(jobs: list[Job], out: Path, *, launcher: str, ranks: int) -> None:
             raise
     if started.returncode or not all(job.ended for job in jobs):
         raise UserError(
-            f"the launch ended with exit code {started.returncode}; the end of {log}:\n" + "\n".join(log.read_text().splitlines()[-15:])
+            f"the launch ended with exit code {started.returncode}; the end of {log}:\n"
+            + "\n".join(log.read_text().splitlines()[-15:])
         )
 
 

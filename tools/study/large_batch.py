@@ -40,7 +40,9 @@ def published(path: Path = PUBLISHED) -> dict[str, list[Curve]]:
     points: dict[tuple[str, str, str], list[tuple[int, float, float]]] = {}
     for row in rows:
         key = row["model"], row["arm"], row["source"]
-        points.setdefault(key, []).append((int(row["batch_size"]), float(row["top1_error"]), float(row["std"] or 0)))
+        points.setdefault(key, []).append(
+            (int(row["batch_size"]), float(row["top1_error"]), float(row["std"] or 0))
+        )
     found: dict[str, list[Curve]] = {}
     for (model, arm, source), own in points.items():
         found.setdefault(model, []).append(_curve(arm, own, source))
@@ -60,7 +62,9 @@ def measured(sweep: dict[str, Any]) -> list[Curve]:
     return [_curve(arm, own, "measured", tuple(sorted(diverged.get(arm, [])))) for arm, own in points.items()]
 
 
-def _curve(arm: str, points: list[tuple[int, float, float]], source: str, diverged: tuple[int, ...] = ()) -> Curve:
+def _curve(
+    arm: str, points: list[tuple[int, float, float]], source: str, diverged: tuple[int, ...] = ()
+) -> Curve:
     sizes, errors, stds = zip(*sorted(points), strict=True) if points else ((), (), ())
     return Curve(arm, sizes, errors, stds, source, diverged)
 
@@ -69,7 +73,9 @@ def draw(ours: dict[str, list[Curve]], theirs: dict[str, list[Curve]], path: Pat
     """One panel a data set and model: ours in the upper row, published ones below on grey, each labelled as what it is."""
     columns = max(len(ours), len(theirs))
     figure, grid = plt.subplots(2, columns, figsize=(4.6 * columns, 8), layout="constrained", squeeze=False)
-    for row, (panels, label) in enumerate(((ours, "measured here"), (theirs, "published, not measured here"))):
+    for row, (panels, label) in enumerate(
+        ((ours, "measured here"), (theirs, "published, not measured here"))
+    ):
         for axes in grid[row][len(panels) :]:
             axes.set_axis_off()
         for axes, (title, curves) in zip(grid[row], panels.items(), strict=False):
@@ -84,7 +90,16 @@ def _panel(axes: Any, curves: list[Curve]) -> None:
     for number, curve in enumerate(curves):
         named = curve.arm if curve.source == "measured" else f"{curve.arm} ({curve.source})"
         bars = down_to_zero(curve.errors, [2 * std for std in curve.stds])
-        axes.errorbar(curve.batch_sizes, curve.errors, yerr=bars, **look(number), marker="o", markersize=3.5, capsize=2, label=named)
+        axes.errorbar(
+            curve.batch_sizes,
+            curve.errors,
+            yerr=bars,
+            **look(number),
+            marker="o",
+            markersize=3.5,
+            capsize=2,
+            label=named,
+        )
         # A little aside, so that one does not hide the other.
         lost = [size * 1.06 ** (number - len(curves) / 2) for size in curve.diverged]
         crosses(axes, lost, look(number)["color"], top=True, label=None)
@@ -107,7 +122,9 @@ def _name(size: int) -> str:
 
 def main() -> None:
     found = [json.loads(path.read_text()) for path in sorted((ROOT / "results").glob("*_sweep.json"))]
-    sweeps = [sweep for sweep in found if all("top1_error" in row for row in sweep["rows"])]  # the panels' one scale
+    sweeps = [
+        sweep for sweep in found if all("top1_error" in row for row in sweep["rows"])
+    ]  # the panels' one scale
     theirs = {f"{model}, ImageNet": curves for model, curves in published().items()}
     draw({sweep["title"]: measured(sweep) for sweep in sweeps}, theirs, PICTURE)
     print(f"wrote {PICTURE.relative_to(ROOT)}")

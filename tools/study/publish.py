@@ -54,7 +54,9 @@ def measured(study: dict[str, Any], name: str) -> dict[str, str]:
         arms = [row for row in study["rows"] if row["batch_size"] == batch_size_of(row["arm"])]
         return {row["arm"]: _in_words(row, _SWEEP, name) for row in arms}
     if study["overrides"]:
-        raise ValueError(f"--set {' '.join(study['overrides'])} made every arm another experiment than its recipe")
+        raise ValueError(
+            f"--set {' '.join(study['overrides'])} made every arm another experiment than its recipe"
+        )
     return {arm["recipe"]: _in_words(arm, study["launch"], name) for arm in study["arms"]}
 
 
@@ -68,7 +70,11 @@ def _in_words(row: dict[str, Any], launch: str, name: str) -> str:
     """The score of an arm, or that it has none."""
     runs = row["n"] + row["diverged"]
     lost = f"{row['diverged']} of {runs} runs diverged, " if row["diverged"] and row["n"] else ""
-    score = f"{row['label']} {row['mean']:.2f}" + (f" ± {row['std']:.2f} %" if row["n"] > 1 else " %") if row["n"] else "diverged"
+    score = (
+        f"{row['label']} {row['mean']:.2f}" + (f" ± {row['std']:.2f} %" if row["n"] > 1 else " %")
+        if row["n"]
+        else "diverged"
+    )
     return f"{score} (n={row['n'] or runs}, {lost}{launch}; results/{name}.json)"
 
 
@@ -82,10 +88,14 @@ def with_measured(contract: str, line: str) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("study", type=Path, help="the --out folder of a finished study")
     parser.add_argument("--name", required=True, help="name of the result and of the page's markers")
-    parser.add_argument("--page", type=Path, default=README, help="where its table and picture are shown (default: README.md)")
+    parser.add_argument(
+        "--page", type=Path, default=README, help="where its table and picture are shown (default: README.md)"
+    )
     options = parser.parse_args()
     kind = "sweep" if (options.study / "sweep.json").exists() else "study"
     study = json.loads((options.study / f"{kind}.json").read_text())

@@ -28,7 +28,10 @@ _DASHES = ("-", "--", ":", "-.")
 
 def look(number: int) -> dict[str, Any]:
     """Colour and dashes of curve `number` (from 0), as matplotlib takes them: the colours repeat, with other dashes."""
-    return {"color": _COLOURS[number % len(_COLOURS)], "linestyle": _DASHES[number // len(_COLOURS) % len(_DASHES)]}
+    return {
+        "color": _COLOURS[number % len(_COLOURS)],
+        "linestyle": _DASHES[number // len(_COLOURS) % len(_DASHES)],
+    }
 
 
 Curve = tuple[Any, Any]
@@ -72,7 +75,11 @@ class Arm:
             epochs=plan["total_examples"] / plan["train_examples"],
             primary_metric=primary_metric,
             scores=[summary[primary_metric.name] for summary in summaries],
-            diverged=[max((row["epoch"] for row in _rows(folder)), default=0.0) for folder in folders if folder not in ended],
+            diverged=[
+                max((row["epoch"] for row in _rows(folder)), default=0.0)
+                for folder in folders
+                if folder not in ended
+            ],
             seconds=[summary["seconds"] for summary in summaries],
             loss_curves=[_curve(run, "train", "loss") for run in rows],
             score_curves=[_curve(run, "eval", primary_metric.name) for run in rows],
@@ -121,17 +128,28 @@ def cell(scores: Sequence[float], diverged: int) -> str:
     return f"{statistics.mean(scores):.2f}{spread}{lost}"
 
 
-def write_report(arms: list[Arm], out: Path, *, title: str, command: str, launch: str, overrides: Sequence[str] = ()) -> str:
+def write_report(
+    arms: list[Arm], out: Path, *, title: str, command: str, launch: str, overrides: Sequence[str] = ()
+) -> str:
     """Writes study.md, .json, .png and .html into `out`; returns the table and the verdict as text for the terminal.
 
     `launch`: seeds and ranks in words, where they say something. `overrides`: what makes every arm another experiment than its recipe.
     """
     table, verdict, origin = markdown_table(arms), verdicts(arms), provenance(arms, command)
     rows = [_as_row(arm) for arm in arms]
-    data = {"launch": launch, "overrides": list(overrides), "arms": rows, "table": table, "verdicts": verdict, "provenance": origin}
+    data = {
+        "launch": launch,
+        "overrides": list(overrides),
+        "arms": rows,
+        "table": table,
+        "verdicts": verdict,
+        "provenance": origin,
+    }
     draw(arms, out / "study.png")
     picture = base64.b64encode((out / "study.png").read_bytes()).decode()
-    (out / "study.md").write_text(f"{table}\n\n" + "\n".join(f"- {line}" for line in verdict) + f"\n\n{origin}\n")
+    (out / "study.md").write_text(
+        f"{table}\n\n" + "\n".join(f"- {line}" for line in verdict) + f"\n\n{origin}\n"
+    )
     (out / "study.json").write_text(json.dumps(data, indent=1) + "\n")
     (out / "study.html").write_text(_page(arms, title, verdict, origin, picture))
     return "\n".join([table, "", *verdict, "", f"{out}/study.html, {out}/study.png"])
@@ -139,9 +157,22 @@ def write_report(arms: list[Arm], out: Path, *, title: str, command: str, launch
 
 def markdown_table(arms: list[Arm]) -> str:
     head = ["recipe", "batch", "steps", "peak lr", f"{arms[0].primary_metric.label} %, mean ± std", "n"]
-    body = [[arm.name, f"{arm.batch_size:,}", f"{arm.steps:,}", f"{arm.peak_lr:.4g}", arm.cell, str(len(arm.scores))] for arm in arms]
+    body = [
+        [
+            arm.name,
+            f"{arm.batch_size:,}",
+            f"{arm.steps:,}",
+            f"{arm.peak_lr:.4g}",
+            arm.cell,
+            str(len(arm.scores)),
+        ]
+        for arm in arms
+    ]
     widths = [max(len(row[column]) for row in [head, *body]) for column in range(len(head))]
-    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in [head, *body]]
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
+        for row in [head, *body]
+    ]
     return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
 
 
@@ -151,7 +182,11 @@ def verdicts(arms: list[Arm]) -> list[str]:
 
 
 def _verdict(arm: Arm, reference: Arm) -> list[str]:
-    lost = [f"{arm.name}: {len(arm.diverged)} of {len(arm.diverged) + len(arm.scores)} runs diverged"] if arm.diverged else []
+    lost = (
+        [f"{arm.name}: {len(arm.diverged)} of {len(arm.diverged) + len(arm.scores)} runs diverged"]
+        if arm.diverged
+        else []
+    )
     if arm is reference or arm.mean is None or reference.mean is None:
         return lost
     gap = arm.mean - reference.mean
@@ -212,11 +247,23 @@ def draw(arms: list[Arm], path: Path) -> None:
             # At the upper edge: the last losses before the end would take the whole axis.
             edge = dict(transform=loss_axes.get_xaxis_transform(), clip_on=False)
             named = f"{label}: {len(arm.diverged)} of {len(arm.diverged) + len(arm.scores)} diverged"
-            loss_axes.plot(np.array(arm.diverged) / unit, [1.0] * len(arm.diverged), "x", color=style["color"], label=named, **edge)
+            loss_axes.plot(
+                np.array(arm.diverged) / unit,
+                [1.0] * len(arm.diverged),
+                "x",
+                color=style["color"],
+                label=named,
+                **edge,
+            )
     position = "share of the run" if as_shares else "epoch"
     loss_axes.set(xlabel=position, ylabel="training loss (nats)", yscale="log", title="Training loss")
     primary_metric = arms[0].primary_metric
-    score_axes.set(xlabel=position, ylabel=f"{primary_metric.label} (%)", title=f"Validation: {primary_metric.label}", ylim=(0, None))
+    score_axes.set(
+        xlabel=position,
+        ylabel=f"{primary_metric.label} (%)",
+        title=f"Validation: {primary_metric.label}",
+        ylim=(0, None),
+    )
     if not primary_metric.higher_is_better:
         error_axis(score_axes, [arm.mean for arm in arms])
     score_axes.set_xlim(right=score_axes.get_xlim()[1] * 1.06)
@@ -246,10 +293,19 @@ def _name_the_ends(axes: Axes, arms: list[Arm], as_shares: bool) -> None:
     occupied = -math.inf
     ended = [(number, arm, arm.mean) for number, arm in enumerate(arms) if arm.mean is not None]
     for number, arm, mean in sorted(ended, key=lambda each: each[2]):
-        x, y = axes.transData.transform((arm.score_curves[0][0][-1] / (arm.epochs if as_shares else 1.0), mean))
+        x, y = axes.transData.transform(
+            (arm.score_curves[0][0][-1] / (arm.epochs if as_shares else 1.0), mean)
+        )
         occupied = max(y, occupied + least)
         side, height = axes.transData.inverted().transform((x, occupied))
-        axes.annotate(f" {mean:.1f}%", (side, height), color=look(number)["color"], va="center", fontsize=10, annotation_clip=False)
+        axes.annotate(
+            f" {mean:.1f}%",
+            (side, height),
+            color=look(number)["color"],
+            va="center",
+            fontsize=10,
+            annotation_clip=False,
+        )
 
 
 _STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222;background:#fff}

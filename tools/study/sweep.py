@@ -83,7 +83,9 @@ def arms_of(reference: Path, others: list[Path]) -> list[SweepArm]:
     for arm in arms:
         ours, first = arm.primary_metric, arms[0].primary_metric
         if ours != first:
-            raise RecipeError(f"{arm.path}: is scored by {ours.label}, {reference} by {first.label}: sweep each by itself")
+            raise RecipeError(
+                f"{arm.path}: is scored by {ours.label}, {reference} by {first.label}: sweep each by itself"
+            )
     return arms
 
 
@@ -102,7 +104,9 @@ def points_of(arms: list[SweepArm], batch_sizes: list[int], seeds: list[int], ou
         for arm in arms:
             folder = out / arm.folder / f"batch{batch_size}"
             words = arm.words_at(batch_size)
-            new = tuple(Job(str(arm.path), (*words, f"seed={seed}"), str(folder / f"seed{seed}")) for seed in seeds)
+            new = tuple(
+                Job(str(arm.path), (*words, f"seed={seed}"), str(folder / f"seed{seed}")) for seed in seeds
+            )
             own = jobs.setdefault(same_up_to_names(arm.recipe_at(batch_size)), new)
             points.append(Point(arm.name, batch_size, own, arm.primary_metric))
     return points
@@ -116,16 +120,29 @@ def in_order(points: list[Point]) -> list[Job]:
 
 def parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        "python -m tools.study sweep", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        "python -m tools.study sweep",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("reference", type=Path, metavar="RECIPE", help="the recipe of the first three arms")
-    parser.add_argument("others", nargs="*", type=Path, metavar="RECIPE", help="recipes that are arms of their own")
+    parser.add_argument(
+        "others", nargs="*", type=Path, metavar="RECIPE", help="recipes that are arms of their own"
+    )
     parser.add_argument("--batch-sizes", required=True, help="such as 2,8,32,128,720")
-    parser.add_argument("--seeds", type=int, default=5, help="how many seeds, counted from --first-seed (default 5)")
+    parser.add_argument(
+        "--seeds", type=int, default=5, help="how many seeds, counted from --first-seed (default 5)"
+    )
     parser.add_argument("--first-seed", type=int, default=0, help="the first seed (default 0)")
-    parser.add_argument("--launcher", choices=("deepspeed", "accelerate", "torchrun", "python"), default="python")
+    parser.add_argument(
+        "--launcher", choices=("deepspeed", "accelerate", "torchrun", "python"), default="python"
+    )
     parser.add_argument("--ranks", type=int, default=1, help="processes on this machine (default 1)")
-    parser.add_argument("--out", type=Path, default=Path("runs/sweep"), help="where the runs and the report go (default runs/sweep)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("runs/sweep"),
+        help="where the runs and the report go (default runs/sweep)",
+    )
     parser.add_argument("--title", default="", help="heading of the picture")
     return parser.parse_args(argv)
 
@@ -149,7 +166,9 @@ def main(argv: list[str]) -> int:
         files = " ".join(map(str, [options.reference, *options.others]))
         counted = seeds_in_words(options.first_seed, options.seeds)
         command = f"python -m tools.study sweep {files} --batch-sizes {options.batch_sizes} {counted}"
-        command += f" --launcher {options.launcher} --ranks {options.ranks}" if options.launcher != "python" else ""
+        command += (
+            f" --launcher {options.launcher} --ranks {options.ranks}" if options.launcher != "python" else ""
+        )
         command += f' --title "{options.title}"' if options.title else ""
         title, reference = options.title or arms[0].path.stem, arms[0].recipe.batch_size
         print(write_report(points, options.out, title=title, command=command, reference=reference))

@@ -79,9 +79,18 @@ def write_report(points: list[Point], out: Path, *, title: str, command: str, re
     table, verdict = markdown_table(points), verdicts(points, reference)
     origin = provenance_of({origin_of(summary) for point in points for summary in point.summaries}, command)
     draw(points, out / "sweep.png", title)
-    (out / "sweep.md").write_text(f"{table}\n\n" + "\n".join(f"- {line}" for line in verdict) + f"\n\n{origin}\n")
+    (out / "sweep.md").write_text(
+        f"{table}\n\n" + "\n".join(f"- {line}" for line in verdict) + f"\n\n{origin}\n"
+    )
     rows = [point.row() for point in points]
-    data = {"title": title, "command": command, "rows": rows, "table": table, "verdicts": verdict, "provenance": origin}
+    data = {
+        "title": title,
+        "command": command,
+        "rows": rows,
+        "table": table,
+        "verdicts": verdict,
+        "provenance": origin,
+    }
     (out / "sweep.json").write_text(json.dumps(data, indent=1) + "\n")
     return "\n".join([table, "", *verdict, "", f"{out}/sweep.png, {out}/sweep.json"])
 
@@ -93,11 +102,19 @@ def verdicts(points: list[Point], reference: int) -> list[str]:
     lines = []
     for point in points:
         base = small.get(point.arm)
-        if point.batch_size != largest or base is None or point.mean is None or base.mean is None or largest == reference:
+        if (
+            point.batch_size != largest
+            or base is None
+            or point.mean is None
+            or base.mean is None
+            or largest == reference
+        ):
             continue
         gap = point.mean - base.mean
         interval, remark = certainty(gap, (point.std, len(point.scores)), (base.std, len(base.scores)))
-        lines.append(f"{point.arm}: {gap:+.2f}{interval} points from batch {reference:,} to {largest:,}{remark}")
+        lines.append(
+            f"{point.arm}: {gap:+.2f}{interval} points from batch {reference:,} to {largest:,}{remark}"
+        )
     return lines
 
 
@@ -107,7 +124,9 @@ def markdown_table(points: list[Point]) -> str:
     cells = {(point.batch_size, point.arm): point.cell() for point in points}
     lines = ["| batch | " + " | ".join(arms) + " |", "|---:|" + "---|" * len(arms)]
     sizes = list(dict.fromkeys(point.batch_size for point in points))
-    return "\n".join([*lines, *[f"| {size:,} | " + " | ".join(cells[size, arm] for arm in arms) + " |" for size in sizes]])
+    return "\n".join(
+        [*lines, *[f"| {size:,} | " + " | ".join(cells[size, arm] for arm in arms) + " |" for size in sizes]]
+    )
 
 
 def draw(points: list[Point], path: Path, title: str) -> None:
@@ -120,14 +139,30 @@ def draw(points: list[Point], path: Path, title: str) -> None:
         own = [point for point in points if point.arm == arm]
         # A little aside, so that bars of arms that agree do not hide each other.
         shift = 1.03 ** (number - (len(arms) - 1) / 2)
-        held = [(point.batch_size * shift, point.mean, 2 * point.std) for point in own if point.mean is not None]
+        held = [
+            (point.batch_size * shift, point.mean, 2 * point.std) for point in own if point.mean is not None
+        ]
         if held:
             x, mean, spread = zip(*held, strict=True)
             axes.errorbar(
-                x, mean, yerr=down_to_zero(mean, spread), **look(number), marker="o", markersize=4, capsize=3, linewidth=1.8, label=arm
+                x,
+                mean,
+                yerr=down_to_zero(mean, spread),
+                **look(number),
+                marker="o",
+                markersize=4,
+                capsize=3,
+                linewidth=1.8,
+                label=arm,
             )
         lost = [point.batch_size * shift for point in own if point.diverged]
-        crosses(axes, lost, look(number)["color"], top=not primary_metric.higher_is_better, label=None if held else arm)
+        crosses(
+            axes,
+            lost,
+            look(number)["color"],
+            top=not primary_metric.higher_is_better,
+            label=None if held else arm,
+        )
     if any(point.diverged for point in points):
         name_the_crosses(axes)
     batch_axis(axes, sizes, [f"{size:,}" for size in sizes])
@@ -144,7 +179,15 @@ def crosses(axes: Axes, batch_sizes: Sequence[float], colour: Any, *, top: bool,
     """Where runs diverged: at the worse edge of the picture, since they have no score."""
     if batch_sizes:
         edge = [1.0 if top else 0.0] * len(batch_sizes)
-        axes.plot(batch_sizes, edge, "x", color=colour, transform=axes.get_xaxis_transform(), clip_on=False, label=label)
+        axes.plot(
+            batch_sizes,
+            edge,
+            "x",
+            color=colour,
+            transform=axes.get_xaxis_transform(),
+            clip_on=False,
+            label=label,
+        )
 
 
 def name_the_crosses(axes: Axes) -> None:

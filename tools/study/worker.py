@@ -23,7 +23,9 @@ def check_unchanged(jobs: list[Job]) -> None:
             continue
         recipe = load_recipe(Path(job.recipe)).with_overrides(job.words)
         if changed := RunDirectory(Path(job.run_dir)).changes(recipe):
-            raise RecipeError(f"{job.run_dir} is of another recipe ({'; '.join(changed)}): choose another --out, or delete the run")
+            raise RecipeError(
+                f"{job.run_dir} is of another recipe ({'; '.join(changed)}): choose another --out, or delete the run"
+            )
 
 
 def work(jobs: list[Job]) -> None:
@@ -33,7 +35,11 @@ def work(jobs: list[Job]) -> None:
             continue
         path = Path(job.recipe)
         try:
-            run(load_recipe(path).with_overrides([*job.words, f"run_dir={job.run_dir}"]), path.stem, on_screen=False)
+            run(
+                load_recipe(path).with_overrides([*job.words, f"run_dir={job.run_dir}"]),
+                path.stem,
+                on_screen=False,
+            )
         except Diverged as error:
             # Raised on every rank alike. The loop has left its findings there already, if it had any.
             found = Path(job.run_dir) / "diverged.json"
@@ -43,5 +49,10 @@ def work(jobs: list[Job]) -> None:
 
 if __name__ == "__main__":
     words = [word for word in sys.argv[1:] if not word.startswith("--local_rank")]
-    work([Job(entry["recipe"], tuple(entry["words"]), entry["run_dir"]) for entry in json.loads(Path(words[0]).read_text())])
+    work(
+        [
+            Job(entry["recipe"], tuple(entry["words"]), entry["run_dir"])
+            for entry in json.loads(Path(words[0]).read_text())
+        ]
+    )
     leave_process_group()

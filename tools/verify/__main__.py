@@ -11,7 +11,9 @@ from tools.verify import optim
 
 def main(arguments: list[str] | None = None) -> int:
     """Return the exit code: 0 every layer agrees, 1 some layer is off, 2 the question cannot be asked."""
-    parser = argparse.ArgumentParser(prog="python -m tools.verify", description="Prove on your own model what lbtrain promises.")
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.verify", description="Prove on your own model what lbtrain promises."
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     optim.add_arguments(commands)
     options = parser.parse_args(arguments)

@@ -59,7 +59,9 @@ class Question:
     @classmethod
     def of(cls, options: argparse.Namespace) -> "Question":
         lr = RATES.get(options.optimizer.rpartition(":")[2], 0.1) if options.lr is None else options.lr
-        return cls(**{field: getattr(options, field) for field in cls.__dataclass_fields__ if field != "lr"}, lr=lr)
+        return cls(
+            **{field: getattr(options, field) for field in cls.__dataclass_fields__ if field != "lr"}, lr=lr
+        )
 
 
 def add_arguments(commands: Any) -> None:
@@ -68,17 +70,47 @@ def add_arguments(commands: Any) -> None:
         "optim", help="compare an optimizer sharded and unsharded, layer by layer", description=__doc__,
         epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    parser.add_argument("--model", default="timm:resnet18", help="timm:NAME, any classification model of timm (default: %(default)s)")
-    parser.add_argument("--optimizer", default="lars", help="lars, lamb, sgd (lbtrain's) or timm:NAME (default: %(default)s)")
-    parser.add_argument("--zero", type=int, default=1, choices=(0, 1, 2, 3), help="DeepSpeed's ZeRO stage (default: %(default)s)")
-    parser.add_argument("--world", type=int, default=2, help="ranks: processes on this machine's CPUs (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=3, help="optimizer steps; the compared update is that of all (default: %(default)s)")
-    parser.add_argument("--batch-size", type=int, default=4, help="random images per rank and step (default: %(default)s)")
-    parser.add_argument("--image-size", type=int, default=64, help="their height and width (default: %(default)s)")
+    parser.add_argument(
+        "--model",
+        default="timm:resnet18",
+        help="timm:NAME, any classification model of timm (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--optimizer", default="lars", help="lars, lamb, sgd (lbtrain's) or timm:NAME (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--zero",
+        type=int,
+        default=1,
+        choices=(0, 1, 2, 3),
+        help="DeepSpeed's ZeRO stage (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--world", type=int, default=2, help="ranks: processes on this machine's CPUs (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--steps",
+        type=int,
+        default=3,
+        help="optimizer steps; the compared update is that of all (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--batch-size", type=int, default=4, help="random images per rank and step (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--image-size", type=int, default=64, help="their height and width (default: %(default)s)"
+    )
     parser.add_argument("--lr", type=float, help=f"learning rate (default: {RATES}, else 0.1)")
     parser.add_argument("--weight-decay", type=float, default=1e-4, help="(default: %(default)s)")
-    parser.add_argument("--tolerance", type=float, default=1e-2, help="largest |ratio - 1| and 1 - cosine (default: %(default)s)")
-    parser.add_argument("--rows", type=int, default=15, help="layers shown, the worst first; 0: all (default: %(default)s)")
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        default=1e-2,
+        help="largest |ratio - 1| and 1 - cosine (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--rows", type=int, default=15, help="layers shown, the worst first; 0: all (default: %(default)s)"
+    )
 
 
 def verify(question: Question) -> int:
@@ -111,7 +143,10 @@ def make_model(question: Question) -> nn.Module:
     source, _, name = question.model.partition(":")
     if source != "timm" or not timm.is_model(name):
         near = timm.list_models(f"*{name}*")[:3] if name else []
-        raise ValueError(f"--model {question.model}: write timm:NAME with a model of timm" + (f", such as timm:{near[0]}" if near else ""))
+        raise ValueError(
+            f"--model {question.model}: write timm:NAME with a model of timm"
+            + (f", such as timm:{near[0]}" if near else "")
+        )
     torch.manual_seed(0)
     return timm.create_model(name, num_classes=10)
 
@@ -130,21 +165,32 @@ def make_optimizer(question: Question, model: nn.Module) -> torch.optim.Optimize
     if question.optimizer.startswith("timm:"):
         from timm.optim import create_optimizer_v2
 
-        return create_optimizer_v2(model, question.optimizer[5:], lr=question.lr, weight_decay=question.weight_decay, momentum=0.9)
+        return create_optimizer_v2(
+            model, question.optimizer[5:], lr=question.lr, weight_decay=question.weight_decay, momentum=0.9
+        )
     raise ValueError(f"--optimizer {question.optimizer}: write lars, lamb, sgd or timm:NAME")
 
 
 def _rank(rank: int, question: Question, port: int, answer: str) -> None:
     from lbtrain.launch.world import leave_process_group
 
-    os.environ |= {"DS_ACCELERATOR": "cpu", "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(question.world)}
+    os.environ |= {
+        "DS_ACCELERATOR": "cpu",
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(question.world),
+    }
     torch.set_num_threads(max(1, torch.get_num_threads() // question.world))
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=question.world)
+    dist.init_process_group(
+        "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=question.world
+    )
     model = make_model(question)
     before = _weights(model.state_dict(), model)
     expected, ours = _unsharded(question, copy.deepcopy(model)), _sharded(question, model)
     if rank == 0:
-        torch.save([tuple(_compare(name, ours[name] - w, expected[name] - w)) for name, w in before.items()], answer)
+        torch.save(
+            [tuple(_compare(name, ours[name] - w, expected[name] - w)) for name, w in before.items()], answer
+        )
     leave_process_group()
 
 
@@ -154,8 +200,12 @@ def _weights(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
 
 def _loss(question: Question, model: nn.Module, step: int) -> Tensor:
     generator = torch.Generator().manual_seed(step * 1000 + dist.get_rank())
-    images = torch.randn(question.batch_size, 3, question.image_size, question.image_size, generator=generator)
-    loss: Tensor = F.cross_entropy(model(images), torch.randint(10, (question.batch_size,), generator=generator))
+    images = torch.randn(
+        question.batch_size, 3, question.image_size, question.image_size, generator=generator
+    )
+    loss: Tensor = F.cross_entropy(
+        model(images), torch.randint(10, (question.batch_size,), generator=generator)
+    )
     return loss
 
 
@@ -186,7 +236,9 @@ def _sharded(question: Question, model: nn.Module) -> dict[str, Tensor]:
         "zero_allow_untested_optimizer": True,
         "zero_optimization": {"stage": question.zero},
     }
-    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config, dist_init_required=False)
+    engine, *_ = deepspeed.initialize(
+        model=model, optimizer=optimizer, config=config, dist_init_required=False
+    )
     bind_deepspeed(optimizer, engine)
     for step in range(question.steps):
         engine.backward(_loss(question, engine, step))
@@ -210,9 +262,7 @@ def _print(question: Question, layers: list[LayerComparison], off: int) -> None:
     from rich.table import Table
 
     shown = layers[: question.rows or None]
-    title = (
-        f"{question.model}, {question.optimizer}: ZeRO-{question.zero} on {question.world} ranks against unsharded, {question.steps} steps"
-    )
+    title = f"{question.model}, {question.optimizer}: ZeRO-{question.zero} on {question.world} ranks against unsharded, {question.steps} steps"
     table = Table(title=title, caption=f"{len(shown)} of {len(layers)} layers, the worst first")
     table.add_column("layer")
     for column in ("step size, ratio", "cosine", ""):
@@ -222,5 +272,11 @@ def _print(question: Question, layers: list[LayerComparison], off: int) -> None:
         table.add_row(layer.name, f"{layer.ratio:.6g}", f"{layer.cosine:.8f}", mark)
     console = Console()
     console.print(table)
-    verdict = f"{off} of {len(layers)} layers are off by more than {question.tolerance:g}" if off else f"all {len(layers)} layers agree"
-    console.print(f"{verdict} (ratios {min(x.ratio for x in layers):.6g} to {max(x.ratio for x in layers):.6g})")
+    verdict = (
+        f"{off} of {len(layers)} layers are off by more than {question.tolerance:g}"
+        if off
+        else f"all {len(layers)} layers agree"
+    )
+    console.print(
+        f"{verdict} (ratios {min(x.ratio for x in layers):.6g} to {max(x.ratio for x in layers):.6g})"
+    )

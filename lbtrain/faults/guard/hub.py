@@ -102,12 +102,21 @@ class Hub(threading.Thread):
         leader = self.members.get(0)
         for member in here:
             member.silent += elapsed
-            member.line.send(host=leader.host if leader else "", step=leader.step if leader else 0, leader_left=0 in self.left)
+            member.line.send(
+                host=leader.host if leader else "",
+                step=leader.step if leader else 0,
+                leader_left=0 in self.left,
+            )
             if member.silent > self.duty.silence:
-                self.lost.setdefault(member.rank, f"not heard of for {member.silent:.0f} s: the host or its network is down, or it hangs")
+                self.lost.setdefault(
+                    member.rank,
+                    f"not heard of for {member.silent:.0f} s: the host or its network is down, or it hangs",
+                )
         absent = [rank for rank in range(self.duty.world_size) if rank not in self.members]
         if absent and self.lived > self.duty.join:
-            self.lost |= dict.fromkeys(absent, f"it did not report within {self.duty.join:.0f} s of the start")
+            self.lost |= dict.fromkeys(
+                absent, f"it did not report within {self.duty.join:.0f} s of the start"
+            )
         self.since_failure += elapsed if self.failed else 0.0
         self.since_leader_left += elapsed if 0 in self.left else 0.0
         if self.since_leader_left > self.duty.silence:
@@ -115,7 +124,11 @@ class Hub(threading.Thread):
 
     def _nobody_but_failures(self) -> bool:
         """Whether an error that a rank reported is the cause: nobody whose loss could have caused it is missing."""
-        waiting = any(member.silent > 3 * self.duty.beat for member in self.members.values() if member.rank not in self.left)
+        waiting = any(
+            member.silent > 3 * self.duty.beat
+            for member in self.members.values()
+            if member.rank not in self.left
+        )
         return self.since_failure > max(3 * self.duty.beat, 1.0) and not waiting
 
     def _tell(self) -> None:

@@ -3,7 +3,14 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-_LAUNCHERS = {"deepspeed", "torchrun", "accelerate", "torch.distributed.run", "deepspeed.launcher.launch", "accelerate.commands.launch"}
+_LAUNCHERS = {
+    "deepspeed",
+    "torchrun",
+    "accelerate",
+    "torch.distributed.run",
+    "deepspeed.launcher.launch",
+    "accelerate.commands.launch",
+}
 
 
 def stat_of(pid: int) -> list[str]:

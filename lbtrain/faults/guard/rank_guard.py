@@ -32,7 +32,9 @@ class Guard:
     def watch(self) -> None:
         """Until the rank is gone."""
         started = time.monotonic()
-        self._seek_hub(0.0)  # at once: a rank that is lost before the hub knows of it is waited for five times as long
+        self._seek_hub(
+            0.0
+        )  # at once: a rank that is lost before the hub knows of it is waited for five times as long
         for elapsed in beats(self.duty.beat, self._serve):
             if self.hub is None:
                 self._seek_hub(time.monotonic() - started)
@@ -48,7 +50,9 @@ class Guard:
             self.hub.send(**self._position())
             self._look_at_rank(elapsed)
             if self.hub_silent > self.duty.silence:
-                self._without_hub(f"not heard of for {self.hub_silent:.0f} s: the host or its network is down, or it hangs")
+                self._without_hub(
+                    f"not heard of for {self.hub_silent:.0f} s: the host or its network is down, or it hangs"
+                )
 
     def _rank_is_gone(self) -> bool:
         return os.getppid() != self.duty.pid
@@ -98,7 +102,13 @@ class Guard:
             with contextlib.suppress(OSError, ValueError):
                 line = Line(connected(self.duty.address, port, self.duty.beat))
                 age = time.monotonic() - self.duty.since
-                line.send(token=self.duty.token, rank=self.duty.rank, host=socket.gethostname(), age=age, **self._position())
+                line.send(
+                    token=self.duty.token,
+                    rank=self.duty.rank,
+                    host=socket.gethostname(),
+                    age=age,
+                    **self._position(),
+                )
                 answers = line.messages() if selectable([line], 2.0) else None
                 if answers and answers[0].get("welcome") == self.duty.token:
                     self.hub = line
@@ -143,7 +153,9 @@ class Guard:
     def _without_hub(self, why: str) -> None:
         if self.leader["leader_left"]:
             return
-        if self.duty.rank == 1 or os.environ.get("LOCAL_RANK") == "0":  # once a host: nobody is left to say it for all
+        if (
+            self.duty.rank == 1 or os.environ.get("LOCAL_RANK") == "0"
+        ):  # once a host: nobody is left to say it for all
             after = f" lost after step {self.leader['step']}" if self.hub else ""
             say(f"rank 0 on {self.leader['host']}{after}: {why}", self.duty)
         self._end(code=EXIT_CODE, own=False)

@@ -30,6 +30,10 @@ def _one_group(ranks: list[int], host: str, why: str, members: dict[int, Member]
 def say(text: str, duty: Duty) -> None:
     """Tells the screen and the run directory's faults.log why the job ends, as far as either can still be written to."""
     with contextlib.suppress(OSError):  # nobody may be there to read it any more
-        print(f"error: {text}. All ranks end; the same command goes on from the newest checkpoint", file=sys.stderr, flush=True)
+        print(
+            f"error: {text}. All ranks end; the same command goes on from the newest checkpoint",
+            file=sys.stderr,
+            flush=True,
+        )
     with contextlib.suppress(OSError), (Path(duty.run_dir) / "faults.log").open("a") as log:
         log.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {text}\n")

@@ -25,10 +25,13 @@ def test_the_top_eigenvalues_of_a_known_spectrum(matrix):
     assert found.smallest == pytest.approx(-30, rel=1e-4)
     torch.testing.assert_close(found.vectors @ found.vectors.T, torch.eye(4), rtol=0, atol=1e-4)
     images = (matrix.whole @ found.vectors.double().T).T
-    torch.testing.assert_close(images, torch.tensor(found.values)[:, None].double() * found.vectors, rtol=0, atol=1e-2)
-    assert [float((image - value * vector).norm()) for image, value, vector in zip(images, found.values, found.vectors, strict=True)] == (
-        pytest.approx(found.residuals, abs=1e-3)
+    torch.testing.assert_close(
+        images, torch.tensor(found.values)[:, None].double() * found.vectors, rtol=0, atol=1e-2
     )
+    assert [
+        float((image - value * vector).norm())
+        for image, value, vector in zip(images, found.values, found.vectors, strict=True)
+    ] == (pytest.approx(found.residuals, abs=1e-3))
 
 
 def test_a_basis_of_the_whole_space_gives_every_eigenvalue():
@@ -74,7 +77,9 @@ def test_known_eigenvectors_leave_a_narrow_interval(matrix):
     exact = float(torch.cat([BULK, OUTLIERS]).sum())
     width = [high - low for low, high in (plain.interval, deflated.interval)]
     assert width[1] < 0.75 * width[0] and deflated.interval[0] <= exact <= deflated.interval[1]
-    assert len(trace(Matrix(torch.ones(50)), tolerance=0.01).samples) == 10, "signs give the trace of a diagonal matrix exactly"
+    assert len(trace(Matrix(torch.ones(50)), tolerance=0.01).samples) == 10, (
+        "signs give the trace of a diagonal matrix exactly"
+    )
 
 
 def test_the_density_puts_the_mass_where_the_eigenvalues_are(matrix):
@@ -93,7 +98,10 @@ def test_the_moments_of_the_density_are_those_of_its_random_vectors(matrix):
     for number, (nodes, weights) in enumerate(zip(density.nodes, density.weights, strict=True)):
         signs = random_vector(285, seed=number, device=torch.device("cpu"), signs=True).double()
         images = [signs, matrix.whole @ signs, matrix.whole @ matrix.whole @ signs]
-        found = [285 * sum(weight * node**power for node, weight in zip(nodes, weights, strict=True)) for power in (0, 1, 2)]
+        found = [
+            285 * sum(weight * node**power for node, weight in zip(nodes, weights, strict=True))
+            for power in (0, 1, 2)
+        ]
         assert found == pytest.approx([float(signs @ image) for image in images], rel=1e-5)
         samples.append(found[1])
     # The variance of z'Hz over random signs is twice the sum of the squares off the diagonal.

@@ -12,7 +12,9 @@ SPREAD = torch.linspace(0.5, 2, 300)
 """Standard deviations of one example's gradient, element by element."""
 
 
-def quadratic_steps(count: int, *, gradient_square: float, small: int, large: int, seed: int) -> list[Moments]:
+def quadratic_steps(
+    count: int, *, gradient_square: float, small: int, large: int, seed: int
+) -> list[Moments]:
     """Steps of f(w) = mean |w - x|^2 / 2 at a w with |G|^2 known; one example's gradient w - x has covariance diag(SPREAD^2)."""
     generator = torch.Generator().manual_seed(seed)
     true = torch.full((300,), math.sqrt(gradient_square / 300))
@@ -21,7 +23,12 @@ def quadratic_steps(count: int, *, gradient_square: float, small: int, large: in
         examples = true + SPREAD * torch.randn(large, 300, generator=generator)
         parts = [part.mean(0).square().sum() for part in examples.split(small)]
         found.append(
-            moments(float(torch.stack(parts).mean()), float(examples.mean(0).square().sum()), small_batch=small, large_batch=large)
+            moments(
+                float(torch.stack(parts).mean()),
+                float(examples.mean(0).square().sum()),
+                small_batch=small,
+                large_batch=large,
+            )
         )
     return found
 
@@ -50,7 +57,9 @@ def test_without_replacement_the_covariance_stays_and_the_gradient_is_that_behin
     for _ in range(3000):
         batch = examples[torch.randperm(64, generator=generator)[:32]]
         small = batch.unflatten(0, (4, 8)).mean(1).square().sum(1).mean()
-        found.append(moments(float(small), float(batch.mean(0).square().sum()), small_batch=8, large_batch=32))
+        found.append(
+            moments(float(small), float(batch.mean(0).square().sum()), small_batch=8, large_batch=32)
+        )
     noise = noise_scale(found)
     assert noise.trace == pytest.approx(trace, rel=0.01) and trace / 64 > 0.05 * gradient
     assert noise.gradient_square == pytest.approx(gradient - trace / 64, rel=0.01)
@@ -58,7 +67,10 @@ def test_without_replacement_the_covariance_stays_and_the_gradient_is_that_behin
 
 def test_the_interval_holds_the_truth_about_as_often_as_promised():
     true = float(SPREAD.square().sum()) / 2
-    found = [noise_scale(quadratic_steps(20, gradient_square=2, small=8, large=32, seed=seed)) for seed in range(200)]
+    found = [
+        noise_scale(quadratic_steps(20, gradient_square=2, small=8, large=32, seed=seed))
+        for seed in range(200)
+    ]
     hits = sum(each.low <= true <= each.high for each in found)
     assert 182 <= hits <= 198, "95% of 200, give or take two and a half standard deviations"
 
@@ -68,7 +80,9 @@ def test_averages_are_taken_before_dividing():
     steps = quadratic_steps(400, gradient_square=2, small=8, large=32, seed=5)
     true = float(SPREAD.square().sum()) / 2
     assert noise_scale(steps).value == pytest.approx(true, rel=0.2)
-    assert statistics.mean(step.trace / step.gradient_square for step in steps) != pytest.approx(true, rel=0.3)
+    assert statistics.mean(step.trace / step.gradient_square for step in steps) != pytest.approx(
+        true, rel=0.3
+    )
 
 
 def test_a_gradient_that_drowns_in_noise_has_only_a_lower_bound():
@@ -76,7 +90,10 @@ def test_a_gradient_that_drowns_in_noise_has_only_a_lower_bound():
     assert found.high == math.inf and found.low > 200
     assert noise_scale([Moments(-1.0, 5.0)]).value is None
     assert noise_scale([Moments(1.0, 5.0)]) == noise_scale([Moments(1.0, 5.0)])
-    assert (noise_scale([Moments(1.0, 5.0)] * 2).low, noise_scale([Moments(1.0, 5.0)] * 2).high) == (0, math.inf)
+    assert (noise_scale([Moments(1.0, 5.0)] * 2).low, noise_scale([Moments(1.0, 5.0)] * 2).high) == (
+        0,
+        math.inf,
+    )
     exact = noise_scale([Moments(1.0, 5.0)] * 3)
     assert (exact.low, exact.value, exact.high) == pytest.approx((5, 5, 5))
 
@@ -92,11 +109,18 @@ def test_a_lower_bound_is_only_given_where_no_noise_is_not_possible():
     """The interval against its definition, ratio by ratio, on bursts: most measurements are small, a few speak for all."""
     without_bound = []
     for seed in range(100):
-        values = torch.randn(20, 2, generator=torch.Generator().manual_seed(seed)).double() ** 3 + torch.tensor([0.6, 1.2])
+        values = torch.randn(
+            20, 2, generator=torch.Generator().manual_seed(seed)
+        ).double() ** 3 + torch.tensor([0.6, 1.2])
         found, (squares, traces) = noise_scale([Moments(*pair) for pair in values.tolist()]), values.T
         quantile = 2.093  # Student's t, 19 degrees of freedom, 95%
 
-        def possible(ratio: float, squares: torch.Tensor = squares, traces: torch.Tensor = traces, quantile: float = quantile) -> bool:
+        def possible(
+            ratio: float,
+            squares: torch.Tensor = squares,
+            traces: torch.Tensor = traces,
+            quantile: float = quantile,
+        ) -> bool:
             rest = traces - ratio * squares
             return bool(rest.mean().abs() <= quantile * rest.std() / math.sqrt(20))
 

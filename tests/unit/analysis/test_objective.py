@@ -19,12 +19,19 @@ def whole_hessian(net, batch, batch_norm):
     sizes = [p.numel() for p in net.parameters()]
 
     def loss(flat):
-        parts = {name: part.view(p.shape) for (name, p), part in zip(net.named_parameters(), flat.split(sizes), strict=True)}
+        parts = {
+            name: part.view(p.shape)
+            for (name, p), part in zip(net.named_parameters(), flat.split(sizes), strict=True)
+        }
         assert list(parts) == names
         return cross_entropy(lambda images: functional_call(net, parts, (images,)), batch)
 
     point = torch.cat([p.detach().reshape(-1) for p in net.parameters()])
-    return loss(point), torch.autograd.functional.jacobian(loss, point), torch.autograd.functional.hessian(loss, point)
+    return (
+        loss(point),
+        torch.autograd.functional.jacobian(loss, point),
+        torch.autograd.functional.hessian(loss, point),
+    )
 
 
 @pytest.mark.parametrize("batch_norm", ["batch", "eval"])
@@ -56,7 +63,11 @@ def test_the_model_is_left_as_it_was_found(batch_norm, ghost_size):
     if ghost_size:
         convert_to_ghost_batch_norm(net, ghost_size)
         net(batches[0][0])
-    before, buffers, vector = copy.deepcopy(net), dict(net.named_buffers()), torch.ones(sum(p.numel() for p in net.parameters()))
+    before, buffers, vector = (
+        copy.deepcopy(net),
+        dict(net.named_buffers()),
+        torch.ones(sum(p.numel() for p in net.parameters())),
+    )
     objective = Objective(net, cross_entropy, batches, batch_norm=batch_norm)
     objective.value(vector)
     objective.gradient(vector)

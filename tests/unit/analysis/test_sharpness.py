@@ -13,7 +13,11 @@ class Quadratic:
     """f(x + s) = base + sum of curvatures * (x + s - minimum)^2 / 2."""
 
     def __init__(self, curvatures, *, at=0.0, minimum=0.0, base=0.25):
-        self.curvatures, self.size, self.device = torch.as_tensor(curvatures, dtype=torch.float64), len(curvatures), torch.device("cpu")
+        self.curvatures, self.size, self.device = (
+            torch.as_tensor(curvatures, dtype=torch.float64),
+            len(curvatures),
+            torch.device("cpu"),
+        )
         self.x, self.minimum, self.base = torch.full((self.size,), float(at)), minimum, base
 
     def point(self):
@@ -39,7 +43,9 @@ def test_the_box_of_a_convex_quadratic_peaks_at_a_corner(epsilon, at):
 
 def test_where_the_surface_falls_in_some_directions_the_peak_is_inside():
     curvatures = torch.tensor([200.0, -200.0, 50.0, -1.0])
-    assert box_sharpness(Quadratic(curvatures)).value == pytest.approx(100 * 0.5 * 250 * 1e-6 / 1.25, rel=1e-3)
+    assert box_sharpness(Quadratic(curvatures)).value == pytest.approx(
+        100 * 0.5 * 250 * 1e-6 / 1.25, rel=1e-3
+    )
     assert box_sharpness(Quadratic(-torch.ones(4))).value == pytest.approx(0, abs=1e-9)
 
 
@@ -63,7 +69,9 @@ def test_the_ascent_of_a_quadratic():
     assert ascent_sharpness(surface, radius=0.1) == pytest.approx(exact, rel=1e-5)
     assert ascent_sharpness(Quadratic([4.0, 1.0])) == 0, "no direction at an exact minimum"
     near = Quadratic([9.0, 1.0, 0.5], at=1e-6)
-    assert ascent_sharpness(near, radius=0.1, steps=40) == pytest.approx(0.5 * 9 * 0.1**2, rel=1e-3), "the top eigenvector"
+    assert ascent_sharpness(near, radius=0.1, steps=40) == pytest.approx(0.5 * 9 * 0.1**2, rel=1e-3), (
+        "the top eigenvector"
+    )
 
 
 @pytest.mark.parametrize("batch_norm", ["batch", "eval"])

@@ -15,13 +15,17 @@ from lbtrain.launch.hostfile import Dialect, Hostfile, HostfileError, parse_host
 FOLDER = Path(__file__).parents[3] / "hostfiles"
 NAMES = st.from_regex(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,20}[A-Za-z0-9])?", fullmatch=True)
 HOSTFILES = st.builds(
-    Hostfile, st.lists(NAMES, min_size=1, max_size=20, unique_by=str.lower).map(tuple), st.integers(min_value=1, max_value=1024)
+    Hostfile,
+    st.lists(NAMES, min_size=1, max_size=20, unique_by=str.lower).map(tuple),
+    st.integers(min_value=1, max_value=1024),
 )
 NOISE = st.lists(st.sampled_from(["", "# comment", "   ", "\t# node99 slots=8"]), max_size=3)
 
 
 @given(HOSTFILES, st.sampled_from(get_args(Dialect)), NOISE, st.sampled_from(["\n", "\r\n"]))
-def test_what_is_written_is_read_back(hostfile: Hostfile, dialect: Dialect, noise: list[str], line_end: str) -> None:
+def test_what_is_written_is_read_back(
+    hostfile: Hostfile, dialect: Dialect, noise: list[str], line_end: str
+) -> None:
     lines = noise + hostfile.text(dialect).splitlines() + noise
     slots = hostfile.slots if dialect == "colossalai" else None
     assert parse_hostfile(line_end.join(lines), slots_per_host=slots) == hostfile
@@ -144,7 +148,27 @@ def test_mutated_files_are_read_or_refused() -> None:
 def _damaged(text: str, rng: random.Random) -> str:
     for _ in range(rng.randint(1, 4)):
         start, length = rng.randrange(len(text) + 1), rng.choice([0, 1, 1, 5])
-        insert = rng.choice(["", "", "#", "\n", "\r\n", " ", ":", "=", ";", "$(x)", "0", "9", "\x00", "é", "slots=8", text[:20], "-"])
+        insert = rng.choice(
+            [
+                "",
+                "",
+                "#",
+                "\n",
+                "\r\n",
+                " ",
+                ":",
+                "=",
+                ";",
+                "$(x)",
+                "0",
+                "9",
+                "\x00",
+                "é",
+                "slots=8",
+                text[:20],
+                "-",
+            ]
+        )
         text = text[:start] + insert + text[start + length :]
     return text
 

@@ -44,7 +44,12 @@ def test_masks_do_not_overlap_and_fill_their_boxes():
         for box, mask in zip(sample.boxes.astype(int), sample.masks, strict=True):
             left, top, right, bottom = box
             assert mask[top:bottom, left:right].sum() == mask.sum()
-            assert mask[top].any() and mask[bottom - 1].any() and mask[:, left].any() and mask[:, right - 1].any()
+            assert (
+                mask[top].any()
+                and mask[bottom - 1].any()
+                and mask[:, left].any()
+                and mask[:, right - 1].any()
+            )
 
 
 def test_training_and_evaluation_share_no_shape():
@@ -59,7 +64,10 @@ def test_an_image_is_augmented_alike_in_any_company_and_its_masks_move_with_it()
     whole = prepare.batch(source, Item(block, padded(sizes)))
     assert len({image.shape for image in whole.images}) > 1 and sizes.max() <= 90
     for number in range(20):
-        part = prepare.batch(source, Item(Block(block.epochs[number : number + 1], block.indices[number : number + 1]), (96, 96)))
+        part = prepare.batch(
+            source,
+            Item(Block(block.epochs[number : number + 1], block.indices[number : number + 1]), (96, 96)),
+        )
         assert (part.images[0] == whole.images[number]).all() and part.keys[0] == whole.keys[number]
         target = part.targets[0]
         assert part.images[0].shape[1:] == tuple(sizes[number])
@@ -80,11 +88,17 @@ def test_groups_keep_every_example_once_an_epoch_and_most_steps_of_one_kind(exam
     mixed = sum(len(set(kinds[step])) > 1 for step in steps)
     assert mixed <= 4 * 4
     if examples == 100:
-        assert mixed < len(steps) / 2 < sum(len(set(kinds[s.indices])) > 1 for s in _plain_steps(examples, batch_size))
+        assert (
+            mixed
+            < len(steps) / 2
+            < sum(len(set(kinds[s.indices])) > 1 for s in _plain_steps(examples, batch_size))
+        )
 
 
 def _plain_steps(examples: int, batch_size: int) -> list[Block]:
-    return [SampleStream(examples, 0).block(start, batch_size) for start in range(0, 4 * examples, batch_size)]
+    return [
+        SampleStream(examples, 0).block(start, batch_size) for start in range(0, 4 * examples, batch_size)
+    ]
 
 
 def test_groups_do_not_depend_on_the_cut():
@@ -105,14 +119,19 @@ def test_padding_is_counted_over_whole_steps():
     alike, mixed = np.array([[480, 640]] * 5), np.array([[480, 640], [640, 480]] * 2)
     assert padding_share(recipe, alike) == pytest.approx(1 - 1067 / 1088)
     assert padding_share(recipe.vary(data=dict(group_by="aspect")), mixed) == pytest.approx(1 - 1067 / 1088)
-    assert padding_share(recipe, mixed) in (pytest.approx(1 - 1067 / 1088), pytest.approx(1 - 800 * 1067 / 1088**2))
+    assert padding_share(recipe, mixed) in (
+        pytest.approx(1 - 1067 / 1088),
+        pytest.approx(1 - 800 * 1067 / 1088**2),
+    )
 
 
 def test_the_docs_state_the_padding_as_counted(tmp_path):
     if not MINI.exists():
         pytest.skip(f"{MINI} is not here")
     with tarfile.open(MINI) as archive:
-        archive.extractall(tmp_path, [member for member in archive if member.name.endswith(".json")], filter="data")
+        archive.extractall(
+            tmp_path, [member for member in archive if member.name.endswith(".json")], filter="data"
+        )
     sizes = drawn_from(sorted(tmp_path.rglob("*.json")))
     assert table(sizes) in (Path(__file__).parents[3] / "docs/detection.md").read_text()
 
@@ -124,7 +143,9 @@ def test_an_evaluation_scores_every_image_once_in_batches_of_one_size(world_size
     prepare = Preparation((64,), 0, flip=False, seed=0)
     shares = [evaluation_items(source, prepare, 4, rank, world_size) for rank in range(world_size)]
     assert len({len(share) for share in shares}) == 1
-    scored = [index for share in shares for item in share for index in item.block.indices[item.block.epochs >= 0]]
+    scored = [
+        index for share in shares for item in share for index in item.block.indices[item.block.epochs >= 0]
+    ]
     assert sorted(scored) == list(range(11))
 
 
@@ -139,7 +160,11 @@ def coco_folder(root: Path, **changes) -> Path:
     crowd = {"id": 8, "image_id": 2, "category_id": 3, "bbox": [0, 0, 40, 30], "iscrowd": 1, "area": 9,
              "segmentation": {"counts": [0, 1200], "size": [30, 40]}}  # fmt: skip
     images = [{"id": number, "file_name": f"{number}.jpg", "height": 30, "width": 40} for number in (1, 2)]
-    content = {"images": images, "annotations": [annotation, crowd], "categories": [{"id": 18, "name": "dog"}, {"id": 3, "name": "car"}]}
+    content = {
+        "images": images,
+        "annotations": [annotation, crowd],
+        "categories": [{"id": 18, "name": "dog"}, {"id": 3, "name": "car"}],
+    }
     (root / "annotations/instances_train2017.json").write_text(json.dumps(content))
     return root
 
@@ -164,7 +189,11 @@ def test_shapes_written_as_coco_are_read_alike(tmp_path):
     source = CocoSource(shapes_as_coco(tmp_path), "train2017", empty_images=True)
     for index in range(len(source)):
         drawn, read = draw(index + 1, 64), source[index]
-        assert (drawn.pixels == read.pixels).all() and (drawn.masks == read.masks).all() and (drawn.boxes == read.boxes).all()
+        assert (
+            (drawn.pixels == read.pixels).all()
+            and (drawn.masks == read.masks).all()
+            and (drawn.boxes == read.boxes).all()
+        )
 
 
 def test_crowds_are_scored_and_not_trained_on(tmp_path):
@@ -185,12 +214,17 @@ def test_boxes_are_cut_at_the_edge_of_their_image_and_empty_ones_left_out(tmp_pa
 
     def edit(content) -> None:
         first, crowd = content["annotations"]
-        content["annotations"] = [first | {"id": number, "bbox": box} for number, box in enumerate(boxes, 10)] + [crowd]
+        content["annotations"] = [
+            first | {"id": number, "bbox": box} for number, box in enumerate(boxes, 10)
+        ] + [crowd]
 
     edited(path, edit)
     source = CocoSource(tmp_path, "train2017", empty_images=True, scored=True)
     sample = source[0]
-    assert sample.boxes.tolist() == [box for box in boxes.values() if box] and len(sample.labels) == len(sample.masks) == 2
+    assert (
+        sample.boxes.tolist() == [box for box in boxes.values() if box]
+        and len(sample.labels) == len(sample.masks) == 2
+    )
     assert [tuple(each["bbox"]) for each in source.ground_truth()["annotations"]][:-1] == list(boxes)
 
 
@@ -198,12 +232,18 @@ def test_boxes_are_cut_at_the_edge_of_their_image_and_empty_ones_left_out(tmp_pa
 def test_a_box_that_a_flip_or_a_smaller_size_leaves_nothing_of_goes_with_its_mask(size):
     whole = draw(3, 64)
     thin = np.array([[0, 0, 1e-9, 9], [50, 0, np.nextafter(np.float32(50), 51), 9]], np.float32)
-    labels, masks = np.array([9, 9, *whole.labels]), np.concatenate([whole.masks[:1], whole.masks[:1], whole.masks])
+    labels, masks = (
+        np.array([9, 9, *whole.labels]),
+        np.concatenate([whole.masks[:1], whole.masks[:1], whole.masks]),
+    )
     sample = Sample(3, whole.pixels, np.concatenate([thin, whole.boxes]), labels, masks)
     _, target = instances._input(sample, size, True)
     left, top, right, bottom = target["boxes"].unbind(1)
     assert (right > left).all() and (bottom > top).all()
-    assert len(target["labels"]) == len(target["masks"]) == len(left) and 9 not in target["labels"][-len(whole.labels) :]
+    assert (
+        len(target["labels"]) == len(target["masks"]) == len(left)
+        and 9 not in target["labels"][-len(whole.labels) :]
+    )
     assert len(left) < 2 + len(whole.labels)
 
 
@@ -227,7 +267,9 @@ def test_a_broken_annotation_is_named(tmp_path, changes, said):
     assert "instances_train2017.json" in str(error.value)
 
 
-@pytest.mark.parametrize("outline", [[], [[1, 2]], {"counts": "x!"}, {"counts": [0, 1200], "size": [40, 30]}, [["a"] * 6]])
+@pytest.mark.parametrize(
+    "outline", [[], [[1, 2]], {"counts": "x!"}, {"counts": [0, 1200], "size": [40, 30]}, [["a"] * 6]]
+)
 def test_a_broken_outline_is_named_when_it_is_read_or_before_it_is_scored(tmp_path, outline):
     source = CocoSource(coco_folder(tmp_path, segmentation=outline), "train2017", empty_images=True)
     said = r"instances_train2017.json: annotation 7: its segmentation"
@@ -247,11 +289,17 @@ def edited(path: Path, edit) -> None:
     ("edit", "said"),
     [
         (lambda content: content["images"].append(3), "image 3: needs"),
-        (lambda content: content["images"][1].update(height="30"), "image 2: needs a whole number as id, file_name, height and width"),
+        (
+            lambda content: content["images"][1].update(height="30"),
+            "image 2: needs a whole number as id, file_name, height and width",
+        ),
         (lambda content: content["images"][1].update(width=0), "image 2: needs"),
         (lambda content: content["images"][1].pop("file_name"), "image 2: needs"),
         (lambda content: content["images"][1].update(id=1), "image 1 is listed twice"),
-        (lambda content: content["categories"][0].pop("name"), "category 18: needs a whole number as id, name"),
+        (
+            lambda content: content["categories"][0].pop("name"),
+            "category 18: needs a whole number as id, name",
+        ),
         (lambda content: content["categories"][0].pop("id"), "category None: needs"),
         (lambda content: content["categories"][0].update(id=3), "category 3 is listed twice"),
         (lambda content: content["annotations"].append("x"), "annotation x: is no object"),
@@ -292,14 +340,21 @@ def test_what_files_do_differently_does_not_change_the_score(tmp_path, edit):
         )
     ]
     metrics = average_precision(whole.ground_truth(), found)
-    assert average_precision(other.ground_truth(), found) == metrics and 5 < metrics["mask_ap"] < 95 and "mask_ap_small" in metrics
+    assert (
+        average_precision(other.ground_truth(), found) == metrics
+        and 5 < metrics["mask_ap"] < 95
+        and "mask_ap_small" in metrics
+    )
 
 
 @pytest.mark.parametrize(
     ("edit", "said"),
     [
         (lambda content: content["categories"].pop(), r": 1 \(disc\) stands in one"),
-        (lambda content: content["categories"][0].update(name="hoop"), r": 4 \(hoop\), 4 \(ring\) stands in one"),
+        (
+            lambda content: content["categories"][0].update(name="hoop"),
+            r": 4 \(hoop\), 4 \(ring\) stands in one",
+        ),
     ],
 )
 def test_halves_of_other_categories_are_refused(tmp_path, edit, said):
@@ -323,11 +378,15 @@ def test_a_broken_photo_ends_a_run_in_one_line(tmp_path, workers):
     for photo in (shapes_as_coco(tmp_path) / "train2017").iterdir():
         photo.write_bytes(b"no picture")
     recipe = tiny(data=dict(name="coco", root=str(tmp_path), workers=workers))
-    batches = create_task(recipe, torch.device("cpu")).batches(start=0, micro_batch_size=2, rank=0, world_size=1)
+    batches = create_task(recipe, torch.device("cpu")).batches(
+        start=0, micro_batch_size=2, rank=0, world_size=1
+    )
     with pytest.raises(DataError) as raised:
         next(batches)
     assert raised.value.exit_code == 6
-    assert re.fullmatch(r".*/train2017/\d+.png: image \d+ cannot be read: cannot identify image file.*", str(raised.value))
+    assert re.fullmatch(
+        r".*/train2017/\d+.png: image \d+ cannot be read: cannot identify image file.*", str(raised.value)
+    )
 
 
 def test_a_broken_or_wrong_image_is_named(tmp_path):
@@ -366,5 +425,7 @@ def test_real_photos(mini):
     assert len(CocoSource(mini, "val2017", empty_images=False)) == 72
     sample = train[0]
     assert len(sample.labels) and sample.masks.any((1, 2)).all()
-    batch = Preparation((160,), 256, flip=True, seed=0).batch(train, Item(Block(np.zeros(3), np.arange(3)), (256, 256)))
+    batch = Preparation((160,), 256, flip=True, seed=0).batch(
+        train, Item(Block(np.zeros(3), np.arange(3)), (256, 256))
+    )
     assert all(min(image.shape[1:]) <= 160 and max(image.shape[1:]) <= 256 for image in batch.images)

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-pytest.importorskip("detectron2", reason="detectron2 is not installed: the checks against the original were not made")
+pytest.importorskip(
+    "detectron2", reason="detectron2 is not installed: the checks against the original were not made"
+)
 pytestmark = pytest.mark.detectron2
 
 from lbtrain import Recipe  # noqa: E402
@@ -55,7 +57,12 @@ def small(root: Path, **changes) -> Recipe:
             data=dict(name="coco", root=str(root)),
             optimizer=dict(momentum=0.9, weight_decay=0.1, no_decay=["norm"]),
             schedule=dict(
-                base_lr=0.005, base_batch_size=2, warmup="8it", warmup_start_lr=0.005 / 1000, decay="step", milestones=["12it", "16it"]
+                base_lr=0.005,
+                base_batch_size=2,
+                warmup="8it",
+                warmup_start_lr=0.005 / 1000,
+                decay="step",
+                milestones=["12it", "16it"],
             ),
             log_every="1it",
             evaluate_every="1dur",
@@ -125,7 +132,11 @@ def of_the_class(config, model):
     from detectron2.solver.lr_scheduler import WarmupMultiStepLR
 
     solver, optimizer = config.SOLVER, build_optimizer(config, model)
-    warmup = dict(warmup_factor=solver.WARMUP_FACTOR, warmup_iters=solver.WARMUP_ITERS, warmup_method=solver.WARMUP_METHOD)
+    warmup = dict(
+        warmup_factor=solver.WARMUP_FACTOR,
+        warmup_iters=solver.WARMUP_ITERS,
+        warmup_method=solver.WARMUP_METHOD,
+    )
     return optimizer, WarmupMultiStepLR(optimizer, list(solver.STEPS), solver.GAMMA, **warmup)
 
 
@@ -146,7 +157,9 @@ def trained_by_detectron2(recipe: Recipe, parts) -> tuple[list[float], list[floa
     model, seeds = original(recipe)
     optimizer, scheduler = parts(config_of(recipe, dataset_info(recipe.data).num_classes), model)
     assert type(optimizer) is torch.optim.SGD and optimizer.defaults["momentum"] == 0.9
-    batches = create_task(recipe, torch.device("cpu")).batches(start=0, micro_batch_size=2, rank=0, world_size=1)
+    batches = create_task(recipe, torch.device("cpu")).batches(
+        start=0, micro_batch_size=2, rank=0, world_size=1
+    )
 
     def data():
         for batch in batches:
@@ -157,7 +170,13 @@ def trained_by_detectron2(recipe: Recipe, parts) -> tuple[list[float], list[floa
 
     class Seen(HookBase):
         def after_step(self):
-            losses.append(sum(self.trainer.storage.history(name).latest() for name in self.trainer.storage.histories() if "loss_" in name))
+            losses.append(
+                sum(
+                    self.trainer.storage.history(name).latest()
+                    for name in self.trainer.storage.histories()
+                    if "loss_" in name
+                )
+            )
             rates.append(optimizer.param_groups[0]["lr"])
 
     trainer = SimpleTrainer(model, data(), optimizer)
@@ -179,7 +198,9 @@ def difference(ours: list[float], theirs: list[float]) -> float:
     return max(abs(a - b) / b for a, b in zip(ours, theirs, strict=True))
 
 
-@pytest.mark.parametrize(("kind", "parts"), [(small, of_the_yaml), (small, of_the_class), (lazy, of_the_lazy_config)])
+@pytest.mark.parametrize(
+    ("kind", "parts"), [(small, of_the_yaml), (small, of_the_class), (lazy, of_the_lazy_config)]
+)
 def test_20_steps_of_our_loop_equal_20_of_detectron2s_trainer(root, tmp_path, kind, parts):
     recipe = kind(root)
     losses, rates, model = trained_by_detectron2(recipe, parts)
@@ -192,7 +213,9 @@ def test_20_steps_of_our_loop_equal_20_of_detectron2s_trainer(root, tmp_path, ki
     weights = torch.load(max((tmp_path / "checkpoints").glob("*.pt")), weights_only=True)["state_dict"]
     assert json.loads((tmp_path / "summary.json").read_text())["mask_ap"] >= 0
     for name, tensor in model.state_dict().items():
-        torch.testing.assert_close(weights[name], tensor, rtol=1e-4, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            weights[name], tensor, rtol=1e-4, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}"
+        )
 
 
 def test_20_steps_tell_every_setting_from_its_neighbour(root, tmp_path):
@@ -221,7 +244,9 @@ def test_precision_equals_that_of_detectron2s_evaluator(root):
 
     source = CocoSource(root, "val2017", empty_images=True, scored=True)
     MetadataCatalog.get("shapes_as_coco").set(
-        json_file=str(source.path), thing_classes=source.class_names, thing_dataset_id_to_contiguous_id={1: 0, 2: 1, 3: 2, 4: 3}
+        json_file=str(source.path),
+        thing_classes=source.class_names,
+        thing_dataset_id_to_contiguous_id={1: 0, 2: 1, 3: 2, 4: 3},
     )
     DatasetCatalog.register("shapes_as_coco", list)
     evaluator = COCOEvaluator("shapes_as_coco", tasks=("bbox", "segm"), use_fast_impl=False)
@@ -233,15 +258,31 @@ def test_precision_equals_that_of_detectron2s_evaluator(root):
         boxes = torch.from_numpy(sample.boxes + random.normal(0, 2, sample.boxes.shape).astype(np.float32))
         masks = torch.from_numpy(np.roll(sample.masks, int(random.integers(4)), 2).astype(bool))
         labels = torch.from_numpy(np.where(random.uniform(size=len(scores)) < 0.9, sample.labels, 1))
-        output = Instances(sample.pixels.shape[:2], pred_boxes=Boxes(boxes), scores=scores, pred_classes=labels - 1, pred_masks=masks)
+        output = Instances(
+            sample.pixels.shape[:2],
+            pred_boxes=Boxes(boxes),
+            scores=scores,
+            pred_classes=labels - 1,
+            pred_masks=masks,
+        )
         evaluator.process([{"image_id": sample.image_id}], [{"instances": output}])
         found += as_detections(sample.image_id, labels.tolist(), boxes, scores, masks)
     theirs, ours = evaluator.evaluate(), average_precision(source.ground_truth(), found)
-    names = {"AP": "ap", "AP50": "ap50", "AP75": "ap75", "APs": "ap_small", "APm": "ap_medium", "APl": "ap_large"}
+    names = {
+        "AP": "ap",
+        "AP50": "ap50",
+        "AP75": "ap75",
+        "APs": "ap_small",
+        "APm": "ap_medium",
+        "APl": "ap_large",
+    }
     for kind, ours_kind in (("bbox", "box"), ("segm", "mask")):
         for name, our_name in names.items():
             if np.isfinite(theirs[kind][name]):
-                assert ours[f"{ours_kind}_{our_name}"] == pytest.approx(theirs[kind][name], abs=1e-9), (kind, name)
+                assert ours[f"{ours_kind}_{our_name}"] == pytest.approx(theirs[kind][name], abs=1e-9), (
+                    kind,
+                    name,
+                )
     assert 5 < ours["mask_ap"] < 95 and 5 < ours["box_ap"] < 95
 
 
@@ -251,7 +292,10 @@ def test_the_mappers_random_numbers_belong_to_the_image(root):
     mapped = _Mapped(source, mapper_of(config_of(recipe, 4), True, recipe), 0)
     together = mapped[Block(np.zeros(4, np.int64), np.arange(4))]
     alone = mapped[Block(np.zeros(1, np.int64), np.array([2]))]
-    assert torch.equal(together.inputs[2]["image"], alone.inputs[0]["image"]) and together.keys[2] == alone.keys[0]
+    assert (
+        torch.equal(together.inputs[2]["image"], alone.inputs[0]["image"])
+        and together.keys[2] == alone.keys[0]
+    )
     other = [mapped[Block(np.full(1, epoch), np.array([2]))].inputs[0]["image"] for epoch in range(6)]
     assert len({tuple(image.shape) for image in other}) > 1
 
@@ -268,7 +312,9 @@ def test_loader_processes_map_as_the_rank_does(root, kind):
 
 
 def gradients_of(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+    return {
+        name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None
+    }
 
 
 def test_accumulation_equals_no_accumulation(root):
@@ -289,7 +335,10 @@ def test_accumulation_equals_no_accumulation(root):
 
 
 def test_a_step_without_an_object_trains(tmp_path):
-    edited(shapes_as_coco(tmp_path) / "annotations/instances_train2017.json", lambda content: content.update(annotations=[]))
+    edited(
+        shapes_as_coco(tmp_path) / "annotations/instances_train2017.json",
+        lambda content: content.update(annotations=[]),
+    )
     recipe = small(tmp_path, data=dict(empty_images=True))
     task = create_task(recipe, torch.device("cpu"))
     model = build_model(recipe, dataset_info(recipe.data)).train()
@@ -301,8 +350,14 @@ def test_a_step_without_an_object_trains(tmp_path):
 
 def test_ghost_batch_norm_reaches_a_lazy_config(root):
     recipe = small(root, model=dict(name=LAZY, args={}, batch_norm="ghost"))
-    layers = [module for module in build_model(recipe, dataset_info(recipe.data)).modules() if isinstance(module, torch.nn.BatchNorm2d)]
-    assert len(layers) == 13 * 3 + 3  # blocks and shortcuts of a ResNet-50; the stem and the first stage are frozen (freeze_at=2)
+    layers = [
+        module
+        for module in build_model(recipe, dataset_info(recipe.data)).modules()
+        if isinstance(module, torch.nn.BatchNorm2d)
+    ]
+    assert (
+        len(layers) == 13 * 3 + 3
+    )  # blocks and shortcuts of a ResNet-50; the stem and the first stage are frozen (freeze_at=2)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -310,7 +365,9 @@ def test_a_broken_photo_is_named(tmp_path, workers):
     for photo in (shapes_as_coco(tmp_path) / "train2017").iterdir():
         photo.write_bytes(b"no picture")
     task = create_task(small(tmp_path, data=dict(workers=workers)), torch.device("cpu"))
-    with pytest.raises(DataError, match=r"train2017/\d+.png: image \d+ cannot be read by detectron2's mapper"):
+    with pytest.raises(
+        DataError, match=r"train2017/\d+.png: image \d+ cannot be read by detectron2's mapper"
+    ):
         next(task.batches(start=0, micro_batch_size=2, rank=0, world_size=1))
 
 
@@ -382,9 +439,14 @@ def test_a_deformable_resnet_takes_the_file_of_a_plain_one(root, tmp_path):
     """Its offsets begin at zero: no classifier has them."""
     deep = SMALL | {"MODEL.RESNETS.DEPTH": 50, "MODEL.RESNETS.RES2_OUT_CHANNELS": 256}
     plain = build_model(small(root, model=dict(args=deep)), dataset_info(small(root).data)).state_dict()
-    file = weights(tmp_path / "R-50.pth", {"model": {name: tensor for name, tensor in plain.items() if "bottom_up" in name}})
+    file = weights(
+        tmp_path / "R-50.pth",
+        {"model": {name: tensor for name, tensor in plain.items() if "bottom_up" in name}},
+    )
     args = deep | {"MODEL.RESNETS.DEFORM_ON_PER_STAGE": [False, True, True, True]}
-    loaded = build_model(small(root, seed=1, model=dict(weights=str(file), args=args)), dataset_info(small(root).data)).state_dict()
+    loaded = build_model(
+        small(root, seed=1, model=dict(weights=str(file), args=args)), dataset_info(small(root).data)
+    ).state_dict()
     assert any(".conv2_offset." in name for name in loaded)
     name = "backbone.bottom_up.res5.2.conv3.weight"
     assert torch.equal(loaded[name], plain[name])
@@ -406,9 +468,13 @@ def test_weights_of_the_backbone_are_loaded_and_others_refused(root, tmp_path):
     for content in ({"model": lacking}, {"model": other}, {"model": {"layer1.weight": torch.zeros(3)}}):
         with pytest.raises(RecipeError, match=said):
             loaded(weights(tmp_path / "others.pth", content))
-    with pytest.raises(RecipeError, match=r"model.weights=.*run.pt cannot be read as weights of detectron2: "):
+    with pytest.raises(
+        RecipeError, match=r"model.weights=.*run.pt cannot be read as weights of detectron2: "
+    ):
         loaded(weights(tmp_path / "run.pt", {"state_dict": whole}))
-    with pytest.raises(RecipeError, match=r"model.weights=.*nowhere.pkl cannot be read as weights of detectron2: .*not found"):
+    with pytest.raises(
+        RecipeError, match=r"model.weights=.*nowhere.pkl cannot be read as weights of detectron2: .*not found"
+    ):
         loaded(tmp_path / "nowhere.pkl")
     (tmp_path / "text.pkl").write_bytes(b"no weights")
     with pytest.raises(RecipeError, match=r"model.weights=.*text.pkl cannot be read"):
@@ -419,7 +485,9 @@ def test_running_statistics_may_be_missing(root, tmp_path):
     """Files of frozen layers have none, and ghost batch norm makes its own."""
     recipe = small(root, model=dict(args=SMALL | {"MODEL.RESNETS.NORM": "BN"}))
     state = build_model(recipe, dataset_info(recipe.data)).state_dict()
-    kept = {name: tensor for name, tensor in state.items() if "running" not in name and "num_batches" not in name}
+    kept = {
+        name: tensor for name, tensor in state.items() if "running" not in name and "num_batches" not in name
+    }
     assert len(kept) < len(state)
     path = weights(tmp_path / "body.pth", {"model": kept})
     build_model(recipe.vary(model=dict(weights=str(path))), dataset_info(recipe.data))

@@ -44,7 +44,12 @@ def test_accumulation_equals_no_accumulation(unit):
 
 def test_a_part_of_a_batch_is_the_batch_of_its_images():
     part, alone = batch_of(0, 1, 2, 3)[:2], batch_of(0, 1)
-    assert (part.keys, part.indices, part.pad_to, part.original_sizes) == (alone.keys, alone.indices, alone.pad_to, alone.original_sizes)
+    assert (part.keys, part.indices, part.pad_to, part.original_sizes) == (
+        alone.keys,
+        alone.indices,
+        alone.pad_to,
+        alone.original_sizes,
+    )
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(part.images, alone.images, strict=True))
     for ours, theirs in zip(part.targets, alone.targets, strict=True):
         assert all(torch.equal(ours[name], theirs[name]) for name in ("boxes", "labels", "masks"))
@@ -60,7 +65,11 @@ def test_a_step_without_an_object_trains():
     source = open_instances(tiny().data, train=True)
     empty = next(index for index in range(100) if not len(source[index].labels))
     losses, gradients = step(dict(loss_batch_size=1), (empty,))
-    assert all(np.isfinite(value) for value in losses.values()) and losses["loss_mask"] == 0 and losses["loss_objectness"] > 0
+    assert (
+        all(np.isfinite(value) for value in losses.values())
+        and losses["loss_mask"] == 0
+        and losses["loss_objectness"] > 0
+    )
     assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients)
 
 

@@ -31,7 +31,8 @@ def test_a_plan_needs_no_weights_and_a_run_does(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert (
-            model_statistics(recipe, dataset_info(recipe.data)).parameters == model_statistics(tiny(), dataset_info(tiny().data)).parameters
+            model_statistics(recipe, dataset_info(recipe.data)).parameters
+            == model_statistics(tiny(), dataset_info(tiny().data)).parameters
         )
     with pytest.raises(RecipeError, match=r"model.weights=.*nowhere.pt"):
         built(recipe)
@@ -46,7 +47,9 @@ def test_the_backbone_is_the_one_in_the_file(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"no weights", pickle.dumps({"model": {"w": np.zeros(2)}}, protocol=2)], ids=["empty", "text", "pickle"]
+    "content",
+    [b"", b"no weights", pickle.dumps({"model": {"w": np.zeros(2)}}, protocol=2)],
+    ids=["empty", "text", "pickle"],
 )
 def test_a_file_that_holds_no_weights_is_named(tmp_path, content):
     (tmp_path / "weights.pt").write_bytes(content)
@@ -58,8 +61,12 @@ def test_a_file_that_holds_no_weights_is_named(tmp_path, content):
 def test_a_frozen_layer_that_is_not_there_is_refused_with_those_that_are():
     model = built(tiny(model=dict(args=ARGUMENTS | dict(frozen=["conv1", "layer1.0.bn1"]))))
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
-    assert frozen == {f"backbone.body.{name}" for name in ("conv1.weight", "layer1.0.bn1.weight", "layer1.0.bn1.bias")}
-    with pytest.raises(RecipeError, match="begins with stem, block1: it has conv1, bn1, layer1, layer2, layer3, layer4"):
+    assert frozen == {
+        f"backbone.body.{name}" for name in ("conv1.weight", "layer1.0.bn1.weight", "layer1.0.bn1.bias")
+    }
+    with pytest.raises(
+        RecipeError, match="begins with stem, block1: it has conv1, bn1, layer1, layer2, layer3, layer4"
+    ):
         built(tiny(model=dict(args=ARGUMENTS | dict(frozen=["conv1", "stem", "block1"]))))
 
 
@@ -73,7 +80,10 @@ def test_frozen_layers_have_the_names_that_the_network_has_alone():
     with torch.device("meta"):
         model = built(recipe.vary(model=dict(args=recipe.model.args | dict(frozen=["patch_embed"]))))
     frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
-    assert frozen == ["backbone.body.model.patch_embed.proj.weight", "backbone.body.model.patch_embed.proj.bias"]
+    assert frozen == [
+        "backbone.body.model.patch_embed.proj.weight",
+        "backbone.body.model.patch_embed.proj.bias",
+    ]
 
 
 BACKBONES = [
@@ -87,13 +97,19 @@ def test_a_pyramid_stands_on_feature_maps_of_strides_4_to_32(name):
     """Where RoIAlign looks for a box follows from them."""
     with torch.device("meta"):
         features = built(with_backbone(name)).backbone(torch.empty(2, 3, 96, 160))
-    assert [tuple(features[str(level)].shape[2:]) for level in range(4)] == [(96 // stride, 160 // stride) for stride in STRIDES]
+    assert [tuple(features[str(level)].shape[2:]) for level in range(4)] == [
+        (96 // stride, 160 // stride) for stride in STRIDES
+    ]
 
 
 @pytest.mark.parametrize(
     ("name", "arguments", "said"),
     [
-        ("resnet18", dict(output_stride=16), r"model.name=resnet18 with .*output_stride.* of strides 2, 4, 8, 16: .* 4, 8, 16, 32"),
+        (
+            "resnet18",
+            dict(output_stride=16),
+            r"model.name=resnet18 with .*output_stride.* of strides 2, 4, 8, 16: .* 4, 8, 16, 32",
+        ),
         ("vit_tiny_patch16_224", {}, "of strides 16: "),
         ("inception_v4", {}, r"makes features of \[\(160, 30, 46\)"),
         ("alexnet", {}, "model.name=alexnet gives no backbone"),
@@ -115,7 +131,11 @@ def test_a_backbone_takes_the_weights_of_its_classifier(tmp_path, name):
     recipe = with_backbone(name)
     body = built(recipe.vary(seed=1, model=dict(weights=str(tmp_path / "weights.pt")))).backbone.body.eval()
     images = torch.rand(1, 3, 64, 64)
-    for ours, theirs in zip(body(images), classifier.eval().forward_intermediates(images, intermediates_only=True)[-4:], strict=True):
+    for ours, theirs in zip(
+        body(images),
+        classifier.eval().forward_intermediates(images, intermediates_only=True)[-4:],
+        strict=True,
+    ):
         torch.testing.assert_close(ours, theirs)
 
 
@@ -138,18 +158,36 @@ def test_every_argument_that_is_taken_arrives():
     """Numbers that no default has."""
     own = {"channels": 8, "box_features": 8, "mask_channels": 8, "mask_layers": 2, "smallest_anchor": 16}
     others = [name for name in argument_names() if name not in own]
-    assert len(others) == 18 and {"box_detections_per_img", "rpn_nms_thresh", "bbox_reg_weights"} <= set(others)
-    model = built(tiny(model=dict(args=dict(backbone=ARGUMENTS["backbone"], box_score_thresh=0.123, rpn_score_thresh=0.456, **own))))
-    assert model.roi_heads.score_thresh == 0.123 and model.rpn.score_thresh == 0.456 and model.backbone.out_channels == 8
+    assert len(others) == 18 and {"box_detections_per_img", "rpn_nms_thresh", "bbox_reg_weights"} <= set(
+        others
+    )
+    model = built(
+        tiny(
+            model=dict(
+                args=dict(
+                    backbone=ARGUMENTS["backbone"], box_score_thresh=0.123, rpn_score_thresh=0.456, **own
+                )
+            )
+        )
+    )
+    assert (
+        model.roi_heads.score_thresh == 0.123
+        and model.rpn.score_thresh == 0.456
+        and model.backbone.out_channels == 8
+    )
 
 
 def test_what_detectron2s_mapper_cannot_read_is_named(monkeypatch):
     def mapper(record):
         raise KeyError("counts")
 
-    monkeypatch.setattr(detectron2_models, "_record", lambda source, index: {"file_name": "a.jpg", "image_id": index})
+    monkeypatch.setattr(
+        detectron2_models, "_record", lambda source, index: {"file_name": "a.jpg", "image_id": index}
+    )
     mapped = detectron2_models._Mapped(None, mapper, 0)
-    with pytest.raises(DataError, match=r"a.jpg: image 3 cannot be read by detectron2's mapper: KeyError: 'counts'"):
+    with pytest.raises(
+        DataError, match=r"a.jpg: image 3 cannot be read by detectron2's mapper: KeyError: 'counts'"
+    ):
         mapped[Block(np.zeros(1, np.int64), np.array([3]))]
 
 
@@ -158,23 +196,34 @@ def test_batch_norm_is_set_in_a_lazy_config():
 
     def config():
         bottom_up = dict(stem=dict(norm="FrozenBN"), stages=dict(norm="FrozenBN"))
-        return OmegaConf.create(dict(model=dict(backbone=dict(bottom_up=bottom_up), roi_heads=dict(num_classes=80))))
+        return OmegaConf.create(
+            dict(model=dict(backbone=dict(bottom_up=bottom_up), roi_heads=dict(num_classes=80)))
+        )
 
     def norms(**model) -> list[str]:
-        bottom_up = _lazy_with(config(), Recipe().vary(model=dict(library="detectron2", **model)), 4).model.backbone.bottom_up
+        bottom_up = _lazy_with(
+            config(), Recipe().vary(model=dict(library="detectron2", **model)), 4
+        ).model.backbone.bottom_up
         return [bottom_up.stem.norm, bottom_up.stages.norm]
 
     assert norms(batch_norm="frozen") == ["FrozenBN", "FrozenBN"]
     assert norms(batch_norm="ghost") == norms(batch_norm="sync") == ["BN", "BN"]
     assert norms(batch_norm="ghost", args={"model.backbone.bottom_up.stem.norm": "GN"}) == ["GN", "BN"]
     without = OmegaConf.create(dict(model=dict(backbone=dict(net=dict()), roi_heads=dict())))
-    with pytest.raises(RecipeError, match=r"model.batch_norm=ghost: .* has no model.backbone.bottom_up.stem.norm and .*batch_norm=frozen"):
+    with pytest.raises(
+        RecipeError,
+        match=r"model.batch_norm=ghost: .* has no model.backbone.bottom_up.stem.norm and .*batch_norm=frozen",
+    ):
         _lazy_with(without, Recipe().vary(model=dict(library="detectron2", batch_norm="ghost")), 4)
 
 
 LAZY = dict(
     model=dict(_target_="RCNN", roi_heads=dict(_target_="Heads", num_classes=80)),
-    dataloader=dict(train=dict(mapper=dict(_target_="Mapper", augmentations=[dict(_target_="Resize", short_edge_length=800)]))),
+    dataloader=dict(
+        train=dict(
+            mapper=dict(_target_="Mapper", augmentations=[dict(_target_="Resize", short_edge_length=800)])
+        )
+    ),
     optimizer=dict(lr=0.02, eps=None),
 )
 

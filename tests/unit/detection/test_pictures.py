@@ -12,7 +12,13 @@ NAMES, LABELS = ("disc", "square"), {7: 1, 9: 2}
 def sample(height: int, width: int, *masks: np.ndarray) -> Sample:
     stacked = np.stack([np.zeros((height, width), np.uint8), *masks])[1:]
     count = len(masks)
-    return Sample(1, np.full((height, width, 3), 128, np.uint8), np.zeros((count, 4), np.float32), np.ones(count, np.int64), stacked)
+    return Sample(
+        1,
+        np.full((height, width, 3), 128, np.uint8),
+        np.zeros((count, 4), np.float32),
+        np.ones(count, np.int64),
+        stacked,
+    )
 
 
 def found(mask: np.ndarray, score: float) -> dict:
@@ -25,7 +31,10 @@ def test_a_mask_too_thin_for_the_picture_is_left_out_of_it():
     with_it, without = (drawn([sample(1280, 960, *masks)], [[found(mask, 0.9) for mask in masks]], NAMES, LABELS)
                         for masks in ((thin, thick), (thick,)))  # fmt: skip
     assert with_it.shape == (2 * 324, 240 + 4, 3) and (with_it == without).all()
-    assert (drawn([sample(1280, 960, thin)], [[found(thin, 0.9)]], NAMES, LABELS) == drawn([sample(1280, 960)], [[]], NAMES, LABELS)).all()
+    assert (
+        drawn([sample(1280, 960, thin)], [[found(thin, 0.9)]], NAMES, LABELS)
+        == drawn([sample(1280, 960)], [[]], NAMES, LABELS)
+    ).all()
 
 
 def test_detections_are_drawn_from_a_score_of_one_half():

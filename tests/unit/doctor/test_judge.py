@@ -29,20 +29,42 @@ def test_healthy_hosts_have_no_findings() -> None:
 @pytest.mark.parametrize(
     ("answers", "problem", "remedy", "cannot"),
     [
-        (HEALTHY | {"node03": Answer(None, "root@node03: Permission denied (publickey).")}, "does not answer", "ssh-copy-id node03", True),
-        (HEALTHY | {"node03": Answer(None, "ssh: Could not resolve hostname")}, "does not answer", "/etc/hosts", True),
-        (HEALTHY | {"node03": Answer(None, "Connection timed out")}, "does not answer", "ssh node03 true", True),
+        (
+            HEALTHY | {"node03": Answer(None, "root@node03: Permission denied (publickey).")},
+            "does not answer",
+            "ssh-copy-id node03",
+            True,
+        ),
+        (
+            HEALTHY | {"node03": Answer(None, "ssh: Could not resolve hostname")},
+            "does not answer",
+            "/etc/hosts",
+            True,
+        ),
+        (
+            HEALTHY | {"node03": Answer(None, "Connection timed out")},
+            "does not answer",
+            "ssh node03 true",
+            True,
+        ),
         (_with("node03", torch="0.9"), "torch 0.9, others have 1.0", "pip install torch==1.0", True),
         (_with("node03", python="3.12.0"), "python 3.12.0", "install Python 3.11.7", True),
         (_with("node03", port_free=False), "port 29500 is taken", "ss -ltnp", True),
         (_with("node03", interface="no route"), "no route", "ip route", True),
-        (_with("node03", gloo_interface="lo"), "GLOO_SOCKET_IFNAME=lo", "export GLOO_SOCKET_IFNAME=eth0", False),
+        (
+            _with("node03", gloo_interface="lo"),
+            "GLOO_SOCKET_IFNAME=lo",
+            "export GLOO_SOCKET_IFNAME=eth0",
+            False,
+        ),
         (_with("node03", gflops=70.0), "30% under the median", "nvidia-smi", False),
         (_with("node03", images_per_s=100.0), "50% under the median", "lscpu", False),
         (HEALTHY | {"node03": replace(HEALTHY["node03"], skew_s=-3.0)}, "off by -3.0 s", "chronyc", False),
     ],
 )
-def test_each_fault_is_named_with_its_remedy(answers: dict[str, Answer], problem: str, remedy: str, cannot: bool) -> None:
+def test_each_fault_is_named_with_its_remedy(
+    answers: dict[str, Answer], problem: str, remedy: str, cannot: bool
+) -> None:
     (finding,) = judge(answers, {}, port=29500)
     assert finding.host == "node03"
     assert problem in finding.problem

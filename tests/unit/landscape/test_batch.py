@@ -21,9 +21,16 @@ def rows(noise_scales, *, batch=64, small=16, each=20, spread=0.02, every=10):
     generator, found = np.random.default_rng(0), []
     for noise in noise_scales:
         for _ in range(each):
-            squares = [(1 + noise / size) * (1 + spread * generator.standard_normal()) for size in (small, batch)]
+            squares = [
+                (1 + noise / size) * (1 + spread * generator.standard_normal()) for size in (small, batch)
+            ]
             step = (len(found) + 1) * every
-            sizes = {"small_batch": small, "large_batch": batch, "small_square": squares[0], "large_square": squares[1]}
+            sizes = {
+                "small_batch": small,
+                "large_batch": batch,
+                "small_square": squares[0],
+                "large_square": squares[1],
+            }
             found.append({"kind": "noise", "step": step, "examples": step * batch, **sizes})
     return found
 
@@ -33,10 +40,16 @@ def test_a_constant_noise_scale_is_the_critical_batch():
     assert advice.critical_batch == pytest.approx(100, rel=0.05)
     low, high = advice.critical_batch_interval
     assert low < 100 < high < 1.3 * low
-    assert advice.min_steps == pytest.approx(1600 / (1 + 100 / 64), rel=0.03), "1,600 steps at 64 did this much"
-    assert advice.steps(64) == pytest.approx(1600, rel=1e-6) and advice.examples(64) == pytest.approx(1600 * 64, rel=1e-6)
+    assert advice.min_steps == pytest.approx(1600 / (1 + 100 / 64), rel=0.03), (
+        "1,600 steps at 64 did this much"
+    )
+    assert advice.steps(64) == pytest.approx(1600, rel=1e-6) and advice.examples(64) == pytest.approx(
+        1600 * 64, rel=1e-6
+    )
     for size in (8, 64, 100, 5000):
-        assert (advice.steps(size) / advice.min_steps - 1) * (advice.examples(size) / advice.min_examples - 1) == pytest.approx(1)
+        assert (advice.steps(size) / advice.min_steps - 1) * (
+            advice.examples(size) / advice.min_examples - 1
+        ) == pytest.approx(1)
     assert advice.steps(advice.critical_batch) == pytest.approx(2 * advice.min_steps)
 
 
@@ -45,7 +58,11 @@ def test_a_growing_noise_scale_grows_the_batch_by_powers_of_two_and_never_shrink
     assert len(found) == 8
     words = batch_schedule(found, train_examples=12800, whole=8)
     assert words == ["batch_size=32", "schedule.batch_growth=2ep:2,4ep:2,6ep:4"]
-    recipe = Recipe().vary(batch_size=64, bn_batch_size=8, duration="90ep", model=dict(name="cifar_resnet8")).with_overrides(words)
+    recipe = (
+        Recipe()
+        .vary(batch_size=64, bn_batch_size=8, duration="90ep", model=dict(name="cifar_resnet8"))
+        .with_overrides(words)
+    )
     assert [phase.batch_size for phase in make_plan(recipe, 1).phases] == [32, 64, 128, 512]
 
 
@@ -57,8 +74,12 @@ def test_windows_are_cut_so_that_half_of_them_or_more_tell_something():
     drowned = rows([100], each=5)
     for number, row in enumerate(drowned):
         for key in ("small_square", "large_square"):
-            row[key] += 0.2 * (-1) ** number - 1.1  # |G|^2 is then now above, now below 0, as noise may have it
-    with pytest.raises(RecipeError, match="5 measurements the gradient drowns in the noise: the critical batch is above"):
+            row[key] += (
+                0.2 * (-1) ** number - 1.1
+            )  # |G|^2 is then now above, now below 0, as noise may have it
+    with pytest.raises(
+        RecipeError, match="5 measurements the gradient drowns in the noise: the critical batch is above"
+    ):
         windows(drowned)
     with pytest.raises(RecipeError, match="4 measurements of the gradient noise are too few"):
         windows(rows([100], each=4))
@@ -67,7 +88,9 @@ def test_windows_are_cut_so_that_half_of_them_or_more_tell_something():
 def test_noise_below_none_tells_nothing(tmp_path, capsys):
     """A micro-batch that is measured in part may be less noisy than the whole, by chance, however sure that is of the few rows."""
     found = rows([100], each=5)
-    for row, gradient, trace in zip(found, (1.2, -1, 0.9, -0.8, 0.3), (-1, -1.1, -0.9, -1.05, -0.95), strict=True):
+    for row, gradient, trace in zip(
+        found, (1.2, -1, 0.9, -0.8, 0.3), (-1, -1.1, -0.9, -1.05, -0.95), strict=True
+    ):
         row |= {"small_square": gradient + trace / 16, "large_square": gradient + trace / 64}
     with pytest.raises(RecipeError, match="in 5 measurements"):
         windows(found)
@@ -77,24 +100,35 @@ def drowned_end(*, parts=8, told=2, each=20):
     """Rows whose noise scale is 100 in the first parts of the run; the rest, a few bursts among next to nothing, allow any."""
     found, generator = rows([100] * parts, each=each), np.random.default_rng(0)
     for row in found[told * each :]:
-        row |= dict(zip(("small_square", "large_square"), 1e-4 * np.exp(4 * generator.standard_normal(2)), strict=True))
+        row |= dict(
+            zip(
+                ("small_square", "large_square"), 1e-4 * np.exp(4 * generator.standard_normal(2)), strict=True
+            )
+        )
     return found
 
 
 def test_a_stretch_that_allows_any_noise_scale_is_left_out():
     found = windows(drowned_end())
     silent = [window for window in found if not window.tells]
-    assert silent and found[-len(silent) :] == silent and sum(window.end - window.start for window in silent) >= 51_200, (
-        "of 102,400 examples"
-    )
+    assert (
+        silent
+        and found[-len(silent) :] == silent
+        and sum(window.end - window.start for window in silent) >= 51_200
+    ), "of 102,400 examples"
     alone = advise(windows(drowned_end()[:40]))
     advice = advise(found)
     assert advice.critical_batch == pytest.approx(100, rel=0.05) == alone.critical_batch
     assert advice.critical_batch_interval == pytest.approx(alone.critical_batch_interval, rel=0.1)
-    assert advice.min_steps == pytest.approx(4 * alone.min_steps, rel=0.05) and advice.steps(64) == pytest.approx(1600)
+    assert advice.min_steps == pytest.approx(4 * alone.min_steps, rel=0.05) and advice.steps(
+        64
+    ) == pytest.approx(1600)
     words = batch_schedule(found, train_examples=12800, whole=8)
     assert words == ["batch_size=128", "schedule.batch_growth="]
-    with pytest.raises(RecipeError, match="in 20 measurements gradient and noise cannot be told apart, and nothing can be said"):
+    with pytest.raises(
+        RecipeError,
+        match="in 20 measurements gradient and noise cannot be told apart, and nothing can be said",
+    ):
         windows(drowned_end(told=0)[:20])
 
 
@@ -106,7 +140,9 @@ def test_a_growing_batch_counts_with_what_it_was():
     (window,) = _cut([*first[8:], *last[:8]], 1)
     assert window.steps == {32: 20, 128: 8}
     advice = advise([window])
-    assert advice.min_steps == pytest.approx(20 / (1 + 96 / 32) + 8 / (1 + 96 / 128)) and advice.critical_batch == pytest.approx(96)
+    assert advice.min_steps == pytest.approx(
+        20 / (1 + 96 / 32) + 8 / (1 + 96 / 128)
+    ) and advice.critical_batch == pytest.approx(96)
     assert advise(windows(first + last)).min_steps == pytest.approx(20 / (1 + 96 / 32) + 20 / (1 + 96 / 128))
 
 
@@ -115,8 +151,16 @@ def test_an_advised_batch_is_never_more_than_an_eighth_of_the_data():
     (word, growth) = batch_schedule(found, train_examples=50_000, whole=32)
     assert word == "batch_size=4096", "6,250 is an eighth, and 8,192 the nearest power of two"
     assert growth == "schedule.batch_growth=", "what a recipe grew by before is taken back"
-    assert Recipe().vary(schedule=dict(batch_growth=["10ep:3"])).with_overrides([word, growth]).schedule.batch_growth == []
-    assert batch_schedule(found, train_examples=200, whole=32)[0] == "batch_size=32", "one ghost batch there must be"
+    assert (
+        Recipe()
+        .vary(schedule=dict(batch_growth=["10ep:3"]))
+        .with_overrides([word, growth])
+        .schedule.batch_growth
+        == []
+    )
+    assert batch_schedule(found, train_examples=200, whole=32)[0] == "batch_size=32", (
+        "one ghost batch there must be"
+    )
 
 
 def test_where_no_noise_shows_nothing_is_advised():
@@ -124,16 +168,25 @@ def test_where_no_noise_shows_nothing_is_advised():
     found = rows([0] * 4, each=5, spread=0.01)
     for row in found:
         row["small_square"] = row["large_square"] - 0.01
-    with pytest.raises(RecipeError, match="in 20 measurements no noise shows beside the gradient: the critical batch is below"):
+    with pytest.raises(
+        RecipeError,
+        match="in 20 measurements no noise shows beside the gradient: the critical batch is below",
+    ):
         windows(found)
 
 
 @pytest.fixture
 def run_dir(tmp_path):
     recipe = Recipe().vary(batch_size=64, bn_batch_size=8, model=dict(name="cifar_resnet8"))
-    layers = {"weight_norms": {"a": 1.0, "b": 2.0}, "gradient_norms": {"a": 0.1, "b": 0.0}, "noise_scales": {"a": 50.0, "b": None}}
+    layers = {
+        "weight_norms": {"a": 1.0, "b": 2.0},
+        "gradient_norms": {"a": 0.1, "b": 0.0},
+        "noise_scales": {"a": 50.0, "b": None},
+    }
     noise = rows([50] * 4 + [200] * 4)
-    found = noise + [{"kind": "layers", "step": row["step"], "examples": row["examples"], **layers} for row in noise[::10]]
+    found = noise + [
+        {"kind": "layers", "step": row["step"], "examples": row["examples"], **layers} for row in noise[::10]
+    ]
     (tmp_path / "recipe.yaml").write_text(recipe.to_yaml())
     (tmp_path / "plan.json").write_text(make_plan(recipe, 1).to_json())
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in found))
@@ -144,23 +197,38 @@ def test_the_command_writes_what_others_read(run_dir, capsys):
     assert main(["batch", str(run_dir)]) == 0
     said, result = capsys.readouterr().out, json.loads((run_dir / "landscape" / "batch.json").read_text())
     assert "critical batch" in said and "schedule.batch_growth=" in said and "no upper bound" not in said
-    assert 50 < result["critical_batch_interval"][0] < result["critical_batch"] < result["critical_batch_interval"][1] < 200
+    assert (
+        50
+        < result["critical_batch_interval"][0]
+        < result["critical_batch"]
+        < result["critical_batch_interval"][1]
+        < 200
+    )
     assert result["min_steps"] > 0 and result["min_examples"] > 0 and result["measurements"] == 160
     for name in ("batch.png", "layers.png", "batch.html"):
         assert (run_dir / "landscape" / name).stat().st_size > 5000
     page = (run_dir / "landscape" / "batch.html").read_text()
-    assert "<small>160 measurements over 102,400 examples</small>" in page, "before its end a run has no summary"
-    (run_dir / "summary.json").write_text(json.dumps({"commit": "abc1234", "hardware": "2 cores", "versions": {"torch": "2.5"}}))
+    assert "<small>160 measurements over 102,400 examples</small>" in page, (
+        "before its end a run has no summary"
+    )
+    (run_dir / "summary.json").write_text(
+        json.dumps({"commit": "abc1234", "hardware": "2 cores", "versions": {"torch": "2.5"}})
+    )
     assert main(["batch", str(run_dir)]) == 0
     page = (run_dir / "landscape" / "batch.html").read_text()
-    assert "<small>160 measurements over 102,400 examples; commit abc1234 on 2 cores; torch 2.5</small>" in page
+    assert (
+        "<small>160 measurements over 102,400 examples; commit abc1234 on 2 cores; torch 2.5</small>" in page
+    )
 
 
 def test_a_schedule_from_lower_bounds_says_so(run_dir, capsys):
     drowned = rows([300] * 4, each=5, spread=0.3)
     (run_dir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in drowned))
     assert main(["batch", str(run_dir)]) == 0
-    assert "stretches the noise scale has no upper bound: there this batch keeps to the lower one" in capsys.readouterr().out
+    assert (
+        "stretches the noise scale has no upper bound: there this batch keeps to the lower one"
+        in capsys.readouterr().out
+    )
 
 
 def test_the_picture_of_the_tradeoff_is_read_without_guessing():
@@ -168,11 +236,15 @@ def test_the_picture_of_the_tradeoff_is_read_without_guessing():
         axes = Figure().subplots()
         chart._draw_tradeoff(axes, Advice(critical, (critical / 2, None), 5.3, 5.3 * critical))
         curve, *points = (line.get_xdata() for line in axes.lines if len(line.get_xdata()) != 2)
-        assert len(points) >= 8 and all(min(curve) <= point[0] <= max(curve) for point in points), "batch sizes lie on the curve"
+        assert len(points) >= 8 and all(min(curve) <= point[0] <= max(curve) for point in points), (
+            "batch sizes lie on the curve"
+        )
         axes.figure.canvas.draw()
         for axis in (axes.xaxis, axes.yaxis):
             low, high = axis.get_view_interval()
-            assert sum(low <= place <= high for place in axis.get_majorticklocs()) >= 3, "an axis carries numbers"
+            assert sum(low <= place <= high for place in axis.get_majorticklocs()) >= 3, (
+                "an axis carries numbers"
+            )
 
 
 def test_a_band_without_an_end_runs_off_the_picture():
@@ -193,27 +265,45 @@ def test_the_course_shows_once_what_was_left_out():
 
 def test_a_schedule_that_the_plan_refuses_is_not_advised(run_dir, capsys):
     """Detection takes no batch that grows, and whole losses besides whole ghost batches."""
-    changes = dict(bn_batch_size=4, loss_batch_size=12, model=dict(library="torchvision", name="resnet10t"), data=dict(name="shapes"))
+    changes = dict(
+        bn_batch_size=4,
+        loss_batch_size=12,
+        model=dict(library="torchvision", name="resnet10t"),
+        data=dict(name="shapes"),
+    )
     recipe = Recipe().vary(batch_size=48, **changes)
     (run_dir / "recipe.yaml").write_text(recipe.to_yaml())
     (run_dir / "plan.json").write_text(make_plan(recipe, 1).to_json())
     assert main(["batch", str(run_dir)]) == 0
     said = capsys.readouterr().out
     assert "a batch that follows the noise: " not in said
-    assert "no batch schedule that follows the noise: its plan is refused, schedule.batch_growth=" in said and "is for classifiers" in said
+    assert (
+        "no batch schedule that follows the noise: its plan is refused, schedule.batch_growth=" in said
+        and "is for classifiers" in said
+    )
     assert json.loads((run_dir / "landscape" / "batch.json").read_text())["schedule"] == []
 
 
 def test_the_scaling_report_advises_on_what_the_command_wrote(run_dir, tmp_path_factory, capsys):
     assert main(["batch", str(run_dir)]) == 0
-    result, report = json.loads((run_dir / "landscape" / "batch.json").read_text()), tmp_path_factory.mktemp("report") / "report.json"
-    Report(rows=[Row(gpus=gpus, nodes=1, global_batch=8 * gpus, images_per_s=100.0 * gpus) for gpus in (1, 2, 4, 8)]).save(report)
+    result, report = (
+        json.loads((run_dir / "landscape" / "batch.json").read_text()),
+        tmp_path_factory.mktemp("report") / "report.json",
+    )
+    Report(
+        rows=[
+            Row(gpus=gpus, nodes=1, global_batch=8 * gpus, images_per_s=100.0 * gpus) for gpus in (1, 2, 4, 8)
+        ]
+    ).save(report)
     capsys.readouterr()
     assert scaling_report(["advise", str(report), "--noise-scale", str(run_dir), "--json"]) == 0
     advice = json.loads(capsys.readouterr().out)
     assert advice["critical"]["batch"] == result["critical_batch"]
     assert [each["hours"] for each in advice["options"]] == pytest.approx(
-        [result["min_examples"] * (1 + 8 * gpus / result["critical_batch"]) / (100 * gpus) / 3600 for gpus in (1, 2, 4, 8)]
+        [
+            result["min_examples"] * (1 + 8 * gpus / result["critical_batch"]) / (100 * gpus) / 3600
+            for gpus in (1, 2, 4, 8)
+        ]
     )
 
 
@@ -223,20 +313,42 @@ def test_what_is_no_run_is_said_to_be_none(tmp_path, capsys):
 
 
 REFUSED = {
-    "spans ranks": (4, dict(bn_batch_size=32, batch_size=64), "a ghost batch spans ranks; micro-batches of 32"),
-    "one ghost batch": (1, dict(bn_batch_size=64, batch_size=64), "cannot be split; set bn_batch_size below 64"),
-    "one loss": (1, dict(loss_batch_size=64), r"\(bn_batch_size=8\) and whole losses \(loss_batch_size=64\); set both to half of it"),
+    "spans ranks": (
+        4,
+        dict(bn_batch_size=32, batch_size=64),
+        "a ghost batch spans ranks; micro-batches of 32",
+    ),
+    "one ghost batch": (
+        1,
+        dict(bn_batch_size=64, batch_size=64),
+        "cannot be split; set bn_batch_size below 64",
+    ),
+    "one loss": (
+        1,
+        dict(loss_batch_size=64),
+        r"\(bn_batch_size=8\) and whole losses \(loss_batch_size=64\); set both to half of it",
+    ),
     "layers alone": (1, dict(measure=dict(noise_scale="0it", layers=True)), "set measure.noise_scale"),
     "stage 3, one pass": (1, dict(deepspeed=dict(zero_stage=3)), "more than one micro-batch"),
-    "distance at stage 3": (2, dict(deepspeed=dict(zero_stage=3), measure=dict(distance=True)), "zero_stage below 3"),
-    "clipped slices": (2, dict(engine="colossalai", colossalai=dict(zero_stage=1), optimizer=dict(clip_norm=1.0)), "after clipping only"),
+    "distance at stage 3": (
+        2,
+        dict(deepspeed=dict(zero_stage=3), measure=dict(distance=True)),
+        "zero_stage below 3",
+    ),
+    "clipped slices": (
+        2,
+        dict(engine="colossalai", colossalai=dict(zero_stage=1), optimizer=dict(clip_norm=1.0)),
+        "after clipping only",
+    ),
 }
 
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_cannot_be_measured_is_refused_by_the_plan(case):
     world_size, changes, message = REFUSED[case]
-    base = Recipe().vary(batch_size=64, bn_batch_size=8, model=dict(name="cifar_resnet8"), measure=dict(noise_scale="5it"))
+    base = Recipe().vary(
+        batch_size=64, bn_batch_size=8, model=dict(name="cifar_resnet8"), measure=dict(noise_scale="5it")
+    )
     recipe = base.vary(**changes)
     engine = "colossalai" if "colossalai" in changes else "deepspeed"
     with pytest.raises(RecipeError, match=message):
@@ -250,8 +362,15 @@ def test_what_was_measured_when_nothing_was_left_to_learn_can_be_left_out(run_di
         return float(json.loads((run_dir / "landscape" / "batch.json").read_text())["critical_batch"])
 
     with (run_dir / "metrics.jsonl").open("a") as file:
-        for examples, loss in ((25_600, 0.5), (51_200, 0.05), (102_400, 0.01)):  # half of the noise rows lie before 51,200 examples
-            file.write(json.dumps({"kind": "train", "step": examples // 64, "examples": examples, "loss": loss}) + "\n")
+        for examples, loss in (
+            (25_600, 0.5),
+            (51_200, 0.05),
+            (102_400, 0.01),
+        ):  # half of the noise rows lie before 51,200 examples
+            file.write(
+                json.dumps({"kind": "train", "step": examples // 64, "examples": examples, "loss": loss})
+                + "\n"
+            )
     assert critical("--until-loss", "0.1") == pytest.approx(50, rel=0.1)
     assert critical("--until-loss", "0.001") == critical() > 60
 
@@ -259,7 +378,10 @@ def test_what_was_measured_when_nothing_was_left_to_learn_can_be_left_out(run_di
 def test_layers_are_drawn_from_whatever_rows_there_are(run_dir, capsys):
     assert main(["layers", str(run_dir)]) == 0
     assert [path.name for path in (run_dir / "landscape").iterdir()] == ["layers.png"]
-    trust = [{"kind": "trust", "step": step, "examples": 64 * step, "ratios": {"a": 0.01, "b": 0.02 * step}} for step in (1, 2, 3)]
+    trust = [
+        {"kind": "trust", "step": step, "examples": 64 * step, "ratios": {"a": 0.01, "b": 0.02 * step}}
+        for step in (1, 2, 3)
+    ]
     (run_dir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in trust))
     assert main(["layers", str(run_dir)]) == 0 and (run_dir / "landscape" / "trust.png").stat().st_size > 5000
     (run_dir / "metrics.jsonl").write_text("")

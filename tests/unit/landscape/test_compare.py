@@ -50,9 +50,14 @@ def test_two_runs_side_by_side(runs, tmp_path, capsys):
     found = json.loads((tmp_path / "page" / "compare.json").read_text())
     assert [point["alpha"] for point in found["line"]] == [0, 0.5, 1]
     box = found["sharpness"][0]["box 0.001, full space"]
-    assert found["line"][0]["train_loss"] == pytest.approx(box["base"], rel=1e-5), "the line starts at the first run"
+    assert found["line"][0]["train_loss"] == pytest.approx(box["base"], rel=1e-5), (
+        "the line starts at the first run"
+    )
     page = (tmp_path / "page" / "compare.html").read_text()
-    assert f"<td>training loss</td><td>{box['base']:.4g}</td>" in page and "far from where the other got" not in page
+    assert (
+        f"<td>training loss</td><td>{box['base']:.4g}</td>" in page
+        and "far from where the other got" not in page
+    )
     assert found["fits"][0]["slope"] == pytest.approx(1) and found["fits"][0]["explained"] == pytest.approx(1)
     for name in ("line.png", "spectrum.png", "distance.png", "compare.html"):
         assert (tmp_path / "page" / name).stat().st_size > 5000
@@ -78,7 +83,9 @@ def test_what_was_kept_with_another_meaning_is_measured_anew(runs, monkeypatch, 
     assert main(words) == 0
     monkeypatch.setattr("tools.landscape.cache.MEANING", -1)
     measured = []
-    monkeypatch.setattr(measures, "box_sharpness", lambda *_, **__: measured.append(1) or Sharpness(1.0, 1.0, 1.0, 1))
+    monkeypatch.setattr(
+        measures, "box_sharpness", lambda *_, **__: measured.append(1) or Sharpness(1.0, 1.0, 1.0, 1)
+    )
     assert main(words) == main(words) == 0
     assert len(measured) == 4, "each box once"
 
@@ -93,7 +100,9 @@ def test_a_run_that_was_trained_anew_is_measured_anew(runs, tmp_path, capsys):
             shutil.copytree(write_run(tmp_path / "again", seed=2) / "checkpoints", small / "checkpoints")
         assert main(compared) == 0
         found = json.loads((tmp_path / "page" / "compare.json").read_text())
-        assert found["line"][0]["train_loss"] == pytest.approx(found["sharpness"][0]["box 0.001, full space"]["base"], rel=1e-5)
+        assert found["line"][0]["train_loss"] == pytest.approx(
+            found["sharpness"][0]["box 0.001, full space"]["base"], rel=1e-5
+        )
         starts.append(found["line"][0]["train_loss"])
     assert starts[0] != pytest.approx(starts[1], rel=1e-3)
 
@@ -106,7 +115,9 @@ def test_a_pass_holds_whole_ghost_batches(tmp_path, capsys):
     assert json.loads(cached.read_text())["settings"]["micro_batch"] == 72
     capsys.readouterr()
     assert main(["sharpness", str(path), *OPTIONS]) == 2
-    assert "--micro-batch 16 holds no whole number of the ghost batches of 72 images" in (said := capsys.readouterr().err)
+    assert "--micro-batch 16 holds no whole number of the ghost batches of 72 images" in (
+        said := capsys.readouterr().err
+    )
     assert "--micro-batch 72 does" in said
     assert main(["sharpness", str(path), "--examples", "100"]) == 2
     assert "use --examples 144" in capsys.readouterr().err
@@ -114,18 +125,24 @@ def test_a_pass_holds_whole_ghost_batches(tmp_path, capsys):
 
 
 def test_a_stopped_command_keeps_what_was_finished(runs, monkeypatch, capsys):
-    monkeypatch.setattr(measures, "spectral_density", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(
+        measures, "spectral_density", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt)
+    )
     options = ["hessian", str(runs[1]), "--examples", "32", "--micro-batch", "16"]
     assert main(options) == 130
     assert "the same command goes on from there" in capsys.readouterr().err
-    assert json.loads((runs[1] / "landscape" / "top_eigenvalues.json").read_text())["settings"]["examples"] == 32
+    assert (
+        json.loads((runs[1] / "landscape" / "top_eigenvalues.json").read_text())["settings"]["examples"] == 32
+    )
     monkeypatch.undo()
 
 
 def test_runs_without_a_line_between_them_are_refused(runs, tmp_path, capsys):
     other = write_run(tmp_path / "other", seed=0, name="cifar_resnet20")
     assert main(["compare", str(runs[0]), str(other), *OPTIONS]) == 2
-    assert "model.name is cifar_resnet8 and cifar_resnet20: only runs of one network" in capsys.readouterr().err
+    assert (
+        "model.name is cifar_resnet8 and cifar_resnet20: only runs of one network" in capsys.readouterr().err
+    )
     assert main(["hessian", str(runs[0]), "--examples", "100", "--micro-batch", "16"]) == 2
     assert "--examples 100 is not a whole number of micro-batches of 16" in capsys.readouterr().err
 
@@ -140,7 +157,11 @@ def test_a_detectors_loss_is_no_function_to_measure(tmp_path, capsys):
 
 def test_sync_batch_norm_is_measured_as_it_was_trained(tmp_path):
     run = Run(write_run(tmp_path / "run", seed=0, batch_size=64, ghost=8, batch_norm="sync"))
-    layers = [layer for layer in run.model(run.weights, torch.device("cpu")).modules() if isinstance(layer, GhostBatchNorm2d)]
+    layers = [
+        layer
+        for layer in run.model(run.weights, torch.device("cpu")).modules()
+        if isinstance(layer, GhostBatchNorm2d)
+    ]
     assert {layer.ghost_size for layer in layers} == {64}
 
 
@@ -159,7 +180,9 @@ def rated(rates, distance):
 
 def test_a_logarithm_is_fitted_while_the_rate_is_high():
     def course(step):
-        return 2 + 3 * np.log(step) if 3 <= step <= 7 else 7.0  # something else in the warm-up, and once the rate has fallen
+        return (
+            2 + 3 * np.log(step) if 3 <= step <= 7 else 7.0
+        )  # something else in the warm-up, and once the rate has fallen
 
     found = fit_log(*rated([0.2, 0.6, 1, 1, 0.9, 0.7, 0.5, 0.4, 0.1], course))
     assert (found.intercept, found.slope, found.explained) == pytest.approx((2, 3, 1))
@@ -175,7 +198,9 @@ def test_a_logarithm_is_fitted_while_the_rate_is_high():
 
 def test_distances_without_a_law_are_shown_without_one(runs, tmp_path, capsys):
     short = shutil.copytree(runs[0], tmp_path / "short")
-    rows = [row for row in map(json.loads, (short / "metrics.jsonl").read_text().splitlines()) if row["step"] < 4]
+    rows = [
+        row for row in map(json.loads, (short / "metrics.jsonl").read_text().splitlines()) if row["step"] < 4
+    ]
     (short / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert main(["compare", str(short), str(runs[1]), "--out", str(tmp_path / "page"), *OPTIONS]) == 0
     said = capsys.readouterr().out
@@ -184,7 +209,9 @@ def test_distances_without_a_law_are_shown_without_one(runs, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("batch_norm", ["batch", "eval"])
-def test_the_metric_on_the_line_does_not_depend_on_which_examples_share_a_batch(runs, tmp_path, monkeypatch, batch_norm):
+def test_the_metric_on_the_line_does_not_depend_on_which_examples_share_a_batch(
+    runs, tmp_path, monkeypatch, batch_norm
+):
     """Classes may lie in the file one after the other, and padding is no example: the statistics are those of training examples."""
     seen, evaluate = [], Classification.evaluate
 
@@ -195,9 +222,23 @@ def test_the_metric_on_the_line_does_not_depend_on_which_examples_share_a_batch(
         return evaluate(self, model, **split)
 
     monkeypatch.setattr(Classification, "evaluate", watched)
-    words = ["--out", str(tmp_path / "page"), "--examples", "64", "--micro-batch", "16", "--batch-norm", batch_norm]
+    words = [
+        "--out",
+        str(tmp_path / "page"),
+        "--examples",
+        "64",
+        "--micro-batch",
+        "16",
+        "--batch-norm",
+        batch_norm,
+    ]
     assert main(["compare", *map(str, runs), *words]) == 0
-    (batch,) = islice(create_task(Run(runs[0]).recipe, torch.device("cpu")).batches(start=0, micro_batch_size=64, rank=0, world_size=1), 1)
+    (batch,) = islice(
+        create_task(Run(runs[0]).recipe, torch.device("cpu")).batches(
+            start=0, micro_batch_size=64, rank=0, world_size=1
+        ),
+        1,
+    )
     conv, mean = seen[-1]
     expected = conv(batch[0]).mean((0, 2, 3)) if batch_norm == "batch" else torch.zeros_like(mean)
     torch.testing.assert_close(mean, expected)

@@ -31,17 +31,25 @@ def trained(monkeypatch):
         folder.mkdir(parents=True)
         reached = 20 + 2000 // size
         losses = {reached - 1: 1.0, reached + 1: 0.1}
-        rows = [{"kind": "train", "step": step, "examples": step * size, "loss": loss} for step, loss in losses.items()]
+        rows = [
+            {"kind": "train", "step": step, "examples": step * size, "loss": loss}
+            for step, loss in losses.items()
+        ]
         for step in range(2, reached, 2):
             wobble = 1 + 0.01 * (-1) ** (step // 2)
-            squares = {"small_square": (1 + 4 * NOISE / size) * wobble, "large_square": (1 + NOISE / size) * wobble}
+            squares = {
+                "small_square": (1 + 4 * NOISE / size) * wobble,
+                "large_square": (1 + NOISE / size) * wobble,
+            }
             sizes = {"small_batch": size // 4, "large_batch": size}
             rows.append({"kind": "noise", "step": step, "examples": step * size, **sizes, **squares})
         (folder / "recipe.yaml").write_text(recipe.to_yaml())
         (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         (folder / "summary.json").write_text(json.dumps(ORIGIN))
 
-    monkeypatch.setattr(importlib.import_module("lbtrain.main"), "run", train)  # `lbtrain.main` by name is the function
+    monkeypatch.setattr(
+        importlib.import_module("lbtrain.main"), "run", train
+    )  # `lbtrain.main` by name is the function
     return folders
 
 
@@ -51,24 +59,48 @@ def words(tmp_path, monkeypatch):
     for data in ("digits", "mnist"):
         (tmp_path / f"{data}.py").write_text(RECIPE.format(data=data))
     monkeypatch.chdir(tmp_path)
-    return ["sweep", "digits.py", "--loss", "0.1", "--batches", "16", "40", "200", "--rates", "1", "--seeds", "1", "--epochs", "1"]
+    return [
+        "sweep",
+        "digits.py",
+        "--loss",
+        "0.1",
+        "--batches",
+        "16",
+        "40",
+        "200",
+        "--rates",
+        "1",
+        "--seeds",
+        "1",
+        "--epochs",
+        "1",
+    ]
 
 
 def test_the_measured_curve_and_what_the_noise_scale_says_are_written_with_their_origin(words, trained):
     assert main(words) == 0
     found = json.loads(Path("runs/landscape-sweep/digits/sweep.json").read_text())
     assert [point["steps"] for point in found["points"]] == [145, 70, 30]
-    assert found["measured"]["critical_batch"] == pytest.approx(NOISE, rel=0.02) == found["predicted"]["critical_batch"]
+    assert (
+        found["measured"]["critical_batch"]
+        == pytest.approx(NOISE, rel=0.02)
+        == found["predicted"]["critical_batch"]
+    )
     assert found["command"] == "python -m tools.landscape " + " ".join(words)
     assert found["origins"] == [ORIGIN] and found["date"].count("-") == 2
     page = Path("runs/landscape-sweep/digits/sweep.html").read_text()
     assert found["command"] in page and "abc1234 on 2 cores; python 3.11, torch 2.5" in page
 
 
-def test_a_noise_scale_that_says_nothing_does_not_take_the_measured_curve_along(words, trained, monkeypatch, capsys):
+def test_a_noise_scale_that_says_nothing_does_not_take_the_measured_curve_along(
+    words, trained, monkeypatch, capsys
+):
     monkeypatch.setattr(importlib.import_module(__name__), "NOISE", 0)
     assert main(words) == 0
-    assert "the noise scale of the run at batch 40 says no critical batch in its 34 measurements" in capsys.readouterr().out
+    assert (
+        "the noise scale of the run at batch 40 says no critical batch in its 34 measurements"
+        in capsys.readouterr().out
+    )
     folder = Path("runs/landscape-sweep/digits")
     found = json.loads((folder / "sweep.json").read_text())
     assert found["measured"]["critical_batch"] == pytest.approx(100, rel=0.02) and found["predicted"] is None
@@ -107,7 +139,10 @@ def test_the_curve_of_steps_over_batches_is_fitted():
 
 
 def test_steps_to_a_loss_are_in_the_middle_of_the_first_stretch_that_reaches_it(tmp_path):
-    rows = [{"kind": "train", "step": step, "examples": step, "loss": loss} for step, loss in ((4, 1.0), (8, 0.09), (12, 0.2))]
+    rows = [
+        {"kind": "train", "step": step, "examples": step, "loss": loss}
+        for step, loss in ((4, 1.0), (8, 0.09), (12, 0.2))
+    ]
     (tmp_path / "recipe.yaml").write_text("")
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert steps_to(Run(tmp_path), 0.1) == 6 and steps_to(Run(tmp_path), 0.01) is None
@@ -121,8 +156,13 @@ def test_a_loss_that_too_few_batch_sizes_reach_is_said_to_be_too_low(words, trai
 def test_batches_that_the_plan_refuses_are_told_before_anything_is_trained(words, trained, capsys):
     assert main([*words, "--batches", "4", "8", "16", "40", "200"]) == RecipeError.exit_code
     said = capsys.readouterr().err
-    assert said.startswith("error: --batches 16 40 200 would do: a sweep measures the noise scale in every run, and the plan refuses 4: ")
-    assert "batch_size=4 cannot be cut" in said and "; 8: measure.noise_scale=2it: one ghost batch on one rank cannot be split" in said
+    assert said.startswith(
+        "error: --batches 16 40 200 would do: a sweep measures the noise scale in every run, and the plan refuses 4: "
+    )
+    assert (
+        "batch_size=4 cannot be cut" in said
+        and "; 8: measure.noise_scale=2it: one ghost batch on one rank cannot be split" in said
+    )
     assert not trained and not Path("runs").exists()
 
 

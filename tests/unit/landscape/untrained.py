@@ -17,14 +17,19 @@ def write_run(path: Path, *, seed: int, batch_size: int = 64, ghost: int = 8, **
 
     model: what of a cifar_resnet8 is another.
     """
-    recipe = Recipe().vary(batch_size=batch_size, bn_batch_size=ghost, seed=seed, model={"name": "cifar_resnet8", **model})
+    recipe = Recipe().vary(
+        batch_size=batch_size, bn_batch_size=ghost, seed=seed, model={"name": "cifar_resnet8", **model}
+    )
     net = build_model(recipe, dataset_info(recipe.data))
     path.mkdir()
     state = {"model": net.state_dict(), "optimizer": {}, "loss_scale": 1.0, "loss_scale_steps": 0}
     checkpoints = Checkpoints(path, keep=1)
     checkpoints.save(state, Progress(640, 10), recipe.to_yaml())
     checkpoints.wait()
-    rows = [{"kind": "distance", "step": step, "examples": step, "distance": 1 + float(np.log(step))} for step in (1, 2, 4, 8)]
+    rows = [
+        {"kind": "distance", "step": step, "examples": step, "distance": 1 + float(np.log(step))}
+        for step in (1, 2, 4, 8)
+    ]
     rows += [{"kind": "train", "step": row["step"], "lr": 0.1, "batch_size": batch_size} for row in rows]
     (path / "recipe.yaml").write_text(recipe.to_yaml())
     (path / "plan.json").write_text(make_plan(recipe, 1).to_json())

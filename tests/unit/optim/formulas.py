@@ -18,19 +18,34 @@ def lars_ratio(w: Tensor, g: Tensor, *, eta: float, wd: float, eps: float = 0.0)
     return eta * norm(w) / (norm(g) + wd * norm(w) + eps)
 
 
-def lars_inside(w: Tensor, g: Tensor, v: Tensor, *, lr: float, m: float, wd: float, ratio: float) -> tuple[Tensor, Tensor]:
+def lars_inside(
+    w: Tensor, g: Tensor, v: Tensor, *, lr: float, m: float, wd: float, ratio: float
+) -> tuple[Tensor, Tensor]:
     """Algorithm 1 of the paper: the learning rate inside the buffer."""
     v = m * v + lr * ratio * (g + wd * w)
     return w - v, v
 
 
-def lars_outside(w: Tensor, g: Tensor, u: Tensor, *, lr: float, m: float, wd: float, ratio: float) -> tuple[Tensor, Tensor]:
+def lars_outside(
+    w: Tensor, g: Tensor, u: Tensor, *, lr: float, m: float, wd: float, ratio: float
+) -> tuple[Tensor, Tensor]:
     u = m * u + ratio * (g + wd * w)
     return w - lr * u, u
 
 
 def lamb(
-    w: Tensor, g: Tensor, a: Tensor, c: Tensor, t: int, *, lr: float, b1: float, b2: float, eps: float, wd: float, corrected: bool = True
+    w: Tensor,
+    g: Tensor,
+    a: Tensor,
+    c: Tensor,
+    t: int,
+    *,
+    lr: float,
+    b1: float,
+    b2: float,
+    eps: float,
+    wd: float,
+    corrected: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor, float]:
     """Algorithm 2 of You et al. 2019 with phi the identity; t counts from 1. Returns the new w, a, c and the ratio."""
     a = b1 * a + (1 - b1) * g

@@ -76,12 +76,17 @@ def test_frozen_layers_are_left_alone(optimizer):
 @pytest.mark.parametrize("optimizer", BOTH)
 def test_no_weight_decay_is_adapted_all_the_same(optimizer):
     for scale in (1.0, 1000.0):  # a layer-wise step does not depend on the size of the gradient
-        w, *_ = one_layer(optimizer, torch.tensor([3.0, 4.0]), scale * torch.tensor([0.6, 0.8]), weight_decay=0.0)
+        w, *_ = one_layer(
+            optimizer, torch.tensor([3.0, 4.0]), scale * torch.tensor([0.6, 0.8]), weight_decay=0.0
+        )
         size = 0.1 * 5 * (0.001 if optimizer is LARS else 1.0)
         assert math.isclose(float((w - torch.tensor([3.0, 4.0])).norm()), size, rel_tol=1e-3)
 
 
-@pytest.mark.parametrize("options", [{"momentum_scaling": "lr_and_trust_ratio"}, {"momentum_scaling": "trust_ratio"}, {"larc_clip": True}])
+@pytest.mark.parametrize(
+    "options",
+    [{"momentum_scaling": "lr_and_trust_ratio"}, {"momentum_scaling": "trust_ratio"}, {"larc_clip": True}],
+)
 def test_lars_at_lr_zero(options):
     w, state, *_ = one_layer(LARS, torch.tensor([3.0, 4.0]), torch.tensor([1.0, 2.0]), lr=0.0, **options)
     assert w.tolist() == [3.0, 4.0]
@@ -114,7 +119,9 @@ def test_half_weights(optimizer):
         w, g = torch.full((100_000,), 3.0), torch.full((100_000,), 0.1)
         half, *_ = one_layer(optimizer, w.to(dtype), g.to(dtype), weight_decay=0.0)
         full, *_ = one_layer(optimizer, w, g.to(dtype).float(), weight_decay=0.0)
-        torch.testing.assert_close(half.float(), full, rtol=2**-8 if dtype == torch.bfloat16 else 2**-10, atol=0)
+        torch.testing.assert_close(
+            half.float(), full, rtol=2**-8 if dtype == torch.bfloat16 else 2**-10, atol=0
+        )
 
 
 @pytest.mark.parametrize("optimizer", BOTH)
@@ -124,7 +131,10 @@ def test_channels_last_and_transposed_weights(optimizer):
     w, g = torch.randn(6, 5, 3, 3), torch.randn(6, 5, 3, 3)
     plain, *_ = one_layer(optimizer, w, g)
     last = torch.channels_last
-    for weights, gradient in [(w.to(memory_format=last), g.to(memory_format=last)), (w.to(memory_format=last), g)]:
+    for weights, gradient in [
+        (w.to(memory_format=last), g.to(memory_format=last)),
+        (w.to(memory_format=last), g),
+    ]:
         other, *_ = one_layer(optimizer, weights, gradient)
         torch.testing.assert_close(other, plain, rtol=1e-5, atol=1e-6)
     turned, *_ = one_layer(optimizer, w.transpose(0, 1), g.transpose(0, 1))
@@ -188,7 +198,9 @@ def test_a_tensor_rate_is_read_at_every_step(optimizer):
 def test_rosenbrock(optimizer):
     """The banana valley, from (1.5, 1.5) down: the loss falls to a hundredth under a decaying rate."""
     point = nn.Parameter(torch.tensor([1.5, 1.5]))
-    made = optimizer([point], lr=0.0, **({"trust_coefficient": 1.0} if optimizer is LARS else {"betas": (0.9, 0.99)}))
+    made = optimizer(
+        [point], lr=0.0, **({"trust_coefficient": 1.0} if optimizer is LARS else {"betas": (0.9, 0.99)})
+    )
 
     def valley() -> Tensor:
         x, y = point

@@ -31,7 +31,10 @@ def test_no_value_is_read_from_the_device(optimizer, options):
 
 
 @pytest.mark.parametrize("optimizer", [LARS, LAMB])
-@pytest.mark.parametrize("settings", [{"use_trust_ratio": False, "weight_decay": 0.0}, {"use_trust_ratio": True, "weight_decay": 0.01}])
+@pytest.mark.parametrize(
+    "settings",
+    [{"use_trust_ratio": False, "weight_decay": 0.0}, {"use_trust_ratio": True, "weight_decay": 0.01}],
+)
 def test_the_ratios_lie_beside_the_weights(optimizer, settings, monkeypatch):
     devices = []
     apply = optimizer._apply

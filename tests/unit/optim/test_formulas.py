@@ -24,7 +24,10 @@ def path(request, monkeypatch):
 def layers() -> list[nn.Parameter]:
     torch.manual_seed(0)
     shapes = [(7, 3, 3, 3), (1,), (5, 11), ()]
-    return [nn.Parameter(torch.randn(shape, dtype=torch.float64) * 10.0**place) for place, shape in enumerate(shapes)]
+    return [
+        nn.Parameter(torch.randn(shape, dtype=torch.float64) * 10.0**place)
+        for place, shape in enumerate(shapes)
+    ]
 
 
 def gradients(step: int, like: list[nn.Parameter]) -> list[Tensor]:
@@ -51,7 +54,9 @@ def test_lars(path, form, wd):
         for i, g in enumerate(gradients(step, parameters)):
             ratio = formulas.lars_ratio(expected[i], g, eta=eta, wd=wd)
             expected[i], buffers[i] = step_of(expected[i], g, buffers[i], lr=lr, m=m, wd=wd, ratio=ratio)
-    optimizer = LARS(parameters, lr=0.0, momentum=m, weight_decay=wd, trust_coefficient=eta, eps=0.0, momentum_scaling=form)
+    optimizer = LARS(
+        parameters, lr=0.0, momentum=m, weight_decay=wd, trust_coefficient=eta, eps=0.0, momentum_scaling=form
+    )
     torch.testing.assert_close(run(optimizer, parameters), expected, rtol=1e-11, atol=0)
 
 
@@ -59,7 +64,12 @@ def test_lars_nesterov_forms_agree_with_torch_where_ratio_is_one():
     """In a group that is not adapted LARS is torch's SGD, Nesterov included (outside form), and so it is (inside) at a constant rate."""
     ours, theirs = layers(), layers()
     optimizer = LARS(
-        [{"params": ours, "use_trust_ratio": False}], lr=0.0, momentum=0.9, weight_decay=0.01, nesterov=True, momentum_scaling="trust_ratio"
+        [{"params": ours, "use_trust_ratio": False}],
+        lr=0.0,
+        momentum=0.9,
+        weight_decay=0.01,
+        nesterov=True,
+        momentum_scaling="trust_ratio",
     )
     expected = run(torch.optim.SGD(theirs, lr=0.0, momentum=0.9, weight_decay=0.01, nesterov=True), theirs)
     torch.testing.assert_close(run(optimizer, ours), expected, rtol=1e-12, atol=0)
@@ -67,12 +77,32 @@ def test_lars_nesterov_forms_agree_with_torch_where_ratio_is_one():
 
 @pytest.mark.parametrize("form", ["lr_and_trust_ratio", "trust_ratio"])
 def test_nesterov_by_hand(path, form):
-    w, g, lr, m, wd, eta = torch.tensor([3.0, 4.0]).double(), torch.tensor([0.6, -0.8]).double(), 0.5, 0.9, 0.1, 0.01
+    w, g, lr, m, wd, eta = (
+        torch.tensor([3.0, 4.0]).double(),
+        torch.tensor([0.6, -0.8]).double(),
+        0.5,
+        0.9,
+        0.1,
+        0.01,
+    )
     parameter = nn.Parameter(w.clone())
-    optimizer = LARS([parameter], lr=lr, momentum=m, weight_decay=wd, trust_coefficient=eta, eps=0, nesterov=True, momentum_scaling=form)
+    optimizer = LARS(
+        [parameter],
+        lr=lr,
+        momentum=m,
+        weight_decay=wd,
+        trust_coefficient=eta,
+        eps=0,
+        nesterov=True,
+        momentum_scaling=form,
+    )
     buffer, expected = torch.zeros_like(w), w
     for _ in range(3):
-        term = formulas.lars_ratio(expected, g, eta=eta, wd=wd) * (g + wd * expected) * (lr if form == "lr_and_trust_ratio" else 1.0)
+        term = (
+            formulas.lars_ratio(expected, g, eta=eta, wd=wd)
+            * (g + wd * expected)
+            * (lr if form == "lr_and_trust_ratio" else 1.0)
+        )
         buffer = m * buffer + term
         expected = expected - (1.0 if form == "lr_and_trust_ratio" else lr) * (m * buffer + term)
         parameter.grad = g.clone()
@@ -102,7 +132,10 @@ def test_momentum_correction(form):
 
 
 def test_trust_clip_and_larc():
-    w, g = torch.full((4,), 5.0, dtype=torch.float64), torch.full((4,), 0.01, dtype=torch.float64)  # |w| / |g| = 500
+    w, g = (
+        torch.full((4,), 5.0, dtype=torch.float64),
+        torch.full((4,), 0.01, dtype=torch.float64),
+    )  # |w| / |g| = 500
     for options, ratio in [({"trust_clip": 0.3}, 0.3), ({"larc_clip": True}, 1.0), ({}, 0.5)]:
         parameter = nn.Parameter(w.clone())
         parameter.grad = g.clone()
@@ -115,7 +148,12 @@ def test_larc_never_steps_above_the_layer_rate(lr, larc_ratio):
     parameter = nn.Parameter(torch.full((4,), 5.0, dtype=torch.float64))
     parameter.grad = torch.full((4,), 0.01, dtype=torch.float64)
     LARS([parameter], lr=lr, momentum=0.0, eps=0.0, larc_clip=True).step()
-    torch.testing.assert_close(parameter.detach(), 5.0 - lr * larc_ratio * torch.full((4,), 0.01, dtype=torch.float64), rtol=1e-12, atol=0)
+    torch.testing.assert_close(
+        parameter.detach(),
+        5.0 - lr * larc_ratio * torch.full((4,), 0.01, dtype=torch.float64),
+        rtol=1e-12,
+        atol=0,
+    )
 
 
 @pytest.mark.parametrize("corrected", [True, False])
@@ -127,7 +165,9 @@ def test_lamb(path, wd, corrected):
     for step, lr in enumerate(RATES):
         for i, g in enumerate(gradients(step, parameters)):
             expected[i], a[i], c[i], _ = formulas.lamb(expected[i], g, a[i], c[i], step + 1, lr=lr, **options)
-    optimizer = LAMB(parameters, lr=0.0, betas=(0.8, 0.95), eps=1e-6, weight_decay=wd, bias_correction=corrected)
+    optimizer = LAMB(
+        parameters, lr=0.0, betas=(0.8, 0.95), eps=1e-6, weight_decay=wd, bias_correction=corrected
+    )
     torch.testing.assert_close(run(optimizer, parameters), expected, rtol=1e-9, atol=0)
     torch.testing.assert_close([optimizer.state[p]["exp_avg_sq"] for p in parameters], c, rtol=1e-12, atol=0)
 

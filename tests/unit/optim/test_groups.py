@@ -8,27 +8,47 @@ from lbtrain.recipe import OptimizerConfig
 
 
 def by_name(groups):
-    return {name: (group["weight_decay"], group["use_trust_ratio"]) for group in groups for name in group["param_names"]}
+    return {
+        name: (group["weight_decay"], group["use_trust_ratio"])
+        for group in groups
+        for name in group["param_names"]
+    }
 
 
 def test_defaults_hold_back_norms_and_biases():
     model = timm.create_model("resnet18")
     groups = parameter_groups(model, weight_decay=5e-5)
-    assert [(g["weight_decay"], g["use_trust_ratio"], len(g["params"])) for g in groups] == [(5e-5, True, 21), (0.0, False, 41)]
+    assert [(g["weight_decay"], g["use_trust_ratio"], len(g["params"])) for g in groups] == [
+        (5e-5, True, 21),
+        (0.0, False, 41),
+    ]
     assert by_name(groups)["bn1.weight"] == by_name(groups)["fc.bias"] == (0.0, False)
     names = dict(model.named_parameters())
-    assert all(names[name] is p for g in groups for name, p in zip(g["param_names"], g["params"], strict=True))
+    assert all(
+        names[name] is p for g in groups for name, p in zip(g["param_names"], g["params"], strict=True)
+    )
 
 
 def test_filters_are_separate():
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
-    groups = by_name(parameter_groups(model, weight_decay=0.1, no_decay=["norm"], no_trust_ratio=["bias", "0.weight"]))
-    assert groups == {"0.weight": (0.1, False), "0.bias": (0.1, False), "1.weight": (0.0, True), "1.bias": (0.0, False)}
-    assert by_name(parameter_groups(model, weight_decay=0.1, no_decay=[], no_trust_ratio=[])) == dict.fromkeys(groups, (0.1, True))
+    groups = by_name(
+        parameter_groups(model, weight_decay=0.1, no_decay=["norm"], no_trust_ratio=["bias", "0.weight"])
+    )
+    assert groups == {
+        "0.weight": (0.1, False),
+        "0.bias": (0.1, False),
+        "1.weight": (0.0, True),
+        "1.bias": (0.0, False),
+    }
+    assert by_name(
+        parameter_groups(model, weight_decay=0.1, no_decay=[], no_trust_ratio=[])
+    ) == dict.fromkeys(groups, (0.1, True))
 
 
 def test_tied_and_frozen_parameters():
-    model = nn.Sequential(nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False))
+    model = nn.Sequential(
+        nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False)
+    )
     model[1].weight = model[0].weight
     model[2].weight.requires_grad_(False)
     assert list(by_name(parameter_groups(model, weight_decay=0.1))) == ["0.weight"]
@@ -58,7 +78,9 @@ def test_timms_norm_layers_are_found(name):
 def test_a_pattern_that_names_nothing_is_refused():
     with pytest.raises(ValueError, match=r"'nrom' names no trainable parameter.*did you mean norm"):
         parameter_groups(nn.Linear(2, 2), weight_decay=0.1, no_decay=["nrom"])
-    assert len(parameter_groups(nn.Linear(2, 2, bias=False), weight_decay=0.1)) == 1  # no norm, no bias: nothing to say
+    assert (
+        len(parameter_groups(nn.Linear(2, 2, bias=False), weight_decay=0.1)) == 1
+    )  # no norm, no bias: nothing to say
     with pytest.raises(ValueError, match="no trainable parameter"):
         parameter_groups(nn.ReLU(), weight_decay=0.1)
 
@@ -66,9 +88,18 @@ def test_a_pattern_that_names_nothing_is_refused():
 @pytest.mark.parametrize("name", ["sgd", "lars", "lamb"])
 def test_create_optimizer(name):
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
-    config = OptimizerConfig(name=name, weight_decay=0.3, trust_clip=2.0, beta1=0.7, nesterov=True, momentum_scaling="trust_ratio")
+    config = OptimizerConfig(
+        name=name, weight_decay=0.3, trust_clip=2.0, beta1=0.7, nesterov=True, momentum_scaling="trust_ratio"
+    )
     optimizer = create_optimizer(config, model)
     assert type(optimizer).__name__ == name.upper()
-    assert [(g["lr"], g["weight_decay"], g["use_trust_ratio"]) for g in optimizer.param_groups] == [(0.0, 0.3, True), (0.0, 0.0, False)]
-    expected = {"sgd": {"nesterov": True}, "lars": {"trust_clip": 2.0, "momentum_scaling": "trust_ratio"}, "lamb": {"betas": (0.7, 0.999)}}
+    assert [(g["lr"], g["weight_decay"], g["use_trust_ratio"]) for g in optimizer.param_groups] == [
+        (0.0, 0.3, True),
+        (0.0, 0.0, False),
+    ]
+    expected = {
+        "sgd": {"nesterov": True},
+        "lars": {"trust_clip": 2.0, "momentum_scaling": "trust_ratio"},
+        "lamb": {"betas": (0.7, 0.999)},
+    }
     assert expected[name].items() <= optimizer.param_groups[0].items()

@@ -38,7 +38,9 @@ def ours(**options):
 
 
 def timm_lars(**options):
-    return lambda params: timm.optim.Lars(params, momentum=M, trust_coeff=ETA, **({"weight_decay": WD, "eps": 0} | options))
+    return lambda params: timm.optim.Lars(
+        params, momentum=M, trust_coeff=ETA, **({"weight_decay": WD, "eps": 0} | options)
+    )
 
 
 def same(a: Tensor, b: Tensor) -> bool:
@@ -50,7 +52,10 @@ def same(a: Tensor, b: Tensor) -> bool:
 def test_timm_lars_agrees(foreach, clip):
     """With weight decay, momentum outside, no Nesterov; `trust_clip` there is our `larc_clip`."""
     w, gradients = start()
-    assert same(train(ours(larc_clip=clip), w, gradients), train(timm_lars(foreach=foreach, trust_clip=clip), w, gradients))
+    assert same(
+        train(ours(larc_clip=clip), w, gradients),
+        train(timm_lars(foreach=foreach, trust_clip=clip), w, gradients),
+    )
 
 
 def test_timm_lars_does_not_adapt_without_weight_decay():
@@ -66,7 +71,8 @@ def test_timm_lars_nesterov_enters_differently_from_inside_form_only():
     w, gradients = start()
     assert same(train(ours(nesterov=True), w, gradients), train(timm_lars(nesterov=True), w, gradients))
     assert not same(
-        train(ours(nesterov=True, momentum_scaling="lr_and_trust_ratio"), w, gradients), train(timm_lars(nesterov=True), w, gradients)
+        train(ours(nesterov=True, momentum_scaling="lr_and_trust_ratio"), w, gradients),
+        train(timm_lars(nesterov=True), w, gradients),
     )
 
 
@@ -92,7 +98,9 @@ def test_timm_lamb_agrees(foreach, corrected):
     w, gradients = start()
     theirs = train(timm_lamb(foreach=foreach, bias_correction=corrected), w, gradients)
     assert same(train(our_lamb(bias_correction=corrected), w, gradients), theirs)
-    assert same(train(our_lamb(trust_clip=1.0), w * 9, gradients), train(timm_lamb(trust_clip=True), w * 9, gradients))
+    assert same(
+        train(our_lamb(trust_clip=1.0), w * 9, gradients), train(timm_lamb(trust_clip=True), w * 9, gradients)
+    )
 
 
 def test_timm_lamb_clips_the_gradient_by_default():
@@ -107,7 +115,9 @@ def test_timm_lamb_does_not_adapt_without_weight_decay():
     w, g = start()
     unadapted = train(lambda params: LAMB([{"params": params, "use_trust_ratio": False}], lr=0.0), w, g)
     assert same(train(timm_lamb(weight_decay=0.0), w, g), unadapted)
-    assert same(train(timm_lamb(weight_decay=0.0, always_adapt=True), w, g), train(our_lamb(weight_decay=0.0), w, g))
+    assert same(
+        train(timm_lamb(weight_decay=0.0, always_adapt=True), w, g), train(our_lamb(weight_decay=0.0), w, g)
+    )
 
 
 def test_timm_lamb_shrinks_a_layer_without_gradient_by_the_rate():
@@ -156,12 +166,18 @@ def test_colossalai_lars_differs():
     assert same(train(ours(), w, gradients[:1]), by_hand(w, gradients[:1], colossalai_lars))
     # Then its ratio of today meets the gradients of yesterday.
     assert not same(train(ours(), w, gradients), by_hand(w, gradients, colossalai_lars))
-    assert not same(train(ours(momentum_scaling="lr_and_trust_ratio"), w, gradients), by_hand(w, gradients, colossalai_lars))
+    assert not same(
+        train(ours(momentum_scaling="lr_and_trust_ratio"), w, gradients),
+        by_hand(w, gradients, colossalai_lars),
+    )
     # The clamps: a large gradient is cut element by element, a small one meets the ratio's bound (ours: trust_clip).
     large, small = [gradients[0] * 100], [gradients[0] * 1e-6]
     assert not same(train(ours(), w, large), by_hand(w, large, colossalai_lars))
     bare = {"weight_decay": 0.0}
-    assert same(train(ours(trust_clip=50.0, **bare), w, small), by_hand(w, small, lambda w, g, b, lr: (w - lr * 50.0 * g, b)))
+    assert same(
+        train(ours(trust_clip=50.0, **bare), w, small),
+        by_hand(w, small, lambda w, g, b, lr: (w - lr * 50.0 * g, b)),
+    )
 
 
 def test_colossalai_lamb_agrees_without_bias_correction():

@@ -12,7 +12,10 @@ CHANNELS_LAST = torch.channels_last
 
 def layers() -> list[nn.Parameter]:
     torch.manual_seed(0)
-    return [nn.Parameter(torch.randn(shape, dtype=torch.float64)) for shape in [(7, 5, 3, 3), (1,), (300, 11), (6, 4, 1, 1), (0, 3), ()]]
+    return [
+        nn.Parameter(torch.randn(shape, dtype=torch.float64))
+        for shape in [(7, 5, 3, 3), (1,), (300, 11), (6, 4, 1, 1), (0, 3), ()]
+    ]
 
 
 def give_gradients(parameters: list[nn.Parameter], step: int) -> None:
@@ -60,12 +63,17 @@ def test_a_gradient_in_another_order_than_its_weight():
     ours = step(lambda group: create_sgd(group, momentum=0.9, nesterov=False))
     torch.testing.assert_close(ours, weight - gradient, rtol=1e-6, atol=1e-6)
     alone = step(lambda group: torch.optim.SGD(group, momentum=0.9, fused=True))
-    assert not torch.allclose(alone, weight - gradient), "torch's fused kernel minds the order now: lbtrain/optim/sgd.py need not look"
+    assert not torch.allclose(alone, weight - gradient), (
+        "torch's fused kernel minds the order now: lbtrain/optim/sgd.py need not look"
+    )
 
 
 def test_weights_in_channels_last_order_are_fused():
     parameter = nn.Parameter(torch.randn(4, 3, 2, 2).to(memory_format=CHANNELS_LAST))
-    before, parameter.grad = parameter.detach().clone(), torch.randn(4, 3, 2, 2).to(memory_format=CHANNELS_LAST)
+    before, parameter.grad = (
+        parameter.detach().clone(),
+        torch.randn(4, 3, 2, 2).to(memory_format=CHANNELS_LAST),
+    )
     optimizer = create_sgd([dict(params=[parameter], lr=1.0)], momentum=0.9, nesterov=False)
     optimizer.step()
     assert optimizer.param_groups[0]["fused"] is True

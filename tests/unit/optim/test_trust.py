@@ -21,7 +21,11 @@ def model():
 def test_ratios_of_the_last_step(model):
     optimizer = LARS(parameter_groups(model, weight_decay=0.1), lr=0.1, eps=0)
     assert trust_ratios(optimizer) == {} and trust_summary(optimizer) is None
-    expected = {name: lars_ratio(p, p.grad, eta=0.001, wd=0.1) for name, p in model.named_parameters() if p.grad is not None}
+    expected = {
+        name: lars_ratio(p, p.grad, eta=0.001, wd=0.1)
+        for name, p in model.named_parameters()
+        if p.grad is not None
+    }
     optimizer.step()
     ratios = trust_ratios(optimizer)
     assert list(ratios) == ["0.weight", "2.weight", "3.weight"]  # the adapted ones
@@ -48,7 +52,9 @@ def test_table_2_in_shape():
     parameters = dict(model.named_parameters())
     for row in rows:
         w, g = parameters[row.name].double().norm().item(), parameters[row.name].grad.double().norm().item()
-        assert math.isclose(row.weight_norm, w, rel_tol=1e-6) and math.isclose(row.gradient_norm, g, rel_tol=1e-6)
+        assert math.isclose(row.weight_norm, w, rel_tol=1e-6) and math.isclose(
+            row.gradient_norm, g, rel_tol=1e-6
+        )
         assert row.ratio == math.inf if g == 0 else math.isclose(row.ratio, w / g, rel_tol=1e-5)
     convolutions = [row.ratio for row in rows if "conv" in row.name and math.isfinite(row.ratio)]
     assert max(convolutions) > 5 * min(convolutions)

@@ -18,11 +18,21 @@ TRUE = Cost(np.array([2e-3]), np.array([1 / 120e6]))
 
 
 def _row(gpus: int, *, unhidden: float = 0.08, passes: int = 1) -> Row:
-    row = Row(gpus=gpus, nodes=gpus, per_gpu_batch=8, accumulation=passes, compute_s=0.5 * passes, optimizer_s=0.01, images_per_s=1.0)
+    row = Row(
+        gpus=gpus,
+        nodes=gpus,
+        per_gpu_batch=8,
+        accumulation=passes,
+        compute_s=0.5 * passes,
+        optimizer_s=0.01,
+        images_per_s=1.0,
+    )
     at_least, total = exchange_bounds(row, BUCKETS, CLUSTER, between=TRUE) if gpus > 1 else (0.0, 0.0)
     exposed = at_least + unhidden * (total - at_least)
     step = 0.51 * passes + exposed
-    return dataclasses.replace(row, step_p50_s=step, exposed_communication_s=exposed, images_per_s=8 * passes * gpus / step)
+    return dataclasses.replace(
+        row, step_p50_s=step, exposed_communication_s=exposed, images_per_s=8 * passes * gpus / step
+    )
 
 
 def test_a_network_is_found_from_the_steps_that_it_made() -> None:
@@ -50,13 +60,25 @@ def test_the_exposed_share_is_found_from_the_steps_that_it_made() -> None:
 
 
 def test_sharded_and_failed_points_tell_nothing_about_the_ring() -> None:
-    assert usable([dataclasses.replace(_row(2), zero_stage=1), dataclasses.replace(_row(2), status="timed out"), _row(1)]) == []
+    assert (
+        usable(
+            [
+                dataclasses.replace(_row(2), zero_stage=1),
+                dataclasses.replace(_row(2), status="timed out"),
+                _row(1),
+            ]
+        )
+        == []
+    )
 
 
 @pytest.fixture
 def study(tmp_path: Path) -> Path:
     rows = [_row(gpus, unhidden=0.2) for gpus in (1, 2, 4)]
-    sweep = [Collective(gpus=2, nodes=2, num_bytes=size, seconds=4e-3 + size / 120e6) for size in (1000, 10**6, 10**8)]
+    sweep = [
+        Collective(gpus=2, nodes=2, num_bytes=size, seconds=4e-3 + size / 120e6)
+        for size in (1000, 10**6, 10**8)
+    ]
     steps = list(np.random.default_rng(0).normal(0.5, 0.005, 40))
     times = [OwnTimes(gpus=2, rank=rank, host=f"n{rank}", own_s=steps) for rank in (0, 1)]
     provenance = {"buckets": dataclasses.asdict(BUCKETS), "device": "NVIDIA A100-SXM4-80GB"}
@@ -64,8 +86,13 @@ def study(tmp_path: Path) -> Path:
     return tmp_path / "r.json"
 
 
-def test_a_prediction_from_a_run_uses_all_that_was_measured(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["predict", "--run", str(study), "--gpus", "1,2,4", "--out", str(study.with_name("p.json"))]) == 0
+def test_a_prediction_from_a_run_uses_all_that_was_measured(
+    study: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert (
+        main(["predict", "--run", str(study), "--gpus", "1,2,4", "--out", str(study.with_name("p.json"))])
+        == 0
+    )
     assert "from 16 images/s on 1 GPUs" in capsys.readouterr().out
     predicted, rows = load(study.with_name("p.json")).predictions, load(study).rows
     assert rows[0].images_per_s
@@ -95,6 +122,8 @@ def test_fit_says_all_of_it(study: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "slowest of 256 ranks" in out
 
 
-def test_a_gpu_that_was_measured_on_is_known_by_its_name(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_gpu_that_was_measured_on_is_known_by_its_name(
+    study: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["predict", "--run", str(study), "--gpus", "1", "--what-if", "dtype=bf16", "--json"]) == 0
     assert '"gpu": "a100"' in capsys.readouterr().out

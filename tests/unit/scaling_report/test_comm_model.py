@@ -58,7 +58,9 @@ def test_buckets_hold_every_gradient_and_follow_backward() -> None:
     assert buckets.total_bytes == 80e6
     assert buckets.num_bytes[0] == 4e6  # the first is sent early
     assert buckets.num_bytes[1:3] == (28e6, 28e6)
-    assert buckets.ready == pytest.approx((1 / 3 + 2 / 3 / 20, 1 / 3 + 2 / 3 * 8 / 20, 1 / 3 + 2 / 3 * 15 / 20, 1.0))
+    assert buckets.ready == pytest.approx(
+        (1 / 3 + 2 / 3 / 20, 1 / 3 + 2 / 3 * 8 / 20, 1 / 3 + 2 / 3 * 15 / 20, 1.0)
+    )
 
 
 def test_accumulation_leaves_only_the_last_pass_to_hide_in() -> None:
@@ -75,7 +77,9 @@ def test_exposure_equals_a_simulated_queue(buckets: list[tuple[float, float]], c
     for ready, cost in buckets:
         start = free if free > ready * compute else ready * compute
         free = start + cost
-    exposed = exposed_s(np.array([compute]), [ready for ready, _ in buckets], [np.array([cost]) for _, cost in buckets])
+    exposed = exposed_s(
+        np.array([compute]), [ready for ready, _ in buckets], [np.array([cost]) for _, cost in buckets]
+    )
     assert exposed[0] == pytest.approx(max(free - compute, 0.0), abs=1e-12)
     total = math.fsum(cost for _, cost in buckets)
     assert exposed[0] <= total + 1e-12

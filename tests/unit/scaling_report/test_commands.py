@@ -15,10 +15,27 @@ from tools.scaling_report.advise import knee, options_for, sentence
 from tools.scaling_report.compare import is_slower
 from tools.scaling_report.ingest import rates
 from tools.scaling_report.links import fit_link
-from tools.scaling_report.report import Collective, OwnTimes, Report, ReportError, Row, half_interval, load, rate_columns, with_efficiency
+from tools.scaling_report.report import (
+    Collective,
+    OwnTimes,
+    Report,
+    ReportError,
+    Row,
+    half_interval,
+    load,
+    rate_columns,
+    with_efficiency,
+)
 from tools.scaling_report.step_model import Prediction
 
-ROW = Row(gpus=8, nodes=1, images_per_s=800.0, images_per_s_gpu=100.0, images_per_s_gpu_low=98.0, images_per_s_gpu_high=102.0)
+ROW = Row(
+    gpus=8,
+    nodes=1,
+    images_per_s=800.0,
+    images_per_s_gpu=100.0,
+    images_per_s_gpu_low=98.0,
+    images_per_s_gpu_high=102.0,
+)
 PREDICTION = Prediction(
     gpus=16, nodes=2, images_per_s=1500, images_per_s_low=1400, images_per_s_high=1550,
     efficiency=0.94, efficiency_low=0.88, efficiency_high=0.97, step_s=0.3, global_batch=512,
@@ -57,7 +74,10 @@ def test_a_wild_timing_does_not_bend_the_fit() -> None:
 
 
 def test_fit_prints_what_it_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    times = [OwnTimes(gpus=2, rank=rank, host=f"n{rank}", own_s=[0.98 + 0.02 * rank, 1.0 + 0.02 * rank] * 10) for rank in (0, 1)]
+    times = [
+        OwnTimes(gpus=2, rank=rank, host=f"n{rank}", own_s=[0.98 + 0.02 * rank, 1.0 + 0.02 * rank] * 10)
+        for rank in (0, 1)
+    ]
     Report(collectives=_sweep(1e-4, 1e8), own_times=times).save(tmp_path / "r.json")
     assert main(["fit", str(tmp_path / "r.json")]) == 0
     out = capsys.readouterr().out
@@ -89,24 +109,42 @@ def test_the_knee_is_the_last_doubling_that_pays() -> None:
 
 def test_small_times_are_not_rounded_to_nothing_and_one_size_has_no_knee() -> None:
     small = options_for([(2, 8, 10.0)], critical_batch=8, least_examples=100)
-    assert sentence(small) == "2 GPUs take 20 seconds, 0.011 GPU-hours; one size alone has no knee: predict or measure more."
+    assert (
+        sentence(small)
+        == "2 GPUs take 20 seconds, 0.011 GPU-hours; one size alone has no knee: predict or measure more."
+    )
 
 
 def test_advise_says_it_in_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     predictions = [replace(PREDICTION, gpus=8 * 2**i, images_per_s=1000.0 * 2**i) for i in range(9)]
     Report(predictions=predictions).save(tmp_path / "p.json")
-    words = ["advise", str(tmp_path / "p.json"), "--critical-batch", "2000", "--examples", "1e8", "--micro-batch", "32"]
+    words = [
+        "advise",
+        str(tmp_path / "p.json"),
+        "--critical-batch",
+        "2000",
+        "--examples",
+        "1e8",
+        "--micro-batch",
+        "32",
+    ]
     assert main(words) == 0
-    assert re.search(r"\d+ GPUs \(.*GPU-hours\); past \d+ each doubling saves under 10%", capsys.readouterr().out)
+    assert re.search(
+        r"\d+ GPUs \(.*GPU-hours\); past \d+ each doubling saves under 10%", capsys.readouterr().out
+    )
 
 
 @pytest.fixture
 def growing(tmp_path: Path) -> Path:
-    Report(predictions=[replace(PREDICTION, gpus=8 * 2**i, images_per_s=1000.0 * 2**i) for i in range(9)]).save(tmp_path / "p.json")
+    Report(
+        predictions=[replace(PREDICTION, gpus=8 * 2**i, images_per_s=1000.0 * 2**i) for i in range(9)]
+    ).save(tmp_path / "p.json")
     return tmp_path / "p.json"
 
 
-def test_under_strong_scaling_the_batch_stays_and_so_do_the_images(growing: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_under_strong_scaling_the_batch_stays_and_so_do_the_images(
+    growing: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["advise", str(growing), "--critical-batch", "2000", "--examples", "1e8", "--json"]) == 0
     options = json.loads(capsys.readouterr().out)["options"]
     assert {each["batch_size"] for each in options} == {512}
@@ -114,7 +152,12 @@ def test_under_strong_scaling_the_batch_stays_and_so_do_the_images(growing: Path
 
 
 def test_advise_reads_the_critical_batch_of_a_run(growing: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    found = {"critical_batch": 2000, "critical_batch_interval": [500, 9000], "min_steps": 3000, "min_examples": 6e6}
+    found = {
+        "critical_batch": 2000,
+        "critical_batch_interval": [500, 9000],
+        "min_steps": 3000,
+        "min_examples": 6e6,
+    }
     note = growing.with_name("landscape") / "batch.json"
     note.parent.mkdir()
     note.write_text(json.dumps(found))
@@ -128,9 +171,13 @@ def test_advise_reads_the_critical_batch_of_a_run(growing: Path, capsys: pytest.
     assert re.search(r"the knee may lie from \d+ to \d+ GPUs", from_run["advice"])
 
 
-def test_a_critical_batch_without_an_upper_bound_is_said_so(growing: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_critical_batch_without_an_upper_bound_is_said_so(
+    growing: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     note = growing.with_name("b.json")
-    note.write_text('{"critical_batch": 900, "critical_batch_interval": [400, null], "min_steps": 9, "min_examples": 8100}')
+    note.write_text(
+        '{"critical_batch": 900, "critical_batch_interval": [400, null], "min_steps": 9, "min_examples": 8100}'
+    )
     assert main(["advise", str(growing), "--micro-batch", "32", "--noise-scale", str(note)]) == 0
     out = capsys.readouterr().out
     assert "critical batch 900 images (400 to no known bound)" in out
@@ -145,14 +192,21 @@ def test_a_critical_batch_without_an_upper_bound_is_said_so(growing: Path, capsy
         ('{"critical_batch": 5, "critical_batch_interval": [9, 7], "min_examples": 1}', "cannot be"),
     ],
 )
-def test_a_run_without_a_critical_batch_is_refused(text: str | None, said: str, growing: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_without_a_critical_batch_is_refused(
+    text: str | None, said: str, growing: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     if text is not None:
         (growing.parent / "b.json").write_text(text)
-    assert main(["advise", str(growing), "--micro-batch", "32", "--noise-scale", str(growing.parent / "b.json")]) == 2
+    assert (
+        main(["advise", str(growing), "--micro-batch", "32", "--noise-scale", str(growing.parent / "b.json")])
+        == 2
+    )
     assert said in capsys.readouterr().err
 
 
-def test_advise_needs_to_know_how_far_the_target_is(growing: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_advise_needs_to_know_how_far_the_target_is(
+    growing: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["advise", str(growing), "--micro-batch", "32", "--critical-batch", "2000"]) == 2
     assert "--examples must be given" in capsys.readouterr().err
 
@@ -167,7 +221,9 @@ def test_slower_is_beyond_both_intervals() -> None:
 
 def test_compare_exits_1_on_a_slow_down(tmp_path: Path) -> None:
     Report(rows=[ROW]).save(tmp_path / "a.json")
-    Report(rows=[replace(ROW, images_per_s_gpu=80, images_per_s_gpu_low=79, images_per_s_gpu_high=81)]).save(tmp_path / "b.json")
+    Report(rows=[replace(ROW, images_per_s_gpu=80, images_per_s_gpu_low=79, images_per_s_gpu_high=81)]).save(
+        tmp_path / "b.json"
+    )
     Report(rows=[replace(ROW, gpus=64)]).save(tmp_path / "c.json")
     a, b, c = (str(tmp_path / f"{name}.json") for name in "abc")
     assert [main(["compare", *pair]) for pair in ((a, a), (a, b), (b, a), (a, c))] == [0, 1, 0, 2]
@@ -196,7 +252,9 @@ def test_ingest_reads_each_kind_of_log(line: str, value: float) -> None:
 
 def test_ingest_makes_a_report_with_efficiency(tmp_path: Path) -> None:
     for gpus, rate in ((8, 800), (16, 1500)):
-        (tmp_path / f"{gpus}.txt").write_text("".join(f"step {i} {rate + i % 3} images/s\n" for i in range(50)))
+        (tmp_path / f"{gpus}.txt").write_text(
+            "".join(f"step {i} {rate + i % 3} images/s\n" for i in range(50))
+        )
     words = ["ingest", f"8={tmp_path}/8.txt", f"16={tmp_path}/16.txt", "--out", str(tmp_path / "r.json")]
     assert main(words) == 0
     eight, sixteen = load(tmp_path / "r.json").rows
@@ -224,16 +282,24 @@ def test_the_interval_of_a_mean_by_student() -> None:
 
 @pytest.fixture
 def rendered(tmp_path: Path) -> Path:
-    rows = [ROW, replace(ROW, gpus=16, nodes=2, images_per_s=1500.0, compute_s=0.2, exposed_communication_s=0.05)]
+    rows = [
+        ROW,
+        replace(ROW, gpus=16, nodes=2, images_per_s=1500.0, compute_s=0.2, exposed_communication_s=0.05),
+    ]
     rows.append(Row(gpus=32, nodes=4, status="timed out <script>alert(1)</script>"))
     Report(rows=with_efficiency(rows), provenance={"commit": "abc"}).save(tmp_path / "m.json")
     Report(predictions=[PREDICTION, replace(PREDICTION, gpus=32)]).save(tmp_path / "p.json")
-    assert main(["render", str(tmp_path / "m.json"), str(tmp_path / "p.json"), "--out", str(tmp_path / "out")]) == 0
+    assert (
+        main(["render", str(tmp_path / "m.json"), str(tmp_path / "p.json"), "--out", str(tmp_path / "out")])
+        == 0
+    )
     return tmp_path / "out"
 
 
 def test_render_writes_all_five_files(rendered: Path) -> None:
-    assert sorted(path.name for path in rendered.iterdir()) == [f"scaling.{kind}" for kind in ("csv", "html", "json", "md", "png")]
+    assert sorted(path.name for path in rendered.iterdir()) == [
+        f"scaling.{kind}" for kind in ("csv", "html", "json", "md", "png")
+    ]
     assert (rendered / "scaling.png").read_bytes().startswith(b"\x89PNG")
     rows = list(csv.DictReader((rendered / "scaling.csv").read_text().splitlines()))
     assert [row["gpus"] for row in rows] == ["8", "16", "32"]
@@ -255,7 +321,13 @@ def test_the_page_opens_in_a_browser(rendered: Path) -> None:
     if browser is None:
         pytest.skip("no chromium to open the page with")
     flags = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=2000", "--dump-dom"]
-    opened = subprocess.run([browser, *flags, f"file://{rendered}/scaling.html"], capture_output=True, text=True, timeout=60, check=False)
+    opened = subprocess.run(
+        [browser, *flags, f"file://{rendered}/scaling.html"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
     assert "<svg" in opened.stdout
     assert "Predicted" in opened.stdout
 
@@ -269,7 +341,14 @@ def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str]) -> No
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "{}", '{"rows": [{"gpus": 1}], "predictions": [], "collectives": [], "provenance": {}}', "null"]
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"rows": [{"gpus": 1}], "predictions": [], "collectives": [], "provenance": {}}',
+        "null",
+    ],
 )
 def test_a_file_that_is_no_report_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text(text)

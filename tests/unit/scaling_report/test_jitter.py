@@ -20,7 +20,9 @@ def _slowest(times: StepTimes, *, assumed: float = 0.0) -> Slowest:
 @pytest.mark.parametrize(("number", "mean"), [(1, 0.0), (2, 0.5642), (8, 1.4236), (100, 2.5076)])
 def test_of_normal_step_times_it_is_the_expected_maximum(number: int, mean: float) -> None:
     """Against the known means of the largest of n normal draws (Tippett 1925)."""
-    assert np.median(_slowest(NORMAL)(number)) == pytest.approx(1 + 0.01 * mean, abs=6e-4)  # an exponential tail is heavier
+    assert np.median(_slowest(NORMAL)(number)) == pytest.approx(
+        1 + 0.01 * mean, abs=6e-4
+    )  # an exponential tail is heavier
 
 
 def test_of_skewed_step_times_it_is_what_drawing_gives() -> None:
@@ -56,7 +58,9 @@ def test_measured_ranks_take_the_place_of_the_assumption() -> None:
     """The assumption counts as one rank more: among 63 others it is an eighth of itself."""
     equal = StepTimes(NORMAL.relative, tuple([1.0] * 64))
     one = StepTimes(NORMAL.relative, (1.0,))
-    assert np.median(_slowest(equal, assumed=0.08)(64)) == pytest.approx(np.median(_slowest(one, assumed=0.01)(64)), abs=1e-4)
+    assert np.median(_slowest(equal, assumed=0.08)(64)) == pytest.approx(
+        np.median(_slowest(one, assumed=0.01)(64)), abs=1e-4
+    )
 
 
 def test_the_step_model_waits_for_the_slowest_that_was_measured() -> None:

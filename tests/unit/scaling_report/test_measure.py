@@ -31,7 +31,9 @@ def _commands(launcher: str, hosts: Hostfile = HOSTS) -> list[list[str]]:
 
 
 def test_deepspeed_is_started_once_with_the_hostfile() -> None:
-    assert _commands("deepspeed") == [["deepspeed", "--hostfile", "H", "--launcher", "pdsh", "--master_port", "29501", "x.py", "a b"]]
+    assert _commands("deepspeed") == [
+        ["deepspeed", "--hostfile", "H", "--launcher", "pdsh", "--master_port", "29501", "x.py", "a b"]
+    ]
 
 
 def test_this_machine_alone_needs_no_ssh() -> None:
@@ -43,7 +45,9 @@ def test_one_far_host_is_not_run_here() -> None:
     assert "--force_multi" in _commands("deepspeed", Hostfile(("node07",), 8))[0]
 
 
-@pytest.mark.parametrize(("launcher", "rank_flag"), [("torchrun", "--node_rank=1"), ("accelerate", "--machine_rank=1")])
+@pytest.mark.parametrize(
+    ("launcher", "rank_flag"), [("torchrun", "--node_rank=1"), ("accelerate", "--machine_rank=1")]
+)
 def test_torchrun_and_accelerate_are_started_on_every_host(launcher: str, rank_flag: str) -> None:
     first, second = _commands(launcher)
     assert first[:4] == ["ssh", "-o", "BatchMode=yes", "node01"]
@@ -56,7 +60,10 @@ def test_torchrun_and_accelerate_are_started_on_every_host(launcher: str, rank_f
 def test_slurm_maps_its_names_to_torchruns() -> None:
     (command,) = _commands("slurm")
     assert command[:4] == ["srun", "--kill-on-bad-exit=1", "--nodes=2", "--ntasks-per-node=8"]
-    assert "RANK=$SLURM_PROCID WORLD_SIZE=$SLURM_NTASKS LOCAL_RANK=$SLURM_LOCALID MASTER_ADDR=node01" in command[-1]
+    assert (
+        "RANK=$SLURM_PROCID WORLD_SIZE=$SLURM_NTASKS LOCAL_RANK=$SLURM_LOCALID MASTER_ADDR=node01"
+        in command[-1]
+    )
 
 
 def test_colossalai_is_started_once_and_words_that_a_shell_would_change_are_refused() -> None:
@@ -64,8 +71,12 @@ def test_colossalai_is_started_once_and_words_that_a_shell_would_change_are_refu
         return commands("colossalai", hosts, ["x.py", *words], hostfile=Path("H"), port=29501, timeout_s=60)
 
     cluster = ["--hostfile", "H", "--master_addr", "node01"]
-    assert of(HOSTS, "a=b") == [["colossalai", "run", *cluster, "--nproc_per_node", "8", "--master_port", "29501", "x.py", "a=b"]]
-    assert of(Hostfile(("localhost",), 2)) == [["colossalai", "run", "--nproc_per_node", "2", "--master_port", "29501", "x.py"]]
+    assert of(HOSTS, "a=b") == [
+        ["colossalai", "run", *cluster, "--nproc_per_node", "8", "--master_port", "29501", "x.py", "a=b"]
+    ]
+    assert of(Hostfile(("localhost",), 2)) == [
+        ["colossalai", "run", "--nproc_per_node", "2", "--master_port", "29501", "x.py"]
+    ]
     with pytest.raises(LaunchError, match="hand this to a shell"):
         of(HOSTS, "a b")
 
@@ -78,15 +89,23 @@ def test_every_launcher_has_a_command() -> None:
 
 def test_a_failure_ends_the_others_and_a_late_one_is_timed_out(tmp_path: Path) -> None:
     start = time.monotonic()
-    assert run_together([["sh", "-c", "exit 7"], ["sleep", "60"]], tmp_path / "log", timeout_s=30) == "exit code 7"
+    assert (
+        run_together([["sh", "-c", "exit 7"], ["sleep", "60"]], tmp_path / "log", timeout_s=30)
+        == "exit code 7"
+    )
     assert run_together([["sleep", "60"]], tmp_path / "log", timeout_s=1) == "timed out after 1 s"
     assert run_together([["true"]], tmp_path / "log", timeout_s=30) == "ok"
-    assert run_together([["srun-of-nowhere"]], tmp_path / "log", timeout_s=30) == "there is no program srun-of-nowhere here"
+    assert (
+        run_together([["srun-of-nowhere"]], tmp_path / "log", timeout_s=30)
+        == "there is no program srun-of-nowhere here"
+    )
     assert time.monotonic() - start < 20
 
 
 def _ranks(own: list[float], *, step: float, wait: float = 0.01) -> list[RankTimes]:
-    steps = [[{"step_s": step, "own_s": seconds, "optimizer_s": 0.02, "wait_s": wait}] * 20 for seconds in own]
+    steps = [
+        [{"step_s": step, "own_s": seconds, "optimizer_s": 0.02, "wait_s": wait}] * 20 for seconds in own
+    ]
     return [RankTimes(rank, f"node0{rank + 1}", each, None) for rank, each in enumerate(steps)]
 
 
@@ -108,8 +127,13 @@ def test_a_row_by_hand() -> None:
 def test_ranks_that_are_slow_in_turn_have_no_spread_and_still_wait_for_each_other() -> None:
     ranks = _ranks([0.3, 0.3], step=0.5)
     for rank in ranks:
-        rank.steps[:] = [step | {"own_s": 0.4 if number % 2 == rank.rank else 0.3} for number, step in enumerate(rank.steps)]
-    found = summarize(Row(gpus=2, nodes=1, global_batch=64, per_gpu_batch=32), [_ranks([0.3, 0.3], step=0.5)], ranks)
+        rank.steps[:] = [
+            step | {"own_s": 0.4 if number % 2 == rank.rank else 0.3}
+            for number, step in enumerate(rank.steps)
+        ]
+    found = summarize(
+        Row(gpus=2, nodes=1, global_batch=64, per_gpu_batch=32), [_ranks([0.3, 0.3], step=0.5)], ranks
+    )
     assert found.rank_spread == pytest.approx(0)
     assert found.straggler_wait_s == pytest.approx(0.05)
 
@@ -130,11 +154,18 @@ def _study(folder: Path, hosts: Hostfile = ONE_HOST, **changes: object) -> Study
     return Study(argparse.Namespace(**options | changes), hosts, RECIPE)
 
 
-def test_a_point_that_succeeded_is_kept_and_one_that_failed_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_point_that_succeeded_is_kept_and_one_that_failed_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     script = tmp_path / "script.py"
     said = "print('error: the rank says why', 'ChildFailedError: the launcher adds this', sep='\\n')"
-    script.write_text(f"import sys, pathlib; pathlib.Path(sys.argv[1], 'ran').touch(); {said}; sys.exit(len(sys.argv) - 2)")
-    monkeypatch.setattr("tools.scaling_report.measure.commands", lambda launcher, hosts, words, **_: [[sys.executable, *words]])
+    script.write_text(
+        f"import sys, pathlib; pathlib.Path(sys.argv[1], 'ran').touch(); {said}; sys.exit(len(sys.argv) - 2)"
+    )
+    monkeypatch.setattr(
+        "tools.scaling_report.measure.commands",
+        lambda launcher, hosts, words, **_: [[sys.executable, *words]],
+    )
     study = _study(tmp_path / "out")
     folder, status = study.launch("bad", 1, [str(script), "{folder}", "fail"])
     assert status == "exit code 1: error: the rank says why"
@@ -153,7 +184,15 @@ def test_weak_scaling_keeps_a_gpus_images_and_strong_scaling_a_steps(tmp_path: P
 
 
 def test_points_are_every_combination_and_the_impossible_are_refused_unlaunched(tmp_path: Path) -> None:
-    study = _study(tmp_path, FOUR_HOSTS, mode=["weak", "strong"], zero=[0, 1], accumulation=[1, 3], gpus=[2, 4], launcher="deepspeed")
+    study = _study(
+        tmp_path,
+        FOUR_HOSTS,
+        mode=["weak", "strong"],
+        zero=[0, 1],
+        accumulation=[1, 3],
+        gpus=[2, 4],
+        launcher="deepspeed",
+    )
     rows = study.rows()
     assert len(rows) == 16
     refused = [row for row in rows if row.status != "ok"]
@@ -166,7 +205,9 @@ def test_points_are_every_combination_and_the_impossible_are_refused_unlaunched(
 
 def test_detection_is_measured_on_drawn_shapes_where_data_is_synthetic(tmp_path: Path) -> None:
     study = _study(tmp_path, warmup=1, steps=3, recipe=Path("r.py"), overrides=[])
-    study.recipe = Recipe().vary(model=dict(library="torchvision", name="resnet18"), data=dict(name="coco", image_size=96))
+    study.recipe = Recipe().vary(
+        model=dict(library="torchvision", name="resnet18"), data=dict(name="coco", image_size=96)
+    )
     words = study.words(Row(gpus=1, nodes=1, global_batch=2, per_gpu_batch=2, data="synthetic"), "exchange")
     assert {"data.name=shapes", "data.image_size=96"} <= set(words)
 
@@ -183,21 +224,40 @@ def test_the_documented_study_of_detection_can_be_planned(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(("recipe", "waits"), [("coco/mask_rcnn_shapes", False), ("imagenet/resnet50", True)])
-def test_detection_has_no_data_wait(recipe: str, waits: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_detection_has_no_data_wait(
+    recipe: str, waits: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Shapes are no photos: the difference of the steps is mostly what they compute."""
     monkeypatch.chdir(ROOT)
     seconds = {"synthetic": 0.3, "real": 0.4}
-    monkeypatch.setattr(Study, "time_point", lambda study, row: Point(dataclasses.replace(row, step_p50_s=seconds[row.data])))
-    words = ["measure", "--gpus", "2", "--data", "synthetic,real", "--hostfile", "hostfiles/local", "--out", str(tmp_path / "out")]
+    monkeypatch.setattr(
+        Study, "time_point", lambda study, row: Point(dataclasses.replace(row, step_p50_s=seconds[row.data]))
+    )
+    words = [
+        "measure",
+        "--gpus",
+        "2",
+        "--data",
+        "synthetic,real",
+        "--hostfile",
+        "hostfiles/local",
+        "--out",
+        str(tmp_path / "out"),
+    ]
     assert main([*words, f"recipes/{recipe}.py"]) == 0
     found = [row.data_wait_s for row in load(tmp_path / "out/report.json").rows]
     assert found == ([None, pytest.approx(0.1)] if waits else [None, None])
 
 
 def test_a_sharded_point_is_computed_alone_unsharded(tmp_path: Path) -> None:
-    study = _study(tmp_path, FOUR_HOSTS, warmup=1, steps=3, recipe=Path("r.py"), overrides=[], launcher="deepspeed")
+    study = _study(
+        tmp_path, FOUR_HOSTS, warmup=1, steps=3, recipe=Path("r.py"), overrides=[], launcher="deepspeed"
+    )
     row = study.row(4, "weak", "synthetic", stage=2)
-    stages = [[word for word in study.words(row, run) if "zero_stage" in word][-1] for run in ("exchange", "no-exchange")]
+    stages = [
+        [word for word in study.words(row, run) if "zero_stage" in word][-1]
+        for run in ("exchange", "no-exchange")
+    ]
     assert stages == ["deepspeed.zero_stage=2", "deepspeed.zero_stage=0"]
 
 
@@ -213,12 +273,19 @@ def test_data_wait_is_real_minus_synthetic() -> None:
         (["--hostfile", "nowhere", "recipes/digits/digits.py"], "nowhere cannot be read"),
         (["--hostfile", "hostfiles/local", "recipes/nothing.py"], "is not a file"),
         (["--hostfile", "hostfiles/local", "recipes/digits/digits.py", "batchsize=3"], "did you mean"),
-        (["--hostfile", "hostfiles/local", "--data", "synthetic,real", "recipes/digits/digits.py"], "have 1 channel(s)"),
+        (
+            ["--hostfile", "hostfiles/local", "--data", "synthetic,real", "recipes/digits/digits.py"],
+            "have 1 channel(s)",
+        ),
         (["--hostfile", "hostfiles/1x8", "recipes/digits/digits.py"], "without splitting a host"),
     ],
 )
 def test_a_study_that_cannot_be_is_refused_before_a_launch(
-    words: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    words: list[str],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(ROOT)
     assert main(["measure", "--gpus", "2", "--out", str(tmp_path / "out"), *words]) == 2
@@ -242,7 +309,17 @@ def test_another_study_is_not_gone_on_with(tmp_path: Path, capsys: pytest.Captur
         "per_gpu_batch": "None",
     }
     (tmp_path / "study.json").write_text(json.dumps(asked))
-    words = ["measure", "--gpus", "2", "--out", str(tmp_path), "--hostfile", "nowhere", "recipes/digits/digits.py", "--resume"]
+    words = [
+        "measure",
+        "--gpus",
+        "2",
+        "--out",
+        str(tmp_path),
+        "--hostfile",
+        "nowhere",
+        "recipes/digits/digits.py",
+        "--resume",
+    ]
     assert main([*words, "--steps", "9"]) == 2
     assert "measured with steps=7, not 9" in capsys.readouterr().err
     assert main([*words, "--steps", "7"]) == 2

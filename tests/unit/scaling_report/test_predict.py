@@ -13,7 +13,17 @@ from tools.scaling_report.comm_model import fill_buckets
 from tools.scaling_report.layers import GradientStamps, counted_layers
 from tools.scaling_report.report import load
 
-BUYER = ["predict", "--model", "resnet50", "--images-per-sec", "380", "--measured-on", "8", "--micro-batch", "128"]
+BUYER = [
+    "predict",
+    "--model",
+    "resnet50",
+    "--images-per-sec",
+    "380",
+    "--measured-on",
+    "8",
+    "--micro-batch",
+    "128",
+]
 BUYER += ["--gpus-per-node", "8", "--network", "ib-edr-100", "--links", "1"]
 
 
@@ -43,7 +53,9 @@ def test_what_if_moves_the_answer_the_way_hardware_does(capsys: pytest.CaptureFi
     one, two, three = (_efficiency(capsys, *slow, "--what-if", f"zero={stage}")[1] for stage in (1, 2, 3))
     assert one == two < plain
     assert three < plain
-    open_ = [_efficiency(capsys, *slow, "--no-overlap", "--what-if", f"zero={stage}")[1] for stage in (0, 1, 3)]
+    open_ = [
+        _efficiency(capsys, *slow, "--no-overlap", "--what-if", f"zero={stage}")[1] for stage in (0, 1, 3)
+    ]
     assert open_[0] == pytest.approx(open_[1])  # a reduce-scatter and a fetch are one all-reduce
     assert open_[2] < open_[1]
     twice = [_efficiency(capsys, *slow, "--what-if", f"zero={stage},accumulation=2")[1] for stage in (1, 2)]
@@ -63,7 +75,10 @@ def test_arithmetic_follows_the_data_sheet_of_a_named_gpu(capsys: pytest.Capture
 
 
 def test_strong_scaling_shares_the_measured_batch_out(capsys: pytest.CaptureFixture[str]) -> None:
-    weak, strong = _efficiency(capsys, "--network", "eth-10")[1], _efficiency(capsys, "--network", "eth-10", "--mode", "strong")[1]
+    weak, strong = (
+        _efficiency(capsys, "--network", "eth-10")[1],
+        _efficiency(capsys, "--network", "eth-10", "--mode", "strong")[1],
+    )
     assert strong < weak
     assert main([*BUYER, "--mode", "strong", "--gpus", "2048"]) == 2
     assert "1024 images cannot be cut over 2048 GPUs" in capsys.readouterr().err
@@ -84,7 +99,9 @@ def test_one_gpu_of_the_same_step_time_is_the_same_in_both_modes(capsys: pytest.
         (["--images-per-sec", "nan"], "above 0"),
     ],
 )
-def test_flags_that_mean_nothing_are_refused(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_flags_that_mean_nothing_are_refused(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as exit_:
         main([*BUYER, *words])
     assert exit_.value.code == 2
@@ -101,7 +118,9 @@ def test_flags_that_mean_nothing_are_refused(words: list[str], said: str, capsys
         (["compare", "a.json", "b.json"], "cannot be read"),
     ],
 )
-def test_questions_without_an_answer_end_with_code_2_and_one_line(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_questions_without_an_answer_end_with_code_2_and_one_line(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(words) == 2
     error = capsys.readouterr().err
     assert said in error
@@ -116,7 +135,9 @@ def test_a_prediction_is_kept_as_a_report(tmp_path: Path) -> None:
 def test_resnet50_has_its_known_parameters_and_multiply_adds() -> None:
     layers = counted_layers("resnet50", dtype="fp16")
     assert sum(num_bytes for num_bytes, _ in layers) == 2 * 25_557_032
-    assert sum(work for _, work in layers) == pytest.approx(4.1e9, rel=0.01)  # He et al. 2016, table 1: 3.8e9 without stride-in-3x3
+    assert sum(work for _, work in layers) == pytest.approx(
+        4.1e9, rel=0.01
+    )  # He et al. 2016, table 1: 3.8e9 without stride-in-3x3
 
 
 def test_a_profiled_step_finds_the_buckets_that_counting_finds() -> None:

@@ -33,7 +33,9 @@ def test_the_rows_in_the_repository_are_what_is_predicted_now(published: list[di
     lines = read("scaling_prediction")
     assert len(lines) == len(compared)
     for line, each in zip(lines, compared, strict=True):
-        assert float(line["predicted"]) == pytest.approx(each.predicted.efficiency, abs=2e-4), "python -m bench.scaling_prediction"
+        assert float(line["predicted"]) == pytest.approx(each.predicted.efficiency, abs=2e-4), (
+            "python -m bench.scaling_prediction"
+        )
         assert float(line["low"]) == pytest.approx(each.predicted.efficiency_low, abs=2e-4)
 
 
@@ -43,7 +45,9 @@ def test_the_tables_of_the_page_are_what_the_rows_say() -> None:
         ("published_rows", scaling_prediction, "scaling_prediction"),
         ("hosts", hosts_prediction, "hosts_prediction"),
     ):
-        assert with_block(page, name, bench.block(read(table))) == page, f"docs/scaling.md is stale: python -m bench.{table}"
+        assert with_block(page, name, bench.block(read(table))) == page, (
+            f"docs/scaling.md is stale: python -m bench.{table}"
+        )
 
 
 def test_the_readmes_demo_is_what_its_result_says() -> None:

@@ -36,7 +36,11 @@ def test_the_same_question_has_the_same_answer() -> None:
 def test_more_bandwidth_helps_and_more_gpus_do_not() -> None:
     sizes = [_efficiency(gpus) for gpus in (8, 16, 64, 256, 1024)]
     assert sizes == sorted(sizes, reverse=True)
-    assert _efficiency(256, topology=CLUSTER.with_bandwidth(10)) > _efficiency(256) > _efficiency(256, topology=CLUSTER.with_bandwidth(0.1))
+    assert (
+        _efficiency(256, topology=CLUSTER.with_bandwidth(10))
+        > _efficiency(256)
+        > _efficiency(256, topology=CLUSTER.with_bandwidth(0.1))
+    )
 
 
 def test_without_overlap_the_whole_exchange_is_exposed() -> None:
@@ -58,7 +62,10 @@ def test_zero_1_fetches_weights_in_the_open_and_divides_the_update() -> None:
     sharded = Job(buckets=JOB.buckets, images=32, zero_stage=1, optimizer_s=0.01)
     plain = Job(buckets=JOB.buckets, images=32, optimizer_s=0.01)
     compute = np.full(2000, 0.2)
-    ours, theirs = StepModel(sharded, CLUSTER).parts(compute, 256), StepModel(plain, CLUSTER).parts(compute, 256)
+    ours, theirs = (
+        StepModel(sharded, CLUSTER).parts(compute, 256),
+        StepModel(plain, CLUSTER).parts(compute, 256),
+    )
     assert np.all(ours["optimizer"] == 0.01 / 256)
     assert np.median(ours["communication"]) > np.median(theirs["communication"])
 
@@ -69,10 +76,17 @@ def test_spreads_have_the_stated_quantiles() -> None:
 
 
 def test_certainty_narrows_the_interval() -> None:
-    known = {name: Spread(each.median, each.median * 0.999, each.median * 1.001) for name, each in _spreads().items()}
-    certain = StepModel(JOB, CLUSTER, assumptions=Assumptions(**known, measurement=1e-6)).predict([256], **STEP)[0]
+    known = {
+        name: Spread(each.median, each.median * 0.999, each.median * 1.001)
+        for name, each in _spreads().items()
+    }
+    certain = StepModel(JOB, CLUSTER, assumptions=Assumptions(**known, measurement=1e-6)).predict(
+        [256], **STEP
+    )[0]
     vague = StepModel(JOB, CLUSTER).predict([256], **STEP)[0]
-    assert certain.efficiency_high - certain.efficiency_low < (vague.efficiency_high - vague.efficiency_low) / 2
+    assert (
+        certain.efficiency_high - certain.efficiency_low < (vague.efficiency_high - vague.efficiency_low) / 2
+    )
 
 
 def _spreads() -> dict[str, Spread]:

@@ -84,9 +84,15 @@ class _Stream:
 def test_a_profiled_run_finds_the_buckets_on_either_clock(clock: Clock, tmp_path: Path) -> None:
     model = nn.Sequential(nn.Linear(1000, 1000), nn.Linear(1000, 1))
     with pytest.raises(SystemExit):
-        _run(Stopwatch(_IdleEngine(model), tmp_path, 4, profile=True, clock=clock), 10, image=torch.ones(2, 1000))
+        _run(
+            Stopwatch(_IdleEngine(model), tmp_path, 4, profile=True, clock=clock),
+            10,
+            image=torch.ones(2, 1000),
+        )
     written = json.loads((tmp_path / "rank0.json").read_text())
-    assert sum(written["buckets"]["num_bytes"]) == 4 * sum(parameter.numel() for parameter in model.parameters())
+    assert sum(written["buckets"]["num_bytes"]) == 4 * sum(
+        parameter.numel() for parameter in model.parameters()
+    )
     assert written["buckets"]["ready"][-1] == pytest.approx(1)
     assert not any(parameter._post_accumulate_grad_hooks for parameter in model.parameters())
 

@@ -36,7 +36,11 @@ def arm(tmp_path: Path, name: str, errors: list[float | None], primary_metric=ER
         folder = tmp_path / name / f"seed{seed}"
         folder.mkdir(parents=True)
         origin = {"seconds": 1.0, "commit": "abc", "hardware": "2 cores", "versions": {"torch": "2.0"}}
-        name_of_it, content = ("diverged.json", {}) if error is None else ("summary.json", {primary_metric["name"]: error, **origin})
+        name_of_it, content = (
+            ("diverged.json", {})
+            if error is None
+            else ("summary.json", {primary_metric["name"]: error, **origin})
+        )
         (folder / name_of_it).write_text(json.dumps(content))
         plan = {
             "batch_size": 32,
@@ -61,7 +65,10 @@ def test_arms_of_one_name_are_refused(tmp_path, capsys):
         (tmp_path / folder / "same.py").write_text("from lbtrain import Recipe\nrecipe = Recipe()\n")
     files = [str(tmp_path / folder / "same.py") for folder in ("a", "b")]
     assert study.main([*files, "--out", str(tmp_path / "out")]) == 2
-    assert f"the arms of {files[0]} and {files[1]} would both keep their runs in the folder same" in capsys.readouterr().err
+    assert (
+        f"the arms of {files[0]} and {files[1]} would both keep their runs in the folder same"
+        in capsys.readouterr().err
+    )
     assert not (tmp_path / "out").exists()
 
 
@@ -72,7 +79,11 @@ def test_mean_and_standard_deviation_of_the_seeds(tmp_path):
 
 
 def test_the_verdict_names_the_gap_with_two_standard_errors(tmp_path):
-    arms = [arm(tmp_path, "reference", REFERENCE), arm(tmp_path, "large", LARGE), arm(tmp_path, "same", [1.5, 2.0, 3.0])]
+    arms = [
+        arm(tmp_path, "reference", REFERENCE),
+        arm(tmp_path, "large", LARGE),
+        arm(tmp_path, "same", [1.5, 2.0, 3.0]),
+    ]
     large, same = verdicts(arms)
     # Both standard deviations are 1: two standard errors of the difference are 2 sqrt(1/3 + 1/3).
     assert large == "large loses 50.00 ± 1.63 points against reference"
@@ -108,7 +119,9 @@ def test_the_origin_is_that_of_the_runs(tmp_path):
 def test_a_single_run_has_no_spread(tmp_path):
     arms = [arm(tmp_path, "reference", [2.0]), arm(tmp_path, "large", LARGE)]
     assert "| 2.00  " in markdown_table(arms) and "52.00 ± 1.00" in markdown_table(arms)
-    assert verdicts(arms) == ["large loses 50.00 points against reference; a single run says nothing of the spread"]
+    assert verdicts(arms) == [
+        "large loses 50.00 points against reference; a single run says nothing of the spread"
+    ]
 
 
 def test_a_run_that_diverged_is_counted_and_has_no_score(tmp_path):
@@ -117,17 +130,28 @@ def test_a_run_that_diverged_is_counted_and_has_no_score(tmp_path):
     assert (lost.mean, some.mean, some.diverged, len(some.loss_curves)) == (None, 52.0, [1.0], 2)
     assert verdicts(arms)[:2] == ["lost: 2 of 2 runs diverged", "some: 1 of 3 runs diverged"]
     assert verdicts(arms)[2].startswith("some loses 50.00 ± ") and len(verdicts(arms)) == 3
-    assert verdicts([lost, some]) == ["lost: 2 of 2 runs diverged", "some: 1 of 3 runs diverged"], "nothing to hold the second against"
+    assert verdicts([lost, some]) == ["lost: 2 of 2 runs diverged", "some: 1 of 3 runs diverged"], (
+        "nothing to hold the second against"
+    )
     write_report(arms, tmp_path, title="A title", command="x", launch="1 rank")
-    assert "diverged</td>" in (tmp_path / "study.html").read_text() and "52.00 ± 1.41 (1 of 3 diverged)" in markdown_table(arms)
+    assert "diverged</td>" in (
+        tmp_path / "study.html"
+    ).read_text() and "52.00 ± 1.41 (1 of 3 diverged)" in markdown_table(arms)
     rows = json.loads((tmp_path / "study.json").read_text())["arms"]
-    assert [(row["n"], row["diverged"], row["mean"]) for row in rows] == [(3, 0, 2.0), (0, 2, None), (2, 1, 52.0)]
+    assert [(row["n"], row["diverged"], row["mean"]) for row in rows] == [
+        (3, 0, 2.0),
+        (0, 2, None),
+        (2, 1, 52.0),
+    ]
 
 
 def test_runs_that_were_logged_at_other_epochs_have_a_mean_curve(tmp_path):
     """A batch that adapts makes longer steps with one seed than with another."""
     adapted = arm(tmp_path, "adapted", REFERENCE)
-    adapted.loss_curves[:] = [(np.array([1.0, 2.0, 3.0]), np.array([3.0, 2.0, 1.0])), (np.array([1.0, 3.0]), np.array([5.0, 1.0]))]
+    adapted.loss_curves[:] = [
+        (np.array([1.0, 2.0, 3.0]), np.array([3.0, 2.0, 1.0])),
+        (np.array([1.0, 3.0]), np.array([5.0, 1.0])),
+    ]
     assert [list(values) for values in _mean_curve(adapted.loss_curves)] == [[1, 2, 3], [4, 2.5, 1]]
     long = arm(tmp_path, "long", LARGE, epochs=460)
     draw([adapted, long], tmp_path / "x.png")
@@ -138,7 +162,9 @@ def test_a_finished_run_whose_recipe_has_changed_is_refused(tmp_path):
     job = Job(str(RECIPES / "digits/digits.py"), ("seed=3",), str(tmp_path))
     recipe = load_recipe(RECIPES / "digits/digits.py").with_overrides(job.words)
     (tmp_path / "summary.json").write_text("{}")
-    (tmp_path / "recipe.yaml").write_text(recipe.vary(log_every="1it").to_yaml())  # what does not enter the mathematics may differ
+    (tmp_path / "recipe.yaml").write_text(
+        recipe.vary(log_every="1it").to_yaml()
+    )  # what does not enter the mathematics may differ
     check_unchanged([job])
     (tmp_path / "recipe.yaml").write_text(recipe.vary(schedule=dict(base_lr=0.06)).to_yaml())
     with pytest.raises(RecipeError, match=r"another recipe \(schedule.base_lr was 0.06, is 0.05\)"):
@@ -160,7 +186,11 @@ CONTRACT = '"""A title.\n\nRun        python x.py\nPublished  nothing\nMeasured 
         ("1 % (n=5; results/b.json)", "2 % (n=5; results/b.json)", False),
         ("1 % (n=5; results/a.json)", "2 % (n=5; results/b.json)", True),
         ("1 % (n=5, as an arm of the sweep; results/a.json)", "2 % (n=5; results/b.json)", False),
-        ("1 % (n=5, as an arm of the sweep; results/a.json)", "2 % (n=5, as an arm of the sweep; results/b.json)", True),
+        (
+            "1 % (n=5, as an arm of the sweep; results/a.json)",
+            "2 % (n=5, as an arm of the sweep; results/b.json)",
+            True,
+        ),
     ],
 )
 def test_a_contract_takes_a_number_where_no_other_result_speaks(old, line, stays):
@@ -182,12 +212,18 @@ def test_what_a_study_and_a_sweep_say_of_recipes(tmp_path):
     }
     with pytest.raises(ValueError, match="duration=1ep made every arm another experiment"):
         measured({"arms": arms, "launch": "1 rank", "overrides": ["duration=1ep"]}, "x")
-    rows = [{"arm": name, **row} for name in ("unscaled", "digits_720_lamb", "digits")]  # the last has another batch size
-    assert measured({"rows": rows}, "x") == {"digits_720_lamb": "top-1 error 1.23 ± 0.50 % (n=5, as an arm of the sweep; results/x.json)"}
+    rows = [
+        {"arm": name, **row} for name in ("unscaled", "digits_720_lamb", "digits")
+    ]  # the last has another batch size
+    assert measured({"rows": rows}, "x") == {
+        "digits_720_lamb": "top-1 error 1.23 ± 0.50 % (n=5, as an arm of the sweep; results/x.json)"
+    }
 
 
 def test_a_study_of_before_is_refused_with_the_remedy(tmp_path, monkeypatch, capsys):
-    (tmp_path / "study.json").write_text(json.dumps({"arms": [], "table": "", "verdicts": [], "provenance": ""}))
+    (tmp_path / "study.json").write_text(
+        json.dumps({"arms": [], "table": "", "verdicts": [], "provenance": ""})
+    )
     monkeypatch.setattr(sys, "argv", ["publish", str(tmp_path), "--name", "x"])
     assert publish.main() == 2 and "run the command again that made it" in capsys.readouterr().err
 
@@ -201,18 +237,26 @@ def test_publishing_replaces_only_what_stands_between_the_markers():
 
 def test_a_page_in_a_folder_finds_its_picture():
     study = {"table": "|", "verdicts": [], "provenance": "command"}
-    assert "(docs/x.png)" in block(study, "x") and "(x.png)" in block(study, "x", ROOT / "docs" / "methods.md")
+    assert "(docs/x.png)" in block(study, "x") and "(x.png)" in block(
+        study, "x", ROOT / "docs" / "methods.md"
+    )
 
 
 def test_recipes_state_what_was_measured():
     """Every number behind `Measured` is that of its recipe in the result it names, of a sweep at the recipe's own batch size."""
     said = {
-        path.stem: found[1] for path in RECIPES.rglob("*.py") if (found := re.search(r"(?m)^Measured +(\S.*results/.*)$", path.read_text()))
+        path.stem: found[1]
+        for path in RECIPES.rglob("*.py")
+        if (found := re.search(r"(?m)^Measured +(\S.*results/.*)$", path.read_text()))
     }
     assert len(said) >= 6
     for recipe, line in said.items():
         result = json.loads((ROOT / re.search(r"results/\w+\.json", line)[0]).read_text())
-        rows = [row for row in result.get("rows", result.get("arms")) if row.get("recipe", row.get("arm")) == recipe]
+        rows = [
+            row
+            for row in result.get("rows", result.get("arms"))
+            if row.get("recipe", row.get("arm")) == recipe
+        ]
         (path,) = RECIPES.rglob(f"{recipe}.py")
         (row,) = [row for row in rows if row["batch_size"] == load_recipe(path).batch_size]
         number = f" {row['mean']:.2f} ± {row['std']:.2f} % (n={row['n']}," if row["n"] else "diverged (n="
@@ -232,6 +276,12 @@ def test_the_worker_starts_from_any_folder_by_its_path_alone(tmp_path):
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     (tmp_path / "jobs.json").write_text("[]")
     started = subprocess.run(
-        [sys.executable, WORKER, "jobs.json"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=100, check=False
+        [sys.executable, WORKER, "jobs.json"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
     )
     assert started.returncode == 0, started.stderr

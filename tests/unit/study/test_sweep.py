@@ -20,13 +20,24 @@ PRECISION = PrimaryMetric("mask_ap", "mask AP", higher_is_better=True)
 
 
 def points(tmp_path: Path, seeds: int = 2) -> list[Point]:
-    return points_of(arms_of(RECIPES / "digits/digits.py", [RECIPES / "digits/digits_720_lamb.py"]), SIZES, list(range(seeds)), tmp_path)
+    return points_of(
+        arms_of(RECIPES / "digits/digits.py", [RECIPES / "digits/digits_720_lamb.py"]),
+        SIZES,
+        list(range(seeds)),
+        tmp_path,
+    )
 
 
 def test_the_arms_differ_in_the_rate_and_its_warmup_alone():
-    unscaled, linear, gradual, lamb = arms_of(RECIPES / "digits/digits.py", [RECIPES / "digits/digits_720_lamb.py"])
+    unscaled, linear, gradual, lamb = arms_of(
+        RECIPES / "digits/digits.py", [RECIPES / "digits/digits_720_lamb.py"]
+    )
     large = [arm.recipe_at(720) for arm in (unscaled, linear, gradual)]
-    assert [(each.schedule.rule, each.schedule.warmup) for each in large] == [("none", "0ep"), ("linear", "0ep"), ("linear", "2ep")]
+    assert [(each.schedule.rule, each.schedule.warmup) for each in large] == [
+        ("none", "0ep"),
+        ("linear", "0ep"),
+        ("linear", "2ep"),
+    ]
     assert len({each.vary(schedule=dict(rule="none", warmup="0ep")).to_yaml() for each in large}) == 1
     # Goyal et al. 2017, section 5.3: no warm-up up to the base batch.
     assert [gradual.recipe_at(size).schedule.warmup for size in SIZES] == ["0ep", "0ep", "2ep"]
@@ -36,8 +47,12 @@ def test_the_arms_differ_in_the_rate_and_its_warmup_alone():
 @pytest.mark.parametrize("name", ["linear", "unscaled", "linear+warm-up", "digits_720_lamb"])
 def test_arms_of_one_name_are_refused(tmp_path, name):
     (tmp_path / f"{name}.py").write_text("from lbtrain import Recipe\nrecipe = Recipe()\n")
-    with pytest.raises(RecipeError, match=rf"and .*{re.escape(name)}\.py would both keep their runs in the folder"):
-        arms_of(RECIPES / "digits/digits.py", [RECIPES / "digits/digits_720_lamb.py", tmp_path / f"{name}.py"])
+    with pytest.raises(
+        RecipeError, match=rf"and .*{re.escape(name)}\.py would both keep their runs in the folder"
+    ):
+        arms_of(
+            RECIPES / "digits/digits.py", [RECIPES / "digits/digits_720_lamb.py", tmp_path / f"{name}.py"]
+        )
 
 
 def test_batch_norm_sees_no_more_than_the_batch_and_remembers_as_many_examples():
@@ -46,7 +61,9 @@ def test_batch_norm_sees_no_more_than_the_batch_and_remembers_as_many_examples()
     assert [at[size].bn_batch_size for size in SIZES] == [4, 8, 8]
     # After the same 720 examples, the same share of the old statistics is left: (1 - momentum) ** steps.
     left = {size: (1 - at[size].bn_momentum) ** (720 / size) for size in SIZES}
-    assert left[4] == pytest.approx(left[720], rel=1e-4) and left[32] == pytest.approx(0.9 ** (720 / 32), rel=1e-4)
+    assert left[4] == pytest.approx(left[720], rel=1e-4) and left[32] == pytest.approx(
+        0.9 ** (720 / 32), rel=1e-4
+    )
 
 
 def test_arms_that_are_the_same_run_share_it(tmp_path):
@@ -59,7 +76,9 @@ def test_arms_that_are_the_same_run_share_it(tmp_path):
 def test_every_job_runs_once_the_large_batches_first(tmp_path):
     order = in_order(points(tmp_path))
     assert len(order) == len({job.run_dir for job in order}) == 2 * (4 + 2 + 3)
-    sizes = [int(word.partition("=")[2]) for job in order for word in job.words if word.startswith("batch_size=")]
+    sizes = [
+        int(word.partition("=")[2]) for job in order for word in job.words if word.startswith("batch_size=")
+    ]
     assert sizes == sorted(sizes, reverse=True)
     assert [job.words[-1] for job in order[:2]] == ["seed=0", "seed=1"]
 
@@ -68,7 +87,9 @@ def finished(folder: Path, score: float | None, primary_metric: PrimaryMetric = 
     folder.mkdir(parents=True)
     (folder / "plan.json").write_text(json.dumps({"total_steps": 10, "learning_rate": {"peak": 0.1}}))
     origin = {"seconds": 1.0, "commit": "abc", "hardware": "2 cores", "versions": {"torch": "2.0"}}
-    name, content = ("diverged.json", {}) if score is None else ("summary.json", {primary_metric.name: score, **origin})
+    name, content = (
+        ("diverged.json", {}) if score is None else ("summary.json", {primary_metric.name: score, **origin})
+    )
     (folder / name).write_text(json.dumps(content))
     return Job("recipe.py", (), str(folder))
 
@@ -78,7 +99,12 @@ def drawn(tmp_path: Path) -> list[Point]:
         ("a", 32): [1.0, 2.0, 3.0], ("b", 32): [1.0, 2.0, 3.0], ("a", 720): [51.0, 52.0, 53.0], ("b", 720): [2.0, None, None],
     }  # fmt: skip
     return [
-        Point(arm, size, tuple(finished(tmp_path / f"{arm}{size}/seed{seed}", error) for seed, error in enumerate(runs)), ERROR)
+        Point(
+            arm,
+            size,
+            tuple(finished(tmp_path / f"{arm}{size}/seed{seed}", error) for seed, error in enumerate(runs)),
+            ERROR,
+        )
         for (arm, size), runs in errors.items()
     ]
 
@@ -91,7 +117,10 @@ def test_the_report_counts_what_diverged(tmp_path):
         "| 720 | 52.00 ± 1.00 | 2.00 (2 of 3 diverged) |",
     ]
     assert verdicts(made, 32)[0] == "a: +50.00 ± 1.63 points from batch 32 to 720"
-    assert verdicts(made, 32)[1] == "b: +0.00 points from batch 32 to 720; a single run says nothing of the spread"
+    assert (
+        verdicts(made, 32)[1]
+        == "b: +0.00 points from batch 32 to 720; a single run says nothing of the spread"
+    )
     write_report(made, tmp_path, title="A title", command="a command", reference=32)
     data = json.loads((tmp_path / "sweep.json").read_text())
     assert [row["diverged"] for row in data["rows"]] == [0, 0, 0, 2] and "commit abc" in data["provenance"]
@@ -100,15 +129,23 @@ def test_the_report_counts_what_diverged(tmp_path):
 def test_a_sweep_of_detectors_is_scored_by_their_precision(tmp_path):
     arms = arms_of(RECIPES / "coco/mask_rcnn_shapes.py", [])
     assert all(point.primary_metric == PRECISION for point in points_of(arms, [2, 16], [0], tmp_path))
-    assert [(at.bn_batch_size, at.loss_batch_size) for at in (arms[0].recipe_at(size) for size in (2, 32))] == [(2, 2), (4, 4)]
-    runs = tuple(finished(tmp_path / f"seed{seed}", score, PRECISION) for seed, score in enumerate([20.0, 30.0]))
-    write_report([Point("a", 16, runs, PRECISION)], tmp_path, title="A title", command="a command", reference=16)
+    assert [
+        (at.bn_batch_size, at.loss_batch_size) for at in (arms[0].recipe_at(size) for size in (2, 32))
+    ] == [(2, 2), (4, 4)]
+    runs = tuple(
+        finished(tmp_path / f"seed{seed}", score, PRECISION) for seed, score in enumerate([20.0, 30.0])
+    )
+    write_report(
+        [Point("a", 16, runs, PRECISION)], tmp_path, title="A title", command="a command", reference=16
+    )
     row = json.loads((tmp_path / "sweep.json").read_text())["rows"][0]
     assert (row["mask_ap"], row["mean"], "top1_error" in row) == ([20.0, 30.0], 25.0, False)
 
 
 def test_arms_that_are_scored_by_different_metrics_are_refused():
-    with pytest.raises(RecipeError, match=r"mask_rcnn_shapes\.py: is scored by mask AP, .*digits\.py by top-1 error"):
+    with pytest.raises(
+        RecipeError, match=r"mask_rcnn_shapes\.py: is scored by mask AP, .*digits\.py by top-1 error"
+    ):
         arms_of(RECIPES / "digits/digits.py", [RECIPES / "coco/mask_rcnn_shapes.py"])
 
 
