@@ -1,8 +1,9 @@
 """Every performance claim, measured: `make bench`.
 
-python -m bench                     all that this machine can measure; appends to results/, renews docs/results.md
-python -m bench --only train optim  some of them
-python -m bench --check             measure, write nothing, exit 1 where a ratio is worse than the last row says (`make bench-check`)
+python -m bench                     all that this machine can measure; appends to results/, renews
+docs/results.md python -m bench --only train optim  some of them
+python -m bench --check             measure, write nothing, exit 1 where a ratio is worse than the last row
+says (`make bench-check`)
 python -m bench --list              what there is, how long it takes, and what cannot run here and why
 """
 
@@ -102,7 +103,8 @@ def regressions(before: list[report.Line], after: list[report.Line]) -> list[str
         worst_then = min(report.better(old, old[end]) for end in ("ratio_low", "ratio_high"))
         if now < SLOWER * then and best_now < worst_then:
             worse.append(
-                f"{line['case']} against {line['peer_name']}: ratio {float(line['ratio']):.3f}, was {float(old['ratio']):.3f}"
+                f"{line['case']} against {line['peer_name']}: ratio {float(line['ratio']):.3f}, was "
+                f"{float(old['ratio']):.3f}"
             )
     return worse
 
@@ -113,7 +115,8 @@ def run(benches: list[Bench], results: Path) -> list[str]:
     for number, bench in enumerate(benches, 1):
         left = sum(later.minutes for later in benches[number - 1 :])
         print(
-            f"[{number}/{len(benches)}] {bench.name}: about {bench.minutes:g} min, all that is left about {left:g} min",
+            f"[{number}/{len(benches)}] {bench.name}: about {bench.minutes:g} min, all that is left about "
+            f"{left:g} min",
             flush=True,
         )
         started = time.monotonic()
@@ -124,7 +127,8 @@ def run(benches: list[Bench], results: Path) -> list[str]:
             )
         done = subprocess.run(bench.command, env=environment, check=False)
         print(
-            f"{bench.name}: {'done' if done.returncode == 0 else 'FAILED'} in {(time.monotonic() - started) / 60:.1f} min",
+            f"{bench.name}: {'done' if done.returncode == 0 else 'FAILED'} in "
+            f"{(time.monotonic() - started) / 60:.1f} min",
             flush=True,
         )
         failed += [bench.name] * (done.returncode != 0)
@@ -149,14 +153,16 @@ def main() -> None:
     if options.list:
         for bench in wanted:
             print(
-                f"{bench.name:<20} {bench.minutes:4g} min  {'skipped: ' + skipped[bench.name] if bench.name in skipped else 'runs here'}"
+                f"{bench.name:<20} {bench.minutes:4g} min  "
+                f"{'skipped: ' + skipped[bench.name] if bench.name in skipped else 'runs here'}"
             )
         return
     for name, reason in skipped.items():
         print(f"{name}: not measured, {reason}")
     if "train" in {bench.name for bench in benches} and not os.environ.get("TIMM"):
         print(
-            "train: not measured against timm's own loop, no train.py of it (TIMM=a checkout of timm's repository)"
+            "train: not measured against timm's own loop, no train.py of it (TIMM=a checkout of timm's "
+            "repository)"
         )
     if options.check:
         with tempfile.TemporaryDirectory() as folder:

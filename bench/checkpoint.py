@@ -2,8 +2,9 @@
 
     python -m bench.checkpoint          about three minutes; appends to results/checkpoint.csv
 
-Turns of the same steps with a save at their start and without, alternating; a turn ends when the file is written, fsynced and renamed. What
-the save adds to a turn is what it adds to a minute, so ten seconds show it better than sixty would.
+Turns of the same steps with a save at their start and without, alternating; a turn ends when the file is
+written, fsynced and renamed. What the save adds to a turn is what it adds to a minute, so ten seconds show it
+better than sixty would.
 """
 
 import argparse
@@ -42,7 +43,10 @@ def main() -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with tempfile.TemporaryDirectory() as folder:
         added = seconds_added(options, device, Path(folder))
-    case = f"a minute of {options.model} {options.image_size}x{options.image_size}, batch {options.batch_size}, with one save"
+    case = (
+        f"a minute of {options.model} {options.image_size}x{options.image_size}, batch "
+        f"{options.batch_size}, with one save"
+    )
     changed = [
         f"--{key.replace('_', '-')} {value}"
         for key, value in vars(options).items()

@@ -2,22 +2,26 @@
 
     python -m bench.gpu                              every case, in this order, until the time is over
     python -m bench.gpu --cases resnet50 batch_size  some of them
-    python -m bench.gpu --tiny                       a rehearsal: each case as small as it gets, on a CPU too; prints, writes nothing
+    python -m bench.gpu --tiny                       a rehearsal: each case as small as it gets, on a CPU too;
+    prints, writes nothing
 
-Cases: `matrix` (TFLOP/s of a bf16 matrix product: the rate that the chip really has), `resnet50` (224 x 224, bf16, channels last, images/s
-against the peers' loops, as a share of that rate, and of the data sheet's rate beside NVIDIA's published run), `memory` (peak of device
-memory against the plain loop), `optim` (LARS and LAMB steps against timm's), `ghost` (what ghost batches of 32 cost in a batch of 4,096),
-`time_to_accuracy` (seconds of training until 94 % on CIFAR-10 with recipes/cifar10/wide_resnet_1k.py; --speedrun: a peer's script beside
-it; LBTRAIN_DATA: where CIFAR-10 lies), `batch_size` (images/s over batch and micro-batch, AlexNet and ResNet-50: You et al. 2017 report 3x
-from 512 to 4,096 for AlexNet on eight GPUs). What does not fit the memory, fails, or has no time left is named, and the rest goes on.
+Cases: `matrix` (TFLOP/s of a bf16 matrix product: the rate that the chip really has), `resnet50` (224 x 224,
+bf16, channels last, images/s against the peers' loops, as a share of that rate, and of the data sheet's rate
+beside NVIDIA's published run), `memory` (peak of device memory against the plain loop), `optim` (LARS and
+LAMB steps against timm's), `ghost` (what ghost batches of 32 cost in a batch of 4,096), `time_to_accuracy`
+(seconds of training until 94 % on CIFAR-10 with recipes/cifar10/wide_resnet_1k.py; --speedrun: a peer's
+script beside it; LBTRAIN_DATA: where CIFAR-10 lies), `batch_size` (images/s over batch and micro-batch,
+AlexNet and ResNet-50: You et al. 2017 report 3x from 512 to 4,096 for AlexNet on eight GPUs). What does not
+fit the memory, fails, or has no time left is named, and the rest goes on.
 
-Rows go to results/gpu.csv, or into the folder that LBTRAIN_RESULTS names. A machine that has torch, torchvision, timm and scikit-learn, but
-no package index, gets the rest as files: `make wheels GPU_PYTHON=3.12` here, for the Python there, and there `python -m pip install
---no-deps wheels/*.whl`.
+Rows go to results/gpu.csv, or into the folder that LBTRAIN_RESULTS names. A machine that has torch,
+torchvision, timm and scikit-learn, but no package index, gets the rest as files: `make wheels
+GPU_PYTHON=3.12` here, for the Python there, and there `python -m pip install --no-deps wheels/*.whl`.
 
 Accuracy against batch size is a command of its own, for a longer loan of a GPU:
 
-    python -m tools.study sweep recipes/cifar10/wide_resnet.py --batch-sizes 64,256,1024,4096,8192,16384 --seeds 3 --out runs/cifar10_sweep
+    python -m tools.study sweep recipes/cifar10/wide_resnet.py --batch-sizes 64,256,1024,4096,8192,16384
+    --seeds 3 --out runs/cifar10_sweep
 """
 
 import argparse
@@ -50,9 +54,13 @@ from tools.scaling_report.topology import GPUS
 COMMAND = "python -m bench.gpu"
 ROOT = Path(__file__).parents[1]
 NVIDIA_A100 = 2470
-"""Images/s of ResNet-50 v1.5 on one A100-SXM-80GB in mixed fp16: NVIDIA's DeepLearningExamples, PyTorch, README."""
+"""Images/s of ResNet-50 v1.5 on one A100-SXM-80GB in mixed fp16: NVIDIA's DeepLearningExamples, PyTorch,
+README.
+"""
 RESNET50_FLOPS = 3 * 2 * 4.09e9
-"""Of training on one image of 224 x 224: three passes of 4.09 G multiply-adds (3.8 G in He et al. 2016, table 1: stride in the 1x1)."""
+"""Of training on one image of 224 x 224: three passes of 4.09 G multiply-adds (3.8 G in He et al. 2016, table
+1: stride in the 1x1).
+"""
 
 
 @dataclass(frozen=True)
@@ -154,7 +162,9 @@ def _named(peer: str, loop: Loop, failed: set[str]) -> Loop:
 
 
 def _beside_nvidia(title: str, rates: list[float]) -> list[rows.Row]:
-    """Ours as a share of this card's data sheet over NVIDIA's share of an A100's; none for a card whose data sheet is not known."""
+    """Ours as a share of this card's data sheet over NVIDIA's share of an A100's; none for a card whose data
+    sheet is not known.
+    """
     name = torch.cuda.get_device_name().lower().replace("h200", "h100")  # the same chip with another memory
     sheet = next(
         (gpu.tflops["bf16"] for key, gpu in GPUS.items() if key in name and "bf16" in gpu.tflops), None
@@ -212,7 +222,9 @@ def _free() -> None:
 
 
 def batch_size(setting: Setting) -> Iterator[rows.Row]:
-    """Images/s and the seconds of an epoch of ImageNet over the batch, each batch one micro-batch; then a large batch in micro-batches."""
+    """Images/s and the seconds of an epoch of ImageNet over the batch, each batch one micro-batch; then a
+    large batch in micro-batches.
+    """
     sizes = {"alexnet": (128, 512, 1024, 2048, 4096, 8192), "resnet50": (32, 64, 128, 256, 512, 1024)}
     for model, batches in sizes.items():
         curve: dict[int, float] = {}
@@ -265,8 +277,9 @@ def _speeds(case: str, rates: list[float]) -> list[rows.Row]:
 
 
 def _fixed_share(title: str, curve: dict[int, float]) -> rows.Row:
-    """Of a pass of the fewest images that fill the curve's first point: what does not shrink with them, as scaling_report assumes it
-    (`fixed_compute` in tools/scaling_report/step_model.py). The line through the seconds of a pass over its images, by least squares.
+    """Of a pass of the fewest images that fill the curve's first point: what does not shrink with them, as
+    scaling_report assumes it (`fixed_compute` in tools/scaling_report/step_model.py). The line through the
+    seconds of a pass over its images, by least squares.
     """
     images = list(curve)
     slope, intercept = statistics.linear_regression(images, [size / curve[size] for size in images])
@@ -276,8 +289,9 @@ def _fixed_share(title: str, curve: dict[int, float]) -> rows.Row:
 
 
 def time_to_accuracy(setting: Setting) -> Iterator[rows.Row]:
-    """Seconds from the start of training to the first evaluation at the error of 6 %; then beside them the peer's script, its own way, from
-    start to end: with its imports, its compilation and as many runs as it makes, so that nothing is met or not met by this ratio.
+    """Seconds from the start of training to the first evaluation at the error of 6 %; then beside them the
+    peer's script, its own way, from start to end: with its imports, its compilation and as many runs as it
+    makes, so that nothing is met or not met by this ratio.
     """
     recipe = load_recipe(ROOT / "recipes/cifar10/wide_resnet_1k.py")
     if setting.tiny:
@@ -324,7 +338,9 @@ def _seconds_to(recipe: Recipe, error: float) -> tuple[float | None, float]:
 
 
 def ghost(setting: Setting) -> list[rows.Row]:
-    """A step with ghost batches of 32 against one with the whole batch as ghost batch, each in turns with the plain loop."""
+    """A step with ghost batches of 32 against one with the whole batch as ghost batch, each in turns with the
+    plain loop.
+    """
     job = replace(
         setting.resnet50, model="cifar_resnet20", image_size=32, micro_batch_size=64 if setting.tiny else 4096
     )
@@ -359,7 +375,9 @@ CASES: dict[str, Callable[[Setting], Iterable[rows.Row]]] = {
 LONGEST = 120.0
 """Seconds that a case may take: none is started with less left."""
 _LONGEST_POINT = 30.0
-"""The same of one point of the `batch_size` curves, which are so many that they look at the clock between them."""
+"""The same of one point of the `batch_size` curves, which are so many that they look at the clock between
+them.
+"""
 
 
 def main() -> None:

@@ -1,17 +1,20 @@
-"""Hessian of ResNet-20 against PyHessian: same values, the time to five eigenvalues of the same accuracy, and what it is made of.
+"""Hessian of ResNet-20 against PyHessian: same values, the time to five eigenvalues of the same accuracy, and
+what it is made of.
 
     python -m bench.hessian --pyhessian PATH          appends to results/hessian.csv
 
-PATH is a checkout of github.com/amirgholami/PyHessian; the environment variable PYHESSIAN may name it instead.
+PATH is a checkout of github.com/amirgholami/PyHessian; the environment variable PYHESSIAN may name it
+instead.
 
-A network of cifar_resnet20's size in fp32 with evaluation-mode batch norm (PyHessian knows no other), a batch of synthetic images cut
-into two. All times are CPU time of one thread, in turns.
+A network of cifar_resnet20's size in fp32 with evaluation-mode batch norm (PyHessian knows no other), a batch
+of synthetic images cut into two. All times are CPU time of one thread, in turns.
 
-The aim is at most half of PyHessian's time to the five largest eigenvalues, each within 1e-3 of its converged value: that is what a
-user waits for, and it is products times the time of one. `eigenvalues` gives it, and the number of products: Lanczos here, power
-iteration with deflation there, each as its user calls it, at the loosest of TOLERANCES that reaches the accuracy. `product` times one
-product over the same two batches, after a check that both give the same; `product-kept` with the graphs kept, which PyHessian does for
-a single batch only. These two have no aim of their own: most of a product is convolutions, the same ones on either side.
+The aim is at most half of PyHessian's time to the five largest eigenvalues, each within 1e-3 of its converged
+value: that is what a user waits for, and it is products times the time of one. `eigenvalues` gives it, and
+the number of products: Lanczos here, power iteration with deflation there, each as its user calls it, at the
+loosest of TOLERANCES that reaches the accuracy. `product` times one product over the same two batches, after
+a check that both give the same; `product-kept` with the graphs kept, which PyHessian does for a single batch
+only. These two have no aim of their own: most of a product is convolutions, the same ones on either side.
 """
 
 import argparse
@@ -38,7 +41,9 @@ CASES = ("eigenvalues", "product", "product-kept")
 
 
 def network(steps: int, images: int) -> tuple[nn.Module, list[tuple[Tensor, Tensor]]]:
-    """ResNet-20 after some steps on two batches of synthetic images, so that its spectrum has the outliers of a trained network."""
+    """ResNet-20 after some steps on two batches of synthetic images, so that its spectrum has the outliers of
+    a trained network.
+    """
     import timm
 
     import lbtrain.nn  # noqa: F401  registers the model
@@ -104,7 +109,9 @@ class Ours:
 def eigenvalues(
     folder: Path, model: nn.Module, batches: list[tuple[Tensor, Tensor]], *, command: str
 ) -> list[rows.Row]:
-    """Times both until the accuracy, which is held against eigenvalues that Lanczos gives at a far smaller tolerance."""
+    """Times both until the accuracy, which is held against eigenvalues that Lanczos gives at a far smaller
+    tolerance.
+    """
     converged = top_eigenvalues(
         Objective(model, loss, batches, keep_graphs=True), TOP, steps=300, tolerance=1e-6
     ).values
@@ -138,7 +145,8 @@ def _loosest(name: str, solver: "Ours | Peer", converged: list[float]) -> float:
     for tolerance in TOLERANCES:
         found = solver.eigenvalues(tolerance)
         print(
-            f"{name} at tolerance {tolerance:g}: {solver.products} products, off by {_off(found, converged):.2g}",
+            f"{name} at tolerance {tolerance:g}: {solver.products} products, off by "
+            f"{_off(found, converged):.2g}",
             flush=True,
         )
         if _off(found, converged) <= ACCURACY:

@@ -1,13 +1,15 @@
-"""How well scaling over a real network is predicted: calibrated on one and two hosts, checked on four, at three rates.
+"""How well scaling over a real network is predicted: calibrated on one and two hosts, checked on four, at
+three rates.
 
     python -m bench.hosts_prediction
 
-Hosts are network namespaces on this machine with their sending rate limited; computing is sleeping (lab/shaped.py), so that they
-do not slow each other; gradients, launches, DistributedDataParallel and gloo are real. Each launch goes through all rates three times. The
-prediction gets one host's throughput, two hosts' all-reduce sweep and points, and nothing that ran on four.
+Hosts are network namespaces on this machine with their sending rate limited; computing is sleeping
+(lab/shaped.py), so that they do not slow each other; gradients, launches, DistributedDataParallel and gloo
+are real. Each launch goes through all rates three times. The prediction gets one host's throughput, two
+hosts' all-reduce sweep and points, and nothing that ran on four.
 
-Takes about 7 minutes and a machine that does nothing else. Writes results/hosts_prediction.csv and the table of docs/scaling.md; exits 1 if
-efficiency on four hosts is predicted more than 5 points off at any rate.
+Takes about 7 minutes and a machine that does nothing else. Writes results/hosts_prediction.csv and the table
+of docs/scaling.md; exits 1 if efficiency on four hosts is predicted more than 5 points off at any rate.
 """
 
 import argparse
@@ -63,7 +65,9 @@ def run_inside(what: str, out: Path, hostfile: str) -> None:
 
 
 def run_steps() -> int:
-    """Steps to time of a run that goes through all rates: it also has a first one, which has no step before it to be timed from."""
+    """Steps to time of a run that goes through all rates: it also has a first one, which has no step before
+    it to be timed from.
+    """
     return len(RATES) * TURNS * STEPS_A_TURN - 1
 
 
@@ -96,7 +100,8 @@ def turns_at(rate: str, ranks: Sequence[RankTimes]) -> list[list[RankTimes]]:
     """Of a run that went through all rates, the settled steps of each turn at `rate`."""
     found = []
     for turn in range(TURNS):
-        # A step's time is the interval from the end of the step before: the list of a run begins with its second step.
+        # A step's time is the interval from the end of the step before: the list of a run begins with its
+        # second step.
         first = (turn * len(RATES) + RATES.index(rate)) * STEPS_A_TURN - 1
         chosen = slice(first + SETTLING_STEPS, first + STEPS_A_TURN)
         found.append([dataclasses.replace(each, steps=each.steps[chosen]) for each in ranks])
@@ -168,17 +173,24 @@ def worst(lines: Sequence[dict[str, str]]) -> float:
 def block(lines: Sequence[dict[str, str]]) -> str:
     """The table of docs/scaling.md, from the rows of results/hosts_prediction.csv."""
     if not lines:
-        return "Not measured yet: `python -m bench.hosts_prediction`, on a machine that does nothing else, writes this table."
+        return (
+            "Not measured yet: `python -m bench.hosts_prediction`, on a machine that does nothing else, "
+            "writes this table."
+        )
     text = [
         "| rate | hosts | measured efficiency (95% interval) | predicted (90% interval) | off by | |",
         "|---|---:|---|---|---:|---|",
     ]
     for line in lines:
-        measured = f"{float(line['measured']):.3f} ({float(line['measured_low']):.3f} to {float(line['measured_high']):.3f})"
+        measured = (
+            f"{float(line['measured']):.3f} ({float(line['measured_low']):.3f} to "
+            f"{float(line['measured_high']):.3f})"
+        )
         predicted = f"{float(line['predicted']):.3f} ({float(line['low']):.3f} to {float(line['high']):.3f})"
         error = 100 * (float(line["predicted"]) - float(line["measured"]))
         text.append(
-            f"| {line['rate']} | {line['hosts']} | {measured} | {predicted} | {error:+.1f} points | {line['use']} |"
+            f"| {line['rate']} | {line['hosts']} | {measured} | {predicted} | {error:+.1f} points | "
+            f"{line['use']} |"
         )
     text += [
         "",
@@ -186,7 +198,8 @@ def block(lines: Sequence[dict[str, str]]) -> str:
     ]
     text += [
         "",
-        f"<sub>{lines[0]['command']}; {lines[0]['date']}, commit {lines[0]['commit']}, {lines[0]['hardware']}</sub>",
+        f"<sub>{lines[0]['command']}; {lines[0]['date']}, commit {lines[0]['commit']}, "
+        f"{lines[0]['hardware']}</sub>",
     ]
     return "\n".join(text)
 

@@ -1,18 +1,23 @@
-"""Photos decoded, augmented and normalised per second of one core, ours against torchvision's ImageFolder and transforms, in turns.
+"""Photos decoded, augmented and normalised per second of one core, ours against torchvision's ImageFolder and
+transforms, in turns.
 
     python -m bench.input                          every case, about a minute; appends to results/input.csv
     python -m bench.input --cases train --rounds 3
 
-The photos are the 144 of COCO 2017 that lie in --photos (a tar file with *.jpg), arranged as an image folder in a temporary place. Their
-mean is 583 x 475 pixels in 157 kB, 4.6 bits a pixel: somewhat larger than ImageNet's mean (about 470 x 390 in 110 kB), as densely coded.
+The photos are the 144 of COCO 2017 that lie in --photos (a tar file with *.jpg), arranged as an image folder
+in a temporary place. Their mean is 583 x 475 pixels in 157 kB, 4.6 bits a pixel: somewhat larger than
+ImageNet's mean (about 470 x 390 in 110 kB), as densely coded.
 
-train       224 x 224 out of a random box, flipped at random, normalised: data.augmentation=imagenet against RandomResizedCrop's own steps,
+train       224 x 224 out of a random box, flipped at random, normalised: data.augmentation=imagenet against
+RandomResizedCrop's own steps,
             both with the same boxes and flips, which ours draws inside the measured time
 score       shorter side to 256, centre 224, normalised
-train-large the photos enlarged twice and coded at quality 90, as photos that were not made small for ImageNet would be
-difference  measured with `train` and `train-large`: mean absolute difference of the pixels to torchvision's, in levels of 255
+train-large the photos enlarged twice and coded at quality 90, as photos that were not made small for ImageNet
+would be difference  measured with `train` and `train-large`: mean absolute difference of the pixels to
+torchvision's, in levels of 255
 
-Both decode with libjpeg-turbo, and most of the time left is its entropy decoding, which scaled decoding does not save.
+Both decode with libjpeg-turbo, and most of the time left is its entropy decoding, which scaled decoding does
+not save.
 """
 
 import argparse
@@ -82,7 +87,9 @@ def blocks(epoch: int, count: int) -> Iterator[Block]:
 
 
 class Peer:
-    """ImageFolder's reading and RandomResizedCrop's, RandomHorizontalFlip's, ToTensor's and Normalize's steps, in given boxes."""
+    """ImageFolder's reading and RandomResizedCrop's, RandomHorizontalFlip's, ToTensor's and Normalize's
+    steps, in given boxes.
+    """
 
     def __init__(self, root: Path, ours: PhotoSource, *, train: bool):
         self.folder, self.train = ImageFolder(str(root / "train")), train
@@ -139,7 +146,8 @@ def in_turns(case: str, root: Path, rounds: int) -> rows.Row:
         mine.append(images_per_core_second(load_ours, epoch))
         theirs.append(images_per_core_second(load_peer, epoch))
     return rows.paired(
-        "input", case, PEER, mine[1:], theirs[1:], unit="images/s per core", target="" if case == "score" else ">=2.0",
+        "input", case, PEER, mine[1:], theirs[1:], unit=("images/s per "
+                                                         "core"), target="" if case == "score" else ">=2.0",
         command=f"{COMMAND} --cases {case}",
     )  # fmt: skip
 

@@ -1,12 +1,15 @@
-"""What measuring the gradient noise scale costs: every other step of one run is measured, in one process of one thread.
+"""What measuring the gradient noise scale costs: every other step of one run is measured, in one process of
+one thread.
 
-Processor time: what other processes take of the machine's time does not count, and with one thread nothing of ours is missed. One run for
-both kinds of step: two runs in one process differ by how their memory happens to lie, by more than what is looked for.
+Processor time: what other processes take of the machine's time does not count, and with one thread nothing of
+ours is missed. One run for both kinds of step: two runs in one process differ by how their memory happens to
+lie, by more than what is looked for.
 
     python -m bench.noise_scale        every case, about two minutes; appends to results/noise_scale.csv
 
-Cases: `accumulated` (ResNet-20, 32 x 32, four micro-batches of 32: hooks on the parameters) and `split` (one micro-batch of 128: a quarter
-of it is passed twice), layers included. What a measured step takes longer is spread over as many steps as the case's name says.
+Cases: `accumulated` (ResNet-20, 32 x 32, four micro-batches of 32: hooks on the parameters) and `split` (one
+micro-batch of 128: a quarter of it is passed twice), layers included. What a measured step takes longer is
+spread over as many steps as the case's name says.
 """
 
 import argparse

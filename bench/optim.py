@@ -1,11 +1,13 @@
-"""Time of one optimizer step on ResNet-50's parameters (25.6 million in 161 tensors, fp32), ours and the peers' in turns, one thread.
+"""Time of one optimizer step on ResNet-50's parameters (25.6 million in 161 tensors, fp32), ours and the
+peers' in turns, one thread.
 
     python -m bench.optim                     every case, about two minutes; appends to results/optim.csv
     python -m bench.optim --cases lars lamb   some of them
 
-Cases: `lars`, `lars-nesterov`, `lamb` (against the faster of timm's two code paths, round by round), `lars-sgd` (against torch's
-multi-tensor SGD, which does less), `lamb-loop` (against the plain loop that ColossalAI's Lamb is, written here from its formula), `zero1`
-(two gloo ranks: our step on DeepSpeed's slices, its all-reduce included, against half of our step on whole layers).
+Cases: `lars`, `lars-nesterov`, `lamb` (against the faster of timm's two code paths, round by round),
+`lars-sgd` (against torch's multi-tensor SGD, which does less), `lamb-loop` (against the plain loop that
+ColossalAI's Lamb is, written here from its formula), `zero1` (two gloo ranks: our step on DeepSpeed's slices,
+its all-reduce included, against half of our step on whole layers).
 """
 
 import argparse

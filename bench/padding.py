@@ -1,9 +1,10 @@
-"""How much of a detection step is padding, with and without groups of like images: counted, not timed, so the same on every machine.
+"""How much of a detection step is padding, with and without groups of like images: counted, not timed, so the
+same on every machine.
 
     python -m bench.padding coco/annotations/instances_train2017.json coco/annotations/instances_val2017.json
 
-Steps of an epoch of recipes/coco/mask_rcnn.py at several batch sizes, over images whose sizes are drawn from the files. Prints a table, and
-writes nothing.
+Steps of an epoch of recipes/coco/mask_rcnn.py at several batch sizes, over images whose sizes are drawn from
+the files. Prints a table, and writes nothing.
 """
 
 import argparse
@@ -24,7 +25,9 @@ NUM_IMAGES = 20_000
 
 
 def padding_share(recipe: Recipe, sizes: NDArray[np.int64]) -> float:
-    """The part of all input pixels, over the whole steps of an epoch, that belongs to no image. sizes: (height, width), shape (n, 2)."""
+    """The part of all input pixels, over the whole steps of an epoch, that belongs to no image. sizes:
+    (height, width), shape (n, 2).
+    """
     plain = SampleStream(len(sizes), recipe.seed)
     grouped = recipe.data.group_by != "none"
     stream = (

@@ -1,7 +1,9 @@
-"""Training loops that are not ours, for benchmarks: each does as many steps as a turn has, then says so by a `yield`.
+"""Training loops that are not ours, for benchmarks: each does as many steps as a turn has, then says so by a
+`yield`.
 
-Written as their libraries' own examples are: plain PyTorch (with DistributedDataParallel where there are ranks), accelerate, DeepSpeed.
-timm's loop is timm's own code: `train_one_epoch` from the train.py of a checkout that the caller names.
+Written as their libraries' own examples are: plain PyTorch (with DistributedDataParallel where there are
+ranks), accelerate, DeepSpeed. timm's loop is timm's own code: `train_one_epoch` from the train.py of a
+checkout that the caller names.
 """
 
 import importlib.util
@@ -24,7 +26,9 @@ CLASSES, POOL = 1000, 64
 
 @dataclass(frozen=True)
 class Job:
-    """What every loop of a comparison does: `steps` a turn on `micro_batch_size` noise images per process, which lie on the device."""
+    """What every loop of a comparison does: `steps` a turn on `micro_batch_size` noise images per process,
+    which lie on the device.
+    """
 
     model: str
     image_size: int

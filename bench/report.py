@@ -1,4 +1,5 @@
-"""results/*.csv -> docs/results.md and docs/results.png: the newest row of every comparison, as a table and as a picture.
+"""results/*.csv -> docs/results.md and docs/results.png: the newest row of every comparison, as a table and
+as a picture.
 
 python -m bench.report            write both, and the list of aims not met in README.md
 python -m bench.report --check    exit 1 if a page is not what the rows say
@@ -55,7 +56,9 @@ ELSEWHERE = """\
 
 
 def newest(path: Path) -> list[Line]:
-    """The last row of each (case, peer), in the order in which they first appeared; empty for a table of another kind."""
+    """The last row of each (case, peer), in the order in which they first appeared; empty for a table of
+    another kind.
+    """
     with path.open(newline="") as file:
         reader = csv.DictReader(file)
         if not {"case", "peer_name", "ratio", "target"} <= set(reader.fieldnames or ()):
@@ -88,13 +91,16 @@ def page(found: dict[str, list[Line]]) -> str:
     if "gpu" not in found:
         parts += [
             f"## {TITLES['gpu']}",
-            "Not measured: no GPU has been at hand. `python -m bench.gpu` measures everything on one card in nine minutes.",
+            "Not measured: no GPU has been at hand. `python -m bench.gpu` measures everything on one card "
+            "in nine minutes.",
         ]
     return "\n\n".join(part.strip() for part in [*parts, ELSEWHERE]) + "\n"
 
 
 def not_met(found: dict[str, list[Line]]) -> str:
-    """The README's list of aims that were missed, each with its ratio; first those that the interval leaves no doubt of."""
+    """The README's list of aims that were missed, each with its ratio; first those that the interval leaves
+    no doubt of.
+    """
     lines = [(name, line) for name, table in found.items() for line in table if line["met"] == "no"]
     return "\n".join(
         f"- {name}: {line['case']}, against {line['peer_name']}: {_ratio(line)}, aim {line['target']}"
@@ -132,7 +138,10 @@ def _row(line: Line) -> str:
         return f"| {line['case']} | {ours} | - | - | - | - | {line['n']} |"
     peer = f"{line['peer_name']}: {float(line['peer']):.4g}"
     met = (line["met"] or "-") + "?" * _is_open(line)
-    return f"| {line['case']} | {ours} | {peer} | {_ratio(line)} | {line['target'] or '-'} | {met} | {line['n']} |"
+    return (
+        f"| {line['case']} | {ours} | {peer} | {_ratio(line)} | {line['target'] or '-'} | {met} | "
+        f"{line['n']} |"
+    )
 
 
 def _origins(name: str, lines: list[Line]) -> str:
@@ -153,7 +162,9 @@ def _origins(name: str, lines: list[Line]) -> str:
 
 
 def draw(found: dict[str, list[Line]], path: Path) -> None:
-    """One line per ratio: median with its 95 % interval, on a logarithmic axis; green met, red not met, grey without an aim."""
+    """One line per ratio: median with its 95 % interval, on a logarithmic axis; green met, red not met, grey
+    without an aim.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -177,7 +188,8 @@ def draw(found: dict[str, list[Line]], path: Path) -> None:
     axes.invert_yaxis()
     axes.grid(axis="x", alpha=0.3)
     axes.set_xlabel(
-        "times as good as the peer (faster, or smaller): median and its 95 % interval\ngreen: aim met, red: not met, grey: no aim"
+        "times as good as the peer (faster, or smaller): median and its 95 % interval\ngreen: aim met, red: "
+        "not met, grey: no aim"
     )
     figure.savefig(path, dpi=110)
     pyplot.close(figure)

@@ -13,13 +13,16 @@ from typing import Any
 from lbtrain.runs.provenance import commit, hardware, versions
 
 RESULTS = Path(os.environ.get("LBTRAIN_RESULTS", Path(__file__).parents[1] / "results"))
-"""Where rows go: results/, or the folder that LBTRAIN_RESULTS names, for a measurement that is only to be looked at."""
+"""Where rows go: results/, or the folder that LBTRAIN_RESULTS names, for a measurement that is only to be
+looked at.
+"""
 
 
 @dataclass(frozen=True)
 class Row:
-    """`ours` and `peer` are medians over `n` paired rounds in `unit`; `ratio` is the median of the paired ratios, with its 95 % interval
-    (`median_interval`). A figure that has no peer (`single`) has none of these either.
+    """`ours` and `peer` are medians over `n` paired rounds in `unit`; `ratio` is the median of the paired
+    ratios, with its 95 % interval (`median_interval`). A figure that has no peer (`single`) has none of these
+    either.
 
     `target` is the bound on the ratio that was aimed at, as written (">=0.97"); empty where there is none.
     """
@@ -72,10 +75,12 @@ def paired(
 
 
 def median_interval(values: list[float]) -> tuple[float, float]:
-    """Two of the `values` between which the median of what they are drawn from lies in 95 of 100 cases at least, whatever its distribution.
+    """Two of the `values` between which the median of what they are drawn from lies in 95 of 100 cases at
+    least, whatever its distribution.
 
-    The number of values below the true median is binomial (n, 1/2); the interval leaves out as many at either end as its 2.5 % quantile
-    allows. Fewer than six values cannot say that much: the smallest and the largest of them.
+    The number of values below the true median is binomial (n, 1/2); the interval leaves out as many at either
+    end as its 2.5 % quantile allows. Fewer than six values cannot say that much: the smallest and the largest
+    of them.
     """
     count, ordered = len(values), sorted(values)
     below, left_out = 0.5**count, 0
@@ -110,7 +115,9 @@ def write(rows: list[Row], name: str) -> Path:
 
 
 def append(rows: list[dict[str, Any]], name: str) -> Path:
-    """Appends rows of other columns to results/NAME.csv, with commit, date, hardware and versions in every one."""
+    """Appends rows of other columns to results/NAME.csv, with commit, date, hardware and versions in every
+    one.
+    """
     RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / f"{name}.csv"
     origin = {
@@ -131,7 +138,9 @@ def append(rows: list[dict[str, Any]], name: str) -> Path:
 
 
 def replace(rows: list[dict[str, Any]], name: str) -> Path:
-    """Writes results/NAME.csv anew: for rows that belong together and follow from each other, of which older ones say nothing more."""
+    """Writes results/NAME.csv anew: for rows that belong together and follow from each other, of which older
+    ones say nothing more.
+    """
     (RESULTS / f"{name}.csv").unlink(missing_ok=True)
     return append(rows, name)
 

@@ -1,13 +1,15 @@
-"""How well scaling is predicted: every published efficiency in a table like scaling.csv against `predict` with flags from the same row.
+"""How well scaling is predicted: every published efficiency in a table like scaling.csv against `predict`
+with flags from the same row.
 
     python -m bench.scaling_prediction path/to/scaling.csv
 
-The flags come from the row's own description of the hardware by the rules below, which know data sheets and no results. A row whose
-hardware is not described is listed as not predicted. Some choices were made after the first comparison had been seen (docs/scaling.md), so
-each row is predicted a second time with choices made anew from the rows of all other publications: `blind`.
+The flags come from the row's own description of the hardware by the rules below, which know data sheets and
+no results. A row whose hardware is not described is listed as not predicted. Some choices were made after the
+first comparison had been seen (docs/scaling.md), so each row is predicted a second time with choices made
+anew from the rows of all other publications: `blind`.
 
-Writes results/scaling_prediction.csv and the tables of docs/scaling.md; exits 1 if the mean absolute error is above 3 points or the share
-of published values inside the 90% interval outside 80% to 97%.
+Writes results/scaling_prediction.csv and the tables of docs/scaling.md; exits 1 if the mean absolute error is
+above 3 points or the share of published values inside the 90% interval outside 80% to 97%.
 """
 
 import argparse
@@ -44,15 +46,18 @@ CORES = {
     "A100": 128,  # DGX A100: 2 x 64 cores
     "H100": 112,  # DGX H100: 2 x 56 cores
 }
-# Where no throughput is printed: this share of the data sheet's arithmetic, for three passes of 4.1 G multiply-adds (ResNet-50).
+# Where no throughput is printed: this share of the data sheet's arithmetic, for three passes of 4.1 G
+# multiply-adds (ResNet-50).
 UTILISATION, RESNET50_FLOPS = 0.4, 3 * 2 * 4.1e9
 NOT_STATED_MICRO_BATCH = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Choices:
-    """What was chosen, or judged, after the first comparison: how much of the boost's headroom a full node loses (times the range in
-    `Assumptions`), the all-reduce between nodes, and whether a paper's word that nothing overlaps is heeded."""
+    """What was chosen, or judged, after the first comparison: how much of the boost's headroom a full node
+    loses (times the range in `Assumptions`), the all-reduce between nodes, and whether a paper's word that
+    nothing overlaps is heeded.
+    """
 
     boost_lost: float = 1.0
     algorithm: Algorithm = "auto"
@@ -93,7 +98,9 @@ class Compared:
 
 
 def compare(rows: list[Row], choices: Choices | None = None) -> tuple[list[Compared], list[tuple[Row, str]]]:
-    """Predict every row that states an efficiency of more GPUs than its baseline; second, the rows that could not be, with the reason."""
+    """Predict every row that states an efficiency of more GPUs than its baseline; second, the rows that could
+    not be, with the reason.
+    """
     choices = choices or Choices()
     compared, left_out = [], []
     for row in rows:
@@ -158,7 +165,9 @@ def _gpu(name: str) -> str:
 
 @functools.cache
 def _model(name: str) -> str:
-    """The timm model of that name, spelled any way; a paper that trains "unspecified" networks on ImageNet has ResNet-50."""
+    """The timm model of that name, spelled any way; a paper that trains "unspecified" networks on ImageNet
+    has ResNet-50.
+    """
     spelled = {re.sub("[^a-z0-9]", "", model): model for model in timm.list_models()}
     wanted = (
         "resnet50" if "unspecified" in name else re.sub("[^a-z0-9]", "", name.lower().removesuffix(" v1.5"))
@@ -177,7 +186,8 @@ def _network(interconnect: str) -> tuple[str, int]:
     )
     if infiniband:
         return next(name for name in NETWORKS if infiniband.lower() in name), links
-    # Where the words name no speed: 10 Gbit/s in a cloud of 2017, and InfiniBand EDR in a cluster built for training.
+    # Where the words name no speed: 10 Gbit/s in a cloud of 2017, and InfiniBand EDR in a cluster built for
+    # training.
     if not rate:
         return ("eth-10", 1) if "EC2" in interconnect else ("ib-edr-100", 1)
     return f"{'roce' if 'RoCE' in interconnect else 'eth'}-{rate}", links
@@ -217,10 +227,14 @@ def main() -> int:
     compared, left_out = compare(rows)
     for each in compared:
         p = each.predicted
-        name = f"{each.row['source']}, {each.row['gpus']} x {each.row['gpu_type']}, {each.row['dataset'] or 'ImageNet'}"
+        name = (
+            f"{each.row['source']}, {each.row['gpus']} x {each.row['gpu_type']}, "
+            f"{each.row['dataset'] or 'ImageNet'}"
+        )
         interval = f"[{p.efficiency_low:.3f}, {p.efficiency_high:.3f}]"
         print(
-            f"{name[:60]:60} published {each.published:.3f}  predicted {p.efficiency:.3f} {interval}{'' if each.inside else ' *'}"
+            f"{name[:60]:60} published {each.published:.3f}  predicted {p.efficiency:.3f} "
+            f"{interval}{'' if each.inside else ' *'}"
         )
     for row, reason in left_out:
         print(f"not predicted: {row['source']}, {row['gpus']} GPUs: {reason}")
@@ -257,7 +271,9 @@ def values(each: Compared, other: Compared) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """Mean absolute error and median width of the 90% interval in points of efficiency; share of published values inside."""
+    """Mean absolute error and median width of the 90% interval in points of efficiency; share of published
+    values inside.
+    """
 
     error: float
     coverage: float
@@ -292,7 +308,8 @@ class Scores:
 def block(lines: Sequence[Row]) -> str:
     """The tables of docs/scaling.md, from the rows of results/scaling_prediction.csv."""
     text = [
-        f"| {len(lines)} rows | mean absolute error | published value inside the 90% interval | median width |",
+        f"| {len(lines)} rows | mean absolute error | published value inside the 90% interval | median "
+        "width |",
         "|---|---:|---:|---:|",
     ]
     for name, prefix in (

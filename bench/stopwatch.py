@@ -2,9 +2,10 @@
 
     python -m bench.stopwatch
 
-Its own time: a step of an engine and a task that do nothing, under the stopwatch and without, added to a step of a real model. And the
-whole effect: one run of lbtrain's loop, whose steps are under the stopwatch in the order yes, no, no, yes; a round is the median over 32
-pairs of neighbouring steps. Takes under two minutes. Writes results/stopwatch.csv.
+Its own time: a step of an engine and a task that do nothing, under the stopwatch and without, added to a step
+of a real model. And the whole effect: one run of lbtrain's loop, whose steps are under the stopwatch in the
+order yes, no, no, yes; a round is the median over 32 pairs of neighbouring steps. Takes under two minutes.
+Writes results/stopwatch.csv.
 """
 
 import argparse

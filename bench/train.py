@@ -2,12 +2,14 @@
 
     python -m bench.train                               every case; appends to results/train.csv
     python -m bench.train --cases single startup        some of them
-    python -m bench.train --cases resnet18 --timm DIR   with timm's own loop beside (DIR: a clone of timm's repository, for its train.py)
+    python -m bench.train --cases resnet18 --timm DIR   with timm's own loop beside (DIR: a clone of timm's
+    repository, for its train.py)
 
-Cases: `single` (one process, ResNet-20, 32 x 32, batch 128, plain PyTorch loop), `ddp` (two gloo ranks, one thread each,
-DistributedDataParallel), `deepspeed` and `accelerate` (the same two ranks through those engines, against DistributedDataParallel and
-against that library's own minimal loop), `resnet18` and `resnet50` (one process, 64 x 64, against every peer), `memory` (peak memory of
-processes that train ResNet-18 with each of these loops), `startup` (how long `plan_for=` takes).
+Cases: `single` (one process, ResNet-20, 32 x 32, batch 128, plain PyTorch loop), `ddp` (two gloo ranks, one
+thread each, DistributedDataParallel), `deepspeed` and `accelerate` (the same two ranks through those engines,
+against DistributedDataParallel and against that library's own minimal loop), `resnet18` and `resnet50` (one
+process, 64 x 64, against every peer), `memory` (peak memory of processes that train ResNet-18 with each of
+these loops), `startup` (how long `plan_for=` takes).
 """
 
 import argparse

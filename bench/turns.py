@@ -1,7 +1,8 @@
-"""lbtrain's real loop and other loops in turns, in one process (group), so that whatever else the machine does falls on all of them.
+"""lbtrain's real loop and other loops in turns, in one process (group), so that whatever else the machine
+does falls on all of them.
 
-lbtrain runs as a user runs it, with its records, logging and TensorBoard. Each time it writes a row, every other loop takes as many steps
-on a model of its own.
+lbtrain runs as a user runs it, with its records, logging and TensorBoard. Each time it writes a row, every
+other loop takes as many steps on a model of its own.
 """
 
 import json
@@ -43,7 +44,8 @@ def recipe_for(job: Job, engine: str, rounds: int) -> Recipe:
 def in_turns(
     job: Job, engine: str, others: Sequence[Loop], rounds: int = ROUNDS, **changes: Any
 ) -> list[list[float]]:
-    """Seconds per turn of lbtrain (its recipe with `changes`), then of each of `others`; the first turn, in which all warm up, left out.
+    """Seconds per turn of lbtrain (its recipe with `changes`), then of each of `others`; the first turn, in
+    which all warm up, left out.
 
     Every rank takes part.
     """
@@ -76,7 +78,9 @@ def in_turns(
 
 
 def on_ranks(module: str, what: str, *, ranks: int) -> list[list[float]]:
-    """What `in_turns` returns on rank 0 of so many gloo ranks of one thread each, all of which run `python -m MODULE --worker WHAT`."""
+    """What `in_turns` returns on rank 0 of so many gloo ranks of one thread each, all of which run `python -m
+    MODULE --worker WHAT`.
+    """
     launch = [
         sys.executable,
         "-m",

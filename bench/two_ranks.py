@@ -1,12 +1,15 @@
-"""What a second rank brings on one machine: two gloo ranks with one thread each against one, for every engine and for hand-written DDP.
+"""What a second rank brings on one machine: two gloo ranks with one thread each against one, for every engine
+and for hand-written DDP.
 
-    python -m bench.two_ranks                    every engine, about 4 minutes on two cores; appends to results/two_ranks.csv
+    python -m bench.two_ranks                    every engine, about 4 minutes on two cores; appends to
+    results/two_ranks.csv
     python -m bench.two_ranks --engines ddp      some of them
     .venv-colossalai/bin/python -m bench.two_ranks --engines colossalai    (after `make colossalai`)
 
-ResNet-20, 32 x 32, 64 images a rank. Four loops take turns in one process group: the engine; hand-written DDP; the same loop on both ranks
-without any exchange; the loop on rank 0 while the other rank waits. Efficiency is a step of the last over a step of two ranks; what the
-exchange costs is a step over a step without exchange (both ranks compute in both, so the memory that they share falls out).
+ResNet-20, 32 x 32, 64 images a rank. Four loops take turns in one process group: the engine; hand-written
+DDP; the same loop on both ranks without any exchange; the loop on rank 0 while the other rank waits.
+Efficiency is a step of the last over a step of two ranks; what the exchange costs is a step over a step
+without exchange (both ranks compute in both, so the memory that they share falls out).
 """
 
 import argparse

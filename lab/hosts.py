@@ -1,14 +1,17 @@
-"""Hosts made of Linux namespaces, so that real multi-node launches (ssh, pdsh, rendezvous, gloo over TCP) run on one machine.
+"""Hosts made of Linux namespaces, so that real multi-node launches (ssh, pdsh, rendezvous, gloo over TCP) run
+on one machine.
 
-A host has its own network, mount, host-name and process namespaces: an address on a private bridge, an sshd as process 1 with key login,
-and its own /etc/hosts. They share the file system, as nodes of a cluster share a home directory. The process namespace is not optional:
-on SIGINT deepspeed runs `pkill -f` for its launcher on every host, which without it would reach processes that are not ours.
+A host has its own network, mount, host-name and process namespaces: an address on a private bridge, an sshd
+as process 1 with key login, and its own /etc/hosts. They share the file system, as nodes of a cluster share a
+home directory. The process namespace is not optional: on SIGINT deepspeed runs `pkill -f` for its launcher on
+every host, which without it would reach processes that are not ours.
 
 Nothing outlives the process that made the hosts, and nothing outside the namespaces changes. Also a command:
 
     python -m lab.hosts 2 --rate 1gbit -- deepspeed --hostfile {hostfile} script.py
 
-brings two hosts up, runs the command on the first, and takes them down. `{hostfile}` becomes the path of a hostfile.
+brings two hosts up, runs the command on the first, and takes them down. `{hostfile}` becomes the path of a
+hostfile.
 """
 
 import argparse
@@ -28,7 +31,8 @@ _PROGRAMS = ("ip", "tc", "unshare", "nsenter", "setpriv", "sshd", "ssh", "ssh-ke
 _NETWORK = "10.77.0"
 _SBIN = "/usr/sbin:/sbin"
 
-# What an administrator would set on every node. Without the interface name gloo advertises the loopback address.
+# What an administrator would set on every node. Without the interface name gloo advertises the loopback
+# address.
 _NODE_ENVIRONMENT = {
     "DS_ACCELERATOR": "cpu",
     "GLOO_SOCKET_IFNAME": "eth0",
@@ -64,7 +68,8 @@ PrintMotd no
 MaxStartups 100
 """
 
-# Waits for its end of the cable, then becomes the host's process 1. tcp_retries2=5 gives a cut connection up after seconds, not minutes.
+# Waits for its end of the cable, then becomes the host's process 1. tcp_retries2=5 gives a cut connection up
+# after seconds, not minutes.
 _BOOT = """\
 echo ready; read cable
 mount -t tmpfs shm /dev/shm
@@ -88,7 +93,8 @@ def why_not() -> str | None:
         )
     probe = _run_quietly(
         "unshare", "--net", "--mount", "--uts", "--pid", "--fork", "--mount-proc", "sh", "-ec",
-        "ip link add br0 type bridge; ip link add v0 type veth peer name v1; tc qdisc add dev v0 root tbf rate 1gbit burst 256kb limit 4mb",
+        "ip link add br0 type bridge; ip link add v0 type veth peer name v1; tc qdisc add dev v0 root tbf "
+        "rate 1gbit burst 256kb limit 4mb",
     )  # fmt: skip
     return f"namespaces are refused here: {probe.stderr.strip()[:200]}" if probe.returncode else None
 
@@ -120,7 +126,9 @@ class Hosts:
         cwd: str | Path = ".",
         env: Mapping[str, str] | None = None,
     ) -> subprocess.CompletedProcess[str]:
-        """Run `command` on a host and return what it did; past `timeout` seconds it is ended and its exit status is 124."""
+        """Run `command` on a host and return what it did; past `timeout` seconds it is ended and its exit
+        status is 124.
+        """
         # `timeout` runs inside the host: a signal to nsenter out here would leave the command behind.
         inside = [*self._inside(name, cwd), "timeout", "--kill-after=3", str(timeout), *command]
         return subprocess.run(
@@ -187,7 +195,8 @@ def hosts_up(number: int) -> Iterator[Hosts]:
             nodes[name] = _unshared(stack, flags, _BOOT, settings)
             _on_switch(
                 switch,
-                f"ip link add {name} type veth peer name eth0 netns {nodes[name].pid}; ip link set {name} master br0 up",
+                f"ip link add {name} type veth peer name eth0 netns {nodes[name].pid}; ip link set {name} "
+                "master br0 up",
             )
             _line_to(nodes[name])
         _wait_for_sshd(etc, nodes)
@@ -235,7 +244,8 @@ def _unshared(
 
 
 def _end(process: subprocess.Popen[str]) -> None:
-    # unshare's child is process 1 of its host and dies with it (--kill-child), and the kernel then ends every process of that host.
+    # unshare's child is process 1 of its host and dies with it (--kill-child), and the kernel then ends every
+    # process of that host.
     process.kill()
     process.communicate()
 

@@ -1,7 +1,8 @@
-"""Run a function on N gloo ranks: worker processes that stay alive between tests, so that torch is imported once per rank.
+"""Run a function on N gloo ranks: worker processes that stay alive between tests, so that torch is imported
+once per rank.
 
-A pool per world size lives for the whole test session. Its process group (and so DeepSpeed's and accelerate's global state) is made
-once, and every job runs inside it.
+A pool per world size lives for the whole test session. Its process group (and so DeepSpeed's and accelerate's
+global state) is made once, and every job runs inside it.
 """
 
 import atexit
@@ -23,8 +24,8 @@ def run_on_ranks(
 ) -> list[Any]:
     """Call `function(*args, **kwargs)` on every rank and return the results, rank 0's first.
 
-    `function` must be importable (a module-level function), its arguments and result picklable. A pool in which a rank failed or ran
-    past `timeout` seconds is ended: the others may hang in a collective.
+    `function` must be importable (a module-level function), its arguments and result picklable. A pool in
+    which a rank failed or ran past `timeout` seconds is ended: the others may hang in a collective.
     """
     pool = _pool(world_size)
     for pipe in pool.pipes:

@@ -1,4 +1,5 @@
-"""The sleeping recipe on hosts that change their own sending rate as the run goes on: one launch sees every rate, several times.
+"""The sleeping recipe on hosts that change their own sending rate as the run goes on: one launch sees every
+rate, several times.
 
 Every rank counts its steps and limits its host at the same ones.
 """

@@ -1,4 +1,5 @@
-"""A recipe whose computing is sleeping: hosts that share two processor cores then scale as if each had an accelerator of its own.
+"""A recipe whose computing is sleeping: hosts that share two processor cores then scale as if each had an
+accelerator of its own.
 
 Gradients (50 MB), buckets, exchange and network are real. Only for measuring how well scaling is predicted.
 """

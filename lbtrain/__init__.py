@@ -1,6 +1,7 @@
 """Recipes and a library for large-minibatch training of vision models.
 
-Start reading at `lbtrain.train`. The pieces work without it: `lbtrain.optim`, `lbtrain.plan.schedules`, `lbtrain.data.stream`, `lbtrain.nn`.
+Start reading at `lbtrain.train`. The pieces work without it: `lbtrain.optim`, `lbtrain.plan.schedules`,
+`lbtrain.data.stream`, `lbtrain.nn`.
 """
 
 from lbtrain.main import main

@@ -29,7 +29,9 @@ class LaunchError(UserError, RuntimeError):
 
 
 class RankLost(UserError, RuntimeError):
-    """A part of the job is gone. Not raised: the ranks that are left exit with its code wherever they wait (lbtrain.faults.watchdog)."""
+    """A part of the job is gone. Not raised: the ranks that are left exit with its code wherever they wait
+    (lbtrain.faults.watchdog).
+    """
 
     exit_code = 4
 
@@ -41,7 +43,9 @@ class Diverged(UserError, ArithmeticError):
 
 
 class DataError(UserError, ValueError):
-    """An image or an annotation, named in the message, that cannot be read or is impossible. Raised by the rank that met it alone."""
+    """An image or an annotation, named in the message, that cannot be read or is impossible. Raised by the
+    rank that met it alone.
+    """
 
     exit_code = 6
 

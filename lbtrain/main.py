@@ -35,11 +35,14 @@ if TYPE_CHECKING:  # a plan or a help text must not wait for the engines' import
 
 
 def main(recipe: Recipe, argv: Sequence[str] | None = None) -> None:
-    """Runs the file that calls it, as its command line says, and exits: 0 done, else the code of the error (lbtrain.errors)."""
+    """Runs the file that calls it, as its command line says, and exits: 0 done, else the code of the error
+    (lbtrain.errors).
+    """
     caller = inspect.stack()[1].frame.f_globals
     name, doc = Path(caller.get("__file__", "recipe")).stem, caller.get("__doc__") or ""
     words = [word for word in (sys.argv[1:] if argv is None else argv) if not word.startswith("--local_rank")]
-    # Importing torch and timm makes a million objects and no garbage; looking for some takes a quarter of the start, and again of the end.
+    # Importing torch and timm makes a million objects and no garbage; looking for some takes a quarter of the
+    # start, and again of the end.
     gc.disable()
     atexit.register(gc.freeze)
     try:
@@ -121,8 +124,9 @@ def run(
 ) -> dict[str, Any]:
     """Trains `recipe` in the world that this process was launched in; returns the summary. Raises UserError.
 
-    May be called again and again in one process group. `on_screen=False` writes the run directory only. `instruments` gets task and engine
-    when both are ready, and returns those that the loop uses: themselves, or something around them that measures.
+    May be called again and again in one process group. `on_screen=False` writes the run directory only.
+    `instruments` gets task and engine when both are ready, and returns those that the loop uses: themselves,
+    or something around them that measures.
     """
     from lbtrain.launch.world import (
         check_asked_for,
@@ -142,7 +146,9 @@ def run(
     from lbtrain.train import train
 
     if not gc.isenabled():  # `main` has switched it off, while everything was imported
-        gc.freeze()  # a full collection waits for a quarter of what it would look at: of the run's own objects, not of a million others
+        # a full collection waits for a quarter of what it would look at: of the run's own objects, not of a
+        # million others
+        gc.freeze()
         gc.enable()
     started, world = time.time(), detect_world()
     check_asked_for(world, recipe.world_size)
@@ -159,7 +165,8 @@ def run(
     if progress.examples >= plan.total_examples and (finished := directory.summary()):
         _say(
             world.rank,
-            f"{directory.path} holds this run already, finished at step {progress.step} (summary.json): nothing to do",
+            f"{directory.path} holds this run already, finished at step {progress.step} (summary.json): "
+            "nothing to do",
         )
         return finished
     task, model = create_task(recipe, device), build_bare_model(recipe, plan, device)
@@ -189,7 +196,9 @@ def run(
     techniques = Techniques(create_batch_control(recipe, plan, model, task, engine, records), average)
     if found:
         found.restore_extras(techniques.load)
-    del found  # all that it held is in its place by now; kept, it would take the memory of a checkpoint on every rank until the end
+    # all that it held is in its place by now; kept, it would take the memory of a checkpoint on every rank
+    # until the end
+    del found
     with contextlib.closing(records), claim or contextlib.nullcontext():
         monitors = Monitors(plan, task, engine, optimizer, records)
         evaluation = train(plan, task, engine, records, checkpoints, progress, techniques, monitors)
@@ -261,7 +270,9 @@ def _shown(value: Any) -> str:
 
 
 def _exit_with(error: UserError) -> None:
-    """One message in all: rank 0 speaks (launched or alone), or the rank that met with bad data, which no other knows of."""
+    """One message in all: rank 0 speaks (launched or alone), or the rank that met with bad data, which no
+    other knows of.
+    """
     import os
 
     if os.environ.get("RANK", "0") == "0" or isinstance(error, DataError):

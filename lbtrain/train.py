@@ -1,7 +1,7 @@
 """The loop. Everything that happens in a run happens here, in this order; read this first.
 
-A position in the run is the number of examples seen. Learning rate, sample order, evaluations and checkpoints are functions of it, so it
-is all that a checkpoint has to remember besides weights and optimizer state.
+A position in the run is the number of examples seen. Learning rate, sample order, evaluations and checkpoints
+are functions of it, so it is all that a checkpoint has to remember besides weights and optimizer state.
 """
 
 import time
@@ -38,7 +38,8 @@ def train(
 ) -> EvalRow:
     """Trains from `progress` to the end of the plan and returns the last evaluation. Collective.
 
-    Raises Preempted after a signal, when everything is saved; Diverged when a loss or a gradient is no longer finite.
+    Raises Preempted after a signal, when everything is saved; Diverged when a loss or a gradient is no longer
+    finite.
     """
     examples, step, skipped = progress.examples, progress.step, progress.skipped_steps
     phase = techniques.batch.phase(progress)
@@ -99,7 +100,8 @@ def train(
                     save(engine, checkpoints, progress, techniques, recipe_yaml, wait=finished or stopped)
             if stopped and not finished:
                 raise Preempted(
-                    f"stopped by a signal after step {step}; everything is saved: the same command goes on from there"
+                    f"stopped by a signal after step {step}; everything is saved: the same command goes on "
+                    "from there"
                 )
             if coming != phase:
                 phase, batches = coming, start_phase(coming, task, engine, techniques, examples)
@@ -112,7 +114,9 @@ def train(
 def start_phase(
     phase: Phase, task: Task, engine: Engine, techniques: Techniques, examples: int
 ) -> Iterator[Any]:
-    """Cuts the steps from position `examples` on as `phase` says, and returns this rank's micro-batches from there on. Collective."""
+    """Cuts the steps from position `examples` on as `phase` says, and returns this rank's micro-batches from
+    there on. Collective.
+    """
     engine.accumulation = phase.split.accumulation
     regroup_ghost_batches(engine.model, phase.split.ranks_per_ghost)
     size = phase.split.micro_batch_size
@@ -125,7 +129,9 @@ def start_phase(
 def evaluate(
     plan: Plan, task: Task, engine: Engine, techniques: Techniques, progress: Progress
 ) -> tuple[EvalRow, Pictures]:
-    """Scores every example of the evaluation set once, and the averaged weights too if there are any. Collective."""
+    """Scores every example of the evaluation set once, and the averaged weights too if there are any.
+    Collective.
+    """
     started = time.perf_counter()
     found = score(plan, task, engine)
     metrics = dict(found.metrics)
@@ -155,7 +161,9 @@ def save(
     *,
     wait: bool,
 ) -> None:
-    """Collective: all ranks give their part, rank 0 writes, while the others and the loop go on unless told to `wait`."""
+    """Collective: all ranks give their part, rank 0 writes, while the others and the loop go on unless told
+    to `wait`.
+    """
     state = engine.save()
     if state is not None:
         checkpoints.save(state, progress, recipe_yaml, techniques.state())

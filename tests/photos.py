@@ -28,7 +28,9 @@ def encoded(image: np.ndarray, kind: str, **options) -> bytes:
 
 
 def write_folder(root: Path) -> Path:
-    """Two classes, 8 photos to train on and 5 to score, of different sizes, one a PNG. Sorted by name they stand as timm orders them."""
+    """Two classes, 8 photos to train on and 5 to score, of different sizes, one a PNG. Sorted by name they
+    stand as timm orders them.
+    """
     for split, counts in (("train", {"ant": 5, "bee": 3}), ("val", {"ant": 2, "bee": 3})):
         for group, count in counts.items():
             (root / split / group).mkdir(parents=True)

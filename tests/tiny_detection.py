@@ -57,7 +57,9 @@ def run_tiny(
 
 @contextlib.contextmanager
 def _computing_in(dtype: torch.dtype, patch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Weights, images and boxes in `dtype`. No recipe asks for float64: it is for telling rounding from error."""
+    """Weights, images and boxes in `dtype`. No recipe asks for float64: it is for telling rounding from
+    error.
+    """
     read, match = instances._input, RegionProposalNetwork.assign_targets_to_anchors
 
     def converted(*arguments: Any) -> tuple[Tensor, dict[str, Tensor]]:

@@ -128,7 +128,8 @@ def main() -> int:
     stale = write(check)
     for path in stale:
         print(
-            f"{path.relative_to(FOLDER.parent)} {'is out of date: python -m tools.catalogue' if check else 'written'}"
+            f"{path.relative_to(FOLDER.parent)} "
+            f"{'is out of date: python -m tools.catalogue' if check else 'written'}"
         )
     return int(check and bool(stale))
 

@@ -27,7 +27,9 @@ def load_recipe(path: Path) -> Recipe:
 
 
 def _forget(modules: set[str], folder: Path) -> None:
-    """Lets go of modules and packages that lie in `folder`: a recipe of another folder may have a parent of the same name."""
+    """Lets go of modules and packages that lie in `folder`: a recipe of another folder may have a parent of
+    the same name.
+    """
     own = {name for name in modules if "." not in name and folder in _places(sys.modules[name])}
     for name in modules:
         if name.partition(".")[0] in own:

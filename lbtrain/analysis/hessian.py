@@ -1,14 +1,17 @@
 """The Hessian's spectrum from Hessian-vector products alone: top eigenvalues, trace, density.
 
-Sources: Lanczos with full re-orthogonalisation (Golub & Van Loan, "Matrix Computations", section 10.3); the trace by Hutchinson 1990;
-the density by stochastic Lanczos quadrature (Ubaru, Chen & Saad 2017; for networks Ghorbani et al. 2019 and Yao et al. 2019, PyHessian).
-Cost in products: `power_iteration` one an iteration; `top_eigenvalues` one a Lanczos step, for all k together (a power iteration for each
-with deflation, as PyHessian does, takes several times as many); `trace` one a sample; `spectral_density` probes x steps.
-Memory: Lanczos keeps its basis, steps x size x 4 bytes, on the device of the product; the others a few vectors.
-Limits: single-precision products give eigenvalues to about 1e-6 of the largest; Lanczos cannot see that an eigenvalue is multiple;
-eigenvalues near zero are not resolved, only the density tells about them. Intervals are of the random vectors, not of the data.
+Sources: Lanczos with full re-orthogonalisation (Golub & Van Loan, "Matrix Computations", section 10.3); the
+trace by Hutchinson 1990; the density by stochastic Lanczos quadrature (Ubaru, Chen & Saad 2017; for networks
+Ghorbani et al. 2019 and Yao et al. 2019, PyHessian). Cost in products: `power_iteration` one an iteration;
+`top_eigenvalues` one a Lanczos step, for all k together (a power iteration for each with deflation, as
+PyHessian does, takes several times as many); `trace` one a sample; `spectral_density` probes x steps. Memory:
+Lanczos keeps its basis, steps x size x 4 bytes, on the device of the product; the others a few vectors.
+Limits: single-precision products give eigenvalues to about 1e-6 of the largest; Lanczos cannot see that an
+eigenvalue is multiple; eigenvalues near zero are not resolved, only the density tells about them. Intervals
+are of the random vectors, not of the data.
 
-Any object with `size`, `device` and `hessian_vector` will do: `Objective` for a network, a few lines for a matrix.
+Any object with `size`, `device` and `hessian_vector` will do: `Objective` for a network, a few lines for a
+matrix.
 """
 
 import math
@@ -33,7 +36,9 @@ class Curvature(Protocol):
 
 @dataclass(frozen=True)
 class Power:
-    """The eigenvalue of largest magnitude, with its sign, its unit vector [size], and how many products it took."""
+    """The eigenvalue of largest magnitude, with its sign, its unit vector [size], and how many products it
+    took.
+    """
 
     value: float
     vector: Tensor
@@ -42,9 +47,11 @@ class Power:
 
 @dataclass(frozen=True)
 class Eigenvalues:
-    """The `k` largest, descending: values, unit vectors [k, size]; `smallest` is the other end of the spectrum.
+    """The `k` largest, descending: values, unit vectors [k, size]; `smallest` is the other end of the
+    spectrum.
 
-    Each lies within its `residuals` entry of an eigenvalue of the matrix; `converged` if all these are within the tolerance.
+    Each lies within its `residuals` entry of an eigenvalue of the matrix; `converged` if all these are within
+    the tolerance.
     """
 
     values: list[float]
@@ -66,7 +73,9 @@ class Trace:
 
 @dataclass(frozen=True)
 class Density:
-    """Per random vector, the nodes (eigenvalues) and weights (they add up to 1) of a Gauss quadrature of the spectral measure."""
+    """Per random vector, the nodes (eigenvalues) and weights (they add up to 1) of a Gauss quadrature of the
+    spectral measure.
+    """
 
     nodes: list[list[float]]
     weights: list[list[float]]
@@ -84,7 +93,9 @@ class Density:
 def power_iteration(
     curvature: Curvature, *, iterations: int = 100, tolerance: float = 1e-3, seed: int = 0
 ) -> Power:
-    """Stops when the eigenvalue changes by less than `tolerance` of itself. (ABSA, Yao et al. 2018: 10 iterations, 0.01.)"""
+    """Stops when the eigenvalue changes by less than `tolerance` of itself. (ABSA, Yao et al. 2018: 10
+    iterations, 0.01.)
+    """
     vector = _unit(random_vector(curvature.size, seed=seed, device=curvature.device))
     value, products = math.inf, 0
     for _ in range(iterations):
@@ -100,7 +111,9 @@ def power_iteration(
 def top_eigenvalues(
     curvature: Curvature, k: int = 1, *, steps: int = 100, tolerance: float = 1e-4, seed: int = 0
 ) -> Eigenvalues:
-    """At most `steps` Lanczos steps, fewer once the k largest are within `tolerance` of the spectrum's radius."""
+    """At most `steps` Lanczos steps, fewer once the k largest are within `tolerance` of the spectrum's
+    radius.
+    """
     if not 1 <= k <= curvature.size:
         raise ValueError(
             f"k={k}: this matrix has {curvature.size} eigenvalues; ask for 1 to {curvature.size} of them"
@@ -130,10 +143,11 @@ def trace(
     known: Eigenvalues | None = None,
     seed: int = 0,
 ) -> Trace:
-    """At most `samples` products with random signs; from the tenth on, fewer once the interval is +-`tolerance` of the estimate.
+    """At most `samples` products with random signs; from the tenth on, fewer once the interval is
+    +-`tolerance` of the estimate.
 
-    `known` eigenvectors are taken out of the random part (Hutch++, Meyer et al. 2021), which needs far fewer samples where a few
-    eigenvalues dominate, as in networks.
+    `known` eigenvectors are taken out of the random part (Hutch++, Meyer et al. 2021), which needs far fewer
+    samples where a few eigenvalues dominate, as in networks.
     """
     if samples < 2:
         raise ValueError(f"samples={samples}: an interval needs at least 2")
@@ -150,7 +164,9 @@ def trace(
 
 
 def spectral_density(curvature: Curvature, *, probes: int = 4, steps: int = 80, seed: int = 0) -> Density:
-    """The measure that puts 1/size on every eigenvalue, seen through `probes` random vectors of `steps` Lanczos steps each."""
+    """The measure that puts 1/size on every eigenvalue, seen through `probes` random vectors of `steps`
+    Lanczos steps each.
+    """
     nodes, weights = [], []
     for number in range(probes):
         lanczos = Lanczos(
@@ -165,7 +181,9 @@ def spectral_density(curvature: Curvature, *, probes: int = 4, steps: int = 80, 
 
 
 class Lanczos:
-    """The Krylov basis of a start vector, one product a step, each new vector made orthogonal to all before it, twice."""
+    """The Krylov basis of a start vector, one product a step, each new vector made orthogonal to all before
+    it, twice.
+    """
 
     def __init__(self, curvature: Curvature, start: Tensor):
         self.curvature = curvature
@@ -193,7 +211,9 @@ class Lanczos:
         return True
 
     def ritz(self) -> tuple[Tensor, Tensor]:
-        """Eigenvalues [steps], ascending, and the coordinates of the eigenvectors in the basis, as columns [steps, steps]; float64, CPU."""
+        """Eigenvalues [steps], ascending, and the coordinates of the eigenvectors in the basis, as columns
+        [steps, steps]; float64, CPU.
+        """
         off = torch.tensor(self.off_diagonal, dtype=torch.float64)
         matrix = (
             torch.diag(torch.tensor(self.diagonal, dtype=torch.float64))

@@ -1,16 +1,18 @@
-"""The mean loss over some batches as a function of all trainable parameters: values, gradients, Hessian-vector products.
+"""The mean loss over some batches as a function of all trainable parameters: values, gradients,
+Hessian-vector products.
 
-Everything in this package that walks the loss landscape asks one of these, so that batch-norm mode, precision and the average over
-ranks are decided in one place. The model is left as it was found: parameters are moved by substitution, never in place; buffers
-(running statistics) and training flags are put back.
+Everything in this package that walks the loss landscape asks one of these, so that batch-norm mode, precision
+and the average over ranks are decided in one place. The model is left as it was found: parameters are moved
+by substitution, never in place; buffers (running statistics) and training flags are put back.
 
-Source of the product: Pearlmutter 1994, "Fast exact multiplication by the Hessian", in its reverse-over-reverse form.
-Cost, in passes over the batches (forward 1, backward 2): a value 1, a gradient 3, a product about 9, or about 6 with kept graphs.
-Memory: one batch's activations at a time, twice as many during a product; kept graphs hold those of all batches at once.
-Tried and not used: forward-over-reverse costs what a product with fresh graphs costs, several vectors in one vectorised call
-(is_grads_batched) more than one after the other.
-Limits: the loss must be twice differentiable in torch; a batch norm whose ghost batches span ranks is not (use `eval`, or whole ghost
-batches on a rank); parameters that ZeRO-3 has cut are refused. Precision is that of the model: products of autocast models are rough.
+Source of the product: Pearlmutter 1994, "Fast exact multiplication by the Hessian", in its
+reverse-over-reverse form. Cost, in passes over the batches (forward 1, backward 2): a value 1, a gradient 3,
+a product about 9, or about 6 with kept graphs. Memory: one batch's activations at a time, twice as many
+during a product; kept graphs hold those of all batches at once. Tried and not used: forward-over-reverse
+costs what a product with fresh graphs costs, several vectors in one vectorised call (is_grads_batched) more
+than one after the other. Limits: the loss must be twice differentiable in torch; a batch norm whose ghost
+batches span ranks is not (use `eval`, or whole ghost batches on a rank); parameters that ZeRO-3 has cut are
+refused. Precision is that of the model: products of autocast models are rough.
 """
 
 import contextlib
@@ -23,18 +25,22 @@ from torch.func import functional_call
 
 BatchNormMode = Literal["batch", "eval"]
 Loss = Callable[[Callable[..., Any], Any], Tensor]
-"""(model, batch) -> the mean loss over the batch. The model is only to be called: it may be a stand-in with moved parameters."""
+"""(model, batch) -> the mean loss over the batch. The model is only to be called: it may be a stand-in with
+moved parameters.
+"""
 
 
 class Objective:
-    """f(x): the mean of `loss` over `batches`, at the parameters that the model has now. Vectors are flat: [size], in the model's order.
+    """f(x): the mean of `loss` over `batches`, at the parameters that the model has now. Vectors are flat:
+    [size], in the model's order.
 
-    `batches` is gone through at every call: a list, or anything that starts anew with each `iter`; all batches weigh alike, so make
-    them equally large. `batch_norm`: `batch` takes the statistics of each batch (the loss that training sees) and does not touch the
-    running ones; `eval` uses the running ones. Everything else, dropout first, is in evaluation mode.
-    `mean` averages a tensor over ranks (`Engine.mean`): then each rank brings its own batches, equally many, and every call is collective.
-    `model` is the bare module, not its DDP or DeepSpeed wrapper.
-    `keep_graphs` keeps the graph of the first gradient for all later products at the same parameters.
+    `batches` is gone through at every call: a list, or anything that starts anew with each `iter`; all
+    batches weigh alike, so make them equally large. `batch_norm`: `batch` takes the statistics of each batch
+    (the loss that training sees) and does not touch the running ones; `eval` uses the running ones.
+    Everything else, dropout first, is in evaluation mode. `mean` averages a tensor over ranks
+    (`Engine.mean`): then each rank brings its own batches, equally many, and every call is collective.
+    `model` is the bare module, not its DDP or DeepSpeed wrapper. `keep_graphs` keeps the graph of the first
+    gradient for all later products at the same parameters.
     """
 
     def __init__(
@@ -102,7 +108,8 @@ class Objective:
         parts = list(self.split(vector.to(self.device)).values())
         for gradients in self._gradient_graphs():
             count += 1
-            # A gradient that does not depend on the parameters (of a linear loss) has no graph and adds nothing.
+            # A gradient that does not depend on the parameters (of a linear loss) has no graph and adds
+            # nothing.
             pairs = [(g, v) for g, v in zip(gradients, parts, strict=True) if g.requires_grad]
             total += _flat(
                 torch.autograd.grad(
@@ -143,7 +150,9 @@ class Objective:
 
 
 def random_vector(size: int, *, seed: int, device: torch.device, signs: bool = False) -> Tensor:
-    """A standard normal vector [size], or one of random signs (Rademacher); the same on every rank and every kind of device."""
+    """A standard normal vector [size], or one of random signs (Rademacher); the same on every rank and every
+    kind of device.
+    """
     generator = torch.Generator().manual_seed(seed)
     if signs:
         return torch.randint(0, 2, (size,), generator=generator).mul_(2).sub_(1).to(torch.float32).to(device)
@@ -152,7 +161,9 @@ def random_vector(size: int, *, seed: int, device: torch.device, signs: bool = F
 
 @contextlib.contextmanager
 def eval_mode(model: nn.Module, batch_norm: BatchNormMode) -> Iterator[None]:
-    """The model as a plain function of its parameters: evaluation mode, batch norm as told; afterwards everything is put back."""
+    """The model as a plain function of its parameters: evaluation mode, batch norm as told; afterwards
+    everything is put back.
+    """
     flags = {module: module.training for module in model.modules()}
     model.eval()
     for norm in _batch_norms(model):
@@ -169,7 +180,8 @@ def eval_mode(model: nn.Module, batch_norm: BatchNormMode) -> Iterator[None]:
 def preserve_state(model: nn.Module) -> Iterator[None]:
     """What passes through the model in here leaves no trace in its batch statistics."""
     norms = _batch_norms(model)
-    # The layers get copies to write on. Writing the old values back would do too, but autograd would see saved tensors change.
+    # The layers get copies to write on. Writing the old values back would do too, but autograd would see
+    # saved tensors change.
     originals = {norm: (dict(norm._buffers), getattr(norm, "ghosts_seen", None)) for norm in norms}
     for norm in norms:
         norm._buffers.update(
@@ -191,18 +203,21 @@ def _batch_norms(model: nn.Module) -> list[Any]:
 def _check(model: nn.Module, parameters: dict[str, nn.Parameter], batch_norm: BatchNormMode) -> None:
     if not parameters:
         raise ValueError(
-            "the model has no trainable parameter: there is no landscape to walk. Set requires_grad_(True) on some of them"
+            "the model has no trainable parameter: there is no landscape to walk. Set requires_grad_(True) "
+            "on some of them"
         )
     split = [name for name, p in parameters.items() if hasattr(p, "ds_id")]
     if split:
         raise ValueError(
-            f"{split[0]} is cut over ranks by ZeRO-3, and whole parameters are needed: load a checkpoint into a plain model"
+            f"{split[0]} is cut over ranks by ZeRO-3, and whole parameters are needed: load a checkpoint "
+            "into a plain model"
         )
     if batch_norm == "batch" and any(
         getattr(norm, "group", None) is not None for norm in _batch_norms(model)
     ):
         raise ValueError(
-            "a batch norm takes its statistics over several ranks, which cannot be differentiated twice: use batch_norm='eval', or "
+            "a batch norm takes its statistics over several ranks, which cannot be differentiated twice: "
+            "use batch_norm='eval', or "
             "micro-batches of at least bn_batch_size images"
         )
 

@@ -1,16 +1,18 @@
 """How far the loss rises near a point: Keskar's box and SAM's ball.
 
-Sources: Keskar et al. 2017, "On large-batch training for deep learning", metric 2.1; Foret et al. 2021, "Sharpness-aware minimization",
-section 2. Cost: `box_sharpness` about as many gradients as iterations and one or two more; `ascent_sharpness` one gradient a step and two
-values. Memory: L-BFGS-B keeps some 25 vectors of the searched space in float64 on the CPU (full space: 200 bytes a parameter); a
-subspace of p directions keeps p x size x 4 bytes on the device, and twice that while x is expressed in them.
-Limits: a value of the box depends on the scale of the weights: it compares runs of one network, not networks (Dinh et al. 2017). In a
-random subspace it depends on the distribution of A too, which the definition leaves open: here its entries are standard normal, so that
-a coordinate of z moves every parameter about as far as a coordinate of the full space moves its own. (Columns of length 1 would move
-them less by the root of size: a box of 1e-3 would then show the slope at x and nothing of its curvature.) Ten iterations find a large
-value, not surely the maximum; the paper starts them at x itself, where the gradient of a minimum says little, here they start at a
-random point of the box. With `eval` batch norm the running statistics stay those of x while the weights move.
-Over ranks: each follows the same search, since value and gradient are averages over all of them.
+Sources: Keskar et al. 2017, "On large-batch training for deep learning", metric 2.1; Foret et al. 2021,
+"Sharpness-aware minimization", section 2. Cost: `box_sharpness` about as many gradients as iterations and one
+or two more; `ascent_sharpness` one gradient a step and two values. Memory: L-BFGS-B keeps some 25 vectors of
+the searched space in float64 on the CPU (full space: 200 bytes a parameter); a subspace of p directions keeps
+p x size x 4 bytes on the device, and twice that while x is expressed in them. Limits: a value of the box
+depends on the scale of the weights: it compares runs of one network, not networks (Dinh et al. 2017). In a
+random subspace it depends on the distribution of A too, which the definition leaves open: here its entries
+are standard normal, so that a coordinate of z moves every parameter about as far as a coordinate of the full
+space moves its own. (Columns of length 1 would move them less by the root of size: a box of 1e-3 would then
+show the slope at x and nothing of its curvature.) Ten iterations find a large value, not surely the maximum;
+the paper starts them at x itself, where the gradient of a minimum says little, here they start at a random
+point of the box. With `eval` batch norm the running statistics stay those of x while the weights move. Over
+ranks: each follows the same search, since value and gradient are averages over all of them.
 """
 
 from dataclasses import dataclass
@@ -37,7 +39,9 @@ class Surface(Protocol):
 
 @dataclass(frozen=True)
 class Sharpness:
-    """`value` = 100 (peak - base) / (1 + base): the paper's number; base = f(x), peak the largest f that was met in the box."""
+    """`value` = 100 (peak - base) / (1 + base): the paper's number; base = f(x), peak the largest f that was
+    met in the box.
+    """
 
     value: float
     base: float
@@ -50,7 +54,8 @@ def box_sharpness(
 ) -> Sharpness:
     """Keskar's metric: the largest f(x + A z) with |z_i| <= epsilon (|(A+ x)_i| + 1), by L-BFGS-B.
 
-    `directions` = 0 searches the full space (A the identity), 100 is the paper's random subspace (A of normal columns).
+    `directions` = 0 searches the full space (A the identity), 100 is the paper's random subspace (A of normal
+    columns).
     """
     from scipy.optimize import minimize
 
@@ -86,7 +91,9 @@ def box_sharpness(
 
 
 def ascent_sharpness(surface: Surface, *, radius: float = 0.05, steps: int = 1) -> float:
-    """SAM's: f(x + e) - f(x) with e on the sphere of `radius`, along the gradient (one step, as SAM trains), or after more steps of it."""
+    """SAM's: f(x + e) - f(x) with e on the sphere of `radius`, along the gradient (one step, as SAM trains),
+    or after more steps of it.
+    """
     shift: Tensor | None = None
     for _ in range(steps):
         _, gradient = surface.gradient(shift)

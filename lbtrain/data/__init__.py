@@ -1,4 +1,6 @@
-"""Data sets by name. `facts` is what a plan needs to know, without the data at hand; `open_source` reads the data itself."""
+"""Data sets by name. `facts` is what a plan needs to know, without the data at hand; `open_source` reads the
+data itself.
+"""
 
 from lbtrain.data.loading import batches
 from lbtrain.data.photos import PhotoSource

@@ -1,4 +1,6 @@
-"""The small data sets that fit in memory: scikit-learn's digits, CIFAR, MNIST and Fashion-MNIST, in the layouts they come in."""
+"""The small data sets that fit in memory: scikit-learn's digits, CIFAR, MNIST and Fashion-MNIST, in the
+layouts they come in.
+"""
 
 import gzip
 import itertools
@@ -23,8 +25,8 @@ _IDX_FOLDERS = {"mnist": ("MNIST/raw", "mnist"), "fashion_mnist": ("FashionMNIST
 
 
 def read_arrays(name: str, root: Path, *, train: bool) -> Arrays:
-    """One half of the data set. Raises RecipeError where it is not in `root` in any layout known, or not whole, and DataError for an image,
-    or a file of strips, that cannot be read.
+    """One half of the data set. Raises RecipeError where it is not in `root` in any layout known, or not
+    whole, and DataError for an image, or a file of strips, that cannot be read.
     """
     return _idx(name, root, train) if name in _IDX_FOLDERS else _cifar(name, root, train)
 
@@ -49,13 +51,16 @@ def _cifar(name: str, root: Path, train: bool) -> Arrays:
         if (folder / split).is_dir():
             return _decoded_folder(folder / split)
     raise RecipeError(
-        f"data.root={root}: no {name} here. Known layouts: torchvision's (cifar-10-batches-py), {split}.npz of lossless WebP "
+        f"data.root={root}: no {name} here. Known layouts: torchvision's (cifar-10-batches-py), {split}.npz "
+        "of lossless WebP "
         f"strips, or a folder {split}/CLASS/IMAGE.png"
     )
 
 
 def _strips(path: Path) -> Arrays:
-    """Lossless WebP strips of 32 x 32 images: `webp` holds the bytes, `offsets` where each strip starts, `labels` the classes."""
+    """Lossless WebP strips of 32 x 32 images: `webp` holds the bytes, `offsets` where each strip starts,
+    `labels` the classes.
+    """
     try:
         if not zipfile.is_zipfile(
             path
@@ -94,13 +99,16 @@ def _decoded(files: Files, index: int) -> NDArray[np.uint8]:
     if pixels.shape != _CIFAR_SHAPE:
         height, width, _ = pixels.shape
         raise DataError(
-            f"{files.name(index)}: {width} x {height} pixels, but CIFAR's images have 32 x 32: photos are data.name=imagefolder"
+            f"{files.name(index)}: {width} x {height} pixels, but CIFAR's images have 32 x 32: photos are "
+            "data.name=imagefolder"
         )
     return pixels
 
 
 def _idx(name: str, root: Path, train: bool) -> Arrays:
-    """The four IDX files that MNIST and its like come in, gzipped or not, as torchvision keeps them or directly in the folder."""
+    """The four IDX files that MNIST and its like come in, gzipped or not, as torchvision keeps them or
+    directly in the folder.
+    """
     split = "train" if train else "t10k"
     images, labels = f"{split}-images-idx3-ubyte", f"{split}-labels-idx1-ubyte"
     for folder in (root, *(root / inside for inside in _IDX_FOLDERS[name])):
@@ -108,17 +116,21 @@ def _idx(name: str, root: Path, train: bool) -> Arrays:
             pixels, classes = _read_idx(folder / images, 3)[..., None], _read_idx(folder / labels, 1)
             if len(pixels) != len(classes):
                 raise RecipeError(
-                    f"data.root={folder}: {len(pixels)} images in {images} but {len(classes)} labels in {labels}"
+                    f"data.root={folder}: {len(pixels)} images in {images} but {len(classes)} labels in "
+                    f"{labels}"
                 )
             return pixels, classes
     places = " or ".join(f"root/{inside}/" for inside in _IDX_FOLDERS[name])
     raise RecipeError(
-        f"data.root={root}: no {name} here. Known layouts: {images} and {labels} (or the same with .gz) in {places} or directly in root"
+        f"data.root={root}: no {name} here. Known layouts: {images} and {labels} (or the same with .gz) in "
+        f"{places} or directly in root"
     )
 
 
 def _read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
-    """An IDX file of bytes: two zeros, type 8, the number of dimensions, each dimension as a big-endian int32, the values."""
+    """An IDX file of bytes: two zeros, type 8, the number of dimensions, each dimension as a big-endian
+    int32, the values.
+    """
     zipped = path.with_name(path.name + ".gz")
     try:
         data = path.read_bytes() if path.is_file() else gzip.decompress(zipped.read_bytes())

@@ -1,7 +1,8 @@
 """Augmentation whose random numbers belong to the sample, not to the worker that happens to load it.
 
-A sample's draws are a hash of (seed, epoch, index in the data set), so they are the same for any number of ranks and workers and after any
-restart. Small images are augmented a whole batch at a time, here; photos one by one (lbtrain.data.views).
+A sample's draws are a hash of (seed, epoch, index in the data set), so they are the same for any number of
+ranks and workers and after any restart. Small images are augmented a whole batch at a time, here; photos one
+by one (lbtrain.data.views).
 """
 
 import numpy as np
@@ -16,7 +17,9 @@ _GOLDEN = 0x9E3779B97F4A7C15
 
 
 def _splitmix64(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Steele, Lea & Flood 2014, "Fast splittable pseudorandom number generators", figure 17: a bijective mixing of 64 bits."""
+    """Steele, Lea & Flood 2014, "Fast splittable pseudorandom number generators", figure 17: a bijective
+    mixing of 64 bits.
+    """
     with np.errstate(over="ignore"):
         x = x + np.uint64(_GOLDEN)
         x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -38,7 +41,8 @@ def uniform(block: Block, seed: int) -> NDArray[np.float64]:
 
 
 def crop_flip(images: Tensor, block: Block, seed: int, padding: int = 4) -> Tensor:
-    """Zero-pad, crop a random window of the old size, flip left-right with probability 1/2 (He et al. 2016, section 4.2).
+    """Zero-pad, crop a random window of the old size, flip left-right with probability 1/2 (He et al. 2016,
+    section 4.2).
 
     images: (n, height, width, channels), returned in the same shape and on the same device.
     """

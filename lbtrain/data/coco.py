@@ -1,8 +1,10 @@
-"""Instance segmentation in COCO's format: `root/annotations/instances_train2017.json` with `root/train2017/`, and the same for val2017.
+"""Instance segmentation in COCO's format: `root/annotations/instances_train2017.json` with `root/train2017/`,
+and the same for val2017.
 
-Crowds are left out of training and kept for scoring, as COCO's evaluation wants. A box to train on is cut at the edge of its image, and
-where that leaves nothing of it, it goes with its mask and label; scoring takes boxes as the file has them. Whatever cannot be read is an
-error with its file and id: of the half that is scored at once, of outlines and photos to train on when their turn comes.
+Crowds are left out of training and kept for scoring, as COCO's evaluation wants. A box to train on is cut at
+the edge of its image, and where that leaves nothing of it, it goes with its mask and label; scoring takes
+boxes as the file has them. Whatever cannot be read is an error with its file and id: of the half that is
+scored at once, of outlines and photos to train on when their turn comes.
 """
 
 import contextlib
@@ -24,8 +26,9 @@ from lbtrain.errors import DataError, RecipeError
 
 
 class CocoSource:
-    """See `InstanceSource`. `empty_images`: whether images without objects (crowds aside) are among them; `scored`: whether it is the half
-    that has a ground truth. Raises RecipeError where the files are not there, DataError where one of them is broken.
+    """See `InstanceSource`. `empty_images`: whether images without objects (crowds aside) are among them;
+    `scored`: whether it is the half that has a ground truth. Raises RecipeError where the files are not
+    there, DataError where one of them is broken.
     """
 
     def __init__(self, root: Path, split: str, *, empty_images: bool, scored: bool = False):
@@ -46,7 +49,9 @@ class CocoSource:
         self._truth = _Records([self._complete(content)] if scored else [])
 
     def _by_image(self, content: dict[str, Any]) -> dict[int, list[dict[str, Any]]]:
-        """The objects of each image, without crowds and without boxes that hold nothing. Raises DataError for a broken annotation."""
+        """The objects of each image, without crowds and without boxes that hold nothing. Raises DataError for
+        a broken annotation.
+        """
         images = {image["id"] for image in content["images"]}
         objects, seen = defaultdict(list), set()
         for annotation in content["annotations"]:
@@ -60,7 +65,9 @@ class CocoSource:
         return objects
 
     def _complete(self, content: dict[str, Any]) -> dict[str, Any]:
-        """With what pycocotools needs and a file may leave out, and all outlines as masks. Raises DataError for a broken one."""
+        """With what pycocotools needs and a file may leave out, and all outlines as masks. Raises DataError
+        for a broken one.
+        """
         sizes = {image["id"]: (image["height"], image["width"]) for image in content["images"]}
         annotations = []
         for annotation in content["annotations"]:
@@ -100,7 +107,8 @@ class CocoSource:
         if pixels.shape[:2] != (image["height"], image["width"]):
             stated = f"{image['height']} x {image['width']}"
             raise DataError(
-                f"{path}: image {image['id']} has {pixels.shape[0]} x {pixels.shape[1]} pixels, {self.path} says {stated}"
+                f"{path}: image {image['id']} has {pixels.shape[0]} x {pixels.shape[1]} pixels, {self.path} "
+                f"says {stated}"
             )
         return pixels
 
@@ -130,7 +138,9 @@ class CocoSource:
 
 
 class _Records:
-    """What JSON can say, as text, one after the other in a tensor: loader processes share it, where each would copy objects."""
+    """What JSON can say, as text, one after the other in a tensor: loader processes share it, where each
+    would copy objects.
+    """
 
     def __init__(self, records: Sequence[Any]):
         texts = [json.dumps(record).encode() for record in records]
@@ -193,7 +203,9 @@ def _is_category(record: dict[str, Any]) -> bool:
 
 
 def _encoded(outline: Any, height: int, width: int) -> dict[str, Any]:
-    """An outline (polygons or runs) as a run-length mask. Raises what pycocotools raises, and ValueError for a mask of another size."""
+    """An outline (polygons or runs) as a run-length mask. Raises what pycocotools raises, and ValueError for
+    a mask of another size.
+    """
     if isinstance(outline, list):
         return dict(rle.merge(rle.frPyObjects(outline, height, width)))
     mask = rle.frPyObjects(outline, height, width) if isinstance(outline["counts"], list) else outline

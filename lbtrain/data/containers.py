@@ -1,6 +1,8 @@
-"""Where encoded photos lie: one interface for files in folders, members of tar files, rows of parquet files and timm's readers.
+"""Where encoded photos lie: one interface for files in folders, members of tar files, rows of parquet files
+and timm's readers.
 
-All are read at random, so that the sample stream (lbtrain.data.stream) decides the order, and all may be copied into worker processes.
+All are read at random, so that the sample stream (lbtrain.data.stream) decides the order, and all may be
+copied into worker processes.
 """
 
 import os
@@ -41,7 +43,8 @@ class Files:
         except RuntimeError as error:
             raise RecipeError(f"data.root={root}: {error}") from error
         self.classes: Sequence[str] | None = sorted(reader.class_to_idx, key=reader.class_to_idx.__getitem__)
-        # Byte strings in one array: a list of a million objects is copied into every worker as soon as it is read.
+        # Byte strings in one array: a list of a million objects is copied into every worker as soon as it is
+        # read.
         self._paths = np.array([os.fsencode(path) for path, _ in reader.samples])
         self.labels = np.array([label for _, label in reader.samples], np.int64)
 

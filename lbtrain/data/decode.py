@@ -1,9 +1,10 @@
 """Encoded photos -> pixels: only as many as the cut needs.
 
-JPEG is decoded by libjpeg-turbo (simplejpeg) at a half, a quarter or an eighth of its size where what is cut out of it stays at least as
-large as asked for; then one antialiased bilinear step, torch's uint8 form of Pillow's filter. At full size the result is within a level of
-Pillow's decoder and filter (bench.input measures it, also for the scaled sizes). Whatever simplejpeg does not take (PNG, WebP, CMYK,
-damage) goes through Pillow, whose word on a damaged file is final.
+JPEG is decoded by libjpeg-turbo (simplejpeg) at a half, a quarter or an eighth of its size where what is cut
+out of it stays at least as large as asked for; then one antialiased bilinear step, torch's uint8 form of
+Pillow's filter. At full size the result is within a level of Pillow's decoder and filter (bench.input
+measures it, also for the scaled sizes). Whatever simplejpeg does not take (PNG, WebP, CMYK, damage) goes
+through Pillow, whose word on a damaged file is final.
 """
 
 import io
@@ -56,7 +57,8 @@ class Photo:
             self._open_with_pillow()
         if self.height * self.width > MAX_PIXELS:
             raise BrokenImage(
-                f"{self.width} x {self.height} pixels, more than {MAX_PIXELS:,}: taken for a decompression bomb"
+                f"{self.width} x {self.height} pixels, more than {MAX_PIXELS:,}: taken for a decompression "
+                "bomb"
             )
 
     def _read_jpeg_header(self) -> None:
@@ -121,7 +123,9 @@ def _scaled(start: int, length: int, scale: int, limit: int) -> tuple[int, int]:
 
 
 def _pillow(read: Callable[[], T]) -> T:
-    """Pillow raises whatever its decoders happen to (OSError, SyntaxError, struct.error, ...) on bytes that are no image."""
+    """Pillow raises whatever its decoders happen to (OSError, SyntaxError, struct.error, ...) on bytes that
+    are no image.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter(
             "ignore"

@@ -1,7 +1,7 @@
 """Steps of images of like shape, so that little of a batch is padding and all ranks have like work.
 
-The groups are made on the sample stream, before it is cut: which images a step holds does not depend on the world size (each rank grouping
-its own share, as is usual, would make it depend on that).
+The groups are made on the sample stream, before it is cut: which images a step holds does not depend on the
+world size (each rank grouping its own share, as is usual, would make it depend on that).
 """
 
 from collections import defaultdict
@@ -14,10 +14,11 @@ from lbtrain.data.stream import Block, SampleStream
 
 
 class GroupedStream:
-    """A `SampleStream` whose epochs are put in another order: steps of `batch_size` are of one kind as far as they go round.
+    """A `SampleStream` whose epochs are put in another order: steps of `batch_size` are of one kind as far as
+    they go round.
 
-    kinds: int64, the kind of every example. Where an epoch ends inside a step, and with what is left over of each kind, steps are mixed, at
-    the ends of the epoch. Every example still comes once an epoch.
+    kinds: int64, the kind of every example. Where an epoch ends inside a step, and with what is left over of
+    each kind, steps are mixed, at the ends of the epoch. Every example still comes once an epoch.
     """
 
     def __init__(self, stream: SampleStream, kinds: NDArray[np.int64], batch_size: int):
@@ -35,8 +36,8 @@ class GroupedStream:
         return Block(epochs, indices)
 
     def _grouped(self, epoch: int) -> NDArray[np.int64]:
-        """The epoch's examples: the rest of the step that the epoch before began, whole steps of one kind in the order in which they were
-        complete, and the beginning of the step that goes on in the next epoch.
+        """The epoch's examples: the rest of the step that the epoch before began, whole steps of one kind in
+        the order in which they were complete, and the beginning of the step that goes on in the next epoch.
         """
         examples = self.stream.num_examples
         order = self.stream.block(epoch * examples, examples).indices
@@ -57,8 +58,8 @@ class GroupedStream:
 
 
 def kinds_of(sizes: NDArray[np.int64], group_by: str) -> NDArray[np.int64]:
-    """aspect: upright or not; size: the aspect ratio in steps of a quarter of an octave, which settles the padded size once the short
-    edge is scaled. sizes: (height, width), shape (n, 2).
+    """aspect: upright or not; size: the aspect ratio in steps of a quarter of an octave, which settles the
+    padded size once the short edge is scaled. sizes: (height, width), shape (n, 2).
     """
     if group_by == "aspect":
         return (sizes[:, 0] > sizes[:, 1]).astype(np.int64)

@@ -1,8 +1,9 @@
-"""Images with the objects on them: what a detection source gives, and how images are resized, flipped, padded and put into batches.
+"""Images with the objects on them: what a detection source gives, and how images are resized, flipped, padded
+and put into batches.
 
-Random numbers of an image (flip, short edge, which proposals its losses are taken over) belong to (seed, epoch, image). Images are padded
-to the largest of their step, not of their micro-batch, since a convolution sees the padding: so what comes of an image does not depend on
-which others a rank takes along with it.
+Random numbers of an image (flip, short edge, which proposals its losses are taken over) belong to (seed,
+epoch, image). Images are padded to the largest of their step, not of their micro-batch, since a convolution
+sees the padding: so what comes of an image does not depend on which others a rank takes along with it.
 """
 
 from collections.abc import Sequence
@@ -21,8 +22,8 @@ from lbtrain.data.stream import Block
 
 @dataclass(frozen=True)
 class Sample:
-    """One image. pixels: uint8 (height, width, 3); boxes: float32 (n, 4), left, top, right, bottom; labels: int64 (n,), 1 for the first
-    class; masks: uint8 (n, height, width), 0 or 1.
+    """One image. pixels: uint8 (height, width, 3); boxes: float32 (n, 4), left, top, right, bottom; labels:
+    int64 (n,), 1 for the first class; masks: uint8 (n, height, width), 0 or 1.
     """
 
     image_id: int
@@ -64,7 +65,9 @@ class Item(NamedTuple):
 
 @dataclass(frozen=True)
 class InstanceBatch:
-    """A micro-batch. images: float32 (3, height, width) in [0, 1], each of its own size; targets: boxes, labels and masks of each."""
+    """A micro-batch. images: float32 (3, height, width) in [0, 1], each of its own size; targets: boxes,
+    labels and masks of each.
+    """
 
     images: list[Tensor]
     targets: list[dict[str, Tensor]]
@@ -97,8 +100,9 @@ class InstanceBatch:
 
 @dataclass(frozen=True)
 class Preparation:
-    """How an image becomes an input: short edge to one of `short_edges` (drawn per image and epoch), long edge to at most `max_size`
-    (0: no bound), flipped left-right with probability 1/2. The last short edge is the one for scoring.
+    """How an image becomes an input: short edge to one of `short_edges` (drawn per image and epoch), long
+    edge to at most `max_size` (0: no bound), flipped left-right with probability 1/2. The last short edge is
+    the one for scoring.
     """
 
     short_edges: tuple[int, ...]

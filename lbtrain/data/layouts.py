@@ -20,7 +20,9 @@ LAYOUTS = """\
 
 
 def open_container(form: str, root: Path, split: str) -> Container:
-    """The `train` or `val` half. What was opened stays open: a plan, a census and a task all ask. Raises RecipeError."""
+    """The `train` or `val` half. What was opened stays open: a plan, a census and a task all ask. Raises
+    RecipeError.
+    """
     container = _open(form, root, split)
     if split != "train":
         _check_classes(container, _open(form, root, "train"), root)
@@ -33,7 +35,8 @@ def _open(form: str, root: Path, split: str) -> Container:
         return _through_timm(form.removeprefix("timm:"), root, split)
     if form not in ("auto", *_FINDERS):
         raise RecipeError(
-            f"data.format={form}: not a layout known. Known layouts, found by themselves with data.format=auto:\n{LAYOUTS}"
+            f"data.format={form}: not a layout known. Known layouts, found by themselves with "
+            f"data.format=auto:\n{LAYOUTS}"
         )
     for name in _FINDERS if form == "auto" else (form,):
         for part in _SPLITS[split]:
@@ -75,7 +78,8 @@ def _has(folder: Path, kind: Callable[[Path], bool]) -> bool:
 def _through_timm(name: str, root: Path, split: str) -> Container:
     if name.partition("/")[0] != "hfds":
         raise RecipeError(
-            f"data.format=timm:{name}: only timm's hfds readers give samples in any order, which the sample stream needs (wds, tfds and "
+            f"data.format=timm:{name}: only timm's hfds readers give samples in any order, which the sample "
+            "stream needs (wds, tfds and "
             f"hfids are streams; folders and tar files are read without a prefix). Known layouts:\n{LAYOUTS}"
         )
     return Rows(name, root, "validation" if split == "val" else split)

@@ -18,8 +18,8 @@ _T = TypeVar("_T")
 
 
 class _Blocks(Dataset[tuple[Batch, list[str]]]):
-    """A data set whose item is a whole micro-batch, so that a source can read and augment it in one go, with messages about the images
-    replaced in it.
+    """A data set whose item is a whole micro-batch, so that a source can read and augment it in one go, with
+    messages about the images replaced in it.
     """
 
     def __init__(self, source: Source):
@@ -32,7 +32,9 @@ class _Blocks(Dataset[tuple[Batch, list[str]]]):
 
 
 class _OrError(Dataset[tuple[Any, str]]):
-    """What a worker sends: an item, or a DataError's message in its place. Raised, that would arrive as a traceback and before its turn."""
+    """What a worker sends: an item, or a DataError's message in its place. Raised, that would arrive as a
+    traceback and before its turn.
+    """
 
     def __init__(self, data: Dataset[Any]):
         self.data = data
@@ -77,10 +79,12 @@ replaced_images = _Tally()
 def batches(
     source: Source, blocks: Iterable[Block], *, workers: int, device: torch.device
 ) -> Iterator[Batch]:
-    """The batches of `blocks` in order; `workers` only changes who loads them. Raises DataError in place of a batch that cannot be loaded.
+    """The batches of `blocks` in order; `workers` only changes who loads them. Raises DataError in place of a
+    batch that cannot be loaded.
 
-    Without workers, images that are held in memory move to the device once and are augmented there; all else arrives through pinned memory.
-    Images replaced in a batch are told on stderr and counted in `replaced_images` when its turn has come.
+    Without workers, images that are held in memory move to the device once and are augmented there; all else
+    arrives through pinned memory. Images replaced in a batch are told on stderr and counted in
+    `replaced_images` when its turn has come.
     """
     if not workers and isinstance(source, InMemorySource):
         source.to(device)
@@ -95,9 +99,11 @@ def batches(
 
 
 def in_order(data: Dataset[_T], keys: Iterable[Any], *, workers: int, pinned: bool = False) -> Iterator[_T]:
-    """data[key] of each key; `workers` processes load ahead. Raises DataError in place of an item that raises it, and where one is killed.
+    """data[key] of each key; `workers` processes load ahead. Raises DataError in place of an item that raises
+    it, and where one is killed.
 
-    `data` is copied into every worker, so it must be picklable, and small or made of tensors (which they share).
+    `data` is copied into every worker, so it must be picklable, and small or made of tensors (which they
+    share).
     """
     loader = DataLoader(
         _OrError(data), batch_size=None, sampler=cast(Any, keys), pin_memory=pinned, **worker_options(workers)

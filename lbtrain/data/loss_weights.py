@@ -1,7 +1,9 @@
-"""Multiplicative noise on the gradient: each example's loss times a draw that belongs to the example and the epoch.
+"""Multiplicative noise on the gradient: each example's loss times a draw that belongs to the example and the
+epoch.
 
-Source: Hoffer et al. 2017, section 4: the gradient becomes 1/B * sum of g_n z_n with z_n ~ N(1, sigma^2), whose covariance can be kept as B
-grows by sigma^2 proportional to B. There it stands beside the square-root rule, which replaces it.
+Source: Hoffer et al. 2017, section 4: the gradient becomes 1/B * sum of g_n z_n with z_n ~ N(1, sigma^2),
+whose covariance can be kept as B grows by sigma^2 proportional to B. There it stands beside the square-root
+rule, which replaces it.
 
 Cost: none to speak of. The logged training loss is the weighted one.
 """

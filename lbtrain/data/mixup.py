@@ -1,8 +1,10 @@
-"""Mixup whose partners and shares belong to the position in the run, not to the micro-batch that happens to hold them.
+"""Mixup whose partners and shares belong to the position in the run, not to the micro-batch that happens to
+hold them.
 
-Source: Zhang et al. 2018, "mixup: Beyond empirical risk minimization", with the semantics of `timm.data.Mixup(mode="batch")`, its batch
-being our ghost batch: image i is mixed with image n - 1 - i, with one share for all, drawn from Beta(alpha, alpha). timm draws it from
-numpy's global generator and pairs images within whatever a worker holds; here it is a hash of (seed, number of the group).
+Source: Zhang et al. 2018, "mixup: Beyond empirical risk minimization", with the semantics of
+`timm.data.Mixup(mode="batch")`, its batch being our ghost batch: image i is mixed with image n - 1 - i, with
+one share for all, drawn from Beta(alpha, alpha). timm draws it from numpy's global generator and pairs images
+within whatever a worker holds; here it is a hash of (seed, number of the group).
 
 Cost: one pass over the images. A group that spans k ranks is loaded by all of them, whole.
 """
@@ -31,7 +33,8 @@ def mixup_shares(start: int, length: int, group: int, *, alpha: float, seed: int
 
 
 def mixup(batch: Batch, shares: NDArray[np.float32], *, group: int, num_classes: int) -> Batch:
-    """Mixes a batch of whole groups. Returns the images and, as labels, probabilities of shape (n, num_classes).
+    """Mixes a batch of whole groups. Returns the images and, as labels, probabilities of shape (n,
+    num_classes).
 
     Label smoothing of such labels is left to the loss: smoothing and mixing commute.
     """

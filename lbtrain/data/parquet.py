@@ -1,7 +1,8 @@
-"""Images in parquet files as Hugging Face publishes data sets: a column of encoded images, a column of class numbers.
+"""Images in parquet files as Hugging Face publishes data sets: a column of encoded images, a column of class
+numbers.
 
-Parquet is read a row group at a time, whatever one asks for, so one random image costs a whole group (ImageNet's have 100 images): fine on
-a local disk, poor over a network. docs/data.md says what to do then.
+Parquet is read a row group at a time, whatever one asks for, so one random image costs a whole group
+(ImageNet's have 100 images): fine on a local disk, poor over a network. docs/data.md says what to do then.
 """
 
 import json
@@ -19,7 +20,9 @@ _GROUPS_KEPT = 4
 
 
 class ParquetRows:
-    """Rows in the order of the files and of the rows in them. Files and groups are opened in the process that reads them."""
+    """Rows in the order of the files and of the rows in them. Files and groups are opened in the process that
+    reads them.
+    """
 
     def __init__(self, files: Sequence[Path]):
         self._files = [str(path) for path in files]
@@ -107,7 +110,8 @@ def _columns(path: str, schema: Any) -> tuple[str, str]:
     preferred = [name for name in labels if name in ("label", "labels", "fine_label", "cls")] or labels
     if len(images) != 1 or len(preferred) != 1:
         raise RecipeError(
-            f"{path}: columns {', '.join(f'{field.name} ({field.type})' for field in schema)}; one column of encoded images and one of "
+            f"{path}: columns {', '.join(f'{field.name} ({field.type})' for field in schema)}; one column "
+            "of encoded images and one of "
             "class numbers called label are needed"
         )
     return images[0], preferred[0]

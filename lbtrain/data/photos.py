@@ -20,11 +20,13 @@ MOST_IN_A_ROW = 16
 
 
 class PhotoSource:
-    """Encoded photos, decoded and cut by `view`, normalised by mean and std per channel (in units of 0 to 255).
+    """Encoded photos, decoded and cut by `view`, normalised by mean and std per channel (in units of 0 to
+    255).
 
-    A photo that cannot be read, or whose label is not in [0, num_classes), raises DataError with its path (on_error="raise"), or is
-    replaced (on_error="replace") by the next in the data set that can be read, with that one's label and draws of the same epoch; what
-    was replaced among a block's own stands in `replaced` until it is taken. Either is the same on every rank and in every worker.
+    A photo that cannot be read, or whose label is not in [0, num_classes), raises DataError with its path
+    (on_error="raise"), or is replaced (on_error="replace") by the next in the data set that can be read, with
+    that one's label and draws of the same epoch; what was replaced among a block's own stands in `replaced`
+    until it is taken. Either is the same on every rank and in every worker.
     """
 
     def __init__(

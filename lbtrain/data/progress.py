@@ -8,7 +8,9 @@ SECONDS_BETWEEN_LINES = 5.0
 
 
 class Progress:
-    """Says on stderr, on rank 0, how much of `total` is done and how long the rest will take; nothing about work of a few seconds."""
+    """Says on stderr, on rank 0, how much of `total` is done and how long the rest will take; nothing about
+    work of a few seconds.
+    """
 
     def __init__(self, what: str, total: int):
         self.what, self.total = what, total

@@ -37,7 +37,9 @@ PHOTOS = ("imagenet", "imagefolder")
 _OWN_DATA = "a data set of your own is data.name=imagefolder"
 _IMAGENET_MEAN, _IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 _AS_CAFFE = (1.0, 1.0, 1.0)
-"""Caffe subtracts the mean and leaves the scale of 0 to 255: AlexNet's initial weights and its local response norm are made for that."""
+"""Caffe subtracts the mean and leaves the scale of 0 to 255: AlexNet's initial weights and its local response
+norm are made for that.
+"""
 _FACTS = {
     "digits": DatasetInfo(1440, 357, 10, 1, 8, (77.68,), (95.83,)),
     "cifar10": DatasetInfo(50_000, 10_000, 10, 3, 32, (125.31, 122.95, 113.87), (62.99, 62.09, 66.70)),
@@ -54,7 +56,9 @@ _FACTS = {
 
 
 def dataset_info(config: DataConfig) -> DatasetInfo:
-    """The facts of the data set that `config` names; only an imagefolder has to be there to be counted. Raises RecipeError."""
+    """The facts of the data set that `config` names; only an imagefolder has to be there to be counted.
+    Raises RecipeError.
+    """
     if config.name == "imagefolder":
         halves = [open_container(config.format, _root(config), split) for split in ("train", "val")]
         known = DatasetInfo(
@@ -81,7 +85,8 @@ def dataset_info(config: DataConfig) -> DatasetInfo:
 def _train_examples(config: DataConfig, known: DatasetInfo) -> int:
     if config.train_examples and config.name in ("imagenet", "imagefolder", "coco"):
         raise RecipeError(
-            f"data.train_examples={config.train_examples}: the first images of a folder are all of one class; make a folder"
+            f"data.train_examples={config.train_examples}: the first images of a folder are all of one "
+            "class; make a folder"
         )
     if config.train_examples > known.train_examples:
         raise RecipeError(
@@ -91,7 +96,9 @@ def _train_examples(config: DataConfig, known: DatasetInfo) -> int:
 
 
 def open_source(config: DataConfig, *, train: bool, seed: int) -> Source:
-    """The training or evaluation half of a data set. Raises RecipeError where the files are not there, naming the layouts it knows."""
+    """The training or evaluation half of a data set. Raises RecipeError where the files are not there, naming
+    the layouts it knows.
+    """
     known = dataset_info(config)
     if config.name == "synthetic":
         return SyntheticSource(
@@ -109,7 +116,8 @@ def open_source(config: DataConfig, *, train: bool, seed: int) -> Source:
     own = _FACTS[config.name].image_size
     if known.image_size != own:
         raise RecipeError(
-            f"data.image_size={config.image_size}: the images of {config.name} have {own} pixels a side, and keep them"
+            f"data.image_size={config.image_size}: the images of {config.name} have {own} pixels a side, "
+            "and keep them"
         )
     images, labels = digits(train) if config.name == "digits" else _checked_arrays(config, train)
     if train:
@@ -119,18 +127,22 @@ def open_source(config: DataConfig, *, train: bool, seed: int) -> Source:
 
 
 def _checked_arrays(config: DataConfig, train: bool) -> Arrays:
-    """Raises RecipeError unless they are as many images of as many classes as the data set has, which the plan counts on."""
+    """Raises RecipeError unless they are as many images of as many classes as the data set has, which the
+    plan counts on.
+    """
     root, known = _root(config), _FACTS[config.name]
     images, labels = read_arrays(config.name, root, train=train)
     half, expected = ("training", known.train_examples) if train else ("evaluation", known.eval_examples)
     if not len(images) == len(labels) == expected:
         raise RecipeError(
-            f"data.root={root}: {len(images):,} {half} images and {len(labels):,} labels, but {config.name} has {expected:,}; {_OWN_DATA}"
+            f"data.root={root}: {len(images):,} {half} images and {len(labels):,} labels, but {config.name} "
+            f"has {expected:,}; {_OWN_DATA}"
         )
     classes = np.unique(labels)
     if not np.array_equal(classes, np.arange(known.num_classes)):
         raise RecipeError(
-            f"data.root={root}: {half} images of {len(classes)} classes, labelled {classes[0]} to {classes[-1]}, but {config.name} has "
+            f"data.root={root}: {half} images of {len(classes)} classes, labelled {classes[0]} to "
+            f"{classes[-1]}, but {config.name} has "
             f"{known.num_classes}, from 0 on; {_OWN_DATA}"
         )
     return images, labels
@@ -144,7 +156,8 @@ def _photos(config: DataConfig, known: DatasetInfo, train: bool, seed: int) -> S
     if len(container) != expected or num_classes(container) > known.num_classes:
         half, found = "training" if train else "validation", num_classes(container)
         raise RecipeError(
-            f"data.root={config.root}: {len(container):,} {half} images of {found} classes, but {config.name} has {expected:,} of "
+            f"data.root={config.root}: {len(container):,} {half} images of {found} classes, but "
+            f"{config.name} has {expected:,} of "
             f"{known.num_classes}; {_OWN_DATA}"
         )
     view = VIEWS[config.augmentation if train else "none"]
@@ -155,7 +168,9 @@ def _photos(config: DataConfig, known: DatasetInfo, train: bool, seed: int) -> S
 
 
 def open_instances(config: DataConfig, *, train: bool) -> InstanceSource:
-    """The training or evaluation half of a data set for detection. Raises RecipeError for one that has no objects to find."""
+    """The training or evaluation half of a data set for detection. Raises RecipeError for one that has no
+    objects to find.
+    """
     if config.name == "shapes":
         known = dataset_info(config)
         count, first = (known.train_examples, 10**6) if train else (known.eval_examples, 1)
@@ -177,12 +192,15 @@ def _coco(root: Path, split: str, *, empty_images: bool, scored: bool) -> CocoSo
 
 
 def _check_same_categories(train: CocoSource, evaluation: CocoSource) -> None:
-    """Raises RecipeError unless a label of the one is the same class in the other: each file's categories are numbered by themselves."""
+    """Raises RecipeError unless a label of the one is the same class in the other: each file's categories are
+    numbered by themselves.
+    """
     differing = sorted(train.categories.items() ^ evaluation.categories.items())
     if differing:
         named = ", ".join(f"{category} ({name})" for category, name in differing[:4])
         raise RecipeError(
-            f"{train.path} and {evaluation.path} do not list the same categories by id and name: {named} stands in one of them alone. "
+            f"{train.path} and {evaluation.path} do not list the same categories by id and name: {named} "
+            "stands in one of them alone. "
             "Labels are numbered by these lists: write the same one into both files"
         )
 

@@ -1,7 +1,9 @@
-"""Drawn shapes with exact masks, made on the fly: the data set that detection runs on where there is no other.
+"""Drawn shapes with exact masks, made on the fly: the data set that detection runs on where there is no
+other.
 
-Each image is a pure function of its number: up to five discs, squares, triangles and rings of any colour, size and tilt, one over the
-other, on a background of two colours and noise. A mask is the part of a shape that can be seen. About one image in twelve is empty.
+Each image is a pure function of its number: up to five discs, squares, triangles and rings of any colour,
+size and tilt, one over the other, on a background of two colours and noise. A mask is the part of a shape
+that can be seen. About one image in twelve is empty.
 """
 
 from collections.abc import Sequence
@@ -18,7 +20,9 @@ _SMALLEST_AREA = 40
 
 
 class ShapesSource:
-    """See `InstanceSource`. `first`: number of the first image, so that training and evaluation have none in common."""
+    """See `InstanceSource`. `first`: number of the first image, so that training and evaluation have none in
+    common.
+    """
 
     class_names: Sequence[str] = CLASS_NAMES
 

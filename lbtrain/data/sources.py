@@ -1,4 +1,6 @@
-"""A source turns a block of the sample stream into a batch of tensors; the same block gives the same batch in any process."""
+"""A source turns a block of the sample stream into a batch of tensors; the same block gives the same batch in
+any process.
+"""
 
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -26,7 +28,9 @@ class Source(Protocol):
 
 
 class InMemorySource:
-    """A source whose tensors may live on the device that trains, so that a step waits for no copy. Subclasses index on `device`."""
+    """A source whose tensors may live on the device that trains, so that a step waits for no copy. Subclasses
+    index on `device`.
+    """
 
     device = torch.device("cpu")
 
@@ -38,7 +42,9 @@ class InMemorySource:
 
 
 class ArraySource(InMemorySource):
-    """Images held in memory. images: uint8 (N, height, width, channels); labels: (N,); mean and std per channel, in units of 0 to 255."""
+    """Images held in memory. images: uint8 (N, height, width, channels); labels: (N,); mean and std per
+    channel, in units of 0 to 255.
+    """
 
     def __init__(
         self,
@@ -70,7 +76,9 @@ class ArraySource(InMemorySource):
 
 
 class SyntheticSource(InMemorySource):
-    """Noise images made once, so that a run with them measures everything but the loading. Labels are the index modulo the classes."""
+    """Noise images made once, so that a run with them measures everything but the loading. Labels are the
+    index modulo the classes.
+    """
 
     def __init__(self, num_examples: int, num_classes: int, channels: int, image_size: int):
         self.num_examples = num_examples

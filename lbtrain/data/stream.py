@@ -1,13 +1,15 @@
 """The order in which a run sees its examples: one endless stream, cut the same way whatever the world.
 
-The stream is epoch after epoch, each a seeded permutation of the data set. A global batch is the next `batch_size` positions, a ghost
-batch the next `bn_batch_size` of them, and rank r's micro-batch k after position `start` is the block
+The stream is epoch after epoch, each a seeded permutation of the data set. A global batch is the next
+`batch_size` positions, a ghost batch the next `bn_batch_size` of them, and rank r's micro-batch k after
+position `start` is the block
 
     [start + (k * world_size + r) * micro_batch_size, ... + micro_batch_size)
 
-Since whole ghost batches lie in these blocks (or a block in a ghost batch, which then spans neighbouring ranks), the set of ghost batches
-of a step does not depend on the world size (Goyal et al. 2017, section 2.3 and remark 4: one shuffle per epoch, split among the workers).
-The only state is the number of examples seen; nothing is dropped at the end of an epoch, a batch may reach into the next.
+Since whole ghost batches lie in these blocks (or a block in a ghost batch, which then spans neighbouring
+ranks), the set of ghost batches of a step does not depend on the world size (Goyal et al. 2017, section 2.3
+and remark 4: one shuffle per epoch, split among the workers). The only state is the number of examples seen;
+nothing is dropped at the end of an epoch, a batch may reach into the next.
 """
 
 import functools
@@ -21,9 +23,11 @@ from numpy.typing import NDArray
 
 
 class Block(NamedTuple):
-    """Examples to load: the epoch (which augmentation draws they get) and the index in the data set of each. Shape (n,) both.
+    """Examples to load: the epoch (which augmentation draws they get) and the index in the data set of each.
+    Shape (n,) both.
 
-    `own`: those that are this rank's part of the step; the others are loaded beside them, and are another's to report on.
+    `own`: those that are this rank's part of the step; the others are loaded beside them, and are another's
+    to report on.
     """
 
     epochs: NDArray[np.int64]
@@ -65,7 +69,9 @@ def _permutation(num_examples: int, seed: int, epoch: int) -> NDArray[np.int64]:
 def train_blocks(
     stream: Stream, *, start: int, micro_batch_size: int, rank: int, world_size: int, group: int = 1
 ) -> Iterator[Block]:
-    """Rank `rank`'s micro-batches from position `start` on, without end, each widened to the whole groups in which it lies."""
+    """Rank `rank`'s micro-batches from position `start` on, without end, each widened to the whole groups in
+    which it lies.
+    """
     for first in itertools.count(start + rank * micro_batch_size, world_size * micro_batch_size):
         origin, length = whole_groups(first, micro_batch_size, group)
         yield stream.block(origin, length)._replace(
@@ -74,7 +80,9 @@ def train_blocks(
 
 
 def whole_groups(start: int, length: int, group: int) -> tuple[int, int]:
-    """(start, length) of the groups of `group` neighbouring positions in which `start` to `start + length` lie."""
+    """(start, length) of the groups of `group` neighbouring positions in which `start` to `start + length`
+    lie.
+    """
     first = start // group * group
     return first, -(-(start + length) // group) * group - first
 
@@ -88,8 +96,8 @@ def evaluation_blocks(
 ) -> Iterator[Block]:
     """This rank's share of an evaluation: over all ranks every example is scored once.
 
-    All ranks get equally many blocks, equally long (sharded engines need every rank in every forward pass); what that adds is marked
-    PADDING.
+    All ranks get equally many blocks, equally long (sharded engines need every rank in every forward pass);
+    what that adds is marked PADDING.
     """
     for first in range(0, num_examples, micro_batch_size * world_size):
         positions = np.arange(micro_batch_size) + first + rank * micro_batch_size

@@ -1,7 +1,8 @@
-"""Images in tar files, read at random without unpacking: where each member starts and how long it is, found once and kept.
+"""Images in tar files, read at random without unpacking: where each member starts and how long it is, found
+once and kept.
 
-timm's own tar reader was not taken: it shares one file position among the forked loader workers, holds an object per member in each, and
-its index is neither checked against the files nor written in one go.
+timm's own tar reader was not taken: it shares one file position among the forked loader workers, holds an
+object per member in each, and its index is neither checked against the files nor written in one go.
 """
 
 import contextlib
@@ -20,9 +21,11 @@ from lbtrain.errors import RecipeError
 
 
 class TarMembers:
-    """Images in one tar file (CLASS/IMAGE inside) or several (the same, or one file per class with the images directly inside).
+    """Images in one tar file (CLASS/IMAGE inside) or several (the same, or one file per class with the images
+    directly inside).
 
-    The class of an image is the last folder of its path, or the tar file's name where there is none. Ordered as timm orders files.
+    The class of an image is the last folder of its path, or the tar file's name where there is none. Ordered
+    as timm orders files.
     """
 
     def __init__(self, tars: Sequence[Path]):
@@ -53,7 +56,9 @@ class TarMembers:
 
 
 Index = dict[str, NDArray[Any]]
-"""Of each image: shards, starts, sizes, labels, names; and the names of the classes. `stamp` says of which files in which state."""
+"""Of each image: shards, starts, sizes, labels, names; and the names of the classes. `stamp` says of which
+files in which state.
+"""
 
 
 def _scan(tars: Sequence[Path]) -> Index:
@@ -63,7 +68,8 @@ def _scan(tars: Sequence[Path]) -> Index:
     found = [member for number, path in enumerate(tars) for member in _members(number, path, progress)]
     if not found:
         raise RecipeError(
-            f"{', '.join(map(str, tars[:3]))}: no images in the tar files; members are expected as CLASS/IMAGE.jpg"
+            f"{', '.join(map(str, tars[:3]))}: no images in the tar files; members are expected as "
+            "CLASS/IMAGE.jpg"
         )
     found.sort(key=lambda member: (natural_key(member[0]), natural_key(member[1])))
     classes = sorted({member[0] for member in found}, key=natural_key)
@@ -101,7 +107,8 @@ def _members(shard: int, path: Path, progress: Progress) -> Iterator[tuple[str, 
                 at = member.offset_data
     except (tarfile.TarError, OSError) as error:
         raise RecipeError(
-            f"{path}: not a plain, whole tar file ({error}); a compressed one cannot be read at random: unpack it"
+            f"{path}: not a plain, whole tar file ({error}); a compressed one cannot be read at random: "
+            "unpack it"
         ) from error
 
 
@@ -131,7 +138,9 @@ def _read_index(tars: Sequence[Path]) -> Index | None:
 
 
 def _keep_index(tars: Sequence[Path], index: Index) -> Index:
-    """Written beside and renamed: readers, other ranks among them, find a whole index or none. A place that cannot be written is none."""
+    """Written beside and renamed: readers, other ranks among them, find a whole index or none. A place that
+    cannot be written is none.
+    """
     path = _cache_file(tars)
     new = path.with_name(f"{path.stem}.{os.uname().nodename}.{os.getpid()}.new")
     try:

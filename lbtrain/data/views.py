@@ -1,14 +1,21 @@
-"""Named ways of looking at a photo, for training and for scoring. A view is a pure function of the photo and the sample's own draws.
+"""Named ways of looking at a photo, for training and for scoring. A view is a pure function of the photo and
+the sample's own draws.
 
 none            as for scoring: shorter side to 256, centre 224 (for other sizes in proportion)
-imagenet        a box of 8 % to 100 % of the area and 3/4 to 4/3 wide for its height, resized to 224 x 224, flipped with probability 1/2:
-                scale and aspect-ratio augmentation of Szegedy et al. 2015 (section 6) as Goyal et al. 2017 use it (section 5.1). They
-                state no colour augmentation. torchvision's form: the aspect ratio is uniform in its logarithm, ten tries, then the centre
-imagenet_color  the same, then brightness, contrast and saturation in random order, each by up to 40 %, and AlexNet's lighting noise with
-                standard deviation 0.1: what the implementation that Goyal et al. cite does beyond their text (Gross & Wilber 2016)
-alexnet         shorter side to 256, the central 256 x 256 of it, a random 224 x 224 (or 227 x 227) of that, flipped with probability 1/2
-                (Krizhevsky et al. 2012, section 4.1). Read here as what You et al. 2017 (LARS, table 4) call minimal augmentation; their
-                extended one is `imagenet`. With it the mean is subtracted and nothing divided, as Caffe does (lbtrain.data.registry)
+imagenet        a box of 8 % to 100 % of the area and 3/4 to 4/3 wide for its height, resized to 224 x 224,
+flipped with probability 1/2:
+                scale and aspect-ratio augmentation of Szegedy et al. 2015 (section 6) as Goyal et al. 2017
+                use it (section 5.1). They state no colour augmentation. torchvision's form: the aspect ratio
+                is uniform in its logarithm, ten tries, then the centre
+imagenet_color  the same, then brightness, contrast and saturation in random order, each by up to 40 %, and
+AlexNet's lighting noise with
+                standard deviation 0.1: what the implementation that Goyal et al. cite does beyond their text
+                (Gross & Wilber 2016)
+alexnet         shorter side to 256, the central 256 x 256 of it, a random 224 x 224 (or 227 x 227) of that,
+flipped with probability 1/2
+                (Krizhevsky et al. 2012, section 4.1). Read here as what You et al. 2017 (LARS, table 4) call
+                minimal augmentation; their extended one is `imagenet`. With it the mean is subtracted and
+                nothing divided, as Caffe does (lbtrain.data.registry)
 """
 
 import math
@@ -28,14 +35,18 @@ _TRIES = 10
 
 @dataclass(frozen=True)
 class View:
-    """`look(photo, draws, size)` gives uint8 or float32 (3, size, size) in units of 0 to 255. Raises BrokenImage."""
+    """`look(photo, draws, size)` gives uint8 or float32 (3, size, size) in units of 0 to 255. Raises
+    BrokenImage.
+    """
 
     draws: int
     look: Callable[[Photo, Draws, int], Tensor]
 
 
 def central(photo: Photo, draws: Draws, size: int) -> Tensor:
-    """The middle of the photo, whose shorter side is first made 256 pixels for a size of 224: what a model is scored on."""
+    """The middle of the photo, whose shorter side is first made 256 pixels for a size of 224: what a model is
+    scored on.
+    """
     resized = _shorter_side(photo, _resized_side(size))
     top, left = (round((length - size) / 2) for length in resized.shape[1:])
     return resized[:, top : top + size, left : left + size]
@@ -54,7 +65,9 @@ def scale_aspect_flip_color(photo: Photo, draws: Draws, size: int) -> Tensor:
 
 
 def fixed_crop_flip(photo: Photo, draws: Draws, size: int) -> Tensor:
-    """A random cut of the middle square, which is 256 pixels wide for a size of 224 or 227, flipped left-right half of the time."""
+    """A random cut of the middle square, which is 256 pixels wide for a size of 224 or 227, flipped
+    left-right half of the time.
+    """
     flip, down, across = draws
     side = _resized_side(size)
     resized = _shorter_side(photo, side)
@@ -77,7 +90,9 @@ def random_box(height: int, width: int, draws: Draws) -> Box:
 
 
 def color_jitter(pixels: Tensor, draws: Draws) -> Tensor:
-    """Brightness, contrast and saturation times 1 +- 0.4, in one of the six orders; nothing is clipped. pixels: float32 (3, h, w)."""
+    """Brightness, contrast and saturation times 1 +- 0.4, in one of the six orders; nothing is clipped.
+    pixels: float32 (3, h, w).
+    """
     order, *amounts = draws
     steps = [_brightness, _contrast, _saturation]
     turn = int(order * 6)
@@ -102,7 +117,8 @@ def _grey(pixels: Tensor) -> Tensor:
     return (pixels * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(0)
 
 
-# Principal components of ImageNet's pixels in [0, 1]: published constants, the same in every implementation of AlexNet's lighting noise.
+# Principal components of ImageNet's pixels in [0, 1]: published constants, the same in every implementation
+# of AlexNet's lighting noise.
 _EIGENVALUES = torch.tensor([0.2175, 0.0188, 0.0045])
 _EIGENVECTORS = torch.tensor(
     [[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]]
@@ -110,7 +126,9 @@ _EIGENVECTORS = torch.tensor(
 
 
 def lighting(pixels: Tensor, draws: Draws) -> Tensor:
-    """Adds one colour to all pixels: the principal components times their eigenvalues times N(0, 0.1) each. Six draws."""
+    """Adds one colour to all pixels: the principal components times their eigenvalues times N(0, 0.1) each.
+    Six draws.
+    """
     normal = [
         math.sqrt(-2 * math.log(1 - a)) * math.cos(2 * math.pi * b)
         for a, b in zip(draws[::2], draws[1::2], strict=True)
@@ -129,7 +147,9 @@ def _resized_side(size: int) -> int:
 
 
 def _shorter_side(photo: Photo, side: int) -> Tensor:
-    """The photo with its shorter side at `side`, the other in proportion, rounded down; of a strip only the middle, four times as long."""
+    """The photo with its shorter side at `side`, the other in proportion, rounded down; of a strip only the
+    middle, four times as long.
+    """
     shorter = min(photo.height, photo.width)
     height, width = min(photo.height, 4 * shorter), min(photo.width, 4 * shorter)
     middle = Box((photo.height - height) // 2, (photo.width - width) // 2, height, width)

@@ -1,4 +1,6 @@
-"""Engines: the same ten members over plain torch, DeepSpeed, accelerate and ColossalAI. The loop knows nothing else about them."""
+"""Engines: the same ten members over plain torch, DeepSpeed, accelerate and ColossalAI. The loop knows
+nothing else about them.
+"""
 
 import torch
 from torch import nn
@@ -13,7 +15,9 @@ __all__ = ["Engine", "EngineState", "create_engine"]
 def create_engine(
     recipe: Recipe, plan: Plan, model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device
 ) -> Engine:
-    """The engine that the plan names, on the process group that is already up. Imports only that engine's library."""
+    """The engine that the plan names, on the process group that is already up. Imports only that engine's
+    library.
+    """
     if plan.engine == "deepspeed":
         from lbtrain.engines.deepspeed import DeepSpeedEngine
 

@@ -1,7 +1,8 @@
-"""accelerate's Accelerator as an engine. It wraps the model and the optimizer; the window, the rate and the statistics stay ours.
+"""accelerate's Accelerator as an engine. It wraps the model and the optimizer; the window, the rate and the
+statistics stay ours.
 
-Rank and world size are torch.distributed's: the Accelerator can report others (docs/engines.md). Its scheduler wrapper, which ticks
-once per process, and its own gradient accumulation are not used.
+Rank and world size are torch.distributed's: the Accelerator can report others (docs/engines.md). Its
+scheduler wrapper, which ticks once per process, and its own gradient accumulation are not used.
 """
 
 from accelerate import Accelerator, DistributedDataParallelKwargs
@@ -22,13 +23,15 @@ class AccelerateEngine(DDPEngine):
     def _wrap(self, plan: Plan) -> nn.Module:
         exchange = DistributedDataParallelKwargs(gradient_as_bucket_view=self.device.type == "cuda")
         precision = {"fp32": "no"}.get(plan.precision, plan.precision)
-        AcceleratorState._reset_state()  # it keeps the precision of a run before this one in the same process, and takes no other
+        # it keeps the precision of a run before this one in the same process, and takes no other
+        AcceleratorState._reset_state()
         self.accelerator = Accelerator(
             cpu=self.device.type == "cpu", mixed_precision=precision, kwargs_handlers=[exchange]
         )
         if self.accelerator.distributed_type not in _KNOWN:
             raise LaunchError(
-                f"accelerate is configured for {self.accelerator.distributed_type.value}, and engine=accelerate does plain data parallel: "
+                f"accelerate is configured for {self.accelerator.distributed_type.value}, and "
+                "engine=accelerate does plain data parallel: "
                 "launch with `accelerate launch --multi_gpu`, or use engine=deepspeed"
             )
         model, self.optimizer = self.accelerator.prepare(self.module, self.optimizer)

@@ -2,10 +2,12 @@
 
 What is done here because ColossalAI does it otherwise (seen with 0.5.0; tests hold each):
 
-- TorchDDPPlugin turns every batch norm into torch's SyncBatchNorm: another ghost batch, and no CPU. It finds none to turn;
-- a plugin's mixed precision is a cast of the whole model, batch norm included, or (bf16 under TorchDDPPlugin) an empty class. The
-  forward pass runs under autocast as in the other engines, and weights stay fp32;
-- LowLevelZero gives an optimizer a part of every layer: LARS and LAMB are bound to these, `save` gathers full named tensors.
+- TorchDDPPlugin turns every batch norm into torch's SyncBatchNorm: another ghost batch, and no CPU. It finds
+  none to turn;
+- a plugin's mixed precision is a cast of the whole model, batch norm included, or (bf16 under TorchDDPPlugin)
+  an empty class. The forward pass runs under autocast as in the other engines, and weights stay fp32;
+- LowLevelZero gives an optimizer a part of every layer: LARS and LAMB are bound to these, `save` gathers full
+  named tensors.
 
 Gemini (its ZeRO-3) steps with its own Adams only, which no recipe asks for.
 """
@@ -80,7 +82,8 @@ class ColossalAIZeroEngine(WindowedEngine):
         self.booster.backward(loss, self.zero)
 
     def _may_update(self) -> bool:
-        # Asking waits for the device; LowLevelZero does so in every step anyway, to know the norm of the gradient.
+        # Asking waits for the device; LowLevelZero does so in every step anyway, to know the norm of the
+        # gradient.
         return self.scaling is not None or _finite_on_all_ranks(self.zero)
 
     def _update(self) -> bool:
@@ -116,7 +119,9 @@ def _import_colossalai() -> Any:
 
 
 def _boost(plugin: Any, module: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[Any, Any, Any]:
-    """The booster, and the model and the optimizer as it wraps them; the modules inside stay the ones that came."""
+    """The booster, and the model and the optimizer as it wraps them; the modules inside stay the ones that
+    came.
+    """
     from colossalai.booster import Booster
 
     logging.getLogger("colossalai").setLevel(logging.WARNING)
@@ -151,7 +156,8 @@ def _finite_on_all_ranks(zero: Any) -> bool:
 class _LossScaling(LossScale):
     """Of a LowLevelZeroOptimizer, which asks these methods.
 
-    ColossalAI's own moves the scale before it divides by it: the step in which the scale grows is taken with half its gradient.
+    ColossalAI's own moves the scale before it divides by it: the step in which the scale grows is taken with
+    half its gradient.
     """
 
     def __init__(self, zero: Any):

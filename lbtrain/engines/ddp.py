@@ -1,4 +1,6 @@
-"""The readable oracle: plain torch, DistributedDataParallel where there are several ranks. Every other engine must equal this one."""
+"""The readable oracle: plain torch, DistributedDataParallel where there are several ranks. Every other engine
+must equal this one.
+"""
 
 from typing import Any
 
@@ -16,7 +18,9 @@ AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class DDPEngine(WindowedEngine):
-    """See `Engine`. Ghost batches are converted already; GhostStatistics keeps the buffers equal on all ranks, not DDP's broadcast."""
+    """See `Engine`. Ghost batches are converted already; GhostStatistics keeps the buffers equal on all
+    ranks, not DDP's broadcast.
+    """
 
     def __init__(self, plan: Plan, model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device):
         super().__init__(model, optimizer, device)
@@ -74,16 +78,21 @@ def in_precision(module: nn.Module, plan: Plan) -> nn.Module:
 
 
 def overlapped(module: nn.Module) -> nn.Module:
-    """`module` with its gradients averaged over ranks while the backward pass still runs; as it is on one rank."""
+    """`module` with its gradients averaged over ranks while the backward pass still runs; as it is on one
+    rank.
+    """
     if dist.get_world_size() == 1:
         return module
-    # Gradients that live in DDP's buckets spare a GPU memory and a copy; on a CPU they cost 3% (bench.train, case ddp).
+    # Gradients that live in DDP's buckets spare a GPU memory and a copy; on a CPU they cost 3% (bench.train,
+    # case ddp).
     on_gpu = next(module.parameters()).is_cuda
     return without_buffer_broadcast(DistributedDataParallel(module, gradient_as_bucket_view=on_gpu))
 
 
 def without_buffer_broadcast(model: nn.Module) -> nn.Module:
-    """Switches DDP's broadcast of buffers off, under the name that torch had for it before and after 2.13: GhostStatistics does it."""
+    """Switches DDP's broadcast of buffers off, under the name that torch had for it before and after 2.13:
+    GhostStatistics does it.
+    """
     if isinstance(model, DistributedDataParallel):
         model.broadcast_buffers = False
     return model

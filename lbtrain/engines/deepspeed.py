@@ -2,11 +2,13 @@
 
 Four things are done here because DeepSpeed does them otherwise (seen with 0.19.8; tests hold each):
 
-- at stage 0 it exchanges gradients in one go after the backward pass; inside, torch's DistributedDataParallel overlaps them;
-- its accumulation window misaligns when its length changes; the window is ours, DeepSpeed sees only its last pass as the boundary;
+- at stage 0 it exchanges gradients in one go after the backward pass; inside, torch's DistributedDataParallel
+  overlaps them;
+- its accumulation window misaligns when its length changes; the window is ours, DeepSpeed sees only its last
+  pass as the boundary;
 - its checkpoints load only at the same stage and world size; `save` gathers full named tensors instead;
-- for fp16 under ZeRO it takes torch's GradScaler, which it does not ask after an overflow (the scale never falls: no update is made any
-  more), and clips gradients that are still scaled. The loss scale is ours there.
+- for fp16 under ZeRO it takes torch's GradScaler, which it does not ask after an overflow (the scale never
+  falls: no update is made any more), and clips gradients that are still scaled. The loss scale is ours there.
 """
 
 import logging
@@ -80,7 +82,8 @@ class DeepSpeedEngine(WindowedEngine):
     def _backward(self, loss: Tensor) -> None:
         self.engine.backward(loss, scale_wrt_gas=False)
         if self._backwards < self._accumulation:
-            # Between the passes of a window DeepSpeed wants a step call as well: it moves its counters and, off the boundary, nothing else.
+            # Between the passes of a window DeepSpeed wants a step call as well: it moves its counters and,
+            # off the boundary, nothing else.
             self.engine.step()
 
     def _update(self) -> bool:
@@ -136,7 +139,9 @@ class DeepSpeedEngine(WindowedEngine):
 
 
 class _LossScaling(LossScale):
-    """As DeepSpeed's ZeRO optimizers ask for it. They divide by the scale after `update_scale`: it moves when the step is over."""
+    """As DeepSpeed's ZeRO optimizers ask for it. They divide by the scale after `update_scale`: it moves when
+    the step is over.
+    """
 
     dynamic = True
 
@@ -161,9 +166,11 @@ def import_deepspeed(device: torch.device):  # type: ignore[no-untyped-def]
     import deepspeed
     from deepspeed.runtime import torch_autocast
 
-    # It keeps in its module that a run before this one in the same process was under autocast, and would reduce in that precision.
+    # It keeps in its module that a run before this one in the same process was under autocast, and would
+    # reduce in that precision.
     torch_autocast.TORCH_AUTOCAST_INITIALIZED = False
-    # On a CPU its first start would compile, for minutes, an operation that the gradient exchange does not use.
+    # On a CPU its first start would compile, for minutes, an operation that the gradient exchange does not
+    # use.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     return deepspeed

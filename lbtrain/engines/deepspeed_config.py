@@ -1,7 +1,9 @@
-"""The complete DeepSpeed configuration of a plan: every value that DeepSpeed would otherwise choose is written out.
+"""The complete DeepSpeed configuration of a plan: every value that DeepSpeed would otherwise choose is
+written out.
 
-Needs no deepspeed import, so that `deepspeed_config_for=256` answers on a laptop. What a user may change in a JSON file of
-recipes/deepspeed are mechanics (buckets, offload, logging); batch sizes, clipping, precision and the ZeRO stage come from the recipe.
+Needs no deepspeed import, so that `deepspeed_config_for=256` answers on a laptop. What a user may change in a
+JSON file of recipes/deepspeed are mechanics (buckets, offload, logging); batch sizes, clipping, precision and
+the ZeRO stage come from the recipe.
 """
 
 import copy
@@ -69,7 +71,8 @@ _DEFAULTS: Config = {
     "gradient_predivide_factor": 1.0,
     "gradient_allreduce_op": "mean",
     "dataloader_drop_last": False,
-    "zero_allow_untested_optimizer": True,  # lbtrain.optim binds LARS and LAMB to the slices and refuses what it does not know
+    # lbtrain.optim binds LARS and LAMB to the slices and refuses what it does not know
+    "zero_allow_untested_optimizer": True,
     "zero_force_ds_cpu_optimizer": False,
     "data_types": {"grad_accum_dtype": None},
     "compile": {"deepcompile": False},
@@ -77,14 +80,16 @@ _DEFAULTS: Config = {
 
 
 def complete_config(plan: Plan, config_file: str = "") -> Config:
-    """The DeepSpeed config of this plan; `config_file` is the path of a JSON file with more of it. Raises RecipeError for a file that is not valid."""
+    """The DeepSpeed config of this plan; `config_file` is the path of a JSON file with more of it. Raises
+    RecipeError for a file that is not valid.
+    """
     config = copy.deepcopy(_DEFAULTS) | {
         "zero_optimization": copy.deepcopy(_ZERO) | {"overlap_comm": plan.zero_stage == 3}
     }
     _merge(config, _read_config(config_file) if config_file else {})
     config["zero_optimization"]["stage"] = plan.zero_stage
-    # The loop owns the accumulation window and divides the loss, because DeepSpeed's own window is misaligned by a change of its length. So
-    # DeepSpeed sees a window of one; the true numbers are in plan.json.
+    # The loop owns the accumulation window and divides the loss, because DeepSpeed's own window is misaligned
+    # by a change of its length. So DeepSpeed sees a window of one; the true numbers are in plan.json.
     return config | {
         "train_batch_size": plan.split.micro_batch_size * plan.world_size,
         "train_micro_batch_size_per_gpu": plan.split.micro_batch_size,
@@ -123,7 +128,8 @@ def _read_config(path: str) -> Config:
         raise RecipeError(f"deepspeed.config={path}: holds a {type(config).__name__}, not a JSON object")
     if not isinstance(config.get("zero_optimization", {}), dict):
         raise RecipeError(
-            f"deepspeed.config={path}: zero_optimization is {config['zero_optimization']!r}, not a JSON object"
+            f"deepspeed.config={path}: zero_optimization is {config['zero_optimization']!r}, not a JSON "
+            "object"
         )
     for key in OWNED_BY_THE_RECIPE:
         part, _, inner = key.partition(".")

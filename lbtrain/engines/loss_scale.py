@@ -7,7 +7,9 @@ NO_SCALING = {"loss_scale": 1.0, "loss_scale_steps": 0}
 
 
 class LossScale:
-    """Dynamic loss scaling by the rule of torch's GradScaler: half after an overflow, twice after 2,000 steps without one."""
+    """Dynamic loss scaling by the rule of torch's GradScaler: half after an overflow, twice after 2,000 steps
+    without one.
+    """
 
     GROWTH_INTERVAL = 2000
 

@@ -8,13 +8,16 @@ from torch import Tensor, nn
 from lbtrain.optim import Shards
 
 EngineState = dict[str, Any]
-"""Full, named, on the CPU, and the same under every engine: `model` {name: tensor} as in `state_dict()`, `optimizer` {parameter name:
-{state name: tensor}}, `loss_scale` a number, `loss_scale_steps` the steps since it moved. So a checkpoint moves between engines, ZeRO
-stages and world sizes."""
+"""Full, named, on the CPU, and the same under every engine: `model` {name: tensor} as in `state_dict()`,
+`optimizer` {parameter name: {state name: tensor}}, `loss_scale` a number, `loss_scale_steps` the steps since
+it moved. So a checkpoint moves between engines, ZeRO stages and world sizes.
+"""
 
 
 class Engine(Protocol):
-    """Runs forward, backward and update over all ranks. A step is `accumulation` backward calls, then one `step`."""
+    """Runs forward, backward and update over all ranks. A step is `accumulation` backward calls, then one
+    `step`.
+    """
 
     model: nn.Module
     """What the task calls; its forward pass runs in the plan's precision."""
@@ -30,14 +33,18 @@ class Engine(Protocol):
     """Backward calls per step. May be set between steps; never inside one."""
 
     def backward(self, loss: Tensor) -> None:
-        """Add the gradient of `loss` (the mean over a micro-batch) to the step's: the average over accumulation and ranks.
+        """Add the gradient of `loss` (the mean over a micro-batch) to the step's: the average over
+        accumulation and ranks.
 
-        The last call of a step sends the gradients on their way while the rest of the backward pass still computes.
+        The last call of a step sends the gradients on their way while the rest of the backward pass still
+        computes.
         """
         ...
 
     def step(self, lr: float) -> bool:
-        """Clip, update with learning rate `lr`, forget the gradients. False if the update was skipped (fp16 overflow)."""
+        """Clip, update with learning rate `lr`, forget the gradients. False if the update was skipped (fp16
+        overflow).
+        """
         ...
 
     def mean(self, tensor: Tensor) -> Tensor:
@@ -73,7 +80,9 @@ def named_optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) ->
 def load_named_optimizer_state(
     model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, dict[str, Tensor]]
 ) -> None:
-    """The inverse of `named_optimizer_state`. Counters (tensors without dimensions) stay on the CPU, as torch keeps them."""
+    """The inverse of `named_optimizer_state`. Counters (tensors without dimensions) stay on the CPU, as torch
+    keeps them.
+    """
     for name, parameter in model.named_parameters():
         if name in state:
             optimizer.state[parameter] = {

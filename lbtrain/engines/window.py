@@ -10,7 +10,9 @@ from lbtrain.plan.plan import Plan
 
 
 class WindowedEngine:
-    """The part of `Engine` that does not depend on a library. A subclass says how to do the four things at the end."""
+    """The part of `Engine` that does not depend on a library. A subclass says how to do the four things at
+    the end.
+    """
 
     skips_nonfinite = False
 
@@ -44,7 +46,8 @@ class WindowedEngine:
 
     def backward(self, loss: Tensor) -> None:
         if not self._backwards:
-            # Here, after the forward pass, and not at the end of the step: the new gradients then take the memory of the old ones.
+            # Here, after the forward pass, and not at the end of the step: the new gradients then take the
+            # memory of the old ones.
             self._forget_gradients()
         self._backwards += 1
         if self._backwards == self._accumulation:
@@ -75,7 +78,9 @@ class WindowedEngine:
         return total
 
     def _may_update(self) -> bool:
-        """False where gradients are not finite and such an update is to be skipped. Asking waits for the device."""
+        """False where gradients are not finite and such an update is to be skipped. Asking waits for the
+        device.
+        """
         return not self.skips_nonfinite or bool(
             gradient_norms(self.module.named_parameters())[1].isfinite().all()
         )

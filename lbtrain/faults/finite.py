@@ -1,8 +1,9 @@
 """NaN and Inf in a loss or a gradient, found at their step without waiting for the device.
 
-Each step leaves its losses and one norm per layer on the device and starts a copy of "is all of it finite" to the CPU. The answer is read
-when the next step has been given out, and told to the other ranks with their exchange of stop flags; before anything is written (a row,
-an evaluation, a checkpoint) it is asked for at once. So a step that was not finite ends the run before its weights are kept.
+Each step leaves its losses and one norm per layer on the device and starts a copy of "is all of it finite" to
+the CPU. The answer is read when the next step has been given out, and told to the other ranks with their
+exchange of stop flags; before anything is written (a row, an evaluation, a checkpoint) it is asked for at
+once. So a step that was not finite ends the run before its weights are kept.
 """
 
 import json
@@ -30,7 +31,9 @@ _LATEST = 3  # a step is known to be finite on all ranks when two more have been
 
 @dataclass
 class Step:
-    """One step, as it was given out. `norms` holds one number per layer of `names`; no layer where an engine keeps no whole gradients."""
+    """One step, as it was given out. `norms` holds one number per layer of `names`; no layer where an engine
+    keeps no whole gradients.
+    """
 
     step: int
     lr: float
@@ -51,7 +54,9 @@ class Step:
 
 
 class FiniteCheck:
-    """Sees every step of one rank. Up to `plan.skip_nonfinite` updates that the engine skipped for this reason are forgiven."""
+    """Sees every step of one rank. Up to `plan.skip_nonfinite` updates that the engine skipped for this
+    reason are forgiven.
+    """
 
     def __init__(self, plan: Plan, stream: Stream, engine: Engine, run_dir: Path, *, skipped: int):
         self.stream, self.engine, self.run_dir = stream, engine, run_dir
@@ -82,7 +87,9 @@ class FiniteCheck:
         self.steps.append(Step(step, lr, start, split, losses, names, norms, flag, copied))
 
     def skipped(self) -> None:
-        """The engine has skipped the update, as it does on all ranks alike. Collective; raises Diverged where that is one too many."""
+        """The engine has skipped the update, as it does on all ranks alike. Collective; raises Diverged where
+        that is one too many.
+        """
         if self.scaled and not self._anywhere()[-1]:
             return
         self.left -= 1
@@ -91,11 +98,15 @@ class FiniteCheck:
             raise self._diverged(self.steps[-1])
 
     def late(self) -> int:
-        """The step before the last one if it was bad here, else 0; the device has done it by now, so that asking costs no time."""
+        """The step before the last one if it was bad here, else 0; the device has done it by now, so that
+        asking costs no time.
+        """
         return self.steps[-2].step if len(self.steps) > 1 and self.steps[-2].bad() else 0
 
     def check(self, told: int, *, now: bool) -> None:
-        """Raises Diverged for the step that another rank or this one has `told` (0: none), or for any if asked `now`. Collective."""
+        """Raises Diverged for the step that another rank or this one has `told` (0: none), or for any if
+        asked `now`. Collective.
+        """
         places = [place for place, step in enumerate(self.steps) if step.step == told] if told else []
         if now and not places:
             places = [place for place, bad in enumerate(self._anywhere()) if bad]
@@ -123,7 +134,8 @@ class FiniteCheck:
             f"the gradient of {_some(layers)} is not finite" if math.isfinite(mean) else f"the loss is {mean}"
         )
         return Diverged(
-            f"{what} at step {bad.step}, learning rate {bad.lr:.4g}: lower schedule.base_lr or lengthen schedule.warmup. "
+            f"{what} at step {bad.step}, learning rate {bad.lr:.4g}: lower schedule.base_lr or lengthen "
+            "schedule.warmup. "
             f"{path} names layers and samples; no checkpoint is later than the step before"
         )
 
@@ -131,7 +143,9 @@ class FiniteCheck:
 def description(
     bad: Step, losses: Sequence[Sequence[float]], layers: list[str], stream: Stream
 ) -> dict[str, Any]:
-    """What is written down of a step; `losses` by rank, one per micro-batch. Samples are indices in the training set."""
+    """What is written down of a step; `losses` by rank, one per micro-batch. Samples are indices in the
+    training set.
+    """
     size, ranks = bad.split.micro_batch_size, len(losses)
     batches = []
     for rank, values in enumerate(losses):

@@ -1,7 +1,8 @@
 """Stopping on a signal, at the same step on every rank.
 
-A launcher or a scheduler may signal one rank, some or all. Each rank sends its flag with every step and reads the answer one step later,
-so nobody waits for the exchange; all ranks read the same answers and so stop after the same step.
+A launcher or a scheduler may signal one rank, some or all. Each rank sends its flag with every step and reads
+the answer one step later, so nobody waits for the exchange; all ranks read the same answers and so stop after
+the same step.
 """
 
 import os
@@ -16,11 +17,15 @@ import torch.distributed as dist
 from lbtrain.faults.watchdog import SIGNALS
 
 SECONDS_OF_ONE_REQUEST = 5
-"""Launchers pass on a Ctrl-C that the terminal has sent to every process already: what comes that soon is the same request."""
+"""Launchers pass on a Ctrl-C that the terminal has sent to every process already: what comes that soon is the
+same request.
+"""
 
 
 class StopRequest:
-    """Collective: every rank calls `agreed()` once a step. A second signal some seconds later ends the process at once."""
+    """Collective: every rank calls `agreed()` once a step. A second signal some seconds later ends the
+    process at once.
+    """
 
     def __init__(self) -> None:
         self._signal, self._since = 0, 0.0
@@ -39,7 +44,8 @@ class StopRequest:
     def agreed(self, bad_step: int = 0) -> bool:
         """True on every rank, at the same step, once any rank has been signalled.
 
-        A `bad_step` that any rank names (0: none) travels along; all find it in the attribute of that name, one step later.
+        A `bad_step` that any rank names (0: none) travels along; all find it in the attribute of that name,
+        one step later.
         """
         if dist.get_world_size() == 1:
             self.bad_step = bad_step

@@ -1,9 +1,10 @@
-"""A rank's side of its guard (lbtrain.faults.guard): starts it, tells it the step, and exits when it says that a part of the job is lost.
+"""A rank's side of its guard (lbtrain.faults.guard): starts it, tells it the step, and exits when it says
+that a part of the job is lost.
 
-Costs a training step one write of 32 bytes to memory. A thread waits for the guard's word in the system, not in Python; it acts also
-while the main thread waits in an exchange. Only dead, stopped and unreachable processes are faults: long steps, evaluations,
-checkpoints and compilations are not, since the guard beats for the rank. A main thread that hangs by itself is found by the time limit
-of the process group's exchanges.
+Costs a training step one write of 32 bytes to memory. A thread waits for the guard's word in the system, not
+in Python; it acts also while the main thread waits in an exchange. Only dead, stopped and unreachable
+processes are faults: long steps, evaluations, checkpoints and compilations are not, since the guard beats for
+the rank. A main thread that hangs by itself is found by the time limit of the process group's exchanges.
 """
 
 import json
@@ -36,10 +37,12 @@ def at(step: int, doing: str) -> None:
 
 
 class Watchdog:
-    """Watches, inside its `with` block, over the ranks that a launcher started together. A rank alone needs and gets none.
+    """Watches, inside its `with` block, over the ranks that a launcher started together. A rank alone needs
+    and gets none.
 
-    A signal while nothing trains yet, or any more (lbtrain.faults.stopping answers it in between), ends the process with the code of Preempted.
-    An error that leaves the block is reported; where it only followed from the loss of another rank, the process exits in here.
+    A signal while nothing trains yet, or any more (lbtrain.faults.stopping answers it in between), ends the
+    process with the code of Preempted. An error that leaves the block is reported; where it only followed
+    from the loss of another rank, the process exits in here.
     """
 
     def __init__(self, *, fault_timeout: float, run_dir: str):
@@ -114,7 +117,9 @@ class Watchdog:
         os._exit(Preempted.exit_code)
 
     def leave(self, code: int, why: str = "") -> None:
-        """Says that this rank ends by itself. If others do not, they are ended with the same code and told `why`."""
+        """Says that this rank ends by itself. If others do not, they are ended with the same code and told
+        `why`.
+        """
         if self._link:
             self._own_error.set()
             self._link.sendall(json.dumps({"left": code, "why": why}).encode() + b"\n")

@@ -1,12 +1,14 @@
 """Hostfiles: which hosts, and how many ranks ("slots") on each, in the three dialects that launchers read.
 
     deepspeed    node01 slots=8            # DeepSpeed and Open MPI
-    mpi          node01:8                  # MPICH and Intel MPI; Open MPI's "slots=8 max_slots=8" is read as well
+    mpi          node01:8                  # MPICH and Intel MPI; Open MPI's "slots=8 max_slots=8" is read as
+    well
     colossalai   node01                    # slots come from `colossalai run --nproc_per_node`
 
-A line either means the same to us as to the launcher, or is refused with its number, the reason and the remedy. That matters because the
-launchers are lenient where it hurts: DeepSpeed trains on this machine alone when the file is missing, reads `slots=8x` as 8, and scrambles
-LOCAL_RANK when hosts have unequal slots; a host name reaches a remote shell unquoted.
+A line either means the same to us as to the launcher, or is refused with its number, the reason and the
+remedy. That matters because the launchers are lenient where it hurts: DeepSpeed trains on this machine alone
+when the file is missing, reads `slots=8x` as 8, and scrambles LOCAL_RANK when hosts have unequal slots; a
+host name reaches a remote shell unquoted.
 """
 
 import re
@@ -18,7 +20,8 @@ from lbtrain.errors import UserError
 
 Dialect = Literal["deepspeed", "mpi", "colossalai"]
 
-# RFC 1123 host names and IPv4 addresses. A leading "-" would be an ssh option; anything a shell would act on cannot occur.
+# RFC 1123 host names and IPv4 addresses. A leading "-" would be an ssh option; anything a shell would act on
+# cannot occur.
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,251}[A-Za-z0-9])?")
 _KEYED_COUNT = re.compile(r"slots=([0-9]+)")
 _LINE_END = re.compile(r"\r\n|\n|\r")
@@ -47,7 +50,8 @@ class Hostfile:
         nodes, rest = divmod(gpus, self.slots)
         if rest or not 0 < nodes <= len(self.names):
             raise HostfileError(
-                f"{gpus} GPUs cannot be taken from {len(self.names)} hosts of {self.slots} without splitting a host: "
+                f"{gpus} GPUs cannot be taken from {len(self.names)} hosts of {self.slots} without "
+                "splitting a host: "
                 f"ask for a multiple of {self.slots} up to {self.gpus}"
             )
         return Hostfile(self.names[:nodes], self.slots)
@@ -59,12 +63,15 @@ class Hostfile:
 
 
 def read_hostfile(path: str | Path, *, slots_per_host: int | None = None) -> Hostfile:
-    """Read the hostfile at `path`; `slots_per_host` is needed where the file itself names hosts only (ColossalAI's dialect)."""
+    """Read the hostfile at `path`; `slots_per_host` is needed where the file itself names hosts only
+    (ColossalAI's dialect).
+    """
     try:
         data = Path(path).read_bytes()
     except OSError as error:
         raise HostfileError(
-            f"hostfile {path} cannot be read ({error.strerror}); name an existing file, such as hostfiles/local"
+            f"hostfile {path} cannot be read ({error.strerror}); name an existing file, such as "
+            "hostfiles/local"
         ) from None
     return parse_hostfile(
         data.decode("utf-8-sig", errors="replace"), source=str(path), slots_per_host=slots_per_host
@@ -85,12 +92,14 @@ def parse_hostfile(text: str, *, source: str = "hostfile", slots_per_host: int |
             name, count, dialect = _parse_entry(entry)
             if first and first[1] != dialect:
                 raise HostfileError(
-                    f"this line is in the {dialect} dialect, line {first[0]} in {first[1]}'s; write all lines alike"
+                    f"this line is in the {dialect} dialect, line {first[0]} in {first[1]}'s; write all "
+                    "lines alike"
                 )
             # Host names do not distinguish case.
             if name.lower() in lines:
                 raise HostfileError(
-                    f"host {name!r} stands on line {lines[name.lower()]} already; name it once, with all its slots"
+                    f"host {name!r} stands on line {lines[name.lower()]} already; name it once, with all "
+                    "its slots"
                 )
             slots = _agreed_slots(slots, count)
         except HostfileError as error:
@@ -132,7 +141,8 @@ def _keyed_slots(options: list[str]) -> int:
     # Open MPI's ceiling on oversubscription: harmless where it allows the slots, contradictory below.
     if options[1:] and options[1:] not in ([f"max_slots={slots}"], [f"max-slots={slots}"]):
         raise HostfileError(
-            f"{' '.join(options[1:])[:80]!r} is not understood after {options[0]!r}; delete it (comments begin with '#')"
+            f"{' '.join(options[1:])[:80]!r} is not understood after {options[0]!r}; delete it (comments "
+            "begin with '#')"
         )
     return slots
 
@@ -153,7 +163,8 @@ def _agreed_slots(slots: int | None, count: int | None) -> int:
         )
     if count is not None and slots is not None and count != slots:
         raise HostfileError(
-            f"{count} slots where earlier hosts (or slots_per_host) have {slots}; launchers number local ranks wrongly when hosts differ: "
+            f"{count} slots where earlier hosts (or slots_per_host) have {slots}; launchers number local "
+            "ranks wrongly when hosts differ: "
             f"give each host slots={min(count, slots)}, or use two files"
         )
     slots = count if count is not None else slots

@@ -1,8 +1,9 @@
 """Which processes are running, who started them, and whether they are the ones that were asked for.
 
-Launchers fail quietly (seen): `deepspeed --hostfile /not/there` warns and trains on this machine alone, and so does `colossalai run`
-with a hostfile in which no host is; `accelerate launch --cpu --num_processes 2` starts one process. The command line of the
-launcher is still there to be read, in the job's ancestors, so the job compares.
+Launchers fail quietly (seen): `deepspeed --hostfile /not/there` warns and trains on this machine alone, and
+so does `colossalai run` with a hostfile in which no host is; `accelerate launch --cpu --num_processes 2`
+starts one process. The command line of the launcher is still there to be read, in the job's ancestors, so the
+job compares.
 """
 
 import datetime
@@ -23,7 +24,8 @@ _COLOSSALAI_FILTERS = ("--include", "--exclude", "--num_nodes")
 _SECONDS_TO_WAIT = 600
 _SECONDS_TO_LET_GO = 0.25
 _SRUN = (
-    "give them torchrun's names: srun bash -c 'RANK=$SLURM_PROCID WORLD_SIZE=$SLURM_NTASKS LOCAL_RANK=$SLURM_LOCALID "
+    "give them torchrun's names: srun bash -c 'RANK=$SLURM_PROCID WORLD_SIZE=$SLURM_NTASKS "
+    "LOCAL_RANK=$SLURM_LOCALID "
     "MASTER_ADDR=FIRST_HOST MASTER_PORT=29500 exec python RECIPE.py'"
 )
 
@@ -39,7 +41,8 @@ class World:
 
 
 def detect_world(environment: Mapping[str, str] = os.environ, parent: Sequence[str] | None = None) -> World:
-    """From the variables that every launcher sets (torchrun's names). Raises LaunchError if they contradict each other.
+    """From the variables that every launcher sets (torchrun's names). Raises LaunchError if they contradict
+    each other.
 
     `parent` is the command line of the process's parent (read from the system if not given).
     """
@@ -60,7 +63,8 @@ def detect_world(environment: Mapping[str, str] = os.environ, parent: Sequence[s
         )
     if not 0 <= rank < world_size:
         raise LaunchError(
-            f"RANK={rank} of WORLD_SIZE={world_size}: unset both for one process, or start the script by a launcher"
+            f"RANK={rank} of WORLD_SIZE={world_size}: unset both for one process, or start the script by a "
+            "launcher"
         )
     if "CROSS_RANK" in environment or "DS_ACCELERATOR_LAUNCHED" in environment:
         launcher = "deepspeed"
@@ -72,7 +76,9 @@ def detect_world(environment: Mapping[str, str] = os.environ, parent: Sequence[s
 
 
 def _started_by_colossalai(environment: Mapping[str, str], parent: Sequence[str] | None) -> bool:
-    """`colossalai run` starts torchrun on every host, and leaves the same two traces on all: a variable, and how torchrun was called."""
+    """`colossalai run` starts torchrun on every host, and leaves the same two traces on all: a variable, and
+    how torchrun was called.
+    """
     if environment.get("CUDA_DEVICE_MAX_CONNECTIONS") != "1":
         return False
     command = next(ancestor_commands(), []) if parent is None else parent
@@ -83,14 +89,17 @@ def _started_by_colossalai(environment: Mapping[str, str], parent: Sequence[str]
 def check_asked_for(
     world: World, expected_world_size: int, commands: Sequence[Sequence[str]] | None = None
 ) -> None:
-    """Raises LaunchError where the world is not the one that the recipe or a launcher's command line asked for.
+    """Raises LaunchError where the world is not the one that the recipe or a launcher's command line asked
+    for.
 
-    `commands` are the command lines of the process's ancestors, nearest first (read from the system if not given).
+    `commands` are the command lines of the process's ancestors, nearest first (read from the system if not
+    given).
     """
     if expected_world_size and expected_world_size != world.world_size:
         raise LaunchError(
             f"world_size={expected_world_size} was asked for, but {world.world_size} "
-            f"{'process runs' if world.world_size == 1 else 'processes run'}: check the launcher's --hostfile and number of processes"
+            f"{'process runs' if world.world_size == 1 else 'processes run'}: check the launcher's "
+            "--hostfile and number of processes"
         )
     for command in ancestor_commands() if commands is None else commands:
         names = [Path(word).name for word in command[:4]]
@@ -108,7 +117,8 @@ def _check_deepspeed(world: World, command: Sequence[str]) -> None:
         return
     if not Path(hostfile).is_file():
         raise LaunchError(
-            f"--hostfile {hostfile}: no such file, and deepspeed went on with this machine alone; give the path of a hostfile"
+            f"--hostfile {hostfile}: no such file, and deepspeed went on with this machine alone; give the "
+            "path of a hostfile"
         )
     try:
         slots = read_hostfile(hostfile).gpus
@@ -117,7 +127,8 @@ def _check_deepspeed(world: World, command: Sequence[str]) -> None:
     filtered = _option(command, *_DEEPSPEED_FILTERS) is not None
     if slots != world.world_size and not filtered:
         raise LaunchError(
-            f"--hostfile {hostfile} has {slots} slots, but {world.world_size} ranks run; see the launcher's warnings above"
+            f"--hostfile {hostfile} has {slots} slots, but {world.world_size} ranks run; see the launcher's "
+            "warnings above"
         )
 
 
@@ -134,7 +145,8 @@ def _check_colossalai(world: World, command: Sequence[str]) -> None:
     filtered = _option(command, *_COLOSSALAI_FILTERS) is not None
     if ranks != world.world_size and not filtered:
         raise LaunchError(
-            f"--hostfile {hostfile} with --nproc_per_node {per_host} asks for {ranks} ranks, but {world.world_size} run; "
+            f"--hostfile {hostfile} with --nproc_per_node {per_host} asks for {ranks} ranks, but "
+            f"{world.world_size} run; "
             "see what colossalai run printed above"
         )
 
@@ -145,13 +157,16 @@ def _check_accelerate(world: World, command: Sequence[str]) -> None:
         return
     raise LaunchError(
         f"accelerate launch --num_processes {asked} started {world.world_size} process(es). "
-        f"{asked} ranks on CPUs: accelerate launch --multi_gpu --num_processes {asked} SCRIPT (without --cpu; no GPU is needed), "
+        f"{asked} ranks on CPUs: accelerate launch --multi_gpu --num_processes {asked} SCRIPT (without "
+        "--cpu; no GPU is needed), "
         f"or torchrun --nproc_per_node {asked} SCRIPT"
     )
 
 
 def _option(command: Sequence[str], *names: str) -> str | None:
-    """The value of an option in `--name value` or `--name=value` form; only what stands before the script is the launcher's."""
+    """The value of an option in `--name value` or `--name=value` form; only what stands before the script is
+    the launcher's.
+    """
     for position, word in enumerate(command[2:], 2):
         name, separator, value = word.partition("=")
         if name in names:
@@ -162,7 +177,9 @@ def _option(command: Sequence[str], *names: str) -> str | None:
 
 
 def ancestor_commands() -> Iterator[list[str]]:
-    """The command lines of this process's ancestors, nearest first; none where the system does not tell (no /proc)."""
+    """The command lines of this process's ancestors, nearest first; none where the system does not tell (no
+    /proc).
+    """
     pid = os.getppid()
     while pid > 1:
         try:
@@ -180,7 +197,8 @@ def device_type() -> str:
 
 
 def start_process_group(world: World) -> torch.device:
-    """Joins the other ranks (alone: a group of one, so that the code is the same) and returns this rank's device.
+    """Joins the other ranks (alone: a group of one, so that the code is the same) and returns this rank's
+    device.
 
     Raises LaunchError if the others do not come within ten minutes.
     """
@@ -211,7 +229,8 @@ def check_same_on_all_ranks(examples: int, what: str) -> None:
     newest, oldest = int(positions[0]), -int(positions[1])
     if newest != oldest:
         raise LaunchError(
-            f"{what} holds a checkpoint after {newest} examples for some ranks and after {oldest} for others: "
+            f"{what} holds a checkpoint after {newest} examples for some ranks and after {oldest} for "
+            "others: "
             "it must lie on a file system that all hosts share"
         )
 
@@ -219,9 +238,10 @@ def check_same_on_all_ranks(examples: int, what: str) -> None:
 def leave_process_group() -> None:
     """Ends the exchange threads, if there are any, before the interpreter goes, which would otherwise abort.
 
-    A thread of gloo lets go of the last exchange's tensor after the exchange is done, and needs the interpreter's lock for that. Groups
-    that nothing refers to any more end their threads here; those that DeepSpeed keeps do not, so the lock is theirs for a moment: one
-    that asked for it while the interpreter went aborted one in ten ends of `tools.verify` under ZeRO-2.
+    A thread of gloo lets go of the last exchange's tensor after the exchange is done, and needs the
+    interpreter's lock for that. Groups that nothing refers to any more end their threads here; those that
+    DeepSpeed keeps do not, so the lock is theirs for a moment: one that asked for it while the interpreter
+    went aborted one in ten ends of `tools.verify` under ZeRO-2.
     """
     if dist.is_initialized():
         dist.destroy_process_group()
@@ -229,12 +249,16 @@ def leave_process_group() -> None:
 
 
 def let_exchanges_end() -> None:
-    """Leaves the interpreter to the exchange threads for a moment; for an end by an error, where the group itself may be beyond ending."""
+    """Leaves the interpreter to the exchange threads for a moment; for an end by an error, where the group
+    itself may be beyond ending.
+    """
     time.sleep(_SECONDS_TO_LET_GO)
 
 
 def _share_cores() -> None:
-    """Divides this machine's cores among its ranks. torchrun sets one thread per rank; deepspeed leaves every rank with all cores."""
+    """Divides this machine's cores among its ranks. torchrun sets one thread per rank; deepspeed leaves every
+    rank with all cores.
+    """
     ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("LOCAL_SIZE", 1)))
     if ranks_here > 1 and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // ranks_here))

@@ -1,4 +1,6 @@
-"""What a run measures of itself while it trains, one file each. A new meter takes its place in the list below; the loop stays as it is."""
+"""What a run measures of itself while it trains, one file each. A new meter takes its place in the list
+below; the loop stays as it is.
+"""
 
 from collections.abc import Iterable
 

@@ -1,4 +1,5 @@
-"""How far the weights have moved: Hoffer et al. 2017 ("Train longer, generalize better", section 3) saw log(steps) growth at first.
+"""How far the weights have moved: Hoffer et al. 2017 ("Train longer, generalize better", section 3) saw
+log(steps) growth at first.
 
 Cost: a copy of the initial weights on the device, one read of both for every logged row.
 """
@@ -16,7 +17,9 @@ from lbtrain.tasks import build_model
 
 
 class DistanceMonitor(Monitor):
-    """Measures if the recipe says so. The initial weights are the recipe's own, so that a resumed run has them again."""
+    """Measures if the recipe says so. The initial weights are the recipe's own, so that a resumed run has
+    them again.
+    """
 
     def __init__(self, recipe: Recipe, engine: Engine):
         self.start: list[torch.Tensor] = []

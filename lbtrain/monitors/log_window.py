@@ -44,7 +44,9 @@ class LogWindow(Monitor):
         self.started += time.perf_counter() - entered
 
     def before_backward(self, seen: MicroStep) -> None:
-        """Losses are means over a micro-batch. Weighted by its images, a row that spans a change of the batch is right."""
+        """Losses are means over a micro-batch. Weighted by its images, a row that spans a change of the batch
+        is right.
+        """
         images = seen.phase.split.micro_batch_size
         for name, value in {"loss": seen.loss, **seen.parts}.items():
             self.sums[name] = value.detach() * images + self.sums.get(name, 0)

@@ -2,14 +2,16 @@
 
 A measured step needs squared gradient norms at two batch sizes:
 
-- small: each micro-batch's own gradient on its own rank, seen by hooks on the parameters before it is added up or exchanged. Their
-  average over passes and ranks does not depend on how the batch is cut into them. A step of a single micro-batch on one rank has none:
-  there, part of the batch is passed through a second time;
-- large: the step's reduced gradient before clipping: `p.grad` where an engine holds whole layers. ZeRO 1 to 3 hand their slices, clipped,
-  to the inner optimizer: there it is read, clipping undone, and added up over ranks.
+- small: each micro-batch's own gradient on its own rank, seen by hooks on the parameters before it is added
+  up or exchanged. Their average over passes and ranks does not depend on how the batch is cut into them. A
+  step of a single micro-batch on one rank has none: there, part of the batch is passed through a second time;
+- large: the step's reduced gradient before clipping: `p.grad` where an engine holds whole layers. ZeRO 1 to 3
+  hand their slices, clipped, to the inner optimizer: there it is read, clipping undone, and added up over
+  ranks.
 
 The loss scale of fp16 and the division by the window's length are read from the gradient of the loss itself.
-Cost: on a measured step one more read of every micro-batch's gradient, and one exchange of two numbers a layer.
+Cost: on a measured step one more read of every micro-batch's gradient, and one exchange of two numbers a
+layer.
 """
 
 import math
@@ -132,7 +134,9 @@ class NoiseMonitor(Monitor):
             )
 
     def _of_a_part(self, part: Any) -> Tensor:
-        """Squared norms [layers] of the gradient of `part` alone; batch statistics and random draws are as if it had not been passed."""
+        """Squared norms [layers] of the gradient of `part` alone; batch statistics and random draws are as if
+        it had not been passed.
+        """
         module: nn.Module = self.engine.module
         dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.plan.precision)
         devices = [self.engine.device] if self.engine.device.type == "cuda" else []
@@ -148,12 +152,16 @@ class NoiseMonitor(Monitor):
 
 
 def _first(batch: Any, count: int) -> Any:
-    """The first examples of a batch: of each of its parts where it is a tuple of tensors, of the batch itself where it can be sliced."""
+    """The first examples of a batch: of each of its parts where it is a tuple of tensors, of the batch itself
+    where it can be sliced.
+    """
     return tuple(part[:count] for part in batch) if isinstance(batch, tuple) else batch[:count]
 
 
 def small_part(batch_size: int, unit: int) -> int:
-    """Examples of a batch that are passed a second time: about a quarter, in whole units; the batch where it is a single one."""
+    """Examples of a batch that are passed a second time: about a quarter, in whole units; the batch where it
+    is a single one.
+    """
     return max(unit, batch_size // 4 // unit * unit)
 
 
@@ -164,13 +172,15 @@ class _Step:
         self.small = torch.zeros(len(parameters), dtype=torch.float64, device=parameters[0].device)
         self.large, self.weights = torch.zeros_like(self.small), torch.zeros_like(self.small)
         self.small_batch, self.large_batch = phase.split.micro_batch_size, phase.batch_size
-        # Of one pass. Made beforehand: small tensors that stay, between the large ones of a backward pass that go, break up the heap, and
-        # the pages that the next pass then has to ask for anew cost more than all that is measured here.
+        # Of one pass. Made beforehand: small tensors that stay, between the large ones of a backward pass
+        # that go, break up the heap, and the pages that the next pass then has to ask for anew cost more than
+        # all that is measured here.
         self.squares = torch.zeros(len(parameters), device=parameters[0].device)
         self.passes = 0
         self.loss_gradient = torch.ones(())
         self.hooked = hooked
-        # On the parameter, not on its accumulator: so a hook sees this pass's gradient, before it is added to another or sent.
+        # On the parameter, not on its accumulator: so a hook sees this pass's gradient, before it is added to
+        # another or sent.
         slots = zip(parameters, self.squares.unbind(), strict=True)
         self.handles = (
             [p.register_hook(partial(squared_norm_into, slot)) for p, slot in slots] if hooked else []
@@ -200,7 +210,9 @@ class _Step:
 
 
 class _SlicedGradients:
-    """The reduced gradient as ZeRO gives it to the inner optimizer: in slices, clipped. Squares [layers] of what lies on this rank."""
+    """The reduced gradient as ZeRO gives it to the inner optimizer: in slices, clipped. Squares [layers] of
+    what lies on this rank.
+    """
 
     def __init__(
         self,

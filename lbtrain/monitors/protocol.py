@@ -26,7 +26,9 @@ class MicroStep:
 
 @dataclass(frozen=True)
 class StepResult:
-    """A step that has been made with learning rate `lr`, cut as `phase` says, and where the run stands after it."""
+    """A step that has been made with learning rate `lr`, cut as `phase` says, and where the run stands after
+    it.
+    """
 
     progress: Progress
     phase: Phase
@@ -34,7 +36,8 @@ class StepResult:
 
 
 class Monitor:
-    """Measures a run and changes nothing in it. Every rank has it and calls it at the same points, so what gives rows may be collective.
+    """Measures a run and changes nothing in it. Every rank has it and calls it at the same points, so what
+    gives rows may be collective.
 
     A subclass overrides the points that it needs. In the first two nothing may wait for the device.
     """

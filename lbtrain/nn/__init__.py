@@ -1,4 +1,6 @@
-"""Layers and models that large-batch recipes need and timm does not have. Importing this package registers the models with timm."""
+"""Layers and models that large-batch recipes need and timm does not have. Importing this package registers
+the models with timm.
+"""
 
 from lbtrain.nn import alexnet, cifar_resnet, wide_resnet
 from lbtrain.nn.ghost_bn import (

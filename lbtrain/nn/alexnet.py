@@ -1,14 +1,19 @@
-"""AlexNet as the large-batch papers used it, with batch norm in two forms, and a reduced one for images of 32 x 32 pixels.
+"""AlexNet as the large-batch papers used it, with batch norm in two forms, and a reduced one for images of 32
+x 32 pixels.
 
-- `alexnet`: Krizhevsky et al. 2012 in the form of Caffe's bvlc_alexnet, which You et al. 2017 trained: local response norm after the
-  first two convolutions, convolutions 2, 4 and 5 in two groups, dropout, the weights' and biases' initial values from there. At its 227
-  pixels a side it has 60,965,224 parameters. Caffe's doubled learning rate of biases is left out, as the recipes have one rate. It is made
-  for pixels of 0 to 255 less their mean (`data.augmentation=alexnet`): of inputs divided by their standard deviation too the local response
-  norm takes nothing, and the first layer's gradient is a twentieth of that in You et al. 2017, table 2.
-- `alexnet_bn`: the same with the two local response norms replaced by batch norm (You et al. 2017, section 3, read literally).
-- `reduced_alexnet`: Masters & Luschi 2018, section 3.1: 5 x 5 and 3 x 3 convolutions of stride 1 and two hidden layers of 256 units. The
-  pools lie where AlexNet has them, which the paper does not say. `batch_norm="conv"` puts one behind every convolution (their Figure 6),
-  `"all"` behind the hidden layers too (Figure 5); no dropout.
+- `alexnet`: Krizhevsky et al. 2012 in the form of Caffe's bvlc_alexnet, which You et al. 2017 trained: local
+  response norm after the first two convolutions, convolutions 2, 4 and 5 in two groups, dropout, the weights'
+  and biases' initial values from there. At its 227 pixels a side it has 60,965,224 parameters. Caffe's
+  doubled learning rate of biases is left out, as the recipes have one rate. It is made for pixels of 0 to 255
+  less their mean (`data.augmentation=alexnet`): of inputs divided by their standard deviation too the local
+  response norm takes nothing, and the first layer's gradient is a twentieth of that in You et al. 2017, table
+  2.
+- `alexnet_bn`: the same with the two local response norms replaced by batch norm (You et al. 2017, section 3,
+  read literally).
+- `reduced_alexnet`: Masters & Luschi 2018, section 3.1: 5 x 5 and 3 x 3 convolutions of stride 1 and two
+  hidden layers of 256 units. The pools lie where AlexNet has them, which the paper does not say.
+  `batch_norm="conv"` puts one behind every convolution (their Figure 6), `"all"` behind the hidden layers too
+  (Figure 5); no dropout.
 """
 
 from collections.abc import Iterator
@@ -19,7 +24,9 @@ from torch import Tensor, nn
 
 
 class AlexNet(nn.Module):
-    """(images, in_chans, height, width) -> (images, num_classes) scores. `hidden`: units of the two hidden layers."""
+    """(images, in_chans, height, width) -> (images, num_classes) scores. `hidden`: units of the two hidden
+    layers.
+    """
 
     def __init__(
         self, num_classes: int = 1000, in_chans: int = 3, batch_norm: bool = False, hidden: int = 4096
@@ -32,7 +39,8 @@ class AlexNet(nn.Module):
             nn.Conv2d(256, 384, 3, padding=1), nn.ReLU(inplace=True),
             nn.Conv2d(384, 384, 3, padding=1, groups=2), nn.ReLU(inplace=True),
             nn.Conv2d(384, 256, 3, padding=1, groups=2), nn.ReLU(inplace=True),
-            nn.AdaptiveMaxPool2d(6),  # from 13 x 13, at 227 pixels, the 3 x 3 pool of stride 2; other sizes are taken too
+            # from 13 x 13, at 227 pixels, the 3 x 3 pool of stride 2; other sizes are taken too
+            nn.AdaptiveMaxPool2d(6),
         )  # fmt: skip
         self.hidden = nn.Sequential(
             nn.Flatten(), nn.Linear(256 * 6 * 6, hidden), nn.ReLU(inplace=True), nn.Dropout(0.5),
@@ -60,7 +68,9 @@ def _norm(channels: int, batch_norm: bool) -> nn.Module:
 
 
 class ReducedAlexNet(nn.Module):
-    """(images, in_chans, 32, 32) -> (images, num_classes) scores; `batch_norm`: none, conv or all. Other sizes from 16 pixels a side on."""
+    """(images, in_chans, 32, 32) -> (images, num_classes) scores; `batch_norm`: none, conv or all. Other
+    sizes from 16 pixels a side on.
+    """
 
     def __init__(self, num_classes: int = 10, in_chans: int = 3, batch_norm: str = "none"):
         super().__init__()

@@ -1,8 +1,10 @@
-"""Residual networks of the CIFAR kind: 6n + 2 layers, three stages of 16, 32 and 64 channels, shortcuts without parameters.
+"""Residual networks of the CIFAR kind: 6n + 2 layers, three stages of 16, 32 and 64 channels, shortcuts
+without parameters.
 
-Source: He et al. 2016, "Deep Residual Learning", section 4.2 (option A shortcuts); the last gamma of each block starts at 0
-(Goyal et al. 2017, section 5.1). The networks serve any small image, the 8 x 8 digits included. `batch_norm=False` leaves batch norm
-out and gives the convolutions biases (Masters & Luschi 2018, section 3.2).
+Source: He et al. 2016, "Deep Residual Learning", section 4.2 (option A shortcuts); the last gamma of each
+block starts at 0 (Goyal et al. 2017, section 5.1). The networks serve any small image, the 8 x 8 digits
+included. `batch_norm=False` leaves batch norm out and gives the convolutions biases (Masters & Luschi 2018,
+section 3.2).
 """
 
 import itertools
@@ -15,7 +17,9 @@ from torch import Tensor, nn
 
 
 class BasicBlock(nn.Module):
-    """Two 3 x 3 convolutions and a shortcut: (images, in_channels, h, w) -> (images, channels, h / stride, w / stride)."""
+    """Two 3 x 3 convolutions and a shortcut: (images, in_channels, h, w) -> (images, channels, h / stride, w
+    / stride).
+    """
 
     def __init__(self, in_channels: int, channels: int, stride: int, batch_norm: bool):
         super().__init__()

@@ -1,19 +1,22 @@
-"""Ghost batch norm: statistics over a fixed number of images, whatever the batch, the micro-batch or the number of ranks.
+"""Ghost batch norm: statistics over a fixed number of images, whatever the batch, the micro-batch or the
+number of ranks.
 
-Source: Hoffer et al. 2017, "Train longer, generalize better", section 4 and algorithm 1; Goyal et al. 2017, section 2.3 and remark 3 call
-the same number the per-worker minibatch n and keep it fixed because it is part of the loss.
+Source: Hoffer et al. 2017, "Train longer, generalize better", section 4 and algorithm 1; Goyal et al. 2017,
+section 2.3 and remark 3 call the same number the per-worker minibatch n and keep it fixed because it is part
+of the loss.
 
 Two things go beyond the papers, so that a run does not depend on how it is cut:
 
-- the running statistics move once per optimizer step, by the average over all ghost batches of that step on all ranks
-  (`GhostStatistics`), not once per forward pass by the local ones;
-- a ghost batch larger than a rank's micro-batch spans several ranks, which then exchange their sums (synchronised batch norm).
+- the running statistics move once per optimizer step, by the average over all ghost batches of that step on
+  all ranks (`GhostStatistics`), not once per forward pass by the local ones;
+- a ghost batch larger than a rank's micro-batch spans several ranks, which then exchange their sums
+  (synchronised batch norm).
 
-Cost: a micro-batch of one ghost batch is one `F.batch_norm` call, as in plain batch norm. More ghost batches are as many calls and one
-copy of the activations (on a GPU, where they are many: one call and two copies). A ghost batch over several ranks adds one small exchange
-in forward and one in backward per layer.
-Limits: a ghost batch must hold a whole number of micro-batches or the other way round; recomputing the forward pass (activation
-checkpointing) would count a ghost batch twice.
+Cost: a micro-batch of one ghost batch is one `F.batch_norm` call, as in plain batch norm. More ghost batches
+are as many calls and one copy of the activations (on a GPU, where they are many: one call and two copies). A
+ghost batch over several ranks adds one small exchange in forward and one in backward per layer.
+Limits: a ghost batch must hold a whole number of micro-batches or the other way round; recomputing the
+forward pass (activation checkpointing) would count a ghost batch twice.
 """
 
 import functools
@@ -25,11 +28,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 _SEPARATE_GHOSTS = 4
-"""Ghost batches per micro-batch up to which a GPU gets one call each. Beyond, starting the calls would take longer than their work."""
+"""Ghost batches per micro-batch up to which a GPU gets one call each. Beyond, starting the calls would take
+longer than their work.
+"""
 
 
 class _GhostBatchNorm(nn.modules.batchnorm._BatchNorm):
-    """Batch norm over chunks of `ghost_size` images in training, plain batch norm in evaluation. Same state-dict keys as batch norm."""
+    """Batch norm over chunks of `ghost_size` images in training, plain batch norm in evaluation. Same
+    state-dict keys as batch norm.
+    """
 
     ghost_size: int
     group: dist.ProcessGroup | None
@@ -47,7 +54,8 @@ class _GhostBatchNorm(nn.modules.batchnorm._BatchNorm):
             )
         if self.momentum is None:
             raise ValueError(
-                "ghost batch norm averages its statistics exponentially: build the layer with a momentum, such as 0.1"
+                "ghost batch norm averages its statistics exponentially: build the layer with a momentum, "
+                "such as 0.1"
             )
         self.ghost_size = ghost_size
         self.group = group
@@ -56,7 +64,9 @@ class _GhostBatchNorm(nn.modules.batchnorm._BatchNorm):
         self.register_buffer("step_var", torch.zeros_like(self.running_mean), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: (images, channels, ...); in training the images are a whole number of ghost batches, or this rank's share of one."""
+        """x: (images, channels, ...); in training the images are a whole number of ghost batches, or this
+        rank's share of one.
+        """
         self._check_input_dim(x)
         return self._normalise(x)
 
@@ -69,7 +79,8 @@ class _GhostBatchNorm(nn.modules.batchnorm._BatchNorm):
             return self._normalise_over_ranks(x)
         if x.shape[0] % self.ghost_size:
             raise ValueError(
-                f"a micro-batch of {x.shape[0]} images holds no whole number of ghost batches of {self.ghost_size}"
+                f"a micro-batch of {x.shape[0]} images holds no whole number of ghost batches of "
+                f"{self.ghost_size}"
             )
         if x.shape[0] == self.ghost_size:
             return self._normalise_ghost(x)
@@ -78,7 +89,8 @@ class _GhostBatchNorm(nn.modules.batchnorm._BatchNorm):
         return torch.cat([self._normalise_ghost(ghost) for ghost in x.split(self.ghost_size)])
 
     def _normalise_ghost(self, x: Tensor) -> Tensor:
-        # A momentum of 1/k makes the step's buffers the plain average over the k ghost batches seen in this step.
+        # A momentum of 1/k makes the step's buffers the plain average over the k ghost batches seen in this
+        # step.
         self.ghosts_seen += 1
         return F.batch_norm(
             x, self.step_mean, self.step_var, self.weight, self.bias, True, 1 / self.ghosts_seen, self.eps
@@ -124,7 +136,9 @@ class GhostBatchNorm2d(_GhostBatchNorm, nn.BatchNorm2d):
 
 
 class _SyncNormalise(torch.autograd.Function):
-    """(x - mean) / sqrt(var + eps) with the statistics of all ranks of a group; every rank holds equally many images."""
+    """(x - mean) / sqrt(var + eps) with the statistics of all ranks of a group; every rank holds equally many
+    images.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, eps: float, group: dist.ProcessGroup) -> tuple[Tensor, Tensor, Tensor]:
@@ -165,11 +179,12 @@ class _SyncNormalise(torch.autograd.Function):
 def convert_to_ghost_batch_norm(
     model: nn.Module, ghost_size: int, *, momentum: float | None = None, ranks_per_ghost: int = 1
 ) -> nn.Module:
-    """Turn every batch-norm layer of `model` into its ghost form, in place; weights, buffers and state-dict keys stay.
+    """Turn every batch-norm layer of `model` into its ghost form, in place; weights, buffers and state-dict
+    keys stay.
 
     `momentum`: weight of a step's statistics in the running ones; None leaves each layer its own.
-    `ranks_per_ghost` > 1: a ghost batch spans that many neighbouring ranks (collective: every rank must call this).
-    Raises ValueError for a kind of batch norm whose forward pass this module does not know.
+    `ranks_per_ghost` > 1: a ghost batch spans that many neighbouring ranks (collective: every rank must call
+    this). Raises ValueError for a kind of batch norm whose forward pass this module does not know.
     """
     group = _ghost_group(ranks_per_ghost) if ranks_per_ghost > 1 else None
     for name, module in model.named_modules():
@@ -181,7 +196,9 @@ def convert_to_ghost_batch_norm(
 
 
 def regroup_ghost_batches(model: nn.Module, ranks_per_ghost: int) -> None:
-    """Let a ghost batch span so many neighbouring ranks from the next step on, in a model that was converted. Collective, between steps."""
+    """Let a ghost batch span so many neighbouring ranks from the next step on, in a model that was converted.
+    Collective, between steps.
+    """
     group = _ghost_group(ranks_per_ghost) if ranks_per_ghost > 1 else None
     for module in model.modules():
         if isinstance(module, _GhostBatchNorm):
@@ -207,7 +224,8 @@ def _ghost_class(kind: type, name: str) -> type[_GhostBatchNorm]:
     known = _ghost_kinds()
     if kind not in known:
         raise ValueError(
-            f"{name} is a {kind.__name__}: ghost batch norm knows {', '.join(known_kind.__name__ for known_kind in known)}"
+            f"{name} is a {kind.__name__}: ghost batch norm knows "
+            f"{', '.join(known_kind.__name__ for known_kind in known)}"
         )
     return known[kind]
 
@@ -223,10 +241,12 @@ def _ghost_group(ranks_per_ghost: int) -> Any:
 
 
 class GhostStatistics:
-    """Moves a model's running statistics once per optimizer step, by the average over the step's ghost batches on all ranks.
+    """Moves a model's running statistics once per optimizer step, by the average over the step's ghost
+    batches on all ranks.
 
-    `start` after the step's last forward pass sends one flat tensor on its way (2 numbers per channel), so that it travels during
-    the backward pass; `finish` applies it. Both are called by the engines; a plain loop on one process calls them in a row.
+    `start` after the step's last forward pass sends one flat tensor on its way (2 numbers per channel), so
+    that it travels during the backward pass; `finish` applies it. Both are called by the engines; a plain
+    loop on one process calls them in a row.
     """
 
     def __init__(self, model: nn.Module):
@@ -245,7 +265,9 @@ class GhostStatistics:
 
     @torch.no_grad()
     def finish(self) -> None:
-        """Running statistics <- (1 - momentum) running + momentum average; nothing if no forward pass was made."""
+        """Running statistics <- (1 - momentum) running + momentum average; nothing if no forward pass was
+        made.
+        """
         if self._flat is None:
             return
         if self._work is not None:

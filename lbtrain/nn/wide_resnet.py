@@ -1,7 +1,9 @@
-"""Wide residual networks for 32 x 32 images: norm and activation before each convolution, three stages of 16k, 32k and 64k channels.
+"""Wide residual networks for 32 x 32 images: norm and activation before each convolution, three stages of
+16k, 32k and 64k channels.
 
-Source: Zagoruyko & Komodakis 2016, "Wide Residual Networks", table 1 (basic block, no dropout); Smith et al. 2018 train the one of depth 16
-and width 4. Where a block changes stride or channels, its shortcut is a 1 x 1 convolution of the activated input.
+Source: Zagoruyko & Komodakis 2016, "Wide Residual Networks", table 1 (basic block, no dropout); Smith et al.
+2018 train the one of depth 16 and width 4. Where a block changes stride or channels, its shortcut is a 1 x 1
+convolution of the activated input.
 """
 
 from typing import Any
@@ -13,7 +15,9 @@ from torch import Tensor, nn
 
 
 class WideBlock(nn.Module):
-    """Two 3 x 3 convolutions and a shortcut: (images, in_channels, h, w) -> (images, channels, h / stride, w / stride)."""
+    """Two 3 x 3 convolutions and a shortcut: (images, in_channels, h, w) -> (images, channels, h / stride, w
+    / stride).
+    """
 
     def __init__(self, in_channels: int, channels: int, stride: int):
         super().__init__()

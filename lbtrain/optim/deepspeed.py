@@ -2,15 +2,21 @@
 
 What it does to the parameter groups (0.19.8), and where it says so:
 
-=================  =======================================================  =========================================================
+=================  =======================================================
+=========================================================
 engine.optimizer   each group's `params` become                             where the layers lie
-=================  =======================================================  =========================================================
+=================  =======================================================
+=========================================================
 the optimizer      (stage 0 in fp32 or autocast) stay whole layers
-FP16_Unfused...    (stage 0, half weights) fp32 copies of whole layers      refused: it steps the optimizer before it can be bound
-BF16_Optimizer     (stage 1, bf16) this rank's cut of one flat tensor       `parameter._hp_mapping`: place in the cut, place in the layer
-stages 1 and 2     the same                                                 the same; None where this rank holds none of the layer
-stage 3            a cut of every layer, one after the other, padded        `fp16_groups[s]`, each of length `partition_numel()`
-=================  =======================================================  =========================================================
+FP16_Unfused...    (stage 0, half weights) fp32 copies of whole layers      refused: it steps the optimizer
+before it can be bound
+BF16_Optimizer     (stage 1, bf16) this rank's cut of one flat tensor       `parameter._hp_mapping`: place in
+the cut, place in the layer
+stages 1 and 2     the same                                                 the same; None where this rank
+holds none of the layer
+stage 3            a cut of every layer, one after the other, padded        `fp16_groups[s]`, each of length
+`partition_numel()` =================  =======================================================
+=========================================================
 
 `sharding.Shards` checks that this is so.
 """
@@ -30,7 +36,8 @@ from .sharding import FlatTensor, Shard, Shards
 
 
 def bind_deepspeed(optimizer: torch.optim.Optimizer, engine: Any) -> None:
-    """Tell LARS or LAMB where DeepSpeed has put its layers. Call it on every rank, right after `deepspeed.initialize`, at any ZeRO stage.
+    """Tell LARS or LAMB where DeepSpeed has put its layers. Call it on every rank, right after
+    `deepspeed.initialize`, at any ZeRO stage.
 
     Optimizers that treat every element alike (torch.optim.SGD) need nothing and are left as they are.
     Raises `UnsupportedSharding` on every rank if the layout is not one that is understood.
@@ -51,11 +58,13 @@ def deepspeed_shards(engine: Any) -> Shards:
     for switch in ("cpu_offload", "offload_optimizer", "swap_optimizer", "zenflow", "has_moe_layers"):
         if getattr(zero, switch, False):
             raise UnsupportedSharding(
-                f"LARS and LAMB do not support DeepSpeed's {switch}; turn it off in the DeepSpeed configuration"
+                f"LARS and LAMB do not support DeepSpeed's {switch}; turn it off in the DeepSpeed "
+                "configuration"
             )
     if getattr(zero, "model_parallel_group", None) is not None:
         raise UnsupportedSharding(
-            "LARS and LAMB do not support model parallelism: layer norms are added over data-parallel ranks only"
+            "LARS and LAMB do not support model parallelism: layer norms are added over data-parallel ranks "
+            "only"
         )
     try:
         flats = list(

@@ -1,8 +1,9 @@
 """Which parameters are decayed, and which take a layer-wise step: two filters that are set apart.
 
-Weight decay on norm parameters and biases costs accuracy at large batches (Goyal et al. 2017, section 5.3; Hoffer et al. 2019), and
-so does adapting their learning rate (0.7 to 1.9 points in public LARS reproductions). Both filters hold them back by default, but a
-parameter may be decayed and not adapted, or the other way about.
+Weight decay on norm parameters and biases costs accuracy at large batches (Goyal et al. 2017, section 5.3;
+Hoffer et al. 2019), and so does adapting their learning rate (0.7 to 1.9 points in public LARS
+reproductions). Both filters hold them back by default, but a parameter may be decayed and not adapted, or the
+other way about.
 """
 
 import difflib
@@ -32,11 +33,13 @@ def parameter_groups(
     no_decay: Sequence[str] = KINDS,
     no_trust_ratio: Sequence[str] = KINDS,
 ) -> list[dict[str, Any]]:
-    """Cut the trainable parameters of `model` into at most four torch parameter groups: decayed or not, adapted or not.
+    """Cut the trainable parameters of `model` into at most four torch parameter groups: decayed or not,
+    adapted or not.
 
-    An entry of `no_decay` or `no_trust_ratio` is `norm` (every parameter of a normalisation layer), `bias` (every parameter called bias)
-    or a pattern for whole parameter names (`head.*`). The groups carry `params`, `param_names`, `weight_decay` and `adapt`; they keep
-    the model's order; a tied parameter is in one group, once, under its first name. Works on a model on the meta device.
+    An entry of `no_decay` or `no_trust_ratio` is `norm` (every parameter of a normalisation layer), `bias`
+    (every parameter called bias) or a pattern for whole parameter names (`head.*`). The groups carry
+    `params`, `param_names`, `weight_decay` and `adapt`; they keep the model's order; a tied parameter is in
+    one group, once, under its first name. Works on a model on the meta device.
     """
     parameters = dict(_trainable(model))
     groups: dict[tuple[bool, bool], dict[str, Any]] = {}
@@ -60,7 +63,8 @@ def parameter_roles(
     names = [name for name, _ in _trainable(model)]
     if not names:
         raise ValueError(
-            "the model has no trainable parameter: nothing to optimize. Set requires_grad_(True) on some of them"
+            "the model has no trainable parameter: nothing to optimize. Set requires_grad_(True) on some of "
+            "them"
         )
     norms = _norm_parameter_names(model)
     undecayed, unadapted = _matching(no_decay, names, norms), _matching(no_trust_ratio, names, norms)
@@ -108,5 +112,6 @@ def _norm_parameter_names(model: nn.Module) -> set[str]:
 
 
 def _is_norm(module: nn.Module) -> bool:
-    # By name, along the bases: torch's norms have no common base, and timm and users add their own (but a NormFreeBlock is none).
+    # By name, along the bases: torch's norms have no common base, and timm and users add their own (but a
+    # NormFreeBlock is none).
     return any(re.search(r"norm(?!free)", base.__name__, re.IGNORECASE) for base in type(module).__mro__)

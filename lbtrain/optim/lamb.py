@@ -1,4 +1,6 @@
-"""LAMB (You et al. 2019, "Large Batch Optimization for Deep Learning: Training BERT in 76 minutes", arXiv:1904.00962) and variants."""
+"""LAMB (You et al. 2019, "Large Batch Optimization for Deep Learning: Training BERT in 76 minutes",
+arXiv:1904.00962) and variants.
+"""
 
 from typing import Any
 
@@ -10,24 +12,27 @@ from .norms import lie_alike
 
 
 class LAMB(LayerwiseOptimizer):
-    r"""Adam's direction, decoupled weight decay, and a step for each layer in proportion to the norm of its weights.
+    r"""Adam's direction, decoupled weight decay, and a step for each layer in proportion to the norm of its
+    weights.
 
-    With w weights, g gradient, wd weight decay, b1 and b2 = betas, t steps taken, for each layer l (algorithm 2):
+    With w weights, g gradient, wd weight decay, b1 and b2 = betas, t steps taken, for each layer l (algorithm
+    2):
 
         a <- b1 * a + (1 - b1) * g                      c <- b2 * c + (1 - b2) * g^2
         a' = a / (1 - b1^t)                             c' = c / (1 - b2^t)
         u  = a' / (sqrt(c') + eps) + wd * w
         w <- w - lr * ratio_l * u                       ratio_l = phi(|w_l|) / |u_l|,  phi the identity
 
-    bias_correction=False: a' = a, c' = c (a first step of (1 - b1) / sqrt(1 - b2) times the corrected direction).
-    trust_clip=k (timm's LAMBC: 1): ratio_l <- min(ratio_l, k). 0: none.
+    bias_correction=False: a' = a, c' = c (a first step of (1 - b1) / sqrt(1 - b2) times the corrected
+    direction). trust_clip=k (timm's LAMBC: 1): ratio_l <- min(ratio_l, k). 0: none.
 
-    Groups with "use_trust_ratio" false take ratio 1: Adam with decoupled weight decay. The global gradient norm is not clipped here (NVIDIA's
-    FusedLAMB and timm's Lamb do, to 1 by default): clipping is the engine's. The step count is the group's: under ZeRO a group has
-    one, so that a parameter which gets its first gradient late has the group's count too. What happens at w=0, g=0, wd=0
-    and lr=0 stands in layerwise.py. State: `step`, `exp_avg`, `exp_avg_sq`.
-    Cost on CPU: one fused pass, one read for the norms, one pass over w and u; a scratch of one round of layers (of the whole slice
-    under sharding) holds u in between.
+    Groups with "use_trust_ratio" false take ratio 1: Adam with decoupled weight decay. The global gradient
+    norm is not clipped here (NVIDIA's FusedLAMB and timm's Lamb do, to 1 by default): clipping is the
+    engine's. The step count is the group's: under ZeRO a group has one, so that a parameter which gets its
+    first gradient late has the group's count too. What happens at w=0, g=0, wd=0 and lr=0 stands in
+    layerwise.py. State: `step`, `exp_avg`, `exp_avg_sq`. Cost on CPU: one fused pass, one read for the norms,
+    one pass over w and u; a scratch of one round of layers (of the whole slice under sharding) holds u in
+    between.
     """
 
     def __init__(
@@ -84,7 +89,8 @@ class LAMB(LayerwiseOptimizer):
 
     def _scratch_like(self, job: Job) -> list[Tensor]:
         weights, sizes = job.weights, [weight.numel() for weight in job.weights]
-        # Whole layers are done with when the next round begins; the groups of a sharded round need theirs at one time.
+        # Whole layers are done with when the next round begins; the groups of a sharded round need theirs at
+        # one time.
         key = (weights[0].dtype, id(job.group) if job.sharded else 0)
         kept = self._scratch.get(key)
         if kept is None or kept.numel() < sum(sizes):
@@ -128,7 +134,8 @@ def _fusable(*tensors: Tensor) -> bool:
 def _fused_directions(job: Job) -> None:
     """Compute u with torch's fused Adam kernel, one call a layer.
 
-    The kernel steps "weights" against the direction: from 0, at rate -1 and without decay, it leaves a' / (sqrt(c') + eps).
+    The kernel steps "weights" against the direction: from 0, at rate -1 and without decay, it leaves a' /
+    (sqrt(c') + eps).
     """
     beta1, beta2 = job.group["betas"]
     weight_decay = job.group["weight_decay"]

@@ -1,4 +1,6 @@
-"""LARS (You, Gitman, Ginsburg 2017, "Large Batch Training of Convolutional Networks", arXiv:1708.03888) and its published variants."""
+"""LARS (You, Gitman, Ginsburg 2017, "Large Batch Training of Convolutional Networks", arXiv:1708.03888) and
+its published variants.
+"""
 
 from typing import Any
 
@@ -17,23 +19,27 @@ class LARS(LayerwiseOptimizer):
 
         ratio_l = trust_coefficient * |w_l| / (|g_l| + wd * |w_l| + eps)
 
-    momentum_scaling="lr_and_trust_ratio" (the paper's algorithm 1): the rate is part of the buffer, so a change of rate reaches the buffer slowly
+    momentum_scaling="lr_and_trust_ratio" (the paper's algorithm 1): the rate is part of the buffer, so a
+    change of rate reaches the buffer slowly
 
         v <- m * v + lr * ratio_l * (g + wd * w)        w <- w - v
         nesterov:                                       w <- w - (m * v + lr * ratio_l * (g + wd * w))
 
-    momentum_scaling="trust_ratio" (torch's SGD, apex, timm): the same at a constant rate; when the rate changes it equals the inside form
-    with Goyal et al.'s momentum correction (2017, remark 2: v scaled by lr_new / lr_old)
+    momentum_scaling="trust_ratio" (torch's SGD, apex, timm): the same at a constant rate; when the rate
+    changes it equals the inside form with Goyal et al.'s momentum correction (2017, remark 2: v scaled by
+    lr_new / lr_old)
 
         u <- m * u + ratio_l * (g + wd * w)             w <- w - lr * u
         nesterov:                                       w <- w - lr * (m * u + ratio_l * (g + wd * w))
 
     trust_clip=c (ColossalAI's Lars: 50): ratio_l <- min(ratio_l, c). 0: none.
-    larc_clip (LARC, NVIDIA apex's apex.parallel.LARC): ratio_l <- min(ratio_l / lr, 1), no layer steps at more than lr.
+    larc_clip (LARC, NVIDIA apex's apex.parallel.LARC): ratio_l <- min(ratio_l / lr, 1), no layer steps at
+    more than lr.
 
-    Groups with "use_trust_ratio" false take ratio 1: SGD with momentum. What happens at w=0, g=0, wd=0 and lr=0 stands in layerwise.py.
-    The published eps is 0; the default keeps a vanishing gradient from a division by zero. State: `momentum_buffer`.
-    Cost on CPU: one read of w and g, then one fused pass (w, g, v read; w, v written); Nesterov's form takes two.
+    Groups with "use_trust_ratio" false take ratio 1: SGD with momentum. What happens at w=0, g=0, wd=0 and
+    lr=0 stands in layerwise.py. The published eps is 0; the default keeps a vanishing gradient from a
+    division by zero. State: `momentum_buffer`. Cost on CPU: one read of w and g, then one fused pass (w, g, v
+    read; w, v written); Nesterov's form takes two.
     """
 
     def __init__(
@@ -58,7 +64,8 @@ class LARS(LayerwiseOptimizer):
         require("trust_clip", trust_clip, at_least=0)
         if momentum_scaling not in ("lr_and_trust_ratio", "trust_ratio"):
             raise ValueError(
-                f"momentum_scaling={momentum_scaling!r} is not known; use 'lr_and_trust_ratio' (You et al.) or 'trust_ratio' (torch's SGD)"
+                f"momentum_scaling={momentum_scaling!r} is not known; use 'lr_and_trust_ratio' (You et al.) "
+                "or 'trust_ratio' (torch's SGD)"
             )
         if nesterov and momentum == 0:
             raise ValueError(
@@ -123,10 +130,12 @@ def _fusable(job: Job, gains: Tensor, rate: float | Tensor) -> bool:
 
 
 def _fused_step(job: Job, gains: Tensor, rate: float) -> None:
-    """Step with torch's fused SGD kernel: d = gain * (g + wd * w); buffer <- momentum * buffer + d; w <- w - rate * buffer.
+    """Step with torch's fused SGD kernel: d = gain * (g + wd * w); buffer <- momentum * buffer + d; w <- w -
+    rate * buffer.
 
-    Nesterov's step, rate * (d + momentum * buffer), is two such calls, w' <- w - rate * d and w' - rate * momentum * buffer. The second
-    sees w' in place of w, and with k = rate * gain, g + wd * w = (g + wd * w') / (1 - k * wd): that goes into its gain.
+    Nesterov's step, rate * (d + momentum * buffer), is two such calls, w' <- w - rate * d and w' - rate *
+    momentum * buffer. The second sees w' in place of w, and with k = rate * gain, g + wd * w = (g + wd * w')
+    / (1 - k * wd): that goes into its gain.
     """
     momentum, weight_decay = job.group["momentum"], job.group["weight_decay"]
     for part, gain in zip(job.slices, gains.tolist(), strict=True):
@@ -158,7 +167,9 @@ def _fused_sgd(
 
 
 def _foreach_step(job: Job, gains: Tensor, rate: float | Tensor) -> None:
-    """Do the same with a few kernels for all layers together, Nesterov's form included; nothing is read back from the device."""
+    """Do the same with a few kernels for all layers together, Nesterov's form included; nothing is read back
+    from the device.
+    """
     momentum, weight_decay = job.group["momentum"], job.group["weight_decay"]
     weights = job.weights
     decayed = (

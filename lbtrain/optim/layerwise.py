@@ -1,15 +1,22 @@
-"""What LARS and LAMB share: the order of one step, from layer norms to ratios to weights, on whole layers and on slices of them.
+"""What LARS and LAMB share: the order of one step, from layer norms to ratios to weights, on whole layers and
+on slices of them.
 
-The cases that the papers leave open have one answer here, the same for both optimizers and under every engine:
+The cases that the papers leave open have one answer here, the same for both optimizers and under every
+engine:
 
-==============================  ====================================================================================================
-a layer whose weights are zero  ratio 1: it steps like a layer that is not adapted (its paper's ratio, 0, would keep it at zero)
-a layer without gradient        ratio 0: nothing is added to it, no decay either (LAMB's formula would shrink it by lr a step);
-                                momenta decay as with a zero gradient. `grad is None` and a gradient of zeros are the same case,
-                                since ZeRO turns the one into the other. To freeze a layer, set requires_grad_(False)
+==============================
+==================================================================================================== a layer
+whose weights are zero  ratio 1: it steps like a layer that is not adapted (its paper's ratio, 0, would keep
+it at zero)
+a layer without gradient        ratio 0: nothing is added to it, no decay either (LAMB's formula would shrink
+it by lr a step);
+                                momenta decay as with a zero gradient. `grad is None` and a gradient of zeros
+                                are the same case, since ZeRO turns the one into the other. To freeze a layer,
+                                set requires_grad_(False)
 weight_decay = 0                adapted all the same
 lr = 0                          weights stay; momenta and step count go on
-==============================  ====================================================================================================
+==============================
+====================================================================================================
 
 In groups with `adapt` false the ratio is 1 (the two rules above hold where they are decayed).
 """
@@ -24,7 +31,8 @@ from torch import Tensor
 from .layout import Layout, Slice, WholeLayers, sum_over_ranks
 from .norms import squared_norms
 
-# Whole layers are stepped some at a time: what the norms have read is then still in the processor's cache when the update reads it.
+# Whole layers are stepped some at a time: what the norms have read is then still in the processor's cache
+# when the update reads it.
 ROUND = 1 << 20
 
 
@@ -66,7 +74,9 @@ class Job:
 
 
 class LayerwiseOptimizer(torch.optim.Optimizer):
-    """A torch optimizer whose step on a layer depends on that layer's norms. Subclasses say how in the four methods at the end."""
+    """A torch optimizer whose step on a layer depends on that layer's norms. Subclasses say how in the four
+    methods at the end.
+    """
 
     def __init__(self, params: Any, defaults: dict[str, Any]):
         self._reset()
@@ -74,7 +84,8 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
 
     def _reset(self) -> None:
         self.layout: Layout = WholeLayers()
-        # Of the last step, by the first layer of each round: layer names and ratios [layers], left on their device until someone asks.
+        # Of the last step, by the first layer of each round: layer names and ratios [layers], left on their
+        # device until someone asks.
         self.last_ratios: dict[str, tuple[list[str], Tensor]] = {}
         self._scratch: dict[tuple[torch.dtype, int], Tensor] = {}
 
@@ -94,13 +105,16 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Take one step at each group's current `lr`. Under sharding this is a collective call: every rank must make it."""
+        """Take one step at each group's current `lr`. Under sharding this is a collective call: every rank
+        must make it.
+        """
         loss = None if closure is None else torch.enable_grad()(closure)()
         jobs = [Job(group, self._slices(group, index)) for index, group in enumerate(self.param_groups)]
         jobs = [job for job in jobs if job.slices]
         for job in jobs:
             self._advance(job)
-        # The norms of sharded layers travel together, in one all-reduce; whole layers need not wait for each other.
+        # The norms of sharded layers travel together, in one all-reduce; whole layers need not wait for each
+        # other.
         together = [job for job in jobs if job.sharded]
         if together:
             self._round(together)
@@ -122,7 +136,8 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
             gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
             if gradient.is_sparse:
                 raise ValueError(
-                    f"{names[place]} has a sparse gradient; layer norms need dense ones (Embedding: sparse=False)"
+                    f"{names[place]} has a sparse gradient; layer norms need dense ones (Embedding: "
+                    "sparse=False)"
                 )
             state = self.state[parameter]
             self._fill_state(state, parameter, group)
@@ -133,7 +148,8 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
         for job in jobs:
             self._direct(job)
         measured = [job for job in jobs if job.needs_norms]
-        # Without norms too the ratios lie beside the weights: a multi-tensor operation takes no scalars of another device.
+        # Without norms too the ratios lie beside the weights: a multi-tensor operation takes no scalars of
+        # another device.
         squares = (
             self._squares(measured)
             if measured
@@ -170,7 +186,9 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
         raise NotImplementedError
 
     def _ratios(self, group: dict[str, Any], squares: Tensor) -> Tensor:
-        """Return the trust ratio of each layer, [layers], from the squared norms of the whole layers, [layers, measured]."""
+        """Return the trust ratio of each layer, [layers], from the squared norms of the whole layers,
+        [layers, measured].
+        """
         raise NotImplementedError
 
     def _apply(self, job: Job, ratios: Tensor) -> None:
@@ -179,7 +197,9 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
 
 
 def settle(ratios: Tensor, weights: Tensor, gradients: Tensor) -> Tensor:
-    """Replace the ratios of layers whose weights (1) or whose gradient (0) are zero; all arguments are [layers]."""
+    """Replace the ratios of layers whose weights (1) or whose gradient (0) are zero; all arguments are
+    [layers].
+    """
     return torch.where(gradients == 0, 0.0, torch.where(weights == 0, 1.0, ratios))
 
 

@@ -6,9 +6,9 @@ A layer-wise optimizer needs the norm of the whole layer, while it may hold a sl
 - FSDP2 (and any DTensor sharded along one mesh axis) hands over DTensors, each with its local shard;
 - DeepSpeed and ColossalAI hand over tensors in which layers, or parts of them, lie flat: see sharding.py.
 
-Every rank yields one `Slice` for every layer, in one order, empty where it holds nothing, so that the vectors of squared norms that the
-ranks add up agree by construction. Anything else is refused with `UnsupportedSharding`: a layer norm taken over the wrong elements
-would train, silently, with the wrong step.
+Every rank yields one `Slice` for every layer, in one order, empty where it holds nothing, so that the vectors
+of squared norms that the ranks add up agree by construction. Anything else is refused with
+`UnsupportedSharding`: a layer norm taken over the wrong elements would train, silently, with the wrong step.
 """
 
 import weakref
@@ -28,7 +28,9 @@ class UnsupportedSharding(UserError, ValueError):
 
 
 class Slice(NamedTuple):
-    """The part of one layer held here: flat or whole tensors of one shape; `process_group` holds the other parts (None: nobody)."""
+    """The part of one layer held here: flat or whole tensors of one shape; `process_group` holds the other
+    parts (None: nobody).
+    """
 
     name: str
     weight: Tensor
@@ -50,7 +52,9 @@ class Layout(Protocol):
         """Raise UnsupportedSharding for a tensor whose layers cannot be told apart."""
 
     def slices(self, parameter: Tensor, name: str, gradient: Tensor, state: dict[str, Tensor]) -> list[Slice]:
-        """Cut a tensor, its gradient and its states into the slices of layers held here; empty ones too, in one order on every rank."""
+        """Cut a tensor, its gradient and its states into the slices of layers held here; empty ones too, in
+        one order on every rank.
+        """
 
 
 class WholeLayers:
@@ -76,10 +80,14 @@ class WholeLayers:
         )
         if cut_by_fsdp1 or not (self.knows(parameter) or isinstance(parameter, DTensor)):
             raise UnsupportedSharding(
-                f"the optimizer was given layers and now holds a tensor of shape {tuple(parameter.shape)} that is none of them: an engine "
-                "has flattened or cut them, and layer norms over the cut would be wrong. Under DeepSpeed call "
-                "lbtrain.optim.bind_deepspeed(optimizer, engine) after deepspeed.initialize (stage 0 with half weights takes a step before "
-                "that: use torch_autocast, or stage 1); under ColossalAI bind_colossalai after booster.boost; in place of FSDP1 use FSDP2 "
+                f"the optimizer was given layers and now holds a tensor of shape {tuple(parameter.shape)} "
+                "that is none of them: an engine "
+                "has flattened or cut them, and layer norms over the cut would be wrong. Under DeepSpeed "
+                "call "
+                "lbtrain.optim.bind_deepspeed(optimizer, engine) after deepspeed.initialize (stage 0 with "
+                "half weights takes a step before "
+                "that: use torch_autocast, or stage 1); under ColossalAI bind_colossalai after "
+                "booster.boost; in place of FSDP1 use FSDP2 "
                 "(fully_shard)"
             )
 
@@ -122,7 +130,9 @@ def _shard_group(parameter: DTensor, name: str) -> dist.ProcessGroup | None:
 
 
 def sum_over_ranks(squares: Tensor, slices: list[Slice]) -> Tensor:
-    """Add each layer's row of `squares` [layers, numbers] over the ranks that hold its slices: one all-reduce (one per process group)."""
+    """Add each layer's row of `squares` [layers, numbers] over the ranks that hold its slices: one all-reduce
+    (one per process group).
+    """
     process_groups = {
         id(part.process_group): part.process_group for part in slices if part.process_group is not None
     }

@@ -5,13 +5,16 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-# A single-precision sum over the 2.4 million elements of a large convolution is off by 1e-4 (torch.norm on CPU); added up over pieces
-# of this size it is off by 2e-7. A piece also fits in a core's cache, so several operations on it cost one trip to memory.
+# A single-precision sum over the 2.4 million elements of a large convolution is off by 1e-4 (torch.norm on
+# CPU); added up over pieces of this size it is off by 2e-7. A piece also fits in a core's cache, so several
+# operations on it cost one trip to memory.
 PIECE = 65536
 
 
 def squared_norms(tensors: Sequence[Tensor]) -> Tensor:
-    """Return the squared Euclidean norm of each tensor: float64 [len(tensors)], on their device, without synchronising it."""
+    """Return the squared Euclidean norm of each tensor: float64 [len(tensors)], on their device, without
+    synchronising it.
+    """
     if tensors[0].device.type == "cpu":
         return torch.tensor([_squared_norm(tensor) for tensor in tensors], dtype=torch.float64)
     return torch.stack(_norms(tensors)).double().square()
@@ -19,7 +22,9 @@ def squared_norms(tensors: Sequence[Tensor]) -> Tensor:
 
 @torch.no_grad()
 def squared_norm_into(slot: Tensor, tensor: Tensor) -> None:
-    """Write the squared Euclidean norm of one tensor into a scalar of single precision, without synchronising the device."""
+    """Write the squared Euclidean norm of one tensor into a scalar of single precision, without synchronising
+    the device.
+    """
     if tensor.dtype.itemsize < 4:
         tensor = tensor.float()
     if tensor.device.type != "cpu":
@@ -47,14 +52,18 @@ def _squared_norm(tensor: Tensor) -> float:
 
 
 def in_memory_order(tensor: Tensor) -> Tensor:
-    """Return the elements as one flat tensor: a view where they lie without gaps, in the order in which they lie."""
+    """Return the elements as one flat tensor: a view where they lie without gaps, in the order in which they
+    lie.
+    """
     if not tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last):
         tensor = tensor.permute(0, 2, 3, 1)
     return tensor.reshape(-1)
 
 
 def lie_alike(*tensors: Tensor) -> bool:
-    """Say whether elements with one index lie at one place in all these tensors, without gaps and in one dtype."""
+    """Say whether elements with one index lie at one place in all these tensors, without gaps and in one
+    dtype.
+    """
     first = tensors[0]
     if any(tensor.dtype != first.dtype for tensor in tensors):
         return False
@@ -64,12 +73,15 @@ def lie_alike(*tensors: Tensor) -> bool:
 
 
 def named_layers(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
-    """Every parameter with its name, without what engines wrap around a model. A walk over all modules: made once, not in every step."""
+    """Every parameter with its name, without what engines wrap around a model. A walk over all modules: made
+    once, not in every step.
+    """
     return [(_plain(name), p) for name, p in model.named_parameters()]
 
 
 def gradient_norms(layers: Iterable[tuple[str, nn.Parameter]]) -> tuple[list[str], Tensor]:
-    """Names and gradient norms of the layers whose whole gradients are at hand, on their device, to about 1e-4.
+    """Names and gradient norms of the layers whose whole gradients are at hand, on their device, to about
+    1e-4.
 
     One reading of all gradients, by all threads: every step asks for them, to see whether they are finite.
     """

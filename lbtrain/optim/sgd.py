@@ -1,7 +1,8 @@
 """torch's SGD in one trip to memory a layer: its fused kernel, where that is right.
 
-torch takes several trips by default, and its fused kernel on a CPU walks through weight, gradient and momentum side by side whatever their
-order in memory: under a gradient in another order than its weight it steps in wrong directions and says nothing (seen with torch 2.14).
+torch takes several trips by default, and its fused kernel on a CPU walks through weight, gradient and
+momentum side by side whatever their order in memory: under a gradient in another order than its weight it
+steps in wrong directions and says nothing (seen with torch 2.14).
 """
 
 from typing import Any
@@ -13,9 +14,12 @@ from .norms import lie_alike
 
 
 def create_sgd(groups: list[dict[str, Any]], *, momentum: float, nesterov: bool) -> torch.optim.SGD:
-    """Make torch's SGD over these parameter groups, with rate 0, that takes the fused kernel in each step in which it may."""
+    """Make torch's SGD over these parameter groups, with rate 0, that takes the fused kernel in each step in
+    which it may.
+    """
     optimizer = torch.optim.SGD(groups, lr=0.0, momentum=momentum, nesterov=nesterov)
-    # Not `fused=True`: GradScaler would then leave an overflow to the kernel, which in a first step keeps a momentum nobody has written.
+    # Not `fused=True`: GradScaler would then leave an overflow to the kernel, which in a first step keeps a
+    # momentum nobody has written.
     optimizer.register_step_pre_hook(_choose_kernel)
     return optimizer
 
@@ -35,7 +39,9 @@ def _choose_kernel(optimizer: torch.optim.Optimizer, *step_arguments: Any) -> No
 def _momentum(
     optimizer: torch.optim.Optimizer, group: dict[str, Any], parameter: nn.Parameter
 ) -> list[Tensor]:
-    """The buffer, from the first step on: torch makes it in that step, but the fused kernel takes all of a group's buffers or none."""
+    """The buffer, from the first step on: torch makes it in that step, but the fused kernel takes all of a
+    group's buffers or none.
+    """
     if not group["momentum"]:
         return []
     state = optimizer.state[parameter]

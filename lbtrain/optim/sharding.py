@@ -1,8 +1,9 @@
 """Layers that lie in flat tensors: how LARS and LAMB find them there, and how a checkpoint gets them whole.
 
-An engine that shards hands the optimizer tensors in which layers, or parts of them, lie one after the other. deepspeed.py and
-colossalai.py read where; none of it is an interface, so nothing is believed: `Shards.bind` compares every slice with the weights that
-it should hold, counts that the slices of all ranks make up each layer, and refuses where they do not.
+An engine that shards hands the optimizer tensors in which layers, or parts of them, lie one after the other.
+deepspeed.py and colossalai.py read where; none of it is an interface, so nothing is believed: `Shards.bind`
+compares every slice with the weights that it should hold, counts that the slices of all ranks make up each
+layer, and refuses where they do not.
 """
 
 import contextlib
@@ -23,7 +24,9 @@ NamedStates = dict[str, dict[str, Tensor]]
 
 @dataclass(frozen=True)
 class Shard:
-    """Elements `offset` to `offset + numel` of a layer, which lie at `start` in a flat tensor; numel is 0 where this rank holds none."""
+    """Elements `offset` to `offset + numel` of a layer, which lie at `start` in a flat tensor; numel is 0
+    where this rank holds none.
+    """
 
     name: str
     parameter: nn.Parameter
@@ -43,7 +46,9 @@ class Shard:
 
 
 class FlatTensor:
-    """What the inner optimizer holds in place of some layers: on every rank the same layers in the same order."""
+    """What the inner optimizer holds in place of some layers: on every rank the same layers in the same
+    order.
+    """
 
     def __init__(self, tensor: Tensor, shards: list[Shard], process_group: dist.ProcessGroup | None):
         self.tensor, self.shards, self.process_group = tensor, shards, process_group
@@ -109,7 +114,9 @@ def _whole_already(parameter: nn.Parameter, *, modify: bool = False) -> Abstract
 
 @dataclass(frozen=True)
 class Shards:
-    """A model and where an engine has put the layers that its optimizer steps. The methods are collective calls."""
+    """A model and where an engine has put the layers that its optimizer steps. The methods are collective
+    calls.
+    """
 
     library: str
     """The engine with its version, for messages."""
@@ -121,7 +128,9 @@ class Shards:
     """Makes a parameter whole for a while; with `modify=True` what is written to it stays."""
 
     def bind(self, optimizer: LayerwiseOptimizer) -> None:
-        """Let the optimizer step the slices. Raises UnsupportedSharding, on every rank, for slices that are not what they should be."""
+        """Let the optimizer step the slices. Raises UnsupportedSharding, on every rank, for slices that are
+        not what they should be.
+        """
         self._verify()
         bound = {id(shard.parameter) for flat in self.flats for shard in flat.shards}
         given = {
@@ -136,17 +145,21 @@ class Shards:
         ]
         if lost:
             raise UnsupportedSharding(
-                f"{self.library} has no flat tensor for {lost[0]} ({len(lost)} such parameters); see {__name__}"
+                f"{self.library} has no flat tensor for {lost[0]} ({len(lost)} such parameters); see "
+                f"{__name__}"
             )
         optimizer.layout = FlatLayers(self.flats)
 
     def _verify(self) -> None:
-        """Compare every slice with the weights it should hold, and count the elements of each layer over the ranks."""
+        """Compare every slice with the weights it should hold, and count the elements of each layer over the
+        ranks.
+        """
         for flat in self.flats:
             held = torch.zeros(len(flat.shards), dtype=torch.int64, device=flat.tensor.device)
             for row, shard in enumerate(flat.shards):
                 with self.gathered(shard.parameter):
-                    # A rank that finds a difference says so in its count, so that all ranks raise, and none waits for the others.
+                    # A rank that finds a difference says so in its count, so that all ranks raise, and none
+                    # waits for the others.
                     same = torch.equal(
                         shard.of(flat.tensor.detach()).to(shard.parameter.dtype),
                         shard.of_layer(shard.parameter.detach()),
@@ -157,12 +170,15 @@ class Shards:
             for shard, count in zip(flat.shards, held.tolist(), strict=True):
                 if count != shard.shape.numel():
                     raise UnsupportedSharding(
-                        f"{self.library} does not lay out {shard.name} as expected: its {shard.shape.numel()} weights were not found where "
-                        f"{type(flat).__name__} says. Train with zero_stage 0, or with an optimizer that treats every weight alike (sgd)"
+                        f"{self.library} does not lay out {shard.name} as expected: its "
+                        f"{shard.shape.numel()} weights were not found where "
+                        f"{type(flat).__name__} says. Train with zero_stage 0, or with an optimizer that "
+                        "treats every weight alike (sgd)"
                     )
 
     def gather(self, optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], NamedStates]:
-        """Return the model's state dict with fp32 master weights, and {parameter name: {state name: whole tensor}}, on the CPU.
+        """Return the model's state dict with fp32 master weights, and {parameter name: {state name: whole
+        tensor}}, on the CPU.
 
         The result is on every rank and does not depend on the ZeRO stage or the number of ranks.
         """
@@ -189,11 +205,14 @@ class Shards:
     def scatter(
         self, optimizer: torch.optim.Optimizer, model: dict[str, Tensor], states: NamedStates
     ) -> None:
-        """Put back what `gather` returned, whatever the engine, the stage and the number of ranks then and now."""
+        """Put back what `gather` returned, whatever the engine, the stage and the number of ranks then and
+        now.
+        """
         unknown = sorted(states.keys() - {shard.name for flat in self.flats for shard in flat.shards})
         if unknown:
             raise ValueError(
-                f"the checkpoint has optimizer states of {unknown[0]} ({len(unknown)} such names), which this model does not train"
+                f"the checkpoint has optimizer states of {unknown[0]} ({len(unknown)} such names), which "
+                "this model does not train"
             )
         self._load_model(model)
         for flat in self.flats:

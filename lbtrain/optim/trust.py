@@ -1,6 +1,7 @@
 """What the layer-wise rates are: the last step's trust ratios, and |w| / |g| of every layer.
 
-The ratios are computed in every step anyway; asking for them costs one read from the device, so a loop asks every N steps:
+The ratios are computed in every step anyway; asking for them costs one read from the device, so a loop asks
+every N steps:
 
     if step % 100 == 0:
         log(trust_summary(optimizer)._asdict())
@@ -34,9 +35,11 @@ class LayerNorms(NamedTuple):
 
 
 def trust_ratios(optimizer: torch.optim.Optimizer) -> dict[str, float]:
-    """Return {layer: ratio} of the last step, for the adapted layers; empty before the first step and for other optimizers.
+    """Return {layer: ratio} of the last step, for the adapted layers; empty before the first step and for
+    other optimizers.
 
-    Under sharding every rank has all layers, since the norms are whole-layer norms. Synchronises the device once.
+    Under sharding every rank has all layers, since the norms are whole-layer norms. Synchronises the device
+    once.
     """
     if not isinstance(optimizer, LayerwiseOptimizer) or not optimizer.last_ratios:
         return {}
@@ -52,15 +55,18 @@ def trust_summary(optimizer: torch.optim.Optimizer) -> TrustSummary | None:
 
 
 def weight_gradient_ratios(model: nn.Module) -> list[LayerNorms]:
-    """Return |w|, |g| and |w| / |g| of every parameter that has a gradient, in the model's order, weights and biases apart.
+    """Return |w|, |g| and |w| / |g| of every parameter that has a gradient, in the model's order, weights and
+    biases apart.
 
-    This is Table 2 of You et al. 2017 for any model: call it after the first backward pass. That the ratios span decades (there 5.8 to
-    1,345 in AlexNet-BN) is the paper's case for layer-wise rates. For whole layers: call it before ZeRO-3 or FSDP cuts them.
+    This is Table 2 of You et al. 2017 for any model: call it after the first backward pass. That the ratios
+    span decades (there 5.8 to 1,345 in AlexNet-BN) is the paper's case for layer-wise rates. For whole
+    layers: call it before ZeRO-3 or FSDP cuts them.
     """
     layers = [(name, p, p.grad) for name, p in model.named_parameters() if p.grad is not None]
     if not layers:
         raise ValueError(
-            "no parameter of the model has a gradient; call loss.backward() first, and ask before optimizer.zero_grad()"
+            "no parameter of the model has a gradient; call loss.backward() first, and ask before "
+            "optimizer.zero_grad()"
         )
     weights = squared_norms([p.detach() for _, p, _ in layers]).sqrt().tolist()
     gradients = squared_norms([g for _, _, g in layers]).sqrt().tolist()

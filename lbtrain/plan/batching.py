@@ -1,6 +1,7 @@
 """How a global batch is cut over ranks and passes, and the phases of a run whose batch grows.
 
-A growing batch in place of a falling rate: Smith et al. 2018, "Don't decay the learning rate, increase the batch size", sections 3 and 4.
+A growing batch in place of a falling rate: Smith et al. 2018, "Don't decay the learning rate, increase the
+batch size", sections 3 and 4.
 """
 
 import math
@@ -14,7 +15,9 @@ from lbtrain.errors import RecipeError
 
 @dataclass(frozen=True)
 class BatchSplit:
-    """How a global batch is cut. batch_size = micro_batch_size * accumulation * world_size; a ghost batch spans `ranks_per_ghost` ranks."""
+    """How a global batch is cut. batch_size = micro_batch_size * accumulation * world_size; a ghost batch
+    spans `ranks_per_ghost` ranks.
+    """
 
     micro_batch_size: int
     accumulation: int
@@ -23,7 +26,9 @@ class BatchSplit:
 
 @dataclass(frozen=True)
 class Phase:
-    """A part of the run with one batch size. It starts at the step that begins when `start` examples were seen."""
+    """A part of the run with one batch size. It starts at the step that begins when `start` examples were
+    seen.
+    """
 
     start: int
     batch_size: int
@@ -33,8 +38,9 @@ class Phase:
 
 
 def phase_starts(batch_size: int, growth: Sequence[tuple[float, Fraction]]) -> list[tuple[int, int]]:
-    """(start, batch size) of each phase, both in examples, for `growth` as (position, factor): from the first step that begins at or after
-    `position`, the batch is `factor` times what it was. A milestone of the learning rate counts from the same step.
+    """(start, batch size) of each phase, both in examples, for `growth` as (position, factor): from the first
+    step that begins at or after `position`, the batch is `factor` times what it was. A milestone of the
+    learning rate counts from the same step.
 
     Growth points that fall into one step act together. Raises RecipeError where a batch would not be whole.
     """
@@ -46,7 +52,8 @@ def phase_starts(batch_size: int, growth: Sequence[tuple[float, Fraction]]) -> l
             starts.pop()
         if (size * factor).denominator > 1:
             raise RecipeError(
-                f"schedule.batch_growth: {size} x {float(factor):g} is {float(size * factor):g}, not a whole number of images"
+                f"schedule.batch_growth: {size} x {float(factor):g} is {float(size * factor):g}, not a "
+                "whole number of images"
             )
         starts.append((begins, int(size * factor)))
     return starts
@@ -82,7 +89,8 @@ def split_batch(
         else ""
     )
     raise RecipeError(
-        f"batch_size={batch_size} cannot be cut over {world_size} ranks in ghost batches of bn_batch_size={ghost}{whole}{pinned}: "
+        f"batch_size={batch_size} cannot be cut over {world_size} ranks in ghost batches of "
+        f"bn_batch_size={ghost}{whole}{pinned}: "
         + "; ".join(
             (
                 [f"batch_size={' or '.join(map(str, batches))} would do on {world_size} ranks"]

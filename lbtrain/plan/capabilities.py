@@ -1,6 +1,8 @@
-"""What the engines cannot do, and what to do instead: known when the plan is made, not found out in the middle of a run.
+"""What the engines cannot do, and what to do instead: known when the plan is made, not found out in the
+middle of a run.
 
-docs/engines.md has the table of what each engine can, with the errors that its library gives where it is not stopped here.
+docs/engines.md has the table of what each engine can, with the errors that its library gives where it is not
+stopped here.
 """
 
 import importlib.util
@@ -41,7 +43,8 @@ def check_engine(recipe: Recipe, engine: str) -> None:
     if engine == "colossalai" and recipe.colossalai.zero_stage == 3:
         raise RecipeError(
             "colossalai.zero_stage=3 would be Gemini, whose optimizer takes ColossalAI's own Adams only, not "
-            f"optimizer.name={recipe.optimizer.name}: use engine=deepspeed deepspeed.zero_stage=3, or colossalai.zero_stage=2"
+            f"optimizer.name={recipe.optimizer.name}: use engine=deepspeed deepspeed.zero_stage=3, or "
+            "colossalai.zero_stage=2"
         )
 
 
@@ -55,6 +58,7 @@ def check_runs_here(engine: str, zero_stage: int, precision: str, device_type: s
             )
     if engine == "colossalai" and importlib.util.find_spec("colossalai") is None:
         raise RecipeError(
-            "engine=colossalai: ColossalAI is not installed here. `make colossalai` lays it over .venv, in .venv-colossalai "
+            "engine=colossalai: ColossalAI is not installed here. `make colossalai` lays it over .venv, in "
+            ".venv-colossalai "
             "(docs/engines.md); or set engine=ddp"
         )

@@ -1,6 +1,7 @@
 """Recipe + world -> Plan: every number that follows from the two, worked out before a process is launched.
 
-What cannot be (a batch that does not divide, a ghost batch that would be torn) is refused here, with the sizes that would work.
+What cannot be (a batch that does not divide, a ghost batch that would be torn) is refused here, with the
+sizes that would work.
 """
 
 import dataclasses
@@ -30,7 +31,8 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything a run follows. Learning rates are per optimizer step; positions in the run are in examples; memory is bytes per rank.
+    """Everything a run follows. Learning rates are per optimizer step; positions in the run are in examples;
+    memory is bytes per rank.
 
     `batch_size` and `cut` are those that the run starts with, the first of `phases`.
     """
@@ -92,7 +94,10 @@ class Plan:
         if not rate.milestones:
             return ", never"
         factors = rate.factors[:1] if len(set(rate.factors)) == 1 else rate.factors
-        return f" by {', '.join(f'{factor:g}' for factor in factors)} at epochs {', '.join(self._epochs(rate.milestones))}"
+        return (
+            f" by {', '.join(f'{factor:g}' for factor in factors)} at epochs "
+            f"{', '.join(self._epochs(rate.milestones))}"
+        )
 
     def _growth(self) -> str:
         texts = [
@@ -141,7 +146,9 @@ class Plan:
 def make_plan(
     recipe: Recipe, world_size: int, *, engine: str = "ddp", statistics: ModelStatistics | None = None
 ) -> Plan:
-    """Raises RecipeError for what cannot be. `model_census` saves counting the model again for another world size."""
+    """Raises RecipeError for what cannot be. `model_census` saves counting the model again for another world
+    size.
+    """
     _check_combinations(recipe, engine)
     dataset = dataset_info(recipe.data)
     statistics = statistics or model_statistics(recipe, dataset)
@@ -265,17 +272,22 @@ def _ladder(recipe: Recipe, world_size: int, ghost: int) -> tuple[Phase, ...]:
 def _check_combinations(recipe: Recipe, engine: str) -> None:
     """What each key allows alone but not together."""
     if (recipe.model.library == "timm") == (recipe.data.name in ("shapes", "coco")):
-        remedy = "classifiers (model.library=timm) take labelled images, Mask R-CNN (torchvision, detectron2) takes shapes or coco"
+        remedy = (
+            "classifiers (model.library=timm) take labelled images, Mask R-CNN (torchvision, "
+            "detectron2) takes shapes or coco"
+        )
         raise RecipeError(f"model.library={recipe.model.library} with data.name={recipe.data.name}: {remedy}")
     if recipe.optimizer.nesterov and not recipe.optimizer.momentum:
         raise RecipeError("optimizer.nesterov=true needs optimizer.momentum above 0")
     if recipe.schedule.base_momentum is not None and recipe.optimizer.name == "lamb":
         raise RecipeError(
-            "schedule.base_momentum is for SGD and LARS: LAMB has no momentum, and its rate is not scaled by one"
+            "schedule.base_momentum is for SGD and LARS: LAMB has no momentum, and its rate is not scaled "
+            "by one"
         )
     if recipe.schedule.warmup_start_lr is not None and recipe.schedule.warmup_start_share is not None:
         raise RecipeError(
-            "schedule.warmup_start_lr and schedule.warmup_start_share both say where the warm-up starts: set one of the two"
+            "schedule.warmup_start_lr and schedule.warmup_start_share both say where the warm-up starts: "
+            "set one of the two"
         )
     if recipe.schedule.rule != "table" and recipe.schedule.table:
         raise RecipeError(
@@ -287,7 +299,8 @@ def _check_combinations(recipe: Recipe, engine: str) -> None:
     )
     if recipe.schedule.warmup_rule == "linear" and factor > 1 and warmup.unit == "ep" and warmup.value:
         raise RecipeError(
-            "schedule.regime_adaptation=true and schedule.warmup_rule=linear both lengthen the warm-up with the batch: set one of the two "
+            "schedule.regime_adaptation=true and schedule.warmup_rule=linear both lengthen the warm-up with "
+            "the batch: set one of the two "
             "(regime adaptation goes with schedule.warmup_rule=none)"
         )
     check_engine(recipe, engine)
@@ -298,7 +311,8 @@ def _check_combinations(recipe: Recipe, engine: str) -> None:
         and recipe.micro_batch_size > recipe.max_micro_batch_size
     ):
         raise RecipeError(
-            f"micro_batch_size={recipe.micro_batch_size} is above max_micro_batch_size={recipe.max_micro_batch_size}: set one of the two"
+            f"micro_batch_size={recipe.micro_batch_size} is above "
+            f"max_micro_batch_size={recipe.max_micro_batch_size}: set one of the two"
         )
     for name, text in {
         "log_every": recipe.log_every,
@@ -336,7 +350,9 @@ def _check_techniques(recipe: Recipe, engine: str) -> None:
 def _check_measured(
     recipe: Recipe, phases: tuple[Phase, ...], world_size: int, ghost: int, engine: str
 ) -> None:
-    """The gradient noise shows between the gradients of two batch sizes; the smaller must be a batch that could stand alone."""
+    """The gradient noise shows between the gradients of two batch sizes; the smaller must be a batch that
+    could stand alone.
+    """
     zero_stage = recipe.zero_stage_under(engine)
     if recipe.measure.distance and zero_stage == 3:
         raise RecipeError(
@@ -351,16 +367,19 @@ def _check_measured(
     name = f"measure.noise_scale={recipe.measure.noise_scale}"
     if any(phase.split.ranks_per_ghost > 1 for phase in phases):
         raise RecipeError(
-            f"{name}: a rank's gradient is not its own while a ghost batch spans ranks; micro-batches of {ghost} would do"
+            f"{name}: a rank's gradient is not its own while a ghost batch spans ranks; micro-batches of "
+            f"{ghost} would do"
         )
     if engine == "colossalai" and zero_stage and recipe.optimizer.clip_norm:
         raise RecipeError(
-            f"{name}: under colossalai at ZeRO stage {zero_stage} a gradient is seen after clipping only; set stage 0"
+            f"{name}: under colossalai at ZeRO stage {zero_stage} a gradient is seen after clipping only; "
+            "set stage 0"
         )
     if any(phase.split.accumulation * world_size == 1 for phase in phases):
         if zero_stage == 3:
             raise RecipeError(
-                f"{name} on one rank at ZeRO stage 3 needs more than one micro-batch a step: set max_micro_batch_size"
+                f"{name} on one rank at ZeRO stage 3 needs more than one micro-batch a step: set "
+                "max_micro_batch_size"
             )
         if recipe.batch_size == ghost:
             raise RecipeError(
@@ -368,7 +387,8 @@ def _check_measured(
             )
         if recipe.batch_size == math.lcm(ghost, recipe.loss_batch_size):
             raise RecipeError(
-                f"{name}: on one rank a batch of {recipe.batch_size} cannot be split into whole ghost batches (bn_batch_size={ghost}) and "
+                f"{name}: on one rank a batch of {recipe.batch_size} cannot be split into whole ghost "
+                f"batches (bn_batch_size={ghost}) and "
                 f"whole losses (loss_batch_size={recipe.loss_batch_size}); set both to half of it or less"
             )
 
@@ -389,7 +409,8 @@ def _check_classifiers_only(recipe: Recipe) -> None:
     for name, value in switched_on.items():
         if value:
             raise RecipeError(
-                f"{name}={value} is for classifiers (model.library=timm), and this is model.library={recipe.model.library}"
+                f"{name}={value} is for classifiers (model.library=timm), and this is "
+                f"model.library={recipe.model.library}"
             )
 
 
@@ -398,7 +419,9 @@ def _total_examples(recipe: Recipe, dataset: DatasetInfo) -> int:
 
 
 def _schedule_examples(text: str, name: str, recipe: Recipe, dataset: DatasetInfo, total: int) -> float:
-    """Of a length that regime adaptation stretches: lengths in epochs. Steps stay as many, a share of the run the same share."""
+    """Of a length that regime adaptation stretches: lengths in epochs. Steps stay as many, a share of the run
+    the same share.
+    """
     factor = regime_factor(recipe.schedule, recipe.batch_size) if text.endswith("ep") else 1
     return factor * _examples(text, name, recipe, dataset, total)
 
@@ -417,7 +440,8 @@ def _notes(recipe: Recipe, warmup: float, milestones: tuple[float, ...], growth_
     start, peak = recipe.schedule.warmup_start_lr, peak_lr(recipe)
     if warmup and start is not None and start > peak:
         notes.append(
-            f"the warm-up starts at {start:g}, above the peak learning rate of {peak:g}: schedule.warmup_start_lr stays where it is as the "
+            f"the warm-up starts at {start:g}, above the peak learning rate of {peak:g}: "
+            "schedule.warmup_start_lr stays where it is as the "
             "batch changes, schedule.warmup_start_share follows it"
         )
     if any(milestone >= 1 for milestone in milestones):
@@ -432,18 +456,21 @@ def _notes(recipe: Recipe, warmup: float, milestones: tuple[float, ...], growth_
         and recipe.batch_size != recipe.schedule.base_batch_size
     ):
         notes.append(
-            f"the linear rule is SGD's: {recipe.optimizer.name.upper()} has been reproduced best with schedule.rule=sqrt and "
+            f"the linear rule is SGD's: {recipe.optimizer.name.upper()} has been reproduced best with "
+            "schedule.rule=sqrt and "
             "schedule.warmup_rule=linear"
         )
     unread = _unread(recipe)
     if unread:
         notes.append(
-            f"model.library=detectron2 does not read {unread}: its config says how images are resized and flipped"
+            f"model.library=detectron2 does not read {unread}: its config says how images are resized and "
+            "flipped"
         )
     kept = _kept_random(recipe)
     if kept:
         notes.append(
-            f"{kept} of the backbone keep their random initial values: model.weights is empty, give it a file of trained weights"
+            f"{kept} of the backbone keep their random initial values: model.weights is empty, give it a "
+            "file of trained weights"
         )
     return notes
 

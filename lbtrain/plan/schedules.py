@@ -1,10 +1,11 @@
 """Schedules are pure functions of progress: examples seen over examples in the whole run, in [0, 1].
 
-Nothing here has state, so nothing has to be saved, and a change of the batch or of the world size cannot shift a warm-up.
+Nothing here has state, so nothing has to be saved, and a change of the batch or of the world size cannot
+shift a warm-up.
 
-Sources: Goyal et al. 2017, sections 2.1 (linear rule), 2.2 (warm-up) and 5.1 (decay); You et al. 2017, section 5 (polynomial decay);
-Krizhevsky 2014, section 5 (square-root rule); Loshchilov & Hutter 2017, equation 5 (cosine); Smith et al. 2018, sections 2 to 4 (growing
-batch, momentum).
+Sources: Goyal et al. 2017, sections 2.1 (linear rule), 2.2 (warm-up) and 5.1 (decay); You et al. 2017,
+section 5 (polynomial decay); Krizhevsky 2014, section 5 (square-root rule); Loshchilov & Hutter 2017,
+equation 5 (cosine); Smith et al. 2018, sections 2 to 4 (growing batch, momentum).
 """
 
 import math
@@ -31,8 +32,9 @@ def scale_lr(
     """The learning rate at `batch_size`, given the reference pair.
 
     linear: base_lr * B / B0 (Goyal et al. 2017, section 2.1); sqrt: base_lr * sqrt(B / B0); none: base_lr.
-    `base_momentum` is the one that the reference pair was found with, if it differs from `momentum`: the rule then holds for the effective
-    rate lr / (1 - momentum), so that under the linear rule B stays proportional to lr / (1 - momentum) (Smith et al. 2018, section 4).
+    `base_momentum` is the one that the reference pair was found with, if it differs from `momentum`: the rule
+    then holds for the effective rate lr / (1 - momentum), so that under the linear rule B stays proportional
+    to lr / (1 - momentum) (Smith et al. 2018, section 4).
     """
     ratio = batch_size / base_batch_size
     scaled = base_lr * {"linear": ratio, "sqrt": math.sqrt(ratio), "none": 1.0}[rule]
@@ -51,14 +53,16 @@ def lr_from_table(table: Sequence[TableEntry], batch_size: int) -> float:
 
 
 def mean_form_lr(lr_per_example: float, batch_size: int) -> float:
-    """The rate for a loss averaged over the batch, given the one for a loss summed over it (Masters & Luschi 2018, section 2, "base
-    learning rate"): w - lr_per_example * sum of gradients = w - (lr_per_example * B) * their mean.
+    """The rate for a loss averaged over the batch, given the one for a loss summed over it (Masters & Luschi
+    2018, section 2, "base learning rate"): w - lr_per_example * sum of gradients = w - (lr_per_example * B) *
+    their mean.
     """
     return lr_per_example * batch_size
 
 
 def sgd_noise_scale(lr: float, train_examples: int, batch_size: int, momentum: float = 0.0) -> float:
-    """The size of the random fluctuations of SGD: lr / (1 - momentum) * (N / B - 1) (Smith et al. 2018, sections 2 and 4).
+    """The size of the random fluctuations of SGD: lr / (1 - momentum) * (N / B - 1) (Smith et al. 2018,
+    sections 2 and 4).
 
     Divide the rate by k, or multiply the batch by k: for B far below N it changes alike.
     """
@@ -72,7 +76,9 @@ def warmup(
     peak_lr: float,
     form: Literal["gradual", "constant"] = "gradual",
 ) -> float:
-    """The rate inside the warm-up, 0 <= progress < length: a straight line from start_lr, or start_lr throughout."""
+    """The rate inside the warm-up, 0 <= progress < length: a straight line from start_lr, or start_lr
+    throughout.
+    """
     return start_lr if form == "constant" else start_lr + (peak_lr - start_lr) * progress / length
 
 
@@ -95,8 +101,8 @@ def cosine_decay(progress: float) -> float:
 class LearningRate:
     """The learning rate of a run as a function of progress. All positions are shares of the run, in [0, 1].
 
-    `step` milestones count from the start of the run (Goyal et al.); `poly` and `cosine` run from the end of the warm-up to the end of
-    the run, so that the rate is continuous.
+    `step` milestones count from the start of the run (Goyal et al.); `poly` and `cosine` run from the end of
+    the warm-up to the end of the run, so that the rate is continuous.
     """
 
     peak: float

@@ -1,4 +1,6 @@
-"""A model in numbers, counted on the meta device: parameters by what the optimizer does to them, and the memory of a rank."""
+"""A model in numbers, counted on the meta device: parameters by what the optimizer does to them, and the
+memory of a rank.
+"""
 
 from dataclasses import dataclass
 
@@ -13,7 +15,9 @@ from lbtrain.tasks import build_model, counted_part
 
 @dataclass(frozen=True)
 class ModelStatistics:
-    """A model in numbers. Parameters by what the optimizer does to them; bytes kept for the backward pass of one image in fp32."""
+    """A model in numbers. Parameters by what the optimizer does to them; bytes kept for the backward pass of
+    one image in fp32.
+    """
 
     parameters: int
     not_decayed: int
@@ -44,7 +48,9 @@ def model_statistics(recipe: Recipe, dataset: DatasetInfo) -> ModelStatistics:
 
 
 def _activation_bytes(model: torch.nn.Module, shape: tuple[int, int, int]) -> int:
-    """Bytes that autograd keeps for the backward pass of one image, parameters left out, by a forward pass on the meta device."""
+    """Bytes that autograd keeps for the backward pass of one image, parameters left out, by a forward pass on
+    the meta device.
+    """
     images = 2  # batch norm takes no single image
     kept = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
     total = 0
@@ -67,9 +73,11 @@ def _activation_bytes(model: torch.nn.Module, shape: tuple[int, int, int]) -> in
 def memory_estimate(
     recipe: Recipe, statistics: ModelStatistics, micro_batch_size: int, world_size: int, engine: str
 ) -> dict[str, int]:
-    """Bytes per rank: fp32 weights, gradients and states (divided by what ZeRO shards), their average, activations in the run's precision.
+    """Bytes per rank: fp32 weights, gradients and states (divided by what ZeRO shards), their average,
+    activations in the run's precision.
 
-    Leaves out the framework's own memory, fragmentation and communication buffers. ZeRO stages: Rajbhandari et al. 2020, section 5.
+    Leaves out the framework's own memory, fragmentation and communication buffers. ZeRO stages: Rajbhandari
+    et al. 2020, section 5.
     """
     stage = recipe.zero_stage_under(engine)
     tensor = 4 * statistics.parameters

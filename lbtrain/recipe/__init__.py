@@ -1,4 +1,6 @@
-"""The recipe: every value an experiment consists of, typed and checked, and the result that it is expected to reach."""
+"""The recipe: every value an experiment consists of, typed and checked, and the result that it is expected to
+reach.
+"""
 
 from lbtrain.recipe.expectation import Expectation
 from lbtrain.recipe.schema import (

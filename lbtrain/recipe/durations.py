@@ -1,4 +1,6 @@
-"""Lengths with their unit, and the values of a recipe that contain them: milestones, batch growth, entries of a rate table."""
+"""Lengths with their unit, and the values of a recipe that contain them: milestones, batch growth, entries of
+a rate table.
+"""
 
 import re
 from dataclasses import dataclass
@@ -10,7 +12,9 @@ from lbtrain.errors import RecipeError
 
 @dataclass(frozen=True)
 class Duration:
-    """A length with its unit: epochs (`5ep`), optimizer steps (`500it`) or a share of the whole run (`0.05dur`)."""
+    """A length with its unit: epochs (`5ep`), optimizer steps (`500it`) or a share of the whole run
+    (`0.05dur`).
+    """
 
     value: float
     unit: Literal["ep", "it", "dur"]
@@ -21,7 +25,8 @@ class Duration:
         match = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]+)?|\.[0-9]+)(ep|it|dur)", text)
         if not match:
             raise RecipeError(
-                f"{name}={text}: a duration carries its unit: 5ep (epochs), 500it (steps) or 0.05dur (share of the run)"
+                f"{name}={text}: a duration carries its unit: 5ep (epochs), 500it (steps) or 0.05dur (share "
+                "of the run)"
             )
         value = float(match[1])
         if match[2] == "dur" and value > 1:
@@ -29,8 +34,8 @@ class Duration:
         return cls(value, match[2])  # type: ignore[arg-type]
 
     def examples(self, *, train_examples: int, batch_size: int, total_examples: int) -> float:
-        """The same length in examples seen: exact decimals, so that 1.1ep of 1440 is 1584 and not a trifle more, which would be another
-        step.
+        """The same length in examples seen: exact decimals, so that 1.1ep of 1440 is 1584 and not a trifle
+        more, which would be another step.
         """
         return float(
             Fraction(str(self.value))
@@ -47,7 +52,9 @@ class Milestone:
 
     @classmethod
     def parse(cls, text: str, name: str = "milestones") -> Self:
-        """Raises RecipeError for anything but a duration, and behind a colon a decimal number above 0, at most 1."""
+        """Raises RecipeError for anything but a duration, and behind a colon a decimal number above 0, at
+        most 1.
+        """
         at, colon, factor = text.partition(":")
         if colon and not (re.fullmatch(r"[01](?:\.[0-9]{1,12})?", factor) and 0 < float(factor) <= 1):
             raise RecipeError(
@@ -59,7 +66,9 @@ class Milestone:
 
 @dataclass(frozen=True)
 class BatchGrowth:
-    """Where a batch grows and by what: `60ep:5` is five times the batch from the first step at or after epoch 60."""
+    """Where a batch grows and by what: `60ep:5` is five times the batch from the first step at or after epoch
+    60.
+    """
 
     at: str
     factor: Fraction

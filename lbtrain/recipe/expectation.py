@@ -1,7 +1,8 @@
 """The result that a recipe is held against, as data, and what a finished run says about it.
 
-An expectation is no value of the experiment: it changes nothing in a run and forbids no resume. It belongs to the recipe as it is
-written: a run whose experiment was changed on the command line, the data set included, is not comparable.
+An expectation is no value of the experiment: it changes nothing in a run and forbids no resume. It belongs to
+the recipe as it is written: a run whose experiment was changed on the command line, the data set included, is
+not comparable.
 """
 
 import statistics
@@ -16,9 +17,10 @@ Verdict = Literal["met", "not met", "not comparable"]
 class Expectation:
     """`metric` is `value`, give or take `tolerance`, in the metric's unit (errors and AP: percent).
 
-    It is the median of the last `evaluations`, as many as the source says, one after each of the last epochs where that is more than one
-    (Goyal et al. 2017, section 5.1: five). Both sides count: an arm that is meant to lose accuracy and does not is not reproduced either.
-    `source`: paper and table. `changed`: what the command line changed in the experiment, in words.
+    It is the median of the last `evaluations`, as many as the source says, one after each of the last epochs
+    where that is more than one (Goyal et al. 2017, section 5.1: five). Both sides count: an arm that is meant
+    to lose accuracy and does not is not reproduced either. `source`: paper and table. `changed`: what the
+    command line changed in the experiment, in words.
     """
 
     metric: str
@@ -32,7 +34,9 @@ class Expectation:
         return f"{self.metric} {self.value:g} ± {self.tolerance:g} ({self.source})"
 
     def judge(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """The part of summary.json: the numbers, the verdict, and why a run is not comparable. `rows`: the run's evaluations, in order."""
+        """The part of summary.json: the numbers, the verdict, and why a run is not comparable. `rows`: the
+        run's evaluations, in order.
+        """
         value = statistics.median(row[self.metric] for row in rows[-self.evaluations :])
         near = abs(value - self.value) <= self.tolerance
         reasons = [*self.changed, *self._other_epochs(rows)]
@@ -55,7 +59,10 @@ class Expectation:
             return
         found = [int(row["epoch"]) for row in rows[-self.evaluations :]]
         if found != list(range(found[-1] - self.evaluations + 1, found[-1] + 1)):
-            yield f"the last evaluations were after epochs {', '.join(map(str, found))}, not after each of the last {self.evaluations}"
+            yield (
+                f"the last evaluations were after epochs {', '.join(map(str, found))}, not after each of "
+                f"the last {self.evaluations}"
+            )
 
 
 def format_outcome(judged: Mapping[str, Any]) -> str:

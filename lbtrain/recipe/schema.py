@@ -1,7 +1,8 @@
 """The recipe: every value an experiment consists of, typed, with its meaning, its range and its default.
 
-A recipe is data. `vary` gives a copy with differences, `with_overrides` the same from `key=value` words of a command line; both refuse
-a name, a type or a value that cannot be, with the remedy. What depends on how many GPUs there are is not here but in the plan.
+A recipe is data. `vary` gives a copy with differences, `with_overrides` the same from `key=value` words of a
+command line; both refuse a name, a type or a value that cannot be, with the remedy. What depends on how many
+GPUs there are is not here but in the plan.
 """
 
 import copy
@@ -29,7 +30,9 @@ MAY_CHANGE_ON_RESUME = {
 
 
 def _key(default: Any, help: str, **checks: Any) -> Any:
-    """A field with its meaning, and its range (`choices`, `at_least`, `above`, `below`, `at_most`) or form (`duration`, `growth`, ...)."""
+    """A field with its meaning, and its range (`choices`, `at_least`, `above`, `below`, `at_most`) or form
+    (`duration`, `growth`, ...).
+    """
     metadata = {"help": help, **checks}
     if isinstance(default, type):
         return field(default_factory=default, metadata=metadata)
@@ -42,7 +45,8 @@ def _key(default: Any, help: str, **checks: Any) -> Any:
 class ModelConfig:
     name: str = _key(
         "resnet50",
-        "any timm model, or one of lbtrain.nn: alexnet, alexnet_bn, reduced_alexnet, cifar_resnet8/20/32/44, wide_resnet16_4",
+        "any timm model, or one of lbtrain.nn: alexnet, alexnet_bn, reduced_alexnet, "
+        "cifar_resnet8/20/32/44, wide_resnet16_4",
     )
     args: dict[str, Any] = _key({}, "more arguments for timm.create_model, as {key: value}")
     head_std: float = _key(
@@ -50,12 +54,14 @@ class ModelConfig:
     )
     library: str = _key(
         "timm",
-        "timm: classifiers; torchvision: Mask R-CNN on a timm backbone; detectron2: its configs of Mask R-CNN",
+        "timm: classifiers; torchvision: Mask R-CNN on a timm backbone; detectron2: its configs of Mask "
+        "R-CNN",
         choices=("timm", "torchvision", "detectron2"),
     )
     weights: str = _key(
         "",
-        "Mask R-CNN: a file of weights for the backbone, such as a checkpoint of a ResNet-50 run; empty: random",
+        "Mask R-CNN: a file of weights for the backbone, such as a checkpoint of a ResNet-50 run; empty: "
+        "random",
     )
     batch_norm: str = _key(
         "ghost",
@@ -88,7 +94,8 @@ class DataConfig:
     )
     augmentation: str = _key(
         "none",
-        "train-time augmentation: crop_flip for small images; imagenet (Goyal et al.), imagenet_color, alexnet for photos, this one at "
+        "train-time augmentation: crop_flip for small images; imagenet (Goyal et al.), imagenet_color, "
+        "alexnet for photos, this one at "
         "Caffe's scale of 0 to 255, in scoring too; flip: detection",
         choices=("none", "crop_flip", "imagenet", "imagenet_color", "alexnet", "flip"),
     )
@@ -167,7 +174,8 @@ class ScheduleConfig:
     table: list[str] = _key([], "rule=table: learning rates by batch size, such as 512:4,8192:16", table=True)
     regime_adaptation: bool = _key(
         False,
-        "multiply all lengths in epochs by ceil(batch_size / base_batch_size): as many steps as the small batch (Hoffer et al. 2017)",
+        "multiply all lengths in epochs by ceil(batch_size / base_batch_size): as many steps as the small "
+        "batch (Hoffer et al. 2017)",
     )
     warmup: str = _key("5ep", "length of the gradual warm-up; 0ep: none", duration=True)
     warmup_start_lr: float | None = _key(
@@ -189,7 +197,8 @@ class ScheduleConfig:
     factor: float = _key(0.1, "step: what it is multiplied by", above=0, at_most=1)
     batch_growth: list[str] = _key(
         [],
-        "where the batch is multiplied and by what, such as 60ep:5 (Smith et al. 2018); the rate stays as it is",
+        "where the batch is multiplied and by what, such as 60ep:5 (Smith et al. 2018); the rate stays as "
+        "it is",
         growth=True,
     )
     power: float = _key(2.0, "poly: (1 - progress) to this power (You et al. 2017)", above=0)
@@ -279,7 +288,9 @@ class MeasureConfig:
 
 @dataclass
 class Recipe:
-    """One experiment. Batch sizes are global unless their name says otherwise; durations carry their unit (5ep, 500it, 0.05dur)."""
+    """One experiment. Batch sizes are global unless their name says otherwise; durations carry their unit
+    (5ep, 500it, 0.05dur).
+    """
 
     batch_size: int = _key(256, "images per optimizer step over all ranks and accumulation steps", at_least=1)
     bn_batch_size: int = _key(
@@ -289,7 +300,8 @@ class Recipe:
     )
     loss_batch_size: int = _key(
         1,
-        "Mask R-CNN: images over which its losses are normalised, whatever the number of ranks; 2 in Goyal et al.",
+        "Mask R-CNN: images over which its losses are normalised, whatever the number of ranks; 2 in Goyal "
+        "et al.",
         at_least=1,
     )
     bn_momentum: float = _key(
@@ -320,7 +332,8 @@ class Recipe:
     schedule: ScheduleConfig = _key(ScheduleConfig, "the learning rate")
     skip_nonfinite: int = _key(
         0,
-        "how many updates may be skipped because a gradient was NaN or Inf; one more ends the run (exit code 5)",
+        "how many updates may be skipped because a gradient was NaN or Inf; one more ends the run (exit "
+        "code 5)",
         at_least=0,
     )
     precision: str = _key(
@@ -328,7 +341,8 @@ class Recipe:
     )
     channels_last: bool = _key(
         False,
-        "channels-last order in memory, which a GPU wants for convolutions in bf16 and fp16 (at ZeRO stage 0 only)",
+        "channels-last order in memory, which a GPU wants for convolutions in bf16 and fp16 (at ZeRO stage "
+        "0 only)",
     )
     engine: str = _key(
         "auto",
@@ -342,7 +356,8 @@ class Recipe:
     )
     fault_timeout: float = _key(
         60.0,
-        "seconds within which all ranks end when a rank, a host or a launcher is lost or stopped (exit code 4)",
+        "seconds within which all ranks end when a rank, a host or a launcher is lost or stopped (exit code "
+        "4)",
         at_least=2,
     )
     run_dir: str = _key("", "where the run is kept; empty: runs/NAME-OF-THE-RECIPE")
@@ -357,10 +372,12 @@ class Recipe:
     expect: Expectation | None = field(default=None, compare=False, metadata={"omegaconf_ignore": True})
 
     def vary(self, *, expect: Expectation | None = None, **changes: Any) -> "Recipe":
-        """A copy with differences; a nested part takes a dict of its own differences, a list or a dict of arguments is replaced whole.
+        """A copy with differences; a nested part takes a dict of its own differences, a list or a dict of
+        arguments is replaced whole.
 
-        `expect`: the result that the copy is held against; its parent's is not inherited, for it is another experiment. The parent is left
-        as it was. Raises RecipeError for a name, a type or a value that cannot be.
+        `expect`: the result that the copy is held against; its parent's is not inherited, for it is another
+        experiment. The parent is left as it was. Raises RecipeError for a name, a type or a value that cannot
+        be.
         """
         return dataclasses.replace(
             _replaced(copy.deepcopy(self), _checked_tree(type(self), changes, "")), expect=expect
@@ -371,13 +388,16 @@ class Recipe:
         return own if self.engine == "auto" else self.engine
 
     def with_overrides(self, words: Sequence[str]) -> "Recipe":
-        """A copy with `key=value` words applied, later ones winning; its expectation knows what changed. Raises RecipeError."""
+        """A copy with `key=value` words applied, later ones winning; its expectation knows what changed.
+        Raises RecipeError.
+        """
         tree: dict[str, Any] = {}
         for word in words:
             name, separator, text = word.partition("=")
             if not separator:
                 raise RecipeError(
-                    f"{word!r} is not an override: write key=value, for example batch_size=512 (--help lists the keys)"
+                    f"{word!r} is not an override: write key=value, for example batch_size=512 (--help "
+                    "lists the keys)"
                 )
             spec = _spec(type(self), name)
             *parents, leaf = name.split(".")
@@ -414,7 +434,9 @@ def keys(config_type: type = Recipe, prefix: str = "") -> Iterator[tuple[str, da
 
 
 def _changes(before: Recipe, after: Recipe) -> Iterator[str]:
-    """What another experiment `after` is than the one whose result `before` expects, in words. Another seed is the same experiment."""
+    """What another experiment `after` is than the one whose result `before` expects, in words. Another seed
+    is the same experiment.
+    """
     same = MAY_CHANGE_ON_RESUME | {"seed", "data.format"}
     if before.expect and before.expect.evaluations > 1:
         same -= {"evaluate_every"}  # the result is a median over evaluations, wherever these are
@@ -435,7 +457,9 @@ def _spec(config_type: type, name: str) -> dataclasses.Field[Any]:
 
 
 def _did_you_mean(name: str, known: list[str]) -> str:
-    """The nearest key by spelling, also when only its last part was given (`momentum` for `optimizer.momentum`)."""
+    """The nearest key by spelling, also when only its last part was given (`momentum` for
+    `optimizer.momentum`).
+    """
     spelled = {key.rpartition(".")[2]: key for key in reversed(known)} | {key: key for key in known}
     near = difflib.get_close_matches(name, spelled, n=1, cutoff=0.7) or difflib.get_close_matches(
         name.rpartition(".")[2], spelled, n=1

@@ -1,7 +1,8 @@
-"""Values of a recipe: what a word of a command line means for a key of some type, and whether a key takes a value.
+"""Values of a recipe: what a word of a command line means for a key of some type, and whether a key takes a
+value.
 
-The rule is that a run never has another value than the one that was written: what Python or YAML would read leniently (1_0, 010, yes,
-1e-400) is an error.
+The rule is that a run never has another value than the one that was written: what Python or YAML would read
+leniently (1_0, 010, yes, 1e-400) is an error.
 """
 
 import contextlib
@@ -95,7 +96,9 @@ def _mapping(text: str) -> dict[str, Any]:
 
 
 def _from_node(node: yaml.Node) -> Any:
-    """YAML's meaning, but of the plain words only true, false, null and decimal numbers are more than text (not yes, 010, 1:30)."""
+    """YAML's meaning, but of the plain words only true, false, null and decimal numbers are more than text
+    (not yes, 010, 1:30).
+    """
     if not re.fullmatch(r"tag:yaml\.org,2002:(map|seq|str)", node.tag):
         raise ValueError(node.tag)
     if isinstance(node, yaml.MappingNode):
@@ -170,7 +173,8 @@ def _check_argument(value: Any, name: str) -> None:
         _check_range(value, {}, name)
     else:
         raise RecipeError(
-            f"{name}: {value!r} is a {type(value).__name__}; write text, numbers, true, false, null, lists or {{key: value}}"
+            f"{name}: {value!r} is a {type(value).__name__}; write text, numbers, true, false, null, lists "
+            f"or {{key: value}}"
         )
 
 

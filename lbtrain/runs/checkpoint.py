@@ -1,9 +1,12 @@
-"""Checkpoints: one file with full named tensors, readable by any engine, any world size, and timm's `checkpoint_path=`.
+"""Checkpoints: one file with full named tensors, readable by any engine, any world size, and timm's
+`checkpoint_path=`.
 
-A file is written under another name, flushed to the disk and renamed, so a crash leaves the old ones whole; a checksum beside it tells a
-damaged one, and then the one before it is used. Files hold tensors, numbers and text only and are read with `weights_only=True`.
+A file is written under another name, flushed to the disk and renamed, so a crash leaves the old ones whole; a
+checksum beside it tells a damaged one, and then the one before it is used. Files hold tensors, numbers and
+text only and are read with `weights_only=True`.
 
-Training does not wait for the disk: a thread writes the state, which is a copy, while the next steps are made.
+Training does not wait for the disk: a thread writes the state, which is a copy, while the next steps are
+made.
 """
 
 import contextlib
@@ -53,9 +56,14 @@ class LoadedCheckpoint:
     """SHA-256 of the file: another one, other weights."""
 
     def check_fits(self, model: nn.Module) -> None:
-        """Raises RecipeError unless weights and optimizer states are those of `model` and its parameters, by name, shape and type."""
+        """Raises RecipeError unless weights and optimizer states are those of `model` and its parameters, by
+        name, shape and type.
+        """
         here, weights = model.state_dict(), self.state["model"]
-        for names, what in ((here.keys() - weights.keys(), "lacks"), (weights.keys() - here.keys(), "has, and the model has not,")):
+        for names, what in (
+            (here.keys() - weights.keys(), "lacks"),
+            (weights.keys() - here.keys(), "has, and the model has not,"),
+        ):
             if names:
                 raise _not_this_run(self.path, f"it {what} {min(names)} ({len(names)} such names)")
         for name, tensor in here.items():
@@ -63,23 +71,31 @@ class LoadedCheckpoint:
         parameters = dict(model.named_parameters())
         for name, states in self.state["optimizer"].items():
             if name not in parameters:
-                raise _not_this_run(self.path, f"it has optimizer states of {name}, which is no parameter of the model")
+                raise _not_this_run(
+                    self.path, (f"it has optimizer states of {name}, which is no parameter of the model")
+                )
             for key, value in states.items():
                 if value.dim():  # a counter has no dimensions
                     _check_alike(self.path, f"{name}, {key}", value, parameters[name], torch.float32)
 
     def restore_extras(self, load: Callable[[Mapping[str, Any]], None]) -> None:
-        """Lets techniques `load` what they had to remember. Raises RecipeError where it is not there, or is not theirs."""
+        """Lets techniques `load` what they had to remember. Raises RecipeError where it is not there, or is
+        not theirs.
+        """
         try:
             load(self.extras)
         except RecipeError:
             raise
         except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-            raise _not_this_run(self.path, f"what a technique keeps in it is not there ({type(error).__name__}: {error})") from error
+            raise _not_this_run(
+                self.path, (f"what a technique keeps in it is not there ({type(error).__name__}: {error})")
+            ) from error
 
 
 class Checkpoints:
-    """The checkpoints of one run, in `run_dir/checkpoints`; the `keep` newest stay, not counting damaged ones that were passed over."""
+    """The checkpoints of one run, in `run_dir/checkpoints`; the `keep` newest stay, not counting damaged ones
+    that were passed over.
+    """
 
     def __init__(self, run_dir: Path, *, keep: int):
         self.folder = run_dir / "checkpoints"
@@ -88,17 +104,28 @@ class Checkpoints:
         self._failure: SaveFailed | None = None
         self._passed_over: set[Path] = set()
 
-    def save(self, state: EngineState, progress: Progress, recipe_yaml: str, extras: Mapping[str, Any] | None = None) -> None:
-        """Starts to write a checkpoint, when the one before is written, with `extras` (tensors, numbers, text by name) beside the rest.
+    def save(
+        self,
+        state: EngineState,
+        progress: Progress,
+        recipe_yaml: str,
+        extras: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Starts to write a checkpoint, when the one before is written, with `extras` (tensors, numbers, text
+        by name) beside the rest.
 
         The caller must leave `state` alone. Raises as `wait` does.
         """
         self.wait()
-        self._writer = threading.Thread(target=self._write_or_note, args=(state, progress, recipe_yaml, copy.deepcopy(extras)))
+        self._writer = threading.Thread(
+            target=self._write_or_note, args=(state, progress, recipe_yaml, copy.deepcopy(extras))
+        )
         self._writer.start()
 
     def wait(self) -> None:
-        """Returns when the last checkpoint is on the disk. Raises SaveFailed if the disk did not take it; the older ones are whole."""
+        """Returns when the last checkpoint is on the disk. Raises SaveFailed if the disk did not take it; the
+        older ones are whole.
+        """
         if self._writer:
             self._writer.join()
             self._writer = None
@@ -106,20 +133,35 @@ class Checkpoints:
             failure, self._failure = self._failure, None
             raise failure
 
-    def _write_or_note(self, state: EngineState, progress: Progress, recipe_yaml: str, extras: Mapping[str, Any] | None) -> None:
+    def _write_or_note(
+        self, state: EngineState, progress: Progress, recipe_yaml: str, extras: Mapping[str, Any] | None
+    ) -> None:
         try:
             self._write(state, progress, recipe_yaml, extras)
-        except Exception as error:  # whatever it is: noted, or this thread ends without a word and the run without its checkpoint
-            with contextlib.suppress(OSError):  # of a disk that has become read-only; the next save or start removes it
+        # whatever it is: noted, or this thread ends without a word and the run without its checkpoint
+        except Exception as error:
+            # of a disk that has become read-only; the next save or start removes it
+            with contextlib.suppress(OSError):
                 self._remove_unfinished()
             # torch turns an error of the file into one of its own.
             cause = error.__context__ if isinstance(error.__context__, OSError) else error
             why = str(cause) or type(cause).__name__  # a MemoryError has no words
             good = self._not_skipped()
-            last = f"{good[-1]} is whole: the same command goes on from it" if good else "there is none before it"
-            self._failure = SaveFailed(f"the checkpoint of step {progress.step} could not be written to {self.folder} ({why}); {last}")
+            last = (
+                (f"{good[-1]} is whole: the same command goes on from it")
+                if good
+                else "there is none before it"
+            )
+            self._failure = SaveFailed(
+                (
+                    f"the checkpoint of step {progress.step} could not be written to "
+                    f"{self.folder} ({why}); {last}"
+                )
+            )
 
-    def _write(self, state: EngineState, progress: Progress, recipe_yaml: str, extras: Mapping[str, Any] | None) -> None:
+    def _write(
+        self, state: EngineState, progress: Progress, recipe_yaml: str, extras: Mapping[str, Any] | None
+    ) -> None:
         """Writes one checkpoint and then removes the oldest, and damaged ones that it replaces."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self._remove_unfinished()
@@ -155,37 +197,46 @@ class Checkpoints:
     def newest(self) -> LoadedCheckpoint | None:
         """The newest undamaged checkpoint; None if there is none at all.
 
-        Raises RecipeError if every checkpoint is damaged: going on from nothing would lose the run; and if the newest undamaged one does
-        not hold what a checkpoint holds: somebody has changed it.
+        Raises RecipeError if every checkpoint is damaged: going on from nothing would lose the run; and if
+        the newest undamaged one does not hold what a checkpoint holds: somebody has changed it.
         """
         damaged: list[str] = []
         for path in reversed(self._paths()):
-            if _checksum_path(path).exists() and (checksum := _checksum_path(path).read_text().strip()) == _sha256(path):
+            if _checksum_path(path).exists() and (
+                checksum := _checksum_path(path).read_text().strip()
+            ) == _sha256(path):
                 return _read(path, damaged, checksum)
             damaged.append(f"{path} is damaged (its checksum differs): passed over")
             self._passed_over.add(path)
         if damaged:
-            raise RecipeError("; ".join(damaged) + ". No good checkpoint is left: choose another run_dir to start anew")
+            raise RecipeError(
+                "; ".join(damaged) + (". No good checkpoint is left: choose another run_dir to start anew")
+            )
         return None
 
     def _not_skipped(self) -> list[Path]:
         return [path for path in self._paths() if path not in self._passed_over]
 
     def _paths(self) -> list[Path]:
-        found = (path for path in self.folder.glob("step_*.pt") if re.fullmatch(r"step_\d{9,}\.pt", path.name))
+        found = (
+            path for path in self.folder.glob("step_*.pt") if re.fullmatch(r"step_\d{9,}\.pt", path.name)
+        )
         return sorted(found, key=lambda path: int(path.stem.removeprefix("step_")))
 
 
 def _read(path: Path, skipped: list[str], checksum: str) -> LoadedCheckpoint:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever torch makes of bytes that it did not write, or of code that it refuses to load
+    # whatever torch makes of bytes that it did not write, or of code that it refuses to load
+    except Exception as error:
         raise _not_this_run(path, f"it cannot be read ({str(error).strip().splitlines()[0]})") from error
     missing = [name for name in OWN if name not in content] if isinstance(content, dict) else list(OWN)
     if missing:
         raise _not_this_run(path, f"it lacks {', '.join(missing)}")
     weights, states, scale = content["state_dict"], content["optimizer"], content["loss_scale"]
-    if not (_all(weights, Tensor) and _all(states, dict) and all(_all(state, Tensor) for state in states.values())):
+    if not (
+        _all(weights, Tensor) and _all(states, dict) and all(_all(state, Tensor) for state in states.values())
+    ):
         raise _not_this_run(path, "its weights and optimizer states are not tensors by name")
     if not (isinstance(scale, int | float) and 0 < scale < float("inf")):
         raise _not_this_run(path, f"loss_scale={scale!r} is no positive number")
@@ -202,18 +253,24 @@ def _read(path: Path, skipped: list[str], checksum: str) -> LoadedCheckpoint:
 
 def _all(values: Any, kind: type) -> bool:
     """Whether these are values of a kind, by name."""
-    return isinstance(values, dict) and all(isinstance(name, str) and type(value) is kind for name, value in values.items())
+    return isinstance(values, dict) and all(
+        isinstance(name, str) and type(value) is kind for name, value in values.items()
+    )
 
 
 def _check_alike(path: Path, name: str, found: Tensor, expected: Tensor, dtype: torch.dtype) -> None:
     if (found.shape, found.dtype) != (expected.shape, dtype):
-        there, here = (f"{tuple(shape)} of {kind}" for shape, kind in ((found.shape, found.dtype), (expected.shape, dtype)))
+        there, here = (
+            f"{tuple(shape)} of {kind}"
+            for shape, kind in ((found.shape, found.dtype), (expected.shape, dtype))
+        )
         raise _not_this_run(path, f"{name} has shape {there} in it, and {here} in this run")
 
 
 def _not_this_run(path: Path, why: str) -> RecipeError:
     return RecipeError(
-        f"{path} is no checkpoint of this run, though its checksum is right: {why}. Remove it, and the run goes on from the one before; "
+        f"{path} is no checkpoint of this run, though its checksum is right: {why}. Remove it, and the run "
+        "goes on from the one before; "
         "or choose another run_dir"
     )
 

@@ -1,6 +1,7 @@
 """A run directory: everything about one run, in files that tools can read without lbtrain.
 
-recipe.yaml, plan.json, deepspeed.json (as handed to the engine), metrics.jsonl, tensorboard/, checkpoints/, summary.json.
+recipe.yaml, plan.json, deepspeed.json (as handed to the engine), metrics.jsonl, tensorboard/, checkpoints/,
+summary.json.
 """
 
 import errno
@@ -24,7 +25,9 @@ from lbtrain.runs.records import write_whole
 
 
 def _locked(lock: TextIO) -> bool:
-    """Whether the lock could be had, or there are none on this file system. A lock of this kind holds between the hosts of an NFS too."""
+    """Whether the lock could be had, or there are none on this file system. A lock of this kind holds between
+    the hosts of an NFS too.
+    """
     try:
         fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -37,7 +40,9 @@ class RunDirectory:
     path: Path
 
     def open_for(self, recipe: Recipe) -> None:
-        """Makes the folder. Raises RecipeError if that fails, or if it holds a run that this recipe would not continue."""
+        """Makes the folder. Raises RecipeError if that fails, or if it holds a run that this recipe would not
+        continue.
+        """
         self._check_same_run(recipe)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -46,25 +51,36 @@ class RunDirectory:
 
     def _check_same_run(self, recipe: Recipe) -> None:
         if (self.path / "recipe.yaml").exists() and recipe.resume == "never":
-            raise RecipeError(f"run_dir={self.path} holds a run already, and resume=never: choose another run_dir")
+            raise RecipeError(
+                (f"run_dir={self.path} holds a run already, and resume=never: choose another run_dir")
+            )
         if changed := self.changes(recipe):
             raise RecipeError(
-                f"run_dir={self.path} holds a run of another recipe ({'; '.join(changed)}): choose another run_dir, or undo the change"
+                f"run_dir={self.path} holds a run of another recipe ({'; '.join(changed)}): choose another "
+                "run_dir, or undo the change"
             )
 
     def changes(self, recipe: Recipe) -> list[str]:
-        """What makes `recipe` another run than the one that lies here, in words; nothing where it would continue it, or none lies here."""
+        """What makes `recipe` another run than the one that lies here, in words; nothing where it would
+        continue it, or none lies here.
+        """
         path = self.path / "recipe.yaml"
         if not path.exists():
             return []
         old, new = OmegaConf.create(path.read_text()), OmegaConf.structured(recipe)
-        values = {key: (OmegaConf.select(old, key), OmegaConf.select(new, key)) for key, _ in keys() if key not in MAY_CHANGE_ON_RESUME}
+        values = {
+            key: (OmegaConf.select(old, key), OmegaConf.select(new, key))
+            for key, _ in keys()
+            if key not in MAY_CHANGE_ON_RESUME
+        }
         return [f"{key} was {before}, is {now}" for key, (before, now) in values.items() if before != now]
 
     def claim(self, *, patience: float = 10) -> TextIO:
-        """Locks the directory for this process, for as long as the returned file is open; the system frees it when the process dies.
+        """Locks the directory for this process, for as long as the returned file is open; the system frees it
+        when the process dies.
 
-        Raises RecipeError, with the owner, if another process still holds it after `patience` seconds, or if nothing can be written.
+        Raises RecipeError, with the owner, if another process still holds it after `patience` seconds, or if
+        nothing can be written.
         """
         path, end = self.path / "lock", time.monotonic() + patience
         try:
@@ -74,10 +90,17 @@ class RunDirectory:
         while not _locked(lock):
             if time.monotonic() > end:
                 lock.seek(0)
-                raise RecipeError(f"run_dir={self.path} is in use by {lock.read().strip()}: wait for it, end it, or choose another run_dir")
+                raise RecipeError(
+                    (
+                        f"run_dir={self.path} is in use by {lock.read().strip()}: wait for it, "
+                        "end it, or choose another run_dir"
+                    )
+                )
             time.sleep(0.1)
         lock.truncate(0)
-        lock.write(f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
+        lock.write(
+            (f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
+        )
         lock.flush()
         return lock
 
@@ -97,7 +120,9 @@ class RunDirectory:
         return summary
 
     def replaced_images(self) -> int:
-        """How many broken images were, over the whole run with its restarts: the rows of metrics.jsonl count each once."""
+        """How many broken images were, over the whole run with its restarts: the rows of metrics.jsonl count
+        each once.
+        """
         rows = map(json.loads, (self.path / "metrics.jsonl").read_text().splitlines())
         return sum(row["replaced_images"] for row in rows if "replaced_images" in row)
 

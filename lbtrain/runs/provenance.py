@@ -22,18 +22,29 @@ def versions() -> dict[str, str]:
 
 
 def commit(tree: Path = Path(__file__).parents[1]) -> str:
-    """The commit of a source tree, this one's by default, with -dirty where its code differs from it; `unknown` outside a checkout.
+    """The commit of a source tree, this one's by default, with -dirty where its code differs from it;
+    `unknown` outside a checkout.
 
     results/, docs/ and the README may differ: a measurement writes there before the next one starts.
     """
     head = _git(tree, "rev-parse", "--short", "HEAD")
-    changed = _git(tree, "status", "--porcelain", "--untracked-files=no", "--", ".", *(f":(exclude){path}" for path in WRITTEN_BY_RESULTS))
+    changed = _git(
+        tree,
+        "status",
+        "--porcelain",
+        "--untracked-files=no",
+        "--",
+        ".",
+        *(f":(exclude){path}" for path in WRITTEN_BY_RESULTS),
+    )
     return f"{head}-dirty" if head and changed else head or "unknown"
 
 
 def _git(tree: Path, *words: str) -> str:
     try:
-        return subprocess.run(["git", *words], capture_output=True, text=True, cwd=tree, check=False).stdout.strip()
+        return subprocess.run(
+            ["git", *words], capture_output=True, text=True, cwd=tree, check=False
+        ).stdout.strip()
     except OSError:
         return ""
 

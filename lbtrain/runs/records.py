@@ -1,5 +1,5 @@
-"""What a run writes while it goes: metrics.jsonl, TensorBoard, the screen, summary.json. One process writes; the others hold a silent
-copy.
+"""What a run writes while it goes: metrics.jsonl, TensorBoard, the screen, summary.json. One process writes;
+the others hold a silent copy.
 """
 
 import dataclasses
@@ -24,8 +24,9 @@ Pictures = dict[str, NDArray[np.uint8]]
 
 @dataclass(frozen=True)
 class TrainRow:
-    """Of a logged step. `examples` were seen when it ended. Losses and images_per_sec are averages since the row before, or since the
-    restart, where a run went on between the two: the part of that time before its checkpoint is in no row.
+    """Of a logged step. `examples` were seen when it ended. Losses and images_per_sec are averages since the
+    row before, or since the restart, where a run went on between the two: the part of that time before its
+    checkpoint is in no row.
     """
 
     step: int
@@ -39,7 +40,9 @@ class TrainRow:
     """Share of that time in which rank 0 waited for its data, in [0, 1]."""
     skipped_steps: int
     replaced_images: int = 0
-    """Broken images that were replaced (data.on_error=replace) since the row before or the restart, over all ranks."""
+    """Broken images that were replaced (data.on_error=replace) since the row before or the restart, over all
+    ranks.
+    """
     trust_min: float | None = None
     """Layer-wise ratio of the last step over the adapted layers (LARS, LAMB); None for other optimizers."""
     trust_median: float | None = None
@@ -74,7 +77,9 @@ class TrustRow:
 
 @dataclass(frozen=True)
 class CurvatureRow:
-    """What ABSA measured when `examples` were seen: the largest Hessian eigenvalue, and the batch that follows from it."""
+    """What ABSA measured when `examples` were seen: the largest Hessian eigenvalue, and the batch that
+    follows from it.
+    """
 
     step: int
     examples: int
@@ -85,9 +90,11 @@ class CurvatureRow:
 
 @dataclass(frozen=True)
 class NoiseRow:
-    """A measurement of the gradient noise in the step that ended at `examples`; averages over it and those before it, at most 100.
+    """A measurement of the gradient noise in the step that ended at `examples`; averages over it and those
+    before it, at most 100.
 
-    small_square and large_square: this step's squared norms of the mean gradient of small_batch and of large_batch examples.
+    small_square and large_square: this step's squared norms of the mean gradient of small_batch and of
+    large_batch examples.
     """
 
     step: int
@@ -110,7 +117,9 @@ class NoiseRow:
 
 @dataclass(frozen=True)
 class LayersRow:
-    """|w|, |g| and the running noise scale (None: not to be told from infinite) of every layer in a measured step, by parameter name."""
+    """|w|, |g| and the running noise scale (None: not to be told from infinite) of every layer in a measured
+    step, by parameter name.
+    """
 
     step: int
     examples: int
@@ -122,7 +131,9 @@ class LayersRow:
 
 @dataclass(frozen=True)
 class DistanceRow:
-    """How far the weights have moved since the start of the run: the Euclidean norm over all parameters (Hoffer et al. 2017, section 3)."""
+    """How far the weights have moved since the start of the run: the Euclidean norm over all parameters
+    (Hoffer et al. 2017, section 3).
+    """
 
     step: int
     examples: int
@@ -142,9 +153,13 @@ def flat(row: Row) -> dict[str, Any]:
 
 
 class Records:
-    """Writes to `run_dir` if `enabled`. After a resume, rows behind the checkpoint are dropped: every step stands there once."""
+    """Writes to `run_dir` if `enabled`. After a resume, rows behind the checkpoint are dropped: every step
+    stands there once.
+    """
 
-    def __init__(self, run_dir: Path, *, enabled: bool, on_screen: bool, total_examples: int, resumed_at: int = 0):
+    def __init__(
+        self, run_dir: Path, *, enabled: bool, on_screen: bool, total_examples: int, resumed_at: int = 0
+    ):
         self.enabled = enabled
         self.run_dir = run_dir
         if not enabled:
@@ -195,7 +210,11 @@ def _scalars(row: Row, values: dict[str, Any]) -> Iterator[tuple[str, Any]]:
         yield from row.ratios.items()
         return
     for name, value in values.items():
-        yield from ((f"{name}/{key}", each) for key, each in value.items()) if isinstance(value, dict) else [(name, value)]
+        yield from (
+            ((f"{name}/{key}", each) for key, each in value.items())
+            if isinstance(value, dict)
+            else [(name, value)]
+        )
 
 
 def _open_metrics(path: Path, resumed_at: int) -> TextIO:
@@ -226,7 +245,13 @@ class _Screen:
         self.first_examples: int | None = None
         self.bar: Progress | None = None
         if sys.stdout.isatty():
-            shape = [BarColumn(), TextColumn("{task.percentage:3.0f}%"), TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn()]
+            shape = [
+                BarColumn(),
+                TextColumn("{task.percentage:3.0f}%"),
+                TimeElapsedColumn(),
+                TextColumn("ETA"),
+                TimeRemainingColumn(),
+            ]
             self.bar = Progress(*shape, TextColumn("{task.description}"), console=Console())
             self.task = self.bar.add_task("", total=total_examples)
             self.bar.start()
@@ -259,6 +284,9 @@ class _Screen:
 
 def _words(row: TrainRow | EvalRow) -> str:
     if isinstance(row, TrainRow):
-        return f"step {row.step}  epoch {row.epoch:.2f}  loss {row.loss:.4f}  lr {row.lr:.4g}  {row.images_per_sec:,.0f} images/s"
+        return (
+            f"step {row.step}  epoch {row.epoch:.2f}  loss {row.loss:.4f}  lr {row.lr:.4g}  "
+            f"{row.images_per_sec:,.0f} images/s"
+        )
     metrics = "  ".join(f"{name} {value:.4g}" for name, value in row.metrics.items())
     return f"evaluation  epoch {row.epoch:.2f}  {metrics}  ({row.seconds:.1f} s)"

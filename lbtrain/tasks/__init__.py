@@ -1,4 +1,6 @@
-"""Jobs by the model library that a recipe names. Each is a `Task`: what the loop needs to know, and no engine."""
+"""Jobs by the model library that a recipe names. Each is a `Task`: what the loop needs to know, and no
+engine.
+"""
 
 from types import ModuleType
 
@@ -25,13 +27,17 @@ def primary_metric_of(recipe: Recipe) -> PrimaryMetric:
 
 
 def build_model(recipe: Recipe, known: DatasetInfo) -> nn.Module:
-    """The network with its initial weights, seeded by the recipe alone. Raises RecipeError for a model that the library does not have."""
+    """The network with its initial weights, seeded by the recipe alone. Raises RecipeError for a model that
+    the library does not have.
+    """
     model: nn.Module = _job(recipe).build_model(recipe, known)
     return model
 
 
 def counted_part(recipe: Recipe, model: nn.Module) -> tuple[nn.Module, tuple[int, int, int]]:
-    """The part of `model` whose activations can be counted without data, and (channels, height, width) of one image as it sees it."""
+    """The part of `model` whose activations can be counted without data, and (channels, height, width) of one
+    image as it sees it.
+    """
     part: tuple[nn.Module, tuple[int, int, int]] = _job(recipe).counted_part(recipe, model)
     return part
 

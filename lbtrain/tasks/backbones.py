@@ -1,4 +1,6 @@
-"""timm networks as backbones of a detector: the feature maps that its pyramid stands on, and what of them is loaded, trained and frozen."""
+"""timm networks as backbones of a detector: the feature maps that its pyramid stands on, and what of them is
+loaded, trained and frozen.
+"""
 
 from collections.abc import Sequence
 from typing import Any, cast
@@ -17,8 +19,9 @@ STRIDES = (4, 8, 16, 32)
 
 
 def levels_of(recipe: Recipe) -> tuple[int, ...]:
-    """Numbers of the network's feature maps at `STRIDES`, the deepest of each. Raises RecipeError for a network that has not all of them,
-    or does not make them, channels first, of an image of any size. Looks at it on the meta device: no memory, no random numbers.
+    """Numbers of the network's feature maps at `STRIDES`, the deepest of each. Raises RecipeError for a
+    network that has not all of them, or does not make them, channels first, of an image of any size. Looks at
+    it on the meta device: no memory, no random numbers.
     """
     named = f"model.name={recipe.model.name} with {recipe.model.args.get('backbone', {})}"
     with torch.device("meta"):
@@ -29,7 +32,8 @@ def levels_of(recipe: Recipe) -> tuple[int, ...]:
         if not numbers.keys() >= set(STRIDES):
             found, needed = ", ".join(map(str, numbers)), ", ".join(map(str, STRIDES))
             raise RecipeError(
-                f"{named} has feature maps of strides {found}: a pyramid stands on those of {needed}, as resnet50 has them"
+                f"{named} has feature maps of strides {found}: a pyramid stands on those of {needed}, as "
+                "resnet50 has them"
             )
         levels = tuple(numbers[stride] for stride in STRIDES)
         _check_shapes(_features(recipe, levels), named)
@@ -46,11 +50,13 @@ def _check_shapes(body: nn.Module, named: str) -> None:
         shapes = [tuple(feature.shape[1:]) for feature in body(torch.empty(2, 3, height, width))]
     except Exception as error:  # whatever a network makes of an image that has not its size
         raise RecipeError(
-            f"{named} takes no image of {height} x {width} pixels, and those of detection have any size: {error}"
+            f"{named} takes no image of {height} x {width} pixels, and those of detection have any size: "
+            f"{error}"
         ) from error
     if shapes != expected:
         raise RecipeError(
-            f"{named} makes features of {shapes} of an image of {height} x {width} pixels: a pyramid takes {expected}"
+            f"{named} makes features of {shapes} of an image of {height} x {width} pixels: a pyramid takes "
+            f"{expected}"
         )
 
 
@@ -68,7 +74,9 @@ def _features(recipe: Recipe, levels: tuple[int, ...]) -> nn.Module:
 
 
 def create_backbone(recipe: Recipe, levels: tuple[int, ...]) -> nn.Module:
-    """The network, with the weights of `model.weights`, giving its feature maps `levels`. Raises RecipeError for what does not fit it."""
+    """The network, with the weights of `model.weights`, giving its feature maps `levels`. Raises RecipeError
+    for what does not fit it.
+    """
     body = _features(recipe, levels)
     if (
         recipe.model.weights and next(body.parameters()).device.type != "meta"
@@ -79,20 +87,25 @@ def create_backbone(recipe: Recipe, levels: tuple[int, ...]) -> nn.Module:
 
 
 def _freeze(body: nn.Module, frozen: Sequence[str]) -> None:
-    """Does not train what begins with one of the names `frozen`. Raises RecipeError for a name that no parameter begins with."""
+    """Does not train what begins with one of the names `frozen`. Raises RecipeError for a name that no
+    parameter begins with.
+    """
     named = {_without_prefix(name): parameter for name, parameter in body.named_parameters()}
     unknown = [start for start in frozen if not any(name.startswith(start) for name in named)]
     if unknown:
         known = ", ".join(dict.fromkeys(name.partition(".")[0] for name in named))
         raise RecipeError(
-            f"model.args frozen: no parameter of the backbone begins with {', '.join(unknown)}: it has {known}"
+            f"model.args frozen: no parameter of the backbone begins with {', '.join(unknown)}: it has "
+            f"{known}"
         )
     for name, parameter in named.items():
         parameter.requires_grad_(not name.startswith(tuple(frozen)))
 
 
 def _load(body: nn.Module, path: str) -> None:
-    """Weights of a classifier of the same name: a checkpoint of a run here, or a timm state dict. The classifier itself is left out."""
+    """Weights of a classifier of the same name: a checkpoint of a run here, or a timm state dict. The
+    classifier itself is left out.
+    """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
@@ -111,12 +124,15 @@ def _load(body: nn.Module, path: str) -> None:
         raise RecipeError(f"model.weights={path} does not fit the backbone: {error}") from error
     if outcome.missing_keys:
         raise RecipeError(
-            f"model.weights={path} lacks {', '.join(outcome.missing_keys[:3])}: is it a checkpoint of this backbone?"
+            f"model.weights={path} lacks {', '.join(outcome.missing_keys[:3])}: is it a checkpoint of this "
+            "backbone?"
         )
 
 
 def _under_names_of(body: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A backbone calls some layers otherwise than its classifier: timm writes features_0 for features.0, or puts model. or body. before."""
+    """A backbone calls some layers otherwise than its classifier: timm writes features_0 for features.0, or
+    puts model. or body. before.
+    """
     own = {_joined(name): name for name in body.state_dict()}
     return {own.get(_joined(name), name): tensor for name, tensor in weights.items()}
 

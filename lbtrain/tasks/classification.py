@@ -1,7 +1,9 @@
-"""Image classification with timm's models: what the loop needs to know about the job, and nothing about engines.
+"""Image classification with timm's models: what the loop needs to know about the job, and nothing about
+engines.
 
-The loss is the mean over the images of a micro-batch. All micro-batches of a step are equally large, so the engines' average over
-accumulation steps and ranks is the mean over the global batch (Goyal et al. 2017, remark 3).
+The loss is the mean over the images of a micro-batch. All micro-batches of a step are equally large, so the
+engines' average over accumulation steps and ranks is the mean over the global batch (Goyal et al. 2017,
+remark 3).
 """
 
 from collections.abc import Iterator
@@ -22,11 +24,15 @@ from lbtrain.recipe import Recipe
 from lbtrain.tasks.protocol import Evaluation, PrimaryMetric
 
 TrainingBatch = tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]
-"""Images; labels (n,), or probabilities (n, classes) with mixup; with multiplicative noise also the weight of each example's loss (n,)."""
+"""Images; labels (n,), or probabilities (n, classes) with mixup; with multiplicative noise also the weight of
+each example's loss (n,).
+"""
 
 
 def build_model(recipe: Recipe, known: DatasetInfo) -> nn.Module:
-    """The network with its initial weights, seeded by the recipe alone. Raises RecipeError for a model that timm does not have."""
+    """The network with its initial weights, seeded by the recipe alone. Raises RecipeError for a model that
+    timm does not have.
+    """
     import timm
 
     import lbtrain.nn  # noqa: F401  registers its models with timm
@@ -48,7 +54,9 @@ def build_model(recipe: Recipe, known: DatasetInfo) -> nn.Module:
 
 
 class Classification:
-    """See `Task`. Metrics of an evaluation: `top1_error` and `top5_error` in percent, `loss` the mean cross-entropy in nats."""
+    """See `Task`. Metrics of an evaluation: `top1_error` and `top5_error` in percent, `loss` the mean
+    cross-entropy in nats.
+    """
 
     primary_metric = PrimaryMetric("top1_error", "top-1 error", higher_is_better=False)
 
@@ -70,7 +78,8 @@ class Classification:
         loaded = batches(self.train_source, blocks, workers=self.recipe.data.workers, device=self.device)
         for number, batch in enumerate(loaded):
             first = start + (number * world_size + rank) * micro_batch_size
-            # Dropout draws from the global generator: seeded by position, it goes on alike after a restart, with nothing to save.
+            # Dropout draws from the global generator: seeded by position, it goes on alike after a restart,
+            # with nothing to save.
             torch.manual_seed(hash((self.recipe.seed, first)))
             yield self._prepared(batch, first, micro_batch_size)
 
@@ -110,7 +119,9 @@ class Classification:
 
     @torch.no_grad()
     def _sums(self, model: nn.Module, micro_batch_size: int, rank: int, world_size: int) -> Tensor:
-        """Over this rank's share of the evaluation set: (examples, summed loss, top-1 hits, top-5 hits), float64."""
+        """Over this rank's share of the evaluation set: (examples, summed loss, top-1 hits, top-5 hits),
+        float64.
+        """
         blocks = list(
             evaluation_blocks(
                 len(self.eval_source), micro_batch_size=micro_batch_size, rank=rank, world_size=world_size

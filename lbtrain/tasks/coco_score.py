@@ -1,4 +1,6 @@
-"""Box and mask AP of the detections of all ranks, by pycocotools: exact, since rank 0 scores them all at once."""
+"""Box and mask AP of the detections of all ranks, by pycocotools: exact, since rank 0 scores them all at
+once.
+"""
 
 import contextlib
 import copy
@@ -14,7 +16,9 @@ from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 
 Detection = dict[str, Any]
-"""One object in COCO's result format: image_id, category_id, bbox (left, top, width, height), score, segmentation (compressed RLE)."""
+"""One object in COCO's result format: image_id, category_id, bbox (left, top, width, height), score,
+segmentation (compressed RLE).
+"""
 
 NAMES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
 
@@ -22,7 +26,9 @@ NAMES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
 def as_detections(
     image_id: int, category_ids: list[int], boxes: Tensor, scores: Tensor, masks: Tensor
 ) -> list[Detection]:
-    """boxes: (n, 4), left, top, right, bottom, in pixels of the original image; masks: (n, height, width), bool."""
+    """boxes: (n, 4), left, top, right, bottom, in pixels of the original image; masks: (n, height, width),
+    bool.
+    """
     corners = torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], 1).double().tolist()
     encoded = [_encoded(mask) for mask in masks.cpu().numpy()]
     return [
@@ -51,7 +57,9 @@ def from_all_ranks(found: list[Detection]) -> list[Detection] | None:
 
 
 def average_precision(ground_truth: dict[str, Any], found: list[Detection]) -> dict[str, float]:
-    """`mask_ap`, `mask_ap50`, ..., `box_ap_large` in percent, as COCO defines them; those of which there is no object are left out."""
+    """`mask_ap`, `mask_ap50`, ..., `box_ap_large` in percent, as COCO defines them; those of which there is
+    no object are left out.
+    """
     metrics: dict[str, float] = {}
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO()

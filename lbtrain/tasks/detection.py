@@ -1,6 +1,8 @@
-"""Instance segmentation with Mask R-CNN: what the loop needs to know about the job, and nothing about engines.
+"""Instance segmentation with Mask R-CNN: what the loop needs to know about the job, and nothing about
+engines.
 
-What each loss is a mean over, and what K ranks mean against one, is in lbtrain.tasks.mask_rcnn and docs/detection.md.
+What each loss is a mean over, and what K ranks mean against one, is in lbtrain.tasks.mask_rcnn and
+docs/detection.md.
 """
 
 import difflib
@@ -28,7 +30,9 @@ _PICTURED = 6
 
 
 def build_model(recipe: Recipe, known: DatasetInfo) -> nn.Module:
-    """Mask R-CNN with its initial weights, seeded by the recipe alone. Raises RecipeError for a backbone or an argument that cannot be."""
+    """Mask R-CNN with its initial weights, seeded by the recipe alone. Raises RecipeError for a backbone or
+    an argument that cannot be.
+    """
     from lbtrain.tasks.backbones import create_backbone, levels_of
     from lbtrain.tasks.mask_rcnn import Detector
 
@@ -55,7 +59,9 @@ def _head_arguments(recipe: Recipe) -> dict[str, Any]:
 
 
 def counted_part(recipe: Recipe, model: nn.Module) -> tuple[nn.Module, tuple[int, int, int]]:
-    """The backbone and its pyramid, at the largest input: the heads' activations depend on what is found, and are left out."""
+    """The backbone and its pyramid, at the largest input: the heads' activations depend on what is found, and
+    are left out.
+    """
     short = max(_short_edges(recipe))
     rows, columns = padded(np.array([[short, max(short, recipe.data.max_size)]]))
     return cast(nn.Module, model.backbone), (3, rows, columns)
@@ -171,8 +177,9 @@ class InstanceSegmentation:
 def evaluation_items(
     source: InstanceSource, preparation: Preparation, micro_batch_size: int, rank: int, world_size: int
 ) -> list[Item]:
-    """This rank's share of an evaluation: over all ranks every image is scored once, in the company of images of its own padded size only,
-    so that what is found on it does not depend on the cut. All ranks get equally many batches; what that adds is marked PADDING.
+    """This rank's share of an evaluation: over all ranks every image is scored once, in the company of images
+    of its own padded size only, so that what is found on it does not depend on the cut. All ranks get equally
+    many batches; what that adds is marked PADDING.
     """
     indices = np.arange(len(source))
     sizes = -(-preparation.sizes(Block(np.zeros_like(indices), indices), source.sizes) // 32) * 32

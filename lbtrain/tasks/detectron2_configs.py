@@ -1,7 +1,8 @@
-"""detectron2's configs, yaml or LazyConfig, with a recipe's values in them: network, mapper and weights, or why they cannot be.
+"""detectron2's configs, yaml or LazyConfig, with a recipe's values in them: network, mapper and weights, or
+why they cannot be.
 
-detectron2 takes some names that it does not know in silence, and for others raises what it happens to meet; here each is a RecipeError.
-What needs neither data nor weights is refused when a plan is made.
+detectron2 takes some names that it does not know in silence, and for others raises what it happens to meet;
+here each is a RecipeError. What needs neither data nor weights is refused when a plan is made.
 """
 
 from collections.abc import Callable
@@ -20,13 +21,16 @@ _REFUSALS = (AssertionError, AttributeError, KeyError, TypeError, ValueError)
 
 
 def config_of(recipe: Recipe, num_classes: int) -> Any:
-    """The config of `model.name` with `model.args` in it. Raises RecipeError where it is not there, or where detectron2 is not."""
+    """The config of `model.name` with `model.args` in it. Raises RecipeError where it is not there, or where
+    detectron2 is not.
+    """
     try:
         from detectron2 import model_zoo
         from detectron2.config import CfgNode
     except ImportError as error:
         raise RecipeError(
-            f"model.library=detectron2 needs detectron2, which is not installed here ({error}): its installation page says how, "
+            f"model.library=detectron2 needs detectron2, which is not installed here ({error}): its "
+            "installation page says how, "
             "docs/detection.md what it needs beside it; or use model.library=torchvision"
         ) from error
     try:
@@ -53,12 +57,14 @@ _LAZY_NORMS = ("model.backbone.bottom_up.stem.norm", "model.backbone.bottom_up.s
 """Where the LazyConfigs of a ResNet have what MODEL.RESNETS.NORM is in a yaml."""
 
 _PARTS = ("model.", "dataloader.train.mapper.", "dataloader.test.mapper.")
-"""Of a LazyConfig, what is built from it: an argument that it leaves at its default may be set, and a wrong one is refused by its part."""
+"""Of a LazyConfig, what is built from it: an argument that it leaves at its default may be set, and a wrong
+one is refused by its part.
+"""
 
 
 def _lazy_with(config: Any, recipe: Recipe, num_classes: int) -> Any:
-    """A LazyConfig with the number of classes, the recipe's `batch_norm` and `model.args` in it. Raises RecipeError where it has no such
-    batch norm to set, or no such key.
+    """A LazyConfig with the number of classes, the recipe's `batch_norm` and `model.args` in it. Raises
+    RecipeError where it has no such batch norm to set, or no such key.
     """
     if OmegaConf.select(config, "model.roi_heads") is None:
         raise RecipeError(_no_mask_rcnn(recipe))
@@ -66,7 +72,8 @@ def _lazy_with(config: Any, recipe: Recipe, num_classes: int) -> Any:
     missing = [name for name in norms if OmegaConf.select(config, name) is None]
     if missing:
         raise RecipeError(
-            f"model.batch_norm={recipe.model.batch_norm}: {recipe.model.name} has no {' and '.join(missing)} to set. Use "
+            f"model.batch_norm={recipe.model.batch_norm}: {recipe.model.name} has no "
+            f"{' and '.join(missing)} to set. Use "
             "model.batch_norm=frozen, which leaves its layers as they are"
         )
     for name, value in ({"model.roi_heads.num_classes": num_classes} | norms | recipe.model.args).items():
@@ -89,13 +96,16 @@ def _set(config: Any, name: str, value: Any, recipe: Recipe) -> None:
 
 def _no_mask_rcnn(recipe: Recipe) -> str:
     return (
-        f"model.name={recipe.model.name} is no Mask R-CNN that learns from boxes and masks alone, with proposals of its own: take a config "
+        f"model.name={recipe.model.name} is no Mask R-CNN that learns from boxes and masks alone, with "
+        "proposals of its own: take a config "
         "of COCO-InstanceSegmentation, such as mask_rcnn_R_50_FPN_1x.yaml"
     )
 
 
 def network_of(config: Any, recipe: Recipe) -> nn.Module:
-    """The network with random weights. Raises RecipeError where detectron2 cannot build it, or where it cannot be trained here."""
+    """The network with random weights. Raises RecipeError where detectron2 cannot build it, or where it
+    cannot be trained here.
+    """
     from detectron2.config import CfgNode, instantiate
     from detectron2.modeling import build_model as build
 
@@ -108,7 +118,9 @@ def network_of(config: Any, recipe: Recipe) -> nn.Module:
 
 
 def _check_kind(model: nn.Module, recipe: Recipe) -> None:
-    """Raises RecipeError for a network that needs more than boxes and masks, or less, and for a batch norm that cannot be a ghost's."""
+    """Raises RecipeError for a network that needs more than boxes and masks, or less, and for a batch norm
+    that cannot be a ghost's.
+    """
     from detectron2.modeling import GeneralizedRCNN
 
     heads, proposals = (getattr(model, name, None) for name in ("roi_heads", "proposal_generator"))
@@ -122,9 +134,12 @@ def _check_kind(model: nn.Module, recipe: Recipe) -> None:
             keys = _LAZY_NORM_KEYS if recipe.model.name.endswith(".py") else _YAML_NORM_KEYS
             other = "ghost" if recipe.model.batch_norm == "frozen" else "frozen"
             raise RecipeError(
-                f"model.name={recipe.model.name} with model.batch_norm={recipe.model.batch_norm}: {name} is a {type(module).__name__}, and "
-                "batch norm here is BN over bn_batch_size images, and none in the heads, whose batch is of proposals. Set others, such "
-                f"as GN, by model.args: {', '.join(keys)}; if it is the ResNet's own, model.batch_norm={other}"
+                f"model.name={recipe.model.name} with model.batch_norm={recipe.model.batch_norm}: {name} is "
+                f"a {type(module).__name__}, and "
+                "batch norm here is BN over bn_batch_size images, and none in the heads, whose batch is of "
+                "proposals. Set others, such "
+                f"as GN, by model.args: {', '.join(keys)}; if it is the ResNet's own, "
+                f"model.batch_norm={other}"
             )
 
 
@@ -144,7 +159,9 @@ _OFFSETS = ".conv2_offset."
 
 
 def load_weights(model: nn.Module, path: str) -> None:
-    """As detectron2 loads a file. Raises RecipeError where it cannot be read, or does not hold the backbone, which detectron2 only logs."""
+    """As detectron2 loads a file. Raises RecipeError where it cannot be read, or does not hold the backbone,
+    which detectron2 only logs.
+    """
     from detectron2.checkpoint import DetectionCheckpointer
 
     checkpointer = DetectionCheckpointer(model)
@@ -168,12 +185,15 @@ def load_weights(model: nn.Module, path: str) -> None:
     ]
     if missing:
         raise RecipeError(
-            f"model.weights={path} lacks {', '.join(missing[:3])}, or has other shapes there: are they of this backbone?"
+            f"model.weights={path} lacks {', '.join(missing[:3])}, or has other shapes there: are they of "
+            "this backbone?"
         )
 
 
 def mapper_of(config: Any, is_train: bool, recipe: Recipe) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """detectron2's mapper of training or of evaluation. Raises RecipeError for a setting that it does not take."""
+    """detectron2's mapper of training or of evaluation. Raises RecipeError for a setting that it does not
+    take.
+    """
     from detectron2.config import CfgNode, instantiate
     from detectron2.data import DatasetMapper
 

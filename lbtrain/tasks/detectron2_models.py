@@ -1,13 +1,15 @@
-"""detectron2's models, data mapper and augmentations as they are, under our loop: `model.library=detectron2 model.name=CONFIG`.
+"""detectron2's models, data mapper and augmentations as they are, under our loop: `model.library=detectron2
+model.name=CONFIG`.
 
-A config is one of its model zoo (COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml) or a LazyConfig (the same with .py). It gives the
-network, the mapper and the augmentations; batch, optimizer and schedule are the recipe's. Three things are set from outside, as in
-lbtrain.tasks.mask_rcnn: proposals are sampled by the seed of their image, the heads' losses are normalised over `loss_batch_size` images,
-and the mapper's random numbers belong to (seed, epoch, image). Padding is detectron2's own, to the largest image of the micro-batch: runs
-are equal on any world size that has the same `micro_batch_size`.
+A config is one of its model zoo (COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml) or a LazyConfig (the
+same with .py). It gives the network, the mapper and the augmentations; batch, optimizer and schedule are the
+recipe's. Three things are set from outside, as in lbtrain.tasks.mask_rcnn: proposals are sampled by the seed
+of their image, the heads' losses are normalised over `loss_batch_size` images, and the mapper's random
+numbers belong to (seed, epoch, image). Padding is detectron2's own, to the largest image of the micro-batch:
+runs are equal on any world size that has the same `micro_batch_size`.
 
-detectron2 is on no package index: its own installation page, docs/tutorials/install, says how to build it. docs/detection.md has what this
-needs beside it.
+detectron2 is on no package index: its own installation page, docs/tutorials/install, says how to build it.
+docs/detection.md has what this needs beside it.
 """
 
 import contextlib
@@ -37,7 +39,9 @@ from lbtrain.tasks.mask_rcnn import mean_of
 
 @dataclass(frozen=True)
 class MappedBatch:
-    """A micro-batch as detectron2 takes it: the mapper's dicts, with the seed of each image's own random numbers."""
+    """A micro-batch as detectron2 takes it: the mapper's dicts, with the seed of each image's own random
+    numbers.
+    """
 
     inputs: list[dict[str, Any]]
     keys: list[int]
@@ -48,7 +52,9 @@ class MappedBatch:
 
 
 def build_model(recipe: Recipe, known: DatasetInfo) -> nn.Module:
-    """The network of the config with its initial weights, seeded by the recipe alone. Raises RecipeError for what cannot be."""
+    """The network of the config with its initial weights, seeded by the recipe alone. Raises RecipeError for
+    what cannot be.
+    """
     config = config_of(recipe, known.num_classes)
     torch.manual_seed(recipe.seed)
     model = network_of(config, recipe)
@@ -81,7 +87,9 @@ class _Seeds:
 
 
 def seed_sampling(model: nn.Module) -> _Seeds:
-    """Makes detectron2's two samplers draw by the seed of the image; returns what tells them the images of a pass."""
+    """Makes detectron2's two samplers draw by the seed of the image; returns what tells them the images of a
+    pass.
+    """
     seeds, parts = _Seeds(), cast(Any, model)
     parts.proposal_generator._subsample_labels = seeds.seeded(parts.proposal_generator._subsample_labels, 0)
     parts.roi_heads._sample_proposals = seeds.seeded(parts.roi_heads._sample_proposals, 1)
@@ -200,7 +208,8 @@ class _Mapped(Dataset[MappedBatch]):
             # Pillow's, pycocotools' bare ones, the mapper's own for an image of another size than stated.
             reason = f"{type(error).__name__}: {error}"
             raise DataError(
-                f"{record['file_name']}: image {record['image_id']} cannot be read by detectron2's mapper: {reason}"
+                f"{record['file_name']}: image {record['image_id']} cannot be read by detectron2's mapper: "
+                f"{reason}"
             ) from error
 
 

@@ -2,14 +2,17 @@
 
 Three things go beyond torchvision, so that a step does not depend on how it is cut:
 
-- **proposals** are sampled by the random numbers of their image (`SeededSampler`), not by a generator that the ranks share out;
-- **losses** are normalised over `loss_batch_size` images. torchvision, like detectron2, divides the head losses of a micro-batch by the
-  number of its sampled proposals (class and box) or of its foreground ones (mask), so two micro-batches of one image give another loss than
-  one of two: how many images a rank takes at once is part of the loss, as it is for batch norm. Here that number is in the recipe, and
-  `in_units` runs the heads over so many images at a time, whatever the micro-batch holds;
+- **proposals** are sampled by the random numbers of their image (`SeededSampler`), not by a generator that
+  the ranks share out;
+- **losses** are normalised over `loss_batch_size` images. torchvision, like detectron2, divides the head
+  losses of a micro-batch by the number of its sampled proposals (class and box) or of its foreground ones
+  (mask), so two micro-batches of one image give another loss than one of two: how many images a rank takes at
+  once is part of the loss, as it is for batch norm. Here that number is in the recipe, and `in_units` runs
+  the heads over so many images at a time, whatever the micro-batch holds;
 - **padding** is to the largest image of the step (lbtrain.data.instances).
 
-Each loss is then a mean over units, and the engines' mean over accumulation and ranks is the mean over the global batch.
+Each loss is then a mean over units, and the engines' mean over accumulation and ranks is the mean over the
+global batch.
 """
 
 import functools
@@ -40,11 +43,15 @@ _SET_HERE = {
     "backbone", "num_classes", "min_size", "max_size", "image_mean", "image_std", "rpn_anchor_generator", "rpn_head", "box_roi_pool",
     "box_head", "box_predictor", "mask_roi_pool", "mask_head", "mask_predictor",
 }  # fmt: skip
-"""Arguments of torchvision's MaskRCNN that `Detector` gives itself, or that are for the transform which it replaces."""
+"""Arguments of torchvision's MaskRCNN that `Detector` gives itself, or that are for the transform which it
+replaces.
+"""
 
 
 class Pyramid(nn.Module):
-    """A timm network's feature maps at `STRIDES` and a feature pyramid on them (Lin et al. 2017), with a fifth level by pooling."""
+    """A timm network's feature maps at `STRIDES` and a feature pyramid on them (Lin et al. 2017), with a
+    fifth level by pooling.
+    """
 
     def __init__(self, body: nn.Module, channels: int):
         super().__init__()
@@ -60,7 +67,9 @@ class Pyramid(nn.Module):
 
 
 class Detector(MaskRCNN):
-    """Called with an `InstanceBatch`: the losses by name in training, else torchvision's detections in pixels of the original images."""
+    """Called with an `InstanceBatch`: the losses by name in training, else torchvision's detections in pixels
+    of the original images.
+    """
 
     def __init__(
         self,
@@ -75,8 +84,8 @@ class Detector(MaskRCNN):
         smallest_anchor: int = 32,
         **arguments: Any,
     ):
-        """`num_classes` without the background. More arguments are those of torchvision's MaskRCNN that `argument_names` lists; it takes
-        any other name too, and does nothing with it.
+        """`num_classes` without the background. More arguments are those of torchvision's MaskRCNN that
+        `argument_names` lists; it takes any other name too, and does nothing with it.
         """
         anchors = AnchorGenerator(
             tuple((smallest_anchor * 2**level,) for level in range(5)), ((0.5, 1.0, 2.0),) * 5
@@ -113,7 +122,9 @@ class Detector(MaskRCNN):
 
 
 def argument_names() -> list[str]:
-    """What `Detector` takes from a recipe by name: its own, and those of torchvision's MaskRCNN that it leaves open."""
+    """What `Detector` takes from a recipe by name: its own, and those of torchvision's MaskRCNN that it
+    leaves open.
+    """
     kinds = inspect.Parameter
     own = [
         name
@@ -129,9 +140,11 @@ def argument_names() -> list[str]:
 
 
 def _pool(output_size: int, canonical_scale: int) -> MultiScaleRoIAlign:
-    """RoIAlign over the pyramid's levels of `STRIDES`; an object of `canonical_scale` pixels is looked at on stride 16.
+    """RoIAlign over the pyramid's levels of `STRIDES`; an object of `canonical_scale` pixels is looked at on
+    stride 16.
 
-    The strides are set here: torchvision would guess them at the first batch from the sizes of images before padding.
+    The strides are set here: torchvision would guess them at the first batch from the sizes of images before
+    padding.
     """
     pool = MultiScaleRoIAlign(["0", "1", "2", "3"], output_size, 2, canonical_scale=canonical_scale)
     pool.scales = [1 / stride for stride in STRIDES]
@@ -143,7 +156,9 @@ def _pool(output_size: int, canonical_scale: int) -> MultiScaleRoIAlign:
 
 
 class _Padding(GeneralizedRCNNTransform):
-    """Images come at their size: this normalises them, pads them to the size of the step, and scales detections to the originals."""
+    """Images come at their size: this normalises them, pads them to the size of the step, and scales
+    detections to the originals.
+    """
 
     def __init__(self) -> None:
         super().__init__(0, 0, list(IMAGENET_DEFAULT_MEAN), list(IMAGENET_DEFAULT_STD))
@@ -162,9 +177,11 @@ class _Padding(GeneralizedRCNNTransform):
 
 
 class SeededSampler(BalancedPositiveNegativeSampler):
-    """torchvision's sampler, with each image's draws made by its own seed; set `keys` to the seeds of the images that come next.
+    """torchvision's sampler, with each image's draws made by its own seed; set `keys` to the seeds of the
+    images that come next.
 
-    A candidate is taken if its random number is among the smallest, so one candidate more or less changes one of those taken, not all.
+    A candidate is taken if its random number is among the smallest, so one candidate more or less changes one
+    of those taken, not all.
     """
 
     def __init__(self, like: BalancedPositiveNegativeSampler, salt: int):
@@ -177,7 +194,9 @@ class SeededSampler(BalancedPositiveNegativeSampler):
         return [positive for positive, _ in chosen], [negative for _, negative in chosen]
 
     def _choose(self, labels: Tensor, key: int) -> tuple[Tensor, Tensor]:
-        """Masks of the sampled foreground and background of one image; labels (n,): above 0, 0, or -1 for neither."""
+        """Masks of the sampled foreground and background of one image; labels (n,): above 0, 0, or -1 for
+        neither.
+        """
         order = torch.rand(len(labels), generator=torch.Generator().manual_seed(key ^ self.salt)).to(
             labels.device
         )
@@ -227,7 +246,9 @@ def _rpn_loss_in_units(
     labels: list[Tensor],
     targets: list[Tensor],
 ) -> tuple[Tensor, Tensor]:
-    """torchvision's loss of the proposal network over `unit` images at a time; every image has equally many anchors, in a row."""
+    """torchvision's loss of the proposal network over `unit` images at a time; every image has equally many
+    anchors, in a row.
+    """
     anchors = len(labels[0])
     parts = []
     for first in range(0, len(labels), unit):

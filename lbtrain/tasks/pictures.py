@@ -34,7 +34,8 @@ def drawn(
     names: Sequence[str],
     labels: dict[int, int],
 ) -> NDArray[np.uint8]:
-    """Columns of (ground truth, detections with a score from 0.5) of each sample, uint8 (height, width, 3), `_HEIGHT` pixels a row.
+    """Columns of (ground truth, detections with a score from 0.5) of each sample, uint8 (height, width, 3),
+    `_HEIGHT` pixels a row.
 
     names: of the labels 1, 2, ...; labels: by category id.
     """

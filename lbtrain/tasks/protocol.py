@@ -1,4 +1,6 @@
-"""What the loop asks of a job: batches, losses, an evaluation. A task knows nothing of engines; an engine knows nothing of tasks."""
+"""What the loop asks of a job: batches, losses, an evaluation. A task knows nothing of engines; an engine
+knows nothing of tasks.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -25,7 +27,9 @@ class PrimaryMetric:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Metrics over the whole evaluation set by name, and what to look at: pictures by name, uint8 (height, width, 3)."""
+    """Metrics over the whole evaluation set by name, and what to look at: pictures by name, uint8 (height,
+    width, 3).
+    """
 
     metrics: dict[str, float]
     pictures: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
@@ -40,16 +44,20 @@ class Task(Protocol):
     """The order of the training examples, from which `batches` are cut."""
 
     def batches(self, *, start: int, micro_batch_size: int, rank: int, world_size: int) -> Iterator[Any]:
-        """This rank's micro-batches from position `start` of the run on, without end. What a batch is, only the task knows."""
+        """This rank's micro-batches from position `start` of the run on, without end. What a batch is, only
+        the task knows.
+        """
         ...
 
     def loss(self, model: nn.Module, batch: Any) -> dict[str, Tensor]:
-        """The loss, or its parts by name; their sum is what is minimised. Each is a mean over the micro-batch, so that the engines'
-        average over accumulation and ranks is the mean over the global batch. `model` is the engine's and is called once, so that
-        gradients are exchanged once.
+        """The loss, or its parts by name; their sum is what is minimised. Each is a mean over the
+        micro-batch, so that the engines' average over accumulation and ranks is the mean over the global
+        batch. `model` is the engine's and is called once, so that gradients are exchanged once.
         """
         ...
 
     def evaluate(self, model: nn.Module, *, micro_batch_size: int, rank: int, world_size: int) -> Evaluation:
-        """Scores every example of the evaluation set once, whatever the number of ranks; the same metrics on every rank. Collective."""
+        """Scores every example of the evaluation set once, whatever the number of ranks; the same metrics on
+        every rank. Collective.
+        """
         ...

@@ -1,4 +1,6 @@
-"""What a recipe switches on beside the update itself, as the loop sees it: who decides the batch, and an average of the weights."""
+"""What a recipe switches on beside the update itself, as the loop sees it: who decides the batch, and an
+average of the weights.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -33,7 +35,9 @@ class Techniques:
     average: WeightAverage | None = None
 
     def state(self) -> dict[str, Any]:
-        """What they have to remember: tensors, numbers and text by name, for a checkpoint. The same on every rank."""
+        """What they have to remember: tensors, numbers and text by name, for a checkpoint. The same on every
+        rank.
+        """
         return self.batch.state() | (self.average.state() if self.average else {})
 
     def load(self, state: Mapping[str, Any]) -> None:

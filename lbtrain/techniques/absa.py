@@ -1,18 +1,22 @@
 """ABSA: the batch doubles where the loss has become flatter, with adversarial examples while it is small.
 
-Source: Yao et al. 2018, "Large batch size training of neural networks with adversarial training and second-order information", algorithm 1,
-with the constants of the authors' code. Once per `absa.every` the largest Hessian eigenvalue is measured by power iteration. If it is at
-most half the reference, or `absa.patience` measurements went by without growth, the batch doubles, the rate grows with it, and the share of
-FGSM examples is halved; in the first case the eigenvalue becomes the reference. The largest batch has no adversarial examples.
+Source: Yao et al. 2018, "Large batch size training of neural networks with adversarial training and
+second-order information", algorithm 1, with the constants of the authors' code. Once per `absa.every` the
+largest Hessian eigenvalue is measured by power iteration. If it is at most half the reference, or
+`absa.patience` measurements went by without growth, the batch doubles, the rate grows with it, and the share
+of FGSM examples is halved; in the first case the eigenvalue becomes the reference. The largest batch has no
+adversarial examples.
 
-The Hessian is that of the mean loss over the next `batch_size` images, averaged over all ranks, in evaluation mode (running statistics in
-place of those of the ghost batches), as in the authors' code: so it does not depend on how the batch is cut.
-The authors cut adversarial images off at the extremes of their batch, which depend on the cut; here it is the range of the pixels. Which
-images are adversarial is a draw that belongs to the position in the run, where the authors take the first of each batch.
+The Hessian is that of the mean loss over the next `batch_size` images, averaged over all ranks, in evaluation
+mode (running statistics in place of those of the ghost batches), as in the authors' code: so it does not
+depend on how the batch is cut. The authors cut adversarial images off at the extremes of their batch, which
+depend on the cut; here it is the range of the pixels. Which images are adversarial is a draw that belongs to
+the position in the run, where the authors take the first of each batch.
 
-Holds: a resumed run is bit-identical, since decisions are kept in the checkpoint. On another cut or world the eigenvalue differs by
-rounding, and a decision falls otherwise only if the eigenvalue lies within that of half the reference.
-Cost: at most 10 products, about 90 passes over `batch_size` images, a measurement; two passes over the adversarial images.
+Holds: a resumed run is bit-identical, since decisions are kept in the checkpoint. On another cut or world the
+eigenvalue differs by rounding, and a decision falls otherwise only if the eigenvalue lies within that of half
+the reference. Cost: at most 10 products, about 90 passes over `batch_size` images, a measurement; two passes
+over the adversarial images.
 """
 
 import itertools
@@ -70,7 +74,9 @@ class AdaptiveBatches:
         return self.plan.ladder[self.level]
 
     def eigenvalue(self, examples: int) -> float:
-        """The largest in magnitude, of the mean loss over the `batch_size` images from position `examples` on. Collective."""
+        """The largest in magnitude, of the mean loss over the `batch_size` images from position `examples`
+        on. Collective.
+        """
         split = self.plan.ladder[0].split
         where = dict(
             micro_batch_size=split.micro_batch_size, rank=self.engine.rank, world_size=self.engine.world_size
@@ -81,7 +87,9 @@ class AdaptiveBatches:
         return power_iteration(objective, iterations=ITERATIONS, tolerance=TOLERANCE, seed=self.seed).value
 
     def decide(self, eigenvalue: float) -> None:
-        """Whether the batch doubles after this measurement. A negative eigenvalue counts by its size: a saddle is no flatter place."""
+        """Whether the batch doubles after this measurement. A negative eigenvalue counts by its size: a
+        saddle is no flatter place.
+        """
         self.without_growth += 1
         if self.reference is None:
             self.reference = abs(eigenvalue)

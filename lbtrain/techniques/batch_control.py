@@ -1,4 +1,6 @@
-"""Who decides how large the next step's batch is: the plan, or something that looks at the model while it trains."""
+"""Who decides how large the next step's batch is: the plan, or something that looks at the model while it
+trains.
+"""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
@@ -10,8 +12,8 @@ from lbtrain.runs.checkpoint import Progress
 
 class BatchControl(Protocol):
     def phase(self, progress: Progress) -> Phase:
-        """The phase of the step that follows `progress`. Asked after every step and after a restart; the same answer if asked again.
-        Collective.
+        """The phase of the step that follows `progress`. Asked after every step and after a restart; the same
+        answer if asked again. Collective.
         """
         ...
 

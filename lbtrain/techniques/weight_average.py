@@ -1,8 +1,9 @@
-"""An exponential moving average of the weights (timm's ModelEmaV3), scored beside the weights themselves and kept in the checkpoint.
+"""An exponential moving average of the weights (timm's ModelEmaV3), scored beside the weights themselves and
+kept in the checkpoint.
 
 Source: Polyak & Juditsky 1992; as used for networks by Szegedy et al. 2016, section 8.
-The average moves once per optimizer step, batch-norm statistics included: a larger batch makes fewer steps, so the same memory in examples
-needs a smaller decay.
+The average moves once per optimizer step, batch-norm statistics included: a larger batch makes fewer steps,
+so the same memory in examples needs a smaller decay.
 Cost: one pass over the weights a step, as much memory as the weights on every rank, and a second evaluation.
 """
 
@@ -55,6 +56,7 @@ class WeightAverage:
     def load(self, state: Mapping[str, Any]) -> None:
         if KEY not in state:
             raise RecipeError(
-                "ema.decay: the checkpoint holds no average of the weights; choose another run_dir, or set ema.decay=0"
+                "ema.decay: the checkpoint holds no average of the weights; choose another run_dir, or set "
+                "ema.decay=0"
             )
         self.ema.module.load_state_dict(state[KEY])

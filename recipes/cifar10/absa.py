@@ -1,9 +1,12 @@
-"""ResNet-20 on CIFAR-10 from 128 to 16,384 images a step, as the curvature allows, adversarial images at first (ABSA, Yao et al. 2018).
+"""ResNet-20 on CIFAR-10 from 128 to 16,384 images a step, as the curvature allows, adversarial images at
+first (ABSA, Yao et al. 2018).
 
-Rate, milestones, largest batch and weight decay are those of the authors' example and defaults; 90 epochs those of their C1 example.
+Rate, milestones, largest batch and weight decay are those of the authors' example and defaults; 90 epochs
+those of their C1 example.
 
 Run        torchrun --nproc_per_node 8 recipes/cifar10/absa.py data.root=/data/cifar10
-Published  up to 1 point over large-batch training before it, with up to 5 times fewer steps than SGD (abstract of the first version)
+Published  up to 1 point over large-batch training before it, with up to 5 times fewer steps than SGD
+(abstract of the first version)
 Measured   not yet
 """
 

@@ -1,7 +1,8 @@
-"""ResNet-44 on CIFAR-10 at 128 images a step: the small batch (Hoffer et al. 2017, Table 1, first arm; settings of the authors' code).
+"""ResNet-44 on CIFAR-10 at 128 images a step: the small batch (Hoffer et al. 2017, Table 1, first arm;
+settings of the authors' code).
 
-The code's regime multiplies the rate by 0.1 at epochs 81, 122 and 164; that it ends at 200 is our reading (an example command of theirs
-stops at 100). data.name=cifar100 is the same on CIFAR-100.
+The code's regime multiplies the rate by 0.1 at epochs 81, 122 and 164; that it ends at 200 is our reading (an
+example command of theirs stops at 100). data.name=cifar100 is the same on CIFAR-100.
 
 Run        python recipes/cifar10/resnet44.py data.root=/data/cifar10
 Published  Hoffer et al. 2017, Table 1 (its figures were not at hand; none is stated here)

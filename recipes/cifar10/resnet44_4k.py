@@ -1,4 +1,5 @@
-"""ResNet-44 on CIFAR-10 at 4,096 images a step with nothing changed: the large batch (Hoffer et al. 2017, Table 1, second arm).
+"""ResNet-44 on CIFAR-10 at 4,096 images a step with nothing changed: the large batch (Hoffer et al. 2017,
+Table 1, second arm).
 
 Run        torchrun --nproc_per_node 8 recipes/cifar10/resnet44_4k.py data.root=/data/cifar10
 Published  Hoffer et al. 2017, Table 1 (its figures were not at hand; none is stated here)

@@ -1,4 +1,5 @@
-"""ResNet-44 on CIFAR-10 at 4,096 images a step, in ghost batches of 128 too (Hoffer et al. 2017, Table 1, fourth arm: + GBN).
+"""ResNet-44 on CIFAR-10 at 4,096 images a step, in ghost batches of 128 too (Hoffer et al. 2017, Table 1,
+fourth arm: + GBN).
 
 Run        torchrun --nproc_per_node 8 recipes/cifar10/resnet44_4k_ghost_bn.py data.root=/data/cifar10
 Published  Hoffer et al. 2017, Table 1 (its figures were not at hand; none is stated here)

@@ -1,6 +1,8 @@
-"""ResNet-44 on CIFAR-10 at 4,096 images a step for as many steps as at 128 (Hoffer et al. 2017, Table 1, fifth arm: + RA).
+"""ResNet-44 on CIFAR-10 at 4,096 images a step for as many steps as at 128 (Hoffer et al. 2017, Table 1,
+fifth arm: + RA).
 
-Regime adaptation multiplies all lengths by 32: 6,400 epochs. It answers what the batch costs in accuracy, not in time.
+Regime adaptation multiplies all lengths by 32: 6,400 epochs. It answers what the batch costs in accuracy, not
+in time.
 
 Run        torchrun --nproc_per_node 8 recipes/cifar10/resnet44_4k_regime.py data.root=/data/cifar10
 Published  Hoffer et al. 2017, Table 1 (its figures were not at hand; none is stated here)

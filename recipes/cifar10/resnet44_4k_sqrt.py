@@ -1,4 +1,5 @@
-"""ResNet-44 on CIFAR-10 at 4,096 images a step, the rate by the square-root rule (Hoffer et al. 2017, Table 1, third arm: + LR).
+"""ResNet-44 on CIFAR-10 at 4,096 images a step, the rate by the square-root rule (Hoffer et al. 2017, Table
+1, third arm: + LR).
 
 Run        torchrun --nproc_per_node 8 recipes/cifar10/resnet44_4k_sqrt.py data.root=/data/cifar10
 Published  Hoffer et al. 2017, Table 1 (its figures were not at hand; none is stated here)

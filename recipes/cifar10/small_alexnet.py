@@ -1,4 +1,5 @@
-"""A reduced AlexNet on CIFAR-10 at 8 images a step without batch norm or augmentation (Masters & Luschi 2018, section 3.2, Figure 1).
+"""A reduced AlexNet on CIFAR-10 at 8 images a step without batch norm or augmentation (Masters & Luschi 2018,
+section 3.2, Figure 1).
 
 The paper's best rate stands in a figure only; this is the one of its Figure 4, out of its grid 2^-12 to 1.
 

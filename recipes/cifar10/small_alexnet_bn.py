@@ -1,4 +1,5 @@
-"""A reduced AlexNet with batch norm in all layers on CIFAR-10 at 16 images a step (Masters & Luschi 2018, section 3.3 and Figure 5).
+"""A reduced AlexNet with batch norm in all layers on CIFAR-10 at 16 images a step (Masters & Luschi 2018,
+section 3.3 and Figure 5).
 
 model.args={batch_norm: conv} has it in the convolutions alone (Figure 6: best between 4 and 32 images).
 

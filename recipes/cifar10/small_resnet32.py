@@ -1,7 +1,9 @@
-"""ResNet-32 on CIFAR-10 at 8 images a step with augmentation (Masters & Luschi 2018, section 3.3 and Figure 8).
+"""ResNet-32 on CIFAR-10 at 8 images a step with augmentation (Masters & Luschi 2018, section 3.3 and Figure
+8).
 
-The grid around it: batch_size=2 to 256 (bn_batch_size with it); rates of 2^-12 to 1 per example; data.augmentation=none (Figure 7);
-model.args={batch_norm: false} (section 3.2); bn_batch_size=4 at any larger batch (Figure 13); data.name=cifar100 duration=164ep (Figure 9).
+The grid around it: batch_size=2 to 256 (bn_batch_size with it); rates of 2^-12 to 1 per example;
+data.augmentation=none (Figure 7); model.args={batch_norm: false} (section 3.2); bn_batch_size=4 at any larger
+batch (Figure 13); data.name=cifar100 duration=164ep (Figure 9).
 
 Run        python recipes/cifar10/small_resnet32.py data.root=/data/cifar10
 Published  best between 4 and 8 images, with augmentation and without (figures without numbers)
@@ -17,7 +19,8 @@ recipe = Recipe().vary(
     model=dict(name="cifar_resnet32"),
     data=dict(name="cifar10", augmentation="crop_flip"),
     optimizer=dict(name="sgd", momentum=0.0, weight_decay=1e-4),
-    # The paper's rate is per example, for a loss summed over the batch: lr / m = 2^-8, the rate of its Figure 4.
+    # The paper's rate is per example, for a loss summed over the batch: lr / m = 2^-8, the rate of its Figure
+    # 4.
     schedule=dict(
         base_lr=2**-8,
         base_batch_size=1,

@@ -1,4 +1,5 @@
-"""ResNet-32 on CIFAR-10 at 128 images a step with a warm-up from 1/32 of the rate (Masters & Luschi 2018, section 3.4 and Figure 10).
+"""ResNet-32 on CIFAR-10 at 128 images a step with a warm-up from 1/32 of the rate (Masters & Luschi 2018,
+section 3.4 and Figure 10).
 
 Run        python recipes/cifar10/small_resnet32_warmup.py data.root=/data/cifar10
 Published  with the warm-up, batches up to 128 are still good (a figure without numbers)

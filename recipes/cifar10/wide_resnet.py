@@ -1,6 +1,8 @@
-"""Wide ResNet 16-4 on CIFAR-10 with a falling rate: the original schedule (Smith et al. 2018, section 5.1, first arm).
+"""Wide ResNet 16-4 on CIFAR-10 with a falling rate: the original schedule (Smith et al. 2018, section 5.1,
+first arm).
 
-Initial rate, momentum and factor are the paper's; epochs, milestones and weight decay are those of Zagoruyko & Komodakis 2016.
+Initial rate, momentum and factor are the paper's; epochs, milestones and weight decay are those of Zagoruyko
+& Komodakis 2016.
 
 Run        python recipes/cifar10/wide_resnet.py data.root=/data/cifar10
 Published  top-1 accuracy 94.3 % in about 80,000 steps

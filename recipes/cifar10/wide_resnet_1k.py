@@ -1,4 +1,5 @@
-"""Wide ResNet 16-4 on CIFAR-10 at 1,024 images a step in 30 epochs: meant to reach 94 % soon (linear rule: Goyal et al. 2017, section 2.1).
+"""Wide ResNet 16-4 on CIFAR-10 at 1,024 images a step in 30 epochs: meant to reach 94 % soon (linear rule:
+Goyal et al. 2017, section 2.1).
 
 bench/gpu.py takes the time of it. The rate falls in a straight line, as short runs usually have it.
 

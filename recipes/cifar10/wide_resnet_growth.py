@@ -1,6 +1,8 @@
-"""Wide ResNet 16-4 on CIFAR-10 with a growing batch: 128, 640, 3,200, 5,120 images (Smith et al. 2018, section 5.1).
+"""Wide ResNet 16-4 on CIFAR-10 with a growing batch: 128, 640, 3,200, 5,120 images (Smith et al. 2018,
+section 5.1).
 
-The batch stops at about a tenth of the data set; what is missing of the last step's factor of 5, the rate falls by.
+The batch stops at about a tenth of the data set; what is missing of the last step's factor of 5, the rate
+falls by.
 
 Run        python recipes/cifar10/wide_resnet_growth.py data.root=/data/cifar10
 Published  top-1 accuracy 94.4 % in about 29,000 steps

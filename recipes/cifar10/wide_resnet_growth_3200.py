@@ -1,7 +1,8 @@
-"""Wide ResNet 16-4 on CIFAR-10 from 3,200 images a step, rate 0.5 and momentum 0.98 on (Smith et al. 2018, section 5.2).
+"""Wide ResNet 16-4 on CIFAR-10 from 3,200 images a step, rate 0.5 and momentum 0.98 on (Smith et al. 2018,
+section 5.2).
 
-The batch stays proportional to lr / (1 - momentum). From epoch 60 on it is 5,120; what is missing of the factors of 5, the rate
-falls by.
+The batch stays proportional to lr / (1 - momentum). From epoch 60 on it is 5,120; what is missing of the
+factors of 5, the rate falls by.
 
 Run        python recipes/cifar10/wide_resnet_growth_3200.py data.root=/data/cifar10
 Published  top-1 accuracy 93.3 % in under 2,500 steps

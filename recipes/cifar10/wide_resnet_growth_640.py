@@ -1,6 +1,8 @@
-"""Wide ResNet 16-4 on CIFAR-10 from 640 images a step and rate 0.5 on, with a growing batch (Smith et al. 2018, section 5.2).
+"""Wide ResNet 16-4 on CIFAR-10 from 640 images a step and rate 0.5 on, with a growing batch (Smith et al.
+2018, section 5.2).
 
-From epoch 60 on the batch is 3,200, from 120 on 5,120; what is missing of the factors of 5, the rate falls by.
+From epoch 60 on the batch is 3,200, from 120 on 5,120; what is missing of the factors of 5, the rate falls
+by.
 
 Run        python recipes/cifar10/wide_resnet_growth_640.py data.root=/data/cifar10
 Published  top-1 accuracy 94.5 %

@@ -1,4 +1,5 @@
-"""Wide ResNet 16-4 on CIFAR-10, hybrid: at the first step the batch grows, from then on the rate falls (Smith et al. 2018, section 5.1).
+"""Wide ResNet 16-4 on CIFAR-10, hybrid: at the first step the batch grows, from then on the rate falls (Smith
+et al. 2018, section 5.1).
 
 Run        python recipes/cifar10/wide_resnet_hybrid.py data.root=/data/cifar10
 Published  test curves that cannot be told from those of the original schedule (a figure without numbers)

@@ -1,9 +1,12 @@
-"""Mask R-CNN with ResNet-50 and a feature pyramid on COCO at 16 images a step, the 1x schedule of detectron2's mask_rcnn_R_50_FPN_1x.
+"""Mask R-CNN with ResNet-50 and a feature pyramid on COCO at 16 images a step, the 1x schedule of
+detectron2's mask_rcnn_R_50_FPN_1x.
 
-model.weights is a checkpoint of recipes/imagenet/resnet50.py (or one of its large-batch variants, as in Goyal et al. 2017, Table 3a), or timm's.
+model.weights is a checkpoint of recipes/imagenet/resnet50.py (or one of its large-batch variants, as in Goyal
+et al. 2017, Table 3a), or timm's.
 
-Run        deepspeed --hostfile hostfiles/1x8 recipes/coco/mask_rcnn.py data.root=/data/coco model.weights=resnet50.pt
-Published  box AP 38.6, mask AP 35.2 (detectron2's model zoo, from its own ImageNet weights)
+Run        deepspeed --hostfile hostfiles/1x8 recipes/coco/mask_rcnn.py data.root=/data/coco
+model.weights=resnet50.pt Published  box AP 38.6, mask AP 35.2 (detectron2's model zoo, from its own ImageNet
+weights)
 Measured   not yet
 """
 

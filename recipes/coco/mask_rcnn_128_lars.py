@@ -1,9 +1,10 @@
-"""Mask R-CNN on COCO at 128 images a step with LARS, whose rate follows the square root of the batch (You et al. 2017).
+"""Mask R-CNN on COCO at 128 images a step with LARS, whose rate follows the square root of the batch (You et
+al. 2017).
 
 The rate is a first guess that no run has confirmed.
 
-Run        deepspeed --hostfile hostfiles/8x8 recipes/coco/mask_rcnn_128_lars.py data.root=/data/coco model.weights=resnet50.pt
-Published  nothing
+Run        deepspeed --hostfile hostfiles/8x8 recipes/coco/mask_rcnn_128_lars.py data.root=/data/coco
+model.weights=resnet50.pt Published  nothing
 Measured   not yet
 """
 

@@ -1,7 +1,8 @@
-"""Mask R-CNN on COCO with batch norm over 2 images, one GPU's, in place of frozen statistics; all but the stem is trained.
+"""Mask R-CNN on COCO with batch norm over 2 images, one GPU's, in place of frozen statistics; all but the
+stem is trained.
 
-Run        deepspeed --hostfile hostfiles/1x8 recipes/coco/mask_rcnn_ghost_bn.py data.root=/data/coco model.weights=resnet50.pt
-Published  nothing in these settings
+Run        deepspeed --hostfile hostfiles/1x8 recipes/coco/mask_rcnn_ghost_bn.py data.root=/data/coco
+model.weights=resnet50.pt Published  nothing in these settings
 Measured   not yet
 """
 

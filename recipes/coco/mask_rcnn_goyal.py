@@ -1,9 +1,11 @@
-"""Mask R-CNN on 8 GPUs with 2 images each, 160,000 steps (Goyal et al. 2017, Table 3b; the schedule is He et al.'s 2017, section 3.1).
+"""Mask R-CNN on 8 GPUs with 2 images each, 160,000 steps (Goyal et al. 2017, Table 3b; the schedule is He et
+al.'s 2017, section 3.1).
 
-The three rows below it in the table, on 4, 2 and 1 GPUs, are mask_rcnn_goyal_8, _4 and _2: the linear rule, and as many epochs.
+The three rows below it in the table, on 4, 2 and 1 GPUs, are mask_rcnn_goyal_8, _4 and _2: the linear rule,
+and as many epochs.
 
-Run        deepspeed --hostfile hostfiles/1x8 recipes/coco/mask_rcnn_goyal.py data.root=/data/coco model.weights=resnet50.pt
-Published  box AP 35.6, mask AP 33.6 (minival)
+Run        deepspeed --hostfile hostfiles/1x8 recipes/coco/mask_rcnn_goyal.py data.root=/data/coco
+model.weights=resnet50.pt Published  box AP 35.6, mask AP 33.6 (minival)
 Measured   not yet
 """
 

@@ -1,7 +1,8 @@
-"""Mask R-CNN on 1 GPU with 2 images each, 1,280,000 steps, learning rate 0.0025 by the linear rule (Goyal et al. 2017, Table 3b).
+"""Mask R-CNN on 1 GPU with 2 images each, 1,280,000 steps, learning rate 0.0025 by the linear rule (Goyal et
+al. 2017, Table 3b).
 
-Run        torchrun --nproc_per_node 1 recipes/coco/mask_rcnn_goyal_2.py data.root=/data/coco model.weights=resnet50.pt
-Published  box AP 35.7, mask AP 33.6 (minival)
+Run        torchrun --nproc_per_node 1 recipes/coco/mask_rcnn_goyal_2.py data.root=/data/coco
+model.weights=resnet50.pt Published  box AP 35.7, mask AP 33.6 (minival)
 Measured   not yet
 """
 

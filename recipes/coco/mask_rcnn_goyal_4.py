@@ -1,7 +1,8 @@
-"""Mask R-CNN on 2 GPUs with 2 images each, 640,000 steps, learning rate 0.005 by the linear rule (Goyal et al. 2017, Table 3b).
+"""Mask R-CNN on 2 GPUs with 2 images each, 640,000 steps, learning rate 0.005 by the linear rule (Goyal et
+al. 2017, Table 3b).
 
-Run        torchrun --nproc_per_node 2 recipes/coco/mask_rcnn_goyal_4.py data.root=/data/coco model.weights=resnet50.pt
-Published  box AP 35.7, mask AP 33.7 (minival)
+Run        torchrun --nproc_per_node 2 recipes/coco/mask_rcnn_goyal_4.py data.root=/data/coco
+model.weights=resnet50.pt Published  box AP 35.7, mask AP 33.7 (minival)
 Measured   not yet
 """
 

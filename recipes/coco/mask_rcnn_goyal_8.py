@@ -1,7 +1,8 @@
-"""Mask R-CNN on 4 GPUs with 2 images each, 320,000 steps, learning rate 0.01 by the linear rule (Goyal et al. 2017, Table 3b).
+"""Mask R-CNN on 4 GPUs with 2 images each, 320,000 steps, learning rate 0.01 by the linear rule (Goyal et al.
+2017, Table 3b).
 
-Run        torchrun --nproc_per_node 4 recipes/coco/mask_rcnn_goyal_8.py data.root=/data/coco model.weights=resnet50.pt
-Published  box AP 35.7, mask AP 33.5 (minival)
+Run        torchrun --nproc_per_node 4 recipes/coco/mask_rcnn_goyal_8.py data.root=/data/coco
+model.weights=resnet50.pt Published  box AP 35.7, mask AP 33.5 (minival)
 Measured   not yet
 """
 

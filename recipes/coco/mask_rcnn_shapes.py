@@ -33,7 +33,8 @@ recipe = Recipe().vary(
         ),
     ),
     data=dict(name="shapes", augmentation="flip", empty_images=True),
-    # Tuned on seed 100: LAMB came further in as many steps than SGD. The weights are random and the heads have no norm.
+    # Tuned on seed 100: LAMB came further in as many steps than SGD. The weights are random and the heads
+    # have no norm.
     optimizer=dict(name="lamb", weight_decay=0.01, clip_norm=5.0),
     schedule=dict(
         base_lr=0.01, base_batch_size=8, rule="linear", warmup="1ep", warmup_start_lr=0.0, decay="cosine"

@@ -1,7 +1,8 @@
-"""ResNet-8 on digits at 720 images a step, repaired by linear scaling and a gradual warm-up (Goyal et al. 2017, section 2).
+"""ResNet-8 on digits at 720 images a step, repaired by linear scaling and a gradual warm-up (Goyal et al.
+2017, section 2).
 
-The run has 40 steps. The running batch-norm statistics, which only an evaluation uses, would look back over ten of them, a quarter of the
-run, to weights long gone; bn_momentum=0.5 makes that two.
+The run has 40 steps. The running batch-norm statistics, which only an evaluation uses, would look back over
+ten of them, a quarter of the run, to weights long gone; bn_momentum=0.5 makes that two.
 
 Run        python recipes/digits/digits_720.py
 Published  nothing: the data set is bundled with scikit-learn

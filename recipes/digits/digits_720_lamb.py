@@ -1,6 +1,7 @@
 """ResNet-8 on digits at 720 images a step with LAMB, whose steps are scaled layer by layer (You et al. 2019).
 
-The rate, its warm-up and the decay were chosen on the seeds 100 to 109, not on those that a study starts with.
+The rate, its warm-up and the decay were chosen on the seeds 100 to 109, not on those that a study starts
+with.
 
 Run        python recipes/digits/digits_720_lamb.py
 Published  nothing: the data set is bundled with scikit-learn

@@ -1,4 +1,5 @@
-"""ResNet-8 on digits at 720 images a step for as many steps as at 32: square root, ghost batches, regime adaptation (Hoffer et al. 2017).
+"""ResNet-8 on digits at 720 images a step for as many steps as at 32: square root, ghost batches, regime
+adaptation (Hoffer et al. 2017).
 
 Run        python recipes/digits/digits_720_regime.py
 Published  nothing: the data set is bundled with scikit-learn

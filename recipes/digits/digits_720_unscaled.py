@@ -1,4 +1,5 @@
-"""ResNet-8 on digits at 720 images a step, half the training set, with nothing scaled: what a larger batch does by itself.
+"""ResNet-8 on digits at 720 images a step, half the training set, with nothing scaled: what a larger batch
+does by itself.
 
 Run        python recipes/digits/digits_720_unscaled.py
 Published  nothing: the data set is bundled with scikit-learn

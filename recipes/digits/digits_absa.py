@@ -1,4 +1,5 @@
-"""ResNet-8 on digits from 32 to 256 images a step, as the curvature allows, adversarial images at first (ABSA, Yao et al. 2018).
+"""ResNet-8 on digits from 32 to 256 images a step, as the curvature allows, adversarial images at first
+(ABSA, Yao et al. 2018).
 
 Run        python recipes/digits/digits_absa.py
 Published  nothing: the data set is bundled with scikit-learn

@@ -1,4 +1,5 @@
-"""ResNet-8 on digits at 4 images a step without momentum, the rate stated per example (Masters & Luschi 2018).
+"""ResNet-8 on digits at 4 images a step without momentum, the rate stated per example (Masters & Luschi
+2018).
 
 Run        python recipes/digits/digits_small_batch.py
 Published  nothing: the data set is bundled with scikit-learn

@@ -1,7 +1,9 @@
-"""A reduced AlexNet on the first 4,096 images of Fashion-MNIST at 32 images a step: the reference of the arms below it.
+"""A reduced AlexNet on the first 4,096 images of Fashion-MNIST at 32 images a step: the reference of the arms
+below it.
 
-A small part of the training set, so that a run takes seconds; all 10,000 test images are scored. data.train_examples=0 trains on all
-60,000. The learning rate was chosen on seed 100, not on those that a study starts with.
+A small part of the training set, so that a run takes seconds; all 10,000 test images are scored.
+data.train_examples=0 trains on all 60,000. The learning rate was chosen on seed 100, not on those that a
+study starts with.
 
 Run        python recipes/fashion_mnist/fashion_mnist.py data.root=/data
 Published  nothing: the data set is cut for a laptop

@@ -1,4 +1,5 @@
-"""A reduced AlexNet on Fashion-MNIST at 2,048 images a step with linear scaling and a gradual warm-up (Goyal et al. 2017, section 2).
+"""A reduced AlexNet on Fashion-MNIST at 2,048 images a step with linear scaling and a gradual warm-up (Goyal
+et al. 2017, section 2).
 
 Run        python recipes/fashion_mnist/fashion_mnist_2k.py data.root=/data
 Published  nothing: the data set is cut for a laptop

@@ -1,4 +1,5 @@
-"""AlexNet on ImageNet at 4,096 images a step without LARS: its best rate, which loses (You et al. 2017, Table 1a).
+"""AlexNet on ImageNet at 4,096 images a step without LARS: its best rate, which loses (You et al. 2017, Table
+1a).
 
 The other rates of the table: schedule.base_lr=0.04, 0.06 and 0.07, the last of which diverged.
 

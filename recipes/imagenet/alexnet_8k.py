@@ -1,4 +1,5 @@
-"""AlexNet on ImageNet at 8,192 images a step without LARS: its best rate, which loses (You et al. 2017, Table 1a).
+"""AlexNet on ImageNet at 8,192 images a step without LARS: its best rate, which loses (You et al. 2017, Table
+1a).
 
 The other rates of the table: schedule.base_lr=0.02, 0.04 and 0.05, the last of which diverged.
 

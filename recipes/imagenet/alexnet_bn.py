@@ -1,7 +1,8 @@
-"""AlexNet-BN on ImageNet at 512 images a step: batch norm for local response norm, no warm-up (You et al. 2017, Table 1b).
+"""AlexNet-BN on ImageNet at 512 images a step: batch norm for local response norm, no warm-up (You et al.
+2017, Table 1b).
 
-The text trains 128 epochs, the table's caption says 100. The paper does not say the batch of its batch norm: 64 is a GPU's share of 512
-on eight.
+The text trains 128 epochs, the table's caption says 100. The paper does not say the batch of its batch norm:
+64 is a GPU's share of 512 on eight.
 
 Run        deepspeed --hostfile hostfiles/1x8 recipes/imagenet/alexnet_bn.py data.root=/data/imagenet
 Published  top-1 accuracy 60.2 % (one run)

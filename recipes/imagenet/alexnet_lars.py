@@ -1,6 +1,7 @@
 """AlexNet on ImageNet at 512 images a step with LARS (You et al. 2017, section 5 and Table 3a).
 
-Biases have a local rate of their own too: Table 2 of the paper lists the norms of weights and biases of every layer.
+Biases have a local rate of their own too: Table 2 of the paper lists the norms of weights and biases of every
+layer.
 
 Run        deepspeed --hostfile hostfiles/1x8 recipes/imagenet/alexnet_lars.py data.root=/data/imagenet
 Published  top-1 accuracy 58.7 % (one run)

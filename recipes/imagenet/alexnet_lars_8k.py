@@ -1,6 +1,7 @@
 """AlexNet on ImageNet at 8,192 images a step with LARS (You et al. 2017, Table 3a).
 
-batch_size=16384 schedule.base_lr=14 and batch_size=32768 schedule.base_lr=14 are its further rows (55.0 and 46.9 %).
+batch_size=16384 schedule.base_lr=14 and batch_size=32768 schedule.base_lr=14 are its further rows (55.0 and
+46.9 %).
 
 Run        deepspeed --hostfile hostfiles/32x8 recipes/imagenet/alexnet_lars_8k.py data.root=/data/imagenet
 Published  top-1 accuracy 58.2 % (one run)

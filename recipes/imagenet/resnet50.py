@@ -12,7 +12,8 @@ recipe = Recipe().vary(
     bn_batch_size=32,
     max_micro_batch_size=128,
     duration="90ep",
-    # timm's ResNet-50 has the stride in the 3x3 convolution and starts the last gamma of each block at 0, as the paper does.
+    # timm's ResNet-50 has the stride in the 3x3 convolution and starts the last gamma of each block at 0, as
+    # the paper does.
     model=dict(name="resnet50", head_std=0.01),
     data=dict(name="imagenet", augmentation="imagenet", workers=8),
     optimizer=dict(name="sgd", momentum=0.9, nesterov=True, weight_decay=1e-4, no_decay=["norm"]),

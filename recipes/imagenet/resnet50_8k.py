@@ -1,4 +1,5 @@
-"""ResNet-50 on ImageNet at 8,192 images a step: linear scaling and gradual warm-up (Goyal et al. 2017, Table 1 and Figure 2c).
+"""ResNet-50 on ImageNet at 8,192 images a step: linear scaling and gradual warm-up (Goyal et al. 2017, Table
+1 and Figure 2c).
 
 Run        deepspeed --hostfile hostfiles/32x8 recipes/imagenet/resnet50_8k.py data.root=/data/imagenet
 Published  top-1 error 23.74 +- 0.09 % (baseline at 256: 23.60 +- 0.12)

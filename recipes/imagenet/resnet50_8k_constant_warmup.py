@@ -1,7 +1,8 @@
-"""ResNet-50 on ImageNet at 8,192 images a step after five epochs at a constant 0.1 (Goyal et al. 2017, Table 1 and Figure 2b).
+"""ResNet-50 on ImageNet at 8,192 images a step after five epochs at a constant 0.1 (Goyal et al. 2017, Table
+1 and Figure 2b).
 
-Run        deepspeed --hostfile hostfiles/32x8 recipes/imagenet/resnet50_8k_constant_warmup.py data.root=/data/imagenet
-Published  top-1 error 25.88 +- 0.56 % (baseline at 256: 23.60 +- 0.12)
+Run        deepspeed --hostfile hostfiles/32x8 recipes/imagenet/resnet50_8k_constant_warmup.py
+data.root=/data/imagenet Published  top-1 error 25.88 +- 0.56 % (baseline at 256: 23.60 +- 0.12)
 Measured   not yet
 """
 

@@ -1,7 +1,8 @@
-"""ResNet-50 on ImageNet at 8,192 images a step without warm-up: the arm that loses (Goyal et al. 2017, Table 1 and Figure 2a).
+"""ResNet-50 on ImageNet at 8,192 images a step without warm-up: the arm that loses (Goyal et al. 2017, Table
+1 and Figure 2a).
 
-Run        deepspeed --hostfile hostfiles/32x8 recipes/imagenet/resnet50_8k_no_warmup.py data.root=/data/imagenet
-Published  top-1 error 24.84 +- 0.37 % (baseline at 256: 23.60 +- 0.12)
+Run        deepspeed --hostfile hostfiles/32x8 recipes/imagenet/resnet50_8k_no_warmup.py
+data.root=/data/imagenet Published  top-1 error 24.84 +- 0.37 % (baseline at 256: 23.60 +- 0.12)
 Measured   not yet
 """
 

@@ -1,10 +1,13 @@
-"""ResNet-50 on ImageNet from 8,192 to 16,384 images a step: where the rate would fall first, the batch doubles (Smith et al. 2018).
+"""ResNet-50 on ImageNet from 8,192 to 16,384 images a step: where the rate would fall first, the batch
+doubles (Smith et al. 2018).
 
-What the batch does not take of the parent's factor of 10, the rate does. That epoch 30 is the place is our reading; the paper's limit
-is a tenth of the data set: schedule.batch_growth=[30ep:10] schedule.milestones=[60ep,80ep] has the whole factor.
+What the batch does not take of the parent's factor of 10, the rate does. That epoch 30 is the place is our
+reading; the paper's limit is a tenth of the data set: schedule.batch_growth=[30ep:10]
+schedule.milestones=[60ep,80ep] has the whole factor.
 
-Run        deepspeed --hostfile hostfiles/32x8 recipes/imagenet/resnet50_batch_growth.py data.root=/data/imagenet
-Published  top-1 accuracy 76.1 % in under 30 minutes (abstract; other settings not stated)
+Run        deepspeed --hostfile hostfiles/32x8 recipes/imagenet/resnet50_batch_growth.py
+data.root=/data/imagenet Published  top-1 accuracy 76.1 % in under 30 minutes (abstract; other settings not
+stated)
 Measured   not yet
 """
 

@@ -1,6 +1,8 @@
-"""ResNet-50 on ImageNet at 1,024 images a step in ghost batches of 32 (Masters & Luschi 2018, section 3.6 and Figure 14).
+"""ResNet-50 on ImageNet at 1,024 images a step in ghost batches of 32 (Masters & Luschi 2018, section 3.6 and
+Figure 14).
 
-bn_batch_size=16 to 64 are the best of the figure, whatever the SGD batch; bn_batch_size=128 is its last point.
+bn_batch_size=16 to 64 are the best of the figure, whatever the SGD batch; bn_batch_size=128 is its last
+point.
 
 Run        deepspeed --hostfile hostfiles/4x8 recipes/imagenet/resnet50_ghost_bn.py data.root=/data/imagenet
 Published  best with ghost batches of 16 to 64 images for every SGD batch (a figure without numbers)

@@ -1,7 +1,9 @@
-"""ResNet-50 on ImageNet at 32,768 images a step with LAMB (You et al. 2019; settings of the first author's run script).
+"""ResNet-50 on ImageNet at 32,768 images a step with LAMB (You et al. 2019; settings of the first author's
+run script).
 
-The script gives rate, warm-up, weight decay (beside the adapted step, hence so large) and label smoothing; the shape of the decay and the
-batch-norm batch ("distributed", 256 images on each of 128 chips) are our reading.
+The script gives rate, warm-up, weight decay (beside the adapted step, hence so large) and label smoothing;
+the shape of the decay and the batch-norm batch ("distributed", 256 images on each of 128 chips) are our
+reading.
 
 Run        deepspeed --hostfile hostfiles/32x8 recipes/imagenet/resnet50_lamb_32k.py data.root=/data/imagenet
 Published  top-1 accuracy 76.34 % (log of the authors' run, step 3,519)

@@ -1,7 +1,9 @@
-"""ResNet-50 on ImageNet at 16,384 images a step with LARS (You et al. 2017): rate 22.6 and 5 epochs of warm-up by its parent's rules.
+"""ResNet-50 on ImageNet at 16,384 images a step with LARS (You et al. 2017): rate 22.6 and 5 epochs of
+warm-up by its parent's rules.
 
 Run        deepspeed --hostfile hostfiles/32x8 recipes/imagenet/resnet50_lars_16k.py data.root=/data/imagenet
-Published  top-1 accuracy 76.96 % (independent re-implementation NUS-HPC-AI-Lab/LARS-ImageNet-PyTorch; the paper: 74.4 %)
+Published  top-1 accuracy 76.96 % (independent re-implementation NUS-HPC-AI-Lab/LARS-ImageNet-PyTorch; the
+paper: 74.4 %)
 Measured   not yet
 """
 

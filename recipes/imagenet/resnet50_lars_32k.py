@@ -1,7 +1,9 @@
-"""ResNet-50 on ImageNet at 32,768 images a step with LARS (You et al. 2017): rate 32, and more warm-up than the linear rule gives.
+"""ResNet-50 on ImageNet at 32,768 images a step with LARS (You et al. 2017): rate 32, and more warm-up than
+the linear rule gives.
 
 Run        deepspeed --hostfile hostfiles/32x8 recipes/imagenet/resnet50_lars_32k.py data.root=/data/imagenet
-Published  top-1 accuracy 76.75 % (independent re-implementation NUS-HPC-AI-Lab/LARS-ImageNet-PyTorch; the paper: 72.5 %)
+Published  top-1 accuracy 76.75 % (independent re-implementation NUS-HPC-AI-Lab/LARS-ImageNet-PyTorch; the
+paper: 72.5 %)
 Measured   not yet
 """
 

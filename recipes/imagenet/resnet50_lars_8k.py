@@ -1,10 +1,13 @@
-"""ResNet-50 on ImageNet at 8,192 images a step with LARS (You et al. 2017) in the setting that was reproduced best.
+"""ResNet-50 on ImageNet at 8,192 images a step with LARS (You et al. 2017) in the setting that was reproduced
+best.
 
-The rate is 4 at 512 images and grows with the square root of the batch, the warm-up linearly: not SGD's rule. The paper's own setting
-(Table 4: rate 30, warm-up 5 epochs, weight decay 5e-4, 100 epochs) is published with 75.2 %.
+The rate is 4 at 512 images and grows with the square root of the batch, the warm-up linearly: not SGD's rule.
+The paper's own setting (Table 4: rate 30, warm-up 5 epochs, weight decay 5e-4, 100 epochs) is published with
+75.2 %.
 
 Run        deepspeed --hostfile hostfiles/32x8 recipes/imagenet/resnet50_lars_8k.py data.root=/data/imagenet
-Published  top-1 accuracy 77.14 % (independent re-implementation NUS-HPC-AI-Lab/LARS-ImageNet-PyTorch; one run)
+Published  top-1 accuracy 77.14 % (independent re-implementation NUS-HPC-AI-Lab/LARS-ImageNet-PyTorch; one
+run)
 Measured   not yet
 """
 

@@ -1,10 +1,12 @@
-"""ResNet-50 on ImageNet at 32 images a step, the rate stated per example (Masters & Luschi 2018, section 3.5 and Figure 12).
+"""ResNet-50 on ImageNet at 32 images a step, the rate stated per example (Masters & Luschi 2018, section 3.5
+and Figure 12).
 
-In the figure batches of 16 to 64 are best. batch_size=16 bn_batch_size=16 and batch_size=64 bn_batch_size=64 are its other points;
-the rate per example stays.
+In the figure batches of 16 to 64 are best. batch_size=16 bn_batch_size=16 and batch_size=64 bn_batch_size=64
+are its other points; the rate per example stays.
 
-Run        deepspeed --hostfile hostfiles/1x8 recipes/imagenet/resnet50_small_batch.py data.root=/data/imagenet
-Published  best between 16 and 64 images; best rate 2^-10 per example at 256 to 1,024 images (section 3.6)
+Run        deepspeed --hostfile hostfiles/1x8 recipes/imagenet/resnet50_small_batch.py
+data.root=/data/imagenet Published  best between 16 and 64 images; best rate 2^-10 per example at 256 to 1,024
+images (section 3.6)
 Measured   not yet
 """
 

@@ -1,4 +1,6 @@
-"""The smallest distributed program: every rank writes the sum over all ranks, and where it ran, to a folder all hosts share."""
+"""The smallest distributed program: every rank writes the sum over all ranks, and where it ran, to a folder
+all hosts share.
+"""
 
 import json
 import os

@@ -1,4 +1,6 @@
-"""Two and four hosts for the launch tests; where hosts cannot be made, each test is skipped with the reason (shown by `pytest -ra`)."""
+"""Two and four hosts for the launch tests; where hosts cannot be made, each test is skipped with the reason
+(shown by `pytest -ra`).
+"""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,6 @@
-"""Real launches over ssh: every launcher starts the ranks where the hostfile says, and they form one gloo group over the network."""
+"""Real launches over ssh: every launcher starts the ranks where the hostfile says, and they form one gloo
+group over the network.
+"""
 
 import json
 import subprocess
@@ -56,7 +58,9 @@ sys.exit(0 if status == "ok" else status + Path(log).read_text())
 
 
 def _as_measure_does(launcher: str, hosts: Hosts, folder: Path) -> subprocess.CompletedProcess[str]:
-    """torchrun and accelerate are started once on each host, through ssh, by what `scaling_report measure` starts them with."""
+    """torchrun and accelerate are started once on each host, through ssh, by what `scaling_report measure`
+    starts them with.
+    """
     words = [launcher, hosts.hostfile(1), str(hosts.etc / f"{launcher}.log"), SCRIPT, str(folder)]
     return hosts.run("node01", ["python", "-c", _START, *words], cwd=ROOT)
 

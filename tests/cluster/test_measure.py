@@ -1,4 +1,6 @@
-"""A real study over two hosts: deepspeed over ssh, every step of every rank kept, a point that cannot be recorded with its reason."""
+"""A real study over two hosts: deepspeed over ssh, every step of every rank kept, a point that cannot be
+recorded with its reason.
+"""
 
 from pathlib import Path
 

@@ -1,4 +1,6 @@
-"""slurm: its tasks find their ranks and each other, through a stand-in for srun that starts them as srun does."""
+"""slurm: its tasks find their ranks and each other, through a stand-in for srun that starts them as srun
+does.
+"""
 
 import os
 import socket
@@ -57,7 +59,8 @@ def test_a_task_that_fails_ends_the_others_and_the_point_says_why(tmp_path: Path
     hostfile.write_text("localhost slots=2\n")
     recipe = tmp_path / "broken.py"
     recipe.write_text(
-        "import os\nfrom lbtrain import Recipe\nif 'RANK' in os.environ: raise RuntimeError('no such card')\nrecipe = Recipe()\n"
+        "import os\nfrom lbtrain import Recipe\nif 'RANK' in os.environ: raise RuntimeError('no such "
+        "card')\nrecipe = Recipe()\n"
     )
     words = [
         "--hostfile",

@@ -1,4 +1,6 @@
-"""The small training run of tests/distributed/sharded.py by ColossalAI's own interface, as someone with a loop of their own would."""
+"""The small training run of tests/distributed/sharded.py by ColossalAI's own interface, as someone with a
+loop of their own would.
+"""
 
 from typing import Any
 

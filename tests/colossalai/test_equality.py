@@ -57,7 +57,9 @@ def test_sharded_runs_give_the_losses_of_one_process(oracle, tmp_path, stage, wo
 
 @pytest.fixture(scope="module", params=["sgd", "lars", "lamb"])
 def clipped_oracle(request, tmp_path_factory) -> tuple[dict, Outcome]:
-    """Plain torch on one process with each optimizer, and clipping that acts: the gradient norms of these steps lie above 0.1."""
+    """Plain torch on one process with each optimizer, and clipping that acts: the gradient norms of these
+    steps lie above 0.1.
+    """
     rates = {"sgd": 0.05, "lars": 1.0, "lamb": 0.01}
     rate = rates[request.param]
     changes = dict(

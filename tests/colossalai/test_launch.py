@@ -1,4 +1,6 @@
-"""A recipe under `colossalai run`: on this machine taken for two hosts, on two hosts, and where its hostfile is not what it seems."""
+"""A recipe under `colossalai run`: on this machine taken for two hosts, on two hosts, and where its hostfile
+is not what it seems.
+"""
 
 import json
 import os
@@ -148,7 +150,9 @@ def test_a_hostfile_without_hosts_is_refused(tmp_path):
 
 @pytest.mark.parametrize("line", ["# a comment", "localhost slots=1"])
 def test_its_reader_takes_bare_names_alone(line, tmp_path, monkeypatch):
-    """Comments and slot counts become host names, which do not resolve; ours writes its dialect: Hostfile.text("colossalai")."""
+    """Comments and slot counts become host names, which do not resolve; ours writes its dialect:
+    Hostfile.text("colossalai").
+    """
     run = pytest.importorskip("colossalai.cli.launcher.run")
     monkeypatch.setattr(run, "HostInfo", lambda hostname, port: type("Info", (), {"hostname": hostname}))
     (tmp_path / "hosts").write_text(f"{line}\n")

@@ -1,4 +1,6 @@
-"""The gradient noise scale that a run measures under ColossalAI is the one under plain torch, at every stage and precision."""
+"""The gradient noise scale that a run measures under ColossalAI is the one under plain torch, at every stage
+and precision.
+"""
 
 from functools import cache
 from pathlib import Path

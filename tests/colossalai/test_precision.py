@@ -1,4 +1,6 @@
-"""bf16 and fp16 under ColossalAI: the forward pass is that of plain torch's autocast, weights and batch norm stay fp32."""
+"""bf16 and fp16 under ColossalAI: the forward pass is that of plain torch's autocast, weights and batch norm
+stay fp32.
+"""
 
 from typing import Any
 
@@ -47,7 +49,9 @@ class Gradients:
 
 
 def _scaled_steps() -> list[tuple[bool, float, float]]:
-    """Three steps, the second overflows on one rank: whether each is skipped, what it is divided by, and the scale after it."""
+    """Three steps, the second overflows on one rank: whether each is skipped, what it is divided by, and the
+    scale after it.
+    """
     gradients = Gradients(torch.ones(2))
     scaling = _LossScaling(gradients)
     scaling.GROWTH_INTERVAL = 1
@@ -60,7 +64,9 @@ def _scaled_steps() -> list[tuple[bool, float, float]]:
 
 
 def test_a_step_is_divided_by_the_scale_of_its_own_loss():
-    """Also by the step after which the scale grows; ColossalAI's own scaling divides that one by the next scale."""
+    """Also by the step after which the scale grows; ColossalAI's own scaling divides that one by the next
+    scale.
+    """
     start = 2.0**16
     expected = [(False, start, 2 * start), (True, 2 * start, start), (False, start, 2 * start)]
     assert run_on_ranks(2, _scaled_steps) == [expected] * 2

@@ -145,7 +145,8 @@ def test_states_move_between_stages_world_sizes_and_deepspeed(optimizer):
         difference({name: run_on_ranks(4, _resume, run, 2, saved)[0][name] for name in expected}, expected)
         < LIMIT
     )
-    # ColossalAI keeps no state of a parameter that has had no gradient; DeepSpeed a state of zeros. Neither moves it.
+    # ColossalAI keeps no state of a parameter that has had no gradient; DeepSpeed a state of zeros. Neither
+    # moves it.
     weights = run_on_ranks(2, _resume_under_deepspeed, run, saved)[0]
     assert difference({name: weights[name] for name in expected}, expected) < LIMIT
 

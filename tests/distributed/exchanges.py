@@ -1,4 +1,6 @@
-"""When an engine exchanges gradients: what every rank's first layer holds after each backward pass of a window."""
+"""When an engine exchanges gradients: what every rank's first layer holds after each backward pass of a
+window.
+"""
 
 from typing import Any
 
@@ -49,7 +51,9 @@ def step_of(engine: Any) -> bool:
 
 
 def scaled_steps(changes: dict[str, Any]) -> dict[str, Any]:
-    """Of fp16 under ZeRO: an overflow, a step, a resume, and how far the step is from the one that `ddp` makes."""
+    """Of fp16 under ZeRO: an overflow, a step, a resume, and how far the step is from the one that `ddp`
+    makes.
+    """
     from lbtrain.engines.ddp import load_loss_scale
 
     engine, again = engine_of(changes), engine_of(changes)

@@ -18,7 +18,9 @@ BATCH = 16
 
 
 class OddNet(nn.Module):
-    """Odd sizes everywhere, norms four decades apart, a tied layer, layers of one element, one without gradient."""
+    """Odd sizes everywhere, norms four decades apart, a tied layer, layers of one element, one without
+    gradient.
+    """
 
     def __init__(self, width: int = 11):
         super().__init__()
@@ -178,7 +180,9 @@ def difference(ours: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
 def assert_same_as_one_process(
     run: Run, world_size: int, train: Callable[[Run, int], dict[str, Tensor]], stage: int
 ) -> None:
-    """`train(run, stage)` on every one of `world_size` ranks gives the weights of one process that holds whole layers."""
+    """`train(run, stage)` on every one of `world_size` ranks gives the weights of one process that holds
+    whole layers.
+    """
     expected = train_plain(run)
     for weights in run_on_ranks(world_size, train, run, stage):
         assert difference(weights, expected) < LIMIT

@@ -15,7 +15,9 @@ GROWTH = dict(
     checkpoint=dict(every="1it", keep=99),
 )  # fmt: skip
 BATCHES = [64] * 6 + [128] * 4 + [256] * 2
-"""5.5 steps lie inside the sixth: the seventh is the first that begins after it. 1,280 examples end inside the twelfth."""
+"""5.5 steps lie inside the sixth: the seventh is the first that begins after it. 1,280 examples end inside
+the twelfth.
+"""
 
 
 @pytest.fixture(scope="module")

@@ -92,8 +92,9 @@ def test_precision_is_that_of_one_rank_on_any_number():
 
 @pytest.mark.slow
 def test_what_parts_two_cuts_is_rounding(tmp_path):
-    """Twenty steps at five times the rate, where fp32 parts further than 1e-5, for one rounding becomes another proposal and grows from
-    there. An error in what a loss or a gradient is a mean over would not care how many digits there are.
+    """Twenty steps at five times the rate, where fp32 parts further than 1e-5, for one rounding becomes
+    another proposal and grows from there. An error in what a loss or a gradient is a mean over would not care
+    how many digits there are.
     """
     longer = dict(
         duration="20it",

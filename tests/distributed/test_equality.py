@@ -63,8 +63,11 @@ def test_resuming_on_another_world_goes_on_alike(oracle, tmp_path, engine, world
 
 @pytest.fixture(scope="module", params=["sgd", "lars", "lamb"])
 def clipped_oracle(request, tmp_path_factory) -> tuple[dict, Outcome]:
-    """Plain torch on one process with each optimizer, and clipping that acts: the gradient norms of these steps lie above 0.1."""
-    # Rates at which training is stable: an unstable one amplifies the last digit of a sum into a difference of its own.
+    """Plain torch on one process with each optimizer, and clipping that acts: the gradient norms of these
+    steps lie above 0.1.
+    """
+    # Rates at which training is stable: an unstable one amplifies the last digit of a sum into a difference
+    # of its own.
     rates = {"sgd": 0.05, "lars": 1.0, "lamb": 0.01}
     rate = rates[request.param]
     changes = dict(

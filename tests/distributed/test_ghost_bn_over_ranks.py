@@ -1,4 +1,6 @@
-"""A ghost batch that lies on two ranks is the ghost batch of one process: outputs, gradients and running statistics."""
+"""A ghost batch that lies on two ranks is the ghost batch of one process: outputs, gradients and running
+statistics.
+"""
 
 from typing import Any
 

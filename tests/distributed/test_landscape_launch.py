@@ -1,4 +1,6 @@
-"""The landscape's command under torchrun, as a user types it: two ranks with half of the examples each find what one finds with all."""
+"""The landscape's command under torchrun, as a user types it: two ranks with half of the examples each find
+what one finds with all.
+"""
 
 import json
 import os

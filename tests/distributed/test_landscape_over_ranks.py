@@ -1,4 +1,6 @@
-"""Every measurement of the landscape is the same on two ranks, each with half of the batches, as on one with all of them."""
+"""Every measurement of the landscape is the same on two ranks, each with half of the batches, as on one with
+all of them.
+"""
 
 import pytest
 import torch

@@ -1,4 +1,6 @@
-"""The gradient noise scale while training: one answer for one batch size, whatever cuts it, under every engine; and no trace in the run."""
+"""The gradient noise scale while training: one answer for one batch size, whatever cuts it, under every
+engine; and no trace in the run.
+"""
 
 from types import SimpleNamespace
 from typing import Any
@@ -49,7 +51,9 @@ def test_it_measures_when_it_was_told_to(alone):
 
 
 def plain_gradients(precision: str) -> dict[str, torch.Tensor]:
-    """Of the first step's eight ghost batches, by layer: [8, ...], from plain batch norm on one after the other."""
+    """Of the first step's eight ghost batches, by layer: [8, ...], from plain batch norm on one after the
+    other.
+    """
     recipe = Recipe().vary(**SMALL)
     model = build_model(recipe, dataset_info(recipe.data)).train()
     images, labels = next(
@@ -91,7 +95,8 @@ def test_what_is_measured_are_the_norms_that_plain_autograd_gives(case, tmp_path
     precision = changes.get("precision", "fp32")
     tolerance = {"fp32": 1e-4, "fp16": 2e-3, "bf16": 1e-2}[precision]
     expected = plain_gradients(precision)
-    # Micro-batches of 16 are two ghost batches each; where part of the batch is passed again, it is the first of these.
+    # Micro-batches of 16 are two ghost batches each; where part of the batch is passed again, it is the first
+    # of these.
     micro = {
         name: ghosts.unflatten(0, (4, 2)).mean(1)[: 1 if "part" in case else 4]
         for name, ghosts in expected.items()
@@ -108,7 +113,9 @@ def test_what_is_measured_are_the_norms_that_plain_autograd_gives(case, tmp_path
 
 
 class Quadratic(nn.Module):
-    """f(w) = the mean of |w - x|^2 / 2 over examples x [n, 300]; the gradient of one is w - x, with |G|^2 = 5 where they have mean 0."""
+    """f(w) = the mean of |w - x|^2 / 2 over examples x [n, 300]; the gradient of one is w - x, with |G|^2 = 5
+    where they have mean 0.
+    """
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,6 @@
-"""LARS and LAMB under accelerate's DDP, and under FSDP2, where every layer is a DTensor of which a rank holds some rows."""
+"""LARS and LAMB under accelerate's DDP, and under FSDP2, where every layer is a DTensor of which a rank holds
+some rows.
+"""
 
 import pytest
 import torch
@@ -51,7 +53,9 @@ def _train_fully_shard(run: Run) -> dict[str, Tensor]:
 
 
 def _train_switched(run: Run) -> dict[str, Tensor]:
-    """accelerate shards after the optimizer was made and then hands it the DTensors; on a CPU it cannot be asked to, so done by hand."""
+    """accelerate shards after the optimizer was made and then hands it the DTensors; on a CPU it cannot be
+    asked to, so done by hand.
+    """
     model = run.model()
     optimizer = run.make_optimizer(model)
     fully_shard(model)

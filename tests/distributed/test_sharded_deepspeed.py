@@ -54,7 +54,9 @@ def test_four_ranks(stage, optimizer):
 
 
 def _train_cut_at_every_place(run: Run) -> list[float]:
-    """Cut the flat parameter between two ranks at every place in turn; the differences to whole layers after the steps."""
+    """Cut the flat parameter between two ranks at every place in turn; the differences to whole layers after
+    the steps.
+    """
     expected = train_plain(run)
     sizes = [p.numel() for group in run.make_optimizer(run.model()).param_groups for p in group["params"]]
     return [_train_cut_at(run, place, expected) for place in range(max(sizes) + 1)]
@@ -89,7 +91,9 @@ def _train_cut_at(run: Run, place: int, expected: dict[str, Tensor]) -> float:
 
 
 def _cut(parameters: list, place: int, rank: int) -> FlatTensor:
-    """Rank 0 holds the first `place` elements of every layer (and of the whole where it is shorter), rank 1 the others."""
+    """Rank 0 holds the first `place` elements of every layer (and of the whole where it is shorter), rank 1
+    the others.
+    """
     shards, parts, start = [], [], 0
     for name, parameter in parameters:
         first = min(place, parameter.numel())
@@ -177,7 +181,9 @@ def _error_of_half_weights_at_stage_0() -> str:
 
 
 def test_half_weights_at_stage_0_are_refused():
-    """There DeepSpeed takes a step with zero gradients while it starts, before anyone can say where the layers are."""
+    """There DeepSpeed takes a step with zero gradients while it starts, before anyone can say where the
+    layers are.
+    """
     for error in run_on_ranks(2, _error_of_half_weights_at_stage_0):
         assert "use torch_autocast, or stage 1" in error
 
@@ -218,7 +224,8 @@ def _resume(run: Run, stage: int, saved):
 def test_checkpoints_move_between_stages_and_world_sizes(optimizer):
     run = Run(optimizer, steps=5)
     expected = train_plain(dataclasses.replace(run, steps=10))
-    # torch's SGD decays a parameter whose gradient is zero, but not one without: ZeRO makes the former of the latter.
+    # torch's SGD decays a parameter whose gradient is zero, but not one without: ZeRO makes the former of the
+    # latter.
     if optimizer == "sgd":
         expected = {name: weight for name, weight in expected.items() if not name.startswith("unused")}
     saved = run_on_ranks(2, _save, run, 1)[0]
@@ -293,7 +300,9 @@ def _batch_norm_in_bf16(stage: int) -> tuple[dict[str, Tensor], torch.dtype]:
 
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_batch_norm_under_bf16_autocast(stage):
-    """Sharding is no difference beyond bf16's rounding of the exchanged gradients; weights and running statistics stay fp32."""
+    """Sharding is no difference beyond bf16's rounding of the exchanged gradients; weights and running
+    statistics stay fp32.
+    """
     (expected, _), (weights, dtype) = (
         run_on_ranks(2, _batch_norm_in_bf16, number)[0] for number in (0, stage)
     )

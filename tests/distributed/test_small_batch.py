@@ -1,4 +1,6 @@
-"""Batches of a few images (Masters & Luschi 2018): the same run where ranks hold single images, and ghost batches below the batch."""
+"""Batches of a few images (Masters & Luschi 2018): the same run where ranks hold single images, and ghost
+batches below the batch.
+"""
 
 import pytest
 

@@ -1,4 +1,6 @@
-"""A signal to one rank stops all of them after the same step, saved; the same command then goes on as if nothing had been."""
+"""A signal to one rank stops all of them after the same step, saved; the same command then goes on as if
+nothing had been.
+"""
 
 import json
 import os

@@ -1,7 +1,8 @@
 """Small two-rank jobs that break at a chosen point, and what became of them.
 
-Ranks are forked from a process that has imported torch already, so that a job takes a second or two. A rank breaks itself at a point that
-is reached at the same place in every run; to the others a signal from inside looks like one from outside.
+Ranks are forked from a process that has imported torch already, so that a job takes a second or two. A rank
+breaks itself at a point that is reached at the same place in every run; to the others a signal from inside
+looks like one from outside.
 """
 
 import contextlib
@@ -27,7 +28,9 @@ TIMEOUT = 18.0
 """fault_timeout of these jobs, in seconds."""
 
 PATIENCE = 0.4 * TIMEOUT
-"""For what must be gone once a job has ended: less than the silence after which a straggler would end by itself."""
+"""For what must be gone once a job has ended: less than the silence after which a straggler would end by
+itself.
+"""
 
 STEPS = 8
 WORDS = [
@@ -36,7 +39,8 @@ WORDS = [
     "checkpoint.every=2it", f"fault_timeout={TIMEOUT}",
 ]  # fmt: skip
 
-# Point -> (function, which of its calls on a rank). Two passes a step; evaluations after steps 3 and 6, checkpoints after 2, 4, 6.
+# Point -> (function, which of its calls on a rank). Two passes a step; evaluations after steps 3 and 6,
+# checkpoints after 2, 4, 6.
 POINTS = {
     "start-up": ("lbtrain.launch.world.start_process_group", 1),
     "building": ("lbtrain.tasks.classification.build_model", 1),
@@ -61,7 +65,9 @@ class Break:
         if self.guard_too:
             time.sleep(
                 3
-            )  # three beats: the hub knows this guard by now, and one that it never knew it would wait for much longer
+                # three beats: the hub knows this guard by now, and one that it never knew it would wait for
+                # much longer
+            )
         note(f"broke {time.time()}")
         if self.raises:
             raise getattr(importlib.import_module("lbtrain.errors"), self.raises, OSError)(

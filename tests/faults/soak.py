@@ -2,10 +2,11 @@
 
     python -m tests.faults.soak --minutes 60 --kill-every 60
 
-A launcher starts two ranks; from outside, one of the ranks (or all, or the launcher) is killed at the minute, and the same command is
-given again, for an hour; then the run may end. It says whether the final weights are equal bit for bit, and how the memory of rank 0 grows
-with its steps in the undisturbed run. The disturbed run pauses in each step, so that it lasts the hour and leaves the machine to others;
-that changes no number. Writes results/soak.csv.
+A launcher starts two ranks; from outside, one of the ranks (or all, or the launcher) is killed at the minute,
+and the same command is given again, for an hour; then the run may end. It says whether the final weights are
+equal bit for bit, and how the memory of rank 0 grows with its steps in the undisturbed run. The disturbed run
+pauses in each step, so that it lasts the hour and leaves the machine to others; that changes no number.
+Writes results/soak.csv.
 """
 
 import argparse
@@ -135,7 +136,9 @@ def weights(run_dir: Path) -> dict[str, torch.Tensor]:
 
 
 def growth(memory: list[tuple[float, int, float]]) -> tuple[float, float, float]:
-    """KiB a step, KiB a minute (least squares) and the KiB between the least and the most, all after the warm-up."""
+    """KiB a step, KiB a minute (least squares) and the KiB between the least and the most, all after the
+    warm-up.
+    """
     late = np.array([noted for noted in memory if noted[1] >= WARM_UP])
     if len(late) < 3:
         return float("nan"), float("nan"), float("nan")

@@ -1,4 +1,6 @@
-"""Checkpoints where the disk, the power or a second job fails: what was good stays good, and what went wrong is said."""
+"""Checkpoints where the disk, the power or a second job fails: what was good stays good, and what went wrong
+is said.
+"""
 
 import os
 import random
@@ -91,7 +93,10 @@ def run_on_a_small_disk(tmp_path: Path, mount: str, *words: str) -> subprocess.C
         "evaluate_every=1dur",
         *words,
     ]
-    script = f'mount -t tmpfs -o {mount} disk "$0" && mkdir -p "$0/run" && {{ test -z "$1" || mount -o remount,ro "$0"; }} && shift && '
+    script = (
+        f'mount -t tmpfs -o {mount} disk "$0" && mkdir -p "$0/run" && {{ test -z "$1" || mount -o '
+        f'remount,ro "$0"; }} && shift && '
+    )
     script += '"$@"; code=$?; ls "$0/run/checkpoints" 2>/dev/null; exit $code'
     flag = "ro" if "ro" in words else ""
     recipe = [word for word in recipe if word != "ro"]
@@ -114,7 +119,10 @@ def test_a_full_disk_ends_the_run_and_keeps_the_last_checkpoint(tmp_path):
         tmp_path, "size=1700k", "duration=9it", "checkpoint.every=2it", "checkpoint.keep=9"
     )
     assert ended.returncode == 7, ended.stdout + ended.stderr
-    message = r"^error: the checkpoint of step 6 could not be written to \S+ \(.*No space left on device\); \S+step_000000004\.pt is whole"
+    message = (
+        r"^error: the checkpoint of step 6 could not be written to \S+ \(.*No space left on device\); "
+        r"\S+step_000000004\.pt is whole"
+    )
     assert re.search(message, ended.stderr, re.M), ended.stderr
     assert "Traceback" not in ended.stderr
     assert ended.stdout.split()[-4:] == [
@@ -146,7 +154,10 @@ def test_two_jobs_on_one_run_directory_are_refused_until_the_first_is_dead(tmp_p
     assert os.read(reader, 1) == b"x"
     with pytest.raises(
         RecipeError,
-        match=rf"is in use by process {owner} on \S+ since .*: wait for it, end it, or choose another run_dir",
+        match=(
+            rf"is in use by process {owner} on \S+ since .*: wait for it, end it, or choose another "
+            r"run_dir"
+        ),
     ):
         directory.claim(patience=0.3)
     os.kill(owner, signal.SIGKILL)

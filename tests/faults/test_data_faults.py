@@ -1,4 +1,6 @@
-"""Bad images of every kind: each works, or gives one clear error with its path, or is replaced by the documented rule and counted."""
+"""Bad images of every kind: each works, or gives one clear error with its path, or is replaced by the
+documented rule and counted.
+"""
 
 import io
 import json

@@ -1,4 +1,6 @@
-"""A run goes on from a checkpoint of any number of ranks, engine and ZeRO stage on any other, as if nothing had changed."""
+"""A run goes on from a checkpoint of any number of ranks, engine and ZeRO stage on any other, as if nothing
+had changed.
+"""
 
 from pathlib import Path
 

@@ -1,4 +1,6 @@
-"""A host that is cut off or hangs, a launcher that is killed, under deepspeed over two hosts: the job ends on both, nothing stays."""
+"""A host that is cut off or hangs, a launcher that is killed, under deepspeed over two hosts: the job ends on
+both, nothing stays.
+"""
 
 import json
 import re

@@ -1,4 +1,6 @@
-"""A rank that is killed, stopped or broken ends the whole job, within fault_timeout, with one message; the next start goes on exactly."""
+"""A rank that is killed, stopped or broken ends the whole job, within fault_timeout, with one message; the
+next start goes on exactly.
+"""
 
 import os
 import re

@@ -1,4 +1,6 @@
-"""NaN and Inf in a loss or a gradient: the run ends at that step under every engine, says where, and keeps no weights of it."""
+"""NaN and Inf in a loss or a gradient: the run ends at that step under every engine, says where, and keeps no
+weights of it.
+"""
 
 import json
 import os
@@ -22,7 +24,9 @@ CASES = {
 
 
 def train_with_a_bad_sample(changes: dict[str, Any], run_dir: str, bad: str) -> str:
-    """One rank's part of a run in which step BAD_STEP holds one image of NaN, or a loss whose gradient alone overflows."""
+    """One rank's part of a run in which step BAD_STEP holds one image of NaN, or a loss whose gradient alone
+    overflows.
+    """
     from lbtrain import Recipe
     from lbtrain.errors import Diverged
     from lbtrain.main import run
@@ -54,7 +58,9 @@ def _overflowing_gradient(loss: torch.Tensor) -> torch.Tensor:
 
 
 def detect_with_a_bad_sample(changes: dict[str, Any], run_dir: str) -> list[int]:
-    """One rank's part of a grouped detection run whose loss is NaN on rank 1 in step 2; the images of that micro-batch."""
+    """One rank's part of a grouped detection run whose loss is NaN on rank 1 in step 2; the images of that
+    micro-batch.
+    """
     from lbtrain.errors import Diverged
     from lbtrain.main import run
     from lbtrain.tasks import detection

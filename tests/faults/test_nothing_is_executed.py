@@ -15,7 +15,8 @@ from tools.scaling_report import launchers
 
 ROOT = Path(__file__).parents[2]
 WORDS = [
-    "$(touch {0})", "`touch {0}`", "; touch {0};", "| touch {0}", "&& touch {0}", "\n touch {0}\n", "> {0}", "'; touch {0}; '",
+    "$(touch {0})", "`touch {0}`", "; touch {0};", "| touch {0}", "&& touch {0}", ("\n touch "
+                                                                                   "{0}\n"), "> {0}", "'; touch {0}; '",
     '"; touch {0}; "',
 ]  # fmt: skip
 HOSTS = Hostfile(("node01", "node02"), 1)
@@ -28,7 +29,9 @@ def of_two_hosts(launcher: str, words: list[str]) -> list[list[str]]:
 @pytest.mark.parametrize("launcher", ["torchrun", "accelerate", "slurm"])
 @pytest.mark.parametrize("form", WORDS)
 def test_words_arrive_as_they_were_written(tmp_path: Path, launcher: str, form: str):
-    """The text that ssh or srun hands to a shell is given to one here, with a program in the launcher's place that prints its last word."""
+    """The text that ssh or srun hands to a shell is given to one here, with a program in the launcher's place
+    that prints its last word.
+    """
     made = tmp_path / "made"
     word = f"run_dir={form.format(made)}"
     for command in of_two_hosts(launcher, ["recipe.py", word]):

@@ -1,4 +1,6 @@
-"""A request to stop, to one rank or to all, whatever they do: one step everywhere, saved, exit code 75; then on as if nothing had been."""
+"""A request to stop, to one rank or to all, whatever they do: one step everywhere, saved, exit code 75; then
+on as if nothing had been.
+"""
 
 import re
 import signal
@@ -13,7 +15,8 @@ from tests.faults.jobs import PATIENCE, STEPS, Break, Job, left_behind, wait_unt
 SAVED = 75
 NUMBERS = {"term": signal.SIGTERM, "int": signal.SIGINT, "usr1": signal.SIGUSR1}
 
-# Signal, what the run does, whom it reaches. Every signal, every phase and both kinds of addressees, not every combination.
+# Signal, what the run does, whom it reaches. Every signal, every phase and both kinds of addressees, not
+# every combination.
 QUICK = [("usr1", "accumulation", (0, 1)), ("term", "evaluation", (1,))]
 CASES = [
     ("term", "first step", (0,)),

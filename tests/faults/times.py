@@ -2,8 +2,9 @@
 
     python -m tests.faults.times --rounds 2
 
-Two ranks train digits with the default bound, or another `--fault-timeout`; one breaks, and the clock runs until the last rank that can end
-has ended. Writes results/faults.csv and the table in docs/reliability.md. The faults of hosts are in tests/faults/test_lost_hosts.py.
+Two ranks train digits with the default bound, or another `--fault-timeout`; one breaks, and the clock runs
+until the last rank that can end has ended. Writes results/faults.csv and the table in docs/reliability.md.
+The faults of hosts are in tests/faults/test_lost_hosts.py.
 """
 
 import argparse
@@ -43,7 +44,9 @@ FAULTS = {
 
 
 def seconds_to_the_end(name: str, timeout: float) -> float:
-    """From the fault to the end of the last rank that can end. Raises AssertionError where the job ends otherwise than it should."""
+    """From the fault to the end of the last rank that can end. Raises AssertionError where the job ends
+    otherwise than it should.
+    """
     broken, code = FAULTS[name]
     with tempfile.TemporaryDirectory() as folder:
         job = Job.start(Path(folder) / "job", f"fault_timeout={timeout:g}", broken=broken)
@@ -109,7 +112,10 @@ def main() -> None:
             "longest": f"{max(values):.1f}",
             "bound": f"{options.fault_timeout:g}",
             "n": str(len(values)),
-            "command": f"python -m tests.faults.times --rounds {options.rounds} --fault-timeout {options.fault_timeout:g}",
+            "command": (
+                f"python -m tests.faults.times --rounds {options.rounds} --fault-timeout "
+                f"{options.fault_timeout:g}"
+            ),
         }
         for name, values in found.items()
     ]

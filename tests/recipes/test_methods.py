@@ -1,4 +1,6 @@
-"""One short run of each method on real data, the whole of it, that has to learn: scikit-learn's digits, 357 images scored."""
+"""One short run of each method on real data, the whole of it, that has to learn: scikit-learn's digits, 357
+images scored.
+"""
 
 import json
 import runpy
@@ -12,8 +14,8 @@ from lbtrain.main import run
 
 FOLDER = Path(__file__).parents[2] / "recipes"
 
-# A recipe, what shortens it, and the error in percent that it has to stay below: about twice what a run on another seed ended with, or
-# more, for a score of 357 images moves by a point between seeds. Guessing is 90.
+# A recipe, what shortens it, and the error in percent that it has to stay below: about twice what a run on
+# another seed ended with, or more, for a score of 357 images moves by a point between seeds. Guessing is 90.
 METHODS = {
     "digits": ([], 4.0),
     "digits_720": ([], 6.0),

@@ -1,4 +1,6 @@
-"""What a paper prints about its settings is what its recipes say: every such row of the reference tables, number by number."""
+"""What a paper prints about its settings is what its recipes say: every such row of the reference tables,
+number by number.
+"""
 
 import csv
 import math

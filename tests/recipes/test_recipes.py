@@ -53,7 +53,8 @@ def load(path: Path) -> dict:
 
 
 SMALL_HEADS = (
-    "{backbone: {layers: [1, 1, 1, 1], channels: [8, 8, 8, 8]}, channels: 8, box_features: 8, mask_channels: 8, mask_layers: 1, "
+    "{backbone: {layers: [1, 1, 1, 1], channels: [8, 8, 8, 8]}, channels: 8, box_features: 8, "
+    "mask_channels: 8, mask_layers: 1, "
     "rpn_post_nms_top_n_train: 20, rpn_post_nms_top_n_test: 5, frozen: [conv1]}"
 )
 
@@ -93,7 +94,9 @@ def test_a_recipe_file_is_short_and_holds_no_loop(path):
 
 @every_recipe
 def test_an_expectation_is_a_published_figure(path):
-    """The number stands in the contract, as an error or as the accuracy that it is, and in the tables of sources; never a recalled one."""
+    """The number stands in the contract, as an error or as the accuracy that it is, and in the tables of
+    sources; never a recalled one.
+    """
     recipe = load(path)["recipe"]
     published = re.search(r"^Published +(\S.*)$", ast.get_docstring(ast.parse(path.read_text())), re.M)[1]
     if not recipe.expect:
@@ -129,7 +132,9 @@ def test_an_expectation_is_a_published_figure(path):
 
 @every_recipe
 def test_what_a_contract_says_of_further_arms_can_be_typed(path):
-    """Each `key=value` of the docstring is a key of the recipe and a value that it takes, and the arm can be planned."""
+    """Each `key=value` of the docstring is a key of the recipe and a value that it takes, and the arm can be
+    planned.
+    """
     doc = ast.get_docstring(ast.parse(path.read_text())).partition("\nPublished")[0]
     found = re.findall(r"(?:^|[\s(])([a-z_0-9.]+=(?:\{[^}]*\}|\S+))", doc)
     recipe = load(path)["recipe"]
@@ -186,7 +191,9 @@ def test_a_recipe_plans_from_8_to_256_ranks_or_names_what_would_do(path):
 
 
 def _after_the_remedy(recipe: Recipe, world_size: int, counted, said: str) -> Plan:
-    """The plan for the batch that the refusal names, and for the world that it names. A later phase of a growing batch may refuse again."""
+    """The plan for the batch that the refusal names, and for the world that it names. A later phase of a
+    growing batch may refuse again.
+    """
     recipe = recipe.vary(schedule=dict(batch_growth=[]), absa=dict(max_batch_size=0))
     batch = re.search(rf"batch_size=(\d+)(?: or \d+)? would do on {world_size} ranks", said)
     world = re.search(r"(\d+)(?: or \d+)? ranks would do for this batch", said)
@@ -198,7 +205,9 @@ def _after_the_remedy(recipe: Recipe, world_size: int, counted, said: str) -> Pl
 
 
 def _small(recipe: Recipe) -> list[str]:
-    """Overrides that keep a recipe's method and shrink its size. Only resnet50 itself is trained as deep as it is."""
+    """Overrides that keep a recipe's method and shrink its size. Only resnet50 itself is trained as deep as
+    it is.
+    """
     words = [
         "duration=3it",
         "log_every=1it",

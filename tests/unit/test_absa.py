@@ -152,7 +152,9 @@ def test_what_cannot_be_is_refused_when_the_plan_is_made(changes, engine, said):
 
 
 def test_fgsm_of_a_linear_loss_by_hand():
-    """The gradient of w.x is w: every pixel moves by epsilon in the direction of its weight, and stays within the range."""
+    """The gradient of w.x is w: every pixel moves by epsilon in the direction of its weight, and stays within
+    the range.
+    """
     weight = torch.tensor([[1.0, -2.0], [0.0, 3.0]])
     images = torch.tensor([[[[0.5, 0.5], [0.5, 0.95]]]])
     low, high = torch.tensor(0.45), torch.tensor(1.0)

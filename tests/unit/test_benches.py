@@ -1,4 +1,6 @@
-"""The benches can still be run. Their calls are held against the library by mypy; here each takes its first step, on something tiny."""
+"""The benches can still be run. Their calls are held against the library by mypy; here each takes its first
+step, on something tiny.
+"""
 
 import ast
 import importlib

@@ -206,7 +206,9 @@ def pictures(count: int) -> np.ndarray:
 
 
 def write_torchvision_cifar10(root: Path, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
-    """Ten images a file, one of each class, in torchvision's layout. Its checksums are the real files', so ours replace them."""
+    """Ten images a file, one of each class, in torchvision's layout. Its checksums are the real files', so
+    ours replace them.
+    """
     folder, images = root / "cifar-10-batches-py", pictures(60)
     folder.mkdir(parents=True)
     names = [name for name, _ in datasets.CIFAR10.train_list + datasets.CIFAR10.test_list]

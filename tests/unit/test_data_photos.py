@@ -1,4 +1,6 @@
-"""Photos in folders, tar files and parquet files: the same bytes give the same batches; views against torchvision's transforms."""
+"""Photos in folders, tar files and parquet files: the same bytes give the same batches; views against
+torchvision's transforms.
+"""
 
 import io
 import json
@@ -417,7 +419,8 @@ def test_color_jitter_by_hand_and_in_all_six_orders():
     assert torch.allclose(color_jitter(pixels, [0.0, 0.5, 0.0, 0.5]), 0.6 * pixels + 0.4 * grey.mean())
     assert torch.allclose(color_jitter(pixels, [0.0, 0.5, 0.5, 0.0]), 0.6 * pixels + 0.4 * grey)
     results = [color_jitter(pixels, [(order + 0.5) / 6, 0.9, 0.1, 0.8]) for order in range(6)]
-    # Saturation keeps the mean of grey, so that it commutes with both others; contrast and brightness do not add up alike.
+    # Saturation keeps the mean of grey, so that it commutes with both others; contrast and brightness do not
+    # add up alike.
     assert all(
         torch.allclose(torch.tensor([0.299, 0.587, 0.114]) @ r.mean((1, 2)), grey.mean() * 1.32, rtol=1e-4)
         for r in results
@@ -447,7 +450,9 @@ def test_every_view_has_its_size_and_its_draws(name):
 
 
 def test_boxes_never_change():
-    """A release with other boxes would change every run on photos: this row may only change with a note to users."""
+    """A release with other boxes would change every run on photos: this row may only change with a note to
+    users.
+    """
     assert random_box(375, 500, numbers(40, epoch=1, index=2)) == Box(1, 142, 277, 319)
 
 

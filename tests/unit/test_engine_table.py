@@ -1,4 +1,6 @@
-"""docs/engines.md says of every engine what it can: each "yes" names a test that is there, everything else says why not."""
+"""docs/engines.md says of every engine what it can: each "yes" names a test that is there, everything else
+says why not.
+"""
 
 import ast
 import re

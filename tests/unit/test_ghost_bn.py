@@ -30,7 +30,9 @@ def plain_layer() -> nn.BatchNorm2d:
 def by_hand(
     layer: nn.BatchNorm2d, micro_batches: list[Tensor], ghost: int
 ) -> tuple[list[Tensor], Tensor, Tensor]:
-    """Outputs chunk by chunk, and the running statistics that one step leaves: momentum times the plain average over all chunks."""
+    """Outputs chunk by chunk, and the running statistics that one step leaves: momentum times the plain
+    average over all chunks.
+    """
     outputs, means, variances = [], [], []
     for x in micro_batches:
         parts = []

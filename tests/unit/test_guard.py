@@ -1,4 +1,6 @@
-"""The hub of the guards: what it finds to be the cause, and who is told of it, also where a guard comes after it."""
+"""The hub of the guards: what it finds to be the cause, and who is told of it, also where a guard comes after
+it.
+"""
 
 import os
 import socket
@@ -37,7 +39,9 @@ def reported(hub: Hub, rank: int, **message: object) -> Line:
 
 
 def answers(line: Line, count: int) -> list | None:
-    """The first `count` messages, in however many pieces they come; None for a line closed without one. Beats are answered."""
+    """The first `count` messages, in however many pieces they come; None for a line closed without one. Beats
+    are answered.
+    """
     heard: list = []
     while len(heard) < count:
         assert selectable([line], SECONDS), f"nothing for {SECONDS} s after {heard}"

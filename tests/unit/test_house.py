@@ -12,7 +12,8 @@ ROOT = Path(__file__).parents[2]
 PRODUCT = ("lbtrain", "recipes", "tools", "bench", "hostfiles", "docs", "tests")
 OUTSIDE = {"recipes", "tools", "bench", "tests"}
 
-# What each part of lbtrain may import from the rest of it. `errors` and `recipe` (the data that all speak about) are open to all.
+# What each part of lbtrain may import from the rest of it. `errors` and `recipe` (the data that all speak
+# about) are open to all.
 BELOW = {
     "errors": set(),
     "recipe": set(),
@@ -174,8 +175,10 @@ def test_no_file_names_the_machine_it_was_written_on():
     [
         "import lbtrain",
         "import lbtrain.optim, lbtrain.plan.schedules, lbtrain.data.stream, lbtrain.nn",
-        "from lbtrain import Recipe; from lbtrain.plan.plan import make_plan; make_plan(Recipe().vary(model=dict(name='cifar_resnet8')), 4)",
-        "from lbtrain import Recipe; from lbtrain.plan.plan import make_plan; from lbtrain.engines.deepspeed_config import complete_config; "
+        "from lbtrain import Recipe; from lbtrain.plan.plan import make_plan; "
+        "make_plan(Recipe().vary(model=dict(name='cifar_resnet8')), 4)",
+        "from lbtrain import Recipe; from lbtrain.plan.plan import make_plan; from "
+        "lbtrain.engines.deepspeed_config import complete_config; "
         "complete_config(make_plan(Recipe().vary(model=dict(name='cifar_resnet8')), 4, engine='deepspeed'))",
     ],
 )

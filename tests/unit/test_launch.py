@@ -188,7 +188,10 @@ def test_accelerate_that_started_one_process(count):
     command = ["python", "/venv/bin/accelerate", "launch", "--cpu", *count, "recipes/digits/digits.py"]
     with pytest.raises(
         LaunchError,
-        match=r"--num_processes 2 started 1 process\(es\).*accelerate launch --multi_gpu --num_processes 2.*torchrun",
+        match=(
+            r"--num_processes 2 started 1 process\(es\).*accelerate launch --multi_gpu --num_processes "
+            r"2.*torchrun"
+        ),
     ):
         check_asked_for(world(1), 0, [command])
     check_asked_for(world(2), 0, [command])

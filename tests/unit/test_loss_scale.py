@@ -1,4 +1,6 @@
-"""The loss scale of fp16 grows at the same step whether a run was stopped before it or not, also under another engine."""
+"""The loss scale of fp16 grows at the same step whether a run was stopped before it or not, also under
+another engine.
+"""
 
 from typing import Any
 

@@ -1,4 +1,6 @@
-"""The command line: exit codes, one message, no traceback; what a run leaves and what a second start does with it."""
+"""The command line: exit codes, one message, no traceback; what a run leaves and what a second start does
+with it.
+"""
 
 import json
 import os
@@ -309,7 +311,9 @@ assert not {{"deepspeed", "accelerate"}} & set(sys.modules), "an engine was impo
 
 
 def test_the_size_of_an_evaluation_pass_changes_no_score(tmp_path):
-    """Passes of 8 images, as in training, against 359 at once, in which the last pass of another size is padded."""
+    """Passes of 8 images, as in training, against 359 at once, in which the last pass of another size is
+    padded.
+    """
     scores = []
     for size in (0, 359):
         assert start(f"run_dir={tmp_path}/{size}", "batch_size=8", f"validation_batch_size={size}") == 0

@@ -54,7 +54,9 @@ def test_alexnets_last_pool_is_caffes_at_227_pixels():
 
 @pytest.mark.skipif(not PHOTOS.is_file(), reason=f"no photos at {PHOTOS}")
 def test_alexnets_first_gradients_are_those_of_the_lars_paper():
-    """You et al. 2017, table 2, 1st iteration: |g| of the first convolution 0.22, at a batch it does not state. Other inputs give 0.01."""
+    """You et al. 2017, table 2, 1st iteration: |g| of the first convolution 0.22, at a batch it does not
+    state. Other inputs give 0.01.
+    """
     known = dataset_info(Recipe().vary(data=dict(name="imagenet", augmentation="alexnet")).data)
     with tarfile.open(PHOTOS) as tar:
         photos = [tar.extractfile(member).read() for member in tar if member.name.endswith(".jpg")][:16]
@@ -78,7 +80,9 @@ def test_alexnets_images_have_the_scale_of_caffes_in_training_and_scoring():
 
 
 def test_local_response_norm_is_caffes():
-    """Caffe divides alpha by the number of channels in the window: x / (1 + 1e-4 / 5 * sum of squares) ** 0.75."""
+    """Caffe divides alpha by the number of channels in the window: x / (1 + 1e-4 / 5 * sum of squares) **
+    0.75.
+    """
     model = timm.create_model("alexnet", hidden=8)
     norm = model.features[2]
     x = torch.randn(1, 7, 1, 1, generator=torch.Generator().manual_seed(0)) * 100
@@ -132,7 +136,9 @@ def test_a_cifar_resnet_without_batch_norm_has_biases_instead():
 
 
 def test_wide_resnet_16_4():
-    """Depth 16: 12 convolutions in blocks, the first one and three shortcuts; 2.7 million parameters (Zagoruyko & Komodakis)."""
+    """Depth 16: 12 convolutions in blocks, the first one and three shortcuts; 2.7 million parameters
+    (Zagoruyko & Komodakis).
+    """
     model = timm.create_model("wide_resnet16_4")
     convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
     assert [module.out_channels for module in convolutions if module.kernel_size == (1, 1)] == [64, 128, 256]
@@ -143,7 +149,9 @@ def test_wide_resnet_16_4():
 
 @pytest.mark.parametrize(("name", "count"), [("resnet50", 25_557_032), ("resnet101", 44_549_160)])
 def test_timms_resnets_are_goyals(name, count):
-    """The stride of a stage in its 3 x 3 convolution, the last gamma of each block 0 (section 5.1); ResNet-50 "about 25 million" there."""
+    """The stride of a stage in its 3 x 3 convolution, the last gamma of each block 0 (section 5.1); ResNet-50
+    "about 25 million" there.
+    """
     assert parameters(name) == count
     model = timm.create_model(name)
     blocks = [*model.layer1, *model.layer2, *model.layer3, *model.layer4]
@@ -157,7 +165,9 @@ def test_timms_resnets_are_goyals(name, count):
     "name", ["alexnet", "alexnet_bn", "reduced_alexnet", "cifar_resnet8", "wide_resnet16_4"]
 )
 def test_a_recipe_can_set_the_heads_initial_weights(name):
-    """Goyal et al. 2017, section 5.1: a normal distribution for the last layer, there of standard deviation 0.01."""
+    """Goyal et al. 2017, section 5.1: a normal distribution for the last layer, there of standard deviation
+    0.01.
+    """
     size = dict(image_size=67) if name.startswith("alexnet") else {}
     recipe = Recipe().vary(model=dict(name=name, head_std=0.03), data=dict(name="synthetic", **size))
     head = build_model(recipe, dataset_info(recipe.data)).get_classifier()

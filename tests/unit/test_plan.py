@@ -340,7 +340,9 @@ def test_states_of_each_optimizer():
 
 
 def test_activations_of_one_convolution_by_hand():
-    """cifar_resnet8 on 8 x 8 digits keeps at least every convolution's input and grows with the square of the image."""
+    """cifar_resnet8 on 8 x 8 digits keeps at least every convolution's input and grows with the square of the
+    image.
+    """
     small_images, large_images = (
         model_statistics(
             small(model=dict(name="cifar_resnet8"), data=dict(image_size=size)),
@@ -404,7 +406,8 @@ def test_a_phase_begins_on_the_first_step_at_or_after_its_point(batch, growth, t
 
 CIFAR = dict(data=dict(name="cifar10"), duration="200ep", bn_batch_size=128, max_micro_batch_size=128)
 SMITH = {
-    # Wide ResNet 16-4 on CIFAR-10, milestones 60, 120 and 160 epochs; the batch stops at 5,120, and the rate falls from there.
+    # Wide ResNet 16-4 on CIFAR-10, milestones 60, 120 and 160 epochs; the batch stops at 5,120, and the rate
+    # falls from there.
     "original schedule": dict(batch_size=128, momentum=0.9),
     "increasing batch size": dict(
         batch_size=128, momentum=0.9, batch_growth=["60ep:5", "120ep:5", "160ep:1.6"]
@@ -432,7 +435,9 @@ def test_smiths_schedules_by_hand(name, updates):
 
 @pytest.mark.parametrize("name", ["", "_growth", "_hybrid", "_growth_640", "_growth_3200"])
 def test_smiths_recipes_all_cool_alike(monkeypatch, name):
-    """The noise lr / (batch * (1 - momentum)) falls by 5 at epochs 60, 120 and 160, by the rate or by the batch."""
+    """The noise lr / (batch * (1 - momentum)) falls by 5 at epochs 60, 120 and 160, by the rate or by the
+    batch.
+    """
     recipe = load(f"wide_resnet{name}", monkeypatch)
     plan = make_plan(recipe, 1)
     examples = 0
@@ -627,7 +632,9 @@ def test_regime_adaptation_stretches_what_is_in_epochs_only():
 
 @pytest.mark.parametrize("batch", [2, 4, 8, 16, 32, 64])
 def test_a_rate_per_example_and_a_warmup_from_a_share_of_it(batch):
-    """Masters & Luschi 2018: a base rate of 2^-8 for every batch; section 3.4: warm-up from 1/32 of the rate over 5% of the run."""
+    """Masters & Luschi 2018: a base rate of 2^-8 for every batch; section 3.4: warm-up from 1/32 of the rate
+    over 5% of the run.
+    """
     schedule = dict(
         base_lr=2**-8, base_batch_size=1, warmup="0.05dur", warmup_start_share=1 / 32, decay="none"
     )
@@ -694,7 +701,8 @@ def test_what_a_detector_neither_loads_nor_trains_is_noted(monkeypatch):
     recipe = load("mask_rcnn", monkeypatch)
     (note,) = plan_of(recipe, counted=WITHOUT_NORM).notes
     assert note.startswith(
-        "the frozen layers conv1, bn1, layer1 and the frozen batch-norm statistics of the backbone keep their random"
+        "the frozen layers conv1, bn1, layer1 and the frozen batch-norm statistics of the backbone keep "
+        "their random"
     )
     assert not plan_of(recipe.vary(model=dict(weights="resnet50.pt")), counted=WITHOUT_NORM).notes
     assert not plan_of(recipe.vary(model=dict(batch_norm="ghost", args={})), counted=WITHOUT_NORM).notes

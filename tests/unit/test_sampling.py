@@ -123,7 +123,9 @@ def test_epochs_and_seeds_give_different_orders():
 
 
 def test_the_order_of_a_seed_never_changes():
-    """Another order would break every resume, and numpy promises no stable stream: change this row with a note to users only."""
+    """Another order would break every resume, and numpy promises no stable stream: change this row with a
+    note to users only.
+    """
     assert SampleStream(10, 0).block(0, 12).indices.tolist() == [4, 6, 2, 7, 3, 5, 9, 0, 8, 1, 9, 1]
 
 

@@ -113,7 +113,9 @@ def test_scaling_rules(batch_size, linear, sqrt):
 
 
 def test_the_momentum_buffer_keeps_the_noise_scale():
-    """Smith et al. 2018: Wide ResNet 16-4 from batch 128, rate 0.1, momentum 0.9 to batch 3,200 and momentum 0.98 has rate 0.5."""
+    """Smith et al. 2018: Wide ResNet 16-4 from batch 128, rate 0.1, momentum 0.9 to batch 3,200 and momentum
+    0.98 has rate 0.5.
+    """
     assert scale_lr(0.1, 128, 3200, "linear", momentum=0.98, base_momentum=0.9) == pytest.approx(
         0.5, rel=1e-12
     )

@@ -1,4 +1,6 @@
-"""What DeepSpeed, accelerate and timm do that we work around: a test on each, so that a new version that differs is noticed."""
+"""What DeepSpeed, accelerate and timm do that we work around: a test on each, so that a new version that
+differs is noticed.
+"""
 
 import os
 import subprocess

@@ -26,7 +26,9 @@ def test_an_average_of_constant_memory():
 
 
 def test_a_warmup_lets_the_memory_grow():
-    """timm: the decay of update number t (the first, which copies, aside) is 1 - t ** (-2/3), at most `decay`."""
+    """timm: the decay of update number t (the first, which copies, aside) is 1 - t ** (-2/3), at most
+    `decay`.
+    """
     expected = [1.0]
     for step in range(2, 41):
         decay = min(0.9, 1 - step ** (-2 / 3))

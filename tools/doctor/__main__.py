@@ -1,12 +1,13 @@
 """Check the hosts of a hostfile before a launch.
 
-For each host: reachable by ssh without a password; python and packages equal; port free; the network interface it will use; clock skew;
-matrix-multiply rate; loader images/s; and the time of an all-reduce with each other host. Names the outliers against the median and says
-what to type to mend each finding.
+For each host: reachable by ssh without a password; python and packages equal; port free; the network
+interface it will use; clock skew; matrix-multiply rate; loader images/s; and the time of an all-reduce with
+each other host. Names the outliers against the median and says what to type to mend each finding.
 
   python -m tools.doctor --hostfile hostfiles/2x8
 
-Run it on the first host. Exit codes: 0 all can take part (warnings may remain), 2 no such hostfile, 3 a host cannot take part.
+Run it on the first host. Exit codes: 0 all can take part (warnings may remain), 2 no such hostfile, 3 a host
+cannot take part.
 """
 
 import argparse
@@ -51,7 +52,9 @@ def ask(host: str, words: Sequence[str]) -> Answer:
 
 
 def skew_s(host: str) -> float:
-    """The host's clock minus ours in seconds. The connection is up before the clock is read: good to half a network round trip."""
+    """The host's clock minus ours in seconds. The connection is up before the clock is read: good to half a
+    network round trip.
+    """
     script = "echo ready; read go; date +%s.%N"
     there = (
         ["sh", "-c", script]

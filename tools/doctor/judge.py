@@ -1,4 +1,6 @@
-"""From what the hosts answered to findings: what is wrong, whether the host can take part, and what to type to mend it."""
+"""From what the hosts answered to findings: what is wrong, whether the host can take part, and what to type
+to mend it.
+"""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -65,7 +67,9 @@ def _silent(host: str, failure: str) -> Finding:
     remedies = {
         "Permission denied": f"ssh-copy-id {host}",
         "Could not resolve": f"add {host} to /etc/hosts or ~/.ssh/config (hostfiles/README.md)",
-        "No such file": "install the same environment at the same path on every host, or share it over the network",
+        "No such file": (
+            "install the same environment at the same path on every host, or share it over the network"
+        ),
     }
     remedy = next(
         (remedy for sign, remedy in remedies.items() if sign in failure),
@@ -170,14 +174,17 @@ def _pairs(pairs: Mapping[Pair, float | None]) -> list[Finding]:
                 Finding(
                     host,
                     words,
-                    f"ssh {host} 'ethtool eth0; ip -s link': speed, duplex, errors, and its cable or switch port",
+                    f"ssh {host} 'ethtool eth0; ip -s link': speed, duplex, errors, and its cable or switch "
+                    "port",
                 )
             )
     return found
 
 
 def rounds(hosts: Sequence[str]) -> list[list[Pair]]:
-    """Every pair once, in rounds of pairs that share no host, so that the pairs of a round can be timed at once (circle method)."""
+    """Every pair once, in rounds of pairs that share no host, so that the pairs of a round can be timed at
+    once (circle method).
+    """
     places: list[str | None] = [*hosts, *([None] if len(hosts) % 2 else [])]
     found = []
     for _ in range(len(places) - 1):

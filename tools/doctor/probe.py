@@ -1,4 +1,6 @@
-"""Runs on a host and prints one JSON line about it: probe.py host PORT ADDRESS, or probe.py pair RANK ADDRESS PORT."""
+"""Runs on a host and prints one JSON line about it: probe.py host PORT ADDRESS, or probe.py pair RANK ADDRESS
+PORT.
+"""
 
 import datetime
 import importlib.metadata
@@ -87,7 +89,9 @@ def matrix_gflops(*, size: int = 1024, repeats: int = 5) -> float:
 
 
 def loader_images_per_s(*, seconds: float = 0.4) -> float:
-    """Pictures of ImageNet's usual size that one process decodes, crops to 224 and turns into a tensor, a second."""
+    """Pictures of ImageNet's usual size that one process decodes, crops to 224 and turns into a tensor, a
+    second.
+    """
     import numpy as np
     import torch
     from PIL import Image

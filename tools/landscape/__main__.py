@@ -1,15 +1,20 @@
-"""The loss landscape of runs: how large a batch still pays, how sharp the minimum is, and why two runs differ.
+"""The loss landscape of runs: how large a batch still pays, how sharp the minimum is, and why two runs
+differ.
 
-    python -m tools.landscape batch RUN_DIR                    critical batch, steps and examples at each batch, a batch schedule
+    python -m tools.landscape batch RUN_DIR                    critical batch, steps and examples at each
+    batch, a batch schedule
     python -m tools.landscape layers RUN_DIR                   layer-wise ratios over the run, as heat maps
     python -m tools.landscape sharpness RUN_DIR                Keskar's metric and SAM's
     python -m tools.landscape hessian RUN_DIR                  top eigenvalues, trace, spectral density
-    python -m tools.landscape compare SMALL_RUN LARGE_RUN      both of these side by side, distance from the start, the line between them
-    python -m tools.landscape sweep RECIPE                     steps to a loss at many batch sizes, against what the noise scale says
+    python -m tools.landscape compare SMALL_RUN LARGE_RUN      both of these side by side, distance from the
+    start, the line between them
+    python -m tools.landscape sweep RECIPE                     steps to a loss at many batch sizes, against
+    what the noise scale says
 
-`batch` needs a run with measure.noise_scale=20it or so, `layers` one with measure.layers=true too or with LARS or LAMB, compare's distances
-one with measure.distance=true. What is measured is kept as it finishes, in RUN_DIR/landscape: a command that was stopped goes on where it
-was. `torchrun --nproc_per_node N -m tools.landscape ...` shares the examples out over N ranks.
+`batch` needs a run with measure.noise_scale=20it or so, `layers` one with measure.layers=true too or with
+LARS or LAMB, compare's distances one with measure.distance=true. What is measured is kept as it finishes, in
+RUN_DIR/landscape: a command that was stopped goes on where it was. `torchrun --nproc_per_node N -m
+tools.landscape ...` shares the examples out over N ranks.
 """
 
 import argparse
@@ -90,7 +95,9 @@ def _add_loss_options(command: argparse.ArgumentParser) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs one command; returns the exit code: 0 done, 130 stopped by Ctrl-C, else that of the error (lbtrain.errors)."""
+    """Runs one command; returns the exit code: 0 done, 130 stopped by Ctrl-C, else that of the error
+    (lbtrain.errors).
+    """
     words = sys.argv[1:] if argv is None else argv
     options = parse(words)
     try:

@@ -1,4 +1,6 @@
-"""`batch RUN_DIR`: past which batch size nothing is won any more, from the noise that the run measured while it trained."""
+"""`batch RUN_DIR`: past which batch size nothing is won any more, from the noise that the run measured while
+it trained.
+"""
 
 import dataclasses
 import json
@@ -17,10 +19,11 @@ from tools.study.report import origin_of
 
 
 def batch(run: Run, until_loss: float | None = None) -> str:
-    """Writes landscape/batch.json, batch.png and batch.html, layers.png where layers were measured; returns the text for the terminal.
+    """Writes landscape/batch.json, batch.png and batch.html, layers.png where layers were measured; returns
+    the text for the terminal.
 
-    `until_loss` leaves out what was measured after the training loss first was below it: a stretch in which nothing is left to learn has
-    little gradient and much noise, and would speak for the whole run.
+    `until_loss` leaves out what was measured after the training loss first was below it: a stretch in which
+    nothing is left to learn has little gradient and much noise, and would speak for the whole run.
     """
     rows = [row for row in run.rows("noise") if row["examples"] <= _end(run, until_loss)]
     found = windows(rows)
@@ -52,7 +55,9 @@ def batch(run: Run, until_loss: float | None = None) -> str:
 
 
 def _schedule(run: Run, found: Sequence[Window]) -> tuple[list[str], str]:
-    """A batch schedule as overrides of the run's recipe; none, and the reason, where the plan refuses it on as many ranks."""
+    """A batch schedule as overrides of the run's recipe; none, and the reason, where the plan refuses it on
+    as many ranks.
+    """
     whole = math.lcm(run.plan["bn_batch_size"], run.recipe.loss_batch_size)
     words = batch_schedule(found, train_examples=run.plan["train_examples"], whole=whole)
     # The next run need not measure again, which a batch of one micro-batch could not.
@@ -106,19 +111,23 @@ def _verdict(
     low, high = advice.critical_batch_interval
     ends = f"{low:,.0f} to {high:,.0f}" if high is not None else f"above {low:,.0f}"
     lines = [
-        f"critical batch {advice.critical_batch:,.0f} (95%: {ends}): there a run takes twice the fewest steps and examples; "
+        f"critical batch {advice.critical_batch:,.0f} (95%: {ends}): there a run takes twice the fewest "
+        "steps and examples; "
         "a batch several times as large costs examples and saves next to no steps",
-        f"this run's progress would take at least {advice.min_steps:,.0f} steps, and at least {advice.min_examples:,.0f} examples",
+        f"this run's progress would take at least {advice.min_steps:,.0f} steps, and at least "
+        f"{advice.min_examples:,.0f} examples",
     ]
     if schedule:
         lines.append(
-            f"a batch that follows the noise: {' '.join(schedule)}  (growing the batch stands for decaying the rate: not both)"
+            f"a batch that follows the noise: {' '.join(schedule)}  (growing the batch stands for decaying "
+            "the rate: not both)"
         )
     else:
         lines.append(f"no batch schedule that follows the noise: its plan is refused, {refusal}")
     if float(run.plan["batch_size"]) > 4 * advice.critical_batch:
         lines.append(
-            "this run's batch is past that point: the same progress at a smaller batch, with its rate, costs fewer examples"
+            "this run's batch is past that point: the same progress at a smaller batch, with its rate, "
+            "costs fewer examples"
         )
     return lines + _doubts(found, schedule)
 
@@ -129,14 +138,19 @@ def _doubts(found: Sequence[Window], schedule: list[str]) -> list[str]:
     silent, unbounded = len(found) - len(told), sum(math.isinf(window.noise.high) for window in told)
     lines = []
     if silent:
-        part = f"{sum(window.end - window.start for window in found if not window.tells):,} of {found[-1].end:,} examples"
+        part = (
+            f"{sum(window.end - window.start for window in found if not window.tells):,} of "
+            f"{found[-1].end:,} examples"
+        )
         lines.append(
-            f"{silent} of {len(found)} stretches ({part}) are left out of the critical batch, since gradient and noise do not both show "
+            f"{silent} of {len(found)} stretches ({part}) are left out of the critical batch, since "
+            "gradient and noise do not both show "
             "there: what they did counts as if it had cost what the rest did"
         )
     if schedule and unbounded:
         lines.append(
-            f"in {unbounded} of {len(told)} stretches the noise scale has no upper bound: there this batch keeps to the lower one, and is "
+            f"in {unbounded} of {len(told)} stretches the noise scale has no upper bound: there this batch "
+            "keeps to the lower one, and is "
             "smaller than it could be"
         )
     if silent or unbounded:

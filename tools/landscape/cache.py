@@ -1,4 +1,6 @@
-"""Measurements that are kept as they finish, so that one that was stopped goes on where it was; and a bar that says how long it takes."""
+"""Measurements that are kept as they finish, so that one that was stopped goes on where it was; and a bar
+that says how long it takes.
+"""
 
 import contextlib
 import json
@@ -32,9 +34,11 @@ def cached(
     measure: Callable[[], dict[str, Any]],
     context: DistContext,
 ) -> dict[str, Any]:
-    """folder/NAME.json if it holds a measurement with these settings; else measures, and writes it there. Collective, as `measure` is.
+    """folder/NAME.json if it holds a measurement with these settings; else measures, and writes it there.
+    Collective, as `measure` is.
 
-    Rank 0 looks for all: another might see the file earlier or later, or not at all on its host, and measure alone.
+    Rank 0 looks for all: another might see the file earlier or later, or not at all on its host, and measure
+    alone.
     """
     path, settings = folder / f"{name}.json", {**settings, "meaning": MEANING}
     if found := context.from_rank_0(lambda: _read(path, settings)):

@@ -23,7 +23,9 @@ BLUE, ORANGE, GREEN, PINK = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 def draw_batch(
     advice: Advice, found: Sequence[Window], train_examples: int, schedule: Sequence[str], path: Path
 ) -> None:
-    """Left: examples against steps, a point for each batch size. Right: the noise scale over the run, and the schedule that follows it."""
+    """Left: examples against steps, a point for each batch size. Right: the noise scale over the run, and the
+    schedule that follows it.
+    """
     figure = Figure(figsize=(12, 4.8), layout="constrained")
     tradeoff, course = figure.subplots(1, 2)
     _draw_tradeoff(tradeoff, advice)
@@ -136,7 +138,9 @@ def _steps_of(schedule: Sequence[str], end: float) -> tuple[list[float], list[fl
 
 
 def draw_layers(rows: Sequence[dict[str, Any]], train_examples: int, path: Path) -> None:
-    """Heat maps over layers and epochs: |w| / |g| (You et al. 2017, Table 2) and each layer's own noise scale."""
+    """Heat maps over layers and epochs: |w| / |g| (You et al. 2017, Table 2) and each layer's own noise
+    scale.
+    """
     names = list(rows[0]["weight_norms"])
     ratios = _grid(
         rows, names, lambda row, name: _ratio(row["weight_norms"][name], row["gradient_norms"][name])
@@ -210,7 +214,9 @@ def _tidy(axes: Axes) -> None:
 
 
 def _plain_numbers(axis: Axis) -> None:
-    """Of a logarithmic axis; where it is short, 2 and 5 are written too, or it would carry one number or none."""
+    """Of a logarithmic axis; where it is short, 2 and 5 are written too, or it would carry one number or
+    none.
+    """
     low, high = axis.get_view_interval()
     if high < 300 * low:
         axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -246,7 +252,8 @@ def draw_line(points: Sequence[dict[str, Any]], names: Sequence[str], path: Path
     other.set(ylabel=points[0]["label"])
     for place, name in enumerate(names):
         axes.axvline(place, color="#888888", linestyle=":")
-        axes.annotate(name, (place, 1.0), xycoords=("data", "axes fraction"), xytext=(0, 4), textcoords="offset points",
+        axes.annotate(name, (place, 1.0), xycoords=("data", ("axes "
+                                                             "fraction")), xytext=(0, 4), textcoords="offset points",
                       ha="center", fontsize=9, color="#555555")  # fmt: skip
     handles = [*axes.get_legend_handles_labels()[0], *other.get_legend_handles_labels()[0]]
     figure.legend(
@@ -284,7 +291,9 @@ def draw_spectra(densities: Sequence[dict[str, Any]], names: Sequence[str], path
 def draw_distances(
     runs: Sequence[Sequence[dict[str, Any]]], fits: Sequence[Any], names: Sequence[str], path: Path
 ) -> None:
-    """Hoffer et al. 2017, figure 2: distance from the initial weights over steps (logarithmic), with the fit where there is one."""
+    """Hoffer et al. 2017, figure 2: distance from the initial weights over steps (logarithmic), with the fit
+    where there is one.
+    """
     figure = Figure(figsize=(8, 4.6), layout="constrained")
     axes = figure.subplots()
     for rows, fit, name, colour in zip(runs, fits, names, (BLUE, ORANGE), strict=True):
@@ -298,7 +307,10 @@ def draw_distances(
         )
         if fit:
             early = np.geomspace(fit.first, fit.last)
-            law = f"steps {fit.first} to {fit.last}: {fit.intercept:.2g} + {fit.slope:.2g} ln(step), {fit.explained:.0%} explained"
+            law = (
+                f"steps {fit.first} to {fit.last}: {fit.intercept:.2g} + {fit.slope:.2g} ln(step), "
+                f"{fit.explained:.0%} explained"
+            )
             axes.plot(early, fit.at(early), "--", color=colour, linewidth=2, label=law)
     axes.set(
         xscale="log",
@@ -315,7 +327,9 @@ def draw_distances(
 
 
 def draw_sweep(data: dict[str, Any], path: Path) -> None:
-    """Steps over batch sizes: measured, fitted, and as the noise scale says (through the measured point of its own run)."""
+    """Steps over batch sizes: measured, fitted, and as the noise scale says (through the measured point of
+    its own run).
+    """
     figure = Figure(figsize=(8, 4.8), layout="constrained")
     axes = figure.subplots()
     points = data["points"]
@@ -334,7 +348,10 @@ def draw_sweep(data: dict[str, Any], path: Path) -> None:
         found = data[key]
         if found is None:  # the noise scale said nothing
             continue
-        label = f"{'fitted' if key == 'measured' else 'from the noise scale'}: critical batch {found['critical_batch']:,.0f}"
+        label = (
+            f"{'fitted' if key == 'measured' else 'from the noise scale'}: critical batch "
+            f"{found['critical_batch']:,.0f}"
+        )
         axes.plot(
             fine,
             found["min_steps"] + found["min_examples"] / fine,

@@ -23,12 +23,15 @@ ALPHAS = [round(-0.5 + 0.1 * number, 2) for number in range(21)]
 """Places on the line: 0 is the first run, 1 the second."""
 WIDE_BOX = f"box {BOXES[0]:g}, full space"
 FAR_FROM_CONVERGED = 4
-"""How many times the loss of the better run another may have before its sharpness is said to be no minimum's."""
+"""How many times the loss of the better run another may have before its sharpness is said to be no minimum's.
+"""
 
 
 @dataclass(frozen=True)
 class LogFit:
-    """distance ~ intercept + slope * ln(step), by least squares from step `first` to `last`; `explained`: its share of the variance."""
+    """distance ~ intercept + slope * ln(step), by least squares from step `first` to `last`; `explained`: its
+    share of the variance.
+    """
 
     intercept: float
     slope: float
@@ -41,10 +44,11 @@ class LogFit:
 
 
 def fit_log(distances: Sequence[dict[str, Any]], train: Sequence[dict[str, Any]]) -> LogFit | None:
-    """Hoffer et al. 2017, section 3: at the high rate of the start the distance from it grows like the logarithm of the steps.
+    """Hoffer et al. 2017, section 3: at the high rate of the start the distance from it grows like the
+    logarithm of the steps.
 
-    `distances` and `train` are the rows of these kinds. Rows count from where the rate is at its peak, which ends the warm-up, as long as
-    it is at least half of that. None for fewer than 3 of them.
+    `distances` and `train` are the rows of these kinds. Rows count from where the rate is at its peak, which
+    ends the warm-up, as long as it is at least half of that. None for fewer than 3 of them.
     """
     early = _at_high_rate(train)
     rows = [row for row in distances if row["step"] in early]
@@ -58,14 +62,18 @@ def fit_log(distances: Sequence[dict[str, Any]], train: Sequence[dict[str, Any]]
 
 
 def _at_high_rate(train: Sequence[dict[str, Any]]) -> set[int]:
-    """Logged steps after the warm-up with at least half of the peak rate, per example: a batch that grows instead is a rate that falls."""
+    """Logged steps after the warm-up with at least half of the peak rate, per example: a batch that grows
+    instead is a rate that falls.
+    """
     rates = {row["step"]: row["lr"] / row["batch_size"] for row in train}
     peak = max(rates, key=lambda step: rates[step], default=0)  # the first, where several are alike
     return {step for step, rate in rates.items() if step >= peak and rate >= rates[peak] / 2}
 
 
 def compare(small: Run, large: Run, out: Path, context: DistContext, options: LossOptions) -> str:
-    """Measures what is missing and, on rank 0, writes compare.json, its pictures and compare.html into `out`. Collective."""
+    """Measures what is missing and, on rank 0, writes compare.json, its pictures and compare.html into `out`.
+    Collective.
+    """
     check_same_network(small, large)
     runs = [small, large]
     measures = [Measures(run, context, options) for run in runs]
@@ -94,7 +102,10 @@ def compare(small: Run, large: Run, out: Path, context: DistContext, options: Lo
         "line": line,
     }
     write_whole(out / "compare.json", json.dumps(data, indent=1) + "\n")
-    settings = f"{options.examples} training examples, batch norm: {options.batch_norm}; commit {commit()} on {hardware()}"
+    settings = (
+        f"{options.examples} training examples, batch norm: {options.batch_norm}; commit {commit()} "
+        f"on {hardware()}"
+    )
     write_whole(
         out / "compare.html", page.page(f"{names[0]} and {names[1]}", lines, pictures, [table], settings)
     )
@@ -104,10 +115,12 @@ def compare(small: Run, large: Run, out: Path, context: DistContext, options: Lo
 def along_the_line(
     small: Run, large: Run, out: Path, context: DistContext, options: LossOptions
 ) -> list[dict[str, float]]:
-    """At ALPHAS the training loss, batch norm as in `options`, and the evaluation metric; weights and statistics are interpolated.
+    """At ALPHAS the training loss, batch norm as in `options`, and the evaluation metric; weights and
+    statistics are interpolated.
 
-    The metric is taken in evaluation mode, with `batch` on running statistics that are taken anew (`renew_statistics`). The micro-batches
-    are those of `small`, in whose ghost batches both are measured here.
+    The metric is taken in evaluation mode, with `batch` on running statistics that are taken anew
+    (`renew_statistics`). The micro-batches are those of `small`, in whose ghost batches both are measured
+    here.
     """
     ends, options = [small.weights, large.weights], options.fitting(small)
     settings = {"checkpoints": [run.checkpoint.checksum for run in (small, large)], **vars(options)}
@@ -146,9 +159,11 @@ def along_the_line(
 
 
 def renew_statistics(objective: Objective, context: DistContext) -> None:
-    """Running statistics become the average over the ghost batches of the objective, and batch norm uses them; inside `calm`. Collective.
+    """Running statistics become the average over the ghost batches of the objective, and batch norm uses
+    them; inside `calm`. Collective.
 
-    Those of evaluation batches would depend on the order of the examples, and interpolated ones belong to no network.
+    Those of evaluation batches would depend on the order of the examples, and interpolated ones belong to no
+    network.
     """
     layers = GhostStatistics(objective.model).layers
     with torch.no_grad():
@@ -238,19 +253,23 @@ def _verdict(
     box = [each[WIDE_BOX]["value"] for each in sharpness]
     top = [each["eigenvalues"]["values"][0] for each in spectra]
     lines = [
-        f"{names[1]} is {_times(box[1], box[0])} in Keskar's box of 1e-3, and its largest eigenvalue {top[1]:.3g} against {top[0]:.3g}",
+        f"{names[1]} is {_times(box[1], box[0])} in Keskar's box of 1e-3, and its largest eigenvalue "
+        f"{top[1]:.3g} against {top[0]:.3g}",
         _converged(names, _losses(sharpness)),
-        f"the highest training loss on the line between the two is {max(p['train_loss'] for p in line if 0 <= p['alpha'] <= 1):.3g}",
+        "the highest training loss on the line between the two is "
+        f"{max(p['train_loss'] for p in line if 0 <= p['alpha'] <= 1):.3g}",
     ]
     if all(fits):
         slopes = " and ".join(f"{fit.slope:.3g} ({fit.explained:.0%} explained)" for fit in fits)
         lines.append(
-            f"distance from the start grows by {slopes} per ln(step) after the warm-up, while the rate is at least half its peak: Hoffer "
+            f"distance from the start grows by {slopes} per ln(step) after the warm-up, while the rate is "
+            "at least half its peak: Hoffer "
             "et al. find equal slopes there where the rate is scaled right"
         )
     else:
         lines.append(
-            "how the distance from the start grows takes 3 rows of each run after the warm-up, while the rate is at least half its peak: "
+            "how the distance from the start grows takes 3 rows of each run after the warm-up, while the "
+            "rate is at least half its peak: "
             "train with measure.distance=true, and with a shorter log_every where that is there"
         )
     return lines
@@ -261,7 +280,10 @@ def _converged(names: Sequence[str], losses: Sequence[float]) -> str:
     if max(losses) < FAR_FROM_CONVERGED * min(losses):
         return said
     behind = names[losses.index(max(losses))]
-    return f"{said}: {behind} is far from where the other got, and what is measured there may be a slope and not a minimum"
+    return (
+        f"{said}: {behind} is far from where the other got, and what is measured there may be a slope "
+        "and not a minimum"
+    )
 
 
 def _times(value: float, reference: float) -> str:

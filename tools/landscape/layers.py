@@ -1,4 +1,6 @@
-"""`layers RUN_DIR`: You et al. 2017, Table 2, over a whole run: how large each layer's gradient and its step are beside its weights."""
+"""`layers RUN_DIR`: You et al. 2017, Table 2, over a whole run: how large each layer's gradient and its step
+are beside its weights.
+"""
 
 from lbtrain.errors import RecipeError
 from tools.landscape import chart
@@ -6,7 +8,9 @@ from tools.landscape.runs import Run
 
 
 def layers(run: Run) -> str:
-    """Writes landscape/layers.png from measured layers, trust.png from the ratios that LARS or LAMB stepped with; returns their paths."""
+    """Writes landscape/layers.png from measured layers, trust.png from the ratios that LARS or LAMB stepped
+    with; returns their paths.
+    """
     pictures = []
     for kind, name, draw in (
         ("layers", "layers.png", chart.draw_layers),
@@ -18,6 +22,7 @@ def layers(run: Run) -> str:
             pictures.append(run.folder / name)
     if not pictures:
         raise RecipeError(
-            f"{run.path} has no layer-wise rows: train with measure.noise_scale=20it measure.layers=true, or with LARS or LAMB"
+            f"{run.path} has no layer-wise rows: train with measure.noise_scale=20it measure.layers=true, "
+            "or with LARS or LAMB"
         )
     return "\n".join(map(str, pictures))

@@ -20,7 +20,9 @@ PROBES, DENSITY_STEPS = 2, 40
 
 
 class Measures:
-    """What can be measured of one run. Every method is collective, returns plain data, and measures only what is not there yet."""
+    """What can be measured of one run. Every method is collective, returns plain data, and measures only what
+    is not there yet.
+    """
 
     def __init__(self, run: Run, context: DistContext, options: LossOptions):
         self.run, self.context, self.options = run, context, options.fitting(run)
@@ -60,7 +62,8 @@ class Measures:
         if self.context.rank:
             return ""
         lines = [
-            f"{self.run.path}, step {self.settings['step']}; {self.options.examples} examples, batch norm: {self.options.batch_norm}"
+            f"{self.run.path}, step {self.settings['step']}; {self.options.examples} examples, batch norm: "
+            f"{self.options.batch_norm}"
         ]
         if "eigenvalues" not in found:
             return "\n".join(lines + [f"{name:<36} {each['value']:.6g}" for name, each in found.items()])

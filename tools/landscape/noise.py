@@ -1,12 +1,13 @@
 """From the noise rows of a run: critical batch, steps and examples at every batch size, and a batch schedule.
 
-Source: McCandlish et al. 2018, sections 2.2 and 2.3 and appendix D. A step at batch B makes as much progress as 1 / (1 + noise / B) steps
-without noise. Added up over the run that gives
+Source: McCandlish et al. 2018, sections 2.2 and 2.3 and appendix D. A step at batch B makes as much progress
+as 1 / (1 + noise / B) steps without noise. Added up over the run that gives
 
     steps_min = sum 1 / (1 + noise / B)        examples_min = sum noise / (1 + noise / B)
 
-and, at another batch, steps = steps_min + examples_min / B, which is the curve (steps / steps_min - 1)(examples / examples_min - 1) = 1.
-Limits: B_simple in place of B_noise, a run whose rate was tuned for its batch, and the same end point at every batch.
+and, at another batch, steps = steps_min + examples_min / B, which is the curve (steps / steps_min -
+1)(examples / examples_min - 1) = 1. Limits: B_simple in place of B_noise, a run whose rate was tuned for its
+batch, and the same end point at every batch.
 """
 
 import itertools
@@ -24,13 +25,18 @@ from lbtrain.errors import RecipeError
 WINDOWS = 8, 4, 2, 1
 FEWEST = 5
 """Measurements in a window, at least."""
-REMEDY = "Measure more often, or cut a batch into more micro-batches (micro_batch_size): each is then measured, and a single one only in part"
+REMEDY = (
+    "Measure more often, or cut a batch into more micro-batches (micro_batch_size): each is then "
+    "measured, and a single one only in part"
+)
 RESAMPLES = 1000
 
 
 @dataclass(frozen=True)
 class Window:
-    """A part of the run: measurements that are averaged, before dividing; `start` to `end` in examples, `steps` in it by batch size."""
+    """A part of the run: measurements that are averaged, before dividing; `start` to `end` in examples,
+    `steps` in it by batch size.
+    """
 
     start: int
     end: int
@@ -43,7 +49,9 @@ class Window:
 
     @property
     def tells(self) -> bool:
-        """Whether gradient and noise both show. An interval from 0 on leaves the noise scale open, however well the gradient is known."""
+        """Whether gradient and noise both show. An interval from 0 on leaves the noise scale open, however
+        well the gradient is known.
+        """
         return bool(self.noise.value) and self.noise.low > 0
 
     def fewest_steps(self, noise: float) -> float:
@@ -68,14 +76,16 @@ class Advice:
 
 
 def windows(rows: Sequence[dict[str, Any]]) -> list[Window]:
-    """Cuts the rows of kind `noise` into windows of equal count: as many as WINDOWS has it, so that at least half of them tell something.
+    """Cuts the rows of kind `noise` into windows of equal count: as many as WINDOWS has it, so that at least
+    half of them tell something.
 
-    One in many that tell nothing may seem to by chance, and would then speak for the whole run. Raises RecipeError where there are too few
-    rows, or where they tell nothing even on average over the run.
+    One in many that tell nothing may seem to by chance, and would then speak for the whole run. Raises
+    RecipeError where there are too few rows, or where they tell nothing even on average over the run.
     """
     if len(rows) < FEWEST:
         raise RecipeError(
-            f"{len(rows)} measurements of the gradient noise are too few, {FEWEST} are needed: train with measure.noise_scale=20it, or "
+            f"{len(rows)} measurements of the gradient noise are too few, {FEWEST} are needed: train with "
+            "measure.noise_scale=20it, or "
             "more often where the run is that short"
         )
     for count in (count for count in WINDOWS if count * FEWEST <= len(rows)):
@@ -88,14 +98,22 @@ def windows(rows: Sequence[dict[str, Any]]) -> list[Window]:
 def _all_that_is_known(noise: NoiseScale) -> str:
     """Of measurements that tell no noise scale."""
     if math.isfinite(noise.high):
-        return f"no noise shows beside the gradient: the critical batch is below {max(1.0, noise.high):,.0f}, and more cannot be said"
+        return (
+            "no noise shows beside the gradient: the critical batch is below "
+            f"{max(1.0, noise.high):,.0f}, and more cannot be said"
+        )
     if noise.low:
-        return f"the gradient drowns in the noise: the critical batch is above {noise.low:,.0f}, and more cannot be said"
+        return (
+            f"the gradient drowns in the noise: the critical batch is above {noise.low:,.0f}, and more "
+            "cannot be said"
+        )
     return "gradient and noise cannot be told apart, and nothing can be said of the critical batch"
 
 
 def _cut(rows: Sequence[dict[str, Any]], count: int) -> list[Window]:
-    """A row stands for what was seen since the one before it, at its own batch: a batch may grow within a window."""
+    """A row stands for what was seen since the one before it, at its own batch: a batch may grow within a
+    window.
+    """
     edges = [round(index * len(rows) / count) for index in range(count + 1)]
     found, end = [], 0
     for first, last in itertools.pairwise(edges):
@@ -108,7 +126,8 @@ def _cut(rows: Sequence[dict[str, Any]], count: int) -> list[Window]:
 
 
 def advise(found: Sequence[Window]) -> Advice:
-    """The critical batch of the windows that tell something; those that do not count as progress that cost what the others' did.
+    """The critical batch of the windows that tell something; those that do not count as progress that cost
+    what the others' did.
 
     The interval is the middle 95% of resampled measurements (bootstrap within each window).
     """
@@ -144,11 +163,13 @@ def _minima(found: Sequence[Window], ratios: Sequence[float]) -> tuple[float, fl
 
 
 def batch_schedule(found: Sequence[Window], *, train_examples: int, whole: int) -> list[str]:
-    """Overrides that let the batch follow the noise scale by powers of two: `batch_size=32`, `schedule.batch_growth=2ep:2,5ep:4`.
+    """Overrides that let the batch follow the noise scale by powers of two: `batch_size=32`,
+    `schedule.batch_growth=2ep:2,5ep:4`.
 
-    The growth is there also where it is empty, since a recipe may have one of its own. A batch is `whole` examples (a ghost batch) times a
-    power of two. Where a window's noise scale has no upper bound, its lower one counts; windows that tell nothing change nothing. The batch
-    never shrinks, nor is it more than an eighth of the data, or `whole` where that is more.
+    The growth is there also where it is empty, since a recipe may have one of its own. A batch is `whole`
+    examples (a ghost batch) times a power of two. Where a window's noise scale has no upper bound, its lower
+    one counts; windows that tell nothing change nothing. The batch never shrinks, nor is it more than an
+    eighth of the data, or `whole` where that is more.
     """
     most = max(whole, train_examples / 8)
     told = [window for window in found if window.tells]

@@ -31,7 +31,9 @@ class Table:
 def page(
     title: str, lines: Sequence[str], pictures: Sequence[Path], tables: Sequence[Table], origin: str = ""
 ) -> str:
-    """The page: a heading, what was found as a list, the pictures (PNG), the tables, and in small print where the numbers come from."""
+    """The page: a heading, what was found as a list, the pictures (PNG), the tables, and in small print where
+    the numbers come from.
+    """
     said = "".join(f"<li>{html.escape(line)}</li>" for line in lines)
     shown = "".join(
         f'<img alt="{html.escape(path.stem)}" src="data:image/png;base64,{_encoded(path)}">'
@@ -39,7 +41,8 @@ def page(
     )
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'
-        f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style><h1>{html.escape(title)}</h1><ul>{said}</ul>'
+        '<meta name="viewport" '
+        f'content="width=device-width"><style>{_STYLE}</style><h1>{html.escape(title)}</h1><ul>{said}</ul>'
         f"{shown}{''.join(table.html() for table in tables)}<p><small>{html.escape(origin)}</small></p></html>\n"
     )
 

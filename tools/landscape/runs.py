@@ -1,4 +1,6 @@
-"""A run directory as the landscape's tools see it: recipe, rows, a checkpoint's weights, and the training loss as a function of them."""
+"""A run directory as the landscape's tools see it: recipe, rows, a checkpoint's weights, and the training
+loss as a function of them.
+"""
 
 import json
 import math
@@ -27,7 +29,9 @@ from lbtrain.tasks import build_model, create_task
 Answer = TypeVar("Answer")
 
 MICRO_BATCH = 64
-"""Images a pass where nothing else is asked for: a Hessian-vector product keeps about twice the activations of a training step."""
+"""Images a pass where nothing else is asked for: a Hessian-vector product keeps about twice the activations
+of a training step.
+"""
 
 
 @dataclass(frozen=True)
@@ -114,13 +118,16 @@ class Run:
         return convert_to_ghost_batch_norm(model, self.plan["bn_batch_size"]).to(device)
 
     def objective(self, context: DistContext, options: "LossOptions") -> Objective:
-        """The training loss at the checkpoint, over the first examples of the run's own stream, shared out over the ranks.
+        """The training loss at the checkpoint, over the first examples of the run's own stream, shared out
+        over the ranks.
 
-        `options` fit the run (`LossOptions.fitting`). Raises RecipeError where the examples cannot be shared out, and for a detector.
+        `options` fit the run (`LossOptions.fitting`). Raises RecipeError where the examples cannot be shared
+        out, and for a detector.
         """
         if self.recipe.model.library != "timm":
             raise RecipeError(
-                f"{self.path} is a run of model.library={self.recipe.model.library}, whose loss exists in training mode only and jumps "
+                f"{self.path} is a run of model.library={self.recipe.model.library}, whose loss exists in "
+                "training mode only and jumps "
                 "where another proposal is taken: sharpness, hessian and compare are for classifiers (timm)"
             )
         task = create_task(self.recipe, context.device)
@@ -148,12 +155,15 @@ class LossOptions:
     batch_norm: BatchNormMode
 
     def fitting(self, run: Run) -> "LossOptions":
-        """With a micro-batch that holds whole ghost batches of `run`. Raises RecipeError where it was given and does not."""
+        """With a micro-batch that holds whole ghost batches of `run`. Raises RecipeError where it was given
+        and does not.
+        """
         ghost = run.plan["bn_batch_size"] if self.batch_norm == "batch" else 1
         whole = math.ceil((self.micro_batch or MICRO_BATCH) / ghost) * ghost
         if self.micro_batch and self.micro_batch != whole:
             raise RecipeError(
-                f"--micro-batch {self.micro_batch} holds no whole number of the ghost batches of {ghost} images in {run.path}: "
+                f"--micro-batch {self.micro_batch} holds no whole number of the ghost batches of {ghost} "
+                f"images in {run.path}: "
                 f"--micro-batch {whole} does, and --batch-norm eval needs none"
             )
         return replace(self, micro_batch=whole)
@@ -163,7 +173,8 @@ class LossOptions:
         together = self.micro_batch * world_size
         if self.examples % together:
             raise RecipeError(
-                f"--examples {self.examples} is not a whole number of micro-batches of {self.micro_batch} on each of {world_size} ranks: "
+                f"--examples {self.examples} is not a whole number of micro-batches of {self.micro_batch} "
+                f"on each of {world_size} ranks: "
                 f"use --examples {math.ceil(self.examples / together) * together}"
             )
         return self.examples // together

@@ -1,7 +1,9 @@
-"""`sweep RECIPE`: steps to a training loss at many batch sizes, measured, against what the noise scale of one of the runs says.
+"""`sweep RECIPE`: steps to a training loss at many batch sizes, measured, against what the noise scale of one
+of the runs says.
 
-McCandlish et al. 2018, section 3: at each batch the rate is constant and the best of several; steps = steps_min + examples_min / batch is
-fitted to the best ones in logarithms. The prediction comes from the run at the batch nearest to the middle, up to the same loss.
+McCandlish et al. 2018, section 3: at each batch the rate is constant and the best of several; steps =
+steps_min + examples_min / batch is fitted to the best ones in logarithms. The prediction comes from the run
+at the batch nearest to the middle, up to the same loss.
 """
 
 import datetime
@@ -30,7 +32,9 @@ from tools.study.report import origin_of, provenance_of
 
 @dataclass(frozen=True)
 class Question:
-    """Steps until the training loss, averaged over about `LOG_EXAMPLES` examples, is at most `loss`, for each batch with each rate."""
+    """Steps until the training loss, averaged over about `LOG_EXAMPLES` examples, is at most `loss`, for each
+    batch with each rate.
+    """
 
     batches: tuple[int, ...]
     rates: tuple[float, ...]
@@ -41,7 +45,9 @@ class Question:
     least_steps: int
 
     def runs(self) -> list[tuple[int, float, int]]:
-        """(batch, rate factor, seed), large batches first: they are the quickest to tell that a rate diverges."""
+        """(batch, rate factor, seed), large batches first: they are the quickest to tell that a rate
+        diverges.
+        """
         return [
             (size, rate, seed)
             for seed in range(self.seeds)
@@ -54,9 +60,11 @@ LOG_EXAMPLES = 256
 
 
 def sweep(recipe: Recipe, question: Question, out: Path, *, command: str) -> str:
-    """Trains what is not there yet, then writes sweep.json, sweep.png and sweep.html into `out`, with the `command` that asked for them.
+    """Trains what is not there yet, then writes sweep.json, sweep.png and sweep.html into `out`, with the
+    `command` that asked for them.
 
-    Raises RecipeError, before anything is trained, if `out` holds runs of another recipe or with other settings, or if a run cannot be.
+    Raises RecipeError, before anything is trained, if `out` holds runs of another recipe or with other
+    settings, or if a run cannot be.
     """
     from lbtrain.main import run
 
@@ -64,7 +72,8 @@ def sweep(recipe: Recipe, question: Question, out: Path, *, command: str) -> str
     for folder, own in planned.items():
         if changed := RunDirectory(folder).changes(own):
             raise RecipeError(
-                f"{folder} holds a run of another sweep ({'; '.join(changed)}): choose another --out, or undo the change"
+                f"{folder} holds a run of another sweep ({'; '.join(changed)}): choose another --out, or "
+                "undo the change"
             )
     _check_plans(recipe, question, planned.values())
     with Bars(enabled=True).watching("sweep: runs", len(planned)) as tick:
@@ -141,7 +150,8 @@ def steps_to(run: Run, loss: float) -> float | None:
 
 
 def report(question: Question, out: Path, *, command: str) -> str:
-    """Writes sweep.json, sweep.png and sweep.html from the runs in `out`, and returns the text for the terminal.
+    """Writes sweep.json, sweep.png and sweep.html from the runs in `out`, and returns the text for the
+    terminal.
 
     Raises RecipeError where too few batch sizes reached the loss for a curve.
     """
@@ -171,11 +181,13 @@ def report(question: Question, out: Path, *, command: str) -> str:
     write_whole(out / "sweep.json", json.dumps(data, indent=1) + "\n")
     chart.draw_sweep(data, out / "sweep.png")
     lines = [
-        f"measured: critical batch {fitted[1] / fitted[0]:,.0f}, fewest steps {fitted[0]:,.0f}, fewest examples {fitted[1]:,.0f}",
+        f"measured: critical batch {fitted[1] / fitted[0]:,.0f}, fewest steps {fitted[0]:,.0f}, fewest "
+        f"examples {fitted[1]:,.0f}",
         format_outcome,
     ]
     table = page.Table(
-        f"Best of {len(question.rates)} rates, steps to a training loss of {question.loss}, mean of {question.seeds} seeds",
+        f"Best of {len(question.rates)} rates, steps to a training loss of {question.loss}, mean of "
+        f"{question.seeds} seeds",
         ["batch", "steps", "examples", "rate"],
         [
             [
@@ -196,7 +208,9 @@ def report(question: Question, out: Path, *, command: str) -> str:
 
 
 def _origins(question: Question, out: Path) -> dict[str, dict[str, Any]]:
-    """Commit, hardware and versions of the finished runs, by their words; one unless a sweep was continued elsewhere or later."""
+    """Commit, hardware and versions of the finished runs, by their words; one unless a sweep was continued
+    elsewhere or later.
+    """
     paths = [_folder(out, *each) / "summary.json" for each in question.runs()]
     summaries = [json.loads(path.read_text()) for path in paths if path.exists()]
     return {
@@ -231,7 +245,8 @@ def fit(batches: Sequence[float], steps: Sequence[float]) -> tuple[float, float]
 def _prediction(question: Question, out: Path, point: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
     """What the noise scale says, as data and in words; no data where it says nothing.
 
-    From the noise rows of all seeds of one point, each up to the loss; the measurements of one step weigh alike.
+    From the noise rows of all seeds of one point, each up to the loss; the measurements of one step weigh
+    alike.
     """
     rows: list[dict[str, Any]] = []
     for seed, steps in enumerate(point["each"]):
@@ -247,5 +262,8 @@ def _prediction(question: Question, out: Path, point: dict[str, Any]) -> tuple[d
             f"{where} says no critical batch in its {len(rows)} measurements: more --seeds measure more",
         )
     low, high = predicted.critical_batch_interval
-    said = f"{where} says {predicted.critical_batch:,.0f} ({low:,.0f} to {'unbounded' if high is None else f'{high:,.0f}'})"
+    said = (
+        f"{where} says {predicted.critical_batch:,.0f} ({low:,.0f} to "
+        f"{'unbounded' if high is None else f'{high:,.0f}'})"
+    )
     return {**vars(predicted), "from_batch": point["batch_size"], "measurements": len(rows)}, said

@@ -1,8 +1,10 @@
-"""How many GPUs are worth it: time and GPU-hours to the target against GPUs, the knee, and one plain sentence.
+"""How many GPUs are worth it: time and GPU-hours to the target against GPUs, the knee, and one plain
+sentence.
 
-Two curves meet. More GPUs compute more images/s (a prediction). A larger batch needs more images for the same result: where a very small
-batch needs E, a batch B needs E (1 + B / critical batch) (McCandlish et al. 2018, equation 2.11). The critical batch is about the gradient
-noise scale, which tools.landscape measures: give the run directory that it looked at, or a number of your own.
+Two curves meet. More GPUs compute more images/s (a prediction). A larger batch needs more images for the same
+result: where a very small batch needs E, a batch B needs E (1 + B / critical batch) (McCandlish et al. 2018,
+equation 2.11). The critical batch is about the gradient noise scale, which tools.landscape measures: give the
+run directory that it looked at, or a number of your own.
 """
 
 import argparse
@@ -38,8 +40,9 @@ class Option:
 
 @dataclass(frozen=True, kw_only=True)
 class Critical:
-    """The critical batch in images with its interval (equal bounds where it was just given; `high` None: no upper bound is known), and the
-    fewest images that do, if known."""
+    """The critical batch in images with its interval (equal bounds where it was just given; `high` None: no
+    upper bound is known), and the fewest images that do, if known.
+    """
 
     batch: float
     low: float
@@ -52,7 +55,9 @@ class Critical:
 
     @staticmethod
     def read(path: Path) -> "Critical":
-        """From a run directory or a JSON file. Raises ReportError where it is not there or holds no critical batch."""
+        """From a run directory or a JSON file. Raises ReportError where it is not there or holds no critical
+        batch.
+        """
         file = path / _FOUND if path.is_dir() else path
         try:
             values = json.loads(file.read_text(encoding="utf-8"))
@@ -63,7 +68,8 @@ class Critical:
             )
         except OSError as error:
             raise ReportError(
-                f"{file} cannot be read ({error.strerror}): `python -m tools.landscape batch RUN_DIR` writes it"
+                f"{file} cannot be read ({error.strerror}): `python -m tools.landscape batch RUN_DIR` "
+                "writes it"
             ) from None
         except (ValueError, TypeError, KeyError) as error:
             raise ReportError(
@@ -79,13 +85,18 @@ class Critical:
     def words(self) -> str:
         if self.low == self.high:
             return f"critical batch {self.batch:,.0f} images"
-        return f"critical batch {self.batch:,.0f} images ({self.low:,.0f} to {f'{self.high:,.0f}' if self.high else 'no known bound'})"
+        return (
+            f"critical batch {self.batch:,.0f} images ({self.low:,.0f} to "
+            f"{f'{self.high:,.0f}' if self.high else 'no known bound'})"
+        )
 
 
 def options_for(
     rates: Sequence[tuple[int, int, float]], *, critical_batch: float, least_examples: float
 ) -> list[Option]:
-    """An option for each (GPUs, global batch, images/s); `least_examples` is what the target takes at a very small batch."""
+    """An option for each (GPUs, global batch, images/s); `least_examples` is what the target takes at a very
+    small batch.
+    """
     found = []
     for gpus, batch, images_per_s in sorted(rates):
         hours = least_examples * (1 + batch / critical_batch) / images_per_s / 3600
@@ -117,8 +128,14 @@ def sentence(options: Sequence[Option], bounds: Sequence[Option] = ()) -> str:
         else ""
     )
     if best == options[-1]:
-        return f"{best.gpus} GPUs ({cost}); every doubling up to there saves {LEAST_SAVING:.0%} or more, so ask about larger sizes too.{doubt}"
-    return f"{best.gpus} GPUs ({cost}); past {best.gpus} each doubling saves under {LEAST_SAVING:.0%} of the time.{doubt}"
+        return (
+            f"{best.gpus} GPUs ({cost}); every doubling up to there saves {LEAST_SAVING:.0%} or more, so "
+            f"ask about larger sizes too.{doubt}"
+        )
+    return (
+        f"{best.gpus} GPUs ({cost}); past {best.gpus} each doubling saves under {LEAST_SAVING:.0%} of "
+        f"the time.{doubt}"
+    )
 
 
 def _hours(hours: float) -> str:

@@ -1,7 +1,9 @@
-"""What the step times of measured points say about the network and about overlap, where no all-reduce was timed or beside it.
+"""What the step times of measured points say about the network and about overlap, where no all-reduce was
+timed or beside it.
 
-A point with exchange took `exposed` seconds longer than without. Backward hides the rest (tools.scaling_report.comm_model.exposed_s), so latency
-and bandwidth follow from several such points; and where a sweep has told these, the points tell how much is hidden in truth.
+A point with exchange took `exposed` seconds longer than without. Backward hides the rest
+(tools.scaling_report.comm_model.exposed_s), so latency and bandwidth follow from several such points; and
+where a sweep has told these, the points tell how much is hidden in truth.
 """
 
 from collections.abc import Sequence
@@ -47,7 +49,9 @@ def exchange_bounds(row: Row, buckets: Buckets, topology: Topology, *, between: 
 
 
 def link_from_steps(rows: Sequence[Row], buckets: Buckets, topology: Topology) -> FittedLink:
-    """Latency and bandwidth between nodes for which the points take as long as they did. Raises ReportError without a point."""
+    """Latency and bandwidth between nodes for which the points take as long as they did. Raises ReportError
+    without a point.
+    """
     points = usable(rows)
     if not points:
         raise ReportError("no point over several nodes was measured with and without exchange")
@@ -76,7 +80,8 @@ def link_from_steps(rows: Sequence[Row], buckets: Buckets, topology: Topology) -
 
 
 def unhidden_share(rows: Sequence[Row], buckets: Buckets, topology: Topology, link: Link) -> Spread | None:
-    """The share of the hideable exchange that stayed exposed, slow-down of computing included; None if no point tells.
+    """The share of the hideable exchange that stayed exposed, slow-down of computing included; None if no
+    point tells.
 
     Between the points, and half and double of their median: one point more could lie there.
     """

@@ -1,4 +1,6 @@
-"""The picture of a report: images/s, efficiency, and what eats the rest. Measured points are solid, predictions a hatched band."""
+"""The picture of a report: images/s, efficiency, and what eats the rest. Measured points are solid,
+predictions a hatched band.
+"""
 
 import itertools
 from collections.abc import Sequence

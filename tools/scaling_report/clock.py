@@ -30,7 +30,8 @@ class HostClock:
 
 
 class StreamClock:
-    """Events on the device's stream: the program only leaves a mark, and the device says later when it passed it.
+    """Events on the device's stream: the program only leaves a mark, and the device says later when it passed
+    it.
 
     `device` is torch.cuda, or a module with its `Event` and `synchronize`.
     """

@@ -1,15 +1,19 @@
 """What an exchange of gradients costs, and how much of it backward hides.
 
-Each all-reduce is latency + bytes / bandwidth, with the coefficients of its algorithm (n ranks, S bytes, latency a, seconds per byte b):
+Each all-reduce is latency + bytes / bandwidth, with the coefficients of its algorithm (n ranks, S bytes,
+latency a, seconds per byte b):
 
     ring               2 (n-1) a  +  2 (n-1)/n S b       Patarasuk & Yuan 2009, section 3
-    halving-doubling   2 log2(n) a + 2 (n-1)/n S b       Thakur et al. 2005, section 4.4 (Rabenseifner); n not a power of two: one more
+    halving-doubling   2 log2(n) a + 2 (n-1)/n S b       Thakur et al. 2005, section 4.4 (Rabenseifner); n not
+    a power of two: one more
                                                           exchange of all S bytes each way
     tree               2 log2(n) a + 2 S b               Sanders et al. 2009 (two trees, pipelined)
-    parameter-server   2 a + 2 (n-1)/n S b               sharded over all n nodes; weights are fetched after every node has pushed
+    parameter-server   2 a + 2 (n-1)/n S b               sharded over all n nodes; weights are fetched after
+    every node has pushed
     auto               the cheapest of the first three    as NCCL chooses by message size
 
-Costs may be arrays (one entry per sample of an uncertain link), and then so are the results. Seconds, bytes and bytes/s throughout.
+Costs may be arrays (one entry per sample of an uncertain link), and then so are the results. Seconds, bytes
+and bytes/s throughout.
 """
 
 import math
@@ -83,10 +87,11 @@ _COEFFICIENTS: dict[Algorithm, Callable[[int], tuple[float, float]]] = {
 def exchange_s(
     num_bytes: float, gpus: int, topology: Topology, *, inside: Cost, between: Cost, algorithm: Algorithm
 ) -> tuple[FloatArray, FloatArray]:
-    """Seconds (inside nodes, between nodes) of a hierarchical sum over all GPUs (Goyal et al. 2017, section 4).
+    """Seconds (inside nodes, between nodes) of a hierarchical sum over all GPUs (Goyal et al. 2017, section
+    4).
 
-    Reduce-scatter in each node, all-reduce by `algorithm` between nodes, all-gather in each node. Every byte leaves a node once however
-    many GPUs it has: they share the node's network ports.
+    Reduce-scatter in each node, all-reduce by `algorithm` between nodes, all-gather in each node. Every byte
+    leaves a node once however many GPUs it has: they share the node's network ports.
     """
     in_node, nodes = topology.layout(gpus)
     return all_reduce_s(num_bytes, in_node, inside), all_reduce_s(
@@ -96,7 +101,9 @@ def exchange_s(
 
 @dataclass(frozen=True, slots=True)
 class Buckets:
-    """Gradient buckets in the order backward fills them: bytes, and when each is full as a share of the step's computing time."""
+    """Gradient buckets in the order backward fills them: bytes, and when each is full as a share of the
+    step's computing time.
+    """
 
     num_bytes: tuple[float, ...]
     ready: tuple[float, ...]
@@ -140,7 +147,9 @@ def fill_buckets(layers: Sequence[tuple[float, float]], *, forward_share: float 
 
 
 def exposed_s(compute_s: FloatArray, ready: Sequence[float], costs: Sequence[FloatArray]) -> FloatArray:
-    """Seconds that remain after backward ends when bucket i, costing `costs[i]`, starts once full and its forerunner is through."""
+    """Seconds that remain after backward ends when bucket i, costing `costs[i]`, starts once full and its
+    forerunner is through.
+    """
     end = np.zeros_like(compute_s)
     for share, cost in zip(ready, costs, strict=True):
         end = np.maximum(end, share * compute_s) + cost

@@ -1,7 +1,7 @@
 """Two reports side by side; exit 1 if the second is slower than the first by more than the noise.
 
-A size counts as slower when the two 95% intervals of images/s a GPU do not touch and the loss is at least 1%. Where an interval was not
-measured (one repeat, or a log), a loss of 5% or more counts.
+A size counts as slower when the two 95% intervals of images/s a GPU do not touch and the loss is at least 1%.
+Where an interval was not measured (one repeat, or a log), a loss of 5% or more counts.
 """
 
 import argparse
@@ -31,7 +31,8 @@ def run(options: argparse.Namespace) -> int:
     shared = sorted(before.keys() & after.keys())
     if not shared:
         raise ReportError(
-            f"{options.before} and {options.after} share no measured point (GPUs, mode, data, ZeRO stage, accumulation)"
+            f"{options.before} and {options.after} share no measured point (GPUs, mode, data, ZeRO stage, "
+            "accumulation)"
         )
     print(f"{'GPUs':>6} {'kind':32}{'before':>12}{'after':>12}{'change':>9}   images/s a GPU")
     slower = [point for point in shared if _print_point(before[point], after[point])]

@@ -1,7 +1,8 @@
 """Latency, bandwidth, overlap and jitter from measured points, and how well the points determine each.
 
-The network's values come from timed all-reduces (`measure --collectives`) and, apart from these, from the step times of points over several
-nodes. Jitter comes from the step times of each rank in the runs without exchange.
+The network's values come from timed all-reduces (`measure --collectives`) and, apart from these, from the
+step times of points over several nodes. Jitter comes from the step times of each rank in the runs without
+exchange.
 """
 
 import argparse
@@ -67,7 +68,8 @@ def _steps(report: Report, path: Path) -> list[str]:
     if share:
         words = f"{share.low:.0%} to {share.high:.0%}"
         lines.append(
-            f"overlap: {share.median:.0%} of the exchange that computing could hide stays exposed ({words}; {len(points)} points)"
+            f"overlap: {share.median:.0%} of the exchange that computing could hide stays exposed ({words}; "
+            f"{len(points)} points)"
         )
     return lines
 

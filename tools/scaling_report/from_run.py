@@ -1,4 +1,6 @@
-"""A prediction that starts from a measured run: its throughput, its gradients, its jitter, and its all-reduce sweep or a named network."""
+"""A prediction that starts from a measured run: its throughput, its gradients, its jitter, and its all-reduce
+sweep or a named network.
+"""
 
 import dataclasses
 import re
@@ -29,7 +31,9 @@ class MeasuredRun:
 
     @staticmethod
     def read(path: Path, *, network: str | None, links: int) -> "MeasuredRun":
-        """Starts from the largest single-node row of the report at `path`; the links are its sweep's or `network`'s."""
+        """Starts from the largest single-node row of the report at `path`; the links are its sweep's or
+        `network`'s.
+        """
         report = load(path)
         row = _starting_row(report, path)
         gpu = _gpu(report)
@@ -46,7 +50,8 @@ class MeasuredRun:
             return MeasuredRun(row, job, topology, assumptions, network, gpu)
         fitted, source = _fitted(report, job, topology, path)
         topology = dataclasses.replace(topology, between=_link(fitted))
-        # What was measured includes every protocol overhead: nothing is left of the data sheet's uncertainty but the fit's.
+        # What was measured includes every protocol overhead: nothing is left of the data sheet's uncertainty
+        # but the fit's.
         known = max(1.02, 1 + 2 * min(fitted.s_per_byte.relative_error, 1.0))
         assumptions = dataclasses.replace(
             assumptions, bandwidth_share=Spread(0.9999, 0.9999 / known, 1.0), latency_factor=_near(1.0, 1.5)
@@ -120,7 +125,8 @@ def _fitted(report: Report, job: Job, topology: Topology, path: Path) -> tuple[F
     if usable(report.rows):
         return link_from_steps(report.rows, job.buckets, topology), "the measured step times"
     raise ReportError(
-        f"{path} has no point over several nodes and no all-reduce sweep: measure with --collectives, or name the network with --network"
+        f"{path} has no point over several nodes and no all-reduce sweep: measure with --collectives, or "
+        "name the network with --network"
     )
 
 

@@ -64,7 +64,8 @@ def row_from(lines: Sequence[str], *, gpus: int, gpus_per_node: int, per_gpu_bat
     values = rates(lines)
     if len(values) < _LEAST_VALUES:
         raise ReportError(
-            f"{len(values)} images/s values after warm-up, at least {_LEAST_VALUES} are needed; `ingest --help` lists what is read"
+            f"{len(values)} images/s values after warm-up, at least {_LEAST_VALUES} are needed; `ingest "
+            "--help` lists what is read"
         )
     nodes, batch = max(1, -(-gpus // gpus_per_node)), per_gpu_batch and per_gpu_batch * gpus
     columns = rate_columns(list(_block_means(values)), gpus)
@@ -72,7 +73,9 @@ def row_from(lines: Sequence[str], *, gpus: int, gpus_per_node: int, per_gpu_bat
 
 
 def _block_means(values: Sequence[float], *, most: int = 10) -> Iterator[float]:
-    """Means of up to `most` consecutive blocks: neighbouring values of a log are not independent, far blocks nearly are."""
+    """Means of up to `most` consecutive blocks: neighbouring values of a log are not independent, far blocks
+    nearly are.
+    """
     blocks = min(most, len(values))
     for i in range(blocks):
         yield statistics.fmean(values[i * len(values) // blocks : (i + 1) * len(values) // blocks])

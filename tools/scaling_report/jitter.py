@@ -2,12 +2,15 @@
 
 Ranks run in step, so a step lasts as long as its slowest rank. Two things differ:
 
-- step by step: a rank's time against its own median. The mean of the largest of n draws from m measured values x_(1) <= ... <= x_(m) is
-  sum_i x_(i) ((i/m)^n - ((i-1)/m)^n) (David & Nagaraja 2003, section 2.2). Where n nears m that stops at the largest value seen, so the
-  slowest 1.5 sqrt(m) are continued by an exponential tail (Pickands 1975, shape 0), whose scale is uncertain by 1/sqrt(values in it);
-- for good: a rank's median against the other ranks'. Few ranks say little about that, so an assumed spread counts as one more of them.
+- step by step: a rank's time against its own median. The mean of the largest of n draws from m measured
+  values x_(1) <= ... <= x_(m) is sum_i x_(i) ((i/m)^n - ((i-1)/m)^n) (David & Nagaraja 2003, section 2.2).
+  Where n nears m that stops at the largest value seen, so the slowest 1.5 sqrt(m) are continued by an
+  exponential tail (Pickands 1975, shape 0), whose scale is uncertain by 1/sqrt(values in it);
+- for good: a rank's median against the other ranks'. Few ranks say little about that, so an assumed spread
+  counts as one more of them.
 
-Times of different ranks are taken as independent: what slows all ranks at once (a file server, say) is then counted as if it met one.
+Times of different ranks are taken as independent: what slows all ranks at once (a file server, say) is then
+counted as if it met one.
 """
 
 import statistics
@@ -26,14 +29,18 @@ _TAIL_FACTORS = (0.3, 1.0, 3.0)
 
 @dataclass(frozen=True, slots=True)
 class StepTimes:
-    """`relative`: each step's time over the median of its rank. `ranks`: the median of each rank (host and place on it) over their mean."""
+    """`relative`: each step's time over the median of its rank. `ranks`: the median of each rank (host and
+    place on it) over their mean.
+    """
 
     relative: tuple[float, ...]
     ranks: tuple[float, ...]
 
     @staticmethod
     def of(seconds: Sequence[tuple[str, Sequence[float]]]) -> "StepTimes":
-        """From (name of the rank, its step times), one entry a run; a rank that was measured in several runs counts once."""
+        """From (name of the rank, its step times), one entry a run; a rank that was measured in several runs
+        counts once.
+        """
         relative: list[float] = []
         medians: dict[str, list[float]] = {}
         for name, steps in seconds:
@@ -60,7 +67,9 @@ class StepTimes:
         return statistics.stdev(self.ranks) if len(self.ranks) > 1 else None
 
     def quantiles(self, shares: FloatArray, *, tail: float) -> FloatArray:
-        """Relative step times at `shares` in (0, 1); the exponential tail has `tail` times the measured scale."""
+        """Relative step times at `shares` in (0, 1); the exponential tail has `tail` times the measured
+        scale.
+        """
         values = np.asarray(self.relative)
         start = 1 - self.in_tail / len(values)
         threshold = float(np.quantile(values, start))
@@ -72,7 +81,8 @@ class StepTimes:
 class Slowest:
     """The mean of the slowest of n ranks, relative to one rank's median: an array over draws, for any n.
 
-    `assumed_spread` are draws of the standard deviation between equal ranks, from elsewhere than this measurement.
+    `assumed_spread` are draws of the standard deviation between equal ranks, from elsewhere than this
+    measurement.
     """
 
     def __init__(self, times: StepTimes, assumed_spread: FloatArray, rng: np.random.Generator):

@@ -1,4 +1,6 @@
-"""The command lines that start a script on the hosts of a hostfile, and running them together under one time-out."""
+"""The command lines that start a script on the hosts of a hostfile, and running them together under one
+time-out.
+"""
 
 import os
 import shlex
@@ -21,7 +23,9 @@ LAUNCHERS: tuple[Launcher, ...] = get_args(Launcher)
 def commands(
     launcher: Launcher, hosts: Hostfile, words: Sequence[str], *, hostfile: Path, port: int, timeout_s: int
 ) -> list[list[str]]:
-    """Commands to run here, at once, so that `python words...` runs on every slot of `hosts`; `hostfile` holds the same hosts."""
+    """Commands to run here, at once, so that `python words...` runs on every slot of `hosts`; `hostfile`
+    holds the same hosts.
+    """
     if launcher == "deepspeed" and hosts.names == ("localhost",):
         # Given a hostfile, DeepSpeed wants ssh even to this machine.
         return [["deepspeed", "--num_accelerators", str(hosts.slots), "--master_port", str(port), *words]]
@@ -53,20 +57,26 @@ def commands(
 
 
 def _check_deepspeed_quotes(words: Sequence[str]) -> None:
-    """Over several hosts DeepSpeed puts words between single quotes as they are, and those that begin with a dash not even that."""
+    """Over several hosts DeepSpeed puts words between single quotes as they are, and those that begin with a
+    dash not even that.
+    """
     for word in words:
         if "'" in word or (word.startswith("-") and word != shlex.quote(word)):
             raise LaunchError(
-                f"{word}: deepspeed would hand this to a shell on each host; write it without single quotes and leading dash"
+                f"{word}: deepspeed would hand this to a shell on each host; write it without single quotes "
+                "and leading dash"
             )
 
 
 def _colossalai(hosts: Hostfile, words: Sequence[str], hostfile: Path, port: int) -> list[str]:
-    """`hostfile` is in its own dialect: bare names. It joins the words by spaces and hands the line to a shell on every host."""
+    """`hostfile` is in its own dialect: bare names. It joins the words by spaces and hands the line to a
+    shell on every host.
+    """
     for word in words:
         if word != shlex.quote(word):
             raise LaunchError(
-                f"{word}: colossalai would hand this to a shell on each host as it is; write it without spaces, quotes and the like"
+                f"{word}: colossalai would hand this to a shell on each host as it is; write it without "
+                "spaces, quotes and the like"
             )
     place = (
         []
@@ -117,7 +127,9 @@ def _starter(launcher: Launcher, hosts: Hostfile, node: int, port: int) -> list[
 
 
 def _on_host(name: str, command: Sequence[str], timeout_s: int) -> list[str]:
-    """Through ssh, in this folder, ended by the host itself when its time is over: a signal here would not reach it."""
+    """Through ssh, in this folder, ended by the host itself when its time is over: a signal here would not
+    reach it.
+    """
     if _is_here(name):
         return list(command)
     exported = [f"PYTHONPATH={os.environ.get('PYTHONPATH', '')}"]
@@ -127,7 +139,10 @@ def _on_host(name: str, command: Sequence[str], timeout_s: int) -> list[str]:
 
 def _slurm(hosts: Hostfile, words: Sequence[str], port: int) -> list[str]:
     """srun inside an allocation; slurm's names of rank and size are mapped to torchrun's."""
-    names = f"RANK=$SLURM_PROCID WORLD_SIZE=$SLURM_NTASKS LOCAL_RANK=$SLURM_LOCALID MASTER_ADDR={hosts.names[0]} MASTER_PORT={port}"
+    names = (
+        "RANK=$SLURM_PROCID WORLD_SIZE=$SLURM_NTASKS LOCAL_RANK=$SLURM_LOCALID "
+        f"MASTER_ADDR={hosts.names[0]} MASTER_PORT={port}"
+    )
     place = [
         f"--nodes={len(hosts.names)}",
         f"--ntasks-per-node={hosts.slots}",
@@ -148,7 +163,9 @@ def _is_here(name: str) -> bool:
 
 
 def run_together(started: Sequence[Sequence[str]], log: Path, *, timeout_s: int) -> str:
-    """Run the commands at once, output to `log`; "ok", or why not. All are ended when one fails or time is over."""
+    """Run the commands at once, output to `log`; "ok", or why not. All are ended when one fails or time is
+    over.
+    """
     processes: list[subprocess.Popen[bytes]] = []
     with log.open("w") as output:
         try:

@@ -1,4 +1,6 @@
-"""Per-layer gradient bytes and computing time of a model: counted without data or weights, or timed in a step of a run."""
+"""Per-layer gradient bytes and computing time of a model: counted without data or weights, or timed in a step
+of a run.
+"""
 
 import difflib
 import functools
@@ -19,8 +21,9 @@ BYTES = {"fp32": 4, "tf32": 4, "fp16": 2, "bf16": 2}
 def counted_layers(model_name: str, *, dtype: str = "fp32") -> tuple[tuple[float, float], ...]:
     """(gradient bytes, multiply-adds of one image) per layer of a timm model in forward order.
 
-    Multiply-adds stand in for time. They overstate layers that are limited by arithmetic against those limited by memory, but what matters
-    here is when the large late layers' gradients are ready, and that they get right.
+    Multiply-adds stand in for time. They overstate layers that are limited by arithmetic against those
+    limited by memory, but what matters here is when the large late layers' gradients are ready, and that they
+    get right.
     """
     if not timm.is_model(model_name):
         close = difflib.get_close_matches(model_name, timm.list_models(), n=3)

@@ -1,8 +1,9 @@
 """Latency and bandwidth of a link from timings over it, and how well these determine each.
 
-A sweep of all-reduces is fitted by seconds = messages x latency + share x bytes / bandwidth, with the coefficients of the ring
-(tools.scaling_report.comm_model). Residuals are relative and large ones count little (soft L1): one timing that met other traffic, or a message
-that fitted into a switch's buffer, must not bend the line.
+A sweep of all-reduces is fitted by seconds = messages x latency + share x bytes / bandwidth, with the
+coefficients of the ring (tools.scaling_report.comm_model). Residuals are relative and large ones count little
+(soft L1): one timing that met other traffic, or a message that fitted into a switch's buffer, must not bend
+the line.
 """
 
 import math
@@ -50,7 +51,8 @@ def fit_link(points: Sequence[Collective], *, algorithm: Algorithm = "ring") -> 
     """Fit one kind of link to all-reduces over it, one rank a node (or all on one node)."""
     if len(points) < 3 or len({point.num_bytes for point in points}) < 2:
         raise ReportError(
-            f"{len(points)} all-reduce timings cannot fix latency and bandwidth: measure at least 3, of 2 or more sizes"
+            f"{len(points)} all-reduce timings cannot fix latency and bandwidth: measure at least 3, of 2 "
+            "or more sizes"
         )
     seconds = np.log([point.seconds for point in points])
     terms = np.array([_terms(point, algorithm) for point in points])
@@ -75,7 +77,8 @@ def fit_link(points: Sequence[Collective], *, algorithm: Algorithm = "ring") -> 
 def relative_errors(jacobian: npt.NDArray[np.float64], *, scatter: float) -> tuple[float, float]:
     """Standard errors of the two logarithms, from residuals that scatter by `scatter`.
 
-    Each is known to a factor of ten before anything is measured, so that a value which the points do not see has a finite, large error.
+    Each is known to a factor of ten before anything is measured, so that a value which the points do not see
+    has a finite, large error.
     """
     before = np.eye(2) / math.log(10) ** 2
     covariance = np.linalg.inv(jacobian.T @ jacobian / scatter**2 + before)

@@ -1,7 +1,8 @@
 """Launch every point of a scaling study and keep each step's time of each rank.
 
-Each point is launched with and without gradient exchange; the difference is the communication that backward did not hide. A point that
-fails or runs past its time is recorded with the reason, and the others go on. The folder --out must be shared by all hosts.
+Each point is launched with and without gradient exchange; the difference is the communication that backward
+did not hide. A point that fails or runs past its time is recorded with the reason, and the others go on. The
+folder --out must be shared by all hosts.
 
 GPU counts take whole hosts from the hostfile, the first ones first. Run this on the first host.
 """
@@ -89,7 +90,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--per-gpu-batch",
         type=arguments.count,
-        help="weak: images a GPU passes at once (default: the recipe's bn_batch_size or max_micro_batch_size, the smaller)",
+        help=(
+            "weak: images a GPU passes at once (default: the recipe's bn_batch_size or "
+            "max_micro_batch_size, the smaller)"
+        ),
     )
     parser.add_argument("--launcher", choices=LAUNCHERS, default="deepspeed", help="default deepspeed")
     parser.add_argument(
@@ -171,7 +175,9 @@ class Study:
         return self.recipe.engine_under(chosen)
 
     def launch(self, name: str, gpus: int, words: list[str]) -> tuple[Path, str]:
-        """Run `words` on `gpus` GPUs; (the folder of what it wrote, "ok" or why not). A point that succeeded before is kept."""
+        """Run `words` on `gpus` GPUs; (the folder of what it wrote, "ok" or why not). A point that succeeded
+        before is kept.
+        """
         folder = self.options.out.resolve() / "points" / name
         done = folder / "status"
         self._launches_left -= 1
@@ -246,7 +252,8 @@ class Study:
         ]
 
     def _settings(self, row: Row) -> list[str]:
-        # The learning rate has no say in the speed, but a rate that is scaled up could end the run with a NaN.
+        # The learning rate has no say in the speed, but a rate that is scaled up could end the run with a
+        # NaN.
         settings = [
             f"batch_size={row.global_batch}",
             f"micro_batch_size={row.per_gpu_batch}",
@@ -289,7 +296,9 @@ def synthetic_data(recipe: Recipe) -> str:
 
 
 def _computes_alike(recipe: Recipe) -> bool:
-    """Whether a step of synthetic data computes what one of real data does: drawn shapes are of other sizes and objects than photos."""
+    """Whether a step of synthetic data computes what one of real data does: drawn shapes are of other sizes
+    and objects than photos.
+    """
     return recipe.model.library == "timm"
 
 
@@ -328,7 +337,8 @@ def run(options: argparse.Namespace) -> int:
         report.save(options.out / "report.json")
     failed = [row for row in report.rows if row.status != "ok"]
     print(
-        f"{len(report.rows) - len(failed)} of {len(report.rows)} points measured: {options.out / 'report.json'}"
+        f"{len(report.rows) - len(failed)} of {len(report.rows)} points measured: "
+        f"{options.out / 'report.json'}"
     )
     return 0
 
@@ -356,7 +366,8 @@ def _check_folder(options: argparse.Namespace) -> None:
     for name in asked:
         if before.get(name) != asked[name]:
             raise ReportError(
-                f"{options.out} was measured with {name}={before.get(name)}, not {asked[name]}: ask for the same, or give another --out"
+                f"{options.out} was measured with {name}={before.get(name)}, not {asked[name]}: ask for the "
+                "same, or give another --out"
             )
 
 
@@ -368,7 +379,8 @@ def _check_comparable(recipe: Recipe) -> None:
     )
     if real.channels != synthetic.channels:
         raise RecipeError(
-            f"--data synthetic,real: images of {recipe.data.name} have {real.channels} channel(s), synthetic ones {synthetic.channels}, "
+            f"--data synthetic,real: images of {recipe.data.name} have {real.channels} channel(s), "
+            f"synthetic ones {synthetic.channels}, "
             "so the difference would not be the loader's; measure one of them"
         )
 

@@ -27,7 +27,8 @@ def page(report: Report) -> str:
     measured, predicted = len(report.good_rows()), len(report.predictions)
     parts = [
         f"<h1>{title}</h1>",
-        f'<p class="note">{measured} measured and {predicted} predicted cluster sizes. Measured points are solid lines and white rows; '
+        f'<p class="note">{measured} measured and {predicted} predicted cluster sizes. Measured points are '
+        "solid lines and white rows; "
         "predictions are the dashed line in its band and the shaded rows, with their 90% interval.</p>",
         _picture(report),
         "<h2>Measured</h2>",
@@ -36,7 +37,10 @@ def page(report: Report) -> str:
     if report.predictions:
         parts += ["<h2>Predicted</h2>", _predicted_table(report.predictions)]
     parts += ["<h2>Where this comes from</h2>", _provenance(report)]
-    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title><style>{_STYLE}</style>'
+    head = (
+        '<meta charset="utf-8"><meta name="viewport" '
+        f'content="width=device-width"><title>{title}</title><style>{_STYLE}</style>'
+    )
     return (
         f'<!doctype html>\n<html lang="en"><head>{head}</head><body>\n'
         + "\n".join(parts)
@@ -110,7 +114,10 @@ def _predicted_table(predictions: Sequence[Prediction]) -> str:
     rows: list[tuple[str, list[str | None]]] = []
     for each in predictions:
         rates = f"{rate(each.images_per_s)} ({rate(each.images_per_s_low)} to {rate(each.images_per_s_high)})"
-        interval = f"{100 * each.efficiency:.1f}% ({100 * each.efficiency_low:.1f} to {100 * each.efficiency_high:.1f})"
+        interval = (
+            f"{100 * each.efficiency:.1f}% ({100 * each.efficiency_low:.1f} to "
+            f"{100 * each.efficiency_high:.1f})"
+        )
         shares = [percent(each.shares.get(cause)) for cause in causes]
         rows.append(("predicted", [str(each.gpus), str(each.nodes), each.mode, rates, interval, *shares]))
     return table(["GPUs", "nodes", "mode", "images/s (90%)", "efficiency (90%)", *causes], rows)

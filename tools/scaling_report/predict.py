@@ -162,7 +162,8 @@ def _from_run(options: argparse.Namespace) -> tuple[list[Prediction], dict[str, 
 def _print_table(predictions: list[Prediction], asked: dict[str, Any]) -> None:
     per_gpu = asked["images_per_sec"] / asked["measured_on"]
     print(
-        f"predicted from {asked['images_per_sec']:,.0f} images/s on {asked['measured_on']} GPUs ({per_gpu:,.1f} a GPU)"
+        f"predicted from {asked['images_per_sec']:,.0f} images/s on {asked['measured_on']} GPUs "
+        f"({per_gpu:,.1f} a GPU)"
     )
     causes = list(predictions[0].shares)
     print(f"{'':45}share of the step, %")
@@ -174,5 +175,6 @@ def _print_table(predictions: list[Prediction], asked: dict[str, Any]) -> None:
         interval = f"{each.efficiency_low:.3f} - {each.efficiency_high:.3f}"
         shares = "".join(f"{100 * each.shares[cause]:14.1f}" for cause in causes)
         print(
-            f"{each.gpus:6}{each.nodes:7}{each.images_per_s:11,.0f}{each.efficiency:12.3f} {interval:>14}{shares}"
+            f"{each.gpus:6}{each.nodes:7}{each.images_per_s:11,.0f}{each.efficiency:12.3f} "
+            f"{interval:>14}{shares}"
         )

@@ -2,7 +2,8 @@
 
     python -m tools.scaling_report.publish runs/scaling-demo/page --name scaling_demo
 
-Writes results/NAME.json, docs/NAME.png and the text between the NAME markers of README.md, so that no figure is typed by hand.
+Writes results/NAME.json, docs/NAME.png and the text between the NAME markers of README.md, so that no figure
+is typed by hand.
 """
 
 import argparse
@@ -25,7 +26,10 @@ def block(report: Report, name: str) -> str:
     for each in report.predictions:
         row = measured.get(each.gpus)
         rate, efficiency = (number(row.images_per_s, 1), percent(row.efficiency)) if row else (None, None)
-        interval = f"{100 * each.efficiency:.1f}% ({100 * each.efficiency_low:.1f} to {100 * each.efficiency_high:.1f})"
+        interval = (
+            f"{100 * each.efficiency:.1f}% ({100 * each.efficiency_low:.1f} to "
+            f"{100 * each.efficiency_high:.1f})"
+        )
         lines.append(
             f"| {each.gpus} | {rate or '-'} | {efficiency or '-'} | {each.images_per_s:,.1f} | {interval} |"
         )
@@ -34,7 +38,10 @@ def block(report: Report, name: str) -> str:
     source = (
         f"{origin['recipe']}; {origin['date']}; commit {origin['commit']} on {origin['hardware']}; {versions}"
     )
-    return f"![images/s, efficiency and causes, measured and predicted](docs/{name}.png)\n\n{table}\n\n<sub>{source}</sub>"
+    return (
+        "![images/s, efficiency and causes, measured and "
+        f"predicted](docs/{name}.png)\n\n{table}\n\n<sub>{source}</sub>"
+    )
 
 
 def main() -> int:

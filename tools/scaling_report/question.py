@@ -11,8 +11,9 @@ from tools.scaling_report.step_model import Assumptions, Job, Prediction, Spread
 from tools.scaling_report.topology import GPUS, NETWORKS, NODE_LINKS, Topology, preset
 from tools.scaling_report.what_if import WhatIf
 
-# JPEG decoding, random crop and normalisation of an ImageNet picture, images/s of one core. Decoding alone: 360 to 860 over libraries and
-# processors of 2020 to 2025 (imread-benchmark); the crop's resize and older processors take off up to two thirds.
+# JPEG decoding, random crop and normalisation of an ImageNet picture, images/s of one core. Decoding alone:
+# 360 to 860 over libraries and processors of 2020 to 2025 (imread-benchmark); the crop's resize and older
+# processors take off up to two thirds.
 DECODED_PER_CORE = Spread(250, 120, 500)
 
 

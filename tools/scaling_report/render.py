@@ -1,6 +1,7 @@
 """scaling.csv, .json, .md, .png and one self-contained scaling.html from one or more reports.
 
-Give a measured report and a predicted one together to see both in one picture: render measured.json predicted.json --out FOLDER
+Give a measured report and a predicted one together to see both in one picture: render measured.json
+predicted.json --out FOLDER
 """
 
 import argparse
@@ -41,9 +42,13 @@ def markdown(report: Report) -> str:
             f"| {row.gpus} | {row.nodes} | {row.kind_words} | {images} | {efficiency} | {row.status} |"
         )
     for each in report.predictions:
-        interval = f"{100 * each.efficiency:.1f}% ({100 * each.efficiency_low:.1f} to {100 * each.efficiency_high:.1f})"
+        interval = (
+            f"{100 * each.efficiency:.1f}% ({100 * each.efficiency_low:.1f} to "
+            f"{100 * each.efficiency_high:.1f})"
+        )
         lines.append(
-            f"| {each.gpus} | {each.nodes} | {each.mode} | {rate(each.images_per_s)} | {interval} | predicted |"
+            f"| {each.gpus} | {each.nodes} | {each.mode} | {rate(each.images_per_s)} | {interval} | "
+            "predicted |"
         )
     return "\n".join(lines) + "\n"
 

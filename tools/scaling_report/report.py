@@ -1,4 +1,5 @@
-"""The report that every command reads and writes: measured rows, predicted rows, collective timings, and where they come from.
+"""The report that every command reads and writes: measured rows, predicted rows, collective timings, and
+where they come from.
 
 None means "not measured" and is shown as that; no column is ever filled with a guess.
 """
@@ -23,7 +24,9 @@ class ReportError(RecipeError):
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One measured configuration. Times in seconds a step (median over steps, slowest rank); images_per_s of all GPUs together."""
+    """One measured configuration. Times in seconds a step (median over steps, slowest rank); images_per_s of
+    all GPUs together.
+    """
 
     gpus: int
     nodes: int
@@ -86,7 +89,9 @@ class Collective:
 
 @dataclass(frozen=True, kw_only=True)
 class OwnTimes:
-    """Forward and backward seconds of every step of one rank, in a run without gradient exchange, where nobody waits for anybody."""
+    """Forward and backward seconds of every step of one rank, in a run without gradient exchange, where
+    nobody waits for anybody.
+    """
 
     gpus: int
     rank: int

@@ -1,10 +1,11 @@
 """How long a synchronous step takes on n GPUs, with an interval that says how much of that is assumption.
 
-    step(n) = slowest of n ranks' (compute + overlap slow-down) + exposed communication + optimizer,  at least the loader's time
+    step(n) = slowest of n ranks' (compute + overlap slow-down) + exposed communication + optimizer,  at least
+    the loader's time
 
-Compute is not assumed: it is solved from one measured throughput, so that the model reproduces it exactly. What a data sheet cannot say
-is drawn from `Assumptions`; a prediction is the median of the draws, its interval their 5% and 95% quantiles. Draws are seeded: the same
-question has the same answer.
+Compute is not assumed: it is solved from one measured throughput, so that the model reproduces it exactly.
+What a data sheet cannot say is drawn from `Assumptions`; a prediction is the median of the draws, its
+interval their 5% and 95% quantiles. Draws are seeded: the same question has the same answer.
 """
 
 import copy
@@ -32,7 +33,9 @@ _DRAWS = 2000
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """A positive quantity known roughly: median, 5% and 95% quantiles; log-normal on either side of the median."""
+    """A positive quantity known roughly: median, 5% and 95% quantiles; log-normal on either side of the
+    median.
+    """
 
     median: float
     low: float
@@ -47,29 +50,37 @@ class Spread:
 class Assumptions:
     """What no data sheet states, each with its source. None is fitted to a published scaling result."""
 
-    # Share of the stated bandwidth that collectives reach. NCCL's authors: about 20% protocol overhead on NVLink (nccl-tests issue 212);
-    # 84.8 GB/s on average and 96 at best of 100 on 4 x HDR (nccl-tests issue 119).
+    # Share of the stated bandwidth that collectives reach. NCCL's authors: about 20% protocol overhead on
+    # NVLink (nccl-tests issue 212); 84.8 GB/s on average and 96 at best of 100 on 4 x HDR (nccl-tests issue
+    # 119).
     bandwidth_share: Spread = Spread(0.82, 0.65, 0.95)
     latency_factor: Spread = Spread(1.0, 0.5, 3.0)
-    # Standard deviation of equal GPUs' speed. Sinha et al. 2022 (arXiv 2208.11035): variation of 8% on average and 22% at most, taken as
-    # the width between box-plot whiskers (four to five standard deviations).
+    # Standard deviation of equal GPUs' speed. Sinha et al. 2022 (arXiv 2208.11035): variation of 8% on
+    # average and 22% at most, taken as the width between box-plot whiskers (four to five standard
+    # deviations).
     jitter: Spread = Spread(0.018, 0.009, 0.045)
-    # Measured step times; they take the place of `jitter`, which then only says how much GPUs that were not measured may differ. Without
-    # them a GPU that is slow stays slow, and one that was measured alone was slow or fast by chance.
+    # Measured step times; they take the place of `jitter`, which then only says how much GPUs that were not
+    # measured may differ. Without them a GPU that is slow stays slow, and one that was measured alone was
+    # slow or fast by chance.
     step_times: StepTimes | None = None
-    # Slow-down of computing while an exchange runs beside it. Lee et al. 2025 (arXiv 2507.03114): 18.9% on average, 40% at most.
+    # Slow-down of computing while an exchange runs beside it. Lee et al. 2025 (arXiv 2507.03114): 18.9% on
+    # average, 40% at most.
     overlap_slowdown: Spread = Spread(0.19, 0.05, 0.40)
-    # Share of the exchange that never hides, by the implementation's making: near 0 for a tuned one, most of it for one without overlap.
+    # Share of the exchange that never hides, by the implementation's making: near 0 for a tuned one, most of
+    # it for one without overlap.
     unhidden: Spread = Spread(0.08, 0.01, 0.60)
-    # Share of the boost clock's headroom (data sheet) that a GPU loses when all GPUs of its node are busy. A judgement, not a source.
+    # Share of the boost clock's headroom (data sheet) that a GPU loses when all GPUs of its node are busy. A
+    # judgement, not a source.
     boost_lost: Spread = Spread(0.10, 0.02, 0.30)
     # Relative standard deviation of a stated throughput. A judgement.
     measurement: float = 0.01
     # The next two matter only where a question changes the images a GPU passes at once, or the arithmetic.
-    # Share of a pass that does not shrink with its images (kernel starts, layers too small to fill the GPU). A judgement.
+    # Share of a pass that does not shrink with its images (kernel starts, layers too small to fill the GPU).
+    # A judgement.
     fixed_compute: Spread = Spread(0.08, 0.01, 0.25)
-    # Share of computing that is limited by arithmetic and moves with the data sheet's peak; the rest is limited by memory, and moves with
-    # the bytes of a value (the two kinds: Micikevicius et al. 2018, section 1). How large it is: a judgement.
+    # Share of computing that is limited by arithmetic and moves with the data sheet's peak; the rest is
+    # limited by memory, and moves with the bytes of a value (the two kinds: Micikevicius et al. 2018, section
+    # 1). How large it is: a judgement.
     arithmetic_limited: Spread = Spread(0.5, 0.3, 0.8)
 
 
@@ -152,8 +163,9 @@ class StepModel:
     ) -> list[Prediction]:
         """Predict every size in `sizes` from one measured step of `measured_on` GPUs.
 
-        Where this model's job or links differ from what was measured, `calibrated` is the model of the measurement. Efficiency is against
-        the measured throughput. `global_batch` is for strong scaling: the images of a step are shared out, however many GPUs there are.
+        Where this model's job or links differ from what was measured, `calibrated` is the model of the
+        measurement. Efficiency is against the measured throughput. `global_batch` is for strong scaling: the
+        images of a step are shared out, however many GPUs there are.
         """
         reference = calibrated or self
         measured = reference.solve_compute(measured_step_s, measured_on)
@@ -171,11 +183,14 @@ class StepModel:
         ]
 
     def split(self, global_batch: int, gpus: int) -> "StepModel":
-        """The same model where `global_batch` images are shared out over `gpus`. Raises RecipeError where a pass would be less than one."""
+        """The same model where `global_batch` images are shared out over `gpus`. Raises RecipeError where a
+        pass would be less than one.
+        """
         images = global_batch / (gpus * self.job.passes)
         if images < 1:
             raise RecipeError(
-                f"a batch of {global_batch} images cannot be cut over {gpus} GPUs in {self.job.passes} pass(es): ask for fewer"
+                f"a batch of {global_batch} images cannot be cut over {gpus} GPUs in {self.job.passes} "
+                "pass(es): ask for fewer"
             )
         smaller = copy.copy(self)
         smaller.job = replace(self.job, images=images)
@@ -195,7 +210,9 @@ class StepModel:
         return np.asarray(factor, dtype=np.float64)
 
     def solve_compute(self, step_s: float, gpus: int) -> FloatArray:
-        """The computing time, per draw, for which the modelled step on `gpus` GPUs takes `step_s`; by bisection, to 1e-9 of it."""
+        """The computing time, per draw, for which the modelled step on `gpus` GPUs takes `step_s`; by
+        bisection, to 1e-9 of it.
+        """
         low, high = np.zeros(_DRAWS), np.full(_DRAWS, step_s)
         for _ in range(30):
             middle = (low + high) / 2
@@ -206,7 +223,8 @@ class StepModel:
     def parts(self, compute: FloatArray, gpus: int, *, baseline: bool = False) -> dict[str, FloatArray]:
         """Seconds by cause, per draw; their sum is the step."""
         job, (in_node, _) = self.job, self.topology.layout(gpus)
-        # From stage 2 on gradients are sharded, so every pass sends them; before, the last pass of a step does.
+        # From stage 2 on gradients are sharded, so every pass sends them; before, the last pass of a step
+        # does.
         windows = job.passes if job.zero_stage >= 2 else 1
         exposed, hidden, fetch = self._exchange(
             compute / windows, job.buckets.accumulated(job.passes // windows), gpus
@@ -226,10 +244,11 @@ class StepModel:
     def _exchange(
         self, compute: FloatArray, buckets: Buckets, gpus: int
     ) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """Seconds of exchange (exposed, hidden under computing) in a window of `compute`, and to fetch weights after the update.
+        """Seconds of exchange (exposed, hidden under computing) in a window of `compute`, and to fetch
+        weights after the update.
 
-        ZeRO (Rajbhandari et al. 2020, section 7): stages 1 and 2 halve the all-reduce into a reduce-scatter and a fetch of weights; stage 3
-        fetches weights in the forward and again in the backward pass.
+        ZeRO (Rajbhandari et al. 2020, section 7): stages 1 and 2 halve the all-reduce into a reduce-scatter
+        and a fetch of weights; stage 3 fetches weights in the forward and again in the backward pass.
         """
         costs = [self._costs(size, gpus) for size in buckets.num_bytes]
         reduced, fetched = [reduce for reduce, _ in costs], np.sum([fetch for _, fetch in costs], axis=0)

@@ -1,4 +1,6 @@
-"""A stopwatch round an engine and its task: when each step computes, updates and waits for data, without a step waiting for the clock."""
+"""A stopwatch round an engine and its task: when each step computes, updates and waits for data, without a
+step waiting for the clock.
+"""
 
 import dataclasses
 import json
@@ -17,7 +19,9 @@ from tools.scaling_report.layers import GradientStamps
 
 
 class Stopwatch:
-    """An engine that times the one it wraps for a number of steps, then writes FOLDER/rankN.json and ends the run."""
+    """An engine that times the one it wraps for a number of steps, then writes FOLDER/rankN.json and ends the
+    run.
+    """
 
     def __init__(
         self, engine: Engine, folder: Path, steps: int, *, profile: bool, clock: Clock | None = None

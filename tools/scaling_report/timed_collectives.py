@@ -1,6 +1,8 @@
-"""All-reduce times over all ranks of a launch, by size. Started by `measure --collectives` under a launcher: timed_collectives.py FOLDER
+"""All-reduce times over all ranks of a launch, by size. Started by `measure --collectives` under a launcher:
+timed_collectives.py FOLDER
 
-Rank 0 writes FOLDER/collectives.json. Each time is the median of 7 after 2 unmeasured ones; ranks start together behind a barrier.
+Rank 0 writes FOLDER/collectives.json. Each time is the median of 7 after 2 unmeasured ones; ranks start
+together behind a barrier.
 """
 
 import json

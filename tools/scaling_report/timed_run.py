@@ -1,9 +1,11 @@
-"""Runs a recipe on this rank with a stopwatch round its engine and task, for a fixed number of steps. Started by `measure`:
+"""Runs a recipe on this rank with a stopwatch round its engine and task, for a fixed number of steps. Started
+by `measure`:
 
     timed_run.py FOLDER STEPS exchange|no-exchange RECIPE key=value ...
 
-Writes FOLDER/rankN.json with the times of every step, then ends the run: no evaluation, no checkpoint. `no-exchange` leaves gradients as
-each rank has them, which is how computing alone is measured; the weights of such a run mean nothing.
+Writes FOLDER/rankN.json with the times of every step, then ends the run: no evaluation, no checkpoint.
+`no-exchange` leaves gradients as each rank has them, which is how computing alone is measured; the weights of
+such a run mean nothing.
 """
 
 import sys
@@ -39,11 +41,14 @@ class Wrappers:
 
 
 def switch_off_exchange(model: nn.Module) -> None:
-    """Gives torch's DistributedDataParallel a hook that returns each bucket as it is. Raises LaunchError where it is not what exchanges."""
+    """Gives torch's DistributedDataParallel a hook that returns each bucket as it is. Raises LaunchError
+    where it is not what exchanges.
+    """
     wrapped = [module for module in model.modules() if isinstance(module, DistributedDataParallel)]
     if not wrapped:
         raise LaunchError(
-            "gradients are not exchanged by DistributedDataParallel here, so computing alone cannot be measured"
+            "gradients are not exchanged by DistributedDataParallel here, so computing alone cannot be "
+            "measured"
         )
     for module in wrapped:
         module.register_comm_hook(None, noop_hook)

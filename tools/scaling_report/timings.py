@@ -77,7 +77,9 @@ def own_times(alone: Sequence[RankTimes]) -> list[OwnTimes]:
 
 
 def _straggler_wait(alone: Sequence[RankTimes]) -> float:
-    """Seconds a step that an average rank waits for the slowest of that step. Which rank that is may change from step to step."""
+    """Seconds a step that an average rank waits for the slowest of that step. Which rank that is may change
+    from step to step.
+    """
     steps = [[step["own_s"] for step in ranks] for ranks in zip(*(each.steps for each in alone), strict=True)]
     return statistics.fmean(max(own) - statistics.fmean(own) for own in steps)
 
@@ -87,7 +89,9 @@ def _filled(row: Row, **values: Any) -> Row:
 
 
 def _independent(times: Sequence[Sequence[float]]) -> list[float]:
-    """Mean step times that may be taken as independent: of repeats where there are three, else of ten blocks of each run."""
+    """Mean step times that may be taken as independent: of repeats where there are three, else of ten blocks
+    of each run.
+    """
     if len(times) >= 3:
         return [statistics.fmean(repeat) for repeat in times]
     blocks = [

@@ -1,10 +1,13 @@
-"""What joins the GPUs: links with bandwidth and latency from their data sheets, and how ranks are laid out over nodes.
+"""What joins the GPUs: links with bandwidth and latency from their data sheets, and how ranks are laid out
+over nodes.
 
-Bandwidths are what the standard or data sheet states for one direction, before protocol overhead; the share of it that collectives reach is
-an assumption of the prediction (`step_model.Assumptions`), not of a preset. Nothing here is fitted to published training results.
+Bandwidths are what the standard or data sheet states for one direction, before protocol overhead; the share
+of it that collectives reach is an assumption of the prediction (`step_model.Assumptions`), not of a preset.
+Nothing here is fitted to published training results.
 
-Latencies are per message step as NCCL's own cost model has them (its tuning tables, "Simple" protocol: NVLink 3.4 to 3.6 us, PCIe 5.7 us,
-network 10 to 20 us with InfiniBand); TCP over Ethernet: 25 us, what a kernel socket adds one way between two hosts of a rack.
+Latencies are per message step as NCCL's own cost model has them (its tuning tables, "Simple" protocol: NVLink
+3.4 to 3.6 us, PCIe 5.7 us, network 10 to 20 us with InfiniBand); TCP over Ethernet: 25 us, what a kernel
+socket adds one way between two hosts of a rack.
 """
 
 from dataclasses import dataclass, replace
@@ -21,7 +24,9 @@ _TCP_LATENCY = 25e-6
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A way between two GPUs or two nodes: bytes/s in one direction, seconds per message, and where the bandwidth is stated."""
+    """A way between two GPUs or two nodes: bytes/s in one direction, seconds per message, and where the
+    bandwidth is stated.
+    """
 
     bytes_per_s: float
     latency_s: float
@@ -63,9 +68,11 @@ NODE_LINKS: dict[str, Link] = {
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """What a GPU's data sheet says that bears on scaling: its link inside a node, by how much boost exceeds the base clock, and TFLOP/s.
+    """What a GPU's data sheet says that bears on scaling: its link inside a node, by how much boost exceeds
+    the base clock, and TFLOP/s.
 
-    `tflops` are dense rates by type of arithmetic; a type that the GPU has no faster units for than for fp32 is left out.
+    `tflops` are dense rates by type of arithmetic; a type that the GPU has no faster units for than for fp32
+    is left out.
     """
 
     node_link: str
@@ -73,7 +80,8 @@ class Gpu:
     tflops: dict[str, float]
 
 
-# Base and boost clocks in MHz. GPUs of a full node share power and cooling (a K80 board holds two), and clock lower than one alone.
+# Base and boost clocks in MHz. GPUs of a full node share power and cooling (a K80 board holds two), and clock
+# lower than one alone.
 GPUS: dict[str, Gpu] = {
     "k80": Gpu("pcie3", 875 / 560 - 1, {"fp32": 2.8}),  # one of the two GPUs of a board, base clock
     "p40": Gpu("pcie3", 1531 / 1303 - 1, {"fp32": 11.8}),
@@ -86,7 +94,9 @@ GPUS: dict[str, Gpu] = {
 
 @dataclass(frozen=True, slots=True)
 class Topology:
-    """Nodes of `gpus_per_node` GPUs, `inside` between the GPUs of a node and `links` ports of `between` on each node."""
+    """Nodes of `gpus_per_node` GPUs, `inside` between the GPUs of a node and `links` ports of `between` on
+    each node.
+    """
 
     gpus_per_node: int
     inside: Link
@@ -107,7 +117,8 @@ class Topology:
         nodes, rest = divmod(gpus, self.gpus_per_node)
         if rest:
             raise RecipeError(
-                f"{gpus} GPUs do not fill nodes of {self.gpus_per_node}: ask for {gpus - rest} or {gpus - rest + self.gpus_per_node}"
+                f"{gpus} GPUs do not fill nodes of {self.gpus_per_node}: ask for {gpus - rest} or "
+                f"{gpus - rest + self.gpus_per_node}"
             )
         return self.gpus_per_node, nodes
 

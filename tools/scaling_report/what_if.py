@@ -13,8 +13,10 @@ from tools.scaling_report.topology import GPUS, Topology, preset
 
 @dataclass(frozen=True)
 class WhatIf:
-    """changes, comma-separated: bandwidth=2x (between nodes), micro_batch=64 and accumulation=2 (images a GPU passes at once, and passes a
-    step), dtype=bf16 (of exchanged gradients, and of arithmetic where --gpu names whose), zero=0|1|2|3"""
+    """changes, comma-separated: bandwidth=2x (between nodes), micro_batch=64 and accumulation=2 (images a GPU
+    passes at once, and passes a step), dtype=bf16 (of exchanged gradients, and of arithmetic where --gpu
+    names whose), zero=0|1|2|3
+    """
 
     bandwidth: float = 1.0
     micro_batch: int | None = None
@@ -26,7 +28,9 @@ class WhatIf:
         return topology.with_bandwidth(self.bandwidth)
 
     def job(self, job: Job, *, exchanged: str, gpu: str | None) -> Job:
-        """`job` changed, whose gradients are exchanged as `exchanged` and computed on `gpu`. Raises RecipeError for a type it lacks."""
+        """`job` changed, whose gradients are exchanged as `exchanged` and computed on `gpu`. Raises
+        RecipeError for a type it lacks.
+        """
         changes: dict[str, Any] = {
             "images": self.micro_batch, "passes": self.accumulation, "zero_stage": self.zero,
         }  # fmt: skip
@@ -73,7 +77,8 @@ def parse_what_if(text: str) -> WhatIf:
             changes[key] = _READ[key](value)
         except (KeyError, ValueError):
             raise argparse.ArgumentTypeError(
-                f"{word!r} is not understood; there are bandwidth=2x, micro_batch=64, accumulation=2, dtype={'|'.join(BYTES)}, zero=0|1|2|3"
+                f"{word!r} is not understood; there are bandwidth=2x, micro_batch=64, accumulation=2, "
+                f"dtype={'|'.join(BYTES)}, zero=0|1|2|3"
             ) from None
     return WhatIf(**changes)  # type: ignore[arg-type]
 

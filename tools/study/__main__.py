@@ -1,13 +1,16 @@
 """Compare recipes over several seeds: mean and standard deviation per recipe, curves, a page.
 
-    python -m tools.study recipes/digits/digits.py recipes/digits/digits_720_unscaled.py recipes/digits/digits_720.py --seeds 5 --launcher deepspeed --ranks 2
+    python -m tools.study recipes/digits/digits.py recipes/digits/digits_720_unscaled.py
+    recipes/digits/digits_720.py --seeds 5 --launcher deepspeed --ranks 2
 
-The first recipe is the reference that the others are held against. All runs of a study share one launch. A study that was stopped goes on
-where it was: what is finished in --out is not run again, and refused if its recipe has changed since. A run that diverges is counted, and
-has no score. It writes study.md, study.json, study.png and study.html there, next to the run directories; how they become results/, and
-what the recipes say of themselves: `python -m tools.study.publish --help`.
+The first recipe is the reference that the others are held against. All runs of a study share one launch. A
+study that was stopped goes on where it was: what is finished in --out is not run again, and refused if its
+recipe has changed since. A run that diverges is counted, and has no score. It writes study.md, study.json,
+study.png and study.html there, next to the run directories; how they become results/, and what the recipes
+say of themselves: `python -m tools.study.publish --help`.
 
-    python -m tools.study sweep recipes/digits/digits.py --batch-sizes 2,4,8 --seeds 5    error against the batch size; --help says more
+    python -m tools.study sweep recipes/digits/digits.py --batch-sizes 2,4,8 --seeds 5    error against the
+    batch size; --help says more
 """
 
 import argparse
@@ -53,7 +56,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def jobs_of(options: argparse.Namespace, seeds: list[int]) -> list[Job]:
-    """Seeds outside, arms inside: a study that is stopped early has compared every arm on the seeds it finished."""
+    """Seeds outside, arms inside: a study that is stopped early has compared every arm on the seeds it
+    finished.
+    """
     return [
         Job(str(path), (*options.overrides, f"seed={seed}"), str(options.out / path.stem / f"seed{seed}"))
         for seed in seeds

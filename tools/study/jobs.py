@@ -1,4 +1,6 @@
-"""The runs of a study: a list of recipes with their overrides, trained one after the other in one launch, with progress and resume."""
+"""The runs of a study: a list of recipes with their overrides, trained one after the other in one launch,
+with progress and resume.
+"""
 
 import json
 import os
@@ -25,7 +27,9 @@ WORKER = str(Path(__file__).with_name("worker.py"))
 
 @dataclass(frozen=True)
 class Job:
-    """One run: a recipe file, the `key=value` words that change it (seed included), and the folder that keeps it."""
+    """One run: a recipe file, the `key=value` words that change it (seed included), and the folder that keeps
+    it.
+    """
 
     recipe: str
     words: tuple[str, ...]
@@ -38,12 +42,15 @@ class Job:
 
 
 def check_names_differ(arms: Iterable[tuple[str, Path]]) -> None:
-    """Raises RecipeError for two arms (folder of the runs, recipe file) of one folder: each would show the scores of the other's runs."""
+    """Raises RecipeError for two arms (folder of the runs, recipe file) of one folder: each would show the
+    scores of the other's runs.
+    """
     seen: dict[str, Path] = {}
     for name, path in arms:
         if name in seen:
             raise RecipeError(
-                f"the arms of {seen[name]} and {path} would both keep their runs in the folder {name}: rename a recipe file"
+                f"the arms of {seen[name]} and {path} would both keep their runs in the folder {name}: "
+                "rename a recipe file"
             )
         seen[name] = path
 
@@ -78,7 +85,9 @@ def launch_command(launcher: str, ranks: int, worker_words: list[str]) -> list[s
 
 
 def run_jobs(jobs: list[Job], out: Path, *, launcher: str, ranks: int) -> None:
-    """Launches what is missing and shows the progress by the runs that end. Raises UserError if the launch fails."""
+    """Launches what is missing and shows the progress by the runs that end. Raises UserError if the launch
+    fails.
+    """
     if all(job.ended for job in jobs):
         return
     out.mkdir(parents=True, exist_ok=True)

@@ -2,8 +2,9 @@
 
     python -m tools.study.large_batch          draws docs/large_batch.png
 
-Measured panels are the published sweeps of results/*_sweep.json. The others are tools/study/published.csv: numbers that their sources
-print, none of them run here, and on another data set; what can be compared is where a curve leaves its flat part.
+Measured panels are the published sweeps of results/*_sweep.json. The others are tools/study/published.csv:
+numbers that their sources print, none of them run here, and on another data set; what can be compared is
+where a curve leaves its flat part.
 """
 
 import csv
@@ -21,8 +22,8 @@ PICTURE = ROOT / "docs" / "large_batch.png"
 
 
 class Curve(NamedTuple):
-    """One arm: batch sizes, mean top-1 errors (%), their standard deviations (0 where none is known), who says so, and the batch sizes at
-    which runs diverged.
+    """One arm: batch sizes, mean top-1 errors (%), their standard deviations (0 where none is known), who
+    says so, and the batch sizes at which runs diverged.
     """
 
     arm: str
@@ -70,7 +71,9 @@ def _curve(
 
 
 def draw(ours: dict[str, list[Curve]], theirs: dict[str, list[Curve]], path: Path) -> None:
-    """One panel a data set and model: ours in the upper row, published ones below on grey, each labelled as what it is."""
+    """One panel a data set and model: ours in the upper row, published ones below on grey, each labelled as
+    what it is.
+    """
     columns = max(len(ours), len(theirs))
     figure, grid = plt.subplots(2, columns, figsize=(4.6 * columns, 8), layout="constrained", squeeze=False)
     for row, (panels, label) in enumerate(

@@ -4,10 +4,10 @@
     python -m tools.study.publish runs/sweep --name digits_sweep
     python -m tools.study.publish runs/methods --name digits_methods --page docs/methods.md
 
-Writes results/NAME.json, docs/NAME.png, the text between the NAME markers of the page, the line `Measured` of every recipe that was an arm
-as it stands, and recipes/README.md: no figure is typed by hand. A study whose arms were changed with --set measured no recipe, and is
-refused. A recipe that another result speaks for keeps its line, unless that is the arm of a sweep (at the recipe's own batch size) and
-this is a study.
+Writes results/NAME.json, docs/NAME.png, the text between the NAME markers of the page, the line `Measured` of
+every recipe that was an arm as it stands, and recipes/README.md: no figure is typed by hand. A study whose
+arms were changed with --set measured no recipe, and is refused. A recipe that another result speaks for keeps
+its line, unless that is the arm of a sweep (at the recipe's own batch size) and this is a study.
 """
 
 import argparse
@@ -38,7 +38,9 @@ def block(study: dict[str, Any], name: str, page: Path = README) -> str:
 
 
 def with_block(text: str, name: str, new: str) -> str:
-    """`text` with what stands between `<!-- NAME -->` and `<!-- /NAME -->` replaced. Raises ValueError if the markers are not there."""
+    """`text` with what stands between `<!-- NAME -->` and `<!-- /NAME -->` replaced. Raises ValueError if the
+    markers are not there.
+    """
     start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
     if text.count(start) != 1 or text.count(end) != 1:
         raise ValueError(f"the page needs the markers {start} and {end}, once each")
@@ -46,7 +48,8 @@ def with_block(text: str, name: str, new: str) -> str:
 
 
 def measured(study: dict[str, Any], name: str) -> dict[str, str]:
-    """What the contracts of recipes say of their measurement, by recipe. `study`: study.json or sweep.json, to become results/NAME.json.
+    """What the contracts of recipes say of their measurement, by recipe. `study`: study.json or sweep.json,
+    to become results/NAME.json.
 
     Raises ValueError for a study whose arms are not the recipes that they are named after.
     """
@@ -79,7 +82,9 @@ def _in_words(row: dict[str, Any], launch: str, name: str) -> str:
 
 
 def with_measured(contract: str, line: str) -> str:
-    """The recipe's text with `line` behind `Measured`, where nothing stands, or the same result, or a sweep's and this is a study's."""
+    """The recipe's text with `line` behind `Measured`, where nothing stands, or the same result, or a sweep's
+    and this is a study's.
+    """
     (old,) = re.findall(r"^Measured +(\S.*)$", contract, re.M)
     same = re.findall(r"results/\S+\.json", old) == re.findall(r"results/\S+\.json", line)
     if old != "not yet" and not same and (_SWEEP not in old or _SWEEP in line):
@@ -105,7 +110,8 @@ def main() -> int:
         text = with_block(page.read_text(), options.name, block(study, options.name, page))
     except KeyError as error:
         print(
-            f"error: {kind}.json has no {error}, as older ones: run the command again that made it, which trains nothing anew",
+            f"error: {kind}.json has no {error}, as older ones: run the command again that made it, which "
+            "trains nothing anew",
             file=sys.stderr,
         )
         return 2

@@ -27,7 +27,9 @@ _DASHES = ("-", "--", ":", "-.")
 
 
 def look(number: int) -> dict[str, Any]:
-    """Colour and dashes of curve `number` (from 0), as matplotlib takes them: the colours repeat, with other dashes."""
+    """Colour and dashes of curve `number` (from 0), as matplotlib takes them: the colours repeat, with other
+    dashes.
+    """
     return {
         "color": _COLOURS[number % len(_COLOURS)],
         "linestyle": _DASHES[number // len(_COLOURS) % len(_DASHES)],
@@ -57,7 +59,9 @@ class Arm:
     loss_curves: list[Curve]
     score_curves: list[Curve]
     origins: set[str]
-    """Commit, hardware and versions of the runs, as they wrote them; one unless a study was continued elsewhere or later."""
+    """Commit, hardware and versions of the runs, as they wrote them; one unless a study was continued
+    elsewhere or later.
+    """
 
     @classmethod
     def read(cls, recipe: Path, out: Path, seeds: list[int], primary_metric: PrimaryMetric) -> "Arm":
@@ -114,7 +118,9 @@ def _curve(rows: list[dict[str, Any]], kind: str, value: str) -> Curve:
 
 
 def _mean_curve(curves: list[Curve]) -> Curve:
-    """At the epochs of the first: a batch that adapts to the run is logged at epochs of its own with every seed."""
+    """At the epochs of the first: a batch that adapts to the run is logged at epochs of its own with every
+    seed.
+    """
     epochs = curves[0][0]
     return epochs, np.mean([np.interp(epochs, *curve) for curve in curves], axis=0)
 
@@ -131,9 +137,11 @@ def cell(scores: Sequence[float], diverged: int) -> str:
 def write_report(
     arms: list[Arm], out: Path, *, title: str, command: str, launch: str, overrides: Sequence[str] = ()
 ) -> str:
-    """Writes study.md, .json, .png and .html into `out`; returns the table and the verdict as text for the terminal.
+    """Writes study.md, .json, .png and .html into `out`; returns the table and the verdict as text for the
+    terminal.
 
-    `launch`: seeds and ranks in words, where they say something. `overrides`: what makes every arm another experiment than its recipe.
+    `launch`: seeds and ranks in words, where they say something. `overrides`: what makes every arm another
+    experiment than its recipe.
     """
     table, verdict, origin = markdown_table(arms), verdicts(arms), provenance(arms, command)
     rows = [_as_row(arm) for arm in arms]
@@ -177,7 +185,9 @@ def markdown_table(arms: list[Arm]) -> str:
 
 
 def verdicts(arms: list[Arm]) -> list[str]:
-    """What the numbers say about each arm against the reference, in a sentence; the interval is two standard errors of the difference."""
+    """What the numbers say about each arm against the reference, in a sentence; the interval is two standard
+    errors of the difference.
+    """
     return [line for arm in arms for line in _verdict(arm, arms[0])]
 
 
@@ -196,7 +206,8 @@ def _verdict(arm: Arm, reference: Arm) -> list[str]:
 
 
 def certainty(gap: float, *samples: tuple[float, int]) -> tuple[str, str]:
-    """What stands behind a gap of two means: its interval, two standard errors of the difference, and what that leaves of it.
+    """What stands behind a gap of two means: its interval, two standard errors of the difference, and what
+    that leaves of it.
 
     `samples`: standard deviation and number of runs of either mean.
     """
@@ -228,7 +239,9 @@ def _as_row(arm: Arm) -> dict[str, Any]:
 
 
 def draw(arms: list[Arm], path: Path) -> None:
-    """Training loss and the headline metric over epochs: the mean as a line, every seed as a thin one; a cross where a run diverged."""
+    """Training loss and the headline metric over epochs: the mean as a line, every seed as a thin one; a
+    cross where a run diverged.
+    """
     figure, (loss_axes, score_axes) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
     lengths = [arm.epochs for arm in arms]
     as_shares = max(lengths) > 3 * min(lengths)  # on one axis of epochs the short runs would be a stroke
@@ -277,8 +290,9 @@ def draw(arms: list[Arm], path: Path) -> None:
 
 
 def error_axis(axes: Axes, means: Sequence[float | None]) -> None:
-    """Linear below 1%, so that an error of 0 has a place, logarithmic above, so that 1% and 2% can be told apart. It begins at a mark at or
-    below half the best of `means`: where nothing comes near 0, the axis does not either.
+    """Linear below 1%, so that an error of 0 has a place, logarithmic above, so that 1% and 2% can be told
+    apart. It begins at a mark at or below half the best of `means`: where nothing comes near 0, the axis does
+    not either.
     """
     marks = (0, 1, 2, 5, 10, 20, 50, 100)
     best = min((mean for mean in means if mean is not None), default=0.0)
@@ -317,7 +331,8 @@ def _page(arms: list[Arm], title: str, verdict: list[str], origin: str, picture:
     rows = "".join(
         f'<tr><td><i style="background:{look(number)["color"]}"></i> <b>{html.escape(arm.name)}</b><br>'
         f"<small>{html.escape(arm.title)}</small></td>"
-        f'<td class="n">{arm.batch_size:,}</td><td class="n">{arm.steps:,}</td><td class="n">{arm.peak_lr:.4g}</td>'
+        f'<td class="n">{arm.batch_size:,}</td><td class="n">{arm.steps:,}</td><td '
+        f'class="n">{arm.peak_lr:.4g}</td>'
         f'<td class="n">{arm.cell}</td><td class="n">{len(arm.scores)}</td></tr>'
         for number, arm in enumerate(arms)
     )
@@ -327,7 +342,9 @@ def _page(arms: list[Arm], title: str, verdict: list[str], origin: str, picture:
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'
         '<meta name="viewport" content="width=device-width">'
         f"<style>{_STYLE}</style><h1>{html.escape(title)}</h1><ul>{lines}</ul>"
-        f'<img alt="training loss and {label} over epochs, one line per seed" src="data:image/png;base64,{picture}">'
-        f"<table><tr><th>recipe</th><th>batch</th><th>steps</th><th>peak lr</th><th>{label} %, mean ± std</th><th>seeds</th></tr>"
+        f'<img alt="training loss and {label} over epochs, one line per seed" '
+        f'src="data:image/png;base64,{picture}">'
+        f"<table><tr><th>recipe</th><th>batch</th><th>steps</th><th>peak lr</th><th>{label} %, mean ± "
+        "std</th><th>seeds</th></tr>"
         f"{rows}</table><p><small>{html.escape(origin)}</small></p></html>\n"
     )

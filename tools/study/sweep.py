@@ -1,18 +1,21 @@
-"""Error (or whatever the task is scored by) against the batch size, as Goyal et al. 2017 draw it in Figure 1: what each way of scaling
-makes of the same recipe.
+"""Error (or whatever the task is scored by) against the batch size, as Goyal et al. 2017 draw it in Figure 1:
+what each way of scaling makes of the same recipe.
 
-    python -m tools.study sweep recipes/digits/digits.py recipes/digits/digits_720_lamb.py --batch-sizes 2,4,8,16,32,64,128,256,512,720 --seeds 5
+    python -m tools.study sweep recipes/digits/digits.py recipes/digits/digits_720_lamb.py --batch-sizes
+    2,4,8,16,32,64,128,256,512,720 --seeds 5
 
 The first recipe is trained at every batch size in three arms:
 
     unscaled          its learning rate as it is, no warm-up
     linear            its learning rate by the linear rule, no warm-up
-    linear + warm-up  the same with its own warm-up, above its base batch only (Goyal et al. 2017, section 5.3)
+    linear + warm-up  the same with its own warm-up, above its base batch only (Goyal et al. 2017, section
+    5.3)
 
-and every other recipe as a further arm, under its own rule. Epochs and schedules stay; where the batch is smaller than bn_batch_size or
-loss_batch_size, all arms alike take these down to it, and they keep the memory of the running batch-norm statistics in examples, which
-only an evaluation uses (bn_momentum = 1 - (1 - m) ** (batch / the recipe's batch); Busbridge et al. 2023, "How to scale your EMA"). Arms
-that are the same run at some batch size share it. A sweep that was stopped goes on where it was. It writes sweep.md, sweep.json and
+and every other recipe as a further arm, under its own rule. Epochs and schedules stay; where the batch is
+smaller than bn_batch_size or loss_batch_size, all arms alike take these down to it, and they keep the memory
+of the running batch-norm statistics in examples, which only an evaluation uses (bn_momentum = 1 - (1 - m) **
+(batch / the recipe's batch); Busbridge et al. 2023, "How to scale your EMA"). Arms that are the same run at
+some batch size share it. A sweep that was stopped goes on where it was. It writes sweep.md, sweep.json and
 sweep.png to --out.
 """
 
@@ -51,7 +54,9 @@ class SweepArm:
         return primary_metric_of(self.recipe)
 
     def words_at(self, batch_size: int) -> tuple[str, ...]:
-        """Everything that makes this arm a run at `batch_size`, its seed aside. The score is taken once, at the end."""
+        """Everything that makes this arm a run at `batch_size`, its seed aside. The score is taken once, at
+        the end.
+        """
         momentum = 1 - (1 - self.recipe.bn_momentum) ** (batch_size / self.recipe.batch_size)
         short = self.warmup_from_base and batch_size <= self.recipe.schedule.base_batch_size
         return (
@@ -71,7 +76,9 @@ class SweepArm:
 
 
 def arms_of(reference: Path, others: list[Path]) -> list[SweepArm]:
-    """Raises RecipeError for arms that would share a folder, and for those that are scored by something else than the first."""
+    """Raises RecipeError for arms that would share a folder, and for those that are scored by something else
+    than the first.
+    """
     recipe = load_recipe(reference)
     arms = [
         SweepArm("unscaled", reference, recipe, ("schedule.rule=none", "schedule.warmup=0ep"), False),
@@ -113,7 +120,9 @@ def points_of(arms: list[SweepArm], batch_sizes: list[int], seeds: list[int], ou
 
 
 def in_order(points: list[Point]) -> list[Job]:
-    """Every job once, the large batches first: they are quick, and a sweep that is stopped early has whole points, with all their seeds."""
+    """Every job once, the large batches first: they are quick, and a sweep that is stopped early has whole
+    points, with all their seeds.
+    """
     by_batch = sorted(points, key=lambda point: -point.batch_size)
     return list({job.run_dir: job for point in by_batch for job in point.jobs}.values())
 

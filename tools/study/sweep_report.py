@@ -1,4 +1,6 @@
-"""The report of a sweep: table, data and the curve of the headline metric against batch size, from the run directories."""
+"""The report of a sweep: table, data and the curve of the headline metric against batch size, from the run
+directories.
+"""
 
 import json
 import statistics
@@ -96,7 +98,9 @@ def write_report(points: list[Point], out: Path, *, title: str, command: str, re
 
 
 def verdicts(points: list[Point], reference: int) -> list[str]:
-    """What each arm loses from the reference batch to the largest; the interval is two standard errors of the difference."""
+    """What each arm loses from the reference batch to the largest; the interval is two standard errors of the
+    difference.
+    """
     small = {point.arm: point for point in points if point.batch_size == reference and point.mean is not None}
     largest = max(point.batch_size for point in points)
     lines = []
@@ -130,7 +134,9 @@ def markdown_table(points: list[Point]) -> str:
 
 
 def draw(points: list[Point], path: Path, title: str) -> None:
-    """Mean score over the batch size, bars of two standard deviations (Goyal et al. 2017, Figure 1); a cross where runs diverged."""
+    """Mean score over the batch size, bars of two standard deviations (Goyal et al. 2017, Figure 1); a cross
+    where runs diverged.
+    """
     figure, axes = plt.subplots(figsize=(9.4, 4.8), layout="constrained")
     arms = list(dict.fromkeys(point.arm for point in points))
     sizes = sorted({point.batch_size for point in points})
@@ -201,7 +207,9 @@ def down_to_zero(means: Sequence[float], widths: Sequence[float]) -> tuple[list[
 
 
 def batch_axis(axes: Axes, sizes: Sequence[int], labels: Sequence[str]) -> None:
-    """Batch sizes as equal steps of doubling, marked where something was measured, in a frame that stays in the background."""
+    """Batch sizes as equal steps of doubling, marked where something was measured, in a frame that stays in
+    the background.
+    """
     axes.set_xscale("log", base=2)
     axes.set_xticks(sizes, labels)
     axes.minorticks_off()

@@ -1,4 +1,6 @@
-"""One rank of a study: runs every job of a list, one after the other, in one process group. Started by a launcher, not by hand."""
+"""One rank of a study: runs every job of a list, one after the other, in one process group. Started by a
+launcher, not by hand.
+"""
 
 import json
 import os
@@ -17,14 +19,17 @@ from tools.study.jobs import Job
 
 
 def check_unchanged(jobs: list[Job]) -> None:
-    """Raises RecipeError if a run that ended was of another recipe than its file is now: it would be counted as what it is not."""
+    """Raises RecipeError if a run that ended was of another recipe than its file is now: it would be counted
+    as what it is not.
+    """
     for job in jobs:
         if not job.ended:
             continue
         recipe = load_recipe(Path(job.recipe)).with_overrides(job.words)
         if changed := RunDirectory(Path(job.run_dir)).changes(recipe):
             raise RecipeError(
-                f"{job.run_dir} is of another recipe ({'; '.join(changed)}): choose another --out, or delete the run"
+                f"{job.run_dir} is of another recipe ({'; '.join(changed)}): choose another --out, or "
+                "delete the run"
             )
 
 

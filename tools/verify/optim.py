@@ -1,7 +1,8 @@
-"""Train a model for some steps twice, sharded by DeepSpeed and unsharded, and compare the update of every layer.
+"""Train a model for some steps twice, sharded by DeepSpeed and unsharded, and compare the update of every
+layer.
 
-Both sides see the same images and average the same per-rank gradients, so batch norm is no difference; only the optimizer's sight is:
-whole layers, or DeepSpeed's slices.
+Both sides see the same images and average the same per-rank gradients, so batch norm is no difference; only
+the optimizer's sight is: whole layers, or DeepSpeed's slices.
 """
 
 import argparse
@@ -122,7 +123,9 @@ def verify(question: Question) -> int:
 
 
 def compare(question: Question) -> list[LayerComparison]:
-    """Start the ranks and return one row a layer, the worst first. Wrong arguments raise ValueError here, before a process starts."""
+    """Start the ranks and return one row a layer, the worst first. Wrong arguments raise ValueError here,
+    before a process starts.
+    """
     if question.world < 1 or question.steps < 1 or question.batch_size < 1:
         raise ValueError("--world, --steps and --batch-size must be at least 1")
     make_optimizer(question, make_model(question))
@@ -262,7 +265,10 @@ def _print(question: Question, layers: list[LayerComparison], off: int) -> None:
     from rich.table import Table
 
     shown = layers[: question.rows or None]
-    title = f"{question.model}, {question.optimizer}: ZeRO-{question.zero} on {question.world} ranks against unsharded, {question.steps} steps"
+    title = (
+        f"{question.model}, {question.optimizer}: ZeRO-{question.zero} on {question.world} ranks "
+        f"against unsharded, {question.steps} steps"
+    )
     table = Table(title=title, caption=f"{len(shown)} of {len(layers)} layers, the worst first")
     table.add_column("layer")
     for column in ("step size, ratio", "cosine", ""):

@@ -4,6 +4,7 @@ import importlib
 import sys
 from pathlib import Path
 
-# The package itself, and not what lies in it; last, so that nothing beside it can stand in front of the standard library.
+# The package itself, and not what lies in it; last, so that nothing beside it can stand in front of the
+# standard library.
 sys.path[:] = [*sys.path[1:], str(Path(__file__).parents[1])]
 importlib.import_module("guard.program").main(sys.argv[1])

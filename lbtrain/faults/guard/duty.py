@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 BOARD = struct.Struct("q24s")
-"""What a rank writes where its guard reads it, in memory that both share: the last finished step, and what it is doing."""
+"""What a rank writes where its guard reads it, in memory that both share: the last finished step, and what it
+is doing.
+"""
 
 EXIT_CODE = 4
 """Of the ranks that end because another part of the job was lost (lbtrain.errors.RankLost)."""
@@ -19,8 +21,9 @@ _PORTS_TRIED = 8
 
 @dataclass(frozen=True)
 class Duty:
-    """Whom to guard. `link` and `board` are file descriptors shared with the rank; `token` is equal for all ranks of one job, and for the
-    same command given again; `since` is when the guard was wanted, by this host's monotonic clock.
+    """Whom to guard. `link` and `board` are file descriptors shared with the rank; `token` is equal for all
+    ranks of one job, and for the same command given again; `since` is when the guard was wanted, by this
+    host's monotonic clock.
     """
 
     rank: int
@@ -41,7 +44,9 @@ class Duty:
 
     @property
     def silence(self) -> float:
-        """Seconds without a beat after which somebody is lost: what is left of the timeout is for telling and ending all ranks."""
+        """Seconds without a beat after which somebody is lost: what is left of the timeout is for telling and
+        ending all ranks.
+        """
         return 0.6 * self.timeout
 
     @property
@@ -62,7 +67,9 @@ def as_argument(duty: Duty) -> str:
 
 
 def beats(interval: float, work: Callable[[float], None]) -> Iterator[float]:
-    """Does `work` for one interval after another and yields the seconds that each counts for, however long it was really away."""
+    """Does `work` for one interval after another and yields the seconds that each counts for, however long it
+    was really away.
+    """
     while True:
         started = time.monotonic()
         work(interval)

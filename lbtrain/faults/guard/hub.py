@@ -77,7 +77,9 @@ class Hub(threading.Thread):
                 self.lost.setdefault(member.rank, "its process is gone, and its guard with it")
 
     def _is_ours(self, message: Message) -> bool:
-        """Whether a first message is of this start of this job: one that is younger than the verdict comes from the next."""
+        """Whether a first message is of this start of this job: one that is younger than the verdict comes
+        from the next.
+        """
         if not isinstance(message, dict) or message.get("token") != self.duty.token:
             return False
         return not self.causes or message["age"] > time.monotonic() - self.decided_at
@@ -123,7 +125,9 @@ class Hub(threading.Thread):
             self.lost |= {member.rank: "it did not end with the others" for member in here}
 
     def _nobody_but_failures(self) -> bool:
-        """Whether an error that a rank reported is the cause: nobody whose loss could have caused it is missing."""
+        """Whether an error that a rank reported is the cause: nobody whose loss could have caused it is
+        missing.
+        """
         waiting = any(
             member.silent > 3 * self.duty.beat
             for member in self.members.values()
@@ -143,7 +147,9 @@ class Hub(threading.Thread):
         self.listener.close()
 
     def _first_failure(self) -> dict[int, str]:
-        """Of a rank that left by itself, if there is one: the exchanges of the others broke when it went, whoever was heard first."""
+        """Of a rank that left by itself, if there is one: the exchanges of the others broke when it went,
+        whoever was heard first.
+        """
         rank = next((rank for rank in self.failed if rank in self.left), next(iter(self.failed)))
         return {rank: self.failed[rank]}
 
@@ -152,7 +158,9 @@ class Hub(threading.Thread):
         member.line.send(code=self.code, own=own)
 
     def _is_somebody_to_come(self, waited: float) -> bool:
-        """Whether those who were told have yet to hang up, or a guard that was slow to start has yet to hear of it."""
+        """Whether those who were told have yet to hang up, or a guard that was slow to start has yet to hear
+        of it.
+        """
         hanging_up = any(member.line.fileno() >= 0 for member in self.members.values())
         late = len(self.members) < self.duty.world_size and self.lived < self.duty.join
         return (hanging_up and waited < 1 + self.duty.beat) or (late and waited < self.duty.silence)

@@ -1,4 +1,6 @@
-"""What a guard sees of other processes of its host, in /proc: whether they live, are stopped, and which of them are launchers."""
+"""What a guard sees of other processes of its host, in /proc: whether they live, are stopped, and which of
+them are launchers.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +24,9 @@ def stat_of(pid: int) -> list[str]:
 
 
 def process_state(pid: int) -> str:
-    """The letter that the system gives it (T stopped, Z ended and not waited for); empty where there is no such process."""
+    """The letter that the system gives it (T stopped, Z ended and not waited for); empty where there is no
+    such process.
+    """
     return next(iter(stat_of(pid)), "")
 
 
@@ -33,7 +37,9 @@ def start_of(pid: int) -> str:
 
 
 def launchers_of(pid: int) -> list[tuple[int, str]]:
-    """The ancestors of a process that are launchers, and the runner of a launch over hosts if it runs on this one: pid and start."""
+    """The ancestors of a process that are launchers, and the runner of a launch over hosts if it runs on this
+    one: pid and start.
+    """
     found, words = [], []
     while (fields := stat_of(pid)) and (pid := int(fields[1])) > 1:
         command = command_of(pid)
@@ -46,7 +52,9 @@ def launchers_of(pid: int) -> list[tuple[int, str]]:
 
 
 def _runner(world_info: str) -> Iterator[tuple[int, int]]:
-    """deepspeed over several hosts starts its launchers through ssh: only pdsh, with the same world in its words, is the runner's child."""
+    """deepspeed over several hosts starts its launchers through ssh: only pdsh, with the same world in its
+    words, is the runner's child.
+    """
     for folder in Path("/proc").glob("[0-9]*"):
         command = command_of(int(folder.name))
         if command and Path(command[0]).name == "pdsh" and any(world_info in word for word in command):

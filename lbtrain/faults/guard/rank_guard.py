@@ -142,7 +142,9 @@ class Guard:
             self.kept.append(message)
 
     def _part(self) -> None:
-        """Closes the line so that what was sent last arrives: with unread beats in it the system would drop it."""
+        """Closes the line so that what was sent last arrives: with unread beats in it the system would drop
+        it.
+        """
         if self.hub and self.hub.fileno() >= 0:
             with contextlib.suppress(OSError):
                 self.hub.socket.shutdown(socket.SHUT_WR)
@@ -161,7 +163,9 @@ class Guard:
         self._end(code=EXIT_CODE, own=False)
 
     def _end(self, *, code: int, own: bool) -> None:
-        """Ends the rank: it is told to exit with `code`, and killed if it does not. One whose `own` error it is ends with its traceback."""
+        """Ends the rank: it is told to exit with `code`, and killed if it does not. One whose `own` error it
+        is ends with its traceback.
+        """
         own = own or self.rank_leaves
         self.link.send(own=True) if own else self.link.send(code=code)
         end = time.monotonic() + (self.duty.silence if own else min(3.0, 0.2 * self.duty.timeout))

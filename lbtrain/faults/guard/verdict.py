@@ -11,7 +11,9 @@ from .member import Member
 
 
 def told(causes: dict[int, str], members: dict[int, Member]) -> str:
-    """What was lost, by host and reason: `rank 3 on node02 was lost after step 17 (evaluation): its process ended`."""
+    """What was lost, by host and reason: `rank 3 on node02 was lost after step 17 (evaluation): its process
+    ended`.
+    """
     groups: dict[tuple[str, str], list[int]] = defaultdict(list)
     for rank, why in sorted(causes.items()):
         groups[members[rank].host if rank in members else "a host that is not known yet", why].append(rank)
@@ -28,7 +30,9 @@ def _one_group(ranks: list[int], host: str, why: str, members: dict[int, Member]
 
 
 def say(text: str, duty: Duty) -> None:
-    """Tells the screen and the run directory's faults.log why the job ends, as far as either can still be written to."""
+    """Tells the screen and the run directory's faults.log why the job ends, as far as either can still be
+    written to.
+    """
     with contextlib.suppress(OSError):  # nobody may be there to read it any more
         print(
             f"error: {text}. All ranks end; the same command goes on from the newest checkpoint",

@@ -1,4 +1,6 @@
-"""The spectrum of matrices whose eigenvalues are known, to 1e-4, and of a small network against torch's whole Hessian."""
+"""The spectrum of matrices whose eigenvalues are known, to 1e-4, and of a small network against torch's whole
+Hessian.
+"""
 
 import pytest
 import torch

@@ -15,7 +15,9 @@ SPREAD = torch.linspace(0.5, 2, 300)
 def quadratic_steps(
     count: int, *, gradient_square: float, small: int, large: int, seed: int
 ) -> list[Moments]:
-    """Steps of f(w) = mean |w - x|^2 / 2 at a w with |G|^2 known; one example's gradient w - x has covariance diag(SPREAD^2)."""
+    """Steps of f(w) = mean |w - x|^2 / 2 at a w with |G|^2 known; one example's gradient w - x has covariance
+    diag(SPREAD^2).
+    """
     generator = torch.Generator().manual_seed(seed)
     true = torch.full((300,), math.sqrt(gradient_square / 300))
     found = []
@@ -49,7 +51,9 @@ def test_a_known_covariance_is_found_within_ten_percent(small, large):
 
 
 def test_without_replacement_the_covariance_stays_and_the_gradient_is_that_behind_the_examples():
-    """Batches of half the data, as at 720 images of digits: by sampling theory tr(S) is unbiased, |G|^2 less by tr(S)/N."""
+    """Batches of half the data, as at 720 images of digits: by sampling theory tr(S) is unbiased, |G|^2 less
+    by tr(S)/N.
+    """
     generator = torch.Generator().manual_seed(1)
     examples = 0.5 + torch.randn(64, 20, generator=generator)
     gradient, trace = float(examples.mean(0).square().sum()), float(examples.var(0).sum())
@@ -106,7 +110,9 @@ def test_the_running_average_forgets_what_is_older_than_its_window():
 
 
 def test_a_lower_bound_is_only_given_where_no_noise_is_not_possible():
-    """The interval against its definition, ratio by ratio, on bursts: most measurements are small, a few speak for all."""
+    """The interval against its definition, ratio by ratio, on bursts: most measurements are small, a few
+    speak for all.
+    """
     without_bound = []
     for seed in range(100):
         values = torch.randn(

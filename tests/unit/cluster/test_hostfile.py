@@ -1,4 +1,6 @@
-"""Hostfiles: what is written is read back, what is read means one thing, and everything else is refused with its line."""
+"""Hostfiles: what is written is read back, what is read means one thing, and everything else is refused with
+its line.
+"""
 
 import random
 import re
@@ -138,7 +140,9 @@ def test_any_text_is_read_or_refused(text: str) -> None:
 
 
 def test_mutated_files_are_read_or_refused() -> None:
-    """A fuzz run: 5,000 damaged copies of a good file. What is accepted holds names that a shell takes literally."""
+    """A fuzz run: 5,000 damaged copies of a good file. What is accepted holds names that a shell takes
+    literally.
+    """
     rng = random.Random(0)
     good = read_hostfile(FOLDER / "4x8").text()
     accepted = sum(_read_or_refuse(_damaged(good, rng)) for _ in range(5_000))

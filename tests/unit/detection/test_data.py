@@ -114,7 +114,9 @@ def test_kinds():
 
 
 def test_padding_is_counted_over_whole_steps():
-    """By hand: 480 x 640 becomes 800 x 1067 in 800 x 1088; two upright ones among them make every mixed step 1088 x 1088."""
+    """By hand: 480 x 640 becomes 800 x 1067 in 800 x 1088; two upright ones among them make every mixed step
+    1088 x 1088.
+    """
     recipe = Recipe().vary(batch_size=2, data=dict(name="coco", short_edges=["800"], max_size=1333))
     alike, mixed = np.array([[480, 640]] * 5), np.array([[480, 640], [640, 480]] * 2)
     assert padding_share(recipe, alike) == pytest.approx(1 - 1067 / 1088)
@@ -358,7 +360,9 @@ def test_what_files_do_differently_does_not_change_the_score(tmp_path, edit):
     ],
 )
 def test_halves_of_other_categories_are_refused(tmp_path, edit, said):
-    """Each file's categories are numbered by themselves, so one that lacks a category shifts all labels behind it."""
+    """Each file's categories are numbered by themselves, so one that lacks a category shifts all labels
+    behind it.
+    """
     path = shapes_as_coco(tmp_path) / "annotations/instances_val2017.json"
     config = Recipe().vary(data=dict(name="coco", root=str(tmp_path))).data
     edited(path, lambda content: content["categories"].reverse())

@@ -73,7 +73,9 @@ def small(root: Path, **changes) -> Recipe:
 
 
 def lazy(root: Path, **changes) -> Recipe:
-    """The LazyConfig of the same network, a ResNet-50, with `small`'s settings at a fifth of its rate, where rounding does not grow."""
+    """The LazyConfig of the same network, a ResNet-50, with `small`'s settings at a fifth of its rate, where
+    rounding does not grow.
+    """
     edges = "dataloader.{}.mapper.augmentations.0.short_edge_length"
     arguments = {
         "model.backbone.bottom_up.stages.norm": "GN", "model.backbone.bottom_up.stem.norm": "GN", edges.format("train"): [64, 80],
@@ -87,7 +89,9 @@ def lazy(root: Path, **changes) -> Recipe:
 
 
 def original(recipe: Recipe):
-    """detectron2's model as it builds it, with the recipe's weights; of ours it has the seeds of its samplers alone."""
+    """detectron2's model as it builds it, with the recipe's weights; of ours it has the seeds of its samplers
+    alone.
+    """
     from detectron2.config import CfgNode, instantiate
     from detectron2.modeling import build_model as build
 

@@ -1,4 +1,6 @@
-"""Losses and gradients of a step do not depend on how it is cut, once the unit of a loss is part of the recipe."""
+"""Losses and gradients of a step do not depend on how it is cut, once the unit of a loss is part of the
+recipe.
+"""
 
 import numpy as np
 import pytest
@@ -56,7 +58,9 @@ def test_a_part_of_a_batch_is_the_batch_of_its_images():
 
 
 def test_the_unit_of_a_loss_is_part_of_the_loss():
-    """Else `loss_batch_size` would do nothing: torchvision's own normalisation over four images is not that over one."""
+    """Else `loss_batch_size` would do nothing: torchvision's own normalisation over four images is not that
+    over one.
+    """
     one, four = (step(dict(loss_batch_size=unit), (0, 1, 2, 3))[0] for unit in (1, 4))
     assert one["loss_mask"] != pytest.approx(four["loss_mask"], rel=1e-4)
 

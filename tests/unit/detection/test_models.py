@@ -1,4 +1,6 @@
-"""What a detector is built from: a backbone, weights of a file, frozen layers, arguments, the keys of a LazyConfig."""
+"""What a detector is built from: a backbone, weights of a file, frozen layers, arguments, the keys of a
+LazyConfig.
+"""
 
 import pickle
 import warnings

@@ -17,7 +17,9 @@ from tools.scaling_report.report import Report, Row
 
 
 def rows(noise_scales, *, batch=64, small=16, each=20, spread=0.02, every=10):
-    """Rows of a run whose noise scale takes these values one after the other; |g|^2 varies by `spread` of itself."""
+    """Rows of a run whose noise scale takes these values one after the other; |g|^2 varies by `spread` of
+    itself.
+    """
     generator, found = np.random.default_rng(0), []
     for noise in noise_scales:
         for _ in range(each):
@@ -86,7 +88,9 @@ def test_windows_are_cut_so_that_half_of_them_or_more_tell_something():
 
 
 def test_noise_below_none_tells_nothing(tmp_path, capsys):
-    """A micro-batch that is measured in part may be less noisy than the whole, by chance, however sure that is of the few rows."""
+    """A micro-batch that is measured in part may be less noisy than the whole, by chance, however sure that
+    is of the few rows.
+    """
     found = rows([100], each=5)
     for row, gradient, trace in zip(
         found, (1.2, -1, 0.9, -0.8, 0.3), (-1, -1.1, -0.9, -1.05, -0.95), strict=True
@@ -97,7 +101,9 @@ def test_noise_below_none_tells_nothing(tmp_path, capsys):
 
 
 def drowned_end(*, parts=8, told=2, each=20):
-    """Rows whose noise scale is 100 in the first parts of the run; the rest, a few bursts among next to nothing, allow any."""
+    """Rows whose noise scale is 100 in the first parts of the run; the rest, a few bursts among next to
+    nothing, allow any.
+    """
     found, generator = rows([100] * parts, each=each), np.random.default_rng(0)
     for row in found[told * each :]:
         row |= dict(

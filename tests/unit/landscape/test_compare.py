@@ -1,4 +1,6 @@
-"""Sharpness, spectrum and the line between two runs, from their directories; a command that was stopped goes on."""
+"""Sharpness, spectrum and the line between two runs, from their directories; a command that was stopped goes
+on.
+"""
 
 import json
 import shutil
@@ -188,7 +190,8 @@ def test_a_logarithm_is_fitted_while_the_rate_is_high():
     assert (found.intercept, found.slope, found.explained) == pytest.approx((2, 3, 1))
     assert (found.first, found.last) == (3, 7)
     assert fit_log(*rated([0.5, 1, 0.6, 0.4], course)) is None and fit_log([], []) is None
-    # A rate that grows with its batch (ABSA) has not risen, and a batch that grows at one rate is a rate that falls.
+    # A rate that grows with its batch (ABSA) has not risen, and a batch that grows at one rate is a rate that
+    # falls.
     distances, train = rated([0.5, 1, 1, 1, 4, 4, 1, 1], lambda step: np.log(step))
     for row, size in zip(train, [64, 64, 64, 64, 256, 256, 256, 256], strict=True):
         row["batch_size"] = size
@@ -212,7 +215,9 @@ def test_distances_without_a_law_are_shown_without_one(runs, tmp_path, capsys):
 def test_the_metric_on_the_line_does_not_depend_on_which_examples_share_a_batch(
     runs, tmp_path, monkeypatch, batch_norm
 ):
-    """Classes may lie in the file one after the other, and padding is no example: the statistics are those of training examples."""
+    """Classes may lie in the file one after the other, and padding is no example: the statistics are those of
+    training examples.
+    """
     seen, evaluate = [], Classification.evaluate
 
     def watched(self, model, **split):

@@ -1,4 +1,6 @@
-"""A sweep whose runs are made up, so that the curve that it must find is known; and whose runs it may use again."""
+"""A sweep whose runs are made up, so that the curve that it must find is known; and whose runs it may use
+again.
+"""
 
 import importlib
 import json
@@ -157,7 +159,8 @@ def test_batches_that_the_plan_refuses_are_told_before_anything_is_trained(words
     assert main([*words, "--batches", "4", "8", "16", "40", "200"]) == RecipeError.exit_code
     said = capsys.readouterr().err
     assert said.startswith(
-        "error: --batches 16 40 200 would do: a sweep measures the noise scale in every run, and the plan refuses 4: "
+        "error: --batches 16 40 200 would do: a sweep measures the noise scale in every run, and the plan "
+        "refuses 4: "
     )
     assert (
         "batch_size=4 cannot be cut" in said

@@ -13,7 +13,8 @@ from lbtrain.tasks import build_model
 
 
 def write_run(path: Path, *, seed: int, batch_size: int = 64, ghost: int = 8, **model: str) -> Path:
-    """A run of `seed` on digits that has stopped after 10 steps, with its initial weights; returns `path`, which it makes.
+    """A run of `seed` on digits that has stopped after 10 steps, with its initial weights; returns `path`,
+    which it makes.
 
     model: what of a cifar_resnet8 is another.
     """

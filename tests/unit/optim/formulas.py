@@ -1,4 +1,6 @@
-"""One step of each optimizer on one layer, written from the papers with explicit scalars, in float64: what the code is held against."""
+"""One step of each optimizer on one layer, written from the papers with explicit scalars, in float64: what
+the code is held against.
+"""
 
 import math
 
@@ -47,7 +49,9 @@ def lamb(
     wd: float,
     corrected: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor, float]:
-    """Algorithm 2 of You et al. 2019 with phi the identity; t counts from 1. Returns the new w, a, c and the ratio."""
+    """Algorithm 2 of You et al. 2019 with phi the identity; t counts from 1. Returns the new w, a, c and the
+    ratio.
+    """
     a = b1 * a + (1 - b1) * g
     c = b2 * c + (1 - b2) * g * g
     k1, k2 = (1 - b1**t, 1 - b2**t) if corrected else (1.0, 1.0)

@@ -1,4 +1,6 @@
-"""The cases that the papers leave open, skipped steps, states, and what is refused. The answers stand in layerwise.py."""
+"""The cases that the papers leave open, skipped steps, states, and what is refused. The answers stand in
+layerwise.py.
+"""
 
 import copy
 import math
@@ -114,7 +116,9 @@ def test_a_step_that_the_loss_scaler_skips_changes_nothing(optimizer):
 
 @pytest.mark.parametrize("optimizer", BOTH)
 def test_half_weights(optimizer):
-    """Norms of half-precision tensors are taken in single precision: 1e5 elements of 0.1 sum beyond bf16 and fp16."""
+    """Norms of half-precision tensors are taken in single precision: 1e5 elements of 0.1 sum beyond bf16 and
+    fp16.
+    """
     for dtype in (torch.bfloat16, torch.float16):
         w, g = torch.full((100_000,), 3.0), torch.full((100_000,), 0.1)
         half, *_ = one_layer(optimizer, w.to(dtype), g.to(dtype), weight_decay=0.0)

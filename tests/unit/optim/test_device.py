@@ -1,4 +1,6 @@
-"""On a GPU a step reads nothing back: run on fake CUDA tensors, which have no values, so that any read of one raises."""
+"""On a GPU a step reads nothing back: run on fake CUDA tensors, which have no values, so that any read of one
+raises.
+"""
 
 import pytest
 import torch

@@ -1,4 +1,6 @@
-"""LARS and LAMB against the papers' formulas by hand, in float64, on both code paths (one fused call a layer; multi-tensor)."""
+"""LARS and LAMB against the papers' formulas by hand, in float64, on both code paths (one fused call a layer;
+multi-tensor).
+"""
 
 import pytest
 import torch
@@ -61,7 +63,9 @@ def test_lars(path, form, wd):
 
 
 def test_lars_nesterov_forms_agree_with_torch_where_ratio_is_one():
-    """In a group that is not adapted LARS is torch's SGD, Nesterov included (outside form), and so it is (inside) at a constant rate."""
+    """In a group that is not adapted LARS is torch's SGD, Nesterov included (outside form), and so it is
+    (inside) at a constant rate.
+    """
     ours, theirs = layers(), layers()
     optimizer = LARS(
         [{"params": ours, "use_trust_ratio": False}],
@@ -112,7 +116,9 @@ def test_nesterov_by_hand(path, form):
 
 @pytest.mark.parametrize("form", ["lr_and_trust_ratio", "trust_ratio"])
 def test_momentum_correction(form):
-    """Goyal et al. 2017, remark 2: scaling the buffer by lr_new / lr_old makes the inside form the outside form."""
+    """Goyal et al. 2017, remark 2: scaling the buffer by lr_new / lr_old makes the inside form the outside
+    form.
+    """
     inside, outside = layers(), layers()
     corrected = LARS(inside, lr=0.0, weight_decay=0.05, momentum_scaling="lr_and_trust_ratio")
     plain = LARS(outside, lr=0.0, weight_decay=0.05, momentum_scaling="trust_ratio")

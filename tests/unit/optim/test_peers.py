@@ -1,7 +1,8 @@
-"""Where our LARS and LAMB agree with timm's, NVIDIA apex's and ColossalAI's, and where they do not: each difference is held here.
+"""Where our LARS and LAMB agree with timm's, NVIDIA apex's and ColossalAI's, and where they do not: each
+difference is held here.
 
-timm runs in the test. apex (LARC, FusedLAMB) and ColossalAI (Lars, Lamb) are not installed: their formulas are written out by hand.
-The same list, for readers, stands in docs/optimizers.md.
+timm runs in the test. apex (LARC, FusedLAMB) and ColossalAI (Lars, Lamb) are not installed: their formulas
+are written out by hand. The same list, for readers, stands in docs/optimizers.md.
 """
 
 import pytest
@@ -104,7 +105,9 @@ def test_timm_lamb_agrees(foreach, corrected):
 
 
 def test_timm_lamb_clips_the_gradient_by_default():
-    """timm and FusedLAMB scale all gradients to a global norm of 1; harmless in the first step, not in the second."""
+    """timm and FusedLAMB scale all gradients to a global norm of 1; harmless in the first step, not in the
+    second.
+    """
     w, gradients = start()
     clipped = [g / max(1.0, norm(g)) for g in gradients]
     assert same(train(timm_lamb(max_grad_norm=1.0), w, gradients), train(our_lamb(), w, clipped))
@@ -121,7 +124,9 @@ def test_timm_lamb_does_not_adapt_without_weight_decay():
 
 
 def test_timm_lamb_shrinks_a_layer_without_gradient_by_the_rate():
-    """ratio = |w| / |wd * w| = 1 / wd: the layer loses lr of itself in every step. ZeRO hands zeros for missing gradients."""
+    """ratio = |w| / |wd * w| = 1 / wd: the layer loses lr of itself in every step. ZeRO hands zeros for
+    missing gradients.
+    """
     w, g = start()
     zero = [torch.zeros_like(g[0])]
     assert torch.equal(train(our_lamb(), w, zero), w)
@@ -136,7 +141,9 @@ def by_hand(w: Tensor, gradients: list[Tensor], rule, rates=(0.1, 0.4, 0.2)) -> 
 
 
 def apex_larc(clip: bool):
-    """apex.parallel.LARC around torch's SGD: decay and ratio go into the gradient, the optimizer does the rest."""
+    """apex.parallel.LARC around torch's SGD: decay and ratio go into the gradient, the optimizer does the
+    rest.
+    """
 
     def rule(w, g, buffer, lr):
         ratio = ETA * norm(w) / (norm(g) + WD * norm(w))
@@ -148,13 +155,17 @@ def apex_larc(clip: bool):
 
 @pytest.mark.parametrize("clip", [True, False])
 def test_apex_larc_agrees(clip):
-    """Its defaults differ: trust coefficient 0.02, clipping on; and it adapts every parameter, biases and norms too."""
+    """Its defaults differ: trust coefficient 0.02, clipping on; and it adapts every parameter, biases and
+    norms too.
+    """
     w, gradients = start()
     assert same(train(ours(larc_clip=clip), w, gradients), by_hand(w, gradients, apex_larc(clip)))
 
 
 def colossalai_lars(w, g, buffer, lr):
-    """The ratio scales the whole buffer, old gradients included; ratio at most 50, every decayed gradient element in [-10, 10]."""
+    """The ratio scales the whole buffer, old gradients included; ratio at most 50, every decayed gradient
+    element in [-10, 10].
+    """
     ratio = min(ETA * norm(w) / (norm(g) + WD * norm(w)), 50.0)
     buffer = M * buffer + (g + WD * w).clamp(-10, 10)
     return w - lr * ratio * buffer, buffer
@@ -170,7 +181,8 @@ def test_colossalai_lars_differs():
         train(ours(momentum_scaling="lr_and_trust_ratio"), w, gradients),
         by_hand(w, gradients, colossalai_lars),
     )
-    # The clamps: a large gradient is cut element by element, a small one meets the ratio's bound (ours: trust_clip).
+    # The clamps: a large gradient is cut element by element, a small one meets the ratio's bound (ours:
+    # trust_clip).
     large, small = [gradients[0] * 100], [gradients[0] * 1e-6]
     assert not same(train(ours(), w, large), by_hand(w, large, colossalai_lars))
     bare = {"weight_decay": 0.0}
@@ -181,7 +193,9 @@ def test_colossalai_lars_differs():
 
 
 def test_colossalai_lamb_agrees_without_bias_correction():
-    """It leaves the correction out, always; its first step is ours within |w| and |u|, since the ratio takes the size out of u."""
+    """It leaves the correction out, always; its first step is ours within |w| and |u|, since the ratio takes
+    the size out of u.
+    """
     w, gradients = start()
 
     def rule(w, g, state, lr):

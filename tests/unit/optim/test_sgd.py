@@ -1,4 +1,6 @@
-"""SGD by torch's fused kernel: what torch's own loop over the layers gives, also where that kernel alone would be wrong."""
+"""SGD by torch's fused kernel: what torch's own loop over the layers gives, also where that kernel alone
+would be wrong.
+"""
 
 import pytest
 import torch

@@ -43,7 +43,9 @@ def test_other_optimizers_have_none(model):
 
 
 def test_table_2_in_shape():
-    """Norms of weights and biases apart, in the model's order; the ratios of an untrained net differ many times."""
+    """Norms of weights and biases apart, in the model's order; the ratios of an untrained net differ many
+    times.
+    """
     torch.manual_seed(0)
     model = timm.create_model("resnet18", num_classes=10, zero_init_last=False)
     nn.functional.cross_entropy(model(torch.randn(2, 3, 64, 64)), torch.tensor([1, 2])).backward()

@@ -1,4 +1,6 @@
-"""Network and overlap from step times: what a known network made of them is found again, or said to be undetermined."""
+"""Network and overlap from step times: what a known network made of them is found again, or said to be
+undetermined.
+"""
 
 import dataclasses
 from pathlib import Path

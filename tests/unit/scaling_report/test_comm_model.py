@@ -1,4 +1,6 @@
-"""Costs of exchanges against the formulas by hand, and what overlap leaves exposed against a simulation in small steps."""
+"""Costs of exchanges against the formulas by hand, and what overlap leaves exposed against a simulation in
+small steps.
+"""
 
 import math
 
@@ -31,7 +33,9 @@ def test_all_reduce_of_100_mb_by_hand(algorithm, ranks, expected) -> None:
 
 
 def test_the_measured_gloo_ring_is_reproduced() -> None:
-    """Gloo over 1 Gbit/s Ethernet at 952 Mbit/s measured: 25 MB in 209 ms on 2 hosts and 318 ms on 4 (docs/scaling.md)."""
+    """Gloo over 1 Gbit/s Ethernet at 952 Mbit/s measured: 25 MB in 209 ms on 2 hosts and 318 ms on 4
+    (docs/scaling.md).
+    """
     link = Cost(np.array([2e-4]), np.array([1 / (952e6 / 8)]))
     assert all_reduce_s(25e6, 2, link, algorithm="ring")[0] == pytest.approx(0.209, rel=0.06)
     assert all_reduce_s(25e6, 4, link, algorithm="ring")[0] == pytest.approx(0.318, rel=0.06)

@@ -91,7 +91,9 @@ def test_fit_prints_what_it_found(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 
 def test_advise_by_hand() -> None:
-    """Critical batch 1000, 1000 images at batch 0: at batch 1000 twice the examples (McCandlish et al. 2018, equation 2.11)."""
+    """Critical batch 1000, 1000 images at batch 0: at batch 1000 twice the examples (McCandlish et al. 2018,
+    equation 2.11).
+    """
     (one, ten) = options_for([(1, 100, 10.0), (10, 1000, 100.0)], critical_batch=1000, least_examples=1000)
     assert one.hours == pytest.approx(1000 * 1.1 / 10 / 3600)
     assert ten.hours == pytest.approx(1000 * 2 / 100 / 3600)
@@ -176,7 +178,8 @@ def test_a_critical_batch_without_an_upper_bound_is_said_so(
 ) -> None:
     note = growing.with_name("b.json")
     note.write_text(
-        '{"critical_batch": 900, "critical_batch_interval": [400, null], "min_steps": 9, "min_examples": 8100}'
+        '{"critical_batch": 900, "critical_batch_interval": [400, null], "min_steps": 9, "min_examples": '
+        "8100}"
     )
     assert main(["advise", str(growing), "--micro-batch", "32", "--noise-scale", str(note)]) == 0
     out = capsys.readouterr().out
@@ -233,11 +236,13 @@ def test_compare_exits_1_on_a_slow_down(tmp_path: Path) -> None:
     ("line", "value"),
     [
         (
-            "[2026] [INFO] epoch=0/micro_step=50/global_step=50, RunningAvgSamplesPerSec=732.1, CurrSamplesPerSec=735.9, MemAllocated=1GB",
+            "[2026] [INFO] epoch=0/micro_step=50/global_step=50, RunningAvgSamplesPerSec=732.1, "
+            "CurrSamplesPerSec=735.9, MemAllocated=1GB",
             735.9,
         ),
         (
-            "Train: 0 [  50/1251 (  4%)]  Loss: 6.9 (6.9)  Time: 0.350s,  732.10/s  (0.360s,  711.00/s)  LR: 1.0e-05  Data: 0.011 (0.02)",
+            "Train: 0 [  50/1251 (  4%)]  Loss: 6.9 (6.9)  Time: 0.350s,  732.10/s  (0.360s,  711.00/s)  "
+            "LR: 1.0e-05  Data: 0.011 (0.02)",
             732.1,
         ),
         ("step 40  epoch 0.5  loss 1.2  lr 0.1  1,234 images/s", 1234.0),

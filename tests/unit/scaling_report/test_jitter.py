@@ -1,4 +1,6 @@
-"""The slowest of n: against the known maxima of normal draws, against brute force, and honest about what was not seen."""
+"""The slowest of n: against the known maxima of normal draws, against brute force, and honest about what was
+not seen.
+"""
 
 import numpy as np
 import pytest

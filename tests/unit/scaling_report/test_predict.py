@@ -1,4 +1,6 @@
-"""`predict` and `what-if`: flags in, JSON out; what cannot be answered is refused in one line with exit code 2."""
+"""`predict` and `what-if`: flags in, JSON out; what cannot be answered is refused in one line with exit code
+2.
+"""
 
 import json
 from pathlib import Path
@@ -63,7 +65,9 @@ def test_what_if_moves_the_answer_the_way_hardware_does(capsys: pytest.CaptureFi
 
 
 def test_arithmetic_follows_the_data_sheet_of_a_named_gpu(capsys: pytest.CaptureFixture[str]) -> None:
-    """fp16 after fp32 on a V100: between all of computing limited by memory (2) and all by arithmetic (125 / 15.7)."""
+    """fp16 after fp32 on a V100: between all of computing limited by memory (2) and all by arithmetic (125 /
+    15.7).
+    """
     volta = [*BUYER, "--gpu", "v100", "--gpus", "1,8", "--images-per-sec", "2855", "--json"]
     assert main([*volta, "--what-if", "dtype=fp16"]) == 0
     faster = json.loads(capsys.readouterr().out)["predictions"][1]["images_per_s"] / 2855

@@ -1,4 +1,6 @@
-"""Predictions against published efficiencies: the project's stated bounds, held on every run where the table is there; tables not stale."""
+"""Predictions against published efficiencies: the project's stated bounds, held on every run where the table
+is there; tables not stale.
+"""
 
 import csv
 

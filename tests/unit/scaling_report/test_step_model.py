@@ -1,4 +1,6 @@
-"""The step model reproduces what it was calibrated on, moves the way hardware does, and its parts sum to the step."""
+"""The step model reproduces what it was calibrated on, moves the way hardware does, and its parts sum to the
+step.
+"""
 
 import numpy as np
 import pytest

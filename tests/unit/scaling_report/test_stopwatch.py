@@ -1,4 +1,6 @@
-"""The stopwatch: what it writes, what it costs, and that a GPU's events go through the same code as a processor's clock."""
+"""The stopwatch: what it writes, what it costs, and that a GPU's events go through the same code as a
+processor's clock.
+"""
 
 import itertools
 import json
@@ -57,7 +59,9 @@ def test_the_stopwatch_writes_every_step_and_ends_the_run(tmp_path: Path) -> Non
 
 
 class _Stream:
-    """A stand-in for torch.cuda: a stream that reaches each event 2 ms after the one before, and tells only once synchronized."""
+    """A stand-in for torch.cuda: a stream that reaches each event 2 ms after the one before, and tells only
+    once synchronized.
+    """
 
     def __init__(self) -> None:
         self.passed, self.synchronized = itertools.count(), False

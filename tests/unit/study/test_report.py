@@ -243,7 +243,9 @@ def test_a_page_in_a_folder_finds_its_picture():
 
 
 def test_recipes_state_what_was_measured():
-    """Every number behind `Measured` is that of its recipe in the result it names, of a sweep at the recipe's own batch size."""
+    """Every number behind `Measured` is that of its recipe in the result it names, of a sweep at the recipe's
+    own batch size.
+    """
     said = {
         path.stem: found[1]
         for path in RECIPES.rglob("*.py")

@@ -1,4 +1,6 @@
-"""A sweep: what differs between its arms, which runs they share, and what the report says of runs that diverge."""
+"""A sweep: what differs between its arms, which runs they share, and what the report says of runs that
+diverge.
+"""
 
 import json
 import re
