@@ -11,7 +11,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from tools.recipe_file import load_recipe
+from tools.recipe_file import contract_field, load_recipe
 
 FOLDER = Path(__file__).parents[1] / "recipes"
 
@@ -61,15 +61,10 @@ class Entry:
             paper=", ".join(dict.fromkeys(re.findall(r"[A-Z][\w']+ (?:et al\.|& [A-Z]\w+) \d{4}", doc)))
             or "-",
             batch=f"{recipe.batch_size:,}" + (", grows" if grows else ""),
-            published=_field(rest, "Published"),
-            measured=_field(rest, "Measured"),
-            command=_field(rest, "Run"),
+            published=contract_field(rest, "Published") or "-",
+            measured=contract_field(rest, "Measured") or "-",
+            command=contract_field(rest, "Run") or "-",
         )
-
-
-def _field(contract: str, word: str) -> str:
-    found = re.search(rf"^{word} +(\S.*)$", contract, re.M)
-    return found[1] if found else "-"
 
 
 def _without_paper(title: str) -> str:

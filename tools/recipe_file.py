@@ -1,5 +1,6 @@
 """The recipe object of a recipe file."""
 
+import re
 import runpy
 import sys
 from collections.abc import Iterator
@@ -24,6 +25,14 @@ def load_recipe(path: Path) -> Recipe:
     if not isinstance(recipe, Recipe):
         raise RecipeError(f"{path} defines no `recipe`; recipes/ has examples")
     return recipe
+
+
+def contract_field(doc: str, word: str) -> str:
+    """What a recipe's opening docstring says behind `word` (Run, Published, Measured), continuation lines
+    joined; empty without that field.
+    """
+    found = re.search(rf"^{word} +(\S.*(?:\n {{4,}}\S.*)*)$", doc, re.M)
+    return " ".join(found[1].split()) if found else ""
 
 
 def _forget(modules: set[str], folder: Path) -> None:

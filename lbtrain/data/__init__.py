@@ -9,11 +9,11 @@ from lbtrain.data.sources import ArraySource, Source
 
 __all__ = [
     "ArraySource",
-    "Facts",
+    "DatasetInfo",
     "PhotoSource",
     "Source",
     "batches",
-    "facts",
+    "dataset_info",
     "open_instances",
     "open_source",
 ]

@@ -6,7 +6,7 @@ those of their C1 example.
 
 Run        torchrun --nproc_per_node 8 recipes/cifar10/absa.py data.root=/data/cifar10
 Published  up to 1 point over large-batch training before it, with up to 5 times fewer steps than SGD
-(abstract of the first version)
+           (abstract of the first version)
 Measured   not yet
 """
 

@@ -5,8 +5,8 @@ model.weights is a checkpoint of recipes/imagenet/resnet50.py (or one of its lar
 et al. 2017, Table 3a), or timm's.
 
 Run        deepspeed --hostfile hostfiles/1x8 recipes/coco/mask_rcnn.py data.root=/data/coco
-model.weights=resnet50.pt Published  box AP 38.6, mask AP 35.2 (detectron2's model zoo, from its own ImageNet
-weights)
+           model.weights=resnet50.pt
+Published  box AP 38.6, mask AP 35.2 (detectron2's model zoo, from its own ImageNet weights)
 Measured   not yet
 """
 

@@ -3,7 +3,8 @@
 The rate is a first guess that no run has confirmed.
 
 Run        deepspeed --hostfile hostfiles/8x8 recipes/coco/mask_rcnn_128_lamb.py data.root=/data/coco
-model.weights=resnet50.pt Published  nothing
+           model.weights=resnet50.pt
+Published  nothing
 Measured   not yet
 """
 

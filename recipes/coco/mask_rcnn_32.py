@@ -1,8 +1,8 @@
 """Mask R-CNN on COCO at 32 images a step: the linear rule, and 2 times as many images of warm-up.
 
 Run        deepspeed --hostfile hostfiles/2x8 recipes/coco/mask_rcnn_32.py data.root=/data/coco
-model.weights=resnet50.pt Published  nothing at this batch; the baseline at 16 (detectron2's model zoo): box
-AP 38.6, mask AP 35.2
+           model.weights=resnet50.pt
+Published  nothing at this batch; the baseline at 16 (detectron2's model zoo): box AP 38.6, mask AP 35.2
 Measured   not yet
 """
 

@@ -2,7 +2,8 @@
 stem is trained.
 
 Run        deepspeed --hostfile hostfiles/1x8 recipes/coco/mask_rcnn_ghost_bn.py data.root=/data/coco
-model.weights=resnet50.pt Published  nothing in these settings
+           model.weights=resnet50.pt
+Published  nothing in these settings
 Measured   not yet
 """
 

@@ -5,7 +5,8 @@ The three rows below it in the table, on 4, 2 and 1 GPUs, are mask_rcnn_goyal_8,
 and as many epochs.
 
 Run        deepspeed --hostfile hostfiles/1x8 recipes/coco/mask_rcnn_goyal.py data.root=/data/coco
-model.weights=resnet50.pt Published  box AP 35.6, mask AP 33.6 (minival)
+           model.weights=resnet50.pt
+Published  box AP 35.6, mask AP 33.6 (minival)
 Measured   not yet
 """
 

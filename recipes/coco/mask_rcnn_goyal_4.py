@@ -2,7 +2,8 @@
 al. 2017, Table 3b).
 
 Run        torchrun --nproc_per_node 2 recipes/coco/mask_rcnn_goyal_4.py data.root=/data/coco
-model.weights=resnet50.pt Published  box AP 35.7, mask AP 33.7 (minival)
+           model.weights=resnet50.pt
+Published  box AP 35.7, mask AP 33.7 (minival)
 Measured   not yet
 """
 

@@ -4,7 +4,8 @@ the stem is trained.
 Statistics over one GPU's 2 images are mask_rcnn_ghost_bn.
 
 Run        deepspeed --hostfile hostfiles/1x8 recipes/coco/mask_rcnn_sync_bn.py data.root=/data/coco
-model.weights=resnet50.pt Published  nothing in these settings
+           model.weights=resnet50.pt
+Published  nothing in these settings
 Measured   not yet
 """
 

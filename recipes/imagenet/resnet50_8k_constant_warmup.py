@@ -2,7 +2,8 @@
 1 and Figure 2b).
 
 Run        deepspeed --hostfile hostfiles/32x8 recipes/imagenet/resnet50_8k_constant_warmup.py
-data.root=/data/imagenet Published  top-1 error 25.88 +- 0.56 % (baseline at 256: 23.60 +- 0.12)
+           data.root=/data/imagenet
+Published  top-1 error 25.88 +- 0.56 % (baseline at 256: 23.60 +- 0.12)
 Measured   not yet
 """
 

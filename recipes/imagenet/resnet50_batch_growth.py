@@ -6,8 +6,8 @@ reading; the paper's limit is a tenth of the data set: schedule.batch_growth=[30
 schedule.milestones=[60ep,80ep] has the whole factor.
 
 Run        deepspeed --hostfile hostfiles/32x8 recipes/imagenet/resnet50_batch_growth.py
-data.root=/data/imagenet Published  top-1 accuracy 76.1 % in under 30 minutes (abstract; other settings not
-stated)
+           data.root=/data/imagenet
+Published  top-1 accuracy 76.1 % in under 30 minutes (abstract; other settings not stated)
 Measured   not yet
 """
 

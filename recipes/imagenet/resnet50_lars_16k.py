@@ -3,7 +3,7 @@ warm-up by its parent's rules.
 
 Run        deepspeed --hostfile hostfiles/32x8 recipes/imagenet/resnet50_lars_16k.py data.root=/data/imagenet
 Published  top-1 accuracy 76.96 % (independent re-implementation NUS-HPC-AI-Lab/LARS-ImageNet-PyTorch; the
-paper: 74.4 %)
+           paper: 74.4 %)
 Measured   not yet
 """
 

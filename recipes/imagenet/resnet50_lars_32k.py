@@ -3,7 +3,7 @@ the linear rule gives.
 
 Run        deepspeed --hostfile hostfiles/32x8 recipes/imagenet/resnet50_lars_32k.py data.root=/data/imagenet
 Published  top-1 accuracy 76.75 % (independent re-implementation NUS-HPC-AI-Lab/LARS-ImageNet-PyTorch; the
-paper: 72.5 %)
+           paper: 72.5 %)
 Measured   not yet
 """
 

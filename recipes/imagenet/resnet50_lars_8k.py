@@ -7,7 +7,7 @@ The paper's own setting (Table 4: rate 30, warm-up 5 epochs, weight decay 5e-4, 
 
 Run        deepspeed --hostfile hostfiles/32x8 recipes/imagenet/resnet50_lars_8k.py data.root=/data/imagenet
 Published  top-1 accuracy 77.14 % (independent re-implementation NUS-HPC-AI-Lab/LARS-ImageNet-PyTorch; one
-run)
+           run)
 Measured   not yet
 """
 

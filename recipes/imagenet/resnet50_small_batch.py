@@ -5,8 +5,8 @@ In the figure batches of 16 to 64 are best. batch_size=16 bn_batch_size=16 and b
 are its other points; the rate per example stays.
 
 Run        deepspeed --hostfile hostfiles/1x8 recipes/imagenet/resnet50_small_batch.py
-data.root=/data/imagenet Published  best between 16 and 64 images; best rate 2^-10 per example at 256 to 1,024
-images (section 3.6)
+           data.root=/data/imagenet
+Published  best between 16 and 64 images; best rate 2^-10 per example at 256 to 1,024 images (section 3.6)
 Measured   not yet
 """
 

@@ -20,6 +20,7 @@ from lbtrain.plan.statistics import ModelStatistics, model_statistics
 from lbtrain.recipe import Recipe
 from lbtrain.tasks import primary_metric_of
 from tools.catalogue import FOLDERS, contents, page
+from tools.recipe_file import contract_field
 
 FOLDER = Path(__file__).parents[2] / "recipes"
 REFERENCE = Path(__file__).parents[3] / "shared/reference"
@@ -71,10 +72,10 @@ def test_a_recipe_opens_with_its_contract(path):
     doc = ast.get_docstring(ast.parse(path.read_text())) or ""
     first, _, rest = doc.partition("\n\n")
     assert first.endswith((".", ").", ":")) and "\n\n" not in first
-    lines = {word: re.search(rf"^{word} +(\S.*)$", rest, re.M) for word in ("Run", "Published", "Measured")}
+    lines = {word: contract_field(rest, word) for word in ("Run", "Published", "Measured")}
     assert all(lines.values()), f"missing: {[word for word, line in lines.items() if not line]}"
-    assert f"recipes/{path.relative_to(FOLDER)}" in lines["Run"][1]
-    measured = lines["Measured"][1]
+    assert f"recipes/{path.relative_to(FOLDER)}" in lines["Run"]
+    measured = lines["Measured"]
     assert measured == "not yet" or re.search(r"results/\S+", rest), (
         "Measured says 'not yet' until a row in results/ backs it"
     )
@@ -98,7 +99,7 @@ def test_an_expectation_is_a_published_figure(path):
     sources; never a recalled one.
     """
     recipe = load(path)["recipe"]
-    published = re.search(r"^Published +(\S.*)$", ast.get_docstring(ast.parse(path.read_text())), re.M)[1]
+    published = contract_field(ast.get_docstring(ast.parse(path.read_text())), "Published")
     if not recipe.expect:
         assert re.search(
             r"nothing|without numbers|not at hand|model zoo|best between|other settings not stated|abstract",
@@ -120,7 +121,7 @@ def test_an_expectation_is_a_published_figure(path):
         pytest.skip(f"{REFERENCE} is not here")
     rows = [
         row
-        for file in REFERENCE.glob("*.csv")
+        for file in REFERENCE.glob("*20??*.csv")
         for row in csv.DictReader(file.open())
         if row.get("confidence") == "seen"
     ]

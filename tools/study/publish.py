@@ -16,12 +16,13 @@ import os
 import re
 import shutil
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
 from tools import catalogue
 from tools.catalogue import FOLDER as RECIPES
-from tools.recipe_file import load_recipe
+from tools.recipe_file import contract_field, load_recipe
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
@@ -85,11 +86,12 @@ def with_measured(contract: str, line: str) -> str:
     """The recipe's text with `line` behind `Measured`, where nothing stands, or the same result, or a sweep's
     and this is a study's.
     """
-    (old,) = re.findall(r"^Measured +(\S.*)$", contract, re.M)
+    old = contract_field(contract, "Measured")
     same = re.findall(r"results/\S+\.json", old) == re.findall(r"results/\S+\.json", line)
     if old != "not yet" and not same and (_SWEEP not in old or _SWEEP in line):
         return contract
-    return re.sub(r"(?m)^(Measured +)\S.*$", lambda found: found[1] + line, contract)
+    wrapped = textwrap.fill(line, 99).replace("\n", "\n" + 11 * " ")
+    return re.sub(r"(?m)^(Measured +)\S.*(\n {4,}\S.*)*$", lambda found: found[1] + wrapped, contract)
 
 
 def main() -> int:

@@ -12,7 +12,7 @@ import pytest
 
 from lbtrain.errors import RecipeError
 from lbtrain.tasks import PrimaryMetric
-from tools.recipe_file import load_recipe
+from tools.recipe_file import contract_field, load_recipe
 from tools.study import __main__ as study
 from tools.study import publish
 from tools.study.jobs import WORKER, Job
@@ -246,11 +246,8 @@ def test_recipes_state_what_was_measured():
     """Every number behind `Measured` is that of its recipe in the result it names, of a sweep at the recipe's
     own batch size.
     """
-    said = {
-        path.stem: found[1]
-        for path in RECIPES.rglob("*.py")
-        if (found := re.search(r"(?m)^Measured +(\S.*results/.*)$", path.read_text()))
-    }
+    said = {path.stem: contract_field(path.read_text(), "Measured") for path in RECIPES.rglob("*.py")}
+    said = {name: line for name, line in said.items() if "results/" in line}
     assert len(said) >= 6
     for recipe, line in said.items():
         result = json.loads((ROOT / re.search(r"results/\w+\.json", line)[0]).read_text())
