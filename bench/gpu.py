@@ -49,7 +49,7 @@ from lbtrain.errors import UserError
 from lbtrain.main import run
 from lbtrain.runs.records import EvalRow, Records, Row
 from tools.recipe_file import load_recipe
-from tools.scaling_report.topology import GPUS
+from tools.scaling_report.model.topology import GPUS
 
 COMMAND = "python -m bench.gpu"
 ROOT = Path(__file__).parents[1]
@@ -278,7 +278,7 @@ def _speeds(case: str, rates: list[float]) -> list[rows.Row]:
 
 def _fixed_share(title: str, curve: dict[int, float]) -> rows.Row:
     """Of a pass of the fewest images that fill the curve's first point: what does not shrink with them, as
-    scaling_report assumes it (`fixed_compute` in tools/scaling_report/step_model.py). The line through the
+    scaling_report assumes it (`fixed_compute` in tools/scaling_report/model/step.py). The line through the
     seconds of a pass over its images, by least squares.
     """
     images = list(curve)

@@ -26,12 +26,11 @@ from bench.scaling_prediction import PAGE
 from lab.hosts import Hosts, hosts_up, why_not
 from lab.shaped import RATES, SETTLING_STEPS, STEPS_A_TURN, TURNS, recipe
 from lbtrain.launch.hostfile import read_hostfile
-from tools.scaling_report.from_run import MeasuredRun
+from tools.scaling_report.from_run import read_baseline
 from tools.scaling_report.measure import Study
+from tools.scaling_report.model.step import Prediction
 from tools.scaling_report.report import Collective, Report, Row, with_efficiency
-from tools.scaling_report.step_model import Prediction
 from tools.scaling_report.timings import RankTimes, own_times, read_ranks, summarize
-from tools.scaling_report.what_if import WhatIf
 from tools.study.publish import with_block
 
 ROOT = Path(__file__).parents[1]
@@ -53,7 +52,7 @@ def run_inside(what: str, out: Path, hostfile: str) -> None:
     """On the first host: the all-reduce sweep of two hosts into a folder of this name, or all points."""
     if what != POINTS:
         study(out / what, hostfile, 0).launch(
-            SWEEP, 2, [str(ROOT / "tools/scaling_report/timed_collectives.py"), "{folder}"]
+            SWEEP, 2, [str(ROOT / "tools/scaling_report/timed_run.py"), "{folder}", "collectives"]
         )
         return
     short, long = study(out, hostfile, ALONE_STEPS), study(out, hostfile, run_steps())
@@ -131,7 +130,7 @@ def report_at(rate: str, out: Path) -> Report:
 def predict(report: Report, file: Path) -> list[Prediction]:
     """Two and four hosts, from a report that knows nothing of four."""
     dataclasses.replace(report, rows=[row for row in report.rows if row.gpus < 4]).save(file)
-    return MeasuredRun.read(file, network=None, links=1).answer([2, 4], what_if=WhatIf())
+    return read_baseline(file, network=None, links=1).predict([2, 4])
 
 
 def lines_at(rate: str, out: Path) -> list[dict[str, Any]]:

@@ -28,10 +28,10 @@ from typing import Any
 import timm
 
 from bench import rows as result_rows
-from tools.scaling_report.comm_model import Algorithm
+from tools.scaling_report.model.comm import Algorithm
+from tools.scaling_report.model.step import Assumptions, Prediction, Spread
+from tools.scaling_report.model.topology import GPUS, NETWORKS
 from tools.scaling_report.question import Question
-from tools.scaling_report.step_model import Assumptions, Prediction, Spread
-from tools.scaling_report.topology import GPUS, NETWORKS
 from tools.study.publish import with_block
 
 Row = dict[str, str]

@@ -25,14 +25,14 @@ def main(argv: list[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
     parser = argparse.ArgumentParser(
         "scaling_report",
-        usage="python -m tools.scaling_report COMMAND [flags]",
+        usage="%(prog)s COMMAND [flags]",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("command", choices=COMMANDS, help=argparse.SUPPRESS)
     # Only the command's own module is imported: `compare` needs no torch.
     command = parser.parse_args(words[:1]).command
-    module = importlib.import_module(f"tools.scaling_report.{command}")
+    module = importlib.import_module(f".{command}", __package__)
     inner = argparse.ArgumentParser(
         f"scaling_report {command}",
         description=module.__doc__,

@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tools.scaling_report import arguments
-from tools.scaling_report.report import Report, ReportError, load
+from . import arguments
+from .report import Report, ReportError, load
 
 EXAMPLES = """\
 90 epochs of ImageNet at batch 256 reach the target, the noise scale is 8,000 images, each GPU takes 32:

@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from tools.scaling_report.report import Report, Row
-from tools.scaling_report.step_model import Prediction
+from .model.step import Prediction
+from .report import Report, Row
 
 # Distinguishable without colour vision too (Okabe & Ito 2008); series differ in marker as well.
 _SERIES = (("#0072B2", "o"), ("#009E73", "s"), ("#CC79A7", "D"), ("#56B4E9", "^"))

@@ -7,7 +7,7 @@ Where an interval was not measured (one repeat, or a log), a loss of 5% or more 
 import argparse
 from pathlib import Path
 
-from tools.scaling_report.report import ReportError, Row, load
+from .report import ReportError, Row, load
 
 LEAST_LOSS, LEAST_LOSS_WITHOUT_INTERVAL = 0.01, 0.05
 

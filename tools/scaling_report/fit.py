@@ -11,12 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from tools.scaling_report.calibrate import link_from_steps, unhidden_share, usable
-from tools.scaling_report.from_run import MeasuredRun, step_times
-from tools.scaling_report.jitter import Slowest, StepTimes
-from tools.scaling_report.links import Fitted, FittedLink, fit_link
-from tools.scaling_report.report import Report, ReportError, load
-from tools.scaling_report.step_model import Assumptions
+from .from_run import read_baseline, step_times
+from .model.calibrate import Fitted, FittedLink, fit_link, link_from_steps, unhidden_share, usable
+from .model.jitter import Slowest, StepTimes
+from .model.step import Assumptions
+from .report import Report, ReportError, load
 
 HELP = "latency, bandwidth and jitter from measured points, and how well these determine them"
 
@@ -53,7 +52,7 @@ def _steps(report: Report, path: Path) -> list[str]:
     points = usable(report.rows)
     if not points or not any(row.nodes == 1 for row in report.good_rows()):
         return []
-    run = MeasuredRun.read(path, network=None, links=1)
+    run = read_baseline(path, network=None, links=1)
     by_steps = link_from_steps(report.rows, run.job.buckets, run.topology)
     lines = _link(
         "between nodes, by step times",

@@ -4,91 +4,61 @@ sweep or a named network.
 
 import dataclasses
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from tools.scaling_report.calibrate import link_from_steps, unhidden_share, usable
-from tools.scaling_report.comm_model import Buckets
-from tools.scaling_report.jitter import StepTimes
-from tools.scaling_report.layers import BYTES
-from tools.scaling_report.links import FittedLink, fit_link
-from tools.scaling_report.report import Report, ReportError, Row, load
-from tools.scaling_report.step_model import Assumptions, Job, Prediction, Spread, StepModel
-from tools.scaling_report.topology import GPUS, NETWORKS, NODE_LINKS, Link, Topology, preset
-from tools.scaling_report.what_if import WhatIf
+from .baseline import Baseline
+from .model.calibrate import FittedLink, fit_link, link_from_steps, unhidden_share, usable
+from .model.comm import Buckets
+from .model.jitter import StepTimes
+from .model.layers import BYTES
+from .model.step import Assumptions, Job, Spread
+from .model.topology import GPUS, NETWORKS, NODE_LINKS, Link, Topology, preset
+from .report import Report, ReportError, Row, load
 
 
-@dataclass(frozen=True)
-class MeasuredRun:
-    row: Row
-    job: Job
-    topology: Topology
-    assumptions: Assumptions
-    network: str
-    gpu: str | None
+def read_baseline(path: Path, *, network: str | None, links: int) -> Baseline:
+    """From the largest single-node row of the report at `path`; the links are its sweep's or `network`'s.
 
-    @staticmethod
-    def read(path: Path, *, network: str | None, links: int) -> "MeasuredRun":
-        """Starts from the largest single-node row of the report at `path`; the links are its sweep's or
-        `network`'s.
-        """
-        report = load(path)
-        row = _starting_row(report, path)
-        gpu = _gpu(report)
-        job = _job(report, row, path, gpu)
-        assumptions = Assumptions(step_times=step_times(report), measurement=0.005)
-        local = [point for point in report.collectives if point.nodes == 1 and point.gpus > 1]
-        inside = (
-            _link(fit_link(local))
-            if len(local) >= 3
-            else NODE_LINKS[GPUS[gpu].node_link if gpu else "nvlink2"]
-        )
-        topology = Topology(row.gpus // row.nodes, inside, preset(network or "eth-10", NETWORKS), links)
-        if network:
-            return MeasuredRun(row, job, topology, assumptions, network, gpu)
-        fitted, source = _fitted(report, job, topology, path)
-        topology = dataclasses.replace(topology, between=_link(fitted))
-        # What was measured includes every protocol overhead: nothing is left of the data sheet's uncertainty
-        # but the fit's.
-        known = max(1.02, 1 + 2 * min(fitted.s_per_byte.relative_error, 1.0))
-        assumptions = dataclasses.replace(
-            assumptions, bandwidth_share=Spread(0.9999, 0.9999 / known, 1.0), latency_factor=_near(1.0, 1.5)
-        )
-        share = (
-            unhidden_share(report.rows, job.buckets, topology, topology.between)
-            if report.collectives
-            else None
-        )
-        if share:
-            # It was measured with the slow-down of computing in it.
-            assumptions = dataclasses.replace(
-                assumptions, unhidden=share, overlap_slowdown=Spread(1e-3, 1e-4, 1e-2)
-            )
-        return MeasuredRun(row, job, topology, assumptions, source, gpu)
+    Raises ReportError where the report does not tell enough.
+    """
+    report = load(path)
+    row, gpu = _starting_row(report, path), _gpu(report)
+    local = [point for point in report.collectives if point.nodes == 1 and point.gpus > 1]
+    inside = (
+        _link(fit_link(local)) if len(local) >= 3 else NODE_LINKS[GPUS[gpu].node_link if gpu else "nvlink2"]
+    )
+    assert row.images_per_s
+    named = Baseline(
+        job=_job(report, row, path, gpu),
+        topology=Topology(row.gpus // row.nodes, inside, preset(network or "eth-10", NETWORKS), links),
+        images_per_s=row.images_per_s,
+        gpus=row.gpus,
+        gpu=gpu,
+        network=network or "",
+        algorithm="ring",
+        assumptions=Assumptions(step_times=step_times(report), measurement=0.005),
+    )
+    return named if network else _with_measured_network(named, report, path)
 
-    @property
-    def step_s(self) -> float:
-        assert self.row.images_per_s
-        return self.job.step_images * self.row.gpus / self.row.images_per_s
 
-    def answer(self, sizes: Sequence[int], *, what_if: WhatIf, mode: str = "weak") -> list[Prediction]:
-        measured = StepModel(self.job, self.topology, assumptions=self.assumptions, algorithm="ring")
-        job, topology = what_if.job(self.job, exchanged="fp32", gpu=self.gpu), what_if.topology(self.topology)
-        changed = StepModel(job, topology, assumptions=self.assumptions, algorithm="ring")
-        batch = int(self.row.gpus * job.step_images) if mode == "strong" else None
-        return changed.predict(
-            sizes, calibrated=measured, measured_step_s=self.step_s, measured_on=self.row.gpus, global_batch=batch
-        )  # fmt: skip
-
-    def asked(self) -> dict[str, Any]:
-        return {
-            "images_per_sec": self.row.images_per_s,
-            "measured_on": self.row.gpus,
-            "micro_batch": self.row.per_gpu_batch,
-            "network": self.network,
-        }
+def _with_measured_network(named: Baseline, report: Report, path: Path) -> Baseline:
+    """`named` with the network, and the overlap, that the report's own timings show."""
+    fitted, source = _fitted(report, named.job, named.topology, path)
+    topology = dataclasses.replace(named.topology, between=_link(fitted))
+    # What was measured includes every protocol overhead: nothing is left of the data sheet's uncertainty but
+    # the fit's.
+    known = max(1.02, 1 + 2 * min(fitted.s_per_byte.relative_error, 1.0))
+    assert named.assumptions
+    assumptions = dataclasses.replace(
+        named.assumptions, bandwidth_share=Spread(0.9999, 0.9999 / known, 1.0), latency_factor=_near(1.0, 1.5)
+    )
+    sweep = report.collectives
+    share = unhidden_share(report.rows, named.job.buckets, topology, topology.between) if sweep else None
+    if share:
+        # It was measured with the slow-down of computing in it.
+        slowdown = Spread(1e-3, 1e-4, 1e-2)
+        assumptions = dataclasses.replace(assumptions, unhidden=share, overlap_slowdown=slowdown)
+    return dataclasses.replace(named, topology=topology, assumptions=assumptions, network=source)
 
 
 def step_times(report: Report) -> StepTimes | None:

@@ -15,8 +15,8 @@ import statistics
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tools.scaling_report import arguments
-from tools.scaling_report.report import Report, ReportError, Row, rate_columns, with_efficiency
+from . import arguments
+from .report import Report, ReportError, Row, rate_columns, with_efficiency
 
 EXAMPLES = """\
 one log a cluster size, given as GPUs=FILE:

@@ -26,10 +26,11 @@ from lbtrain.launch.hostfile import Hostfile, read_hostfile
 from lbtrain.plan.plan import make_plan
 from lbtrain.recipe import Recipe
 from lbtrain.runs.provenance import commit, hardware, versions
-from tools.recipe_file import load_recipe
-from tools.scaling_report import arguments
-from tools.scaling_report.launchers import LAUNCHERS, commands, run_together
-from tools.scaling_report.report import (
+
+from ..recipe_file import load_recipe
+from . import arguments
+from .launchers import LAUNCHERS, commands, run_together
+from .report import (
     Collective,
     OwnTimes,
     Report,
@@ -38,7 +39,7 @@ from tools.scaling_report.report import (
     with_data_wait,
     with_efficiency,
 )
-from tools.scaling_report.timings import RankTimes, own_times, read_ranks, summarize
+from .timings import RankTimes, own_times, read_ranks, summarize
 
 EXAMPLES = """\
 weak and strong scaling on 8 to 256 GPUs, synthetic against real data, three times each:
@@ -279,7 +280,7 @@ class Study:
 
     def sweep(self, gpus: int) -> list[Collective]:
         folder, status = self.launch(
-            f"collectives-{gpus}", gpus, [str(_HERE / "timed_collectives.py"), "{folder}"]
+            f"collectives-{gpus}", gpus, [str(_HERE / "timed_run.py"), "{folder}", "collectives"]
         )
         if status != "ok":
             return []

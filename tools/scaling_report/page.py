@@ -4,9 +4,9 @@ import html
 import io
 from collections.abc import Callable, Sequence
 
-from tools.scaling_report.chart import draw
-from tools.scaling_report.report import Report, Row
-from tools.scaling_report.step_model import Prediction
+from .chart import draw
+from .model.step import Prediction
+from .report import Report, Row
 
 NOT_MEASURED = "not measured"
 

@@ -7,15 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from lbtrain.errors import RecipeError
-from tools.scaling_report import arguments
-from tools.scaling_report.comm_model import ALGORITHMS
-from tools.scaling_report.from_run import MeasuredRun
-from tools.scaling_report.layers import BYTES
-from tools.scaling_report.question import Question
-from tools.scaling_report.report import Report
-from tools.scaling_report.step_model import Prediction
-from tools.scaling_report.topology import GPUS, NETWORKS, NODE_LINKS
-from tools.scaling_report.what_if import WhatIf, parse_what_if
+
+from . import arguments
+from .baseline import WhatIf, parse_what_if
+from .from_run import read_baseline
+from .model.comm import ALGORITHMS
+from .model.layers import BYTES
+from .model.step import Prediction
+from .model.topology import GPUS, NETWORKS, NODE_LINKS
+from .question import Question
+from .report import Report
 
 HELP = "efficiency at sizes that were not measured, from flags alone or from a measured run"
 EXAMPLES = """\
@@ -151,12 +152,9 @@ def _from_flags(options: argparse.Namespace) -> tuple[list[Prediction], dict[str
 
 
 def _from_run(options: argparse.Namespace) -> tuple[list[Prediction], dict[str, Any]]:
-    measured = MeasuredRun.read(options.run, network=options.network, links=options.links)
-    predictions = measured.answer(options.gpus, what_if=options.what_if, mode=options.mode)
-    return predictions, measured.asked() | {
-        "gpu": measured.gpu,
-        "mode": options.mode,
-    } | options.what_if.asked()
+    measured = read_baseline(options.run, network=options.network, links=options.links)
+    predictions = measured.predict(options.gpus, what_if=options.what_if, mode=options.mode)
+    return predictions, measured.asked() | {"mode": options.mode} | options.what_if.asked()
 
 
 def _print_table(predictions: list[Prediction], asked: dict[str, Any]) -> None:

@@ -11,9 +11,9 @@ import shutil
 import sys
 from pathlib import Path
 
-from tools.scaling_report.page import number, percent
-from tools.scaling_report.report import Report, ReportError, load
-from tools.study.publish import ROOT, with_block
+from ..study.publish import ROOT, with_block
+from .page import number, percent
+from .report import Report, ReportError, load
 
 
 def block(report: Report, name: str) -> str:

@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from lbtrain.errors import RecipeError
-from tools.scaling_report.comm_model import Algorithm, fill_buckets
-from tools.scaling_report.layers import BYTES, counted_layers
-from tools.scaling_report.step_model import Assumptions, Job, Prediction, Spread, StepModel
-from tools.scaling_report.topology import GPUS, NETWORKS, NODE_LINKS, Topology, preset
-from tools.scaling_report.what_if import WhatIf
+
+from .baseline import Baseline, Mode, WhatIf
+from .model.comm import Algorithm, fill_buckets
+from .model.layers import BYTES, counted_layers
+from .model.step import Assumptions, Job, Prediction, Spread
+from .model.topology import GPUS, NETWORKS, NODE_LINKS, Topology, preset
 
 # JPEG decoding, random crop and normalisation of an ImageNet picture, images/s of one core. Decoding alone:
 # 360 to 860 over libraries and processors of 2020 to 2025 (imread-benchmark); the crop's resize and older
@@ -34,9 +34,7 @@ class Question:
     zero: int = 0
     algorithm: Algorithm = "auto"
     overlaps: bool = True
-    mode: Literal["weak", "strong"] = (
-        "weak"  # strong: the images of the measured step, whatever the number of GPUs
-    )
+    mode: Mode = "weak"  # strong: the images of the measured step, whatever the number of GPUs
     cpu_cores: int | None = None  # of a node, decoding JPEG; None: synthetic data, or a loader that keeps up
 
     def __post_init__(self) -> None:
@@ -47,11 +45,6 @@ class Question:
             raise RecipeError(f"no gradient type {self.dtype!r}; there are {', '.join(BYTES)}")
         if self.zero not in (0, 1, 2, 3):
             raise RecipeError(f"no ZeRO stage {self.zero}; there are 0, 1, 2, 3")
-
-    @property
-    def step_s(self) -> float:
-        """Seconds of the measured step, which held one micro-batch a GPU."""
-        return self.micro_batch * self.measured_on / self.images_per_sec
 
     def topology(self) -> Topology:
         between = preset(self.network, NETWORKS)
@@ -82,22 +75,21 @@ class Question:
             loader_images_per_s=loader,
         )
 
+    def baseline(self, assumptions: Assumptions | None = None) -> Baseline:
+        return Baseline(
+            job=self.job(),
+            topology=self.topology(),
+            images_per_s=self.images_per_sec,
+            gpus=self.measured_on,
+            exchanged=self.dtype,
+            gpu=self.gpu,
+            network=self.network,
+            algorithm=self.algorithm,
+            assumptions=assumptions,
+        )
+
     def answer(
         self, sizes: Sequence[int], *, what_if: WhatIf | None = None, assumptions: Assumptions | None = None
     ) -> list[Prediction]:
         """Predict `sizes`; efficiency is against the measured throughput, whatever `what_if` changes."""
-        what_if = what_if or WhatIf()
-        job, topology = self.job(), self.topology()
-        measured = StepModel(job, topology, algorithm=self.algorithm, assumptions=assumptions)
-        asked = what_if.job(job, exchanged=self.dtype, gpu=self.gpu)
-        changed = StepModel(
-            asked, what_if.topology(topology), algorithm=self.algorithm, assumptions=assumptions
-        )
-        batch = int(self.measured_on * asked.step_images) if self.mode == "strong" else None
-        return changed.predict(
-            sizes,
-            calibrated=measured,
-            measured_step_s=self.step_s,
-            measured_on=self.measured_on,
-            global_batch=batch,
-        )
+        return self.baseline(assumptions).predict(sizes, what_if=what_if, mode=self.mode)

@@ -9,9 +9,9 @@ import csv
 import dataclasses
 from pathlib import Path
 
-from tools.scaling_report.chart import draw
-from tools.scaling_report.page import NOT_MEASURED, page, percent, rate
-from tools.scaling_report.report import Report, ReportError, Row, load, merged
+from .chart import draw
+from .page import NOT_MEASURED, page, percent, rate
+from .report import Report, ReportError, Row, load, merged
 
 
 def render(report: Report, folder: Path) -> list[Path]:

@@ -15,7 +15,8 @@ from typing import Any
 from scipy.special import stdtrit
 
 from lbtrain.errors import RecipeError
-from tools.scaling_report.step_model import Prediction
+
+from .model.step import Prediction
 
 
 class ReportError(RecipeError):

@@ -8,14 +8,97 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
+from torch import nn
 
 from lbtrain.engines import Engine
 from lbtrain.tasks import Task
-from tools.scaling_report.clock import Clock, clock_for
-from tools.scaling_report.layers import GradientStamps
+
+from .model.comm import Buckets, fill_buckets
+
+
+class Clock(Protocol):
+    """Stamps are taken in passing, and read when the run is over."""
+
+    def stamp(self) -> Any: ...
+
+    def settle(self) -> None:
+        """Wait until every stamp can be read."""
+
+    def seconds(self, before: Any, after: Any) -> float: ...
+
+
+class HostClock:
+    """For devices that compute while the program waits."""
+
+    def stamp(self) -> float:
+        return time.perf_counter()
+
+    def settle(self) -> None: ...
+
+    def seconds(self, before: float, after: float) -> float:
+        return after - before
+
+
+class StreamClock:
+    """Events on the device's stream: the program only leaves a mark, and the device says later when it passed
+    it.
+
+    `device` is torch.cuda, or a module with its `Event` and `synchronize`.
+    """
+
+    def __init__(self, device: Any):
+        self._device = device
+
+    def stamp(self) -> Any:
+        event = self._device.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def settle(self) -> None:
+        self._device.synchronize()
+
+    def seconds(self, before: Any, after: Any) -> float:
+        return float(before.elapsed_time(after)) / 1000  # events count in milliseconds
+
+
+def clock_for(device: torch.device) -> Clock:
+    return StreamClock(torch.cuda) if device.type == "cuda" else HostClock()
+
+
+class GradientStamps:
+    """Until `end`, notes when each parameter's gradient is complete. Not for a step that exchanges gradients."""
+
+    def __init__(self, model: nn.Module, clock: Clock):
+        self._clock = clock
+        self._stamps: list[tuple[float, Any]] = []
+        self._hooks = [
+            each.register_post_accumulate_grad_hook(self._stamp)
+            for each in model.parameters()
+            if each.requires_grad
+        ]
+
+    def _stamp(self, parameter: torch.Tensor) -> None:
+        self._stamps.append((float(parameter.numel() * parameter.element_size()), self._clock.stamp()))
+
+    def end(self) -> None:
+        for hook in self._hooks:
+            hook.remove()
+
+    def buckets(self, forward_start: Any, forward_end: Any) -> Buckets:
+        """From the stamps of one backward pass, which began at `forward_end`; the clock must have settled."""
+        seconds = self._clock.seconds
+        times = [forward_end, *(when for _, when in self._stamps)]
+        layers = [
+            (num_bytes, seconds(before, after))
+            for (num_bytes, after), before in zip(self._stamps, times, strict=False)
+        ]
+        return fill_buckets(
+            layers[::-1],
+            forward_share=seconds(forward_start, forward_end) / seconds(forward_start, times[-1]),
+        )
 
 
 class Stopwatch:

@@ -1,30 +1,44 @@
-"""Runs a recipe on this rank with a stopwatch round its engine and task, for a fixed number of steps. Started
-by `measure`:
+"""One rank of a timed launch. Started by `measure` under a launcher, by its path:
 
-    timed_run.py FOLDER STEPS exchange|no-exchange RECIPE key=value ...
+    timed_run.py FOLDER STEPS exchange|no-exchange RECIPE key=value ...     times of every step, FOLDER/rankN.json
+    timed_run.py FOLDER collectives                                         all-reduces, FOLDER/collectives.json
 
-Writes FOLDER/rankN.json with the times of every step, then ends the run: no evaluation, no checkpoint.
-`no-exchange` leaves gradients as each rank has them, which is how computing alone is measured; the weights of
-such a run mean nothing.
+A timed recipe ends after STEPS steps, without evaluation or checkpoint. `no-exchange` leaves the gradients as
+each rank has them, which is how computing alone is measured; the weights of such a run mean nothing. An
+all-reduce's time is the median of 7 after 2 unmeasured ones; ranks start together behind a barrier.
 """
 
+import importlib
+import json
+import statistics
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
-# Launchers start this file by its path, on hosts where only lbtrain is installed.
-sys.path.insert(0, str(Path(__file__).parents[2]))
+if not __package__:  # started as a file: from a checkout, or from an installed package
+    _tools = Path(__file__).resolve().parents[1]
+    _installed = (_tools.parent / "__init__.py").exists()
+    sys.path.insert(0, str(_tools.parents[1] if _installed else _tools.parent))
+    __package__ = f"{'lbtrain.' if _installed else ''}tools.scaling_report"
+    importlib.import_module(__package__)
 
+import torch
+import torch.distributed as dist
 from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks.debugging_hooks import noop_hook
 from torch.nn.parallel import DistributedDataParallel
 
 from lbtrain.engines import Engine
 from lbtrain.errors import LaunchError, UserError
+from lbtrain.launch.world import detect_world, leave_process_group, start_process_group
 from lbtrain.main import run
 from lbtrain.tasks import Task
-from tools.recipe_file import load_recipe
-from tools.scaling_report.stopwatch import Stopwatch, TimedTask
+
+from ..recipe_file import load_recipe
+from .stopwatch import Stopwatch, TimedTask
+
+SIZES = [4 * 4**power for power in range(4, 12)]  # 1 KiB to 16 MiB
 
 
 class Wrappers:
@@ -54,16 +68,44 @@ def switch_off_exchange(model: nn.Module) -> None:
         module.register_comm_hook(None, noop_hook)
 
 
-def main() -> None:
-    # deepspeed puts --local_rank=N before the script's own words.
-    folder, steps, exchange, recipe, *overrides = [
-        word for word in sys.argv[1:] if not word.startswith("--local_rank")
-    ]
-    wrappers = Wrappers(Path(folder), int(steps), exchange=exchange == "exchange")
+def all_reduce_seconds(num_bytes: int, device: torch.device, *, repeats: int = 7) -> float:
+    values = torch.zeros(num_bytes // 4, device=device)
+    times = []
+    for _ in range(repeats + 2):
+        dist.barrier()
+        start = time.perf_counter()
+        dist.all_reduce(values)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[2:])
+
+
+def time_collectives(folder: Path) -> None:
+    device = start_process_group(detect_world())
+    found = [{"num_bytes": size, "seconds": all_reduce_seconds(size, device)} for size in SIZES]
+    if dist.get_rank() == 0:
+        (folder / "collectives.json").write_text(json.dumps(found))
+    dist.barrier()
+    leave_process_group()
+
+
+def time_recipe(folder: Path, steps: int, exchange: str, recipe: Path, *overrides: str) -> None:
+    wrappers = Wrappers(folder, steps, exchange=exchange == "exchange")
     try:
-        run(load_recipe(Path(recipe)).with_overrides(overrides), Path(recipe).stem, wrappers=wrappers)
+        run(load_recipe(recipe).with_overrides(overrides), recipe.stem, wrappers=wrappers)
     except UserError as error:
         sys.exit(f"error: {error}")
+
+
+def main() -> None:
+    # deepspeed puts --local_rank=N before the script's own words.
+    folder, what, *rest = [word for word in sys.argv[1:] if not word.startswith("--local_rank")]
+    if what == "collectives":
+        time_collectives(Path(folder))
+    else:
+        exchange, recipe, *overrides = rest
+        time_recipe(Path(folder), int(what), exchange, Path(recipe), *overrides)
 
 
 if __name__ == "__main__":

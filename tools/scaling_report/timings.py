@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tools.scaling_report.report import OwnTimes, ReportError, Row, rate_columns
+from .report import OwnTimes, ReportError, Row, rate_columns
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from tools.scaling_report.__main__ import main
-from tools.scaling_report.calibrate import exchange_bounds, link_from_steps, unhidden_share, usable
-from tools.scaling_report.comm_model import Buckets, Cost
+from tools.scaling_report.model.calibrate import exchange_bounds, link_from_steps, unhidden_share, usable
+from tools.scaling_report.model.comm import Buckets, Cost
+from tools.scaling_report.model.topology import NETWORKS, NODE_LINKS, Link, Topology
 from tools.scaling_report.report import Collective, OwnTimes, Report, Row, load
-from tools.scaling_report.topology import NETWORKS, NODE_LINKS, Link, Topology
 
 BUCKETS = Buckets((1e6, 25e6, 24e6), (0.4, 0.7, 1.0))
 CLUSTER = Topology(1, NODE_LINKS["nvlink2"], NETWORKS["eth-1"])

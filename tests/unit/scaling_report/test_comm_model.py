@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lbtrain.errors import RecipeError
-from tools.scaling_report.comm_model import Buckets, Cost, all_reduce_s, exchange_s, exposed_s, fill_buckets
-from tools.scaling_report.topology import NETWORKS, NODE_LINKS, Topology
+from tools.scaling_report.model.comm import Buckets, Cost, all_reduce_s, exchange_s, exposed_s, fill_buckets
+from tools.scaling_report.model.topology import NETWORKS, NODE_LINKS, Topology
 
 LINK = Cost(np.array([1e-5]), np.array([1e-9]))  # 10 us, 1 GB/s
 

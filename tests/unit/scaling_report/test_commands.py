@@ -14,7 +14,8 @@ from tools.scaling_report.__main__ import COMMANDS, main
 from tools.scaling_report.advise import knee, options_for, sentence
 from tools.scaling_report.compare import is_slower
 from tools.scaling_report.ingest import rates
-from tools.scaling_report.links import fit_link
+from tools.scaling_report.model.calibrate import fit_link
+from tools.scaling_report.model.step import Prediction
 from tools.scaling_report.report import (
     Collective,
     OwnTimes,
@@ -26,7 +27,6 @@ from tools.scaling_report.report import (
     rate_columns,
     with_efficiency,
 )
-from tools.scaling_report.step_model import Prediction
 
 ROW = Row(
     gpus=8,

@@ -8,8 +8,7 @@ import torch
 from bench.hosts_prediction import run_steps, turns_at
 from bench.stopwatch import Idle
 from lab import shaped, sleeping
-from tools.scaling_report.clock import HostClock
-from tools.scaling_report.stopwatch import Stopwatch
+from tools.scaling_report.stopwatch import HostClock, Stopwatch
 from tools.scaling_report.timings import read_ranks
 
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from scipy.special import ndtri
 
-from tools.scaling_report.comm_model import Buckets
-from tools.scaling_report.jitter import Slowest, StepTimes
-from tools.scaling_report.step_model import Assumptions, Job, StepModel
-from tools.scaling_report.topology import NETWORKS, NODE_LINKS, Topology
+from tools.scaling_report.model.comm import Buckets
+from tools.scaling_report.model.jitter import Slowest, StepTimes
+from tools.scaling_report.model.step import Assumptions, Job, StepModel
+from tools.scaling_report.model.topology import NETWORKS, NODE_LINKS, Topology
 
 SHARES = (np.arange(4000) + 0.5) / 4000
 NORMAL = StepTimes(tuple(1 + 0.01 * ndtri(SHARES)), (1.0, 1.0, 1.0))

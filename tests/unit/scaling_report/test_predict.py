@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from tools.scaling_report.__main__ import main
-from tools.scaling_report.clock import HostClock
-from tools.scaling_report.comm_model import fill_buckets
-from tools.scaling_report.layers import GradientStamps, counted_layers
+from tools.scaling_report.model.comm import fill_buckets
+from tools.scaling_report.model.layers import counted_layers
 from tools.scaling_report.report import load
+from tools.scaling_report.stopwatch import GradientStamps, HostClock
 
 BUYER = [
     "predict",

@@ -5,9 +5,9 @@ step.
 import numpy as np
 import pytest
 
-from tools.scaling_report.comm_model import Buckets
-from tools.scaling_report.step_model import Assumptions, Job, Spread, StepModel
-from tools.scaling_report.topology import NETWORKS, NODE_LINKS, Topology
+from tools.scaling_report.model.comm import Buckets
+from tools.scaling_report.model.step import Assumptions, Job, Spread, StepModel
+from tools.scaling_report.model.topology import NETWORKS, NODE_LINKS, Topology
 
 JOB = Job(buckets=Buckets((1e6, 25e6, 25e6, 25e6, 24e6), (0.4, 0.5, 0.6, 0.8, 1.0)), images=32)
 CLUSTER = Topology(8, NODE_LINKS["nvlink1"], NETWORKS["eth-50"])

@@ -14,8 +14,7 @@ import torch
 from torch import nn
 
 from bench.stopwatch import own_seconds
-from tools.scaling_report.clock import Clock, HostClock, StreamClock
-from tools.scaling_report.stopwatch import Stopwatch, TimedTask
+from tools.scaling_report.stopwatch import Clock, HostClock, Stopwatch, StreamClock, TimedTask
 from tools.scaling_report.timings import read_ranks
 
 

@@ -1,18 +1,13 @@
-"""Per-layer gradient bytes and computing time of a model: counted without data or weights, or timed in a step
-of a run.
-"""
+"""Gradient bytes and multiply-adds of each layer of a model, counted without data or weights."""
 
 import difflib
 import functools
-from typing import Any
 
 import timm
 import torch
 from torch import nn
 
 from lbtrain.errors import RecipeError
-from tools.scaling_report.clock import Clock
-from tools.scaling_report.comm_model import Buckets, fill_buckets
 
 BYTES = {"fp32": 4, "tf32": 4, "fp16": 2, "bf16": 2}
 
@@ -56,36 +51,3 @@ def _multiply_adds(module: nn.Module, output: torch.Tensor) -> float:
         return 0.0
     # Each output value is the product of one row of the weight with as many inputs.
     return float(output.numel() * weight.numel() / weight.shape[0])
-
-
-class GradientStamps:
-    """Until `end`, notes when each parameter's gradient is complete. Not for a step that exchanges gradients."""
-
-    def __init__(self, model: nn.Module, clock: Clock):
-        self._clock = clock
-        self._stamps: list[tuple[float, Any]] = []
-        self._hooks = [
-            each.register_post_accumulate_grad_hook(self._stamp)
-            for each in model.parameters()
-            if each.requires_grad
-        ]
-
-    def _stamp(self, parameter: torch.Tensor) -> None:
-        self._stamps.append((float(parameter.numel() * parameter.element_size()), self._clock.stamp()))
-
-    def end(self) -> None:
-        for hook in self._hooks:
-            hook.remove()
-
-    def buckets(self, forward_start: Any, forward_end: Any) -> Buckets:
-        """From the stamps of one backward pass, which began at `forward_end`; the clock must have settled."""
-        seconds = self._clock.seconds
-        times = [forward_end, *(when for _, when in self._stamps)]
-        layers = [
-            (num_bytes, seconds(before, after))
-            for (num_bytes, after), before in zip(self._stamps, times, strict=False)
-        ]
-        return fill_buckets(
-            layers[::-1],
-            forward_share=seconds(forward_start, forward_end) / seconds(forward_start, times[-1]),
-        )

@@ -1,14 +1,22 @@
-"""Changes to a predicted cluster or job: `bandwidth=2x,micro_batch=64,accumulation=2,dtype=bf16,zero=1`."""
+"""From what was measured to a prediction: the one road, whether flags or a measured run told the baseline.
+
+`WhatIf` holds changes to the cluster or the job: `bandwidth=2x,micro_batch=64,accumulation=2,dtype=bf16,zero=1`.
+"""
 
 import argparse
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from lbtrain.errors import RecipeError
-from tools.scaling_report.layers import BYTES
-from tools.scaling_report.step_model import Job
-from tools.scaling_report.topology import GPUS, Topology, preset
+
+from .model.comm import Algorithm
+from .model.layers import BYTES
+from .model.step import Assumptions, Job, Prediction, StepModel
+from .model.topology import GPUS, Topology, preset
+
+Mode = Literal["weak", "strong"]
 
 
 @dataclass(frozen=True)
@@ -103,3 +111,44 @@ _READ = {
     "dtype": lambda text: {name: name for name in BYTES}[text],
     "zero": lambda text: {"0": 0, "1": 1, "2": 2, "3": 3}[text],
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Baseline:
+    """One measured throughput with the job and the cluster that gave it. `images_per_s` is of all `gpus`."""
+
+    job: Job
+    topology: Topology
+    images_per_s: float
+    gpus: int
+    exchanged: str = "fp32"
+    gpu: str | None = None
+    network: str
+    algorithm: Algorithm = "auto"
+    assumptions: Assumptions | None = None
+
+    def predict(
+        self, sizes: Sequence[int], *, what_if: WhatIf | None = None, mode: Mode = "weak"
+    ) -> list[Prediction]:
+        """Predict `sizes`; efficiency is against the measured throughput, whatever `what_if` changes."""
+        what_if = what_if or WhatIf()
+        asked = what_if.job(self.job, exchanged=self.exchanged, gpu=self.gpu)
+        return self._model(asked, what_if.topology(self.topology)).predict(
+            sizes,
+            calibrated=self._model(self.job, self.topology),
+            measured_step_s=self.job.step_images * self.gpus / self.images_per_s,
+            measured_on=self.gpus,
+            global_batch=int(self.gpus * asked.step_images) if mode == "strong" else None,
+        )
+
+    def _model(self, job: Job, topology: Topology) -> StepModel:
+        return StepModel(job, topology, algorithm=self.algorithm, assumptions=self.assumptions)
+
+    def asked(self) -> dict[str, Any]:
+        return {
+            "images_per_sec": self.images_per_s,
+            "measured_on": self.gpus,
+            "micro_batch": self.job.images,
+            "network": self.network,
+            "gpu": self.gpu,
+        }

@@ -24,7 +24,7 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from tools.scaling_report.topology import Topology
+from .topology import Topology
 
 FloatArray = npt.NDArray[np.float64]
 Algorithm = Literal["auto", "ring", "tree", "halving-doubling", "parameter-server"]

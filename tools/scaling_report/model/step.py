@@ -16,7 +16,8 @@ import numpy as np
 from scipy.special import ndtri
 
 from lbtrain.errors import RecipeError
-from tools.scaling_report.comm_model import (
+
+from .comm import (
     FORWARD_SHARE,
     Algorithm,
     Buckets,
@@ -25,8 +26,8 @@ from tools.scaling_report.comm_model import (
     exchange_s,
     exposed_s,
 )
-from tools.scaling_report.jitter import Slowest, StepTimes
-from tools.scaling_report.topology import Link, Topology
+from .jitter import Slowest, StepTimes
+from .topology import Link, Topology
 
 _DRAWS = 2000
 
