@@ -11,7 +11,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from tools.recipe_file import contract_field, load_recipe
+from .recipe_file import contract_field, load_recipe
 
 FOLDER = Path(__file__).parents[1] / "recipes"
 

@@ -22,7 +22,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from lbtrain.launch.hostfile import HostfileError, read_hostfile
-from tools.doctor.judge import Answer, Finding, Pair, judge, rounds
+
+from .judge import Answer, Finding, Pair, judge, rounds
 
 _PROBE = Path(__file__).with_name("probe.py")
 _TIMEOUT_S = 90

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tools.doctor.probe import PACKAGES
+from .probe import PACKAGES
 
 # A host this much worse than the median is named: it will be the straggler that all others wait for.
 OUTLIER = 0.20

@@ -114,19 +114,19 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace, words: Sequence[str]) -> str:
     """Does what the `words` of the command line ask for; returns the text for the terminal of rank 0."""
-    from tools.landscape.runs import Run
+    from .runs import Run
 
     if options.command == "batch":
-        from tools.landscape.batch import batch
+        from .batch import batch
 
         return batch(Run(options.run), options.until_loss)
     if options.command == "layers":
-        from tools.landscape.layers import layers
+        from .layers import layers
 
         return layers(Run(options.run))
     if options.command == "sweep":
-        from tools.landscape.sweep import Question, sweep
-        from tools.recipe_file import load_recipe
+        from ..recipe_file import load_recipe
+        from .sweep import Question, sweep
 
         asked = (
             tuple(options.batches),
@@ -143,15 +143,15 @@ def _run(options: argparse.Namespace, words: Sequence[str]) -> str:
             out,
             command=shlex.join(["python", "-m", "tools.landscape", *words]),
         )
-    from tools.landscape.runs import DistContext, LossOptions
+    from .runs import DistContext, LossOptions
 
     context, loss = DistContext.join(), LossOptions(options.examples, options.micro_batch, options.batch_norm)
     if options.command == "compare":
-        from tools.landscape.compare import compare
+        from .compare import compare
 
         out = options.out or options.large / "landscape" / "compare"
         return compare(Run(options.small), Run(options.large), out, context, loss)
-    from tools.landscape.measures import Measures
+    from .measures import Measures
 
     measures = Measures(Run(options.run), context, loss)
     return measures.text(measures.sharpness() if options.command == "sharpness" else measures.spectrum())

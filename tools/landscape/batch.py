@@ -12,10 +12,11 @@ from typing import Any
 from lbtrain.errors import RecipeError
 from lbtrain.plan.plan import make_plan
 from lbtrain.runs.records import write_whole
-from tools.landscape import chart, page
-from tools.landscape.noise import REMEDY, Advice, Window, advise, batch_schedule, windows
-from tools.landscape.runs import Run
-from tools.study.report import origin_of
+
+from ..study.report import origin_of
+from . import chart, page
+from .noise import REMEDY, Advice, Window, advise, batch_schedule, windows
+from .runs import Run
 
 
 def batch(run: Run, until_loss: float | None = None) -> str:

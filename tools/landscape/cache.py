@@ -21,7 +21,8 @@ from torch import Tensor
 
 from lbtrain.analysis import Objective
 from lbtrain.runs.records import write_whole
-from tools.landscape.runs import DistContext
+
+from .runs import DistContext
 
 MEANING = 2
 """Raised where a measurement comes to mean something else: what was kept before is then measured anew."""

@@ -14,7 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from lbtrain.analysis.hessian import Density
-from tools.landscape.noise import Advice, Window
+
+from .noise import Advice, Window
 
 # Okabe & Ito's colours, told apart by colour-blind eyes and in print.
 BLUE, ORANGE, GREEN, PINK = "#0072B2", "#D55E00", "#009E73", "#CC79A7"

@@ -14,10 +14,11 @@ from lbtrain.nn import GhostStatistics
 from lbtrain.runs.provenance import commit, hardware
 from lbtrain.runs.records import write_whole
 from lbtrain.tasks import create_task
-from tools.landscape import chart, page
-from tools.landscape.cache import Bars, cached
-from tools.landscape.measures import BOXES, Measures, check_same_network
-from tools.landscape.runs import DistContext, LossOptions, Run
+
+from . import chart, page
+from .cache import Bars, cached
+from .measures import BOXES, Measures, check_same_network
+from .runs import DistContext, LossOptions, Run
 
 ALPHAS = [round(-0.5 + 0.1 * number, 2) for number in range(21)]
 """Places on the line: 0 is the first run, 1 the second."""

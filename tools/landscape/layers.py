@@ -3,8 +3,9 @@ are beside its weights.
 """
 
 from lbtrain.errors import RecipeError
-from tools.landscape import chart
-from tools.landscape.runs import Run
+
+from . import chart
+from .runs import Run
 
 
 def layers(run: Run) -> str:

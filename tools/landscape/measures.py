@@ -6,9 +6,10 @@ from typing import Any
 
 from lbtrain.analysis import ascent_sharpness, box_sharpness, spectral_density, top_eigenvalues, trace
 from lbtrain.errors import RecipeError
-from tools.landscape import chart
-from tools.landscape.cache import Bars, Watched, cached
-from tools.landscape.runs import DistContext, LossOptions, Run
+
+from . import chart
+from .cache import Bars, Watched, cached
+from .runs import DistContext, LossOptions, Run
 
 ITERATIONS = 10
 BOXES = (1e-3, 5e-4)

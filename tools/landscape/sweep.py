@@ -23,11 +23,12 @@ from lbtrain.plan.statistics import model_statistics
 from lbtrain.recipe import Recipe
 from lbtrain.runs.directory import RunDirectory
 from lbtrain.runs.records import write_whole
-from tools.landscape import chart, page
-from tools.landscape.cache import Bars
-from tools.landscape.noise import advise, windows
-from tools.landscape.runs import Run
-from tools.study.report import origin_of, provenance_of
+
+from ..study.report import origin_of, provenance_of
+from . import chart, page
+from .cache import Bars
+from .noise import advise, windows
+from .runs import Run
 
 
 @dataclass(frozen=True)

@@ -20,11 +20,12 @@ from pathlib import Path
 
 from lbtrain.errors import RecipeError, UserError
 from lbtrain.tasks import primary_metric_of
-from tools.recipe_file import load_recipe
-from tools.study import sweep
-from tools.study.jobs import Job, check_names_differ, launch_in_words, run_jobs, seeds_in_words
-from tools.study.report import Arm, write_report
-from tools.study.worker import check_unchanged
+
+from ..recipe_file import load_recipe
+from . import sweep
+from .jobs import Job, check_names_differ, launch_in_words, run_jobs, seeds_in_words
+from .report import Arm, write_report
+from .worker import check_unchanged
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:

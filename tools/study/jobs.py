@@ -22,7 +22,9 @@ from rich.progress import (
 
 from lbtrain.errors import RecipeError, UserError
 
-WORKER = str(Path(__file__).with_name("worker.py"))
+from ..kit.start import launched
+
+WORKER = launched("study.worker")
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ def launch_command(launcher: str, ranks: int, worker_words: list[str]) -> list[s
         "torchrun": [str(bin_folder / "torchrun"), "--nproc_per_node", str(ranks)],
         "python": [sys.executable],
     }
-    return [*commands[launcher], WORKER, *worker_words]
+    return [*commands[launcher], *WORKER, *worker_words]
 
 
 def run_jobs(jobs: list[Job], out: Path, *, launcher: str, ranks: int) -> None:

@@ -13,8 +13,8 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tools.study.report import look, plt
-from tools.study.sweep_report import batch_axis, crosses, down_to_zero, name_the_crosses
+from .report import look, plt
+from .sweep_report import batch_axis, crosses, down_to_zero, name_the_crosses
 
 ROOT = Path(__file__).parents[2]
 PUBLISHED = Path(__file__).with_name("published.csv")

@@ -20,9 +20,9 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-from tools import catalogue
-from tools.catalogue import FOLDER as RECIPES
-from tools.recipe_file import contract_field, load_recipe
+from .. import catalogue
+from ..catalogue import FOLDER as RECIPES
+from ..recipe_file import contract_field, load_recipe
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"

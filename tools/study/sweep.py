@@ -27,10 +27,11 @@ from pathlib import Path
 from lbtrain import Recipe
 from lbtrain.errors import RecipeError, UserError
 from lbtrain.tasks import PrimaryMetric, primary_metric_of
-from tools.recipe_file import load_recipe
-from tools.study.jobs import Job, check_names_differ, run_jobs, seeds_in_words
-from tools.study.sweep_report import Point, write_report
-from tools.study.worker import check_unchanged
+
+from ..recipe_file import load_recipe
+from .jobs import Job, check_names_differ, run_jobs, seeds_in_words
+from .sweep_report import Point, write_report
+from .worker import check_unchanged
 
 
 @dataclass(frozen=True)

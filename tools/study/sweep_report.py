@@ -13,8 +13,9 @@ from typing import Any
 from matplotlib.axes import Axes
 
 from lbtrain.tasks import PrimaryMetric
-from tools.study.jobs import Job
-from tools.study.report import cell, certainty, error_axis, look, origin_of, plt, provenance_of
+
+from .jobs import Job
+from .report import cell, certainty, error_axis, look, origin_of, plt, provenance_of
 
 
 @dataclass(frozen=True)

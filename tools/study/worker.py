@@ -1,5 +1,5 @@
-"""One rank of a study: runs every job of a list, one after the other, in one process group. Started by a
-launcher, not by hand.
+"""One rank of a study: runs every job of a list, one after the other, in one process group. A launcher starts
+it through tools/kit/start.py; nobody does by hand.
 """
 
 import json
@@ -7,15 +7,14 @@ import os
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[2]))  # launchers start this file by its path, from any folder
-
 from lbtrain.errors import Diverged, RecipeError
 from lbtrain.launch.world import leave_process_group
 from lbtrain.main import run
 from lbtrain.runs.directory import RunDirectory
 from lbtrain.runs.records import write_whole
-from tools.recipe_file import load_recipe
-from tools.study.jobs import Job
+
+from ..recipe_file import load_recipe
+from .jobs import Job
 
 
 def check_unchanged(jobs: list[Job]) -> None:
@@ -53,11 +52,6 @@ def work(jobs: list[Job]) -> None:
 
 
 if __name__ == "__main__":
-    words = [word for word in sys.argv[1:] if not word.startswith("--local_rank")]
-    work(
-        [
-            Job(entry["recipe"], tuple(entry["words"]), entry["run_dir"])
-            for entry in json.loads(Path(words[0]).read_text())
-        ]
-    )
+    listed = json.loads(Path(sys.argv[1]).read_text())
+    work([Job(entry["recipe"], tuple(entry["words"]), entry["run_dir"]) for entry in listed])
     leave_process_group()

@@ -6,7 +6,8 @@ import sys
 from torch.multiprocessing import ProcessRaisedException
 
 from lbtrain.errors import UserError
-from tools.verify import optim
+
+from . import optim
 
 
 def main(arguments: list[str] | None = None) -> int:

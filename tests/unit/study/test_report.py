@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -275,9 +276,29 @@ def test_the_worker_starts_from_any_folder_by_its_path_alone(tmp_path):
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     (tmp_path / "jobs.json").write_text("[]")
     started = subprocess.run(
-        [sys.executable, WORKER, "jobs.json"],
+        [sys.executable, WORKER[0], "--local_rank=0", *WORKER[1:], "jobs.json"],
         cwd=tmp_path,
         env=environment,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert started.returncode == 0, started.stderr
+
+
+def test_the_worker_starts_where_the_tools_are_a_part_of_an_installed_lbtrain(tmp_path):
+    """There the package is called lbtrain.tools, and nothing else on the path is called tools."""
+    installed = tmp_path / "site-packages"
+    ignored = shutil.ignore_patterns("__pycache__", "*.png")
+    shutil.copytree(ROOT / "lbtrain", installed / "lbtrain", ignore=ignored)
+    shutil.copytree(ROOT / "tools", installed / "lbtrain" / "tools", ignore=ignored)
+    (tmp_path / "jobs.json").write_text("[]")
+    start = installed / "lbtrain/tools/kit/start.py"
+    started = subprocess.run(
+        [sys.executable, start, "study.worker", "jobs.json"],
+        cwd=tmp_path,
+        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
         capture_output=True,
         text=True,
         timeout=100,

@@ -1,0 +1,1 @@
+"""What the tools share: tables, charts, pages, progress, publishing, and how a launcher starts them."""

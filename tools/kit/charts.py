@@ -1,0 +1,155 @@
+"""Charts: what they have in common, as a picture (PNG) and as a part of a page (SVG)."""
+
+import html
+import io
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+# Okabe & Ito's colours, told apart by colour-blind eyes and in print.
+BLUE, ORANGE, GREEN, PINK, AMBER, SKY = COLOURS = (
+    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9",
+)  # fmt: skip
+GREY = "#888888"
+_DASHES = ("-", "--", ":", "-.")
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One chart: `draw` fills the axes that it is given. `alt` says what is to be seen, for those who cannot see
+    it; `width` and `height` are in inches.
+    """
+
+    title: str
+    alt: str
+    draw: Callable[[Axes], None]
+    width: float = 5.4
+    height: float = 4.3
+
+    def into(self, figure: Any) -> None:
+        axes = figure.subplots()
+        axes.set_title(self.title, fontsize=11)
+        self.draw(axes)
+
+
+def save(charts: Sequence[Chart], path: Path) -> Path:
+    """The charts beside each other in one picture (PNG); returns `path`."""
+    widths = [chart.width for chart in charts]
+    figure = Figure(figsize=(sum(widths), max(chart.height for chart in charts)), layout="constrained")
+    parts = figure.subfigures(1, len(charts), width_ratios=widths, squeeze=False)[0]
+    for chart, part in zip(charts, parts, strict=True):
+        chart.into(part)
+    figure.savefig(path, dpi=130)
+    return path
+
+
+_INK = "#010203"
+"""What is drawn in this colour takes that of the text around it."""
+
+
+def as_svg(chart: Chart) -> str:
+    """The chart as an element of a page, without a background, in the page's own ink."""
+    inks = ("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color")
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "", **dict.fromkeys(inks, _INK)}):
+        figure = Figure(figsize=(chart.width, chart.height), layout="constrained")
+        chart.into(figure)
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    drawing = re.sub(r"(?s)<metadata>.*?</metadata>", "", buffer.getvalue()).replace(_INK, "currentColor")
+    box, body = re.search(r'(?s)<svg [^>]*?(viewBox="[^"]*")[^>]*>(.*)', drawing).groups()  # type: ignore[union-attr]
+    # Several charts stand on one page, and each has an axes_1.
+    prefix = re.sub(r"\W+", "-", chart.title.lower()) + "-"
+    body = re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{prefix}", body)
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" {box} role="img" '
+        f'aria-label="{html.escape(chart.alt)}"><title>{html.escape(chart.title)}</title>{body.strip()}'
+    )
+
+
+def ink() -> str:
+    """The colour of text: what stands out from the background."""
+    return str(matplotlib.rcParams["text.color"])
+
+
+def look(number: int) -> dict[str, Any]:
+    """Colour and dashes of curve `number` (from 0), as matplotlib takes them: the colours repeat, with other
+    dashes.
+    """
+    return {
+        "color": COLOURS[number % len(COLOURS)],
+        "linestyle": _DASHES[number // len(COLOURS) % len(_DASHES)],
+    }
+
+
+def tidy(axes: Axes, *, legend: bool = True) -> None:
+    """A frame and a grid that stay in the background, plain numbers on logarithmic axes, and the legend."""
+    axes.grid(alpha=0.25, which="both")
+    axes.spines[["top", "right"]].set_visible(False)
+    for axis in (axes.xaxis, axes.yaxis):
+        if axis.get_scale() == "log":
+            plain_numbers(axis)
+    if legend:
+        axes.legend(frameon=False, fontsize=9)
+
+
+def legend_below(axes: Axes, *others: Axes) -> None:
+    """Outside the axes, where it hides nothing."""
+    handles = [handle for each in (axes, *others) for handle in each.get_legend_handles_labels()[0]]
+    axes.figure.legend(handles=handles, frameon=False, fontsize=9, loc="outside lower center", ncols=2)
+
+
+def plain_numbers(axis: Axis) -> None:
+    """Of a logarithmic axis; where it is short, 2 and 5 are written too, or it would carry one number or
+    none.
+    """
+    low, high = axis.get_view_interval()
+    if high < 300 * low:
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def batch_axis(axes: Axes, sizes: Sequence[int], labels: Sequence[str]) -> None:
+    """Batch sizes as equal steps of doubling, marked where something was measured."""
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(sizes, labels)
+    axes.minorticks_off()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25)
+
+
+def error_axis(axes: Axes, means: Sequence[float | None]) -> None:
+    """Linear below 1%, so that an error of 0 has a place, logarithmic above, so that 1% and 2% can be told
+    apart. It begins at a mark at or below half the best of `means`: where nothing comes near 0, the axis does
+    not either.
+    """
+    marks = (0, 1, 2, 5, 10, 20, 50, 100)
+    best = min((mean for mean in means if mean is not None), default=0.0)
+    axes.set_yscale("symlog", linthresh=1, linscale=0.5)
+    axes.set_yticks(marks, [str(mark) for mark in marks])
+    axes.set_ylim(max(mark for mark in marks if mark <= best / 2), 100)
+
+
+def down_to_zero(means: Sequence[float], widths: Sequence[float]) -> tuple[list[float], list[float]]:
+    """Bars of these widths, below and above, for a quantity that cannot be negative."""
+    return [min(mean, width) for mean, width in zip(means, widths, strict=True)], list(widths)
+
+
+def crosses(axes: Axes, places: Sequence[float], colour: Any, *, top: bool = True, label: str | None) -> None:
+    """Where runs diverged: at the worse edge of the chart, since they have no score."""
+    if len(places):
+        edge = dict(transform=axes.get_xaxis_transform(), clip_on=False)
+        axes.plot(places, [1.0 if top else 0.0] * len(places), "x", color=colour, label=label, **edge)
+
+
+def name_the_crosses(axes: Axes) -> None:
+    """In the legend, once for all arms."""
+    axes.plot([], [], "x", color=ink(), label="runs that diverged")

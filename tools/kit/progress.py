@@ -1,0 +1,44 @@
+"""How far something is and how long it will take: a bar on a terminal, lines of text elsewhere."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+
+@contextlib.contextmanager
+def bar(
+    what: str, at_most: int, *, done: int = 0, enabled: bool = True, stderr: bool = False
+) -> Iterator[Callable[..., None]]:
+    """Yields the function that moves the bar by one; `at_most` - `done` calls of it are expected.
+
+    Where there is no terminal, a call with a note (what has just been finished) writes a line, and one without
+    does at every tenth. `stderr`: beside output that may be read by a program.
+    """
+    if not enabled:
+        yield lambda note="": None
+        return
+    console = Console(stderr=stderr)
+    columns = TextColumn("{task.description:<34}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    with Progress(*columns, TextColumn("ETA"), TimeRemainingColumn(), console=console) as progress:
+        task = progress.add_task(what, total=at_most, completed=done)
+
+        def tick(note: str = "") -> None:
+            progress.advance(task)
+            count = int(progress.tasks[task].completed)
+            if console.is_terminal or not (note or count % max(1, at_most // 10) == 0):
+                return
+            left = progress.tasks[task].time_remaining
+            eta = "" if left is None else f", ETA {left:.0f} s"
+            print(f"{what}: {count} of {at_most}{eta}{note and f': {note}'}", file=console.file, flush=True)
+
+        yield tick
+        progress.update(task, total=progress.tasks[task].completed)
