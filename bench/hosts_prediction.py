@@ -31,7 +31,7 @@ from tools.scaling_report.measure import Study
 from tools.scaling_report.model.step import Prediction
 from tools.scaling_report.report import Collective, Report, Row, with_efficiency
 from tools.scaling_report.timings import RankTimes, own_times, read_ranks, summarize
-from tools.study.publish import with_block
+from tools.kit.publish import with_block
 
 ROOT = Path(__file__).parents[1]
 AIM = 0.05  # of efficiency on four hosts

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from bench import rows
-from tools.study.publish import with_block
+from tools.kit.publish import with_block
 
 ROOT = Path(__file__).parents[1]
 PAGE, PICTURE, README = ROOT / "docs" / "results.md", ROOT / "docs" / "results.png", ROOT / "README.md"

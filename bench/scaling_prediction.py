@@ -32,7 +32,7 @@ from tools.scaling_report.model.comm import Algorithm
 from tools.scaling_report.model.step import Assumptions, Prediction, Spread
 from tools.scaling_report.model.topology import GPUS, NETWORKS
 from tools.scaling_report.question import Question
-from tools.study.publish import with_block
+from tools.kit.publish import with_block
 
 Row = dict[str, str]
 

@@ -2,7 +2,7 @@
 
 from bench.rows import read
 from tests.faults.times import PAGE, table
-from tools.study.publish import with_block
+from tools.kit.publish import with_block
 
 
 def test_the_page_shows_the_rows():

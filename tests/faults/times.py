@@ -19,7 +19,7 @@ from pathlib import Path
 from bench import rows
 from lbtrain import Recipe
 from tests.faults.jobs import Break, Job, left_behind
-from tools.study.publish import with_block
+from tools.kit.publish import with_block
 
 PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
 LOST, SAVED = 4, 75

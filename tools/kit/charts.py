@@ -24,8 +24,8 @@ _DASHES = ("-", "--", ":", "-.")
 
 @dataclass(frozen=True)
 class Chart:
-    """One chart: `draw` fills the axes that it is given. `alt` says what is to be seen, for those who cannot see
-    it; `width` and `height` are in inches.
+    """One chart: `draw` fills the axes that it is given. `alt` says what is to be seen, for those who cannot
+    see it; `width` and `height` are in inches.
     """
 
     title: str
@@ -53,24 +53,27 @@ def save(charts: Sequence[Chart], path: Path) -> Path:
 
 _INK = "#010203"
 """What is drawn in this colour takes that of the text around it."""
+_INKS: Any = dict.fromkeys(
+    ("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color"), _INK
+)
 
 
 def as_svg(chart: Chart) -> str:
     """The chart as an element of a page, without a background, in the page's own ink."""
-    inks = ("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color")
     buffer = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "", **dict.fromkeys(inks, _INK)}):
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "", **_INKS}):
         figure = Figure(figsize=(chart.width, chart.height), layout="constrained")
         chart.into(figure)
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     drawing = re.sub(r"(?s)<metadata>.*?</metadata>", "", buffer.getvalue()).replace(_INK, "currentColor")
-    box, body = re.search(r'(?s)<svg [^>]*?(viewBox="[^"]*")[^>]*>(.*)', drawing).groups()  # type: ignore[union-attr]
+    head, _, body = drawing[drawing.index("<svg") :].partition(">")
+    box = head[head.index("viewBox") :].partition('"')[2].partition('"')[0]
     # Several charts stand on one page, and each has an axes_1.
     prefix = re.sub(r"\W+", "-", chart.title.lower()) + "-"
     body = re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{prefix}", body)
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" {box} role="img" '
-        f'aria-label="{html.escape(chart.alt)}"><title>{html.escape(chart.title)}</title>{body.strip()}'
+        '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+        f'viewBox="{box}" role="img" aria-label="{html.escape(chart.alt)}"><title>{html.escape(chart.title)}</title>{body.strip()}'
     )
 
 
@@ -146,7 +149,7 @@ def down_to_zero(means: Sequence[float], widths: Sequence[float]) -> tuple[list[
 def crosses(axes: Axes, places: Sequence[float], colour: Any, *, top: bool = True, label: str | None) -> None:
     """Where runs diverged: at the worse edge of the chart, since they have no score."""
     if len(places):
-        edge = dict(transform=axes.get_xaxis_transform(), clip_on=False)
+        edge: Any = dict(transform=axes.get_xaxis_transform(), clip_on=False)
         axes.plot(places, [1.0 if top else 0.0] * len(places), "x", color=colour, label=label, **edge)
 
 

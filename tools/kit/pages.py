@@ -55,7 +55,8 @@ def bullets(lines: Sequence[str]) -> str:
 
 def pictures(charts: Sequence[Chart]) -> str:
     """Beside each other where there is room."""
-    return '<div class="charts">' + "".join(f"<figure>{as_svg(chart)}</figure>" for chart in charts) + "</div>"
+    figures = "".join(f"<figure>{as_svg(chart)}</figure>" for chart in charts)
+    return f'<div class="charts">{figures}</div>'
 
 
 def small_print(text: str) -> str:

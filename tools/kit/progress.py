@@ -20,7 +20,7 @@ def bar(
 ) -> Iterator[Callable[..., None]]:
     """Yields the function that moves the bar by one; `at_most` - `done` calls of it are expected.
 
-    Where there is no terminal, a call with a note (what has just been finished) writes a line, and one without
+    Where there is no terminal, a call with a note (what has just finished) writes a line, and one without
     does at every tenth. `stderr`: beside output that may be read by a program.
     """
     if not enabled:

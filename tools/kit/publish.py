@@ -1,25 +1,26 @@
-"""Puts results into the repository: their numbers as data, their picture, and their text on a page, so that no
-figure is typed by hand.
+"""Puts results into the repository: their numbers as data, their picture, and their text on a page, so that
+no figure is typed by hand.
 """
 
 import argparse
 import os
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
+
+from lbtrain.errors import RecipeError
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 
 
 def with_block(text: str, name: str, new: str) -> str:
-    """`text` with what stands between `<!-- NAME -->` and `<!-- /NAME -->` replaced. Raises ValueError if the
-    markers are not there.
+    """`text` with what stands between `<!-- NAME -->` and `<!-- /NAME -->` replaced. Raises RecipeError if
+    the markers are not there.
     """
     start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
     if text.count(start) != 1 or text.count(end) != 1:
-        raise ValueError(f"the page needs the markers {start} and {end}, once each")
+        raise RecipeError(f"the page needs the markers {start} and {end}, once each")
     return re.sub(rf"(?s){re.escape(start)}.*{re.escape(end)}", lambda _: f"{start}\n{new}\n{end}", text)
 
 
@@ -28,24 +29,23 @@ def picture_beside(page: Path, name: str) -> str:
     return os.path.relpath(ROOT / "docs" / f"{name}.png", page.resolve().parent)
 
 
-def publish(folder: Path, kind: str, name: str, page: Path, block: Callable[[], str]) -> None:
-    """Writes the block between the NAME markers of `page`, and copies KIND.json of `folder` to results/NAME.json
-    and KIND.png to docs/NAME.png. Raises ValueError, before anything is written, if the page has no markers.
+def publish(folder: Path, kind: str, name: str, page: Path, block: str) -> None:
+    """Writes the block between the NAME markers of `page`, and copies KIND.json of `folder` to
+    results/NAME.json and KIND.png to docs/NAME.png. Raises RecipeError, before anything is written, if the
+    page has no markers.
     """
-    text = with_block(page.read_text(), name, block())
+    text = with_block(page.read_text(), name, block)
     shutil.copy(folder / f"{kind}.json", ROOT / "results" / f"{name}.json")
     shutil.copy(folder / f"{kind}.png", ROOT / "docs" / f"{name}.png")
     page.write_text(text)
 
 
-def parser(command: str, doc: str | None, folder: str) -> argparse.ArgumentParser:
-    """The options that both publishers have; `folder` says what FOLDER is."""
-    made = argparse.ArgumentParser(
-        command, description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+def add_options(options: argparse.ArgumentParser) -> None:
+    """The options of every publisher."""
+    options.add_argument("--name", required=True, help="The name of the result and of the page's markers.")
+    options.add_argument(
+        "--page",
+        type=Path,
+        default=README,
+        help="The page that shows table and picture (default: README.md).",
     )
-    made.add_argument("folder", type=Path, metavar="FOLDER", help=folder)
-    made.add_argument("--name", required=True, help="The name of the result and of the markers on the page.")
-    made.add_argument(
-        "--page", type=Path, default=README, help="The page that shows the table and the picture (README.md)."
-    )
-    return made

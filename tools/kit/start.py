@@ -14,7 +14,7 @@ from pathlib import Path
 
 
 def launched(module: str) -> list[str]:
-    """The words with which a launcher starts `module`, named from the folder of the tools ("study.worker")."""
+    """The words with which a launcher starts `module`, such as "study.worker"."""
     return [str(Path(__file__).resolve()), module]
 
 

@@ -11,7 +11,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from ..study.publish import ROOT, with_block
+from ..kit.publish import ROOT, with_block
 from .page import number, percent
 from .report import Report, ReportError, load
 

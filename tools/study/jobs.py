@@ -11,17 +11,9 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-
 from lbtrain.errors import RecipeError, UserError
 
+from ..kit.progress import bar
 from ..kit.start import launched
 
 WORKER = launched("study.worker")
@@ -115,27 +107,15 @@ def run_jobs(jobs: list[Job], out: Path, *, launcher: str, ranks: int) -> None:
 
 
 def _watch(started: "subprocess.Popen[bytes]", jobs: list[Job]) -> None:
-    columns = [
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("ETA"),
-        TimeRemainingColumn(),
-    ]
-    seen = {job.run_dir for job in jobs if job.ended}
-    with Progress(*columns) as progress:
-        task = progress.add_task("runs", total=len(jobs), completed=len(seen))
+    waiting = [job for job in jobs if not job.ended]
+    with bar("runs", len(jobs), done=len(jobs) - len(waiting)) as tick:
         running = True
         while running:
             running = started.poll() is None
             time.sleep(0.5 if running else 0)
-            for job in jobs:
-                if job.run_dir not in seen and job.ended:
-                    seen.add(job.run_dir)
-                    progress.update(task, completed=len(seen))
-                    if not progress.console.is_terminal:
-                        print(f"{len(seen)} of {len(jobs)} runs done: {job.run_dir}", flush=True)
+            for job in [job for job in waiting if job.ended]:
+                waiting.remove(job)
+                tick(job.run_dir)
 
 
 def _has_gpu() -> bool:

@@ -13,10 +13,11 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .report import look, plt
-from .sweep_report import batch_axis, crosses, down_to_zero, name_the_crosses
+from matplotlib.figure import Figure
 
-ROOT = Path(__file__).parents[2]
+from ..kit.charts import batch_axis, crosses, down_to_zero, look, name_the_crosses
+from ..kit.publish import ROOT
+
 PUBLISHED = Path(__file__).with_name("published.csv")
 PICTURE = ROOT / "docs" / "large_batch.png"
 
@@ -75,7 +76,8 @@ def draw(ours: dict[str, list[Curve]], theirs: dict[str, list[Curve]], path: Pat
     what it is.
     """
     columns = max(len(ours), len(theirs))
-    figure, grid = plt.subplots(2, columns, figsize=(4.6 * columns, 8), layout="constrained", squeeze=False)
+    figure = Figure(figsize=(4.6 * columns, 8), layout="constrained")
+    grid = figure.subplots(2, columns, squeeze=False)
     for row, (panels, label) in enumerate(
         ((ours, "measured here"), (theirs, "published, not measured here"))
     ):
@@ -86,7 +88,6 @@ def draw(ours: dict[str, list[Curve]], theirs: dict[str, list[Curve]], path: Pat
             axes.set_title(f"{title}\n({label})", fontsize=10)
             axes.set_facecolor("white" if panels is ours else "#f2f2f2")
     figure.savefig(path, dpi=110)
-    plt.close(figure)
 
 
 def _panel(axes: Any, curves: list[Curve]) -> None:
@@ -105,7 +106,7 @@ def _panel(axes: Any, curves: list[Curve]) -> None:
         )
         # A little aside, so that one does not hide the other.
         lost = [size * 1.06 ** (number - len(curves) / 2) for size in curve.diverged]
-        crosses(axes, lost, look(number)["color"], top=True, label=None)
+        crosses(axes, lost, look(number)["color"], label=None)
     if any(curve.diverged for curve in curves):
         name_the_crosses(axes)
     sizes = sorted({size for curve in curves for size in (*curve.batch_sizes, *curve.diverged)})
@@ -114,7 +115,7 @@ def _panel(axes: Any, curves: list[Curve]) -> None:
     names = ["" if size in crowded else _name(size) for size in sizes]
     batch_axis(axes, sizes, names)
     axes.tick_params("x", labelsize=8)
-    axes.set(xlabel="images a step", ylabel="top-1 error (%), mean ± 2 standard deviations")
+    axes.set(xlabel="images per step", ylabel="top-1 error (%), mean ± 2 standard deviations")
     axes.yaxis.label.set_fontsize(8)
     axes.legend(frameon=False, fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.15))
 

@@ -10,22 +10,21 @@ arms were changed with --set measured no recipe, and is refused. A recipe that a
 its line, unless that is the arm of a sweep (at the recipe's own batch size) and this is a study.
 """
 
-import argparse
 import json
-import os
 import re
-import shutil
 import sys
 import textwrap
 from pathlib import Path
 from typing import Any
 
+from lbtrain.errors import RecipeError
+
 from .. import catalogue
 from ..catalogue import FOLDER as RECIPES
+from ..kit import command
+from ..kit.publish import README, add_options, picture_beside, publish
 from ..recipe_file import contract_field, load_recipe
 
-ROOT = Path(__file__).parents[2]
-README = ROOT / "README.md"
 _SWEEP = "as an arm of the sweep"
 
 
@@ -33,32 +32,26 @@ def block(study: dict[str, Any], name: str, page: Path = README) -> str:
     """The page's text for a study or a sweep: table, verdict, picture, origin."""
     lines = "\n".join(f"- {line}" for line in study["verdicts"])
     seen = study.get("title", "curves of every run")
-    picture = os.path.relpath(ROOT / "docs" / f"{name}.png", page.parent)
-    parts = [study["table"], lines, f"![{seen}]({picture})", f"<sub>{study['provenance']}</sub>"]
+    parts = [
+        study["table"],
+        lines,
+        f"![{seen}]({picture_beside(page, name)})",
+        f"<sub>{study['provenance']}</sub>",
+    ]
     return "\n\n".join(part for part in parts if part)
-
-
-def with_block(text: str, name: str, new: str) -> str:
-    """`text` with what stands between `<!-- NAME -->` and `<!-- /NAME -->` replaced. Raises ValueError if the
-    markers are not there.
-    """
-    start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
-    if text.count(start) != 1 or text.count(end) != 1:
-        raise ValueError(f"the page needs the markers {start} and {end}, once each")
-    return re.sub(rf"(?s){re.escape(start)}.*{re.escape(end)}", lambda _: f"{start}\n{new}\n{end}", text)
 
 
 def measured(study: dict[str, Any], name: str) -> dict[str, str]:
     """What the contracts of recipes say of their measurement, by recipe. `study`: study.json or sweep.json,
     to become results/NAME.json.
 
-    Raises ValueError for a study whose arms are not the recipes that they are named after.
+    Raises RecipeError for a study whose arms are not the recipes that they are named after.
     """
     if "rows" in study:
         arms = [row for row in study["rows"] if row["batch_size"] == batch_size_of(row["arm"])]
         return {row["arm"]: _in_words(row, _SWEEP, name) for row in arms}
     if study["overrides"]:
-        raise ValueError(
+        raise RecipeError(
             f"--set {' '.join(study['overrides'])} made every arm another experiment than its recipe"
         )
     return {arm["recipe"]: _in_words(arm, study["launch"], name) for arm in study["arms"]}
@@ -94,40 +87,32 @@ def with_measured(contract: str, line: str) -> str:
     return re.sub(r"(?m)^(Measured +)\S.*(\n {4,}\S.*)*$", lambda found: found[1] + wrapped, contract)
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("study", type=Path, help="the --out folder of a finished study")
-    parser.add_argument("--name", required=True, help="name of the result and of the page's markers")
-    parser.add_argument(
-        "--page", type=Path, default=README, help="where its table and picture are shown (default: README.md)"
-    )
-    options = parser.parse_args()
-    kind = "sweep" if (options.study / "sweep.json").exists() else "study"
-    study = json.loads((options.study / f"{kind}.json").read_text())
-    page = options.page.resolve()
+def put(folder: Path, name: str, page: Path) -> None:
+    """Publishes the study or sweep in `folder`. Raises RecipeError, before anything is written, for one that
+    measured no recipe and for one that older code wrote.
+    """
+    kind = "sweep" if (folder / "sweep.json").exists() else "study"
+    study = json.loads((folder / f"{kind}.json").read_text())
     try:
-        lines = measured(study, options.name)
-        text = with_block(page.read_text(), options.name, block(study, options.name, page))
+        lines = measured(study, name)
+        publish(folder, kind, name, page, block(study, name, page))
     except KeyError as error:
-        print(
-            f"error: {kind}.json has no {error}, as older ones: run the command again that made it, which "
-            "trains nothing anew",
-            file=sys.stderr,
-        )
-        return 2
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    shutil.copy(options.study / f"{kind}.json", ROOT / "results" / f"{options.name}.json")
-    shutil.copy(options.study / f"{kind}.png", ROOT / "docs" / f"{options.name}.png")
-    page.write_text(text)
+        raise RecipeError(
+            f"{kind}.json has no {error}, as older ones: run the command again that made it, which trains "
+            "nothing anew"
+        ) from None
     for recipe, line in lines.items():
         for path in RECIPES.rglob(f"{recipe}.py"):  # none for a recipe of a user's own
             path.write_text(with_measured(path.read_text(), line))
     catalogue.write()
-    return 0
+
+
+def main() -> int:
+    parser = command.parser("study.publish", __doc__)
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="The --out folder of a finished study.")
+    add_options(parser)
+    options = parser.parse_args()
+    return command.exit_code(lambda: put(options.folder, options.name, options.page))
 
 
 if __name__ == "__main__":

@@ -3,10 +3,8 @@ directories.
 """
 
 import json
-import statistics
-from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +12,25 @@ from matplotlib.axes import Axes
 
 from lbtrain.tasks import PrimaryMetric
 
+from ..kit import pages
+from ..kit.charts import (
+    Chart,
+    batch_axis,
+    crosses,
+    down_to_zero,
+    error_axis,
+    legend_below,
+    look,
+    name_the_crosses,
+    save,
+)
+from ..kit.tables import Table
 from .jobs import Job
-from .report import cell, certainty, error_axis, look, origin_of, plt, provenance_of
+from .report import Scored, certainty, origin_of, provenance_of, write_text_and_data
 
 
 @dataclass(frozen=True)
-class Point:
+class Point(Scored):
     """One arm at one batch size over all seeds."""
 
     arm: str
@@ -38,22 +49,13 @@ class Point:
         return dict(json.loads((Path(self.jobs[0].run_dir) / "plan.json").read_text()))
 
     @property
-    def scores(self) -> list[float]:
-        """Of the headline metric, in percent, one per run that did not diverge."""
+    def scores(self) -> list[float]:  # type: ignore[override]
+        """Of the primary metric, in percent, one per run that did not diverge."""
         return [summary[self.primary_metric.name] for summary in self.summaries]
 
     @property
-    def diverged(self) -> int:
+    def lost(self) -> int:
         return len(self.jobs) - len(self.summaries)
-
-    @property
-    def mean(self) -> float | None:
-        """Of the runs that did not diverge; None if all did."""
-        return statistics.mean(self.scores) if self.scores else None
-
-    @property
-    def std(self) -> float:
-        return statistics.stdev(self.scores) if len(self.scores) > 1 else 0.0
 
     def row(self) -> dict[str, Any]:
         return {
@@ -64,155 +66,105 @@ class Point:
             "mean": self.mean,
             "std": self.std,
             "n": len(self.scores),
-            "diverged": self.diverged,
+            "diverged": self.lost,
             "label": self.primary_metric.label,
             self.primary_metric.name: self.scores,
             "run_seconds": sum(summary["seconds"] for summary in self.summaries),
         }
 
-    def cell(self) -> str:
-        return cell(self.scores, self.diverged)
-
 
 def write_report(points: list[Point], out: Path, *, title: str, command: str, reference: int) -> str:
-    """Writes sweep.md, .json and .png into `out`; returns table and verdicts as text for the terminal.
+    """Writes sweep.md, .json, .png and .html into `out`; returns table and outcomes as text for the terminal.
 
     `reference`: the batch size that the others are held against.
     """
-    table, verdict = markdown_table(points), verdicts(points, reference)
+    table, found = table_of(points), outcomes(points, reference)
     origin = provenance_of({origin_of(summary) for point in points for summary in point.summaries}, command)
-    draw(points, out / "sweep.png", title)
-    (out / "sweep.md").write_text(
-        f"{table}\n\n" + "\n".join(f"- {line}" for line in verdict) + f"\n\n{origin}\n"
+    chart = chart_of(points, title)
+    save([chart], out / "sweep.png")
+    page = pages.page(
+        title, pages.bullets(found), pages.pictures([chart]), table.html(), pages.small_print(origin)
     )
-    rows = [point.row() for point in points]
+    (out / "sweep.html").write_text(page)
     data = {
         "title": title,
         "command": command,
-        "rows": rows,
-        "table": table,
-        "verdicts": verdict,
+        "rows": [point.row() for point in points],
+        "table": table.markdown(),
+        "verdicts": found,
         "provenance": origin,
     }
-    (out / "sweep.json").write_text(json.dumps(data, indent=1) + "\n")
-    return "\n".join([table, "", *verdict, "", f"{out}/sweep.png, {out}/sweep.json"])
+    return write_text_and_data(out, "sweep", data)
 
 
-def verdicts(points: list[Point], reference: int) -> list[str]:
+def outcomes(points: list[Point], reference: int) -> list[str]:
     """What each arm loses from the reference batch to the largest; the interval is two standard errors of the
     difference.
     """
-    small = {point.arm: point for point in points if point.batch_size == reference and point.mean is not None}
+    small = {point.arm: point for point in points if point.batch_size == reference}
     largest = max(point.batch_size for point in points)
     lines = []
     for point in points:
         base = small.get(point.arm)
-        if (
-            point.batch_size != largest
-            or base is None
-            or point.mean is None
-            or base.mean is None
-            or largest == reference
-        ):
+        if point.batch_size != largest or largest == reference or base is None:
+            continue
+        if point.mean is None or base.mean is None:
             continue
         gap = point.mean - base.mean
-        interval, remark = certainty(gap, (point.std, len(point.scores)), (base.std, len(base.scores)))
+        interval, remark = certainty(gap, point, base)
         lines.append(
             f"{point.arm}: {gap:+.2f}{interval} points from batch {reference:,} to {largest:,}{remark}"
         )
     return lines
 
 
-def markdown_table(points: list[Point]) -> str:
-    """Batch sizes down, arms across; the headline metric in percent, mean and standard deviation of a run."""
+def table_of(points: list[Point]) -> Table:
+    """Batch sizes down, arms across; the primary metric in percent, mean and standard deviation of a run."""
     arms = list(dict.fromkeys(point.arm for point in points))
-    cells = {(point.batch_size, point.arm): point.cell() for point in points}
-    lines = ["| batch | " + " | ".join(arms) + " |", "|---:|" + "---|" * len(arms)]
+    cells = {(point.batch_size, point.arm): point.cell for point in points}
     sizes = list(dict.fromkeys(point.batch_size for point in points))
-    return "\n".join(
-        [*lines, *[f"| {size:,} | " + " | ".join(cells[size, arm] for arm in arms) + " |" for size in sizes]]
-    )
+    rows = [[f"{size:,}", *(cells[size, arm] for arm in arms)] for size in sizes]
+    return Table(["batch", *arms], rows, align="r" + "l" * len(arms))
 
 
-def draw(points: list[Point], path: Path, title: str) -> None:
+def chart_of(points: list[Point], title: str) -> Chart:
     """Mean score over the batch size, bars of two standard deviations (Goyal et al. 2017, Figure 1); a cross
     where runs diverged.
     """
-    figure, axes = plt.subplots(figsize=(9.4, 4.8), layout="constrained")
+    label = points[0].primary_metric.label
+    alt = (
+        f"{label} against the batch size, one line for each way of scaling, with bars of two standard "
+        "deviations."
+    )
+    return Chart(title, alt, partial(_draw, points=points), width=7.4, height=5.0)
+
+
+def _draw(axes: Axes, points: list[Point]) -> None:
     arms = list(dict.fromkeys(point.arm for point in points))
     sizes = sorted({point.batch_size for point in points})
-    primary_metric = points[0].primary_metric
+    metric = points[0].primary_metric
     for number, arm in enumerate(arms):
-        own = [point for point in points if point.arm == arm]
         # A little aside, so that bars of arms that agree do not hide each other.
         shift = 1.03 ** (number - (len(arms) - 1) / 2)
-        held = [
-            (point.batch_size * shift, point.mean, 2 * point.std) for point in own if point.mean is not None
-        ]
+        own = [point for point in points if point.arm == arm]
+        held = [(each.batch_size * shift, each.mean, 2 * each.std) for each in own if each.mean is not None]
         if held:
             x, mean, spread = zip(*held, strict=True)
-            axes.errorbar(
-                x,
-                mean,
-                yerr=down_to_zero(mean, spread),
-                **look(number),
-                marker="o",
-                markersize=4,
-                capsize=3,
-                linewidth=1.8,
-                label=arm,
+            bars: Any = dict(
+                yerr=down_to_zero(mean, spread), marker="o", markersize=4, capsize=3, linewidth=1.8
             )
-        lost = [point.batch_size * shift for point in own if point.diverged]
-        crosses(
-            axes,
-            lost,
-            look(number)["color"],
-            top=not primary_metric.higher_is_better,
-            label=None if held else arm,
-        )
-    if any(point.diverged for point in points):
+            axes.errorbar(x, mean, **bars, **look(number), label=arm)
+        lost = [point.batch_size * shift for point in own if point.lost]
+        label = None if held else arm
+        crosses(axes, lost, look(number)["color"], top=not metric.higher_is_better, label=label)
+    if any(point.lost for point in points):
         name_the_crosses(axes)
     batch_axis(axes, sizes, [f"{size:,}" for size in sizes])
-    label = f"{primary_metric.label} (%), mean ± 2 standard deviations"
-    axes.set(xlabel="images a step (batch size)", ylabel=label, title=title, ylim=(0, 100))
-    if not primary_metric.higher_is_better:
+    axes.set(
+        xlabel="images per step (batch size)",
+        ylabel=f"{metric.label} (%), mean ± 2 standard deviations",
+        ylim=(0, 100),
+    )
+    if not metric.higher_is_better:
         error_axis(axes, [point.mean for point in points])
-    figure.legend(frameon=False, fontsize=9, loc="outside right upper")  # inside, it hides bars
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
-
-
-def crosses(axes: Axes, batch_sizes: Sequence[float], colour: Any, *, top: bool, label: str | None) -> None:
-    """Where runs diverged: at the worse edge of the picture, since they have no score."""
-    if batch_sizes:
-        edge = [1.0 if top else 0.0] * len(batch_sizes)
-        axes.plot(
-            batch_sizes,
-            edge,
-            "x",
-            color=colour,
-            transform=axes.get_xaxis_transform(),
-            clip_on=False,
-            label=label,
-        )
-
-
-def name_the_crosses(axes: Axes) -> None:
-    """In the legend, once for all arms."""
-    axes.plot([], [], "x", color="black", label="runs that diverged")
-
-
-def down_to_zero(means: Sequence[float], widths: Sequence[float]) -> tuple[list[float], list[float]]:
-    """Bars of these widths, below and above, for a quantity that cannot be negative."""
-    return [min(mean, width) for mean, width in zip(means, widths, strict=True)], list(widths)
-
-
-def batch_axis(axes: Axes, sizes: Sequence[int], labels: Sequence[str]) -> None:
-    """Batch sizes as equal steps of doubling, marked where something was measured, in a frame that stays in
-    the background.
-    """
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(sizes, labels)
-    axes.minorticks_off()
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(alpha=0.25)
+    legend_below(axes)

@@ -11,7 +11,7 @@ from bench.rows import read
 from bench.scaling_prediction import ALL_CHOICES, TABLE, Choices, Scores, compare
 from tools.scaling_report import publish
 from tools.scaling_report.report import load
-from tools.study.publish import ROOT, with_block
+from tools.kit.publish import ROOT, with_block
 
 
 @pytest.fixture(scope="module")

@@ -13,12 +13,14 @@ import pytest
 
 from lbtrain.errors import RecipeError
 from lbtrain.tasks import PrimaryMetric
+from tools.kit.charts import save
+from tools.kit.publish import ROOT, with_block
 from tools.recipe_file import contract_field, load_recipe
 from tools.study import __main__ as study
 from tools.study import publish
 from tools.study.jobs import WORKER, Job
-from tools.study.publish import ROOT, block, measured, with_block, with_measured
-from tools.study.report import Arm, _mean_curve, draw, markdown_table, provenance, verdicts, write_report
+from tools.study.publish import block, measured, with_measured
+from tools.study.report import Arm, _mean_curve, charts_of, outcomes, provenance, table_of, write_report
 from tools.study.worker import check_unchanged
 
 RECIPES = ROOT / "recipes"
@@ -76,7 +78,7 @@ def test_arms_of_one_name_are_refused(tmp_path, capsys):
 def test_mean_and_standard_deviation_of_the_seeds(tmp_path):
     reference = arm(tmp_path, "reference", REFERENCE)
     assert (reference.mean, reference.std) == (2.0, 1.0)
-    assert "2.00 ± 1.00" in markdown_table([reference])
+    assert "2.00 ± 1.00" in table_of([reference]).markdown()
 
 
 def test_the_verdict_names_the_gap_with_two_standard_errors(tmp_path):
@@ -85,7 +87,7 @@ def test_the_verdict_names_the_gap_with_two_standard_errors(tmp_path):
         arm(tmp_path, "large", LARGE),
         arm(tmp_path, "same", [1.5, 2.0, 3.0]),
     ]
-    large, same = verdicts(arms)
+    large, same = outcomes(arms)
     # Both standard deviations are 1: two standard errors of the difference are 2 sqrt(1/3 + 1/3).
     assert large == "large loses 50.00 ± 1.63 points against reference"
     assert same.endswith("no difference that these seeds can show")
@@ -93,8 +95,8 @@ def test_the_verdict_names_the_gap_with_two_standard_errors(tmp_path):
 
 def test_more_is_better_where_the_headline_says_so(tmp_path):
     arms = [arm(tmp_path, "reference", LARGE, PRECISION), arm(tmp_path, "worse", REFERENCE, PRECISION)]
-    assert verdicts(arms) == ["worse loses 50.00 ± 1.63 points against reference"]
-    assert "mask AP %, mean ± std" in markdown_table(arms)
+    assert outcomes(arms) == ["worse loses 50.00 ± 1.63 points against reference"]
+    assert "mask AP %, mean ± std" in table_of(arms).markdown()
     write_report(arms, tmp_path, title="A title", command="x", launch="1 rank")
     assert json.loads((tmp_path / "study.json").read_text())["arms"][0]["mask_ap"] == LARGE
 
@@ -119,8 +121,8 @@ def test_the_origin_is_that_of_the_runs(tmp_path):
 
 def test_a_single_run_has_no_spread(tmp_path):
     arms = [arm(tmp_path, "reference", [2.0]), arm(tmp_path, "large", LARGE)]
-    assert "| 2.00  " in markdown_table(arms) and "52.00 ± 1.00" in markdown_table(arms)
-    assert verdicts(arms) == [
+    assert "| 2.00  " in table_of(arms).markdown() and "52.00 ± 1.00" in table_of(arms).markdown()
+    assert outcomes(arms) == [
         "large loses 50.00 points against reference; a single run says nothing of the spread"
     ]
 
@@ -129,15 +131,16 @@ def test_a_run_that_diverged_is_counted_and_has_no_score(tmp_path):
     lost, some = arm(tmp_path, "lost", [None, None]), arm(tmp_path, "some", [51.0, None, 53.0])
     arms = [arm(tmp_path, "reference", [1.0, 2.0, 3.0]), lost, some]
     assert (lost.mean, some.mean, some.diverged, len(some.loss_curves)) == (None, 52.0, [1.0], 2)
-    assert verdicts(arms)[:2] == ["lost: 2 of 2 runs diverged", "some: 1 of 3 runs diverged"]
-    assert verdicts(arms)[2].startswith("some loses 50.00 ± ") and len(verdicts(arms)) == 3
-    assert verdicts([lost, some]) == ["lost: 2 of 2 runs diverged", "some: 1 of 3 runs diverged"], (
+    assert outcomes(arms)[:2] == ["lost: 2 of 2 runs diverged", "some: 1 of 3 runs diverged"]
+    assert outcomes(arms)[2].startswith("some loses 50.00 ± ") and len(outcomes(arms)) == 3
+    assert outcomes([lost, some]) == ["lost: 2 of 2 runs diverged", "some: 1 of 3 runs diverged"], (
         "nothing to hold the second against"
     )
     write_report(arms, tmp_path, title="A title", command="x", launch="1 rank")
-    assert "diverged</td>" in (
-        tmp_path / "study.html"
-    ).read_text() and "52.00 ± 1.41 (1 of 3 diverged)" in markdown_table(arms)
+    assert (
+        "diverged</td>" in (tmp_path / "study.html").read_text()
+        and "52.00 ± 1.41 (1 of 3 diverged)" in table_of(arms).markdown()
+    )
     rows = json.loads((tmp_path / "study.json").read_text())["arms"]
     assert [(row["n"], row["diverged"], row["mean"]) for row in rows] == [
         (3, 0, 2.0),
@@ -155,7 +158,7 @@ def test_runs_that_were_logged_at_other_epochs_have_a_mean_curve(tmp_path):
     ]
     assert [list(values) for values in _mean_curve(adapted.loss_curves)] == [[1, 2, 3], [4, 2.5, 1]]
     long = arm(tmp_path, "long", LARGE, epochs=460)
-    draw([adapted, long], tmp_path / "x.png")
+    save(charts_of([adapted, long]), tmp_path / "x.png")
     assert (tmp_path / "x.png").stat().st_size > 10_000
 
 
@@ -211,7 +214,7 @@ def test_what_a_study_and_a_sweep_say_of_recipes(tmp_path):
         "b": "top-1 error 1.23 ± 0.50 % (n=3, 2 of 5 runs diverged, 2 ranks under deepspeed; results/x.json)",
         "c": "diverged (n=5, 2 ranks under deepspeed; results/x.json)",
     }
-    with pytest.raises(ValueError, match="duration=1ep made every arm another experiment"):
+    with pytest.raises(RecipeError, match="duration=1ep made every arm another experiment"):
         measured({"arms": arms, "launch": "1 rank", "overrides": ["duration=1ep"]}, "x")
     rows = [
         {"arm": name, **row} for name in ("unscaled", "digits_720_lamb", "digits")
@@ -232,7 +235,7 @@ def test_a_study_of_before_is_refused_with_the_remedy(tmp_path, monkeypatch, cap
 def test_publishing_replaces_only_what_stands_between_the_markers():
     text = "before\n<!-- x -->\nold\n<!-- /x -->\nafter"
     assert with_block(text, "x", "new \\1") == "before\n<!-- x -->\nnew \\1\n<!-- /x -->\nafter"
-    with pytest.raises(ValueError, match="markers"):
+    with pytest.raises(RecipeError, match="markers"):
         with_block("no markers", "x", "new")
 
 

@@ -10,10 +10,11 @@ import pytest
 
 from lbtrain.errors import RecipeError
 from lbtrain.tasks import PrimaryMetric
+from tools.kit.charts import save
 from tools.study import sweep
 from tools.study.jobs import Job
 from tools.study.sweep import arms_of, batch_sizes_of, in_order, points_of
-from tools.study.sweep_report import Point, draw, markdown_table, verdicts, write_report
+from tools.study.sweep_report import Point, chart_of, outcomes, table_of, write_report
 
 RECIPES = Path(__file__).parents[3] / "recipes"
 SIZES = [4, 32, 720]
@@ -98,8 +99,11 @@ def finished(folder: Path, score: float | None, primary_metric: PrimaryMetric = 
 
 def drawn(tmp_path: Path) -> list[Point]:
     errors: dict[tuple[str, int], list[float | None]] = {
-        ("a", 32): [1.0, 2.0, 3.0], ("b", 32): [1.0, 2.0, 3.0], ("a", 720): [51.0, 52.0, 53.0], ("b", 720): [2.0, None, None],
-    }  # fmt: skip
+        ("a", 32): [1.0, 2.0, 3.0],
+        ("b", 32): [1.0, 2.0, 3.0],
+        ("a", 720): [51.0, 52.0, 53.0],
+        ("b", 720): [2.0, None, None],
+    }
     return [
         Point(
             arm,
@@ -114,13 +118,13 @@ def drawn(tmp_path: Path) -> list[Point]:
 def test_the_report_counts_what_diverged(tmp_path):
     made = drawn(tmp_path)
     assert all(job.ended for point in made for job in point.jobs)
-    assert markdown_table(made).splitlines()[2:] == [
-        "| 32 | 2.00 ± 1.00 | 2.00 ± 1.00 |",
-        "| 720 | 52.00 ± 1.00 | 2.00 (2 of 3 diverged) |",
+    assert table_of(made).markdown().splitlines()[2:] == [
+        "|    32 | 2.00 ± 1.00  | 2.00 ± 1.00            |",
+        "|   720 | 52.00 ± 1.00 | 2.00 (2 of 3 diverged) |",
     ]
-    assert verdicts(made, 32)[0] == "a: +50.00 ± 1.63 points from batch 32 to 720"
+    assert outcomes(made, 32)[0] == "a: +50.00 ± 1.63 points from batch 32 to 720"
     assert (
-        verdicts(made, 32)[1]
+        outcomes(made, 32)[1]
         == "b: +0.00 points from batch 32 to 720; a single run says nothing of the spread"
     )
     write_report(made, tmp_path, title="A title", command="a command", reference=32)
@@ -153,8 +157,8 @@ def test_arms_that_are_scored_by_different_metrics_are_refused():
 
 def test_an_arm_that_always_diverges_has_a_cross_and_no_mean(tmp_path):
     lost = Point("a", 720, (finished(tmp_path / "x", None),), ERROR)
-    assert (lost.mean, lost.cell(), lost.row()["n"]) == (None, "diverged", 0)
-    draw([lost], tmp_path / "x.png", "title")
+    assert (lost.mean, lost.cell, lost.row()["n"]) == (None, "diverged", 0)
+    save([chart_of([lost], "title")], tmp_path / "x.png")
     assert (tmp_path / "x.png").stat().st_size > 5_000
 
 
