@@ -26,12 +26,12 @@ from bench.scaling_prediction import PAGE
 from lab.hosts import Hosts, hosts_up, why_not
 from lab.shaped import RATES, SETTLING_STEPS, STEPS_A_TURN, TURNS, recipe
 from lbtrain.launch.hostfile import read_hostfile
+from tools.kit.publish import with_block
 from tools.scaling_report.from_run import read_baseline
 from tools.scaling_report.measure import Study
 from tools.scaling_report.model.step import Prediction
 from tools.scaling_report.report import Collective, Report, Row, with_efficiency
 from tools.scaling_report.timings import RankTimes, own_times, read_ranks, summarize
-from tools.kit.publish import with_block
 
 ROOT = Path(__file__).parents[1]
 AIM = 0.05  # of efficiency on four hosts

@@ -28,11 +28,11 @@ from typing import Any
 import timm
 
 from bench import rows as result_rows
+from tools.kit.publish import with_block
 from tools.scaling_report.model.comm import Algorithm
 from tools.scaling_report.model.step import Assumptions, Prediction, Spread
 from tools.scaling_report.model.topology import GPUS, NETWORKS
 from tools.scaling_report.question import Question
-from tools.kit.publish import with_block
 
 Row = dict[str, str]
 

@@ -9,9 +9,9 @@ import pytest
 from bench import hosts_prediction, scaling_prediction
 from bench.rows import read
 from bench.scaling_prediction import ALL_CHOICES, TABLE, Choices, Scores, compare
+from tools.kit.publish import ROOT, with_block
 from tools.scaling_report import publish
 from tools.scaling_report.report import load
-from tools.kit.publish import ROOT, with_block
 
 
 @pytest.fixture(scope="module")
