@@ -2,7 +2,6 @@
 number by number.
 """
 
-import csv
 import math
 import re
 from collections.abc import Callable
@@ -14,7 +13,8 @@ from lbtrain.plan.plan import Plan, make_plan
 from lbtrain.plan.scaling import peak_lr
 from lbtrain.recipe import Recipe
 from lbtrain.recipe.durations import Duration, Milestone
-from tests.recipes.test_recipes import FILES, FOLDER, REFERENCE, counted_once, load, named
+from tests.recipes.tables import TABLES, seen
+from tests.recipes.test_recipes import FILES, FOLDER, counted_once, load, named
 
 NUMBERS: dict[str, Callable[[Recipe], object]] = {
     "momentum": lambda recipe: recipe.optimizer.momentum,
@@ -86,13 +86,6 @@ def plan(recipe: Recipe) -> Plan:
 def milestones(recipe: Recipe, unit: str) -> list[float]:
     points = [Duration.parse(Milestone.parse(text).at) for text in recipe.schedule.milestones]
     return [point.value for point in points if point.unit == unit]
-
-
-def seen(name: str) -> list[dict[str, str]]:
-    if not REFERENCE.is_dir():
-        pytest.skip(f"{REFERENCE} is not here")
-    with (REFERENCE / f"{name}.csv").open() as file:
-        return [row for row in csv.DictReader(file) if row["confidence"] == "seen"]
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -201,9 +194,7 @@ def test_the_rate_of_a_published_result_is_the_recipes(path: Path):
         "test_accuracy": 100 - error,
         "mask_AP": error,
     }
-    rows = [
-        row for file in REFERENCE.glob("*20??*.csv") if "scaling" not in file.stem for row in seen(file.stem)
-    ]
+    rows = [row for name in TABLES if name != "mlperf_rcp" for row in seen(name)]
     near = [
         row
         for row in rows

@@ -1,7 +1,6 @@
 """Every file in recipes/: its contract, its plans from 8 to 256 ranks, three real steps."""
 
 import ast
-import csv
 import json
 import re
 import runpy
@@ -19,11 +18,11 @@ from lbtrain.plan.plan import Plan, make_plan
 from lbtrain.plan.statistics import ModelStatistics, model_statistics
 from lbtrain.recipe import Recipe
 from lbtrain.tasks import primary_metric_of
+from tests.recipes.tables import TABLES, seen
 from tools.catalogue import FOLDERS, contents, page
 from tools.recipe_file import contract_field
 
 FOLDER = Path(__file__).parents[2] / "recipes"
-REFERENCE = Path(__file__).parents[3] / "shared/reference"
 DATA = Path(__file__).parents[3] / "shared/data"
 FILES = sorted(FOLDER.rglob("*.py"))
 WORLDS = (8, 16, 32, 64, 128, 256)
@@ -117,14 +116,7 @@ def test_an_expectation_is_a_published_figure(path):
     assert recipe.expect.evaluations == 1 or recipe.evaluate_every == "1ep", (
         "a median is taken over the last epochs"
     )
-    if not REFERENCE.is_dir():
-        pytest.skip(f"{REFERENCE} is not here")
-    rows = [
-        row
-        for file in REFERENCE.glob("*20??*.csv")
-        for row in csv.DictReader(file.open())
-        if row.get("confidence") == "seen"
-    ]
+    rows = [row for name in TABLES if name != "mlperf_rcp" for row in seen(name)]
     batch = str(recipe.batch_size)
     found = [row for row in rows if row.get("metric") in kinds and row["batch_size"] == batch]
     near = [row for row in found if abs(float(row["value"]) - kinds[row["metric"]]) < 0.006]

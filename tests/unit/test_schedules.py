@@ -1,8 +1,6 @@
 """Schedules and scaling rules against numbers worked out by hand, row by row around every edge."""
 
-import csv
 import math
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -21,8 +19,8 @@ from lbtrain.plan.schedules import (
     warmup,
 )
 from lbtrain.recipe.durations import Duration, TableEntry
+from tests.recipes.tables import rows
 
-REFERENCE = Path(__file__).parents[3] / "shared" / "reference" / "goyal2017.csv"
 IMAGENET = 1_281_167
 
 
@@ -280,10 +278,7 @@ def test_goyals_schedule_by_hand(batch_size):
 
 @pytest.fixture(scope="module")
 def reference() -> list[dict[str, str]]:
-    if not REFERENCE.is_file():
-        pytest.skip("the folder shared/reference is not beside the repository")
-    with REFERENCE.open() as file:
-        return list(csv.DictReader(file))
+    return rows("goyal2017")
 
 
 def numbers(rows: list[dict[str, str]], metric: str) -> list[float]:
