@@ -9,6 +9,23 @@
 75 saved after a signal, run me again (EX_TEMPFAIL in sysexits.h)
 """
 
+import contextlib
+from collections.abc import Iterator
+
+EXTRAS = {
+    "accelerate": "accelerate",
+    "deepspeed": "deepspeed",
+    "matplotlib": "tools",
+    "optuna": "tools",
+    "pyarrow": "parquet",
+    "pycocotools": "detection",
+    "scipy": "tools",
+    "sklearn": "tools",
+}
+"""Every optional import with the extra of this distribution that installs it. Each is imported where it is
+used, so that the rest works without it.
+"""
+
 
 class UserError(Exception):
     """An error whose message, one paragraph with value and remedy, is all that a user needs to see."""
@@ -20,6 +37,24 @@ class RecipeError(UserError, ValueError):
     """A key, a value or a combination that cannot be."""
 
     exit_code = 2
+
+
+class MissingPackage(RecipeError, ImportError):
+    """What was asked for needs an optional package that is not installed."""
+
+
+@contextlib.contextmanager
+def naming_the_extra() -> Iterator[None]:
+    """Turns a failed import of an optional package into MissingPackage, which says what to install."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in EXTRAS:
+            raise
+        raise MissingPackage(
+            f"{package} is not installed, and this needs it: pip install 'lbtrain[{EXTRAS[package]}]'"
+        ) from error
 
 
 class LaunchError(UserError, RuntimeError):

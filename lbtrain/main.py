@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lbtrain.errors import DataError, RecipeError, UserError
+from lbtrain.errors import DataError, RecipeError, UserError, naming_the_extra
 from lbtrain.faults.watchdog import Watchdog
 from lbtrain.launch.workers import start_server
 from lbtrain.recipe import Recipe, keys
@@ -49,7 +49,8 @@ def main(recipe: Recipe, argv: Sequence[str] | None = None) -> None:
         if any(word in ("-h", "--help") for word in words):
             print(help_text(name, doc, recipe))
         elif asked := _asked(words, "plan_for"):
-            _print_plans(*asked, recipe)
+            with naming_the_extra():
+                _print_plans(*asked, recipe)
         elif asked := _asked(words, "deepspeed_config_for"):
             _print_deepspeed_config(*asked, recipe)
         else:
@@ -66,7 +67,8 @@ def _launched(recipe: Recipe, name: str) -> None:
         from lbtrain.launch.world import leave_process_group, let_exchanges_end
 
         try:
-            run(recipe, name)
+            with naming_the_extra():
+                run(recipe, name)
         except UserError:
             let_exchanges_end()
             raise

@@ -5,19 +5,21 @@ import functools
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lbtrain.data.arrays import Arrays, digits, read_arrays
-from lbtrain.data.coco import CocoSource
 from lbtrain.data.instances import InstanceSource
 from lbtrain.data.layouts import num_classes, open_container
 from lbtrain.data.photos import PhotoSource
-from lbtrain.data.shapes import ShapesSource
 from lbtrain.data.sources import ArraySource, Source, SyntheticSource
 from lbtrain.data.views import VIEWS
 from lbtrain.errors import RecipeError
 from lbtrain.recipe import DataConfig
+
+if TYPE_CHECKING:  # needs pycocotools, which other data sets do without
+    from lbtrain.data.coco import CocoSource
 
 
 @dataclass(frozen=True)
@@ -172,6 +174,8 @@ def open_instances(config: DataConfig, *, train: bool) -> InstanceSource:
     objects to find.
     """
     if config.name == "shapes":
+        from lbtrain.data.shapes import ShapesSource
+
         known = dataset_info(config)
         count, first = (known.train_examples, 10**6) if train else (known.eval_examples, 1)
         return ShapesSource(count, known.image_size, first=first)
@@ -180,18 +184,20 @@ def open_instances(config: DataConfig, *, train: bool) -> InstanceSource:
     raise RecipeError(f"data.name={config.name} has no objects with masks: detection takes shapes or coco")
 
 
-def _coco_half(config: DataConfig, *, train: bool) -> CocoSource:
+def _coco_half(config: DataConfig, *, train: bool) -> "CocoSource":
     split = "train2017" if train else "val2017"
     return _coco(_root(config), split, empty_images=config.empty_images or not train, scored=not train)
 
 
 @functools.lru_cache(maxsize=2)
-def _coco(root: Path, split: str, *, empty_images: bool, scored: bool) -> CocoSource:
+def _coco(root: Path, split: str, *, empty_images: bool, scored: bool) -> "CocoSource":
     """Read once: a plan counts the images before the run opens them."""
+    from lbtrain.data.coco import CocoSource
+
     return CocoSource(root, split, empty_images=empty_images, scored=scored)
 
 
-def _check_same_categories(train: CocoSource, evaluation: CocoSource) -> None:
+def _check_same_categories(train: "CocoSource", evaluation: "CocoSource") -> None:
     """Raises RecipeError unless a label of the one is the same class in the other: each file's categories are
     numbered by themselves.
     """

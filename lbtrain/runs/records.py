@@ -164,10 +164,8 @@ class Records:
         self.run_dir = run_dir
         if not enabled:
             return
-        from torch.utils.tensorboard import SummaryWriter
-
         self._metrics = _open_metrics(run_dir / "metrics.jsonl", resumed_at)
-        self._board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=resumed_at + 1)
+        self._board = _tensorboard(run_dir / "tensorboard", resumed_at)
         self._screen = _Screen(total_examples) if on_screen else None
 
     def written(self, kind: str) -> list[dict[str, Any]]:
@@ -183,7 +181,7 @@ class Records:
         values = flat(row)
         self._metrics.write(json.dumps(values) + "\n")
         self._metrics.flush()
-        for name, value in _scalars(row, values):
+        for name, value in _scalars(row, values) if self._board else ():
             if name not in ("kind", "step", "examples") and value is not None:
                 self._board.add_scalar(f"{row.kind}/{name}", value, row.examples)
         if self._screen and isinstance(row, TrainRow | EvalRow):
@@ -195,14 +193,26 @@ class Records:
             path = self.run_dir / "pictures" / f"step_{row.step:09}_{name}.png"
             path.parent.mkdir(exist_ok=True)
             Image.fromarray(picture).save(path)
-            self._board.add_image(f"{row.kind}/{name}", picture, row.examples, dataformats="HWC")
+            if self._board:
+                self._board.add_image(f"{row.kind}/{name}", picture, row.examples, dataformats="HWC")
 
     def close(self) -> None:
         if self.enabled:
             self._metrics.close()
-            self._board.close()
+            if self._board:
+                self._board.close()
             if self._screen:
                 self._screen.close()
+
+
+def _tensorboard(folder: Path, resumed_at: int) -> Any:
+    """A SummaryWriter; None without the package, which repeats for the eye what metrics.jsonl has."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ModuleNotFoundError:
+        print("tensorboard is not installed, so this run writes no curves: pip install 'lbtrain[tools]'")
+        return None
+    return SummaryWriter(str(folder), purge_step=resumed_at + 1)
 
 
 def _scalars(row: Row, values: dict[str, Any]) -> Iterator[tuple[str, Any]]:

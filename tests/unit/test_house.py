@@ -41,6 +41,8 @@ BELOW = {
     "techniques": {"analysis", "data", "engines", "plan", "runs", "tasks"},
     "monitors": {"analysis", "data", "engines", "optim", "plan", "runs", "tasks"},
     "train": {"engines", "faults", "monitors", "nn", "plan", "runs", "tasks", "techniques"},
+    "cli": set(),
+    "__main__": {"cli"},
     "main": {
         "data",
         "engines",

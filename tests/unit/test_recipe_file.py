@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from lbtrain.errors import RecipeError
-from tools.recipe_file import load_recipe
+from lbtrain.recipe.files import load_recipe
 
 
 def write(folder: Path, rate: float) -> Path:
@@ -45,8 +45,10 @@ def test_parents_in_packages_of_one_name_are_two_as_well(tmp_path, initial):
 
 
 def test_what_is_not_a_recipe_is_said(tmp_path):
-    with pytest.raises(RecipeError, match=r"none\.py is not a file: name a recipe, such as"):
+    with pytest.raises(RecipeError, match=r"none\.py is neither a file nor a recipe of lbtrain"):
         load_recipe(tmp_path / "none.py")
+    with pytest.raises(RecipeError, match="did you mean digits/digits_720_lamb"):
+        load_recipe("digits/digits_720_lambs")
     (tmp_path / "other.py").write_text("recipe = 3\n")
     with pytest.raises(RecipeError, match=r"other\.py defines no `recipe`"):
         load_recipe(tmp_path / "other.py")

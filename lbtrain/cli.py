@@ -1,0 +1,161 @@
+"""The command `lbtrain`: recipes by name, and the tools.
+
+  lbtrain recipes [WORD]                  list the recipes (those that WORD occurs in): batch, results
+  lbtrain recipes path NAME               print the file of a recipe, for a launcher
+  lbtrain recipes copy NAME FOLDER        copy a recipe and its parents, to change them
+  lbtrain train NAME_OR_FILE key=value    train on this machine
+  lbtrain plan NAME_OR_FILE --gpus 8,64   print batch split, learning rates and memory for each world size
+  lbtrain diff NAME_OR_FILE               print what differs from its parent and from the defaults
+
+  lbtrain doctor                          check the hosts of a hostfile before a launch
+  lbtrain scaling-report                  measure, predict and explain scaling over GPUs
+  lbtrain study                           compare recipes over seeds
+  lbtrain landscape                       critical batch size, sharpness, Hessian spectrum
+  lbtrain verify                          check an optimizer under ZeRO against the unsharded one
+
+NAME is a recipe of lbtrain, such as imagenet/resnet50_8k. Under a launcher its file is started:
+
+  deepspeed --hostfile HOSTFILE $(lbtrain recipes path imagenet/resnet50_8k) data.root=/data/imagenet
+
+Each command explains itself with --help. Exit codes: 0 done, 2 something was asked for that cannot be done;
+those of a training run are in lbtrain/errors.py.
+"""
+
+import argparse
+import importlib
+import os
+import shutil
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import lbtrain
+from lbtrain.errors import RecipeError, UserError, naming_the_extra
+from lbtrain.recipe import Recipe
+from lbtrain.recipe.contract import Contract, differences, parent_of
+from lbtrain.recipe.files import find_recipe, load_recipe, parents_of, shipped
+
+TOOLS = ("doctor", "scaling-report", "study", "landscape", "verify")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Returns the exit code. `train` and `plan` do not return: the recipe takes this process over."""
+    words = sys.argv[1:] if argv is None else argv
+    try:
+        if words and words[0] in TOOLS:
+            return _tool(words[0], words[1:])
+        # argparse takes no KEY=VALUE behind --gpus for a positional one
+        options, more = _parser().parse_known_args(words)
+        options.more = more
+        if options.more and options.run is not _plan:
+            raise RecipeError(f"{' '.join(options.more)}: no such option (`lbtrain --help` explains all)")
+        options.run(options)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    as_written = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        "lbtrain", usage="lbtrain COMMAND ...", description=__doc__, formatter_class=as_written
+    )
+    parser.add_argument("--version", action="version", version=f"lbtrain {lbtrain.__version__}")
+    commands = parser.add_subparsers(
+        required=True, metavar="COMMAND", help="one of those above", prog="lbtrain"
+    )
+    named = argparse.ArgumentParser(add_help=False)
+    named.add_argument("recipe", metavar="NAME_OR_FILE", help="a recipe of lbtrain, or a file of your own")
+
+    recipes = commands.add_parser("recipes", description="List recipes; find or copy one.")
+    words = "a word to look for, or `path NAME`, or `copy NAME FOLDER`"
+    recipes.add_argument("words", nargs="*", metavar="WORD", help=words)
+    recipes.set_defaults(run=_recipes)
+
+    text = "Train on this machine, as `python FILE` does. `lbtrain train NAME --help` lists the keys."
+    train = commands.add_parser("train", parents=[named], description=text)
+    train.add_argument("words", nargs=argparse.REMAINDER, metavar="KEY=VALUE", help="changes of the recipe")
+    train.set_defaults(run=_train)
+
+    text = "Print what a run would be on each world size. It needs neither data nor a GPU."
+    plan = commands.add_parser("plan", parents=[named], description=text)
+    plan.add_argument("words", nargs="*", metavar="KEY=VALUE", help="changes of the recipe")
+    plan.add_argument("--gpus", default="8", help="world sizes, separated by commas (default: 8)")
+    plan.set_defaults(run=_plan)
+
+    text = "Print what a recipe changes of its parent, and of the defaults."
+    commands.add_parser("diff", parents=[named], description=text).set_defaults(run=_diff)
+    return parser
+
+
+def _tool(name: str, words: list[str]) -> int:
+    with naming_the_extra():
+        module = importlib.import_module(f"lbtrain.tools.{name.replace('-', '_')}.__main__")
+        return int(module.main(words))
+
+
+def _recipes(options: argparse.Namespace) -> None:
+    match options.words:
+        case ["path", name]:
+            print(find_recipe(name).resolve())
+        case ["copy", name, folder]:
+            _copy(find_recipe(name), Path(folder))
+        case [] | [_]:
+            _list("".join(options.words))
+        case _:
+            raise RecipeError("write `recipes [WORD]`, `recipes path NAME` or `recipes copy NAME FOLDER`")
+
+
+def _list(word: str) -> None:
+    found = [contract for path in shipped().values() if (contract := Contract.read(path)).matches(word)]
+    if not found:
+        raise RecipeError(f"no recipe has {word!r} in its name, title or source: `lbtrain recipes` lists all")
+    rows = [(row.name, row.batch, row.measured, row.published, row.source) for row in found]
+    _print_table([("recipe", "batch", "measured %", "published %", "source"), *rows])
+    print("\nTop-1 error, or mask AP for detection. Measured by lbtrain (results/), published by the source.")
+
+
+def _print_table(rows: Iterable[tuple[str, ...]]) -> None:
+    columns = list(zip(*rows, strict=True))
+    widths = [max(map(len, column)) for column in columns]
+    for row in zip(*columns, strict=True):
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _copy(path: Path, folder: Path) -> None:
+    """A recipe and the parents that it imports. Raises RecipeError rather than replace a file."""
+    files = [path, *parents_of(path)]
+    if there := [file.name for file in files if (folder / file.name).exists()]:
+        raise RecipeError(f"{folder} has {', '.join(there)} already: name another folder, or move these away")
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in files:
+        print(shutil.copy(file, folder))
+
+
+def _train(options: argparse.Namespace) -> None:
+    _become(find_recipe(options.recipe), options.words)
+
+
+def _plan(options: argparse.Namespace) -> None:
+    _become(find_recipe(options.recipe), [*options.words, *options.more, f"plan_for={options.gpus}"])
+
+
+def _become(path: Path, words: list[str]) -> None:
+    """Exactly `python FILE ...`, which launchers and loader processes know how to deal with."""
+    os.execv(sys.executable, [sys.executable, str(path), *words])
+
+
+def _diff(options: argparse.Namespace) -> None:
+    path = find_recipe(options.recipe)
+    recipe, parent = load_recipe(path), parent_of(path)
+    if parent:
+        _print_difference(f"its parent {parent.stem}", load_recipe(parent), recipe)
+        print()
+    _print_difference("the defaults", Recipe(), recipe)
+
+
+def _print_difference(other: str, before: Recipe, after: Recipe) -> None:
+    changed = [(f"  {name}", f"{old} -> {new}") for name, old, new in differences(before, after)]
+    print(f"What differs from {other}:")
+    _print_table(changed or [("  nothing",)])

@@ -1,0 +1,97 @@
+"""Recipe files: those that come with lbtrain, by name, and anybody's own."""
+
+import ast
+import difflib
+import re
+import runpy
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+from lbtrain.errors import RecipeError
+from lbtrain.recipe.schema import Recipe
+
+_PACKAGE = Path(__file__).parents[1]
+RECIPES = next(folder for folder in (_PACKAGE / "recipes", _PACKAGE.parent / "recipes") if folder.is_dir())
+"""Inside the package where it is installed, beside it in a checkout."""
+
+
+def shipped() -> dict[str, Path]:
+    """Every recipe of lbtrain by its name, such as imagenet/resnet50_8k: data sets in alphabetical order,
+    resnet50 before resnet101, 8k before 16k.
+    """
+    files = sorted(RECIPES.glob("*/*.py"), key=lambda path: (path.parent.name, _natural(path.stem)))
+    return {f"{path.parent.name}/{path.stem}": path for path in files}
+
+
+def find_recipe(name: str) -> Path:
+    """The file of a recipe: a path, FOLDER/NAME of a shipped one, or NAME alone. Raises RecipeError with the
+    nearest name.
+    """
+    known = shipped()
+    by_stem = {path.stem: path for path in known.values()}
+    if path := known.get(name) or by_stem.get(name):
+        return path
+    if Path(name).is_file():
+        return Path(name)
+    near = difflib.get_close_matches(name, [*known, *by_stem], n=1)
+    hint = f"did you mean {near[0]}?" if near else "`lbtrain recipes` lists those that come with lbtrain."
+    raise RecipeError(f"{name} is neither a file nor a recipe of lbtrain: {hint}")
+
+
+def load_recipe(name: str | Path) -> Recipe:
+    """The `recipe` that a file defines, found by `find_recipe`; it may import its parent from the same
+    folder. Raises RecipeError.
+
+    A recipe of your own varies a shipped one with `load_recipe("imagenet/resnet50").vary(...)`.
+    """
+    path = find_recipe(str(name))
+    folder, before = path.parent.resolve(), set(sys.modules)
+    sys.path.insert(0, str(folder))
+    try:
+        recipe = runpy.run_path(str(path)).get("recipe")
+    finally:
+        sys.path.remove(str(folder))
+        _forget(set(sys.modules) - before, folder)
+    if not isinstance(recipe, Recipe):
+        raise RecipeError(f"{path} defines no `recipe`: end it with `recipe = Recipe().vary(...)`")
+    return recipe
+
+
+def parents_of(path: Path) -> list[Path]:
+    """The files of the same folder that a recipe imports, directly or through each other, nearest first."""
+    found: list[Path] = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (parent := path.with_name(f"{node.module}.py")).is_file():
+            found += [parent, *parents_of(parent)]
+    return list(dict.fromkeys(found))
+
+
+def contract_field(doc: str, word: str) -> str:
+    """What a recipe's opening docstring says behind `word` (Run, Published, Measured), continuation lines
+    joined; empty without that field.
+    """
+    found = re.search(rf"^{word} +(\S.*(?:\n {{4,}}\S.*)*)$", doc, re.M)
+    return " ".join(found[1].split()) if found else ""
+
+
+def _natural(name: str) -> list[str | int]:
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+
+
+def _forget(modules: set[str], folder: Path) -> None:
+    """Lets go of modules and packages that lie in `folder`: a recipe of another folder may have a parent of
+    the same name.
+    """
+    own = {name for name in modules if "." not in name and folder in _places(sys.modules[name])}
+    for name in modules:
+        if name.partition(".")[0] in own:
+            del sys.modules[name]
+
+
+def _places(module: ModuleType) -> Iterator[Path]:
+    """The folder that it was found in; several for a package without __init__.py."""
+    for path in getattr(module, "__path__", None) or [getattr(module, "__file__", None)]:
+        if path:
+            yield Path(path).parent

@@ -1,0 +1,113 @@
+"""The command `lbtrain`: what each word does, and one message where it cannot."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import lbtrain
+from lbtrain.cli import TOOLS, main
+from lbtrain.recipe.files import RECIPES, load_recipe, shipped
+
+
+def run(*words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "lbtrain", *words]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_every_recipe_is_listed_with_its_results(capsys):
+    assert main(["recipes"]) == 0
+    shown = capsys.readouterr().out
+    assert len(shipped()) > 60 and all(name in shown for name in shipped())
+    assert max(map(len, shown.splitlines())) <= 110
+    (digits,) = [line for line in shown.splitlines() if line.startswith("digits/digits_720_lamb ")]
+    assert digits.split()[1:4] == ["720", "0.73", "±"] and "You et al. 2019" in digits
+
+
+@pytest.mark.parametrize(
+    ("word", "one"),
+    [("LAMB", "resnet50_lamb_32k"), ("goyal", "resnet101_8k"), ("ghost", "resnet50_ghost_bn")],
+)
+def test_a_word_is_looked_for_in_name_title_and_source(capsys, word, one):
+    assert main(["recipes", word]) == 0
+    rows = capsys.readouterr().out.splitlines()[1:-2]
+    assert 1 < len(rows) < 20 and any(one in row for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["recipes", "zzz"], "no recipe has 'zzz'"),
+        (["recipes", "path", "imagenet/resnet50_8q"], "did you mean imagenet/resnet50_8k?"),
+        (["recipes", "path", "resnet50_8q"], "did you mean resnet50_8k?"),
+        (["train", "qqq"], "`lbtrain recipes` lists"),
+        (["plan", "digits/digit", "--gpus", "8"], "did you mean digits/digits?"),
+        (["diff", "/not/there.py"], "neither a file nor a recipe"),
+        (["recipes", "copy", "digits"], "recipes copy NAME FOLDER"),
+    ],
+)
+def test_what_cannot_be_done_is_one_message_and_code_2(capsys, words, message):
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and message in error and error.count("\n") == 1
+
+
+def test_a_copied_recipe_runs_in_its_folder_with_its_parents(tmp_path):
+    done = run("recipes", "copy", "imagenet/resnet50_8k_no_warmup", "own", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    names = {"resnet50_8k_no_warmup.py", "resnet50_8k.py", "resnet50.py"}
+    assert {path.name for path in (tmp_path / "own").iterdir()} == names
+    parent = tmp_path / "own/resnet50.py"
+    parent.write_text(parent.read_text().replace("base_lr=0.1", "base_lr=0.7"))
+    assert load_recipe(tmp_path / "own/resnet50_8k_no_warmup.py").schedule.base_lr == 0.7
+    again = run("recipes", "copy", "imagenet/resnet50_8k", "own", cwd=tmp_path)
+    assert again.returncode == 2 and "resnet50.py" in again.stderr and "0.7" in parent.read_text()
+
+
+def test_a_recipe_of_ones_own_varies_a_shipped_one(tmp_path):
+    own = tmp_path / "own.py"
+    own.write_text(
+        "from lbtrain import load_recipe, main\n"
+        'recipe = load_recipe("digits/digits_720").vary(batch_size=352)\n'
+        'if __name__ == "__main__":\n    main(recipe)\n'
+    )
+    assert load_recipe(own).bn_momentum == 0.5
+    shown = run("plan", "own.py", "--gpus", "2", "max_micro_batch_size=88", cwd=tmp_path)
+    assert shown.returncode == 0 and "352" in shown.stdout and "88 x 2" in shown.stdout, shown.stderr
+    assert "batch_size  720 -> 352" in run("diff", "own.py", cwd=tmp_path).stdout
+
+
+def test_the_difference_is_that_of_the_file_and_of_all_parents(capsys):
+    assert main(["diff", "imagenet/resnet50_8k"]) == 0
+    parent, defaults = capsys.readouterr().out.split("\n\n")
+    assert parent.splitlines() == ["What differs from its parent resnet50:", "  batch_size  256 -> 8192"]
+    assert "  data.name" in defaults and "digits -> imagenet" in defaults
+
+
+def test_the_path_is_the_file(capsys):
+    assert main(["recipes", "path", "digits_720"]) == 0
+    assert capsys.readouterr().out == f"{(RECIPES / 'digits/digits_720.py').resolve()}\n"
+
+
+def test_training_by_name_is_training_the_file(tmp_path):
+    ended = run(
+        "train", "digits", "duration=1it", "schedule.warmup=1it", "run_dir=run", "engine=ddp", cwd=tmp_path
+    )
+    assert ended.returncode == 0 and (tmp_path / "run/summary.json").exists(), ended.stderr
+    assert "optimizer.momentum=0.9" in run("train", "digits", "--help").stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tool", TOOLS)
+def test_every_tool_says_what_it_does(tool):
+    shown = run(tool, "--help")
+    assert shown.returncode == 0 and "usage" in shown.stdout.lower() and len(shown.stdout) > 200, shown.stderr
+
+
+def test_help_and_lists_import_no_torch():
+    check = "import sys; from lbtrain.cli import main; main(['recipes']); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", check], capture_output=True, timeout=60).returncode == 0
+    shown = run("--help")
+    assert shown.returncode == 0 and all(tool in shown.stdout for tool in (*TOOLS, "train", "plan", "diff"))
+    assert run("--version").stdout == f"lbtrain {lbtrain.__version__}\n"
