@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lbtrain.errors import DataError, RecipeError, UserError, naming_the_extra
-from lbtrain.faults.watchdog import Watchdog
+from lbtrain.faults import watchdog
 from lbtrain.launch.workers import start_server
 from lbtrain.recipe import Recipe, keys
 from lbtrain.recipe.expectation import format_outcome
@@ -61,7 +61,7 @@ def main(recipe: Recipe, argv: Sequence[str] | None = None) -> None:
 
 def _launched(recipe: Recipe, name: str) -> None:
     """One rank of a job, watched over from before its first slow import."""
-    with Watchdog(fault_timeout=recipe.fault_timeout, run_dir=_run_dir(recipe, name)):
+    with watchdog.Watchdog(fault_timeout=recipe.fault_timeout, run_dir=_run_dir(recipe, name)):
         if recipe.data.workers:
             start_server()  # it makes the slow imports too, meanwhile
         from lbtrain.launch.world import leave_process_group, let_exchanges_end
@@ -161,6 +161,7 @@ def run(
     claim = directory.claim() if world.rank == 0 else None
     checkpoints = Checkpoints(directory.path, keep=recipe.checkpoint.keep)
     device = start_process_group(world)
+    watchdog.share_rendezvous()
     found = checkpoints.newest()
     progress = found.progress if found else Progress()
     check_same_on_all_ranks(progress.examples, f"run_dir={directory.path}")

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from lbtrain.faults.watchdog import SIGNALS
+from lbtrain.faults.watchdog import catch_signals, let_go_of_terminal
 
 SECONDS_OF_ONE_REQUEST = 5
 """Launchers pass on a Ctrl-C that the terminal has sent to every process already: what comes that soon is the
@@ -33,9 +33,10 @@ class StopRequest:
         self.bad_step = 0
         # Flags travel between hosts' memories, so that asking never waits for a GPU.
         self._group: Any = dist.new_group(backend="gloo") if dist.get_backend() != "gloo" else None
-        self._previous = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
+        self._previous = catch_signals(self._on_signal)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        let_go_of_terminal(number)
         if not self._signal:
             self._signal, self._since = number, time.monotonic()
         elif time.monotonic() - self._since > SECONDS_OF_ONE_REQUEST:

@@ -34,14 +34,16 @@ itself.
 
 STEPS = 8
 WORDS = [
-    "batch_size=64", "bn_batch_size=8", "micro_batch_size=16", f"duration={STEPS}it", "model.name=cifar_resnet8", "engine=ddp",
-    "schedule.base_lr=0.05", "schedule.base_batch_size=64", "schedule.warmup=4it", "log_every=1it", "evaluate_every=3it",
+    "batch_size=64", "bn_batch_size=8", "micro_batch_size=16", f"duration={STEPS}it",
+    "model.name=cifar_resnet8", "engine=ddp", "schedule.base_lr=0.05", "schedule.base_batch_size=64",
+    "schedule.warmup=4it", "log_every=1it", "evaluate_every=3it",
     "checkpoint.every=2it", f"fault_timeout={TIMEOUT}",
 ]  # fmt: skip
 
 # Point -> (function, which of its calls on a rank). Two passes a step; evaluations after steps 3 and 6,
 # checkpoints after 2, 4, 6.
 POINTS = {
+    "launch": ("lbtrain.faults.watchdog.Watchdog.__enter__", 1),
     "start-up": ("lbtrain.launch.world.start_process_group", 1),
     "building": ("lbtrain.tasks.classification.build_model", 1),
     "first step": ("lbtrain.tasks.classification.Classification.loss", 1),
@@ -59,24 +61,32 @@ class Break:
     ranks: tuple[int, ...] = (1,)
     number: int = 0
     guard_too: bool = False
+    guard_alone: bool = False
     raises: str = ""
+    waits: bool = False
+    """Until there is a file `go` beside the notes, a minute at most."""
 
     def happen(self) -> None:
-        if self.guard_too:
+        if self.guard_too or self.guard_alone:
             time.sleep(
                 3
                 # three beats: the hub knows this guard by now, and one that it never knew it would wait for
                 # much longer
             )
         note(f"broke {time.time()}")
+        if self.waits:
+            go = Path(os.environ["NOTES"]).with_name("go")
+            wait_until(go.exists, 60)
+            return
         if self.raises:
             raise getattr(importlib.import_module("lbtrain.errors"), self.raises, OSError)(
                 "broken on purpose"
             )
-        if self.guard_too:
+        if self.guard_too or self.guard_alone:
             for child in children(os.getpid()):
                 os.kill(child, self.number)
-        os.kill(os.getpid(), self.number)
+        if not self.guard_alone:
+            os.kill(os.getpid(), self.number)
 
 
 def note(line: str) -> None:
@@ -114,7 +124,8 @@ def _owner(path: str) -> tuple[Any, str]:
 
 def _rank(rank: int, world_size: int, port: int, folder: str, words: list[str], broken: Break | None) -> None:
     os.environ.update(
-        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port),
+        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size),
+        MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port),
         OMP_NUM_THREADS="1", DS_ACCELERATOR="cpu", GLOO_SOCKET_IFNAME="lo", NOTES=f"{folder}/notes",
     )  # fmt: skip
     screen = os.open(f"{folder}/screen", os.O_WRONLY | os.O_CREAT | os.O_APPEND)

@@ -18,9 +18,9 @@ pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT = 20
-EVERYTHING = "[r]ecipes/digits.py|[l]btrain/guard |[l]auncher.launch"
+EVERYTHING = "[r]ecipes/digits.py|[l]btrain/faults/guard|[l]auncher.launch"
 """What must be gone from a host in the end; the brackets keep the search from finding itself."""
-RANKS = "[d]igits.py --local_rank|[l]btrain/guard "
+RANKS = "[d]igits.py --local_rank|[l]btrain/faults/guard"
 
 
 @pytest.fixture

@@ -140,3 +140,18 @@ def test_a_refusal_of_one_rank_is_told_and_its_exit_code_is_everybodys(broken_jo
     assert re.search(
         r"^error: rank 1 on \S+ lost after step 0 \(start-up\): broken on purpose", broken_job.screen, re.M
     ), broken_job.screen
+
+
+@pytest.mark.parametrize("rank", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_guard_that_is_stopped_alone_ends_the_job_within_the_bound(tmp_path, rank):
+    """Without it, its rank would not hear that a part of the job is lost."""
+    broken = Break("accumulation", (rank,), number=signal.SIGSTOP, guard_alone=True)
+    job = Job.start(tmp_path / "job", "duration=100000it", "evaluate_every=1dur", broken=broken)
+    try:
+        assert job.codes() == [LOST, LOST], job.screen
+        assert time.time() - job.broke_at < TIMEOUT
+        assert "Traceback" not in job.screen
+        assert re.search(r"^error: rank \d on \S+ .*not heard of for \d+ s", job.screen, re.M), job.screen
+        check_all_gone(job)
+    finally:
+        job.end()

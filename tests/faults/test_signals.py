@@ -13,7 +13,12 @@ import torch
 from tests.faults.jobs import PATIENCE, STEPS, Break, Job, left_behind, wait_until
 
 SAVED = 75
-NUMBERS = {"term": signal.SIGTERM, "int": signal.SIGINT, "usr1": signal.SIGUSR1}
+NUMBERS = {
+    "term": signal.SIGTERM,
+    "int": signal.SIGINT,
+    "usr1": signal.SIGUSR1,
+    "hup": signal.SIGHUP,
+}
 
 # Signal, what the run does, whom it reaches. Every signal, every phase and both kinds of addressees, not
 # every combination.
@@ -23,6 +28,7 @@ CASES = [
     ("int", "accumulation", (1,)),
     ("int", "evaluation", (0, 1)),
     ("usr1", "checkpoint", (0,)),
+    ("hup", "accumulation", (0,)),
 ]
 
 

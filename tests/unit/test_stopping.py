@@ -7,7 +7,17 @@ import pytest
 import torch.distributed as dist
 
 from lbtrain.faults import stopping
-from lbtrain.faults.stopping import SECONDS_OF_ONE_REQUEST, SIGNALS, StopRequest
+from lbtrain.faults.stopping import SECONDS_OF_ONE_REQUEST, StopRequest
+from lbtrain.faults.watchdog import SIGNALS
+
+
+@pytest.fixture(autouse=True)
+def started_in_a_terminal(monkeypatch):
+    """Not under nohup, and not to let go of the terminal that these tests print to."""
+    monkeypatch.setattr(stopping, "let_go_of_terminal", lambda number: None)
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 @pytest.fixture
@@ -46,6 +56,17 @@ def test_a_second_signal_later_ends_the_process(request_to_stop, exits, monkeypa
     os.kill(os.getpid(), signal.SIGTERM)
     monkeypatch.undo()
     assert exits == [128 + signal.SIGTERM]
+
+
+def test_under_nohup_a_closed_terminal_stops_nothing():
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    stop = StopRequest()
+    os.kill(os.getpid(), signal.SIGHUP)
+    assert not stop.agreed()
+    stop.close()
+    dist.destroy_process_group()
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
 
 
 def test_signals_are_given_back():

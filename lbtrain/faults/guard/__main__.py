@@ -1,4 +1,6 @@
-"""`python -I -S lbtrain/guard DUTY`, with a `Duty` as JSON: how lbtrain.faults.watchdog starts a guard."""
+"""`python -I -S lbtrain/faults/guard`, with a `Config` as JSON on standard input, where nobody else can read
+it: how lbtrain.faults.watchdog starts a guard.
+"""
 
 import importlib
 import sys
@@ -7,4 +9,4 @@ from pathlib import Path
 # The package itself, and not what lies in it; last, so that nothing beside it can stand in front of the
 # standard library.
 sys.path[:] = [*sys.path[1:], str(Path(__file__).parents[1])]
-importlib.import_module("guard.program").main(sys.argv[1])
+importlib.import_module("guard.guard").main(sys.stdin.read())
