@@ -28,12 +28,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .layout import Layout, Slice, WholeLayers, sum_over_ranks
+from .layout import Layout, Slice, UnsupportedSharding, WholeLayers, sum_over_ranks
 from .norms import squared_norms
 
 # Whole layers are stepped some at a time: what the norms have read is then still in the processor's cache
 # when the update reads it.
 ROUND = 1 << 20
+
+_WHOLE = "holds_whole_layers"
 
 
 @dataclass
@@ -79,21 +81,51 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
     """
 
     def __init__(self, params: Any, defaults: dict[str, Any]):
-        self._reset()
+        self.layout: Layout = WholeLayers()
+        self._forget_last_step()
         super().__init__(params, {"use_trust_ratio": True, **defaults})
 
-    def _reset(self) -> None:
-        self.layout: Layout = WholeLayers()
+    def _forget_last_step(self) -> None:
         # Of the last step, by the first layer of each round: layer names and ratios [layers], left on their
         # device until someone asks.
         self.last_ratios: dict[str, tuple[list[str], Tensor]] = {}
         self._scratch: dict[tuple[torch.dtype, int], Tensor] = {}
 
+    def state_dict(self) -> dict[str, Any]:
+        """See torch. Raises UnsupportedSharding where an engine has taken the parameters out of the groups
+        (DeepSpeed does, between the steps of ZeRO-3): the states could then not be told apart.
+        """
+        held = {id(parameter) for group in self.param_groups for parameter in group["params"]}
+        if any(id(parameter) not in held for parameter in self.state):
+            raise UnsupportedSharding(
+                "the engine has taken the parameters out of this optimizer's groups, so it has no state_dict "
+                "of its own. Save and load by the engine (DeepSpeed: engine.save_checkpoint), or by "
+                "lbtrain.optim.deepspeed_shards(engine).gather(optimizer)"
+            )
+        return super().state_dict()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a pickle or a copy consists of. It says whether the tensors are layers, because a layout
+        cannot be copied: it refers to the engine's tensors and process groups.
+        """
+        return {**super().__getstate__(), _WHOLE: self._holds_whole_layers()}
+
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self._reset()
-        for group in self.param_groups:
-            self._register(group)
+        """Called for a copy and by `load_state_dict`, which keeps the tensors and therefore the layout. A
+        copy of an optimizer that held shards has none: it takes no step until it is bound.
+        """
+        whole = state.get(_WHOLE)
+        super().__setstate__({name: value for name, value in state.items() if name != _WHOLE})
+        self._forget_last_step()
+        if whole is not None or not hasattr(self, "layout"):
+            self.layout = WholeLayers()
+        if whole:
+            for group in self.param_groups:
+                self._register(group)
+
+    def _holds_whole_layers(self) -> bool:
+        parameters = [parameter for group in self.param_groups for parameter in group["params"]]
+        return isinstance(self.layout, WholeLayers) and all(map(self.layout.whole, parameters))
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         super().add_param_group(param_group)

@@ -72,13 +72,15 @@ class WholeLayers:
         known = self._known.get(id(parameter))
         return known is not None and known() is parameter
 
+    def whole(self, parameter: Tensor) -> bool:
+        """Say whether this is a layer, or a DTensor, which says itself how it is sharded."""
+        # FSDP1 leaves these marks on its flat parameters and (use_orig_params) on its shards of the user's.
+        by_fsdp1 = getattr(parameter, "_is_flat_param", False) or getattr(parameter, "_fsdp_flattened", False)
+        return not by_fsdp1 and (self.knows(parameter) or isinstance(parameter, DTensor))
+
     def check(self, parameter: Tensor) -> None:
-        """Refuse a tensor that an engine put in a parameter's place, unless it says itself how it is cut."""
-        # FSDP1 leaves these marks on its flat parameters and (use_orig_params) on its cuts of the user's.
-        cut_by_fsdp1 = getattr(parameter, "_is_flat_param", False) or getattr(
-            parameter, "_fsdp_flattened", False
-        )
-        if cut_by_fsdp1 or not (self.knows(parameter) or isinstance(parameter, DTensor)):
+        """Reject a tensor that an engine put in a parameter's place."""
+        if not self.whole(parameter):
             raise UnsupportedSharding(
                 f"the optimizer was given layers and now holds a tensor of shape {tuple(parameter.shape)} "
                 "that is none of them: an engine "

@@ -14,9 +14,11 @@ from lbtrain.optim import UnsupportedSharding
 from tests.distributed.sharded import LIMIT, Run, difference, train_plain
 
 
-def _steps(run: Run, model: nn.Module, optimizer: torch.optim.Optimizer, clip) -> dict[str, Tensor]:
+def _steps(
+    run: Run, model: nn.Module, optimizer: torch.optim.Optimizer, clip, start: int = 0
+) -> dict[str, Tensor]:
     world, rank = dist.get_world_size(), dist.get_rank()
-    for step in range(run.steps):
+    for step in range(start, start + run.steps):
         for group in optimizer.param_groups:
             group["lr"] = run.rate(step)
         for window in range(run.accumulation):
