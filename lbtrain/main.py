@@ -132,7 +132,6 @@ def run(
     """
     from lbtrain.launch.world import (
         check_asked_for,
-        check_same_on_all_ranks,
         detect_world,
         device_type,
         start_process_group,
@@ -142,6 +141,12 @@ def run(
     from lbtrain.plan.plan import make_plan, print_plans
     from lbtrain.runs.checkpoint import Checkpoints, Progress
     from lbtrain.runs.directory import RunDirectory
+    from lbtrain.runs.fingerprint import (
+        check_same_on_all_ranks,
+        job_fingerprint,
+        notes_on_resume,
+        run_fingerprint,
+    )
     from lbtrain.runs.records import Records, flat
     from lbtrain.tasks import create_task
     from lbtrain.techniques import Techniques, WeightAverage, create_batch_control
@@ -154,17 +159,19 @@ def run(
         gc.enable()
     started, world = time.time(), detect_world()
     check_asked_for(world, recipe.world_size)
+    device = start_process_group(world)
+    watchdog.share_rendezvous()
+    job = job_fingerprint(recipe, recipe.engine_under(world.launcher))
+    check_same_on_all_ranks(job)  # before what depends on the recipe could make the ranks wait for each other
     plan = make_plan(recipe, world.world_size, engine=recipe.engine_under(world.launcher))
     check_runs_here(plan.engine, plan.zero_stage, plan.precision, device_type())
     directory = RunDirectory(Path(_run_dir(recipe, name)))
     directory.open_for(recipe)
     claim = directory.claim() if world.rank == 0 else None
     checkpoints = Checkpoints(directory.path, keep=recipe.checkpoint.keep)
-    device = start_process_group(world)
-    watchdog.share_rendezvous()
     found = checkpoints.newest()
     progress = found.progress if found else Progress()
-    check_same_on_all_ranks(progress.examples, f"run_dir={directory.path}")
+    check_same_on_all_ranks({"newest checkpoint (examples seen)": str(progress.examples)})
     if progress.examples >= plan.total_examples and (finished := directory.summary()):
         _say(
             world.rank,
@@ -173,7 +180,11 @@ def run(
         )
         return finished
     task, model = create_task(recipe, device), build_bare_model(recipe, plan, device)
+    fingerprint = run_fingerprint(plan, task.index())
+    check_same_on_all_ranks(fingerprint)
+    checkpoints.fingerprint = job | fingerprint
     if found:
+        _say(world.rank, *notes_on_resume(found.fingerprint, checkpoints.fingerprint))
         found.check_fits(model)
     average = (
         WeightAverage(model, decay=recipe.ema.decay, warmup=recipe.ema.warmup) if recipe.ema.decay else None
@@ -186,7 +197,7 @@ def run(
         print_plans([plan], {})
     leader = world.rank == 0
     if leader:
-        directory.describe(recipe, plan)
+        directory.describe(recipe, plan, checkpoints.fingerprint)
     records = Records(
         directory.path,
         enabled=leader,

@@ -86,6 +86,9 @@ class CocoSource:
     def __len__(self) -> int:
         return len(self._records)
 
+    def index(self) -> dict[str, Any]:
+        return {"categories": self.categories, "images": self._records.bytes}
+
     def __getitem__(self, index: int) -> Sample:
         image, objects = self._records[index]
         pixels = self._pixels(image)
@@ -144,7 +147,7 @@ class _Records:
 
     def __init__(self, records: Sequence[Any]):
         texts = [json.dumps(record).encode() for record in records]
-        self._bytes = torch.from_numpy(np.frombuffer(bytearray().join(texts), np.uint8))
+        self.bytes = torch.from_numpy(np.frombuffer(bytearray().join(texts), np.uint8))
         self._ends = torch.tensor([len(text) for text in texts], dtype=torch.int64).cumsum(0)
 
     def __len__(self) -> int:
@@ -152,7 +155,7 @@ class _Records:
 
     def __getitem__(self, index: int) -> Any:
         start = int(self._ends[index - 1]) if index else 0
-        return json.loads(self._bytes[start : int(self._ends[index])].numpy().tobytes())
+        return json.loads(self.bytes[start : int(self._ends[index])].numpy().tobytes())
 
 
 def _corners(boxes: list[list[float]], height: int, width: int) -> NDArray[np.float32]:

@@ -45,6 +45,10 @@ class InstanceSource(Protocol):
 
     def __getitem__(self, index: int) -> Sample: ...
 
+    def index(self) -> dict[str, Any]:
+        """See `lbtrain.data.fingerprint.Indexed`."""
+        ...
+
     def image_id(self, index: int) -> int: ...
 
     def ground_truth(self) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The source of photos: a container, a view and a rule for what cannot be read."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,6 +51,10 @@ class PhotoSource:
 
     def __len__(self) -> int:
         return len(self.container)
+
+    def index(self) -> dict[str, Any]:
+        classes = self.container.classes
+        return {"classes": list(classes) if classes else None, "labels": self.container.labels}
 
     def fetch(self, block: Block) -> Batch:
         pixels = torch.empty(len(block.indices), 3, self.size, self.size)

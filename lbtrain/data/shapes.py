@@ -33,6 +33,9 @@ class ShapesSource:
     def __len__(self) -> int:
         return len(self.sizes)
 
+    def index(self) -> dict[str, Any]:
+        return {"first": self.first, "sizes": self.sizes}
+
     def __getitem__(self, index: int) -> Sample:
         return draw(self.first + index, self.image_size)
 

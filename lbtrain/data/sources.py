@@ -26,6 +26,10 @@ class Source(Protocol):
         """The batch of a block of the sample stream: the same in any process, augmentation included."""
         ...
 
+    def index(self) -> dict[str, Any]:
+        """See `lbtrain.data.fingerprint.Indexed`."""
+        ...
+
 
 class InMemorySource:
     """A source whose tensors may live on the device that trains, so that a step waits for no copy. Subclasses
@@ -66,6 +70,9 @@ class ArraySource(InMemorySource):
     def __len__(self) -> int:
         return len(self.labels)
 
+    def index(self) -> dict[str, Any]:
+        return {"images": self.images, "labels": self.labels}
+
     def fetch(self, block: Block) -> Batch:
         indices = torch.from_numpy(block.indices).to(self.device, non_blocking=True)
         images = self.images[indices]
@@ -89,6 +96,9 @@ class SyntheticSource(InMemorySource):
 
     def __len__(self) -> int:
         return self.num_examples
+
+    def index(self) -> dict[str, Any]:
+        return {"classes": self.num_classes}
 
     def fetch(self, block: Block) -> Batch:
         indices = torch.from_numpy(block.indices).to(self.device, non_blocking=True)

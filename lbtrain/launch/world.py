@@ -222,19 +222,6 @@ def start_process_group(world: World) -> torch.device:
     return device
 
 
-def check_same_on_all_ranks(examples: int, what: str) -> None:
-    """Raises LaunchError, on every rank, unless all found the same position to go on from. Collective."""
-    positions = torch.tensor([examples, -examples], device="cuda" if dist.get_backend() == "nccl" else "cpu")
-    dist.all_reduce(positions, op=dist.ReduceOp.MAX)
-    newest, oldest = int(positions[0]), -int(positions[1])
-    if newest != oldest:
-        raise LaunchError(
-            f"{what} holds a checkpoint after {newest} examples for some ranks and after {oldest} for "
-            "others: "
-            "it must lie on a file system that all hosts share"
-        )
-
-
 def leave_process_group() -> None:
     """Ends the exchange threads, if there are any, before the interpreter goes, which would otherwise abort.
 

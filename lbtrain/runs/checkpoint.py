@@ -29,8 +29,8 @@ from lbtrain.runs.records import write_whole
 
 OWN = ("state_dict", "optimizer", "loss_scale", "progress", "recipe")
 """What every checkpoint holds."""
-_SCALE_STEPS = "loss_scale_steps"
-"""What none held at first: those go on from 0."""
+_SCALE_STEPS, _FINGERPRINT = "loss_scale_steps", "fingerprint"
+"""What none held at first: those go on from 0, and are compared with nothing."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,8 @@ class LoadedCheckpoint:
     skipped: list[str]
     checksum: str
     """SHA-256 of the file: another one, other weights."""
+    fingerprint: Mapping[str, str]
+    """Of the run that saved it (lbtrain.runs.fingerprint)."""
 
     def check_fits(self, model: nn.Module) -> None:
         """Raises RecipeError unless weights and optimizer states are those of `model` and its parameters, by
@@ -100,6 +102,7 @@ class Checkpoints:
     def __init__(self, run_dir: Path, *, keep: int):
         self.folder = run_dir / "checkpoints"
         self.keep = keep
+        self.fingerprint: Mapping[str, str] = {}
         self._writer: threading.Thread | None = None
         self._failure: SaveFailed | None = None
         self._passed_over: set[Path] = set()
@@ -172,6 +175,7 @@ class Checkpoints:
             _SCALE_STEPS: state[_SCALE_STEPS],
             "progress": vars(progress),
             "recipe": recipe_yaml,
+            _FINGERPRINT: dict(self.fingerprint),
         } | dict(extras or {})
         path = self.folder / f"step_{progress.step:09}.pt"
         new = path.with_suffix(".new")
@@ -246,9 +250,13 @@ def _read(path: Path, skipped: list[str], checksum: str) -> LoadedCheckpoint:
     told = content["progress"]
     if not (_all(told, int) and told.keys() == vars(Progress()).keys() and min(told.values()) >= 0):
         raise _not_this_run(path, f"progress={told!r} is no position in a run")
-    extras = {name: value for name, value in content.items() if name not in (*OWN, _SCALE_STEPS)}
+    fingerprint = content.get(_FINGERPRINT, {})
+    if not _all(fingerprint, str):
+        raise _not_this_run(path, "its fingerprint does not consist of texts by name")
+    own = (*OWN, _SCALE_STEPS, _FINGERPRINT)
+    extras = {name: value for name, value in content.items() if name not in own}
     state = {"model": weights, "optimizer": states, "loss_scale": scale, _SCALE_STEPS: steps}
-    return LoadedCheckpoint(path, state, Progress(**told), extras, skipped, checksum)
+    return LoadedCheckpoint(path, state, Progress(**told), extras, skipped, checksum, fingerprint)
 
 
 def _all(values: Any, kind: type) -> bool:

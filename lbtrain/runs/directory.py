@@ -1,7 +1,7 @@
 """A run directory: everything about one run, in files that tools can read without lbtrain.
 
-recipe.yaml, plan.json, deepspeed.json (as handed to the engine), metrics.jsonl, tensorboard/, checkpoints/,
-summary.json.
+recipe.yaml, plan.json, fingerprint.json (what all ranks had in common), deepspeed.json (as handed to the
+engine), metrics.jsonl, tensorboard/, checkpoints/, summary.json.
 """
 
 import errno
@@ -10,6 +10,7 @@ import json
 import os
 import socket
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -19,8 +20,8 @@ from omegaconf import OmegaConf
 from lbtrain.engines.deepspeed_config import complete_config
 from lbtrain.errors import RecipeError
 from lbtrain.plan.plan import Plan
-from lbtrain.runs.provenance import commit, hardware, versions
 from lbtrain.recipe import MAY_CHANGE_ON_RESUME, Recipe, keys
+from lbtrain.runs.provenance import commit, hardware, versions
 from lbtrain.runs.records import write_whole
 
 
@@ -104,10 +105,11 @@ class RunDirectory:
         lock.flush()
         return lock
 
-    def describe(self, recipe: Recipe, plan: Plan) -> None:
+    def describe(self, recipe: Recipe, plan: Plan, fingerprint: Mapping[str, str]) -> None:
         """Writes what the run is made of, before its first step."""
         write_whole(self.path / "recipe.yaml", recipe.to_yaml())
         write_whole(self.path / "plan.json", plan.to_json() + "\n")
+        write_whole(self.path / "fingerprint.json", json.dumps(fingerprint, indent=1) + "\n")
         if plan.engine == "deepspeed":
             config = complete_config(plan, recipe.deepspeed.config)
             write_whole(self.path / "deepspeed.json", json.dumps(config, indent=1) + "\n")

@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 PACKAGES = ("torch", "torchvision", "timm", "deepspeed", "accelerate", "colossalai", "numpy")
+ENGINES = frozenset({"deepspeed", "accelerate", "colossalai"})
 WRITTEN_BY_RESULTS = ("results", "docs", "README.md")
 
 

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lbtrain.data import DatasetInfo, Source, batches, dataset_info, open_source
+from lbtrain.data.fingerprint import index_fingerprint
 from lbtrain.data.loss_weights import noisy_weights
 from lbtrain.data.mixup import mixup, mixup_shares
 from lbtrain.data.sources import Batch
@@ -67,6 +68,9 @@ class Classification:
         self.train_source: Source = open_source(recipe.data, train=True, seed=recipe.seed)
         self.eval_source: Source = open_source(recipe.data, train=False, seed=recipe.seed)
         self.stream: Stream = SampleStream(len(self.train_source), recipe.seed)
+
+    def index(self) -> dict[str, str]:
+        return index_fingerprint(train=self.train_source, eval=self.eval_source)
 
     def batches(
         self, *, start: int, micro_batch_size: int, rank: int, world_size: int

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from lbtrain.data import DatasetInfo, open_instances
+from lbtrain.data.fingerprint import index_fingerprint
 from lbtrain.data.grouping import GroupedStream, kinds_of
 from lbtrain.data.instances import InstanceBatch, InstanceSource, Item, Preparation, padded
 from lbtrain.data.loading import in_order
@@ -97,6 +98,9 @@ class InstanceSegmentation:
         return GroupedStream(
             stream, kinds_of(self.train_source.sizes, self.recipe.data.group_by), self.recipe.batch_size
         )
+
+    def index(self) -> dict[str, str]:
+        return index_fingerprint(train=self.train_source, eval=self.eval_source)
 
     def batches(
         self, *, start: int, micro_batch_size: int, rank: int, world_size: int

@@ -43,6 +43,10 @@ class Task(Protocol):
     stream: Stream
     """The order of the training examples, from which `batches` are cut."""
 
+    def index(self) -> dict[str, str]:
+        """Of what the data set consists, to be compared between ranks (lbtrain.data.fingerprint)."""
+        ...
+
     def batches(self, *, start: int, micro_batch_size: int, rank: int, world_size: int) -> Iterator[Any]:
         """This rank's micro-batches from position `start` of the run on, without end. What a batch is, only
         the task knows.

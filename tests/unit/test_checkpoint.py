@@ -326,6 +326,7 @@ def test_a_file_holds_data_and_no_code(tmp_path):
     path = save(tmp_path, 1).folder / "step_000000001.pt"
     content = torch.load(path, weights_only=True)
     assert sorted(content) == [
+        "fingerprint",
         "loss_scale",
         "loss_scale_steps",
         "optimizer",

@@ -36,6 +36,7 @@ BELOW = {
     "engines": {"plan", "nn", "optim"},
     "runs.provenance": set(),
     "runs.records": set(),
+    "runs.fingerprint": {"plan", "runs"},
     "runs.checkpoint": {"engines", "runs"},
     "runs.directory": {"engines", "plan", "runs"},
     "techniques": {"analysis", "data", "engines", "plan", "runs", "tasks"},

@@ -167,6 +167,7 @@ def test_what_a_run_leaves(finished):
     assert names == {
         "recipe.yaml",
         "plan.json",
+        "fingerprint.json",
         "metrics.jsonl",
         "summary.json",
         "checkpoints",
@@ -210,7 +211,7 @@ def test_a_finished_run_started_again_says_so_and_changes_nothing(finished, caps
     before = {path: path.read_bytes() for path in files if path.name not in ("recipe.yaml", "plan.json")}
     assert start(f"run_dir={finished}") == 0
     assert "finished at step 3 (summary.json): nothing to do" in capsys.readouterr().out
-    assert {path: path.read_bytes() for path in before} == before and len(before) == 4
+    assert {path: path.read_bytes() for path in before} == before and len(before) == 5
 
 
 @pytest.mark.parametrize(
