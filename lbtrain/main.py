@@ -235,9 +235,11 @@ def build_bare_model(recipe: Recipe, plan: "Plan", device: "torch.device") -> "t
     """The model with its ghost batches, and no engine around it yet."""
     from lbtrain.data import dataset_info
     from lbtrain.nn import convert_to_ghost_batch_norm
+    from lbtrain.plan.statistics import freeze
     from lbtrain.tasks import build_model
 
     model = build_model(recipe, dataset_info(recipe.data)).to(device)
+    freeze(model, plan.statistics.without_gradient)
     if plan.statistics.batch_norm_layers:
         convert_to_ghost_batch_norm(
             model, plan.bn_batch_size, momentum=recipe.bn_momentum

@@ -4,6 +4,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from lbtrain.errors import RecipeError
 from lbtrain.nn import GhostStatistics
 from lbtrain.optim import Shards, gradient_norms
 from lbtrain.plan.plan import Plan
@@ -21,6 +22,7 @@ class WindowedEngine:
         self.module = module.to(device)
         self.optimizer = optimizer
         self.statistics = GhostStatistics(module)
+        self._trainable = [(name, each) for name, each in module.named_parameters() if each.requires_grad]
 
     def _skip_nonfinite(self, plan: Plan) -> None:
         """Under fp16 the scaler skips such updates; under ZeRO DeepSpeed does, or the ColossalAI engine."""
@@ -60,12 +62,24 @@ class WindowedEngine:
         assert self._backwards == self._accumulation, (
             f"a step is {self._accumulation} backward calls, not {self._backwards}"
         )
+        self._check_gradients()
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         applied = self._may_update() and self._update()
         self.statistics.finish()
         self._open_window()
         return applied
+
+    def _check_gradients(self) -> None:
+        """Raises RecipeError where a trainable parameter got no gradient in this step: what that means differs
+        between engines.
+        """
+        for name, parameter in self._trainable:
+            if parameter.grad is None:
+                raise RecipeError(
+                    f"{name} got no gradient in this step, and other steps train it: use a model whose loss "
+                    "depends on the same parameters in every step"
+                )
 
     def shards(self) -> Shards | None:
         return None
@@ -86,7 +100,9 @@ class WindowedEngine:
         )
 
     def _announce(self, last: bool) -> None:
-        """Prepare for a pass that is, or is not, the last of the window: only the last exchanges gradients."""
+        """Prepare for a micro-step that is, or is not, the last of the window: only the last exchanges
+        gradients.
+        """
         raise NotImplementedError
 
     def _forget_gradients(self) -> None:

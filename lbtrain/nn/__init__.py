@@ -3,19 +3,21 @@ the models with timm.
 """
 
 from lbtrain.nn import alexnet, cifar_resnet, wide_resnet
-from lbtrain.nn.ghost_bn import (
-    GhostBatchNorm1d,
-    GhostBatchNorm2d,
-    GhostStatistics,
+from lbtrain.nn.conversion import (
+    check_batch_statistics,
     convert_to_ghost_batch_norm,
     regroup_ghost_batches,
 )
+from lbtrain.nn.ghost_bn import GhostBatchNorm, GhostBatchNorm1d, GhostBatchNorm2d
+from lbtrain.nn.ghost_statistics import GhostStatistics
 
 __all__ = [
+    "GhostBatchNorm",
     "GhostBatchNorm1d",
     "GhostBatchNorm2d",
     "GhostStatistics",
     "alexnet",
+    "check_batch_statistics",
     "cifar_resnet",
     "convert_to_ghost_batch_norm",
     "regroup_ghost_batches",

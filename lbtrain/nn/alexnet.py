@@ -34,8 +34,10 @@ class AlexNet(nn.Module):
         super().__init__()
         self.num_classes = num_classes
         self.features = nn.Sequential(
-            nn.Conv2d(in_chans, 96, 11, stride=4), nn.ReLU(inplace=True), _norm(96, batch_norm), nn.MaxPool2d(3, 2),
-            nn.Conv2d(96, 256, 5, padding=2, groups=2), nn.ReLU(inplace=True), _norm(256, batch_norm), nn.MaxPool2d(3, 2),
+            nn.Conv2d(in_chans, 96, 11, stride=4), nn.ReLU(inplace=True),
+            _norm(96, batch_norm), nn.MaxPool2d(3, 2),
+            nn.Conv2d(96, 256, 5, padding=2, groups=2), nn.ReLU(inplace=True),
+            _norm(256, batch_norm), nn.MaxPool2d(3, 2),
             nn.Conv2d(256, 384, 3, padding=1), nn.ReLU(inplace=True),
             nn.Conv2d(384, 384, 3, padding=1, groups=2), nn.ReLU(inplace=True),
             nn.Conv2d(384, 256, 3, padding=1, groups=2), nn.ReLU(inplace=True),

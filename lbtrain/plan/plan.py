@@ -209,7 +209,12 @@ def make_plan(
         checkpoint_every=_examples(recipe.checkpoint.every, "checkpoint.every", recipe, dataset, total),
         noise_every=_examples(recipe.measure.noise_scale, "measure.noise_scale", recipe, dataset, total),
         noise_layers=recipe.measure.layers,
-        notes=tuple(_notes(recipe, warmup, milestones, len(phases) - 1 < len(rate.batch_growth))),
+        notes=tuple(
+            [
+                *_notes(recipe, warmup, milestones, len(phases) - 1 < len(rate.batch_growth)),
+                *statistics.notes(),
+            ]
+        ),
     )
 
 

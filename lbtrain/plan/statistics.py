@@ -3,14 +3,17 @@ memory of a rank.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from lbtrain import optim
 from lbtrain.data import DatasetInfo
 from lbtrain.errors import RecipeError
+from lbtrain.nn import check_batch_statistics
 from lbtrain.recipe import Recipe
-from lbtrain.tasks import build_model, counted_part
+from lbtrain.tasks import build_model, outputs_of
 
 
 @dataclass(frozen=True)
@@ -24,12 +27,28 @@ class ModelStatistics:
     without_trust_ratio: int
     batch_norm_layers: int
     activation_bytes_per_image: int
+    without_gradient: tuple[str, ...] = ()
+    """Parameters on which the loss does not depend. They are not trained, under any engine."""
+
+    def notes(self) -> list[str]:
+        """What a person should know of the model before it is trained."""
+        names, count = ", ".join(self.without_gradient[:3]), len(self.without_gradient)
+        more = f" and {count - 3} more" if count > 3 else ""
+        return [f"parameters that get no gradient are not trained: {names}{more}"] if names else []
 
 
 def model_statistics(recipe: Recipe, dataset: DatasetInfo) -> ModelStatistics:
-    """Counts the model on the meta device: no memory, no data, no GPU."""
+    """Counts the model on the meta device: no memory, no data, no GPU. Raises RecipeError for a model that
+    cannot be trained here.
+    """
     with torch.device("meta"):
         model = build_model(recipe, dataset)
+    try:
+        batch_norm_layers = check_batch_statistics(model)
+    except ValueError as error:
+        raise RecipeError(f"model.name={recipe.model.name}: {error}") from error
+    activation_bytes, without_gradient = _traced(recipe, model)
+    freeze(model, without_gradient)
     try:
         roles = optim.parameter_roles(
             model, no_decay=recipe.optimizer.no_decay, no_trust_ratio=recipe.optimizer.no_trust_ratio
@@ -40,22 +59,29 @@ def model_statistics(recipe: Recipe, dataset: DatasetInfo) -> ModelStatistics:
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         not_decayed=sum(role.numel for role in roles if not role.decay),
         without_trust_ratio=sum(role.numel for role in roles if not role.use_trust_ratio),
-        batch_norm_layers=sum(
-            isinstance(module, torch.nn.modules.batchnorm._BatchNorm) for module in model.modules()
-        ),
-        activation_bytes_per_image=_activation_bytes(*counted_part(recipe, model)),
+        batch_norm_layers=batch_norm_layers,
+        activation_bytes_per_image=activation_bytes,
+        without_gradient=without_gradient,
     )
 
 
-def _activation_bytes(model: torch.nn.Module, shape: tuple[int, int, int]) -> int:
-    """Bytes that autograd keeps for the backward pass of one image, parameters left out, by a forward pass on
-    the meta device.
+def freeze(model: nn.Module, names: tuple[str, ...]) -> None:
+    """Does not train these parameters. torch's optimizers skip a parameter without gradient; ZeRO would decay
+    it and DistributedDataParallel would wait for it.
+    """
+    for name in names:
+        model.get_parameter(name).requires_grad_(False)
+
+
+def _traced(recipe: Recipe, model: nn.Module) -> tuple[int, tuple[str, ...]]:
+    """Of a forward pass on the meta device: the bytes that autograd keeps for the backward pass of one image,
+    parameters left out, and the names of the parameters that get no gradient.
     """
     images = 2  # batch norm takes no single image
     kept = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
     total = 0
 
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
+    def pack(tensor: Tensor) -> Tensor:
         nonlocal total
         storage = tensor.untyped_storage()
         if storage._cdata not in kept:
@@ -64,10 +90,27 @@ def _activation_bytes(model: torch.nn.Module, shape: tuple[int, int, int]) -> in
             total += storage.nbytes()
         return tensor
 
-    held: list[torch.Tensor] = []  # keeps every storage alive, so that no address is seen twice
+    held: list[Tensor] = []  # keeps every storage alive, so that no address is seen twice
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        model(torch.empty(images, *shape, device="meta"))
-    return total // images
+        part, outputs = outputs_of(recipe, model, images)
+    without = {id(parameter) for parameter in part.parameters()} - _reached(outputs)
+    names = [name for name, each in model.named_parameters() if each.requires_grad and id(each) in without]
+    return total // images, tuple(names)
+
+
+def _reached(outputs: list[Tensor]) -> set[int]:
+    """Identities of the parameters in the graph that autograd has made of `outputs`."""
+    reached: set[int] = set()
+    seen: set[Any] = set()
+    waiting = [output.grad_fn for output in outputs]
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        reached.add(id(getattr(node, "variable", None)))
+        waiting += [following for following, _ in node.next_functions]
+    return reached
 
 
 def memory_estimate(

@@ -5,13 +5,21 @@ engine.
 from types import ModuleType
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lbtrain.data import DatasetInfo
 from lbtrain.recipe import Recipe
 from lbtrain.tasks.protocol import Evaluation, PrimaryMetric, Task
 
-__all__ = ["Evaluation", "Headline", "Task", "build_model", "counted_part", "create_task", "headline_of"]
+__all__ = [
+    "Evaluation",
+    "PrimaryMetric",
+    "Task",
+    "build_model",
+    "create_task",
+    "outputs_of",
+    "primary_metric_of",
+]
 
 
 def create_task(recipe: Recipe, device: torch.device) -> Task:
@@ -34,12 +42,12 @@ def build_model(recipe: Recipe, known: DatasetInfo) -> nn.Module:
     return model
 
 
-def counted_part(recipe: Recipe, model: nn.Module) -> tuple[nn.Module, tuple[int, int, int]]:
-    """The part of `model` whose activations can be counted without data, and (channels, height, width) of one
-    image as it sees it.
+def outputs_of(recipe: Recipe, model: nn.Module, num_images: int) -> tuple[nn.Module, list[Tensor]]:
+    """The part of `model` that can be called without data, and what the loss depends on of its outputs for so
+    many images, on the meta device. Raises RecipeError for a model that does not take them.
     """
-    part: tuple[nn.Module, tuple[int, int, int]] = _job(recipe).counted_part(recipe, model)
-    return part
+    outputs: tuple[nn.Module, list[Tensor]] = _job(recipe).outputs_of(recipe, model, num_images)
+    return outputs
 
 
 def _job(recipe: Recipe) -> ModuleType:

@@ -5,14 +5,13 @@ loaded, trained and frozen.
 from collections.abc import Sequence
 from typing import Any, cast
 
-import timm
 import torch
 from timm.layers import freeze_batch_norm_2d
 from torch import Tensor, nn
 
-import lbtrain.nn  # noqa: F401  registers its models with timm
 from lbtrain.errors import RecipeError
 from lbtrain.recipe import Recipe
+from lbtrain.tasks.timm_models import create_model
 
 STRIDES = (4, 8, 16, 32)
 """Of the feature maps that a pyramid stands on."""
@@ -63,14 +62,9 @@ def _check_shapes(body: nn.Module, named: str) -> None:
 def _features(recipe: Recipe, levels: tuple[int, ...]) -> nn.Module:
     arguments = recipe.model.args.get("backbone", {})
     try:
-        return cast(
-            nn.Module,
-            timm.create_model(recipe.model.name, features_only=True, out_indices=levels, **arguments),
-        )
-    except (RuntimeError, TypeError, ValueError, AssertionError, AttributeError, IndexError) as error:
-        raise RecipeError(
-            f"model.name={recipe.model.name} gives no backbone with {arguments}: {error}"
-        ) from error
+        return create_model(recipe.model.name, arguments, features_only=True, out_indices=levels)
+    except RecipeError as error:
+        raise RecipeError(f"as a backbone that returns feature maps, {error}") from error
 
 
 def create_backbone(recipe: Recipe, levels: tuple[int, ...]) -> nn.Module:

@@ -18,9 +18,9 @@ from lbtrain.data import DatasetInfo, Source, batches, dataset_info, open_source
 from lbtrain.data.fingerprint import index_fingerprint
 from lbtrain.data.loss_weights import noisy_weights
 from lbtrain.data.mixup import mixup, mixup_shares
+from lbtrain.data.registry import PHOTOS
 from lbtrain.data.sources import Batch
 from lbtrain.data.stream import PADDING, SampleStream, Stream, evaluation_blocks, train_blocks, whole_groups
-from lbtrain.errors import RecipeError
 from lbtrain.recipe import Recipe
 from lbtrain.tasks.protocol import Evaluation, PrimaryMetric
 
@@ -32,23 +32,14 @@ each example's loss (n,).
 
 def build_model(recipe: Recipe, known: DatasetInfo) -> nn.Module:
     """The network with its initial weights, seeded by the recipe alone. Raises RecipeError for a model that
-    timm does not have.
+    timm does not have, or not with these arguments.
     """
-    import timm
-
-    import lbtrain.nn  # noqa: F401  registers its models with timm
+    from lbtrain.tasks.timm_models import create_classifier
 
     torch.manual_seed(recipe.seed)
-    try:
-        model = timm.create_model(
-            recipe.model.name, num_classes=known.num_classes, in_chans=known.channels, **recipe.model.args
-        )
-    except (RuntimeError, TypeError, ValueError) as error:
-        near = timm.list_models(f"*{recipe.model.name[:8]}*")[:5]
-        hint = f" (timm has {', '.join(near)})" if near else ""
-        raise RecipeError(
-            f"model.name={recipe.model.name} with model.args={recipe.model.args}: {error}{hint}"
-        ) from error
+    model = create_classifier(
+        recipe.model.name, recipe.model.args, num_classes=known.num_classes, channels=known.channels
+    )
     if recipe.model.head_std:
         nn.init.normal_(cast(Any, model).get_classifier().weight, std=recipe.model.head_std)
     return model
@@ -147,7 +138,14 @@ class Classification:
 create = Classification
 
 
-def counted_part(recipe: Recipe, model: nn.Module) -> tuple[nn.Module, tuple[int, int, int]]:
-    """The whole network, and (channels, height, width) of one image as it sees it."""
+def outputs_of(recipe: Recipe, model: nn.Module, num_images: int) -> tuple[nn.Module, list[Tensor]]:
+    """The whole network and its scores for so many images, on the meta device. Raises RecipeError for a model
+    that does not take them, or does not return scores.
+    """
+    from lbtrain.tasks.timm_models import scores_of
+
     known = dataset_info(recipe.data)
-    return model, (known.channels, known.image_size, known.image_size)
+    images = torch.empty(num_images, known.channels, known.image_size, known.image_size, device="meta")
+    fixed = "" if recipe.data.name in (*PHOTOS, "synthetic") else recipe.data.name
+    scores = scores_of(model, images, name=recipe.model.name, args=recipe.model.args, fixed=fixed)
+    return model, [scores]

@@ -59,13 +59,15 @@ def _head_arguments(recipe: Recipe) -> dict[str, Any]:
     return {name: value for name, value in recipe.model.args.items() if name not in ("backbone", "frozen")}
 
 
-def counted_part(recipe: Recipe, model: nn.Module) -> tuple[nn.Module, tuple[int, int, int]]:
-    """The backbone and its pyramid, at the largest input: the heads' activations depend on what is found, and
-    are left out.
+def outputs_of(recipe: Recipe, model: nn.Module, num_images: int) -> tuple[nn.Module, list[Tensor]]:
+    """The backbone with its pyramid, and their features of so many images of the largest size, on the meta
+    device. The heads are left out: their activations depend on what is found.
     """
     short = max(_short_edges(recipe))
     rows, columns = padded(np.array([[short, max(short, recipe.data.max_size)]]))
-    return cast(nn.Module, model.backbone), (3, rows, columns)
+    backbone = cast(nn.Module, model.backbone)
+    features = backbone(torch.empty(num_images, 3, rows, columns, device="meta"))
+    return backbone, list(features.values())
 
 
 def _short_edges(recipe: Recipe) -> tuple[int, ...]:

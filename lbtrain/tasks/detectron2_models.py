@@ -140,9 +140,12 @@ def _heads_in_units(
     return [], mean_of(parts)
 
 
-def counted_part(recipe: Recipe, model: nn.Module) -> tuple[nn.Module, tuple[int, int, int]]:
-    """The backbone with its pyramid at the configs' usual largest input."""
-    return cast(nn.Module, model.backbone), (3, 800, 1344)
+def outputs_of(recipe: Recipe, model: nn.Module, num_images: int) -> tuple[nn.Module, list[Tensor]]:
+    """The backbone with its pyramid, and their features of so many images of the configs' usual largest size,
+    on the meta device.
+    """
+    backbone = cast(nn.Module, model.backbone)
+    return backbone, list(backbone(torch.empty(num_images, 3, 800, 1344, device="meta")).values())
 
 
 class Detectron2Segmentation(InstanceSegmentation):

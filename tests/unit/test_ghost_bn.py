@@ -5,10 +5,28 @@ import copy
 import pytest
 import timm
 import torch
-from timm.layers import BatchNormAct2d
+from timm.layers import (
+    BatchNormAct2d,
+    EvoNorm2dB0,
+    EvoNorm2dB1,
+    EvoNorm2dB2,
+    EvoNorm2dS0,
+    FilterResponseNormAct2d,
+    FrozenBatchNormAct2d,
+    ScaledStdConv2d,
+    SplitBatchNorm2d,
+    SyncBatchNormAct,
+)
 from torch import Tensor, nn
+from torchvision.ops import FrozenBatchNorm2d
 
-from lbtrain.nn import GhostBatchNorm1d, GhostBatchNorm2d, GhostStatistics, convert_to_ghost_batch_norm
+from lbtrain.nn import (
+    GhostBatchNorm1d,
+    GhostBatchNorm2d,
+    GhostStatistics,
+    check_batch_statistics,
+    convert_to_ghost_batch_norm,
+)
 
 EXACT = dict(rtol=1e-12, atol=1e-12)
 
@@ -185,20 +203,117 @@ def test_a_timm_model_of_such_layers_is_converted_whole():
     assert count == len(GhostStatistics(model).layers) == 49
 
 
-def test_what_cannot_be_converted_is_refused():
-    class Strange(nn.BatchNorm2d):
-        pass
+class Renormalised(nn.BatchNorm2d):
+    """Computes something of its own."""
 
-    with pytest.raises(
-        ValueError, match=r"1 is a Strange: ghost batch norm knows BatchNorm1d, BatchNorm2d, BatchNormAct2d"
-    ):
-        convert_to_ghost_batch_norm(nn.Sequential(nn.ReLU(), Strange(3)), 4)
-    with pytest.raises(ValueError, match="SyncBatchNorm"):
-        convert_to_ghost_batch_norm(nn.Sequential(nn.SyncBatchNorm(3)), 4)
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * 2
+
+
+class Renamed(nn.BatchNorm2d):
+    """Computes what batch norm does."""
+
+
+class MovingAverage(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("running_scale", torch.ones(3))
+
+
+REJECTED = [
+    (Renormalised(3), "1 is a Renormalised, which changes what batch norm computes"),
+    (nn.LazyBatchNorm2d(), "1 is a LazyBatchNorm2d"),
+    (nn.SyncBatchNorm(3), "SyncBatchNorm, which takes its statistics over all ranks.*bn_batch_size"),
+    (SyncBatchNormAct(3), "SyncBatchNormAct, which takes its statistics over all ranks"),
+    (SplitBatchNorm2d(3), "SplitBatchNorm2d, which takes its statistics over shares of a micro-batch"),
+    (EvoNorm2dB0(3), "EvoNorm2dB0, .*norm_layer=evonorms0"),
+    (EvoNorm2dB1(3), "EvoNorm2dB1"),
+    (EvoNorm2dB2(3), "EvoNorm2dB2"),
+    (nn.InstanceNorm2d(3, track_running_stats=True), "InstanceNorm2d, .*track_running_stats=False"),
+    (MovingAverage(), "MovingAverage, which keeps running statistics of a kind that is not known"),
+]
+
+
+@pytest.mark.parametrize(("layer", "words"), REJECTED, ids=[type(layer).__name__ for layer, _ in REJECTED])
+def test_a_layer_that_depends_on_the_batch_and_has_no_ghost_form_is_rejected(layer, words):
+    for check in (check_batch_statistics, lambda model: convert_to_ghost_batch_norm(model, 4)):
+        with pytest.raises(ValueError, match=words):
+            check(nn.Sequential(nn.ReLU(), layer))
+
+
+def test_a_layer_without_momentum_or_running_statistics_is_rejected():
     with pytest.raises(ValueError, match="momentum"):
         convert_to_ghost_batch_norm(nn.Sequential(nn.BatchNorm2d(3, momentum=None)), 4)
-    with pytest.raises(ValueError, match="track_running_stats"):
-        convert_to_ghost_batch_norm(nn.Sequential(nn.BatchNorm2d(3, track_running_stats=False)), 4)
+    with pytest.raises(ValueError, match=r"1 is a BatchNorm2d, which .*track_running_stats=True"):
+        check_batch_statistics(nn.Sequential(nn.ReLU(), nn.BatchNorm2d(3, track_running_stats=False)))
+
+
+INDEPENDENT = [
+    FrozenBatchNorm2d(3),
+    FrozenBatchNormAct2d(3),
+    FilterResponseNormAct2d(3),
+    EvoNorm2dS0(32),
+    nn.InstanceNorm2d(3),
+    nn.GroupNorm(1, 3),
+    ScaledStdConv2d(3, 3, 1),
+    nn.LocalResponseNorm(3),
+]
+
+
+@pytest.mark.parametrize("layer", INDEPENDENT, ids=lambda layer: type(layer).__name__)
+def test_a_layer_that_does_not_depend_on_the_batch_stays_as_it_is(layer):
+    kind = type(layer)
+    assert check_batch_statistics(nn.Sequential(layer)) == 0
+    assert type(convert_to_ghost_batch_norm(nn.Sequential(layer), 4)[0]) is kind
+    x = torch.randn(6, getattr(layer, "num_features", 32 if kind is EvoNorm2dS0 else 3), 4, 4)
+    torch.testing.assert_close(layer(x)[:2], layer(x[:2]))
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"), [(Renamed(3), (8, 3, 2, 2)), (nn.BatchNorm3d(3), (8, 3, 2, 2, 2))]
+)
+def test_whatever_has_batch_norms_own_forward_pass_gets_a_ghost_form(layer, shape):
+    twin = convert_to_ghost_batch_norm(nn.Sequential(copy.deepcopy(layer)), 4)
+    assert isinstance(twin[0], type(layer)) and len(GhostStatistics(twin).layers) == 1
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(twin(x), torch.cat([layer(chunk) for chunk in x.split(4)]))
+
+
+def test_a_model_that_is_converted_twice_is_converted_once():
+    twin = convert_to_ghost_batch_norm(nn.Sequential(plain_layer()), 4)
+    assert type(convert_to_ghost_batch_norm(twin, 2)[0]) is GhostBatchNorm2d and twin[0].ghost_size == 2
+
+
+FROZEN = [{0}, {1}, {2}, {0, 1}, {0, 2}, {0, 1, 2}, set()]
+
+
+@pytest.mark.parametrize("frozen", FROZEN, ids=str)
+def test_layers_in_eval_mode_keep_their_statistics_and_the_others_move(frozen):
+    """Partially frozen stages: as in torch, whatever the mode of the other layers."""
+    model = nn.Sequential(plain_layer(), plain_layer(), plain_layer())
+    twin = convert_to_ghost_batch_norm(copy.deepcopy(model), 6)
+    statistics = GhostStatistics(twin)
+    for each in (model, twin):
+        for number in frozen:
+            each[number].eval()
+    for seed in range(3):
+        torch.testing.assert_close(twin(images(6, seed)), model(images(6, seed)), **EXACT)
+        statistics.start()
+        statistics.finish()
+    torch.testing.assert_close(twin.state_dict(), model.state_dict(), **EXACT)
+    assert [int(layer.num_batches_tracked) for layer in twin] == [0 if n in frozen else 3 for n in range(3)]
+
+
+def test_a_layer_that_is_not_called_or_changes_its_mode_keeps_its_statistics():
+    twin = convert_to_ghost_batch_norm(nn.Sequential(plain_layer(), plain_layer()), 6)
+    statistics, before = GhostStatistics(twin), copy.deepcopy(twin[1].state_dict())
+    for frozen in (False, True, False):
+        twin[0].train(not frozen)
+        twin[0](images(6))
+        statistics.start()
+        statistics.finish()
+    assert twin[0].num_batches_tracked == 2
+    assert all(torch.equal(tensor, before[name]) for name, tensor in twin[1].state_dict().items())
 
 
 @pytest.mark.parametrize("count", [1, 3, 5, 9])

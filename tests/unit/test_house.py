@@ -21,7 +21,7 @@ BELOW = {
     "plan.scaling": {"plan.schedules"},
     "plan.batching": set(),
     "plan.capabilities": set(),
-    "plan.statistics": {"data", "optim", "tasks"},
+    "plan.statistics": {"data", "nn", "optim", "tasks"},
     "plan.plan": {"plan", "data"},
     "nn": set(),
     "launch": set(),

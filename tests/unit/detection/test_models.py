@@ -114,7 +114,7 @@ def test_a_pyramid_stands_on_feature_maps_of_strides_4_to_32(name):
         ),
         ("vit_tiny_patch16_224", {}, "of strides 16: "),
         ("inception_v4", {}, r"makes features of \[\(160, 30, 46\)"),
-        ("alexnet", {}, "model.name=alexnet gives no backbone"),
+        ("alexnet", {}, "as a backbone that returns feature maps, model.name=alexnet: "),
         ("swin_tiny_patch4_window7_224", {}, "takes no image of 128 x 192 pixels"),
         ("swin_tiny_patch4_window7_224", dict(strict_img_size=False), r"makes features of \[\(32, 48, 96\)"),
         ("resnet18", dict(in_chans=1), "takes no image"),

@@ -1,0 +1,102 @@
+"""Small models as people have them: stages that are frozen, parameters that no loss reads, several outputs.
+Importing this module registers them with timm.
+"""
+
+from typing import Any
+
+import torch
+from timm.models import register_model
+from torch import Tensor, nn
+
+
+class Small(nn.Module):
+    """Two stages with batch norm and a head."""
+
+    def __init__(self, num_classes: int = 10, in_chans: int = 1, **_: Any):
+        super().__init__()
+        self.num_classes = num_classes
+        self.stem = nn.Sequential(nn.Conv2d(in_chans, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU())
+        self.stage = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU())
+        self.head = nn.Linear(8, num_classes)
+
+    def get_classifier(self) -> nn.Linear:
+        return self.head
+
+    def forward(self, x: Tensor) -> Any:
+        return self.head(self.stage(self.stem(x)).mean((2, 3)))
+
+
+class FrozenStem(Small):
+    """Its first batch norm stays in eval mode in training."""
+
+    frozen = ("stem",)
+
+    def train(self, mode: bool = True) -> "FrozenStem":
+        super().train(mode)
+        for name in self.frozen:
+            getattr(self, name).eval()
+        return self
+
+
+class FrozenStage(FrozenStem):
+    frozen = ("stage",)
+
+
+class Unread(Small):
+    """Two layers of which the scores know nothing."""
+
+    def __init__(self, **args: Any):
+        super().__init__(**args)
+        self.extra = nn.Linear(8, 3)
+        self.scale = nn.Parameter(torch.ones(8))
+
+
+class SometimesRead(Small):
+    """A layer that the first forward pass calls and the others do not."""
+
+    def __init__(self, **args: Any):
+        super().__init__(**args)
+        self.extra = nn.Linear(8, self.num_classes)
+        self.calls = 0
+
+    def forward(self, x: Tensor) -> Any:
+        self.calls += 1
+        features = self.stage(self.stem(x)).mean((2, 3))
+        return self.head(features) + (self.extra(features) if self.calls == 1 else 0)
+
+
+class TupleOutput(Small):
+    def forward(self, x: Tensor) -> Any:
+        scores = super().forward(x)
+        return (scores, scores) if self.training else scores
+
+
+class DictOutput(Small):
+    def forward(self, x: Tensor) -> Any:
+        return {"logits": super().forward(x)}
+
+
+class MapOutput(Small):
+    def forward(self, x: Tensor) -> Any:
+        return self.stage(self.stem(x))
+
+
+def _register(name: str, kind: type[nn.Module]) -> None:
+    def create(pretrained: bool = False, **args: Any) -> nn.Module:
+        args.pop("pretrained_cfg", None)
+        return kind(**args)
+
+    create.__name__, create.__module__ = name, __name__
+    register_model(create)
+
+
+for _name, _kind in {
+    "odd_frozen_stem": FrozenStem,
+    "odd_frozen_stage": FrozenStage,
+    "odd_unread": Unread,
+    "odd_sometimes_read": SometimesRead,
+    "odd_tuple": TupleOutput,
+    "odd_dict": DictOutput,
+    "odd_map": MapOutput,
+}.items():
+    _register(_name, _kind)
