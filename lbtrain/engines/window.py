@@ -71,7 +71,7 @@ class WindowedEngine:
         return applied
 
     def _check_gradients(self) -> None:
-        """Raises RecipeError where a trainable parameter got no gradient in this step: what that means differs
+        """Raises RecipeError where a trainable parameter got no gradient in this step: its meaning differs
         between engines.
         """
         for name, parameter in self._trainable:
