@@ -47,8 +47,8 @@ from bench.turns import in_turns
 from lbtrain import Recipe
 from lbtrain.errors import UserError
 from lbtrain.main import run
+from lbtrain.recipe.files import load_recipe
 from lbtrain.runs.records import EvalRow, Records, Row
-from tools.recipe_file import load_recipe
 from tools.scaling_report.model.topology import GPUS
 
 COMMAND = "python -m bench.gpu"

@@ -18,7 +18,7 @@ from lbtrain import Recipe
 from lbtrain.data.grouping import GroupedStream, kinds_of
 from lbtrain.data.instances import Preparation, padded
 from lbtrain.data.stream import SampleStream
-from tools.recipe_file import load_recipe
+from lbtrain.recipe.files import load_recipe
 
 RECIPE = Path(__file__).parents[1] / "recipes/coco/mask_rcnn.py"
 NUM_IMAGES = 20_000

@@ -10,7 +10,8 @@ from pathlib import Path
 from lbtrain.recipe.files import contract_field, find_recipe, load_recipe, parents_of
 from lbtrain.recipe.schema import Recipe, keys
 
-_NUMBER = re.compile(r"\d+\.\d+(?: (?:\+-|±) \d+\.\d+)?")
+_SCORE = re.compile(r"(?:top-1 error|mask AP) (\d+\.\d+(?: ± \d+\.\d+)?) %")
+_PAPER = re.compile(r"[A-Z][\w']+ (?:et al\.|& [A-Z]\w+) \d{4}|detectron2")
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class Contract:
     """FOLDER/NAME."""
     title: str
     batch: str
+    """With a + where it grows during the run."""
     metric: str
     measured: str
     published: str
@@ -35,11 +37,11 @@ class Contract:
         return cls(
             name=f"{path.parent.name}/{path.stem}",
             title=re.sub(r" \([^()]*\d{4}[^()]*\)", "", doc.partition("\n\n")[0]).rstrip(".:"),
-            batch=f"{recipe.batch_size:,}" + (", grows" if grows else ""),
+            batch=f"{recipe.batch_size:,}" + ("+" if grows else ""),
             metric=metric_of(recipe),
             measured=_score(contract_field(doc, "Measured")),
             published=_score(contract_field(doc, "Published")),
-            source=next(iter(re.findall(r"[A-Z][\w']+ (?:et al\.|& [A-Z]\w+) \d{4}", doc)), "-"),
+            source=_source(recipe, doc),
         )
 
     def matches(self, word: str) -> bool:
@@ -52,11 +54,18 @@ def metric_of(recipe: Recipe) -> str:
 
 
 def _score(text: str) -> str:
-    """The number of `top-1 error 23.74 ± 0.09 % (...)`; what is no number is one word."""
-    if text.startswith("diverged"):
-        return "diverged"
-    found = _NUMBER.search(text.partition("%")[0]) if "%" in text.partition("(")[0] else None
-    return found[0].replace("+-", "±") if found else "-"
+    found = _SCORE.match(text)
+    return found[1] if found else "diverged" if text.startswith("diverged") else "-"
+
+
+def _source(recipe: Recipe, doc: str) -> str:
+    """Who published the number: the repository's own name of GITHUB/NAME, or the paper; else the first paper
+    that the recipe names.
+    """
+    if recipe.expect:
+        return recipe.expect.source.partition(",")[0].rpartition("/")[2]
+    papers = _PAPER.findall(" ".join(doc.split()))
+    return papers[0] if papers else "-"
 
 
 def parent_of(path: Path) -> Path | None:

@@ -13,15 +13,15 @@ from lbtrain.errors import RecipeError
 from lbtrain.recipe.schema import Recipe
 
 _PACKAGE = Path(__file__).parents[1]
-RECIPES = next(folder for folder in (_PACKAGE / "recipes", _PACKAGE.parent / "recipes") if folder.is_dir())
+RECIPES = (_PACKAGE if (_PACKAGE / "recipes").is_dir() else _PACKAGE.parent) / "recipes"
 """Inside the package where it is installed, beside it in a checkout."""
 
 
-def shipped() -> dict[str, Path]:
+def shipped(root: Path = RECIPES) -> dict[str, Path]:
     """Every recipe of lbtrain by its name, such as imagenet/resnet50_8k: data sets in alphabetical order,
     resnet50 before resnet101, 8k before 16k.
     """
-    files = sorted(RECIPES.glob("*/*.py"), key=lambda path: (path.parent.name, _natural(path.stem)))
+    files = sorted(root.glob("*/*.py"), key=lambda path: (path.parent.name, _natural(path.stem)))
     return {f"{path.parent.name}/{path.stem}": path for path in files}
 
 

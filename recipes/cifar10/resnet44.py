@@ -11,6 +11,7 @@ Measured   not yet
 
 from lbtrain import Recipe, main
 
+# Peak learning rate 0.1.
 recipe = Recipe().vary(
     batch_size=128,
     bn_batch_size=128,

@@ -10,6 +10,7 @@ from resnet44 import recipe as small_batch
 
 from lbtrain import main
 
+# Peak learning rate 0.1.
 recipe = small_batch.vary(batch_size=4096, bn_batch_size=4096)
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from resnet44_4k import recipe as large_batch
 
 from lbtrain import main
 
+# Peak learning rate 0.5657.
 recipe = large_batch.vary(schedule=dict(rule="sqrt"))
 
 if __name__ == "__main__":

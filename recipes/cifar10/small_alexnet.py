@@ -12,6 +12,7 @@ from small_resnet32 import recipe as resnet32
 
 from lbtrain import main
 
+# Peak learning rate 0.03125.
 recipe = resnet32.vary(
     model=dict(name="reduced_alexnet"), data=dict(augmentation="none"), optimizer=dict(weight_decay=5e-4)
 )

@@ -12,6 +12,7 @@ from small_alexnet import recipe as plain
 
 from lbtrain import main
 
+# Peak learning rate 0.0625.
 recipe = plain.vary(batch_size=16, bn_batch_size=16, model=dict(args={"batch_norm": "all"}))
 
 if __name__ == "__main__":

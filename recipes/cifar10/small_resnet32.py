@@ -12,6 +12,7 @@ Measured   not yet
 
 from lbtrain import Recipe, main
 
+# Peak learning rate 0.03125.
 recipe = Recipe().vary(
     batch_size=8,
     bn_batch_size=8,

@@ -10,6 +10,7 @@ from small_resnet32 import recipe as small
 
 from lbtrain import main
 
+# Peak learning rate 0.5.
 recipe = small.vary(
     batch_size=128,
     bn_batch_size=128,

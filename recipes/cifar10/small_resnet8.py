@@ -12,6 +12,7 @@ from small_resnet32 import recipe as with_norm
 
 from lbtrain import main
 
+# Peak learning rate 0.01562.
 recipe = with_norm.vary(
     batch_size=4, model=dict(name="cifar_resnet8", args={"batch_norm": False}), data=dict(augmentation="none")
 )

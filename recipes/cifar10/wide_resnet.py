@@ -5,12 +5,13 @@ Initial rate, momentum and factor are the paper's; epochs, milestones and weight
 & Komodakis 2016.
 
 Run        python recipes/cifar10/wide_resnet.py data.root=/data/cifar10
-Published  top-1 accuracy 94.3 % in about 80,000 steps
+Published  top-1 error 5.7 % in about 80,000 steps
 Measured   not yet
 """
 
 from lbtrain import Expectation, Recipe, main
 
+# Peak learning rate 0.1.
 recipe = Recipe().vary(
     batch_size=128,
     bn_batch_size=128,

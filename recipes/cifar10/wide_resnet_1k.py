@@ -12,13 +12,17 @@ from wide_resnet import recipe as original
 
 from lbtrain import main
 
+# Peak learning rate 0.8.
 recipe = original.vary(
     batch_size=1024,
     duration="30ep",
     precision="bf16",
     channels_last=True,
     loss=dict(label_smoothing=0.1),
-    schedule=dict(warmup="5ep", decay="poly", power=1.0),
+    # The parent's milestones and factor do nothing under poly: they are the defaults again.
+    schedule=dict(
+        warmup="5ep", decay="poly", power=1.0, milestones=["30ep", "60ep", "80ep"], factor=0.1
+    ),
     log_every="0.5ep",
 )
 

@@ -10,6 +10,7 @@ from wide_resnet import recipe as decay
 
 from lbtrain import main
 
+# Peak learning rate 0.1.
 recipe = decay.vary(schedule=dict(batch_growth=["60ep:5"], milestones=["120ep", "160ep"]))
 
 if __name__ == "__main__":

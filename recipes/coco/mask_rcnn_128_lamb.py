@@ -12,6 +12,7 @@ from mask_rcnn_128 import recipe as baseline
 
 from lbtrain import main
 
+# Peak learning rate 0.002828.
 recipe = baseline.vary(
     optimizer=dict(name="lamb", weight_decay=0.01, no_decay=["norm", "bias"]),
     schedule=dict(base_lr=1e-3, base_batch_size=16, rule="sqrt", warmup_start_lr=0.0),

@@ -13,6 +13,7 @@ from mask_rcnn_128 import recipe as baseline
 
 from lbtrain import main
 
+# Peak learning rate 2.828.
 recipe = baseline.vary(
     optimizer=dict(name="lars", no_decay=["norm", "bias"]),
     schedule=dict(base_lr=1.0, base_batch_size=16, rule="sqrt", warmup_start_lr=0.0),

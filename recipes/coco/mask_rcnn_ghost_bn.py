@@ -11,6 +11,7 @@ from mask_rcnn import recipe as baseline
 
 from lbtrain import main
 
+# Peak learning rate 0.02.
 recipe = baseline.vary(bn_batch_size=2, model=dict(batch_norm="ghost", args=dict(frozen=["conv1"])))
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from mask_rcnn import recipe as baseline
 
 from lbtrain import main
 
+# Peak learning rate 0.02.
 recipe = baseline.vary(model=dict(batch_norm="sync", args=dict(frozen=["conv1"])))
 
 if __name__ == "__main__":

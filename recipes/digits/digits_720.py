@@ -13,6 +13,7 @@ from digits import recipe as baseline
 
 from lbtrain import main
 
+# Peak learning rate 1.125.
 recipe = baseline.vary(
     batch_size=720, bn_momentum=0.5, schedule=dict(rule="linear", warmup="5ep"), log_every="1it"
 )

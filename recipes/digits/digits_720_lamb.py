@@ -12,6 +12,7 @@ from digits_720 import recipe as linear
 
 from lbtrain import main
 
+# Peak learning rate 0.06.
 recipe = linear.vary(
     optimizer=dict(name="lamb", weight_decay=0.01),
     schedule=dict(base_lr=0.06, base_batch_size=720, rule="sqrt", warmup="4ep", warmup_start_lr=0.0),

@@ -9,6 +9,7 @@ from digits_720 import recipe as linear
 
 from lbtrain import main
 
+# Peak learning rate 16.
 recipe = linear.vary(
     optimizer=dict(name="lars", trust_coefficient=0.001, weight_decay=1e-4),
     schedule=dict(

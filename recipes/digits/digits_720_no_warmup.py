@@ -9,6 +9,7 @@ from digits_720 import recipe as gradual
 
 from lbtrain import main
 
+# Peak learning rate 1.125.
 recipe = gradual.vary(schedule=dict(warmup="0ep"))
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from digits import recipe as baseline
 
 from lbtrain import main
 
+# Peak learning rate 0.05.
 recipe = baseline.vary(batch_size=720, schedule=dict(rule="none", warmup="0ep"), log_every="1it")
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from digits import recipe as baseline
 
 from lbtrain import main
 
+# Peak learning rate 0.05.
 recipe = baseline.vary(bn_momentum=0.3, absa=dict(max_batch_size=256, patience=4), log_every="10it")
 
 if __name__ == "__main__":

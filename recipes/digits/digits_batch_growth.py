@@ -10,6 +10,7 @@ from digits import recipe as baseline
 
 from lbtrain import main
 
+# Peak learning rate 0.05.
 recipe = baseline.vary(
     bn_momentum=0.3, schedule=dict(decay="none", batch_growth=["10ep:3", "15ep:3"]), log_every="10it"
 )

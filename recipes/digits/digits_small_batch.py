@@ -10,6 +10,7 @@ from digits import recipe as baseline
 
 from lbtrain import main
 
+# Peak learning rate 0.03125.
 recipe = baseline.vary(
     batch_size=4,
     bn_batch_size=4,

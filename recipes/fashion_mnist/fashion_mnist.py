@@ -12,6 +12,7 @@ Measured   top-1 error 13.24 ± 0.21 % (n=5, 1 rank; results/fashion_methods.jso
 
 from lbtrain import Recipe, main
 
+# Peak learning rate 0.02.
 recipe = Recipe().vary(
     batch_size=32,
     bn_batch_size=32,

@@ -10,7 +10,8 @@ from fashion_mnist_2k_unscaled import recipe as unscaled
 
 from lbtrain import main
 
-recipe = unscaled.vary(schedule=dict(rule="linear", warmup="2ep"))
+# Peak learning rate 1.28.
+recipe = unscaled.vary(schedule=dict(rule="linear", warmup="2ep", warmup_start_lr=0.0))
 
 if __name__ == "__main__":
     main(recipe)

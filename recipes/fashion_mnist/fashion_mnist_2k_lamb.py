@@ -11,6 +11,7 @@ from fashion_mnist_2k import recipe as linear
 
 from lbtrain import main
 
+# Peak learning rate 0.02.
 recipe = linear.vary(
     optimizer=dict(name="lamb", weight_decay=0.01),
     schedule=dict(base_lr=0.02, base_batch_size=2048, rule="sqrt"),

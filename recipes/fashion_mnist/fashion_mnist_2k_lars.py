@@ -11,6 +11,7 @@ from fashion_mnist_2k import recipe as linear
 
 from lbtrain import main
 
+# Peak learning rate 3.
 recipe = linear.vary(
     optimizer=dict(name="lars", trust_coefficient=0.001),
     schedule=dict(base_lr=3.0, base_batch_size=2048, rule="sqrt", decay="poly", power=2.0),

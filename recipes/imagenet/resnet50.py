@@ -1,12 +1,13 @@
 """ResNet-50 on ImageNet at 256 images a step: the baseline (Goyal et al. 2017, section 5.1 and Table 1).
 
 Run        deepspeed --hostfile hostfiles/1x8 recipes/imagenet/resnet50.py data.root=/data/imagenet
-Published  top-1 error 23.60 +- 0.12 % (5 runs; error of a run: median of the last 5 epochs)
+Published  top-1 error 23.60 ± 0.12 % (5 runs; error of a run: median of the last 5 epochs)
 Measured   not yet
 """
 
 from lbtrain import Expectation, Recipe, main
 
+# Peak learning rate 0.1.
 recipe = Recipe().vary(
     batch_size=256,
     bn_batch_size=32,

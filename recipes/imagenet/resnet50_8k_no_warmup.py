@@ -3,7 +3,7 @@
 
 Run        deepspeed --hostfile hostfiles/32x8 recipes/imagenet/resnet50_8k_no_warmup.py
            data.root=/data/imagenet
-Published  top-1 error 24.84 +- 0.37 % (baseline at 256: 23.60 +- 0.12)
+Published  top-1 error 24.84 ± 0.37 % (baseline at 256: 23.60 ± 0.12)
 Measured   not yet
 """
 
@@ -11,6 +11,7 @@ from resnet50_8k import recipe as gradual
 
 from lbtrain import Expectation, main
 
+# Peak learning rate 3.2.
 recipe = gradual.vary(
     schedule=dict(warmup="0ep"),
     expect=Expectation("top1_error", 24.84, 0.74, "Goyal et al. 2017, Table 1", evaluations=5),

@@ -13,6 +13,7 @@ from resnet50_small_batch import recipe as small_batch
 
 from lbtrain import main
 
+# Peak learning rate 1.
 recipe = small_batch.vary(batch_size=1024, bn_batch_size=32)
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from resnet50 import recipe as baseline
 
 from lbtrain import main
 
+# Peak learning rate 0.03125.
 recipe = baseline.vary(
     batch_size=32,
     optimizer=dict(momentum=0.0, nesterov=False),

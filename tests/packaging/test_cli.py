@@ -20,7 +20,7 @@ def test_every_recipe_is_listed_with_its_results(capsys):
     assert main(["recipes"]) == 0
     shown = capsys.readouterr().out
     assert len(shipped()) > 60 and all(name in shown for name in shipped())
-    assert max(map(len, shown.splitlines())) <= 110
+    assert max(map(len, shown.splitlines())) <= 100
     (digits,) = [line for line in shown.splitlines() if line.startswith("digits/digits_720_lamb ")]
     assert digits.split()[1:4] == ["720", "0.73", "±"] and "You et al. 2019" in digits
 

@@ -125,7 +125,8 @@ def _run(options: argparse.Namespace, words: Sequence[str]) -> str:
 
         return layers(Run(options.run))
     if options.command == "sweep":
-        from ..recipe_file import load_recipe
+        from lbtrain.recipe.files import load_recipe
+
         from .sweep import Question, sweep
 
         asked = (

@@ -25,9 +25,9 @@ from lbtrain.errors import RecipeError
 from lbtrain.launch.hostfile import Hostfile, read_hostfile
 from lbtrain.plan.plan import make_plan
 from lbtrain.recipe import Recipe
+from lbtrain.recipe.files import load_recipe
 from lbtrain.runs.provenance import commit, hardware, versions
 
-from ..recipe_file import load_recipe
 from . import arguments
 from .launchers import LAUNCHERS, commands, run_together
 from .report import (

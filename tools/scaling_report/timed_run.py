@@ -33,9 +33,9 @@ from lbtrain.engines import Engine
 from lbtrain.errors import LaunchError, UserError
 from lbtrain.launch.world import detect_world, leave_process_group, start_process_group
 from lbtrain.main import run
+from lbtrain.recipe.files import load_recipe
 from lbtrain.tasks import Task
 
-from ..recipe_file import load_recipe
 from .stopwatch import Stopwatch, TimedTask
 
 SIZES = [4 * 4**power for power in range(4, 12)]  # 1 KiB to 16 MiB

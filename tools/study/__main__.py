@@ -19,9 +19,9 @@ import sys
 from pathlib import Path
 
 from lbtrain.errors import RecipeError, UserError
+from lbtrain.recipe.files import load_recipe
 from lbtrain.tasks import primary_metric_of
 
-from ..recipe_file import load_recipe
 from . import sweep
 from .jobs import Job, check_names_differ, launch_in_words, run_jobs, seeds_in_words
 from .report import Arm, write_report

@@ -18,12 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from lbtrain.errors import RecipeError
+from lbtrain.recipe.files import RECIPES, contract_field, load_recipe
 
 from .. import catalogue
-from ..catalogue import FOLDER as RECIPES
 from ..kit import command
 from ..kit.publish import README, add_options, picture_beside, publish
-from ..recipe_file import contract_field, load_recipe
 
 _SWEEP = "as an arm of the sweep"
 

@@ -26,9 +26,9 @@ from pathlib import Path
 
 from lbtrain import Recipe
 from lbtrain.errors import RecipeError, UserError
+from lbtrain.recipe.files import load_recipe
 from lbtrain.tasks import PrimaryMetric, primary_metric_of
 
-from ..recipe_file import load_recipe
 from .jobs import Job, check_names_differ, run_jobs, seeds_in_words
 from .sweep_report import Point, write_report
 from .worker import check_unchanged

@@ -10,10 +10,10 @@ from pathlib import Path
 from lbtrain.errors import Diverged, RecipeError
 from lbtrain.launch.world import leave_process_group
 from lbtrain.main import run
+from lbtrain.recipe.files import load_recipe
 from lbtrain.runs.directory import RunDirectory
 from lbtrain.runs.records import write_whole
 
-from ..recipe_file import load_recipe
 from .jobs import Job
 
 

@@ -12,7 +12,7 @@ import pytest
 from lbtrain import Recipe
 from lbtrain.errors import LaunchError
 from lbtrain.launch.hostfile import Hostfile
-from tools.recipe_file import load_recipe
+from lbtrain.recipe.files import load_recipe
 from tools.scaling_report.__main__ import main
 from tools.scaling_report.launchers import LAUNCHERS, commands, run_together
 from tools.scaling_report.measure import Point, Study

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from lbtrain.errors import RecipeError
+from lbtrain.recipe.files import contract_field, load_recipe
 from lbtrain.tasks import PrimaryMetric
 from tools.kit.charts import save
 from tools.kit.publish import ROOT, with_block
-from tools.recipe_file import contract_field, load_recipe
 from tools.study import __main__ as study
 from tools.study import publish
 from tools.study.jobs import WORKER, Job
