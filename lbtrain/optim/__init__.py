@@ -15,6 +15,7 @@ from .groups import ParameterRole, parameter_groups, parameter_roles
 from .lamb import LAMB
 from .lars import LARS
 from .layout import UnsupportedSharding
+from .muon import Muon
 from .norms import gradient_norms, named_layers
 from .sgd import create_sgd
 from .sharding import Shards
@@ -24,6 +25,7 @@ __all__ = [
     "LAMB",
     "LARS",
     "LayerNorms",
+    "Muon",
     "ParameterRole",
     "Shards",
     "TrustSummary",

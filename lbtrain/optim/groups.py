@@ -1,4 +1,4 @@
-"""Which parameters are decayed, and which take a layer-wise step: two filters that are set apart.
+"""Which parameters are decayed, which take a layer-wise step, and which are Muon's: filters that are set apart.
 
 Weight decay on norm parameters and biases costs accuracy at large batches (Goyal et al. 2017, section 5.3;
 Hoffer et al. 2019), and so does adapting their learning rate (0.7 to 1.9 points in public LARS
@@ -24,6 +24,7 @@ class ParameterRole(NamedTuple):
     numel: int
     decay: bool
     use_trust_ratio: bool
+    use_muon: bool
 
 
 def parameter_groups(
@@ -32,34 +33,48 @@ def parameter_groups(
     weight_decay: float,
     no_decay: Sequence[str] = KINDS,
     no_trust_ratio: Sequence[str] = KINDS,
+    no_muon: Sequence[str] | None = None,
 ) -> list[dict[str, Any]]:
-    """Cut the trainable parameters of `model` into at most four torch parameter groups: decayed or not,
-    adapted or not.
+    """Split the trainable parameters of `model` into torch parameter groups: decayed or not, with a trust
+    ratio or not, and, where `no_muon` is given, Muon's or not.
 
     An entry of `no_decay` or `no_trust_ratio` is `norm` (every parameter of a normalisation layer), `bias`
     (every parameter called bias) or a pattern for whole parameter names (`head.*`). The groups carry
-    `params`, `param_names`, `weight_decay` and `adapt`; they keep the model's order; a tied parameter is in
+    `params`, `param_names`, `weight_decay`, `use_trust_ratio` and `use_muon`; they keep the model's order; a tied parameter is in
     one group, once, under its first name. Works on a model on the meta device.
     """
     parameters = dict(_trainable(model))
-    groups: dict[tuple[bool, bool], dict[str, Any]] = {}
-    for role in parameter_roles(model, no_decay=no_decay, no_trust_ratio=no_trust_ratio):
+    groups: dict[tuple[bool, bool, bool], dict[str, Any]] = {}
+    roles = parameter_roles(model, no_decay=no_decay, no_trust_ratio=no_trust_ratio, no_muon=no_muon)
+    for role in roles:
         blank = {
             "params": [],
             "param_names": [],
             "weight_decay": weight_decay if role.decay else 0.0,
             "use_trust_ratio": role.use_trust_ratio,
         }
-        group = groups.setdefault((role.decay, role.use_trust_ratio), blank)
+        if no_muon is not None:
+            blank["use_muon"] = role.use_muon
+        group = groups.setdefault((role.use_muon, role.decay, role.use_trust_ratio), blank)
         group["params"].append(parameters[role.name])
         group["param_names"].append(role.name)
     return [groups[key] for key in sorted(groups, reverse=True)]
 
 
 def parameter_roles(
-    model: nn.Module, *, no_decay: Sequence[str] = KINDS, no_trust_ratio: Sequence[str] = KINDS
+    model: nn.Module,
+    *,
+    no_decay: Sequence[str] = KINDS,
+    no_trust_ratio: Sequence[str] = KINDS,
+    no_muon: Sequence[str] | None = None,
 ) -> list[ParameterRole]:
-    """List every trainable parameter in the model's order with what the filters say of it."""
+    """List every trainable parameter in the model's order with what the filters say of it.
+
+    Muon's (where `no_muon` is given) are the weights of linear layers and of convolutions in one group, but
+    for those that an entry of `no_muon` names: `first` (the layer that sees the image), `head` (the
+    classifier), or a pattern for whole names. Embeddings, grouped convolutions, norms, biases and other
+    parameters are never Muon's (Jordan et al. 2024 leave them, the first layer and the head, to AdamW).
+    """
     names = [name for name, _ in _trainable(model)]
     if not names:
         raise ValueError(
@@ -68,10 +83,39 @@ def parameter_roles(
         )
     norms = _norm_parameter_names(model)
     undecayed, unadapted = _matching(no_decay, names, norms), _matching(no_trust_ratio, names, norms)
+    muon = set() if no_muon is None else _muon_names(model, no_muon, names)
     return [
-        ParameterRole(name, p.numel(), name not in undecayed, name not in unadapted)
+        ParameterRole(name, p.numel(), name not in undecayed, name not in unadapted, name in muon)
         for name, p in _trainable(model)
     ]
+
+
+def _muon_names(model: nn.Module, no_muon: Sequence[str], names: list[str]) -> set[str]:
+    """Names of the parameters that Muon steps."""
+    layers = [
+        (f"{prefix}.weight" if prefix else "weight", module)
+        for prefix, module in model.named_modules()
+        if isinstance(module, nn.Linear | nn.modules.conv._ConvNd)
+    ]
+    kinds = {"first": {layers[0][0]} if layers else set(), "head": _head_names(model)}
+    excluded = set().union(*(kinds[entry] for entry in no_muon if entry in kinds))
+    excluded |= _matching([entry for entry in no_muon if entry not in kinds], names, set())
+    return {
+        name
+        for name, module in layers
+        if name in names and name not in excluded and getattr(module, "groups", 1) == 1
+        and 1 < module.weight.shape[0] < module.weight.numel()
+    }  # fmt: skip
+
+
+def _head_names(model: nn.Module) -> set[str]:
+    """Parameters of the classifier, where the model says which one it is (as timm's do)."""
+    if not hasattr(model, "get_classifier"):
+        return set()
+    head: Any = model.get_classifier()  # type: ignore[operator]
+    modules = head if isinstance(head, tuple | list) else (head,)
+    own = {id(p) for module in modules if isinstance(module, nn.Module) for p in module.parameters()}
+    return {name for name, p in model.named_parameters() if id(p) in own}
 
 
 def _trainable(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:

@@ -14,9 +14,11 @@ of squared norms that the ranks add up agree by construction. Anything else is r
 import weakref
 from typing import NamedTuple, Protocol
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Replicate, Shard
+from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 from lbtrain.errors import UserError
 
@@ -29,7 +31,7 @@ class UnsupportedSharding(UserError, ValueError):
 
 class Slice(NamedTuple):
     """The part of one layer held here: flat or whole tensors of one shape; `process_group` holds the other
-    parts (None: nobody).
+    parts (None: nobody). The part is elements `offset` to `offset + weight.numel()` of a layer of `shape`.
     """
 
     name: str
@@ -37,6 +39,8 @@ class Slice(NamedTuple):
     gradient: Tensor
     state: dict[str, Tensor]
     process_group: dist.ProcessGroup | None
+    shape: torch.Size
+    offset: int
 
 
 class Layout(Protocol):
@@ -106,9 +110,11 @@ class WholeLayers:
                     _local_like(gradient, parameter),
                     local,
                     _shard_group(parameter, name),
+                    parameter.shape,
+                    _offset(parameter),
                 )
             ]
-        return [Slice(name, parameter, gradient, state, None)]
+        return [Slice(name, parameter, gradient, state, None, parameter.shape, 0)]
 
 
 def _local_like(gradient: Tensor, parameter: DTensor) -> Tensor:
@@ -129,6 +135,17 @@ def _shard_group(parameter: DTensor, name: str) -> dist.ProcessGroup | None:
             f"{name} is sharded along {len(axes)} mesh axes; layer norms are added along one. Shard along one"
         )
     return parameter.device_mesh.get_group(axes[0]) if axes else None
+
+
+def _offset(parameter: DTensor) -> int:
+    """Where the local shard begins in the layer, in elements; -1 where its elements do not lie together."""
+    axes = [placement for placement in parameter.placements if isinstance(placement, Shard)]
+    if axes and axes[0].dim != 0:
+        return -1
+    _, first = compute_local_shape_and_global_offset(
+        parameter.shape, parameter.device_mesh, parameter.placements
+    )
+    return first[0] * parameter.shape[1:].numel() if first else 0
 
 
 def sum_over_ranks(squares: Tensor, slices: list[Slice]) -> Tensor:

@@ -103,7 +103,15 @@ class FlatLayers:
             strict=True,
         )
         return [
-            Slice(shard.name, weight, part, whole | dict(zip(keys, states, strict=True)), flat.process_group)
+            Slice(
+                shard.name,
+                weight,
+                part,
+                whole | dict(zip(keys, states, strict=True)),
+                flat.process_group,
+                shard.shape,
+                shard.offset,
+            )
             for shard, weight, part, *states in tensors
         ]
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lab.ranks import run_on_ranks
 from lbtrain.engines.deepspeed import import_deepspeed
-from lbtrain.optim import LAMB, LARS, bind_deepspeed, parameter_groups
+from lbtrain.optim import LAMB, LARS, Muon, bind_deepspeed, parameter_groups
 
 BATCH = 16
 
@@ -62,18 +62,22 @@ class Run:
         return OddNet(self.width).to(self.dtype)
 
     def make_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
-        groups = parameter_groups(model, weight_decay=0.01, no_decay=self.filters, no_trust_ratio=["bias"])
+        no_muon = ["last.*"] if self.optimizer.startswith("muon") else None
+        groups = parameter_groups(
+            model, weight_decay=0.01, no_decay=self.filters, no_trust_ratio=["bias"], no_muon=no_muon
+        )
         return {
             "lars": lambda: LARS(groups, lr=0.0, trust_coefficient=0.02),
             "lars-outside-nesterov": lambda: LARS(
                 groups, lr=0.0, trust_coefficient=0.02, nesterov=True, momentum_scaling="trust_ratio"
             ),
             "lamb": lambda: LAMB(groups, lr=0.0),
+            "muon": lambda: Muon(groups, lr=0.0, rate_adjustment="match_rms_adamw"),
             "sgd": lambda: torch.optim.SGD(groups, lr=0.0, momentum=0.9),
         }[self.optimizer]()
 
     def rate(self, step: int) -> float:
-        return (0.02 if self.optimizer == "lamb" else 0.5) * min(1.0, (step + 1) / 5)
+        return {"lamb": 0.02, "muon": 0.01}.get(self.optimizer, 0.5) * min(1.0, (step + 1) / 5)
 
     def loss(self, model: nn.Module, step: int, part: int, parts: int) -> Tensor:
         """The mean over one of `parts` equal parts of the step's batch."""
@@ -89,6 +93,8 @@ VARIANTS = [
     Run("lars-outside-nesterov", filters=(), width=7),
     Run("lamb"),
     Run("lamb", accumulation=2, clip=0.3, filters=("bias",)),
+    Run("muon"),
+    Run("muon", accumulation=2, clip=0.3, width=7),
 ]
 
 
