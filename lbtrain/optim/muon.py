@@ -50,6 +50,8 @@ class Muon(LayerwiseOptimizer):
     State: `momentum_buffer`; of AdamW `step`, `exp_avg`, `exp_avg_sq`.
     """
 
+    process_group: dist.ProcessGroup | None = None  # a copy has none: a process group cannot be copied
+
     def __init__(
         self,
         params: Any,
@@ -75,7 +77,7 @@ class Muon(LayerwiseOptimizer):
         if rate_adjustment not in RATE_ADJUSTMENTS:
             known = " or ".join(RATE_ADJUSTMENTS)
             raise ValueError(f"rate_adjustment={rate_adjustment!r} is not known; use {known}")
-        self.dtype, self.process_group = dtype, process_group
+        self.process_group = process_group
         defaults = {
             "lr": lr,
             "momentum": momentum,
@@ -85,13 +87,14 @@ class Muon(LayerwiseOptimizer):
             "weight_decay": weight_decay,
             "betas": betas,
             "eps": eps,
+            "dtype": dtype,
             "use_muon": True,
             "use_trust_ratio": False,
         }
         super().__init__(params, defaults)
 
-    def _reset(self) -> None:
-        super()._reset()
+    def _forget_last_step(self) -> None:
+        super()._forget_last_step()
         self._work: dict[int, SharedWork] = {}
 
     def _register(self, group: dict[str, Any]) -> None:
@@ -142,7 +145,7 @@ class Muon(LayerwiseOptimizer):
     def _orthogonal(self, direction: Tensor, group: dict[str, Any]) -> Tensor:
         """The update of one whole layer, in its shape."""
         matrix = direction.reshape(direction.shape[0], -1)
-        update = newton_schulz(matrix, group["newton_schulz_steps"], dtype=self.dtype)
+        update = newton_schulz(matrix, group["newton_schulz_steps"], dtype=group["dtype"])
         scale = RATE_ADJUSTMENTS[group["rate_adjustment"]](*matrix.shape)
         return (update * scale).view(direction.shape)
 

@@ -142,7 +142,7 @@ def test_no_gradient_is_a_gradient_of_zeros():
 
 
 def test_a_vector_is_no_matrix():
-    with pytest.raises(ValueError, match="no matrix.*use_muon=False"):
+    with pytest.raises(ValueError, match="is no matrix"):
         Muon([nn.Parameter(torch.randn(3))], 0.1)
 
 
@@ -157,7 +157,7 @@ def test_a_vector_is_no_matrix():
     ],
 )
 def test_values_out_of_range(options):
-    with pytest.raises(ValueError, match="out of range|not known"):
+    with pytest.raises(ValueError, match=r"out of range|not known"):
         Muon([nn.Parameter(torch.randn(3, 3))], **{"lr": 0.1} | options)
 
 
@@ -172,6 +172,18 @@ def test_a_pickled_or_loaded_one_goes_on_alike():
     steps(first, whole)
     steps(third, stopped)
     for one, other in zip(whole, stopped, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+def test_a_copy_steps_alike():
+    ours = parameters()
+    optimizer = Muon(ours, 0.1, dtype=torch.float32)
+    steps(optimizer, ours, 2)
+    twin = copy.deepcopy(optimizer)
+    theirs = twin.param_groups[0]["params"]
+    steps(optimizer, ours)
+    steps(twin, theirs)
+    for one, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=0)
 
 
