@@ -73,7 +73,8 @@ def as_svg(chart: Chart) -> str:
     body = re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{prefix}", body)
     return (
         '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
-        f'viewBox="{box}" role="img" aria-label="{html.escape(chart.alt)}"><title>{html.escape(chart.title)}</title>{body.strip()}'
+        f'viewBox="{box}" role="img" aria-label="{html.escape(chart.alt)}">'
+        f"<title>{html.escape(chart.title)}</title>{body.strip()}"
     )
 
 

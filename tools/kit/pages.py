@@ -8,6 +8,7 @@ import html
 from collections.abc import Mapping, Sequence
 
 from .charts import Chart, as_svg
+from .tables import Table
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1b1b1b; --paper: #fff; --faint: #5c5c5c; --line: #ddd;
@@ -39,6 +40,14 @@ def page(title: str, *parts: str) -> str:
         + "\n".join(parts)
         + "\n</body></html>\n"
     )
+
+
+def report(
+    title: str, lines: Sequence[str], charts: Sequence[Chart], tables: Sequence[Table], origin: str
+) -> str:
+    """The page of most tools: what was found, its charts and tables, and where the numbers come from."""
+    shown = (table.html() for table in tables)
+    return page(title, bullets(lines), pictures(charts), *shown, small_print(origin))
 
 
 def paragraph(text: str) -> str:

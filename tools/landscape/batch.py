@@ -6,15 +6,17 @@ import dataclasses
 import json
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from lbtrain.errors import RecipeError
 from lbtrain.plan.plan import make_plan
 from lbtrain.runs.records import write_whole
 
+from ..kit import pages
+from ..kit.charts import save
+from ..kit.tables import Table
 from ..study.report import origin_of
-from . import chart, page
+from . import chart
 from .noise import REMEDY, Advice, Window, advise, batch_schedule, windows
 from .runs import Run
 
@@ -41,18 +43,20 @@ def batch(run: Run, until_loss: float | None = None) -> str:
     }
     run.folder.mkdir(exist_ok=True)
     write_whole(run.folder / "batch.json", json.dumps(result, indent=1) + "\n")
-    pictures = [run.folder / "batch.png"]
-    chart.draw_batch(advice, found, run.plan["train_examples"], schedule, pictures[0])
-    if layers := run.rows("layers"):
-        pictures.append(run.folder / "layers.png")
-        chart.draw_layers(layers, run.plan["train_examples"], pictures[1])
-    lines = _verdict(advice, found, schedule, refusal, run)
+    charts = chart.batch_charts(advice, found, run.plan["train_examples"], schedule)
+    pictures = [save(charts, run.folder / "batch.png")]
+    if measured := run.rows("layers"):
+        layers = chart.layer_charts(measured, run.plan["train_examples"])
+        pictures.append(save(layers, run.folder / "layers.png"))
+        charts += layers
+    lines = _outcome(advice, found, schedule, refusal, run)
     origin = f"{len(rows)} measurements over {rows[-1]['examples']:,} examples" + (
         f"; {origin_of(run.summary)}" if run.summary else ""
     )
     title = f"How large a batch pays: {run.path.name}"
-    write_whole(run.folder / "batch.html", page.page(title, lines, pictures, [_as_table(table)], origin))
-    return "\n".join([*lines, "", _text_table(table), "", *map(str, [*pictures, run.folder / "batch.html"])])
+    shown = _as_table(table)
+    write_whole(run.folder / "batch.html", pages.report(title, lines, charts, [shown], origin))
+    return "\n".join([*lines, "", shown.text(), "", *map(str, [*pictures, run.folder / "batch.html"])])
 
 
 def _schedule(run: Run, found: Sequence[Window]) -> tuple[list[str], str]:
@@ -106,7 +110,7 @@ def _window(window: Window) -> dict[str, Any]:
     }
 
 
-def _verdict(
+def _outcome(
     advice: Advice, found: Sequence[Window], schedule: list[str], refusal: str, run: Run
 ) -> list[str]:
     low, high = advice.critical_batch_interval
@@ -159,28 +163,20 @@ def _doubts(found: Sequence[Window], schedule: list[str]) -> list[str]:
     return lines
 
 
-_HEAD = ["batch", "steps", "examples", "steps / fewest", "examples / fewest"]
-
-
-def _cells(row: dict[str, float]) -> list[str]:
-    ratios = f"{row['steps_over_min']:.2f}", f"{row['examples_over_min']:.2f}"
-    return [f"{row['batch_size']:,}", f"{row['steps']:,.0f}", f"{row['examples']:,.0f}", *ratios]
-
-
-def _as_table(table: Sequence[dict[str, float]]) -> page.Table:
-    return page.Table(
-        "Expected steps and examples for this run's progress", _HEAD, [_cells(row) for row in table]
+def _as_table(table: Sequence[dict[str, float]]) -> Table:
+    rows = [
+        [
+            f"{row['batch_size']:,}",
+            f"{row['steps']:,.0f}",
+            f"{row['examples']:,.0f}",
+            f"{row['steps_over_min']:.2f}",
+            f"{row['examples_over_min']:.2f}",
+        ]
+        for row in table
+    ]
+    return Table(
+        ["batch", "steps", "examples", "steps / fewest", "examples / fewest"],
+        rows,
+        title="Expected steps and examples for this run's progress",
+        align="rrrrr",
     )
-
-
-def _text_table(table: Sequence[dict[str, float]]) -> str:
-    rows = [_HEAD, *(_cells(row) for row in table)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
-    return "\n".join(
-        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows
-    )
-
-
-def where(run: Path) -> Path:
-    """The file that other tools read."""
-    return run / "landscape" / "batch.json"

@@ -1,22 +1,10 @@
-"""Measurements that are kept as they finish, so that one that was stopped goes on where it was; and a bar
-that says how long it takes.
-"""
+"""Measurements are cached as they finish, so that a command that was stopped continues where it was."""
 
-import contextlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from torch import Tensor
 
 from lbtrain.analysis import Objective
@@ -25,7 +13,7 @@ from lbtrain.runs.records import write_whole
 from .runs import DistContext
 
 MEANING = 2
-"""Raised where a measurement comes to mean something else: what was kept before is then measured anew."""
+"""Raised where a measurement comes to mean something else: what was cached before is then measured anew."""
 
 
 def cached(
@@ -73,40 +61,3 @@ class Watched:
     def hessian_vector(self, vector: Tensor) -> Tensor:
         self._tick()
         return self._objective.hessian_vector(vector)
-
-
-class Bars:
-    """One line a measurement on a terminal, with ETA; elsewhere a line of text every tenth of it."""
-
-    def __init__(self, *, enabled: bool):
-        self.enabled = enabled
-
-    @contextlib.contextmanager
-    def watching(self, what: str, at_most: int) -> Iterator[Callable[[], None]]:
-        """Yields the function that moves the bar; `at_most` calls of it are expected."""
-        if not self.enabled:
-            yield lambda: None
-            return
-        columns = [
-            TextColumn("{task.description:<34}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("ETA"),
-        ]
-        with Progress(*columns, TimeRemainingColumn(), console=Console()) as progress:
-            task = progress.add_task(what, total=at_most)
-
-            def tick() -> None:
-                progress.advance(task)
-                done = int(progress.tasks[task].completed)
-                if not progress.console.is_terminal and done % max(1, at_most // 10) == 0:
-                    left = progress.tasks[task].time_remaining
-                    print(
-                        f"{what}: {done} of at most {at_most}"
-                        + (f", ETA {left:.0f} s" if left is not None else ""),
-                        flush=True,
-                    )
-
-            yield tick
-            progress.update(task, total=progress.tasks[task].completed)

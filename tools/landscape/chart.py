@@ -1,37 +1,43 @@
-"""The landscape's pictures."""
+"""The landscape's charts."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from lbtrain.analysis.hessian import Density
 
+from ..kit.charts import BLUE, GREEN, GREY, ORANGE, Chart, legend_below, tidy
 from .noise import Advice, Window
 
-# Okabe & Ito's colours, told apart by colour-blind eyes and in print.
-BLUE, ORANGE, GREEN, PINK = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 
-
-def draw_batch(
-    advice: Advice, found: Sequence[Window], train_examples: int, schedule: Sequence[str], path: Path
-) -> None:
-    """Left: examples against steps, a point for each batch size. Right: the noise scale over the run, and the
-    schedule that follows it.
+def batch_charts(
+    advice: Advice, found: Sequence[Window], train_examples: int, schedule: Sequence[str]
+) -> list[Chart]:
+    """Examples against steps, a point for each batch size; the noise scale over the run, and the schedule
+    that follows it.
     """
-    figure = Figure(figsize=(12, 4.8), layout="constrained")
-    tradeoff, course = figure.subplots(1, 2)
-    _draw_tradeoff(tradeoff, advice)
-    _draw_course(course, found, train_examples, schedule)
-    figure.savefig(path, dpi=130)
+    return [
+        Chart(
+            "What each batch size would cost",
+            "Examples against steps, one point for each batch size on a falling curve: the critical batch, "
+            f"{advice.critical_batch:,.0f}, lies in its bend.",
+            lambda axes: _draw_tradeoff(axes, advice),
+            width=6,
+        ),
+        Chart(
+            "Gradient noise scale over the run",
+            "The gradient noise scale with its 95% band over the epochs, beside the batch size of the run "
+            "and one that follows the noise.",
+            lambda axes: _draw_course(axes, found, train_examples, schedule),
+            width=6,
+        ),
+    ]
 
 
 def _draw_tradeoff(axes: Axes, advice: Advice) -> None:
@@ -46,19 +52,15 @@ def _draw_tradeoff(axes: Axes, advice: Advice) -> None:
     axes.plot(
         *critical, "D", color=ORANGE, markersize=9, label=f"critical batch {advice.critical_batch:,.0f}"
     )
-    axes.axvline(
-        advice.min_steps, color="#888888", linestyle=":", label=f"fewest steps {advice.min_steps:,.0f}"
-    )
+    axes.axvline(advice.min_steps, color=GREY, linestyle=":", label=f"fewest steps {advice.min_steps:,.0f}")
     axes.axhline(
         advice.min_examples,
-        color="#888888",
+        color=GREY,
         linestyle="--",
         label=f"fewest examples {advice.min_examples:,.0f}",
     )
-    axes.set(
-        xlabel="steps", ylabel="examples", xscale="log", yscale="log", title="What each batch size would cost"
-    )
-    _finish(axes)
+    axes.set(xlabel="steps", ylabel="examples", xscale="log", yscale="log")
+    tidy(axes)
 
 
 def _draw_course(axes: Axes, found: Sequence[Window], train_examples: int, schedule: Sequence[str]) -> None:
@@ -84,9 +86,8 @@ def _draw_course(axes: Axes, found: Sequence[Window], train_examples: int, sched
         ylabel="examples",
         yscale="log",
         ylim=(bottom, top),
-        title="Gradient noise scale over the run",
     )
-    _finish(axes)
+    tidy(axes)
 
 
 def _draw_window(axes: Axes, window: Window, train_examples: int, bottom: float, top: float) -> None:
@@ -105,7 +106,7 @@ def _draw_window(axes: Axes, window: Window, train_examples: int, bottom: float,
     else:
         axes.axvspan(
             *span,
-            color="#888888",
+            color=GREY,
             alpha=0.15,
             linewidth=0,
             label=_once(axes, "no noise scale shows: left out"),
@@ -138,174 +139,135 @@ def _steps_of(schedule: Sequence[str], end: float) -> tuple[list[float], list[fl
     return [*epochs, end], [*sizes, sizes[-1]]
 
 
-def draw_layers(rows: Sequence[dict[str, Any]], train_examples: int, path: Path) -> None:
+def layer_charts(rows: Sequence[dict[str, Any]], train_examples: int) -> list[Chart]:
     """Heat maps over layers and epochs: |w| / |g| (You et al. 2017, Table 2) and each layer's own noise
     scale.
     """
+
+    def ratio(row: dict[str, Any], name: str) -> float | None:
+        gradient = row["gradient_norms"][name]
+        return row["weight_norms"][name] / gradient if gradient else None
+
     names = list(rows[0]["weight_norms"])
-    ratios = _grid(
-        rows, names, lambda row, name: _ratio(row["weight_norms"][name], row["gradient_norms"][name])
+    return [
+        _heat("|w| / |g| (grey: 0 or infinite)", rows, names, ratio, train_examples),
+        _heat(
+            "noise scale, examples (grey: lost in the noise)",
+            rows,
+            names,
+            lambda row, name: row["noise_scales"][name],
+            train_examples,
+        ),
+    ]
+
+
+def ratio_chart(rows: Sequence[dict[str, Any]], train_examples: int) -> Chart:
+    """A heat map of the trust ratios that LARS or LAMB stepped with."""
+    title, names = "trust ratio by layer (grey: 0)", list(rows[0]["ratios"])
+    return _heat(title, rows, names, lambda row, name: row["ratios"][name], train_examples)
+
+
+def _heat(
+    title: str,
+    rows: Sequence[dict[str, Any]],
+    names: Sequence[str],
+    value: Callable[[dict[str, Any], str], float | None],
+    train_examples: int,
+) -> Chart:
+    """Layers down, the first on top, epochs across; grey where nothing is known."""
+    grid = np.array([[value(row, name) or math.nan for row in rows] for name in names], dtype=float)
+    edges = [0.0, *(row["examples"] / train_examples for row in rows)]  # a column ends where it was measured
+    return Chart(
+        title,
+        f"A heat map of {len(names)} layers, the first on top, over {edges[-1]:.3g} epochs: {title}.",
+        partial(_draw_heat, grid=grid, edges=edges, names=names),
+        width=7.5,
+        height=max(4, 0.17 * len(names) + 1.5),
     )
-    noise = _grid(rows, names, lambda row, name: row["noise_scales"][name])
-    figure = Figure(figsize=(13, max(4, 0.17 * len(names) + 1.5)), layout="constrained")
-    epochs = [row["examples"] / train_examples for row in rows]
-    titles = "|w| / |g| (grey: 0 or infinite)", "noise scale, examples (grey: lost in the noise)"
-    for axes, grid, title in zip(figure.subplots(1, 2, sharey=True), (ratios, noise), titles, strict=True):
-        _heat(figure, axes, grid, epochs, title)
-    figure.axes[0].set_yticks(range(len(names)), names, fontsize=min(8.0, 500 / len(names)))
-    figure.savefig(path, dpi=130)
 
 
-def draw_ratios(rows: Sequence[dict[str, Any]], train_examples: int, path: Path) -> None:
-    """A heat map of the layer-wise ratios that LARS or LAMB stepped with."""
-    names = list(rows[0]["ratios"])
-    figure = Figure(figsize=(8, max(3.5, 0.17 * len(names) + 1.5)), layout="constrained")
-    axes = figure.subplots()
-    epochs = [row["examples"] / train_examples for row in rows]
-    _heat(
-        figure,
-        axes,
-        _grid(rows, names, lambda row, name: row["ratios"][name]),
-        epochs,
-        "trust ratio by layer (grey: 0)",
-    )
-    axes.set_yticks(range(len(names)), names, fontsize=min(8.0, 500 / len(names)))
-    figure.savefig(path, dpi=130)
-
-
-def _heat(figure: Figure, axes: Axes, grid: Any, epochs: Sequence[float], title: str) -> None:
-    edges = [0.0, *epochs]  # a column ends where it was measured
+def _draw_heat(axes: Axes, grid: Any, edges: Sequence[float], names: Sequence[str]) -> None:
     finite = grid[np.isfinite(grid) & (grid > 0)]
     low, high = np.quantile(finite, [0.02, 0.98]) if finite.size else (1.0, 10.0)
-    image = axes.pcolormesh(
-        edges,
-        np.arange(len(grid) + 1) - 0.5,
-        grid,
-        norm="log",
-        vmin=low,
-        vmax=max(high, 1.01 * low),
-        cmap="viridis",
-    )
+    colours: Any = dict(norm="log", vmin=low, vmax=max(high, 1.01 * low), cmap="viridis")
+    heights = np.arange(len(grid) + 1) - 0.5
+    image = axes.pcolormesh(edges, heights, grid, rasterized=True, **colours)
     axes.set_facecolor("#dddddd")
-    axes.set_ylim(len(grid) - 0.5, -0.5)  # the first layer on top
-    axes.set(xlabel="epoch", title=title)
-    figure.colorbar(image, ax=axes)
+    axes.set_ylim(len(grid) - 0.5, -0.5)
+    axes.set(xlabel="epoch")
+    axes.set_yticks(range(len(names)), names, fontsize=min(8.0, 500 / len(names)))
+    axes.figure.colorbar(image, ax=axes)
 
 
-def _ratio(weight: float, gradient: float) -> float | None:
-    return weight / gradient if gradient else None
-
-
-def _grid(rows: Sequence[dict[str, Any]], names: Sequence[str], value: Any) -> Any:
-    """[layers, rows], not a number where nothing is known."""
-    return np.array([[value(row, name) or math.nan for row in rows] for name in names], dtype=float)
-
-
-def _finish(axes: Axes) -> None:
-    _tidy(axes)
-    axes.legend(frameon=False, fontsize=9)
-
-
-def _tidy(axes: Axes) -> None:
-    axes.grid(alpha=0.25, which="both")
-    axes.spines[["top", "right"]].set_visible(False)
-    for axis in (axes.xaxis, axes.yaxis):
-        if axis.get_scale() == "log":
-            _plain_numbers(axis)
-
-
-def _plain_numbers(axis: Axis) -> None:
-    """Of a logarithmic axis; where it is short, 2 and 5 are written too, or it would carry one number or
-    none.
-    """
-    low, high = axis.get_view_interval()
-    if high < 300 * low:
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}"))
-    axis.set_minor_formatter(NullFormatter())
-
-
-def draw_line(points: Sequence[dict[str, Any]], names: Sequence[str], path: Path) -> None:
+def line_chart(points: Sequence[dict[str, Any]], names: Sequence[str]) -> Chart:
     """Keskar et al. 2017, figure 3: loss and metric along the line through both runs."""
-    figure = Figure(figsize=(8, 4.6), layout="constrained")
-    axes = figure.subplots()
-    alphas = [point["alpha"] for point in points]
-    axes.plot(
-        alphas,
-        [point["train_loss"] for point in points],
-        "o-",
-        color=BLUE,
-        markersize=4,
-        label="training loss",
+    alt = (
+        f"Training loss and {points[0]['label']} along the straight line through the weights of {names[0]} "
+        f"and {names[1]}."
     )
+    draw = partial(_draw_line, points=points, names=names)
+    return Chart("Along the line between the two runs", alt, draw, width=7, height=4.6)
+
+
+def _draw_line(axes: Axes, points: Sequence[dict[str, Any]], names: Sequence[str]) -> None:
+    alphas, label = [point["alpha"] for point in points], points[0]["label"]
+    losses, metrics = ([point[key] for point in points] for key in ("train_loss", "metric"))
+    axes.plot(alphas, losses, "o-", color=BLUE, markersize=4, label="training loss")
     axes.set(yscale="log", xlabel="place on the line", ylabel="training loss (nats)")
-    axes.set_title("Along the line between the two runs", pad=22)
-    _plain_numbers(axes.yaxis)
+    axes.set_title(axes.get_title(), pad=22, fontsize=11)
+    tidy(axes, legend=False)
     other = axes.twinx()
-    other.plot(
-        alphas,
-        [point["metric"] for point in points],
-        "s--",
-        color=ORANGE,
-        markersize=4,
-        label=points[0]["label"],
-    )
-    other.set(ylabel=points[0]["label"])
-    for place, name in enumerate(names):
-        axes.axvline(place, color="#888888", linestyle=":")
-        axes.annotate(name, (place, 1.0), xycoords=("data", ("axes "
-                                                             "fraction")), xytext=(0, 4), textcoords="offset points",
-                      ha="center", fontsize=9, color="#555555")  # fmt: skip
-    handles = [*axes.get_legend_handles_labels()[0], *other.get_legend_handles_labels()[0]]
-    figure.legend(
-        handles=handles, frameon=False, fontsize=9, loc="outside lower center", ncols=2
-    )  # inside it would hide points
-    axes.grid(alpha=0.25)
-    axes.spines[["top"]].set_visible(False)
+    other.plot(alphas, metrics, "s--", color=ORANGE, markersize=4, label=label)
+    other.set(ylabel=label)
     other.spines[["top"]].set_visible(False)
-    figure.savefig(path, dpi=130)
+    for place, name in enumerate(names):
+        axes.axvline(place, color=GREY, linestyle=":")
+        above: Any = dict(xycoords=("data", "axes fraction"), xytext=(0, 4), textcoords="offset points")
+        axes.annotate(name, (place, 1.0), **above, ha="center", fontsize=9, color=GREY)
+    legend_below(axes, other)
 
 
-def draw_spectra(densities: Sequence[dict[str, Any]], names: Sequence[str], path: Path) -> None:
-    """Both spectral densities on one axis; a bell's width is a hundredth of the wider spectrum."""
+def spectra_chart(densities: Sequence[dict[str, Any]], names: Sequence[str]) -> Chart:
+    """The spectral densities on one axis."""
+    alt = (
+        f"The density of the eigenvalues of the Hessian, on a logarithmic axis, of {' and of '.join(names)}."
+    )
+    draw = partial(_draw_spectra, densities=densities, names=names)
+    return Chart("Spectral density", alt, draw, width=7, height=4.6)
+
+
+def _draw_spectra(axes: Axes, densities: Sequence[dict[str, Any]], names: Sequence[str]) -> None:
+    """A bell's width is a hundredth of the wider spectrum."""
     found = [Density(each["nodes"], each["weights"]) for each in densities]
     nodes = [node for each in found for probe in each.nodes for node in probe]
     margin = 0.05 * (max(nodes) - min(nodes)) or 1.0
     grid = torch.linspace(min(nodes) - margin, max(nodes) + margin, 1000)
-    figure = Figure(figsize=(8, 4.6), layout="constrained")
-    axes = figure.subplots()
     for each, name, colour in zip(found, names, (BLUE, ORANGE), strict=False):
         axes.plot(grid, each.on(grid, sigma=margin / 5).clamp(min=1e-12), color=colour, label=name)
-    axes.set(
-        yscale="log",
-        xlabel="eigenvalue of the Hessian",
-        ylabel="density",
-        title="Spectral density",
-        ylim=(1e-6, None),
-    )
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=9)
-    figure.savefig(path, dpi=130)
+    tidy(axes)
+    axes.set(yscale="log", xlabel="eigenvalue of the Hessian", ylabel="density", ylim=(1e-6, None))
 
 
-def draw_distances(
-    runs: Sequence[Sequence[dict[str, Any]]], fits: Sequence[Any], names: Sequence[str], path: Path
-) -> None:
+def distance_chart(
+    runs: Sequence[Sequence[dict[str, Any]]], fits: Sequence[Any], names: Sequence[str]
+) -> Chart:
     """Hoffer et al. 2017, figure 2: distance from the initial weights over steps (logarithmic), with the fit
     where there is one.
     """
-    figure = Figure(figsize=(8, 4.6), layout="constrained")
-    axes = figure.subplots()
+    alt = (
+        "The distance of the weights from their initial values over the steps, on a logarithmic axis, of "
+        f"{' and of '.join(names)}: a straight line is growth with the logarithm of the steps."
+    )
+    draw = partial(_draw_distances, runs=runs, fits=fits, names=names)
+    return Chart("Distance from the initial weights", alt, draw, width=7, height=4.6)
+
+
+def _draw_distances(
+    axes: Axes, runs: Sequence[Sequence[dict[str, Any]]], fits: Sequence[Any], names: Sequence[str]
+) -> None:
     for rows, fit, name, colour in zip(runs, fits, names, (BLUE, ORANGE), strict=True):
-        axes.plot(
-            [row["step"] for row in rows],
-            [row["distance"] for row in rows],
-            "o",
-            color=colour,
-            markersize=4,
-            label=name,
-        )
+        steps, distances = ([row[key] for row in rows] for key in ("step", "distance"))
+        axes.plot(steps, distances, "o", color=colour, markersize=4, label=name)
         if fit:
             early = np.geomspace(fit.first, fit.last)
             law = (
@@ -313,60 +275,40 @@ def draw_distances(
                 f"{fit.explained:.0%} explained"
             )
             axes.plot(early, fit.at(early), "--", color=colour, linewidth=2, label=law)
-    axes.set(
-        xscale="log",
-        xlabel="step",
-        ylabel="|w - w0|",
-        title="Distance from the initial weights",
-        ylim=(0, None),
-    )
-    _tidy(axes)
-    figure.legend(
-        frameon=False, fontsize=9, loc="outside lower center", ncols=2
-    )  # inside it would hide points
-    figure.savefig(path, dpi=130)
+    axes.set(xscale="log", xlabel="step", ylabel="|w - w0|", ylim=(0, None))
+    tidy(axes, legend=False)
+    legend_below(axes)
 
 
-def draw_sweep(data: dict[str, Any], path: Path) -> None:
+def sweep_chart(data: dict[str, Any]) -> Chart:
     """Steps over batch sizes: measured, fitted, and as the noise scale says (through the measured point of
     its own run).
     """
-    figure = Figure(figsize=(8, 4.8), layout="constrained")
-    axes = figure.subplots()
+    return Chart(
+        f"Steps to a training loss of {data['loss']:g}",
+        "Steps against the batch size, both on logarithmic axes: the measured points fall and become flat "
+        f"past the critical batch, {data['measured']['critical_batch']:,.0f}.",
+        partial(_draw_sweep, data=data),
+        width=7,
+        height=4.8,
+    )
+
+
+def _draw_sweep(axes: Axes, data: dict[str, Any]) -> None:
     points = data["points"]
     for point in points:
         axes.plot([point["batch_size"]] * len(point["each"]), point["each"], ".", color=BLUE, alpha=0.4)
-    sizes = [point["batch_size"] for point in points]
-    axes.plot(
-        sizes,
-        [point["steps"] for point in points],
-        "o",
-        color=BLUE,
-        label="measured, best rate of each batch",
-    )
+    sizes, steps = ([point[key] for point in points] for key in ("batch_size", "steps"))
+    axes.plot(sizes, steps, "o", color=BLUE, label="measured, best rate of each batch")
     fine = np.geomspace(min(sizes), max(sizes), 100)
-    for key, colour, style in (("measured", BLUE, "-"), ("predicted", ORANGE, "--")):
-        found = data[key]
-        if found is None:  # the noise scale said nothing
-            continue
-        label = (
-            f"{'fitted' if key == 'measured' else 'from the noise scale'}: critical batch "
-            f"{found['critical_batch']:,.0f}"
-        )
-        axes.plot(
-            fine,
-            found["min_steps"] + found["min_examples"] / fine,
-            color=colour,
-            linestyle=style,
-            label=label,
-        )
-        axes.axvline(found["critical_batch"], color=colour, linestyle=":", linewidth=1)
-    axes.set(
-        xscale="log",
-        yscale="log",
-        xlabel="batch size",
-        ylabel="steps",
-        title=f"Steps to a training loss of {data['loss']:g}",
-    )
-    _finish(axes)
-    figure.savefig(path, dpi=130)
+    for key, label, colour, style in (
+        ("measured", "fitted", BLUE, "-"),
+        ("predicted", "from the noise scale", ORANGE, "--"),
+    ):
+        if found := data[key]:  # nothing where the noise scale says nothing
+            critical, course = found["critical_batch"], found["min_steps"] + found["min_examples"] / fine
+            named = f"{label}: critical batch {critical:,.0f}"
+            axes.plot(fine, course, color=colour, linestyle=style, label=named)
+            axes.axvline(critical, color=colour, linestyle=":", linewidth=1)
+    axes.set(xscale="log", yscale="log", xlabel="batch size", ylabel="steps")
+    tidy(axes)

@@ -15,8 +15,12 @@ from lbtrain.runs.provenance import commit, hardware
 from lbtrain.runs.records import write_whole
 from lbtrain.tasks import create_task
 
-from . import chart, page
-from .cache import Bars, cached
+from ..kit import pages
+from ..kit.charts import save
+from ..kit.progress import bar
+from ..kit.tables import Table
+from . import chart
+from .cache import cached
 from .measures import BOXES, Measures, check_same_network
 from .runs import DistContext, LossOptions, Run
 
@@ -87,14 +91,13 @@ def compare(small: Run, large: Run, out: Path, context: DistContext, options: Lo
     names = [f"{run.path.name} (batch {run.plan['batch_size']:,})" for run in runs]
     distances = [run.rows("distance") for run in runs]
     fits = [fit_log(rows, run.rows("train")) for rows, run in zip(distances, runs, strict=True)]
-    pictures = [out / "line.png", out / "spectrum.png"]
-    chart.draw_line(line, names, pictures[0])
-    chart.draw_spectra([each["density"] for each in spectra], names, pictures[1])
+    charts = {"line": chart.line_chart(line, names)}
+    charts["spectrum"] = chart.spectra_chart([each["density"] for each in spectra], names)
     if all(distances):
-        pictures.append(out / "distance.png")
-        chart.draw_distances(distances, fits, names, pictures[2])
+        charts["distance"] = chart.distance_chart(distances, fits, names)
+    pictures = [save([each], out / f"{name}.png") for name, each in charts.items()]
     table = _table(runs, names, sharpness, spectra, distances, fits)
-    lines = _verdict(names, sharpness, spectra, fits, line)
+    lines = _outcome(names, sharpness, spectra, fits, line)
     data = {
         "runs": names,
         "sharpness": sharpness,
@@ -107,9 +110,8 @@ def compare(small: Run, large: Run, out: Path, context: DistContext, options: Lo
         f"{options.examples} training examples, batch norm: {options.batch_norm}; commit {commit()} "
         f"on {hardware()}"
     )
-    write_whole(
-        out / "compare.html", page.page(f"{names[0]} and {names[1]}", lines, pictures, [table], settings)
-    )
+    page = pages.report(f"{names[0]} and {names[1]}", lines, list(charts.values()), [table], settings)
+    write_whole(out / "compare.html", page)
     return "\n".join([*lines, "", *map(str, [*pictures, out / "compare.html"])])
 
 
@@ -127,7 +129,7 @@ def along_the_line(
     settings = {"checkpoints": [run.checkpoint.checksum for run in (small, large)], **vars(options)}
     points: list[dict[str, float]] = []
     objective = task = None
-    with Bars(enabled=context.rank == 0).watching("the line between the two", len(ALPHAS)) as tick:
+    with bar("the line between the two", len(ALPHAS), enabled=context.rank == 0) as tick:
         for number, alpha in enumerate(ALPHAS):
 
             def measure(alpha: float = alpha) -> dict[str, Any]:
@@ -197,7 +199,7 @@ def _table(
     spectra: Sequence[dict[str, Any]],
     distances: Sequence[Sequence[dict[str, Any]]],
     fits: Sequence[Any],
-) -> page.Table:
+) -> Table:
     rows = []
     summaries = [run.summary for run in runs]
     if all("primary_metric" in summary for summary in summaries):
@@ -232,7 +234,7 @@ def _table(
                 *(f"{each[-1]['distance']:.3g}" for each in distances),
             ]
         )
-    return page.Table("Measured at the newest checkpoint of each", ["", *names], rows)
+    return Table(["", *names], rows, title="Measured at the newest checkpoint of each")
 
 
 def _losses(sharpness: Sequence[dict[str, Any]]) -> list[float]:
@@ -244,7 +246,7 @@ def _interval(ends: Sequence[float]) -> str:
     return f"{ends[0]:.4g} to {ends[1]:.4g}"
 
 
-def _verdict(
+def _outcome(
     names: Sequence[str],
     sharpness: Sequence[dict[str, Any]],
     spectra: Sequence[dict[str, Any]],

@@ -4,6 +4,7 @@ are beside its weights.
 
 from lbtrain.errors import RecipeError
 
+from ..kit.charts import save
 from . import chart
 from .runs import Run
 
@@ -13,14 +14,14 @@ def layers(run: Run) -> str:
     with; returns their paths.
     """
     pictures = []
-    for kind, name, draw in (
-        ("layers", "layers.png", chart.draw_layers),
-        ("trust", "trust.png", chart.draw_ratios),
-    ):
-        if rows := run.rows(kind):
-            run.folder.mkdir(exist_ok=True)
-            draw(rows, run.plan["train_examples"], run.folder / name)
-            pictures.append(run.folder / name)
+    examples = run.plan["train_examples"]
+    layers, trust = run.rows("layers"), run.rows("trust")
+    if layers or trust:
+        run.folder.mkdir(exist_ok=True)
+    if layers:
+        pictures.append(save(chart.layer_charts(layers, examples), run.folder / "layers.png"))
+    if trust:
+        pictures.append(save([chart.ratio_chart(trust, examples)], run.folder / "trust.png"))
     if not pictures:
         raise RecipeError(
             f"{run.path} has no layer-wise rows: train with measure.noise_scale=20it measure.layers=true, "

@@ -1,4 +1,4 @@
-"""Sharpness and spectrum of a run at its newest checkpoint, each piece kept as it finishes."""
+"""Sharpness and spectrum of a run at its newest checkpoint, each piece cached as it finishes."""
 
 import dataclasses
 from collections.abc import Callable
@@ -7,8 +7,10 @@ from typing import Any
 from lbtrain.analysis import ascent_sharpness, box_sharpness, spectral_density, top_eigenvalues, trace
 from lbtrain.errors import RecipeError
 
+from ..kit.charts import save
+from ..kit.progress import bar
 from . import chart
-from .cache import Bars, Watched, cached
+from .cache import Watched, cached
 from .runs import DistContext, LossOptions, Run
 
 ITERATIONS = 10
@@ -27,7 +29,6 @@ class Measures:
 
     def __init__(self, run: Run, context: DistContext, options: LossOptions):
         self.run, self.context, self.options = run, context, options.fitting(run)
-        self.bars = Bars(enabled=context.rank == 0)
         found = run.checkpoint
         self.settings = {
             **dataclasses.asdict(self.options),
@@ -80,8 +81,9 @@ class Measures:
         lines.append(f"{'smallest eigenvalue':<36} {top['smallest']:.6g}")
         low, high = estimate["interval"]
         lines.append(f"{'trace (95%)':<36} {estimate['value']:.6g} ({low:.6g} to {high:.6g})")
-        path = self.run.folder / "spectrum.png"
-        chart.draw_spectra([found["density"]], [self.run.path.name], path)
+        path = save(
+            [chart.spectra_chart([found["density"]], [self.run.path.name])], self.run.folder / "spectrum.png"
+        )
         return "\n".join([*lines, str(path)])
 
     def _eigenvalues(self) -> dict[str, Any]:
@@ -106,7 +108,7 @@ class Measures:
 
     def _piece(self, name: str, at_most: int, measure: Callable[[Watched], dict[str, Any]]) -> dict[str, Any]:
         def now() -> dict[str, Any]:
-            with self.bars.watching(f"{self.run.path.name}: {name}", at_most) as tick:
+            with bar(f"{self.run.path.name}: {name}", at_most, enabled=self.context.rank == 0) as tick:
                 return measure(Watched(self._objective(), tick))
 
         file = name.replace(" ", "_").replace(",", "")

@@ -64,7 +64,7 @@ class DistContext:
 
 @dataclass(frozen=True)
 class Run:
-    """The run in `path`, read piece by piece when asked. Raises RecipeError for a folder that holds no run."""
+    """The run in `path`, read piece by piece. Raises RecipeError for a folder that holds no run."""
 
     path: Path
 

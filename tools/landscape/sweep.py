@@ -8,8 +8,9 @@ at the batch nearest to the middle, up to the same loss.
 
 import datetime
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,127 +18,81 @@ import numpy as np
 
 from lbtrain.data import dataset_info
 from lbtrain.errors import RecipeError
-from lbtrain.launch.world import detect_world
-from lbtrain.plan.plan import make_plan
-from lbtrain.plan.statistics import model_statistics
 from lbtrain.recipe import Recipe
-from lbtrain.runs.directory import RunDirectory
 from lbtrain.runs.records import write_whole
 
+from ..kit import pages
+from ..kit.charts import save
+from ..kit.tables import Table
+from ..recipe_file import load_recipe
+from ..study.grid import GridArm, Point, trained
+from ..study.jobs import Launch
 from ..study.report import origin_of, provenance_of
-from . import chart, page
-from .cache import Bars
+from . import chart
 from .noise import advise, windows
 from .runs import Run
-
-
-@dataclass(frozen=True)
-class Question:
-    """Steps until the training loss, averaged over about `LOG_EXAMPLES` examples, is at most `loss`, for each
-    batch with each rate.
-    """
-
-    batches: tuple[int, ...]
-    rates: tuple[float, ...]
-    """Factors on the recipe's own rate at its own batch, scaled with the square root of the batch."""
-    seeds: int
-    loss: float
-    epochs: float
-    least_steps: int
-
-    def runs(self) -> list[tuple[int, float, int]]:
-        """(batch, rate factor, seed), large batches first: they are the quickest to tell that a rate
-        diverges.
-        """
-        return [
-            (size, rate, seed)
-            for seed in range(self.seeds)
-            for size in sorted(self.batches, reverse=True)
-            for rate in self.rates
-        ]
-
 
 LOG_EXAMPLES = 256
 
 
-def sweep(recipe: Recipe, question: Question, out: Path, *, command: str) -> str:
-    """Trains what is not there yet, then writes sweep.json, sweep.png and sweep.html into `out`, with the
-    `command` that asked for them.
-
-    Raises RecipeError, before anything is trained, if `out` holds runs of another recipe or with other
-    settings, or if a run cannot be.
+@dataclass(frozen=True)
+class Target:
+    """Steps until the training loss, averaged over about `LOG_EXAMPLES` examples, is at most `loss`; a run
+    lasts `epochs` or `least_steps`, whichever is longer.
     """
-    from lbtrain.main import run
 
-    planned = {_folder(out, *each): arm(recipe, question, *each) for each in question.runs()}
-    for folder, own in planned.items():
-        if changed := RunDirectory(folder).changes(own):
-            raise RecipeError(
-                f"{folder} holds a run of another sweep ({'; '.join(changed)}): choose another --out, or "
-                "undo the change"
-            )
-    _check_plans(recipe, question, planned.values())
-    with Bars(enabled=True).watching("sweep: runs", len(planned)) as tick:
-        for folder, own in planned.items():
-            if not (folder / "ended").exists():
-                _train(run, own, folder)
-            tick()
-    return report(question, out, command=command)
+    batch_sizes: tuple[int, ...]
+    rates: tuple[float, ...]
+    """Factors on the recipe's own rate at its own batch, scaled with the square root of the batch."""
+    loss: float
+    epochs: float
+    least_steps: int
 
 
-def _check_plans(recipe: Recipe, question: Question, planned: Iterable[Recipe]) -> None:
-    """Raises RecipeError, naming the batches that work, if the plan of a run is refused."""
-    world, counted = detect_world(), model_statistics(recipe, dataset_info(recipe.data))
-    refused: dict[int, str] = {}
-    for own in planned:
-        try:
-            make_plan(own, world.world_size, engine=own.engine_under(world.launcher), statistics=counted)
-        except RecipeError as error:
-            refused[own.batch_size] = str(error)
-    if refused:
-        working = [str(size) for size in question.batches if size not in refused]
-        remedy = f"--batches {' '.join(working)} would do" if working else "none of the batches would do"
-        reasons = "; ".join(f"{size}: {reason}" for size, reason in sorted(refused.items()))
-        raise RecipeError(
-            f"{remedy}: a sweep measures the noise scale in every run, and the plan refuses {reasons}"
+def sweep(path: Path, overrides: Sequence[str], target: Target, launch: Launch, *, command: str) -> str:
+    """Trains what is missing, writes sweep.json, sweep.png and sweep.html into --out, with the `command` that
+    was given, and returns the text for the terminal.
+
+    Raises RecipeError, before anything is trained, if --out holds runs of another recipe or with other
+    settings, or if a plan is rejected; and afterwards if too few batch sizes reached the loss for a curve.
+    """
+    points = trained(arms_of(path, overrides, target), target.batch_sizes, launch)
+    return report(points, target, launch.out, command=command)
+
+
+def arms_of(path: Path, overrides: Sequence[str], target: Target) -> list[GridArm]:
+    """One for each rate."""
+    recipe = load_recipe(path).with_overrides(overrides)
+    train_examples = dataset_info(recipe.data).train_examples
+    return [
+        GridArm(
+            f"rate{rate:g}",
+            path,
+            recipe,
+            partial(_words_at, recipe, tuple(overrides), target, rate, train_examples),
         )
+        for rate in target.rates
+    ]
 
 
-def arm(recipe: Recipe, question: Question, size: int, rate: float, seed: int) -> Recipe:
-    """One run: a constant rate, no warm-up, as many epochs or steps as the question gives it."""
-    steps = max(
-        question.least_steps, round(question.epochs * dataset_info(recipe.data).train_examples / size)
-    )
+def _words_at(
+    recipe: Recipe, overrides: tuple[str, ...], target: Target, rate: float, train_examples: int, size: int
+) -> tuple[str, ...]:
+    """A constant rate without a warm-up, and the noise scale measured in every second step."""
+    steps = max(target.least_steps, round(target.epochs * train_examples / size))
     peak = rate * recipe.schedule.base_lr * (size / recipe.schedule.base_batch_size) ** 0.5
-    schedule = dict(base_lr=peak, rule="none", warmup="0ep", decay="none", batch_growth=[])
-    ends: dict[str, Any] = dict(
-        duration=f"{steps}it", evaluate_every=f"{steps}it", checkpoint=dict(every=f"{steps}it")
+    return (
+        *overrides,
+        f"batch_size={size}",
+        f"schedule.base_lr={peak}",
+        "schedule.rule=none",
+        "schedule.warmup=0ep",
+        "schedule.decay=none",
+        "schedule.batch_growth=",
+        *(f"{key}={steps}it" for key in ("duration", "evaluate_every", "checkpoint.every")),
+        f"log_every={max(1, LOG_EXAMPLES // size)}it",
+        "measure.noise_scale=2it",
     )
-    logged = f"{max(1, LOG_EXAMPLES // size)}it"
-    return recipe.vary(
-        batch_size=size,
-        seed=seed,
-        schedule=schedule,
-        log_every=logged,
-        measure=dict(noise_scale="2it"),
-        **ends,
-    )
-
-
-def _train(run: Any, recipe: Recipe, folder: Path) -> None:
-    """A run that diverges is a result: it does not reach the loss."""
-    from lbtrain.errors import Diverged
-
-    try:
-        run(recipe.vary(run_dir=str(folder)), folder.name, on_screen=False)
-        ended = "finished"
-    except Diverged as error:
-        ended = str(error)
-    write_whole(folder / "ended", ended + "\n")
-
-
-def _folder(out: Path, size: int, rate: float, seed: int) -> Path:
-    return out / f"batch{size}" / f"rate{rate:g}_seed{seed}"
 
 
 def steps_to(run: Run, loss: float) -> float | None:
@@ -150,91 +105,79 @@ def steps_to(run: Run, loss: float) -> float | None:
     return None
 
 
-def report(question: Question, out: Path, *, command: str) -> str:
-    """Writes sweep.json, sweep.png and sweep.html from the runs in `out`, and returns the text for the
-    terminal.
-
-    Raises RecipeError where too few batch sizes reached the loss for a curve.
-    """
-    best = [point for size in question.batches if (point := _best(question, out, size))]
+def report(points: Sequence[Point], target: Target, out: Path, *, command: str) -> str:
+    """Writes sweep.json, sweep.png and sweep.html, and returns the text for the terminal."""
+    best = [found for size in target.batch_sizes if (found := _best(points, target, size))]
     if len(best) < 3:
         raise RecipeError(
-            f"the loss {question.loss} was reached at {len(best)} batch sizes only: raise --loss or --epochs"
+            f"the loss {target.loss} was reached at {len(best)} batch sizes only, and a curve needs 3: raise "
+            "--loss or --epochs"
         )
-    fitted = fit([point["batch_size"] for point in best], [point["steps"] for point in best])
-    middle = best[len(best) // 2]
-    predicted, format_outcome = _prediction(question, out, middle)
-    origins = _origins(question, out)
+    min_steps, min_examples = fit([each["batch_size"] for each in best], [each["steps"] for each in best])
+    predicted, outcome = _prediction(best[len(best) // 2])
+    origins = {
+        origin_of(summary): {key: summary[key] for key in ("commit", "hardware", "versions")}
+        for point in points
+        for summary in point.summaries
+    }
     data = {
-        "question": vars(question),
+        "question": {**vars(target), "seeds": len(points[0].jobs)},
         "command": command,
         "date": f"{datetime.date.today()}",
         "origins": list(origins.values()),
-        "loss": question.loss,
-        "points": best,
+        "loss": target.loss,
+        "points": [{key: value for key, value in each.items() if key != "runs"} for each in best],
         "measured": {
-            "critical_batch": fitted[1] / fitted[0],
-            "min_steps": fitted[0],
-            "min_examples": fitted[1],
+            "critical_batch": min_examples / min_steps,
+            "min_steps": min_steps,
+            "min_examples": min_examples,
         },
         "predicted": predicted,
     }
-    write_whole(out / "sweep.json", json.dumps(data, indent=1) + "\n")
-    chart.draw_sweep(data, out / "sweep.png")
     lines = [
-        f"measured: critical batch {fitted[1] / fitted[0]:,.0f}, fewest steps {fitted[0]:,.0f}, fewest "
-        f"examples {fitted[1]:,.0f}",
-        format_outcome,
+        f"measured: critical batch {min_examples / min_steps:,.0f}, fewest steps {min_steps:,.0f}, fewest "
+        f"examples {min_examples:,.0f}",
+        outcome,
     ]
-    table = page.Table(
-        f"Best of {len(question.rates)} rates, steps to a training loss of {question.loss}, mean of "
-        f"{question.seeds} seeds",
-        ["batch", "steps", "examples", "rate"],
-        [
-            [
-                f"{p['batch_size']}",
-                f"{p['steps']:.0f}",
-                f"{p['steps'] * p['batch_size']:,.0f}",
-                f"x {p['rate']:g}",
-            ]
-            for p in best
-        ],
-    )
+    picture = chart.sweep_chart(data)
     origin = provenance_of(set(origins), command)
-    write_whole(
-        out / "sweep.html",
-        page.page("Steps to a loss over batch sizes", lines, [out / "sweep.png"], [table], origin),
+    page = pages.report("Steps to a loss over batch sizes", lines, [picture], [_table(best, target)], origin)
+    write_whole(out / "sweep.json", json.dumps(data, indent=1) + "\n")
+    write_whole(out / "sweep.html", page)
+    return "\n".join([*lines, str(save([picture], out / "sweep.png")), str(out / "sweep.html")])
+
+
+def _table(best: Sequence[dict[str, Any]], target: Target) -> Table:
+    rows = [
+        [
+            f"{each['batch_size']}",
+            f"{each['steps']:.0f}",
+            f"{each['steps'] * each['batch_size']:,.0f}",
+            f"x {each['rate']:g}",
+        ]
+        for each in best
+    ]
+    title = (
+        f"Best of {len(target.rates)} rates: steps to a training loss of {target.loss}, mean of "
+        f"{len(best[0]['each'])} seeds"
     )
-    return "\n".join([*lines, str(out / "sweep.png"), str(out / "sweep.html")])
+    return Table(["batch", "steps", "examples", "rate"], rows, title=title, align="rrrr")
 
 
-def _origins(question: Question, out: Path) -> dict[str, dict[str, Any]]:
-    """Commit, hardware and versions of the finished runs, by their words; one unless a sweep was continued
-    elsewhere or later.
-    """
-    paths = [_folder(out, *each) / "summary.json" for each in question.runs()]
-    summaries = [json.loads(path.read_text()) for path in paths if path.exists()]
-    return {
-        origin_of(summary): {key: summary[key] for key in ("commit", "hardware", "versions")}
-        for summary in summaries
-    }
-
-
-def _best(question: Question, out: Path, size: int) -> dict[str, Any] | None:
+def _best(points: Sequence[Point], target: Target, size: int) -> dict[str, Any] | None:
     """The rate that needs the fewest steps, among those with which every seed got there."""
     found: list[dict[str, Any]] = []
-    for rate in question.rates:
-        steps = [
-            steps_to(Run(_folder(out, size, rate, seed)), question.loss) for seed in range(question.seeds)
-        ]
-        known = [each for each in steps if each is not None]
-        if len(known) == question.seeds:
-            found.append({"batch_size": size, "rate": rate, "steps": sum(known) / len(known), "each": known})
-    return min(found, key=lambda point: point["steps"]) if found else None
+    for rate, point in zip(target.rates, (each for each in points if each.batch_size == size), strict=True):
+        runs = [Run(Path(job.run_dir)) for job in point.jobs]
+        steps = [each for run in runs if (each := steps_to(run, target.loss)) is not None]
+        if len(steps) == len(runs):
+            mean = sum(steps) / len(steps)
+            found.append({"batch_size": size, "rate": rate, "steps": mean, "each": steps, "runs": runs})
+    return min(found, key=lambda each: each["steps"], default=None)
 
 
 def fit(batches: Sequence[float], steps: Sequence[float]) -> tuple[float, float]:
-    """(steps_min, examples_min) of steps = steps_min + examples_min / batch, by least squares on logarithms."""
+    """(steps_min, examples_min) of steps = steps_min + examples_min / batch, least squares on logarithms."""
     from scipy.optimize import least_squares
 
     sizes, seen = np.array(batches, dtype=float), np.log(np.array(steps, dtype=float))
@@ -243,18 +186,20 @@ def fit(batches: Sequence[float], steps: Sequence[float]) -> tuple[float, float]
     return float(np.exp(found[0])), float(np.exp(found[1]))
 
 
-def _prediction(question: Question, out: Path, point: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
-    """What the noise scale says, as data and in words; no data where it says nothing.
+def _prediction(best: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
+    """What the noise scale says, as data and as a sentence; no data where it says nothing.
 
     From the noise rows of all seeds of one point, each up to the loss; the measurements of one step weigh
     alike.
     """
-    rows: list[dict[str, Any]] = []
-    for seed, steps in enumerate(point["each"]):
-        run = Run(_folder(out, point["batch_size"], point["rate"], seed))
-        rows += [row for row in run.rows("noise") if row["step"] <= steps]
+    rows = [
+        row
+        for run, steps in zip(best["runs"], best["each"], strict=True)
+        for row in run.rows("noise")
+        if row["step"] <= steps
+    ]
     rows.sort(key=lambda row: row["examples"])
-    where = f"the noise scale of the run at batch {point['batch_size']}"
+    where = f"the noise scale of the run at batch {best['batch_size']}"
     try:
         predicted = advise(windows(rows))
     except RecipeError:
@@ -263,8 +208,6 @@ def _prediction(question: Question, out: Path, point: dict[str, Any]) -> tuple[d
             f"{where} says no critical batch in its {len(rows)} measurements: more --seeds measure more",
         )
     low, high = predicted.critical_batch_interval
-    said = (
-        f"{where} says {predicted.critical_batch:,.0f} ({low:,.0f} to "
-        f"{'unbounded' if high is None else f'{high:,.0f}'})"
-    )
-    return {**vars(predicted), "from_batch": point["batch_size"], "measurements": len(rows)}, said
+    end = "unbounded" if high is None else f"{high:,.0f}"
+    outcome = f"{where} says {predicted.critical_batch:,.0f} ({low:,.0f} to {end})"
+    return {**vars(predicted), "from_batch": best["batch_size"], "measurements": len(rows)}, outcome

@@ -2,21 +2,29 @@
 with progress and resume.
 """
 
+import argparse
 import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from lbtrain.errors import RecipeError, UserError
+from lbtrain.data import dataset_info
+from lbtrain.errors import LaunchError, RecipeError, UserError
+from lbtrain.plan.plan import make_plan
+from lbtrain.plan.statistics import ModelStatistics, model_statistics
+from lbtrain.recipe import Recipe
+from lbtrain.runs.directory import RunDirectory
 
 from ..kit.progress import bar
 from ..kit.start import launched
+from ..recipe_file import load_recipe
 
 WORKER = launched("study.worker")
+LAUNCHERS = ("deepspeed", "accelerate", "torchrun", "python")
 
 
 @dataclass(frozen=True)
@@ -34,6 +42,97 @@ class Job:
         """Whether it finished, or diverged, which is a result too."""
         return any((Path(self.run_dir) / name).exists() for name in ("summary.json", "diverged.json"))
 
+    @property
+    def unseeded(self) -> tuple[str, ...]:
+        """The words without the seed."""
+        return tuple(word for word in self.words if not word.startswith("seed="))
+
+    def load(self) -> Recipe:
+        """Raises RecipeError."""
+        return load_recipe(Path(self.recipe)).with_overrides(self.words)
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How the runs of a study are made: with which seeds, on how many ranks, and where they go."""
+
+    seeds: range
+    launcher: str
+    ranks: int
+    out: Path
+
+    @staticmethod
+    def add_options(
+        parser: argparse.ArgumentParser, *, launcher: str, ranks: int, seeds: int, out: str
+    ) -> None:
+        """The options of every command that trains, with these defaults."""
+        add = parser.add_argument
+        add("--seeds", type=int, default=seeds, help=f"The number of seeds (default {seeds}).")
+        add("--first-seed", type=int, default=0, help="The first seed (default 0); the others follow it.")
+        add("--launcher", choices=LAUNCHERS, default=launcher, help=f"The launcher (default {launcher}).")
+        add("--ranks", type=int, default=ranks, help=f"Processes on this machine (default {ranks}).")
+        add("--out", type=Path, default=Path(out), help=f"The folder for runs and report (default {out}).")
+
+    @classmethod
+    def of(cls, options: argparse.Namespace) -> "Launch":
+        """Raises RecipeError where no run would be made."""
+        for name in ("seeds", "ranks"):
+            if getattr(options, name) < 1:
+                raise RecipeError(f"--{name} {getattr(options, name)} must be at least 1")
+        seeds = range(options.first_seed, options.first_seed + options.seeds)
+        return cls(seeds, options.launcher, options.ranks, options.out)
+
+    def __str__(self) -> str:
+        """As a recipe's contract says it: the usual seeds go without saying."""
+        ranks = f"{self.ranks} rank{'s' * (self.ranks > 1)} under {self.launcher}"
+        seeds = f"seeds {self.seeds[0]} to {self.seeds[-1]}, " if self.seeds[0] else ""
+        return seeds + (ranks if self.launcher != "python" else "1 rank")
+
+    def train(self, jobs: Sequence[Job]) -> None:
+        """Trains what is missing. Raises RecipeError, before anything is launched, for runs in --out that are
+        of other recipes and for plans that are rejected, and UserError if the launch fails.
+        """
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise LaunchError(
+                "start this without a launcher: it launches its runs itself (--launcher, --ranks)"
+            )
+        check_unchanged(jobs)
+        if missing := [job for job in jobs if not job.ended]:
+            self.check_plans(missing)
+            run_jobs(jobs, self.out, launcher=self.launcher, ranks=self.ranks)
+
+    def check_plans(self, jobs: Iterable[Job]) -> None:
+        """Raises RecipeError, naming what can be trained, if the plan of a job is rejected."""
+        own = self.launcher if self.launcher in ("deepspeed", "accelerate") else "ddp"
+        counted: dict[str, ModelStatistics] = {}
+        outcomes: dict[str, str] = {}
+        # Jobs that differ in their seed alone have one plan.
+        for job in {(job.recipe, job.unseeded): job for job in jobs}.values():
+            recipe = job.load()
+            key = f"{recipe.model} {recipe.data} {recipe.optimizer}"
+            name = f"{Path(job.recipe).stem} at batch size {recipe.batch_size}"
+            try:
+                counted.setdefault(key, model_statistics(recipe, dataset_info(recipe.data)))
+                make_plan(recipe, self.ranks, engine=recipe.engine_under(own), statistics=counted[key])
+                outcomes.setdefault(name, "")
+            except RecipeError as error:
+                outcomes[name] = str(error)
+        if rejected := {name: reason for name, reason in outcomes.items() if reason}:
+            valid = ", ".join(name for name in outcomes if name not in rejected) or "none of the others"
+            reasons = "; ".join(f"{name}: {reason}" for name, reason in rejected.items())
+            raise RecipeError(f"{reasons}. What can be trained: {valid}.")
+
+
+def split_words(words: Sequence[str]) -> tuple[list[Path], list[str]]:
+    """Recipe files and `key=value` overrides, as they stand on one command line. Raises RecipeError where
+    there is no recipe.
+    """
+    overrides = [word for word in words if "=" in word and not Path(word).is_file()]
+    recipes = [Path(word) for word in words if word not in overrides]
+    if not recipes:
+        raise RecipeError(f"{' '.join(words)}: name a recipe file too")
+    return recipes, overrides
+
 
 def check_names_differ(arms: Iterable[tuple[str, Path]]) -> None:
     """Raises RecipeError for two arms (folder of the runs, recipe file) of one folder: each would show the
@@ -49,49 +148,46 @@ def check_names_differ(arms: Iterable[tuple[str, Path]]) -> None:
         seen[name] = path
 
 
-def seeds_in_words(first: int, count: int) -> str:
-    """As they are asked for on the command line."""
-    return f"--seeds {count}" + (f" --first-seed {first}" if first else "")
+def check_unchanged(jobs: Iterable[Job]) -> None:
+    """Raises RecipeError if --out holds a run of another recipe than that of its job: it would be counted as
+    what it is not.
+    """
+    for job in jobs:
+        directory = RunDirectory(Path(job.run_dir))
+        if Path(job.run_dir).exists() and (changed := directory.changes(job.load())):
+            raise RecipeError(
+                f"{job.run_dir} holds a run of another recipe ({'; '.join(changed)}): choose another --out, "
+                "undo the change, or delete the run"
+            )
 
 
-def launch_in_words(first: int, count: int, launcher: str, ranks: int) -> str:
-    """How runs were made, as a recipe's contract says it: the usual seeds go without saying."""
-    seeds = f"seeds {first} to {first + count - 1}, " if first else ""
-    return seeds + (f"{ranks} rank{'s' * (ranks > 1)} under {launcher}" if launcher != "python" else "1 rank")
-
-
-def launch_command(launcher: str, ranks: int, worker_words: list[str]) -> list[str]:
+def launch_command(launcher: str, ranks: int, words: list[str]) -> list[str]:
     """The real launcher, as a user would type it."""
-    bin_folder = Path(sys.executable).parent
+    scripts = Path(sys.executable).parent
     commands = {
-        "deepspeed": [str(bin_folder / "deepspeed"), "--num_accelerators", str(ranks)],
-        "accelerate": [
-            str(bin_folder / "accelerate"),
-            "launch",
-            "--multi_gpu",
-            "--num_processes",
-            str(ranks),
-        ],
-        "torchrun": [str(bin_folder / "torchrun"), "--nproc_per_node", str(ranks)],
+        "deepspeed": [str(scripts / "deepspeed"), "--num_accelerators", str(ranks)],
+        "accelerate": [str(scripts / "accelerate"), "launch", "--multi_gpu", "--num_processes", str(ranks)],
+        "torchrun": [str(scripts / "torchrun"), "--nproc_per_node", str(ranks)],
         "python": [sys.executable],
     }
-    return [*commands[launcher], *WORKER, *worker_words]
+    return [*commands[launcher], *WORKER, *words]
 
 
-def run_jobs(jobs: list[Job], out: Path, *, launcher: str, ranks: int) -> None:
+def run_jobs(jobs: Sequence[Job], out: Path, *, launcher: str, ranks: int) -> None:
     """Launches what is missing and shows the progress by the runs that end. Raises UserError if the launch
     fails.
     """
-    if all(job.ended for job in jobs):
-        return
     out.mkdir(parents=True, exist_ok=True)
     listed, log = out / "jobs.json", out / "launch.log"
     listed.write_text(json.dumps([asdict(job) for job in jobs], indent=1) + "\n")
     # No GPU: DeepSpeed is told so, or it would look for one; the exchange stays on this machine.
-    environment = {**os.environ, "DS_ACCELERATOR": "cpu"} if not _has_gpu() else dict(os.environ)
+    without_gpu = {} if Path("/dev/nvidiactl").exists() else {"DS_ACCELERATOR": "cpu"}
     with log.open("w") as file:
         started = subprocess.Popen(
-            launch_command(launcher, ranks, [str(listed)]), stdout=file, stderr=file, env=environment
+            launch_command(launcher, ranks, [str(listed)]),
+            stdout=file,
+            stderr=file,
+            env={**os.environ, **without_gpu},
         )
         try:
             _watch(started, jobs)
@@ -106,7 +202,7 @@ def run_jobs(jobs: list[Job], out: Path, *, launcher: str, ranks: int) -> None:
         )
 
 
-def _watch(started: "subprocess.Popen[bytes]", jobs: list[Job]) -> None:
+def _watch(started: "subprocess.Popen[bytes]", jobs: Sequence[Job]) -> None:
     waiting = [job for job in jobs if not job.ended]
     with bar("runs", len(jobs), done=len(jobs) - len(waiting)) as tick:
         running = True
@@ -116,7 +212,3 @@ def _watch(started: "subprocess.Popen[bytes]", jobs: list[Job]) -> None:
             for job in [job for job in waiting if job.ended]:
                 waiting.remove(job)
                 tick(job.run_dir)
-
-
-def _has_gpu() -> bool:
-    return Path("/dev/nvidiactl").exists()

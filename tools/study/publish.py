@@ -6,8 +6,8 @@
 
 Writes results/NAME.json, docs/NAME.png, the text between the NAME markers of the page, the line `Measured` of
 every recipe that was an arm as it stands, and recipes/README.md: no figure is typed by hand. A study whose
-arms were changed with --set measured no recipe, and is refused. A recipe that another result speaks for keeps
-its line, unless that is the arm of a sweep (at the recipe's own batch size) and this is a study.
+arms were changed by key=value words measured no recipe, and is rejected. A recipe that another result speaks
+for keeps its line, unless that is the arm of a sweep (at the recipe's own batch size) and this is a study.
 """
 
 import json
@@ -46,13 +46,11 @@ def measured(study: dict[str, Any], name: str) -> dict[str, str]:
 
     Raises RecipeError for a study whose arms are not the recipes that they are named after.
     """
+    if overrides := study.get("overrides", []) if "rows" in study else study["overrides"]:
+        raise RecipeError(f"{' '.join(overrides)} made every arm another experiment than its recipe")
     if "rows" in study:
         arms = [row for row in study["rows"] if row["batch_size"] == batch_size_of(row["arm"])]
         return {row["arm"]: _in_words(row, _SWEEP, name) for row in arms}
-    if study["overrides"]:
-        raise RecipeError(
-            f"--set {' '.join(study['overrides'])} made every arm another experiment than its recipe"
-        )
     return {arm["recipe"]: _in_words(arm, study["launch"], name) for arm in study["arms"]}
 
 

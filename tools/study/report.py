@@ -149,9 +149,7 @@ def write_report(
     }
     charts = charts_of(arms)
     save(charts, out / "study.png")
-    page = pages.page(
-        title, pages.bullets(found), pages.pictures(charts), table.html(), pages.small_print(origin)
-    )
+    page = pages.report(title, found, charts, [table], origin)
     (out / "study.html").write_text(page)
     return write_text_and_data(out, "study", data)
 

@@ -2,15 +2,12 @@
 directories.
 """
 
-import json
-from dataclasses import dataclass
-from functools import cached_property, partial
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
-
-from lbtrain.tasks import PrimaryMetric
 
 from ..kit import pages
 from ..kit.charts import (
@@ -25,70 +22,34 @@ from ..kit.charts import (
     save,
 )
 from ..kit.tables import Table
-from .jobs import Job
-from .report import Scored, certainty, origin_of, provenance_of, write_text_and_data
+from .grid import Point
+from .report import certainty, origin_of, provenance_of, write_text_and_data
 
 
-@dataclass(frozen=True)
-class Point(Scored):
-    """One arm at one batch size over all seeds."""
-
-    arm: str
-    batch_size: int
-    jobs: tuple[Job, ...]
-    primary_metric: PrimaryMetric
-
-    @cached_property
-    def summaries(self) -> list[dict[str, Any]]:
-        """Of the runs that did not diverge."""
-        paths = [Path(job.run_dir) / "summary.json" for job in self.jobs]
-        return [json.loads(path.read_text()) for path in paths if path.exists()]
-
-    @cached_property
-    def plan(self) -> dict[str, Any]:
-        return dict(json.loads((Path(self.jobs[0].run_dir) / "plan.json").read_text()))
-
-    @property
-    def scores(self) -> list[float]:  # type: ignore[override]
-        """Of the primary metric, in percent, one per run that did not diverge."""
-        return [summary[self.primary_metric.name] for summary in self.summaries]
-
-    @property
-    def lost(self) -> int:
-        return len(self.jobs) - len(self.summaries)
-
-    def row(self) -> dict[str, Any]:
-        return {
-            "arm": self.arm,
-            "batch_size": self.batch_size,
-            "steps": self.plan["total_steps"],
-            "peak_lr": self.plan["learning_rate"]["peak"],
-            "mean": self.mean,
-            "std": self.std,
-            "n": len(self.scores),
-            "diverged": self.lost,
-            "label": self.primary_metric.label,
-            self.primary_metric.name: self.scores,
-            "run_seconds": sum(summary["seconds"] for summary in self.summaries),
-        }
-
-
-def write_report(points: list[Point], out: Path, *, title: str, command: str, reference: int) -> str:
+def write_report(
+    points: list[Point],
+    out: Path,
+    *,
+    title: str,
+    command: str,
+    reference: int,
+    overrides: Sequence[str] = (),
+) -> str:
     """Writes sweep.md, .json, .png and .html into `out`; returns table and outcomes as text for the terminal.
 
-    `reference`: the batch size that the others are held against.
+    `reference`: the batch size that the others are held against. `overrides`: what makes every arm another
+    experiment than its recipe.
     """
     table, found = table_of(points), outcomes(points, reference)
     origin = provenance_of({origin_of(summary) for point in points for summary in point.summaries}, command)
     chart = chart_of(points, title)
     save([chart], out / "sweep.png")
-    page = pages.page(
-        title, pages.bullets(found), pages.pictures([chart]), table.html(), pages.small_print(origin)
-    )
+    page = pages.report(title, found, [chart], [table], origin)
     (out / "sweep.html").write_text(page)
     data = {
         "title": title,
         "command": command,
+        "overrides": list(overrides),
         "rows": [point.row() for point in points],
         "table": table.markdown(),
         "verdicts": found,

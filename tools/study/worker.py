@@ -7,29 +7,12 @@ import os
 import sys
 from pathlib import Path
 
-from lbtrain.errors import Diverged, RecipeError
+from lbtrain.errors import Diverged
 from lbtrain.launch.world import leave_process_group
 from lbtrain.main import run
-from lbtrain.recipe.files import load_recipe
-from lbtrain.runs.directory import RunDirectory
 from lbtrain.runs.records import write_whole
 
 from .jobs import Job
-
-
-def check_unchanged(jobs: list[Job]) -> None:
-    """Raises RecipeError if a run that ended was of another recipe than its file is now: it would be counted
-    as what it is not.
-    """
-    for job in jobs:
-        if not job.ended:
-            continue
-        recipe = load_recipe(Path(job.recipe)).with_overrides(job.words)
-        if changed := RunDirectory(Path(job.run_dir)).changes(recipe):
-            raise RecipeError(
-                f"{job.run_dir} is of another recipe ({'; '.join(changed)}): choose another --out, or "
-                "delete the run"
-            )
 
 
 def work(jobs: list[Job]) -> None:
@@ -37,13 +20,9 @@ def work(jobs: list[Job]) -> None:
     for job in jobs:
         if job.ended:
             continue
-        path = Path(job.recipe)
         try:
-            run(
-                load_recipe(path).with_overrides([*job.words, f"run_dir={job.run_dir}"]),
-                path.stem,
-                on_screen=False,
-            )
+            recipe = job.load().with_overrides([f"run_dir={job.run_dir}"])
+            run(recipe, Path(job.recipe).stem, on_screen=False)
         except Diverged as error:
             # Raised on every rank alike. The loop has left its findings there already, if it had any.
             found = Path(job.run_dir) / "diverged.json"

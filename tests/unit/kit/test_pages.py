@@ -68,7 +68,8 @@ def test_charts_stand_beside_each_other_in_a_picture(tmp_path):
 
 
 MEASURE = """<pre id="found"></pre>
-<iframe id="page" style="width:{width}px;height:900px;border:0" srcdoc="{page}"></iframe><script>addEventListener("load", () => {{
+<iframe id="page" style="width:{width}px;height:900px;border:0" srcdoc="{page}"></iframe>
+<script>addEventListener("load", () => {{
   const inside = document.getElementById("page").contentDocument, style = getComputedStyle(inside.body)
   const boxes = [...inside.querySelectorAll("figure")].map(each => each.getBoundingClientRect())
   const table = inside.querySelector(".table"), text = inside.querySelector("svg text")

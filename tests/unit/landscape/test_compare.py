@@ -56,10 +56,8 @@ def test_two_runs_side_by_side(runs, tmp_path, capsys):
         "the line starts at the first run"
     )
     page = (tmp_path / "page" / "compare.html").read_text()
-    assert (
-        f"<td>training loss</td><td>{box['base']:.4g}</td>" in page
-        and "far from where the other got" not in page
-    )
+    assert f'>training loss</td><td class="r">{box["base"]:.4g}</td>' in page
+    assert "far from where the other got" not in page
     assert found["fits"][0]["slope"] == pytest.approx(1) and found["fits"][0]["explained"] == pytest.approx(1)
     for name in ("line.png", "spectrum.png", "distance.png", "compare.html"):
         assert (tmp_path / "page" / name).stat().st_size > 5000
@@ -132,7 +130,7 @@ def test_a_stopped_command_keeps_what_was_finished(runs, monkeypatch, capsys):
     )
     options = ["hessian", str(runs[1]), "--examples", "32", "--micro-batch", "16"]
     assert main(options) == 130
-    assert "the same command goes on from there" in capsys.readouterr().err
+    assert "the same command continues from there" in capsys.readouterr().err
     assert (
         json.loads((runs[1] / "landscape" / "top_eigenvalues.json").read_text())["settings"]["examples"] == 32
     )

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from lbtrain import Recipe
 from lbtrain.errors import RecipeError
 from tools.landscape.__main__ import main
 from tools.landscape.runs import Run
-from tools.landscape.sweep import Question, arm, fit, steps_to
+from tools.landscape.sweep import Target, arms_of, fit, steps_to
+from tools.study import jobs
 
 NOISE = 100
 ORIGIN = {"commit": "abc1234", "hardware": "2 cores", "versions": {"python": "3.11", "torch": "2.5"}}
@@ -27,8 +27,13 @@ def trained(monkeypatch):
     """The folders that were trained in: 20 + 2,000 / batch steps to the loss, at a noise scale of NOISE."""
     folders = []
 
-    def train(recipe, name, *, on_screen):
-        folder, size = Path(recipe.run_dir), recipe.batch_size
+    def train(listed, out, *, launcher, ranks):
+        for job in listed:
+            if not job.ended:
+                train_one(job.load(), Path(job.run_dir))
+
+    def train_one(recipe, folder):
+        size = recipe.batch_size
         folders.append(folder)
         folder.mkdir(parents=True)
         reached = 20 + 2000 // size
@@ -49,9 +54,7 @@ def trained(monkeypatch):
         (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         (folder / "summary.json").write_text(json.dumps(ORIGIN))
 
-    monkeypatch.setattr(
-        importlib.import_module("lbtrain.main"), "run", train
-    )  # `lbtrain.main` by name is the function
+    monkeypatch.setattr(jobs, "run_jobs", train)
     return folders
 
 
@@ -66,10 +69,8 @@ def words(tmp_path, monkeypatch):
         "digits.py",
         "--loss",
         "0.1",
-        "--batches",
-        "16",
-        "40",
-        "200",
+        "--batch-sizes",
+        "16,40,200",
         "--rates",
         "1",
         "--seeds",
@@ -155,20 +156,45 @@ def test_a_loss_that_too_few_batch_sizes_reach_is_said_to_be_too_low(words, trai
     assert "raise --loss or --epochs" in capsys.readouterr().err
 
 
-def test_batches_that_the_plan_refuses_are_told_before_anything_is_trained(words, trained, capsys):
-    assert main([*words, "--batches", "4", "8", "16", "40", "200"]) == RecipeError.exit_code
+def test_batches_that_the_plan_rejects_are_told_before_anything_is_trained(words, trained, capsys):
+    assert main([*words, "--batch-sizes", "4,8,16,40,200"]) == RecipeError.exit_code
     said = capsys.readouterr().err
-    assert said.startswith(
-        "error: --batches 16 40 200 would do: a sweep measures the noise scale in every run, and the plan "
-        "refuses 4: "
-    )
+    assert said.startswith("error: ") and "digits at batch size 4: batch_size=4 cannot be" in said
+    assert "digits at batch size 8: measure.noise_scale=2it" in said
     assert (
-        "batch_size=4 cannot be cut" in said
-        and "; 8: measure.noise_scale=2it: one ghost batch on one rank cannot be split" in said
+        "What can be trained: digits at batch size 200, digits at batch size 40, digits at batch size 16."
+        in said
     )
     assert not trained and not Path("runs").exists()
 
 
-def test_a_batch_that_would_grow_does_not_in_a_sweep():
-    recipe = Recipe().vary(schedule=dict(batch_growth=["10ep:3"]))
-    assert arm(recipe, Question((64,), (1,), 1, 0.1, 6, 80), 64, 1, 0).schedule.batch_growth == []
+def test_a_batch_that_would_grow_does_not_in_a_sweep(words):
+    Path("digits.py").write_text(
+        RECIPE.format(data="digits") + "recipe = recipe.vary(schedule=dict(batch_growth=['10ep:3']))"
+    )
+    (arm,) = arms_of(Path("digits.py"), [], Target((64,), (1,), 0.1, 6, 80))
+    assert arm.recipe.schedule.batch_growth and arm.recipe_at(64).schedule.batch_growth == []
+
+
+def test_words_of_the_form_key_value_change_every_run(words, trained):
+    assert main([*words, "optimizer.momentum=0.8"]) == 0
+    assert "momentum: 0.8" in (trained[0] / "recipe.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--rates", "1,x"], "--rates 1,x: write factors such as 1,2,4"),
+        (["--batch-sizes", "8,,2"], "--batch-sizes 8,,2: write batch sizes such as"),
+        (["--seeds", "0"], "--seeds 0 must be at least 1"),
+        (["mnist.py"], "mnist.py: a sweep takes one recipe"),
+    ],
+)
+def test_wrong_words_are_one_message(change, message, words, trained, capsys):
+    assert main([*words[:2], *change, *words[2:]] if change[0] == "mnist.py" else [*words, *change]) == 2
+    assert message in capsys.readouterr().err and not trained
+
+
+def test_a_sweep_that_a_launcher_starts_is_rejected(words, trained, monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(words) == 3 and "without a launcher" in capsys.readouterr().err

@@ -18,10 +18,9 @@ from tools.kit.charts import save
 from tools.kit.publish import ROOT, with_block
 from tools.study import __main__ as study
 from tools.study import publish
-from tools.study.jobs import WORKER, Job
+from tools.study.jobs import WORKER, Job, check_unchanged
 from tools.study.publish import block, measured, with_measured
 from tools.study.report import Arm, _mean_curve, charts_of, outcomes, provenance, table_of, write_report
-from tools.study.worker import check_unchanged
 
 RECIPES = ROOT / "recipes"
 REFERENCE, LARGE = [1.0, 2.0, 3.0], [51.0, 52.0, 53.0]

@@ -12,9 +12,10 @@ from lbtrain.errors import RecipeError
 from lbtrain.tasks import PrimaryMetric
 from tools.kit.charts import save
 from tools.study import sweep
+from tools.study.grid import Point, batch_sizes_of, in_order, points_of
 from tools.study.jobs import Job
-from tools.study.sweep import arms_of, batch_sizes_of, in_order, points_of
-from tools.study.sweep_report import Point, chart_of, outcomes, table_of, write_report
+from tools.study.sweep import arms_of
+from tools.study.sweep_report import chart_of, outcomes, table_of, write_report
 
 RECIPES = Path(__file__).parents[3] / "recipes"
 SIZES = [4, 32, 720]

@@ -1,0 +1,126 @@
+"""A grid of runs: ways of training (arms) by batch sizes by seeds, whatever they are then scored by."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from lbtrain import Recipe
+from lbtrain.errors import RecipeError
+from lbtrain.tasks import PrimaryMetric, primary_metric_of
+
+from .jobs import Job, Launch
+from .report import Scored
+
+
+@dataclass(frozen=True)
+class GridArm:
+    """A way of training: a recipe file, and the words that make it a run of this arm at a batch size (its
+    seed aside).
+    """
+
+    name: str
+    path: Path
+    recipe: Recipe
+    words_at: Callable[[int], tuple[str, ...]]
+
+    @property
+    def folder(self) -> str:
+        """Of its runs, in --out."""
+        return self.name.replace(" ", "")
+
+    @property
+    def primary_metric(self) -> PrimaryMetric:
+        return primary_metric_of(self.recipe)
+
+    def recipe_at(self, batch_size: int) -> Recipe:
+        return self.recipe.with_overrides(self.words_at(batch_size))
+
+
+@dataclass(frozen=True)
+class Point(Scored):
+    """One arm at one batch size over all seeds."""
+
+    arm: str
+    batch_size: int
+    jobs: tuple[Job, ...]
+    primary_metric: PrimaryMetric
+
+    @cached_property
+    def summaries(self) -> list[dict[str, Any]]:
+        """Of the runs that did not diverge."""
+        paths = [Path(job.run_dir) / "summary.json" for job in self.jobs]
+        return [json.loads(path.read_text()) for path in paths if path.exists()]
+
+    @property
+    def scores(self) -> list[float]:  # type: ignore[override]
+        """Of the primary metric, in percent, one per run that did not diverge."""
+        return [summary[self.primary_metric.name] for summary in self.summaries]
+
+    @property
+    def lost(self) -> int:
+        return len(self.jobs) - len(self.summaries)
+
+    def row(self) -> dict[str, Any]:
+        plan = json.loads((Path(self.jobs[0].run_dir) / "plan.json").read_text())
+        return {
+            "arm": self.arm,
+            "batch_size": self.batch_size,
+            "steps": plan["total_steps"],
+            "peak_lr": plan["learning_rate"]["peak"],
+            "mean": self.mean,
+            "std": self.std,
+            "n": len(self.scores),
+            "diverged": self.lost,
+            "label": self.primary_metric.label,
+            self.primary_metric.name: self.scores,
+            "run_seconds": sum(summary["seconds"] for summary in self.summaries),
+        }
+
+
+def batch_sizes_of(text: str) -> list[int]:
+    """Of an option, each once, the smallest first. Raises RecipeError."""
+    parts = text.split(",")
+    if not all(part.isascii() and part.isdigit() and int(part) for part in parts):
+        raise RecipeError(f"--batch-sizes {text}: write batch sizes such as 2,8,32,128,720")
+    return sorted({int(part) for part in parts})
+
+
+def points_of(
+    arms: Sequence[GridArm], batch_sizes: Sequence[int], seeds: Sequence[int], out: Path
+) -> list[Point]:
+    """One point per arm and batch size; arms whose recipes are equal there share the runs of the first."""
+    jobs: dict[str, tuple[Job, ...]] = {}
+    points = []
+    for batch_size in batch_sizes:
+        for arm in arms:
+            folder, words = out / arm.folder / f"batch{batch_size}", arm.words_at(batch_size)
+            new = tuple(
+                Job(str(arm.path), (*words, f"seed={seed}"), str(folder / f"seed{seed}")) for seed in seeds
+            )
+            own = jobs.setdefault(_same_up_to_names(arm.recipe_at(batch_size)), new)
+            points.append(Point(arm.name, batch_size, own, arm.primary_metric))
+    return points
+
+
+def _same_up_to_names(recipe: Recipe) -> str:
+    """What a run computes: the rule's name does not matter where it gives the same rate."""
+    at_base = recipe.batch_size == recipe.schedule.base_batch_size
+    return recipe.vary(schedule=dict(rule="none")).to_yaml() if at_base else recipe.to_yaml()
+
+
+def in_order(points: Sequence[Point]) -> list[Job]:
+    """Every job once, the large batches first: they are quick, and a sweep that is stopped early has whole
+    points, with all their seeds.
+    """
+    by_batch = sorted(points, key=lambda point: -point.batch_size)
+    return list({job.run_dir: job for point in by_batch for job in point.jobs}.values())
+
+
+def trained(arms: Sequence[GridArm], batch_sizes: Sequence[int], launch: Launch) -> list[Point]:
+    """The points of a grid, after what is missing of them has been trained (`Launch.train`)."""
+    points = points_of(arms, batch_sizes, launch.seeds, launch.out)
+    launch.train(in_order(points))
+    return points
