@@ -19,12 +19,12 @@ import numpy as np
 from lbtrain.data import dataset_info
 from lbtrain.errors import RecipeError
 from lbtrain.recipe import Recipe
+from lbtrain.recipe.files import load_recipe
 from lbtrain.runs.records import write_whole
 
 from ..kit import pages
 from ..kit.charts import save
 from ..kit.tables import Table
-from ..recipe_file import load_recipe
 from ..study.grid import GridArm, Point, trained
 from ..study.jobs import Launch
 from ..study.report import origin_of, provenance_of

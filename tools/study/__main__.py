@@ -15,10 +15,10 @@ import shlex
 import sys
 
 from lbtrain.errors import RecipeError
+from lbtrain.recipe.files import load_recipe
 from lbtrain.tasks import primary_metric_of
 
 from ..kit import command
-from ..recipe_file import load_recipe
 from . import sweep
 from .jobs import Job, Launch, check_names_differ, split_words
 from .report import Arm, write_report

@@ -17,11 +17,11 @@ from lbtrain.errors import LaunchError, RecipeError, UserError
 from lbtrain.plan.plan import make_plan
 from lbtrain.plan.statistics import ModelStatistics, model_statistics
 from lbtrain.recipe import Recipe
+from lbtrain.recipe.files import find_recipe, load_recipe
 from lbtrain.runs.directory import RunDirectory
 
 from ..kit.progress import bar
 from ..kit.start import launched
-from ..recipe_file import load_recipe
 
 WORKER = launched("study.worker")
 LAUNCHERS = ("deepspeed", "accelerate", "torchrun", "python")
@@ -124,11 +124,11 @@ class Launch:
 
 
 def split_words(words: Sequence[str]) -> tuple[list[Path], list[str]]:
-    """Recipe files and `key=value` overrides, as they stand on one command line. Raises RecipeError where
-    there is no recipe.
+    """The files of recipes (paths, or names of shipped ones) and `key=value` overrides, as they stand on one
+    command line. Raises RecipeError where there is no recipe.
     """
     overrides = [word for word in words if "=" in word and not Path(word).is_file()]
-    recipes = [Path(word) for word in words if word not in overrides]
+    recipes = [find_recipe(word) for word in words if word not in overrides]
     if not recipes:
         raise RecipeError(f"{' '.join(words)}: name a recipe file too")
     return recipes, overrides

@@ -25,9 +25,9 @@ from pathlib import Path
 
 from lbtrain import Recipe
 from lbtrain.errors import RecipeError
+from lbtrain.recipe.files import load_recipe
 
 from ..kit import command
-from ..recipe_file import load_recipe
 from .grid import GridArm, batch_sizes_of, trained
 from .jobs import Launch, check_names_differ, split_words
 from .sweep_report import write_report

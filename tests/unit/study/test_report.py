@@ -294,7 +294,8 @@ def test_the_worker_starts_where_the_tools_are_a_part_of_an_installed_lbtrain(tm
     installed = tmp_path / "site-packages"
     ignored = shutil.ignore_patterns("__pycache__", "*.png")
     shutil.copytree(ROOT / "lbtrain", installed / "lbtrain", ignore=ignored)
-    shutil.copytree(ROOT / "tools", installed / "lbtrain" / "tools", ignore=ignored)
+    for part in ("tools", "recipes"):
+        shutil.copytree(ROOT / part, installed / "lbtrain" / part, ignore=ignored)
     (tmp_path / "jobs.json").write_text("[]")
     start = installed / "lbtrain/tools/kit/start.py"
     started = subprocess.run(
