@@ -1,26 +1,33 @@
-# Two commands for a newcomer: `make demo` and `make test`. Each sets up what it needs in .venv.
+# Two commands for a newcomer: `make demo` and `make test`. Each installs what it needs into .venv.
 
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := recipes/digits/digits.py recipes/digits/digits_720_unscaled.py recipes/digits/digits_720.py recipes/digits/digits_720_lamb.py
 
-.PHONY: help install colossalai demo scaling-demo test test-slow test-colossalai lint bench bench-check wheels clean
+SMOKE := tests/unit/test_plan.py::test_goyals_plans_from_8_to_256_ranks \
+	tests/distributed/test_batch_growth.py::test_a_loop_written_by_hand_gives_the_same_losses \
+	"tests/distributed/test_sharded_deepspeed.py::test_same_weights_as_one_process[lars-acc1-1]" \
+	"tests/distributed/test_equality.py::test_resuming_is_bit_identical_on_the_same_world[deepspeed]"
+
+.PHONY: help install colossalai demo scaling-demo smoke test test-slow test-colossalai lint bench bench-check wheels clean
 
 help:
-	@echo "make install    .venv with the pinned packages of constraints.txt (5.5 GB, about 2 minutes)"
-	@echo "make demo       what a large batch costs and what repairs it, on this machine (about 4 minutes)"
-	@echo "make test       the tests"
-	@echo "make colossalai .venv-colossalai: ColossalAI laid over .venv (0.3 GB, about a minute)"
-	@echo "make test-colossalai  the tests of engine=colossalai, in that environment"
-	@echo "make test-slow  the tests that take longer"
-	@echo "make lint       ruff and mypy"
-	@echo "make bench      speed against the peers; appends to results/, renews docs/results.md (under 30 minutes)"
-	@echo "make bench-check  the same, held against the last rows; writes nothing"
-	@echo "make wheels     wheels/: what a GPU machine without a package index lacks for bench/gpu.py (30 MB; GPU_PYTHON=3.12: its Python)"
+	@echo "make install     create .venv with the pinned packages of constraints.txt (5.5 GB, about 2 minutes)"
+	@echo "make demo        show what a large batch costs and what repairs it (about 4 minutes)"
+	@echo "make smoke       one plan, one loop written by hand, one ZeRO-1 step of LARS, one resume (under a minute)"
+	@echo "make test        run the tests"
+	@echo "make test-slow   run the tests that take longer, and build and install the wheel"
+	@echo "make lint        run ruff and mypy"
+	@echo "make scaling-demo  measure and predict scaling on four hosts made of network namespaces (needs root)"
+	@echo "make bench       measure speed against the peers; adds rows to results/ and to docs (under 30 minutes)"
+	@echo "make bench-check do the same against the last rows; writes nothing"
+	@echo "make colossalai  create .venv-colossalai: ColossalAI on top of .venv (0.3 GB, about a minute)"
+	@echo "make test-colossalai  run the tests of engine=colossalai in that environment"
+	@echo "make wheels      collect what a GPU machine without a package index lacks for bench/gpu.py (30 MB)"
 
 install: .venv/.installed
 
-.venv/.installed: pyproject.toml constraints.txt
+.venv/.installed: pyproject.toml setup.py constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "lbtrain needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
@@ -47,6 +54,9 @@ scaling-demo: install
 	$(BIN)/python -m tools.scaling_report predict --run runs/scaling-demo/report.json --gpus 1,2,4,8,16,32,64,128,256 --out runs/scaling-demo/predicted.json
 	$(BIN)/python -m tools.scaling_report render runs/scaling-demo/report.json runs/scaling-demo/predicted.json --out runs/scaling-demo/page
 	@echo "the page: runs/scaling-demo/page/scaling.html"
+
+smoke: install
+	$(BIN)/python -m pytest -x $(SMOKE)
 
 test: install
 	$(BIN)/python -m pytest

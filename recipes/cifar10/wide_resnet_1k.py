@@ -20,9 +20,7 @@ recipe = original.vary(
     channels_last=True,
     loss=dict(label_smoothing=0.1),
     # The parent's milestones and factor do nothing under poly: they are the defaults again.
-    schedule=dict(
-        warmup="5ep", decay="poly", power=1.0, milestones=["30ep", "60ep", "80ep"], factor=0.1
-    ),
+    schedule=dict(warmup="5ep", decay="poly", power=1.0, milestones=["30ep", "60ep", "80ep"], factor=0.1),
     log_every="0.5ep",
 )
 

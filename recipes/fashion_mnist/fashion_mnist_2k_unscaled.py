@@ -11,7 +11,10 @@ from lbtrain import main
 
 # Peak learning rate 0.02.
 recipe = baseline.vary(
-    batch_size=2048, bn_momentum=0.5, schedule=dict(rule="none", warmup="0ep", warmup_start_lr=None), log_every="1it"
+    batch_size=2048,
+    bn_momentum=0.5,
+    schedule=dict(rule="none", warmup="0ep", warmup_start_lr=None),
+    log_every="1it",
 )
 
 if __name__ == "__main__":
