@@ -28,4 +28,4 @@ def test_the_doctor_exits_3_on_a_host_that_is_unplugged(two_hosts: Hosts) -> Non
     two_hosts.plug("node02")
     assert answer.returncode == 3, answer.stdout + answer.stderr
     assert "node02: does not answer" in answer.stdout
-    assert "to mend: ssh node02" in answer.stdout
+    assert "to fix: ssh node02" in answer.stdout

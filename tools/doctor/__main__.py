@@ -2,7 +2,7 @@
 
 For each host: reachable by ssh without a password; python and packages equal; port free; the network
 interface it will use; clock skew; matrix-multiply rate; loader images/s; and the time of an all-reduce with
-each other host. Names the outliers against the median and says what to type to mend each finding.
+each other host. It names outliers against the median and says what to type to fix each finding.
 
   python -m tools.doctor --hostfile hostfiles/2x8
 
@@ -10,172 +10,209 @@ Run it on the first host. Exit codes: 0 all can take part (warnings may remain),
 cannot take part.
 """
 
-import argparse
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from lbtrain.launch.hostfile import HostfileError, read_hostfile
+from lbtrain.launch.hostfile import read_hostfile
 
-from .judge import Answer, Finding, Pair, judge, rounds
+from ..kit import command
+from ..kit.progress import bar
+from ..kit.tables import Table
+from .check import Finding, HostReport, Pair, check, rounds
+from .probe import MARK
 
 _PROBE = Path(__file__).with_name("probe.py")
 _TIMEOUT_S = 90
 
 
-def ask(host: str, words: Sequence[str]) -> Answer:
-    """Run the probe on `host`. Its clock is compared in the middle of the conversation."""
+def ask(host: str, words: Sequence[str]) -> HostReport:
+    """Runs the probe on `host`; whatever the host does, a report comes back within `_TIMEOUT_S`."""
     # Only names that a launcher would carry over as well; a login shell on the host brings its own.
     inside = (
         f"cd {shlex.quote(os.getcwd())} && PYTHONPATH={shlex.quote(os.environ.get('PYTHONPATH', ''))} exec "
     )
-    command = inside + shlex.join([sys.executable, str(_PROBE), *words])
-    there = (
-        ["sh", "-c", command]
-        if host == "localhost"
-        else ["ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=5", host, command]
-    )
+    # Into files: a process that the host's shell left behind keeps a pipe open for as long as it lives.
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        try:
+            ended = subprocess.run(
+                _on(host, inside + shlex.join([sys.executable, str(_PROBE), *words])),
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                timeout=_TIMEOUT_S,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return HostReport(None, f"no answer in {_TIMEOUT_S} s")
+        except OSError as error:
+            return HostReport(None, f"{error.filename} cannot be started: {error.strerror}")
+        out.seek(0), err.seek(0)
+        return _report(ended.returncode, out.read(), err.read())
+
+
+def _on(host: str, script: str) -> list[str]:
+    """The command line that runs a shell script on a host."""
+    if host == "localhost":
+        return ["sh", "-c", script]
+    return ["ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=5", host, script]
+
+
+def _report(code: int, out: str, err: str) -> HostReport:
+    """From what the probe printed, between whatever else the host's shell prints."""
+    if code:
+        return HostReport(None, (err.strip().splitlines() or [f"exit code {code}"])[-1])
+    _, mark, rest = out.rpartition(MARK)
+    if not mark:
+        printed = repr(out.strip()[:60]) if out.strip() else "nothing"
+        return HostReport(None, f"printed {printed} and no report")
     try:
-        ended = subprocess.run(
-            there, capture_output=True, text=True, timeout=_TIMEOUT_S, stdin=subprocess.DEVNULL, check=False
-        )
-    except subprocess.TimeoutExpired:
-        return Answer(None, f"no answer in {_TIMEOUT_S} s")
-    if ended.returncode:
-        return Answer(None, (ended.stderr.strip().splitlines() or [f"exit code {ended.returncode}"])[-1])
-    return Answer(json.loads(ended.stdout.splitlines()[-1]))
+        return HostReport(json.JSONDecoder().raw_decode(rest)[0])
+    except json.JSONDecodeError as error:
+        return HostReport(None, f"its report is damaged: {error}")
 
 
-def skew_s(host: str) -> float:
-    """The host's clock minus ours in seconds. The connection is up before the clock is read: good to half a
-    network round trip.
+def skew_s(host: str) -> float | None:
+    """The host's clock minus ours in seconds; None where it could not be read. The connection is up before
+    the clock is read: good to half a network round trip.
     """
-    script = "echo ready; read go; date +%s.%N"
-    there = (
-        ["sh", "-c", script]
-        if host == "localhost"
-        else ["ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=5", host, script]
-    )
-    with subprocess.Popen(
-        there, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
-    ) as process:
-        assert process.stdin
-        assert process.stdout
-        if process.stdout.readline() != "ready\n":
-            return 0.0
-        before = time.time()
-        process.stdin.write("\n")
-        said = float(process.stdout.readline())
-        return said - (before + time.time()) / 2
+    try:
+        process = subprocess.Popen(
+            _on(host, f"echo '{MARK}ready'; read go; echo \"{MARK}$(date +%s.%N)\""),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            bufsize=1,
+            start_new_session=True,
+        )
+    except OSError:
+        return None
+    # With all that it started, so that the pipe ends.
+    timer = threading.Timer(_TIMEOUT_S, os.killpg, (process.pid, signal.SIGKILL))
+    timer.start()
+    try:
+        return _clock_difference(process)
+    finally:
+        timer.cancel()
 
 
-def examine(host: str, port: int, peer: str) -> Answer:
-    answer = ask(host, ["host", str(port), peer])
-    return Answer(answer.values, answer.failure, skew_s(host)) if answer.values else answer
+def _clock_difference(process: "subprocess.Popen[str]") -> float | None:
+    assert process.stdin and process.stdout
+    try:
+        with process:
+            if not _marked(process):
+                return None
+            before = time.time()
+            process.stdin.write("\n")
+            return float(_marked(process)) - (before + time.time()) / 2
+    except (OSError, ValueError):  # it is gone, says nothing, or says no number
+        return None
+
+
+def _marked(process: "subprocess.Popen[str]") -> str:
+    """What stands behind the mark in the next line that has one; empty at the end."""
+    assert process.stdout
+    return next((line.partition(MARK)[2].strip() for line in process.stdout if MARK in line), "")
+
+
+def examine(host: str, port: int, peer: str) -> HostReport:
+    report = ask(host, ["host", str(port), peer])
+    return HostReport(report.values, report.failure, skew_s(host)) if report.values else report
 
 
 def time_pair(pair: Pair, port: int) -> float | None:
     """Milliseconds of an all-reduce between the two, or None if they did not meet."""
     with ThreadPoolExecutor(2) as pool:
-        asked = [
+        pending = [
             pool.submit(ask, host, ["pair", str(rank), pair[0], str(port)]) for rank, host in enumerate(pair)
         ]
-        answers = [each.result() for each in asked]
-    times = [float(answer.values["ms"]) for answer in answers if answer.values]
+        reports = [each.result() for each in pending]
+    times = [float(report.values["ms"]) for report in reports if report.values]
     return max(times) if len(times) == 2 else None
 
 
 def time_pairs(hosts: Sequence[str], port: int) -> dict[Pair, float | None]:
     times: dict[Pair, float | None] = {}
-    began, all_rounds = time.monotonic(), rounds(hosts)
-    for number, pairs in enumerate(all_rounds):
-        left = (len(all_rounds) - number) * (time.monotonic() - began) / max(1, number)
-        _progress(
-            f"all-reduce between pairs, round {number + 1} of {len(all_rounds)}"
-            + (f", about {left:.0f} s left" if number else "")
-        )
-        with ThreadPoolExecutor(max(1, len(pairs))) as pool:
-            times |= dict(zip(pairs, pool.map(lambda pair: time_pair(pair, port), pairs), strict=True))
+    all_rounds = rounds(hosts)
+    with bar("doctor: all-reduce between pairs", len(all_rounds), stderr=True) as tick:
+        for pairs in all_rounds:
+            with ThreadPoolExecutor(max(1, len(pairs))) as pool:
+                times |= dict(zip(pairs, pool.map(lambda pair: time_pair(pair, port), pairs), strict=True))
+            tick()
     return times
 
 
-def _progress(words: str) -> None:
-    # Beside the table, which may be read by a program.
-    print(f"doctor: {words}", file=sys.stderr, flush=True)
-
-
-def show(answers: dict[str, Answer], pairs: dict[Pair, float | None], findings: Sequence[Finding]) -> None:
-    width = max(map(len, [*answers, "host"]))
-    print(f"{'host':{width}}" + "".join(f"{name:>12}" for name in _COLUMNS) + "  verdict")
-    for host, answer in answers.items():
-        worst = [finding for finding in findings if finding.host == host]
-        verdict = (
-            "cannot take part"
-            if any(finding.cannot_take_part for finding in worst)
-            else "look"
-            if worst
-            else "ok"
-        )
-        print(
-            f"{host:{width}}"
-            + "".join(f"{cell:>12}" for cell in _cells(host, answer, pairs))
-            + f"  {verdict}"
-        )
+def show(
+    reports: dict[str, HostReport], pairs: dict[Pair, float | None], findings: Sequence[Finding]
+) -> None:
+    rows = []
+    for host, report in reports.items():
+        own = [finding for finding in findings if finding.host == host]
+        outcome = "look" if own else "ok"
+        if any(finding.cannot_take_part for finding in own):
+            outcome = "cannot take part"
+        rows.append([host, *_cells(host, report, pairs), outcome])
+    align = "l" + "r" * len(_COLUMNS) + "l"
+    print(Table(["host", *_COLUMNS, "outcome"], rows, align=align).text())
     for finding in findings:
-        print(f"{finding.host}: {finding.problem}\n    to mend: {finding.remedy}")
+        print(f"{finding.host}: {finding.problem}\n    to fix: {finding.remedy}")
 
 
 _COLUMNS = ("python", "torch", "interface", "clock", "GFLOP/s", "images/s", "all-reduce")
 
 
-def _cells(host: str, answer: Answer, pairs: dict[Pair, float | None]) -> list[str]:
-    values = answer.values
+def _cells(host: str, report: HostReport, pairs: dict[Pair, float | None]) -> list[str]:
+    values = report.values
     if values is None:
-        return ["-"] * 7
+        return ["-"] * len(_COLUMNS)
     own = [value for pair, value in pairs.items() if host in pair and value is not None]
-    exchange = f"{max(own):.1f} ms" if own else "-"
-    rates = [f"{values['gflops']:,.0f}", f"{values['images_per_s']:,.0f}"]
     return [
         values["python"],
         values["torch"],
         values["interface"],
-        f"{answer.skew_s:+.3f} s",
-        *rates,
-        exchange,
+        "-" if report.skew_s is None else f"{report.skew_s:+.3f} s",
+        f"{values['gflops']:,.0f}",
+        f"{values['images_per_s']:,.0f}",
+        f"{max(own):.1f} ms" if own else "-",
     ]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        "doctor", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--hostfile", required=True, help="the hosts (hostfiles/README.md)")
+    parser = command.parser("doctor", __doc__)
+    parser.add_argument("--hostfile", required=True, help="The hosts (hostfiles/README.md).")
     parser.add_argument(
-        "--port", type=int, default=29500, help="rendezvous port of the launch to come (default 29500)"
+        "--port", type=int, default=29500, help="The rendezvous port of the launch to come (default 29500)."
     )
     options = parser.parse_args(argv)
     if not 1 <= options.port <= 65534:
-        parser.error(f"--port {options.port}: a port is 1 to 65534")
-    try:
-        hosts = read_hostfile(options.hostfile).names
-    except HostfileError as error:
-        print(f"doctor: {error}", file=sys.stderr)
-        return 2
-    _progress(f"examining {len(hosts)} host{'s' * (len(hosts) > 1)}")
+        parser.error(f"--port {options.port} must be between 1 and 65534")
+    return command.exit_code(lambda: diagnose(options.hostfile, options.port))
+
+
+def diagnose(hostfile: str, port: int) -> int:
+    """Prints the table of the hosts; returns the exit code. Raises HostfileError."""
+    hosts = read_hostfile(hostfile).names
     peers = dict(zip(hosts, [*hosts[1:], hosts[0]], strict=True))
-    with ThreadPoolExecutor(len(hosts)) as pool:
-        answers = dict(
-            zip(hosts, pool.map(lambda host: examine(host, options.port, peers[host]), hosts), strict=True)
-        )
-    pairs = time_pairs([host for host, answer in answers.items() if answer.values], options.port + 1)
-    findings = judge(answers, pairs, port=options.port)
-    show(answers, pairs, findings)
+    with bar("doctor: hosts", len(hosts), stderr=True) as tick, ThreadPoolExecutor(len(hosts)) as pool:
+
+        def examined(host: str) -> HostReport:
+            report = examine(host, port, peers[host])
+            tick(host)
+            return report
+
+        reports = dict(zip(hosts, pool.map(examined, hosts), strict=True))
+    pairs = time_pairs([host for host, report in reports.items() if report.values], port + 1)
+    findings = check(reports, pairs, port=port)
+    show(reports, pairs, findings)
     return 3 if any(finding.cannot_take_part for finding in findings) else 0
 
 

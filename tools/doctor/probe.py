@@ -1,5 +1,7 @@
-"""Runs on a host and prints one JSON line about it: probe.py host PORT ADDRESS, or probe.py pair RANK ADDRESS
-PORT.
+"""Runs on a host and prints one line of JSON about it.
+
+probe.py host PORT ADDRESS         the host itself; ADDRESS is that of another one
+probe.py pair RANK ADDRESS PORT    the time of an all-reduce with another host
 """
 
 import datetime
@@ -16,6 +18,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+MARK = "lbtrain-doctor "
+"""Stands before the report, which a login shell may surround with a banner."""
 PACKAGES = ("torch", "torchvision", "timm", "deepspeed", "accelerate", "numpy")
 _PAIR_BYTES = 4 << 20
 
@@ -134,9 +138,10 @@ def pair_all_reduce_ms(rank: int, address: str, port: int) -> float:
 def main() -> None:
     kind, *words = sys.argv[1:]
     if kind == "host":
-        print(json.dumps(describe_host(int(words[0]), words[1])))
+        found = describe_host(int(words[0]), words[1])
     else:
-        print(json.dumps({"ms": pair_all_reduce_ms(int(words[0]), words[1], int(words[2]))}))
+        found = {"ms": pair_all_reduce_ms(int(words[0]), words[1], int(words[2]))}
+    print(MARK + json.dumps(found))
 
 
 if __name__ == "__main__":

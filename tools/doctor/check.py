@@ -1,5 +1,5 @@
-"""From what the hosts answered to findings: what is wrong, whether the host can take part, and what to type
-to mend it.
+"""From the reports of the hosts to findings: what is wrong, whether the host can take part, and what to type
+to fix it.
 """
 
 import statistics
@@ -17,12 +17,14 @@ MOST_SKEW_S = 1.0
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What a host said; `failure` instead of values if it said nothing. `skew_s` is its clock against ours."""
+class HostReport:
+    """What a host reports of itself; `failure` instead of values if it reports nothing. `skew_s` is its clock
+    against ours, None where it could not be read.
+    """
 
     values: Mapping[str, Any] | None
     failure: str = ""
-    skew_s: float = 0.0
+    skew_s: float | None = 0.0
 
 
 @dataclass(frozen=True)
@@ -36,13 +38,15 @@ class Finding:
 Pair = tuple[str, str]
 
 
-def judge(answers: Mapping[str, Answer], pairs: Mapping[Pair, float | None], *, port: int) -> list[Finding]:
+def check(
+    reports: Mapping[str, HostReport], pairs: Mapping[Pair, float | None], *, port: int
+) -> list[Finding]:
     """All findings, host by host; `pairs` are all-reduce times in ms (None: the pair did not meet)."""
-    alive = {host: answer for host, answer in answers.items() if answer.values is not None}
-    found = [_silent(host, answer.failure) for host, answer in answers.items() if answer.values is None]
+    alive = {host: report for host, report in reports.items() if report.values is not None}
+    found = [_silent(host, report.failure) for host, report in reports.items() if report.values is None]
     found += _versions(alive)
-    for host, answer in alive.items():
-        found += _single(host, answer, port)
+    for host, report in alive.items():
+        found += _single(host, report, port)
     found += _interfaces(alive)
     for name, unit, remedy in _RATES:
         found += _slow(alive, name, unit, remedy)
@@ -78,10 +82,10 @@ def _silent(host: str, failure: str) -> Finding:
     return Finding(host, f"does not answer: {failure}", remedy, cannot_take_part=True)
 
 
-def _versions(alive: Mapping[str, Answer]) -> list[Finding]:
+def _versions(alive: Mapping[str, HostReport]) -> list[Finding]:
     found = []
     for package in ("python", *PACKAGES):
-        versions = {host: (answer.values or {})[package] for host, answer in alive.items()}
+        versions = {host: (report.values or {})[package] for host, report in alive.items()}
         common = statistics.mode(versions.values()) if versions else ""
         for host, version in versions.items():
             if version != common:
@@ -96,10 +100,10 @@ def _versions(alive: Mapping[str, Answer]) -> list[Finding]:
     return found
 
 
-def _single(host: str, answer: Answer, port: int) -> list[Finding]:
-    assert answer.values is not None
+def _single(host: str, report: HostReport, port: int) -> list[Finding]:
+    assert report.values is not None
     found = []
-    if not answer.values["port_free"]:
+    if not report.values["port_free"]:
         found.append(
             Finding(
                 host,
@@ -108,22 +112,24 @@ def _single(host: str, answer: Answer, port: int) -> list[Finding]:
                 True,
             )
         )
-    if abs(answer.skew_s) > MOST_SKEW_S:
+    if report.skew_s is None:
+        found.append(Finding(host, "its clock could not be read", f"ssh {host} date"))
+    elif abs(report.skew_s) > MOST_SKEW_S:
         found.append(
             Finding(
                 host,
-                f"its clock is off by {answer.skew_s:+.1f} s",
+                f"its clock is off by {report.skew_s:+.1f} s",
                 f"ssh {host} 'chronyc makestep' (or start an NTP client)",
             )
         )
     return found
 
 
-def _interfaces(alive: Mapping[str, Answer]) -> list[Finding]:
+def _interfaces(alive: Mapping[str, HostReport]) -> list[Finding]:
     found = []
-    for host, answer in alive.items():
-        assert answer.values is not None
-        used, route = answer.values["gloo_interface"], answer.values["interface"]
+    for host, report in alive.items():
+        assert report.values is not None
+        used, route = report.values["gloo_interface"], report.values["interface"]
         if route == "no route":
             found.append(Finding(host, "has no route to the others", f"ssh {host} 'ip route'", True))
         elif used and used != route and len(alive) > 1:
@@ -137,8 +143,8 @@ def _interfaces(alive: Mapping[str, Answer]) -> list[Finding]:
     return found
 
 
-def _slow(alive: Mapping[str, Answer], name: str, unit: str, remedy: str) -> list[Finding]:
-    rates = {host: float((answer.values or {})[name]) for host, answer in alive.items()}
+def _slow(alive: Mapping[str, HostReport], name: str, unit: str, remedy: str) -> list[Finding]:
+    rates = {host: float((report.values or {})[name]) for host, report in alive.items()}
     if len(rates) < 3:  # of two hosts, neither is the median
         return []
     median = statistics.median(rates.values())

@@ -1,4 +1,4 @@
-"""The doctor's judgement on answers whose fault is known."""
+"""What the doctor finds in reports whose fault is known."""
 
 from dataclasses import replace
 
@@ -7,42 +7,42 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tools.doctor.__main__ import main
-from tools.doctor.judge import Answer, judge, rounds
+from tools.doctor.check import HostReport, check, rounds
 from tools.doctor.probe import PACKAGES, loader_images_per_s, matrix_gflops
 
 VALUES = {
     "time": 0.0, "python": "3.11.7", **dict.fromkeys(PACKAGES, "1.0"), "port_free": True, "interface": "eth0",
     "gloo_interface": None, "gflops": 100.0, "images_per_s": 200.0,
 }  # fmt: skip
-HEALTHY = {f"node0{i}": Answer(VALUES) for i in range(1, 5)}
+HEALTHY = {f"node0{i}": HostReport(VALUES) for i in range(1, 5)}
 PAIRS = {pair: 10.0 for each in rounds(list(HEALTHY)) for pair in each}
 
 
-def _with(host: str, **changes: object) -> dict[str, Answer]:
-    return HEALTHY | {host: Answer(VALUES | changes)}
+def _with(host: str, **changes: object) -> dict[str, HostReport]:
+    return HEALTHY | {host: HostReport(VALUES | changes)}
 
 
 def test_healthy_hosts_have_no_findings() -> None:
-    assert judge(HEALTHY, PAIRS, port=29500) == []
+    assert check(HEALTHY, PAIRS, port=29500) == []
 
 
 @pytest.mark.parametrize(
-    ("answers", "problem", "remedy", "cannot"),
+    ("reports", "problem", "remedy", "cannot"),
     [
         (
-            HEALTHY | {"node03": Answer(None, "root@node03: Permission denied (publickey).")},
+            HEALTHY | {"node03": HostReport(None, "root@node03: Permission denied (publickey).")},
             "does not answer",
             "ssh-copy-id node03",
             True,
         ),
         (
-            HEALTHY | {"node03": Answer(None, "ssh: Could not resolve hostname")},
+            HEALTHY | {"node03": HostReport(None, "ssh: Could not resolve hostname")},
             "does not answer",
             "/etc/hosts",
             True,
         ),
         (
-            HEALTHY | {"node03": Answer(None, "Connection timed out")},
+            HEALTHY | {"node03": HostReport(None, "Connection timed out")},
             "does not answer",
             "ssh node03 true",
             True,
@@ -60,12 +60,13 @@ def test_healthy_hosts_have_no_findings() -> None:
         (_with("node03", gflops=70.0), "30% under the median", "nvidia-smi", False),
         (_with("node03", images_per_s=100.0), "50% under the median", "lscpu", False),
         (HEALTHY | {"node03": replace(HEALTHY["node03"], skew_s=-3.0)}, "off by -3.0 s", "chronyc", False),
+        (HEALTHY | {"node03": replace(HEALTHY["node03"], skew_s=None)}, "clock could not", "date", False),
     ],
 )
 def test_each_fault_is_named_with_its_remedy(
-    answers: dict[str, Answer], problem: str, remedy: str, cannot: bool
+    reports: dict[str, HostReport], problem: str, remedy: str, cannot: bool
 ) -> None:
-    (finding,) = judge(answers, {}, port=29500)
+    (finding,) = check(reports, {}, port=29500)
     assert finding.host == "node03"
     assert problem in finding.problem
     assert remedy in finding.remedy
@@ -74,12 +75,12 @@ def test_each_fault_is_named_with_its_remedy(
 
 def test_a_slow_cable_is_named_and_its_neighbours_are_not() -> None:
     pairs = {pair: 95.0 if "node02" in pair else 10.0 for pair in PAIRS}
-    findings = judge(HEALTHY, pairs, port=29500)
+    findings = check(HEALTHY, pairs, port=29500)
     assert [finding.host for finding in findings] == ["node02"]
 
 
 def test_a_pair_that_does_not_meet_cannot_take_part() -> None:
-    (finding,) = judge(HEALTHY, PAIRS | {("node01", "node04"): None}, port=29500)
+    (finding,) = check(HEALTHY, PAIRS | {("node01", "node04"): None}, port=29500)
     assert finding.cannot_take_part
     assert "node01" in finding.problem
 
