@@ -1,10 +1,11 @@
 """Every performance claim, measured: `make bench`.
 
-python -m bench                     all that this machine can measure; appends to results/, renews
-docs/results.md python -m bench --only train optim  some of them
-python -m bench --check             measure, write nothing, exit 1 where a ratio is worse than the last row
-says (`make bench-check`)
-python -m bench --list              what there is, how long it takes, and what cannot run here and why
+python -m bench                       all that this machine can measure: appends to results/ and renews
+                                      docs/results.md
+python -m bench --only train optim    some of them
+python -m bench --check               measures, writes nothing, and exits with 1 where a ratio is worse
+                                      than the last row says (`make bench-check`)
+python -m bench --list                what there is, how long it takes, and what cannot run here and why
 """
 
 import argparse
@@ -91,7 +92,7 @@ BENCHES = (
 
 
 def regressions(before: list[report.Line], after: list[report.Line]) -> list[str]:
-    """What got worse, in words. A row that is new cannot have got worse."""
+    """What got worse, one sentence each. A row that is new cannot have got worse."""
     known = {(line["case"], line["peer_name"]): line for line in before}
     worse = []
     for line in after:
@@ -140,12 +141,16 @@ def main() -> None:
         "python -m bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--only", nargs="+", choices=[bench.name for bench in BENCHES], metavar="NAME", help="some of them"
+        "--only",
+        nargs="+",
+        choices=[bench.name for bench in BENCHES],
+        metavar="NAME",
+        help="Only these benches.",
     )
     parser.add_argument(
-        "--check", action="store_true", help="hold new ratios against the last rows; write nothing"
+        "--check", action="store_true", help="Compare new ratios with the last rows, and write nothing."
     )
-    parser.add_argument("--list", action="store_true", help="what there is")
+    parser.add_argument("--list", action="store_true", help="List the benches.")
     options = parser.parse_args()
     wanted = [bench for bench in BENCHES if not options.only or bench.name in options.only]
     skipped = {bench.name: reason for bench in wanted if (reason := bench.missing())}

@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--model", default="resnet50")
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--image-size", type=int, default=64)
-    parser.add_argument("--seconds", type=float, default=10, help="how long a turn takes, about")
+    parser.add_argument("--seconds", type=float, default=10, help="How long a turn takes, about.")
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
     dist.init_process_group(
@@ -53,9 +53,15 @@ def main() -> None:
         if value != parser.get_default(key)
     ]
     row = rows.paired(
-        "checkpoint", case, "no save", [60 + seconds for seconds in added], [60.0] * len(added), unit="s", target="<=1.02",
+        "checkpoint",
+        case,
+        "no save",
+        [60 + seconds for seconds in added],
+        [60.0] * len(added),
+        unit="s",
+        target="<=1.02",
         command=" ".join([COMMAND, *changed]),
-    )  # fmt: skip
+    )
     rows.write([row], "checkpoint")
     dist.destroy_process_group()
 

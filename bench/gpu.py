@@ -2,8 +2,7 @@
 
     python -m bench.gpu                              every case, in this order, until the time is over
     python -m bench.gpu --cases resnet50 batch_size  some of them
-    python -m bench.gpu --tiny                       a rehearsal: each case as small as it gets, on a CPU too;
-    prints, writes nothing
+    python -m bench.gpu --tiny                       a rehearsal that writes nothing: small, on a CPU too
 
 Cases: `matrix` (TFLOP/s of a bf16 matrix product: the rate that the chip really has), `resnet50` (224 x 224,
 bf16, channels last, images/s against the peers' loops, as a share of that rate, and of the data sheet's rate
@@ -20,8 +19,8 @@ GPU_PYTHON=3.12` here, for the Python there, and there `python -m pip install --
 
 Accuracy against batch size is a command of its own, for a longer loan of a GPU:
 
-    python -m tools.study sweep recipes/cifar10/wide_resnet.py --batch-sizes 64,256,1024,4096,8192,16384
-    --seeds 3 --out runs/cifar10_sweep
+    python -m tools.study sweep recipes/cifar10/wide_resnet.py \\
+        --batch-sizes 64,256,1024,4096,8192,16384 --seeds 3 --out runs/cifar10_sweep
 """
 
 import argparse
@@ -384,27 +383,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog=COMMAND, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES), help="(default: all)")
+    parser.add_argument(
+        "--cases", nargs="+", choices=list(CASES), default=list(CASES), help="The cases (default: all)."
+    )
     parser.add_argument(
         "--minutes",
         type=float,
         default=9.0,
-        help="stop before a case that may not end within this (default 9)",
+        help="Minutes; a case that may not end within them is not started (default 9).",
     )
     parser.add_argument(
         "--timm",
         type=Path,
         metavar="DIR",
         default=os.environ.get("TIMM"),
-        help="a clone of timm's: its train.py takes part (or $TIMM)",
+        help="A clone of timm's repository, whose train.py takes part (default: $TIMM).",
     )
     parser.add_argument(
         "--speedrun",
         type=Path,
         metavar="FILE",
-        help="a peer's script that trains CIFAR-10 to 94 %%, to be timed beside",
+        help="A peer's script that trains CIFAR-10 to 94 %%, which is timed too.",
     )
-    parser.add_argument("--tiny", action="store_true", help="rehearse every case, also on a CPU")
+    parser.add_argument("--tiny", action="store_true", help="Rehearse every case, also on a CPU.")
     options = parser.parse_args()
     if not torch.cuda.is_available() and not options.tiny:
         sys.exit("no GPU here: nothing measured (--tiny rehearses on a CPU)")

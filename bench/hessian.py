@@ -195,11 +195,13 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--pyhessian", type=Path, default=CHECKOUT, required=not CHECKOUT, help="a checkout of PyHessian"
+        "--pyhessian", type=Path, default=CHECKOUT, required=not CHECKOUT, help="A checkout of PyHessian."
     )
     parser.add_argument("--cases", nargs="+", choices=CASES, default=CASES)
-    parser.add_argument("--images", type=int, default=16, help="in each of two batches (default 16)")
-    parser.add_argument("--steps", type=int, default=40, help="training steps before (default 40)")
+    parser.add_argument("--images", type=int, default=16, help="Images in each of two batches (default 16).")
+    parser.add_argument(
+        "--steps", type=int, default=40, help="Training steps before the measurement (default 40)."
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     setting = (options.pyhessian, *network(options.steps, options.images))

@@ -8,13 +8,14 @@ The photos are the 144 of COCO 2017 that lie in --photos (a tar file with *.jpg)
 in a temporary place. Their mean is 583 x 475 pixels in 157 kB, 4.6 bits a pixel: somewhat larger than
 ImageNet's mean (about 470 x 390 in 110 kB), as densely coded.
 
-train       224 x 224 out of a random box, flipped at random, normalised: data.augmentation=imagenet against
-RandomResizedCrop's own steps,
-            both with the same boxes and flips, which ours draws inside the measured time
-score       shorter side to 256, centre 224, normalised
-train-large the photos enlarged twice and coded at quality 90, as photos that were not made small for ImageNet
-would be difference  measured with `train` and `train-large`: mean absolute difference of the pixels to
-torchvision's, in levels of 255
+    train        224 x 224 out of a random box, flipped at random, normalised: data.augmentation=imagenet
+                 against RandomResizedCrop's own steps, both with the same boxes and flips, which ours draws
+                 inside the measured time
+    score        shorter side to 256, centre 224, normalised
+    train-large  the photos enlarged twice and coded at quality 90, as photos that were not made small for
+                 ImageNet would be
+    difference   measured with `train` and `train-large`: mean absolute difference of the pixels to
+                 torchvision's, in levels of 255
 
 Both decode with libjpeg-turbo, and most of the time left is its entropy decoding, which scaled decoding does
 not save.
@@ -172,8 +173,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog=COMMAND, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--cases", nargs="+", choices=cases, default=cases, help="(default: all)")
-    parser.add_argument("--photos", type=Path, default=PHOTOS, help="a tar file with JPEG photos")
+    parser.add_argument("--cases", nargs="+", choices=cases, default=cases, help="The cases (default: all).")
+    parser.add_argument("--photos", type=Path, default=PHOTOS, help="A tar file with JPEG photos.")
     parser.add_argument("--rounds", type=int, default=11)
     options = parser.parse_args()
     if not options.photos.is_file():

@@ -191,7 +191,11 @@ def main() -> None:
         prog=COMMAND, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--cases", nargs="+", choices=[*CASES, "zero1"], default=[*CASES, "zero1"], help="(default: all)"
+        "--cases",
+        nargs="+",
+        choices=[*CASES, "zero1"],
+        default=[*CASES, "zero1"],
+        help="The cases (default: all).",
     )
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -72,7 +72,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("files", nargs="+", type=Path, help="COCO annotation files")
+    parser.add_argument("files", nargs="+", type=Path, help="COCO annotation files.")
     print(table(drawn_from(parser.parse_args().files)))
 
 

@@ -1,8 +1,8 @@
 """results/*.csv -> docs/results.md and docs/results.png: the newest row of every comparison, as a table and
 as a picture.
 
-python -m bench.report            write both, and the list of aims not met in README.md
-python -m bench.report --check    exit 1 if a page is not what the rows say
+    python -m bench.report            writes both, and the list of aims not met in README.md
+    python -m bench.report --check    exits with 1 if a page is not what the rows say
 """
 
 import argparse
@@ -32,11 +32,12 @@ TITLES = {
 OPENING = """\
 # Results
 
-The newest row of each comparison in [results/](../results), where every row carries its command, commit, versions, hardware and date. A
-ratio is the median over n paired rounds, in turns on one machine, with the 95 % interval of that median (of fewer than six rounds: the
-smallest and the largest); "aim" is the bound that was set beforehand, and "met" whether the ratio keeps it, with a question mark where
-the aim lies within the interval: the next measurement may say otherwise. This page is made by `python -m bench.report`; `make bench`
-measures anew, `make bench-check` holds new ratios against these.
+The newest row of each comparison in [results/](../results), where every row carries its command, commit,
+versions, hardware and date. A ratio is the median over n paired rounds, in turns on one machine, with the 95
+% interval of that median (of fewer than six rounds: the smallest and the largest); "aim" is the bound that
+was set beforehand, and "met" whether the ratio keeps it, with a question mark where the aim lies within the
+interval: the next measurement may say otherwise. This page is made by `python -m bench.report`; `make bench`
+measures again, and `make bench-check` compares new ratios with these.
 
 ![every ratio, as times as good as the peer](results.png)
 """
@@ -44,11 +45,13 @@ measures anew, `make bench-check` holds new ratios against these.
 ELSEWHERE = """\
 ## Measured, and shown elsewhere
 
-- what faults cost, and an hour of kills: [reliability.md](reliability.md), [faults.csv](../results/faults.csv),
-  [soak.csv](../results/soak.csv);
-- how right predicted scaling was, against published clusters and against hosts with a real network between them: [scaling.md](scaling.md),
-  [scaling_prediction.csv](../results/scaling_prediction.csv), [hosts_prediction.csv](../results/hosts_prediction.csv);
-- accuracy against batch size: the [README](../README.md), `results/*_sweep.json`, [digits_demo.json](../results/digits_demo.json);
+- what faults cost, and an hour of kills: [reliability.md](reliability.md),
+  [faults.csv](../results/faults.csv), [soak.csv](../results/soak.csv);
+- how right predicted scaling was, against published clusters and against hosts with a real network between
+  them: [scaling.md](scaling.md), [scaling_prediction.csv](../results/scaling_prediction.csv),
+  [hosts_prediction.csv](../results/hosts_prediction.csv);
+- accuracy against batch size: the [README](../README.md), `results/*_sweep.json`,
+  [digits_demo.json](../results/digits_demo.json);
 - the critical batch that was predicted, and the steps that were measured: [landscape.md](landscape.md),
   [steps_to_loss.json](../results/steps_to_loss.json);
 - Mask R-CNN: [detection.md](detection.md), [mask_rcnn_shapes.json](../results/mask_rcnn_shapes.json).
@@ -199,7 +202,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if the page is stale")
+    parser.add_argument(
+        "--check", action="store_true", help="Write nothing, and exit with 1 if the page is stale."
+    )
     options = parser.parse_args()
     found = tables()
     if options.check:

@@ -69,9 +69,18 @@ def paired(
     """The row of a comparison measured in turns: ours[i] and peer[i] belong to one round."""
     ratios = [a / b for a, b in zip(ours, peer, strict=True)]
     return Row(
-        bench, case, peer_name, statistics.median(ours), statistics.median(peer), unit, statistics.median(ratios),
-        *median_interval(ratios), target, len(ratios), command,
-    )  # fmt: skip
+        bench,
+        case,
+        peer_name,
+        statistics.median(ours),
+        statistics.median(peer),
+        unit,
+        statistics.median(ratios),
+        *median_interval(ratios),
+        target,
+        len(ratios),
+        command,
+    )
 
 
 def median_interval(values: list[float]) -> tuple[float, float]:

@@ -164,5 +164,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"default {ROUNDS}")
+    parser.add_argument(
+        "--rounds", type=int, default=ROUNDS, help=f"The number of rounds (default {ROUNDS})."
+    )
     write(measure(parser.parse_args().rounds), "stopwatch")

@@ -2,8 +2,7 @@
 
     python -m bench.train                               every case; appends to results/train.csv
     python -m bench.train --cases single startup        some of them
-    python -m bench.train --cases resnet18 --timm DIR   with timm's own loop beside (DIR: a clone of timm's
-    repository, for its train.py)
+    python -m bench.train --cases resnet18 --timm DIR   with timm's own loop; DIR is a clone of its repository
 
 Cases: `single` (one process, ResNet-20, 32 x 32, batch 128, plain PyTorch loop), `ddp` (two gloo ranks, one
 thread each, DistributedDataParallel), `deepspeed` and `accelerate` (the same two ranks through those engines,
@@ -151,13 +150,13 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     every = [*CASES, "memory", "startup"]
-    parser.add_argument("--cases", nargs="*", choices=every, default=every, help="(default: all)")
+    parser.add_argument("--cases", nargs="*", choices=every, default=every, help="The cases (default: all).")
     parser.add_argument(
         "--timm",
         type=Path,
         metavar="DIR",
         default=os.environ.get("TIMM"),
-        help="a clone of timm's repository: its train.py takes part (default: the environment's TIMM)",
+        help="A clone of timm's repository, whose train.py takes part (default: $TIMM).",
     )
     parser.add_argument("--worker", choices=list(CASES), help=argparse.SUPPRESS)
     parser.add_argument("--peak", choices=("ours", *ALL), help=argparse.SUPPRESS)

@@ -2,7 +2,7 @@
 and for hand-written DDP.
 
     python -m bench.two_ranks                    every engine, about 4 minutes on two cores; appends to
-    results/two_ranks.csv
+                                                 results/two_ranks.csv
     python -m bench.two_ranks --engines ddp      some of them
     .venv-colossalai/bin/python -m bench.two_ranks --engines colossalai    (after `make colossalai`)
 
@@ -85,7 +85,11 @@ def main() -> None:
         prog=COMMAND, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--engines", nargs="+", choices=ENGINES, default=ENGINES, help="(default: all that are installed)"
+        "--engines",
+        nargs="+",
+        choices=ENGINES,
+        default=ENGINES,
+        help="The engines (default: all that are installed).",
     )
     parser.add_argument("--worker", choices=ENGINES, help=argparse.SUPPRESS)
     options = parser.parse_args()

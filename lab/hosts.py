@@ -96,7 +96,7 @@ def why_not() -> str | None:
         "ip link add br0 type bridge; ip link add v0 type veth peer name v1; tc qdisc add dev v0 root tbf "
         "rate 1gbit burst 256kb limit 4mb",
     )  # fmt: skip
-    return f"namespaces are refused here: {probe.stderr.strip()[:200]}" if probe.returncode else None
+    return f"namespaces are not permitted here: {probe.stderr.strip()[:200]}" if probe.returncode else None
 
 
 class Hosts:
@@ -234,8 +234,11 @@ def _unshared(
     """Start `script` in new namespaces; it ends with the stack, or with this process whatever ends that."""
     process = subprocess.Popen(
         ["setpriv", "--pdeathsig=KILL", "unshare", *flags, "sh", "-ec", script],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | settings | {"PATH": _path()},
-    )  # fmt: skip
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | settings | {"PATH": _path()},
+    )
     stack.callback(_end, process)
     assert process.stdout is not None
     if process.stdout.readline() != "ready\n":
@@ -282,10 +285,10 @@ def _main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("number", type=int, help="how many hosts")
-    parser.add_argument("--slots", type=int, default=1, help="slots of each host in the hostfile (default 1)")
-    parser.add_argument("--rate", help="limit what each host can send, for example 1gbit")
-    parser.add_argument("command", nargs="+", help="after --: what to run on the first host")
+    parser.add_argument("number", type=int, help="The number of hosts.")
+    parser.add_argument("--slots", type=int, default=1, help="Slots of each host (default 1).")
+    parser.add_argument("--rate", help="The rate at which each host can send, such as 1gbit.")
+    parser.add_argument("command", nargs="+", help="The command for the first host, after --.")
     options = parser.parse_args()
     reason = why_not()
     if reason:

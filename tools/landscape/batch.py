@@ -60,7 +60,7 @@ def batch(run: Run, until_loss: float | None = None) -> str:
 
 
 def _schedule(run: Run, found: Sequence[Window]) -> tuple[list[str], str]:
-    """A batch schedule as overrides of the run's recipe; none, and the reason, where the plan refuses it on
+    """A batch schedule as overrides of the run's recipe; none, and the reason, where the plan is rejected on
     as many ranks.
     """
     whole = math.lcm(run.plan["bn_batch_size"], run.recipe.loss_batch_size)
@@ -128,7 +128,7 @@ def _outcome(
             "the rate: not both)"
         )
     else:
-        lines.append(f"no batch schedule that follows the noise: its plan is refused, {refusal}")
+        lines.append(f"no batch schedule that follows the noise: its plan is rejected, {refusal}")
     if float(run.plan["batch_size"]) > 4 * advice.critical_batch:
         lines.append(
             "this run's batch is past that point: the same progress at a smaller batch, with its rate, "

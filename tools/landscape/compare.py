@@ -204,7 +204,7 @@ def _table(
     summaries = [run.summary for run in runs]
     if all("primary_metric" in summary for summary in summaries):
         label = summaries[0]["primary_metric"]["label"]
-        rows.append([label, *(f"{summary[summary['headline']['name']]:.2f}" for summary in summaries)])
+        rows.append([label, *(f"{summary[summary['primary_metric']['name']]:.2f}" for summary in summaries)])
     rows.append(["training loss", *(f"{loss:.4g}" for loss in _losses(sharpness))])
     rows += [
         [f"sharpness, {kind}", *(f"{each[kind]['value']:.4g}" for each in sharpness)] for kind in sharpness[0]

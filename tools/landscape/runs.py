@@ -29,7 +29,7 @@ from lbtrain.tasks import build_model, create_task
 Answer = TypeVar("Answer")
 
 MICRO_BATCH = 64
-"""Images a pass where nothing else is asked for: a Hessian-vector product keeps about twice the activations
+"""Images per forward pass by default: a Hessian-vector product keeps about twice the activations
 of a training step.
 """
 
@@ -95,7 +95,7 @@ class Run:
 
     @property
     def folder(self) -> Path:
-        """Where what is measured of this run is kept."""
+        """Where measurements of this run are cached."""
         return self.path / "landscape"
 
     @cached_property
@@ -151,7 +151,7 @@ class LossOptions:
 
     examples: int
     micro_batch: int
-    """Images a pass; 0: MICRO_BATCH, or more where the ghost batches of a run want it."""
+    """Images per forward pass; 0: MICRO_BATCH, or more where the ghost batches of a run need it."""
     batch_norm: BatchNormMode
 
     def fitting(self, run: Run) -> "LossOptions":

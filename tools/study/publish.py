@@ -28,7 +28,7 @@ _SWEEP = "as an arm of the sweep"
 
 
 def block(study: dict[str, Any], name: str, page: Path = README) -> str:
-    """The page's text for a study or a sweep: table, verdict, picture, origin."""
+    """The page's text for a study or a sweep: table, outcomes, picture, origin."""
     lines = "\n".join(f"- {line}" for line in study["verdicts"])
     seen = study.get("title", "curves of every run")
     parts = [

@@ -1,4 +1,4 @@
-"""The report of a sweep: table, data and the curve of the headline metric against batch size, from the run
+"""The report of a sweep: table, data and the curve of the primary metric against batch size, from the run
 directories.
 """
 

@@ -11,7 +11,7 @@ from . import optim
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Return the exit code: 0 every layer agrees, 1 some layer is off, 2 the question cannot be asked."""
+    """Return the exit code: 0 every layer agrees, 1 some layer is off, 2 the comparison is not possible."""
     parser = argparse.ArgumentParser(
         prog="python -m tools.verify", description="Prove on your own model what lbtrain promises."
     )

@@ -22,10 +22,12 @@ from torch import Tensor, nn
 EXAMPLES = """
 examples:
   python -m tools.verify optim --model timm:resnet18 --optimizer lars --zero 1 --world 2
-  python -m tools.verify optim --model timm:resnet18 --optimizer timm:lars --zero 1    # what happens without lbtrain's binding
-  python -m tools.verify optim --model timm:vit_tiny_patch16_224 --optimizer lamb --zero 3 --world 4 --image-size 224
+  without lbtrain's binding to DeepSpeed:
+  python -m tools.verify optim --model timm:resnet18 --optimizer timm:lars --zero 1
+  python -m tools.verify optim --model timm:vit_tiny_patch16_224 --optimizer lamb --zero 3 --world 4 \\
+      --image-size 224
 
-exit status: 0 every layer agrees; 1 a layer is off; 2 the combination cannot be (said in words)
+exit status: 0 every layer agrees; 1 a layer is off; 2 the combination cannot be (the message says why)
 """
 RATES = {"lars": 2.0, "lamb": 0.01, "sgd": 0.1}
 
@@ -278,11 +280,11 @@ def _print(question: Question, layers: list[LayerComparison], off: int) -> None:
         table.add_row(layer.name, f"{layer.ratio:.6g}", f"{layer.cosine:.8f}", mark)
     console = Console()
     console.print(table)
-    verdict = (
+    outcome = (
         f"{off} of {len(layers)} layers are off by more than {question.tolerance:g}"
         if off
         else f"all {len(layers)} layers agree"
     )
     console.print(
-        f"{verdict} (ratios {min(x.ratio for x in layers):.6g} to {max(x.ratio for x in layers):.6g})"
+        f"{outcome} (ratios {min(x.ratio for x in layers):.6g} to {max(x.ratio for x in layers):.6g})"
     )

@@ -284,7 +284,7 @@ def test_a_schedule_that_the_plan_refuses_is_not_advised(run_dir, capsys):
     said = capsys.readouterr().out
     assert "a batch that follows the noise: " not in said
     assert (
-        "no batch schedule that follows the noise: its plan is refused, schedule.batch_growth=" in said
+        "no batch schedule that follows the noise: its plan is rejected, schedule.batch_growth=" in said
         and "is for classifiers" in said
     )
     assert json.loads((run_dir / "landscape" / "batch.json").read_text())["schedule"] == []

@@ -48,6 +48,9 @@ OPTIONS = ["--examples", "16", "--micro-batch", "16"]
 
 
 def test_two_runs_side_by_side(runs, tmp_path, capsys):
+    metric = {"primary_metric": {"name": "top1_error", "label": "top-1 error"}}
+    for run, error in zip(runs, (1.25, 3.5), strict=True):
+        (run / "summary.json").write_text(json.dumps({**metric, "top1_error": error}))
     assert main(["compare", *map(str, runs), "--out", str(tmp_path / "page"), *OPTIONS]) == 0
     found = json.loads((tmp_path / "page" / "compare.json").read_text())
     assert [point["alpha"] for point in found["line"]] == [0, 0.5, 1]
@@ -58,6 +61,7 @@ def test_two_runs_side_by_side(runs, tmp_path, capsys):
     page = (tmp_path / "page" / "compare.html").read_text()
     assert f'>training loss</td><td class="r">{box["base"]:.4g}</td>' in page
     assert "far from where the other got" not in page
+    assert '>top-1 error</td><td class="r">1.25</td><td class="r">3.50</td>' in page
     assert found["fits"][0]["slope"] == pytest.approx(1) and found["fits"][0]["explained"] == pytest.approx(1)
     for name in ("line.png", "spectrum.png", "distance.png", "compare.html"):
         assert (tmp_path / "page" / name).stat().st_size > 5000
