@@ -58,16 +58,6 @@ def _photos() -> str | None:
     )
 
 
-def _published() -> str | None:
-    from bench.scaling_prediction import TABLE
-
-    return (
-        None
-        if TABLE.is_file()
-        else f"no published efficiencies at {TABLE} (python -m bench.scaling_prediction TABLE takes others)"
-    )
-
-
 def _pyhessian() -> str | None:
     return (
         None
@@ -84,7 +74,7 @@ BENCHES = (
     Bench("noise_scale", 1.5),
     Bench("checkpoint", 3),
     Bench("hessian", 7, _pyhessian),
-    Bench("scaling_prediction", 1, _published),
+    Bench("scaling_prediction", 2),
     Bench("hosts_prediction", 7, why_not),
     Bench("input", 1, _photos),
     Bench("gpu", 9, _gpu),

@@ -48,7 +48,7 @@ from lbtrain.errors import UserError
 from lbtrain.main import run
 from lbtrain.recipe.files import load_recipe
 from lbtrain.runs.records import EvalRow, Records, Row
-from tools.scaling_report.model.topology import GPUS
+from tools.scaling_report.model.presets import GPUS
 
 COMMAND = "python -m bench.gpu"
 ROOT = Path(__file__).parents[1]

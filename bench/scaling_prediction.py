@@ -1,180 +1,280 @@
-"""How well scaling is predicted: every published efficiency in a table like scaling.csv against `predict`
-with flags from the same row.
+"""How well scaling is predicted: every published efficiency of bench/published against `predict` with flags
+from the same row.
 
-    python -m bench.scaling_prediction path/to/scaling.csv
+    python -m bench.scaling_prediction [TABLE.csv ...]
 
 The flags come from the row's own description of the hardware by the rules below, which know data sheets and
-no results. A row whose hardware is not described is listed as not predicted. Some choices were made after the
-first comparison had been seen (docs/scaling.md), so each row is predicted a second time with choices made
-anew from the rows of all other publications: `blind`.
+no results. A row whose hardware is not described is listed as not predicted.
 
-Writes results/scaling_prediction.csv and the tables of docs/scaling.md; exits 1 if the mean absolute error is
-above 3 points or the share of published values inside the 90% interval outside 80% to 97%.
+Skill is the error of rows above 8 GPUs, averaged over publications, divided by that of a constant: the median
+efficiency of all other publications. `blind` predicts each publication with values of the published
+assumptions (`PUBLISHED`) that fit all other publications best.
+
+Writes results/scaling_prediction.csv and the tables of docs/scaling.md; exits 1 if the blind skill is above
+0.6, or the share of published values inside the 90% interval is outside 85% to 95% in a kind of 10 rows.
 """
 
 import argparse
 import csv
 import dataclasses
-import functools
-import itertools
 import re
 import statistics
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import timm
-
 from bench import rows as result_rows
 from tools.kit.publish import with_block
-from tools.scaling_report.model.comm import Algorithm
-from tools.scaling_report.model.step import Assumptions, Prediction, Spread
-from tools.scaling_report.model.topology import GPUS, NETWORKS
+from tools.scaling_report.baseline import Baseline, WhatIf
+from tools.scaling_report.model.assumptions import Assumptions, Spread
+from tools.scaling_report.model.presets import GPUS
+from tools.scaling_report.model.step import Prediction
 from tools.scaling_report.question import Question
 
 Row = dict[str, str]
-
-
+TABLES = sorted((Path(__file__).parent / "published").glob("scaling_*.csv"))
+PAGE = Path(__file__).parents[1] / "docs" / "scaling.md"
+AIM_SKILL, AIM_COVERAGE, AIM_WIDTH = 0.6, (0.85, 0.95), 15.0
 # Processor cores of the usual node around a GPU, from data sheets.
 CORES = {
-    "K80": 16,  # p2.8xlarge: 32 hyper-threads
-    "P40": 40,
-    "P100": 40,  # DGX-1: 2 x 20 cores
-    "V100": 40,
-    "A100": 128,  # DGX A100: 2 x 64 cores
-    "H100": 112,  # DGX H100: 2 x 56 cores
+    "k80": 16,  # p2.8xlarge: 32 hyper-threads
+    "p40": 40,
+    "p100": 40,  # DGX-1: 2 x 20 cores
+    "v100": 40,
+    "a100": 128,  # DGX A100: 2 x 64 cores
+    "h100": 112,  # DGX H100: 2 x 56 cores
 }
 # Where no throughput is printed: this share of the data sheet's arithmetic, for three passes of 4.1 G
 # multiply-adds (ResNet-50).
 UTILISATION, RESNET50_FLOPS = 0.4, 3 * 2 * 4.1e9
 NOT_STATED_MICRO_BATCH = 64
 
-
-@dataclass(frozen=True, slots=True)
-class Choices:
-    """What was chosen, or judged, after the first comparison: how much of the boost's headroom a full node
-    loses (times the range in `Assumptions`), the all-reduce between nodes, and whether a paper's word that
-    nothing overlaps is heeded.
-    """
-
-    boost_lost: float = 1.0
-    algorithm: Algorithm = "auto"
-    heed_no_overlap: bool = True
-
-    @property
-    def assumptions(self) -> Assumptions:
-        usual = Assumptions()
-        spread = usual.boost_lost
-        return dataclasses.replace(
-            usual,
-            boost_lost=Spread(
-                *(self.boost_lost * value for value in (spread.median, spread.low, spread.high))
-            ),
-        )
+# The assumptions that were chosen with these rows in view, and by what factors each may be another.
+PUBLISHED = ("software_inside", "software_between", "half_factor", "tcp_gbit", "pass_images")
+FACTORS = (0.5, 1.0, 2.0)
 
 
-ALGORITHMS: tuple[Algorithm, ...] = ("ring", "auto")
-ALL_CHOICES = [
-    Choices(boost, algorithm, heed)
-    for boost, algorithm, heed in itertools.product((0.01, 0.5, 1.0, 2.0), ALGORITHMS, (True, False))
-]
+def read_tables(paths: Sequence[Path] = TABLES) -> list[Row]:
+    return [row for path in paths for row in csv.DictReader(path.read_text(encoding="utf-8").splitlines())]
 
 
 @dataclass(frozen=True, slots=True)
-class Compared:
+class Asked:
+    """A published efficiency and the question that its row asks."""
+
     row: Row
     published: float
-    predicted: Prediction
+    baseline: Baseline
+    what_if: WhatIf
 
     @property
-    def inside(self) -> bool:
-        return self.predicted.efficiency_low <= self.published <= self.predicted.efficiency_high
+    def source(self) -> str:
+        return self.row["source"]
 
     @property
-    def error(self) -> float:
-        return 100 * (self.predicted.efficiency - self.published)
+    def large(self) -> bool:
+        return int(self.row["gpus"]) > 8
+
+    @property
+    def kinds(self) -> tuple[str, str, str]:
+        half = "half precision" if self.baseline.job.value_bytes == 2 else "fp32 or tf32"
+        one_node = int(self.row["gpus"]) <= self.baseline.topology.gpus_per_node
+        return (
+            "one node" if one_node else "several nodes",
+            half,
+            "another batch a GPU" if self.what_if.micro_batch else "the measured batch a GPU",
+        )
+
+    def predict(self, assumptions: Assumptions) -> Prediction:
+        baseline = dataclasses.replace(self.baseline, assumptions=assumptions)
+        return baseline.predict([int(self.row["gpus"])], what_if=self.what_if)[0]
 
 
-def compare(rows: list[Row], choices: Choices | None = None) -> tuple[list[Compared], list[tuple[Row, str]]]:
-    """Predict every row that states an efficiency of more GPUs than its baseline; second, the rows that could
-    not be, with the reason.
+def ask(rows: Sequence[Row]) -> tuple[list[Asked], list[tuple[Row, str]]]:
+    """Every row that states an efficiency of more GPUs than its baseline; second, the rows that cannot be
+    asked, with the reason.
     """
-    choices = choices or Choices()
-    compared, left_out = [], []
+    asked, left_out = [], []
     for row in rows:
         if not row["efficiency"] or row["efficiency_kind"] == "baseline":
             continue
         try:
-            question = question_for(row, rows, choices)
-            answer = question.answer([int(row["gpus"])], assumptions=choices.assumptions)[0]
-            compared.append(Compared(row, float(row["efficiency"]), answer))
+            question, what_if = question_for(row, rows)
+            asked.append(Asked(row, float(row["efficiency"]), question.baseline(), what_if))
         except ValueError as reason:
             left_out.append((row, str(reason)))
-    return compared, left_out
+    return asked, left_out
 
 
-def blind(rows: list[Row]) -> list[Compared]:
-    """Each row predicted with those of ALL_CHOICES that are best for the rows of all other publications."""
-    by_choices = [compare(rows, choices)[0] for choices in ALL_CHOICES]
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A prediction beside what was published, as a row of results/scaling_prediction.csv holds them."""
+
+    source: str
+    large: bool
+    kinds: tuple[str, ...]
+    published: float
+    predicted: float
+    low: float
+    high: float
+
+    @property
+    def error(self) -> float:
+        """Points of efficiency."""
+        return 100 * abs(self.predicted - self.published)
+
+    @property
+    def inside(self) -> bool:
+        return self.low <= self.published <= self.high
+
+    @staticmethod
+    def of(asked: Asked, found: Prediction) -> "Line":
+        values = found.efficiency, found.efficiency_low, found.efficiency_high
+        return Line(asked.source, asked.large, asked.kinds, asked.published, *values)
+
+    @staticmethod
+    def read(row: Row, prefix: str = "") -> "Line":
+        numbers = [
+            float(row[name])
+            for name in ("published", *(prefix + each for each in ("predicted", "low", "high")))
+        ]
+        return Line(row["source"], int(row["gpus"]) > 8, tuple(row["kinds"].split("; ")), *numbers)
+
+
+def compare(asked: Sequence[Asked], assumptions: Assumptions | None = None) -> list[Line]:
+    return [Line.of(each, each.predict(assumptions or Assumptions())) for each in asked]
+
+
+def choices() -> Iterator[Assumptions]:
+    """The assumptions as they stand, and each of PUBLISHED at other values."""
+    usual = Assumptions()
+    for name in PUBLISHED:
+        spread: Spread = getattr(usual, name)
+        for factor in FACTORS:
+            values = (factor * value for value in (spread.median, spread.low, spread.high))
+            changed: dict[str, Any] = {name: Spread(*values)}
+            yield dataclasses.replace(usual, **changed)
+
+
+def blind(asked: Sequence[Asked]) -> list[Line]:
+    """Each row predicted with, of each of PUBLISHED, the value that is best for all other publications."""
+    tried = [(each, compare(asked, dataclasses.replace(each, draws=300))) for each in choices()]
+    return [
+        Line.of(each, each.predict(chosen))
+        for source in dict.fromkeys(each.source for each in asked)
+        for chosen in [_best(tried, source)]
+        for each in asked
+        if each.source == source
+    ]
+
+
+def _best(tried: Sequence[tuple[Assumptions, list[Line]]], left_out: str) -> Assumptions:
+    values: dict[str, Any] = {}
+    for name, group in zip(PUBLISHED, _in_groups(tried, len(FACTORS)), strict=True):
+        scored = [
+            (mean_error([line for line in lines if line.source != left_out]), each) for each, lines in group
+        ]
+        values[name] = getattr(min(scored, key=lambda pair: pair[0])[1], name)
+    return dataclasses.replace(Assumptions(), **values)
+
+
+def _in_groups(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    return (items[i : i + size] for i in range(0, len(items), size))
+
+
+def mean_error(lines: Iterable[Line]) -> float:
+    """Points, averaged over publications."""
+    by_source: dict[str, list[float]] = {}
+    for line in lines:
+        by_source.setdefault(line.source, []).append(line.error)
+    return statistics.fmean(statistics.fmean(errors) for errors in by_source.values())
+
+
+def constant_error(lines: Sequence[Line]) -> float:
+    """Points, averaged over publications, of the median of all other publications."""
     found = []
-    for number, each in enumerate(by_choices[0]):
-        source = each.row["source"]
-        best = min(
-            by_choices,
-            key=lambda compared: statistics.fmean(
-                abs(e.error) for e in compared if e.row["source"] != source
-            ),
-        )
-        found.append(best[number])
-    return found
+    for source in {line.source for line in lines}:
+        constant = statistics.median(line.published for line in lines if line.source != source)
+        own = [100 * abs(constant - line.published) for line in lines if line.source == source]
+        found.append(statistics.fmean(own))
+    return statistics.fmean(found)
 
 
-def question_for(row: Row, rows: Iterable[Row], choices: Choices) -> Question:
-    gpu = _gpu(row["gpu_type"])
-    text = f"{row['interconnect']}; {row['gpu_type']}; {row['note']}"
+def skill(lines: Sequence[Line]) -> float:
+    """Error over the constant's, of rows above 8 GPUs."""
+    large = [line for line in lines if line.large]
+    return mean_error(large) / constant_error(large)
+
+
+def coverage(lines: Sequence[Line]) -> float:
+    return statistics.fmean(line.inside for line in lines)
+
+
+def width(lines: Sequence[Line]) -> float:
+    """Median width of the 90% interval, points."""
+    return statistics.median(100 * (line.high - line.low) for line in lines)
+
+
+def by_kind(lines: Sequence[Line]) -> dict[str, list[Line]]:
+    kinds = sorted({kind for line in lines for kind in line.kinds})
+    return {kind: [line for line in lines if kind in line.kinds] for kind in kinds}
+
+
+def question_for(row: Row, rows: Sequence[Row]) -> tuple[Question, WhatIf]:
+    """The flags that a row's own words give, and the change from the batch that its baseline was measured at."""
+    gpu, text = _gpu(row["gpu_type"]), f"{row['interconnect']}; {row['gpu_type']}; {row['note']}"
     gpus_per_node = int(_found(r"(\d+)[ -]GPUs? (?:each|per|node)", text) or 8)
     measured_on = int(row["baseline_gpus"] or min(gpus_per_node, int(row["gpus"])))
     network, links = _network(row["interconnect"])
-    half = "fp16" in row["precision"] or "half precision used for communication" in row["note"]
+    images = int(row["per_gpu_batch"] or NOT_STATED_MICRO_BATCH)
+    baseline = _baseline(row, rows)
+    at = int((baseline and baseline["per_gpu_batch"]) or images)
     return Question(
-        model=_model(row["model"]),
+        model="resnet50" if "unspecified" in row["model"] else row["model"],
         images_per_sec=_baseline_images_per_sec(row, rows, gpu, measured_on),
         measured_on=measured_on,
-        micro_batch=int(row["per_gpu_batch"] or NOT_STATED_MICRO_BATCH),
+        micro_batch=at,
         gpus_per_node=gpus_per_node,
         network=network,
         links=links,
-        gpu=gpu.lower(),
+        gpu=gpu,
         node_link="pcie3" if "on CPU" in text else None,
-        dtype="fp16" if half else "fp32",
-        algorithm="parameter-server" if "parameter server" in row["interconnect"] else choices.algorithm,
+        dtype=_dtype(row["precision"]),
+        # MXNet trains in fp16 and exchanges that; autocast keeps gradients in fp32.
+        gradient_bytes=2
+        if re.search("float16 training|half precision used for comm", text + row["precision"])
+        else 4,
+        algorithm="parameter-server" if "parameter server" in row["interconnect"] else "auto",
         # ChainerMN exchanges gradients when backward has ended (Akiba et al. 2017b, section 3).
-        overlaps="akiba" not in row["source"] or not choices.heed_no_overlap,
-        cpu_cores=None if row["dataset"] == "synthetic" else CORES[gpu],
-    )
+        overlaps="akiba" not in row["source"],
+        cpu_cores=None if row["dataset"] == "synthetic" else CORES[gpu.split("-")[0]],
+    ), WhatIf(micro_batch=images if images != at else None)
 
 
 def _gpu(name: str) -> str:
     for gpu in CORES:
-        if gpu in name:
-            return gpu
+        if gpu in name.lower():
+            return f"{gpu}-pcie" if "PCIE" in name else gpu
     raise ValueError(f"no data sheet for {name or 'an unnamed accelerator'!r}")
 
 
-@functools.cache
-def _model(name: str) -> str:
-    """The timm model of that name, spelled any way; a paper that trains "unspecified" networks on ImageNet
-    has ResNet-50.
-    """
-    spelled = {re.sub("[^a-z0-9]", "", model): model for model in timm.list_models()}
-    wanted = (
-        "resnet50" if "unspecified" in name else re.sub("[^a-z0-9]", "", name.lower().removesuffix(" v1.5"))
-    )
-    if wanted not in spelled:
-        raise ValueError(f"timm has no {name}")
-    return spelled[wanted]
+def _dtype(precision: str) -> str:
+    half = "float16" in precision or "fp16" in precision
+    return "fp16" if half else "tf32" if "tf32" in precision else "fp32"
+
+
+def _baseline(row: Row, rows: Sequence[Row]) -> Row | None:
+    same = ("source", "model", "gpu_type", "precision", "baseline_images_per_sec")
+    found = [
+        each
+        for each in rows
+        if each["efficiency_kind"] == "baseline"
+        and each["gpus"] == row["baseline_gpus"]
+        and all(each[key] == row[key] for key in same)
+    ]
+    return found[0] if found and row["baseline_images_per_sec"] else None
 
 
 def _network(interconnect: str) -> tuple[str, int]:
@@ -185,7 +285,8 @@ def _network(interconnect: str) -> tuple[str, int]:
         "InfiniBand" in interconnect
     )
     if infiniband:
-        return next(name for name in NETWORKS if infiniband.lower() in name), links
+        usual = next(each for each, name in _INFINIBAND.items() if name == infiniband)
+        return f"ib-{infiniband}-{rate or usual}", links
     # Where the words name no speed: 10 Gbit/s in a cloud of 2017, and InfiniBand EDR in a cluster built for
     # training.
     if not rate:
@@ -203,7 +304,7 @@ def _baseline_images_per_sec(row: Row, rows: Iterable[Row], gpu: str, measured_o
         same = all(other[key] == row[key] for key in ("source", "model", "gpu_type"))
         if same and other["images_per_sec"] and int(other["gpus"]) == measured_on:
             return float(other["images_per_sec"])
-    return UTILISATION * GPUS[gpu.lower()].tflops["fp32"] * 1e12 / RESNET50_FLOPS * measured_on
+    return UTILISATION * GPUS[gpu].tflops["fp32"] * 1e12 / RESNET50_FLOPS * measured_on
 
 
 def _found(pattern: str, text: str) -> str:
@@ -211,135 +312,105 @@ def _found(pattern: str, text: str) -> str:
     return match[1] if match else ""
 
 
+def values(each: Asked, line: Line, other: Line) -> dict[str, Any]:
+    """A row of results/: what was published, what is predicted, and what is predicted `blind`."""
+    names = ("source", "model", "dataset", "gpus", "gpu_type", "precision", "per_gpu_batch", "baseline_gpus")
+    found: dict[str, Any] = {name: each.row[name] for name in names}
+    found |= {"kinds": "; ".join(line.kinds), "published": f"{line.published:.4f}"}
+    for prefix, one in (("", line), ("blind_", other)):
+        numbers = {"predicted": one.predicted, "low": one.low, "high": one.high}
+        found |= {f"{prefix}{name}": f"{value:.4f}" for name, value in numbers.items()}
+    return found | {"command": "python -m bench.scaling_prediction"}
+
+
+def block(rows: Sequence[Row]) -> str:
+    """The tables of docs/scaling.md, from the rows of results/scaling_prediction.csv."""
+    usual, others = ([Line.read(row, prefix) for row in rows] for prefix in ("", "blind_"))
+    large = [line for line in usual if line.large]
+    constant = constant_error(large)
+    text = [
+        f"| above 8 GPUs, mean over {len({line.source for line in large})} publications | error | skill |",
+        "|---|---:|---:|",
+        f"| a constant: the median of the other publications | {constant:.2f} points | 1 |",
+        f"| as it is | {mean_error(large):.2f} points | {skill(usual):.2f} |",
+        f"| blind | {skill(others) * constant:.2f} points | {skill(others):.2f} |",
+        "",
+        "| kind | rows | error | inside the 90% interval | median width | blind: error | inside |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    blinds = by_kind(others) | {"all": others}
+    for kind, lines in (by_kind(usual) | {"all": usual}).items():
+        mean, blind_mean = (statistics.fmean(line.error for line in each) for each in (lines, blinds[kind]))
+        cells = f"{coverage(lines):.0%} | {width(lines):.1f} points | {blind_mean:.2f}"
+        cells += f" | {coverage(blinds[kind]):.0%}"
+        text.append(f"| {kind} | {len(lines)} | {mean:.2f} points | {cells} |")
+    text += [
+        "",
+        "| publication | rows | error | inside | blind: error | inside |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for source in dict.fromkeys(line.source for line in usual):
+        pair = [[line for line in lines if line.source == source] for lines in (usual, others)]
+        cells = " | ".join(
+            f"{statistics.fmean(line.error for line in each):.2f} | {coverage(each):.0%}" for each in pair
+        )
+        text.append(f"| {source} | {len(pair[0])} | {cells} |")
+    return "\n".join([*text, "", *_unmet(usual, others)])
+
+
+def _unmet(usual: Sequence[Line], others: Sequence[Line]) -> list[str]:
+    """The aims that are missed, in words; one sentence where none is."""
+    low, high = AIM_COVERAGE
+    missed = []
+    if skill(others) > AIM_SKILL:
+        missed.append(f"blind skill {skill(others):.2f}, the aim is {AIM_SKILL}")
+    for kind, lines in by_kind(usual).items():
+        if len(lines) >= 10 and not low <= coverage(lines) <= high:
+            missed.append(f"{kind}: {coverage(lines):.0%} inside, the aim is {low:.0%} to {high:.0%}")
+    if width(usual) > AIM_WIDTH:
+        missed.append(f"median width {width(usual):.1f} points, the aim is {AIM_WIDTH:.0f}")
+    return ["Not reached: " + "; ".join(missed) + "."] if missed else ["All aims are reached on these rows."]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "table", type=Path, nargs="?", default=TABLE, help="published results, one configuration a row"
-    )
-    table = parser.parse_args().table
+    parser.add_argument("tables", type=Path, nargs="*", default=TABLES, help="published results, one a row")
+    tables = parser.parse_args().tables
     try:
-        rows = list(csv.DictReader(table.read_text(encoding="utf-8").splitlines()))
+        asked, left_out = ask(read_tables(tables))
     except OSError as error:
-        print(f"{table} cannot be read: {error.strerror}", file=sys.stderr)
+        print(f"{error.filename} cannot be read: {error.strerror}", file=sys.stderr)
         return 2
-    compared, left_out = compare(rows)
-    for each in compared:
-        p = each.predicted
-        name = (
-            f"{each.row['source']}, {each.row['gpus']} x {each.row['gpu_type']}, "
-            f"{each.row['dataset'] or 'ImageNet'}"
-        )
-        interval = f"[{p.efficiency_low:.3f}, {p.efficiency_high:.3f}]"
-        print(
-            f"{name[:60]:60} published {each.published:.3f}  predicted {p.efficiency:.3f} "
-            f"{interval}{'' if each.inside else ' *'}"
-        )
+    found = compare(asked)
+    for each, line in zip(asked, found, strict=True):
+        print(_printed(each, line))
     for row, reason in left_out:
         print(f"not predicted: {row['source']}, {row['gpus']} GPUs: {reason}")
-    lines = [values(each, other) for each, other in zip(compared, blind(rows), strict=True)]
-    result_rows.replace(lines, "scaling_prediction")
-    if PAGE.parents[1] / "results" == result_rows.RESULTS:
-        publish()
-    print(block([{key: str(value) for key, value in line.items()} for line in lines]))
-    scores = Scores.of(compared)
-    return 0 if scores.error <= 3 and 0.80 <= scores.coverage <= 0.97 else 1
+    rows = [values(*three) for three in zip(asked, found, blind(asked), strict=True)]
+    if tables == TABLES:
+        result_rows.replace(rows, "scaling_prediction")
+        if PAGE.parents[1] / "results" == result_rows.RESULTS:
+            publish()
+    text = block([{key: str(value) for key, value in row.items()} for row in rows])
+    print(text)
+    return 1 if "Not reached" in text else 0
 
 
-TABLE = Path(__file__).parents[2] / "shared" / "reference" / "scaling.csv"
-PAGE = Path(__file__).parents[1] / "docs" / "scaling.md"
-
-
-def values(each: Compared, other: Compared) -> dict[str, Any]:
-    """A row of results/: what was published, what is predicted, and what is predicted `blind`."""
+def _printed(each: Asked, line: Line) -> str:
     row = each.row
-    named = {
-        name: row[name]
-        for name in ("source", "model", "dataset", "gpus", "gpu_type", "precision", "per_gpu_batch")
-    }
-    named |= {"baseline_gpus": row["baseline_gpus"], "published": f"{each.published:.4f}"}
-    for prefix, one in (("", each), ("blind_", other)):
-        predicted = {
-            "predicted": one.predicted.efficiency,
-            "low": one.predicted.efficiency_low,
-            "high": one.predicted.efficiency_high,
-        }
-        named |= {f"{prefix}{name}": f"{value:.4f}" for name, value in predicted.items()}
-    return named | {"command": "python -m bench.scaling_prediction"}
-
-
-@dataclass(frozen=True, slots=True)
-class Scores:
-    """Mean absolute error and median width of the 90% interval in points of efficiency; share of published
-    values inside.
-    """
-
-    error: float
-    coverage: float
-    width: float
-
-    @staticmethod
-    def of(compared: Sequence[Compared]) -> "Scores":
-        return Scores(
-            statistics.fmean(abs(each.error) for each in compared),
-            statistics.fmean(each.inside for each in compared),
-            statistics.median(
-                100 * (each.predicted.efficiency_high - each.predicted.efficiency_low) for each in compared
-            ),
-        )
-
-    @staticmethod
-    def of_lines(lines: Sequence[Row], prefix: str) -> "Scores":
-        numbers = [
-            [
-                float(line[name])
-                for name in ("published", f"{prefix}predicted", f"{prefix}low", f"{prefix}high")
-            ]
-            for line in lines
-        ]
-        return Scores(
-            statistics.fmean(100 * abs(predicted - published) for published, predicted, _, _ in numbers),
-            statistics.fmean(low <= published <= high for published, _, low, high in numbers),
-            statistics.median(100 * (high - low) for *_, low, high in numbers),
-        )
-
-
-def block(lines: Sequence[Row]) -> str:
-    """The tables of docs/scaling.md, from the rows of results/scaling_prediction.csv."""
-    text = [
-        f"| {len(lines)} rows | mean absolute error | published value inside the 90% interval | median "
-        "width |",
-        "|---|---:|---:|---:|",
-    ]
-    for name, prefix in (
-        ("as it is", ""),
-        ("blind: choices made from the other publications alone", "blind_"),
-    ):
-        scores = Scores.of_lines(lines, prefix)
-        text.append(
-            f"| {name} | {scores.error:.2f} points | {scores.coverage:.1%} | {scores.width:.1f} points |"
-        )
-    text += [
-        "",
-        "| publication | rows | mean absolute error | inside | blind: error | inside |",
-        "|---|---:|---:|---:|---:|---:|",
-    ]
-    for source in dict.fromkeys(line["source"] for line in lines):
-        own = [line for line in lines if line["source"] == source]
-        cells = [
-            f"{score.error:.2f} | {score.coverage:.0%}"
-            for score in (Scores.of_lines(own, ""), Scores.of_lines(own, "blind_"))
-        ]
-        text.append(f"| {source} | {len(own)} | {' | '.join(cells)} |")
-    return "\n".join(text)
+    name = (
+        f"{row['source']}, {row['model']}, {row['gpus']} x {row['gpu_type']}, {row['dataset'] or 'ImageNet'}"
+    )
+    interval = f"[{line.low:.3f}, {line.high:.3f}]{'' if line.inside else ' *'}"
+    return f"{name[:70]:70} published {line.published:.3f}  predicted {line.predicted:.3f} {interval}"
 
 
 def publish() -> None:
     """Writes the tables into docs/scaling.md."""
-    PAGE.write_text(
-        with_block(PAGE.read_text(), "published_rows", block(result_rows.read("scaling_prediction")))
-    )
+    rows = result_rows.read("scaling_prediction")
+    PAGE.write_text(with_block(PAGE.read_text(), "published_rows", block(rows)))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """From what was measured to a prediction: the one road, whether flags or a measured run told the baseline.
 
-`WhatIf` holds changes to the cluster or the job: `bandwidth=2x,micro_batch=64,accumulation=2,dtype=bf16,zero=1`.
+`WhatIf` holds changes to the cluster or the job: `bandwidth=2x,micro_batch=64,dtype=bf16,zero=1`.
 """
 
 import argparse
@@ -11,10 +11,12 @@ from typing import Any, Literal
 
 from lbtrain.errors import RecipeError
 
+from .model.assumptions import Assumptions
 from .model.comm import Algorithm
 from .model.layers import BYTES
-from .model.step import Assumptions, Job, Prediction, StepModel
-from .model.topology import GPUS, Topology, preset
+from .model.presets import GPUS, preset
+from .model.step import Job, Prediction, StepModel
+from .model.topology import Topology
 
 Mode = Literal["weak", "strong"]
 
@@ -22,30 +24,33 @@ Mode = Literal["weak", "strong"]
 @dataclass(frozen=True)
 class WhatIf:
     """changes, comma-separated: bandwidth=2x (between nodes), micro_batch=64 and accumulation=2 (images a GPU
-    passes at once, and passes a step), dtype=bf16 (of exchanged gradients, and of arithmetic where --gpu
-    names whose), zero=0|1|2|3
+    takes at once, and micro-steps a step), dtype=bf16 (of arithmetic; --gpu names whose), gradient_bytes=2
+    (of an exchanged value), zero=0|1|2|3
     """
 
     bandwidth: float = 1.0
     micro_batch: int | None = None
     accumulation: int | None = None
     dtype: str | None = None
+    gradient_bytes: int | None = None
     zero: int | None = None
 
     def topology(self, topology: Topology) -> Topology:
         return topology.with_bandwidth(self.bandwidth)
 
-    def job(self, job: Job, *, exchanged: str, gpu: str | None) -> Job:
-        """`job` changed, whose gradients are exchanged as `exchanged` and computed on `gpu`. Raises
-        RecipeError for a type it lacks.
-        """
+    def job(self, job: Job, *, gpu: str | None) -> Job:
+        """`job` changed, which is computed on `gpu`. Raises RecipeError for a type that it lacks."""
         changes: dict[str, Any] = {
             "images": self.micro_batch, "passes": self.accumulation, "zero_stage": self.zero,
         }  # fmt: skip
-        if self.dtype:
-            changes |= {"buckets": job.buckets.scaled(BYTES[self.dtype] / BYTES[exchanged])}
-            if gpu and job.peak_tflops:
-                changes |= {"peak_tflops": peak_tflops(gpu, self.dtype), "value_bytes": BYTES[self.dtype]}
+        if self.gradient_bytes:
+            changes |= {
+                "buckets": job.buckets.scaled(self.gradient_bytes / job.gradient_bytes),
+                "gradient_bytes": self.gradient_bytes,
+            }
+        if self.dtype and gpu and job.peak_tflops:
+            changes |= {"peak_tflops": peak_tflops(gpu, self.dtype), "value_bytes": BYTES[self.dtype]}
+            changes |= {"half": BYTES[self.dtype] == 2}
         return dataclasses.replace(
             job, **{name: value for name, value in changes.items() if value is not None}
         )
@@ -56,7 +61,9 @@ class WhatIf:
             return ""
         note = "efficiency is against the throughput that was measured, before the changes"
         if self.dtype and not gpu:
-            note += f"; dtype={self.dtype}: only the exchanged bytes change, with --gpu computing changes too"
+            note += (
+                f"; dtype={self.dtype} changes nothing without --gpu, which says how fast that is computed"
+            )
         return note
 
     def asked(self) -> dict[str, object]:
@@ -86,7 +93,7 @@ def parse_what_if(text: str) -> WhatIf:
         except (KeyError, ValueError):
             raise argparse.ArgumentTypeError(
                 f"{word!r} is not understood; there are bandwidth=2x, micro_batch=64, accumulation=2, "
-                f"dtype={'|'.join(BYTES)}, zero=0|1|2|3"
+                f"dtype={'|'.join(BYTES)}, gradient_bytes=2|4, zero=0|1|2|3"
             ) from None
     return WhatIf(**changes)  # type: ignore[arg-type]
 
@@ -109,19 +116,20 @@ _READ = {
     "micro_batch": _count,
     "accumulation": _count,
     "dtype": lambda text: {name: name for name in BYTES}[text],
+    "gradient_bytes": lambda text: {"1": 1, "2": 2, "4": 4}[text],
     "zero": lambda text: {"0": 0, "1": 1, "2": 2, "3": 3}[text],
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Baseline:
-    """One measured throughput with the job and the cluster that gave it. `images_per_s` is of all `gpus`."""
+    """One or more measured throughputs of one job (GPUs, images/s of all of them), and the cluster they come
+    from.
+    """
 
     job: Job
     topology: Topology
-    images_per_s: float
-    gpus: int
-    exchanged: str = "fp32"
+    rates: tuple[tuple[int, float], ...]
     gpu: str | None = None
     network: str
     algorithm: Algorithm = "auto"
@@ -132,22 +140,23 @@ class Baseline:
     ) -> list[Prediction]:
         """Predict `sizes`; efficiency is against the measured throughput, whatever `what_if` changes."""
         what_if = what_if or WhatIf()
-        asked = what_if.job(self.job, exchanged=self.exchanged, gpu=self.gpu)
+        asked = what_if.job(self.job, gpu=self.gpu)
         return self._model(asked, what_if.topology(self.topology)).predict(
             sizes,
             calibrated=self._model(self.job, self.topology),
-            measured_step_s=self.job.step_images * self.gpus / self.images_per_s,
-            measured_on=self.gpus,
-            global_batch=int(self.gpus * asked.step_images) if mode == "strong" else None,
+            measured={gpus: self.job.step_images * gpus / rate for gpus, rate in self.rates},
+            global_batch=int(min(self.rates)[0] * asked.step_images) if mode == "strong" else None,
         )
 
     def _model(self, job: Job, topology: Topology) -> StepModel:
         return StepModel(job, topology, algorithm=self.algorithm, assumptions=self.assumptions)
 
     def asked(self) -> dict[str, Any]:
+        gpus, rate = min(self.rates)
         return {
-            "images_per_sec": self.images_per_s,
-            "measured_on": self.gpus,
+            "images_per_sec": rate,
+            "measured_on": gpus,
+            "rates": dict(self.rates),
             "micro_batch": self.job.images,
             "network": self.network,
             "gpu": self.gpu,

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from .from_run import read_baseline, step_times
+from .model.assumptions import Assumptions
 from .model.calibrate import Fitted, FittedLink, fit_link, link_from_steps, unhidden_share, usable
 from .model.jitter import Slowest, StepTimes
-from .model.step import Assumptions
 from .report import Report, ReportError, load
 
 HELP = "latency, bandwidth and jitter from measured points, and how well these determine them"
@@ -93,7 +93,7 @@ def _jitter(report: Report) -> list[str]:
         _between_ranks(times),
     ]
     rng = np.random.default_rng(0)
-    slowest = Slowest(times, Assumptions().jitter.draw(rng), rng)
+    slowest = Slowest(times, Assumptions().jitter.draw(rng, 2000), rng)
     for ranks in (8, 64, 256):
         low, middle, high = np.quantile(slowest(ranks) - 1, [0.05, 0.5, 0.95])
         beyond = ", past what was seen" if ranks > number else ""

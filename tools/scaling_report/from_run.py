@@ -7,12 +7,14 @@ import re
 from pathlib import Path
 
 from .baseline import Baseline
+from .model.assumptions import Assumptions, Spread
 from .model.calibrate import FittedLink, fit_link, link_from_steps, unhidden_share, usable
 from .model.comm import Buckets
 from .model.jitter import StepTimes
 from .model.layers import BYTES
-from .model.step import Assumptions, Job, Spread
-from .model.topology import GPUS, NETWORKS, NODE_LINKS, Link, Topology, preset
+from .model.presets import GPUS, NETWORKS, NODE_LINKS, Link, preset
+from .model.step import Job
+from .model.topology import Topology
 from .report import Report, ReportError, Row, load
 
 
@@ -31,8 +33,7 @@ def read_baseline(path: Path, *, network: str | None, links: int) -> Baseline:
     named = Baseline(
         job=_job(report, row, path, gpu),
         topology=Topology(row.gpus // row.nodes, inside, preset(network or "eth-10", NETWORKS), links),
-        images_per_s=row.images_per_s,
-        gpus=row.gpus,
+        rates=((row.gpus, row.images_per_s),),
         gpu=gpu,
         network=network or "",
         algorithm="ring",
@@ -121,4 +122,5 @@ def _job(report: Report, row: Row, path: Path, gpu: str | None) -> Job:
         optimizer_s=(row.optimizer_s or 0.0) * (row.gpus if row.zero_stage else 1),
         peak_tflops=GPUS[gpu].tflops.get(precision) if gpu else None,
         value_bytes=BYTES[precision],
+        half=BYTES[precision] == 2 and bool(gpu),
     )

@@ -43,7 +43,8 @@ from .timings import RankTimes, own_times, read_ranks, summarize
 
 EXAMPLES = """\
 weak and strong scaling on 8 to 256 GPUs, synthetic against real data, three times each:
-  measure --hostfile hostfiles/32x8 --gpus 8,16,32,64,128,256 --mode weak,strong --data synthetic,real --repeats 3 \\
+  measure --hostfile hostfiles/32x8 --gpus 8,16,32,64,128,256 --mode weak,strong --data synthetic,real
+  --repeats 3 \\
           --out runs/scaling recipes/imagenet/resnet50.py data.root=/data/imagenet
 ZeRO stages side by side, two passes a step:
   measure ... --zero 0,1,2,3 --accumulation 2

@@ -1,36 +1,45 @@
-"""A prediction asked from flags alone: model, one throughput, and the names of the links."""
+"""A prediction asked from flags alone: model, one throughput or more, and the names of GPU and links."""
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lbtrain.errors import RecipeError
 
 from .baseline import Baseline, Mode, WhatIf
+from .model.assumptions import Assumptions, Spread
 from .model.comm import Algorithm, fill_buckets
-from .model.layers import BYTES, counted_layers
-from .model.step import Assumptions, Job, Prediction, Spread
-from .model.topology import GPUS, NETWORKS, NODE_LINKS, Topology, preset
+from .model.layers import BYTES, Counted, count_model, evenly_spread
+from .model.presets import GPUS, NETWORKS, NODE_LINKS, preset
+from .model.step import Job, Prediction
+from .model.topology import Topology
 
 # JPEG decoding, random crop and normalisation of an ImageNet picture, images/s of one core. Decoding alone:
 # 360 to 860 over libraries and processors of 2020 to 2025 (imread-benchmark); the crop's resize and older
 # processors take off up to two thirds.
 DECODED_PER_CORE = Spread(250, 120, 500)
+# Up to here --gradient-bytes is of a value, above it of all gradients of a model.
+_VALUE_BYTES = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """What a buyer knows. `images_per_sec` is the throughput of all `measured_on` GPUs together."""
+    """What a buyer knows. `images_per_sec` is the throughput of all `measured_on` GPUs together;
+    `more_rates` holds further measured sizes of the same job.
+    """
 
-    model: str
+    model: str | None = None  # None: `gradient_bytes` holds the size of all gradients
     images_per_sec: float
     measured_on: int
     micro_batch: int
+    more_rates: tuple[tuple[int, float], ...] = ()
     gpus_per_node: int = 8
     network: str = "ib-edr-100"
     links: int = 1
     gpu: str | None = None
     node_link: str | None = None  # None: the GPU's own, or NVLink 2
-    dtype: str = "fp32"
+    dtype: str = "fp32"  # of arithmetic
+    gradient_bytes: float = 4  # of an exchanged value; above 8, of all gradients of the model as exchanged
     zero: int = 0
     algorithm: Algorithm = "auto"
     overlaps: bool = True
@@ -42,46 +51,54 @@ class Question:
             if not getattr(self, name) > 0:
                 raise RecipeError(f"{name} must be above 0, not {getattr(self, name)}")
         if self.dtype not in BYTES:
-            raise RecipeError(f"no gradient type {self.dtype!r}; there are {', '.join(BYTES)}")
+            raise RecipeError(f"{self.dtype!r} is not a type of arithmetic: choose {', '.join(BYTES)}")
         if self.zero not in (0, 1, 2, 3):
-            raise RecipeError(f"no ZeRO stage {self.zero}; there are 0, 1, 2, 3")
+            raise RecipeError(f"there is no ZeRO stage {self.zero}: choose 0, 1, 2 or 3")
+        if self.model is None and self.gradient_bytes <= _VALUE_BYTES:
+            raise RecipeError("without --model, --gradient-bytes must be the size of all gradients (178MB)")
 
     def topology(self) -> Topology:
         between = preset(self.network, NETWORKS)
-        if self.gpu is None:
-            return Topology(
-                self.gpus_per_node, preset(self.node_link or "nvlink2", NODE_LINKS), between, self.links
-            )
-        gpu = preset(self.gpu, GPUS)
-        inside = preset(self.node_link or gpu.node_link, NODE_LINKS)
-        return Topology(self.gpus_per_node, inside, between, self.links, gpu.boost_headroom)
+        gpu = preset(self.gpu, GPUS) if self.gpu else None
+        inside = preset(self.node_link or (gpu.node_link if gpu else "nvlink2"), NODE_LINKS)
+        topology = Topology(self.gpus_per_node, inside, between, self.links)
+        return dataclasses.replace(topology, boost_headroom=gpu.boost_headroom) if gpu else topology
 
     def job(self) -> Job:
-        loader = None
-        if self.cpu_cores:
-            loader = Spread(
-                *(
-                    self.cpu_cores * rate
-                    for rate in (DECODED_PER_CORE.median, DECODED_PER_CORE.low, DECODED_PER_CORE.high)
-                )
-            )
+        model, value_bytes = self._counted()
+        gpu = preset(self.gpu, GPUS) if self.gpu else None
+        rates = (DECODED_PER_CORE.median, DECODED_PER_CORE.low, DECODED_PER_CORE.high)
         return Job(
-            buckets=fill_buckets(counted_layers(self.model, dtype=self.dtype)),
+            buckets=fill_buckets(model.layers).scaled(value_bytes / 4),
             images=self.micro_batch,
             zero_stage=self.zero,
-            peak_tflops=preset(self.gpu, GPUS).tflops.get(self.dtype) if self.gpu else None,
+            peak_tflops=gpu.tflops.get(self.dtype) if gpu else None,
             value_bytes=BYTES[self.dtype],
+            gradient_bytes=value_bytes,
+            half=BYTES[self.dtype] == 2 and (gpu is None or self.dtype in gpu.tflops),
             overlaps=self.overlaps,
-            loader_images_per_s=loader,
+            loader_images_per_s=Spread(*(self.cpu_cores * rate for rate in rates))
+            if self.cpu_cores
+            else None,
+            work=model.work,
+            uneven=model.uneven,
         )
+
+    def _counted(self) -> tuple[Counted, float]:
+        """The model's layers, and the bytes of an exchanged value."""
+        if self.gradient_bytes <= _VALUE_BYTES:
+            assert self.model
+            return count_model(self.model), self.gradient_bytes
+        if self.model is None:
+            return evenly_spread(self.gradient_bytes), 4
+        model = count_model(self.model)
+        return model, 4 * self.gradient_bytes / sum(size for size, _ in model.layers)
 
     def baseline(self, assumptions: Assumptions | None = None) -> Baseline:
         return Baseline(
             job=self.job(),
             topology=self.topology(),
-            images_per_s=self.images_per_sec,
-            gpus=self.measured_on,
-            exchanged=self.dtype,
+            rates=((self.measured_on, self.images_per_sec), *self.more_rates),
             gpu=self.gpu,
             network=self.network,
             algorithm=self.algorithm,

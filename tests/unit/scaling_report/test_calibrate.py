@@ -11,7 +11,8 @@ import pytest
 from tools.scaling_report.__main__ import main
 from tools.scaling_report.model.calibrate import exchange_bounds, link_from_steps, unhidden_share, usable
 from tools.scaling_report.model.comm import Buckets, Cost
-from tools.scaling_report.model.topology import NETWORKS, NODE_LINKS, Link, Topology
+from tools.scaling_report.model.presets import NETWORKS, NODE_LINKS, Link
+from tools.scaling_report.model.topology import Topology
 from tools.scaling_report.report import Collective, OwnTimes, Report, Row, load
 
 BUCKETS = Buckets((1e6, 25e6, 24e6), (0.4, 0.7, 1.0))

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from lbtrain.errors import RecipeError
 from tools.scaling_report.model.comm import Buckets, Cost, all_reduce_s, exchange_s, exposed_s, fill_buckets
-from tools.scaling_report.model.topology import NETWORKS, NODE_LINKS, Topology
+from tools.scaling_report.model.presets import NETWORKS, NODE_LINKS
+from tools.scaling_report.model.topology import Topology
 
 LINK = Cost(np.array([1e-5]), np.array([1e-9]))  # 10 us, 1 GB/s
 

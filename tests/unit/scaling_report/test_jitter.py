@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from scipy.special import ndtri
 
+from tools.scaling_report.model.assumptions import Assumptions
 from tools.scaling_report.model.comm import Buckets
 from tools.scaling_report.model.jitter import Slowest, StepTimes
-from tools.scaling_report.model.step import Assumptions, Job, StepModel
-from tools.scaling_report.model.topology import NETWORKS, NODE_LINKS, Topology
+from tools.scaling_report.model.presets import NETWORKS, NODE_LINKS
+from tools.scaling_report.model.step import Job, StepModel
+from tools.scaling_report.model.topology import Topology
 
 SHARES = (np.arange(4000) + 0.5) / 4000
 NORMAL = StepTimes(tuple(1 + 0.01 * ndtri(SHARES)), (1.0, 1.0, 1.0))
@@ -71,5 +73,5 @@ def test_the_step_model_waits_for_the_slowest_that_was_measured() -> None:
     model = StepModel(job, cluster, assumptions=Assumptions(step_times=NORMAL))
     parts = model.parts(np.full(2000, 0.2), 8)
     assert np.median(parts["stragglers"]) == pytest.approx(0.2 * np.median(model._slowest(8, baseline=False)))
-    (baseline,) = model.predict([8], measured_step_s=0.25, measured_on=8)
+    (baseline,) = model.predict([8], measured={8: 0.25})
     assert baseline.efficiency == pytest.approx(1, abs=1e-6)

@@ -5,13 +5,16 @@ step.
 import numpy as np
 import pytest
 
+from tools.scaling_report.model.assumptions import Assumptions, Spread
 from tools.scaling_report.model.comm import Buckets
-from tools.scaling_report.model.step import Assumptions, Job, Spread, StepModel
-from tools.scaling_report.model.topology import NETWORKS, NODE_LINKS, Topology
+from tools.scaling_report.model.presets import NETWORKS, NODE_LINKS
+from tools.scaling_report.model.step import Job, StepModel
+from tools.scaling_report.model.topology import Topology
 
 JOB = Job(buckets=Buckets((1e6, 25e6, 25e6, 25e6, 24e6), (0.4, 0.5, 0.6, 0.8, 1.0)), images=32)
 CLUSTER = Topology(8, NODE_LINKS["nvlink1"], NETWORKS["eth-50"])
-STEP = {"measured_step_s": 0.232, "measured_on": 8}
+RDMA = Topology(8, NODE_LINKS["nvlink1"], NETWORKS["roce-50"])
+STEP = {"measured": {8: 0.232}}
 
 
 def _efficiency(gpus: int, *, job: Job = JOB, topology: Topology = CLUSTER, **options) -> float:
@@ -39,9 +42,9 @@ def test_more_bandwidth_helps_and_more_gpus_do_not() -> None:
     sizes = [_efficiency(gpus) for gpus in (8, 16, 64, 256, 1024)]
     assert sizes == sorted(sizes, reverse=True)
     assert (
-        _efficiency(256, topology=CLUSTER.with_bandwidth(10))
-        > _efficiency(256)
-        > _efficiency(256, topology=CLUSTER.with_bandwidth(0.1))
+        _efficiency(256, topology=RDMA.with_bandwidth(10))
+        > _efficiency(256, topology=RDMA)
+        > _efficiency(256, topology=RDMA.with_bandwidth(0.1))
     )
 
 
@@ -55,9 +58,9 @@ def test_without_overlap_the_whole_exchange_is_exposed() -> None:
 
 def test_a_loader_that_is_too_slow_sets_the_pace() -> None:
     slow = Job(buckets=JOB.buckets, images=32, loader_images_per_s=Spread(500, 499, 501))
-    model = StepModel(slow, CLUSTER)
+    model = StepModel(slow, RDMA)
     parts = model.parts(np.full(2000, 0.2), 256)
-    assert np.sum(list(parts.values()), axis=0) == pytest.approx(8 * 32 / 500, rel=0.01)
+    assert np.sum(list(parts.values()), axis=0) == pytest.approx(np.full(2000, 8 * 32 / 500), rel=0.01)
 
 
 def test_zero_1_fetches_weights_in_the_open_and_divides_the_update() -> None:
@@ -73,7 +76,7 @@ def test_zero_1_fetches_weights_in_the_open_and_divides_the_update() -> None:
 
 
 def test_spreads_have_the_stated_quantiles() -> None:
-    drawn = Spread(0.02, 0.01, 0.05).draw(np.random.default_rng(0))
+    drawn = Spread(0.02, 0.01, 0.05).draw(np.random.default_rng(0), 2000)
     assert np.quantile(drawn, [0.05, 0.5, 0.95]) == pytest.approx([0.01, 0.02, 0.05], rel=0.08)
 
 

@@ -18,9 +18,10 @@ import numpy.typing as npt
 from scipy.optimize import least_squares
 
 from ..report import Collective, ReportError, Row
+from .assumptions import Assumptions, Spread
 from .comm import Algorithm, Buckets, Cost, coefficients, exchange_s, exposed_s
-from .step import Assumptions, Spread
-from .topology import Link, Topology
+from .presets import Link
+from .topology import Topology
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -91,9 +91,16 @@ def exchange_s(
     4).
 
     Reduce-scatter in each node, all-reduce by `algorithm` between nodes, all-gather in each node. Every byte
-    leaves a node once however many GPUs it has: they share the node's network ports.
+    leaves a node once however many GPUs it has: they share the node's network ports. "auto" is what NCCL
+    does: a tree over nodes, or one ring through all GPUs, of which 2 (n-1)/n S bytes pass every node's ports.
     """
     in_node, nodes = topology.layout(gpus)
+    if algorithm == "auto" and nodes > 1:
+        _, share = coefficients(gpus, algorithm="ring")
+        messages, _ = coefficients(nodes, algorithm="ring")
+        ring = messages * between.latency_s + share * num_bytes * between.s_per_byte
+        tree = all_reduce_s(num_bytes, nodes, between, algorithm="tree")
+        return all_reduce_s(num_bytes, in_node, inside), np.minimum(ring, tree)
     return all_reduce_s(num_bytes, in_node, inside), all_reduce_s(
         num_bytes, nodes, between, algorithm=algorithm
     )
