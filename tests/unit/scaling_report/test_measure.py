@@ -272,7 +272,7 @@ def test_data_wait_is_real_minus_synthetic() -> None:
     ("words", "said"),
     [
         (["--hostfile", "nowhere", "recipes/digits/digits.py"], "nowhere cannot be read"),
-        (["--hostfile", "hostfiles/local", "recipes/nothing.py"], "is not a file"),
+        (["--hostfile", "hostfiles/local", "recipes/nothing.py"], "is neither a file nor a recipe"),
         (["--hostfile", "hostfiles/local", "recipes/digits/digits.py", "batchsize=3"], "did you mean"),
         (
             ["--hostfile", "hostfiles/local", "--data", "synthetic,real", "recipes/digits/digits.py"],
