@@ -11,6 +11,7 @@ import contextlib
 import gc
 import inspect
 import json
+import os
 import re
 import sys
 import time
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from lbtrain.errors import DataError, RecipeError, UserError, naming_the_extra
 from lbtrain.faults import watchdog
+from lbtrain.launch.surroundings import check_surroundings, own_words
 from lbtrain.launch.workers import start_server
 from lbtrain.recipe import Recipe, keys
 from lbtrain.recipe.expectation import format_outcome
@@ -40,7 +42,7 @@ def main(recipe: Recipe, argv: Sequence[str] | None = None) -> None:
     """
     caller = inspect.stack()[1].frame.f_globals
     name, doc = Path(caller.get("__file__", "recipe")).stem, caller.get("__doc__") or ""
-    words = [word for word in (sys.argv[1:] if argv is None else argv) if not word.startswith("--local_rank")]
+    words = own_words(sys.argv[1:] if argv is None else argv)
     # Importing torch and timm makes a million objects and no garbage; looking for some takes a quarter of the
     # start, and again of the end.
     gc.disable()
@@ -159,6 +161,7 @@ def run(
         gc.enable()
     started, world = time.time(), detect_world()
     check_asked_for(world, recipe.world_size)
+    check_surroundings(os.environ, precision=recipe.precision, device=device_type())
     device = start_process_group(world)
     watchdog.share_rendezvous()
     job = job_fingerprint(recipe, recipe.engine_under(world.launcher))
@@ -180,7 +183,7 @@ def run(
         )
         return finished
     task, model = create_task(recipe, device), build_bare_model(recipe, plan, device)
-    fingerprint = run_fingerprint(plan, task.index())
+    fingerprint = run_fingerprint(plan, task.index(), recipe.deepspeed.config)
     check_same_on_all_ranks(fingerprint)
     checkpoints.fingerprint = job | fingerprint
     if found:
@@ -289,8 +292,6 @@ def _exit_with(error: UserError) -> None:
     """One message in all: rank 0 speaks (launched or alone), or the rank that met with bad data, which no
     other knows of.
     """
-    import os
-
     if os.environ.get("RANK", "0") == "0" or isinstance(error, DataError):
         print(f"error: {error}" if error.exit_code != 75 else str(error), file=sys.stderr, flush=True)
     sys.exit(error.exit_code)

@@ -7,7 +7,7 @@ scheduler wrapper, which ticks once per process, and its own gradient accumulati
 
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, GradientAccumulationPlugin
 from torch import Tensor, nn
 
 from lbtrain.engines.ddp import DDPEngine, without_buffer_broadcast
@@ -26,7 +26,11 @@ class AccelerateEngine(DDPEngine):
         # it keeps the precision of a run before this one in the same process, and takes no other
         AcceleratorState._reset_state()
         self.accelerator = Accelerator(
-            cpu=self.device.type == "cpu", mixed_precision=precision, kwargs_handlers=[exchange]
+            cpu=self.device.type == "cpu",
+            mixed_precision=precision,
+            kwargs_handlers=[exchange],
+            # given, or it takes a number from the environment and divides every gradient by it
+            gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
         )
         if self.accelerator.distributed_type not in _KNOWN:
             raise LaunchError(

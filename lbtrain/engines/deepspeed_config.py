@@ -7,19 +7,16 @@ the ZeRO stage come from the recipe.
 """
 
 import copy
+import difflib
 import json
 from pathlib import Path
 from typing import Any
 
 from lbtrain.errors import RecipeError
+from lbtrain.launch.surroundings import DEEPSPEED_KEYS, setting_of
 from lbtrain.plan.plan import Plan
 
 Config = dict[str, Any]
-
-OWNED_BY_THE_RECIPE = (
-    "train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping", "optimizer", "scheduler",
-    "fp16", "bf16", "torch_autocast", "zero_optimization.stage",
-)  # fmt: skip
 
 _ZERO: Config = {
     "contiguous_gradients": True,
@@ -59,6 +56,7 @@ _ZERO: Config = {
     "enable_sanity_checks": False,
     "save_muon_momentum_buffer_in_memory": False,
 }
+_ZERO_KEYS = {"stage", "overlap_comm", *_ZERO}
 _DEFAULTS: Config = {
     "steps_per_print": 2**31 - 1,  # the loop prints
     "wall_clock_breakdown": False,
@@ -131,10 +129,22 @@ def _read_config(path: str) -> Config:
             f"deepspeed.config={path}: zero_optimization is {config['zero_optimization']!r}, not a JSON "
             "object"
         )
-    for key in OWNED_BY_THE_RECIPE:
-        part, _, inner = key.partition(".")
-        if part in config and (not inner or inner in config[part]):
-            raise RecipeError(
-                f"deepspeed.config={path}: {key} comes from the recipe; take it out of the file"
-            )
+    zero = [f"zero_optimization.{key}" for key in config.get("zero_optimization", {})]
+    for key in [*(config.keys() - {"zero_optimization"}), *zero]:
+        _check_key(path, key)
     return config
+
+
+def _check_key(path: str, key: str) -> None:
+    """Raises RecipeError for a key that a file may not hold, or that DeepSpeed would read past."""
+    setting = setting_of(key, DEEPSPEED_KEYS)
+    zero = key.removeprefix("zero_optimization.")
+    if setting is None or (zero != key and zero not in _ZERO_KEYS):
+        known = [name for setting in DEEPSPEED_KEYS for name in setting.names.split()]
+        near = difflib.get_close_matches(
+            key, [*known, *(f"zero_optimization.{name}" for name in _ZERO_KEYS)], n=1
+        )
+        hint = f"did you mean {near[0]}?" if near else "take it out of the file"
+        raise RecipeError(f"deepspeed.config={path}: {key} is no key of DeepSpeed's configuration; {hint}")
+    if setting.outcome == "rejected":
+        raise RecipeError(f"deepspeed.config={path}: {key}: {setting.why}; take it out of the file")

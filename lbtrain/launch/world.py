@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+import yaml
 
 from lbtrain.errors import LaunchError
 from lbtrain.launch.hostfile import HostfileError, read_hostfile
@@ -23,11 +24,13 @@ _DEEPSPEED_FILTERS = ("--include", "-i", "--exclude", "-e", "--num_nodes", "--nu
 _COLOSSALAI_FILTERS = ("--include", "--exclude", "--num_nodes")
 _SECONDS_TO_WAIT = 600
 _SECONDS_TO_LET_GO = 0.25
-_SRUN = (
-    "give them torchrun's names: srun bash -c 'RANK=$SLURM_PROCID WORLD_SIZE=$SLURM_NTASKS "
-    "LOCAL_RANK=$SLURM_LOCALID "
-    "MASTER_ADDR=FIRST_HOST MASTER_PORT=29500 exec python RECIPE.py'"
-)
+_TASKS = {
+    "SLURM_NTASKS": ("srun", "SLURM_PROCID", "SLURM_LOCALID"),
+    "OMPI_COMM_WORLD_SIZE": ("mpirun", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK"),
+    "MV2_COMM_WORLD_SIZE": ("mpirun", "MV2_COMM_WORLD_RANK", "MV2_COMM_WORLD_LOCAL_RANK"),
+    "PMI_SIZE": ("mpiexec", "PMI_RANK", "MPI_LOCALRANKID"),
+}
+"""The variable with the number of tasks, what starts them, and the variables of rank and local rank."""
 
 
 @dataclass(frozen=True)
@@ -53,14 +56,8 @@ def detect_world(environment: Mapping[str, str] = os.environ, parent: Sequence[s
         )
     except ValueError as error:
         raise LaunchError(f"RANK, WORLD_SIZE and LOCAL_RANK must be numbers: {error}") from error
-    if (
-        "RANK" not in environment
-        and "SLURM_STEP_ID" in environment
-        and environment.get("SLURM_NTASKS", "1") != "1"
-    ):
-        raise LaunchError(
-            f"srun started {environment['SLURM_NTASKS']} tasks that would each train alone; {_SRUN}"
-        )
+    if "RANK" not in environment:
+        _check_one_task(environment)
     if not 0 <= rank < world_size:
         raise LaunchError(
             f"RANK={rank} of WORLD_SIZE={world_size}: unset both for one process, or start the script by a "
@@ -73,6 +70,19 @@ def detect_world(environment: Mapping[str, str] = os.environ, parent: Sequence[s
     else:
         launcher = "colossalai" if _started_by_colossalai(environment, parent) else "ddp"
     return World(rank, world_size, local_rank, launcher)
+
+
+def _check_one_task(environment: Mapping[str, str]) -> None:
+    """Raises LaunchError where srun or mpirun started several tasks, which do not know of each other."""
+    for size, (starter, rank, local_rank) in _TASKS.items():
+        if size == "SLURM_NTASKS" and "SLURM_STEP_ID" not in environment:
+            continue  # in the batch script itself, where nothing was started yet
+        if environment.get(size, "1") != "1":
+            raise LaunchError(
+                f"{starter} started {environment[size]} tasks that would each train alone; give them "
+                f"torchrun's names: {starter} bash -c 'RANK=${rank} WORLD_SIZE=${size} "
+                f"LOCAL_RANK=${local_rank} MASTER_ADDR=FIRST_HOST MASTER_PORT=29500 exec python RECIPE.py'"
+            )
 
 
 def _started_by_colossalai(environment: Mapping[str, str], parent: Sequence[str] | None) -> bool:
@@ -105,7 +115,7 @@ def check_asked_for(
         names = [Path(word).name for word in command[:4]]
         if "deepspeed" in names:
             _check_deepspeed(world, command)
-        elif "accelerate" in names and "launch" in command:
+        elif any(name.partition(".")[0] == "accelerate" for name in names) and "launch" in "".join(names):
             _check_accelerate(world, command)
         elif "colossalai" in names and "run" in command:
             _check_colossalai(world, command)
@@ -152,15 +162,31 @@ def _check_colossalai(world: World, command: Sequence[str]) -> None:
 
 
 def _check_accelerate(world: World, command: Sequence[str]) -> None:
-    asked = _option(command, "--num_processes", "--num-processes")
+    asked = _option(command, "--num_processes", "--num-processes") or _configured_processes(command)
     if asked is None or not asked.isdigit() or int(asked) == world.world_size:
         return
     raise LaunchError(
-        f"accelerate launch --num_processes {asked} started {world.world_size} process(es). "
+        f"accelerate launch was asked for {asked} processes and started {world.world_size}. "
         f"{asked} ranks on CPUs: accelerate launch --multi_gpu --num_processes {asked} SCRIPT (without "
         "--cpu; no GPU is needed), "
         f"or torchrun --nproc_per_node {asked} SCRIPT"
     )
+
+
+def _configured_processes(command: Sequence[str]) -> str | None:
+    """What accelerate's config file says, which `accelerate launch` reads unless it is told --cpu."""
+    from accelerate.commands.config.config_args import default_config_file
+
+    named = _option(command, "--config_file", "--config-file")
+    path = Path(named or default_config_file)
+    if (not named and "--cpu" in command) or not path.is_file():
+        return None
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (OSError, ValueError, yaml.YAMLError):
+        return None  # accelerate has read it otherwise, or not started
+    asked = content.get("num_processes") if isinstance(content, dict) else None
+    return str(asked) if isinstance(asked, int) and asked > 0 else None
 
 
 def _option(command: Sequence[str], *names: str) -> str | None:

@@ -19,6 +19,7 @@ import torch
 import torch.distributed as dist
 
 import lbtrain
+from lbtrain.engines.deepspeed_config import complete_config
 from lbtrain.errors import LaunchError, RecipeError
 from lbtrain.plan.plan import Plan
 from lbtrain.recipe import Recipe, keys
@@ -42,10 +43,12 @@ def job_fingerprint(recipe: Recipe, engine: str) -> Fingerprint:
     return values | packages | {"engine": engine, "commit": commit(), "source code of lbtrain": _code()}
 
 
-def run_fingerprint(plan: Plan, index: Mapping[str, str]) -> Fingerprint:
-    """The plan and the data set's index."""
+def run_fingerprint(plan: Plan, index: Mapping[str, str], deepspeed_config: str) -> Fingerprint:
+    """The plan, the data set's index, and DeepSpeed's configuration with what a file adds to it."""
     numbers = dict(_leaves("plan", json.loads(plan.to_json())))
     numbers = {name: text for name, text in numbers.items() if not name.endswith(OF_A_HOST)}
+    if plan.engine == "deepspeed":
+        numbers |= _leaves("deepspeed", complete_config(plan, deepspeed_config))
     return numbers | {_DATA + name: text for name, text in index.items()}
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from lbtrain.engines.deepspeed_config import OWNED_BY_THE_RECIPE, complete_config
+from lbtrain.engines.deepspeed_config import complete_config
 from lbtrain.errors import RecipeError
+from lbtrain.launch.surroundings import DEEPSPEED_KEYS, outcome_of
 from lbtrain.plan.plan import Plan, make_plan
 from lbtrain.plan.statistics import ModelStatistics
 from lbtrain.recipe import Recipe
@@ -190,11 +191,14 @@ def test_a_file_of_mechanics_changes_what_it_names(tmp_path):
     assert changed == base == complete_config(plan())
 
 
-@pytest.mark.parametrize("key", OWNED_BY_THE_RECIPE)
+OWNED = [setting for setting in DEEPSPEED_KEYS if setting.why == "it comes from the recipe"]
+
+
+@pytest.mark.parametrize("key", OWNED[0].names.split())
 def test_a_file_of_mechanics_holds_no_hyperparameter(tmp_path, key):
     section, _, inner = key.partition(".")
     path = config(tmp_path, {section: {inner: 1}} if inner else {section: 1})
-    with pytest.raises(RecipeError, match=f"{key} comes from the recipe"):
+    with pytest.raises(RecipeError, match=f"{key}: it comes from the recipe"):
         complete_config(plan(), path)
 
 
@@ -209,3 +213,57 @@ def test_a_file_that_cannot_be(tmp_path, content):
 def test_a_file_that_is_not_there():
     with pytest.raises(RecipeError, match=r"deepspeed\.config=/no/such\.json"):
         complete_config(plan(), "/no/such.json")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({"zero_optimization": {"zero_quantized_gradients": True}}, "changes what is computed"),
+        (
+            {"progressive_layer_drop": {"enabled": True}},
+            "progressive_layer_drop: it changes what is computed",
+        ),
+        ({"gradient_allreduce_op": "sum"}, "changes what is computed"),
+        ({"tensor_parallel": {"autotp_size": 2}}, "data parallel alone"),
+        ({"wall_clock_breakdwn": True}, "did you mean wall_clock_breakdown"),
+        ({"zero_optimization": {"reduce_bucket": 1}}, "did you mean zero_optimization.reduce_bucket_size"),
+        ({"stage3_prefetch_bucket_size": 1}, "did you mean zero_optimization.stage3_prefetch_bucket_size"),
+    ],
+)
+def test_a_key_that_changes_the_run_or_does_nothing_is_rejected(tmp_path, content, said):
+    with pytest.raises(RecipeError, match=said):
+        complete_config(plan(), config(tmp_path, content))
+
+
+class _Read(dict):
+    """A config that notes which keys DeepSpeed looks for."""
+
+    def __init__(self, content: dict):
+        super().__init__(content)
+        self.read: set[str] = set()
+
+    def get(self, key, default=None):
+        self.read.add(key)
+        return super().get(key, default)
+
+    def __getitem__(self, key):
+        self.read.add(key)
+        return super().__getitem__(key)
+
+    def __contains__(self, key):
+        self.read.add(key)
+        return super().__contains__(key)
+
+    def keys(self):
+        return self
+
+    def __deepcopy__(self, memo):
+        return self
+
+
+def test_every_key_that_deepspeed_looks_for_is_in_the_table(deepspeed_config):
+    content = _Read({"train_batch_size": 1})
+    zero = type(deepspeed_config(content).zero_config).model_fields
+    names = [*content.read - {"zero_optimization"}, *(f"zero_optimization.{name}" for name in zero)]
+    assert len(content.read) > 50
+    assert [name for name in names if outcome_of(name, DEEPSPEED_KEYS) is None] == []

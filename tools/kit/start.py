@@ -29,8 +29,9 @@ def _packages() -> Iterator[Path]:
 if __name__ == "__main__":
     packages = list(_packages())
     sys.path[0] = str(packages[-1].parent)  # not this folder, whose files would hide other modules
-    # The deepspeed launcher puts its own option before the words.
-    module, *words = [word for word in sys.argv[1:] if not word.startswith("--local_rank")]
+    # Launchers put their own option before the words.
+    options = ("--local_rank", "--local-rank")
+    module, *words = [word for word in sys.argv[1:] if not word.startswith(options)]
     sys.argv[1:] = words
     name = ".".join([*(folder.name for folder in reversed(packages)), module])
     runpy.run_module(name, run_name="__main__", alter_sys=True)

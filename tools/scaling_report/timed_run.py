@@ -31,6 +31,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from lbtrain.engines import Engine
 from lbtrain.errors import LaunchError, UserError
+from lbtrain.launch.surroundings import own_words
 from lbtrain.launch.world import detect_world, leave_process_group, start_process_group
 from lbtrain.main import run
 from lbtrain.recipe.files import load_recipe
@@ -99,8 +100,7 @@ def time_recipe(folder: Path, steps: int, exchange: str, recipe: Path, *override
 
 
 def main() -> None:
-    # deepspeed puts --local_rank=N before the script's own words.
-    folder, what, *rest = [word for word in sys.argv[1:] if not word.startswith("--local_rank")]
+    folder, what, *rest = own_words(sys.argv[1:])
     if what == "collectives":
         time_collectives(Path(folder))
     else:
