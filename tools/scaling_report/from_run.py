@@ -4,22 +4,24 @@ sweep or a named network.
 
 import dataclasses
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from .baseline import Baseline
 from .model.assumptions import Assumptions, Spread
-from .model.calibrate import FittedLink, fit_link, link_from_steps, unhidden_share, usable
-from .model.comm import Buckets
+from .model.calibrate import FittedLink, fit_link, link_from_steps, measured_algorithm, unhidden_share, usable
+from .model.comm import Buckets, fill_buckets
 from .model.jitter import StepTimes
-from .model.layers import BYTES
+from .model.layers import BYTES, count_model
 from .model.presets import GPUS, NETWORKS, NODE_LINKS, Link, preset
 from .model.step import Job
 from .model.topology import Topology
 from .report import Report, ReportError, Row, load
 
 
-def read_baseline(path: Path, *, network: str | None, links: int) -> Baseline:
-    """From the largest single-node row of the report at `path`; the links are its sweep's or `network`'s.
+def read_baseline(path: Path, *, network: str | None, links: int, model: str | None = None) -> Baseline:
+    """From the rows of the report at `path`, the largest single-node one first; the links are its sweep's or
+    `network`'s. `model` names what was trained, where the report does not.
 
     Raises ReportError where the report does not tell enough.
     """
@@ -29,14 +31,15 @@ def read_baseline(path: Path, *, network: str | None, links: int) -> Baseline:
     inside = (
         _link(fit_link(local)) if len(local) >= 3 else NODE_LINKS[GPUS[gpu].node_link if gpu else "nvlink2"]
     )
-    assert row.images_per_s
+    topology = Topology(row.gpus // row.nodes, inside, preset(network or "eth-10", NETWORKS), links)
     named = Baseline(
-        job=_job(report, row, path, gpu),
-        topology=Topology(row.gpus // row.nodes, inside, preset(network or "eth-10", NETWORKS), links),
-        rates=((row.gpus, row.images_per_s),),
+        job=_job(report, row, path, gpu, model),
+        topology=topology,
+        # Rows over the network that was measured say nothing of one that is named.
+        rates=_rates(row, [row] if network else report.good_rows()),
         gpu=gpu,
         network=network or "",
-        algorithm="ring",
+        algorithm=measured_algorithm(topology),
         assumptions=Assumptions(step_times=step_times(report), measurement=0.005),
     )
     return named if network else _with_measured_network(named, report, path)
@@ -89,6 +92,14 @@ def _starting_row(report: Report, path: Path) -> Row:
     return max(rows, key=lambda row: (row.gpus, row.data == "synthetic"))
 
 
+def _rates(start: Row, rows: Sequence[Row]) -> tuple[tuple[int, float], ...]:
+    """Throughput by size of the starting row's job, under weak scaling: the same images a GPU."""
+    alike = [each for each in rows if (each.kind, each.per_gpu_batch) == (start.kind, start.per_gpu_batch)]
+    larger = alike if start.mode == "weak" else []
+    found = {each.gpus: each.images_per_s or 0.0 for each in larger if each.gpus > start.gpus}
+    return ((start.gpus, start.images_per_s or 0.0), *found.items())
+
+
 def _fitted(report: Report, job: Job, topology: Topology, path: Path) -> tuple[FittedLink, str]:
     sweep = [point for point in report.collectives if point.nodes > 1]
     if sweep:
@@ -109,14 +120,11 @@ def _near(value: float, factor: float) -> Spread:
     return Spread(value, value / factor, value * factor)
 
 
-def _job(report: Report, row: Row, path: Path, gpu: str | None) -> Job:
-    buckets = report.provenance.get("buckets")
-    if not buckets or row.per_gpu_batch is None:
-        raise ReportError(f"{path} lacks the gradient buckets that `measure` records: measure again")
+def _job(report: Report, row: Row, path: Path, gpu: str | None, model: str | None) -> Job:
     precision = row.precision or "fp32"
     return Job(
-        buckets=Buckets(tuple(buckets["num_bytes"]), tuple(buckets["ready"])),
-        images=row.per_gpu_batch,
+        buckets=_buckets(report, path, model),
+        images=row.per_gpu_batch or 1,
         passes=row.accumulation or 1,
         zero_stage=row.zero_stage or 0,
         optimizer_s=(row.optimizer_s or 0.0) * (row.gpus if row.zero_stage else 1),
@@ -124,3 +132,11 @@ def _job(report: Report, row: Row, path: Path, gpu: str | None) -> Job:
         value_bytes=BYTES[precision],
         half=BYTES[precision] == 2 and bool(gpu),
     )
+
+
+def _buckets(report: Report, path: Path, model: str | None) -> Buckets:
+    if known := report.provenance.get("buckets"):
+        return Buckets(tuple(known["num_bytes"]), tuple(known["ready"]))
+    if named := model or report.provenance.get("model"):
+        return fill_buckets(count_model(named).layers)
+    raise ReportError(f"{path} does not say what was trained: name it with --model")

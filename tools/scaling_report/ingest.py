@@ -1,75 +1,141 @@
-"""A report from logs that exist already: DeepSpeed's, timm's, or any with "images/s".
+"""A report from what exists already: training logs, tables of nccl-tests, traces of torch's profiler.
 
-Understood, by line:
-  DeepSpeed   ... RunningAvgSamplesPerSec=732.1, CurrSamplesPerSec=735.9, ...   (the current value is used)
-  timm        Train: 0 [  50/1251 (  4%)]  Loss: 6.9 (6.9)  Time: 0.350s,  732.10/s  (0.360s,  711.00/s) ...
-  lbtrain     rows of metrics.jsonl with "images_per_sec"
-  plain       a number before or after images/s, img/s, imgs/s, images/sec, samples/s or samples/sec
-The first tenth of the values (at least one) is warm-up and left out.
+Each file is given with the number of GPUs that wrote it; what it is, is seen from its content.
+
+logs
+%s
+nccl-tests     the table of all_reduce_perf: `fit` and `predict --run` take latency and bandwidth from it
+profiler       a Kineto trace (JSON, .json.gz) of one rank with ProfilerStep marks: exposed exchange, overlap
+               and data wait of every step; --per-gpu-batch makes images/s of it
+
+The first tenth of a log's values (at least one) is warm-up and left out. A log with two readings is rejected,
+and both are named.
 """
 
 import argparse
-import json
-import re
+import dataclasses
 import statistics
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-from . import arguments
+from ..kit.tables import Table
+from . import arguments, logs, traces
 from .report import Report, ReportError, Row, rate_columns, with_efficiency
+
+__doc__ = __doc__ % (logs.__doc__ or "").partition("\n\n")[2].rstrip()
 
 EXAMPLES = """\
 one log a cluster size, given as GPUs=FILE:
   ingest 8=logs/8.txt 64=logs/64.txt --gpus-per-node 8 --per-gpu-batch 32 --out report.json
+an all-reduce sweep beside it, for `fit` and `predict --run`:
+  ingest 8=logs/8.txt 16=all_reduce_perf.txt --model resnet50 --per-gpu-batch 128 --out report.json
+where a step's time goes:
+  ingest 16=trace_rank0.json.gz --per-gpu-batch 128 --out report.json
 """
-_NUMBER = r"([0-9][0-9,]*(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?)"
-_UNIT = r"(?:images|imgs?|samples)\s?/\s?s(?:ec(?:ond)?)?\b"
-_PATTERNS = tuple(
-    re.compile(pattern, re.IGNORECASE)
-    for pattern in (
-        rf"CurrSamplesPerSec=\s*{_NUMBER}",
-        rf"Train: .*?Time: [0-9.]+s, +{_NUMBER}/s",
-        rf"{_NUMBER}\s*{_UNIT}",
-        rf"{_UNIT}\s*[:=]?\s*{_NUMBER}",
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = EXAMPLES
+    add = parser.add_argument
+    add("files", nargs="+", type=_file, metavar="GPUS=FILE", help="what GPUS GPUs wrote")
+    add("--gpus-per-node", type=arguments.count, default=8, help="default 8")
+    add("--per-gpu-batch", type=arguments.count, help="images a GPU and step; left open if not given")
+    add(
+        "--per",
+        choices=("total", "gpu", "process"),
+        help="what the values of the logs are of, where a log leaves it open",
     )
-)
-_LEAST_VALUES = 3
+    add("--model", help="what was trained: `predict --run` then knows its gradients")
+    add("--out", type=Path, required=True, help="the report to write")
 
 
-def rates(lines: Sequence[str]) -> list[float]:
-    """images/s of every line that states it, without the warm-up."""
-    values = [value for line in lines if (value := _rate(line)) is not None and value > 0]
-    return values[max(1, len(values) // 10) :]
+def _file(text: str) -> tuple[int, Path]:
+    gpus, separator, path = text.partition("=")
+    if not separator:
+        raise argparse.ArgumentTypeError(f"{text!r}: write the number of GPUs before the file, as 8={text}")
+    return arguments.count(gpus), Path(path)
 
 
-def _rate(line: str) -> float | None:
-    if line.startswith("{"):
-        return _json_rate(line)
-    for pattern in _PATTERNS:
-        if match := pattern.search(line):
-            return float(match[1].replace(",", ""))
-    return None
+def run(options: argparse.Namespace) -> int:
+    report = Report(provenance={"ingested": [str(path) for _, path in options.files]})
+    if options.model:
+        report.provenance["model"] = options.model
+    for gpus, path in options.files:
+        try:
+            _add(report, gpus, path, options)
+        except OSError as error:
+            raise ReportError(f"{path} cannot be read ({error.strerror or error})") from None
+        except ReportError as error:
+            raise ReportError(f"{path}: {error}") from None
+    report.rows = with_efficiency(report.rows)
+    report.save(options.out)
+    print(
+        f"{len(report.rows)} rows and {len(report.collectives)} all-reduce timings in {options.out}; "
+        f"`render {options.out} --out FOLDER` shows them"
+    )
+    return 0
 
 
-def _json_rate(line: str) -> float | None:
-    try:
-        value = json.loads(line).get("images_per_sec")
-    except ValueError:
-        return None
-    return float(value) if isinstance(value, int | float) else None
+def _add(report: Report, gpus: int, path: Path, options: argparse.Namespace) -> None:
+    if traces.is_trace(path):
+        steps, ranks = traces.read_trace(path)
+        if ranks not in (None, gpus):
+            raise ReportError(f"the trace says that there were {ranks} ranks, not {gpus}: write {ranks}=FILE")
+        report.rows.append(profiled_row(steps, _row(gpus, options)))
+        report.provenance[f"steps of {path.name}"] = [dataclasses.asdict(step) for step in steps]
+        print(_step_table(path.name, steps).text())
+        return
+    text = path.read_text(encoding="utf-8", errors="replace")
+    if traces.is_nccl_table(text):
+        report.collectives += traces.read_nccl_table(text, gpus=gpus, gpus_per_node=options.gpus_per_node)
+        return
+    report.rows.append(row_from(text.splitlines(), _row(gpus, options), per=options.per))
 
 
-def row_from(lines: Sequence[str], *, gpus: int, gpus_per_node: int, per_gpu_batch: int | None) -> Row:
-    """A measured row; raises ReportError if the log states too little."""
-    values = rates(lines)
-    if len(values) < _LEAST_VALUES:
-        raise ReportError(
-            f"{len(values)} images/s values after warm-up, at least {_LEAST_VALUES} are needed; `ingest "
-            "--help` lists what is read"
+def _row(gpus: int, options: argparse.Namespace) -> Row:
+    images = options.per_gpu_batch
+    nodes, batch = max(1, -(-gpus // options.gpus_per_node)), images and images * gpus
+    return Row(gpus=gpus, nodes=nodes, data="log", per_gpu_batch=images, global_batch=batch)
+
+
+def row_from(lines: Sequence[str], row: Row, *, per: logs.Unit | None = None) -> Row:
+    """`row` with the images/s of a log. Raises ReportError if the log states too little, or two things."""
+    values = logs.job_rates(lines, gpus=row.gpus, per=per)
+    return _filled(row, **rate_columns(list(_block_means(values)), row.gpus))
+
+
+def profiled_row(steps: Sequence[traces.ProfiledStep], row: Row) -> Row:
+    """`row` with the medians of the profiled steps; one rank's, which stands for all."""
+
+    def median(name: str) -> float:
+        return statistics.median(getattr(step, name) for step in steps)
+
+    batch = row.global_batch
+    rates = rate_columns([batch / step.seconds for step in steps], row.gpus) if batch else {}
+    times = {"step_p50_s": median("seconds"), "compute_s": median("compute"), "loader_wait_s": median("data")}
+    return _filled(row, **rates, **times, exposed_communication_s=median("exposed"))
+
+
+def _filled(row: Row, **values: Any) -> Row:
+    return dataclasses.replace(row, **values)
+
+
+def _step_table(title: str, steps: Sequence[traces.ProfiledStep]) -> Table:
+    head = ("step", "ms", "compute", "exchange", "exposed", "overlap", "data wait")
+    rows = []
+    for step in steps:
+        times = (step.seconds, step.compute, step.exchange, step.exposed)
+        overlap = None if step.overlap is None else f"{step.overlap:.0%}"
+        rows.append(
+            [
+                str(step.number),
+                *(f"{1000 * each:,.1f}" for each in times),
+                overlap,
+                f"{1000 * step.data:,.1f}",
+            ]
         )
-    nodes, batch = max(1, -(-gpus // gpus_per_node)), per_gpu_batch and per_gpu_batch * gpus
-    columns = rate_columns(list(_block_means(values)), gpus)
-    return Row(gpus=gpus, nodes=nodes, data="log", per_gpu_batch=per_gpu_batch, global_batch=batch, **columns)  # type: ignore[arg-type]
+    return Table(head, rows, title=title)
 
 
 def _block_means(values: Sequence[float], *, most: int = 10) -> Iterator[float]:
@@ -79,43 +145,3 @@ def _block_means(values: Sequence[float], *, most: int = 10) -> Iterator[float]:
     blocks = min(most, len(values))
     for i in range(blocks):
         yield statistics.fmean(values[i * len(values) // blocks : (i + 1) * len(values) // blocks])
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.epilog = EXAMPLES
-    parser.add_argument(
-        "logs", nargs="+", type=_log, metavar="GPUS=FILE", help="a log, and the number of GPUs that wrote it"
-    )
-    parser.add_argument("--gpus-per-node", type=arguments.count, default=8, help="default 8")
-    parser.add_argument(
-        "--per-gpu-batch", type=arguments.count, help="images a GPU and step; left open if not given"
-    )
-    parser.add_argument("--out", type=Path, required=True, help="the report to write")
-
-
-def _log(text: str) -> tuple[int, Path]:
-    gpus, separator, path = text.partition("=")
-    if not separator:
-        raise argparse.ArgumentTypeError(f"{text!r}: write the number of GPUs before the file, as 8={text}")
-    return arguments.count(gpus), Path(path)
-
-
-def run(options: argparse.Namespace) -> int:
-    found = []
-    for gpus, path in options.logs:
-        try:
-            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-            found.append(
-                row_from(
-                    lines, gpus=gpus, gpus_per_node=options.gpus_per_node, per_gpu_batch=options.per_gpu_batch
-                )
-            )
-        except OSError as error:
-            raise ReportError(f"{path} cannot be read ({error.strerror})") from None
-        except ReportError as error:
-            raise ReportError(f"{path}: {error}") from None
-    Report(
-        rows=with_efficiency(found), provenance={"ingested": [str(path) for _, path in options.logs]}
-    ).save(options.out)
-    print(f"{len(found)} rows in {options.out}; `render {options.out} --out FOLDER` shows them")
-    return 0

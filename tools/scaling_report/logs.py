@@ -100,8 +100,8 @@ def _factor(others: Sequence[Reading], totals: Sequence[float], gpus: int) -> in
     if gpus == 1:
         return 1
     raise ReportError(
-        f"{value:,.1f} images/sec are of one process, which may hold several GPUs: on {gpus} GPUs either the "
-        f"whole job, or one process of {gpus}, which makes {value * gpus:,.1f} images/s. Say which with --per "
+        f"two readings: {value:,.1f} images/sec are of one process, which may hold several GPUs. On {gpus} "
+        f"GPUs that is the whole job, or {value * gpus:,.1f} images/s from {gpus} processes. Say which with --per "
         "total or --per process"
     )
 
@@ -110,8 +110,8 @@ def _check(value: float, stated: float, gpus: int) -> None:
     if abs(value / stated - 1) > _DISAGREE:
         raise ReportError(
             f"two readings: {value:,.1f} images/s from the values of each step on {gpus} GPUs, and "
-            f"{stated:,.1f} from the total that the log states. Check the number of GPUs, or say with --per what "
-            "the values are of"
+            f"{stated:,.1f} from the total that the log states. Check the number of GPUs, or say with --per "
+            "what the values are of"
         )
 
 

@@ -81,8 +81,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=arguments.gradient_bytes,
         default=4,
         metavar="BYTES",
-        help="bytes of an exchanged value: 4 (default, also under autocast), or 2 for half-precision gradients; "
-        "or the size of all gradients as exchanged (178MB), for a model that --model does not know",
+        help="bytes of an exchanged value: 4 (default, also under autocast), or 2 for half-precision "
+        "gradients; or the size of all gradients as exchanged (178MB), for a model that --model does not know",
     )
     add(
         "--mode",
@@ -106,7 +106,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     if options.run:
-        baseline = read_baseline(options.run, network=options.network, links=options.links)
+        named = {"network": options.network, "links": options.links, "model": options.model}
+        baseline = read_baseline(options.run, **named)
         asked = baseline.asked() | {"mode": options.mode}
     else:
         question = _question(options)

@@ -13,7 +13,6 @@ import pytest
 from tools.scaling_report.__main__ import COMMANDS, main
 from tools.scaling_report.advise import knee, options_for, sentence
 from tools.scaling_report.compare import is_slower
-from tools.scaling_report.ingest import rates
 from tools.scaling_report.model.calibrate import fit_link
 from tools.scaling_report.model.step import Prediction
 from tools.scaling_report.report import (
@@ -230,44 +229,6 @@ def test_compare_exits_1_on_a_slow_down(tmp_path: Path) -> None:
     Report(rows=[replace(ROW, gpus=64)]).save(tmp_path / "c.json")
     a, b, c = (str(tmp_path / f"{name}.json") for name in "abc")
     assert [main(["compare", *pair]) for pair in ((a, a), (a, b), (b, a), (a, c))] == [0, 1, 0, 2]
-
-
-@pytest.mark.parametrize(
-    ("line", "value"),
-    [
-        (
-            "[2026] [INFO] epoch=0/micro_step=50/global_step=50, RunningAvgSamplesPerSec=732.1, "
-            "CurrSamplesPerSec=735.9, MemAllocated=1GB",
-            735.9,
-        ),
-        (
-            "Train: 0 [  50/1251 (  4%)]  Loss: 6.9 (6.9)  Time: 0.350s,  732.10/s  (0.360s,  711.00/s)  "
-            "LR: 1.0e-05  Data: 0.011 (0.02)",
-            732.1,
-        ),
-        ("step 40  epoch 0.5  loss 1.2  lr 0.1  1,234 images/s", 1234.0),
-        ("images/sec: 219.4 +/- 0.3", 219.4),
-        ('{"step": 5, "images_per_sec": 1e3, "kind": "train"}', 1000.0),
-    ],
-)
-def test_ingest_reads_each_kind_of_log(line: str, value: float) -> None:
-    assert rates([line] * 4) == [value] * 3
-    assert rates(["loss 5.0", "{broken", '{"step": 1}', ""]) == []
-
-
-def test_ingest_makes_a_report_with_efficiency(tmp_path: Path) -> None:
-    for gpus, rate in ((8, 800), (16, 1500)):
-        (tmp_path / f"{gpus}.txt").write_text(
-            "".join(f"step {i} {rate + i % 3} images/s\n" for i in range(50))
-        )
-    words = ["ingest", f"8={tmp_path}/8.txt", f"16={tmp_path}/16.txt", "--out", str(tmp_path / "r.json")]
-    assert main(words) == 0
-    eight, sixteen = load(tmp_path / "r.json").rows
-    assert eight.efficiency == 1
-    assert sixteen.efficiency == pytest.approx(1501 / 801 / 2, rel=1e-3)
-    assert sixteen.images_per_s_gpu_low < sixteen.images_per_s_gpu < sixteen.images_per_s_gpu_high
-    (tmp_path / "8.txt").write_text("nothing")
-    assert main(words) == 2
 
 
 def test_efficiency_is_against_the_smallest_good_row_of_its_kind() -> None:

@@ -1,5 +1,4 @@
-"""measure: command lines of each launcher, a failing and a late point, resume, and the arithmetic of a row.
-"""
+"""measure: command lines of each launcher, a failing and a late point, resume, and the arithmetic of a row."""
 
 import argparse
 import dataclasses

@@ -92,9 +92,16 @@ def relative_errors(jacobian: npt.NDArray[np.float64], *, scatter: float) -> tup
 
 
 def _terms(point: Collective, algorithm: Algorithm) -> tuple[float, float]:
+    """A ring between nodes goes through all their GPUs."""
     ranks = point.nodes if point.nodes > 1 else point.gpus
-    messages, share = coefficients(ranks, algorithm=algorithm)
+    messages, _ = coefficients(ranks, algorithm=algorithm)
+    _, share = coefficients(point.gpus, algorithm=algorithm)
     return messages, share * point.num_bytes
+
+
+def measured_algorithm(topology: Topology) -> Algorithm:
+    """What timings on this cluster are explained by: gloo's and NCCL's ring where a node has one rank."""
+    return "ring" if topology.gpus_per_node == 1 else "auto"
 
 
 # A median over tens of steps is hardly known better than this, however well the points agree.
@@ -117,10 +124,10 @@ def usable(rows: Sequence[Row]) -> list[Row]:
 
 def exchange_bounds(row: Row, buckets: Buckets, topology: Topology, *, between: Cost) -> tuple[float, float]:
     """Seconds of exchange in a step of `row` that computing cannot hide, and in all."""
-    filled = buckets.accumulated(row.accumulation or 1)
+    filled, algorithm = buckets.accumulated(row.accumulation or 1), measured_algorithm(topology)
     inside = Cost(np.array([topology.inside.latency_s]), np.array([1 / topology.inside.bytes_per_s]))
     costs = [
-        np.add(*exchange_s(size, row.gpus, topology, inside=inside, between=between, algorithm="ring"))
+        np.add(*exchange_s(size, row.gpus, topology, inside=inside, between=between, algorithm=algorithm))
         for size in filled.num_bytes
     ]
     at_least = exposed_s(np.array([row.compute_s or 0.0]), filled.ready, costs)

@@ -1,0 +1,283 @@
+"""ingest: logs of other programs with their units, tables of nccl-tests, and traces of torch's profiler."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from tools.scaling_report.__main__ import main
+from tools.scaling_report.logs import job_rates
+from tools.scaling_report.report import ReportError, load
+from tools.scaling_report.traces import read_trace
+
+DEEPSPEED = (
+    "[2026] [INFO] epoch=0/micro_step=50/global_step=50, RunningAvgSamplesPerSec=732.1, "
+    "CurrSamplesPerSec=735.9, MemAllocated=1GB"
+)
+TIMM = (
+    "Train: 0 [  50/1251 (  4%)]  Loss: 6.9 (6.9)  Time: 0.350s,  732.10/s  (0.360s,  711.00/s)  "
+    "LR: 1.0e-05  Data: 0.011 (0.02)"
+)
+TORCHVISION = (
+    "Epoch: [0]  [ 10/156]  eta: 0:01:10  lr: 0.1  img/s: 800.1 (790.2)  loss: 6.9 (7.0)  acc1: 0.0 (0.1)  "
+    "time: 0.31  data: 0.00  max mem: 6000"
+)
+DLLOGGER = (
+    "DLL 2021-03-04 10:00:00.1 - Epoch: 0 Iteration: 10  train.loss : 6.9  train.compute_ips : 2500.0 img/s  "
+    "train.total_ips : 2470.5 img/s"
+)
+DLLOGGER_JSON = (
+    'DLLL {"timestamp": "1", "elapsedtime": "2", "type": "LOG", "step": [0, 10], '
+    '"data": {"val.total_ips": 9.0, "train.compute_ips": 2500.0, "train.total_ips": 2470.5}}'
+)
+MLLOG = (
+    '0: :::MLLOG {"namespace": "", "time_ms": 1719843792116, "event_type": "POINT_IN_TIME", "key": '
+    '"tracked_stats", "value": {"throughput": 26345.5}, "metadata": {"step": 4}}'
+)
+
+
+@pytest.mark.parametrize(
+    ("line", "value"),
+    [
+        (DEEPSPEED, 735.9),
+        (TIMM, 732.1),
+        ("step 40  epoch 0.5  loss 1.2  lr 0.1  1,234 images/s", 1234.0),
+        ("images/sec: 219.4 +/- 0.3", 219.4),
+        ('{"step": 5, "images_per_sec": 1e3, "kind": "train"}', 1000.0),
+        ("Iter #0: 300.1 img/sec per GPU", 8 * 300.1),
+        ("Img/sec per GPU: 300.1 +-0.5", 8 * 300.1),
+        (TORCHVISION, 8 * 800.1),
+        ("lr: 0.1  img/s: 800", 8 * 800.0),
+        ("300 images/s per GPU, total 2400 images/s", 2400.0),
+        ("epoch 1: 300 samples/sec/GPU", 8 * 300.0),
+        ("throughput 300 imgs/s per rank", 8 * 300.0),
+        ("throughput 2400 images/s in total", 2400.0),
+        (DLLOGGER, 2470.5),
+        (DLLOGGER_JSON, 2470.5),
+        (MLLOG, 26345.5),
+    ],
+)
+def test_the_unit_of_a_line_decides_what_it_is_of(line: str, value: float) -> None:
+    assert job_rates([line] * 4, gpus=8) == pytest.approx([value] * 3)
+
+
+HOROVOD = [*(f"Iter #{i}: 300.{i} img/sec per GPU" for i in range(10)), "Img/sec per GPU: 300.5 +-0.5"]
+
+
+TOTAL = "Total img/sec on 8 GPU(s): 2404.0 +-4.0"
+
+
+def test_horovods_total_is_checked_against_its_values() -> None:
+    assert job_rates([*HOROVOD, "Total img/sec on 8 GPU(s): 2404.0 +-4.0"], gpus=8)[0] == pytest.approx(
+        2400.8
+    )
+    with pytest.raises(ReportError, match=r"two readings: 4,80\d.* 2,404"):
+        job_rates([*HOROVOD, TOTAL], gpus=16)
+
+
+TF_CNN = [
+    "Step\tImg/sec\ttotal_loss",
+    *(f"{i}0\timages/sec: 300.0 +/- 0.1 (jitter = 0.5)\t7.8" for i in range(8)),
+]
+
+
+def test_tf_cnn_benchmarks_values_are_of_a_process() -> None:
+    """One GPU leaves no doubt; on eight only the last line, or --per, says how many processes there were."""
+    assert set(job_rates(TF_CNN, gpus=1)) == {300.0}
+    assert set(job_rates([*TF_CNN, "total images/sec: 2400.00"], gpus=8)) == {2400.0}
+    assert set(job_rates([*TF_CNN, "total images/sec: 300.12"], gpus=8)) == {300.0}
+    assert set(job_rates(TF_CNN, gpus=8, per="process")) == {2400.0}
+    with pytest.raises(ReportError, match=r"two readings: 300\.0 .* or 2,400\.0"):
+        job_rates(TF_CNN, gpus=8)
+
+
+def test_mlperf_epochs_are_rates_where_no_throughput_is_logged() -> None:
+    """1,281,167 images an epoch; a block of four epochs in 400 s."""
+
+    def event(key: str, value: object, seconds: float, **metadata: object) -> str:
+        values = {"time_ms": 1000 * seconds, "key": key, "value": value, "metadata": metadata}
+        return f":::MLLOG {json.dumps(values)}"
+
+    lines = [event("train_samples", 1281167, 0)]
+    for block in range(5):
+        lines.append(event("block_start", None, 500 * block, first_epoch_num=4 * block, epoch_count=4))
+        lines.append(event("block_stop", None, 500 * block + 400, first_epoch_num=4 * block))
+    assert job_rates(lines, gpus=64) == pytest.approx([4 * 1281167 / 400] * 4)
+
+
+def test_lines_without_a_rate_say_nothing() -> None:
+    with pytest.raises(ReportError, match="0 images/s values"):
+        job_rates(["loss 5.0", "{broken", '{"step": 1}', "", ":::MLLOG nonsense", "DLLL {"], gpus=8)
+
+
+def test_ingest_makes_a_report_with_efficiency(tmp_path: Path) -> None:
+    for gpus, rate in ((8, 800), (16, 1500)):
+        lines = "".join(f"step {i} {rate + i % 3} images/s\n" for i in range(50))
+        (tmp_path / f"{gpus}.txt").write_text(lines)
+    words = ["ingest", f"8={tmp_path}/8.txt", f"16={tmp_path}/16.txt", "--out", str(tmp_path / "r.json")]
+    assert main(words) == 0
+    eight, sixteen = load(tmp_path / "r.json").rows
+    assert eight.efficiency == 1
+    assert sixteen.efficiency == pytest.approx(1501 / 801 / 2, rel=1e-3)
+    assert sixteen.images_per_s_gpu_low < sixteen.images_per_s_gpu < sixteen.images_per_s_gpu_high
+    (tmp_path / "8.txt").write_text("nothing")
+    assert main(words) == 2
+
+
+def _nccl(ranks: int, hosts: int, *, bus: float = 1.0) -> str:
+    """As all_reduce_perf prints it; 10 us and 10 GB/s."""
+    lines = ["# nThread 1 nGpus 1 minBytes 1024 maxBytes 1048576 step: 8(factor)", "#", "# Using devices"]
+    for rank in range(ranks):
+        lines.append(
+            f"#  Rank {rank:2} Group  0 Pid {100 + rank} on node{rank * hosts // ranks} device  0 [0x07] NVIDIA A100"
+        )
+    lines.append(
+        "#       size         count      type   redop    root     time   algbw   busbw #wrong     time   algbw"
+    )
+    lines.append(
+        "#        (B)    (elements)                               (us)  (GB/s)  (GB/s)            (us)  (GB/s)"
+    )
+    for size in (1024, 65536, 4194304, 268435456):
+        seconds = 10e-6 * 2 * (hosts - 1) + 2 * (ranks - 1) / ranks * size / 10e9
+        rate = size / seconds / 1e9
+        times = f"{1e6 * seconds:.2f} {rate:.4f} {bus * rate * 2 * (ranks - 1) / ranks:.4f} 0"
+        lines.append(f"{size:12} {size // 4} float sum -1 {times} {times}")
+    return "\n".join([*lines, "# Out of bounds values : 0 OK", "# Avg bus bandwidth    : 4.2", ""])
+
+
+def test_a_table_of_nccl_tests_becomes_the_network_of_a_prediction(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "8.txt").write_text("".join(f"step {i} {2800 + i % 3} images/s\n" for i in range(50)))
+    (tmp_path / "nccl.txt").write_text(_nccl(16, 2))
+    out = str(tmp_path / "r.json")
+    words = [
+        "ingest",
+        f"8={tmp_path}/8.txt",
+        f"16={tmp_path}/nccl.txt",
+        "--per-gpu-batch",
+        "128",
+        "--out",
+        out,
+    ]
+    assert main(words) == 0
+    sweep = load(tmp_path / "r.json").collectives
+    assert [(each.gpus, each.nodes, each.num_bytes) for each in sweep[:1]] == [(16, 2, 1024)]
+    capsys.readouterr()
+    assert main(["fit", out]) == 0
+    assert "between nodes, by all-reduce: bandwidth 1e+04 MB/s" in capsys.readouterr().out
+    assert main(["predict", "--run", out, "--gpus", "8,64"]) == 2
+    assert "--model" in capsys.readouterr().err
+    assert main(["predict", "--run", out, "--model", "resnet50", "--gpus", "8,64", "--json"]) == 0
+    eight, many = json.loads(capsys.readouterr().out)["predictions"]
+    assert eight["efficiency"] == pytest.approx(1)
+    assert 0.8 < many["efficiency"] < 1
+
+
+@pytest.mark.parametrize(
+    ("gpus", "text", "said"),
+    [
+        (8, _nccl(16, 2), "lists 16 ranks, not 8"),
+        (16, _nccl(16, 2, bus=0.5), "another collective"),
+        (2, "#  size  count  type   redop  root  time  algbw  busbw #wrong\n", "no line of times"),
+    ],
+)
+def test_a_table_that_is_not_of_these_all_reduces_is_rejected(
+    gpus: int, text: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "t.txt").write_text(text)
+    assert main(["ingest", f"{gpus}={tmp_path}/t.txt", "--out", str(tmp_path / "r.json")]) == 2
+    assert said in capsys.readouterr().err
+
+
+LOADER = "enumerate(DataLoader)#_MultiProcessingDataLoaderIter.__next__"
+
+
+def _event(name: str, cat: str, start: float, end: float) -> dict:
+    return {
+        "ph": "X",
+        "cat": cat,
+        "name": name,
+        "ts": start,
+        "dur": end - start,
+        "pid": 0,
+        "tid": 7,
+        "args": {},
+    }
+
+
+def _trace(*, ranks: int = 16) -> dict:
+    """Three steps of 100 ms: 10 ms of waiting, computing from 10 to 80, NCCL from 60 to 95: 15 ms are
+    exposed.
+    """
+    events: list[dict] = [{"ph": "M", "name": "process_name", "args": {}}]
+    for step in range(3):
+        at = 1e5 * step
+        events += [
+            _event(f"ProfilerStep#{step}", "user_annotation", at, at + 1e5),
+            _event(f"ProfilerStep#{step}", "gpu_user_annotation", at + 1e4, at + 9.5e4),
+            _event(
+                LOADER,
+                "user_annotation",
+                at,
+                at + 1e4,
+            ),
+            _event("aten::conv2d", "cpu_op", at, at + 5e4),
+            _event("sm80_xmma_fprop", "kernel", at + 1e4, at + 5e4),
+            _event("elementwise_kernel", "kernel", at + 4e4, at + 8e4),
+            _event("ncclDevKernel_AllReduce_Sum_f32_RING_LL(ncclDevComm*)", "kernel", at + 6e4, at + 9.5e4),
+        ]
+    return {"schemaVersion": 1, "distributedInfo": {"rank": 0, "world_size": ranks}, "traceEvents": events}
+
+
+def test_a_profilers_trace_says_where_each_step_goes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "rank0.json.gz"
+    path.write_bytes(gzip.compress(json.dumps(_trace()).encode()))
+    steps, ranks = read_trace(path)
+    assert ranks == 16
+    assert [step.number for step in steps] == [0, 1, 2]
+    for step in steps:
+        found = (step.seconds, step.compute, step.exchange, step.exposed, step.data)
+        assert found == pytest.approx((0.1, 0.07, 0.035, 0.015, 0.01))
+        assert step.overlap == pytest.approx(20 / 35)
+    words = ["ingest", f"16={path}", "--per-gpu-batch", "32", "--out", str(tmp_path / "r.json")]
+    assert main(words) == 0
+    assert "57%" in capsys.readouterr().out
+    (row,) = load(tmp_path / "r.json").rows
+    assert (row.gpus, row.nodes) == (16, 2)
+    assert row.images_per_s == pytest.approx(16 * 32 / 0.1)
+    assert (row.exposed_communication_s, row.loader_wait_s) == pytest.approx((0.015, 0.01))
+
+
+def test_a_trace_of_a_cpu_is_read_by_its_operators(tmp_path: Path) -> None:
+    events = [
+        _event("ProfilerStep#5", "user_annotation", 0, 1000),
+        _event("aten::mm", "cpu_op", 0, 600),
+        _event("gloo:all_reduce", "cpu_op", 500, 900),
+    ]
+    path = tmp_path / "t.json"
+    path.write_text(json.dumps({"traceEvents": events}))
+    ((step,), ranks) = read_trace(path)
+    assert (ranks, step.number) == (None, 5)
+    assert (step.exchange, step.exposed) == pytest.approx((400e-6, 300e-6))
+
+
+@pytest.mark.parametrize(
+    ("change", "gpus", "said"),
+    [
+        ({}, 8, "16 ranks, not 8"),
+        ({"traceEvents": []}, 16, "no ProfilerStep"),
+        ({"traceEvents": [{"ph": "X", "cat": "kernel", "name": "x"}]}, 16, "not a trace"),
+    ],
+)
+def test_a_trace_that_does_not_tell_is_rejected(
+    change: dict, gpus: int, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "t.json").write_text(json.dumps(_trace() | change))
+    assert main(["ingest", f"{gpus}={tmp_path}/t.json", "--out", str(tmp_path / "r.json")]) == 2
+    assert said in capsys.readouterr().err
+    (tmp_path / "t.json").write_text(json.dumps(_trace())[:-100])
+    assert main(["ingest", f"16={tmp_path}/t.json", "--out", str(tmp_path / "r.json")]) == 2
