@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lbtrain.data.containers import Files
 from lbtrain.data.decode import BrokenImage, unreadable, whole_image
+from lbtrain.data.folder import Files
 from lbtrain.errors import DataError, RecipeError
 
 Arrays = tuple[NDArray[np.uint8], NDArray[Any]]

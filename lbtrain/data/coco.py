@@ -8,6 +8,7 @@ scored at once, of outlines and photos to train on when their turn comes.
 """
 
 import contextlib
+import functools
 import json
 import math
 from collections import defaultdict
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as rle
 
+from lbtrain.data.index import SplitIndex, digests
 from lbtrain.data.instances import Sample, not_empty
 from lbtrain.errors import DataError, RecipeError
 
@@ -86,9 +88,6 @@ class CocoSource:
     def __len__(self) -> int:
         return len(self._records)
 
-    def index(self) -> dict[str, Any]:
-        return {"categories": self.categories, "images": self._records.bytes}
-
     def __getitem__(self, index: int) -> Sample:
         image, objects = self._records[index]
         pixels = self._pixels(image)
@@ -129,6 +128,19 @@ class CocoSource:
         """An image and its (annotation, label) pairs as the file has them, crowds left out."""
         image, objects = self._records[index]
         return image, [(annotation, self._labels[annotation["category_id"]]) for annotation in objects]
+
+    @functools.cached_property
+    def index(self) -> SplitIndex:
+        parts = digests(
+            categories=self.categories, images=self._records.bytes.numpy(), sizes=self._file_sizes()
+        )
+        return SplitIndex(len(self), len(self.class_names), self.class_names, parts)
+
+    def _file_sizes(self) -> NDArray[np.int64]:
+        """Of the photos in bytes; -1 for one that is not there, which is named when its turn comes."""
+        names = (self._records[index][0]["file_name"] for index in range(len(self)))
+        paths = [self.folder / name for name in names]
+        return np.array([path.stat().st_size if path.is_file() else -1 for path in paths], np.int64)
 
     def image_id(self, index: int) -> int:
         return int(self._records[index][0]["id"])

@@ -1,11 +1,10 @@
-"""Where encoded photos lie: one interface for files in folders, members of tar files, rows of parquet files
-and timm's readers.
+"""Where encoded photos are: one interface for files in folders, members of tar files, rows of parquet files,
+timm's readers, and parts of these.
 
 All are read at random, so that the sample stream (lbtrain.data.stream) decides the order, and all may be
 copied into worker processes.
 """
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from lbtrain.data.index import Note, SplitIndex, digests
 from lbtrain.errors import RecipeError
 
 
@@ -22,6 +22,16 @@ class Container(Protocol):
     classes: Sequence[str] | None
     """Names of the classes in the order of their labels; None where only numbers are known."""
     labels: NDArray[np.int64]
+    notes: tuple[Note, ...]
+    """What was left out, linked, repeated, merged or guessed when the index was made."""
+
+    @property
+    def names(self) -> NDArray[np.bytes_]:
+        """What names each image wherever the data set lies: its path inside, or its file and row."""
+
+    @property
+    def sizes(self) -> NDArray[np.int64]:
+        """Bytes of each image, or of the row group that it is in."""
 
     def __len__(self) -> int: ...
 
@@ -32,35 +42,8 @@ class Container(Protocol):
         """The path to name in a message."""
 
 
-class Files:
-    """Images in folders, root/CLASS/.../IMAGE, found and ordered by timm's reader."""
-
-    def __init__(self, root: Path):
-        from timm.data.readers import create_reader
-
-        try:
-            reader = create_reader("", root=str(root))
-        except RuntimeError as error:
-            raise RecipeError(f"data.root={root}: {error}") from error
-        self.classes: Sequence[str] | None = sorted(reader.class_to_idx, key=reader.class_to_idx.__getitem__)
-        # Byte strings in one array: a list of a million objects is copied into every worker as soon as it is
-        # read.
-        self._paths = np.array([os.fsencode(path) for path, _ in reader.samples])
-        self.labels = np.array([label for _, label in reader.samples], np.int64)
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def read(self, index: int) -> bytes:
-        with open(self._paths[index], "rb", buffering=0) as file:
-            return file.read()
-
-    def name(self, index: int) -> str:
-        return os.fsdecode(self._paths[index].item())
-
-
 class Rows:
-    """Hugging Face `datasets` behind timm's reader (format timm:hfds/NAME): an Arrow file mapped into memory."""
+    """Hugging Face `datasets` behind timm's reader (format timm:hfds/NAME): a memory-mapped Arrow file."""
 
     def __init__(self, name: str, root: Path, split: str):
         self._where = f"{name} ({split})"
@@ -79,6 +62,8 @@ class Rows:
         names = self._reader.class_to_idx
         self.classes: Sequence[str] | None = sorted(names, key=names.__getitem__) if names else None
         self.labels = np.fromiter(self._reader.iter_targets(), np.int64)
+        self.names, self.sizes = np.arange(len(self.labels)).astype(np.bytes_), np.zeros_like(self.labels)
+        self.notes: tuple[Note, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -89,3 +74,53 @@ class Rows:
 
     def name(self, index: int) -> str:
         return f"row {index} of {self._where}"
+
+
+class Part:
+    """Some images of another container, in the order of `indices`, with their own labels and class names."""
+
+    def __init__(
+        self,
+        whole: Container,
+        indices: NDArray[np.int64],
+        *,
+        labels: NDArray[np.int64] | None = None,
+        classes: Sequence[str] | None = None,
+        notes: tuple[Note, ...] = (),
+    ):
+        self._whole, self._indices = whole, indices
+        self.labels = whole.labels[indices] if labels is None else labels
+        self.classes: Sequence[str] | None = classes or whole.classes
+        self.notes = whole.notes + notes
+
+    @property
+    def names(self) -> NDArray[np.bytes_]:
+        return self._whole.names[self._indices]
+
+    @property
+    def sizes(self) -> NDArray[np.int64]:
+        return self._whole.sizes[self._indices]
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def read(self, index: int) -> bytes:
+        return self._whole.read(int(self._indices[index]))
+
+    def name(self, index: int) -> str:
+        return self._whole.name(int(self._indices[index]))
+
+
+def num_classes(container: Container) -> int:
+    """By the names of the classes; where there are none, by the largest label."""
+    return (
+        len(container.classes) if container.classes is not None else int(container.labels.max(initial=-1)) + 1
+    )
+
+
+def index_of(container: Container) -> SplitIndex:
+    """What is said of a container before a run."""
+    parts = digests(
+        classes=container.classes, names=container.names, labels=container.labels, sizes=container.sizes
+    )
+    return SplitIndex(len(container), num_classes(container), container.classes, parts, container.notes)

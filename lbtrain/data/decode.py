@@ -1,10 +1,14 @@
-"""Encoded photos -> pixels: only as many as the cut needs.
+"""Encoded photos -> pixels: only as many as the crop needs.
 
-JPEG is decoded by libjpeg-turbo (simplejpeg) at a half, a quarter or an eighth of its size where what is cut
-out of it stays at least as large as asked for; then one antialiased bilinear step, torch's uint8 form of
-Pillow's filter. At full size the result is within a level of Pillow's decoder and filter (bench.input
-measures it, also for the scaled sizes). Whatever simplejpeg does not take (PNG, WebP, CMYK, damage) goes
-through Pillow, whose word on a damaged file is final.
+The format is decided by the content, never by the name (lbtrain.data.formats). The first picture of a file
+counts; palettes, grey, CMYK and transparency become RGB as in Pillow; of 16-bit grey the upper eight bits are
+taken; 32-bit integer and float modes have no range to scale by, and are rejected.
+
+JPEG is decoded by libjpeg-turbo (simplejpeg) at a half, a quarter or an eighth of its size where what is
+cropped from it stays at least as large as asked for; then one antialiased step (bilinear or bicubic), torch's
+uint8 form of Pillow's filter. At full size the result is within a level of Pillow's decoder and filter
+(bench.input measures it, also for the scaled sizes). Whatever simplejpeg does not take (PNG, WebP, CMYK,
+damage) goes through Pillow, whose word on a damaged file is final.
 """
 
 import io
@@ -20,12 +24,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from lbtrain.data.formats import formats
 from lbtrain.errors import DataError
 
-MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 89_478_485)
-"""More than this is taken for a decompression bomb, as Pillow does."""
+MAX_PIXELS = 89_478_485
+"""An image of more is taken for a decompression bomb; the number of pixels at which Pillow begins to warn."""
 
 T = TypeVar("T")
+_POSTSCRIPT = (b"%!PS", b"\xc5\xd0\xd3\xc6")
 _TURBO_COLORS = ("YCbCr", "RGB", "Gray")
 
 
@@ -43,23 +49,22 @@ class Box(NamedTuple):
 
 
 class Photo:
-    """An encoded image of which the header has been read. Raises BrokenImage if there is none."""
+    """An encoded image of which the header has been read. Raises BrokenImage if there is none, or if it has
+    more than `max_pixels`. Pixels are in the order in which they are stored: EXIF's orientation is left to
+    detection.
+    """
 
-    def __init__(self, data: bytes):
+    def __init__(self, data: bytes, *, interpolation: str = "bilinear", max_pixels: int = MAX_PIXELS):
         if not data:
             raise BrokenImage("the file is empty")
-        self._data = data
+        self._data, self._interpolation, self._max_pixels = data, interpolation, max_pixels
         self._turbo = False
         self._image: Image.Image | None = None
         if data[:2] == b"\xff\xd8":
             self._read_jpeg_header()
         if not self._turbo:
             self._open_with_pillow()
-        if self.height * self.width > MAX_PIXELS:
-            raise BrokenImage(
-                f"{self.width} x {self.height} pixels, more than {MAX_PIXELS:,}: taken for a decompression "
-                "bomb"
-            )
+        _check_pixels(self.width, self.height, max_pixels)
 
     def _read_jpeg_header(self) -> None:
         try:
@@ -69,7 +74,7 @@ class Photo:
             self._turbo = False
 
     def _open_with_pillow(self) -> None:
-        self._image = _pillow(lambda: Image.open(io.BytesIO(self._data)))
+        self._image = opened(self._data, self._max_pixels)
         self.width, self.height = self._image.size
 
     def crop(self, box: Box, height: int, width: int) -> Tensor:
@@ -84,7 +89,7 @@ class Photo:
         region = torch.from_numpy(pixels[top:bottom, left:right]).permute(2, 0, 1)
         if region.shape[1:] == (height, width):
             return region
-        return F.interpolate(region[None], (height, width), mode="bilinear", antialias=True)[0]
+        return F.interpolate(region[None], (height, width), mode=self._interpolation, antialias=True)[0]
 
     def _decoded(self, scale: int) -> NDArray[np.uint8]:
         """RGB (rows, columns, 3), 1/scale of the photo a side if the decoder can, rounded up."""
@@ -102,12 +107,55 @@ class Photo:
             self._open_with_pillow()
         image = self._image
         assert image is not None
-        return _pillow(lambda: np.array(image.convert("RGB")))
+        return rgb(image)
 
 
-def whole_image(data: bytes) -> NDArray[np.uint8]:
-    """Pillow's pixels of a small image: RGB (rows, columns, 3). Raises BrokenImage."""
-    return _pillow(lambda: np.array(Image.open(io.BytesIO(data)).convert("RGB")))
+def opened(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """The header of an image in one of the formats that are read. Raises BrokenImage."""
+    if data.startswith(_POSTSCRIPT):
+        raise BrokenImage("PostScript is not read: it would have to be run as a program")
+    image = _pillow(lambda: _open_unbounded(data))
+    _check_pixels(*image.size, max_pixels)
+    return image
+
+
+def _open_unbounded(data: bytes) -> Image.Image:
+    """Pillow's own bound, which no key sets, gives way to ours."""
+    bound, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        return Image.open(io.BytesIO(data), formats=formats())
+    finally:
+        Image.MAX_IMAGE_PIXELS = bound
+
+
+def _check_pixels(width: int, height: int, most: int) -> None:
+    if height * width > most:
+        raise BrokenImage(
+            f"{width} x {height} pixels, more than data.max_pixels={most}: taken for a decompression bomb"
+        )
+
+
+def rgb(image: Image.Image) -> NDArray[np.uint8]:
+    """The pixels of the first picture, RGB (rows, columns, 3). Raises BrokenImage."""
+    return _pillow(lambda: _rgb(image))
+
+
+def _rgb(image: Image.Image) -> NDArray[np.uint8]:
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+        grey = (
+            (np.array(image) >> 8).clip(0, 255).astype(np.uint8)
+        )  # Pillow's conversion makes all of it white
+        return np.repeat(grey[..., None], 3, axis=2)
+    if image.mode in ("I", "F"):
+        raise BrokenImage(
+            f"32 bits a pixel (mode {image.mode}) have no range to scale by: store 8 or 16 bits"
+        )
+    return np.array(image.convert("RGB"))
+
+
+def whole_image(data: bytes, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+    """Pillow's pixels of an image: RGB (rows, columns, 3). Raises BrokenImage."""
+    return rgb(opened(data, max_pixels))
 
 
 def unreadable(path: str, error: BrokenImage | OSError) -> DataError:
@@ -132,5 +180,7 @@ def _pillow(read: Callable[[], T]) -> T:
         )  # odd EXIF data, palettes, large images: none of them spoils the pixels
         try:
             return read()
+        except BrokenImage:
+            raise
         except Exception as error:
             raise BrokenImage(str(error) or type(error).__name__) from error

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lbtrain.data.augment import draws
+from lbtrain.data.index import SplitIndex
 from lbtrain.data.stream import Block
 
 
@@ -41,13 +42,13 @@ class InstanceSource(Protocol):
     class_names: Sequence[str]
     """Of the labels 1, 2, ..."""
 
+    @property
+    def index(self) -> SplitIndex:
+        """See `Source.index`."""
+
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Sample: ...
-
-    def index(self) -> dict[str, Any]:
-        """See `lbtrain.data.fingerprint.Indexed`."""
-        ...
 
     def image_id(self, index: int) -> int: ...
 
@@ -123,7 +124,7 @@ class Preparation:
         return np.maximum(1, np.rint(originals * scale[:, None])).astype(np.int64)
 
     def batch(self, source: InstanceSource, item: Item) -> InstanceBatch:
-        """The images of `item` with their objects, resized and flipped as this says; the same in any process."""
+        """The images of `item` with their objects, resized and flipped: the same in any process."""
         sizes = self.sizes(item.block, source.sizes[item.block.indices])
         _, flips, keys = self._draws(item.block)
         samples = [source[int(index)] for index in item.block.indices]

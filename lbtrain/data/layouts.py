@@ -1,36 +1,104 @@
-"""data.root and data.format -> where the photos of a half of the data set are."""
+"""data.root and data.format -> where the photos of each split of a data set are."""
 
 import functools
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from lbtrain.data.containers import Container, Files, Rows
+from lbtrain.data.containers import Container, Part, Rows
+from lbtrain.data.folder import Files
+from lbtrain.data.index import Note, printable
 from lbtrain.data.parquet import ParquetRows
+from lbtrain.data.splits import hold_out, read_classes, with_classes
 from lbtrain.data.tar import TarMembers
 from lbtrain.errors import RecipeError
+from lbtrain.recipe import DataConfig
 
 _SPLITS = {"train": ("train",), "val": ("val", "validation", "test")}
+NO_VALIDATION = "none"
 LAYOUTS = """\
-  folder            root/train/CLASS/IMAGE.jpg and root/val/CLASS/IMAGE.jpg (or root/validation)
-  tar               root/train.tar with CLASS/IMAGE.jpg inside, or root/train/*.tar, one per class or as shards; root/val likewise
-  parquet           root/train-*.parquet or root/data/train-*.parquet; root/validation-* likewise (Hugging Face's names)
-  timm:hfds/NAME    a data set of the package `datasets`, with root as its cache folder"""
+  folder            root/train/CLASS/IMAGE.jpg and root/val/CLASS/IMAGE.jpg (or root/validation); or
+  root/CLASS/IMAGE.jpg
+                    with data.validation_share=0.1
+  tar               root/train.tar with CLASS/IMAGE.jpg inside, or with KEY.jpg and KEY.cls (webdataset), or
+                    root/train/*.tar, one per class or as shards; root/val likewise
+  parquet           root/train-*.parquet or root/data/train-*.parquet; root/validation-* likewise (Hugging
+  Face's names) timm:hfds/NAME    a data set of the package `datasets`, with root as its cache folder
+  """
 
 
-def open_container(form: str, root: Path, split: str) -> Container:
-    """The `train` or `val` half. What was opened stays open: a plan, a census and a task all ask. Raises
-    RecipeError.
+def open_splits(config: DataConfig, root: Path) -> tuple[Container, Container | None]:
+    """The training and the validation split. What was opened stays open: plan, statistics and task all ask.
+    Raises RecipeError.
     """
-    container = _open(form, root, split)
-    if split != "train":
-        _check_classes(container, _open(form, root, "train"), root)
-    return container
+    classes = Path(config.classes).expanduser() if config.classes else None
+    places = (config.format, root, config.validation_root, config.validation_share, classes)
+    return _open_splits(*places)
 
 
-@functools.lru_cache(maxsize=4)
-def _open(form: str, root: Path, split: str) -> Container:
+@functools.lru_cache(maxsize=2)
+def _open_splits(
+    form: str, root: Path, validation_root: str, share: float, classes: Path | None
+) -> tuple[Container, Container | None]:
+    train, validation = _splits(form, root, validation_root, share)
+    if classes:
+        numbers = read_classes(classes)
+        train = with_classes(train, numbers, classes)
+        validation = with_classes(validation, numbers, classes) if validation else None
+    if validation:
+        validation = _with_classes_of(validation, train, root)
+    return train, validation
+
+
+def _splits(form: str, root: Path, validation_root: str, share: float) -> tuple[Container, Container | None]:
+    train = _found(form, root, "train")
+    own = None if validation_root else _found(form, root, "val")
+    if not train and (share or validation_root):
+        train = Files(root) if form in ("auto", "folder") else None
+    if not train:
+        raise _no_images(form, root, "training", "")
+    if share and (own or validation_root):
+        place = (
+            f"data.validation_root={validation_root}" if validation_root else f"{root} has a validation split"
+        )
+        raise RecipeError(f"data.validation_share={share:g}, but {place}: use one of the two")
+    if share:
+        return hold_out(train, share)
+    if validation_root == NO_VALIDATION:
+        return train, None
+    if validation_root:
+        own = _elsewhere(form, Path(validation_root).expanduser())
+    if not own:
+        raise _no_images(
+            form,
+            root,
+            "validation",
+            " Hold some training images out with data.validation_share=0.1, name another folder with "
+            "data.validation_root=FOLDER, or train without validation: "
+            f"data.validation_root={NO_VALIDATION}.",
+        )
+    return train, own
+
+
+def _elsewhere(form: str, root: Path) -> Container:
+    """A validation split in a folder of its own: CLASS/IMAGE directly in it, or any layout that it has one
+    in.
+    """
+    if not root.is_dir():
+        raise RecipeError(f"data.validation_root={root}: no such folder")
+    return _found(form, root, "val") or Files(root)
+
+
+def _no_images(form: str, root: Path, split: str, remedy: str) -> RecipeError:
+    return RecipeError(
+        f"data.root={root}: no {split} images in it, data.format={form}.{remedy} Known layouts:\n{LAYOUTS}"
+    )
+
+
+def _found(form: str, root: Path, split: str) -> Container | None:
+    """The split in the first place that has it. Raises RecipeError where two layouts have it."""
     if form.startswith("timm:"):
         return _through_timm(form.removeprefix("timm:"), root, split)
     if form not in ("auto", *_FINDERS):
@@ -38,73 +106,118 @@ def _open(form: str, root: Path, split: str) -> Container:
             f"data.format={form}: not a layout known. Known layouts, found by themselves with "
             f"data.format=auto:\n{LAYOUTS}"
         )
-    for name in _FINDERS if form == "auto" else (form,):
-        for part in _SPLITS[split]:
-            if container := _FINDERS[name](root, part):
-                return container
-    raise RecipeError(
-        f"data.root={root}: no {split} photos in it, data.format={form}. Known layouts:\n{LAYOUTS}"
+    there = [(part, place) for part in _SPLITS[split] if (place := _place(form, root, part))]
+    if not there:
+        return None
+    (part, (name, paths)), *others = there
+    container = _open(name, paths, part)
+    if others:
+        names = tuple(name for name, _ in others)
+        container.notes += (Note("left out, other splits beside the validation split", len(names), names),)
+    return container
+
+
+def _place(form: str, root: Path, part: str) -> tuple[str, Sequence[Path]] | None:
+    """The layout of a split and its files. Raises RecipeError where there are two."""
+    names = _FINDERS if form == "auto" else (form,)
+    found = [(name, paths) for name in names if (paths := _FINDERS[name](root, part))]
+    if len(found) > 1:
+        both = " and ".join(f"{name} ({paths[0]})" for name, paths in found)
+        raise RecipeError(f"data.root={root}: two layouts in one place, {both}. Choose one with data.format")
+    return found[0] if found else None
+
+
+def _open(name: str, places: Sequence[Path], part: str) -> Container:
+    if name == "folder":
+        return Files(places[0])
+    _check_generations(places)
+    return (
+        TarMembers(places, per_class=places[0].parent.name == part) if name == "tar" else ParquetRows(places)
     )
 
 
-def _folder(root: Path, part: str) -> Container | None:
-    return Files(root / part) if _has(root / part, Path.is_dir) else None
+def _folder(root: Path, part: str) -> Sequence[Path]:
+    folder = root / part
+    return [folder] if folder.is_dir() and any(path.is_dir() for path in folder.iterdir()) else []
 
 
-def _tars(root: Path, part: str) -> Container | None:
-    if (root / f"{part}.tar").is_file():
-        return TarMembers([root / f"{part}.tar"])
-    found = sorted((root / part).glob("*.tar")) or sorted(root.glob(f"{part}-*.tar"))
-    return TarMembers(found) if found else None
+def _tars(root: Path, part: str) -> Sequence[Path]:
+    return _one_place(
+        [root / f"{part}.tar"] if (root / f"{part}.tar").is_file() else [],
+        sorted((root / part).glob("*.tar")),
+        sorted({*root.glob(f"{part}-*.tar"), *root.glob(f"*-{part}-*.tar")}),
+    )
 
 
-def _parquets(root: Path, part: str) -> Container | None:
-    found = [path for folder in (root, root / "data") for path in sorted(folder.glob(f"{part}*.parquet"))]
-    found = found or sorted((root / part).glob("*.parquet"))
-    return ParquetRows(found) if found else None
+def _parquets(root: Path, part: str) -> Sequence[Path]:
+    return _one_place(
+        sorted(root.glob(f"{part}*.parquet")),
+        sorted((root / "data").glob(f"{part}*.parquet")),
+        sorted((root / part).glob("*.parquet")),
+    )
 
 
-_FINDERS: dict[str, Callable[[Path, str], Container | None]] = {
+def _one_place(*candidates: list[Path]) -> Sequence[Path]:
+    """The files of the only place that has any. Raises RecipeError where two have some."""
+    found = [paths for paths in candidates if paths]
+    if len(found) > 1:
+        both = " and ".join(str(paths[0]) for paths in found[:2])
+        raise RecipeError(f"the split is there twice, {both}: remove one of them, or set data.root to one")
+    return found[0] if found else []
+
+
+_FINDERS: dict[str, Callable[[Path, str], Sequence[Path]]] = {
     "tar": _tars,
     "parquet": _parquets,
     "folder": _folder,
 }
+_SHARD = re.compile(r"(.*?)([0-9]+)-of-([0-9]+)(.*)")
 
 
-def _has(folder: Path, kind: Callable[[Path], bool]) -> bool:
-    return folder.is_dir() and any(kind(path) for path in folder.iterdir())
+def _check_generations(paths: Sequence[Path]) -> None:
+    """Raises RecipeError for shards NAME-00000-of-00008 that are not all there, or not of one generation."""
+    parsed = {path: _SHARD.fullmatch(path.name) for path in paths}
+    totals = {match and (match[1], match[3], match[4]): path for path, match in parsed.items()}
+    if len(totals) > 1 and any(totals):
+        names = " and ".join(sorted(path.name for path in totals.values())[:2])
+        raise RecipeError(f"{paths[0].parent}: {names} are of two generations of shards; remove one of them")
+    numbers = {int(match[2]) for match in parsed.values() if match}
+    total = next((int(match[3]) for match in parsed.values() if match), 0)
+    first = int(total in numbers)  # some count from 1
+    if missing := sorted(set(range(first, total + first)) - numbers):
+        raise RecipeError(
+            f"{paths[0].parent}: {len(numbers)} of {total} shards are there; the first that is missing has "
+            "number "
+            f"{missing[0]}. Fetch it"
+        )
 
 
 def _through_timm(name: str, root: Path, split: str) -> Container:
     if name.partition("/")[0] != "hfds":
         raise RecipeError(
             f"data.format=timm:{name}: only timm's hfds readers give samples in any order, which the sample "
-            "stream needs (wds, tfds and "
-            f"hfids are streams; folders and tar files are read without a prefix). Known layouts:\n{LAYOUTS}"
+            "stream needs (wds, tfds and hfids are streams; folders and tar files are read without a "
+            "prefix). "
+            f"Known layouts:\n{LAYOUTS}"
         )
     return Rows(name, root, "validation" if split == "val" else split)
 
 
-def _check_classes(container: Container, train: Container, root: Path) -> None:
-    """Gives the validation half the labels of the training half, where a class of either may have no images."""
+def _with_classes_of(container: Container, train: Container, root: Path) -> Container:
+    """The validation split with the labels of the training split; either may lack images of a class."""
     ours, theirs = container.classes, train.classes
     if ours is None or theirs is None or list(ours) == list(theirs):
-        return
-    if strangers := sorted(set(ours) - set(theirs)):
+        return container
+    with_images = {ours[label] for label in np.unique(container.labels)}
+    if strangers := sorted(with_images - set(theirs)):
         raise RecipeError(
             f"data.root={root}: classes {_some(strangers)} are in val but have no images in train"
         )
     label_of = {name: label for label, name in enumerate(theirs)}
-    container.labels = np.array([label_of[name] for name in ours], np.int64)[container.labels]
-    container.classes = theirs
+    table = np.array([label_of.get(name, -1) for name in ours], np.int64)
+    everything = np.arange(len(container))
+    return Part(container, everything, labels=table[container.labels], classes=theirs)
 
 
 def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
-def num_classes(container: Container) -> int:
-    """By the names of the classes; where there are none, by the largest label."""
-    return (
-        len(container.classes) if container.classes is not None else int(container.labels.max(initial=-1)) + 1
-    )
+    return ", ".join(map(printable, names[:3])) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -47,14 +47,14 @@ class _OrError(Dataset[tuple[Any, str]]):
 
 
 class _Tally:
-    """Images replaced in the batches that this process has handed out (not in those that are loaded ahead)."""
+    """Images replaced in the batches that this process has handed out, not in those loaded ahead."""
 
     count = 0
     paused = False
 
     @contextmanager
     def pause(self) -> Iterator[None]:
-        """For batches that are looked at beside the training: they come again in their turn, and count then."""
+        """For batches that are looked at beside the training: they count when their turn comes."""
         self.paused = True
         try:
             yield

@@ -1,5 +1,5 @@
 """Images in parquet files as Hugging Face publishes data sets: a column of encoded images, a column of class
-numbers.
+numbers or names.
 
 Parquet is read a row group at a time, whatever one asks for, so one random image costs a whole group
 (ImageNet's have 100 images): fine on a local disk, poor over a network. docs/data.md says what to do then.
@@ -13,33 +13,63 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from lbtrain.errors import RecipeError
+from lbtrain.data.index import Note, Notes, natural_key
+from lbtrain.data.progress import Progress
+from lbtrain.errors import DataError, RecipeError
 
 _GROUPS_KEPT = 4
+_LABELS = ("label", "labels", "fine_label", "cls", "class", "target")
+"""Names of the column with the classes, the first that is there; ClassLabel is what `datasets` calls its
+type.
+"""
 
 
 class ParquetRows:
     """Rows in the order of the files and of the rows in them. Files and groups are opened in the process that
-    reads them.
+    reads them. Raises RecipeError for files without a column of images and a column of labels that is known
+    by its name, or files that do not go together, DataError for damaged ones.
     """
 
     def __init__(self, files: Sequence[Path]):
         self._files = [str(path) for path in files]
-        self.classes: Sequence[str] | None = None
         self._groups: list[tuple[int, int]] = []
-        sizes, labels = [], []
+        counts, sizes, labels = [], [], _Labels()
+        progress = Progress(f"indexing {files[0].parent}", len(files))
+        columns = ("", "")
         for shard, path in enumerate(self._files):
             file = _open(path)
-            self._image, label = _columns(path, file.schema_arrow)
-            self.classes = _class_names(file.schema_arrow, label)
-            labels.append(_labels(path, file, label))
+            found = _columns(path, file.schema_arrow)
+            if shard and found != columns:
+                raise RecipeError(
+                    f"{path}: images and labels in {' and '.join(found)}, in {self._files[0]} in "
+                    f"{' and '.join(columns)}: are these files of one data set?"
+                )
+            columns = found
+            labels.add(path, _values(path, file, columns[1]), _class_names(file.schema_arrow, columns[1]))
             for number in range(file.num_row_groups):
+                group = file.metadata.row_group(number)
                 self._groups.append((shard, number))
-                sizes.append(file.metadata.row_group(number).num_rows)
-        self.labels = np.concatenate(labels)
-        self._ends = np.cumsum(sizes)
+                counts.append(group.num_rows)
+                sizes.append(group.total_byte_size)
+            progress.add(1)
+        self._image = columns[0]
+        self.labels, self.classes, self.notes = labels.numbered()
+        self.sizes = np.repeat(np.array(sizes, np.int64), counts)
+        self._ends = np.cumsum(counts)
         self._forget()
+
+    @property
+    def names(self) -> NDArray[np.bytes_]:
+        starts = self._ends - np.diff(self._ends, prepend=0)
+        return np.array(
+            [
+                f"{os.path.basename(self._files[shard])}:{number}:{row}".encode()
+                for (shard, number), start, end in zip(self._groups, starts, self._ends, strict=True)
+                for row in range(end - start)
+            ]
+        )
 
     def _forget(self) -> None:
         self._process = os.getpid()
@@ -73,9 +103,7 @@ class ParquetRows:
             shard, number = self._groups[group]
             if shard not in self._open:
                 self._open[shard] = _open(self._files[shard])
-            self._kept[group] = (
-                self._open[shard].read_row_group(number, columns=[self._image], use_threads=False).column(0)
-            )
+            self._kept[group] = _column(self._open[shard], number, self._image)
             if len(self._kept) > _GROUPS_KEPT:
                 self._kept.popitem(last=False)
         return self._kept[group]
@@ -89,45 +117,146 @@ def _open(path: str) -> Any:
     import pyarrow.parquet
 
     try:
-        return pyarrow.parquet.ParquetFile(path, memory_map=True)
-    except (OSError, pyarrow.ArrowException) as error:
-        raise RecipeError(f"{path}: not a whole parquet file ({error})") from error
+        file = pyarrow.parquet.ParquetFile(path, memory_map=True, page_checksum_verification=True)
+    except (OSError, ValueError, pyarrow.ArrowException) as error:
+        raise DataError(f"{path}: not a whole parquet file ({error}); fetch or write it again") from error
+    rows = [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
+    if sum(rows) != file.metadata.num_rows:
+        raise DataError(
+            f"{path}: not a whole parquet file ({sum(rows)} rows in its {len(rows)} row groups, but "
+            f"{file.metadata.num_rows} stated); fetch or write it again"
+        )
+    return file
+
+
+def _column(file: Any, group: int, name: str) -> Any:
+    """One column of a row group. Raises OSError where it is damaged."""
+    import pyarrow
+
+    try:
+        values = file.read_row_group(group, columns=[name], use_threads=False).column(0)
+    except (ValueError, pyarrow.ArrowException) as error:  # a column's name that is no UTF-8 any more, too
+        raise OSError(str(error)) from error
+    if len(values) != file.metadata.row_group(group).num_rows:
+        raise OSError(f"{len(values)} values of {name}, not {file.metadata.row_group(group).num_rows}")
+    return values
 
 
 def _columns(path: str, schema: Any) -> tuple[str, str]:
-    """The names of the columns with the encoded images and with the class numbers."""
+    """The names of the columns with the encoded images and with the classes."""
     import pyarrow.types as types
 
     def encoded(kind: Any) -> bool:
-        return (
+        return bool(
             types.is_binary(kind)
             or types.is_large_binary(kind)
             or (types.is_struct(kind) and kind.get_field_index("bytes") >= 0)
         )
 
+    def labels(kind: Any) -> bool:
+        kind = kind.value_type if types.is_dictionary(kind) else kind
+        return bool(types.is_integer(kind) or types.is_string(kind) or types.is_large_string(kind))
+
     images = [field.name for field in schema if encoded(field.type)]
-    labels = [field.name for field in schema if types.is_integer(field.type)]
-    preferred = [name for name in labels if name in ("label", "labels", "fine_label", "cls")] or labels
-    if len(images) != 1 or len(preferred) != 1:
+    typed = _class_label_columns(schema)
+    named = [name for name in (*_LABELS, *typed) if name in schema.names and labels(schema.field(name).type)]
+    if len(images) != 1 or not named:
         raise RecipeError(
-            f"{path}: columns {', '.join(f'{field.name} ({field.type})' for field in schema)}; one column "
-            "of encoded images and one of "
-            "class numbers called label are needed"
+            f"{path}: columns {', '.join(f'{field.name} ({field.type})' for field in schema)}. One column of "
+            "encoded images and one of class numbers or names are needed, the latter called "
+            f"{', '.join(_LABELS)} "
+            "or of the type ClassLabel"
         )
-    return images[0], preferred[0]
+    return images[0], named[0]
 
 
-def _labels(path: str, file: Any, column: str) -> Any:
-    values = file.read(columns=[column], use_threads=False).column(0)
-    if values.null_count:
-        raise RecipeError(f"{path}: {values.null_count} rows have no {column}")
-    return values.to_numpy().astype(np.int64)
+def _values(path: str, file: Any, column: str) -> NDArray[Any]:
+    """Of every row, its class as a number or a name. Raises DataError with the row group that is damaged."""
+    import pyarrow.types as types
+
+    parts = []
+    for number in range(file.num_row_groups):
+        try:
+            values = _column(file, number, column)
+        except OSError as error:
+            raise DataError(
+                f"{path}: damaged in row group {number}, of {file.num_row_groups} ({error}); fetch or write "
+                "it again"
+            ) from error
+        if values.null_count:
+            raise DataError(f"{path}: {values.null_count} rows of row group {number} have no {column}")
+        whole = types.is_integer(values.type)
+        parts.append(values.to_numpy().astype(np.int64) if whole else np.array(values.to_pylist(), np.str_))
+    return np.concatenate(parts) if parts else np.zeros(0, np.int64)
+
+
+def _features(schema: Any) -> dict[str, Any]:
+    """The notes that Hugging Face's `datasets` leaves in the file."""
+    try:
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+    except (KeyError, TypeError, ValueError, RecursionError):
+        return {}
+    return features if isinstance(features, dict) else {}
+
+
+def _class_label_columns(schema: Any) -> list[str]:
+    found = [
+        name
+        for name, feature in _features(schema).items()
+        if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
+    ]
+    return found if len(found) == 1 else []
 
 
 def _class_names(schema: Any, column: str) -> list[str] | None:
-    """From the notes that Hugging Face's `datasets` leaves in the file."""
-    try:
-        notes = json.loads((schema.metadata or {})[b"huggingface"])
-        return [str(name) for name in notes["info"]["features"][column]["names"]]
-    except (KeyError, TypeError, ValueError):
-        return None
+    feature = _features(schema).get(column)
+    names = feature.get("names") if isinstance(feature, dict) else None
+    return [str(name) for name in names] if isinstance(names, list) else None
+
+
+class _Labels:
+    """The labels of all files, brought to one numbering by their names."""
+
+    def __init__(self) -> None:
+        self._parts: list[NDArray[Any]] = []
+        self._names: list[str] | None = None
+        self._first = ""
+        self._notes = Notes()
+
+    def add(self, path: str, values: NDArray[Any], names: list[str] | None) -> None:
+        """Raises RecipeError for a file whose class names are not those of the first."""
+        text = values.dtype.kind == "U"
+        names = None if text else names
+        if not self._parts:
+            self._first, self._names = path, names
+        elif names != self._names or text != (self._parts[0].dtype.kind == "U"):
+            values = self._renumbered(path, values, names)
+        self._parts.append(values)
+
+    def _renumbered(self, path: str, values: NDArray[Any], names: list[str] | None) -> NDArray[Any]:
+        ours = self._names
+        if not ours or not names or sorted(ours) != sorted(names) or len(set(names)) < len(names):
+            raise RecipeError(
+                f"{path}: its classes are not those of {self._first} (names in one of them alone, or other "
+                "names); "
+                "write both with the same ClassLabel"
+            )
+        self._notes.add(
+            "files with the class names in another order, numbered by name", os.path.basename(path)
+        )
+        table = np.array([ours.index(name) for name in names], np.int64)
+        known = (values >= 0) & (values < len(names))  # another one is named when it is read
+        return np.where(known, table[np.where(known, values, 0)], values)
+
+    def numbered(self) -> tuple[NDArray[np.int64], Sequence[str] | None, tuple[Note, ...]]:
+        values = np.concatenate(self._parts)
+        if values.dtype.kind != "U":
+            return values, self._names, self._notes.collected()
+        found, labels = np.unique(values, return_inverse=True)
+        classes = sorted(map(str, found), key=natural_key)
+        place = {name: label for label, name in enumerate(classes)}
+        return (
+            np.array([place[str(name)] for name in found], np.int64)[labels],
+            classes,
+            self._notes.collected(),
+        )

@@ -1,7 +1,7 @@
 """The source of photos: a container, a view and a rule for what cannot be read."""
 
+import functools
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -9,8 +9,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lbtrain.data.augment import draws
-from lbtrain.data.containers import Container
-from lbtrain.data.decode import BrokenImage, Photo, unreadable
+from lbtrain.data.containers import Container, index_of
+from lbtrain.data.decode import MAX_PIXELS, BrokenImage, Photo, unreadable
+from lbtrain.data.index import SplitIndex
+from lbtrain.data.pixels import PixelRules
 from lbtrain.data.sources import Batch
 from lbtrain.data.stream import PADDING, Block
 from lbtrain.data.views import View
@@ -21,8 +23,7 @@ MOST_IN_A_ROW = 16
 
 
 class PhotoSource:
-    """Encoded photos, decoded and cut by `view`, normalised by mean and std per channel (in units of 0 to
-    255).
+    """Encoded photos, decoded and cropped by `view`, normalised by `rules`.
 
     A photo that cannot be read, or whose label is not in [0, num_classes), raises DataError with its path
     (on_error="raise"), or is replaced (on_error="replace") by the next in the data set that can be read, with
@@ -37,14 +38,15 @@ class PhotoSource:
         *,
         size: int,
         num_classes: int,
-        mean: Sequence[float],
-        std: Sequence[float],
+        rules: PixelRules,
         seed: int,
         on_error: str = "raise",
+        max_pixels: int = MAX_PIXELS,
     ):
         self.container, self.view, self.size, self.num_classes = container, view, size, num_classes
-        self.mean = torch.tensor(mean, dtype=torch.float32).view(-1, 1, 1)
-        self.std = torch.tensor(std, dtype=torch.float32).view(-1, 1, 1)
+        self.rules, self.max_pixels = rules, max_pixels
+        self.mean = torch.tensor(rules.mean, dtype=torch.float32).view(-1, 1, 1)
+        self.std = torch.tensor(rules.std, dtype=torch.float32).view(-1, 1, 1)
         self.seed = seed
         self.on_error = on_error
         self.replaced: list[str] = []
@@ -52,9 +54,9 @@ class PhotoSource:
     def __len__(self) -> int:
         return len(self.container)
 
-    def index(self) -> dict[str, Any]:
-        classes = self.container.classes
-        return {"classes": list(classes) if classes else None, "labels": self.container.labels}
+    @functools.cached_property
+    def index(self) -> SplitIndex:
+        return index_of(self.container)
 
     def fetch(self, block: Block) -> Batch:
         pixels = torch.empty(len(block.indices), 3, self.size, self.size)
@@ -87,7 +89,12 @@ class PhotoSource:
                 f"{self.container.name(index)}: label {label}, but there are {self.num_classes} classes"
             )
         try:
-            return self.view.look(Photo(self.container.read(index)), numbers, self.size), label
+            photo = Photo(
+                self.container.read(index),
+                interpolation=self.rules.interpolation,
+                max_pixels=self.max_pixels,
+            )
+            return self.view.look(photo, numbers, self.size, self.rules.crop_share), label
         except (BrokenImage, OSError) as error:
             raise unreadable(self.container.name(index), error) from error
 

@@ -4,15 +4,15 @@ import os
 import sys
 import time
 
-SECONDS_BETWEEN_LINES = 5.0
+SECONDS_BETWEEN_LINES = 2.0
 
 
 class Progress:
-    """Says on stderr, on rank 0, how much of `total` is done and how long the rest will take; nothing about
-    work of a few seconds.
+    """Says on stderr, on rank 0, how much of `total` is done and how long the rest will take, or how much is
+    done where the total is not known (0); nothing about work of less than two seconds.
     """
 
-    def __init__(self, what: str, total: int):
+    def __init__(self, what: str, total: int = 0):
         self.what, self.total = what, total
         self.started = self.said = time.monotonic()
         self.done = 0
@@ -24,7 +24,10 @@ class Progress:
         if now - self.said < SECONDS_BETWEEN_LINES or not self.speaks:
             return
         self.said = now
+        print(f"{self.what}: {self._state(now)}", file=sys.stderr, flush=True)
+
+    def _state(self, now: float) -> str:
+        if not self.total:
+            return f"{self.done:,} so far"
         left = (now - self.started) * (self.total - self.done) / max(1, self.done)
-        print(
-            f"{self.what}: {self.done / self.total:.0%}, about {left:.0f} s left", file=sys.stderr, flush=True
-        )
+        return f"{self.done / self.total:.0%}, about {left:.0f} s left"

@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lbtrain.data.arrays import Arrays, digits, read_arrays
+from lbtrain.data.containers import Container, Part, num_classes
+from lbtrain.data.index import DatasetIndex
 from lbtrain.data.instances import InstanceSource
-from lbtrain.data.layouts import num_classes, open_container
+from lbtrain.data.layouts import NO_VALIDATION, open_splits
 from lbtrain.data.photos import PhotoSource
+from lbtrain.data.pixels import IMAGENET_MEAN, IMAGENET_STD, levels, photo_rules
 from lbtrain.data.sources import ArraySource, Source, SyntheticSource
 from lbtrain.data.views import VIEWS
 from lbtrain.errors import RecipeError
@@ -24,7 +27,7 @@ if TYPE_CHECKING:  # needs pycocotools, which other data sets do without
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What a plan needs to know of a data set. Mean and standard deviation per channel, in units of 0 to 255."""
+    """What a plan needs to know of a data set. Mean and deviation per channel, in units of 0 to 255."""
 
     train_examples: int
     eval_examples: int
@@ -37,7 +40,6 @@ class DatasetInfo:
 
 PHOTOS = ("imagenet", "imagefolder")
 _OWN_DATA = "a data set of your own is data.name=imagefolder"
-_IMAGENET_MEAN, _IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 _AS_CAFFE = (1.0, 1.0, 1.0)
 """Caffe subtracts the mean and leaves the scale of 0 to 255: AlexNet's initial weights and its local response
 norm are made for that.
@@ -48,12 +50,12 @@ _FACTS = {
     "cifar100": DatasetInfo(50_000, 10_000, 100, 3, 32, (129.30, 124.07, 112.43), (68.17, 65.39, 70.42)),
     "mnist": DatasetInfo(60_000, 10_000, 10, 1, 28, (33.32,), (78.57,)),
     "fashion_mnist": DatasetInfo(60_000, 10_000, 10, 1, 28, (72.94,), (90.02,)),
-    "imagenet": DatasetInfo(1_281_167, 50_000, 1000, 3, 224, _IMAGENET_MEAN, _IMAGENET_STD),
-    "shapes": DatasetInfo(768, 96, 4, 3, 96, _IMAGENET_MEAN, _IMAGENET_STD),
+    "imagenet": DatasetInfo(1_281_167, 50_000, 1000, 3, 224, IMAGENET_MEAN, IMAGENET_STD),
+    "shapes": DatasetInfo(768, 96, 4, 3, 96, IMAGENET_MEAN, IMAGENET_STD),
     "coco": DatasetInfo(
-        117_266, 5_000, 80, 3, 800, _IMAGENET_MEAN, _IMAGENET_STD
+        117_266, 5_000, 80, 3, 800, IMAGENET_MEAN, IMAGENET_STD
     ),  # without data.root: COCO 2017's, empty images left out
-    "synthetic": DatasetInfo(1_281_167, 512, 1000, 3, 224, _IMAGENET_MEAN, _IMAGENET_STD),
+    "synthetic": DatasetInfo(1_281_167, 512, 1000, 3, 224, IMAGENET_MEAN, IMAGENET_STD),
 }
 
 
@@ -61,27 +63,52 @@ def dataset_info(config: DataConfig) -> DatasetInfo:
     """The facts of the data set that `config` names; only an imagefolder has to be there to be counted.
     Raises RecipeError.
     """
+    _check_keys(config)
     if config.name == "imagefolder":
-        halves = [open_container(config.format, _root(config), split) for split in ("train", "val")]
+        train, validation = open_splits(config, _root(config))
         known = DatasetInfo(
-            len(halves[0]), len(halves[1]), num_classes(halves[0]), 3, 224, _IMAGENET_MEAN, _IMAGENET_STD
+            len(train), len(validation or ()), num_classes(train), 3, 224, IMAGENET_MEAN, IMAGENET_STD
         )
     elif config.name == "coco" and (config.root or os.environ.get("LBTRAIN_DATA")):
-        train, evaluation = _coco_half(config, train=True), _coco_half(config, train=False)
-        _check_same_categories(train, evaluation)
+        train_half, evaluation = _coco_half(config, train=True), _coco_half(config, train=False)
+        _check_same_categories(train_half, evaluation)
         known = dataclasses.replace(
             _FACTS["coco"],
-            train_examples=len(train),
+            train_examples=len(train_half),
             eval_examples=len(evaluation),
-            num_classes=len(train.class_names),
+            num_classes=len(train_half.class_names),
         )
     else:
         known = _FACTS[config.name]
+    if config.validation_root == NO_VALIDATION:
+        known = dataclasses.replace(known, eval_examples=0)
     if config.augmentation == "alexnet":
         known = dataclasses.replace(known, std=_AS_CAFFE)
     return dataclasses.replace(
-        known, image_size=config.image_size or known.image_size, train_examples=_train_examples(config, known)
+        known,
+        image_size=config.image_size or known.image_size,
+        train_examples=_train_examples(config, known),
+        mean=levels(config.mean, "data.mean", known.mean),
+        std=levels(config.std, "data.std", known.std),
     )
+
+
+_FOR_PHOTOS = ("classes", "crop_share", "interpolation", "validation_root", "validation_share")
+
+
+def _check_keys(config: DataConfig) -> None:
+    """Raises RecipeError for keys that would change nothing."""
+    unused = [key for key in _FOR_PHOTOS if getattr(config, key) != getattr(DataConfig(), key)]
+    if config.name not in PHOTOS and unused:
+        raise RecipeError(
+            f"data.{unused[0]}={getattr(config, unused[0])}: only photos take it "
+            f"(data.name={' or '.join(PHOTOS)}), and "
+            f"data.name is {config.name}"
+        )
+    if config.name == "imagenet" and config.validation_share:
+        raise RecipeError(
+            f"data.validation_share={config.validation_share:g}: imagenet has a validation split; {_OWN_DATA}"
+        )
 
 
 def _train_examples(config: DataConfig, known: DatasetInfo) -> int:
@@ -97,9 +124,10 @@ def _train_examples(config: DataConfig, known: DatasetInfo) -> int:
     return config.train_examples or known.train_examples
 
 
-def open_source(config: DataConfig, *, train: bool, seed: int) -> Source:
-    """The training or evaluation half of a data set. Raises RecipeError where the files are not there, naming
-    the layouts it knows.
+def open_source(config: DataConfig, *, train: bool, seed: int, model: str = "") -> Source:
+    """The training or validation split of a data set, with the pixels of photos as the recipe says, or as the
+    classifier `model` was made for. Raises RecipeError where the files are not there, naming the layouts it
+    knows.
     """
     known = dataset_info(config)
     if config.name == "synthetic":
@@ -110,7 +138,7 @@ def open_source(config: DataConfig, *, train: bool, seed: int) -> Source:
             known.image_size,
         )
     if config.name in PHOTOS:
-        return _photos(config, known, train, seed)
+        return _photos(config, known, train, seed, model)
     if config.augmentation not in ("none", "crop_flip"):
         raise RecipeError(
             f"data.augmentation={config.augmentation} is for photos; {config.name} takes none or crop_flip"
@@ -150,23 +178,38 @@ def _checked_arrays(config: DataConfig, train: bool) -> Arrays:
     return images, labels
 
 
-def _photos(config: DataConfig, known: DatasetInfo, train: bool, seed: int) -> Source:
+def _photos(config: DataConfig, known: DatasetInfo, train: bool, seed: int, model: str) -> Source:
     if config.augmentation not in VIEWS:
         raise RecipeError(f"data.augmentation={config.augmentation}: {config.name} takes {', '.join(VIEWS)}")
-    container = open_container(config.format, _root(config), "train" if train else "val")
+    training, validation = open_splits(config, _root(config))
+    container: Container = training if train else validation or Part(training, np.zeros(0, np.int64))
     expected = known.train_examples if train else known.eval_examples
     if len(container) != expected or num_classes(container) > known.num_classes:
         half, found = "training" if train else "validation", num_classes(container)
         raise RecipeError(
             f"data.root={config.root}: {len(container):,} {half} images of {found} classes, but "
-            f"{config.name} has {expected:,} of "
-            f"{known.num_classes}; {_OWN_DATA}"
+            f"{config.name} has {expected:,} of {known.num_classes}; {_OWN_DATA}"
         )
-    view = VIEWS[config.augmentation if train else "none"]
-    shape = {"size": known.image_size, "num_classes": known.num_classes}
+    rules = photo_rules(config, model)
     return PhotoSource(
-        container, view, **shape, mean=known.mean, std=known.std, seed=seed, on_error=config.on_error
+        container,
+        VIEWS[config.augmentation if train else "none"],
+        size=known.image_size,
+        num_classes=known.num_classes,
+        rules=dataclasses.replace(rules, std=known.std) if config.augmentation == "alexnet" else rules,
+        seed=seed,
+        on_error=config.on_error,
+        max_pixels=config.max_pixels,
     )
+
+
+def dataset_index(config: DataConfig) -> DatasetIndex:
+    """What the data set says of itself. Opens it: raises RecipeError where it is not there."""
+    if config.name in ("shapes", "coco"):
+        train, validation = (open_instances(config, train=train).index for train in (True, False))
+    else:
+        train, validation = (open_source(config, train=train, seed=0).index for train in (True, False))
+    return DatasetIndex(train, validation if validation.num_images else None)
 
 
 def open_instances(config: DataConfig, *, train: bool) -> InstanceSource:

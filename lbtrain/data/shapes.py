@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as rle
 
+from lbtrain.data.index import SplitIndex, digests
 from lbtrain.data.instances import Sample
 
 CLASS_NAMES = ("disc", "square", "triangle", "ring")
@@ -29,12 +30,12 @@ class ShapesSource:
     def __init__(self, num_images: int, image_size: int, *, first: int):
         self.first, self.image_size = first, image_size
         self.sizes = np.full((num_images, 2), image_size, np.int64)
+        self.index = SplitIndex(
+            num_images, len(CLASS_NAMES), CLASS_NAMES, digests(first=first, sizes=self.sizes)
+        )
 
     def __len__(self) -> int:
         return len(self.sizes)
-
-    def index(self) -> dict[str, Any]:
-        return {"first": self.first, "sizes": self.sizes}
 
     def __getitem__(self, index: int) -> Sample:
         return draw(self.first + index, self.image_size)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lbtrain.data.augment import crop_flip
+from lbtrain.data.index import SplitIndex, digests
 from lbtrain.data.stream import Block
 
 Batch = tuple[Tensor, Tensor]
@@ -18,16 +19,16 @@ Batch = tuple[Tensor, Tensor]
 
 
 class Source(Protocol):
-    """The images of one half of a data set, by index."""
+    """The images of one split of a data set, by number."""
+
+    @property
+    def index(self) -> SplitIndex:
+        """Counts, classes, notes, and a fingerprint that is the same wherever the same data are."""
 
     def __len__(self) -> int: ...
 
     def fetch(self, block: Block) -> Batch:
         """The batch of a block of the sample stream: the same in any process, augmentation included."""
-        ...
-
-    def index(self) -> dict[str, Any]:
-        """See `lbtrain.data.fingerprint.Indexed`."""
         ...
 
 
@@ -66,12 +67,13 @@ class ArraySource(InMemorySource):
         self.std = torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1)
         self.augment = augment
         self.seed = seed
+        classes = int(self.labels.max()) + 1 if len(labels) else 0
+        self.index = SplitIndex(
+            len(labels), classes, None, digests(images=images, labels=self.labels.numpy())
+        )
 
     def __len__(self) -> int:
         return len(self.labels)
-
-    def index(self) -> dict[str, Any]:
-        return {"images": self.images, "labels": self.labels}
 
     def fetch(self, block: Block) -> Batch:
         indices = torch.from_numpy(block.indices).to(self.device, non_blocking=True)
@@ -93,12 +95,10 @@ class SyntheticSource(InMemorySource):
         self.pool = torch.randn(
             64, channels, image_size, image_size, generator=torch.Generator().manual_seed(0)
         )
+        self.index = SplitIndex(num_examples, num_classes, None, digests(classes=num_classes))
 
     def __len__(self) -> int:
         return self.num_examples
-
-    def index(self) -> dict[str, Any]:
-        return {"classes": self.num_classes}
 
     def fetch(self, block: Block) -> Batch:
         indices = torch.from_numpy(block.indices).to(self.device, non_blocking=True)

@@ -5,152 +5,184 @@ timm's own tar reader was not taken: it shares one file position among the forke
 object per member in each, and its index is neither checked against the files nor written in one go.
 """
 
-import contextlib
-import hashlib
+import json
 import os
-import tarfile
-from collections.abc import Iterator, Sequence
+import posixpath
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from lbtrain.data.formats import is_image
+from lbtrain.data.index import Note, Notes, natural_key, printable
+from lbtrain.data.kept import Arrays, keep_index, read_index, stamp_of
 from lbtrain.data.progress import Progress
-from lbtrain.errors import RecipeError
+from lbtrain.data.samples import Labels, are_numbers, labels_of_samples
+from lbtrain.data.tar_scan import Member, scan
+from lbtrain.errors import DataError, RecipeError
+
+SPLIT_FOLDERS = ("train", "val", "validation", "test")
 
 
 class TarMembers:
-    """Images in one tar file (CLASS/IMAGE inside) or several (the same, or one file per class with the images
-    directly inside).
+    """Images in one tar file or several, ordered by class, then by path.
 
-    The class of an image is the last folder of its path, or the tar file's name where there is none. Ordered
-    as timm orders files.
+    The class is the label of a webdataset sample, or the first folder (CLASS/IMAGE, below train/ or any other
+    folder that all images share). `per_class`: where images lie directly in a tar file, its name is the
+    class. Raises RecipeError for tar files without classes, DataError for damaged ones (see `scan`).
     """
 
-    def __init__(self, tars: Sequence[Path]):
-        index = _read_index(tars) or _keep_index(tars, _scan(tars))
+    def __init__(self, tars: Sequence[Path], *, per_class: bool = False):
+        index = read_index(tars) or keep_index(tars, stamp_of(tars), _index(tars, per_class))
         self._tars = [str(path) for path in tars]
-        self._shards, self._starts, self._sizes, self._names = (
+        self._shards, self._starts, self.sizes, self.names = (
             index[key] for key in ("shards", "starts", "sizes", "names")
         )
         self.labels = index["labels"]
-        self.classes: Sequence[str] | None = [os.fsdecode(name) for name in index["classes"].tolist()]
+        self.classes: Sequence[str] | None = [os.fsdecode(name) for name in index["classes"].tolist()] or None
+        self.notes = tuple(
+            Note(what, count, tuple(names)) for what, count, names in json.loads(str(index["notes"]))
+        )
         self._files: dict[int, int] = {}
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def read(self, index: int) -> bytes:
-        shard, size = int(self._shards[index]), int(self._sizes[index])
+        shard, size = int(self._shards[index]), int(self.sizes[index])
         if shard not in self._files:
             self._files[shard] = os.open(self._tars[shard], os.O_RDONLY | os.O_CLOEXEC)
         # pread leaves the position alone, so that workers may share what was opened before they were forked.
         return os.pread(self._files[shard], size, int(self._starts[index]))
 
     def name(self, index: int) -> str:
-        return f"{self._tars[int(self._shards[index])]}:{os.fsdecode(self._names[index].item())}"
+        return f"{self._tars[int(self._shards[index])]}:{os.fsdecode(self.names[index].item())}"
 
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"_files": {}}
 
 
-Index = dict[str, NDArray[Any]]
-"""Of each image: shards, starts, sizes, labels, names; and the names of the classes. `stamp` says of which
-files in which state.
-"""
+class _Image(NamedTuple):
+    group: str
+    name: str
+    shard: int
+    member: Member
 
 
-def _scan(tars: Sequence[Path]) -> Index:
-    from timm.utils.misc import natural_key
-
-    progress = Progress(f"indexing {tars[0].parent}", sum(path.stat().st_size for path in tars))
-    found = [member for number, path in enumerate(tars) for member in _members(number, path, progress)]
-    if not found:
+def _index(tars: Sequence[Path], per_class: bool) -> Arrays:
+    """Of each image: shards, starts, sizes, labels, names; then the class names, and notes as JSON."""
+    progress, notes = (
+        Progress(f"indexing {tars[0].parent}", sum(path.stat().st_size for path in tars)),
+        Notes(),
+    )
+    files = [scan(path, progress, notes) for path in tars]
+    labels = [_labels(path, each, notes) for path, each in zip(tars, files, strict=True)]
+    if any(labels):
+        images, classes = _in_samples(tars, files, labels)
+    else:
+        images = _in_folders(tars, files, per_class, notes)
+        classes = sorted({image.group for image in images}, key=natural_key)
+    if not images:
         raise RecipeError(
             f"{', '.join(map(str, tars[:3]))}: no images in the tar files; members are expected as "
-            "CLASS/IMAGE.jpg"
+            "CLASS/IMAGE.jpg, "
+            "or as KEY.jpg with KEY.cls"
         )
-    found.sort(key=lambda member: (natural_key(member[0]), natural_key(member[1])))
-    classes = sorted({member[0] for member in found}, key=natural_key)
     label_of = {name: label for label, name in enumerate(classes)}
-    names, shards, starts, sizes = zip(*(member[1:] for member in found), strict=True)
+    numbers = [label_of[image.group] if classes else int(image.group) for image in images]
+    order = sorted(
+        range(len(images)),
+        key=lambda place: (numbers[place], natural_key(images[place].name), images[place].shard),
+    )
     return {
-        "shards": np.array(shards, np.int32),
-        "starts": np.array(starts, np.int64),
-        "sizes": np.array(sizes, np.int64),
-        "labels": np.array([label_of[member[0]] for member in found], np.int64),
-        "names": np.array([os.fsencode(name) for name in names]),
-        "classes": np.array([os.fsencode(name) for name in classes]),
-        "stamp": np.array(_stamp(tars)),
+        "shards": np.array([images[place].shard for place in order], np.int32),
+        "starts": np.array([images[place].member.start for place in order], np.int64),
+        "sizes": np.array([images[place].member.size for place in order], np.int64),
+        "labels": np.array([numbers[place] for place in order], np.int64),
+        "names": np.array([os.fsencode(images[place].name) for place in order]),
+        "classes": np.array([os.fsencode(name) for name in classes], np.bytes_),
+        "notes": np.array(json.dumps([(note.what, note.count, note.names) for note in notes.collected()])),
     }
 
 
-def _members(shard: int, path: Path, progress: Progress) -> Iterator[tuple[str, str, int, int, int]]:
-    """(class, name, shard, start, size) of the images in one tar file, with a line of progress now and then."""
-    from timm.data.readers.img_extensions import get_img_extensions
+def _labels(path: Path, files: dict[str, Member], notes: Notes) -> Labels | None:
+    with path.open("rb") as file:
 
-    extensions, at = get_img_extensions(as_set=True), 0
-    try:
-        with tarfile.open(path, "r:") as tar:
-            for member in tar:
-                folder, _, name = member.name.rpartition("/")
-                if (
-                    member.isfile()
-                    and not member.issparse()
-                    and os.path.splitext(name)[1].lower() in extensions
-                ):
-                    group = os.path.basename(folder) if folder not in ("", ".") else path.stem
-                    yield group, member.name, shard, member.offset_data, member.size
-                tar.members = []  # type: ignore[attr-defined]  # tarfile would keep an object per member
-                progress.add(member.offset_data - at)
-                at = member.offset_data
-    except (tarfile.TarError, OSError) as error:
-        raise RecipeError(
-            f"{path}: not a plain, whole tar file ({error}); a compressed one cannot be read at random: "
-            "unpack it"
-        ) from error
+        def read(member: Member) -> bytes:
+            return os.pread(file.fileno(), member.size, member.start)
+
+        return labels_of_samples(files, read, str(path), notes)
 
 
-def _stamp(tars: Sequence[Path]) -> str:
-    """The files, their sizes and times: an index with another stamp is stale."""
-    dataset_info = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in tars]
-    return hashlib.sha256(repr(dataset_info).encode()).hexdigest()
+def _in_samples(
+    tars: Sequence[Path], files: list[dict[str, Member]], labels: list[Labels | None]
+) -> tuple[list[_Image], list[str]]:
+    """The images with the labels of their samples, and the classes where labels are names, not numbers."""
+    without = next((path for path, each in zip(tars, labels, strict=True) if each is None), None)
+    if without:
+        raise DataError(
+            f"{without}: no labels in it, but other tar files of the split have some (KEY.cls or .json)"
+        )
+    images = [
+        _Image(label, name, shard, files[shard][name])
+        for shard, each in enumerate(labels)
+        for name, label in (each or {}).items()
+    ]
+    if all(are_numbers(each or {}) for each in labels):
+        return images, []
+    return images, sorted({image.group for image in images}, key=natural_key)
 
 
-def _cache_file(tars: Sequence[Path]) -> Path:
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lbtrain" / "tar"
-    return folder / (
-        hashlib.sha256("\n".join(str(path.resolve()) for path in tars).encode()).hexdigest()[:24] + ".npz"
-    )
+def _in_folders(
+    tars: Sequence[Path], files: list[dict[str, Member]], per_class: bool, notes: Notes
+) -> list[_Image]:
+    """The images with the names of their class folders, or of their tar files."""
+    found = [(shard, name) for shard, each in enumerate(files) for name in each if _is_wanted(name, notes)]
+    above = _shared_folders(name for _, name in found)
+    paths = [(shard, name, name.removeprefix(above)) for shard, name in found]
+    groups: list[set[str]] = [set() for _ in tars]
+    for shard, _, path in paths:
+        groups[shard].add(_group(path))
+    alone = len(tars) > 1 and len(set.union(*groups)) == 1
+    images: list[_Image] = []
+    seen: dict[str, int] = {}
+    for shard, name, path in paths:
+        if per_class and (alone or groups[shard] == {""}):
+            group = tars[shard].stem
+        elif not (group := _group(path)) or not name.startswith(above):
+            notes.add("left out, in no class folder", name)
+            continue
+        elif seen.setdefault(path, shard) != shard:
+            raise DataError(
+                f"{printable(name)} is in {tars[seen[path]]} and in {tars[shard]}: remove one of them"
+            )
+        images.append(_Image(group, name, shard, files[shard][name]))
+    if per_class and images and all(image.group == tars[image.shard].stem for image in images):
+        for tar in tars:
+            notes.add("classes guessed from the names of tar files", tar.name)
+    return images
 
 
-def _read_index(tars: Sequence[Path]) -> Index | None:
-    """The kept index, if it is whole and the files have not changed since."""
-    try:
-        with np.load(_cache_file(tars)) as kept:
-            index = dict(kept)
-    except (
-        Exception
-    ):  # not there, cut off, damaged: np.load raises whatever its parts do, and all it costs is a scan
-        return None
-    return index if str(index.get("stamp")) == _stamp(tars) else None
+def _group(path: str) -> str:
+    """The first folder of a path; empty where there is none."""
+    return path.partition("/")[0] if "/" in path else ""
 
 
-def _keep_index(tars: Sequence[Path], index: Index) -> Index:
-    """Written beside and renamed: readers, other ranks among them, find a whole index or none. A place that
-    cannot be written is none.
-    """
-    path = _cache_file(tars)
-    new = path.with_name(f"{path.stem}.{os.uname().nodename}.{os.getpid()}.new")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with new.open("wb") as file:
-            np.savez(file, **index)  # type: ignore[arg-type]
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            new.unlink()
-    return index
+def _is_wanted(name: str, notes: Notes) -> bool:
+    if name[0] == "." or "/." in name:
+        notes.add("left out, hidden", name)
+    elif is_image(name):
+        return True
+    else:
+        notes.add("left out, no image by the ending of the name", name)
+    return False
+
+
+def _shared_folders(names: Iterable[str]) -> str:
+    """The folders that all images lie in, such as imagenet/train/, without the class folder."""
+    folders = {posixpath.dirname(name) for name in names} - {""}
+    shared = posixpath.commonpath(folders) if folders else ""
+    if shared in folders and posixpath.basename(shared) not in SPLIT_FOLDERS:
+        shared = posixpath.dirname(shared)  # a class folder: images lie directly in it
+    return f"{shared}/" if shared else ""

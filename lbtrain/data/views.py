@@ -1,21 +1,21 @@
-"""Named ways of looking at a photo, for training and for scoring. A view is a pure function of the photo and
-the sample's own draws.
+"""Views of a photo: which part of it is seen, and how it is varied. Each view is a pure function of the photo
+and the sample's own draws.
 
-none            as for scoring: shorter side to 256, centre 224 (for other sizes in proportion)
+none            as for scoring: shorter side to size / data.crop_share (256 for 224), centre crop
 imagenet        a box of 8 % to 100 % of the area and 3/4 to 4/3 wide for its height, resized to 224 x 224,
-flipped with probability 1/2:
-                scale and aspect-ratio augmentation of Szegedy et al. 2015 (section 6) as Goyal et al. 2017
-                use it (section 5.1). They state no colour augmentation. torchvision's form: the aspect ratio
-                is uniform in its logarithm, ten tries, then the centre
+flipped
+                with probability 1/2: scale and aspect-ratio augmentation of Szegedy et al. 2015 (section 6)
+                as Goyal et al. 2017 use it (section 5.1). They state no colour augmentation. torchvision's
+                form: the aspect ratio is uniform in its logarithm, ten tries, then the centre
 imagenet_color  the same, then brightness, contrast and saturation in random order, each by up to 40 %, and
-AlexNet's lighting noise with
-                standard deviation 0.1: what the implementation that Goyal et al. cite does beyond their text
-                (Gross & Wilber 2016)
-alexnet         shorter side to 256, the central 256 x 256 of it, a random 224 x 224 (or 227 x 227) of that,
-flipped with probability 1/2
-                (Krizhevsky et al. 2012, section 4.1). Read here as what You et al. 2017 (LARS, table 4) call
-                minimal augmentation; their extended one is `imagenet`. With it the mean is subtracted and
-                nothing divided, as Caffe does (lbtrain.data.registry)
+AlexNet's
+                lighting noise with standard deviation 0.1: what the implementation that Goyal et al. cite
+                does beyond their text (Gross & Wilber 2016)
+alexnet         shorter side to 256, the central 256 x 256 of it, a random 224 x 224 (or 227 x 227, with
+                data.crop_share=0.8867) of that, flipped with probability 1/2 (Krizhevsky et al. 2012, section
+                4.1). Read here as what You et al. 2017 (LARS, table 4) call minimal augmentation; their
+                extended one is `imagenet`. With it the mean is subtracted and nothing divided, as Caffe does
+                (lbtrain.data.registry)
 """
 
 import math
@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from lbtrain.data.decode import Box, Photo
+from lbtrain.data.pixels import CROP_SHARE
 
 Draws = Sequence[float]
 """Of one sample: uniform in [0, 1), as many as the view asks for."""
@@ -35,41 +36,41 @@ _TRIES = 10
 
 @dataclass(frozen=True)
 class View:
-    """`look(photo, draws, size)` gives uint8 or float32 (3, size, size) in units of 0 to 255. Raises
-    BrokenImage.
+    """`look(photo, draws, size, crop_share)` gives uint8 or float32 (3, size, size) in units of 0 to 255.
+    Raises BrokenImage.
     """
 
     draws: int
-    look: Callable[[Photo, Draws, int], Tensor]
+    look: Callable[..., Tensor]
 
 
-def central(photo: Photo, draws: Draws, size: int) -> Tensor:
-    """The middle of the photo, whose shorter side is first made 256 pixels for a size of 224: what a model is
-    scored on.
+def central(photo: Photo, draws: Draws, size: int, crop_share: float = CROP_SHARE) -> Tensor:
+    """The middle of the photo, whose shorter side is first made size / crop_share pixels, rounded down (256
+    for 224 and 0.875): what a model is scored on.
     """
-    resized = _shorter_side(photo, _resized_side(size))
+    resized = _shorter_side(photo, int(size / crop_share))
     top, left = (round((length - size) / 2) for length in resized.shape[1:])
     return resized[:, top : top + size, left : left + size]
 
 
-def scale_aspect_flip(photo: Photo, draws: Draws, size: int) -> Tensor:
+def scale_aspect_flip(photo: Photo, draws: Draws, size: int, crop_share: float = CROP_SHARE) -> Tensor:
     """A random box of the photo, stretched to (size, size), flipped left-right half of the time."""
     flip, *rest = draws
     return _flipped(photo.crop(random_box(photo.height, photo.width, rest), size, size), flip)
 
 
-def scale_aspect_flip_color(photo: Photo, draws: Draws, size: int) -> Tensor:
+def scale_aspect_flip_color(photo: Photo, draws: Draws, size: int, crop_share: float = CROP_SHARE) -> Tensor:
     """`scale_aspect_flip`, then colours moved by jitter and lighting."""
     color, rest = draws[:_COLOR_DRAWS], draws[_COLOR_DRAWS:]
-    return lighting(color_jitter(scale_aspect_flip(photo, rest, size).float(), color[:4]), color[4:])
+    return lighting(
+        color_jitter(scale_aspect_flip(photo, rest, size, crop_share).float(), color[:4]), color[4:]
+    )
 
 
-def fixed_crop_flip(photo: Photo, draws: Draws, size: int) -> Tensor:
-    """A random cut of the middle square, which is 256 pixels wide for a size of 224 or 227, flipped
-    left-right half of the time.
-    """
+def fixed_crop_flip(photo: Photo, draws: Draws, size: int, crop_share: float = CROP_SHARE) -> Tensor:
+    """A random crop of the middle square of size / crop_share pixels, flipped left-right half of the time."""
     flip, down, across = draws
-    side = _resized_side(size)
+    side = int(size / crop_share)
     resized = _shorter_side(photo, side)
     top, left = (round((length - side) / 2) for length in resized.shape[1:])
     top, left = top + int(down * (side - size + 1)), left + int(across * (side - size + 1))
@@ -139,11 +140,6 @@ def lighting(pixels: Tensor, draws: Draws) -> Tensor:
 
 def _flipped(pixels: Tensor, draw: float) -> Tensor:
     return pixels.flip(-1) if draw < 0.5 else pixels
-
-
-def _resized_side(size: int) -> int:
-    """256 for the papers' 224 and for AlexNet's 227; in proportion for other sizes."""
-    return 256 if size in (224, 227) else size * 256 // 224
 
 
 def _shorter_side(photo: Photo, side: int) -> Tensor:

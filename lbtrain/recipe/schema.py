@@ -24,7 +24,7 @@ MAY_CHANGE_ON_RESUME = {
     "engine", "deepspeed.zero_stage", "deepspeed.config", "colossalai.zero_stage", "world_size", "micro_batch_size",
     "max_micro_batch_size", "validation_batch_size", "data.root", "data.workers", "channels_last", "run_dir", "fault_timeout",
     "skip_nonfinite", "resume", "log_every", "evaluate_every", "checkpoint.every", "checkpoint.keep", "data.on_error",
-    "measure.noise_scale", "measure.layers", "measure.distance",
+    "measure.noise_scale", "measure.layers", "measure.distance", "data.max_pixels", "data.validation_root",
 }  # fmt: skip
 """Keys that do not enter the mathematics, so that a run may go on with other values."""
 
@@ -105,6 +105,46 @@ class DataConfig:
         choices=("raise", "replace"),
     )
     image_size: int = _key(0, "pixels a side; 0: the data set's own", at_least=0)
+    mean: list[str] = _key(
+        [],
+        "per channel, where black is 0 and white 1, such as 0.485,0.456,0.406; empty: the model's own for "
+        "photos, "
+        "the data set's for small images",
+        level=True,
+    )
+    std: list[str] = _key([], "standard deviation per channel, likewise", level=True)
+    crop_share: float = _key(
+        0.0,
+        "photos: share of the shorter side that is left in the centre crop; 0: the model's own (0.875 is 224 "
+        "of 256)",
+        at_least=0,
+        at_most=1,
+    )
+    interpolation: str = _key(
+        "model",
+        "photos: how they are resized; model: the model's own",
+        choices=("model", "bilinear", "bicubic"),
+    )
+    max_pixels: int = _key(
+        89_478_485, "an image of more pixels is taken for a decompression bomb and cannot be read", at_least=1
+    )
+    classes: str = _key(
+        "",
+        'photos: a file that numbers the classes, one name per line or JSON {"name": number}; classes that '
+        "are not in "
+        "it are left out; empty: in natural order",
+    )
+    validation_root: str = _key(
+        "",
+        "photos: root directory of the validation images; empty: data.root; none: train without validation",
+    )
+    validation_share: float = _key(
+        0.0,
+        "photos: share of each class that is held out for validation, where data.root has no validation "
+        "images",
+        at_least=0,
+        below=1,
+    )
     train_examples: int = _key(
         0, "train on only the first so many images of a data set held in memory; 0: on all", at_least=0
     )

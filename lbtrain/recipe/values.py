@@ -29,12 +29,23 @@ def _pixels(text: str, name: str) -> int:
     return int(text)
 
 
+def _level(text: str, name: str) -> float:
+    try:
+        value = _number(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise RecipeError(f"{name}={text}: {name} takes numbers from 0 to 1, such as 0.485,0.456,0.406")
+    return value
+
+
 _FORMS: dict[str, Callable[[str, str], object]] = {
     "duration": Duration.parse,
     "milestone": Milestone.parse,
     "growth": BatchGrowth.parse,
     "table": TableEntry.parse,
     "pixels": _pixels,
+    "level": _level,
 }
 """What reads, and so checks, a text of some form."""
 

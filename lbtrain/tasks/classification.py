@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lbtrain.data import DatasetInfo, Source, batches, dataset_info, open_source
-from lbtrain.data.fingerprint import index_fingerprint
+from lbtrain.data.index import index_fingerprint
 from lbtrain.data.loss_weights import noisy_weights
 from lbtrain.data.mixup import mixup, mixup_shares
 from lbtrain.data.registry import PHOTOS
@@ -56,8 +56,9 @@ class Classification:
         self.recipe = recipe
         self.device = device
         self.known = dataset_info(recipe.data)
-        self.train_source: Source = open_source(recipe.data, train=True, seed=recipe.seed)
-        self.eval_source: Source = open_source(recipe.data, train=False, seed=recipe.seed)
+        seed, model = recipe.seed, recipe.model.name
+        self.train_source: Source = open_source(recipe.data, train=True, seed=seed, model=model)
+        self.eval_source: Source = open_source(recipe.data, train=False, seed=seed, model=model)
         self.stream: Stream = SampleStream(len(self.train_source), recipe.seed)
 
     def index(self) -> dict[str, str]:

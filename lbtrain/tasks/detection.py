@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from lbtrain.data import DatasetInfo, open_instances
-from lbtrain.data.fingerprint import index_fingerprint
 from lbtrain.data.grouping import GroupedStream, kinds_of
+from lbtrain.data.index import index_fingerprint
 from lbtrain.data.instances import InstanceBatch, InstanceSource, Item, Preparation, padded
 from lbtrain.data.loading import in_order
 from lbtrain.data.stream import PADDING, Block, SampleStream, Stream

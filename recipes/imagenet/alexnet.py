@@ -15,7 +15,15 @@ recipe = Recipe().vary(
     max_micro_batch_size=256,
     duration="100ep",
     model=dict(name="alexnet"),
-    data=dict(name="imagenet", augmentation="alexnet", image_size=227, workers=8),
+    data=dict(
+        name="imagenet",
+        augmentation="alexnet",
+        image_size=227,
+        mean=["0.485", "0.456", "0.406"],
+        crop_share=0.8867,  # 227 of 256 pixels
+        interpolation="bilinear",
+        workers=8,
+    ),
     optimizer=dict(name="sgd", momentum=0.9, weight_decay=5e-4),
     schedule=dict(
         base_lr=0.02,

@@ -1,0 +1,136 @@
+"""Images in folders, root/CLASS/.../IMAGE."""
+
+import os
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from lbtrain.data.formats import extensions
+from lbtrain.data.index import Note, Notes, natural_key, printable
+from lbtrain.data.progress import Progress
+from lbtrain.errors import DataError, RecipeError
+
+
+class Files:
+    """The first folder below `root` is the class; images are ordered by class, then by path. Links are
+    followed; hidden files and folders, and files outside a class folder, are left out and counted. Raises
+    RecipeError for a root without images, DataError for a link that leads nowhere or round in a circle.
+    """
+
+    def __init__(self, root: Path):
+        walk = _Walk(root)
+        if not walk.found:
+            raise RecipeError(
+                f"data.root={root}: no images in class folders. Images are expected as {root}/CLASS/IMAGE.jpg"
+            )
+        self.classes: Sequence[str] | None = sorted(walk.found, key=natural_key)
+        found = [each for group in self.classes for each in sorted(walk.found[group])]
+        self._root = os.fsencode(root)
+        # Byte strings in one array: a list of a million objects is copied into every worker as soon as it is
+        # read.
+        self.names = np.array([os.fsencode(name) for (_, name), _ in found])
+        self.sizes = np.array([size for _, size in found], np.int64)
+        counts = [len(walk.found[group]) for group in self.classes]
+        self.labels = np.repeat(np.arange(len(counts)), counts)
+        self.notes: tuple[Note, ...] = walk.notes.collected()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def read(self, index: int) -> bytes:
+        with open(self._path(index), "rb", buffering=0) as file:
+            return file.read()
+
+    def name(self, index: int) -> str:
+        return os.fsdecode(self._path(index))
+
+    def _path(self, index: int) -> bytes:
+        return self._root + b"/" + bytes(self.names[index])
+
+
+class _Folder(NamedTuple):
+    path: str
+    name: str
+    """Relative to the root, with a slash at the end; empty for the root."""
+    above: frozenset[tuple[int, int]]
+    """Device and inode of the folder and of those that lead to it."""
+
+
+class _Walk:
+    """`found`: of each class the images, as ((natural key, path below the root), size in bytes)."""
+
+    def __init__(self, root: Path):
+        self.found: defaultdict[str, list[tuple[tuple[str, str], int]]] = defaultdict(list)
+        self.notes = Notes()
+        progress, groups = Progress(f"indexing {root}"), set()
+        self._waiting = [_Folder(str(root), "", frozenset({_identity(str(root))}))]
+        while self._waiting:
+            folder = self._waiting.pop()
+            group = folder.name.partition("/")[0]
+            groups.add(group)
+            progress.add(self._read(folder, group))
+        for group in groups - set(self.found) - {""}:
+            self.notes.add("left out, class folders without images", group)
+
+    def _read(self, folder: _Folder, group: str) -> int:
+        """Sorts out what is in a folder; returns how many images."""
+        endings, images = extensions(), []
+        with os.scandir(folder.path) as entries:
+            for entry in entries:
+                name = entry.name
+                if not entry.is_file(follow_symlinks=False) and self._is_folder(folder, entry):
+                    continue
+                if name[0] == ".":
+                    self.notes.add("left out, hidden", folder.name + name)
+                elif name[name.rfind(".") :].lower() not in endings:
+                    self.notes.add("left out, no image by the ending of the name", folder.name + name)
+                elif not group:
+                    self.notes.add("left out, in no class folder", name)
+                else:
+                    images.append((natural_key(folder.name + name), _size(entry)))
+        if images:
+            self.found[group] += images
+        return len(images)
+
+    def _is_folder(self, folder: _Folder, entry: os.DirEntry[str]) -> bool:
+        """Of what is not simply a file; a folder is noted to be read later."""
+        name, hidden = folder.name + entry.name, entry.name[0] == "."
+        if entry.is_symlink() and not hidden:
+            self.notes.add("reached through a link", name)
+        if not entry.is_dir():
+            if entry.is_symlink():
+                return False
+            self.notes.add("left out, neither a file nor a folder", name)
+        elif hidden:
+            self.notes.add("left out, hidden", name + "/")
+        else:
+            self._waiting.append(_inside(folder, entry))
+        return True
+
+
+def _inside(folder: _Folder, entry: os.DirEntry[str]) -> _Folder:
+    identity = _identity(entry.path)
+    if identity in folder.above:
+        raise DataError(
+            f"{printable(entry.path)}: the link leads back to a folder that it lies in; remove it"
+        )
+    return _Folder(entry.path, f"{folder.name}{entry.name}/", folder.above | {identity})
+
+
+def _identity(path: str) -> tuple[int, int]:
+    state = os.stat(path)
+    return state.st_dev, state.st_ino
+
+
+def _size(entry: os.DirEntry[str]) -> int:
+    try:
+        return entry.stat().st_size
+    except OSError as error:
+        raise DataError(
+            f"{printable(entry.path)}: the link leads to {printable(os.path.realpath(entry.path))}, which is "
+            "not "
+            f"there ({error.strerror}); repair or remove it"
+        ) from error

@@ -1,0 +1,156 @@
+"""What a data set says of itself before a run: how many images of which classes each split has, a
+fingerprint, and everything that was left out, linked, repeated, merged or guessed on the way to it.
+"""
+
+import bisect
+import hashlib
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+_NAMES_SHOWN = 3
+_DIGITS = re.compile("[0-9]+")
+
+
+def natural_key(name: str) -> tuple[str, str]:
+    """Orders 2 before 10 and ignores case, as timm's readers do; names that tie there (A and a, 1 and 01) are
+    ordered by their characters, so that the order is the same in every process.
+    """
+    return _DIGITS.sub(_number, name.lower()), name
+
+
+def _number(match: re.Match[str]) -> str:
+    """Digits as text that sorts by value: how many there are without leading zeros, then the digits."""
+    digits = match[0].lstrip("0")
+    return f"\0{chr(len(digits))}{digits}"
+
+
+@dataclass(frozen=True)
+class Note:
+    """Things that were treated alike, and not just read: how many, and the first three by name."""
+
+    what: str
+    count: int
+    names: tuple[str, ...]
+
+    def __str__(self) -> str:
+        more = ", ..." if self.count > len(self.names) else ""
+        return f"{self.count:,} {self.what}: {', '.join(map(printable, self.names))}{more}"
+
+
+class Notes:
+    """Collects names under what was done with them. The first three are the first in natural order."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, int] = defaultdict(int)
+        self._first: dict[str, list[tuple[str, str]]] = defaultdict(list)
+
+    def add(self, what: str, name: str) -> None:
+        self._counts[what] += 1
+        bisect.insort(self._first[what], natural_key(name))
+        del self._first[what][_NAMES_SHOWN:]
+
+    def collected(self) -> tuple[Note, ...]:
+        return tuple(
+            Note(what, self._counts[what], tuple(name for _, name in self._first[what]))
+            for what in sorted(self._counts)
+        )
+
+
+def printable(name: str) -> str:
+    """A name that any terminal takes: bytes that are no UTF-8 and control characters are escaped."""
+    text = name.encode(errors="surrogateescape").decode(errors="backslashreplace")
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+
+
+def digests(**parts: Any) -> dict[str, str]:
+    """Of each part, 16 hexadecimal digits of the SHA-256 of its array, texts or printed value."""
+    return {name: hashlib.sha256(_content(part)).hexdigest()[:16] for name, part in parts.items()}
+
+
+def _content(part: Any) -> bytes:
+    """Numbers as little-endian 64-bit, texts as UTF-8 with their accents composed, whatever the file system
+    does.
+    """
+    if isinstance(part, np.ndarray) and part.dtype.kind in "iu" and part.dtype.itemsize > 1:
+        return part.astype("<i8").tobytes()
+    if isinstance(part, np.ndarray) and part.dtype.kind == "S":
+        names = part.tolist()
+        return b"\0".join(names if all(map(bytes.isascii, names)) else map(_composed, names))
+    if isinstance(part, np.ndarray):
+        return repr(part.shape).encode() + part.tobytes()
+    return _composed(repr(part).encode(errors="surrogateescape"))
+
+
+def _composed(name: bytes) -> bytes:
+    text = name.decode(errors="surrogateescape")
+    return unicodedata.normalize("NFC", text).encode(errors="surrogateescape")
+
+
+@dataclass(frozen=True)
+class SplitIndex:
+    """The index of one split. `classes`: their names in the order of their numbers, or None where there are
+    only numbers."""
+
+    num_images: int
+    num_classes: int
+    classes: Sequence[str] | None
+    digests: Mapping[str, str]
+    """Of what the split consists of: the names, labels and sizes of its images, or their pixels."""
+    notes: tuple[Note, ...] = ()
+
+    @property
+    def fingerprint(self) -> str:
+        """The same wherever the data are the same: paths, times and the order on disk do not enter."""
+        return digests(parts=[self.num_images, *sorted(self.digests.items())])["parts"]
+
+    def __str__(self) -> str:
+        last = self.num_classes - 1
+        first_name, last_name = (self.classes[0], self.classes[last]) if self.classes else ("", "")
+        ends = f"0 {printable(first_name)}".strip() + f" to {last} {printable(last_name)}".rstrip()
+        return f"{self.num_images:,} images of {self.num_classes:,} classes, {ends}"
+
+
+@dataclass(frozen=True)
+class DatasetIndex:
+    """The index of a data set: of its training split, and of its validation split if it has one."""
+
+    train: SplitIndex
+    validation: SplitIndex | None
+
+    @property
+    def fingerprint(self) -> str:
+        return digests(splits=[self.train.fingerprint, self.validation and self.validation.fingerprint])[
+            "splits"
+        ]
+
+    def rows(self) -> Iterable[tuple[str, str]]:
+        """(heading, text) of every line, for a plan and for the first lines of a run."""
+        yield "data fingerprint", self.fingerprint
+        for name, split in (("training", self.train), ("validation", self.validation)):
+            yield f"{name} images", str(split) if split else "none: the run is not evaluated"
+            for note in split.notes if split else ():
+                yield f"{name}: note", str(note)
+
+
+class Indexed(Protocol):
+    """One split of a data set."""
+
+    @property
+    def index(self) -> SplitIndex: ...
+
+
+def index_fingerprint(**splits: Indexed) -> dict[str, str]:
+    """`{split}.examples`, and `{split}.{part}` for each of its digests: what ranks compare before the first
+    step, and a run with its resumption.
+    """
+    found = {}
+    for split, source in splits.items():
+        found[f"{split}.examples"] = str(source.index.num_images)
+        found |= {f"{split}.{part}": digest for part, digest in source.index.digests.items()}
+    return found

@@ -1,0 +1,85 @@
+"""Changes to what a layout has: a validation split held out of the training images, and classes numbered by a
+list or a map of the user's.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lbtrain.data.containers import Container, Part
+from lbtrain.data.index import Notes
+from lbtrain.errors import RecipeError
+
+
+def hold_out(whole: Container, share: float) -> tuple[Part, Part]:
+    """(training, validation): of each class `share` of the images, rounded, at least one where there are two,
+    and never all. Which ones follows from the hash of their names, so that the split is the same on every
+    machine, for every seed of a run, and changes little when images are added.
+    """
+    order = np.argsort([hashlib.sha256(name).digest() for name in whole.names.tolist()], kind="stable")
+    held_out = np.zeros(len(whole), bool)
+    by_class = order[np.argsort(whole.labels[order], kind="stable")]
+    starts = np.flatnonzero(np.diff(whole.labels[by_class], prepend=-1))
+    for members in np.split(by_class, starts[1:]):
+        held_out[members[: min(len(members) - 1, max(1, round(share * len(members))))]] = True
+    return Part(whole, np.flatnonzero(~held_out)), Part(whole, np.flatnonzero(held_out))
+
+
+def read_classes(path: Path) -> dict[str, int]:
+    """Class name -> number, from a list (a name per line, numbered from 0) or a map (JSON, {"name": number}).
+    Raises RecipeError.
+    """
+    try:
+        text = path.read_text("utf-8-sig")
+        found = json.loads(text) if path.suffix == ".json" else _listed(text)
+    except (OSError, ValueError, RecursionError) as error:
+        raise RecipeError(f"data.classes={path}: cannot be read ({error})") from error
+    numbers = found.values() if isinstance(found, dict) else ()
+    if not numbers or not all(type(number) is int and 0 <= number < 10**6 for number in numbers):
+        raise RecipeError(
+            f"data.classes={path}: expected one class name per line, or a JSON file such as "
+            f'{{"cat": 0, "dog": 1}}'
+        )
+    return dict(found)
+
+
+def _listed(text: str) -> dict[str, int]:
+    names = [line.strip() for line in text.splitlines() if line.strip()]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"{twice[0]} is listed twice")
+    return {name: number for number, name in enumerate(names)}
+
+
+def with_classes(whole: Container, numbers: dict[str, int], path: Path) -> Container:
+    """The images of the classes in `numbers`, numbered so; other classes are left out and counted. Several
+    names of one number are one class. Raises RecipeError where none is left, or classes have no names.
+    """
+    notes = Notes()
+    if whole.classes is None:
+        raise RecipeError(
+            f"data.classes={path}: the classes of this data set are numbers, without names to look up"
+        )
+    for name in whole.classes:
+        if name not in numbers:
+            notes.add(f"left out, classes that are not in {path.name}", name)
+        elif list(numbers.values()).count(numbers[name]) > 1:
+            notes.add(f"classes merged by {path.name}", name)
+    table = np.array([numbers.get(name, -1) for name in whole.classes], np.int64)
+    labels: NDArray[np.int64] = table[whole.labels]
+    kept = np.flatnonzero(labels >= 0)
+    if not len(kept):
+        raise RecipeError(
+            f"data.classes={path}: none of its classes has images; there are {', '.join(whole.classes[:3])}"
+        )
+    return Part(whole, kept, labels=labels[kept], classes=_names(numbers), notes=notes.collected())
+
+
+def _names(numbers: dict[str, int]) -> list[str]:
+    """Of each number, the names that have it."""
+    by_number: dict[int, list[str]] = {}
+    for name, number in numbers.items():
+        by_number.setdefault(number, []).append(name)
+    return ["+".join(by_number.get(number, [f"({number})"])) for number in range(max(by_number) + 1)]

@@ -1,0 +1,521 @@
+"""What the index of a data set holds: every image once, with the class that it was given, in one order, and a
+line for everything that was left out, linked, repeated, merged or guessed.
+"""
+
+import io
+import json
+import os
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from lbtrain.data import dataset_index, dataset_info, open_source
+from lbtrain.data.folder import Files
+from lbtrain.data.index import Notes, natural_key
+from lbtrain.data.layouts import _open_splits
+from lbtrain.data.parquet import ParquetRows
+from lbtrain.data.tar import TarMembers
+from lbtrain.errors import DataError, RecipeError
+from lbtrain.recipe import DataConfig
+from tests.photos import encoded, natural, write_folder
+
+ROOT = Path(__file__).parents[2]
+PHOTO = encoded(natural(0, 20, 20), "PNG")
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+    _open_splits.cache_clear()
+
+
+def config(root: Path, **changes) -> DataConfig:
+    return DataConfig(**(dict(name="imagefolder", root=str(root), image_size=16) | changes))
+
+
+def write(root: Path, *names: str, data: bytes = PHOTO) -> Path:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(data)
+    return root
+
+
+def notes(container) -> dict[str, tuple[int, tuple[str, ...]]]:
+    return {note.what: (note.count, note.names) for note in container.notes}
+
+
+def read_back(container) -> list[tuple[str, int]]:
+    """(name, label) of every image, and its bytes are read."""
+    assert all(container.read(number) for number in range(len(container)))
+    return [
+        (name.decode(), int(label)) for name, label in zip(container.names, container.labels, strict=True)
+    ]
+
+
+def tar_of(path: Path, *members: str | tuple[str, bytes]) -> Path:
+    with tarfile.open(path, "w") as file:
+        for member in members:
+            name, data = member if isinstance(member, tuple) else (member, PHOTO)
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            file.addfile(entry, io.BytesIO(data))
+    return path
+
+
+# One order
+
+
+SAME_BUT_FOR_TIES = (["A", "a", "B", "b"], ["1", "01", "001"], ["x2", "x10", "X2"], ["\u00e9", "e", "\u00b2"])
+
+
+def test_classes_are_numbered_alike_in_every_process(tmp_path):
+    for number, groups in enumerate(SAME_BUT_FOR_TIES):
+        for group in groups:
+            write(tmp_path / f"{number}", f"{group}/0.png")
+        tar_of(tmp_path / f"{number}.tar", *(f"{group}/0.png" for group in reversed(groups)))
+    code = (
+        "import sys, pathlib; from lbtrain.data.folder import Files; from lbtrain.data.tar import "
+        "TarMembers\n"
+        "for number in range(4):\n"
+        "    root = pathlib.Path(sys.argv[1]) / str(number)\n"
+        "    print(Files(root).classes, TarMembers([root.with_suffix('.tar')]).classes)"
+    )
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", code, tmp_path],
+            env=os.environ | {"PYTHONHASHSEED": str(seed), "XDG_CACHE_HOME": str(tmp_path / f"cache{seed}")},
+            cwd=ROOT, capture_output=True, text=True, check=True, timeout=120,
+        ).stdout
+        for seed in (0, 1)
+    }  # fmt: skip
+    expected = [sorted(groups, key=natural_key) for groups in SAME_BUT_FOR_TIES]
+    assert found == {"".join(f"{groups} {groups}\n" for groups in expected)}
+
+
+def test_the_natural_order_by_hand():
+    names = ["a10", "a9", "A9", "a09", "b", "a", "a-1", "10", "9", "a" + "9" * 5000]
+    expected = ["9", "10", "a", "A9", "a09", "a9", "a10", "a" + "9" * 5000, "a-1", "b"]
+    assert sorted(names, key=natural_key) == expected
+    assert sorted(reversed(names), key=natural_key) == expected
+
+
+# Folders
+
+
+def test_the_first_folder_is_the_class_and_what_is_left_out_is_named(tmp_path):
+    write(
+        tmp_path,
+        "cat/session1/a.png",
+        "dog/session1/a.png",
+        "cat/session2/deep/b.png",
+        "dog/c.png",
+        "stray.png",
+    )
+    write(tmp_path, ".ipynb_checkpoints/a.png", "cat/.DS_Store", "cat/._a.png", "cat/.thumbs/t.png")
+    write(tmp_path, "cat/readme.txt", "dog/list.csv", "dog/noending", "heic/a.heic", "heic/b.heic")
+    (tmp_path / "empty").mkdir()
+    found = Files(tmp_path)
+    assert found.classes == ["cat", "dog"]
+    assert read_back(found) == [
+        ("cat/session1/a.png", 0), ("cat/session2/deep/b.png", 0), ("dog/c.png", 1), ("dog/session1/a.png", 1),
+    ]  # fmt: skip
+    assert notes(found) == {
+        "left out, hidden": (4, (".ipynb_checkpoints/", "cat/._a.png", "cat/.DS_Store")),
+        "left out, in no class folder": (1, ("stray.png",)),
+        "left out, class folders without images": (2, ("empty", "heic")),
+        "left out, no image by the ending of the name": (
+            5, ("cat/readme.txt", "dog/list.csv", "dog/noending"),
+        ),
+    }  # fmt: skip
+    assert str(found.notes[-1]) == (
+        "5 left out, no image by the ending of the name: cat/readme.txt, dog/list.csv, dog/noending, ..."
+    )
+
+
+@pytest.mark.parametrize("ending", "webp bmp tif tiff gif jfif jpe JPG Jpeg ppm pgm jp2 png apng tga".split())
+def test_images_are_read_by_every_ending(tmp_path, ending):
+    assert read_back(Files(write(tmp_path, f"cat/a.{ending}"))) == [(f"cat/a.{ending}", 0)]
+
+
+def test_links_are_followed_and_counted(tmp_path):
+    write(tmp_path / "elsewhere", "bees/a.png", "x.png")
+    write(tmp_path / "train", "ant/a.png")
+    (tmp_path / "train/bee").symlink_to(tmp_path / "elsewhere/bees")
+    (tmp_path / "train/ant/b.png").symlink_to("../../elsewhere/x.png")
+    os.link(tmp_path / "train/ant/a.png", tmp_path / "train/ant/c.png")
+    found = Files(tmp_path / "train")
+    assert read_back(found) == [("ant/a.png", 0), ("ant/b.png", 0), ("ant/c.png", 0), ("bee/a.png", 1)]
+    assert notes(found) == {"reached through a link": (2, ("ant/b.png", "bee"))}
+    assert found.sizes.tolist() == [len(PHOTO)] * 4
+
+
+def test_links_that_lead_nowhere_or_in_a_circle_are_named(tmp_path):
+    write(tmp_path, "one/ant/a.png", "two/ant/a.png", "three/ant/a.png")
+    (tmp_path / "one/ant/b.png").symlink_to("gone.png")
+    (tmp_path / "two/ant/b").symlink_to(tmp_path / "two")
+    (tmp_path / "three/ant/b").symlink_to(tmp_path / "three/ant")
+    with pytest.raises(
+        DataError, match=r"one/ant/b.png: the link leads to .*ant/gone.png, which is not there"
+    ):
+        Files(tmp_path / "one")
+    for name in ("two", "three"):
+        with pytest.raises(
+            DataError, match=rf"{name}/ant/b: the link leads back to a folder that it lies in"
+        ):
+            Files(tmp_path / name)
+
+
+def test_names_that_are_no_text_are_read_and_shown(tmp_path):
+    name = os.fsdecode(b"caf\xe9\n.png")
+    write(tmp_path, f"ant/{name}", "ant/a.png", "ant/\u202ex.txt")
+    found = Files(tmp_path)
+    assert len(found) == 2 and found.read(1) == PHOTO
+    collected = Notes()
+    collected.add("left out, hidden", name)
+    assert str(collected.collected()[0]) == r"1 left out, hidden: caf\xe9\n.png"
+    assert "\\u202ex.txt" in str(found.notes[0])
+
+
+def test_a_pipe_among_the_images_is_left_out(tmp_path):
+    write(tmp_path, "ant/a.png")
+    os.mkfifo(tmp_path / "ant/b.png")
+    assert notes(Files(tmp_path)) == {"left out, neither a file nor a folder": (1, ("ant/b.png",))}
+
+
+# Fingerprints
+
+
+def test_a_fingerprint_is_that_of_names_labels_and_sizes(tmp_path):
+    write_folder(tmp_path / "one")
+    for path in reversed(
+        sorted((tmp_path / "one").rglob("*.*"))
+    ):  # another place, other times, another order
+        write(tmp_path / "two", str(path.relative_to(tmp_path / "one")), data=path.read_bytes())
+    first, second = (dataset_index(config(tmp_path / name)) for name in ("one", "two"))
+    assert first == second and len(first.fingerprint) == 16
+    assert first.train.fingerprint != first.validation.fingerprint
+    seen = {first.fingerprint}
+    for change in (
+        lambda root: (root / "train/ant/0.JPEG").rename(root / "train/ant/00.JPEG"),
+        lambda root: (root / "train/ant/1.JPEG").rename(root / "train/bee/9.JPEG"),
+        lambda root: (root / "train/ant/3.JPEG").write_bytes(b"other"),
+        lambda root: (root / "val/ant/0.JPEG").write_bytes(b"other"),
+    ):
+        change(tmp_path / "two")
+        _open_splits.cache_clear()
+        seen.add(dataset_index(config(tmp_path / "two")).fingerprint)
+    assert len(seen) == 5
+
+
+def test_a_fingerprint_does_not_depend_on_how_a_file_system_composes_accents(tmp_path):
+    for place, name in (("one", "caf\u00e9"), ("two", "cafe\u0301")):
+        write(tmp_path / place, f"train/{name}/a.png", f"val/{name}/a.png")
+    assert len({dataset_index(config(tmp_path / place)).fingerprint for place in ("one", "two")}) == 1
+
+
+def test_fingerprints_never_change(tmp_path):
+    """Another value would make every run that goes on think that its data have changed."""
+    write(tmp_path, "train/ant/a.png", "train/bee/b.png", "val/ant/c.png", data=b"12345")
+    assert dataset_index(config(tmp_path)).fingerprint == "9dabe9f697e91844"
+
+
+@pytest.mark.parametrize("name", ["digits", "synthetic", "shapes"])
+def test_every_source_has_a_fingerprint(name):
+    changes = dict(image_size=16) if name != "digits" else {}
+    index, again = (dataset_index(DataConfig(name=name, **changes)) for _ in range(2))
+    assert index == again and index.train.fingerprint != index.validation.fingerprint
+    info = dataset_info(DataConfig(name=name, **changes))
+    assert (index.train.num_images, index.train.num_classes) == (info.train_examples, info.num_classes)
+
+
+def test_one_pixel_and_one_image_change_the_fingerprint_of_arrays():
+    source = open_source(DataConfig(), train=True, seed=0)
+    fewer = open_source(DataConfig(train_examples=64), train=True, seed=0)
+    images = source.images.numpy().copy()
+    images[7, 0, 0, 0] ^= 1
+    changed = type(source)(images, source.labels.numpy(), mean=(0.0,), std=(1.0,), augment=False, seed=0)
+    assert len({each.index.fingerprint for each in (source, fewer, changed)}) == 3
+
+
+def test_the_index_in_words(tmp_path):
+    write(tmp_path, "train/ant/a.png", "train/bee/b.png", "train/x.png", "val/ant/c.png", "test/ant/c.png")
+    rows = list(dataset_index(config(tmp_path)).rows())
+    assert rows[1:] == [
+        ("training images", "2 images of 2 classes, 0 ant to 1 bee"),
+        ("training: note", "1 left out, in no class folder: x.png"),
+        ("validation images", "1 images of 2 classes, 0 ant to 1 bee"),
+        ("validation: note", "1 left out, other splits beside the validation split: test"),
+    ]
+
+
+# Tar files
+
+
+def test_a_tar_is_read_as_the_folder_that_it_was_made_of(tmp_path):
+    root = write_folder(tmp_path / "photos") / "train"
+    write(
+        root,
+        "cat/session1/a.png",
+        "cat/session2/b.png",
+        "x.png",
+        ".hidden/a.png",
+        "ant/._0.JPEG",
+        "ant/note.txt",
+    )
+    (root / "cat/linked.png").symlink_to("../bee/2.png")
+    (root / "bees").symlink_to("bee")
+    os.link(root / "ant/0.JPEG", root / "ant/hard.JPEG")
+    with tarfile.open(tmp_path / "train.tar", "w") as file:
+        file.add(root, "./train")
+    folder, tar = Files(root), TarMembers([tmp_path / "train.tar"])
+    assert [(name.removeprefix("train/"), label) for name, label in read_back(tar)] == read_back(folder)
+    assert [tar.read(n) for n in range(len(tar))] == [folder.read(n) for n in range(len(folder))]
+    assert folder.classes == tar.classes == ["ant", "bee", "bees", "cat"]
+    assert notes(tar)["reached through a link"] == (
+        3,
+        ("train/ant/hard.JPEG", "train/bees", "train/cat/linked.png"),
+    )
+    assert notes(tar)["left out, in no class folder"] == (1, ("train/x.png",))
+    again = TarMembers([tmp_path / "train.tar"])  # from the kept index
+    assert read_back(again) == read_back(tar) and again.notes == tar.notes
+
+
+def entry(name: str, link: str, kind: bytes = tarfile.SYMTYPE) -> tarfile.TarInfo:
+    member = tarfile.TarInfo(name)
+    member.type, member.linkname = kind, link
+    return member
+
+
+@pytest.mark.parametrize(
+    ("link", "said"),
+    [
+        (
+            entry("ant/b.png", "gone.png"),
+            "the link ant/b.png leads to ant/gone.png, which is not in the archive",
+        ),
+        (entry("ant/b.png", "/etc/x.png"), "leads to /etc/x.png, which is not in the archive"),
+        (entry("ant/b.png", "../../x.png"), "which is not in the archive"),
+        (
+            entry("ant/b.png", "bee/c.png", tarfile.LNKTYPE),
+            "the link ant/b.png leads to bee/c.png, which is not",
+        ),
+        (entry("bee", "/data/bee"), "the link bee leads to /data/bee, which is not in the archive"),
+        (entry("ant/b.png", "b.png"), "the link ant/b.png leads round in a circle"),
+        (entry("ant/loop", "."), "the link ant/loop leads back to a folder that it lies in"),
+        (entry("../bee/b.png", "a.png"), "../bee/b.png leads out of the archive"),
+    ],
+)
+def test_links_out_of_a_tar_are_named(tmp_path, link, said):
+    with tarfile.open(tmp_path / "train.tar", "w") as file:
+        member = tarfile.TarInfo("ant/a.png")
+        member.size = len(PHOTO)
+        file.addfile(member, io.BytesIO(PHOTO))
+        file.addfile(link)
+    with pytest.raises(DataError, match=said.replace(".", r"\.")):
+        TarMembers([tmp_path / "train.tar"])
+
+
+def test_of_a_name_that_comes_twice_in_a_tar_the_last_counts(tmp_path):
+    """As unpacking it would leave it."""
+    tar = tar_of(tmp_path / "train.tar", ("ant/a.png", b"old"), "ant/b.png", ("./ant/a.png", b"the new one"))
+    found = TarMembers([tar])
+    assert found.read(0) == b"the new one" and len(found) == 2
+    assert notes(found) == {"named twice in a tar file, of which the last counts": (1, ("ant/a.png",))}
+
+
+def test_one_image_in_two_tars_is_named(tmp_path):
+    tars = [tar_of(tmp_path / f"{number}.tar", "ant/a.png", f"ant/{number}.png") for number in range(2)]
+    with pytest.raises(DataError, match=r"ant/a\.png is in .*0\.tar and in .*1\.tar"):
+        TarMembers(tars)
+
+
+@pytest.mark.parametrize("inner", ["", "images/", "./"])
+def test_a_tar_per_class(tmp_path, inner):
+    tars = [tar_of(tmp_path / f"{name}.tar", f"{inner}a.png", f"{inner}b.png") for name in ("ant", "bee")]
+    found = TarMembers(tars, per_class=True)
+    assert found.classes == ["ant", "bee"] and found.labels.tolist() == [0, 0, 1, 1]
+    assert notes(found) == {"classes guessed from the names of tar files": (2, ("ant.tar", "bee.tar"))}
+
+
+def test_shards_without_classes_have_none(tmp_path):
+    tar_of(tmp_path / "train-00000.tar", "0.png", "1.png")
+    with pytest.raises(RecipeError, match="no images in the tar files; members are expected as CLASS/IMAGE"):
+        dataset_info(config(tmp_path))
+
+
+# webdataset's samples
+
+
+def test_the_label_of_a_sample_is_its_class(tmp_path):
+    (tmp_path / "train").mkdir()
+    (tmp_path / "val").mkdir()
+    for shard in range(2):
+        members = [
+            part
+            for number in range(3)
+            for part in (
+                f"{shard}/{number:04}.jpg",
+                (f"{shard}/{number:04}.cls", str(2 * shard + number).encode()),
+                (f"{shard}/{number:04}.json", b"{}"),
+                f"{shard}/{number:04}.seg.png",
+            )
+        ]
+        tar_of(tmp_path / f"train/{shard:06}.tar", *members)
+    tar_of(tmp_path / "val/000000.tar", "x.png", ("x.cls", b"4\n"))
+    train = open_source(config(tmp_path), train=True, seed=0).container
+    assert read_back(train) == [
+        ("0/0000.jpg", 0), ("0/0001.jpg", 1), ("0/0002.jpg", 2), ("1/0000.jpg", 2), ("1/0001.jpg", 3), ("1/0002.jpg", 4),
+    ]  # fmt: skip
+    assert dataset_info(config(tmp_path)).num_classes == 5
+    assert notes(train) == {
+        "left out, other parts of samples": (12, ("0/0000.json", "0/0000.seg.png", "0/0001.json"))
+    }
+    assert open_source(config(tmp_path), train=False, seed=0).container.labels.tolist() == [4]
+
+
+def test_labels_may_be_names_and_lie_in_json(tmp_path):
+    tars = [
+        tar_of(
+            tmp_path / "a.tar", "1.webp", ("1.json", b'{"label": "dog", "x": 1}'), "2.jpg", ("2.cls", b"cat")
+        ),
+        tar_of(
+            tmp_path / "b.tar",
+            "1.png",
+            ("1.json", b'{"cls": "ant"}'),
+            ("3.json", b"{}"),
+            ("README", b"hello"),
+        ),
+    ]
+    found = TarMembers(tars, per_class=True)
+    assert found.classes == ["ant", "cat", "dog"]
+    assert read_back(found) == [("1.png", 0), ("2.jpg", 1), ("1.webp", 2)]
+    assert notes(found) == {"left out, samples without an image": (2, ("3", "README"))}
+
+
+@pytest.mark.parametrize(
+    ("members", "said"),
+    [
+        (["1.jpg", ("1.cls", b"1"), "2.jpg"], r"2\.jpg has no label. It is expected in 2\.cls, or as label"),
+        (["1.jpg", ("1.cls", b"1"), "2.jpg", ("2.json", b'{"label": true}')], r"2\.jpg has no label"),
+        (["1.jpg", ("1.cls", b" ")], r"1\.jpg has no label"),
+        (["1.jpg", "1.png", ("1.cls", b"1")], r"the sample 1 has 2 images: 1\.jpg, 1\.png"),
+    ],
+)
+def test_a_sample_without_a_label_or_with_two_images_is_named(tmp_path, members, said):
+    with pytest.raises(DataError, match=rf"train\.tar: {said}"):
+        TarMembers([tar_of(tmp_path / "train.tar", *members)])
+
+
+def test_json_beside_images_in_class_folders_is_no_label(tmp_path):
+    found = TarMembers(
+        [tar_of(tmp_path / "train.tar", "ant/1.jpg", ("ant/1.json", b'{"width": 3}'), "bee/1.jpg")]
+    )
+    assert found.classes == ["ant", "bee"]
+
+
+# Parquet
+
+
+def rows(path: Path, labels, *, names: list[str] | None = None, column: str = "label", **columns) -> Path:
+    table = pa.table({**columns, "image": [{"bytes": PHOTO, "path": "x.png"}] * len(labels), column: labels})
+    if names:
+        features = {column: {"names": names, "_type": "ClassLabel"}, "image": {"_type": "Image"}}
+        table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    pq.write_table(table, path, row_group_size=2)
+    return path
+
+
+def test_the_label_of_a_parquet_file_is_found_by_its_name(tmp_path):
+    noise = dict(image_id=[7, 8, 9], __index_level_0__=[5, 5, 5])
+    found = ParquetRows([rows(tmp_path / "a.parquet", ["dog", "cat", "dog"], **noise)])
+    assert (found.classes, found.labels.tolist()) == (["cat", "dog"], [1, 0, 1])
+    dictionary = pa.array(["dog", "cat", "dog"]).dictionary_encode()
+    assert ParquetRows([rows(tmp_path / "b.parquet", dictionary, **noise)]).labels.tolist() == [1, 0, 1]
+    assert ParquetRows([rows(tmp_path / "c.parquet", [2, 0, 1], **noise)]).labels.tolist() == [2, 0, 1]
+    typed = rows(tmp_path / "d.parquet", [1, 0, 1], column="breed", names=["pug", "lab"], **noise)
+    assert ParquetRows([typed]).classes == ["pug", "lab"]
+    with pytest.raises(
+        RecipeError, match="columns image_id .*One column of encoded images and one of class numbers"
+    ):
+        ParquetRows([rows(tmp_path / "e.parquet", [1, 0, 1], column="breed", **noise)])
+    with pytest.raises(RecipeError, match="One column of"):
+        ParquetRows([rows(tmp_path / "f.parquet", [1.0, 0.5, 1.0], **noise)])
+
+
+def test_shards_with_their_classes_in_another_order_are_numbered_by_name(tmp_path):
+    first = rows(tmp_path / "a.parquet", [0, 1], names=["cat", "dog"])
+    second = rows(tmp_path / "b.parquet", [0, 1, 1], names=["dog", "cat"])
+    found = ParquetRows([first, second])
+    assert (found.classes, found.labels.tolist()) == (["cat", "dog"], [0, 1, 1, 0, 0])
+    assert notes(found) == {
+        "files with the class names in another order, numbered by name": (1, ("b.parquet",))
+    }
+    for number, other in enumerate(
+        (dict(names=["dog", "cow"]), dict(names=["cat", "dog", "cow"]), dict(), dict(names=["dog", "dog"]))
+    ):
+        path = rows(tmp_path / f"{number}.parquet", [0, 1], **other)
+        with pytest.raises(
+            RecipeError, match=rf"{number}\.parquet: its classes are not those of .*a\.parquet"
+        ):
+            ParquetRows([first, path])
+    with pytest.raises(RecipeError, match="are these files of one data set"):
+        ParquetRows([first, rows(tmp_path / "g.parquet", [0], column="cls")])
+
+
+def test_a_parquet_fingerprint_knows_labels_and_bytes(tmp_path):
+    paths = [
+        rows(tmp_path / "one.parquet", [0, 1]), rows(tmp_path / "two.parquet", [1, 0]),
+        rows(tmp_path / "three.parquet", [0, 1], more=["x" * 100, "y"]),
+    ]  # fmt: skip
+    seen = set()
+    for path in paths:
+        for split in ("train", "validation"):
+            (tmp_path / f"{split}-0.parquet").write_bytes(path.read_bytes())
+        _open_splits.cache_clear()
+        seen.add(dataset_index(config(tmp_path)).fingerprint)
+    assert len(seen) == 3
+
+
+# Places
+
+
+def test_two_layouts_in_one_place_are_named(tmp_path):
+    write_folder(tmp_path)
+    tar_of(tmp_path / "train.tar", "ant/a.png")
+    with pytest.raises(
+        RecipeError, match=r"two layouts in one place, tar \(.*train\.tar\) and folder \(.*train\)"
+    ):
+        dataset_info(config(tmp_path))
+    assert dataset_info(config(tmp_path, format="folder")).train_examples == 8
+
+
+def test_a_split_in_two_places_is_named(tmp_path):
+    (tmp_path / "train").mkdir()
+    tar_of(tmp_path / "train.tar", "ant/a.png")
+    tar_of(tmp_path / "train/ant.tar", "a.png")
+    with pytest.raises(RecipeError, match=r"the split is there twice, .*train\.tar and .*ant\.tar"):
+        dataset_info(config(tmp_path))
+
+
+def test_shards_of_two_generations_and_missing_shards_are_named(tmp_path):
+    for number in range(2):
+        rows(tmp_path / f"train-{number:05}-of-00002.parquet", [0, 1])
+        rows(tmp_path / f"validation-{number:05}-of-00002.parquet", [0, 1])
+    assert dataset_info(config(tmp_path)).train_examples == 4
+    rows(tmp_path / "train-00000-of-00004.parquet", [0, 1])
+    _open_splits.cache_clear()
+    with pytest.raises(
+        RecipeError, match="of-00002.parquet and .*of-00004.parquet are of two generations|of-00004"
+    ):
+        dataset_info(config(tmp_path))
+    (tmp_path / "train-00000-of-00004.parquet").unlink()
+    (tmp_path / "validation-00000-of-00002.parquet").unlink()
+    with pytest.raises(RecipeError, match="1 of 2 shards are there; the first that is missing has number 0"):
+        dataset_info(config(tmp_path))
+    assert np.array_equal(ParquetRows([tmp_path / "train-00000-of-00002.parquet"]).labels, [0, 1])
