@@ -3,6 +3,7 @@
     python -m tools.study recipes/digits/digits.py recipes/digits/digits_720_unscaled.py \\
         recipes/digits/digits_720.py --seeds 5 --launcher deepspeed --ranks 2
     python -m tools.study sweep RECIPE... --batch-sizes 2,4,8    the metric against the batch size
+    python -m tools.study tune RECIPE... --over KEY:log:LOW:HIGH    the best settings at equal budgets
 
 The first recipe is the reference that the others are compared with; key=value words change all of them. All
 runs of a study share one launch. A study that was stopped continues where it was: a run in --out that has
@@ -19,14 +20,16 @@ from lbtrain.recipe.files import load_recipe
 from lbtrain.tasks import primary_metric_of
 
 from ..kit import command
-from . import sweep
+from . import sweep, tune
 from .jobs import Job, Launch, check_names_differ, split_words
 from .report import Arm, write_report
 
 
 def main(argv: list[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
-    return sweep.main(words[1:]) if words[:1] == ["sweep"] else command.exit_code(lambda: _study(words))
+    if words[:1] in (["sweep"], ["tune"]):
+        return (sweep if words[0] == "sweep" else tune).main(words[1:])
+    return command.exit_code(lambda: _study(words))
 
 
 def _study(words: list[str]) -> str:

@@ -40,7 +40,7 @@ def arms_of(reference: Path, others: Sequence[Path], overrides: Sequence[str] = 
 
     def arm(name: str, path: Path, *words: str, warmup_from_base: bool = False) -> GridArm:
         recipe = load_recipe(path).with_overrides(overrides)
-        return GridArm(name, path, recipe, partial(_words_at, recipe, (*overrides, *words), warmup_from_base))
+        return GridArm(name, path, recipe, partial(words_at, recipe, (*overrides, *words), warmup_from_base))
 
     arms = [
         arm("unscaled", reference, "schedule.rule=none", "schedule.warmup=0ep"),
@@ -58,7 +58,7 @@ def arms_of(reference: Path, others: Sequence[Path], overrides: Sequence[str] = 
     return arms
 
 
-def _words_at(
+def words_at(
     recipe: Recipe, words: tuple[str, ...], warmup_from_base: bool, batch_size: int
 ) -> tuple[str, ...]:
     """Everything that makes an arm a run at `batch_size`. The score is taken once, at the end."""

@@ -1,0 +1,143 @@
+"""Tuning with equal budgets: the same points for everyone, on seeds of its own, and an honest table."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from lbtrain.errors import RecipeError
+from tools.study import jobs
+from tools.study.__main__ import main
+from tools.study.tune import Axis, axes_of, shares, trials_of
+
+RECIPE = """
+from lbtrain import Recipe
+recipe = Recipe().vary(
+    batch_size=32, bn_batch_size=8, model=dict(name="cifar_resnet8"), data=dict(name="digits"),
+    optimizer=dict(name="{name}"), schedule=dict(base_batch_size=32),
+)
+"""
+ORIGIN = {"seconds": 1.0, "commit": "abc", "hardware": "2 cores", "versions": {"torch": "2.0"}}
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """Recipes that were trained. Their error is the distance of the rate from 0.1 in octaves; above 0.8 they
+    diverge.
+    """
+    recipes = []
+
+    def train(listed, out, *, launcher, ranks):
+        for job in listed:
+            if job.ended:
+                continue
+            recipe = job.load()
+            recipes.append(recipe)
+            rate, folder = recipe.schedule.base_lr, Path(job.run_dir)
+            folder.mkdir(parents=True)
+            (folder / "recipe.yaml").write_text(recipe.to_yaml())
+            (folder / "plan.json").write_text(
+                json.dumps({"total_steps": 10, "learning_rate": {"peak": rate}})
+            )
+            name, content = "summary.json", {"top1_error": 1 + abs(math.log2(rate / 0.1)), **ORIGIN}
+            if rate > 0.8:
+                name, content = "diverged.json", {}
+            (folder / name).write_text(json.dumps(content))
+
+    monkeypatch.setattr(jobs, "run_jobs", train)
+    return recipes
+
+
+@pytest.fixture
+def words(tmp_path, monkeypatch):
+    for name in ("sgd", "lamb"):
+        (tmp_path / f"{name}.py").write_text(RECIPE.format(name=name))
+    monkeypatch.chdir(tmp_path)
+    over = ["--over", "schedule.base_lr:log:0.01:1", "--over", "lamb/optimizer.weight_decay:linear:0:0.1"]
+    return ["tune", "sgd.py", "lamb.py", "--batch-sizes", "32,64", "--trials", "6", *over, "--out", "out"]
+
+
+def test_every_recipe_and_batch_size_has_as_many_trials_on_seeds_of_tuning(words, trained, capsys):
+    assert main(words) == 0
+    assert len(trained) == 2 * 2 * 6 and {recipe.seed for recipe in trained} == {1000}
+    found = json.loads(Path("out/tune.json").read_text())
+    counts = {}
+    for row in found["trials"]:
+        counts[row["recipe"], row["batch_size"]] = counts.get((row["recipe"], row["batch_size"]), 0) + 1
+    assert set(counts.values()) == {6} and len(counts) == 4
+    rates = {(recipe.optimizer.name, recipe.batch_size): [] for recipe in trained}
+    for recipe in trained:
+        rates[recipe.optimizer.name, recipe.batch_size].append(recipe.schedule.base_lr)
+    assert rates["sgd", 32] == rates["sgd", 64] and len(set(rates["sgd", 32])) == 6
+    assert found["command"].startswith("python -m tools.study tune sgd.py lamb.py")
+    for name in ("tune.md", "tune.png", "tune.html"):
+        assert Path("out", name).stat().st_size > 300
+
+
+def test_the_best_is_named_with_its_words(words, trained):
+    assert main(words) == 0
+    found = json.loads(Path("out/tune.json").read_text())
+    own = [row for row in found["trials"] if (row["recipe"], row["batch_size"]) == ("sgd", 32)]
+    best = min((row for row in own if row["mean"] is not None), key=lambda row: row["mean"])
+    assert found["verdicts"][0].startswith(f"sgd at batch 32: {best['mean']:.2f} with {best['words'][0]}")
+
+
+def test_more_trials_continue_a_search(words, trained):
+    assert main(words) == 0
+    more = [word if word != "6" else "9" for word in words]
+    assert main(more) == main(more) == 0
+    assert len(trained) == 2 * 2 * 9
+
+
+def test_a_range_that_ends_too_early_is_said(words, trained):
+    assert main([*words, "--over", "sgd/schedule.base_lr:log:0.001:0.05"]) == 0
+    found = json.loads(Path("out/tune.json").read_text())
+    assert found["verdicts"][0].endswith("; no larger schedule.base_lr was tried: widen it")
+
+
+def test_trials_that_diverge_count_and_have_no_score(words, trained):
+    assert main([*words, "--over", "schedule.base_lr:log:1:2"]) == 0
+    assert (
+        json.loads(Path("out/tune.json").read_text())["verdicts"][0]
+        == "sgd at batch 32: every trial diverged"
+    )
+    table = Path("out/tune.md").read_text().splitlines()[2].replace(" ", "")
+    assert table == "|sgd|32|6|1|1|6|-|-|"
+
+
+def test_the_points_of_a_search_do_not_depend_on_their_number():
+    assert shares(20, 3)[:5] == shares(5, 3) and len(shares(1, 1)) == 1
+    spread = sorted(point[0] for point in shares(16, 2))
+    assert all(number / 16 <= share < (number + 1) / 16 for number, share in enumerate(spread))
+
+
+def test_a_range_for_one_recipe_takes_the_place_of_the_general_one():
+    words = ["sgd/a:log:1:10", "a:linear:0:1", "b:linear:-1:1"]
+    assert axes_of(words, "sgd") == [Axis("a", True, 1, 10), Axis("b", False, -1, 1)]
+    assert axes_of(words, "lamb") == [Axis("a", False, 0, 1), Axis("b", False, -1, 1)]
+    assert Axis("a", True, 1, 100).at(0.5) == pytest.approx(10) and Axis("a", False, 0, 2).at(0.5) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--over", "schedule.base_lr:0.1:1"], "write KEY:log:LOW:HIGH or KEY:linear:LOW:HIGH"),
+        (["--over", "schedule.base_lr:log:0:1"], "0 < LOW < HIGH"),
+        (["--over", "schedule.base_lr:linear:2:1"], "must have LOW < HIGH"),
+        (["--over", "schedule.bas_lr:log:0.1:1"], "bas_lr"),
+        (["--over", "other/schedule.base_lr:log:0.1:1"], "no recipe of this search has that name"),
+        (["--trials", "0"], "--trials 0 must be at least 1"),
+        (["--batch-sizes", "1,x"], "write batch sizes such as"),
+        (["nowhere.py"], "nowhere.py"),
+    ],
+)
+def test_wrong_words_are_one_message_and_train_nothing(change, message, words, trained, capsys):
+    assert main([*words, *change]) == 2
+    said = capsys.readouterr().err
+    assert message in said and said.startswith("error: ") and not trained and not Path("out").exists()
+
+
+def test_a_recipe_without_a_range_is_the_users_error(words):
+    with pytest.raises(RecipeError, match="no --over names a key of it"):
+        trials_of(Path("sgd.py"), [], ["lamb/schedule.base_lr:log:0.1:1"], 3)

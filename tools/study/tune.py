@@ -1,0 +1,270 @@
+"""Tune recipes with equal budgets: as many trials for each recipe and batch size, at quasi-random points.
+
+    python -m tools.study tune recipes/digits/digits.py recipes/digits/digits_720_lars.py \\
+        --batch-sizes 32,720 --trials 20 --over schedule.base_lr:log:0.01:1 \\
+        --over digits_720_lars/schedule.base_lr:log:0.1:10 --over optimizer.weight_decay:log:1e-5:1e-3
+
+--over names a key, its scale (log or linear) and its range; with `RECIPE/` before the key, it holds for that
+recipe alone, in place of one without. The points are a scrambled Sobol sequence, tried in its order, so that
+more --trials continue a search, and a search that was stopped continues where it was. The other keys change
+with the batch size as in `study sweep`; key=value words change every run.
+
+The seeds are 1000 and the following ones, so that no comparison is made on the seeds of its tuning: compare
+the best settings with `python -m tools.study`, whose seeds begin at 0. A trial of which a run diverges has no
+score, and counts. The command writes tune.md, tune.json, tune.png (the best value against the number of
+trials) and tune.html into --out.
+"""
+
+import math
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+
+from lbtrain.errors import RecipeError
+from lbtrain.recipe.files import load_recipe
+
+from ..kit import command, pages
+from ..kit.charts import Chart, error_axis, look, save, tidy
+from ..kit.tables import Table
+from .grid import GridArm, Point, batch_sizes_of, trained
+from .jobs import Launch, check_names_differ, split_words
+from .report import origin_of, provenance_of, write_text_and_data
+from .sweep import words_at
+
+FIRST_SEED = 1000
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One key and the range that is searched."""
+
+    key: str
+    log: bool
+    low: float
+    high: float
+
+    @classmethod
+    def parse(cls, text: str) -> "Axis":
+        """From KEY:log:LOW:HIGH or KEY:linear:LOW:HIGH. Raises RecipeError."""
+        try:
+            key, scale, low, high = text.split(":")
+            axis = cls(key, {"log": True, "linear": False}[scale], float(low), float(high))
+        except (ValueError, KeyError):
+            raise RecipeError(f"--over {text}: write KEY:log:LOW:HIGH or KEY:linear:LOW:HIGH") from None
+        if not axis.low < axis.high < math.inf or (axis.log and axis.low <= 0):
+            positive = "0 < " * axis.log
+            raise RecipeError(f"--over {text}: the range must have {positive}LOW < HIGH, both finite")
+        return axis
+
+    def at(self, share: float) -> float:
+        """The value at a share of the range."""
+        if self.log:
+            return self.low * (self.high / self.low) ** share
+        return self.low + (self.high - self.low) * share
+
+
+def axes_of(words: Sequence[str], recipe: str) -> list[Axis]:
+    """The axes of one recipe (its file's stem): those for it alone come before those for all. Raises
+    RecipeError.
+    """
+    found: dict[str, Axis] = {}
+    for word in sorted(words, key=lambda word: "/" in word.partition(":")[0]):
+        owner, _, text = word.rpartition("/")
+        if owner in ("", recipe):
+            axis = Axis.parse(text)
+            found[axis.key] = axis
+    if not found:
+        raise RecipeError(f"{recipe}: no --over names a key of it")
+    return list(found.values())
+
+
+def shares(trials: int, dimensions: int) -> list[list[float]]:
+    """The first points of one sequence in the unit cube, whatever their number [trials, dimensions]."""
+    from scipy.stats.qmc import Sobol
+
+    points = Sobol(dimensions, rng=0).random_base2(max(0, (trials - 1).bit_length()))
+    return [[float(share) for share in point] for point in points[:trials]]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One setting of one recipe: where it lies in the ranges, and the words that make it."""
+
+    recipe: str
+    shares: tuple[float, ...]
+    words: tuple[str, ...]
+    arm: GridArm
+
+
+def trials_of(path: Path, overrides: Sequence[str], over: Sequence[str], count: int) -> list[Trial]:
+    """Raises RecipeError for a range or a key that is wrong."""
+    recipe, axes = load_recipe(path).with_overrides(overrides), axes_of(over, path.stem)
+    trials = []
+    for number, point in enumerate(shares(count, len(axes))):
+        words = tuple(f"{axis.key}={axis.at(at):.4g}" for axis, at in zip(axes, point, strict=True))
+        recipe.with_overrides(words)
+        batch = partial(words_at, recipe, tuple(overrides), False)
+        arm = GridArm(f"{path.stem}/trial{number:03}", path, recipe, partial(_with_words, batch, words))
+        trials.append(Trial(path.stem, tuple(point), words, arm))
+    return trials
+
+
+def _with_words(batch: Any, words: tuple[str, ...], batch_size: int) -> tuple[str, ...]:
+    return (*batch(batch_size), *words)
+
+
+@dataclass(frozen=True)
+class Search:
+    """All trials of one recipe at one batch size, in the order in which they were made."""
+
+    recipe: str
+    batch_size: int
+    trials: Sequence[Trial]
+    points: Sequence[Point]
+
+    def scores(self) -> list[float | None]:
+        """One per trial; None where a run diverged."""
+        return [None if point.lost else point.mean for point in self.points]
+
+    def best_so_far(self) -> list[float | None]:
+        """After each trial."""
+        found: list[float | None] = []
+        higher = self.points[0].primary_metric.higher_is_better
+        for score in self.scores():
+            known = [each for each in (score, found[-1] if found else None) if each is not None]
+            found.append((max if higher else min)(known) if known else None)
+        return found
+
+    @property
+    def best(self) -> int | None:
+        """The number of the best trial, the first where several are alike; None if all diverged."""
+        best = self.best_so_far()[-1]
+        return None if best is None else self.scores().index(best)
+
+    def outcome(self) -> str:
+        name = f"{self.recipe} at batch {self.batch_size:,}"
+        if self.best is None:
+            return f"{name}: every trial diverged"
+        trial = self.trials[self.best]
+        edges = [
+            f"; no {'larger' if own == max(tried) else 'smaller'} {word.split('=')[0]} was tried: widen it"
+            for word, own, tried in zip(trial.words, trial.shares, self._tried(), strict=True)
+            if own in (min(tried), max(tried))
+        ]
+        return f"{name}: {self.points[self.best].cell} with {' '.join(trial.words)}{''.join(edges)}"
+
+    def _tried(self) -> list[tuple[float, ...]]:
+        """Of each key, where the trials lie in its range."""
+        return list(zip(*(trial.shares for trial in self.trials), strict=True))
+
+    def row(self) -> list[str]:
+        diverged = sum(bool(point.lost) for point in self.points)
+        best, words = "-", "-"
+        if self.best is not None:
+            best, words = self.points[self.best].cell, " ".join(self.trials[self.best].words)
+        keys, seeds = len(self.trials[0].words), len(self.points[0].jobs)
+        counts = (len(self.points), seeds, keys, diverged)
+        return [self.recipe, f"{self.batch_size:,}", *map(str, counts), best, words]
+
+
+def write_report(searches: Sequence[Search], out: Path, *, title: str, typed: str) -> str:
+    """Writes tune.md, .json, .png and .html; returns the text for the terminal."""
+    metric = searches[0].points[0].primary_metric
+    head = ["recipe", "batch", "trials", "seeds", "keys", "diverged", f"best {metric.label} %", "with"]
+    table = Table(head, [search.row() for search in searches], title="Budget and best", align="lrrrrrll")
+    charts = [
+        Chart(
+            f"{title}: batch {size:,}",
+            f"The best {metric.label} so far against the number of trials, one line for each recipe.",
+            partial(_draw, searches=[each for each in searches if each.batch_size == size]),
+        )
+        for size in dict.fromkeys(search.batch_size for search in searches)
+    ]
+    save(charts, out / "tune.png")
+    outcomes = [search.outcome() for search in searches]
+    summaries = [each for search in searches for point in search.points for each in point.summaries]
+    origin = provenance_of({origin_of(summary) for summary in summaries}, typed)
+    (out / "tune.html").write_text(pages.report(title, outcomes, charts, [table], origin))
+    rows = [
+        {"recipe": search.recipe, "trial": number, "words": trial.words, **point.row()}
+        for search in searches
+        for number, (trial, point) in enumerate(zip(search.trials, search.points, strict=True))
+    ]
+    data = {
+        "title": title,
+        "command": typed,
+        "trials": rows,
+        "table": table.markdown(),
+        "verdicts": outcomes,
+        "provenance": origin,
+    }
+    return write_text_and_data(out, "tune", data)
+
+
+def _draw(axes: Axes, searches: Sequence[Search]) -> None:
+    metric = searches[0].points[0].primary_metric
+    for number, search in enumerate(searches):
+        budget = range(1, len(search.points) + 1)
+        best = [math.nan if value is None else value for value in search.best_so_far()]
+        tried = [math.nan if value is None else value for value in search.scores()]
+        axes.plot(budget, tried, ".", color=look(number)["color"], alpha=0.4)
+        axes.step(budget, best, where="post", **look(number), linewidth=2, label=search.recipe)
+    axes.set(xlabel="trials", ylabel=f"best {metric.label} so far (%)", ylim=(0, None))
+    if not metric.higher_is_better:
+        error_axis(axes, [search.best_so_far()[-1] for search in searches])
+    tidy(axes)
+
+
+def main(words: list[str]) -> int:
+    parser = command.parser("study tune", __doc__)
+    parser.add_argument(
+        "words", nargs="+", metavar="RECIPE|key=value", help="Recipe files, and overrides of all of them."
+    )
+    parser.add_argument("--batch-sizes", required=True, help="The batch sizes, such as 32,720.")
+    parser.add_argument("--trials", type=int, default=20, help="Trials per recipe and batch (default 20).")
+    parser.add_argument(
+        "--over",
+        action="append",
+        required=True,
+        metavar="[RECIPE/]KEY:log|linear:LOW:HIGH",
+        help="A key to tune and its range; it may be given several times.",
+    )
+    parser.add_argument("--title", default="Tuning", help="The heading of the report.")
+    Launch.add_options(parser, launcher="python", ranks=1, seeds=1, out="runs/tune")
+    parser.set_defaults(first_seed=FIRST_SEED)
+    options = parser.parse_intermixed_args(words)
+    typed = shlex.join(["python", "-m", "tools.study", "tune", *words])
+    return command.exit_code(lambda: tune(options, typed))
+
+
+def tune(options: Any, typed: str) -> str:
+    """Trains what is missing and writes the report. Raises RecipeError, before anything is trained."""
+    recipes, overrides = split_words(options.words)
+    launch, sizes = Launch.of(options), batch_sizes_of(options.batch_sizes)
+    if options.trials < 1:
+        raise RecipeError(f"--trials {options.trials} must be at least 1")
+    check_names_differ([(path.stem, path) for path in recipes])
+    if strange := [
+        word
+        for word in options.over
+        if "/" in word and word.split("/")[0] not in {path.stem for path in recipes}
+    ]:
+        raise RecipeError(f"--over {strange[0]}: no recipe of this search has that name")
+    trials = [trial for path in recipes for trial in trials_of(path, overrides, options.over, options.trials)]
+    if len({trial.arm.primary_metric for trial in trials}) > 1:
+        raise RecipeError("the recipes are scored by different metrics: tune each kind by itself")
+    points = {
+        (point.arm, point.batch_size): point
+        for point in trained([each.arm for each in trials], sizes, launch)
+    }
+    searches = []
+    for size in sizes:
+        for path in recipes:
+            own = [trial for trial in trials if trial.recipe == path.stem]
+            searches.append(Search(path.stem, size, own, [points[trial.arm.name, size] for trial in own]))
+    return write_report(searches, launch.out, title=options.title, typed=typed)
