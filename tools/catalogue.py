@@ -1,4 +1,4 @@
-"""The tables of contents of the recipes, one a folder, from the contracts of the recipes.
+"""The tables of the recipes, one for each folder and one in README.md, from the contracts of the recipes.
 
 python -m tools.catalogue            writes them
 python -m tools.catalogue --check    says whether one is out of date (exit code 1), writes nothing
@@ -11,6 +11,9 @@ from pathlib import Path
 from lbtrain.recipe.contract import Contract
 from lbtrain.recipe.files import RECIPES, shipped
 
+from .kit.publish import with_block
+
+README = RECIPES.parent / "README.md"
 FOLDERS = sorted({path.parent for path in shipped().values()})
 TITLES = {
     "cifar10": "CIFAR-10",
@@ -71,6 +74,16 @@ def contents() -> str:
     return HEAD + "\n" + "\n".join(table) + "\n"
 
 
+def readme(text: str) -> str:
+    """README.md with its table of all recipes that were measured."""
+    rows = [row for path in shipped().values() if (row := Contract.read(path)).measured != "-"]
+    table = ["| recipe | batch | measured |", "|---|---:|---|"]
+    for row in rows:
+        result = f"{row.metric} {row.measured} %" if row.measured[0].isdigit() else row.measured
+        table.append(f"| [{row.name}](recipes/{row.name}.py) | {row.batch} | {result} |")
+    return with_block(text, "measured", "\n".join(table))
+
+
 def _row(row: Contract) -> str:
     name = row.name.partition("/")[2]
     cells = [f"[{name}]({name}.py)", row.batch, row.measured, row.published, row.source]
@@ -79,7 +92,8 @@ def _row(row: Contract) -> str:
 
 def write(check: bool = False) -> list[Path]:
     """Writes every table that is out of date, unless told only to `check`; returns their paths."""
-    pages = {RECIPES / "README.md": contents()} | {folder / "README.md": page(folder) for folder in FOLDERS}
+    pages = {README: readme(README.read_text()), RECIPES / "README.md": contents()}
+    pages |= {folder / "README.md": page(folder) for folder in FOLDERS}
     stale = [path for path, new in pages.items() if not path.exists() or path.read_text() != new]
     for path in [] if check else stale:
         path.write_text(pages[path])

@@ -24,7 +24,7 @@ from lbtrain.recipe.durations import Duration
 from lbtrain.recipe.files import contract_field
 from lbtrain.tasks import primary_metric_of
 from tests.recipes.tables import TABLES, seen
-from tools.catalogue import FOLDERS, contents, page
+from tools.catalogue import FOLDERS, README, contents, page, readme
 
 FOLDER = Path(__file__).parents[2] / "recipes"
 DATA = Path(__file__).parents[3] / "shared/data"
@@ -358,6 +358,12 @@ def test_the_list_of_folders_is_fresh():
     assert {path.parent for path in FILES} == set(FOLDERS)
     assert (FOLDER / "README.md").read_text() == contents(), "python -m tools.catalogue"
     assert all(f"[{folder.name}]({folder.name}/README.md)" in contents() for folder in FOLDERS)
+
+
+def test_the_readme_lists_what_was_measured():
+    text = README.read_text()
+    assert text == readme(text), "python -m tools.catalogue"
+    assert "| top-1 error 0.73 ± 0.64 % |" in text and "| mask AP 27.85 ± 2.03 % |" in text
 
 
 def test_a_table_sees_a_new_recipe_and_a_changed_one(tmp_path):

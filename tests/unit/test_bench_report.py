@@ -18,7 +18,6 @@ def line(
 
 def test_the_page_in_the_repository_is_what_the_rows_say():
     assert report.PAGE.read_text() == report.page(report.tables())
-    assert report.README.read_text() == report.readme(report.README.read_text(), report.tables())
 
 
 def test_what_was_missed_is_listed_with_its_ratio():

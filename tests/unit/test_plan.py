@@ -570,7 +570,7 @@ def test_a_table_of_rates_in_a_plan():
     [(512, 4, 0.15625), (1024, 5.6569, 0.3125), (4096, 11.3137, 1.25), (8192, 16, 2.5), (16384, 22.6274, 5)],
 )
 def test_the_reproduced_table_of_lars(batch, lr, warmup_epochs):
-    """Rates grow with the square root of the batch, warm-ups linearly (docs/design.md, section 7)."""
+    """Rates grow with the square root of the batch, warm-ups linearly."""
     schedule = dict(
         base_lr=4.0, base_batch_size=512, rule="sqrt", warmup="0.15625ep", warmup_rule="linear", decay="poly"
     )

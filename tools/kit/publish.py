@@ -11,7 +11,7 @@ from pathlib import Path
 from lbtrain.errors import RecipeError
 
 ROOT = Path(__file__).parents[2]
-README = ROOT / "README.md"
+ACCURACY = ROOT / "docs" / "accuracy.md"
 
 
 def with_block(text: str, name: str, new: str) -> str:
@@ -46,6 +46,6 @@ def add_options(options: argparse.ArgumentParser) -> None:
     options.add_argument(
         "--page",
         type=Path,
-        default=README,
-        help="The page that shows table and picture (default: README.md).",
+        default=ACCURACY,
+        help="The page that shows table and picture (default: docs/accuracy.md).",
     )

@@ -1,8 +1,8 @@
-"""Put a rendered report into the repository: its numbers as data, its picture, its table in the README.
+"""Put a rendered report into the repository: its numbers as data, its picture, its table in docs/scaling.md.
 
     python -m tools.scaling_report.publish runs/scaling-demo/page --name scaling_demo
 
-Writes results/NAME.json, docs/NAME.png and the text between the NAME markers of README.md, so that no figure
+Writes results/NAME.json, docs/NAME.png and the text between the NAME markers of docs/scaling.md, so that no figure
 is typed by hand.
 """
 
@@ -17,7 +17,7 @@ from .report import Report, ReportError, load
 
 
 def block(report: Report, name: str) -> str:
-    """The README's text for a report: picture, what was measured beside what is predicted, origin."""
+    """The page's text for a report: picture, what was measured beside what is predicted, origin."""
     measured = {row.gpus: row for row in report.good_rows()}
     lines = [
         "| GPUs | measured images/s | efficiency | predicted images/s | efficiency (90% interval) |",
@@ -40,7 +40,7 @@ def block(report: Report, name: str) -> str:
     )
     return (
         "![images/s, efficiency and causes, measured and "
-        f"predicted](docs/{name}.png)\n\n{table}\n\n<sub>{source}</sub>"
+        f"predicted]({name}.png)\n\n{table}\n\n<sub>{source}</sub>"
     )
 
 
@@ -49,19 +49,19 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("page", type=Path, help="a folder by `render`")
-    parser.add_argument("--name", required=True, help="name of the result and of the README's markers")
+    parser.add_argument("--name", required=True, help="name of the result and of the page's markers")
     options = parser.parse_args()
-    readme = ROOT / "README.md"
+    scaling = ROOT / "docs" / "scaling.md"
     try:
         text = with_block(
-            readme.read_text(), options.name, block(load(options.page / "scaling.json"), options.name)
+            scaling.read_text(), options.name, block(load(options.page / "scaling.json"), options.name)
         )
     except (ReportError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     shutil.copy(options.page / "scaling.json", ROOT / "results" / f"{options.name}.json")
     shutil.copy(options.page / "scaling.png", ROOT / "docs" / f"{options.name}.png")
-    readme.write_text(text)
+    scaling.write_text(text)
     return 0
 
 

@@ -22,12 +22,12 @@ from lbtrain.recipe.files import RECIPES, contract_field, load_recipe
 
 from .. import catalogue
 from ..kit import command
-from ..kit.publish import README, add_options, picture_beside, publish
+from ..kit.publish import ACCURACY, add_options, picture_beside, publish
 
 _SWEEP = "as an arm of the sweep"
 
 
-def block(study: dict[str, Any], name: str, page: Path = README) -> str:
+def block(study: dict[str, Any], name: str, page: Path = ACCURACY) -> str:
     """The page's text for a study or a sweep: table, outcomes, picture, origin."""
     lines = "\n".join(f"- {line}" for line in study["verdicts"])
     seen = study.get("title", "curves of every run")

@@ -77,9 +77,9 @@ def test_the_tables_of_the_page_are_what_the_rows_say() -> None:
         )
 
 
-def test_the_readmes_demo_is_what_its_result_says() -> None:
-    result, readme = ROOT / "results/scaling_demo.json", (ROOT / "README.md").read_text()
-    assert with_block(readme, "scaling_demo", publish.block(load(result), "scaling_demo")) == readme
+def test_the_demo_of_the_page_is_what_its_result_says() -> None:
+    result, page = ROOT / "results/scaling_demo.json", (ROOT / "docs/scaling.md").read_text()
+    assert with_block(page, "scaling_demo", publish.block(load(result), "scaling_demo")) == page
     assert (ROOT / "docs/scaling_demo.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -240,9 +240,7 @@ def test_publishing_replaces_only_what_stands_between_the_markers():
 
 def test_a_page_in_a_folder_finds_its_picture():
     study = {"table": "|", "verdicts": [], "provenance": "command"}
-    assert "(docs/x.png)" in block(study, "x") and "(x.png)" in block(
-        study, "x", ROOT / "docs" / "methods.md"
-    )
+    assert "(x.png)" in block(study, "x") and "(docs/x.png)" in block(study, "x", ROOT / "README.md")
 
 
 def test_recipes_state_what_was_measured():
@@ -265,12 +263,21 @@ def test_recipes_state_what_was_measured():
         assert number in f" {line}", recipe
 
 
-def test_the_readme_shows_the_published_study():
-    root = Path(__file__).parents[3]
-    study = json.loads((root / "results/digits_demo.json").read_text())
-    readme = (root / "README.md").read_text()
-    assert study["table"] in readme and study["provenance"] in readme
-    assert all(line in readme for line in study["verdicts"])
+@pytest.mark.parametrize(
+    ("page", "name"),
+    [
+        ("accuracy.md", "digits_demo"),
+        ("accuracy.md", "digits_sweep"),
+        ("accuracy.md", "fashion_sweep"),
+        ("detection.md", "mask_rcnn_shapes"),
+        ("methods.md", "digits_methods"),
+        ("methods.md", "fashion_methods"),
+    ],
+)
+def test_a_page_shows_the_published_study(page, name):
+    study, path = json.loads((ROOT / f"results/{name}.json").read_text()), ROOT / "docs" / page
+    text = path.read_text()
+    assert with_block(text, name, block(study, name, path)) == text and study["provenance"] in text
 
 
 def test_the_worker_starts_from_any_folder_by_its_path_alone(tmp_path):
