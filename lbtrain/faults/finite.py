@@ -20,11 +20,11 @@ from torch import Tensor
 
 from lbtrain.data.stream import Stream
 from lbtrain.engines.protocol import Engine
-from lbtrain.errors import Diverged
+from lbtrain.errors import Diverged, SaveFailed
 from lbtrain.optim import gradient_norms, named_layers
 from lbtrain.plan.batching import BatchSplit
 from lbtrain.plan.plan import Plan
-from lbtrain.runs.records import write_whole
+from lbtrain.runs.files import write_whole
 
 _LATEST = 3  # a step is known to be finite on all ranks when two more have been given out
 
@@ -126,8 +126,14 @@ class FiniteCheck:
             name for name, norm in zip(bad.names, bad.norms.tolist(), strict=True) if not math.isfinite(norm)
         ]
         path = self.run_dir / "diverged.json"
+        unsaved = ""
         if self.engine.rank == 0:
-            write_whole(path, json.dumps(description(bad, everywhere, layers, self.stream), indent=1) + "\n")
+            try:
+                write_whole(
+                    path, json.dumps(description(bad, everywhere, layers, self.stream), indent=1) + "\n"
+                )
+            except SaveFailed as error:
+                unsaved = f" ({error})"
         losses = [loss for rank in everywhere for loss in rank]
         mean = sum(losses) / len(losses)
         what = (
@@ -136,7 +142,7 @@ class FiniteCheck:
         return Diverged(
             f"{what} at step {bad.step}, learning rate {bad.lr:.4g}: lower schedule.base_lr or lengthen "
             "schedule.warmup. "
-            f"{path} names layers and samples; no checkpoint is later than the step before"
+            f"{path} names layers and samples{unsaved}; no checkpoint is later than the step before"
         )
 
 

@@ -14,11 +14,12 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any
 
+import yaml
 from omegaconf import OmegaConf
 
 from lbtrain.errors import RecipeError
 from lbtrain.recipe.expectation import Expectation
-from lbtrain.recipe.values import checked, from_text
+from lbtrain.recipe.values import checked, from_text, mapping_from_yaml
 
 MAY_CHANGE_ON_RESUME = {
     "engine", "deepspeed.zero_stage", "deepspeed.config", "colossalai.zero_stage", "world_size", "micro_batch_size",
@@ -460,6 +461,26 @@ class Recipe:
 
     def to_yaml(self) -> str:
         return OmegaConf.to_yaml(OmegaConf.structured(self))
+
+    @classmethod
+    def from_yaml(cls, text: str) -> "Recipe":
+        """The inverse of `to_yaml`: every key stands there, and nothing is interpolated. Raises
+        RecipeError.
+        """
+        try:
+            tree = mapping_from_yaml(text)
+        except (ValueError, RecursionError, yaml.YAMLError) as error:
+            raise RecipeError(
+                f"it is no recipe in YAML: {(str(error) or 'nesting').splitlines()[0]}"
+            ) from error
+        recipe = cls().vary(**tree)
+        for name, _ in keys():
+            branch: Any = tree
+            for part in name.split("."):
+                if part not in branch:
+                    raise RecipeError(f"it lacks {name}")
+                branch = branch[part]
+        return recipe
 
 
 def keys(config_type: type = Recipe, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field[Any]]]:

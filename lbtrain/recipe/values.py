@@ -103,7 +103,30 @@ def _list(text: str) -> list[str]:
 def _mapping(text: str) -> dict[str, Any]:
     if not text.startswith("{"):
         raise ValueError(text)
-    return typing.cast(dict[str, Any], _from_node(yaml.compose(text, Loader=yaml.BaseLoader)))
+    return mapping_from_yaml(text)
+
+
+def mapping_from_yaml(text: str) -> dict[str, Any]:
+    """A mapping and what is in it, read as strictly as a word of a command line. Raises ValueError,
+    RecursionError or yaml.YAMLError.
+    """
+    node = yaml.compose(text, Loader=yaml.BaseLoader)
+    if not isinstance(node, yaml.MappingNode):
+        raise ValueError("it is no mapping of keys to values")
+    _check_written_once(node, set())
+    return typing.cast(dict[str, Any], _from_node(node))
+
+
+def _check_written_once(node: yaml.Node, seen: set[int]) -> None:
+    """An alias may stand for a scalar. Of lists or mappings, ten lines of them make a value of any size."""
+    if isinstance(node, yaml.ScalarNode):
+        return
+    if id(node) in seen:
+        raise ValueError("it has an alias of a list or a mapping, write the value itself")
+    seen.add(id(node))
+    for item in node.value:
+        for each in item if isinstance(item, tuple) else (item,):
+            _check_written_once(each, seen)
 
 
 def _from_node(node: yaml.Node) -> Any:

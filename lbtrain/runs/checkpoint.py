@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from lbtrain.engines.protocol import EngineState
 from lbtrain.errors import RecipeError, SaveFailed
-from lbtrain.runs.records import write_whole
+from lbtrain.runs.files import open_to_read, read_whole, write_whole
 
 OWN = ("state_dict", "optimizer", "loss_scale", "progress", "recipe")
 """What every checkpoint holds."""
@@ -156,10 +156,8 @@ class Checkpoints:
                 else "there is none before it"
             )
             self._failure = SaveFailed(
-                (
-                    f"the checkpoint of step {progress.step} could not be written to "
-                    f"{self.folder} ({why}); {last}"
-                )
+                f"the checkpoint of step {progress.step} could not be written to "
+                f"{self.folder} ({why}); {last}"
             )
 
     def _write(
@@ -179,7 +177,7 @@ class Checkpoints:
         } | dict(extras or {})
         path = self.folder / f"step_{progress.step:09}.pt"
         new = path.with_suffix(".new")
-        with new.open("wb") as file:
+        with new.open("xb") as file:
             torch.save(content, file)
             file.flush()
             os.fsync(file.fileno())
@@ -206,9 +204,7 @@ class Checkpoints:
         """
         damaged: list[str] = []
         for path in reversed(self._paths()):
-            if _checksum_path(path).exists() and (
-                checksum := _checksum_path(path).read_text().strip()
-            ) == _sha256(path):
+            if checksum := _matching_checksum(path):
                 return _read(path, damaged, checksum)
             damaged.append(f"{path} is damaged (its checksum differs): passed over")
             self._passed_over.add(path)
@@ -295,6 +291,14 @@ def _checksum_path(path: Path) -> Path:
     return path.with_suffix(".sha256")
 
 
+def _matching_checksum(path: Path) -> str:
+    """Of a checkpoint that is as it was written; empty for one that is damaged, or whose checksum is."""
+    with contextlib.suppress(OSError, ValueError):
+        checksum = read_whole(_checksum_path(path), most=100).decode().strip()
+        return checksum if checksum == _sha256(path) else ""
+    return ""
+
+
 def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
+    with open_to_read(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

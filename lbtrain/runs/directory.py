@@ -4,6 +4,7 @@ recipe.yaml, plan.json, fingerprint.json (what all ranks had in common), deepspe
 engine), metrics.jsonl, tensorboard/, checkpoints/, summary.json.
 """
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -12,17 +13,34 @@ import socket
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, TextIO
-
-from omegaconf import OmegaConf
 
 from lbtrain.engines.deepspeed_config import complete_config
 from lbtrain.errors import RecipeError
 from lbtrain.plan.plan import Plan
 from lbtrain.recipe import MAY_CHANGE_ON_RESUME, Recipe, keys
+from lbtrain.runs.files import open_to_append, read_object, read_whole, saving, write_whole
 from lbtrain.runs.provenance import commit, hardware, versions
-from lbtrain.runs.records import write_whole
+from lbtrain.runs.records import read_rows
+
+WRITTEN = (
+    *("recipe.yaml", "plan.json", "fingerprint.json", "deepspeed.json", "metrics.jsonl", "summary.json"),
+    *("tensorboard", "checkpoints", "pictures", "lock", "guards.json", "faults.log", "diverged.json"),
+)
+"""All that a run writes into its directory."""
+
+_SUMMARY: dict[str, Any] = {
+    **dict.fromkeys(("recipe", "commit", "hardware", "engine"), str),
+    **dict.fromkeys(("step", "examples", "world_size"), int),
+    **dict.fromkeys(("primary_metric", "versions"), dict),
+    "seconds": float,
+}
+
+
+def _holds(found: dict[str, Any], kinds: dict[str, Any]) -> bool:
+    return all(isinstance(found.get(name), kind) for name, kind in kinds.items())
 
 
 def _locked(lock: TextIO) -> bool:
@@ -51,9 +69,15 @@ class RunDirectory:
             raise RecipeError(f"run_dir={self.path} cannot be made: {error.strerror}") from error
 
     def _check_same_run(self, recipe: Recipe) -> None:
+        links = [name for name in WRITTEN if (self.path / name).is_symlink()]
+        if links:
+            raise RecipeError(
+                f"{self.path / links[0]} is a link, and a run writes into its own directory only: remove the "
+                "link, or choose another run_dir"
+            )
         if (self.path / "recipe.yaml").exists() and recipe.resume == "never":
             raise RecipeError(
-                (f"run_dir={self.path} holds a run already, and resume=never: choose another run_dir")
+                f"run_dir={self.path} holds a run already, and resume=never: choose another run_dir"
             )
         if changed := self.changes(recipe):
             raise RecipeError(
@@ -65,16 +89,28 @@ class RunDirectory:
         """What makes `recipe` another run than the one that lies here, in words; nothing where it would
         continue it, or none lies here.
         """
-        path = self.path / "recipe.yaml"
-        if not path.exists():
+        if not (self.path / "recipe.yaml").exists() and not any(self.path.glob("checkpoints/step_*.pt")):
             return []
-        old, new = OmegaConf.create(path.read_text()), OmegaConf.structured(recipe)
+        old = self.recipe()
         values = {
-            key: (OmegaConf.select(old, key), OmegaConf.select(new, key))
+            key: (attrgetter(key)(old), attrgetter(key)(recipe))
             for key, _ in keys()
             if key not in MAY_CHANGE_ON_RESUME
         }
         return [f"{key} was {before}, is {now}" for key, (before, now) in values.items() if before != now]
+
+    def recipe(self) -> Recipe:
+        """Of the run that lies here. Raises RecipeError where its file is missing, damaged, or of a version
+        of lbtrain that had other keys.
+        """
+        path = self.path / "recipe.yaml"
+        try:
+            return Recipe.from_yaml(read_whole(path).decode())
+        except (OSError, ValueError) as error:
+            raise RecipeError(
+                f"{path} cannot be read ({error}), so that nothing shows which run this is: put the file "
+                "back (every checkpoint holds a copy, under `recipe`), or choose another run_dir"
+            ) from error
 
     def claim(self, *, patience: float = 10) -> TextIO:
         """Locks the directory for this process, for as long as the returned file is open; the system frees it
@@ -85,24 +121,25 @@ class RunDirectory:
         """
         path, end = self.path / "lock", time.monotonic() + patience
         try:
-            lock = path.open("a+")
+            lock = os.fdopen(open_to_append(path), "a+", errors="replace")
         except OSError as error:
             raise RecipeError(f"run_dir={self.path} cannot be written to: {error.strerror}") from error
         while not _locked(lock):
             if time.monotonic() > end:
                 lock.seek(0)
+                owner = "".join(filter(str.isprintable, lock.read(200))) or "another process"
                 raise RecipeError(
-                    (
-                        f"run_dir={self.path} is in use by {lock.read().strip()}: wait for it, "
-                        "end it, or choose another run_dir"
-                    )
+                    f"run_dir={self.path} is in use by {owner}: wait for it, end it, or choose another "
+                    "run_dir"
                 )
             time.sleep(0.1)
-        lock.truncate(0)
-        lock.write(
-            (f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
-        )
-        lock.flush()
+        with saving(path):
+            lock.truncate(0)
+            lock.write(
+                f"process {os.getpid()} on {socket.gethostname()} "
+                f"since {time.strftime('%Y-%m-%d %H:%M:%S')}\n"
+            )
+            lock.flush()
         return lock
 
     def describe(self, recipe: Recipe, plan: Plan, fingerprint: Mapping[str, str]) -> None:
@@ -125,10 +162,15 @@ class RunDirectory:
         """How many broken images were, over the whole run with its restarts: the rows of metrics.jsonl count
         each once.
         """
-        rows = map(json.loads, (self.path / "metrics.jsonl").read_text().splitlines())
-        return sum(row["replaced_images"] for row in rows if "replaced_images" in row)
+        return sum(row.get("replaced_images", 0) for row in read_rows(self.path / "metrics.jsonl")[0])
 
     def summary(self) -> dict[str, Any] | None:
-        """Of a finished run; None if it has not finished."""
-        path = self.path / "summary.json"
-        return dict(json.loads(path.read_text())) if path.exists() else None
+        """Of a finished run; None if it has not finished, or if the file is damaged: then the run is scored
+        and the file written again.
+        """
+        with contextlib.suppress(OSError, ValueError):
+            found = read_object(self.path / "summary.json")
+            metric = found["primary_metric"] if _holds(found, _SUMMARY) else {}
+            if isinstance(metric, dict) and _holds(found, {metric.get("name", ""): (int, float)}):
+                return found
+        return None

@@ -2,11 +2,16 @@
 the others hold a silent copy.
 """
 
+import contextlib
 import dataclasses
+import io
 import json
 import os
 import sys
+import threading
 import time
+import types
+import typing
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +22,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from lbtrain.runs.files import open_to_append, read_whole, saving, write_whole
 
 Pictures = dict[str, NDArray[np.uint8]]
 """What to look at, by name: uint8 (height, width, 3)."""
@@ -143,6 +150,8 @@ class DistanceRow:
 
 Row = TrainRow | EvalRow | TrustRow | NoiseRow | LayersRow | DistanceRow | CurvatureRow
 
+_KINDS = {kind.kind: kind for kind in typing.get_args(Row)}
+
 
 def flat(row: Row) -> dict[str, Any]:
     """A row as it stands in metrics.jsonl: metrics and parts of the loss under their own names."""
@@ -164,26 +173,28 @@ class Records:
         self.run_dir = run_dir
         if not enabled:
             return
-        self._metrics = _open_metrics(run_dir / "metrics.jsonl", resumed_at)
-        self._board = _tensorboard(run_dir / "tensorboard", resumed_at)
+        self._metrics = open_metrics(run_dir / "metrics.jsonl", resumed_at)
+        with saving(run_dir / "tensorboard"):
+            self._board = _tensorboard(run_dir / "tensorboard", resumed_at)
         self._screen = _Screen(total_examples) if on_screen else None
 
     def written(self, kind: str) -> list[dict[str, Any]]:
         """The rows of a kind so far, those before a resume included; none where this rank does not write."""
         if not self.enabled:
             return []
-        rows = map(json.loads, (self.run_dir / "metrics.jsonl").read_text().splitlines())
-        return [row for row in rows if row["kind"] == kind]
+        return [row for row in read_rows(self.run_dir / "metrics.jsonl")[0] if row["kind"] == kind]
 
     def write(self, row: Row) -> None:
         if not self.enabled:
             return
         values = flat(row)
-        self._metrics.write(json.dumps(values) + "\n")
-        self._metrics.flush()
-        for name, value in _scalars(row, values) if self._board else ():
-            if name not in ("kind", "step", "examples") and value is not None:
-                self._board.add_scalar(f"{row.kind}/{name}", value, row.examples)
+        with saving(self.run_dir / "metrics.jsonl"):
+            self._metrics.write(json.dumps(values) + "\n")
+            self._metrics.flush()
+        with saving(self.run_dir / "tensorboard"):
+            for name, value in _scalars(row, values) if self._board else ():
+                if name not in ("kind", "step", "examples") and value is not None:
+                    self._board.add_scalar(f"{row.kind}/{name}", value, row.examples)
         if self._screen and isinstance(row, TrainRow | EvalRow):
             self._screen.show(row)
 
@@ -191,18 +202,24 @@ class Records:
         """Each as pictures/step_N_NAME.png in the run directory and in TensorBoard."""
         for name, picture in pictures.items() if self.enabled else ():
             path = self.run_dir / "pictures" / f"step_{row.step:09}_{name}.png"
-            path.parent.mkdir(exist_ok=True)
-            Image.fromarray(picture).save(path)
-            if self._board:
-                self._board.add_image(f"{row.kind}/{name}", picture, row.examples, dataformats="HWC")
+            content = io.BytesIO()
+            Image.fromarray(picture).save(content, "png")
+            with saving(path):
+                path.parent.mkdir(exist_ok=True)
+                write_whole(path, content.getvalue())
+                if self._board:
+                    self._board.add_image(f"{row.kind}/{name}", picture, row.examples, dataformats="HWC")
 
     def close(self) -> None:
-        if self.enabled:
+        if not self.enabled:
+            return
+        if self._screen:
+            self._screen.close()
+        with saving(self.run_dir / "metrics.jsonl"):
             self._metrics.close()
+        with saving(self.run_dir / "tensorboard"):
             if self._board:
                 self._board.close()
-            if self._screen:
-                self._screen.close()
 
 
 def _tensorboard(folder: Path, resumed_at: int) -> Any:
@@ -212,7 +229,14 @@ def _tensorboard(folder: Path, resumed_at: int) -> Any:
     except ModuleNotFoundError:
         print("tensorboard is not installed, so this run writes no curves: pip install 'lbtrain[tools]'")
         return None
+    threading.excepthook = _leave_to_the_next_write
     return SummaryWriter(str(folder), purge_step=resumed_at + 1)
+
+
+def _leave_to_the_next_write(failed: threading.ExceptHookArgs) -> None:
+    """TensorBoard's thread prints what a full disk raises, and raises it again in the next call."""
+    if not (isinstance(failed.exc_value, OSError) and "tensorboard" in type(failed.thread).__module__):
+        threading.__excepthook__(failed)
 
 
 def _scalars(row: Row, values: dict[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -227,23 +251,64 @@ def _scalars(row: Row, values: dict[str, Any]) -> Iterator[tuple[str, Any]]:
         )
 
 
-def _open_metrics(path: Path, resumed_at: int) -> TextIO:
-    kept = []
-    if resumed_at and path.exists():
-        whole = path.read_text().split("\n")[:-1]  # a crash may have cut off the last line
-        kept = [line for line in whole if json.loads(line)["examples"] <= resumed_at]
-    write_whole(path, "".join(line + "\n" for line in kept))
-    return path.open("a")
+def open_metrics(path: Path, resumed_at: int) -> TextIO:
+    """Keeps the rows up to the checkpoint; a file with damaged lines is kept beside it."""
+    kept, note = read_rows(path) if resumed_at else ([], "")
+    with saving(path):
+        if note:
+            aside = path.with_name(path.name + ".damaged")
+            path.replace(aside)
+            print(f"{note}; the file as it was is {aside}", file=sys.stderr, flush=True)
+        text = "".join(json.dumps(row) + "\n" for row in kept if row["examples"] <= resumed_at)
+        write_whole(path, text)
+        return os.fdopen(open_to_append(path), "a")
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Replaces a file in one go: a reader, or a crash, finds the old text or the new, never half of it."""
-    new = path.with_name(path.name + ".new")
-    with new.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)
+def read_rows(path: Path) -> tuple[list[dict[str, Any]], str]:
+    """The rows of a metrics.jsonl, and a note where lines of it, or all of it, are damaged and passed over.
+    None where there is no such file. A crash may have cut off the last line: that is no damage.
+    """
+    try:
+        *whole, _ = read_whole(path, most=2**34).split(b"\n")
+    except FileNotFoundError:
+        return [], ""
+    except OSError as error:
+        return [], f"{path} is passed over ({error.strerror or error})"
+    rows = [_row(line) for line in whole]
+    damaged = [number for number, row in enumerate(rows, 1) if row is None]
+    note = (
+        f"{path}: damaged lines are passed over ({len(damaged)}, the first is line {damaged[0]})"
+        if damaged
+        else ""
+    )
+    return [row for row in rows if row is not None], note
+
+
+def _row(line: bytes) -> dict[str, Any] | None:
+    """None for what no run has written."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    kind = _KINDS.get(str(row.get("kind"))) if isinstance(row, dict) else None
+    if kind is None:
+        return None
+    named = {spec.name: spec for spec in dataclasses.fields(kind) if spec.name not in ("metrics", "parts")}
+    complete = all(name in row for name, spec in named.items() if spec.default is dataclasses.MISSING)
+    hints = typing.get_type_hints(kind)
+    right = all(_is_a(value, hints[name] if name in named else float) for name, value in row.items())
+    return row if complete and right else None
+
+
+def _is_a(value: Any, kind: Any) -> bool:
+    """Of a type that a field of a row may have."""
+    if isinstance(kind, types.UnionType):
+        return any(_is_a(value, each) for each in kind.__args__)
+    if kind is float:
+        return type(value) in (int, float)
+    if typing.get_origin(kind) is dict:
+        return isinstance(value, dict) and all(_is_a(each, kind.__args__[1]) for each in value.values())
+    return type(value) is kind and not (kind is int and value < 0)
 
 
 class _Screen:
@@ -285,7 +350,8 @@ class _Screen:
         if self.bar:
             self.bar.console.print(text, highlight=False, markup=False)
         else:
-            print(text, flush=True)
+            with contextlib.suppress(OSError):  # nobody may be there to read it any more
+                print(text, flush=True)
 
     def close(self) -> None:
         if self.bar:

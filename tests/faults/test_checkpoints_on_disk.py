@@ -130,6 +130,25 @@ def test_a_full_disk_ends_the_run_and_keeps_the_last_checkpoint(tmp_path):
     ]
 
 
+@pytest.mark.parametrize(
+    "size",
+    [
+        8,
+        *(pytest.param(size, marks=pytest.mark.slow) for size in (4, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64)),
+    ],
+)
+def test_a_disk_that_is_full_anywhere_ends_the_run_with_one_message_and_a_file(tmp_path, size):
+    """From the first files on: recipe.yaml, plan.json, the rows, TensorBoard, a checkpoint."""
+    ended = run_on_a_small_disk(tmp_path, f"size={size}k", "duration=40it", "checkpoint.every=1dur")
+    assert ended.returncode == 7, ended.stdout + ended.stderr
+    assert "Traceback" not in ended.stderr and "Exception" not in ended.stderr
+    messages = [line for line in ended.stderr.splitlines() if line.startswith("error: ")]
+    assert len(messages) == 1, ended.stderr
+    assert re.search(
+        r"/run/\S+ could not be written \(No space left on device\)|written to \S+ \(.*No space", messages[0]
+    ), ended.stderr
+
+
 def test_a_read_only_run_directory_is_refused(tmp_path):
     ended = run_on_a_small_disk(tmp_path, "size=2m", "ro", "duration=2it")
     assert ended.returncode == 2, ended.stdout + ended.stderr

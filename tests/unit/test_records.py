@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from lbtrain.runs.directory import RunDirectory
-from lbtrain.runs.records import EvalRow, Records, TrainRow, flat, write_whole
+from lbtrain.runs.files import write_whole
+from lbtrain.runs.records import EvalRow, Records, TrainRow, flat
 
 
 def train_row(step: int, **changes) -> TrainRow:
@@ -42,7 +43,7 @@ def write(run_dir: Path, rows, **settings) -> None:
 
 
 def let_a_second_pass(run_dir: Path) -> None:
-    """TensorBoard reads files by name: the second, then a count of the process, in which 10 comes before 9."""
+    """TensorBoard reads files by name: second, then a count of the process, in which 10 comes before 9."""
     (file,) = (run_dir / "tensorboard").iterdir()
     file.rename(file.with_name(file.name.replace("tfevents.", "tfevents.0")))
 
@@ -170,9 +171,13 @@ def test_parts_of_the_loss_stand_under_their_names(tmp_path):
 def test_a_summary_says_where_its_numbers_come_from_and_is_replaced_whole(tmp_path):
     folder = RunDirectory(tmp_path)
     assert folder.summary() is None
-    folder.finish({"top1_error": 1.5, "recipe": "x"}, write=True)
-    written = folder.finish({"top1_error": 2.5}, write=True)
-    assert folder.summary() == written and "recipe" not in written
+    result = {
+        "recipe": "x", "step": 3, "examples": 96, "seconds": 1.5, "world_size": 1, "engine": "ddp",
+        "primary_metric": {"name": "top1_error"}, "top1_error": 2.5,
+    }  # fmt: skip
+    folder.finish(result | {"top1_error": 1.5, "more": 1}, write=True)
+    written = folder.finish(result, write=True)
+    assert folder.summary() == written and "more" not in written
     assert {"top1_error", "commit", "hardware", "versions"} <= set(written)
     assert [path.name for path in tmp_path.iterdir()] == ["summary.json"]
 

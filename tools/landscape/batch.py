@@ -10,7 +10,7 @@ from typing import Any
 
 from lbtrain.errors import RecipeError
 from lbtrain.plan.plan import make_plan
-from lbtrain.runs.records import write_whole
+from lbtrain.runs.files import write_whole
 
 from ..kit import pages
 from ..kit.charts import save

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from lbtrain.analysis import Objective
-from lbtrain.runs.records import write_whole
+from lbtrain.runs.files import write_whole
 
 from .runs import DistContext
 

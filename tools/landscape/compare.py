@@ -11,8 +11,8 @@ import torch
 
 from lbtrain.analysis.objective import Objective, eval_mode
 from lbtrain.nn import GhostStatistics
+from lbtrain.runs.files import write_whole
 from lbtrain.runs.provenance import commit, hardware
-from lbtrain.runs.records import write_whole
 from lbtrain.tasks import create_task
 
 from ..kit import pages

@@ -20,7 +20,7 @@ from lbtrain.data import dataset_info
 from lbtrain.errors import RecipeError
 from lbtrain.recipe import Recipe
 from lbtrain.recipe.files import load_recipe
-from lbtrain.runs.records import write_whole
+from lbtrain.runs.files import write_whole
 
 from ..kit import pages
 from ..kit.charts import save

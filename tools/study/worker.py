@@ -10,7 +10,7 @@ from pathlib import Path
 from lbtrain.errors import Diverged
 from lbtrain.launch.world import leave_process_group
 from lbtrain.main import run
-from lbtrain.runs.records import write_whole
+from lbtrain.runs.files import write_whole
 
 from .jobs import Job
 

@@ -1,0 +1,79 @@
+"""Files of a run, as they are written and read back: replaced in one go and never through a link, read within
+bounds. What a disk does not take is SaveFailed, with the file's name.
+"""
+
+import contextlib
+import io
+import json
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lbtrain.errors import SaveFailed
+
+MAX_BYTES = 16 * 2**20
+"""Of a file that is read whole: many times what any of them holds."""
+
+
+@contextlib.contextmanager
+def saving(path: Path) -> Iterator[None]:
+    """Raises SaveFailed where the disk is full or the file may not be written."""
+    try:
+        yield
+    except SaveFailed:
+        raise
+    except OSError as error:
+        raise SaveFailed(
+            f"{path} could not be written ({error.strerror or error}): make room or give the right to write "
+            "there; the same command then goes on from the newest checkpoint"
+        ) from error
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Replaces a file, or a link, in one go: a reader, or a crash, finds the old content or the new, never
+    half of it. Raises SaveFailed.
+    """
+    new = path.with_name(path.name + ".new")
+    with saving(path):
+        new.unlink(missing_ok=True)
+        with new.open("xb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(path)
+
+
+def open_to_append(path: Path) -> int:
+    """A file descriptor, for reading too. Raises OSError for a link, and for what is no file."""
+    return os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+
+
+def open_to_read(path: Path) -> io.BufferedReader:
+    """Raises OSError as `open` does, and for what is no regular file: a pipe or a device may have no end."""
+    file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb")
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError("it is not a file")
+    return file
+
+
+def read_whole(path: Path, *, most: int = MAX_BYTES) -> bytes:
+    """Raises OSError as `open_to_read` does, and for more than `most` bytes."""
+    with open_to_read(path) as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise OSError(f"it has more than {most} bytes")
+    return content
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON object. Raises OSError, or ValueError with what is wrong."""
+    try:
+        value = json.loads(read_whole(path))
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    if not isinstance(value, dict):
+        raise ValueError("it is not a JSON object")
+    return value
