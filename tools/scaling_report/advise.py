@@ -1,13 +1,17 @@
-"""How many GPUs are worth it: time and GPU-hours to the target against GPUs, the knee, and one plain
-sentence.
+"""What a target costs: minutes, GPU hours, money and energy against GPUs and batch, and where doubling stops
+paying.
 
-Two curves meet. More GPUs compute more images/s (a prediction). A larger batch needs more images for the same
-result: where a very small batch needs E, a batch B needs E (1 + B / critical batch) (McCandlish et al. 2018,
-equation 2.11). The critical batch is about the gradient noise scale, which tools.landscape measures: give the
-run directory that it looked at, or a number of your own.
+Two curves meet. More GPUs compute more images/s (a prediction, or measured rows). A larger batch needs more
+images for the same result: where a very small batch needs E, a batch B needs E (1 + B / critical batch). The
+critical batch comes from a number, from the gradient noise scale that `tools.landscape` measured in a run,
+from the steps of a sweep, or from MLPerf's reference convergence points.
+
+The knee is the last size whose step up from the one before saved at least 10% of the time for each doubling.
+Intervals join those of the prediction and of the critical batch.
 """
 
 import argparse
+import dataclasses
 import itertools
 import json
 import math
@@ -15,101 +19,83 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from matplotlib.axes import Axes
+
+from ..kit.charts import Chart, look, save, tidy
+from ..kit.pages import page, paragraph, pictures
+from ..kit.tables import Table
 from . import arguments
-from .report import Report, ReportError, load
+from .epochs import Critical, benchmarks
+from .model.presets import GPUS, preset
+from .report import Report, ReportError, load, merged
 
 EXAMPLES = """\
-90 epochs of ImageNet at batch 256 reach the target, the noise scale is 8,000 images, each GPU takes 32:
+90 epochs of ImageNet at batch 256 reach the target, the critical batch is 8,000 images, each GPU takes 32:
   advise prediction.json --critical-batch 8000 --examples 115e6 --at-batch 256 --micro-batch 32
 the critical batch as `python -m tools.landscape batch runs/resnet50` found it:
   advise prediction.json --noise-scale runs/resnet50 --examples 115e6 --micro-batch 32
+ResNet-50 to 75.9% as in MLPerf, two batches a GPU side by side, with money, energy and a picture:
+  predict ... --out p64.json; predict ... --what-if micro_batch=256 --out p256.json
+  advise p64.json p256.json --mlperf resnet --price 2.5/gpu-hour --out runs/decision
 """
-# What `tools.landscape batch RUN_DIR` writes in a run directory.
-_FOUND = Path("landscape/batch.json")
-# A doubling of the GPUs that saves less than this is past the knee.
 LEAST_SAVING = 0.10
 
 
 @dataclass(frozen=True, kw_only=True)
+class Rate:
+    """Images/s of a cluster at a global batch, with the interval of the prediction (None: measured)."""
+
+    gpus: int
+    nodes: int
+    batch_size: int
+    images_per_s: float
+    interval: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Option:
+    """What the target costs on so many GPUs at a batch. `low` and `high` bound the hours; money is in the
+    unit of --price, energy in kWh.
+    """
+
     gpus: int
     batch_size: int
     hours: float
     gpu_hours: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Critical:
-    """The critical batch in images with its interval (equal bounds where it was just given; `high` None: no
-    upper bound is known), and the fewest images that do, if known.
-    """
-
-    batch: float
-    low: float
-    high: float | None
-    min_examples: float | None = None
-
-    @staticmethod
-    def given(batch: float) -> "Critical":
-        return Critical(batch=batch, low=batch, high=batch)
-
-    @staticmethod
-    def read(path: Path) -> "Critical":
-        """From a run directory or a JSON file. Raises ReportError where it is not there or holds no critical
-        batch.
-        """
-        file = path / _FOUND if path.is_dir() else path
-        try:
-            values = json.loads(file.read_text(encoding="utf-8"))
-            batch, (low, high), least = (
-                float(values["critical_batch"]),
-                values["critical_batch_interval"],
-                values["min_examples"],
-            )
-        except OSError as error:
-            raise ReportError(
-                f"{file} cannot be read ({error.strerror}): `python -m tools.landscape batch RUN_DIR` "
-                "writes it"
-            ) from None
-        except (ValueError, TypeError, KeyError) as error:
-            raise ReportError(
-                f"{file} does not say a critical batch ({type(error).__name__}: {error})"
-            ) from None
-        if not (0 < batch < math.inf and low > 0 and (high is None or low <= high)):
-            raise ReportError(f"{file}: a critical batch of {batch} in [{low}, {high}] cannot be")
-        return Critical(
-            batch=batch, low=float(low), high=high and float(high), min_examples=least and float(least)
-        )
-
-    @property
-    def words(self) -> str:
-        if self.low == self.high:
-            return f"critical batch {self.batch:,.0f} images"
-        return (
-            f"critical batch {self.batch:,.0f} images ({self.low:,.0f} to "
-            f"{f'{self.high:,.0f}' if self.high else 'no known bound'})"
-        )
+    hours_low: float | None = None
+    hours_high: float | None = None
+    money: float | None = None
+    energy_kwh: float | None = None
 
 
 def options_for(
-    rates: Sequence[tuple[int, int, float]], *, critical_batch: float, least_examples: float
+    rates: Sequence[Rate] | Sequence[tuple[int, int, float]], *, critical_batch: float, least_examples: float
 ) -> list[Option]:
-    """An option for each (GPUs, global batch, images/s); `least_examples` is what the target takes at a very
-    small batch.
+    """An option for each rate, or (GPUs, global batch, images/s); `least_examples` is what the target takes
+    at a very small batch.
     """
     found = []
-    for gpus, batch, images_per_s in sorted(rates):
-        hours = least_examples * (1 + batch / critical_batch) / images_per_s / 3600
+    for each in rates:
+        gpus, batch, rate = (
+            each if isinstance(each, tuple) else (each.gpus, each.batch_size, each.images_per_s)
+        )
+        hours = least_examples * (1 + batch / critical_batch) / rate / 3600
         found.append(Option(gpus=gpus, batch_size=batch, hours=hours, gpu_hours=hours * gpus))
-    return found
+    return sorted(found, key=lambda each: (each.gpus, each.batch_size))
+
+
+def fastest(options: Sequence[Option]) -> list[Option]:
+    """The option of each number of GPUs that takes the least time."""
+    by_size = itertools.groupby(options, key=lambda each: each.gpus)
+    return [min(group, key=lambda each: each.hours) for _, group in by_size]
 
 
 def knee(options: Sequence[Option]) -> Option:
-    """The last option whose step up from the one before saved at least LEAST_SAVING of the time a doubling."""
-    best = options[0]
-    for smaller, larger in itertools.pairwise(options):
-        doublings = math.log2(larger.gpus / smaller.gpus)
-        if 1 - (larger.hours / smaller.hours) ** (1 / doublings) < LEAST_SAVING:
+    """The last size whose step up from the one before saved at least LEAST_SAVING of the time a doubling."""
+    best, *larger_ones = fastest(options)
+    for larger in larger_ones:
+        doublings = math.log2(larger.gpus / best.gpus)
+        if 1 - (larger.hours / best.hours) ** (1 / doublings) < LEAST_SAVING:
             break
         best = larger
     return best
@@ -117,9 +103,9 @@ def knee(options: Sequence[Option]) -> Option:
 
 def sentence(options: Sequence[Option], bounds: Sequence[Option] = ()) -> str:
     """What to do. `bounds` are the knees at both ends of the critical batch's interval."""
-    best = knee(options)
+    best, sizes = knee(options), fastest(options)
     cost = f"{_hours(best.hours)}, {_gpu_hours(best.gpu_hours)} GPU-hours"
-    if len(options) == 1:
+    if len(sizes) == 1:
         return f"{best.gpus} GPUs take {cost}; one size alone has no knee: predict or measure more."
     reach = sorted({each.gpus for each in bounds} | {best.gpus})
     doubt = (
@@ -127,7 +113,7 @@ def sentence(options: Sequence[Option], bounds: Sequence[Option] = ()) -> str:
         if len(reach) > 1
         else ""
     )
-    if best == options[-1]:
+    if best.gpus == sizes[-1].gpus:
         return (
             f"{best.gpus} GPUs ({cost}); every doubling up to there saves {LEAST_SAVING:.0%} or more, so "
             f"ask about larger sizes too.{doubt}"
@@ -138,21 +124,10 @@ def sentence(options: Sequence[Option], bounds: Sequence[Option] = ()) -> str:
     )
 
 
-def _hours(hours: float) -> str:
-    if hours >= 1:
-        return f"{hours:.1f} hours"
-    return f"{60 * hours:.0f} minutes" if hours >= 1 / 30 else f"{3600 * hours:.0f} seconds"
-
-
-def _gpu_hours(hours: float) -> str:
-    return f"{hours:,.0f}" if hours >= 10 else f"{hours:.2g}"
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLES
-    parser.add_argument(
-        "report", type=Path, help="a report with predictions (predict --out) or measured rows"
-    )
+    add = parser.add_argument
+    add("reports", nargs="+", type=Path, help="reports with predictions (predict --out) or measured rows")
     critical = parser.add_mutually_exclusive_group(required=True)
     critical.add_argument(
         "--critical-batch", type=arguments.positive, help="images; about the gradient noise scale"
@@ -161,57 +136,176 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--noise-scale",
         type=Path,
         metavar="RUN_DIR",
-        help="a run that tools.landscape looked at, or its batch.json",
+        help="a run that tools.landscape measured, or its batch.json",
     )
-    parser.add_argument(
-        "--examples", type=arguments.positive, help="images to the target at --at-batch (epochs x data set)"
+    critical.add_argument(
+        "--sweep", type=Path, metavar="FOLDER", help="the steps to one target at several batches: sweep.json"
     )
-    parser.add_argument(
+    names = benchmarks()
+    critical.add_argument("--mlperf", choices=names, help=f"MLPerf's convergence points: {', '.join(names)}")
+    add("--examples", type=arguments.positive, help="images to the target at --at-batch (epochs x data set)")
+    add(
         "--at-batch",
         type=arguments.count,
         default=256,
         help="global batch that --examples was counted at (default 256)",
     )
-    parser.add_argument(
+    add(
         "--micro-batch",
         type=arguments.count,
         help="images a GPU takes a step (default: as measured or predicted)",
     )
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    add("--price", type=arguments.price, metavar="PRICE", help="for example 2.5/gpu-hour, or 32/node-hour")
+    add(
+        "--gpu",
+        type=arguments.preset_name(GPUS),
+        metavar="NAME",
+        help="whose data sheet has the power (default: the prediction's)",
+    )
+    add("--json", action="store_true", help="print JSON")
+    add("--out", type=Path, help="a folder for decision.json, decision.md, decision.png and decision.html")
 
 
 def run(options: argparse.Namespace) -> int:
-    critical = (
-        Critical.read(options.noise_scale) if options.noise_scale else Critical.given(options.critical_batch)
-    )
-    rates = _rates(load(options.report), options.report, options.micro_batch)
-    found, *bounds = (
+    critical = _critical(options)
+    report = merged(load(path) for path in options.reports)
+    rates = [each for path in options.reports for each in _rates(load(path), path, options.micro_batch)]
+    found, knees = _decide(rates, critical, options)
+    found = [_priced(each, rates, options, _gpu(report, options)) for each in found]
+    advice = sentence(found, knees)
+    answer = {
+        "critical": asdict(critical),
+        "options": list(map(asdict, found)),
+        "knee": knee(found).gpus,
+        "advice": advice,
+    }
+    if options.out:
+        _write(options.out, found, critical, advice, answer)
+    print(json.dumps(answer, indent=1) if options.json else _words(found, critical, advice))
+    return 0
+
+
+def _critical(options: argparse.Namespace) -> Critical:
+    if options.critical_batch:
+        return Critical.given(options.critical_batch)
+    if options.noise_scale:
+        return Critical.read(options.noise_scale)
+    return Critical.of_sweep(options.sweep) if options.sweep else Critical.of_mlperf(options.mlperf)
+
+
+def _decide(
+    rates: Sequence[Rate], critical: Critical, options: argparse.Namespace
+) -> tuple[list[Option], list[Option]]:
+    """The options with the interval of their hours, and the knees at the bounds of the critical batch."""
+    middle, *bounds = (
         options_for(rates, critical_batch=batch, least_examples=_least(options, critical, batch))
         for batch in (critical.batch, critical.low, critical.high or math.inf)
     )
-    advice = sentence(found, [knee(each) for each in bounds])
-    if options.json:
-        print(
-            json.dumps(
-                {
-                    "critical": asdict(critical),
-                    "options": list(map(asdict, found)),
-                    "knee": knee(found).gpus,
-                    "advice": advice,
-                },
-                indent=1,
+    intervals = {(each.gpus, each.batch_size): each for each in rates}
+    found = []
+    for several in zip(middle, *bounds, strict=True):
+        option, hours = several[0], [each.hours for each in several]
+        rate = intervals[option.gpus, option.batch_size]
+        slow, fast = rate.interval or (rate.images_per_s, rate.images_per_s)
+        low, high = min(hours) * rate.images_per_s / fast, max(hours) * rate.images_per_s / slow
+        found.append(dataclasses.replace(option, hours_low=low, hours_high=high))
+    return found, [knee(each) for each in bounds]
+
+
+def _priced(option: Option, rates: Sequence[Rate], options: argparse.Namespace, gpu: str | None) -> Option:
+    money = None
+    if options.price:
+        value, unit = options.price
+        nodes = next(each.nodes for each in rates if each.gpus == option.gpus)
+        money = value * (option.gpu_hours if unit == "gpu" else option.hours * nodes)
+    energy = option.gpu_hours * preset(gpu, GPUS).watts / 1000 if gpu else None
+    return dataclasses.replace(option, money=money, energy_kwh=energy)
+
+
+def _gpu(report: Report, options: argparse.Namespace) -> str | None:
+    return options.gpu or report.provenance.get("predicted_from", {}).get("gpu")
+
+
+def _table(options: Sequence[Option]) -> Table:
+    best = knee(options)
+    shown = {
+        "GPUs": lambda each: f"{each.gpus}",
+        "batch": lambda each: f"{each.batch_size:,}",
+        "time": lambda each: _hours(each.hours),
+        "90% interval": lambda each: f"{_hours(each.hours_low)} to {_hours(each.hours_high)}",
+        "GPU-hours": lambda each: _gpu_hours(each.gpu_hours),
+    }
+    if options[0].money is not None:
+        shown["money"] = lambda each: f"{each.money:,.2f}"
+    if options[0].energy_kwh is not None:
+        shown["kWh of the GPUs"] = lambda each: _gpu_hours(each.energy_kwh)
+    rows = [[show(each) for show in shown.values()] + ["<- the knee" * (each == best)] for each in options]
+    return Table([*shown, ""], rows, align="r" * len(shown) + "l", title="Cost to the target")
+
+
+def _words(options: Sequence[Option], critical: Critical, advice: str) -> str:
+    return "\n".join([critical.words, _table(options).text(), advice])
+
+
+def _write(out: Path, options: Sequence[Option], critical: Critical, advice: str, answer: dict) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "decision.json").write_text(json.dumps(answer, indent=1) + "\n")
+    (out / "decision.md").write_text(f"{critical.words}\n\n{_table(options).markdown()}\n\n{advice}\n")
+    charts = _charts(options)
+    save(charts, out / "decision.png")
+    said = [paragraph(advice), paragraph(critical.words), pictures(charts), _table(options).html()]
+    (out / "decision.html").write_text(page("What the target costs", *said), encoding="utf-8")
+    print(out / "decision.html")
+
+
+def _charts(options: Sequence[Option]) -> list[Chart]:
+    quantities = {"minutes": ("minutes to the target", 60.0, True), "gpu_hours": ("GPU-hours", 1.0, False)}
+    if options[0].money is not None:
+        quantities["money"] = ("money", 1.0, False)
+
+    def chart(name: str, title: str, scale: float, band: bool) -> Chart:
+        def draw(axes: Axes) -> None:
+            _draw(axes, options, name if name != "minutes" else "hours", scale, band=band)
+
+        return Chart(title, f"{title} against GPUs, one curve for each number of images a GPU", draw)
+
+    return [chart(name, *rest) for name, rest in quantities.items()]
+
+
+def _draw(axes: Axes, options: Sequence[Option], name: str, scale: float, *, band: bool) -> None:
+    best = knee(options)
+    by_images: dict[int, list[Option]] = {}
+    for each in options:
+        by_images.setdefault(each.batch_size // each.gpus, []).append(each)
+    for number, (images, own) in enumerate(sorted(by_images.items())):
+        sizes = [each.gpus for each in own]
+        axes.plot(
+            sizes,
+            [scale * getattr(each, name) for each in own],
+            marker="o",
+            label=f"{images} a GPU",
+            **look(number),
+        )
+        if band:
+            low, high = (
+                [scale * (getattr(each, f"hours_{end}") or 0.0) for each in own] for end in ("low", "high")
             )
-        )
-        return 0
-    print(critical.words)
-    print(f"{'GPUs':>6}{'batch':>9}{'time':>14}{'GPU-hours':>12}")
-    for each in found:
-        mark = "  <- the knee" if each == knee(found) else ""
-        print(
-            f"{each.gpus:6}{each.batch_size:9,}{_hours(each.hours):>14}{_gpu_hours(each.gpu_hours):>12}{mark}"
-        )
-    print(advice)
-    return 0
+            axes.fill_between(sizes, low, high, alpha=0.2, color=look(number)["color"], linewidth=0)
+    axes.axvline(best.gpus, color="#888888", linestyle=":", label=f"knee: {best.gpus} GPUs")
+    axes.set(xscale="log", yscale="log", xlabel="GPUs")
+    tidy(axes)
+
+
+def _hours(hours: float | None) -> str:
+    if hours is None:
+        return "-"
+    if hours >= 1:
+        return f"{hours:,.1f} hours"
+    return f"{60 * hours:.0f} minutes" if hours >= 1 / 30 else f"{3600 * hours:.0f} seconds"
+
+
+def _gpu_hours(hours: float | None) -> str:
+    return "-" if hours is None else f"{hours:,.0f}" if hours >= 10 else f"{hours:.2g}"
 
 
 def _least(options: argparse.Namespace, critical: Critical, batch: float) -> float:
@@ -225,17 +319,28 @@ def _least(options: argparse.Namespace, critical: Critical, batch: float) -> flo
     )
 
 
-def _rates(report: Report, path: Path, micro_batch: int | None) -> list[tuple[int, int, float]]:
-    """(GPUs, global batch, images/s) by size; a measured size stands before a predicted one."""
-    rates = {each.gpus: (each.global_batch, each.images_per_s) for each in report.predictions}
+def _rates(report: Report, path: Path, micro_batch: int | None) -> list[Rate]:
+    """By size; a measured size stands before a predicted one."""
+    found = {
+        each.gpus: Rate(
+            gpus=each.gpus,
+            nodes=each.nodes,
+            batch_size=each.global_batch,
+            images_per_s=each.images_per_s,
+            interval=(each.images_per_s_low, each.images_per_s_high),
+        )
+        for each in report.predictions
+    }
     modes = {each.mode for each in report.predictions} or {"weak"}
     for row in report.good_rows():
         if row.images_per_s and row.global_batch and row.mode in modes:
-            rates[row.gpus] = (row.global_batch, row.images_per_s)
-    if not rates:
+            found[row.gpus] = Rate(
+                gpus=row.gpus, nodes=row.nodes, batch_size=row.global_batch, images_per_s=row.images_per_s
+            )
+    if not found:
         raise ReportError(
             f"{path} holds no images/s with a batch size: give a report by `predict --out` or `measure`"
         )
-    return [
-        (gpus, gpus * micro_batch if micro_batch else batch, rate) for gpus, (batch, rate) in rates.items()
-    ]
+    if micro_batch is None:
+        return list(found.values())
+    return [dataclasses.replace(each, batch_size=each.gpus * micro_batch) for each in found.values()]

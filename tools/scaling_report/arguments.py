@@ -97,3 +97,11 @@ def gradient_bytes(text: str) -> float:
             f"did you mean {text}MB?"
         )
     return value
+
+
+def price(text: str) -> tuple[float, str]:
+    """ "2.5/gpu-hour" or "32/node-hour"; a bare number is of a GPU hour."""
+    value, _, unit = text.partition("/")
+    if unit not in ("", "gpu-hour", "node-hour"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a price such as 2.5/gpu-hour or 32/node-hour")
+    return positive(value), "node" if unit == "node-hour" else "gpu"

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 from tools.scaling_report.__main__ import COMMANDS, main
 from tools.scaling_report.advise import knee, options_for, sentence
 from tools.scaling_report.compare import is_slower
+from tools.scaling_report.epochs import Critical, benchmarks
 from tools.scaling_report.model.calibrate import fit_link
 from tools.scaling_report.model.step import Prediction
 from tools.scaling_report.report import (
@@ -46,8 +48,9 @@ def _sweep(latency: float, rate: float) -> list[Collective]:
     points = [(nodes, size) for nodes in (2, 4) for size in (1_000, 100_000, 10_000_000)]
     cost = {2: (2, 1.0), 4: (6, 1.5)}
     return [
-        Collective(gpus=n, nodes=n, num_bytes=size, seconds=cost[n][0] * latency + cost[n][1] * size / rate) for n, size in points
-    ]  # fmt: skip
+        Collective(gpus=n, nodes=n, num_bytes=size, seconds=cost[n][0] * latency + cost[n][1] * size / rate)
+        for n, size in points
+    ]
 
 
 def test_fit_finds_latency_and_bandwidth() -> None:
@@ -59,8 +62,11 @@ def test_fit_finds_latency_and_bandwidth() -> None:
 
 
 def test_fit_says_when_the_points_do_not_determine_a_value() -> None:
-    large_only = [replace(point, num_bytes=size, seconds=size / 1e8 * noise) for point, size, noise in zip(
-        _sweep(0, 1e8), (50e6, 60e6, 70e6, 50e6, 60e6, 70e6), (1.03, 0.97, 1.02, 0.98, 1.01, 0.99), strict=True)]  # fmt: skip
+    sizes, noise = (50e6, 60e6, 70e6, 50e6, 60e6, 70e6), (1.03, 0.97, 1.02, 0.98, 1.01, 0.99)
+    large_only = [
+        replace(point, num_bytes=size, seconds=size / 1e8 * factor)
+        for point, size, factor in zip(_sweep(0, 1e8), sizes, noise, strict=True)
+    ]
     assert not fit_link([replace(point, nodes=2, gpus=2) for point in large_only]).latency_s.determined
     with pytest.raises(ReportError, match="cannot fix"):
         fit_link(_sweep(1e-4, 1e8)[:2])
@@ -206,6 +212,81 @@ def test_a_run_without_a_critical_batch_is_refused(
     assert said in capsys.readouterr().err
 
 
+def test_advise_prices_the_target_and_draws_it(growing: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    larger = growing.with_name("larger.json")
+    report = load(growing)
+    report.predictions = [
+        replace(each, global_batch=1024, images_per_s_low=900.0, images_per_s_high=1.2 * each.images_per_s)
+        for each in report.predictions
+    ]
+    report.save(larger)
+    out = growing.with_name("out")
+    words = [
+        "advise",
+        str(growing),
+        str(larger),
+        "--mlperf",
+        "resnet",
+        "--price",
+        "2.5/gpu-hour",
+        "--gpu",
+        "A100",
+    ]
+    assert main([*words, "--json", "--out", str(out)]) == 0
+    answer = json.loads((out / "decision.json").read_text())
+    assert answer["critical"]["batch"] == pytest.approx(46_000, rel=0.03)  # E_min (1 + B / B_crit)
+    first = answer["options"][1]
+    assert first["hours_low"] < first["hours"] < first["hours_high"]
+    assert first["money"] == pytest.approx(2.5 * first["gpu_hours"])
+    assert first["energy_kwh"] == pytest.approx(0.4 * first["gpu_hours"])
+    assert {each["batch_size"] for each in answer["options"]} == {512, 1024}
+    assert {path.name for path in out.iterdir()} == {
+        f"decision.{kind}" for kind in ("json", "md", "png", "html")
+    }
+    assert (out / "decision.png").read_bytes().startswith(b"\x89PNG")
+    capsys.readouterr()
+    assert main(words) == 0
+    text = capsys.readouterr().out
+    assert text.count("<- the knee") == 1
+    assert all(name in text for name in ("money", "kWh", "90% interval", "minutes"))
+
+
+@pytest.mark.parametrize(
+    ("gpus", "batch", "images_per_s", "minutes"),
+    [(8, 3264, 26345, 29.147), (64, 3264, 166636, 4.534), (1024, 35840, 2307533, 0.575)],
+)
+def test_mlperfs_times_to_train_follow_from_its_convergence_points(
+    gpus: int, batch: int, images_per_s: float, minutes: float
+) -> None:
+    """NVIDIA's results of MLPerf v1.1 (bench/published/scaling_2020s.csv), which nothing here was tuned to."""
+    critical = Critical.of_mlperf("resnet")
+    (option,) = options_for(
+        [(gpus, batch, images_per_s)], critical_batch=critical.batch, least_examples=critical.min_examples
+    )
+    assert 60 * option.hours == pytest.approx(minutes, rel=0.05)
+
+
+def test_each_of_mlperfs_benchmarks_has_a_critical_batch() -> None:
+    found = {name: Critical.of_mlperf(name) for name in benchmarks()}
+    assert found["maskrcnn"].batch == pytest.approx(830, rel=0.02)
+    for each in found.values():
+        assert each.low <= each.batch <= (each.high or math.inf)
+
+
+def test_a_sweeps_steps_give_a_critical_batch(growing: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """steps = 3000 (1 + 1000 / B)."""
+    points = [{"batch_size": size, "steps": 3000 * (1 + 1000 / size)} for size in (100, 1000, 10_000)]
+    sweep = growing.with_name("sweep.json")
+    sweep.write_text(json.dumps({"points": points}))
+    assert main(["advise", str(growing), "--sweep", str(sweep), "--json"]) == 0
+    critical = json.loads(capsys.readouterr().out)["critical"]
+    assert critical["batch"] == pytest.approx(1000)
+    assert critical["min_examples"] == pytest.approx(3e6)
+    sweep.write_text(json.dumps({"points": points[:2]}))
+    assert main(["advise", str(growing), "--sweep", str(sweep)]) == 2
+    assert "at least 3 are needed" in capsys.readouterr().err
+
+
 def test_advise_needs_to_know_how_far_the_target_is(
     growing: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -233,7 +314,9 @@ def test_compare_exits_1_on_a_slow_down(tmp_path: Path) -> None:
 
 def test_efficiency_is_against_the_smallest_good_row_of_its_kind() -> None:
     rows = with_efficiency([
-        replace(ROW, gpus=4, status="timed out", images_per_s=None), ROW, replace(ROW, gpus=16, nodes=2, images_per_s=1200.0),
+        replace(ROW, gpus=4, status="timed out", images_per_s=None),
+        ROW,
+        replace(ROW, gpus=16, nodes=2, images_per_s=1200.0),
         replace(ROW, gpus=8, data="real", images_per_s=700.0),
     ])  # fmt: skip
     assert [row.efficiency for row in rows] == [None, 1.0, 0.75, 1.0]

@@ -1,0 +1,119 @@
+"""How many images the target takes at a batch: examples(B) = E_min (1 + B / B_crit) (McCandlish et al. 2018,
+equation 2.11), with E_min and B_crit measured by a noise scale, by a sweep's steps, or by MLPerf's runs.
+"""
+
+import csv
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from .report import ReportError
+
+_MLPERF = Path(__file__).with_name("mlperf_epochs.csv")
+# What `tools.landscape batch RUN_DIR` and `tools.landscape sweep` write.
+_NOISE_SCALE, _SWEEP = Path("landscape/batch.json"), Path("sweep.json")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Critical:
+    """The critical batch in images with its interval (equal bounds where it was just given; `high` None: no
+    upper bound is known), and the fewest images that reach the target, if known.
+    """
+
+    batch: float
+    low: float
+    high: float | None
+    min_examples: float | None = None
+
+    @staticmethod
+    def given(batch: float) -> "Critical":
+        return Critical(batch=batch, low=batch, high=batch)
+
+    @staticmethod
+    def read(path: Path) -> "Critical":
+        """From a run directory or a JSON file. Raises ReportError where it is not there or holds no critical
+        batch.
+        """
+        values, file = _json(path, _NOISE_SCALE, "`python -m tools.landscape batch RUN_DIR` writes it")
+        try:
+            batch, (low, high) = float(values["critical_batch"]), values["critical_batch_interval"]
+            least = values["min_examples"]
+        except (ValueError, TypeError, KeyError) as error:
+            raise ReportError(
+                f"{file} does not say a critical batch ({type(error).__name__}: {error})"
+            ) from None
+        if not (0 < batch < math.inf and low > 0 and (high is None or low <= high)):
+            raise ReportError(f"{file}: a critical batch of {batch} in [{low}, {high}] cannot be")
+        return Critical(
+            batch=batch, low=float(low), high=high and float(high), min_examples=least and float(least)
+        )
+
+    @staticmethod
+    def of_sweep(path: Path) -> "Critical":
+        """From the steps to one target at several batches. Raises ReportError where there are not three."""
+        values, file = _json(path, _SWEEP, "`python -m tools.landscape sweep` writes it")
+        try:
+            points = [(float(row["batch_size"]), float(row["steps"])) for row in values["points"]]
+        except (ValueError, TypeError, KeyError) as error:
+            raise ReportError(f"{file} is not a sweep's result ({type(error).__name__}: {error})") from None
+        return _fitted([(batch, batch * steps) for batch, steps in points], str(file))
+
+    @staticmethod
+    def of_mlperf(benchmark: str) -> "Critical":
+        """From MLPerf's reference convergence points: images to its target at several batches."""
+        rows = [
+            row for row in csv.DictReader(_MLPERF.open(encoding="utf-8")) if row["benchmark"] == benchmark
+        ]
+        points = [(float(row["batch_size"]), float(row["epochs"]) * float(row["images"])) for row in rows]
+        return _fitted(points, f"MLPerf's {benchmark}")
+
+    @property
+    def words(self) -> str:
+        if self.low == self.high:
+            return f"critical batch {self.batch:,.0f} images"
+        return (
+            f"critical batch {self.batch:,.0f} images ({self.low:,.0f} to "
+            f"{f'{self.high:,.0f}' if self.high else 'no known bound'})"
+        )
+
+
+def benchmarks() -> list[str]:
+    """Of MLPerf, that have convergence points here."""
+    return list(dict.fromkeys(row["benchmark"] for row in csv.DictReader(_MLPERF.open(encoding="utf-8"))))
+
+
+def _json(path: Path, usual: Path, remedy: str) -> tuple[dict, Path]:
+    file = path / usual if path.is_dir() else path
+    try:
+        return json.loads(file.read_text(encoding="utf-8")), file
+    except OSError as error:
+        raise ReportError(f"{file} cannot be read ({error.strerror}): {remedy}") from None
+    except ValueError as error:
+        raise ReportError(f"{file} does not say a critical batch ({type(error).__name__}: {error})") from None
+
+
+def _fitted(points: list[tuple[float, float]], source: str) -> Critical:
+    """By least squares of relative errors; the interval is that of leaving out one batch at a time."""
+    if len({batch for batch, _ in points}) < 3:
+        raise ReportError(
+            f"{source}: {len(points)} batch sizes cannot fix a critical batch; at least 3 are needed"
+        )
+    whole = _line(points)
+    parts = [_line([*points[:i], *points[i + 1 :]]) for i in range(len(points))]
+    if not whole[1] > 0:
+        raise ReportError(f"{source}: a larger batch takes no more images, so there is no critical batch")
+    critical = [least / slope if slope > 0 else math.inf for least, slope in parts]
+    low, high = min(critical), max(critical)
+    return Critical(
+        batch=whole[0] / whole[1], low=low, high=high if high < math.inf else None, min_examples=whole[0]
+    )
+
+
+def _line(points: list[tuple[float, float]]) -> tuple[float, float]:
+    """(images at a very small batch, images more for each image of batch)."""
+    batches, examples = np.array(points).T
+    found, *_ = np.linalg.lstsq(np.stack([1 / examples, batches / examples], axis=1), np.ones(len(points)))
+    return float(found[0]), float(found[1])
