@@ -21,7 +21,7 @@ import simplejpeg
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import ExifTags, Image
 from torch import Tensor
 
 from lbtrain.data.formats import formats
@@ -32,6 +32,16 @@ MAX_PIXELS = 89_478_485
 
 T = TypeVar("T")
 _POSTSCRIPT = (b"%!PS", b"\xc5\xd0\xd3\xc6")
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""By EXIF orientation: what shows the image upright."""
 _TURBO_COLORS = ("YCbCr", "RGB", "Gray")
 
 
@@ -117,6 +127,20 @@ def opened(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     image = _pillow(lambda: _open_unbounded(data))
     _check_pixels(*image.size, max_pixels)
     return image
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """Turned and mirrored as its EXIF orientation says; as it is where that cannot be read. Raises
+    BrokenImage.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+        except Exception:  # whatever Pillow raises for a damaged header: detectron2 goes on as well
+            orientation = 1
+    turn = _TURNS.get(orientation)
+    return image if turn is None else _pillow(lambda: image.transpose(turn))
 
 
 def _open_unbounded(data: bytes) -> Image.Image:

@@ -229,15 +229,16 @@ def open_instances(config: DataConfig, *, train: bool) -> InstanceSource:
 
 def _coco_half(config: DataConfig, *, train: bool) -> "CocoSource":
     split = "train2017" if train else "val2017"
-    return _coco(_root(config), split, empty_images=config.empty_images or not train, scored=not train)
+    options = dict(empty_images=config.empty_images or not train, scored=not train)
+    return _coco(_root(config), split, **options, max_pixels=config.max_pixels)
 
 
 @functools.lru_cache(maxsize=2)
-def _coco(root: Path, split: str, *, empty_images: bool, scored: bool) -> "CocoSource":
+def _coco(root: Path, split: str, *, empty_images: bool, scored: bool, max_pixels: int) -> "CocoSource":
     """Read once: a plan counts the images before the run opens them."""
     from lbtrain.data.coco import CocoSource
 
-    return CocoSource(root, split, empty_images=empty_images, scored=scored)
+    return CocoSource(root, split, empty_images=empty_images, scored=scored, max_pixels=max_pixels)
 
 
 def _check_same_categories(train: "CocoSource", evaluation: "CocoSource") -> None:

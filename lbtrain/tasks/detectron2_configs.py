@@ -6,6 +6,7 @@ here each is a RecipeError. What needs neither data nor weights is refused when 
 """
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -15,6 +16,7 @@ from torch import nn
 
 from lbtrain.errors import RecipeError
 from lbtrain.recipe import Recipe
+from lbtrain.tasks.pickles import load_arrays
 
 _REFUSALS = (AssertionError, AttributeError, KeyError, TypeError, ValueError)
 """What detectron2 raises for a name or a value that it does not know."""
@@ -159,8 +161,8 @@ _OFFSETS = ".conv2_offset."
 
 
 def load_weights(model: nn.Module, path: str) -> None:
-    """As detectron2 loads a file. Raises RecipeError where it cannot be read, or does not hold the backbone,
-    which detectron2 only logs.
+    """As detectron2 loads a file. Raises RecipeError where it cannot be read, names more than arrays and
+    tensors (detectron2 itself would run it), or does not hold the backbone, which detectron2 only logs.
     """
     from detectron2.checkpoint import DetectionCheckpointer
 
@@ -168,6 +170,7 @@ def load_weights(model: nn.Module, path: str) -> None:
     outcomes: list[Any] = []
     checkpointer._log_incompatible_keys = outcomes.append
     try:
+        _check_pickle(Path(checkpointer.path_manager.get_local_path(path)))
         checkpointer.load(path)
     except (
         Exception
@@ -188,6 +191,14 @@ def load_weights(model: nn.Module, path: str) -> None:
             f"model.weights={path} lacks {', '.join(missing[:3])}, or has other shapes there: are they of "
             "this backbone?"
         )
+
+
+def _check_pickle(path: Path) -> None:
+    """Raises UnpicklingError where reading `path` would run more than the making of arrays and tensors."""
+    if path.suffix == ".pkl":
+        load_arrays(path)
+    else:
+        torch.load(path, weights_only=True, map_location="cpu", mmap=False)
 
 
 def mapper_of(config: Any, is_train: bool, recipe: Recipe) -> Callable[[dict[str, Any]], dict[str, Any]]:

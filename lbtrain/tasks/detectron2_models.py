@@ -29,6 +29,7 @@ from lbtrain.data import DatasetInfo
 from lbtrain.data.augment import draws
 from lbtrain.data.coco import CocoSource
 from lbtrain.data.loading import in_order
+from lbtrain.data.outlines import polygons
 from lbtrain.data.stream import PADDING, Block, train_blocks
 from lbtrain.errors import DataError, RecipeError
 from lbtrain.recipe import Recipe
@@ -255,5 +256,5 @@ def _record(source: CocoSource, index: int) -> dict[str, Any]:
 
 def _outline(outline: Any) -> Any:
     if isinstance(outline, list):
-        return [polygon for polygon in outline if len(polygon) % 2 == 0 and len(polygon) >= 6]
+        return polygons(outline)
     return rle.frPyObjects(outline, *outline["size"]) if isinstance(outline["counts"], list) else outline

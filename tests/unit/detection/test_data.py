@@ -8,14 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
+from pycocotools import mask as rle
 
 from bench.padding import drawn_from, padding_share, table
 from lbtrain import Recipe
-from lbtrain.data import dataset_info, instances
+from lbtrain.data import dataset_info, decode, instances
 from lbtrain.data.coco import CocoSource
 from lbtrain.data.grouping import GroupedStream, kinds_of
 from lbtrain.data.instances import Item, Preparation, Sample, padded
+from lbtrain.data.outlines import check_outline, mask_of
 from lbtrain.data.registry import _coco
 from lbtrain.data.shapes import ShapesSource, draw
 from lbtrain.data.stream import Block, SampleStream
@@ -157,8 +161,8 @@ def coco_folder(root: Path, **changes) -> Path:
     (root / "annotations").mkdir()
     for number in (1, 2):
         Image.new("RGB", (40, 30)).save(root / f"train2017/{number}.jpg")
-    annotation = {"id": 7, "image_id": 1, "category_id": 18, "bbox": [5, 5, 10, 10], "iscrowd": 0, "area": 100,
-                  "segmentation": [[5, 5, 15, 5, 15, 15, 5, 15]]} | changes  # fmt: skip
+    annotation = {"id": 7, "image_id": 1, "category_id": 18, "bbox": [5, 5, 10, 10], "iscrowd": 0,
+                  "area": 100, "segmentation": [[5, 5, 15, 5, 15, 15, 5, 15]]} | changes  # fmt: skip
     crowd = {"id": 8, "image_id": 2, "category_id": 3, "bbox": [0, 0, 40, 30], "iscrowd": 1, "area": 9,
              "segmentation": {"counts": [0, 1200], "size": [30, 40]}}  # fmt: skip
     images = [{"id": number, "file_name": f"{number}.jpg", "height": 30, "width": 40} for number in (1, 2)]
@@ -257,7 +261,16 @@ def test_a_box_that_a_flip_or_a_smaller_size_leaves_nothing_of_goes_with_its_mas
         (dict(image_id=[1]), r"annotation 7: image_id \[1\] is no whole number"),
         (dict(bbox=[1, 2]), "annotation 7: bbox"),
         (dict(bbox=[1, 2, float("nan"), 3]), "annotation 7: bbox"),
-        (dict(area="100"), "annotation 7: area 100 is no number"),
+        (dict(area="100"), "annotation 7: area 100 is no finite number"),
+        (dict(area=float("inf")), "annotation 7: area inf is no finite number"),
+        (dict(area=-5), "annotation 7: area -5 is no finite number"),
+        (dict(area=float("nan")), "annotation 7: area nan"),
+        (dict(bbox=[0, 0, True, 4]), "annotation 7: bbox"),
+        (dict(bbox=[0, 0, 10**400, 4]), "annotation 7: "),
+        (dict(iscrowd=[1]), "annotation 7: iscrowd"),
+        (dict(id=True), "annotation True: id True is no whole number"),
+        (dict(id=7.5), "annotation 7.5: id 7.5 is no whole number"),
+        (dict(id=1e300), "id 1e\\+300 is no whole number"),
         (dict(iscrowd="no"), "annotation 7: iscrowd no is neither 0 nor 1"),
         (dict(id=[7]), r"annotation \[7\]: id \[7\] is no whole number"),
         (dict(id=8), "annotation 8: its id is listed twice"),
@@ -269,16 +282,181 @@ def test_a_broken_annotation_is_named(tmp_path, changes, said):
     assert "instances_train2017.json" in str(error.value)
 
 
-@pytest.mark.parametrize(
-    "outline", [[], [[1, 2]], {"counts": "x!"}, {"counts": [0, 1200], "size": [40, 30]}, [["a"] * 6]]
+def _square(counts) -> dict:
+    return {"counts": counts, "size": [30, 40]}
+
+
+BROKEN_OUTLINES = {
+    "empty": [],
+    "one point": [[1, 2]],
+    "two points": [[1, 2, 3, 4]],
+    "odd": [[1, 2, 3, 4, 5, 6, 7]],
+    "text": [["a"] * 6],
+    "a number": 3,
+    "NaN": [[1, 1, 5, 1, float("nan"), 5]],
+    "infinite": [[1, 1, 5, 1, float("inf"), 5]],
+    "far away": [[1, 1, 5, 1, 1e9, 5]],
+    "huge": [[1, 1, 5, 1, 10**400, 5]],
+    "a broken second polygon": [[1, 1, 5, 1, 5, 5], [1, 1, 5, 1, float("nan"), 5]],
+    "no size": {"counts": "x!"},
+    "another size": {"counts": [0, 1200], "size": [40, 30]},
+    "no counts": {"size": [30, 40]},
+    "too short": _square([0, 10]),
+    "too long": _square([0, 1201]),
+    "far too long": _square([0, 1200, 10**12]),
+    "negative": _square([0, -5, 1205]),
+    "floats": _square([0.0, 1200.0]),
+    "truths": _square([True, 1199]),
+    "compressed, empty": _square(""),
+    "compressed, unlike": _square("~~~~"),
+    "compressed, another alphabet": _square("\u00e9\u20ac"),
+    "compressed, too short": _square("0:"),
+    "compressed, ends inside": _square("0P"),
+    "compressed, large": _square("o" * 12 + "0"),
+    "compressed, larger": _square("o" * 40 + "0"),
+    "compressed, nested": _square({"a": 1}),
+}
+
+
+@pytest.mark.parametrize("place", [0, -1])
+@pytest.mark.parametrize("kind", BROKEN_OUTLINES)
+def test_a_broken_outline_is_named_before_the_first_step_wherever_it_stands(tmp_path, kind, place):
+    path = coco_folder(tmp_path) / "annotations/instances_train2017.json"
+
+    def edit(content) -> None:
+        first, crowd = content["annotations"]
+        content["annotations"] = [first | {"id": 20}, first, crowd]
+        content["annotations"][place].update(segmentation=BROKEN_OUTLINES[kind], id=99)
+
+    edited(path, edit)
+    for options in (dict(empty_images=True), dict(empty_images=True, scored=True)):
+        with pytest.raises(
+            DataError, match=r"instances_train2017.json: annotation 99: its segmentation cannot be read: \w"
+        ):
+            CocoSource(tmp_path, "train2017", **options)
+
+
+def test_polygons_of_two_points_among_others_are_left_out_and_counted(tmp_path):
+    """pycocotools would take a first one, and all that follow it, for boxes; detectron2 leaves them out."""
+    whole = [5, 5, 15, 5, 15, 15, 5, 15]
+    for number, outline in enumerate(([[1, 1, 30, 20], whole], [whole, [1, 1, 30, 20]], [whole, [], whole])):
+        source = CocoSource(
+            coco_folder(tmp_path / str(number), segmentation=outline),
+            "train2017",
+            empty_images=True,
+            scored=True,
+        )
+        assert source[0].masks.sum() == 100 and source[0].masks[0, 5:15, 5:15].all()
+        assert str(source.index.notes[0]).startswith("1 with polygons of fewer than three points")
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.integers(1, 40), st.integers(1, 40), st.integers(0, 2**32 - 1), st.sampled_from([0.0, 0.02, 0.5, 1.0])
 )
-def test_a_broken_outline_is_named_when_it_is_read_or_before_it_is_scored(tmp_path, outline):
-    source = CocoSource(coco_folder(tmp_path, segmentation=outline), "train2017", empty_images=True)
-    said = r"instances_train2017.json: annotation 7: its segmentation"
-    with pytest.raises(DataError, match=said):
-        source[0]
-    with pytest.raises(DataError, match=said):
+def test_masks_are_pycocotools(height, width, seed, share):
+    mask = np.asfortranarray(np.random.default_rng(seed).random((height, width)) < share, dtype=np.uint8)
+    compressed = rle.encode(mask)
+    counts, flat = [], mask.ravel(order="F")
+    value = 0
+    for pixel in flat:
+        if pixel != value or not counts:
+            counts += [0] * (1 + (not counts and pixel == 1))
+            value = pixel
+        counts[-1] += 1
+    for outline in (compressed, compressed | {"counts": compressed["counts"].decode()},
+                    {"size": [height, width], "counts": counts}):  # fmt: skip
+        check_outline(outline, height, width)
+        assert (mask_of(outline, height, width) == mask).all()
+
+
+@given(st.lists(st.lists(st.floats(-20, 60), min_size=6, max_size=16).map(lambda xs: xs[: len(xs) // 2 * 2]),
+                min_size=1, max_size=3))  # fmt: skip
+def test_masks_of_polygons_are_pycocotools(polygons):
+    check_outline(polygons, 30, 40)
+    expected = rle.decode(rle.merge(rle.frPyObjects(polygons, 30, 40)))
+    assert (mask_of(polygons, 30, 40) == expected).all()
+
+
+def test_files_of_other_tools_are_read(tmp_path):
+    """A byte order mark, whole numbers as 40.0, iscrowd and area null."""
+    path = coco_folder(tmp_path, iscrowd=None, area=None) / "annotations/instances_train2017.json"
+    expected = CocoSource(tmp_path, "train2017", empty_images=True)[0]
+
+    def edit(content) -> None:
+        for image in content["images"]:
+            image.update(height=30.0, width=40.0, id=float(image["id"]))
+        content["annotations"][0].update(image_id=1.0, category_id=18.0)
+
+    edited(path, edit)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    source = CocoSource(tmp_path, "train2017", empty_images=True, scored=True)
+    assert (source[0].masks == expected.masks).all() and source[0].labels.tolist() == expected.labels.tolist()
+    assert source.ground_truth()["annotations"][0]["area"] == 100
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 10**5, '{"images":' * 10**5, '{"images": [' + "9" * 5000 + "]}", "\xff"]
+)
+def test_absurd_json_is_the_files_error(tmp_path, text):
+    path = coco_folder(tmp_path) / "annotations/instances_train2017.json"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(DataError, match=r"instances_train2017.json is not COCO's JSON"):
+        CocoSource(tmp_path, "train2017", empty_images=True)
+
+
+def test_nothing_to_train_on_or_to_score_is_said_with_a_remedy(tmp_path):
+    path = coco_folder(tmp_path) / "annotations/instances_train2017.json"
+    for edit in (
+        lambda content: [annotation.update(iscrowd=1) for annotation in content["annotations"]],
+        lambda content: content.update(annotations=[]),
+    ):
+        edited(path, edit)
+        with pytest.raises(RecipeError, match=r"no image with an object to .*data\.empty_images=true"):
+            CocoSource(tmp_path, "train2017", empty_images=False)
+        assert len(CocoSource(tmp_path, "train2017", empty_images=True)) == 2
+        with pytest.raises(RecipeError, match=r"no object to find .*precision is not defined"):
+            CocoSource(tmp_path, "train2017", empty_images=True, scored=True)
+    edited(path, lambda content: content.update(images=[]))
+    with pytest.raises(RecipeError, match="no image with an object"):
         CocoSource(tmp_path, "train2017", empty_images=True, scored=True)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_photos_are_turned_as_detectron2_turns_them(tmp_path, orientation):
+    """By hand: the stored photo is the upright one turned back, and its mask lies on the bright square."""
+    root = coco_folder(tmp_path)
+    upright = np.zeros((30, 40, 3), np.uint8)
+    upright[5:15, 5:15] = 255
+    back = {6: 8, 8: 6}.get(orientation, orientation)
+    exif, turn = Image.Exif(), decode._TURNS.get(back)
+    exif[0x112] = orientation
+    stored = Image.fromarray(upright) if turn is None else Image.fromarray(upright).transpose(turn)
+    stored.save(root / "train2017/1.jpg", quality=95, exif=exif)
+    sample = CocoSource(root, "train2017", empty_images=True)[0]
+    assert sample.pixels[sample.masks[0] == 1].min() > 200 and sample.pixels[sample.masks[0] == 0].max() < 60
+
+
+def test_a_size_that_is_stated_for_the_stored_photo_is_named_with_the_reason(tmp_path):
+    root, exif = coco_folder(tmp_path), Image.Exif()
+    exif[0x112] = 6
+    Image.new("RGB", (40, 30)).save(root / "train2017/1.jpg", exif=exif)
+    with pytest.raises(DataError, match=r"has 40 x 30 pixels when turned as its EXIF .* says 30 x 40"):
+        CocoSource(root, "train2017", empty_images=True)[0]
+
+
+def test_the_index_of_coco_knows_every_record_and_photo(tmp_path):
+    path = coco_folder(tmp_path) / "annotations/instances_train2017.json"
+    seen = {CocoSource(tmp_path, "train2017", empty_images=True).index.fingerprint}
+    path.write_text(json.dumps(json.loads(path.read_text()), indent=3))
+    seen.add(CocoSource(tmp_path, "train2017", empty_images=True).index.fingerprint)
+    assert len(seen) == 1
+    edited(path, lambda content: content["annotations"][0].update(bbox=[5, 5, 10, 11]))
+    seen.add(CocoSource(tmp_path, "train2017", empty_images=True).index.fingerprint)
+    (tmp_path / "train2017/2.jpg").write_bytes(b"other")
+    index = CocoSource(tmp_path, "train2017", empty_images=False).index
+    assert len(seen | {index.fingerprint}) == 3
+    assert str(index.notes[0]) == "1 left out, images without objects (crowds aside): 2.jpg"
 
 
 def edited(path: Path, edit) -> None:
@@ -290,20 +468,23 @@ def edited(path: Path, edit) -> None:
 @pytest.mark.parametrize(
     ("edit", "said"),
     [
-        (lambda content: content["images"].append(3), "image 3: needs"),
+        (lambda content: content["images"].append(3), "image 3: is no object"),
         (
             lambda content: content["images"][1].update(height="30"),
-            "image 2: needs a whole number as id, file_name, height and width",
+            "image 2: height 30 is no whole number",
         ),
-        (lambda content: content["images"][1].update(width=0), "image 2: needs"),
-        (lambda content: content["images"][1].pop("file_name"), "image 2: needs"),
-        (lambda content: content["images"][1].update(id=1), "image 1 is listed twice"),
+        (
+            lambda content: content["images"][1].update(width=0),
+            "image 2: height 30 and width 0 must be",
+        ),
+        (lambda content: content["images"][1].pop("file_name"), "image 2: no file_name"),
+        (lambda content: content["images"][1].update(id=1), "image 1: its id is listed twice"),
         (
             lambda content: content["categories"][0].pop("name"),
-            "category 18: needs a whole number as id, name",
+            "category 18: no name",
         ),
-        (lambda content: content["categories"][0].pop("id"), "category None: needs"),
-        (lambda content: content["categories"][0].update(id=3), "category 3 is listed twice"),
+        (lambda content: content["categories"][0].pop("id"), "category None: id None is no whole number"),
+        (lambda content: content["categories"][0].update(id=3), "category 3: its id is listed twice"),
         (lambda content: content["annotations"].append("x"), "annotation x: is no object"),
     ],
 )
@@ -368,12 +549,16 @@ def test_halves_of_other_categories_are_refused(tmp_path, edit, said):
     edited(path, lambda content: content["categories"].reverse())
     _coco.cache_clear()
     assert dataset_info(config).num_classes == 4
-    edited(path, lambda content: content.update(annotations=[]))
+    edited(path, lambda content: content.update(annotations=_of_category(content, 2)))
     edited(path, edit)
     _coco.cache_clear()
     with pytest.raises(RecipeError, match=said) as error:
         dataset_info(config)
     assert "instances_train2017.json and" in str(error.value)
+
+
+def _of_category(content, number: int) -> list:
+    return [annotation for annotation in content["annotations"] if annotation["category_id"] == number]
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -1,0 +1,147 @@
+"""COCO's JSON, read and checked whole before the first step: every image, category and annotation, wherever
+it stands in its list, and named by its id.
+
+What files of other tools do differently is read as COCO means it: a byte order mark, whole numbers written as
+40.0, an `iscrowd` that is null or missing, a missing `area`.
+"""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lbtrain.data.index import Notes
+from lbtrain.data.outlines import check_outline
+from lbtrain.data.progress import Progress
+from lbtrain.errors import DataError, RecipeError
+
+Record = dict[str, Any]
+Content = dict[str, list[Record]]
+_LISTS = ("images", "annotations", "categories")
+_LARGEST_ID = 2**53
+
+
+def read_annotations(path: Path, folder: Path, notes: Notes) -> Content:
+    """images, annotations and categories, all of them whole. Raises RecipeError where the file is not there,
+    DataError for the first record that is broken.
+    """
+    if not path.is_file() or not folder.is_dir():
+        raise RecipeError(f"data.root={path.parents[1]}: needs {path} and the images in {folder}")
+    content = _parsed(path)
+    images = _by_id(path, "image", content["images"], _image)
+    categories = _by_id(path, "category", content["categories"], _category)
+    progress = Progress(f"checking {path}", len(content["annotations"]))
+
+    def whole(record: Record) -> Record:
+        progress.add(1)
+        return _annotation(record, images, categories, notes)
+
+    annotations = _by_id(path, "annotation", content["annotations"], whole)
+    return content | {
+        "images": list(images.values()),
+        "annotations": list(annotations.values()),
+        "categories": list(categories.values()),
+    }
+
+
+def _parsed(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text("utf-8-sig"))
+    except RecursionError as error:
+        raise DataError(f"{path} is not COCO's JSON: lists or objects are nested too deeply") from error
+    except ValueError as error:
+        raise DataError(f"{path} is not COCO's JSON: {error}") from error
+    missing = [
+        name for name in _LISTS if not isinstance(content, dict) or not isinstance(content.get(name), list)
+    ]
+    if missing:
+        raise DataError(f"{path} is not COCO's JSON: no list {' or '.join(missing)}")
+    return dict(content)
+
+
+def _by_id(path: Path, kind: str, records: list[Any], whole: Callable[[Record], Record]) -> dict[int, Record]:
+    """The records by their ids. Raises DataError for one that `whole` raises ValueError for, or an id that
+    comes twice.
+    """
+    found: dict[int, Record] = {}
+    for record in records:
+        number = record.get("id") if isinstance(record, dict) else record
+        try:
+            if not isinstance(record, dict):
+                raise ValueError("is no object with names and values")
+            each = whole(record)
+        except (ValueError, OverflowError) as error:
+            raise DataError(f"{path}: {kind} {number}: {error}") from error
+        if each["id"] in found:
+            raise DataError(f"{path}: {kind} {each['id']}: its id is listed twice")
+        found[each["id"]] = each
+    return found
+
+
+def _whole(record: Record, name: str) -> int:
+    """A whole number, also as 40.0. Raises ValueError."""
+    value = record.get(name)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < _LARGEST_ID:
+        raise ValueError(f"{name} {value} is no whole number")
+    if value != int(value):
+        raise ValueError(f"{name} {value} is no whole number")
+    return int(value)
+
+
+def _image(record: Record) -> Record:
+    sides = {name: _whole(record, name) for name in ("id", "height", "width")}
+    if not isinstance(record.get("file_name"), str):
+        raise ValueError("no file_name")
+    if min(sides["height"], sides["width"]) <= 0:
+        raise ValueError(f"height {sides['height']} and width {sides['width']} must be positive")
+    return record | sides
+
+
+def _category(record: Record) -> Record:
+    if not isinstance(record.get("name"), str):
+        raise ValueError("no name")
+    return record | {"id": _whole(record, "id")}
+
+
+def _annotation(
+    record: Record, images: dict[int, Record], categories: dict[int, Record], notes: Notes
+) -> Record:
+    missing = {"id", "image_id", "category_id", "bbox", "segmentation"} - set(record)
+    if missing:
+        raise ValueError(f"no {', '.join(sorted(missing))}")
+    ids = {name: _whole(record, name) for name in ("id", "image_id", "category_id")}
+    for name, known in (("image_id", images), ("category_id", categories)):
+        if ids[name] not in known:
+            kind = "images" if known is images else "categories"
+            raise ValueError(f"{name} {ids[name]} is not among the {kind}")
+    _check_box(record["bbox"])
+    crowd = record.get("iscrowd") or 0
+    if crowd not in (0, 1):
+        raise ValueError(f"iscrowd {crowd} is neither 0 nor 1")
+    area = record.get("area", 0)
+    if area is not None and not (_is_number(area) and area >= 0):
+        raise ValueError(f"area {area} is no finite number of pixels")
+    image, outline = images[ids["image_id"]], record["segmentation"]
+    try:
+        check_outline(outline, image["height"], image["width"])
+    except ValueError as error:
+        raise ValueError(f"its segmentation cannot be read: {error}") from error
+    if isinstance(outline, list) and min(map(len, outline)) < 6:
+        notes.add("with polygons of fewer than three points, which are left out", f"annotation {ids['id']}")
+    if min(record["bbox"][2:]) <= 0:
+        notes.add("left out of training, boxes without an area", f"annotation {ids['id']}")
+    return (
+        {name: value for name, value in record.items() if name != "area" or value is not None}
+        | ids
+        | {"iscrowd": int(crowd)}
+    )
+
+
+def _check_box(box: Any) -> None:
+    if not (isinstance(box, list) and len(box) == 4 and all(map(_is_number, box))):
+        raise ValueError(f"bbox {box} is not [left, top, width, height] in pixels")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
