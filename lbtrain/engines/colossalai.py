@@ -93,6 +93,10 @@ class ColossalAIZeroEngine(WindowedEngine):
         self.zero.step()
         return not (self.scaling and self.scaling.overflowed)
 
+    @property
+    def loss_scale(self) -> float:
+        return self.scaling.scale if self.scaling else 1.0
+
     def shards(self) -> optim.Shards:
         return optim.colossalai_shards((self.model, self.zero))
 

@@ -49,6 +49,10 @@ class DDPEngine(WindowedEngine):
         self.scaler.update()
         return self.scaler.get_scale() >= scale
 
+    @property
+    def loss_scale(self) -> float:
+        return float(self.scaler.get_scale())
+
     def _clip(self) -> None:
         nn.utils.clip_grad_norm_(self.module.parameters(), self.clip_norm)
 

@@ -91,14 +91,15 @@ class DeepSpeedEngine(WindowedEngine):
             self.engine.step()
 
     def _update(self) -> bool:
-        scale = self._loss_scale()
+        scale = self.loss_scale
         self.engine.step()
         applied = bool(self.engine.was_step_applied())
         if self.scaling:
             self.scaling.move(overflowed=not applied)
-        return applied and self._loss_scale() >= scale
+        return applied and self.loss_scale >= scale
 
-    def _loss_scale(self) -> float:
+    @property
+    def loss_scale(self) -> float:
         if self.scaling:
             return self.scaling.scale
         return float(self._grad_scaler.get_scale()) if self._grad_scaler else 1.0

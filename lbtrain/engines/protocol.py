@@ -32,6 +32,11 @@ class Engine(Protocol):
     accumulation: int
     """Backward calls per step. May be set between steps; never inside one."""
 
+    @property
+    def loss_scale(self) -> float:
+        """Of fp16 at the next step; 1 in other precisions. Asking waits for the device."""
+        ...
+
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of `loss` (the mean over a micro-batch) to the step's: the average over
         accumulation and ranks.

@@ -64,6 +64,8 @@ class FiniteCheck:
         # The scaled gradients of fp16 overflow as a matter of course; its scaler looks after them.
         self.scaled = plan.precision == "fp16"
         self.left = plan.skip_nonfinite - (0 if self.scaled else skipped)
+        self.max_overflows, self.min_loss_scale = plan.max_overflows, plan.min_loss_scale
+        self.overflows, self.overflowed = 0, 0  # how many in a row, and the step of the last one
         self.steps: deque[Step] = deque(maxlen=_LATEST)
         self._losses: list[Tensor] = []
 
@@ -90,12 +92,26 @@ class FiniteCheck:
         """The engine has skipped the update, as it does on all ranks alike. Collective; raises Diverged where
         that is one too many.
         """
-        if self.scaled and not self._anywhere()[-1]:
-            return
+        if self.scaled:
+            self._count_overflow(self.steps[-1])
+            if not self._anywhere()[-1]:
+                return
         self.left -= 1
         self.steps[-1].forgiven = self.left >= 0
         if self.left < 0:
             raise self._diverged(self.steps[-1])
+
+    def _count_overflow(self, step: Step) -> None:
+        """Raises Diverged where a smaller loss scale no longer helps: from there on nothing would train."""
+        self.overflows = self.overflows + 1 if step.step == self.overflowed + 1 else 1
+        self.overflowed, scale = step.step, self.engine.loss_scale
+        if self.overflows >= self.max_overflows or scale < self.min_loss_scale:
+            raise self._diverged(
+                step,
+                f"gradients in fp16 overflowed in {self.overflows} steps in a row (max_overflows="
+                f"{self.max_overflows}), and the loss scale fell to {scale:g} (min_loss_scale="
+                f"{self.min_loss_scale:g})",
+            )
 
     def late(self) -> int:
         """The step before the last one if it was bad here, else 0; the device has done it by now, so that
@@ -118,7 +134,7 @@ class FiniteCheck:
         flags = torch.tensor([float(step.bad()) for step in self.steps], device=self.engine.device)
         return [share > 0 for share in self.engine.mean(flags).tolist()]
 
-    def _diverged(self, bad: Step) -> Diverged:
+    def _diverged(self, bad: Step, what: str = "") -> Diverged:
         """The error, with a description of the step in run_dir/diverged.json. Collective."""
         everywhere: list[Any] = [None] * self.engine.world_size
         dist.all_gather_object(everywhere, bad.losses.tolist())
@@ -136,12 +152,12 @@ class FiniteCheck:
                 unsaved = f" ({error})"
         losses = [loss for rank in everywhere for loss in rank]
         mean = sum(losses) / len(losses)
-        what = (
-            f"the gradient of {_some(layers)} is not finite" if math.isfinite(mean) else f"the loss is {mean}"
-        )
+        if not math.isfinite(mean):
+            what = f"the loss is {mean}"
+        what = what or f"the gradient of {_some(layers)} is not finite"
         return Diverged(
             f"{what} at step {bad.step}, learning rate {bad.lr:.4g}: lower schedule.base_lr or lengthen "
-            "schedule.warmup. "
+            f"schedule.warmup{', or use precision=bf16' if self.scaled else ''}. "
             f"{path} names layers and samples{unsaved}; no checkpoint is later than the step before"
         )
 

@@ -41,6 +41,8 @@ class Plan:
     engine: str
     precision: str
     skip_nonfinite: int
+    max_overflows: int
+    min_loss_scale: float
     channels_last: bool
     batch_size: int
     split: BatchSplit
@@ -174,6 +176,8 @@ def make_plan(
         engine=engine,
         precision=recipe.precision,
         skip_nonfinite=recipe.skip_nonfinite,
+        max_overflows=recipe.max_overflows,
+        min_loss_scale=recipe.min_loss_scale,
         channels_last=recipe.channels_last,
         batch_size=recipe.batch_size,
         split=split,

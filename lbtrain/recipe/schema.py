@@ -22,10 +22,12 @@ from lbtrain.recipe.expectation import Expectation
 from lbtrain.recipe.values import checked, from_text, mapping_from_yaml
 
 MAY_CHANGE_ON_RESUME = {
-    "engine", "deepspeed.zero_stage", "deepspeed.config", "colossalai.zero_stage", "world_size", "micro_batch_size",
-    "max_micro_batch_size", "validation_batch_size", "data.root", "data.workers", "channels_last", "run_dir", "fault_timeout",
-    "skip_nonfinite", "resume", "log_every", "evaluate_every", "checkpoint.every", "checkpoint.keep", "data.on_error",
-    "measure.noise_scale", "measure.layers", "measure.distance", "data.max_pixels", "data.validation_root",
+    "engine", "deepspeed.zero_stage", "deepspeed.config", "colossalai.zero_stage", "world_size",
+    "micro_batch_size", "max_micro_batch_size", "validation_batch_size", "data.root",
+    "data.workers", "channels_last", "run_dir", "fault_timeout", "skip_nonfinite", "resume",
+    "log_every", "evaluate_every", "checkpoint.every", "checkpoint.keep", "data.on_error",
+    "max_overflows", "min_loss_scale", "measure.noise_scale", "measure.layers", "measure.distance",
+    "data.max_pixels", "data.validation_root",
 }  # fmt: skip
 """Keys that do not enter the mathematics, so that a run may go on with other values."""
 
@@ -376,6 +378,15 @@ class Recipe:
         "how many updates may be skipped because a gradient was NaN or Inf; one more ends the run (exit "
         "code 5)",
         at_least=0,
+    )
+    max_overflows: int = _key(
+        50,
+        "fp16: how many updates in a row may be skipped because scaled gradients overflowed; that many end "
+        "the run (exit code 5)",
+        at_least=1,
+    )
+    min_loss_scale: float = _key(
+        1.0, "fp16: the run ends (exit code 5) when the loss scale falls below this", above=0
     )
     precision: str = _key(
         "fp32", "of the forward and backward pass; weights stay fp32", choices=("fp32", "bf16", "fp16")

@@ -5,6 +5,7 @@ weights of it.
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from lab.ranks import run_on_ranks
+from lbtrain.faults.finite import FiniteCheck
 from tests.distributed.runs import SMALL, Outcome
 from tests.tiny_detection import tiny
 
@@ -35,13 +37,13 @@ def train_with_a_bad_sample(changes: dict[str, Any], run_dir: str, bad: str) -> 
     original, calls = Classification.loss, iter(range(10**6))
 
     def loss(self: Any, model: Any, batch: Any) -> dict[str, torch.Tensor]:
-        spoiled = next(calls) == BAD_STEP - 1 and int(os.environ["RANK"]) == 1
+        spoiled = (next(calls) == BAD_STEP - 1 or bad == "every gradient") and int(os.environ["RANK"]) == 1
         images, labels = batch
         if spoiled and bad == "image":
             images = images.clone()
             images[3] = float("nan")
         losses = original(self, model, (images, labels))
-        return {"loss": _overflowing_gradient(losses["loss"])} if spoiled and bad == "gradient" else losses
+        return {"loss": _overflowing_gradient(losses["loss"])} if spoiled and "gradient" in bad else losses
 
     Classification.loss = loss  # type: ignore[method-assign]
     try:
@@ -134,3 +136,32 @@ def test_a_budget_skips_the_update_alone(tmp_path: Path, case: str):
         if "running_mean" in name
     ]
     assert moved and all(moved)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        case if case == "ddp" else pytest.param(case, marks=pytest.mark.slow)
+        for case in CASES
+        if case != "accelerate"  # it does not train in fp16 on CPUs
+    ],
+)
+@pytest.mark.parametrize("limit", [dict(max_overflows=3), dict(min_loss_scale=2.0**14)], ids=["row", "floor"])
+def test_fp16_ends_when_a_smaller_scale_no_longer_helps(tmp_path: Path, case: str, limit: dict[str, Any]):
+    """Scales of 2**15, 2**14 and 2**13 after three steps that overflowed, with a loss that stays finite."""
+    changes = dict(CASES[case], precision="fp16", **limit)
+    (message,) = set(run_on_ranks(2, train_with_a_bad_sample, changes, str(tmp_path), "every gradient"))
+    assert "gradients in fp16 overflowed in 3 steps in a row" in message
+    assert "the loss scale fell to 8192 " in message and "at step 3, learning rate" in message
+    assert json.loads((tmp_path / "diverged.json").read_text())["step"] == 3
+    assert {name: json.loads((tmp_path / "plan.json").read_text())[name] for name in limit} == limit
+
+
+def test_overflows_are_counted_in_a_row_only():
+    """As they come with every growth of the scale; by hand, on one rank."""
+    check = FiniteCheck.__new__(FiniteCheck)
+    check.max_overflows, check.min_loss_scale, check.overflows, check.overflowed = 3, 1.0, 0, 0
+    check.engine = SimpleNamespace(loss_scale=1024.0)  # type: ignore[assignment]
+    for step in (1, 2, 4, 5, 7, 9):
+        check._count_overflow(SimpleNamespace(step=step))  # type: ignore[arg-type]
+    assert check.overflows == 1
