@@ -100,7 +100,7 @@ def tidy(axes: Axes, *, legend: bool = True) -> None:
     for axis in (axes.xaxis, axes.yaxis):
         if axis.get_scale() == "log":
             plain_numbers(axis)
-    if legend:
+    if legend and axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False, fontsize=9)
 
 

@@ -40,12 +40,8 @@ def publish(folder: Path, kind: str, name: str, page: Path, block: str) -> None:
     page.write_text(text)
 
 
-def add_options(options: argparse.ArgumentParser) -> None:
-    """The options of every publisher."""
+def add_options(options: argparse.ArgumentParser, *, page: Path = README) -> None:
+    """The options of every publisher; `page` is the default."""
     options.add_argument("--name", required=True, help="The name of the result and of the page's markers.")
-    options.add_argument(
-        "--page",
-        type=Path,
-        default=ACCURACY,
-        help="The page that shows table and picture (default: docs/accuracy.md).",
-    )
+    shown = f"The page that shows table and picture (default {page.relative_to(ROOT)})."
+    options.add_argument("--page", type=Path, default=page, help=shown)

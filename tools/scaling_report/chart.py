@@ -1,110 +1,99 @@
-"""The picture of a report: images/s, efficiency, and what eats the rest. Measured points are solid,
-predictions a hatched band.
+"""The charts of a report: images/s, efficiency, and where the lost efficiency goes. Measured points are
+solid, predictions a hatched band.
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import partial
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+from ..kit.charts import AMBER, BLUE, GREEN, GREY, ORANGE, PINK, SKY, Chart, tidy
 from .model.step import Prediction
 from .report import Report, Row
 
-# Distinguishable without colour vision too (Okabe & Ito 2008); series differ in marker as well.
-_SERIES = (("#0072B2", "o"), ("#009E73", "s"), ("#CC79A7", "D"), ("#56B4E9", "^"))
-_PREDICTED = "#E69F00"
+# Series differ in marker as well as in colour.
+_SERIES = ((BLUE, "o"), (GREEN, "s"), (PINK, "D"), (SKY, "^"))
 _LOSSES = {
-    "overlap": "#56B4E9",
-    "communication": "#D55E00",
-    "stragglers": "#CC79A7",
+    "overlap": SKY,
+    "communication": ORANGE,
+    "stragglers": PINK,
     "optimizer": "#F0E442",
-    "data": "#009E73",
+    "data": GREEN,
 }
 
 
-def draw(report: Report) -> Figure:
-    figure = Figure(figsize=(13, 4.6), layout="constrained")
-    rate, efficiency, shares = figure.subplots(1, 3, width_ratios=(1, 1, 1.1))
-    series = _series(report.good_rows())
-    _draw_rate(rate, series, report.predictions)
-    _draw_efficiency(efficiency, series, report.predictions)
-    _draw_shares(shares, report)
-    for axes in (rate, efficiency):
-        _mark_sizes(axes, report)
-        handles, labels = axes.get_legend_handles_labels()
-        if handles:
-            axes.legend(handles, labels, frameon=False, fontsize=9)
-    return figure
+def charts_of(report: Report) -> list[Chart]:
+    sizes = sorted(_sizes(report))
+    ends = f"from {sizes[0]} to {sizes[-1]} GPUs" if sizes else "(nothing was measured)"
+    over = f"{ends}: measured points as solid lines, predictions as a dashed one"
+    return [
+        Chart("images/s", f"Images per second {over} in its 90% band.", partial(_draw_rate, report=report)),
+        Chart(
+            "efficiency, % (a faster chip lowers it: read with images/s)",
+            f"Scaling efficiency {over} in its 90% band.",
+            partial(_draw_efficiency, report=report),
+        ),
+        Chart(
+            "what is not computing, % of a step",
+            "Stacked bars: the share of a step at each number of GPUs that is spent on "
+            f"{', '.join(_LOSSES)}, measured and predicted.",
+            partial(_draw_shares, report=report),
+            width=6,
+        ),
+    ]
 
 
-def _series(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    names = sorted({row.kind_words for row in rows})
-    return {
-        name: sorted((row for row in rows if row.kind_words == name), key=lambda row: row.gpus)
-        for name in names
-    }
+def _sizes(report: Report) -> set[int]:
+    return {row.gpus for row in report.good_rows()} | {each.gpus for each in report.predictions}
 
 
-def _draw_rate(axes: Axes, series: dict[str, list[Row]], predictions: Sequence[Prediction]) -> None:
-    for (name, rows), (color, marker) in zip(series.items(), itertools.cycle(_SERIES), strict=False):
+def _draw_rate(axes: Axes, report: Report) -> None:
+    for (name, rows), (color, marker) in zip(_lines(report), itertools.cycle(_SERIES), strict=False):
         rates = [row.images_per_s or 0.0 for row in rows]
         axes.plot([row.gpus for row in rows], rates, color=color, marker=marker, label=f"measured ({name})")
-    if predictions:
-        sizes = [each.gpus for each in predictions]
-        bounds = (
-            [each.images_per_s_low for each in predictions],
-            [each.images_per_s_high for each in predictions],
-        )
-        axes.fill_between(
-            sizes, *bounds, facecolor=_PREDICTED, alpha=0.25, hatch="//", edgecolor=_PREDICTED, linewidth=0
-        )
-        axes.plot(
-            sizes,
-            [each.images_per_s for each in predictions],
-            color=_PREDICTED,
-            linestyle="--",
-            label="predicted, 90% interval",
-        )
-        ideal = [predictions[0].images_per_s / sizes[0] * size for size in sizes]
-        axes.plot(sizes, ideal, color="#888888", linewidth=0.8, linestyle=":", label="ideal")
-    axes.set(title="images/s", xlabel="GPUs", xscale="log", yscale="log")
+    if report.predictions:
+        _draw_predicted(axes, report.predictions, "images_per_s", 1)
+        first, sizes = report.predictions[0], [each.gpus for each in report.predictions]
+        ideal = [first.images_per_s / first.gpus * size for size in sizes]
+        axes.plot(sizes, ideal, color=GREY, linewidth=0.8, linestyle=":", label="ideal")
+    axes.set(xlabel="GPUs", xscale="log", yscale="log")
+    tidy(axes)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    axes.grid(alpha=0.25)
+    _mark_sizes(axes, report)
 
 
-def _draw_efficiency(axes: Axes, series: dict[str, list[Row]], predictions: Sequence[Prediction]) -> None:
-    for (name, rows), (color, marker) in zip(series.items(), itertools.cycle(_SERIES), strict=False):
-        known = [row for row in rows if row.efficiency is not None]
-        axes.plot(
-            [row.gpus for row in known],
-            [100 * (row.efficiency or 0) for row in known],
-            color=color,
-            marker=marker,
-            label=f"measured ({name})",
-        )
-    if predictions:
-        sizes = [each.gpus for each in predictions]
-        low, high = (
-            [100 * each.efficiency_low for each in predictions],
-            [100 * each.efficiency_high for each in predictions],
-        )
-        axes.fill_between(
-            sizes, low, high, facecolor=_PREDICTED, alpha=0.25, hatch="//", edgecolor=_PREDICTED, linewidth=0
-        )
-        axes.plot(
-            sizes,
-            [100 * each.efficiency for each in predictions],
-            color=_PREDICTED,
-            linestyle="--",
-            label="predicted, 90% interval",
-        )
-    axes.set(title="efficiency, % (a faster chip lowers it: read with images/s)", xlabel="GPUs", xscale="log")
+def _draw_efficiency(axes: Axes, report: Report) -> None:
+    for (name, rows), (color, marker) in zip(_lines(report), itertools.cycle(_SERIES), strict=False):
+        known = [(row.gpus, 100 * row.efficiency) for row in rows if row.efficiency is not None]
+        gpus, shares = [each[0] for each in known], [each[1] for each in known]
+        axes.plot(gpus, shares, color=color, marker=marker, label=f"measured ({name})")
+    if report.predictions:
+        _draw_predicted(axes, report.predictions, "efficiency", 100)
+    axes.set(xlabel="GPUs", xscale="log")
     axes.title.set_fontsize(10)
     # From 0, unless all is high: a cut axis makes small losses look large, an uncut one hides them.
     axes.set_ylim(bottom=0 if axes.get_ylim()[0] < 50 else 50, top=max(105, axes.get_ylim()[1]))
-    axes.grid(alpha=0.25)
+    tidy(axes)
+    _mark_sizes(axes, report)
+
+
+def _lines(report: Report) -> Iterable[tuple[str, list[Row]]]:
+    """Rows of one kind, by size."""
+    names = sorted({row.kind_words for row in report.good_rows()})
+    for name in names:
+        own = [row for row in report.good_rows() if row.kind_words == name]
+        yield name, sorted(own, key=lambda row: row.gpus)
+
+
+def _draw_predicted(axes: Axes, predictions: Sequence[Prediction], name: str, unit: float) -> None:
+    sizes = [each.gpus for each in predictions]
+    low, middle, high = (
+        [unit * getattr(each, name + end) for each in predictions] for end in ("_low", "", "_high")
+    )
+    axes.fill_between(sizes, low, high, facecolor=AMBER, alpha=0.25, hatch="//", edgecolor=AMBER, linewidth=0)
+    axes.plot(sizes, middle, color=AMBER, linestyle="--", label="predicted, 90% interval")
 
 
 def _draw_shares(axes: Axes, report: Report) -> None:
@@ -120,7 +109,6 @@ def _draw_shares(axes: Axes, report: Report) -> None:
         bottom = [base + height for base, height in zip(bottom, heights, strict=True)]
     # Room for the legend above the bars.
     axes.set(
-        title="what is not computing, % of a step",
         xlabel="GPUs",
         xticks=range(len(bars)),
         ylim=(0, 1.35 * max([*bottom, 1])),
@@ -144,8 +132,7 @@ def measured_shares(row: Row) -> dict[str, float]:
 
 
 def _mark_sizes(axes: Axes, report: Report) -> None:
-    sizes = sorted({row.gpus for row in report.good_rows()} | {each.gpus for each in report.predictions})
-    shown = sizes if len(sizes) <= 8 else sizes[::2]
-    axes.xaxis.set_major_locator(FixedLocator(shown))
+    sizes = sorted(_sizes(report))
+    axes.xaxis.set_major_locator(FixedLocator(sizes if len(sizes) <= 8 else sizes[::2]))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f}"))

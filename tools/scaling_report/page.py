@@ -1,51 +1,33 @@
 """One self-contained HTML page of a report: no script, no font, no picture is fetched from anywhere."""
 
-import html
-import io
 from collections.abc import Callable, Sequence
 
-from .chart import draw
+from ..kit import pages
+from ..kit.tables import NOT_MEASURED, Table
+from .chart import charts_of
 from .model.step import Prediction
 from .report import Report, Row
 
-NOT_MEASURED = "not measured"
-
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 1200px; padding: 0 1rem; color: #1b1b1b; background: #fff }
-h1 { font-size: 1.6rem; margin-bottom: .2rem } h2 { font-size: 1.15rem; margin-top: 2rem }
-.scroll { overflow-x: auto } table { border-collapse: collapse; font-variant-numeric: tabular-nums }
-th, td { padding: .3rem .45rem; font-size: 14px; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap }
-th { background: #f5f5f5; white-space: normal; vertical-align: bottom }
-tr.predicted td { background: #fff6e3 } tr.failed td { background: #fdeaea } td.none { color: #767676; font-style: italic }
-svg { width: 100%; height: auto } .note { color: #555 } dl { display: grid; grid-template-columns: max-content auto; gap: .1rem 1rem }
-dt { color: #555 } dd { margin: 0; overflow-wrap: anywhere }
-"""
-
 
 def page(report: Report) -> str:
-    title = "How training scales"
     measured, predicted = len(report.good_rows()), len(report.predictions)
     parts = [
-        f"<h1>{title}</h1>",
-        f'<p class="note">{measured} measured and {predicted} predicted cluster sizes. Measured points are '
-        "solid lines and white rows; "
-        "predictions are the dashed line in its band and the shaded rows, with their 90% interval.</p>",
-        _picture(report),
-        "<h2>Measured</h2>",
-        *(_measured_tables(report.rows) if report.rows else [f"<p>{NOT_MEASURED}</p>"]),
+        pages.paragraph(
+            f"{measured} measured and {predicted} predicted cluster sizes. Measured points are solid lines "
+            "and white rows; predictions are the dashed line in its band and the shaded rows, with their 90% "
+            "interval."
+        ),
+        pages.pictures(charts_of(report)),
+        *[table.html() for table in _measured_tables(report.rows)],
     ]
+    if not report.rows:
+        parts += [pages.heading("Measured"), pages.paragraph(NOT_MEASURED)]
     if report.predictions:
-        parts += ["<h2>Predicted</h2>", _predicted_table(report.predictions)]
-    parts += ["<h2>Where this comes from</h2>", _provenance(report)]
-    head = (
-        '<meta charset="utf-8"><meta name="viewport" '
-        f'content="width=device-width"><title>{title}</title><style>{_STYLE}</style>'
-    )
-    return (
-        f'<!doctype html>\n<html lang="en"><head>{head}</head><body>\n'
-        + "\n".join(parts)
-        + "\n</body></html>\n"
-    )
+        parts.append(_predicted_table(report.predictions).html())
+    origin = {key: _words(value) or "none" for key, value in report.provenance.items()}
+    source = pages.pairs(origin) if origin else pages.paragraph("not recorded")
+    parts += [pages.heading("Where this comes from"), source]
+    return pages.page("How training scales", *parts)
 
 
 def _per_gpu(row: Row) -> str | None:
@@ -97,58 +79,37 @@ TIMES: Columns = _POINT | {
 }
 
 
-def _measured_tables(rows: Sequence[Row]) -> list[str]:
+def _measured_tables(rows: Sequence[Row]) -> list[Table]:
     """What was reached, and where the time went."""
     kinds = ["failed" if row.status != "ok" else "" for row in rows]
-    parts = []
-    for title, columns in (("", RATES), ("<h2>Where the time goes, ms a step</h2>", TIMES)):
-        cells = [
-            (kind, [show(row) for show in columns.values()]) for kind, row in zip(kinds, rows, strict=True)
-        ]
-        parts += [title, table(list(columns), cells)]
-    return parts
+    return [
+        Table(list(columns), [[show(row) for show in columns.values()] for row in rows], title, kinds=kinds)
+        for title, columns in (("Measured", RATES), ("Where the time goes, ms a step", TIMES))
+        if rows
+    ]
 
 
-def _predicted_table(predictions: Sequence[Prediction]) -> str:
+def _predicted_table(predictions: Sequence[Prediction]) -> Table:
     causes = list(predictions[0].shares)
-    rows: list[tuple[str, list[str | None]]] = []
-    for each in predictions:
-        rates = f"{rate(each.images_per_s)} ({rate(each.images_per_s_low)} to {rate(each.images_per_s_high)})"
-        interval = (
-            f"{100 * each.efficiency:.1f}% ({100 * each.efficiency_low:.1f} to "
-            f"{100 * each.efficiency_high:.1f})"
-        )
-        shares = [percent(each.shares.get(cause)) for cause in causes]
-        rows.append(("predicted", [str(each.gpus), str(each.nodes), each.mode, rates, interval, *shares]))
-    return table(["GPUs", "nodes", "mode", "images/s (90%)", "efficiency (90%)", *causes], rows)
+    rows = [
+        [
+            str(each.gpus),
+            str(each.nodes),
+            each.mode,
+            f"{rate(each.images_per_s)} ({rate(each.images_per_s_low)} to {rate(each.images_per_s_high)})",
+            interval(each),
+            *(percent(each.shares.get(cause)) for cause in causes),
+        ]
+        for each in predictions
+    ]
+    head = ["GPUs", "nodes", "mode", "images/s (90%)", "efficiency (90%)", *causes]
+    return Table(head, rows, "Predicted", kinds=["predicted"] * len(rows))
 
 
-def table(header: Sequence[str], rows: Sequence[tuple[str, Sequence[str | None]]]) -> str:
-    """Rows are (class, cells); a cell of None says that it was not measured."""
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in header)
-    body = "".join(
-        f'<tr class="{kind}">{"".join(_cell(cell) for cell in cells)}</tr>' for kind, cells in rows
-    )
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-
-
-def _cell(text: str | None) -> str:
-    return f'<td class="none">{NOT_MEASURED}</td>' if text is None else f"<td>{html.escape(text)}</td>"
-
-
-def _picture(report: Report) -> str:
-    buffer = io.StringIO()
-    draw(report).savefig(buffer, format="svg", metadata={"Date": None})
-    drawing = buffer.getvalue()
-    return drawing[drawing.index("<svg") :]
-
-
-def _provenance(report: Report) -> str:
-    items = "".join(
-        f"<dt>{html.escape(key)}</dt><dd>{html.escape(_words(value)) or 'none'}</dd>"
-        for key, value in report.provenance.items()
-    )
-    return f"<dl>{items}</dl>" if items else "<p>not recorded</p>"
+def interval(each: Prediction) -> str:
+    """The efficiency with its interval, in percent."""
+    low, high = 100 * each.efficiency_low, 100 * each.efficiency_high
+    return f"{100 * each.efficiency:.1f}% ({low:.1f} to {high:.1f})"
 
 
 def _words(value: object) -> str:

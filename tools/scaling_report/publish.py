@@ -6,14 +6,13 @@ Writes results/NAME.json, docs/NAME.png and the text between the NAME markers of
 is typed by hand.
 """
 
-import argparse
-import shutil
 import sys
 from pathlib import Path
 
-from ..kit.publish import ROOT, with_block
-from .page import number, percent
-from .report import Report, ReportError, load
+from ..kit import command
+from ..kit.publish import ROOT, add_options, publish
+from .page import interval, number, percent
+from .report import Report, load
 
 
 def block(report: Report, name: str) -> str:
@@ -26,13 +25,8 @@ def block(report: Report, name: str) -> str:
     for each in report.predictions:
         row = measured.get(each.gpus)
         rate, efficiency = (number(row.images_per_s, 1), percent(row.efficiency)) if row else (None, None)
-        interval = (
-            f"{100 * each.efficiency:.1f}% ({100 * each.efficiency_low:.1f} to "
-            f"{100 * each.efficiency_high:.1f})"
-        )
-        lines.append(
-            f"| {each.gpus} | {rate or '-'} | {efficiency or '-'} | {each.images_per_s:,.1f} | {interval} |"
-        )
+        found = f"{rate or '-'} | {efficiency or '-'} | {each.images_per_s:,.1f} | {interval(each)}"
+        lines.append(f"| {each.gpus} | {found} |")
     table, origin = "\n".join(lines), report.provenance
     versions = " ".join(f"{package} {version}" for package, version in origin["versions"].items())
     source = (
@@ -45,24 +39,16 @@ def block(report: Report, name: str) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("page", type=Path, help="a folder by `render`")
-    parser.add_argument("--name", required=True, help="name of the result and of the page's markers")
+    parser = command.parser("scaling_report.publish", __doc__)
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="A folder that `render` wrote.")
+    add_options(parser, page=ROOT / "docs" / "scaling.md")
     options = parser.parse_args()
-    scaling = ROOT / "docs" / "scaling.md"
-    try:
-        text = with_block(
-            scaling.read_text(), options.name, block(load(options.page / "scaling.json"), options.name)
-        )
-    except (ReportError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    shutil.copy(options.page / "scaling.json", ROOT / "results" / f"{options.name}.json")
-    shutil.copy(options.page / "scaling.png", ROOT / "docs" / f"{options.name}.png")
-    scaling.write_text(text)
-    return 0
+
+    def put() -> None:
+        report = load(options.folder / "scaling.json")
+        publish(options.folder, "scaling", options.name, options.page, block(report, options.name))
+
+    return command.exit_code(put)
 
 
 if __name__ == "__main__":

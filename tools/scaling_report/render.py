@@ -9,8 +9,10 @@ import csv
 import dataclasses
 from pathlib import Path
 
-from .chart import draw
-from .page import NOT_MEASURED, page, percent, rate
+from ..kit.charts import save
+from ..kit.tables import Table
+from .chart import charts_of
+from .page import interval, page, percent, rate
 from .report import Report, ReportError, Row, load, merged
 
 
@@ -21,7 +23,7 @@ def render(report: Report, folder: Path) -> list[Path]:
     _write_csv(report, paths["csv"])
     report.save(paths["json"])
     paths["md"].write_text(markdown(report))
-    draw(report).savefig(paths["png"], dpi=130)
+    save(charts_of(report), paths["png"])
     paths["html"].write_text(page(report), encoding="utf-8")
     return list(paths.values())
 
@@ -35,22 +37,23 @@ def _write_csv(report: Report, path: Path) -> None:
 
 
 def markdown(report: Report) -> str:
-    lines = ["| GPUs | nodes | kind | images/s | efficiency | status |", "|---:|---:|---|---:|---:|---|"]
-    for row in report.rows:
-        images, efficiency = rate(row.images_per_s) or NOT_MEASURED, percent(row.efficiency) or NOT_MEASURED
-        lines.append(
-            f"| {row.gpus} | {row.nodes} | {row.kind_words} | {images} | {efficiency} | {row.status} |"
-        )
-    for each in report.predictions:
-        interval = (
-            f"{100 * each.efficiency:.1f}% ({100 * each.efficiency_low:.1f} to "
-            f"{100 * each.efficiency_high:.1f})"
-        )
-        lines.append(
-            f"| {each.gpus} | {each.nodes} | {each.mode} | {rate(each.images_per_s)} | {interval} | "
-            "predicted |"
-        )
-    return "\n".join(lines) + "\n"
+    rows: list[list[str | None]] = [
+        [
+            str(row.gpus),
+            str(row.nodes),
+            row.kind_words,
+            rate(row.images_per_s),
+            percent(row.efficiency),
+            row.status,
+        ]
+        for row in report.rows
+    ]
+    rows += [
+        [str(each.gpus), str(each.nodes), each.mode, rate(each.images_per_s), interval(each), "predicted"]
+        for each in report.predictions
+    ]
+    head = ["GPUs", "nodes", "kind", "images/s", "efficiency", "status"]
+    return Table(head, rows, align="rrlrrl").markdown() + "\n"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from lbtrain.errors import RecipeError
 from lbtrain.recipe.files import load_recipe
@@ -217,6 +218,7 @@ def _draw(axes: Axes, searches: Sequence[Search]) -> None:
     axes.set(xlabel="trials", ylabel=f"best {metric.label} so far (%)", ylim=(0, None))
     if not metric.higher_is_better:
         error_axis(axes, [search.best_so_far()[-1] for search in searches])
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     tidy(axes)
 
 

@@ -354,7 +354,7 @@ def test_render_writes_all_five_files(rendered: Path) -> None:
     assert [row["gpus"] for row in rows] == ["8", "16", "32"]
     assert rows[2]["images_per_s"] == ""
     assert len(json.loads((rendered / "scaling.json").read_text())["predictions"]) == 2
-    assert "| predicted |" in (rendered / "scaling.md").read_text()
+    assert "| predicted " in (rendered / "scaling.md").read_text()
 
 
 def test_the_page_stands_alone_and_is_honest(rendered: Path) -> None:
@@ -363,6 +363,15 @@ def test_the_page_stands_alone_and_is_honest(rendered: Path) -> None:
     assert "not measured" in page
     assert "&lt;script&gt;" in page
     assert page.count('<tr class="predicted">') == 2
+
+
+@pytest.mark.filterwarnings("error:No artists")
+@pytest.mark.parametrize("rows", [[Row(gpus=32, nodes=4, status="timed out")], [ROW]])
+def test_a_report_with_one_size_or_none_that_was_measured_has_a_page(tmp_path: Path, rows: list[Row]) -> None:
+    Report(rows=rows).save(tmp_path / "m.json")
+    assert main(["render", str(tmp_path / "m.json"), "--out", str(tmp_path / "out")]) == 0
+    page = (tmp_path / "out" / "scaling.html").read_text()
+    assert page.count("<svg") == 3 and "not recorded" in page
 
 
 def test_the_page_opens_in_a_browser(rendered: Path) -> None:
