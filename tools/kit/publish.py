@@ -40,7 +40,7 @@ def publish(folder: Path, kind: str, name: str, page: Path, block: str) -> None:
     page.write_text(text)
 
 
-def add_options(options: argparse.ArgumentParser, *, page: Path = README) -> None:
+def add_options(options: argparse.ArgumentParser, *, page: Path = ACCURACY) -> None:
     """The options of every publisher; `page` is the default."""
     options.add_argument("--name", required=True, help="The name of the result and of the page's markers.")
     shown = f"The page that shows table and picture (default {page.relative_to(ROOT)})."

@@ -2,7 +2,7 @@
 
     python -m tools.scaling_report.publish runs/scaling-demo/page --name scaling_demo
 
-Writes results/NAME.json, docs/NAME.png and the text between the NAME markers of docs/scaling.md, so that no figure
+Writes results/NAME.json, docs/NAME.png and the text between the NAME markers of the page, so that no figure
 is typed by hand.
 """
 
