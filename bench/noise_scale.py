@@ -56,7 +56,7 @@ def stepper(micro: int, model: str = "cifar_resnet20") -> Callable[[], None]:
 
     def step() -> None:
         number = next(steps)
-        examples = number * plan.batch_size
+        examples = number * recipe.batch_size
         for batch in kept:
             parts = task.loss(engine.model, batch)
             monitor.before_backward(MicroStep(batch, parts["loss"], parts, examples, plan.phases[0]))
@@ -64,7 +64,7 @@ def stepper(micro: int, model: str = "cifar_resnet20") -> Callable[[], None]:
         monitor.before_update()
         engine.step(0.01)
         for _ in monitor.after_step(
-            StepResult(Progress(examples + plan.batch_size, number + 1), plan.phases[0], 0.01)
+            StepResult(Progress(examples + recipe.batch_size, number + 1), plan.phases[0], 0.01)
         ):
             pass
 

@@ -31,8 +31,8 @@ from pathlib import Path
 
 import lbtrain
 from lbtrain.errors import RecipeError, UserError, naming_the_extra
-from lbtrain.recipe import Recipe
-from lbtrain.recipe.contract import Contract, differences, parent_of
+from lbtrain.recipe import Recipe, differences
+from lbtrain.recipe.contract import Contract, parent_of
 from lbtrain.recipe.files import find_recipe, load_recipe, parents_of, shipped
 
 TOOLS = ("doctor", "scaling-report", "study", "landscape", "verify")

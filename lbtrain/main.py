@@ -23,7 +23,7 @@ from lbtrain.errors import DataError, RecipeError, UserError, naming_the_extra
 from lbtrain.faults import watchdog
 from lbtrain.launch.surroundings import check_surroundings, own_words
 from lbtrain.launch.workers import start_server
-from lbtrain.recipe import Recipe, keys
+from lbtrain.recipe import Recipe, keys, written
 from lbtrain.recipe.expectation import format_outcome
 
 if TYPE_CHECKING:  # a plan or a help text must not wait for the engines' imports
@@ -88,26 +88,29 @@ def _asked(words: list[str], key: str) -> tuple[list[int], list[str]] | None:
         return None
     sizes = [int(text) for text in values[-1].split(",") if re.fullmatch(r"[1-9]\d{0,5}", text)]
     if len(sizes) != len(values[-1].split(",")):
-        raise RecipeError(f"{key}={values[-1]}: takes world sizes such as {key}=8,16,256")
+        raise RecipeError(f"{key}={values[-1]}: {key} takes world sizes, such as {key}=8,16,256.")
     return sizes, [word for word in words if word.partition("=")[0] != key]
 
 
 def _print_plans(sizes: list[int], words: list[str], recipe: Recipe) -> None:
     from lbtrain.data import dataset_info
-    from lbtrain.plan.plan import Plan, make_plan, print_plans
+    from lbtrain.plan.plan import Plan, make_plan
+    from lbtrain.plan.report import print_plans
     from lbtrain.plan.statistics import model_statistics
 
     recipe = recipe.with_overrides(words)
     plans: list[Plan] = []
-    refusals: dict[int, str] = {}
-    counted = model_statistics(recipe, dataset_info(recipe.data))
+    rejected: dict[int, str] = {}
+    statistics = model_statistics(recipe, dataset_info(recipe.data))
     for size in sizes:
         try:
-            plans.append(make_plan(recipe, size, engine=recipe.engine_under("deepspeed"), statistics=counted))
+            plans.append(
+                make_plan(recipe, size, engine=recipe.engine_under("deepspeed"), statistics=statistics)
+            )
         except RecipeError as error:
-            refusals[size] = str(error)
-    print_plans(plans, refusals)
-    if refusals:
+            rejected[size] = str(error)
+    print_plans(plans, rejected)
+    if rejected:
         sys.exit(RecipeError.exit_code)
 
 
@@ -129,9 +132,10 @@ def run(
     """Trains `recipe` in the world that this process was launched in; returns the summary. Raises UserError.
 
     May be called again and again in one process group. `on_screen=False` writes the run directory only.
-    `instruments` gets task and engine when both are ready, and returns those that the loop uses: themselves,
-    or something around them that measures.
+    `wrappers` gets task and engine when both are ready, and returns those that the loop uses: themselves, or
+    something around them that measures.
     """
+    from lbtrain.faults.training import Faults
     from lbtrain.launch.world import (
         check_asked_for,
         detect_world,
@@ -139,8 +143,9 @@ def run(
         start_process_group,
     )
     from lbtrain.monitors import Monitors
-    from lbtrain.plan.capabilities import check_runs_here
-    from lbtrain.plan.plan import make_plan, print_plans
+    from lbtrain.plan.plan import make_plan
+    from lbtrain.plan.report import print_plans
+    from lbtrain.plan.validate import check_runs_here
     from lbtrain.runs.checkpoint import Checkpoints, Progress
     from lbtrain.runs.directory import RunDirectory
     from lbtrain.runs.fingerprint import (
@@ -151,7 +156,7 @@ def run(
     )
     from lbtrain.runs.records import Records, flat
     from lbtrain.tasks import create_task
-    from lbtrain.techniques import Techniques, WeightAverage, create_batch_control
+    from lbtrain.techniques import create_average, create_techniques
     from lbtrain.train import train
 
     if not gc.isenabled():  # `main` has switched it off, while everything was imported
@@ -167,40 +172,38 @@ def run(
     job = job_fingerprint(recipe, recipe.engine_under(world.launcher))
     check_same_on_all_ranks(job)  # before what depends on the recipe could make the ranks wait for each other
     plan = make_plan(recipe, world.world_size, engine=recipe.engine_under(world.launcher))
-    check_runs_here(plan.engine, plan.zero_stage, plan.precision, device_type())
+    check_runs_here(recipe, plan.engine, device_type())
     directory = RunDirectory(Path(_run_dir(recipe, name)))
     directory.open_for(recipe)
-    claim = directory.claim() if world.rank == 0 else None
+    lock = directory.lock() if world.rank == 0 else None
     checkpoints = Checkpoints(directory.path, keep=recipe.checkpoint.keep)
-    found = checkpoints.newest()
-    progress = found.progress if found else Progress()
+    loaded = checkpoints.newest()
+    progress = loaded.progress if loaded else Progress()
     check_same_on_all_ranks({"newest checkpoint (examples seen)": str(progress.examples)})
     if progress.examples >= plan.total_examples and (finished := directory.summary()):
         _say(
             world.rank,
-            f"{directory.path} holds this run already, finished at step {progress.step} (summary.json): "
-            "nothing to do",
+            f"{directory.path} holds this run already. It finished at step {progress.step} (summary.json), "
+            "and there is nothing to do.",
         )
         return finished
     task, model = create_task(recipe, device), build_bare_model(recipe, plan, device)
     fingerprint = run_fingerprint(plan, task.index(), recipe.deepspeed.config)
     check_same_on_all_ranks(fingerprint)
     checkpoints.fingerprint = job | fingerprint
-    if found:
-        _say(world.rank, *notes_on_resume(found.fingerprint, checkpoints.fingerprint))
-        found.check_fits(model)
-    average = (
-        WeightAverage(model, decay=recipe.ema.decay, warmup=recipe.ema.warmup) if recipe.ema.decay else None
-    )
+    if loaded:
+        _say(world.rank, *notes_on_resume(loaded.fingerprint, checkpoints.fingerprint))
+        loaded.check_fits(model)
+    average = create_average(recipe, model)
     engine, optimizer = build_engine(recipe, plan, model, device)
-    if found:
-        engine.load(found.state)
-        _say(world.rank, *found.skipped, f"going on from step {progress.step} ({directory.path})")
+    if loaded:
+        engine.load(loaded.state)
+        _say(world.rank, *loaded.skipped, f"continuing from step {progress.step} ({directory.path})")
     elif on_screen and world.rank == 0:
         print_plans([plan], {})
     leader = world.rank == 0
     if leader:
-        directory.describe(recipe, plan, checkpoints.fingerprint)
+        directory.write_config(plan, checkpoints.fingerprint)
     records = Records(
         directory.path,
         enabled=leader,
@@ -210,15 +213,16 @@ def run(
     )
     if wrappers:
         task, engine = wrappers(task, engine)
-    techniques = Techniques(create_batch_control(recipe, plan, model, task, engine, records), average)
-    if found:
-        found.restore_extras(techniques.load)
+    techniques = create_techniques(plan, model, average, task, engine, records)
+    if loaded:
+        loaded.restore_extras(techniques.load)
     # all that it held is in its place by now; kept, it would take the memory of a checkpoint on every rank
     # until the end
-    del found
-    with contextlib.closing(records), claim or contextlib.nullcontext():
+    del loaded
+    with contextlib.closing(records), lock or contextlib.nullcontext():
         monitors = Monitors(plan, task, engine, optimizer, records)
-        evaluation = train(plan, task, engine, records, checkpoints, progress, techniques, monitors)
+        faults = Faults(plan, task.stream, engine, directory.path, skipped=progress.skipped_steps)
+        evaluation = train(plan, task, engine, techniques, progress, checkpoints, monitors, faults)
     result = {
         "recipe": name,
         **flat(evaluation),
@@ -231,7 +235,9 @@ def run(
             result["expectation"] = recipe.expect.judge(records.written("eval"))
             _say(world.rank if on_screen else -1, format_outcome(result["expectation"]))
         result["replaced_images"] = directory.replaced_images()
-    return directory.finish(result | {"world_size": plan.world_size, "engine": plan.engine}, write=leader)
+    return directory.write_summary(
+        result | {"world_size": plan.world_size, "engine": plan.engine}, write=leader
+    )
 
 
 def build_bare_model(recipe: Recipe, plan: "Plan", device: "torch.device") -> "torch.nn.Module":
@@ -271,21 +277,10 @@ def help_text(name: str, doc: str, recipe: Recipe) -> str:
     usage = "Usage:\n" + (__doc__ or "").partition("\n\n")[2].rstrip()
     lines = [doc.strip(), "", usage.replace("recipes/x.py", f"recipes/{name}.py"), "", "Keys:"]
     for key, spec in keys():
-        value: Any = recipe
-        for part in key.split("."):
-            value = getattr(value, part)
-        choices = (
-            f" One of {', '.join(map(str, spec.metadata['choices']))}." if "choices" in spec.metadata else ""
-        )
-        lines.append(f"  {key}={_shown(value)}\n      {spec.metadata['help']}.{choices}")
+        choices = ", ".join(map(str, spec.metadata.get("choices", ())))
+        lines.append(f"  {key}={written(recipe, key)}")
+        lines.append(f"      {spec.metadata['help']}" + (f" One of {choices}." if choices else ""))
     return "\n".join(lines)
-
-
-def _shown(value: Any) -> str:
-    """The value as one would write it in an override."""
-    if isinstance(value, list):
-        return ",".join(value)
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _exit_with(error: UserError) -> None:

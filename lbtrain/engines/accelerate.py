@@ -22,7 +22,7 @@ class AccelerateEngine(DDPEngine):
 
     def _wrap(self, plan: Plan) -> nn.Module:
         exchange = DistributedDataParallelKwargs(gradient_as_bucket_view=self.device.type == "cuda")
-        precision = {"fp32": "no"}.get(plan.precision, plan.precision)
+        precision = {"fp32": "no"}.get(plan.recipe.precision, plan.recipe.precision)
         # it keeps the precision of a run before this one in the same process, and takes no other
         AcceleratorState._reset_state()
         self.accelerator = Accelerator(

@@ -63,13 +63,13 @@ class ColossalAIZeroEngine(WindowedEngine):
         plugin = plugins.LowLevelZeroPlugin(
             stage=self.stage,
             precision="fp32",
-            max_norm=plan.clip_norm,
+            max_norm=plan.recipe.optimizer.clip_norm,
             overlap_communication=device.type == "cuda",
             cast_inputs=False,
         )
         self.booster, self.model, self.zero = _boost(plugin, in_precision(self.module, plan), optimizer)
         self.optimizer = self.zero
-        self.scaling = _LossScaling(self.zero) if plan.precision == "fp16" else None
+        self.scaling = _LossScaling(self.zero) if plan.recipe.precision == "fp16" else None
         self.zero.mixed_precision_mixin = self.scaling
         optim.bind_colossalai(optimizer, (self.model, self.zero))
         self.accumulation = plan.split.accumulation

@@ -25,9 +25,9 @@ class DDPEngine(WindowedEngine):
     def __init__(self, plan: Plan, model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device):
         super().__init__(model, optimizer, device)
         self._order_in_memory(plan)
-        self.clip_norm = plan.clip_norm
+        self.clip_norm = plan.recipe.optimizer.clip_norm
         self._skip_nonfinite(plan)
-        self.scaler = torch.amp.GradScaler(device.type, enabled=plan.precision == "fp16")
+        self.scaler = torch.amp.GradScaler(device.type, enabled=plan.recipe.precision == "fp16")
         self.model = self._wrap(plan)
         self.accumulation = plan.split.accumulation
 
@@ -75,8 +75,10 @@ class DDPEngine(WindowedEngine):
 
 def in_precision(module: nn.Module, plan: Plan) -> nn.Module:
     """`module` with its forward pass under autocast, where the plan says so; its weights stay fp32."""
-    if plan.precision in AUTOCAST_DTYPES:
-        autocast = torch.autocast(next(module.parameters()).device.type, AUTOCAST_DTYPES[plan.precision])
+    if plan.recipe.precision in AUTOCAST_DTYPES:
+        autocast = torch.autocast(
+            next(module.parameters()).device.type, AUTOCAST_DTYPES[plan.recipe.precision]
+        )
         module.forward = autocast(module.forward)
     return module
 
@@ -103,7 +105,9 @@ def without_buffer_broadcast(model: nn.Module) -> nn.Module:
 
 
 def exchange_in_backward(model: nn.Module, exchange: bool) -> None:
-    """Whether the next forward and backward pass exchanges gradients. This flag is what DDP's `no_sync` sets."""
+    """Whether the next forward and backward pass exchanges gradients. This flag is what DDP's `no_sync`
+    sets.
+    """
     if isinstance(model, DistributedDataParallel):
         model.require_backward_grad_sync = exchange
 

@@ -60,7 +60,7 @@ class DeepSpeedEngine(WindowedEngine):
             )  # at the end of a step; the window forgets them after the next forward pass
         else:
             optim.bind_deepspeed(optimizer, self.engine)
-        self.scaling = _LossScaling() if self.stage and plan.precision == "fp16" else None
+        self.scaling = _LossScaling() if self.stage and plan.recipe.precision == "fp16" else None
         if self.scaling:
             zero = parts[1]
             zero.torch_autocast_gradscaler, zero.loss_scaler, zero.dynamic_loss_scale = (
@@ -116,6 +116,12 @@ class DeepSpeedEngine(WindowedEngine):
 
     def shards(self) -> optim.Shards | None:
         return optim.deepspeed_shards(self.engine) if self.stage else None
+
+    def clipped_by(self) -> float:
+        clip_norm = self.engine.gradient_clipping()
+        if not (self.stage and clip_norm):
+            return 1.0
+        return max(1.0, (float(self.engine.optimizer._global_grad_norm) + 1e-6) / clip_norm)
 
     def save(self) -> EngineState | None:
         if self.stage:

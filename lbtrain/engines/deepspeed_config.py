@@ -93,12 +93,12 @@ def complete_config(plan: Plan, config_file: str = "") -> Config:
         "train_micro_batch_size_per_gpu": plan.split.micro_batch_size,
         "gradient_accumulation_steps": 1,
         "managed_gradient_accumulation": True,
-        "gradient_clipping": plan.clip_norm,  # DeepSpeed's default is 1.0
+        "gradient_clipping": plan.recipe.optimizer.clip_norm,  # DeepSpeed's default is 1.0
         "fp16": {"enabled": False},
         "bf16": {"enabled": False},
         "torch_autocast": {
-            "enabled": plan.precision != "fp32",
-            "dtype": {"bf16": "bfloat16", "fp16": "float16"}.get(plan.precision, "bfloat16"),
+            "enabled": plan.recipe.precision != "fp32",
+            "dtype": {"bf16": "bfloat16", "fp16": "float16"}.get(plan.recipe.precision, "bfloat16"),
             "lower_precision_safe_modules": [
                 "torch.nn.Linear",
                 "torch.nn.Conv1d",

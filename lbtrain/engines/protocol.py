@@ -60,6 +60,12 @@ class Engine(Protocol):
         """Where the layers lie that the optimizer steps, if it steps slices of them."""
         ...
 
+    def clipped_by(self) -> float:
+        """By what clipping has divided the gradients of the update that is being made: 1 where they were not
+        clipped, or where the engine clips what `p.grad` shows before.
+        """
+        ...
+
     def save(self) -> EngineState | None:
         """A copy of the full state, on rank 0 (None on the others). Collective."""
         ...

@@ -26,11 +26,13 @@ class WindowedEngine:
 
     def _skip_nonfinite(self, plan: Plan) -> None:
         """Under fp16 the scaler skips such updates; under ZeRO DeepSpeed does, or the ColossalAI engine."""
-        self.skips_nonfinite = plan.skip_nonfinite > 0 and plan.precision != "fp16" and not plan.zero_stage
-        self.statistics.keep_finite = plan.skip_nonfinite > 0
+        self.skips_nonfinite = (
+            plan.recipe.skip_nonfinite > 0 and plan.recipe.precision != "fp16" and not plan.zero_stage
+        )
+        self.statistics.keep_finite = plan.recipe.skip_nonfinite > 0
 
     def _order_in_memory(self, plan: Plan) -> None:
-        if plan.channels_last:
+        if plan.recipe.channels_last:
             self.module.to(memory_format=torch.channels_last)
 
     @property
@@ -83,6 +85,9 @@ class WindowedEngine:
 
     def shards(self) -> Shards | None:
         return None
+
+    def clipped_by(self) -> float:
+        return 1.0
 
     def mean(self, tensor: Tensor) -> Tensor:
         total = tensor.detach().clone()

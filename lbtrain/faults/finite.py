@@ -54,7 +54,7 @@ class Step:
 
 
 class FiniteCheck:
-    """Sees every step of one rank. Up to `plan.skip_nonfinite` updates that the engine skipped for this
+    """Sees every step of one rank. Up to `skip_nonfinite` updates that the engine skipped for this
     reason are forgiven.
     """
 
@@ -62,9 +62,9 @@ class FiniteCheck:
         self.stream, self.engine, self.run_dir = stream, engine, run_dir
         self.layers = named_layers(engine.model)
         # The scaled gradients of fp16 overflow as a matter of course; its scaler looks after them.
-        self.scaled = plan.precision == "fp16"
-        self.left = plan.skip_nonfinite - (0 if self.scaled else skipped)
-        self.max_overflows, self.min_loss_scale = plan.max_overflows, plan.min_loss_scale
+        self.scaled = plan.recipe.precision == "fp16"
+        self.left = plan.recipe.skip_nonfinite - (0 if self.scaled else skipped)
+        self.max_overflows, self.min_loss_scale = plan.recipe.max_overflows, plan.recipe.min_loss_scale
         self.overflows, self.overflowed = 0, 0  # how many in a row, and the step of the last one
         self.steps: deque[Step] = deque(maxlen=_LATEST)
         self._losses: list[Tensor] = []

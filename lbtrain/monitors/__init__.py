@@ -1,4 +1,4 @@
-"""What a run measures of itself while it trains, one file each. A new meter takes its place in the list
+"""What a run measures of itself while it trains, one file each. A new monitor takes its place in the list
 below; the loop stays as it is.
 """
 
@@ -13,14 +13,14 @@ from lbtrain.monitors.noise import NoiseMonitor
 from lbtrain.monitors.protocol import MicroStep, Monitor, StepResult
 from lbtrain.monitors.trust import TrustMonitor
 from lbtrain.plan.plan import Plan
-from lbtrain.runs.records import Records, Row
+from lbtrain.runs.records import EvalRow, Pictures, Records, Row
 from lbtrain.tasks import Task
 
-__all__ = ["Done", "Meter", "Meters", "NoiseMeter", "Pass", "replaced_over_ranks"]
+__all__ = ["MicroStep", "Monitor", "Monitors", "NoiseMonitor", "StepResult", "replaced_over_ranks"]
 
 
 class Monitors:
-    """All meters of a run as the loop sees them. What they find goes to `records`."""
+    """All monitors of a run as the loop sees them. What they measure goes to `records`."""
 
     def __init__(
         self, plan: Plan, task: Task, engine: Engine, optimizer: torch.optim.Optimizer, records: Records
@@ -29,31 +29,33 @@ class Monitors:
         self.waiting, self.paused = window.waiting, window.paused
         noise = NoiseMonitor(plan, task, engine, optimizer, earlier=records.written("noise"))
         # In the order of their rows.
-        self._meters: list[Monitor] = [
+        self._monitors: list[Monitor] = [
             noise,
             window,
-            DistanceMonitor(task.recipe, engine),
+            DistanceMonitor(plan.recipe, engine),
             TrustMonitor(optimizer),
         ]
         self._records = records
 
     def before_backward(self, seen: MicroStep) -> None:
-        for monitor in self._meters:
+        for monitor in self._monitors:
             monitor.before_backward(seen)
 
     def before_update(self) -> None:
-        for monitor in self._meters:
+        for monitor in self._monitors:
             monitor.before_update()
 
     def after_step(self, done: StepResult, *, logged: bool) -> None:
-        self._write(monitor.after_step(done) for monitor in self._meters)
+        self._write(monitor.after_step(done) for monitor in self._monitors)
         if logged:
-            self._write(monitor.at_log(done) for monitor in self._meters)
+            self._write(monitor.at_log(done) for monitor in self._monitors)
 
-    def after_evaluation(self, done: StepResult) -> None:
-        self._write(monitor.after_evaluation(done) for monitor in self._meters)
+    def after_evaluation(self, done: StepResult, evaluation: EvalRow, pictures: Pictures) -> None:
+        self._records.write(evaluation)
+        self._records.write_pictures(pictures, evaluation)
+        self._write(monitor.after_evaluation(done) for monitor in self._monitors)
 
-    def _write(self, found: Iterable[Iterable[Row]]) -> None:
-        for rows in found:
+    def _write(self, rows_of_each: Iterable[Iterable[Row]]) -> None:
+        for rows in rows_of_each:
             for row in rows:
                 self._records.write(row)

@@ -50,23 +50,20 @@ class NoiseMonitor(Monitor):
         self.layers = {name: p for name, p in engine.module.named_parameters() if p.requires_grad}
         self.running = RunningNoise([moments_of_row(row) for row in earlier])
         self.running_layers = RunningLayers()
-        shards = engine.shards() if plan.noise_every else None
-        self.sliced = (
-            _SlicedGradients(engine, shards, optimizer, plan.clip_norm, list(self.layers)) if shards else None
-        )
+        self.every = plan.examples(plan.recipe.measure.noise_scale)
+        shards = engine.shards() if self.every else None
+        self.sliced = _SlicedGradients(engine, shards, optimizer, list(self.layers)) if shards else None
         self.step: _Step | None = None
 
     def before_backward(self, seen: MicroStep) -> None:
         phase = seen.phase
-        if not self.plan.noise_every or not crossed(
-            seen.start, seen.start + phase.batch_size, self.plan.noise_every
-        ):
+        if not self.every or not crossed(seen.start, seen.start + phase.batch_size, self.every):
             return
         if self.step is None:
             alone = self.engine.accumulation * self.engine.world_size == 1
             self.step = _Step(list(self.layers.values()), phase, hooked=not alone)
             if alone:
-                unit = math.lcm(self.plan.bn_batch_size, self.task.recipe.loss_batch_size)
+                unit = math.lcm(self.plan.bn_batch_size, self.plan.recipe.loss_batch_size)
                 self.step.small_batch = small_part(phase.batch_size, unit)
                 self.step.small = self._of_a_part(_first(seen.batch, self.step.small_batch))
             if self.sliced:
@@ -83,7 +80,7 @@ class NoiseMonitor(Monitor):
             gradients = [
                 torch.zeros(1, device=p.device) if p.grad is None else p.grad for p in self.layers.values()
             ]
-            if self.plan.noise_layers:
+            if self.plan.recipe.measure.layers:
                 self.step.weights = squared_norms([p.detach() for p in self.layers.values()])
             self.step.large = squared_norms(gradients) / scale.double().square()
 
@@ -117,7 +114,7 @@ class NoiseMonitor(Monitor):
             noise_scale_high=found.high if math.isfinite(found.high) else None,
             measurements=found.measurements,
         )
-        if self.plan.noise_layers:
+        if self.plan.recipe.measure.layers:
             weights = (
                 self.engine.mean(self.sliced.weights) * self.engine.world_size
                 if self.sliced
@@ -138,7 +135,7 @@ class NoiseMonitor(Monitor):
         it had not been passed.
         """
         module: nn.Module = self.engine.module
-        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.plan.precision)
+        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.plan.recipe.precision)
         devices = [self.engine.device] if self.engine.device.type == "cuda" else []
         with (
             preserve_state(module),
@@ -216,13 +213,12 @@ class _SlicedGradients:
 
     def __init__(
         self,
-        engine: Any,
+        engine: Engine,
         shards: Shards,
         optimizer: torch.optim.Optimizer,
-        clip_norm: float,
         names: list[str],
     ):
-        self.engine, self.flats, self.clip_norm = engine, shards.flats, clip_norm
+        self.engine, self.flats = engine, shards.flats
         self.rows = {name: row for row, name in enumerate(names)}
         self.measuring = False
         optimizer.register_step_pre_hook(self._see)
@@ -239,11 +235,7 @@ class _SlicedGradients:
             if flat.tensor.grad is not None and held:
                 rows = torch.tensor([self.rows[shard.name] for shard in held], device=self.engine.device)
                 self.squares[rows] = (
-                    squared_norms([shard.of(flat.tensor.grad) for shard in held]) * self._clipped_by() ** 2
+                    squared_norms([shard.of(flat.tensor.grad) for shard in held])
+                    * self.engine.clipped_by() ** 2
                 )
                 self.weights[rows] = squared_norms([shard.of(flat.tensor.detach()) for shard in held])
-
-    def _clipped_by(self) -> float:
-        if not self.clip_norm:
-            return 1.0
-        return max(1.0, (float(self.engine.engine.optimizer._global_grad_norm) + 1e-6) / self.clip_norm)

@@ -1,4 +1,4 @@
-"""How a global batch is cut over ranks and passes, and the phases of a run whose batch grows.
+"""How a global batch is split over ranks and micro-steps, and the phases of a run whose batch grows.
 
 A growing batch in place of a falling rate: Smith et al. 2018, "Don't decay the learning rate, increase the
 batch size", sections 3 and 4.
@@ -15,7 +15,7 @@ from lbtrain.errors import RecipeError
 
 @dataclass(frozen=True)
 class BatchSplit:
-    """How a global batch is cut. batch_size = micro_batch_size * accumulation * world_size; a ghost batch
+    """How a global batch is split. batch_size = micro_batch_size * accumulation * world_size; a ghost batch
     spans `ranks_per_ghost` ranks.
     """
 
@@ -27,14 +27,19 @@ class BatchSplit:
 @dataclass(frozen=True)
 class Phase:
     """A part of the run with one batch size. It starts at the step that begins when `start` examples were
-    seen.
+    seen; None where that is decided during training.
     """
 
-    start: int
+    start: int | None
     batch_size: int
     split: BatchSplit
     lr_factor: float = 1.0
     """By which the rate of the schedule is multiplied."""
+
+    @property
+    def begins(self) -> float:
+        """Where the plan alone lets it start."""
+        return math.inf if self.start is None else self.start
 
 
 def phase_starts(batch_size: int, growth: Sequence[tuple[float, Fraction]]) -> list[tuple[int, int]]:
@@ -52,8 +57,8 @@ def phase_starts(batch_size: int, growth: Sequence[tuple[float, Fraction]]) -> l
             starts.pop()
         if (size * factor).denominator > 1:
             raise RecipeError(
-                f"schedule.batch_growth: {size} x {float(factor):g} is {float(size * factor):g}, not a "
-                "whole number of images"
+                f"schedule.batch_growth: {size} x {float(factor):g} is {float(size * factor):g}, which "
+                "is not a whole number of images. Choose a factor that gives one."
             )
         starts.append((begins, int(size * factor)))
     return starts
@@ -61,9 +66,9 @@ def phase_starts(batch_size: int, growth: Sequence[tuple[float, Fraction]]) -> l
 
 def steps_before(phases: Sequence[Phase], examples: float) -> float:
     """Optimizer steps that the first `examples` examples take; a fraction where they end inside a step."""
-    ends = [phase.start for phase in phases[1:]] + [math.inf]
+    ends = [phase.begins for phase in phases[1:]] + [math.inf]
     return sum(
-        max(0, min(end, examples) - phase.start) / phase.batch_size
+        max(0, min(end, examples) - phase.begins) / phase.batch_size
         for phase, end in zip(phases, ends, strict=True)
     )
 
@@ -71,35 +76,27 @@ def steps_before(phases: Sequence[Phase], examples: float) -> float:
 def split_batch(
     batch_size: int, world_size: int, ghost: int, *, micro: int = 0, max_micro: int = 0, unit: int = 1
 ) -> BatchSplit:
-    """The cut with the largest allowed micro-batch, a multiple of `unit` images.
+    """The split with the largest allowed micro-batch, a multiple of `unit` images.
 
-    Raises RecipeError, naming the nearest batch and world sizes that can be cut.
+    Raises RecipeError, naming the nearest batch and world sizes that can be split.
     """
     split = _best_split(batch_size, world_size, ghost, micro, max_micro, unit)
     if split:
         return split
     batches = _nearest(batch_size, lambda size: _best_split(size, world_size, ghost, micro, max_micro, unit))
     worlds = _nearest(world_size, lambda size: _best_split(batch_size, size, ghost, micro, max_micro, unit))
-    whole = f" and whole losses of loss_batch_size={unit}" if unit > 1 else ""
-    pinned = (
-        f" with micro_batch_size={micro}"
-        if micro
-        else f" with max_micro_batch_size={max_micro}"
-        if max_micro
-        else ""
-    )
+    ranks = f"{world_size} ranks" if world_size > 1 else "1 rank"
+    losses = f" and whole losses of loss_batch_size={unit}" if unit > 1 else ""
+    bound = f" with max_micro_batch_size={max_micro}" if max_micro else ""
+    bound = f" with micro_batch_size={micro}" if micro else bound
+    remedies = [
+        f"Nearest valid batch_size on {ranks}: {', '.join(map(str, batches))}." if batches else "",
+        f"Nearest valid numbers of ranks for this batch: {', '.join(map(str, worlds))}." if worlds else "",
+    ]
+    change = f"Change bn_batch_size or {'max_' if max_micro and not micro else ''}micro_batch_size."
     raise RecipeError(
-        f"batch_size={batch_size} cannot be cut over {world_size} ranks in ghost batches of "
-        f"bn_batch_size={ghost}{whole}{pinned}: "
-        + "; ".join(
-            (
-                [f"batch_size={' or '.join(map(str, batches))} would do on {world_size} ranks"]
-                if batches
-                else []
-            )
-            + ([f"{' or '.join(map(str, worlds))} ranks would do for this batch"] if worlds else [])
-            or [f"change bn_batch_size or {'max_' if max_micro and not micro else ''}micro_batch_size"]
-        )
+        f"batch_size={batch_size} cannot be split over {ranks} into ghost batches of "
+        f"bn_batch_size={ghost}{losses}{bound}. {' '.join(filter(None, remedies)) or change}"
     )
 
 
@@ -119,7 +116,9 @@ def _best_split(
 
 
 def _nearest(size: int, works: Any) -> list[int]:
-    """The nearest sizes below and above that work, searched up to ten times the size, and to 4,096 at least."""
+    """The nearest sizes below and above that work, searched up to ten times the size, and to 4,096 at
+    least.
+    """
     below = next((candidate for candidate in range(size - 1, 0, -1) if works(candidate)), None)
     above = next(
         (

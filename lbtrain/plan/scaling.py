@@ -1,48 +1,65 @@
-"""What a recipe's scaling rules make of its batch: the peak rate, where the warm-up starts, how far the
-schedule is stretched.
+"""What a recipe's scaling rules make of its batch: the peak learning rate, where the warm-up starts, how far
+the schedule is stretched.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
-from lbtrain.errors import RecipeError
-from lbtrain.plan.schedules import lr_from_table, scale_lr
+from lbtrain.plan.schedules import LearningRate, lr_from_table, scale_lr
 from lbtrain.recipe import Recipe, ScheduleConfig
-from lbtrain.recipe.durations import TableEntry
+from lbtrain.recipe.durations import Duration
+
+
+def learning_rate(recipe: Recipe, share: Callable[[Duration], float]) -> LearningRate:
+    """The learning rate as a function of progress; `share` gives a duration as a share of the run. Raises
+    RecipeError for a batch that the recipe's table does not know.
+    """
+    rate, peak = recipe.schedule, peak_lr(recipe)
+    form: Any = rate.warmup_form
+    decay: Any = rate.decay
+    stretch = recipe.batch_size / rate.base_batch_size if rate.warmup_rule == "linear" else 1
+    return LearningRate(
+        peak=peak,
+        warmup_start=warmup_start(rate, peak),
+        warmup_length=share(rate.warmup) * stretch,
+        warmup_form=form,
+        decay=decay,
+        **(_steps(rate, share) if rate.decay == "step" else {}),
+        power=rate.power,
+    )
+
+
+def _steps(rate: ScheduleConfig, share: Callable[[Duration], float]) -> dict[str, Any]:
+    """Where the rate falls, in order, and by which factors."""
+    own = ((share(point.at), point.factor) for point in rate.milestones)
+    falls = sorted((at, rate.factor if factor is None else float(factor)) for at, factor in own)
+    return {"milestones": tuple(at for at, _ in falls), "factors": tuple(factor for _, factor in falls)}
 
 
 def peak_lr(recipe: Recipe) -> float:
     """The rate at the end of the warm-up, by the recipe's rule. Raises RecipeError for a batch that its table
-    does not know, and for a momentum of reference beside a table.
+    does not know.
     """
     rate = recipe.schedule
     if rate.rule == "table":
-        if rate.base_momentum is not None:
-            raise RecipeError(
-                "schedule.base_momentum is the momentum of the reference pair, and rule=table has none: "
-                "leave it null"
-            )
-        return lr_from_table(_entries(rate), recipe.batch_size)
+        return lr_from_table(rate.table, recipe.batch_size)
     pair: Any = rate.base_lr, rate.base_batch_size, recipe.batch_size, rate.rule
     return scale_lr(*pair, momentum=recipe.optimizer.momentum, base_momentum=rate.base_momentum)
 
 
-def _entries(rate: ScheduleConfig) -> list[TableEntry]:
-    return [TableEntry.parse(text, "schedule.table") for text in rate.table]
-
-
 def warmup_start(rate: ScheduleConfig, peak: float) -> float:
-    """The rate that the warm-up begins with: as told, or that of the small batch (Goyal et al. 2017, section
+    """The rate that the warm-up begins with: as set, or that of the small batch (Goyal et al. 2017, section
     2.2).
     """
     if rate.warmup_start_lr is not None:
         return rate.warmup_start_lr
     if rate.warmup_start_share is not None:
         return rate.warmup_start_share * peak
-    reference = (
-        min(_entries(rate), key=lambda entry: entry.batch_size).lr if rate.rule == "table" else rate.base_lr
+    smallest = (
+        min(rate.table, key=lambda entry: entry.batch_size).lr if rate.rule == "table" else rate.base_lr
     )
-    return min(reference, peak)
+    return min(smallest, peak)
 
 
 def regime_factor(rate: ScheduleConfig, batch_size: int) -> int:

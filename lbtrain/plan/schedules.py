@@ -83,7 +83,9 @@ def warmup(
 
 
 def step_decay(progress: float, milestones: tuple[float, ...], factors: tuple[float, ...]) -> float:
-    """The factors of the milestones passed, multiplied; a milestone counts from the step that starts on it."""
+    """The factors of the milestones passed, multiplied; a milestone counts from the step that starts on
+    it.
+    """
     return math.prod(factors[: bisect_right(milestones, progress)])
 
 

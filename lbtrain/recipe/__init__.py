@@ -2,15 +2,11 @@
 reach.
 """
 
+from lbtrain.recipe.active import inactive_keys
 from lbtrain.recipe.expectation import Expectation
-from lbtrain.recipe.schema import (
-    MAY_CHANGE_ON_RESUME,
-    DataConfig,
-    OptimizerConfig,
-    Recipe,
-    ScheduleConfig,
-    keys,
-)
+from lbtrain.recipe.schema import MAY_CHANGE_ON_RESUME, Recipe, differences, keys
+from lbtrain.recipe.sections import DataConfig, OptimizerConfig, ScheduleConfig
+from lbtrain.recipe.tree import as_text, value_of, written
 
 __all__ = [
     "MAY_CHANGE_ON_RESUME",
@@ -19,5 +15,10 @@ __all__ = [
     "OptimizerConfig",
     "Recipe",
     "ScheduleConfig",
+    "as_text",
+    "differences",
+    "inactive_keys",
     "keys",
+    "value_of",
+    "written",
 ]

@@ -2,13 +2,11 @@
 
 import ast
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
-from operator import attrgetter
 from pathlib import Path
 
 from lbtrain.recipe.files import contract_field, find_recipe, load_recipe, parents_of
-from lbtrain.recipe.schema import Recipe, keys
+from lbtrain.recipe.schema import Recipe
 
 _SCORE = re.compile(r"(?:top-1 error|mask AP) (\d+\.\d+(?: ± \d+\.\d+)?) %")
 _PAPER = re.compile(r"[A-Z][\w']+ (?:et al\.|& [A-Z]\w+) \d{4}|detectron2")
@@ -73,11 +71,3 @@ def parent_of(path: Path) -> Path | None:
     for name in re.findall(r'load_recipe\("([^"]+)"\)', path.read_text()):
         return find_recipe(name)
     return next(iter(parents_of(path)), None)
-
-
-def differences(before: Recipe, after: Recipe) -> Iterator[tuple[str, object, object]]:
-    """Every key that differs, with its two values, in the order of `keys`."""
-    for name, _ in keys():
-        read = attrgetter(name)
-        if read(before) != read(after):
-            yield name, read(before), read(after)

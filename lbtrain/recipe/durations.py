@@ -1,9 +1,13 @@
-"""Lengths with their unit, and the values of a recipe that contain them: milestones, batch growth, entries of
-a rate table.
+"""Durations with their unit, and the values of a recipe that contain them: milestones, batch growth and the
+entries of a learning-rate table.
+
+Each is parsed once, when a recipe is made, and is a value from then on; `str` gives the text that it was
+parsed from, so that a recipe survives YAML and the command line.
 """
 
 import re
 from dataclasses import dataclass
+from decimal import Decimal
 from fractions import Fraction
 from typing import Literal, Self
 
@@ -16,39 +20,43 @@ class Duration:
     (`0.05dur`).
     """
 
-    value: float
+    value: Decimal
     unit: Literal["ep", "it", "dur"]
 
     @classmethod
     def parse(cls, text: str, name: str = "duration") -> Self:
         """Raises RecipeError for anything but a non-negative number with one of the three units."""
-        match = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]+)?|\.[0-9]+)(ep|it|dur)", text)
+        match = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,15})?|\.[0-9]{1,15})(ep|it|dur)", text)
         if not match:
             raise RecipeError(
-                f"{name}={text}: a duration carries its unit: 5ep (epochs), 500it (steps) or 0.05dur (share "
-                "of the run)"
+                f"{name}={text}: a duration carries its unit. Write 5ep (epochs), 500it (steps) or 0.05dur "
+                "(share of the run)."
             )
-        value = float(match[1])
+        value = Decimal(match[1])
         if match[2] == "dur" and value > 1:
-            raise RecipeError(f"{name}={text}: a share of the run is at most 1dur")
+            raise RecipeError(f"{name}={text}: a share of the run is at most 1dur.")
         return cls(value, match[2])  # type: ignore[arg-type]
 
+    def __str__(self) -> str:
+        return f"{self.value:f}{self.unit}"
+
+    def __bool__(self) -> bool:
+        return bool(self.value)
+
     def examples(self, *, train_examples: int, batch_size: int, total_examples: int) -> float:
-        """The same length in examples seen: exact decimals, so that 1.1ep of 1440 is 1584 and not a trifle
-        more, which would be another step.
+        """The same length in examples seen. Decimals are exact, so that 1.1ep of 1440 is 1584 and not a
+        trifle more, which would be another step.
         """
-        return float(
-            Fraction(str(self.value))
-            * {"ep": train_examples, "it": batch_size, "dur": total_examples}[self.unit]
-        )
+        unit = {"ep": train_examples, "it": batch_size, "dur": total_examples}[self.unit]
+        return float(Fraction(self.value) * unit)
 
 
 @dataclass(frozen=True)
 class Milestone:
     """Where a step decay falls: `60ep`, or `60ep:0.32` with a factor of its own."""
 
-    at: str
-    factor: float | None = None
+    at: Duration
+    factor: Decimal | None = None
 
     @classmethod
     def parse(cls, text: str, name: str = "milestones") -> Self:
@@ -56,12 +64,15 @@ class Milestone:
         most 1.
         """
         at, colon, factor = text.partition(":")
-        if colon and not (re.fullmatch(r"[01](?:\.[0-9]{1,12})?", factor) and 0 < float(factor) <= 1):
+        if colon and not (re.fullmatch(r"[01](?:\.[0-9]{1,12})?", factor) and 0 < Decimal(factor) <= 1):
             raise RecipeError(
-                f"{name}={text}: write where the rate falls, or also to which share of itself: 60ep, 60ep:0.2"
+                f"{name}={text}: a milestone is a duration, or a duration and a factor above 0 and at most "
+                "1. Write 60ep or 60ep:0.2."
             )
-        Duration.parse(at, name)
-        return cls(at, float(factor) if colon else None)
+        return cls(Duration.parse(at, name), Decimal(factor) if colon else None)
+
+    def __str__(self) -> str:
+        return f"{self.at}" if self.factor is None else f"{self.at}:{self.factor:f}"
 
 
 @dataclass(frozen=True)
@@ -70,20 +81,25 @@ class BatchGrowth:
     60.
     """
 
-    at: str
-    factor: Fraction
+    at: Duration
+    factor: Decimal
 
     @classmethod
     def parse(cls, text: str, name: str = "batch_growth") -> Self:
-        """Raises RecipeError for anything but a duration, a colon and a decimal number above 1."""
+        """Raises RecipeError for anything but a positive duration, a colon and a decimal number above 1."""
         at, _, factor = text.partition(":")
-        if not re.fullmatch(r"[0-9]{1,6}(?:\.[0-9]{1,6})?", factor) or Fraction(factor) <= 1:
+        if not re.fullmatch(r"[0-9]{1,6}(?:\.[0-9]{1,6})?", factor) or Decimal(factor) <= 1:
             raise RecipeError(
-                f"{name}={text}: write where the batch grows and by which factor above 1, such as 60ep:5"
+                f"{name}={text}: a point of growth is a duration and a factor above 1. Write 60ep:5, for "
+                "example."
             )
-        if not Duration.parse(at, name).value:
-            raise RecipeError(f"{name}={text}: the batch that the run starts with is batch_size")
-        return cls(at, Fraction(factor))
+        duration = Duration.parse(at, name)
+        if not duration.value:
+            raise RecipeError(f"{name}={text}: the batch that the run starts with is set by batch_size.")
+        return cls(duration, Decimal(factor))
+
+    def __str__(self) -> str:
+        return f"{self.at}:{self.factor:f}"
 
 
 @dataclass(frozen=True)
@@ -95,9 +111,14 @@ class TableEntry:
 
     @classmethod
     def parse(cls, text: str, name: str = "table") -> Self:
-        """Raises RecipeError for anything but a batch size, a colon and a rate above 0."""
+        """Raises RecipeError for anything but a batch size, a colon and a positive learning rate."""
         batch_size, _, lr = text.partition(":")
-        number = r"([0-9]{1,9}(?:\.[0-9]{1,12})?)(?:e(-?[0-9]{1,2}))?"
+        number = r"[0-9]{1,20}(\.[0-9]{1,20})?(e[-+]?[0-9]{1,2})?"
         if not re.fullmatch(r"[1-9][0-9]{0,9}", batch_size) or not re.fullmatch(number, lr) or not float(lr):
-            raise RecipeError(f"{name}={text}: write a batch size and its learning rate, such as 8192:16")
+            raise RecipeError(
+                f"{name}={text}: an entry is a batch size and its learning rate. Write 8192:16, for example."
+            )
         return cls(int(batch_size), float(lr))
+
+    def __str__(self) -> str:
+        return f"{self.batch_size}:{str(self.lr).removesuffix('.0')}"

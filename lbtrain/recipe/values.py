@@ -1,14 +1,14 @@
-"""Values of a recipe: what a word of a command line means for a key of some type, and whether a key takes a
-value.
+"""Values of a recipe: what a word of a command line or a node of YAML means, and whether a key takes a value.
 
 The rule is that a run never has another value than the one that was written: what Python or YAML would read
-leniently (1_0, 010, yes, 1e-400) is an error.
+leniently (1_0, 010, yes, 1e-400) is rejected.
 """
 
 import contextlib
 import dataclasses
 import difflib
 import math
+import os
 import re
 import types
 import typing
@@ -18,36 +18,6 @@ from typing import Any
 import yaml
 
 from lbtrain.errors import RecipeError
-from lbtrain.recipe.durations import BatchGrowth, Duration, Milestone, TableEntry
-
-
-def _pixels(text: str, name: str) -> int:
-    if not re.fullmatch(r"[1-9][0-9]{0,4}", text):
-        raise RecipeError(
-            f"{name}={text}: {name} takes whole numbers of pixels from 1 to 99999, such as 640,800"
-        )
-    return int(text)
-
-
-def _level(text: str, name: str) -> float:
-    try:
-        value = _number(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
-        raise RecipeError(f"{name}={text}: {name} takes numbers from 0 to 1, such as 0.485,0.456,0.406")
-    return value
-
-
-_FORMS: dict[str, Callable[[str, str], object]] = {
-    "duration": Duration.parse,
-    "milestone": Milestone.parse,
-    "growth": BatchGrowth.parse,
-    "table": TableEntry.parse,
-    "pixels": _pixels,
-    "level": _level,
-}
-"""What reads, and so checks, a text of some form."""
 
 
 def from_text(text: str, kind: Any, name: str) -> Any:
@@ -60,12 +30,67 @@ def from_text(text: str, kind: Any, name: str) -> Any:
         bool: _truth,
         list: _list,
         dict: _mapping,
-        str: str,
     }
     try:
-        return readers[typing.get_origin(kind) or kind](text)
+        return readers.get(typing.get_origin(kind) or kind, str)(text)
     except (ValueError, RecursionError, yaml.YAMLError) as error:
-        raise RecipeError(f"{name}={text}: {name} takes {_kind_words(kind)}") from error
+        raise RecipeError(f"{name}={text}: {name} takes {_kind_words(kind)}.") from error
+
+
+def plain_words(text: str, name: str) -> Any:
+    """The value of one argument of a model: text, a number, true, false or null; a list as 1,2 or [1, 2]; a
+    mapping as {key: value}.
+    """
+    try:
+        brackets = text[:1] in ("[", "{", "'", '"')
+        return _list_of_plain(text) if "," in text and not brackets else _from_yaml(text)
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        raise RecipeError(
+            f"{name}={text}: {name} takes text, a number, true, false, null, a list such as 1,2 or {{key: "
+            f"value}}."
+        ) from error
+
+
+def mapping_from_yaml(text: str) -> dict[str, Any]:
+    """A mapping and what is in it, read as strictly as a word of a command line: nothing is interpolated or
+    executed. Raises ValueError, RecursionError or yaml.YAMLError.
+    """
+    found = _from_yaml(text)
+    if not isinstance(found, dict):
+        raise ValueError("it is no mapping of keys to values")
+    return found
+
+
+def dump_yaml(tree: Mapping[str, Any]) -> str:
+    """What `mapping_from_yaml` reads as `tree`."""
+    return yaml.dump(dict(tree), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes the texts that would be read as something else, and knows no references."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if _reads_as_text(text) else "'")
+
+
+_Dumper.add_representer(str, _represent_text)
+
+
+def _reads_as_text(text: str) -> bool:
+    with contextlib.suppress(ValueError):
+        return _plain(text) == text
+    return False
+
+
+def plain_value(value: Any) -> Any:
+    """`value` as JSON and YAML hold it: durations and the like are text."""
+    if isinstance(value, list):
+        return [plain_value(item) for item in value]
+    return str(value) if hasattr(value, "parse") else value
 
 
 def _whole_number(text: str) -> int:
@@ -100,54 +125,45 @@ def _list(text: str) -> list[str]:
     return parts
 
 
+def _list_of_plain(text: str) -> list[Any]:
+    return [_plain(part) for part in _list(text)]
+
+
 def _mapping(text: str) -> dict[str, Any]:
     if not text.startswith("{"):
         raise ValueError(text)
     return mapping_from_yaml(text)
 
 
-def mapping_from_yaml(text: str) -> dict[str, Any]:
-    """A mapping and what is in it, read as strictly as a word of a command line. Raises ValueError,
-    RecursionError or yaml.YAMLError.
-    """
+def _from_yaml(text: str) -> Any:
     node = yaml.compose(text, Loader=yaml.BaseLoader)
-    if not isinstance(node, yaml.MappingNode):
-        raise ValueError("it is no mapping of keys to values")
-    _check_written_once(node, set())
-    return typing.cast(dict[str, Any], _from_node(node))
+    if node is None:
+        raise ValueError("it is empty")
+    return _from_node(node, set())
 
 
-def _check_written_once(node: yaml.Node, seen: set[int]) -> None:
-    """An alias may stand for a scalar. Of lists or mappings, ten lines of them make a value of any size."""
+def _from_node(node: yaml.Node, seen: set[int]) -> Any:
+    """YAML's meaning, but of the plain words only true, false, null and decimal numbers are more than text
+    (not yes, 010, 1:30), and a list or a mapping is used once: aliases of them can grow without bound.
+    """
+    if not re.fullmatch(r"tag:yaml\.org,2002:(map|seq|str)", node.tag):
+        raise ValueError(f"it has the tag {node.tag}")
     if isinstance(node, yaml.ScalarNode):
-        return
+        return node.value if node.style else _plain(node.value)
     if id(node) in seen:
         raise ValueError("it has an alias of a list or a mapping, write the value itself")
     seen.add(id(node))
-    for item in node.value:
-        for each in item if isinstance(item, tuple) else (item,):
-            _check_written_once(each, seen)
-
-
-def _from_node(node: yaml.Node) -> Any:
-    """YAML's meaning, but of the plain words only true, false, null and decimal numbers are more than text
-    (not yes, 010, 1:30).
-    """
-    if not re.fullmatch(r"tag:yaml\.org,2002:(map|seq|str)", node.tag):
-        raise ValueError(node.tag)
-    if isinstance(node, yaml.MappingNode):
-        values = {_key_text(key): _from_node(value) for key, value in node.value}
-        if len(values) < len(node.value):
-            raise ValueError("a key stands there twice")
-        return values
     if isinstance(node, yaml.SequenceNode):
-        return [_from_node(item) for item in node.value]
-    return node.value if node.style else _plain(node.value)
+        return [_from_node(item, seen) for item in node.value]
+    values = {_key_text(key): _from_node(value, seen) for key, value in node.value}
+    if len(values) < len(node.value):
+        raise ValueError("it has a key twice")
+    return values
 
 
 def _key_text(node: yaml.Node) -> str:
     if not isinstance(node, yaml.ScalarNode):
-        raise ValueError("a key is text")
+        raise ValueError("it has a key that is not text")
     return str(node.value)
 
 
@@ -156,7 +172,7 @@ def _plain(text: str) -> Any:
     if text in words:
         return words[text]
     if not text:
-        raise ValueError("a key without a value")
+        raise ValueError("it has a key without a value")
     for read in (_whole_number, _number):
         with contextlib.suppress(ValueError):
             return read(text)
@@ -167,31 +183,37 @@ def _kind_words(kind: Any) -> str:
     if isinstance(kind, types.UnionType):
         return f"{_kind_words(kind.__args__[0])} or null"
     words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-    return words.get(kind) or (
-        "{key: value, ...}" if typing.get_origin(kind) is dict else "a list such as a,b,c"
-    )
+    origin = typing.get_origin(kind)
+    if origin:
+        return "{key: value, ...}" if origin is dict else "a list such as a,b,c"
+    return words.get(kind, "a duration such as 5ep, 500it or 0.05dur")
 
 
-def checked(value: Any, spec: dataclasses.Field[Any], name: str) -> Any:
-    """`value` in its key's own type, or a RecipeError that names the key, the value and the remedy."""
+def checked_value(value: Any, spec: "dataclasses.Field[Any]", name: str) -> Any:
+    """`value` in its key's own type, or a RecipeError that names the key, the value and a suggested fix."""
     kind: Any = spec.type
     if isinstance(kind, types.UnionType):
         if value is None:
             return None
         kind = kind.__args__[0]
-    base = typing.get_origin(kind) or kind
-    if base is float and type(value) is int and abs(value) < 2**63:
-        value = float(value)
-    if type(value) is not base or (
-        base is list and not all(type(item) is kind.__args__[0] for item in value)
-    ):
-        raise RecipeError(f"{name}={value!r}: {name} takes {_kind_words(spec.type)}")
-    if base is dict:
+    if typing.get_origin(kind) is list and type(value) is list:
+        return [_checked_item(item, kind.__args__[0], spec, name) for item in value]
+    if typing.get_origin(kind) is dict and type(value) is dict:
         _check_argument(value, name)
         return value
-    for item in value if base is list else [value]:
-        _check_range(item, spec.metadata, name)
-    return value
+    return _checked_item(value, kind, spec, name)
+
+
+def _checked_item(value: Any, kind: Any, spec: "dataclasses.Field[Any]", name: str) -> Any:
+    if kind is float and type(value) is int and abs(value) < 2**63:
+        value = float(value)
+    if hasattr(kind, "parse") and type(value) is str:
+        value = kind.parse(value, name)
+    if type(value) is not kind:
+        raise RecipeError(f"{name}={value!r}: {name} takes {_kind_words(spec.type)}.")
+    _check_range(value, spec.metadata, name)
+    # A shell leaves the ~ behind `key=` alone.
+    return os.path.expanduser(value) if spec.metadata.get("path") else value
 
 
 def _check_argument(value: Any, name: str) -> None:
@@ -201,38 +223,43 @@ def _check_argument(value: Any, name: str) -> None:
             _check_argument(item, name)
     elif isinstance(value, dict):
         if not all(type(key) is str for key in value):
-            raise RecipeError(f"{name}={value!r}: the names of arguments are text")
+            raise RecipeError(f"{name}={value!r}: the names of arguments are text.")
         _check_argument([*value, *value.values()], name)
     elif value is None or type(value) in (bool, int, float, str):
         _check_range(value, {}, name)
     else:
         raise RecipeError(
-            f"{name}: {value!r} is a {type(value).__name__}; write text, numbers, true, false, null, lists "
-            f"or {{key: value}}"
+            f"{name}: {value!r} is a {type(value).__name__}. Write text, numbers, true, false, null, lists "
+            f"or {{key: value}}."
         )
 
 
 def _check_text(text: str, name: str) -> None:
     if "${" in text or text == "???":
-        raise RecipeError(f"{name}={text}: interpolation is not supported, write the value itself")
+        raise RecipeError(f"{name}={text}: interpolation is not supported. Write the value itself.")
     if not text.isprintable():
-        raise RecipeError(f"{name}={text!r}: holds a character that cannot be printed")
+        raise RecipeError(f"{name}={text!r} holds a character that cannot be printed. Remove it.")
 
 
 def _check_range(value: Any, checks: Mapping[str, Any], name: str) -> None:
     if isinstance(value, float) and not math.isfinite(value):
-        raise RecipeError(f"{name}={value}: {name} takes a finite number")
+        raise RecipeError(f"{name}={value}: {name} takes a finite number.")
     if isinstance(value, int) and abs(value) >= 2**63:
-        raise RecipeError(f"{name}: {name} takes a whole number below 2**63")
+        raise RecipeError(f"{name}: {name} takes a whole number below 2**63.")
     if isinstance(value, str):
         _check_text(value, name)
     if "choices" in checks and value not in checks["choices"]:
         near = difflib.get_close_matches(str(value), [str(choice) for choice in checks["choices"]], n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
+        hint = f". Did you mean {near[0]}?" if near else "."
         raise RecipeError(f"{name}={value}: {name} is one of {', '.join(map(str, checks['choices']))}{hint}")
-    for word, parse in _FORMS.items():
-        if checks.get(word):
-            parse(value, name)
+    if checks.get("level") and not re.fullmatch(
+        r"0?\.[0-9]+|[01](\.0*)?|[0-9](\.[0-9]*)?e-[0-9]{1,2}", value
+    ):
+        raise RecipeError(f"{name}={value}: {name} takes numbers from 0 to 1, such as 0.485,0.456,0.406.")
+    if checks.get("pixels") and not re.fullmatch(r"[1-9][0-9]{0,4}", value):
+        raise RecipeError(
+            f"{name}={value}: {name} takes whole numbers of pixels from 1 to 99999, such as 640,800."
+        )
     bounds = {
         "at_least": value.__class__.__ge__,
         "above": value.__class__.__gt__,
@@ -241,4 +268,4 @@ def _check_range(value: Any, checks: Mapping[str, Any], name: str) -> None:
     }
     for word, holds in bounds.items():
         if word in checks and not holds(value, type(value)(checks[word])):
-            raise RecipeError(f"{name}={value}: {name} must be {word.replace('_', ' ')} {checks[word]}")
+            raise RecipeError(f"{name}={value}: {name} must be {word.replace('_', ' ')} {checks[word]}.")

@@ -41,6 +41,10 @@ class Progress:
     step: int = 0
     skipped_steps: int = 0
 
+    def after(self, batch_size: int, *, updated: bool) -> "Progress":
+        """After one more step, whose update was applied or skipped."""
+        return Progress(self.examples + batch_size, self.step + 1, self.skipped_steps + (not updated))
+
 
 @dataclass(frozen=True)
 class LoadedCheckpoint:

@@ -13,14 +13,13 @@ import socket
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from operator import attrgetter
 from pathlib import Path
 from typing import Any, TextIO
 
 from lbtrain.engines.deepspeed_config import complete_config
 from lbtrain.errors import RecipeError
 from lbtrain.plan.plan import Plan
-from lbtrain.recipe import MAY_CHANGE_ON_RESUME, Recipe, keys
+from lbtrain.recipe import MAY_CHANGE_ON_RESUME, Recipe, as_text, differences
 from lbtrain.runs.files import open_to_append, read_object, read_whole, saving, write_whole
 from lbtrain.runs.provenance import commit, hardware, versions
 from lbtrain.runs.records import read_rows
@@ -66,7 +65,9 @@ class RunDirectory:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise RecipeError(f"run_dir={self.path} cannot be made: {error.strerror}") from error
+            raise RecipeError(
+                f"run_dir={self.path} cannot be created: {error.strerror}. Choose another run_dir."
+            ) from error
 
     def _check_same_run(self, recipe: Recipe) -> None:
         links = [name for name in WRITTEN if (self.path / name).is_symlink()]
@@ -77,30 +78,28 @@ class RunDirectory:
             )
         if (self.path / "recipe.yaml").exists() and recipe.resume == "never":
             raise RecipeError(
-                f"run_dir={self.path} holds a run already, and resume=never: choose another run_dir"
+                f"run_dir={self.path} holds a run already, and resume=never. Choose another run_dir."
             )
         if changed := self.changes(recipe):
             raise RecipeError(
-                f"run_dir={self.path} holds a run of another recipe ({'; '.join(changed)}): choose another "
-                "run_dir, or undo the change"
+                f"run_dir={self.path} holds a run of another recipe ({'; '.join(changed)}). Choose another "
+                "run_dir, or undo the change."
             )
 
     def changes(self, recipe: Recipe) -> list[str]:
-        """What makes `recipe` another run than the one that lies here, in words; nothing where it would
-        continue it, or none lies here.
+        """What makes `recipe` another run than the one in this folder; nothing where it would continue that
+        run, or where there is none. Raises RecipeError for a recipe.yaml that this version does not read.
         """
         if not (self.path / "recipe.yaml").exists() and not any(self.path.glob("checkpoints/step_*.pt")):
             return []
-        old = self.recipe()
-        values = {
-            key: (attrgetter(key)(old), attrgetter(key)(recipe))
-            for key, _ in keys()
+        return [
+            f"{key} was {as_text(before)}, is {as_text(now)}"
+            for key, before, now in differences(self.recipe(), recipe)
             if key not in MAY_CHANGE_ON_RESUME
-        }
-        return [f"{key} was {before}, is {now}" for key, (before, now) in values.items() if before != now]
+        ]
 
     def recipe(self) -> Recipe:
-        """Of the run that lies here. Raises RecipeError where its file is missing, damaged, or of a version
+        """Of the run in this folder. Raises RecipeError where its file is missing, damaged, or of a version
         of lbtrain that had other keys.
         """
         path = self.path / "recipe.yaml"
@@ -112,7 +111,7 @@ class RunDirectory:
                 "back (every checkpoint holds a copy, under `recipe`), or choose another run_dir"
             ) from error
 
-    def claim(self, *, patience: float = 10) -> TextIO:
+    def lock(self, *, patience: float = 10) -> TextIO:
         """Locks the directory for this process, for as long as the returned file is open; the system frees it
         when the process dies.
 
@@ -123,14 +122,16 @@ class RunDirectory:
         try:
             lock = os.fdopen(open_to_append(path), "a+", errors="replace")
         except OSError as error:
-            raise RecipeError(f"run_dir={self.path} cannot be written to: {error.strerror}") from error
+            raise RecipeError(
+                f"run_dir={self.path} cannot be written to: {error.strerror}. Choose another run_dir."
+            ) from error
         while not _locked(lock):
             if time.monotonic() > end:
                 lock.seek(0)
                 owner = "".join(filter(str.isprintable, lock.read(200))) or "another process"
                 raise RecipeError(
-                    f"run_dir={self.path} is in use by {owner}: wait for it, end it, or choose another "
-                    "run_dir"
+                    f"run_dir={self.path} is in use by {owner}. Wait for it, end it, or choose another "
+                    "run_dir."
                 )
             time.sleep(0.1)
         with saving(path):
@@ -142,16 +143,16 @@ class RunDirectory:
             lock.flush()
         return lock
 
-    def describe(self, recipe: Recipe, plan: Plan, fingerprint: Mapping[str, str]) -> None:
-        """Writes what the run is made of, before its first step."""
-        write_whole(self.path / "recipe.yaml", recipe.to_yaml())
+    def write_config(self, plan: Plan, fingerprint: Mapping[str, str]) -> None:
+        """Writes recipe, plan, fingerprint and the engine's own config, before the first step."""
+        write_whole(self.path / "recipe.yaml", plan.recipe.to_yaml())
         write_whole(self.path / "plan.json", plan.to_json() + "\n")
         write_whole(self.path / "fingerprint.json", json.dumps(fingerprint, indent=1) + "\n")
         if plan.engine == "deepspeed":
-            config = complete_config(plan, recipe.deepspeed.config)
+            config = complete_config(plan, plan.recipe.deepspeed.config)
             write_whole(self.path / "deepspeed.json", json.dumps(config, indent=1) + "\n")
 
-    def finish(self, result: dict[str, Any], *, write: bool) -> dict[str, Any]:
+    def write_summary(self, result: dict[str, Any], *, write: bool) -> dict[str, Any]:
         """Adds where the numbers come from, writes summary.json if told to, and returns both."""
         summary = result | {"commit": commit(), "hardware": hardware(), "versions": versions()}
         if write:
@@ -159,8 +160,8 @@ class RunDirectory:
         return summary
 
     def replaced_images(self) -> int:
-        """How many broken images were, over the whole run with its restarts: the rows of metrics.jsonl count
-        each once.
+        """How many broken images were replaced, over the whole run with its restarts: the rows of
+        metrics.jsonl count each once.
         """
         return sum(row.get("replaced_images", 0) for row in read_rows(self.path / "metrics.jsonl")[0])
 

@@ -24,7 +24,8 @@ __all__ = [
     "PlannedBatches",
     "Techniques",
     "WeightAverage",
-    "create_batch_control",
+    "create_average",
+    "create_techniques",
     "fgsm",
 ]
 
@@ -33,6 +34,10 @@ __all__ = [
 class Techniques:
     batch: BatchControl
     average: WeightAverage | None = None
+
+    def after_update(self, step: int) -> None:
+        if self.average:
+            self.average.update(step)
 
     def state(self) -> dict[str, Any]:
         """What they have to remember: tensors, numbers and text by name, for a checkpoint. The same on every
@@ -46,10 +51,17 @@ class Techniques:
             self.average.load(state)
 
 
-def create_batch_control(
-    recipe: Recipe, plan: Plan, model: nn.Module, task: Task, engine: Engine, records: Records
-) -> BatchControl:
+def create_techniques(
+    plan: Plan, model: nn.Module, average: WeightAverage | None, task: Task, engine: Engine, records: Records
+) -> Techniques:
     """`model` is the bare one that the engine trains."""
-    if plan.ladder:
-        return AdaptiveBatches(recipe, plan, model, task, engine, records)
-    return PlannedBatches(plan)
+    adaptive = plan.recipe.absa.max_batch_size > 0
+    batch = AdaptiveBatches(plan, model, task, engine, records) if adaptive else PlannedBatches(plan)
+    return Techniques(batch, average)
+
+
+def create_average(recipe: Recipe, model: nn.Module) -> WeightAverage | None:
+    """Before the engine is made: ZeRO stage 3 would shard what is averaged."""
+    return (
+        WeightAverage(model, decay=recipe.ema.decay, warmup=recipe.ema.warmup) if recipe.ema.decay else None
+    )

@@ -48,36 +48,36 @@ _SALT = 1 << 35
 
 
 class AdaptiveBatches:
-    """See `BatchControl`. Climbs the plan's ladder of phases."""
+    """See `BatchControl`. Goes from one of the plan's phases to the next."""
 
-    def __init__(
-        self, recipe: Recipe, plan: Plan, model: nn.Module, task: Task, engine: Engine, records: Records
-    ):
-        self.config, self.seed, self.plan = recipe.absa, recipe.seed, plan
+    def __init__(self, plan: Plan, model: nn.Module, task: Task, engine: Engine, records: Records):
+        self.config, self.seed, self.plan = plan.recipe.absa, plan.recipe.seed, plan
+        self.every = plan.examples(self.config.every)
+        self.adversarial_until = plan.schedule_examples(self.config.adversarial_until)
         self.model, self.task, self.engine, self.records = model, task, engine, records
-        self.low, self.high = _pixel_range(recipe, engine.device)
+        self.low, self.high = _pixel_range(plan.recipe, engine.device)
         self.level = self.measured = self.without_growth = 0
         self.reference: float | None = None
 
     def phase(self, progress: Progress) -> Phase:
-        due = int(progress.examples // self.plan.absa_every)
+        due = int(progress.examples // self.every)
         if (
             due > self.measured
-            and self.level < len(self.plan.ladder) - 1
+            and self.level < len(self.plan.phases) - 1
             and progress.examples < self.plan.total_examples
         ):
             self.measured = due
             eigenvalue = self.eigenvalue(progress.examples)
             self.decide(eigenvalue)
-            batch_size = self.plan.ladder[self.level].batch_size
+            batch_size = self.plan.phases[self.level].batch_size
             self.records.write(CurvatureRow(progress.step, progress.examples, eigenvalue, batch_size))
-        return self.plan.ladder[self.level]
+        return self.plan.phases[self.level]
 
     def eigenvalue(self, examples: int) -> float:
         """The largest in magnitude, of the mean loss over the `batch_size` images from position `examples`
         on. Collective.
         """
-        split = self.plan.ladder[0].split
+        split = self.plan.phases[0].split
         where = dict(
             micro_batch_size=split.micro_batch_size, rank=self.engine.rank, world_size=self.engine.world_size
         )
@@ -100,13 +100,13 @@ class AdaptiveBatches:
             self._grow()
 
     def _grow(self) -> None:
-        self.level = min(self.level + 1, len(self.plan.ladder) - 1)
+        self.level = min(self.level + 1, len(self.plan.phases) - 1)
         self.without_growth = 0
 
     def batches(self, batches: Iterator[Any], phase: Phase, start: int) -> Iterator[Any]:
         """With the share of adversarial images that belongs to the phase."""
-        level = self.plan.ladder.index(phase)
-        share = self.config.adversarial_share / 2**level if level < len(self.plan.ladder) - 1 else 0.0
+        level = self.plan.phases.index(phase)
+        share = self.config.adversarial_share / 2**level if level < len(self.plan.phases) - 1 else 0.0
         size, ranks = phase.split.micro_batch_size, self.engine.world_size
         for number, batch in enumerate(batches):
             first = start + (number * ranks + self.engine.rank) * size
@@ -115,7 +115,7 @@ class AdaptiveBatches:
     def _with_adversaries(self, batch: tuple[Tensor, ...], first: int, share: float) -> tuple[Tensor, ...]:
         positions = np.arange(first, first + len(batch[0]))
         drawn = uniform(Block(np.zeros_like(positions), positions), self.seed + _SALT) < share
-        chosen = torch.from_numpy(np.flatnonzero(drawn & (positions < self.plan.absa_adversarial_until))).to(
+        chosen = torch.from_numpy(np.flatnonzero(drawn & (positions < self.adversarial_until))).to(
             batch[0].device
         )
         if not len(chosen):
@@ -134,8 +134,8 @@ class AdaptiveBatches:
         """Raises KeyError, TypeError or ValueError for what `state()` did not give."""
         own = state["absa"]
         counts = {name: int(own[name]) for name in _COUNTS}
-        if min(counts.values()) < 0 or counts["level"] >= len(self.plan.ladder):
-            raise ValueError(f"{counts} on a ladder of {len(self.plan.ladder)} batches")
+        if min(counts.values()) < 0 or counts["level"] >= len(self.plan.phases):
+            raise ValueError(f"{counts} in a run of {len(self.plan.phases)} batch sizes")
         vars(self).update(counts, reference=None if own["reference"] is None else float(own["reference"]))
 
 

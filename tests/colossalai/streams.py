@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-import lbtrain.plan.capabilities
+import lbtrain.plan.validate
 
 
 @contextlib.contextmanager
@@ -29,11 +29,11 @@ def streams_on_cpu() -> Iterator[None]:
         def stream(self, stream_: None) -> contextlib.AbstractContextManager[None]:
             return contextlib.nullcontext()
 
-    before, refused = get_accelerator(), dict(lbtrain.plan.capabilities.NOT_ON_CPU)
+    before, refused = get_accelerator(), dict(lbtrain.plan.validate.NOT_ON_CPU)
     set_accelerator(Streams())
-    lbtrain.plan.capabilities.NOT_ON_CPU.clear()
+    lbtrain.plan.validate.NOT_ON_CPU.clear()
     try:
         yield
     finally:
         set_accelerator(before)
-        lbtrain.plan.capabilities.NOT_ON_CPU.update(refused)
+        lbtrain.plan.validate.NOT_ON_CPU.update(refused)

@@ -76,7 +76,8 @@ def test_a_signal_to_one_rank_saves_all_and_the_same_command_goes_on(tmp_path, n
     assert launcher.returncode == 1
     assert re.search(r"exitcode *: *75", said), said
     assert re.search(
-        r"^stopped by a signal after step \d+; everything is saved: the same command goes on from there$",
+        r"^The run was stopped by a signal after step \d+\. "
+        r"Everything is saved, and the same command continues from there\.$",
         said,
         re.M,
     ), said
@@ -88,7 +89,7 @@ def test_a_signal_to_one_rank_saves_all_and_the_same_command_goes_on(tmp_path, n
         done = torchrun(folder)
         said = done.communicate(timeout=240)[0]
         assert done.returncode == 0, said
-    assert f"going on from step {stopped_at}" in said
+    assert f"continuing from step {stopped_at}" in said
     _assert_same_run(*folders.values())
 
 

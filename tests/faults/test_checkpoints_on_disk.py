@@ -163,7 +163,7 @@ def test_two_jobs_on_one_run_directory_are_refused_until_the_first_is_dead(tmp_p
     owner = os.fork()
     if not owner:
         try:
-            lock = directory.claim()
+            lock = directory.lock()
             os.write(writer, b"x")
             time.sleep(60)
             lock.close()
@@ -174,11 +174,11 @@ def test_two_jobs_on_one_run_directory_are_refused_until_the_first_is_dead(tmp_p
     with pytest.raises(
         RecipeError,
         match=(
-            rf"is in use by process {owner} on \S+ since .*: wait for it, end it, or choose another "
+            rf"is in use by process {owner} on \S+ since .*: Wait for it, end it, or choose another "
             r"run_dir"
         ),
     ):
-        directory.claim(patience=0.3)
+        directory.lock(patience=0.3)
     os.kill(owner, signal.SIGKILL)
     os.waitpid(owner, 0)
-    directory.claim(patience=0.3).close()
+    directory.lock(patience=0.3).close()

@@ -300,7 +300,7 @@ def test_nothing_counts_while_the_batch_is_measured_that_comes_next(root, capfd)
     plan, task = make_plan(recipe, 1), Classification(recipe, CPU)
     engine = SimpleNamespace(device=CPU, rank=0, world_size=1, mean=lambda value: value)
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 2))
-    AdaptiveBatches(recipe, plan, model, task, engine, SimpleNamespace()).eigenvalue(8)
+    AdaptiveBatches(plan, model, task, engine, SimpleNamespace()).eigenvalue(8)
     assert replaced_images.take() == 0 and "replaced: " not in capfd.readouterr().err
     next(task.batches(start=8, micro_batch_size=8, rank=0, world_size=1))
     assert replaced_images.take() == 1

@@ -49,7 +49,8 @@ def started(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Job]:
 def test_a_signal_saves_at_one_step_and_the_run_goes_on_exactly(started: Job, undisturbed: Job):
     assert started.codes() == [SAVED, SAVED], started.screen
     (step,) = re.findall(
-        r"^stopped by a signal after step (\d+); everything is saved: the same command goes on from there$",
+        r"^The run was stopped by a signal after step (\d+)\. "
+        r"Everything is saved, and the same command continues from there\.$",
         started.screen,
         re.M,
     )
@@ -58,7 +59,7 @@ def test_a_signal_saves_at_one_step_and_the_run_goes_on_exactly(started: Job, un
     assert wait_until(lambda: not left_behind(started.folder), PATIENCE)
     again = Job.start(started.folder)
     assert again.codes() == [0, 0], again.screen
-    assert f"going on from step {step} " in again.screen
+    assert f"continuing from step {step} " in again.screen
     assert all(torch.equal(tensor, again.weights()[name]) for name, tensor in undisturbed.weights().items())
     assert again.losses() == undisturbed.losses()
 

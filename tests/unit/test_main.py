@@ -74,10 +74,10 @@ def finished(tmp_path_factory) -> Path:
         (["batch_size=many"], 2, "batch_size takes a whole number"),
         (["schedule.warmup=5"], 2, "a duration carries its unit"),
         (["--helpp"], 2, "'--helpp' is not an override"),
-        (["bn_batch_size=5"], 2, "bn_batch_size=5: batch_size=30 or 35 would do"),
+        (["bn_batch_size=5"], 2, "bn_batch_size=5. Nearest valid batch_size on 1 rank: 30, 35."),
         (["model.name=resnet51"], 2, "model.name=resnet51"),
         (["data.name=cifar10", "data.root=/no/such/folder"], 2, "data.root=/no/such/folder: no such folder"),
-        (["run_dir=/dev/null/x"], 2, "run_dir=/dev/null/x cannot be made"),
+        (["run_dir=/dev/null/x"], 2, "run_dir=/dev/null/x cannot be created"),
         (["engine=deepspeed", "deepspeed.config=/no/such.json"], 2, "deepspeed.config=/no/such.json"),
         (["world_size=2"], 3, "world_size=2 was asked for, but 1 process runs"),
         (
@@ -99,14 +99,16 @@ def test_exit_codes_and_one_message(tmp_path, monkeypatch, capsys, words, code, 
 @pytest.mark.parametrize("key", ["plan_for", "deepspeed_config_for"])
 def test_bad_world_sizes(capsys, key, value):
     assert start(f"{key}={value}") == 2
-    assert capsys.readouterr().err == f"error: {key}={value}: takes world sizes such as {key}=8,16,256\n"
+    assert (
+        capsys.readouterr().err == f"error: {key}={value}: {key} takes world sizes, such as {key}=8,16,256.\n"
+    )
 
 
 def test_a_planned_world_that_cannot_be_ends_with_2_and_shows_the_others(capsys):
     assert start("plan_for=1,2,7") == 2
     shown = capsys.readouterr().out
     assert re.search(r"^ *2 +16 x 1 ", shown, re.M)
-    assert "refused on 7 ranks: batch_size=32 cannot be cut over 7 ranks" in shown
+    assert "rejected on 7 ranks: batch_size=32 cannot be split over 7 ranks" in shown
 
 
 def test_a_plan_writes_nothing(tmp_path, monkeypatch, capsys):
@@ -121,9 +123,9 @@ def test_help_lists_every_key_with_meaning_and_value(capsys, word):
     assert start("batch_size=8", word) == 0
     shown = capsys.readouterr().out
     for key, spec in keys():
-        assert re.search(
-            rf"^  {re.escape(key)}=.*\n      {re.escape(spec.metadata['help'])}\.", shown, re.M
-        ), key
+        assert re.search(rf"^  {re.escape(key)}=.*\n      {re.escape(spec.metadata['help'])}", shown, re.M), (
+            key
+        )
     assert "  batch_size=32\n" in shown and "  schedule.warmup_start_lr=null\n" in shown
     assert "  schedule.milestones=30ep,60ep,80ep\n" in shown
 
@@ -210,7 +212,7 @@ def test_a_finished_run_started_again_says_so_and_changes_nothing(finished, caps
     ]
     before = {path: path.read_bytes() for path in files if path.name not in ("recipe.yaml", "plan.json")}
     assert start(f"run_dir={finished}") == 0
-    assert "finished at step 3 (summary.json): nothing to do" in capsys.readouterr().out
+    assert "finished at step 3 (summary.json), and there is nothing to do" in capsys.readouterr().out
     assert {path: path.read_bytes() for path in before} == before and len(before) == 5
 
 

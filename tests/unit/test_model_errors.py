@@ -12,6 +12,7 @@ from lbtrain.data import dataset_info
 from lbtrain.errors import RecipeError
 from lbtrain.main import main
 from lbtrain.plan.plan import make_plan
+from lbtrain.plan.report import notes
 from lbtrain.plan.statistics import model_statistics
 
 PHOTOS = dict(name="synthetic", image_size=64)
@@ -82,5 +83,5 @@ def test_parameters_without_gradient_are_named_in_the_plan():
     plan = make_plan(Recipe().vary(model=dict(name="odd_unread"), batch_size=32), 1)
     assert plan.statistics.without_gradient == ("scale", "extra.weight", "extra.bias")
     note = "parameters that get no gradient are not trained: scale, extra.weight, extra.bias"
-    assert note in plan.notes
+    assert note in notes(plan)
     assert make_plan(Recipe().vary(model=dict(name="cifar_resnet8")), 1).notes == ()

@@ -175,15 +175,15 @@ def test_a_summary_says_where_its_numbers_come_from_and_is_replaced_whole(tmp_pa
         "recipe": "x", "step": 3, "examples": 96, "seconds": 1.5, "world_size": 1, "engine": "ddp",
         "primary_metric": {"name": "top1_error"}, "top1_error": 2.5,
     }  # fmt: skip
-    folder.finish(result | {"top1_error": 1.5, "more": 1}, write=True)
-    written = folder.finish(result, write=True)
+    folder.write_summary(result | {"top1_error": 1.5, "more": 1}, write=True)
+    written = folder.write_summary(result, write=True)
     assert folder.summary() == written and "more" not in written
     assert {"top1_error", "commit", "hardware", "versions"} <= set(written)
     assert [path.name for path in tmp_path.iterdir()] == ["summary.json"]
 
 
 def test_only_the_writer_writes_a_summary(tmp_path):
-    assert RunDirectory(tmp_path).finish({"top1_error": 1.5}, write=False)["top1_error"] == 1.5
+    assert RunDirectory(tmp_path).write_summary({"top1_error": 1.5}, write=False)["top1_error"] == 1.5
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,6 +1,7 @@
 """Schedules and scaling rules against numbers worked out by hand, row by row around every edge."""
 
 import math
+from decimal import Decimal
 
 import pytest
 from hypothesis import given, settings
@@ -37,7 +38,8 @@ IMAGENET = 1_281_167
     ],
 )
 def test_a_duration_is_a_number_and_a_unit(text, value, unit):
-    assert Duration.parse(text) == Duration(value, unit)
+    assert Duration.parse(text) == Duration(Decimal(str(value)), unit)
+    assert Duration.parse(str(Duration.parse(text))) == Duration.parse(text)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,6 @@ from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
-from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from lbtrain.analysis import Objective
@@ -24,6 +23,7 @@ from lbtrain.launch.world import detect_world, start_process_group
 from lbtrain.nn import convert_to_ghost_batch_norm
 from lbtrain.recipe import Recipe
 from lbtrain.runs.checkpoint import Checkpoints, LoadedCheckpoint
+from lbtrain.runs.directory import RunDirectory
 from lbtrain.tasks import build_model, create_task
 
 Answer = TypeVar("Answer")
@@ -75,8 +75,7 @@ class Run:
 
     @cached_property
     def recipe(self) -> Recipe:
-        tree: Any = OmegaConf.to_container(OmegaConf.load(self.path / "recipe.yaml"))
-        return Recipe().vary(**tree)
+        return RunDirectory(self.path).recipe()
 
     @cached_property
     def plan(self) -> dict[str, Any]:

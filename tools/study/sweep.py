@@ -25,6 +25,7 @@ from pathlib import Path
 
 from lbtrain import Recipe
 from lbtrain.errors import RecipeError
+from lbtrain.recipe import inactive_keys
 from lbtrain.recipe.files import load_recipe
 
 from ..kit import command
@@ -64,8 +65,7 @@ def words_at(
     """Everything that makes an arm a run at `batch_size`. The score is taken once, at the end."""
     momentum = 1 - (1 - recipe.bn_momentum) ** (batch_size / recipe.batch_size)
     short = warmup_from_base and batch_size <= recipe.schedule.base_batch_size
-    return (
-        *words,
+    own = (
         *(("schedule.warmup=0ep",) if short else ()),
         f"batch_size={batch_size}",
         f"bn_batch_size={min(recipe.bn_batch_size, batch_size)}",
@@ -75,6 +75,8 @@ def words_at(
         "checkpoint.every=0.25dur",
         "log_every=0.05dur",
     )
+    inactive = inactive_keys(recipe.with_overrides([*words, *own]))  # such as a detector's frozen batch norm
+    return (*words, *(word for word in own if word.partition("=")[0] not in inactive))
 
 
 def main(words: list[str]) -> int:

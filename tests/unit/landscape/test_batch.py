@@ -322,29 +322,29 @@ REFUSED = {
     "spans ranks": (
         4,
         dict(bn_batch_size=32, batch_size=64),
-        "a ghost batch spans ranks; micro-batches of 32",
+        "a batch-norm batch spans several ranks here. Use micro_batch_size=32",
     ),
     "one ghost batch": (
         1,
         dict(bn_batch_size=64, batch_size=64),
-        "cannot be split; set bn_batch_size below 64",
+        "single batch-norm batch of 64 images. Use a bn_batch_size below 64",
     ),
     "one loss": (
         1,
         dict(loss_batch_size=64),
-        r"\(bn_batch_size=8\) and whole losses \(loss_batch_size=64\); set both to half of it",
+        r"\(bn_batch_size=8\) and whole losses \(loss_batch_size=64\). Set both to half of it",
     ),
     "layers alone": (1, dict(measure=dict(noise_scale="0it", layers=True)), "set measure.noise_scale"),
-    "stage 3, one pass": (1, dict(deepspeed=dict(zero_stage=3)), "more than one micro-batch"),
+    "stage 3, one pass": (1, dict(deepspeed=dict(zero_stage=3)), "several micro-batches per step"),
     "distance at stage 3": (
         2,
         dict(deepspeed=dict(zero_stage=3), measure=dict(distance=True)),
-        "zero_stage below 3",
+        r"measure\.distance=true needs whole weights on every rank\. Use deepspeed.zero_stage=0, 1 or 2",
     ),
     "clipped slices": (
         2,
         dict(engine="colossalai", colossalai=dict(zero_stage=1), optimizer=dict(clip_norm=1.0)),
-        "after clipping only",
+        "needs gradients before clipping",
     ),
 }
 

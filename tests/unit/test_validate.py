@@ -6,7 +6,13 @@ import pytest
 
 from lbtrain import Recipe
 from lbtrain.errors import RecipeError
-from lbtrain.plan.capabilities import NOT_ON_CPU, check_engine, check_runs_here
+from lbtrain.plan.validate import NOT_ON_CPU, check_engine, check_runs_here
+
+
+def sharded(engine: str, stage: int, precision: str) -> Recipe:
+    zero = {engine: dict(zero_stage=stage)} if stage else {}
+    return Recipe().vary(precision=precision, **zero)
+
 
 MISSING = importlib.util.find_spec("colossalai") is None
 
@@ -19,14 +25,14 @@ def test_a_zero_stage_needs_its_engine(name, engine):
         check_engine(recipe, engine)
         return
     with pytest.raises(
-        RecipeError, match=rf"{name}.zero_stage=1 needs engine={name}, and this is engine={engine}"
+        RecipeError, match=rf"{name}.zero_stage=1 needs engine={name}, but this run uses engine={engine}"
     ):
         check_engine(recipe, engine)
 
 
 def test_gemini_is_refused_everywhere():
     with pytest.raises(
-        RecipeError, match=r"Adams only, not optimizer.name=sgd: use engine=deepspeed deepspeed.zero_stage=3"
+        RecipeError, match=r"Adams only, not optimizer.name=sgd\. Use engine=deepspeed deepspeed.zero_stage=3"
     ):
         check_engine(Recipe().vary(colossalai=dict(zero_stage=3)), "colossalai")
 
@@ -41,7 +47,7 @@ def test_gemini_is_refused_everywhere():
 )
 def test_what_needs_a_gpu_is_refused_on_a_cpu(engine, stage, precision, words):
     with pytest.raises(RecipeError, match=words) as caught:
-        check_runs_here(engine, stage, precision, "cpu")
+        check_runs_here(sharded(engine, stage, precision), engine, "cpu")
     assert caught.value.exit_code == 2
 
 
@@ -52,9 +58,9 @@ def test_every_need_of_a_gpu_is_tested():
 @pytest.mark.skipif(not MISSING, reason="ColossalAI is in this environment")
 def test_an_engine_that_is_not_installed():
     with pytest.raises(RecipeError, match="make colossalai"):
-        check_runs_here("colossalai", 0, "fp32", "cpu")
+        check_runs_here(Recipe(), "colossalai", "cpu")
 
 
 def test_the_others_run_anywhere():
     for engine, stage in [("ddp", 0), ("accelerate", 0), ("deepspeed", 3)]:
-        check_runs_here(engine, stage, "bf16", "cpu")
+        check_runs_here(sharded(engine, stage, "bf16"), engine, "cpu")

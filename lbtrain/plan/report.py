@@ -1,0 +1,128 @@
+"""A plan for people: its rows, the table over several world sizes, and notes on what a reader may not
+expect.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from lbtrain.plan.plan import Plan
+from lbtrain.recipe import Recipe
+
+GIB = 2**30
+
+
+def rows(plan: Plan) -> dict[str, str]:
+    """What a person checks before a run, by name."""
+    recipe, rate, split, statistics = plan.recipe, plan.learning_rate, plan.split, plan.statistics
+    schedule, has_norm = recipe.schedule, statistics.batch_norm_layers > 0
+    spread = f" over {split.ranks_per_ghost} ranks" if split.ranks_per_ghost > 1 else ""
+    reference = f"{schedule.base_lr:g} at {schedule.base_batch_size:,}, {schedule.rule} rule"
+    ramp = f"{rate.warmup_form} from {rate.warmup_start:.6g}, {plan.warmup_steps:,.1f} steps"
+    sharded = f", ZeRO stage {plan.zero_stage}" if plan.engine in ("deepspeed", "colossalai") else ""
+    clip = recipe.optimizer.clip_norm
+    return {
+        "world size": f"{plan.world_size}",
+        "batch size (global)": f"{recipe.batch_size:,}",
+        "micro-batch x accumulation": f"{split.micro_batch_size} x {split.accumulation}",
+        "batch growth": _growth(plan) or "none",
+        "batch-norm batch": f"{plan.bn_batch_size}{spread}" if has_norm else "no batch norm",
+        "ghost batches per step": f"{plan.ghost_batches_per_step}" if has_norm else "-",
+        "reference learning rate": "schedule.table" if schedule.rule == "table" else reference,
+        "regime adaptation": f"epochs x {plan.regime_factor}" if plan.regime_factor > 1 else "none",
+        "peak learning rate": f"{rate.peak:.6g}",
+        "peak rate per example": f"{rate.peak / recipe.batch_size:.6g}",
+        "warm-up": ramp if plan.warmup_steps else "none",
+        "decay": rate.decay + (_falls(plan) if rate.decay == "step" else ""),
+        "steps per epoch": f"{plan.steps_per_epoch:,.2f}",
+        "total steps": ("at most " if recipe.absa.max_batch_size else "") + f"{plan.total_steps:,}",
+        "parameters": f"{statistics.parameters:,}",
+        "without weight decay": f"{statistics.not_decayed:,}",
+        "without trust ratio": f"{statistics.without_trust_ratio:,}",
+        "gradient clipping": f"norm {clip:g}" if clip else "none",
+        "precision": recipe.precision + (", channels last" if recipe.channels_last else ""),
+        "engine": plan.engine + sharded,
+        "memory per rank (estimate)": f"{sum(plan.memory.values()) / GIB:.3g} GiB",
+    }
+
+
+def _growth(plan: Plan) -> str:
+    return "; ".join(
+        f"to {phase.batch_size:,} ({phase.split.micro_batch_size} x {phase.split.accumulation}) "
+        + (
+            "as the loss flattens"
+            if phase.start is None
+            else f"at epoch {phase.start / plan.train_examples:.4g}"
+        )
+        for phase in plan.phases[1:]
+    )
+
+
+def _falls(plan: Plan) -> str:
+    rate = plan.learning_rate
+    if not rate.milestones:
+        return ", never"
+    factors = rate.factors[:1] if len(set(rate.factors)) == 1 else rate.factors
+    epochs = [f"{share * plan.total_examples / plan.train_examples:.4g}" for share in rate.milestones]
+    return f" by {', '.join(f'{factor:g}' for factor in factors)} at epochs {', '.join(epochs)}"
+
+
+def notes(plan: Plan) -> list[str]:
+    """What is allowed, but probably not meant."""
+    recipe, rate = plan.recipe, plan.learning_rate
+    schedule, start = recipe.schedule, recipe.schedule.warmup_start_lr
+    grown = sum(phase.start is not None for phase in plan.phases) - 1
+    optimizer = recipe.optimizer.name
+    linear = schedule.rule == "linear" and recipe.batch_size != schedule.base_batch_size
+    random = _random_parts(recipe)
+    found = {
+        "The warm-up is longer than the run: the peak learning rate is never reached.": rate.warmup_length
+        > 1,
+        f"The warm-up starts at {start or 0:g}, above the peak learning rate of {rate.peak:g}: "
+        "schedule.warmup_start_lr does not follow the batch size, schedule.warmup_start_share does.": (
+            rate.warmup_length and start is not None and start > rate.peak
+        ),
+        "Some milestones lie beyond the end of the run.": any(at >= 1 for at in rate.milestones),
+        "Some points of schedule.batch_growth lie beyond the end of the run, or several in one step.": (
+            grown < len(schedule.batch_growth)
+        ),
+        f"The linear rule is SGD's: {optimizer.upper()} has been reproduced best with schedule.rule=sqrt and "
+        "schedule.warmup_rule=linear.": optimizer != "sgd" and linear,
+        f"{random} of the backbone keep their random initial values: model.weights is empty. Set it to a "
+        "file of "
+        "trained weights.": random,
+    }
+    return [text for text, holds in found.items() if holds] + list(plan.statistics.notes())
+
+
+def _random_parts(recipe: Recipe) -> str:
+    """What of a detector's backbone is neither loaded nor trained."""
+    if recipe.model.library == "timm" or recipe.model.weights:
+        return ""
+    layers = ", ".join(recipe.model.args.get("frozen", ()))
+    parts = [f"The frozen layers {layers}"] if layers else []
+    parts += ["the frozen batch-norm statistics"] if recipe.model.batch_norm == "frozen" else []
+    return " and ".join(parts)
+
+
+def print_plans(plans: Sequence[Plan], rejected: Mapping[int, str]) -> None:
+    """What all world sizes share, then a table of what differs, then the world sizes that are rejected and
+    why.
+    """
+    console = Console(soft_wrap=True, highlight=False)
+    each = [rows(plan) for plan in plans]
+    first = each[0] if each else {}
+    shared = {name: value for name, value in first.items() if all(row[name] == value for row in each)}
+    for name, value in shared.items():
+        console.print(f"{name:<28} {value}", markup=False)
+    if len(each) > 1:
+        table = Table(*[name for name in first if name not in shared], box=box.SIMPLE_HEAD)
+        for row in each:
+            table.add_row(*[value for name, value in row.items() if name not in shared])
+        Console(width=max(console.width, 100)).print(table)
+    for note in dict.fromkeys(note for plan in plans for note in notes(plan)):
+        console.print(f"note: {note}", markup=False)
+    for world_size, reason in rejected.items():
+        console.print(f"rejected on {world_size} ranks: {reason}", markup=False)

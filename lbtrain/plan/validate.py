@@ -1,0 +1,229 @@
+"""Every check that rejects a recipe or a plan before a process is launched, each with a suggested fix.
+
+docs/engines.md has the table of what each engine can do, with the errors that its library gives where it is
+not stopped here. What only the data or the model can tell (a damaged file, an argument that timm does not
+take) is rejected where they are read.
+"""
+
+import importlib.util
+import math
+from collections.abc import Sequence
+
+from lbtrain.errors import RecipeError
+from lbtrain.plan.batching import Phase
+from lbtrain.plan.scaling import regime_factor
+from lbtrain.recipe import Recipe, inactive_keys, value_of, written
+
+SHARDING = ("deepspeed", "colossalai")
+"""Engines with a `zero_stage` of their own."""
+
+_STREAMS = "ColossalAI's LowLevelZero sends gradients on GPU streams and stops with 'device is required'"
+NOT_ON_CPU = {
+    ("colossalai", "colossalai.zero_stage=1"): (
+        _STREAMS,
+        "colossalai.zero_stage=0, or engine=deepspeed deepspeed.zero_stage=1",
+    ),
+    ("colossalai", "colossalai.zero_stage=2"): (
+        _STREAMS,
+        "colossalai.zero_stage=0, or engine=deepspeed deepspeed.zero_stage=2",
+    ),
+    ("accelerate", "precision=fp16"): (
+        "accelerate trains in fp32 there and does not say so",
+        "precision=bf16, or engine=ddp",
+    ),
+}
+"""What an engine needs a GPU for: the reason, and what to write instead."""
+
+
+def check_recipe(recipe: Recipe, engine: str) -> None:
+    """Raises RecipeError for settings that contradict each other, do nothing, or cannot run under
+    `engine`.
+    """
+    _check_inactive(recipe, engine)
+    _check_durations(recipe)
+    _check_schedule(recipe)
+    _check_batch_sizes(recipe)
+    _check_task(recipe)
+    check_engine(recipe, engine)
+
+
+def _check_inactive(recipe: Recipe, engine: str) -> None:
+    """Rejects keys that were set and do nothing in this recipe; they look as if they did."""
+    found = [_without_effect(recipe, key, condition) for key, condition in inactive_keys(recipe).items()]
+    if recipe.deepspeed.config and engine != "deepspeed":
+        found.append(
+            f"deepspeed.config={recipe.deepspeed.config} has no effect under engine={engine}. Remove it, or "
+            "use engine=deepspeed."
+        )
+    if found:
+        raise RecipeError(" ".join(found))
+
+
+def _without_effect(recipe: Recipe, key: str, condition: str) -> str:
+    other, _, values = condition.partition("=")
+    setting = f"{key}={written(recipe, key)} has no effect with {other}={written(recipe, other)}"
+    if not values:
+        return f"{setting}. Remove it, or set {other} to a positive value."
+    return f"{setting}; it needs {other}={' or '.join(values.split('|'))}. Remove it, or change {other}."
+
+
+def _check_durations(recipe: Recipe) -> None:
+    for key in ("duration", "log_every", "evaluate_every", "checkpoint.every", "absa.every"):
+        if not value_of(recipe, key):
+            raise RecipeError(f"{key}={written(recipe, key)} must be positive. Write 1ep, for example.")
+    if recipe.duration.unit == "dur":
+        raise RecipeError(
+            f"duration={recipe.duration} is a share of itself. Give the length of a run in epochs (90ep) or "
+            "in steps (500it)."
+        )
+
+
+def _check_schedule(recipe: Recipe) -> None:
+    rate = recipe.schedule
+    if rate.warmup_start_lr is not None and rate.warmup_start_share is not None:
+        raise RecipeError(
+            "schedule.warmup_start_lr and schedule.warmup_start_share both say where the warm-up starts. "
+            "Set one of the two."
+        )
+    stretched = regime_factor(rate, recipe.batch_size) > 1 and rate.warmup.unit == "ep" and rate.warmup
+    if stretched and rate.warmup_rule == "linear":
+        raise RecipeError(
+            "schedule.regime_adaptation=true and schedule.warmup_rule=linear both lengthen the warm-up with "
+            "the batch. Set schedule.warmup_rule=none, or switch regime adaptation off."
+        )
+
+
+def _check_batch_sizes(recipe: Recipe) -> None:
+    if 0 < recipe.max_micro_batch_size < recipe.micro_batch_size:
+        raise RecipeError(
+            f"micro_batch_size={recipe.micro_batch_size} is above "
+            f"max_micro_batch_size={recipe.max_micro_batch_size}. Set one of the two."
+        )
+    most = recipe.absa.max_batch_size
+    if 0 < most <= recipe.batch_size:
+        raise RecipeError(
+            f"absa.max_batch_size={most} must be above batch_size={recipe.batch_size}. 0 switches ABSA off."
+        )
+    if most and recipe.schedule.batch_growth:
+        raise RecipeError(
+            "absa.max_batch_size and schedule.batch_growth both say how the batch grows. Set one of the two."
+        )
+
+
+def _check_task(recipe: Recipe) -> None:
+    library = recipe.model.library
+    if (library == "timm") == (recipe.data.name in ("shapes", "coco")):
+        raise RecipeError(
+            f"model.library={library} cannot be trained on data.name={recipe.data.name}. Classifiers "
+            "(model.library=timm) take labelled images; Mask R-CNN (torchvision, detectron2) takes shapes "
+            "or coco."
+        )
+    if library != "timm":
+        _check_detection(recipe)
+
+
+def _check_detection(recipe: Recipe) -> None:
+    """Rejects what is for classifiers, or is not held by a test for detection."""
+    augmentation = recipe.data.augmentation
+    settings = {
+        "absa.max_batch_size": recipe.absa.max_batch_size,
+        # Images of a detection step are padded to one size, in steps of the batch that the run starts with.
+        "schedule.batch_growth": recipe.schedule.batch_growth,
+        "data.augmentation": "" if augmentation in ("none", "flip") else augmentation,
+    }
+    for key, value in settings.items():
+        if value:
+            raise RecipeError(
+                f"{key}={written(recipe, key)} is for classifiers (model.library=timm), but this recipe has "
+                f"model.library={recipe.model.library}. Remove it."
+            )
+
+
+def check_engine(recipe: Recipe, engine: str) -> None:
+    """Raises RecipeError for what `engine` cannot do anywhere."""
+    for name in SHARDING:
+        stage = recipe.zero_stage_under(name)
+        if stage and engine != name:
+            raise RecipeError(
+                f"{name}.zero_stage={stage} needs engine={name}, but this run uses engine={engine}. Launch "
+                f"with {'colossalai run' if name == 'colossalai' else name}, or set engine={name}."
+            )
+    if engine == "colossalai" and recipe.colossalai.zero_stage == 3:
+        raise RecipeError(
+            "colossalai.zero_stage=3 would be Gemini, whose optimizer takes ColossalAI's own Adams only, not "
+            f"optimizer.name={recipe.optimizer.name}. Use engine=deepspeed deepspeed.zero_stage=3, or "
+            "colossalai.zero_stage=2."
+        )
+    whole_weights = {
+        "absa.max_batch_size": recipe.absa.max_batch_size,
+        "ema.decay": recipe.ema.decay,
+        "measure.distance": recipe.measure.distance,
+    }
+    for key, value in whole_weights.items():
+        if value and recipe.zero_stage_under(engine) == 3:
+            raise RecipeError(
+                f"{key}={written(recipe, key)} needs whole weights on every rank. Use {engine}.zero_stage=0, "
+                "1 or 2, not 3."
+            )
+
+
+def check_noise_scale(
+    recipe: Recipe, engine: str, phases: Sequence[Phase], world_size: int, ghost: int
+) -> None:
+    """Raises RecipeError where measure.noise_scale is set and this split does not show the noise: it shows
+    between the gradients of two batch sizes, and the smaller must be a batch that could stand alone.
+    """
+    if not recipe.measure.noise_scale:
+        return
+    name, stage = f"measure.noise_scale={recipe.measure.noise_scale}", recipe.zero_stage_under(engine)
+    if any(phase.split.ranks_per_ghost > 1 for phase in phases):
+        raise RecipeError(
+            f"{name} needs per-rank gradients, but a batch-norm batch spans several ranks here. Use "
+            f"micro_batch_size={ghost}, or fewer ranks."
+        )
+    if engine == "colossalai" and stage and recipe.optimizer.clip_norm:
+        raise RecipeError(
+            f"{name} needs gradients before clipping, which ColossalAI does not show at ZeRO stage {stage}. "
+            "Use colossalai.zero_stage=0, or optimizer.clip_norm=0."
+        )
+    if any(phase.split.accumulation * world_size == 1 for phase in phases):
+        _check_noise_of_one_micro_batch(recipe, stage, name, ghost)
+
+
+def _check_noise_of_one_micro_batch(recipe: Recipe, stage: int, name: str, ghost: int) -> None:
+    """A part of the batch is passed through a second time."""
+    if stage == 3:
+        raise RecipeError(
+            f"{name} on one rank at ZeRO stage 3 needs several micro-batches per step. Set "
+            f"max_micro_batch_size to {max(1, recipe.batch_size // 2)} or less."
+        )
+    if recipe.batch_size == ghost:
+        raise RecipeError(
+            f"{name} needs a part of the batch, but one rank has a single batch-norm batch of {ghost} "
+            f"images. Use a bn_batch_size below {ghost}."
+        )
+    if recipe.batch_size == math.lcm(ghost, recipe.loss_batch_size):
+        raise RecipeError(
+            f"{name} needs a part of the batch, but on one rank batch_size={recipe.batch_size} has no part "
+            f"that holds whole batch-norm batches (bn_batch_size={ghost}) and whole losses "
+            f"(loss_batch_size={recipe.loss_batch_size}). Set both to half of it or less."
+        )
+
+
+def check_runs_here(recipe: Recipe, engine: str, device_type: str) -> None:
+    """Raises RecipeError for what this machine lacks. `device_type`: cuda or cpu."""
+    for setting in (
+        f"{engine}.zero_stage={recipe.zero_stage_under(engine)}",
+        f"precision={recipe.precision}",
+    ):
+        if device_type == "cpu" and (engine, setting) in NOT_ON_CPU:
+            reason, remedy = NOT_ON_CPU[engine, setting]
+            raise RecipeError(
+                f"{setting} under engine={engine} needs a GPU, and this machine has none: {reason}. Use "
+                f"{remedy}."
+            )
+    if engine == "colossalai" and importlib.util.find_spec("colossalai") is None:
+        raise RecipeError(
+            "engine=colossalai needs ColossalAI, which is not installed here. `make colossalai` installs it "
+            "on top of .venv, in .venv-colossalai (docs/engines.md). Or set engine=ddp."
+        )

@@ -1,0 +1,36 @@
+"""Which keys act in a recipe: most optimizers, models and data sets use some keys only.
+
+A key's `needs` says when it acts: `optimizer.name=lars|lamb` where that key has one of these values,
+`ema.decay` where it is set to anything but zero. Several conditions must all hold.
+"""
+
+from typing import Any
+
+from lbtrain.recipe import tree
+
+
+def inactive_keys(recipe: Any) -> dict[str, str]:
+    """The keys of `recipe` that are set to another value than the default and do nothing, each with the
+    condition that it lacks.
+    """
+    default = type(recipe)()
+    lacking = {
+        key: _lacking(recipe, spec.metadata.get("needs", ())) for key, spec in tree.leaves(type(recipe))
+    }
+    return {
+        key: condition
+        for key, condition in lacking.items()
+        if condition and tree.value_of(recipe, key) != tree.value_of(default, key)
+    }
+
+
+def _lacking(recipe: Any, needs: str | tuple[str, ...]) -> str:
+    """The first condition that does not hold; empty if all do."""
+    conditions = (needs,) if isinstance(needs, str) else needs
+    return next((condition for condition in conditions if not _holds(recipe, condition)), "")
+
+
+def _holds(recipe: Any, condition: str) -> bool:
+    key, _, values = condition.partition("=")
+    value = tree.value_of(recipe, key)
+    return str(value) in values.split("|") if values else bool(value)
