@@ -31,7 +31,7 @@ from pathlib import Path
 
 import lbtrain
 from lbtrain.errors import RecipeError, UserError, naming_the_extra
-from lbtrain.recipe import Recipe, differences
+from lbtrain.recipe import Recipe, as_text, differences
 from lbtrain.recipe.contract import Contract, parent_of
 from lbtrain.recipe.files import find_recipe, load_recipe, parents_of, shipped
 
@@ -156,6 +156,7 @@ def _diff(options: argparse.Namespace) -> None:
 
 
 def _print_difference(other: str, before: Recipe, after: Recipe) -> None:
-    changed = [(f"  {name}", f"{old} -> {new}") for name, old, new in differences(before, after)]
+    found = differences(before, after)
+    changed = [(f"  {name}", f"{as_text(old)} -> {as_text(new)}") for name, old, new in found]
     print(f"What differs from {other}:")
     _print_table(changed or [("  nothing",)])

@@ -34,7 +34,7 @@ class ModelStatistics:
         """What a person should know of the model before it is trained."""
         names, count = ", ".join(self.without_gradient[:3]), len(self.without_gradient)
         more = f" and {count - 3} more" if count > 3 else ""
-        return [f"parameters that get no gradient are not trained: {names}{more}"] if names else []
+        return [f"Parameters that get no gradient are not trained: {names}{more}."] if names else []
 
 
 def model_statistics(recipe: Recipe, dataset: DatasetInfo) -> ModelStatistics:

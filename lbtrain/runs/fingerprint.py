@@ -11,7 +11,6 @@ import hashlib
 import json
 import socket
 from collections.abc import Iterator, Mapping
-from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ import lbtrain
 from lbtrain.engines.deepspeed_config import complete_config
 from lbtrain.errors import LaunchError, RecipeError
 from lbtrain.plan.plan import Plan
-from lbtrain.recipe import Recipe, keys
+from lbtrain.recipe import Recipe, keys, written
 from lbtrain.runs.provenance import ENGINES, commit, versions
 
 Fingerprint = dict[str, str]
@@ -37,7 +36,7 @@ _MOST_DIFFERENCES = 4
 
 def job_fingerprint(recipe: Recipe, engine: str) -> Fingerprint:
     """The recipe, the code and the package versions; `engine` is the one that the recipe runs on here."""
-    values = {key: str(attrgetter(key)(recipe)) for key, _ in keys() if key not in OF_A_HOST}
+    values = {key: written(recipe, key) for key, _ in keys() if key not in OF_A_HOST}
     unused = ENGINES - {engine}
     packages = {f"version of {name}": text for name, text in versions().items() if name not in unused}
     return values | packages | {"engine": engine, "commit": commit(), "source code of lbtrain": _code()}

@@ -33,7 +33,7 @@ recipe = Recipe().vary(
             box_detections_per_img=20,
         ),
     ),
-    data=dict(name="shapes", augmentation="flip", empty_images=True),
+    data=dict(name="shapes", augmentation="flip"),
     # Tuned on seed 100: LAMB came further in as many steps than SGD. The weights are random and the heads
     # have no norm.
     optimizer=dict(name="lamb", weight_decay=0.01, clip_norm=5.0),

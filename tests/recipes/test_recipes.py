@@ -224,7 +224,7 @@ def test_a_recipe_plans_from_8_to_256_ranks_or_names_what_would_do(path):
             plan = make_plan(recipe, world_size, engine="deepspeed", statistics=counted)
         except RecipeError as error:
             plan = _after_the_remedy(recipe, world_size, counted, str(error))
-        assert plan.split.micro_batch_size * plan.split.accumulation * plan.world_size == recipe.batch_size
+        assert plan.split.micro_batch_size * plan.split.accumulation * plan.world_size == plan.recipe.batch_size
 
 
 def _after_the_remedy(recipe: Recipe, world_size: int, counted, said: str) -> Plan:
@@ -261,7 +261,8 @@ def _small(recipe: Recipe) -> list[str]:
             "data.max_size=0",
             "max_micro_batch_size=0",
         ]
-        return [*words, "batch_size=2", "bn_batch_size=2", f"model.args={SMALL_HEADS}", "model.name=resnet18"]
+        ghost = ["bn_batch_size=2"] if recipe.model.batch_norm == "ghost" else []
+        return [*words, "batch_size=2", *ghost, f"model.args={SMALL_HEADS}", "model.name=resnet18"]
     if recipe.data.name in ("digits", "shapes"):
         return words
     words += ["batch_size=40", "bn_batch_size=8"] if recipe.batch_size > 40 else []

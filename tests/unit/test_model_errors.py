@@ -82,6 +82,6 @@ def test_the_command_ends_with_code_2_and_one_message(capsys, monkeypatch, tmp_p
 def test_parameters_without_gradient_are_named_in_the_plan():
     plan = make_plan(Recipe().vary(model=dict(name="odd_unread"), batch_size=32), 1)
     assert plan.statistics.without_gradient == ("scale", "extra.weight", "extra.bias")
-    note = "parameters that get no gradient are not trained: scale, extra.weight, extra.bias"
+    note = "Parameters that get no gradient are not trained: scale, extra.weight, extra.bias."
     assert note in notes(plan)
-    assert make_plan(Recipe().vary(model=dict(name="cifar_resnet8")), 1).notes == ()
+    assert notes(make_plan(Recipe().vary(model=dict(name="cifar_resnet8")), 1)) == []
