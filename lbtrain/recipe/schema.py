@@ -214,9 +214,10 @@ class Recipe:
             reason = (str(error) or "it is nested too deeply").splitlines()[0]
             raise RecipeError(f"it is no recipe in YAML: {reason}") from error
         recipe = tree.replaced(cls(), tree.checked(cls, changes))
-        missing = dict(keys()).keys() - set(tree.flat(cls, changes))
-        if missing:
-            raise RecipeError(f"it lacks {min(missing)}")
+        present = set(tree.flat(cls, changes))
+        for name, _ in keys():
+            if name not in present:
+                raise RecipeError(f"it lacks {name}")
         return recipe
 
 

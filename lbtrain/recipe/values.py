@@ -138,7 +138,7 @@ def _mapping(text: str) -> dict[str, Any]:
 def _from_yaml(text: str) -> Any:
     node = yaml.compose(text, Loader=yaml.BaseLoader)
     if node is None:
-        raise ValueError("it is empty")
+        raise ValueError("it is empty, no mapping of keys to values")
     return _from_node(node, set())
 
 

@@ -107,7 +107,7 @@ def a_run(folder: Path) -> Path:
             RECIPE.to_yaml(),
         )
         checkpoints.wait()
-    RunDirectory(folder).finish(
+    RunDirectory(folder).write_summary(
         {
             "recipe": "x", "step": 6, "examples": 192, "top1_error": 12.5, "seconds": 1.5, "world_size": 1,
             "engine": "ddp", "primary_metric": {"name": "top1_error", "lower_is_better": True},
@@ -143,7 +143,7 @@ def read_summary(folder: Path) -> str:
 
 
 def take_lock(folder: Path) -> str:
-    RunDirectory(folder).claim(patience=0).close()
+    RunDirectory(folder).lock(patience=0).close()
     return "same"
 
 
@@ -159,7 +159,7 @@ FILES: dict[str, Callable[[Path], str]] = {
 
 def outcomes(name: str, folder: Path, each: int, seed: int = 0) -> Counter[str]:
     """How often a start with a damaged file ends in each way; a traceback is named with its first copy."""
-    RunDirectory(folder).claim().close()
+    RunDirectory(folder).lock().close()
     path, read = folder / name, FILES[name]
     content = path.read_bytes()
     found: Counter[str] = Counter()

@@ -52,7 +52,7 @@ def test_a_recipe_is_read_as_it_was_written():
         ("seed: 3", "it lacks batch_size"),
         (RECIPE.to_yaml().replace("cifar_resnet8", "${oc.env:HOME}"), "interpolation is not supported"),
         (RECIPE.to_yaml().replace("seed: 7", "sead: 7"), "did you mean seed"),
-        (RECIPE.to_yaml() + "seed: 8\n", "a key stands there twice"),
+        (RECIPE.to_yaml() + "seed: 8\n", "it has a key twice"),
         (RECIPE.to_yaml().replace("seed: 7", "seed: seven"), "takes a whole number"),
     ],
 )
@@ -113,7 +113,7 @@ def test_a_link_under_the_name_of_an_unfinished_file_is_not_written_through(tmp_
 def test_a_lock_that_is_a_link_is_rejected(tmp_path):
     (tmp_path / "lock").symlink_to(tmp_path / "target")
     with pytest.raises(RecipeError, match="cannot be written to"):
-        RunDirectory(tmp_path).claim(patience=0)
+        RunDirectory(tmp_path).lock(patience=0)
     assert not (tmp_path / "target").exists()
 
 
@@ -131,11 +131,11 @@ def test_a_file_beyond_its_bound_is_not_read(tmp_path):
 
 
 def test_the_owner_of_a_lock_is_told_whatever_stands_there(tmp_path):
-    owner = RunDirectory(tmp_path).claim()
+    owner = RunDirectory(tmp_path).lock()
     owner.truncate(0)
     os.write(owner.fileno(), b"\xff\x1b[2J" + b"x" * 10_000)
     ask = "import sys; from pathlib import Path; from lbtrain.runs.directory import RunDirectory; "
-    ask += "RunDirectory(Path(sys.argv[1])).claim(patience=0)"
+    ask += "RunDirectory(Path(sys.argv[1])).lock(patience=0)"
     done = subprocess.run(
         [sys.executable, "-c", ask, str(tmp_path)], capture_output=True, text=True, check=False
     )
