@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from lbtrain.errors import DataError, RecipeError, UserError, naming_the_extra
@@ -290,3 +291,13 @@ def _exit_with(error: UserError) -> None:
     if os.environ.get("RANK", "0") == "0" or isinstance(error, DataError):
         print(f"error: {error}" if error.exit_code != 75 else str(error), file=sys.stderr, flush=True)
     sys.exit(error.exit_code)
+
+
+def _on_uncaught(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    """A key or a value that a recipe file gets wrong ends as it does on the command line."""
+    if isinstance(error, UserError):
+        _exit_with(error)
+    sys.__excepthook__(kind, error, traceback)
+
+
+sys.excepthook = _on_uncaught  # from here on, which is the first line of a recipe file

@@ -18,7 +18,7 @@ def single() -> Iterator[dict[str, Outcome]]:
     )  # accelerate and DeepSpeed keep the precision in their modules, and other tests call them directly
 
 
-# On a CPU accelerate would leave fp16 out, and is refused (tests/unit/test_capabilities.py).
+# On a CPU accelerate would leave fp16 out, and is refused (tests/unit/test_validate.py).
 @pytest.mark.parametrize(
     ("engine", "precision"),
     [("ddp", "bf16"), ("ddp", "fp16"), ("deepspeed", "bf16"), ("deepspeed", "fp16"), ("accelerate", "bf16")],

@@ -295,6 +295,24 @@ def test_a_real_process_says_one_thing_and_exits(tmp_path):
     )
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("batchsize=3", "'batchsize' is not a key of a recipe: did you mean batch_size?"),
+        ("batch_size='3'", "batch_size='3': batch_size takes a whole number."),
+        ("schedule=dict(warmup='5')", "schedule.warmup=5: a duration carries its unit."),
+    ],
+)
+def test_a_mistake_inside_a_recipe_file_ends_as_on_the_command_line(tmp_path, change, said):
+    (tmp_path / "mine.py").write_text(f"from lbtrain import Recipe, main\nmain(Recipe().vary({change}))\n")
+    command = [sys.executable, str(tmp_path / "mine.py")]
+    done = subprocess.run(
+        command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=120
+    )
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert done.stderr.startswith(f"error: {said}")
+
+
 def test_only_rank_0_speaks(tmp_path):
     done = run_script("batch_size=0", cwd=tmp_path, RANK="1", WORLD_SIZE="2", LOCAL_RANK="1")
     assert (done.returncode, done.stdout, done.stderr) == (2, "", "")

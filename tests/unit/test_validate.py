@@ -1,12 +1,13 @@
 """What an engine cannot do is refused before anything starts, with what to do instead."""
 
 import importlib.util
+import re
 
 import pytest
 
 from lbtrain import Recipe
 from lbtrain.errors import RecipeError
-from lbtrain.plan.validate import NOT_ON_CPU, check_engine, check_runs_here
+from lbtrain.plan.validate import NOT_ON_CPU, check_engine, check_recipe, check_runs_here
 
 
 def sharded(engine: str, stage: int, precision: str) -> Recipe:
@@ -64,3 +65,30 @@ def test_an_engine_that_is_not_installed():
 def test_the_others_run_anywhere():
     for engine, stage in [("ddp", 0), ("accelerate", 0), ("deepspeed", 3)]:
         check_runs_here(sharded(engine, stage, "bf16"), engine, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (dict(optimizer=dict(beta1=0.8)), "optimizer.beta1=0.8 has no effect with optimizer.name=sgd"),
+        (dict(model=dict(weights="x.pt")), "model.weights=x.pt has no effect with model.library=timm"),
+        (dict(data=dict(max_size=9)), "data.max_size=9 has no effect with model.library=timm"),
+        (dict(data=dict(group_by="size")), "data.group_by=size has no effect with model.library=timm"),
+        (dict(loss_batch_size=2), "loss_batch_size=2 has no effect with model.library=timm"),
+        (dict(schedule=dict(decay="cosine", power=3.0)), "schedule.power=3.0 has no effect with"),
+        (dict(ema=dict(warmup=True)), "ema.warmup=true has no effect with ema.decay=0.0"),
+        (dict(deepspeed=dict(config="x.json")), "deepspeed.config=x.json has no effect under engine=ddp"),
+    ],
+)
+def test_a_key_that_does_nothing_is_named_and_rejected(changes, said):
+    with pytest.raises(RecipeError, match=re.escape(said)):
+        check_recipe(Recipe().vary(**changes), "ddp")
+
+
+def test_what_a_parent_used_returns_to_its_default_and_does_not_hide_a_mistake():
+    parent = Recipe().vary(optimizer=dict(name="lars", trust_clip=3.0, momentum=0.8))
+    child = parent.vary(optimizer=dict(name="lamb"))
+    assert (child.optimizer.trust_clip, child.optimizer.momentum) == (3.0, 0.9)
+    check_recipe(child, "ddp")
+    with pytest.raises(RecipeError, match="beta1"):
+        check_recipe(Recipe().vary(optimizer=dict(beta1=0.8)).vary(batch_size=64), "ddp")
