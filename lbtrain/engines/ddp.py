@@ -105,9 +105,7 @@ def without_buffer_broadcast(model: nn.Module) -> nn.Module:
 
 
 def exchange_in_backward(model: nn.Module, exchange: bool) -> None:
-    """Whether the next forward and backward pass exchanges gradients. This flag is what DDP's `no_sync`
-    sets.
-    """
+    """Whether the next forward and backward pass exchanges gradients: the flag that DDP's `no_sync` sets."""
     if isinstance(model, DistributedDataParallel):
         model.require_backward_grad_sync = exchange
 

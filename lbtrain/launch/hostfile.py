@@ -1,14 +1,13 @@
 """Hostfiles: which hosts, and how many ranks ("slots") on each, in the three dialects that launchers read.
 
-    deepspeed    node01 slots=8            # DeepSpeed and Open MPI
-    mpi          node01:8                  # MPICH and Intel MPI; Open MPI's "slots=8 max_slots=8" is read as
-    well
-    colossalai   node01                    # slots come from `colossalai run --nproc_per_node`
+    deepspeed    node01 slots=8    # DeepSpeed and Open MPI
+    mpi          node01:8          # MPICH and Intel MPI; Open MPI's "slots=8 max_slots=8" is read as well
+    colossalai   node01            # slots come from `colossalai run --nproc_per_node`
 
-A line either means the same to us as to the launcher, or is refused with its number, the reason and the
-remedy. That matters because the launchers are lenient where it hurts: DeepSpeed trains on this machine alone
-when the file is missing, reads `slots=8x` as 8, and scrambles LOCAL_RANK when hosts have unequal slots; a
-host name reaches a remote shell unquoted.
+A line either means the same here as to the launcher, or is rejected with its number, the reason and a
+suggested fix. Launchers accept too much: DeepSpeed trains on this machine alone when the file is missing,
+reads `slots=8x` as 8, and scrambles LOCAL_RANK when hosts have unequal slots; a host name reaches a remote
+shell unquoted.
 """
 
 import re

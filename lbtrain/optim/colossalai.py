@@ -4,14 +4,10 @@ and 2) lays an optimizer out.
 Of every parameter, padded to a multiple of the ranks, each rank's optimizer gets one equal part in fp32
 (0.5.0):
 
-=========================================
-==========================================================================================
-`_working_param_groups[g]`                 the model's parameters of group g
-`_master_param_groups_of_current_rank[g]`  this rank's part of each, in the same order; the padding lies at
-the end of the last parts
-`param_to_pg[parameter]`                   the process group over which it is cut
-=========================================
-==========================================================================================
+    _working_param_groups[g]                 the model's parameters of group g
+    _master_param_groups_of_current_rank[g]  this rank's part of each, in the same order; the padding lies at
+                                             the end of the last parts
+    param_to_pg[parameter]                   the process group over which it is sharded
 
 `sharding.Shards` checks that this is so. In a step a group's `params` are for a while only those with a
 gradient; these lists stay.
@@ -42,7 +38,7 @@ def bind_colossalai(optimizer: torch.optim.Optimizer, boosted: tuple[Any, Any]) 
 
 
 def colossalai_shards(boosted: tuple[Any, Any]) -> Shards:
-    """Read where the layers lie from ColossalAI's optimizer; see the table above. Raises UnsupportedSharding."""
+    """Where ColossalAI's optimizer puts the layers; see the table above. Raises UnsupportedSharding."""
     model, zero = boosted
     library = _library()
     if type(zero).__name__ != "LowLevelZeroOptimizer":

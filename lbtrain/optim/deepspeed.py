@@ -2,21 +2,16 @@
 
 What it does to the parameter groups (0.19.8), and where it says so:
 
-=================  =======================================================
-=========================================================
-engine.optimizer   each group's `params` become                             where the layers lie
-=================  =======================================================
-=========================================================
-the optimizer      (stage 0 in fp32 or autocast) stay whole layers
-FP16_Unfused...    (stage 0, half weights) fp32 copies of whole layers      refused: it steps the optimizer
-before it can be bound
-BF16_Optimizer     (stage 1, bf16) this rank's cut of one flat tensor       `parameter._hp_mapping`: place in
-the cut, place in the layer
-stages 1 and 2     the same                                                 the same; None where this rank
-holds none of the layer
-stage 3            a cut of every layer, one after the other, padded        `fp16_groups[s]`, each of length
-`partition_numel()` =================  =======================================================
-=========================================================
+    engine.optimizer    each group's `params` become              where the layers lie
+    the optimizer       (stage 0 in fp32 or autocast) layers
+    FP16_Unfused...     (stage 0, half weights) fp32 copies       rejected: it steps the optimizer before it
+                        of whole layers                           can be bound
+    BF16_Optimizer      (stage 1, bf16) this rank's shard of      `parameter._hp_mapping`: place in the shard,
+                        one flat tensor                           place in the layer
+    stages 1 and 2      the same                                  the same; None where this rank holds none
+                                                                  of the layer
+    stage 3             a shard of every layer, one after the     `fp16_groups[s]`, each of length
+                        other, padded                             `partition_numel()`
 
 `sharding.Shards` checks that this is so.
 """
@@ -47,7 +42,7 @@ def bind_deepspeed(optimizer: torch.optim.Optimizer, engine: Any) -> None:
 
 
 def deepspeed_shards(engine: Any) -> Shards:
-    """Read where the layers lie from DeepSpeed's optimizer; see the table above. Raises UnsupportedSharding."""
+    """Where DeepSpeed's optimizer puts the layers; see the table above. Raises UnsupportedSharding."""
     zero, library = engine.optimizer, _library()
     reader = _READERS.get(type(zero).__name__)
     if reader is None:
@@ -125,7 +120,7 @@ _READERS: dict[str, Callable[[Any, dict[int, str]], Iterator[FlatTensor]]] = {
 
 
 def _gathered(parameter: nn.Parameter, *, modify: bool = False) -> AbstractContextManager[Any]:
-    """Make a parameter that stage 3 has cut whole for a while (others are)."""
+    """Make a parameter that stage 3 has sharded whole for a while (others are)."""
     if not hasattr(parameter, "ds_id"):
         return contextlib.nullcontext()
     import deepspeed

@@ -146,8 +146,9 @@ def _fused_directions(job: Job) -> None:
         if not direction.numel():  # another rank's
             continue
         torch._fused_adam_(
-            [direction.zero_()], [part.gradient], [part.state["exp_avg"]], [part.state["exp_avg_sq"]], [], [step],
-            lr=-1.0, beta1=beta1, beta2=beta2, weight_decay=0.0, eps=job.group["eps"], amsgrad=False, maximize=False,
+            [direction.zero_()], [part.gradient], [part.state["exp_avg"]], [part.state["exp_avg_sq"]], [],
+            [step], lr=-1.0, beta1=beta1, beta2=beta2, weight_decay=0.0, eps=job.group["eps"], amsgrad=False,
+            maximize=False,
         )  # fmt: skip
         if weight_decay:
             direction.add_(part.weight, alpha=weight_decay)

@@ -162,7 +162,8 @@ def _fused_sgd(
     # The kernel's dampening d scales what enters the buffer by 1 - d.
     torch._fused_sgd_(
         [part.weight], [part.gradient], [part.state["momentum_buffer"]] if momentum else [],
-        weight_decay=weight_decay, momentum=momentum, lr=lr, dampening=1.0 - gain, nesterov=False, maximize=False, is_first_step=False,
+        weight_decay=weight_decay, momentum=momentum, lr=lr, dampening=1.0 - gain, nesterov=False,
+        maximize=False, is_first_step=False,
     )  # fmt: skip
 
 

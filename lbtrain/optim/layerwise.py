@@ -4,21 +4,17 @@ on slices of them.
 The cases that the papers leave open have one answer here, the same for both optimizers and under every
 engine:
 
-==============================
-==================================================================================================== a layer
-whose weights are zero  ratio 1: it steps like a layer that is not adapted (its paper's ratio, 0, would keep
-it at zero)
-a layer without gradient        ratio 0: nothing is added to it, no decay either (LAMB's formula would shrink
-it by lr a step);
-                                momenta decay as with a zero gradient. `grad is None` and a gradient of zeros
-                                are the same case, since ZeRO turns the one into the other. To freeze a layer,
-                                set requires_grad_(False)
-weight_decay = 0                adapted all the same
-lr = 0                          weights stay; momenta and step count go on
-==============================
-====================================================================================================
+    layer                what happens
+    weights are zero     ratio 1: it steps like a layer without trust ratio (the papers' ratio, 0, would keep
+                         it at zero)
+    without gradient     ratio 0: nothing is added, no decay either (LAMB's formula would shrink it by lr a
+                         step); momenta decay as with a zero gradient. `grad is None` and a gradient of zeros
+                         are the same case, since ZeRO turns the one into the other. To freeze a layer, set
+                         requires_grad_(False)
+    weight_decay = 0     takes its trust ratio all the same
+    lr = 0               weights stay; momenta and step count go on
 
-In groups with `adapt` false the ratio is 1 (the two rules above hold where they are decayed).
+In groups with "use_trust_ratio" false the ratio is 1 (the two rules above hold where they are decayed).
 """
 
 from collections.abc import Callable, Iterator

@@ -186,3 +186,36 @@ def _half_precision(run: Run, stage: int) -> tuple[float, set[torch.dtype]]:
 def test_half_weights_have_single_precision_masters(stage):
     run = Run(steps=3, dtype=torch.bfloat16)
     assert run_on_ranks(2, _half_precision, run, stage) == [(0.0, {torch.float32})] * 2
+
+
+def _resumed_by_colossalai(run: Run, stage: int, folder: str) -> dict[str, Tensor]:
+    """Half of the run, the booster's own save and load into a bound optimizer, the other half."""
+    from colossalai.booster import Booster
+    from colossalai.booster.plugin import LowLevelZeroPlugin
+
+    plugin = LowLevelZeroPlugin(stage=stage, precision="fp32", overlap_communication=False)
+    booster = Booster(plugin=plugin)
+    with streams_on_cpu():
+        model = run.model()
+        optimizer = run.make_optimizer(model)
+        wrapped, zero, *_ = booster.boost(model, optimizer)
+        bind_colossalai(optimizer, (wrapped, zero))
+        steps(run, (wrapped, zero))
+        booster.save_model(wrapped, f"{folder}/model")
+        booster.save_optimizer(zero, f"{folder}/optimizer")
+        dist.barrier()
+        steps(run, (wrapped, zero))
+        booster.load_model(wrapped, f"{folder}/model")
+        booster.load_optimizer(zero, f"{folder}/optimizer")
+        steps(run, (wrapped, zero), start=run.steps)
+    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+@pytest.mark.parametrize("optimizer", ["lars", "lamb"])
+def test_colossalais_own_checkpoints(tmp_path, stage, optimizer):
+    """In one file; to load several calls the accelerator, which ColossalAI does not do on a CPU."""
+    run = Run(optimizer, steps=5)
+    expected = train_plain(dataclasses.replace(run, steps=10))
+    for weights in run_on_ranks(2, _resumed_by_colossalai, run, stage, str(tmp_path)):
+        assert difference(weights, expected) < LIMIT

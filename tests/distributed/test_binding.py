@@ -1,5 +1,5 @@
-"""LARS and LAMB stay bound to an engine's slices whatever is loaded into them; a copy that is not bound takes
-no step.
+"""LARS, LAMB and Muon stay bound to an engine's slices whatever is loaded into them; a copy that is not bound
+takes no step.
 """
 
 import copy
@@ -28,7 +28,7 @@ from tests.distributed.sharded import (
 )
 from tests.distributed.test_sharded_accelerate import _steps
 
-RUNS = [Run("lars", steps=5), Run("lamb", steps=5), Run("lars-outside-nesterov", steps=5)]
+RUNS = [Run("lars", steps=5), Run("lamb", steps=5), Run("muon", steps=5)]
 
 
 def _twice_as_long(run: Run) -> dict[str, Tensor]:
@@ -129,7 +129,7 @@ def _weights_after(run: Run, engine: Any) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
-@pytest.mark.parametrize("run", RUNS[:2], ids=lambda run: run.optimizer)
+@pytest.mark.parametrize("run", RUNS, ids=lambda run: run.optimizer)
 @pytest.mark.parametrize("bind_first", [True, False])
 def test_deepspeeds_own_checkpoints(tmp_path, run, stage, bind_first):
     expected = _twice_as_long(run)
@@ -225,7 +225,7 @@ def _fsdp2_reloaded(run: Run, way: str) -> dict[str, Tensor]:
     return _steps(run, model, optimizer, None, start=run.steps)
 
 
-@pytest.mark.parametrize("run", RUNS[:2], ids=lambda run: run.optimizer)
+@pytest.mark.parametrize("run", RUNS, ids=lambda run: run.optimizer)
 @pytest.mark.parametrize("way", ["reload", "named", "full"])
 def test_fsdp2(run, way):
     expected = _twice_as_long(run)
