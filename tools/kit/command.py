@@ -3,20 +3,28 @@ fail.
 """
 
 import argparse
+import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from lbtrain.errors import UserError
 
 
-def parser(command: str, doc: str | None, **more: str) -> argparse.ArgumentParser:
-    """Options of `python -m tools.COMMAND`, described by a docstring that keeps its lines."""
-    return argparse.ArgumentParser(
-        f"python -m tools.{command}",
-        description=doc,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        **more,  # type: ignore[arg-type]
-    )
+def program(command: str) -> str:
+    """How a command such as "study sweep" is typed: in a checkout, or where lbtrain is installed."""
+    installed = __package__.startswith("lbtrain.")
+    return f"lbtrain {command.replace('_', '-')}" if installed else f"python -m tools.{command}"
+
+
+def typed(command: str, words: Sequence[str]) -> str:
+    """The whole command line, as a report records it."""
+    return f"{program(command)} {shlex.join(words)}"
+
+
+def parser(command: str, doc: str | None) -> argparse.ArgumentParser:
+    """The options of a command, described by a docstring that keeps its lines."""
+    as_written = argparse.RawDescriptionHelpFormatter
+    return argparse.ArgumentParser(program(command), description=doc, formatter_class=as_written)
 
 
 def exit_code(work: Callable[[], str | int | None]) -> int:

@@ -14,7 +14,6 @@ tools.landscape ...` shares the examples between N ranks (`sweep` launches its r
 """
 
 import argparse
-import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -137,7 +136,7 @@ def _sweep(options: argparse.Namespace, words: Sequence[str]) -> str:
     options.out = Path(str(options.out).replace("RECIPE", path.stem))
     sizes = tuple(batch_sizes_of(options.batch_sizes))
     target = Target(sizes, rates, options.loss, options.epochs, options.least_steps)
-    typed = shlex.join(["python", "-m", "tools.landscape", *words])
+    typed = command.typed("landscape", words)
     return sweep(path, overrides, target, Launch.of(options), command=typed)
 
 

@@ -12,7 +12,6 @@ counted, and has no score. The study writes study.md, study.json, study.png and 
 run directories. `python -m tools.study.publish` puts them into results/ and into the recipes.
 """
 
-import shlex
 import sys
 
 from lbtrain.errors import RecipeError
@@ -62,7 +61,7 @@ def _study(words: list[str]) -> str:
         [Arm.read(path, launch.out, list(launch.seeds), scored[path]) for path in recipes],
         launch.out,
         title=options.title,
-        command=shlex.join(["python", "-m", "tools.study", *words]),
+        command=command.typed("study", words),
         launch=str(launch),
         overrides=overrides,
     )

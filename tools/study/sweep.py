@@ -18,7 +18,6 @@ scale your EMA"). Arms that are the same run at some batch size share it. A swee
 where it was. It writes sweep.md, sweep.json, sweep.png and sweep.html into --out.
 """
 
-import shlex
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -103,7 +102,7 @@ def main(words: list[str]) -> int:
             points,
             launch.out,
             title=options.title or arms[0].path.stem,
-            command=shlex.join(["python", "-m", "tools.study", "sweep", *words]),
+            command=command.typed("study sweep", words),
             reference=arms[0].recipe.batch_size,
             overrides=overrides,
         )

@@ -16,7 +16,6 @@ trials) and tune.html into --out.
 """
 
 import math
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -240,8 +239,7 @@ def main(words: list[str]) -> int:
     Launch.add_options(parser, launcher="python", ranks=1, seeds=1, out="runs/tune")
     parser.set_defaults(first_seed=FIRST_SEED)
     options = parser.parse_intermixed_args(words)
-    typed = shlex.join(["python", "-m", "tools.study", "tune", *words])
-    return command.exit_code(lambda: tune(options, typed))
+    return command.exit_code(lambda: tune(options, command.typed("study tune", words)))
 
 
 def tune(options: Any, typed: str) -> str:

@@ -1,0 +1,47 @@
+"""A command fails in one line, and is called what a user types."""
+
+import pytest
+
+from lbtrain.errors import Diverged, RecipeError
+from tools.kit import command
+
+
+def fails(error: BaseException):
+    def work():
+        raise error
+
+    return work
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (RecipeError("batch_size=0 must be positive"), 2, "error: batch_size=0 must be positive\n"),
+        (Diverged("the loss is NaN"), 5, "error: the loss is NaN\n"),
+        (KeyboardInterrupt(), 130, "Stopped. What has finished is kept: "),
+    ],
+)
+def test_an_error_is_one_line_and_its_exit_code(error, code, said, capsys):
+    assert command.exit_code(fails(error)) == code
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith(said) and err.count("\n") == 1
+
+
+def test_text_is_printed_and_a_code_is_passed_on(capsys):
+    assert (
+        command.exit_code(lambda: "done"),
+        command.exit_code(lambda: 3),
+        command.exit_code(lambda: None),
+    ) == (
+        0,
+        3,
+        0,
+    )
+    assert capsys.readouterr().out == "done\n"
+
+
+def test_a_command_is_called_what_is_typed(monkeypatch):
+    assert command.typed("study sweep", ["a b.py", "x=1"]) == "python -m tools.study sweep 'a b.py' x=1"
+    monkeypatch.setattr(command, "__package__", "lbtrain.tools.kit")
+    assert command.program("scaling_report") == "lbtrain scaling-report"
+    assert command.parser("study", None).prog == "lbtrain study"
