@@ -263,8 +263,9 @@ def build_engine(
     """The optimizer of `model`, and the engine around both."""
     from lbtrain import optim
     from lbtrain.engines import create_engine
+    from lbtrain.plan.scaling import scaled_optimizer
 
-    optimizer = optim.create_optimizer(recipe.optimizer, model)
+    optimizer = optim.create_optimizer(scaled_optimizer(recipe), model)
     return create_engine(recipe, plan, model, optimizer, device), optimizer
 
 

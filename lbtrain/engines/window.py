@@ -66,7 +66,7 @@ class WindowedEngine:
         )
         self._check_gradients()
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group.get("lr_scale", 1.0)
         applied = self._may_update() and self._update()
         self.statistics.finish()
         self._open_window()

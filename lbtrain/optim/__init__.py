@@ -1,17 +1,18 @@
-"""Optimizers for large minibatches: LARS and LAMB, right under sharding too, and the filters that say which
+"""Optimizers for large minibatches: LARS, LAMB and Muon, right under sharding too, and the filters that say which
 parameters they adapt.
 
 They work in any loop; `docs/optimizers.md` shows how.
 """
 
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from lbtrain.recipe import OptimizerConfig
 
 from .colossalai import bind_colossalai, colossalai_shards
 from .deepspeed import bind_deepspeed, deepspeed_shards
-from .groups import ParameterRole, parameter_groups, parameter_roles
+from .groups import ParameterRole, layer_lr_scales, parameter_groups, parameter_roles
 from .lamb import LAMB
 from .lars import LARS
 from .layout import UnsupportedSharding
@@ -36,6 +37,7 @@ __all__ = [
     "create_optimizer",
     "deepspeed_shards",
     "gradient_norms",
+    "layer_lr_scales",
     "named_layers",
     "parameter_groups",
     "parameter_roles",
@@ -46,12 +48,16 @@ __all__ = [
 
 
 def create_optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.Optimizer:
-    """Make the optimizer of a recipe. Its rate is 0 until the training loop sets it, before every step."""
+    """Make the optimizer of a recipe. Its rate is 0 until the training loop sets it, before every step: to
+    the rate of the schedule times the group's "lr_scale".
+    """
     groups = parameter_groups(
         model,
         weight_decay=config.weight_decay,
         no_decay=list(config.no_decay),
         no_trust_ratio=list(config.no_trust_ratio),
+        no_muon=list(config.no_muon) if config.name == "muon" else None,
+        lr_scales=layer_lr_scales(model, config.layer_decay, config.head_lr_ratio),
     )
     if config.name == "sgd":
         return create_sgd(groups, momentum=config.momentum, nesterov=config.nesterov)
@@ -76,4 +82,27 @@ def create_optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.O
             bias_correction=config.bias_correction,
             trust_clip=config.trust_clip,
         )
-    raise ValueError(f"optimizer.name={config.name!r} is not known; write sgd, lars or lamb")
+    betas = (config.beta1, config.beta2)
+    if config.name == "adamw":
+        return torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=config.eps)
+    if config.name == "nadamw":
+        from timm.optim import NAdamW
+
+        return NAdamW(groups, lr=0.0, betas=betas, eps=config.eps)
+    if config.name == "muon":
+        for group in groups:
+            group["lr_scale"] *= 1.0 if group["use_muon"] else config.adamw_lr_ratio
+        return Muon(
+            groups,
+            lr=0.0,
+            momentum=config.momentum,
+            nesterov=config.nesterov,
+            newton_schulz_steps=config.newton_schulz_steps,
+            rate_adjustment=config.rate_adjustment,
+            betas=betas,
+            eps=config.eps,
+            process_group=dist.group.WORLD if dist.is_initialized() else None,
+        )
+    raise ValueError(
+        f"optimizer.name={config.name!r} is not known; use sgd, lars, lamb, adamw, nadamw or muon"
+    )

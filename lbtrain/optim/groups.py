@@ -9,7 +9,7 @@ other way about.
 import difflib
 import fnmatch
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from torch import nn
@@ -34,28 +34,31 @@ def parameter_groups(
     no_decay: Sequence[str] = KINDS,
     no_trust_ratio: Sequence[str] = KINDS,
     no_muon: Sequence[str] | None = None,
+    lr_scales: Mapping[str, float] | None = None,
 ) -> list[dict[str, Any]]:
     """Split the trainable parameters of `model` into torch parameter groups: decayed or not, with a trust
     ratio or not, and, where `no_muon` is given, Muon's or not.
 
     An entry of `no_decay` or `no_trust_ratio` is `norm` (every parameter of a normalisation layer), `bias`
     (every parameter called bias) or a pattern for whole parameter names (`head.*`). The groups carry
-    `params`, `param_names`, `weight_decay`, `use_trust_ratio` and `use_muon`; they keep the model's order; a tied parameter is in
+    `params`, `param_names`, `weight_decay`, `use_trust_ratio`, `lr_scale` (of `lr_scales`, by name) and `use_muon`; they keep the model's order; a tied parameter is in
     one group, once, under its first name. Works on a model on the meta device.
     """
-    parameters = dict(_trainable(model))
-    groups: dict[tuple[bool, bool, bool], dict[str, Any]] = {}
+    parameters, scales = dict(_trainable(model)), lr_scales or {}
+    groups: dict[tuple[bool, bool, bool, float], dict[str, Any]] = {}
     roles = parameter_roles(model, no_decay=no_decay, no_trust_ratio=no_trust_ratio, no_muon=no_muon)
     for role in roles:
-        blank = {
+        scale = scales.get(role.name, 1.0)
+        blank: dict[str, Any] = {
             "params": [],
             "param_names": [],
             "weight_decay": weight_decay if role.decay else 0.0,
             "use_trust_ratio": role.use_trust_ratio,
+            "lr_scale": scale,
         }
         if no_muon is not None:
             blank["use_muon"] = role.use_muon
-        group = groups.setdefault((role.use_muon, role.decay, role.use_trust_ratio), blank)
+        group = groups.setdefault((role.use_muon, role.decay, role.use_trust_ratio, scale), blank)
         group["params"].append(parameters[role.name])
         group["param_names"].append(role.name)
     return [groups[key] for key in sorted(groups, reverse=True)]
@@ -106,6 +109,29 @@ def _muon_names(model: nn.Module, no_muon: Sequence[str], names: list[str]) -> s
         if name in names and name not in excluded and getattr(module, "groups", 1) == 1
         and 1 < module.weight.shape[0] < module.weight.numel()
     }  # fmt: skip
+
+
+def layer_lr_scales(model: nn.Module, layer_decay: float, head_ratio: float) -> dict[str, float]:
+    """By name, what the learning rate of each parameter is multiplied with, where it is not 1.
+
+    `layer_decay` to the power of the number of layers between it and the classifier, the layers counted as
+    timm's `param_groups_layer_decay` counts them; `head_ratio` for the classifier. Raises ValueError for a
+    model that does not say which of its layers follow each other.
+    """
+    scales: dict[str, float] = {}
+    if layer_decay != 1:
+        from timm.optim import param_groups_layer_decay
+
+        if not hasattr(model, "group_matcher"):
+            raise ValueError(f"layer_decay={layer_decay} needs a model with group_matcher, as timm's have")
+        names = {id(parameter): name for name, parameter in model.named_parameters()}
+        for group in param_groups_layer_decay(model, weight_decay=0.0, layer_decay=layer_decay):
+            scales |= {names[id(parameter)]: group["lr_scale"] for parameter in group["params"]}
+    if head_ratio != 1:
+        if not _head_names(model):
+            raise ValueError(f"head_lr_ratio={head_ratio} needs a model with get_classifier, as timm's have")
+        scales |= {name: scales.get(name, 1.0) * head_ratio for name in _head_names(model)}
+    return scales
 
 
 def _head_names(model: nn.Module) -> set[str]:

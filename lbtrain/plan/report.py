@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lbtrain.plan.plan import Plan
+from lbtrain.plan.scaling import scaled_optimizer
 from lbtrain.recipe import Recipe
 
 GIB = 2**30
@@ -41,11 +42,22 @@ def rows(plan: Plan) -> dict[str, str]:
         "parameters": f"{statistics.parameters:,}",
         "without weight decay": f"{statistics.not_decayed:,}",
         "without trust ratio": f"{statistics.without_trust_ratio:,}",
+        "optimizer": _optimizer(plan),
         "gradient clipping": f"norm {clip:g}" if clip else "none",
         "precision": recipe.precision + (", channels last" if recipe.channels_last else ""),
         "engine": plan.engine + sharded,
         "memory per rank (estimate)": f"{sum(plan.memory.values()) / GIB:.3g} GiB",
     }
+
+
+def _optimizer(plan: Plan) -> str:
+    config = scaled_optimizer(plan.recipe)
+    moments = f"beta1 {config.beta1:.6g}, beta2 {config.beta2:.6g}, epsilon {config.eps:.3g}"
+    if config.name == "muon":
+        rest = plan.statistics.parameters - plan.statistics.muon
+        return f"muon for {plan.statistics.muon:,} parameters, adamw for {rest:,} ({moments})"
+    scaled = " by the square-root rule" if config != plan.recipe.optimizer else ""
+    return f"{config.name}, {moments}{scaled}" if config.name in ("adamw", "nadamw") else config.name
 
 
 def _growth(plan: Plan) -> str:
@@ -89,7 +101,7 @@ def notes(plan: Plan) -> list[str]:
             grown < len(schedule.batch_growth)
         ),
         f"The linear rule is SGD's: {optimizer.upper()} has been reproduced best with schedule.rule=sqrt and "
-        "schedule.warmup_rule=linear.": optimizer != "sgd" and linear,
+        "schedule.warmup_rule=linear.": optimizer in ("lars", "lamb") and linear,
         f"{random} of the backbone keep their random initial values: model.weights is empty. Set it to a "
         "file of "
         "trained weights.": random,

@@ -2,12 +2,14 @@
 the schedule is stretched.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
 
+from lbtrain.errors import RecipeError
 from lbtrain.plan.schedules import LearningRate, lr_from_table, scale_lr
-from lbtrain.recipe import Recipe, ScheduleConfig
+from lbtrain.recipe import OptimizerConfig, Recipe, ScheduleConfig
 from lbtrain.recipe.durations import Duration
 
 
@@ -46,6 +48,26 @@ def peak_lr(recipe: Recipe) -> float:
         return lr_from_table(rate.table, recipe.batch_size)
     pair: Any = rate.base_lr, rate.base_batch_size, recipe.batch_size, rate.rule
     return scale_lr(*pair, momentum=recipe.optimizer.momentum, base_momentum=rate.base_momentum)
+
+
+def scaled_optimizer(recipe: Recipe) -> OptimizerConfig:
+    """The optimizer's settings at the recipe's batch size. Under the square-root rule the moments of AdamW and
+    NAdamW follow the batch too, with k = batch_size / base_batch_size: 1 - beta is multiplied by k, and
+    epsilon divided by sqrt(k) (Malladi et al. 2022, definition 5.2). Raises RecipeError where a beta would be
+    negative.
+    """
+    config, factor = recipe.optimizer, recipe.batch_size / recipe.schedule.base_batch_size
+    if recipe.schedule.rule != "sqrt" or config.name not in ("adamw", "nadamw"):
+        return config
+    beta1, beta2 = (1 - factor * (1 - beta) for beta in (config.beta1, config.beta2))
+    if min(beta1, beta2) < 0:
+        largest = int(recipe.schedule.base_batch_size / (1 - min(config.beta1, config.beta2)))
+        raise RecipeError(
+            f"batch_size={recipe.batch_size} is {factor:g} times schedule.base_batch_size: under the "
+            f"square-root rule optimizer.beta1 would become {beta1:g} and beta2 {beta2:g}. Use "
+            f"batch_size={largest} or less, or schedule.rule=none with betas of its own."
+        )
+    return dataclasses.replace(config, beta1=beta1, beta2=beta2, eps=config.eps / factor**0.5)
 
 
 def warmup_start(rate: ScheduleConfig, peak: float) -> float:

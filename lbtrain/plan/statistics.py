@@ -29,6 +29,8 @@ class ModelStatistics:
     activation_bytes_per_image: int
     without_gradient: tuple[str, ...] = ()
     """Parameters on which the loss does not depend. They are not trained, under any engine."""
+    muon: int = 0
+    """How many of the parameters are Muon's; it leaves the rest to AdamW."""
 
     def notes(self) -> list[str]:
         """What a person should know of the model before it is trained."""
@@ -51,14 +53,19 @@ def model_statistics(recipe: Recipe, dataset: DatasetInfo) -> ModelStatistics:
     freeze(model, without_gradient)
     try:
         roles = optim.parameter_roles(
-            model, no_decay=recipe.optimizer.no_decay, no_trust_ratio=recipe.optimizer.no_trust_ratio
+            model,
+            no_decay=recipe.optimizer.no_decay,
+            no_trust_ratio=recipe.optimizer.no_trust_ratio,
+            no_muon=recipe.optimizer.no_muon if recipe.optimizer.name == "muon" else None,
         )
+        optim.layer_lr_scales(model, recipe.optimizer.layer_decay, recipe.optimizer.head_lr_ratio)
     except ValueError as error:
-        raise RecipeError(f"optimizer.no_decay or optimizer.no_trust_ratio: {error}") from error
+        raise RecipeError(f"The optimizer's filters do not fit the model: {error}") from error
     return ModelStatistics(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         not_decayed=sum(role.numel for role in roles if not role.decay),
         without_trust_ratio=sum(role.numel for role in roles if not role.use_trust_ratio),
+        muon=sum(role.numel for role in roles if role.use_muon),
         batch_norm_layers=batch_norm_layers,
         activation_bytes_per_image=activation_bytes,
         without_gradient=without_gradient,
@@ -124,9 +131,11 @@ def memory_estimate(
     """
     stage = recipe.zero_stage_under(engine)
     tensor = 4 * statistics.parameters
-    states = (
-        tensor * {"sgd": 1 if recipe.optimizer.momentum else 0, "lars": 1, "lamb": 2}[recipe.optimizer.name]
-    )
+    states = {
+        "sgd": tensor if recipe.optimizer.momentum else 0,
+        "lars": tensor,
+        "muon": 2 * tensor - 4 * statistics.muon,
+    }.get(recipe.optimizer.name, 2 * tensor)
     width = 1 if recipe.precision == "fp32" else 2
     return {
         "weights": tensor // (world_size if stage >= 3 else 1)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from lbtrain.errors import RecipeError
 from lbtrain.plan.batching import Phase
-from lbtrain.plan.scaling import regime_factor
+from lbtrain.plan.scaling import regime_factor, scaled_optimizer
 from lbtrain.recipe import Recipe, inactive_keys, value_of, written
 
 SHARDING = ("deepspeed", "colossalai")
@@ -80,6 +80,7 @@ def _check_durations(recipe: Recipe) -> None:
 
 def _check_schedule(recipe: Recipe) -> None:
     rate = recipe.schedule
+    scaled_optimizer(recipe)  # rejects betas that the square-root rule makes negative
     if rate.warmup_start_lr is not None and rate.warmup_start_share is not None:
         raise RecipeError(
             "schedule.warmup_start_lr and schedule.warmup_start_share both say where the warm-up starts. "

@@ -61,14 +61,14 @@ def test_resuming_on_another_world_goes_on_alike(oracle, tmp_path, engine, world
     assert relative_difference(resumed.losses, oracle.losses) < 1e-5
 
 
-@pytest.fixture(scope="module", params=["sgd", "lars", "lamb"])
+@pytest.fixture(scope="module", params=["sgd", "lars", "lamb", "adamw", "nadamw", "muon"])
 def clipped_oracle(request, tmp_path_factory) -> tuple[dict, Outcome]:
     """Plain torch on one process with each optimizer, and clipping that acts: the gradient norms of these
     steps lie above 0.1.
     """
     # Rates at which training is stable: an unstable one amplifies the last digit of a sum into a difference
     # of its own.
-    rates = {"sgd": 0.05, "lars": 1.0, "lamb": 0.01}
+    rates = {"sgd": 0.05, "lars": 1.0, "lamb": 0.01, "adamw": 0.002, "nadamw": 0.002, "muon": 0.01}
     rate = rates[request.param]
     changes = dict(
         optimizer=dict(name=request.param, clip_norm=0.1),
