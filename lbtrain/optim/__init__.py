@@ -1,5 +1,5 @@
-"""Optimizers for large minibatches: LARS, LAMB and Muon, right under sharding too, and the filters that say which
-parameters they adapt.
+"""Optimizers for large minibatches: LARS, LAMB and Muon, right under sharding too, and the filters that say
+which parameters they adapt.
 
 They work in any loop; `docs/optimizers.md` shows how.
 """

@@ -1,4 +1,5 @@
-"""Which parameters are decayed, which take a layer-wise step, and which are Muon's: filters that are set apart.
+"""Which parameters are decayed, which take a layer-wise step, and which are Muon's: filters that are set
+apart.
 
 Weight decay on norm parameters and biases costs accuracy at large batches (Goyal et al. 2017, section 5.3;
 Hoffer et al. 2019), and so does adapting their learning rate (0.7 to 1.9 points in public LARS
@@ -41,8 +42,9 @@ def parameter_groups(
 
     An entry of `no_decay` or `no_trust_ratio` is `norm` (every parameter of a normalisation layer), `bias`
     (every parameter called bias) or a pattern for whole parameter names (`head.*`). The groups carry
-    `params`, `param_names`, `weight_decay`, `use_trust_ratio`, `lr_scale` (of `lr_scales`, by name) and `use_muon`; they keep the model's order; a tied parameter is in
-    one group, once, under its first name. Works on a model on the meta device.
+    `params`, `param_names`, `weight_decay`, `use_trust_ratio`, `lr_scale` (of `lr_scales`, by name) and
+    `use_muon`; they keep the model's order; a tied parameter is in one group, once, under its first name.
+    Works on a model on the meta device.
     """
     parameters, scales = dict(_trainable(model)), lr_scales or {}
     groups: dict[tuple[bool, bool, bool, float], dict[str, Any]] = {}

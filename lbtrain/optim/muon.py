@@ -44,9 +44,9 @@ class Muon(LayerwiseOptimizer):
     (Liu et al. 2025), 0.2 * sqrt(max(out, in)), under which rates and weight decay of AdamW carry over.
 
     Each matrix is orthogonalised once, by one rank: under ZeRO and FSDP2 its parts travel to that rank and
-    back in two all-to-all calls a group; where every rank holds whole layers and the same gradients (DDP), give
-    their `process_group`, and the results are broadcast. A parameter without gradient counts as one with a
-    gradient of zeros, since ZeRO turns the one into the other (torch.optim.Muon skips it).
+    back in two all-to-all calls a group; where every rank holds whole layers and the same gradients (DDP),
+    give their `process_group`, and the results are broadcast. A parameter without gradient counts as one with
+    a gradient of zeros, since ZeRO turns the one into the other (torch.optim.Muon skips it).
     State: `momentum_buffer`; of AdamW `step`, `exp_avg`, `exp_avg_sq`.
     """
 

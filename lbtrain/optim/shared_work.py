@@ -1,9 +1,9 @@
 """Work on whole layers, each done once, shared between the ranks that hold parts or copies of them.
 
 Moonlight's way (Liu et al. 2025, algorithm 1) gathers every layer on every rank; Dion's (Ahn et al. 2025,
-section 3.4) and KellerJordan's deal the layers to ranks. Here layers are dealt too, and only what a rank lacks
-travels: with parts, all-to-all of exactly the parts to the owners and of the results back; with copies, a
-broadcast from each owner.
+section 3.4) and KellerJordan's deal the layers to ranks. Here layers are dealt too, and only what a rank
+lacks travels: with parts, all-to-all of exactly the parts to the owners and of the results back; with copies,
+a broadcast from each owner.
 """
 
 from collections.abc import Callable, Sequence
@@ -54,9 +54,11 @@ class SharedWork:
         return self.shapes == [part.shape for part in slices] and own == self._held(slices)
 
     def run(self, tensors: Sequence[Tensor], function: Function) -> list[Tensor]:
-        """`function` of every whole layer, and of each the part that lies here. Collective with several ranks.
+        """`function` of every whole layer, and of each the part that lies here. Collective with several
+        ranks.
 
-        `tensors` are this rank's parts (or copies) of the layers; `function` maps a layer to one of its shape.
+        `tensors` are this rank's parts (or copies) of the layers; `function` maps a layer to one of its
+        shape.
         """
         if self.sharded_over is not None:
             return self._over_parts(tensors, function)

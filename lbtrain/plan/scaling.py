@@ -51,8 +51,8 @@ def peak_lr(recipe: Recipe) -> float:
 
 
 def scaled_optimizer(recipe: Recipe) -> OptimizerConfig:
-    """The optimizer's settings at the recipe's batch size. Under the square-root rule the moments of AdamW and
-    NAdamW follow the batch too, with k = batch_size / base_batch_size: 1 - beta is multiplied by k, and
+    """The optimizer's settings at the recipe's batch size. Under the square-root rule the moments of AdamW
+    and NAdamW follow the batch too, with k = batch_size / base_batch_size: 1 - beta is multiplied by k, and
     epsilon divided by sqrt(k) (Malladi et al. 2022, definition 5.2). Raises RecipeError where a beta would be
     negative.
     """
