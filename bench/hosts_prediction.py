@@ -42,9 +42,23 @@ SWEEP, POINTS = "sweep", "points"
 
 def study(out: Path, hostfile: str, steps: int) -> Study:
     options = argparse.Namespace(
-        out=out, launcher="torchrun", port=29600, timeout=300, per_gpu_batch=None, repeats=1, zero=None, accumulation=[1], mode=["weak"],
-        data=["synthetic"], gpus=[1, 2, 4], collectives=False, warmup=0, steps=steps, recipe=RECIPE, overrides=[],
-    )  # fmt: skip
+        out=out,
+        launcher="torchrun",
+        port=29600,
+        timeout=300,
+        per_gpu_batch=None,
+        repeats=1,
+        zero=None,
+        accumulation=[1],
+        mode=["weak"],
+        data=["synthetic"],
+        gpus=[1, 2, 4],
+        collectives=False,
+        warmup=0,
+        steps=steps,
+        recipe=RECIPE,
+        overrides=[],
+    )
     return Study(options, read_hostfile(hostfile), recipe)
 
 

@@ -44,8 +44,9 @@ measures again, and `make bench-check` compares new ratios with these.
 NOT_MET = """\
 ## Aims that were not met
 
-Photos that are larger than ImageNet's were made by enlarging those. On ZeRO-1 shards the norms of whole layers must be
-known before the update reads the same memory again; a step on whole layers need not wait for them.
+Photos that are larger than ImageNet's were made by enlarging those. On ZeRO-1 shards the norms of whole
+layers must be known before the update reads the same memory again; a step on whole layers need not wait for
+them.
 
 """
 

@@ -223,7 +223,9 @@ def by_kind(lines: Sequence[Line]) -> dict[str, list[Line]]:
 
 
 def question_for(row: Row, rows: Sequence[Row]) -> tuple[Question, WhatIf]:
-    """The flags that a row's own words give, and the change from the batch that its baseline was measured at."""
+    """The flags that a row's own words give, and the change from the batch that its baseline was measured
+    at.
+    """
     gpu, text = _gpu(row["gpu_type"]), f"{row['interconnect']}; {row['gpu_type']}; {row['note']}"
     gpus_per_node = int(_found(r"(\d+)[ -]GPUs? (?:each|per|node)", text) or 8)
     measured_on = int(row["baseline_gpus"] or min(gpus_per_node, int(row["gpus"])))

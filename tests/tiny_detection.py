@@ -22,9 +22,19 @@ TINY: dict[str, Any] = dict(
         library="torchvision",
         name="resnet18",
         args=dict(
-            backbone=dict(layers=[1, 1, 1, 1], channels=[8, 16, 16, 16]), channels=16, box_features=16, mask_channels=16, mask_layers=1,
-            smallest_anchor=8, rpn_batch_size_per_image=32, rpn_pre_nms_top_n_train=50, rpn_pre_nms_top_n_test=50,
-            rpn_post_nms_top_n_train=20, rpn_post_nms_top_n_test=20, box_batch_size_per_image=16, box_detections_per_img=5,
+            backbone=dict(layers=[1, 1, 1, 1], channels=[8, 16, 16, 16]),
+            channels=16,
+            box_features=16,
+            mask_channels=16,
+            mask_layers=1,
+            smallest_anchor=8,
+            rpn_batch_size_per_image=32,
+            rpn_pre_nms_top_n_train=50,
+            rpn_pre_nms_top_n_test=50,
+            rpn_post_nms_top_n_train=20,
+            rpn_post_nms_top_n_test=20,
+            box_batch_size_per_image=16,
+            box_detections_per_img=5,
             box_score_thresh=0.0,
         ),
     ),
@@ -33,7 +43,7 @@ TINY: dict[str, Any] = dict(
     log_every="1it",
     evaluate_every="1dur",
     checkpoint=dict(every="3it"),
-)  # fmt: skip
+)
 
 
 def tiny(**changes: Any) -> Recipe:

@@ -194,7 +194,9 @@ class Lanczos:
         self._next = _unit(start)
 
     def step(self) -> bool:
-        """False once the basis spans all that the start vector reaches: then the eigenvalues found are exact."""
+        """False once the basis spans all that the start vector reaches: then the eigenvalues found are
+        exact.
+        """
         if self.basis:
             self.off_diagonal.append(self.residual)
         self.basis.append(self._next)

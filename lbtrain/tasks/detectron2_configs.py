@@ -84,7 +84,9 @@ def _lazy_with(config: Any, recipe: Recipe, num_classes: int) -> Any:
 
 
 def _set(config: Any, name: str, value: Any, recipe: Recipe) -> None:
-    """Not LazyConfig.apply_overrides, which takes words, and without hydra cannot read a string among them."""
+    """Not LazyConfig.apply_overrides, which takes words, and without hydra cannot read a string among
+    them.
+    """
     needed = name.rpartition(".")[0] if name.startswith(_PARTS) else name
     try:
         if OmegaConf.select(config, needed, default=config) is config:  # OmegaConf.update would make it

@@ -98,7 +98,9 @@ def seed_sampling(model: nn.Module) -> _Seeds:
 
 
 def _forward(model: nn.Module, forward: Callable[..., Any], batch: MappedBatch) -> Any:
-    """The losses by name in training, else per image boxes, labels (1 for the first class), scores and masks."""
+    """The losses by name in training, else per image boxes, labels (1 for the first class), scores and
+    masks.
+    """
     from detectron2.utils.events import EventStorage
 
     cast(Any, model).seeds.expect(batch.keys)

@@ -40,9 +40,21 @@ from lbtrain.tasks.backbones import STRIDES
 Losses = dict[str, Tensor]
 
 _SET_HERE = {
-    "backbone", "num_classes", "min_size", "max_size", "image_mean", "image_std", "rpn_anchor_generator", "rpn_head", "box_roi_pool",
-    "box_head", "box_predictor", "mask_roi_pool", "mask_head", "mask_predictor",
-}  # fmt: skip
+    "backbone",
+    "num_classes",
+    "min_size",
+    "max_size",
+    "image_mean",
+    "image_std",
+    "rpn_anchor_generator",
+    "rpn_head",
+    "box_roi_pool",
+    "box_head",
+    "box_predictor",
+    "mask_roi_pool",
+    "mask_head",
+    "mask_predictor",
+}
 """Arguments of torchvision's MaskRCNN that `Detector` gives itself, or that are for the transform which it
 replaces.
 """

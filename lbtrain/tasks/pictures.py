@@ -63,7 +63,9 @@ def _masks(detections: list[dict[str, Any]], sample: Sample) -> Tensor:
 
 
 def _on_image(sample: Sample, masks: Tensor, labels: list[int], words: list[str]) -> NDArray[np.uint8]:
-    """Enlarged or reduced to `_HEIGHT` pixels before anything is drawn, so that lines and letters are sharp."""
+    """Enlarged or reduced to `_HEIGHT` pixels before anything is drawn, so that lines and letters are
+    sharp.
+    """
     width = max(1, round(sample.pixels.shape[1] * _HEIGHT / sample.pixels.shape[0]))
     image = torch.from_numpy(np.array(Image.fromarray(sample.pixels).resize((width, _HEIGHT)))).permute(
         2, 0, 1

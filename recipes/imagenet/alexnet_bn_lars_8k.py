@@ -1,7 +1,7 @@
 """AlexNet-BN on ImageNet at 8,192 images a step with LARS (You et al. 2017, Table 3b).
 
-batch_size=16384 schedule.base_lr=23 and batch_size=32768 schedule.base_lr=22 are its further rows (errors of 40.7 and
-42.2 %).
+batch_size=16384 schedule.base_lr=23 and batch_size=32768 schedule.base_lr=22 are its further rows (errors of
+40.7 and 42.2 %).
 
 Run        deepspeed --hostfile hostfiles/32x8 recipes/imagenet/alexnet_bn_lars_8k.py data.root=/data/imagenet
 Published  top-1 error 39.9 % (one run)

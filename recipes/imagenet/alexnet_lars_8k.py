@@ -1,7 +1,7 @@
 """AlexNet on ImageNet at 8,192 images a step with LARS (You et al. 2017, Table 3a).
 
-batch_size=16384 schedule.base_lr=14 and batch_size=32768 schedule.base_lr=14 are its further rows (errors of 45.0 and
-53.1 %).
+batch_size=16384 schedule.base_lr=14 and batch_size=32768 schedule.base_lr=14 are its further rows (errors of
+45.0 and 53.1 %).
 
 Run        deepspeed --hostfile hostfiles/32x8 recipes/imagenet/alexnet_lars_8k.py data.root=/data/imagenet
 Published  top-1 error 41.8 % (one run)

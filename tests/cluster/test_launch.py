@@ -24,8 +24,11 @@ def _check(folder: Path, hosts: Hosts, *, slots: int, ended: subprocess.Complete
     for rank, answer in enumerate(answers):
         node, local_rank = divmod(rank, slots)
         expected = {
-            "sum": world_size * (world_size + 1) / 2, "world_size": world_size, "host": hosts.names[node], "local_rank": local_rank,
-        }  # fmt: skip
+            "sum": world_size * (world_size + 1) / 2,
+            "world_size": world_size,
+            "host": hosts.names[node],
+            "local_rank": local_rank,
+        }
         assert answer == expected
     assert len(list(folder.iterdir())) == world_size
 
@@ -51,7 +54,8 @@ from pathlib import Path
 from lbtrain.launch.hostfile import read_hostfile
 from tools.scaling_report.launchers import commands, run_together
 launcher, hostfile, log, *words = sys.argv[1:]
-started = commands(launcher, read_hostfile(hostfile), words, hostfile=Path(hostfile), port=29511, timeout_s=240)
+options = dict(hostfile=Path(hostfile), port=29511, timeout_s=240)
+started = commands(launcher, read_hostfile(hostfile), words, **options)
 status = run_together(started, Path(log), timeout_s=240)
 sys.exit(0 if status == "ok" else status + Path(log).read_text())
 """

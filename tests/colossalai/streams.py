@@ -1,4 +1,6 @@
-"""Device streams that do nothing, so that LowLevelZero runs on a CPU. For tests alone: nothing here overlaps."""
+"""Device streams that do nothing, so that LowLevelZero runs on a CPU. For tests alone: nothing here
+overlaps.
+"""
 
 import contextlib
 from collections.abc import Iterator

@@ -37,7 +37,9 @@ def test_any_world_and_accumulation_gives_the_losses_of_one_process(
 
 
 def test_a_ghost_batch_over_two_ranks_is_no_sync_batch_norm(tmp_path):
-    """TorchDDPPlugin would put SyncBatchNorm in its place, whose batch is all ranks' and which refuses CPUs."""
+    """TorchDDPPlugin would put SyncBatchNorm in its place, whose batch is all ranks' and which refuses
+    CPUs.
+    """
     ghosts = dict(bn_batch_size=32, micro_batch_size=16)
     run = train_on(2, tmp_path / "run", **COLOSSALAI, **ghosts)
     check_same_run(run, train_on(1, tmp_path / "oracle", engine="ddp", bn_batch_size=32))
@@ -98,7 +100,9 @@ def test_resuming_is_bit_identical_on_the_same_world(tmp_path, stage):
 
 
 def test_a_checkpoint_moves_from_deepspeed_over_colossalai_to_plain_torch(tmp_path):
-    """ZeRO-2 of one, ZeRO-1 of the other, then whole layers, on 2, 4 and 1 ranks: as if nothing had happened."""
+    """ZeRO-2 of one, ZeRO-1 of the other, then whole layers, on 2, 4 and 1 ranks: as if nothing had
+    happened.
+    """
     lamb = dict(
         optimizer=dict(name="lamb"),
         schedule=dict(base_lr=0.01, warmup_start_lr=0.002),

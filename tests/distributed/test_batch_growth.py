@@ -1,4 +1,6 @@
-"""A batch that grows during the run: the same run on anything, and after a stop at any step around a change."""
+"""A batch that grows during the run: the same run on anything, and after a stop at any step around a
+change.
+"""
 
 import shutil
 
@@ -9,11 +11,18 @@ import torch.nn.functional as F
 from tests.distributed.runs import Outcome, relative_difference, train_on
 
 GROWTH = dict(
-    schedule=dict(base_lr=0.05, base_batch_size=64, warmup="3it", warmup_start_lr=0.01, decay="step", milestones=["14it"],
-                  batch_growth=["5.5it:2", "14it:2"]),
+    schedule=dict(
+        base_lr=0.05,
+        base_batch_size=64,
+        warmup="3it",
+        warmup_start_lr=0.01,
+        decay="step",
+        milestones=["14it"],
+        batch_growth=["5.5it:2", "14it:2"],
+    ),
     evaluate_every="1ep",
     checkpoint=dict(every="1it", keep=99),
-)  # fmt: skip
+)
 BATCHES = [64] * 6 + [128] * 4 + [256] * 2
 """5.5 steps lie inside the sixth: the seventh is the first that begins after it. 1,280 examples end inside
 the twelfth.
@@ -82,8 +91,16 @@ SOME = [
     ("deepspeed", 2, 0, 0),
     ("accelerate", 2, 16, 0),
 ]
-REST = [("ddp", 1, 16, 0), ("ddp", 2, 0, 32), ("deepspeed", 2, 0, 32), ("deepspeed", 1, 0, 32), ("deepspeed", 2, 16, 0),
-        ("accelerate", 1, 16, 0), ("accelerate", 1, 0, 32), ("accelerate", 2, 0, 32)]  # fmt: skip
+REST = [
+    ("ddp", 1, 16, 0),
+    ("ddp", 2, 0, 32),
+    ("deepspeed", 2, 0, 32),
+    ("deepspeed", 1, 0, 32),
+    ("deepspeed", 2, 16, 0),
+    ("accelerate", 1, 16, 0),
+    ("accelerate", 1, 0, 32),
+    ("accelerate", 2, 0, 32),
+]
 
 
 @pytest.mark.parametrize(

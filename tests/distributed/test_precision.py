@@ -41,7 +41,7 @@ def test_the_losses_are_near_those_of_single_precision(tmp_path_factory, tmp_pat
 
 
 @pytest.mark.parametrize("stage", [1, pytest.param(2, marks=pytest.mark.slow), 3])
-def test_the_loss_scale_under_zero_falls_after_an_overflow_is_kept_over_a_resume_and_is_gone_before_gradients_are_clipped(
+def test_the_loss_scale_under_zero_falls_is_kept_and_is_gone_before_clipping(
     stage,
 ):
     changes = dict(

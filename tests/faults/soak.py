@@ -31,9 +31,16 @@ from tests.faults.jobs import children
 
 JOB = ["-m", "tests.faults.soak_job"]
 WORDS = [
-    "batch_size=32", "bn_batch_size=8", "model.name=cifar_resnet8", "engine=ddp", "schedule.base_lr=0.01", "schedule.decay=none",
-    "log_every=50it", "evaluate_every=1000it", "checkpoint.every=20it",
-]  # fmt: skip
+    "batch_size=32",
+    "bn_batch_size=8",
+    "model.name=cifar_resnet8",
+    "engine=ddp",
+    "schedule.base_lr=0.01",
+    "schedule.decay=none",
+    "log_every=50it",
+    "evaluate_every=1000it",
+    "checkpoint.every=20it",
+]
 WARM_UP = 2000
 """Steps before which memory may grow: the allocator still finds its size."""
 
@@ -199,7 +206,8 @@ def main() -> None:
     per_step, per_minute, spread = growth(alone.memory)
     row = {
         "bench": "soak",
-        "case": f"2 ranks, {steps} steps, a kill {options.kill_every:g} s after each start, for {options.minutes:g} minutes",
+        "case": f"2 ranks, {steps} steps, a kill {options.kill_every:g} s after each start, "
+        f"for {options.minutes:g} minutes",
         "minutes": f"{minutes:.1f}",
         "kills": lives.kills,
         "ended_by_itself": len(lives.unexpected),
@@ -211,8 +219,8 @@ def main() -> None:
         "memory_kib_per_min": f"{per_minute:.1f}",
         "memory_kib_range": f"{spread:.0f}",
         "seed": options.seed,
-        "command": f"python -m tests.faults.soak --minutes {options.minutes:g} --kill-every {options.kill_every:g} --steps {steps} "
-        f"--pause {options.pause:g} --seed {options.seed}",
+        "command": f"python -m tests.faults.soak --minutes {options.minutes:g} --kill-every {options.kill_every:g} "
+        f"--steps {steps} --pause {options.pause:g} --seed {options.seed}",
     }
     replace([row], "soak")
     print(f"written to {RESULTS / 'soak.csv'}")

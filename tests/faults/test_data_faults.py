@@ -356,8 +356,17 @@ def test_a_loader_process_outlives_the_signals_to_its_rank_but_not_the_rank(tmp_
         assert select.select([worker], [], [], 30)[0], "the rank is gone, its worker is not"
 
 
-WORDS = ["data.name=imagefolder", "data.image_size=16", "data.augmentation=imagenet", "batch_size=8", "bn_batch_size=4",
-         "micro_batch_size=4", "duration=4it", "evaluate_every=4it", "checkpoint.every=4it"]  # fmt: skip
+WORDS = [
+    "data.name=imagefolder",
+    "data.image_size=16",
+    "data.augmentation=imagenet",
+    "batch_size=8",
+    "bn_batch_size=4",
+    "micro_batch_size=4",
+    "duration=4it",
+    "evaluate_every=4it",
+    "checkpoint.every=4it",
+]
 
 
 @pytest.mark.parametrize("workers", [0, 2])

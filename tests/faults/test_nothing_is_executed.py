@@ -15,10 +15,16 @@ from tools.scaling_report import launchers
 
 ROOT = Path(__file__).parents[2]
 WORDS = [
-    "$(touch {0})", "`touch {0}`", "; touch {0};", "| touch {0}", "&& touch {0}", ("\n touch "
-                                                                                   "{0}\n"), "> {0}", "'; touch {0}; '",
+    "$(touch {0})",
+    "`touch {0}`",
+    "; touch {0};",
+    "| touch {0}",
+    "&& touch {0}",
+    ("\n touch {0}\n"),
+    "> {0}",
+    "'; touch {0}; '",
     '"; touch {0}; "',
-]  # fmt: skip
+]
 HOSTS = Hostfile(("node01", "node02"), 1)
 
 

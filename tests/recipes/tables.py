@@ -1,7 +1,7 @@
 """Published settings and results: published/*.csv, one figure a row, each with its source.
 
-`confidence` is "seen" where the number itself was read in the source, "derived" where it was computed from such
-numbers (the note gives the formula), "recalled" where it was never checked.
+`confidence` is "seen" where the number itself was read in the source, "derived" where it was computed from
+such numbers (the note gives the formula), "recalled" where it was never checked.
 """
 
 import csv

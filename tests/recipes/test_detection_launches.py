@@ -14,11 +14,33 @@ RECIPE = Path(__file__).parents[2] / "recipes/coco/mask_rcnn_shapes.py"
 BIN = Path(sys.executable).parent
 LAUNCHERS = {
     # Without an address it would ask this machine for one over ssh.
-    "deepspeed": ("deepspeed", "--hostfile", "{hostfile}", "--no_ssh_check", "--master_addr", "127.0.0.1", "--master_port", "{port}"),
-    "accelerate": ("accelerate", "launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no",
-                   "--dynamo_backend", "no", "--main_process_port", "{port}"),
+    "deepspeed": (
+        "deepspeed",
+        "--hostfile",
+        "{hostfile}",
+        "--no_ssh_check",
+        "--master_addr",
+        "127.0.0.1",
+        "--master_port",
+        "{port}",
+    ),
+    "accelerate": (
+        "accelerate",
+        "launch",
+        "--multi_gpu",
+        "--num_processes",
+        "2",
+        "--num_machines",
+        "1",
+        "--mixed_precision",
+        "no",
+        "--dynamo_backend",
+        "no",
+        "--main_process_port",
+        "{port}",
+    ),
     "ddp": ("torchrun", "--nproc_per_node", "2", "--master_port", "{port}"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.slow

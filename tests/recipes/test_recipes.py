@@ -224,7 +224,9 @@ def test_a_recipe_plans_from_8_to_256_ranks_or_names_what_would_do(path):
             plan = make_plan(recipe, world_size, engine="deepspeed", statistics=counted)
         except RecipeError as error:
             plan = _after_the_remedy(recipe, world_size, counted, str(error))
-        assert plan.split.micro_batch_size * plan.split.accumulation * plan.world_size == plan.recipe.batch_size
+        assert (
+            plan.split.micro_batch_size * plan.split.accumulation * plan.world_size == plan.recipe.batch_size
+        )
 
 
 def _after_the_remedy(recipe: Recipe, world_size: int, counted, said: str) -> Plan:

@@ -12,8 +12,18 @@ def line(
     empty = dict.fromkeys(("ours", "peer"), "1.0") | dict.fromkeys(
         ("command", "commit", "date", "hardware"), "x"
     )
-    return {**empty, "case": case, "peer_name": "peer", "ratio": ratio, "ratio_low": low, "ratio_high": high, "target": target,
-            "met": "yes", "unit": unit, "n": "3"}  # fmt: skip
+    return {
+        **empty,
+        "case": case,
+        "peer_name": "peer",
+        "ratio": ratio,
+        "ratio_low": low,
+        "ratio_high": high,
+        "target": target,
+        "met": "yes",
+        "unit": unit,
+        "n": "3",
+    }
 
 
 def test_the_page_in_the_repository_is_what_the_rows_say():

@@ -8,9 +8,16 @@ from lbtrain.launch.world import World, ancestor_commands, check_asked_for, dete
 LAUNCHED = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}
 EXPORTED_BY_COLOSSALAI = LAUNCHED | {"CUDA_DEVICE_MAX_CONNECTIONS": "1"}
 TORCHRUN_OF_COLOSSALAI = [
-    "/venv/bin/python", "/venv/bin/torchrun", "--nproc_per_node=1", "--nnodes=2", "--node_rank=1", "--master_addr=node01",
-    "--master_port=29500", "recipes/digits/digits.py", "batch_size=64",
-]  # fmt: skip
+    "/venv/bin/python",
+    "/venv/bin/torchrun",
+    "--nproc_per_node=1",
+    "--nnodes=2",
+    "--node_rank=1",
+    "--master_addr=node01",
+    "--master_port=29500",
+    "recipes/digits/digits.py",
+    "batch_size=64",
+]
 
 
 def world(size: int) -> World:

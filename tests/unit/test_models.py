@@ -35,9 +35,15 @@ def dense(inputs: int, outputs: int) -> int:
 
 def test_alexnet_has_the_parameters_of_caffes():
     by_hand = (
-        convolution(3, 96, 11) + convolution(96, 256, 5, 2) + convolution(256, 384, 3) + convolution(384, 384, 3, 2)
-        + convolution(384, 256, 3, 2) + dense(256 * 6 * 6, 4096) + dense(4096, 4096) + dense(4096, 1000)
-    )  # fmt: skip
+        convolution(3, 96, 11)
+        + convolution(96, 256, 5, 2)
+        + convolution(256, 384, 3)
+        + convolution(384, 384, 3, 2)
+        + convolution(384, 256, 3, 2)
+        + dense(256 * 6 * 6, 4096)
+        + dense(4096, 4096)
+        + dense(4096, 1000)
+    )
     assert parameters("alexnet") == by_hand == 60_965_224
     # Two batch norms for the two local response norms: a scale and a shift for each of 96 + 256 channels.
     assert parameters("alexnet_bn") == by_hand + 2 * (96 + 256)

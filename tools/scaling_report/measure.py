@@ -134,7 +134,9 @@ class Study:
         self._launches_left, self._launched, self._spent = 0, 0, 0.0
 
     def rows(self) -> list[Row]:
-        """The rows of all points before they are measured; a point that cannot be is refused in its status."""
+        """The rows of all points before they are measured; a point that cannot be is refused in its
+        status.
+        """
         options = self.options
         stages = options.zero or [self.recipe.zero_stage_under(self.engine)]
         points = itertools.product(options.mode, options.data, stages, options.accumulation, options.gpus)
@@ -148,9 +150,16 @@ class Study:
         per_gpu = self.options.per_gpu_batch or _images_at_once(self.recipe)
         batch = per_gpu * gpus * passes if mode == "weak" else self.recipe.batch_size
         row = Row(
-            gpus=gpus, nodes=len(self.hosts.subset(gpus).names), mode=mode, data=data, global_batch=batch, accumulation=passes,
-            per_gpu_batch=batch // (gpus * passes), zero_stage=stage, precision=self.recipe.precision,
-        )  # fmt: skip
+            gpus=gpus,
+            nodes=len(self.hosts.subset(gpus).names),
+            mode=mode,
+            data=data,
+            global_batch=batch,
+            accumulation=passes,
+            per_gpu_batch=batch // (gpus * passes),
+            zero_stage=stage,
+            precision=self.recipe.precision,
+        )
         if stage and self.engine not in ("deepspeed", "colossalai"):
             return dataclasses.replace(
                 row, status=f"refused: ZeRO stage {stage} needs DeepSpeed or ColossalAI, not {self.engine}"
@@ -269,7 +278,9 @@ class Study:
         )
 
     def _size(self, row: Row) -> list[str]:
-        """Synthetic images are as large as the recipe's; a detector resizes drawn shapes as it does photos."""
+        """Synthetic images are as large as the recipe's; a detector resizes drawn shapes as it does
+        photos.
+        """
         try:
             return (
                 [f"data.image_size={dataset_info(self.recipe.data).image_size}"]
@@ -293,7 +304,9 @@ class Study:
 
 
 def synthetic_data(recipe: Recipe) -> str:
-    """The data set that nobody has to fetch or decode: noise for classification, drawn shapes for detection."""
+    """The data set that nobody has to fetch or decode: noise for classification, drawn shapes for
+    detection.
+    """
     return "synthetic" if recipe.model.library == "timm" else "shapes"
 
 
@@ -305,7 +318,9 @@ def _computes_alike(recipe: Recipe) -> bool:
 
 
 def _images_at_once(recipe: Recipe) -> int:
-    """What a GPU holds where nothing else is asked for: a ghost batch, as far as the recipe allows so many."""
+    """What a GPU holds where nothing else is asked for: a ghost batch, as far as the recipe allows so
+    many.
+    """
     return min(recipe.bn_batch_size, recipe.max_micro_batch_size or recipe.bn_batch_size)
 
 

@@ -82,7 +82,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=4,
         metavar="BYTES",
         help="bytes of an exchanged value: 4 (default, also under autocast), or 2 for half-precision "
-        "gradients; or the size of all gradients as exchanged (178MB), for a model that --model does not know",
+        "gradients; or the size of all gradients as exchanged (178MB), for a model that --model does not "
+        "know",
     )
     add(
         "--mode",

@@ -69,7 +69,9 @@ def clock_for(device: torch.device) -> Clock:
 
 
 class GradientStamps:
-    """Until `end`, notes when each parameter's gradient is complete. Not for a step that exchanges gradients."""
+    """Until `end`, notes when each parameter's gradient is complete. Not for a step that exchanges
+    gradients.
+    """
 
     def __init__(self, model: nn.Module, clock: Clock):
         self._clock = clock

@@ -1,6 +1,7 @@
 """One rank of a timed launch. Started by `measure` under a launcher, by its path:
 
-    timed_run.py FOLDER STEPS exchange|no-exchange RECIPE key=value ...   every step's times: FOLDER/rankN.json
+    timed_run.py FOLDER STEPS exchange|no-exchange RECIPE key=value ...   every step's times:
+    FOLDER/rankN.json
     timed_run.py FOLDER collectives                                       all-reduces: FOLDER/collectives.json
 
 A timed recipe ends after STEPS steps, without evaluation or checkpoint. `no-exchange` leaves the gradients as

@@ -43,7 +43,9 @@ def step_seconds(ranks: Sequence[RankTimes]) -> list[float]:
 
 
 def summarize(row: Row, repeats: Sequence[Sequence[RankTimes]], alone: Sequence[RankTimes]) -> Row:
-    """`row` with what was measured: `repeats` of the real run, and `alone`, a run without gradient exchange."""
+    """`row` with what was measured: `repeats` of the real run, and `alone`, a run without gradient
+    exchange.
+    """
     assert row.global_batch
     times = [step_seconds(ranks) for ranks in repeats]
     every = sorted(second for repeat in times for second in repeat)
@@ -56,15 +58,21 @@ def summarize(row: Row, repeats: Sequence[Sequence[RankTimes]], alone: Sequence[
     return _filled(
         row,
         **rate_columns(rates, row.gpus),
-        step_p50_s=step, step_p95_s=every[int(0.95 * (len(every) - 1))],
+        step_p50_s=step,
+        step_p95_s=every[int(0.95 * (len(every) - 1))],
         compute_s=max(medians),
-        exposed_communication_s=max(0.0, step - statistics.median(step_seconds(alone))) if row.gpus > 1 else 0.0,
+        exposed_communication_s=max(0.0, step - statistics.median(step_seconds(alone)))
+        if row.gpus > 1
+        else 0.0,
         loader_wait_s=max(each.median("wait_s") for each in repeats[0]),
         # The run alone is not sharded; under ZeRO each rank updates its part.
         optimizer_s=max(each.median("optimizer_s") for each in alone) / (row.gpus if row.zero_stage else 1),
-        slowest_rank=slowest.rank, slowest_host=slowest.host, rank_spread=(max(medians) - min(medians)) / middle,
-        straggler_wait_s=_straggler_wait(alone), jitter=statistics.pstdev(own) / middle,
-    )  # fmt: skip
+        slowest_rank=slowest.rank,
+        slowest_host=slowest.host,
+        rank_spread=(max(medians) - min(medians)) / middle,
+        straggler_wait_s=_straggler_wait(alone),
+        jitter=statistics.pstdev(own) / middle,
+    )
 
 
 def own_times(alone: Sequence[RankTimes]) -> list[OwnTimes]:

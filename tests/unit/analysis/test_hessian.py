@@ -94,7 +94,9 @@ def test_the_density_puts_the_mass_where_the_eigenvalues_are(matrix):
 
 
 def test_the_moments_of_the_density_are_those_of_its_random_vectors(matrix):
-    """A Gauss quadrature is exact for z'z, z'Hz and z'HHz; the mean of z'Hz over random signs is the trace."""
+    """A Gauss quadrature is exact for z'z, z'Hz and z'HHz; the mean of z'Hz over random signs is the
+    trace.
+    """
     density = spectral_density(matrix, probes=8, steps=40)
     samples = []
     for number, (nodes, weights) in enumerate(zip(density.nodes, density.weights, strict=True)):

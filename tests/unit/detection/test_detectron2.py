@@ -32,13 +32,28 @@ LAZY = YAML.replace(".yaml", ".py")
 # Group norm: random weights with frozen statistics diverge.
 SMALL = {
     "MODEL.RESNETS.NORM": "GN",
-    "MODEL.RESNETS.DEPTH": 18, "MODEL.RESNETS.RES2_OUT_CHANNELS": 64, "MODEL.FPN.OUT_CHANNELS": 16, "MODEL.ROI_BOX_HEAD.FC_DIM": 16,
-    "MODEL.ROI_MASK_HEAD.CONV_DIM": 16, "MODEL.ROI_MASK_HEAD.NUM_CONV": 1, "MODEL.RPN.BATCH_SIZE_PER_IMAGE": 32,
-    "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": 16, "MODEL.RPN.PRE_NMS_TOPK_TRAIN": 50, "MODEL.RPN.POST_NMS_TOPK_TRAIN": 20,
-    "MODEL.RPN.PRE_NMS_TOPK_TEST": 20, "MODEL.RPN.POST_NMS_TOPK_TEST": 10, "INPUT.MIN_SIZE_TRAIN": [64, 80], "INPUT.MAX_SIZE_TRAIN": 100,
-    "INPUT.MIN_SIZE_TEST": 64, "INPUT.MASK_FORMAT": "bitmask", "SOLVER.BASE_LR": 0.005, "SOLVER.WEIGHT_DECAY": 0.1,
-    "SOLVER.WARMUP_ITERS": 8, "SOLVER.STEPS": [12, 16], "SOLVER.MAX_ITER": 20,
-}  # fmt: skip
+    "MODEL.RESNETS.DEPTH": 18,
+    "MODEL.RESNETS.RES2_OUT_CHANNELS": 64,
+    "MODEL.FPN.OUT_CHANNELS": 16,
+    "MODEL.ROI_BOX_HEAD.FC_DIM": 16,
+    "MODEL.ROI_MASK_HEAD.CONV_DIM": 16,
+    "MODEL.ROI_MASK_HEAD.NUM_CONV": 1,
+    "MODEL.RPN.BATCH_SIZE_PER_IMAGE": 32,
+    "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": 16,
+    "MODEL.RPN.PRE_NMS_TOPK_TRAIN": 50,
+    "MODEL.RPN.POST_NMS_TOPK_TRAIN": 20,
+    "MODEL.RPN.PRE_NMS_TOPK_TEST": 20,
+    "MODEL.RPN.POST_NMS_TOPK_TEST": 10,
+    "INPUT.MIN_SIZE_TRAIN": [64, 80],
+    "INPUT.MAX_SIZE_TRAIN": 100,
+    "INPUT.MIN_SIZE_TEST": 64,
+    "INPUT.MASK_FORMAT": "bitmask",
+    "SOLVER.BASE_LR": 0.005,
+    "SOLVER.WEIGHT_DECAY": 0.1,
+    "SOLVER.WARMUP_ITERS": 8,
+    "SOLVER.STEPS": [12, 16],
+    "SOLVER.MAX_ITER": 20,
+}
 
 
 @pytest.fixture(scope="module")
@@ -78,12 +93,20 @@ def lazy(root: Path, **changes) -> Recipe:
     """
     edges = "dataloader.{}.mapper.augmentations.0.short_edge_length"
     arguments = {
-        "model.backbone.bottom_up.stages.norm": "GN", "model.backbone.bottom_up.stem.norm": "GN", edges.format("train"): [64, 80],
-        edges.format("test"): 64, "dataloader.train.mapper.instance_mask_format": "bitmask", "model.roi_heads.batch_size_per_image": 16,
-        "model.proposal_generator.batch_size_per_image": 32, "model.proposal_generator.pre_nms_topk": [50, 20],
-        "model.proposal_generator.post_nms_topk": [20, 10], "optimizer.lr": 0.001, "optimizer.weight_decay": 0.1,
-        "lr_multiplier.scheduler.milestones": [12, 16, 20], "lr_multiplier.warmup_length": 8 / 20,
-    }  # fmt: skip
+        "model.backbone.bottom_up.stages.norm": "GN",
+        "model.backbone.bottom_up.stem.norm": "GN",
+        edges.format("train"): [64, 80],
+        edges.format("test"): 64,
+        "dataloader.train.mapper.instance_mask_format": "bitmask",
+        "model.roi_heads.batch_size_per_image": 16,
+        "model.proposal_generator.batch_size_per_image": 32,
+        "model.proposal_generator.pre_nms_topk": [50, 20],
+        "model.proposal_generator.post_nms_topk": [20, 10],
+        "optimizer.lr": 0.001,
+        "optimizer.weight_decay": 0.1,
+        "lr_multiplier.scheduler.milestones": [12, 16, 20],
+        "lr_multiplier.warmup_length": 8 / 20,
+    }
     rate = dict(base_lr=0.001, warmup_start_lr=0.001 / 1000)
     return small(root, model=dict(name=LAZY, args=arguments), schedule=rate).vary(**changes)
 
@@ -399,19 +422,31 @@ FROZEN = dict(batch_norm="frozen", args={})
         (dict(name="COCO-PanopticSegmentation/panoptic_fpn_R_50_1x.yaml"), "no Mask R-CNN"),
         (dict(name="COCO-PanopticSegmentation/panoptic_fpn_R_50_1x.py"), "no Mask R-CNN"),
         (dict(name="Misc/mask_rcnn_R_50_FPN_3x_syncbn.yaml"), "is a SyncBatchNorm.*MODEL.FPN.NORM"),
-        (dict(name="Misc/mask_rcnn_R_50_FPN_3x_syncbn.yaml", batch_norm="ghost"), r"backbone.fpn_lateral2.norm is a SyncBatchNorm"),
-        (dict(name="new_baselines/mask_rcnn_R_50_FPN_100ep_LSJ.py"), "SyncBatchNorm.*mask_head.conv_norm.*batch_norm=ghost"),
-        (dict(name="COCO-InstanceSegmentation/mask_rcnn_R_50_C4_1x.yaml", batch_norm="ghost"), "roi_heads.res5.*model.batch_norm=frozen"),
+        (
+            dict(name="Misc/mask_rcnn_R_50_FPN_3x_syncbn.yaml", batch_norm="ghost"),
+            r"backbone.fpn_lateral2.norm is a SyncBatchNorm",
+        ),
+        (
+            dict(name="new_baselines/mask_rcnn_R_50_FPN_100ep_LSJ.py"),
+            "SyncBatchNorm.*mask_head.conv_norm.*batch_norm=ghost",
+        ),
+        (
+            dict(name="COCO-InstanceSegmentation/mask_rcnn_R_50_C4_1x.yaml", batch_norm="ghost"),
+            "roi_heads.res5.*model.batch_norm=frozen",
+        ),
         (dict(name=YAML, args={"MODEL.ROI_MASK_HEAD.NORM": "BN"}), "roi_heads.mask_head.* is a BatchNorm2d"),
         (dict(name="COCO-InstanceSegmentation/mask_rcnn_R_51_FPN_1x.yaml"), "not available in Model Zoo"),
         (dict(name=YAML, args={"MODEL.RESNETS.DEPTH": 51}), "KeyError: 51"),
         (dict(name=YAML, args={"MODEL.RESNET.DEPTH": 50}), "Non-existent key: MODEL.RESNET.DEPTH"),
         (dict(name=LAZY, args={"modle.roi_heads.num_classes": 3}), "has no modle.roi_heads.num_classes"),
         (dict(name=LAZY, args={"model.roi_head.num_classes": 3}), "has no model.roi_head, "),
-        (dict(name=LAZY, args={"dataloader.train.mapper.instance_mask_formt": "bitmask"}), "instance_mask_formt"),
+        (
+            dict(name=LAZY, args={"dataloader.train.mapper.instance_mask_formt": "bitmask"}),
+            "instance_mask_formt",
+        ),
         (dict(name=LAZY, args={"dataloader.test.mapper.augmentations.0.max_sise": 9}), "max_sise"),
     ],
-)  # fmt: skip
+)
 def test_a_config_that_cannot_be_trained_is_refused_in_the_plan(root, model, said):
     recipe = small(root, model=FROZEN | model)
     with pytest.raises(RecipeError, match=said):
@@ -424,11 +459,16 @@ def test_a_config_that_cannot_be_trained_is_refused_in_the_plan(root, model, sai
         # As the refusals of these say.
         ("Misc/mask_rcnn_R_50_FPN_3x_syncbn.yaml", dict.fromkeys(_YAML_NORM_KEYS, "GN"), "ghost"),
         ("new_baselines/mask_rcnn_R_50_FPN_100ep_LSJ.py", dict.fromkeys(_LAZY_NORM_KEYS, "GN"), "ghost"),
-        (YAML, {}, "ghost"), (YAML, {"MODEL.FPN.NORM": "BN"}, "ghost"), (LAZY, {}, "frozen"), (LAZY, {}, "ghost"),
-        ("COCO-InstanceSegmentation/mask_rcnn_R_50_C4_1x.yaml", {}, "frozen"), ("Misc/cascade_mask_rcnn_R_50_FPN_1x.yaml", {}, "frozen"),
-        ("Misc/mask_rcnn_R_50_FPN_3x_gn.yaml", {}, "frozen"), ("COCO-InstanceSegmentation/mask_rcnn_R_50_DC5_1x.yaml", {}, "ghost"),
+        (YAML, {}, "ghost"),
+        (YAML, {"MODEL.FPN.NORM": "BN"}, "ghost"),
+        (LAZY, {}, "frozen"),
+        (LAZY, {}, "ghost"),
+        ("COCO-InstanceSegmentation/mask_rcnn_R_50_C4_1x.yaml", {}, "frozen"),
+        ("Misc/cascade_mask_rcnn_R_50_FPN_1x.yaml", {}, "frozen"),
+        ("Misc/mask_rcnn_R_50_FPN_3x_gn.yaml", {}, "frozen"),
+        ("COCO-InstanceSegmentation/mask_rcnn_R_50_DC5_1x.yaml", {}, "ghost"),
     ],
-)  # fmt: skip
+)
 def test_other_configs_are_not(root, name, args, batch_norm):
     recipe = small(root, model=dict(name=name, args=args, batch_norm=batch_norm))
     assert model_statistics(recipe, dataset_info(recipe.data)).parameters > 10**7

@@ -89,9 +89,19 @@ def test_frozen_layers_have_the_names_that_the_network_has_alone():
 
 
 BACKBONES = [
-    "resnet18", "resnext26ts", "regnetx_002", "efficientnet_b0", "mobilenetv3_small_050", "densenet121", "vgg11_bn", "convnext_atto",
-    "repvgg_a0", "seresnet18", "mvitv2_tiny", "tresnet_m",
-]  # fmt: skip
+    "resnet18",
+    "resnext26ts",
+    "regnetx_002",
+    "efficientnet_b0",
+    "mobilenetv3_small_050",
+    "densenet121",
+    "vgg11_bn",
+    "convnext_atto",
+    "repvgg_a0",
+    "seresnet18",
+    "mvitv2_tiny",
+    "tresnet_m",
+]
 
 
 @pytest.mark.parametrize("name", BACKBONES)
@@ -233,10 +243,13 @@ LAZY = dict(
 @pytest.mark.parametrize(
     "name",
     [
-        "model.roi_heads.batch_size_per_image", "dataloader.train.mapper.augmentations.0.max_size", "dataloader.train.mapper.use_keypoint",
-        "optimizer.lr", "optimizer.eps",
+        "model.roi_heads.batch_size_per_image",
+        "dataloader.train.mapper.augmentations.0.max_size",
+        "dataloader.train.mapper.use_keypoint",
+        "optimizer.lr",
+        "optimizer.eps",
     ],
-)  # fmt: skip
+)
 def test_a_key_of_a_lazy_config_that_is_read_is_set(name):
     model = dict(library="detectron2", batch_norm="frozen", args={name: 3})
     config = _lazy_with(OmegaConf.create(LAZY), Recipe().vary(model=model), 4)
@@ -246,10 +259,15 @@ def test_a_key_of_a_lazy_config_that_is_read_is_set(name):
 @pytest.mark.parametrize(
     "name",
     [
-        "modle.roi_heads.num_classes", "model.roi_head.num_classes", "optimizer.lrr", "dataloader.train.maper.use_keypoint", "lr",
-        "dataloader.train.mapper.augmentations.7.max_size", "dataloader.trian.mapper.use_keypoint",
+        "modle.roi_heads.num_classes",
+        "model.roi_head.num_classes",
+        "optimizer.lrr",
+        "dataloader.train.maper.use_keypoint",
+        "lr",
+        "dataloader.train.mapper.augmentations.7.max_size",
+        "dataloader.trian.mapper.use_keypoint",
     ],
-)  # fmt: skip
+)
 def test_a_key_that_a_lazy_config_would_take_and_nobody_read_is_refused(name):
     recipe = Recipe().vary(model=dict(library="detectron2", name="x.py", batch_norm="frozen", args={name: 3}))
     with pytest.raises(RecipeError, match=name):

@@ -28,8 +28,10 @@ def found(mask: np.ndarray, score: float) -> dict:
 def test_a_mask_too_thin_for_the_picture_is_left_out_of_it():
     thin, thick = np.zeros((1280, 960), np.uint8), np.zeros((1280, 960), np.uint8)
     thin[1], thick[400:800, 400:800] = 1, 1
-    with_it, without = (drawn([sample(1280, 960, *masks)], [[found(mask, 0.9) for mask in masks]], NAMES, LABELS)
-                        for masks in ((thin, thick), (thick,)))  # fmt: skip
+    with_it, without = (
+        drawn([sample(1280, 960, *masks)], [[found(mask, 0.9) for mask in masks]], NAMES, LABELS)
+        for masks in ((thin, thick), (thick,))
+    )
     assert with_it.shape == (2 * 324, 240 + 4, 3) and (with_it == without).all()
     assert (
         drawn([sample(1280, 960, thin)], [[found(thin, 0.9)]], NAMES, LABELS)
@@ -46,7 +48,9 @@ def test_detections_are_drawn_from_a_score_of_one_half():
 
 
 def test_labels_stay_in_the_image():
-    """A box in the last column: its word is as whole as that of one in the middle, and the frame stays white."""
+    """A box in the last column: its word is as whole as that of one in the middle, and the frame stays
+    white.
+    """
     corner = np.zeros((64, 64), np.uint8)
     corner[60:, 60:] = 1
     picture = drawn([sample(64, 64, corner)], [[]], ("a long name",), {7: 1})

@@ -92,7 +92,9 @@ def test_torchs_muon_refuses_what_ours_takes():
 
 
 def test_the_scale_of_a_convolution_is_its_matrix_here_and_its_kernel_in_jordans_code():
-    """There the factor is read from the last two dimensions: 1 for square kernels, 2 for this Linear's twin."""
+    """There the factor is read from the last two dimensions: 1 for square kernels, 2 for this Linear's
+    twin.
+    """
     linear, conv = nn.Parameter(torch.randn(64, 16)), nn.Parameter(torch.randn(64, 16, 1, 1))
     with torch.no_grad():
         conv.copy_(linear.view(64, 16, 1, 1))

@@ -258,7 +258,9 @@ def test_advise_prices_the_target_and_draws_it(growing: Path, capsys: pytest.Cap
 def test_mlperfs_times_to_train_follow_from_its_convergence_points(
     gpus: int, batch: int, images_per_s: float, minutes: float
 ) -> None:
-    """NVIDIA's results of MLPerf v1.1 (bench/published/scaling_2020s.csv), which nothing here was tuned to."""
+    """NVIDIA's results of MLPerf v1.1 (bench/published/scaling_2020s.csv), which nothing here was tuned
+    to.
+    """
     critical = Critical.of_mlperf("resnet")
     (option,) = options_for(
         [(gpus, batch, images_per_s)], critical_batch=critical.batch, least_examples=critical.min_examples

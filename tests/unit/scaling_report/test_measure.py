@@ -1,4 +1,6 @@
-"""measure: command lines of each launcher, a failing and a late point, resume, and the arithmetic of a row."""
+"""measure: command lines of each launcher, a failing and a late point, resume, and the arithmetic of a
+row.
+"""
 
 import argparse
 import dataclasses
@@ -148,9 +150,19 @@ def test_warmup_is_left_out_and_a_silent_rank_is_named(tmp_path: Path) -> None:
 
 def _study(folder: Path, hosts: Hostfile = ONE_HOST, **changes: object) -> Study:
     options = {
-        "out": folder, "launcher": "torchrun", "port": 29500, "timeout": 30, "per_gpu_batch": None, "repeats": 1, "zero": None,
-        "accumulation": [1], "mode": ["weak"], "data": ["synthetic"], "gpus": [2], "collectives": False,
-    }  # fmt: skip
+        "out": folder,
+        "launcher": "torchrun",
+        "port": 29500,
+        "timeout": 30,
+        "per_gpu_batch": None,
+        "repeats": 1,
+        "zero": None,
+        "accumulation": [1],
+        "mode": ["weak"],
+        "data": ["synthetic"],
+        "gpus": [2],
+        "collectives": False,
+    }
     return Study(argparse.Namespace(**options | changes), hosts, RECIPE)
 
 

@@ -109,7 +109,9 @@ LEAST_SCATTER = 0.01
 
 
 def usable(rows: Sequence[Row]) -> list[Row]:
-    """Points over several nodes that tell about the network: measured with and without exchange, unsharded."""
+    """Points over several nodes that tell about the network: measured with and without exchange,
+    unsharded.
+    """
     return [
         row
         for row in rows

@@ -67,7 +67,9 @@ class Prediction:
 
 
 class StepModel:
-    """Seconds of a step of `job` on `topology`, by cause; every size is drawn from the same uncertain world."""
+    """Seconds of a step of `job` on `topology`, by cause; every size is drawn from the same uncertain
+    world.
+    """
 
     def __init__(
         self,
