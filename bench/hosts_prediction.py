@@ -27,11 +27,11 @@ from lab.hosts import Hosts, hosts_up, why_not
 from lab.shaped import RATES, SETTLING_STEPS, STEPS_A_TURN, TURNS, recipe
 from lbtrain.launch.hostfile import read_hostfile
 from tools.kit.publish import with_block
-from tools.scaling_report.from_run import read_baseline
-from tools.scaling_report.measure import Study
+from tools.scaling_report.measure import TIMED_RUN, Study
+from tools.scaling_report.measuring.timings import RankTimes, own_times, read_ranks, summarize
+from tools.scaling_report.model.from_run import read_baseline
 from tools.scaling_report.model.step import Prediction
 from tools.scaling_report.report import Collective, Report, Row, with_efficiency
-from tools.scaling_report.timings import RankTimes, own_times, read_ranks, summarize
 
 ROOT = Path(__file__).parents[1]
 AIM = 0.05  # of efficiency on four hosts
@@ -65,9 +65,7 @@ def study(out: Path, hostfile: str, steps: int) -> Study:
 def run_inside(what: str, out: Path, hostfile: str) -> None:
     """On the first host: the all-reduce sweep of two hosts into a folder of this name, or all points."""
     if what != POINTS:
-        study(out / what, hostfile, 0).launch(
-            SWEEP, 2, [str(ROOT / "tools/scaling_report/timed_run.py"), "{folder}", "collectives"]
-        )
+        study(out / what, hostfile, 0).launch(SWEEP, 2, [*TIMED_RUN, "{folder}", "collectives"])
         return
     short, long = study(out, hostfile, ALONE_STEPS), study(out, hostfile, run_steps())
     for hosts in (1, 2, 4):

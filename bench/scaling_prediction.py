@@ -27,11 +27,11 @@ from typing import Any
 
 from bench import rows as result_rows
 from tools.kit.publish import with_block
-from tools.scaling_report.baseline import Baseline, WhatIf
 from tools.scaling_report.model.assumptions import Assumptions, Spread
+from tools.scaling_report.model.baseline import Baseline, WhatIf
 from tools.scaling_report.model.presets import GPUS
+from tools.scaling_report.model.question import Question
 from tools.scaling_report.model.step import Prediction
-from tools.scaling_report.question import Question
 
 Row = dict[str, str]
 TABLES = sorted((Path(__file__).parent / "published").glob("scaling_*.csv"))
@@ -223,8 +223,8 @@ def by_kind(lines: Sequence[Line]) -> dict[str, list[Line]]:
 
 
 def question_for(row: Row, rows: Sequence[Row]) -> tuple[Question, WhatIf]:
-    """The flags that a row's own words give, and the change from the batch that its baseline was measured
-    at.
+    """The flags that a row's own words give, and the change from the batch that its baseline was
+    measured at.
     """
     gpu, text = _gpu(row["gpu_type"]), f"{row['interconnect']}; {row['gpu_type']}; {row['note']}"
     gpus_per_node = int(_found(r"(\d+)[ -]GPUs? (?:each|per|node)", text) or 8)

@@ -27,7 +27,7 @@ from lbtrain.engines import Engine
 from lbtrain.launch.world import leave_process_group
 from lbtrain.main import run
 from lbtrain.tasks import Task
-from tools.scaling_report.stopwatch import Stopwatch, TimedTask
+from tools.scaling_report.measuring.stopwatch import Stopwatch, TimedTask
 
 PAIRS = 32  # of steps a round
 JOB = Job("cifar_resnet20", micro_batch_size=32, image_size=32, steps=2 * PAIRS)

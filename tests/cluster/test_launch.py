@@ -52,7 +52,7 @@ _START = """
 import sys
 from pathlib import Path
 from lbtrain.launch.hostfile import read_hostfile
-from tools.scaling_report.launchers import commands, run_together
+from tools.scaling_report.measuring.launchers import commands, run_together
 launcher, hostfile, log, *words = sys.argv[1:]
 options = dict(hostfile=Path(hostfile), port=29511, timeout_s=240)
 started = commands(launcher, read_hostfile(hostfile), words, **options)

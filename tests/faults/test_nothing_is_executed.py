@@ -11,7 +11,7 @@ from lbtrain import Recipe
 from lbtrain.errors import LaunchError, RecipeError
 from lbtrain.launch.hostfile import Hostfile, HostfileError, read_hostfile
 from lbtrain.runs.checkpoint import Checkpoints, Progress
-from tools.scaling_report import launchers
+from tools.scaling_report.measuring import launchers
 
 ROOT = Path(__file__).parents[2]
 WORDS = [

@@ -25,7 +25,7 @@ from ..kit.charts import Chart, look, save, tidy
 from ..kit.pages import page, paragraph, pictures
 from ..kit.tables import Table
 from . import arguments
-from .epochs import Critical, benchmarks
+from .model.epochs import Critical, benchmarks
 from .model.presets import GPUS, preset
 from .report import Report, ReportError, load, merged
 

@@ -19,6 +19,7 @@ _LOSSES = {
     "overlap": SKY,
     "communication": ORANGE,
     "stragglers": PINK,
+    "software": GREY,
     "optimizer": "#F0E442",
     "data": GREEN,
 }
@@ -36,7 +37,7 @@ def charts_of(report: Report) -> list[Chart]:
             partial(_draw_efficiency, report=report),
         ),
         Chart(
-            "what is not computing, % of a step",
+            "where the lost efficiency goes, % of a step",
             "Stacked bars: the share of a step at each number of GPUs that is spent on "
             f"{', '.join(_LOSSES)}, measured and predicted.",
             partial(_draw_shares, report=report),

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from .from_run import read_baseline, step_times
 from .model.assumptions import Assumptions
 from .model.calibrate import Fitted, FittedLink, fit_link, link_from_steps, unhidden_share, usable
+from .model.from_run import read_baseline, step_times
 from .model.jitter import Slowest, StepTimes
 from .report import Report, ReportError, load
 

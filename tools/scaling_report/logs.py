@@ -102,8 +102,7 @@ def _factor(others: Sequence[Reading], totals: Sequence[float], gpus: int) -> in
     raise ReportError(
         f"two readings: {value:,.1f} images/sec are of one process, which may hold several GPUs. On {gpus} "
         f"GPUs that is the whole job, or {value * gpus:,.1f} images/s from {gpus} processes. Say which with "
-        "--per "
-        "total or --per process"
+        "--per total or --per process"
     )
 
 

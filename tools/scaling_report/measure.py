@@ -28,8 +28,10 @@ from lbtrain.recipe import Recipe
 from lbtrain.recipe.files import load_recipe
 from lbtrain.runs.provenance import commit, hardware, versions
 
+from ..kit.start import launched
 from . import arguments
-from .launchers import LAUNCHERS, commands, run_together
+from .measuring.launchers import LAUNCHERS, commands, run_together
+from .measuring.timings import RankTimes, own_times, read_ranks, summarize
 from .report import (
     Collective,
     OwnTimes,
@@ -39,7 +41,6 @@ from .report import (
     with_data_wait,
     with_efficiency,
 )
-from .timings import RankTimes, own_times, read_ranks, summarize
 
 EXAMPLES = """\
 weak and strong scaling on 8 to 256 GPUs, synthetic against real data, three times each:
@@ -51,7 +52,7 @@ ZeRO stages side by side, two passes a step:
 this machine alone, two processes:
   measure --hostfile hostfiles/local --gpus 2 --out runs/local recipes/digits/digits.py data.image_size=32
 """
-_HERE = Path(__file__).parent
+TIMED_RUN = launched("scaling_report.measuring.timed_run")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -251,9 +252,8 @@ class Study:
         ]
         # The interval to the step before is what is timed: one step more than asked for.
         steps = self.options.warmup + self.options.steps + 1
-        script = str(_HERE / "timed_run.py")
         return [
-            script,
+            *TIMED_RUN,
             "{folder}",
             str(steps),
             exchange,
@@ -291,9 +291,7 @@ class Study:
             return []
 
     def sweep(self, gpus: int) -> list[Collective]:
-        folder, status = self.launch(
-            f"collectives-{gpus}", gpus, [str(_HERE / "timed_run.py"), "{folder}", "collectives"]
-        )
+        folder, status = self.launch(f"collectives-{gpus}", gpus, [*TIMED_RUN, "{folder}", "collectives"])
         if status != "ok":
             return []
         nodes = len(self.hosts.subset(gpus).names)

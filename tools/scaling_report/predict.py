@@ -12,13 +12,13 @@ from pathlib import Path
 from lbtrain.errors import RecipeError
 
 from . import arguments
-from .baseline import Baseline, WhatIf, parse_what_if
-from .from_run import read_baseline
+from .model.baseline import Baseline, WhatIf, parse_what_if
 from .model.comm import ALGORITHMS
+from .model.from_run import read_baseline
 from .model.layers import BYTES
 from .model.presets import GPUS, NETWORKS, NODE_LINKS
+from .model.question import Question
 from .model.step import Prediction
-from .question import Question
 from .report import Report
 
 HELP = "efficiency at sizes that were not measured, from flags alone or from a measured run"
@@ -82,8 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=4,
         metavar="BYTES",
         help="bytes of an exchanged value: 4 (default, also under autocast), or 2 for half-precision "
-        "gradients; or the size of all gradients as exchanged (178MB), for a model that --model does not "
-        "know",
+        "gradients; or the size of all gradients (178MB), for a model that --model does not know",
     )
     add(
         "--mode",

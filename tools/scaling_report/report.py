@@ -156,8 +156,8 @@ def with_efficiency(rows: Sequence[Row]) -> list[Row]:
 
 
 def with_data_wait(rows: Sequence[Row]) -> list[Row]:
-    """The rows with what real data adds to a step, where the same point was measured with synthetic data
-    too.
+    """The rows with what real data adds to a step, where the same point was measured with synthetic
+    data too.
     """
     synthetic = {_point(row): row.step_p50_s for row in rows if row.data == "synthetic" and row.step_p50_s}
     return [

@@ -1,8 +1,8 @@
 """What other tools measured: tables of nccl-tests, and traces of torch's profiler (Kineto, JSON or .json.gz).
 
 nccl-tests: the out-of-place times of all_reduce_perf; ranks and hosts from its list of devices, where it is
-there. Another collective is told by its bus bandwidth, which is 2 (n-1)/n of the algorithm's for an
-all-reduce only, and is rejected.
+there. Another collective is told by its bus bandwidth, which is 2 (n-1)/n of the algorithm's for all-reduces
+only, and is rejected.
 
 A trace of one rank: every ProfilerStep is cut into computing, exchange that computing does not hide, and
 waiting for the loader. Exchange is what NCCL's (or RCCL's) kernels take on the device, or gloo's operators on

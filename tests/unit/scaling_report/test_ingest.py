@@ -129,17 +129,13 @@ def _nccl(ranks: int, hosts: int, *, bus: float = 1.0) -> str:
     """As all_reduce_perf prints it; 10 us and 10 GB/s."""
     lines = ["# nThread 1 nGpus 1 minBytes 1024 maxBytes 1048576 step: 8(factor)", "#", "# Using devices"]
     for rank in range(ranks):
-        lines.append(
-            f"#  Rank {rank:2} Group  0 Pid {100 + rank} on node{rank * hosts // ranks} device  0 [0x07] "
-            "NVIDIA A100"
-        )
+        host = f"node{rank * hosts // ranks}"
+        lines.append(f"#  Rank {rank:2} Group  0 Pid {100 + rank} on {host} device  0 [0x07] NVIDIA A100")
     lines.append(
-        "#       size         count      type   redop    root     time   algbw   busbw #wrong     time   "
-        "algbw"
+        "#       size         count      type   redop    root     time   algbw   busbw #wrong     time"
     )
     lines.append(
-        "#        (B)    (elements)                               (us)  (GB/s)  (GB/s)            (us)  "
-        "(GB/s)"
+        "#        (B)    (elements)                               (us)  (GB/s)  (GB/s)            (us)"
     )
     for size in (1024, 65536, 4194304, 268435456):
         seconds = 10e-6 * 2 * (hosts - 1) + 2 * (ranks - 1) / ranks * size / 10e9

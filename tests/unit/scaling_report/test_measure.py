@@ -16,10 +16,10 @@ from lbtrain.errors import LaunchError
 from lbtrain.launch.hostfile import Hostfile
 from lbtrain.recipe.files import load_recipe
 from tools.scaling_report.__main__ import main
-from tools.scaling_report.launchers import LAUNCHERS, commands, run_together
 from tools.scaling_report.measure import Point, Study
+from tools.scaling_report.measuring.launchers import LAUNCHERS, commands, run_together
+from tools.scaling_report.measuring.timings import RankTimes, read_ranks, summarize
 from tools.scaling_report.report import Row, load, with_data_wait
-from tools.scaling_report.timings import RankTimes, read_ranks, summarize
 
 ONE_HOST = Hostfile(("localhost",), 1)
 FOUR_HOSTS = Hostfile(("a", "b", "c", "d"), 2)

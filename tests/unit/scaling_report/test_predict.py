@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 from tools.scaling_report.__main__ import main
+from tools.scaling_report.measuring.stopwatch import GradientStamps, HostClock
 from tools.scaling_report.model.comm import fill_buckets
 from tools.scaling_report.model.layers import count_model
 from tools.scaling_report.model.presets import GPUS, NETWORKS, NODE_LINKS
 from tools.scaling_report.report import load
-from tools.scaling_report.stopwatch import GradientStamps, HostClock
 
 BUYER = [
     "predict",

@@ -24,8 +24,8 @@ from bench.scaling_prediction import (
     width,
 )
 from tools.kit.publish import ROOT, with_block
-from tools.scaling_report import publish
 from tools.scaling_report.model.assumptions import Assumptions
+from tools.scaling_report.publish import block
 from tools.scaling_report.report import load
 
 
@@ -79,7 +79,7 @@ def test_the_tables_of_the_page_are_what_the_rows_say() -> None:
 
 def test_the_demo_of_the_page_is_what_its_result_says() -> None:
     result, page = ROOT / "results/scaling_demo.json", (ROOT / "docs/scaling.md").read_text()
-    assert with_block(page, "scaling_demo", publish.block(load(result), "scaling_demo")) == page
+    assert with_block(page, "scaling_demo", block(load(result), "scaling_demo")) == page
     assert (ROOT / "docs/scaling_demo.png").read_bytes().startswith(b"\x89PNG")
 
 

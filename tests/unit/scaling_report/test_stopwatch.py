@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from bench.stopwatch import own_seconds
-from tools.scaling_report.stopwatch import Clock, HostClock, Stopwatch, StreamClock, TimedTask
-from tools.scaling_report.timings import read_ranks
+from tools.scaling_report.measuring.stopwatch import Clock, HostClock, Stopwatch, StreamClock, TimedTask
+from tools.scaling_report.measuring.timings import read_ranks
 
 
 class _IdleEngine:

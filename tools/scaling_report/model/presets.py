@@ -186,8 +186,8 @@ GPUS: dict[str, Gpu] = {
 
 
 def named(text: str, presets: Mapping[str, Any]) -> str:
-    """The name of the preset that `text` spells, in any case and punctuation. Raises RecipeError if none
-    is.
+    """The name of the preset that `text` spells, in any case and punctuation. Raises RecipeError if
+    none is.
     """
     plain = {_plain(name): name for name in presets}
     if (found := plain.get(_plain(text))) is not None:

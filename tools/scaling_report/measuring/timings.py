@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .report import OwnTimes, ReportError, Row, rate_columns
+from ..report import OwnTimes, ReportError, Row, rate_columns
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def summarize(row: Row, repeats: Sequence[Sequence[RankTimes]], alone: Sequence[
     times = [step_seconds(ranks) for ranks in repeats]
     every = sorted(second for repeat in times for second in repeat)
     rates = [row.global_batch / second for second in _independent(times)]
-    step = statistics.median(every)
+    step, alone_s = statistics.median(every), statistics.median(step_seconds(alone))
     medians = [each.median("own_s") for each in alone]
     slowest = max(alone, key=lambda each: each.median("own_s"))
     own = [entry["own_s"] for each in alone for entry in each.steps]
@@ -58,21 +58,16 @@ def summarize(row: Row, repeats: Sequence[Sequence[RankTimes]], alone: Sequence[
     return _filled(
         row,
         **rate_columns(rates, row.gpus),
-        step_p50_s=step,
-        step_p95_s=every[int(0.95 * (len(every) - 1))],
+        step_p50_s=step, step_p95_s=every[int(0.95 * (len(every) - 1))],
         compute_s=max(medians),
-        exposed_communication_s=max(0.0, step - statistics.median(step_seconds(alone)))
-        if row.gpus > 1
-        else 0.0,
+        exposed_communication_s=max(0.0, step - alone_s) if row.gpus > 1 else 0.0,
         loader_wait_s=max(each.median("wait_s") for each in repeats[0]),
         # The run alone is not sharded; under ZeRO each rank updates its part.
         optimizer_s=max(each.median("optimizer_s") for each in alone) / (row.gpus if row.zero_stage else 1),
-        slowest_rank=slowest.rank,
-        slowest_host=slowest.host,
+        slowest_rank=slowest.rank, slowest_host=slowest.host,
         rank_spread=(max(medians) - min(medians)) / middle,
-        straggler_wait_s=_straggler_wait(alone),
-        jitter=statistics.pstdev(own) / middle,
-    )
+        straggler_wait_s=_straggler_wait(alone), jitter=statistics.pstdev(own) / middle,
+    )  # fmt: skip
 
 
 def own_times(alone: Sequence[RankTimes]) -> list[OwnTimes]:

@@ -1,28 +1,19 @@
-"""One rank of a timed launch. Started by `measure` under a launcher, by its path:
+"""One rank of a timed launch. A launcher starts it through tools/kit/start.py:
 
-    timed_run.py FOLDER STEPS exchange|no-exchange RECIPE key=value ...   every step's times:
-    FOLDER/rankN.json
-    timed_run.py FOLDER collectives                                       all-reduces: FOLDER/collectives.json
+    FOLDER STEPS exchange|no-exchange RECIPE key=value ...   times of every step: FOLDER/rankN.json
+    FOLDER collectives                                       all-reduces: FOLDER/collectives.json
 
 A timed recipe ends after STEPS steps, without evaluation or checkpoint. `no-exchange` leaves the gradients as
 each rank has them, which is how computing alone is measured; the weights of such a run mean nothing. An
 all-reduce's time is the median of 7 after 2 unmeasured ones; ranks start together behind a barrier.
 """
 
-import importlib
 import json
 import statistics
 import sys
 import time
 from pathlib import Path
 from typing import Any
-
-if not __package__:  # started as a file: from a checkout, or from an installed package
-    _tools = Path(__file__).resolve().parents[1]
-    _installed = (_tools.parent / "__init__.py").exists()
-    sys.path.insert(0, str(_tools.parents[1] if _installed else _tools.parent))
-    __package__ = f"{'lbtrain.' if _installed else ''}tools.scaling_report"
-    importlib.import_module(__package__)
 
 import torch
 import torch.distributed as dist

@@ -7,16 +7,16 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..report import Report, ReportError, Row, load
+from .assumptions import Assumptions, Spread
 from .baseline import Baseline
-from .model.assumptions import Assumptions, Spread
-from .model.calibrate import FittedLink, fit_link, link_from_steps, measured_algorithm, unhidden_share, usable
-from .model.comm import Buckets, fill_buckets
-from .model.jitter import StepTimes
-from .model.layers import BYTES, count_model
-from .model.presets import GPUS, NETWORKS, NODE_LINKS, Link, preset
-from .model.step import Job
-from .model.topology import Topology
-from .report import Report, ReportError, Row, load
+from .calibrate import FittedLink, fit_link, link_from_steps, measured_algorithm, unhidden_share, usable
+from .comm import Buckets, fill_buckets
+from .jitter import StepTimes
+from .layers import BYTES, count_model
+from .presets import GPUS, NETWORKS, NODE_LINKS, Link, preset
+from .step import Job
+from .topology import Topology
 
 
 def read_baseline(path: Path, *, network: str | None, links: int, model: str | None = None) -> Baseline:

@@ -16,7 +16,7 @@ from torch import nn
 from lbtrain.engines import Engine
 from lbtrain.tasks import Task
 
-from .model.comm import Buckets, fill_buckets
+from ..model.comm import Buckets, fill_buckets
 
 
 class Clock(Protocol):

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 from lbtrain.errors import RecipeError
 
+from .assumptions import Assumptions, Spread
 from .baseline import Baseline, Mode, WhatIf
-from .model.assumptions import Assumptions, Spread
-from .model.comm import Algorithm, fill_buckets
-from .model.layers import BYTES, Counted, count_model, evenly_spread
-from .model.presets import GPUS, NETWORKS, NODE_LINKS, preset
-from .model.step import Job, Prediction
-from .model.topology import Topology
+from .comm import Algorithm, fill_buckets
+from .layers import BYTES, Counted, count_model, evenly_spread
+from .presets import GPUS, NETWORKS, NODE_LINKS, preset
+from .step import Job, Prediction
+from .topology import Topology
 
 # JPEG decoding, random crop and normalisation of an ImageNet picture, images/s of one core. Decoding alone:
 # 360 to 860 over libraries and processors of 2020 to 2025 (imread-benchmark); the crop's resize and older

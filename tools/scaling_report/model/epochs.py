@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .report import ReportError
+from ..report import ReportError
 
 _MLPERF = Path(__file__).with_name("mlperf_epochs.csv")
 # What `tools.landscape batch RUN_DIR` and `tools.landscape sweep` write.

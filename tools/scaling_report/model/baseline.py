@@ -11,12 +11,12 @@ from typing import Any, Literal
 
 from lbtrain.errors import RecipeError
 
-from .model.assumptions import Assumptions
-from .model.comm import Algorithm
-from .model.layers import BYTES
-from .model.presets import GPUS, preset
-from .model.step import Job, Prediction, StepModel
-from .model.topology import Topology
+from .assumptions import Assumptions
+from .comm import Algorithm
+from .layers import BYTES
+from .presets import GPUS, preset
+from .step import Job, Prediction, StepModel
+from .topology import Topology
 
 Mode = Literal["weak", "strong"]
 
