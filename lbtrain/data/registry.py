@@ -93,12 +93,12 @@ def dataset_info(config: DataConfig) -> DatasetInfo:
     )
 
 
-_FOR_PHOTOS = ("classes", "crop_share", "interpolation", "validation_root", "validation_share")
+FOR_PHOTOS = ("classes", "crop_share", "interpolation", "validation_root", "validation_share")
 
 
 def _check_keys(config: DataConfig) -> None:
     """Raises RecipeError for keys that would change nothing."""
-    unused = [key for key in _FOR_PHOTOS if getattr(config, key) != getattr(DataConfig(), key)]
+    unused = [key for key in FOR_PHOTOS if getattr(config, key) != getattr(DataConfig(), key)]
     if config.name not in PHOTOS and unused:
         raise RecipeError(
             f"data.{unused[0]}={getattr(config, unused[0])}: only photos take it "

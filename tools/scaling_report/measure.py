@@ -21,10 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from lbtrain.data import dataset_info
+from lbtrain.data.registry import FOR_PHOTOS
 from lbtrain.errors import RecipeError
 from lbtrain.launch.hostfile import Hostfile, read_hostfile
 from lbtrain.plan.plan import make_plan
-from lbtrain.recipe import Recipe
+from lbtrain.recipe import DataConfig, Recipe
 from lbtrain.recipe.files import load_recipe
 from lbtrain.runs.provenance import commit, hardware, versions
 
@@ -273,9 +274,7 @@ class Study:
         ]
         if self.engine in ("deepspeed", "colossalai"):
             settings.append(f"{self.engine}.zero_stage={row.zero_stage}")
-        return (
-            [*settings, f"data.name={synthetic_data(self.recipe)}"] if row.data == "synthetic" else settings
-        )
+        return [*settings, *synthetic_settings(self.recipe)] if row.data == "synthetic" else settings
 
     def _size(self, row: Row) -> list[str]:
         """Synthetic images are as large as the recipe's; a detector resizes drawn shapes as it does
@@ -306,6 +305,13 @@ def synthetic_data(recipe: Recipe) -> str:
     detection.
     """
     return "synthetic" if recipe.model.library == "timm" else "shapes"
+
+
+def synthetic_settings(recipe: Recipe) -> list[str]:
+    """Overrides of `recipe` for data that nobody has to fetch, without the keys that only photos take."""
+    usual = DataConfig()
+    changed = [key for key in FOR_PHOTOS if getattr(recipe.data, key) != getattr(usual, key)]
+    return [f"data.name={synthetic_data(recipe)}", *(f"data.{key}={getattr(usual, key)}" for key in changed)]
 
 
 def _computes_alike(recipe: Recipe) -> bool:
@@ -390,7 +396,7 @@ def _check_comparable(recipe: Recipe) -> None:
     """Synthetic images must be of the real ones' kind, or the difference is not the loader's."""
     real, synthetic = (
         dataset_info(recipe.data),
-        dataset_info(recipe.with_overrides([f"data.name={synthetic_data(recipe)}"]).data),
+        dataset_info(recipe.with_overrides(synthetic_settings(recipe)).data),
     )
     if real.channels != synthetic.channels:
         raise RecipeError(
