@@ -7,6 +7,7 @@
   lbtrain plan NAME_OR_FILE --gpus 8,64   print batch split, learning rates and memory for each world size
   lbtrain diff NAME_OR_FILE               print what differs from its parent and from the defaults
 
+  lbtrain data FOLDER                     print what a data set holds; --check decodes every image
   lbtrain doctor                          check the hosts of a hostfile before a launch
   lbtrain scaling-report                  measure, predict and explain scaling over GPUs
   lbtrain study                           compare recipes over seeds
@@ -35,7 +36,7 @@ from lbtrain.recipe import Recipe, as_text, differences
 from lbtrain.recipe.contract import Contract, parent_of
 from lbtrain.recipe.files import find_recipe, load_recipe, parents_of, shipped
 
-TOOLS = ("doctor", "scaling-report", "study", "landscape", "verify")
+TOOLS = ("data", "doctor", "scaling-report", "study", "landscape", "verify")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -94,7 +94,7 @@ def _asked(words: list[str], key: str) -> tuple[list[int], list[str]] | None:
 
 
 def _print_plans(sizes: list[int], words: list[str], recipe: Recipe) -> None:
-    from lbtrain.data import dataset_info
+    from lbtrain.data import dataset_info, index_rows
     from lbtrain.plan.plan import Plan, make_plan
     from lbtrain.plan.report import print_plans
     from lbtrain.plan.statistics import model_statistics
@@ -110,7 +110,7 @@ def _print_plans(sizes: list[int], words: list[str], recipe: Recipe) -> None:
             )
         except RecipeError as error:
             rejected[size] = str(error)
-    print_plans(plans, rejected)
+    print_plans(plans, rejected, index_rows(recipe.data))
     if rejected:
         sys.exit(RecipeError.exit_code)
 
@@ -189,7 +189,8 @@ def run(
         )
         return finished
     task, model = create_task(recipe, device), build_bare_model(recipe, plan, device)
-    fingerprint = run_fingerprint(plan, task.index(), recipe.deepspeed.config)
+    index = task.index()
+    fingerprint = run_fingerprint(plan, index.parts(), recipe.deepspeed.config)
     check_same_on_all_ranks(fingerprint)
     checkpoints.fingerprint = job | fingerprint
     if loaded:
@@ -201,7 +202,7 @@ def run(
         engine.load(loaded.state)
         _say(world.rank, *loaded.skipped, f"continuing from step {progress.step} ({directory.path})")
     elif on_screen and world.rank == 0:
-        print_plans([plan], {})
+        print_plans([plan], {}, index.rows())
     leader = world.rank == 0
     if leader:
         directory.write_config(plan, checkpoints.fingerprint)

@@ -5,7 +5,14 @@ reads the data itself, and `dataset_index` is what the data set says of itself.
 from lbtrain.data.index import DatasetIndex, SplitIndex
 from lbtrain.data.loading import batches
 from lbtrain.data.photos import PhotoSource
-from lbtrain.data.registry import DatasetInfo, dataset_index, dataset_info, open_instances, open_source
+from lbtrain.data.registry import (
+    DatasetInfo,
+    dataset_index,
+    dataset_info,
+    index_rows,
+    open_instances,
+    open_source,
+)
 from lbtrain.data.sources import ArraySource, Source
 
 __all__ = [
@@ -18,6 +25,7 @@ __all__ = [
     "batches",
     "dataset_index",
     "dataset_info",
+    "index_rows",
     "open_instances",
     "open_source",
 ]

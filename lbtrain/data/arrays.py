@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lbtrain.data.decode import BrokenImage, unreadable, whole_image
+from lbtrain.data.decode import MAX_PIXELS, BrokenImage, unreadable, whole_image
 from lbtrain.data.folder import Files
 from lbtrain.errors import DataError, RecipeError
 
@@ -24,11 +24,12 @@ _CIFAR_SHAPE = (32, 32, 3)
 _IDX_FOLDERS = {"mnist": ("MNIST/raw", "mnist"), "fashion_mnist": ("FashionMNIST/raw", "fashion_mnist")}
 
 
-def read_arrays(name: str, root: Path, *, train: bool) -> Arrays:
+def read_arrays(name: str, root: Path, *, train: bool, max_pixels: int = MAX_PIXELS) -> Arrays:
     """One half of the data set. Raises RecipeError where it is not in `root` in any layout known, or not
     whole, and DataError for an image, or a file of strips, that cannot be read.
     """
-    return _idx(name, root, train) if name in _IDX_FOLDERS else _cifar(name, root, train)
+    read = _idx if name in _IDX_FOLDERS else _cifar
+    return read(name, root, train, max_pixels)
 
 
 def digits(train: bool) -> Arrays:
@@ -41,11 +42,11 @@ def digits(train: bool) -> Arrays:
     return (bunch.images[part, :, :, None] * 15.9375).astype(np.uint8), bunch.target[part]
 
 
-def _cifar(name: str, root: Path, train: bool) -> Arrays:
+def _cifar(name: str, root: Path, train: bool, max_pixels: int) -> Arrays:
     split = "train" if train else "test"
     for folder in (root, root / name):
         if (folder / f"{split}.npz").is_file():
-            return _strips(folder / f"{split}.npz")
+            return _strips(folder / f"{split}.npz", max_pixels)
         if (folder / ("cifar-10-batches-py" if name == "cifar10" else "cifar-100-python")).is_dir():
             return _torchvision_cifar(name, folder, train)
         if (folder / split).is_dir():
@@ -57,7 +58,7 @@ def _cifar(name: str, root: Path, train: bool) -> Arrays:
     )
 
 
-def _strips(path: Path) -> Arrays:
+def _strips(path: Path, max_pixels: int) -> Arrays:
     """Lossless WebP strips of 32 x 32 images: `webp` holds the bytes, `offsets` where each strip starts,
     `labels` the classes.
     """
@@ -66,12 +67,24 @@ def _strips(path: Path) -> Arrays:
             path
         ):  # numpy would take it for a pickle, and its message proposes to load that unsafely
             raise zipfile.BadZipFile("no zip archive, or cut off")
+        _check_unpacked(path, max_pixels)
         with np.load(path) as file:
             blob, offsets, labels = file["webp"].tobytes(), file["offsets"], file["labels"]
-        strips = [whole_image(blob[a:b]).reshape(-1, *_CIFAR_SHAPE) for a, b in itertools.pairwise(offsets)]
+        strips = [
+            whole_image(blob[a:b], max_pixels).reshape(-1, *_CIFAR_SHAPE)
+            for a, b in itertools.pairwise(offsets)
+        ]
         return np.concatenate(strips), labels
     except (BrokenImage, OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path}: not a whole file of WebP strips; fetch it again ({error})") from error
+
+
+def _check_unpacked(path: Path, max_pixels: int) -> None:
+    """Raises ValueError for a file that unpacks to more than `max_pixels` images' pixels could take."""
+    with zipfile.ZipFile(path) as file:
+        size = sum(member.file_size for member in file.infolist())
+    if size > 3 * max_pixels:
+        raise ValueError(f"{size:,} bytes when unpacked, more than 3 x data.max_pixels={max_pixels}")
 
 
 def _torchvision_cifar(name: str, folder: Path, train: bool) -> Arrays:
@@ -105,7 +118,7 @@ def _decoded(files: Files, index: int) -> NDArray[np.uint8]:
     return pixels
 
 
-def _idx(name: str, root: Path, train: bool) -> Arrays:
+def _idx(name: str, root: Path, train: bool, max_pixels: int) -> Arrays:
     """The four IDX files that MNIST and its like come in, gzipped or not, as torchvision keeps them or
     directly in the folder.
     """
@@ -113,7 +126,8 @@ def _idx(name: str, root: Path, train: bool) -> Arrays:
     images, labels = f"{split}-images-idx3-ubyte", f"{split}-labels-idx1-ubyte"
     for folder in (root, *(root / inside for inside in _IDX_FOLDERS[name])):
         if any((folder / (images + suffix)).is_file() for suffix in ("", ".gz")):
-            pixels, classes = _read_idx(folder / images, 3)[..., None], _read_idx(folder / labels, 1)
+            pixels = _read_idx(folder / images, 3, max_pixels)[..., None]
+            classes = _read_idx(folder / labels, 1, max_pixels)
             if len(pixels) != len(classes):
                 raise RecipeError(
                     f"data.root={folder}: {len(pixels)} images in {images} but {len(classes)} labels in "
@@ -127,17 +141,22 @@ def _idx(name: str, root: Path, train: bool) -> Arrays:
     )
 
 
-def _read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
+def _read_idx(path: Path, dimensions: int, max_pixels: int) -> NDArray[np.uint8]:
     """An IDX file of bytes: two zeros, type 8, the number of dimensions, each dimension as a big-endian
     int32, the values.
     """
     zipped = path.with_name(path.name + ".gz")
     try:
-        data = path.read_bytes() if path.is_file() else gzip.decompress(zipped.read_bytes())
+        with path.open("rb") if path.is_file() else gzip.open(zipped) as file:
+            data = file.read(max_pixels + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise RecipeError(
             f"{path if path.is_file() else zipped}: missing or damaged; fetch it again ({error})"
         ) from error
+    if len(data) > max_pixels:
+        raise RecipeError(
+            f"{path}: more than data.max_pixels={max_pixels} bytes; fetch it again, or raise the bound"
+        )
     header = 4 + 4 * dimensions
     shape = tuple(int.from_bytes(data[at : at + 4]) for at in range(4, header, 4))
     if data[:4] != bytes([0, 0, 8, dimensions]) or len(data) != header + math.prod(shape):

@@ -207,4 +207,5 @@ def _pillow(read: Callable[[], T]) -> T:
         except BrokenImage:
             raise
         except Exception as error:
-            raise BrokenImage(str(error) or type(error).__name__) from error
+            said = str(error).partition(" <_io")[0]  # without the address of the buffer
+            raise BrokenImage(said or type(error).__name__) from error

@@ -9,7 +9,7 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -118,39 +118,29 @@ class SplitIndex:
 
 @dataclass(frozen=True)
 class DatasetIndex:
-    """The index of a data set: of its training split, and of its validation split if it has one."""
+    """The index of a data set. `validation` has no images where a run is not evaluated."""
 
     train: SplitIndex
-    validation: SplitIndex | None
+    validation: SplitIndex
 
     @property
     def fingerprint(self) -> str:
-        return digests(splits=[self.train.fingerprint, self.validation and self.validation.fingerprint])[
-            "splits"
-        ]
+        return digests(splits=[self.train.fingerprint, self.validation.fingerprint])["splits"]
+
+    def parts(self) -> dict[str, str]:
+        """`{split}.examples` and `{split}.{part}` for each of its digests: what ranks compare before the
+        first step, and a run with its resumption.
+        """
+        found = {}
+        for name, split in (("train", self.train), ("eval", self.validation)):
+            found[f"{name}.examples"] = str(split.num_images)
+            found |= {f"{name}.{part}": digest for part, digest in split.digests.items()}
+        return found
 
     def rows(self) -> Iterable[tuple[str, str]]:
         """(heading, text) of every line, for a plan and for the first lines of a run."""
         yield "data fingerprint", self.fingerprint
         for name, split in (("training", self.train), ("validation", self.validation)):
-            yield f"{name} images", str(split) if split else "none: the run is not evaluated"
-            for note in split.notes if split else ():
+            yield f"{name} images", str(split) if split.num_images else "none: the run is not evaluated"
+            for note in split.notes:
                 yield f"{name}: note", str(note)
-
-
-class Indexed(Protocol):
-    """One split of a data set."""
-
-    @property
-    def index(self) -> SplitIndex: ...
-
-
-def index_fingerprint(**splits: Indexed) -> dict[str, str]:
-    """`{split}.examples`, and `{split}.{part}` for each of its digests: what ranks compare before the first
-    step, and a run with its resumption.
-    """
-    found = {}
-    for split, source in splits.items():
-        found[f"{split}.examples"] = str(source.index.num_images)
-        found |= {f"{split}.{part}": digest for part, digest in source.index.digests.items()}
-    return found

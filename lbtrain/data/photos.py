@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lbtrain.data.augment import draws
 from lbtrain.data.containers import Container, index_of
-from lbtrain.data.decode import MAX_PIXELS, BrokenImage, Photo, unreadable
+from lbtrain.data.decode import MAX_PIXELS, Box, BrokenImage, Photo, unreadable
 from lbtrain.data.index import SplitIndex
 from lbtrain.data.pixels import PixelRules
 from lbtrain.data.sources import Batch
@@ -77,24 +77,39 @@ class PhotoSource:
             )  # one by one, while they are in the cache
         return pixels, labels
 
+    def decode(self, index: int) -> None:
+        """Reads an image and its label as a batch would, whole. Raises DataError."""
+        self._label(index)
+        photo = self._photo(index)
+        try:
+            photo.crop(Box(0, 0, photo.height, photo.width), photo.height, photo.width)
+        except BrokenImage as error:
+            raise unreadable(self.container.name(index), error) from error
+
     def take_replaced(self) -> list[str]:
         """Messages about the images replaced since this was last asked."""
         taken, self.replaced = self.replaced, []
         return taken
 
     def _sample(self, index: int, numbers: Sequence[float]) -> tuple[Tensor, int]:
+        label, photo = self._label(index), self._photo(index)
+        try:
+            return self.view.look(photo, numbers, self.size, self.rules.crop_share), label
+        except BrokenImage as error:
+            raise unreadable(self.container.name(index), error) from error
+
+    def _label(self, index: int) -> int:
         label = int(self.container.labels[index])
         if not 0 <= label < self.num_classes:
             raise DataError(
                 f"{self.container.name(index)}: label {label}, but there are {self.num_classes} classes"
             )
+        return label
+
+    def _photo(self, index: int) -> Photo:
+        interpolation, most = self.rules.interpolation, self.max_pixels
         try:
-            photo = Photo(
-                self.container.read(index),
-                interpolation=self.rules.interpolation,
-                max_pixels=self.max_pixels,
-            )
-            return self.view.look(photo, numbers, self.size, self.rules.crop_share), label
+            return Photo(self.container.read(index), interpolation=interpolation, max_pixels=most)
         except (BrokenImage, OSError) as error:
             raise unreadable(self.container.name(index), error) from error
 

@@ -18,7 +18,7 @@ from lbtrain.data.photos import PhotoSource
 from lbtrain.data.pixels import IMAGENET_MEAN, IMAGENET_STD, levels, photo_rules
 from lbtrain.data.sources import ArraySource, Source, SyntheticSource
 from lbtrain.data.views import VIEWS
-from lbtrain.errors import RecipeError
+from lbtrain.errors import RecipeError, UserError
 from lbtrain.recipe import DataConfig
 
 if TYPE_CHECKING:  # needs pycocotools, which other data sets do without
@@ -161,7 +161,7 @@ def _checked_arrays(config: DataConfig, train: bool) -> Arrays:
     plan counts on.
     """
     root, known = _root(config), _FACTS[config.name]
-    images, labels = read_arrays(config.name, root, train=train)
+    images, labels = read_arrays(config.name, root, train=train, max_pixels=config.max_pixels)
     half, expected = ("training", known.train_examples) if train else ("evaluation", known.eval_examples)
     if not len(images) == len(labels) == expected:
         raise RecipeError(
@@ -209,7 +209,19 @@ def dataset_index(config: DataConfig) -> DatasetIndex:
         train, validation = (open_instances(config, train=train).index for train in (True, False))
     else:
         train, validation = (open_source(config, train=train, seed=0).index for train in (True, False))
-    return DatasetIndex(train, validation if validation.num_images else None)
+    return DatasetIndex(train, validation)
+
+
+def index_rows(config: DataConfig) -> list[tuple[str, str]]:
+    """The index for a plan, which is made without the data where they are not at hand."""
+    if not (
+        config.root or os.environ.get("LBTRAIN_DATA") or config.name in ("digits", "shapes", "synthetic")
+    ):
+        return []
+    try:
+        return list(dataset_index(config).rows())
+    except UserError as error:
+        return [("data", f"not read here: {str(error).splitlines()[0]}")]
 
 
 def open_instances(config: DataConfig, *, train: bool) -> InstanceSource:
@@ -256,7 +268,7 @@ def _check_same_categories(train: "CocoSource", evaluation: "CocoSource") -> Non
 
 
 def _root(config: DataConfig) -> Path:
-    root = Path(config.root or os.environ.get("LBTRAIN_DATA", ""))
+    root = Path(config.root or os.environ.get("LBTRAIN_DATA", "")).expanduser()
     if str(root) == "." and not config.root:
         raise RecipeError(
             f"data.name={config.name} needs data.root=FOLDER (or the environment variable LBTRAIN_DATA)"

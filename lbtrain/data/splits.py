@@ -4,6 +4,7 @@ list or a map of the user's.
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,11 @@ def hold_out(whole: Container, share: float) -> tuple[Part, Part]:
     starts = np.flatnonzero(np.diff(whole.labels[by_class], prepend=-1))
     for members in np.split(by_class, starts[1:]):
         held_out[members[: min(len(members) - 1, max(1, round(share * len(members))))]] = True
-    return Part(whole, np.flatnonzero(~held_out)), Part(whole, np.flatnonzero(held_out))
+    validation, notes = Part(whole, np.flatnonzero(held_out)), Notes()
+    for name in validation.names.tolist():
+        notes.add(f"held out of the training images, data.validation_share={share:g}", os.fsdecode(name))
+    validation.notes = notes.collected()
+    return Part(whole, np.flatnonzero(~held_out)), validation
 
 
 def read_classes(path: Path) -> dict[str, int]:

@@ -2,7 +2,7 @@
 expect.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from rich import box
 from rich.console import Console
@@ -119,15 +119,17 @@ def _random_parts(recipe: Recipe) -> str:
     return " and ".join(parts)
 
 
-def print_plans(plans: Sequence[Plan], rejected: Mapping[int, str]) -> None:
-    """What all world sizes share, then a table of what differs, then the world sizes that are rejected and
-    why.
+def print_plans(
+    plans: Sequence[Plan], rejected: Mapping[int, str], data: Iterable[tuple[str, str]] = ()
+) -> None:
+    """What all world sizes share, with the index of the data, then a table of what differs, then the world
+    sizes that are rejected and why.
     """
     console = Console(soft_wrap=True, highlight=False)
     each = [rows(plan) for plan in plans]
     first = each[0] if each else {}
     shared = {name: value for name, value in first.items() if all(row[name] == value for row in each)}
-    for name, value in shared.items():
+    for name, value in [*shared.items(), *data]:
         console.print(f"{name:<28} {value}", markup=False)
     if len(each) > 1:
         table = Table(*[name for name in first if name not in shared], box=box.SIMPLE_HEAD)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lbtrain.data import DatasetInfo, Source, batches, dataset_info, open_source
-from lbtrain.data.index import index_fingerprint
+from lbtrain.data.index import DatasetIndex
 from lbtrain.data.loss_weights import noisy_weights
 from lbtrain.data.mixup import mixup, mixup_shares
 from lbtrain.data.registry import PHOTOS
@@ -47,7 +47,7 @@ def build_model(recipe: Recipe, known: DatasetInfo) -> nn.Module:
 
 class Classification:
     """See `Task`. Metrics of an evaluation: `top1_error` and `top5_error` in percent, `loss` the mean
-    cross-entropy in nats.
+    cross-entropy in nats; none without validation images.
     """
 
     primary_metric = PrimaryMetric("top1_error", "top-1 error", higher_is_better=False)
@@ -61,8 +61,8 @@ class Classification:
         self.eval_source: Source = open_source(recipe.data, train=False, seed=seed, model=model)
         self.stream: Stream = SampleStream(len(self.train_source), recipe.seed)
 
-    def index(self) -> dict[str, str]:
-        return index_fingerprint(train=self.train_source, eval=self.eval_source)
+    def index(self) -> DatasetIndex:
+        return DatasetIndex(self.train_source.index, self.eval_source.index)
 
     def batches(
         self, *, start: int, micro_batch_size: int, rank: int, world_size: int
@@ -102,6 +102,8 @@ class Classification:
         return {"loss": (losses * weights[0]).mean()}
 
     def evaluate(self, model: nn.Module, *, micro_batch_size: int, rank: int, world_size: int) -> Evaluation:
+        if not len(self.eval_source):
+            return Evaluation({})
         sums = self._sums(model, micro_batch_size, rank, world_size)
         dist.all_reduce(sums)
         examples, loss, top1, top5 = sums.tolist()

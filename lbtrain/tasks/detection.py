@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 
 from lbtrain.data import DatasetInfo, open_instances
 from lbtrain.data.grouping import GroupedStream, kinds_of
-from lbtrain.data.index import index_fingerprint
+from lbtrain.data.index import DatasetIndex
 from lbtrain.data.instances import InstanceBatch, InstanceSource, Item, Preparation, padded
 from lbtrain.data.loading import in_order
 from lbtrain.data.stream import PADDING, Block, SampleStream, Stream
@@ -101,8 +101,8 @@ class InstanceSegmentation:
             stream, kinds_of(self.train_source.sizes, self.recipe.data.group_by), self.recipe.batch_size
         )
 
-    def index(self) -> dict[str, str]:
-        return index_fingerprint(train=self.train_source, eval=self.eval_source)
+    def index(self) -> DatasetIndex:
+        return DatasetIndex(self.train_source.index, self.eval_source.index)
 
     def batches(
         self, *, start: int, micro_batch_size: int, rank: int, world_size: int

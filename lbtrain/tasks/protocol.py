@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from lbtrain.data.index import DatasetIndex
 from lbtrain.data.stream import Stream
 from lbtrain.recipe import Recipe
 
@@ -43,8 +44,8 @@ class Task(Protocol):
     stream: Stream
     """The order of the training examples, from which `batches` are cut."""
 
-    def index(self) -> dict[str, str]:
-        """Of what the data set consists, to be compared between ranks (lbtrain.data.fingerprint)."""
+    def index(self) -> DatasetIndex:
+        """Of what the data set consists: printed at the start, and compared between ranks."""
         ...
 
     def batches(self, *, start: int, micro_batch_size: int, rank: int, world_size: int) -> Iterator[Any]:

@@ -1,0 +1,245 @@
+"""What becomes of the pixels: formats by content, deep and odd modes, bounds, and the rules of each model."""
+
+import gzip
+import io
+import subprocess
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import functional as tv
+
+from lbtrain.data import open_source
+from lbtrain.data.decode import Box, BrokenImage, Photo, whole_image
+from lbtrain.data.formats import extensions, formats
+from lbtrain.data.layouts import _open_splits
+from lbtrain.data.pixels import PixelRules, photo_rules
+from lbtrain.data.views import VIEWS
+from lbtrain.errors import DataError, RecipeError
+from lbtrain.recipe import DataConfig, Recipe
+from tests.photos import encoded, natural, write_folder
+
+RAMP = np.arange(0, 2**16, 16, dtype=np.uint16).reshape(64, 64)
+
+
+@pytest.fixture(autouse=True)
+def fresh():
+    _open_splits.cache_clear()
+
+
+def saved(image: Image.Image, kind: str, **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def pixels(data: bytes) -> np.ndarray:
+    photo = Photo(data)
+    seen = (
+        photo.crop(Box(0, 0, photo.height, photo.width), photo.height, photo.width).permute(1, 2, 0).numpy()
+    )
+    assert (seen == whole_image(data)).all()
+    return seen
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM", "JPEG2000"])
+def test_of_16_bit_grey_the_upper_eight_are_taken(kind):
+    options = dict(irreversible=False) if kind == "JPEG2000" else {}
+    seen = pixels(saved(Image.fromarray(RAMP), kind, **options))
+    assert (seen == (RAMP >> 8).astype(np.uint8)[..., None]).all() and seen.max() == 255
+
+
+def test_big_endian_16_bit_grey():
+    assert (pixels(saved(Image.fromarray(RAMP.astype(">u2")), "TIFF"))[..., 0] == RAMP >> 8).all()
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.float32])
+def test_modes_without_a_range_are_named(dtype):
+    data = saved(Image.fromarray(np.full((8, 8), 3, dtype)), "TIFF")
+    with pytest.raises(BrokenImage, match=r"32 bits a pixel \(mode [IF]\) have no range to scale by"):
+        pixels(data)
+
+
+@pytest.mark.parametrize(
+    "kind", ["PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "TGA", "JPEG2000", "PCX", "ICO", "QOI"]
+)
+def test_formats_are_decided_by_content(kind):
+    image = Image.fromarray(natural(1, 48, 48)).quantize(64).convert("RGB")
+    options = {
+        "WEBP": dict(lossless=True),
+        "ICO": dict(sizes=[(48, 48)]),
+        "JPEG2000": dict(irreversible=False),
+    }
+    seen = pixels(saved(image, kind, **options.get(kind, {})))
+    assert (seen == np.asarray(image)).all()
+
+
+def test_the_endings_are_those_of_pillow_and_torchvision_without_programs_to_run():
+    from torchvision.datasets.folder import IMG_EXTENSIONS
+
+    assert set(IMG_EXTENSIONS) | {".gif", ".jfif", ".jpe", ".avif", ".mpo"} <= extensions()
+    assert not {".eps", ".ps", ".pdf", ".wmf", ".emf", ".mpg", ".txt"} & extensions()
+    assert not {"EPS", "WMF", "PDF"} & set(formats())
+
+
+@pytest.mark.parametrize(
+    "head", [b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n", b"\xc5\xd0\xd3\xc6" + bytes(30)]
+)
+def test_postscript_is_not_run(tmp_path, monkeypatch, head):
+    def run(*arguments, **options):
+        raise AssertionError(f"started {arguments}")
+
+    for name in ("run", "Popen", "check_call", "check_output"):
+        monkeypatch.setattr(subprocess, name, run)
+    write_folder(tmp_path)
+    (tmp_path / "train/ant/0.JPEG").write_bytes(head + b"showpage\n")
+    source = open_source(
+        DataConfig(name="imagefolder", root=str(tmp_path), image_size=16), train=True, seed=0
+    )
+    with pytest.raises(DataError, match=r"ant/0\.JPEG: cannot be read as an image \(PostScript is not read"):
+        source.decode(0)
+
+
+def test_the_first_picture_of_many_counts():
+    frames = [Image.fromarray(natural(number, 20, 20)) for number in range(3)]
+    for kind in ("TIFF", "PNG", "MPO"):
+        seen = pixels(saved(frames[0], kind, save_all=True, append_images=frames[1:]))
+        assert (seen == whole_image(saved(frames[0], "JPEG" if kind == "MPO" else kind))).all()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_classifiers_see_photos_as_they_are_stored(orientation):
+    """As torchvision's ImageFolder and timm show them, on which the published results were made."""
+    exif = Image.Exif()
+    exif[0x112] = orientation
+    image = Image.fromarray(natural(3, 40, 60))
+    for kind in ("JPEG", "PNG"):
+        assert (pixels(saved(image, kind, exif=exif)) == whole_image(saved(image, kind))).all()
+
+
+# Bounds
+
+
+def test_the_bound_of_pixels_has_a_key(tmp_path):
+    write_folder(tmp_path)
+    (tmp_path / "train/ant/0.JPEG").write_bytes(saved(Image.new("1", (1000, 1001)), "PNG"))
+    for most, message in ((10**6, "1000 x 1001 pixels, more than data.max_pixels=1000000"), (1_001_000, "")):
+        config = DataConfig(name="imagefolder", root=str(tmp_path), image_size=16, max_pixels=most)
+        source = open_source(config, train=True, seed=0)
+        if message:
+            with pytest.raises(DataError, match=message):
+                source.decode(0)
+        else:
+            source.decode(0)
+    assert DataConfig().max_pixels < 13_000 * 13_000
+    assert Recipe().with_overrides(["data.max_pixels=400000000"]).data.max_pixels == 400_000_000
+
+
+def test_a_larger_bound_than_pillows_is_ours_alone():
+    data, bound = saved(Image.new("1", (20_000, 10_000)), "PNG"), Image.MAX_IMAGE_PIXELS
+    with pytest.raises(BrokenImage, match="decompression bomb"):
+        Photo(data)
+    assert Photo(data, max_pixels=3 * 10**8).width == 20_000 and bound == Image.MAX_IMAGE_PIXELS
+
+
+def test_archives_that_unpack_to_too_much_are_named(tmp_path):
+    np.savez_compressed(
+        tmp_path / "train.npz", webp=np.zeros(10**6, np.uint8), offsets=[0, 9], labels=np.zeros(9)
+    )
+    config = DataConfig(name="cifar10", root=str(tmp_path), max_pixels=10**5)
+    with pytest.raises(
+        DataError, match=r"train\.npz: .*bytes when unpacked, more than 3 x data.max_pixels=100000"
+    ):
+        open_source(config, train=True, seed=0)
+    for name in ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"):
+        (tmp_path / f"{name}.gz").write_bytes(gzip.compress(bytes(10**6)))
+    config = DataConfig(name="mnist", root=str(tmp_path), max_pixels=10**5)
+    with pytest.raises(RecipeError, match=r"more than data.max_pixels=100000 bytes"):
+        open_source(config, train=True, seed=0)
+
+
+# Rules
+
+
+def test_the_rules_are_the_models_own_the_recipes_or_imagenets():
+    plain, config = PixelRules(), DataConfig(name="imagefolder")
+    assert photo_rules(config, "") == photo_rules(config, "cifar_resnet8") == plain
+    assert photo_rules(config, "vit_base_patch16_224") == PixelRules(
+        (127.5,) * 3, (127.5,) * 3, 0.9, "bicubic"
+    )
+    said = DataConfig(
+        name="imagefolder",
+        mean=["0.1", "0.2", "0.3"],
+        std=["1", "1", "1"],
+        crop_share=0.8,
+        interpolation="bilinear",
+    )
+    expected = PixelRules((25.5, 51.0, 76.5), (255.0,) * 3, 0.8, "bilinear")
+    assert photo_rules(said, "vit_base_patch16_224") == photo_rules(said, "") == expected
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "data.mean=0.5",
+        "data.mean=123,116,103",
+        "data.std=a,b,c",
+        "data.crop_share=1.5",
+        "data.interpolation=lanczos",
+    ],
+)
+def test_rules_that_cannot_be_are_rejected(tmp_path, words):
+    write_folder(tmp_path)
+    with pytest.raises(RecipeError, match=words.partition("=")[0].replace(".", r"\.")):
+        recipe = Recipe().vary(data=dict(name="imagefolder", root=str(tmp_path))).with_overrides([words])
+        open_source(recipe.data, train=True, seed=0)
+
+
+def test_a_photo_is_normalised_cropped_and_resized_by_the_rules(tmp_path):
+    write_folder(tmp_path)
+    data = encoded(natural(5, 90, 120), "PNG")
+    (tmp_path / "val/ant/0.JPEG").write_bytes(data)
+    config = DataConfig(
+        name="imagefolder",
+        root=str(tmp_path),
+        image_size=48,
+        mean=["0.5"] * 3,
+        std=["0.25"] * 3,
+        crop_share=0.75,
+        interpolation="bicubic",
+    )
+    source = open_source(config, train=False, seed=0)
+    resized = tv.resize(Image.open(io.BytesIO(data)), 64, InterpolationMode.BICUBIC)
+    expected = (tv.to_tensor(tv.center_crop(resized, [48, 48])) - 0.5) / 0.25
+    pixels, _ = source._sample(0, [])
+    assert float(((pixels - source.mean) / source.std - expected).abs().mean()) < 0.01
+    own = open_source(
+        DataConfig(name="imagefolder", root=str(tmp_path)), train=False, seed=0, model="vit_base_patch16_224"
+    )
+    assert own.mean.flatten().tolist() == own.std.flatten().tolist() == [127.5] * 3
+
+
+def test_small_images_take_a_mean_too_but_no_crop_share():
+    source = open_source(DataConfig(mean=["0.5"]), train=True, seed=0)
+    assert float(source.mean) == 127.5
+    with pytest.raises(RecipeError, match=r"data\.crop_share=0\.5: only photos take it"):
+        open_source(DataConfig(crop_share=0.5), train=True, seed=0)
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet50", "resnet50_8k", "resnet50_lamb_32k", "alexnet", "alexnet_bn_lars_8k"]
+)
+def test_recipes_of_papers_keep_the_papers_pixels(name):
+    from lbtrain.recipe.files import find_recipe, load_recipe
+
+    recipe = load_recipe(find_recipe(f"imagenet/{name}"))
+    rules = photo_rules(recipe.data, recipe.model.name)
+    assert np.allclose(rules.mean, PixelRules().mean) and rules.interpolation == "bilinear"
+    size = recipe.data.image_size or 224
+    assert int(size / rules.crop_share) == 256
+    view = VIEWS["alexnet" if "alexnet" in name else "imagenet"]
+    photo = Photo(encoded(natural(5, 300, 400), "JPEG"))
+    assert view.look(photo, [0.5] * view.draws, size, rules.crop_share).shape == (3, size, size)
+    assert torch.is_tensor(VIEWS["none"].look(photo, [], size, rules.crop_share))

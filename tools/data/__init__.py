@@ -1,0 +1,1 @@
+"""What a data set holds: images, classes, a fingerprint, and what was left out of it."""
