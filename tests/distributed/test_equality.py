@@ -1,5 +1,6 @@
 """Same recipe, same seed, same global batch: the same training run, whatever it runs on."""
 
+import itertools
 import shutil
 from pathlib import Path
 
@@ -17,9 +18,20 @@ def oracle(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     return train_on(1, tmp_path_factory.mktemp("oracle") / "run", engine="ddp")
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("world_size", [1, 2, 4])
-@pytest.mark.parametrize("accumulation", [1, 2, 4])
+SIZES = (1, 2, 4)
+LATIN_SQUARE = [
+    (ENGINES[row], SIZES[column], SIZES[(row + column) % 3]) for row in range(3) for column in range(3)
+]
+"""Every pair of engine, world size and accumulation once; the other combinations run as slow tests."""
+
+
+@pytest.mark.parametrize(
+    ("engine", "world_size", "accumulation"),
+    [
+        pytest.param(*case, marks=[] if case in LATIN_SQUARE else pytest.mark.slow)
+        for case in itertools.product(ENGINES, SIZES, SIZES)
+    ],
+)
 def test_any_engine_world_and_accumulation_gives_the_same_losses(
     oracle, tmp_path, engine, world_size, accumulation
 ):
