@@ -99,7 +99,7 @@ def test_it_is_used_from_anywhere(installed, tmp_path):
     summary = json.loads((tmp_path / "run/summary.json").read_text())
     assert (summary["step"], summary["engine"]) == (3, "ddp")
 
-    recipe = succeed(installed / "lbtrain", "recipes", "path", "digits", cwd=tmp_path).strip()
-    words = ["study", recipe, "--seeds", "1", "--launcher", "python", "--ranks", "1", "--out", "compared"]
-    succeed(installed / "lbtrain", *words, "--set", "duration=3it", "schedule.warmup=1it", cwd=tmp_path)
+    words = ["study", "digits/digits", "duration=3it", "schedule.warmup=1it", "--seeds", "1"]
+    words += ["--launcher", "python", "--ranks", "1", "--out", "compared"]
+    succeed(installed / "lbtrain", *words, cwd=tmp_path)
     assert (tmp_path / "compared/study.html").exists()
