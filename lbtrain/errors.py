@@ -5,7 +5,8 @@
 4  another rank, its host or its launcher was lost; the same command goes on from the newest checkpoint
 5  a loss or a gradient is no longer finite
 6  an image or an annotation cannot be read
-7  a checkpoint could not be written (disk full, no right); the ones before it are whole
+7  a checkpoint or another file could not be written (disk full, no right); the checkpoints before are whole
+8  this host has too little of what a run needs: open files, shared memory, memory for loader processes
 75 saved after a signal, run me again (EX_TEMPFAIL in sysexits.h)
 """
 
@@ -89,6 +90,33 @@ class SaveFailed(UserError, OSError):
     """The disk did not take a checkpoint."""
 
     exit_code = 7
+
+
+class HostError(UserError, RuntimeError):
+    """A host has too little of what a run needs. Raised by the rank that met it alone."""
+
+    exit_code = 8
+
+
+_SHORTAGES = {
+    "Too many open files": "raise the limit, for example with ulimit -n 4096",
+    "received 0 items of ancdata": "too many open files: raise the limit, for example with ulimit -n 4096",
+    "shared memory": "give /dev/shm more room (docker run --shm-size=8g), or lower data.workers",
+    "Cannot allocate memory": "give the host more memory, or lower data.workers",
+}
+"""What the system or torch says, and what helps."""
+
+
+@contextlib.contextmanager
+def naming_the_shortage() -> Iterator[None]:
+    """Turns what a host with too little of something answers into HostError, with the remedy."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        remedy = next((remedy for words, remedy in _SHORTAGES.items() if words in str(error)), "")
+        if isinstance(error, UserError) or not remedy:
+            raise
+        raise HostError(f"{str(error).strip().splitlines()[-1]}: {remedy}") from error
 
 
 class Preempted(UserError):

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from lbtrain.errors import DataError, RecipeError, UserError, naming_the_extra
+from lbtrain.errors import DataError, HostError, RecipeError, UserError, naming_the_extra, naming_the_shortage
 from lbtrain.faults import watchdog
 from lbtrain.launch.surroundings import check_surroundings, own_words
 from lbtrain.launch.workers import start_server
@@ -70,7 +70,7 @@ def _launched(recipe: Recipe, name: str) -> None:
         from lbtrain.launch.world import leave_process_group, let_exchanges_end
 
         try:
-            with naming_the_extra():
+            with naming_the_extra(), naming_the_shortage():
                 run(recipe, name)
         except UserError:
             let_exchanges_end()
@@ -290,7 +290,7 @@ def _exit_with(error: UserError) -> None:
     """One message in all: rank 0 speaks (launched or alone), or the rank that met with bad data, which no
     other knows of.
     """
-    if os.environ.get("RANK", "0") == "0" or isinstance(error, DataError):
+    if os.environ.get("RANK", "0") == "0" or isinstance(error, DataError | HostError):
         print(f"error: {error}" if error.exit_code != 75 else str(error), file=sys.stderr, flush=True)
     sys.exit(error.exit_code)
 

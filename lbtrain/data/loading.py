@@ -6,12 +6,13 @@ from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils._pytree import tree_map_only
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from lbtrain.data.photos import PhotoSource
 from lbtrain.data.sources import Batch, InMemorySource, Source
 from lbtrain.data.stream import Block
-from lbtrain.errors import DataError
+from lbtrain.errors import HostError, UserError, naming_the_shortage
 from lbtrain.launch.workers import worker_options
 
 _T = TypeVar("_T")
@@ -31,19 +32,25 @@ class _Blocks(Dataset[tuple[Batch, list[str]]]):
         ) else []
 
 
-class _OrError(Dataset[tuple[Any, str]]):
-    """What a worker sends: an item, or a DataError's message in its place. Raised, that would arrive as a
-    traceback and before its turn.
+class _OrError(Dataset[tuple[Any, UserError | None]]):
+    """What a worker sends: an item, or the error in its place. Raised, that would arrive as a traceback and
+    before its turn.
     """
 
     def __init__(self, data: Dataset[Any]):
         self.data = data
 
-    def __getitem__(self, key: Any) -> tuple[Any, str]:
+    def __getitem__(self, key: Any) -> tuple[Any, UserError | None]:
         try:
-            return self.data[key], ""
-        except DataError as error:
-            return None, str(error)
+            with naming_the_shortage():
+                item = self.data[key]
+                if get_worker_info():
+                    # Here and not in the thread that sends it: where /dev/shm is full, that prints a
+                    # traceback, drops the batch, and the rank waits for ever.
+                    tree_map_only(torch.Tensor, torch.Tensor.share_memory_, item)
+                return item, None
+        except UserError as error:
+            return None, error
 
 
 class _Tally:
@@ -100,7 +107,7 @@ def batches(
 
 def in_order(data: Dataset[_T], keys: Iterable[Any], *, workers: int, pinned: bool = False) -> Iterator[_T]:
     """data[key] of each key; `workers` processes load ahead. Raises DataError in place of an item that raises
-    it, and where one is killed.
+    it, HostError where a process is killed.
 
     `data` is copied into every worker, so it must be picklable, and small or made of tensors (which they
     share).
@@ -108,14 +115,32 @@ def in_order(data: Dataset[_T], keys: Iterable[Any], *, workers: int, pinned: bo
     loader = DataLoader(
         _OrError(data), batch_size=None, sampler=cast(Any, keys), pin_memory=pinned, **worker_options(workers)
     )
+    with _naming_a_lost_worker(workers):
+        loaded = iter(loader)
+    while True:
+        with _naming_a_lost_worker(workers):
+            entry = next(loaded, None)
+        if entry is None:
+            return
+        item, error = entry
+        if error:
+            raise error
+        yield item
+
+
+@contextmanager
+def _naming_a_lost_worker(workers: int) -> Iterator[None]:
+    """Raises HostError where a loader process was killed: found dead by torch, or in the middle of handing
+    over a batch. That is the user's business (memory, mostly), not a traceback's.
+    """
     try:
-        for item, error in loader:
-            if error:
-                raise DataError(error)
-            yield item
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise  # a worker that was killed is the user's business (memory, mostly), not a traceback's
-        raise DataError(
-            f"a loader process died ({error}): is there memory for data.workers of them on each rank?"
+        yield
+    except (RuntimeError, OSError, EOFError) as error:
+        own = not workers or str(error).startswith("Caught ")  # raised by what is loaded
+        broken = isinstance(error, ConnectionError | FileNotFoundError | EOFError)
+        if own or not (broken or "DataLoader worker" in str(error)):
+            raise
+        raise HostError(
+            f"a loader process died ({error or type(error).__name__}): is there memory for data.workers of "
+            "them on each rank, and room in /dev/shm?"
         ) from error

@@ -171,7 +171,7 @@ class RunDirectory:
         """
         with contextlib.suppress(OSError, ValueError):
             found = read_object(self.path / "summary.json")
-            metric = found["primary_metric"] if _holds(found, _SUMMARY) else {}
-            if isinstance(metric, dict) and _holds(found, {metric.get("name", ""): (int, float)}):
+            metric = found["primary_metric"].get("name") if _holds(found, _SUMMARY) else None
+            if isinstance(metric, str) and _holds(found, {metric: (int, float)}):
                 return found
         return None

@@ -6,7 +6,6 @@ Counts, for each file that a run reads back, the damaged copies that end in a tr
 in docs/reliability.md. tests/unit/test_damaged_files.py asks for none of a sample of them.
 """
 
-import json
 import os
 import random
 import re
@@ -23,6 +22,7 @@ from lbtrain.errors import UserError
 from lbtrain.runs.checkpoint import Checkpoints, Progress
 from lbtrain.runs.directory import RunDirectory
 from lbtrain.runs.records import EvalRow, Records, TrainRow, open_metrics, read_rows
+from tools.kit.publish import with_block
 
 PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
 WORDS = (
@@ -187,20 +187,28 @@ def outcomes(name: str, folder: Path, each: int, seed: int = 0) -> Counter[str]:
     return found
 
 
-def main() -> None:
-    from tools.kit.publish import with_block
+ENDS = ("traceback", "message", "another", "note", "scored again", "same")
+COMMAND = "python -m tests.faults.damage"
 
-    table = []
-    for name in FILES:
-        with tempfile.TemporaryDirectory() as folder:
-            found = outcomes(name, a_run(Path(folder)), each=500)
-        known = ("traceback", "message", "note", "scored again", "another", "same")
-        table.append(
-            {"file": name, "damaged copies": sum(found[each] for each in known)}
-            | {each: found[each] for each in known}
-        )
-    PAGE.write_text(with_block(PAGE.read_text(), "damage", rows.as_table(table)))
-    print(json.dumps(table, indent=1))
+
+def counted(name: str, each: int) -> dict[str, str]:
+    """A row of results/damage.csv."""
+    with tempfile.TemporaryDirectory() as folder:
+        found = outcomes(name, a_run(Path(folder)), each)
+    counts = {end: str(found[end]) for end in ENDS}
+    copies = str(sum(found[end] for end in ENDS))
+    return {"bench": "damage", "case": name, "copies": copies} | counts | {"command": COMMAND}
+
+
+def main() -> None:
+    lines = [counted(name, each=300) for name in FILES]
+    rows.replace(lines, "damage")
+    head = ("case", "copies", *ENDS)
+    cells = [head, ["---"] * len(head), *([line[name] for name in head] for line in lines)]
+    table = "\n".join(f"| {' | '.join(row)} |" for row in cells)
+    print(table)
+    if PAGE.is_relative_to(rows.RESULTS.parent):  # not where LBTRAIN_RESULTS sends the rows elsewhere
+        PAGE.write_text(with_block(PAGE.read_text(), "damage", table))
 
 
 if __name__ == "__main__":

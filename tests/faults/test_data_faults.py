@@ -27,7 +27,7 @@ from lbtrain.data.layouts import _open_splits
 from lbtrain.data.loading import replaced_images
 from lbtrain.data.stream import Block
 from lbtrain.data.views import VIEWS
-from lbtrain.errors import DataError
+from lbtrain.errors import DataError, HostError
 from lbtrain.plan.plan import make_plan
 from lbtrain.recipe import DataConfig, Recipe
 from lbtrain.tasks.classification import Classification
@@ -317,7 +317,7 @@ class Killed:
 
 
 def test_a_killed_worker_is_said_in_one_line():
-    with pytest.raises(DataError, match=r"a loader process died .*is there memory for data\.workers"):
+    with pytest.raises(HostError, match=r"a loader process died .*is there memory for data\.workers"):
         next(batches(Killed(), [block(0)], workers=1, device=CPU))
 
 

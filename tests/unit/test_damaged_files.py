@@ -70,6 +70,13 @@ def test_a_run_whose_recipe_is_missing_does_not_go_on_as_another(tmp_path):
         RunDirectory(tmp_path).open_for(RECIPE.vary(seed=8))
 
 
+@pytest.mark.parametrize("name", ["[]", "{}", "null", "3", '"seconds_"'])
+def test_a_summary_whose_metric_has_no_name_is_written_again(tmp_path, name):
+    path = a_run(tmp_path) / "summary.json"
+    path.write_text(path.read_text().replace('"name": "top1_error"', f'"name": {name}'))
+    assert RunDirectory(tmp_path).summary() is None
+
+
 def test_an_alias_bomb_in_an_override_is_rejected_too():
     with pytest.raises(RecipeError, match="args"):
         Recipe().with_overrides(["model.args={a: &a [x, x], b: [*a, *a]}"])
