@@ -1,4 +1,9 @@
-"""python -m tools.verify optim: is my layer-wise optimizer right when it is sharded?"""
+"""Prove on your own model what lbtrain guarantees.
+
+python -m tools.verify optim    is my layer-wise optimizer right when it is sharded?
+python -m tools.verify model    does a training run of my model depend on the batch split?
+python -m tools.verify sweep    and one small model of every family of timm?
+"""
 
 import argparse
 import sys
@@ -7,18 +12,24 @@ from torch.multiprocessing import ProcessRaisedException
 
 from lbtrain.errors import UserError
 
-from . import optim
+from . import model, optim, sweep
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Return the exit code: 0 every layer agrees, 1 some layer is off, 2 the comparison is not possible."""
     parser = argparse.ArgumentParser(
-        prog="python -m tools.verify", description="Prove on your own model what lbtrain promises."
+        prog="python -m tools.verify", description="Prove on your own model what lbtrain guarantees."
     )
     commands = parser.add_subparsers(dest="command", required=True)
     optim.add_arguments(commands)
+    model.add_arguments(commands)
+    sweep.add_arguments(commands)
     options = parser.parse_args(arguments)
     try:
+        if options.command == "sweep":
+            return sweep.sweep(options)
+        if options.command == "model":
+            return model.verify(model.Question.of(options))
         return optim.verify(optim.Question.of(options))
     except (UserError, ValueError) as error:
         print(f"tools.verify: {error}", file=sys.stderr)

@@ -1,0 +1,83 @@
+"""python -m tools.verify model: it sees a layer that depends on the batch split, and rejects what cannot be."""
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+import tests.odd_models
+from tools.verify.__main__ import main
+from tools.verify.model import difference_of_states
+from tools.verify.sweep import _first_difference
+from tools.verify.traces import Question, random_layers, trained, without_random_layers
+
+
+class MicroBatchMean(nn.Module):
+    """Depends on the images beside it, and keeps nothing that shows it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x - 0.1 * x.mean(0)
+
+
+class DependsOnTheBatch(tests.odd_models.Small):
+    def __init__(self, **args):
+        super().__init__(**args)
+        self.stage[2] = MicroBatchMean()
+
+
+tests.odd_models._register("odd_depends_on_the_batch", DependsOnTheBatch)
+
+
+@pytest.fixture
+def one_rank():
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+def question(name: str) -> Question:
+    return Question(f"timm:{name}", "{}", 1, 2, 8, 4, 16, "sgd", 0.05, tolerance=1e-8, rows=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "holds"),
+    [("cifar_resnet8", True), ("odd_frozen_stem", True), ("odd_depends_on_the_batch", False)],
+)
+def test_a_layer_that_depends_on_the_batch_split_is_seen(one_rank, name, holds):
+    reference, other = (trained(question(name), split) for split in question(name).splits())
+    difference = difference_of_states(other, reference)
+    assert (difference < 1e-12) == holds
+    if not holds:
+        assert difference > 1e-4
+        assert _first_difference(other, reference, 1e-8) == "the outputs of stage.2 differ first"
+
+
+def test_layers_that_draw_random_numbers_are_found_and_switched_off():
+    import timm
+
+    model = timm.create_model("vit_tiny_patch16_224", drop_rate=0.1, drop_path_rate=0.2, img_size=32)
+    assert "blocks.11.drop_path1" in random_layers(model) and "head_drop" in random_layers(model)
+    state = torch.get_rng_state()
+    without_random_layers(model.train())(torch.zeros(2, 3, 32, 32))
+    assert torch.equal(torch.get_rng_state(), state) and random_layers(model) == []
+
+
+REJECTED = [
+    (("resnet18",), "write timm:NAME"),
+    (("timm:resnt18",), "Did you mean resnet18"),
+    (("timm:vit_tiny_patch16_224",), "img_size"),
+    (("timm:resnet18", "--batch-size", "6"), "--batch-size must hold"),
+    (("timm:resnet18", "--world", "3"), "--bn-batch-size must be a multiple of --world=3"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "words"), REJECTED)
+def test_what_cannot_be_is_rejected_with_code_2(capsys, arguments, words):
+    assert main(["model", *arguments]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_the_command_prints_a_table_and_the_outcome(capsys):
+    assert main(["model", "timm:cifar_resnet8", "--image-size", "16", "--rows", "3", "--steps", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert "the guarantee holds: all 15 layers agree to" in printed and "3 of 15 layers" in printed

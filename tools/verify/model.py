@@ -1,0 +1,193 @@
+"""Train a model for some steps in float64, on one rank and in one piece, and again under other batch splits;
+compare weights, running statistics and outputs layer by layer.
+
+Rounding is about 1e-16 in float64, so that a larger difference is a layer that depends on the batch split.
+The runs are made by lbtrain's own plan, engine and ghost batch norm. Dropout and drop path are switched off:
+their draws belong to a micro-batch.
+"""
+
+import argparse
+import os
+import socket
+import tempfile
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from lbtrain import Recipe
+from lbtrain.errors import RecipeError
+
+from .traces import Question, Split, Trace, trained
+
+EXAMPLES = """
+examples:
+  python -m tools.verify model timm:resnet18
+  python -m tools.verify model timm:vit_tiny_patch16_224 --args "{img_size: 64}"
+  python -m tools.verify model timm:efficientnet_b0 --optimizer lars --world 1    # one process, no ranks
+
+exit status: 0 the guarantee holds; 1 it does not; 2 the model cannot be trained (the message says why)
+"""
+SCALE = 1e-6
+"""Below this size a tensor is compared absolutely: the bias before a batch norm, say, is rounding alone."""
+
+
+class LayerDifference(NamedTuple):
+    """The largest differences of one layer over all splits, relative to the largest number compared.
+    `outputs` of the first step (0.0 where they are not in the order of the images), `state` after the last.
+    """
+
+    name: str
+    kind: str
+    outputs: float
+    state: float
+    split: str
+
+
+def add_arguments(commands: Any) -> None:
+    """Add the command `model` to a parser."""
+    parser = commands.add_parser(
+        "model", help="compare batch splits of a model, layer by layer, in float64", description=__doc__,
+        epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    shown = "(default: %(default)s)"
+    parser.add_argument("model", help="timm:NAME, any classification model of timm")
+    parser.add_argument("--args", default="{}", help="more arguments for timm.create_model, as {key: value}")
+    parser.add_argument("--world", type=int, default=2, help=f"ranks, processes on this machine {shown}")
+    parser.add_argument("--steps", type=int, default=3, help=f"optimizer steps {shown}")
+    parser.add_argument("--batch-size", type=int, default=8, help=f"random images per step {shown}")
+    parser.add_argument("--bn-batch-size", type=int, default=4, help=f"images of a ghost batch {shown}")
+    parser.add_argument("--image-size", type=int, default=64, help=f"their height and width {shown}")
+    parser.add_argument("--optimizer", default="sgd", help=f"sgd, lars or lamb {shown}")
+    parser.add_argument("--lr", type=float, default=0.01, help=f"learning rate {shown}")
+    parser.add_argument(
+        "--tolerance", type=float, default=1e-8, help=f"largest relative difference that is rounding {shown}"
+    )
+    parser.add_argument("--rows", type=int, default=15, help=f"layers shown, the worst first; 0: all {shown}")
+
+
+def verify(question: Question) -> int:
+    """Compare, print the table, return 0 or 1. Raises RecipeError for a model that cannot be trained."""
+    layers = compare(question)
+    off = [layer for layer in layers if layer.state > question.tolerance]
+    _print(question, layers, len(off))
+    return 1 if off else 0
+
+
+def compare(question: Question) -> list[LayerDifference]:
+    """One row a layer, the worst first. Raises RecipeError for a split or a model that cannot be."""
+    splits = question.splits()
+    _check(question)
+    reference, *others = [
+        trace for world in sorted({s.world_size for s in splits}) for trace in _traces(question, world)
+    ]
+    kinds = layer_kinds(question.recipe())
+    pairs = list(zip(splits[1:], others, strict=True))
+    rows = [_worst(name, kind, reference, pairs) for name, kind in kinds.items()]
+    return sorted(rows, key=lambda row: -row.state)
+
+
+def _check(question: Question) -> None:
+    from lbtrain.plan.plan import make_plan
+
+    if question.batch_size % question.bn_batch_size or question.batch_size == question.bn_batch_size:
+        raise RecipeError("--batch-size must hold at least two ghost batches of --bn-batch-size")
+    if question.bn_batch_size % question.world:
+        raise RecipeError(f"--bn-batch-size must be a multiple of --world={question.world}")
+    make_plan(question.recipe(), 1)
+
+
+def _traces(question: Question, world: int) -> list[Trace]:
+    """Of the splits on so many ranks, each run by processes of their own."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with tempfile.TemporaryDirectory() as folder:
+        answer = os.path.join(folder, "traces.pt")
+        mp.spawn(_rank, args=(question, world, port, answer), nprocs=world, join=True)
+        return [Trace(*parts) for parts in torch.load(answer, weights_only=True)]
+
+
+def _rank(rank: int, question: Question, world: int, port: int, answer: str) -> None:
+    from lbtrain.launch.world import leave_process_group
+
+    torch.set_num_threads(max(1, torch.get_num_threads() // world))
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
+    traces = [trained(question, split) for split in question.splits() if split.world_size == world]
+    if rank == 0:
+        torch.save([(trace.outputs, trace.state) for trace in traces], answer)
+    leave_process_group()
+
+
+def layer_kinds(recipe: Recipe) -> dict[str, str]:
+    """Class names of the layers that have weights or statistics of their own, in the model's order."""
+    from lbtrain.data import dataset_info
+    from lbtrain.tasks import build_model
+
+    with torch.device("meta"):
+        model = build_model(recipe, dataset_info(recipe.data))
+    return {
+        name: type(module).__name__
+        for name, module in model.named_modules()
+        if [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+    }
+
+
+def _worst(name: str, kind: str, reference: Trace, pairs: list[tuple[Split, Trace]]) -> LayerDifference:
+    own = [key for key in reference.state if key.rpartition(".")[0] == name]
+    rows = []
+    for split, trace in pairs:
+        state = max([_difference(trace.state[key], reference.state[key]) for key in own], default=0.0)
+        rows.append(LayerDifference(name, kind, _outputs(name, split, trace, reference), state, split.name))
+    worst = max(rows, key=lambda row: row.state)
+    return worst._replace(outputs=max(row.outputs for row in rows))
+
+
+def difference_of_states(trace: Trace, reference: Trace) -> float:
+    """The largest relative difference of weights and running statistics."""
+    return max(_difference(trace.state[key], tensor) for key, tensor in reference.state.items())
+
+
+def _outputs(name: str, split: Split, trace: Trace, reference: Trace) -> float:
+    ours, expected = trace.outputs.get(name), reference.outputs.get(name)
+    if ours is None or expected is None or len(ours) * split.world_size != len(expected):
+        return 0.0
+    chunks = expected.split(split.micro_batch_size)[:: split.world_size]
+    return _difference(ours, torch.cat(chunks))
+
+
+def _difference(ours: Tensor, expected: Tensor) -> float:
+    a, b = ours.double(), expected.double()
+    if not a.numel():
+        return 0.0
+    difference = float((a - b).abs().max() / b.abs().max().clamp_min(SCALE))
+    return difference if difference == difference else float("inf")
+
+
+def _print(question: Question, layers: list[LayerDifference], off: int) -> None:
+    shown = layers[: question.rows or None]
+    table = Table(
+        title=f"{question.model}: {len(question.splits()) - 1} batch splits against one rank, "
+        f"{question.steps} steps in float64",
+        caption=f"{len(shown)} of {len(layers)} layers, the worst first; relative differences",
+    )
+    for column in ("layer", "kind"):
+        table.add_column(column)
+    for column in ("outputs, step 1", f"weights, step {question.steps}"):
+        table.add_column(column, justify="right")
+    table.add_column("at")
+    for layer in shown:
+        numbers = f"{layer.outputs:.1e}", f"{layer.state:.1e}"
+        table.add_row(layer.name, layer.kind, *numbers, layer.split if layer.state else "")
+    console = Console()
+    console.print(table)
+    largest = max(layer.state for layer in layers)
+    console.print(
+        f"the guarantee does not hold: {off} of {len(layers)} layers differ, by up to {largest:.1e}"
+        if off
+        else f"the guarantee holds: all {len(layers)} layers agree to {largest:.1e}"
+    )

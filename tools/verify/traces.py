@@ -1,0 +1,157 @@
+"""One run of a model in float64 under one batch split, by lbtrain's own plan, engine and ghost batch norm, and
+what it leaves.
+"""
+
+import argparse
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lbtrain import Recipe
+from lbtrain.errors import RecipeError
+from lbtrain.recipe.values import from_text
+
+
+class Split(NamedTuple):
+    """One way to make a step."""
+
+    name: str
+    world_size: int
+    micro_batch_size: int
+
+
+@dataclass(frozen=True)
+class Question:
+    """What to compare; see --help."""
+
+    model: str
+    args: str
+    world: int
+    steps: int
+    batch_size: int
+    bn_batch_size: int
+    image_size: int
+    optimizer: str
+    lr: float
+    tolerance: float
+    rows: int
+    engine: str = "ddp"
+    zero_stage: int = 0
+
+    @classmethod
+    def of(cls, options: argparse.Namespace) -> "Question":
+        asked = vars(options)
+        return cls(**{field: asked[field] for field in cls.__dataclass_fields__ if field in asked})
+
+    def recipe(self) -> Recipe:
+        """Raises RecipeError."""
+        source, _, name = self.model.partition(":")
+        if source != "timm":
+            raise RecipeError(f"{self.model}: write timm:NAME with a model of timm")
+        return Recipe().vary(
+            batch_size=self.batch_size,
+            bn_batch_size=self.bn_batch_size,
+            duration=f"{self.steps}it",
+            model=dict(name=name, args=from_text(self.args, dict[str, Any], "--args")),
+            data=dict(name="synthetic", image_size=self.image_size),
+            optimizer=dict(name=self.optimizer),
+            engine=self.engine,
+            deepspeed=dict(zero_stage=self.zero_stage),
+        )
+
+    def splits(self) -> list[Split]:
+        """The first is the reference."""
+        whole, ghost, world = self.batch_size, self.bn_batch_size, self.world
+        splits = [Split("1 rank", 1, whole), Split(f"1 rank, {whole // ghost} micro-batches", 1, ghost)]
+        if world > 1:
+            splits.append(Split(f"{world} ranks", world, whole // world))
+            splits.append(Split(f"{world} ranks, batch norm over ranks", world, ghost // world))
+        return splits
+
+
+@dataclass
+class Trace:
+    """What a run left: outputs of the first step by layer, in the order of the images of rank 0, and weights
+    and running statistics after the last.
+    """
+
+    outputs: dict[str, Tensor]
+    state: dict[str, Tensor]
+
+
+def trained(question: Question, split: Split) -> Trace:
+    """Trains in the process group that this process is in. Collective."""
+    from lbtrain.main import build_bare_model, build_engine
+    from lbtrain.nn import regroup_ghost_batches
+    from lbtrain.plan.plan import make_plan
+
+    recipe = question.recipe().vary(micro_batch_size=split.micro_batch_size)
+    plan = make_plan(recipe, split.world_size, engine=question.engine)
+    model = without_random_layers(build_bare_model(recipe, plan, torch.device("cpu"))).double().train()
+    engine, _ = build_engine(recipe, plan, model, torch.device("cpu"))
+    regroup_ghost_batches(engine.model, plan.split.ranks_per_ghost)
+    recorder = Recorder(model, split.micro_batch_size)
+    for step in range(question.steps):
+        images, labels = _batch(question, step)
+        for number in range(engine.accumulation):
+            first = (number * split.world_size + dist.get_rank()) * split.micro_batch_size
+            some = slice(first, first + split.micro_batch_size)
+            engine.backward(F.cross_entropy(engine.model(images[some]), labels[some]))
+        engine.step(question.lr)
+        recorder.stop()
+    state = engine.save()  # on rank 0
+    return Trace(recorder.outputs(), state["model"] if state else {})
+
+
+def _batch(question: Question, step: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(step)
+    shape = (question.batch_size, 3, question.image_size, question.image_size)
+    images = torch.randn(shape, generator=generator, dtype=torch.float64)
+    return images, torch.randint(10, (question.batch_size,), generator=generator)
+
+
+def random_layers(model: nn.Module) -> list[str]:
+    """Names of the layers that draw random numbers in training: dropout and timm's drop path."""
+    found = []
+    for name, module in model.named_modules():
+        share = getattr(module, "p", None) if isinstance(module, nn.modules.dropout._DropoutNd) else None
+        if share or getattr(module, "drop_prob", 0):
+            found.append(name)
+    return found
+
+
+def without_random_layers(model: nn.Module) -> nn.Module:
+    """`model` with dropout and drop path switched off."""
+    for name in random_layers(model):
+        layer: Any = model.get_submodule(name)
+        setattr(layer, "p" if hasattr(layer, "p") else "drop_prob", 0.0)
+    return model
+
+
+class Recorder:
+    """Keeps the first output of every layer without children, until it is stopped."""
+
+    def __init__(self, model: nn.Module, micro_batch_size: int):
+        self._size = micro_batch_size
+        self._parts: dict[str, list[Tensor]] = {}
+        self._handles = [
+            module.register_forward_hook(lambda _, __, out, name=name: self._keep(name, out))
+            for name, module in model.named_modules()
+            if not list(module.children())
+        ]
+
+    def _keep(self, name: str, output: Any) -> None:
+        if isinstance(output, Tensor) and output.dim() and output.shape[0] == self._size:
+            self._parts.setdefault(name, []).append(output.detach().clone())
+
+    def stop(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def outputs(self) -> dict[str, Tensor]:
+        """By layer, one row an image, in the order of this rank's images."""
+        return {name: torch.cat(parts) for name, parts in self._parts.items()}
