@@ -1,4 +1,4 @@
-"""One run of a model in float64 under one batch split, by lbtrain's own plan, engine and ghost batch norm, and
+"""One run of a model in float64 under one batch split, by lbtrain's plan, engine and ghost batch norm, and
 what it leaves.
 """
 
