@@ -253,8 +253,10 @@ def build_bare_model(recipe: Recipe, plan: "Plan", device: "torch.device") -> "t
     freeze(model, plan.statistics.without_gradient)
     if plan.statistics.batch_norm_layers:
         convert_to_ghost_batch_norm(
-            model, plan.bn_batch_size, momentum=recipe.bn_momentum
+            model, plan.bn_batch_size, momentum=recipe.bn_momentum, compiled=recipe.compile
         )  # the loop groups the ranks
+    if recipe.compile:
+        model.compile()  # in place: the names of its weights stay, and engines see the same network
     return model
 
 

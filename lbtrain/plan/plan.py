@@ -17,7 +17,7 @@ from lbtrain.plan.batching import BatchSplit, Phase, phase_starts, split_batch, 
 from lbtrain.plan.scaling import learning_rate, regime_factor
 from lbtrain.plan.schedules import LearningRate, crossed
 from lbtrain.plan.statistics import ModelStatistics, memory_estimate, model_statistics
-from lbtrain.plan.validate import check_noise_scale, check_recipe
+from lbtrain.plan.validate import check_compile, check_noise_scale, check_recipe
 from lbtrain.recipe import Recipe
 from lbtrain.recipe.durations import Duration
 
@@ -118,6 +118,7 @@ def make_plan(
     scheduled = partial(_schedule_examples, recipe, dataset.train_examples, total=total)
     phases = _phases(recipe, world_size, ghost, total, scheduled)
     check_noise_scale(recipe, engine, phases, world_size, ghost)
+    check_compile(recipe, engine, max(phase.split.ranks_per_ghost for phase in phases))
     return Plan(
         recipe=recipe,
         world_size=world_size,

@@ -45,6 +45,9 @@ def rows(plan: Plan) -> dict[str, str]:
         "optimizer": _optimizer(plan),
         "gradient clipping": f"norm {clip:g}" if clip else "none",
         "precision": recipe.precision + (", channels last" if recipe.channels_last else ""),
+        "torch.compile": "forward and backward pass; batch norm by elementary operations"
+        if recipe.compile
+        else "no",
         "engine": plan.engine + sharded,
         "memory per rank (estimate)": f"{sum(plan.memory.values()) / GIB:.3g} GiB",
     }

@@ -7,6 +7,8 @@ take) is rejected where they are read.
 
 import importlib.util
 import math
+import os
+import shutil
 from collections.abc import Sequence
 
 from lbtrain.errors import RecipeError
@@ -211,6 +213,36 @@ def _check_noise_of_one_micro_batch(recipe: Recipe, stage: int, name: str, ghost
         )
 
 
+def check_compile(recipe: Recipe, engine: str, ranks_per_ghost: int) -> None:
+    """Raises RecipeError for what torch.compile is not known to do alike."""
+    reasons = {
+        f"model.library={recipe.model.library}: the heads of a detector depend on what is found": (
+            recipe.model.library != "timm"
+        ),
+        "engine=colossalai. Use engine=ddp, accelerate or deepspeed": engine == "colossalai",
+        "deepspeed.zero_stage=3, which gathers weights layer by layer. Use stage 0, 1 or 2": (
+            recipe.zero_stage_under(engine) == 3
+        ),
+        "absa.max_batch_size: compiled code has no second derivatives": bool(recipe.absa.max_batch_size),
+        f"a batch-norm batch over {ranks_per_ghost} ranks, whose exchange is not compiled. Use "
+        f"micro_batch_size={recipe.bn_batch_size} or more": ranks_per_ghost > 1,
+    }
+    for reason, holds in reasons.items():
+        if recipe.compile and holds:
+            raise RecipeError(f"compile=true does not go with {reason}.")
+
+
+def check_compiler(device_type: str) -> None:
+    """Raises RecipeError where this machine cannot compile for `device_type`, cuda or cpu."""
+    compilers = (os.environ.get("CXX", "g++"), "clang++")
+    if device_type == "cpu" and not any(shutil.which(name) for name in compilers):
+        raise RecipeError(
+            "compile=true on a machine without GPU needs a C++ compiler: install g++, or set CXX to another."
+        )
+    if device_type == "cuda" and importlib.util.find_spec("triton") is None:
+        raise RecipeError("compile=true on a GPU needs the package triton: install it, or use compile=false.")
+
+
 def check_runs_here(recipe: Recipe, engine: str, device_type: str) -> None:
     """Raises RecipeError for what this machine lacks. `device_type`: cuda or cpu."""
     for setting in (
@@ -223,6 +255,8 @@ def check_runs_here(recipe: Recipe, engine: str, device_type: str) -> None:
                 f"{setting} under engine={engine} needs a GPU, and this machine has none: {reason}. Use "
                 f"{remedy}."
             )
+    if recipe.compile:
+        check_compiler(device_type)
     if engine == "colossalai" and importlib.util.find_spec("colossalai") is None:
         raise RecipeError(
             "engine=colossalai needs ColossalAI, which is not installed here. `make colossalai` installs it "

@@ -38,7 +38,7 @@ from lbtrain.recipe.values import dump_yaml, mapping_from_yaml
 MAY_CHANGE_ON_RESUME = {
     "engine", "deepspeed.zero_stage", "deepspeed.config", "colossalai.zero_stage", "world_size",
     "micro_batch_size", "max_micro_batch_size", "validation_batch_size", "data.root", "data.workers",
-    "channels_last", "run_dir", "fault_timeout", "skip_nonfinite", "resume", "log_every",
+    "channels_last", "compile", "run_dir", "fault_timeout", "skip_nonfinite", "resume", "log_every",
     "evaluate_every", "checkpoint.every", "checkpoint.keep", "data.on_error", "measure.noise_scale",
     "measure.layers", "measure.distance",
     "data.max_pixels", "data.validation_root", "max_overflows", "min_loss_scale",
@@ -131,6 +131,11 @@ class Recipe:
         False,
         "Use the channels-last memory format, in which GPUs compute convolutions in bf16 and fp16 fastest "
         "(ZeRO stage 0 only).",
+    )
+    compile: bool = key(
+        False,
+        "Compile the network with torch.compile. The run is the same up to rounding, and the first step takes "
+        "minutes.",
     )
     engine: str = key(
         "auto",

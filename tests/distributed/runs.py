@@ -30,9 +30,9 @@ def run_here(changes: dict[str, Any], run_dir: str) -> dict[str, Any]:
     return run(Recipe().vary(**SMALL).vary(**changes, run_dir=run_dir), "small")
 
 
-def train_on(world_size: int, run_dir: Path, **changes: Any) -> "Outcome":
-    """A run of SMALL with `changes` on so many ranks."""
-    run_on_ranks(world_size, run_here, changes, str(run_dir))
+def train_on(world_size: int, run_dir: Path, *, timeout: float = 180, **changes: Any) -> "Outcome":
+    """A run of SMALL with `changes` on so many ranks, ended after `timeout` seconds."""
+    run_on_ranks(world_size, run_here, changes, str(run_dir), timeout=timeout)
     return Outcome(run_dir)
 
 

@@ -1,6 +1,9 @@
 """python -m tools.verify model sees a layer that depends on the batch split, and rejects what cannot be."""
 
+import csv
+
 import pytest
+import timm
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -53,8 +56,6 @@ def test_a_layer_that_depends_on_the_batch_split_is_seen(one_rank, name, holds):
 
 
 def test_layers_that_draw_random_numbers_are_found_and_switched_off():
-    import timm
-
     model = timm.create_model("vit_tiny_patch16_224", drop_rate=0.1, drop_path_rate=0.2, img_size=32)
     assert "blocks.11.drop_path1" in random_layers(model) and "head_drop" in random_layers(model)
     state = torch.get_rng_state()
@@ -81,3 +82,20 @@ def test_the_command_prints_a_table_and_the_outcome(capsys):
     assert main(["model", "timm:cifar_resnet8", "--image-size", "16", "--rows", "3", "--steps", "1"]) == 0
     printed = capsys.readouterr().out
     assert "the guarantee holds: all 15 layers agree to" in printed and "3 of 15 layers" in printed
+
+
+def test_a_sweep_writes_a_row_for_each_family_and_goes_on_from_there(one_rank, tmp_path, monkeypatch):
+    monkeypatch.setattr(timm, "list_models", lambda module: ["cifar_resnet8"] if module == "ours" else ["x"])
+    out, page = tmp_path / "models.csv", tmp_path / "models.md"
+    assert main(["sweep", "--out", str(out), "--page", str(page), "--families", "ours,other"]) == 0
+    ours, other = sorted(csv.DictReader(out.open()), key=lambda row: row["family"] == "other")
+    assert (ours["outcome"], ours["model"], ours["batch_norm_layers"]) == ("holds", "cifar_resnet8", "7")
+    assert float(ours["difference"]) < 1e-12 and ours["commit"] and "timm=" in ours["versions"]
+    assert other["outcome"] == "rejected" and "Unknown model" in other["reason"]
+    assert (
+        "2 families with 2 models, 1 of which" in page.read_text()
+        and "1 holds, 1 rejected" in page.read_text()
+    )
+    before = out.read_text()
+    monkeypatch.setattr("tools.verify.sweep._row", None)
+    assert main(["sweep", "--out", str(out), "--families", "ours,other"]) == 0 and out.read_text() == before

@@ -28,6 +28,7 @@ EXAMPLES = """
 examples:
   python -m tools.verify model timm:resnet18
   python -m tools.verify model timm:vit_tiny_patch16_224 --args "{img_size: 64}"
+  python -m tools.verify model timm:resnet18 --precision fp32 --steps 5 --lr 0.05    # how rounding grows
   python -m tools.verify model timm:efficientnet_b0 --optimizer lars --world 1    # one process, no ranks
 
 exit status: 0 the guarantee holds; 1 it does not; 2 the model cannot be trained (the message says why)
@@ -67,19 +68,24 @@ def add_arguments(commands: Any) -> None:
     parser.add_argument(
         "--tolerance", type=float, default=1e-8, help=f"largest relative difference that is rounding {shown}"
     )
+    parser.add_argument(
+        "--precision", default="fp64", choices=("fp64", "fp32"), help=f"fp32 shows how rounding grows {shown}"
+    )
     parser.add_argument("--rows", type=int, default=15, help=f"layers shown, the worst first; 0: all {shown}")
 
 
 def verify(question: Question) -> int:
     """Compare, print the table, return 0 or 1. Raises RecipeError for a model that cannot be trained."""
-    layers = compare(question)
+    layers, losses = compare(question)
     off = [layer for layer in layers if layer.state > question.tolerance]
-    _print(question, layers, len(off))
+    _print(question, layers, len(off), losses)
     return 1 if off else 0
 
 
-def compare(question: Question) -> list[LayerDifference]:
-    """One row a layer, the worst first. Raises RecipeError for a split or a model that cannot be."""
+def compare(question: Question) -> tuple[list[LayerDifference], list[float]]:
+    """One row a layer, the worst first, and the relative difference of the loss in every step. Raises
+    RecipeError for a split or a model that cannot be.
+    """
     splits = question.splits()
     _check(question)
     reference, *others = [
@@ -88,7 +94,11 @@ def compare(question: Question) -> list[LayerDifference]:
     kinds = layer_kinds(question.recipe())
     pairs = list(zip(splits[1:], others, strict=True))
     rows = [_worst(name, kind, reference, pairs) for name, kind in kinds.items()]
-    return sorted(rows, key=lambda row: -row.state)
+    losses = [
+        max(abs(trace.losses[step] / reference.losses[step] - 1) for trace in others)
+        for step in range(question.steps)
+    ]
+    return sorted(rows, key=lambda row: -row.state), losses
 
 
 def _check(question: Question) -> None:
@@ -119,7 +129,7 @@ def _rank(rank: int, question: Question, world: int, port: int, answer: str) -> 
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
     traces = [trained(question, split) for split in question.splits() if split.world_size == world]
     if rank == 0:
-        torch.save([(trace.outputs, trace.state) for trace in traces], answer)
+        torch.save([(trace.outputs, trace.state, trace.losses) for trace in traces], answer)
     leave_process_group()
 
 
@@ -168,11 +178,11 @@ def _difference(ours: Tensor, expected: Tensor) -> float:
     return difference if difference == difference else float("inf")
 
 
-def _print(question: Question, layers: list[LayerDifference], off: int) -> None:
+def _print(question: Question, layers: list[LayerDifference], off: int, losses: list[float]) -> None:
     shown = layers[: question.rows or None]
     table = Table(
         title=f"{question.model}: {len(question.splits()) - 1} batch splits against one rank, "
-        f"{question.steps} steps in float64",
+        f"{question.steps} steps in {question.precision}",
         caption=f"{len(shown)} of {len(layers)} layers, the worst first; relative differences",
     )
     for column in ("layer", "kind"):
@@ -185,6 +195,7 @@ def _print(question: Question, layers: list[LayerDifference], off: int) -> None:
         table.add_row(layer.name, layer.kind, *numbers, layer.split if layer.state else "")
     console = Console()
     console.print(table)
+    console.print(f"loss, steps 1 to {question.steps}: {', '.join(f'{loss:.1e}' for loss in losses)}")
     largest = max(layer.state for layer in layers)
     console.print(
         f"the guarantee does not hold: {off} of {len(layers)} layers differ, by up to {largest:.1e}"

@@ -1,4 +1,4 @@
-"""One run of a model in float64 under one batch split, by lbtrain's plan, engine and ghost batch norm, and
+"""One run of a model under one batch split, by lbtrain's plan, engine and ghost batch norm, and
 what it leaves.
 """
 
@@ -39,6 +39,7 @@ class Question:
     lr: float
     tolerance: float
     rows: int
+    precision: str = "fp64"
     engine: str = "ddp"
     zero_stage: int = 0
 
@@ -46,6 +47,10 @@ class Question:
     def of(cls, options: argparse.Namespace) -> "Question":
         asked = vars(options)
         return cls(**{field: asked[field] for field in cls.__dataclass_fields__ if field in asked})
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return {"fp64": torch.float64, "fp32": torch.float32}[self.precision]
 
     def recipe(self) -> Recipe:
         """Raises RecipeError."""
@@ -75,12 +80,14 @@ class Question:
 
 @dataclass
 class Trace:
-    """What a run left: outputs of the first step by layer, in the order of the images of rank 0, and weights
-    and running statistics after the last.
+    """What a run left: outputs of the first step by layer, in the order of the images of rank 0, weights and
+    running statistics after the last.
     """
 
     outputs: dict[str, Tensor]
     state: dict[str, Tensor]
+    losses: list[float]
+    """Of every step, over the whole batch."""
 
 
 def trained(question: Question, split: Split) -> Trace:
@@ -91,26 +98,33 @@ def trained(question: Question, split: Split) -> Trace:
 
     recipe = question.recipe().vary(micro_batch_size=split.micro_batch_size)
     plan = make_plan(recipe, split.world_size, engine=question.engine)
-    model = without_random_layers(build_bare_model(recipe, plan, torch.device("cpu"))).double().train()
+    model = (
+        without_random_layers(build_bare_model(recipe, plan, torch.device("cpu"))).to(question.dtype).train()
+    )
     engine, _ = build_engine(recipe, plan, model, torch.device("cpu"))
     regroup_ghost_batches(engine.model, plan.split.ranks_per_ghost)
     recorder = Recorder(model, split.micro_batch_size)
+    losses = []
     for step in range(question.steps):
         images, labels = _batch(question, step)
+        total = torch.zeros((), dtype=question.dtype)
         for number in range(engine.accumulation):
             first = (number * split.world_size + dist.get_rank()) * split.micro_batch_size
             some = slice(first, first + split.micro_batch_size)
-            engine.backward(F.cross_entropy(engine.model(images[some]), labels[some]))
+            loss = F.cross_entropy(engine.model(images[some]), labels[some])
+            engine.backward(loss)
+            total += loss.detach() / engine.accumulation
         engine.step(question.lr)
+        losses.append(float(engine.mean(total)))
         recorder.stop()
     state = engine.save()  # on rank 0
-    return Trace(recorder.outputs(), state["model"] if state else {})
+    return Trace(recorder.outputs(), state["model"] if state else {}, losses)
 
 
 def _batch(question: Question, step: int) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(step)
     shape = (question.batch_size, 3, question.image_size, question.image_size)
-    images = torch.randn(shape, generator=generator, dtype=torch.float64)
+    images = torch.randn(shape, generator=generator, dtype=question.dtype)
     return images, torch.randint(10, (question.batch_size,), generator=generator)
 
 

@@ -1,0 +1,56 @@
+"""The page of models, made from the table of a sweep."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from ..kit.tables import Table
+
+_HEAD = """# Models
+
+This page is made by `python -m tools.verify sweep --out results/models.csv --page docs/models.md`; do not
+edit it. Every family of timm is built on the meta device and its layers are checked. Its smallest model then
+trains three steps in float64, with 8 random images a step and batch norm over 4: in one piece, and as two
+micro-batches. `holds` means that weights and running statistics agree to 1e-8; the number is the largest
+relative difference. For your own model, and for two ranks, run `python -m tools.verify model timm:NAME`.
+
+What is rejected when the plan is made, with the argument that helps:
+
+- layers with batch statistics that have no ghost form: SyncBatchNorm, SplitBatchNorm, InplaceABN, EvoNorm B0
+  to B2, InstanceNorm with running statistics, and any layer of an unknown kind with running statistics;
+- models that do not take the images of the data set, or do not return scores (n, classes).
+
+A parameter that the loss does not depend on is not trained, under any engine; the plan names it. Layers that
+draw random numbers (dropout and drop path; counted with timm's defaults) are switched off in this test. Their
+draws belong to a micro-batch: such models agree over restarts and engines, not over batch splits.
+"""
+_COLUMNS = ("family", "models", "smallest", "parameters", "pixels", "batch norms", "random layers", "outcome")
+
+
+def page_of(rows: Sequence[dict[str, Any]]) -> str:
+    """Markdown."""
+    ordered = sorted(rows, key=lambda row: row["family"])
+    outcomes = Counter(row["outcome"] for row in ordered).most_common()
+    models = sum(int(row["models"]) for row in ordered)
+    rejected = sum(int(row["models_rejected"]) for row in ordered)
+    summary = (
+        f"{len(ordered)} families with {models:,} models, {rejected} of which have a layer that is "
+        f"rejected or cannot be built here. Smallest models: {', '.join(f'{n} {outcome}' for outcome, n in outcomes)}."
+    )
+    table = Table(_COLUMNS, [_cells(row) for row in ordered], align="lrlrrrrl")
+    sources = sorted({f"Commit {row['commit']}, {row['hardware']}, {row['versions']}." for row in ordered})
+    return "\n\n".join([_HEAD.rstrip(), summary, table.markdown(), *sources]) + "\n"
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    outcome = row["outcome"] + (f", {row['difference']}" if row["difference"] else "")
+    return [
+        row["family"],
+        str(row["models"]),
+        row["model"],
+        f"{int(row['parameters']):,}",
+        str(row["image_size"]),
+        str(row["batch_norm_layers"]),
+        str(row["random_layers"]),
+        outcome + (f": {row['reason']}" if row["reason"] else ""),
+    ]
