@@ -10,6 +10,7 @@ from lbtrain.nn.conversion import (
 )
 from lbtrain.nn.ghost_bn import GhostBatchNorm, GhostBatchNorm1d, GhostBatchNorm2d
 from lbtrain.nn.ghost_statistics import GhostStatistics
+from lbtrain.nn.random_layers import random_layers, without_random_layers
 
 __all__ = [
     "GhostBatchNorm",
@@ -20,6 +21,8 @@ __all__ = [
     "check_batch_statistics",
     "cifar_resnet",
     "convert_to_ghost_batch_norm",
+    "random_layers",
     "regroup_ghost_batches",
     "wide_resnet",
+    "without_random_layers",
 ]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lbtrain import optim
 from lbtrain.data import DatasetInfo
 from lbtrain.errors import RecipeError
-from lbtrain.nn import check_batch_statistics
+from lbtrain.nn import check_batch_statistics, random_layers
 from lbtrain.recipe import Recipe
 from lbtrain.tasks import build_model, outputs_of
 
@@ -27,6 +27,7 @@ class ModelStatistics:
     without_trust_ratio: int
     batch_norm_layers: int
     activation_bytes_per_image: int
+    random_layers: int = 0
     without_gradient: tuple[str, ...] = ()
     """Parameters on which the loss does not depend. They are not trained, under any engine."""
     muon: int = 0
@@ -34,9 +35,17 @@ class ModelStatistics:
 
     def notes(self) -> list[str]:
         """What a person should know of the model before it is trained."""
-        names, count = ", ".join(self.without_gradient[:3]), len(self.without_gradient)
-        more = f" and {count - 3} more" if count > 3 else ""
-        return [f"Parameters that get no gradient are not trained: {names}{more}."] if names else []
+        notes = []
+        if self.random_layers:
+            notes.append(
+                f"Dropout or drop path in {self.random_layers} layers draws by micro-batch: runs agree over "
+                "engines and restarts, not over batch splits."
+            )
+        if self.without_gradient:
+            names, count = ", ".join(self.without_gradient[:3]), len(self.without_gradient)
+            more = f" and {count - 3} more" if count > 3 else ""
+            notes.append(f"Parameters that get no gradient are not trained: {names}{more}.")
+        return notes
 
 
 def model_statistics(recipe: Recipe, dataset: DatasetInfo) -> ModelStatistics:
@@ -67,6 +76,7 @@ def model_statistics(recipe: Recipe, dataset: DatasetInfo) -> ModelStatistics:
         without_trust_ratio=sum(role.numel for role in roles if not role.use_trust_ratio),
         muon=sum(role.numel for role in roles if role.use_muon),
         batch_norm_layers=batch_norm_layers,
+        random_layers=len(random_layers(model)),
         activation_bytes_per_image=activation_bytes,
         without_gradient=without_gradient,
     )

@@ -79,6 +79,15 @@ def test_the_command_ends_with_code_2_and_one_message(capsys, monkeypatch, tmp_p
     assert capsys.readouterr().err.startswith("error: model.name=resnt18: Unknown model")
 
 
+@pytest.mark.parametrize(
+    ("args", "count"), [({}, 0), (dict(drop_rate=0.1), 1), (dict(drop_path_rate=0.1), 7)]
+)
+def test_the_plan_says_that_dropout_depends_on_the_batch_split(args, count):
+    plan = make_plan(Recipe().vary(model=dict(name="resnet18", args=args), batch_size=32), 1)
+    assert plan.statistics.random_layers == count
+    assert any(f"in {count} layers draws by micro-batch" in note for note in plan.notes) == bool(count)
+
+
 def test_parameters_without_gradient_are_named_in_the_plan():
     plan = make_plan(Recipe().vary(model=dict(name="odd_unread"), batch_size=32), 1)
     assert plan.statistics.without_gradient == ("scale", "extra.weight", "extra.bias")

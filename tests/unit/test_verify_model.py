@@ -9,10 +9,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 import tests.odd_models
+from lbtrain.nn import random_layers, without_random_layers
 from tools.verify.__main__ import main
 from tools.verify.model import difference_of_states
 from tools.verify.sweep import _first_difference
-from tools.verify.traces import Question, random_layers, trained, without_random_layers
+from tools.verify.traces import Question, trained
 
 
 class MicroBatchMean(nn.Module):
@@ -60,7 +61,7 @@ def test_layers_that_draw_random_numbers_are_found_and_switched_off():
     assert "blocks.11.drop_path1" in random_layers(model) and "head_drop" in random_layers(model)
     state = torch.get_rng_state()
     without_random_layers(model.train())(torch.zeros(2, 3, 32, 32))
-    assert torch.equal(torch.get_rng_state(), state) and random_layers(model) == []
+    assert torch.equal(torch.get_rng_state(), state) and random_layers(model) == {}
 
 
 REJECTED = [

@@ -31,11 +31,12 @@ def page_of(rows: Sequence[dict[str, Any]]) -> str:
     """Markdown."""
     ordered = sorted(rows, key=lambda row: row["family"])
     outcomes = Counter(row["outcome"] for row in ordered).most_common()
+    counted = ", ".join(f"{count} {outcome}" for outcome, count in outcomes)
     models = sum(int(row["models"]) for row in ordered)
     rejected = sum(int(row["models_rejected"]) for row in ordered)
     summary = (
         f"{len(ordered)} families with {models:,} models, {rejected} of which have a layer that is "
-        f"rejected or cannot be built here. Smallest models: {', '.join(f'{n} {outcome}' for outcome, n in outcomes)}."
+        f"rejected or cannot be built here. Smallest models: {counted}."
     )
     table = Table(_COLUMNS, [_cells(row) for row in ordered], align="lrlrrrrl")
     sources = sorted({f"Commit {row['commit']}, {row['hardware']}, {row['versions']}." for row in ordered})

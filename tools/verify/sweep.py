@@ -18,10 +18,11 @@ import torch
 import torch.distributed as dist
 
 from lbtrain.errors import RecipeError
+from lbtrain.plan.statistics import ModelStatistics
 from lbtrain.runs.provenance import commit, hardware, versions
 
 from .model import difference_of_states
-from .traces import Question, Trace, random_layers, trained
+from .traces import Question, Trace, trained
 
 SIZES = (64, 96, 128, 160, 192, 224, 256)
 """Pixels a side, tried in this order."""
@@ -145,11 +146,16 @@ def _model_sizes(family: str) -> Iterator[tuple[str, int]]:
 def _tried(row: Row) -> Row:
     """`row` with what comes of planning and training its model."""
     try:
-        question, layers, random = _fitting(row.model)
+        question, statistics = _fitting(row.model)
     except RecipeError as error:
         return replace(row, outcome="rejected", reason=str(error))
-    row = replace(row, image_size=question.image_size, args=question.args, batch_norm_layers=layers,
-                  random_layers=random)  # fmt: skip
+    row = replace(
+        row,
+        image_size=question.image_size,
+        args=question.args,
+        batch_norm_layers=statistics.batch_norm_layers,
+        random_layers=statistics.random_layers,
+    )
     try:
         reference, other = (trained(question, split) for split in question.splits())
     except Exception as error:  # whatever a model raises is a row of the table
@@ -169,13 +175,11 @@ def _first_difference(trace: Trace, reference: Trace, tolerance: float) -> str:
     return "weights differ, outputs of the first step do not"
 
 
-def _fitting(name: str) -> tuple[Question, int, int]:
-    """A question whose images the model takes, its batch-norm layers and its random ones. Raises RecipeError
-    for a model that takes none.
+def _fitting(name: str) -> tuple[Question, ModelStatistics]:
+    """A question whose images the model takes, and the model in numbers. Raises RecipeError for a model that
+    takes none.
     """
-    from lbtrain.data import dataset_info
     from lbtrain.plan.plan import make_plan
-    from lbtrain.tasks import build_model
 
     reasons = []
     for size in SIZES:
@@ -186,7 +190,5 @@ def _fitting(name: str) -> tuple[Question, int, int]:
             except RecipeError as error:
                 reasons.append(str(error))
                 continue
-            with torch.device("meta"):
-                model = build_model(question.recipe(), dataset_info(question.recipe().data))
-            return question, plan.statistics.batch_norm_layers, len(random_layers(model))
+            return question, plan.statistics
     raise RecipeError(reasons[0])

@@ -93,7 +93,7 @@ class Trace:
 def trained(question: Question, split: Split) -> Trace:
     """Trains in the process group that this process is in. Collective."""
     from lbtrain.main import build_bare_model, build_engine
-    from lbtrain.nn import regroup_ghost_batches
+    from lbtrain.nn import regroup_ghost_batches, without_random_layers
     from lbtrain.plan.plan import make_plan
 
     recipe = question.recipe().vary(micro_batch_size=split.micro_batch_size)
@@ -126,24 +126,6 @@ def _batch(question: Question, step: int) -> tuple[Tensor, Tensor]:
     shape = (question.batch_size, 3, question.image_size, question.image_size)
     images = torch.randn(shape, generator=generator, dtype=question.dtype)
     return images, torch.randint(10, (question.batch_size,), generator=generator)
-
-
-def random_layers(model: nn.Module) -> list[str]:
-    """Names of the layers that draw random numbers in training: dropout and timm's drop path."""
-    found = []
-    for name, module in model.named_modules():
-        share = getattr(module, "p", None) if isinstance(module, nn.modules.dropout._DropoutNd) else None
-        if share or getattr(module, "drop_prob", 0):
-            found.append(name)
-    return found
-
-
-def without_random_layers(model: nn.Module) -> nn.Module:
-    """`model` with dropout and drop path switched off."""
-    for name in random_layers(model):
-        layer: Any = model.get_submodule(name)
-        setattr(layer, "p" if hasattr(layer, "p") else "drop_prob", 0.0)
-    return model
 
 
 class Recorder:
