@@ -2,6 +2,7 @@
 Importing this module registers them with timm.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -81,7 +82,12 @@ class MapOutput(Small):
         return self.stage(self.stem(x))
 
 
-def _register(name: str, kind: type[nn.Module]) -> None:
+def compiled(**args: Any) -> nn.Module:
+    """As one who compiles the model himself would register it."""
+    return torch.compile(Small(**args))
+
+
+def _register(name: str, kind: Callable[..., nn.Module]) -> None:
     def create(pretrained: bool = False, **args: Any) -> nn.Module:
         args.pop("pretrained_cfg", None)
         return kind(**args)
@@ -98,5 +104,6 @@ for _name, _kind in {
     "odd_tuple": TupleOutput,
     "odd_dict": DictOutput,
     "odd_map": MapOutput,
+    "odd_compiled": compiled,
 }.items():
     _register(_name, _kind)

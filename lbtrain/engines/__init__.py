@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from lbtrain.engines.protocol import Engine, EngineState
+from lbtrain.nn import check_unwrapped
 from lbtrain.plan.plan import Plan
 from lbtrain.recipe import Recipe
 
@@ -16,8 +17,9 @@ def create_engine(
     recipe: Recipe, plan: Plan, model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device
 ) -> Engine:
     """The engine that the plan names, on the process group that is already up. Imports only that engine's
-    library.
+    library. Raises ValueError for a model in a wrapper.
     """
+    check_unwrapped(model)
     if plan.engine == "deepspeed":
         from lbtrain.engines.deepspeed import DeepSpeedEngine
 

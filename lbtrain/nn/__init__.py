@@ -11,6 +11,7 @@ from lbtrain.nn.conversion import (
 from lbtrain.nn.ghost_bn import GhostBatchNorm, GhostBatchNorm1d, GhostBatchNorm2d
 from lbtrain.nn.ghost_statistics import GhostStatistics
 from lbtrain.nn.random_layers import random_layers, without_random_layers
+from lbtrain.nn.wrappers import check_unwrapped
 
 __all__ = [
     "GhostBatchNorm",
@@ -19,6 +20,7 @@ __all__ = [
     "GhostStatistics",
     "alexnet",
     "check_batch_statistics",
+    "check_unwrapped",
     "cifar_resnet",
     "convert_to_ghost_batch_norm",
     "random_layers",

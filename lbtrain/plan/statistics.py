@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lbtrain import optim
 from lbtrain.data import DatasetInfo
 from lbtrain.errors import RecipeError
-from lbtrain.nn import check_batch_statistics, random_layers
+from lbtrain.nn import check_batch_statistics, check_unwrapped, random_layers
 from lbtrain.recipe import Recipe
 from lbtrain.tasks import build_model, outputs_of
 
@@ -55,6 +55,7 @@ def model_statistics(recipe: Recipe, dataset: DatasetInfo) -> ModelStatistics:
     with torch.device("meta"):
         model = build_model(recipe, dataset)
     try:
+        check_unwrapped(model)
         batch_norm_layers = check_batch_statistics(model)
     except ValueError as error:
         raise RecipeError(f"model.name={recipe.model.name}: {error}") from error

@@ -5,10 +5,13 @@ helps, and never a traceback.
 import sys
 
 import pytest
+import torch
+from torch import nn
 
 import tests.odd_models  # noqa: F401  registers its models
 from lbtrain import Recipe
 from lbtrain.data import dataset_info
+from lbtrain.engines import create_engine
 from lbtrain.errors import RecipeError
 from lbtrain.main import main
 from lbtrain.plan.plan import make_plan
@@ -44,6 +47,8 @@ CASES = [
     ("odd_dict", {}, {}, "returns a dict .a tensor of 2 x 10. in training"),
     ("odd_map", {}, {}, "returns a tensor of 2 x 8 x 8 x 8 in training"),
     ("inception_v3", dict(aux_logits=True), dict(PHOTOS, image_size=299), "returns a tuple"),
+    # wrappers
+    ("odd_compiled", {}, {}, "the model is wrapped in OptimizedModule: .*compile=true"),
     # layers that depend on the batch
     ("resnetv2_50", dict(norm_layer="evonormb0"), PHOTOS, "EvoNorm2dB0, .*norm_layer=evonorms0"),
 ]
@@ -86,6 +91,13 @@ def test_the_plan_says_that_dropout_depends_on_the_batch_split(args, count):
     plan = make_plan(Recipe().vary(model=dict(name="resnet18", args=args), batch_size=32), 1)
     assert plan.statistics.random_layers == count
     assert any(f"in {count} layers draws by micro-batch" in note for note in plan.notes) == bool(count)
+
+
+def test_an_engine_takes_no_wrapped_model():
+    model = nn.Sequential(nn.DataParallel(nn.Linear(2, 2)))
+    plan = make_plan(Recipe().vary(model=dict(name="cifar_resnet8")), 1)
+    with pytest.raises(ValueError, match=r"0 is wrapped in DataParallel: .* \(its module\)"):
+        create_engine(Recipe(), plan, model, torch.optim.SGD(model.parameters()), torch.device("cpu"))
 
 
 def test_parameters_without_gradient_are_named_in_the_plan():
