@@ -111,6 +111,7 @@ def trained(question: Question, split: Split) -> Trace:
         for number in range(engine.accumulation):
             first = (number * split.world_size + dist.get_rank()) * split.micro_batch_size
             some = slice(first, first + split.micro_batch_size)
+            recorder.start_micro_step()
             loss = F.cross_entropy(engine.model(images[some]), labels[some])
             engine.backward(loss)
             total += loss.detach() / engine.accumulation
@@ -129,11 +130,12 @@ def _batch(question: Question, step: int) -> tuple[Tensor, Tensor]:
 
 
 class Recorder:
-    """Keeps the first output of every layer without children, until it is stopped."""
+    """Keeps the first output of every layer without children in every micro-step, until it is stopped."""
 
     def __init__(self, model: nn.Module, micro_batch_size: int):
         self._size = micro_batch_size
         self._parts: dict[str, list[Tensor]] = {}
+        self._called: set[str] = set()
         self._handles = [
             module.register_forward_hook(lambda _, __, out, name=name: self._keep(name, out))
             for name, module in model.named_modules()
@@ -141,8 +143,13 @@ class Recorder:
         ]
 
     def _keep(self, name: str, output: Any) -> None:
-        if isinstance(output, Tensor) and output.dim() and output.shape[0] == self._size:
+        first = name not in self._called  # pooling, say, may be one layer at several places
+        self._called.add(name)
+        if first and isinstance(output, Tensor) and output.dim() and output.shape[0] == self._size:
             self._parts.setdefault(name, []).append(output.detach().clone())
+
+    def start_micro_step(self) -> None:
+        self._called.clear()
 
     def stop(self) -> None:
         for handle in self._handles:
