@@ -90,7 +90,7 @@ def test_the_command_ends_with_code_2_and_one_message(capsys, monkeypatch, tmp_p
 def test_the_plan_says_that_dropout_depends_on_the_batch_split(args, count):
     plan = make_plan(Recipe().vary(model=dict(name="resnet18", args=args), batch_size=32), 1)
     assert plan.statistics.random_layers == count
-    assert any(f"in {count} layers draws by micro-batch" in note for note in plan.notes) == bool(count)
+    assert any(f"in {count} layers draws by micro-batch" in note for note in notes(plan)) == bool(count)
 
 
 def test_an_engine_takes_no_wrapped_model():
