@@ -112,7 +112,7 @@ def test_a_sweep_writes_a_row_for_each_family_and_goes_on_from_there(one_rank, t
     assert float(ours["difference"]) < 1e-12 and ours["commit"] and "timm=" in ours["versions"]
     assert other["outcome"] == "rejected" and "Unknown model" in other["reason"]
     assert "2 families with 2 models, 1 of which" in page.read_text()
-    assert "1 holds, 1 rejected" in page.read_text()
+    assert "1 rejected, 1 holds" in page.read_text()
     before = out.read_text()
     monkeypatch.setattr("tools.verify.sweep._row", None)
     assert main(["sweep", "--out", str(out), "--families", "ours,other"]) == 0 and out.read_text() == before
