@@ -74,13 +74,23 @@ class Asked:
         return self.row["source"]
 
     @property
+    def gpus(self) -> int:
+        return int(self.row["gpus"])
+
+    @property
+    def series(self) -> tuple[str, ...]:
+        """What rows share that differ in nothing but the number of GPUs."""
+        names = "source location model precision dataset per_gpu_batch baseline_images_per_sec"
+        return tuple(self.row[name] for name in names.split())
+
+    @property
     def large(self) -> bool:
-        return int(self.row["gpus"]) > 8
+        return self.gpus > 8
 
     @property
     def kinds(self) -> tuple[str, str, str]:
         half = "half precision" if self.baseline.job.value_bytes == 2 else "fp32 or tf32"
-        one_node = int(self.row["gpus"]) <= self.baseline.topology.gpus_per_node
+        one_node = self.gpus <= self.baseline.topology.gpus_per_node
         return (
             "one node" if one_node else "several nodes",
             half,
@@ -89,7 +99,7 @@ class Asked:
 
     def predict(self, assumptions: Assumptions) -> Prediction:
         baseline = dataclasses.replace(self.baseline, assumptions=assumptions)
-        return baseline.predict([int(self.row["gpus"])], what_if=self.what_if)[0]
+        return baseline.predict([self.gpus], what_if=self.what_if)[0]
 
 
 def ask(rows: Sequence[Row]) -> tuple[list[Asked], list[tuple[Row, str]]]:
@@ -217,6 +227,23 @@ def width(lines: Sequence[Line]) -> float:
     return statistics.median(100 * (line.high - line.low) for line in lines)
 
 
+def with_second_size(asked: Sequence[Asked]) -> list[Line | None]:
+    """Each row predicted from the smallest published size of its series too; None where there is none between
+    the baseline and the row.
+    """
+    found: list[Line | None] = []
+    for each in asked:
+        between = [
+            (int(other.row["gpus"]), float(other.row["images_per_sec"]))
+            for other in asked
+            if other.series == each.series and other.row["images_per_sec"] and other.gpus < each.gpus
+        ]
+        rates = (*each.baseline.rates, *sorted(between)[:1])
+        informed = dataclasses.replace(each, baseline=dataclasses.replace(each.baseline, rates=rates))
+        found.append(compare([informed])[0] if between and not each.what_if.micro_batch else None)
+    return found
+
+
 def by_kind(lines: Sequence[Line]) -> dict[str, list[Line]]:
     kinds = sorted({kind for line in lines for kind in line.kinds})
     return {kind: [line for line in lines if kind in line.kinds] for kind in kinds}
@@ -314,14 +341,16 @@ def _found(pattern: str, text: str) -> str:
     return match[1] if match else ""
 
 
-def values(each: Asked, line: Line, other: Line) -> dict[str, Any]:
-    """A row of results/: what was published, what is predicted, and what is predicted `blind`."""
+def values(each: Asked, line: Line, other: Line, second: Line | None) -> dict[str, Any]:
+    """A row of results/: what was published, what is predicted, what is predicted `blind`, and from a second
+    measured size.
+    """
     names = ("source", "model", "dataset", "gpus", "gpu_type", "precision", "per_gpu_batch", "baseline_gpus")
     found: dict[str, Any] = {name: each.row[name] for name in names}
     found |= {"kinds": "; ".join(line.kinds), "published": f"{line.published:.4f}"}
-    for prefix, one in (("", line), ("blind_", other)):
-        numbers = {"predicted": one.predicted, "low": one.low, "high": one.high}
-        found |= {f"{prefix}{name}": f"{value:.4f}" for name, value in numbers.items()}
+    for prefix, one in (("", line), ("blind_", other), ("second_", second)):
+        for name in ("predicted", "low", "high"):
+            found[f"{prefix}{name}"] = f"{getattr(one, name):.4f}" if one else ""
     return found | {"command": "python -m bench.scaling_prediction"}
 
 
@@ -357,7 +386,20 @@ def block(rows: Sequence[Row]) -> str:
             f"{statistics.fmean(line.error for line in each):.2f} | {coverage(each):.0%}" for each in pair
         )
         text.append(f"| {source} | {len(pair[0])} | {cells} |")
-    return "\n".join([*text, "", *_unmet(usual, others)])
+    return "\n".join([*text, "", _narrowing(rows), "", *_unmet(usual, others)])
+
+
+def _narrowing(rows: Sequence[Row]) -> str:
+    """What a second measured size does, in a sentence."""
+    both = [row for row in rows if row["second_predicted"]]
+    one, two = ([Line.read(row, prefix) for row in both] for prefix in ("", "second_"))
+    errors = [f"{statistics.fmean(line.error for line in lines):.2f}" for lines in (one, two)]
+    widths = [f"{width(lines):.1f}" for lines in (one, two)]
+    return (
+        f"A second measured size: {len(both)} rows have another published size below them. Predicted from "
+        f"that too, their error goes from {errors[0]} to {errors[1]} points and the median width from "
+        f"{widths[0]} to {widths[1]}; {coverage(two):.0%} are inside."
+    )
 
 
 def _unmet(usual: Sequence[Line], others: Sequence[Line]) -> list[str]:
@@ -390,7 +432,8 @@ def main() -> int:
         print(_printed(each, line))
     for row, reason in left_out:
         print(f"not predicted: {row['source']}, {row['gpus']} GPUs: {reason}")
-    rows = [values(*three) for three in zip(asked, found, blind(asked), strict=True)]
+    others, second = blind(asked), with_second_size(asked)
+    rows = [values(*each) for each in zip(asked, found, others, second, strict=True)]
     if tables == TABLES:
         result_rows.replace(rows, "scaling_prediction")
         if PAGE.parents[1] / "results" == result_rows.RESULTS:

@@ -22,6 +22,10 @@ from .comm import FORWARD_SHARE, Algorithm, Buckets, Cost, FloatArray, exchange_
 from .presets import Link
 from .topology import Topology
 
+# Sizes of one series scatter more than repeats of one size: published series about a line through two of
+# their
+# points (`second_points` in bench/scaling_prediction.py). A factor on `Assumptions.measurement`.
+SERIES_SCATTER = 1.6
 RESNET50_WORK = 4.1e9  # multiply-adds of an image of 224 pixels (He et al. 2016, table 1)
 
 
@@ -247,10 +251,10 @@ class Calibration:
         reference = self._fed(reference)
         self.compute = reference.solve_compute(self.step_s, self.first)
         self._known = reference
-        noise, least = reference.world.noise, 1e-3 * self.step_s
+        self.noise, least = (SERIES_SCATTER if more else 1.0) * reference.world.noise, 1e-3 * self.step_s
         modelled = {size: self._modelled(reference, size) for size, _ in more}
         self.growth = {
-            size: np.maximum(step_s * (1 + noise[2]) - self.step_s * (1 + noise[0]), least)
+            size: np.maximum(step_s * (1 + self.noise[2]) - self.step_s * (1 + self.noise[0]), least)
             / np.maximum(modelled[size] - self.step_s, least)
             for size, step_s in more
         }
@@ -276,7 +280,7 @@ class Calibration:
             parts = {cause: part if cause == "compute" else wanted * part for cause, part in parts.items()}
         step = np.sum(list(parts.values()), axis=0)
         # What was measured to start from, and what will be measured to compare with, are each a little off.
-        noise = model.world.noise[1] - model.world.noise[0]
+        noise = self.noise[1] - self.noise[0]
         rate = model.job.step_images / step * (1 + (0.0 if size == self.first else noise))
         if same and size in self.measured:
             rate = np.full(model.world.draws, model.job.step_images / self.measured[size])
