@@ -134,8 +134,8 @@ class Recipe:
     )
     compile: bool = key(
         False,
-        "Compile the network with torch.compile. The run is the same up to rounding, and the first step takes "
-        "minutes.",
+        "Compile the network with torch.compile. The run is the same up to rounding, and the first step "
+        "takes minutes.",
     )
     engine: str = key(
         "auto",

@@ -219,8 +219,8 @@ def main() -> None:
         "memory_kib_per_min": f"{per_minute:.1f}",
         "memory_kib_range": f"{spread:.0f}",
         "seed": options.seed,
-        "command": f"python -m tests.faults.soak --minutes {options.minutes:g} --kill-every {options.kill_every:g} "
-        f"--steps {steps} --pause {options.pause:g} --seed {options.seed}",
+        "command": f"python -m tests.faults.soak --minutes {options.minutes:g} "
+        f"--kill-every {options.kill_every:g} --steps {steps} --pause {options.pause:g} --seed {options.seed}",
     }
     replace([row], "soak")
     print(f"written to {RESULTS / 'soak.csv'}")
