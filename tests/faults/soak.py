@@ -220,7 +220,8 @@ def main() -> None:
         "memory_kib_range": f"{spread:.0f}",
         "seed": options.seed,
         "command": f"python -m tests.faults.soak --minutes {options.minutes:g} "
-        f"--kill-every {options.kill_every:g} --steps {steps} --pause {options.pause:g} --seed {options.seed}",
+        f"--kill-every {options.kill_every:g} --steps {steps} "
+        f"--pause {options.pause:g} --seed {options.seed}",
     }
     replace([row], "soak")
     print(f"written to {RESULTS / 'soak.csv'}")
