@@ -22,12 +22,15 @@ def versions() -> dict[str, str]:
     return found
 
 
-def commit(tree: Path = Path(__file__).parents[1]) -> str:
+def commit(tree: Path = Path(__file__).parents[2]) -> str:
     """The commit of a source tree, this one's by default, with -dirty where its code differs from it;
     `unknown` outside a checkout.
 
-    results/, docs/ and the README may differ: a measurement writes there before the next one starts.
+    results/, docs/ and the README may differ: a measurement writes there before the next one starts. An
+    installed package is in no checkout, whatever repository its environment lies in.
     """
+    if not (tree / ".git").exists():
+        return "unknown"
     head = _git(tree, "rev-parse", "--short", "HEAD")
     changed = _git(
         tree,

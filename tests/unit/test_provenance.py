@@ -1,5 +1,6 @@
 """Where a number comes from: the commit of the code, whatever results were written since."""
 
+import inspect
 import subprocess
 from pathlib import Path
 
@@ -27,3 +28,10 @@ def test_results_that_were_written_leave_the_code_clean(tmp_path):
     assert commit(tmp_path) == clean
     (tmp_path / "code.py").write_text("2")
     assert commit(tmp_path) == clean + "-dirty"
+
+
+def test_the_tree_is_the_whole_checkout_and_no_folder_of_it(tmp_path):
+    assert (inspect.signature(commit).parameters["tree"].default / "pyproject.toml").is_file()
+    git(tmp_path, "init", "-q")
+    (tmp_path / "site-packages").mkdir()
+    assert commit(tmp_path / "site-packages") == "unknown"
