@@ -72,6 +72,7 @@ def create_optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.O
             momentum_scaling=config.momentum_scaling,
             trust_clip=config.trust_clip,
             larc_clip=config.larc_clip,
+            clip_value=config.clip_value,
         )
     if config.name == "lamb":
         return LAMB(

@@ -1,10 +1,8 @@
-"""Which parameters are decayed, which take a layer-wise step, and which are Muon's: filters that are set
-apart.
+"""Which parameters are decayed, which take a layer-wise step, and which are Muon's: independent filters.
 
-Weight decay on norm parameters and biases costs accuracy at large batches (Goyal et al. 2017, section 5.3;
-Hoffer et al. 2019), and so does adapting their learning rate (0.7 to 1.9 points in public LARS
-reproductions). Both filters hold them back by default, but a parameter may be decayed and not adapted, or the
-other way about.
+Goyal et al. 2017 (section 5.1) do not decay the scale and shift of batch norm, and public LARS
+implementations hold norm parameters and biases back from decay and trust ratio. So do both filters by
+default, but a parameter may be decayed and not adapted, or the other way about.
 """
 
 import difflib

@@ -32,7 +32,15 @@ class LARS(LayerwiseOptimizer):
         u <- m * u + ratio_l * (g + wd * w)             w <- w - lr * u
         nesterov:                                       w <- w - lr * (m * u + ratio_l * (g + wd * w))
 
-    trust_clip=c (ColossalAI's Lars: 50): ratio_l <- min(ratio_l, c). 0: none.
+    momentum_scaling="none" (NUS-HPC-AI-Lab/LARS-ImageNet-PyTorch, ColossalAI): rate and ratio of the current
+    step scale the whole buffer, gradients of earlier steps included
+
+        v <- m * v + g + wd * w                         w <- w - lr * ratio_l * v
+        nesterov:                                       w <- w - lr * ratio_l * (m * v + g + wd * w)
+
+    trust_clip=c (NUS-HPC-AI-Lab, ColossalAI: 50): ratio_l <- min(ratio_l, c). 0: none.
+    clip_value=c (NUS-HPC-AI-Lab, ColossalAI: 10): every element of g + wd * w is limited to [-c, c]; the
+    norms are those of g before it. 0: none.
     larc_clip (LARC, NVIDIA apex's apex.parallel.LARC): ratio_l <- min(ratio_l / lr, 1), no layer steps at
     more than lr.
 
@@ -55,6 +63,7 @@ class LARS(LayerwiseOptimizer):
         momentum_scaling: str = "lr_and_trust_ratio",
         trust_clip: float = 0.0,
         larc_clip: bool = False,
+        clip_value: float = 0.0,
     ):
         require("lr", float(lr), at_least=0)
         require("momentum", momentum, at_least=0, below=1)
@@ -62,10 +71,11 @@ class LARS(LayerwiseOptimizer):
         require("trust_coefficient", trust_coefficient, at_least=0, strictly=True)
         require("eps", eps, at_least=0)
         require("trust_clip", trust_clip, at_least=0)
-        if momentum_scaling not in ("lr_and_trust_ratio", "trust_ratio"):
+        require("clip_value", clip_value, at_least=0)
+        if momentum_scaling not in ("lr_and_trust_ratio", "trust_ratio", "none"):
             raise ValueError(
-                f"momentum_scaling={momentum_scaling!r} is not known; use 'lr_and_trust_ratio' (You et al.) "
-                "or 'trust_ratio' (torch's SGD)"
+                f"momentum_scaling={momentum_scaling!r} is not known; use 'lr_and_trust_ratio' (You et al.), "
+                "'trust_ratio' (torch's SGD) or 'none' (NUS-HPC-AI-Lab)"
             )
         if nesterov and momentum == 0:
             raise ValueError(
@@ -81,6 +91,7 @@ class LARS(LayerwiseOptimizer):
             "momentum_scaling": momentum_scaling,
             "trust_clip": trust_clip,
             "larc_clip": larc_clip,
+            "clip_value": clip_value,
         }
         super().__init__(params, defaults)
 
@@ -110,26 +121,37 @@ class LARS(LayerwiseOptimizer):
         return settle(ratios, weights, gradients)
 
     def _apply(self, job: Job, ratios: Tensor) -> None:
-        group = job.group
-        inside = group["momentum"] and group["momentum_scaling"] == "lr_and_trust_ratio"
-        gains, rate = (ratios * group["lr"], 1.0) if inside else (ratios, group["lr"])
-        if _fusable(job, gains, rate):
-            _fused_step(job, gains, float(rate))
+        gains, rates = _gains_and_rates(job.group, ratios)
+        if _fusable(job, gains * rates):
+            _fused_step(job, gains, rates)
         else:
-            _foreach_step(job, gains.to(job.weights[0].dtype), rate)
+            _foreach_step(job, gains, rates)
 
 
-def _fusable(job: Job, gains: Tensor, rate: float | Tensor) -> bool:
-    if job.slices[0].weight.device.type != "cpu":
+def _gains_and_rates(group: dict[str, Any], ratios: Tensor) -> tuple[Tensor, Any]:
+    """What scales g + wd * w before it enters the buffer, and what scales the buffer; the second is one
+    number or [layers].
+    """
+    scaling, lr = group["momentum_scaling"], group["lr"]
+    if group["momentum"] and scaling == "lr_and_trust_ratio":
+        return ratios * lr, 1.0
+    if group["momentum"] and scaling == "none":
+        # Nothing is added for a layer without gradient.
+        return (ratios != 0).to(ratios.dtype), ratios * lr
+    return ratios, lr
+
+
+def _fusable(job: Job, steps: Tensor) -> bool:
+    if job.slices[0].weight.device.type != "cpu" or job.group["clip_value"]:
         return False
     # Nesterov's form on the fused kernel divides by 1 - decay.
-    decay = float(gains.max() * rate) * job.group["weight_decay"]
+    decay = float(steps.max()) * job.group["weight_decay"]
     return decay < 0.5 and all(
         lie_alike(part.weight, part.gradient, *part.state.values()) for part in job.slices
     )
 
 
-def _fused_step(job: Job, gains: Tensor, rate: float) -> None:
+def _fused_step(job: Job, gains: Tensor, rates: Any) -> None:
     """Step with torch's fused SGD kernel: d = gain * (g + wd * w); buffer <- momentum * buffer + d; w <- w -
     rate * buffer.
 
@@ -138,7 +160,8 @@ def _fused_step(job: Job, gains: Tensor, rate: float) -> None:
     / (1 - k * wd): that goes into its gain.
     """
     momentum, weight_decay = job.group["momentum"], job.group["weight_decay"]
-    for part, gain in zip(job.slices, gains.tolist(), strict=True):
+    each = torch.as_tensor(rates, dtype=gains.dtype).expand_as(gains).tolist()
+    for part, gain, rate in zip(job.slices, gains.tolist(), each, strict=True):
         if not part.weight.numel():  # another rank's
             continue
         if not momentum:
@@ -167,16 +190,12 @@ def _fused_sgd(
     )  # fmt: skip
 
 
-def _foreach_step(job: Job, gains: Tensor, rate: float | Tensor) -> None:
+def _foreach_step(job: Job, gains: Tensor, rates: Any) -> None:
     """Do the same with a few kernels for all layers together, Nesterov's form included; nothing is read back
     from the device.
     """
-    momentum, weight_decay = job.group["momentum"], job.group["weight_decay"]
-    weights = job.weights
-    decayed = (
-        torch._foreach_add(job.gradients, weights, alpha=weight_decay) if weight_decay else job.gradients
-    )
-    updates = list(torch._foreach_mul(decayed, gains.unbind()))
+    momentum, weights, dtype = job.group["momentum"], job.weights, job.weights[0].dtype
+    updates = list(torch._foreach_mul(_decayed(job), gains.to(dtype).unbind()))
     if momentum:
         buffers = job.states("momentum_buffer")
         torch._foreach_mul_(buffers, momentum)
@@ -184,7 +203,19 @@ def _foreach_step(job: Job, gains: Tensor, rate: float | Tensor) -> None:
         updates = (
             list(torch._foreach_add(updates, buffers, alpha=momentum)) if job.group["nesterov"] else buffers
         )
-    if isinstance(rate, Tensor):
-        torch._foreach_sub_(weights, torch._foreach_mul(updates, rate))
+    if isinstance(rates, Tensor):
+        scales = rates.to(dtype).unbind() if rates.dim() else rates
+        torch._foreach_sub_(weights, torch._foreach_mul(updates, scales))
     else:
-        torch._foreach_add_(weights, updates, alpha=-rate)
+        torch._foreach_add_(weights, updates, alpha=-rates)
+
+
+def _decayed(job: Job) -> list[Tensor]:
+    """g + wd * w of every layer, each element within the bound."""
+    weight_decay, bound = job.group["weight_decay"], job.group["clip_value"]
+    decayed = job.gradients
+    if weight_decay:
+        decayed = list(torch._foreach_add(decayed, job.weights, alpha=weight_decay))
+    if bound:
+        decayed = list(torch._foreach_clamp_max(torch._foreach_clamp_min(decayed, -bound), bound))
+    return decayed

@@ -216,11 +216,18 @@ class OptimizerConfig:
     larc_clip: bool = key(
         False, "Never let a layer's rate exceed the global one (LARC).", needs="optimizer.name=lars"
     )
+    clip_value: float = key(
+        0.0,
+        "Limit every element of LARS's decayed gradient to this size. 0: no limit.",
+        at_least=0,
+        needs="optimizer.name=lars",
+    )
     momentum_scaling: str = key(
         "lr_and_trust_ratio",
         "What scales the gradient before it enters LARS's momentum buffer: learning rate and trust ratio "
-        "(You et al. 2017), or the trust ratio alone.",
-        choices=("lr_and_trust_ratio", "trust_ratio"),
+        "(You et al. 2017), the trust ratio alone, or neither. What is left scales the whole buffer at every "
+        "step.",
+        choices=("lr_and_trust_ratio", "trust_ratio", "none"),
         needs="optimizer.name=lars",
     )
     eps: float = key(

@@ -4,6 +4,7 @@ warm-up by its parent's rules.
 Run        deepspeed --hostfile hostfiles/32x8 recipes/imagenet/resnet50_lars_16k.py data.root=/data/imagenet
 Published  top-1 error 23.04 % (independent re-implementation NUS-HPC-AI-Lab/LARS-ImageNet-PyTorch; the
            paper: 25.6 %)
+Differs    in what resnet50_lars_8k lists
 Measured   not yet
 """
 

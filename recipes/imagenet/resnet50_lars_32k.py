@@ -4,6 +4,7 @@ the linear rule gives.
 Run        deepspeed --hostfile hostfiles/32x8 recipes/imagenet/resnet50_lars_32k.py data.root=/data/imagenet
 Published  top-1 error 23.25 % (independent re-implementation NUS-HPC-AI-Lab/LARS-ImageNet-PyTorch; the
            paper: 27.5 %)
+Differs    in what resnet50_lars_8k lists
 Measured   not yet
 """
 

@@ -71,6 +71,9 @@ class Run:
             "lars-outside-nesterov": lambda: LARS(
                 groups, lr=0.0, trust_coefficient=0.02, nesterov=True, momentum_scaling="trust_ratio"
             ),
+            "lars-unscaled": lambda: LARS(
+                groups, lr=0.0, trust_coefficient=0.02, momentum_scaling="none", clip_value=0.1
+            ),
             "lamb": lambda: LAMB(groups, lr=0.0),
             "muon": lambda: Muon(groups, lr=0.0, rate_adjustment="match_rms_adamw"),
             "sgd": lambda: torch.optim.SGD(groups, lr=0.0, momentum=0.9),
@@ -91,6 +94,7 @@ VARIANTS = [
     Run("lars"),
     Run("lars", accumulation=2, clip=0.3),
     Run("lars-outside-nesterov", filters=(), width=7),
+    Run("lars-unscaled", accumulation=2),
     Run("lamb"),
     Run("lamb", accumulation=2, clip=0.3, filters=("bias",)),
     Run("muon"),

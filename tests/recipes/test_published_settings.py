@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
 from lbtrain.plan.plan import Plan, make_plan
 from lbtrain.plan.scaling import peak_lr
@@ -169,12 +171,34 @@ def test_the_steps_of_smiths_arms(name, batch_size, of):
 
 def test_label_smoothing_mixup_and_averages_are_off_in_the_recipes_of_papers():
     own = {"wide_resnet_1k"}  # a setting of ours, with label smoothing
-    assert own < {path.stem for path in FILES}
+    lars = {f"resnet50_lars_{batch}" for batch in ("8k", "16k", "32k")}
+    assert {*own, *lars} < {path.stem for path in FILES}
     for path in FILES:
         recipe = load(path)["recipe"]
         assert not (recipe.loss.mixup or recipe.ema.decay or recipe.loss.multiplicative_noise), path
         # LAMB's run script has label smoothing; test_every_printed_setting_is_the_recipes holds the number.
-        assert not recipe.loss.label_smoothing or path.stem in {*own, "resnet50_lamb_32k"}, path
+        assert not recipe.loss.label_smoothing or path.stem in {*own, *lars, "resnet50_lamb_32k"}, path
+
+
+@pytest.mark.parametrize("name", ["resnet50_lars_8k", "resnet50_lars_16k", "resnet50_lars_32k"])
+def test_the_code_of_the_lars_reproduction(name):
+    """lars.py, utils.py and pytorch_imagenet_resnet.py: its step, its label smoothing (utils.LabelSmoothLoss:
+    0.9 for the label, 0.1 / 999 for every other class) and its network.
+    """
+    recipe = load(named(name))["recipe"]
+    form = recipe.optimizer
+    assert (form.name, form.momentum_scaling, form.nesterov) == ("lars", "none", False)
+    bounds = form.momentum, form.trust_coefficient, form.trust_clip, form.clip_value
+    assert bounds == (0.9, 0.001, 50, 10)
+    assert form.no_decay == form.no_trust_ratio == ["norm", "bias"]
+    smoothed = nn.CrossEntropyLoss(label_smoothing=recipe.loss.label_smoothing)
+    scores = torch.randn(4, 1000, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    weights = torch.full_like(scores, 0.1 / 999)
+    weights[torch.arange(4), torch.arange(4)] = 0.9
+    by_hand = -(weights * scores.log_softmax(1)).sum(1).mean()
+    torch.testing.assert_close(smoothed(scores, torch.arange(4)), by_hand, rtol=1e-12, atol=0)
+    assert recipe.model.args == {"zero_init_last": False} and recipe.model.head_std == 0
+    assert (recipe.schedule.power, recipe.schedule.warmup_start_lr) == (2.0, 0.0)
 
 
 EXPECTING = [path for path in FILES if load(path)["recipe"].expect]

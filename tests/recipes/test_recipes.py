@@ -138,10 +138,10 @@ def test_a_recipe_has_one_metric_and_its_peak_rate_in_a_comment(path):
 
 
 NOT_OF = {
-    "sgd": "trust_coefficient trust_clip larc_clip momentum_scaling eps beta1 beta2 bias_correction "
-    "no_trust_ratio",
+    "sgd": "trust_coefficient trust_clip larc_clip clip_value momentum_scaling eps beta1 beta2 "
+    "bias_correction no_trust_ratio",
     "lars": "beta1 beta2 bias_correction",
-    "lamb": "momentum nesterov trust_coefficient larc_clip momentum_scaling",
+    "lamb": "momentum nesterov trust_coefficient larc_clip clip_value momentum_scaling",
 }
 """Keys of optimizer that an update rule does not read."""
 

@@ -35,6 +35,14 @@ def lars_outside(
     return w - lr * u, u
 
 
+def lars_unscaled(
+    w: Tensor, g: Tensor, v: Tensor, *, lr: float, m: float, wd: float, ratio: float
+) -> tuple[Tensor, Tensor]:
+    """NUS-HPC-AI-Lab/LARS-ImageNet-PyTorch, lars.py, without its bounds."""
+    v = m * v + g + wd * w
+    return w - lr * ratio * v, v
+
+
 def lamb(
     w: Tensor,
     g: Tensor,
@@ -60,4 +68,4 @@ def lamb(
     return w - lr * ratio * u, a, c, ratio
 
 
-LARS_FORMS = {"lr_and_trust_ratio": lars_inside, "trust_ratio": lars_outside}
+LARS_FORMS = {"lr_and_trust_ratio": lars_inside, "trust_ratio": lars_outside, "none": lars_unscaled}

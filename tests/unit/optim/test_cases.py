@@ -56,6 +56,15 @@ def test_none_and_zero_gradients_are_one_case(optimizer):
     torch.testing.assert_close(results[0], results[1], rtol=0, atol=0)
 
 
+def test_a_layer_without_gradient_is_not_decayed_in_an_unscaled_buffer():
+    options = {"momentum": 0.5, "momentum_scaling": "none"}
+    w, state, made, parameter = one_layer(LARS, torch.tensor([3.0, 4.0]), torch.tensor([1.0, 2.0]), **options)
+    before = state["momentum_buffer"].clone()
+    parameter.grad = None
+    made.step()
+    assert torch.equal(parameter.detach(), w) and torch.equal(state["momentum_buffer"], before / 2)
+
+
 def test_momentum_coasts_without_gradient():
     w, _, made, parameter = one_layer(LARS, torch.tensor([3.0, 4.0]), torch.tensor([1.0, 2.0]), momentum=0.5)
     first = torch.tensor([3.0, 4.0]) - w
@@ -87,12 +96,15 @@ def test_no_weight_decay_is_adapted_all_the_same(optimizer):
 
 @pytest.mark.parametrize(
     "options",
-    [{"momentum_scaling": "lr_and_trust_ratio"}, {"momentum_scaling": "trust_ratio"}, {"larc_clip": True}],
+    [{"momentum_scaling": form} for form in ("lr_and_trust_ratio", "trust_ratio", "none")]
+    + [{"larc_clip": True}],
 )
 def test_lars_at_lr_zero(options):
     w, state, *_ = one_layer(LARS, torch.tensor([3.0, 4.0]), torch.tensor([1.0, 2.0]), lr=0.0, **options)
     assert w.tolist() == [3.0, 4.0]
-    assert (state["momentum_buffer"].norm() > 0) == (options.get("momentum_scaling") == "trust_ratio")
+    assert (state["momentum_buffer"].norm() > 0) == (
+        options.get("momentum_scaling") in ("trust_ratio", "none")
+    )
 
 
 def test_lamb_at_lr_zero():
@@ -239,6 +251,7 @@ def test_a_flattened_parameter_is_refused(optimizer):
         (LARS, {"momentum": 1.0}, "momentum=1.0"),
         (LARS, {"trust_coefficient": 0.0}, "above 0"),
         (LARS, {"momentum_scaling": "middle"}, "lr_and_trust_ratio"),
+        (LARS, {"clip_value": -1.0}, "clip_value=-1.0"),
         (LARS, {"nesterov": True, "momentum": 0.0}, "nesterov"),
         (LAMB, {"betas": (0.9, 1.0)}, r"betas\[1\]=1.0"),
         (LAMB, {"eps": 0.0}, "eps=0.0"),

@@ -13,6 +13,7 @@ STEPS = [
     (LARS, {}),
     (LARS, {"nesterov": True, "momentum_scaling": "trust_ratio", "larc_clip": True, "trust_clip": 1.0}),
     (LARS, {"momentum": 0.0}),
+    (LARS, {"momentum_scaling": "none", "clip_value": 10.0}),
     (LAMB, {"trust_clip": 1.0}),
     (LAMB, {"bias_correction": False}),
 ]

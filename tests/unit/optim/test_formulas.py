@@ -47,7 +47,7 @@ def run(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter]) -> lis
 
 
 @pytest.mark.parametrize("wd", [0.0, 0.05])
-@pytest.mark.parametrize("form", ["lr_and_trust_ratio", "trust_ratio"])
+@pytest.mark.parametrize("form", formulas.LARS_FORMS)
 def test_lars(path, form, wd):
     parameters, eta, m = layers(), 0.02, 0.9
     expected, step_of = [p.detach().clone() for p in parameters], formulas.LARS_FORMS[form]
@@ -79,7 +79,7 @@ def test_lars_nesterov_forms_agree_with_torch_where_ratio_is_one():
     torch.testing.assert_close(run(optimizer, ours), expected, rtol=1e-12, atol=0)
 
 
-@pytest.mark.parametrize("form", ["lr_and_trust_ratio", "trust_ratio"])
+@pytest.mark.parametrize("form", formulas.LARS_FORMS)
 def test_nesterov_by_hand(path, form):
     w, g, lr, m, wd, eta = (
         torch.tensor([3.0, 4.0]).double(),
@@ -102,13 +102,13 @@ def test_nesterov_by_hand(path, form):
     )
     buffer, expected = torch.zeros_like(w), w
     for _ in range(3):
-        term = (
-            formulas.lars_ratio(expected, g, eta=eta, wd=wd)
-            * (g + wd * expected)
-            * (lr if form == "lr_and_trust_ratio" else 1.0)
-        )
+        ratio = formulas.lars_ratio(expected, g, eta=eta, wd=wd)
+        gain, rate = {
+            "lr_and_trust_ratio": (lr * ratio, 1.0), "trust_ratio": (ratio, lr), "none": (1.0, lr * ratio),
+        }[form]  # fmt: skip
+        term = gain * (g + wd * expected)
         buffer = m * buffer + term
-        expected = expected - (1.0 if form == "lr_and_trust_ratio" else lr) * (m * buffer + term)
+        expected = expected - rate * (m * buffer + term)
         parameter.grad = g.clone()
         optimizer.step()
     torch.testing.assert_close(parameter.detach(), expected, rtol=1e-12, atol=0)
@@ -147,6 +147,20 @@ def test_trust_clip_and_larc():
         parameter.grad = g.clone()
         LARS([parameter], lr=0.2, momentum=0.0, eps=0.0, **options).step()
         torch.testing.assert_close(parameter.detach(), w - 0.2 * ratio * g, rtol=1e-12, atol=0)
+
+
+def test_clip_value_limits_the_decayed_gradient(path):
+    """Elements of g + wd * w; the norms of the ratio are those before."""
+    w, g = torch.tensor([3.0, 4.0]).double(), torch.tensor([20.0, -0.5]).double()
+    parameter = nn.Parameter(w.clone())
+    parameter.grad = g.clone()
+    options = {"trust_coefficient": 0.01, "eps": 0.0, "weight_decay": 0.1, "momentum_scaling": "none"}
+    optimizer = LARS([parameter], lr=0.5, clip_value=10.0, **options)
+    optimizer.step()
+    ratio = formulas.lars_ratio(w, g, eta=0.01, wd=0.1)
+    expected = w - 0.5 * ratio * torch.tensor([10.0, -0.1], dtype=torch.float64)
+    torch.testing.assert_close(parameter.detach(), expected, rtol=1e-12, atol=0)
+    assert torch.equal(parameter.grad, g)
 
 
 @pytest.mark.parametrize("lr,larc_ratio", [(0.4, 1.0), (0.5, 1.0), (1.0, 0.5), (5.0, 0.1)])

@@ -89,8 +89,9 @@ def test_a_pattern_that_names_nothing_is_refused():
 def test_create_optimizer(name):
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
     config = OptimizerConfig(
-        name=name, weight_decay=0.3, trust_clip=2.0, beta1=0.7, nesterov=True, momentum_scaling="trust_ratio"
-    )
+        name=name, weight_decay=0.3, trust_clip=2.0, beta1=0.7, nesterov=True, momentum_scaling="trust_ratio",
+        clip_value=3.0,
+    )  # fmt: skip
     optimizer = create_optimizer(config, model)
     assert type(optimizer).__name__ == name.upper()
     assert [(g["lr"], g["weight_decay"], g["use_trust_ratio"]) for g in optimizer.param_groups] == [
@@ -99,7 +100,7 @@ def test_create_optimizer(name):
     ]
     expected = {
         "sgd": {"nesterov": True},
-        "lars": {"trust_clip": 2.0, "momentum_scaling": "trust_ratio"},
+        "lars": {"trust_clip": 2.0, "momentum_scaling": "trust_ratio", "clip_value": 3.0},
         "lamb": {"betas": (0.7, 0.999)},
     }
     assert expected[name].items() <= optimizer.param_groups[0].items()

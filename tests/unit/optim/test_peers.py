@@ -171,25 +171,25 @@ def colossalai_lars(w, g, buffer, lr):
     return w - lr * ratio * buffer, buffer
 
 
-def test_colossalai_lars_differs():
+def nus_lars(w, g, buffer, lr):
+    """NUS-HPC-AI-Lab/LARS-ImageNet-PyTorch: its epsilon (1e-5) beside the gradient's norm."""
+    ratio = min(ETA * norm(w) / (norm(g) + WD * norm(w) + 1e-5), 50.0)
+    buffer = M * buffer + (g + WD * w).clamp(-10, 10)
+    return w - lr * ratio * buffer, buffer
+
+
+@pytest.mark.parametrize(("peer", "eps"), [(colossalai_lars, 0.0), (nus_lars, 1e-5)])
+def test_colossalai_and_nus_lars_agree(peer, eps):
     w, gradients = start()
-    # One step: the same, within the clamps.
-    assert same(train(ours(), w, gradients[:1]), by_hand(w, gradients[:1], colossalai_lars))
-    # Then its ratio of today meets the gradients of yesterday.
-    assert not same(train(ours(), w, gradients), by_hand(w, gradients, colossalai_lars))
-    assert not same(
-        train(ours(momentum_scaling="lr_and_trust_ratio"), w, gradients),
-        by_hand(w, gradients, colossalai_lars),
-    )
-    # The clamps: a large gradient is cut element by element, a small one meets the ratio's bound (ours:
-    # trust_clip).
-    large, small = [gradients[0] * 100], [gradients[0] * 1e-6]
-    assert not same(train(ours(), w, large), by_hand(w, large, colossalai_lars))
-    bare = {"weight_decay": 0.0}
-    assert same(
-        train(ours(trust_clip=50.0, **bare), w, small),
-        by_hand(w, small, lambda w, g, b, lr: (w - lr * 50.0 * g, b)),
-    )
+    bounds = {"trust_clip": 50.0, "clip_value": 10.0, "eps": eps}
+    assert not same(train(ours(**bounds), w, gradients), by_hand(w, gradients, peer))
+    form = bounds | {"momentum_scaling": "none"}
+    for scale in (1.0, 100.0, 1e-6):  # within the bounds, elements above 10, a ratio above 50
+        scaled = [g * scale for g in gradients]
+        expected = by_hand(w, scaled, peer)
+        assert same(train(ours(**form), w, scaled), expected)
+    large = [g * 100 for g in gradients]
+    assert not same(train(ours(momentum_scaling="none", eps=eps), w, large), by_hand(w, large, peer))
 
 
 def test_colossalai_lamb_agrees_without_bias_correction():
