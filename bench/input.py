@@ -1,21 +1,23 @@
 """Photos decoded, augmented and normalised per second of one core, ours against torchvision's ImageFolder and
-transforms, in turns.
+transforms, and files indexed per second, ours against timm's readers; in turns.
 
-    python -m bench.input                          every case, about a minute; appends to results/input.csv
+    python -m bench.input                          every case, about two minutes; appends to results/input.csv
     python -m bench.input --cases train --rounds 3
 
 The photos are the 144 of COCO 2017 that lie in --photos (a tar file with *.jpg), arranged as an image folder
 in a temporary place. Their mean is 583 x 475 pixels in 157 kB, 4.6 bits a pixel: somewhat larger than
 ImageNet's mean (about 470 x 390 in 110 kB), as densely coded.
 
-    train        224 x 224 out of a random box, flipped at random, normalised: data.augmentation=imagenet
-                 against RandomResizedCrop's own steps, both with the same boxes and flips, which ours draws
-                 inside the measured time
-    score        shorter side to 256, centre 224, normalised
-    train-large  the photos enlarged twice and coded at quality 90, as photos that were not made small for
-                 ImageNet would be
-    difference   measured with `train` and `train-large`: mean absolute difference of the pixels to
-                 torchvision's, in levels of 255
+train         224 x 224 out of a random box, flipped at random, normalised: data.augmentation=imagenet against
+              RandomResizedCrop's own steps, both with the same boxes and flips, which ours draws inside the
+              measured time
+score         shorter side to 256, centre 224, normalised
+train-large   the photos enlarged twice and coded at quality 90, as photos that were not made small for
+              ImageNet would be
+difference    measured with `train` and `train-large`: mean absolute difference of the pixels to
+              torchvision's, in levels of 255
+index-folder  100,000 files in 100 class folders; ours also takes their sizes, for the fingerprint
+index-tar     100,000 members of a tar file, nothing kept from before; ours also requires it to be whole
 
 Both decode with libjpeg-turbo, and most of the time left is its entropy decoding, which scaled decoding does
 not save.
@@ -28,6 +30,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,14 +43,17 @@ from torchvision.transforms import functional as tv
 from bench import rows
 from lbtrain.data import open_source
 from lbtrain.data.augment import draws
+from lbtrain.data.folder import Files
 from lbtrain.data.photos import PhotoSource, uniform
 from lbtrain.data.stream import Block
+from lbtrain.data.tar import make_index
 from lbtrain.data.views import VIEWS, random_box
 from lbtrain.recipe import DataConfig
 
 PHOTOS = Path(__file__).parents[2] / "shared" / "data" / "coco_mini" / "coco_mini.tar"
 COMMAND = "python -m bench.input"
 BATCH = 16
+_FILES = 100_000
 PEER = "torchvision ImageFolder + transforms"
 
 
@@ -147,9 +153,8 @@ def in_turns(case: str, root: Path, rounds: int) -> rows.Row:
         mine.append(images_per_core_second(load_ours, epoch))
         theirs.append(images_per_core_second(load_peer, epoch))
     return rows.paired(
-        "input", case, PEER, mine[1:], theirs[1:], unit=("images/s per "
-                                                         "core"), target="" if case == "score" else ">=2.0",
-        command=f"{COMMAND} --cases {case}",
+        "input", case, PEER, mine[1:], theirs[1:], unit="images/s per core",
+        target="" if case == "score" else ">=2.0", command=f"{COMMAND} --cases {case}",
     )  # fmt: skip
 
 
@@ -168,8 +173,47 @@ def difference(case: str, root: Path, rounds: int) -> rows.Row:
     return rows.single("input", title, distances, unit="levels of 255", command=f"{COMMAND} --cases {case}")
 
 
+def index_in_turns(case: str, root: Path, rounds: int) -> rows.Row:
+    """Files indexed per second of processor time."""
+    from timm.data.readers.reader_image_folder import ReaderImageFolder
+    from timm.data.readers.reader_image_in_tar import ReaderImageInTar
+
+    files_in_folder, tar = _many_files(root)
+    opened: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
+        "index-folder": (lambda: Files(files_in_folder), lambda: ReaderImageFolder(str(files_in_folder))),
+        "index-tar": (lambda: make_index([tar]), lambda: ReaderImageInTar(str(tar), cache_tarinfo=False)),
+    }
+    mine, theirs = opened[case]
+    rates: tuple[list[float], list[float]] = ([], [])
+    for _ in range(rounds):
+        for read, found in zip((mine, theirs), rates, strict=True):
+            start = time.process_time()
+            read()
+            found.append(_FILES / (time.process_time() - start))
+    return rows.paired(
+        "input",
+        case,
+        "timm's reader",
+        *rates,
+        unit="files/s",
+        target=">=1.0",
+        command=f"{COMMAND} --cases {case}",
+    )
+
+
+def _many_files(root: Path) -> tuple[Path, Path]:
+    """A folder of 100 classes, and a tar file of it."""
+    for group in range(100):
+        (root / f"n{group:08}").mkdir(parents=True)
+        for number in range(_FILES // 100):
+            (root / f"n{group:08}" / f"n{group:08}_{number}.JPEG").write_bytes(b"x" * 300)
+    with tarfile.open(root.with_suffix(".tar"), "w") as file:
+        file.add(root, ".")
+    return root, root.with_suffix(".tar")
+
+
 def main() -> None:
-    cases = ("train", "score", "train-large")
+    cases = ("train", "score", "train-large", "index-folder", "index-tar")
     parser = argparse.ArgumentParser(
         prog=COMMAND, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -183,6 +227,9 @@ def main() -> None:
     found = []
     with tempfile.TemporaryDirectory() as place:
         for case in options.cases:
+            if case.startswith("index-"):
+                found.append(index_in_turns(case, Path(place) / case, min(options.rounds, 5)))
+                continue
             root = image_folder(options.photos, Path(place) / case, enlarge=2 if case == "train-large" else 1)
             found.append(in_turns(case, root, options.rounds))
             if case != "score":

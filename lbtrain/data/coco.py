@@ -107,6 +107,13 @@ class CocoSource:
             )
         return pixels
 
+    def check_format(self, path: str) -> None:
+        """Raises OSError for a photo in a format that is not read, or of more than `max_pixels`."""
+        try:
+            opened(Path(path).read_bytes(), self.max_pixels)
+        except BrokenImage as error:
+            raise OSError(str(error)) from error
+
     def raw(self, index: int) -> tuple[dict[str, Any], list[tuple[dict[str, Any], int]]]:
         """An image and its (annotation, label) pairs as the file has them, crowds left out."""
         image, objects = self._records[index]

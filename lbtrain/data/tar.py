@@ -34,7 +34,7 @@ class TarMembers:
     """
 
     def __init__(self, tars: Sequence[Path], *, per_class: bool = False):
-        index = read_index(tars) or keep_index(tars, stamp_of(tars), _index(tars, per_class))
+        index = read_index(tars) or keep_index(tars, stamp_of(tars), make_index(tars, per_class))
         self._tars = [str(path) for path in tars]
         self._shards, self._starts, self.sizes, self.names = (
             index[key] for key in ("shards", "starts", "sizes", "names")
@@ -70,7 +70,7 @@ class _Image(NamedTuple):
     member: Member
 
 
-def _index(tars: Sequence[Path], per_class: bool) -> Arrays:
+def make_index(tars: Sequence[Path], per_class: bool = False) -> Arrays:
     """Of each image: shards, starts, sizes, labels, names; then the class names, and notes as JSON."""
     progress, notes = (
         Progress(f"indexing {tars[0].parent}", sum(path.stat().st_size for path in tars)),

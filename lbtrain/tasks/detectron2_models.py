@@ -209,6 +209,7 @@ class _Mapped(Dataset[MappedBatch]):
     def _mapped(self, index: int) -> dict[str, Any]:
         record = _record(self.source, index)
         try:
+            self.source.check_format(record["file_name"])  # the mapper would start a program for some
             return self.mapper(record)
         except Exception as error:
             # Pillow's, pycocotools' bare ones, the mapper's own for an image of another size than stated.
