@@ -54,7 +54,7 @@ def test_two_hosts_are_measured_and_a_failing_point_does_not_stop_the_study(
     ended = two_hosts.run("node01", command, cwd=ROOT, timeout=280)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     strong, weak = load(tmp_path / "study/report.json").rows
-    assert strong.status == "refused: batch_size=9 cannot be cut over 2 GPUs"
+    assert strong.status == "rejected: batch_size=9 cannot be split over 2 GPUs"
     assert strong.images_per_s is None
     assert weak.status == "ok"
     assert weak.images_per_s > 0

@@ -3,9 +3,9 @@
   measure   launch every point of a scaling study and keep each step's time of each rank
   predict   efficiency at sizes that were not measured, from flags alone or from a measured run
   fit       latency, bandwidth and jitter from measured points
-  advise    how many GPUs are worth it: time and GPU-hours to the target, and where doubling stops paying
+  advise    minutes, GPU-hours, money and energy to the target, and where doubling stops paying
   compare   two reports side by side; exit 1 on a slow-down beyond the noise
-  ingest    a report from logs that exist already (DeepSpeed, timm, plain)
+  ingest    a report from logs, nccl-tests tables and profiler traces that exist already
   render    scaling.csv, .json, .md, .png and one self-contained scaling.html
 
 `COMMAND --help` shows flags and examples. Exit codes: 0 done, 1 compare found a slow-down, 2 the question

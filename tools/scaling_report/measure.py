@@ -45,10 +45,9 @@ from .report import (
 
 EXAMPLES = """\
 weak and strong scaling on 8 to 256 GPUs, synthetic against real data, three times each:
-  measure --hostfile hostfiles/32x8 --gpus 8,16,32,64,128,256 --mode weak,strong --data synthetic,real
-  --repeats 3 \\
-          --out runs/scaling recipes/imagenet/resnet50.py data.root=/data/imagenet
-ZeRO stages side by side, two passes a step:
+  measure --hostfile hostfiles/32x8 --gpus 8,16,32,64,128,256 --mode weak,strong --data synthetic,real \\
+          --repeats 3 --out runs/scaling recipes/imagenet/resnet50.py data.root=/data/imagenet
+ZeRO stages side by side, two micro-steps a step:
   measure ... --zero 0,1,2,3 --accumulation 2
 this machine alone, two processes:
   measure --hostfile hostfiles/local --gpus 2 --out runs/local recipes/digits/digits.py data.image_size=32
@@ -80,7 +79,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="ZeRO stages, for example 0,1 (default the recipe's; needs deepspeed)",
     )
     parser.add_argument(
-        "--accumulation", type=arguments.sizes, default=[1], help="passes a step, for example 1,4 (default 1)"
+        "--accumulation",
+        type=arguments.sizes,
+        default=[1],
+        help="micro-steps of a step, for example 1,4 (default 1)",
     )
     parser.add_argument(
         "--repeats", type=arguments.count, default=1, help="launches of each point (default 1)"
@@ -136,7 +138,7 @@ class Study:
         self._launches_left, self._launched, self._spent = 0, 0, 0.0
 
     def rows(self) -> list[Row]:
-        """The rows of all points before they are measured; a point that cannot be is refused in its
+        """The rows of all points before they are measured; a point that cannot be is rejected in its
         status.
         """
         options = self.options
@@ -164,17 +166,17 @@ class Study:
         )
         if stage and self.engine not in ("deepspeed", "colossalai"):
             return dataclasses.replace(
-                row, status=f"refused: ZeRO stage {stage} needs DeepSpeed or ColossalAI, not {self.engine}"
+                row, status=f"rejected: ZeRO stage {stage} needs DeepSpeed or ColossalAI, not {self.engine}"
             )
         if batch % (gpus * passes):
-            passed = f" in {passes} passes" if passes > 1 else ""
+            passed = f" in {passes} micro-steps" if passes > 1 else ""
             return dataclasses.replace(
-                row, status=f"refused: batch_size={batch} cannot be cut over {gpus} GPUs{passed}"
+                row, status=f"rejected: batch_size={batch} cannot be split over {gpus} GPUs{passed}"
             )
         try:
             make_plan(self.recipe.with_overrides(self._settings(row)), gpus, engine=self.engine)
         except RecipeError as error:
-            return dataclasses.replace(row, status=f"refused: {error}")
+            return dataclasses.replace(row, status=f"rejected: {error}")
         return row
 
     @property
@@ -379,9 +381,7 @@ def _check_folder(options: argparse.Namespace) -> None:
     if not options.out.exists() or not any(options.out.iterdir()):
         return
     if not options.resume:
-        raise ReportError(
-            f"{options.out} holds something already: --resume goes on with it, another --out starts anew"
-        )
+        raise ReportError(f"{options.out} is not empty: pass --resume or another --out")
     asked, note = _asked(options), options.out / _NOTE
     before = json.loads(note.read_text()) if note.exists() else {}
     for name in asked:

@@ -200,7 +200,7 @@ def test_a_critical_batch_without_an_upper_bound_is_said_so(
         ('{"critical_batch": 5, "critical_batch_interval": [9, 7], "min_examples": 1}', "cannot be"),
     ],
 )
-def test_a_run_without_a_critical_batch_is_refused(
+def test_a_run_without_a_critical_batch_is_rejected(
     text: str | None, said: str, growing: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if text is not None:
@@ -410,7 +410,7 @@ def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str]) -> No
         "null",
     ],
 )
-def test_a_file_that_is_no_report_is_refused(text: str, tmp_path: Path) -> None:
+def test_a_file_that_is_no_report_is_rejected(text: str, tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text(text)
     with pytest.raises(ReportError, match="not a scaling report"):
         load(tmp_path / "x.json")

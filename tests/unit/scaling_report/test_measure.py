@@ -68,7 +68,7 @@ def test_slurm_maps_its_names_to_torchruns() -> None:
     )
 
 
-def test_colossalai_is_started_once_and_words_that_a_shell_would_change_are_refused() -> None:
+def test_colossalai_is_started_once_and_words_that_a_shell_would_change_are_rejected() -> None:
     def of(hosts: Hostfile, *words: str) -> list[list[str]]:
         return commands("colossalai", hosts, ["x.py", *words], hostfile=Path("H"), port=29501, timeout_s=60)
 
@@ -195,7 +195,7 @@ def test_weak_scaling_keeps_a_gpus_images_and_strong_scaling_a_steps(tmp_path: P
     assert [study.row(2, mode, "real", passes=2).per_gpu_batch for mode in ("weak", "strong")] == [8, 16]
 
 
-def test_points_are_every_combination_and_the_impossible_are_refused_unlaunched(tmp_path: Path) -> None:
+def test_points_are_every_combination_and_the_impossible_are_rejected_unlaunched(tmp_path: Path) -> None:
     study = _study(
         tmp_path,
         FOUR_HOSTS,
@@ -207,12 +207,12 @@ def test_points_are_every_combination_and_the_impossible_are_refused_unlaunched(
     )
     rows = study.rows()
     assert len(rows) == 16
-    refused = [row for row in rows if row.status != "ok"]
-    assert {(row.mode, row.accumulation) for row in refused} == {("strong", 3)}  # 64 images in 3 passes
-    assert "cannot be cut over 2 GPUs in 3 passes" in refused[0].status
-    assert study.time_point(refused[0]).row == refused[0]
+    rejected = [row for row in rows if row.status != "ok"]
+    assert {(row.mode, row.accumulation) for row in rejected} == {("strong", 3)}  # 64 images in 3 passes
+    assert "cannot be split over 2 GPUs in 3 micro-steps" in rejected[0].status
+    assert study.time_point(rejected[0]).row == rejected[0]
     assert not (tmp_path / "points").exists()
-    assert "refused" in _study(tmp_path, FOUR_HOSTS, zero=[2]).rows()[0].status  # torchrun cannot shard
+    assert "rejected" in _study(tmp_path, FOUR_HOSTS, zero=[2]).rows()[0].status  # torchrun cannot shard
 
 
 def test_detection_is_measured_on_drawn_shapes_where_data_is_synthetic(tmp_path: Path) -> None:
@@ -292,7 +292,7 @@ def test_data_wait_is_real_minus_synthetic() -> None:
         (["--hostfile", "hostfiles/1x8", "recipes/digits/digits.py"], "without splitting a host"),
     ],
 )
-def test_a_study_that_cannot_be_is_refused_before_a_launch(
+def test_a_study_that_cannot_be_is_rejected_before_a_launch(
     words: list[str],
     said: str,
     tmp_path: Path,

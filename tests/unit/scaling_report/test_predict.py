@@ -1,4 +1,4 @@
-"""`predict` and `what-if`: flags in, JSON out; what cannot be answered is refused in one line with exit code
+"""`predict` and `what-if`: flags in, JSON out; what cannot be answered is rejected in one line with exit code
 2.
 """
 
@@ -105,7 +105,7 @@ def test_one_gpu_of_the_same_step_time_is_the_same_in_both_modes(capsys: pytest.
         (["--images-per-sec", "nan"], "above 0"),
     ],
 )
-def test_flags_that_mean_nothing_are_refused(
+def test_flags_that_mean_nothing_are_rejected(
     words: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as exit_:

@@ -3,14 +3,13 @@
 Each all-reduce is latency + bytes / bandwidth, with the coefficients of its algorithm (n ranks, S bytes,
 latency a, seconds per byte b):
 
-    ring               2 (n-1) a  +  2 (n-1)/n S b       Patarasuk & Yuan 2009, section 3
-    halving-doubling   2 log2(n) a + 2 (n-1)/n S b       Thakur et al. 2005, section 4.4 (Rabenseifner); n not
-    a power of two: one more
-                                                          exchange of all S bytes each way
-    tree               2 log2(n) a + 2 S b               Sanders et al. 2009 (two trees, pipelined)
-    parameter-server   2 a + 2 (n-1)/n S b               sharded over all n nodes; weights are fetched after
-    every node has pushed
-    auto               the cheapest of the first three    as NCCL chooses by message size
+    ring               2 (n-1) a  +  2 (n-1)/n S b   Patarasuk & Yuan 2009, section 3
+    halving-doubling   2 log2(n) a + 2 (n-1)/n S b   Thakur et al. 2005, section 4.4 (Rabenseifner); where n
+                                                     is no power of two, S bytes each way once more
+    tree               2 log2(n) a + 2 S b           Sanders et al. 2009 (two trees, pipelined)
+    parameter-server   2 a + 2 (n-1)/n S b           sharded over all n nodes; weights are fetched when
+                                                     every node has pushed
+    auto               the cheapest                  as NCCL chooses by message size
 
 Costs may be arrays (one entry per sample of an uncertain link), and then so are the results. Seconds, bytes
 and bytes/s throughout.

@@ -22,9 +22,8 @@ from .comm import FORWARD_SHARE, Algorithm, Buckets, Cost, FloatArray, exchange_
 from .presets import Link
 from .topology import Topology
 
-# Sizes of one series scatter more than repeats of one size: published series about a line through two of
-# their
-# points (`second_points` in bench/scaling_prediction.py). A factor on `Assumptions.measurement`.
+# Sizes of one series scatter more than repeats of one size: published series do about a curve through two of
+# their points (`with_second_size` in bench/scaling_prediction.py). A factor on `Assumptions.measurement`.
 SERIES_SCATTER = 1.6
 RESNET50_WORK = 4.1e9  # multiply-adds of an image of 224 pixels (He et al. 2016, table 1)
 
@@ -34,8 +33,8 @@ class Job:
     """One rank's work in a step, however many ranks there are."""
 
     buckets: Buckets
-    images: float  # per GPU and pass
-    passes: int = 1  # forward and backward passes a step
+    images: float  # of a GPU and micro-step
+    passes: int = 1  # micro-steps of a step
     optimizer_s: float = 0.0
     zero_stage: int = 0
     peak_tflops: float | None = None  # of the data sheet, in the type computed in; None: not known
