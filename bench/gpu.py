@@ -277,7 +277,7 @@ def _speeds(case: str, rates: list[float]) -> list[rows.Row]:
 
 def _fixed_share(title: str, curve: dict[int, float]) -> rows.Row:
     """Of a pass of the fewest images that fill the curve's first point: what does not shrink with them, as
-    scaling_report assumes it (`pass_images` in tools/scaling_report/model/assumptions.py). The line through the
+    scaling_report assumes it (`pass_images`, tools/scaling_report/model/assumptions.py). The line through the
     seconds of a pass over its images, by least squares.
     """
     images = list(curve)
