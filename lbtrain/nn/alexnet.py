@@ -8,8 +8,10 @@ x 32 pixels.
   less their mean (`data.augmentation=alexnet`): of inputs divided by their standard deviation too the local
   response norm takes nothing, and the first layer's gradient is a twentieth of that in You et al. 2017, table
   2.
-- `alexnet_bn`: the same with the two local response norms replaced by batch norm (You et al. 2017, section 3,
-  read literally).
+- `alexnet_bn`: that of You et al. 2017, as in the first author's models/alexnet_bn/train_val2.prototxt
+  (github.com/borisgin/nvcaffe): no local response norm, four batch norms without scale and shift, each before
+  one of the convolutions 2 to 5, and biases of 0.01 (0.1 in the two hidden layers). The norms in table 2 of
+  the paper are those of these initial values. Made for pixels of 0 to 255 less their mean, divided by 256.
 - `reduced_alexnet`: Masters & Luschi 2018, section 3.1: 5 x 5 and 3 x 3 convolutions of stride 1 and two
   hidden layers of 256 units. The pools lie where AlexNet has them, which the paper does not say.
   `batch_norm="conv"` puts one behind every convolution (their Figure 6), `"all"` behind the hidden layers too
@@ -35,11 +37,11 @@ class AlexNet(nn.Module):
         self.num_classes = num_classes
         self.features = nn.Sequential(
             nn.Conv2d(in_chans, 96, 11, stride=4), nn.ReLU(inplace=True),
-            _norm(96, batch_norm), nn.MaxPool2d(3, 2),
+            *_response_norm(batch_norm), nn.MaxPool2d(3, 2), *_batch_norm(96, batch_norm),
             nn.Conv2d(96, 256, 5, padding=2, groups=2), nn.ReLU(inplace=True),
-            _norm(256, batch_norm), nn.MaxPool2d(3, 2),
-            nn.Conv2d(256, 384, 3, padding=1), nn.ReLU(inplace=True),
-            nn.Conv2d(384, 384, 3, padding=1, groups=2), nn.ReLU(inplace=True),
+            *_response_norm(batch_norm), nn.MaxPool2d(3, 2), *_batch_norm(256, batch_norm),
+            nn.Conv2d(256, 384, 3, padding=1), nn.ReLU(inplace=True), *_batch_norm(384, batch_norm),
+            nn.Conv2d(384, 384, 3, padding=1, groups=2), nn.ReLU(inplace=True), *_batch_norm(384, batch_norm),
             nn.Conv2d(384, 256, 3, padding=1, groups=2), nn.ReLU(inplace=True),
             # from 13 x 13, at 227 pixels, the 3 x 3 pool of stride 2; other sizes are taken too
             nn.AdaptiveMaxPool2d(6),
@@ -49,13 +51,13 @@ class AlexNet(nn.Module):
             nn.Linear(hidden, hidden), nn.ReLU(inplace=True), nn.Dropout(0.5),
         )  # fmt: skip
         self.fc = nn.Linear(hidden, num_classes)
-        self._initialise()
+        self._initialise([0.01] * 5 + [0.1, 0.1, 0.01] if batch_norm else [0, 0.1, 0, 0.1, 0.1, 0.1, 0.1, 0])
 
-    def _initialise(self) -> None:
+    def _initialise(self, biases: list[float]) -> None:
         layers = [module for module in self.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
-        for number, layer in enumerate(layers, start=1):
+        for number, (layer, bias) in enumerate(zip(layers, biases, strict=True), start=1):
             nn.init.normal_(layer.weight, std=0.005 if number in (6, 7) else 0.01)
-            nn.init.constant_(layer.bias, 0.0 if number in (1, 3, 8) else 0.1)  # type: ignore[arg-type]
+            nn.init.constant_(layer.bias, bias)  # type: ignore[arg-type]
 
     def get_classifier(self) -> nn.Linear:
         return self.fc
@@ -64,9 +66,13 @@ class AlexNet(nn.Module):
         return self.fc(self.hidden(self.features(x)))
 
 
-def _norm(channels: int, batch_norm: bool) -> nn.Module:
+def _response_norm(batch_norm: bool) -> list[nn.Module]:
     # Caffe's alpha is divided by the five channels, as torch's is; its k is 1.
-    return nn.BatchNorm2d(channels) if batch_norm else nn.LocalResponseNorm(5, alpha=1e-4, beta=0.75, k=1.0)
+    return [] if batch_norm else [nn.LocalResponseNorm(5, alpha=1e-4, beta=0.75, k=1.0)]
+
+
+def _batch_norm(channels: int, batch_norm: bool) -> list[nn.Module]:
+    return [nn.BatchNorm2d(channels, eps=1e-4, affine=False)] if batch_norm else []
 
 
 class ReducedAlexNet(nn.Module):
@@ -155,7 +161,7 @@ def alexnet(pretrained: bool = False, **kwargs: Any) -> AlexNet:
 
 @register_model
 def alexnet_bn(pretrained: bool = False, **kwargs: Any) -> AlexNet:
-    """For 227 x 227 pixels, with batch norm in place of local response normalisation (You et al. 2017)."""
+    """For 227 x 227 pixels, with batch norm before convolutions 2 to 5 (You et al. 2017)."""
     return build_model_with_cfg(AlexNet, "alexnet_bn", pretrained, batch_norm=True, **kwargs)
 
 

@@ -29,6 +29,7 @@ def learning_rate(recipe: Recipe, share: Callable[[Duration], float]) -> Learnin
         decay=decay,
         **(_steps(rate, share) if rate.decay == "step" else {}),
         power=rate.power,
+        decay_start=0.0 if rate.decay_from == "start" else None,
     )
 
 

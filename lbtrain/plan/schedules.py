@@ -103,8 +103,9 @@ def cosine_decay(progress: float) -> float:
 class LearningRate:
     """The learning rate of a run as a function of progress. All positions are shares of the run, in [0, 1].
 
-    `step` milestones count from the start of the run (Goyal et al.); `poly` and `cosine` run from the end of
-    the warm-up to the end of the run, so that the rate is continuous.
+    `step` milestones count from the start of the run (Goyal et al.); `poly` and `cosine` run from
+    `decay_start` to the end of the run: the end of the warm-up, so that the rate is continuous, or 0, as
+    Caffe's poly policy under its ramp-up (You et al. 2017).
     """
 
     peak: float
@@ -116,6 +117,8 @@ class LearningRate:
     factors: tuple[float, ...] = ()
     """One a milestone."""
     power: float = 2.0
+    decay_start: float | None = None
+    """None: the end of the warm-up."""
 
     def __call__(self, progress: float) -> float:
         if progress < self.warmup_length:
@@ -125,11 +128,8 @@ class LearningRate:
     def _decayed(self, progress: float) -> float:
         if self.decay == "step":
             return step_decay(progress, self.milestones, self.factors)
-        rest = (
-            1.0
-            if self.warmup_length >= 1
-            else min(1.0, (progress - self.warmup_length) / (1 - self.warmup_length))
-        )
+        start = self.warmup_length if self.decay_start is None else self.decay_start
+        rest = 1.0 if start >= 1 else min(1.0, (progress - start) / (1 - start))
         return {"poly": polynomial_decay(rest, self.power), "cosine": cosine_decay(rest), "none": 1.0}[
             self.decay
         ]

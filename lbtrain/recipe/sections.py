@@ -366,6 +366,13 @@ class ScheduleConfig:
         above=0,
         needs="schedule.decay=poly",
     )
+    decay_from: str = key(
+        "warmup_end",
+        "Where a poly or cosine decay starts. start: at the start of the run, so that the rate drops at the "
+        "end of the warm-up (You et al. 2017).",
+        choices=("warmup_end", "start"),
+        needs=("schedule.decay=poly|cosine", "schedule.warmup"),
+    )
 
 
 @dataclass

@@ -6,6 +6,7 @@ factors of 5, the rate falls by.
 
 Run        python recipes/cifar10/wide_resnet_growth_3200.py data.root=/data/cifar10
 Published  top-1 error 6.7 % in under 2,500 steps
+Differs    in what wide_resnet lists
 Measured   not yet
 """
 

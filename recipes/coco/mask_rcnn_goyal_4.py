@@ -4,6 +4,7 @@ al. 2017, Table 3b).
 Run        torchrun --nproc_per_node 2 recipes/coco/mask_rcnn_goyal_4.py data.root=/data/coco
            model.weights=resnet50.pt
 Published  mask AP 33.7 % (minival)
+Differs    in what mask_rcnn_goyal lists
 Measured   not yet
 """
 

@@ -4,6 +4,7 @@
 Run        torchrun --nproc_per_node 4 recipes/coco/mask_rcnn_goyal_8.py data.root=/data/coco
            model.weights=resnet50.pt
 Published  mask AP 33.5 % (minival)
+Differs    in what mask_rcnn_goyal lists
 Measured   not yet
 """
 

@@ -5,6 +5,7 @@ The other rates of the table: schedule.base_lr=0.04, 0.06 and 0.07, the last of 
 
 Run        deepspeed --hostfile hostfiles/16x8 recipes/imagenet/alexnet_4k.py data.root=/data/imagenet
 Published  top-1 error 46.9 % (one run)
+Differs    in what alexnet lists
 Measured   not yet
 """
 

@@ -5,6 +5,7 @@ The other rates of the table: schedule.base_lr=0.02, 0.04 and 0.05, the last of 
 
 Run        deepspeed --hostfile hostfiles/32x8 recipes/imagenet/alexnet_8k.py data.root=/data/imagenet
 Published  top-1 error 55.2 % (one run)
+Differs    in what alexnet lists
 Measured   not yet
 """
 

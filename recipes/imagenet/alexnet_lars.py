@@ -5,6 +5,7 @@ layer.
 
 Run        deepspeed --hostfile hostfiles/1x8 recipes/imagenet/alexnet_lars.py data.root=/data/imagenet
 Published  top-1 error 41.3 % (one run)
+Differs    in what alexnet lists
 Measured   not yet
 """
 

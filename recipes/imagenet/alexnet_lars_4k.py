@@ -2,6 +2,7 @@
 
 Run        deepspeed --hostfile hostfiles/16x8 recipes/imagenet/alexnet_lars_4k.py data.root=/data/imagenet
 Published  top-1 error 41.5 % (one run)
+Differs    in what alexnet lists
 Measured   not yet
 """
 

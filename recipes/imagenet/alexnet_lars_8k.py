@@ -5,6 +5,7 @@ batch_size=16384 schedule.base_lr=14 and batch_size=32768 schedule.base_lr=14 ar
 
 Run        deepspeed --hostfile hostfiles/32x8 recipes/imagenet/alexnet_lars_8k.py data.root=/data/imagenet
 Published  top-1 error 41.8 % (one run)
+Differs    in what alexnet lists
 Measured   not yet
 """
 

@@ -2,6 +2,7 @@
 
 Run        deepspeed --hostfile hostfiles/32x8 recipes/imagenet/resnet101_8k.py data.root=/data/imagenet
 Published  top-1 error 22.36 ± 0.09 % (at 256: 22.08 ± 0.06)
+Differs    in what resnet50 lists
 Measured   not yet
 """
 

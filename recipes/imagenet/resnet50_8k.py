@@ -3,6 +3,7 @@
 
 Run        deepspeed --hostfile hostfiles/32x8 recipes/imagenet/resnet50_8k.py data.root=/data/imagenet
 Published  top-1 error 23.74 ± 0.09 % (baseline at 256: 23.60 ± 0.12)
+Differs    in what resnet50 lists
 Measured   not yet
 """
 

@@ -46,7 +46,7 @@ NUMBERS: dict[str, Callable[[Recipe], object]] = {
     "warmup_iterations": lambda recipe: math.ceil(plan(recipe).warmup_steps),
     "initial_batch": lambda recipe: recipe.batch_size,
     "final_batch": lambda recipe: plan(recipe).phases[-1].batch_size,
-    "max_batch": lambda recipe: max(phase.batch_size for phase in plan(recipe).ladder or plan(recipe).phases),
+    "max_batch": lambda recipe: max(phase.batch_size for phase in plan(recipe).phases),
 }
 GOYAL = ("goyal2017", dict(model="ResNet-50"), 10)
 LARS = dict(optimizer="LARS", location="sec 5")
@@ -199,6 +199,38 @@ def test_the_code_of_the_lars_reproduction(name):
     torch.testing.assert_close(smoothed(scores, torch.arange(4)), by_hand, rtol=1e-12, atol=0)
     assert recipe.model.args == {"zero_init_last": False} and recipe.model.head_std == 0
     assert (recipe.schedule.power, recipe.schedule.warmup_start_lr) == (2.0, 0.0)
+
+
+def test_the_code_of_the_authors_lamb_run():
+    """optimization.py of github.com/fastalgo/imagenet_resnet50_lamb, and 128 images on each of 256 cores."""
+    recipe = load(named("resnet50_lamb_32k"))["recipe"]
+    form = recipe.optimizer
+    assert (form.name, form.bias_correction, form.clip_norm, form.trust_clip) == ("lamb", False, 1.0, 0.0)
+    assert (form.beta1, form.beta2, form.eps) == (0.9, 0.999, 1e-6)
+    assert form.no_decay == form.no_trust_ratio == ["norm"]
+    assert recipe.bn_batch_size == recipe.batch_size // 256 == 128
+    rate = plan(recipe).learning_rate
+    middle = (rate.warmup_length + 1) / 2
+    assert (rate(0), rate(middle), rate(1)) == pytest.approx((0, rate.peak / 2, 0))
+
+
+@pytest.mark.parametrize("name", [path.stem for path in FILES if path.stem.startswith("alexnet")])
+def test_the_code_of_the_lars_paper(name):
+    """Models and solvers of github.com/borisgin/nvcaffe: Caffe's poly policy counts from iteration 0, under
+    the ramp-up too; without bounds of the ratio; AlexNet-BN decays everything and takes pixels of 0 to 1.
+    """
+    recipe = load(named(name))["recipe"]
+    rate = plan(recipe).learning_rate
+    assert rate(0.5) == pytest.approx(rate.peak / 4) and rate.power == 2
+    assert rate(0) == (0 if recipe.schedule.warmup else rate.peak)
+    form = recipe.optimizer
+    assert (form.momentum, form.weight_decay, form.eps, form.trust_clip) == (
+        0.9, 5e-4, 0.0 if form.name == "lars" else 1e-6, 0.0,
+    )  # fmt: skip
+    assert form.no_trust_ratio == ([] if form.name == "lars" else ["norm", "bias"])
+    if "_bn" in name:
+        assert recipe.bn_batch_size == recipe.batch_size // 8, "eight GPUs"
+        assert form.no_decay == [] and recipe.data.std == ["1", "1", "1"]
 
 
 EXPECTING = [path for path in FILES if load(path)["recipe"].expect]

@@ -87,6 +87,20 @@ def test_a_recipe_opens_with_its_contract(path):
 
 
 @every_recipe
+def test_a_graded_recipe_lists_what_differs_from_its_source(path):
+    """A recipe that is held to a published number says where its setting is not the source's, or which recipe
+    of its folder says so.
+    """
+    differs = contract_field(ast.get_docstring(ast.parse(path.read_text())), "Differs")
+    assert bool(differs) or not load(path)["recipe"].expect
+    if other := re.match(r"in what (\w+) lists", differs):
+        doc = ast.get_docstring(ast.parse((path.parent / f"{other[1]}.py").read_text()))
+        assert not contract_field(doc, "Differs").startswith("in what") or "; " in contract_field(
+            doc, "Differs"
+        )
+
+
+@every_recipe
 def test_a_recipe_file_is_short_and_holds_no_loop(path):
     tree = ast.parse(path.read_text())
     assert len(path.read_text().splitlines()) <= 60
@@ -152,6 +166,7 @@ def without_effect(recipe: Recipe) -> list[str]:
     keys = [f"optimizer.{key}" for key in NOT_OF[recipe.optimizer.name].split()]
     keys += ["schedule.milestones", "schedule.factor"] if rate.decay != "step" else []
     keys += ["schedule.power"] if rate.decay != "poly" else []
+    keys += ["schedule.decay_from"] if rate.decay not in ("poly", "cosine") or not rate.warmup else []
     if not rate.warmup:
         keys += [f"schedule.warmup_{key}" for key in ("start_lr", "start_share", "rule", "form")]
     keys += ["absa.every", "absa.patience"] if not recipe.absa.max_batch_size else []

@@ -1,5 +1,6 @@
 """The models that timm does not have, against the papers' layers and parameter counts."""
 
+import re
 import tarfile
 
 import pytest
@@ -17,6 +18,7 @@ from lbtrain.nn import GhostBatchNorm2d
 from lbtrain.plan.plan import make_plan
 from lbtrain.recipe import Recipe
 from lbtrain.tasks import build_model
+from tests.recipes.tables import seen
 
 
 def parameters(name: str, **args) -> int:
@@ -45,8 +47,31 @@ def test_alexnet_has_the_parameters_of_caffes():
         + dense(4096, 1000)
     )
     assert parameters("alexnet") == by_hand == 60_965_224
-    # Two batch norms for the two local response norms: a scale and a shift for each of 96 + 256 channels.
-    assert parameters("alexnet_bn") == by_hand + 2 * (96 + 256)
+    assert parameters("alexnet_bn") == by_hand  # its batch norms have no scale and shift
+
+
+def test_alexnet_bn_is_that_of_the_lars_paper():
+    """Four batch norms, each before one of convolutions 2 to 5, and initial norms as in You et al. 2017,
+    table 2; the table's rows of weights are named .b and those of biases .w (n weights of deviation s have
+    the norm s * sqrt(n): conv1.b has 1.86, and 96 biases of 0.01 have the 0.098 of conv1.w).
+    """
+    torch.manual_seed(0)
+    model = timm.create_model("alexnet_bn")
+    kinds = [type(module).__name__ for module in model.features]
+    places = [place for place, kind in enumerate(kinds) if kind == "BatchNorm2d"]
+    assert len(places) == 4 and all(kinds[place + 1] == "Conv2d" for place in places)
+    assert not any(module.affine for module in model.modules() if isinstance(module, nn.BatchNorm2d))
+    layers = [module for module in model.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    names = ["conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8"]
+    printed = {
+        re.search(r"layer (\S+?\.[wb])\b", row["note"])[1]: float(row["value"])
+        for row in seen("you2017lars")
+        if row["location"] == "Table 2" and row["metric"] == "weight_norm"
+    }
+    assert len(printed) == 2 * len(layers) == 16
+    for name, layer in zip(names, layers, strict=True):
+        assert float(layer.weight.detach().norm()) == pytest.approx(printed[f"{name}.b"], rel=0.01), name
+        assert float(layer.bias.detach().norm()) == pytest.approx(printed[f"{name}.w"], rel=0.01), name
 
 
 def test_alexnets_last_pool_is_caffes_at_227_pixels():

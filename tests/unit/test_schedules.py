@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lbtrain.errors import RecipeError
+from lbtrain.plan.scaling import learning_rate
 from lbtrain.plan.schedules import (
     LearningRate,
     cosine_decay,
@@ -19,6 +20,7 @@ from lbtrain.plan.schedules import (
     step_decay,
     warmup,
 )
+from lbtrain.recipe import Recipe
 from lbtrain.recipe.durations import Duration, TableEntry
 from tests.recipes.tables import rows
 
@@ -221,6 +223,18 @@ def test_rows_of_the_continuous_decays(decay, expected):
     rate = LearningRate(2.0, 1.0, 0.1, "gradual", decay, power=2.0)
     for step, value in expected.items():
         assert rate(step / 50) == pytest.approx(value, rel=1e-12, abs=1e-15), step
+
+
+@pytest.mark.parametrize(("decay", "half"), [("poly", 0.25), ("cosine", 0.5)])
+def test_a_decay_from_the_start_counts_the_warm_up(decay, half):
+    """Caffe's poly policy: base_lr * (1 - iteration / max_iter) ** power, once its ramp-up is over."""
+    rate = LearningRate(2.0, 0.0, 0.5, "gradual", decay, power=2.0, decay_start=0.0)
+    assert rate(0.25) == 1.0 and rate(0.5) == pytest.approx(2.0 * half)
+    assert LearningRate(2.0, 0.0, 0.5, "gradual", decay, power=2.0)(0.5) == 2.0
+    recipe = Recipe().vary(schedule=dict(decay=decay, warmup="0.5dur", decay_from="start"))
+    assert learning_rate(recipe, lambda duration: float(duration.value))(0.5) == pytest.approx(
+        recipe.schedule.base_lr * half * recipe.batch_size / recipe.schedule.base_batch_size
+    )
 
 
 def test_a_constant_warmup_stays_until_its_end():
