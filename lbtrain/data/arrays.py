@@ -75,7 +75,7 @@ def _strips(path: Path, max_pixels: int) -> Arrays:
             for a, b in itertools.pairwise(offsets)
         ]
         return np.concatenate(strips), labels
-    except (BrokenImage, OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+    except Exception as error:  # numpy, zipfile and Pillow raise whatever their parts do on damaged bytes
         raise DataError(f"{path}: not a whole file of WebP strips; fetch it again ({error})") from error
 
 

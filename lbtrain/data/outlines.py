@@ -5,6 +5,7 @@ are too long or end inside a number are read and written beyond it, and a polygo
 memory.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -59,7 +60,10 @@ def _checked_polygon(polygon: Any) -> bool:
     """Whether it has three points. Raises ValueError for what is no list of coordinates near an image."""
     if not isinstance(polygon, list) or not set(map(type, polygon)) <= {int, float} or len(polygon) % 2:
         raise ValueError("a polygon is not a list of x and y")
-    if not all(-_FARTHEST <= value <= _FARTHEST for value in polygon):  # NaN is neither
+    # NaN can hide from min and max, which only compare, but not in a sum.
+    if polygon and not (
+        -_FARTHEST <= min(polygon) <= max(polygon) <= _FARTHEST and math.isfinite(sum(polygon))
+    ):
         raise ValueError(f"a polygon has a coordinate that is no number within {_FARTHEST:,} pixels")
     return len(polygon) >= 6
 

@@ -11,7 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
+from lbtrain.data.arrays import read_arrays
 from lbtrain.data.parquet import ParquetRows
 from lbtrain.data.tar import TarMembers
 from lbtrain.errors import DataError, UserError
@@ -100,6 +102,28 @@ def test_a_sparse_file_in_a_tar_is_named(tmp_path):
     path.write_bytes(whole)
     with pytest.raises(DataError, match=r"ant/3\.png is stored as a sparse file"):
         TarMembers([path])
+
+
+def test_no_flipped_bit_of_a_file_of_strips_changes_an_image(tmp_path):
+    path, random = tmp_path / "train.npz", np.random.default_rng(0)
+    images = random.integers(0, 256, (12, 32, 32, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(images.reshape(-1, 32, 3)).save(buffer, "WEBP", lossless=True)
+    webp = buffer.getvalue()
+    np.savez(path, webp=np.frombuffer(webp, np.uint8), offsets=[0, len(webp)], labels=np.arange(12) % 10)
+    whole, rejected = path.read_bytes(), 0
+    ends = [*range(300), *range(len(whole) - 600, len(whole))]
+    for number in range(400):
+        damaged = bytearray(whole)
+        at = int(random.choice(ends)) if number % 2 else int(random.integers(len(whole)))
+        damaged[at] ^= 1 << int(random.integers(8))
+        path.write_bytes(damaged)
+        try:
+            read, labels = read_arrays("cifar10", tmp_path, train=True)
+            assert np.array_equal(read, images) and labels.tolist() == [*range(10), 0, 1]
+        except DataError:
+            rejected += 1
+    assert rejected > 300
 
 
 def test_a_parquet_file_that_is_cut_or_damaged_is_rejected_or_loses_nothing(tmp_path):
