@@ -1,10 +1,11 @@
 """Residual networks of the CIFAR kind: 6n + 2 layers, three stages of 16, 32 and 64 channels, shortcuts
 without parameters.
 
-Source: He et al. 2016, "Deep Residual Learning", section 4.2 (option A shortcuts); the last gamma of each
-block starts at 0 (Goyal et al. 2017, section 5.1). The networks serve any small image, the 8 x 8 digits
-included. `batch_norm=False` leaves batch norm out and gives the convolutions biases (Masters & Luschi 2018,
-section 3.2).
+Source: He et al. 2016, "Deep Residual Learning", section 4.2 (option A shortcuts; `projection=True` is option
+B, a 1 x 1 convolution with batch norm, as in the code of Hoffer et al. 2017 and Yao et al. 2018); the last
+gamma of each block starts at 0 (Goyal et al. 2017, section 5.1). The networks serve any small image, the
+8 x 8 digits included. `batch_norm=False` leaves batch norm out and gives the convolutions biases (Masters & Luschi
+2018, section 3.2).
 """
 
 import itertools
@@ -21,7 +22,7 @@ class BasicBlock(nn.Module):
     / stride).
     """
 
-    def __init__(self, in_channels: int, channels: int, stride: int, batch_norm: bool):
+    def __init__(self, in_channels: int, channels: int, stride: int, batch_norm: bool, projection: bool):
         super().__init__()
         self.stride = stride
         self.new_channels = channels - in_channels
@@ -29,6 +30,10 @@ class BasicBlock(nn.Module):
         self.bn1 = _norm(channels, batch_norm)
         self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1, bias=not batch_norm)
         self.bn2 = _norm(channels, batch_norm)
+        self.project: nn.Module | None = None
+        if projection and self.new_channels:
+            convolution = nn.Conv2d(in_channels, channels, 1, stride, bias=not batch_norm)
+            self.project = nn.Sequential(convolution, _norm(channels, batch_norm))
 
     def forward(self, x: Tensor) -> Tensor:
         out = F.relu(self.bn1(self.conv1(x)), inplace=True)
@@ -36,7 +41,9 @@ class BasicBlock(nn.Module):
         return F.relu(out + self._shortcut(x), inplace=True)
 
     def _shortcut(self, x: Tensor) -> Tensor:
-        """Every stride-th pixel, and zeros for the channels that are new."""
+        """Every stride-th pixel, and zeros for the channels that are new; or a projection."""
+        if self.project is not None:
+            return self.project(x)  # type: ignore[no-any-return]
         if self.stride == 1 and not self.new_channels:
             return x
         return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.new_channels))
@@ -56,6 +63,7 @@ class CifarResNet(nn.Module):
         in_chans: int = 3,
         zero_init_last: bool = True,
         batch_norm: bool = True,
+        projection: bool = False,
     ):
         super().__init__()
         self.num_classes = num_classes
@@ -63,16 +71,18 @@ class CifarResNet(nn.Module):
         self.bn1 = _norm(16, batch_norm)
         widths = [16, 16, 32, 64]
         self.stages = nn.Sequential(
-            *[self._stage(*pair, blocks, batch_norm) for pair in itertools.pairwise(widths)]
+            *[self._stage(*pair, blocks, batch_norm, projection) for pair in itertools.pairwise(widths)]
         )
         self.fc = nn.Linear(64, num_classes)
         self._initialise(zero_init_last)
 
     @staticmethod
-    def _stage(in_channels: int, channels: int, blocks: int, batch_norm: bool) -> nn.Sequential:
-        first = BasicBlock(in_channels, channels, channels // in_channels, batch_norm)
+    def _stage(
+        in_channels: int, channels: int, blocks: int, batch_norm: bool, projection: bool
+    ) -> nn.Sequential:
+        first = BasicBlock(in_channels, channels, channels // in_channels, batch_norm, projection)
         return nn.Sequential(
-            first, *[BasicBlock(channels, channels, 1, batch_norm) for _ in range(blocks - 1)]
+            first, *[BasicBlock(channels, channels, 1, batch_norm, projection) for _ in range(blocks - 1)]
         )
 
     def _initialise(self, zero_init_last: bool) -> None:

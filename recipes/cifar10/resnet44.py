@@ -6,6 +6,8 @@ example command of theirs stops at 100). data.name=cifar100 is the same on CIFAR
 
 Run        python recipes/cifar10/resnet44.py data.root=/data/cifar10
 Published  Hoffer et al. 2017, Table 1 (its figures were not at hand; none is stated here)
+Differs    read in main_gbn.py and models/resnet.py of eladhoffer/bigBatch: running statistics move once a
+           step (there with every ghost batch)
 Measured   not yet
 """
 
@@ -16,9 +18,9 @@ recipe = Recipe().vary(
     batch_size=128,
     bn_batch_size=128,
     duration="200ep",
-    model=dict(name="cifar_resnet44"),
+    model=dict(name="cifar_resnet44", args={"projection": True, "zero_init_last": False}),
     data=dict(name="cifar10", augmentation="crop_flip"),
-    optimizer=dict(name="sgd", momentum=0.9, weight_decay=1e-4, clip_norm=5.0),
+    optimizer=dict(name="sgd", momentum=0.9, weight_decay=1e-4, no_decay=[], clip_norm=5.0),
     schedule=dict(
         base_lr=0.1,
         base_batch_size=128,

@@ -11,9 +11,11 @@ import pytest
 import torch
 from torch import nn
 
+from lbtrain.data import dataset_info
 from lbtrain.plan.plan import Plan, make_plan
 from lbtrain.plan.scaling import peak_lr
 from lbtrain.recipe import Recipe
+from lbtrain.tasks import build_model
 from tests.recipes.tables import TABLES, seen
 from tests.recipes.test_recipes import FILES, FOLDER, counted_once, load, named
 
@@ -46,7 +48,9 @@ NUMBERS: dict[str, Callable[[Recipe], object]] = {
     "warmup_iterations": lambda recipe: math.ceil(plan(recipe).warmup_steps),
     "initial_batch": lambda recipe: recipe.batch_size,
     "final_batch": lambda recipe: plan(recipe).phases[-1].batch_size,
-    "max_batch": lambda recipe: max(phase.batch_size for phase in plan(recipe).phases),
+    "max_batch_ratio": lambda recipe: (
+        max(phase.batch_size for phase in plan(recipe).phases) / recipe.batch_size
+    ),
 }
 GOYAL = ("goyal2017", dict(model="ResNet-50"), 10)
 LARS = dict(optimizer="LARS", location="sec 5")
@@ -67,7 +71,7 @@ PUBLISHED: dict[str, tuple[str, dict[str, str | tuple[str, ...]], int]] = {
     "resnet44_4k_regime": ("hoffer2017", dict(model=("", "ResNet-44"), location=HOFFERS_CODE), 5),
     "resnet50_batch_growth": ("smith2018", dict(model="ResNet-50", location="quoted by a later paper"), 2),
     "resnet50_lamb_32k": ("you2019lamb", dict(location="authors code, run script"), 5),
-    "absa": ("yao2018", dict(model="ResNet-20"), 2),
+    "absa": ("yao2018", dict(model="ResNet", location="authors code, README example"), 2),
     "wide_resnet": ("smith2018", dict(model="Wide ResNet 16-4", batch_size="128"), 1),
     "wide_resnet_growth": ("smith2018", dict(model="Wide ResNet 16-4", batch_size=("", "128")), 3),
     "wide_resnet_growth_640": ("smith2018", dict(model="Wide ResNet 16-4", batch_size="640"), 1),
@@ -199,6 +203,18 @@ def test_the_code_of_the_lars_reproduction(name):
     torch.testing.assert_close(smoothed(scores, torch.arange(4)), by_hand, rtol=1e-12, atol=0)
     assert recipe.model.args == {"zero_init_last": False} and recipe.model.head_std == 0
     assert (recipe.schedule.power, recipe.schedule.warmup_start_lr) == (2.0, 0.0)
+
+
+def test_the_code_of_absa():
+    """train.py, utils.py (cifar10) and models/resnet.py of github.com/amirgholami/HessianFlow."""
+    recipe = load(named("absa"))["recipe"]
+    assert (recipe.optimizer.momentum, recipe.optimizer.weight_decay) == (0.9, 0.0)
+    known = dataset_info(recipe.data)
+    assert (known.mean, known.std, recipe.data.augmentation) == ((0, 0, 0), (255, 255, 255), "none")
+    assert recipe.absa.adversarial_step == 0.005 and recipe.bn_batch_size == 128
+    model = build_model(recipe, known)
+    assert sum(p.numel() for p in model.parameters()) == 272_474
+    assert all(float(block.bn2.weight.detach().min()) == 1 for stage in model.stages for block in stage)
 
 
 def test_the_code_of_the_authors_lamb_run():

@@ -285,6 +285,7 @@ def _small(recipe: Recipe) -> list[str]:
         return words
     words += ["batch_size=40", "bn_batch_size=8"] if recipe.batch_size > 40 else []
     if recipe.data.name != "imagenet":
+        words += ["data.mean=", "data.std="]
         return [*words, "data.name=digits", "data.train_examples=0", "data.augmentation=none"]
     words += [
         "data.name=synthetic",
