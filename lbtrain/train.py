@@ -103,7 +103,7 @@ def start_phase(
     from there on. Collective.
     """
     engine.accumulation = phase.split.accumulation
-    regroup_ghost_batches(engine.model, phase.split.ranks_per_ghost)
+    regroup_ghost_batches(engine.model, phase.split.ranks_per_ghost, phase.bn_momentum)
     size = phase.split.micro_batch_size
     batches = task.batches(
         start=examples, micro_batch_size=size, rank=engine.rank, world_size=engine.world_size

@@ -4,8 +4,8 @@ without parameters.
 Source: He et al. 2016, "Deep Residual Learning", section 4.2 (option A shortcuts; `projection=True` is option
 B, a 1 x 1 convolution with batch norm, as in the code of Hoffer et al. 2017 and Yao et al. 2018); the last
 gamma of each block starts at 0 (Goyal et al. 2017, section 5.1). The networks serve any small image, the
-8 x 8 digits included. `batch_norm=False` leaves batch norm out and gives the convolutions biases (Masters & Luschi
-2018, section 3.2).
+8 x 8 digits included. `batch_norm=False` leaves batch norm out and gives the convolutions biases (Masters &
+Luschi 2018, section 3.2).
 """
 
 import itertools
@@ -43,7 +43,7 @@ class BasicBlock(nn.Module):
     def _shortcut(self, x: Tensor) -> Tensor:
         """Every stride-th pixel, and zeros for the channels that are new; or a projection."""
         if self.project is not None:
-            return self.project(x)  # type: ignore[no-any-return]
+            return self.project(x)
         if self.stride == 1 and not self.new_channels:
             return x
         return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.new_channels))

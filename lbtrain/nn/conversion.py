@@ -54,14 +54,16 @@ def convert_to_ghost_batch_norm(
     return model
 
 
-def regroup_ghost_batches(model: nn.Module, ranks_per_ghost: int) -> None:
-    """Let a ghost batch span so many neighbouring ranks from the next step on, in a model that was converted.
-    Collective, between steps.
+def regroup_ghost_batches(model: nn.Module, ranks_per_ghost: int, momentum: float | None = None) -> None:
+    """Let a ghost batch span so many neighbouring ranks from the next step on, in a model that was converted,
+    and a step's statistics have the weight `momentum` in the running ones (None: as before). Collective,
+    between steps.
     """
     group = _ghost_group(ranks_per_ghost) if ranks_per_ghost > 1 else None
     for module in model.modules():
         if isinstance(module, GhostBatchNorm):
             module.group = group
+            module.momentum = module.momentum if momentum is None else momentum
 
 
 def check_batch_statistics(model: nn.Module) -> int:

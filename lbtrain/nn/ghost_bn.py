@@ -8,7 +8,9 @@ of the loss.
 Two things go beyond the papers, so that a run does not depend on its batch split:
 
 - the running statistics move once per optimizer step, by the average over all ghost batches of that step on
-  all ranks (`GhostStatistics`), not once per forward pass by the local ones;
+  all ranks (`GhostStatistics`), not once per forward pass by the local ones. Algorithm 1 moves them once a
+  ghost batch; a momentum of 1 - (1 - m) ** k moves them as far as its k updates by m (`bn_update=ghost_batch`
+  in a recipe), only that its last ghost batches weigh more and here all k weigh alike, in whatever order;
 - a ghost batch larger than a rank's micro-batch spans several ranks, which then exchange their sums
   (synchronised batch norm).
 

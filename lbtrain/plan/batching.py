@@ -35,6 +35,8 @@ class Phase:
     split: BatchSplit
     lr_factor: float = 1.0
     """By which the rate of the schedule is multiplied."""
+    bn_momentum: float | None = None
+    """Weight of a step's batch statistics in the running ones; None: each layer's own."""
 
     @property
     def begins(self) -> float:

@@ -160,10 +160,20 @@ def _phases(
         max_micro=recipe.max_micro_batch_size,
         unit=recipe.loss_batch_size,
     )
+    grown: list[tuple[int | None, int, float]] = [(start, size, 1.0) for start, size in planned]
+    grown += [(start, size, size / recipe.batch_size) for start, size in adaptive]
     return tuple(
-        [Phase(start, size, split(size)) for start, size in planned]
-        + [Phase(start, size, split(size), size / recipe.batch_size) for start, size in adaptive]
+        Phase(start, size, split(size), factor, _bn_momentum(recipe, size / ghost))
+        for start, size, factor in grown
     )
+
+
+def _bn_momentum(recipe: Recipe, ghosts: float) -> float:
+    """Weight of a step's statistics in the running ones. Hoffer et al. 2017, algorithm 1, moves them once a
+    ghost batch: what they were then keeps (1 - momentum) ** ghosts.
+    """
+    per_ghost = recipe.bn_update == "ghost_batch"
+    return 1 - (1 - recipe.bn_momentum) ** ghosts if per_ghost else recipe.bn_momentum
 
 
 def _doublings(size: int, most: int) -> list[int]:

@@ -72,11 +72,18 @@ class Recipe:
     )
     bn_momentum: float = key(
         0.1,
-        "Weight of a step's batch statistics in the running statistics, which thus average over about "
-        "1 / bn_momentum steps.",
+        "Weight of new batch statistics in the running statistics, which thus average over about "
+        "1 / bn_momentum updates.",
         above=0,
         at_most=1,
         needs="model.batch_norm=ghost|sync",
+    )
+    bn_update: str = key(
+        "step",
+        "How often the running statistics move by bn_momentum: once a step, or once a ghost batch (Hoffer et "
+        "al. 2017, algorithm 1). All ghost batches of a step weigh alike.",
+        choices=("step", "ghost_batch"),
+        needs="model.batch_norm=ghost",
     )
     micro_batch_size: int = key(
         0,

@@ -6,8 +6,8 @@ example command of theirs stops at 100). data.name=cifar100 is the same on CIFAR
 
 Run        python recipes/cifar10/resnet44.py data.root=/data/cifar10
 Published  Hoffer et al. 2017, Table 1 (its figures were not at hand; none is stated here)
-Differs    read in main_gbn.py and models/resnet.py of eladhoffer/bigBatch: running statistics move once a
-           step (there with every ghost batch)
+Differs    read in main_gbn.py and models/resnet.py of eladhoffer/bigBatch: the ghost batches of a step weigh
+           alike in the running statistics (there the last ones more)
 Measured   not yet
 """
 
@@ -17,6 +17,7 @@ from lbtrain import Recipe, main
 recipe = Recipe().vary(
     batch_size=128,
     bn_batch_size=128,
+    bn_update="ghost_batch",
     duration="200ep",
     model=dict(name="cifar_resnet44", args={"projection": True, "zero_init_last": False}),
     data=dict(name="cifar10", augmentation="crop_flip"),

@@ -26,7 +26,10 @@ from lbtrain.nn import (
     GhostStatistics,
     check_batch_statistics,
     convert_to_ghost_batch_norm,
+    regroup_ghost_batches,
 )
+from lbtrain.plan.plan import make_plan
+from lbtrain.recipe import Recipe
 
 EXACT = dict(rtol=1e-12, atol=1e-12)
 
@@ -110,6 +113,25 @@ def test_one_ghost_batch_a_step_is_plain_batch_norm_over_several_steps():
         statistics.finish()
     for name, tensor in layer.state_dict().items():
         torch.testing.assert_close(twin[0].state_dict()[name], tensor, **EXACT)
+
+
+def test_a_step_moves_the_statistics_as_far_as_an_update_per_ghost_batch():
+    """Hoffer et al. 2017, algorithm 1: with k ghost batches that have the same statistics, exactly."""
+    recipe = Recipe().vary(batch_size=24, bn_batch_size=8, bn_momentum=0.3, bn_update="ghost_batch")
+    (phase,) = make_plan(recipe, 1).phases
+    model, plain, x = nn.Sequential(plain_layer()), nn.Sequential(plain_layer()), images(8)
+    convert_to_ghost_batch_norm(model, 8)
+    regroup_ghost_batches(model, 1, phase.bn_momentum)
+    statistics = GhostStatistics(model)
+    model(torch.cat([x, x, x]))
+    statistics.start()
+    statistics.finish()
+    for _ in range(3):
+        plain(x)
+    torch.testing.assert_close(model[0].running_mean, plain[0].running_mean, **EXACT)
+    torch.testing.assert_close(model[0].running_var, plain[0].running_var, **EXACT)
+    once = make_plan(recipe.vary(bn_update="step"), 1).phases[0]
+    assert once.bn_momentum == 0.3 and phase.bn_momentum == pytest.approx(1 - 0.7**3)
 
 
 def test_evaluation_is_plain_batch_norm_for_any_number_of_images():

@@ -62,7 +62,8 @@ def words_at(
     recipe: Recipe, words: tuple[str, ...], warmup_from_base: bool, batch_size: int
 ) -> tuple[str, ...]:
     """Everything that makes an arm a run at `batch_size`. The score is taken once, at the end."""
-    momentum = 1 - (1 - recipe.bn_momentum) ** (batch_size / recipe.batch_size)
+    ratio = 1 if recipe.bn_update == "ghost_batch" else batch_size / recipe.batch_size
+    momentum = 1 - (1 - recipe.bn_momentum) ** ratio
     short = warmup_from_base and batch_size <= recipe.schedule.base_batch_size
     own = (
         *(("schedule.warmup=0ep",) if short else ()),
