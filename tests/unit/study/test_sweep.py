@@ -43,7 +43,7 @@ def test_the_arms_differ_in_the_rate_and_its_warmup_alone():
         ("linear", "2ep"),
     ]
     assert len({each.vary(schedule=dict(rule="none", warmup="0ep")).to_yaml() for each in large}) == 1
-    # Goyal et al. 2017, section 5.3: no warm-up up to the base batch.
+    # Without warm-up up to the base batch.
     assert [str(gradual.recipe_at(size).schedule.warmup) for size in SIZES] == ["0ep", "0ep", "2ep"]
     assert (lamb.recipe_at(720).optimizer.name, lamb.recipe_at(720).batch_size) == ("lamb", 720)
 
