@@ -618,3 +618,9 @@ def test_real_photos(mini):
         train, Item(Block(np.zeros(3), np.arange(3)), (256, 256))
     )
     assert all(min(image.shape[1:]) <= 160 and max(image.shape[1:]) <= 256 for image in batch.images)
+
+
+def test_a_model_that_finds_nothing_scores_zero():
+    """Precision is 0 at every recall; detectron2's COCOEvaluator says nan here."""
+    metrics = average_precision(ShapesSource(4, 64, first=1).ground_truth(), [])
+    assert metrics["mask_ap"] == metrics["box_ap50"] == 0.0 and set(metrics.values()) == {0.0}
