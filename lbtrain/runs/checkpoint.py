@@ -48,7 +48,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class LoadedCheckpoint:
-    """A checkpoint as it was read, and a line for each newer one that is damaged and was passed over."""
+    """A checkpoint as it was read, and a line for each newer one that is damaged and was skipped."""
 
     path: Path
     state: EngineState
@@ -100,7 +100,7 @@ class LoadedCheckpoint:
 
 class Checkpoints:
     """The checkpoints of one run, in `run_dir/checkpoints`; the `keep` newest stay, not counting damaged ones
-    that were passed over.
+    that were skipped.
     """
 
     def __init__(self, run_dir: Path, *, keep: int):
@@ -109,7 +109,7 @@ class Checkpoints:
         self.fingerprint: Mapping[str, str] = {}
         self._writer: threading.Thread | None = None
         self._failure: SaveFailed | None = None
-        self._passed_over: set[Path] = set()
+        self._skipped: set[Path] = set()
 
     def save(
         self,
@@ -188,9 +188,9 @@ class Checkpoints:
         write_whole(_checksum_path(path), _sha256(new) + "\n")
         new.replace(path)
         _sync_folder(self.folder)  # before anything older goes: the new name must outlive a power cut
-        self._passed_over.discard(path)
+        self._skipped.discard(path)
         paths = self._paths()
-        replaced = self._passed_over & set(paths[: paths.index(path)])
+        replaced = self._skipped & set(paths[: paths.index(path)])
         for old in [*self._not_skipped()[: -self.keep], *replaced]:
             old.unlink()
             _checksum_path(old).unlink(missing_ok=True)
@@ -210,8 +210,8 @@ class Checkpoints:
         for path in reversed(self._paths()):
             if checksum := _matching_checksum(path):
                 return _read(path, damaged, checksum)
-            damaged.append(f"{path} is damaged (its checksum differs): passed over")
-            self._passed_over.add(path)
+            damaged.append(f"{path} is damaged (its checksum differs): skipped")
+            self._skipped.add(path)
         if damaged:
             raise RecipeError(
                 "; ".join(damaged) + (". No good checkpoint is left: choose another run_dir to start anew")
@@ -219,7 +219,7 @@ class Checkpoints:
         return None
 
     def _not_skipped(self) -> list[Path]:
-        return [path for path in self._paths() if path not in self._passed_over]
+        return [path for path in self._paths() if path not in self._skipped]
 
     def _paths(self) -> list[Path]:
         found = (

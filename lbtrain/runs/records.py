@@ -265,7 +265,7 @@ def open_metrics(path: Path, resumed_at: int) -> TextIO:
 
 
 def read_rows(path: Path) -> tuple[list[dict[str, Any]], str]:
-    """The rows of a metrics.jsonl, and a note where lines of it, or all of it, are damaged and passed over.
+    """The rows of a metrics.jsonl, and a note where lines of it, or all of it, are damaged and skipped.
     None where there is no such file. A crash may have cut off the last line: that is no damage.
     """
     try:
@@ -273,11 +273,11 @@ def read_rows(path: Path) -> tuple[list[dict[str, Any]], str]:
     except FileNotFoundError:
         return [], ""
     except OSError as error:
-        return [], f"{path} is passed over ({error.strerror or error})"
+        return [], f"{path} is skipped ({error.strerror or error})"
     rows = [_row(line) for line in whole]
     damaged = [number for number, row in enumerate(rows, 1) if row is None]
     note = (
-        f"{path}: damaged lines are passed over ({len(damaged)}, the first is line {damaged[0]})"
+        f"{path}: damaged lines are skipped ({len(damaged)}, the first is line {damaged[0]})"
         if damaged
         else ""
     )

@@ -111,7 +111,7 @@ def test_a_damaged_one_is_passed_over_and_said(tmp_path, damage):
     damage(last)
     found, progress, warnings = newest(checkpoints)
     assert progress.step == 1 and float(found["model"]["weight"][0, 0]) == 1.0
-    assert warnings == [f"{last} is damaged (its checksum differs): passed over"]
+    assert warnings == [f"{last} is damaged (its checksum differs): skipped"]
 
 
 @pytest.mark.parametrize("keep", [1, 2])

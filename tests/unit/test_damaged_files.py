@@ -93,7 +93,7 @@ def test_damaged_rows_are_passed_over_and_the_file_is_kept(tmp_path, capsys):
     assert FILES["metrics.jsonl"](tmp_path) == "note"
     assert [row["step"] for row in read_rows(path)[0]] == [1, 3, 4, 5]
     assert (tmp_path / "metrics.jsonl.damaged").read_bytes() == before
-    note = r"damaged lines are passed over \(1, the first is line 2\); the file as it was is \S+damaged"
+    note = r"damaged lines are skipped \(1, the first is line 2\); the file as it was is \S+damaged"
     assert re.search(note, capsys.readouterr().err)
 
 
