@@ -159,6 +159,16 @@ class RunDirectory:
             write_whole(self.path / "summary.json", json.dumps(summary, indent=1) + "\n")
         return summary
 
+    def read(self, name: str) -> dict[str, Any]:
+        """The JSON object in a file of the run. Raises RecipeError where it cannot be read."""
+        path = self.path / name
+        try:
+            return read_object(path)
+        except (OSError, ValueError) as error:
+            raise RecipeError(
+                f"{path} cannot be read ({error}). Restore the file, or remove {self.path} and train again."
+            ) from error
+
     def replaced_images(self) -> int:
         """How many broken images were replaced, over the whole run with its restarts: the rows of
         metrics.jsonl count each once.

@@ -2,8 +2,8 @@
 loss as a function of them.
 """
 
-import json
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -24,6 +24,7 @@ from lbtrain.nn import convert_to_ghost_batch_norm
 from lbtrain.recipe import Recipe
 from lbtrain.runs.checkpoint import Checkpoints, LoadedCheckpoint
 from lbtrain.runs.directory import RunDirectory
+from lbtrain.runs.records import read_rows
 from lbtrain.tasks import build_model, create_task
 
 Answer = TypeVar("Answer")
@@ -79,18 +80,23 @@ class Run:
 
     @cached_property
     def plan(self) -> dict[str, Any]:
-        return dict(json.loads((self.path / "plan.json").read_text()))
+        return RunDirectory(self.path).read("plan.json")
 
     @cached_property
     def summary(self) -> dict[str, Any]:
         """Of the finished run; empty before."""
-        path = self.path / "summary.json"
-        return dict(json.loads(path.read_text())) if path.exists() else {}
+        return RunDirectory(self.path).read("summary.json") if (self.path / "summary.json").exists() else {}
 
     def rows(self, kind: str) -> list[dict[str, Any]]:
         """Of metrics.jsonl, in the order of the steps."""
-        lines = (self.path / "metrics.jsonl").read_text().splitlines()
-        return [row for row in map(json.loads, lines) if row["kind"] == kind]
+        return [row for row in self._rows if row["kind"] == kind]
+
+    @cached_property
+    def _rows(self) -> list[dict[str, Any]]:
+        rows, note = read_rows(self.path / "metrics.jsonl")
+        if note:
+            print(note, file=sys.stderr)
+        return rows
 
     @property
     def folder(self) -> Path:

@@ -1,6 +1,5 @@
 """A grid of runs: ways of training (arms) by batch sizes by seeds, whatever they are then scored by."""
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,6 +8,7 @@ from typing import Any
 
 from lbtrain import Recipe
 from lbtrain.errors import RecipeError
+from lbtrain.runs.directory import RunDirectory
 from lbtrain.tasks import PrimaryMetric, primary_metric_of
 
 from .jobs import Job, Launch
@@ -51,8 +51,9 @@ class Point(Scored):
     @cached_property
     def summaries(self) -> list[dict[str, Any]]:
         """Of the runs that did not diverge."""
-        paths = [Path(job.run_dir) / "summary.json" for job in self.jobs]
-        return [json.loads(path.read_text()) for path in paths if path.exists()]
+        folders = [Path(job.run_dir) for job in self.jobs]
+        ended = [folder for folder in folders if (folder / "summary.json").exists()]
+        return [RunDirectory(folder).read("summary.json") for folder in ended]
 
     @property
     def scores(self) -> list[float]:  # type: ignore[override]
@@ -64,7 +65,7 @@ class Point(Scored):
         return len(self.jobs) - len(self.summaries)
 
     def row(self) -> dict[str, Any]:
-        plan = json.loads((Path(self.jobs[0].run_dir) / "plan.json").read_text())
+        plan = RunDirectory(Path(self.jobs[0].run_dir)).read("plan.json")
         return {
             "arm": self.arm,
             "batch_size": self.batch_size,

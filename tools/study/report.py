@@ -4,6 +4,7 @@ import ast
 import json
 import math
 import statistics
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -14,6 +15,8 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
+from lbtrain.runs.directory import RunDirectory
+from lbtrain.runs.records import read_rows
 from lbtrain.tasks import PrimaryMetric
 
 from ..kit import pages
@@ -81,8 +84,8 @@ class Arm(Scored):
     def read(cls, recipe: Path, out: Path, seeds: list[int], primary_metric: PrimaryMetric) -> "Arm":
         folders = [out / recipe.stem / f"seed{seed}" for seed in seeds]
         ended = [folder for folder in folders if (folder / "summary.json").exists()]
-        summaries = [json.loads((folder / "summary.json").read_text()) for folder in ended]
-        plan = json.loads((folders[0] / "plan.json").read_text())
+        summaries = [RunDirectory(folder).read("summary.json") for folder in ended]
+        plan = RunDirectory(folders[0]).read("plan.json")
         rows = [_rows(folder) for folder in ended]
         return cls(
             name=recipe.stem,
@@ -111,8 +114,9 @@ class Arm(Scored):
 
 def _rows(folder: Path) -> list[dict[str, Any]]:
     """What the run logged of training and evaluations. A run may diverge before it logs anything."""
-    path = folder / "metrics.jsonl"
-    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    rows, note = read_rows(folder / "metrics.jsonl")
+    if note:
+        print(note, file=sys.stderr)
     return [row for row in rows if row["kind"] in ("train", "eval")]
 
 

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from lbtrain import Recipe
 from lbtrain.errors import RecipeError
 from lbtrain.plan.plan import make_plan
+from tests.run_rows import write_rows
 from tools.landscape import chart
 from tools.landscape.__main__ import main
 from tools.landscape.noise import Advice, _cut, advise, batch_schedule, windows
@@ -195,7 +196,7 @@ def run_dir(tmp_path):
     ]
     (tmp_path / "recipe.yaml").write_text(recipe.to_yaml())
     (tmp_path / "plan.json").write_text(make_plan(recipe, 1).to_json())
-    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in found))
+    write_rows(tmp_path, found)
     return tmp_path
 
 
@@ -229,7 +230,7 @@ def test_the_command_writes_what_others_read(run_dir, capsys):
 
 def test_a_schedule_from_lower_bounds_says_so(run_dir, capsys):
     drowned = rows([300] * 4, each=5, spread=0.3)
-    (run_dir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in drowned))
+    write_rows(run_dir, drowned)
     assert main(["batch", str(run_dir)]) == 0
     assert (
         "stretches the noise scale has no upper bound: there this batch keeps to the lower one"
@@ -367,16 +368,11 @@ def test_what_was_measured_when_nothing_was_left_to_learn_can_be_left_out(run_di
         assert main(["batch", str(run_dir), *words]) == 0
         return float(json.loads((run_dir / "landscape" / "batch.json").read_text())["critical_batch"])
 
-    with (run_dir / "metrics.jsonl").open("a") as file:
-        for examples, loss in (
-            (25_600, 0.5),
-            (51_200, 0.05),
-            (102_400, 0.01),
-        ):  # half of the noise rows lie before 51,200 examples
-            file.write(
-                json.dumps({"kind": "train", "step": examples // 64, "examples": examples, "loss": loss})
-                + "\n"
-            )
+    rows = [
+        {"kind": "train", "step": examples // 64, "examples": examples, "loss": loss}
+        for examples, loss in ((25_600, 0.5), (51_200, 0.05), (102_400, 0.01))
+    ]  # half of the noise rows lie before 51,200 examples
+    write_rows(run_dir, rows, "a")
     assert critical("--until-loss", "0.1") == pytest.approx(50, rel=0.1)
     assert critical("--until-loss", "0.001") == critical() > 60
 
@@ -388,7 +384,7 @@ def test_layers_are_drawn_from_whatever_rows_there_are(run_dir, capsys):
         {"kind": "trust", "step": step, "examples": 64 * step, "ratios": {"a": 0.01, "b": 0.02 * step}}
         for step in (1, 2, 3)
     ]
-    (run_dir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in trust))
+    write_rows(run_dir, trust)
     assert main(["layers", str(run_dir)]) == 0 and (run_dir / "landscape" / "trust.png").stat().st_size > 5000
     (run_dir / "metrics.jsonl").write_text("")
     assert main(["layers", str(run_dir)]) == 2

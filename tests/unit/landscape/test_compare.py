@@ -15,6 +15,7 @@ from lbtrain.errors import RecipeError
 from lbtrain.nn import GhostBatchNorm2d
 from lbtrain.tasks import create_task
 from lbtrain.tasks.classification import Classification
+from tests.run_rows import write_rows
 from tests.tiny_detection import tiny
 from tests.unit.landscape.untrained import write_run
 from tools.landscape import measures
@@ -206,7 +207,7 @@ def test_distances_without_a_law_are_shown_without_one(runs, tmp_path, capsys):
     rows = [
         row for row in map(json.loads, (short / "metrics.jsonl").read_text().splitlines()) if row["step"] < 4
     ]
-    (short / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_rows(short, rows)
     assert main(["compare", str(short), str(runs[1]), "--out", str(tmp_path / "page"), *OPTIONS]) == 0
     said = capsys.readouterr().out
     assert "takes 3 rows of each run after the warm-up" in said and "distance.png" in said

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from lbtrain.errors import RecipeError
+from tests.run_rows import write_rows
 from tools.landscape.__main__ import main
 from tools.landscape.runs import Run
 from tools.landscape.sweep import Target, arms_of, fit, steps_to
@@ -51,7 +52,7 @@ def trained(monkeypatch):
             sizes = {"small_batch": size // 4, "large_batch": size}
             rows.append({"kind": "noise", "step": step, "examples": step * size, **sizes, **squares})
         (folder / "recipe.yaml").write_text(recipe.to_yaml())
-        (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        write_rows(folder, rows)
         (folder / "summary.json").write_text(json.dumps(ORIGIN))
 
     monkeypatch.setattr(jobs, "run_jobs", train)
@@ -147,7 +148,7 @@ def test_steps_to_a_loss_are_in_the_middle_of_the_first_stretch_that_reaches_it(
         for step, loss in ((4, 1.0), (8, 0.09), (12, 0.2))
     ]
     (tmp_path / "recipe.yaml").write_text("")
-    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_rows(tmp_path, rows)
     assert steps_to(Run(tmp_path), 0.1) == 6 and steps_to(Run(tmp_path), 0.01) is None
 
 

@@ -1,6 +1,5 @@
 """Run directories with a checkpoint, without the training."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ from lbtrain.data import dataset_info
 from lbtrain.plan.plan import make_plan
 from lbtrain.runs.checkpoint import Checkpoints, Progress
 from lbtrain.tasks import build_model
+from tests.run_rows import write_rows
 
 
 def write_run(path: Path, *, seed: int, batch_size: int = 64, ghost: int = 8, **model: str) -> Path:
@@ -34,5 +34,5 @@ def write_run(path: Path, *, seed: int, batch_size: int = 64, ghost: int = 8, **
     rows += [{"kind": "train", "step": row["step"], "lr": 0.1, "batch_size": batch_size} for row in rows]
     (path / "recipe.yaml").write_text(recipe.to_yaml())
     (path / "plan.json").write_text(make_plan(recipe, 1).to_json())
-    (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_rows(path, rows)
     return path

@@ -1,5 +1,6 @@
 """The report of a study says what the run directories hold, and no more."""
 
+import functools
 import json
 import os
 import re
@@ -14,6 +15,7 @@ import pytest
 from lbtrain.errors import RecipeError
 from lbtrain.recipe.files import contract_field, load_recipe
 from lbtrain.tasks import PrimaryMetric
+from tests.run_rows import write_rows
 from tools.kit.charts import save
 from tools.kit.publish import ROOT, with_block
 from tools.study import __main__ as study
@@ -55,10 +57,22 @@ def arm(tmp_path: Path, name: str, errors: list[float | None], primary_metric=ER
         rows = [
             {"kind": "train", "epoch": 1.0, "loss": 0.5},
             {"kind": "curvature"},
-            {"kind": "eval", "epoch": 1.0, primary_metric["name"]: error},
+            {"kind": "eval", "epoch": 1.0, primary_metric["name"]: error or 0.0},
         ]
-        (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        write_rows(folder, rows)
     return Arm.read(recipe, tmp_path, list(range(len(errors))), PrimaryMetric(**primary_metric))
+
+
+def test_damaged_files_of_a_run_are_named(tmp_path, capsys):
+    arm(tmp_path, "digits", [1.0])
+    run = tmp_path / "digits/seed0"
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"kind": "train", "epo\\n')
+    read = functools.partial(Arm.read, tmp_path / "digits.py", tmp_path, [0], PrimaryMetric(**ERROR))
+    assert len(read().loss_curves[0][0]) == 1 and "line 4" in capsys.readouterr().err
+    (run / "summary.json").write_text("[]")
+    with pytest.raises(RecipeError, match=r"summary.json cannot be read"):
+        read()
 
 
 def test_arms_of_one_name_are_refused(tmp_path, capsys):
