@@ -18,7 +18,7 @@ NAME is a recipe of lbtrain, such as imagenet/resnet50_8k. Under a launcher its 
 
   deepspeed --hostfile HOSTFILE $(lbtrain recipes path imagenet/resnet50_8k) data.root=/data/imagenet
 
-Each command explains itself with --help. Exit codes: 0 done, 2 something was asked for that cannot be done;
+Each command explains itself with --help. Exit codes: 0 done, 2 invalid arguments or settings;
 those of a training run are in lbtrain/errors.py.
 """
 

@@ -1,13 +1,13 @@
 """What can go wrong for a user, each with the exit code that a scheduler or a script can act on.
 
-2  the recipe, an override or the plan cannot be (nothing was started)
-3  the job was launched in another world than the one asked for
-4  another rank, its host or its launcher was lost; the same command goes on from the newest checkpoint
+2  the recipe, an override or the plan is invalid (nothing was started)
+3  the processes that run are not the ones that were requested
+4  another rank, its host or its launcher was lost; the same command resumes from the newest checkpoint
 5  a loss or a gradient is no longer finite
 6  an image or an annotation cannot be read
 7  a checkpoint or another file could not be written (disk full, no right); the checkpoints before are whole
-8  this host has too little of what a run needs: open files, shared memory, memory for loader processes
-75 saved after a signal, run me again (EX_TEMPFAIL in sysexits.h)
+8  this host has too few resources: open files, shared memory, memory for loader processes
+75 stopped by a signal after a checkpoint was saved; run the same command again (EX_TEMPFAIL in sysexits.h)
 """
 
 import contextlib
@@ -29,19 +29,19 @@ used, so that the rest works without it.
 
 
 class UserError(Exception):
-    """An error whose message, one paragraph with value and remedy, is all that a user needs to see."""
+    """An error whose message is all that a user needs: one paragraph with the value and a suggested fix."""
 
     exit_code = 1
 
 
 class RecipeError(UserError, ValueError):
-    """A key, a value or a combination that cannot be."""
+    """An invalid key, value or combination of values."""
 
     exit_code = 2
 
 
 class MissingPackage(RecipeError, ImportError):
-    """What was asked for needs an optional package that is not installed."""
+    """A feature needs an optional package that is not installed."""
 
 
 @contextlib.contextmanager
@@ -59,7 +59,7 @@ def naming_the_extra() -> Iterator[None]:
 
 
 class LaunchError(UserError, RuntimeError):
-    """The processes that run are not the ones that were asked for."""
+    """The processes that run are not the ones that were requested."""
 
     exit_code = 3
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from lbtrain.errors import DataError, HostError, RecipeError, UserError, naming_the_extra, naming_the_shortage
 from lbtrain.faults import watchdog
-from lbtrain.launch.surroundings import check_surroundings, own_words
+from lbtrain.launch.environment import check_environment, own_arguments
 from lbtrain.launch.workers import start_server
 from lbtrain.recipe import Recipe, keys, written
 from lbtrain.recipe.expectation import format_outcome
@@ -43,7 +43,7 @@ def main(recipe: Recipe, argv: Sequence[str] | None = None) -> None:
     """
     caller = inspect.stack()[1].frame.f_globals
     name, doc = Path(caller.get("__file__", "recipe")).stem, caller.get("__doc__") or ""
-    words = own_words(sys.argv[1:] if argv is None else argv)
+    words = own_arguments(sys.argv[1:] if argv is None else argv)
     # Importing torch and timm makes a million objects and no garbage; looking for some takes a quarter of the
     # start, and again of the end.
     gc.disable()
@@ -167,7 +167,7 @@ def run(
         gc.enable()
     started, world = time.time(), detect_world()
     check_asked_for(world, recipe.world_size)
-    check_surroundings(os.environ, precision=recipe.precision, device=device_type())
+    check_environment(os.environ, precision=recipe.precision, device=device_type())
     device = start_process_group(world)
     watchdog.share_rendezvous()
     job = job_fingerprint(recipe, recipe.engine_under(world.launcher))
@@ -234,7 +234,7 @@ def run(
     }
     if leader:
         if recipe.expect:
-            result["expectation"] = recipe.expect.judge(records.written("eval"))
+            result["expectation"] = recipe.expect.compare(records.written("eval"))
             _say(world.rank if on_screen else -1, format_outcome(result["expectation"]))
         result["replaced_images"] = directory.replaced_images()
     return directory.write_summary(

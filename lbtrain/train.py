@@ -3,7 +3,7 @@
 A position in the run is the number of examples seen. Learning rate, sample order, evaluations and checkpoints
 are functions of it, so it is all that a checkpoint has to remember besides weights and optimizer state.
 
-Beside what trains stand two bystanders that change nothing: `monitors` measure and record, `faults` notice
+Two objects observe the training and change nothing in it: `monitors` measure and record, `faults` detect
 losses and gradients that are not finite, signals and lost ranks.
 """
 

@@ -7,12 +7,12 @@ by substitution, never in place; buffers (running statistics) and training flags
 
 Source of the product: Pearlmutter 1994, "Fast exact multiplication by the Hessian", in its
 reverse-over-reverse form. Cost, in passes over the batches (forward 1, backward 2): a value 1, a gradient 3,
-a product about 9, or about 6 with kept graphs. Memory: one batch's activations at a time, twice as many
-during a product; kept graphs hold those of all batches at once. Tried and not used: forward-over-reverse
+a product about 9, or about 6 with retained graphs. Memory: one batch's activations at a time, twice as many
+during a product; retained graphs hold those of all batches at once. Tried and not used: forward-over-reverse
 costs what a product with fresh graphs costs, several vectors in one vectorised call (is_grads_batched) more
 than one after the other. Limits: the loss must be twice differentiable in torch; a batch norm whose ghost
-batches span ranks is not (use `eval`, or whole ghost batches on a rank); parameters that ZeRO-3 has cut are
-refused. Precision is that of the model: products of autocast models are rough.
+batches span ranks is not (use `eval`, or whole ghost batches on a rank); parameters that ZeRO-3 has sharded
+are rejected. Precision is that of the model: products of autocast models are rough.
 """
 
 import contextlib
@@ -209,7 +209,7 @@ def _check(model: nn.Module, parameters: dict[str, nn.Parameter], batch_norm: Ba
     split = [name for name, p in parameters.items() if hasattr(p, "ds_id")]
     if split:
         raise ValueError(
-            f"{split[0]} is cut over ranks by ZeRO-3, and whole parameters are needed: load a checkpoint "
+            f"{split[0]} is sharded over ranks by ZeRO-3, and whole parameters are needed: load a checkpoint "
             "into a plain model"
         )
     if batch_norm == "batch" and any(

@@ -1,6 +1,6 @@
 """Steps of images of like shape, so that little of a batch is padding and all ranks have like work.
 
-The groups are made on the sample stream, before it is cut: which images a step holds does not depend on the
+The groups are made on the sample stream, before it is split: which images a step holds does not depend on the
 world size (each rank grouping its own share, as is usual, would make it depend on that).
 """
 

@@ -1,4 +1,4 @@
-"""The order in which a run sees its examples: one endless stream, cut the same way whatever the world.
+"""The order in which a run sees its examples: one endless stream, split the same way whatever the world.
 
 The stream is epoch after epoch, each a seeded permutation of the data set. A global batch is the next
 `batch_size` positions, a ghost batch the next `bn_batch_size` of them, and rank r's micro-batch k after

@@ -16,7 +16,7 @@ import numpy as np
 
 from lbtrain.data.formats import is_image
 from lbtrain.data.index import Note, Notes, natural_key, printable
-from lbtrain.data.kept import Arrays, keep_index, read_index, stamp_of
+from lbtrain.data.index_cache import Arrays, read_index, stamp_of, write_index
 from lbtrain.data.progress import Progress
 from lbtrain.data.samples import Labels, are_numbers, labels_of_samples
 from lbtrain.data.tar_scan import Member, scan
@@ -34,7 +34,7 @@ class TarMembers:
     """
 
     def __init__(self, tars: Sequence[Path], *, per_class: bool = False):
-        index = read_index(tars) or keep_index(tars, stamp_of(tars), make_index(tars, per_class))
+        index = read_index(tars) or write_index(tars, stamp_of(tars), make_index(tars, per_class))
         self._tars = [str(path) for path in tars]
         self._shards, self._starts, self.sizes, self.names = (
             index[key] for key in ("shards", "starts", "sizes", "names")

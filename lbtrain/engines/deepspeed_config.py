@@ -1,8 +1,8 @@
 """The complete DeepSpeed configuration of a plan: every value that DeepSpeed would otherwise choose is
 written out.
 
-Needs no deepspeed import, so that `deepspeed_config_for=256` answers on a laptop. What a user may change in a
-JSON file of recipes/deepspeed are mechanics (buckets, offload, logging); batch sizes, clipping, precision and
+Needs no deepspeed import, so that `deepspeed_config_for=256` answers on a laptop. A JSON file of
+recipes/deepspeed may change buckets, offload and logging; batch sizes, clipping, precision and
 the ZeRO stage come from the recipe.
 """
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lbtrain.errors import RecipeError
-from lbtrain.launch.surroundings import DEEPSPEED_KEYS, setting_of
+from lbtrain.launch.environment import DEEPSPEED_KEYS, setting_of
 from lbtrain.plan.plan import Plan
 
 Config = dict[str, Any]
@@ -69,7 +69,7 @@ _DEFAULTS: Config = {
     "gradient_predivide_factor": 1.0,
     "gradient_allreduce_op": "mean",
     "dataloader_drop_last": False,
-    # lbtrain.optim binds LARS and LAMB to the slices and refuses what it does not know
+    # lbtrain.optim binds LARS and LAMB to the slices and rejects other layouts
     "zero_allow_untested_optimizer": True,
     "zero_force_ds_cpu_optimizer": False,
     "data_types": {"grad_accum_dtype": None},

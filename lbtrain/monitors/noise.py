@@ -3,7 +3,7 @@
 A measured step needs squared gradient norms at two batch sizes:
 
 - small: each micro-batch's own gradient on its own rank, seen by hooks on the parameters before it is added
-  up or exchanged. Their average over passes and ranks does not depend on how the batch is cut into them. A
+  up or exchanged. Their average over passes and ranks does not depend on how the batch is split into them. A
   step of a single micro-batch on one rank has none: there, part of the batch is passed through a second time;
 - large: the step's reduced gradient before clipping: `p.grad` where an engine holds whole layers. ZeRO 1 to 3
   hand their slices, clipped, to the inner optimizer: there it is read, clipping undone, and added up over

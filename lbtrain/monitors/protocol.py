@@ -26,8 +26,8 @@ class MicroStep:
 
 @dataclass(frozen=True)
 class StepResult:
-    """A step that has been made with learning rate `lr`, cut as `phase` says, and where the run stands after
-    it.
+    """A finished step with learning rate `lr` and the batch split of `phase`, and the position of the run
+    after it.
     """
 
     progress: Progress

@@ -234,7 +234,7 @@ def settle(ratios: Tensor, weights: Tensor, gradients: Tensor) -> Tensor:
 def require(
     name: str, value: float, *, at_least: float, below: float = float("inf"), strictly: bool = False
 ) -> None:
-    """Refuse a hyper-parameter out of range with its value and the range."""
+    """Reject a hyper-parameter out of range with its value and the range."""
     if not (at_least < value if strictly else at_least <= value) or not value < below:
         lower = "above" if strictly else "at least"
         upper = "" if below == float("inf") else f" and below {below:g}"

@@ -7,7 +7,7 @@ A layer-wise optimizer needs the norm of the whole layer, while it may hold a sl
 - DeepSpeed and ColossalAI hand over tensors in which layers, or parts of them, lie flat: see sharding.py.
 
 Every rank yields one `Slice` for every layer, in one order, empty where it holds nothing, so that the vectors
-of squared norms that the ranks add up agree by construction. Anything else is refused with
+of squared norms that the ranks add up agree by construction. Anything else is rejected with
 `UnsupportedSharding`: a layer norm taken over the wrong elements would train, silently, with the wrong step.
 """
 

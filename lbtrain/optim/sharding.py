@@ -3,7 +3,7 @@
 An engine that shards hands the optimizer tensors in which layers, or parts of them, lie one after the other.
 deepspeed.py and colossalai.py read where; none of it is an interface, so nothing is believed: `Shards.bind`
 compares every slice with the weights that it should hold, counts that the slices of all ranks make up each
-layer, and refuses where they do not.
+layer, and rejects the binding where they do not.
 """
 
 import contextlib
@@ -83,7 +83,7 @@ class FlatLayers:
         return any(shard.parameter is parameter for flat in self.flats.values() for shard in flat.shards)
 
     def check(self, parameter: Tensor) -> None:
-        """Refuse a tensor that was not there when the optimizer was bound."""
+        """Reject a tensor that was not there when the optimizer was bound."""
         flat = self.flats.get(id(parameter))
         if flat is None or flat.tensor is not parameter:
             raise UnsupportedSharding(

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Verdict = Literal["met", "not met", "not comparable"]
+Outcome = Literal["met", "not met", "not comparable"]
 
 
 @dataclass(frozen=True)
@@ -33,14 +33,14 @@ class Expectation:
     def __str__(self) -> str:
         return f"{self.metric} {self.value:g} ± {self.tolerance:g} ({self.source})"
 
-    def judge(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """The part of summary.json: the numbers, the verdict, and why a run is not comparable. `rows`: the
+    def compare(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """The part of summary.json: the numbers, the outcome, and why a run is not comparable. `rows`: the
         run's evaluations, in order.
         """
         value = statistics.median(row[self.metric] for row in rows[-self.evaluations :])
         near = abs(value - self.value) <= self.tolerance
         reasons = [*self.changed, *self._other_epochs(rows)]
-        verdict: Verdict = "not comparable" if reasons else "met" if near else "not met"
+        outcome: Outcome = "not comparable" if reasons else "met" if near else "not met"
         return {
             "metric": self.metric,
             "expected": self.value,
@@ -48,7 +48,7 @@ class Expectation:
             "measured": value,
             "evaluations": min(self.evaluations, len(rows)),
             "difference": value - self.value,
-            "verdict": verdict,
+            "outcome": outcome,
             "reasons": reasons,
             "source": self.source,
         }
@@ -65,10 +65,10 @@ class Expectation:
             )
 
 
-def format_outcome(judged: Mapping[str, Any]) -> str:
+def format_outcome(found: Mapping[str, Any]) -> str:
     """The line that a run ends with."""
-    reasons = f": {'; '.join(judged['reasons'])}" if judged["reasons"] else ""
+    reasons = f": {'; '.join(found['reasons'])}" if found["reasons"] else ""
     return (
-        f"expected {judged['metric']} {judged['expected']:g} ± {judged['tolerance']:g} ({judged['source']}), "
-        f"measured {judged['measured']:.2f}: {judged['verdict']}{reasons}"
+        f"expected {found['metric']} {found['expected']:g} ± {found['tolerance']:g} ({found['source']}), "
+        f"measured {found['measured']:.2f}: {found['outcome']}{reasons}"
     )

@@ -183,9 +183,9 @@ class InstanceSegmentation:
 def evaluation_items(
     source: InstanceSource, preparation: Preparation, micro_batch_size: int, rank: int, world_size: int
 ) -> list[Item]:
-    """This rank's share of an evaluation: over all ranks every image is scored once, in the company of images
-    of its own padded size only, so that what is found on it does not depend on the cut. All ranks get equally
-    many batches; what that adds is marked PADDING.
+    """This rank's share of an evaluation: over all ranks every image is scored once, in a batch of images of
+    its own padded size only, so that its detections do not depend on the batch split. All ranks get equally
+    many batches; the filling is marked PADDING.
     """
     indices = np.arange(len(source))
     sizes = -(-preparation.sizes(Block(np.zeros_like(indices), indices), source.sizes) // 32) * 32

@@ -1,8 +1,8 @@
 """detectron2's configs, yaml or LazyConfig, with a recipe's values in them: network, mapper and weights, or
-why they cannot be.
+an error that names what is wrong.
 
-detectron2 takes some names that it does not know in silence, and for others raises what it happens to meet;
-here each is a RecipeError. What needs neither data nor weights is refused when a plan is made.
+detectron2 silently accepts some unknown names and raises unrelated errors for others; here each is a
+RecipeError. Whatever needs neither data nor weights is checked when a plan is made.
 """
 
 from collections.abc import Callable
@@ -60,7 +60,7 @@ _LAZY_NORMS = ("model.backbone.bottom_up.stem.norm", "model.backbone.bottom_up.s
 
 _PARTS = ("model.", "dataloader.train.mapper.", "dataloader.test.mapper.")
 """Of a LazyConfig, what is built from it: an argument that it leaves at its default may be set, and a wrong
-one is refused by its part.
+one is rejected by its part.
 """
 
 

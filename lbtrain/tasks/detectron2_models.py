@@ -54,12 +54,12 @@ class MappedBatch:
 
 def build_model(recipe: Recipe, known: DatasetInfo) -> nn.Module:
     """The network of the config with its initial weights, seeded by the recipe alone. Raises RecipeError for
-    what cannot be.
+    a config that cannot be trained here.
     """
     config = config_of(recipe, known.num_classes)
     torch.manual_seed(recipe.seed)
     model = network_of(config, recipe)
-    for is_train in (True, False):  # a plan refuses what they refuse; the tasks make their own
+    for is_train in (True, False):  # a plan rejects what they reject; the tasks make their own
         mapper_of(config, is_train, recipe)
     if recipe.model.weights and next(model.parameters()).device.type != "meta":
         load_weights(model, recipe.model.weights)

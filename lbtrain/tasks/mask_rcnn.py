@@ -1,6 +1,6 @@
 """Mask R-CNN (He et al. 2017) from torchvision's parts on a timm backbone, made fit for the contract.
 
-Three things go beyond torchvision, so that a step does not depend on how it is cut:
+Three things go beyond torchvision, so that a step does not depend on the batch split:
 
 - **proposals** are sampled by the random numbers of their image (`SeededSampler`), not by a generator that
   the ranks share out;

@@ -42,7 +42,7 @@ class Task(Protocol):
     recipe: Recipe
     primary_metric: PrimaryMetric
     stream: Stream
-    """The order of the training examples, from which `batches` are cut."""
+    """The order of the training examples, from which `batches` are taken."""
 
     def index(self) -> DatasetIndex:
         """Of what the data set consists: printed at the start, and compared between ranks."""

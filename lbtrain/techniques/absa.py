@@ -9,12 +9,12 @@ adversarial examples.
 
 The Hessian is that of the mean loss over the next `batch_size` images, averaged over all ranks, in evaluation
 mode (running statistics in place of those of the ghost batches), as in the authors' code: so it does not
-depend on how the batch is cut. The authors cut adversarial images off at the extremes of their batch, which
-depend on the cut; here it is the range of the pixels. Which images are adversarial is a draw that belongs to
-the position in the run, where the authors take the first of each batch.
+depend on the batch split. The authors clip adversarial images at the extremes of their batch, which depend
+on the split; here it is the range of the pixels. Which images are adversarial is a draw that belongs to the
+position in the run, where the authors take the first of each batch.
 
-Holds: a resumed run is bit-identical, since decisions are kept in the checkpoint. On another cut or world the
-eigenvalue differs by rounding, and a decision falls otherwise only if the eigenvalue lies within that of half
+Holds: a resumed run is bit-identical, since decisions are stored in the checkpoint. On another split or world
+the eigenvalue differs by rounding, and a decision differs only if the eigenvalue lies within that of half
 the reference. Cost: at most 10 products, about 90 passes over `batch_size` images, a measurement; two passes
 over the adversarial images.
 """

@@ -22,7 +22,7 @@ KEY = "state_dict_ema"
 
 
 class WeightAverage:
-    """Of `model`, the bare one that an engine trains; parameters that ZeRO-3 has cut cannot be averaged."""
+    """Of `model`, the bare one that an engine trains; parameters sharded by ZeRO-3 cannot be averaged."""
 
     def __init__(self, model: nn.Module, *, decay: float, warmup: bool = False):
         self.model = model

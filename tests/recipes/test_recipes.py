@@ -321,7 +321,7 @@ def test_three_real_steps(path, tmp_path, monkeypatch):
     assert [(row["kind"], row["step"]) for row in rows] == expected
     assert all(0 < row["loss"] < 20 for row in rows if row["kind"] == "train")
     summary = json.loads((tmp_path / "run/summary.json").read_text())
-    assert (summary["expectation"] or {}).get("verdict") == ("not comparable" if recipe.expect else None)
+    assert (summary["expectation"] or {}).get("outcome") == ("not comparable" if recipe.expect else None)
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import pytest
 
 from lbtrain.engines.deepspeed_config import complete_config
 from lbtrain.errors import RecipeError
-from lbtrain.launch.surroundings import DEEPSPEED_KEYS, outcome_of
+from lbtrain.launch.environment import DEEPSPEED_KEYS, outcome_of
 from lbtrain.plan.plan import Plan, make_plan
 from lbtrain.plan.statistics import ModelStatistics
 from lbtrain.recipe import Recipe

@@ -16,9 +16,9 @@ EXPECTED = Expectation("top1_error", 23.74, 0.3, "Goyal et al. 2017, Table 1")
     [(23.74, "met"), (24.03, "met"), (23.45, "met"), (24.05, "not met"), (23.4, "not met")],
 )
 def test_the_verdict_looks_at_both_sides(measured, verdict):
-    judged = EXPECTED.judge([{"top1_error": 90.0}, {"top1_error": measured}])
-    assert (judged["verdict"], judged["expected"], judged["measured"]) == (verdict, 23.74, measured)
-    assert format_outcome(judged).endswith(f"measured {measured:.2f}: {verdict}")
+    compared = EXPECTED.compare([{"top1_error": 90.0}, {"top1_error": measured}])
+    assert (compared["outcome"], compared["expected"], compared["measured"]) == (verdict, 23.74, measured)
+    assert format_outcome(compared).endswith(f"measured {measured:.2f}: {verdict}")
 
 
 FIVE = Expectation("top1_error", 23.74, 0.3, "Goyal et al. 2017, Table 1", evaluations=5)
@@ -33,8 +33,8 @@ def test_the_median_of_the_last_evaluations():
         {"top1_error": error, "epoch": 85.001 + at}
         for at, error in enumerate((90.0, 24.0, 30.0, 23.8, 23.7, 23.9))
     ]
-    judged = FIVE.judge(rows)
-    assert (judged["measured"], judged["evaluations"], judged["verdict"]) == (23.9, 5, "met")
+    compared = FIVE.compare(rows)
+    assert (compared["measured"], compared["evaluations"], compared["outcome"]) == (23.9, 5, "met")
 
 
 @pytest.mark.parametrize(
@@ -48,15 +48,15 @@ def test_the_median_of_the_last_evaluations():
     ],
 )
 def test_a_median_over_other_epochs_is_another_quantity(epochs, said):
-    judged = FIVE.judge(evaluated(*epochs))
-    assert judged["verdict"] == "not comparable" and said in format_outcome(judged)
-    assert EXPECTED.judge(evaluated(*epochs))["verdict"] == "met", "the last one is the last one"
+    compared = FIVE.compare(evaluated(*epochs))
+    assert compared["outcome"] == "not comparable" and said in format_outcome(compared)
+    assert EXPECTED.compare(evaluated(*epochs))["outcome"] == "met", "the last one is the last one"
 
 
 def test_where_the_evaluations_are_is_part_of_an_experiment_that_takes_a_median_of_them():
     changed = Recipe().vary(expect=FIVE).with_overrides(["evaluate_every=10ep", "data.workers=2"]).expect
     assert changed and changed.changed == ("evaluate_every is 10ep, not 1ep",)
-    assert changed.judge(evaluated(86, 87, 88, 89, 90))["verdict"] == "not comparable"
+    assert changed.compare(evaluated(86, 87, 88, 89, 90))["outcome"] == "not comparable"
     assert Recipe().vary(expect=EXPECTED).with_overrides(["evaluate_every=10ep"]).expect == EXPECTED
 
 
@@ -71,12 +71,12 @@ def test_a_change_of_the_experiment_is_named_and_what_is_none_is_not():
         "batch_size is 512, not 256",
         "schedule.warmup is 1ep, not 5ep",
     )
-    judged = other.expect.judge([{"top1_error": 23.74}])
-    assert judged["verdict"] == "not comparable" and format_outcome(judged).endswith(
+    compared = other.expect.compare([{"top1_error": 23.74}])
+    assert compared["outcome"] == "not comparable" and format_outcome(compared).endswith(
         "not 256; schedule.warmup is 1ep, not 5ep"
     )
     assert (
-        recipe.with_overrides(["data.name=cifar10"]).expect.judge([{"top1_error": 23.74}])["verdict"]
+        recipe.with_overrides(["data.name=cifar10"]).expect.compare([{"top1_error": 23.74}])["outcome"]
         == "not comparable"
     )
 
@@ -107,9 +107,9 @@ def test_a_run_writes_the_verdict_and_another_expectation_forbids_no_resume(tmp_
     impossible = Expectation("top1_error", -50.0, 0.3, "nobody")
     summary = run(written.vary(expect=impossible), "x")
     assert (
-        summary["expectation"]["verdict"] == "not met"
+        summary["expectation"]["outcome"] == "not met"
         and summary["expectation"]["measured"] == summary["top1_error"]
     )
     assert "expected top1_error -50 ± 0.3 (nobody)" in capfd.readouterr().out
     again = run(written.vary(expect=Expectation("top1_error", 0.0, 100.0, "anybody")), "x")
-    assert again["expectation"]["verdict"] == "not met", "a finished run stays as it was judged"
+    assert again["expectation"]["outcome"] == "not met", "a finished run stays as it was compared"

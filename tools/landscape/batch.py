@@ -31,7 +31,7 @@ def batch(run: Run, until_loss: float | None = None) -> str:
     rows = [row for row in run.rows("noise") if row["examples"] <= _end(run, until_loss)]
     found = windows(rows)
     advice = advise(found)
-    schedule, refusal = _schedule(run, found)
+    schedule, rejection = _schedule(run, found)
     table = [_table_row(advice, size) for size in _sizes(advice)]
     result = {
         **dataclasses.asdict(advice),
@@ -49,7 +49,7 @@ def batch(run: Run, until_loss: float | None = None) -> str:
         layers = chart.layer_charts(measured, run.plan["train_examples"])
         pictures.append(save(layers, run.folder / "layers.png"))
         charts += layers
-    lines = _outcome(advice, found, schedule, refusal, run)
+    lines = _outcome(advice, found, schedule, rejection, run)
     origin = f"{len(rows)} measurements over {rows[-1]['examples']:,} examples" + (
         f"; {origin_of(run.summary)}" if run.summary else ""
     )
@@ -111,7 +111,7 @@ def _window(window: Window) -> dict[str, Any]:
 
 
 def _outcome(
-    advice: Advice, found: Sequence[Window], schedule: list[str], refusal: str, run: Run
+    advice: Advice, found: Sequence[Window], schedule: list[str], rejection: str, run: Run
 ) -> list[str]:
     low, high = advice.critical_batch_interval
     ends = f"{low:,.0f} to {high:,.0f}" if high is not None else f"above {low:,.0f}"
@@ -128,7 +128,7 @@ def _outcome(
             "the rate: not both)"
         )
     else:
-        lines.append(f"no batch schedule that follows the noise: its plan is rejected, {refusal}")
+        lines.append(f"no batch schedule that follows the noise: its plan is rejected, {rejection}")
     if float(run.plan["batch_size"]) > 4 * advice.critical_batch:
         lines.append(
             "this run's batch is past that point: the same progress at a smaller batch, with its rate, "
@@ -139,26 +139,26 @@ def _outcome(
 
 def _doubts(found: Sequence[Window], schedule: list[str]) -> list[str]:
     """What the measurements leave open, and what would help."""
-    told = [window for window in found if window.tells]
-    silent, unbounded = len(found) - len(told), sum(math.isinf(window.noise.high) for window in told)
+    clear = [window for window in found if window.tells]
+    unclear, unbounded = len(found) - len(clear), sum(math.isinf(window.noise.high) for window in clear)
     lines = []
-    if silent:
+    if unclear:
         part = (
             f"{sum(window.end - window.start for window in found if not window.tells):,} of "
             f"{found[-1].end:,} examples"
         )
         lines.append(
-            f"{silent} of {len(found)} stretches ({part}) are left out of the critical batch, since "
+            f"{unclear} of {len(found)} stretches ({part}) are left out of the critical batch, since "
             "gradient and noise do not both show "
             "there: what they did counts as if it had cost what the rest did"
         )
     if schedule and unbounded:
         lines.append(
-            f"in {unbounded} of {len(told)} stretches the noise scale has no upper bound: there this batch "
+            f"in {unbounded} of {len(clear)} stretches the noise scale has no upper bound: there this batch "
             "keeps to the lower one, and is "
             "smaller than it could be"
         )
-    if silent or unbounded:
+    if unclear or unbounded:
         lines.append(f"{REMEDY}. Or leave out with --until-loss what had nothing left to learn")
     return lines
 

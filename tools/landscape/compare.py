@@ -163,7 +163,7 @@ def along_the_line(
 
 def renew_statistics(objective: Objective, context: DistContext) -> None:
     """Running statistics become the average over the ghost batches of the objective, and batch norm uses
-    them; inside `calm`. Collective.
+    them; inside `eval_mode`. Collective.
 
     Those of evaluation batches would depend on the order of the examples, and interpolated ones belong to no
     network.

@@ -26,7 +26,7 @@ WINDOWS = 8, 4, 2, 1
 FEWEST = 5
 """Measurements in a window, at least."""
 REMEDY = (
-    "Measure more often, or cut a batch into more micro-batches (micro_batch_size): each is then "
+    "Measure more often, or split a batch into more micro-batches (micro_batch_size): each is then "
     "measured, and a single one only in part"
 )
 RESAMPLES = 1000

@@ -8,8 +8,8 @@
   ingest    a report from logs, nccl-tests tables and profiler traces that exist already
   render    scaling.csv, .json, .md, .png and one self-contained scaling.html
 
-`COMMAND --help` shows flags and examples. Exit codes: 0 done, 1 compare found a slow-down, 2 the question
-cannot be answered as asked.
+`COMMAND --help` shows flags and examples. Exit codes: 0 done, 1 compare found a slow-down, 2 invalid
+arguments or files.
 """
 
 import argparse

@@ -27,7 +27,7 @@ examples:
   python -m tools.verify optim --model timm:vit_tiny_patch16_224 --optimizer lamb --zero 3 --world 4 \\
       --image-size 224
 
-exit status: 0 every layer agrees; 1 a layer is off; 2 the combination cannot be (the message says why)
+exit status: 0 every layer agrees; 1 a layer is off; 2 the combination is not supported (the message says why)
 """
 RATES = {"lars": 2.0, "lamb": 0.01, "sgd": 0.1}
 

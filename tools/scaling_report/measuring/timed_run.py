@@ -23,7 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from lbtrain.engines import Engine
 from lbtrain.errors import LaunchError, UserError
-from lbtrain.launch.surroundings import own_words
+from lbtrain.launch.environment import own_arguments
 from lbtrain.launch.world import detect_world, leave_process_group, start_process_group
 from lbtrain.main import run
 from lbtrain.recipe.files import load_recipe
@@ -92,7 +92,7 @@ def time_recipe(folder: Path, steps: int, exchange: str, recipe: Path, *override
 
 
 def main() -> None:
-    folder, what, *rest = own_words(sys.argv[1:])
+    folder, what, *rest = own_arguments(sys.argv[1:])
     if what == "collectives":
         time_collectives(Path(folder))
     else:

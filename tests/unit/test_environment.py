@@ -1,5 +1,5 @@
 """Every variable and every key that launchers and engines read has its line in the tables of
-lbtrain.launch.surroundings, and the lines act.
+lbtrain.launch.environment, and the lines act.
 """
 
 import dataclasses
@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from lbtrain.errors import LaunchError
-from lbtrain.launch.surroundings import (
+from lbtrain.launch.environment import (
     ACCELERATE_KEYS,
     DEEPSPEED_KEYS,
     VARIABLES,
     Setting,
-    check_surroundings,
+    check_environment,
     outcome_of,
-    own_words,
+    own_arguments,
 )
 from lbtrain.launch.world import World, check_asked_for, detect_world
 from tests.variables import variables_read_in
@@ -74,7 +74,7 @@ def test_no_name_stands_in_two_lines():
 
 
 def check(device: str = "cpu", precision: str = "fp32", **environment: str) -> None:
-    check_surroundings(environment, precision=precision, device=device)
+    check_environment(environment, precision=precision, device=device)
 
 
 @pytest.mark.parametrize(
@@ -179,4 +179,4 @@ def test_an_accelerate_config_file_that_says_nothing(tmp_path, text):
 
 def test_what_launchers_put_before_the_words_of_a_script():
     words = ["--local_rank=0", "--local-rank=1", "batch_size=64"]
-    assert own_words(words) == ["batch_size=64"]
+    assert own_arguments(words) == ["batch_size=64"]

@@ -1,9 +1,9 @@
-"""Every variable that ColossalAI reads is in the table of lbtrain.launch.surroundings."""
+"""Every variable that ColossalAI reads is in the table of lbtrain.launch.environment."""
 
 import importlib.util
 from pathlib import Path
 
-from lbtrain.launch.surroundings import outcome_of
+from lbtrain.launch.environment import outcome_of
 from tests.variables import variables_read_in
 
 

@@ -268,7 +268,7 @@ DEEPSPEED_KEYS = (
 )
 
 
-def own_words(argv: Sequence[str]) -> list[str]:
+def own_arguments(argv: Sequence[str]) -> list[str]:
     """The words of a command line without those that a launcher has added."""
     return [word for word in argv if not word.startswith(_LOCAL_RANK)]
 
@@ -284,7 +284,7 @@ def setting_of(name: str, settings: Sequence[Setting]) -> Setting | None:
     return next((setting for setting in settings if setting.covers(name)), None)
 
 
-def check_surroundings(environment: Mapping[str, str], *, precision: str, device: str) -> None:
+def check_environment(environment: Mapping[str, str], *, precision: str, device: str) -> None:
     """Raises LaunchError where a variable asks for another arithmetic than the recipe. `precision` is the
     recipe's, `device` what the ranks use: cuda or cpu.
     """

@@ -1,4 +1,4 @@
-"""Indexes that are kept between runs, each under a stamp of the files that it was made from."""
+"""Indexes cached between runs, each under a stamp of the files that it was made from."""
 
 import contextlib
 import hashlib
@@ -29,10 +29,10 @@ def cache_file(files: Sequence[Path]) -> Path:
 
 
 def read_index(files: Sequence[Path]) -> Arrays | None:
-    """The kept index, if it is whole and the files have not changed since."""
+    """The cached index, if it is whole and the files have not changed since."""
     try:
-        with np.load(cache_file(files)) as kept:
-            index = dict(kept)
+        with np.load(cache_file(files)) as cached:
+            index = dict(cached)
     except (
         Exception
     ):  # not there, cut off, damaged: np.load raises whatever its parts do, and all it costs is a scan
@@ -40,7 +40,7 @@ def read_index(files: Sequence[Path]) -> Arrays | None:
     return index if str(index.get("stamp")) == stamp_of(files) else None
 
 
-def keep_index(files: Sequence[Path], stamp: str, index: Arrays) -> Arrays:
+def write_index(files: Sequence[Path], stamp: str, index: Arrays) -> Arrays:
     """Written beside and renamed: readers, other ranks among them, find a whole index or none. A place that
     cannot be written is none. `stamp`: of the files before they were read.
     """
