@@ -42,7 +42,7 @@ def main(recipe: Recipe, argv: Sequence[str] | None = None) -> None:
     (lbtrain.errors).
     """
     caller = inspect.stack()[1].frame.f_globals
-    name, doc = Path(caller.get("__file__", "recipe")).stem, caller.get("__doc__") or ""
+    file, doc = Path(caller.get("__file__", "recipe.py")), caller.get("__doc__") or ""
     words = own_arguments(sys.argv[1:] if argv is None else argv)
     # Importing torch and timm makes a million objects and no garbage; looking for some takes a quarter of the
     # start, and again of the end.
@@ -50,14 +50,14 @@ def main(recipe: Recipe, argv: Sequence[str] | None = None) -> None:
     atexit.register(gc.freeze)
     try:
         if any(word in ("-h", "--help") for word in words):
-            print(help_text(name, doc, recipe))
-        elif asked := _asked(words, "plan_for"):
+            print(help_text(file, doc, recipe))
+        elif given := _option(words, "plan_for"):
             with naming_the_extra():
-                _print_plans(*asked, recipe)
-        elif asked := _asked(words, "deepspeed_config_for"):
-            _print_deepspeed_config(*asked, recipe)
+                _print_plans(*given, recipe)
+        elif given := _option(words, "deepspeed_config_for"):
+            _print_deepspeed_config(*given, recipe)
         else:
-            _launched(recipe.with_overrides(words), name)
+            _launched(recipe.with_overrides(words), file.stem)
     except UserError as error:
         _exit_with(error)
 
@@ -82,7 +82,7 @@ def _run_dir(recipe: Recipe, name: str) -> str:
     return recipe.run_dir or f"runs/{name}"
 
 
-def _asked(words: list[str], key: str) -> tuple[list[int], list[str]] | None:
+def _option(words: list[str], key: str) -> tuple[list[int], list[str]] | None:
     """The world sizes of `key=8,16` and the other words; None if the key is not there."""
     values = [word.partition("=")[2] for word in words if word.partition("=")[0] == key]
     if not values:
@@ -138,7 +138,7 @@ def run(
     """
     from lbtrain.faults.training import Faults
     from lbtrain.launch.world import (
-        check_asked_for,
+        check_world,
         detect_world,
         device_type,
         start_process_group,
@@ -166,7 +166,7 @@ def run(
         gc.freeze()
         gc.enable()
     started, world = time.time(), detect_world()
-    check_asked_for(world, recipe.world_size)
+    check_world(world, recipe.world_size)
     check_environment(os.environ, precision=recipe.precision, device=device_type())
     device = start_process_group(world)
     watchdog.share_rendezvous()
@@ -277,10 +277,11 @@ def _say(rank: int, *lines: str) -> None:
         print("\n".join(lines), flush=True)
 
 
-def help_text(name: str, doc: str, recipe: Recipe) -> str:
+def help_text(file: Path, doc: str, recipe: Recipe) -> str:
     """The recipe's contract, then every key with its meaning, its range and its value in this recipe."""
     usage = "Usage:\n" + (__doc__ or "").partition("\n\n")[2].rstrip()
-    lines = [doc.strip(), "", usage.replace("recipes/x.py", f"recipes/{name}.py"), "", "Keys:"]
+    shown = file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file
+    lines = [doc.strip(), "", usage.replace("recipes/x.py", str(shown)), "", "Keys:"]
     for key, spec in keys():
         choices = ", ".join(map(str, spec.metadata.get("choices", ())))
         lines.append(f"  {key}={written(recipe, key)}")

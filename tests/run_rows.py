@@ -26,4 +26,4 @@ def write_rows(folder: Path, rows: Iterable[Mapping[str, Any]], mode: str = "w")
 
 def _numbers(kind: type[Any]) -> dict[str, int]:
     needed = [each for each in dataclasses.fields(kind) if each.default is dataclasses.MISSING]
-    return {each.name: 0 for each in needed if each.type in (int, float, "int", "float", "float | None")}
+    return {each.name: 0 for each in needed if each.type in (int, float, float | None)}

@@ -96,7 +96,7 @@ def _started_by_colossalai(environment: Mapping[str, str], parent: Sequence[str]
     return options == ["--nproc_per_node", "--nnodes", "--node_rank", "--master_addr", "--master_port"]
 
 
-def check_asked_for(
+def check_world(
     world: World, expected_world_size: int, commands: Sequence[Sequence[str]] | None = None
 ) -> None:
     """Raises LaunchError where the world is not the one that the recipe or a launcher's command line asked

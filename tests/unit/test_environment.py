@@ -18,7 +18,7 @@ from lbtrain.launch.environment import (
     outcome_of,
     own_arguments,
 )
-from lbtrain.launch.world import World, check_asked_for, detect_world
+from lbtrain.launch.world import World, check_world, detect_world
 from tests.variables import variables_read_in
 
 DOCS = (Path(__file__).parents[2] / "docs/engines.md").read_text()
@@ -154,10 +154,10 @@ def test_the_number_of_processes_in_an_accelerate_config_file(tmp_path, program)
     with pytest.raises(
         LaunchError, match=r"asked for 2 processes and started 1\..*--multi_gpu --num_processes 2"
     ):
-        check_asked_for(World(0, 1, 0, "accelerate"), 0, [command])
-    check_asked_for(World(0, 2, 0, "accelerate"), 0, [command])
+        check_world(World(0, 1, 0, "accelerate"), 0, [command])
+    check_world(World(0, 2, 0, "accelerate"), 0, [command])
     more = [*command[:-1], "--num_processes", "4", command[-1]]
-    check_asked_for(World(0, 4, 0, "accelerate"), 0, [more])  # the command line goes before the file
+    check_world(World(0, 4, 0, "accelerate"), 0, [more])  # the command line goes before the file
 
 
 def test_accelerates_own_default_file_is_read_unless_it_is_told_cpu(tmp_path, monkeypatch):
@@ -166,15 +166,15 @@ def test_accelerates_own_default_file_is_read_unless_it_is_told_cpu(tmp_path, mo
     monkeypatch.setattr(config_args, "default_config_file", _config(tmp_path, '{"num_processes": 2}'))
     command = ["python", "/venv/bin/accelerate", "launch", "recipes/digits/digits.py"]
     with pytest.raises(LaunchError, match="asked for 2 processes"):
-        check_asked_for(World(0, 1, 0, "accelerate"), 0, [command])
-    check_asked_for(World(0, 1, 0, "accelerate"), 0, [[*command[:3], "--cpu", command[3]]])
+        check_world(World(0, 1, 0, "accelerate"), 0, [command])
+    check_world(World(0, 1, 0, "accelerate"), 0, [[*command[:3], "--cpu", command[3]]])
 
 
 @pytest.mark.parametrize("text", ["[1, 2]", "num_processes: [", "num_processes: -1", ""])
 def test_an_accelerate_config_file_that_says_nothing(tmp_path, text):
     path = _config(tmp_path, text)
     command = ["python", "/venv/bin/accelerate", "launch", "--config_file", path, "recipes/digits/digits.py"]
-    check_asked_for(World(0, 1, 0, "accelerate"), 0, [command])
+    check_world(World(0, 1, 0, "accelerate"), 0, [command])
 
 
 def test_what_launchers_put_before_the_words_of_a_script():

@@ -3,7 +3,7 @@
 import pytest
 
 from lbtrain.errors import LaunchError
-from lbtrain.launch.world import World, ancestor_commands, check_asked_for, detect_world
+from lbtrain.launch.world import World, ancestor_commands, check_world, detect_world
 
 LAUNCHED = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}
 EXPORTED_BY_COLOSSALAI = LAUNCHED | {"CUDA_DEVICE_MAX_CONNECTIONS": "1"}
@@ -80,9 +80,9 @@ def test_tasks_of_srun_that_do_not_know_of_each_other_are_told_what_to_type():
 
 def test_another_world_size_than_the_recipes():
     with pytest.raises(LaunchError, match="world_size=8 was asked for, but 2 processes run"):
-        check_asked_for(world(2), 8, [])
-    check_asked_for(world(8), 8, [])
-    check_asked_for(world(8), 0, [])
+        check_world(world(2), 8, [])
+    check_world(world(8), 8, [])
+    check_world(world(8), 0, [])
 
 
 def hostfile(tmp_path, slots: int = 2) -> str:
@@ -105,21 +105,21 @@ def test_a_hostfile_that_is_not_there(form):
         LaunchError,
         match="--hostfile /not/there: no such file, and deepspeed went on with this machine alone",
     ):
-        check_asked_for(world(2), 0, deepspeed(*form))
+        check_world(world(2), 0, deepspeed(*form))
 
 
 @pytest.mark.parametrize("form", ["--hostfile {}", "-H {}", "--hostfile={}"])
 def test_a_hostfile_with_other_slots(tmp_path, form):
     options = form.format(hostfile(tmp_path)).split()
     with pytest.raises(LaunchError, match="has 4 slots, but 2 ranks run"):
-        check_asked_for(world(2), 0, deepspeed(*options))
-    check_asked_for(world(4), 0, deepspeed(*options))
+        check_world(world(2), 0, deepspeed(*options))
+    check_world(world(4), 0, deepspeed(*options))
 
 
 def test_a_hostfile_that_cannot_be_read(tmp_path):
     (tmp_path / "hosts").write_text("node01 slots=8x\n")
     with pytest.raises(LaunchError, match="line 1"):
-        check_asked_for(world(8), 0, deepspeed("--hostfile", str(tmp_path / "hosts")))
+        check_world(world(8), 0, deepspeed("--hostfile", str(tmp_path / "hosts")))
 
 
 @pytest.mark.parametrize(
@@ -134,18 +134,18 @@ def test_a_hostfile_that_cannot_be_read(tmp_path):
     ],
 )
 def test_filters_may_leave_slots_out(tmp_path, filters):
-    check_asked_for(world(2), 0, deepspeed("--hostfile", hostfile(tmp_path), *filters))
+    check_world(world(2), 0, deepspeed("--hostfile", hostfile(tmp_path), *filters))
 
 
 def test_a_script_argument_that_looks_like_a_filter_hides_nothing(tmp_path):
     command = deepspeed("--hostfile", hostfile(tmp_path))[0] + ["-e", "--include=x"]
     with pytest.raises(LaunchError, match="has 4 slots, but 2 ranks run"):
-        check_asked_for(world(2), 0, [command])
+        check_world(world(2), 0, [command])
 
 
 def test_without_a_hostfile_there_is_nothing_to_compare():
-    check_asked_for(world(2), 0, deepspeed("--num_accelerators", "2"))
-    check_asked_for(world(2), 0, [["bash"], ["sshd"], []])
+    check_world(world(2), 0, deepspeed("--num_accelerators", "2"))
+    check_world(world(2), 0, [["bash"], ["sshd"], []])
 
 
 def colossalai(*options: str) -> list[list[str]]:
@@ -165,29 +165,27 @@ def test_colossalai_with_a_hostfile_of_no_hosts(tmp_path):
     """It goes on with this machine alone."""
     (tmp_path / "hosts").write_text("\n")
     with pytest.raises(LaunchError, match="no host in it") as caught:
-        check_asked_for(
-            world(2), 0, colossalai("--hostfile", str(tmp_path / "hosts"), "--nproc_per_node", "2")
-        )
+        check_world(world(2), 0, colossalai("--hostfile", str(tmp_path / "hosts"), "--nproc_per_node", "2"))
     assert caught.value.exit_code == 3
 
 
 def test_colossalai_on_other_hosts_than_the_hostfiles(tmp_path):
     (tmp_path / "hosts").write_text("node01\nnode02\n")
     command = colossalai("--hostfile", str(tmp_path / "hosts"), "--nproc_per_node=2")
-    check_asked_for(world(4), 0, command)
+    check_world(world(4), 0, command)
     with pytest.raises(LaunchError, match="asks for 4 ranks, but 2 run"):
-        check_asked_for(world(2), 0, command)
-    check_asked_for(
+        check_world(world(2), 0, command)
+    check_world(
         world(2),
         0,
         colossalai("--hostfile", str(tmp_path / "hosts"), "--nproc_per_node=2", "--include", "node01"),
     )
-    check_asked_for(world(2), 0, colossalai("--nproc_per_node=2"))
+    check_world(world(2), 0, colossalai("--nproc_per_node=2"))
 
 
 def test_colossalai_without_its_hostfile():
     with pytest.raises(LaunchError, match="cannot be read"):
-        check_asked_for(world(2), 0, colossalai("--hostfile", "/not/there", "--nproc_per_node", "2"))
+        check_world(world(2), 0, colossalai("--hostfile", "/not/there", "--nproc_per_node", "2"))
 
 
 @pytest.mark.parametrize("count", [["--num_processes", "2"], ["--num_processes=2"], ["--num-processes", "2"]])
@@ -200,17 +198,17 @@ def test_accelerate_that_started_one_process(count):
             r"2.*torchrun"
         ),
     ):
-        check_asked_for(world(1), 0, [command])
-    check_asked_for(world(2), 0, [command])
+        check_world(world(1), 0, [command])
+    check_world(world(2), 0, [command])
 
 
 def test_options_behind_the_script_are_the_scripts():
-    check_asked_for(
+    check_world(
         world(1),
         0,
         [["python", "/venv/bin/accelerate", "launch", "recipes/digits/digits.py", "--num_processes", "2"]],
     )
-    check_asked_for(
+    check_world(
         world(1), 0, deepspeed() and [["python", "/venv/bin/deepspeed", "x.py", "--hostfile", "/not/there"]]
     )
 

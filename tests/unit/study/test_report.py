@@ -67,7 +67,7 @@ def test_damaged_files_of_a_run_are_named(tmp_path, capsys):
     arm(tmp_path, "digits", [1.0])
     run = tmp_path / "digits/seed0"
     with (run / "metrics.jsonl").open("a") as file:
-        file.write('{"kind": "train", "epo\\n')
+        file.write('{"kind": "train", "epo\n')
     read = functools.partial(Arm.read, tmp_path / "digits.py", tmp_path, [0], PrimaryMetric(**ERROR))
     assert len(read().loss_curves[0][0]) == 1 and "line 4" in capsys.readouterr().err
     (run / "summary.json").write_text("[]")
