@@ -38,7 +38,7 @@ TINY: dict[str, Any] = dict(
             box_score_thresh=0.0,
         ),
     ),
-    data=dict(name="shapes", image_size=64, augmentation="flip", empty_images=True),
+    data=dict(name="shapes", image_size=64, augmentation="flip"),
     schedule=dict(base_lr=0.002, base_batch_size=8, warmup="3it", warmup_start_lr=0.0005, decay="cosine"),
     log_every="1it",
     evaluate_every="1dur",

@@ -10,6 +10,7 @@ from lbtrain import Recipe
 from lbtrain.errors import RecipeError
 from lbtrain.plan.plan import make_plan
 from tests.run_rows import write_rows
+from tests.tiny_detection import TINY
 from tools.landscape import chart
 from tools.landscape.__main__ import main
 from tools.landscape.noise import Advice, _cut, advise, batch_schedule, windows
@@ -332,7 +333,7 @@ REFUSED = {
     ),
     "one loss": (
         1,
-        dict(loss_batch_size=64),
+        TINY | dict(batch_size=64, bn_batch_size=8, loss_batch_size=64),
         r"\(bn_batch_size=8\) and whole losses \(loss_batch_size=64\). Set both to half of it",
     ),
     "layers alone": (1, dict(measure=dict(noise_scale="0it", layers=True)), "set measure.noise_scale"),
