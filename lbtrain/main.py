@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from lbtrain.errors import DataError, HostError, RecipeError, UserError, naming_the_extra, naming_the_shortage
 from lbtrain.faults import watchdog
@@ -57,13 +57,17 @@ def main(recipe: Recipe, argv: Sequence[str] | None = None) -> None:
         elif given := _option(words, "deepspeed_config_for"):
             _print_deepspeed_config(*given, recipe)
         else:
-            _launched(recipe.with_overrides(words), file.stem)
+            _launched(recipe, words, file.stem)
     except UserError as error:
         _exit_with(error)
 
 
-def _launched(recipe: Recipe, name: str) -> None:
+def _launched(recipe: Recipe, words: Sequence[str], name: str) -> None:
     """One rank of a job, watched over from before its first slow import."""
+    try:
+        recipe = recipe.with_overrides(words)
+    except RecipeError as error:
+        _end_job(error, recipe, words, name)
     with watchdog.Watchdog(fault_timeout=recipe.fault_timeout, run_dir=_run_dir(recipe, name)):
         if recipe.data.workers:
             start_server()  # it makes the slow imports too, meanwhile
@@ -76,6 +80,18 @@ def _launched(recipe: Recipe, name: str) -> None:
             let_exchanges_end()
             raise
         leave_process_group()
+
+
+def _end_job(error: RecipeError, recipe: Recipe, words: Sequence[str], name: str) -> NoReturn:
+    """Ends this rank for a mistake that the others may not have made, and them with it: they would wait."""
+    written = [word.partition("=")[2] for word in words if word.startswith("run_dir=")]
+    run_dir = os.path.expanduser(written[-1]) if written else _run_dir(recipe, name)
+    with (
+        contextlib.suppress(UserError),
+        watchdog.Watchdog(fault_timeout=recipe.fault_timeout, run_dir=run_dir),
+    ):
+        raise error
+    _exit_with(error, of_this_rank=True)
 
 
 def _run_dir(recipe: Recipe, name: str) -> str:
@@ -170,7 +186,7 @@ def run(
     check_environment(os.environ, precision=recipe.precision, device=device_type())
     device = start_process_group(world)
     watchdog.share_rendezvous()
-    job = job_fingerprint(recipe, recipe.engine_under(world.launcher))
+    job = job_fingerprint(recipe, recipe.engine_under(world.launcher)) | {"run_dir": _run_dir(recipe, name)}
     check_same_on_all_ranks(job)  # before what depends on the recipe could make the ranks wait for each other
     plan = make_plan(recipe, world.world_size, engine=recipe.engine_under(world.launcher))
     check_runs_here(recipe, plan.engine, device_type())
@@ -289,17 +305,21 @@ def help_text(file: Path, doc: str, recipe: Recipe) -> str:
     return "\n".join(lines)
 
 
-def _exit_with(error: UserError) -> None:
-    """One message in all: rank 0 speaks (launched or alone), or the rank that met with bad data, which no
-    other knows of.
+def _exit_with(error: UserError, *, of_this_rank: bool = False) -> NoReturn:
+    """One message in all: rank 0 speaks (launched or alone), or the rank whose own error it may be: a wrong
+    command line, or bad data, which no other knows of.
     """
-    if os.environ.get("RANK", "0") == "0" or isinstance(error, DataError | HostError):
-        print(f"error: {error}" if error.exit_code != 75 else str(error), file=sys.stderr, flush=True)
+    rank = os.environ.get("RANK", "0")
+    prefix = "error: " if rank == "0" or not of_this_rank else f"error on rank {rank}: "
+    if rank == "0" or of_this_rank or isinstance(error, DataError | HostError):
+        print(f"{prefix}{error}" if error.exit_code != 75 else str(error), file=sys.stderr, flush=True)
     sys.exit(error.exit_code)
 
 
 def _on_uncaught(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
     """A key or a value that a recipe file gets wrong ends as it does on the command line."""
+    if isinstance(error, RecipeError):
+        _end_job(error, Recipe(), own_arguments(sys.argv[1:]), Path(sys.argv[0]).stem)
     if isinstance(error, UserError):
         _exit_with(error)
     sys.__excepthook__(kind, error, traceback)

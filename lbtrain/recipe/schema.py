@@ -30,6 +30,7 @@ from lbtrain.recipe.sections import (
     ModelConfig,
     OptimizerConfig,
     ScheduleConfig,
+    Unassignable,
     key,
     length,
 )
@@ -47,7 +48,7 @@ MAY_CHANGE_ON_RESUME = {
 
 
 @dataclass
-class Recipe:
+class Recipe(Unassignable):
     """One experiment. Batch sizes are global unless their name says otherwise; durations carry their unit
     (5ep, 500it, 0.05dur).
     """

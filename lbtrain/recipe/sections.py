@@ -1,8 +1,11 @@
 """The groups of keys of a recipe, each key with its type, its meaning, its range and its default."""
 
+import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
+from lbtrain.errors import RecipeError
+from lbtrain.recipe import tree
 from lbtrain.recipe.durations import BatchGrowth, Duration, Milestone, TableEntry
 
 DETECTION = "model.library=torchvision|detectron2"
@@ -28,8 +31,24 @@ def length(text: str, help: str, **metadata: Any) -> Any:
     return key(Duration.parse(text), help, **metadata)
 
 
+class Unassignable:
+    """A dataclass of keys whose values are set once. A later assignment would be checked by nothing: a wrong
+    value, or a name that is no key, would go unnoticed.
+    """
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in {spec.name for spec in dataclasses.fields(self)}:  # type: ignore[arg-type]
+            tree.spec_of(type(self), name, value)
+        if name in vars(self):
+            raise RecipeError(
+                f"{name} is assigned, and nothing would check its value. Write recipe.vary(...), which "
+                "returns a copy with differences."
+            )
+        super().__setattr__(name, value)
+
+
 @dataclass
-class ModelConfig:
+class ModelConfig(Unassignable):
     name: str = key(
         "resnet50",
         "The network: any timm model, or one of lbtrain.nn (alexnet, alexnet_bn, reduced_alexnet, "
@@ -68,7 +87,7 @@ class ModelConfig:
 
 
 @dataclass
-class DataConfig:
+class DataConfig(Unassignable):
     name: str = key(
         "digits",
         "The data set.",
@@ -187,7 +206,7 @@ class DataConfig:
 
 
 @dataclass
-class OptimizerConfig:
+class OptimizerConfig(Unassignable):
     name: str = key("sgd", "The optimizer.", choices=("sgd", "lars", "lamb", "adamw", "nadamw", "muon"))
     momentum: float = key(0.9, "Momentum of SGD, LARS and Muon.", at_least=0, below=1, needs=MOMENTUM)
     nesterov: bool = key(False, "Use Nesterov momentum.", needs=(MOMENTUM, "optimizer.momentum"))
@@ -286,7 +305,7 @@ class OptimizerConfig:
 
 
 @dataclass
-class ScheduleConfig:
+class ScheduleConfig(Unassignable):
     base_lr: float = key(
         0.1,
         "The learning rate at base_batch_size. The scaling rule derives the peak learning rate from the two.",
@@ -376,7 +395,7 @@ class ScheduleConfig:
 
 
 @dataclass
-class LossConfig:
+class LossConfig(Unassignable):
     label_smoothing: float = key(
         0.0,
         "Share of a label that is spread evenly over all classes.",
@@ -401,7 +420,7 @@ class LossConfig:
 
 
 @dataclass
-class AbsaConfig:
+class AbsaConfig(Unassignable):
     max_batch_size: int = key(
         0,
         "The batch doubles up to this size as the loss becomes flatter (Yao et al. 2018). 0: no ABSA.",
@@ -435,7 +454,7 @@ class AbsaConfig:
 
 
 @dataclass
-class AverageConfig:
+class AverageConfig(Unassignable):
     decay: float = key(
         0.0,
         "Decay per step of the moving average of the weights (timm's ModelEmaV3). 0: no average.",
@@ -446,13 +465,13 @@ class AverageConfig:
 
 
 @dataclass
-class CheckpointConfig:
+class CheckpointConfig(Unassignable):
     every: Duration = length("1ep", "How often to save a checkpoint.")
     keep: int = key(2, "How many of the newest checkpoints to keep.", at_least=1)
 
 
 @dataclass
-class DeepSpeedConfig:
+class DeepSpeedConfig(Unassignable):
     zero_stage: int = key(
         0,
         "ZeRO stage: 0 is plain data parallelism, 1 shards optimizer states, 2 also gradients, 3 also "
@@ -468,7 +487,7 @@ class DeepSpeedConfig:
 
 
 @dataclass
-class ColossalAIConfig:
+class ColossalAIConfig(Unassignable):
     zero_stage: int = key(
         0,
         "ZeRO stage: 0 is plain data parallelism (TorchDDPPlugin), 1 shards optimizer states, 2 also "
@@ -478,7 +497,7 @@ class ColossalAIConfig:
 
 
 @dataclass
-class MeasureConfig:
+class MeasureConfig(Unassignable):
     noise_scale: Duration = length(
         "0it", "How often to measure the gradient noise scale, such as 50it. 0it: never."
     )

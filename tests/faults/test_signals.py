@@ -2,8 +2,12 @@
 on as if nothing had been.
 """
 
+import os
+import pty
 import re
 import signal
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -77,3 +81,21 @@ def test_before_training_there_is_nothing_to_save_and_all_end_at_once(started: J
     assert "while nothing was trained: the same command goes on" in started.screen
     assert not (started.folder / "run/checkpoints").exists()
     assert wait_until(lambda: not left_behind(started.folder), PATIENCE)
+
+
+def test_a_terminal_that_is_closed_saves_as_well(tmp_path: Path):
+    words = ["engine=ddp", "duration=9999it", "log_every=1it", "model.name=cifar_resnet8"]
+    code = f"from lbtrain import Recipe, main; main(Recipe(), {[*words, f'run_dir={tmp_path}']})"
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execv(sys.executable, [sys.executable, "-c", code])
+    rows = tmp_path / "metrics.jsonl"
+    trains = wait_until(lambda: rows.exists() and b"\n" in rows.read_bytes(), 60)
+    os.close(terminal)
+    end = time.monotonic() + 60
+    while (ended := os.waitpid(pid, os.WNOHANG)) == (0, 0):
+        time.sleep(0.05)
+        if time.monotonic() > end:
+            os.kill(pid, signal.SIGKILL)
+    assert trains and os.waitstatus_to_exitcode(ended[1]) == SAVED
+    assert len(list((tmp_path / "checkpoints").glob("step_*.pt"))) == 1

@@ -15,6 +15,7 @@ from lbtrain.runs.directory import WRITTEN, RunDirectory
 from lbtrain.runs.files import read_whole, write_whole
 from lbtrain.runs.records import read_rows
 from tests.faults.damage import BOMB, FILES, RECIPE, a_run, damaged, outcomes
+from tools.study.jobs import Job
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -149,3 +150,9 @@ def test_the_owner_of_a_lock_is_told_whatever_stands_there(tmp_path):
     owner.close()
     last = done.stderr.splitlines()[-1]
     assert "RecipeError" in last and "is in use by" in last and len(last) < 600 and "\x1b" not in last
+
+
+@pytest.mark.parametrize(("content", "ended"), [(b'{"seconds": 1}', True), (b'{"seco', False), (b"", False)])
+def test_a_study_repeats_a_run_whose_summary_is_damaged(tmp_path, content, ended):
+    (tmp_path / "summary.json").write_bytes(content)
+    assert Job("recipe.py", (), str(tmp_path)).ended == ended

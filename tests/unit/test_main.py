@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 
 import lbtrain.train
+from lab.ranks import free_port
 from lbtrain import Recipe, main
 from lbtrain.data import open_source
 from lbtrain.data.stream import Block
@@ -301,6 +302,7 @@ def test_a_real_process_says_one_thing_and_exits(tmp_path):
         ("batchsize=3", "'batchsize' is not a key of a recipe: did you mean batch_size?"),
         ("batch_size='3'", "batch_size='3': batch_size takes a whole number."),
         ("schedule=dict(warmup='5')", "schedule.warmup=5: a duration carries its unit."),
+        (").__setattr__('batchsize', 3", "'batchsize' is not a key of a recipe: did you mean batch_size?"),
     ],
 )
 def test_a_mistake_inside_a_recipe_file_ends_as_on_the_command_line(tmp_path, change, said):
@@ -313,9 +315,37 @@ def test_a_mistake_inside_a_recipe_file_ends_as_on_the_command_line(tmp_path, ch
     assert done.stderr.startswith(f"error: {said}")
 
 
-def test_only_rank_0_speaks(tmp_path):
+def test_any_rank_names_a_mistake_on_its_own_command_line(tmp_path):
     done = run_script("batch_size=0", cwd=tmp_path, RANK="1", WORLD_SIZE="2", LOCAL_RANK="1")
-    assert (done.returncode, done.stdout, done.stderr) == (2, "", "")
+    said = "error on rank 1: batch_size=0: batch_size must be at least 1.\n"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", said)
+
+
+@pytest.mark.slow
+def test_a_mistake_on_one_command_line_ends_every_rank(tmp_path):
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, str(DIGITS), f"run_dir={tmp_path / 'run'}", *words],
+            env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank, words in enumerate([[], ["batchsize=3"]])
+    ]
+    said = [process.communicate(timeout=120)[1] for process in ranks]
+    assert [process.returncode for process in ranks] == [2, 2], said
+    mistake = "'batchsize' is not a key of a recipe: did you mean batch_size?"
+    assert said[1] == f"error on rank 1: {mistake}\n"
+    assert re.search(rf"^error: rank 1 on \S+ .*{re.escape(mistake)}\. All ranks end$", said[0], re.M)
+
+
+def test_a_run_directory_of_another_version_is_one_message(tmp_path):
+    (tmp_path / "recipe.yaml").write_text(TINY.to_yaml().replace("bn_momentum:", "norm_momentum:"))
+    done = run_script(f"run_dir={tmp_path}", cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
+    assert "recipe.yaml cannot be read ('norm_momentum' is not a key" in done.stderr
+    assert "choose another run_dir" in done.stderr and os.listdir(tmp_path) == ["recipe.yaml"]
 
 
 def test_a_plan_imports_no_engine(tmp_path):

@@ -205,6 +205,25 @@ def test_vary_refuses_likewise(changes, said):
         Recipe().vary(**changes)
 
 
+@pytest.mark.parametrize(
+    ("path", "name", "said"),
+    [
+        ("", "batchsize", "'batchsize' is not a key of a recipe: did you mean batch_size?"),
+        ("", "batch_size", "batch_size is assigned, and nothing would check its value"),
+        ("", "optimizer", "optimizer is assigned"),
+        ("optimizer", "momentun", "did you mean momentum?"),
+        ("schedule", "warmup", "Write recipe.vary(...)"),
+        ("checkpoint", "every", "Write recipe.vary(...)"),
+    ],
+)
+def test_nothing_is_assigned_to_a_recipe(path, name, said):
+    recipe = Recipe()
+    before = copy.deepcopy(recipe)
+    with pytest.raises(RecipeError, match=re.escape(said)):
+        setattr(getattr(recipe, path) if path else recipe, name, 3)
+    assert recipe == before
+
+
 def test_vary_leaves_the_parent_and_its_arguments_alone():
     args, milestones = {"a": {"b": [1]}}, ["1ep"]
     parent = Recipe().vary(model=dict(args=args), schedule=dict(milestones=milestones))
@@ -213,7 +232,6 @@ def test_vary_leaves_the_parent_and_its_arguments_alone():
     child.model.args["a"]["b"].append(2)
     child.schedule.milestones.append(Milestone.parse("2ep"))
     child.optimizer.no_decay.clear()
-    child.data.root = "elsewhere"
     assert parent == before
     assert (args, milestones) == ({"a": {"b": [1]}}, ["1ep"])
     given = parent.vary(model=dict(args=args))

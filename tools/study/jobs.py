@@ -3,6 +3,7 @@ with progress and resume.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import subprocess
@@ -19,6 +20,7 @@ from lbtrain.plan.statistics import ModelStatistics, model_statistics
 from lbtrain.recipe import Recipe
 from lbtrain.recipe.files import find_recipe, load_recipe
 from lbtrain.runs.directory import RunDirectory
+from lbtrain.runs.files import read_object
 
 from ..kit.progress import bar
 from ..kit.start import launched
@@ -39,8 +41,12 @@ class Job:
 
     @property
     def ended(self) -> bool:
-        """Whether it finished, or diverged, which is a result too."""
-        return any((Path(self.run_dir) / name).exists() for name in ("summary.json", "diverged.json"))
+        """Whether it finished, or diverged, which is a result too. Where the summary is damaged, the run is
+        asked for again, and writes it.
+        """
+        with contextlib.suppress(OSError, ValueError):
+            return bool(read_object(Path(self.run_dir) / "summary.json"))
+        return (Path(self.run_dir) / "diverged.json").exists()
 
     @property
     def unseeded(self) -> tuple[str, ...]:

@@ -207,7 +207,7 @@ class Coordinator(threading.Thread):
         self.decided_at = time.monotonic()
         for state in self.ranks.values():
             self._send_outcome(state)
-        report(format_loss(self.causes, self.ranks), self.config.run_dir)
+        report(format_loss(self.causes, self.ranks), self.config.run_dir, code=self.code)
         for elapsed in heartbeats(self.config.beat, self._serve):
             self._end_handshakes(elapsed)
             if not self._is_somebody_to_come(time.monotonic() - self.decided_at):

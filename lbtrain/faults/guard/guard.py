@@ -217,8 +217,9 @@ class Guard:
     def _without_coordinator(self, why: str) -> None:
         if self.leader["leader_left"]:
             return
-        # Once a host: nobody is left to say it for all.
-        if self.config.rank == 1 or os.environ.get("LOCAL_RANK") == "0":
+        # Once a host: nobody is left to say it for all. A rank that has ended by itself has its own reason.
+        speaks = self.config.rank == 1 or os.environ.get("LOCAL_RANK") == "0"
+        if speaks and not self.rank_leaves:
             after = f" lost after step {self.leader['step']}" if self.coordinator else ""
             report(f"rank 0 on {self.leader['host']}{after}: {why}", self.config.run_dir)
         self._end(code=EXIT_CODE, own=False)

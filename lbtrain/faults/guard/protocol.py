@@ -301,16 +301,13 @@ def _is_loopback_name(name: str) -> bool:
     return name == "localhost"
 
 
-def report(text: str, run_dir: str) -> None:
-    """Tells the screen and the run directory's faults.log why the job ends, as far as either can still be
-    written to.
+def report(text: str, run_dir: str, *, code: int = EXIT_CODE) -> None:
+    """Tells the screen and the run directory's faults.log why the job ends with this exit code, as far as
+    either can still be written to.
     """
+    remedy = "; the same command goes on from the newest checkpoint" if code == EXIT_CODE else ""
     with contextlib.suppress(OSError):  # nobody may be there to read it any more
-        print(
-            f"error: {text}. All ranks end; the same command goes on from the newest checkpoint",
-            file=sys.stderr,
-            flush=True,
-        )
+        print(f"error: {text}. All ranks end{remedy}", file=sys.stderr, flush=True)
     with contextlib.suppress(OSError):
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
         with os.fdopen(os.open(Path(run_dir) / "faults.log", flags, 0o666), "a") as log:
