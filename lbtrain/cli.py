@@ -12,7 +12,7 @@
   lbtrain scaling-report                  measure, predict and explain scaling over GPUs
   lbtrain study                           compare recipes over seeds
   lbtrain landscape                       critical batch size, sharpness, Hessian spectrum
-  lbtrain verify                          check an optimizer under ZeRO against the unsharded one
+  lbtrain verify                          check an optimizer under ZeRO, or a model over batch splits
 
 NAME is a recipe of lbtrain, such as imagenet/resnet50_8k. Under a launcher its file is started:
 
@@ -76,16 +76,16 @@ def _parser() -> argparse.ArgumentParser:
 
     text = "Train on this machine, as `python FILE` does. `lbtrain train NAME --help` lists the keys."
     train = commands.add_parser("train", parents=[named], description=text)
-    train.add_argument("words", nargs=argparse.REMAINDER, metavar="KEY=VALUE", help="changes of the recipe")
+    train.add_argument("words", nargs=argparse.REMAINDER, metavar="KEY=VALUE", help="overrides of the recipe")
     train.set_defaults(run=_train)
 
-    text = "Print what a run would be on each world size. It needs neither data nor a GPU."
+    text = "Print batch split, learning rates, steps and memory for each world size, without data or a GPU."
     plan = commands.add_parser("plan", parents=[named], description=text)
-    plan.add_argument("words", nargs="*", metavar="KEY=VALUE", help="changes of the recipe")
+    plan.add_argument("words", nargs="*", metavar="KEY=VALUE", help="overrides of the recipe")
     plan.add_argument("--gpus", default="8", help="world sizes, separated by commas (default: 8)")
     plan.set_defaults(run=_plan)
 
-    text = "Print what a recipe changes of its parent, and of the defaults."
+    text = "Print how a recipe differs from its parent and from the defaults."
     commands.add_parser("diff", parents=[named], description=text).set_defaults(run=_diff)
     return parser
 

@@ -27,8 +27,8 @@ HEAD = """# Recipes
 
 One file is one experiment: its docstring says how to run it, what was published and what was measured.
 `lbtrain recipes [WORD]` lists all of them, `lbtrain train digits/digits key=value` trains one,
-`lbtrain plan imagenet/resnet50_8k --gpus 8,64,256` prints what a run would be on each world size, and
-`lbtrain diff imagenet/resnet50_8k` prints what a recipe changes of its parent. `--help` lists every key.
+`lbtrain plan imagenet/resnet50_8k --gpus 8,64,256` prints batch split, rates and memory per world size, and
+`lbtrain diff imagenet/resnet50_8k` prints how a recipe differs from its parent. `--help` lists every key.
 
 Published numbers are those of the papers. Measured numbers are ours: they stand in results/, and
 `python -m tools.study.publish` writes them into the recipes. A recipe with a published number for exactly its
