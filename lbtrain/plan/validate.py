@@ -121,6 +121,10 @@ def _check_task(recipe: Recipe) -> None:
             "(model.library=timm) take labelled images; Mask R-CNN (torchvision, detectron2) takes shapes "
             "or coco."
         )
+    if library == "timm" and recipe.model.batch_norm == "frozen":
+        raise RecipeError(
+            "model.batch_norm=frozen is for the backbone of Mask R-CNN. Use ghost or sync for a classifier."
+        )
     if library != "timm":
         _check_detection(recipe)
 

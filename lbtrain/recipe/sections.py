@@ -79,10 +79,9 @@ class ModelConfig(Unassignable):
     )
     batch_norm: str = key(
         "ghost",
-        "Batch norm in the backbone of Mask R-CNN: statistics over bn_batch_size images, statistics over "
-        "the whole batch, or frozen statistics.",
+        "Batch norm: statistics over bn_batch_size images, over the whole batch, or frozen statistics (in the "
+        "backbone of Mask R-CNN only).",
         choices=("ghost", "sync", "frozen"),
-        needs=DETECTION,
     )
 
 

@@ -48,6 +48,7 @@ NUMBERS: dict[str, Callable[[Recipe], object]] = {
     "warmup_iterations": lambda recipe: math.ceil(plan(recipe).warmup_steps),
     "initial_batch": lambda recipe: recipe.batch_size,
     "final_batch": lambda recipe: plan(recipe).phases[-1].batch_size,
+    "max_batch": lambda recipe: max(phase.batch_size for phase in plan(recipe).phases),
     "max_batch_ratio": lambda recipe: (
         max(phase.batch_size for phase in plan(recipe).phases) / recipe.batch_size
     ),

@@ -149,7 +149,7 @@ def test_the_owner_of_a_lock_is_told_whatever_stands_there(tmp_path):
     )
     owner.close()
     last = done.stderr.splitlines()[-1]
-    assert "RecipeError" in last and "is in use by" in last and len(last) < 600 and "\x1b" not in last
+    assert last.startswith("error: ") and "is in use by" in last and len(last) < 600 and "\x1b" not in last
 
 
 @pytest.mark.parametrize(("content", "ended"), [(b'{"seconds": 1}', True), (b'{"seco', False), (b"", False)])

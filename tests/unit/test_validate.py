@@ -94,3 +94,10 @@ def test_what_a_parent_used_returns_to_its_default_and_does_not_hide_a_mistake()
     check_recipe(child, "ddp")
     with pytest.raises(RecipeError, match="beta1"):
         check_recipe(Recipe().vary(optimizer=dict(beta1=0.8)).vary(batch_size=64), "ddp")
+
+
+def test_frozen_batch_norm_is_for_detection_and_sync_for_classifiers_too():
+    with pytest.raises(RecipeError, match="Use ghost or sync for a classifier"):
+        make_plan(Recipe().vary(model=dict(name="cifar_resnet8", batch_norm="frozen")), 1)
+    plan = make_plan(Recipe().vary(batch_size=64, model=dict(name="cifar_resnet8", batch_norm="sync")), 1)
+    assert plan.bn_batch_size == 64

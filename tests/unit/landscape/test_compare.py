@@ -161,7 +161,7 @@ def test_a_detectors_loss_is_no_function_to_measure(tmp_path, capsys):
 
 
 def test_sync_batch_norm_is_measured_as_it_was_trained(tmp_path):
-    run = Run(write_run(tmp_path / "run", seed=0, batch_size=64, ghost=8, batch_norm="sync"))
+    run = Run(write_run(tmp_path / "run", seed=0, batch_size=64, ghost=32, batch_norm="sync"))
     layers = [
         layer
         for layer in run.model(run.weights, torch.device("cpu")).modules()
