@@ -79,8 +79,8 @@ class ModelConfig(Unassignable):
     )
     batch_norm: str = key(
         "ghost",
-        "Batch norm: statistics over bn_batch_size images, over the whole batch, or frozen statistics (in the "
-        "backbone of Mask R-CNN only).",
+        "Batch norm: statistics over bn_batch_size images, over the whole batch, or frozen statistics "
+        "(in the backbone of Mask R-CNN only).",
         choices=("ghost", "sync", "frozen"),
     )
 

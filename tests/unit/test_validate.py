@@ -7,6 +7,7 @@ import pytest
 
 from lbtrain import Recipe
 from lbtrain.errors import RecipeError
+from lbtrain.plan.plan import make_plan
 from lbtrain.plan.validate import NOT_ON_CPU, check_engine, check_recipe, check_runs_here
 
 
