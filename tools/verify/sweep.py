@@ -29,7 +29,7 @@ SIZES = (64, 96, 128, 160, 192, 224, 256)
 EXAMPLES = """
 examples:
   nice -n 15 python -m tools.verify sweep --out results/models.csv --page docs/models.md
-  python -m tools.verify sweep --families resnet,vgg --out /tmp/models.csv
+  python -m tools.verify sweep --families resnet,vgg --out runs/models.csv
 
 exit status: 0 the guarantee holds for every model that can be trained; 1 it does not for one
 """
