@@ -24,6 +24,8 @@ def rows(plan: Plan) -> dict[str, str]:
     ramp = f"{rate.warmup_form} from {rate.warmup_start:.6g}, {plan.warmup_steps:,.1f} steps"
     sharded = f", ZeRO stage {plan.zero_stage}" if plan.engine in ("deepspeed", "colossalai") else ""
     clip = recipe.optimizer.clip_norm
+    limits = f"{recipe.max_overflows} overflows in a row, or at a scale below {recipe.min_loss_scale:g}"
+    fp16 = f"; ends after {limits}" if recipe.precision == "fp16" else ""
     return {
         "world size": f"{plan.world_size}",
         "batch size (global)": f"{recipe.batch_size:,}",
@@ -44,7 +46,7 @@ def rows(plan: Plan) -> dict[str, str]:
         "without trust ratio": f"{statistics.without_trust_ratio:,}",
         "optimizer": _optimizer(plan),
         "gradient clipping": f"norm {clip:g}" if clip else "none",
-        "precision": recipe.precision + (", channels last" if recipe.channels_last else ""),
+        "precision": recipe.precision + (", channels last" if recipe.channels_last else "") + fp16,
         "torch.compile": "forward and backward pass; batch norm by elementary operations"
         if recipe.compile
         else "no",

@@ -312,7 +312,9 @@ def _is_a(value: Any, kind: Any) -> bool:
 
 
 class _Screen:
-    """A progress bar with ETA, images/s, rate and loss on a terminal; a line a row elsewhere."""
+    """A progress bar with ETA, images/s, rate and loss on a terminal; a line a row elsewhere. A terminal that
+    was closed ends nothing.
+    """
 
     def __init__(self, total_examples: int):
         self.total = total_examples
@@ -334,7 +336,8 @@ class _Screen:
     def show(self, row: TrainRow | EvalRow) -> None:
         text = _words(row)
         if self.bar and isinstance(row, TrainRow):
-            self.bar.update(self.task, completed=row.examples, description=text)
+            with contextlib.suppress(OSError):
+                self.bar.update(self.task, completed=row.examples, description=text)
         else:
             self.say(f"{text}  {self._eta(row.examples)}" if isinstance(row, TrainRow) else text)
 
@@ -347,15 +350,16 @@ class _Screen:
         return f"ETA {int(left) // 3600}:{int(left) // 60 % 60:02}:{int(left) % 60:02}"
 
     def say(self, text: str) -> None:
-        if self.bar:
-            self.bar.console.print(text, highlight=False, markup=False)
-        else:
-            with contextlib.suppress(OSError):  # nobody may be there to read it any more
+        with contextlib.suppress(OSError):  # nobody may be there to read it any more
+            if self.bar:
+                self.bar.console.print(text, highlight=False, markup=False)
+            else:
                 print(text, flush=True)
 
     def close(self) -> None:
-        if self.bar:
-            self.bar.stop()
+        with contextlib.suppress(OSError):
+            if self.bar:
+                self.bar.stop()
 
 
 def _words(row: TrainRow | EvalRow) -> str:

@@ -152,9 +152,9 @@ def test_a_disk_that_is_full_anywhere_ends_the_run_with_one_message_and_a_file(t
 def test_a_read_only_run_directory_is_refused(tmp_path):
     ended = run_on_a_small_disk(tmp_path, "size=2m", "ro", "duration=2it")
     assert ended.returncode == 2, ended.stdout + ended.stderr
-    assert re.fullmatch(r"error: run_dir=\S+ cannot be written to: Read-only file system\n", ended.stderr), (
-        ended.stderr
-    )
+    assert re.fullmatch(
+        r"error: run_dir=\S+ cannot be written to: Read-only file system\. Choose .*\n", ended.stderr
+    ), ended.stderr
 
 
 def test_two_jobs_on_one_run_directory_are_refused_until_the_first_is_dead(tmp_path):
@@ -174,7 +174,7 @@ def test_two_jobs_on_one_run_directory_are_refused_until_the_first_is_dead(tmp_p
     with pytest.raises(
         RecipeError,
         match=(
-            rf"is in use by process {owner} on \S+ since .*: Wait for it, end it, or choose another "
+            rf"is in use by process {owner} on \S+ since .*\. Wait for it, end it, or choose another "
             r"run_dir"
         ),
     ):

@@ -154,7 +154,6 @@ def test_fp16_ends_when_a_smaller_scale_no_longer_helps(tmp_path: Path, case: st
     assert "gradients in fp16 overflowed in 3 steps in a row" in message
     assert "the loss scale fell to 8192 " in message and "at step 3, learning rate" in message
     assert json.loads((tmp_path / "diverged.json").read_text())["step"] == 3
-    assert {name: json.loads((tmp_path / "plan.json").read_text())[name] for name in limit} == limit
 
 
 def test_overflows_are_counted_in_a_row_only():

@@ -100,6 +100,10 @@ def test_a_recipe_in_yaml_makes_no_objects(text: str):
         Recipe().with_overrides([f"model.args={text}"])
 
 
+RESTRICTED = ROOT / "lbtrain/tasks/pickles.py"
+"""Reads pickles with an Unpickler that knows arrays only; tests/unit/test_pickles.py tries to get past it."""
+
+
 def test_every_load_is_safe():
     """No torch.load without weights_only=True, no pickle, no unsafe YAML, no shell=True in what ships."""
     loads = 0
@@ -109,7 +113,8 @@ def test_every_load_is_safe():
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import | ast.ImportFrom):
                 names = [alias.name for alias in node.names] + [getattr(node, "module", None) or ""]
-                assert not {"pickle", "dill", "cloudpickle"} & set(names), path
+                unsafe = {"pickle", "dill", "cloudpickle"} & set(names)
+                assert not unsafe or path == RESTRICTED, path
             if isinstance(node, ast.Call):
                 called = ast.unparse(node.func)
                 given = {word.arg: ast.unparse(word.value) for word in node.keywords}

@@ -20,7 +20,7 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as tv
 
-from lbtrain.data import batches, dataset_info, kept, open_source, tar
+from lbtrain.data import batches, dataset_info, index_cache, open_source, tar
 from lbtrain.data.augment import draws
 from lbtrain.data.decode import Box, Photo
 from lbtrain.data.layouts import _open_splits
@@ -240,7 +240,7 @@ def test_a_damaged_index_is_made_anew_and_a_place_that_cannot_be_written_is_none
 ):
     as_one_tar(folder, tmp_path)
     tar.TarMembers([tmp_path / "train.tar"])
-    path = kept.cache_file([tmp_path / "train.tar"])
+    path = index_cache.cache_file([tmp_path / "train.tar"])
     for damage in (b"", path.read_bytes()[:-50], b"PK\x03\x04" + bytes(40)):
         path.write_bytes(damage)
         assert len(tar.TarMembers([tmp_path / "train.tar"])) == 8
@@ -283,7 +283,7 @@ def test_a_long_scan_says_how_far_it_is(tmp_path, folder, monkeypatch, capsys):
     [
         (
             {"image": [b"x"], "name": ["a"]},
-            "columns image .binary., name .string.\. One column of encoded images",
+            r"columns image .binary., name .string.\. One column of encoded images",
         ),
         ({"label": [1]}, "One column of encoded images"),
         ({"image": [b"x", b"y"], "label": [1, None]}, "1 rows of row group 0 have no label"),
@@ -468,4 +468,6 @@ def test_views_do_not_look_beyond_the_middle_of_a_strip(tmp_path):
 
 def test_the_environment_may_say_where_indexes_are_kept(tmp_path, monkeypatch):
     monkeypatch.delenv("XDG_CACHE_HOME")
-    assert kept.cache_file([tmp_path / "a.tar"]).parent == Path(os.path.expanduser("~/.cache/lbtrain/index"))
+    assert index_cache.cache_file([tmp_path / "a.tar"]).parent == Path(
+        os.path.expanduser("~/.cache/lbtrain/index")
+    )

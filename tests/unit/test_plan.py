@@ -497,6 +497,7 @@ def test_a_growing_batch_is_cut_phase_by_phase_and_printed():
         batch_size=128,
         split=dict(micro_batch_size=64, accumulation=1, ranks_per_ghost=1),
         lr_factor=1.0,
+        bn_momentum=0.1,
     )
 
 
@@ -745,3 +746,9 @@ def test_keys_that_detectron2_does_not_read_are_reset_or_rejected(monkeypatch):
     assert not notes(plan_of(theirs, counted=WITHOUT_NORM))
     with pytest.raises(RecipeError, match=r"data\.max_size=800 has no effect with model\.library=detectron2"):
         plan_of(theirs.vary(data=dict(max_size=800)), counted=WITHOUT_NORM)
+
+
+def test_the_plan_says_when_a_run_in_fp16_ends():
+    assert rows(plan_of(small()))["precision"] == "fp32"
+    limited = rows(plan_of(small(precision="fp16", max_overflows=7)))["precision"]
+    assert limited == "fp16; ends after 7 overflows in a row, or at a scale below 1"

@@ -257,11 +257,11 @@ def test_defaults_are_not_shared_between_recipes():
     first = Recipe()
     first.schedule.milestones.append(Milestone.parse("99ep"))
     first.model.args["a"] = 1
-    first.optimizer.momentum = 0.0
-    assert (Recipe().schedule.milestones, Recipe().model.args, Recipe().optimizer.momentum) == (
+    first.optimizer.no_decay.append("head.*")
+    assert (Recipe().schedule.milestones, Recipe().model.args, Recipe().optimizer.no_decay) == (
         milestones("30ep", "60ep", "80ep"),
         {},
-        0.9,
+        ["norm", "bias"],
     )
 
 

@@ -196,7 +196,8 @@ def test_what_detectron2s_mapper_cannot_read_is_named(monkeypatch):
     monkeypatch.setattr(
         detectron2_models, "_record", lambda source, index: {"file_name": "a.jpg", "image_id": index}
     )
-    mapped = detectron2_models._Mapped(None, mapper, 0)
+    source = SimpleNamespace(check_format=lambda path: None)
+    mapped = detectron2_models._Mapped(source, mapper, 0)
     with pytest.raises(
         DataError, match=r"a.jpg: image 3 cannot be read by detectron2's mapper: KeyError: 'counts'"
     ):
