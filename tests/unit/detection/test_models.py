@@ -4,6 +4,7 @@ LazyConfig.
 
 import pickle
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
