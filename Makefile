@@ -58,8 +58,11 @@ scaling-demo: install
 smoke: install
 	$(BIN)/python -m pytest -x $(SMOKE)
 
+# Tests that start processes of their own take both cores already; the others run two at a time.
+UNIT := tests/unit tests/recipes tests/packaging
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 $(UNIT)
+	$(BIN)/python -m pytest $(addprefix --ignore=,$(UNIT))
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow
