@@ -22,6 +22,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 BatchNormMode = Literal["batch", "eval"]
 Loss = Callable[[Callable[..., Any], Any], Tensor]
@@ -129,7 +130,8 @@ class Objective:
             yield from self._graphs
             return
         for batch in self.batches:
-            with eval_mode(self.model, self.batch_norm):
+            # Fused attention has no second derivative.
+            with eval_mode(self.model, self.batch_norm), sdpa_kernel(SDPBackend.MATH):
                 loss = self.loss(self.model, batch)
                 graph = torch.autograd.grad(
                     loss,

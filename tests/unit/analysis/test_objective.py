@@ -3,8 +3,10 @@
 import copy
 
 import pytest
+import timm
 import torch
 from torch.func import functional_call
+from torch.nn import functional as F
 
 from lbtrain.analysis.objective import Objective, random_vector
 from lbtrain.nn import convert_to_ghost_batch_norm
@@ -101,3 +103,21 @@ def test_what_cannot_be_measured_is_refused():
     with pytest.raises(ValueError, match="cannot be differentiated twice"):
         Objective(net, cross_entropy, [], batch_norm="batch")
     Objective(net, cross_entropy, [], batch_norm="eval")
+
+
+@pytest.mark.parametrize("keep_graphs", [False, True])
+def test_a_vision_transformer_has_second_derivatives(keep_graphs):
+    """Its fused attention has none; against the difference of two gradients."""
+    torch.manual_seed(0)
+    model = timm.create_model(
+        "vit_tiny_patch16_224", num_classes=3, img_size=32, depth=1, embed_dim=12, num_heads=2
+    ).double()
+    images, labels = torch.randn(4, 3, 32, 32, dtype=torch.float64), torch.tensor([0, 1, 2, 0])
+    loss = lambda net, batch: F.cross_entropy(net(batch[0]), batch[1])  # noqa: E731
+    objective = Objective(model, loss, [(images, labels)], keep_graphs=keep_graphs)
+    direction = torch.randn(objective.size, dtype=torch.float64)
+    direction /= direction.norm()
+    step = 1e-2
+    ahead, behind = (objective.gradient(sign * step * direction)[1] for sign in (1, -1))
+    difference = (ahead - behind) / (2 * step)
+    assert (objective.hessian_vector(direction) - difference).norm() < 1e-3 * difference.norm()
