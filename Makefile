@@ -65,7 +65,7 @@ test: install
 	$(BIN)/python -m pytest $(addprefix --ignore=,$(UNIT))
 
 test-slow: install
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow -n 2
 
 test-colossalai: colossalai
 	.venv-colossalai/bin/python -m pytest -m "slow or not slow" tests/colossalai
