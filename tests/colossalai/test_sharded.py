@@ -26,9 +26,20 @@ from tests.distributed.sharded import (
 
 
 @pytest.mark.parametrize("stage", [1, 2])
-@pytest.mark.parametrize("run", VARIANTS, ids=str)
+@pytest.mark.parametrize("run", [run for run in VARIANTS if run.optimizer != "muon"], ids=str)
 def test_same_weights_as_one_process(stage, run):
     assert_same_as_one_process(run, 2, train_colossalai, stage)
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+@pytest.mark.parametrize("run", [run for run in VARIANTS if run.optimizer == "muon"], ids=str)
+def test_muon_steps_whole_matrices_and_never_sees_a_layer_without_gradient(stage, run):
+    """ColossalAI takes such a layer out of the groups, so it is not decayed; every other layer agrees."""
+    expected, start = train_plain(run), run.model().state_dict()
+    for weights in run_on_ranks(2, train_colossalai, run, stage):
+        torch.testing.assert_close(weights.pop("unused.weight"), start["unused.weight"], rtol=0, atol=0)
+        same = {name: weight for name, weight in expected.items() if name in weights}
+        assert difference(weights, same) < LIMIT
 
 
 @pytest.mark.slow
