@@ -152,7 +152,7 @@ def save(
     """
     state = engine.save()
     if state is not None:
-        checkpoints.save(state, progress, plan.recipe.to_yaml(), techniques.state())
+        checkpoints.save(state, progress, plan.recipe_yaml, techniques.state())
     if wait:
         checkpoints.wait()
         engine.mean(torch.zeros(1, device=engine.device))  # nobody exits before the file is there

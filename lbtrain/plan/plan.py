@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import partial
+from functools import cached_property, partial
 
 from lbtrain.data import dataset_info
 from lbtrain.plan.batching import BatchSplit, Phase, phase_starts, split_batch, steps_before
@@ -91,6 +91,11 @@ class Plan:
     def schedule_examples(self, duration: Duration) -> float:
         """The examples of a duration of the schedule, which regime adaptation stretches."""
         return _schedule_examples(self.recipe, self.train_examples, duration, self.total_examples)
+
+    @cached_property
+    def recipe_yaml(self) -> str:
+        """The recipe as every checkpoint keeps it. Made once: it takes a thousand objects in cycles."""
+        return self.recipe.to_yaml()
 
     def to_json(self) -> str:
         """Every number, without the recipe, which is a file of its own."""
