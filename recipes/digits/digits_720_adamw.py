@@ -1,0 +1,19 @@
+"""ResNet-8 on digits at 720 images a step with AdamW (Loshchilov & Hutter 2019), beside LARS and LAMB.
+
+Run        python recipes/digits/digits_720_adamw.py
+Published  nothing: the data set is bundled with scikit-learn
+Measured   not yet
+"""
+
+from digits_720 import recipe as linear
+
+from lbtrain import main
+
+# Peak learning rate 0.02.
+recipe = linear.vary(
+    optimizer=dict(name="adamw", weight_decay=0.01),
+    schedule=dict(base_lr=0.02, base_batch_size=720, rule="none", warmup="4ep", warmup_start_lr=0.0),
+)
+
+if __name__ == "__main__":
+    main(recipe)
