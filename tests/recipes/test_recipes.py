@@ -151,11 +151,16 @@ def test_a_recipe_has_one_metric_and_its_peak_rate_in_a_comment(path):
     assert written == f"{peak_lr(recipe):.4g}"
 
 
+TRUST_RATIO = (
+    "trust_coefficient trust_clip larc_clip clip_value momentum_scaling bias_correction no_trust_ratio"
+)
 NOT_OF = {
-    "sgd": "trust_coefficient trust_clip larc_clip clip_value momentum_scaling eps beta1 beta2 "
-    "bias_correction no_trust_ratio",
+    "sgd": "eps beta1 beta2 " + TRUST_RATIO,
     "lars": "beta1 beta2 bias_correction",
     "lamb": "momentum nesterov trust_coefficient larc_clip clip_value momentum_scaling",
+    "adamw": "momentum nesterov " + TRUST_RATIO,
+    "nadamw": "momentum nesterov " + TRUST_RATIO,
+    "muon": TRUST_RATIO,
 }
 """Keys of optimizer that an update rule does not read."""
 
