@@ -27,7 +27,6 @@ from tests.recipes.tables import TABLES, seen
 from tools.catalogue import FOLDERS, README, contents, page, readme
 
 FOLDER = Path(__file__).parents[2] / "recipes"
-DATA = Path(__file__).parents[3] / "shared/data"
 FILES = sorted(FOLDER.rglob("*.py"))
 WORLDS = (8, 16, 32, 64, 128, 256)
 # One recipe of every kind: all are checked and planned by default, these also take their three steps there.
@@ -327,41 +326,6 @@ def test_three_real_steps(path, tmp_path, monkeypatch):
     assert all(0 < row["loss"] < 20 for row in rows if row["kind"] == "train")
     summary = json.loads((tmp_path / "run/summary.json").read_text())
     assert (summary["expectation"] or {}).get("outcome") == ("not comparable" if recipe.expect else None)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [
-        ("fashion_mnist_2k_lamb", ["batch_size=256"]),
-        ("small_alexnet", ["data.augmentation=crop_flip"]),
-        (
-            "wide_resnet_growth",  # two steps of 32 images and two of 64 are as long as six of 32
-            [
-                "model.name=cifar_resnet8",
-                "batch_size=32",
-                "bn_batch_size=8",
-                "schedule.batch_growth=[2it:2]",
-                "duration=6it",
-            ],
-        ),
-    ],
-)
-def test_real_images_of_the_recipes_own_data_set(name, words, tmp_path, monkeypatch):
-    if not DATA.is_dir():
-        pytest.skip(f"{DATA} is not here")
-    recipe = load(named(name))["recipe"]
-    root = f"data.root={DATA / recipe.data.name}"
-    short = ["duration=4it", "log_every=1it", "evaluate_every=1dur", "checkpoint.every=1dur", "engine=ddp"]
-    try:
-        main(recipe, [*short, *words, root, f"run_dir={tmp_path / 'run'}"])
-    finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
-    rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
-    assert [row["kind"] for row in rows][:5] == ["train"] * 4 + ["eval"]
-    assert all(0 < row["loss"] < 20 for row in rows if row["kind"] == "train")
-    assert 50 < rows[4]["top1_error"] < 95, "near chance after four steps, over all 10,000 images"
 
 
 def test_a_variant_is_found_from_any_folder(tmp_path):

@@ -21,7 +21,6 @@ from lbtrain.data.stream import Block, SampleStream
 from lbtrain.errors import DataError, RecipeError
 from lbtrain.recipe import DataConfig
 
-SHARED = Path(__file__).parents[3] / "shared" / "data"
 CPU = torch.device("cpu")
 
 
@@ -77,57 +76,6 @@ def test_digits_are_normalised_by_their_own_statistics():
     assert images.shape == (1440, 1, 8, 8) and images.dtype == torch.float32 and labels.dtype == torch.int64
     assert abs(float(images.mean())) < 3e-3 and abs(float(images.std(correction=0)) - 1) < 3e-3
     assert set(labels.tolist()) == set(range(10))
-
-
-@pytest.fixture(scope="module")
-def npz() -> DataConfig:
-    if not (SHARED / "cifar10" / "test.npz").is_file():
-        pytest.skip("the folder shared/data is not beside the repository")
-    return DataConfig(name="cifar10", root=str(SHARED))
-
-
-def test_cifar10_from_strips(npz):
-    evaluation = open_source(npz, train=False, seed=0)
-    images, labels = whole(evaluation)
-    assert images.shape == (10_000, 3, 32, 32) == (dataset_info(npz).eval_examples, 3, 32, 32)
-    assert torch.bincount(labels).tolist() == [1000] * 10
-    assert labels[:10].tolist() == [3, 8, 8, 0, 6, 6, 1, 6, 3, 1]
-    per_channel = images.mean((0, 2, 3)), images.std((0, 2, 3))
-    assert torch.all(per_channel[0].abs() < 0.05) and torch.all((per_channel[1] - 1).abs() < 0.05)
-
-
-def test_cifar10_from_the_folder_itself_and_from_the_environment(npz, monkeypatch):
-    monkeypatch.setenv("LBTRAIN_DATA", str(SHARED / "cifar10"))
-    assert len(open_source(DataConfig(name="cifar10"), train=False, seed=0)) == 10_000
-
-
-@pytest.mark.slow
-def test_the_training_statistics_of_cifar10(npz):
-    source = open_source(npz, train=True, seed=0)
-    known = dataset_info(npz)
-    assert source.images.shape == (50_000, 32, 32, 3)
-    np.testing.assert_allclose(source.images.numpy().mean((0, 1, 2)), known.mean, atol=0.01)
-    np.testing.assert_allclose(source.images.numpy().std((0, 1, 2)), known.std, atol=0.01)
-
-
-@pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
-def test_idx_files_from_shared_data(name):
-    if not (SHARED / name).is_dir():
-        pytest.skip("the folder shared/data is not beside the repository")
-    config = DataConfig(name=name, root=str(SHARED))
-    known = dataset_info(config)
-    train, evaluation = (open_source(config, train=train, seed=0) for train in (True, False))
-    assert (len(train), len(evaluation)) == (known.train_examples, known.eval_examples) == (60_000, 10_000)
-    assert train.images.shape == (60_000, 28, 28, 1) and evaluation.fetch(block(0, 1))[0].shape == (
-        2,
-        1,
-        28,
-        28,
-    )
-    pixels = train.images.double()
-    assert abs(pixels.mean() - known.mean[0]) < 0.01 and abs(pixels.std() - known.std[0]) < 0.01
-    assert set(evaluation.labels.tolist()) == set(range(10))
-    assert train.labels[:5].tolist() == ([5, 0, 4, 1, 9] if name == "mnist" else [9, 0, 0, 3, 0])
 
 
 def shrink(monkeypatch: pytest.MonkeyPatch, name: str, *, train: int, evaluation: int, classes: int) -> None:
@@ -230,6 +178,39 @@ def write_torchvision_cifar10(root: Path, monkeypatch: pytest.MonkeyPatch) -> np
     return images
 
 
+def strips(images: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(images.reshape(-1, 32, 3)).save(buffer, "WEBP", lossless=True)
+    return buffer.getvalue()
+
+
+def write_strips(path: Path, images: np.ndarray) -> None:
+    """Two lossless WebP strips, labelled 0 to 9 over and over."""
+    parts = [strips(part) for part in (images[:30], images[30:]) if len(part)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(
+        path,
+        webp=np.frombuffer(b"".join(parts), np.uint8),
+        offsets=np.cumsum([0, *map(len, parts)]),
+        labels=np.arange(len(images)) % 10,
+    )
+
+
+@pytest.mark.parametrize("root", ["", "cifar10"])
+def test_cifar10_from_strips(tmp_path, monkeypatch, root):
+    """In the folder of all data sets or in its own, named by the recipe or by the environment."""
+    images = pictures(60)
+    write_strips(tmp_path / "cifar10/train.npz", images)
+    write_strips(tmp_path / "cifar10/test.npz", images[:40])
+    shrink(monkeypatch, "cifar10", train=60, evaluation=40, classes=10)
+    monkeypatch.setenv("LBTRAIN_DATA", str(tmp_path / root))
+    for config in (DataConfig(name="cifar10", root=str(tmp_path / root)), DataConfig(name="cifar10")):
+        for train, count in ((True, 60), (False, 40)):
+            read, labels = whole(open_source(config, train=train, seed=0))
+            assert np.array_equal(in_bytes(read, dataset_info(config)), images[:count])
+            assert labels.tolist() == [number % 10 for number in range(count)]
+
+
 @pytest.mark.parametrize("inside", ["", "cifar10"])
 def test_cifar10_in_torchvisions_layout(tmp_path, monkeypatch, inside):
     images = write_torchvision_cifar10(tmp_path / inside, monkeypatch)
@@ -299,11 +280,13 @@ def test_labels_are_those_of_the_data_set(tmp_path, monkeypatch, labels):
         open_source(DataConfig(name="mnist", root=str(tmp_path)), train=True, seed=0)
 
 
-def test_cifar10_is_not_taken_for_cifar100(npz):
+def test_cifar10_is_not_taken_for_cifar100(tmp_path, monkeypatch):
+    write_strips(tmp_path / "test.npz", pictures(40))
+    shrink(monkeypatch, "cifar100", train=40, evaluation=40, classes=100)
     with pytest.raises(
         RecipeError, match=r"evaluation images of 10 classes, labelled 0 to 9, but cifar100 has 100"
     ):
-        open_source(DataConfig(name="cifar100", root=str(SHARED / "cifar10")), train=False, seed=0)
+        open_source(DataConfig(name="cifar100", root=str(tmp_path)), train=False, seed=0)
 
 
 @pytest.mark.parametrize(
@@ -324,12 +307,6 @@ def test_an_image_of_another_size_among_small_images_is_named(tmp_path):
     Image.fromarray(np.zeros((40, 32, 3), np.uint8)).save(path)
     with pytest.raises(DataError, match=f"^{path}: 32 x 40 pixels, but CIFAR's images have 32 x 32"):
         open_source(DataConfig(name="cifar10", root=str(tmp_path)), train=True, seed=0)
-
-
-def strips(images: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(images.reshape(-1, 32, 3)).save(buffer, "WEBP", lossless=True)
-    return buffer.getvalue()
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 import json
 import re
-import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from pycocotools import mask as rle
 
-from bench.padding import drawn_from, padding_share, table
+from bench.padding import padding_share
 from lbtrain import Recipe
 from lbtrain.data import dataset_info, decode, instances
 from lbtrain.data.coco import CocoSource
@@ -28,8 +27,6 @@ from lbtrain.tasks import create_task
 from lbtrain.tasks.coco_score import as_detections, average_precision
 from lbtrain.tasks.detection import evaluation_items
 from tests.tiny_detection import tiny
-
-MINI = Path(__file__).parents[4] / "shared/data/coco_mini/coco_mini.tar"
 
 
 def test_a_shape_is_a_function_of_its_number():
@@ -129,17 +126,6 @@ def test_padding_is_counted_over_whole_steps():
         pytest.approx(1 - 1067 / 1088),
         pytest.approx(1 - 800 * 1067 / 1088**2),
     )
-
-
-def test_the_docs_state_the_padding_as_counted(tmp_path):
-    if not MINI.exists():
-        pytest.skip(f"{MINI} is not here")
-    with tarfile.open(MINI) as archive:
-        archive.extractall(
-            tmp_path, [member for member in archive if member.name.endswith(".json")], filter="data"
-        )
-    sizes = drawn_from(sorted(tmp_path.rglob("*.json")))
-    assert table(sizes) in (Path(__file__).parents[3] / "docs/detection.md").read_text()
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
@@ -595,29 +581,6 @@ def test_a_folder_that_is_not_coco(tmp_path):
     (tmp_path / "annotations/instances_train2017.json").write_text("[1")
     with pytest.raises(DataError, match="is not COCO's JSON"):
         CocoSource(tmp_path, "train2017", empty_images=True)
-
-
-@pytest.fixture(scope="module")
-def mini(tmp_path_factory) -> Path:
-    if not MINI.exists():
-        pytest.skip("the folder shared/data is not beside the repository")
-    root = tmp_path_factory.mktemp("coco")
-    with tarfile.open(MINI) as archive:
-        archive.extractall(root, filter="data")
-    return root
-
-
-def test_real_photos(mini):
-    train = CocoSource(mini, "train2017", empty_images=True)
-    evaluation = CocoSource(mini, "val2017", empty_images=True)
-    assert (len(train), len(evaluation), len(train.class_names)) == (70, 74, 80)
-    assert len(CocoSource(mini, "val2017", empty_images=False)) == 72
-    sample = train[0]
-    assert len(sample.labels) and sample.masks.any((1, 2)).all()
-    batch = Preparation((160,), 256, flip=True, seed=0).batch(
-        train, Item(Block(np.zeros(3), np.arange(3)), (256, 256))
-    )
-    assert all(min(image.shape[1:]) <= 160 and max(image.shape[1:]) <= 256 for image in batch.images)
 
 
 def test_a_model_that_finds_nothing_scores_zero():
