@@ -18,7 +18,6 @@ from lbtrain.recipe.active import inactive_keys
 from lbtrain.recipe.durations import Duration
 from lbtrain.recipe.expectation import Expectation
 from lbtrain.recipe.sections import (
-    DETECTION,
     AbsaConfig,
     AverageConfig,
     CheckpointConfig,
@@ -30,10 +29,8 @@ from lbtrain.recipe.sections import (
     ModelConfig,
     OptimizerConfig,
     ScheduleConfig,
-    Unassignable,
-    key,
-    length,
 )
+from lbtrain.recipe.sections.fields import DETECTION, Unassignable, key, length
 from lbtrain.recipe.values import dump_yaml, mapping_from_yaml
 
 MAY_CHANGE_ON_RESUME = {

@@ -1,0 +1,124 @@
+"""data.*: the images."""
+
+from dataclasses import dataclass
+
+from lbtrain.recipe.sections.fields import DETECTION, PHOTOS, Unassignable, key
+
+
+@dataclass
+class DataConfig(Unassignable):
+    name: str = key(
+        "digits",
+        "The data set.",
+        choices=("digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "imagenet", "imagefolder",
+                 "synthetic", "shapes", "coco"),
+    )  # fmt: skip
+    root: str = key(
+        "", "The root directory of the data set. Empty: the environment variable LBTRAIN_DATA.", path=True
+    )
+    format: str = key(
+        "auto",
+        "The on-disk layout of photos: auto, folder, tar, parquet or timm:hfds/NAME (see docs/data.md).",
+        needs=PHOTOS,
+    )
+    augmentation: str = key(
+        "none",
+        "Augmentation of training images. crop_flip is for small images and flip for detection; imagenet "
+        "(Goyal et al. 2017), imagenet_color and alexnet are for photos. alexnet keeps pixels at Caffe's "
+        "scale of 0 to 255, also for evaluation.",
+        choices=("none", "crop_flip", "imagenet", "imagenet_color", "alexnet", "flip"),
+        needs="model.library=timm|torchvision",
+    )
+    on_error: str = key(
+        "raise",
+        "What to do with an image that cannot be read: stop and name it, or replace it by the next one and "
+        "count it.",
+        choices=("raise", "replace"),
+        needs=PHOTOS,
+    )
+    image_size: int = key(
+        0,
+        "Height and width of the images in pixels. 0: the data set's own size.",
+        at_least=0,
+        needs="model.library=timm|torchvision",
+    )
+    mean: list[str] = key(
+        [],
+        "Mean per channel, where black is 0 and white 1, such as 0.485,0.456,0.406. Empty: the model's own "
+        "for photos, the data set's for small images.",
+        level=True,
+    )
+    std: list[str] = key(
+        [],
+        "Standard deviation per channel, where black is 0 and white 1. Empty: as for mean.",
+        level=True,
+    )
+    crop_share: float = key(
+        0.0,
+        "Share of a photo's shorter side that the centre crop keeps. 0: the model's own (0.875 is 224 of "
+        "256).",
+        at_least=0,
+        at_most=1,
+        needs=PHOTOS,
+    )
+    interpolation: str = key(
+        "model",
+        "Interpolation by which photos are resized. model: the model's own.",
+        choices=("model", "bilinear", "bicubic"),
+        needs=PHOTOS,
+    )
+    max_pixels: int = key(
+        89_478_485,
+        "An image of more pixels is taken for a decompression bomb and cannot be read.",
+        at_least=1,
+    )
+    classes: str = key(
+        "",
+        "A file that numbers the classes of photos: one name per line, or JSON {name: number}. Other "
+        "classes are left out. Empty: natural order.",
+        path=True,
+        needs=PHOTOS,
+    )
+    validation_root: str = key(
+        "",
+        "The root directory of the validation photos. Empty: data.root. none: train without validation.",
+        path=True,
+        needs=PHOTOS,
+    )
+    validation_share: float = key(
+        0.0,
+        "Share of each class of photos that is held out for validation, where data.root has no validation "
+        "split.",
+        at_least=0,
+        below=1,
+        needs=PHOTOS,
+    )
+    train_examples: int = key(
+        0,
+        "Number of training examples to use, taken from the beginning of a data set that is held in memory. "
+        "0: all.",
+        at_least=0,
+    )
+    max_size: int = key(
+        0,
+        "Upper bound of an image's long edge in detection, in pixels. 0: no bound.",
+        at_least=0,
+        needs="model.library=torchvision",
+    )
+    short_edges: list[str] = key(
+        [],
+        "Lengths in pixels from which an image's short edge is drawn in detection training. The last one is "
+        "used for evaluation. Empty: image_size.",
+        pixels=True,
+        needs="model.library=torchvision",
+    )
+    group_by: str = key(
+        "none",
+        "Form the batches of detection from images of the same orientation, or of similar padded size.",
+        choices=("none", "aspect", "size"),
+        needs=DETECTION,
+    )
+    empty_images: bool = key(False, "Train detection on images without objects too.", needs="data.name=coco")
+    workers: int = key(
+        0, "Loader processes per rank. 0: load in the training process.", at_least=0, at_most=128
+    )

@@ -1,0 +1,76 @@
+"""loss.*, absa.*, ema.*: what a recipe switches on beside the update."""
+
+from dataclasses import dataclass
+
+from lbtrain.recipe.durations import Duration
+from lbtrain.recipe.sections.fields import Unassignable, key, length
+
+
+@dataclass
+class LossConfig(Unassignable):
+    label_smoothing: float = key(
+        0.0,
+        "Share of a label that is spread evenly over all classes.",
+        at_least=0,
+        below=1,
+        needs="model.library=timm",
+    )
+    mixup: float = key(
+        0.0,
+        "Alpha of the Beta distribution that mixes images within a batch-norm batch (Zhang et al. 2018). 0: "
+        "no mixup.",
+        at_least=0,
+        needs="model.library=timm",
+    )
+    multiplicative_noise: float = key(
+        0.0,
+        "Sigma of the normal distribution around 1 that weights the loss of each example (Hoffer et al. "
+        "2017, section 4).",
+        at_least=0,
+        needs="model.library=timm",
+    )
+
+
+@dataclass
+class AbsaConfig(Unassignable):
+    max_batch_size: int = key(
+        0,
+        "The batch doubles up to this size as the loss becomes flatter (Yao et al. 2018). 0: no ABSA.",
+        at_least=0,
+    )
+    every: Duration = length(
+        "1ep", "How often to measure the largest Hessian eigenvalue.", needs="absa.max_batch_size"
+    )
+    patience: int = key(
+        10,
+        "Number of measurements without growth after which the batch doubles anyway. 0: never.",
+        at_least=0,
+        needs="absa.max_batch_size",
+    )
+    adversarial_share: float = key(
+        0.2,
+        "Share of the images that FGSM perturbs at the first batch size. It halves with every doubling.",
+        at_least=0,
+        at_most=1,
+        needs="absa.max_batch_size",
+    )
+    adversarial_step: float = key(
+        0.005,
+        "The epsilon of FGSM, in units of the normalised images.",
+        at_least=0,
+        needs="absa.max_batch_size",
+    )
+    adversarial_until: Duration = length(
+        "0.5dur", "No image is perturbed from here on.", needs="absa.max_batch_size"
+    )
+
+
+@dataclass
+class AverageConfig(Unassignable):
+    decay: float = key(
+        0.0,
+        "Decay per step of the moving average of the weights (timm's ModelEmaV3). 0: no average.",
+        at_least=0,
+        below=1,
+    )
+    warmup: bool = key(False, "Use a smaller decay in the first steps.", needs="ema.decay")
