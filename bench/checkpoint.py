@@ -20,8 +20,8 @@ from bench import rows
 from lbtrain import Recipe
 from lbtrain.data import open_source
 from lbtrain.data.stream import SampleStream
-from lbtrain.main import build_bare_model, build_engine
 from lbtrain.plan.plan import make_plan
+from lbtrain.run import build_bare_model, build_engine
 from lbtrain.runs.checkpoint import Checkpoints, Progress
 
 COMMAND = "python -m bench.checkpoint"

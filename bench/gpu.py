@@ -45,8 +45,8 @@ from bench.peers import Job, Loop, accelerate_loop, by_hand, deepspeed_loop, tim
 from bench.turns import in_turns
 from lbtrain import Recipe
 from lbtrain.errors import UserError
-from lbtrain.main import run
 from lbtrain.recipe.files import load_recipe
+from lbtrain.run import run
 from lbtrain.runs.records import EvalRow, Records, Row
 from tools.scaling_report.model.presets import GPUS
 

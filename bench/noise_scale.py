@@ -22,9 +22,9 @@ import torch
 from bench import rows
 from lbtrain import Recipe
 from lbtrain.launch.world import detect_world, start_process_group
-from lbtrain.main import build_bare_model, build_engine
 from lbtrain.monitors import MicroStep, NoiseMonitor, StepResult
 from lbtrain.plan.plan import make_plan
+from lbtrain.run import build_bare_model, build_engine
 from lbtrain.runs.checkpoint import Progress
 from lbtrain.tasks import create_task
 

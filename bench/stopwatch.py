@@ -25,7 +25,7 @@ from bench.rows import Row, paired, write
 from bench.turns import ROUNDS, recipe_for
 from lbtrain.engines import Engine
 from lbtrain.launch.world import leave_process_group
-from lbtrain.main import run
+from lbtrain.run import run
 from lbtrain.tasks import Task
 from tools.scaling_report.measuring.stopwatch import Stopwatch, TimedTask
 

@@ -49,7 +49,7 @@ def in_turns(
 
     Every rank takes part.
     """
-    from lbtrain.main import run
+    from lbtrain.run import run
     from lbtrain.runs.records import Records, TrainRow
 
     seconds: list[list[float]] = [[] for _ in range(1 + len(others))]

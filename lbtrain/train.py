@@ -7,7 +7,6 @@ Two objects observe the training and change nothing in it: `monitors` measure an
 losses and gradients that are not finite, signals and lost ranks.
 """
 
-import time
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -16,14 +15,15 @@ import torch
 
 from lbtrain.engines.protocol import Engine
 from lbtrain.errors import Preempted
+from lbtrain.evaluate import evaluate
 from lbtrain.faults.training import Faults
-from lbtrain.monitors import MicroStep, Monitors, StepResult, replaced_over_ranks
+from lbtrain.monitors import MicroStep, Monitors, StepResult
 from lbtrain.nn import regroup_ghost_batches
 from lbtrain.plan.batching import Phase
 from lbtrain.plan.plan import Plan
 from lbtrain.runs.checkpoint import Checkpoints, Progress
-from lbtrain.runs.records import EvalRow, Pictures
-from lbtrain.tasks import Evaluation, Task
+from lbtrain.runs.records import EvalRow
+from lbtrain.tasks import Task
 from lbtrain.techniques import Techniques
 
 
@@ -64,18 +64,15 @@ def train(
             progress = progress.after(phase.batch_size, updated=updated)
             techniques.after_update(progress.step)
 
-            finished, due = (
-                progress.examples >= plan.total_examples,
-                partial(plan.due, start, progress.examples),
-            )
+            finished = progress.examples >= plan.total_examples
+            due = partial(plan.due, start, progress.examples)
             to_log, to_score, to_save = map(due, (plan.log_every, plan.evaluate_every, plan.checkpoint_every))
             stopped = faults.after_update(updated, check_now=to_log or to_score or to_save)
             done = StepResult(progress, phase, lr)
             monitors.after_step(done, logged=to_log)
             with monitors.paused():
-                coming = techniques.batch.phase(
-                    progress
-                )  # before a checkpoint, which keeps what is decided here
+                # before a checkpoint, which keeps what is decided here
+                coming = techniques.batch.phase(progress)
                 if to_score:
                     faults.at(progress.step, "evaluation")
                     evaluation, pictures = evaluate(plan, task, engine, techniques, progress)
@@ -109,33 +106,6 @@ def start_phase(
         start=examples, micro_batch_size=size, rank=engine.rank, world_size=engine.world_size
     )
     return techniques.batch.batches(batches, phase, examples)
-
-
-def evaluate(
-    plan: Plan, task: Task, engine: Engine, techniques: Techniques, progress: Progress
-) -> tuple[EvalRow, Pictures]:
-    """Scores every example of the evaluation set once, and with the averaged weights too if there are any.
-    Collective.
-    """
-    started = time.perf_counter()
-    scored = score(plan, task, engine)
-    metrics = dict(scored.metrics)
-    if techniques.average:
-        with techniques.average.in_place_of_the_weights():
-            metrics |= {f"ema_{name}": value for name, value in score(plan, task, engine).metrics.items()}
-    epoch, seconds = progress.examples / plan.train_examples, time.perf_counter() - started
-    row = EvalRow(progress.step, progress.examples, epoch, metrics, seconds, replaced_over_ranks(engine))
-    return row, scored.pictures
-
-
-def score(plan: Plan, task: Task, engine: Engine) -> Evaluation:
-    engine.model.eval()
-    size = plan.recipe.validation_batch_size or plan.split.micro_batch_size
-    scored = task.evaluate(
-        engine.model, micro_batch_size=size, rank=engine.rank, world_size=engine.world_size
-    )
-    engine.model.train()
-    return scored
 
 
 def save(

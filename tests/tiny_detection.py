@@ -54,7 +54,7 @@ def run_tiny(
     changes: dict[str, Any], run_dir: str, eval_images: int, dtype: torch.dtype = torch.float32
 ) -> dict[str, Any]:
     """One rank's part of a run in `dtype` that scores so many images; importable by the workers."""
-    from lbtrain.main import run
+    from lbtrain.run import run
 
     with pytest.MonkeyPatch.context() as patch, _computing_in(dtype, patch):
         patch.setitem(

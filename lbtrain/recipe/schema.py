@@ -211,6 +211,10 @@ class Recipe(Unassignable):
         stages = {"deepspeed": self.deepspeed.zero_stage, "colossalai": self.colossalai.zero_stage}
         return stages.get(engine, 0)
 
+    def run_dir_for(self, name: str) -> str:
+        """The run directory of this recipe under its file's name."""
+        return self.run_dir or f"runs/{name}"
+
     def to_yaml(self) -> str:
         """Every key, as text that `from_yaml` reads."""
         return dump_yaml(tree.plain(self))

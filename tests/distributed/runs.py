@@ -25,7 +25,7 @@ def run_here(changes: dict[str, Any], run_dir: str) -> dict[str, Any]:
     """One rank's part of a run; importable by the workers."""
     import tests.odd_models  # noqa: F401  registers its models
     from lbtrain import Recipe
-    from lbtrain.main import run
+    from lbtrain.run import run
 
     return run(Recipe().vary(**SMALL).vary(**changes, run_dir=run_dir), "small")
 

@@ -20,7 +20,7 @@ from tests.distributed.runs import SMALL, train_on
 
 def _error(changes: dict[str, Any], of_rank_1: dict[str, Any], run_dir: str) -> str:
     from lbtrain import Recipe
-    from lbtrain.main import run
+    from lbtrain.run import run
 
     mine = of_rank_1 if dist.get_rank() == 1 else {}
     recipe = Recipe().vary(**SMALL).vary(**changes, run_dir=run_dir).vary(**mine)

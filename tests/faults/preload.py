@@ -6,6 +6,6 @@ import torch.utils.tensorboard
 import lbtrain.data
 import lbtrain.engines.ddp
 import lbtrain.main
+import lbtrain.run
 import lbtrain.tasks.classification
-import lbtrain.train
 import tests.faults.jobs

@@ -31,7 +31,7 @@ def train_with_a_bad_sample(changes: dict[str, Any], run_dir: str, bad: str) -> 
     """
     from lbtrain import Recipe
     from lbtrain.errors import Diverged
-    from lbtrain.main import run
+    from lbtrain.run import run
     from lbtrain.tasks.classification import Classification
 
     original, calls = Classification.loss, iter(range(10**6))
@@ -64,7 +64,7 @@ def detect_with_a_bad_sample(changes: dict[str, Any], run_dir: str) -> list[int]
     micro-batch.
     """
     from lbtrain.errors import Diverged
-    from lbtrain.main import run
+    from lbtrain.run import run
     from lbtrain.tasks import detection
 
     original, seen = detection.InstanceSegmentation.loss, []

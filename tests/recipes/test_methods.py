@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch.distributed as dist
 
-from lbtrain.main import run
+from lbtrain.run import run
 
 FOLDER = Path(__file__).parents[2] / "recipes"
 

@@ -14,8 +14,8 @@ import pytest
 from lbtrain.data import dataset_index, dataset_info, open_source
 from lbtrain.data.layouts import _open_splits
 from lbtrain.errors import RecipeError
-from lbtrain.main import run
 from lbtrain.recipe import DataConfig, Recipe
+from lbtrain.run import run
 from tests.photos import encoded, natural, write_folder
 from tools.data.__main__ import main
 

@@ -4,9 +4,9 @@ import pytest
 from omegaconf import OmegaConf
 
 from lbtrain import Expectation, Recipe
-from lbtrain.main import run
 from lbtrain.recipe import keys
 from lbtrain.recipe.expectation import format_outcome
+from lbtrain.run import run
 
 EXPECTED = Expectation("top1_error", 23.74, 0.3, "Goyal et al. 2017, Table 1")
 

@@ -44,10 +44,12 @@ BELOW = {
     "runs.directory": {"engines", "plan", "runs"},
     "techniques": {"analysis", "data", "engines", "plan", "runs", "tasks"},
     "monitors": {"analysis", "data", "engines", "optim", "plan", "runs", "tasks"},
-    "train": {"engines", "faults", "monitors", "nn", "plan", "runs", "tasks", "techniques"},
+    "evaluate": {"engines", "monitors", "plan", "runs", "tasks", "techniques"},
+    "train": {"engines", "evaluate", "faults", "monitors", "nn", "plan", "runs", "tasks", "techniques"},
     "cli": set(),
     "__main__": {"cli"},
-    "main": {
+    "main": {"data", "engines", "faults.watchdog", "launch", "plan", "run"},
+    "run": {
         "data",
         "engines",
         "faults",

@@ -9,10 +9,10 @@ from torch import nn
 
 import lbtrain.nn  # noqa: F401  registers the models
 from lbtrain.data import dataset_info
-from lbtrain.main import build_bare_model
 from lbtrain.nn import GhostBatchNorm2d
 from lbtrain.plan.plan import make_plan
 from lbtrain.recipe import Recipe
+from lbtrain.run import build_bare_model
 from lbtrain.tasks import build_model
 from tests.recipes.tables import seen
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lbtrain.errors import Diverged
 from lbtrain.launch.world import leave_process_group
-from lbtrain.main import run
+from lbtrain.run import run
 from lbtrain.runs.files import write_whole
 
 from .jobs import Job

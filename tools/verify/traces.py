@@ -92,9 +92,9 @@ class Trace:
 
 def trained(question: Question, split: Split) -> Trace:
     """Trains in the process group that this process is in. Collective."""
-    from lbtrain.main import build_bare_model, build_engine
     from lbtrain.nn import regroup_ghost_batches, without_random_layers
     from lbtrain.plan.plan import make_plan
+    from lbtrain.run import build_bare_model, build_engine
 
     recipe = question.recipe().vary(micro_batch_size=split.micro_batch_size)
     plan = make_plan(recipe, split.world_size, engine=question.engine)

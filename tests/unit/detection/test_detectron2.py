@@ -213,7 +213,7 @@ def trained_by_detectron2(recipe: Recipe, parts) -> tuple[list[float], list[floa
 
 
 def trained_by_us(recipe: Recipe, run_dir: Path) -> tuple[list[float], list[float]]:
-    from lbtrain.main import run
+    from lbtrain.run import run
 
     run(recipe.vary(run_dir=str(run_dir)), "small", on_screen=False)
     rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]

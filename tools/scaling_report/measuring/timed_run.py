@@ -25,8 +25,8 @@ from lbtrain.engines import Engine
 from lbtrain.errors import LaunchError, UserError
 from lbtrain.launch.environment import own_arguments
 from lbtrain.launch.world import detect_world, leave_process_group, start_process_group
-from lbtrain.main import run
 from lbtrain.recipe.files import load_recipe
+from lbtrain.run import run
 from lbtrain.tasks import Task
 
 from .stopwatch import Stopwatch, TimedTask
@@ -35,7 +35,7 @@ SIZES = [4 * 4**power for power in range(4, 12)]  # 1 KiB to 16 MiB
 
 
 class Wrappers:
-    """What `lbtrain.main.run` puts between the loop and its engine and task."""
+    """What `lbtrain.run.run` puts between the loop and its engine and task."""
 
     def __init__(self, folder: Path, steps: int, *, exchange: bool):
         self._folder, self._steps, self._exchange = folder, steps, exchange

@@ -1,0 +1,186 @@
+"""One run, from its recipe to its summary: everything that is made ready before the loop starts."""
+
+import contextlib
+import gc
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from lbtrain import optim
+from lbtrain.data import dataset_info
+from lbtrain.engines import Engine, create_engine
+from lbtrain.faults import watchdog
+from lbtrain.faults.training import Faults
+from lbtrain.launch.environment import check_environment
+from lbtrain.launch.world import World, check_world, detect_world, device_type, start_process_group
+from lbtrain.monitors import Monitors
+from lbtrain.nn import convert_to_ghost_batch_norm
+from lbtrain.plan.plan import Plan, make_plan
+from lbtrain.plan.report import print_plans
+from lbtrain.plan.scaling import scaled_optimizer
+from lbtrain.plan.statistics import freeze
+from lbtrain.plan.validate import check_runs_here
+from lbtrain.recipe import Recipe
+from lbtrain.recipe.expectation import format_outcome
+from lbtrain.runs.checkpoint import Checkpoints, Progress
+from lbtrain.runs.directory import RunDirectory
+from lbtrain.runs.fingerprint import (
+    check_same_on_all_ranks,
+    job_fingerprint,
+    notes_on_resume,
+    run_fingerprint,
+)
+from lbtrain.runs.records import Records, flat
+from lbtrain.tasks import Task, build_model, create_task
+from lbtrain.techniques import create_average, create_techniques
+from lbtrain.train import train
+
+Wrappers = Callable[[Task, Engine], tuple[Task, Engine]]
+
+
+def run(
+    recipe: Recipe, name: str, *, on_screen: bool = True, wrappers: Wrappers | None = None
+) -> dict[str, Any]:
+    """Trains `recipe` in the world that this process was launched in; returns the summary. Raises UserError.
+
+    May be called again and again in one process group. `on_screen=False` writes the run directory only.
+    `wrappers` gets task and engine when both are ready, and returns those that the loop uses: themselves, or
+    something around them that measures.
+    """
+    _resume_garbage_collection()
+    started, world = time.time(), detect_world()
+    device = _join(world, recipe)
+    directory = RunDirectory(Path(recipe.run_dir_for(name)))
+    plan, job = _agree_on_plan(recipe, world, name)
+    directory.open_for(recipe)
+    leader = world.rank == 0
+    with directory.lock() if leader else contextlib.nullcontext():
+        checkpoints = Checkpoints(directory.path, keep=recipe.checkpoint.keep)
+        loaded = checkpoints.newest()
+        progress = loaded.progress if loaded else Progress()
+        check_same_on_all_ranks({"newest checkpoint (examples seen)": str(progress.examples)})
+        if progress.examples >= plan.total_examples and (finished := directory.summary()):
+            _print_on_leader(
+                world,
+                f"{directory.path} holds this run already. It finished at step {progress.step} "
+                "(summary.json), and there is nothing to do.",
+            )
+            return finished
+
+        task, model = create_task(recipe, device), build_bare_model(recipe, plan, device)
+        checkpoints.fingerprint = _agree_on_data(plan, task, job)
+        if loaded:
+            _print_on_leader(world, *notes_on_resume(loaded.fingerprint, checkpoints.fingerprint))
+            loaded.check_fits(model)
+        average = create_average(recipe, model)
+        engine, optimizer = build_engine(recipe, plan, model, device)
+        if loaded:
+            engine.load(loaded.state)
+            _print_on_leader(
+                world, *loaded.skipped, f"continuing from step {progress.step} ({directory.path})"
+            )
+        elif on_screen and leader:
+            print_plans([plan], {}, task.index().rows())
+
+        if leader:
+            directory.write_config(plan, checkpoints.fingerprint)
+        records = Records(
+            directory.path,
+            enabled=leader,
+            on_screen=on_screen,
+            total_examples=plan.total_examples,
+            resumed_at=progress.examples,
+        )
+        if wrappers:
+            task, engine = wrappers(task, engine)
+        techniques = create_techniques(plan, model, average, task, engine, records)
+        if loaded:
+            loaded.restore_extras(techniques.load)
+        # All that it held is in its place by now. Kept, it would take the memory of a checkpoint on every
+        # rank until the end.
+        del loaded
+        with contextlib.closing(records):
+            monitors = Monitors(plan, task, engine, optimizer, records)
+            faults = Faults(plan, task.stream, engine, directory.path, skipped=progress.skipped_steps)
+            evaluation = train(plan, task, engine, techniques, progress, checkpoints, monitors, faults)
+    result = {
+        "recipe": name,
+        **flat(evaluation),
+        "primary_metric": vars(task.primary_metric),
+        "seconds": time.time() - started,
+        "expectation": None,
+    }
+    if leader:
+        if recipe.expect:
+            result["expectation"] = recipe.expect.compare(records.written("eval"))
+            if on_screen:
+                print(format_outcome(result["expectation"]), flush=True)
+        result["replaced_images"] = directory.replaced_images()
+    result |= {"world_size": plan.world_size, "engine": plan.engine}
+    return directory.write_summary(result, write=leader)
+
+
+def _resume_garbage_collection() -> None:
+    """`main` has switched it off while everything was imported. A full collection waits for a quarter of what
+    it would look at: of the run's own objects, not of a million others.
+    """
+    if not gc.isenabled():
+        gc.freeze()
+        gc.enable()
+
+
+def _join(world: World, recipe: Recipe) -> torch.device:
+    """Joins the other ranks, if they are the ones that were asked for; returns this rank's device."""
+    check_world(world, recipe.world_size)
+    check_environment(os.environ, precision=recipe.precision, device=device_type())
+    device = start_process_group(world)
+    watchdog.share_rendezvous()
+    return device
+
+
+def _agree_on_plan(recipe: Recipe, world: World, name: str) -> tuple[Plan, dict[str, str]]:
+    """The plan of this job, and the fingerprint that all ranks have in common."""
+    engine = recipe.engine_under(world.launcher)
+    job = job_fingerprint(recipe, engine) | {"run_dir": recipe.run_dir_for(name)}
+    check_same_on_all_ranks(job)  # before what depends on the recipe could make the ranks wait for each other
+    plan = make_plan(recipe, world.world_size, engine=engine)
+    check_runs_here(recipe, engine, device_type())
+    return plan, job
+
+
+def _agree_on_data(plan: Plan, task: Task, job: dict[str, str]) -> dict[str, str]:
+    """The fingerprint of job, plan and data, which all ranks have in common."""
+    fingerprint = run_fingerprint(plan, task.index().parts(), plan.recipe.deepspeed.config)
+    check_same_on_all_ranks(fingerprint)
+    return job | fingerprint
+
+
+def _print_on_leader(world: World, *lines: str) -> None:
+    if world.rank == 0:
+        print("\n".join(lines), flush=True)
+
+
+def build_bare_model(recipe: Recipe, plan: Plan, device: torch.device) -> nn.Module:
+    """The model with its ghost batches, and no engine around it yet."""
+    model = build_model(recipe, dataset_info(recipe.data)).to(device)
+    freeze(model, plan.statistics.without_gradient)
+    if plan.statistics.batch_norm_layers:  # the loop groups the ranks
+        convert_to_ghost_batch_norm(
+            model, plan.bn_batch_size, momentum=recipe.bn_momentum, compiled=recipe.compile
+        )
+    if recipe.compile:
+        model.compile()  # in place: the names of its weights stay, and engines see the same network
+    return model
+
+
+def build_engine(
+    recipe: Recipe, plan: Plan, model: nn.Module, device: torch.device
+) -> tuple[Engine, torch.optim.Optimizer]:
+    """The optimizer of `model`, and the engine around both."""
+    optimizer = optim.create_optimizer(scaled_optimizer(recipe), model)
+    return create_engine(recipe, plan, model, optimizer, device), optimizer
