@@ -9,7 +9,7 @@ SMOKE := tests/unit/test_plan.py::test_goyals_plans_from_8_to_256_ranks \
 	"tests/distributed/test_sharded_deepspeed.py::test_same_weights_as_one_process[lars-acc1-1]" \
 	"tests/distributed/test_equality.py::test_resuming_is_bit_identical_on_the_same_world[deepspeed]"
 
-.PHONY: help install colossalai demo scaling-demo smoke test test-slow test-colossalai lint bench bench-check wheels clean
+.PHONY: help install colossalai demo scaling-demo smoke test test-slow test-colossalai mutants lint bench bench-check wheels clean
 
 help:
 	@echo "make install     create .venv with the pinned packages of constraints.txt (5.5 GB, about 2 minutes)"
@@ -17,6 +17,7 @@ help:
 	@echo "make smoke       one plan, one loop written by hand, one ZeRO-1 step of LARS, one resume (under a minute)"
 	@echo "make test        run the tests"
 	@echo "make test-slow   run the tests that take longer, and build and install the wheel"
+	@echo "make mutants     change every published value of the recipes by 10 %: the tests notice each change"
 	@echo "make lint        run ruff and mypy"
 	@echo "make scaling-demo  measure and predict scaling on four hosts made of network namespaces (needs root)"
 	@echo "make bench       measure speed against the peers; adds rows to results/ and to docs (under 30 minutes)"
@@ -69,6 +70,9 @@ test-slow: install
 
 test-colossalai: colossalai
 	.venv-colossalai/bin/python -m pytest -m "slow or not slow" tests/colossalai
+
+mutants: install
+	$(BIN)/python -m tests.recipes.mutants
 
 lint: install
 	$(BIN)/ruff check .

@@ -3,11 +3,11 @@ x 32 pixels.
 
 - `alexnet`: Krizhevsky et al. 2012 in the form of Caffe's bvlc_alexnet, which You et al. 2017 trained: local
   response norm after the first two convolutions, convolutions 2, 4 and 5 in two groups, dropout, the weights'
-  and biases' initial values from there. At its 227 pixels a side it has 60,965,224 parameters. Caffe's
-  doubled learning rate of biases is left out, as the recipes have one rate. It is made for pixels of 0 to 255
-  less their mean (`data.augmentation=alexnet`): of inputs divided by their standard deviation too the local
-  response norm takes nothing, and the first layer's gradient is a twentieth of that in You et al. 2017, table
-  2.
+  and biases' initial values from there. At its 227 pixels a side it has 60,965,224 parameters. Biases have
+  the learning rate of weights, as in You et al. 2017 (Caffe's own doubles it). It is made for pixels of 0 to
+  255 less their mean (`data.augmentation=alexnet`): of inputs divided by their standard deviation too the
+  local response norm takes nothing, and the first layer's gradient is a twentieth of that in You et al. 2017,
+  table 2.
 - `alexnet_bn`: that of You et al. 2017, as in the first author's models/alexnet_bn/train_val2.prototxt
   (github.com/borisgin/nvcaffe): no local response norm, four batch norms without scale and shift, each before
   one of the convolutions 2 to 5, and biases of 0.01 (0.1 in the two hidden layers). The norms in table 2 of

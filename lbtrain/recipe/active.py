@@ -9,18 +9,19 @@ from typing import Any
 from lbtrain.recipe import tree
 
 
+def lacking_keys(recipe: Any) -> dict[str, str]:
+    """The keys that do nothing beside the other values of `recipe`, each with the condition that it lacks."""
+    found = {key: _lacking(recipe, spec.metadata.get("needs", ())) for key, spec in tree.leaves(type(recipe))}
+    return {key: condition for key, condition in found.items() if condition}
+
+
 def inactive_keys(recipe: Any) -> dict[str, str]:
-    """The keys of `recipe` that are set to another value than the default and do nothing, each with the
-    condition that it lacks.
-    """
+    """Those of the keys that do nothing whose value is not the default."""
     default = type(recipe)()
-    lacking = {
-        key: _lacking(recipe, spec.metadata.get("needs", ())) for key, spec in tree.leaves(type(recipe))
-    }
     return {
         key: condition
-        for key, condition in lacking.items()
-        if condition and tree.value_of(recipe, key) != tree.value_of(default, key)
+        for key, condition in lacking_keys(recipe).items()
+        if tree.value_of(recipe, key) != tree.value_of(default, key)
     }
 
 

@@ -4,8 +4,9 @@ batch_size=256 schedule.base_lr=0.01 is the pair of Caffe's own model.
 
 Run        deepspeed --hostfile hostfiles/1x8 recipes/imagenet/alexnet.py data.root=/data/imagenet
 Published  top-1 error 41.2 % (Table 1a; the introduction of the paper says 42.4)
-Differs    biases have the rate of weights (twice that in Caffe's bvlc_alexnet); the mean is one colour
-           (there an image of means); the tolerance of 0.5 is ours, the paper has one run
+Differs    read in the first author's models/bvlc_alexnet/train_val.prototxt (github.com/borisgin/nvcaffe,
+           branch caffe-0.16_lars; biases decay and have the rate of weights, unlike in Caffe's own): the mean
+           is one colour (there an image of means); the tolerance of 0.5 is ours, the paper has one run
 Measured   not yet
 """
 
@@ -26,7 +27,7 @@ recipe = Recipe().vary(
         interpolation="bilinear",
         workers=8,
     ),
-    optimizer=dict(name="sgd", momentum=0.9, weight_decay=5e-4),
+    optimizer=dict(name="sgd", momentum=0.9, weight_decay=5e-4, no_decay=[]),
     schedule=dict(
         base_lr=0.02,
         base_batch_size=512,

@@ -22,7 +22,6 @@ recipe = alexnet.vary(
     duration="128ep",
     model=dict(name="alexnet_bn"),
     data=dict(std=["1", "1", "1"]),
-    optimizer=dict(no_decay=[]),
     schedule=dict(warmup="0ep", warmup_start_lr=None, decay_from="warmup_end"),
     expect=Expectation("top1_error", 39.8, 0.5, "You et al. 2017, Table 1b"),
 )

@@ -4,8 +4,9 @@ Every parameter has its local rate, as the biases of Table 2 have.
 
 Run        deepspeed --hostfile hostfiles/1x8 recipes/imagenet/alexnet_bn_lars.py data.root=/data/imagenet
 Published  top-1 error 39.8 % (one run)
-Differs    in what alexnet_bn lists; the author's later solver_8K.prototxt never lets a layer's rate exceed
-           the global one (larc_policy: clip), which the paper's algorithm does not have
+Differs    in what alexnet_bn lists; solver_8K.prototxt of the author's later branch caffe-0.17-ls never
+           lets a layer's rate exceed the global one (larc_policy: clip), which the paper's algorithm and
+           the branch of its time, caffe-0.16_lars, do not have
 Measured   not yet
 """
 

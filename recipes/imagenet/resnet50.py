@@ -2,8 +2,9 @@
 
 Run        deepspeed --hostfile hostfiles/1x8 recipes/imagenet/resnet50.py data.root=/data/imagenet
 Published  top-1 error 23.60 ± 0.12 % (5 runs; error of a run: median of the last 5 epochs)
-Differs    crops are resampled by Pillow (there by Torch's image library); a ghost batch stands for the images
-           of a GPU; the tolerance of 0.3 is ours, the paper prints a deviation of 0.12
+Differs    crops are resampled by an antialiased bilinear filter (Caffe2's image_input_op.h, with which the
+           paper trained, averages areas; fb.resnet.torch, to which it refers, is bicubic); a ghost batch
+           stands for the images of a GPU; the tolerance of 0.3 is ours, the paper prints a deviation of 0.12
 Measured   not yet
 """
 
@@ -21,8 +22,8 @@ recipe = Recipe().vary(
     data=dict(
         name="imagenet",
         augmentation="imagenet",
-        # ImageNet's mean and deviation, 224 of 256 pixels, bilinear, as in the paper's implementation; timm's
-        # pretrained ResNet-50 was made with others.
+        # ImageNet's mean and deviation and 224 of 256 pixels are fb.resnet.torch's, to which the paper
+        # refers; timm's pretrained ResNet-50 was made with others.
         mean=["0.485", "0.456", "0.406"],
         std=["0.229", "0.224", "0.225"],
         crop_share=0.875,

@@ -8,9 +8,10 @@ norm.
 
 Run        deepspeed --hostfile hostfiles/32x8 recipes/imagenet/resnet50_lamb_32k.py data.root=/data/imagenet
 Published  top-1 error 23.66 % (log of the authors' run, step 3,519)
-Differs    read in optimization.py, resnet_main.py, run.sh and log of fastalgo/imagenet_resnet50_lamb: the
-           gradient is clipped after averaging (there each core's before); fp32 (there bfloat16); the code of
-           network and augmentation is not in that repository, they are resnet50's here
+Differs    read in optimization.py, resnet_main.py, resnet_model.py, resnet_preprocessing.py, run.sh and
+           log.out of fastalgo/imagenet_resnet50_lamb: the gradient is clipped after averaging (there each
+           core's before); fp32 (there bfloat16); convolutions start as in He et al. 2015, by fan-out (there
+           by fan-in, 0.35 to 1.4 times as wide); an antialiased bicubic filter (there without)
 Measured   not yet
 """
 
@@ -22,6 +23,7 @@ from lbtrain import Expectation, main
 recipe = baseline.vary(
     batch_size=32768,
     bn_batch_size=128,
+    data=dict(interpolation="bicubic"),
     optimizer=dict(
         name="lamb",
         nesterov=False,
