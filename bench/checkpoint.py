@@ -22,7 +22,8 @@ from lbtrain.data import open_source
 from lbtrain.data.stream import SampleStream
 from lbtrain.plan.plan import make_plan
 from lbtrain.run import build_bare_model, build_engine
-from lbtrain.runs.checkpoint import Checkpoints, Progress
+from lbtrain.runs.checkpoint import Checkpoints
+from lbtrain.runs.progress import Progress
 
 COMMAND = "python -m bench.checkpoint"
 

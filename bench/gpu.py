@@ -47,7 +47,8 @@ from lbtrain import Recipe
 from lbtrain.errors import UserError
 from lbtrain.recipe.files import load_recipe
 from lbtrain.run import run
-from lbtrain.runs.records import EvalRow, Records, Row
+from lbtrain.runs.records import Records
+from lbtrain.runs.rows import EvalRow, Row
 from tools.scaling_report.model.presets import GPUS
 
 COMMAND = "python -m bench.gpu"

@@ -25,7 +25,7 @@ from lbtrain.launch.world import detect_world, start_process_group
 from lbtrain.monitors import MicroStep, NoiseMonitor, StepResult
 from lbtrain.plan.plan import make_plan
 from lbtrain.run import build_bare_model, build_engine
-from lbtrain.runs.checkpoint import Progress
+from lbtrain.runs.progress import Progress
 from lbtrain.tasks import create_task
 
 COMMAND = "python -m bench.noise_scale"

@@ -50,7 +50,8 @@ def in_turns(
     Every rank takes part.
     """
     from lbtrain.run import run
-    from lbtrain.runs.records import Records, TrainRow
+    from lbtrain.runs.records import Records
+    from lbtrain.runs.rows import TrainRow
 
     seconds: list[list[float]] = [[] for _ in range(1 + len(others))]
     loops: list[Iterator[None]] = []

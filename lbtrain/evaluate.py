@@ -5,8 +5,9 @@ import time
 from lbtrain.engines.protocol import Engine
 from lbtrain.monitors import replaced_over_ranks
 from lbtrain.plan.plan import Plan
-from lbtrain.runs.checkpoint import Progress
-from lbtrain.runs.records import EvalRow, Pictures
+from lbtrain.runs.progress import Progress
+from lbtrain.runs.records import Pictures
+from lbtrain.runs.rows import EvalRow
 from lbtrain.tasks import Evaluation, Task
 from lbtrain.techniques import Techniques
 

@@ -27,7 +27,7 @@ from lbtrain.plan.statistics import freeze
 from lbtrain.plan.validate import check_runs_here
 from lbtrain.recipe import Recipe
 from lbtrain.recipe.expectation import format_outcome
-from lbtrain.runs.checkpoint import Checkpoints, Progress
+from lbtrain.runs.checkpoint import Checkpoints
 from lbtrain.runs.directory import RunDirectory
 from lbtrain.runs.fingerprint import (
     check_same_on_all_ranks,
@@ -35,7 +35,9 @@ from lbtrain.runs.fingerprint import (
     notes_on_resume,
     run_fingerprint,
 )
-from lbtrain.runs.records import Records, flat
+from lbtrain.runs.progress import Progress
+from lbtrain.runs.records import Records
+from lbtrain.runs.rows import flat
 from lbtrain.tasks import Task, build_model, create_task
 from lbtrain.techniques import create_average, create_techniques
 from lbtrain.train import train

@@ -21,8 +21,9 @@ from lbtrain.monitors import MicroStep, Monitors, StepResult
 from lbtrain.nn import regroup_ghost_batches
 from lbtrain.plan.batching import Phase
 from lbtrain.plan.plan import Plan
-from lbtrain.runs.checkpoint import Checkpoints, Progress
-from lbtrain.runs.records import EvalRow
+from lbtrain.runs.checkpoint import Checkpoints
+from lbtrain.runs.progress import Progress
+from lbtrain.runs.rows import EvalRow
 from lbtrain.tasks import Task
 from lbtrain.techniques import Techniques
 

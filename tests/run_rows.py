@@ -6,13 +6,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from lbtrain.runs import records
+from lbtrain.runs import rows
 
 KINDS = {
     row.kind: row
     for row in (
-        *(records.TrainRow, records.EvalRow, records.TrustRow, records.CurvatureRow),
-        *(records.NoiseRow, records.LayersRow, records.DistanceRow),
+        *(rows.TrainRow, rows.EvalRow, rows.TrustRow, rows.CurvatureRow),
+        *(rows.NoiseRow, rows.LayersRow, rows.DistanceRow),
     )
 }
 

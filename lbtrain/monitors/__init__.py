@@ -13,7 +13,8 @@ from lbtrain.monitors.noise import NoiseMonitor
 from lbtrain.monitors.protocol import MicroStep, Monitor, StepResult
 from lbtrain.monitors.trust import TrustMonitor
 from lbtrain.plan.plan import Plan
-from lbtrain.runs.records import EvalRow, Pictures, Records, Row
+from lbtrain.runs.records import Pictures, Records
+from lbtrain.runs.rows import EvalRow, Row
 from lbtrain.tasks import Task
 
 __all__ = ["MicroStep", "Monitor", "Monitors", "NoiseMonitor", "StepResult", "replaced_over_ranks"]

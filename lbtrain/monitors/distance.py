@@ -12,7 +12,7 @@ from lbtrain.data import dataset_info
 from lbtrain.engines.protocol import Engine
 from lbtrain.monitors.protocol import Monitor, StepResult
 from lbtrain.recipe import Recipe
-from lbtrain.runs.records import DistanceRow
+from lbtrain.runs.rows import DistanceRow
 from lbtrain.tasks import build_model
 
 

@@ -11,7 +11,7 @@ from lbtrain.engines.protocol import Engine
 from lbtrain.monitors.protocol import MicroStep, Monitor, StepResult
 from lbtrain.optim import trust_summary
 from lbtrain.plan.plan import Plan
-from lbtrain.runs.records import TrainRow
+from lbtrain.runs.rows import TrainRow
 
 
 class LogWindow(Monitor):

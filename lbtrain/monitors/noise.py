@@ -31,7 +31,7 @@ from lbtrain.optim.norms import squared_norm_into, squared_norms
 from lbtrain.plan.batching import Phase
 from lbtrain.plan.plan import Plan
 from lbtrain.plan.schedules import crossed
-from lbtrain.runs.records import LayersRow, NoiseRow
+from lbtrain.runs.rows import LayersRow, NoiseRow
 from lbtrain.tasks import Task
 
 

@@ -7,8 +7,8 @@ from typing import Any
 from torch import Tensor
 
 from lbtrain.plan.batching import Phase
-from lbtrain.runs.checkpoint import Progress
-from lbtrain.runs.records import Row
+from lbtrain.runs.progress import Progress
+from lbtrain.runs.rows import Row
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import torch
 
 from lbtrain.monitors.protocol import Monitor, StepResult
 from lbtrain.optim import trust_ratios
-from lbtrain.runs.records import TrustRow
+from lbtrain.runs.rows import TrustRow
 
 
 class TrustMonitor(Monitor):

@@ -15,87 +15,17 @@ import hashlib
 import os
 import re
 import threading
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from lbtrain.engines.protocol import EngineState
 from lbtrain.errors import RecipeError, SaveFailed
 from lbtrain.runs.files import open_to_read, read_whole, write_whole
-
-OWN = ("state_dict", "optimizer", "loss_scale", "progress", "recipe")
-"""What every checkpoint holds."""
-_SCALE_STEPS, _FINGERPRINT = "loss_scale_steps", "fingerprint"
-"""What none held at first: those go on from 0, and are compared with nothing."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a run stands: all that has to be remembered besides the engine's state."""
-
-    examples: int = 0
-    step: int = 0
-    skipped_steps: int = 0
-
-    def after(self, batch_size: int, *, updated: bool) -> "Progress":
-        """After one more step, whose update was applied or skipped."""
-        return Progress(self.examples + batch_size, self.step + 1, self.skipped_steps + (not updated))
-
-
-@dataclass(frozen=True)
-class LoadedCheckpoint:
-    """A checkpoint as it was read, and a line for each newer one that is damaged and was skipped."""
-
-    path: Path
-    state: EngineState
-    progress: Progress
-    extras: dict[str, Any]
-    """What techniques had to remember, by name."""
-    skipped: list[str]
-    checksum: str
-    """SHA-256 of the file: another one, other weights."""
-    fingerprint: Mapping[str, str]
-    """Of the run that saved it (lbtrain.runs.fingerprint)."""
-
-    def check_fits(self, model: nn.Module) -> None:
-        """Raises RecipeError unless weights and optimizer states are those of `model` and its parameters, by
-        name, shape and type.
-        """
-        here, weights = model.state_dict(), self.state["model"]
-        for names, what in (
-            (here.keys() - weights.keys(), "lacks"),
-            (weights.keys() - here.keys(), "has, and the model has not,"),
-        ):
-            if names:
-                raise _not_this_run(self.path, f"it {what} {min(names)} ({len(names)} such names)")
-        for name, tensor in here.items():
-            _check_alike(self.path, name, weights[name], tensor, tensor.dtype)
-        parameters = dict(model.named_parameters())
-        for name, states in self.state["optimizer"].items():
-            if name not in parameters:
-                raise _not_this_run(
-                    self.path, (f"it has optimizer states of {name}, which is no parameter of the model")
-                )
-            for key, value in states.items():
-                if value.dim():  # a counter has no dimensions
-                    _check_alike(self.path, f"{name}, {key}", value, parameters[name], torch.float32)
-
-    def restore_extras(self, load: Callable[[Mapping[str, Any]], None]) -> None:
-        """Lets techniques `load` what they had to remember. Raises RecipeError where it is not there, or is
-        not theirs.
-        """
-        try:
-            load(self.extras)
-        except RecipeError:
-            raise
-        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-            raise _not_this_run(
-                self.path, (f"what a technique keeps in it is not there ({type(error).__name__}: {error})")
-            ) from error
+from lbtrain.runs.loading import FINGERPRINT, SCALE_STEPS, LoadedCheckpoint, read_checkpoint
+from lbtrain.runs.progress import Progress
 
 
 class Checkpoints:
@@ -174,10 +104,10 @@ class Checkpoints:
             "state_dict": state["model"],  # the key under which timm and most others look for weights
             "optimizer": state["optimizer"],
             "loss_scale": state["loss_scale"],
-            _SCALE_STEPS: state[_SCALE_STEPS],
+            SCALE_STEPS: state[SCALE_STEPS],
             "progress": vars(progress),
             "recipe": recipe_yaml,
-            _FINGERPRINT: dict(self.fingerprint),
+            FINGERPRINT: dict(self.fingerprint),
         } | dict(extras or {})
         path = self.folder / f"step_{progress.step:09}.pt"
         new = path.with_suffix(".new")
@@ -209,7 +139,7 @@ class Checkpoints:
         damaged: list[str] = []
         for path in reversed(self._paths()):
             if checksum := _matching_checksum(path):
-                return _read(path, damaged, checksum)
+                return read_checkpoint(path, damaged, checksum)
             damaged.append(f"{path} is damaged (its checksum differs): skipped")
             self._skipped.add(path)
         if damaged:
@@ -226,61 +156,6 @@ class Checkpoints:
             path for path in self.folder.glob("step_*.pt") if re.fullmatch(r"step_\d{9,}\.pt", path.name)
         )
         return sorted(found, key=lambda path: int(path.stem.removeprefix("step_")))
-
-
-def _read(path: Path, skipped: list[str], checksum: str) -> LoadedCheckpoint:
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    # whatever torch makes of bytes that it did not write, or of code that it refuses to load
-    except Exception as error:
-        raise _not_this_run(path, f"it cannot be read ({str(error).strip().splitlines()[0]})") from error
-    missing = [name for name in OWN if name not in content] if isinstance(content, dict) else list(OWN)
-    if missing:
-        raise _not_this_run(path, f"it lacks {', '.join(missing)}")
-    weights, states, scale = content["state_dict"], content["optimizer"], content["loss_scale"]
-    if not (
-        _all(weights, Tensor) and _all(states, dict) and all(_all(state, Tensor) for state in states.values())
-    ):
-        raise _not_this_run(path, "its weights and optimizer states are not tensors by name")
-    if not (isinstance(scale, int | float) and 0 < scale < float("inf")):
-        raise _not_this_run(path, f"loss_scale={scale!r} is no positive number")
-    steps = content.get(_SCALE_STEPS, 0)
-    if not (type(steps) is int and steps >= 0):
-        raise _not_this_run(path, f"{_SCALE_STEPS}={steps!r} is no number of steps")
-    told = content["progress"]
-    if not (_all(told, int) and told.keys() == vars(Progress()).keys() and min(told.values()) >= 0):
-        raise _not_this_run(path, f"progress={told!r} is no position in a run")
-    fingerprint = content.get(_FINGERPRINT, {})
-    if not _all(fingerprint, str):
-        raise _not_this_run(path, "its fingerprint does not consist of texts by name")
-    own = (*OWN, _SCALE_STEPS, _FINGERPRINT)
-    extras = {name: value for name, value in content.items() if name not in own}
-    state = {"model": weights, "optimizer": states, "loss_scale": scale, _SCALE_STEPS: steps}
-    return LoadedCheckpoint(path, state, Progress(**told), extras, skipped, checksum, fingerprint)
-
-
-def _all(values: Any, kind: type) -> bool:
-    """Whether these are values of a kind, by name."""
-    return isinstance(values, dict) and all(
-        isinstance(name, str) and type(value) is kind for name, value in values.items()
-    )
-
-
-def _check_alike(path: Path, name: str, found: Tensor, expected: Tensor, dtype: torch.dtype) -> None:
-    if (found.shape, found.dtype) != (expected.shape, dtype):
-        there, here = (
-            f"{tuple(shape)} of {kind}"
-            for shape, kind in ((found.shape, found.dtype), (expected.shape, dtype))
-        )
-        raise _not_this_run(path, f"{name} has shape {there} in it, and {here} in this run")
-
-
-def _not_this_run(path: Path, why: str) -> RecipeError:
-    return RecipeError(
-        f"{path} is no checkpoint of this run, though its checksum is right: {why}. Remove it, and the run "
-        "goes on from the one before; "
-        "or choose another run_dir"
-    )
 
 
 def _sync_folder(folder: Path) -> None:

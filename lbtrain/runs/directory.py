@@ -22,7 +22,7 @@ from lbtrain.plan.plan import Plan
 from lbtrain.recipe import MAY_CHANGE_ON_RESUME, Recipe, as_text, differences
 from lbtrain.runs.files import open_to_append, read_object, read_whole, saving, write_whole
 from lbtrain.runs.provenance import commit, hardware, versions
-from lbtrain.runs.records import read_rows
+from lbtrain.runs.rows import read_rows
 
 WRITTEN = (
     *("recipe.yaml", "plan.json", "fingerprint.json", "deepspeed.json", "metrics.jsonl", "summary.json"),

@@ -36,8 +36,9 @@ from lbtrain.engines.protocol import Engine
 from lbtrain.plan.batching import Phase
 from lbtrain.plan.plan import Plan
 from lbtrain.recipe import Recipe
-from lbtrain.runs.checkpoint import Progress
-from lbtrain.runs.records import CurvatureRow, Records
+from lbtrain.runs.progress import Progress
+from lbtrain.runs.records import Records
+from lbtrain.runs.rows import CurvatureRow
 from lbtrain.tasks import Task
 from lbtrain.techniques.fgsm import fgsm
 

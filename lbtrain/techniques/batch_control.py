@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from lbtrain.plan.batching import Phase
 from lbtrain.plan.plan import Plan
-from lbtrain.runs.checkpoint import Progress
+from lbtrain.runs.progress import Progress
 
 
 class BatchControl(Protocol):

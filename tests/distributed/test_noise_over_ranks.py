@@ -18,7 +18,7 @@ from lbtrain.data import dataset_info
 from lbtrain.engines.ddp import AUTOCAST_DTYPES, DDPEngine
 from lbtrain.monitors import MicroStep, NoiseMonitor, StepResult
 from lbtrain.plan.plan import make_plan
-from lbtrain.runs.checkpoint import Progress
+from lbtrain.runs.progress import Progress
 from lbtrain.tasks import build_model, create_task
 from tests.distributed.runs import SMALL, Outcome, train_on
 from tests.unit.analysis.test_noise_scale import SPREAD

@@ -19,9 +19,11 @@ import torch
 from bench import rows
 from lbtrain import Recipe
 from lbtrain.errors import UserError
-from lbtrain.runs.checkpoint import Checkpoints, Progress
+from lbtrain.runs.checkpoint import Checkpoints
 from lbtrain.runs.directory import RunDirectory
-from lbtrain.runs.records import EvalRow, Records, TrainRow, open_metrics, read_rows
+from lbtrain.runs.progress import Progress
+from lbtrain.runs.records import Records, open_metrics
+from lbtrain.runs.rows import EvalRow, TrainRow, read_rows
 from tools.kit.publish import with_block
 
 PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"

@@ -16,8 +16,9 @@ import pytest
 import torch
 
 from lbtrain.errors import RecipeError
-from lbtrain.runs.checkpoint import Checkpoints, Progress
+from lbtrain.runs.checkpoint import Checkpoints
 from lbtrain.runs.directory import RunDirectory
+from lbtrain.runs.progress import Progress
 
 ROOT = Path(__file__).parents[2]
 KILLS = 200

@@ -10,7 +10,8 @@ import pytest
 from lbtrain import Recipe
 from lbtrain.errors import LaunchError, RecipeError
 from lbtrain.launch.hostfile import Hostfile, HostfileError, read_hostfile
-from lbtrain.runs.checkpoint import Checkpoints, Progress
+from lbtrain.runs.checkpoint import Checkpoints
+from lbtrain.runs.progress import Progress
 from tools.scaling_report.measuring import launchers
 
 ROOT = Path(__file__).parents[2]

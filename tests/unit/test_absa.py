@@ -12,7 +12,7 @@ from lbtrain.plan.plan import Plan, make_plan
 from lbtrain.plan.report import rows
 from lbtrain.plan.statistics import ModelStatistics
 from lbtrain.recipe import Recipe
-from lbtrain.runs.checkpoint import Progress
+from lbtrain.runs.progress import Progress
 from lbtrain.techniques import AdaptiveBatches, fgsm
 
 COUNTED = ModelStatistics(

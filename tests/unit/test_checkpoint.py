@@ -11,7 +11,8 @@ import torch
 
 import lbtrain.nn  # noqa: F401  registers its models with timm
 from lbtrain.errors import RecipeError, SaveFailed
-from lbtrain.runs.checkpoint import Checkpoints, Progress
+from lbtrain.runs.checkpoint import Checkpoints
+from lbtrain.runs.progress import Progress
 
 
 def state(value: float = 0.0) -> dict:

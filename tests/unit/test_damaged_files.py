@@ -13,7 +13,7 @@ from lbtrain.errors import RecipeError, SaveFailed
 from lbtrain.recipe.values import mapping_from_yaml
 from lbtrain.runs.directory import WRITTEN, RunDirectory
 from lbtrain.runs.files import read_whole, write_whole
-from lbtrain.runs.records import read_rows
+from lbtrain.runs.rows import read_rows
 from tests.faults.damage import BOMB, FILES, RECIPE, a_run, damaged, outcomes
 from tools.study.jobs import Job
 

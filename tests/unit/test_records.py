@@ -11,7 +11,8 @@ from PIL import Image
 
 from lbtrain.runs.directory import RunDirectory
 from lbtrain.runs.files import write_whole
-from lbtrain.runs.records import EvalRow, Records, TrainRow, flat
+from lbtrain.runs.records import Records
+from lbtrain.runs.rows import EvalRow, TrainRow, flat
 
 
 def train_row(step: int, **changes) -> TrainRow:

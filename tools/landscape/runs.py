@@ -22,9 +22,10 @@ from lbtrain.errors import RecipeError
 from lbtrain.launch.world import detect_world, start_process_group
 from lbtrain.nn import convert_to_ghost_batch_norm
 from lbtrain.recipe import Recipe
-from lbtrain.runs.checkpoint import Checkpoints, LoadedCheckpoint
+from lbtrain.runs.checkpoint import Checkpoints
 from lbtrain.runs.directory import RunDirectory
-from lbtrain.runs.records import read_rows
+from lbtrain.runs.loading import LoadedCheckpoint
+from lbtrain.runs.rows import read_rows
 from lbtrain.tasks import build_model, create_task
 
 Answer = TypeVar("Answer")

@@ -16,7 +16,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from lbtrain.runs.directory import RunDirectory
-from lbtrain.runs.records import read_rows
+from lbtrain.runs.rows import read_rows
 from lbtrain.tasks import PrimaryMetric
 
 from ..kit import pages

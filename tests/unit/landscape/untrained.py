@@ -7,7 +7,8 @@ import numpy as np
 from lbtrain import Recipe
 from lbtrain.data import dataset_info
 from lbtrain.plan.plan import make_plan
-from lbtrain.runs.checkpoint import Checkpoints, Progress
+from lbtrain.runs.checkpoint import Checkpoints
+from lbtrain.runs.progress import Progress
 from lbtrain.tasks import build_model
 from tests.run_rows import write_rows
 

@@ -1,0 +1,71 @@
+"""What a run shows while it trains."""
+
+import contextlib
+import sys
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from lbtrain.runs.rows import EvalRow, TrainRow
+
+
+class Screen:
+    """A progress bar with ETA, images/s, rate and loss on a terminal; a line a row elsewhere. A terminal that
+    was closed ends nothing.
+    """
+
+    def __init__(self, total_examples: int):
+        self.total = total_examples
+        self.started = time.monotonic()
+        self.first_examples: int | None = None
+        self.bar: Progress | None = None
+        if sys.stdout.isatty():
+            shape = [
+                BarColumn(),
+                TextColumn("{task.percentage:3.0f}%"),
+                TimeElapsedColumn(),
+                TextColumn("ETA"),
+                TimeRemainingColumn(),
+            ]
+            self.bar = Progress(*shape, TextColumn("{task.description}"), console=Console())
+            self.task = self.bar.add_task("", total=total_examples)
+            self.bar.start()
+
+    def show(self, row: TrainRow | EvalRow) -> None:
+        text = _format(row)
+        if self.bar and isinstance(row, TrainRow):
+            with contextlib.suppress(OSError):
+                self.bar.update(self.task, completed=row.examples, description=text)
+        else:
+            self.print_line(f"{text}  {self._eta(row.examples)}" if isinstance(row, TrainRow) else text)
+
+    def _eta(self, examples: int) -> str:
+        if self.first_examples is None:
+            self.first_examples, self.started = examples, time.monotonic()
+            return ""
+        done = max(1, examples - self.first_examples)
+        left = (time.monotonic() - self.started) * max(0, self.total - examples) / done
+        return f"ETA {int(left) // 3600}:{int(left) // 60 % 60:02}:{int(left) % 60:02}"
+
+    def print_line(self, text: str) -> None:
+        with contextlib.suppress(OSError):  # nobody may be there to read it any more
+            if self.bar:
+                self.bar.console.print(text, highlight=False, markup=False)
+            else:
+                print(text, flush=True)
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            if self.bar:
+                self.bar.stop()
+
+
+def _format(row: TrainRow | EvalRow) -> str:
+    if isinstance(row, TrainRow):
+        return (
+            f"step {row.step}  epoch {row.epoch:.2f}  loss {row.loss:.4f}  lr {row.lr:.4g}  "
+            f"{row.images_per_sec:,.0f} images/s"
+        )
+    metrics = "  ".join(f"{name} {value:.4g}" for name, value in row.metrics.items())
+    return f"evaluation  epoch {row.epoch:.2f}  {metrics}  ({row.seconds:.1f} s)"
