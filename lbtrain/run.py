@@ -39,6 +39,7 @@ from lbtrain.runs.progress import Progress
 from lbtrain.runs.records import Records
 from lbtrain.runs.rows import flat
 from lbtrain.tasks import Task, build_model, create_task
+from lbtrain.tasks.weights import LoadedWeights, loaded_weights, weights_file
 from lbtrain.techniques import create_average, create_techniques
 from lbtrain.train import train
 
@@ -74,8 +75,11 @@ def run(
             )
             return finished
 
-        task, model = create_task(recipe, device), build_bare_model(recipe, plan, device)
-        checkpoints.fingerprint = _agree_on_data(plan, task, job)
+        # A run that continues has its weights in the checkpoint: the file of its start need not be there.
+        initial = recipe.vary(model=dict(weights="")) if loaded else recipe
+        task, model = create_task(recipe, device), build_bare_model(initial, plan, device)
+        weights = loaded_weights(model)
+        checkpoints.fingerprint = _agree_on_data(plan, task, weights, job)
         if loaded:
             _print_on_leader(world, *notes_on_resume(loaded.fingerprint, checkpoints.fingerprint))
             loaded.check_fits(model)
@@ -88,6 +92,7 @@ def run(
             )
         elif on_screen and leader:
             print_plans([plan], {}, task.index().rows())
+            _print_on_leader(world, *weights.notes)
 
         if leader:
             directory.write_config(plan, checkpoints.fingerprint)
@@ -149,22 +154,25 @@ def _agree_on_plan(recipe: Recipe, world: World, name: str) -> tuple[Plan, dict[
     """The plan of this job, and the fingerprint that all ranks have in common."""
     engine = recipe.engine_under(world.launcher)
     job = job_fingerprint(recipe, engine) | {"run_dir": recipe.run_dir_for(name)}
+    job["file of model.weights"] = "there" if weights_file(recipe.model.weights) else "not there"
     check_same_on_all_ranks(job)  # before what depends on the recipe could make the ranks wait for each other
     plan = make_plan(recipe, world.world_size, engine=engine)
     check_runs_here(recipe, engine, device_type())
     return plan, job
 
 
-def _agree_on_data(plan: Plan, task: Task, job: dict[str, str]) -> dict[str, str]:
-    """The fingerprint of job, plan and data, which all ranks have in common."""
+def _agree_on_data(plan: Plan, task: Task, weights: LoadedWeights, job: dict[str, str]) -> dict[str, str]:
+    """The fingerprint of job, plan, data and initial weights, which all ranks have in common."""
     fingerprint = run_fingerprint(plan, task.index().parts(), plan.recipe.deepspeed.config)
+    fingerprint |= {"content of model.weights": weights.digest} if weights.digest else {}
     check_same_on_all_ranks(fingerprint)
     return job | fingerprint
 
 
 def _print_on_leader(world: World, *lines: str) -> None:
     if world.rank == 0:
-        print("\n".join(lines), flush=True)
+        for line in lines:
+            print(line, flush=True)
 
 
 def build_bare_model(recipe: Recipe, plan: Plan, device: torch.device) -> nn.Module:

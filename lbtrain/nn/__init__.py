@@ -10,6 +10,7 @@ from lbtrain.nn.conversion import (
 )
 from lbtrain.nn.ghost_bn import GhostBatchNorm, GhostBatchNorm1d, GhostBatchNorm2d
 from lbtrain.nn.ghost_statistics import GhostStatistics
+from lbtrain.nn.heads import head_names
 from lbtrain.nn.random_layers import random_layers, without_random_layers
 from lbtrain.nn.wrappers import check_unwrapped
 
@@ -23,6 +24,7 @@ __all__ = [
     "check_unwrapped",
     "cifar_resnet",
     "convert_to_ghost_batch_norm",
+    "head_names",
     "random_layers",
     "regroup_ghost_batches",
     "wide_resnet",

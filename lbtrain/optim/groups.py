@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
+from lbtrain.nn.heads import head_names
+
 KINDS = ("norm", "bias")
 
 
@@ -100,7 +102,7 @@ def _muon_names(model: nn.Module, no_muon: Sequence[str], names: list[str]) -> s
         for prefix, module in model.named_modules()
         if isinstance(module, nn.Linear | nn.modules.conv._ConvNd)
     ]
-    kinds = {"first": {layers[0][0]} if layers else set(), "head": _head_names(model)}
+    kinds = {"first": {layers[0][0]} if layers else set(), "head": head_names(model)}
     excluded = set().union(*(kinds[entry] for entry in no_muon if entry in kinds))
     excluded |= _matching([entry for entry in no_muon if entry not in kinds], names, set())
     return {
@@ -128,20 +130,10 @@ def layer_lr_scales(model: nn.Module, layer_decay: float, head_ratio: float) -> 
         for group in param_groups_layer_decay(model, weight_decay=0.0, layer_decay=layer_decay):
             scales |= {names[id(parameter)]: group["lr_scale"] for parameter in group["params"]}
     if head_ratio != 1:
-        if not _head_names(model):
+        if not head_names(model):
             raise ValueError(f"head_lr_ratio={head_ratio} needs a model with get_classifier, as timm's have")
-        scales |= {name: scales.get(name, 1.0) * head_ratio for name in _head_names(model)}
+        scales |= {name: scales.get(name, 1.0) * head_ratio for name in head_names(model)}
     return scales
-
-
-def _head_names(model: nn.Module) -> set[str]:
-    """Parameters of the classifier, where the model says which one it is (as timm's do)."""
-    if not hasattr(model, "get_classifier"):
-        return set()
-    head: Any = model.get_classifier()  # type: ignore[operator]
-    modules = head if isinstance(head, tuple | list) else (head,)
-    own = {id(p) for module in modules if isinstance(module, nn.Module) for p in module.parameters()}
-    return {name for name, p in model.named_parameters() if id(p) in own}
 
 
 def _trainable(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:

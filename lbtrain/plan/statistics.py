@@ -14,6 +14,7 @@ from lbtrain.errors import RecipeError
 from lbtrain.nn import check_batch_statistics, check_unwrapped, random_layers
 from lbtrain.recipe import Recipe
 from lbtrain.tasks import build_model, outputs_of
+from lbtrain.tasks.freezing import frozen_counts
 
 
 @dataclass(frozen=True)
@@ -32,10 +33,18 @@ class ModelStatistics:
     """Parameters on which the loss does not depend. They are not trained, under any engine."""
     muon: int = 0
     """How many of the parameters are Muon's; it leaves the rest to AdamW."""
+    frozen: int = 0
+    """Parameters that the recipe does not train, those of frozen batch norm included."""
+    frozen_norms: int = 0
 
     def notes(self) -> list[str]:
         """What a person should know of the model before it is trained."""
         notes = []
+        if self.frozen:
+            notes.append(
+                f"model.freeze: {self.frozen:,} parameters are not trained, and {self.frozen_norms} "
+                "batch-norm layers keep their stored statistics."
+            )
         if self.random_layers:
             notes.append(
                 f"Dropout or drop path in {self.random_layers} layers draws by micro-batch: runs agree over "
@@ -59,6 +68,7 @@ def model_statistics(recipe: Recipe, dataset: DatasetInfo) -> ModelStatistics:
         batch_norm_layers = check_batch_statistics(model)
     except ValueError as error:
         raise RecipeError(f"model.name={recipe.model.name}: {error}") from error
+    frozen, frozen_norms = frozen_counts(model) if recipe.model.freeze else (0, 0)
     activation_bytes, without_gradient = _traced(recipe, model)
     freeze(model, without_gradient)
     try:
@@ -80,6 +90,8 @@ def model_statistics(recipe: Recipe, dataset: DatasetInfo) -> ModelStatistics:
         random_layers=len(random_layers(model)),
         activation_bytes_per_image=activation_bytes,
         without_gradient=without_gradient,
+        frozen=frozen,
+        frozen_norms=frozen_norms,
     )
 
 

@@ -35,10 +35,14 @@ def primary_metric_of(recipe: Recipe) -> PrimaryMetric:
 
 
 def build_model(recipe: Recipe, known: DatasetInfo) -> nn.Module:
-    """The network with its initial weights, seeded by the recipe alone. Raises RecipeError for a model that
-    the library does not have.
+    """The network with its initial weights: random ones seeded by the recipe alone, or those of
+    `model.weights`. On the meta device, where a plan is made, no file is read. Raises RecipeError for a model
+    that the library does not have.
     """
+    from lbtrain.tasks.freezing import freeze_parameters
+
     model: nn.Module = _job(recipe).build_model(recipe, known)
+    freeze_parameters(model, recipe.model.freeze)
     return model
 
 

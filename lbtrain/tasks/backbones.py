@@ -68,14 +68,8 @@ def _features(recipe: Recipe, levels: tuple[int, ...]) -> nn.Module:
 
 
 def create_backbone(recipe: Recipe, levels: tuple[int, ...]) -> nn.Module:
-    """The network, with the weights of `model.weights`, giving its feature maps `levels`. Raises RecipeError
-    for what does not fit it.
-    """
+    """The network, giving its feature maps `levels`. Raises RecipeError for what does not fit it."""
     body = _features(recipe, levels)
-    if (
-        recipe.model.weights and next(body.parameters()).device.type != "meta"
-    ):  # where a plan is made, the file need not be
-        _load(body, recipe.model.weights)
     _freeze(body, recipe.model.args.get("frozen", ()))
     return freeze_batch_norm_2d(body) if recipe.model.batch_norm == "frozen" else body
 
@@ -96,34 +90,7 @@ def _freeze(body: nn.Module, frozen: Sequence[str]) -> None:
         parameter.requires_grad_(not name.startswith(tuple(frozen)))
 
 
-def _load(body: nn.Module, path: str) -> None:
-    """Weights of a classifier of the same name: a checkpoint of a run here, or a timm state dict. The
-    classifier itself is left out.
-    """
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise RecipeError(f"model.weights={path} cannot be read: {error}") from error
-    except (
-        Exception
-    ) as error:  # whatever torch makes of bytes that it did not write, or of code that it refuses to load
-        raise RecipeError(
-            f"model.weights={path} is no file of tensors that torch.save has written"
-        ) from error
-    try:
-        outcome = body.load_state_dict(
-            _under_names_of(body, content.get("state_dict", content)), strict=False
-        )
-    except (RuntimeError, ValueError, AttributeError, TypeError) as error:
-        raise RecipeError(f"model.weights={path} does not fit the backbone: {error}") from error
-    if outcome.missing_keys:
-        raise RecipeError(
-            f"model.weights={path} lacks {', '.join(outcome.missing_keys[:3])}: is it a checkpoint of this "
-            "backbone?"
-        )
-
-
-def _under_names_of(body: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+def under_names_of(body: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """A backbone calls some layers otherwise than its classifier: timm writes features_0 for features.0, or
     puts model. or body. before.
     """

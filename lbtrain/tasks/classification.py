@@ -35,6 +35,7 @@ def build_model(recipe: Recipe, known: DatasetInfo) -> nn.Module:
     timm does not have, or not with these arguments.
     """
     from lbtrain.tasks.timm_models import create_classifier
+    from lbtrain.tasks.weights import load_classifier
 
     torch.manual_seed(recipe.seed)
     model = create_classifier(
@@ -42,6 +43,8 @@ def build_model(recipe: Recipe, known: DatasetInfo) -> nn.Module:
     )
     if recipe.model.head_std:
         nn.init.normal_(cast(Any, model).get_classifier().weight, std=recipe.model.head_std)
+    if recipe.model.weights and next(model.parameters()).device.type != "meta":
+        load_classifier(model, recipe.model)
     return model
 
 

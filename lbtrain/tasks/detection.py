@@ -36,14 +36,18 @@ def build_model(recipe: Recipe, known: DatasetInfo) -> nn.Module:
     """
     from lbtrain.tasks.backbones import create_backbone, levels_of
     from lbtrain.tasks.mask_rcnn import Detector
+    from lbtrain.tasks.weights import load_detector
 
     arguments, levels = _head_arguments(recipe), levels_of(recipe)
     torch.manual_seed(recipe.seed)
     body = create_backbone(recipe, levels)
     try:
-        return Detector(body, known.num_classes, loss_batch_size=recipe.loss_batch_size, **arguments)
+        model = Detector(body, known.num_classes, loss_batch_size=recipe.loss_batch_size, **arguments)
     except (TypeError, ValueError) as error:
         raise RecipeError(f"model.args={recipe.model.args}: {error}") from error
+    if recipe.model.weights and next(model.parameters()).device.type != "meta":
+        load_detector(model, body, recipe.model)
+    return model
 
 
 def _head_arguments(recipe: Recipe) -> dict[str, Any]:

@@ -54,10 +54,10 @@ def _explained(name: str, args: dict[str, Any], error: Exception) -> str:
     """What is wrong, and what to change."""
     reason = _first_line(error)
     unexpected = re.search(r"unexpected keyword argument '(\w+)'", reason)
-    if isinstance(error, OSError) and (":" in name or args.get("pretrained")):
+    if isinstance(error, OSError) and (":" in name or "." in name or args.get("pretrained")):
         return (
-            f"the weights cannot be downloaded here ({type(error).__name__}). Use "
-            "model.args={checkpoint_path: FILE} with a file of weights, or leave pretrained out"
+            f"the weights cannot be downloaded here ({type(error).__name__}). Use model.weights=FILE with "
+            "a file of weights that was downloaded elsewhere"
         )
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=3)

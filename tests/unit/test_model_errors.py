@@ -71,7 +71,7 @@ def test_weights_that_cannot_be_downloaded_are_named(monkeypatch):
     monkeypatch.setattr(timm, "create_model", offline)
     for model in (dict(name="resnet18", args=dict(pretrained=True)), dict(name="hf-hub:timm/resnet18")):
         recipe = Recipe().vary(model=model)
-        with pytest.raises(RecipeError, match=r"cannot be downloaded here .*checkpoint_path: FILE"):
+        with pytest.raises(RecipeError, match=r"cannot be downloaded here .*model.weights=FILE"):
             model_statistics(recipe, dataset_info(recipe.data))
 
 

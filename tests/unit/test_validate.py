@@ -72,7 +72,10 @@ def test_the_others_run_anywhere():
     ("changes", "said"),
     [
         (dict(optimizer=dict(beta1=0.8)), "optimizer.beta1=0.8 has no effect with optimizer.name=sgd"),
-        (dict(model=dict(weights="x.pt")), "model.weights=x.pt has no effect with model.library=timm"),
+        (
+            dict(model=dict(library="detectron2", freeze=["x"])),
+            "model.freeze=x has no effect with model.library=detectron2",
+        ),
         (dict(data=dict(max_size=9)), "data.max_size=9 has no effect with model.library=timm"),
         (dict(data=dict(group_by="size")), "data.group_by=size has no effect with model.library=timm"),
         (dict(loss_batch_size=2), "loss_batch_size=2 has no effect with model.library=timm"),

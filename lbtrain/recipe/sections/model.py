@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from lbtrain.recipe.sections.fields import DETECTION, Unassignable, key
+from lbtrain.recipe.sections.fields import Unassignable, key
 
 
 @dataclass
@@ -31,10 +31,15 @@ class ModelConfig(Unassignable):
     )
     weights: str = key(
         "",
-        "A file of weights for the backbone of Mask R-CNN, such as a checkpoint of a ResNet-50 run. Empty: "
-        "random weights.",
+        "Trained weights to start from: a file (.safetensors, .pth, .pt), a run directory, an exported "
+        "folder, or a tag of timm such as a1_in1k. Empty: random weights.",
         path=True,
-        needs=DETECTION,
+    )
+    freeze: list[str] = key(
+        [],
+        "Parameters that are not trained, by patterns of names such as layer1.*. Batch norm whose "
+        "parameters are all frozen keeps its stored statistics.",
+        needs="model.library=timm|torchvision",
     )
     batch_norm: str = key(
         "ghost",
