@@ -27,10 +27,10 @@ from lab.hosts import Hosts, hosts_up, why_not
 from lab.shaped import RATES, SETTLING_STEPS, STEPS_A_TURN, TURNS, recipe
 from lbtrain.launch.hostfile import read_hostfile
 from tools.kit.publish import with_block
-from tools.scaling_report.measure import TIMED_RUN, Study
+from tools.scaling_report.measuring.study import TIMED_RUN, Study
 from tools.scaling_report.measuring.timings import RankTimes, own_times, read_ranks, summarize
 from tools.scaling_report.model.from_run import read_baseline
-from tools.scaling_report.model.step import Prediction
+from tools.scaling_report.model.prediction import Prediction
 from tools.scaling_report.report import Collective, Report, Row, with_efficiency
 
 ROOT = Path(__file__).parents[1]

@@ -29,9 +29,9 @@ from bench import rows as result_rows
 from tools.kit.publish import with_block
 from tools.scaling_report.model.assumptions import Assumptions, Spread
 from tools.scaling_report.model.baseline import Baseline, WhatIf
+from tools.scaling_report.model.prediction import Prediction
 from tools.scaling_report.model.presets import GPUS
 from tools.scaling_report.model.question import Question
-from tools.scaling_report.model.step import Prediction
 
 Row = dict[str, str]
 TABLES = sorted((Path(__file__).parent / "published").glob("scaling_*.csv"))

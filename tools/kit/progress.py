@@ -20,8 +20,8 @@ def bar(
 ) -> Iterator[Callable[..., None]]:
     """Yields the function that moves the bar by one; `at_most` - `done` calls of it are expected.
 
-    Where there is no terminal, a call with a note (what has just finished) writes a line, and one without
-    does at every tenth. `stderr`: beside output that may be read by a program.
+    A call with a note (what has just finished) writes a line, beside a terminal's bar too. Where there is no
+    terminal, a call without one does at every tenth. `stderr`: beside output that may be read by a program.
     """
     if not enabled:
         yield lambda note="": None
@@ -34,7 +34,11 @@ def bar(
         def tick(note: str = "") -> None:
             progress.advance(task)
             count = int(progress.tasks[task].completed)
-            if console.is_terminal or not (note or count % max(1, at_most // 10) == 0):
+            if console.is_terminal:
+                if note:
+                    console.print(note, highlight=False, markup=False)
+                return
+            if not note and count % max(1, at_most // 10):
                 return
             left = progress.tasks[task].time_remaining
             eta = "" if left is None else f", ETA {left:.0f} s"

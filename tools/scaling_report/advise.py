@@ -12,11 +12,10 @@ Intervals join those of the prediction and of the critical batch.
 
 import argparse
 import dataclasses
-import itertools
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -25,6 +24,15 @@ from ..kit.charts import Chart, look, save, tidy
 from ..kit.pages import page, paragraph, pictures
 from ..kit.tables import Table
 from . import arguments
+from .model.cost import (
+    Option,
+    Rate,
+    gpu_hours_text,
+    hours_text,
+    knee,
+    options_for,
+    sentence,
+)
 from .model.epochs import Critical, benchmarks
 from .model.presets import GPUS, preset
 from .report import Report, ReportError, load, merged
@@ -38,90 +46,6 @@ ResNet-50 to 75.9% as in MLPerf, two batches a GPU side by side, with money, ene
   predict ... --out p64.json; predict ... --what-if micro_batch=256 --out p256.json
   advise p64.json p256.json --mlperf resnet --price 2.5/gpu-hour --out runs/decision
 """
-LEAST_SAVING = 0.10
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rate:
-    """Images/s of a cluster at a global batch, with the interval of the prediction (None: measured)."""
-
-    gpus: int
-    nodes: int
-    batch_size: int
-    images_per_s: float
-    interval: tuple[float, float] | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Option:
-    """What the target costs on so many GPUs at a batch. `low` and `high` bound the hours; money is in the
-    unit of --price, energy in kWh.
-    """
-
-    gpus: int
-    batch_size: int
-    hours: float
-    gpu_hours: float
-    hours_low: float | None = None
-    hours_high: float | None = None
-    money: float | None = None
-    energy_kwh: float | None = None
-
-
-def options_for(
-    rates: Sequence[Rate] | Sequence[tuple[int, int, float]], *, critical_batch: float, least_examples: float
-) -> list[Option]:
-    """An option for each rate, or (GPUs, global batch, images/s); `least_examples` is what the target takes
-    at a very small batch.
-    """
-    found = []
-    for each in rates:
-        gpus, batch, rate = (
-            each if isinstance(each, tuple) else (each.gpus, each.batch_size, each.images_per_s)
-        )
-        hours = least_examples * (1 + batch / critical_batch) / rate / 3600
-        found.append(Option(gpus=gpus, batch_size=batch, hours=hours, gpu_hours=hours * gpus))
-    return sorted(found, key=lambda each: (each.gpus, each.batch_size))
-
-
-def fastest(options: Sequence[Option]) -> list[Option]:
-    """The option of each number of GPUs that takes the least time."""
-    by_size = itertools.groupby(options, key=lambda each: each.gpus)
-    return [min(group, key=lambda each: each.hours) for _, group in by_size]
-
-
-def knee(options: Sequence[Option]) -> Option:
-    """The last size whose step up from the one before saved at least LEAST_SAVING of the time a doubling."""
-    best, *larger_ones = fastest(options)
-    for larger in larger_ones:
-        doublings = math.log2(larger.gpus / best.gpus)
-        if 1 - (larger.hours / best.hours) ** (1 / doublings) < LEAST_SAVING:
-            break
-        best = larger
-    return best
-
-
-def sentence(options: Sequence[Option], bounds: Sequence[Option] = ()) -> str:
-    """What to do. `bounds` are the knees at both ends of the critical batch's interval."""
-    best, sizes = knee(options), fastest(options)
-    cost = f"{_hours(best.hours)}, {_gpu_hours(best.gpu_hours)} GPU-hours"
-    if len(sizes) == 1:
-        return f"{best.gpus} GPUs take {cost}; one size alone has no knee: predict or measure more."
-    reach = sorted({each.gpus for each in bounds} | {best.gpus})
-    doubt = (
-        f" The critical batch is not known exactly: the knee may lie from {reach[0]} to {reach[-1]} GPUs."
-        if len(reach) > 1
-        else ""
-    )
-    if best.gpus == sizes[-1].gpus:
-        return (
-            f"{best.gpus} GPUs ({cost}); every doubling up to there saves {LEAST_SAVING:.0%} or more, so "
-            f"ask about larger sizes too.{doubt}"
-        )
-    return (
-        f"{best.gpus} GPUs ({cost}); past {best.gpus} each doubling saves under {LEAST_SAVING:.0%} of "
-        f"the time.{doubt}"
-    )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -181,7 +105,7 @@ def run(options: argparse.Namespace) -> int:
     }
     if options.out:
         _write(options.out, found, critical, advice, answer)
-    print(json.dumps(answer, indent=1) if options.json else _words(found, critical, advice))
+    print(json.dumps(answer, indent=1) if options.json else _format(found, critical, advice))
     return 0
 
 
@@ -231,29 +155,29 @@ def _table(options: Sequence[Option]) -> Table:
     shown = {
         "GPUs": lambda each: f"{each.gpus}",
         "batch": lambda each: f"{each.batch_size:,}",
-        "time": lambda each: _hours(each.hours),
-        "90% interval": lambda each: f"{_hours(each.hours_low)} to {_hours(each.hours_high)}",
-        "GPU-hours": lambda each: _gpu_hours(each.gpu_hours),
+        "time": lambda each: hours_text(each.hours),
+        "90% interval": lambda each: f"{hours_text(each.hours_low)} to {hours_text(each.hours_high)}",
+        "GPU-hours": lambda each: gpu_hours_text(each.gpu_hours),
     }
     if options[0].money is not None:
         shown["money"] = lambda each: f"{each.money:,.2f}"
     if options[0].energy_kwh is not None:
-        shown["kWh of the GPUs"] = lambda each: _gpu_hours(each.energy_kwh)
+        shown["kWh of the GPUs"] = lambda each: gpu_hours_text(each.energy_kwh)
     rows = [[show(each) for show in shown.values()] + ["<- the knee" * (each == best)] for each in options]
     return Table([*shown, ""], rows, align="r" * len(shown) + "l", title="Cost to the target")
 
 
-def _words(options: Sequence[Option], critical: Critical, advice: str) -> str:
-    return "\n".join([critical.words, _table(options).text(), advice])
+def _format(options: Sequence[Option], critical: Critical, advice: str) -> str:
+    return "\n".join([critical.description, _table(options).text(), advice])
 
 
 def _write(out: Path, options: Sequence[Option], critical: Critical, advice: str, answer: dict) -> None:
     out.mkdir(parents=True, exist_ok=True)
     (out / "decision.json").write_text(json.dumps(answer, indent=1) + "\n")
-    (out / "decision.md").write_text(f"{critical.words}\n\n{_table(options).markdown()}\n\n{advice}\n")
+    (out / "decision.md").write_text(f"{critical.description}\n\n{_table(options).markdown()}\n\n{advice}\n")
     charts = _charts(options)
     save(charts, out / "decision.png")
-    said = [paragraph(advice), paragraph(critical.words), pictures(charts), _table(options).html()]
+    said = [paragraph(advice), paragraph(critical.description), pictures(charts), _table(options).html()]
     (out / "decision.html").write_text(page("What the target costs", *said), encoding="utf-8")
     print(out / "decision.html")
 
@@ -294,18 +218,6 @@ def _draw(axes: Axes, options: Sequence[Option], name: str, scale: float, *, ban
     axes.axvline(best.gpus, color="#888888", linestyle=":", label=f"knee: {best.gpus} GPUs")
     axes.set(xscale="log", yscale="log", xlabel="GPUs")
     tidy(axes)
-
-
-def _hours(hours: float | None) -> str:
-    if hours is None:
-        return "-"
-    if hours >= 1:
-        return f"{hours:,.1f} hours"
-    return f"{60 * hours:.0f} minutes" if hours >= 1 / 30 else f"{3600 * hours:.0f} seconds"
-
-
-def _gpu_hours(hours: float | None) -> str:
-    return "-" if hours is None else f"{hours:,.0f}" if hours >= 10 else f"{hours:.2g}"
 
 
 def _least(options: argparse.Namespace, critical: Critical, batch: float) -> float:

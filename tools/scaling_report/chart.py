@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from ..kit.charts import AMBER, BLUE, GREEN, GREY, ORANGE, PINK, SKY, Chart, tidy
-from .model.step import Prediction
+from .model.prediction import Prediction
 from .report import Report, Row
 
 # Series differ in marker as well as in colour.
@@ -82,9 +82,9 @@ def _draw_efficiency(axes: Axes, report: Report) -> None:
 
 def _lines(report: Report) -> Iterable[tuple[str, list[Row]]]:
     """Rows of one kind, by size."""
-    names = sorted({row.kind_words for row in report.good_rows()})
+    names = sorted({row.kind_label for row in report.good_rows()})
     for name in names:
-        own = [row for row in report.good_rows() if row.kind_words == name]
+        own = [row for row in report.good_rows() if row.kind_label == name]
         yield name, sorted(own, key=lambda row: row.gpus)
 
 

@@ -51,7 +51,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _by_point(path: Path) -> dict[tuple[int, str], Row]:
-    return {(row.gpus, row.kind_words): row for row in load(path).good_rows() if row.images_per_s_gpu}
+    return {(row.gpus, row.kind_label): row for row in load(path).good_rows() if row.images_per_s_gpu}
 
 
 def _print_point(before: Row, after: Row) -> bool:
@@ -59,5 +59,5 @@ def _print_point(before: Row, after: Row) -> bool:
     slower = is_slower(before, after)
     change = after.images_per_s_gpu / before.images_per_s_gpu - 1
     rates = f"{before.images_per_s_gpu:12,.1f}{after.images_per_s_gpu:12,.1f}{change:+9.1%}"
-    print(f"{before.gpus:6} {before.kind_words:32}{rates}   {'slower' if slower else ''}".rstrip())
+    print(f"{before.gpus:6} {before.kind_label:32}{rates}   {'slower' if slower else ''}".rstrip())
     return slower

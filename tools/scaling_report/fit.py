@@ -75,8 +75,8 @@ def _steps(report: Report, path: Path) -> list[str]:
 
 def _link(name: str, link: FittedLink, source: str) -> list[str]:
     return [
-        f"{name}: latency {link.latency_s.words('us a message', 1e6)}",
-        f"{name}: bandwidth {link.bandwidth.words('MB/s', 1e-6)}",
+        f"{name}: latency {link.latency_s.format('us a message', 1e6)}",
+        f"{name}: bandwidth {link.bandwidth.format('MB/s', 1e-6)}",
         f"{name}: {source}, the worst {link.worst_residual:.1%} off",
     ]
 
@@ -89,7 +89,7 @@ def _jitter(report: Report) -> list[str]:
     # Of a standard deviation: 1 / sqrt(2 (n - 1)).
     steps = Fitted(value=times.step_spread, relative_error=1 / math.sqrt(2 * (number - 1)))
     lines = [
-        f"jitter step by step: {steps.words('% of a step', 100)} ({number} steps)",
+        f"jitter step by step: {steps.format('% of a step', 100)} ({number} steps)",
         _between_ranks(times),
     ]
     rng = np.random.default_rng(0)
@@ -108,4 +108,4 @@ def _between_ranks(times: StepTimes) -> str:
     if times.rank_spread is None:
         return "jitter between ranks: not determined by one rank; the assumed spread of equal GPUs is used"
     fitted = Fitted(value=times.rank_spread, relative_error=1 / math.sqrt(2 * (known - 1)))
-    return f"jitter between ranks: {fitted.words('% of a step', 100)} ({known} ranks)"
+    return f"jitter between ranks: {fitted.format('% of a step', 100)} ({known} ranks)"

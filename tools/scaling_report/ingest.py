@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from ..kit.tables import Table
-from . import arguments, logs, traces
+from . import arguments
+from .formats import logs, traces
 from .report import Report, ReportError, Row, rate_columns, with_efficiency
 
 __doc__ = __doc__ % (logs.__doc__ or "").partition("\n\n")[2].rstrip()

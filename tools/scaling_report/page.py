@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from ..kit import pages
 from ..kit.tables import NOT_MEASURED, Table
 from .chart import charts_of
-from .model.step import Prediction
+from .model.prediction import Prediction
 from .report import Report, Row
 
 
@@ -24,7 +24,7 @@ def page(report: Report) -> str:
         parts += [pages.heading("Measured"), pages.paragraph(NOT_MEASURED)]
     if report.predictions:
         parts.append(_predicted_table(report.predictions).html())
-    origin = {key: _words(value) or "none" for key, value in report.provenance.items()}
+    origin = {key: _format(value) or "none" for key, value in report.provenance.items()}
     source = pages.pairs(origin) if origin else pages.paragraph("not recorded")
     parts += [pages.heading("Where this comes from"), source]
     return pages.page("How training scales", *parts)
@@ -53,7 +53,7 @@ Columns = dict[str, Callable[[Row], str | None]]
 _POINT: Columns = {
     "GPUs": lambda row: _whole(row.gpus),
     "nodes": lambda row: _whole(row.nodes),
-    "kind": lambda row: row.kind_words,
+    "kind": lambda row: row.kind_label,
 }
 RATES: Columns = _POINT | {
     "images a GPU": lambda row: _whole(row.per_gpu_batch),
@@ -112,10 +112,10 @@ def interval(each: Prediction) -> str:
     return f"{100 * each.efficiency:.1f}% ({low:.1f} to {high:.1f})"
 
 
-def _words(value: object) -> str:
+def _format(value: object) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{key} {_words(inner)}" for key, inner in value.items() if inner is not None)
-    return ", ".join(map(_words, value)) if isinstance(value, list) else str(value)
+        return ", ".join(f"{key} {_format(inner)}" for key, inner in value.items() if inner is not None)
+    return ", ".join(map(_format, value)) if isinstance(value, list) else str(value)
 
 
 def rate(value: float | None) -> str | None:

@@ -16,9 +16,9 @@ from .model.baseline import Baseline, WhatIf, parse_what_if
 from .model.comm import ALGORITHMS
 from .model.from_run import read_baseline
 from .model.layers import BYTES
+from .model.prediction import Prediction
 from .model.presets import GPUS, NETWORKS, NODE_LINKS
 from .model.question import Question
-from .model.step import Prediction
 from .report import Report
 
 HELP = "efficiency at sizes that were not measured, from flags alone or from a measured run"
@@ -108,22 +108,22 @@ def run(options: argparse.Namespace) -> int:
     if options.run:
         named = {"network": options.network, "links": options.links, "model": options.model}
         baseline = read_baseline(options.run, **named)
-        asked = baseline.asked() | {"mode": options.mode}
+        inputs = baseline.inputs() | {"mode": options.mode}
     else:
         question = _question(options)
-        baseline, asked = question.baseline(), dataclasses.asdict(question)
-    asked |= options.what_if.asked()
+        baseline, inputs = question.baseline(), dataclasses.asdict(question)
+    inputs |= options.what_if.inputs()
     predictions = baseline.predict(options.gpus, what_if=options.what_if, mode=options.mode)
     if options.out:
-        Report(predictions=predictions, provenance={"predicted_from": asked}).save(options.out)
+        Report(predictions=predictions, provenance={"predicted_from": inputs}).save(options.out)
     if options.json:
         rows = [dataclasses.asdict(each) for each in predictions]
-        print(json.dumps({"asked": asked, "predictions": rows}, indent=1))
+        print(json.dumps({"inputs": inputs, "predictions": rows}, indent=1))
         return 0
     _print_table(predictions, baseline)
     if narrowed := _narrowed(predictions[-1], baseline, options):
         print(narrowed)
-    if note := options.what_if.note(asked["gpu"]):
+    if note := options.what_if.note(inputs["gpu"]):
         print(f"note: {note}")
     return 0
 

@@ -41,7 +41,7 @@ def markdown(report: Report) -> str:
         [
             str(row.gpus),
             str(row.nodes),
-            row.kind_words,
+            row.kind_label,
             rate(row.images_per_s),
             percent(row.efficiency),
             row.status,

@@ -16,7 +16,7 @@ from scipy.special import stdtrit
 
 from lbtrain.errors import RecipeError
 
-from .model.step import Prediction
+from .model.prediction import Prediction
 
 
 class ReportError(RecipeError):
@@ -33,7 +33,7 @@ class Row:
     nodes: int
     mode: str = "weak"
     data: str = "synthetic"
-    per_gpu_batch: int | None = None  # images that a GPU passes at once
+    per_gpu_batch: int | None = None  # images of a GPU and micro-step
     global_batch: int | None = None
     accumulation: int | None = None
     zero_stage: int | None = None
@@ -69,12 +69,12 @@ class Row:
         return self.mode, self.data, self.zero_stage or 0, self.accumulation or 1
 
     @property
-    def kind_words(self) -> str:
-        mode, data, stage, passes = self.kind
+    def kind_label(self) -> str:
+        mode, data, stage, accumulation = self.kind
         return (
             f"{mode}, {data}"
             + (f", ZeRO-{stage}" if stage else "")
-            + (f", {passes} passes" if passes > 1 else "")
+            + (f", {accumulation} micro-steps" if accumulation > 1 else "")
         )
 
 

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from tools.scaling_report.__main__ import COMMANDS, main
-from tools.scaling_report.advise import knee, options_for, sentence
 from tools.scaling_report.compare import is_slower
 from tools.scaling_report.model.calibrate import fit_link
+from tools.scaling_report.model.cost import knee, options_for, sentence
 from tools.scaling_report.model.epochs import Critical, benchmarks
-from tools.scaling_report.model.step import Prediction
+from tools.scaling_report.model.prediction import Prediction
 from tools.scaling_report.report import (
     Collective,
     OwnTimes,

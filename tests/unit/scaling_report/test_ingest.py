@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from tools.scaling_report.__main__ import main
-from tools.scaling_report.logs import job_rates
+from tools.scaling_report.formats.logs import job_rates
+from tools.scaling_report.formats.traces import read_trace
 from tools.scaling_report.report import ReportError, load
-from tools.scaling_report.traces import read_trace
 
 DEEPSPEED = (
     "[2026] [INFO] epoch=0/micro_step=50/global_step=50, RunningAvgSamplesPerSec=732.1, "

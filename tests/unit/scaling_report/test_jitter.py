@@ -9,6 +9,7 @@ from scipy.special import ndtri
 from tools.scaling_report.model.assumptions import Assumptions
 from tools.scaling_report.model.comm import Buckets
 from tools.scaling_report.model.jitter import Slowest, StepTimes
+from tools.scaling_report.model.prediction import predict
 from tools.scaling_report.model.presets import NETWORKS, NODE_LINKS
 from tools.scaling_report.model.step import Job, StepModel
 from tools.scaling_report.model.topology import Topology
@@ -73,5 +74,5 @@ def test_the_step_model_waits_for_the_slowest_that_was_measured() -> None:
     model = StepModel(job, cluster, assumptions=Assumptions(step_times=NORMAL))
     parts = model.parts(np.full(2000, 0.2), 8)
     assert np.median(parts["stragglers"]) == pytest.approx(0.2 * np.median(model._slowest(8, baseline=False)))
-    (baseline,) = model.predict([8], measured={8: 0.25})
+    (baseline,) = predict(model, [8], measured={8: 0.25})
     assert baseline.efficiency == pytest.approx(1, abs=1e-6)

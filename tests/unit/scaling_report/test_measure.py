@@ -16,8 +16,8 @@ from lbtrain.errors import LaunchError
 from lbtrain.launch.hostfile import Hostfile
 from lbtrain.recipe.files import load_recipe
 from tools.scaling_report.__main__ import main
-from tools.scaling_report.measure import Point, Study
 from tools.scaling_report.measuring.launchers import LAUNCHERS, commands, run_together
+from tools.scaling_report.measuring.study import Point, Study
 from tools.scaling_report.measuring.timings import RankTimes, read_ranks, summarize
 from tools.scaling_report.report import Row, load, with_data_wait
 
@@ -175,7 +175,7 @@ def test_a_point_that_succeeded_is_kept_and_one_that_failed_is_tried_again(
         f"import sys, pathlib; pathlib.Path(sys.argv[1], 'ran').touch(); {said}; sys.exit(len(sys.argv) - 2)"
     )
     monkeypatch.setattr(
-        "tools.scaling_report.measure.commands",
+        "tools.scaling_report.measuring.study.commands",
         lambda launcher, hosts, words, **_: [[sys.executable, *words]],
     )
     study = _study(tmp_path / "out")
@@ -192,7 +192,10 @@ def test_weak_scaling_keeps_a_gpus_images_and_strong_scaling_a_steps(tmp_path: P
     study = _study(tmp_path, FOUR_HOSTS)
     assert [study.row(gpus, "weak", "real").global_batch for gpus in (2, 4, 8)] == [16, 32, 64]
     assert [study.row(gpus, "strong", "real").per_gpu_batch for gpus in (2, 4, 8)] == [32, 16, 8]
-    assert [study.row(2, mode, "real", passes=2).per_gpu_batch for mode in ("weak", "strong")] == [8, 16]
+    assert [study.row(2, mode, "real", accumulation=2).per_gpu_batch for mode in ("weak", "strong")] == [
+        8,
+        16,
+    ]
 
 
 def test_points_are_every_combination_and_the_impossible_are_rejected_unlaunched(tmp_path: Path) -> None:
@@ -208,7 +211,7 @@ def test_points_are_every_combination_and_the_impossible_are_rejected_unlaunched
     rows = study.rows()
     assert len(rows) == 16
     rejected = [row for row in rows if row.status != "ok"]
-    assert {(row.mode, row.accumulation) for row in rejected} == {("strong", 3)}  # 64 images in 3 passes
+    assert {(row.mode, row.accumulation) for row in rejected} == {("strong", 3)}  # 64 images in 3 micro-steps
     assert "cannot be split over 2 GPUs in 3 micro-steps" in rejected[0].status
     assert study.time_point(rejected[0]).row == rejected[0]
     assert not (tmp_path / "points").exists()

@@ -7,6 +7,7 @@ import pytest
 
 from tools.scaling_report.model.assumptions import Assumptions, Spread
 from tools.scaling_report.model.comm import Buckets
+from tools.scaling_report.model.prediction import predict
 from tools.scaling_report.model.presets import NETWORKS, NODE_LINKS
 from tools.scaling_report.model.step import Job, StepModel
 from tools.scaling_report.model.topology import Topology
@@ -18,24 +19,24 @@ STEP = {"measured": {8: 0.232}}
 
 
 def _efficiency(gpus: int, *, job: Job = JOB, topology: Topology = CLUSTER, **options) -> float:
-    return StepModel(job, topology, **options).predict([gpus], **STEP)[0].efficiency
+    return predict(StepModel(job, topology, **options), [gpus], **STEP)[0].efficiency
 
 
 def test_the_calibrating_size_is_reproduced_exactly() -> None:
-    (baseline,) = StepModel(JOB, CLUSTER).predict([8], **STEP)
+    (baseline,) = predict(StepModel(JOB, CLUSTER), [8], **STEP)
     assert baseline.efficiency == pytest.approx(1, abs=1e-6)
     assert baseline.efficiency_high - baseline.efficiency_low < 1e-6
     assert baseline.images_per_s == pytest.approx(8 * 32 / 0.232)
 
 
 def test_shares_sum_to_one_and_the_interval_holds_the_prediction() -> None:
-    for each in StepModel(JOB, CLUSTER).predict([8, 16, 64, 256, 4096], **STEP):
+    for each in predict(StepModel(JOB, CLUSTER), [8, 16, 64, 256, 4096], **STEP):
         assert sum(each.shares.values()) == pytest.approx(1)
         assert each.efficiency_low <= each.efficiency <= each.efficiency_high
 
 
 def test_the_same_question_has_the_same_answer() -> None:
-    assert StepModel(JOB, CLUSTER).predict([256], **STEP) == StepModel(JOB, CLUSTER).predict([256], **STEP)
+    assert predict(StepModel(JOB, CLUSTER), [256], **STEP) == predict(StepModel(JOB, CLUSTER), [256], **STEP)
 
 
 def test_more_bandwidth_helps_and_more_gpus_do_not() -> None:
@@ -85,10 +86,10 @@ def test_certainty_narrows_the_interval() -> None:
         name: Spread(each.median, each.median * 0.999, each.median * 1.001)
         for name, each in _spreads().items()
     }
-    certain = StepModel(JOB, CLUSTER, assumptions=Assumptions(**known, measurement=1e-6)).predict(
-        [256], **STEP
+    certain = predict(
+        StepModel(JOB, CLUSTER, assumptions=Assumptions(**known, measurement=1e-6)), [256], **STEP
     )[0]
-    vague = StepModel(JOB, CLUSTER).predict([256], **STEP)[0]
+    vague = predict(StepModel(JOB, CLUSTER), [256], **STEP)[0]
     assert (
         certain.efficiency_high - certain.efficiency_low < (vague.efficiency_high - vague.efficiency_low) / 2
     )

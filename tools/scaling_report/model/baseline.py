@@ -1,4 +1,4 @@
-"""From what was measured to a prediction: the one road, whether flags or a measured run told the baseline.
+"""From measured throughput to a prediction: the same way for flags and for a measured run.
 
 `WhatIf` holds changes to the cluster or the job: `bandwidth=2x,micro_batch=64,dtype=bf16,zero=1`.
 """
@@ -14,8 +14,9 @@ from lbtrain.errors import RecipeError
 from .assumptions import Assumptions
 from .comm import Algorithm
 from .layers import BYTES
+from .prediction import Prediction, predict
 from .presets import GPUS, preset
-from .step import Job, Prediction, StepModel
+from .step import Job, StepModel
 from .topology import Topology
 
 Mode = Literal["weak", "strong"]
@@ -41,7 +42,7 @@ class WhatIf:
     def job(self, job: Job, *, gpu: str | None) -> Job:
         """`job` changed, which is computed on `gpu`. Raises RecipeError for a type that it lacks."""
         changes: dict[str, Any] = {
-            "images": self.micro_batch, "passes": self.accumulation, "zero_stage": self.zero,
+            "images": self.micro_batch, "accumulation": self.accumulation, "zero_stage": self.zero,
         }  # fmt: skip
         if self.gradient_bytes:
             changes |= {
@@ -66,7 +67,7 @@ class WhatIf:
             )
         return note
 
-    def asked(self) -> dict[str, object]:
+    def inputs(self) -> dict[str, object]:
         changed = {
             name: value
             for name, value in dataclasses.asdict(self).items()
@@ -140,18 +141,19 @@ class Baseline:
     ) -> list[Prediction]:
         """Predict `sizes`; efficiency is against the measured throughput, whatever `what_if` changes."""
         what_if = what_if or WhatIf()
-        asked = what_if.job(self.job, gpu=self.gpu)
-        return self._model(asked, what_if.topology(self.topology)).predict(
+        changed = what_if.job(self.job, gpu=self.gpu)
+        return predict(
+            self._model(changed, what_if.topology(self.topology)),
             sizes,
             calibrated=self._model(self.job, self.topology),
             measured={gpus: self.job.step_images * gpus / rate for gpus, rate in self.rates},
-            global_batch=int(min(self.rates)[0] * asked.step_images) if mode == "strong" else None,
+            global_batch=int(min(self.rates)[0] * changed.step_images) if mode == "strong" else None,
         )
 
     def _model(self, job: Job, topology: Topology) -> StepModel:
         return StepModel(job, topology, algorithm=self.algorithm, assumptions=self.assumptions)
 
-    def asked(self) -> dict[str, Any]:
+    def inputs(self) -> dict[str, Any]:
         gpus, rate = min(self.rates)
         return {
             "images_per_sec": rate,

@@ -35,7 +35,7 @@ class Fitted:
     def determined(self) -> bool:
         return self.relative_error < 0.5
 
-    def words(self, unit: str, scale: float = 1.0) -> str:
+    def format(self, unit: str, scale: float = 1.0) -> str:
         if not self.determined:
             return "not determined by these points"
         return f"{self.value * scale:.4g} {unit}, +- {self.relative_error:.1%}"

@@ -118,9 +118,9 @@ class Buckets:
     def total_bytes(self) -> float:
         return sum(self.num_bytes)
 
-    def accumulated(self, passes: int) -> "Buckets":
-        """The same buckets when only the last of `passes` forward/backward passes exchanges them."""
-        return Buckets(self.num_bytes, tuple(1 - (1 - ready) / passes for ready in self.ready))
+    def accumulated(self, accumulation: int) -> "Buckets":
+        """The same buckets when only the last of `accumulation` micro-steps exchanges them."""
+        return Buckets(self.num_bytes, tuple(1 - (1 - ready) / accumulation for ready in self.ready))
 
     def scaled(self, factor: float) -> "Buckets":
         """The same buckets with `factor` times the bytes (a half for bf16 after fp32)."""

@@ -71,7 +71,7 @@ class Critical:
         return _fitted(points, f"MLPerf's {benchmark}")
 
     @property
-    def words(self) -> str:
+    def description(self) -> str:
         if self.low == self.high:
             return f"critical batch {self.batch:,.0f} images"
         return (

@@ -125,7 +125,7 @@ def _job(report: Report, row: Row, path: Path, gpu: str | None, model: str | Non
     return Job(
         buckets=_buckets(report, path, model),
         images=row.per_gpu_batch or 1,
-        passes=row.accumulation or 1,
+        accumulation=row.accumulation or 1,
         zero_stage=row.zero_stage or 0,
         optimizer_s=(row.optimizer_s or 0.0) * (row.gpus if row.zero_stage else 1),
         peak_tflops=GPUS[gpu].tflops.get(precision) if gpu else None,

@@ -10,8 +10,9 @@ from .assumptions import Assumptions, Spread
 from .baseline import Baseline, Mode, WhatIf
 from .comm import Algorithm, fill_buckets
 from .layers import BYTES, Counted, count_model, evenly_spread
+from .prediction import Prediction
 from .presets import GPUS, NETWORKS, NODE_LINKS, preset
-from .step import Job, Prediction
+from .step import Job
 from .topology import Topology
 
 # JPEG decoding, random crop and normalisation of an ImageNet picture, images/s of one core. Decoding alone:

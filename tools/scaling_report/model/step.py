@@ -3,16 +3,14 @@
     step(n) = compute + overlap slow-down + exposed communication + stragglers + software + optimizer,  at
               least the loader's time
 
-Compute is not assumed: it is solved from one measured throughput, so that the model reproduces it exactly;
-further measured sizes fix how fast the rest grows. What a data sheet cannot say is drawn from `Assumptions`.
+What a data sheet cannot say is drawn from `Assumptions`; what measured steps say of the rest is in
+prediction.py.
 """
 
 import copy
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 from scipy.special import ndtri
 
 from lbtrain.errors import RecipeError
@@ -22,9 +20,6 @@ from .comm import FORWARD_SHARE, Algorithm, Buckets, Cost, FloatArray, exchange_
 from .presets import Link
 from .topology import Topology
 
-# Sizes of one series scatter more than repeats of one size: published series do about a curve through two of
-# their points (`with_second_size` in bench/scaling_prediction.py). A factor on `Assumptions.measurement`.
-SERIES_SCATTER = 1.6
 RESNET50_WORK = 4.1e9  # multiply-adds of an image of 224 pixels (He et al. 2016, table 1)
 
 
@@ -34,7 +29,7 @@ class Job:
 
     buckets: Buckets
     images: float  # of a GPU and micro-step
-    passes: int = 1  # micro-steps of a step
+    accumulation: int = 1  # micro-steps of a step
     optimizer_s: float = 0.0
     zero_stage: int = 0
     peak_tflops: float | None = None  # of the data sheet, in the type computed in; None: not known
@@ -48,25 +43,7 @@ class Job:
 
     @property
     def step_images(self) -> float:
-        return self.images * self.passes
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prediction:
-    """One cluster size. Shares are of the step time and sum to 1; `low` and `high` bound the central 90%."""
-
-    gpus: int
-    nodes: int
-    images_per_s: float
-    images_per_s_low: float
-    images_per_s_high: float
-    efficiency: float
-    efficiency_low: float
-    efficiency_high: float
-    step_s: float
-    mode: str = "weak"
-    global_batch: int
-    shares: dict[str, float] = field(default_factory=dict)
+        return self.images * self.accumulation
 
 
 class StepModel:
@@ -91,38 +68,16 @@ class StepModel:
         self.between = _cost(topology.between, ports, world.share_between, world.latency_between, world)
         self.loader = job.loader_images_per_s.at(world.loader) if job.loader_images_per_s else None
 
-    def predict(
-        self,
-        sizes: Sequence[int],
-        *,
-        measured: Mapping[int, float],
-        calibrated: "StepModel | None" = None,
-        global_batch: int | None = None,
-    ) -> list[Prediction]:
-        """Predict every size in `sizes` from the seconds of a measured step by number of GPUs (weak scaling
-        of one job; at least one size).
-
-        Where this model's job or links differ from what was measured, `calibrated` is the model of the
-        measurement. Efficiency is against the smallest measured size. `global_batch` is for strong scaling:
-        the images of a step are shared out, however many GPUs there are.
-        """
-        known = Calibration(calibrated or self, measured)
-        return [
-            known.prediction(
-                self.split(global_batch, size) if global_batch else self, size, bool(global_batch)
-            )
-            for size in sizes
-        ]
-
     def split(self, global_batch: int, gpus: int) -> "StepModel":
         """The same model where `global_batch` images are shared out over `gpus`. Raises RecipeError where a
         micro-step would have less than one.
         """
-        images = global_batch / (gpus * self.job.passes)
+        images = global_batch / (gpus * self.job.accumulation)
         if images < 1:
+            most = global_batch // self.job.accumulation
             raise RecipeError(
-                f"a batch of {global_batch} images cannot be split over {gpus} GPUs in {self.job.passes} "
-                f"micro-step(s): ask for at most {global_batch // self.job.passes} GPUs"
+                f"A batch of {global_batch} images cannot be split over {gpus} GPUs in "
+                f"{self.job.accumulation} micro-step(s). At most {most} GPUs can share it."
             )
         smaller = copy.copy(self)
         smaller.job = replace(self.job, images=images)
@@ -132,7 +87,7 @@ class StepModel:
         """Computing time of this job's step over that of the reference's."""
         ours, theirs = self.job, reference.job
         fixed = self.world.pass_images * RESNET50_WORK / ours.work
-        factor = ours.passes / theirs.passes * (ours.images + fixed) / (theirs.images + fixed)
+        factor = ours.accumulation / theirs.accumulation * (ours.images + fixed) / (theirs.images + fixed)
         if ours.peak_tflops and theirs.peak_tflops:
             arithmetic = theirs.peak_tflops / ours.peak_tflops
             limited = self.world.arithmetic_limited
@@ -154,12 +109,13 @@ class StepModel:
         """Seconds by cause, per draw; their sum is the step. `baseline`: on the GPUs that were measured."""
         job, (in_node, nodes), world = self.job, self.topology.layout(gpus), self.world
         # From stage 2 on gradients are sharded, so every micro-step sends them; before, the last one does.
-        windows = job.passes if job.zero_stage >= 2 else 1
+        windows = job.accumulation if job.zero_stage >= 2 else 1
         exposed, hidden, fetch = self._exchange(
-            compute / windows, job.buckets.accumulated(job.passes // windows), gpus
+            compute / windows, job.buckets.accumulated(job.accumulation // windows), gpus
         )
         clocks = self.topology.boost_headroom * world.boost_lost * (1 - 1 / in_node)
-        software = world.software_inside * (1 - 1 / in_node) + world.software_between * spread_out(nodes)
+        # Between nodes software costs nothing on one, and half of its all on two.
+        software = world.software_inside * (1 - 1 / in_node) + world.software_between * (1 - 1 / nodes)
         parts = {
             "compute": compute,
             "overlap": windows * world.overlap_slowdown * self._inside_share(gpus) * hidden,
@@ -235,125 +191,6 @@ class StepModel:
         # Another rank in every step: the mean of the largest (Chen & Tyler 1999).
         largest = float(ndtri(0.5264 ** (1 / gpus))) if gpus > 1 else 0.0
         return lasting + largest * world.uneven / self.job.step_images**0.5
-
-
-class Calibration:
-    """What measured steps say: the computing time, and by how much the other parts were misjudged at each
-    measured size. Each draw reproduces every measured size, so that draws differ only elsewhere.
-    """
-
-    def __init__(self, reference: StepModel, measured: Mapping[int, float]):
-        self.reference, self.measured = reference, dict(sorted(measured.items()))
-        (self.first, self.step_s), *more = self.measured.items()
-        rate = reference.job.step_images / self.step_s  # of one GPU
-        self.loader_floor = rate * reference.topology.layout(self.first)[0]
-        reference = self._fed(reference)
-        self.compute = reference.solve_compute(self.step_s, self.first)
-        self._known = reference
-        self.noise, least = (SERIES_SCATTER if more else 1.0) * reference.world.noise, 1e-3 * self.step_s
-        modelled = {size: self._modelled(reference, size) for size, _ in more}
-        self.growth = {
-            size: np.maximum(step_s * (1 + self.noise[2]) - self.step_s * (1 + self.noise[0]), least)
-            / np.maximum(modelled[size] - self.step_s, least)
-            for size, step_s in more
-        }
-        self.chosen = _chosen([modelled[size] / step_s - 1 for size, step_s in more], reference.world)
-
-    def _modelled(self, model: StepModel, size: int) -> FloatArray:
-        return np.asarray(np.sum(list(model.parts(self.compute, size).values()), axis=0))
-
-    def _fed(self, model: StepModel) -> StepModel:
-        """The loader of a node cannot be slower than the node was seen to be."""
-        if model.loader is None:
-            return model
-        faster = copy.copy(model)
-        faster.loader = np.maximum(model.loader, self.loader_floor)
-        return faster
-
-    def prediction(self, model: StepModel, size: int, strong: bool) -> Prediction:
-        same = model.job == self.reference.job and model.topology == self.reference.topology
-        compute = self.compute * model.compute_against(self.reference)
-        parts = self._fed(model).parts(compute, size, baseline=size == self.first)
-        wanted = self._correction(size) if size > self.first else None
-        if wanted is not None:
-            parts = {cause: part if cause == "compute" else wanted * part for cause, part in parts.items()}
-        step = np.sum(list(parts.values()), axis=0)
-        # What was measured to start from, and what will be measured to compare with, are each a little off.
-        noise = self.noise[1] - self.noise[0]
-        rate = model.job.step_images / step * (1 + (0.0 if size == self.first else noise))
-        if same and size in self.measured:
-            rate = np.full(model.world.draws, model.job.step_images / self.measured[size])
-        baseline = self.reference.job.step_images / self.step_s
-        if self.chosen is not None:
-            rate, parts = rate[self.chosen], {cause: part[self.chosen] for cause, part in parts.items()}
-        return _summary(model, size, rate, parts, baseline, strong=strong)
-
-    def _correction(self, size: int) -> FloatArray | None:
-        """The factor on all but computing for which steps grow as they were seen to; between measured sizes
-        in proportion to the logarithm of the GPUs, beyond the largest as there.
-        """
-        if not self.growth:
-            return None
-        places, logs = np.log(list(self.growth)), np.log(list(self.growth.values()))
-        where = float(np.interp(np.log(size), places, np.arange(len(places))))
-        low, share = int(where), where - int(where)
-        growth = np.exp(logs[low] + share * (logs[min(low + 1, len(logs) - 1)] - logs[low]))
-        modelled = self._modelled(self._known, size)
-        lost = np.maximum(modelled - self.compute, 1e-9 * self.step_s)
-        wanted = self.step_s + growth * (modelled - self.step_s) - self.compute
-        return np.maximum(wanted / lost, 0.0)
-
-
-def _chosen(off: Sequence[FloatArray], world: World) -> npt.NDArray[np.int64] | None:
-    """Draws, the more often the nearer each came to the sizes that were measured (`off`: relative errors of
-    the step); None where there are none.
-    """
-    if not off:
-        return None
-    scale = 2**0.5 * world.measurement
-    while True:  # a measurement that no draw comes near is still told apart by the nearest hundred
-        weights = np.exp(-0.5 * np.sum([(each / scale) ** 2 for each in off], axis=0))
-        if np.sum(weights) ** 2 > 100 * np.sum(weights**2):
-            break
-        scale *= 1.5
-    picked = np.random.default_rng(0).choice(len(weights), size=len(weights), p=weights / np.sum(weights))
-    return np.asarray(picked)
-
-
-def spread_out(nodes: int) -> float:
-    """How far software's cost between nodes has grown: none on one node, half of all on two."""
-    return 1 - 1 / nodes
-
-
-def _summary(
-    model: StepModel,
-    gpus: int,
-    rate: FloatArray,
-    parts: dict[str, FloatArray],
-    baseline: float,
-    *,
-    strong: bool,
-) -> Prediction:
-    step = np.sum(list(parts.values()), axis=0)
-    low, middle, high = (float(each) for each in np.quantile(rate, [0.05, 0.5, 0.95]))
-    shares = {cause: float(np.mean(part / step)) for cause, part in parts.items()}
-    # One GPU waits for nobody: that it is faster or slower than the mean is its computing.
-    waited = 0.0 if gpus == 1 else max(0.0, shares["stragglers"])
-    shares |= {"compute": shares["compute"] + shares["stragglers"] - waited, "stragglers": waited}
-    return Prediction(
-        gpus=gpus,
-        nodes=model.topology.layout(gpus)[1],
-        images_per_s=middle * gpus,
-        images_per_s_low=low * gpus,
-        images_per_s_high=high * gpus,
-        efficiency=middle / baseline,
-        efficiency_low=low / baseline,
-        efficiency_high=high / baseline,
-        step_s=model.job.step_images / middle,
-        mode="strong" if strong else "weak",
-        global_batch=round(gpus * model.job.step_images),
-        shares=shares,
-    )
 
 
 def _cost(link: Link, ports: int, share: FloatArray, latency_factor: FloatArray, world: World) -> Cost:

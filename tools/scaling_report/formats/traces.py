@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .report import Collective, ReportError
+from ..report import Collective, ReportError
 
 Span = tuple[float, float]
 _EXCHANGE = re.compile(r"\b(?:nccl|rccl)|ncclDevKernel|ncclKernel|^gloo:", re.IGNORECASE)

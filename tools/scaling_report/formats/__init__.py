@@ -1,0 +1,1 @@
+"""What other programs write about a run: their logs, profiler traces and tables."""
