@@ -44,7 +44,7 @@ WORDS = [
 # checkpoints after 2, 4, 6.
 POINTS = {
     "launch": ("lbtrain.faults.watchdog.Watchdog.__enter__", 1),
-    "start-up": ("lbtrain.launch.world.start_process_group", 1),
+    "start-up": ("lbtrain.run.start_process_group", 1),
     "building": ("lbtrain.tasks.classification.build_model", 1),
     "first step": ("lbtrain.tasks.classification.Classification.loss", 1),
     "accumulation": ("lbtrain.tasks.classification.Classification.loss", 10),

@@ -68,6 +68,7 @@ def test_a_killed_rank_ends_the_job_and_the_next_start_goes_on_exactly(broken_jo
     (rank,) = broken.ranks
     assert codes == [-signal.SIGKILL if each == rank else LOST for each in (0, 1)], broken_job.screen
     assert took < TIMEOUT
+    check_all_gone(broken_job)  # and what a guard says last is said
     doing = {"building": "start-up", "first step": "training", "accumulation": "training"}.get(
         broken.point, broken.point
     )
@@ -77,7 +78,6 @@ def test_a_killed_rank_ends_the_job_and_the_next_start_goes_on_exactly(broken_jo
     )
     assert len(re.findall(rf"^error: {message}\. {REST}$", broken_job.screen, re.M)) == 1, broken_job.screen
     assert "Traceback" not in broken_job.screen
-    check_all_gone(broken_job)
     check_goes_on(broken_job, undisturbed)
 
 
@@ -89,12 +89,12 @@ def test_a_stopped_rank_ends_the_job_and_is_ended_by_its_guard(broken_job, reque
     codes = broken_job.codes()
     assert time.time() - broken_job.broke_at < TIMEOUT
     assert codes == [-signal.SIGKILL if each == rank else LOST for each in (0, 1)], broken_job.screen
+    check_all_gone(broken_job)
     assert re.search(
         rf"^error: rank {rank} on \S+ lost after step 0 \(training\): stopped \(SIGSTOP\) for \d+ s",
         broken_job.screen,
         re.M,
     )
-    check_all_gone(broken_job)
 
 
 @pytest.mark.parametrize(
