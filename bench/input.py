@@ -42,9 +42,9 @@ from torchvision.transforms import functional as tv
 
 from bench import rows
 from lbtrain.data import open_source
-from lbtrain.data.augment import draws
+from lbtrain.data.augment import draws, fractions
 from lbtrain.data.folder import Files
-from lbtrain.data.photos import PhotoSource, uniform
+from lbtrain.data.photos import PhotoSource
 from lbtrain.data.stream import Block
 from lbtrain.data.tar import make_index
 from lbtrain.data.views import VIEWS, random_box
@@ -108,7 +108,7 @@ class Peer:
         """The draws that ours makes for these photos in this epoch; not part of the measured time."""
         count = len(self.folder)
         block = Block(np.full(count, epoch), np.array(self.order))
-        self.draws = uniform(draws(block, 0, VIEWS["imagenet"].draws)).T.tolist()
+        self.draws = fractions(draws(block, 0, VIEWS["imagenet"].draws)).T.tolist()
 
     def picture(self, number: int) -> tuple[Image.Image, int]:
         image, label = self.folder[number]

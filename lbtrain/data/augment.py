@@ -35,6 +35,11 @@ def draws(block: Block, seed: int, count: int) -> NDArray[np.uint64]:
     return _splitmix64(key ^ _splitmix64(np.arange(count, dtype=np.uint64)[:, None]))
 
 
+def fractions(numbers: NDArray[np.uint64]) -> NDArray[np.float64]:
+    """64 random bits -> [0, 1)."""
+    return (numbers >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
 def uniform(block: Block, seed: int) -> NDArray[np.float64]:
     """One number for each sample of the block, uniform in the open interval (0, 1), shape (n,)."""
     return ((draws(block, seed, 1)[0] >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from lbtrain.data.augment import draws
+from lbtrain.data.augment import draws, fractions
 from lbtrain.data.containers import Container, index_of
 from lbtrain.data.decode import MAX_PIXELS, Box, BrokenImage, Photo, unreadable
 from lbtrain.data.index import SplitIndex
+from lbtrain.data.operators import NO_OPERATORS, Operators
 from lbtrain.data.pixels import PixelRules
 from lbtrain.data.sources import Batch
 from lbtrain.data.stream import PADDING, Block
@@ -40,6 +40,7 @@ class PhotoSource:
         num_classes: int,
         rules: PixelRules,
         seed: int,
+        operators: Operators = NO_OPERATORS,
         on_error: str = "raise",
         max_pixels: int = MAX_PIXELS,
     ):
@@ -47,7 +48,7 @@ class PhotoSource:
         self.rules, self.max_pixels = rules, max_pixels
         self.mean = torch.tensor(rules.mean, dtype=torch.float32).view(-1, 1, 1)
         self.std = torch.tensor(rules.std, dtype=torch.float32).view(-1, 1, 1)
-        self.seed = seed
+        self.seed, self.operators = seed, operators
         self.on_error = on_error
         self.replaced: list[str] = []
 
@@ -61,8 +62,8 @@ class PhotoSource:
     def fetch(self, block: Block) -> Batch:
         pixels = torch.empty(len(block.indices), 3, self.size, self.size)
         labels = torch.empty(len(block.indices), dtype=torch.int64)
-        numbers = uniform(draws(block, self.seed, self.view.draws)).T
-        own = range(len(block.indices))[block.own]
+        numbers = fractions(draws(block, self.seed, self.view.draws)).T
+        own, varied = range(len(block.indices))[block.own], self.operators.numbers(block, self.seed)
         for place, (epoch, index) in enumerate(
             zip(block.epochs.tolist(), block.indices.tolist(), strict=True)
         ):
@@ -72,9 +73,9 @@ class PhotoSource:
                 seen, labels[place], name = self._instead_of(epoch, index, error)
                 if place in own and epoch != PADDING:  # a filler is loaded, but nobody sees it
                     self.replaced.append(f"{error}; replaced by {name}")
-            pixels[place].copy_(seen).sub_(self.mean).div_(
-                self.std
-            )  # one by one, while they are in the cache
+            # one by one, while they are in the cache
+            pixels[place].copy_(self.operators.vary(seen, varied[place][0])).sub_(self.mean).div_(self.std)
+            self.operators.erase(pixels[place], varied[place][1])
         return pixels, labels
 
     def decode(self, index: int) -> None:
@@ -121,9 +122,8 @@ class PhotoSource:
             ) from error
         for step in range(1, MOST_IN_A_ROW):
             other = (index + step) % len(self)
-            numbers = uniform(draws(Block(np.array([epoch]), np.array([other])), self.seed, self.view.draws))[
-                :, 0
-            ]
+            block = Block(np.array([epoch]), np.array([other]))
+            numbers = fractions(draws(block, self.seed, self.view.draws))[:, 0]
             try:
                 return *self._sample(other, numbers.tolist()), self.container.name(other)
             except DataError:
@@ -131,8 +131,3 @@ class PhotoSource:
         raise DataError(
             f"{error}, nor any of the {MOST_IN_A_ROW - 1} after it: is the data still there?"
         ) from error
-
-
-def uniform(numbers: NDArray[np.uint64]) -> NDArray[np.float64]:
-    """64 random bits -> [0, 1)."""
-    return (numbers >> np.uint64(11)).astype(np.float64) * 2.0**-53

@@ -14,10 +14,11 @@ from lbtrain.data.containers import Container, Part, num_classes
 from lbtrain.data.index import DatasetIndex
 from lbtrain.data.instances import InstanceSource
 from lbtrain.data.layouts import NO_VALIDATION, open_splits
+from lbtrain.data.operators import NO_OPERATORS, Operators
 from lbtrain.data.photos import PhotoSource
 from lbtrain.data.pixels import IMAGENET_MEAN, IMAGENET_STD, levels, photo_rules
 from lbtrain.data.sources import ArraySource, Source, SyntheticSource
-from lbtrain.data.views import VIEWS
+from lbtrain.data.views import VIEWS, view_of
 from lbtrain.errors import RecipeError, UserError
 from lbtrain.recipe import DataConfig
 
@@ -153,7 +154,21 @@ def open_source(config: DataConfig, *, train: bool, seed: int, model: str = "") 
     if train:
         images, labels = images[: known.train_examples], labels[: known.train_examples]
     augment = train and config.augmentation == "crop_flip"
-    return ArraySource(images, labels, mean=known.mean, std=known.std, augment=augment, seed=seed)
+    operators = _operators(config, known.mean) if train else NO_OPERATORS
+    return ArraySource(
+        images, labels, mean=known.mean, std=known.std, augment=augment, seed=seed, operators=operators
+    )
+
+
+def _operators(config: DataConfig, mean: tuple[float, ...], interpolation: str = "") -> Operators:
+    return Operators(
+        policy=config.auto_augment,
+        jitter=config.color_jitter,
+        erasing=config.random_erasing,
+        erasing_mode=config.erasing_mode,
+        mean=mean,
+        interpolation=interpolation,
+    )
 
 
 def _checked_arrays(config: DataConfig, train: bool) -> Arrays:
@@ -193,10 +208,11 @@ def _photos(config: DataConfig, known: DatasetInfo, train: bool, seed: int, mode
     rules = photo_rules(config, model)
     return PhotoSource(
         container,
-        VIEWS[config.augmentation if train else "none"],
+        view_of(config.augmentation, config.min_crop_area) if train else VIEWS["none"],
         size=known.image_size,
         num_classes=known.num_classes,
         rules=dataclasses.replace(rules, std=known.std) if config.augmentation == "alexnet" else rules,
+        operators=_operators(config, rules.mean, rules.interpolation) if train else NO_OPERATORS,
         seed=seed,
         on_error=config.on_error,
         max_pixels=config.max_pixels,

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lbtrain.data.augment import crop_flip
 from lbtrain.data.index import SplitIndex, digests
+from lbtrain.data.operators import NO_OPERATORS, Operators
 from lbtrain.data.stream import Block
 
 Batch = tuple[Tensor, Tensor]
@@ -60,12 +61,13 @@ class ArraySource(InMemorySource):
         std: Sequence[float],
         augment: bool,
         seed: int,
+        operators: Operators = NO_OPERATORS,
     ):
         self.images = torch.from_numpy(images)
         self.labels = torch.from_numpy(labels.astype(np.int64))
         self.mean = torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1)
         self.std = torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1)
-        self.augment = augment
+        self.augment, self.operators = augment, operators
         self.seed = seed
         classes = int(self.labels.max()) + 1 if len(labels) else 0
         self.index = SplitIndex(
@@ -81,7 +83,21 @@ class ArraySource(InMemorySource):
         if self.augment:
             images = crop_flip(images, block, self.seed)
         pixels = images.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
-        return pixels.sub_(self.mean).div_(self.std), self.labels[indices]
+        return self._normalised(pixels, block), self.labels[indices]
+
+    def _normalised(self, pixels: Tensor, block: Block) -> Tensor:
+        """With what the operators do, which Pillow does on the host, one image after the other."""
+        if not self.operators:
+            return pixels.sub_(self.mean).div_(self.std)
+        numbers = self.operators.numbers(block, self.seed)
+        host = [
+            self.operators.vary(image, number).float()
+            for image, (number, _) in zip(pixels.byte().cpu(), numbers, strict=True)
+        ]
+        seen = torch.stack(host).sub_(self.mean.cpu()).div_(self.std.cpu())
+        for image, (_, number) in zip(seen, numbers, strict=True):
+            self.operators.erase(image, number)
+        return seen.to(self.device)
 
 
 class SyntheticSource(InMemorySource):

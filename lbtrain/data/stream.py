@@ -10,6 +10,10 @@ Since whole ghost batches lie in these blocks (or a block in a ghost batch, whic
 ranks), the set of ghost batches of a step does not depend on the world size (Goyal et al. 2017, section 2.3
 and remark 4: one shuffle per epoch, split among the workers). The only state is the number of examples seen;
 nothing is dropped at the end of an epoch, a batch may reach into the next.
+
+With repeated augmentation (Hoffer et al. 2020; Touvron et al. 2021, DeiT) an epoch shows each image of a part
+of the data set `repeats` times, as differently augmented copies in as many neighbouring ghost batches: what
+DeiT's sampler gives to as many neighbouring ranks.
 """
 
 import functools
@@ -23,8 +27,8 @@ from numpy.typing import NDArray
 
 
 class Block(NamedTuple):
-    """Examples to load: the epoch (which augmentation draws they get) and the index in the data set of each.
-    Shape (n,) both.
+    """Examples to load: which of its augmentation draws each gets (the epoch, or epoch x repeats + copy), and
+    its index in the data set. Shape (n,) both.
 
     `own`: those that are this rank's part of the step; the others are loaded beside them, and are another's
     to report on.
@@ -49,6 +53,10 @@ class SampleStream:
 
     num_examples: int
     seed: int
+    repeats: int = 1
+    """Copies of an image within an epoch."""
+    group: int = 1
+    """Positions between two copies."""
 
     def block(self, start: int, length: int) -> Block:
         """See `Stream`."""
@@ -57,8 +65,14 @@ class SampleStream:
         indices = np.empty(length, np.int64)
         for epoch in np.unique(epochs):
             inside = epochs == epoch
-            indices[inside] = _permutation(self.num_examples, self.seed, int(epoch))[offsets[inside]]
-        return Block(epochs, indices)
+            chosen = self._chosen(offsets[inside])
+            indices[inside] = _permutation(self.num_examples, self.seed, int(epoch))[chosen]
+        return Block(epochs * self.repeats + offsets // self.group % self.repeats, indices)
+
+    def _chosen(self, offsets: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Positions in the epoch -> places in its permutation."""
+        rounds, within = np.divmod(offsets, self.repeats * self.group)
+        return (rounds * self.group + within % self.group) % self.num_examples
 
 
 @functools.lru_cache(maxsize=4)

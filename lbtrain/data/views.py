@@ -2,15 +2,14 @@
 and the sample's own draws.
 
 none            as for scoring: shorter side to size / data.crop_share (256 for 224), centre crop
-imagenet        a box of 8 % to 100 % of the area and 3/4 to 4/3 wide for its height, resized to 224 x 224,
-flipped
-                with probability 1/2: scale and aspect-ratio augmentation of Szegedy et al. 2015 (section 6)
-                as Goyal et al. 2017 use it (section 5.1). They state no colour augmentation. torchvision's
-                form: the aspect ratio is uniform in its logarithm, ten tries, then the centre
+imagenet        a box of 8 % (data.min_crop_area) to 100 % of the area and 3/4 to 4/3 wide for its height,
+                resized to 224 x 224, flipped with probability 1/2: scale and aspect-ratio augmentation of
+                Szegedy et al. 2015 (section 6) as Goyal et al. 2017 use it (section 5.1). They state no
+                colour augmentation. torchvision's form: the aspect ratio is uniform in its logarithm, ten
+                tries, then the centre
 imagenet_color  the same, then brightness, contrast and saturation in random order, each by up to 40 %, and
-AlexNet's
-                lighting noise with standard deviation 0.1: what the implementation that Goyal et al. cite
-                does beyond their text (Gross & Wilber 2016)
+                AlexNet's lighting noise with standard deviation 0.1: what the implementation that Goyal et
+                al. cite does beyond their text (Gross & Wilber 2016)
 alexnet         shorter side to 256, the central 256 x 256 of it, a random 224 x 224 (or 227 x 227, with
                 data.crop_share=0.8867) of that, flipped with probability 1/2 (Krizhevsky et al. 2012, section
                 4.1). Read here as what You et al. 2017 (LARS, table 4) call minimal augmentation; their
@@ -18,6 +17,7 @@ alexnet         shorter side to 256, the central 256 x 256 of it, a random 224 x
                 (lbtrain.data.registry)
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -32,6 +32,8 @@ Draws = Sequence[float]
 """Of one sample: uniform in [0, 1), as many as the view asks for."""
 
 _TRIES = 10
+LEAST_AREA = 0.08
+"""Share of the photo's area that a random box has at least (Szegedy et al. 2015)."""
 
 
 @dataclass(frozen=True)
@@ -53,18 +55,23 @@ def central(photo: Photo, draws: Draws, size: int, crop_share: float = CROP_SHAR
     return resized[:, top : top + size, left : left + size]
 
 
-def scale_aspect_flip(photo: Photo, draws: Draws, size: int, crop_share: float = CROP_SHARE) -> Tensor:
-    """A random box of the photo, stretched to (size, size), flipped left-right half of the time."""
+def scale_aspect_flip(
+    photo: Photo, draws: Draws, size: int, crop_share: float = CROP_SHARE, least_area: float = LEAST_AREA
+) -> Tensor:
+    """A random box of at least `least_area` of the photo, stretched to (size, size), flipped left-right half
+    of the time.
+    """
     flip, *rest = draws
-    return _flipped(photo.crop(random_box(photo.height, photo.width, rest), size, size), flip)
+    return _flipped(photo.crop(random_box(photo.height, photo.width, rest, least_area), size, size), flip)
 
 
-def scale_aspect_flip_color(photo: Photo, draws: Draws, size: int, crop_share: float = CROP_SHARE) -> Tensor:
+def scale_aspect_flip_color(
+    photo: Photo, draws: Draws, size: int, crop_share: float = CROP_SHARE, least_area: float = LEAST_AREA
+) -> Tensor:
     """`scale_aspect_flip`, then colours moved by jitter and lighting."""
     color, rest = draws[:_COLOR_DRAWS], draws[_COLOR_DRAWS:]
-    return lighting(
-        color_jitter(scale_aspect_flip(photo, rest, size, crop_share).float(), color[:4]), color[4:]
-    )
+    seen = scale_aspect_flip(photo, rest, size, crop_share, least_area)
+    return lighting(color_jitter(seen.float(), color[:4]), color[4:])
 
 
 def fixed_crop_flip(photo: Photo, draws: Draws, size: int, crop_share: float = CROP_SHARE) -> Tensor:
@@ -77,11 +84,11 @@ def fixed_crop_flip(photo: Photo, draws: Draws, size: int, crop_share: float = C
     return _flipped(resized[:, top : top + size, left : left + size], flip)
 
 
-def random_box(height: int, width: int, draws: Draws) -> Box:
+def random_box(height: int, width: int, draws: Draws, least_area: float = LEAST_AREA) -> Box:
     """Four draws a try: area, aspect ratio, place down, place across."""
     for number in range(_TRIES):
         share, ratio, down, across = draws[4 * number : 4 * number + 4]
-        area = height * width * (0.08 + 0.92 * share)
+        area = height * width * (least_area + (1 - least_area) * share)
         aspect = math.exp(math.log(3 / 4) + (math.log(4 / 3) - math.log(3 / 4)) * ratio)
         w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         if 0 < w <= width and 0 < h <= height:
@@ -159,3 +166,11 @@ VIEWS = {
     "imagenet_color": View(1 + 4 * _TRIES + _COLOR_DRAWS, scale_aspect_flip_color),
     "alexnet": View(3, fixed_crop_flip),
 }
+
+
+def view_of(name: str, least_area: float) -> View:
+    """The view of that name, whose boxes take at least that share of the photo's area, where it has boxes."""
+    view = VIEWS[name]
+    if least_area == LEAST_AREA:
+        return view
+    return View(view.draws, functools.partial(view.look, least_area=least_area))

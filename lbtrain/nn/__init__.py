@@ -8,6 +8,7 @@ from lbtrain.nn.conversion import (
     convert_to_ghost_batch_norm,
     regroup_ghost_batches,
 )
+from lbtrain.nn.drop_path import ExampleDropPath, convert_drop_path, drop_path_layers
 from lbtrain.nn.ghost_bn import GhostBatchNorm, GhostBatchNorm1d, GhostBatchNorm2d
 from lbtrain.nn.ghost_statistics import GhostStatistics
 from lbtrain.nn.heads import head_names
@@ -15,6 +16,7 @@ from lbtrain.nn.random_layers import random_layers, without_random_layers
 from lbtrain.nn.wrappers import check_unwrapped
 
 __all__ = [
+    "ExampleDropPath",
     "GhostBatchNorm",
     "GhostBatchNorm1d",
     "GhostBatchNorm2d",
@@ -23,7 +25,9 @@ __all__ = [
     "check_batch_statistics",
     "check_unwrapped",
     "cifar_resnet",
+    "convert_drop_path",
     "convert_to_ghost_batch_norm",
+    "drop_path_layers",
     "head_names",
     "random_layers",
     "regroup_ghost_batches",

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lbtrain import optim
 from lbtrain.data import DatasetInfo
 from lbtrain.errors import RecipeError
-from lbtrain.nn import check_batch_statistics, check_unwrapped, random_layers
+from lbtrain.nn import check_batch_statistics, check_unwrapped, drop_path_layers, random_layers
 from lbtrain.recipe import Recipe
 from lbtrain.tasks import build_model, outputs_of
 from lbtrain.tasks.freezing import frozen_counts
@@ -29,6 +29,7 @@ class ModelStatistics:
     batch_norm_layers: int
     activation_bytes_per_image: int
     random_layers: int = 0
+    """Layers whose random numbers belong to a micro-batch: dropout, but not drop path."""
     without_gradient: tuple[str, ...] = ()
     """Parameters on which the loss does not depend. They are not trained, under any engine."""
     muon: int = 0
@@ -47,7 +48,7 @@ class ModelStatistics:
             )
         if self.random_layers:
             notes.append(
-                f"Dropout or drop path in {self.random_layers} layers draws by micro-batch: runs agree over "
+                f"Dropout in {self.random_layers} layers draws by micro-batch: runs agree over "
                 "engines and restarts, not over batch splits."
             )
         if self.without_gradient:
@@ -87,7 +88,7 @@ def model_statistics(recipe: Recipe, dataset: DatasetInfo) -> ModelStatistics:
         without_trust_ratio=sum(role.numel for role in roles if not role.use_trust_ratio),
         muon=sum(role.numel for role in roles if role.use_muon),
         batch_norm_layers=batch_norm_layers,
-        random_layers=len(random_layers(model)),
+        random_layers=len(random_layers(model)) - len(drop_path_layers(model)),
         activation_bytes_per_image=activation_bytes,
         without_gradient=without_gradient,
         frozen=frozen,

@@ -127,6 +127,21 @@ def _check_task(recipe: Recipe) -> None:
         )
     if library != "timm":
         _check_detection(recipe)
+    _check_augmentation(recipe)
+
+
+def _check_augmentation(recipe: Recipe) -> None:
+    data, drop_path = recipe.data, recipe.model.drop_path
+    if data.augmentation == "imagenet_color" and (data.auto_augment or data.color_jitter):
+        raise RecipeError(
+            "data.augmentation=imagenet_color moves the colours itself, to values that no image file holds, "
+            "and data.auto_augment and data.color_jitter take whole grey levels. Use "
+            "data.augmentation=imagenet."
+        )
+    if drop_path and "drop_path_rate" in recipe.model.args:
+        raise RecipeError(
+            f"model.drop_path={drop_path:g} and model.args drop_path_rate say the same. Set one of the two."
+        )
 
 
 def _check_detection(recipe: Recipe) -> None:

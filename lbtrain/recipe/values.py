@@ -19,6 +19,12 @@ import yaml
 
 from lbtrain.errors import RecipeError
 
+_POLICY = (
+    r"|rand(-m\d+|-n\d+|-inc[01]|-mmax\d+|-(p|mstd)\d+(\.\d+)?|-t(weights|3aw?))*"
+    r"|(originalr?|v0r?|3a)(-mstd\d+(\.\d+)?)?|ta_wide"
+)
+"""What timm and torchvision know as a policy; timm ignores or asserts away what it cannot read."""
+
 
 def from_text(text: str, kind: Any, name: str) -> Any:
     """The value that a word of a command line means, by the type of its key."""
@@ -259,6 +265,11 @@ def _check_range(value: Any, checks: Mapping[str, Any], name: str) -> None:
     if checks.get("pixels") and not re.fullmatch(r"[1-9][0-9]{0,4}", value):
         raise RecipeError(
             f"{name}={value}: {name} takes whole numbers of pixels from 1 to 99999, such as 640,800."
+        )
+    if checks.get("policy") and not re.fullmatch(_POLICY, value):
+        raise RecipeError(
+            f"{name}={value}: {name} takes rand with options of timm's RandAugment (rand-m9-mstd0.5-inc1), "
+            "original, originalr, v0, v0r, 3a, or ta_wide."
         )
     bounds = {
         "at_least": value.__class__.__ge__,

@@ -9,25 +9,39 @@ remark 3).
 from collections.abc import Iterator
 from typing import Any, cast
 
+import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from timm.loss import BinaryCrossEntropy
 from torch import Tensor, nn
 
 from lbtrain.data import DatasetInfo, Source, batches, dataset_info, open_source
+from lbtrain.data.augment import draws, fractions
 from lbtrain.data.index import DatasetIndex
 from lbtrain.data.loss_weights import noisy_weights
-from lbtrain.data.mixup import mixup, mixup_shares
+from lbtrain.data.mixing import draw_mixes, mix
 from lbtrain.data.registry import PHOTOS
 from lbtrain.data.sources import Batch
-from lbtrain.data.stream import PADDING, SampleStream, Stream, evaluation_blocks, train_blocks, whole_groups
+from lbtrain.data.stream import (
+    PADDING,
+    Block,
+    SampleStream,
+    Stream,
+    evaluation_blocks,
+    train_blocks,
+    whole_groups,
+)
+from lbtrain.nn import convert_drop_path, drop_path_layers
 from lbtrain.recipe import Recipe
 from lbtrain.tasks.protocol import Evaluation, PrimaryMetric
 
 TrainingBatch = tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]
-"""Images; labels (n,), or probabilities (n, classes) with mixup; with multiplicative noise also the weight of
-each example's loss (n,).
+"""Images; labels (n,), or probabilities (n, classes) where images are mixed; with multiplicative noise also
+the weight of each example's loss (n,).
 """
+_SALT = 1 << 37
+"""Keeps the draws of drop path apart from the others of the seed."""
 
 
 def build_model(recipe: Recipe, known: DatasetInfo) -> nn.Module:
@@ -38,9 +52,9 @@ def build_model(recipe: Recipe, known: DatasetInfo) -> nn.Module:
     from lbtrain.tasks.weights import load_classifier
 
     torch.manual_seed(recipe.seed)
-    model = create_classifier(
-        recipe.model.name, recipe.model.args, num_classes=known.num_classes, channels=known.channels
-    )
+    args = recipe.model.args | ({"drop_path_rate": recipe.model.drop_path} if recipe.model.drop_path else {})
+    model = create_classifier(recipe.model.name, args, num_classes=known.num_classes, channels=known.channels)
+    convert_drop_path(model)
     if recipe.model.head_std:
         nn.init.normal_(cast(Any, model).get_classifier().weight, std=recipe.model.head_std)
     if recipe.model.weights and next(model.parameters()).device.type != "meta":
@@ -62,7 +76,11 @@ class Classification:
         seed, model = recipe.seed, recipe.model.name
         self.train_source: Source = open_source(recipe.data, train=True, seed=seed, model=model)
         self.eval_source: Source = open_source(recipe.data, train=False, seed=seed, model=model)
-        self.stream: Stream = SampleStream(len(self.train_source), recipe.seed)
+        self.stream: Stream = SampleStream(
+            len(self.train_source), seed, recipe.data.repeats, recipe.bn_batch_size
+        )
+        self.first = 0
+        """Position in the run of the micro-batch that was handed out last."""
 
     def index(self) -> DatasetIndex:
         return DatasetIndex(self.train_source.index, self.eval_source.index)
@@ -70,8 +88,9 @@ class Classification:
     def batches(
         self, *, start: int, micro_batch_size: int, rank: int, world_size: int
     ) -> Iterator[TrainingBatch]:
-        # With mixup, a micro-batch that holds a part of a group needs the rest of it for its partners.
-        group = self.recipe.bn_batch_size if self.recipe.loss.mixup else 1
+        # A micro-batch that holds a part of a group needs the rest of it for its partners.
+        loss = self.recipe.loss
+        group = self.recipe.bn_batch_size if loss.mixup or loss.cutmix else 1
         split = dict(micro_batch_size=micro_batch_size, rank=rank, world_size=world_size)
         blocks = train_blocks(self.stream, start=start, group=group, **split)
         loaded = batches(self.train_source, blocks, workers=self.recipe.data.workers, device=self.device)
@@ -80,29 +99,64 @@ class Classification:
             # Dropout draws from the global generator: seeded by position, it goes on alike after a restart,
             # with nothing to save.
             torch.manual_seed(hash((self.recipe.seed, first)))
+            self.first = first
             yield self._prepared(batch, first, micro_batch_size)
 
     def _prepared(self, batch: Batch, first: int, length: int) -> TrainingBatch:
         """The micro-batch at position `first`, mixed and weighted as the recipe says."""
         loss, seed = self.recipe.loss, self.recipe.seed
-        if loss.mixup:
-            group = self.recipe.bn_batch_size
-            origin, whole = whole_groups(first, length, group)
-            shares = mixup_shares(origin, whole, group, alpha=loss.mixup, seed=seed)
-            images, labels = mixup(batch, shares, group=group, num_classes=self.known.num_classes)
-            batch = images[first - origin :][:length], labels[first - origin :][:length]
+        if loss.mixup or loss.cutmix:
+            batch = self._mixed(batch, first, length)
         if not loss.multiplicative_noise:
             return batch
         weights = noisy_weights(self.stream.block(first, length), sigma=loss.multiplicative_noise, seed=seed)
         return *batch, weights.to(self.device, non_blocking=True)
 
+    def _mixed(self, batch: Batch, first: int, length: int) -> Batch:
+        """The images at positions `first` to `first + length` of a batch of the whole groups around them."""
+        loss, group = self.recipe.loss, self.recipe.bn_batch_size
+        origin, whole = whole_groups(first, length, group)
+        mixes = draw_mixes(
+            origin,
+            whole,
+            group,
+            mixup=loss.mixup,
+            cutmix=loss.cutmix,
+            cutmix_share=loss.cutmix_share,
+            size=(batch[0].shape[2], batch[0].shape[3]),
+            seed=self.recipe.seed,
+        )
+        images, labels = mix(batch, mixes, group=group, num_classes=self.known.num_classes)
+        return images[first - origin :][:length], labels[first - origin :][:length]
+
     def loss(self, model: nn.Module, batch: TrainingBatch) -> dict[str, Tensor]:
         images, labels, *weights = batch
-        scores, smoothing = model(images).float(), self.recipe.loss.label_smoothing
-        if not weights:
-            return {"loss": F.cross_entropy(scores, labels, label_smoothing=smoothing)}
-        losses = F.cross_entropy(scores, labels, label_smoothing=smoothing, reduction="none")
-        return {"loss": (losses * weights[0]).mean()}
+        self._draw_paths(model, len(images))
+        losses = self._losses(model(images).float(), labels)
+        return {"loss": (losses * weights[0]).mean() if weights else losses.mean()}
+
+    def _draw_paths(self, model: nn.Module, length: int) -> None:
+        """Gives the drop path layers draws that belong to the position of this micro-batch in the run."""
+        layers = drop_path_layers(model)
+        if not layers:
+            return
+        positions = np.arange(self.first, self.first + length)
+        block = Block(np.zeros_like(positions), positions)
+        drawn = torch.from_numpy(fractions(draws(block, self.recipe.seed + _SALT, len(layers))))
+        for layer, own in zip(layers, drawn.to(self.device, non_blocking=True), strict=True):
+            layer.draws = own
+
+    def _losses(self, scores: Tensor, labels: Tensor) -> Tensor:
+        """Of each image, shape (n,)."""
+        config = self.recipe.loss
+        smoothing, threshold = config.label_smoothing, config.target_threshold
+        if config.form == "cross_entropy":
+            return F.cross_entropy(scores, labels, label_smoothing=smoothing, reduction="none")
+        if labels.dim() > 1:  # mixed, and left unsmoothed (see lbtrain.data.mixing)
+            labels = labels * (1 - smoothing) + smoothing / labels.shape[1]
+        bce = BinaryCrossEntropy(smoothing, target_threshold=threshold, reduction="none")
+        losses: Tensor = bce(scores, labels).mean(1)
+        return losses
 
     def evaluate(self, model: nn.Module, *, micro_batch_size: int, rank: int, world_size: int) -> Evaluation:
         if not len(self.eval_source):

@@ -21,10 +21,9 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as tv
 
 from lbtrain.data import batches, dataset_info, index_cache, open_source, tar
-from lbtrain.data.augment import draws
+from lbtrain.data.augment import draws, fractions
 from lbtrain.data.decode import Box, Photo
 from lbtrain.data.layouts import _open_splits
-from lbtrain.data.photos import uniform
 from lbtrain.data.stream import Block
 from lbtrain.data.views import VIEWS, color_jitter, lighting, random_box
 from lbtrain.errors import DataError, RecipeError
@@ -314,7 +313,7 @@ def test_row_groups_are_read_when_asked_for_and_only_some_are_kept(tmp_path, fol
 
 
 def numbers(count: int, epoch: int = 0, index: int = 0) -> list[float]:
-    return uniform(draws(Block(np.array([epoch]), np.array([index])), 5, count))[:, 0].tolist()
+    return fractions(draws(Block(np.array([epoch]), np.array([index])), 5, count))[:, 0].tolist()
 
 
 def test_a_random_box_by_hand():
@@ -335,7 +334,7 @@ def test_random_boxes_lie_in_the_photo(height, width, index):
 def test_boxes_are_spread_as_torchvisions():
     from torchvision.transforms import RandomResizedCrop
 
-    given_draws = uniform(draws(block(*range(4000)), 5, 40)).T.tolist()
+    given_draws = fractions(draws(block(*range(4000)), 5, 40)).T.tolist()
     ours = np.array([random_box(375, 500, row) for row in given_draws])
     torch.manual_seed(0)
     theirs = np.array(

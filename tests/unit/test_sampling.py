@@ -4,8 +4,10 @@ import itertools
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from timm.data.distributed_sampler import RepeatAugSampler
 
 from lbtrain.data.stream import PADDING, Block, SampleStream, evaluation_blocks, train_blocks
 
@@ -148,3 +150,32 @@ def test_evaluation_scores_every_sample_once(num_examples, micro, world):
     scored = np.concatenate([block.indices[block.epochs != PADDING] for block in blocks])
     assert sorted(scored.tolist()) == list(range(num_examples))
     assert len(blocks) * micro - num_examples < micro * world
+
+
+@pytest.mark.parametrize(
+    ("num_examples", "repeats", "group"), [(96, 3, 8), (100, 3, 8), (50, 4, 1), (7, 3, 4)]
+)
+def test_copies_of_an_image_have_draws_of_their_own(num_examples, repeats, group):
+    """An epoch keeps its length; a whole round of groups holds each of its images `repeats` times."""
+    stream = SampleStream(num_examples, 0, repeats, group)
+    for epoch in (0, 1):
+        block = stream.block(epoch * num_examples, num_examples)
+        assert len(set(pairs(block))) == num_examples
+        assert set((block.epochs // repeats).tolist()) == {epoch}
+        for first in range(0, num_examples // (repeats * group) * repeats * group, repeats * group):
+            rows = block.indices[first : first + repeats * group].reshape(repeats, group)
+            assert (rows == rows[0]).all() and len(set(rows[0].tolist())) == group
+    part = stream.block(5, num_examples)
+    assert pairs(part)[: num_examples - 5] == pairs(stream.block(0, num_examples))[5:]
+
+
+def test_neighbouring_groups_get_what_timms_sampler_gives_to_neighbouring_ranks(monkeypatch):
+    repeats, group, count = 3, 8, 96
+    stream = SampleStream(count, 0, repeats, group)
+    plain = torch.from_numpy(SampleStream(count, 0).block(0, count).indices)
+    monkeypatch.setattr(torch, "randperm", lambda *_, **__: plain)
+    ours = stream.block(0, count).indices.reshape(-1, repeats, group)
+    for rank in range(repeats):
+        theirs = RepeatAugSampler(range(count), num_replicas=repeats, rank=rank, num_repeats=repeats)
+        theirs.num_selected_samples = count // repeats
+        assert ours[:, rank].flatten().tolist() == list(theirs)

@@ -29,6 +29,49 @@ class DataConfig(Unassignable):
         choices=("none", "crop_flip", "imagenet", "imagenet_color", "alexnet", "flip"),
         needs="model.library=timm|torchvision",
     )
+    min_crop_area: float = key(
+        0.08,
+        "Share of a photo's area that a random box of imagenet and imagenet_color has at least.",
+        above=0,
+        at_most=1,
+        needs="data.augmentation=imagenet|imagenet_color",
+    )
+    auto_augment: str = key(
+        "",
+        "Policy of operators after cropping and flipping: timm's words (rand-m9-mstd0.5-inc1, original, v0, "
+        "3a), or ta_wide for torchvision's TrivialAugmentWide. Empty: none.",
+        policy=True,
+        needs="model.library=timm",
+    )
+    color_jitter: float = key(
+        0.0,
+        "Brightness, contrast and saturation change by up to this share (torchvision's ColorJitter). 0: "
+        "none.",
+        at_least=0,
+        at_most=1,
+        needs="model.library=timm",
+    )
+    random_erasing: float = key(
+        0.0,
+        "Probability that a box of an image is erased (Zhong et al. 2020, as in timm).",
+        at_least=0,
+        at_most=1,
+        needs="model.library=timm",
+    )
+    erasing_mode: str = key(
+        "const",
+        "What replaces an erased box: the mean, one random colour, or a random colour per pixel.",
+        choices=("const", "rand", "pixel"),
+        needs="data.random_erasing",
+    )
+    repeats: int = key(
+        1,
+        "Repeated augmentation (Hoffer et al. 2020): an epoch shows each image of a part of the data set "
+        "this many times, in neighbouring groups of bn_batch_size images.",
+        at_least=1,
+        at_most=64,
+        needs="model.library=timm",
+    )
     on_error: str = key(
         "raise",
         "What to do with an image that cannot be read: stop and name it, or replace it by the next one and "

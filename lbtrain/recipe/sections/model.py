@@ -23,6 +23,14 @@ class ModelConfig(Unassignable):
         at_least=0,
         needs="model.library=timm",
     )
+    drop_path: float = key(
+        0.0,
+        "Share of the residual branches that an image skips in the last block, rising from 0 in the first "
+        "(Huang et al. 2016; timm's drop_path_rate).",
+        at_least=0,
+        below=1,
+        needs="model.library=timm",
+    )
     library: str = key(
         "timm",
         "Where the model comes from: timm has classifiers, torchvision Mask R-CNN on a timm backbone, "

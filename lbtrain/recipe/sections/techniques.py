@@ -17,10 +17,38 @@ class LossConfig(Unassignable):
     )
     mixup: float = key(
         0.0,
-        "Alpha of the Beta distribution that mixes images within a batch-norm batch (Zhang et al. 2018). 0: "
-        "no mixup.",
+        "Alpha of the Beta distribution that mixes images within a group of bn_batch_size (Zhang et al. "
+        "2018). 0: no mixup.",
         at_least=0,
         needs="model.library=timm",
+    )
+    cutmix: float = key(
+        0.0,
+        "Alpha of the Beta distribution of the area that an image of the same group of bn_batch_size "
+        "replaces (Yun et al. 2019). 0: no CutMix.",
+        at_least=0,
+        needs="model.library=timm",
+    )
+    cutmix_share: float = key(
+        0.5,
+        "Share of the groups that get CutMix where mixup and CutMix are both set.",
+        at_least=0,
+        at_most=1,
+        needs=("loss.mixup", "loss.cutmix"),
+    )
+    form: str = key(
+        "cross_entropy",
+        "Cross-entropy over the classes, or the mean over all classes of binary cross-entropies (Wightman "
+        "et al. 2021).",
+        choices=("cross_entropy", "binary_cross_entropy"),
+        needs="model.library=timm",
+    )
+    target_threshold: float | None = key(
+        None,
+        "Labels above this count as 1 and others as 0 in binary cross-entropy. null: as they are.",
+        at_least=0,
+        below=1,
+        needs="loss.form=binary_cross_entropy",
     )
     multiplicative_noise: float = key(
         0.0,
