@@ -1,6 +1,7 @@
 """python -m tools.verify model sees a layer that depends on the batch split, and rejects what cannot be."""
 
 import csv
+import dataclasses
 
 import pytest
 import timm
@@ -114,5 +115,23 @@ def test_a_sweep_writes_a_row_for_each_family_and_goes_on_from_there(one_rank, t
     assert "2 families with 2 models, 1 of which" in page.read_text()
     assert "1 rejected, 1 holds" in page.read_text()
     before = out.read_text()
-    monkeypatch.setattr("tools.verify.sweep._row", None)
+    monkeypatch.setattr("tools.verify.sweep._built", None)
+    monkeypatch.setattr("tools.verify.sweep._tried", None)
     assert main(["sweep", "--out", str(out), "--families", "ours,other"]) == 0 and out.read_text() == before
+
+
+def test_a_sweep_without_time_to_train_says_so_and_trains_small_models_first(
+    one_rank, tmp_path, monkeypatch, capsys
+):
+    families = {"wide": ["resnet18"], "small": ["cifar_resnet8"]}
+    monkeypatch.setattr(timm, "list_models", lambda module="": families[module])
+    words = ["sweep", "--out", str(tmp_path / "models.csv"), "--families", "wide,small"]
+    monkeypatch.setattr("tools.verify.sweep._tried", lambda row: row)
+    page = tmp_path / "models.md"
+    assert main([*words, "--page", str(page)]) == 0 and "2 not trained yet" in page.read_text()
+    monkeypatch.setattr(
+        "tools.verify.sweep._tried", lambda row: dataclasses.replace(row, outcome="holds", difference="1e-15")
+    )
+    capsys.readouterr()
+    assert main([*words, "--page", str(page)]) == 0 and "2 holds" in page.read_text()
+    assert capsys.readouterr().out.splitlines() == ["small: cifar_resnet8 holds", "wide: resnet18 holds"]

@@ -2,9 +2,12 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ..kit.tables import Table
+
+if TYPE_CHECKING:
+    from .sweep import Row
 
 _HEAD = """# Models
 
@@ -27,31 +30,31 @@ draws belong to a micro-batch: such models agree over restarts and engines, not 
 _COLUMNS = ("family", "models", "smallest", "parameters", "pixels", "batch norms", "random layers", "outcome")
 
 
-def page_of(rows: Sequence[dict[str, Any]]) -> str:
+def page_of(rows: Sequence["Row"]) -> str:
     """Markdown."""
-    ordered = sorted(rows, key=lambda row: row["family"])
-    outcomes = Counter(row["outcome"] for row in ordered).most_common()
+    outcomes = Counter(row.outcome for row in rows).most_common()
     counted = ", ".join(f"{count} {outcome}" for outcome, count in outcomes)
-    models = sum(int(row["models"]) for row in ordered)
-    rejected = sum(int(row["models_rejected"]) for row in ordered)
     summary = (
-        f"{len(ordered)} families with {models:,} models, {rejected} of which have a layer that is "
-        f"rejected or cannot be built here. Smallest models: {counted}."
+        f"{len(rows)} families with {sum(row.models for row in rows):,} models, "
+        f"{sum(row.models_rejected for row in rows)} of which have a layer that is rejected or cannot be "
+        f"built here. Smallest models: {counted}."
     )
-    table = Table(_COLUMNS, [_cells(row) for row in ordered], align="lrlrrrrl")
-    sources = sorted({f"Commit {row['commit']}, {row['hardware']}, {row['versions']}." for row in ordered})
+    table = Table(_COLUMNS, [_cells(row) for row in rows], align="lrlrrrrl")
+    sources = sorted({f"Commit {row.commit}, {row.hardware}, {row.versions}." for row in rows})
     return "\n\n".join([_HEAD.rstrip(), summary, table.markdown(), *sources]) + "\n"
 
 
-def _cells(row: dict[str, Any]) -> list[str]:
-    outcome = row["outcome"] + (f", {row['difference']}" if row["difference"] else "")
+def _cells(row: "Row") -> list[str]:
+    trained = row.image_size > 0
     return [
-        row["family"],
-        str(row["models"]),
-        row["model"],
-        f"{int(row['parameters']):,}",
-        str(row["image_size"]),
-        str(row["batch_norm_layers"]),
-        str(row["random_layers"]),
-        outcome + (f": {row['reason']}" if row["reason"] else ""),
+        row.family,
+        str(row.models),
+        row.model,
+        f"{row.parameters:,}",
+        str(row.image_size) if trained else "",
+        str(row.batch_norm_layers) if trained else "",
+        str(row.random_layers) if trained else "",
+        row.outcome
+        + (f", {row.difference}" if row.difference else "")
+        + (f": {row.reason}" if row.reason else ""),
     ]

@@ -1,15 +1,16 @@
 """Try one small model of every family of timm: can lbtrain plan it, and does the guarantee hold?
 
-Every model of a family is built on the meta device and its layers are checked. The one with the fewest
-parameters then trains three steps in float64, in one piece and again in micro-batches, as in `tools.verify
-model`, in this process. Rows that the file has already are kept: the same command continues after a stop.
+First every model of every family is built on the meta device and its layers are checked. Then the one with
+the fewest parameters of each family trains three steps in float64, in one piece and again in micro-batches,
+as in `tools.verify model`, in this process; small ones first. Rows that the file has already are kept: the
+same command continues after a stop.
 """
 
 import argparse
 import csv
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -35,20 +36,23 @@ exit status: 0 the guarantee holds for every model that can be trained; 1 it doe
 """
 
 
+NOT_TRAINED = "not trained yet"
+
+
 @dataclass(frozen=True)
 class Row:
-    """One family. Outcomes: holds, does not hold, rejected (by the plan, with the reason)."""
+    """One family. Outcomes: holds, does not hold, rejected (by the plan, with the reason), NOT_TRAINED."""
 
-    family: str
-    models: int
-    models_rejected: int
-    model: str
-    parameters: int
+    family: str = ""
+    models: int = 0
+    models_rejected: int = 0
+    model: str = ""
+    parameters: int = 0
     image_size: int = 0
     args: str = "{}"
     batch_norm_layers: int = 0
     random_layers: int = 0
-    outcome: str = ""
+    outcome: str = NOT_TRAINED
     reason: str = ""
     difference: str = ""
     seconds: int = 0
@@ -76,50 +80,53 @@ def sweep(options: argparse.Namespace) -> int:
     warnings.simplefilter("ignore")  # timm's and torch's own
     torch.set_num_threads(1)
     families = options.families.split(",") if options.families else timm.list_modules()
-    rows = {row["family"]: row for row in _written(options.out)}
+    rows = {row.family: row for row in _written(options.out)}
     end = time.monotonic() + 60 * options.minutes
     if not dist.is_initialized():
         dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    for family in families:
-        if family not in rows and time.monotonic() < end:
-            rows[family] = asdict(_row(family))
-            print(f"{family}: {rows[family]['model']} {rows[family]['outcome']}", flush=True)
-            _write(options.out, rows)
+
+    def fill(todo: Iterable[str], fill_row: Callable[[str], Row]) -> None:
+        for family in todo:
+            if time.monotonic() < end:
+                rows[family] = fill_row(family)
+                print(f"{family}: {rows[family].model} {rows[family].outcome}", flush=True)
+                _write(options.out, rows)
+
+    fill([family for family in families if family not in rows], _built)
+    waiting = [row.family for row in rows.values() if row.outcome == NOT_TRAINED]
+    fill(sorted(waiting, key=lambda family: rows[family].parameters), lambda family: _tried(rows[family]))
     if options.page:
         from .models_page import page_of
 
-        options.page.write_text(page_of(list(rows.values())))
-    return int(any(row["outcome"] == "does not hold" for row in rows.values()))
+        options.page.write_text(page_of([rows[family] for family in sorted(rows)]))
+    return int(any(row.outcome == "does not hold" for row in rows.values()))
 
 
-def _written(path: Path) -> list[dict[str, Any]]:
-    return list(csv.DictReader(path.read_text().splitlines())) if path.is_file() else []
+def _written(path: Path) -> list[Row]:
+    kinds = {field.name: type(field.default) for field in fields(Row)}
+    rows = csv.DictReader(path.read_text().splitlines()) if path.is_file() else []
+    return [Row(**{name: kinds[name](text) for name, text in row.items()}) for row in rows]
 
 
-def _write(path: Path, rows: dict[str, dict[str, Any]]) -> None:
+def _write(path: Path, rows: dict[str, Row]) -> None:
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, [field.name for field in fields(Row)], lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows[family] for family in sorted(rows))
+        writer.writerows(asdict(rows[family]) for family in sorted(rows))
 
 
-def _row(family: str) -> Row:
-    started, sizes = time.monotonic(), dict(_model_sizes(family))
-    rejected = [name for name, size in sizes.items() if size < 0]
+def _built(family: str) -> Row:
+    """Its models built, its smallest one chosen."""
+    sizes = dict(_model_sizes(family))
     candidates = {name: size for name, size in sizes.items() if size >= 0} or sizes
     name = min(candidates, key=lambda name: abs(candidates[name]))
-    row = Row(
-        family=family,
-        models=len(sizes),
-        models_rejected=len(rejected),
-        model=name,
-        parameters=abs(sizes[name]),
-        commit=commit(),
-        hardware=hardware(),
-        versions=" ".join(f"{key}={value}" for key, value in versions().items()),
-    )
-    row = _tried(row)
-    return replace(row, seconds=round(time.monotonic() - started))
+    rejected = sum(size < 0 for size in sizes.values())
+    return Row(family, len(sizes), rejected, name, abs(sizes[name]), **_provenance())
+
+
+def _provenance() -> dict[str, str]:
+    found = " ".join(f"{key}={value}" for key, value in versions().items())
+    return {"commit": commit(), "hardware": hardware(), "versions": found}
 
 
 def _model_sizes(family: str) -> Iterator[tuple[str, int]]:
@@ -144,6 +151,11 @@ def _model_sizes(family: str) -> Iterator[tuple[str, int]]:
 
 
 def _tried(row: Row) -> Row:
+    started = time.monotonic()
+    return replace(_outcome(row), seconds=round(time.monotonic() - started), **_provenance())
+
+
+def _outcome(row: Row) -> Row:
     """`row` with what comes of planning and training its model."""
     try:
         question, statistics = _fitting(row.model)
