@@ -14,6 +14,7 @@ import json
 import os
 import re
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -24,6 +25,7 @@ from lbtrain.faults import watchdog
 from lbtrain.launch.environment import own_arguments
 from lbtrain.launch.workers import start_server
 from lbtrain.recipe import Recipe, keys, written
+from lbtrain.recipe.files import error_in_recipe_file
 
 if TYPE_CHECKING:  # a plan or a help text must not wait for the engines' imports
     pass
@@ -80,12 +82,12 @@ def _end_job(error: RecipeError, recipe: Recipe, words: Sequence[str], name: str
     """Ends this rank for a mistake that the others may not have made, and them with it: they would wait."""
     written = [word.partition("=")[2] for word in words if word.startswith("run_dir=")]
     run_dir = os.path.expanduser(written[-1]) if written else recipe.run_dir_for(name)
-    with (
-        contextlib.suppress(UserError),
-        watchdog.Watchdog(fault_timeout=recipe.fault_timeout, run_dir=run_dir),
-    ):
+    watcher = watchdog.Watchdog(fault_timeout=recipe.fault_timeout, run_dir=run_dir)
+    with contextlib.suppress(UserError), watcher:
         raise error
-    _exit_with(error, of_this_rank=True)
+    # A launcher ends this rank, too, when another one with the same mistake has ended.
+    watchdog.catch_signals(lambda *_: os._exit(error.exit_code))
+    _exit_with(error, of_this_rank=not watcher.reported_by_another())
 
 
 def _option(words: list[str], key: str) -> tuple[list[int], list[str]] | None:
@@ -156,13 +158,25 @@ def _exit_with(error: UserError, *, of_this_rank: bool = False) -> NoReturn:
     sys.exit(error.exit_code)
 
 
-def _on_uncaught(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-    """A key or a value that a recipe file gets wrong ends as it does on the command line."""
+def _on_uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """A mistake in a recipe file ends as it does on the command line."""
+    if isinstance(error, Exception) and (folder := _folder_of_recipe(trace)):
+        error = error_in_recipe_file(error, folder)
     if isinstance(error, RecipeError):
         _end_job(error, Recipe(), own_arguments(sys.argv[1:]), Path(sys.argv[0]).stem)
     if isinstance(error, UserError):
         _exit_with(error)
-    sys.__excepthook__(kind, error, traceback)
+    sys.__excepthook__(kind, error, trace)
+
+
+def _folder_of_recipe(trace: TracebackType | None) -> Path | None:
+    """Of the recipe file that raised an error before it reached its `main(recipe)`; None for other errors."""
+    frames = [frame for frame, _ in traceback.walk_tb(trace)]
+    recipes = [
+        frame for frame in frames if frame.f_globals.get("main") is main and frame.f_globals is not globals()
+    ]
+    started = any(frame.f_code is main.__code__ for frame in frames)
+    return Path(recipes[0].f_code.co_filename).parent if recipes and not started else None
 
 
 sys.excepthook = _on_uncaught  # from here on, which is the first line of a recipe file

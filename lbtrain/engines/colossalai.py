@@ -81,9 +81,6 @@ class ColossalAIZeroEngine(WindowedEngine):
     def _backward(self, loss: Tensor) -> None:
         self.booster.backward(loss, self.zero)
 
-    def _check_gradients(self) -> None:
-        """They are gone: every rank keeps a share of their average."""
-
     def _may_update(self) -> bool:
         # Asking waits for the device; LowLevelZero does so in every step anyway, to know the norm of the
         # gradient.

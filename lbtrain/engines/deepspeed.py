@@ -75,10 +75,6 @@ class DeepSpeedEngine(WindowedEngine):
         self.engine.set_gradient_accumulation_boundary(last)
         exchange_in_backward(self.engine.module, last)
 
-    def _check_gradients(self) -> None:
-        if self.stage == 0:  # else they are gone: every rank keeps a share of their average
-            super()._check_gradients()
-
     def _forget_gradients(self) -> None:
         if self.stage == 0:
             self.inner.zero_grad()

@@ -1,5 +1,7 @@
 """The accumulation window: what every engine does alike between one update and the next."""
 
+from functools import partial
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -22,7 +24,11 @@ class WindowedEngine:
         self.module = module.to(device)
         self.optimizer = optimizer
         self.statistics = GhostStatistics(module)
-        self._trainable = [(name, each) for name, each in module.named_parameters() if each.requires_grad]
+        self._trainable = [name for name, each in module.named_parameters() if each.requires_grad]
+        self._reached: set[str] = set()
+        for name in self._trainable:
+            # not a look at .grad: under ZeRO gradients are gone before the end of the backward pass
+            module.get_parameter(name).register_hook(partial(self._note_gradient, name))
 
     def _skip_nonfinite(self, plan: Plan) -> None:
         """Under fp16 the scaler skips such updates; under ZeRO DeepSpeed does, or the ColossalAI engine."""
@@ -56,7 +62,9 @@ class WindowedEngine:
         self._backwards += 1
         if self._backwards == self._accumulation:
             self.statistics.start()
+        self._reached.clear()
         self._backward(loss / self._accumulation)
+        self._check_gradients()
         if self._backwards < self._accumulation:
             self._announce(self._backwards + 1 == self._accumulation)
 
@@ -64,7 +72,6 @@ class WindowedEngine:
         assert self._backwards == self._accumulation, (
             f"a step is {self._accumulation} backward calls, not {self._backwards}"
         )
-        self._check_gradients()
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group.get("lr_scale", 1.0)
         applied = self._may_update() and self._update()
@@ -72,16 +79,19 @@ class WindowedEngine:
         self._open_window()
         return applied
 
+    def _note_gradient(self, name: str, gradient: Tensor) -> None:
+        self._reached.add(name)
+
     def _check_gradients(self) -> None:
-        """Raises RecipeError where a trainable parameter got no gradient in this step: its meaning differs
-        between engines.
+        """Raises RecipeError where a trainable parameter got no gradient in this micro-step: engines differ
+        in what they make of it. ZeRO decays such a parameter, and plain data parallel leaves out its bucket.
         """
-        for name, parameter in self._trainable:
-            if parameter.grad is None:
-                raise RecipeError(
-                    f"{name} got no gradient in this step, and other steps train it: use a model whose loss "
-                    "depends on the same parameters in every step"
-                )
+        missing = next((name for name in self._trainable if name not in self._reached), "")
+        if missing:
+            raise RecipeError(
+                f"{missing} got no gradient in this step, and other steps train it: use a model whose loss "
+                "depends on the same parameters in every step"
+            )
 
     def shards(self) -> Shards | None:
         return None

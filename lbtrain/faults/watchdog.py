@@ -35,6 +35,9 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 
 SECONDS_FOR_AN_OUTCOME = 2.0
 
+SECONDS_TO_BE_REPORTED = 10.0
+"""Of a rank's own mistake: within these the coordinator is found, hears from all ranks, and reports."""
+
 _board: bytearray | mmap = bytearray(BOARD.size)  # nobody's, until a watchdog shares one with its guard
 _watchdog: "Watchdog | None" = None
 
@@ -86,7 +89,7 @@ class Watchdog:
 
     def __init__(self, *, fault_timeout: float, run_dir: str):
         self._fault_timeout, self._run_dir = fault_timeout, run_dir
-        self._own_error = threading.Event()
+        self._own_error, self._reported = threading.Event(), threading.Event()
         self.link: Connection | None = None
         self._heard = False
 
@@ -157,6 +160,7 @@ class Watchdog:
                     os._exit(message["code"])
                 if "own" in message:
                     self._own_error.set()
+                    self._reported.set()
             if messages is None:
                 link.socket.close()
                 if not self._own_error.is_set():
@@ -194,6 +198,12 @@ class Watchdog:
         if self.link:
             self._own_error.set()
             self.link.send(left=code, why=why)
+
+    def reported_by_another(self) -> bool:
+        """Whether rank 0 has the error with which this rank left, or its coordinator has reported it. Waits
+        for that.
+        """
+        return bool(self.link and self.config.rank and self._reported.wait(SECONDS_TO_BE_REPORTED))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

@@ -5,12 +5,15 @@ import difflib
 import re
 import runpy
 import sys
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 from lbtrain.errors import RecipeError
+from lbtrain.recipe import tree
 from lbtrain.recipe.schema import Recipe
+from lbtrain.recipe.sections import Unassignable
 
 _PACKAGE = Path(__file__).parents[1]
 RECIPES = (_PACKAGE if (_PACKAGE / "recipes").is_dir() else _PACKAGE.parent) / "recipes"
@@ -51,12 +54,44 @@ def load_recipe(name: str | Path) -> Recipe:
     sys.path.insert(0, str(folder))
     try:
         recipe = runpy.run_path(str(path)).get("recipe")
+    except Exception as error:
+        raise error_in_recipe_file(error, folder) from error
     finally:
         sys.path.remove(str(folder))
         _forget(set(sys.modules) - before, folder)
     if not isinstance(recipe, Recipe):
         raise RecipeError(f"{path} defines no `recipe`: end it with `recipe = Recipe().vary(...)`")
     return recipe
+
+
+class RecipeFileError(RecipeError):
+    """A mistake in a recipe file; the message ends with the file and the line."""
+
+
+def error_in_recipe_file(error: Exception, folder: Path) -> RecipeFileError:
+    """What a recipe of `folder`, or a parent of it there, has raised, as one line."""
+    if isinstance(error, RecipeFileError):
+        return error  # of a recipe that this one loads
+    frames = traceback.extract_tb(error.__traceback__)
+    places = [
+        (frame.filename, frame.lineno)
+        for frame in frames
+        if Path(frame.filename).resolve().parent == folder.resolve()
+    ]
+    if isinstance(error, SyntaxError):
+        places.append((error.filename or "", error.lineno))
+    file, line = places[-1] if places else (str(folder), 0)
+    return RecipeFileError(f"{_said(error)} ({file}:{line})")
+
+
+def _said(error: Exception) -> str:
+    if isinstance(error, AttributeError) and isinstance(error.obj, Unassignable):
+        try:
+            tree.spec_of(type(error.obj), error.name)
+        except RecipeError as unknown:
+            return str(unknown)
+    kind = "" if isinstance(error, RecipeError) else f"{type(error).__name__}: "
+    return kind + " ".join(str(error).split())
 
 
 def parents_of(path: Path) -> list[Path]:

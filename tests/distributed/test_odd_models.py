@@ -15,6 +15,7 @@ ELSEWHERE = [
     (2, dict(engine="deepspeed")),
     (2, dict(engine="deepspeed", deepspeed=dict(zero_stage=1))),
 ]
+LATER_STAGES = [(2, dict(engine="deepspeed", deepspeed=dict(zero_stage=stage))) for stage in (2, 3)]
 RUNS: dict[str, Outcome] = {}
 
 
@@ -63,7 +64,9 @@ def test_frozen_stages_keep_their_statistics_and_the_others_move(tmp_path_factor
     assert (weights[f"{moving}.1.running_mean"] != 0).all()
 
 
-@pytest.mark.parametrize("world_size", [1, 2])
-def test_a_parameter_that_gets_a_gradient_in_some_steps_is_named(tmp_path, world_size):
+@pytest.mark.parametrize(
+    ("world_size", "engine"), [(1, dict(engine="ddp")), *ELSEWHERE, *LATER_STAGES], ids=str
+)
+def test_a_parameter_that_gets_a_gradient_in_some_steps_is_named(tmp_path, world_size, engine):
     with pytest.raises(RankFailed, match=r"RecipeError: extra.weight got no gradient in this step"):
-        train_on(world_size, tmp_path / "run", engine="ddp", model=dict(name="odd_sometimes_read"))
+        train_on(world_size, tmp_path / "run", model=dict(name="odd_sometimes_read"), **engine)

@@ -303,16 +303,56 @@ def test_a_real_process_says_one_thing_and_exits(tmp_path):
         ("batch_size='3'", "batch_size='3': batch_size takes a whole number."),
         ("schedule=dict(warmup='5')", "schedule.warmup=5: a duration carries its unit."),
         (").__setattr__('batchsize', 3", "'batchsize' is not a key of a recipe: did you mean batch_size?"),
+        (
+            "batch_size=2 * Recipe().batchsize",
+            "'batchsize' is not a key of a recipe: did you mean batch_size?",
+        ),
+        (
+            "seed=Recipe().optimizer.momentun",
+            "'momentun' is not a key of a recipe: did you mean momentum?",
+        ),
+        ("batch_size=two", "NameError: name 'two' is not defined"),
+        ("optimizer=dict(**3)", "TypeError: dict() argument after ** must be a mapping, not int"),
+        ("data=dict(root=open('/none').read())", "FileNotFoundError: [Errno 2] No such file or directory"),
     ],
 )
 def test_a_mistake_inside_a_recipe_file_ends_as_on_the_command_line(tmp_path, change, said):
-    (tmp_path / "mine.py").write_text(f"from lbtrain import Recipe, main\nmain(Recipe().vary({change}))\n")
-    command = [sys.executable, str(tmp_path / "mine.py")]
-    done = subprocess.run(
-        command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=120
+    file = tmp_path / "mine.py"
+    file.write_text(f"from lbtrain import Recipe, main\n\nmain(Recipe().vary({change}))\n")
+    done = run_file(file)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
+    assert done.stderr.startswith(f"error: {said}") and done.stderr.endswith(f" ({file}:3)\n")
+
+
+def run_file(file: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(file), *words],
+        env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("parent", "line"),
+    [
+        ("from lbtrain import Recipe, main\nrecipe = Recipe().vary(batch_size=1 // 0)\n", 2),
+        ("from lbtrain import Recipe, main\n\nrecipe = Recipe(\n", 3),
+    ],
+    ids=["an error", "a syntax error"],
+)
+def test_a_mistake_in_the_parent_of_a_recipe_names_the_parent(tmp_path, parent, line):
+    (tmp_path / "parent_of_mine.py").write_text(parent)
+    (tmp_path / "mine.py").write_text(
+        "from lbtrain import main\nfrom parent_of_mine import recipe\nmain(recipe)\n"
     )
-    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
-    assert done.stderr.startswith(f"error: {said}")
+    done = run_file(tmp_path / "mine.py", "plan_for=1")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
+    assert done.stderr.endswith(f" ({tmp_path / 'parent_of_mine.py'}:{line})\n")
+
+
+def test_the_errors_of_a_script_that_is_no_recipe_keep_their_traceback(tmp_path):
+    (tmp_path / "loop.py").write_text("import lbtrain\n\ndef main():\n    return 1 // 0\n\nmain()\n")
+    done = run_file(tmp_path / "loop.py")
+    assert done.returncode == 1 and done.stderr.startswith("Traceback")
 
 
 def test_any_rank_names_a_mistake_on_its_own_command_line(tmp_path):
@@ -321,22 +361,35 @@ def test_any_rank_names_a_mistake_on_its_own_command_line(tmp_path):
     assert (done.returncode, done.stdout, done.stderr) == (2, "", said)
 
 
-@pytest.mark.slow
-def test_a_mistake_on_one_command_line_ends_every_rank(tmp_path):
-    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+def run_ranks(run_dir: Path, *commands: list[str]) -> tuple[list[int], list[str]]:
+    """Exit codes and messages of a rank per command line, started together."""
+    shared = {"WORLD_SIZE": str(len(commands)), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     ranks = [
         subprocess.Popen(
-            [sys.executable, str(DIGITS), f"run_dir={tmp_path / 'run'}", *words],
+            [sys.executable, str(DIGITS), f"run_dir={run_dir}", *words],
             env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
             stderr=subprocess.PIPE,
             text=True,
         )
-        for rank, words in enumerate([[], ["batchsize=3"]])
+        for rank, words in enumerate(commands)
     ]
     said = [process.communicate(timeout=120)[1] for process in ranks]
-    assert [process.returncode for process in ranks] == [2, 2], said
+    return [process.returncode for process in ranks], said
+
+
+@pytest.mark.slow
+def test_the_same_mistake_on_all_command_lines_is_one_message(tmp_path):
+    codes, said = run_ranks(tmp_path / "run", *[["batchsize=3"]] * 3)
+    mistake = "error: 'batchsize' is not a key of a recipe: did you mean batch_size?\n"
+    assert (codes, said) == ([2, 2, 2], [mistake, "", ""])
+
+
+@pytest.mark.slow
+def test_a_mistake_on_one_command_line_ends_every_rank(tmp_path):
+    codes, said = run_ranks(tmp_path / "run", [], ["batchsize=3"])
+    assert codes == [2, 2], said
     mistake = "'batchsize' is not a key of a recipe: did you mean batch_size?"
-    assert said[1] == f"error on rank 1: {mistake}\n"
+    assert said[1] == ""
     assert re.search(rf"^error: rank 1 on \S+ .*{re.escape(mistake)}\. All ranks end$", said[0], re.M)
 
 

@@ -52,3 +52,18 @@ def test_what_is_not_a_recipe_is_said(tmp_path):
     (tmp_path / "other.py").write_text("recipe = 3\n")
     with pytest.raises(RecipeError, match=r"other\.py defines no `recipe`"):
         load_recipe(tmp_path / "other.py")
+
+
+@pytest.mark.parametrize(
+    ("text", "said", "line"),
+    [
+        ("\nrecipe = Recipe().vary(batchsize=3)\n", "'batchsize' is not a key", 3),
+        ("recipe = 2 * parent.batch_size\n", "NameError: name 'parent' is not defined", 2),
+        ("import torch.nothing\n", "ModuleNotFoundError: No module named 'torch.nothing'", 2),
+        ("recipe = (\n", "SyntaxError: '[(]' was never closed", 2),
+    ],
+)
+def test_a_mistake_in_a_recipe_is_one_line_with_its_place(tmp_path, text, said, line):
+    (tmp_path / "wrong.py").write_text("from lbtrain import Recipe\n" + text)
+    with pytest.raises(RecipeError, match=rf"{said}.* \(.*wrong\.py:{line}\)$"):
+        load_recipe(tmp_path / "wrong.py")

@@ -63,9 +63,6 @@ def test_the_engine_sets_the_schedules_rate_times_the_scale():
         def __init__(self, optimizer: torch.optim.Optimizer):
             self.optimizer, self._backwards, self._accumulation = optimizer, 0, 0
 
-        def _check_gradients(self) -> None:
-            pass
-
         def _may_update(self) -> bool:
             raise StopIteration
 
