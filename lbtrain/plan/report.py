@@ -10,9 +10,11 @@ from rich.table import Table
 
 from lbtrain.plan.plan import Plan
 from lbtrain.plan.scaling import scaled_optimizer
-from lbtrain.recipe import Recipe
+from lbtrain.recipe import Recipe, written
 
 GIB = 2**30
+
+_OF_BATCH_NORM = ("bn_batch_size", "bn_momentum", "bn_update", "model.batch_norm")
 
 
 def rows(plan: Plan) -> dict[str, str]:
@@ -94,7 +96,10 @@ def notes(plan: Plan) -> list[str]:
     optimizer = recipe.optimizer.name
     linear = schedule.rule == "linear" and recipe.batch_size != schedule.base_batch_size
     random = _random_parts(recipe)
+    frozen = recipe.model.batch_norm == "frozen"
+    unused = "" if plan.statistics.batch_norm_layers or frozen else _batch_norm_settings(recipe)
     found = {
+        f"{unused} has no effect: the model has no batch norm.": unused,
         "The warm-up is longer than the run: the peak learning rate is never reached.": rate.warmup_length
         > 1,
         f"The warm-up starts at {start or 0:g}, above the peak learning rate of {rate.peak:g}: "
@@ -112,6 +117,16 @@ def notes(plan: Plan) -> list[str]:
         "trained weights.": random,
     }
     return [text for text, holds in found.items() if holds] + list(plan.statistics.notes())
+
+
+def _batch_norm_settings(recipe: Recipe) -> str:
+    """The keys of batch norm that are set to another value than the default."""
+    default = Recipe()
+    return " ".join(
+        f"{key}={written(recipe, key)}"
+        for key in _OF_BATCH_NORM
+        if written(recipe, key) != written(default, key)
+    )
 
 
 def _random_parts(recipe: Recipe) -> str:

@@ -717,6 +717,17 @@ def test_what_a_detector_neither_loads_nor_trains_is_noted(monkeypatch):
     assert not notes(plan_of(recipe.vary(model=dict(batch_norm="ghost", args={})), counted=WITHOUT_NORM))
 
 
+def test_keys_of_batch_norm_are_noted_where_the_model_has_none():
+    recipe = small(**DIGITS, bn_momentum=0.3, bn_update="ghost_batch", duration="90ep")
+    assert not notes(plan_of(recipe))
+    assert notes(plan_of(recipe, counted=WITHOUT_NORM)) == [
+        "bn_batch_size=8 bn_momentum=0.3 bn_update=ghost_batch has no effect: the model has no batch norm."
+    ]
+    (note,) = notes(plan_of(Recipe().vary(model=dict(batch_norm="sync")), counted=WITHOUT_NORM))
+    assert note.startswith("model.batch_norm=sync has no effect")
+    assert not notes(plan_of(Recipe(), counted=WITHOUT_NORM))
+
+
 def test_an_average_of_the_weights_costs_their_memory():
     with_average = plan_of(small(**DIGITS, ema=dict(decay=0.99))).memory
     assert with_average["average"] == 4 * COUNTED.parameters
