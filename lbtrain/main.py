@@ -18,7 +18,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 from lbtrain.errors import DataError, HostError, RecipeError, UserError, naming_the_extra, naming_the_shortage
 from lbtrain.faults import watchdog
@@ -26,9 +26,6 @@ from lbtrain.launch.environment import own_arguments
 from lbtrain.launch.workers import start_server
 from lbtrain.recipe import Recipe, keys, written
 from lbtrain.recipe.files import error_in_recipe_file
-
-if TYPE_CHECKING:  # a plan or a help text must not wait for the engines' imports
-    pass
 
 
 def main(recipe: Recipe, argv: Sequence[str] | None = None) -> None:

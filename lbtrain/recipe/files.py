@@ -13,7 +13,7 @@ from types import ModuleType
 from lbtrain.errors import RecipeError
 from lbtrain.recipe import tree
 from lbtrain.recipe.schema import Recipe
-from lbtrain.recipe.sections import Unassignable
+from lbtrain.recipe.sections.fields import Unassignable
 
 _PACKAGE = Path(__file__).parents[1]
 RECIPES = (_PACKAGE if (_PACKAGE / "recipes").is_dir() else _PACKAGE.parent) / "recipes"
@@ -87,7 +87,7 @@ def error_in_recipe_file(error: Exception, folder: Path) -> RecipeFileError:
 def _said(error: Exception) -> str:
     if isinstance(error, AttributeError) and isinstance(error.obj, Unassignable):
         try:
-            tree.spec_of(type(error.obj), error.name)
+            tree.spec_of(type(error.obj), str(error.name))
         except RecipeError as unknown:
             return str(unknown)
     kind = "" if isinstance(error, RecipeError) else f"{type(error).__name__}: "

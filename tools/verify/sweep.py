@@ -103,7 +103,7 @@ def sweep(options: argparse.Namespace) -> int:
 
 
 def _written(path: Path) -> list[Row]:
-    kinds = {field.name: type(field.default) for field in fields(Row)}
+    kinds: dict[str, type] = {field.name: type(field.default) for field in fields(Row)}
     rows = csv.DictReader(path.read_text().splitlines()) if path.is_file() else []
     return [Row(**{name: kinds[name](text) for name, text in row.items()}) for row in rows]
 
@@ -124,7 +124,7 @@ def _built(family: str) -> Row:
     return Row(family, len(sizes), rejected, name, abs(sizes[name]), **_provenance())
 
 
-def _provenance() -> dict[str, str]:
+def _provenance() -> dict[str, Any]:
     found = " ".join(f"{key}={value}" for key, value in versions().items())
     return {"commit": commit(), "hardware": hardware(), "versions": found}
 
