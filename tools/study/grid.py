@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 from lbtrain import Recipe
 from lbtrain.errors import RecipeError
+from lbtrain.recipe.files import load_recipe, shipped
+from lbtrain.recipe.schema import MAY_CHANGE_ON_RESUME, differences
 from lbtrain.runs.directory import RunDirectory
 from lbtrain.tasks import PrimaryMetric, primary_metric_of
 
@@ -38,6 +40,11 @@ class GridArm:
     def recipe_at(self, batch_size: int) -> Recipe:
         return self.recipe.with_overrides(self.words_at(batch_size))
 
+    def has_rate_at(self, batch_size: int) -> bool:
+        """Whether its table of learning rates, if it has one, knows this batch size."""
+        rate = self.recipe.schedule
+        return rate.rule != "table" or batch_size in {entry.batch_size for entry in rate.table}
+
 
 @dataclass(frozen=True)
 class Point(Scored):
@@ -47,6 +54,8 @@ class Point(Scored):
     batch_size: int
     jobs: tuple[Job, ...]
     primary_metric: PrimaryMetric
+    recipe: str = ""
+    """The shipped recipe that this point is, if there is one."""
 
     @cached_property
     def summaries(self) -> list[dict[str, Any]]:
@@ -92,24 +101,44 @@ def batch_sizes_of(text: str) -> list[int]:
 def points_of(
     arms: Sequence[GridArm], batch_sizes: Sequence[int], seeds: Sequence[int], out: Path
 ) -> list[Point]:
-    """One point per arm and batch size; arms whose recipes are equal there share the runs of the first."""
+    """One point per arm and batch size at which the arm has a rate; arms whose recipes are equal there share
+    the runs of the first.
+    """
     jobs: dict[str, tuple[Job, ...]] = {}
     points = []
     for batch_size in batch_sizes:
-        for arm in arms:
+        for arm in (arm for arm in arms if arm.has_rate_at(batch_size)):
             folder, words = out / arm.folder / f"batch{batch_size}", arm.words_at(batch_size)
             new = tuple(
                 Job(str(arm.path), (*words, f"seed={seed}"), str(folder / f"seed{seed}")) for seed in seeds
             )
-            own = jobs.setdefault(_same_up_to_names(arm.recipe_at(batch_size)), new)
-            points.append(Point(arm.name, batch_size, own, arm.primary_metric))
+            recipe = arm.recipe_at(batch_size)
+            own = jobs.setdefault(_without_names(recipe).to_yaml(), new)
+            points.append(Point(arm.name, batch_size, own, arm.primary_metric, _shipped_as(recipe)))
     return points
 
 
-def _same_up_to_names(recipe: Recipe) -> str:
+def _without_names(recipe: Recipe) -> Recipe:
     """What a run computes: the rule's name does not matter where it gives the same rate."""
-    at_base = recipe.batch_size == recipe.schedule.base_batch_size
-    return recipe.vary(schedule=dict(rule="none")).to_yaml() if at_base else recipe.to_yaml()
+    rate = recipe.schedule
+    at_base = recipe.batch_size == rate.base_batch_size and rate.rule != "table"
+    return recipe.vary(schedule=dict(rule="none")) if at_base else recipe
+
+
+def _shipped_as(recipe: Recipe) -> str:
+    """The name of the shipped recipe that this one is, up to keys that do not enter the mathematics; empty if
+    there is none.
+    """
+    for name, each in _shipped_recipes().items():
+        differing = differences(each, _without_names(recipe))
+        if all(key in MAY_CHANGE_ON_RESUME for key, _, _ in differing):
+            return name
+    return ""
+
+
+@cache
+def _shipped_recipes() -> dict[str, Recipe]:
+    return {path.stem: _without_names(load_recipe(path)) for path in shipped().values()}
 
 
 def in_order(points: Sequence[Point]) -> list[Job]:

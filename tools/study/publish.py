@@ -1,13 +1,15 @@
-"""Put a finished study or sweep into the repository: its numbers as data, its picture, its table on a page.
+"""Put a finished study, sweep or search into the repository: its numbers, its picture, its table on a page.
 
     python -m tools.study.publish runs/demo --name digits_demo
     python -m tools.study.publish runs/sweep --name digits_sweep
+    python -m tools.study.publish runs/tune --name cifar10_tuning
     python -m tools.study.publish runs/methods --name digits_methods --page docs/methods.md
 
 Writes results/NAME.json, docs/NAME.png, the text between the NAME markers of the page, the line `Measured` of
 every recipe that was an arm as it stands, and recipes/README.md: no figure is typed by hand. A study whose
-arms were changed by key=value words measured no recipe, and is rejected. A recipe that another result speaks
-for keeps its line, unless that is the arm of a sweep (at the recipe's own batch size) and this is a study.
+arms were changed by key=value words measured no recipe, and is rejected; the trials of a search are no
+measurement of a recipe either, and change no recipe. A recipe that another result speaks for keeps its line,
+unless that is the arm of a sweep (which is the recipe at its own batch size) and this is a study.
 """
 
 import json
@@ -18,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from lbtrain.errors import RecipeError
-from lbtrain.recipe.files import RECIPES, contract_field, load_recipe
+from lbtrain.recipe.files import RECIPES, contract_field
 
 from .. import catalogue
 from ..kit import command
@@ -49,15 +51,8 @@ def measured(study: dict[str, Any], name: str) -> dict[str, str]:
     if overrides := study.get("overrides", []) if "rows" in study else study["overrides"]:
         raise RecipeError(f"{' '.join(overrides)} made every arm another experiment than its recipe")
     if "rows" in study:
-        arms = [row for row in study["rows"] if row["batch_size"] == batch_size_of(row["arm"])]
-        return {row["arm"]: _in_words(row, _SWEEP, name) for row in arms}
+        return {row["recipe"]: _in_words(row, _SWEEP, name) for row in study["rows"] if row["recipe"]}
     return {arm["recipe"]: _in_words(arm, study["launch"], name) for arm in study["arms"]}
-
-
-def batch_size_of(name: str) -> int | None:
-    """None where there is no such recipe."""
-    path = next(RECIPES.rglob(f"{name}.py"), None)
-    return load_recipe(path).batch_size if path else None
 
 
 def _in_words(row: dict[str, Any], launch: str, name: str) -> str:
@@ -85,13 +80,14 @@ def with_measured(contract: str, line: str) -> str:
 
 
 def put(folder: Path, name: str, page: Path) -> None:
-    """Publishes the study or sweep in `folder`. Raises RecipeError, before anything is written, for one that
-    measured no recipe and for one that older code wrote.
+    """Publishes the study, sweep or search in `folder`. Raises RecipeError, before anything is written, for
+    one that measured no recipe and for one that older code wrote.
     """
-    kind = "sweep" if (folder / "sweep.json").exists() else "study"
+    kinds = (kind for kind in ("sweep", "tune") if (folder / f"{kind}.json").exists())
+    kind = next(kinds, "study")
     study = json.loads((folder / f"{kind}.json").read_text())
     try:
-        lines = measured(study, name)
+        lines = {} if kind == "tune" else measured(study, name)
         publish(folder, kind, name, page, block(study, name, page))
     except KeyError as error:
         raise RecipeError(

@@ -10,12 +10,13 @@ The first recipe is trained at every batch size in three arms:
     linear            its learning rate by the linear rule, without a warm-up
     linear + warm-up  the same with its own warm-up, above its base batch only (Goyal et al. 2017, 5.3)
 
-Every other recipe is a further arm, under its own rule; key=value words change all of them. Epochs and
-schedules stay. Where the batch is smaller than bn_batch_size or loss_batch_size, all arms alike take these
-down to it, and they keep the memory of the running batch-norm statistics in examples, which only an
-evaluation uses (bn_momentum = 1 - (1 - m) ** (batch / the recipe's batch); Busbridge et al. 2023, "How to
-scale your EMA"). Arms that are the same run at some batch size share it. A sweep that was stopped continues
-where it was. It writes sweep.md, sweep.json, sweep.png and sweep.html into --out.
+Every other recipe is a further arm, under its own rule; key=value words change all of them. An arm with
+schedule.rule=table is trained at the batch sizes of its table only. Epochs and schedules stay. Where the
+batch is smaller than bn_batch_size or loss_batch_size, all arms alike take these down to it, and they keep
+the memory of the running batch-norm statistics in examples, which only an evaluation uses (bn_momentum = 1 -
+(1 - m) ** (batch / the recipe's batch); Busbridge et al. 2023, "How to scale your EMA"). Arms that are the
+same run at some batch size share it. A sweep that was stopped continues where it was. It writes sweep.md,
+sweep.json, sweep.png and sweep.html into --out.
 """
 
 from collections.abc import Sequence
@@ -61,7 +62,7 @@ def arms_of(reference: Path, others: Sequence[Path], overrides: Sequence[str] = 
 def words_at(
     recipe: Recipe, words: tuple[str, ...], warmup_from_base: bool, batch_size: int
 ) -> tuple[str, ...]:
-    """Everything that makes an arm a run at `batch_size`. The score is taken once, at the end."""
+    """Everything that makes an arm a run at `batch_size`."""
     ratio = 1 if recipe.bn_update == "ghost_batch" else batch_size / recipe.batch_size
     momentum = 1 - (1 - recipe.bn_momentum) ** ratio
     short = warmup_from_base and batch_size <= recipe.schedule.base_batch_size
@@ -71,7 +72,6 @@ def words_at(
         f"bn_batch_size={min(recipe.bn_batch_size, batch_size)}",
         f"loss_batch_size={min(recipe.loss_batch_size, batch_size)}",
         f"bn_momentum={momentum:.6g}",
-        "evaluate_every=1dur",
         "checkpoint.every=0.25dur",
         "log_every=0.05dur",
     )
@@ -104,7 +104,7 @@ def main(words: list[str]) -> int:
             launch.out,
             title=options.title or arms[0].path.stem,
             command=command.typed("study sweep", words),
-            reference=arms[0].recipe.batch_size,
+            reference=arms[0].recipe.schedule.base_batch_size,
             overrides=overrides,
         )
 

@@ -50,7 +50,7 @@ def write_report(
         "title": title,
         "command": command,
         "overrides": list(overrides),
-        "rows": [point.row() for point in points],
+        "rows": [{**point.row(), "recipe": point.recipe} for point in points],
         "table": table.markdown(),
         "verdicts": found,
         "provenance": origin,
@@ -84,7 +84,7 @@ def table_of(points: list[Point]) -> Table:
     arms = list(dict.fromkeys(point.arm for point in points))
     cells = {(point.batch_size, point.arm): point.cell for point in points}
     sizes = list(dict.fromkeys(point.batch_size for point in points))
-    rows = [[f"{size:,}", *(cells[size, arm] for arm in arms)] for size in sizes]
+    rows = [[f"{size:,}", *(cells.get((size, arm), "-") for arm in arms)] for size in sizes]
     return Table(["batch", *arms], rows, align="r" + "l" * len(arms))
 
 

@@ -229,9 +229,8 @@ def test_what_a_study_and_a_sweep_say_of_recipes(tmp_path):
     }
     with pytest.raises(RecipeError, match="duration=1ep made every arm another experiment"):
         measured({"arms": arms, "launch": "1 rank", "overrides": ["duration=1ep"]}, "x")
-    rows = [
-        {"arm": name, **row} for name in ("unscaled", "digits_720_lamb", "digits")
-    ]  # the last has another batch size
+    points = {"unscaled": "", "digits_720_lamb": "digits_720_lamb", "digits": ""}  # at another batch size
+    rows = [{"arm": arm, "recipe": recipe, **row} for arm, recipe in points.items()]
     assert measured({"rows": rows}, "x") == {
         "digits_720_lamb": "top-1 error 1.23 ± 0.50 % (n=5, as an arm of the sweep; results/x.json)"
     }
@@ -273,7 +272,8 @@ def test_recipes_state_what_was_measured():
         ]
         (path,) = RECIPES.rglob(f"{recipe}.py")
         (row,) = [row for row in rows if row["batch_size"] == load_recipe(path).batch_size]
-        number = f" {row['mean']:.2f} ± {row['std']:.2f} % (n={row['n']}," if row["n"] else "diverged (n="
+        spread = f" ± {row['std']:.2f}" if row["n"] > 1 else ""
+        number = f" {row['mean']:.2f}{spread} % (n={row['n']}," if row["n"] else "diverged (n="
         assert number in f" {line}", recipe
 
 

@@ -87,6 +87,34 @@ def test_every_job_runs_once_the_large_batches_first(tmp_path):
     assert [job.words[-1] for job in order[:2]] == ["seed=0", "seed=1"]
 
 
+def test_an_arm_with_a_table_of_rates_is_trained_at_its_batch_sizes_only(tmp_path):
+    arms = arms_of(RECIPES / "cifar10/resnet8_4k.py", [RECIPES / "cifar10/resnet8_4k_sgd.py"])
+    made = points_of(arms, [128, 1024, 4096], [0], tmp_path)
+    assert [point.batch_size for point in made if point.arm == "resnet8_4k_sgd"] == [4096]
+    named = [
+        Point(each.arm, each.batch_size, (finished(tmp_path / f"{number}", 1.0),), ERROR)
+        for number, each in enumerate(made)
+    ]
+    assert [line.split("|")[5].strip() for line in table_of(named).markdown().splitlines()[2:]] == [
+        "-",
+        "-",
+        "1.00",
+    ]
+
+
+def test_a_point_knows_the_shipped_recipe_that_it_is(tmp_path):
+    arms = arms_of(RECIPES / "cifar10/resnet8_4k.py", [RECIPES / "cifar10/resnet8_4k_lamb.py"])
+    made = points_of(arms, [128, 1024, 4096], [0], tmp_path)
+    assert {(point.arm, point.batch_size): point.recipe for point in made if point.recipe} == {
+        ("unscaled", 128): "resnet8",
+        ("linear", 128): "resnet8",
+        ("linear + warm-up", 128): "resnet8",
+        ("unscaled", 4096): "resnet8_4k_unscaled",
+        ("linear + warm-up", 4096): "resnet8_4k",
+        ("resnet8_4k_lamb", 4096): "resnet8_4k_lamb",
+    }
+
+
 def finished(folder: Path, score: float | None, primary_metric: PrimaryMetric = ERROR) -> Job:
     folder.mkdir(parents=True)
     (folder / "plan.json").write_text(json.dumps({"total_steps": 10, "learning_rate": {"peak": 0.1}}))
