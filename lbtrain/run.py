@@ -27,6 +27,7 @@ from lbtrain.plan.statistics import freeze
 from lbtrain.plan.validate import check_runs_here
 from lbtrain.recipe import Recipe
 from lbtrain.recipe.expectation import format_outcome
+from lbtrain.recipe.targets import all_reached
 from lbtrain.runs.checkpoint import Checkpoints
 from lbtrain.runs.directory import RunDirectory
 from lbtrain.runs.fingerprint import (
@@ -67,7 +68,8 @@ def run(
         loaded = checkpoints.newest()
         progress = loaded.progress if loaded else Progress()
         check_same_on_all_ranks({"newest checkpoint (examples seen)": str(progress.examples)})
-        if progress.examples >= plan.total_examples and (finished := directory.summary()):
+        finished = directory.summary()
+        if finished and (progress.examples >= plan.total_examples or all_reached(recipe.stop_at, finished)):
             _print_on_leader(
                 world,
                 f"{directory.path} holds this run already. It finished at step {progress.step} "

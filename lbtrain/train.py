@@ -21,6 +21,7 @@ from lbtrain.monitors import MicroStep, Monitors, StepResult
 from lbtrain.nn import regroup_ghost_batches
 from lbtrain.plan.batching import Phase
 from lbtrain.plan.plan import Plan
+from lbtrain.recipe.targets import all_reached
 from lbtrain.runs.checkpoint import Checkpoints
 from lbtrain.runs.progress import Progress
 from lbtrain.runs.rows import EvalRow
@@ -38,7 +39,8 @@ def train(
     monitors: Monitors,
     faults: Faults,
 ) -> EvalRow:
-    """Trains from `progress` to the end of the plan and returns the last evaluation. Collective.
+    """Trains from `progress` to the end of the plan, or to the evaluation that reaches `stop_at`, and returns
+    the last evaluation. Collective.
 
     Raises Preempted after a signal, when everything is saved; Diverged when a loss or a gradient is no longer
     finite.
@@ -63,7 +65,7 @@ def train(
             faults.before_update(progress.step + 1, lr, start, phase)
             updated = engine.step(lr)
             progress = progress.after(phase.batch_size, updated=updated)
-            techniques.after_update(progress.step)
+            techniques.after_update(progress.step, plan.ema_decay(phase))
 
             finished = progress.examples >= plan.total_examples
             due = partial(plan.due, start, progress.examples)
@@ -78,7 +80,8 @@ def train(
                     faults.at(progress.step, "evaluation")
                     evaluation, pictures = evaluate(plan, task, engine, techniques, progress)
                     monitors.after_evaluation(done, evaluation, pictures)
-                if to_save or stopped:
+                    finished = finished or all_reached(plan.recipe.stop_at, evaluation.metrics)
+                if to_save or stopped or finished:
                     faults.at(progress.step, "checkpoint")
                     save(plan, engine, techniques, progress, checkpoints, wait=finished or stopped)
             if stopped and not finished:

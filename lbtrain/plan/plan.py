@@ -14,7 +14,7 @@ from functools import cached_property, partial
 
 from lbtrain.data import dataset_info
 from lbtrain.plan.batching import BatchSplit, Phase, phase_starts, split_batch, steps_before
-from lbtrain.plan.scaling import learning_rate, regime_factor
+from lbtrain.plan.scaling import ema_decay, learning_rate, regime_factor
 from lbtrain.plan.schedules import LearningRate, crossed
 from lbtrain.plan.statistics import ModelStatistics, memory_estimate, model_statistics
 from lbtrain.plan.validate import check_compile, check_noise_scale, check_recipe
@@ -76,6 +76,10 @@ class Plan:
     def lr(self, examples: int) -> float:
         """The learning rate of the step that starts after `examples` examples."""
         return self.learning_rate(min(1.0, examples / self.total_examples))
+
+    def ema_decay(self, phase: Phase) -> float:
+        """Decay of the average of the weights per step of this phase."""
+        return ema_decay(self.recipe, phase.batch_size)
 
     def phase(self, examples: int) -> Phase:
         """The phase of the step that starts after `examples` examples."""

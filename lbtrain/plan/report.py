@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lbtrain.plan.plan import Plan
-from lbtrain.plan.scaling import scaled_optimizer
+from lbtrain.plan.scaling import ema_decay, scaled_optimizer
 from lbtrain.recipe import Recipe, written
 
 GIB = 2**30
@@ -40,13 +40,15 @@ def rows(plan: Plan) -> dict[str, str]:
         "peak learning rate": f"{rate.peak:.6g}",
         "peak rate per example": f"{rate.peak / recipe.batch_size:.6g}",
         "warm-up": ramp if plan.warmup_steps else "none",
-        "decay": rate.decay + (_falls(plan) if rate.decay == "step" else ""),
+        "decay": rate.decay + (_falls(plan) if rate.decay == "step" else _end(plan)),
         "steps per epoch": f"{plan.steps_per_epoch:,.2f}",
         "total steps": ("at most " if recipe.absa.max_batch_size else "") + f"{plan.total_steps:,}",
         "parameters": f"{statistics.parameters:,}",
         "without weight decay": f"{statistics.not_decayed:,}",
         "without trust ratio": f"{statistics.without_trust_ratio:,}",
         "optimizer": _optimizer(plan),
+        "average of the weights": _average(plan),
+        "ends early": f"at {', '.join(map(str, recipe.stop_at))}" if recipe.stop_at else "no",
         "gradient clipping": f"norm {clip:g}" if clip else "none",
         "precision": recipe.precision + (", channels last" if recipe.channels_last else "") + fp16,
         "torch.compile": "forward and backward pass; batch norm by elementary operations"
@@ -64,7 +66,10 @@ def _optimizer(plan: Plan) -> str:
         rest = plan.statistics.parameters - plan.statistics.muon
         return f"muon for {plan.statistics.muon:,} parameters, adamw for {rest:,} ({moments})"
     scaled = " by the square-root rule" if config != plan.recipe.optimizer else ""
-    return f"{config.name}, {moments}{scaled}" if config.name in ("adamw", "nadamw") else config.name
+    if config.name in ("adamw", "nadamw"):
+        return f"{config.name}, {moments}{scaled}"
+    table = ", from optimizer.momentum_table" if config.momentum_table else ""
+    return config.name + (f", momentum {config.momentum:g}{table}" if table else "")
 
 
 def _growth(plan: Plan) -> str:
@@ -86,6 +91,23 @@ def _falls(plan: Plan) -> str:
     factors = rate.factors[:1] if len(set(rate.factors)) == 1 else rate.factors
     epochs = [f"{share * plan.total_examples / plan.train_examples:.4g}" for share in rate.milestones]
     return f" by {', '.join(f'{factor:g}' for factor in factors)} at epochs {', '.join(epochs)}"
+
+
+def _end(plan: Plan) -> str:
+    rate = plan.learning_rate
+    epoch = rate.decay_end * plan.total_examples / plan.train_examples
+    until = f", which it reaches at epoch {epoch:.4g}" if rate.decay_end < 1 else ""
+    return f" to {rate.end:g}{until}" if rate.end or until else ""
+
+
+def _average(plan: Plan) -> str:
+    config = plan.recipe.ema
+    if not config.decay:
+        return "none"
+    decays = [ema_decay(plan.recipe, phase.batch_size) for phase in plan.phases]
+    own = "decay " + ", ".join(f"{decay:.8g}" for decay in dict.fromkeys(decays))
+    rule = f": {config.decay:g} at {config.base_batch_size:,}, to the power of the batch's factor"
+    return own + (rule if config.base_batch_size else "")
 
 
 def notes(plan: Plan) -> list[str]:

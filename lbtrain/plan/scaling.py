@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from lbtrain.errors import RecipeError
-from lbtrain.plan.schedules import LearningRate, lr_from_table, scale_lr
+from lbtrain.plan.schedules import LearningRate, from_table, scale_lr
 from lbtrain.recipe import OptimizerConfig, Recipe, ScheduleConfig
 from lbtrain.recipe.durations import Duration
 
@@ -30,6 +30,8 @@ def learning_rate(recipe: Recipe, share: Callable[[Duration], float]) -> Learnin
         **(_steps(rate, share) if rate.decay == "step" else {}),
         power=rate.power,
         decay_start=0.0 if rate.decay_from == "start" else None,
+        decay_end=min(1.0, share(rate.decay_until)),
+        end=rate.end_lr,
     )
 
 
@@ -46,18 +48,19 @@ def peak_lr(recipe: Recipe) -> float:
     """
     rate = recipe.schedule
     if rate.rule == "table":
-        return lr_from_table(rate.table, recipe.batch_size)
+        return from_table(rate.table, recipe.batch_size)
     pair: Any = rate.base_lr, rate.base_batch_size, recipe.batch_size, rate.rule
-    return scale_lr(*pair, momentum=recipe.optimizer.momentum, base_momentum=rate.base_momentum)
+    return scale_lr(*pair, momentum=_momentum(recipe), base_momentum=rate.base_momentum)
 
 
 def scaled_optimizer(recipe: Recipe) -> OptimizerConfig:
-    """The optimizer's settings at the recipe's batch size. Under the square-root rule the moments of AdamW
-    and NAdamW follow the batch too, with k = batch_size / base_batch_size: 1 - beta is multiplied by k, and
-    epsilon divided by sqrt(k) (Malladi et al. 2022, definition 5.2). Raises RecipeError where a beta would be
-    negative.
+    """The optimizer's settings at the recipe's batch size: its momentum is that of the table, if there is
+    one. Under the square-root rule the moments of AdamW and NAdamW follow the batch too, with k = batch_size
+    / base_batch_size: 1 - beta is multiplied by k, and epsilon divided by sqrt(k) (Malladi et al. 2022,
+    definition 5.2). Raises RecipeError where a beta would be negative.
     """
-    config, factor = recipe.optimizer, recipe.batch_size / recipe.schedule.base_batch_size
+    config = dataclasses.replace(recipe.optimizer, momentum=_momentum(recipe))
+    factor = recipe.batch_size / recipe.schedule.base_batch_size
     if recipe.schedule.rule != "sqrt" or config.name not in ("adamw", "nadamw"):
         return config
     beta1, beta2 = (1 - factor * (1 - beta) for beta in (config.beta1, config.beta2))
@@ -69,6 +72,21 @@ def scaled_optimizer(recipe: Recipe) -> OptimizerConfig:
             f"batch_size={largest} or less, or schedule.rule=none with betas of its own."
         )
     return dataclasses.replace(config, beta1=beta1, beta2=beta2, eps=config.eps / factor**0.5)
+
+
+def _momentum(recipe: Recipe) -> float:
+    config = recipe.optimizer
+    if not config.momentum_table:
+        return config.momentum
+    return from_table(config.momentum_table, recipe.batch_size, "optimizer.momentum_table")
+
+
+def ema_decay(recipe: Recipe, batch_size: int) -> float:
+    """Decay of the average of the weights per step of so many images: with k = batch_size / base_batch_size,
+    the decay to the power of k (Busbridge et al. 2023, "How to scale your EMA", definition 1.2).
+    """
+    base = recipe.ema.base_batch_size
+    return recipe.ema.decay ** (batch_size / base) if base else recipe.ema.decay
 
 
 def warmup_start(rate: ScheduleConfig, peak: float) -> float:

@@ -41,14 +41,14 @@ def scale_lr(
     return scaled if base_momentum is None else scaled * (1 - momentum) / (1 - base_momentum)
 
 
-def lr_from_table(table: Sequence[TableEntry], batch_size: int) -> float:
+def from_table(table: Sequence[TableEntry], batch_size: int, name: str = "schedule.table") -> float:
     """Raises RecipeError for a batch size that is not in the table, or stands there twice."""
     rates = {entry.batch_size: entry.lr for entry in table}
     if len(rates) < len(table):
-        raise RecipeError("schedule.table names a batch size twice")
+        raise RecipeError(f"{name} names a batch size twice")
     if batch_size not in rates:
         there = ", ".join(map(str, sorted(rates))) or "none"
-        raise RecipeError(f"batch_size={batch_size} is not in schedule.table; those there: {there}")
+        raise RecipeError(f"batch_size={batch_size} is not in {name}; those there: {there}")
     return rates[batch_size]
 
 
@@ -119,20 +119,23 @@ class LearningRate:
     power: float = 2.0
     decay_start: float | None = None
     """None: the end of the warm-up."""
+    decay_end: float = 1.0
+    end: float = 0.0
+    """The rate at which `poly` and `cosine` end, and which stays from `decay_end` on."""
 
     def __call__(self, progress: float) -> float:
         if progress < self.warmup_length:
             return warmup(progress, self.warmup_length, self.warmup_start, self.peak, self.warmup_form)
-        return self.peak * self._decayed(progress)
+        if self.decay == "step":
+            return self.peak * step_decay(progress, self.milestones, self.factors)
+        if self.decay == "none":
+            return self.peak
+        return self.end + (self.peak - self.end) * self._decayed(progress)
 
     def _decayed(self, progress: float) -> float:
-        if self.decay == "step":
-            return step_decay(progress, self.milestones, self.factors)
         start = self.warmup_length if self.decay_start is None else self.decay_start
-        rest = 1.0 if start >= 1 else min(1.0, (progress - start) / (1 - start))
-        return {"poly": polynomial_decay(rest, self.power), "cosine": cosine_decay(rest), "none": 1.0}[
-            self.decay
-        ]
+        rest = 1.0 if progress >= self.decay_end else (progress - start) / (self.decay_end - start)
+        return polynomial_decay(rest, self.power) if self.decay == "poly" else cosine_decay(rest)
 
 
 def crossed(before: float, after: float, every: float) -> bool:

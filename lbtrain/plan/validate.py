@@ -8,12 +8,13 @@ take) is rejected where they are read.
 import importlib.util
 import math
 import os
+import re
 import shutil
 from collections.abc import Sequence
 
 from lbtrain.errors import RecipeError
 from lbtrain.plan.batching import Phase
-from lbtrain.plan.scaling import regime_factor, scaled_optimizer
+from lbtrain.plan.scaling import peak_lr, regime_factor, scaled_optimizer
 from lbtrain.recipe import Recipe, inactive_keys, value_of, written
 
 SHARDING = ("deepspeed", "colossalai")
@@ -46,6 +47,7 @@ def check_recipe(recipe: Recipe, engine: str) -> None:
     _check_schedule(recipe)
     _check_batch_sizes(recipe)
     _check_task(recipe)
+    _check_targets(recipe)
     check_engine(recipe, engine)
 
 
@@ -82,7 +84,16 @@ def _check_durations(recipe: Recipe) -> None:
 
 def _check_schedule(recipe: Recipe) -> None:
     rate = recipe.schedule
-    scaled_optimizer(recipe)  # rejects betas that the square-root rule makes negative
+    optimizer = scaled_optimizer(recipe)  # rejects betas that the square-root rule makes negative
+    if optimizer.momentum >= 1:
+        raise RecipeError(f"optimizer.momentum_table: {optimizer.momentum:g} must be below 1.")
+    if rate.end_lr > peak_lr(recipe):
+        raise RecipeError(
+            f"schedule.end_lr={rate.end_lr:g} is above the peak learning rate of {peak_lr(recipe):g}. Choose "
+            "a smaller one."
+        )
+    if not rate.decay_until:
+        raise RecipeError("schedule.decay_until must be positive. Write 1dur for the end of the run.")
     if rate.warmup_start_lr is not None and rate.warmup_start_share is not None:
         raise RecipeError(
             "schedule.warmup_start_lr and schedule.warmup_start_share both say where the warm-up starts. "
@@ -94,6 +105,25 @@ def _check_schedule(recipe: Recipe) -> None:
             "schedule.regime_adaptation=true and schedule.warmup_rule=linear both lengthen the warm-up with "
             "the batch. Set schedule.warmup_rule=none, or switch regime adaptation off."
         )
+
+
+_CLASSIFIERS = r"(ema_)?(top[15]_(error|accuracy)|loss)"
+_DETECTORS = r"(ema_)?(mask|box)_ap(50|75|_small|_medium|_large)?"
+
+
+def _check_targets(recipe: Recipe) -> None:
+    """Rejects targets that no evaluation of this recipe could reach."""
+    known = _CLASSIFIERS if recipe.model.library == "timm" else _DETECTORS
+    for target in recipe.stop_at:
+        example = "top1_accuracy>=75.9" if recipe.model.library == "timm" else "mask_ap>=33.9"
+        if not re.fullmatch(known, target.metric):
+            raise RecipeError(f"stop_at={target}: evaluations have no {target.metric}. Write {example}.")
+        if target.metric.startswith("ema_") and not recipe.ema.decay:
+            raise RecipeError(f"stop_at={target} needs an average of the weights. Set ema.decay.")
+        if recipe.data.validation_root == "none":
+            raise RecipeError(
+                f"stop_at={target} needs evaluations, and data.validation_root=none. Leave out one of them."
+            )
 
 
 def _check_batch_sizes(recipe: Recipe) -> None:

@@ -31,6 +31,7 @@ from lbtrain.recipe.sections import (
     ScheduleConfig,
 )
 from lbtrain.recipe.sections.fields import DETECTION, Unassignable, key, length
+from lbtrain.recipe.targets import Target
 from lbtrain.recipe.values import dump_yaml, mapping_from_yaml
 
 MAY_CHANGE_ON_RESUME = {
@@ -38,7 +39,7 @@ MAY_CHANGE_ON_RESUME = {
     "micro_batch_size", "max_micro_batch_size", "validation_batch_size", "data.root", "data.workers",
     "channels_last", "compile", "run_dir", "fault_timeout", "skip_nonfinite", "resume", "log_every",
     "evaluate_every", "checkpoint.every", "checkpoint.keep", "data.on_error", "measure.noise_scale",
-    "measure.layers", "measure.distance",
+    "measure.layers", "measure.distance", "stop_at",
     "data.max_pixels", "data.validation_root", "max_overflows", "min_loss_scale",
 }  # fmt: skip
 """Keys that do not enter the mathematics, so that a run may continue with other values."""
@@ -100,6 +101,11 @@ class Recipe(Unassignable):
         at_least=0,
     )
     duration: Duration = length("90ep", "Length of the run, in epochs (90ep) or steps (500it).")
+    stop_at: list[Target] = key(
+        [],
+        "Qualities at which the run ends, once an evaluation reaches all of them: top1_accuracy>=75.9, or "
+        "box_ap>=37.7,mask_ap>=33.9. Empty: the run ends after its duration.",
+    )
     seed: int = key(0, "Seed of initial weights, sample order and augmentation.", at_least=0, below=2**31)
     model: ModelConfig = key(ModelConfig, "The network.")
     data: DataConfig = key(DataConfig, "The images.")
@@ -253,8 +259,10 @@ def _other_experiment(before: Recipe, after: Recipe) -> list[str]:
     same experiment.
     """
     same = MAY_CHANGE_ON_RESUME | {"seed", "data.format"}
-    if before.expect and before.expect.evaluations > 1:
-        same -= {"evaluate_every"}  # the result is a median over evaluations, wherever these are
+    if before.expect and (before.expect.evaluations > 1 or before.expect.target):
+        same -= {"evaluate_every"}  # the result depends on where the evaluations are
+    if before.expect and not before.expect.target:
+        same -= {"stop_at"}  # the result is that of the whole run
     return [
         f"{key} is {tree.as_text(new)}, not {tree.as_text(old)}"
         for key, old, new in differences(before, after)

@@ -35,9 +35,10 @@ class Techniques:
     batch: BatchControl
     average: WeightAverage | None = None
 
-    def after_update(self, step: int) -> None:
+    def after_update(self, step: int, ema_decay: float) -> None:
+        """`ema_decay`: of a step of this batch size."""
         if self.average:
-            self.average.update(step)
+            self.average.update(step, ema_decay)
 
     def state(self) -> dict[str, Any]:
         """What they have to remember: tensors, numbers and text by name, for a checkpoint. The same on every

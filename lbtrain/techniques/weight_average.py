@@ -2,9 +2,9 @@
 kept in the checkpoint.
 
 Source: Polyak & Juditsky 1992; as used for networks by Szegedy et al. 2016, section 8.
-The average moves once per optimizer step, batch-norm statistics included: a larger batch makes fewer steps,
-so the same memory in examples needs a smaller decay.
-Cost: one pass over the weights a step, as much memory as the weights on every rank, and a second evaluation.
+The average moves once per optimizer step, batch-norm statistics included. A larger batch makes fewer steps,
+so that the same memory in examples needs a smaller decay (lbtrain.plan.scaling.ema_decay). Cost: one pass
+over the weights a step, as much memory as the weights on every rank, and a second evaluation.
 """
 
 import contextlib
@@ -28,8 +28,11 @@ class WeightAverage:
         self.model = model
         self.ema = ModelEmaV3(model, decay=decay, use_warmup=warmup)
 
-    def update(self, step: int) -> None:
-        """After optimizer step number `step`, counted from 1; the first one copies the weights."""
+    def update(self, step: int, decay: float | None = None) -> None:
+        """After optimizer step number `step`, counted from 1; the first one copies the weights. `decay`: that
+        of this step, where the batch has grown.
+        """
+        self.ema.decay = self.ema.decay if decay is None else decay
         self.ema.update(self.model, step=step)
 
     @contextlib.contextmanager

@@ -14,7 +14,7 @@ from tests.recipes.tables import rows
 
 OUTSIDE = MAY_CHANGE_ON_RESUME | {"seed", "data.format"}
 """Keys that do not belong to a setting."""
-EXPECTED = ("metric", "value", "tolerance", "evaluations")
+EXPECTED = ("metric", "value", "tolerance", "evaluations", "target")
 
 
 @cache

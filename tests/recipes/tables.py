@@ -15,7 +15,7 @@ TABLES = {
     "masters2018": (73, "00570b705dfe4180"),
     "mccandlish2018": (57, "43cc9bae1d79172d"),
     "mlperf_rcp": (33, "bc592af4e602fb0d"),
-    "settings": (331, "180f256fd4032c57"),
+    "settings": (337, "0fb66ab9b2f85ab7"),
     "smith2018": (35, "2ff077737d05e77f"),
     "yao2018": (19, "6646c69f5de376d4"),
     "you2017lars": (151, "b1f7903cb846c2ac"),

@@ -113,3 +113,43 @@ def test_a_run_writes_the_verdict_and_another_expectation_forbids_no_resume(tmp_
     assert "expected top1_error -50 ± 0.3 (nobody)" in capfd.readouterr().out
     again = run(written.vary(expect=Expectation("top1_error", 0.0, 100.0, "anybody")), "x")
     assert again["expectation"]["outcome"] == "not met", "a finished run stays as it was compared"
+
+
+POINT = Expectation("epochs", 35.0, 2.0, "mlperf_logging, training_4.0.0", target="top1_accuracy>=75.9")
+
+
+@pytest.mark.parametrize(
+    ("errors", "measured", "outcome"),
+    [
+        ({33: 24.2, 34: 24.1, 35: 24.3}, 34, "met"),
+        ({37: 24.0}, 37, "met"),
+        ({32: 24.0, 35: 24.0}, 32, "not met"),
+        ({36: 24.2, 38: 24.0}, 38, "not met"),
+        ({35: 24.2}, None, "not met"),
+    ],
+)
+def test_epochs_to_a_target_count_to_the_first_evaluation_that_reaches_it(errors, measured, outcome):
+    compared = POINT.compare([{"top1_error": error, "epoch": epoch} for epoch, error in errors.items()])
+    assert (compared["measured"], compared["outcome"]) == (measured, outcome)
+    assert compared["target"] == "top1_accuracy>=75.9"
+    said = "not reached" if measured is None else f"measured {measured:.2f}"
+    assert format_outcome(compared).endswith(f"to top1_accuracy>=75.9 ({POINT.source}), {said}: {outcome}")
+
+
+def test_several_targets_are_reached_by_one_evaluation():
+    both = Expectation("epochs", 13, 1, "x", target="box_ap>=37.7,mask_ap>=33.9")
+    rows = [
+        {"box_ap": 38.0, "mask_ap": 33.0, "epoch": 12},
+        {"box_ap": 37.0, "mask_ap": 34.0, "epoch": 13},
+        {"box_ap": 37.7, "mask_ap": 33.9, "epoch": 14},
+    ]
+    assert both.compare(rows)["measured"] == 14 and both.compare(rows[:2])["measured"] is None
+
+
+def test_a_run_that_ends_early_is_another_experiment_unless_epochs_are_counted():
+    early = ["stop_at=top1_accuracy>=60"]
+    whole = Recipe().vary(expect=EXPECTED).with_overrides(early).expect
+    assert whole and whole.changed == ("stop_at is top1_accuracy>=60, not ",)
+    assert Recipe().vary(expect=POINT).with_overrides(early).expect == POINT
+    seldom = Recipe().vary(expect=POINT).with_overrides(["evaluate_every=4ep"]).expect
+    assert seldom and seldom.changed == ("evaluate_every is 4ep, not 1ep",)

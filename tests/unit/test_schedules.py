@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lbtrain.errors import RecipeError
-from lbtrain.plan.scaling import learning_rate
+from lbtrain.plan.scaling import learning_rate, peak_lr, scaled_optimizer
 from lbtrain.plan.schedules import (
     LearningRate,
     cosine_decay,
-    lr_from_table,
+    from_table,
     mean_form_lr,
     polynomial_decay,
     scale_lr,
@@ -150,15 +150,15 @@ def test_a_sum_over_the_batch_and_a_mean_take_the_same_step():
 
 def test_rates_from_a_table():
     table = [TableEntry.parse(text) for text in ("8192:16", "512:4", "64:1e-2")]
-    assert [lr_from_table(table, size) for size in (64, 512, 8192)] == [0.01, 4, 16]
+    assert [from_table(table, size) for size in (64, 512, 8192)] == [0.01, 4, 16]
     with pytest.raises(
         RecipeError, match=r"^batch_size=1024 is not in schedule.table; those there: 64, 512, 8192$"
     ):
-        lr_from_table(table, 1024)
+        from_table(table, 1024)
     with pytest.raises(RecipeError, match="those there: none"):
-        lr_from_table([], 1024)
+        from_table([], 1024)
     with pytest.raises(RecipeError, match="twice"):
-        lr_from_table([*table, TableEntry(64, 0.1)], 64)
+        from_table([*table, TableEntry(64, 0.1)], 64)
 
 
 @pytest.mark.parametrize(
@@ -235,6 +235,35 @@ def test_a_decay_from_the_start_counts_the_warm_up(decay, half):
     assert learning_rate(recipe, lambda duration: float(duration.value))(0.5) == pytest.approx(
         recipe.schedule.base_lr * half * recipe.batch_size / recipe.schedule.base_batch_size
     )
+
+
+@pytest.mark.parametrize(
+    ("decay", "expected"),
+    [("poly", {0: 0.0, 5: 2.0, 20: 0.2 + 1.8 * 0.25, 35: 0.2, 50: 0.2}),
+     ("cosine", {0: 0.0, 5: 2.0, 20: 1.1, 35: 0.2, 50: 0.2})],
+)  # fmt: skip
+def test_a_decay_to_an_end_rate_that_ends_early(decay, expected):
+    """Fifty steps: warm-up from 0 to 2 over five, decay to 0.2 over thirty, 0.2 for the rest (TensorFlow's
+    PolynomialDecay; DeiT's cosine with a cooldown).
+    """
+    rate = LearningRate(2.0, 0.0, 0.1, "gradual", decay, power=2.0, decay_end=0.7, end=0.2)
+    for step, value in expected.items():
+        assert rate(step / 50) == pytest.approx(value, rel=1e-12, abs=1e-15), step
+    changes = dict(decay=decay, end_lr=0.01, decay_until="0.7dur", warmup="0ep", base_lr=1.0)
+    recipe = Recipe().vary(schedule=changes)
+    planned = learning_rate(recipe, lambda duration: float(duration.value))
+    assert (planned.end, planned.decay_end, planned(0.8), planned(1)) == (0.01, 0.7, 0.01, 0.01)
+
+
+@pytest.mark.parametrize(("batch_size", "momentum"), [(8192, 0.9), (32768, 0.94)])
+def test_momentum_from_a_table_is_the_optimizers_and_the_rules(batch_size, momentum):
+    table = dict(momentum=0.5, momentum_table=["8192:0.9", "32768:0.94"])
+    rate = dict(base_lr=0.1, base_batch_size=256, base_momentum=0.9)
+    recipe = Recipe().vary(batch_size=batch_size, optimizer=table, schedule=rate)
+    assert scaled_optimizer(recipe).momentum == momentum
+    assert peak_lr(recipe) == pytest.approx(0.1 * batch_size / 256 * (1 - momentum) / 0.1)
+    with pytest.raises(RecipeError, match=r"batch_size=512 is not in optimizer.momentum_table"):
+        scaled_optimizer(recipe.vary(batch_size=512))
 
 
 def test_a_constant_warmup_stays_until_its_end():

@@ -3,6 +3,9 @@
 import torch
 from torch import nn
 
+from lbtrain import Recipe
+from lbtrain.plan.plan import make_plan
+from lbtrain.plan.report import rows
 from lbtrain.techniques import WeightAverage
 
 
@@ -34,3 +37,32 @@ def test_a_warmup_lets_the_memory_grow():
         decay = min(0.9, 1 - step ** (-2 / 3))
         expected.append(decay * expected[-1] + (1 - decay) * step)
     torch.testing.assert_close(averages(True, 40), expected)
+
+
+def test_the_decay_follows_the_batch_and_the_plan_prints_the_rule():
+    """Two steps at a batch decay by as much as one at twice the batch; a batch that grows is followed."""
+    recipe = Recipe().vary(
+        model=dict(name="cifar_resnet8"),
+        batch_size=128,
+        bn_batch_size=8,
+        ema=dict(decay=0.99, base_batch_size=64),
+        schedule=dict(batch_growth=["1ep:2"]),
+    )
+    plan = make_plan(recipe, 1)
+    decays = [plan.ema_decay(phase) for phase in plan.phases]
+    torch.testing.assert_close(decays, [0.99**2, 0.99**4])
+    said = "decay 0.9801, 0.96059601: 0.99 at 64, to the power of the batch's factor"
+    assert rows(plan)["average of the weights"] == said
+    fixed = make_plan(recipe.vary(ema=dict(base_batch_size=0)), 1)
+    assert {fixed.ema_decay(phase) for phase in fixed.phases} == {0.99}
+
+
+def test_a_step_may_have_a_decay_of_its_own():
+    model = nn.Linear(1, 1, bias=False)
+    average = WeightAverage(model, decay=0.9)
+    found = []
+    for step, decay in enumerate([0.9, 0.9, 0.5, 0.9], 1):
+        nn.init.constant_(model.weight, float(step))
+        average.update(step, decay)
+        found.append(average.state()["state_dict_ema"]["weight"].item())
+    torch.testing.assert_close(found, [1.0, 1.1, 2.05, 2.245])

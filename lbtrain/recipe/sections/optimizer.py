@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from lbtrain.recipe.durations import TableEntry
 from lbtrain.recipe.sections.fields import Unassignable, key
 
 LAYERWISE = "optimizer.name=lars|lamb"
@@ -13,6 +14,11 @@ MOMENTS = "optimizer.name=lamb|adamw|nadamw|muon"
 class OptimizerConfig(Unassignable):
     name: str = key("sgd", "The optimizer.", choices=("sgd", "lars", "lamb", "adamw", "nadamw", "muon"))
     momentum: float = key(0.9, "Momentum of SGD, LARS and Muon.", at_least=0, below=1, needs=MOMENTUM)
+    momentum_table: list[TableEntry] = key(
+        [],
+        "Momentum by batch size, such as 8192:0.9,32768:0.94, in place of optimizer.momentum.",
+        needs=MOMENTUM,
+    )
     nesterov: bool = key(False, "Use Nesterov momentum.", needs=(MOMENTUM, "optimizer.momentum"))
     weight_decay: float = key(
         1e-4,

@@ -87,6 +87,17 @@ class ScheduleConfig(Unassignable):
         above=0,
         needs="schedule.decay=poly",
     )
+    end_lr: float = key(
+        0.0,
+        "The learning rate at which a poly or cosine decay ends.",
+        at_least=0,
+        needs="schedule.decay=poly|cosine",
+    )
+    decay_until: Duration = length(
+        "1dur",
+        "Where a poly or cosine decay ends. The rate stays at end_lr from there on.",
+        needs="schedule.decay=poly|cosine",
+    )
     decay_from: str = key(
         "warmup_end",
         "Where a poly or cosine decay starts. start: at the start of the run, so that the rate drops at the "

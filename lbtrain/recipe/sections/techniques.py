@@ -101,4 +101,11 @@ class AverageConfig(Unassignable):
         at_least=0,
         below=1,
     )
+    base_batch_size: int = key(
+        0,
+        "The batch size at which the decay was found. A batch k times as large decays by decay ** k, for "
+        "the same memory in images (Busbridge et al. 2023). 0: the decay is that of this batch.",
+        at_least=0,
+        needs="ema.decay",
+    )
     warmup: bool = key(False, "Use a smaller decay in the first steps.", needs="ema.decay")

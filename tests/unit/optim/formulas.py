@@ -43,6 +43,17 @@ def lars_unscaled(
     return w - lr * ratio * v, v
 
 
+def lars_of_mlperf(
+    w: Tensor, g: Tensor, v: Tensor, *, lr: float, m: float, wd: float, eta: float, eps: float
+) -> tuple[Tensor, Tensor]:
+    """mlcommons/training, retired_benchmarks/resnet-tf2/tensorflow2/lars_optimizer.py:130-184: ratio 1 where
+    a norm is 0; the learning rate is part of the buffer.
+    """
+    ratio = eta * norm(w) / (norm(g) + wd * norm(w) + eps) if norm(w) and norm(g) else 1.0
+    v = m * v - lr * ratio * (g + wd * w)
+    return w + v, v
+
+
 def lamb(
     w: Tensor,
     g: Tensor,

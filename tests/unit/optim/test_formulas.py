@@ -207,3 +207,18 @@ def test_lamb_without_adaptation_is_adamw():
     expected = run(torch.optim.AdamW(theirs, lr=0.0, weight_decay=0.01, eps=1e-6), theirs)
     optimizer = LAMB([{"params": ours, "use_trust_ratio": False}], lr=0.0, weight_decay=0.01, eps=1e-6)
     torch.testing.assert_close(run(optimizer, ours), expected, rtol=1e-9, atol=1e-12)
+
+
+def test_lars_of_the_mlperf_reference_is_lars_with_the_rate_in_the_buffer():
+    """Over five steps with changing rates; its epsilon of 0 is replaced by Keras's 1e-7."""
+    generator = torch.Generator().manual_seed(0)
+    weight = nn.Parameter(torch.randn(4, 3, dtype=torch.float64, generator=generator))
+    settings = dict(wd=2e-4, m=0.9, eta=0.001, eps=1e-7)
+    optimizer = LARS([weight], lr=0.0, momentum=0.9, weight_decay=2e-4, trust_coefficient=0.001, eps=1e-7)
+    w, v = weight.detach().clone(), torch.zeros_like(weight)
+    for lr in (0.0, 4.0, 17.0, 9.0, 1e-4):
+        gradient = torch.randn(4, 3, dtype=torch.float64, generator=generator)
+        w, v = formulas.lars_of_mlperf(w, gradient, v, lr=lr, **settings)
+        weight.grad, optimizer.param_groups[0]["lr"] = gradient, lr
+        optimizer.step()
+        torch.testing.assert_close(weight.detach(), w, rtol=1e-12, atol=0)
