@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from bench import rows
+from tools.study import claims
 
 ROOT = Path(__file__).parents[1]
 PAGE, PICTURE = ROOT / "docs" / "results.md", ROOT / "docs" / "results.png"
@@ -47,6 +48,15 @@ NOT_MET = """\
 Photos that are larger than ImageNet's were made by enlarging those. On ZeRO-1 shards the norms of whole
 layers must be known before the update reads the same memory again; a step on whole layers need not wait for
 them.
+
+"""
+
+CLAIMED = """\
+## What the sources claim, tried here
+
+Each row compares two points of one result of [results/](../results): the top-1 error of one less that of the
+other, in points, with an interval of two standard errors. A claim is held or not held where the whole
+interval says so, and open where it says neither.
 
 """
 
@@ -105,7 +115,8 @@ def page(found: dict[str, list[Line]]) -> str:
             "Not measured: no GPU has been at hand. `python -m bench.gpu` measures everything on one card "
             "in nine minutes.",
         ]
-    return "\n\n".join(part.strip() for part in [*parts, NOT_MET + not_met(found), ELSEWHERE]) + "\n"
+    parts += [NOT_MET + not_met(found), CLAIMED + claims.table(), ELSEWHERE]
+    return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
 def not_met(found: dict[str, list[Line]]) -> str:

@@ -7,8 +7,8 @@
 
 Writes results/NAME.json, docs/NAME.png, the text between the NAME markers of the page, the line `Measured` of
 every recipe that was an arm as it stands, and recipes/README.md: no figure is typed by hand. A study whose
-arms were changed by key=value words measured no recipe, and is rejected; the trials of a search are no
-measurement of a recipe either, and change no recipe. A recipe that another result speaks for keeps its line,
+arms were changed by key=value words measured no recipe, nor do the trials of a search: their numbers go to
+the page only. A recipe that another result speaks for keeps its line,
 unless that is the arm of a sweep (which is the recipe at its own batch size) and this is a study.
 """
 
@@ -43,13 +43,11 @@ def block(study: dict[str, Any], name: str, page: Path = ACCURACY) -> str:
 
 
 def measured(study: dict[str, Any], name: str) -> dict[str, str]:
-    """What the contracts of recipes say of their measurement, by recipe. `study`: study.json or sweep.json,
-    to become results/NAME.json.
-
-    Raises RecipeError for a study whose arms are not the recipes that they are named after.
+    """What the contracts of recipes say of their measurement, by recipe; nothing where overrides made every
+    arm another experiment than its recipe. `study`: study.json or sweep.json, to become results/NAME.json.
     """
-    if overrides := study.get("overrides", []) if "rows" in study else study["overrides"]:
-        raise RecipeError(f"{' '.join(overrides)} made every arm another experiment than its recipe")
+    if study["overrides"]:
+        return {}
     if "rows" in study:
         return {row["recipe"]: _in_words(row, _SWEEP, name) for row in study["rows"] if row["recipe"]}
     return {arm["recipe"]: _in_words(arm, study["launch"], name) for arm in study["arms"]}
@@ -81,7 +79,7 @@ def with_measured(contract: str, line: str) -> str:
 
 def put(folder: Path, name: str, page: Path) -> None:
     """Publishes the study, sweep or search in `folder`. Raises RecipeError, before anything is written, for
-    one that measured no recipe and for one that older code wrote.
+    one that older code wrote.
     """
     kinds = (kind for kind in ("sweep", "tune") if (folder / f"{kind}.json").exists())
     kind = next(kinds, "study")

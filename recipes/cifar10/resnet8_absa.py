@@ -1,0 +1,19 @@
+"""ResNet-8 on CIFAR-10 from 128 to 4,096 images a step, as the curvature allows, adversarial images at first
+(ABSA, Yao et al. 2018).
+
+Run        python recipes/cifar10/resnet8_absa.py data.root=/data/cifar10
+Published  nothing: network and budget of epochs are chosen for two CPU cores
+Measured   not yet
+"""
+
+from resnet8 import recipe as baseline
+
+from lbtrain import main
+
+# Peak learning rate 0.1.
+recipe = baseline.vary(
+    absa=dict(max_batch_size=4096, patience=4),
+)
+
+if __name__ == "__main__":
+    main(recipe)

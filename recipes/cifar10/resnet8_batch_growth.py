@@ -1,0 +1,19 @@
+"""ResNet-8 on CIFAR-10 from 128 to 2,048 images a step: the batch grows where the rate would fall
+(Smith et al. 2018).
+
+Run        python recipes/cifar10/resnet8_batch_growth.py data.root=/data/cifar10
+Published  nothing: network and budget of epochs are chosen for two CPU cores
+Measured   not yet
+"""
+
+from resnet8 import recipe as baseline
+
+from lbtrain import main
+
+# Peak learning rate 0.1.
+recipe = baseline.vary(
+    schedule=dict(decay="none", batch_growth=["8ep:4", "12ep:4"]),
+)
+
+if __name__ == "__main__":
+    main(recipe)

@@ -1,0 +1,61 @@
+"""What the sources claim, held against published results: the verdict follows from the numbers alone."""
+
+import csv
+import json
+
+import pytest
+
+from lbtrain.recipe.files import RECIPES
+from tools.study import claims
+
+CLAIM = {"result": "x", "arm": "a", "batch_size": "720", "reference": "b", "reference_batch_size": "32"}
+
+
+@pytest.mark.parametrize(
+    ("bound", "gap", "error", "said"),
+    [
+        ("<=1.0", 0.3, 0.5, "held"),
+        ("<=1.0", 0.3, 0.8, "open"),
+        ("<=1.0", 2.0, 0.8, "not held"),
+        (">1.0", 2.0, 0.8, "held"),
+        (">1.0", 0.1, 0.8, "not held"),
+        (">1.0", 1.1, 0.8, "open"),
+        ("<=0.0", -0.5, 0.4, "held"),
+        ("<=0.0", 30.0, float("inf"), "open"),
+        ("<=1.0", float("inf"), 0.0, "not held"),
+        (">1.0", float("inf"), 0.0, "held"),
+        ("<=0.0", float("-inf"), 0.0, "held"),
+        ("<=0.0", float("nan"), 0.0, "open"),
+    ],
+)
+def test_a_claim_is_open_where_its_bound_lies_within_the_interval(bound, gap, error, said):
+    assert claims.verdict(bound, gap, error) == said
+
+
+def result(tmp_path, *rows):
+    names = ("arm", "batch_size", "mean", "std", "n", "diverged")
+    (tmp_path / "x.json").write_text(
+        json.dumps({"rows": [dict(zip(names, row, strict=True)) for row in rows]})
+    )
+    return claims.judged({**CLAIM, "difference": "<=1.0"}, tmp_path)
+
+
+def test_the_difference_has_an_interval_of_two_standard_errors(tmp_path):
+    small = ("b", 32, 1.0, 0.3, 4, 0)
+    assert result(tmp_path, ("a", 720, 1.5, 0.4, 4, 0), small) == ("+0.50 ± 0.50 (4, 4)", "held")
+    assert result(tmp_path, ("a", 720, 1.5, 0.0, 1, 0), small) == ("+0.50 (1, 4)", "open")
+    assert result(tmp_path, ("a", 720, 1.5, 0.4, 3, 1), small) == ("diverged", "not held")
+    assert result(tmp_path, ("a", 32, 1.5, 0.4, 3, 1), small) == ("-", "not measured")
+    assert claims.judged({**CLAIM, "difference": "<=1.0"}, tmp_path / "elsewhere") == ("-", "not measured")
+
+
+def test_every_claim_compares_points_that_exist_or_can_be_measured():
+    with claims.CLAIMS.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) >= 18
+    for row in rows:
+        measured = claims.judged(row)[1] != "not measured"
+        assert measured or row["command"] in claims.COMMANDS, row
+        for arm in (row["arm"], row["reference"]):
+            known = arm in ("unscaled", "linear", "linear + warm-up") or list(RECIPES.rglob(f"{arm}.py"))
+            assert known, arm

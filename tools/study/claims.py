@@ -1,0 +1,103 @@
+"""What the sources claim, held against the results of this repository.
+
+    python -m tools.study.claims          prints the table of docs/results.md, which bench.report writes
+
+A row of claims.csv compares two points of one published result: the error of `arm` at `batch_size` less that
+of `reference` at its own, which the claim says is at most (<=) or above (>) so many points. The interval of
+the difference is two standard errors. A claim is held or not held where the whole interval says so, and open
+where the bound lies within it, or where a side has one run only.
+"""
+
+import csv
+import json
+import math
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..kit.publish import ROOT
+
+CLAIMS = Path(__file__).with_name("claims.csv")
+COMMANDS = {
+    "curve": "lbtrain study sweep cifar10/resnet8_4k cifar10/resnet8_4k_sgd cifar10/resnet8_4k_lars "
+    "cifar10/resnet8_4k_lamb cifar10/resnet8_4k_adamw cifar10/resnet8_4k_muon --batch-sizes 128,4096 "
+    "--seeds 3 --out runs/cifar10_curve",
+    "methods": "lbtrain study cifar10/resnet8 cifar10/resnet8_batch_growth cifar10/resnet8_absa "
+    "cifar10/resnet8_small_batch cifar10/resnet8_4k_regime --launcher python --ranks 1 --seeds 3 "
+    "--out runs/cifar10_methods",
+}
+"""What measures a result that is not there yet."""
+
+
+class Side(NamedTuple):
+    """The runs of one side: mean and standard deviation of their error in percent."""
+
+    mean: float
+    std: float
+    n: int
+
+
+def table() -> str:
+    """Every claim with what the newest results say of it, in Markdown."""
+    with CLAIMS.open(newline="") as file:
+        claims = list(csv.DictReader(file))
+    lines = [
+        "| claim | source | our setting | difference in points (n) | verdict |",
+        "|---|---|---|---|---|",
+        *[
+            "| " + " | ".join([row["claim"], row["source"], row["setting"], *judged(row)]) + " |"
+            for row in claims
+        ],
+    ]
+    missing = dict.fromkeys(row["command"] for row in claims if not _result(row["result"]))
+    commands = [f"    {COMMANDS[name]}" for name in missing]
+    return "\n".join(
+        [*lines, *(["", "What was not measured is measured by", "", *commands] if commands else [])]
+    )
+
+
+def judged(claim: dict[str, str], folder: Path = ROOT / "results") -> tuple[str, str]:
+    """The difference and the verdict, in words."""
+    result = _result(claim["result"], folder)
+    arm = _side(result, claim["arm"], int(claim["batch_size"]))
+    reference = _side(result, claim["reference"], int(claim["reference_batch_size"]))
+    if arm is None or reference is None:
+        return "-", "not measured"
+    if math.inf in (arm.mean, reference.mean):
+        difference = arm.mean - reference.mean if arm.mean != reference.mean else math.nan
+        return "diverged", verdict(claim["difference"], difference, 0.0)
+    gap, alone = arm.mean - reference.mean, min(arm.n, reference.n) < 2
+    error = math.inf if alone else 2 * math.hypot(arm.std / arm.n**0.5, reference.std / reference.n**0.5)
+    spread = "" if alone else f" ± {error:.2f}"
+    return f"{gap:+.2f}{spread} ({arm.n}, {reference.n})", verdict(claim["difference"], gap, error)
+
+
+def verdict(bound: str, gap: float, error: float) -> str:
+    """Of a gap with its interval against `<=POINTS` or `>POINTS`."""
+    at_most = bound.startswith("<=")
+    points = float(bound.lstrip("<=>"))
+    if gap + error <= points:
+        return "held" if at_most else "not held"
+    if gap - error > points:
+        return "not held" if at_most else "held"
+    return "open"
+
+
+def _result(name: str, folder: Path = ROOT / "results") -> list[dict[str, Any]]:
+    """The points of results/NAME.json, empty where it is not there yet."""
+    path = folder / f"{name}.json"
+    if not path.exists():
+        return []
+    data = json.loads(path.read_text())
+    return [*data["rows"]] if "rows" in data else [{**row, "arm": row["recipe"]} for row in data["arms"]]
+
+
+def _side(rows: list[dict[str, Any]], arm: str, batch_size: int) -> Side | None:
+    """The point of an arm; its error is infinite if any of its runs diverged, and None if it has no point."""
+    for row in rows:
+        if (row["arm"], row["batch_size"]) == (arm, batch_size):
+            return Side(math.inf if row["diverged"] else row["mean"], row["std"], row["n"])
+    return None
+
+
+if __name__ == "__main__":
+    print(table())
