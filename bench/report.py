@@ -26,6 +26,7 @@ TITLES = {
     "hessian": "Hessian-vector products",
     "noise_scale": "What measuring the noise scale costs",
     "checkpoint": "What saving costs",
+    "accuracy": "Time to accuracy on CIFAR-10",
     "stopwatch": "What the scaling report's stopwatch costs",
     "gpu": "On a GPU",
 }

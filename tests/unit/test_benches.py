@@ -4,14 +4,18 @@ step, on something tiny.
 
 import ast
 import importlib
+import itertools
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from lbtrain.data import registry
 from lbtrain.launch.world import detect_world, start_process_group
+from lbtrain.recipe.files import load_recipe
 
 FOLDER = Path(__file__).parents[2] / "bench"
 MODULES = sorted(path.stem for path in FOLDER.glob("*.py") if not path.stem.startswith("__"))
@@ -151,3 +155,26 @@ def test_a_peer_gives_rows_if_it_agrees_and_none_if_it_never_does(off, monkeypat
         7,
         "PyHessian, tolerance 0.01",
     ) and hessian.TOP <= products.ours <= 67
+
+
+def test_time_to_accuracy_rehearsed_on_forty_images(tmp_path, monkeypatch, capsys):
+    """Both sides come to an error of 100 %, and neither to one below 0."""
+    from PIL import Image
+
+    from bench.accuracy import measured
+
+    forty = replace(registry._FACTS["cifar10"], train_examples=20, eval_examples=20)
+    monkeypatch.setitem(registry._FACTS, "cifar10", forty)
+    for split, label in itertools.product(("train", "test"), range(10)):
+        folder = tmp_path / split / str(label)
+        folder.mkdir(parents=True)
+        for number in range(2):
+            Image.new("RGB", (32, 32), (25 * label, 0, 0)).save(folder / f"{number}.png")
+    monkeypatch.setenv("LBTRAIN_DATA", str(tmp_path))
+    words = ["batch_size=4", "bn_batch_size=4", "duration=2ep", "validation_batch_size=4"]
+    recipe = load_recipe("cifar10/resnet8").with_overrides(words)
+    found = measured(recipe, 100.0, 1, "a command")
+    assert [(row.unit, row.n) for row in found] == [("s", 1), ("images/s", 1), ("of 1", 1)]
+    assert 0 < found[2].ours < 1 and 0 < found[2].peer < 1
+    assert measured(recipe, -1.0, 1, "a command") == []
+    assert "0 of 1 rounds came to an error of -1 %" in capsys.readouterr().out
