@@ -8,7 +8,6 @@ python -m bench --check               measures, writes nothing, and exits with 1
 python -m bench --list                what there is, how long it takes, and what cannot run here and why
 """
 
-import argparse
 import os
 import subprocess
 import sys
@@ -18,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench import report, rows
+from bench import parser, report, rows
 from lab.hosts import why_not
 
 SLOWER = 0.95
@@ -127,21 +126,19 @@ def run(benches: list[Bench], results: Path) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        "python -m bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
+    flags = parser("python -m bench", __doc__)
+    flags.add_argument(
         "--only",
         nargs="+",
         choices=[bench.name for bench in BENCHES],
         metavar="NAME",
         help="Only these benches.",
     )
-    parser.add_argument(
+    flags.add_argument(
         "--check", action="store_true", help="Compare new ratios with the last rows, and write nothing."
     )
-    parser.add_argument("--list", action="store_true", help="List the benches.")
-    options = parser.parse_args()
+    flags.add_argument("--list", action="store_true", help="List the benches.")
+    options = flags.parse_args()
     wanted = [bench for bench in BENCHES if not options.only or bench.name in options.only]
     skipped = {bench.name: reason for bench in wanted if (reason := bench.missing())}
     benches = [bench for bench in wanted if bench.name not in skipped]

@@ -8,7 +8,6 @@ the images to the first evaluation at the error (--error, in percent). Three row
 whole run with its evaluations, and the share of that time which is spent on loading images.
 """
 
-import argparse
 import math
 import os
 import sys
@@ -27,14 +26,14 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from bench import rows
+from bench import parser, rows
 from lbtrain import Recipe
 from lbtrain.data.arrays import Arrays, read_arrays
 from lbtrain.data.registry import dataset_info
 from lbtrain.recipe.files import load_recipe
 from lbtrain.run import run
-from lbtrain.runs.records import Records, Row
-from lbtrain.runs.rows import EvalRow, TrainRow
+from lbtrain.runs.records import Records
+from lbtrain.runs.rows import EvalRow, Row, TrainRow
 
 COMMAND = "python -m bench.accuracy"
 PEER = "plain loop, DataLoader and torchvision transforms"
@@ -184,13 +183,11 @@ def measured(recipe: Recipe, error: float, seeds: int, typed: str) -> list[rows.
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("words", nargs="*", metavar="key=value", help="Overrides of the recipe.")
-    parser.add_argument("--error", type=float, default=25.0, help="The top-1 error in percent (default 25).")
-    parser.add_argument("--seeds", type=int, default=3, help="The number of rounds (default 3).")
-    options = parser.parse_intermixed_args()
+    flags = parser(COMMAND, __doc__)
+    flags.add_argument("words", nargs="*", metavar="key=value", help="Overrides of the recipe.")
+    flags.add_argument("--error", type=float, default=25.0, help="The top-1 error in percent (default 25).")
+    flags.add_argument("--seeds", type=int, default=3, help="The number of rounds (default 3).")
+    options = flags.parse_intermixed_args()
     torch.set_num_threads(1)
     recipe = load_recipe("cifar10/resnet8").with_overrides(options.words)
     typed = " ".join([COMMAND, *sys.argv[1:]])

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from bench import rows
+from bench import parser, rows
 from lbtrain import Recipe
 from lbtrain.data import open_source
 from lbtrain.data.stream import SampleStream
@@ -29,15 +29,13 @@ COMMAND = "python -m bench.checkpoint"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog=COMMAND, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--model", default="resnet50")
-    parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--image-size", type=int, default=64)
-    parser.add_argument("--seconds", type=float, default=10, help="How long a turn takes, about.")
-    parser.add_argument("--rounds", type=int, default=7)
-    options = parser.parse_args()
+    flags = parser(COMMAND, __doc__)
+    flags.add_argument("--model", default="resnet50")
+    flags.add_argument("--batch-size", type=int, default=16)
+    flags.add_argument("--image-size", type=int, default=64)
+    flags.add_argument("--seconds", type=float, default=10, help="How long a turn takes, about.")
+    flags.add_argument("--rounds", type=int, default=7)
+    options = flags.parse_args()
     dist.init_process_group(
         "nccl" if torch.cuda.is_available() else "gloo", store=dist.HashStore(), rank=0, world_size=1
     )
@@ -51,7 +49,7 @@ def main() -> None:
     changed = [
         f"--{key.replace('_', '-')} {value}"
         for key, value in vars(options).items()
-        if value != parser.get_default(key)
+        if value != flags.get_default(key)
     ]
     row = rows.paired(
         "checkpoint",

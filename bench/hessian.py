@@ -17,7 +17,6 @@ a check that both give the same; `product-kept` with the graphs kept, which PyHe
 only. These two have no aim of their own: most of a product is convolutions, the same ones on either side.
 """
 
-import argparse
 import os
 import sys
 import time
@@ -29,7 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench import rows
+from bench import parser, rows
 from lbtrain.analysis import Objective, top_eigenvalues
 
 CHECKOUT = os.environ.get("PYHESSIAN")
@@ -189,20 +188,15 @@ def _milliseconds(call: Callable[[], Any]) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.hessian",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
+    flags = parser("python -m bench.hessian", __doc__, cases=CASES)
+    flags.add_argument(
         "--pyhessian", type=Path, default=CHECKOUT, required=not CHECKOUT, help="A checkout of PyHessian."
     )
-    parser.add_argument("--cases", nargs="+", choices=CASES, default=CASES)
-    parser.add_argument("--images", type=int, default=16, help="Images in each of two batches (default 16).")
-    parser.add_argument(
+    flags.add_argument("--images", type=int, default=16, help="Images in each of two batches (default 16).")
+    flags.add_argument(
         "--steps", type=int, default=40, help="Training steps before the measurement (default 40)."
     )
-    options = parser.parse_args()
+    options = flags.parse_args()
     torch.set_num_threads(1)
     setting = (options.pyhessian, *network(options.steps, options.images))
     for case in options.cases:

@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from bench import parser
 from bench import rows as result_rows
 from bench.scaling_prediction import PAGE
 from lab.hosts import Hosts, hosts_up, why_not
@@ -216,16 +217,14 @@ def block(lines: Sequence[dict[str, str]]) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
+    flags = parser("python -m bench.hosts_prediction", __doc__)
+    flags.add_argument(
         "--out",
         type=Path,
         help="folder for the measurement; one that is there is gone on with (default: a new one)",
     )
-    parser.add_argument("--inside", nargs=2, metavar=("WHAT", "HOSTFILE"), help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    flags.add_argument("--inside", nargs=2, metavar=("WHAT", "HOSTFILE"), help=argparse.SUPPRESS)
+    options = flags.parse_args()
     if options.inside:
         run_inside(options.inside[0], options.out, options.inside[1])
         return 0

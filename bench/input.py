@@ -23,7 +23,6 @@ Both decode with libjpeg-turbo, and most of the time left is its entropy decodin
 not save.
 """
 
-import argparse
 import io
 import tarfile
 import tempfile
@@ -40,7 +39,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as tv
 
-from bench import rows
+from bench import parser, rows
 from lbtrain.data import open_source
 from lbtrain.data.augment import draws, fractions
 from lbtrain.data.folder import Files
@@ -214,15 +213,12 @@ def _many_files(root: Path) -> tuple[Path, Path]:
 
 def main() -> None:
     cases = ("train", "score", "train-large", "index-folder", "index-tar")
-    parser = argparse.ArgumentParser(
-        prog=COMMAND, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--cases", nargs="+", choices=cases, default=cases, help="The cases (default: all).")
-    parser.add_argument("--photos", type=Path, default=PHOTOS, help="A tar file with JPEG photos.")
-    parser.add_argument("--rounds", type=int, default=11)
-    options = parser.parse_args()
+    flags = parser(COMMAND, __doc__, cases=cases)
+    flags.add_argument("--photos", type=Path, default=PHOTOS, help="A tar file with JPEG photos.")
+    flags.add_argument("--rounds", type=int, default=11)
+    options = flags.parse_args()
     if not options.photos.is_file():
-        parser.error(f"{options.photos}: no such file; --photos takes any tar file with *.jpg in it")
+        flags.error(f"{options.photos}: no such file; --photos takes any tar file with *.jpg in it")
     torch.set_num_threads(1)
     found = []
     with tempfile.TemporaryDirectory() as place:

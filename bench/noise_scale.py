@@ -12,14 +12,13 @@ micro-batch of 128: a quarter of it is passed twice), layers included. What a me
 spread over as many steps as the case's name says.
 """
 
-import argparse
 import itertools
 import time
 from collections.abc import Callable
 
 import torch
 
-from bench import rows
+from bench import parser, rows
 from lbtrain import Recipe
 from lbtrain.launch.world import detect_world, start_process_group
 from lbtrain.monitors import MicroStep, NoiseMonitor, StepResult
@@ -101,11 +100,8 @@ def in_turns(case: str) -> rows.Row:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog=COMMAND, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
-    options = parser.parse_args()
+    flags = parser(COMMAND, __doc__, cases=CASES)
+    options = flags.parse_args()
     torch.set_num_threads(1)
     for case in options.cases:
         rows.write([in_turns(case)], "noise_scale")

@@ -10,14 +10,13 @@ ColossalAI's Lamb is, written here from its formula), `zero1` (two gloo ranks: o
 its all-reduce included, against half of our step on whole layers).
 """
 
-import argparse
 import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from bench import rows
+from bench import parser, rows
 
 ROUNDS, STEPS = 21, 5
 COMMAND = "python -m bench.optim"
@@ -187,17 +186,8 @@ def _zero1_on_rank() -> tuple[list[float], list[float]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog=COMMAND, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--cases",
-        nargs="+",
-        choices=[*CASES, "zero1"],
-        default=[*CASES, "zero1"],
-        help="The cases (default: all).",
-    )
-    options = parser.parse_args()
+    flags = parser(COMMAND, __doc__, cases=[*CASES, "zero1"])
+    options = flags.parse_args()
     torch.set_num_threads(1)
     rows.write([zero1() if case == "zero1" else in_turns(case) for case in options.cases], "optim")
 

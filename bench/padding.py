@@ -7,13 +7,13 @@ Steps of an epoch of recipes/coco/mask_rcnn.py at several batch sizes, over imag
 the files. Prints a table, and writes nothing.
 """
 
-import argparse
 import json
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bench import parser
 from lbtrain import Recipe
 from lbtrain.data.grouping import GroupedStream, kinds_of
 from lbtrain.data.instances import Preparation, padded
@@ -69,11 +69,9 @@ def table(sizes: NDArray[np.int64]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("files", nargs="+", type=Path, help="COCO annotation files.")
-    print(table(drawn_from(parser.parse_args().files)))
+    flags = parser("python -m bench.padding", __doc__)
+    flags.add_argument("files", nargs="+", type=Path, help="COCO annotation files.")
+    print(table(drawn_from(flags.parse_args().files)))
 
 
 if __name__ == "__main__":

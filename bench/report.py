@@ -5,13 +5,12 @@ as a picture.
     python -m bench.report --check    exits with 1 if a page is not what the rows say
 """
 
-import argparse
 import csv
 import re
 import sys
 from pathlib import Path
 
-from bench import rows
+from bench import parser, rows
 from tools.study import claims
 
 ROOT = Path(__file__).parents[1]
@@ -214,13 +213,11 @@ def draw(found: dict[str, list[Line]], path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
+    flags = parser("python -m bench.report", __doc__)
+    flags.add_argument(
         "--check", action="store_true", help="Write nothing, and exit with 1 if the page is stale."
     )
-    options = parser.parse_args()
+    options = flags.parse_args()
     found = tables()
     if options.check:
         fresh = PAGE.read_text() == page(found)

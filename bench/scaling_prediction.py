@@ -14,43 +14,26 @@ Writes results/scaling_prediction.csv and the tables of docs/scaling.md; exits 1
 0.6, or the share of published values inside the 90% interval is outside 85% to 95% in a kind of 10 rows.
 """
 
-import argparse
 import csv
 import dataclasses
-import re
 import statistics
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench import parser
 from bench import rows as result_rows
+from bench.published_flags import Row, question_for
+from bench.skill import Line, by_kind, constant_error, coverage, mean_error, skill, width
 from tools.kit.publish import with_block
 from tools.scaling_report.model.assumptions import Assumptions, Spread
 from tools.scaling_report.model.baseline import Baseline, WhatIf
-from tools.scaling_report.model.prediction import Prediction
-from tools.scaling_report.model.presets import GPUS
-from tools.scaling_report.model.question import Question
 
-Row = dict[str, str]
 TABLES = sorted((Path(__file__).parent / "published").glob("scaling_*.csv"))
 PAGE = Path(__file__).parents[1] / "docs" / "scaling.md"
 AIM_SKILL, AIM_COVERAGE, AIM_WIDTH = 0.6, (0.85, 0.95), 15.0
-# Processor cores of the usual node around a GPU, from data sheets.
-CORES = {
-    "k80": 16,  # p2.8xlarge: 32 hyper-threads
-    "p40": 40,
-    "p100": 40,  # DGX-1: 2 x 20 cores
-    "v100": 40,
-    "a100": 128,  # DGX A100: 2 x 64 cores
-    "h100": 112,  # DGX H100: 2 x 56 cores
-}
-# Where no throughput is printed: this share of the data sheet's arithmetic, for three passes of 4.1 G
-# multiply-adds (ResNet-50).
-UTILISATION, RESNET50_FLOPS = 0.4, 3 * 2 * 4.1e9
-NOT_STATED_MICRO_BATCH = 64
-
 # The assumptions that were chosen with these rows in view, and by what factors each may be another.
 PUBLISHED = ("software_inside", "software_between", "half_factor", "tcp_gbit", "pass_images")
 FACTORS = (0.5, 1.0, 2.0)
@@ -61,8 +44,8 @@ def read_tables(paths: Sequence[Path] = TABLES) -> list[Row]:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """A published efficiency and the question that its row asks."""
+class Case:
+    """A published efficiency, and what is predicted from."""
 
     row: Row
     published: float
@@ -97,64 +80,32 @@ class Asked:
             "another batch a GPU" if self.what_if.micro_batch else "the measured batch a GPU",
         )
 
-    def predict(self, assumptions: Assumptions) -> Prediction:
+    def line(self, assumptions: Assumptions) -> Line:
+        """What is predicted under these assumptions, beside what was published."""
         baseline = dataclasses.replace(self.baseline, assumptions=assumptions)
-        return baseline.predict([self.gpus], what_if=self.what_if)[0]
+        (found,) = baseline.predict([self.gpus], what_if=self.what_if)
+        values = found.efficiency, found.efficiency_low, found.efficiency_high
+        return Line(self.source, self.large, self.kinds, self.published, *values)
 
 
-def ask(rows: Sequence[Row]) -> tuple[list[Asked], list[tuple[Row, str]]]:
+def cases_of(rows: Sequence[Row]) -> tuple[list[Case], list[tuple[Row, str]]]:
     """Every row that states an efficiency of more GPUs than its baseline; second, the rows that cannot be
-    asked, with the reason.
+    predicted, with the reason.
     """
-    asked, left_out = [], []
+    cases, left_out = [], []
     for row in rows:
         if not row["efficiency"] or row["efficiency_kind"] == "baseline":
             continue
         try:
             question, what_if = question_for(row, rows)
-            asked.append(Asked(row, float(row["efficiency"]), question.baseline(), what_if))
+            cases.append(Case(row, float(row["efficiency"]), question.baseline(), what_if))
         except ValueError as reason:
             left_out.append((row, str(reason)))
-    return asked, left_out
+    return cases, left_out
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
-    """A prediction beside what was published, as a row of results/scaling_prediction.csv holds them."""
-
-    source: str
-    large: bool
-    kinds: tuple[str, ...]
-    published: float
-    predicted: float
-    low: float
-    high: float
-
-    @property
-    def error(self) -> float:
-        """Points of efficiency."""
-        return 100 * abs(self.predicted - self.published)
-
-    @property
-    def inside(self) -> bool:
-        return self.low <= self.published <= self.high
-
-    @staticmethod
-    def of(asked: Asked, found: Prediction) -> "Line":
-        values = found.efficiency, found.efficiency_low, found.efficiency_high
-        return Line(asked.source, asked.large, asked.kinds, asked.published, *values)
-
-    @staticmethod
-    def read(row: Row, prefix: str = "") -> "Line":
-        numbers = [
-            float(row[name])
-            for name in ("published", *(prefix + each for each in ("predicted", "low", "high")))
-        ]
-        return Line(row["source"], int(row["gpus"]) > 8, tuple(row["kinds"].split("; ")), *numbers)
-
-
-def compare(asked: Sequence[Asked], assumptions: Assumptions | None = None) -> list[Line]:
-    return [Line.of(each, each.predict(assumptions or Assumptions())) for each in asked]
+def compare(cases: Sequence[Case], assumptions: Assumptions | None = None) -> list[Line]:
+    return [each.line(assumptions or Assumptions()) for each in cases]
 
 
 def choices() -> Iterator[Assumptions]:
@@ -168,14 +119,14 @@ def choices() -> Iterator[Assumptions]:
             yield dataclasses.replace(usual, **changed)
 
 
-def blind(asked: Sequence[Asked]) -> list[Line]:
+def blind(cases: Sequence[Case]) -> list[Line]:
     """Each row predicted with, of each of PUBLISHED, the value that is best for all other publications."""
-    tried = [(each, compare(asked, dataclasses.replace(each, draws=300))) for each in choices()]
+    tried = [(each, compare(cases, dataclasses.replace(each, draws=300))) for each in choices()]
     return [
-        Line.of(each, each.predict(chosen))
-        for source in dict.fromkeys(each.source for each in asked)
+        each.line(chosen)
+        for source in dict.fromkeys(each.source for each in cases)
         for chosen in [_best(tried, source)]
-        for each in asked
+        for each in cases
         if each.source == source
     ]
 
@@ -194,48 +145,15 @@ def _in_groups(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
     return (items[i : i + size] for i in range(0, len(items), size))
 
 
-def mean_error(lines: Iterable[Line]) -> float:
-    """Points, averaged over publications."""
-    by_source: dict[str, list[float]] = {}
-    for line in lines:
-        by_source.setdefault(line.source, []).append(line.error)
-    return statistics.fmean(statistics.fmean(errors) for errors in by_source.values())
-
-
-def constant_error(lines: Sequence[Line]) -> float:
-    """Points, averaged over publications, of the median of all other publications."""
-    found = []
-    for source in {line.source for line in lines}:
-        constant = statistics.median(line.published for line in lines if line.source != source)
-        own = [100 * abs(constant - line.published) for line in lines if line.source == source]
-        found.append(statistics.fmean(own))
-    return statistics.fmean(found)
-
-
-def skill(lines: Sequence[Line]) -> float:
-    """Error over the constant's, of rows above 8 GPUs."""
-    large = [line for line in lines if line.large]
-    return mean_error(large) / constant_error(large)
-
-
-def coverage(lines: Sequence[Line]) -> float:
-    return statistics.fmean(line.inside for line in lines)
-
-
-def width(lines: Sequence[Line]) -> float:
-    """Median width of the 90% interval, points."""
-    return statistics.median(100 * (line.high - line.low) for line in lines)
-
-
-def with_second_size(asked: Sequence[Asked]) -> list[Line | None]:
+def with_second_size(cases: Sequence[Case]) -> list[Line | None]:
     """Each row predicted from the smallest published size of its series too; None where there is none between
     the baseline and the row.
     """
     found: list[Line | None] = []
-    for each in asked:
+    for each in cases:
         between = [
             (int(other.row["gpus"]), float(other.row["images_per_sec"]))
-            for other in asked
+            for other in cases
             if other.series == each.series and other.row["images_per_sec"] and other.gpus < each.gpus
         ]
         rates = (*each.baseline.rates, *sorted(between)[:1])
@@ -244,104 +162,7 @@ def with_second_size(asked: Sequence[Asked]) -> list[Line | None]:
     return found
 
 
-def by_kind(lines: Sequence[Line]) -> dict[str, list[Line]]:
-    kinds = sorted({kind for line in lines for kind in line.kinds})
-    return {kind: [line for line in lines if kind in line.kinds] for kind in kinds}
-
-
-def question_for(row: Row, rows: Sequence[Row]) -> tuple[Question, WhatIf]:
-    """The flags that a row's own words give, and the change from the batch that its baseline was
-    measured at.
-    """
-    gpu, text = _gpu(row["gpu_type"]), f"{row['interconnect']}; {row['gpu_type']}; {row['note']}"
-    gpus_per_node = int(_found(r"(\d+)[ -]GPUs? (?:each|per|node)", text) or 8)
-    measured_on = int(row["baseline_gpus"] or min(gpus_per_node, int(row["gpus"])))
-    network, links = _network(row["interconnect"])
-    images = int(row["per_gpu_batch"] or NOT_STATED_MICRO_BATCH)
-    baseline = _baseline(row, rows)
-    at = int((baseline and baseline["per_gpu_batch"]) or images)
-    return Question(
-        model="resnet50" if "unspecified" in row["model"] else row["model"],
-        images_per_sec=_baseline_images_per_sec(row, rows, gpu, measured_on),
-        measured_on=measured_on,
-        micro_batch=at,
-        gpus_per_node=gpus_per_node,
-        network=network,
-        links=links,
-        gpu=gpu,
-        node_link="pcie3" if "on CPU" in text else None,
-        dtype=_dtype(row["precision"]),
-        # MXNet trains in fp16 and exchanges that; autocast keeps gradients in fp32.
-        gradient_bytes=2
-        if re.search("float16 training|half precision used for comm", text + row["precision"])
-        else 4,
-        algorithm="parameter-server" if "parameter server" in row["interconnect"] else "auto",
-        # ChainerMN exchanges gradients when backward has ended (Akiba et al. 2017b, section 3).
-        overlaps="akiba" not in row["source"],
-        cpu_cores=None if row["dataset"] == "synthetic" else CORES[gpu.split("-")[0]],
-    ), WhatIf(micro_batch=images if images != at else None)
-
-
-def _gpu(name: str) -> str:
-    for gpu in CORES:
-        if gpu in name.lower():
-            return f"{gpu}-pcie" if "PCIE" in name else gpu
-    raise ValueError(f"no data sheet for {name or 'an unnamed accelerator'!r}")
-
-
-def _dtype(precision: str) -> str:
-    half = "float16" in precision or "fp16" in precision
-    return "fp16" if half else "tf32" if "tf32" in precision else "fp32"
-
-
-def _baseline(row: Row, rows: Sequence[Row]) -> Row | None:
-    same = ("source", "model", "gpu_type", "precision", "baseline_images_per_sec")
-    found = [
-        each
-        for each in rows
-        if each["efficiency_kind"] == "baseline"
-        and each["gpus"] == row["baseline_gpus"]
-        and all(each[key] == row[key] for key in same)
-    ]
-    return found[0] if found and row["baseline_images_per_sec"] else None
-
-
-def _network(interconnect: str) -> tuple[str, int]:
-    """Preset and ports a node from words such as "InfiniBand FDR (56 Gbit/s x2 per 8-GPU node)"."""
-    links = int(_found(r"\bx ?(\d)\b", interconnect) or _found(r"\b(\d) ?x\b", interconnect) or 1)
-    rate = _found(r"(\d+) ?(?:Gbit/s|Gbps|Gb/s|GbE)", interconnect)
-    infiniband = _found(r"\b(QDR|FDR|EDR|HDR|NDR)\b", interconnect) or _INFINIBAND.get(rate, "EDR") * (
-        "InfiniBand" in interconnect
-    )
-    if infiniband:
-        usual = next(each for each, name in _INFINIBAND.items() if name == infiniband)
-        return f"ib-{infiniband}-{rate or usual}", links
-    # Where the words name no speed: 10 Gbit/s in a cloud of 2017, and InfiniBand EDR in a cluster built for
-    # training.
-    if not rate:
-        return ("eth-10", 1) if "EC2" in interconnect else ("ib-edr-100", 1)
-    return f"{'roce' if 'RoCE' in interconnect else 'eth'}-{rate}", links
-
-
-_INFINIBAND = {"40": "QDR", "56": "FDR", "100": "EDR", "200": "HDR", "400": "NDR"}
-
-
-def _baseline_images_per_sec(row: Row, rows: Iterable[Row], gpu: str, measured_on: int) -> float:
-    if row["baseline_images_per_sec"]:
-        return float(row["baseline_images_per_sec"])
-    for other in rows:
-        same = all(other[key] == row[key] for key in ("source", "model", "gpu_type"))
-        if same and other["images_per_sec"] and int(other["gpus"]) == measured_on:
-            return float(other["images_per_sec"])
-    return UTILISATION * GPUS[gpu].tflops["fp32"] * 1e12 / RESNET50_FLOPS * measured_on
-
-
-def _found(pattern: str, text: str) -> str:
-    match = re.search(pattern, text)
-    return match[1] if match else ""
-
-
-def values(each: Asked, line: Line, other: Line, second: Line | None) -> dict[str, Any]:
+def values(each: Case, line: Line, other: Line, second: Line | None) -> dict[str, Any]:
     """A row of results/: what was published, what is predicted, what is predicted `blind`, and from a second
     measured size.
     """
@@ -417,23 +238,21 @@ def _unmet(usual: Sequence[Line], others: Sequence[Line]) -> list[str]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("tables", type=Path, nargs="*", default=TABLES, help="published results, one a row")
-    tables = parser.parse_args().tables
+    flags = parser("python -m bench.scaling_prediction", __doc__)
+    flags.add_argument("tables", type=Path, nargs="*", default=TABLES, help="published results, one a row")
+    tables = flags.parse_args().tables
     try:
-        asked, left_out = ask(read_tables(tables))
+        cases, left_out = cases_of(read_tables(tables))
     except OSError as error:
         print(f"{error.filename} cannot be read: {error.strerror}", file=sys.stderr)
         return 2
-    found = compare(asked)
-    for each, line in zip(asked, found, strict=True):
+    found = compare(cases)
+    for each, line in zip(cases, found, strict=True):
         print(_printed(each, line))
     for row, reason in left_out:
         print(f"not predicted: {row['source']}, {row['gpus']} GPUs: {reason}")
-    others, second = blind(asked), with_second_size(asked)
-    rows = [values(*each) for each in zip(asked, found, others, second, strict=True)]
+    others, second = blind(cases), with_second_size(cases)
+    rows = [values(*each) for each in zip(cases, found, others, second, strict=True)]
     if tables == TABLES:
         result_rows.replace(rows, "scaling_prediction")
         if PAGE.parents[1] / "results" == result_rows.RESULTS:
@@ -443,7 +262,7 @@ def main() -> int:
     return 1 if "Not reached" in text else 0
 
 
-def _printed(each: Asked, line: Line) -> str:
+def _printed(each: Case, line: Line) -> str:
     row = each.row
     name = (
         f"{row['source']}, {row['model']}, {row['gpus']} x {row['gpu_type']}, {row['dataset'] or 'ImageNet'}"

@@ -8,7 +8,6 @@ order yes, no, no, yes; a round is the median over 32 pairs of neighbouring step
 Writes results/stopwatch.csv.
 """
 
-import argparse
 import itertools
 import statistics
 import tempfile
@@ -20,6 +19,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from bench import parser
 from bench.peers import Job
 from bench.rows import Row, paired, write
 from bench.turns import ROUNDS, recipe_for
@@ -161,10 +161,6 @@ def _row(case: str, peer_name: str, with_it: list[float], without: list[float]) 
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--rounds", type=int, default=ROUNDS, help=f"The number of rounds (default {ROUNDS})."
-    )
-    write(measure(parser.parse_args().rounds), "stopwatch")
+    flags = parser("python -m bench.stopwatch", __doc__)
+    flags.add_argument("--rounds", type=int, default=ROUNDS, help=f"The number of rounds (default {ROUNDS}).")
+    write(measure(flags.parse_args().rounds), "stopwatch")

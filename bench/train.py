@@ -20,7 +20,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench import rows
+from bench import parser, rows
 from bench.peers import Job, Loop, accelerate_loop, by_hand, deepspeed_loop, timm_loop
 from bench.turns import end_worker, in_turns, on_ranks
 
@@ -146,21 +146,17 @@ def print_peak(who: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    every = [*CASES, "memory", "startup"]
-    parser.add_argument("--cases", nargs="*", choices=every, default=every, help="The cases (default: all).")
-    parser.add_argument(
+    flags = parser(COMMAND, __doc__, cases=[*CASES, "memory", "startup"])
+    flags.add_argument(
         "--timm",
         type=Path,
         metavar="DIR",
         default=os.environ.get("TIMM"),
         help="A clone of timm's repository, whose train.py takes part (default: $TIMM).",
     )
-    parser.add_argument("--worker", choices=list(CASES), help=argparse.SUPPRESS)
-    parser.add_argument("--peak", choices=("ours", *ALL), help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    flags.add_argument("--worker", choices=list(CASES), help=argparse.SUPPRESS)
+    flags.add_argument("--peak", choices=("ours", *ALL), help=argparse.SUPPRESS)
+    options = flags.parse_args()
     if options.worker:
         worker(options.worker)
     elif options.peak:

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 
 import torch.distributed as dist
 
-from bench import rows
+from bench import parser, rows
 from bench.peers import Job, by_hand, without_exchange
 from bench.turns import end_worker, in_turns, on_ranks
 
@@ -81,18 +81,16 @@ def measure(engine: str) -> list[rows.Row]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog=COMMAND, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
+    flags = parser(COMMAND, __doc__)
+    flags.add_argument(
         "--engines",
         nargs="+",
         choices=ENGINES,
         default=ENGINES,
         help="The engines (default: all that are installed).",
     )
-    parser.add_argument("--worker", choices=ENGINES, help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    flags.add_argument("--worker", choices=ENGINES, help=argparse.SUPPRESS)
+    options = flags.parse_args()
     if options.worker:
         worker(options.worker)
         return

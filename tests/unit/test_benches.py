@@ -78,7 +78,8 @@ def test_hessian():
     "case", ["matrix", "resnet50", "memory", "optim", "ghost", "time_to_accuracy", "batch_size"]
 )
 def test_gpu_rehearsed_on_a_cpu(case):
-    from bench.gpu import CASES, Setting
+    from bench.gpu import CASES
+    from bench.gpu_steps import Setting
 
     assert set(CASES) == {"matrix", "resnet50", "memory", "optim", "ghost", "time_to_accuracy", "batch_size"}
     rows = list(CASES[case](Setting("cpu", tiny=True)))
@@ -87,28 +88,29 @@ def test_gpu_rehearsed_on_a_cpu(case):
 
 @pytest.mark.slow
 def test_on_a_gpu_machine_a_peer_that_fails_is_named_and_the_others_are_measured(monkeypatch, capsys):
-    from bench import gpu
+    from bench import gpu_steps
 
     def without_compiler(job):
         raise OSError("no nvcc")
         yield
 
-    monkeypatch.setattr(gpu, "deepspeed_loop", without_compiler)
-    monkeypatch.setattr(gpu, "accelerate_loop", gpu.by_hand)
-    measured = gpu.resnet50(gpu.Setting("cpu", tiny=True))
+    monkeypatch.setattr(gpu_steps, "deepspeed_loop", without_compiler)
+    monkeypatch.setattr(gpu_steps, "accelerate_loop", gpu_steps.by_hand)
+    measured = gpu_steps.resnet50(gpu_steps.Setting("cpu", tiny=True))
     assert [row.peer_name for row in measured] == ["plain loop", "accelerate loop"]
     assert "DeepSpeed loop: not measured, OSError: no nvcc" in capsys.readouterr().out
 
 
 def test_on_a_gpu_machine_the_curves_look_at_the_clock(capsys):
-    from bench.gpu import Setting, batch_size
+    from bench.gpu_curves import batch_size
+    from bench.gpu_steps import Setting
 
     assert list(batch_size(Setting("cpu", tiny=True, ends=time.monotonic()))) == []
     assert "alexnet 67x67, batch 2, 2 images at once: not measured, no time left" in capsys.readouterr().out
 
 
 def test_the_share_of_a_pass_that_does_not_shrink():
-    from bench.gpu import _fixed_share
+    from bench.gpu_curves import _fixed_share
 
     seconds = {size: 0.02 + 0.001 * size for size in (32, 64, 256)}
     row = _fixed_share("x", {size: size / taken for size, taken in seconds.items()})

@@ -10,19 +10,13 @@ from bench.scaling_prediction import (
     AIM_COVERAGE,
     FACTORS,
     PUBLISHED,
-    Asked,
-    Line,
-    ask,
-    by_kind,
+    Case,
+    cases_of,
     choices,
     compare,
-    constant_error,
-    coverage,
-    mean_error,
     read_tables,
-    skill,
-    width,
 )
+from bench.skill import Line, by_kind, constant_error, coverage, mean_error, skill, width
 from tools.kit.publish import ROOT, with_block
 from tools.scaling_report.model.assumptions import Assumptions
 from tools.scaling_report.publish import block
@@ -30,16 +24,16 @@ from tools.scaling_report.report import load
 
 
 @pytest.fixture(scope="module")
-def asked() -> list[Asked]:
-    asked, left_out = ask(read_tables())
-    assert len(asked) >= 92
+def cases() -> list[Case]:
+    cases, left_out = cases_of(read_tables())
+    assert len(cases) >= 92
     assert left_out == []
-    return asked
+    return cases
 
 
 @pytest.fixture(scope="module")
-def lines(asked: list[Asked]) -> list[Line]:
-    return compare(asked)
+def lines(cases: list[Case]) -> list[Line]:
+    return compare(cases)
 
 
 def test_predictions_have_skill_and_honest_intervals(lines: list[Line]) -> None:
@@ -59,9 +53,9 @@ def test_the_rows_in_the_repository_are_what_is_predicted_now(lines: list[Line])
         assert row.low == pytest.approx(line.low, abs=2e-4)
 
 
-def test_a_row_of_another_batch_is_asked_as_one(asked: list[Asked]) -> None:
+def test_a_row_of_another_batch_is_asked_as_one(cases: list[Case]) -> None:
     """MLPerf's 64 GPUs pass 51 images each; what was measured on 8 passed 408."""
-    row = next(each for each in asked if each.source == "mlperf_v1.1" and each.row["gpus"] == "64")
+    row = next(each for each in cases if each.source == "mlperf_v1.1" and each.row["gpus"] == "64")
     assert (row.baseline.job.images, row.what_if.micro_batch) == (408, 51)
     assert row.baseline.job.gradient_bytes == 2
 
