@@ -28,6 +28,7 @@ from typing import Any
 
 from lbtrain.errors import LaunchError, Preempted, RankLost, UserError
 from lbtrain.faults.guard import protocol
+from lbtrain.faults.guard.coordinator import listening_socket
 from lbtrain.faults.guard.protocol import BOARD, Config, Connection, Rendezvous
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
@@ -225,7 +226,7 @@ class Watchdog:
 
 def _listen(address: str) -> socket.socket:
     try:
-        return protocol.listening_socket(address)
+        return listening_socket(address)
     except OSError as error:
         raise LaunchError(
             f"MASTER_ADDR={address}: no port could be opened there for the guards of the ranks ({error}). "

@@ -18,7 +18,7 @@ import pytest
 from lbtrain.errors import LaunchError
 from lbtrain.faults import watchdog
 from lbtrain.faults.guard import coordinator
-from lbtrain.faults.guard.coordinator import Coordinator
+from lbtrain.faults.guard.coordinator import Coordinator, listening_socket
 from lbtrain.faults.guard.guard import Guard
 from lbtrain.faults.guard.protocol import (
     BOARD,
@@ -30,7 +30,6 @@ from lbtrain.faults.guard.protocol import (
     Connection,
     Rendezvous,
     is_message,
-    listening_socket,
     readable,
 )
 

@@ -15,7 +15,7 @@ from lbtrain.runs.files import write_whole
 from ..kit import pages
 from ..kit.charts import save
 from ..kit.tables import Table
-from ..study.report import origin_of
+from ..study.arm import origin_of
 from . import chart
 from .noise import REMEDY, Advice, Window, advise, batch_schedule, windows
 from .runs import Run
@@ -106,7 +106,7 @@ def _window(window: Window) -> dict[str, Any]:
         "steps": window.steps,
         "noise_scale": noise.value,
         "noise_scale_interval": [noise.low, noise.high if math.isfinite(noise.high) else None],
-        "tells": window.tells,
+        "significant": window.significant,
     }
 
 
@@ -139,12 +139,12 @@ def _outcome(
 
 def _doubts(found: Sequence[Window], schedule: list[str]) -> list[str]:
     """What the measurements leave open, and what would help."""
-    clear = [window for window in found if window.tells]
+    clear = [window for window in found if window.significant]
     unclear, unbounded = len(found) - len(clear), sum(math.isinf(window.noise.high) for window in clear)
     lines = []
     if unclear:
         part = (
-            f"{sum(window.end - window.start for window in found if not window.tells):,} of "
+            f"{sum(window.end - window.start for window in found if not window.significant):,} of "
             f"{found[-1].end:,} examples"
         )
         lines.append(

@@ -7,12 +7,9 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 from matplotlib.axes import Axes
 
-from lbtrain.analysis.hessian import Density
-
-from ..kit.charts import BLUE, GREEN, GREY, ORANGE, Chart, legend_below, tidy
+from ..kit.charts import BLUE, GREEN, GREY, ORANGE, Chart, tidy
 from .noise import Advice, Window
 
 
@@ -64,7 +61,7 @@ def _draw_tradeoff(axes: Axes, advice: Advice) -> None:
 
 
 def _draw_course(axes: Axes, found: Sequence[Window], train_examples: int, schedule: Sequence[str]) -> None:
-    shown = [window.noise.value or 1.0 for window in found if window.tells] + [
+    shown = [window.noise.value or 1.0 for window in found if window.significant] + [
         size for window in found for size in window.steps
     ]
     # A band without an end runs off the picture: none may seem to end where the axis does.
@@ -92,7 +89,7 @@ def _draw_course(axes: Axes, found: Sequence[Window], train_examples: int, sched
 
 def _draw_window(axes: Axes, window: Window, train_examples: int, bottom: float, top: float) -> None:
     noise, span = window.noise, [window.start / train_examples, window.end / train_examples]
-    if window.tells:
+    if window.significant:
         axes.fill_between(
             span, max(noise.low, bottom / 2), min(noise.high, 2 * top), color=BLUE, alpha=0.18, linewidth=0
         )
@@ -197,87 +194,6 @@ def _draw_heat(axes: Axes, grid: Any, edges: Sequence[float], names: Sequence[st
     axes.set(xlabel="epoch")
     axes.set_yticks(range(len(names)), names, fontsize=min(8.0, 500 / len(names)))
     axes.figure.colorbar(image, ax=axes)
-
-
-def line_chart(points: Sequence[dict[str, Any]], names: Sequence[str]) -> Chart:
-    """Keskar et al. 2017, figure 3: loss and metric along the line through both runs."""
-    alt = (
-        f"Training loss and {points[0]['label']} along the straight line through the weights of {names[0]} "
-        f"and {names[1]}."
-    )
-    draw = partial(_draw_line, points=points, names=names)
-    return Chart("Along the line between the two runs", alt, draw, width=7, height=4.6)
-
-
-def _draw_line(axes: Axes, points: Sequence[dict[str, Any]], names: Sequence[str]) -> None:
-    alphas, label = [point["alpha"] for point in points], points[0]["label"]
-    losses, metrics = ([point[key] for point in points] for key in ("train_loss", "metric"))
-    axes.plot(alphas, losses, "o-", color=BLUE, markersize=4, label="training loss")
-    axes.set(yscale="log", xlabel="place on the line", ylabel="training loss (nats)")
-    axes.set_title(axes.get_title(), pad=22, fontsize=11)
-    tidy(axes, legend=False)
-    other = axes.twinx()
-    other.plot(alphas, metrics, "s--", color=ORANGE, markersize=4, label=label)
-    other.set(ylabel=label)
-    other.spines[["top"]].set_visible(False)
-    for place, name in enumerate(names):
-        axes.axvline(place, color=GREY, linestyle=":")
-        above: Any = dict(xycoords=("data", "axes fraction"), xytext=(0, 4), textcoords="offset points")
-        axes.annotate(name, (place, 1.0), **above, ha="center", fontsize=9, color=GREY)
-    legend_below(axes, other)
-
-
-def spectra_chart(densities: Sequence[dict[str, Any]], names: Sequence[str]) -> Chart:
-    """The spectral densities on one axis."""
-    alt = (
-        f"The density of the eigenvalues of the Hessian, on a logarithmic axis, of {' and of '.join(names)}."
-    )
-    draw = partial(_draw_spectra, densities=densities, names=names)
-    return Chart("Spectral density", alt, draw, width=7, height=4.6)
-
-
-def _draw_spectra(axes: Axes, densities: Sequence[dict[str, Any]], names: Sequence[str]) -> None:
-    """A bell's width is a hundredth of the wider spectrum."""
-    found = [Density(each["nodes"], each["weights"]) for each in densities]
-    nodes = [node for each in found for probe in each.nodes for node in probe]
-    margin = 0.05 * (max(nodes) - min(nodes)) or 1.0
-    grid = torch.linspace(min(nodes) - margin, max(nodes) + margin, 1000)
-    for each, name, colour in zip(found, names, (BLUE, ORANGE), strict=False):
-        axes.plot(grid, each.on(grid, sigma=margin / 5).clamp(min=1e-12), color=colour, label=name)
-    tidy(axes)
-    axes.set(yscale="log", xlabel="eigenvalue of the Hessian", ylabel="density", ylim=(1e-6, None))
-
-
-def distance_chart(
-    runs: Sequence[Sequence[dict[str, Any]]], fits: Sequence[Any], names: Sequence[str]
-) -> Chart:
-    """Hoffer et al. 2017, figure 2: distance from the initial weights over steps (logarithmic), with the fit
-    where there is one.
-    """
-    alt = (
-        "The distance of the weights from their initial values over the steps, on a logarithmic axis, of "
-        f"{' and of '.join(names)}: a straight line is growth with the logarithm of the steps."
-    )
-    draw = partial(_draw_distances, runs=runs, fits=fits, names=names)
-    return Chart("Distance from the initial weights", alt, draw, width=7, height=4.6)
-
-
-def _draw_distances(
-    axes: Axes, runs: Sequence[Sequence[dict[str, Any]]], fits: Sequence[Any], names: Sequence[str]
-) -> None:
-    for rows, fit, name, colour in zip(runs, fits, names, (BLUE, ORANGE), strict=True):
-        steps, distances = ([row[key] for row in rows] for key in ("step", "distance"))
-        axes.plot(steps, distances, "o", color=colour, markersize=4, label=name)
-        if fit:
-            early = np.geomspace(fit.first, fit.last)
-            law = (
-                f"steps {fit.first} to {fit.last}: {fit.intercept:.2g} + {fit.slope:.2g} ln(step), "
-                f"{fit.explained:.0%} explained"
-            )
-            axes.plot(early, fit.at(early), "--", color=colour, linewidth=2, label=law)
-    axes.set(xscale="log", xlabel="step", ylabel="|w - w0|", ylim=(0, None))
-    tidy(axes, legend=False)
-    legend_below(axes)
 
 
 def sweep_chart(data: dict[str, Any]) -> Chart:

@@ -19,8 +19,8 @@ from ..kit import pages
 from ..kit.charts import save
 from ..kit.progress import bar
 from ..kit.tables import Table
-from . import chart
 from .cache import cached
+from .compare_chart import distance_chart, line_chart, spectra_chart
 from .measures import BOXES, Measures, check_same_network
 from .runs import DistContext, LossOptions, Run
 
@@ -91,10 +91,10 @@ def compare(small: Run, large: Run, out: Path, context: DistContext, options: Lo
     names = [f"{run.path.name} (batch {run.plan['batch_size']:,})" for run in runs]
     distances = [run.rows("distance") for run in runs]
     fits = [fit_log(rows, run.rows("train")) for rows, run in zip(distances, runs, strict=True)]
-    charts = {"line": chart.line_chart(line, names)}
-    charts["spectrum"] = chart.spectra_chart([each["density"] for each in spectra], names)
+    charts = {"line": line_chart(line, names)}
+    charts["spectrum"] = spectra_chart([each["density"] for each in spectra], names)
     if all(distances):
-        charts["distance"] = chart.distance_chart(distances, fits, names)
+        charts["distance"] = distance_chart(distances, fits, names)
     pictures = [save([each], out / f"{name}.png") for name, each in charts.items()]
     table = _table(runs, names, sharpness, spectra, distances, fits)
     lines = _outcome(names, sharpness, spectra, fits, line)

@@ -9,8 +9,8 @@ from lbtrain.errors import RecipeError
 
 from ..kit.charts import save
 from ..kit.progress import bar
-from . import chart
 from .cache import Watched, cached
+from .compare_chart import spectra_chart
 from .runs import DistContext, LossOptions, Run
 
 ITERATIONS = 10
@@ -82,7 +82,7 @@ class Measures:
         low, high = estimate["interval"]
         lines.append(f"{'trace (95%)':<36} {estimate['value']:.6g} ({low:.6g} to {high:.6g})")
         path = save(
-            [chart.spectra_chart([found["density"]], [self.run.path.name])], self.run.folder / "spectrum.png"
+            [spectra_chart([found["density"]], [self.run.path.name])], self.run.folder / "spectrum.png"
         )
         return "\n".join([*lines, str(path)])
 

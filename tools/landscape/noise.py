@@ -48,7 +48,7 @@ class Window:
         return noise_scale(self.measured)
 
     @property
-    def tells(self) -> bool:
+    def significant(self) -> bool:
         """Whether gradient and noise both show. An interval from 0 on leaves the noise scale open, however
         well the gradient is known.
         """
@@ -77,10 +77,10 @@ class Advice:
 
 def windows(rows: Sequence[dict[str, Any]]) -> list[Window]:
     """Cuts the rows of kind `noise` into windows of equal count: as many as WINDOWS has it, so that at least
-    half of them tell something.
+    half of them are significant.
 
-    One in many that tell nothing may seem to by chance, and would then speak for the whole run. Raises
-    RecipeError where there are too few rows, or where they tell nothing even on average over the run.
+    One in many that are not may seem so by chance, and would then stand for the whole run. Raises RecipeError
+    where there are too few rows, or where not even the average over the run is significant.
     """
     if len(rows) < FEWEST:
         raise RecipeError(
@@ -90,13 +90,13 @@ def windows(rows: Sequence[dict[str, Any]]) -> list[Window]:
         )
     for count in (count for count in WINDOWS if count * FEWEST <= len(rows)):
         found = _cut(rows, count)
-        if 2 * sum(window.tells for window in found) >= count:
+        if 2 * sum(window.significant for window in found) >= count:
             return found
-    raise RecipeError(f"in {len(rows)} measurements {_all_that_is_known(found[0].noise)}. {REMEDY}")
+    raise RecipeError(f"in {len(rows)} measurements {_bounds(found[0].noise)}. {REMEDY}")
 
 
-def _all_that_is_known(noise: NoiseScale) -> str:
-    """Of measurements that tell no noise scale."""
+def _bounds(noise: NoiseScale) -> str:
+    """What can be concluded where the noise scale is not significant."""
     if math.isfinite(noise.high):
         return (
             "no noise shows beside the gradient: the critical batch is below "
@@ -131,19 +131,19 @@ def advise(found: Sequence[Window]) -> Advice:
 
     The interval is the middle 95% of resampled measurements (bootstrap within each window).
     """
-    told = [window for window in found if window.tells]
-    steps, examples = _minima(told, [_ratio(np.array(window.measured)) for window in told])
+    shown = [window for window in found if window.significant]
+    steps, examples = _minima(shown, [_ratio(np.array(window.measured)) for window in shown])
     generator = np.random.default_rng(0)
     resampled = []
     for _ in range(RESAMPLES):
         ratios = [
-            _ratio(generator.choice(np.array(window.measured), len(window.measured))) for window in told
+            _ratio(generator.choice(np.array(window.measured), len(window.measured))) for window in shown
         ]
-        few_steps, few_examples = _minima(told, ratios)
+        few_steps, few_examples = _minima(shown, ratios)
         resampled.append(few_examples / few_steps if few_steps else math.inf)
     low, high = np.quantile(resampled, [0.025, 0.975], method="nearest")
     critical = examples / steps
-    steps += sum(window.fewest_steps(critical) for window in found if not window.tells)
+    steps += sum(window.fewest_steps(critical) for window in found if not window.significant)
     return Advice(
         critical, (float(low), float(high) if math.isfinite(high) else None), steps, critical * steps
     )
@@ -172,9 +172,9 @@ def batch_schedule(found: Sequence[Window], *, train_examples: int, whole: int) 
     eighth of the data, or `whole` where that is more.
     """
     most = max(whole, train_examples / 8)
-    told = [window for window in found if window.tells]
+    shown = [window for window in found if window.significant]
     (_, size), *later = [
-        (window.start, _power_of_two(_supported(window.noise), whole, most)) for window in told
+        (window.start, _power_of_two(_supported(window.noise), whole, most)) for window in shown
     ]
     growth, first = [], size
     for start, wanted in later:

@@ -25,9 +25,10 @@ from lbtrain.runs.files import write_whole
 from ..kit import pages
 from ..kit.charts import save
 from ..kit.tables import Table
+from ..study.arm import origin_of
 from ..study.grid import GridArm, Point, trained
 from ..study.jobs import Launch
-from ..study.report import origin_of, provenance_of
+from ..study.report import provenance_of
 from . import chart
 from .noise import advise, windows
 from .runs import Run

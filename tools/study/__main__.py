@@ -20,8 +20,9 @@ from lbtrain.tasks import primary_metric_of
 
 from ..kit import command
 from . import sweep, tune
+from .arm import Arm
 from .jobs import Job, Launch, check_names_differ, split_words
-from .report import Arm, write_report
+from .report import write_report
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -13,8 +13,8 @@ from lbtrain.recipe.schema import MAY_CHANGE_ON_RESUME, differences
 from lbtrain.runs.directory import RunDirectory
 from lbtrain.tasks import PrimaryMetric, primary_metric_of
 
+from .arm import Scored
 from .jobs import Job, Launch
-from .report import Scored
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ _SWEEP = "as an arm of the sweep"
 
 def block(study: dict[str, Any], name: str, page: Path = ACCURACY) -> str:
     """The page's text for a study or a sweep: table, outcomes, picture, origin."""
-    lines = "\n".join(f"- {line}" for line in study["verdicts"])
+    lines = "\n".join(f"- {line}" for line in study["outcomes"])
     seen = study.get("title", "curves of every run")
     parts = [
         study["table"],
@@ -49,11 +49,11 @@ def measured(study: dict[str, Any], name: str) -> dict[str, str]:
     if study["overrides"]:
         return {}
     if "rows" in study:
-        return {row["recipe"]: _in_words(row, _SWEEP, name) for row in study["rows"] if row["recipe"]}
-    return {arm["recipe"]: _in_words(arm, study["launch"], name) for arm in study["arms"]}
+        return {row["recipe"]: _format_result(row, _SWEEP, name) for row in study["rows"] if row["recipe"]}
+    return {arm["recipe"]: _format_result(arm, study["launch"], name) for arm in study["arms"]}
 
 
-def _in_words(row: dict[str, Any], launch: str, name: str) -> str:
+def _format_result(row: dict[str, Any], launch: str, name: str) -> str:
     """The score of an arm, or that it has none."""
     runs = row["n"] + row["diverged"]
     lost = f"{row['diverged']} of {runs} runs diverged, " if row["diverged"] and row["n"] else ""

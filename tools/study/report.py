@@ -1,12 +1,8 @@
-"""The report of a study: table, curves and a page, from the run directories alone."""
+"""The report of a study: table, curves and a page."""
 
-import ast
 import json
 import math
-import statistics
-import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import date
 from functools import partial
 from pathlib import Path
@@ -15,114 +11,10 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from lbtrain.runs.directory import RunDirectory
-from lbtrain.runs.rows import read_rows
-from lbtrain.tasks import PrimaryMetric
-
 from ..kit import pages
 from ..kit.charts import Chart, crosses, error_axis, look, save, tidy
 from ..kit.tables import Table
-
-Curve = tuple[Any, Any]
-"""Epochs, and a value at each."""
-
-
-class Scored:
-    """Runs of one kind with several seeds: their scores in percent, and how many have none."""
-
-    scores: list[float]
-
-    @property
-    def lost(self) -> int:
-        """The runs that diverged."""
-        raise NotImplementedError
-
-    @property
-    def mean(self) -> float | None:
-        """Of the runs that ended; None if all diverged."""
-        return statistics.mean(self.scores) if self.scores else None
-
-    @property
-    def std(self) -> float:
-        """Of one run (n - 1 in the denominator); 0 for a single seed."""
-        return statistics.stdev(self.scores) if len(self.scores) > 1 else 0.0
-
-    @property
-    def cell(self) -> str:
-        """Mean and standard deviation of a run, for a table; one run has none to show."""
-        if self.mean is None:
-            return "diverged"
-        spread = f" ± {self.std:.2f}" if len(self.scores) > 1 else ""
-        lost = f" ({self.lost} of {len(self.scores) + self.lost} diverged)" if self.lost else ""
-        return f"{self.mean:.2f}{spread}{lost}"
-
-
-@dataclass(frozen=True)
-class Arm(Scored):
-    """One recipe over all seeds. Scores in percent; curves of the runs that ended, one per seed."""
-
-    name: str
-    title: str
-    batch_size: int
-    peak_lr: float
-    steps: int
-    epochs: float
-    primary_metric: PrimaryMetric
-    scores: list[float]
-    """Of the primary metric, one per run that ended."""
-    diverged: list[float]
-    """The epoch that each of the other runs had come to."""
-    seconds: list[float]
-    loss_curves: list[Curve]
-    score_curves: list[Curve]
-    origins: set[str]
-    """Commit, hardware and versions of the runs, as they wrote them; one unless a study was continued
-    elsewhere or later.
-    """
-
-    @classmethod
-    def read(cls, recipe: Path, out: Path, seeds: list[int], primary_metric: PrimaryMetric) -> "Arm":
-        folders = [out / recipe.stem / f"seed{seed}" for seed in seeds]
-        ended = [folder for folder in folders if (folder / "summary.json").exists()]
-        summaries = [RunDirectory(folder).read("summary.json") for folder in ended]
-        plan = RunDirectory(folders[0]).read("plan.json")
-        rows = [_rows(folder) for folder in ended]
-        return cls(
-            name=recipe.stem,
-            title=(ast.get_docstring(ast.parse(recipe.read_text())) or recipe.stem).splitlines()[0],
-            batch_size=plan["batch_size"],
-            peak_lr=plan["learning_rate"]["peak"],
-            steps=plan["total_steps"],
-            epochs=plan["total_examples"] / plan["train_examples"],
-            primary_metric=primary_metric,
-            scores=[summary[primary_metric.name] for summary in summaries],
-            diverged=[
-                max((row["epoch"] for row in _rows(folder)), default=0.0)
-                for folder in folders
-                if folder not in ended
-            ],
-            seconds=[summary["seconds"] for summary in summaries],
-            loss_curves=[_curve(run, "train", "loss") for run in rows],
-            score_curves=[_curve(run, "eval", primary_metric.name) for run in rows],
-            origins={origin_of(summary) for summary in summaries},
-        )
-
-    @property
-    def lost(self) -> int:
-        return len(self.diverged)
-
-
-def _rows(folder: Path) -> list[dict[str, Any]]:
-    """What the run logged of training and evaluations. A run may diverge before it logs anything."""
-    rows, note = read_rows(folder / "metrics.jsonl")
-    if note:
-        print(note, file=sys.stderr)
-    return [row for row in rows if row["kind"] in ("train", "eval")]
-
-
-def _curve(rows: list[dict[str, Any]], kind: str, value: str) -> Curve:
-    picked = [row for row in rows if row["kind"] == kind]
-    return np.array([row["epoch"] for row in picked]), np.array([row[value] for row in picked])
+from .arm import Arm, Curve, Scored
 
 
 def _mean_curve(curves: list[Curve]) -> Curve:
@@ -148,7 +40,7 @@ def write_report(
         "overrides": list(overrides),
         "arms": [_as_row(arm) for arm in arms],
         "table": table.markdown(),
-        "verdicts": found,
+        "outcomes": found,
         "provenance": origin,
     }
     charts = charts_of(arms)
@@ -160,10 +52,10 @@ def write_report(
 
 def write_text_and_data(out: Path, name: str, data: dict[str, Any]) -> str:
     """Writes NAME.md and NAME.json into `out`; returns the text for the terminal."""
-    listed = "\n".join(f"- {line}" for line in data["verdicts"])
+    listed = "\n".join(f"- {line}" for line in data["outcomes"])
     (out / f"{name}.md").write_text(f"{data['table']}\n\n{listed}\n\n{data['provenance']}\n")
     (out / f"{name}.json").write_text(json.dumps(data, indent=1) + "\n")
-    return "\n".join([data["table"], "", *data["verdicts"], "", f"{out}/{name}.html, {out}/{name}.png"])
+    return "\n".join([data["table"], "", *data["outcomes"], "", f"{out}/{name}.html, {out}/{name}.png"])
 
 
 def table_of(arms: list[Arm]) -> Table:
@@ -208,11 +100,6 @@ def certainty(gap: float, *sides: Scored) -> tuple[str, str]:
         return "", "; a single run says nothing of the spread"
     error = 2 * sum(side.std**2 / len(side.scores) for side in sides) ** 0.5
     return f" ± {error:.2f}", "" if abs(gap) > error else ": no difference that these seeds can show"
-
-
-def origin_of(summary: dict[str, Any]) -> str:
-    versions = ", ".join(f"{name} {version}" for name, version in summary["versions"].items())
-    return f"commit {summary['commit']} on {summary['hardware']}; {versions}"
 
 
 def provenance(arms: list[Arm], command: str) -> str:

@@ -22,8 +22,9 @@ from ..kit.charts import (
     save,
 )
 from ..kit.tables import Table
+from .arm import origin_of
 from .grid import Point
-from .report import certainty, origin_of, provenance_of, write_text_and_data
+from .report import certainty, provenance_of, write_text_and_data
 
 
 def write_report(
@@ -52,7 +53,7 @@ def write_report(
         "overrides": list(overrides),
         "rows": [{**point.row(), "recipe": point.recipe} for point in points],
         "table": table.markdown(),
-        "verdicts": found,
+        "outcomes": found,
         "provenance": origin,
     }
     return write_text_and_data(out, "sweep", data)

@@ -31,9 +31,10 @@ from lbtrain.recipe.files import load_recipe
 from ..kit import command, pages
 from ..kit.charts import Chart, error_axis, look, save, tidy
 from ..kit.tables import Table
+from .arm import origin_of
 from .grid import GridArm, Point, batch_sizes_of, trained
 from .jobs import Launch, check_names_differ, split_words
-from .report import origin_of, provenance_of, write_text_and_data
+from .report import provenance_of, write_text_and_data
 from .sweep import words_at
 
 FIRST_SEED = 1000
@@ -200,7 +201,7 @@ def write_report(searches: Sequence[Search], out: Path, *, title: str, typed: st
         "command": typed,
         "trials": rows,
         "table": table.markdown(),
-        "verdicts": outcomes,
+        "outcomes": outcomes,
         "provenance": origin,
     }
     return write_text_and_data(out, "tune", data)

@@ -5,6 +5,7 @@ nonce, a few seconds and one line. Once every rank has joined, the socket is clo
 """
 
 import contextlib
+import ipaddress
 import selectors
 import socket
 import threading
@@ -12,7 +13,16 @@ import time
 from collections import defaultdict
 from dataclasses import dataclass, field
 
-from .protocol import EXIT_CODE, AuthenticatedConnection, Config, Message, Rendezvous, heartbeats, report
+from .protocol import (
+    EXIT_CODE,
+    AuthenticatedConnection,
+    Config,
+    Message,
+    Rendezvous,
+    addresses,
+    heartbeats,
+    report,
+)
 
 HANDSHAKE = 5.0
 """Seconds for a connection to show that it knows the secret."""
@@ -251,3 +261,26 @@ def _format_group(lost: list[int], host: str, why: str, ranks: dict[int, RankSta
         return f"{who}: {why}"
     last = max(known, key=lambda state: state.step)
     return f"{who} lost after step {last.step}" + (f" ({last.doing})" if last.doing else "") + f": {why}"
+
+
+def listening_socket(name: str) -> socket.socket:
+    """A socket for the coordinator, on a port that the system chooses: nobody can hold it beforehand.
+
+    It listens where the peers come from: on the address of MASTER_ADDR. On all of this host's addresses only
+    where that is none of them (a service name in front of it), or where /etc/hosts gives the host's own name
+    a loopback address, which its peers do not see. Raises OSError.
+    """
+    for family, address in addresses(name, 0):
+        if ipaddress.ip_address(address[0].partition("%")[0]).is_loopback and not _is_loopback_name(name):
+            break
+        with contextlib.suppress(OSError):
+            return socket.create_server(address, family=family, backlog=1024)
+    dual = socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if dual else socket.AF_INET
+    return socket.create_server(("", 0), family=family, backlog=1024, dualstack_ipv6=dual)
+
+
+def _is_loopback_name(name: str) -> bool:
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(name).is_loopback
+    return name == "localhost"

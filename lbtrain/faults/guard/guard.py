@@ -53,7 +53,7 @@ class Guard:
         self.launchers = launchers_of(config.pid)
         self.coordinator: AuthenticatedConnection | None = None
         self.rendezvous = Rendezvous(config.job, config.port, config.secret) if config.port else None
-        self.kept: list[Message] = []
+        self.pending: list[Message] = []
         self.coordinator_silent = self.stopped = 0.0
         self.leader: Message = {"host": config.address, "step": 0, "leader_left": False}
         self.reported = self.rank_leaves = False
@@ -178,7 +178,7 @@ class Guard:
     def _use(self, connection: AuthenticatedConnection, messages: list[Message]) -> None:
         self.coordinator = connection
         connection.send(**self._position())  # it confirms that the welcome has come
-        for message in self.kept:
+        for message in self.pending:
             connection.send(**message)
         self._handle_coordinator(messages)
 
@@ -201,7 +201,7 @@ class Guard:
         if self.coordinator:
             self.coordinator.send(**message)
         else:
-            self.kept.append(message)
+            self.pending.append(message)
 
     def _close(self) -> None:
         """Closes the connection so that what was sent last arrives: with unread heartbeats in it the system
@@ -239,13 +239,9 @@ class Guard:
 
 
 _LAUNCHERS = {
-    "deepspeed",
-    "torchrun",
-    "accelerate",
-    "torch.distributed.run",
-    "deepspeed.launcher.launch",
-    "accelerate.commands.launch",
-}
+    "deepspeed", "torchrun", "accelerate",
+    "torch.distributed.run", "deepspeed.launcher.launch", "accelerate.commands.launch",
+}  # fmt: skip
 
 
 def stat_of(pid: int) -> list[str]:

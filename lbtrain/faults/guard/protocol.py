@@ -11,7 +11,6 @@ import contextlib
 import dataclasses
 import hashlib
 import hmac
-import ipaddress
 import json
 import os
 import re
@@ -276,29 +275,6 @@ def addresses(name: str, port: int) -> list[tuple[Any, ...]]:
     """(family, address) of every way to reach a host by TCP. Raises OSError where it has none."""
     found = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys((family, address) for family, _, _, _, address in found))
-
-
-def listening_socket(name: str) -> socket.socket:
-    """A socket for the coordinator, on a port that the system chooses: nobody can hold it beforehand.
-
-    It listens where the peers come from: on the address of MASTER_ADDR. On all of this host's addresses only
-    where that is none of them (a service name in front of it), or where /etc/hosts gives the host's own name
-    a loopback address, which its peers do not see. Raises OSError.
-    """
-    for family, address in addresses(name, 0):
-        if ipaddress.ip_address(address[0].partition("%")[0]).is_loopback and not _is_loopback_name(name):
-            break
-        with contextlib.suppress(OSError):
-            return socket.create_server(address, family=family, backlog=1024)
-    dual = socket.has_dualstack_ipv6()
-    family = socket.AF_INET6 if dual else socket.AF_INET
-    return socket.create_server(("", 0), family=family, backlog=1024, dualstack_ipv6=dual)
-
-
-def _is_loopback_name(name: str) -> bool:
-    with contextlib.suppress(ValueError):
-        return ipaddress.ip_address(name).is_loopback
-    return name == "localhost"
 
 
 def report(text: str, run_dir: str, *, code: int = EXIT_CODE) -> None:

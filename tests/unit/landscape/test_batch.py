@@ -74,7 +74,7 @@ def test_windows_are_cut_so_that_half_of_them_or_more_tell_something():
     assert len(windows(rows([100] * 8))) == 8
     noisy = windows(rows([300] * 8, each=5, spread=0.8))
     assert len(noisy) < 8 and sum(len(window.measured) for window in noisy) == 40
-    assert 2 * sum(window.tells for window in noisy) >= len(noisy)
+    assert 2 * sum(window.significant for window in noisy) >= len(noisy)
     drowned = rows([100], each=5)
     for number, row in enumerate(drowned):
         for key in ("small_square", "large_square"):
@@ -118,7 +118,7 @@ def drowned_end(*, parts=8, told=2, each=20):
 
 def test_a_stretch_that_allows_any_noise_scale_is_left_out():
     found = windows(drowned_end())
-    silent = [window for window in found if not window.tells]
+    silent = [window for window in found if not window.significant]
     assert (
         silent
         and found[-len(silent) :] == silent
@@ -258,17 +258,20 @@ def test_the_picture_of_the_tradeoff_is_read_without_guessing():
 def test_a_band_without_an_end_runs_off_the_picture():
     axes = Figure().subplots()
     drowned = windows(rows([300] * 4, each=5, spread=0.3))
-    assert any(window.noise.high == float("inf") for window in drowned if window.tells)
+    assert any(window.noise.high == float("inf") for window in drowned if window.significant)
     chart._draw_course(axes, drowned, 1000, [])
     tops = [band.get_paths()[0].vertices[:, 1].max() for band in axes.collections]
-    assert len(tops) == sum(window.tells for window in drowned) and max(tops) > axes.get_ylim()[1]
+    assert len(tops) == sum(window.significant for window in drowned) and max(tops) > axes.get_ylim()[1]
 
 
 def test_the_course_shows_once_what_was_left_out():
     axes, found = Figure().subplots(), windows(drowned_end())
     chart._draw_course(axes, found, 1000, [])
     left_out = [patch for patch in axes.patches if patch.get_label() == "no noise scale shows: left out"]
-    assert len(axes.collections) == sum(window.tells for window in found) < len(found) and len(left_out) == 1
+    assert (
+        len(axes.collections) == sum(window.significant for window in found) < len(found)
+        and len(left_out) == 1
+    )
 
 
 def test_a_schedule_that_the_plan_refuses_is_not_advised(run_dir, capsys):

@@ -20,9 +20,10 @@ from tools.kit.charts import save
 from tools.kit.publish import ROOT, with_block
 from tools.study import __main__ as study
 from tools.study import publish
+from tools.study.arm import Arm
 from tools.study.jobs import WORKER, Job, check_unchanged
 from tools.study.publish import block, measured, with_measured
-from tools.study.report import Arm, _mean_curve, charts_of, outcomes, provenance, table_of, write_report
+from tools.study.report import _mean_curve, charts_of, outcomes, provenance, table_of, write_report
 
 RECIPES = ROOT / "recipes"
 REFERENCE, LARGE = [1.0, 2.0, 3.0], [51.0, 52.0, 53.0]
@@ -237,7 +238,7 @@ def test_what_a_study_and_a_sweep_say_of_recipes(tmp_path):
 
 def test_a_study_of_before_is_refused_with_the_remedy(tmp_path, monkeypatch, capsys):
     (tmp_path / "study.json").write_text(
-        json.dumps({"arms": [], "table": "", "verdicts": [], "provenance": ""})
+        json.dumps({"arms": [], "table": "", "outcomes": [], "provenance": ""})
     )
     monkeypatch.setattr(sys, "argv", ["publish", str(tmp_path), "--name", "x"])
     assert publish.main() == 2 and "run the command again that made it" in capsys.readouterr().err
@@ -251,7 +252,7 @@ def test_publishing_replaces_only_what_stands_between_the_markers():
 
 
 def test_a_page_in_a_folder_finds_its_picture():
-    study = {"table": "|", "verdicts": [], "provenance": "command"}
+    study = {"table": "|", "outcomes": [], "provenance": "command"}
     assert "(x.png)" in block(study, "x") and "(docs/x.png)" in block(study, "x", ROOT / "README.md")
 
 

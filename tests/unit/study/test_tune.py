@@ -80,7 +80,7 @@ def test_the_best_is_named_with_its_words(words, trained):
     found = json.loads(Path("out/tune.json").read_text())
     own = [row for row in found["trials"] if (row["recipe"], row["batch_size"]) == ("sgd", 32)]
     best = min((row for row in own if row["mean"] is not None), key=lambda row: row["mean"])
-    assert found["verdicts"][0].startswith(f"sgd at batch 32: {best['mean']:.2f} with {best['words'][0]}")
+    assert found["outcomes"][0].startswith(f"sgd at batch 32: {best['mean']:.2f} with {best['words'][0]}")
 
 
 def test_more_trials_continue_a_search(words, trained):
@@ -93,13 +93,13 @@ def test_more_trials_continue_a_search(words, trained):
 def test_a_range_that_ends_too_early_is_said(words, trained):
     assert main([*words, "--over", "sgd/schedule.base_lr:log:0.001:0.05"]) == 0
     found = json.loads(Path("out/tune.json").read_text())
-    assert found["verdicts"][0].endswith("; no larger schedule.base_lr was tried: widen it")
+    assert found["outcomes"][0].endswith("; no larger schedule.base_lr was tried: widen it")
 
 
 def test_trials_that_diverge_count_and_have_no_score(words, trained):
     assert main([*words, "--over", "schedule.base_lr:log:1:2"]) == 0
     assert (
-        json.loads(Path("out/tune.json").read_text())["verdicts"][0]
+        json.loads(Path("out/tune.json").read_text())["outcomes"][0]
         == "sgd at batch 32: every trial diverged"
     )
     table = Path("out/tune.md").read_text().splitlines()[2].replace(" ", "")

@@ -1,0 +1,120 @@
+"""The runs of one recipe over all seeds, read from their run directories alone."""
+
+import ast
+import statistics
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lbtrain.runs.directory import RunDirectory
+from lbtrain.runs.rows import read_rows
+from lbtrain.tasks import PrimaryMetric
+
+Curve = tuple[Any, Any]
+"""Epochs, and a value at each."""
+
+
+class Scored:
+    """Runs of one kind with several seeds: their scores in percent, and how many have none."""
+
+    scores: list[float]
+
+    @property
+    def lost(self) -> int:
+        """The runs that diverged."""
+        raise NotImplementedError
+
+    @property
+    def mean(self) -> float | None:
+        """Of the runs that ended; None if all diverged."""
+        return statistics.mean(self.scores) if self.scores else None
+
+    @property
+    def std(self) -> float:
+        """Of one run (n - 1 in the denominator); 0 for a single seed."""
+        return statistics.stdev(self.scores) if len(self.scores) > 1 else 0.0
+
+    @property
+    def cell(self) -> str:
+        """Mean and standard deviation of a run, for a table; one run has none to show."""
+        if self.mean is None:
+            return "diverged"
+        spread = f" ± {self.std:.2f}" if len(self.scores) > 1 else ""
+        lost = f" ({self.lost} of {len(self.scores) + self.lost} diverged)" if self.lost else ""
+        return f"{self.mean:.2f}{spread}{lost}"
+
+
+@dataclass(frozen=True)
+class Arm(Scored):
+    """One recipe over all seeds. Scores in percent; curves of the runs that ended, one per seed."""
+
+    name: str
+    title: str
+    batch_size: int
+    peak_lr: float
+    steps: int
+    epochs: float
+    primary_metric: PrimaryMetric
+    scores: list[float]
+    """Of the primary metric, one per run that ended."""
+    diverged: list[float]
+    """The epoch that each of the other runs had come to."""
+    seconds: list[float]
+    loss_curves: list[Curve]
+    score_curves: list[Curve]
+    origins: set[str]
+    """Commit, hardware and versions of the runs, as they wrote them; one unless a study was continued
+    elsewhere or later.
+    """
+
+    @classmethod
+    def read(cls, recipe: Path, out: Path, seeds: list[int], primary_metric: PrimaryMetric) -> "Arm":
+        folders = [out / recipe.stem / f"seed{seed}" for seed in seeds]
+        ended = [folder for folder in folders if (folder / "summary.json").exists()]
+        summaries = [RunDirectory(folder).read("summary.json") for folder in ended]
+        plan = RunDirectory(folders[0]).read("plan.json")
+        rows = [_rows(folder) for folder in ended]
+        return cls(
+            name=recipe.stem,
+            title=(ast.get_docstring(ast.parse(recipe.read_text())) or recipe.stem).splitlines()[0],
+            batch_size=plan["batch_size"],
+            peak_lr=plan["learning_rate"]["peak"],
+            steps=plan["total_steps"],
+            epochs=plan["total_examples"] / plan["train_examples"],
+            primary_metric=primary_metric,
+            scores=[summary[primary_metric.name] for summary in summaries],
+            diverged=[
+                max((row["epoch"] for row in _rows(folder)), default=0.0)
+                for folder in folders
+                if folder not in ended
+            ],
+            seconds=[summary["seconds"] for summary in summaries],
+            loss_curves=[_curve(run, "train", "loss") for run in rows],
+            score_curves=[_curve(run, "eval", primary_metric.name) for run in rows],
+            origins={origin_of(summary) for summary in summaries},
+        )
+
+    @property
+    def lost(self) -> int:
+        return len(self.diverged)
+
+
+def _rows(folder: Path) -> list[dict[str, Any]]:
+    """What the run logged of training and evaluations. A run may diverge before it logs anything."""
+    rows, note = read_rows(folder / "metrics.jsonl")
+    if note:
+        print(note, file=sys.stderr)
+    return [row for row in rows if row["kind"] in ("train", "eval")]
+
+
+def _curve(rows: list[dict[str, Any]], kind: str, value: str) -> Curve:
+    picked = [row for row in rows if row["kind"] == kind]
+    return np.array([row["epoch"] for row in picked]), np.array([row[value] for row in picked])
+
+
+def origin_of(summary: dict[str, Any]) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in summary["versions"].items())
+    return f"commit {summary['commit']} on {summary['hardware']}; {versions}"
