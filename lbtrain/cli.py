@@ -27,6 +27,7 @@ import importlib
 import os
 import shutil
 import sys
+import textwrap
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -118,10 +119,13 @@ def _list(word: str) -> None:
 
 
 def _print_table(rows: Iterable[tuple[str, ...]]) -> None:
+    """In lines of at most 100 characters: the last column is shortened where it has to be."""
     columns = list(zip(*rows, strict=True))
     widths = [max(map(len, column)) for column in columns]
-    for row in zip(*columns, strict=True):
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    room = 100 - sum(width + 2 for width in widths[:-1])
+    for *cells, last in zip(*columns, strict=True):
+        before = [cell.ljust(width) for cell, width in zip(cells, widths[:-1], strict=True)]
+        print("  ".join([*before, textwrap.shorten(last, room, placeholder=" ...")]).rstrip())
 
 
 def _copy(path: Path, folder: Path) -> None:

@@ -229,14 +229,21 @@ def test_small_images_take_a_mean_too_but_no_crop_share():
 
 
 @pytest.mark.parametrize(
-    "name", ["resnet50", "resnet50_8k", "resnet50_lamb_32k", "alexnet", "alexnet_bn_lars_8k"]
+    ("name", "interpolation"),
+    [
+        ("resnet50", "bilinear"),
+        ("resnet50_8k", "bilinear"),
+        ("resnet50_lamb_32k", "bicubic"),  # resnet_preprocessing.py of its authors
+        ("alexnet", "bilinear"),
+        ("alexnet_bn_lars_8k", "bilinear"),
+    ],
 )
-def test_recipes_of_papers_keep_the_papers_pixels(name):
+def test_recipes_of_papers_keep_the_papers_pixels(name, interpolation):
     from lbtrain.recipe.files import find_recipe, load_recipe
 
     recipe = load_recipe(find_recipe(f"imagenet/{name}"))
     rules = photo_rules(recipe.data, recipe.model.name)
-    assert np.allclose(rules.mean, PixelRules().mean) and rules.interpolation == "bilinear"
+    assert np.allclose(rules.mean, PixelRules().mean) and rules.interpolation == interpolation
     size = recipe.data.image_size or 224
     assert int(size / rules.crop_share) == 256
     view = VIEWS["alexnet" if "alexnet" in name else "imagenet"]
