@@ -1,8 +1,8 @@
 """Encoded photos -> pixels: only as many as the crop needs.
 
 The format is decided by the content, never by the name (lbtrain.data.formats). The first picture of a file
-counts; palettes, grey, CMYK and transparency become RGB as in Pillow; of 16-bit grey the upper eight bits are
-taken; 32-bit integer and float modes have no range to scale by, and are rejected.
+counts; palettes, grey, CMYK and transparency become RGB as in Pillow; of 12-bit and 16-bit grey the upper
+eight bits are taken; 32-bit integer and float modes have no range to scale by, and are rejected.
 
 JPEG is decoded by libjpeg-turbo (simplejpeg) at a half, a quarter or an eighth of its size where what is
 cropped from it stays at least as large as asked for; then one antialiased step (bilinear or bicubic), torch's
@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
+from PIL.TiffImagePlugin import TiffImageFile
 from torch import Tensor
 
 from lbtrain.data.formats import formats
@@ -43,6 +44,8 @@ _TURNS = {
 }
 """By EXIF orientation: what shows the image upright."""
 _TURBO_COLORS = ("YCbCr", "RGB", "Gray")
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
+"""Tags of TIFF and a value."""
 
 
 class BrokenImage(Exception):
@@ -133,6 +136,7 @@ def upright(image: Image.Image) -> Image.Image:
     """Turned and mirrored as its EXIF orientation says; as it is where that cannot be read. Raises
     BrokenImage.
     """
+    _pillow(image.load)  # turns a TIFF itself, after which its header says that it is upright
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -166,15 +170,22 @@ def rgb(image: Image.Image) -> NDArray[np.uint8]:
 
 def _rgb(image: Image.Image) -> NDArray[np.uint8]:
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
-        grey = (
-            (np.array(image) >> 8).clip(0, 255).astype(np.uint8)
-        )  # Pillow's conversion makes all of it white
-        return np.repeat(grey[..., None], 3, axis=2)
+        return np.repeat(_upper_bits(image)[..., None], 3, axis=2)
     if image.mode in ("I", "F"):
         raise BrokenImage(
             f"32 bits a pixel (mode {image.mode}) have no range to scale by: store 8 or 16 bits"
         )
     return np.array(image.convert("RGB"))
+
+
+def _upper_bits(image: Image.Image) -> NDArray[np.uint8]:
+    """Eight of the 16 bits of a grey image (Pillow's conversion makes all of it white), of 12 in a TIFF of
+    12; black is 0, also where the file says that white is.
+    """
+    tags = image.tag_v2 if isinstance(image, TiffImageFile) else {}
+    bits = tags.get(_BITS_PER_SAMPLE, (16,))[0]
+    grey = (np.array(image) >> (bits - 8)).clip(0, 255).astype(np.uint8)
+    return 255 - grey if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO else grey
 
 
 def whole_image(data: bytes, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:

@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import struct
 import subprocess
 
 import numpy as np
@@ -53,6 +54,28 @@ def test_of_16_bit_grey_the_upper_eight_are_taken(kind):
 
 def test_big_endian_16_bit_grey():
     assert (pixels(saved(Image.fromarray(RAMP.astype(">u2")), "TIFF"))[..., 0] == RAMP >> 8).all()
+
+
+def tiff(packed: bytes, height: int, width: int, bits: int, black: int) -> bytes:
+    """A grey TIFF of one strip, by hand. black: photometric interpretation, 1 where black is 0, 0 where white
+    is.
+    """
+    entries = [(256, 4, width), (257, 4, height), (258, 3, bits), (259, 3, 1), (262, 3, black)]
+    entries += [(273, 4, 8 + 2 + 12 * 9 + 4), (277, 3, 1), (278, 4, height), (279, 4, len(packed))]
+    head = struct.pack("<2sHIH", b"II", 42, 8, len(entries))
+    table = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in entries)
+    return head + table + bytes(4) + packed
+
+
+@pytest.mark.parametrize("black", [0, 1])
+def test_a_tiff_may_call_white_0_and_hold_12_bits(black):
+    shown = (RAMP >> 8) if black else 255 - (RAMP >> 8)
+    in_16 = tiff(RAMP.astype("<u2").tobytes(), *RAMP.shape, 16, black)
+    assert (pixels(in_16)[..., 0] == shown).all()
+    first, second = (RAMP.reshape(-1, 2) >> 4).astype(np.uint16).T
+    triples = np.stack([first >> 4, (first & 15) << 4 | second >> 8, second & 255], 1).astype(np.uint8)
+    if black:
+        assert (pixels(tiff(triples.tobytes(), *RAMP.shape, 12, black))[..., 0] == shown).all()
 
 
 @pytest.mark.parametrize("dtype", [np.int32, np.float32])
