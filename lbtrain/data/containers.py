@@ -5,6 +5,7 @@ All are read at random, so that the sample stream (lbtrain.data.stream) decides 
 copied into worker processes.
 """
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from lbtrain.data.index import Note, SplitIndex, digests
+from lbtrain.data.index import Note, Notes, SplitIndex, digests
 from lbtrain.errors import RecipeError
 
 
@@ -123,4 +124,18 @@ def index_of(container: Container) -> SplitIndex:
     parts = digests(
         classes=container.classes, names=container.names, labels=container.labels, sizes=container.sizes
     )
-    return SplitIndex(len(container), num_classes(container), container.classes, parts, container.notes)
+    notes = container.notes + _about_labels(container)
+    return SplitIndex(len(container), num_classes(container), container.classes, parts, notes)
+
+
+def _about_labels(container: Container) -> tuple[Note, ...]:
+    """Of images whose label is no class, and of classes without images."""
+    notes, number, labels = Notes(), num_classes(container), container.labels
+    names = list(map(str, range(number))) if container.classes is None else container.classes
+    beyond = np.flatnonzero((labels < 0) | (labels >= number))
+    for name in container.names[beyond].tolist() if len(beyond) else ():
+        notes.add("with a label that is none of the classes, an error where they are read", os.fsdecode(name))
+    counts = np.bincount(labels[(labels >= 0) & (labels < number)], minlength=number)
+    for label in np.flatnonzero(counts == 0) if len(labels) else ():
+        notes.add("classes without an image", names[label])
+    return notes.collected()

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lbtrain.data.formats import extensions
-from lbtrain.data.index import Note, Notes, natural_key, printable
+from lbtrain.data.index import Note, Notes, class_order, composed, natural_key, printable
 from lbtrain.data.progress import Progress
 from lbtrain.errors import DataError, RecipeError
 
@@ -17,7 +17,8 @@ from lbtrain.errors import DataError, RecipeError
 class Files:
     """The first folder below `root` is the class; images are ordered by class, then by path. Links are
     followed; hidden files and folders, and files outside a class folder, are left out and counted. Raises
-    RecipeError for a root without images, DataError for a link that leads nowhere or round in a circle.
+    RecipeError for a root without images, DataError for a link that leads nowhere or round in a circle and
+    for a folder that cannot be read.
     """
 
     def __init__(self, root: Path):
@@ -26,14 +27,15 @@ class Files:
             raise RecipeError(
                 f"data.root={root}: no images in class folders. Images are expected as {root}/CLASS/IMAGE.jpg"
             )
-        self.classes: Sequence[str] | None = sorted(walk.found, key=natural_key)
-        found = [each for group in self.classes for each in sorted(walk.found[group])]
+        groups = class_order(walk.found)
+        self.classes: Sequence[str] | None = list(map(composed, groups))
+        found = [each for group in groups for each in sorted(walk.found[group])]
         self._root = os.fsencode(root)
         # Byte strings in one array: a list of a million objects is copied into every worker as soon as it is
         # read.
         self.names = np.array([os.fsencode(name) for (_, name), _ in found])
         self.sizes = np.array([size for _, size in found], np.int64)
-        counts = [len(walk.found[group]) for group in self.classes]
+        counts = [len(walk.found[group]) for group in groups]
         self.labels = np.repeat(np.arange(len(counts)), counts)
         self.notes: tuple[Note, ...] = walk.notes.collected()
 
@@ -71,7 +73,11 @@ class _Walk:
             folder = self._waiting.pop()
             group = folder.name.partition("/")[0]
             groups.add(group)
-            progress.add(self._read(folder, group))
+            try:
+                progress.add(self._read(folder, group))
+            except OSError as error:
+                path = printable(os.fsdecode(error.filename or folder.path))
+                raise DataError(f"{path}: cannot be read ({error.strerror})") from error
         for group in groups - set(self.found) - {""}:
             self.notes.add("left out, class folders without images", group)
 
@@ -93,6 +99,8 @@ class _Walk:
                     images.append((natural_key(folder.name + name), _size(entry)))
         if images:
             self.found[group] += images
+            if folder.name != f"{group}/":
+                self.notes.add("folders inside class folders, merged into their class", folder.name[:-1])
         return len(images)
 
     def _is_folder(self, folder: _Folder, entry: os.DirEntry[str]) -> bool:

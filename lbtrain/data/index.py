@@ -13,15 +13,36 @@ from typing import Any
 
 import numpy as np
 
+from lbtrain.errors import RecipeError
+
 _NAMES_SHOWN = 3
 _DIGITS = re.compile("[0-9]+")
 
 
 def natural_key(name: str) -> tuple[str, str]:
-    """Orders 2 before 10 and ignores case, as timm's readers do; names that tie there (A and a, 1 and 01) are
-    ordered by their characters, so that the order is the same in every process.
+    """Orders 2 before 10 and ignores case, as timm's readers do, and accents as if they were composed; names
+    that tie there (A and a, 1 and 01) are ordered by their characters, so that the order is the same in every
+    process and on every file system.
     """
-    return _DIGITS.sub(_number, name.lower()), name
+    return _DIGITS.sub(_number, composed(name).lower()), name
+
+
+def composed(name: str) -> str:
+    """With each letter and its accents as one character, whichever way a file system writes them."""
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
+
+
+def class_order(names: Iterable[str]) -> list[str]:
+    """The names of classes in natural order. Raises RecipeError for two that are the same to a reader."""
+    order = sorted(set(names), key=natural_key)
+    first: dict[str, str] = {}
+    for name in order:
+        if first.setdefault(composed(name), name) != name:
+            raise RecipeError(
+                f"two classes are named {printable(name)}, one with its accents composed and one without: "
+                "rename one of them"
+            )
+    return order
 
 
 def _number(match: re.Match[str]) -> str:
@@ -88,8 +109,7 @@ def _content(part: Any) -> bytes:
 
 
 def _composed(name: bytes) -> bytes:
-    text = name.decode(errors="surrogateescape")
-    return unicodedata.normalize("NFC", text).encode(errors="surrogateescape")
+    return composed(name.decode(errors="surrogateescape")).encode(errors="surrogateescape")
 
 
 @dataclass(frozen=True)
@@ -110,6 +130,8 @@ class SplitIndex:
         return digests(parts=[self.num_images, *sorted(self.digests.items())])["parts"]
 
     def __str__(self) -> str:
+        if not self.num_classes:
+            return f"{self.num_images:,} images, none with a class"
         last = self.num_classes - 1
         first_name, last_name = (self.classes[0], self.classes[last]) if self.classes else ("", "")
         ends = f"0 {printable(first_name)}".strip() + f" to {last} {printable(last_name)}".rstrip()

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-_VERSION = 2
+_VERSION = 3
 """Of the rules by which indexes are made: an index made by others is stale."""
 
 Arrays = dict[str, NDArray[Any]]

@@ -1,6 +1,7 @@
 """data.root and data.format -> where the photos of each split of a data set are."""
 
 import functools
+import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,24 +10,25 @@ import numpy as np
 
 from lbtrain.data.containers import Container, Part, Rows
 from lbtrain.data.folder import Files
-from lbtrain.data.index import Note, printable
+from lbtrain.data.index import Note, Notes, natural_key, printable
 from lbtrain.data.parquet import ParquetRows
 from lbtrain.data.splits import hold_out, read_classes, with_classes
 from lbtrain.data.tar import TarMembers
 from lbtrain.errors import RecipeError
 from lbtrain.recipe import DataConfig
 
-_SPLITS = {"train": ("train",), "val": ("val", "validation", "test")}
+_SPLITS = {"train": ("train",), "val": ("val", "validation", "valid", "test")}
 NO_VALIDATION = "none"
+_MOST_CLASSES = 10**6
 LAYOUTS = """\
-  folder            root/train/CLASS/IMAGE.jpg and root/val/CLASS/IMAGE.jpg (or root/validation); or
-  root/CLASS/IMAGE.jpg
-                    with data.validation_share=0.1
-  tar               root/train.tar with CLASS/IMAGE.jpg inside, or with KEY.jpg and KEY.cls (webdataset), or
-                    root/train/*.tar, one per class or as shards; root/val likewise
+  folder            root/train/CLASS/IMAGE.jpg and root/val/CLASS/IMAGE.jpg (or validation, valid, test);
+                    or root/CLASS/IMAGE.jpg with data.validation_share=0.1
+  tar               root/train.tar with CLASS/IMAGE.jpg inside, or with KEY.jpg and KEY.cls (webdataset),
+                    or root/train/*.tar, one per class or as shards; root/val likewise
   parquet           root/train-*.parquet or root/data/train-*.parquet; root/validation-* likewise (Hugging
-  Face's names) timm:hfds/NAME    a data set of the package `datasets`, with root as its cache folder
-  """
+                    Face's names)
+  timm:hfds/NAME    a data set of the package `datasets`, with root as its cache folder
+"""
 
 
 def open_splits(config: DataConfig, root: Path) -> tuple[Container, Container | None]:
@@ -43,13 +45,27 @@ def _open_splits(
     form: str, root: Path, validation_root: str, share: float, classes: Path | None
 ) -> tuple[Container, Container | None]:
     train, validation = _splits(form, root, validation_root, share)
+    train.notes += _beside(form, root, ("train",) if validation_root else ("train", "val"), classes)
     if classes:
         numbers = read_classes(classes)
         train = with_classes(train, numbers, classes)
         validation = with_classes(validation, numbers, classes) if validation else None
     if validation:
         validation = _with_classes_of(validation, train, root)
+    _check_labels(train, root)
     return train, validation
+
+
+def _check_labels(train: Container, root: Path) -> None:
+    """Raises RecipeError unless the training images have the numbers of classes."""
+    largest = int(train.labels.max(initial=-1))
+    if largest < 0:
+        raise RecipeError(f"data.root={root}: the training images have no labels but {largest}")
+    if largest >= _MOST_CLASSES:
+        raise RecipeError(
+            f"data.root={root}: a training image has the label {largest}. Labels number the classes, from 0 "
+            f"to below {_MOST_CLASSES:,}; are these ids of something else?"
+        )
 
 
 def _splits(form: str, root: Path, validation_root: str, share: float) -> tuple[Container, Container | None]:
@@ -82,6 +98,26 @@ def _splits(form: str, root: Path, validation_root: str, share: float) -> tuple[
     return train, own
 
 
+def _beside(form: str, root: Path, splits: Sequence[str], classes: Path | None) -> tuple[Note, ...]:
+    """What lies in the root directory, or in data/ of it, and is of no split that is read or named."""
+    notes = Notes()
+    if form.startswith("timm:") or not (used := _files_of(form, root, splits)):
+        return ()
+    folder = root / "data" if any(path.parent == root / "data" for path in used) else root
+    used |= {path.parent for path in used} | ({classes} if classes else set())
+    for path in folder.iterdir():
+        if path not in used:
+            hidden = path.name.startswith(".")
+            notes.add("left out, hidden" if hidden else "left out, beside the splits", path.name)
+    return notes.collected()
+
+
+def _files_of(form: str, root: Path, splits: Sequence[str]) -> set[Path]:
+    """The files or folders that hold some splits."""
+    places = (_place(form, root, part) for split in splits for part in _SPLITS[split])
+    return {path for place in places if place for path in place[1]}
+
+
 def _elsewhere(form: str, root: Path) -> Container:
     """A validation split in a folder of its own: CLASS/IMAGE directly in it, or any layout that it has one
     in.
@@ -92,8 +128,10 @@ def _elsewhere(form: str, root: Path) -> Container:
 
 
 def _no_images(form: str, root: Path, split: str, remedy: str) -> RecipeError:
+    there = sorted(os.listdir(root), key=natural_key)
     return RecipeError(
-        f"data.root={root}: no {split} images in it, data.format={form}.{remedy} Known layouts:\n{LAYOUTS}"
+        f"data.root={root}: no {split} images in it, data.format={form}.{remedy} Known "
+        f"layouts:\n{LAYOUTS}The folder holds {_some(there) or 'nothing'}."
     )
 
 
@@ -151,10 +189,17 @@ def _tars(root: Path, part: str) -> Sequence[Path]:
 
 def _parquets(root: Path, part: str) -> Sequence[Path]:
     return _one_place(
-        sorted(root.glob(f"{part}*.parquet")),
-        sorted((root / "data").glob(f"{part}*.parquet")),
+        *(
+            sorted(path for path in root.joinpath(*inside).glob("*.parquet") if _is_of(path, part))
+            for inside in ((), ("data",))
+        ),
         sorted((root / part).glob("*.parquet")),
     )
+
+
+def _is_of(path: Path, part: str) -> bool:
+    """train.parquet and train-00000.parquet are of train; trainval.parquet is not."""
+    return re.match(part + "(?![A-Za-z])", path.name) is not None
 
 
 def _one_place(*candidates: list[Path]) -> Sequence[Path]:
@@ -206,6 +251,12 @@ def _through_timm(name: str, root: Path, split: str) -> Container:
 def _with_classes_of(container: Container, train: Container, root: Path) -> Container:
     """The validation split with the labels of the training split; either may lack images of a class."""
     ours, theirs = container.classes, train.classes
+    if (ours is None) != (theirs is None):
+        named, numbered = ("training", "validation") if ours is None else ("validation", "training")
+        raise RecipeError(
+            f"data.root={root}: the classes of the {named} images have names, those of the {numbered} images "
+            "only numbers, so which is which is not known. Write both with names, or both with numbers"
+        )
     if ours is None or theirs is None or list(ours) == list(theirs):
         return container
     with_images = {ours[label] for label in np.unique(container.labels)}

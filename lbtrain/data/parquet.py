@@ -15,15 +15,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lbtrain.data.index import Note, Notes, natural_key
+from lbtrain.data.index import Note, Notes, class_order, composed
 from lbtrain.data.progress import Progress
 from lbtrain.errors import DataError, RecipeError
 
 _GROUPS_KEPT = 4
+_LARGEST_LABEL = 2**31
+"""Larger ones, which may not fit the labels' type, stand for too large."""
 _LABELS = ("label", "labels", "fine_label", "cls", "class", "target")
 """Names of the column with the classes, the first that is there; ClassLabel is what `datasets` calls its
 type.
 """
+_ENCODED = ("binary", "large_binary", "binary_view")
+_NAMES = ("string", "large_string", "string_view")
 
 
 class ParquetRows:
@@ -47,6 +51,8 @@ class ParquetRows:
                     f"{' and '.join(columns)}: are these files of one data set?"
                 )
             columns = found
+            for name in [] if shard else _label_columns(file.schema_arrow)[1:]:
+                labels.notes.add(f"left out, other columns of classes beside {columns[1]}", name)
             labels.add(path, _values(path, file, columns[1]), _class_names(file.schema_arrow, columns[1]))
             for number in range(file.num_row_groups):
                 group = file.metadata.row_group(number)
@@ -147,27 +153,33 @@ def _columns(path: str, schema: Any) -> tuple[str, str]:
     import pyarrow.types as types
 
     def encoded(kind: Any) -> bool:
-        return bool(
-            types.is_binary(kind)
-            or types.is_large_binary(kind)
-            or (types.is_struct(kind) and kind.get_field_index("bytes") >= 0)
-        )
-
-    def labels(kind: Any) -> bool:
-        kind = kind.value_type if types.is_dictionary(kind) else kind
-        return bool(types.is_integer(kind) or types.is_string(kind) or types.is_large_string(kind))
+        fields = types.is_struct(kind) and kind.get_field_index("bytes") >= 0
+        return bool(fields or types.is_fixed_size_binary(kind) or str(kind) in _ENCODED)
 
     images = [field.name for field in schema if encoded(field.type)]
-    typed = _class_label_columns(schema)
-    named = [name for name in (*_LABELS, *typed) if name in schema.names and labels(schema.field(name).type)]
-    if len(images) != 1 or not named:
+    typed = [name for name in _typed(schema, "Image") if name in images]
+    images, labels = typed or images, _label_columns(schema)
+    if len(images) != 1 or not labels or len(set(schema.names)) < len(schema.names):
         raise RecipeError(
             f"{path}: columns {', '.join(f'{field.name} ({field.type})' for field in schema)}. One column of "
             "encoded images and one of class numbers or names are needed, the latter called "
-            f"{', '.join(_LABELS)} "
-            "or of the type ClassLabel"
+            f"{', '.join(_LABELS)} or of the type ClassLabel, and no name twice"
         )
-    return images[0], named[0]
+    return images[0], labels[0]
+
+
+def _label_columns(schema: Any) -> list[str]:
+    """Those that may hold the classes: the known names in their order, then the only ClassLabel."""
+    import pyarrow.types as types
+
+    def of_classes(kind: Any) -> bool:
+        kind = kind.value_type if types.is_dictionary(kind) else kind
+        return bool(types.is_integer(kind) or str(kind) in _NAMES)
+
+    kinds = {field.name: field.type for field in schema}
+    typed = _typed(schema, "ClassLabel")
+    names = dict.fromkeys((*_LABELS, *(typed if len(typed) == 1 else ())))
+    return [name for name in names if name in kinds and of_classes(kinds[name])]
 
 
 def _values(path: str, file: Any, column: str) -> NDArray[Any]:
@@ -185,8 +197,10 @@ def _values(path: str, file: Any, column: str) -> NDArray[Any]:
             ) from error
         if values.null_count:
             raise DataError(f"{path}: {values.null_count} rows of row group {number} have no {column}")
-        whole = types.is_integer(values.type)
-        parts.append(values.to_numpy().astype(np.int64) if whole else np.array(values.to_pylist(), np.str_))
+        if types.is_integer(values.type):
+            parts.append(values.to_numpy().clip(max=_LARGEST_LABEL).astype(np.int64))
+        else:
+            parts.append(np.array(values.to_pylist(), np.str_))
     return np.concatenate(parts) if parts else np.zeros(0, np.int64)
 
 
@@ -199,13 +213,10 @@ def _features(schema: Any) -> dict[str, Any]:
     return features if isinstance(features, dict) else {}
 
 
-def _class_label_columns(schema: Any) -> list[str]:
-    found = [
-        name
-        for name, feature in _features(schema).items()
-        if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
-    ]
-    return found if len(found) == 1 else []
+def _typed(schema: Any, kind: str) -> list[str]:
+    """The columns of one of the types of `datasets`."""
+    features = _features(schema).items()
+    return [name for name, feature in features if isinstance(feature, dict) and feature.get("_type") == kind]
 
 
 def _class_names(schema: Any, column: str) -> list[str] | None:
@@ -221,13 +232,15 @@ class _Labels:
         self._parts: list[NDArray[Any]] = []
         self._names: list[str] | None = None
         self._first = ""
-        self._notes = Notes()
+        self.notes = Notes()
 
     def add(self, path: str, values: NDArray[Any], names: list[str] | None) -> None:
         """Raises RecipeError for a file whose class names are not those of the first."""
         text = values.dtype.kind == "U"
         names = None if text else names
         if not self._parts:
+            if names and len(set(names)) < len(names):
+                raise RecipeError(f"{path}: a class is named twice in {', '.join(names)}")
             self._first, self._names = path, names
         elif names != self._names or text != (self._parts[0].dtype.kind == "U"):
             values = self._renumbered(path, values, names)
@@ -235,13 +248,13 @@ class _Labels:
 
     def _renumbered(self, path: str, values: NDArray[Any], names: list[str] | None) -> NDArray[Any]:
         ours = self._names
-        if not ours or not names or sorted(ours) != sorted(names) or len(set(names)) < len(names):
+        if not ours or not names or sorted(ours) != sorted(names):
             raise RecipeError(
                 f"{path}: its classes are not those of {self._first} (names in one of them alone, or other "
                 "names); "
                 "write both with the same ClassLabel"
             )
-        self._notes.add(
+        self.notes.add(
             "files with the class names in another order, numbered by name", os.path.basename(path)
         )
         table = np.array([ours.index(name) for name in names], np.int64)
@@ -251,12 +264,9 @@ class _Labels:
     def numbered(self) -> tuple[NDArray[np.int64], Sequence[str] | None, tuple[Note, ...]]:
         values = np.concatenate(self._parts)
         if values.dtype.kind != "U":
-            return values, self._names, self._notes.collected()
+            return values, self._names, self.notes.collected()
         found, labels = np.unique(values, return_inverse=True)
-        classes = sorted(map(str, found), key=natural_key)
+        classes = class_order(map(str, found))
         place = {name: label for label, name in enumerate(classes)}
-        return (
-            np.array([place[str(name)] for name in found], np.int64)[labels],
-            classes,
-            self._notes.collected(),
-        )
+        numbers = np.array([place[str(name)] for name in found], np.int64)
+        return numbers[labels], list(map(composed, classes)), self.notes.collected()

@@ -1,11 +1,12 @@
 """Samples as webdataset writes them into tar files: KEY.jpg with its label in KEY.cls or KEY.json, and
-whatever else has the same key. A key is the path up to the first dot of the file name.
+whatever else has the same key. A key is the path up to the first dot of the file name; endings are the same
+in upper and lower case.
 """
 
 import json
 import re
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from lbtrain.data.formats import is_image
 from lbtrain.data.index import Notes, printable
@@ -16,83 +17,101 @@ _JSON_FIELDS = ("label", "cls")
 Reader = Callable[[Member], bytes]
 Labels = Mapping[str, str]
 """Image name -> label, as text."""
+_Sample = list[tuple[str, str]]
+"""(ending in lower case, name) of each part."""
+_NUMBER = re.compile(r"-?[0-9]{1,18}(\.0*)?")
 
 
 def labels_of_samples(files: Mapping[str, Member], read: Reader, where: str, notes: Notes) -> Labels | None:
     """The label of each sample's image; None for a tar file that holds none. Raises DataError for an image
     without a label, a sample of two images, and a label that is neither a number nor a text.
     """
-    samples: dict[str, dict[str, str]] = defaultdict(dict)
-    for name in files:
-        folder, slash, base = name.rpartition("/")
-        key, _, ending = base.partition(".")
-        samples[folder + slash + key][ending] = name
-    if not _are_labelled(samples, files, read):
+    samples = samples_of(files)
+    sources = {key: _label_part(parts, files, read) for key, parts in samples.items()}
+    if not any(sources.values()) and not any(name.lower().endswith(".cls") for name in files):
         return None
     found: dict[str, str] = {}
     for key, parts in samples.items():
-        if key.rpartition("/")[2]:  # else a hidden file
-            _add_sample(found, key, parts, files, read, where, notes)
-        else:
-            for name in parts.values():
-                notes.add("left out, hidden", name)
+        images = _images(parts)
+        if not images:
+            notes.add("left out, samples without an image", key)
+            continue
+        image, part, label = images[0], *(sources[key] or ("", ""))
+        _check_sample(where, key, images, label)
+        found[image] = label
+        for _, name in parts:
+            if name not in (image, part):
+                notes.add("left out, other parts of samples", name)
+    for name in files:
+        if name.rpartition("/")[2].startswith("."):
+            notes.add("left out, hidden", name)
     return found
 
 
-def _are_labelled(samples: dict[str, dict[str, str]], files: Mapping[str, Member], read: Reader) -> bool:
-    """By any .cls, or by a label in the .json of the first image that has one."""
-    if any("cls" in parts for parts in samples.values()):
-        return True
-    first = (parts for parts in samples.values() if "json" in parts and _images(parts))
-    return any(_json_label(read(files[parts["json"]])) is not None for parts in [next(first, None)] if parts)
+def samples_of(names: Iterable[str]) -> dict[str, _Sample]:
+    """The parts of each sample by its key, without hidden files."""
+    samples: dict[str, _Sample] = defaultdict(list)
+    for name in names:
+        folder, slash, base = name.rpartition("/")
+        key, _, ending = base.partition(".")
+        if key:
+            samples[folder + slash + key].append((ending.lower(), name))
+    return samples
 
 
-def _add_sample(
-    found: dict[str, str],
-    key: str,
-    parts: dict[str, str],
-    files: Mapping[str, Member],
-    read: Reader,
-    where: str,
-    notes: Notes,
-) -> None:
-    images = _images(parts)
-    if not images:
-        notes.add("left out, samples without an image", key)
-        return
-    if len(images) > 1:
-        raise DataError(f"{where}: the sample {printable(key)} has {len(images)} images: {', '.join(images)}")
-    source = next((ending for ending in ("cls", "json") if ending in parts), None)
-    data = read(files[parts[source]]) if source else b""
-    label = _json_label(data) if source == "json" else data.decode(errors="replace").strip() or None
-    if label is None:
-        raise DataError(
-            f"{where}: {printable(images[0])} has no label. It is expected in {printable(key)}.cls, or as "
-            "label or "
-            f"cls in {printable(key)}.json"
-        )
-    found[images[0]] = label
-    for name in set(parts.values()) - {images[0], parts[source] if source else ""}:
-        notes.add("left out, other parts of samples", name)
-
-
-def _images(parts: dict[str, str]) -> list[str]:
-    """Those with a plain ending (x.jpg, not x.seg.png), or else all."""
-    images = {ending: name for ending, name in parts.items() if is_image(name)}
-    return [name for ending, name in images.items() if "." not in ending] or list(images.values())
-
-
-def _json_label(data: bytes) -> str | None:
-    try:
-        content = json.loads(data)
-    except (ValueError, RecursionError):
-        return None
-    for field in _JSON_FIELDS if isinstance(content, dict) else ():
-        value = content.get(field)
-        if isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool)):
-            return str(value)
+def _label_part(parts: _Sample, files: Mapping[str, Member], read: Reader) -> tuple[str, str] | None:
+    """(part, label) of a sample, or None."""
+    for ending, label_of in (("cls", _text_label), ("json", _json_label)):
+        for name in (name for each, name in parts if each == ending):
+            if label := label_of(read(files[name])):
+                return name, label
     return None
 
 
+def _check_sample(where: str, key: str, images: list[str], label: str) -> None:
+    if len(images) > 1:
+        raise DataError(
+            f"{where}: the sample {printable(key)} has {len(images)} images: "
+            f"{', '.join(map(printable, images[:3]))}. The key of a sample ends at the first dot"
+        )
+    if not label:
+        raise DataError(
+            f"{where}: {printable(images[0])} has no label. It is expected in {printable(key)}.cls, or as "
+            f"{' or '.join(_JSON_FIELDS)} in {printable(key)}.json, as a number or a name"
+        )
+
+
+def _images(parts: _Sample) -> list[str]:
+    """Those with a plain ending (x.jpg, not x.seg.png), or else all."""
+    images = [(ending, name) for ending, name in parts if is_image(name)]
+    return [name for ending, name in images if "." not in ending] or [name for _, name in images]
+
+
+def _text_label(data: bytes) -> str:
+    """Empty for what is no text: numbers packed as bytes, pickles."""
+    try:
+        text = data.decode().strip()
+    except UnicodeDecodeError:
+        return ""
+    return text if text.isprintable() else ""
+
+
+def _json_label(data: bytes) -> str:
+    try:
+        content = json.loads(data)
+    except (ValueError, RecursionError):
+        return ""
+    fields = content if isinstance(content, dict) else {_JSON_FIELDS[0]: content}
+    for name in _JSON_FIELDS:
+        value = fields.get(name)
+        whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+        if whole and not isinstance(value, bool):
+            return str(int(value))
+        if isinstance(value, str) and (text := _text_label(value.encode(errors="surrogateescape"))):
+            return text
+    return ""
+
+
 def are_numbers(labels: Labels) -> bool:
-    return all(re.fullmatch("[0-9]{1,9}", label) for label in labels.values())
+    """Also as 3.0, as programs that only know floating-point numbers write them."""
+    return all(_NUMBER.fullmatch(label) for label in labels.values())

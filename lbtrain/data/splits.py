@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lbtrain.data.containers import Container, Part
-from lbtrain.data.index import Notes
+from lbtrain.data.index import Notes, composed
 from lbtrain.errors import RecipeError
 
 
@@ -48,7 +48,7 @@ def read_classes(path: Path) -> dict[str, int]:
             f"data.classes={path}: expected one class name per line, or a JSON file such as "
             f'{{"cat": 0, "dog": 1}}'
         )
-    return dict(found)
+    return {composed(name): number for name, number in found.items()}
 
 
 def _listed(text: str) -> dict[str, int]:

@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lbtrain.data.formats import is_image
-from lbtrain.data.index import Note, Notes, natural_key, printable
+from lbtrain.data.index import Note, Notes, class_order, composed, natural_key, printable
 from lbtrain.data.index_cache import Arrays, read_index, stamp_of, write_index
 from lbtrain.data.progress import Progress
-from lbtrain.data.samples import Labels, are_numbers, labels_of_samples
+from lbtrain.data.samples import Labels, are_numbers, labels_of_samples, samples_of
 from lbtrain.data.tar_scan import Member, scan
 from lbtrain.errors import DataError, RecipeError
 
@@ -79,10 +79,10 @@ def make_index(tars: Sequence[Path], per_class: bool = False) -> Arrays:
     files = [scan(path, progress, notes) for path in tars]
     labels = [_labels(path, each, notes) for path, each in zip(tars, files, strict=True)]
     if any(labels):
-        images, classes = _in_samples(tars, files, labels)
+        images, classes = _in_samples(tars, files, labels, notes)
     else:
         images = _in_folders(tars, files, per_class, notes)
-        classes = sorted({image.group for image in images}, key=natural_key)
+        classes = class_order(image.group for image in images)
     if not images:
         raise RecipeError(
             f"{', '.join(map(str, tars[:3]))}: no images in the tar files; members are expected as "
@@ -90,7 +90,7 @@ def make_index(tars: Sequence[Path], per_class: bool = False) -> Arrays:
             "or as KEY.jpg with KEY.cls"
         )
     label_of = {name: label for label, name in enumerate(classes)}
-    numbers = [label_of[image.group] if classes else int(image.group) for image in images]
+    numbers = [label_of[image.group] if classes else int(image.group.partition(".")[0]) for image in images]
     order = sorted(
         range(len(images)),
         key=lambda place: (numbers[place], natural_key(images[place].name), images[place].shard),
@@ -101,7 +101,7 @@ def make_index(tars: Sequence[Path], per_class: bool = False) -> Arrays:
         "sizes": np.array([images[place].member.size for place in order], np.int64),
         "labels": np.array([numbers[place] for place in order], np.int64),
         "names": np.array([os.fsencode(images[place].name) for place in order]),
-        "classes": np.array([os.fsencode(name) for name in classes], np.bytes_),
+        "classes": np.array([os.fsencode(composed(name)) for name in classes], np.bytes_),
         "notes": np.array(json.dumps([(note.what, note.count, note.names) for note in notes.collected()])),
     }
 
@@ -116,7 +116,7 @@ def _labels(path: Path, files: dict[str, Member], notes: Notes) -> Labels | None
 
 
 def _in_samples(
-    tars: Sequence[Path], files: list[dict[str, Member]], labels: list[Labels | None]
+    tars: Sequence[Path], files: list[dict[str, Member]], labels: list[Labels | None], notes: Notes
 ) -> tuple[list[_Image], list[str]]:
     """The images with the labels of their samples, and the classes where labels are names, not numbers."""
     without = next((path for path, each in zip(tars, labels, strict=True) if each is None), None)
@@ -129,9 +129,13 @@ def _in_samples(
         for shard, each in enumerate(labels)
         for name, label in (each or {}).items()
     ]
+    shard_of: dict[str, int] = {}
+    for image in images:
+        if shard_of.setdefault(image.name, image.shard) != image.shard:
+            notes.add("named alike in two tar files, which both count", image.name)
     if all(are_numbers(each or {}) for each in labels):
         return images, []
-    return images, sorted({image.group for image in images}, key=natural_key)
+    return images, class_order(image.group for image in images)
 
 
 def _in_folders(
@@ -158,10 +162,25 @@ def _in_folders(
                 f"{printable(name)} is in {tars[seen[path]]} and in {tars[shard]}: remove one of them"
             )
         images.append(_Image(group, name, shard, files[shard][name]))
+    for folder in {posixpath.dirname(path) for _, _, path in paths if path.count("/") > 1}:
+        notes.add("folders inside class folders, merged into their class", folder)
     if per_class and images and all(image.group == tars[image.shard].stem for image in images):
-        for tar in tars:
+        for tar, each in zip(tars, files, strict=True):
+            _check_no_samples(tar, each)
             notes.add("classes guessed from the names of tar files", tar.name)
     return images
+
+
+def _check_no_samples(tar: Path, files: dict[str, Member]) -> None:
+    """Raises RecipeError where another file has an image's key: then the tar file is no class folder."""
+    for key, parts in samples_of(files).items():
+        others = [name for _, name in parts if not is_image(name)]
+        if others and len(others) < len(parts):
+            raise RecipeError(
+                f"{tar}: {printable(others[0])} belongs to an image, so these are samples of webdataset, but "
+                f"no label is in {printable(key)}.cls, nor label or cls in {printable(key)}.json. The name "
+                "of a shard is no class"
+            )
 
 
 def _group(path: str) -> str:

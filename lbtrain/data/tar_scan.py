@@ -15,6 +15,7 @@ from lbtrain.data.progress import Progress
 from lbtrain.errors import DataError, RecipeError
 
 _MOST_LINKS = 40
+_BACKUPS = (b"D", b"M")
 
 
 class Member(NamedTuple):
@@ -41,6 +42,8 @@ def scan(path: Path, progress: Progress, notes: Notes) -> dict[str, Member]:
                 progress.add(member.offset_data - at)
                 at = member.offset_data
             end = int(tar.offset)
+    except DataError:
+        raise
     except (tarfile.TarError, OSError, ValueError) as error:
         if last:
             raise _damaged(path, last, str(error)) from error
@@ -57,6 +60,11 @@ def _add(
 ) -> None:
     if member.isdir():
         return
+    if member.type in _BACKUPS:
+        raise DataError(
+            f"{path}: an incremental or multi-volume backup of GNU tar, whose names tarfile does not read as "
+            "they are; write the tar file anew"
+        )
     name = _normalised(member.name, path)
     if name in files or name in links:
         notes.add("named twice in a tar file, of which the last counts", name)

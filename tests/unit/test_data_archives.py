@@ -93,14 +93,22 @@ def test_joined_tars_and_data_behind_the_end_are_rejected(tmp_path):
             TarMembers([path])
 
 
-def test_a_sparse_file_in_a_tar_is_named(tmp_path):
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        (b"S", r"ant/3\.png is stored as a sparse file"),
+        (b"D", "an incremental or multi-volume backup of GNU tar"),
+        (b"M", "an incremental or multi-volume backup of GNU tar"),
+    ],
+)
+def test_what_only_gnu_tar_unpacks_is_named(tmp_path, kind, said):
     path = tmp_path / "train.tar"
     whole = bytearray(whole_tar(path, format=tarfile.GNU_FORMAT))
     start = headers(bytes(whole))[3]
-    whole[start + 156 : start + 157] = b"S"
+    whole[start + 156 : start + 157] = kind
     whole[start + 148 : start + 156] = b"%06o\0 " % tarfile.calc_chksums(bytes(whole[start : start + 512]))[0]
     path.write_bytes(whole)
-    with pytest.raises(DataError, match=r"ant/3\.png is stored as a sparse file"):
+    with pytest.raises(DataError, match=rf"train\.tar: {said}.*write the tar file anew$"):
         TarMembers([path])
 
 

@@ -129,6 +129,9 @@ def test_the_first_folder_is_the_class_and_what_is_left_out_is_named(tmp_path):
         ("dog/session1/a.png", 1),
     ]
     assert notes(found) == {
+        "folders inside class folders, merged into their class": (
+            3, ("cat/session1", "cat/session2/deep", "dog/session1"),
+        ),
         "left out, hidden": (4, (".ipynb_checkpoints/", "cat/._a.png", "cat/.DS_Store")),
         "left out, in no class folder": (1, ("stray.png",)),
         "left out, class folders without images": (2, ("empty", "heic")),
@@ -174,6 +177,36 @@ def test_links_that_lead_nowhere_or_in_a_circle_are_named(tmp_path):
             DataError, match=rf"{name}/ant/b: the link leads back to a folder that it lies in"
         ):
             Files(tmp_path / name)
+
+
+def test_a_folder_or_a_link_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    write(tmp_path, "ant/a.png")
+    (tmp_path / "ant" / "b.png").symlink_to("b.png")
+    with pytest.raises(DataError, match=r"ant/b\.png: cannot be read \(Too many levels of symbolic links\)"):
+        Files(tmp_path)
+    (tmp_path / "ant" / "b.png").unlink()
+
+    def denied(path):
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(os, "scandir", denied)
+    with pytest.raises(DataError, match=rf"{tmp_path}: cannot be read \(Permission denied\)"):
+        Files(tmp_path)
+
+
+def test_accents_are_the_same_however_a_file_system_writes_them(tmp_path):
+    """Composed (Linux) or not (macOS): in one order, under one name; both in one place are an accident."""
+    for number, spelling in enumerate(("\u00e9t\u00e9", "e\u0301te\u0301")):
+        write(tmp_path / f"{number}", f"{spelling}/0.png", "f/0.png", "zoo/0.png")
+        tar_of(tmp_path / f"{number}.tar", f"{spelling}/0.png", "f/0.png", "zoo/0.png")
+    found = [Files(tmp_path / "0"), Files(tmp_path / "1")]
+    found += [TarMembers([tmp_path / "0.tar"]), TarMembers([tmp_path / "1.tar"])]
+    assert [list(each.classes) for each in found] == 4 * [["f", "zoo", "\u00e9t\u00e9"]]
+    write(tmp_path / "0", "e\u0301te\u0301/1.png")
+    with pytest.raises(
+        RecipeError, match="two classes are named \u00e9t\u00e9, one with its accents composed"
+    ):
+        Files(tmp_path / "0")
 
 
 def test_names_that_are_no_text_are_read_and_shown(tmp_path):
@@ -256,7 +289,27 @@ def test_the_index_in_words(tmp_path):
         ("training: note", "1 left out, in no class folder: x.png"),
         ("validation images", "1 images of 2 classes, 0 ant to 1 bee"),
         ("validation: note", "1 left out, other splits beside the validation split: test"),
+        ("validation: note", "1 classes without an image: bee"),
     ]
+
+
+def test_what_lies_beside_the_splits_is_named(tmp_path):
+    """The validation split has four names; none of the others is one."""
+    write(tmp_path, "train/ant/a.png", "valid/ant/b.png", "extra/ant/c.png", "readme.md", ".git/x", "cls.txt")
+    (tmp_path / "cls.txt").write_text("ant")
+    found = dataset_index(config(tmp_path, classes=str(tmp_path / "cls.txt")))
+    assert list(map(str, found.train.notes)) == [
+        "2 left out, beside the splits: extra, readme.md", "1 left out, hidden: .git",
+    ]  # fmt: skip
+    assert (found.validation.num_images, found.validation.notes) == (1, ())
+    rows(tmp_path / "hub/data/train-0.parquet", [0])
+    rows(tmp_path / "hub/data/validation-0.parquet", [0])
+    rows(tmp_path / "hub/data/trainval-0.parquet", [0])
+    found = dataset_index(config(tmp_path / "hub"))
+    assert list(map(str, found.train.notes)) == ["1 left out, beside the splits: trainval-0.parquet"]
+    assert (found.train.num_images, found.validation.num_images, found.validation.notes) == (1, 1, ())
+    with pytest.raises(RecipeError, match=r"no training images(?s:.*)The folder holds Train, x\.zip\."):
+        dataset_index(config(write(tmp_path / "other", "Train/ant/a.png", "x.zip")))
 
 
 # Tar files
@@ -422,6 +475,72 @@ def test_a_sample_without_a_label_or_with_two_images_is_named(tmp_path, members,
         TarMembers([tar_of(tmp_path / "train.tar", *members)])
 
 
+@pytest.mark.parametrize(
+    ("members", "expected"),
+    [
+        (["x.JPG", ("x.CLS", b"2"), "y.JPG", ("y.CLS", b"0\n")], [("y.JPG", 0), ("x.JPG", 2)]),
+        (["x.jpg", ("x.cls", b"2.0"), "y.jpg", ("y.json", b'{"label": 1.0}')], [("y.jpg", 1), ("x.jpg", 2)]),
+        (["x.jpg", ("x.json", b"2"), "y.jpg", ("y.json", b'{"cls": 0}')], [("y.jpg", 0), ("x.jpg", 2)]),
+        (["x.jpg", ("x.cls", b"1"), "y.jpg", ("y.cls", b"-1")], [("y.jpg", -1), ("x.jpg", 1)]),
+    ],
+)
+def test_labels_as_programs_write_them(tmp_path, members, expected):
+    found = TarMembers([tar_of(tmp_path / "000000.tar", *members)], per_class=True)
+    assert (read_back(found), found.classes) == (expected, None)
+
+
+@pytest.mark.parametrize(
+    ("members", "error", "said"),
+    [
+        (["x.jpg", ("x.json", b"{}"), "y.jpg", ("y.json", b'{"label": 1}')], DataError, "x.jpg has no label"),
+        (["x.jpg", ("x.cls", b"\xff\x01")], DataError, "x.jpg has no label"),
+        (["x.jpg", ("x.cls", b"\0\0\0\1")], DataError, "x.jpg has no label"),
+        (["x.jpg", "x.JPG", ("x.cls", b"1")], DataError, "the sample x has 2 images: x.jpg, x.JPG"),
+        (["n.1.jpg", ("n.1.cls", b"0"), "n.2.jpg", ("n.2.cls", b"1")], DataError,
+         "sample n has 2 images: n.1.jpg, n.2.jpg. The key of a sample ends at the first dot"),
+        (["x.jpg", ("x.txt", b"0")], RecipeError, "x.txt belongs to an image.*name of a shard is no class"),
+        (["x.jpg", ("x.json", b'{"id": 0}')], RecipeError, "x.json belongs to an image"),
+    ],
+)  # fmt: skip
+def test_the_name_of_a_shard_is_never_the_class_of_a_sample(tmp_path, members, error, said):
+    tars = [tar_of(tmp_path / f"00000{number}.tar", *members) for number in range(2)]
+    with pytest.raises(error, match=said):
+        TarMembers(tars, per_class=True)
+
+
+def test_keys_that_come_in_two_shards_are_counted(tmp_path):
+    tars = [tar_of(tmp_path / f"{number}.tar", "x.jpg", ("x.cls", b"0")) for number in range(2)]
+    found = TarMembers(tars)
+    assert len(found) == 2
+    assert notes(found) == {"named alike in two tar files, which both count": (1, ("x.jpg",))}
+
+
+def test_labels_that_number_no_classes_are_named(tmp_path):
+    for number, labels in enumerate(([-1, -1], [2**40, 0], [10**9, 0])):
+        root = tmp_path / f"{number}"
+        for split in ("train", "validation"):
+            rows(root / f"{split}.parquet", labels)
+        with pytest.raises(RecipeError, match=r"no labels but -1|Labels number the classes, from 0 to below"):
+            dataset_index(config(root))
+    rows(tmp_path / "train.parquet", [1, 3, -1])
+    rows(tmp_path / "validation.parquet", [-1])
+    found = dataset_index(config(tmp_path))
+    assert list(map(str, found.train.notes))[-2:] == [
+        "2 classes without an image: 0, 2",
+        "1 with a label that is none of the classes, an error where they are read: train.parquet:1:0",
+    ]
+    assert str(found.validation) == "1 images, none with a class"
+
+
+def test_names_on_one_side_and_numbers_on_the_other_are_rejected(tmp_path):
+    rows(tmp_path / "train.parquet", ["ant", "bee"])
+    rows(tmp_path / "validation.parquet", [0, 1])
+    with pytest.raises(
+        RecipeError, match="classes of the training images have names, those of the validation"
+    ):
+        dataset_index(config(tmp_path))
+
+
 def test_json_beside_images_in_class_folders_is_no_label(tmp_path):
     found = TarMembers(
         [tar_of(tmp_path / "train.tar", "ant/1.jpg", ("ant/1.json", b'{"width": 3}'), "bee/1.jpg")]
@@ -437,6 +556,7 @@ def rows(path: Path, labels, *, names: list[str] | None = None, column: str = "l
     if names:
         features = {column: {"names": names, "_type": "ClassLabel"}, "image": {"_type": "Image"}}
         table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(table, path, row_group_size=2)
     return path
 
@@ -456,6 +576,32 @@ def test_the_label_of_a_parquet_file_is_found_by_its_name(tmp_path):
         ParquetRows([rows(tmp_path / "e.parquet", [1, 0, 1], column="breed", **noise)])
     with pytest.raises(RecipeError, match="One column of"):
         ParquetRows([rows(tmp_path / "f.parquet", [1.0, 0.5, 1.0], **noise)])
+
+
+@pytest.mark.parametrize("kind", ["string_view", "large_string"])
+@pytest.mark.parametrize("encoding", ["binary_view", "large_binary", "fixed"])
+def test_columns_of_every_type_of_text_and_bytes_are_read(tmp_path, kind, encoding):
+    photos = pa.array([PHOTO] * 2, pa.binary(len(PHOTO)) if encoding == "fixed" else getattr(pa, encoding)())
+    table = pa.table({"image": photos, "label": pa.array(["dog", "cat"], getattr(pa, kind)())})
+    pq.write_table(table, tmp_path / "a.parquet")
+    found = ParquetRows([tmp_path / "a.parquet"])
+    assert (found.classes, found.labels.tolist(), found.read(1)) == (["cat", "dog"], [1, 0], PHOTO)
+
+
+def test_of_several_columns_the_types_decide_and_others_are_named(tmp_path):
+    found = ParquetRows(
+        [rows(tmp_path / "a.parquet", [0, 1], names=["b", "a"], hash=[b"x", b"y"], target=[5, 5])]
+    )
+    assert (found.read(0), found.labels.tolist()) == (PHOTO, [0, 1])
+    assert notes(found) == {"left out, other columns of classes beside label": (1, ("target",))}
+    with pytest.raises(RecipeError, match="a class is named twice in a, a"):
+        ParquetRows([rows(tmp_path / "b.parquet", [0, 1], names=["a", "a"])])
+    twice = pa.Table.from_arrays(
+        [pa.array([PHOTO]), pa.array([0]), pa.array([1])], ["image", "label", "label"]
+    )
+    pq.write_table(twice, tmp_path / "c.parquet")
+    with pytest.raises(RecipeError, match=r"label \(int64\), label \(int64\).*no name twice"):
+        ParquetRows([tmp_path / "c.parquet"])
 
 
 def test_shards_with_their_classes_in_another_order_are_numbered_by_name(tmp_path):
