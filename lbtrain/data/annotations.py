@@ -7,12 +7,13 @@ What files of other tools do differently is read as COCO means it: a byte order 
 
 import json
 import math
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from lbtrain.data.index import Notes
-from lbtrain.data.outlines import check_outline
+from lbtrain.data.outlines import are_coordinates, check_outline
 from lbtrain.data.progress import Progress
 from lbtrain.errors import DataError, RecipeError
 
@@ -20,6 +21,7 @@ Record = dict[str, Any]
 Content = dict[str, list[Record]]
 _LISTS = ("images", "annotations", "categories")
 _LARGEST_ID = 2**53
+_NEEDED = frozenset({"id", "image_id", "category_id", "bbox", "segmentation"})
 
 
 def read_annotations(path: Path, folder: Path, notes: Notes) -> Content:
@@ -38,11 +40,19 @@ def read_annotations(path: Path, folder: Path, notes: Notes) -> Content:
         return _annotation(record, images, categories, notes)
 
     annotations = _by_id(path, "annotation", content["annotations"], whole)
+    _note_repeated("categories of one name, which stay apart", categories.values(), "name", notes)
+    _note_repeated("photos under two ids, which both count", images.values(), "file_name", notes)
     return content | {
         "images": list(images.values()),
         "annotations": list(annotations.values()),
         "categories": list(categories.values()),
     }
+
+
+def _note_repeated(what: str, records: Iterable[Record], name: str, notes: Notes) -> None:
+    for value, count in Counter(record[name] for record in records).items():
+        if count > 1:
+            notes.add(what, value)
 
 
 def _parsed(path: Path) -> dict[str, Any]:
@@ -82,10 +92,12 @@ def _by_id(path: Path, kind: str, records: list[Any], whole: Callable[[Record], 
 def _whole(record: Record, name: str) -> int:
     """A whole number, also as 40.0. Raises ValueError."""
     value = record.get(name)
+    if type(value) is int and -_LARGEST_ID < value < _LARGEST_ID:
+        return value
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < _LARGEST_ID:
-        raise ValueError(f"{name} {value} is no whole number")
+        raise ValueError(f"{name} {value!r} is no whole number")
     if value != int(value):
-        raise ValueError(f"{name} {value} is no whole number")
+        raise ValueError(f"{name} {value!r} is no whole number")
     return int(value)
 
 
@@ -107,40 +119,49 @@ def _category(record: Record) -> Record:
 def _annotation(
     record: Record, images: dict[int, Record], categories: dict[int, Record], notes: Notes
 ) -> Record:
-    missing = {"id", "image_id", "category_id", "bbox", "segmentation"} - set(record)
+    missing = _NEEDED.difference(record)
     if missing:
         raise ValueError(f"no {', '.join(sorted(missing))}")
-    ids = {name: _whole(record, name) for name in ("id", "image_id", "category_id")}
-    for name, known in (("image_id", images), ("category_id", categories)):
-        if ids[name] not in known:
-            kind = "images" if known is images else "categories"
-            raise ValueError(f"{name} {ids[name]} is not among the {kind}")
-    _check_box(record["bbox"])
-    crowd = record.get("iscrowd") or 0
-    if crowd not in (0, 1):
-        raise ValueError(f"iscrowd {crowd} is neither 0 nor 1")
-    area = record.get("area", 0)
+    number, image_id = _whole(record, "id"), _whole(record, "image_id")
+    category_id = _whole(record, "category_id")
+    if image_id not in images:
+        raise ValueError(f"image_id {image_id} is not among the images")
+    if category_id not in categories:
+        raise ValueError(f"category_id {category_id} is not among the categories")
+    crowd, area = record.get("iscrowd"), record.get("area", 0)
+    if crowd is not None and crowd not in (0, 1):
+        raise ValueError(f"iscrowd {crowd!r} is neither 0 nor 1")
     if area is not None and not (_is_number(area) and area >= 0):
-        raise ValueError(f"area {area} is no finite number of pixels")
-    image, outline = images[ids["image_id"]], record["segmentation"]
+        raise ValueError(f"area {area!r} is no finite number of pixels")
+    image, outline = images[image_id], record["segmentation"]
     try:
         check_outline(outline, image["height"], image["width"])
     except ValueError as error:
         raise ValueError(f"its segmentation cannot be read: {error}") from error
     if isinstance(outline, list) and min(map(len, outline)) < 6:
-        notes.add("with polygons of fewer than three points, which are left out", f"annotation {ids['id']}")
-    if min(record["bbox"][2:]) <= 0:
-        notes.add("left out of training, boxes without an area", f"annotation {ids['id']}")
-    return (
-        {name: value for name, value in record.items() if name != "area" or value is not None}
-        | ids
-        | {"iscrowd": int(crowd)}
-    )
+        notes.add("with polygons of fewer than three points, which are left out", f"annotation {number}")
+    _note_box(record["bbox"], image, notes, number)
+    record.update(id=number, image_id=image_id, category_id=category_id, iscrowd=int(crowd or 0))
+    if area is None:
+        del record["area"]
+    return record
 
 
-def _check_box(box: Any) -> None:
-    if not (isinstance(box, list) and len(box) == 4 and all(map(_is_number, box))):
+def holds_pixels(box: list[float], image: Record) -> bool:
+    """Whether a box has an area on its image."""
+    left, top, width, height = box
+    return 0 < width > -left and left < image["width"] and 0 < height > -top and top < image["height"]
+
+
+def _note_box(box: Any, image: Record, notes: Notes, number: int) -> None:
+    """Raises ValueError for what is no box."""
+    if not (isinstance(box, list) and len(box) == 4 and are_coordinates(box)):
         raise ValueError(f"bbox {box} is not [left, top, width, height] in pixels")
+    left, top, width, height = box
+    if not holds_pixels(box, image):
+        notes.add("left out of training, boxes without an area on their image", f"annotation {number}")
+    elif left < -1 or top < -1 or left + width > image["width"] + 1 or top + height > image["height"] + 1:
+        notes.add("cut at the edge, boxes that reach beyond their image", f"annotation {number}")
 
 
 def _is_number(value: Any) -> bool:

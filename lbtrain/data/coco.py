@@ -20,9 +20,9 @@ import torch
 from numpy.typing import NDArray
 from pycocotools import mask as rle
 
-from lbtrain.data.annotations import Content, Record, read_annotations
+from lbtrain.data.annotations import Content, Record, holds_pixels, read_annotations
 from lbtrain.data.decode import MAX_PIXELS, BrokenImage, opened, rgb, upright
-from lbtrain.data.index import Notes, SplitIndex, digests
+from lbtrain.data.index import Notes, SplitIndex, digests, printable
 from lbtrain.data.instances import Sample, not_empty
 from lbtrain.data.outlines import encoded, mask_of
 from lbtrain.errors import DataError, RecipeError
@@ -127,10 +127,16 @@ class CocoSource:
         return SplitIndex(len(self), len(self.class_names), self.class_names, parts, self._notes)
 
     def _file_sizes(self) -> NDArray[np.int64]:
-        """Of the photos in bytes; -1 for one that is not there, which is named when its turn comes."""
-        names = (self._records[index][0]["file_name"] for index in range(len(self)))
+        """Of the photos in bytes. Raises DataError where some are not there."""
+        names = [self._records[index][0]["file_name"] for index in range(len(self))]
         paths = [self.folder / name for name in names]
-        return np.array([path.stat().st_size if path.is_file() else -1 for path in paths], np.int64)
+        sizes = [path.stat().st_size if path.is_file() else -1 for path in paths]
+        if missing := [name for name, size in zip(names, sizes, strict=True) if size < 0]:
+            raise DataError(
+                f"{self.path}: {len(missing):,} photos are not in {self.folder}: "
+                f"{', '.join(map(printable, missing[:3]))}"
+            )
+        return np.array(sizes, np.int64)
 
     def image_id(self, index: int) -> int:
         return int(self._records[index][0]["id"])
@@ -148,7 +154,8 @@ class _Records:
     """
 
     def __init__(self, records: Sequence[Any]):
-        texts = [json.dumps(record).encode() for record in records]
+        encode = json.JSONEncoder(check_circular=False).encode  # what was read from JSON holds no circle
+        texts = [encode(record).encode() for record in records]
         self.bytes = torch.from_numpy(np.frombuffer(bytearray().join(texts), np.uint8))
         self._ends = torch.tensor([len(text) for text in texts], dtype=torch.int64).cumsum(0)
 
@@ -168,10 +175,11 @@ def _corners(boxes: list[list[float]], height: int, width: int) -> NDArray[np.fl
 
 
 def _by_image(content: Content) -> dict[int, list[Record]]:
-    """The objects of each image, without crowds and without boxes that hold nothing."""
+    """The objects of each image, without crowds and without boxes that hold none of its pixels."""
     objects: dict[int, list[Record]] = defaultdict(list)
+    images = {image["id"]: image for image in content["images"]}
     for annotation in content["annotations"]:
-        if not annotation["iscrowd"] and min(annotation["bbox"][2:]) > 0:
+        if not annotation["iscrowd"] and holds_pixels(annotation["bbox"], images[annotation["image_id"]]):
             objects[annotation["image_id"]].append(annotation)
     return objects
 

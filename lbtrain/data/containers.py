@@ -136,6 +136,6 @@ def _about_labels(container: Container) -> tuple[Note, ...]:
     for name in container.names[beyond].tolist() if len(beyond) else ():
         notes.add("with a label that is none of the classes, an error where they are read", os.fsdecode(name))
     counts = np.bincount(labels[(labels >= 0) & (labels < number)], minlength=number)
-    for label in np.flatnonzero(counts == 0) if len(labels) else ():
+    for label in np.flatnonzero(counts == 0).tolist() if len(labels) else ():
         notes.add("classes without an image", names[label])
     return notes.collected()

@@ -16,6 +16,7 @@ from pycocotools import mask as rle
 _FARTHEST = 100_000
 """Pixels beyond which no coordinate of a polygon is believed: pycocotools needs memory for every one passed.
 """
+_NUMBERS = {int, float}
 _LARGEST = 2**35
 """Of one number in compressed runs: no image has so many pixels, and no sum of a file's numbers overflows."""
 _MOST_CHARACTERS = 12
@@ -58,14 +59,21 @@ def polygons(outline: Sequence[Sequence[float]]) -> list[Sequence[float]]:
 
 def _checked_polygon(polygon: Any) -> bool:
     """Whether it has three points. Raises ValueError for what is no list of coordinates near an image."""
-    if not isinstance(polygon, list) or not set(map(type, polygon)) <= {int, float} or len(polygon) % 2:
+    if not isinstance(polygon, list) or not set(map(type, polygon)) <= _NUMBERS or len(polygon) % 2:
         raise ValueError("a polygon is not a list of x and y")
-    # NaN can hide from min and max, which only compare, but not in a sum.
-    if polygon and not (
-        -_FARTHEST <= min(polygon) <= max(polygon) <= _FARTHEST and math.isfinite(sum(polygon))
-    ):
+    if polygon and not _are_near(polygon):
         raise ValueError(f"a polygon has a coordinate that is no number within {_FARTHEST:,} pixels")
     return len(polygon) >= 6
+
+
+def are_coordinates(values: list[Any]) -> bool:
+    """Whether all are numbers that may be of pixels near an image."""
+    return set(map(type, values)) <= _NUMBERS and _are_near(values)
+
+
+def _are_near(numbers: list[float]) -> bool:
+    # NaN can hide from min and max, which only compare, but not in a sum.
+    return -_FARTHEST <= min(numbers) <= max(numbers) <= _FARTHEST and math.isfinite(sum(numbers))
 
 
 def _runs_of(outline: dict[str, Any], height: int, width: int) -> NDArray[np.int64]:

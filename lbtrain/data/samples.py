@@ -104,9 +104,10 @@ def _json_label(data: bytes) -> str:
     fields = content if isinstance(content, dict) else {_JSON_FIELDS[0]: content}
     for name in _JSON_FIELDS:
         value = fields.get(name)
-        whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
-        if whole and not isinstance(value, bool):
-            return str(int(value))
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if isinstance(value, int) and not isinstance(value, bool):
+            return str(value)
         if isinstance(value, str) and (text := _text_label(value.encode(errors="surrogateescape"))):
             return text
     return ""

@@ -220,6 +220,37 @@ def test_boxes_are_cut_at_the_edge_of_their_image_and_empty_ones_left_out(tmp_pa
     assert [tuple(each["bbox"]) for each in source.ground_truth()["annotations"]][:-1] == list(boxes)
 
 
+def test_boxes_that_miss_their_image_and_names_that_come_twice_have_a_note(tmp_path):
+    """An image whose only box lies outside it has no object to train on."""
+    root = coco_folder(tmp_path / "outside", bbox=[45, 5, 10, 10])
+    with pytest.raises(RecipeError, match="no image with an object to train on"):
+        CocoSource(root, "train2017", empty_images=False)
+    notes = CocoSource(root, "train2017", empty_images=True).index.notes
+    assert str(notes[0]) == "1 left out of training, boxes without an area on their image: annotation 7"
+
+    root = coco_folder(tmp_path / "corners", bbox=[20, 20, 35, 28])  # right and bottom for width and height
+
+    def edit(content) -> None:
+        content["categories"][1]["name"] = "dog"
+        content["images"][1]["file_name"] = "1.jpg"
+
+    edited(root / "annotations/instances_train2017.json", edit)
+    assert list(map(str, CocoSource(root, "train2017", empty_images=True).index.notes)) == [
+        "1 categories of one name, which stay apart: dog",
+        "1 cut at the edge, boxes that reach beyond their image: annotation 7",
+        "1 photos under two ids, which both count: 1.jpg",
+    ]
+
+
+def test_photos_that_are_not_there_are_named_before_the_first_step(tmp_path):
+    source = CocoSource(coco_folder(tmp_path), "train2017", empty_images=True)
+    (tmp_path / "train2017/2.jpg").unlink()
+    with pytest.raises(
+        DataError, match=r"instances_train2017\.json: 1 photos are not in .*train2017: 2\.jpg"
+    ):
+        source.index  # noqa: B018
+
+
 @pytest.mark.parametrize("size", [(64, 64), (7, 7)])
 def test_a_box_that_a_flip_or_a_smaller_size_leaves_nothing_of_goes_with_its_mask(size):
     whole = draw(3, 64)
@@ -247,7 +278,7 @@ def test_a_box_that_a_flip_or_a_smaller_size_leaves_nothing_of_goes_with_its_mas
         (dict(image_id=[1]), r"annotation 7: image_id \[1\] is no whole number"),
         (dict(bbox=[1, 2]), "annotation 7: bbox"),
         (dict(bbox=[1, 2, float("nan"), 3]), "annotation 7: bbox"),
-        (dict(area="100"), "annotation 7: area 100 is no finite number"),
+        (dict(area="100"), "annotation 7: area '100' is no finite number"),
         (dict(area=float("inf")), "annotation 7: area inf is no finite number"),
         (dict(area=-5), "annotation 7: area -5 is no finite number"),
         (dict(area=float("nan")), "annotation 7: area nan"),
@@ -257,7 +288,10 @@ def test_a_box_that_a_flip_or_a_smaller_size_leaves_nothing_of_goes_with_its_mas
         (dict(id=True), "annotation True: id True is no whole number"),
         (dict(id=7.5), "annotation 7.5: id 7.5 is no whole number"),
         (dict(id=1e300), "id 1e\\+300 is no whole number"),
-        (dict(iscrowd="no"), "annotation 7: iscrowd no is neither 0 nor 1"),
+        (dict(iscrowd=[]), r"annotation 7: iscrowd \[\] is neither 0 nor 1"),
+        (dict(bbox=[1e308, 0, 1e308, 5]), r"annotation 7: bbox \[1e\+308, .* is not \[left, top, width"),
+        (dict(id="7"), "annotation 7: id '7' is no whole number"),
+        (dict(iscrowd="no"), "annotation 7: iscrowd 'no' is neither 0 nor 1"),
         (dict(id=[7]), r"annotation \[7\]: id \[7\] is no whole number"),
         (dict(id=8), "annotation 8: its id is listed twice"),
     ],
@@ -460,7 +494,7 @@ def edited(path: Path, edit) -> None:
         (lambda content: content["images"].append(3), "image 3: is no object"),
         (
             lambda content: content["images"][1].update(height="30"),
-            "image 2: height 30 is no whole number",
+            "image 2: height '30' is no whole number",
         ),
         (
             lambda content: content["images"][1].update(width=0),

@@ -53,6 +53,15 @@ MLLOG = (
         ("epoch 1: 300 samples/sec/GPU", 8 * 300.0),
         ("throughput 300 imgs/s per rank", 8 * 300.0),
         ("throughput 2400 images/s in total", 2400.0),
+        ("throughput: 2400 img/s (300 img/s/GPU)", 2400.0),
+        ("per-GPU throughput: 300 images/s", 8 * 300.0),
+        ("throughput_per_gpu: 300 images/s", 8 * 300.0),
+        ("each GPU processes 300 images/s", 8 * 300.0),
+        ("300 images/s on each of 8 GPUs", 8 * 300.0),
+        ("300 samples/s/chip", 8 * 300.0),
+        ("images/s (per rank): 300", 8 * 300.0),
+        ("aggregate throughput (img/s): 2,400", 2400.0),
+        ("2.4k images per second", 2400.0),
         (DLLOGGER, 2470.5),
         (DLLOGGER_JSON, 2470.5),
         (MLLOG, 26345.5),
@@ -90,6 +99,28 @@ def test_tf_cnn_benchmarks_values_are_of_a_process() -> None:
     assert set(job_rates(TF_CNN, gpus=8, per="process")) == {2400.0}
     with pytest.raises(ReportError, match=r"two readings: 300\.0 .* or 2,400\.0"):
         job_rates(TF_CNN, gpus=8)
+
+
+@pytest.mark.parametrize("line", ["300 images/s per node", "GPU 0: 300 images/s", "[rank 3] 300 samples/s",
+    "300 images/s/core"])  # fmt: skip
+def test_what_may_be_of_a_part_or_of_the_job_is_rejected_with_both_readings(line: str) -> None:
+    assert job_rates([line] * 4, gpus=1) == [300.0] * 3
+    assert job_rates([line] * 4, gpus=8, per="total") == [300.0] * 3
+    with pytest.raises(ReportError, match=r"two readings: 300\.0 .* or 2,400\.0"):
+        job_rates([line] * 4, gpus=8)
+
+
+def test_a_stated_total_is_not_multiplied_by_what_is_said_of_the_other_values() -> None:
+    lines = [*(f"speed 300.{number} images/s" for number in range(6)), "total images/sec: 2400"]
+    assert job_rates(lines, gpus=8, per="gpu") == [8 * float(f"300.{number}") for number in range(1, 6)]
+
+
+@pytest.mark.parametrize("line", ["Validation: 9000 images/s", "Test: [ 3/98]  img/s: 9000", "300,5 images/s",
+    "DLL 2021 - Epoch: 0  val.total_ips : 9000 img/s", "2.400,5 images/s", "2'400 images/s"])  # fmt: skip
+def test_scoring_and_numbers_of_other_countries_are_no_rates(line: str) -> None:
+    """A comma before the decimals would read 300,5 as 3,005."""
+    with pytest.raises(ReportError, match="0 images/s values"):
+        job_rates([line] * 9, gpus=8)
 
 
 def test_mlperf_epochs_are_rates_where_no_throughput_is_logged() -> None:

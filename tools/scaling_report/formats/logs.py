@@ -6,10 +6,15 @@ process, by the words around it or by the program that wrote it.
                   (total_ips, text and JSON), "Total img/sec on 8 GPU(s): 2400", "total 2400 images/s", and a
                   number beside images/s, img/s, imgs/s, images/sec, samples/s or samples/sec without more
                   words
-  of a GPU        Horovod (Iter #0: 300.1 img/sec per GPU), and every "per GPU", "/GPU", "each GPU"
-  of a process    torchvision's references (img/s: 800.1 (790.2)), which give each process one GPU
+  of a GPU        Horovod (Iter #0: 300.1 img/sec per GPU), and every "per GPU", "/GPU", "each GPU", before or
+                  after the number; the same of a device, card, chip, accelerator or TPU
+  of a process    torchvision's references (img/s: 800.1 (790.2)), which give each process one GPU, and every
+                  "per process", "/rank", "each worker"
   not decided     tf_cnn_benchmarks (10  images/sec: 300.0): of one process, which may hold several GPUs; its
-                  last line, "total images/sec", decides, or --per does
+                  last line, "total images/sec", decides, or --per does. "per node", "rank 0: 300 images/s",
+                  "GPU 0: 300 images/s" (its own, or the job's as it prints them) and "/" with another word
+
+Of a line with several values the one of the job counts. Lines of a validation or test are left out.
 """
 
 import json
@@ -21,29 +26,48 @@ from typing import Any, Literal
 
 from ..report import ReportError
 
-Unit = Literal["total", "gpu", "process", "undecided"]
-_NUMBER = r"([0-9][0-9,]*(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?)"
-_UNIT = r"(?:images|image|imgs?|samples)\s?/\s?s(?:ec(?:ond)?)?\b"
+Unit = Literal["total", "gpu", "process", "undecided", "bare"]
+"""bare: a number beside images/s without more words, which is of the whole job unless --per says else."""
+_NUMBER = r"(?<![\d.,'\u00a0\u202f])(\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)(?![.,]?\d)"
+_UNIT = r"(?:images?|imgs?|samples?)\s?(?:/|per)\s?s(?:ec(?:ond)?)?\b"
 # The most particular first.
 _WORDED: tuple[tuple[Unit, str], ...] = (
     ("total", rf"CurrSamplesPerSec=\s*{_NUMBER}"),
     ("total", rf"Train: .*?Time: [0-9.]+s, +{_NUMBER}/s"),
-    ("total", rf"total_ips\s*:\s*{_NUMBER}"),
-    ("total", rf"compute_ips\s*:\s*{_NUMBER}"),
+    ("total", rf"(?<!val\.)total_ips\s*:\s*{_NUMBER}"),
+    ("total", rf"(?<!val\.)compute_ips\s*:\s*{_NUMBER}"),
     ("total", rf"total img/sec on \d+ .PU\(s\):\s*{_NUMBER}"),
     ("undecided", rf"(?:^|\s)\d+\s+images/sec:\s*{_NUMBER}"),
     ("process", rf"(?:eta|lr):.*\bimg/s:\s*{_NUMBER}"),
-    ("gpu", rf"{_UNIT}\s*(?:per|/|each|an?)\s*(?:GPU|CPU|device)[^:=]*[:=]\s*{_NUMBER}"),
     ("total", rf"\btotal\s+{_UNIT}\s*[:=]?\s*{_NUMBER}"),
     ("total", rf"\btotal\s*[:=]?\s*{_NUMBER}\s*{_UNIT}"),
     ("total", rf"{_NUMBER}\s*{_UNIT}\s*(?:in )?total"),
 )
 _PROGRAMS = tuple((unit, re.compile(pattern, re.IGNORECASE)) for unit, pattern in _WORDED)
-_NAMED = re.compile(rf"{_UNIT}\s*[:=]\s*{_NUMBER}", re.IGNORECASE)
-_VALUE = re.compile(rf"{_NUMBER}\s*{_UNIT}", re.IGNORECASE)
-_BARE = re.compile(rf"{_UNIT}\s+{_NUMBER}", re.IGNORECASE)
-_PER_GPU = re.compile(rf"{_UNIT}\s*(?:per|/|each|an?)\s*(?:GPU|device|accelerator)", re.IGNORECASE)
-_PER_PROCESS = re.compile(rf"{_UNIT}\s*(?:per|/|each|an?)\s*(?:process|rank|worker)", re.IGNORECASE)
+_OWNERS: dict[Unit, str] = {
+    "gpu": r"GPUs?|CPUs?|TPUs?|devices?|accelerators?|cards?|chips?",
+    "process": r"process(?:es)?|procs?|ranks?|workers?|replicas?",
+    "undecided": r"[a-z]+",
+}
+_EACH = r"(?:per[\s_-]?|/\s*|(?:on |from |by |of )?each(?: of(?: the)?(?: \d+)?)? )"
+_OF = rf"(?:\s*\(?\s*{_EACH}(?P<owner>[a-z]+)\)?)?"
+# A number after its unit, before it, and after it with no sign between.
+_RATES = tuple(
+    re.compile(pattern, re.IGNORECASE)
+    for pattern in (
+        rf"{_UNIT}{_OF}\)?\s*[:=]\s*{_NUMBER}",
+        rf"{_NUMBER}(?P<thousand>\s?k)?\s*{_UNIT}{_OF}",
+        rf"{_UNIT}{_OF}\s+{_NUMBER}",
+    )
+)
+_NAMED_OWNERS = "|".join(pattern for unit, pattern in _OWNERS.items() if unit != "undecided")
+_EACH_BEFORE = re.compile(rf"(?:\b|_){_EACH}(?P<owner>{_NAMED_OWNERS})(?![a-z])", re.I)
+_ONE_BEFORE = re.compile(r"\b(?:GPU|TPU|device|process|rank|worker|replica|node|host)[\s:#=]*\d+\b", re.I)
+_SCORING = re.compile(
+    r"(?:^|[\s\[(])(?:val|valid|validation|eval|evaluation|test)"
+    r"(?:\s*[:.\[]|\s+(?:throughput|speed|images?|imgs?|samples?|epoch)\b)",
+    re.IGNORECASE,
+)
 _DLLOGGER = (
     "total_ips",
     "train_throughput",
@@ -71,14 +95,15 @@ def job_rates(lines: Sequence[str], *, gpus: int, per: Unit | None = None) -> li
     """
     readings = [*_mlperf(lines), *(each for line in lines if (each := read_line(line)))]
     readings = [each for each in readings if each.value > 0]
-    totals = [each.value for each in readings if each.unit == "total"]
-    others = [each for each in readings if each.unit != "total"]
-    if per or len(others) <= len(totals):
-        chosen = readings if per else [each for each in readings if each.unit == "total"]
-        values = [each.value * (1 if (per or "total") == "total" else gpus) for each in chosen]
+    totals = [each.value for each in readings if each.unit in ("total", "bare")]
+    others = [each for each in readings if each.unit not in ("total", "bare")]
+    if per:
+        chosen = [each for each in readings if each.unit in ("undecided", "bare")] or readings
+        values = [each.value * (1 if per == "total" else gpus) for each in chosen]
+    elif len(others) <= len(totals):
+        values = totals
     else:
-        values = [each.value for each in others]
-        values = [value * _factor(others, totals, gpus) for value in values]
+        values = [each.value * _factor(others, totals, gpus) for each in others]
     warm = values[max(1, len(values) // 10) :]
     if len(warm) < LEAST_VALUES:
         raise ReportError(
@@ -100,9 +125,9 @@ def _factor(others: Sequence[Reading], totals: Sequence[float], gpus: int) -> in
     if gpus == 1:
         return 1
     raise ReportError(
-        f"two readings: {value:,.1f} images/sec are of one process, which may hold several GPUs. On {gpus} "
-        f"GPUs that is the whole job, or {value * gpus:,.1f} images/s from {gpus} processes. Say which with "
-        "--per total or --per process"
+        f"two readings: {value:,.1f} images/sec are of one process or node, which may hold several GPUs, or "
+        f"of the job that it is a part of. On {gpus} GPUs that is the whole job, or {value * gpus:,.1f} "
+        f"images/s from {gpus} processes. Say which with --per total or --per process"
     )
 
 
@@ -121,14 +146,30 @@ def read_line(line: str) -> Reading | None:
         return _json(line, ("images_per_sec",))
     if line.startswith("DLLL "):
         return _json(line[5:], _DLLOGGER)
+    if _SCORING.search(line) and "train" not in line.lower():
+        return None
     for unit, pattern in _PROGRAMS:
         if match := pattern.search(line):
             return Reading(_number(match[1]), unit)
-    match = _NAMED.search(line) or _VALUE.search(line) or _BARE.search(line)
-    if match is None:
-        return None
-    unit = "gpu" if _PER_GPU.search(line) else "process" if _PER_PROCESS.search(line) else "total"
-    return Reading(_number(match[1]), unit)
+    matches = next((found for rate in _RATES if (found := list(rate.finditer(line)))), [])
+    readings = [_reading(match, line[before : match.start()]) for before, match in _with_ends(matches)]
+    return next((each for each in readings if each.unit == "bare"), readings[0] if readings else None)
+
+
+def _with_ends(matches: Sequence[re.Match[str]]) -> Iterator[tuple[int, re.Match[str]]]:
+    """Each match with the end of the one before it."""
+    return zip([0, *(match.end() for match in matches)], matches, strict=False)
+
+
+def _reading(match: re.Match[str], before: str) -> Reading:
+    """A value with its unit; `before`: the words of the line that lead to it."""
+    groups = match.groupdict()
+    number = next(text for text in match.groups() if text and text[0].isdigit())
+    value = _number(number) * (1000 if groups.get("thousand") else 1)
+    each = groups["owner"] or ((found := _EACH_BEFORE.search(before)) and found["owner"])
+    if each:
+        return Reading(value, next(u for u, pattern in _OWNERS.items() if re.fullmatch(pattern, each, re.I)))
+    return Reading(value, "undecided" if _ONE_BEFORE.search(before) else "bare")
 
 
 def _number(text: str) -> float:
