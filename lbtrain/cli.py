@@ -32,7 +32,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import lbtrain
-from lbtrain.errors import RecipeError, UserError, naming_the_extra
+from lbtrain.errors import RecipeError, UserError, naming_the_extra, while_output_is_read
 from lbtrain.recipe import Recipe, as_text, differences
 from lbtrain.recipe.contract import Contract, parent_of
 from lbtrain.recipe.files import find_recipe, load_recipe, parents_of, shipped
@@ -51,7 +51,8 @@ def main(argv: list[str] | None = None) -> int:
         options.more = more
         if options.more and options.run is not _plan:
             raise RecipeError(f"{' '.join(options.more)}: no such option (`lbtrain --help` explains all)")
-        options.run(options)
+        with while_output_is_read():
+            options.run(options)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

@@ -11,6 +11,8 @@
 """
 
 import contextlib
+import os
+import sys
 from collections.abc import Iterator
 
 EXTRAS = {
@@ -56,6 +58,17 @@ def naming_the_extra() -> Iterator[None]:
         raise MissingPackage(
             f"{package} is not installed, and this needs it: pip install 'lbtrain[{EXTRAS[package]}]'"
         ) from error
+
+
+@contextlib.contextmanager
+def while_output_is_read() -> Iterator[None]:
+    """Ends with the shell's code of SIGPIPE where standard output is read no further, as by `| head`."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
 
 
 class LaunchError(UserError, RuntimeError):

@@ -20,7 +20,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import NoReturn
 
-from lbtrain.errors import DataError, HostError, RecipeError, UserError, naming_the_extra, naming_the_shortage
+from lbtrain.errors import (
+    DataError,
+    HostError,
+    RecipeError,
+    UserError,
+    naming_the_extra,
+    naming_the_shortage,
+    while_output_is_read,
+)
 from lbtrain.faults import watchdog
 from lbtrain.launch.environment import own_arguments
 from lbtrain.launch.workers import start_server
@@ -40,15 +48,15 @@ def main(recipe: Recipe, argv: Sequence[str] | None = None) -> None:
     gc.disable()
     atexit.register(gc.freeze)
     try:
-        if any(word in ("-h", "--help") for word in words):
-            print(help_text(file, doc, recipe))
-        elif given := _option(words, "plan_for"):
-            with naming_the_extra():
-                _print_plans(*given, recipe)
-        elif given := _option(words, "deepspeed_config_for"):
-            _print_deepspeed_config(*given, recipe)
-        else:
-            _launched(recipe, words, file.stem)
+        with while_output_is_read():
+            if any(word in ("-h", "--help") for word in words):
+                return print(help_text(file, doc, recipe))
+            if given := _option(words, "plan_for"):
+                with naming_the_extra():
+                    return _print_plans(*given, recipe)
+            if given := _option(words, "deepspeed_config_for"):
+                return _print_deepspeed_config(*given, recipe)
+        _launched(recipe, words, file.stem)
     except UserError as error:
         _exit_with(error)
 

@@ -1,5 +1,6 @@
 """The command `lbtrain`: what each word does, and one message where it cannot."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -111,3 +112,15 @@ def test_help_and_lists_import_no_torch():
     shown = run("--help")
     assert shown.returncode == 0 and all(tool in shown.stdout for tool in (*TOOLS, "train", "plan", "diff"))
     assert run("--version").stdout == f"lbtrain {lbtrain.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    "words", [["recipes"], ["diff", "digits/digits_720"], ["train", "digits/digits", "--help"]]
+)
+def test_output_that_is_read_no_further_ends_quietly(words):
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "lbtrain", *words]
+    with os.fdopen(writer) as output:
+        done = subprocess.run(command, stdout=output, stderr=subprocess.PIPE, timeout=120, check=False)
+    assert (done.returncode, done.stderr) == (141, b"")
