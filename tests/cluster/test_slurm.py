@@ -76,4 +76,4 @@ def test_a_task_that_fails_ends_the_others_and_the_point_says_why(tmp_path: Path
     ]
     assert main(["measure", *words, str(recipe)]) == 0
     (row,) = load(tmp_path / "study/report.json").rows
-    assert row.status == "exit code 1: RuntimeError: no such card"
+    assert row.status.startswith("exit code 1: error: RuntimeError: no such card (")
