@@ -47,16 +47,6 @@ class Bench:
         return [sys.executable, "-m", f"bench.{self.name}"]
 
 
-def _photos() -> str | None:
-    from bench.input import PHOTOS
-
-    return (
-        None
-        if PHOTOS.is_file()
-        else f"no photos at {PHOTOS} (python -m bench.input --photos TAR takes others)"
-    )
-
-
 def _pyhessian() -> str | None:
     return (
         None
@@ -75,7 +65,7 @@ BENCHES = (
     Bench("hessian", 7, _pyhessian),
     Bench("scaling_prediction", 2),
     Bench("hosts_prediction", 7, why_not),
-    Bench("input", 1, _photos),
+    Bench("input", 1),
     Bench("gpu", 9, _gpu),
 )
 

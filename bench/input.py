@@ -4,9 +4,9 @@ transforms, and files indexed per second, ours against timm's readers; in turns.
     python -m bench.input                          every case, about two minutes; appends to results/input.csv
     python -m bench.input --cases train --rounds 3
 
-The photos are the 144 of COCO 2017 that lie in --photos (a tar file with *.jpg), arranged as an image folder
-in a temporary place. Their mean is 583 x 475 pixels in 157 kB, 4.6 bits a pixel: somewhat larger than
-ImageNet's mean (about 470 x 390 in 110 kB), as densely coded.
+The photos are 64 drawn ones (bench.photos), or those of a tar file with *.jpg (--photos), arranged as an
+image folder in a temporary place. The drawn ones are about 597 x 481 pixels in 173 kB, 4.8 bits a pixel, as
+photos of COCO 2017 are: somewhat larger than ImageNet's mean (about 470 x 390 in 110 kB), as densely coded.
 
 train         224 x 224 out of a random box, flipped at random, normalised: data.augmentation=imagenet against
               RandomResizedCrop's own steps, both with the same boxes and flips, which ours draws inside the
@@ -40,6 +40,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as tv
 
 from bench import parser, rows
+from bench.photos import jpegs
 from lbtrain.data import open_source
 from lbtrain.data.augment import draws, fractions
 from lbtrain.data.folder import Files
@@ -49,23 +50,19 @@ from lbtrain.data.tar import make_index
 from lbtrain.data.views import VIEWS, random_box
 from lbtrain.recipe import DataConfig
 
-PHOTOS = Path(__file__).parents[2] / "shared" / "data" / "coco_mini" / "coco_mini.tar"
 COMMAND = "python -m bench.input"
 BATCH = 16
-_FILES = 100_000
+FILES = 100_000
 PEER = "torchvision ImageFolder + transforms"
 
 
-def image_folder(photos: Path, root: Path, enlarge: int = 1) -> Path:
-    """root/train/{even,odd} and a root/val of one photo each, from the JPEG files in a tar."""
-    with tarfile.open(photos) as tar:
-        found = [member for member in tar if member.name.endswith(".jpg")]
-        for number, member in enumerate(found):
-            data = tar.extractfile(member).read()  # type: ignore[union-attr]
-            for split in ("train", "val") if number < 2 else ("train",):
-                path = root / split / ("even", "odd")[number % 2] / Path(member.name).name
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(enlarged(data, enlarge) if enlarge > 1 else data)
+def image_folder(photos: Path | None, root: Path, enlarge: int = 1) -> Path:
+    """root/train/{even,odd} and a root/val of one photo each."""
+    for number, (name, data) in enumerate(jpegs(photos)):
+        for split in ("train", "val") if number < 2 else ("train",):
+            path = root / split / ("even", "odd")[number % 2] / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(enlarged(data, enlarge) if enlarge > 1 else data)
     return root
 
 
@@ -177,7 +174,7 @@ def index_in_turns(case: str, root: Path, rounds: int) -> rows.Row:
     from timm.data.readers.reader_image_folder import ReaderImageFolder
     from timm.data.readers.reader_image_in_tar import ReaderImageInTar
 
-    files_in_folder, tar = _many_files(root)
+    files_in_folder, tar = many_files(root)
     opened: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
         "index-folder": (lambda: Files(files_in_folder), lambda: ReaderImageFolder(str(files_in_folder))),
         "index-tar": (lambda: make_index([tar]), lambda: ReaderImageInTar(str(tar), cache_tarinfo=False)),
@@ -188,7 +185,7 @@ def index_in_turns(case: str, root: Path, rounds: int) -> rows.Row:
         for read, found in zip((mine, theirs), rates, strict=True):
             start = time.process_time()
             read()
-            found.append(_FILES / (time.process_time() - start))
+            found.append(FILES / (time.process_time() - start))
     return rows.paired(
         "input",
         case,
@@ -200,11 +197,11 @@ def index_in_turns(case: str, root: Path, rounds: int) -> rows.Row:
     )
 
 
-def _many_files(root: Path) -> tuple[Path, Path]:
+def many_files(root: Path) -> tuple[Path, Path]:
     """A folder of 100 classes, and a tar file of it."""
     for group in range(100):
         (root / f"n{group:08}").mkdir(parents=True)
-        for number in range(_FILES // 100):
+        for number in range(FILES // 100):
             (root / f"n{group:08}" / f"n{group:08}_{number}.JPEG").write_bytes(b"x" * 300)
     with tarfile.open(root.with_suffix(".tar"), "w") as file:
         file.add(root, ".")
@@ -214,11 +211,11 @@ def _many_files(root: Path) -> tuple[Path, Path]:
 def main() -> None:
     cases = ("train", "score", "train-large", "index-folder", "index-tar")
     flags = parser(COMMAND, __doc__, cases=cases)
-    flags.add_argument("--photos", type=Path, default=PHOTOS, help="A tar file with JPEG photos.")
+    flags.add_argument("--photos", type=Path, help="A tar file with JPEG photos (default: drawn ones).")
     flags.add_argument("--rounds", type=int, default=11)
     options = flags.parse_args()
-    if not options.photos.is_file():
-        flags.error(f"{options.photos}: no such file; --photos takes any tar file with *.jpg in it")
+    if options.photos and not options.photos.is_file():
+        flags.error(f"--photos {options.photos}: no such file. Name a tar file with *.jpg in it")
     torch.set_num_threads(1)
     found = []
     with tempfile.TemporaryDirectory() as place:
