@@ -16,34 +16,23 @@ import argparse
 import importlib
 import sys
 
-from lbtrain.errors import UserError
+from ..kit import command
 
 COMMANDS = ("measure", "predict", "fit", "advise", "compare", "ingest", "render")
 
 
 def main(argv: list[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
-    parser = argparse.ArgumentParser(
-        "scaling_report",
-        usage="%(prog)s COMMAND [flags]",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command.parser("scaling_report", __doc__)
+    parser.usage = "%(prog)s COMMAND [flags]"
     parser.add_argument("command", choices=COMMANDS, help=argparse.SUPPRESS)
     # Only the command's own module is imported: `compare` needs no torch.
-    command = parser.parse_args(words[:1]).command
-    module = importlib.import_module(f".{command}", __package__)
-    inner = argparse.ArgumentParser(
-        f"scaling_report {command}",
-        description=module.__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    name = parser.parse_args(words[:1]).command
+    module = importlib.import_module(f".{name}", __package__)
+    inner = command.parser(f"scaling_report {name}", module.__doc__)
     module.add_arguments(inner)
-    try:
-        return int(module.run(inner.parse_args(words[1:])))
-    except UserError as error:
-        print(f"scaling_report {command}: {error}", file=sys.stderr)
-        return error.exit_code
+    options = inner.parse_args(words[1:])
+    return command.exit_code(lambda: int(module.run(options)))
 
 
 if __name__ == "__main__":
