@@ -18,6 +18,8 @@ from lbtrain.errors import RecipeError
 
 _SIZES = (32, 64, 96, 128, 160, 192, 224, 240, 256, 288, 299, 320, 384, 448, 512)
 """Pixels a side that are tried when a model does not take the images of the recipe."""
+_RATE = re.compile(r"(\w+_)?drop(_\w+)?_rate")
+"""Above 1 timm builds layers that drop everything, and they train nothing without a word."""
 _SET_BY_DATA = ("num_classes", "in_chans")
 
 
@@ -26,6 +28,11 @@ def create_classifier(name: str, args: dict[str, Any], *, num_classes: int, chan
     for key in _SET_BY_DATA:
         if key in args:
             raise RecipeError(f"model.args={args}: {key} is set by the data set. Leave it out")
+    for key, value in args.items():
+        if _RATE.fullmatch(key) and isinstance(value, int | float) and not 0 <= value < 1:
+            raise RecipeError(
+                f"model.args={args}: {key} is a share of what is dropped, at least 0 and below 1"
+            )
     if args.get("features_only"):
         raise RecipeError(
             f"model.args={args}: with features_only=true the model returns feature maps, and a classifier "
@@ -83,7 +90,11 @@ def _unknown_layer(args: dict[str, Any], wrong: str) -> str:
             f" is not a value of {keys[0]}. Leave it out: bn_batch_size says over how many images batch norm "
             "takes its statistics, on any number of ranks"
         )
-    return f" is not a value of {keys[0]}. Norms of timm are batchnorm2d, groupnorm, layernorm2d and others"
+    known = {
+        "norm_layer": ". Norms of timm are batchnorm2d, groupnorm, layernorm2d and others",
+        "act_layer": ". Activations of timm are relu, silu, gelu and others",
+    }
+    return f" is not a value of {keys[0]}" + known.get(keys[0], "")
 
 
 def _arguments(name: str) -> set[str]:

@@ -80,7 +80,7 @@ def sweep(options: argparse.Namespace) -> int:
     warnings.simplefilter("ignore")  # timm's and torch's own
     torch.set_num_threads(1)
     families = options.families.split(",") if options.families else timm.list_modules()
-    rows = {row.family: row for row in _written(options.out)}
+    rows = {row.family: row for row in read_rows(options.out)}
     end = time.monotonic() + 60 * options.minutes
     if not dist.is_initialized():
         dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
@@ -102,7 +102,8 @@ def sweep(options: argparse.Namespace) -> int:
     return int(any(row.outcome == "does not hold" for row in rows.values()))
 
 
-def _written(path: Path) -> list[Row]:
+def read_rows(path: Path) -> list[Row]:
+    """Of the table; none where there is no such file yet."""
     kinds: dict[str, type] = {field.name: type(field.default) for field in fields(Row)}
     rows = csv.DictReader(path.read_text().splitlines()) if path.is_file() else []
     return [Row(**{name: kinds[name](text) for name, text in row.items()}) for row in rows]
