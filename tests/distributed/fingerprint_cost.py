@@ -36,7 +36,7 @@ def exchange_seconds() -> float:
 
 def sentence(lines: list[dict[str, str]]) -> str:
     measured = " and ".join(f"{line['median ms']} ms on {line['ranks']} ranks" for line in lines)
-    return f"Measured on {lines[0]['hardware']}, all ranks on this machine: {measured} (median of {REPEATS})."
+    return f"Measured on {lines[0]['hardware']}: {measured} of this machine (median of {REPEATS})."
 
 
 def main() -> None:
