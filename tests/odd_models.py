@@ -27,6 +27,14 @@ class Small(nn.Module):
         return self.head(self.stage(self.stem(x)).mean((2, 3)))
 
 
+class Dropping(Small):
+    """With dropout before the head."""
+
+    def forward(self, x: Tensor) -> Any:
+        features = self.stage(self.stem(x)).mean((2, 3))
+        return self.head(nn.functional.dropout(features, 0.5, self.training))
+
+
 class FrozenStem(Small):
     """Its first batch norm stays in eval mode in training."""
 
@@ -97,6 +105,8 @@ def _register(name: str, kind: Callable[..., nn.Module]) -> None:
 
 
 for _name, _kind in {
+    "odd_small": Small,
+    "odd_dropping": Dropping,
     "odd_frozen_stem": FrozenStem,
     "odd_frozen_stage": FrozenStage,
     "odd_unread": Unread,

@@ -122,6 +122,18 @@ def test_clipping_acts(clipped_oracle, oracle):
         assert relative_difference(clipped.losses, oracle.losses) > 1e-3
 
 
+def test_dropout_is_the_same_on_every_engine_and_after_a_restart(tmp_path):
+    """Masks depend on the batch split (a plan says so), and on nothing else."""
+    dropping = dict(model=dict(name="odd_dropping"), micro_batch_size=16)
+    straight = train_on(2, tmp_path / "straight", engine="ddp", **dropping)
+    for engine in ("deepspeed", "accelerate"):
+        check_same_run(train_on(2, tmp_path / engine, engine=engine, **dropping), straight)
+    resumed = train_on(2, _stop_after_ten_steps(straight, tmp_path / "resumed"), engine="ddp", **dropping)
+    assert resumed.losses == straight.losses
+    plain = train_on(2, tmp_path / "plain", engine="ddp", model=dict(name="odd_small"), micro_batch_size=16)
+    assert relative_difference(plain.losses, straight.losses) > 1e-3, "nothing was dropped"
+
+
 def _stop_after_ten_steps(straight: Outcome, run_dir: Path) -> Path:
     """The run directory as it would be, had the run been stopped after the checkpoint of step 10."""
     shutil.copytree(straight.run_dir, run_dir)

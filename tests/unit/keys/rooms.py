@@ -1,0 +1,108 @@
+"""Where the keys of a recipe act: what a run is made of, in a form that can be compared."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lbtrain import Recipe
+from lbtrain.data import dataset_info
+from lbtrain.engines.deepspeed_config import complete_config
+from lbtrain.plan.plan import Plan, make_plan
+from lbtrain.plan.statistics import ModelStatistics, model_statistics
+from lbtrain.run import build_bare_model, build_engine
+from lbtrain.tasks import create_task
+from lbtrain.techniques import PlannedBatches, Techniques, WeightAverage, create_average
+from lbtrain.train import start_phase
+
+CPU = torch.device("cpu")
+SMALL = Recipe().vary(
+    batch_size=32,
+    bn_batch_size=8,
+    duration="10ep",
+    engine="ddp",
+    model=dict(name="cifar_resnet8"),
+    data=dict(train_examples=256),
+    optimizer=dict(weight_decay=0.01),
+    schedule=dict(base_batch_size=16, warmup="1it", decay="cosine"),
+)
+COUNTED: dict[str, ModelStatistics] = {}
+
+
+def planned(recipe: Recipe) -> Plan:
+    key = f"{recipe.model} {recipe.data} {recipe.optimizer.no_decay} {recipe.optimizer.no_trust_ratio}"
+    if key not in COUNTED:
+        COUNTED[key] = model_statistics(recipe, dataset_info(recipe.data))
+    return make_plan(recipe, 1, engine=recipe.engine_under("ddp"), statistics=COUNTED[key])
+
+
+def rates(recipe: Recipe) -> list[Any]:
+    """The learning rate along the run, and the batch sizes."""
+    plan = planned(recipe)
+    points = range(0, plan.total_examples, max(1, plan.total_examples // 97))
+    return [plan.total_examples, plan.phases, *map(plan.lr, points)]
+
+
+def numbers(recipe: Recipe) -> str:
+    """plan.json, without what is in the recipe itself."""
+    return planned(recipe).to_json()
+
+
+def deepspeed(recipe: Recipe) -> dict[str, Any]:
+    """The JSON that DeepSpeed gets for this recipe on two ranks."""
+    return complete_config(make_plan(recipe, 2, engine="deepspeed"), recipe.deepspeed.config)
+
+
+def trained(recipe: Recipe) -> list[Tensor]:
+    """Losses, weights and buffers of three steps, the order of the weights in memory, and the average of the
+    weights, where there is one. Needs a process group of one.
+    """
+    losses, model, average = _train(recipe, 3)
+    strides = [torch.tensor(weight.stride()) for weight in model.parameters()]
+    averaged = average.ema.module.state_dict().values() if average else []
+    return [
+        tensor.detach().clone() for tensor in (*losses, *model.state_dict().values(), *strides, *averaged)
+    ]
+
+
+def losses(recipe: Recipe, steps: int) -> list[float]:
+    """The losses of the first steps of a run."""
+    return [float(loss.detach()) for loss in _train(recipe, steps)[0]]
+
+
+def _train(recipe: Recipe, steps: int) -> tuple[list[Tensor], nn.Module, WeightAverage | None]:
+    """As the loop does it: the loss of every micro-batch, the model, and its average."""
+    plan = planned(recipe)
+    task, model = create_task(recipe, CPU), build_bare_model(recipe, plan, CPU)
+    average = create_average(recipe, model)
+    engine, _ = build_engine(recipe, plan, model, CPU)
+    techniques = Techniques(PlannedBatches(plan), average)
+    batches = start_phase(plan.phases[0], task, engine, techniques, 0)
+    engine.model.train()
+    losses = []
+    for step in range(steps):
+        for _ in range(engine.accumulation):
+            losses.append(sum(task.loss(engine.model, next(batches)).values(), torch.zeros(())))
+            engine.backward(losses[-1])
+        engine.step(plan.lr(step * recipe.batch_size))
+        techniques.after_update(step + 1)
+    return losses, model, average
+
+
+def scored(recipe: Recipe) -> list[Tensor]:
+    """The images and labels of a data set's two halves, as training and evaluation get them."""
+    task = create_task(recipe, CPU)
+    batches = task.batches(start=0, micro_batch_size=2, rank=0, world_size=1)
+    scoring = task.eval_source.fetch(task.stream.block(0, 2))
+    sizes = torch.tensor([task.known.train_examples, len(task.eval_source)])
+    return [*next(batches), *scoring, sizes]
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two observations agree to the last bit."""
+    if not isinstance(one, list):
+        return bool(one == other)
+    return len(one) == len(other) and all(
+        a.shape == b.shape and torch.equal(a, b) if isinstance(a, Tensor) else a == b
+        for a, b in zip(one, other, strict=True)
+    )

@@ -1,0 +1,199 @@
+"""Every key of a recipe reaches what it names: set to another value, it is seen where it acts.
+
+A new key is answered here: with two values and the room in which they differ, or with the test that holds it.
+"""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch.distributed as dist
+
+from lbtrain import Recipe
+from lbtrain.launch.world import detect_world, start_process_group
+from lbtrain.recipe import keys
+from tests.photos import write_folder
+from tests.unit.keys.rooms import SMALL, deepspeed, numbers, rates, same, scored, trained
+
+LARS, LAMB, MUON = ("optimizer.name=lars", "optimizer.name=lamb", "optimizer.name=muon")
+TIMM = "model.name=resnet10t model.args={stem_width: 8, layers: [1, 1, 1, 1], channels: [8, 8, 8, 8]}"
+STEPS = "schedule.decay=step schedule.milestones=3ep"
+REACHES: dict[str, tuple[Callable[[Recipe], Any], str, str]] = {
+    "batch_size": (trained, "", "batch_size=64"),
+    "bn_batch_size": (trained, "", "bn_batch_size=16"),
+    "bn_momentum": (trained, "", "bn_momentum=0.2"),
+    "bn_update": (trained, "", "bn_update=ghost_batch"),
+    "micro_batch_size": (numbers, "", "micro_batch_size=8"),
+    "max_micro_batch_size": (numbers, "", "max_micro_batch_size=8"),
+    "duration": (rates, "", "duration=11ep"),
+    "seed": (trained, "", "seed=1"),
+    "model.name": (trained, "", "model.name=cifar_resnet20"),
+    "model.args": (trained, "", "model.args={zero_init_last: false}"),
+    "model.head_std": (trained, "", "model.head_std=0.5"),
+    "model.batch_norm": (trained, "", "model.batch_norm=sync"),
+    "data.name": (scored, "", "data.name=synthetic data.train_examples=0"),
+    "data.augmentation": (trained, "", "data.augmentation=crop_flip"),
+    "data.image_size": (scored, "data.name=synthetic data.train_examples=0", "data.image_size=40"),
+    "data.mean": (trained, "", "data.mean=0.5"),
+    "data.std": (trained, "", "data.std=0.5"),
+    "data.crop_share": (scored, "PHOTOS", "data.crop_share=0.6"),
+    "data.interpolation": (scored, "PHOTOS data.interpolation=bilinear", "data.interpolation=bicubic"),
+    "data.train_examples": (numbers, "", "data.train_examples=128"),
+    "optimizer.name": (trained, "", LARS),
+    "optimizer.momentum": (trained, "", "optimizer.momentum=0.8"),
+    "optimizer.nesterov": (trained, "", "optimizer.nesterov=true"),
+    "optimizer.weight_decay": (trained, "", "optimizer.weight_decay=0.02"),
+    "optimizer.no_decay": (trained, "", "optimizer.no_decay=norm"),
+    "optimizer.no_trust_ratio": (trained, LARS, "optimizer.no_trust_ratio=norm"),
+    "optimizer.trust_coefficient": (trained, LARS, "optimizer.trust_coefficient=0.002"),
+    "optimizer.trust_clip": (trained, LARS, "optimizer.trust_clip=0.001"),
+    "optimizer.larc_clip": (trained, f"{LARS} optimizer.trust_coefficient=9", "optimizer.larc_clip=true"),
+    "optimizer.clip_value": (trained, LARS, "optimizer.clip_value=0.001"),
+    "optimizer.momentum_scaling": (trained, LARS, "optimizer.momentum_scaling=none"),
+    "optimizer.eps": (trained, LAMB, "optimizer.eps=0.001"),
+    "optimizer.beta1": (trained, LAMB, "optimizer.beta1=0.8"),
+    "optimizer.beta2": (trained, LAMB, "optimizer.beta2=0.9"),
+    "optimizer.bias_correction": (trained, LAMB, "optimizer.bias_correction=false"),
+    "optimizer.no_muon": (trained, MUON, "optimizer.no_muon=first"),
+    "optimizer.newton_schulz_steps": (trained, MUON, "optimizer.newton_schulz_steps=3"),
+    "optimizer.rate_adjustment": (trained, MUON, "optimizer.rate_adjustment=match_rms_adamw"),
+    "optimizer.adamw_lr_ratio": (trained, MUON, "optimizer.adamw_lr_ratio=0.5"),
+    "optimizer.layer_decay": (trained, TIMM, "optimizer.layer_decay=0.9"),
+    "optimizer.head_lr_ratio": (trained, "", "optimizer.head_lr_ratio=2"),
+    "optimizer.clip_norm": (trained, "", "optimizer.clip_norm=0.01"),
+    "loss.label_smoothing": (trained, "", "loss.label_smoothing=0.1"),
+    "loss.mixup": (trained, "", "loss.mixup=0.2"),
+    "loss.multiplicative_noise": (trained, "", "loss.multiplicative_noise=0.2"),
+    "absa.max_batch_size": (numbers, "", "absa.max_batch_size=64"),
+    "ema.decay": (trained, "ema.decay=0.5", "ema.decay=0.6"),
+    "ema.warmup": (trained, "ema.decay=0.9", "ema.warmup=true"),
+    "schedule.base_lr": (rates, "", "schedule.base_lr=0.2"),
+    "schedule.base_batch_size": (rates, "", "schedule.base_batch_size=64"),
+    "schedule.base_momentum": (rates, "", "schedule.base_momentum=0.5"),
+    "schedule.rule": (rates, "", "schedule.rule=sqrt"),
+    "schedule.table": (rates, "schedule.rule=table schedule.table=32:1", "schedule.table=32:2"),
+    "schedule.regime_adaptation": (rates, "", "schedule.regime_adaptation=true"),
+    "schedule.warmup": (rates, "", "schedule.warmup=2ep"),
+    "schedule.warmup_start_lr": (rates, "", "schedule.warmup_start_lr=0.01"),
+    "schedule.warmup_start_share": (rates, "", "schedule.warmup_start_share=0.1"),
+    "schedule.warmup_rule": (rates, "schedule.warmup=1ep", "schedule.warmup_rule=linear"),
+    "schedule.warmup_form": (rates, "schedule.warmup=2ep", "schedule.warmup_form=constant"),
+    "schedule.decay": (rates, "", "schedule.decay=none"),
+    "schedule.milestones": (rates, STEPS, "schedule.milestones=4ep"),
+    "schedule.factor": (rates, STEPS, "schedule.factor=0.2"),
+    "schedule.batch_growth": (rates, "", "schedule.batch_growth=5ep:2"),
+    "schedule.power": (rates, "schedule.decay=poly", "schedule.power=1"),
+    "schedule.decay_from": (rates, "schedule.warmup=2ep", "schedule.decay_from=start"),
+    "precision": (trained, "", "precision=bf16"),
+    "channels_last": (trained, "", "channels_last=true"),
+    "deepspeed.zero_stage": (deepspeed, "", "deepspeed.zero_stage=1"),
+    "deepspeed.config": (deepspeed, "", "deepspeed.config=ROOT/ds.json"),
+    "evaluate_every": (numbers, "", "evaluate_every=2ep"),
+    "log_every": (numbers, "", "log_every=11it"),
+    "checkpoint.every": (numbers, "", "checkpoint.every=2ep"),
+}
+"""Key: the room in which it acts, what makes it act beside SMALL, and another value."""
+
+HELD = {
+    "loss_batch_size": "tests/unit/detection/test_losses.py",
+    "validation_batch_size": "tests/unit/test_main.py::test_the_size_of_an_evaluation_pass_changes_no_score",
+    "model.library": "tests/unit/detection/test_models.py",
+    "model.weights": "tests/unit/detection/test_models.py",
+    "data.root": "tests/unit/test_data_photos.py",
+    "data.format": "tests/unit/test_data_photos.py::test_a_format_that_cannot_be_names_the_layouts",
+    "data.on_error": "tests/faults/test_data_faults.py",
+    "data.max_pixels": "tests/unit/test_data_pixels.py::test_the_bound_of_pixels_has_a_key",
+    "data.classes": "tests/unit/test_data_layouts.py::"
+    "test_a_list_numbers_the_classes_and_leaves_the_others_out",
+    "data.validation_share": "tests/unit/test_data_layouts.py::"
+    "test_the_share_is_part_of_the_fingerprint_and_said",
+    "data.validation_root": "tests/unit/test_data_layouts.py::test_a_validation_split_elsewhere",
+    "data.max_size": "tests/unit/detection/test_data.py",
+    "data.short_edges": "tests/unit/detection/test_data.py",
+    "data.group_by": "tests/unit/detection/test_data.py",
+    "data.empty_images": "tests/unit/detection/test_data.py",
+    "data.workers": "tests/distributed/test_equality.py::test_loader_workers_change_nothing",
+    "absa.every": "tests/unit/test_absa.py",
+    "absa.patience": "tests/unit/test_absa.py",
+    "absa.adversarial_share": "tests/unit/test_absa.py",
+    "absa.adversarial_step": "tests/distributed/test_techniques.py::test_adversarial_images_act",
+    "absa.adversarial_until": "tests/unit/test_absa.py",
+    "skip_nonfinite": "tests/faults/test_not_finite.py::test_a_budget_skips_the_update_alone",
+    "max_overflows": "tests/faults/test_not_finite.py",
+    "min_loss_scale": "tests/faults/test_not_finite.py",
+    "compile": "tests/distributed/test_compile.py::test_a_compiled_run_is_the_same_run",
+    "engine": "tests/distributed/test_equality.py",
+    "colossalai.zero_stage": "tests/colossalai/test_equality.py",
+    "world_size": "tests/unit/test_main.py",
+    "fault_timeout": "tests/faults/test_lost_ranks.py",
+    "run_dir": "tests/unit/test_main.py",
+    "resume": "tests/unit/test_main.py",
+    "checkpoint.keep": "tests/unit/test_checkpoint.py::test_the_newest_stay",
+    "measure.noise_scale": "tests/distributed/test_noise_over_ranks.py",
+    "measure.layers": "tests/distributed/test_noise_over_ranks.py",
+    "measure.distance": "tests/distributed/test_noise_over_ranks.py",
+}
+"""Keys that need more than a short run: the file, or the test in it, that sets them and sees what they do."""
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def alone():
+    """A process group of one, as a run has it that no launcher started."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+            patch.delenv(name, raising=False)
+        start_process_group(detect_world())
+        yield
+        dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    folder = write_folder(tmp_path_factory.mktemp("photos"))
+    (folder / "ds.json").write_text('{"zero_optimization": {"reduce_bucket_size": 1000}}')
+    return folder
+
+
+SEEN: dict[tuple[Any, str], Any] = {}
+
+
+def observed(room: Callable[[Recipe], Any], words: str) -> Any:
+    if (room, words) not in SEEN:
+        SEEN[room, words] = room(SMALL.with_overrides(re.split(r" (?=[a-z_.0-9]+=)", words) if words else []))
+    return SEEN[room, words]
+
+
+@pytest.mark.parametrize("key", REACHES)
+def test_another_value_of_a_key_is_seen_where_it_acts(key, root):
+    room, before, after = REACHES[key]
+    photos = f"data.name=imagefolder data.root={root} data.train_examples=0 data.image_size=32"
+    base, other = (
+        words.replace("PHOTOS", photos).replace("ROOT", str(root)).strip()
+        for words in (before, f"{before} {after}")
+    )
+    assert key in after
+    assert not same(observed(room, base), observed(room, other))
+
+
+def test_the_same_recipe_gives_the_same_observation():
+    """Without this, a difference would say nothing."""
+    for room in (trained, scored, rates, numbers, deepspeed):
+        assert same(room(SMALL), room(SMALL)), room
+
+
+@pytest.mark.parametrize("key", HELD)
+def test_the_test_that_holds_a_key_is_there(key):
+    path, _, name = HELD[key].partition("::")
+    text = (ROOT / path).read_text()
+    assert not name or f"def {name}(" in text
+    assert re.search(rf"\b{key.rpartition('.')[2]}\b", text), f"{path} says nothing of {key}"
+
+
+def test_every_key_is_answered():
+    answered = {**REACHES, **HELD}
+    assert len(answered) == len(REACHES) + len(HELD)
+    assert set(answered) == {key for key, _ in keys()}, "add what is missing to REACHES or HELD above"
