@@ -217,7 +217,10 @@ def ghost(code: Path, arrays: Arrays) -> Trajectory:
 Theirs = Callable[[Path, Arrays], Trajectory]
 RECORDED: dict[str, tuple[str, Theirs, float, str]] = {
     "lars": ("NUS-HPC-AI-Lab/LARS-ImageNet-PyTorch", lars, 1e-10, "Horovod (one process)"),
-    "lamb": ("fastalgo/imagenet_resnet50_lamb", lamb, 1e-6, "TensorFlow (numpy stands in; gradients are torch's)"),
+    "lamb": (
+        "fastalgo/imagenet_resnet50_lamb", lamb, 1e-6,
+        "TensorFlow (numpy stands in; gradients are torch's)",
+    ),
     "timm_lamb": ("huggingface/pytorch-image-models", timm_lamb, 1e-7, "nothing"),
     "airbench": (
         "KellerJordan/cifar10-airbench", airbench, 1e-6,
@@ -229,8 +232,8 @@ RECORDED: dict[str, tuple[str, Theirs, float, str]] = {
         "pixels; running statistics are not compared",
     ),
 }  # fmt: skip
-"""Repository, what runs its code, the largest relative difference of a loss that is allowed, and what had to be
-switched off. LAMB's two clip to a global norm, in whose denominator torch has 1e-6 more than TensorFlow and
+"""Repository, what runs its code, the largest relative difference of a loss that is allowed, and what had to
+be switched off. LAMB's two clip to a global norm, in whose denominator torch has 1e-6 more than TensorFlow and
 timm; airbench divides by a norm plus 1e-7 of a momentum that is not averaged.
 """
 
