@@ -233,8 +233,9 @@ RECORDED: dict[str, tuple[str, Theirs, float, str]] = {
     ),
 }  # fmt: skip
 """Repository, what runs its code, the largest relative difference of a loss that is allowed, and what had to
-be switched off. LAMB's two clip to a global norm, in whose denominator torch has 1e-6 more than TensorFlow and
-timm; airbench divides by a norm plus 1e-7 of a momentum that is not averaged.
+be switched off. LAMB's two clip to a global norm, in whose denominator torch has 1e-6 more than TensorFlow
+and timm (without that, losses agree to 1e-15); airbench divides by a norm plus 1e-7 of a momentum that is not
+averaged.
 """
 
 
