@@ -85,7 +85,7 @@ def _train(recipe: Recipe, steps: int) -> tuple[list[Tensor], nn.Module, WeightA
             losses.append(sum(task.loss(engine.model, next(batches)).values(), torch.zeros(())))
             engine.backward(losses[-1])
         engine.step(plan.lr(step * recipe.batch_size))
-        techniques.after_update(step + 1)
+        techniques.after_update(step + 1, plan.ema_decay(plan.phases[0]))
     return losses, model, average
 
 

@@ -19,6 +19,7 @@ from tests.unit.keys.rooms import SMALL, deepspeed, numbers, rates, same, scored
 
 LARS, LAMB, MUON = ("optimizer.name=lars", "optimizer.name=lamb", "optimizer.name=muon")
 TIMM = "model.name=resnet10t model.args={stem_width: 8, layers: [1, 1, 1, 1], channels: [8, 8, 8, 8]}"
+CROPS, BINARY = "PHOTOS data.augmentation=imagenet", "loss.form=binary_cross_entropy"
 STEPS = "schedule.decay=step schedule.milestones=3ep"
 REACHES: dict[str, tuple[Callable[[Recipe], Any], str, str]] = {
     "batch_size": (trained, "", "batch_size=64"),
@@ -33,6 +34,8 @@ REACHES: dict[str, tuple[Callable[[Recipe], Any], str, str]] = {
     "model.args": (trained, "", "model.args={zero_init_last: false}"),
     "model.head_std": (trained, "", "model.head_std=0.5"),
     "model.batch_norm": (trained, "", "model.batch_norm=sync"),
+    "model.drop_path": (trained, TIMM, "model.drop_path=0.5"),
+    "model.freeze": (trained, "", "model.freeze=conv1.*"),
     "data.name": (scored, "", "data.name=synthetic data.train_examples=0"),
     "data.augmentation": (trained, "", "data.augmentation=crop_flip"),
     "data.image_size": (scored, "data.name=synthetic data.train_examples=0", "data.image_size=40"),
@@ -40,9 +43,16 @@ REACHES: dict[str, tuple[Callable[[Recipe], Any], str, str]] = {
     "data.std": (trained, "", "data.std=0.5"),
     "data.crop_share": (scored, "PHOTOS", "data.crop_share=0.6"),
     "data.interpolation": (scored, "PHOTOS data.interpolation=bilinear", "data.interpolation=bicubic"),
+    "data.min_crop_area": (scored, CROPS, "data.min_crop_area=0.9"),
+    "data.auto_augment": (scored, CROPS, "data.auto_augment=ta_wide"),
+    "data.color_jitter": (scored, CROPS, "data.color_jitter=0.4"),
+    "data.random_erasing": (trained, "", "data.random_erasing=0.9"),
+    "data.erasing_mode": (trained, "data.random_erasing=0.9", "data.erasing_mode=pixel"),
+    "data.repeats": (trained, "", "data.repeats=2"),
     "data.train_examples": (numbers, "", "data.train_examples=128"),
     "optimizer.name": (trained, "", LARS),
     "optimizer.momentum": (trained, "", "optimizer.momentum=0.8"),
+    "optimizer.momentum_table": (trained, "", "optimizer.momentum_table=32:0.5"),
     "optimizer.nesterov": (trained, "", "optimizer.nesterov=true"),
     "optimizer.weight_decay": (trained, "", "optimizer.weight_decay=0.02"),
     "optimizer.no_decay": (trained, "", "optimizer.no_decay=norm"),
@@ -65,9 +75,14 @@ REACHES: dict[str, tuple[Callable[[Recipe], Any], str, str]] = {
     "optimizer.clip_norm": (trained, "", "optimizer.clip_norm=0.01"),
     "loss.label_smoothing": (trained, "", "loss.label_smoothing=0.1"),
     "loss.mixup": (trained, "", "loss.mixup=0.2"),
+    "loss.cutmix": (trained, "", "loss.cutmix=1"),
+    "loss.cutmix_share": (trained, "loss.mixup=0.2 loss.cutmix=1", "loss.cutmix_share=1"),
+    "loss.form": (trained, "", BINARY),
+    "loss.target_threshold": (trained, f"{BINARY} loss.mixup=0.2", "loss.target_threshold=0.3"),
     "loss.multiplicative_noise": (trained, "", "loss.multiplicative_noise=0.2"),
     "absa.max_batch_size": (numbers, "", "absa.max_batch_size=64"),
     "ema.decay": (trained, "ema.decay=0.5", "ema.decay=0.6"),
+    "ema.base_batch_size": (trained, "ema.decay=0.5", "ema.base_batch_size=16"),
     "ema.warmup": (trained, "ema.decay=0.9", "ema.warmup=true"),
     "schedule.base_lr": (rates, "", "schedule.base_lr=0.2"),
     "schedule.base_batch_size": (rates, "", "schedule.base_batch_size=64"),
@@ -85,6 +100,8 @@ REACHES: dict[str, tuple[Callable[[Recipe], Any], str, str]] = {
     "schedule.factor": (rates, STEPS, "schedule.factor=0.2"),
     "schedule.batch_growth": (rates, "", "schedule.batch_growth=5ep:2"),
     "schedule.power": (rates, "schedule.decay=poly", "schedule.power=1"),
+    "schedule.end_lr": (rates, "", "schedule.end_lr=0.001"),
+    "schedule.decay_until": (rates, "", "schedule.decay_until=0.5dur"),
     "schedule.decay_from": (rates, "schedule.warmup=2ep", "schedule.decay_from=start"),
     "precision": (trained, "", "precision=bf16"),
     "channels_last": (trained, "", "channels_last=true"),
@@ -97,6 +114,7 @@ REACHES: dict[str, tuple[Callable[[Recipe], Any], str, str]] = {
 """Key: the room in which it acts, what makes it act beside SMALL, and another value."""
 
 HELD = {
+    "stop_at": "tests/unit/test_targets.py",
     "loss_batch_size": "tests/unit/detection/test_losses.py",
     "validation_batch_size": "tests/unit/test_main.py::test_the_size_of_an_evaluation_pass_changes_no_score",
     "model.library": "tests/unit/detection/test_models.py",
