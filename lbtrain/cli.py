@@ -7,6 +7,10 @@
   lbtrain plan NAME_OR_FILE --gpus 8,64   print batch split, learning rates and memory for each world size
   lbtrain diff NAME_OR_FILE               print what differs from its parent and from the defaults
 
+  lbtrain eval RUN_OR_CHECKPOINT          score a trained model, every class by itself
+  lbtrain predict RUN IMAGE...            name what is on images
+  lbtrain export RUN                      write weights, class names and a model card for timm and others
+
   lbtrain data FOLDER                     print what a data set holds; --check decodes every image
   lbtrain doctor                          check the hosts of a hostfile before a launch
   lbtrain scaling-report                  measure, predict and explain scaling over GPUs
@@ -33,19 +37,21 @@ from pathlib import Path
 
 import lbtrain
 from lbtrain.errors import RecipeError, UserError, naming_the_extra, while_output_is_read
+from lbtrain.launch.environment import own_arguments
 from lbtrain.recipe import Recipe, as_text, differences
 from lbtrain.recipe.contract import Contract, parent_of
 from lbtrain.recipe.files import find_recipe, load_recipe, parents_of, shipped
 
+TRAINED = ("eval", "predict", "export")
 TOOLS = ("data", "doctor", "scaling-report", "study", "landscape", "verify")
 
 
 def main(argv: list[str] | None = None) -> int:
     """Returns the exit code. `train` and `plan` do not return: the recipe takes this process over."""
-    words = sys.argv[1:] if argv is None else argv
+    words = own_arguments(sys.argv[1:] if argv is None else argv)
     try:
-        if words and words[0] in TOOLS:
-            return _tool(words[0], words[1:])
+        if words and words[0] in (*TOOLS, *TRAINED):
+            return _delegated(words[0], words[1:])
         # argparse takes no KEY=VALUE behind --gpus for a positional one
         options, more = _parser().parse_known_args(words)
         options.more = more
@@ -92,10 +98,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _tool(name: str, words: list[str]) -> int:
+def _delegated(name: str, words: list[str]) -> int:
+    """To the module of a tool, or of what is done with a trained model."""
+    module = f"trained.{name}" if name in TRAINED else f"tools.{name.replace('-', '_')}.__main__"
     with naming_the_extra():
-        module = importlib.import_module(f"lbtrain.tools.{name.replace('-', '_')}.__main__")
-        return int(module.main(words))
+        return int(importlib.import_module(f"lbtrain.{module}").main(words))
 
 
 def _recipes(options: argparse.Namespace) -> None:

@@ -25,9 +25,11 @@ from lbtrain.plan.report import print_plans
 from lbtrain.plan.scaling import scaled_optimizer
 from lbtrain.plan.statistics import freeze
 from lbtrain.plan.validate import check_runs_here
-from lbtrain.recipe import Recipe
+from lbtrain.recipe import Recipe, keys, written
 from lbtrain.recipe.expectation import format_outcome
 from lbtrain.recipe.targets import all_reached
+from lbtrain.runs import legs
+from lbtrain.runs.banners import end_banner, start_banner
 from lbtrain.runs.checkpoint import Checkpoints
 from lbtrain.runs.directory import RunDirectory
 from lbtrain.runs.fingerprint import (
@@ -64,8 +66,11 @@ def run(
     directory.open_for(recipe)
     leader = world.rank == 0
     with directory.lock() if leader else contextlib.nullcontext():
-        checkpoints = Checkpoints(directory.path, keep=recipe.checkpoint.keep)
+        checkpoints = Checkpoints(directory.path, keep=recipe.checkpoint.keep, best=recipe.checkpoint.best)
+        changes = directory.changes(recipe)
         loaded = checkpoints.newest()
+        if not loaded and (loaded := legs.checkpoint_elsewhere(recipe)):
+            changes = [*changes, f"run_dir is {directory.path}"]
         progress = loaded.progress if loaded else Progress()
         check_same_on_all_ranks({"newest checkpoint (examples seen)": str(progress.examples)})
         finished = directory.summary()
@@ -82,6 +87,7 @@ def run(
         task, model = create_task(recipe, device), build_bare_model(initial, plan, device)
         weights = loaded_weights(model)
         checkpoints.fingerprint = _agree_on_data(plan, task, weights, job)
+        checkpoints.about = task.about()
         if loaded:
             _print_on_leader(world, *notes_on_resume(loaded.fingerprint, checkpoints.fingerprint))
             loaded.check_fits(model)
@@ -94,9 +100,13 @@ def run(
             )
         elif on_screen and leader:
             print_plans([plan], {}, task.index().rows())
+            classes = len(checkpoints.about["class_names"])
+            _print_on_leader(world, *start_banner(plan, classes, directory.path))
             _print_on_leader(world, *weights.notes)
 
         if leader:
+            if loaded and changes:
+                legs.record(directory.path, loaded, changes, source=str(loaded.path))
             directory.write_config(plan, checkpoints.fingerprint)
         records = Records(
             directory.path,
@@ -104,6 +114,8 @@ def run(
             on_screen=on_screen,
             total_examples=plan.total_examples,
             resumed_at=progress.examples,
+            trackers=recipe.log.trackers,
+            config={name: written(recipe, name) for name, _ in keys()},
         )
         if wrappers:
             task, engine = wrappers(task, engine)
@@ -126,12 +138,17 @@ def run(
     }
     if leader:
         if recipe.expect:
-            result["expectation"] = recipe.expect.compare(records.written("eval"))
+            result["expectation"] = recipe.expect.with_changes(
+                legs.reasons(legs.recorded(directory.path))
+            ).compare(records.written("eval"))
             if on_screen:
                 print(format_outcome(result["expectation"]), flush=True)
         result["replaced_images"] = directory.replaced_images()
     result |= {"world_size": plan.world_size, "engine": plan.engine}
-    return directory.write_summary(result, write=leader)
+    summary = directory.write_summary(result, write=leader)
+    if on_screen:
+        _print_on_leader(world, *end_banner(directory.path, summary))
+    return summary
 
 
 def _resume_garbage_collection() -> None:

@@ -73,6 +73,7 @@ def train(
             stopped = faults.after_update(updated, check_now=to_log or to_score or to_save)
             done = StepResult(progress, phase, lr)
             monitors.after_step(done, logged=to_log)
+            improved = False
             with monitors.paused():
                 # before a checkpoint, which keeps what is decided here
                 coming = techniques.batch.phase(progress)
@@ -81,9 +82,11 @@ def train(
                     evaluation, pictures = evaluate(plan, task, engine, techniques, progress)
                     monitors.after_evaluation(done, evaluation, pictures)
                     finished = finished or all_reached(plan.recipe.stop_at, evaluation.metrics)
-                if to_save or stopped or finished:
+                    improved = checkpoints.best.improved(evaluation.metrics)
+                if to_save or stopped or finished or improved:
                     faults.at(progress.step, "checkpoint")
-                    save(plan, engine, techniques, progress, checkpoints, wait=finished or stopped)
+                    wait = finished or stopped
+                    save(plan, engine, techniques, progress, checkpoints, wait=wait, is_best=improved)
             if stopped and not finished:
                 raise Preempted(
                     f"The run was stopped by a signal after step {progress.step}. Everything is saved, and "
@@ -120,13 +123,14 @@ def save(
     checkpoints: Checkpoints,
     *,
     wait: bool,
+    is_best: bool,
 ) -> None:
     """Collective: all ranks give their part and rank 0 writes, while the others and the loop go on unless
     told to `wait`.
     """
     state = engine.save()
     if state is not None:
-        checkpoints.save(state, progress, plan.recipe_yaml, techniques.state())
+        checkpoints.save(state, progress, plan.recipe_yaml, techniques.state(), is_best=is_best)
     if wait:
         checkpoints.wait()
         engine.mean(torch.zeros(1, device=engine.device))  # nobody exits before the file is there

@@ -16,6 +16,7 @@ from lbtrain.errors import RecipeError
 from lbtrain.plan.batching import Phase
 from lbtrain.plan.scaling import peak_lr, regime_factor, scaled_optimizer
 from lbtrain.recipe import Recipe, inactive_keys, value_of, written
+from lbtrain.recipe.sections.running import BEST_BY
 
 SHARDING = ("deepspeed", "colossalai")
 """Engines with a `zero_stage` of their own."""
@@ -158,6 +159,7 @@ def _check_task(recipe: Recipe) -> None:
     if library != "timm":
         _check_detection(recipe)
     _check_augmentation(recipe)
+    _check_best(recipe)
 
 
 def _check_augmentation(recipe: Recipe) -> None:
@@ -172,6 +174,17 @@ def _check_augmentation(recipe: Recipe) -> None:
         raise RecipeError(
             f"model.drop_path={drop_path:g} and model.args drop_path_rate say the same. Set one of the two."
         )
+
+
+def _check_best(recipe: Recipe) -> None:
+    best, library = recipe.checkpoint.best, recipe.model.library
+    if best and (best.removeprefix("ema_") in BEST_BY["timm"]) != (library == "timm"):
+        raise RecipeError(
+            f"checkpoint.best={best} is no metric of model.library={library}. Use "
+            f"{' or '.join(BEST_BY['timm' if library == 'timm' else 'detection'])}."
+        )
+    if best.startswith("ema_") and not recipe.ema.decay:
+        raise RecipeError(f"checkpoint.best={best} needs an average of the weights. Set ema.decay.")
 
 
 def _check_detection(recipe: Recipe) -> None:
@@ -292,6 +305,21 @@ def check_compiler(device_type: str) -> None:
         raise RecipeError("compile=true on a GPU needs the package triton: install it, or use compile=false.")
 
 
+_PACKAGES = {"wandb": "wandb", "trackio": "trackio", "mlflow": "mlflow", "comet_ml": "comet_ml"}
+"""What each tracker needs beside accelerate. TensorBoard, which is the default, may be absent."""
+
+
+def _check_trackers(recipe: Recipe) -> None:
+    for name in recipe.log.trackers:
+        needed = ("accelerate", _PACKAGES[name]) if name in _PACKAGES else ()
+        missing = [package for package in needed if importlib.util.find_spec(package) is None]
+        if missing:
+            raise RecipeError(
+                f"log.trackers={name} needs {' and '.join(missing)}, which is not installed here: "
+                f"pip install {' '.join(missing)}, or leave {name} out."
+            )
+
+
 def check_runs_here(recipe: Recipe, engine: str, device_type: str) -> None:
     """Raises RecipeError for what this machine lacks. `device_type`: cuda or cpu."""
     for setting in (
@@ -304,6 +332,7 @@ def check_runs_here(recipe: Recipe, engine: str, device_type: str) -> None:
                 f"{setting} under engine={engine} needs a GPU, and this machine has none: {reason}. Use "
                 f"{remedy}."
             )
+    _check_trackers(recipe)
     if recipe.compile:
         check_compiler(device_type)
     if engine == "colossalai" and importlib.util.find_spec("colossalai") is None:

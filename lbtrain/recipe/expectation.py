@@ -5,6 +5,7 @@ the recipe as it is written: a run whose experiment was changed on the command l
 not comparable.
 """
 
+import dataclasses
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -39,6 +40,10 @@ class Expectation:
     def __str__(self) -> str:
         to = f" to {self.target}" if self.target else ""
         return f"{self.metric} {self.value:g} ± {self.tolerance:g}{to} ({self.source})"
+
+    def with_changes(self, reasons: Sequence[str]) -> "Expectation":
+        """The same, of a run that these reasons make another experiment."""
+        return dataclasses.replace(self, changed=(*self.changed, *reasons))
 
     def compare(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """The part of summary.json: the numbers, the outcome, and why a run is not comparable. `rows`: the

@@ -24,6 +24,7 @@ from lbtrain.recipe.sections import (
     ColossalAIConfig,
     DataConfig,
     DeepSpeedConfig,
+    LogConfig,
     LossConfig,
     MeasureConfig,
     ModelConfig,
@@ -39,7 +40,7 @@ MAY_CHANGE_ON_RESUME = {
     "micro_batch_size", "max_micro_batch_size", "validation_batch_size", "data.root", "data.workers",
     "channels_last", "compile", "run_dir", "fault_timeout", "skip_nonfinite", "resume", "log_every",
     "evaluate_every", "checkpoint.every", "checkpoint.keep", "data.on_error", "measure.noise_scale",
-    "measure.layers", "measure.distance", "stop_at",
+    "measure.layers", "measure.distance", "checkpoint.best", "log.trackers", "stop_at",
     "data.max_pixels", "data.validation_root", "max_overflows", "min_loss_scale",
 }  # fmt: skip
 """Keys that do not enter the mathematics, so that a run may continue with other values."""
@@ -170,11 +171,13 @@ class Recipe(Unassignable):
     resume: str = key(
         "auto",
         "auto: continue from the newest checkpoint in run_dir, if there is one. never: reject a run_dir "
-        "that holds a run.",
-        choices=("auto", "never"),
+        "that holds a run. new_leg: as auto, also with another duration, batch_size or schedule, which "
+        "legs.json records. PATH: start from a checkpoint of another run, with its optimizer state.",
+        path=True,
     )
     evaluate_every: Duration = length("1ep", "How often to evaluate on the validation set.")
     log_every: Duration = length("10it", "How often to write a row to metrics.jsonl.")
+    log: LogConfig = key(LogConfig, "Experiment trackers.")
     checkpoint: CheckpointConfig = key(CheckpointConfig, "Checkpoints.")
     measure: MeasureConfig = key(MeasureConfig, "What a run measures of its landscape (see tools.landscape).")
     # No keys: they are not part of the experiment, and neither recipe.yaml nor a comparison of recipes knows

@@ -257,7 +257,8 @@ def _check_range(value: Any, checks: Mapping[str, Any], name: str) -> None:
     if "choices" in checks and value not in checks["choices"]:
         near = difflib.get_close_matches(str(value), [str(choice) for choice in checks["choices"]], n=1)
         hint = f". Did you mean {near[0]}?" if near else "."
-        raise RecipeError(f"{name}={value}: {name} is one of {', '.join(map(str, checks['choices']))}{hint}")
+        choices = ", ".join(str(choice) or "empty" for choice in checks["choices"])
+        raise RecipeError(f"{name}={value}: {name} is one of {choices}{hint}")
     if checks.get("level") and not re.fullmatch(
         r"0?\.[0-9]+|[01](\.0*)?|[0-9](\.[0-9]*)?e-[0-9]{1,2}", value
     ):

@@ -23,6 +23,7 @@ import torch
 
 from lbtrain.engines.protocol import EngineState
 from lbtrain.errors import RecipeError, SaveFailed
+from lbtrain.runs.best import BestCheckpoint
 from lbtrain.runs.files import open_to_read, read_whole, write_whole
 from lbtrain.runs.loading import FINGERPRINT, SCALE_STEPS, LoadedCheckpoint, read_checkpoint
 from lbtrain.runs.progress import Progress
@@ -33,10 +34,13 @@ class Checkpoints:
     that were skipped.
     """
 
-    def __init__(self, run_dir: Path, *, keep: int):
+    def __init__(self, run_dir: Path, *, keep: int, best: str = ""):
         self.folder = run_dir / "checkpoints"
+        self.best = BestCheckpoint(self.folder, best)
         self.keep = keep
         self.fingerprint: Mapping[str, str] = {}
+        self.about: Mapping[str, Any] = {}
+        """What somebody needs who has nothing but the weights (Task.about)."""
         self._writer: threading.Thread | None = None
         self._failure: SaveFailed | None = None
         self._skipped: set[Path] = set()
@@ -47,6 +51,8 @@ class Checkpoints:
         progress: Progress,
         recipe_yaml: str,
         extras: Mapping[str, Any] | None = None,
+        *,
+        is_best: bool = False,
     ) -> None:
         """Starts to write a checkpoint, when the one before is written, with `extras` (tensors, numbers, text
         by name) beside the rest.
@@ -55,7 +61,8 @@ class Checkpoints:
         """
         self.wait()
         self._writer = threading.Thread(
-            target=self._write_or_note, args=(state, progress, recipe_yaml, copy.deepcopy(extras))
+            target=self._write_or_note,
+            args=(state, progress, recipe_yaml, copy.deepcopy(extras), is_best),
         )
         self._writer.start()
 
@@ -71,10 +78,17 @@ class Checkpoints:
             raise failure
 
     def _write_or_note(
-        self, state: EngineState, progress: Progress, recipe_yaml: str, extras: Mapping[str, Any] | None
+        self,
+        state: EngineState,
+        progress: Progress,
+        recipe_yaml: str,
+        extras: Mapping[str, Any] | None,
+        is_best: bool,
     ) -> None:
         try:
-            self._write(state, progress, recipe_yaml, extras)
+            path = self._write(state, progress, recipe_yaml, extras)
+            if is_best:
+                self.best.keep(path, progress.step)
         # whatever it is: noted, or this thread ends without a word and the run without its checkpoint
         except Exception as error:
             # of a disk that has become read-only; the next save or start removes it
@@ -96,7 +110,7 @@ class Checkpoints:
 
     def _write(
         self, state: EngineState, progress: Progress, recipe_yaml: str, extras: Mapping[str, Any] | None
-    ) -> None:
+    ) -> Path:
         """Writes one checkpoint and then removes the oldest, and damaged ones that it replaces."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self._remove_unfinished()
@@ -109,6 +123,7 @@ class Checkpoints:
             "recipe": recipe_yaml,
             FINGERPRINT: dict(self.fingerprint),
         } | dict(extras or {})
+        content |= dict(self.about)
         path = self.folder / f"step_{progress.step:09}.pt"
         new = path.with_suffix(".new")
         with new.open("xb") as file:
@@ -124,6 +139,7 @@ class Checkpoints:
         for old in [*self._not_skipped()[: -self.keep], *replaced]:
             old.unlink()
             _checksum_path(old).unlink(missing_ok=True)
+        return path
 
     def _remove_unfinished(self) -> None:
         """What a crash or a full disk has left; the run directory is this job's alone."""
@@ -147,6 +163,14 @@ class Checkpoints:
                 "; ".join(damaged) + (". No good checkpoint is left: choose another run_dir to start anew")
             )
         return None
+
+    def load(self, path: Path) -> LoadedCheckpoint:
+        """One checkpoint of the folder. Raises RecipeError if it is damaged."""
+        if checksum := _matching_checksum(path):
+            return read_checkpoint(path, [], checksum)
+        raise RecipeError(
+            f"{path} is damaged, or its checksum file is not beside it. Name another checkpoint."
+        )
 
     def _not_skipped(self) -> list[Path]:
         return [path for path in self._paths() if path not in self._skipped]

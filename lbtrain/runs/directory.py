@@ -19,14 +19,26 @@ from typing import Any, TextIO
 from lbtrain.engines.deepspeed_config import complete_config
 from lbtrain.errors import RecipeError
 from lbtrain.plan.plan import Plan
-from lbtrain.recipe import MAY_CHANGE_ON_RESUME, Recipe, as_text, differences
+from lbtrain.recipe import Recipe
 from lbtrain.runs.files import open_to_append, read_object, read_whole, saving, write_whole
+from lbtrain.runs.legs import changed_keys, changes_of_leg
 from lbtrain.runs.provenance import commit, hardware, versions
 from lbtrain.runs.rows import read_rows
 
 WRITTEN = (
     *("recipe.yaml", "plan.json", "fingerprint.json", "deepspeed.json", "metrics.jsonl", "summary.json"),
-    *("tensorboard", "checkpoints", "pictures", "lock", "guards.json", "faults.log", "diverged.json"),
+    *("summary.csv", "legs.json"),
+    *(
+        "tensorboard",
+        "checkpoints",
+        "evaluation",
+        "export",
+        "pictures",
+        "lock",
+        "guards.json",
+        "faults.log",
+        "diverged.json",
+    ),
 )
 """All that a run writes into its directory."""
 
@@ -80,23 +92,23 @@ class RunDirectory:
             raise RecipeError(
                 f"run_dir={self.path} holds a run already, and resume=never. Choose another run_dir."
             )
-        if changed := self.changes(recipe):
+        if recipe.resume == "new_leg" and self.holds_run():
+            changes_of_leg(self.recipe(), recipe)
+        elif changed := self.changes(recipe):
             raise RecipeError(
                 f"run_dir={self.path} holds a run of another recipe ({'; '.join(changed)}). Choose another "
-                "run_dir, or undo the change."
+                "run_dir, undo the change, or write resume=new_leg to go on with another duration, "
+                "batch_size or schedule."
             )
 
     def changes(self, recipe: Recipe) -> list[str]:
         """What makes `recipe` another run than the one in this folder; nothing where it would continue that
         run, or where there is none. Raises RecipeError for a recipe.yaml that this version does not read.
         """
-        if not (self.path / "recipe.yaml").exists() and not any(self.path.glob("checkpoints/step_*.pt")):
-            return []
-        return [
-            f"{key} was {as_text(before)}, is {as_text(now)}"
-            for key, before, now in differences(self.recipe(), recipe)
-            if key not in MAY_CHANGE_ON_RESUME
-        ]
+        return changed_keys(self.recipe(), recipe) if self.holds_run() else []
+
+    def holds_run(self) -> bool:
+        return (self.path / "recipe.yaml").exists() or any(self.path.glob("checkpoints/step_*.pt"))
 
     def recipe(self) -> Recipe:
         """Of the run in this folder. Raises RecipeError where its file is missing, damaged, or of a version

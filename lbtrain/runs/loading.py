@@ -32,6 +32,7 @@ class LoadedCheckpoint:
     """SHA-256 of the file: another one, other weights."""
     fingerprint: Mapping[str, str]
     """Of the run that saved it (lbtrain.runs.fingerprint)."""
+    recipe_yaml: str
 
     def check_fits(self, model: nn.Module) -> None:
         """Raises RecipeError unless weights and optimizer states are those of `model` and its parameters, by
@@ -98,7 +99,9 @@ def read_checkpoint(path: Path, skipped: list[str], checksum: str) -> LoadedChec
     own = (*OWN, SCALE_STEPS, FINGERPRINT)
     extras = {name: value for name, value in content.items() if name not in own}
     state = {"model": weights, "optimizer": states, "loss_scale": scale, SCALE_STEPS: steps}
-    return LoadedCheckpoint(path, state, Progress(**told), extras, skipped, checksum, fingerprint)
+    return LoadedCheckpoint(
+        path, state, Progress(**told), extras, skipped, checksum, fingerprint, str(content["recipe"])
+    )
 
 
 def _all(values: Any, kind: type) -> bool:

@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -18,6 +18,8 @@ from PIL import Image
 from lbtrain.runs.files import open_to_append, saving, write_whole
 from lbtrain.runs.rows import EvalRow, Row, TrainRow, TrustRow, flat, read_rows
 from lbtrain.runs.screen import Screen
+from lbtrain.runs.summary_csv import summary_csv
+from lbtrain.runs.trackers import start_trackers
 
 Pictures = dict[str, NDArray[np.uint8]]
 """What to look at, by name: uint8 (height, width, 3)."""
@@ -29,15 +31,26 @@ class Records:
     """
 
     def __init__(
-        self, run_dir: Path, *, enabled: bool, on_screen: bool, total_examples: int, resumed_at: int = 0
+        self,
+        run_dir: Path,
+        *,
+        enabled: bool,
+        on_screen: bool,
+        total_examples: int,
+        resumed_at: int = 0,
+        trackers: Sequence[str] = ("tensorboard",),
+        config: Mapping[str, str] | None = None,
     ):
+        """`trackers` beside metrics.jsonl; `config` is what they show as the settings of the run."""
         self.enabled = enabled
         self.run_dir = run_dir
         if not enabled:
             return
         self._metrics = open_metrics(run_dir / "metrics.jsonl", resumed_at)
         with saving(run_dir / "tensorboard"):
-            self._board = _tensorboard(run_dir / "tensorboard", resumed_at)
+            wanted = "tensorboard" in trackers
+            self._board = _tensorboard(run_dir / "tensorboard", resumed_at) if wanted else None
+        self._trackers = list(start_trackers(trackers, run_dir, config or {}))
         self._screen = Screen(total_examples) if on_screen else None
 
     def written(self, kind: str) -> list[dict[str, Any]]:
@@ -54,9 +67,14 @@ class Records:
             self._metrics.write(json.dumps(values) + "\n")
             self._metrics.flush()
         with saving(self.run_dir / "tensorboard"):
-            for name, value in _scalars(row, values) if self._board else ():
-                if name not in ("kind", "step", "examples") and value is not None:
-                    self._board.add_scalar(f"{row.kind}/{name}", value, row.examples)
+            if self._board:
+                for name, value in _numbers(row, values).items():
+                    self._board.add_scalar(name, value, row.examples)
+        for tracker in self._trackers:
+            tracker.log(_numbers(row, values), step=row.step)
+        if isinstance(row, EvalRow):
+            rows, _ = read_rows(self.run_dir / "metrics.jsonl")
+            write_whole(self.run_dir / "summary.csv", summary_csv(rows))
         if self._screen and isinstance(row, TrainRow | EvalRow):
             self._screen.show(row)
 
@@ -82,6 +100,8 @@ class Records:
         with saving(self.run_dir / "tensorboard"):
             if self._board:
                 self._board.close()
+        for tracker in self._trackers:
+            tracker.finish()
 
 
 def _tensorboard(folder: Path, resumed_at: int) -> Any:
@@ -99,6 +119,13 @@ def _leave_to_the_next_write(failed: threading.ExceptHookArgs) -> None:
     """TensorBoard's thread prints what a full disk raises, and raises it again in the next call."""
     if not (isinstance(failed.exc_value, OSError) and "tensorboard" in type(failed.thread).__module__):
         threading.__excepthook__(failed)
+
+
+def _numbers(row: Row, values: dict[str, Any]) -> dict[str, float]:
+    """What a row measured, by the names that trackers show."""
+    left_out = ("kind", "step", "examples")
+    scalars = ((name, value) for name, value in _scalars(row, values) if name not in left_out)
+    return {f"{row.kind}/{name}": value for name, value in scalars if value is not None}
 
 
 def _scalars(row: Row, values: dict[str, Any]) -> Iterator[tuple[str, Any]]:

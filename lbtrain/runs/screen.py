@@ -9,26 +9,28 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from lbtrain.runs.rows import EvalRow, TrainRow
 
+_WIDE, _USUAL = 125, 78
+"""Columns of a terminal that shows everything, and of one that shows step, epoch, loss, speed and ETA."""
+
 
 class Screen:
     """A progress bar with ETA, images/s, rate and loss on a terminal; a line a row elsewhere. A terminal that
     was closed ends nothing.
     """
 
-    def __init__(self, total_examples: int):
+    def __init__(self, total_examples: int, console: Console | None = None):
         self.total = total_examples
         self.started = time.monotonic()
         self.first_examples: int | None = None
         self.bar: Progress | None = None
-        if sys.stdout.isatty():
-            shape = [
-                BarColumn(),
-                TextColumn("{task.percentage:3.0f}%"),
-                TimeElapsedColumn(),
-                TextColumn("ETA"),
-                TimeRemainingColumn(),
-            ]
-            self.bar = Progress(*shape, TextColumn("{task.description}"), console=Console())
+        if console or sys.stdout.isatty():
+            console = console or Console()
+            self.width = console.width
+            percent, eta = TextColumn("{task.percentage:3.0f}%"), (TextColumn("ETA"), TimeRemainingColumn())
+            elapsed = [TimeElapsedColumn()] if self.width >= _WIDE else []
+            bar = BarColumn(bar_width=40 if self.width >= _WIDE else 10)
+            words = TextColumn("{task.description}")
+            self.bar = Progress(bar, percent, *elapsed, words, *eta, console=console)
             self.task = self.bar.add_task("", total=total_examples)
             self.bar.start()
 
@@ -36,7 +38,8 @@ class Screen:
         text = _format(row)
         if self.bar and isinstance(row, TrainRow):
             with contextlib.suppress(OSError):
-                self.bar.update(self.task, completed=row.examples, description=text)
+                short = text if self.width >= _WIDE else _short(row, self.width)
+                self.bar.update(self.task, completed=row.examples, description=short)
         else:
             self.print_line(f"{text}  {self._eta(row.examples)}" if isinstance(row, TrainRow) else text)
 
@@ -59,6 +62,13 @@ class Screen:
         with contextlib.suppress(OSError):
             if self.bar:
                 self.bar.stop()
+
+
+def _short(row: TrainRow, width: int) -> str:
+    """What fits beside the bar."""
+    if width < _USUAL:
+        return f"{row.step} loss {row.loss:.4f}"
+    return f"step {row.step} ep {row.epoch:.2f} loss {row.loss:.4f} {row.images_per_sec:,.0f} img/s"
 
 
 def _format(row: TrainRow | EvalRow) -> str:

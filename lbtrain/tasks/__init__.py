@@ -9,11 +9,12 @@ from torch import Tensor, nn
 
 from lbtrain.data import DatasetInfo
 from lbtrain.recipe import Recipe
-from lbtrain.tasks.protocol import Evaluation, PrimaryMetric, Task
+from lbtrain.tasks.protocol import Evaluation, PrimaryMetric, Report, Task
 
 __all__ = [
     "Evaluation",
     "PrimaryMetric",
+    "Report",
     "Task",
     "build_model",
     "create_task",

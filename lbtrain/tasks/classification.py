@@ -6,6 +6,7 @@ engines' average over accumulation steps and ranks is the mean over the global b
 remark 3).
 """
 
+import dataclasses
 from collections.abc import Iterator
 from typing import Any, cast
 
@@ -18,9 +19,11 @@ from torch import Tensor, nn
 
 from lbtrain.data import DatasetInfo, Source, batches, dataset_info, open_source
 from lbtrain.data.augment import draws, fractions
+from lbtrain.data.class_names import class_names
 from lbtrain.data.index import DatasetIndex
 from lbtrain.data.loss_weights import noisy_weights
 from lbtrain.data.mixing import draw_mixes, mix
+from lbtrain.data.pixels import PixelRules, photo_rules
 from lbtrain.data.registry import PHOTOS
 from lbtrain.data.sources import Batch
 from lbtrain.data.stream import (
@@ -32,9 +35,12 @@ from lbtrain.data.stream import (
     train_blocks,
     whole_groups,
 )
+from lbtrain.errors import RecipeError
 from lbtrain.nn import convert_drop_path, drop_path_layers
 from lbtrain.recipe import Recipe
-from lbtrain.tasks.protocol import Evaluation, PrimaryMetric
+from lbtrain.tasks.class_scores import ClassScores
+from lbtrain.tasks.confusion import drawn
+from lbtrain.tasks.protocol import Evaluation, PrimaryMetric, Report
 
 TrainingBatch = tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]
 """Images; labels (n,), or probabilities (n, classes) where images are mixed; with multiplicative noise also
@@ -84,6 +90,17 @@ class Classification:
 
     def index(self) -> DatasetIndex:
         return DatasetIndex(self.train_source.index, self.eval_source.index)
+
+    def about(self) -> dict[str, Any]:
+        config, known = self.recipe.data, self.known
+        names = class_names(config.name, self.train_source.index, known.num_classes)
+        photos = config.name in PHOTOS
+        rules = photo_rules(config, self.recipe.model.name) if photos else PixelRules(known.mean, known.std)
+        inputs = {"channels": known.channels, "size": known.image_size, "photos": photos}
+        inputs |= vars(
+            dataclasses.replace(rules, std=known.std) if config.augmentation == "alexnet" else rules
+        )
+        return {"class_names": names, "inputs": {key: plain(value) for key, value in inputs.items()}}
 
     def batches(
         self, *, start: int, micro_batch_size: int, rank: int, world_size: int
@@ -178,22 +195,56 @@ class Classification:
         """Over this rank's share of the evaluation set: (examples, summed loss, top-1 hits, top-5 hits),
         float64.
         """
-        blocks = list(
-            evaluation_blocks(
-                len(self.eval_source), micro_batch_size=micro_batch_size, rank=rank, world_size=world_size
-            )
-        )
-        loaded = batches(self.eval_source, blocks, workers=self.recipe.data.workers, device=self.device)
+        split = dict(micro_batch_size=micro_batch_size, rank=rank, world_size=world_size)
         sums = torch.zeros(4, dtype=torch.float64, device=self.device)
-        for block, (images, labels) in zip(blocks, loaded, strict=True):
-            scores = model(images).float()
-            scored = torch.from_numpy(block.epochs != PADDING).to(self.device, non_blocking=True)
+        for scores, labels, scored in self._scores(model, self.eval_source, **split):
             hits = (scores.topk(min(5, scores.shape[1])).indices == labels[:, None]) & scored[:, None]
             losses = F.cross_entropy(scores, labels, reduction="none") * scored
             sums += torch.stack(
                 [scored.sum().double(), losses.double().sum(), hits[:, 0].sum().double(), hits.sum().double()]
             )
         return sums
+
+    def _scores(
+        self, model: nn.Module, source: Source, **split: int
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Of this rank's share of a split: scores (n, classes), labels (n,), and which of them count (n,)."""
+        blocks = list(evaluation_blocks(len(source), **split))
+        loaded = batches(source, blocks, workers=self.recipe.data.workers, device=self.device)
+        for block, (images, labels) in zip(blocks, loaded, strict=True):
+            scored = torch.from_numpy(block.epochs != PADDING).to(self.device, non_blocking=True)
+            yield model(images).float(), labels, scored
+
+    @torch.no_grad()
+    def report(self, model: nn.Module, *, train: bool, **split: int) -> Report:
+        source = self._unvaried_training_split() if train else self.eval_source
+        if not len(source):
+            raise RecipeError("The data set has no validation images. Use --split train.")
+        sums, names = ClassScores(self.known.num_classes, self.device), self.about()["class_names"]
+        for scores, labels, scored in self._scores(model, source, **split):
+            sums.add(scores[scored], labels[scored])
+        sums.reduce()
+        matrix = sums.confusion.cpu()
+        rows = [
+            {"true": name, **dict(zip(names, counts.tolist(), strict=True))}
+            for name, counts in zip(names, matrix, strict=True)
+        ]
+        tables = {"classes": sums.classes(names), "confusion": rows}
+        return Report(sums.metrics(), tables, {"confusion": drawn(matrix.numpy(), names)})
+
+    def _unvaried_training_split(self) -> Source:
+        config = dataclasses.replace(
+            self.recipe.data, augmentation="none", auto_augment="", color_jitter=0.0, random_erasing=0.0
+        )
+        if self.recipe.data.augmentation == "alexnet":  # which has a deviation of its own
+            std = [str(value / 255) for value in self.known.std]
+            config = dataclasses.replace(config, std=std)
+        return open_source(config, train=True, seed=0, model=self.recipe.model.name)
+
+
+def plain(value: Any) -> Any:
+    """As a checkpoint holds it: lists of numbers."""
+    return list(value) if isinstance(value, tuple) else value
 
 
 create = Classification

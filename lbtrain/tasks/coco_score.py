@@ -5,6 +5,7 @@ once.
 import contextlib
 import copy
 import io
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,8 @@ segmentation (compressed RLE).
 """
 
 NAMES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
+TWELVE_NAMES = (*NAMES, "ar1", "ar10", "ar100", "ar_small", "ar_medium", "ar_large")
+"""Of COCO's twelve numbers, in its order: average precision, then average recall."""
 
 
 def as_detections(
@@ -56,9 +59,11 @@ def from_all_ranks(found: list[Detection]) -> list[Detection] | None:
     )
 
 
-def average_precision(ground_truth: dict[str, Any], found: list[Detection]) -> dict[str, float]:
-    """`mask_ap`, `mask_ap50`, ..., `box_ap_large` in percent, as COCO defines them; those of which there is
-    no object are left out.
+def average_precision(
+    ground_truth: dict[str, Any], found: list[Detection], names: Sequence[str] = NAMES
+) -> dict[str, float]:
+    """`mask_ap`, `mask_ap50`, ..., `box_ap_large` in percent, as COCO defines them, and more of the twelve
+    numbers as `names` says; those of which there is no object are left out.
     """
     metrics: dict[str, float] = {}
     with contextlib.redirect_stdout(io.StringIO()):
@@ -70,11 +75,11 @@ def average_precision(ground_truth: dict[str, Any], found: list[Detection]) -> d
             )
         truth.createIndex()
         for kind, name in (("segm", "mask"), ("bbox", "box")):
-            metrics |= {f"{name}_{key}": value for key, value in _scores(truth, found, kind).items()}
+            metrics |= {f"{name}_{key}": value for key, value in _scores(truth, found, kind, names).items()}
     return metrics
 
 
-def _scores(truth: COCO, found: list[Detection], kind: str) -> dict[str, float]:
+def _scores(truth: COCO, found: list[Detection], kind: str, names: Sequence[str]) -> dict[str, float]:
     left_out = (
         "bbox" if kind == "segm" else "segmentation"
     )  # loadRes would take an object's area from its box where it has one
@@ -86,5 +91,5 @@ def _scores(truth: COCO, found: list[Detection], kind: str) -> dict[str, float]:
     evaluation.accumulate()
     evaluation.summarize()
     return {
-        name: 100 * float(value) for name, value in zip(NAMES, evaluation.stats, strict=False) if value >= 0
+        name: 100 * float(value) for name, value in zip(names, evaluation.stats, strict=False) if value >= 0
     }

@@ -6,7 +6,7 @@ docs/detection.md.
 """
 
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -23,9 +23,16 @@ from lbtrain.data.loading import in_order
 from lbtrain.data.stream import PADDING, Block, SampleStream, Stream
 from lbtrain.errors import RecipeError
 from lbtrain.recipe import Recipe
-from lbtrain.tasks.coco_score import Detection, as_detections, average_precision, from_all_ranks
+from lbtrain.tasks.coco_score import (
+    NAMES,
+    TWELVE_NAMES,
+    Detection,
+    as_detections,
+    average_precision,
+    from_all_ranks,
+)
 from lbtrain.tasks.pictures import drawn
-from lbtrain.tasks.protocol import Evaluation, PrimaryMetric
+from lbtrain.tasks.protocol import Evaluation, PrimaryMetric, Report
 
 _PICTURED = 6
 
@@ -108,6 +115,11 @@ class InstanceSegmentation:
     def index(self) -> DatasetIndex:
         return DatasetIndex(self.train_source.index, self.eval_source.index)
 
+    def about(self) -> dict[str, Any]:
+        short, longest = self.eval_preparation.short_edges[-1], self.eval_preparation.max_size
+        inputs = {"channels": 3, "size": short, "longest": longest, "photos": True}
+        return {"class_names": list(self.train_source.class_names), "inputs": inputs}
+
     def batches(
         self, *, start: int, micro_batch_size: int, rank: int, world_size: int
     ) -> Iterator[InstanceBatch]:
@@ -146,7 +158,19 @@ class InstanceSegmentation:
         dist.broadcast_object_list(outcome)
         return Evaluation(*outcome[0])
 
-    def _scored(self, found: list[Detection]) -> tuple[dict[str, float], dict[str, Any]]:
+    def report(
+        self, model: nn.Module, *, train: bool, micro_batch_size: int, rank: int, world_size: int
+    ) -> Report:
+        if train:
+            raise RecipeError("--split train: detection is scored on the validation split. Use --split val.")
+        found = from_all_ranks(self._found(model, micro_batch_size, rank, world_size))
+        report = [None if found is None else _report(*self._scored(found, TWELVE_NAMES))]
+        dist.broadcast_object_list(report)
+        return cast(Report, report[0])
+
+    def _scored(
+        self, found: list[Detection], names: Sequence[str] = NAMES
+    ) -> tuple[dict[str, float], dict[str, Any]]:
         samples = [self.eval_source[index] for index in range(min(_PICTURED, len(self.eval_source)))]
         of_sample = [
             [detection for detection in found if detection["image_id"] == sample.image_id]
@@ -157,7 +181,7 @@ class InstanceSegmentation:
             for label in range(1, len(self.eval_source.class_names) + 1)
         }
         pictures = {"detections": drawn(samples, of_sample, self.eval_source.class_names, labels)}
-        return average_precision(self.eval_source.ground_truth(), found), pictures
+        return average_precision(self.eval_source.ground_truth(), found, names), pictures
 
     @torch.no_grad()
     def _found(self, model: nn.Module, micro_batch_size: int, rank: int, world_size: int) -> list[Detection]:
@@ -182,6 +206,10 @@ class InstanceSegmentation:
         return as_detections(
             self.eval_source.image_id(index), category_ids, result["boxes"], result["scores"], masks
         )
+
+
+def _report(metrics: dict[str, float], pictures: dict[str, Any]) -> Report:
+    return Report(metrics, pictures=pictures)
 
 
 def evaluation_items(

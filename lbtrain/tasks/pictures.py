@@ -42,7 +42,7 @@ def drawn(
     columns = []
     for sample, detections in zip(samples, found, strict=True):
         sure = [detection for detection in detections if detection["score"] >= 0.5]
-        truth = _on_image(
+        truth = on_image(
             sample,
             torch.from_numpy(sample.masks),
             sample.labels.tolist(),
@@ -53,7 +53,7 @@ def drawn(
             f"{names[label - 1]} {detection['score']:.2f}"
             for label, detection in zip(kept, sure, strict=True)
         ]
-        columns.append(np.concatenate([truth, _on_image(sample, _masks(sure, sample), kept, words)]))
+        columns.append(np.concatenate([truth, on_image(sample, _masks(sure, sample), kept, words)]))
     return np.concatenate(columns, 1)
 
 
@@ -62,7 +62,7 @@ def _masks(detections: list[dict[str, Any]], sample: Sample) -> Tensor:
     return torch.stack(decoded) if decoded else torch.zeros(0, *sample.pixels.shape[:2], dtype=torch.uint8)
 
 
-def _on_image(sample: Sample, masks: Tensor, labels: list[int], words: list[str]) -> NDArray[np.uint8]:
+def on_image(sample: Sample, masks: Tensor, labels: list[int], words: list[str]) -> NDArray[np.uint8]:
     """Enlarged or reduced to `_HEIGHT` pixels before anything is drawn, so that lines and letters are
     sharp.
     """

@@ -36,6 +36,15 @@ class Evaluation:
     pictures: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Report:
+    """All that an evaluation says: metrics, tables as rows of columns by name, and pictures."""
+
+    metrics: dict[str, float]
+    tables: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    pictures: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
+
+
 class Task(Protocol):
     """One job on one rank."""
 
@@ -46,6 +55,12 @@ class Task(Protocol):
 
     def index(self) -> DatasetIndex:
         """Of what the data set consists: printed at the start, and compared between ranks."""
+        ...
+
+    def about(self) -> dict[str, Any]:
+        """What somebody needs who has nothing but the weights, as every checkpoint keeps it: `class_names`,
+        and in `inputs` how an image becomes an input.
+        """
         ...
 
     def batches(self, *, start: int, micro_batch_size: int, rank: int, world_size: int) -> Iterator[Any]:
@@ -64,5 +79,13 @@ class Task(Protocol):
     def evaluate(self, model: nn.Module, *, micro_batch_size: int, rank: int, world_size: int) -> Evaluation:
         """Scores every example of the evaluation set once, whatever the number of ranks; the same metrics on
         every rank. Collective.
+        """
+        ...
+
+    def report(
+        self, model: nn.Module, *, train: bool, micro_batch_size: int, rank: int, world_size: int
+    ) -> Report:
+        """As `evaluate`, in detail, and of the training split without augmentation if `train` is set.
+        Collective. Raises RecipeError for a split without examples.
         """
         ...

@@ -172,6 +172,7 @@ def test_what_a_run_leaves(finished):
         "plan.json",
         "fingerprint.json",
         "metrics.jsonl",
+        "summary.csv",
         "summary.json",
         "checkpoints",
         "tensorboard",

@@ -3,7 +3,13 @@
 from lbtrain.recipe.sections.data import DataConfig
 from lbtrain.recipe.sections.model import ModelConfig
 from lbtrain.recipe.sections.optimizer import OptimizerConfig
-from lbtrain.recipe.sections.running import CheckpointConfig, ColossalAIConfig, DeepSpeedConfig, MeasureConfig
+from lbtrain.recipe.sections.running import (
+    CheckpointConfig,
+    ColossalAIConfig,
+    DeepSpeedConfig,
+    LogConfig,
+    MeasureConfig,
+)
 from lbtrain.recipe.sections.schedule import ScheduleConfig
 from lbtrain.recipe.sections.techniques import AbsaConfig, AverageConfig, LossConfig
 
@@ -14,6 +20,7 @@ __all__ = [
     "ColossalAIConfig",
     "DataConfig",
     "DeepSpeedConfig",
+    "LogConfig",
     "LossConfig",
     "MeasureConfig",
     "ModelConfig",

@@ -1,15 +1,34 @@
-"""checkpoint.*, deepspeed.*, colossalai.*, measure.*: what runs beside the mathematics of a recipe."""
+"""checkpoint.*, log.*, deepspeed.*, colossalai.*, measure.*: what runs beside the mathematics of a recipe."""
 
 from dataclasses import dataclass
 
 from lbtrain.recipe.durations import Duration
 from lbtrain.recipe.sections.fields import Unassignable, key, length
 
+BEST_BY = {"timm": ("top1_error", "top5_error", "loss"), "detection": ("mask_ap", "box_ap")}
+"""Metrics of an evaluation by which a checkpoint can be the best."""
+
 
 @dataclass
 class CheckpointConfig(Unassignable):
     every: Duration = length("1ep", "How often to save a checkpoint.")
     keep: int = key(2, "How many of the newest checkpoints to keep.", at_least=1)
+    best: str = key(
+        "",
+        "Also keep the checkpoint of the best evaluation by this metric, as checkpoints/best.pt. Empty: the "
+        "newest only.",
+        choices=("", *BEST_BY["timm"], *(f"ema_{name}" for name in BEST_BY["timm"]), *BEST_BY["detection"]),
+    )
+
+
+@dataclass
+class LogConfig(Unassignable):
+    trackers: list[str] = key(
+        ["tensorboard"],
+        "Experiment trackers beside metrics.jsonl and summary.csv: tensorboard, and through accelerate "
+        "wandb, trackio, mlflow, comet_ml.",
+        choices=("tensorboard", "wandb", "trackio", "mlflow", "comet_ml"),
+    )
 
 
 @dataclass

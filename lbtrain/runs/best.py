@@ -1,0 +1,49 @@
+"""The best checkpoint of a run, kept beside the newest as checkpoints/best.pt (`checkpoint.best`)."""
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from lbtrain.runs.files import read_object, read_whole, saving, write_whole
+
+
+class BestCheckpoint:
+    """Knows the best value so far, of this run and of those before a restart; `metric` "" keeps nothing."""
+
+    def __init__(self, folder: Path, metric: str):
+        self.metric, self._folder = metric, folder
+        self._higher_is_better = not metric.endswith(("_error", "loss"))
+        self._value: float | None = None
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            found = read_object(folder / "best.json")
+            self._value = float(found["value"]) if found["metric"] == metric else None
+
+    def improved(self, metrics: Mapping[str, float]) -> bool:
+        """Whether this evaluation is the best so far; remembers it. The same on every rank."""
+        value = metrics.get(self.metric)
+        if value is None:
+            return False
+        better = self._value is None or (
+            value > self._value if self._higher_is_better else value < self._value
+        )
+        self._value = value if better else self._value
+        return better
+
+    def keep(self, checkpoint: Path, step: int) -> None:
+        """Makes best.pt the same file as `checkpoint`, which may be removed later; a copy where the file
+        system has no hard links.
+        """
+        new = self._folder / "best.new"
+        with saving(self._folder / "best.pt"):
+            new.unlink(missing_ok=True)
+            try:
+                os.link(checkpoint, new)
+            except OSError:
+                shutil.copyfile(checkpoint, new)
+            new.replace(self._folder / "best.pt")
+        write_whole(self._folder / "best.sha256", read_whole(checkpoint.with_suffix(".sha256")))
+        found = {"metric": self.metric, "value": self._value, "step": step}
+        write_whole(self._folder / "best.json", json.dumps(found) + "\n")

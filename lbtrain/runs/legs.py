@@ -1,0 +1,121 @@
+"""A run that goes on with other settings (a new leg), or from a checkpoint of another run: what may differ,
+and where it is recorded.
+"""
+
+import contextlib
+import json
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from lbtrain.errors import RecipeError
+from lbtrain.recipe import MAY_CHANGE_ON_RESUME, Recipe, as_text, differences
+from lbtrain.runs.checkpoint import Checkpoints
+from lbtrain.runs.files import read_whole, write_whole
+from lbtrain.runs.loading import LoadedCheckpoint
+from lbtrain.runs.provenance import commit
+
+FILE = "legs.json"
+MODES = ("auto", "never", "new_leg")
+"""Values of `resume`; any other is the path of a run or of a checkpoint."""
+_MAY_CHANGE = ("duration", "batch_size")
+_MAY_CHANGE_GROUPS = ("schedule.",)
+
+
+def changed_keys(before: Recipe, now: Recipe) -> list[str]:
+    """What makes `now` another experiment than `before`."""
+    return [
+        f"{key} was {as_text(old)}, is {as_text(new)}"
+        for key, old, new in differences(before, now)
+        if key not in MAY_CHANGE_ON_RESUME
+    ]
+
+
+def changes_of_leg(before: Recipe, now: Recipe) -> list[str]:
+    """The same, where a new leg may change it. Raises RecipeError with the keys that cannot change in a run,
+    and where the batch of this run cannot.
+    """
+    changed = changed_keys(before, now)
+    fixed = [text for text in changed if not _may_change(text.partition(" ")[0])]
+    if fixed:
+        raise RecipeError(
+            f"{'; '.join(fixed)}: a run cannot continue with this change. A new leg may change duration, "
+            "batch_size and schedule.*. Start another run from the weights of this one with "
+            "model.weights=RUN_DIR."
+        )
+    if now.batch_size != before.batch_size:
+        _check_batch_may_change(now)
+    return changed
+
+
+def _may_change(key: str) -> bool:
+    return key in _MAY_CHANGE or key.startswith(_MAY_CHANGE_GROUPS)
+
+
+def _check_batch_may_change(recipe: Recipe) -> None:
+    reasons = {
+        f"model.library={recipe.model.library} pads the images of a step to one size": (
+            recipe.model.library != "timm"
+        ),
+        f"absa.max_batch_size={recipe.absa.max_batch_size} chooses the batch itself": bool(
+            recipe.absa.max_batch_size
+        ),
+        f"data.repeats={recipe.data.repeats} orders an epoch by the batch": recipe.data.repeats > 1,
+    }
+    for reason, holds in reasons.items():
+        if holds:
+            raise RecipeError(
+                f"batch_size={recipe.batch_size} cannot change in this run, because {reason}. Keep it, or "
+                "start another run with model.weights=RUN_DIR."
+            )
+
+
+def checkpoint_elsewhere(recipe: Recipe) -> LoadedCheckpoint | None:
+    """The checkpoint that `resume=PATH` names: a file, or the newest of a run. None for the other values.
+    Raises RecipeError for a path without one, and for one of a run that `recipe` cannot continue.
+    """
+    if recipe.resume in MODES:
+        return None
+    path = Path(recipe.resume).expanduser()
+    folder = path.parent.parent if path.is_file() else path
+    loaded = (
+        Checkpoints(folder, keep=1).load(path) if path.is_file() else Checkpoints(folder, keep=1).newest()
+    )
+    if not loaded:
+        raise RecipeError(
+            f"resume={recipe.resume} is neither {', '.join(MODES)}, nor a run directory with checkpoints, "
+            "nor a checkpoint file."
+        )
+    changes_of_leg(Recipe.from_yaml(loaded.recipe_yaml), recipe)
+    return loaded
+
+
+def recorded(run_dir: Path) -> list[dict[str, Any]]:
+    """The legs of a run after its first; none for a file that is not there or damaged."""
+    with contextlib.suppress(OSError, ValueError):
+        legs = json.loads(read_whole(run_dir / FILE))
+        return legs if isinstance(legs, list) else []
+    return []
+
+
+def record(run_dir: Path, loaded: LoadedCheckpoint, changes: Sequence[str], *, source: str) -> None:
+    """Adds a leg to legs.json: where it starts, from which checkpoint, and what it changed. Once, also where
+    its first start saved nothing.
+    """
+    if any(leg["checkpoint"] == source for leg in recorded(run_dir)[-1:]):
+        return
+    leg = {
+        "step": loaded.progress.step,
+        "examples": loaded.progress.examples,
+        "checkpoint": source,
+        "changed": list(changes),
+        "commit": commit(),
+        "started": time.strftime("%Y-%m-%d %H:%M:%S"),
+    }
+    write_whole(run_dir / FILE, json.dumps([*recorded(run_dir), leg], indent=1) + "\n")
+
+
+def reasons(legs: Iterable[dict[str, Any]]) -> list[str]:
+    """Why the result of a run with these legs is not that of its recipe alone."""
+    return [f"it continued from step {leg['step']} of {leg['checkpoint']} as a new leg" for leg in legs]

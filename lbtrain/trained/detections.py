@@ -1,0 +1,63 @@
+"""What a detector finds on images of one's own: rows, and pictures with masks."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from lbtrain.data.decode import BrokenImage, unreadable, whole_image
+from lbtrain.data.instances import Item, Preparation, Sample, padded
+from lbtrain.data.stream import Block
+from lbtrain.errors import RecipeError
+from lbtrain.launch.world import device_type
+from lbtrain.tasks.pictures import on_image
+from lbtrain.trained.model import TrainedModel
+
+
+class _OneImage:
+    """As a source of a single image without known objects."""
+
+    def __init__(self, pixels: np.ndarray[Any, Any]):
+        self.sizes = np.array([pixels.shape[:2]])
+        empty = np.zeros((0, *pixels.shape[:2]), np.uint8)
+        self.sample = Sample(0, pixels, np.zeros((0, 4), np.float32), np.zeros(0, np.int64), empty)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.sample
+
+
+@torch.no_grad()
+def detected(
+    trained: TrainedModel, paths: Sequence[Path], least: float, pictures: str | None, broken: list[str]
+) -> Iterator[dict[str, Any]]:
+    """A row per object with a score from `least`: image, class, score, and its box in pixels (left, top,
+    right, bottom). Draws into the folder `pictures`, if there is one.
+    """
+    if trained.recipe.model.library != "torchvision":
+        raise RecipeError("predict takes classifiers and Mask R-CNN with model.library=torchvision.")
+    device = torch.device(device_type())
+    model, names = trained.build().to(device), trained.class_names
+    preparation = Preparation((trained.inputs["size"],), trained.inputs["longest"], flip=False, seed=0)
+    block = Block(np.zeros(1, np.int64), np.zeros(1, np.int64))
+    for number, path in enumerate(paths):
+        try:
+            source: Any = _OneImage(whole_image(path.read_bytes()))
+        except (BrokenImage, OSError) as error:
+            broken.append(str(unreadable(str(path), error)))
+            continue
+        pad_to = padded(preparation.sizes(block, source.sizes))
+        found = model(preparation.batch(source, Item(block, pad_to)).to(device))[0]
+        sure = found["scores"] >= least
+        labels, scores = found["labels"][sure].tolist(), found["scores"][sure].tolist()
+        for label, score, box in zip(labels, scores, found["boxes"][sure].tolist(), strict=True):
+            corners = dict(zip(("left", "top", "right", "bottom"), (round(x, 1) for x in box), strict=True))
+            yield {"image": str(path), "class": names[label - 1], "score": round(score, 6), **corners}
+        if pictures:
+            masks = (found["masks"][sure].reshape(-1, *source.sizes[0]) >= 0.5).cpu()
+            words = [f"{names[label - 1]} {score:.2f}" for label, score in zip(labels, scores, strict=True)]
+            picture = Image.fromarray(on_image(source.sample, masks.to(torch.uint8), labels, words))
+            Path(pictures).mkdir(parents=True, exist_ok=True)
+            picture.save(Path(pictures) / f"{number:05}_{path.stem}.png")

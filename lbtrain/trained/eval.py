@@ -1,0 +1,155 @@
+"""Score a trained model on a split of its data set, each example exactly once, on any number of ranks.
+
+  lbtrain eval runs/digits                                   the newest checkpoint, on the validation split
+  lbtrain eval runs/digits/checkpoints/best.pt --split train
+  torchrun --nproc_per_node 2 -m lbtrain eval runs/digits    under a launcher
+  deepspeed --module lbtrain eval runs/digits
+
+Classifiers: top-1 and top-5 error, loss and calibration error; tables of all classes and of the confusion
+matrix, which is also drawn. Detectors: COCO's twelve numbers, of masks and of boxes. All of it is written to
+evaluation/SPLIT in the run directory.
+"""
+
+import argparse
+import csv
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from lbtrain.engines.ddp import AUTOCAST_DTYPES
+from lbtrain.errors import RecipeError, naming_the_extra, naming_the_shortage
+from lbtrain.faults.watchdog import Watchdog
+from lbtrain.launch.environment import own_arguments
+from lbtrain.launch.world import (
+    World,
+    check_world,
+    detect_world,
+    leave_process_group,
+    let_exchanges_end,
+    start_process_group,
+)
+from lbtrain.runs.files import saving, write_whole
+from lbtrain.runs.fingerprint import check_same_on_all_ranks
+from lbtrain.tasks import Report, create_task
+from lbtrain.trained.model import TrainedModel, open_trained
+
+_SHOWN = 20
+"""Classes in the table on the screen; the file has all."""
+
+
+def main(words: Sequence[str]) -> int:
+    options = _parser().parse_args(own_arguments(words))
+    trained = open_trained(options.run, raw=options.raw_weights)
+    trained = _with_overrides(trained, options.overrides)
+    folder = Path(options.out) if options.out else trained.run_dir / "evaluation" / options.split
+    with Watchdog(fault_timeout=trained.recipe.fault_timeout, run_dir=str(trained.run_dir)):
+        try:
+            with naming_the_extra(), naming_the_shortage():
+                world, report = evaluate(trained, train=options.split == "train")
+                if world.rank == 0:
+                    _write(folder, report, trained, options.split)
+                    _show(report, trained, options.split, folder)
+        except RecipeError:
+            let_exchanges_end()
+            raise
+        leave_process_group()
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    as_written = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("lbtrain eval", description=__doc__, formatter_class=as_written)
+    parser.add_argument("run", metavar="RUN_OR_CHECKPOINT", help="a run directory, or a checkpoint file")
+    text = "overrides of the run's recipe, such as data.root=/other"
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=text)
+    parser.add_argument("--split", choices=("val", "train"), default="val", help="default: val")
+    text = "the weights of the last step, where the run also kept an average of them"
+    parser.add_argument("--raw-weights", action="store_true", help=text)
+    parser.add_argument("--out", metavar="FOLDER", help="default: evaluation/SPLIT in the run directory")
+    return parser
+
+
+def _with_overrides(trained: TrainedModel, words: Sequence[str]) -> TrainedModel:
+    return TrainedModel(**vars(trained) | {"recipe": trained.recipe.with_overrides(words)})
+
+
+def evaluate(trained: TrainedModel, *, train: bool) -> tuple[World, Report]:
+    """Of the whole split, the same on every rank. Collective."""
+    recipe, world = trained.recipe, detect_world()
+    check_world(world, 0)
+    device = start_process_group(world)
+    check_same_on_all_ranks({"checkpoint": str(trained.path), "step": str(trained.step)})
+    task = create_task(recipe, device)
+    check_same_on_all_ranks(task.index().parts())
+    _check_classes(trained, task.about()["class_names"])
+    dtype = AUTOCAST_DTYPES.get(recipe.precision)
+    with torch.autocast(device.type, dtype, enabled=dtype is not None):
+        report = task.report(
+            trained.build().to(device),
+            train=train,
+            micro_batch_size=recipe.validation_batch_size or min(64, recipe.batch_size),
+            rank=world.rank,
+            world_size=world.world_size,
+        )
+    return world, report
+
+
+def _check_classes(trained: TrainedModel, names: Sequence[str]) -> None:
+    """Raises RecipeError for data whose classes are numbered otherwise: every score would be wrong."""
+    if list(names) != trained.class_names:
+        differing = [pair for pair in zip(trained.class_names, names, strict=False) if pair[0] != pair[1]]
+        first = f"; the first that differs is {differing[0][0]} there and {differing[0][1]} here" * bool(
+            differing
+        )
+        raise RecipeError(
+            f"The data set has {len(names)} classes and the model {len(trained.class_names)}, or they have "
+            f"other names{first}. Evaluate on data with the classes of the training set, in the same order."
+        )
+
+
+def _write(folder: Path, report: Report, trained: TrainedModel, split: str) -> None:
+    with saving(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    about = {"checkpoint": str(trained.path), "step": trained.step, "weights": trained.weights_in_words()}
+    metrics = about | {"split": split} | report.metrics
+    write_whole(folder / "metrics.json", json.dumps(metrics, indent=1) + "\n")
+    for name, rows in report.tables.items():
+        write_whole(folder / f"{name}.csv", as_csv(rows))
+    for name, picture in report.pictures.items():
+        content = io.BytesIO()
+        Image.fromarray(picture).save(content, "png")
+        write_whole(folder / f"{name}.png", content.getvalue())
+
+
+def as_csv(rows: Sequence[dict[str, Any]]) -> str:
+    """With a header; numbers as Python writes them, so that they are read back exactly."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _show(report: Report, trained: TrainedModel, split: str, folder: Path) -> None:
+    print(f"{trained.path}, {trained.weights_in_words()} of step {trained.step}, split {split}")
+    for name, value in report.metrics.items():
+        print(f"  {name:<20} {value:,.4g}" if name != "examples" else f"  {name:<20} {value:,}")
+    rows = report.tables.get("classes", [])
+    if rows:
+        print(f"\n  {'class':<20} {'examples':>9} {'recall %':>9} {'precision %':>12}  most often taken for")
+    for row in rows[:_SHOWN]:
+        recall, precision = (
+            "-" if row[key] is None else f"{row[key]:.2f}" for key in ("recall", "precision")
+        )
+        print(
+            f"  {row['class'][:20]:<20} {row['examples']:>9,} {recall:>9} {precision:>12}  "
+            f"{row['most_often_taken_for']}".rstrip()
+        )
+    if len(rows) > _SHOWN:
+        print(f"  and {len(rows) - _SHOWN} more classes in {folder / 'classes.csv'}")
+    print(f"\nWritten to {folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}")

@@ -1,0 +1,61 @@
+"""Images of one's own as the inputs of a trained model, prepared as its evaluation prepares them."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from lbtrain.data.decode import BrokenImage, Photo, unreadable, whole_image
+from lbtrain.data.formats import is_image
+from lbtrain.data.index import natural_key
+from lbtrain.data.views import VIEWS
+from lbtrain.errors import RecipeError
+
+
+def image_files(names: Iterable[str]) -> list[Path]:
+    """The files among `names`, and all images in the folders among them, in natural order. Raises RecipeError
+    for a name that is not there, and for a folder without images.
+    """
+    found: list[Path] = []
+    for name in names:
+        path = Path(name).expanduser()
+        if not path.exists():
+            raise RecipeError(f"{path} does not exist. Give images, or folders of images.")
+        inside = sorted(filter(_is_shown, path.rglob("*")), key=lambda file: natural_key(str(file)))
+        if path.is_dir() and not inside:
+            raise RecipeError(f"{path} has no images in it.")
+        found += inside if path.is_dir() else [path]
+    return found
+
+
+def _is_shown(path: Path) -> bool:
+    return is_image(path.name) and path.is_file() and not path.name.startswith(".")
+
+
+def read_inputs(paths: Iterable[Path], inputs: Mapping[str, Any]) -> Iterator[tuple[Path, Tensor | str]]:
+    """Of each file its input (channels, size, size), or why it cannot be read."""
+    for path in paths:
+        try:
+            yield path, _normalised(_pixels(path.read_bytes(), inputs), inputs)
+        except (BrokenImage, OSError) as error:
+            yield path, str(unreadable(str(path), error))
+
+
+def _pixels(data: bytes, inputs: Mapping[str, Any]) -> Tensor:
+    """float32 (channels, size, size), 0 to 255."""
+    size = inputs["size"]
+    if inputs["photos"]:
+        photo = Photo(data, interpolation=inputs["interpolation"])
+        return VIEWS["none"].look(photo, (), size, inputs["crop_share"]).float()
+    image = Image.fromarray(whole_image(data)).convert("L" if inputs["channels"] == 1 else "RGB")
+    pixels = np.asarray(image.resize((size, size), Image.Resampling.BILINEAR), np.float32)
+    return torch.from_numpy(pixels.reshape(size, size, -1).copy()).permute(2, 0, 1)
+
+
+def _normalised(pixels: Tensor, inputs: Mapping[str, Any]) -> Tensor:
+    mean, std = (torch.tensor(inputs[key]).view(-1, 1, 1) for key in ("mean", "std"))
+    return (pixels - mean) / std

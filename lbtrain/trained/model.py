@@ -1,0 +1,101 @@
+"""A trained model as a checkpoint holds it: its recipe, its weights and what they need to be used."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lbtrain.data import DatasetInfo
+from lbtrain.errors import RecipeError
+from lbtrain.recipe import Recipe
+from lbtrain.tasks import build_model
+
+AVERAGE = "state_dict_ema"
+BEST = "best.pt"
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """`path` is the checkpoint, `run_dir` the directory that its run wrote, where it lies in one."""
+
+    path: Path
+    run_dir: Path
+    recipe: Recipe
+    weights: dict[str, Tensor]
+    averaged: bool
+    class_names: list[str]
+    inputs: Mapping[str, Any]
+    """How an image becomes an input: channels, size, and of a classifier mean, std, crop_share and
+    interpolation.
+    """
+    step: int
+    fingerprint: Mapping[str, str]
+
+    def build(self) -> nn.Module:
+        """The network with these weights, for evaluation. Needs no data."""
+        unit = (1.0,) * self.inputs["channels"]
+        info = DatasetInfo(0, 0, len(self.class_names), len(unit), self.inputs["size"], unit, unit)
+        model = build_model(self.recipe.vary(model=dict(weights="", freeze=[])), info)
+        try:
+            model.load_state_dict(self.weights)
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[-1].strip()
+            raise RecipeError(f"{self.path} does not fit the model of its own recipe: {reason}") from error
+        return model.eval()
+
+    def weights_in_words(self) -> str:
+        return "the average of the weights" if self.averaged else "the weights"
+
+
+def open_trained(name: str, *, raw: bool) -> TrainedModel:
+    """A run directory (its newest checkpoint) or a checkpoint file. The average of the weights is taken where
+    the run kept one, unless `raw`. Raises RecipeError for what is neither, or cannot be read.
+    """
+    path = _checkpoint(Path(name).expanduser())
+    content = _content(path)
+    averaged = AVERAGE in content and not raw
+    try:
+        recipe = Recipe.from_yaml(content["recipe"])
+    except RecipeError as error:
+        raise RecipeError(f"{path}: the recipe in it cannot be read: {error}") from error
+    return TrainedModel(
+        path=path,
+        run_dir=path.parent.parent if path.parent.name == "checkpoints" else path.parent,
+        recipe=dataclasses.replace(recipe, expect=None),
+        weights=content[AVERAGE if averaged else "state_dict"],
+        averaged=averaged,
+        class_names=content["class_names"],
+        inputs=content["inputs"],
+        step=content["progress"]["step"],
+        fingerprint=content.get("fingerprint", {}),
+    )
+
+
+def _checkpoint(path: Path) -> Path:
+    if path.is_file():
+        return path
+    steps = sorted(path.glob("checkpoints/step_*.pt"))
+    if not steps:
+        what = "holds no checkpoint (checkpoints/step_*.pt)" if path.is_dir() else "does not exist"
+        raise RecipeError(f"{path} {what}. Give a run directory, such as runs/digits, or a checkpoint file.")
+    return steps[-1]
+
+
+def _content(path: Path) -> dict[str, Any]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever torch makes of bytes it did not write, or of code it does not load
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise RecipeError(f"{path} cannot be read as a checkpoint: {reason}") from error
+    expected = ("state_dict", "recipe", "progress", "class_names", "inputs")
+    missing = [key for key in expected if not isinstance(content, dict) or key not in content]
+    if missing:
+        raise RecipeError(
+            f"{path} is no checkpoint that this version of lbtrain wrote: it lacks {', '.join(missing)}. "
+            "Resume the run for a step to write a new one."
+        )
+    return content

@@ -1,0 +1,181 @@
+"""What a person sees of a run: the bar, the banners, summary.csv, trackers, and the best checkpoint."""
+
+import csv
+import io
+import json
+
+import pytest
+import torch
+from rich.console import Console
+
+from lbtrain import Recipe
+from lbtrain.errors import RecipeError
+from lbtrain.plan import validate
+from lbtrain.plan.validate import check_recipe, check_runs_here
+from lbtrain.run import run
+from lbtrain.runs import trackers
+from lbtrain.runs.best import BestCheckpoint
+from lbtrain.runs.records import Records
+from lbtrain.runs.rows import TrainRow
+from lbtrain.runs.screen import Screen
+from lbtrain.runs.summary_csv import summary_csv
+
+RECIPE = Recipe().vary(
+    batch_size=48,
+    bn_batch_size=8,
+    duration="12it",
+    model=dict(name="cifar_resnet8"),
+    data=dict(name="digits"),
+    schedule=dict(base_lr=0.05, base_batch_size=32, warmup="0ep", decay="cosine"),
+    evaluate_every="3it",
+    log_every="1it",
+    checkpoint=dict(best="top1_error", every="6it"),
+)
+
+
+def row(step: int = 12_345) -> TrainRow:
+    return TrainRow(
+        step=step, examples=48 * step, epoch=98.76, batch_size=48, lr=0.0123, loss=1.2345,
+        images_per_sec=12_345.6, data_wait=0.0, skipped_steps=0,
+    )  # fmt: skip
+
+
+def shown(width: int) -> str:
+    """The last frame of the bar on a terminal of that width."""
+    terminal, paper = (
+        Console(width=width, file=io.StringIO(), force_terminal=True, color_system=None) for _ in range(2)
+    )
+    screen = Screen(48 * 20_000, terminal)
+    screen.show(row(12_344))
+    screen.show(row())
+    screen.close()
+    paper.print(screen.bar.get_renderable())
+    (line,) = paper.file.getvalue().splitlines()
+    return line
+
+
+def test_a_usual_terminal_shows_step_epoch_loss_speed_and_eta_whole():
+    for width in (80, 100, 124):
+        line = shown(width)
+        for words in ("step 12345 ", "ep 98.76 ", "loss 1.2345 ", "12,346 img/s", "62%", "ETA "):
+            assert words in line, (width, line)
+        assert len(line) <= width and "…" not in line and line.rstrip()[-1] in "0123456789-"
+
+
+def test_a_wide_terminal_shows_the_learning_rate_too():
+    assert "lr 0.0123" in shown(160) and "images/s" in shown(160)
+
+
+def test_a_narrow_terminal_still_shows_the_bar():
+    line = shown(60)
+    assert "━" in line and "62%" in line and "12345" in line and "ETA " in line and "…" not in line
+
+
+TRAIN = {"kind": "train", "lr": 0.1}
+EVAL = {"kind": "eval", "seconds": 1.0, "replaced_images": 0, "step": 1, "examples": 1}
+
+
+def test_the_summary_has_the_columns_of_timms():
+    rows = [
+        TRAIN | {"loss": 2.0},
+        TRAIN | {"loss": 1.0, "lr": 0.05},
+        EVAL | {"epoch": 1.0, "loss": 0.5, "top1_error": 30.0, "top5_error": 10.0},
+        TRAIN | {"loss": 0.8},
+        EVAL | {"epoch": 2.0, "loss": 0.4, "top1_error": 25.0, "top5_error": 5.0},
+    ]
+    header, first, second = summary_csv(rows).splitlines()
+    assert header == "epoch,train_loss,eval_loss,eval_top1,eval_top5,lr"
+    assert first == "1.0,1.5,0.5,70.0,90.0,0.05" and second == "2.0,0.8,0.4,75.0,95.0,0.1"
+
+
+def test_best_knows_which_way_a_metric_gets_better(tmp_path):
+    error, precision = BestCheckpoint(tmp_path, "top1_error"), BestCheckpoint(tmp_path, "mask_ap")
+    assert [error.improved({"top1_error": value}) for value in (9.0, 9.0, 8.0, 8.5)] == [
+        True,
+        False,
+        True,
+        False,
+    ]
+    assert [precision.improved({"mask_ap": value}) for value in (9.0, 9.0, 8.0, 9.5)] == [
+        True,
+        False,
+        False,
+        True,
+    ]
+    assert not BestCheckpoint(tmp_path, "").improved({"top1_error": 1.0}) and not error.improved({})
+
+
+def test_a_run_keeps_the_best_and_says_where_everything_lies(tmp_path, capsys):
+    path = tmp_path / "run"
+    summary = run(RECIPE.vary(run_dir=str(path)), "digits")
+    rows = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    errors = {row["step"]: row["top1_error"] for row in rows if row["kind"] == "eval"}
+    best = json.loads((path / "checkpoints/best.json").read_text())
+    step = min(errors, key=errors.__getitem__)
+    assert best == {"metric": "top1_error", "value": errors[step], "step": step}
+    content = torch.load(path / "checkpoints/best.pt", weights_only=True)
+    assert content["progress"]["step"] == step and content["class_names"] == list(map(str, range(10)))
+    assert len(list(csv.DictReader((path / "summary.csv").open()))) == len(errors) == 4
+    out = capsys.readouterr().out
+    for words in (
+        "1 rank under ddp", "cifar_resnet8, ", "1,440 of digits, 10 classes", "run directory  ",
+        f"Finished: top-1 error {summary['top1_error']:.4g} % after step 12",
+        f"{path}/checkpoints: the newest and the best", f"lbtrain eval {path}",
+    ):  # fmt: skip
+        assert words in out, words
+    assert BestCheckpoint(path / "checkpoints", "top1_error").improved({"top1_error": 99.0}) is False
+
+
+def test_a_best_checkpoint_by_a_metric_that_there_is_not_is_rejected():
+    with pytest.raises(RecipeError, match="ema_loss needs an average"):
+        check_recipe(RECIPE.vary(checkpoint=dict(best="ema_loss")), "ddp")
+    with pytest.raises(RecipeError, match=r"mask_ap is no metric of model.library=timm. Use top1_error or"):
+        check_recipe(RECIPE.vary(checkpoint=dict(best="mask_ap")), "ddp")
+
+
+def test_a_tracker_that_is_not_installed_is_one_line(monkeypatch):
+    monkeypatch.setattr(
+        validate.importlib.util, "find_spec", lambda name: None if name == "trackio" else name
+    )
+    with pytest.raises(
+        RecipeError, match=r"log.trackers=trackio needs trackio, .*pip install trackio"
+    ) as error:
+        check_runs_here(RECIPE.vary(log=dict(trackers=["tensorboard", "trackio"])), "ddp", "cpu")
+    assert "\n" not in str(error.value)
+    with pytest.raises(RecipeError, match=r"log.trackers=wandbb: .*Did you mean wandb"):
+        RECIPE.vary(log=dict(trackers=["wandbb"]))
+
+
+def test_every_row_reaches_every_tracker(tmp_path, monkeypatch):
+    """accelerate's interface, as its own trackers have it; none of their services is installed here."""
+    seen = []
+
+    class Tracker:
+        requires_logging_directory = True
+
+        def __init__(self, name, logging_dir):
+            seen.append((name, logging_dir))
+
+        def start(self):
+            seen.append("start")
+
+        def store_init_configuration(self, values):
+            seen.append(values)
+
+        def log(self, values, step):
+            seen.append((step, values["train/loss"]))
+
+        def finish(self):
+            seen.append("finish")
+
+    from accelerate import tracking
+
+    monkeypatch.setitem(tracking.LOGGER_TYPE_TO_CLASS, "mlflow", Tracker)
+    assert trackers.start_trackers(["tensorboard"], tmp_path, {}) is not None
+    records = Records(
+        tmp_path, enabled=True, on_screen=False, total_examples=9, trackers=["mlflow"], config={"seed": "3"}
+    )
+    records.write(row(7))
+    records.close()
+    assert seen == [(tmp_path.name, str(tmp_path)), "start", {"seed": "3"}, (7, 1.2345), "finish"]
+    assert not (tmp_path / "tensorboard").exists()

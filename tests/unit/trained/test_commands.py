@@ -1,0 +1,146 @@
+"""eval, predict and export of one short run on digits, as a user types them."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+
+from lbtrain import Recipe, cli
+from lbtrain.data.arrays import digits
+from lbtrain.run import run
+from lbtrain.trained.model import open_trained
+
+RECIPE = Recipe().vary(
+    batch_size=48,
+    bn_batch_size=8,
+    duration="60it",
+    model=dict(name="cifar_resnet8"),
+    data=dict(name="digits"),
+    schedule=dict(base_lr=0.05, base_batch_size=32, warmup="0ep", decay="cosine"),
+    evaluate_every="30it",
+    ema=dict(decay=0.5),
+)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    path = tmp_path_factory.mktemp("run")
+    summary = run(RECIPE.vary(run_dir=str(path)), "digits", on_screen=False)
+    return path, summary
+
+
+def lbtrain(*words) -> int:
+    return cli.main([str(word) for word in words])
+
+
+def table(path) -> list[dict[str, str]]:
+    return list(csv.DictReader(path.read_text().splitlines()))
+
+
+def test_eval_gives_the_numbers_of_the_run_itself(trained, capsys):
+    path, summary = trained
+    for option, prefix in (("--raw-weights", ""), (None, "ema_")):
+        assert lbtrain("eval", path, *filter(None, [option])) == 0
+        metrics = json.loads((path / "evaluation/val/metrics.json").read_text())
+        assert metrics["examples"] == 357
+        for name in ("top1_error", "top5_error", "loss"):
+            assert metrics[name] == pytest.approx(summary[prefix + name], rel=1e-6)
+    assert "the average of the weights of step 60" in capsys.readouterr().out
+
+
+def test_eval_writes_a_row_per_class_and_the_confusion_matrix(trained):
+    path, _ = trained
+    assert lbtrain("eval", path, "--split", "train") == 0
+    folder = path / "evaluation/train"
+    metrics, rows = json.loads((folder / "metrics.json").read_text()), table(folder / "confusion.csv")
+    counts = np.array([[int(row[name]) for name in map(str, range(10))] for row in rows])
+    assert counts.sum() == metrics["examples"] == 1440
+    assert metrics["top1_error"] == pytest.approx(100 * (1 - counts.trace() / 1440))
+    assert [row["class"] for row in table(folder / "classes.csv")] == list(map(str, range(10)))
+    assert Image.open(folder / "confusion.png").size[0] > 100
+
+
+def test_predict_names_images_as_the_evaluation_does(trained, tmp_path, capsys):
+    path, _ = trained
+    images, labels = digits(False)
+    for number in range(20):
+        Image.fromarray(images[number, :, :, 0]).save(tmp_path / f"{number}.png")
+    (tmp_path / "notes.txt").write_text("no image")
+    assert lbtrain("predict", path, tmp_path, "--out", tmp_path / "p.csv") == 0
+    rows = table(tmp_path / "p.csv")
+    assert [row["image"] for row in rows] == [str(tmp_path / f"{number}.png") for number in range(20)]
+    hits = sum(int(row["class"]) == label for row, label in zip(rows, labels, strict=False))
+    assert hits >= 15
+    assert lbtrain("predict", path, tmp_path / "3.png", "--top", 3, "--out", tmp_path / "p.json") == 0
+    ranked = json.loads((tmp_path / "p.json").read_text())
+    assert [row["rank"] for row in ranked] == [1, 2, 3] and ranked[0]["class"] == rows[3]["class"]
+    assert lbtrain("predict", path, tmp_path / "3.png") == 0
+    assert capsys.readouterr().out.splitlines()[0] == "image,rank,class,score"
+
+
+def test_an_image_that_cannot_be_read_is_named_and_the_others_are_predicted(trained, tmp_path, capsys):
+    Image.new("L", (8, 8)).save(tmp_path / "good.png")
+    (tmp_path / "bad.jpg").write_bytes(b"no image")
+    assert lbtrain("predict", trained[0], tmp_path) == 6
+    captured = capsys.readouterr()
+    assert "good.png,1," in captured.out
+    assert captured.err.startswith("error: 1 of 2 images cannot be read: ") and "bad.jpg" in captured.err
+
+
+def test_what_was_exported_loads_in_plain_timm(trained, tmp_path):
+    path, _ = trained
+    assert lbtrain("export", path, "--torch") == 0
+    folder = path / "export"
+    model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    ours, images = open_trained(str(path), raw=False), torch.randn(3, 1, 8, 8)
+    expected = ours.build()(images)
+    torch.testing.assert_close(model(images), expected)
+    torch.testing.assert_close(torch.export.load(folder / "model.pt2").module()(images), expected)
+    config = timm.data.resolve_model_data_config(model)
+    assert config["input_size"] == (1, 8, 8) and config["mean"][0] == pytest.approx(77.68 / 255)
+    assert model.pretrained_cfg["label_names"] == list(map(str, range(10)))
+    card = (folder / "README.md").read_text()
+    for words in ("top-1 error: ", "Verdict: none", "data: train.examples".removeprefix("data: "), "0, 1, 2"):
+        assert words in card
+    assert Recipe.from_yaml((folder / "recipe.yaml").read_text()).batch_size == 48
+
+
+def test_a_run_starts_from_what_was_exported(trained, tmp_path):
+    path, _ = trained
+    lbtrain("export", path)
+    recipe = RECIPE.vary(run_dir=str(tmp_path), duration="1it", model=dict(weights=str(path)))
+    run(recipe, "digits", on_screen=False)
+    assert "content of model.weights" in json.loads((tmp_path / "fingerprint.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["eval", "nowhere"], "nowhere does not exist. Give a run directory"),
+        (["eval", "RUN", "data.name=fashion_mnist"], "needs data.root=FOLDER"),
+        (["eval", "RUN", "batchsize=3"], "did you mean batch_size?"),
+        (["predict", "RUN", "nowhere.jpg"], "nowhere.jpg does not exist"),
+        (["predict", "RUN", "EMPTY"], "has no images in it"),
+        (["predict", "RUN", "EMPTY", "--out", "x.txt"], "must end in .csv or .json|has no images"),
+        (["export", "EMPTY"], "holds no checkpoint"),
+        (["eval", "FILE"], "cannot be read as a checkpoint"),
+        (["eval", "OTHER"], "it lacks recipe, progress, class_names, inputs"),
+    ],
+)
+def test_each_mistake_is_one_line_and_code_2(trained, tmp_path, capsys, words, said):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file.pt").write_bytes(b"no checkpoint")
+    torch.save({"state_dict": {}}, tmp_path / "other.pt")
+    places = {
+        "RUN": trained[0],
+        "EMPTY": tmp_path / "empty",
+        "FILE": tmp_path / "file.pt",
+        "OTHER": tmp_path / "other.pt",
+    }
+    assert lbtrain(*[places.get(word, word) for word in words]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ") and any(part in line for part in said.split("|"))
