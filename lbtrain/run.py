@@ -70,7 +70,8 @@ def run(
         changes = directory.changes(recipe)
         loaded = checkpoints.newest()
         if not loaded and (loaded := legs.checkpoint_elsewhere(recipe)):
-            changes = [*changes, f"run_dir is {directory.path}"]
+            before = Recipe.from_yaml(loaded.recipe_yaml)
+            changes = [f"run_dir is {directory.path}", *legs.changed_keys(before, recipe)]
         progress = loaded.progress if loaded else Progress()
         check_same_on_all_ranks({"newest checkpoint (examples seen)": str(progress.examples)})
         finished = directory.summary()

@@ -63,6 +63,7 @@ def test_another_batch_starts_from_another_run(finished, tmp_path):
     assert summary["examples"] == 8 * 64 and min(losses(path)) == start // 32 + 1
     (leg,) = json.loads((path / "legs.json").read_text())
     assert leg["checkpoint"].startswith(str(finished)) and leg["examples"] == start
+    assert leg["changed"][1:] == ["batch_size was 32, is 64", *leg["changed"][2:]]
     assert run(recipe, "digits", on_screen=False)["step"] == summary["step"]
 
 
