@@ -8,7 +8,7 @@ from pathlib import Path
 from lbtrain.recipe.files import contract_field, find_recipe, load_recipe, parents_of
 from lbtrain.recipe.schema import Recipe
 
-_SCORE = re.compile(r"(?:top-1 error|mask AP) (\d+\.\d+(?: ± \d+\.\d+)?) %")
+_SCORE = re.compile(r"(?:top-1 error|mask AP) (\d+\.\d+(?: ± \d+\.\d+)?) %|(\d+\.\d+ ± \d+\.\d+ epochs) to ")
 _PAPER = re.compile(r"[A-Z][\w']+ (?:et al\.|& [A-Z]\w+) \d{4}|detectron2")
 
 
@@ -24,7 +24,7 @@ class Contract:
     metric: str
     measured: str
     published: str
-    """Mean, or mean ± standard deviation, in percent of the metric; - without one."""
+    """Mean, or mean ± standard deviation, in percent of the metric or in epochs; - without one."""
     source: str
 
     @classmethod
@@ -53,7 +53,7 @@ def metric_of(recipe: Recipe) -> str:
 
 def _score(text: str) -> str:
     found = _SCORE.match(text)
-    return found[1] if found else "diverged" if text.startswith("diverged") else "-"
+    return found[1] or found[2] if found else "diverged" if text.startswith("diverged") else "-"
 
 
 def _source(recipe: Recipe, doc: str) -> str:

@@ -38,6 +38,16 @@ KNOWN = {
 }  # fmt: skip
 
 
+MODERN = (
+    "resnet50_mlperf", "resnet50_rsb", "resnet50_torchvision", "resnet50_ffcv", "resnet50_algoperf",
+    "vit_s16", "deit_s", "swin_t", "convnext_t", "mask_rcnn_mlperf",
+)  # fmt: skip
+"""Beginnings of the names of recipes of 2021 and after, and of MLPerf's points. Most differ from each other
+in numbers alone: they are planned, and these are trained.
+"""
+TRAINED = {"resnet50_mlperf_1632", "resnet50_rsb_a1", "deit_s", "mask_rcnn_mlperf_8"}
+
+
 def named(name: str) -> Path:
     """The file of the recipe `name`; names are unique over the folders."""
     (path,) = [path for path in FILES if path.stem == name]
@@ -68,7 +78,7 @@ every_recipe = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem
 
 def test_the_folder_is_listed_whole():
     assert len(FILES) == len([name for name in FOLDER.rglob("*") if name.suffix == ".py"]) >= 50
-    assert {path.stem for path in FILES} >= KNOWN
+    assert {path.stem for path in FILES} >= KNOWN | TRAINED
 
 
 @every_recipe
@@ -124,14 +134,19 @@ def test_an_expectation_is_a_published_figure(path):
             published,
         )
         return
+    if recipe.expect.target:
+        number = re.match(r"(\d+\.\d) ± \d+\.\d epochs to top-1 error 24.1 %", published)[1]
+        assert float(number) == round(recipe.expect.value, 1) and str(recipe.evaluate_every) == "1ep"
+        assert recipe.expect.target == ",".join(map(str, recipe.stop_at))
+        return  # tests/recipes/test_mlperf.py holds the number
     value, accuracy = recipe.expect.value, 100 - recipe.expect.value
     number = float(re.match(rf"{metric_of(recipe)} (\d+\.\d+)", published)[1])
     kinds = {
         "top1_error": {"top1_error": value, "top1_accuracy": accuracy, "test_accuracy": accuracy},
         "mask_ap": {"mask_AP": value},
-    }[recipe.expect.metric]
+    }[recipe.expect.metric.removeprefix("ema_")]
     assert abs(number - value) < 0.006
-    assert recipe.expect.metric == primary_metric_of(recipe).name
+    assert recipe.expect.metric.removeprefix("ema_") == primary_metric_of(recipe).name
     assert recipe.expect.evaluations == 1 or str(recipe.evaluate_every) == "1ep", (
         "a median is taken over the last epochs"
     )
@@ -169,6 +184,7 @@ def without_effect(recipe: Recipe) -> list[str]:
     rate = recipe.schedule
     keys = [f"optimizer.{key}" for key in NOT_OF[recipe.optimizer.name].split()]
     keys += ["schedule.milestones", "schedule.factor"] if rate.decay != "step" else []
+    keys += ["schedule.end_lr", "schedule.decay_until"] if rate.decay not in ("poly", "cosine") else []
     keys += ["schedule.power"] if rate.decay != "poly" else []
     keys += ["schedule.decay_from"] if rate.decay not in ("poly", "cosine") or not rate.warmup else []
     if not rate.warmup:
@@ -298,6 +314,8 @@ def _small(recipe: Recipe) -> list[str]:
     ]
     if recipe.model.name.startswith("alexnet"):
         words.append("model.args={hidden: 64}")
+    if recipe.model.name.startswith("deit"):
+        words.append("model.args={img_size: 32, depth: 2, embed_dim: 48, num_heads: 3}")
     if recipe.model.name.startswith("resnet") and recipe != load(named("resnet50"))["recipe"]:
         words.append("model.args={layers: [1, 1, 1, 1]}")
     return words
@@ -308,6 +326,7 @@ def _small(recipe: Recipe) -> list[str]:
     [
         pytest.param(path, marks=[] if path.stem in KNOWN else pytest.mark.slow, id=path.stem)
         for path in FILES
+        if path.stem in TRAINED or not path.stem.startswith(MODERN)
     ],
 )
 def test_three_real_steps(path, tmp_path, monkeypatch):
