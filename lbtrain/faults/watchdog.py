@@ -27,6 +27,7 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from lbtrain.errors import LaunchError, Preempted, RankLost, UserError
+from lbtrain.faults.collectives import last_collective
 from lbtrain.faults.guard import protocol
 from lbtrain.faults.guard.coordinator import listening_socket
 from lbtrain.faults.guard.protocol import BOARD, Config, Connection, Rendezvous
@@ -158,6 +159,7 @@ class Watchdog:
             for message in messages or []:
                 self._heard = True
                 if "code" in message:
+                    self._say_where_it_stands()
                     os._exit(message["code"])
                 if "own" in message:
                     self._own_error.set()
@@ -166,6 +168,11 @@ class Watchdog:
                 link.socket.close()
                 if not self._own_error.is_set():
                     os._exit(RankLost.exit_code)  # without its guard a rank could wait for ever
+
+    def _say_where_it_stands(self) -> None:
+        if stands := last_collective():
+            with contextlib.suppress(OSError):
+                print(f"rank {self.config.rank} stands at {stands}", file=sys.stderr, flush=True)
 
     def _without_guard(self, why: str) -> None:
         """The guard is stopped, or hangs. Others that it should answer find out as late as this rank does."""
@@ -220,7 +227,9 @@ class Watchdog:
         elif isinstance(error, UserError):
             self.leave(error.exit_code, f"{error}")
         elif self.link:
-            self.link.send(why=f"{type(error).__name__}: {str(error)[:500]}")
+            stands = last_collective()
+            at = f" (at {stands})" if stands else ""
+            self.link.send(why=f"{type(error).__name__}: {str(error)[:500]}{at}")
             self._own_error.wait(self._fault_timeout)
 
 

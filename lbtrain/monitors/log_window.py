@@ -9,6 +9,7 @@ import torch
 from lbtrain.data.loading import replaced_images
 from lbtrain.engines.protocol import Engine
 from lbtrain.monitors.protocol import MicroStep, Monitor, StepResult
+from lbtrain.monitors.stragglers import OwnTime
 from lbtrain.optim import trust_summary
 from lbtrain.plan.plan import Plan
 from lbtrain.runs.rows import TrainRow
@@ -22,16 +23,19 @@ class LogWindow(Monitor):
 
     def __init__(self, plan: Plan, engine: Engine, optimizer: torch.optim.Optimizer):
         self.plan, self.engine, self.optimizer = plan, engine, optimizer
+        self.own_time = OwnTime(engine.device)
         self._restart()
 
     def _restart(self) -> None:
         self.sums: dict[str, torch.Tensor] = {}
         self.images, self.waited = 0, 0.0
+        self.own_time.restart()
         self.started = time.perf_counter()
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
         """Time spent in here is time without data."""
+        self.own_time.start()
         entered = time.perf_counter()
         yield
         self.waited += time.perf_counter() - entered
@@ -47,6 +51,7 @@ class LogWindow(Monitor):
         """Losses are means over a micro-batch. Weighted by its images, a row that spans a change of the batch
         is right.
         """
+        self.own_time.stop()
         images = seen.phase.split.micro_batch_size
         for name, value in {"loss": seen.loss, **seen.parts}.items():
             self.sums[name] = value.detach() * images + self.sums.get(name, 0)
@@ -55,8 +60,9 @@ class LogWindow(Monitor):
     def at_log(self, done: StepResult) -> Iterator[TrainRow]:
         """The averages over the window, over all ranks; starts the next window. Collective."""
         progress, trust = done.progress, trust_summary(self.optimizer)
-        loss, *parts = (self.engine.mean(torch.stack(list(self.sums.values()))) / self.images).tolist()
+        (loss, *parts), own_seconds = self._over_all_ranks()
         seconds = time.perf_counter() - self.started
+        slowest = self.own_time.slowest(own_seconds)
         row = TrainRow(
             step=progress.step,
             examples=progress.examples,
@@ -66,6 +72,9 @@ class LogWindow(Monitor):
             loss=loss,
             images_per_sec=self.images * self.plan.world_size / seconds,
             data_wait=self.waited / seconds,
+            slowest_rank=slowest and slowest.rank,
+            slowest_host=slowest and slowest.host,
+            rank_wait=slowest and slowest.wait / seconds,
             skipped_steps=progress.skipped_steps,
             replaced_images=replaced_over_ranks(self.engine),
             trust_min=trust and trust.min,
@@ -75,6 +84,13 @@ class LogWindow(Monitor):
         )
         self._restart()
         yield row
+
+    def _over_all_ranks(self) -> tuple[list[float], list[float]]:
+        """Means of the loss and of its parts, and each rank's own seconds. Collective, in one exchange."""
+        sums, world = torch.stack(list(self.sums.values())), self.plan.world_size
+        own = self.own_time.for_rank(self.engine.rank, world)
+        mean = self.engine.mean(torch.cat([sums, own.to(sums.dtype) * world]))
+        return (mean[: len(sums)] / self.images).tolist(), mean[len(sums) :].tolist()
 
 
 def replaced_over_ranks(engine: Engine) -> int:

@@ -125,7 +125,7 @@ def _numbers(row: Row, values: dict[str, Any]) -> dict[str, float]:
     """What a row measured, by the names that trackers show."""
     left_out = ("kind", "step", "examples")
     scalars = ((name, value) for name, value in _scalars(row, values) if name not in left_out)
-    return {f"{row.kind}/{name}": value for name, value in scalars if value is not None}
+    return {f"{row.kind}/{name}": value for name, value in scalars if isinstance(value, int | float)}
 
 
 def _scalars(row: Row, values: dict[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -32,6 +32,11 @@ class TrainRow:
     """Broken images that were replaced (data.on_error=replace) since the row before or the restart, over all
     ranks.
     """
+    slowest_rank: int | None = None
+    """The rank that took longest for data and forward pass in that time; None where there is one rank."""
+    slowest_host: str | None = None
+    rank_wait: float | None = None
+    """Share of that time, in [0, 1], in which a rank waited for the slowest at least, on average over all."""
     trust_min: float | None = None
     """Layer-wise ratio of the last step over the adapted layers (LARS, LAMB); None for other optimizers."""
     trust_median: float | None = None

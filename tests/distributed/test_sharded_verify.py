@@ -1,11 +1,16 @@
 """python -m tools.verify optim, as a user runs it."""
 
+import dataclasses
 import subprocess
 import sys
 
 import pytest
+import torch
 
 from tools.verify.__main__ import main
+from tools.verify.optim import LayerComparison, Question, compare_all
+from tools.verify.optim_table import block, row_of
+from tools.verify.optimizers import OptimizerChoice
 
 
 def verify(*arguments: str) -> tuple[int, str]:
@@ -24,24 +29,84 @@ def test_exit_status_says_whether_layers_are_off(optimizer, zero, code):
     assert ("layers agree" if code == 0 else "layers are off by more than 0.01") in text
 
 
-OTHERS = [("lamb", "2", 0), ("lars", "3", 0), ("lars", "0", 0), ("sgd", "2", 0), ("timm:lamb", "2", 1)]
+class Decayed(torch.optim.SGD):
+    """An optimizer of a user's own; its norm over all that it holds is wrong on shards."""
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                parameter.grad /= parameter.grad.norm() + 1e-12
+        return super().step(closure)
+
+
+OWN = f"{__name__}:Decayed"
+HERE = Question(OptimizerChoice("lars"), model="timm:test_resnet", batch_size=2, image_size=32, steps=2)
+ANSWERS = {
+    ("lamb", "deepspeed", 2): 0,
+    ("lars", "deepspeed", 3): 0,
+    ("lars", "deepspeed", 0): 0,
+    ("sgd", "deepspeed", 2): 0,
+    ("timm:lamb", "deepspeed", 2): 1,
+    ("torch:adafactor", "deepspeed", 1): 1,
+    ("deepspeed:adam", "deepspeed", 2): 0,
+    (OWN, "deepspeed", 1): 1,
+    ("muon", "fsdp2", 0): 0,
+    ("timm:lars", "fsdp2", 0): 0,
+}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("optimizer,zero,code", OTHERS)
-def test_other_stages_and_optimizers(optimizer, zero, code):
-    status, text = verify(*SMALL, "--optimizer", optimizer, "--zero", zero)
-    assert status == code, text
+def test_other_engines_stages_and_optimizers():
+    questions = [
+        dataclasses.replace(HERE, choice=OptimizerChoice(optimizer), engine=engine, stage=stage)
+        for optimizer, engine, stage in ANSWERS
+    ]
+    answers = dict(zip(ANSWERS, compare_all(questions), strict=True))
+    raised = {key: answer for key, answer in answers.items() if isinstance(answer, str)}
+    assert not raised
+    assert {key: int(any(layer.off(1e-2) for layer in answers[key])) for key in ANSWERS} == ANSWERS
+
+
+@pytest.mark.slow
+def test_what_an_engine_raises_is_one_message(capsys):
+    arguments = [*SMALL, "--optimizer", "deepspeed:muon"]
+    assert main(["optim", *arguments]) == 2
+    words = capsys.readouterr().err.strip().splitlines()[-1]
+    assert words.startswith("tools.verify: ZeRO-1 with deepspeed:muon fails: ")
 
 
 QUESTIONS = [
     (("--model", "timm:resnt18"), "write timm:NAME"),
-    (("--optimizer", "adam"), "lars, lamb, sgd or timm:NAME"),
+    (("--optimizer", "adam"), "write lars, lamb, sgd, adamw, nadamw, muon, torch:NAME"),
+    (("--optimizer", "torch:adamm"), "torch.optim has adadelta"),
+    (("--optimizer", "deepspeed:lion"), "write deepspeed:NAME with adam, adamw, adagrad, muon"),
+    (("--optimizer", "timm:lasr"), "timm:lasr"),
+    (("--optimizer", "no_such_module:Muon"), "No module named 'no_such_module'"),
+    (("--optimizer", "torch:sgd", "--optimizer-args", "{momentun: 0.9}"), "momentun"),
+    (("--optimizer", "deepspeed:adam", "--engine", "fsdp2"), "under --engine deepspeed only"),
+    (("--engine", "fsdp2", "--zero", "2"), "leave --zero out"),
+    (("--engine", "colossalai", "--zero", "3"), "its stages are 1, 2"),
     (("--world", "0"), "at least 1"),
 ]
 
 
 @pytest.mark.parametrize("arguments,words", QUESTIONS)
 def test_questions_that_cannot_be_asked(capsys, arguments, words):
-    assert main(["optim", *arguments]) == 2
+    assert main(["optim", *SMALL, *arguments]) == 2
     assert words in capsys.readouterr().err
+
+
+def test_a_layer_may_move_as_far_as_rounding_moves_it():
+    assert LayerComparison("k.bias", 1.03, 0.98).off(1e-2)
+    assert not LayerComparison("k.bias", 1.03, 0.98, rounding=0.02).off(1e-2)
+    assert LayerComparison("weight", float("nan"), 1.0).off(1e-2)
+
+
+def test_the_table_says_what_is_right_off_and_failing():
+    question = dataclasses.replace(HERE, choice=OptimizerChoice("timm:lars"))
+    layers = [LayerComparison("a", 28.0, 0.55), LayerComparison("b", 1.0, 1.0)]
+    rows = [row_of(question, layers), row_of(question, layers[1:]), row_of(question, "TypeError: no")]
+    assert [row.outcome for row in rows] == ["off", "right", "fails"]
+    assert "off: 1 of 2 layers, steps x 1 to 28, cosine from 0.55" in block(rows[:1])
+    assert "- `timm:lars` under ZeRO-1: TypeError: no" in block(rows[2:])

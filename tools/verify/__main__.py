@@ -1,8 +1,9 @@
 """Prove on your own model what lbtrain guarantees.
 
-python -m tools.verify optim    is my layer-wise optimizer right when it is sharded?
-python -m tools.verify model    does a training run of my model depend on the batch split?
-python -m tools.verify sweep    and one small model of every family of timm?
+python -m tools.verify optim        is my optimizer right when it is sharded?
+python -m tools.verify optimizers   which optimizers are right under which sharding?
+python -m tools.verify model        does a training run of my model depend on the batch split?
+python -m tools.verify sweep        and one small model of every family of timm?
 """
 
 import argparse
@@ -12,7 +13,7 @@ from torch.multiprocessing import ProcessRaisedException
 
 from lbtrain.errors import UserError
 
-from . import model, optim, sweep
+from . import model, optim, optim_table, sweep
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -22,12 +23,15 @@ def main(arguments: list[str] | None = None) -> int:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     optim.add_arguments(commands)
+    optim_table.add_arguments(commands)
     model.add_arguments(commands)
     sweep.add_arguments(commands)
     options = parser.parse_args(arguments)
     try:
         if options.command == "sweep":
             return sweep.sweep(options)
+        if options.command == "optimizers":
+            return optim_table.tabulate(options)
         if options.command == "model":
             return model.verify(model.Question.of(options))
         return optim.verify(optim.Question.of(options))

@@ -1,8 +1,12 @@
-"""Train a model for some steps twice, sharded by DeepSpeed and unsharded, and compare the update of every
+"""Train a model for some steps twice, sharded by an engine and unsharded, and compare the update of every
 layer.
 
 Both sides see the same images and average the same per-rank gradients, so batch norm is no difference; only
-the optimizer's sight is: whole layers, or DeepSpeed's slices.
+the optimizer's sight is: whole layers, or an engine's shards. A layer may differ by the tolerance, and by
+twice what the unsharded update itself moves where gradients differ by rounding.
+
+DeepSpeed's own optimizers are held against independent implementations of the same definition. torch:muon
+trains the matrices alone, since it takes nothing else.
 """
 
 import argparse
@@ -10,61 +14,102 @@ import copy
 import os
 import socket
 import tempfile
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 import torch.nn.functional as F
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 from torch import Tensor, nn
+
+from .optimizers import (
+    FORMS,
+    OTHER_RATE,
+    RATES,
+    OptimizerChoice,
+    check_package,
+    freeze_what_it_cannot_train,
+    make_optimizer,
+)
+from .sharding import ENGINES, unsharded, weights_of
 
 EXAMPLES = """
 examples:
   python -m tools.verify optim --model timm:resnet18 --optimizer lars --zero 1 --world 2
-  without lbtrain's binding to DeepSpeed:
   python -m tools.verify optim --model timm:resnet18 --optimizer timm:lars --zero 1
-  python -m tools.verify optim --model timm:vit_tiny_patch16_224 --optimizer lamb --zero 3 --world 4 \\
-      --image-size 224
+  python -m tools.verify optim --model timm:test_vit --optimizer deepspeed:muon --zero 2
+  python -m tools.verify optim --optimizer torch:adafactor --engine fsdp2
+  python -m tools.verify optim --optimizer my_package.optim:Sophia --optimizer-args "{rho: 0.04}"
+  .venv-colossalai/bin/python -m tools.verify optim --engine colossalai       # made by `make colossalai`
 
 exit status: 0 every layer agrees; 1 a layer is off; 2 the combination is not supported (the message says why)
 """
-RATES = {"lars": 2.0, "lamb": 0.01, "sgd": 0.1}
+
+
+ROUNDING = 1e-6
+"""Of a gradient's largest element: what the sums over many images and ranks differ by."""
 
 
 class LayerComparison(NamedTuple):
-    """The update of one layer: size sharded over size unsharded, and the cosine between the two."""
+    """The update of one layer: size sharded over size unsharded, and the cosine between the two. `rounding`:
+    how much the unsharded update itself moves where the gradients move by rounding alone (such as the update
+    of a bias whose true gradient is zero, which Adam makes as large as any).
+    """
 
     name: str
     ratio: float
     cosine: float
+    rounding: float = 0.0
+
+    @property
+    def difference(self) -> float:
+        return max(abs(self.ratio - 1), 1 - self.cosine)
 
     def off(self, tolerance: float) -> bool:
-        return not (abs(self.ratio - 1) <= tolerance and self.cosine >= 1 - tolerance)
+        return not self.difference <= max(tolerance, 2 * self.rounding)
+
+
+Answer = list[LayerComparison] | str
 
 
 @dataclass(frozen=True)
 class Question:
     """What to compare; see --help."""
 
-    model: str
-    optimizer: str
-    zero: int
-    world: int
-    steps: int
-    batch_size: int
-    image_size: int
-    lr: float
-    weight_decay: float
-    tolerance: float
-    rows: int
+    choice: OptimizerChoice
+    model: str = "timm:resnet18"
+    engine: str = "deepspeed"
+    stage: int = 1
+    world: int = 2
+    steps: int = 3
+    batch_size: int = 4
+    image_size: int = 64
+    tolerance: float = 1e-2
+    rows: int = 15
 
     @classmethod
     def of(cls, options: argparse.Namespace) -> "Question":
-        lr = RATES.get(options.optimizer.rpartition(":")[2], 0.1) if options.lr is None else options.lr
-        return cls(
-            **{field: getattr(options, field) for field in cls.__dataclass_fields__ if field != "lr"}, lr=lr
-        )
+        """Raises ValueError for a stage that the engine does not have."""
+        given = {name: value for name, value in vars(options).items() if name in cls.__dataclass_fields__}
+        choice = OptimizerChoice(options.optimizer, options.optimizer_args, options.lr, options.weight_decay)
+        _, stages, _ = ENGINES[options.engine]
+        stage = min(1, stages[-1]) if options.zero is None else options.zero
+        if stage not in stages:
+            known = ", ".join(map(str, stages)) if stages[-1] else "none: leave --zero out"
+            raise ValueError(f"--engine {options.engine} --zero {stage}: its stages are {known}")
+        return cls(choice, stage=stage, **given)
+
+    @property
+    def sharded(self) -> str:
+        return ENGINES[self.engine][2].format(stage=self.stage)
 
 
 def add_arguments(commands: Any) -> None:
@@ -73,47 +118,20 @@ def add_arguments(commands: Any) -> None:
         "optim", help="compare an optimizer sharded and unsharded, layer by layer", description=__doc__,
         epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    parser.add_argument(
-        "--model",
-        default="timm:resnet18",
-        help="timm:NAME, any classification model of timm (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--optimizer", default="lars", help="lars, lamb, sgd (lbtrain's) or timm:NAME (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--zero",
-        type=int,
-        default=1,
-        choices=(0, 1, 2, 3),
-        help="DeepSpeed's ZeRO stage (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--world", type=int, default=2, help="ranks: processes on this machine's CPUs (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--steps",
-        type=int,
-        default=3,
-        help="optimizer steps; the compared update is that of all (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--batch-size", type=int, default=4, help="random images per rank and step (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--image-size", type=int, default=64, help="their height and width (default: %(default)s)"
-    )
-    parser.add_argument("--lr", type=float, help=f"learning rate (default: {RATES}, else 0.1)")
-    parser.add_argument("--weight-decay", type=float, default=1e-4, help="(default: %(default)s)")
-    parser.add_argument(
-        "--tolerance",
-        type=float,
-        default=1e-2,
-        help="largest |ratio - 1| and 1 - cosine (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--rows", type=int, default=15, help="layers shown, the worst first; 0: all (default: %(default)s)"
-    )
+    add, shown = parser.add_argument, "(default: %(default)s)"
+    add("--model", default=Question.model, help=f"timm:NAME, any classification model of timm {shown}")
+    add("--optimizer", default="lars", help=f"{FORMS} {shown}")
+    add("--optimizer-args", default="{}", help=f"further settings of it, as {{key: value}} {shown}")
+    add("--engine", default=Question.engine, choices=ENGINES, help=f"what shards it {shown}")
+    add("--zero", type=int, help="ZeRO stage: deepspeed 0 to 3, colossalai 1 or 2 (default: 1)")
+    add("--world", type=int, default=Question.world, help=f"ranks, processes on this machine {shown}")
+    add("--steps", type=int, default=Question.steps, help=f"the compared update is that of all {shown}")
+    add("--batch-size", type=int, default=Question.batch_size, help=f"random images per rank {shown}")
+    add("--image-size", type=int, default=Question.image_size, help=f"their height and width {shown}")
+    add("--lr", type=float, help=f"learning rate (default: {RATES}, else {OTHER_RATE})")
+    add("--weight-decay", type=float, default=1e-4, help=shown)
+    add("--tolerance", type=float, default=1e-2, help=f"largest |ratio - 1| and 1 - cosine {shown}")
+    add("--rows", type=int, default=15, help=f"layers shown, the worst first; 0: all {shown}")
 
 
 def verify(question: Question) -> int:
@@ -125,20 +143,45 @@ def verify(question: Question) -> int:
 
 
 def compare(question: Question) -> list[LayerComparison]:
-    """Start the ranks and return one row a layer, the worst first. Wrong arguments raise ValueError here,
-    before a process starts.
+    """One row a trained layer, the worst first. Raises ValueError for a question that cannot be asked, and
+    with the message of what an engine or an optimizer raises.
     """
-    if question.world < 1 or question.steps < 1 or question.batch_size < 1:
-        raise ValueError("--world, --steps and --batch-size must be at least 1")
-    make_optimizer(question, make_model(question))
+    [answer] = compare_all([question])
+    if isinstance(answer, str):
+        raise ValueError(f"{question.sharded} with {question.choice.text} fails: {answer}")
+    return answer
+
+
+def compare_all(questions: Sequence[Question]) -> list[Answer]:
+    """Answers questions for the same number of ranks one after another on the same processes. Each answer is
+    as that of `compare`, or the message of what was raised. Wrong arguments raise ValueError before a process
+    starts.
+    """
+    for question in questions:
+        _check(question)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     with tempfile.TemporaryDirectory() as folder:
-        answer = os.path.join(folder, "layers.pt")
-        mp.spawn(_rank, args=(question, port, answer), nprocs=question.world, join=True)
-        layers = [LayerComparison(*row) for row in torch.load(answer, weights_only=True)]
+        saved = os.path.join(folder, "layers.pt")
+        mp.spawn(_rank, args=(questions, port, saved), nprocs=questions[0].world, join=True)
+        answers = torch.load(saved, weights_only=True)
+    return [answer if isinstance(answer, str) else _worst_first(answer) for answer in answers]
+
+
+def _worst_first(rows: list[tuple[str, float, float, float]]) -> list[LayerComparison]:
+    layers = [LayerComparison(*row) for row in rows]
     return sorted(layers, key=lambda layer: (layer.cosine, -abs(layer.ratio - 1)))
+
+
+def _check(question: Question) -> None:
+    if question.world < 1 or question.steps < 1 or question.batch_size < 1:
+        raise ValueError("--world, --steps and --batch-size must be at least 1")
+    if question.choice.source == "deepspeed" and question.engine != "deepspeed":
+        raise ValueError(f"--optimizer {question.choice.text} exists under --engine deepspeed only")
+    if question.engine == "colossalai":
+        check_package("colossalai", "run `make colossalai`, then .venv-colossalai/bin/python -m tools.verify")
+    make_optimizer(question.choice, make_model(question))
 
 
 def make_model(question: Question) -> nn.Module:
@@ -153,54 +196,51 @@ def make_model(question: Question) -> nn.Module:
             + (f", such as timm:{near[0]}" if near else "")
         )
     torch.manual_seed(0)
-    return timm.create_model(name, num_classes=10)
+    model: nn.Module = timm.create_model(name, num_classes=10)
+    freeze_what_it_cannot_train(question.choice, model)
+    return model
 
 
-def make_optimizer(question: Question, model: nn.Module) -> torch.optim.Optimizer:
-    """Build lbtrain's optimizer, or timm's under the same rate, decay and momentum."""
-    from lbtrain.optim import LAMB, LARS, parameter_groups
-
-    groups = parameter_groups(model, weight_decay=question.weight_decay)
-    if question.optimizer == "lars":
-        return LARS(groups, lr=question.lr)
-    if question.optimizer == "lamb":
-        return LAMB(groups, lr=question.lr)
-    if question.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=question.lr, momentum=0.9)
-    if question.optimizer.startswith("timm:"):
-        from timm.optim import create_optimizer_v2
-
-        return create_optimizer_v2(
-            model, question.optimizer[5:], lr=question.lr, weight_decay=question.weight_decay, momentum=0.9
-        )
-    raise ValueError(f"--optimizer {question.optimizer}: write lars, lamb, sgd or timm:NAME")
-
-
-def _rank(rank: int, question: Question, port: int, answer: str) -> None:
+def _rank(rank: int, questions: Sequence[Question], port: int, saved: str) -> None:
     from lbtrain.launch.world import leave_process_group
 
-    os.environ |= {
-        "DS_ACCELERATOR": "cpu",
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": str(question.world),
-    }
-    torch.set_num_threads(max(1, torch.get_num_threads() // question.world))
+    warnings.simplefilter("ignore")  # the libraries' own, once a rank
+    world = questions[0].world
+    os.environ |= {"DS_ACCELERATOR": "cpu", "RANK": str(rank), "LOCAL_RANK": str(rank)}
+    os.environ |= {"WORLD_SIZE": str(world), "TORCHDYNAMO_DISABLE": "1"}  # compiling takes minutes here
+    torch.set_num_threads(max(1, torch.get_num_threads() // world))
     dist.init_process_group(
-        "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=question.world
-    )
-    model = make_model(question)
-    before = _weights(model.state_dict(), model)
-    expected, ours = _unsharded(question, copy.deepcopy(model)), _sharded(question, model)
-    if rank == 0:
-        torch.save(
-            [tuple(_compare(name, ours[name] - w, expected[name] - w)) for name, w in before.items()], answer
-        )
+        "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world,
+        timeout=timedelta(minutes=2),
+    )  # fmt: skip
+    answers = []
+    for question in questions:
+        answers.append(_answer(question))
+        if rank == 0:
+            torch.save(answers, saved)
     leave_process_group()
 
 
-def _weights(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    return {name: state[name].detach().cpu().clone() for name, _ in model.named_parameters()}
+def _answer(question: Question) -> list[tuple[str, float, float, float]] | str:
+    model, loss = make_model(question), partial(_loss, question)
+    before = weights_of(model.state_dict(), model)
+    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    expected, disturbed = (
+        unsharded(question.choice, copy.deepcopy(model), loss, question.steps, noise)
+        for noise in (0.0, ROUNDING)
+    )
+    train, _, _ = ENGINES[question.engine]
+    try:
+        ours = train(question.choice, model, loss, question.steps, question.stage)
+    except Exception as error:  # whatever an engine makes of an optimizer is the answer
+        return f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+    weights = ours, expected, disturbed
+    return [tuple(_layer(name, *(each[name] - before[name] for each in weights))) for name in trained]
+
+
+def _layer(name: str, ours: Tensor, expected: Tensor, disturbed: Tensor) -> LayerComparison:
+    rounding = _compare(name, disturbed, expected).difference
+    return _compare(name, ours, expected)._replace(rounding=rounding)
 
 
 def _loss(question: Question, model: nn.Module, step: int) -> Tensor:
@@ -208,48 +248,8 @@ def _loss(question: Question, model: nn.Module, step: int) -> Tensor:
     images = torch.randn(
         question.batch_size, 3, question.image_size, question.image_size, generator=generator
     )
-    loss: Tensor = F.cross_entropy(
-        model(images), torch.randint(10, (question.batch_size,), generator=generator)
-    )
-    return loss
-
-
-def _unsharded(question: Question, model: nn.Module) -> dict[str, Tensor]:
-    optimizer = make_optimizer(question, model)
-    for step in range(question.steps):
-        _loss(question, model, step).backward()
-        for parameter in model.parameters():
-            if parameter.grad is not None:
-                dist.all_reduce(parameter.grad)
-                parameter.grad.div_(question.world)
-        optimizer.step()
-        optimizer.zero_grad()
-    return _weights(model.state_dict(), model)
-
-
-def _sharded(question: Question, model: nn.Module) -> dict[str, Tensor]:
-    from lbtrain.engines.deepspeed import import_deepspeed
-    from lbtrain.optim import bind_deepspeed, deepspeed_shards
-
-    deepspeed = import_deepspeed(next(model.parameters()).device)
-    deepspeed.logger.setLevel("ERROR")
-    optimizer = make_optimizer(question, model)
-    config = {
-        "train_micro_batch_size_per_gpu": question.batch_size,
-        "gradient_accumulation_steps": 1,
-        "gradient_clipping": 0.0,
-        "zero_allow_untested_optimizer": True,
-        "zero_optimization": {"stage": question.zero},
-    }
-    engine, *_ = deepspeed.initialize(
-        model=model, optimizer=optimizer, config=config, dist_init_required=False
-    )
-    bind_deepspeed(optimizer, engine)
-    for step in range(question.steps):
-        engine.backward(_loss(question, engine, step))
-        engine.step()
-    state = deepspeed_shards(engine).gather(optimizer)[0] if question.zero else engine.module.state_dict()
-    return _weights(state, engine.module)
+    labels = torch.randint(10, (question.batch_size,), generator=generator)
+    return F.cross_entropy(model(images), labels)
 
 
 def _compare(name: str, ours: Tensor, expected: Tensor) -> LayerComparison:
@@ -263,21 +263,18 @@ def _compare(name: str, ours: Tensor, expected: Tensor) -> LayerComparison:
 
 
 def _print(question: Question, layers: list[LayerComparison], off: int) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     shown = layers[: question.rows or None]
     title = (
-        f"{question.model}, {question.optimizer}: ZeRO-{question.zero} on {question.world} ranks "
+        f"{question.model}, {question.choice.text}: {question.sharded} on {question.world} ranks "
         f"against unsharded, {question.steps} steps"
     )
-    table = Table(title=title, caption=f"{len(shown)} of {len(layers)} layers, the worst first")
+    table = Table(title=escape(title), caption=f"{len(shown)} of {len(layers)} layers, the worst first")
     table.add_column("layer")
-    for column in ("step size, ratio", "cosine", ""):
+    for column in ("step size, ratio", "cosine", "rounding", ""):
         table.add_column(column, justify="right")
     for layer in shown:
         mark = "[red]off[/red]" if layer.off(question.tolerance) else "ok"
-        table.add_row(layer.name, f"{layer.ratio:.6g}", f"{layer.cosine:.8f}", mark)
+        table.add_row(layer.name, f"{layer.ratio:.6g}", f"{layer.cosine:.8f}", f"{layer.rounding:.1e}", mark)
     console = Console()
     console.print(table)
     outcome = (

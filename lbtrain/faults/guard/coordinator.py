@@ -217,7 +217,8 @@ class Coordinator(threading.Thread):
         self.decided_at = time.monotonic()
         for state in self.ranks.values():
             self._send_outcome(state)
-        report(format_loss(self.causes, self.ranks), self.config.run_dir, code=self.code)
+        others = format_positions(self.causes, self.ranks)
+        report(format_loss(self.causes, self.ranks), self.config.run_dir, code=self.code, others=others)
         for elapsed in heartbeats(self.config.beat, self._serve):
             self._end_handshakes(elapsed)
             if not self._is_somebody_to_come(time.monotonic() - self.decided_at):
@@ -284,3 +285,16 @@ def _is_loopback_name(name: str) -> bool:
     with contextlib.suppress(ValueError):
         return ipaddress.ip_address(name).is_loopback
     return name == "localhost"
+
+
+def format_positions(causes: dict[int, str], ranks: dict[int, RankState]) -> str:
+    """Where all other ranks stand: `ranks 0, 2 after step 17 (training); rank 1 after step 16 (...)`."""
+    groups: dict[tuple[int, str], list[int]] = defaultdict(list)
+    for rank, state in sorted(ranks.items()):
+        if rank not in causes:
+            groups[state.step, state.doing].append(rank)
+    return "; ".join(
+        f"rank{'s' if len(group) > 1 else ''} {', '.join(map(str, group))} after step {step}"
+        + (f" ({doing})" if doing else "")
+        for (step, doing), group in groups.items()
+    )

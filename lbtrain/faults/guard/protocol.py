@@ -277,14 +277,15 @@ def addresses(name: str, port: int) -> list[tuple[Any, ...]]:
     return list(dict.fromkeys((family, address) for family, _, _, _, address in found))
 
 
-def report(text: str, run_dir: str, *, code: int = EXIT_CODE) -> None:
-    """Tells the screen and the run directory's faults.log why the job ends with this exit code, as far as
-    either can still be written to.
+def report(text: str, run_dir: str, *, code: int = EXIT_CODE, others: str = "") -> None:
+    """Tells the screen and the run directory's faults.log why the job ends with this exit code, and where the
+    `others` stand, as far as either can still be written to.
     """
+    stand = f"the others: {others}\n" if others else ""
     remedy = "; the same command goes on from the newest checkpoint" if code == EXIT_CODE else ""
     with contextlib.suppress(OSError):  # nobody may be there to read it any more
-        print(f"error: {text}. All ranks end{remedy}", file=sys.stderr, flush=True)
+        print(f"error: {text}. All ranks end{remedy}\n{stand}", end="", file=sys.stderr, flush=True)
     with contextlib.suppress(OSError):
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
         with os.fdopen(os.open(Path(run_dir) / "faults.log", flags, 0o666), "a") as log:
-            log.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {text}\n")
+            log.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {text}\n{stand}")

@@ -8,7 +8,8 @@ import torch
 from bench.hosts_prediction import run_steps, turns_at
 from bench.stopwatch import Idle
 from lab import shaped, sleeping
-from tools.scaling_report.measuring.stopwatch import HostClock, Stopwatch
+from lbtrain.monitors.clock import HostClock
+from tools.scaling_report.measuring.stopwatch import Stopwatch
 from tools.scaling_report.measuring.timings import read_ranks
 
 

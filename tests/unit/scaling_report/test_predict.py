@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import nn
 
+from lbtrain.monitors.clock import HostClock
 from tools.scaling_report.__main__ import main
-from tools.scaling_report.measuring.stopwatch import GradientStamps, HostClock
+from tools.scaling_report.measuring.stopwatch import GradientStamps
 from tools.scaling_report.model.comm import fill_buckets
 from tools.scaling_report.model.layers import count_model
 from tools.scaling_report.model.presets import GPUS, NETWORKS, NODE_LINKS
