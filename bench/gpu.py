@@ -6,7 +6,8 @@
 
 Cases: `matrix` (TFLOP/s of a bf16 matrix product: the rate that the chip really has), `resnet50` (224 x 224,
 bf16, channels last, images/s against the peers' loops, as a share of that rate, and of the data sheet's rate
-beside NVIDIA's published run), `memory` (peak of device memory against the plain loop), `optim` (LARS and
+beside NVIDIA's published run), `arithmetic` (the same loop with TF32, bf16, channels last, compiled, and
+with deterministic=true), `memory` (peak of device memory against the plain loop), `optim` (LARS and
 LAMB steps against timm's), `ghost` (what ghost batches of 32 cost in a batch of 4,096), `time_to_accuracy`
 (seconds of training until 94 % on CIFAR-10 with recipes/cifar10/wide_resnet_1k.py; --speedrun: a peer's
 script beside it; LBTRAIN_DATA: where CIFAR-10 lies), `batch_size` (images/s over batch and micro-batch,
@@ -34,12 +35,13 @@ import torch
 
 from bench import parser, rows
 from bench.gpu_curves import LONGEST, LONGEST_POINT, batch_size, time_to_accuracy
-from bench.gpu_steps import COMMAND, Setting, ghost, matrix, memory, optimizers, resnet50
+from bench.gpu_steps import COMMAND, Setting, arithmetic, ghost, matrix, memory, optimizers, resnet50
 from lbtrain.errors import UserError
 
 CASES: dict[str, Callable[[Setting], Iterable[rows.Row]]] = {
     "matrix": matrix,
     "resnet50": resnet50,
+    "arithmetic": arithmetic,
     "memory": memory,
     "optim": optimizers,
     "ghost": ghost,

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -140,6 +141,28 @@ def _beside_nvidia(title: str, rates: list[float]) -> list[rows.Row]:
     return [
         rows.paired("gpu", title, peer, mine, theirs, unit="of 1", target="", command=command("resnet50"))
     ]
+
+
+ARITHMETIC: dict[str, dict[str, Any]] = {
+    "fp32, deterministic=true": {"precision": "fp32", "channels_last": False, "deterministic": True},
+    "fp32 (TF32, cudnn.benchmark)": {"precision": "fp32", "channels_last": False},
+    "bf16": {"channels_last": False},
+    "bf16, channels last": {},
+    "bf16, channels last, deterministic=true": {"deterministic": True},
+    "bf16, channels last, compiled": {"compile": True},
+}
+
+
+def arithmetic(setting: Setting) -> Iterator[rows.Row]:
+    """The same loop in each."""
+    job = setting.resnet50
+    for name, changes in ARITHMETIC.items():
+        if not setting.has_time(name, 30):
+            return
+        [seconds] = in_turns(job, "ddp", [], setting.rounds, **changes)
+        rates = [job.micro_batch_size * job.steps / turn for turn in seconds]
+        title = f"resnet50 {job.image_size}x{job.image_size}, batch {job.micro_batch_size}: {name}"
+        yield rows.single("gpu", title, rates, unit="images/s", command=command("arithmetic"))
 
 
 def memory(setting: Setting) -> list[rows.Row]:

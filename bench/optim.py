@@ -6,12 +6,15 @@ peers' in turns, one thread.
 
 Cases: `lars`, `lars-nesterov`, `lamb` (against the faster of timm's two code paths, round by round),
 `lars-sgd` (against torch's multi-tensor SGD, which does less), `lamb-loop` (against the plain loop that
-ColossalAI's Lamb is, written here from its formula), `zero1` (two gloo ranks: our step on DeepSpeed's slices,
+ColossalAI's Lamb is, written here from its formula), `muon` (ResNet-18's parameters; against timm's, whose
+Newton-Schulz runs in bf16), `muon-2` and `muon-4` (two and four gloo ranks that share the matrices, against
+each orthogonalising all of them), `zero1` (two gloo ranks: our step on DeepSpeed's slices,
 its all-reduce included, against half of our step on whole layers).
 """
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,6 +22,8 @@ import torch
 from bench import parser, rows
 
 ROUNDS, STEPS = 21, 5
+MUON_ROUNDS = 7
+"""Of one step each: a step takes seconds."""
 COMMAND = "python -m bench.optim"
 HYPER: dict[str, Any] = {"lr": 1e-3, "weight_decay": 1e-4}
 
@@ -32,15 +37,20 @@ def wait() -> None:
         torch.cuda.synchronize()
 
 
-def parameters() -> list[torch.nn.Parameter]:
-    """ResNet-50's parameters with gradients of their size."""
+def model_with_gradients(name: str) -> torch.nn.Module:
+    """A model of timm whose parameters have gradients of their size."""
     import timm
 
     torch.manual_seed(0)
-    model = timm.create_model("resnet50").to(DEVICE)
+    model = timm.create_model(name).to(DEVICE)
     for parameter in model.parameters():
         parameter.grad = torch.randn_like(parameter)
-    return list(model.parameters())
+    return model
+
+
+def parameters() -> list[torch.nn.Parameter]:
+    """ResNet-50's."""
+    return list(model_with_gradients("resnet50").parameters())
 
 
 def lars(nesterov: bool = False) -> torch.optim.Optimizer:
@@ -65,6 +75,20 @@ def timm_lamb(foreach: bool) -> torch.optim.Optimizer:
     import timm.optim
 
     return timm.optim.Lamb(parameters(), foreach=foreach, max_grad_norm=None, **HYPER)
+
+
+def muon(process_group: Any = None) -> torch.optim.Optimizer:
+    from lbtrain.optim import Muon
+
+    weights = list(model_with_gradients("resnet18").parameters())
+    groups = [{"params": [p for p in weights if (p.ndim > 1) is on], "use_muon": on} for on in (True, False)]
+    return Muon(groups, process_group=process_group, **HYPER)
+
+
+def timm_muon() -> torch.optim.Optimizer:
+    from timm.optim import create_optimizer_v2
+
+    return create_optimizer_v2(model_with_gradients("resnet18"), "muon", momentum=0.95, **HYPER)
 
 
 def sgd() -> torch.optim.Optimizer:
@@ -104,14 +128,15 @@ CASES: dict[
     ),
     "lars-sgd": (lars, [sgd], "torch SGD foreach", ""),
     "lamb": (lamb, [lambda: timm_lamb(True), lambda: timm_lamb(False)], "timm Lamb, faster path", "<=1.0"),
+    "muon": (muon, [timm_muon], "timm Muon", ""),
     "lamb-loop": (lamb, [LoopLamb], "LAMB as a plain loop (ColossalAI's form)", "<=1.0"),
 }
 
 
-def milliseconds(optimizer: torch.optim.Optimizer) -> float:
+def milliseconds(optimizer: torch.optim.Optimizer, steps: int = STEPS) -> float:
     """The fastest of some steps: what others do on the machine only adds."""
     times = []
-    for _ in range(STEPS):
+    for _ in range(steps):
         wait()
         start = time.perf_counter()
         optimizer.step()
@@ -127,12 +152,35 @@ def in_turns(case: str) -> rows.Row:
     for optimizer in (ours, *peers):
         optimizer.step()
     mine, theirs = [], []
-    for _ in range(ROUNDS):
-        mine.append(milliseconds(ours))
-        theirs.append(min(milliseconds(peer) for peer in peers))
+    rounds, steps = (MUON_ROUNDS, 1) if case == "muon" else (ROUNDS, STEPS)
+    for _ in range(rounds):
+        mine.append(milliseconds(ours, steps))
+        theirs.append(min(milliseconds(peer, steps) for peer in peers))
     return rows.paired(
         "optim", case, name, mine, theirs, unit="ms", target=target, command=f"{COMMAND} --cases {case}"
     )
+
+
+def shared_muon(ranks: int) -> rows.Row:
+    """Measure a step whose matrices are shared between ranks of this machine, of one thread each."""
+    from lab.ranks import run_on_ranks
+
+    shared, alone = run_on_ranks(ranks, _muon_on_rank, timeout=900)[0]
+    peer = "every rank orthogonalises every matrix"
+    command = f"{COMMAND} --cases muon-{ranks}"
+    return rows.paired("optim", f"muon-{ranks}", peer, shared, alone, unit="ms", target="", command=command)
+
+
+def _muon_on_rank() -> tuple[list[float], list[float]]:
+    import torch.distributed as dist
+
+    torch.set_num_threads(1)
+    pairs = [(muon(group), list[float]()) for group in (dist.group.WORLD, None)]
+    for _ in range(MUON_ROUNDS + 1):
+        for optimizer, times in pairs:
+            dist.barrier()
+            times.append(milliseconds(optimizer, steps=1))
+    return pairs[0][1][1:], pairs[1][1][1:]
 
 
 def zero1() -> rows.Row:
@@ -185,11 +233,20 @@ def _zero1_on_rank() -> tuple[list[float], list[float]]:
     return times[0][1:], times[1][1:]
 
 
+OVER_RANKS: dict[str, Callable[[], rows.Row]] = {
+    "muon-2": partial(shared_muon, 2),
+    "muon-4": partial(shared_muon, 4),
+    "zero1": zero1,
+}
+
+
 def main() -> None:
-    flags = parser(COMMAND, __doc__, cases=[*CASES, "zero1"])
+    flags = parser(COMMAND, __doc__, cases=[*CASES, *OVER_RANKS])
     options = flags.parse_args()
     torch.set_num_threads(1)
-    rows.write([zero1() if case == "zero1" else in_turns(case) for case in options.cases], "optim")
+    rows.write(
+        [OVER_RANKS[case]() if case in OVER_RANKS else in_turns(case) for case in options.cases], "optim"
+    )
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from lbtrain.launch.world import World, check_world, detect_world, device_type, 
 from lbtrain.monitors import Monitors
 from lbtrain.nn import convert_to_ghost_batch_norm
 from lbtrain.plan.plan import Plan, make_plan
+from lbtrain.plan.precision import set_gpu_arithmetic
 from lbtrain.plan.report import print_plans
 from lbtrain.plan.scaling import scaled_optimizer
 from lbtrain.plan.statistics import freeze
@@ -177,7 +178,8 @@ def _agree_on_plan(recipe: Recipe, world: World, name: str) -> tuple[Plan, dict[
     job["file of model.weights"] = "there" if weights_file(recipe.model.weights) else "not there"
     check_same_on_all_ranks(job)  # before what depends on the recipe could make the ranks wait for each other
     plan = make_plan(recipe, world.world_size, engine=engine)
-    check_runs_here(recipe, engine, device_type())
+    check_runs_here(plan.recipe, engine, device_type())
+    set_gpu_arithmetic(plan.recipe)
     return plan, job
 
 

@@ -119,7 +119,7 @@ VARIABLES = (
     Setting(
         "NVIDIA_TF32_OVERRIDE TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
         "rejected",
-        "fp32 would be computed in TF32: unset it",
+        "deterministic=true computes fp32 in full precision, and false in TF32: unset it",
     ),
     Setting(
         "ONEDNN_DEFAULT_FPMATH_MODE DNNL_DEFAULT_FPMATH_MODE",

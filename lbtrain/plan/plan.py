@@ -14,6 +14,7 @@ from functools import cached_property, partial
 
 from lbtrain.data import dataset_info
 from lbtrain.plan.batching import BatchSplit, Phase, phase_starts, split_batch, steps_before
+from lbtrain.plan.precision import resolve_precision
 from lbtrain.plan.scaling import ema_decay, learning_rate, regime_factor
 from lbtrain.plan.schedules import LearningRate, crossed
 from lbtrain.plan.statistics import ModelStatistics, memory_estimate, model_statistics
@@ -43,6 +44,8 @@ class Plan:
     checkpoint_every: float
     statistics: ModelStatistics
     memory: dict[str, int]
+    precision_reason: str = ""
+    """Why precision=auto became the precision of `recipe`."""
 
     @property
     def split(self) -> BatchSplit:
@@ -52,6 +55,10 @@ class Plan:
     @property
     def ghost_batches_per_step(self) -> int:
         return self.recipe.batch_size // self.bn_batch_size
+
+    @property
+    def precision(self) -> str:
+        return self.recipe.precision
 
     @property
     def zero_stage(self) -> int:
@@ -118,6 +125,7 @@ def make_plan(
     """Raises RecipeError for what cannot be planned. `statistics` of the model, if they are known, save
     counting it again for another world size.
     """
+    recipe, reason = resolve_precision(recipe, engine)
     check_recipe(recipe, engine)
     dataset = dataset_info(recipe.data)
     statistics = statistics or model_statistics(recipe, dataset)
@@ -144,6 +152,7 @@ def make_plan(
         memory=memory_estimate(
             recipe, statistics, max(phase.split.micro_batch_size for phase in phases), world_size, engine
         ),
+        precision_reason=reason,
     )
 
 

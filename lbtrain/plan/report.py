@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lbtrain.plan.plan import Plan
+from lbtrain.plan.precision import gpu_arithmetic
 from lbtrain.plan.scaling import ema_decay, scaled_optimizer
 from lbtrain.recipe import Recipe, written
 
@@ -28,6 +29,7 @@ def rows(plan: Plan) -> dict[str, str]:
     clip = recipe.optimizer.clip_norm
     limits = f"{recipe.max_overflows} overflows in a row, or at a scale below {recipe.min_loss_scale:g}"
     fp16 = f"; ends after {limits}" if recipe.precision == "fp16" else ""
+    reason = f" ({plan.precision_reason})" if plan.precision_reason else ""
     return {
         "world size": f"{plan.world_size}",
         "batch size (global)": f"{recipe.batch_size:,}",
@@ -50,7 +52,8 @@ def rows(plan: Plan) -> dict[str, str]:
         "average of the weights": _average(plan),
         "ends early": f"at {', '.join(map(str, recipe.stop_at))}" if recipe.stop_at else "no",
         "gradient clipping": f"norm {clip:g}" if clip else "none",
-        "precision": recipe.precision + (", channels last" if recipe.channels_last else "") + fp16,
+        "precision": recipe.precision + (", channels last" if recipe.channels_last else "") + fp16 + reason,
+        "arithmetic of a GPU": gpu_arithmetic(recipe),
         "torch.compile": "forward and backward pass; batch norm by elementary operations"
         if recipe.compile
         else "no",

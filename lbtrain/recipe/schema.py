@@ -40,7 +40,7 @@ MAY_CHANGE_ON_RESUME = {
     "micro_batch_size", "max_micro_batch_size", "validation_batch_size", "data.root", "data.workers",
     "channels_last", "compile", "run_dir", "fault_timeout", "skip_nonfinite", "resume", "log_every",
     "evaluate_every", "checkpoint.every", "checkpoint.keep", "data.on_error", "measure.noise_scale",
-    "measure.layers", "measure.distance", "checkpoint.best", "log.trackers", "stop_at",
+    "measure.layers", "measure.distance", "checkpoint.best", "log.trackers", "stop_at", "deterministic",
     "data.max_pixels", "data.validation_root", "max_overflows", "min_loss_scale",
 }  # fmt: skip
 """Keys that do not enter the mathematics, so that a run may continue with other values."""
@@ -136,8 +136,14 @@ class Recipe(Unassignable):
     )
     precision: str = key(
         "fp32",
-        "Precision of forward and backward pass. Weights stay in fp32.",
-        choices=("fp32", "bf16", "fp16"),
+        "Precision of forward and backward pass. Weights stay in fp32. auto: bf16 with channels_last where "
+        "the GPU or CPU computes bf16 natively, else fp32; the plan says which.",
+        choices=("fp32", "bf16", "fp16", "auto"),
+    )
+    deterministic: bool = key(
+        False,
+        "On a GPU, use deterministic algorithms and full precision in fp32, so that the same run on the same "
+        "kind of GPU is bit-identical. false: cudnn.benchmark and TF32, which are faster.",
     )
     channels_last: bool = key(
         False,

@@ -19,6 +19,7 @@ BELOW = {
     "recipe": set(),
     "plan.schedules": set(),
     "plan.scaling": {"plan.schedules"},
+    "plan.precision": set(),
     "plan.batching": set(),
     "plan.statistics": {"data", "nn", "optim", "tasks"},
     "plan.validate": {"plan.batching", "plan.scaling"},

@@ -90,7 +90,7 @@ def run(options: argparse.Namespace) -> int:
             report.collectives = [each for gpus in options.gpus if gpus > 1 for each in study.sweep(gpus)]
         for row in points:
             point = study.time_point(row)
-            rows = with_efficiency([*report.rows, point.row])
+            rows = study.utilisation.added_to(with_efficiency([*report.rows, point.row]), report.collectives)
             # A classifier computes the same on synthetic data; drawn shapes are of other sizes than photos.
             report.rows = with_data_wait(rows) if recipe.model.library == "timm" else rows
             report.own_times += point.own_times

@@ -64,12 +64,14 @@ RATES: Columns = _POINT | {
     "speed-up": lambda row: number(row.speed_up, 2),
     "efficiency": lambda row: percent(row.efficiency),
     "baseline": _baseline,
+    "MFU": lambda row: percent(row.mfu),
     "status": lambda row: row.status,
 }
 TIMES: Columns = _POINT | {
     "step p50 / p95": lambda row: _joined(milliseconds(row.step_p50_s), milliseconds(row.step_p95_s)),
     "compute": lambda row: milliseconds(row.compute_s),
     "exposed exchange": lambda row: milliseconds(row.exposed_communication_s),
+    "overlap": lambda row: percent(row.overlap),
     "data wait": lambda row: milliseconds(row.data_wait_s),
     "in the loader": lambda row: milliseconds(row.loader_wait_s),
     "optimizer": lambda row: milliseconds(row.optimizer_s),

@@ -61,6 +61,8 @@ class Row:
         None  # what an average rank waits: mean over steps of the slowest's own time minus the mean
     )
     jitter: float | None = None  # relative standard deviation of a rank's own time, over ranks and steps
+    mfu: float | None = None  # model FLOPs over the data sheet's peak in this precision
+    overlap: float | None = None  # share of the exchange that computing hides; needs measure --collectives
     status: str = "ok"
 
     @property

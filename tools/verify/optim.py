@@ -222,6 +222,14 @@ def _rank(rank: int, questions: Sequence[Question], port: int, saved: str) -> No
 
 
 def _answer(question: Question) -> list[tuple[str, float, float, float]] | str:
+    """Plain tuples, which torch loads without trusting the file."""
+    try:
+        return [(each.name, each.ratio, each.cosine, each.rounding) for each in _layers(question)]
+    except Exception as error:  # whatever an engine makes of an optimizer is the answer
+        return f"{type(error).__name__}: {error}".strip().splitlines()[0]
+
+
+def _layers(question: Question) -> list[LayerComparison]:
     model, loss = make_model(question), partial(_loss, question)
     before = weights_of(model.state_dict(), model)
     trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
@@ -230,12 +238,8 @@ def _answer(question: Question) -> list[tuple[str, float, float, float]] | str:
         for noise in (0.0, ROUNDING)
     )
     train, _, _ = ENGINES[question.engine]
-    try:
-        ours = train(question.choice, model, loss, question.steps, question.stage)
-    except Exception as error:  # whatever an engine makes of an optimizer is the answer
-        return f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
-    weights = ours, expected, disturbed
-    return [tuple(_layer(name, *(each[name] - before[name] for each in weights))) for name in trained]
+    weights = train(question.choice, model, loss, question.steps, question.stage), expected, disturbed
+    return [_layer(name, *(each[name] - before[name] for each in weights)) for name in trained]
 
 
 def _layer(name: str, ours: Tensor, expected: Tensor, disturbed: Tensor) -> LayerComparison:

@@ -87,11 +87,16 @@ def fsdp2(choice: OptimizerChoice, model: nn.Module, loss: Loss, steps: int, sta
     device = next(model.parameters()).device.type
     fully_shard(model, mesh=init_device_mesh(device, (dist.get_world_size(),)))
     optimizer = make_optimizer(choice, model)
+    names = {name for name, _ in model.named_parameters()}
     for step in range(steps):
         loss(model, step).backward()
         optimizer.step()
         optimizer.zero_grad()
-    return {name: parameter.full_tensor().detach().cpu() for name, parameter in model.named_parameters()}
+    return {
+        name: shard.full_tensor().detach().cpu()
+        for name, shard in model.state_dict().items()
+        if name in names
+    }
 
 
 def colossalai(choice: OptimizerChoice, model: nn.Module, loss: Loss, steps: int, stage: int) -> Weights:

@@ -9,6 +9,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from ...kit.start import launched
 from ..report import Collective, OwnTimes, ReportError, Row
 from .launchers import commands, run_together
 from .timings import RankTimes, own_times, read_ranks, summarize
+from .utilisation import Utilisation
 
 TIMED_RUN = launched("scaling_report.measuring.timed_run")
 
@@ -45,6 +47,10 @@ class Study:
     def __init__(self, options: argparse.Namespace, hosts: Hostfile, recipe: Recipe):
         self.options, self.hosts, self.recipe = options, hosts, recipe
         self.points = options.out.resolve() / "points"
+
+    @cached_property
+    def utilisation(self) -> Utilisation:
+        return Utilisation.of(self.recipe)
 
     def rows(self) -> list[Row]:
         """The rows of all points before they are measured; a point that cannot be is rejected in its

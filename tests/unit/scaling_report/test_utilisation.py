@@ -1,0 +1,49 @@
+"""MFU and overlap of a measured point."""
+
+import pytest
+
+from lbtrain import Recipe
+from lbtrain.data import dataset_info
+from tools.scaling_report.measuring.utilisation import Utilisation, peak_flops, training_flops
+from tools.scaling_report.report import Collective, Row
+
+POINT = Row(gpus=8, nodes=1, images_per_s_gpu=2500.0, exposed_communication_s=0.01)
+ALONE = [Collective(gpus=8, nodes=1, num_bytes=size, seconds=size / 1e10) for size in (10**6, 10**8)]
+
+
+def test_mfu_is_the_rate_by_the_data_sheet() -> None:
+    [row] = Utilisation(1e8, flops=3 * 8.18e9, peak=312e12).added_to([POINT], [])
+    assert row.mfu == pytest.approx(2500 * 3 * 8.18e9 / 312e12)
+    assert row.overlap is None
+
+
+@pytest.mark.parametrize("gradient_bytes, alone_s", [(1e8, 0.01), (5.05e7, 0.00505), (4e8, 0.04)])
+def test_overlap_is_what_an_exchange_alone_would_take_less_what_is_exposed(gradient_bytes, alone_s) -> None:
+    [row] = Utilisation(gradient_bytes).added_to([POINT], ALONE)
+    assert row.mfu is None
+    assert row.overlap == pytest.approx(max(0.0, 1 - 0.01 / alone_s))
+
+
+def test_an_exchange_over_other_gpus_says_nothing() -> None:
+    [row] = Utilisation(1e8).added_to([Row(gpus=4, nodes=1, exposed_communication_s=0.01)], ALONE)
+    assert row.overlap is None
+
+
+def test_operations_of_resnet50_are_those_of_its_paper() -> None:
+    recipe = Recipe().vary(model=dict(name="resnet50"), data=dict(name="synthetic", image_size=224))
+    assert training_flops(recipe, dataset_info(recipe.data)) == pytest.approx(3 * 2 * 4.09e9, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    "name, precision, teraflops",
+    [
+        ("NVIDIA A100-SXM4-80GB", "bf16", 312),
+        ("NVIDIA H100 80GB HBM3", "bf16", 989),
+        ("NVIDIA H100 PCIe", "bf16", 756),
+        ("NVIDIA GeForce GTX 480", "fp32", None),
+        ("Tesla V100-SXM2-16GB", "bf16", None),
+    ],
+)
+def test_peaks_of_data_sheets(name, precision, teraflops) -> None:
+    found = peak_flops(name, precision)
+    assert found == (teraflops and pytest.approx(teraflops * 1e12, rel=0.01))

@@ -1,0 +1,71 @@
+"""precision=auto: what it becomes on which machine, and that the plan says so."""
+
+import json
+
+import pytest
+
+from lbtrain import Recipe
+from lbtrain.plan import precision
+from lbtrain.plan.plan import make_plan
+from lbtrain.plan.report import rows
+
+AUTO = Recipe().vary(
+    batch_size=8, bn_batch_size=8, duration="1it", precision="auto", model=dict(name="cifar_resnet8"),
+    data=dict(name="digits"),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "text, native",
+    [
+        ("flags\t\t: fpu avx512f avx512_bf16\nflags\t\t: fpu avx512f avx512_bf16\n", True),
+        ("flags\t\t: fpu amx_bf16 amx_tile\n", True),
+        ("Features\t: fp asimd bf16 i8mm\n", True),
+        ("flags\t\t: fpu avx512f avx512_vnni\n", False),
+        ("flags\t\t: fpu avx512_bf16\nflags\t\t: fpu avx2\n", False),
+        ("model name\t: unknown\n", False),
+    ],
+)
+def test_a_cpu_is_asked_for_the_instructions(tmp_path, text, native):
+    (tmp_path / "cpuinfo").write_text(text)
+    assert precision.device_with_bf16(tmp_path / "cpuinfo") == ("this CPU", native)
+
+
+def test_a_machine_without_cpuinfo_computes_in_fp32(tmp_path):
+    assert precision.device_with_bf16(tmp_path / "none") == ("this CPU", False)
+
+
+@pytest.mark.parametrize(
+    "native, engine, words",
+    [
+        (True, "ddp", "bf16, channels last (auto: this CPU computes bf16 natively)"),
+        (False, "ddp", "fp32 (auto: this CPU does not compute bf16 natively)"),
+        (True, "deepspeed", "bf16 (auto: this CPU computes bf16 natively; channels_last needs ZeRO stage 0)"),
+    ],
+)
+def test_the_plan_resolves_and_explains(monkeypatch, native, engine, words):
+    monkeypatch.setattr(precision, "device_with_bf16", lambda: ("this CPU", native))
+    recipe = AUTO.vary(deepspeed=dict(zero_stage=1)) if engine == "deepspeed" else AUTO
+    plan = make_plan(recipe, 1, engine=engine)
+    assert rows(plan)["precision"] == words
+    assert plan.recipe.channels_last is (native and engine == "ddp")
+    assert json.loads(plan.to_json())["precision"] == plan.recipe.precision
+
+
+def test_a_precision_that_the_recipe_names_is_kept():
+    plan = make_plan(AUTO.vary(precision="fp32"), 1)
+    assert (rows(plan)["precision"], plan.precision_reason) == ("fp32", "")
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({}, "fp32 products in TF32"),
+        ({"precision": "bf16"}, "cudnn.benchmark"),
+        ({"deterministic": True}, "deterministic algorithms, fp32 products in full precision"),
+    ],
+)
+def test_the_plan_says_what_a_gpu_does_to_exactness(changes, words):
+    assert rows(make_plan(AUTO.vary(**{"precision": "fp32", **changes}), 1))[
+        "arithmetic of a GPU"
+    ].startswith(words)
