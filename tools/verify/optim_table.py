@@ -1,7 +1,8 @@
 """Which optimizers are right under which sharding: `tools.verify optim` for each, as a table with its data.
 
 The models are small: test_resnet of timm has convolutions; test_vit has matrices, for optimizers that take no
-convolutions. `right`: every layer agrees with unsharded training.
+convolutions. `right`: every layer agrees with unsharded training. Shardings that the file has already are kept:
+the same command continues after a stop.
 """
 
 import argparse
@@ -11,19 +12,19 @@ from dataclasses import asdict, dataclass, fields, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from lbtrain.errors import RecipeError
 from lbtrain.runs.provenance import commit, hardware
 
 from ..kit.publish import with_block
 from ..kit.tables import Table
 from .optim import Answer, Question, compare_all
 from .optimizers import OptimizerChoice
-from .sharding import ENGINES
 
 EXAMPLES = """
 examples:
   .venv-colossalai/bin/python -m tools.verify optimizers --out results/sharded_optimizers.csv \\
       --page docs/optimizers.md
-  python -m tools.verify optimizers --engines deepspeed,fsdp2 --out runs/sharded_optimizers.csv
+  python -m tools.verify optimizers --shardings zero1,fsdp2 --out runs/sharded_optimizers.csv
 
 exit status: 0 lbtrain's own optimizers are right everywhere; 1 one is off
 """
@@ -36,7 +37,11 @@ OPTIMIZERS = {
     ),
     MATRICES: ("muon", "timm:muon", "torch:muon", "deepspeed:muon"),
 }
-SHARDINGS = (("fsdp2", 0), ("colossalai", 1), ("deepspeed", 1), ("deepspeed", 2), ("deepspeed", 3))
+SHARDINGS = {
+    "fsdp2": ("fsdp2", 0),
+    "colossalai": ("colossalai", 1),
+    **{f"zero{stage}": ("deepspeed", stage) for stage in (1, 2, 3)},
+}
 PACKAGES = ("torch", "timm", "deepspeed", "colossalai")
 MARKERS = "sharded_optimizers"
 
@@ -69,16 +74,19 @@ def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     parser.add_argument("--out", type=Path, required=True, help="the table, a CSV file")
     parser.add_argument("--page", type=Path, help=f"a page with the markers {MARKERS} for the table")
     parser.add_argument(
-        "--engines", default=",".join(ENGINES), help="some of them, by commas (default: %(default)s)"
+        "--shardings", default=",".join(SHARDINGS), help="some of them, by commas (default: %(default)s)"
     )
 
 
 def tabulate(options: argparse.Namespace) -> int:
     """Measure, write the table and the page, return the exit code."""
-    rows: list[Row] = []
-    for engine, stage in SHARDINGS:
-        if engine in options.engines.split(","):
-            asked = list(questions(engine, stage))
+    wanted = options.shardings.split(",")
+    if unknown := set(wanted) - set(SHARDINGS):
+        raise RecipeError(f"--shardings {', '.join(sorted(unknown))}: known are {', '.join(SHARDINGS)}")
+    rows = _written(options.out)
+    for name in wanted:
+        asked = list(questions(*SHARDINGS[name]))
+        if asked[0].sharded not in {row.sharding for row in rows}:
             rows += map(row_of, asked, compare_all(asked))
             _write(options.out, rows)
             print(f"{rows[-1].sharding}: {len(asked)} optimizers", flush=True)
@@ -124,6 +132,14 @@ def _versions() -> str:
     return " ".join(found)
 
 
+def _written(path: Path) -> list[Row]:
+    lines = csv.DictReader(path.read_text().splitlines()) if path.is_file() else ()
+    counts = ("layers", "layers_off")
+    return [
+        Row(**{name: int(text) if name in counts else text for name, text in line.items()}) for line in lines
+    ]
+
+
 def _write(path: Path, rows: Sequence[Row]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="") as file:
@@ -145,7 +161,8 @@ def block(rows: Sequence[Row]) -> str:
     reasons = sorted(
         {f"- `{row.optimizer}` under {row.sharding}: {row.reason}" for row in rows if row.reason}
     )
-    origin = f"<sub>Commit {rows[0].commit}, {rows[0].hardware}, {rows[0].versions}.</sub>"
+    origins = dict.fromkeys(f"Commit {row.commit}, {row.hardware}, {row.versions}." for row in rows)
+    origin = f"<sub>{' '.join(origins)}</sub>"
     return "\n\n".join(filter(None, [table.markdown(), "\n".join(reasons), origin]))
 
 
