@@ -1,8 +1,8 @@
 """Which optimizers are right under which sharding: `tools.verify optim` for each, as a table with its data.
 
 The models are small: test_resnet of timm has convolutions; test_vit has matrices, for optimizers that take no
-convolutions. `right`: every layer agrees with unsharded training. Shardings that the file has already are kept:
-the same command continues after a stop.
+convolutions. `right`: every layer agrees with unsharded training. Shardings that the file has already are
+kept: the same command continues after a stop.
 """
 
 import argparse
@@ -134,9 +134,9 @@ def _versions() -> str:
 
 def _written(path: Path) -> list[Row]:
     lines = csv.DictReader(path.read_text().splitlines()) if path.is_file() else ()
-    counts = ("layers", "layers_off")
     return [
-        Row(**{name: int(text) if name in counts else text for name, text in line.items()}) for line in lines
+        Row(**(line | {name: int(line[name]) for name in ("layers", "layers_off")}))  # type: ignore[arg-type]
+        for line in lines
     ]
 
 
