@@ -81,7 +81,7 @@ QUESTIONS = [
     (("--optimizer", "adam"), "write lars, lamb, sgd, adamw, nadamw, muon, torch:NAME"),
     (("--optimizer", "torch:adamm"), "torch.optim has adadelta"),
     (("--optimizer", "deepspeed:lion"), "write deepspeed:NAME with adam, adamw, adagrad, muon"),
-    (("--optimizer", "timm:lasr"), "timm:lasr"),
+    (("--optimizer", "timm:lasr"), "lasr"),
     (("--optimizer", "no_such_module:Muon"), "No module named 'no_such_module'"),
     (("--optimizer", "torch:sgd", "--optimizer-args", "{momentun: 0.9}"), "momentun"),
     (("--optimizer", "deepspeed:adam", "--engine", "fsdp2"), "under --engine deepspeed only"),
