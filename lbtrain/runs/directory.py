@@ -134,8 +134,9 @@ class RunDirectory:
         try:
             lock = os.fdopen(open_to_append(path), "a+", errors="replace")
         except OSError as error:
+            why = error.strerror or error
             raise RecipeError(
-                f"run_dir={self.path} cannot be written to: {error.strerror or error}. Choose another run_dir."
+                f"run_dir={self.path} cannot be written to: {why}. Choose another run_dir."
             ) from error
         while not _locked(lock):
             if time.monotonic() > end:

@@ -61,8 +61,9 @@ def _result(summary: dict[str, Any], trained: TrainedModel) -> Iterator[str]:
     metric = summary["primary_metric"]
     yield f"{weights} of step {trained.step}."
     yield ""
-    yield f"{metric['label']}: {summary[metric['name']]:.4g} % at step {summary['step']}, on "
-    yield f"{summary['world_size']} ranks ({summary['engine']}, {summary['hardware']})."
+    ranks = f"{summary['world_size']} rank{'s' * (summary['world_size'] > 1)}"
+    yield f"{metric['label']}: {summary[metric['name']]:.4g} % at step {summary['step']}, on {ranks}"
+    yield f"({summary['engine']}, {summary['hardware']})."
     yield ""
     expectation = summary.get("expectation")
     yield (
