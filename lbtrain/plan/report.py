@@ -131,6 +131,11 @@ def notes(plan: Plan) -> list[str]:
         "schedule.warmup_start_lr does not follow the batch size, schedule.warmup_start_share does.": (
             rate.warmup_length and start is not None and start > rate.peak
         ),
+        "The images of data.name=synthetic are not augmented.": (
+            recipe.data.name == "synthetic"
+            and (recipe.data.augmentation, recipe.data.auto_augment, recipe.data.color_jitter)
+            != ("none", "", 0.0)
+        ),
         "Some milestones lie beyond the end of the run.": any(at >= 1 for at in rate.milestones),
         "Some points of schedule.batch_growth lie beyond the end of the run, or several in one step.": (
             grown < len(schedule.batch_growth)

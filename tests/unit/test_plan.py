@@ -717,6 +717,16 @@ def test_what_a_detector_neither_loads_nor_trains_is_noted(monkeypatch):
     assert not notes(plan_of(recipe.vary(model=dict(batch_norm="ghost", args={})), counted=WITHOUT_NORM))
 
 
+@pytest.mark.parametrize(
+    "data", [dict(augmentation="imagenet"), dict(auto_augment="rand-m9"), dict(color_jitter=0.4)]
+)
+def test_augmentation_of_synthetic_images_is_noted_as_absent(data):
+    note = "The images of data.name=synthetic are not augmented."
+    plain = dict(name="synthetic", image_size=64)
+    assert note in notes(plan_of(small(data=plain | data)))
+    assert note not in notes(plan_of(small(data=plain)))
+
+
 def test_keys_of_batch_norm_are_noted_where_the_model_has_none():
     recipe = small(**DIGITS, bn_momentum=0.3, bn_update="ghost_batch", duration="90ep")
     assert not notes(plan_of(recipe))
