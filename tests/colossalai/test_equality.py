@@ -128,7 +128,7 @@ def test_a_batch_that_grows_during_the_run(tmp_path, stage):
     )
 
 
-def test_only_the_last_pass_of_a_window_exchanges():
+def test_only_the_last_micro_step_exchanges():
     assert run_on_ranks(2, alike_after_each_pass, COLOSSALAI) == [[False, True]] * 2
 
 

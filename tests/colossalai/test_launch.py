@@ -131,7 +131,7 @@ def test_a_hostfile_that_is_not_there_trains_nothing_and_exits_0(tmp_path):
     assert "Unable to find the hostfile" in done.stdout
 
 
-def test_a_hostfile_without_hosts_is_refused(tmp_path):
+def test_a_hostfile_without_hosts_is_rejected(tmp_path):
     """ColossalAI goes on with this machine alone."""
     (tmp_path / "hosts").write_text("\n")
     launcher = [

@@ -67,7 +67,7 @@ def _errors_of_unbound() -> list[str]:
     ]
 
 
-def test_unbound_optimizers_are_refused():
+def test_unbound_optimizers_are_rejected():
     for errors in run_on_ranks(2, _errors_of_unbound):
         assert len(errors) == 4 and all(
             "under ColossalAI bind_colossalai after booster.boost" in error for error in errors
@@ -97,7 +97,7 @@ def _errors_of_strange_layouts() -> list[str]:
     return errors
 
 
-def test_layouts_that_are_not_understood_are_refused_on_every_rank():
+def test_layouts_that_are_not_understood_are_rejected_on_every_rank():
     words = [
         "not lay out",
         "cpu_offload",

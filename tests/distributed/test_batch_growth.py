@@ -107,7 +107,9 @@ REST = [
     ("engine", "world_size", "micro", "most"),
     [*SOME, *(pytest.param(*case, marks=pytest.mark.slow) for case in REST)],
 )
-def test_any_engine_world_and_cut_gives_the_same_losses(oracle, tmp_path, engine, world_size, micro, most):
+def test_any_engine_world_and_batch_split_gives_equal_losses(
+    oracle, tmp_path, engine, world_size, micro, most
+):
     run = train_on(
         world_size,
         tmp_path / "run",

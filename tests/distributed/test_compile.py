@@ -52,7 +52,7 @@ def test_the_plan_says_what_it_changes():
     assert rows(make_plan(Recipe().vary(**SMALL), 1))["torch.compile"] == "no"
 
 
-def test_a_machine_without_compiler_is_told_what_to_install(monkeypatch):
+def test_a_missing_compiler_is_reported_with_what_to_install(monkeypatch):
     check_compiler("cpu")
     monkeypatch.setenv("PATH", "")
     with pytest.raises(RecipeError, match="needs a C\\+\\+ compiler: install g\\+\\+"):

@@ -37,7 +37,7 @@ def oracle(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
         (2, dict(engine="deepspeed", micro_batch_size=2)),
     ],
 )
-def test_any_cut_gives_the_same_losses_and_precision(oracle, tmp_path, world_size, changes):
+def test_any_batch_split_gives_the_same_losses_and_precision(oracle, tmp_path, world_size, changes):
     run = detect_on(world_size, tmp_path / "run", **changes)
     assert len(run.losses) == 6
     assert relative_difference(run.losses, oracle.losses) < 1e-5
@@ -91,7 +91,7 @@ def test_precision_is_that_of_one_rank_on_any_number():
 
 
 @pytest.mark.slow
-def test_what_parts_two_cuts_is_rounding(tmp_path):
+def test_two_batch_splits_differ_by_rounding_alone(tmp_path):
     """Twenty steps at five times the rate, where fp32 parts further than 1e-5, for one rounding becomes
     another proposal and grows from there. An error in what a loss or a gradient is a mean over would not care
     how many digits there are.
@@ -117,7 +117,7 @@ def test_every_engine_on_two_ranks(oracle, tmp_path, engine, micro_batch_size):
     assert relative_difference(run.losses, oracle.losses) < 1e-5
 
 
-def test_the_noise_scale_of_a_single_pass_is_measured_and_leaves_no_trace(oracle, tmp_path):
+def test_the_noise_scale_of_a_single_micro_step_is_measured_and_leaves_no_trace(oracle, tmp_path):
     """One micro-batch on one rank: two of its eight images, one whole loss, are passed a second time."""
     run = detect_on(1, tmp_path / "run", engine="ddp", measure=dict(noise_scale="2it"))
     found = [row for row in run.rows if row["kind"] == "noise"]

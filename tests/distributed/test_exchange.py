@@ -7,5 +7,5 @@ from tests.distributed.exchanges import alike_after_each_pass
 
 
 @pytest.mark.parametrize("engine", ["ddp", "deepspeed", "accelerate"])
-def test_only_the_last_pass_of_a_window_exchanges(engine):
+def test_only_the_last_micro_step_exchanges(engine):
     assert run_on_ranks(2, alike_after_each_pass, dict(engine=engine)) == [[False, True]] * 2

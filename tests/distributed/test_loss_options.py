@@ -18,7 +18,7 @@ def oracle(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
 @pytest.mark.parametrize(
     ("engine", "world_size", "micro"), [("ddp", 2, 8), ("deepspeed", 2, 16), ("accelerate", 1, 32)]
 )
-def test_any_cut_gives_the_same_losses(oracle, tmp_path, engine, world_size, micro):
+def test_any_batch_split_gives_the_same_losses(oracle, tmp_path, engine, world_size, micro):
     run = train_on(
         world_size,
         tmp_path / "run",

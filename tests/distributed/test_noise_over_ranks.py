@@ -192,7 +192,7 @@ CUTS = {
 
 
 @pytest.mark.parametrize("case", CUTS)
-def test_the_estimate_does_not_depend_on_the_cut_or_the_engine(case, alone, tmp_path):
+def test_the_estimate_does_not_depend_on_the_batch_split_or_the_engine(case, alone, tmp_path):
     world_size, changes = CUTS[case]
     if "optimizer" in changes:
         alone = train_on(

@@ -108,7 +108,7 @@ def _error_of_two_axes() -> str:
     return "no error"
 
 
-def test_two_sharded_axes_are_refused():
+def test_two_sharded_axes_are_rejected():
     for error in run_on_ranks(4, _error_of_two_axes):
         assert "Shard along one" in error
 
@@ -126,6 +126,6 @@ def _errors_of_fsdp1() -> list[str]:
     return errors
 
 
-def test_fsdp1_is_refused():
+def test_fsdp1_is_rejected():
     for errors in run_on_ranks(2, _errors_of_fsdp1):
         assert len(errors) == 2 and all("FSDP2" in error for error in errors)

@@ -125,7 +125,7 @@ def _errors_of_unbound(stage: int) -> list[str]:
 
 
 @pytest.mark.parametrize("stage", [1, 2, 3])
-def test_unbound_optimizers_are_refused(stage):
+def test_unbound_optimizers_are_rejected(stage):
     for errors in run_on_ranks(2, _errors_of_unbound, stage):
         assert all("call lbtrain.optim.bind_deepspeed" in error for error in errors)
 
@@ -157,7 +157,7 @@ def _errors_of_strange_layouts() -> list[str]:
     return errors
 
 
-def test_layouts_that_are_not_understood_are_refused_on_every_rank():
+def test_layouts_that_are_not_understood_are_rejected_on_every_rank():
     words = ["not lay out", "cpu_offload", "in an unknown way", "wraps the optimizer in object"]
     for errors in run_on_ranks(2, _errors_of_strange_layouts):
         assert [word in error for word, error in zip(words * 2, errors, strict=True)] == [True] * 8
@@ -180,7 +180,7 @@ def _error_of_half_weights_at_stage_0() -> str:
     return _error(_half_precision, Run(steps=1, dtype=torch.bfloat16), 0)
 
 
-def test_half_weights_at_stage_0_are_refused():
+def test_half_weights_at_stage_0_are_rejected():
     """There DeepSpeed takes a step with zero gradients while it starts, before anyone can say where the
     layers are.
     """

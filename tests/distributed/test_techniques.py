@@ -72,7 +72,7 @@ def train_schedule(steps: list[dict]) -> list[float]:
         pytest.param("ddp", 4, dict(bn_batch_size=8), marks=pytest.mark.slow),
     ],
 )
-def test_any_engine_world_and_cut_decides_alike(oracle, tmp_path, engine, world_size, changes):
+def test_any_engine_world_and_batch_split_decides_alike(oracle, tmp_path, engine, world_size, changes):
     run = train_on(world_size, tmp_path / "run", engine=engine, **changes, **BOTH)
     assert batches(run) == batches(oracle)
     ours, theirs = ([row["eigenvalue"] for row in curvatures(outcome)] for outcome in (run, oracle))

@@ -150,7 +150,7 @@ def test_a_disk_that_is_full_anywhere_ends_the_run_with_one_message_and_a_file(t
     ), ended.stderr
 
 
-def test_a_read_only_run_directory_is_refused(tmp_path):
+def test_a_read_only_run_directory_is_rejected(tmp_path):
     ended = run_on_a_small_disk(tmp_path, "size=2m", "ro", "duration=2it")
     assert ended.returncode == 2, ended.stdout + ended.stderr
     assert re.fullmatch(
@@ -158,7 +158,7 @@ def test_a_read_only_run_directory_is_refused(tmp_path):
     ), ended.stderr
 
 
-def test_two_jobs_on_one_run_directory_are_refused_until_the_first_is_dead(tmp_path):
+def test_two_jobs_on_one_run_directory_are_rejected_until_the_first_is_dead(tmp_path):
     directory = RunDirectory(tmp_path)
     reader, writer = os.pipe()
     owner = os.fork()

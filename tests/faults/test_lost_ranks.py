@@ -135,7 +135,7 @@ def test_an_error_of_one_rank_shows_its_traceback_and_ends_the_others(broken_job
 
 
 @pytest.mark.parametrize("broken_job", [Break("building", (1,), raises="RecipeError")], indirect=True)
-def test_a_refusal_of_one_rank_is_told_and_its_exit_code_is_everybodys(broken_job):
+def test_a_rejection_by_one_rank_is_reported_and_all_exit_with_its_code(broken_job):
     assert broken_job.codes() == [2, 2], broken_job.screen
     assert re.search(
         r"^error: rank 1 on \S+ lost after step 0 \(start-up\): broken on purpose", broken_job.screen, re.M

@@ -53,7 +53,7 @@ def test_words_arrive_as_they_were_written(tmp_path: Path, launcher: str, form: 
 
 
 @pytest.mark.parametrize("word", ["run_dir='; touch made; '", "-x;touch made"])
-def test_what_deepspeed_would_not_quote_is_refused(word: str):
+def test_what_deepspeed_would_not_quote_is_rejected(word: str):
     with pytest.raises(LaunchError, match="would hand this to a shell on each host"):
         of_two_hosts("deepspeed", ["recipe.py", word])
 

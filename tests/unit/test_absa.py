@@ -106,7 +106,7 @@ def test_decisions_survive_a_restart():
     "changes",
     [{"level": 4}, {"level": -1}, {"level": "high"}, {"level": None}, {"reference": "low"}, {"measured": -1}],
 )
-def test_decisions_that_it_never_took_are_refused(changes):
+def test_decisions_that_it_never_took_are_rejected(changes):
     adaptive = control([])
     with pytest.raises((TypeError, ValueError)):
         adaptive.load({"absa": adaptive.state()["absa"] | changes})
@@ -149,7 +149,7 @@ def test_the_batch_sizes_of_a_plan():
         (dict(absa=dict(every="0ep")), "ddp", "absa.every=0ep must be positive"),
     ],
 )
-def test_what_cannot_be_is_refused_when_the_plan_is_made(changes, engine, said):
+def test_what_cannot_be_is_rejected_when_the_plan_is_made(changes, engine, said):
     with pytest.raises(RecipeError, match=said):
         plan_of(recipe().vary(**changes), engine=engine)
 
@@ -220,7 +220,7 @@ def test_adversarial_images_are_drawn_by_position_and_end_with_their_share():
         dict(data=dict(on_error="replace")),
     ],
 )
-def test_what_is_for_classifiers_only_is_refused_for_detection(changes):
+def test_what_is_for_classifiers_only_is_rejected_for_detection(changes):
     detector = Recipe().vary(batch_size=16, model=dict(library="torchvision"), data=dict(name="shapes"))
     with pytest.raises(
         RecipeError,

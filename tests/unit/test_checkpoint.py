@@ -206,7 +206,7 @@ WEIGHT = torch.zeros(2, 3)
         ),
     ],
 )
-def test_one_that_was_changed_and_given_a_checksum_is_refused_with_the_reason(tmp_path, change, why):
+def test_one_that_was_changed_and_given_a_checksum_is_rejected_with_the_reason(tmp_path, change, why):
     checkpoints = Checkpoints(tmp_path, keep=1)
     states = {"weight": {"momentum_buffer": WEIGHT, "step": torch.tensor(1.0)}}
     checkpoints.save(
@@ -224,7 +224,7 @@ def test_one_that_was_changed_and_given_a_checksum_is_refused_with_the_reason(tm
         checkpoints.newest().check_fits(MODEL)
 
 
-def test_what_a_technique_cannot_take_back_is_refused(tmp_path):
+def test_what_a_technique_cannot_take_back_is_rejected(tmp_path):
     checkpoints = save(tmp_path, 1)
     with pytest.raises(
         RecipeError,
@@ -233,7 +233,7 @@ def test_what_a_technique_cannot_take_back_is_refused(tmp_path):
         checkpoints.newest().restore_extras(lambda state: state["absa"])
 
 
-def test_a_file_that_is_no_checkpoint_is_refused(tmp_path):
+def test_a_file_that_is_no_checkpoint_is_rejected(tmp_path):
     path = save(tmp_path, 1).folder / "step_000000001.pt"
     path.write_text("weights")
     path.with_suffix(".sha256").write_text(hashlib.sha256(b"weights").hexdigest() + "\n")
@@ -243,7 +243,7 @@ def test_a_file_that_is_no_checkpoint_is_refused(tmp_path):
         Checkpoints(tmp_path, keep=1).newest()
 
 
-def test_all_damaged_is_refused_and_nothing_is_deleted(tmp_path):
+def test_all_damaged_is_rejected_and_nothing_is_deleted(tmp_path):
     checkpoints = save(tmp_path, 1, 2)
     for step in (1, 2):
         flip_a_byte(tmp_path / f"checkpoints/step_{step:09}.pt")

@@ -138,7 +138,7 @@ def test_a_file_beyond_its_bound_is_not_read(tmp_path):
         read_whole(tmp_path / "file", most=10)
 
 
-def test_the_owner_of_a_lock_is_told_whatever_stands_there(tmp_path):
+def test_the_owner_of_a_lock_is_named_whatever_stands_there(tmp_path):
     owner = RunDirectory(tmp_path).lock()
     owner.truncate(0)
     os.write(owner.fileno(), b"\xff\x1b[2J" + b"x" * 10_000)

@@ -200,7 +200,7 @@ def test_huggingface_data_sets_through_timm(tmp_path):
 @pytest.mark.parametrize(
     ("name", "augmentation"), [("digits", "imagenet"), ("synthetic", "none"), ("imagefolder", "crop_flip")]
 )
-def test_an_augmentation_for_other_images_is_refused_or_has_no_effect(folder, name, augmentation):
+def test_an_augmentation_for_other_images_is_rejected_or_has_no_effect(folder, name, augmentation):
     wanted = DataConfig(
         name=name, root=str(folder), augmentation=augmentation, image_size=8 if name == "synthetic" else 0
     )

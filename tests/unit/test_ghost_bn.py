@@ -339,7 +339,7 @@ def test_a_layer_that_is_not_called_or_changes_its_mode_keeps_its_statistics():
 
 
 @pytest.mark.parametrize("count", [1, 3, 5, 9])
-def test_a_micro_batch_that_tears_a_ghost_batch_is_refused(count):
+def test_a_micro_batch_that_tears_a_ghost_batch_is_rejected(count):
     twin = convert_to_ghost_batch_norm(nn.Sequential(plain_layer()), 4)
     with pytest.raises(
         ValueError, match=f"a micro-batch of {count} images holds no whole number of ghost batches of 4"
@@ -347,6 +347,6 @@ def test_a_micro_batch_that_tears_a_ghost_batch_is_refused(count):
         twin(images(count))
 
 
-def test_a_wrong_number_of_dimensions_is_refused_as_in_batch_norm():
+def test_a_wrong_number_of_dimensions_is_rejected_as_in_batch_norm():
     with pytest.raises(ValueError, match="expected 4D input"):
         GhostBatchNorm2d(3, 4)(torch.zeros(4, 3))

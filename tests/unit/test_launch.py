@@ -68,7 +68,7 @@ def test_variables_that_contradict_each_other(environment):
     assert caught.value.exit_code == 3
 
 
-def test_tasks_of_srun_that_do_not_know_of_each_other_are_told_what_to_type():
+def test_tasks_of_srun_without_ranks_get_the_command_to_type():
     task = {"SLURM_STEP_ID": "0", "SLURM_NTASKS": "8", "SLURM_PROCID": "3"}
     with pytest.raises(LaunchError, match=r"RANK=\$SLURM_PROCID"):
         detect_world(task)

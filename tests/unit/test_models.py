@@ -121,7 +121,7 @@ def test_reduced_alexnet_is_that_of_masters_and_luschi(batch_norm, norms):
     assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
 
 
-def test_reduced_alexnet_refuses_another_batch_norm():
+def test_reduced_alexnet_rejects_another_batch_norm():
     with pytest.raises(ValueError, match="none, conv, all"):
         timm.create_model("reduced_alexnet", batch_norm="some")
 

@@ -69,7 +69,7 @@ SIZES = dict(
 
 @settings(max_examples=400)
 @given(**SIZES)
-def test_a_cut_multiplies_up_and_no_ghost_batch_is_torn(batch, world, ghost, micro, most):
+def test_a_batch_split_multiplies_up_and_keeps_ghost_batches_whole(batch, world, ghost, micro, most):
     try:
         split = split_batch(batch, world, ghost, micro=micro, max_micro=most)
     except RecipeError:
@@ -84,7 +84,7 @@ def test_a_cut_multiplies_up_and_no_ghost_batch_is_torn(batch, world, ghost, mic
 
 @settings(max_examples=300)
 @given(**SIZES)
-def test_a_cut_is_refused_only_where_none_exists(batch, world, ghost, micro, most):
+def test_a_batch_split_is_rejected_only_where_none_exists(batch, world, ghost, micro, most):
     def possible(size: int) -> bool:
         whole = size % ghost == 0 or (ghost % size == 0 and world % (ghost // size) == 0)
         return (
@@ -103,7 +103,7 @@ def test_a_cut_is_refused_only_where_none_exists(batch, world, ghost, micro, mos
 
 @settings(max_examples=150)
 @given(**SIZES)
-def test_the_sizes_that_a_refusal_names_work(batch, world, ghost, micro, most):
+def test_the_sizes_that_a_rejection_names_work(batch, world, ghost, micro, most):
     try:
         split_batch(batch, world, ghost, micro=micro, max_micro=most)
     except RecipeError as error:
@@ -140,7 +140,7 @@ def test_the_sizes_that_a_refusal_names_work(batch, world, ghost, micro, most):
         ),
     ],
 )
-def test_refusals_by_hand(arguments, said):
+def test_rejections_by_hand(arguments, said):
     with pytest.raises(RecipeError, match=re.escape(said)):
         split_batch(**arguments)
 
@@ -295,7 +295,7 @@ def test_zero_of_another_form_counts_as_nothing():
         (dict(data=dict(name="imagefolder", root="/no/such/folder")), "no such folder"),
     ],
 )
-def test_a_model_or_filter_that_is_not_there_is_refused(changes, said):
+def test_a_model_or_filter_that_is_not_there_is_rejected(changes, said):
     with pytest.raises(RecipeError, match=said):
         make_plan(small(**changes), 1)
 
@@ -374,7 +374,7 @@ def test_plan_json_says_everything():
     )
 
 
-def test_a_table_of_plans_shows_what_differs_and_what_was_refused(capsys):
+def test_a_table_of_plans_shows_what_differs_and_what_was_rejected(capsys):
     recipe = small()
     print_plans([plan_of(recipe, world) for world in (1, 2)], {7: "because"})
     shown = capsys.readouterr().out
@@ -466,7 +466,7 @@ def test_milestones_with_factors_of_their_own_in_any_order():
     assert rows(plan)["decay"] == "step by 0.5, 0.2, 0.1 at epochs 30, 60, 80"
 
 
-def test_a_growing_batch_is_cut_phase_by_phase_and_printed():
+def test_a_growing_batch_is_split_phase_by_phase_and_printed():
     schedule = dict(batch_growth=["10ep:2", "15ep:4"], decay="none", warmup="1ep")
     plan = plan_of(
         small(duration="20ep", max_micro_batch_size=64, schedule=schedule, data=dict(name="digits")),
@@ -750,7 +750,7 @@ def mask_rcnn(monkeypatch: pytest.MonkeyPatch, **changes) -> Recipe:
 
 @pytest.mark.parametrize("library", ["torchvision", "detectron2"])
 @pytest.mark.parametrize("augmentation", ["imagenet", "imagenet_color", "alexnet", "crop_flip"])
-def test_an_augmentation_of_classifiers_is_refused_for_detection(monkeypatch, library, augmentation):
+def test_an_augmentation_of_classifiers_is_rejected_for_detection(monkeypatch, library, augmentation):
     recipe = mask_rcnn(
         monkeypatch, data=dict(augmentation=augmentation), model=dict(library=library, args={})
     )

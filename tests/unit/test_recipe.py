@@ -169,7 +169,7 @@ def test_an_override_is_the_value_written_and_survives_yaml(word, expected):
         ("run_dir=\udcff", "cannot be printed"),
     ],
 )
-def test_what_cannot_be_is_refused_with_key_value_and_remedy(word, said):
+def test_what_cannot_be_is_rejected_with_key_value_and_remedy(word, said):
     with pytest.raises(RecipeError) as caught:
         Recipe().with_overrides([word])
     assert said in str(caught.value)
@@ -200,7 +200,7 @@ def test_later_words_win():
         (dict(run_dir=None), "takes text"),
     ],
 )
-def test_vary_refuses_likewise(changes, said):
+def test_vary_rejects_likewise(changes, said):
     with pytest.raises(RecipeError, match=re.escape(said)):
         Recipe().vary(**changes)
 

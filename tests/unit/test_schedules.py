@@ -65,7 +65,7 @@ def test_a_duration_is_a_number_and_a_unit(text, value, unit):
         "nanep",
     ],
 )
-def test_any_other_duration_is_refused(text):
+def test_any_other_duration_is_rejected(text):
     with pytest.raises(RecipeError, match=r"^schedule\.warmup="):
         Duration.parse(text, "schedule.warmup")
 
@@ -165,7 +165,7 @@ def test_rates_from_a_table():
     "text",
     ["512", "512:", ":4", "512:0", "512:-1", "512:x", "0:1", "5.5:1", "512:4:4", "512:1e999", "512:inf"],
 )
-def test_any_other_entry_of_a_table_is_refused(text):
+def test_any_other_entry_of_a_table_is_rejected(text):
     with pytest.raises(RecipeError, match=r"^schedule\.table="):
         TableEntry.parse(text, "schedule.table")
 

@@ -32,7 +32,7 @@ def test_a_zero_stage_needs_its_engine(name, engine):
         check_engine(recipe, engine)
 
 
-def test_gemini_is_refused_everywhere():
+def test_gemini_is_rejected_everywhere():
     with pytest.raises(
         RecipeError, match=r"Adams only, not optimizer.name=sgd\. Use engine=deepspeed deepspeed.zero_stage=3"
     ):
@@ -47,7 +47,7 @@ def test_gemini_is_refused_everywhere():
         ("accelerate", 0, "fp16", "trains in fp32 there.*precision=bf16, or engine=ddp"),
     ],
 )
-def test_what_needs_a_gpu_is_refused_on_a_cpu(engine, stage, precision, words):
+def test_what_needs_a_gpu_is_rejected_on_a_cpu(engine, stage, precision, words):
     with pytest.raises(RecipeError, match=words) as caught:
         check_runs_here(sharded(engine, stage, precision), engine, "cpu")
     assert caught.value.exit_code == 2

@@ -156,7 +156,7 @@ def test_a_name_that_is_neither_file_nor_tag_says_which_tags_there_are():
 
 
 @pytest.mark.slow
-def test_a_hub_that_cannot_be_reached_is_one_line_and_code_2(tmp_path):
+def test_an_unreachable_hugging_face_hub_is_one_line_and_code_2(tmp_path):
     """In a process of its own, with a proxy that refuses every connection."""
     code = (
         "from lbtrain import Recipe, main\n"

@@ -94,7 +94,7 @@ def test_a_shift_is_a_move_of_the_parameters():
     torch.testing.assert_close(objective.gradient(shift), there.gradient())
 
 
-def test_what_cannot_be_measured_is_refused():
+def test_what_cannot_be_measured_is_rejected():
     with pytest.raises(ValueError, match="no trainable parameter"):
         Objective(small_net().requires_grad_(False), cross_entropy, [])
     net = small_net()

@@ -34,7 +34,7 @@ def test_what_is_written_is_read_back(
 
 
 @given(HOSTFILES, st.integers(min_value=-8, max_value=4096))
-def test_a_subset_is_whole_hosts_or_refused(hostfile: Hostfile, gpus: int) -> None:
+def test_a_subset_is_whole_hosts_or_rejected(hostfile: Hostfile, gpus: int) -> None:
     possible = 0 < gpus <= hostfile.gpus and gpus % hostfile.slots == 0
     if not possible:
         with pytest.raises(HostfileError, match="multiple of"):
@@ -91,7 +91,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("text", "line", "reason"), REFUSED)
-def test_refusals_name_the_line_and_the_remedy(text: str, line: int, reason: str) -> None:
+def test_rejections_name_the_line_and_the_remedy(text: str, line: int, reason: str) -> None:
     with pytest.raises(HostfileError, match=re.escape(reason)) as refusal:
         parse_hostfile(text, source="hosts")
     assert str(refusal.value).startswith(f"hosts, line {line}: ")
@@ -99,7 +99,7 @@ def test_refusals_name_the_line_and_the_remedy(text: str, line: int, reason: str
 
 
 @pytest.mark.parametrize("text", ["", "\n\n", "# only a comment\r\n"])
-def test_a_file_without_hosts_is_refused(text: str) -> None:
+def test_a_file_without_hosts_is_rejected(text: str) -> None:
     with pytest.raises(HostfileError, match="no host in it"):
         parse_hostfile(text, slots_per_host=8)
 
@@ -110,7 +110,7 @@ def test_open_mpi_ceiling_and_trailing_comment_and_byte_order_mark(tmp_path: Pat
     assert read_hostfile(path) == Hostfile(("node01", "10.0.0.2"), 8)
 
 
-def test_a_missing_file_a_folder_and_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
+def test_a_missing_file_a_folder_and_bytes_that_are_no_text_are_rejected(tmp_path: Path) -> None:
     with pytest.raises(HostfileError, match="cannot be read"):
         read_hostfile(tmp_path / "nowhere")
     with pytest.raises(HostfileError, match="cannot be read"):
@@ -135,11 +135,11 @@ def test_ten_thousand_lines_are_read_in_linear_time() -> None:
 
 @settings(max_examples=300)
 @given(st.text(max_size=200))
-def test_any_text_is_read_or_refused(text: str) -> None:
+def test_any_text_is_read_or_rejected(text: str) -> None:
     _read_or_refuse(text)
 
 
-def test_mutated_files_are_read_or_refused() -> None:
+def test_mutated_files_are_read_or_rejected() -> None:
     """A fuzz run: 5,000 damaged copies of a good file. What is accepted holds names that a shell takes
     literally.
     """

@@ -102,7 +102,7 @@ def _plain_steps(examples: int, batch_size: int) -> list[Block]:
     ]
 
 
-def test_groups_do_not_depend_on_the_cut():
+def test_groups_do_not_depend_on_the_batch_split():
     stream = GroupedStream(SampleStream(50, 3), np.arange(50) % 3, 8)
     whole = stream.block(0, 160).indices
     assert (np.concatenate([stream.block(start, 2).indices for start in range(0, 160, 2)]) == whole).all()
@@ -563,7 +563,7 @@ def test_what_files_do_differently_does_not_change_the_score(tmp_path, edit):
         ),
     ],
 )
-def test_halves_of_other_categories_are_refused(tmp_path, edit, said):
+def test_halves_of_other_categories_are_rejected(tmp_path, edit, said):
     """Each file's categories are numbered by themselves, so one that lacks a category shifts all labels
     behind it.
     """

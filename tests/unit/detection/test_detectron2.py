@@ -447,7 +447,7 @@ FROZEN = dict(batch_norm="frozen", args={})
         (dict(name=LAZY, args={"dataloader.test.mapper.augmentations.0.max_sise": 9}), "max_sise"),
     ],
 )
-def test_a_config_that_cannot_be_trained_is_refused_in_the_plan(root, model, said):
+def test_a_config_that_cannot_be_trained_is_rejected_in_the_plan(root, model, said):
     recipe = small(root, model=FROZEN | model)
     with pytest.raises(RecipeError, match=said):
         model_statistics(recipe, dataset_info(recipe.data))
@@ -496,7 +496,7 @@ def test_a_deformable_resnet_takes_the_file_of_a_plain_one(root, tmp_path):
     assert torch.equal(loaded[name], plain[name])
 
 
-def test_weights_of_the_backbone_are_loaded_and_others_refused(root, tmp_path):
+def test_weights_of_the_backbone_are_loaded_and_others_rejected(root, tmp_path):
     def loaded(path: Path, seed: int = 1) -> torch.nn.Module:
         recipe = small(root, seed=seed, model=dict(weights=str(path)))
         return build_model(recipe, dataset_info(recipe.data))

@@ -61,7 +61,7 @@ def test_a_file_that_holds_no_weights_is_named(tmp_path, content):
     assert "\n" not in str(error.value)
 
 
-def test_a_frozen_layer_that_is_not_there_is_refused_with_those_that_are():
+def test_a_frozen_layer_that_is_not_there_is_rejected_with_those_that_are():
     model = built(tiny(model=dict(args=ARGUMENTS | dict(frozen=["conv1", "layer1.0.bn1"]))))
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
     assert frozen == {
@@ -131,7 +131,7 @@ def test_a_pyramid_stands_on_feature_maps_of_strides_4_to_32(name):
         ("resnet18", dict(in_chans=1), "takes no image"),
     ],
 )
-def test_a_backbone_without_such_feature_maps_is_refused_in_the_plan(name, arguments, said):
+def test_a_backbone_without_such_feature_maps_is_rejected_in_the_plan(name, arguments, said):
     recipe = with_backbone(name, **arguments)
     with pytest.raises(RecipeError, match=said):
         model_statistics(recipe, dataset_info(recipe.data))
@@ -162,7 +162,7 @@ def test_a_backbone_takes_the_weights_of_its_classifier(tmp_path, name):
         ("num_classes", "it takes"),
     ],
 )
-def test_an_argument_that_torchvision_would_swallow_is_refused(name, said):
+def test_an_argument_that_torchvision_would_swallow_is_rejected(name, said):
     with pytest.raises(RecipeError, match=f"model.args: {name} is no argument of Mask R-CNN here: .*{said}"):
         built(tiny(model=dict(args=ARGUMENTS | {name: 3})))
 
@@ -270,7 +270,7 @@ def test_a_key_of_a_lazy_config_that_is_read_is_set(name):
         "dataloader.trian.mapper.use_keypoint",
     ],
 )
-def test_a_key_that_a_lazy_config_would_take_and_nobody_read_is_refused(name):
+def test_a_key_that_a_lazy_config_would_take_and_nobody_read_is_rejected(name):
     recipe = Recipe().vary(model=dict(library="detectron2", name="x.py", batch_norm="frozen", args={name: 3}))
     with pytest.raises(RecipeError, match=name):
         _lazy_with(OmegaConf.create(LAZY), recipe, 4)

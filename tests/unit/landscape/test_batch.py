@@ -274,7 +274,7 @@ def test_the_course_shows_once_what_was_left_out():
     )
 
 
-def test_a_schedule_that_the_plan_refuses_is_not_advised(run_dir, capsys):
+def test_a_schedule_that_the_plan_rejects_is_not_advised(run_dir, capsys):
     """Detection takes no batch that grows, and whole losses besides whole ghost batches."""
     changes = dict(
         bn_batch_size=4,
@@ -355,7 +355,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_cannot_be_measured_is_refused_by_the_plan(case):
+def test_what_cannot_be_measured_is_rejected_by_the_plan(case):
     world_size, changes, message = REFUSED[case]
     base = Recipe().vary(
         batch_size=64, bn_batch_size=8, model=dict(name="cifar_resnet8"), measure=dict(noise_scale="5it")

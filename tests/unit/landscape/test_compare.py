@@ -142,7 +142,7 @@ def test_a_stopped_command_keeps_what_was_finished(runs, monkeypatch, capsys):
     monkeypatch.undo()
 
 
-def test_runs_without_a_line_between_them_are_refused(runs, tmp_path, capsys):
+def test_runs_without_a_line_between_them_are_rejected(runs, tmp_path, capsys):
     other = write_run(tmp_path / "other", seed=0, name="cifar_resnet20")
     assert main(["compare", str(runs[0]), str(other), *OPTIONS]) == 2
     assert (
@@ -252,7 +252,7 @@ def test_the_metric_on_the_line_does_not_depend_on_which_examples_share_a_batch(
     torch.testing.assert_close(mean, expected)
 
 
-def test_a_run_without_a_checkpoint_is_told(runs, tmp_path):
+def test_a_run_without_a_checkpoint_is_reported(runs, tmp_path):
     path = write_run(tmp_path / "run", seed=0)
     for checkpoint in (path / "checkpoints").iterdir():
         checkpoint.unlink()

@@ -157,7 +157,7 @@ def test_a_loss_that_too_few_batch_sizes_reach_is_said_to_be_too_low(words, trai
     assert "raise --loss or --epochs" in capsys.readouterr().err
 
 
-def test_batches_that_the_plan_rejects_are_told_before_anything_is_trained(words, trained, capsys):
+def test_batches_that_the_plan_rejects_are_reported_before_anything_is_trained(words, trained, capsys):
     assert main([*words, "--batch-sizes", "4,8,16,40,200"]) == RecipeError.exit_code
     said = capsys.readouterr().err
     assert said.startswith("error: ") and "digits at batch size 4: batch_size=4 cannot be" in said

@@ -232,7 +232,7 @@ def test_rosenbrock(optimizer):
 
 
 @pytest.mark.parametrize("optimizer", BOTH)
-def test_a_flattened_parameter_is_refused(optimizer):
+def test_a_flattened_parameter_is_rejected(optimizer):
     """What DeepSpeed does to the groups of an optimizer that nobody bound."""
     model = nn.Linear(4, 3)
     made = optimizer(model.parameters(), lr=0.1)
@@ -262,7 +262,7 @@ def test_values_out_of_range(optimizer, options, words):
         optimizer([nn.Parameter(torch.ones(2))], **({"lr": 0.1} | options))
 
 
-def test_sparse_gradients_are_refused():
+def test_sparse_gradients_are_rejected():
     table = nn.Embedding(4, 3, sparse=True)
     made = LARS(table.parameters(), lr=0.1)
     table(torch.tensor([1])).sum().backward()

@@ -75,7 +75,7 @@ def test_timms_norm_layers_are_found(name):
             assert roles[f"{prefix}.{child}".lstrip(".")].decay != is_norm
 
 
-def test_a_pattern_that_names_nothing_is_refused():
+def test_a_pattern_that_names_nothing_is_rejected():
     with pytest.raises(ValueError, match=r"'nrom' names no trainable parameter.*did you mean norm"):
         parameter_groups(nn.Linear(2, 2), weight_decay=0.1, no_decay=["nrom"])
     assert (

@@ -86,7 +86,7 @@ def test_torchs_muon_on_matrices(adjustment, monkeypatch):
         torch.testing.assert_close(mine, other, rtol=1e-6, atol=1e-7)
 
 
-def test_torchs_muon_refuses_what_ours_takes():
+def test_torchs_muon_rejects_what_ours_takes():
     with pytest.raises(ValueError, match="2D"):
         torch.optim.Muon([nn.Parameter(torch.randn(8, 4, 3, 3))], lr=0.1)
 

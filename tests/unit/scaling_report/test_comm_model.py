@@ -68,7 +68,7 @@ def test_buckets_hold_every_gradient_and_follow_backward() -> None:
     )
 
 
-def test_accumulation_leaves_only_the_last_pass_to_hide_in() -> None:
+def test_accumulation_leaves_only_the_last_micro_step_to_hide_in() -> None:
     assert Buckets((1.0, 1.0), (0.5, 1.0)).accumulated(4).ready == (0.875, 1.0)
 
 

@@ -341,7 +341,7 @@ def test_the_narrowing_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     assert "2 measured sizes narrow the interval at 256 GPUs from" in capsys.readouterr().out
 
 
-def test_a_smaller_pass_costs_a_fixed_number_of_images(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_smaller_micro_step_costs_a_fixed_number_of_images(capsys: pytest.CaptureFixture[str]) -> None:
     """MLPerf v1.1 on A100: 408 images a GPU on 8, 51 on 64 GPUs reach 0.79 (docs/scaling.md)."""
     asked = [
         "predict",

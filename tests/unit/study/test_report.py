@@ -76,7 +76,7 @@ def test_damaged_files_of_a_run_are_named(tmp_path, capsys):
         read()
 
 
-def test_arms_of_one_name_are_refused(tmp_path, capsys):
+def test_arms_of_one_name_are_rejected(tmp_path, capsys):
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "same.py").write_text("from lbtrain import Recipe\nrecipe = Recipe()\n")
@@ -107,7 +107,7 @@ def test_the_verdict_names_the_gap_with_two_standard_errors(tmp_path):
     assert same.endswith("no difference that these seeds can show")
 
 
-def test_more_is_better_where_the_headline_says_so(tmp_path):
+def test_more_is_better_where_the_primary_metric_says_so(tmp_path):
     arms = [arm(tmp_path, "reference", LARGE, PRECISION), arm(tmp_path, "worse", REFERENCE, PRECISION)]
     assert outcomes(arms) == ["worse loses 50.00 ± 1.63 points against reference"]
     assert "mask AP %, mean ± std" in table_of(arms).markdown()
@@ -176,7 +176,7 @@ def test_runs_that_were_logged_at_other_epochs_have_a_mean_curve(tmp_path):
     assert (tmp_path / "x.png").stat().st_size > 10_000
 
 
-def test_a_finished_run_whose_recipe_has_changed_is_refused(tmp_path):
+def test_a_finished_run_whose_recipe_has_changed_is_rejected(tmp_path):
     job = Job(str(RECIPES / "digits/digits.py"), ("seed=3",), str(tmp_path))
     recipe = load_recipe(RECIPES / "digits/digits.py").with_overrides(job.words)
     (tmp_path / "summary.json").write_text("{}")
@@ -189,7 +189,7 @@ def test_a_finished_run_whose_recipe_has_changed_is_refused(tmp_path):
         check_unchanged([job])
 
 
-def test_recipes_that_are_scored_by_different_metrics_are_refused(capsys):
+def test_recipes_that_are_scored_by_different_metrics_are_rejected(capsys):
     assert study.main([str(RECIPES / "digits/digits.py"), str(RECIPES / "coco/mask_rcnn_shapes.py")]) == 2
     assert "mask_rcnn_shapes.py: mask AP" in capsys.readouterr().err
 
@@ -236,7 +236,7 @@ def test_what_a_study_and_a_sweep_say_of_recipes(tmp_path):
     }
 
 
-def test_a_study_of_before_is_refused_with_the_remedy(tmp_path, monkeypatch, capsys):
+def test_a_study_of_before_is_rejected_with_the_remedy(tmp_path, monkeypatch, capsys):
     (tmp_path / "study.json").write_text(
         json.dumps({"arms": [], "table": "", "outcomes": [], "provenance": ""})
     )

@@ -49,7 +49,7 @@ def test_the_arms_differ_in_the_rate_and_its_warmup_alone():
 
 
 @pytest.mark.parametrize("name", ["linear", "unscaled", "linear+warm-up", "digits_720_lamb"])
-def test_arms_of_one_name_are_refused(tmp_path, name):
+def test_arms_of_one_name_are_rejected(tmp_path, name):
     (tmp_path / f"{name}.py").write_text("from lbtrain import Recipe\nrecipe = Recipe()\n")
     with pytest.raises(
         RecipeError, match=rf"and .*{re.escape(name)}\.py would both keep their runs in the folder"
@@ -177,7 +177,7 @@ def test_a_sweep_of_detectors_is_scored_by_their_precision(tmp_path):
     assert (row["mask_ap"], row["mean"], "top1_error" in row) == ([20.0, 30.0], 25.0, False)
 
 
-def test_arms_that_are_scored_by_different_metrics_are_refused():
+def test_arms_that_are_scored_by_different_metrics_are_rejected():
     with pytest.raises(
         RecipeError, match=r"mask_rcnn_shapes\.py: is scored by mask AP, .*digits\.py by top-1 error"
     ):
