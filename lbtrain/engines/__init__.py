@@ -1,4 +1,4 @@
-"""Engines: the same ten members over plain torch, DeepSpeed, accelerate and ColossalAI. The loop knows
+"""Engines: one protocol over plain torch, DeepSpeed, accelerate and ColossalAI. The loop knows
 nothing else about them.
 """
 

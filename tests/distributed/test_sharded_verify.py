@@ -1,4 +1,4 @@
-"""python -m tools.verify optim, as a user runs it."""
+"""`lbtrain verify optim`, as a user runs it."""
 
 import dataclasses
 import subprocess
@@ -73,7 +73,7 @@ def test_what_an_engine_raises_is_one_message(capsys):
     arguments = [*SMALL, "--optimizer", "deepspeed:muon"]
     assert main(["optim", *arguments]) == 2
     words = capsys.readouterr().err.strip().splitlines()[-1]
-    assert words.startswith("tools.verify: ZeRO-1 with deepspeed:muon fails: ")
+    assert words.startswith("error: ZeRO-1 with deepspeed:muon fails: ")
 
 
 QUESTIONS = [

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lbtrain import errors
-from lbtrain.cli import TOOLS
+from lbtrain.cli import TOOLS, TRAINED
 from lbtrain.recipe.files import find_recipe
 
 ROOT = Path(__file__).parents[2]
@@ -31,7 +31,7 @@ def test_every_link_leads_somewhere(page):
 def test_every_command_and_recipe_is_there():
     assert len(COMMANDS) >= 8
     for command in map(shlex.split, COMMANDS):
-        assert command[1] in {*TOOLS, "train", "plan", "recipes", "diff"}
+        assert command[1] in {*TOOLS, *TRAINED, "train", "plan", "recipes", "diff"}
         for word in command:
             if re.fullmatch(r"(digits|imagenet)/\w+", word):
                 assert find_recipe(word).is_file()

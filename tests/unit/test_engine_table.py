@@ -1,4 +1,4 @@
-"""docs/engines.md says of every engine what it can: each "yes" names a test that is there, everything else
+"""docs/engines.md says what every engine supports: each "yes" names a test that is there, everything else
 says why not.
 """
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from lbtrain.recipe import keys
 
 ROOT = Path(__file__).parents[2]
-TEXT = (ROOT / "docs/engines.md").read_text().partition("## What each can")[2].partition("\n## ")[0]
+TEXT = (ROOT / "docs/engines.md").read_text().partition("## What each supports")[2].partition("\n## ")[0]
 ROWS = [
     [cell.strip() for cell in line.strip("|").split("|")]
     for line in TEXT.splitlines()

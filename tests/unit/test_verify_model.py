@@ -1,4 +1,4 @@
-"""python -m tools.verify model sees a layer that depends on the batch split, and rejects what cannot be."""
+"""`lbtrain verify model` sees a layer that depends on the batch split, and rejects what cannot be."""
 
 import csv
 import dataclasses

@@ -2,9 +2,9 @@
 that is the same wherever the same data are, and everything that was left out, linked, repeated, merged or
 guessed.
 
-  python -m tools.data FOLDER                              photos in any layout (docs/data.md), or COCO's
-  python -m tools.data FOLDER data.validation_share=0.1    with keys of a recipe
-  python -m tools.data FOLDER --check                      decode every image too
+  lbtrain data FOLDER                              photos in any layout (docs/data.md), or COCO's
+  lbtrain data FOLDER data.validation_share=0.1    with keys of a recipe
+  lbtrain data FOLDER --check                      decode every image too
 
 Exit codes: 0 all is well, 2 the folder holds no data set, 6 an image or an annotation cannot be read.
 """

@@ -1,1 +1,1 @@
-"""Check the hosts of a hostfile before a launch: `python -m tools.doctor --help`."""
+"""Check the hosts of a hostfile before a launch: `lbtrain doctor --help`."""

@@ -4,7 +4,7 @@ For each host: reachable by ssh without a password; python and packages equal; p
 interface it will use; clock skew; matrix-multiply rate; loader images/s; and the time of an all-reduce with
 each other host. It names outliers against the median and says what to type to fix each finding.
 
-  python -m tools.doctor --hostfile hostfiles/2x8
+  lbtrain doctor --hostfile hostfiles/2x8
 
 Run it on the first host. Exit codes: 0 all can take part (warnings may remain), 2 no such hostfile, 3 a host
 cannot take part.

@@ -1,16 +1,16 @@
 """The loss landscape of runs: how large a batch pays, how sharp the minimum is, and why two runs differ.
 
-    python -m tools.landscape batch RUN_DIR                  critical batch, steps and examples at each batch
-    python -m tools.landscape layers RUN_DIR                 layer-wise ratios over the run, as heat maps
-    python -m tools.landscape sharpness RUN_DIR              Keskar's metric and SAM's
-    python -m tools.landscape hessian RUN_DIR                top eigenvalues, trace, spectral density
-    python -m tools.landscape compare SMALL_RUN LARGE_RUN    both of these side by side, and the line between
-    python -m tools.landscape sweep RECIPE                   steps to a loss at many batch sizes, measured
+    lbtrain landscape batch RUN_DIR                  critical batch, steps and examples at each batch
+    lbtrain landscape layers RUN_DIR                 layer-wise ratios over the run, as heat maps
+    lbtrain landscape sharpness RUN_DIR              Keskar's metric and SAM's
+    lbtrain landscape hessian RUN_DIR                top eigenvalues, trace, spectral density
+    lbtrain landscape compare SMALL_RUN LARGE_RUN    both of these side by side, and the line between
+    lbtrain landscape sweep RECIPE                   steps to a loss at many batch sizes, measured
 
 `batch` needs a run with measure.noise_scale=20it or so, `layers` one with measure.layers=true too or with
 LARS or LAMB, and compare's distances one with measure.distance=true. Measurements are cached as they finish,
 in RUN_DIR/landscape: a command that was stopped continues where it was. `torchrun --nproc_per_node N -m
-tools.landscape ...` shares the examples between N ranks (`sweep` launches its runs itself).
+lbtrain landscape ...` shares the examples between N ranks (`sweep` launches its runs itself).
 """
 
 import argparse

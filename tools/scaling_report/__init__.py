@@ -1,1 +1,1 @@
-"""Measure, predict and explain how training scales: `python -m tools.scaling_report --help`."""
+"""Measure, predict and explain how training scales: `lbtrain scaling-report --help`."""

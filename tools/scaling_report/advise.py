@@ -3,7 +3,7 @@ paying.
 
 Two curves meet. More GPUs compute more images/s (a prediction, or measured rows). A larger batch needs more
 images for the same result: where a very small batch needs E, a batch B needs E (1 + B / critical batch). The
-critical batch comes from a number, from the gradient noise scale that `tools.landscape` measured in a run,
+critical batch comes from a number, from the gradient noise scale that `lbtrain landscape` measured in a run,
 from the steps of a sweep, or from MLPerf's reference convergence points.
 
 The knee is the last size whose step up from the one before saved at least 10% of the time for each doubling.
@@ -40,7 +40,7 @@ from .report import Report, ReportError, load, merged
 EXAMPLES = """\
 90 epochs of ImageNet at batch 256 reach the target, the critical batch is 8,000 images, each GPU takes 32:
   advise prediction.json --critical-batch 8000 --examples 115e6 --at-batch 256 --micro-batch 32
-the critical batch as `python -m tools.landscape batch runs/resnet50` found it:
+the critical batch as `lbtrain landscape batch runs/resnet50` found it:
   advise prediction.json --noise-scale runs/resnet50 --examples 115e6 --micro-batch 32
 ResNet-50 to 75.9% as in MLPerf, two batches a GPU side by side, with money, energy and a picture:
   predict ... --out p64.json; predict ... --what-if micro_batch=256 --out p256.json
@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--noise-scale",
         type=Path,
         metavar="RUN_DIR",
-        help="a run that tools.landscape measured, or its batch.json",
+        help="a run that `lbtrain landscape` measured, or its batch.json",
     )
     critical.add_argument(
         "--sweep", type=Path, metavar="FOLDER", help="the steps to one target at several batches: sweep.json"

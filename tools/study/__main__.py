@@ -1,9 +1,9 @@
 """Compare recipes over several seeds: mean and standard deviation per recipe, curves, a page.
 
-    python -m tools.study recipes/digits/digits.py recipes/digits/digits_720_unscaled.py \\
+    lbtrain study recipes/digits/digits.py recipes/digits/digits_720_unscaled.py \\
         recipes/digits/digits_720.py --seeds 5 --launcher deepspeed --ranks 2
-    python -m tools.study sweep RECIPE... --batch-sizes 2,4,8    the metric against the batch size
-    python -m tools.study tune RECIPE... --over KEY:log:LOW:HIGH    the best settings at equal budgets
+    lbtrain study sweep RECIPE... --batch-sizes 2,4,8    the metric against the batch size
+    lbtrain study tune RECIPE... --over KEY:log:LOW:HIGH    the best settings at equal budgets
 
 The first recipe is the reference that the others are compared with; key=value words change all of them. All
 runs of a study share one launch. A study that was stopped continues where it was: a run in --out that has

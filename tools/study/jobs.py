@@ -74,7 +74,7 @@ class Launch:
         """The options of every command that trains, with these defaults."""
         add = parser.add_argument
         add("--seeds", type=int, default=seeds, help=f"The number of seeds (default {seeds}).")
-        add("--first-seed", type=int, default=0, help="The first seed (default 0); the others follow it.")
+        add("--first-seed", type=int, default=0, help="The first seed (default %(default)s).")
         add("--launcher", choices=LAUNCHERS, default=launcher, help=f"The launcher (default {launcher}).")
         add("--ranks", type=int, default=ranks, help=f"Processes on this machine (default {ranks}).")
         add("--out", type=Path, default=Path(out), help=f"The folder for runs and report (default {out}).")

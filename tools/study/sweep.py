@@ -1,7 +1,7 @@
 """The primary metric against the batch size, as Goyal et al. 2017 draw it in Figure 1: what each way of
 scaling makes of the same recipe.
 
-    python -m tools.study sweep recipes/digits/digits.py recipes/digits/digits_720_lamb.py \\
+    lbtrain study sweep recipes/digits/digits.py recipes/digits/digits_720_lamb.py \\
         --batch-sizes 2,4,8,16,32,64,128,256,512,720 --seeds 5
 
 The first recipe is trained at every batch size in three arms:

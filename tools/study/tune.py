@@ -1,6 +1,6 @@
 """Tune recipes with equal budgets: as many trials for each recipe and batch size, at quasi-random points.
 
-    python -m tools.study tune recipes/digits/digits.py recipes/digits/digits_720_lars.py \\
+    lbtrain study tune recipes/digits/digits.py recipes/digits/digits_720_lars.py \\
         --batch-sizes 32,720 --trials 20 --over schedule.base_lr:log:0.01:1 \\
         --over digits_720_lars/schedule.base_lr:log:0.1:10 --over optimizer.weight_decay:log:1e-5:1e-3
 
@@ -10,7 +10,7 @@ more --trials continue a search, and a search that was stopped continues where i
 with the batch size as in `study sweep`; key=value words change every run.
 
 The seeds are 1000 and the following ones, so that no comparison is made on the seeds of its tuning: compare
-the best settings with `python -m tools.study`, whose seeds begin at 0. A trial of which a run diverges has no
+the best settings with `lbtrain study`, whose seeds begin at 0. A trial of which a run diverges has no
 score, and counts. The command writes tune.md, tune.json, tune.png (the best value against the number of
 trials) and tune.html into --out.
 """

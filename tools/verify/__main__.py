@@ -1,26 +1,24 @@
-"""Prove on your own model what lbtrain guarantees.
+"""Check what lbtrain guarantees on your own model and optimizer.
 
-python -m tools.verify optim        is my optimizer right when it is sharded?
-python -m tools.verify optimizers   which optimizers are right under which sharding?
-python -m tools.verify model        does a training run of my model depend on the batch split?
-python -m tools.verify sweep        and one small model of every family of timm?
+lbtrain verify optim        is an optimizer right when it is sharded?
+lbtrain verify optimizers   which optimizers are right under which sharding?
+lbtrain verify model        does a training run of a model depend on the batch split?
+lbtrain verify sweep        the same for a small model of every family of timm
 """
 
-import argparse
 import sys
 
 from torch.multiprocessing import ProcessRaisedException
 
 from lbtrain.errors import UserError
 
+from ..kit import command
 from . import model, optim, optim_table, sweep
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Return the exit code: 0 every layer agrees, 1 some layer is off, 2 the comparison is not possible."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.verify", description="Prove on your own model what lbtrain guarantees."
-    )
+    parser = command.parser("verify", __doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     optim.add_arguments(commands)
     optim_table.add_arguments(commands)
@@ -36,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
             return model.verify(model.Question.of(options))
         return optim.verify(optim.Question.of(options))
     except (UserError, ValueError) as error:
-        print(f"tools.verify: {error}", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 2
     except ProcessRaisedException as error:
         print(error, file=sys.stderr)

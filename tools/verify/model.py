@@ -26,10 +26,10 @@ from .traces import Question, Split, Trace, trained
 
 EXAMPLES = """
 examples:
-  python -m tools.verify model timm:resnet18
-  python -m tools.verify model timm:vit_tiny_patch16_224 --args "{img_size: 64}"
-  python -m tools.verify model timm:resnet18 --precision fp32 --steps 5 --lr 0.05    # how rounding grows
-  python -m tools.verify model timm:efficientnet_b0 --optimizer lars --world 1    # one process, no ranks
+  lbtrain verify model timm:resnet18
+  lbtrain verify model timm:vit_tiny_patch16_224 --args "{img_size: 64}"
+  lbtrain verify model timm:resnet18 --precision fp32 --steps 5 --lr 0.05    # how rounding grows
+  lbtrain verify model timm:efficientnet_b0 --optimizer lars --world 1    # one process, no ranks
 
 exit status: 0 the guarantee holds; 1 it does not; 2 the model cannot be trained (the message says why)
 """

@@ -11,11 +11,11 @@ if TYPE_CHECKING:
 
 _HEAD = """# Models
 
-This page is made by `python -m tools.verify sweep --out results/models.csv --page docs/models.md`; do not
+This page is made by `lbtrain verify sweep --out results/models.csv --page docs/models.md`; do not
 edit it. Every family of timm is built on the meta device and its layers are checked. Its smallest model then
 trains three steps in float64, with 8 random images a step and batch norm over 4: in one piece, and as two
 micro-batches. `holds` means that weights and running statistics agree to 1e-8; the number is the largest
-relative difference. For your own model, and for two ranks, run `python -m tools.verify model timm:NAME`.
+relative difference. For your own model, and for two ranks, run `lbtrain verify model timm:NAME`.
 
 What is rejected when the plan is made, with the argument that helps:
 

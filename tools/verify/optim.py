@@ -43,12 +43,12 @@ from .sharding import ENGINES, unsharded, weights_of
 
 EXAMPLES = """
 examples:
-  python -m tools.verify optim --model timm:resnet18 --optimizer lars --zero 1 --world 2
-  python -m tools.verify optim --model timm:resnet18 --optimizer timm:lars --zero 1
-  python -m tools.verify optim --model timm:test_vit --optimizer deepspeed:muon --zero 2
-  python -m tools.verify optim --optimizer torch:adafactor --engine fsdp2
-  python -m tools.verify optim --optimizer my_package.optim:Sophia --optimizer-args "{rho: 0.04}"
-  .venv-colossalai/bin/python -m tools.verify optim --engine colossalai       # made by `make colossalai`
+  lbtrain verify optim --model timm:resnet18 --optimizer lars --zero 1 --world 2
+  lbtrain verify optim --model timm:resnet18 --optimizer timm:lars --zero 1
+  lbtrain verify optim --model timm:test_vit --optimizer deepspeed:muon --zero 2
+  lbtrain verify optim --optimizer torch:adafactor --engine fsdp2
+  lbtrain verify optim --optimizer my_package.optim:Sophia --optimizer-args "{rho: 0.04}"
+  .venv-colossalai/bin/python -m lbtrain verify optim --engine colossalai       # made by `make colossalai`
 
 exit status: 0 every layer agrees; 1 a layer is off; 2 the combination is not supported (the message says why)
 """
@@ -180,7 +180,9 @@ def _check(question: Question) -> None:
     if question.choice.source == "deepspeed" and question.engine != "deepspeed":
         raise ValueError(f"--optimizer {question.choice.text} exists under --engine deepspeed only")
     if question.engine == "colossalai":
-        check_package("colossalai", "run `make colossalai`, then .venv-colossalai/bin/python -m tools.verify")
+        check_package(
+            "colossalai", "run `make colossalai`, then .venv-colossalai/bin/python -m lbtrain verify"
+        )
     make_optimizer(question.choice, make_model(question))
 
 

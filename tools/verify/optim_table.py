@@ -22,9 +22,9 @@ from .optimizers import OptimizerChoice
 
 EXAMPLES = """
 examples:
-  .venv-colossalai/bin/python -m tools.verify optimizers --out results/sharded_optimizers.csv \\
+  .venv-colossalai/bin/python -m lbtrain verify optimizers --out results/sharded_optimizers.csv \\
       --page docs/optimizers.md
-  python -m tools.verify optimizers --shardings zero1,fsdp2 --out runs/sharded_optimizers.csv
+  lbtrain verify optimizers --shardings zero1,fsdp2 --out runs/sharded_optimizers.csv
 
 exit status: 0 lbtrain's own optimizers are right everywhere; 1 one is off
 """

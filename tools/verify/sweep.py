@@ -29,8 +29,8 @@ SIZES = (64, 96, 128, 160, 192, 224, 256)
 """Pixels a side, tried in this order."""
 EXAMPLES = """
 examples:
-  nice -n 15 python -m tools.verify sweep --out results/models.csv --page docs/models.md
-  python -m tools.verify sweep --families resnet,vgg --out runs/models.csv
+  nice -n 15 lbtrain verify sweep --out results/models.csv --page docs/models.md
+  lbtrain verify sweep --families resnet,vgg --out runs/models.csv
 
 exit status: 0 the guarantee holds for every model that can be trained; 1 it does not for one
 """

@@ -195,7 +195,7 @@ def test_a_critical_batch_without_an_upper_bound_is_said_so(
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (None, "tools.landscape batch"),
+        (None, "lbtrain landscape batch"),
         ("{}", "does not say a critical batch"),
         ('{"critical_batch": 5, "critical_batch_interval": [9, 7], "min_examples": 1}', "cannot be"),
     ],

@@ -37,7 +37,7 @@ class Critical:
         """From a run directory or a JSON file. Raises ReportError where it is not there or holds no critical
         batch.
         """
-        values, file = _json(path, _NOISE_SCALE, "`python -m tools.landscape batch RUN_DIR` writes it")
+        values, file = _json(path, _NOISE_SCALE, "`lbtrain landscape batch RUN_DIR` writes it")
         try:
             batch, (low, high) = float(values["critical_batch"]), values["critical_batch_interval"]
             least = values["min_examples"]
@@ -54,7 +54,7 @@ class Critical:
     @staticmethod
     def of_sweep(path: Path) -> "Critical":
         """From the steps to one target at several batches. Raises ReportError where there are not three."""
-        values, file = _json(path, _SWEEP, "`python -m tools.landscape sweep` writes it")
+        values, file = _json(path, _SWEEP, "`lbtrain landscape sweep` writes it")
         try:
             points = [(float(row["batch_size"]), float(row["steps"])) for row in values["points"]]
         except (ValueError, TypeError, KeyError) as error:
