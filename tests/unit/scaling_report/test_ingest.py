@@ -62,6 +62,21 @@ MLLOG = (
         ("images/s (per rank): 300", 8 * 300.0),
         ("aggregate throughput (img/s): 2,400", 2400.0),
         ("2.4k images per second", 2400.0),
+        ("2'400 images/s", 2400.0),
+        ("images/s: 1\u2019002\u2019400.5", 1_002_400.5),
+        ("step 10  2_400 images/s", 2400.0),
+        ("2\u202f400 images/s", 2400.0),
+        ("2\u2009400 img/s", 2400.0),
+        ("2\u00a0400 img/s", 2400.0),
+        ("throughput: 2 400 images/s", 2400.0),
+        ("speed=12 400.5 images/s", 12400.5),
+        ("total 2 400 images/s", 2400.0),
+        ("step 10  400 images/s", 400.0),
+        ("12:30:15 400 images/s", 400.0),
+        ("step 0 400 images/s", 400.0),
+        ("step 10 400 images/s", 400.0),
+        ("Epoch: 1 300 img/s, loss 2", 300.0),
+        ("iter #2 400.5 images/s", 400.5),
         (DLLOGGER, 2470.5),
         (DLLOGGER_JSON, 2470.5),
         (MLLOG, 26345.5),
@@ -115,8 +130,25 @@ def test_a_stated_total_is_not_multiplied_by_what_is_said_of_the_other_values() 
     assert job_rates(lines, gpus=8, per="gpu") == [8 * float(f"300.{number}") for number in range(1, 6)]
 
 
+@pytest.mark.parametrize(
+    ("line", "both"),
+    [
+        ("2 400 images/s", "2,400 or 400"),
+        ("progress 10 400 images/s", "10,400 or 400"),
+        ("step 10 2 400 images/s", "2,400 or 400"),
+        ("step 1 300 400 images/s", "1,300,400 or 400"),
+        ("images/s: 2 400", "2,400 or 2"),
+        ("img/s per GPU: 300 128", "300,128 or 300"),
+        ("loss 3 1 300 400.5 samples/s", "1,300,400.5 or 400.5"),
+    ],
+)
+def test_a_space_between_figures_is_rejected_where_the_first_may_be_a_counter(line: str, both: str) -> None:
+    with pytest.raises(ReportError, match=rf"two readings: {both}.*without spaces"):
+        job_rates([line] * 9, gpus=8)
+
+
 @pytest.mark.parametrize("line", ["Validation: 9000 images/s", "Test: [ 3/98]  img/s: 9000", "300,5 images/s",
-    "DLL 2021 - Epoch: 0  val.total_ips : 9000 img/s", "2.400,5 images/s", "2'400 images/s"])  # fmt: skip
+    "DLL 2021 - Epoch: 0  val.total_ips : 9000 img/s", "2.400,5 images/s", "2'40 images/s"])  # fmt: skip
 def test_scoring_and_numbers_of_other_countries_are_no_rates(line: str) -> None:
     """A comma before the decimals would read 300,5 as 3,005."""
     with pytest.raises(ReportError, match="0 images/s values"):

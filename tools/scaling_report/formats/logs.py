@@ -15,6 +15,8 @@ process, by the words around it or by the program that wrote it.
                   "GPU 0: 300 images/s" (its own, or the job's as it prints them) and "/" with another word
 
 Of a line with several values the one of the job counts. Lines of a validation or test are left out.
+Thousands may be separated by a comma, apostrophe, underscore or thin space. With a plain space, "throughput:
+2 400 images/s" is 2,400 and "step 2 400 images/s" is 400; without such a word before it a line is rejected.
 """
 
 import json
@@ -28,7 +30,12 @@ from ..report import ReportError
 
 Unit = Literal["total", "gpu", "process", "undecided", "bare"]
 """bare: a number beside images/s without more words, which is of the whole job unless --per says else."""
-_NUMBER = r"(?<![\d.,'\u00a0\u202f])(\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)(?![.,]?\d)"
+_SEPARATORS = ",'\u2019_\u00a0\u2009\u202f"
+"""Of thousands: comma, apostrophes, underscore, and spaces that do not end a word."""
+_NUMBER = (
+    rf"(?<![\d.{_SEPARATORS}])(\d{{1,3}}(?:[{_SEPARATORS}]\d{{3}})+(?:\.\d+)?"
+    rf"|\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)(?![.{_SEPARATORS}]?\d)"
+)
 _UNIT = r"(?:images?|imgs?|samples?)\s?(?:/|per)\s?s(?:ec(?:ond)?)?\b"
 # The most particular first.
 _WORDED: tuple[tuple[Unit, str], ...] = (
@@ -59,6 +66,18 @@ _RATES = tuple(
         rf"{_NUMBER}(?P<thousand>\s?k)?\s*{_UNIT}{_OF}",
         rf"{_UNIT}{_OF}\s+{_NUMBER}",
     )
+)
+# Figures with plain spaces, which may separate thousands or numbers. The word before them decides: a rate is
+# one number, and a counter takes the first.
+_SPACED_NUMBER = r"(?<![\d.,/-])(?<!\d:)(?P<number>[1-9]\d{0,2}(?: \d{3})+(?:\.\d+)?)(?![.,]?\d)"
+_SPACED = (
+    re.compile(
+        r"(?:\b(?:(?P<rate>throughput|speed|rate|total|average|avg|mean)"
+        r"|(?P<counter>step|epoch|iter|iteration|batch))\s*[:=#]*\s*)?"
+        rf"{_SPACED_NUMBER}\s*{_UNIT}",
+        re.IGNORECASE,
+    ),
+    re.compile(rf"{_UNIT}{_OF}\)?\s*[:=]\s*{_SPACED_NUMBER}", re.IGNORECASE),
 )
 _NAMED_OWNERS = "|".join(pattern for unit, pattern in _OWNERS.items() if unit != "undecided")
 _EACH_BEFORE = re.compile(rf"(?:\b|_){_EACH}(?P<owner>{_NAMED_OWNERS})(?![a-z])", re.I)
@@ -148,12 +167,32 @@ def read_line(line: str) -> Reading | None:
         return _json(line[5:], _DLLOGGER)
     if _SCORING.search(line) and "train" not in line.lower():
         return None
+    line = _without_spaces(line)
     for unit, pattern in _PROGRAMS:
         if match := pattern.search(line):
             return Reading(_number(match[1]), unit)
     matches = next((found for rate in _RATES if (found := list(rate.finditer(line)))), [])
     readings = [_reading(match, line[before : match.start()]) for before, match in _with_ends(matches)]
     return next((each for each in readings if each.unit == "bare"), readings[0] if readings else None)
+
+
+def _without_spaces(line: str) -> str:
+    """`line` with a rate of 2 400 written as 2400. Raises ReportError where a part of it may be another
+    number.
+    """
+    before, after = (pattern.search(line) for pattern in _SPACED)
+    if not (match := before or after):
+        return line
+    number, words = match["number"], match.groupdict()
+    if words.get("counter") and number.count(" ") == 1:
+        return line
+    if not words.get("rate"):
+        part = number.split(" ")[-1 if before else 0]
+        raise ReportError(
+            f"two readings: {number.replace(' ', ',')} or {part} images/s in {line.strip()!r}. Write the "
+            "numbers of the log without spaces between the thousands"
+        )
+    return line[: match.start("number")] + number.replace(" ", "") + line[match.end("number") :]
 
 
 def _with_ends(matches: Sequence[re.Match[str]]) -> Iterator[tuple[int, re.Match[str]]]:
@@ -173,7 +212,7 @@ def _reading(match: re.Match[str], before: str) -> Reading:
 
 
 def _number(text: str) -> float:
-    return float(text.replace(",", ""))
+    return float(re.sub(f"[{_SEPARATORS}]", "", text))
 
 
 def _json(text: str, names: Sequence[str]) -> Reading | None:
