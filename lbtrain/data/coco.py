@@ -3,9 +3,10 @@ and the same for val2017.
 
 Every annotation is checked before the first step (lbtrain.data.annotations). Crowds are left out of training
 and kept for scoring, as COCO's evaluation wants. A box to train on is cut at the edge of its image, and where
-that leaves nothing of it, it goes with its mask and label; scoring takes boxes as the file has them. Photos
-are turned as their EXIF orientation says, as detectron2 turns them, and must then have the size that the file
-states.
+that leaves nothing of it, it goes with its mask and label. So does an object whose mask has no pixel on its
+image, as with detectron2's bitmasks (`filter_empty_instances`). Scoring takes annotations as the file has
+them. Photos are turned as their EXIF orientation says, as detectron2 turns them, and must then have the size
+that the file states.
 """
 
 import functools
@@ -24,7 +25,7 @@ from lbtrain.data.annotations import Content, Record, holds_pixels, read_annotat
 from lbtrain.data.decode import MAX_PIXELS, BrokenImage, opened, rgb, upright
 from lbtrain.data.index import Notes, SplitIndex, digests, printable
 from lbtrain.data.instances import Sample, not_empty
-from lbtrain.data.outlines import encoded, mask_of
+from lbtrain.data.outlines import encoded, mask_of, touches_image
 from lbtrain.errors import DataError, RecipeError
 
 
@@ -52,7 +53,7 @@ class CocoSource:
         }
         self.class_names: Sequence[str] = list(self.categories.values())
         self._labels = {category: label for label, category in enumerate(self.categories, 1)}
-        objects = _by_image(content)
+        objects = _by_image(content, notes)
         images = [image for image in content["images"] if empty_images or objects[image["id"]]]
         self._check_not_empty(images, objects, scored)
         for image in content["images"]:
@@ -88,7 +89,7 @@ class CocoSource:
             masks[number] = mask_of(annotation["segmentation"], *pixels.shape[:2])
         labels = np.array([self._labels[annotation["category_id"]] for annotation in objects], np.int64)
         boxes = _corners([annotation["bbox"] for annotation in objects], *pixels.shape[:2])
-        kept = not_empty(boxes)
+        kept = not_empty(boxes) & masks.any((1, 2))
         return Sample(image["id"], pixels, boxes[kept], labels[kept], masks[kept])
 
     def _pixels(self, image: Record) -> NDArray[np.uint8]:
@@ -174,13 +175,19 @@ def _corners(boxes: list[list[float]], height: int, width: int) -> NDArray[np.fl
     return corners.clip(0, [width, height, width, height]).astype(np.float32)
 
 
-def _by_image(content: Content) -> dict[int, list[Record]]:
-    """The objects of each image, without crowds and without boxes that hold none of its pixels."""
+def _by_image(content: Content, notes: Notes) -> dict[int, list[Record]]:
+    """The objects of each image, without crowds and without those whose box or outline misses it."""
     objects: dict[int, list[Record]] = defaultdict(list)
     images = {image["id"]: image for image in content["images"]}
     for annotation in content["annotations"]:
-        if not annotation["iscrowd"] and holds_pixels(annotation["bbox"], images[annotation["image_id"]]):
-            objects[annotation["image_id"]].append(annotation)
+        image = images[annotation["image_id"]]
+        if annotation["iscrowd"] or not holds_pixels(annotation["bbox"], image):
+            continue
+        if touches_image(annotation["segmentation"], image["height"], image["width"]):
+            objects[image["id"]].append(annotation)
+        else:
+            what = "left out of training, outlines without an area on their image"
+            notes.add(what, f"annotation {annotation['id']}")
     return objects
 
 

@@ -52,6 +52,21 @@ def encoded(outline: Any, height: int, width: int) -> dict[str, Any]:
     return {"size": [height, width], "counts": outline["counts"]}
 
 
+def touches_image(outline: Any, height: int, width: int) -> bool:
+    """Whether an outline that was checked has an area on its image, as far as the extent of its polygons
+    tells.
+    """
+    if isinstance(outline, dict):
+        return bool(_runs_of(outline, height, width)[1::2].any())
+    return any(
+        min(polygon[::2]) < width
+        and min(polygon[1::2]) < height
+        and max(polygon[::2]) > 0
+        and max(polygon[1::2]) > 0
+        for polygon in polygons(outline)
+    )
+
+
 def polygons(outline: Sequence[Sequence[float]]) -> list[Sequence[float]]:
     """Those of three points or more. pycocotools takes a first one of two points for a box."""
     return [polygon for polygon in outline if len(polygon) >= 6]

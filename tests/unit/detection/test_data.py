@@ -18,7 +18,7 @@ from lbtrain.data import dataset_info, decode, instances
 from lbtrain.data.coco import CocoSource
 from lbtrain.data.grouping import GroupedStream, kinds_of
 from lbtrain.data.instances import Item, Preparation, Sample, padded
-from lbtrain.data.outlines import check_outline, mask_of
+from lbtrain.data.outlines import check_outline, mask_of, touches_image
 from lbtrain.data.registry import _coco
 from lbtrain.data.shapes import ShapesSource, draw
 from lbtrain.data.stream import Block, SampleStream
@@ -396,6 +396,31 @@ def test_masks_of_polygons_are_pycocotools(polygons):
     check_outline(polygons, 30, 40)
     expected = rle.decode(rle.merge(rle.frPyObjects(polygons, 30, 40)))
     assert (mask_of(polygons, 30, 40) == expected).all()
+    assert touches_image(polygons, 30, 40) or not expected.any()
+
+
+@pytest.mark.parametrize("outline", [
+    [[45, 5, 60, 5, 60, 15]], [[-9, 5, 0, 5, 0, 15]], [[5, 30, 9, 30, 9, 40]], [[5, -9, 9, -9, 9, 0]],
+    [[5, -9, 9, -9, 9, 0], [41, 1, 42, 1, 42, 2]], {"counts": [1200], "size": [30, 40]},
+])  # fmt: skip
+def test_an_object_whose_outline_misses_its_image_is_left_out_with_a_note(tmp_path, outline):
+    root = coco_folder(tmp_path, segmentation=outline)
+    with pytest.raises(RecipeError, match="no image with an object to train on"):
+        CocoSource(root, "train2017", empty_images=False)
+    source = CocoSource(root, "train2017", empty_images=True)
+    assert list(map(str, source.index.notes)) == [
+        "1 left out of training, outlines without an area on their image: annotation 7"
+    ]
+    assert source[0].masks.shape == (0, 30, 40) and not len(source[0].labels) and not source.raw(0)[1]
+
+
+def test_an_object_too_thin_for_a_pixel_is_not_trained_on(tmp_path):
+    """One of two objects: the other keeps its mask, box and label."""
+    path = coco_folder(tmp_path) / "annotations/instances_train2017.json"
+    thin = {"id": 9, "category_id": 3, "segmentation": [[5, 5, 5.01, 5, 5.01, 5.01]]}
+    edited(path, lambda content: content["annotations"].insert(0, content["annotations"][0] | thin))
+    sample = CocoSource(tmp_path, "train2017", empty_images=True)[0]
+    assert sample.labels.tolist() == [2] and sample.boxes.shape == (1, 4) and sample.masks.sum() == 100
 
 
 def test_files_of_other_tools_are_read(tmp_path):
