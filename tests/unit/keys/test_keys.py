@@ -148,6 +148,10 @@ HELD = {
     "fault_timeout": "tests/faults/test_lost_ranks.py",
     "run_dir": "tests/unit/test_main.py",
     "resume": "tests/unit/test_main.py",
+    "checkpoint.best": "tests/unit/test_watching.py::"
+    "test_a_run_keeps_the_best_and_says_where_everything_lies",
+    "log.trackers": "tests/unit/test_watching.py::test_every_row_reaches_every_tracker",
+    "deterministic": "tests/unit/test_precision_auto.py",
     "checkpoint.keep": "tests/unit/test_checkpoint.py::test_the_newest_stay",
     "measure.noise_scale": "tests/distributed/test_noise_over_ranks.py",
     "measure.layers": "tests/distributed/test_noise_over_ranks.py",

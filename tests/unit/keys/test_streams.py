@@ -69,9 +69,10 @@ def test_images_a_second_and_the_share_of_waiting_by_hand(monkeypatch):
     now = [100.0]
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
     plan = SimpleNamespace(train_examples=256, world_size=2)
-    engine = SimpleNamespace(mean=lambda tensor: tensor, device=CPU, world_size=2)
+    engine = SimpleNamespace(mean=lambda tensor: tensor, device=CPU, rank=0, world_size=2)
     phase = planned(SMALL.vary(micro_batch_size=16)).phases[0]
     window = log_window.LogWindow(plan, engine, torch.optim.SGD([torch.nn.Parameter(torch.ones(1))]))
+    window.own_time._hosts = ["node01", "node02"]  # which the ranks would tell each other
     for loss in (3.0, 1.0):
         with window.waiting():
             now[0] += 0.5

@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from bench.stopwatch import own_seconds
-from tools.scaling_report.measuring.stopwatch import Clock, HostClock, Stopwatch, StreamClock, TimedTask
+from lbtrain.monitors.clock import Clock, HostClock, StreamClock
+from tools.scaling_report.measuring.stopwatch import Stopwatch, TimedTask
 from tools.scaling_report.measuring.timings import read_ranks
 
 
