@@ -83,6 +83,8 @@ def test_images_a_second_and_the_share_of_waiting_by_hand(monkeypatch):
             now[0] += 60
     (row,) = window.at_log(StepResult(Progress(step=2, examples=64), phase, 0.1))
     assert (row.loss, row.images_per_sec, row.data_wait) == (2.0, 2 * 16 * 2 / 4, 0.25)
+    with window.waiting():
+        pass
     now[0] += 8
     value = torch.tensor(5.0)
     window.before_backward(MicroStep(None, value, {"loss": value}, 64, phase))
