@@ -81,6 +81,7 @@ dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
 dist.barrier()
 dist.all_reduce(torch.ones(3, 2))
 print(last_collective())
+dist.destroy_process_group()
 """
 
 
