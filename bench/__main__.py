@@ -162,7 +162,7 @@ def _compared(path: Path) -> list[str]:
         return []
     old, new = report.newest(before), report.newest(path)
     for case in sorted({line["case"] for line in old} - {line["case"] for line in new}):
-        print(f"{path.stem}: not held against its last row, since it was not measured now: {case}")
+        print(f"{path.stem}: not compared with its last row, since it was not measured now: {case}")
     return regressions(old, new)
 
 

@@ -108,7 +108,7 @@ class Ours:
 def eigenvalues(
     folder: Path, model: nn.Module, batches: list[tuple[Tensor, Tensor]], *, command: str
 ) -> list[rows.Row]:
-    """Times both until the accuracy, which is held against eigenvalues that Lanczos gives at a far smaller
+    """Times both until the accuracy, which is compared with eigenvalues that Lanczos gives at a far smaller
     tolerance.
     """
     converged = top_eigenvalues(

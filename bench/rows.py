@@ -101,7 +101,7 @@ def median_interval(values: list[float]) -> tuple[float, float]:
 
 
 def single(bench: str, case: str, values: list[float], *, unit: str, command: str) -> Row:
-    """The row of a figure that is held against nothing: the median of `values`."""
+    """The row of a figure that is compared with nothing: the median of `values`."""
     return Row(
         bench, case, "", statistics.median(values), None, unit, None, None, None, "", len(values), command
     )

@@ -146,7 +146,7 @@ def help_text(file: Path, doc: str, recipe: Recipe) -> str:
     shown = file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file
     lines = [doc.strip(), "", usage.replace("recipes/x.py", str(shown)), "", "Keys:"]
     for key, spec in keys():
-        choices = ", ".join(map(str, spec.metadata.get("choices", ())))
+        choices = ", ".join(str(choice) or "empty" for choice in spec.metadata.get("choices", ()))
         lines.append(f"  {key}={written(recipe, key)}")
         lines.append(f"      {spec.metadata['help']}" + (f" One of {choices}." if choices else ""))
     return "\n".join(lines)

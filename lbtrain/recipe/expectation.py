@@ -1,4 +1,4 @@
-"""The result that a recipe is held against, as data, and what a finished run says about it.
+"""The result that a recipe is compared with, as data, and what a finished run says about it.
 
 An expectation is no value of the experiment: it changes nothing in a run and forbids no resume. It belongs to
 the recipe as it is written: a run whose experiment was changed on the command line, the data set included, is

@@ -1,4 +1,4 @@
-"""Let a trained model say what is on images.
+"""Predict the classes of images, or the objects on them, with a trained model.
 
   lbtrain predict runs/birds photo.jpg more/               a table of names and scores
   lbtrain predict runs/birds more/ --top 5 --out p.csv     or p.json

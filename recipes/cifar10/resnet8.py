@@ -1,4 +1,4 @@
-"""ResNet-8 on CIFAR-10 at 128 images a step: the reference that the large-batch arms are held against.
+"""ResNet-8 on CIFAR-10 at 128 images a step: the reference that the large-batch arms are compared with.
 
 Sixteen epochs in bf16, for two CPU cores: 800,000 images at about 1,500 a second and core.
 

@@ -1,5 +1,5 @@
 """ResNet-8 on scikit-learn's handwritten digits at 32 images a step: the reference that the large-batch arms
-are held against.
+are compared with.
 
 Run        python recipes/digits/digits.py
            deepspeed --num_accelerators 2 recipes/digits/digits.py

@@ -1,6 +1,6 @@
-"""Print what a data set holds, as a run says it at its start: images and classes of each split, a fingerprint
-that is the same wherever the same data are, and everything that was left out, linked, repeated, merged or
-guessed.
+"""Print what a data set holds, as a run prints it at its start: images and classes of each split, a
+fingerprint that is the same wherever the same data are, and everything that was left out, linked, repeated,
+merged or guessed.
 
   lbtrain data FOLDER                              photos in any layout (docs/data.md), or COCO's
   lbtrain data FOLDER data.validation_share=0.1    with keys of a recipe

@@ -31,19 +31,29 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
             own.add_argument(each.lower(), type=Path, metavar=each, help="The directory of a run.")
         return own.add_argument
 
-    option = add("batch", "Says how large a batch pays.", "RUN_DIR")
+    option = add(
+        "batch",
+        "Find the critical batch size of a run.",
+        "RUN_DIR",
+    )
     option(
         "--until-loss",
         type=float,
-        help="Leaves out what was measured after the training loss first was below this value.",
+        help="Leave out what was measured after the training loss first was below this value.",
     )
-    add("layers", "Draws layer-wise ratios.", "RUN_DIR")
-    _add_loss_options(add("sharpness", "Measures how far the loss rises nearby.", "RUN_DIR"))
-    _add_loss_options(add("hessian", "Measures the spectrum of the Hessian.", "RUN_DIR"))
-    option = add("compare", "Shows two runs side by side.", "SMALL_RUN", "LARGE_RUN")
+    add("layers", "Draw layer-wise ratios over a run.", "RUN_DIR")
+    _add_loss_options(add("sharpness", "Measure how far the loss rises near the minimum.", "RUN_DIR"))
+    _add_loss_options(add("hessian", "Measure the spectrum of the Hessian.", "RUN_DIR"))
+    option = add(
+        "compare",
+        "Compare two runs, and draw the line between them.",
+        "SMALL_RUN",
+        "LARGE_RUN",
+    )
     option("--out", type=Path, help="The folder for page and pictures (default LARGE_RUN/landscape/compare).")
     _add_loss_options(option)
-    sweep = commands.add_parser("sweep", help="Measures steps to a loss over batch sizes.")
+    measured = "Train a recipe at many batch sizes and rates, and measure the steps to a training loss."
+    sweep = commands.add_parser("sweep", help=measured, description=measured)
     _add_sweep_options(sweep)
     if argv[:1] == ["sweep"]:  # its words may stand behind its options
         return sweep.parse_intermixed_args(argv[1:], argparse.Namespace(command="sweep"))

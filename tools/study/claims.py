@@ -1,4 +1,4 @@
-"""What the sources claim, held against the results of this repository.
+"""What the sources claim, compared with the results of this repository.
 
     python -m tools.study.claims          prints the table of docs/results.md, which bench.report writes
 
@@ -41,7 +41,7 @@ def table() -> str:
     with CLAIMS.open(newline="") as file:
         claims = list(csv.DictReader(file))
     lines = [
-        "| claim | source | our setting | difference in points (n) | verdict |",
+        "| claim | source | our setting | difference in points (n) | outcome |",
         "|---|---|---|---|---|",
         *[
             "| " + " | ".join([row["claim"], row["source"], row["setting"], *judged(row)]) + " |"
@@ -56,7 +56,7 @@ def table() -> str:
 
 
 def judged(claim: dict[str, str], folder: Path = ROOT / "results") -> tuple[str, str]:
-    """The difference and the verdict, in words."""
+    """The difference and the outcome, in words."""
     result = _result(claim["result"], folder)
     arm = _side(result, claim["arm"], int(claim["batch_size"]))
     reference = _side(result, claim["reference"], int(claim["reference_batch_size"]))
@@ -64,14 +64,14 @@ def judged(claim: dict[str, str], folder: Path = ROOT / "results") -> tuple[str,
         return "-", "not measured"
     if math.inf in (arm.mean, reference.mean):
         difference = arm.mean - reference.mean if arm.mean != reference.mean else math.nan
-        return "diverged", verdict(claim["difference"], difference, 0.0)
+        return "diverged", outcome(claim["difference"], difference, 0.0)
     gap, alone = arm.mean - reference.mean, min(arm.n, reference.n) < 2
     error = math.inf if alone else 2 * math.hypot(arm.std / arm.n**0.5, reference.std / reference.n**0.5)
     spread = "" if alone else f" ± {error:.2f}"
-    return f"{gap:+.2f}{spread} ({arm.n}, {reference.n})", verdict(claim["difference"], gap, error)
+    return f"{gap:+.2f}{spread} ({arm.n}, {reference.n})", outcome(claim["difference"], gap, error)
 
 
-def verdict(bound: str, gap: float, error: float) -> str:
+def outcome(bound: str, gap: float, error: float) -> str:
     """Of a gap with its interval against `<=POINTS` or `>POINTS`."""
     at_most = bound.startswith("<=")
     points = float(bound.lstrip("<=>"))

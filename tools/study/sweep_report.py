@@ -38,7 +38,7 @@ def write_report(
 ) -> str:
     """Writes sweep.md, .json, .png and .html into `out`; returns table and outcomes as text for the terminal.
 
-    `reference`: the batch size that the others are held against. `overrides`: what makes every arm another
+    `reference`: the batch size that the others are compared with. `overrides`: what makes every arm another
     experiment than its recipe.
     """
     table, found = table_of(points), outcomes(points, reference)

@@ -1,11 +1,11 @@
 """Train a model for some steps twice, sharded by an engine and unsharded, and compare the update of every
 layer.
 
-Both sides see the same images and average the same per-rank gradients, so batch norm is no difference; only
-the optimizer's sight is: whole layers, or an engine's shards. A layer may differ by the tolerance, and by
+Both sides see the same images and average the same per-rank gradients, so batch norm makes no difference.
+Only what the optimizer sees differs: whole layers, or shards. A layer may differ by the tolerance, and by
 twice what the unsharded update itself moves where gradients differ by rounding.
 
-DeepSpeed's own optimizers are held against independent implementations of the same definition. torch:muon
+DeepSpeed's own optimizers are compared with independent implementations of the same definition. torch:muon
 trains the matrices alone, since it takes nothing else.
 """
 

@@ -1,4 +1,4 @@
-"""Which optimizers are right under which sharding: `tools.verify optim` for each, as a table with its data.
+"""Which optimizers are right under which sharding: `lbtrain verify optim` for each, as a table with its data.
 
 The models are small: test_resnet of timm has convolutions; test_vit has matrices, for optimizers that take no
 convolutions. `right`: every layer agrees with unsharded training. Shardings that the file has already are

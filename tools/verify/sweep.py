@@ -2,7 +2,7 @@
 
 First every model of every family is built on the meta device and its layers are checked. Then the one with
 the fewest parameters of each family trains three steps in float64, in one piece and again in micro-batches,
-as in `tools.verify model`, in this process; small ones first. Rows that the file has already are kept: the
+as in `lbtrain verify model`, in this process; small ones first. Rows that the file has already are kept: the
 same command continues after a stop.
 """
 

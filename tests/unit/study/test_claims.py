@@ -1,4 +1,4 @@
-"""What the sources claim, held against published results: the verdict follows from the numbers alone."""
+"""What the sources claim, compared with published results: the outcome follows from the numbers alone."""
 
 import csv
 import json
@@ -29,7 +29,7 @@ CLAIM = {"result": "x", "arm": "a", "batch_size": "720", "reference": "b", "refe
     ],
 )
 def test_a_claim_is_open_where_its_bound_lies_within_the_interval(bound, gap, error, said):
-    assert claims.verdict(bound, gap, error) == said
+    assert claims.outcome(bound, gap, error) == said
 
 
 def result(tmp_path, *rows):

@@ -13,7 +13,7 @@ import numpy as np
 from ..report import ReportError
 
 _MLPERF = Path(__file__).with_name("mlperf_epochs.csv")
-# What `tools.landscape batch RUN_DIR` and `tools.landscape sweep` write.
+# What `lbtrain landscape batch RUN_DIR` and `lbtrain landscape sweep` write.
 _NOISE_SCALE, _SWEEP = Path("landscape/batch.json"), Path("sweep.json")
 
 
