@@ -1,15 +1,27 @@
-"""Images in folders, root/CLASS/.../IMAGE."""
+"""Images in folders, root/CLASS/.../IMAGE, found once and kept."""
 
 import os
+import time
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lbtrain.data.formats import extensions
-from lbtrain.data.index import Note, Notes, class_order, composed, natural_key, printable
+from lbtrain.data.index import Notes, class_order, composed, natural_key, printable
+from lbtrain.data.index_cache import (
+    Arrays,
+    State,
+    notes_as_array,
+    notes_of,
+    read_index,
+    state_in,
+    state_of,
+    write_folder_index,
+)
 from lbtrain.data.progress import Progress
 from lbtrain.errors import DataError, RecipeError
 
@@ -22,22 +34,11 @@ class Files:
     """
 
     def __init__(self, root: Path):
-        walk = _Walk(root)
-        if not walk.found:
-            raise RecipeError(
-                f"data.root={root}: no images in class folders. Images are expected as {root}/CLASS/IMAGE.jpg"
-            )
-        groups = class_order(walk.found)
-        self.classes: Sequence[str] | None = list(map(composed, groups))
-        found = [each for group in groups for each in sorted(walk.found[group])]
+        index = _cached_index(root) or make_index(root)
         self._root = os.fsencode(root)
-        # Byte strings in one array: a list of a million objects is copied into every worker as soon as it is
-        # read.
-        self.names = np.array([os.fsencode(name) for (_, name), _ in found])
-        self.sizes = np.array([size for _, size in found], np.int64)
-        counts = [len(walk.found[group]) for group in groups]
-        self.labels = np.repeat(np.arange(len(counts)), counts)
-        self.notes: tuple[Note, ...] = walk.notes.collected()
+        self.names, self.sizes, self.labels = (index[key] for key in ("names", "sizes", "labels"))
+        self.classes: Sequence[str] | None = [os.fsdecode(name) for name in index["classes"].tolist()]
+        self.notes = notes_of(index)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -53,6 +54,48 @@ class Files:
         return self._root + b"/" + bytes(self.names[index])
 
 
+def _cached_index(root: Path) -> Arrays | None:
+    """With the sizes that the files have now: one that is written anew in its place leaves the times of its
+    folder as they were.
+    """
+    index = read_index([root])
+    try:
+        return index and index | {"sizes": _sizes(root, index["names"])}
+    except OSError:  # the walk says of what
+        return None
+
+
+def _sizes(root: Path, names: NDArray[np.bytes_]) -> NDArray[np.int64]:
+    progress, sizes = Progress(f"reading the sizes in {root}", len(names)), np.empty(len(names), np.int64)
+    above = os.fsencode(root) + b"/"
+    for number, name in enumerate(names.tolist()):
+        sizes[number] = os.stat(above + name).st_size
+        progress.add(1)
+    return sizes
+
+
+def make_index(root: Path) -> Arrays:
+    """Of each image: names, sizes, labels; then the class names, and notes as JSON."""
+    walk = _Walk(root)
+    if not walk.found:
+        raise RecipeError(
+            f"data.root={root}: no images in class folders. Images are expected as {root}/CLASS/IMAGE.jpg"
+        )
+    groups = class_order(walk.found)
+    found = [each for group in groups for each in sorted(walk.found[group])]
+    counts = [len(walk.found[group]) for group in groups]
+    index: Arrays = {
+        # Byte strings in one array: a list of a million objects is copied into every worker as soon as it is
+        # read.
+        "names": np.array([os.fsencode(name) for (_, name), _ in found]),
+        "labels": np.repeat(np.arange(len(counts)), counts),
+        "classes": np.array([os.fsencode(composed(name)) for name in groups]),
+        "notes": notes_as_array(walk.notes.collected()),
+    }
+    write_folder_index(root, walk.began, walk.states, index)
+    return index | {"sizes": np.array([size for _, size in found], np.int64)}
+
+
 class _Folder(NamedTuple):
     path: str
     name: str
@@ -62,13 +105,17 @@ class _Folder(NamedTuple):
 
 
 class _Walk:
-    """`found`: of each class the images, as ((natural key, path below the root), size in bytes)."""
+    """`found`: of each class the images, as ((natural key, path below the root), size in bytes). `states`: of
+    each folder and link by its path below the root, before it was read.
+    """
 
     def __init__(self, root: Path):
+        self.began, state = time.time_ns(), os.stat(root)
+        self.states: dict[str, State] = {"": state_in(state)}
         self.found: defaultdict[str, list[tuple[tuple[str, str], int]]] = defaultdict(list)
         self.notes = Notes()
         progress, groups = Progress(f"indexing {root}"), set()
-        self._waiting = [_Folder(str(root), "", frozenset({_identity(str(root))}))]
+        self._waiting = [_Folder(str(root), "", frozenset({_identity(state)}))]
         while self._waiting:
             folder = self._waiting.pop()
             group = folder.name.partition("/")[0]
@@ -106,8 +153,10 @@ class _Walk:
     def _is_folder(self, folder: _Folder, entry: os.DirEntry[str]) -> bool:
         """Of what is not simply a file; a folder is noted to be read later."""
         name, hidden = folder.name + entry.name, entry.name[0] == "."
-        if entry.is_symlink() and not hidden:
-            self.notes.add("reached through a link", name)
+        if entry.is_symlink():
+            self.states[name] = state_of(entry.path)
+            if not hidden:
+                self.notes.add("reached through a link", name)
         if not entry.is_dir():
             if entry.is_symlink():
                 return False
@@ -115,12 +164,13 @@ class _Walk:
         elif hidden:
             self.notes.add("left out, hidden", name + "/")
         else:
-            self._waiting.append(_inside(folder, entry))
+            state = os.stat(entry.path)
+            self.states[name] = state_in(state)
+            self._waiting.append(_inside(folder, entry, _identity(state)))
         return True
 
 
-def _inside(folder: _Folder, entry: os.DirEntry[str]) -> _Folder:
-    identity = _identity(entry.path)
+def _inside(folder: _Folder, entry: os.DirEntry[str], identity: tuple[int, int]) -> _Folder:
     if identity in folder.above:
         raise DataError(
             f"{printable(entry.path)}: the link leads back to a folder that it lies in; remove it"
@@ -128,8 +178,7 @@ def _inside(folder: _Folder, entry: os.DirEntry[str]) -> _Folder:
     return _Folder(entry.path, f"{folder.name}{entry.name}/", folder.above | {identity})
 
 
-def _identity(path: str) -> tuple[int, int]:
-    state = os.stat(path)
+def _identity(state: os.stat_result) -> tuple[int, int]:
     return state.st_dev, state.st_ino
 
 

@@ -1,25 +1,47 @@
-"""Indexes cached between runs, each under a stamp of the files that it was made from."""
+"""Indexes cached between runs, each under a stamp of the files and folders that it was made from."""
 
 import contextlib
 import hashlib
+import json
 import os
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-_VERSION = 3
+from lbtrain.data.formats import extensions
+from lbtrain.data.index import Note
+
+_VERSION = 4
 """Of the rules by which indexes are made: an index made by others is stale."""
+SETTLED_NS = 2_000_000_000
+"""A folder that changed later than this before it was read may change again within one tick of its times."""
 
 Arrays = dict[str, NDArray[Any]]
+State = tuple[int, int, int] | None
+"""Size in bytes, time of the content and time of the inode, both in nanoseconds; None of what is not there.
+"""
 
 
-def stamp_of(files: Sequence[Path]) -> str:
-    """The files, their sizes and times."""
-    states = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    return hashlib.sha256(repr((_VERSION, states)).encode()).hexdigest()
+def state_of(path: str | os.PathLike[str]) -> State:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return state_in(found)
+
+
+def state_in(found: os.stat_result) -> State:
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def stamp_of(states: Iterable[State]) -> str:
+    """Also of what decides the names and the order of images: Pillow's formats and Python's Unicode."""
+    rules = _VERSION, sorted(extensions()), unicodedata.unidata_version
+    return hashlib.sha256(repr((rules, list(states))).encode()).hexdigest()
 
 
 def cache_file(files: Sequence[Path]) -> Path:
@@ -29,15 +51,37 @@ def cache_file(files: Sequence[Path]) -> Path:
 
 
 def read_index(files: Sequence[Path]) -> Arrays | None:
-    """The cached index, if it is whole and the files have not changed since."""
+    """The cached index, if it is whole, of this user, and neither the files nor what is `watched` below the
+    first of them has changed since.
+    """
     try:
-        with np.load(cache_file(files)) as cached:
-            index = dict(cached)
+        with cache_file(files).open("rb") as file:
+            if not _is_ours(os.fstat(file.fileno())):
+                return None
+            with np.load(file, allow_pickle=False) as cached:
+                index = dict(cached)
+        watched = [os.path.join(files[0], os.fsdecode(name)) for name in index.get("watched", ())]
     except (
         Exception
     ):  # not there, cut off, damaged: np.load raises whatever its parts do, and all it costs is a scan
         return None
-    return index if str(index.get("stamp")) == stamp_of(files) else None
+    stamp = stamp_of([*map(state_of, files), *map(state_of, watched)])
+    return index if str(index.get("stamp")) == stamp else None
+
+
+def _is_ours(state: os.stat_result) -> bool:
+    """Whether nobody else could write the file: another user could name images that are not there."""
+    return state.st_uid == os.geteuid() and not state.st_mode & 0o022
+
+
+def write_folder_index(root: Path, began: int, states: Mapping[str, State], index: Arrays) -> None:
+    """`states`: of the root ("") and of each folder and link below it, before it was read. None is written
+    where a folder changed just before the walk `began` (in nanoseconds), or since.
+    """
+    if all(max(state[1:]) < began - SETTLED_NS for state in states.values() if state):
+        below = {name: state for name, state in states.items() if name}
+        watched = np.array([os.fsencode(name) for name in below], np.bytes_)
+        write_index([root], stamp_of([states[""], *below.values()]), index | {"watched": watched})
 
 
 def write_index(files: Sequence[Path], stamp: str, index: Arrays) -> Arrays:
@@ -49,6 +93,7 @@ def write_index(files: Sequence[Path], stamp: str, index: Arrays) -> Arrays:
     index = index | {"stamp": np.array(stamp)}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        new.touch(mode=0o600)
         with new.open("wb") as file:
             np.savez(file, **index)  # type: ignore[arg-type]
             file.flush()
@@ -58,3 +103,11 @@ def write_index(files: Sequence[Path], stamp: str, index: Arrays) -> Arrays:
         with contextlib.suppress(OSError):
             new.unlink()
     return index
+
+
+def notes_as_array(notes: Sequence[Note]) -> NDArray[np.str_]:
+    return np.array(json.dumps([(note.what, note.count, note.names) for note in notes]))
+
+
+def notes_of(index: Arrays) -> tuple[Note, ...]:
+    return tuple(Note(what, count, tuple(names)) for what, count, names in json.loads(str(index["notes"])))

@@ -5,7 +5,6 @@ timm's own tar reader was not taken: it shares one file position among the forke
 object per member in each, and its index is neither checked against the files nor written in one go.
 """
 
-import json
 import os
 import posixpath
 from collections.abc import Iterable, Sequence
@@ -15,8 +14,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lbtrain.data.formats import is_image
-from lbtrain.data.index import Note, Notes, class_order, composed, natural_key, printable
-from lbtrain.data.index_cache import Arrays, read_index, stamp_of, write_index
+from lbtrain.data.index import Notes, class_order, composed, natural_key, printable
+from lbtrain.data.index_cache import (
+    Arrays,
+    notes_as_array,
+    notes_of,
+    read_index,
+    stamp_of,
+    state_of,
+    write_index,
+)
 from lbtrain.data.progress import Progress
 from lbtrain.data.samples import Labels, are_numbers, labels_of_samples, samples_of
 from lbtrain.data.tar_scan import Member, scan
@@ -34,16 +41,15 @@ class TarMembers:
     """
 
     def __init__(self, tars: Sequence[Path], *, per_class: bool = False):
-        index = read_index(tars) or write_index(tars, stamp_of(tars), make_index(tars, per_class))
+        stamp = stamp_of(map(state_of, tars))
+        index = read_index(tars) or write_index(tars, stamp, make_index(tars, per_class))
         self._tars = [str(path) for path in tars]
         self._shards, self._starts, self.sizes, self.names = (
             index[key] for key in ("shards", "starts", "sizes", "names")
         )
         self.labels = index["labels"]
         self.classes: Sequence[str] | None = [os.fsdecode(name) for name in index["classes"].tolist()] or None
-        self.notes = tuple(
-            Note(what, count, tuple(names)) for what, count, names in json.loads(str(index["notes"]))
-        )
+        self.notes = notes_of(index)
         self._files: dict[int, int] = {}
 
     def __len__(self) -> int:
@@ -102,7 +108,7 @@ def make_index(tars: Sequence[Path], per_class: bool = False) -> Arrays:
         "labels": np.array([numbers[place] for place in order], np.int64),
         "names": np.array([os.fsencode(images[place].name) for place in order]),
         "classes": np.array([os.fsencode(composed(name)) for name in classes], np.bytes_),
-        "notes": np.array(json.dumps([(note.what, note.count, note.names) for note in notes.collected()])),
+        "notes": notes_as_array(notes.collected()),
     }
 
 
