@@ -133,6 +133,7 @@ def _rank(rank: int, world_size: int, port: int, folder: str, words: list[str], 
     os.dup2(screen, 2)
     sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
     torch.set_num_threads(1)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup, under which these tests may run, ignores it
     from lbtrain import Recipe, main
 
     if broken and rank in broken.ranks:

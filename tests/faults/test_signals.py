@@ -88,6 +88,7 @@ def test_a_terminal_that_is_closed_saves_as_well(tmp_path: Path):
     code = f"from lbtrain import Recipe, main; main(Recipe(), {[*words, f'run_dir={tmp_path}']})"
     pid, terminal = pty.fork()
     if pid == 0:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup, under which these tests may run, ignores it
         os.execv(sys.executable, [sys.executable, "-c", code])
     rows = tmp_path / "metrics.jsonl"
     trains = wait_until(lambda: rows.exists() and b"\n" in rows.read_bytes(), 60)
