@@ -304,6 +304,8 @@ def _small(recipe: Recipe) -> list[str]:
     if recipe.data.name in ("digits", "shapes"):
         return words
     words += ["batch_size=40", "bn_batch_size=8"] if recipe.batch_size > 40 else []
+    if recipe.schedule.rule == "table":
+        words.append("schedule.table=40:0.001")
     if recipe.data.name != "imagenet":
         words += ["data.mean=", "data.std="]
         return [*words, "data.name=digits", "data.train_examples=0", "data.augmentation=none"]
