@@ -99,6 +99,11 @@ class DataError(UserError, ValueError):
     exit_code = 6
 
 
+def reason_of(error: BaseException) -> str:
+    """What a library raised, as the end of a sentence: its first line, or its kind where it has no words."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 class SaveFailed(UserError, OSError):
     """The disk did not take a checkpoint."""
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lbtrain.engines.protocol import EngineState
-from lbtrain.errors import RecipeError
+from lbtrain.errors import RecipeError, reason_of
 from lbtrain.runs.progress import Progress
 
 OWN = ("state_dict", "optimizer", "loss_scale", "progress", "recipe")
@@ -76,7 +76,7 @@ def read_checkpoint(path: Path, skipped: list[str], checksum: str) -> LoadedChec
         content = torch.load(path, map_location="cpu", weights_only=True)
     # whatever torch makes of bytes that it did not write, or of code that it refuses to load
     except Exception as error:
-        raise _not_this_run(path, f"it cannot be read ({str(error).strip().splitlines()[0]})") from error
+        raise _not_this_run(path, f"it cannot be read ({reason_of(error)})") from error
     missing = [name for name in OWN if name not in content] if isinstance(content, dict) else list(OWN)
     if missing:
         raise _not_this_run(path, f"it lacks {', '.join(missing)}")

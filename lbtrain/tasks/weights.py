@@ -19,7 +19,7 @@ from timm.models import load_state_dict
 from timm.models._manipulate import adapt_input_conv
 from torch import Tensor, nn
 
-from lbtrain.errors import RecipeError
+from lbtrain.errors import RecipeError, reason_of
 from lbtrain.nn import head_names
 from lbtrain.recipe.sections import ModelConfig
 from lbtrain.tasks.backbones import under_names_of
@@ -92,9 +92,9 @@ def _read_file(path: Path) -> Weights:
     try:
         content = load_state_dict(str(path), weights_only=True)
     except Exception as error:  # whatever torch makes of bytes it did not write, or of code it does not load
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise RecipeError(
-            f"model.weights={path} is no file of tensors that torch.save or safetensors has written: {reason}"
+            f"model.weights={path} is no file of tensors that torch.save or safetensors has written: "
+            f"{reason_of(error)}"
         ) from error
     if not content or not all(isinstance(value, Tensor) for value in content.values()):
         raise RecipeError(

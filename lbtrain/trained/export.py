@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
-from lbtrain.errors import RecipeError
+from lbtrain.errors import RecipeError, reason_of
 from lbtrain.runs.files import saving, write_whole
 from lbtrain.trained.card import model_card
 from lbtrain.trained.model import TrainedModel, open_trained
@@ -93,10 +93,9 @@ def _traced(
     except ImportError as error:
         raise RecipeError(f"{path.name} needs {error.name}: pip install onnx onnxscript") from error
     except Exception as error:  # whatever a tracer makes of a network that it does not know
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise RecipeError(
-            f"{path.name}: {trained.recipe.model.name} cannot be traced: {reason}. The other files "
-            "are written."
+            f"{path.name}: {trained.recipe.model.name} cannot be traced: {reason_of(error)}. "
+            "The other files are written."
         ) from error
 
 

@@ -10,12 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from lbtrain.data import DatasetInfo
-from lbtrain.errors import RecipeError
+from lbtrain.errors import RecipeError, reason_of
 from lbtrain.recipe import Recipe
 from lbtrain.tasks import build_model
 
 AVERAGE = "state_dict_ema"
-BEST = "best.pt"
 
 
 @dataclass(frozen=True)
@@ -89,8 +88,7 @@ def _content(path: Path) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever torch makes of bytes it did not write, or of code it does not load
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise RecipeError(f"{path} cannot be read as a checkpoint: {reason}") from error
+        raise RecipeError(f"{path} cannot be read as a checkpoint: {reason_of(error)}") from error
     expected = ("state_dict", "recipe", "progress", "class_names", "inputs")
     missing = [key for key in expected if not isinstance(content, dict) or key not in content]
     if missing:

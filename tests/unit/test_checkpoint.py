@@ -243,6 +243,17 @@ def test_a_file_that_is_no_checkpoint_is_rejected(tmp_path):
         Checkpoints(tmp_path, keep=1).newest()
 
 
+def test_an_error_without_words_is_named_by_its_kind(tmp_path, monkeypatch):
+    checkpoints = save(tmp_path, 1)
+
+    def fail(*args, **kwargs):
+        raise EOFError
+
+    monkeypatch.setattr(torch, "load", fail)
+    with pytest.raises(RecipeError, match=r"it cannot be read \(EOFError\)"):
+        checkpoints.newest()
+
+
 def test_all_damaged_is_rejected_and_nothing_is_deleted(tmp_path):
     checkpoints = save(tmp_path, 1, 2)
     for step in (1, 2):
