@@ -26,7 +26,6 @@ from lbtrain.errors import (
     RecipeError,
     UserError,
     naming_the_extra,
-    naming_the_shortage,
     while_output_is_read,
 )
 from lbtrain.faults import watchdog
@@ -70,17 +69,12 @@ def _launched(recipe: Recipe, words: Sequence[str], name: str) -> None:
     with watchdog.Watchdog(fault_timeout=recipe.fault_timeout, run_dir=recipe.run_dir_for(name)):
         if recipe.data.workers:
             start_server()  # it makes the slow imports too, meanwhile
-        from lbtrain.launch.world import leave_process_group, let_exchanges_end
+        from lbtrain.launch.world import ending_exchanges
 
-        try:
-            with naming_the_extra(), naming_the_shortage():
-                from lbtrain.run import run
+        with ending_exchanges():
+            from lbtrain.run import run
 
-                run(recipe, name)
-        except UserError:
-            let_exchanges_end()
-            raise
-        leave_process_group()
+            run(recipe, name)
 
 
 def _end_job(error: RecipeError, recipe: Recipe, words: Sequence[str], name: str) -> NoReturn:

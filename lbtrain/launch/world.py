@@ -6,6 +6,7 @@ starts one process. The command line of the launcher is still there to be read, 
 job compares.
 """
 
+import contextlib
 import datetime
 import os
 import time
@@ -17,7 +18,7 @@ import torch
 import torch.distributed as dist
 import yaml
 
-from lbtrain.errors import LaunchError
+from lbtrain.errors import LaunchError, UserError, naming_the_extra, naming_the_shortage
 from lbtrain.launch.hostfile import HostfileError, read_hostfile
 
 _DEEPSPEED_FILTERS = ("--include", "-i", "--exclude", "-e", "--num_nodes", "--num_gpus", "--num_accelerators")
@@ -259,6 +260,20 @@ def leave_process_group() -> None:
     if dist.is_initialized():
         dist.destroy_process_group()
         let_exchanges_end()
+
+
+@contextlib.contextmanager
+def ending_exchanges() -> Iterator[None]:
+    """Around what a rank does: a missing package or too little of something is named, and the exchange
+    threads end before the interpreter goes, after an error too.
+    """
+    try:
+        with naming_the_extra(), naming_the_shortage():
+            yield
+    except UserError:
+        let_exchanges_end()
+        raise
+    leave_process_group()
 
 
 def let_exchanges_end() -> None:

@@ -176,10 +176,13 @@ class Checkpoints:
         return [path for path in self._paths() if path not in self._skipped]
 
     def _paths(self) -> list[Path]:
-        found = (
-            path for path in self.folder.glob("step_*.pt") if re.fullmatch(r"step_\d{9,}\.pt", path.name)
-        )
-        return sorted(found, key=lambda path: int(path.stem.removeprefix("step_")))
+        return checkpoint_paths(self.folder)
+
+
+def checkpoint_paths(folder: Path) -> list[Path]:
+    """Checkpoints in a folder by step, the newest last."""
+    found = (path for path in folder.glob("step_*.pt") if re.fullmatch(r"step_\d{9,}\.pt", path.name))
+    return sorted(found, key=lambda path: int(path.stem.removeprefix("step_")))
 
 
 def _sync_folder(folder: Path) -> None:

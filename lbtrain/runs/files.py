@@ -3,13 +3,18 @@ bounds. What a disk does not take is SaveFailed, with the file's name.
 """
 
 import contextlib
+import csv
 import io
 import json
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
 from lbtrain.errors import SaveFailed
 
@@ -43,6 +48,24 @@ def write_whole(path: Path, content: str | bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         new.replace(path)
+
+
+def as_csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = ()) -> str:
+    """With a header: `columns`, or those of the first row. Numbers as Python writes them, so that they are
+    read back exactly.
+    """
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns or list(rows[0] if rows else ()), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def as_png(picture: NDArray[np.uint8]) -> bytes:
+    """Of a picture (height, width, 3)."""
+    content = io.BytesIO()
+    Image.fromarray(picture).save(content, "png")
+    return content.getvalue()
 
 
 def open_to_append(path: Path) -> int:

@@ -2,7 +2,6 @@
 the others hold a silent copy.
 """
 
-import io
 import json
 import os
 import sys
@@ -13,9 +12,8 @@ from typing import Any, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from lbtrain.runs.files import open_to_append, saving, write_whole
+from lbtrain.runs.files import as_png, open_to_append, saving, write_whole
 from lbtrain.runs.rows import EvalRow, Row, TrainRow, TrustRow, flat, read_rows
 from lbtrain.runs.screen import Screen
 from lbtrain.runs.summary_csv import summary_csv
@@ -82,11 +80,9 @@ class Records:
         """Each as pictures/step_N_NAME.png in the run directory and in TensorBoard."""
         for name, picture in pictures.items() if self.enabled else ():
             path = self.run_dir / "pictures" / f"step_{row.step:09}_{name}.png"
-            content = io.BytesIO()
-            Image.fromarray(picture).save(content, "png")
             with saving(path):
                 path.parent.mkdir(exist_ok=True)
-                write_whole(path, content.getvalue())
+                write_whole(path, as_png(picture))
                 if self._board:
                     self._board.add_image(f"{row.kind}/{name}", picture, row.examples, dataformats="HWC")
 

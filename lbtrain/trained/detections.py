@@ -8,12 +8,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from lbtrain.data.decode import BrokenImage, unreadable, whole_image
+from lbtrain.data.decode import whole_image
 from lbtrain.data.instances import Item, Preparation, Sample, padded
 from lbtrain.data.stream import Block
 from lbtrain.errors import RecipeError
 from lbtrain.launch.world import device_type
 from lbtrain.tasks.pictures import on_image
+from lbtrain.trained.images import readable
 from lbtrain.trained.model import TrainedModel
 
 
@@ -42,12 +43,8 @@ def detected(
     model, names = trained.build().to(device), trained.class_names
     preparation = Preparation((trained.inputs["size"],), trained.inputs["longest"], flip=False, seed=0)
     block = Block(np.zeros(1, np.int64), np.zeros(1, np.int64))
-    for number, path in enumerate(paths):
-        try:
-            source: Any = _OneImage(whole_image(path.read_bytes()))
-        except (BrokenImage, OSError) as error:
-            broken.append(str(unreadable(str(path), error)))
-            continue
+    for number, path, pixels in readable(paths, whole_image, broken):
+        source: Any = _OneImage(pixels)
         pad_to = padded(preparation.sizes(block, source.sizes))
         found = model(preparation.batch(source, Item(block, pad_to)).to(device))[0]
         sure = found["scores"] >= least

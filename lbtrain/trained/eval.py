@@ -11,31 +11,21 @@ evaluation/SPLIT in the run directory.
 """
 
 import argparse
-import csv
-import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
-from PIL import Image
 
 from lbtrain.engines.ddp import AUTOCAST_DTYPES
-from lbtrain.errors import RecipeError, naming_the_extra, naming_the_shortage
+from lbtrain.errors import RecipeError
 from lbtrain.faults.watchdog import Watchdog
 from lbtrain.launch.environment import own_arguments
-from lbtrain.launch.world import (
-    World,
-    check_world,
-    detect_world,
-    leave_process_group,
-    let_exchanges_end,
-    start_process_group,
-)
-from lbtrain.runs.files import saving, write_whole
+from lbtrain.launch.world import World, check_world, detect_world, ending_exchanges, start_process_group
+from lbtrain.runs.files import as_csv, as_png, saving, write_whole
 from lbtrain.runs.fingerprint import check_same_on_all_ranks
 from lbtrain.tasks import Report, create_task
+from lbtrain.trained.command import parser_of
 from lbtrain.trained.model import TrainedModel, open_trained
 
 _SHOWN = 20
@@ -47,29 +37,20 @@ def main(words: Sequence[str]) -> int:
     trained = open_trained(options.run, raw=options.raw_weights)
     trained = _with_overrides(trained, options.overrides)
     folder = Path(options.out) if options.out else trained.run_dir / "evaluation" / options.split
-    with Watchdog(fault_timeout=trained.recipe.fault_timeout, run_dir=str(trained.run_dir)):
-        try:
-            with naming_the_extra(), naming_the_shortage():
-                world, report = evaluate(trained, train=options.split == "train")
-                if world.rank == 0:
-                    _write(folder, report, trained, options.split)
-                    _show(report, trained, options.split, folder)
-        except RecipeError:
-            let_exchanges_end()
-            raise
-        leave_process_group()
+    watchdog = Watchdog(fault_timeout=trained.recipe.fault_timeout, run_dir=str(trained.run_dir))
+    with watchdog, ending_exchanges():
+        world, report = evaluate(trained, train=options.split == "train")
+        if world.rank == 0:
+            _write(folder, report, trained, options.split)
+            _show(report, trained, options.split, folder)
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    as_written = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser("lbtrain eval", description=__doc__, formatter_class=as_written)
-    parser.add_argument("run", metavar="RUN_OR_CHECKPOINT", help="a run directory, or a checkpoint file")
+    parser = parser_of("eval", __doc__)
     text = "overrides of the run's recipe, such as data.root=/other"
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=text)
     parser.add_argument("--split", choices=("val", "train"), default="val", help="default: val")
-    text = "the weights of the last step, where the run also kept an average of them"
-    parser.add_argument("--raw-weights", action="store_true", help=text)
     parser.add_argument("--out", metavar="FOLDER", help="default: evaluation/SPLIT in the run directory")
     return parser
 
@@ -121,18 +102,7 @@ def _write(folder: Path, report: Report, trained: TrainedModel, split: str) -> N
     for name, rows in report.tables.items():
         write_whole(folder / f"{name}.csv", as_csv(rows))
     for name, picture in report.pictures.items():
-        content = io.BytesIO()
-        Image.fromarray(picture).save(content, "png")
-        write_whole(folder / f"{name}.png", content.getvalue())
-
-
-def as_csv(rows: Sequence[dict[str, Any]]) -> str:
-    """With a header; numbers as Python writes them, so that they are read back exactly."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+        write_whole(folder / f"{name}.png", as_png(picture))
 
 
 def _show(report: Report, trained: TrainedModel, split: str, folder: Path) -> None:

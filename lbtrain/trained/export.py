@@ -22,6 +22,7 @@ from torch import nn
 from lbtrain.errors import RecipeError, reason_of
 from lbtrain.runs.files import saving, write_whole
 from lbtrain.trained.card import model_card
+from lbtrain.trained.command import parser_of
 from lbtrain.trained.model import TrainedModel, open_trained
 
 
@@ -45,14 +46,10 @@ def main(words: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    as_written = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser("lbtrain export", description=__doc__, formatter_class=as_written)
-    parser.add_argument("run", metavar="RUN_OR_CHECKPOINT", help="a run directory, or a checkpoint file")
+    parser = parser_of("export", __doc__)
     parser.add_argument("--torch", action="store_true", help="also write model.pt2 by torch.export")
     parser.add_argument("--onnx", action="store_true", help="also write model.onnx by torch.onnx")
     parser.add_argument("--out", metavar="FOLDER", help="default: export in the run directory")
-    text = "the weights of the last step, where the run also kept an average of them"
-    parser.add_argument("--raw-weights", action="store_true", help=text)
     return parser
 
 

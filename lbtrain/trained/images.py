@@ -1,8 +1,8 @@
 """Images of one's own as the inputs of a trained model, prepared as its evaluation prepares them."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -14,6 +14,8 @@ from lbtrain.data.formats import is_image
 from lbtrain.data.index import natural_key
 from lbtrain.data.views import VIEWS
 from lbtrain.errors import RecipeError
+
+T = TypeVar("T")
 
 
 def image_files(names: Iterable[str]) -> list[Path]:
@@ -36,13 +38,24 @@ def _is_shown(path: Path) -> bool:
     return is_image(path.name) and path.is_file() and not path.name.startswith(".")
 
 
-def read_inputs(paths: Iterable[Path], inputs: Mapping[str, Any]) -> Iterator[tuple[Path, Tensor | str]]:
-    """Of each file its input (channels, size, size), or why it cannot be read."""
-    for path in paths:
+def readable(
+    paths: Iterable[Path], prepare: Callable[[bytes], T], broken: list[str]
+) -> Iterator[tuple[int, Path, T]]:
+    """Of each file its number and what `prepare` makes of its content; why one cannot be read is added to
+    `broken`.
+    """
+    for number, path in enumerate(paths):
         try:
-            yield path, _normalised(_pixels(path.read_bytes(), inputs), inputs)
+            prepared = prepare(path.read_bytes())
         except (BrokenImage, OSError) as error:
-            yield path, str(unreadable(str(path), error))
+            broken.append(str(unreadable(str(path), error)))
+            continue
+        yield number, path, prepared
+
+
+def input_of(data: bytes, inputs: Mapping[str, Any]) -> Tensor:
+    """The input (channels, size, size) of a classifier. Raises BrokenImage."""
+    return _normalised(_pixels(data, inputs), inputs)
 
 
 def _pixels(data: bytes, inputs: Mapping[str, Any]) -> Tensor:

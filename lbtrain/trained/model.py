@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lbtrain.data import DatasetInfo
 from lbtrain.errors import RecipeError, reason_of
 from lbtrain.recipe import Recipe
+from lbtrain.runs.checkpoint import checkpoint_paths
 from lbtrain.tasks import build_model
 
 AVERAGE = "state_dict_ema"
@@ -77,7 +78,7 @@ def open_trained(name: str, *, raw: bool) -> TrainedModel:
 def _checkpoint(path: Path) -> Path:
     if path.is_file():
         return path
-    steps = sorted(path.glob("checkpoints/step_*.pt"))
+    steps = checkpoint_paths(path / "checkpoints")
     if not steps:
         what = "holds no checkpoint (checkpoints/step_*.pt)" if path.is_dir() else "does not exist"
         raise RecipeError(f"{path} {what}. Give a run directory, such as runs/digits, or a checkpoint file.")

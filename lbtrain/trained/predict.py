@@ -9,11 +9,10 @@ predicted, and the exit code is then 6.
 """
 
 import argparse
-import csv
-import io
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +20,9 @@ import torch
 
 from lbtrain.errors import DataError, RecipeError, naming_the_extra
 from lbtrain.launch.world import device_type
-from lbtrain.runs.files import write_whole
-from lbtrain.trained.images import image_files, read_inputs
+from lbtrain.runs.files import as_csv, write_whole
+from lbtrain.trained.command import parser_of
+from lbtrain.trained.images import image_files, input_of, readable
 from lbtrain.trained.model import TrainedModel, open_trained
 
 Row = dict[str, Any]
@@ -50,9 +50,7 @@ def main(words: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    as_written = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser("lbtrain predict", description=__doc__, formatter_class=as_written)
-    parser.add_argument("run", metavar="RUN_OR_CHECKPOINT", help="a run directory, or a checkpoint file")
+    parser = parser_of("predict", __doc__)
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files, or folders of them")
     text = "how many classes of each image a classifier names, the likeliest first (default: 1)"
     parser.add_argument("--top", type=_positive, default=1, help=text)
@@ -62,8 +60,6 @@ def _parser() -> argparse.ArgumentParser:
         "--out", metavar="FILE", help="a file that ends in .csv or .json (default: the screen)"
     )
     parser.add_argument("--pictures", metavar="FOLDER", help="where a detector draws what it finds")
-    text = "the weights of the last step, where the run also kept an average of them"
-    parser.add_argument("--raw-weights", action="store_true", help=text)
     return parser
 
 
@@ -78,35 +74,25 @@ def _classified(trained: TrainedModel, paths: Sequence[Path], top: int, broken: 
     """A row per image and rank: image, rank, class, score (softmax)."""
     device = torch.device(device_type())
     model, names = trained.build().to(device), trained.class_names
+    prepare = partial(input_of, inputs=trained.inputs)
     for first in range(0, len(paths), _BATCH):
-        batch = list(read_inputs(paths[first : first + _BATCH], trained.inputs))
-        broken += [value for _, value in batch if isinstance(value, str)]
-        good = [(path, value) for path, value in batch if not isinstance(value, str)]
+        good = list(readable(paths[first : first + _BATCH], prepare, broken))
         if not good:
             continue
-        scores = model(torch.stack([value for _, value in good]).to(device)).float().softmax(1).cpu()
-        for (path, _), (values, numbers) in zip(good, map(_top(top), scores), strict=True):
+        scores = model(torch.stack([value for *_, value in good]).to(device)).float().softmax(1).cpu()
+        likeliest = scores.topk(min(top, len(names)))
+        found = zip(good, likeliest.values.tolist(), likeliest.indices.tolist(), strict=True)
+        for (_, path, _), values, numbers in found:
             for rank, (value, number) in enumerate(zip(values, numbers, strict=True), 1):
                 yield {"image": str(path), "rank": rank, "class": names[number], "score": round(value, 6)}
-
-
-def _top(count: int) -> Any:
-    def of(scores: torch.Tensor) -> tuple[list[float], list[int]]:
-        found = scores.topk(min(count, len(scores)))
-        return found.values.tolist(), found.indices.tolist()
-
-    return of
 
 
 def _write(rows: Sequence[Row], out: str | None) -> None:
     if out and out.endswith(".json"):
         write_whole(Path(out), json.dumps(rows, indent=1) + "\n")
         return
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]) if rows else ["image"], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    text = as_csv(rows, () if rows else ["image"])
     if out:
-        write_whole(Path(out), text.getvalue())
+        write_whole(Path(out), text)
     else:
-        sys.stdout.write(text.getvalue())
+        sys.stdout.write(text)
