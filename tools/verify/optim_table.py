@@ -6,19 +6,17 @@ kept: the same command continues after a stop.
 """
 
 import argparse
-import csv
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lbtrain.errors import RecipeError
-from lbtrain.runs.provenance import commit, hardware
 
 from ..kit.publish import with_block
 from ..kit.tables import Table
 from .optim import Answer, Question, compare_all
 from .optimizers import OptimizerChoice
+from .rows import provenance, read_rows, write_rows
 
 EXAMPLES = """
 examples:
@@ -42,7 +40,6 @@ SHARDINGS = {
     "colossalai": ("colossalai", 1),
     **{f"zero{stage}": ("deepspeed", stage) for stage in (1, 2, 3)},
 }
-PACKAGES = ("torch", "timm", "deepspeed", "colossalai")
 MARKERS = "sharded_optimizers"
 
 
@@ -83,12 +80,12 @@ def tabulate(options: argparse.Namespace) -> int:
     wanted = options.shardings.split(",")
     if unknown := set(wanted) - set(SHARDINGS):
         raise RecipeError(f"--shardings {', '.join(sorted(unknown))}: known are {', '.join(SHARDINGS)}")
-    rows = _written(options.out)
+    rows = read_rows(options.out, Row)
     for name in wanted:
         asked = list(questions(*SHARDINGS[name]))
         if asked[0].sharded not in {row.sharding for row in rows}:
             rows += map(row_of, asked, compare_all(asked))
-            _write(options.out, rows)
+            write_rows(options.out, rows, Row)
             print(f"{rows[-1].sharding}: {len(asked)} optimizers", flush=True)
     if options.page:
         options.page.write_text(with_block(options.page.read_text(), MARKERS, block(rows)))
@@ -104,10 +101,7 @@ def questions(engine: str, stage: int) -> Iterable[Question]:
 
 
 def row_of(question: Question, answer: Answer) -> Row:
-    row = Row(
-        question.choice.text, question.model, question.sharded, "fails",
-        commit=commit(), hardware=hardware(), versions=_versions(),
-    )  # fmt: skip
+    row = Row(question.choice.text, question.model, question.sharded, "fails", **provenance())
     if isinstance(answer, str):
         return replace(row, reason=answer)
     off = sum(layer.off(question.tolerance) for layer in answer)
@@ -120,32 +114,6 @@ def row_of(question: Question, answer: Answer) -> Row:
         ratio_max=f"{max(layer.ratio for layer in answer):.6g}",
         cosine_min=f"{min(layer.cosine for layer in answer):.6f}",
     )
-
-
-def _versions() -> str:
-    found = []
-    for package in PACKAGES:
-        try:
-            found.append(f"{package}={version(package)}")
-        except PackageNotFoundError:
-            continue
-    return " ".join(found)
-
-
-def _written(path: Path) -> list[Row]:
-    lines = csv.DictReader(path.read_text().splitlines()) if path.is_file() else ()
-    return [
-        Row(**(line | {name: int(line[name]) for name in ("layers", "layers_off")}))  # type: ignore[arg-type]
-        for line in lines
-    ]
-
-
-def _write(path: Path, rows: Sequence[Row]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Row)], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(map(asdict, rows))
 
 
 def block(rows: Sequence[Row]) -> str:

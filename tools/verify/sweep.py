@@ -7,11 +7,10 @@ same command continues after a stop.
 """
 
 import argparse
-import csv
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,9 @@ import torch.distributed as dist
 
 from lbtrain.errors import RecipeError
 from lbtrain.plan.statistics import ModelStatistics
-from lbtrain.runs.provenance import commit, hardware, versions
 
 from .model import difference_of_states
+from .rows import provenance, read_rows, write_rows
 from .traces import Question, Trace, trained
 
 SIZES = (64, 96, 128, 160, 192, 224, 256)
@@ -80,17 +79,20 @@ def sweep(options: argparse.Namespace) -> int:
     warnings.simplefilter("ignore")  # timm's and torch's own
     torch.set_num_threads(1)
     families = options.families.split(",") if options.families else timm.list_modules()
-    rows = {row.family: row for row in read_rows(options.out)}
+    rows = {row.family: row for row in read_rows(options.out, Row)}
     end = time.monotonic() + 60 * options.minutes
     if not dist.is_initialized():
         dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+
+    def in_order() -> list[Row]:
+        return [rows[family] for family in sorted(rows)]
 
     def fill(todo: Iterable[str], fill_row: Callable[[str], Row]) -> None:
         for family in todo:
             if time.monotonic() < end:
                 rows[family] = fill_row(family)
                 print(f"{family}: {rows[family].model} {rows[family].outcome}", flush=True)
-                _write(options.out, rows)
+                write_rows(options.out, in_order(), Row)
 
     fill([family for family in families if family not in rows], _built)
     waiting = [row.family for row in rows.values() if row.outcome == NOT_TRAINED]
@@ -98,22 +100,8 @@ def sweep(options: argparse.Namespace) -> int:
     if options.page:
         from .models_page import page_of
 
-        options.page.write_text(page_of([rows[family] for family in sorted(rows)]))
+        options.page.write_text(page_of(in_order()))
     return int(any(row.outcome == "does not hold" for row in rows.values()))
-
-
-def read_rows(path: Path) -> list[Row]:
-    """Of the table; none where there is no such file yet."""
-    kinds: dict[str, type] = {field.name: type(field.default) for field in fields(Row)}
-    rows = csv.DictReader(path.read_text().splitlines()) if path.is_file() else []
-    return [Row(**{name: kinds[name](text) for name, text in row.items()}) for row in rows]
-
-
-def _write(path: Path, rows: dict[str, Row]) -> None:
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Row)], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(asdict(rows[family]) for family in sorted(rows))
 
 
 def _built(family: str) -> Row:
@@ -122,12 +110,7 @@ def _built(family: str) -> Row:
     candidates = {name: size for name, size in sizes.items() if size >= 0} or sizes
     name = min(candidates, key=lambda name: abs(candidates[name]))
     rejected = sum(size < 0 for size in sizes.values())
-    return Row(family, len(sizes), rejected, name, abs(sizes[name]), **_provenance())
-
-
-def _provenance() -> dict[str, Any]:
-    found = " ".join(f"{key}={value}" for key, value in versions().items())
-    return {"commit": commit(), "hardware": hardware(), "versions": found}
+    return Row(family, len(sizes), rejected, name, abs(sizes[name]), **provenance())
 
 
 def _model_sizes(family: str) -> Iterator[tuple[str, int]]:
@@ -153,7 +136,7 @@ def _model_sizes(family: str) -> Iterator[tuple[str, int]]:
 
 def _tried(row: Row) -> Row:
     started = time.monotonic()
-    return replace(_outcome(row), seconds=round(time.monotonic() - started), **_provenance())
+    return replace(_outcome(row), seconds=round(time.monotonic() - started), **provenance())
 
 
 def _outcome(row: Row) -> Row:

@@ -1,0 +1,32 @@
+"""Tables of verify as CSV files with a dataclass per line, read again when a table is continued."""
+
+import csv
+from collections.abc import Iterable
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from lbtrain.runs.provenance import commit, hardware, versions
+
+R = TypeVar("R")
+
+
+def provenance() -> dict[str, Any]:
+    """The columns that say where a row comes from."""
+    found = " ".join(f"{key}={value}" for key, value in versions().items())
+    return {"commit": commit(), "hardware": hardware(), "versions": found}
+
+
+def read_rows(path: Path, kind: type[R]) -> list[R]:
+    """Of a table whose fields are texts and whole numbers; none where there is no such file yet."""
+    kinds: dict[str, Any] = {field.name: field.type for field in fields(kind)}  # type: ignore[arg-type]
+    lines = csv.DictReader(path.read_text().splitlines()) if path.is_file() else []
+    return [kind(**{name: kinds[name](text) for name, text in line.items()}) for line in lines]
+
+
+def write_rows(path: Path, rows: Iterable[Any], kind: type) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, [field.name for field in fields(kind)], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(map(asdict, rows))
