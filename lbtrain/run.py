@@ -39,6 +39,7 @@ from lbtrain.runs.fingerprint import (
     notes_on_resume,
     run_fingerprint,
 )
+from lbtrain.runs.loading import LoadedCheckpoint
 from lbtrain.runs.progress import Progress
 from lbtrain.runs.records import Records
 from lbtrain.runs.rows import flat
@@ -68,11 +69,7 @@ def run(
     leader = world.rank == 0
     with directory.lock() if leader else contextlib.nullcontext():
         checkpoints = Checkpoints(directory.path, keep=recipe.checkpoint.keep, best=recipe.checkpoint.best)
-        changes = directory.changes(recipe)
-        loaded = checkpoints.newest()
-        if not loaded and (loaded := legs.checkpoint_elsewhere(recipe)):
-            before = Recipe.from_yaml(loaded.recipe_yaml)
-            changes = [f"run_dir is {directory.path}", *legs.changed_keys(before, recipe)]
+        loaded, changes = _start_of(recipe, directory, checkpoints)
         progress = loaded.progress if loaded else Progress()
         check_same_on_all_ranks({"newest checkpoint (examples seen)": str(progress.examples)})
         finished = directory.summary()
@@ -136,15 +133,11 @@ def run(
         **flat(evaluation),
         "primary_metric": vars(task.primary_metric),
         "seconds": time.time() - started,
-        "expectation": None,
+        "expectation": _graded(recipe, directory, records) if leader else None,
     }
+    if on_screen and result["expectation"]:
+        _print_on_leader(world, format_outcome(result["expectation"]))
     if leader:
-        if recipe.expect:
-            result["expectation"] = recipe.expect.with_changes(
-                legs.reasons(legs.recorded(directory.path))
-            ).compare(records.written("eval"))
-            if on_screen:
-                print(format_outcome(result["expectation"]), flush=True)
         result["replaced_images"] = directory.replaced_images()
     result |= {"world_size": plan.world_size, "engine": plan.engine}
     summary = directory.write_summary(result, write=leader)
@@ -169,6 +162,29 @@ def _join(world: World, recipe: Recipe) -> torch.device:
     device = start_process_group(world)
     watchdog.share_rendezvous()
     return device
+
+
+def _start_of(
+    recipe: Recipe, directory: RunDirectory, checkpoints: Checkpoints
+) -> tuple[LoadedCheckpoint | None, list[str]]:
+    """The checkpoint to go on from, if there is one, and what a leg from there changes: of this run, else of
+    the one that `resume` names.
+    """
+    changes = directory.changes(recipe)
+    if loaded := checkpoints.newest():
+        return loaded, changes
+    if loaded := legs.checkpoint_elsewhere(recipe):
+        before = Recipe.from_yaml(loaded.recipe_yaml)
+        changes = [f"run_dir is {directory.path}", *legs.changed_keys(before, recipe)]
+    return loaded, changes
+
+
+def _graded(recipe: Recipe, directory: RunDirectory, records: Records) -> dict[str, Any] | None:
+    """The result compared with what the recipe expects, if it does, in words that say where legs differ."""
+    if not recipe.expect:
+        return None
+    expected = recipe.expect.with_changes(legs.reasons(legs.recorded(directory.path)))
+    return expected.compare(records.written("eval"))
 
 
 def _agree_on_plan(recipe: Recipe, world: World, name: str) -> tuple[Plan, dict[str, str]]:
