@@ -1,6 +1,7 @@
 """Short training runs inside the worker pools, and what they left behind."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,20 @@ class Outcome:
 def relative_difference(ours: list[float], theirs: list[float]) -> float:
     assert len(ours) == len(theirs) > 0
     return max(abs(a - b) / abs(b) for a, b in zip(ours, theirs, strict=True))
+
+
+def check_goes_on_bit_identical(oracle: Outcome, run_dir: Path, **changes: Any) -> None:
+    """A copy of `oracle` in `run_dir` that lost its last checkpoint goes on, with the same `changes`, to the
+    same losses and weights.
+    """
+    shutil.copytree(oracle.run_dir, run_dir)
+    (last,) = (run_dir / "checkpoints").glob("step_*20.pt")
+    last.unlink()
+    (run_dir / "summary.json").unlink()
+    again = train_on(1, run_dir, **changes)
+    assert again.losses == oracle.losses
+    ours, theirs = again.checkpoint()["state_dict"], oracle.checkpoint()["state_dict"]
+    assert all(torch.equal(ours[name], tensor) for name, tensor in theirs.items())
 
 
 def check_same_run(run: Outcome, oracle: Outcome) -> None:

@@ -1,11 +1,8 @@
 """Today's augmentation, losses and drop path: the same run whatever it runs on, and each of them acts."""
 
-import shutil
-
 import pytest
-import torch
 
-from tests.distributed.runs import Outcome, relative_difference, train_on
+from tests.distributed.runs import Outcome, check_goes_on_bit_identical, relative_difference, train_on
 
 TINY_VIT = dict(img_size=8, patch_size=4, embed_dim=32, depth=2, num_heads=2)
 ALL = dict(
@@ -61,14 +58,7 @@ def test_partners_and_copies_that_lie_on_another_rank(tmp_path):
 
 
 def test_a_stopped_run_goes_on_bit_identical(oracle, tmp_path):
-    shutil.copytree(oracle.run_dir, tmp_path / "run")
-    (last,) = (tmp_path / "run/checkpoints").glob("step_*20.pt")
-    last.unlink()
-    (tmp_path / "run/summary.json").unlink()
-    again = train_on(1, tmp_path / "run", engine="ddp", **ALL)
-    assert again.losses == oracle.losses
-    ours, theirs = again.checkpoint()["state_dict"], oracle.checkpoint()["state_dict"]
-    assert all(torch.equal(ours[name], tensor) for name, tensor in theirs.items())
+    check_goes_on_bit_identical(oracle, tmp_path / "run", engine="ddp", **ALL)
 
 
 @pytest.mark.parametrize("key", OFF)

@@ -1,11 +1,8 @@
 """Mixup, label smoothing and multiplicative noise: the same run whatever it runs on, and each acts."""
 
-import shutil
-
 import pytest
-import torch
 
-from tests.distributed.runs import Outcome, relative_difference, train_on
+from tests.distributed.runs import Outcome, check_goes_on_bit_identical, relative_difference, train_on
 
 ALL = dict(loss=dict(label_smoothing=0.1, mixup=0.4, multiplicative_noise=0.3))
 
@@ -46,14 +43,7 @@ def test_sharded_states_give_the_same_losses(oracle, tmp_path, zero_stage):
 
 
 def test_a_stopped_run_goes_on_bit_identical(oracle, tmp_path):
-    shutil.copytree(oracle.run_dir, tmp_path / "run")
-    (last,) = (tmp_path / "run/checkpoints").glob("step_*20.pt")
-    last.unlink()
-    (tmp_path / "run/summary.json").unlink()
-    again = train_on(1, tmp_path / "run", engine="ddp", **ALL)
-    assert again.losses == oracle.losses
-    ours, theirs = again.checkpoint()["state_dict"], oracle.checkpoint()["state_dict"]
-    assert all(torch.equal(ours[name], tensor) for name, tensor in theirs.items())
+    check_goes_on_bit_identical(oracle, tmp_path / "run", engine="ddp", **ALL)
 
 
 @pytest.mark.parametrize("missing", ["label_smoothing", "mixup", "multiplicative_noise"])

@@ -10,7 +10,7 @@ import torch
 
 from lbtrain.recipe import Recipe
 from lbtrain.recipe.files import load_recipe
-from tests.unit.keys.rooms import losses
+from tests.unit.keys.rooms import losses, process_group_of_one, words
 
 FILE = Path(__file__).parent / "curves.csv"
 STEPS = 20
@@ -44,17 +44,6 @@ def small(name: str) -> Recipe:
     return load_recipe(name).with_overrides(words(f"engine=ddp data.workers=0 {FAMILIES[name]}"))
 
 
-def words(text: str) -> list[str]:
-    """Overrides of a line, split where the next key begins."""
-    found: list[str] = []
-    for word in text.split(" "):
-        if "=" in word or not found:
-            found.append(word)
-        elif word:
-            found[-1] += f" {word}"
-    return found
-
-
 def curve(recipe: Recipe) -> list[float]:
     """On one thread, so that sums are made in one order. Needs a process group of one."""
     threads = torch.get_num_threads()
@@ -72,10 +61,7 @@ def stored() -> dict[str, list[float]]:
 
 
 def write() -> None:
-    from lbtrain.launch.world import detect_world, start_process_group
-
-    start_process_group(detect_world())
-    with FILE.open("w", newline="") as file:
+    with process_group_of_one(), FILE.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["recipe", *(f"step_{number}" for number in range(1, STEPS + 1))])
         for name in FAMILIES:

@@ -1,11 +1,10 @@
 """Twenty losses of one recipe of each family are what they were when they were committed."""
 
 import pytest
-import torch.distributed as dist
 
-from lbtrain.launch.world import detect_world, start_process_group
 from lbtrain.recipe.files import shipped
 from tests.golden.curves import FAMILIES, STEPS, curve, small, stored
+from tests.unit.keys.rooms import process_group_of_one
 
 TOLERANCE = 1e-3
 """Relative. On the machine that wrote them they are equal to the last digit; another CPU adds in another
@@ -15,12 +14,8 @@ order, and that grows from 1e-7 at the first step.
 
 @pytest.fixture(scope="module", autouse=True)
 def alone():
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
-            patch.delenv(name, raising=False)
-        start_process_group(detect_world())
+    with process_group_of_one():
         yield
-        dist.destroy_process_group()
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -1,13 +1,19 @@
 """Where the keys of a recipe act: what a run is made of, in a form that can be compared."""
 
+import contextlib
+import re
+from collections.abc import Iterator
 from typing import Any
 
+import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from lbtrain import Recipe
 from lbtrain.data import dataset_info
 from lbtrain.engines.deepspeed_config import complete_config
+from lbtrain.launch.world import detect_world, start_process_group
 from lbtrain.plan.plan import Plan, make_plan
 from lbtrain.plan.statistics import ModelStatistics, model_statistics
 from lbtrain.run import build_bare_model, build_engine
@@ -27,6 +33,22 @@ SMALL = Recipe().vary(
     schedule=dict(base_batch_size=16, warmup="1it", decay="cosine"),
 )
 COUNTED: dict[str, ModelStatistics] = {}
+
+
+@contextlib.contextmanager
+def process_group_of_one() -> Iterator[None]:
+    """As a run has it that no launcher started."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+            patch.delenv(name, raising=False)
+        start_process_group(detect_world())
+        yield
+        dist.destroy_process_group()
+
+
+def words(text: str) -> list[str]:
+    """Overrides of a line, split where the next key begins."""
+    return re.split(r" (?=[a-z_.0-9]+=)", text.strip()) if text.strip() else []
 
 
 def planned(recipe: Recipe) -> Plan:

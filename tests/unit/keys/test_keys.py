@@ -9,13 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch.distributed as dist
 
 from lbtrain import Recipe
-from lbtrain.launch.world import detect_world, start_process_group
 from lbtrain.recipe import keys
 from tests.photos import write_folder
-from tests.unit.keys.rooms import SMALL, deepspeed, numbers, rates, same, scored, trained
+from tests.unit.keys.rooms import (
+    SMALL,
+    deepspeed,
+    numbers,
+    process_group_of_one,
+    rates,
+    same,
+    scored,
+    trained,
+    words,
+)
 
 LARS, LAMB, MUON = ("optimizer.name=lars", "optimizer.name=lamb", "optimizer.name=muon")
 TIMM = "model.name=resnet10t model.args={stem_width: 8, layers: [1, 1, 1, 1], channels: [8, 8, 8, 8]}"
@@ -164,13 +172,8 @@ ROOT = Path(__file__).parents[3]
 
 @pytest.fixture(scope="module", autouse=True)
 def alone():
-    """A process group of one, as a run has it that no launcher started."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
-            patch.delenv(name, raising=False)
-        start_process_group(detect_world())
+    with process_group_of_one():
         yield
-        dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
@@ -183,10 +186,10 @@ def root(tmp_path_factory) -> Path:
 SEEN: dict[tuple[Any, str], Any] = {}
 
 
-def observed(room: Callable[[Recipe], Any], words: str) -> Any:
-    if (room, words) not in SEEN:
-        SEEN[room, words] = room(SMALL.with_overrides(re.split(r" (?=[a-z_.0-9]+=)", words) if words else []))
-    return SEEN[room, words]
+def observed(room: Callable[[Recipe], Any], line: str) -> Any:
+    if (room, line) not in SEEN:
+        SEEN[room, line] = room(SMALL.with_overrides(words(line)))
+    return SEEN[room, line]
 
 
 @pytest.mark.parametrize("key", REACHES)
@@ -194,8 +197,8 @@ def test_another_value_of_a_key_is_seen_where_it_acts(key, root):
     room, before, after = REACHES[key]
     photos = f"data.name=imagefolder data.root={root} data.train_examples=0 data.image_size=32"
     base, other = (
-        words.replace("PHOTOS", photos).replace("ROOT", str(root)).strip()
-        for words in (before, f"{before} {after}")
+        line.replace("PHOTOS", photos).replace("ROOT", str(root)).strip()
+        for line in (before, f"{before} {after}")
     )
     assert key in after
     assert not same(observed(room, base), observed(room, other))
