@@ -59,7 +59,7 @@ def train(
                 losses = task.loss(engine.model, batch)
                 loss = sum(losses.values(), torch.zeros((), device=engine.device))
                 faults.before_backward(loss)
-                monitors.before_backward(MicroStep(batch, loss, losses, start, phase))
+                monitors.before_backward(MicroStep(batch, loss, losses, start, phase, task.train_error))
                 engine.backward(loss)
             monitors.before_update()
             faults.before_update(progress.step + 1, lr, start, phase)

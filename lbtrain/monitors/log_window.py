@@ -53,14 +53,15 @@ class LogWindow(Monitor):
         """
         self.own_time.stop()
         images = seen.phase.split.micro_batch_size
-        for name, value in {"loss": seen.loss, **seen.parts}.items():
+        error = {} if seen.error is None else {"train_error": seen.error}
+        for name, value in {"loss": seen.loss, **seen.parts, **error}.items():
             self.sums[name] = value.detach() * images + self.sums.get(name, 0)
         self.images += images
 
     def at_log(self, done: StepResult) -> Iterator[TrainRow]:
         """The averages over the window, over all ranks; starts the next window. Collective."""
         progress, trust = done.progress, trust_summary(self.optimizer)
-        (loss, *parts), own_seconds = self._over_all_ranks()
+        means, own_seconds = self._over_all_ranks()
         seconds = time.perf_counter() - self.started
         slowest = self.own_time.slowest(own_seconds)
         row = TrainRow(
@@ -69,7 +70,8 @@ class LogWindow(Monitor):
             epoch=progress.examples / self.plan.train_examples,
             batch_size=done.phase.batch_size,
             lr=done.lr,
-            loss=loss,
+            loss=means.pop("loss"),
+            train_error=means.pop("train_error", None),
             images_per_sec=self.images * self.plan.world_size / seconds,
             data_wait=self.waited / seconds,
             slowest_rank=slowest.rank if slowest else None,
@@ -80,17 +82,20 @@ class LogWindow(Monitor):
             trust_min=trust and trust.min,
             trust_median=trust and trust.median,
             trust_max=trust and trust.max,
-            parts=dict(zip(list(self.sums)[1:], parts, strict=True)),
+            parts=means,
         )
         self._restart()
         yield row
 
-    def _over_all_ranks(self) -> tuple[list[float], list[float]]:
-        """Means of the loss and of its parts, and each rank's own seconds. Collective, in one exchange."""
+    def _over_all_ranks(self) -> tuple[dict[str, float], list[float]]:
+        """Means of the loss, of its parts and of the error, and each rank's own seconds. Collective, in one
+        exchange.
+        """
         sums, world = torch.stack(list(self.sums.values())), self.plan.world_size
         own = self.own_time.for_rank(self.engine.rank, world)
         mean = self.engine.mean(torch.cat([sums, own.to(sums.dtype) * world]))
-        return (mean[: len(sums)] / self.images).tolist(), mean[len(sums) :].tolist()
+        means = (mean[: len(sums)] / self.images).tolist()
+        return dict(zip(self.sums, means, strict=True)), mean[len(sums) :].tolist()
 
 
 def replaced_over_ranks(engine: Engine) -> int:

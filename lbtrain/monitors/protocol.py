@@ -22,6 +22,8 @@ class MicroStep:
     start: int
     """Examples seen before the step that it belongs to."""
     phase: Phase
+    error: Tensor | None = None
+    """`Task.train_error` of the micro-batch."""
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,10 @@ class TrainRow:
     data_wait: float
     """Share of that time in which rank 0 waited for its data, in [0, 1]."""
     skipped_steps: int
+    train_error: float | None = None
+    """Top-1 error in percent, averaged like the loss over the images as they were trained on: augmented, and
+    each with the weights of its step. None where images are mixed, and for detection.
+    """
     replaced_images: int = 0
     """Broken images that were replaced (data.on_error=replace) since the row before or the restart, over all
     ranks.

@@ -87,6 +87,7 @@ class Classification:
         )
         self.first = 0
         """Position in the run of the micro-batch that was handed out last."""
+        self.train_error: Tensor | None = None
 
     def index(self) -> DatasetIndex:
         return DatasetIndex(self.train_source.index, self.eval_source.index)
@@ -149,7 +150,9 @@ class Classification:
     def loss(self, model: nn.Module, batch: TrainingBatch) -> dict[str, Tensor]:
         images, labels, *weights = batch
         self._draw_paths(model, len(images))
-        losses = self._losses(model(images).float(), labels)
+        scores = model(images).float()
+        losses = self._losses(scores, labels)
+        self.train_error = top1_error(scores.detach(), labels)
         return {"loss": (losses * weights[0]).mean() if weights else losses.mean()}
 
     def _draw_paths(self, model: nn.Module, length: int) -> None:
@@ -240,6 +243,11 @@ class Classification:
             std = [str(value / 255) for value in self.known.std]
             config = dataclasses.replace(config, std=std)
         return open_source(config, train=True, seed=0, model=self.recipe.model.name)
+
+
+def top1_error(scores: Tensor, labels: Tensor) -> Tensor | None:
+    """In percent; None for labels that are mixed."""
+    return None if labels.dim() > 1 else 100 * (scores.argmax(1) != labels).float().mean()
 
 
 def plain(value: Any) -> Any:

@@ -91,6 +91,7 @@ class InstanceSegmentation:
     """See `Task`. Metrics of an evaluation: COCO's average precision of masks and boxes, in percent."""
 
     primary_metric = PrimaryMetric("mask_ap", "mask AP", higher_is_better=True)
+    train_error = None
 
     def __init__(self, recipe: Recipe, device: torch.device):
         self.recipe = recipe

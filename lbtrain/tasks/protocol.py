@@ -52,6 +52,10 @@ class Task(Protocol):
     primary_metric: PrimaryMetric
     stream: Stream
     """The order of the training examples, from which `batches` are taken."""
+    train_error: Tensor | None
+    """Of the last call of `loss`, from its own forward pass: a mean over the micro-batch as the loss is, in
+    percent, on the device. None where a task has no such number.
+    """
 
     def index(self) -> DatasetIndex:
         """Of what the data set consists: printed at the start, and compared between ranks."""

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from lab.ranks import run_on_ranks
@@ -75,6 +76,10 @@ def check_same_run(run: Outcome, oracle: Outcome) -> None:
     """All twenty losses, the evaluations and the final weights of `run` are those of `oracle`."""
     assert len(run.losses) == 20
     assert relative_difference(run.losses, oracle.losses) < 1e-5
+    errors, expected_errors = (
+        [row["train_error"] for row in each.rows if row["kind"] == "train"] for each in (run, oracle)
+    )
+    assert errors == pytest.approx(expected_errors, rel=1e-5) and min(errors) < 90
     assert [row["top1_error"] for row in run.evaluations] == [row["top1_error"] for row in oracle.evaluations]
     weights, expected = run.checkpoint()["state_dict"], oracle.checkpoint()["state_dict"]
     assert weights.keys() == expected.keys()

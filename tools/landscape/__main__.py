@@ -91,7 +91,8 @@ def _add_sweep_options(parser: argparse.ArgumentParser) -> None:
     option("--loss", type=float, required=True, help="The training loss to reach.")
     option("--epochs", type=float, default=6, help="The longest run, in epochs (default 6) ...")
     option("--least-steps", type=int, default=80, help="... or in steps, whichever is longer (default 80).")
-    Launch.add_options(parser, launcher="python", ranks=1, seeds=2, out="runs/landscape-sweep/RECIPE")
+    out = "runs/landscape-sweep/RECIPE"
+    Launch.add_options(parser, launcher="python", ranks=1, seeds=2, out=out, scored=False)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -8,8 +8,10 @@
 The first recipe is the reference that the others are compared with; key=value words change all of them. All
 runs of a study share one launch. A study that was stopped continues where it was: a run in --out that has
 finished is not trained again, and is rejected if its recipe has changed since. A run that diverges is
-counted, and has no score. The study writes study.md, study.json, study.png and study.html there, next to the
-run directories. `python -m tools.study.publish` puts them into results/ and into the recipes.
+counted, and has no score. --evaluations 5 scores a run as Goyal et al. 2017 do, by the median of its last
+five evaluations. The pictures show training loss, training error by epoch and the metric. The study writes
+study.md, study.json, study.png and study.html there, next to the run directories.
+`python -m tools.study.publish` puts them into results/ and into the recipes.
 """
 
 import sys
@@ -59,7 +61,10 @@ def _study(words: list[str]) -> str:
         ]
     )
     return write_report(
-        [Arm.read(path, launch.out, list(launch.seeds), scored[path]) for path in recipes],
+        [
+            Arm.read(path, launch.out, list(launch.seeds), scored[path], launch.evaluations)
+            for path in recipes
+        ],
         launch.out,
         title=options.title,
         command=command.typed("study", words),

@@ -1,6 +1,7 @@
 """The runs of one recipe over all seeds, read from their run directories alone."""
 
 import ast
+import math
 import statistics
 import sys
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from lbtrain.errors import RecipeError
 from lbtrain.runs.directory import RunDirectory
 from lbtrain.runs.rows import read_rows
 from lbtrain.tasks import PrimaryMetric
@@ -21,6 +23,15 @@ class Scored:
     """Runs of one kind with several seeds: their scores in percent, and how many have none."""
 
     scores: list[float]
+    primary_metric: PrimaryMetric
+    evaluations: int
+    """The score of a run is the median of so many evaluations, its last ones."""
+
+    @property
+    def label(self) -> str:
+        """What the scores are, for a table or an axis."""
+        of = f", median of the last {self.evaluations} evaluations" if self.evaluations > 1 else ""
+        return self.primary_metric.label + of
 
     @property
     def lost(self) -> int:
@@ -64,14 +75,19 @@ class Arm(Scored):
     """The epoch that each of the other runs had come to."""
     seconds: list[float]
     loss_curves: list[Curve]
+    error_curves: list[Curve]
+    """Training error by epoch; empty where the runs have none."""
     score_curves: list[Curve]
     origins: set[str]
     """Commit, hardware and versions of the runs, as they wrote them; one unless a study was continued
     elsewhere or later.
     """
+    evaluations: int = 1
 
     @classmethod
-    def read(cls, recipe: Path, out: Path, seeds: list[int], primary_metric: PrimaryMetric) -> "Arm":
+    def read(
+        cls, recipe: Path, out: Path, seeds: list[int], primary_metric: PrimaryMetric, evaluations: int = 1
+    ) -> "Arm":
         folders = [out / recipe.stem / f"seed{seed}" for seed in seeds]
         ended = [folder for folder in folders if (folder / "summary.json").exists()]
         summaries = [RunDirectory(folder).read("summary.json") for folder in ended]
@@ -85,7 +101,7 @@ class Arm(Scored):
             steps=plan["total_steps"],
             epochs=plan["total_examples"] / plan["train_examples"],
             primary_metric=primary_metric,
-            scores=[summary[primary_metric.name] for summary in summaries],
+            scores=[score_of(folder, primary_metric, evaluations) for folder in ended],
             diverged=[
                 max((row["epoch"] for row in _rows(folder)), default=0.0)
                 for folder in folders
@@ -93,8 +109,10 @@ class Arm(Scored):
             ],
             seconds=[summary["seconds"] for summary in summaries],
             loss_curves=[_curve(run, "train", "loss") for run in rows],
+            error_curves=[curve for run in rows if (curve := _by_epoch(run, "train_error"))],
             score_curves=[_curve(run, "eval", primary_metric.name) for run in rows],
             origins={origin_of(summary) for summary in summaries},
+            evaluations=evaluations,
         )
 
     @property
@@ -108,6 +126,33 @@ def _rows(folder: Path) -> list[dict[str, Any]]:
     if note:
         print(note, file=sys.stderr)
     return [row for row in rows if row["kind"] in ("train", "eval")]
+
+
+def score_of(folder: Path, primary_metric: PrimaryMetric, evaluations: int) -> float:
+    """Of a run that ended: the median over its last evaluations (Goyal et al. 2017, section 5.1, takes 5), or
+    what its summary says of the last one. Raises RecipeError for a run with fewer of them.
+    """
+    if evaluations == 1:
+        return float(RunDirectory(folder).read("summary.json")[primary_metric.name])
+    found = [row[primary_metric.name] for row in _rows(folder) if row["kind"] == "eval"]
+    if len(found) < evaluations:
+        raise RecipeError(
+            f"{folder} has {len(found)} evaluations: use --evaluations {max(1, len(found))} or less, or "
+            "train with a shorter evaluate_every in another --out"
+        )
+    return statistics.median(found[-evaluations:])
+
+
+def _by_epoch(rows: list[dict[str, Any]], value: str) -> Curve | None:
+    """Means over the rows that end in each epoch, weighted by the examples of each row; None without them."""
+    sums: dict[int, Any] = {}
+    seen = 0
+    for row in rows:
+        if row["kind"] == "train" and row.get(value) is not None:
+            epoch = math.ceil(row["epoch"])
+            sums[epoch] = sums.get(epoch, 0) + np.array([row[value], 1]) * (row["examples"] - seen)
+            seen = row["examples"]
+    return (np.array([*sums]), np.array([total / of for total, of in sums.values()])) if sums else None
 
 
 def _curve(rows: list[dict[str, Any]], kind: str, value: str) -> Curve:

@@ -13,7 +13,7 @@ from lbtrain.recipe.schema import MAY_CHANGE_ON_RESUME, differences
 from lbtrain.runs.directory import RunDirectory
 from lbtrain.tasks import PrimaryMetric, primary_metric_of
 
-from .arm import Scored
+from .arm import Scored, score_of
 from .jobs import Job, Launch
 
 
@@ -56,18 +56,22 @@ class Point(Scored):
     primary_metric: PrimaryMetric
     recipe: str = ""
     """The shipped recipe that this point is, if there is one."""
+    evaluations: int = 1
+
+    @cached_property
+    def ended(self) -> list[Path]:
+        """The directories of the runs that did not diverge."""
+        folders = [Path(job.run_dir) for job in self.jobs]
+        return [folder for folder in folders if (folder / "summary.json").exists()]
 
     @cached_property
     def summaries(self) -> list[dict[str, Any]]:
-        """Of the runs that did not diverge."""
-        folders = [Path(job.run_dir) for job in self.jobs]
-        ended = [folder for folder in folders if (folder / "summary.json").exists()]
-        return [RunDirectory(folder).read("summary.json") for folder in ended]
+        return [RunDirectory(folder).read("summary.json") for folder in self.ended]
 
-    @property
+    @cached_property
     def scores(self) -> list[float]:  # type: ignore[override]
         """Of the primary metric, in percent, one per run that did not diverge."""
-        return [summary[self.primary_metric.name] for summary in self.summaries]
+        return [score_of(folder, self.primary_metric, self.evaluations) for folder in self.ended]
 
     @property
     def lost(self) -> int:
@@ -85,6 +89,7 @@ class Point(Scored):
             "n": len(self.scores),
             "diverged": self.lost,
             "label": self.primary_metric.label,
+            "evaluations": self.evaluations,
             self.primary_metric.name: self.scores,
             "run_seconds": sum(summary["seconds"] for summary in self.summaries),
         }
@@ -99,7 +104,11 @@ def batch_sizes_of(text: str) -> list[int]:
 
 
 def points_of(
-    arms: Sequence[GridArm], batch_sizes: Sequence[int], seeds: Sequence[int], out: Path
+    arms: Sequence[GridArm],
+    batch_sizes: Sequence[int],
+    seeds: Sequence[int],
+    out: Path,
+    evaluations: int = 1,
 ) -> list[Point]:
     """One point per arm and batch size at which the arm has a rate; arms whose recipes are equal there share
     the runs of the first.
@@ -114,7 +123,8 @@ def points_of(
             )
             recipe = arm.recipe_at(batch_size)
             own = jobs.setdefault(_without_names(recipe).to_yaml(), new)
-            points.append(Point(arm.name, batch_size, own, arm.primary_metric, _shipped_as(recipe)))
+            shipped_as = _shipped_as(recipe)
+            points.append(Point(arm.name, batch_size, own, arm.primary_metric, shipped_as, evaluations))
     return points
 
 
@@ -151,6 +161,6 @@ def in_order(points: Sequence[Point]) -> list[Job]:
 
 def trained(arms: Sequence[GridArm], batch_sizes: Sequence[int], launch: Launch) -> list[Point]:
     """The points of a grid, after what is missing of them has been trained (`Launch.train`)."""
-    points = points_of(arms, batch_sizes, launch.seeds, launch.out)
+    points = points_of(arms, batch_sizes, launch.seeds, launch.out, launch.evaluations)
     launch.train(in_order(points))
     return points

@@ -66,27 +66,39 @@ class Launch:
     launcher: str
     ranks: int
     out: Path
+    evaluations: int = 1
+    """The score of a run is the median of so many evaluations, its last ones."""
 
     @staticmethod
     def add_options(
-        parser: argparse.ArgumentParser, *, launcher: str, ranks: int, seeds: int, out: str
+        parser: argparse.ArgumentParser,
+        *,
+        launcher: str,
+        ranks: int,
+        seeds: int,
+        out: str,
+        scored: bool = True,
     ) -> None:
-        """The options of every command that trains, with these defaults."""
+        """The options of every command that trains, with these defaults; `scored` by the metric of a task."""
         add = parser.add_argument
         add("--seeds", type=int, default=seeds, help=f"The number of seeds (default {seeds}).")
         add("--first-seed", type=int, default=0, help="The first seed (default %(default)s).")
         add("--launcher", choices=LAUNCHERS, default=launcher, help=f"The launcher (default {launcher}).")
         add("--ranks", type=int, default=ranks, help=f"Processes on this machine (default {ranks}).")
         add("--out", type=Path, default=Path(out), help=f"The folder for runs and report (default {out}).")
+        parser.set_defaults(evaluations=1)
+        if scored:
+            help = "Score a run by the median of its last N evaluations (default 1; Goyal et al. 2017: 5)."
+            add("--evaluations", type=int, metavar="N", help=help)
 
     @classmethod
     def of(cls, options: argparse.Namespace) -> "Launch":
         """Raises RecipeError where no run would be made."""
-        for name in ("seeds", "ranks"):
+        for name in ("seeds", "ranks", "evaluations"):
             if getattr(options, name) < 1:
                 raise RecipeError(f"--{name} {getattr(options, name)} must be at least 1")
         seeds = range(options.first_seed, options.first_seed + options.seeds)
-        return cls(seeds, options.launcher, options.ranks, options.out)
+        return cls(seeds, options.launcher, options.ranks, options.out, options.evaluations)
 
     def __str__(self) -> str:
         """As a recipe's contract says it: the usual seeds go without saying."""

@@ -62,7 +62,8 @@ def _format_result(row: dict[str, Any], launch: str, name: str) -> str:
         if row["n"]
         else "diverged"
     )
-    return f"{score} (n={row['n'] or runs}, {lost}{launch}; results/{name}.json)"
+    of = f"median of the last {row['evaluations']} evaluations, " if row["evaluations"] > 1 else ""
+    return f"{score} (n={row['n'] or runs}, {lost}{of}{launch}; results/{name}.json)"
 
 
 def with_measured(contract: str, line: str) -> str:

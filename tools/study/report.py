@@ -59,7 +59,7 @@ def write_text_and_data(out: Path, name: str, data: dict[str, Any]) -> str:
 
 
 def table_of(arms: list[Arm]) -> Table:
-    head = ["recipe", "batch", "steps", "peak lr", f"{arms[0].primary_metric.label} %, mean ± std", "n"]
+    head = ["recipe", "batch", "steps", "peak lr", f"{arms[0].label} %, mean ± std", "n"]
     rows = [
         [
             f"{arm.name}\n{arm.title}",
@@ -120,6 +120,7 @@ def _as_row(arm: Arm) -> dict[str, Any]:
         "n": len(arm.scores),
         "diverged": len(arm.diverged),
         "label": arm.primary_metric.label,
+        "evaluations": arm.evaluations,
         arm.primary_metric.name: arm.scores,
         "mean": arm.mean,
         "std": arm.std,
@@ -128,11 +129,15 @@ def _as_row(arm: Arm) -> dict[str, Any]:
 
 
 def charts_of(arms: list[Arm]) -> list[Chart]:
-    """Training loss and the primary metric over epochs."""
+    """Training loss, training error where the runs have it, and the primary metric over epochs: Goyal et al.
+    2017, Figures 2 to 4.
+    """
     label = arms[0].primary_metric.label
     lines = "one line per seed and a thick one for their mean, for each of " + ", ".join(a.name for a in arms)
+    errors = Chart("Training error", f"Training error by epoch: {lines}.", partial(_draw_errors, arms=arms))
     return [
         Chart("Training loss", f"Training loss over the run: {lines}.", partial(_draw_losses, arms=arms)),
+        *([errors] if any(arm.error_curves for arm in arms) else []),
         Chart(f"Validation: {label}", f"{label} over the run: {lines}.", partial(_draw_scores, arms=arms)),
     ]
 
@@ -147,6 +152,14 @@ def _draw_losses(axes: Axes, arms: list[Arm]) -> None:
         crosses(axes, lost, look(number)["color"], label=named)
     axes.set(xlabel=_position(arms), ylabel="training loss (nats)", yscale="log")
     tidy(axes)
+
+
+def _draw_errors(axes: Axes, arms: list[Arm]) -> None:
+    for number, arm in enumerate(arms):
+        _draw_curves(axes, number, arm.error_curves, _unit(arm, arms), None)
+    axes.set(xlabel=_position(arms), ylabel="training error (%)", ylim=(0, None))
+    error_axis(axes, [curve[1][-1] for arm in arms for curve in arm.error_curves])
+    tidy(axes, legend=False)
 
 
 def _draw_scores(axes: Axes, arms: list[Arm]) -> None:

@@ -93,7 +93,7 @@ def chart_of(points: list[Point], title: str) -> Chart:
     """Mean score over the batch size, bars of two standard deviations (Goyal et al. 2017, Figure 1); a cross
     where runs diverged.
     """
-    label = points[0].primary_metric.label
+    label = points[0].label
     alt = (
         f"{label} against the batch size, one line for each way of scaling, with bars of two standard "
         "deviations."
@@ -124,7 +124,7 @@ def _draw(axes: Axes, points: list[Point]) -> None:
     batch_axis(axes, sizes, [f"{size:,}" for size in sizes])
     axes.set(
         xlabel="images per step (batch size)",
-        ylabel=f"{metric.label} (%), mean ± 2 standard deviations",
+        ylabel=f"{points[0].label} (%), mean ± 2 standard deviations",
         ylim=(0, 100),
     )
     if not metric.higher_is_better:

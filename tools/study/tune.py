@@ -175,13 +175,13 @@ class Search:
 
 def write_report(searches: Sequence[Search], out: Path, *, title: str, typed: str) -> str:
     """Writes tune.md, .json, .png and .html; returns the text for the terminal."""
-    metric = searches[0].points[0].primary_metric
-    head = ["recipe", "batch", "trials", "seeds", "keys", "diverged", f"best {metric.label} %", "with"]
+    label = searches[0].points[0].label
+    head = ["recipe", "batch", "trials", "seeds", "keys", "diverged", f"best {label} %", "with"]
     table = Table(head, [search.row() for search in searches], title="Budget and best", align="lrrrrrll")
     charts = [
         Chart(
             f"{title}: batch {size:,}",
-            f"The best {metric.label} so far against the number of trials, one line for each recipe.",
+            f"The best {label} so far against the number of trials, one line for each recipe.",
             partial(_draw, searches=[each for each in searches if each.batch_size == size]),
         )
         for size in dict.fromkeys(search.batch_size for search in searches)
@@ -215,7 +215,7 @@ def _draw(axes: Axes, searches: Sequence[Search]) -> None:
         tried = [math.nan if value is None else value for value in search.scores()]
         axes.plot(budget, tried, ".", color=look(number)["color"], alpha=0.4)
         axes.step(budget, best, where="post", **look(number), linewidth=2, label=search.recipe)
-    axes.set(xlabel="trials", ylabel=f"best {metric.label} so far (%)", ylim=(0, None))
+    axes.set(xlabel="trials", ylabel=f"best {searches[0].points[0].label} so far (%)", ylim=(0, None))
     if not metric.higher_is_better:
         error_axis(axes, [search.best_so_far()[-1] for search in searches])
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -77,12 +77,13 @@ def test_images_a_second_and_the_share_of_waiting_by_hand(monkeypatch):
         with window.waiting():
             now[0] += 0.5
         value = torch.tensor(loss)
-        window.before_backward(MicroStep(None, value, {"loss": value}, 0, phase))
+        window.before_backward(MicroStep(None, value, {"loss": value}, 0, phase, 25 * value))
         now[0] += 1.5
         with window.paused():
             now[0] += 60
     (row,) = window.at_log(StepResult(Progress(step=2, examples=64), phase, 0.1))
     assert (row.loss, row.images_per_sec, row.data_wait) == (2.0, 2 * 16 * 2 / 4, 0.25)
+    assert (row.train_error, row.parts) == (50.0, {})
     with window.waiting():
         pass
     now[0] += 8
@@ -90,3 +91,4 @@ def test_images_a_second_and_the_share_of_waiting_by_hand(monkeypatch):
     window.before_backward(MicroStep(None, value, {"loss": value}, 64, phase))
     (row,) = window.at_log(StepResult(Progress(step=3, examples=96), phase, 0.1))
     assert (row.loss, row.images_per_sec, row.data_wait) == (5.0, 16 * 2 / 8, 0.0), "a window of its own"
+    assert row.train_error is None, "mixed images have none"

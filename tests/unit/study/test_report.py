@@ -141,6 +141,39 @@ def test_a_single_run_has_no_spread(tmp_path):
     ]
 
 
+def test_the_score_can_be_the_median_of_the_last_evaluations(tmp_path):
+    arm(tmp_path, "digits", [9.0])
+    evaluations = [
+        {"kind": "eval", "epoch": float(epoch), "top1_error": error}
+        for epoch, error in enumerate([50.0, 3.0, 1.0, 8.0, 2.0, 9.0])
+    ]
+    write_rows(tmp_path / "digits/seed0", evaluations)
+    read = functools.partial(Arm.read, tmp_path / "digits.py", tmp_path, [0], PrimaryMetric(**ERROR))
+    assert [read(number).scores for number in (1, 3, 5)] == [[9.0], [8.0], [3.0]]
+    assert "median of the last 5 evaluations" in table_of([read(5)]).markdown()
+    with pytest.raises(RecipeError, match="has 6 evaluations: use --evaluations 6 or less"):
+        read(7)
+
+
+def test_the_training_error_is_averaged_by_epoch(tmp_path):
+    """Weighted by the examples of each row; a run whose images are mixed has none."""
+    arm(tmp_path, "digits", [1.0])
+    logged = [(0.5, 50, 80.0), (1.0, 100, 60.0), (1.25, 125, 50.0), (2.0, 200, 10.0)]
+    rows = [
+        {"kind": "train", "epoch": epoch, "examples": examples, "train_error": error}
+        for epoch, examples, error in logged
+    ]
+    write_rows(tmp_path / "digits/seed0", [*rows, {"kind": "eval", "epoch": 2.0, "top1_error": 1.0}])
+    read = Arm.read(tmp_path / "digits.py", tmp_path, [0], PrimaryMetric(**ERROR))
+    ((epochs, errors),) = read.error_curves
+    assert (list(epochs), list(errors)) == ([1, 2], [70.0, 20.0])
+    mixed = arm(tmp_path, "mixed", [1.0])
+    assert [chart.title for chart in charts_of([mixed])] == ["Training loss", "Validation: top-1 error"]
+    titles = [chart.title for chart in charts_of([mixed, read])]
+    assert titles == ["Training loss", "Training error", "Validation: top-1 error"]
+    save(charts_of([mixed, read]), tmp_path / "x.png")
+
+
 def test_a_run_that_diverged_is_counted_and_has_no_score(tmp_path):
     lost, some = arm(tmp_path, "lost", [None, None]), arm(tmp_path, "some", [51.0, None, 53.0])
     arms = [arm(tmp_path, "reference", [1.0, 2.0, 3.0]), lost, some]
@@ -217,6 +250,7 @@ def test_a_contract_takes_a_number_where_no_other_result_speaks(old, line, stays
 
 def test_what_a_study_and_a_sweep_say_of_recipes(tmp_path):
     row = {"label": "top-1 error", "n": 5, "diverged": 0, "mean": 1.234, "std": 0.5, "batch_size": 720}
+    row |= {"evaluations": 1}
     arms = [
         {"recipe": "a", **row},
         {"recipe": "b", **row, "n": 3, "diverged": 2},
@@ -229,6 +263,10 @@ def test_what_a_study_and_a_sweep_say_of_recipes(tmp_path):
         "c": "diverged (n=5, 2 ranks under deepspeed; results/x.json)",
     }
     assert measured({"arms": arms, "launch": "1 rank", "overrides": ["duration=1ep"]}, "x") == {}
+    goyals = {"arms": [{"recipe": "a", **row, "evaluations": 5}], "launch": "1 rank", "overrides": []}
+    assert measured(goyals, "x")["a"].endswith(
+        "(n=5, median of the last 5 evaluations, 1 rank; results/x.json)"
+    )
     points = {"unscaled": "", "digits_720_lamb": "digits_720_lamb", "digits": ""}  # at another batch size
     rows = [{"arm": arm, "recipe": recipe, **row} for arm, recipe in points.items()]
     assert measured({"rows": rows, "overrides": []}, "x") == {
