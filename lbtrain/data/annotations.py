@@ -15,7 +15,7 @@ from typing import Any
 from lbtrain.data.index import Notes
 from lbtrain.data.outlines import are_coordinates, check_outline
 from lbtrain.data.progress import Progress
-from lbtrain.errors import DataError, RecipeError
+from lbtrain.errors import DataError
 
 Record = dict[str, Any]
 Content = dict[str, list[Record]]
@@ -24,12 +24,10 @@ _LARGEST_ID = 2**53
 _NEEDED = frozenset({"id", "image_id", "category_id", "bbox", "segmentation"})
 
 
-def read_annotations(path: Path, folder: Path, notes: Notes) -> Content:
-    """images, annotations and categories, all of them whole. Raises RecipeError where the file is not there,
-    DataError for the first record that is broken.
+def read_annotations(path: Path, notes: Notes) -> Content:
+    """images, annotations and categories, all of them whole. Raises DataError for the first record that is
+    broken.
     """
-    if not path.is_file() or not folder.is_dir():
-        raise RecipeError(f"data.root={path.parents[1]}: needs {path} and the images in {folder}")
     content = _parsed(path)
     images = _by_id(path, "image", content["images"], _image)
     categories = _by_id(path, "category", content["categories"], _category)

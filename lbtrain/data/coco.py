@@ -1,5 +1,4 @@
-"""Instance segmentation in COCO's format: `root/annotations/instances_train2017.json` with `root/train2017/`,
-and the same for val2017.
+"""Instance segmentation in COCO's format: a JSON file and a folder of photos (lbtrain.data.coco_layouts).
 
 Every annotation is checked before the first step (lbtrain.data.annotations). Crowds are left out of training
 and kept for scoring, as COCO's evaluation wants. A box to train on is cut at the edge of its image, and where
@@ -22,8 +21,10 @@ from numpy.typing import NDArray
 from pycocotools import mask as rle
 
 from lbtrain.data.annotations import Content, Record, holds_pixels, read_annotations
+from lbtrain.data.coco_layouts import CocoFiles
+from lbtrain.data.coco_photos import checked_photos
 from lbtrain.data.decode import MAX_PIXELS, BrokenImage, opened, rgb, upright
-from lbtrain.data.index import Notes, SplitIndex, digests, printable
+from lbtrain.data.index import Notes, SplitIndex, digests
 from lbtrain.data.instances import Sample, not_empty
 from lbtrain.data.outlines import encoded, mask_of, touches_image
 from lbtrain.errors import DataError, RecipeError
@@ -31,22 +32,21 @@ from lbtrain.errors import DataError, RecipeError
 
 class CocoSource:
     """See `InstanceSource`. `empty_images`: whether images without objects (crowds aside) are among them;
-    `scored`: whether it is the split that has a ground truth. Raises RecipeError where the files are not
-    there or there is nothing to train on or to score, DataError where one of them is broken.
+    `scored`: whether it is the split that has a ground truth. Raises RecipeError where there is
+    nothing to train on or to score, DataError where a file is broken.
     """
 
     def __init__(
         self,
-        root: Path,
-        split: str,
+        files: CocoFiles,
         *,
         empty_images: bool,
         scored: bool = False,
         max_pixels: int = MAX_PIXELS,
     ):
-        self.folder, self.path = root / split, root / "annotations" / f"instances_{split}.json"
+        self.files, self.path, self.folder = files, files.annotations, files.photos
         self.max_pixels, notes = max_pixels, Notes()
-        content = read_annotations(self.path, self.folder, notes)
+        content = read_annotations(self.path, notes)
         self.categories = {
             category["id"]: category["name"]
             for category in sorted(content["categories"], key=lambda each: each["id"])
@@ -59,7 +59,7 @@ class CocoSource:
         for image in content["images"]:
             if not empty_images and not objects[image["id"]]:
                 notes.add("left out, images without objects (crowds aside)", image["file_name"])
-        self._notes = notes.collected()
+        self._notes = files.notes + notes.collected()
         self.sizes = np.array([[image["height"], image["width"]] for image in images], np.int64).reshape(
             -1, 2
         )
@@ -122,22 +122,10 @@ class CocoSource:
 
     @functools.cached_property
     def index(self) -> SplitIndex:
-        parts = digests(
-            categories=self.categories, images=self._records.bytes.numpy(), sizes=self._file_sizes()
-        )
+        images = [self._records[index][0] for index in range(len(self))]
+        sizes = checked_photos(self.files, images, self.max_pixels)
+        parts = digests(categories=self.categories, images=self._records.bytes.numpy(), sizes=sizes)
         return SplitIndex(len(self), len(self.class_names), self.class_names, parts, self._notes)
-
-    def _file_sizes(self) -> NDArray[np.int64]:
-        """Of the photos in bytes. Raises DataError where some are not there."""
-        names = [self._records[index][0]["file_name"] for index in range(len(self))]
-        paths = [self.folder / name for name in names]
-        sizes = [path.stat().st_size if path.is_file() else -1 for path in paths]
-        if missing := [name for name, size in zip(names, sizes, strict=True) if size < 0]:
-            raise DataError(
-                f"{self.path}: {len(missing):,} photos are not in {self.folder}: "
-                f"{', '.join(map(printable, missing[:3]))}"
-            )
-        return np.array(sizes, np.int64)
 
     def image_id(self, index: int) -> int:
         return int(self._records[index][0]["id"])

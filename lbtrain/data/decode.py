@@ -14,7 +14,7 @@ damage) goes through Pillow, whose word on a damaged file is final.
 import io
 import warnings
 from collections.abc import Callable
-from typing import NamedTuple, TypeVar
+from typing import BinaryIO, NamedTuple, TypeVar
 
 import numpy as np
 import simplejpeg
@@ -43,6 +43,7 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 """By EXIF orientation: what shows the image upright."""
+_SIDEWAYS = (5, 6, 7, 8)
 _TURBO_COLORS = ("YCbCr", "RGB", "Gray")
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
 """Tags of TIFF and a value."""
@@ -123,11 +124,13 @@ class Photo:
         return rgb(image)
 
 
-def opened(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def opened(data: bytes | BinaryIO, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """The header of an image in one of the formats that are read. Raises BrokenImage."""
-    if data.startswith(_POSTSCRIPT):
+    file = io.BytesIO(data) if isinstance(data, bytes) else data
+    start = file.read(len(_POSTSCRIPT[0]))
+    if start in _POSTSCRIPT:
         raise BrokenImage("PostScript is not read: it would have to be run as a program")
-    image = _pillow(lambda: _open_unbounded(data))
+    image = _pillow(lambda: _open_unbounded(file))
     _check_pixels(*image.size, max_pixels)
     return image
 
@@ -137,21 +140,33 @@ def upright(image: Image.Image) -> Image.Image:
     BrokenImage.
     """
     _pillow(image.load)  # turns a TIFF itself, after which its header says that it is upright
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-        except Exception:  # whatever Pillow raises for a damaged header: detectron2 goes on as well
-            orientation = 1
-    turn = _TURNS.get(orientation)
+    turn = _TURNS.get(_orientation(image))
     return image if turn is None else _pillow(lambda: image.transpose(turn))
 
 
-def _open_unbounded(data: bytes) -> Image.Image:
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """(height, width) of an upright image by its header alone, without the pixels. Of a PNG whose orientation
+    stands behind its pixels, which is rare, the size as it is stored.
+    """
+    stored_as_shown = isinstance(image, TiffImageFile) or (image.format == "PNG" and "exif" not in image.info)
+    turned = not stored_as_shown and _orientation(image) in _SIDEWAYS
+    return image.size if turned else image.size[::-1]
+
+
+def _orientation(image: Image.Image) -> int:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+        except Exception:  # whatever Pillow raises for a damaged header: detectron2 goes on as well
+            return 1
+
+
+def _open_unbounded(file: BinaryIO) -> Image.Image:
     """Pillow's own bound, which no key sets, gives way to ours."""
     bound, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
-        return Image.open(io.BytesIO(data), formats=formats())
+        return Image.open(file, formats=formats())
     finally:
         Image.MAX_IMAGE_PIXELS = bound
 

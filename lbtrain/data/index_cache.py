@@ -78,10 +78,15 @@ def write_folder_index(root: Path, began: int, states: Mapping[str, State], inde
     """`states`: of the root ("") and of each folder and link below it, before it was read. None is written
     where a folder changed just before the walk `began` (in nanoseconds), or since.
     """
-    if all(max(state[1:]) < began - SETTLED_NS for state in states.values() if state):
+    if settled(states.values(), began):
         below = {name: state for name, state in states.items() if name}
         watched = np.array([os.fsencode(name) for name in below], np.bytes_)
         write_index([root], stamp_of([states[""], *below.values()]), index | {"watched": watched})
+
+
+def settled(states: Iterable[State], began: int) -> bool:
+    """Whether nothing changed so shortly before `began` that another change would not be seen."""
+    return all(max(state[1:]) < began - SETTLED_NS for state in states if state)
 
 
 def write_index(files: Sequence[Path], stamp: str, index: Arrays) -> Arrays:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lbtrain.data.arrays import Arrays, digits, read_arrays
+from lbtrain.data.coco_layouts import CocoFiles, coco_files
 from lbtrain.data.containers import Container, Part, num_classes
 from lbtrain.data.index import DatasetIndex
 from lbtrain.data.instances import InstanceSource
@@ -256,17 +257,18 @@ def open_instances(config: DataConfig, *, train: bool) -> InstanceSource:
 
 
 def _coco_half(config: DataConfig, *, train: bool) -> "CocoSource":
-    split = "train2017" if train else "val2017"
+    named = config.train_files if train else config.validation_files
     options = dict(empty_images=config.empty_images or not train, scored=not train)
-    return _coco(_root(config), split, **options, max_pixels=config.max_pixels)
+    files = coco_files(_root(config), "train" if train else "validation", named)
+    return _coco(files, **options, max_pixels=config.max_pixels)
 
 
 @functools.lru_cache(maxsize=2)
-def _coco(root: Path, split: str, *, empty_images: bool, scored: bool, max_pixels: int) -> "CocoSource":
+def _coco(files: CocoFiles, *, empty_images: bool, scored: bool, max_pixels: int) -> "CocoSource":
     """Read once: a plan counts the images before the run opens them."""
     from lbtrain.data.coco import CocoSource
 
-    return CocoSource(root, split, empty_images=empty_images, scored=scored, max_pixels=max_pixels)
+    return CocoSource(files, empty_images=empty_images, scored=scored, max_pixels=max_pixels)
 
 
 def _check_same_categories(train: "CocoSource", evaluation: "CocoSource") -> None:

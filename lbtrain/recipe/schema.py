@@ -41,7 +41,8 @@ MAY_CHANGE_ON_RESUME = {
     "channels_last", "compile", "run_dir", "fault_timeout", "skip_nonfinite", "resume", "log_every",
     "evaluate_every", "checkpoint.every", "checkpoint.keep", "data.on_error", "measure.noise_scale",
     "measure.layers", "measure.distance", "checkpoint.best", "log.trackers", "stop_at", "deterministic",
-    "data.max_pixels", "data.validation_root", "max_overflows", "min_loss_scale",
+    "data.max_pixels", "data.validation_root", "data.train_files", "data.validation_files", "max_overflows",
+    "min_loss_scale",
 }  # fmt: skip
 """Keys that do not enter the mathematics, so that a run may continue with other values."""
 

@@ -136,6 +136,19 @@ class DataConfig(Unassignable):
         below=1,
         needs=PHOTOS,
     )
+    train_files: list[str] = key(
+        [],
+        "The JSON file and the folder of photos of COCO's training split, relative to data.root: "
+        "train.json,photos. Empty: found in the layouts of docs/detection.md.",
+        path=True,
+        needs="data.name=coco",
+    )
+    validation_files: list[str] = key(
+        [],
+        "The same for the validation split.",
+        path=True,
+        needs="data.name=coco",
+    )
     train_examples: int = key(
         0,
         "Number of training examples to use, taken from the beginning of a data set that is held in memory. "

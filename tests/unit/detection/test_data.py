@@ -14,8 +14,9 @@ from pycocotools import mask as rle
 
 from bench.padding import padding_share
 from lbtrain import Recipe
-from lbtrain.data import dataset_info, decode, instances
+from lbtrain.data import coco_photos, dataset_info, decode, index_cache, instances
 from lbtrain.data.coco import CocoSource
+from lbtrain.data.coco_layouts import coco_files
 from lbtrain.data.grouping import GroupedStream, kinds_of
 from lbtrain.data.instances import Item, Preparation, Sample, padded
 from lbtrain.data.outlines import check_outline, mask_of, touches_image
@@ -178,7 +179,7 @@ def shapes_as_coco(root: Path, count: int = 8) -> Path:
 
 
 def test_shapes_written_as_coco_are_read_alike(tmp_path):
-    source = CocoSource(shapes_as_coco(tmp_path), "train2017", empty_images=True)
+    source = CocoSource(coco_files(shapes_as_coco(tmp_path), "train"), empty_images=True)
     for index in range(len(source)):
         drawn, read = draw(index + 1, 64), source[index]
         assert (
@@ -189,8 +190,8 @@ def test_shapes_written_as_coco_are_read_alike(tmp_path):
 
 
 def test_crowds_are_scored_and_not_trained_on(tmp_path):
-    source = CocoSource(coco_folder(tmp_path), "train2017", empty_images=True, scored=True)
-    assert len(source) == 2 and len(CocoSource(tmp_path, "train2017", empty_images=False)) == 1
+    source = CocoSource(coco_files(coco_folder(tmp_path), "train"), empty_images=True, scored=True)
+    assert len(source) == 2 and len(CocoSource(coco_files(tmp_path, "train"), empty_images=False)) == 1
     assert source.class_names == ["car", "dog"] and source.category_id(2) == 18
     dog, empty = source[0], source[1]
     assert dog.labels.tolist() == [2] and dog.boxes.tolist() == [[5, 5, 15, 15]] and dog.masks.sum() == 100
@@ -211,7 +212,7 @@ def test_boxes_are_cut_at_the_edge_of_their_image_and_empty_ones_left_out(tmp_pa
         ] + [crowd]
 
     edited(path, edit)
-    source = CocoSource(tmp_path, "train2017", empty_images=True, scored=True)
+    source = CocoSource(coco_files(tmp_path, "train"), empty_images=True, scored=True)
     sample = source[0]
     assert (
         sample.boxes.tolist() == [box for box in boxes.values() if box]
@@ -224,8 +225,8 @@ def test_boxes_that_miss_their_image_and_names_that_come_twice_have_a_note(tmp_p
     """An image whose only box lies outside it has no object to train on."""
     root = coco_folder(tmp_path / "outside", bbox=[45, 5, 10, 10])
     with pytest.raises(RecipeError, match="no image with an object to train on"):
-        CocoSource(root, "train2017", empty_images=False)
-    notes = CocoSource(root, "train2017", empty_images=True).index.notes
+        CocoSource(coco_files(root, "train"), empty_images=False)
+    notes = CocoSource(coco_files(root, "train"), empty_images=True).index.notes
     assert str(notes[0]) == "1 left out of training, boxes without an area on their image: annotation 7"
 
     root = coco_folder(tmp_path / "corners", bbox=[20, 20, 35, 28])  # right and bottom for width and height
@@ -235,7 +236,7 @@ def test_boxes_that_miss_their_image_and_names_that_come_twice_have_a_note(tmp_p
         content["images"][1]["file_name"] = "1.jpg"
 
     edited(root / "annotations/instances_train2017.json", edit)
-    assert list(map(str, CocoSource(root, "train2017", empty_images=True).index.notes)) == [
+    assert list(map(str, CocoSource(coco_files(root, "train"), empty_images=True).index.notes)) == [
         "1 categories of one name, which stay apart: dog",
         "1 cut at the edge, boxes that reach beyond their image: annotation 7",
         "1 photos under two ids, which both count: 1.jpg",
@@ -243,7 +244,7 @@ def test_boxes_that_miss_their_image_and_names_that_come_twice_have_a_note(tmp_p
 
 
 def test_photos_that_are_not_there_are_named_before_the_first_step(tmp_path):
-    source = CocoSource(coco_folder(tmp_path), "train2017", empty_images=True)
+    source = CocoSource(coco_files(coco_folder(tmp_path), "train"), empty_images=True)
     (tmp_path / "train2017/2.jpg").unlink()
     with pytest.raises(
         DataError, match=r"instances_train2017\.json: 1 photos are not in .*train2017: 2\.jpg"
@@ -298,7 +299,7 @@ def test_a_box_that_a_flip_or_a_smaller_size_leaves_nothing_of_goes_with_its_mas
 )
 def test_a_broken_annotation_is_named(tmp_path, changes, said):
     with pytest.raises(DataError, match=said) as error:
-        CocoSource(coco_folder(tmp_path, **changes), "train2017", empty_images=True)
+        CocoSource(coco_files(coco_folder(tmp_path, **changes), "train"), empty_images=True)
     assert "instances_train2017.json" in str(error.value)
 
 
@@ -353,7 +354,7 @@ def test_a_broken_outline_is_named_before_the_first_step_wherever_it_stands(tmp_
         with pytest.raises(
             DataError, match=r"instances_train2017.json: annotation 99: its segmentation cannot be read: \w"
         ):
-            CocoSource(tmp_path, "train2017", **options)
+            CocoSource(coco_files(tmp_path, "train"), **options)
 
 
 def test_polygons_of_two_points_among_others_are_left_out_and_counted(tmp_path):
@@ -361,8 +362,7 @@ def test_polygons_of_two_points_among_others_are_left_out_and_counted(tmp_path):
     whole = [5, 5, 15, 5, 15, 15, 5, 15]
     for number, outline in enumerate(([[1, 1, 30, 20], whole], [whole, [1, 1, 30, 20]], [whole, [], whole])):
         source = CocoSource(
-            coco_folder(tmp_path / str(number), segmentation=outline),
-            "train2017",
+            coco_files(coco_folder(tmp_path / str(number), segmentation=outline), "train"),
             empty_images=True,
             scored=True,
         )
@@ -406,8 +406,8 @@ def test_masks_of_polygons_are_pycocotools(polygons):
 def test_an_object_whose_outline_misses_its_image_is_left_out_with_a_note(tmp_path, outline):
     root = coco_folder(tmp_path, segmentation=outline)
     with pytest.raises(RecipeError, match="no image with an object to train on"):
-        CocoSource(root, "train2017", empty_images=False)
-    source = CocoSource(root, "train2017", empty_images=True)
+        CocoSource(coco_files(root, "train"), empty_images=False)
+    source = CocoSource(coco_files(root, "train"), empty_images=True)
     assert list(map(str, source.index.notes)) == [
         "1 left out of training, outlines without an area on their image: annotation 7"
     ]
@@ -419,14 +419,14 @@ def test_an_object_too_thin_for_a_pixel_is_not_trained_on(tmp_path):
     path = coco_folder(tmp_path) / "annotations/instances_train2017.json"
     thin = {"id": 9, "category_id": 3, "segmentation": [[5, 5, 5.01, 5, 5.01, 5.01]]}
     edited(path, lambda content: content["annotations"].insert(0, content["annotations"][0] | thin))
-    sample = CocoSource(tmp_path, "train2017", empty_images=True)[0]
+    sample = CocoSource(coco_files(tmp_path, "train"), empty_images=True)[0]
     assert sample.labels.tolist() == [2] and sample.boxes.shape == (1, 4) and sample.masks.sum() == 100
 
 
 def test_files_of_other_tools_are_read(tmp_path):
     """A byte order mark, whole numbers as 40.0, iscrowd and area null."""
     path = coco_folder(tmp_path, iscrowd=None, area=None) / "annotations/instances_train2017.json"
-    expected = CocoSource(tmp_path, "train2017", empty_images=True)[0]
+    expected = CocoSource(coco_files(tmp_path, "train"), empty_images=True)[0]
 
     def edit(content) -> None:
         for image in content["images"]:
@@ -435,7 +435,7 @@ def test_files_of_other_tools_are_read(tmp_path):
 
     edited(path, edit)
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
-    source = CocoSource(tmp_path, "train2017", empty_images=True, scored=True)
+    source = CocoSource(coco_files(tmp_path, "train"), empty_images=True, scored=True)
     assert (source[0].masks == expected.masks).all() and source[0].labels.tolist() == expected.labels.tolist()
     assert source.ground_truth()["annotations"][0]["area"] == 100
 
@@ -447,7 +447,7 @@ def test_absurd_json_is_the_files_error(tmp_path, text):
     path = coco_folder(tmp_path) / "annotations/instances_train2017.json"
     path.write_bytes(text.encode("latin-1"))
     with pytest.raises(DataError, match=r"instances_train2017.json is not COCO's JSON"):
-        CocoSource(tmp_path, "train2017", empty_images=True)
+        CocoSource(coco_files(tmp_path, "train"), empty_images=True)
 
 
 def test_nothing_to_train_on_or_to_score_is_said_with_a_remedy(tmp_path):
@@ -458,13 +458,13 @@ def test_nothing_to_train_on_or_to_score_is_said_with_a_remedy(tmp_path):
     ):
         edited(path, edit)
         with pytest.raises(RecipeError, match=r"no image with an object to .*data\.empty_images=true"):
-            CocoSource(tmp_path, "train2017", empty_images=False)
-        assert len(CocoSource(tmp_path, "train2017", empty_images=True)) == 2
+            CocoSource(coco_files(tmp_path, "train"), empty_images=False)
+        assert len(CocoSource(coco_files(tmp_path, "train"), empty_images=True)) == 2
         with pytest.raises(RecipeError, match=r"no object to find .*precision is not defined"):
-            CocoSource(tmp_path, "train2017", empty_images=True, scored=True)
+            CocoSource(coco_files(tmp_path, "train"), empty_images=True, scored=True)
     edited(path, lambda content: content.update(images=[]))
     with pytest.raises(RecipeError, match="no image with an object"):
-        CocoSource(tmp_path, "train2017", empty_images=True, scored=True)
+        CocoSource(coco_files(tmp_path, "train"), empty_images=True, scored=True)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
@@ -481,8 +481,63 @@ def test_photos_are_turned_as_detectron2_turns_them(tmp_path, orientation, kind)
     exif[0x112] = orientation
     stored = Image.fromarray(upright) if turn is None else Image.fromarray(upright).transpose(turn)
     stored.save(root / "train2017/1.jpg", kind, quality=95, exif=exif)
-    sample = CocoSource(root, "train2017", empty_images=True)[0]
+    sample = CocoSource(coco_files(root, "train"), empty_images=True)[0]
     assert sample.pixels[sample.masks[0] == 1].min() > 200 and sample.pixels[sample.masks[0] == 0].max() < 60
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("orientation", [*range(1, 9), 0, 99])
+def test_a_header_tells_the_upright_size(tmp_path, orientation, kind):
+    exif = Image.Exif()
+    exif[0x112] = orientation
+    Image.new("RGB", (40, 30)).save(tmp_path / "photo", kind, exif=exif)
+    data = (tmp_path / "photo").read_bytes()
+    shown = decode.rgb(decode.upright(decode.opened(data))).shape[:2]
+    assert decode.upright_size(decode.opened(data)) == shown
+    assert shown == ((40, 30) if orientation in (5, 6, 7, 8) else (30, 40))
+
+
+def test_photos_of_another_size_are_named_before_the_first_step(tmp_path):
+    """By hand: both are stated as 30 x 40; the second is turned by its EXIF orientation."""
+    root, exif = coco_folder(tmp_path), Image.Exif()
+    exif[0x112] = 6
+    Image.new("RGB", (41, 30)).save(root / "train2017/1.jpg")
+    Image.new("RGB", (40, 30)).save(root / "train2017/2.jpg", exif=exif)
+    source = CocoSource(coco_files(root, "train"), empty_images=True)
+    with pytest.raises(DataError, match=r"2 photos in .* have another size than it states") as error:
+        source.index  # noqa: B018
+    assert "1.jpg (30 x 41 pixels for 30 x 40)" in str(error.value)
+    assert "2.jpg (40 x 30 pixels, turned as its EXIF orientation says, for 30 x 40)" in str(error.value)
+    (root / "train2017/2.jpg").write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"2\.jpg \(cannot identify image file"):
+        source.index  # noqa: B018
+
+
+def test_the_headers_of_photos_are_read_once(tmp_path, monkeypatch):
+    """Until the annotations or a photo change; what is too new to be kept is read again."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    path = coco_folder(tmp_path / "data") / "annotations/instances_train2017.json"
+    seen = []
+    monkeypatch.setattr(coco_photos, "opened", lambda file, most: seen.append(1) or decode.opened(file, most))
+
+    def headers_read(**options) -> int:
+        seen.clear()
+        options = dict(empty_images=True) | options
+        CocoSource(coco_files(tmp_path / "data", "train"), **options).index  # noqa: B018
+        return len(seen)
+
+    assert headers_read() == headers_read() == 2
+    monkeypatch.setattr(index_cache, "SETTLED_NS", 0)
+    assert (headers_read(), headers_read()) == (2, 0)
+    Image.new("RGB", (40, 30), "white").save(tmp_path / "data/train2017/2.jpg", quality=20)
+    assert (headers_read(), headers_read()) == (2, 0)
+    edited(path, lambda content: content.update(info="another file"))
+    assert (headers_read(), headers_read()) == (2, 0)
+    assert (headers_read(empty_images=False), headers_read()) == (1, 2)
+    Image.new("RGB", (41, 30)).save(tmp_path / "data/train2017/1.jpg")
+    for _ in range(2):
+        with pytest.raises(DataError, match="1 photos in"):
+            headers_read()
 
 
 def test_a_size_that_is_stated_for_the_stored_photo_is_named_with_the_reason(tmp_path):
@@ -490,19 +545,19 @@ def test_a_size_that_is_stated_for_the_stored_photo_is_named_with_the_reason(tmp
     exif[0x112] = 6
     Image.new("RGB", (40, 30)).save(root / "train2017/1.jpg", exif=exif)
     with pytest.raises(DataError, match=r"has 40 x 30 pixels when turned as its EXIF .* says 30 x 40"):
-        CocoSource(root, "train2017", empty_images=True)[0]
+        CocoSource(coco_files(root, "train"), empty_images=True)[0]
 
 
 def test_the_index_of_coco_knows_every_record_and_photo(tmp_path):
     path = coco_folder(tmp_path) / "annotations/instances_train2017.json"
-    seen = {CocoSource(tmp_path, "train2017", empty_images=True).index.fingerprint}
+    seen = {CocoSource(coco_files(tmp_path, "train"), empty_images=True).index.fingerprint}
     path.write_text(json.dumps(json.loads(path.read_text()), indent=3))
-    seen.add(CocoSource(tmp_path, "train2017", empty_images=True).index.fingerprint)
+    seen.add(CocoSource(coco_files(tmp_path, "train"), empty_images=True).index.fingerprint)
     assert len(seen) == 1
     edited(path, lambda content: content["annotations"][0].update(bbox=[5, 5, 10, 11]))
-    seen.add(CocoSource(tmp_path, "train2017", empty_images=True).index.fingerprint)
+    seen.add(CocoSource(coco_files(tmp_path, "train"), empty_images=True).index.fingerprint)
     (tmp_path / "train2017/2.jpg").write_bytes(b"other")
-    index = CocoSource(tmp_path, "train2017", empty_images=False).index
+    index = CocoSource(coco_files(tmp_path, "train"), empty_images=False).index
     assert len(seen | {index.fingerprint}) == 3
     assert str(index.notes[0]) == "1 left out, images without objects (crowds aside): 2.jpg"
 
@@ -540,7 +595,7 @@ def test_a_broken_record_is_named(tmp_path, edit, said):
     path = coco_folder(tmp_path) / "annotations/instances_train2017.json"
     edited(path, edit)
     with pytest.raises(DataError, match=said):
-        CocoSource(tmp_path, "train2017", empty_images=True)
+        CocoSource(coco_files(tmp_path, "train"), empty_images=True)
 
 
 def _left_out(content) -> None:
@@ -556,9 +611,9 @@ def _numbered_from_0(content) -> None:
 @pytest.mark.parametrize("edit", [_left_out, _numbered_from_0])
 def test_what_files_do_differently_does_not_change_the_score(tmp_path, edit):
     path = shapes_as_coco(tmp_path) / "annotations/instances_val2017.json"
-    whole = CocoSource(tmp_path, "val2017", empty_images=True, scored=True)
+    whole = CocoSource(coco_files(tmp_path, "validation"), empty_images=True, scored=True)
     edited(path, edit)
-    other = CocoSource(tmp_path, "val2017", empty_images=True, scored=True)
+    other = CocoSource(coco_files(tmp_path, "validation"), empty_images=True, scored=True)
     found = [
         detection
         for sample in map(whole.__getitem__, range(len(whole)))
@@ -627,7 +682,7 @@ def test_a_broken_photo_ends_a_run_in_one_line(tmp_path, workers):
 
 
 def test_a_broken_or_wrong_image_is_named(tmp_path):
-    source = CocoSource(coco_folder(tmp_path), "train2017", empty_images=True)
+    source = CocoSource(coco_files(coco_folder(tmp_path), "train"), empty_images=True)
     (tmp_path / "train2017/1.jpg").write_bytes(b"no picture")
     with pytest.raises(DataError, match=r"train2017/1.jpg: image 1 cannot be read"):
         source[0]
@@ -636,13 +691,11 @@ def test_a_broken_or_wrong_image_is_named(tmp_path):
         source[1]
 
 
-def test_a_folder_that_is_not_coco(tmp_path):
-    with pytest.raises(RecipeError, match=r"needs .*instances_train2017.json"):
-        CocoSource(tmp_path, "train2017", empty_images=True)
-    coco_folder(tmp_path)
-    (tmp_path / "annotations/instances_train2017.json").write_text("[1")
+def test_a_file_that_is_not_coco(tmp_path):
+    path = coco_folder(tmp_path) / "annotations/instances_train2017.json"
+    path.write_text("[1")
     with pytest.raises(DataError, match="is not COCO's JSON"):
-        CocoSource(tmp_path, "train2017", empty_images=True)
+        CocoSource(coco_files(tmp_path, "train"), empty_images=True)
 
 
 def test_a_model_that_finds_nothing_scores_zero():

@@ -140,6 +140,8 @@ HELD = {
     "data.short_edges": "tests/unit/detection/test_data.py",
     "data.group_by": "tests/unit/detection/test_data.py",
     "data.empty_images": "tests/unit/detection/test_data.py",
+    "data.train_files": "tests/unit/detection/test_coco_layouts.py::test_the_files_of_a_split_are_named",
+    "data.validation_files": "tests/unit/detection/test_coco_layouts.py::test_the_files_of_a_split_are_named",
     "data.workers": "tests/distributed/test_equality.py::test_loader_workers_change_nothing",
     "absa.every": "tests/unit/test_absa.py",
     "absa.patience": "tests/unit/test_absa.py",

@@ -155,6 +155,39 @@ def test_scoring_and_numbers_of_other_countries_are_no_rates(line: str) -> None:
         job_rates([line] * 9, gpus=8)
 
 
+LINES = [f"throughput: 2.{number} images/s" for number in (400, 410, 405, 395, 400)]
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["2.400 images/s", "total images/s: 2.400", "images/s per GPU: 312.447", "on 28.11.2026: 2.400 img/s",
+     "v0.35, 2.400 samples/sec"],
+)  # fmt: skip
+def test_a_dot_before_three_figures_is_rejected_where_nothing_decides(line: str) -> None:
+    with pytest.raises(ReportError, match=r"two readings: \d+\.\d{3} images/s .* or \d+,\d{3} with"):
+        job_rates([line] * 5, gpus=8)
+
+
+@pytest.mark.parametrize(
+    ("other", "value"),
+    [
+        ("throughput: 2.5 images/s", 2.4),
+        ("time 0.351 s, 2.398 images/s", 2.4),
+        ("loss 2.1234, 2.398 images/s", 2.4),
+        ("throughput: 2398.125 images/s", 2.4),
+        ("throughput: 2,398.125 images/s", 2.4),
+    ],
+)
+def test_a_decimal_dot_beside_a_rate_decides(other: str, value: float) -> None:
+    rates = job_rates([other, *LINES], gpus=8)
+    assert rates == [pytest.approx(each) for each in (value, 2.41, 2.405, 2.395, 2.4)]
+
+
+def test_programs_that_are_known_write_decimal_dots() -> None:
+    for line in ("CurrSamplesPerSec=312.447", "Iter #0: 2.400k img/sec", '{"images_per_sec": 2.4}'):
+        assert len(job_rates([line] * 5, gpus=1)) == 4
+
+
 def test_mlperf_epochs_are_rates_where_no_throughput_is_logged() -> None:
     """1,281,167 images an epoch; a block of four epochs in 400 s."""
 

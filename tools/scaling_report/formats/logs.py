@@ -17,6 +17,8 @@ process, by the words around it or by the program that wrote it.
 Of a line with several values the one of the job counts. Lines of a validation or test are left out.
 Thousands may be separated by a comma, apostrophe, underscore or thin space. With a plain space, "throughput:
 2 400 images/s" is 2,400 and "step 2 400 images/s" is 400; without such a word before it a line is rejected.
+"2.400 images/s" is 2.4 in a log whose lines with rates hold a number that only a decimal dot explains (0.351,
+12.5, 2400.125), or of a program named above; another log with three figures behind the dot is rejected.
 """
 
 import json
@@ -38,7 +40,7 @@ _NUMBER = (
 )
 _UNIT = r"(?:images?|imgs?|samples?)\s?(?:/|per)\s?s(?:ec(?:ond)?)?\b"
 # The most particular first.
-_WORDED: tuple[tuple[Unit, str], ...] = (
+_OF_PROGRAMS: tuple[tuple[Unit, str], ...] = (
     ("total", rf"CurrSamplesPerSec=\s*{_NUMBER}"),
     ("total", rf"Train: .*?Time: [0-9.]+s, +{_NUMBER}/s"),
     ("total", rf"(?<!val\.)total_ips\s*:\s*{_NUMBER}"),
@@ -46,11 +48,16 @@ _WORDED: tuple[tuple[Unit, str], ...] = (
     ("total", rf"total img/sec on \d+ .PU\(s\):\s*{_NUMBER}"),
     ("undecided", rf"(?:^|\s)\d+\s+images/sec:\s*{_NUMBER}"),
     ("process", rf"(?:eta|lr):.*\bimg/s:\s*{_NUMBER}"),
+)
+_TOTALS: tuple[tuple[Unit, str], ...] = (
     ("total", rf"\btotal\s+{_UNIT}\s*[:=]?\s*{_NUMBER}"),
     ("total", rf"\btotal\s*[:=]?\s*{_NUMBER}\s*{_UNIT}"),
     ("total", rf"{_NUMBER}\s*{_UNIT}\s*(?:in )?total"),
 )
-_PROGRAMS = tuple((unit, re.compile(pattern, re.IGNORECASE)) for unit, pattern in _WORDED)
+_PROGRAMS, _WORDED_TOTALS = (
+    tuple((unit, re.compile(pattern, re.IGNORECASE)) for unit, pattern in patterns)
+    for patterns in (_OF_PROGRAMS, _TOTALS)
+)
 _OWNERS: dict[Unit, str] = {
     "gpu": r"GPUs?|CPUs?|TPUs?|devices?|accelerators?|cards?|chips?",
     "process": r"process(?:es)?|procs?|ranks?|workers?|replicas?",
@@ -96,6 +103,10 @@ _DLLOGGER = (
     "compute_ips",
     "ips",
 )
+_DOTTED = re.compile(r"[1-9]\d{0,2}\.\d{3}")
+"""Figures whose dot may separate thousands."""
+_DECIMAL = re.compile(r"(?<![\w.,/-])(?:(?:0|\d{4,})\.\d+|\d+\.(?:\d{1,2}|\d{4,}))(?![\d.]|,\d)|\d,\d{3}\.\d")
+"""A number that is none unless its dot is a decimal one."""
 _DISAGREE = 0.10
 LEAST_VALUES = 3
 
@@ -104,6 +115,8 @@ LEAST_VALUES = 3
 class Reading:
     value: float
     unit: Unit
+    dotted: str = ""
+    """The figures, where the dot in them may separate thousands."""
 
 
 def job_rates(lines: Sequence[str], *, gpus: int, per: Unit | None = None) -> list[float]:
@@ -112,8 +125,9 @@ def job_rates(lines: Sequence[str], *, gpus: int, per: Unit | None = None) -> li
     `per` says what the values are of, where the log does not. Raises ReportError where a log has two
     readings, naming both, and where it states too little.
     """
-    readings = [*_mlperf(lines), *(each for line in lines if (each := read_line(line)))]
-    readings = [each for each in readings if each.value > 0]
+    read = [(line, each) for line in lines if (each := read_line(line))]
+    _check_dots([line for line, _ in read], [each.dotted for _, each in read if each.dotted])
+    readings = [each for each in (*_mlperf(lines), *(each for _, each in read)) if each.value > 0]
     totals = [each.value for each in readings if each.unit in ("total", "bare")]
     others = [each for each in readings if each.unit not in ("total", "bare")]
     if per:
@@ -132,6 +146,15 @@ def job_rates(lines: Sequence[str], *, gpus: int, per: Unit | None = None) -> li
     if not per and totals:
         _check(statistics.median(warm), totals[-1], gpus)
     return warm
+
+
+def _check_dots(lines: Sequence[str], dotted: Sequence[str]) -> None:
+    if dotted and not any(map(_DECIMAL.search, lines)):
+        raise ReportError(
+            f"two readings: {dotted[0]} images/s with a decimal dot, or {dotted[0].replace('.', ',')} with a "
+            "dot between the thousands, and no other number beside the rates decides. Write the numbers of "
+            "the log without dots between the thousands, or with two decimals"
+        )
 
 
 def _factor(others: Sequence[Reading], totals: Sequence[float], gpus: int) -> int:
@@ -171,6 +194,9 @@ def read_line(line: str) -> Reading | None:
     for unit, pattern in _PROGRAMS:
         if match := pattern.search(line):
             return Reading(_number(match[1]), unit)
+    for unit, pattern in _WORDED_TOTALS:
+        if match := pattern.search(line):
+            return Reading(_number(match[1]), unit, match[1] if _DOTTED.fullmatch(match[1]) else "")
     matches = next((found for rate in _RATES if (found := list(rate.finditer(line)))), [])
     readings = [_reading(match, line[before : match.start()]) for before, match in _with_ends(matches)]
     return next((each for each in readings if each.unit == "bare"), readings[0] if readings else None)
@@ -205,10 +231,12 @@ def _reading(match: re.Match[str], before: str) -> Reading:
     groups = match.groupdict()
     number = next(text for text in match.groups() if text and text[0].isdigit())
     value = _number(number) * (1000 if groups.get("thousand") else 1)
+    dotted = number if _DOTTED.fullmatch(number) and not groups.get("thousand") else ""
     each = groups["owner"] or ((found := _EACH_BEFORE.search(before)) and found["owner"])
     if each:
-        return Reading(value, next(u for u, pattern in _OWNERS.items() if re.fullmatch(pattern, each, re.I)))
-    return Reading(value, "undecided" if _ONE_BEFORE.search(before) else "bare")
+        unit = next(unit for unit, pattern in _OWNERS.items() if re.fullmatch(pattern, each, re.I))
+        return Reading(value, unit, dotted)
+    return Reading(value, "undecided" if _ONE_BEFORE.search(before) else "bare", dotted)
 
 
 def _number(text: str) -> float:
