@@ -2,7 +2,7 @@
 the models with timm.
 """
 
-from lbtrain.nn import alexnet, cifar_resnet, wide_resnet
+from lbtrain.nn import alexnet, cifar_resnet, resnet_v1, wide_resnet
 from lbtrain.nn.conversion import (
     check_batch_statistics,
     convert_to_ghost_batch_norm,
@@ -31,6 +31,7 @@ __all__ = [
     "head_names",
     "random_layers",
     "regroup_ghost_batches",
+    "resnet_v1",
     "wide_resnet",
     "without_random_layers",
 ]

@@ -79,6 +79,7 @@ NUMBERS: dict[str, Callable[[Recipe], object]] = {
 }
 GOYAL = ("goyal2017", dict(model="ResNet-50"), 10)
 LARS = dict(optimizer="LARS", location="sec 5")
+YOU = dict(model="ResNet-50", optimizer="LARS", location=("sec 5", "Table 4"))
 HOFFERS_CODE = ("authors code, main_gbn / main_normal", "authors code, model ResNet-44 regime")
 MASTERS = ("masters2018", dict(model=("", "ResNet-8/20/32"), dataset=("", "CIFAR-10")), 4)
 PUBLISHED: dict[str, tuple[str, dict[str, str | tuple[str, ...]], int]] = {
@@ -92,6 +93,9 @@ PUBLISHED: dict[str, tuple[str, dict[str, str | tuple[str, ...]], int]] = {
     "alexnet_lars_8k": ("you2017lars", dict(model="AlexNet", **LARS), 6),
     "alexnet_bn_lars": ("you2017lars", dict(model="AlexNet-BN", **LARS), 6),
     "alexnet_bn_lars_8k": ("you2017lars", dict(model="AlexNet-BN", **LARS), 6),
+    **{f"resnet50_you{batch}": ("you2017lars", {**YOU, "batch_size": ("", size)}, least)
+       for batch, size, least in (("", "256", 4), ("_1k", "1024", 5), ("_8k", "8192", 5),
+                                  ("_16k", "16384", 5), ("_32k", "32768", 5))},
     "resnet44": ("hoffer2017", dict(model=("", "ResNet-44"), location=HOFFERS_CODE), 5),
     "resnet44_4k_regime": ("hoffer2017", dict(model=("", "ResNet-44"), location=HOFFERS_CODE), 5),
     "resnet50_batch_growth": ("smith2018", dict(model="ResNet-50", location="quoted by a later paper"), 2),
@@ -270,7 +274,9 @@ def test_the_code_of_the_authors_lamb_run():
     assert (rate(0), rate(middle), rate(1)) == pytest.approx((0, rate.peak / 2, 0))
 
 
-@pytest.mark.parametrize("name", [path.stem for path in FILES if path.stem.startswith("alexnet")])
+@pytest.mark.parametrize(
+    "name", [path.stem for path in FILES if path.stem.startswith(("alexnet", "resnet50_you"))]
+)
 def test_the_code_of_the_lars_paper(name):
     """Models and solvers of github.com/borisgin/nvcaffe: Caffe's poly policy counts from iteration 0, under
     the ramp-up too; without bounds of the ratio; everything decays; AlexNet-BN takes pixels of 0 to 1.
@@ -285,7 +291,9 @@ def test_the_code_of_the_lars_paper(name):
     )  # fmt: skip
     assert form.no_trust_ratio == ([] if form.name == "lars" else ["norm", "bias"])
     assert form.no_decay == []
-    if "_bn" in name:
+    if "resnet50" in name:
+        assert recipe.data.augmentation == "alexnet" and recipe.data.std == ["1", "1", "1"]
+    elif "_bn" in name:
         assert recipe.bn_batch_size == recipe.batch_size // 8, "eight GPUs"
         assert recipe.data.std == ["1", "1", "1"]
 

@@ -190,3 +190,21 @@ def test_the_memory_of_the_running_statistics_reaches_every_layer():
     model = build_bare_model(recipe, make_plan(recipe, 1), torch.device("cpu"))
     momenta = [module.momentum for module in model.modules() if isinstance(module, GhostBatchNorm2d)]
     assert len(momenta) == 7 and set(momenta) == {0.3}
+
+
+def test_resnet50_v1_is_that_of_the_lars_paper():
+    """models/resnet50/train_val.prototxt of github.com/borisgin/nvcaffe."""
+    torch.manual_seed(0)
+    model = timm.create_model("resnet50_v1")
+    assert sum(p.numel() for p in model.parameters()) == 25_557_032
+    strides = [
+        (stage[0].conv1.stride[0], stage[0].conv2.stride[0], stage[0].downsample[0].stride[0])
+        for stage in (model.layer1, model.layer2, model.layer3, model.layer4)
+    ]
+    assert strides == [(1, 1, 1), (2, 1, 2), (2, 1, 2), (2, 1, 2)]
+    norms = [each for each in model.modules() if isinstance(each, torch.nn.BatchNorm2d)]
+    assert {each.eps for each in norms} == {1e-4} and len(norms) == 53
+    assert all(bool((each.weight == 1).all()) for each in norms)
+    assert float(model.fc.weight.std()) == pytest.approx((2 / 2048) ** 0.5, rel=0.01)
+    assert float(model.layer4[2].conv2.weight.std()) == pytest.approx((2 / (9 * 512)) ** 0.5, rel=0.01)
+    assert model(torch.zeros(1, 3, 64, 64)).shape == (1, 1000)

@@ -11,7 +11,7 @@ class ModelConfig(Unassignable):
     name: str = key(
         "resnet50",
         "The network: any timm model, or one of lbtrain.nn (alexnet, alexnet_bn, reduced_alexnet, "
-        "cifar_resnet8, cifar_resnet20, cifar_resnet32, cifar_resnet44, wide_resnet16_4).",
+        "cifar_resnet8, cifar_resnet20, cifar_resnet32, cifar_resnet44, wide_resnet16_4, resnet50_v1).",
     )
     args: dict[str, Any] = key(
         {},
