@@ -28,11 +28,13 @@ default_cfgs = generate_default_cfgs(
 @register_model
 def resnet50_v1(pretrained: bool = False, **kwargs: Any) -> ResNet:
     """For 224 x 224 pixels (You et al. 2017, Table 4)."""
-    settings = dict(block=Bottleneck, layers=(3, 4, 6, 3), norm_layer=partial(nn.BatchNorm2d, eps=1e-4))
+    settings: dict[str, Any] = dict(
+        block=Bottleneck, layers=(3, 4, 6, 3), norm_layer=partial(nn.BatchNorm2d, eps=1e-4)
+    )
     settings |= {"zero_init_last": False} | kwargs
-    model = build_model_with_cfg(ResNet, "resnet50_v1", pretrained, **settings)
+    model: Any = build_model_with_cfg(ResNet, "resnet50_v1", pretrained, **settings)
     for stage in (model.layer2, model.layer3, model.layer4):
-        first = cast(Bottleneck, stage[0])
+        first = next(iter(stage))
         first.conv1.stride, first.conv2.stride = first.conv2.stride, first.conv1.stride
     for module in model.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
