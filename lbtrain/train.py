@@ -110,7 +110,11 @@ def start_phase(
     regroup_ghost_batches(engine.model, phase.split.ranks_per_ghost, phase.bn_momentum)
     size = phase.split.micro_batch_size
     batches = task.batches(
-        start=examples, micro_batch_size=size, rank=engine.rank, world_size=engine.world_size
+        start=examples,
+        micro_batch_size=size,
+        rank=engine.rank,
+        world_size=engine.world_size,
+        image_size=phase.image_size,
     )
     return techniques.batch.batches(batches, phase, examples)
 

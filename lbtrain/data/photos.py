@@ -1,5 +1,6 @@
 """The source of photos: a container, a view and a rule for what cannot be read."""
 
+import copy
 import functools
 from collections.abc import Sequence
 
@@ -77,6 +78,12 @@ class PhotoSource:
             pixels[place].copy_(self.operators.vary(seen, varied[place][0])).sub_(self.mean).div_(self.std)
             self.operators.erase(pixels[place], varied[place][1])
         return pixels, labels
+
+    def sized(self, size: int) -> "PhotoSource":
+        """See `Source`: crops are taken at that size."""
+        other = copy.copy(self)
+        other.size, other.replaced = size, []
+        return other
 
     def decode(self, index: int) -> None:
         """Reads an image and its label as a batch would, whole. Raises DataError."""

@@ -2,11 +2,13 @@
 any process.
 """
 
+import copy
 from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -30,6 +32,10 @@ class Source(Protocol):
 
     def fetch(self, block: Block) -> Batch:
         """The batch of a block of the sample stream: the same in any process, augmentation included."""
+        ...
+
+    def sized(self, size: int) -> "Source":
+        """The same images, `size` pixels a side; their augmentation draws the same numbers."""
         ...
 
 
@@ -68,6 +74,8 @@ class ArraySource(InMemorySource):
         self.mean = torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1)
         self.std = torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1)
         self.augment, self.operators = augment, operators
+        self.size: int | None = None
+        """Pixels a side to which augmented images are scaled, bilinearly and antialiased."""
         self.seed = seed
         classes = int(self.labels.max()) + 1 if len(labels) else 0
         self.index = SplitIndex(
@@ -83,7 +91,16 @@ class ArraySource(InMemorySource):
         if self.augment:
             images = crop_flip(images, block, self.seed)
         pixels = images.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
-        return self._normalised(pixels, block), self.labels[indices]
+        seen = self._normalised(pixels, block)
+        if self.size:
+            seen = F.interpolate(seen, (self.size, self.size), mode="bilinear", antialias=True)
+        return seen, self.labels[indices]
+
+    def sized(self, size: int) -> "ArraySource":
+        """See `Source`."""
+        other = copy.copy(self)
+        other.size = size if size != self.images.shape[1] else None
+        return other
 
     def _normalised(self, pixels: Tensor, block: Block) -> Tensor:
         """With what the operators do, which Pillow does on the host, one image after the other."""
@@ -115,6 +132,10 @@ class SyntheticSource(InMemorySource):
 
     def __len__(self) -> int:
         return self.num_examples
+
+    def sized(self, size: int) -> "SyntheticSource":
+        """See `Source`: noise of that size."""
+        return SyntheticSource(self.num_examples, self.num_classes, self.pool.shape[1], size)
 
     def fetch(self, block: Block) -> Batch:
         indices = torch.from_numpy(block.indices).to(self.device, non_blocking=True)

@@ -1,7 +1,9 @@
-"""How a global batch is split over ranks and micro-steps, and the phases of a run whose batch grows.
+"""How a global batch is split over ranks and micro-steps, and the phases of a run whose batch or image size
+changes.
 
 A growing batch in place of a falling rate: Smith et al. 2018, "Don't decay the learning rate, increase the
-batch size", sections 3 and 4.
+batch size", sections 3 and 4. Images that grow, in batches that shrink: fast.ai's entry to DAWNBench (Coleman
+et al. 2019).
 """
 
 import math
@@ -26,8 +28,8 @@ class BatchSplit:
 
 @dataclass(frozen=True)
 class Phase:
-    """A part of the run with one batch size. It starts at the step that begins when `start` examples were
-    seen; None where that is decided during training.
+    """A part of the run with one batch size and one image size. It starts at the step that begins when
+    `start` examples were seen; None where that is decided during training.
     """
 
     start: int | None
@@ -37,6 +39,8 @@ class Phase:
     """By which the rate of the schedule is multiplied."""
     bn_momentum: float | None = None
     """Weight of a step's batch statistics in the running ones; None: each layer's own."""
+    image_size: int | None = None
+    """Pixels a side of its training images; None: as in evaluations."""
 
     @property
     def begins(self) -> float:
@@ -64,6 +68,15 @@ def phase_starts(batch_size: int, growth: Sequence[tuple[float, Fraction]]) -> l
             )
         starts.append((begins, int(size * factor)))
     return starts
+
+
+def growth_to(batch_size: int, sizes: Sequence[tuple[float, int]]) -> list[tuple[float, Fraction]]:
+    """`sizes`, the batch from each position on, as `phase_starts` takes them: by which factors the batch
+    becomes them one after the other.
+    """
+    ordered = sorted(sizes)
+    before = [batch_size, *(size for _, size in ordered)]
+    return [(at, Fraction(size, old)) for (at, size), old in zip(ordered, before, strict=False)]
 
 
 def steps_before(phases: Sequence[Phase], examples: float) -> float:

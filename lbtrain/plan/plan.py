@@ -7,13 +7,12 @@ with the nearest sizes that can.
 import dataclasses
 import json
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from fractions import Fraction
 from functools import cached_property, partial
 
 from lbtrain.data import dataset_info
-from lbtrain.plan.batching import BatchSplit, Phase, phase_starts, split_batch, steps_before
+from lbtrain.plan.batching import BatchSplit, Phase, steps_before
+from lbtrain.plan.phases import make_phases
 from lbtrain.plan.precision import resolve_precision
 from lbtrain.plan.scaling import ema_decay, learning_rate, regime_factor
 from lbtrain.plan.schedules import LearningRate, crossed
@@ -36,6 +35,8 @@ class Plan:
     """Every batch size of the run, in order."""
     bn_batch_size: int
     """Images of a batch-norm batch: 1 without batch norm, the whole batch where it is synchronised."""
+    image_size: int
+    """Pixels a side of the images of evaluations; of training images where their phase names no other."""
     train_examples: int
     total_examples: int
     learning_rate: LearningRate
@@ -133,7 +134,7 @@ def make_plan(
     ghost = _ghost_size(recipe, statistics)
     length = partial(_examples, recipe, dataset.train_examples, total=total)
     scheduled = partial(_schedule_examples, recipe, dataset.train_examples, total=total)
-    phases = _phases(recipe, world_size, ghost, total, scheduled)
+    phases = make_phases(recipe, world_size, ghost, total, scheduled)
     check_noise_scale(recipe, engine, phases, world_size, ghost)
     check_compile(recipe, engine, max(phase.split.ranks_per_ghost for phase in phases))
     return Plan(
@@ -142,6 +143,7 @@ def make_plan(
         engine=engine,
         phases=phases,
         bn_batch_size=ghost,
+        image_size=dataset.image_size,
         train_examples=dataset.train_examples,
         total_examples=total,
         learning_rate=learning_rate(recipe, lambda duration: scheduled(duration) / total),
@@ -149,8 +151,14 @@ def make_plan(
         evaluate_every=length(recipe.evaluate_every),
         checkpoint_every=length(recipe.checkpoint.every),
         statistics=statistics,
-        memory=memory_estimate(
-            recipe, statistics, max(phase.split.micro_batch_size for phase in phases), world_size, engine
+        memory=max(
+            (
+                memory_estimate(
+                    recipe, statistics, phase.split.micro_batch_size, world_size, engine, phase.image_size
+                )
+                for phase in phases
+            ),
+            key=lambda parts: sum(parts.values()),
         ),
         precision_reason=reason,
     )
@@ -160,47 +168,6 @@ def _ghost_size(recipe: Recipe, statistics: ModelStatistics) -> int:
     if not statistics.batch_norm_layers:
         return 1
     return recipe.batch_size if recipe.model.batch_norm == "sync" else recipe.bn_batch_size
-
-
-def _phases(
-    recipe: Recipe, world_size: int, ghost: int, total: int, scheduled: Callable[[Duration], float]
-) -> tuple[Phase, ...]:
-    """Raises RecipeError if the batch of any phase cannot be split."""
-    points = [(scheduled(point.at), Fraction(point.factor)) for point in recipe.schedule.batch_growth]
-    planned = [(start, size) for start, size in phase_starts(recipe.batch_size, points) if start < total]
-    # A batch that adapts grows when the model says so; its rate grows with it.
-    adaptive = [(None, size) for size in _doublings(recipe.batch_size, recipe.absa.max_batch_size)]
-    split = partial(
-        split_batch,
-        world_size=world_size,
-        ghost=ghost,
-        micro=recipe.micro_batch_size,
-        max_micro=recipe.max_micro_batch_size,
-        unit=recipe.loss_batch_size,
-    )
-    grown: list[tuple[int | None, int, float]] = [(start, size, 1.0) for start, size in planned]
-    grown += [(start, size, size / recipe.batch_size) for start, size in adaptive]
-    return tuple(
-        Phase(start, size, split(size), factor, _bn_momentum(recipe, size / ghost))
-        for start, size, factor in grown
-    )
-
-
-def _bn_momentum(recipe: Recipe, ghosts: float) -> float:
-    """Weight of a step's statistics in the running ones. Hoffer et al. 2017, algorithm 1, moves them once a
-    ghost batch: what they were then keeps (1 - momentum) ** ghosts.
-    """
-    per_ghost = recipe.bn_update == "ghost_batch"
-    return 1 - (1 - recipe.bn_momentum) ** ghosts if per_ghost else recipe.bn_momentum
-
-
-def _doublings(size: int, most: int) -> list[int]:
-    """Twice the size, and so on, up to `most`."""
-    sizes = []
-    while size < most:
-        size = min(2 * size, most)
-        sizes.append(size)
-    return sizes
 
 
 def _schedule_examples(recipe: Recipe, train_examples: int, duration: Duration, total: int) -> float:

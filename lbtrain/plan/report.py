@@ -2,6 +2,7 @@
 expect.
 """
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 
 from rich import box
@@ -34,7 +35,8 @@ def rows(plan: Plan) -> dict[str, str]:
         "world size": f"{plan.world_size}",
         "batch size (global)": f"{recipe.batch_size:,}",
         "micro-batch x accumulation": f"{split.micro_batch_size} x {split.accumulation}",
-        "batch growth": _growth(plan) or "none",
+        "batch changes": _batch_changes(plan) or "none",
+        "image size": _image_sizes(plan),
         "batch-norm batch": f"{plan.bn_batch_size}{spread}" if has_norm else "no batch norm",
         "ghost batches per step": f"{plan.ghost_batches_per_step}" if has_norm else "-",
         "reference learning rate": "schedule.table" if schedule.rule == "table" else reference,
@@ -75,7 +77,9 @@ def _optimizer(plan: Plan) -> str:
     return config.name + (f", momentum {config.momentum:g}{table}" if table else "")
 
 
-def _growth(plan: Plan) -> str:
+def _batch_changes(plan: Plan) -> str:
+    changes = [new for old, new in itertools.pairwise(plan.phases) if new.batch_size != old.batch_size]
+    follows = any(phase.lr_factor != 1 for phase in plan.phases)
     return "; ".join(
         f"to {phase.batch_size:,} ({phase.split.micro_batch_size} x {phase.split.accumulation}) "
         + (
@@ -83,8 +87,23 @@ def _growth(plan: Plan) -> str:
             if phase.start is None
             else f"at epoch {phase.start / plan.train_examples:.4g}"
         )
-        for phase in plan.phases[1:]
+        + (f", peak rate {phase.lr_factor * plan.learning_rate.peak:.6g}" if follows else "")
+        for phase in changes
     )
+
+
+def _image_sizes(plan: Plan) -> str:
+    """Pixels a side of training images, phase by phase, and of evaluations."""
+    if plan.recipe.model.library != "timm":
+        return "by data.short_edges and data.max_size"
+    sizes = [phase.image_size or plan.image_size for phase in plan.phases]
+    changes = [
+        f", {size} from epoch {phase.begins / plan.train_examples:.4g}"
+        for phase, old, size in zip(plan.phases[1:], sizes, sizes[1:], strict=False)
+        if size != old
+    ]
+    scored = f"; {plan.image_size} in evaluations" if set(sizes) != {plan.image_size} else ""
+    return f"{sizes[0]}{''.join(changes)}{scored}"
 
 
 def _falls(plan: Plan) -> str:
@@ -118,6 +137,9 @@ def notes(plan: Plan) -> list[str]:
     recipe, rate = plan.recipe, plan.learning_rate
     schedule, start = recipe.schedule, recipe.schedule.warmup_start_lr
     grown = sum(phase.start is not None for phase in plan.phases) - 1
+    changes = [point.at for point in schedule.batch_growth]
+    changes += [point.at for point in schedule.image_sizes if point.at]
+    last = plan.phases[-1].image_size or plan.image_size
     optimizer = recipe.optimizer.name
     linear = schedule.rule == "linear" and recipe.batch_size != schedule.base_batch_size
     random = _random_parts(recipe)
@@ -137,8 +159,11 @@ def notes(plan: Plan) -> list[str]:
             != ("none", "", 0.0)
         ),
         "Some milestones lie beyond the end of the run.": any(at >= 1 for at in rate.milestones),
-        "Some points of schedule.batch_growth lie beyond the end of the run, or several in one step.": (
-            grown < len(schedule.batch_growth)
+        "Some points of schedule.batch_growth or schedule.image_sizes lie beyond the end of the run, or "
+        "several in one step.": grown < len(changes),
+        f"Batch norm takes its running statistics from images of {last} pixels a side, and evaluations show "
+        f"it {plan.image_size}: Touvron et al. 2019 fine-tune at the larger size.": (
+            plan.statistics.batch_norm_layers and last != plan.image_size
         ),
         f"The linear rule is SGD's: {optimizer.upper()} has been reproduced best with schedule.rule=sqrt and "
         "schedule.warmup_rule=linear.": optimizer in ("lars", "lamb") and linear,

@@ -53,6 +53,14 @@ def peak_lr(recipe: Recipe) -> float:
     return scale_lr(*pair, momentum=_momentum(recipe), base_momentum=rate.base_momentum)
 
 
+def rate_factor(recipe: Recipe, batch_size: int) -> float:
+    """By what the rate is multiplied while the batch has this size instead of the recipe's: what the recipe's
+    rule makes of it. Raises RecipeError for a batch that its table does not know.
+    """
+    own = peak_lr(recipe)
+    return peak_lr(dataclasses.replace(recipe, batch_size=batch_size)) / own if own else 1.0
+
+
 def scaled_optimizer(recipe: Recipe) -> OptimizerConfig:
     """The optimizer's settings at the recipe's batch size: its momentum is that of the table, if there is
     one. Under the square-root rule the moments of AdamW and NAdamW follow the batch too, with k = batch_size

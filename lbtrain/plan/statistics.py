@@ -2,7 +2,8 @@
 memory of a rank.
 """
 
-from dataclasses import dataclass
+import dataclasses
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -37,6 +38,8 @@ class ModelStatistics:
     frozen: int = 0
     """Parameters that the recipe does not train, those of frozen batch norm included."""
     frozen_norms: int = 0
+    resized: dict[int, int] = field(default_factory=dict)
+    """What activation_bytes_per_image is at the other image sizes of schedule.image_sizes."""
 
     def notes(self) -> list[str]:
         """What a person should know of the model before it is trained."""
@@ -71,6 +74,10 @@ def model_statistics(recipe: Recipe, dataset: DatasetInfo) -> ModelStatistics:
         raise RecipeError(f"model.name={recipe.model.name}: {error}") from error
     frozen, frozen_norms = frozen_counts(model) if recipe.model.freeze else (0, 0)
     activation_bytes, without_gradient = _traced(recipe, model)
+    resized = {
+        point.pixels: _traced(_at_size(recipe, point.pixels), model)[0]
+        for point in recipe.schedule.image_sizes
+    }
     freeze(model, without_gradient)
     try:
         roles = optim.parameter_roles(
@@ -93,7 +100,12 @@ def model_statistics(recipe: Recipe, dataset: DatasetInfo) -> ModelStatistics:
         without_gradient=without_gradient,
         frozen=frozen,
         frozen_norms=frozen_norms,
+        resized=resized,
     )
+
+
+def _at_size(recipe: Recipe, pixels: int) -> Recipe:
+    return dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, image_size=pixels))
 
 
 def freeze(model: nn.Module, names: tuple[str, ...]) -> None:
@@ -145,10 +157,15 @@ def _reached(outputs: list[Tensor]) -> set[int]:
 
 
 def memory_estimate(
-    recipe: Recipe, statistics: ModelStatistics, micro_batch_size: int, world_size: int, engine: str
+    recipe: Recipe,
+    statistics: ModelStatistics,
+    micro_batch_size: int,
+    world_size: int,
+    engine: str,
+    image_size: int | None = None,
 ) -> dict[str, int]:
     """Bytes per rank: fp32 weights, gradients and states (divided by what ZeRO shards), their average,
-    activations in the run's precision.
+    activations in the run's precision for images of `image_size` pixels a side.
 
     Leaves out the framework's own memory, fragmentation and communication buffers. ZeRO stages: Rajbhandari
     et al. 2020, section 5.
@@ -160,6 +177,7 @@ def memory_estimate(
         "lars": tensor,
         "muon": 2 * tensor - 4 * statistics.muon,
     }.get(recipe.optimizer.name, 2 * tensor)
+    per_image = statistics.resized.get(image_size or 0, statistics.activation_bytes_per_image)
     width = 1 if recipe.precision == "fp32" else 2
     return {
         "weights": tensor // (world_size if stage >= 3 else 1)
@@ -167,5 +185,5 @@ def memory_estimate(
         "gradients": tensor // (world_size if stage >= 2 else 1),
         "optimizer_states": states // (world_size if stage >= 1 else 1),
         "average": tensor if recipe.ema.decay else 0,
-        "activations": statistics.activation_bytes_per_image * micro_batch_size // width,
+        "activations": per_image * micro_batch_size // width,
     }

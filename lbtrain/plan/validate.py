@@ -5,6 +5,7 @@ not stopped here. What only the data or the model can tell (a damaged file, an a
 take) is rejected where they are read.
 """
 
+import dataclasses
 import importlib.util
 import math
 import os
@@ -138,10 +139,38 @@ def _check_batch_sizes(recipe: Recipe) -> None:
         raise RecipeError(
             f"absa.max_batch_size={most} must be above batch_size={recipe.batch_size}. 0 switches ABSA off."
         )
-    if most and recipe.schedule.batch_growth:
+    _check_batch_changes(recipe)
+
+
+def _check_batch_changes(recipe: Recipe) -> None:
+    """Rejects two rules for one batch, and image sizes whose batches the rest of the recipe cannot follow."""
+    schedule, sizes = recipe.schedule, recipe.schedule.image_sizes
+    batches = [point.batch_size for point in sizes if point.batch_size]
+    rules = {
+        "absa.max_batch_size": recipe.absa.max_batch_size,
+        "schedule.batch_growth": schedule.batch_growth,
+        "the batches of schedule.image_sizes": batches,
+    }
+    chosen = [name for name, value in rules.items() if value]
+    if len(chosen) > 1:
+        raise RecipeError(f"{chosen[0]} and {chosen[1]} both say how the batch changes. Set one of the two.")
+    if recipe.absa.max_batch_size and sizes:
         raise RecipeError(
-            "absa.max_batch_size and schedule.batch_growth both say how the batch grows. Set one of the two."
+            "absa.max_batch_size and schedule.image_sizes do not go together: a curvature that is compared "
+            "over the run needs images of one size. Set one of the two."
         )
+    if batches and recipe.model.batch_norm == "sync":
+        raise RecipeError(
+            "model.batch_norm=sync takes statistics over the whole batch, which schedule.image_sizes changes "
+            "here. Use model.batch_norm=ghost and a bn_batch_size that divides every batch."
+        )
+    for size in batches:
+        if scaled_optimizer(dataclasses.replace(recipe, batch_size=size)) != scaled_optimizer(recipe):
+            raise RecipeError(
+                f"schedule.image_sizes: at batch_size={size} the optimizer would have other moments or "
+                "another momentum, which stay the same over a run. Use schedule.rule=none or linear without "
+                "optimizer.momentum_table."
+            )
 
 
 def _check_task(recipe: Recipe) -> None:
@@ -194,6 +223,7 @@ def _check_detection(recipe: Recipe) -> None:
         "absa.max_batch_size": recipe.absa.max_batch_size,
         # Images of a detection step are padded to one size, in steps of the batch that the run starts with.
         "schedule.batch_growth": recipe.schedule.batch_growth,
+        "schedule.image_sizes": recipe.schedule.image_sizes,
         "data.augmentation": "" if augmentation in ("none", "flip") else augmentation,
     }
     for key, value in settings.items():

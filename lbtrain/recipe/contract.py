@@ -20,7 +20,7 @@ class Contract:
     """FOLDER/NAME."""
     title: str
     batch: str
-    """With a + where it grows during the run."""
+    """With a + where it changes during the run."""
     metric: str
     measured: str
     published: str
@@ -31,11 +31,12 @@ class Contract:
     def read(cls, path: Path) -> "Contract":
         doc = ast.get_docstring(ast.parse(path.read_text())) or ""
         recipe = load_recipe(path)
-        grows = recipe.schedule.batch_growth or recipe.absa.max_batch_size
+        resized = any(point.batch_size for point in recipe.schedule.image_sizes)
+        changes = recipe.schedule.batch_growth or recipe.absa.max_batch_size or resized
         return cls(
             name=f"{path.parent.name}/{path.stem}",
             title=re.sub(r" \([^()]*\d{4}[^()]*\)", "", doc.partition("\n\n")[0]).rstrip(".:"),
-            batch=f"{recipe.batch_size:,}" + ("+" if grows else ""),
+            batch=f"{recipe.batch_size:,}" + ("+" if changes else ""),
             metric=metric_of(recipe),
             measured=_score(contract_field(doc, "Measured")),
             published=_score(contract_field(doc, "Published")),

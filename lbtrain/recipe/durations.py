@@ -1,5 +1,5 @@
-"""Durations with their unit, and the values of a recipe that contain them: milestones, batch growth and the
-entries of a learning-rate table.
+"""Durations with their unit, and the values of a recipe that contain them: milestones, batch growth, image
+sizes and the entries of a learning-rate table.
 
 Each is parsed once, when a recipe is made, and is a value from then on; `str` gives the text that it was
 parsed from, so that a recipe survives YAML and the command line.
@@ -100,6 +100,37 @@ class BatchGrowth:
 
     def __str__(self) -> str:
         return f"{self.at}:{self.factor:f}"
+
+
+@dataclass(frozen=True)
+class ImageSize:
+    """From where on training images have how many pixels a side: `10ep:192`, or `10ep:192:1024` in batches of
+    1,024.
+    """
+
+    at: Duration
+    pixels: int
+    batch_size: int | None = None
+
+    @classmethod
+    def parse(cls, text: str, name: str = "image_sizes") -> Self:
+        """Raises RecipeError for anything but a duration, a number of pixels and perhaps a batch size, and
+        for a batch size at the start of the run.
+        """
+        at, *numbers = text.split(":")
+        if len(numbers) not in (1, 2) or not all(re.fullmatch(r"[1-9][0-9]{0,9}", each) for each in numbers):
+            raise RecipeError(
+                f"{name}={text}: an image size is a duration and pixels a side, and perhaps a batch size. "
+                "Write 10ep:192 or 10ep:192:1024."
+            )
+        duration = Duration.parse(at, name)
+        if len(numbers) == 2 and not duration:
+            raise RecipeError(f"{name}={text}: the batch that the run starts with is set by batch_size.")
+        return cls(duration, *map(int, numbers))
+
+    def __str__(self) -> str:
+        batch = f":{self.batch_size}" if self.batch_size else ""
+        return f"{self.at}:{self.pixels}{batch}"
 
 
 @dataclass(frozen=True)

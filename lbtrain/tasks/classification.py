@@ -104,14 +104,15 @@ class Classification:
         return {"class_names": names, "inputs": {key: plain(value) for key, value in inputs.items()}}
 
     def batches(
-        self, *, start: int, micro_batch_size: int, rank: int, world_size: int
+        self, *, start: int, micro_batch_size: int, rank: int, world_size: int, image_size: int | None = None
     ) -> Iterator[TrainingBatch]:
         # A micro-batch that holds a part of a group needs the rest of it for its partners.
         loss = self.recipe.loss
         group = self.recipe.bn_batch_size if loss.mixup or loss.cutmix else 1
         split = dict(micro_batch_size=micro_batch_size, rank=rank, world_size=world_size)
         blocks = train_blocks(self.stream, start=start, group=group, **split)
-        loaded = batches(self.train_source, blocks, workers=self.recipe.data.workers, device=self.device)
+        source = self.train_source.sized(image_size) if image_size else self.train_source
+        loaded = batches(source, blocks, workers=self.recipe.data.workers, device=self.device)
         for number, batch in enumerate(loaded):
             first = start + (number * world_size + rank) * micro_batch_size
             # Dropout draws from the global generator: seeded by position, it goes on alike after a restart,

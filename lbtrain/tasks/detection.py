@@ -122,7 +122,7 @@ class InstanceSegmentation:
         return {"class_names": list(self.train_source.class_names), "inputs": inputs}
 
     def batches(
-        self, *, start: int, micro_batch_size: int, rank: int, world_size: int
+        self, *, start: int, micro_batch_size: int, rank: int, world_size: int, image_size: int | None = None
     ) -> Iterator[InstanceBatch]:
         items = self._items(start + rank * micro_batch_size, micro_batch_size, world_size)
         for number, batch in enumerate(

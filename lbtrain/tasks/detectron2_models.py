@@ -167,7 +167,9 @@ class Detectron2Segmentation(InstanceSegmentation):
         )
         self.eval_mapped = _Mapped(cast(CocoSource, self.eval_source), mapper_of(config, False, recipe), seed)
 
-    def batches(self, *, start: int, micro_batch_size: int, rank: int, world_size: int) -> Iterator[Any]:
+    def batches(
+        self, *, start: int, micro_batch_size: int, rank: int, world_size: int, image_size: int | None = None
+    ) -> Iterator[Any]:
         blocks = train_blocks(
             self.stream, start=start, micro_batch_size=micro_batch_size, rank=rank, world_size=world_size
         )

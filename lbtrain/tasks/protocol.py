@@ -67,9 +67,11 @@ class Task(Protocol):
         """
         ...
 
-    def batches(self, *, start: int, micro_batch_size: int, rank: int, world_size: int) -> Iterator[Any]:
+    def batches(
+        self, *, start: int, micro_batch_size: int, rank: int, world_size: int, image_size: int | None = None
+    ) -> Iterator[Any]:
         """This rank's micro-batches from position `start` of the run on, without end. What a batch is, only
-        the task knows.
+        the task knows. `image_size`: pixels a side where they are not those of evaluations; of classifiers.
         """
         ...
 

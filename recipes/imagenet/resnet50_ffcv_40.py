@@ -12,7 +12,7 @@ from resnet50_ffcv_16 import recipe as shortest
 from lbtrain import main
 
 # Peak learning rate 1.7.
-recipe = shortest.vary(duration="40ep")
+recipe = shortest.vary(duration="40ep", schedule=dict(image_sizes=["0ep:160", "32ep:192"]))
 
 if __name__ == "__main__":
     main(recipe)

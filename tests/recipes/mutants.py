@@ -68,12 +68,13 @@ def _lists(value: list[Any]) -> Iterator[list[Any]]:
 
 
 def _items(item: Any) -> Iterator[Any]:
-    """A text, or a milestone or growth of the batch with its place and its factor."""
+    """A text, or a milestone, growth of the batch or image size part by part."""
     if isinstance(item, str):
         yield f"{item}x"
         return
-    yield from (dataclasses.replace(item, at=at) for at in changed(item.at, ()))
-    yield from (dataclasses.replace(item, factor=factor) for factor in changed(item.factor, ()))
+    for part in dataclasses.fields(item):
+        for value in changed(getattr(item, part.name), ()):
+            yield dataclasses.replace(item, **{part.name: value})
 
 
 def score() -> dict[str, tuple[int, list[str]]]:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -62,6 +63,9 @@ NUMBERS: dict[str, Callable[[Recipe], object]] = {
     "randaugment_magnitude": lambda recipe: int(re.search(r"-m(\d+)", recipe.data.auto_augment)[1]),
     "crop_area_min": lambda recipe: recipe.data.min_crop_area,
     "train_crop": lambda recipe: recipe.data.image_size,
+    "min_res": lambda recipe: recipe.schedule.image_sizes[0].pixels,
+    "max_res": lambda recipe: recipe.schedule.image_sizes[-1].pixels,
+    "val_resolution": lambda recipe: recipe.data.image_size,
     "drop_path": lambda recipe: recipe.model.drop_path,
     "ema_decay": lambda recipe: recipe.ema.decay,
     "base_lr_log2": lambda recipe: math.log2(recipe.schedule.base_lr / recipe.schedule.base_batch_size),
@@ -109,9 +113,9 @@ PUBLISHED: dict[str, tuple[str, dict[str, str | tuple[str, ...]], int]] = {
     "resnet50_rsb_a2": ("modern", dict(recipe="rsb_a2_mmpretrain"), 11),
     "resnet50_rsb_a3": ("modern", dict(recipe="rsb_a3_mmpretrain"), 11),
     "resnet50_torchvision": ("modern", dict(recipe="tv_resnet50_v2"), 11),
-    "resnet50_ffcv_16": ("modern", dict(recipe="ffcv_rn50_16"), 6),
-    "resnet50_ffcv_40": ("modern", dict(recipe="ffcv_rn50_40"), 6),
-    "resnet50_ffcv_88": ("modern", dict(recipe="ffcv_rn50_88"), 6),
+    "resnet50_ffcv_16": ("modern", dict(recipe="ffcv_rn50_16"), 10),
+    "resnet50_ffcv_40": ("modern", dict(recipe="ffcv_rn50_40"), 10),
+    "resnet50_ffcv_88": ("modern", dict(recipe="ffcv_rn50_88"), 10),
     "resnet50_algoperf": ("modern", dict(recipe="algoperf_imagenet_resnet_target"), 6),
     "vit_s16_90": ("modern", dict(recipe="bv_vit_s16_i1k"), 6),
     "vit_s16_algoperf": ("modern", dict(recipe="algoperf_imagenet_vit_target"), 5),
@@ -149,6 +153,22 @@ def test_every_printed_setting_is_the_recipes(name):
     for metric, values in printed.items():
         ours = NUMBERS[metric](recipe)
         assert ours == pytest.approx(values if isinstance(ours, list) else values[0]), metric
+
+
+@pytest.mark.parametrize("epochs", [16, 40, 88])
+def test_the_resolution_of_ffcvs_configurations_epoch_by_epoch(epochs):
+    """ImageNetTrainer.get_resolution: between the ends of its ramp, the nearest multiple of 32."""
+    rows = {row["metric"]: row["value"] for row in seen("modern") if row["recipe"] == f"ffcv_rn50_{epochs}"}
+    ramp = [int(rows[f"res_ramp_{end}_epoch"]) for end in ("start", "end")]
+    ends = [int(rows[name]) for name in ("min_res", "max_res")]
+    theirs = [int(np.round(np.interp(epoch, ramp, ends) / 32)) * 32 for epoch in range(epochs)]
+    recipe = load(named(f"resnet50_ffcv_{epochs}"))["recipe"]
+    found = plan(recipe)
+    step = recipe.batch_size  # an epoch ends inside a step
+    ours = [
+        found.phase(epoch * found.train_examples + (epoch > 0) * step).image_size for epoch in range(epochs)
+    ]
+    assert ours == theirs and recipe.data.crop_share == 0.875
 
 
 def test_every_row_of_goyals_table_3b_is_a_recipe():

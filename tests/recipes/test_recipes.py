@@ -314,6 +314,8 @@ def _small(recipe: Recipe) -> list[str]:
         f"data.image_size={64 if recipe.model.name.startswith('alexnet') else 32}",
         "data.augmentation=none",
     ]
+    if recipe.schedule.image_sizes:
+        words.append("schedule.image_sizes=0ep:24,1it:32")
     if recipe.model.name.startswith("alexnet"):
         words.append("model.args={hidden: 64}")
     if recipe.model.name.startswith("deit"):

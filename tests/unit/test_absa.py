@@ -123,9 +123,10 @@ def test_the_batch_sizes_of_a_plan():
         BatchSplit(100, 7, 1),
     ]
     assert [phase.lr_factor for phase in plan.phases] == [1, 2, 4, 700 / 128]
-    assert rows(plan)["batch growth"] == (
-        "to 256 (128 x 2) as the loss flattens; to 512 (128 x 4) as the loss flattens; "
-        "to 700 (100 x 7) as the loss flattens"
+    assert rows(plan)["batch changes"] == (
+        "to 256 (128 x 2) as the loss flattens, peak rate 0.1; "
+        "to 512 (128 x 4) as the loss flattens, peak rate 0.2; "
+        "to 700 (100 x 7) as the loss flattens, peak rate 0.273438"
     )
     assert rows(plan)["total steps"].startswith("at most ")
     assert [phase.start for phase in plan.phases] == [0, None, None, None]

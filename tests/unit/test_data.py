@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -497,3 +498,15 @@ def test_fetching_leaves_the_stored_images_as_they_were():
     before = source.images.clone()
     whole(source)
     assert torch.equal(source.images, before)
+
+
+def test_sized_images_are_the_same_images_at_another_size():
+    source = open_source(DataConfig(augmentation="crop_flip"), train=True, seed=3)
+    six = SampleStream(1440, 0).block(0, 6)
+    own, labels = source.fetch(six)
+    small, same_labels = source.sized(4).fetch(six)
+    assert small.shape == (6, 1, 4, 4) and torch.equal(labels, same_labels)
+    expected = F.interpolate(own, (4, 4), mode="bilinear", antialias=True)
+    assert torch.equal(small, expected)
+    assert torch.equal(source.sized(8).fetch(six)[0], own)
+    assert torch.equal(source.fetch(six)[0], own), "the source itself keeps its size"

@@ -470,3 +470,10 @@ def test_the_environment_may_say_where_indexes_are_kept(tmp_path, monkeypatch):
     assert index_cache.cache_file([tmp_path / "a.tar"]).parent == Path(
         os.path.expanduser("~/.cache/lbtrain/index")
     )
+
+
+@pytest.mark.parametrize("size", [16, 32, 48])
+def test_resized_photos_are_those_of_a_data_set_of_that_size(folder, size):
+    ours = open_source(config(folder), train=True, seed=3).sized(size).fetch(block(0, 2, 1, epoch=4))
+    theirs = open_source(config(folder, image_size=size), train=True, seed=3).fetch(block(0, 2, 1, epoch=4))
+    assert all(torch.equal(our, their) for our, their in zip(ours, theirs, strict=True))

@@ -21,6 +21,7 @@ BELOW = {
     "plan.scaling": {"plan.schedules"},
     "plan.precision": set(),
     "plan.batching": set(),
+    "plan.phases": {"plan.batching", "plan.scaling"},
     "plan.statistics": {"data", "nn", "optim", "tasks"},
     "plan.validate": {"plan.batching", "plan.scaling"},
     "plan.plan": {"plan", "data"},

@@ -490,7 +490,7 @@ def test_a_growing_batch_is_split_phase_by_phase_and_printed():
         512,
         512,
     ]
-    assert rows(plan)["batch growth"] == "to 128 (64 x 1) at epoch 10; to 512 (64 x 4) at epoch 15.07"
+    assert rows(plan)["batch changes"] == "to 128 (64 x 1) at epoch 10; to 512 (64 x 4) at epoch 15.07"
     assert (plan.recipe.batch_size, plan.split, plan.total_steps) == (64, BatchSplit(32, 1, 1), 225 + 57 + 14)
     assert json.loads(plan.to_json())["phases"][1] == dict(
         start=14_400,
@@ -498,6 +498,7 @@ def test_a_growing_batch_is_split_phase_by_phase_and_printed():
         split=dict(micro_batch_size=64, accumulation=1, ranks_per_ghost=1),
         lr_factor=1.0,
         bn_momentum=0.1,
+        image_size=None,
     )
 
 
@@ -549,6 +550,99 @@ def test_growth_after_the_end_is_noted():
         small(duration="5ep", schedule=dict(batch_growth=["10ep:2"], decay="none"), data=dict(name="digits"))
     )
     assert len(plan.phases) == 1 and "beyond the end" in notes(plan)[-1]
+
+
+def test_image_sizes_are_phases_whose_rate_follows_their_batch():
+    sizes = ["0ep:4", "10ep:6:128", "15ep:8:64", "17ep:8"]
+    plan = plan_of(small(schedule=dict(image_sizes=sizes, warmup="0ep"), data=dict(name="digits")))
+    assert [(phase.start, phase.batch_size, phase.image_size, phase.lr_factor) for phase in plan.phases] == [
+        (0, 64, 4, 1),
+        (14_400, 128, 6, 2),
+        (21_696, 64, 8, 1),
+        (24_512, 64, 8, 1),
+    ]
+    said = rows(plan)
+    assert said["image size"] == "4, 6 from epoch 10, 8 from epoch 15.07; 8 in evaluations"
+    assert said["batch changes"] == (
+        "to 128 (128 x 1) at epoch 10, peak rate 0.05; to 64 (64 x 1) at epoch 15.07, peak rate 0.025"
+    )
+    assert plan.total_steps == 225 + 57 + -(-(28_800 - 21_696) // 64)
+
+
+@pytest.mark.parametrize(("rule", "factor"), [("linear", 4), ("sqrt", 2), ("none", 1), ("table", 5)])
+def test_the_rate_follows_the_batch_of_an_image_size_by_the_recipes_rule(rule, factor):
+    table = dict(table=["64:0.1", "256:0.5"]) if rule == "table" else {}
+    schedule = dict(rule=rule, image_sizes=["1ep:8:256"], **table)
+    plan = plan_of(small(schedule=schedule, data=dict(name="digits")))
+    assert [phase.lr_factor for phase in plan.phases] == pytest.approx([1, factor])
+
+
+def test_image_sizes_alone_leave_a_batch_that_grows_in_place_of_the_rate():
+    schedule = dict(batch_growth=["10ep:2"], image_sizes=["5ep:6"], decay="none")
+    plan = plan_of(small(schedule=schedule, data=dict(name="digits")))
+    assert [(phase.batch_size, phase.image_size, phase.lr_factor) for phase in plan.phases] == [
+        (64, None, 1),
+        (64, 6, 1),
+        (128, 6, 1),
+    ]
+    assert rows(plan)["image size"] == "8, 6 from epoch 5.022; 8 in evaluations"
+    assert "running statistics from images of 6 pixels a side" in notes(plan)[-1]
+
+
+def test_the_memory_estimate_follows_the_image_size():
+    def activations(*sizes: str) -> int:
+        recipe = small(model=dict(name="cifar_resnet8"), schedule=dict(image_sizes=list(sizes)))
+        return make_plan(recipe, 1).memory["activations"]
+
+    whole = activations()
+    assert activations("0ep:4") < whole / 3 < whole < activations("5ep:16") / 3
+    assert activations("0ep:4", "5ep:8:32") < whole, "the smaller batch of the larger images"
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (dict(schedule=dict(image_sizes=["5ep:6:96"], batch_growth=["9ep:2"])), "both say how the batch"),
+        (
+            dict(schedule=dict(image_sizes=["5ep:6:96"]), absa=dict(max_batch_size=256)),
+            "both say how the bat",
+        ),
+        (dict(schedule=dict(image_sizes=["5ep:6"]), absa=dict(max_batch_size=256)), "do not go together"),
+        (dict(schedule=dict(image_sizes=["5ep:6:96"]), model=dict(batch_norm="sync")), "bn_batch_size that"),
+        (dict(schedule=dict(image_sizes=["5ep:6:60"])), "Nearest valid batch_size on 1 rank: 56, 64."),
+        (dict(schedule=dict(rule="table", table=["64:1"], image_sizes=["5ep:6:96"])), "is not in sched"),
+        (
+            dict(schedule=dict(rule="sqrt", image_sizes=["5ep:6:96"]), optimizer=dict(name="adamw")),
+            "at batch_size=96 the optimizer would have other moments",
+        ),
+        (
+            dict(
+                schedule=dict(image_sizes=["5ep:6:96"]),
+                optimizer=dict(momentum_table=["64:0.9", "96:0.8"]),
+            ),
+            "at batch_size=96 the optimizer would have other moments or another momentum",
+        ),
+    ],
+)
+def test_image_sizes_that_the_rest_cannot_follow_are_rejected(changes, said):
+    base = {"bn_batch_size": 1} if "sync" in str(changes) else {}
+    with pytest.raises(RecipeError, match=re.escape(said)):
+        plan_of(small(**base, data=dict(name="digits")).vary(**changes))
+
+
+def test_a_model_of_one_image_size_is_rejected_with_its_argument():
+    recipe = small(model=dict(name="vit_tiny_patch16_224"), data=dict(name="synthetic", image_size=224))
+    with pytest.raises(RecipeError, match="does not take images of 3 x 192 x 192"):
+        make_plan(recipe.vary(schedule=dict(image_sizes=["0ep:192"])), 1)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["10ep", "10ep:", "10ep:0", "10:192", "ep:192", "10ep:192x", "10ep:192:", "0ep:192:64", "1ep:2:3:4"],
+)
+def test_an_image_size_is_a_duration_pixels_and_perhaps_a_batch(text):
+    with pytest.raises(RecipeError, match=r"^schedule\.image_sizes="):
+        Recipe().vary(schedule=dict(image_sizes=[text]))
 
 
 def test_the_memory_estimate_is_that_of_the_largest_micro_batch():

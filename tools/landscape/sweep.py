@@ -90,6 +90,7 @@ def _words_at(
         "schedule.warmup=0ep",
         "schedule.decay=none",
         "schedule.batch_growth=",
+        "schedule.image_sizes=",
         *(f"{key}={steps}it" for key in ("duration", "evaluate_every", "checkpoint.every")),
         f"log_every={max(1, LOG_EXAMPLES // size)}it",
         "measure.noise_scale=2it",

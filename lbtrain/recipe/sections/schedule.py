@@ -1,8 +1,8 @@
-"""schedule.*: the learning rate and the batch size over the run."""
+"""schedule.*: the learning rate, the batch size and the image size over the run."""
 
 from dataclasses import dataclass
 
-from lbtrain.recipe.durations import BatchGrowth, Duration, Milestone, TableEntry
+from lbtrain.recipe.durations import BatchGrowth, Duration, ImageSize, Milestone, TableEntry
 from lbtrain.recipe.sections.fields import Unassignable, key, length
 
 
@@ -80,6 +80,12 @@ class ScheduleConfig(Unassignable):
         [],
         "Where the batch size is multiplied, and by what, such as 60ep:5 (Smith et al. 2018). The learning "
         "rate stays the same.",
+    )
+    image_sizes: list[ImageSize] = key(
+        [],
+        "Where training images change to how many pixels a side, such as 0ep:128,10ep:224 (progressive "
+        "resizing), and to which batch size with them, if it changes: 0ep:128,10ep:224:1024. The learning "
+        "rate follows the batch by schedule.rule. Evaluations keep data.image_size.",
     )
     power: float = key(
         2.0,

@@ -107,6 +107,7 @@ REACHES: dict[str, tuple[Callable[[Recipe], Any], str, str]] = {
     "schedule.milestones": (rates, STEPS, "schedule.milestones=4ep"),
     "schedule.factor": (rates, STEPS, "schedule.factor=0.2"),
     "schedule.batch_growth": (rates, "", "schedule.batch_growth=5ep:2"),
+    "schedule.image_sizes": (trained, "", "schedule.image_sizes=0ep:6"),
     "schedule.power": (rates, "schedule.decay=poly", "schedule.power=1"),
     "schedule.end_lr": (rates, "", "schedule.end_lr=0.001"),
     "schedule.decay_until": (rates, "", "schedule.decay_until=0.5dur"),

@@ -203,6 +203,7 @@ class Study:
             f"micro_batch_size={row.per_gpu_batch}",
             "schedule.rule=none",
             "schedule.batch_growth=",
+            "schedule.image_sizes=",
         ]
         if self.engine in ("deepspeed", "colossalai"):
             settings.append(f"{self.engine}.zero_stage={row.zero_stage}")
