@@ -15,6 +15,8 @@ from lbtrain.runs.directory import RunDirectory
 from lbtrain.runs.rows import read_rows
 from lbtrain.tasks import PrimaryMetric
 
+from ..scaling_report.stragglers import Waits
+
 Curve = tuple[Any, Any]
 """Epochs, and a value at each."""
 
@@ -78,6 +80,8 @@ class Arm(Scored):
     error_curves: list[Curve]
     """Training error by epoch; empty where the runs have none."""
     score_curves: list[Curve]
+    waits: list[Waits]
+    """For the slowest rank, of each run on several ranks."""
     origins: set[str]
     """Commit, hardware and versions of the runs, as they wrote them; one unless a study was continued
     elsewhere or later.
@@ -111,6 +115,7 @@ class Arm(Scored):
             loss_curves=[_curve(run, "train", "loss") for run in rows],
             error_curves=[curve for run in rows if (curve := _by_epoch(run, "train_error"))],
             score_curves=[_curve(run, "eval", primary_metric.name) for run in rows],
+            waits=_waits(ended, rows),
             origins={origin_of(summary) for summary in summaries},
             evaluations=evaluations,
         )
@@ -153,6 +158,14 @@ def _by_epoch(rows: list[dict[str, Any]], value: str) -> Curve | None:
             sums[epoch] = sums.get(epoch, 0) + np.array([row[value], 1]) * (row["examples"] - seen)
             seen = row["examples"]
     return (np.array([*sums]), np.array([total / of for total, of in sums.values()])) if sums else None
+
+
+def _waits(folders: list[Path], runs: list[list[dict[str, Any]]]) -> list[Waits]:
+    named = (
+        Waits.of(f"{folder.parent.name} {folder.name}", rows)
+        for folder, rows in zip(folders, runs, strict=True)
+    )
+    return [waits for waits in named if waits]
 
 
 def _curve(rows: list[dict[str, Any]], kind: str, value: str) -> Curve:

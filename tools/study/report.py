@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from ..kit import pages
 from ..kit.charts import Chart, crosses, error_axis, look, save, tidy
 from ..kit.tables import Table
+from ..scaling_report import stragglers
 from .arm import Arm, Curve, Scored
 
 
@@ -43,9 +44,10 @@ def write_report(
         "outcomes": found,
         "provenance": origin,
     }
-    charts = charts_of(arms)
+    charts, waits = charts_of(arms), [each for arm in arms for each in arm.waits]
     save(charts, out / "study.png")
-    page = pages.report(title, found, charts, [table], origin)
+    ranks = (stragglers.charts(waits), [stragglers.table(waits)]) if waits else ([], [])
+    page = pages.report(title, found, charts + ranks[0], [table, *ranks[1]], origin)
     (out / "study.html").write_text(page)
     return write_text_and_data(out, "study", data)
 

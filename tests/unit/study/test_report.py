@@ -64,6 +64,23 @@ def arm(tmp_path: Path, name: str, errors: list[float | None], primary_metric=ER
     return Arm.read(recipe, tmp_path, list(range(len(errors))), PrimaryMetric(**primary_metric))
 
 
+def test_the_page_shows_the_slowest_rank_of_runs_on_several(tmp_path):
+    def page(arms):
+        write_report(arms, tmp_path, title="t", command="c", launch="")
+        return (tmp_path / "study.html").read_text()
+
+    alone = page([arm(tmp_path, "alone", [1.0])])
+    assert "slowest rank" not in alone
+    arm(tmp_path, "pair", [1.0])
+    slow = {"slowest_rank": 1, "slowest_host": "node01", "rank_wait": 0.25, "images_per_sec": 10.0}
+    rows = [{"kind": "train", "epoch": 1.0, "examples": 1440, **slow}, {"kind": "eval", "top1_error": 1.0}]
+    write_rows(tmp_path / "pair/seed0", rows)
+    read = Arm.read(tmp_path / "pair.py", tmp_path, [0], PrimaryMetric(**ERROR))
+    pair = page([read])
+    assert "pair seed0" in pair and "rank 1 on node01" in pair and "25.00%" in pair
+    assert pair.count("<svg") == alone.count("<svg") + 2
+
+
 def test_damaged_files_of_a_run_are_named(tmp_path, capsys):
     arm(tmp_path, "digits", [1.0])
     run = tmp_path / "digits/seed0"
