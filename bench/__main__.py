@@ -60,6 +60,7 @@ BENCHES = (
     Bench("two_ranks", 3),
     Bench("optim", 1.5),
     Bench("stopwatch", 1),
+    Bench("startup", 3),
     Bench("noise_scale", 1.5),
     Bench("checkpoint", 3),
     Bench("hessian", 7, _pyhessian),

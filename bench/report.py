@@ -27,6 +27,7 @@ TITLES = {
     "checkpoint": "What saving costs",
     "accuracy": "Time to accuracy on CIFAR-10",
     "stopwatch": "What the scaling report's stopwatch costs",
+    "startup": "Starting",
     "gpu": "On a GPU",
 }
 OPENING = """\

@@ -3,6 +3,7 @@ layouts they come in.
 """
 
 import gzip
+import importlib.util
 import itertools
 import math
 import zipfile
@@ -34,12 +35,15 @@ def read_arrays(name: str, root: Path, *, train: bool, max_pixels: int = MAX_PIX
 
 def digits(train: bool) -> Arrays:
     """scikit-learn's bundled 8 x 8 digits, split once and for all: 1,440 to train on, 357 to score."""
-    from sklearn.datasets import load_digits
-
-    bunch = load_digits()
-    order = np.random.RandomState(0).permutation(len(bunch.target))
-    part = order[:1440] if train else order[1440:]
-    return (bunch.images[part, :, :, None] * 15.9375).astype(np.uint8), bunch.target[part]
+    # Importing scikit-learn takes more than a second, and its table of digits can be read without.
+    package = importlib.util.find_spec("sklearn")
+    if package is None or package.origin is None:
+        raise ModuleNotFoundError("No module named 'sklearn'", name="sklearn")
+    with gzip.open(Path(package.origin).parent / "datasets/data/digits.csv.gz") as lines:
+        table = np.loadtxt(lines, delimiter=",", dtype=np.uint8)
+    part = np.random.RandomState(0).permutation(len(table))[slice(1440) if train else slice(1440, None)]
+    images = table[part, :64].reshape(-1, 8, 8, 1)
+    return (images * 15.9375).astype(np.uint8), table[part, 64].astype(np.int64)
 
 
 def _cifar(name: str, root: Path, train: bool, max_pixels: int) -> Arrays:

@@ -1,0 +1,76 @@
+"""What a start costs: a recipe of one step, from the command to its end, against a bare script that imports
+the same libraries, in turns.
+
+    python -m bench.startup
+
+Processor time of all processes of a launch, because its wall time is that of the machine's other work too.
+The bare script imports torch, torchvision, timm and TensorBoard, and DeepSpeed under its launcher, and joins
+the process group; it builds no model, reads no data and writes nothing. Below 1: lbtrain leaves Python's
+garbage collector off while it imports. Writes results/startup.csv.
+"""
+
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from bench import parser
+from bench.rows import Row, paired, write
+
+ROUNDS = 6
+RECIPE = Path(__file__).parents[1] / "recipes/digits/digits.py"
+ONE_STEP = ("duration=1it", "schedule.warmup=1it", "evaluate_every=1dur")
+BARE = """
+import torch, torchvision, timm, torch.utils.tensorboard
+import torch.distributed as dist
+{more}
+dist.init_process_group("gloo", **{group})
+dist.barrier()
+dist.destroy_process_group()
+"""
+RANKS, ALONE = "{}", '{"store": dist.HashStore(), "rank": 0, "world_size": 1}'
+SCRIPTS = Path(sys.executable).parent
+CASES = {
+    "python, one process": ([sys.executable], "", ALONE),
+    "torchrun, two ranks": ([str(SCRIPTS / "torchrun"), "--nproc_per_node", "2"], "", RANKS),
+    "deepspeed, two ranks": (
+        [str(SCRIPTS / "deepspeed"), "--num_accelerators", "2"],
+        "import deepspeed",
+        RANKS,
+    ),
+}
+
+
+def cpu_seconds(command: list[str], folder: Path) -> float:
+    """User and system time of a command and all processes that it waits for."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+    subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True, timeout=300)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def measure(case: str, rounds: int) -> Row:
+    launcher, more, group = CASES[case]
+    ours, bare = [], []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "bare.py").write_text(BARE.format(more=more, group=group))
+        for number in range(1 + rounds):
+            run = [*launcher, str(RECIPE), *ONE_STEP, f"run_dir={folder}/run{number}"]
+            ours.append(cpu_seconds(run, folder))
+            bare.append(cpu_seconds([*launcher, str(folder / "bare.py")], folder))
+    return paired(
+        "startup", f"a recipe of one step, {case}", "the imports alone", ours[1:], bare[1:],
+        unit="s of processor time", target="<=1.25", command=f"python -m bench.startup --cases '{case}'",
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    flags = parser("python -m bench.startup", __doc__, cases=CASES)
+    flags.add_argument("--rounds", type=int, default=ROUNDS, help=f"The number of rounds (default {ROUNDS}).")
+    options = flags.parse_args()
+    for case in options.cases:
+        write([measure(case, options.rounds)], "startup")
