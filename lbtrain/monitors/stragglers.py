@@ -29,7 +29,7 @@ class Straggler:
 
 
 class OwnTime:
-    """Sums this rank's own time. Nothing waits for the device before `of_all_ranks`."""
+    """Sums this rank's own time. Nothing waits for the device before `for_rank`."""
 
     def __init__(self, device: torch.device, clock: Clock | None = None):
         self._device, self._clock = device, clock or clock_for(device)

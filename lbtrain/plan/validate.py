@@ -335,13 +335,13 @@ def check_compiler(device_type: str) -> None:
         raise RecipeError("compile=true on a GPU needs the package triton: install it, or use compile=false.")
 
 
-_PACKAGES = {"wandb": "wandb", "trackio": "trackio", "mlflow": "mlflow", "comet_ml": "comet_ml"}
-"""What each tracker needs beside accelerate. TensorBoard, which is the default, may be absent."""
+_TRACKERS = ("wandb", "trackio", "mlflow", "comet_ml")
+"""Each needs accelerate and the package of its name. TensorBoard, which is the default, may be absent."""
 
 
 def _check_trackers(recipe: Recipe) -> None:
     for name in recipe.log.trackers:
-        needed = ("accelerate", _PACKAGES[name]) if name in _PACKAGES else ()
+        needed = ("accelerate", name) if name in _TRACKERS else ()
         missing = [package for package in needed if importlib.util.find_spec(package) is None]
         if missing:
             raise RecipeError(

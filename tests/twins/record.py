@@ -84,6 +84,22 @@ def trajectory(model: nn.Module, losses: list[float]) -> Trajectory:
     return Trajectory(losses, {name: weight.detach().clone() for name, weight in model.named_parameters()})
 
 
+def stepped(
+    model: nn.Module, optimizer: Any, criterion: Any = F.cross_entropy, schedule: Any = None
+) -> Trajectory:
+    """Plain steps over the twin's images; `optimizer` may hold some of the weights only."""
+    losses = []
+    for images, labels in batches():
+        model.zero_grad()
+        loss = criterion(model(images), labels)
+        loss.backward()
+        optimizer.step()
+        if schedule:
+            schedule.step()
+        losses.append(loss.item())
+    return trajectory(model, losses)
+
+
 def lars(code: Path, arrays: Arrays) -> Trajectory:
     """lars.py and utils.py: optimizer, schedule, label smoothing, joined as in pytorch_imagenet_resnet.py."""
     with standing_in(horovod=types.ModuleType("horovod"), horovod__torch=types.ModuleType("torch")):
@@ -95,15 +111,7 @@ def lars(code: Path, arrays: Arrays) -> Trajectory:
     schedule = theirs["PolynomialWarmup"](
         optimizer, decay_steps=STEPS, warmup_steps=10, end_lr=0.0, power=2.0, last_epoch=-1
     )
-    criterion, losses = theirs["LabelSmoothLoss"](0.1), []
-    for images, labels in batches():
-        optimizer.zero_grad()
-        loss = criterion(model(images), labels)
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        losses.append(loss.item())
-    return trajectory(model, losses)
+    return stepped(model, optimizer, theirs["LabelSmoothLoss"](0.1), schedule)
 
 
 def lamb(code: Path, arrays: Arrays) -> Trajectory:
@@ -132,15 +140,9 @@ def lamb(code: Path, arrays: Arrays) -> Trajectory:
 def timm_lamb(_: Path, arrays: Arrays) -> Trajectory:
     from timm.optim import Lamb
 
-    model, losses = started(network(), arrays), []
+    model = started(network(), arrays)
     optimizer = Lamb(model.parameters(), lr=0.01, weight_decay=0.02, eps=1e-6, max_grad_norm=1.0)
-    for images, labels in batches():
-        optimizer.zero_grad()
-        loss = F.cross_entropy(model(images), labels)
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    return trajectory(model, losses)
+    return stepped(model, optimizer)
 
 
 def airbench(code: Path, arrays: Arrays) -> Trajectory:
@@ -154,16 +156,9 @@ def airbench(code: Path, arrays: Arrays) -> Trajectory:
         (r"(?s)#############################################\n# +DataLoader.*", ""),
     )
     theirs = executed(text)
-    model, losses = started(network(), arrays), []
+    model = started(network(), arrays)
     filters = [weight for weight in model.parameters() if weight.dim() == 4]
-    optimizer = theirs["Muon"](filters, lr=0.02, momentum=0.6, nesterov=True)
-    for images, labels in batches():
-        model.zero_grad()
-        loss = F.cross_entropy(model(images), labels)
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    return trajectory(model, losses)
+    return stepped(model, theirs["Muon"](filters, lr=0.02, momentum=0.6, nesterov=True))
 
 
 class Meter:
