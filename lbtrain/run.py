@@ -222,7 +222,11 @@ def build_bare_model(recipe: Recipe, plan: Plan, device: torch.device) -> nn.Mod
             model, plan.bn_batch_size, momentum=recipe.bn_momentum, compiled=recipe.compile
         )
     if recipe.compile:
-        model.compile()  # in place: the names of its weights stay, and engines see the same network
+        # In place: the names of its weights stay, and engines see the same network. For each shape apart, and
+        # without what another run of this process compiled: at a second shape torch goes over to symbolic
+        # ones, which takes minutes to compile with batch norm in the graph.
+        torch.compiler.reset()
+        model.compile(dynamic=False)
     return model
 
 
