@@ -38,7 +38,8 @@ class Setting:
     @property
     def resnet50(self) -> Job:
         job = Job("resnet50", 224, 256, 8, device=self.device, precision="bf16", channels_last=True)
-        return replace(job, image_size=32, micro_batch_size=2, steps=1) if self.tiny else job
+        small = replace(job, model="test_resnet", image_size=32, micro_batch_size=2, steps=1)
+        return small if self.tiny else job
 
     @property
     def rounds(self) -> int:
