@@ -10,7 +10,7 @@ from resnet8 import recipe as baseline
 
 from lbtrain import main
 
-# Peak learning rate 0.1.
+# Peak learning rate 0.1616.
 recipe = baseline.vary(
     absa=dict(max_batch_size=4096, patience=4),
 )
