@@ -9,14 +9,15 @@ depends on the scale of the weights: it compares runs of one network, not networ
 random subspace it depends on the distribution of A too, which the definition leaves open: here its entries
 are standard normal, so that a coordinate of z moves every parameter about as far as a coordinate of the full
 space moves its own. (Columns of length 1 would move them less by the root of size: a box of 1e-3 would then
-show the slope at x and nothing of its curvature.) Ten iterations find a large value, not surely the maximum;
-the paper starts them at x itself, where the gradient of a minimum says little, here they start at a random
-point of the box. With `eval` batch norm the running statistics stay those of x while the weights move. Over
-ranks: each follows the same search, since value and gradient are averages over all of them.
+show the slope at x and nothing of its curvature.) Ten iterations find a large value, not surely the maximum.
+The paper starts them at x itself (`start="x"`), where the gradient of a minimum says little; by default they
+start at a random point of the box. With `eval` batch norm the running statistics stay those of x while the
+weights move. Over ranks: each follows the same search, since value and gradient are averages over all of
+them.
 """
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -50,12 +51,18 @@ class Sharpness:
 
 
 def box_sharpness(
-    surface: Surface, *, epsilon: float = 1e-3, directions: int = 0, iterations: int = 10, seed: int = 0
+    surface: Surface,
+    *,
+    epsilon: float = 1e-3,
+    directions: int = 0,
+    iterations: int = 10,
+    start: Literal["random", "x"] = "random",
+    seed: int = 0,
 ) -> Sharpness:
     """Keskar's metric: the largest f(x + A z) with |z_i| <= epsilon (|(A+ x)_i| + 1), by L-BFGS-B.
 
     `directions` = 0 searches the full space (A the identity), 100 is the paper's random subspace (A of normal
-    columns).
+    columns). `start`: a random point of the box, or x itself.
     """
     from scipy.optimize import minimize
 
@@ -77,11 +84,11 @@ def box_sharpness(
         peak = max(peak, value)
         return -value, -(gradient if basis is None else basis.T @ gradient).double().cpu().numpy()
 
-    start = bound * (2 * np.random.default_rng(seed).random(len(bound)) - 1)
+    place = 2 * np.random.default_rng(seed).random(len(bound)) - 1 if start == "random" else 0.0
     limits: Any = np.stack([-bound, bound], axis=1)
     minimize(
         descend,
-        start,
+        bound * place,
         jac=True,
         method="L-BFGS-B",
         bounds=limits,

@@ -2,7 +2,7 @@
 
     lbtrain landscape batch RUN_DIR                  critical batch, steps and examples at each batch
     lbtrain landscape layers RUN_DIR                 layer-wise ratios over the run, as heat maps
-    lbtrain landscape sharpness RUN_DIR              Keskar's metric and SAM's
+    lbtrain landscape sharpness RUN_DIR...           Keskar's metric and SAM's; mean and deviation of runs
     lbtrain landscape hessian RUN_DIR                top eigenvalues, trace, spectral density
     lbtrain landscape compare SMALL_RUN LARGE_RUN    both of these side by side, and the line between
     lbtrain landscape sweep RECIPE                   steps to a loss at many batch sizes, measured
@@ -42,7 +42,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         help="Leave out what was measured after the training loss first was below this value.",
     )
     add("layers", "Draw layer-wise ratios over a run.", "RUN_DIR")
-    _add_loss_options(add("sharpness", "Measure how far the loss rises near the minimum.", "RUN_DIR"))
+    rises = "Measure how far the loss rises near the minimum, of several runs with mean and deviation."
+    sharpness = commands.add_parser("sharpness", help=rises, description=rises)
+    sharpness.add_argument("runs", type=Path, nargs="+", metavar="RUN_DIR", help="The directories of runs.")
+    _add_loss_options(sharpness.add_argument)
     _add_loss_options(add("hessian", "Measure the spectrum of the Hessian.", "RUN_DIR"))
     option = add(
         "compare",
@@ -124,10 +127,16 @@ def _run(options: argparse.Namespace, words: Sequence[str]) -> str:
 
         out = options.out or options.large_run / "landscape" / "compare"
         return compare(Run(options.small_run), Run(options.large_run), out, context, loss)
-    from .measures import Measures
+    from .measures import Measures, over_runs
 
-    measures = Measures(Run(options.run_dir), context, loss)
-    return measures.text(measures.sharpness() if options.command == "sharpness" else measures.spectrum())
+    if options.command == "hessian":
+        measures = Measures(Run(options.run_dir), context, loss)
+        return measures.text(measures.spectrum())
+    several = [Measures(Run(path), context, loss) for path in options.runs]
+    found = [each.sharpness() for each in several]
+    texts = [each.text(values) for each, values in zip(several, found, strict=True)]
+    more = [over_runs(found)] if len(found) > 1 and not context.rank else []
+    return "\n\n".join([*texts, *more])
 
 
 def _sweep(options: argparse.Namespace, words: Sequence[str]) -> str:

@@ -24,8 +24,8 @@ from .compare_chart import distance_chart, line_chart, spectra_chart
 from .measures import BOXES, Measures, check_same_network
 from .runs import DistContext, LossOptions, Run
 
-ALPHAS = [round(-0.5 + 0.1 * number, 2) for number in range(21)]
-"""Places on the line: 0 is the first run, 1 the second."""
+ALPHAS = [-1 + number / 8 for number in range(25)]
+"""Places on the line: 0 is the first run, 1 the second (Keskar et al. 2017, section 2.2.1: from -1 to 2)."""
 WIDE_BOX = f"box {BOXES[0]:g}, full space"
 FAR_FROM_CONVERGED = 4
 """How many times the loss of the better run another may have before its sharpness is said to be no minimum's.
@@ -126,7 +126,8 @@ def along_the_line(
     here.
     """
     ends, options = [small.weights, large.weights], options.fitting(small)
-    settings = {"checkpoints": [run.checkpoint.checksum for run in (small, large)], **vars(options)}
+    ends_of_line = [run.checkpoint.checksum for run in (small, large)]
+    settings = {"checkpoints": ends_of_line, "places": ALPHAS, **vars(options)}
     points: list[dict[str, float]] = []
     objective = task = None
     with bar("the line between the two", len(ALPHAS), enabled=context.rank == 0) as tick:

@@ -1,7 +1,8 @@
 """Sharpness and spectrum of a run at its newest checkpoint, each piece cached as it finishes."""
 
 import dataclasses
-from collections.abc import Callable
+import statistics
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from lbtrain.analysis import ascent_sharpness, box_sharpness, spectral_density, top_eigenvalues, trace
@@ -37,23 +38,25 @@ class Measures:
         }
 
     def sharpness(self) -> dict[str, Any]:
-        """Keskar's metric by box and space, and SAM's."""
+        """Keskar's metric by box and space, searched from a random point and from x, and SAM's."""
         found = {}
         for epsilon in BOXES:
             for space, directions in (("full space", 0), (f"{DIRECTIONS} random directions", DIRECTIONS)):
-                found[f"box {epsilon:g}, {space}"] = self._box(epsilon, space, directions)
+                name = f"{epsilon:g}, {space}"
+                found[f"box {name}"] = self._box(name, epsilon=epsilon, directions=directions)
+                found[f"box {name}, from x"] = self._box(
+                    f"{name}, from x", epsilon=epsilon, directions=directions, start="x"
+                )
         found[f"SAM, radius {RADIUS}"] = self._piece(
             f"sharpness SAM {RADIUS}", 1, lambda watched: {"value": ascent_sharpness(watched, radius=RADIUS)}
         )
         return found
 
-    def _box(self, epsilon: float, space: str, directions: int) -> dict[str, Any]:
+    def _box(self, name: str, **how: Any) -> dict[str, Any]:
         def measure(watched: Watched) -> dict[str, Any]:
-            return dataclasses.asdict(
-                box_sharpness(watched, epsilon=epsilon, directions=directions, iterations=ITERATIONS)
-            )
+            return dataclasses.asdict(box_sharpness(watched, iterations=ITERATIONS, **how))
 
-        return self._piece(f"sharpness {epsilon:g}, {space}", 4 * ITERATIONS, measure)
+        return self._piece(f"sharpness {name}", 4 * ITERATIONS, measure)
 
     def spectrum(self) -> dict[str, Any]:
         """Top eigenvalues, trace, density."""
@@ -68,7 +71,7 @@ class Measures:
             f"{self.options.batch_norm}"
         ]
         if "eigenvalues" not in found:
-            return "\n".join(lines + [f"{name:<36} {each['value']:.6g}" for name, each in found.items()])
+            return "\n".join(lines + [f"{name:<42} {each['value']:.6g}" for name, each in found.items()])
         top, estimate = found["eigenvalues"], found["trace"]
         open_end = (
             ""
@@ -76,11 +79,11 @@ class Measures:
             else f" (not converged after {top['products']} products: within {max(top['residuals']):.2g})"
         )
         lines.append(
-            f"{'top eigenvalues':<36} {' '.join(f'{value:.6g}' for value in top['values'])}{open_end}"
+            f"{'top eigenvalues':<42} {' '.join(f'{value:.6g}' for value in top['values'])}{open_end}"
         )
-        lines.append(f"{'smallest eigenvalue':<36} {top['smallest']:.6g}")
+        lines.append(f"{'smallest eigenvalue':<42} {top['smallest']:.6g}")
         low, high = estimate["interval"]
-        lines.append(f"{'trace (95%)':<36} {estimate['value']:.6g} ({low:.6g} to {high:.6g})")
+        lines.append(f"{'trace (95%)':<42} {estimate['value']:.6g} ({low:.6g} to {high:.6g})")
         path = save(
             [spectra_chart([found["density"]], [self.run.path.name])], self.run.folder / "spectrum.png"
         )
@@ -118,6 +121,17 @@ class Measures:
         if not hasattr(self, "_made"):
             self._made = self.run.objective(self.context, self.options)
         return self._made
+
+
+def over_runs(found: Sequence[dict[str, Any]]) -> str:
+    """Mean and standard deviation of each sharpness over several runs (Keskar et al. 2017, Tables 3 and 4: over
+    five).
+    """
+    lines = [f"{len(found)} runs, mean ± standard deviation of a run"]
+    for name in found[0]:
+        values = [each[name]["value"] for each in found]
+        lines.append(f"{name:<42} {statistics.mean(values):.6g} ± {statistics.stdev(values):.3g}")
+    return "\n".join(lines)
 
 
 def check_same_network(small: Run, large: Run) -> None:

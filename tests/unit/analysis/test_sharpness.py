@@ -49,6 +49,14 @@ def test_where_the_surface_falls_in_some_directions_the_peak_is_inside():
     assert box_sharpness(Quadratic(-torch.ones(4))).value == pytest.approx(0, abs=1e-9)
 
 
+def test_the_search_can_start_at_x():
+    """Where x is no minimum its own gradient leads to the same corner; at an exact one it leads nowhere."""
+    slope = Quadratic([4.0, 1.0], at=0.5)
+    from_x, random = (box_sharpness(slope, start=start) for start in ("x", "random"))
+    assert from_x.value == pytest.approx(random.value, rel=1e-4) and from_x.value > 0
+    assert box_sharpness(Quadratic([4.0, 1.0]), start="x").value == 0
+
+
 def test_a_random_subspace_is_searched_in_its_own_box():
     """Along one direction a the box is |z| <= epsilon (|a+ x| + 1), and the peak is at an end of it."""
     surface = Quadratic(torch.linspace(1, 100, 500), at=1.0, minimum=1.0)

@@ -77,10 +77,29 @@ def test_a_run_that_got_nowhere_is_not_called_flat_without_a_word():
 
 def test_a_second_time_nothing_is_measured(runs, monkeypatch, capsys):
     assert main(["sharpness", str(runs[0]), *OPTIONS]) == 0
-    first = capsys.readouterr().out.splitlines()[-5:]
+    first = capsys.readouterr().out.splitlines()[-9:]
     monkeypatch.setattr("tools.landscape.runs.Run.objective", None)
     assert main(["sharpness", str(runs[0]), *OPTIONS]) == 0
-    assert capsys.readouterr().out.splitlines()[-5:] == first and "box 0.001, full space" in first[0]
+    assert capsys.readouterr().out.splitlines()[-9:] == first and "box 0.001, full space" in first[0]
+
+
+def test_several_runs_have_a_mean_and_a_deviation(runs, capsys):
+    """As Tables 3 and 4 of Keskar et al. 2017 have them."""
+    assert main(["sharpness", *map(str, runs), *OPTIONS]) == 0
+    *of_each, over_both = capsys.readouterr().out.split("\n\n")
+    values = [
+        [
+            float(line.split()[-1])
+            for line in text.splitlines()
+            if line.startswith("box 0.001, full space, from")
+        ]
+        for text in of_each
+    ]
+    (line,) = [line for line in over_both.splitlines() if line.startswith("box 0.001, full space, from x")]
+    mean, _, deviation = line.split()[-3:]
+    (first,), (second,) = values
+    assert float(mean) == pytest.approx((first + second) / 2, rel=1e-4)
+    assert float(deviation) == pytest.approx(abs(first - second) / 2**0.5, rel=1e-2)
 
 
 def test_what_was_kept_with_another_meaning_is_measured_anew(runs, monkeypatch, capsys):
@@ -92,7 +111,7 @@ def test_what_was_kept_with_another_meaning_is_measured_anew(runs, monkeypatch, 
         measures, "box_sharpness", lambda *_, **__: measured.append(1) or Sharpness(1.0, 1.0, 1.0, 1)
     )
     assert main(words) == main(words) == 0
-    assert len(measured) == 4, "each box once"
+    assert len(measured) == 8, "each box once"
 
 
 def test_a_run_that_was_trained_anew_is_measured_anew(runs, tmp_path, capsys):
