@@ -10,8 +10,9 @@ from lbtrain.main import main
 from lbtrain.recipe import Recipe
 from lbtrain.recipe.expectation import Expectation
 from lbtrain.recipe.files import RECIPES, load_recipe
+from lbtrain.recipe.findings import BestBatch, Difference
 
-__all__ = ["Expectation", "Recipe", "__version__", "load_recipe", "main"]
+__all__ = ["BestBatch", "Difference", "Expectation", "Recipe", "__version__", "load_recipe", "main"]
 __version__ = "0.2.0"
 
 if RECIPES.parent != Path(__file__).parent:  # a checkout: lbtrain.tools lies beside the library, not in it

@@ -21,6 +21,7 @@ TITLES = {
     "digits": "Digits, for a laptop: no data set to fetch",
     "fashion_mnist": "Fashion-MNIST, for a laptop",
     "imagenet": "ImageNet",
+    "mnist": "MNIST",
 }
 
 HEAD = """# Recipes

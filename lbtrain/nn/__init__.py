@@ -2,7 +2,7 @@
 the models with timm.
 """
 
-from lbtrain.nn import alexnet, cifar_resnet, resnet_v1, wide_resnet
+from lbtrain.nn import alexnet, cifar_resnet, resnet_v1, small_nets, wide_resnet
 from lbtrain.nn.conversion import (
     check_batch_statistics,
     convert_to_ghost_batch_norm,
@@ -32,6 +32,7 @@ __all__ = [
     "random_layers",
     "regroup_ghost_batches",
     "resnet_v1",
+    "small_nets",
     "wide_resnet",
     "without_random_layers",
 ]

@@ -17,6 +17,7 @@ from lbtrain.recipe import tree
 from lbtrain.recipe.active import inactive_keys
 from lbtrain.recipe.durations import Duration
 from lbtrain.recipe.expectation import Expectation
+from lbtrain.recipe.findings import Finding
 from lbtrain.recipe.sections import (
     AbsaConfig,
     AverageConfig,
@@ -190,15 +191,18 @@ class Recipe(Unassignable):
     # No keys: they are not part of the experiment, and neither recipe.yaml nor a comparison of recipes knows
     # them.
     expect: Expectation | None = field(default=None, compare=False, metadata={"hidden": True})
+    finding: Finding | None = field(default=None, compare=False, metadata={"hidden": True})
 
-    def vary(self, *, expect: Expectation | None = None, **changes: Any) -> "Recipe":
+    def vary(
+        self, *, expect: Expectation | None = None, finding: Finding | None = None, **changes: Any
+    ) -> "Recipe":
         """A copy with differences. A nested part takes a dict of its own differences; a list, or a dict of
         arguments, is replaced whole.
 
         Values that no longer act after the change (LARS's trust coefficient under SGD) return to their
-        defaults. `expect` is the result that the copy is compared with; the parent's is not inherited,
-        because the copy is another experiment. Raises RecipeError for an unknown key, a wrong type or a value
-        out of range.
+        defaults. `expect` is the result that the copy is compared with, `finding` what of its source it
+        reproduces; the parent's are not inherited, because the copy is another experiment. Raises RecipeError
+        for an unknown key, a wrong type or a value out of range.
         """
         checked = tree.checked(Recipe, changes)
         varied = tree.replaced(self, checked)
@@ -206,16 +210,18 @@ class Recipe(Unassignable):
             inactive_keys(varied).keys() - inactive_keys(self).keys() - set(tree.flat(Recipe, checked))
         )
         defaults = tree.nested({name: tree.value_of(Recipe(), name) for name in inherited})
-        return dataclasses.replace(tree.replaced(varied, defaults), expect=expect)
+        return dataclasses.replace(tree.replaced(varied, defaults), expect=expect, finding=finding)
 
     def with_overrides(self, words: Sequence[str]) -> "Recipe":
         """A copy with `key=value` words applied, later ones winning. Its expectation knows what changed.
         Raises RecipeError.
         """
         varied = self.vary(**tree.parsed_words(self, words))
+        other = _other_experiment(self, varied)
+        varied = dataclasses.replace(varied, finding=None if other else self.finding)
         if not self.expect:
             return varied
-        changed = (*self.expect.changed, *_other_experiment(self, varied))
+        changed = (*self.expect.changed, *other)
         return dataclasses.replace(varied, expect=dataclasses.replace(self.expect, changed=changed))
 
     def engine_under(self, own: str) -> str:

@@ -6,8 +6,9 @@ example command of theirs stops at 100). data.name=cifar100 is the same on CIFAR
 
 Run        python recipes/cifar10/resnet44.py data.root=/data/cifar10
 Published  Hoffer et al. 2017, Table 1 (its figures were not at hand; none is stated here)
-Differs    read in main_gbn.py and models/resnet.py of eladhoffer/bigBatch: the ghost batches of a step weigh
-           alike in the running statistics (there the last ones more)
+Differs    read in main_gbn.py, preprocess.py and models/resnet.py of eladhoffer/bigBatch: the ghost batches
+           of a step weigh alike in the running statistics (there the last ones more); crops are padded black
+           (there grey, 127)
 Measured   not yet
 """
 
@@ -20,7 +21,13 @@ recipe = Recipe().vary(
     bn_update="ghost_batch",
     duration="200ep",
     model=dict(name="cifar_resnet44", args={"projection": True, "zero_init_last": False}),
-    data=dict(name="cifar10", augmentation="crop_flip"),
+    # ImageNet's mean and deviation, as preprocess.py has them for CIFAR too.
+    data=dict(
+        name="cifar10",
+        augmentation="crop_flip",
+        mean=["0.485", "0.456", "0.406"],
+        std=["0.229", "0.224", "0.225"],
+    ),
     optimizer=dict(name="sgd", momentum=0.9, weight_decay=1e-4, no_decay=[], clip_norm=5.0),
     schedule=dict(
         base_lr=0.1,

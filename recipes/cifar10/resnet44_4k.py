@@ -8,10 +8,15 @@ Measured   not yet
 
 from resnet44 import recipe as small_batch
 
-from lbtrain import main
+from lbtrain import Difference, main
 
 # Peak learning rate 0.1.
-recipe = small_batch.vary(batch_size=4096, bn_batch_size=4096)
+recipe = small_batch.vary(
+    batch_size=4096,
+    bn_batch_size=4096,
+    finding=Difference("cifar10/resnet44", ">0.0", "Hoffer et al. 2017, Table 1"),
+)
+
 
 if __name__ == "__main__":
     main(recipe)

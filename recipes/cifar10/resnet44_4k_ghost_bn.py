@@ -8,10 +8,14 @@ Measured   not yet
 
 from resnet44_4k_sqrt import recipe as scaled
 
-from lbtrain import main
+from lbtrain import Difference, main
 
 # Peak learning rate 0.5657.
-recipe = scaled.vary(bn_batch_size=128)
+recipe = scaled.vary(
+    bn_batch_size=128,
+    finding=Difference("cifar10/resnet44_4k_sqrt", "<=0.0", "Hoffer et al. 2017, Table 1"),
+)
+
 
 if __name__ == "__main__":
     main(recipe)

@@ -10,12 +10,16 @@ Measured   not yet
 
 from small_resnet32 import recipe as resnet32
 
-from lbtrain import main
+from lbtrain import BestBatch, main
 
 # Peak learning rate 0.03125.
 recipe = resnet32.vary(
-    model=dict(name="reduced_alexnet"), data=dict(augmentation="none"), optimizer=dict(weight_decay=5e-4)
+    model=dict(name="reduced_alexnet"),
+    data=dict(augmentation="none"),
+    optimizer=dict(weight_decay=5e-4),
+    finding=BestBatch(1, 8, "Masters & Luschi 2018, Figure 1"),
 )
+
 
 if __name__ == "__main__":
     main(recipe)

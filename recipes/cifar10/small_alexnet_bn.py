@@ -10,10 +10,16 @@ Measured   not yet
 
 from small_alexnet import recipe as plain
 
-from lbtrain import main
+from lbtrain import BestBatch, main
 
 # Peak learning rate 0.0625.
-recipe = plain.vary(batch_size=16, bn_batch_size=16, model=dict(args={"batch_norm": "all"}))
+recipe = plain.vary(
+    batch_size=16,
+    bn_batch_size=16,
+    model=dict(args={"batch_norm": "all"}),
+    finding=BestBatch(8, 64, "Masters & Luschi 2018, Figure 5"),
+)
+
 
 if __name__ == "__main__":
     main(recipe)

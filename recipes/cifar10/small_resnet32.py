@@ -10,7 +10,7 @@ Published  best between 4 and 8 images, with augmentation and without (figures w
 Measured   not yet
 """
 
-from lbtrain import Recipe, main
+from lbtrain import BestBatch, Recipe, main
 
 # Peak learning rate 0.03125.
 recipe = Recipe().vary(
@@ -32,7 +32,9 @@ recipe = Recipe().vary(
         factor=0.1,
     ),
     log_every="500it",
+    finding=BestBatch(4, 8, "Masters & Luschi 2018, Figure 8"),
 )
+
 
 if __name__ == "__main__":
     main(recipe)

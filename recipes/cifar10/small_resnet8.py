@@ -10,12 +10,16 @@ Measured   not yet
 
 from small_resnet32 import recipe as with_norm
 
-from lbtrain import main
+from lbtrain import BestBatch, main
 
 # Peak learning rate 0.01562.
 recipe = with_norm.vary(
-    batch_size=4, model=dict(name="cifar_resnet8", args={"batch_norm": False}), data=dict(augmentation="none")
+    batch_size=4,
+    model=dict(name="cifar_resnet8", args={"batch_norm": False}),
+    data=dict(augmentation="none"),
+    finding=BestBatch(2, 4, "Masters & Luschi 2018, Figure 2"),
 )
+
 
 if __name__ == "__main__":
     main(recipe)

@@ -28,6 +28,8 @@ METHODS = {
     "digits_batch_growth": ([], 4.0),
     "digits_small_batch": (["duration=5ep"], 10.0),
     "digits_absa": ([], 6.0),
+    "digits_keskar": ([], 8.0),
+    "digits_keskar_144": ([], 8.0),
 }
 
 

@@ -3,7 +3,7 @@
 import pytest
 from omegaconf import OmegaConf
 
-from lbtrain import Expectation, Recipe
+from lbtrain import BestBatch, Difference, Expectation, Recipe
 from lbtrain.recipe import keys
 from lbtrain.recipe.expectation import format_outcome
 from lbtrain.run import run
@@ -153,3 +153,30 @@ def test_a_run_that_ends_early_is_another_experiment_unless_epochs_are_counted()
     assert Recipe().vary(expect=POINT).with_overrides(early).expect == POINT
     seldom = Recipe().vary(expect=POINT).with_overrides(["evaluate_every=4ep"]).expect
     assert seldom and seldom.changed == ("evaluate_every is 4ep, not 1ep",)
+
+
+@pytest.mark.parametrize(
+    ("bound", "gap", "error", "said"),
+    [
+        ("+-0.5", 0.1, 0.3, "reproduced"),
+        ("+-0.5", -0.9, 0.3, "not reproduced"),
+        ("+-0.5", 0.4, 0.3, "open"),
+        ("<=0.5", -3.0, 1.0, "reproduced"),
+        (">0.0", 1.0, 0.5, "reproduced"),
+        (">0.0", -1.0, 0.5, "not reproduced"),
+        (">0.0", 1.0, 1.5, "open"),
+    ],
+)
+def test_a_difference_is_reproduced_where_the_whole_interval_says_so(bound, gap, error, said):
+    assert Difference("digits/digits", bound, "anybody").outcome(gap, error) == said
+
+
+def test_a_finding_belongs_to_the_recipe_as_it_is_written():
+    recipe = Recipe().vary(finding=BestBatch(2, 8, "anybody"))
+    assert recipe.with_overrides(["seed=3", "data.workers=2"]).finding == recipe.finding
+    assert (
+        recipe.with_overrides(["duration=8ep"]).finding is None and recipe.vary(batch_size=4).finding is None
+    )
+    assert [recipe.finding.outcome(best) for best in (1, 2, 8, 9)] == [
+        "not reproduced", "reproduced", "reproduced", "not reproduced",
+    ]  # fmt: skip

@@ -208,3 +208,42 @@ def test_resnet50_v1_is_that_of_the_lars_paper():
     assert float(model.fc.weight.std()) == pytest.approx((2 / 2048) ** 0.5, rel=0.01)
     assert float(model.layer4[2].conv2.weight.std()) == pytest.approx((2 / (9 * 512)) ** 0.5, rel=0.01)
     assert model(torch.zeros(1, 3, 64, 64)).shape == (1, 1000)
+
+
+@pytest.mark.parametrize(
+    ("name", "channels", "side", "parameters_of_it"),
+    [
+        # Sums of (inputs + bias) x outputs and 2 per normalised unit, from the sources' layers.
+        ("keskar_f1", 1, 28, 785 * 512 + 4 * 513 * 512 + 5 * 1024 + 513 * 10),
+        ("keskar_f2", 1, 28, 785 * 512 + 6 * 513 * 512 + 7 * 1024 + 513 * 10),
+        (
+            "keskar_c1",
+            3,
+            32,
+            76 * 64 + 1601 * 64 + 4097 * 384 + 385 * 192 + 193 * 10 + 2 * (64 + 64 + 384 + 192),
+        ),
+        (
+            "hoffer_c1",
+            3,
+            32,
+            75 * 64 + 1600 * 64 + 3136 * 384 + 384 * 192 + 193 * 10 + 2 * (64 + 64 + 384 + 192),
+        ),
+    ],
+)
+def test_the_small_networks_of_keskar_and_hoffer(name, channels, side, parameters_of_it):
+    assert parameters(name) == parameters_of_it
+    model = timm.create_model(name)
+    assert model(torch.zeros(2, channels, side, side)).shape == (2, 10)
+    eps = {each.eps for each in model.modules() if isinstance(each, torch.nn.modules.batchnorm._BatchNorm)}
+    assert eps == {1e-5 if name == "hoffer_c1" else 1e-3}
+
+
+def test_keskars_deep_network():
+    """network_zoo.deepnet: 13 convolutions, dropout before all but the last of a stage, one hidden layer."""
+    model = timm.create_model("keskar_c2", num_classes=100)
+    kinds = [type(each).__name__ for each in model.layers]
+    assert (kinds.count("Conv2d"), kinds.count("MaxPool2d"), kinds.count("BatchNorm2d")) == (13, 5, 13)
+    rates = [each.p for each in model.layers if isinstance(each, torch.nn.Dropout)]
+    assert rates == [0.3, 0.4, 0.4, 0.4, 0.4, 0.4, 0.4, 0.4, 0.5, 0.5]
+    assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 100)
+    assert timm.create_model("keskar_f1", side=8)(torch.zeros(2, 1, 8, 8)).shape == (2, 10)

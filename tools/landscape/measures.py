@@ -124,8 +124,8 @@ class Measures:
 
 
 def over_runs(found: Sequence[dict[str, Any]]) -> str:
-    """Mean and standard deviation of each sharpness over several runs (Keskar et al. 2017, Tables 3 and 4: over
-    five).
+    """Mean and standard deviation of each sharpness over several runs (five in Keskar et al. 2017, Tables 3
+    and 4).
     """
     lines = [f"{len(found)} runs, mean ± standard deviation of a run"]
     for name in found[0]:

@@ -9,8 +9,9 @@ The first recipe is the reference that the others are compared with; key=value w
 runs of a study share one launch. A study that was stopped continues where it was: a run in --out that has
 finished is not trained again, and is rejected if its recipe has changed since. A run that diverges is
 counted, and has no score. --evaluations 5 scores a run as Goyal et al. 2017 do, by the median of its last
-five evaluations. The pictures show training loss, training error by epoch and the metric. The study writes
-study.md, study.json, study.png and study.html there, next to the run directories.
+five evaluations. Arms whose recipes carry a finding of their source (`finding`) are graded by it: reproduced,
+not reproduced, or open. The pictures show training loss, training error by epoch and the metric. The study
+writes study.md, study.json, study.png and study.html there, next to the run directories.
 `python -m tools.study.publish` puts them into results/ and into the recipes.
 """
 
@@ -48,7 +49,8 @@ def _study(words: list[str]) -> str:
     recipes, overrides = split_words(options.words)
     launch = Launch.of(options)
     check_names_differ([(path.stem, path) for path in recipes])
-    scored = {path: primary_metric_of(load_recipe(path).with_overrides(overrides)) for path in recipes}
+    made = {path: load_recipe(path).with_overrides(overrides) for path in recipes}
+    scored = {path: primary_metric_of(recipe) for path, recipe in made.items()}
     if len(set(scored.values())) > 1:
         metrics = ", ".join(f"{path}: {each.label}" for path, each in scored.items())
         raise RecipeError(f"scored by {metrics}: study each kind by itself")
@@ -62,7 +64,9 @@ def _study(words: list[str]) -> str:
     )
     return write_report(
         [
-            Arm.read(path, launch.out, list(launch.seeds), scored[path], launch.evaluations)
+            Arm.read(
+                path, launch.out, list(launch.seeds), scored[path], launch.evaluations, made[path].finding
+            )
             for path in recipes
         ],
         launch.out,

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from lbtrain.errors import RecipeError
+from lbtrain.recipe.findings import Finding
 from lbtrain.runs.directory import RunDirectory
 from lbtrain.runs.rows import read_rows
 from lbtrain.tasks import PrimaryMetric
@@ -87,10 +88,17 @@ class Arm(Scored):
     elsewhere or later.
     """
     evaluations: int = 1
+    finding: Finding | None = None
 
     @classmethod
     def read(
-        cls, recipe: Path, out: Path, seeds: list[int], primary_metric: PrimaryMetric, evaluations: int = 1
+        cls,
+        recipe: Path,
+        out: Path,
+        seeds: list[int],
+        primary_metric: PrimaryMetric,
+        evaluations: int = 1,
+        finding: Finding | None = None,
     ) -> "Arm":
         folders = [out / recipe.stem / f"seed{seed}" for seed in seeds]
         ended = [folder for folder in folders if (folder / "summary.json").exists()]
@@ -118,6 +126,7 @@ class Arm(Scored):
             waits=_waits(ended, rows),
             origins={origin_of(summary) for summary in summaries},
             evaluations=evaluations,
+            finding=finding,
         )
 
     @property

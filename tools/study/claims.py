@@ -14,6 +14,8 @@ import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lbtrain.recipe.findings import held
+
 from ..kit.publish import ROOT
 
 CLAIMS = Path(__file__).with_name("claims.csv")
@@ -64,22 +66,11 @@ def judged(claim: dict[str, str], folder: Path = ROOT / "results") -> tuple[str,
         return "-", "not measured"
     if math.inf in (arm.mean, reference.mean):
         difference = arm.mean - reference.mean if arm.mean != reference.mean else math.nan
-        return "diverged", outcome(claim["difference"], difference, 0.0)
+        return "diverged", held(claim["difference"], difference, 0.0)
     gap, alone = arm.mean - reference.mean, min(arm.n, reference.n) < 2
     error = math.inf if alone else 2 * math.hypot(arm.std / arm.n**0.5, reference.std / reference.n**0.5)
     spread = "" if alone else f" ± {error:.2f}"
-    return f"{gap:+.2f}{spread} ({arm.n}, {reference.n})", outcome(claim["difference"], gap, error)
-
-
-def outcome(bound: str, gap: float, error: float) -> str:
-    """Of a gap with its interval against `<=POINTS` or `>POINTS`."""
-    at_most = bound.startswith("<=")
-    points = float(bound.lstrip("<=>"))
-    if gap + error <= points:
-        return "held" if at_most else "not held"
-    if gap - error > points:
-        return "not held" if at_most else "held"
-    return "open"
+    return f"{gap:+.2f}{spread} ({arm.n}, {reference.n})", held(claim["difference"], gap, error)
 
 
 def _result(name: str, folder: Path = ROOT / "results") -> list[dict[str, Any]]:

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
+from lbtrain.recipe.findings import Difference
+
 from ..kit import pages
 from ..kit.charts import Chart, crosses, error_axis, look, save, tidy
 from ..kit.tables import Table
@@ -35,13 +37,16 @@ def write_report(
     `launch`: seeds and ranks in words, where they say something. `overrides`: what makes every arm another
     experiment than its recipe.
     """
-    table, found, origin = table_of(arms), outcomes(arms), provenance(arms, command)
+    grades = graded(arms)
+    found = [*outcomes(arms), *(grade["text"] for grade in grades)]
+    table, origin = table_of(arms), provenance(arms, command)
     data = {
         "launch": launch,
         "overrides": list(overrides),
         "arms": [_as_row(arm) for arm in arms],
         "table": table.markdown(),
         "outcomes": found,
+        "findings": grades,
         "provenance": origin,
     }
     charts, waits = charts_of(arms), [each for arm in arms for each in arm.waits]
@@ -94,13 +99,41 @@ def _outcome(arm: Arm, reference: Arm) -> list[str]:
     return [*lost, f"{arm.name} {words} {abs(gap):.2f}{interval} points against {reference.name}{remark}"]
 
 
+def graded(arms: list[Arm]) -> list[dict[str, Any]]:
+    """Each arm that has a finding whose reference is an arm too, with the difference, its interval (two
+    standard errors; none for a single run) and the outcome.
+    """
+    known = {arm.name: arm for arm in arms}
+    rows = []
+    for arm in arms:
+        finding = arm.finding
+        if not isinstance(finding, Difference):
+            continue
+        reference = known.get(finding.reference.rpartition("/")[2])
+        if reference is None or arm.mean is None or reference.mean is None:
+            continue
+        gap, error = arm.mean - reference.mean, interval_of(arm, reference)
+        outcome = finding.outcome(gap, math.inf if error is None else error)
+        said = f"{gap:+.2f}" + ("" if error is None else f" ± {error:.2f}")
+        text = f"{arm.name}: {said} points, {outcome} ({finding})"
+        rows.append({"recipe": arm.name, "gap": gap, "error": error, "outcome": outcome, "text": text})
+    return rows
+
+
+def interval_of(*sides: Scored) -> float | None:
+    """Two standard errors of a difference of two means; None where a side has a single run."""
+    if min(len(side.scores) for side in sides) == 1:
+        return None
+    return float(2 * sum(side.std**2 / len(side.scores) for side in sides) ** 0.5)
+
+
 def certainty(gap: float, *sides: Scored) -> tuple[str, str]:
     """What stands behind a gap of two means: its interval, two standard errors of the difference, and what
     that leaves of it.
     """
-    if min(len(side.scores) for side in sides) == 1:
+    error = interval_of(*sides)
+    if error is None:
         return "", "; a single run says nothing of the spread"
-    error = 2 * sum(side.std**2 / len(side.scores) for side in sides) ** 0.5
     return f" ± {error:.2f}", "" if abs(gap) > error else ": no difference that these seeds can show"
 
 

@@ -4,6 +4,9 @@
         --batch-sizes 32,720 --trials 20 --over schedule.base_lr:log:0.01:1 \\
         --over digits_720_lars/schedule.base_lr:log:0.1:10 --over optimizer.weight_decay:log:1e-5:1e-3
 
+A search over three batch sizes or more also shows the best score at each, and of one key its best value
+(Masters & Luschi 2018), and grades recipes that carry the best batch sizes of their source (`finding`).
+
 --over names a key, its scale (log or linear) and its range; with `RECIPE/` before the key, it holds for that
 recipe alone, in place of one without. The points are a scrambled Sobol sequence, tried in its order, so that
 more --trials continue a search, and a search that was stopped continues where it was. The other keys change
@@ -27,9 +30,10 @@ from matplotlib.ticker import MaxNLocator
 
 from lbtrain.errors import RecipeError
 from lbtrain.recipe.files import load_recipe
+from lbtrain.recipe.findings import BestBatch
 
 from ..kit import command, pages
-from ..kit.charts import Chart, error_axis, look, save, tidy
+from ..kit.charts import Chart, batch_axis, error_axis, look, save, tidy
 from ..kit.tables import Table
 from .arm import origin_of
 from .grid import GridArm, Point, batch_sizes_of, trained
@@ -186,8 +190,10 @@ def write_report(searches: Sequence[Search], out: Path, *, title: str, typed: st
         )
         for size in dict.fromkeys(search.batch_size for search in searches)
     ]
+    charts += by_batch(searches)
     save(charts, out / "tune.png")
-    outcomes = [search.outcome() for search in searches]
+    grades = graded(searches)
+    outcomes = [*(search.outcome() for search in searches), *(grade["text"] for grade in grades)]
     summaries = [each for search in searches for point in search.points for each in point.summaries]
     origin = provenance_of({origin_of(summary) for summary in summaries}, typed)
     (out / "tune.html").write_text(pages.report(title, outcomes, charts, [table], origin))
@@ -202,9 +208,68 @@ def write_report(searches: Sequence[Search], out: Path, *, title: str, typed: st
         "trials": rows,
         "table": table.markdown(),
         "outcomes": outcomes,
+        "findings": grades,
         "provenance": origin,
     }
     return write_text_and_data(out, "tune", data)
+
+
+def graded(searches: Sequence[Search]) -> list[dict[str, Any]]:
+    """Of each recipe whose source names the best batch sizes: the best here, each batch with its own best
+    setting, and the outcome.
+    """
+    rows = []
+    for name in dict.fromkeys(search.recipe for search in searches):
+        own = _with_a_best(searches, name)
+        finding = own[0].trials[0].arm.recipe.finding if len(own) > 1 else None
+        if not isinstance(finding, BestBatch):
+            continue
+        higher = own[0].points[0].primary_metric.higher_is_better
+        best = (max if higher else min)(own, key=lambda search: search.best_so_far()[-1] or 0.0)
+        outcome = finding.outcome(best.batch_size)
+        text = f"{name}: best at batch {best.batch_size:,}, {outcome} ({finding})"
+        rows.append({"recipe": name, "batch_size": best.batch_size, "outcome": outcome, "text": text})
+    return rows
+
+
+def _with_a_best(searches: Sequence[Search], recipe: str) -> list[Search]:
+    """The searches of a recipe in which a trial did not diverge."""
+    return [search for search in searches if search.recipe == recipe and search.best is not None]
+
+
+def by_batch(searches: Sequence[Search]) -> list[Chart]:
+    """The best score at each batch size, and where one key was tuned its best value (Masters & Luschi 2018,
+    Figures 1 to 9). Nothing for fewer than three batch sizes.
+    """
+    if len({search.batch_size for search in searches}) < 3:
+        return []
+    label = searches[0].points[0].label
+    of_each = "at each batch size, one line for each recipe."
+    draw = partial(_draw_best, searches=searches)
+    charts = [Chart("The best at each batch size", f"The best {label} {of_each}", partial(draw, key=""))]
+    keys = {word.partition("=")[0] for search in searches for word in search.trials[0].words}
+    if len(keys) == 1:
+        (key,) = keys
+        charts.append(Chart(f"The best {key}", f"The best {key} {of_each}", partial(draw, key=key)))
+    return charts
+
+
+def _draw_best(axes: Axes, searches: Sequence[Search], key: str) -> None:
+    """The best score over the batch size, or the best value of `key`."""
+    for number, name in enumerate(dict.fromkeys(search.recipe for search in searches)):
+        own = _with_a_best(searches, name)
+        values: Any = [_best_value(search) if key else search.best_so_far()[-1] for search in own]
+        axes.plot([search.batch_size for search in own], values, marker="o", **look(number), label=name)
+    sizes = sorted({search.batch_size for search in searches})
+    batch_axis(axes, sizes, [f"{size:,}" for size in sizes])
+    axes.set(xlabel="images per step (batch size)", ylabel=key or f"{searches[0].points[0].label} (%)")
+    axes.set_yscale("log" if key else "linear")
+    tidy(axes)
+
+
+def _best_value(search: Search) -> float:
+    """Of the one key that was tuned."""
+    return float(search.trials[search.best or 0].words[0].partition("=")[2])
 
 
 def _draw(axes: Axes, searches: Sequence[Search]) -> None:

@@ -6,6 +6,7 @@ import json
 import pytest
 
 from lbtrain.recipe.files import RECIPES
+from lbtrain.recipe.findings import held
 from tools.study import claims
 
 CLAIM = {"result": "x", "arm": "a", "batch_size": "720", "reference": "b", "reference_batch_size": "32"}
@@ -29,7 +30,7 @@ CLAIM = {"result": "x", "arm": "a", "batch_size": "720", "reference": "b", "refe
     ],
 )
 def test_a_claim_is_open_where_its_bound_lies_within_the_interval(bound, gap, error, said):
-    assert claims.outcome(bound, gap, error) == said
+    assert held(bound, gap, error) == said
 
 
 def result(tmp_path, *rows):

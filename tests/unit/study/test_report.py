@@ -1,5 +1,6 @@
 """The report of a study says what the run directories hold, and no more."""
 
+import dataclasses
 import functools
 import json
 import os
@@ -14,6 +15,7 @@ import pytest
 
 from lbtrain.errors import RecipeError
 from lbtrain.recipe.files import contract_field, load_recipe
+from lbtrain.recipe.findings import Difference
 from lbtrain.tasks import PrimaryMetric
 from tests.run_rows import write_rows
 from tools.kit.charts import save
@@ -23,7 +25,15 @@ from tools.study import publish
 from tools.study.arm import Arm
 from tools.study.jobs import WORKER, Job, check_unchanged
 from tools.study.publish import block, measured, with_measured
-from tools.study.report import _mean_curve, charts_of, outcomes, provenance, table_of, write_report
+from tools.study.report import (
+    _mean_curve,
+    charts_of,
+    graded,
+    outcomes,
+    provenance,
+    table_of,
+    write_report,
+)
 
 RECIPES = ROOT / "recipes"
 REFERENCE, LARGE = [1.0, 2.0, 3.0], [51.0, 52.0, 53.0]
@@ -170,6 +180,28 @@ def test_the_score_can_be_the_median_of_the_last_evaluations(tmp_path):
     assert "median of the last 5 evaluations" in table_of([read(5)]).markdown()
     with pytest.raises(RecipeError, match="has 6 evaluations: use --evaluations 6 or less"):
         read(7)
+
+
+def test_an_arm_is_graded_by_the_finding_of_its_source(tmp_path):
+    """The gap of 50 ± 1.63 points, and one that these seeds cannot tell from its bound."""
+    reference = arm(tmp_path, "reference", REFERENCE)
+    large, other, alone = (
+        dataclasses.replace(arm(tmp_path, name, errors), finding=Difference(of, bound, "A paper, Figure 1"))
+        for name, errors, of, bound in (
+            ("large", LARGE, "digits/reference", ">0.0"),
+            ("other", [1.5, 2.0, 3.0], "digits/reference", "<=0.5"),
+            ("alone", [1.0, 2.0], "digits/another", "<=0.5"),
+        )
+    )
+    write_report([reference, large, other, alone], tmp_path, title="A title", command="x", launch="1 rank")
+    data = json.loads((tmp_path / "study.json").read_text())
+    assert [(row["recipe"], row["outcome"]) for row in data["findings"]] == [
+        ("large", "reproduced"), ("other", "open"),
+    ]  # fmt: skip
+    said = "large: +50.00 ± 1.63 points, reproduced (>0.0 points against digits/reference: A paper, Figure 1)"
+    assert said in data["outcomes"]
+    single = dataclasses.replace(arm(tmp_path, "single", [60.0]), finding=large.finding)
+    assert [row["outcome"] for row in graded([reference, single])] == ["open"], "one run has no interval"
 
 
 def test_the_training_error_is_averaged_by_epoch(tmp_path):

@@ -141,3 +141,18 @@ def test_wrong_words_are_one_message_and_train_nothing(change, message, words, t
 def test_a_recipe_without_a_range_is_the_users_error(words):
     with pytest.raises(RecipeError, match="no --over names a key of it"):
         trials_of(Path("sgd.py"), [], ["lamb/schedule.base_lr:log:0.1:1"], 3)
+
+
+def test_three_batch_sizes_show_the_best_at_each_and_are_graded(words, trained):
+    """The error of these runs depends on the rate alone: every batch has the same best; the first counts."""
+    finding = "from lbtrain import BestBatch\nrecipe = recipe.vary(finding=BestBatch(16, 48, 'A paper'))\n"
+    with Path("sgd.py").open("a") as file:
+        file.write(finding)
+    axis = ["--over", "schedule.base_lr:log:0.01:1"]
+    assert main(["tune", "sgd.py", "--batch-sizes", "32,64,128", "--trials", "4", *axis, "--out", "out"]) == 0
+    data = json.loads(Path("out/tune.json").read_text())
+    (row,) = data["findings"]
+    assert (row["recipe"], row["batch_size"], row["outcome"]) == ("sgd", 32, "reproduced")
+    assert data["outcomes"][-1] == "sgd: best at batch 32, reproduced (best at 16 to 48 images: A paper)"
+    page = Path("out/tune.html").read_text()
+    assert "The best at each batch size" in page and "The best schedule.base_lr" in page

@@ -1,0 +1,59 @@
+"""What would count as reproduced where a source prints a figure, or an order, without numbers: data of a
+recipe by which `lbtrain study` and `lbtrain study tune` grade its runs.
+
+As an expectation, a finding is no value of the experiment, and belongs to the recipe as it is written.
+"""
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The primary metric less that of `reference` (FOLDER/NAME, an arm of the same study), in points, is at
+    most (`<=0.5`), above (`>0.5`) or within (`+-0.5`) a bound. `source`: paper and figure.
+    """
+
+    reference: str
+    bound: str
+    source: str
+
+    def __str__(self) -> str:
+        return f"{self.bound} points against {self.reference}: {self.source}"
+
+    def outcome(self, gap: float, error: float) -> str:
+        """Of a gap with its interval."""
+        return {"held": "reproduced", "not held": "not reproduced"}.get(held(self.bound, gap, error), "open")
+
+
+@dataclass(frozen=True)
+class BestBatch:
+    """The best batch size, each with its own best rate, lies between `low` and `high`. `source`: paper and
+    figure.
+    """
+
+    low: int
+    high: int
+    source: str
+
+    def __str__(self) -> str:
+        return f"best at {self.low:,} to {self.high:,} images: {self.source}"
+
+    def outcome(self, best: int) -> str:
+        return "reproduced" if self.low <= best <= self.high else "not reproduced"
+
+
+Finding = Difference | BestBatch
+
+
+def held(bound: str, gap: float, error: float) -> str:
+    """Whether a gap is `<=POINTS`, `>POINTS` or `+-POINTS`: held or not held where the whole interval says
+    so, else open.
+    """
+    points = float(bound.lstrip("<=>+-"))
+    if bound.startswith(">"):
+        return {"held": "not held", "not held": "held"}.get(held(f"<={points}", gap, error), "open")
+    low, high = (-points if bound.startswith("+-") else -math.inf), points
+    if low <= gap - error and gap + error <= high:
+        return "held"
+    return "not held" if gap - error > high or gap + error < low else "open"

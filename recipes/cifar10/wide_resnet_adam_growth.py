@@ -1,0 +1,22 @@
+"""Wide ResNet 16-4 on CIFAR-10 with Adam and a growing batch: 128, 640, 3,200, 5,120 images (Smith et al.
+2018, section 5.1).
+
+Run        python recipes/cifar10/wide_resnet_adam_growth.py data.root=/data/cifar10
+Published  test curves that cannot be told from those of the falling rate (a figure without numbers)
+Measured   not yet
+"""
+
+from wide_resnet_adam import recipe as decay
+
+from lbtrain import Difference, main
+
+# Peak learning rate 0.001.
+recipe = decay.vary(
+    schedule=dict(batch_growth=["60ep:5", "120ep:5", "160ep:1.6"], milestones=["160ep:0.32"]),
+    finding=Difference(
+        "cifar10/wide_resnet_adam", "+-0.5", "Smith et al. 2018, section 5.1; the bound is ours"
+    ),
+)
+
+if __name__ == "__main__":
+    main(recipe)
