@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from timm.models import register_model
 from torch import Tensor, nn
 
@@ -74,6 +75,19 @@ class SometimesRead(Small):
         return self.head(features) + (self.extra(features) if self.calls == 1 else 0)
 
 
+class ReadOnRankZero(Small):
+    """A layer that rank 0 alone calls, as a branch on its own images would."""
+
+    def __init__(self, **args: Any):
+        super().__init__(**args)
+        self.extra = nn.Conv2d(8, 8, 1)
+
+    def forward(self, x: Tensor) -> Any:
+        features = self.stem(x)
+        other = dist.is_initialized() and dist.get_rank() > 0 and x.device.type != "meta"
+        return self.head(self.stage(features if other else self.extra(features)).mean((2, 3)))
+
+
 class TupleOutput(Small):
     def forward(self, x: Tensor) -> Any:
         scores = super().forward(x)
@@ -111,6 +125,7 @@ for _name, _kind in {
     "odd_frozen_stage": FrozenStage,
     "odd_unread": Unread,
     "odd_sometimes_read": SometimesRead,
+    "odd_read_on_rank_zero": ReadOnRankZero,
     "odd_tuple": TupleOutput,
     "odd_dict": DictOutput,
     "odd_map": MapOutput,

@@ -1,7 +1,5 @@
 """The accumulation window: what every engine does alike between one update and the next."""
 
-from functools import partial
-
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -10,6 +8,7 @@ from lbtrain.errors import RecipeError
 from lbtrain.nn import GhostStatistics
 from lbtrain.optim import Shards, gradient_norms
 from lbtrain.plan.plan import Plan
+from lbtrain.plan.statistics import reached_parameters
 
 
 class WindowedEngine:
@@ -24,11 +23,7 @@ class WindowedEngine:
         self.module = module.to(device)
         self.optimizer = optimizer
         self.statistics = GhostStatistics(module)
-        self._trainable = [name for name, each in module.named_parameters() if each.requires_grad]
-        self._reached: set[str] = set()
-        for name in self._trainable:
-            # not a look at .grad: under ZeRO gradients are gone before the end of the backward pass
-            module.get_parameter(name).register_hook(partial(self._note_gradient, name))
+        self._trainable = {name: id(each) for name, each in module.named_parameters() if each.requires_grad}
 
     def _skip_nonfinite(self, plan: Plan) -> None:
         """Under fp16 the scaler skips such updates; under ZeRO DeepSpeed does, or the ColossalAI engine."""
@@ -62,9 +57,8 @@ class WindowedEngine:
         self._backwards += 1
         if self._backwards == self._accumulation:
             self.statistics.start()
-        self._reached.clear()
+        self._check_gradients(loss)
         self._backward(loss / self._accumulation)
-        self._check_gradients()
         if self._backwards < self._accumulation:
             self._announce(self._backwards + 1 == self._accumulation)
 
@@ -79,18 +73,18 @@ class WindowedEngine:
         self._open_window()
         return applied
 
-    def _note_gradient(self, name: str, gradient: Tensor) -> None:
-        self._reached.add(name)
-
-    def _check_gradients(self) -> None:
-        """Raises RecipeError where a trainable parameter got no gradient in this micro-step: engines differ
-        in what they make of it. ZeRO decays such a parameter, and plain data parallel leaves out its bucket.
+    def _check_gradients(self, loss: Tensor) -> None:
+        """Raises RecipeError where the loss of this micro-step does not depend on a trainable parameter:
+        engines differ in what they make of it. ZeRO decays such a parameter, and plain data parallel leaves
+        out its bucket. It is asked before the backward pass: a rank that lacks a gradient alone would not
+        exchange what the others do.
         """
-        missing = next((name for name in self._trainable if name not in self._reached), "")
+        reached = reached_parameters([loss])
+        missing = next((name for name, number in self._trainable.items() if number not in reached), "")
         if missing:
             raise RecipeError(
-                f"{missing} got no gradient in this step, and other steps train it: use a model whose loss "
-                "depends on the same parameters in every step"
+                f"{missing} got no gradient in this step on rank {self.rank}, and other steps or ranks train "
+                "it: use a model whose loss depends on the same parameters in every step and on every rank"
             )
 
     def shards(self) -> Shards | None:

@@ -7,9 +7,11 @@ of them differ. Two exchanges are made, each before anything could depend on wha
 rank. On 256 ranks a rank receives 8 KiB, in at most 255 messages of a ring: 26 ms at 0.1 ms a message.
 """
 
+import contextlib
 import hashlib
 import json
 import socket
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ from lbtrain.engines.deepspeed_config import complete_config
 from lbtrain.errors import LaunchError, RecipeError
 from lbtrain.plan.plan import Plan
 from lbtrain.recipe import Recipe, keys, written
-from lbtrain.runs.provenance import ENGINES, commit, versions
+from lbtrain.runs.provenance import ENGINES, PACKAGES, commit, versions
 
 Fingerprint = dict[str, str]
 
@@ -30,6 +32,8 @@ OF_A_HOST = ("data.root", "data.workers")
 """Keys that may differ between hosts: what is found under the root is compared instead, and the number of
 loader processes changes no batch.
 """
+_DECODERS = ("pillow", "simplejpeg")
+"""They decide the pixels of photos, which the index does not know."""
 _DATA = "data: "
 _MOST_DIFFERENCES = 4
 
@@ -38,8 +42,10 @@ def job_fingerprint(recipe: Recipe, engine: str) -> Fingerprint:
     """The recipe, the code and the package versions; `engine` is the one that the recipe runs on here."""
     values = {key: written(recipe, key) for key, _ in keys() if key not in OF_A_HOST}
     unused = ENGINES - {engine}
-    packages = {f"version of {name}": text for name, text in versions().items() if name not in unused}
-    return values | packages | {"engine": engine, "commit": commit(), "source code of lbtrain": _code()}
+    found = versions((*PACKAGES, *_DECODERS))
+    packages = {f"version of {name}": text for name, text in found.items() if name not in unused}
+    code = {"commit": commit(), "source code of lbtrain": _code()} | _own_code(sys.modules)
+    return values | packages | code | {"engine": engine}
 
 
 def run_fingerprint(plan: Plan, index: Mapping[str, str], deepspeed_config: str) -> Fingerprint:
@@ -65,6 +71,22 @@ def _code(package: Path = Path(lbtrain.__file__).parent) -> str:
     for path in sorted(package.rglob("*.py")):
         digest.update(f"{path.relative_to(package)}\0".encode() + path.read_bytes())
     return digest.hexdigest()[:16]
+
+
+def _own_code(modules: Mapping[str, Any]) -> Fingerprint:
+    """Of the recipe file, and of the modules that it and this process have imported and that are neither
+    installed nor lbtrain's: a model that is registered there may differ under one name.
+    """
+    others = (sys.prefix, sys.base_prefix, str(Path(lbtrain.__file__).parent))
+    found = {}
+    for name, module in list(modules.items()):
+        path = Path(getattr(module, "__file__", None) or "")
+        installed = any(path.is_relative_to(other) for other in others)
+        if path.suffix == ".py" and not installed and not {"site-packages", "dist-packages"} & {*path.parts}:
+            label = path.name if name == "__main__" else name
+            with contextlib.suppress(OSError):
+                found[f"source code of {label}"] = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    return found
 
 
 def check_same_on_all_ranks(mine: Fingerprint) -> None:

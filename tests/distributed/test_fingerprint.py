@@ -3,6 +3,7 @@
 import importlib.metadata
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch.distributed as dist
 from PIL import Image
 
 from lab.ranks import run_on_ranks
+from lbtrain import Recipe
 from lbtrain.errors import LaunchError, RecipeError
 from lbtrain.runs import fingerprint
 from lbtrain.runs.fingerprint import notes_on_resume
@@ -125,6 +127,27 @@ def test_what_a_resumed_run_says():
     with pytest.raises(RecipeError, match=r"data: train.labels was 1, is 2.*restore it") as caught:
         notes_on_resume(before, before | {"data: train.labels": "2"})
     assert caught.value.exit_code == 2
+
+
+def test_a_recipe_file_and_its_modules_are_compared_and_packages_are_not(tmp_path):
+    for name in ("recipe.py", "models.py", "site-packages/torch.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("pass\n")
+
+    def found() -> dict[str, str]:
+        files = {"__main__": "recipe.py", "models": "models.py", "torch": "site-packages/torch.py"}
+        own = {name: SimpleNamespace(__file__=str(tmp_path / path)) for name, path in files.items()}
+        return fingerprint._own_code({"json": json, "fingerprint": fingerprint, "odd": object(), **own})
+
+    before = found()
+    assert set(before) == {"source code of recipe.py", "source code of models"}
+    (tmp_path / "models.py").write_text("pass \n")
+    changed = before["source code of models"], found()["source code of models"]
+    assert changed[0] != changed[1]
+    assert notes_on_resume(before, found()) == [
+        f"note: source code of models was {changed[0]}, is {changed[1]} since the checkpoint"
+    ]
+    assert {"version of pillow", "version of simplejpeg"} < set(fingerprint.job_fingerprint(Recipe(), "ddp"))
 
 
 def test_the_code_is_compared_where_there_is_no_commit(tmp_path):

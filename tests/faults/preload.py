@@ -9,3 +9,4 @@ import lbtrain.main
 import lbtrain.run
 import lbtrain.tasks.classification
 import tests.faults.jobs
+import tests.odd_models
