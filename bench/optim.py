@@ -6,10 +6,12 @@ peers' in turns, one thread.
 
 Cases: `lars`, `lars-nesterov`, `lamb` (against the faster of timm's two code paths, round by round),
 `lars-sgd` (against torch's multi-tensor SGD, which does less), `lamb-loop` (against the plain loop that
-ColossalAI's Lamb is, written here from its formula), `muon` (ResNet-18's parameters; against timm's, whose
-Newton-Schulz runs in bf16), `muon-2` and `muon-4` (two and four gloo ranks that share the matrices, against
-each orthogonalising all of them), `zero1` (two gloo ranks: our step on DeepSpeed's slices,
-its all-reduce included, against half of our step on whole layers).
+ColossalAI's Lamb is, written here from its formula), `adamw` (as a recipe has it, against the faster of
+torch's default and its fused kernel), `muon` (ResNet-18's parameters; against timm's, whose Newton-Schulz
+runs in bf16), `muon-torch` (its weights as matrices, since torch's Muon takes no convolutions; against
+torch's, which runs in bf16), `muon-bf16` (the same, ours in bf16 too), `muon-2` and `muon-4` (two and four
+gloo ranks that share the matrices, against each orthogonalising all of them), `zero1` (two gloo ranks: our
+step on DeepSpeed's slices, its all-reduce included, against half of our step on whole layers).
 """
 
 import time
@@ -91,6 +93,37 @@ def timm_muon() -> torch.optim.Optimizer:
     return create_optimizer_v2(model_with_gradients("resnet18"), "muon", momentum=0.95, **HYPER)
 
 
+def matrices() -> list[torch.nn.Parameter]:
+    """ResNet-18's weights of more than one dimension as [out, in * ...], with gradients of their size."""
+    whole = [weight for weight in model_with_gradients("resnet18").parameters() if weight.ndim > 1]
+    flat = [torch.nn.Parameter(weight.detach().flatten(1)) for weight in whole]
+    for matrix in flat:
+        matrix.grad = torch.randn_like(matrix)
+    return flat
+
+
+def matrix_muon(dtype: torch.dtype | None = None) -> torch.optim.Optimizer:
+    from lbtrain.optim import Muon
+
+    return Muon(matrices(), dtype=dtype, **HYPER)
+
+
+def torch_muon() -> torch.optim.Optimizer:
+    return torch.optim.Muon(matrices(), adjust_lr_fn="original", **HYPER)
+
+
+def adamw() -> torch.optim.Optimizer:
+    from lbtrain import Recipe
+    from lbtrain.optim import create_optimizer
+
+    recipe = Recipe().vary(optimizer=dict(name="adamw", weight_decay=HYPER["weight_decay"]))
+    return create_optimizer(recipe.optimizer, model_with_gradients("resnet50"))
+
+
+def torch_adamw(fused: bool) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(parameters(), fused=fused, **HYPER)
+
+
 def sgd() -> torch.optim.Optimizer:
     return torch.optim.SGD(parameters(), momentum=0.9, foreach=True, **HYPER)
 
@@ -128,7 +161,15 @@ CASES: dict[
     ),
     "lars-sgd": (lars, [sgd], "torch SGD foreach", ""),
     "lamb": (lamb, [lambda: timm_lamb(True), lambda: timm_lamb(False)], "timm Lamb, faster path", "<=1.0"),
+    "adamw": (
+        adamw,
+        [lambda: torch_adamw(False), lambda: torch_adamw(True)],
+        "torch AdamW, faster path",
+        "",
+    ),
     "muon": (muon, [timm_muon], "timm Muon", ""),
+    "muon-torch": (matrix_muon, [torch_muon], "torch Muon", ""),
+    "muon-bf16": (lambda: matrix_muon(torch.bfloat16), [torch_muon], "torch Muon", ""),
     "lamb-loop": (lamb, [LoopLamb], "LAMB as a plain loop (ColossalAI's form)", "<=1.0"),
 }
 
@@ -152,7 +193,7 @@ def in_turns(case: str) -> rows.Row:
     for optimizer in (ours, *peers):
         optimizer.step()
     mine, theirs = [], []
-    rounds, steps = (MUON_ROUNDS, 1) if case == "muon" else (ROUNDS, STEPS)
+    rounds, steps = (MUON_ROUNDS, 1) if case.startswith("muon") else (ROUNDS, STEPS)
     for _ in range(rounds):
         mine.append(milliseconds(ours, steps))
         theirs.append(min(milliseconds(peer, steps) for peer in peers))

@@ -2,7 +2,7 @@
 the models with timm.
 """
 
-from lbtrain.nn import alexnet, cifar_resnet, resnet_v1, small_nets, wide_resnet
+from lbtrain.nn import airbench, alexnet, cifar_resnet, resnet_v1, small_nets, wide_resnet
 from lbtrain.nn.conversion import (
     check_batch_statistics,
     convert_to_ghost_batch_norm,
@@ -21,6 +21,7 @@ __all__ = [
     "GhostBatchNorm1d",
     "GhostBatchNorm2d",
     "GhostStatistics",
+    "airbench",
     "alexnet",
     "check_batch_statistics",
     "check_unwrapped",

@@ -43,6 +43,20 @@ def test_cifar10():
     np.testing.assert_allclose(train.images.numpy().std((0, 1, 2)), known.std, atol=0.01)
 
 
+def test_the_patches_that_airbench94_whitens():
+    from lbtrain.nn.airbench import PATCHES
+
+    source = open_source(DataConfig(name="cifar10", root=str(DATA)), train=True, seed=0)
+    products = torch.zeros(12, 12, dtype=torch.float64)
+    for first in range(0, 50_000, 2_500):
+        some = np.arange(first, first + 2_500)
+        images, _ = source.fetch(Block(np.zeros_like(some), some))
+        patches = torch.nn.functional.unfold(images, 2).transpose(1, 2).reshape(-1, 12).double()
+        products += patches.T @ patches
+    found = products / (50_000 * 31**2) * 1e6
+    torch.testing.assert_close(found, torch.tensor(PATCHES, dtype=torch.float64), rtol=0, atol=1)
+
+
 @pytest.mark.parametrize(
     ("name", "first_labels"), [("mnist", [5, 0, 4, 1, 9]), ("fashion_mnist", [9, 0, 0, 3, 0])]
 )

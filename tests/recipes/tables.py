@@ -15,7 +15,7 @@ TABLES = {
     "masters2018": (73, "00570b705dfe4180"),
     "mccandlish2018": (57, "43cc9bae1d79172d"),
     "mlperf_rcp": (33, "bc592af4e602fb0d"),
-    "modern": (208, "5e67cf4b1783ba04"),
+    "modern": (222, "2ee23695627db888"),
     "settings": (575, "0f7b46e2676f3d02"),
     "smith2018": (35, "2ff077737d05e77f"),
     "yao2018": (19, "6646c69f5de376d4"),

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from lbtrain.data import dataset_info
+from lbtrain.nn.airbench import SHIFT_SCALE
 from lbtrain.plan.plan import Plan, make_plan
 from lbtrain.plan.scaling import peak_lr
 from lbtrain.recipe import Recipe
@@ -122,6 +123,11 @@ PUBLISHED: dict[str, tuple[str, dict[str, str | tuple[str, ...]], int]] = {
     "deit_s": ("modern", dict(recipe="deit_s"), 10),
     "swin_t": ("modern", dict(recipe="swin_t"), 8),
     "convnext_t": ("modern", dict(recipe="convnext_t"), 9),
+    "airbench94": (
+        "modern",
+        dict(recipe="airbench94", metric=("momentum", "label_smoothing", "epochs")),
+        3,
+    ),
     "small_resnet8": MASTERS,
     "small_resnet32": MASTERS,
     "small_resnet32_warmup": ("masters2018", dict(model="ResNet-32", location="sec 3.4"), 2),
@@ -233,6 +239,23 @@ def test_the_steps_of_smiths_arms(name, batch_size, of):
     (row,) = [row for row in rows if row["batch_size"] == batch_size and of in row["note"]]
     steps, published = plan(load(named(name))["recipe"]).total_steps, float(row["value"])
     assert 0.9 * published < steps < (published if row["note"].startswith("under") else 1.03 * published)
+
+
+def test_the_decoupled_settings_of_airbench94():
+    """legacy/airbench94.py: a rate per 1,024 images over 1 + 1 / (1 - momentum), for the sum of the losses; a
+    decay that stands beside the rate; a triangle from 0.2 over 1 to 0.07.
+    """
+    recipe = load(named("airbench94"))["recipe"]
+    rows = {row["metric"]: row["value"] for row in seen("modern") if row["recipe"] == "airbench94"}
+    scale = 1 + 1 / (1 - recipe.optimizer.momentum)
+    assert peak_lr(recipe) == pytest.approx(float(rows["learning_rate"]) / scale)
+    decay = float(rows["weight_decay"]) / scale  # of a step, beside the rate
+    assert recipe.optimizer.weight_decay * peak_lr(recipe) == pytest.approx(decay)
+    assert float(rows["bias_scaler"]) == SHIFT_SCALE**2 and recipe.optimizer.no_decay == []
+    rate = plan(recipe).learning_rate
+    ends = rate.warmup_start / rate.peak, rate.warmup_length, rate.end / rate.peak
+    assert ends == pytest.approx((0.2, 0.23, 0.07))
+    assert re.findall(r"\d[\d.]*", rows["schedule"]) == ["23", "0.2", "0.07"]
 
 
 def test_label_smoothing_mixup_and_averages_are_off_in_the_recipes_of_papers():

@@ -41,12 +41,12 @@ KNOWN = {
 
 MODERN = (
     "resnet50_mlperf", "resnet50_rsb", "resnet50_torchvision", "resnet50_ffcv", "resnet50_algoperf",
-    "vit_s16", "deit_s", "swin_t", "convnext_t", "mask_rcnn_mlperf",
+    "vit_s16", "deit_s", "swin_t", "convnext_t", "mask_rcnn_mlperf", "airbench",
 )  # fmt: skip
 """Beginnings of the names of recipes of 2021 and after, and of MLPerf's points. Most differ from each other
 in numbers alone: they are planned, and these are trained.
 """
-TRAINED = {"resnet50_mlperf_1632", "resnet50_rsb_a1", "deit_s", "mask_rcnn_mlperf_8"}
+TRAINED = {"resnet50_mlperf_1632", "resnet50_rsb_a1", "deit_s", "mask_rcnn_mlperf_8", "airbench94"}
 
 
 def named(name: str) -> Path:
@@ -337,6 +337,9 @@ def _small(recipe: Recipe) -> list[str]:
     words += ["batch_size=40", "bn_batch_size=8"] if recipe.batch_size > 40 else []
     if recipe.schedule.rule == "table":
         words.append("schedule.table=40:0.001")
+    if recipe.model.name == "airbench94":
+        words += ["data.name=synthetic", "data.image_size=32", "data.augmentation=none"]
+        return [*words, "schedule.end_lr=0"]  # which does not follow the batch
     if recipe.data.name != "imagenet":
         words += ["data.mean=", "data.std="]
         return [*words, "data.name=digits", "data.train_examples=0", "data.augmentation=none"]

@@ -247,3 +247,49 @@ def test_keskars_deep_network():
     assert rates == [0.3, 0.4, 0.4, 0.4, 0.4, 0.4, 0.4, 0.4, 0.5, 0.5]
     assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 100)
     assert timm.create_model("keskar_f1", side=8)(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
+
+
+def test_airbench94_is_that_of_its_author():
+    """legacy/airbench94.py of github.com/KellerJordan/cifar10-airbench: six convolutions of 3 x 3 that start
+    as the identity, norms without a scale, 1.97 million parameters.
+    """
+    torch.manual_seed(0)
+    model = timm.create_model("airbench94").eval()
+    assert parameters("airbench94") == (
+        24 + 9 * (24 * 64 + 64 * 64 + 64 * 256 + 3 * 256 * 256) + 2 * (64 + 256 + 256) + 10 * 256
+    )
+    images = torch.randn(2, 3, 32, 32)
+    assert model(images).shape == (2, 10)
+    first, features = model.groups[0], torch.randn(2, 24, 31, 31)
+    assert torch.equal(first.conv1(features)[:, :24], features), "a filter copies its channel"
+    assert first(features).shape == (2, 64, 15, 15)
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert len(norms) == 6 and all(norm.weight is None for norm in norms)
+
+
+def test_airbench94_whitens_patches():
+    from lbtrain.nn.airbench import PATCHES, WHITENING_EPS, whitening_filters
+
+    products = torch.tensor(PATCHES, dtype=torch.float64) / 1e6
+    torch.testing.assert_close(products, products.T, rtol=0, atol=0)
+    filters = whitening_filters().double().view(24, 12)
+    assert torch.equal(filters[:12], -filters[12:])
+    values = torch.linalg.eigvalsh(products).flip(0)
+    expected = torch.diag(values / (values + WHITENING_EPS))
+    torch.testing.assert_close(filters[:12] @ products @ filters[:12].T, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_shift_of_airbench94_moves_64_times_as_far_as_a_weight_and_decays_alike():
+    from lbtrain.nn.airbench import SHIFT_SCALE, Shift
+
+    shift, plain = Shift(1, SHIFT_SCALE), Shift(1, 1.0)
+    for layer, rate in ((shift, 0.01), (plain, 0.64)):
+        # Their groups: decay / rate beside the rate.
+        optimizer = torch.optim.SGD(
+            layer.parameters(), lr=rate, momentum=0.85, nesterov=True, weight_decay=2e-3 / rate
+        )
+        for target in (1.0, -2.0, 3.0):
+            optimizer.zero_grad()
+            (layer(torch.zeros(1, 1, 1, 1)).sum() * target).backward()
+            optimizer.step()
+    assert (shift.scale * shift.bias).item() == pytest.approx(plain.bias.item(), rel=1e-5)

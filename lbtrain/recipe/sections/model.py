@@ -12,7 +12,7 @@ class ModelConfig(Unassignable):
         "resnet50",
         "The network: any timm model, or one of lbtrain.nn (alexnet, alexnet_bn, reduced_alexnet, "
         "cifar_resnet8, cifar_resnet20, cifar_resnet32, cifar_resnet44, wide_resnet16_4, resnet50_v1, "
-        "keskar_f1, keskar_f2, keskar_c1, keskar_c2, hoffer_c1).",
+        "keskar_f1, keskar_f2, keskar_c1, keskar_c2, hoffer_c1, airbench94).",
     )
     args: dict[str, Any] = key(
         {},
