@@ -82,12 +82,7 @@ class RunDirectory:
             ) from error
 
     def _check_same_run(self, recipe: Recipe) -> None:
-        links = [name for name in WRITTEN if (self.path / name).is_symlink()]
-        if links:
-            raise RecipeError(
-                f"{self.path / links[0]} is a link, and a run writes into its own directory only: remove the "
-                "link, or choose another run_dir"
-            )
+        self.check_no_link(*WRITTEN)
         if (self.path / "recipe.yaml").exists() and recipe.resume == "never":
             raise RecipeError(
                 f"run_dir={self.path} holds a run already, and resume=never. Choose another run_dir."
@@ -100,6 +95,15 @@ class RunDirectory:
                 "run_dir, undo the change, or write resume=new_leg to go on with another duration, "
                 "batch_size or schedule."
             )
+
+    def check_no_link(self, *names: str) -> None:
+        """Raises RecipeError where one of the files or folders that are to be written is a link."""
+        for name in names:
+            if (self.path / name).is_symlink():
+                raise RecipeError(
+                    f"{self.path / name} is a link, and a run writes into its own directory only: remove the "
+                    "link, or choose another place"
+                )
 
     def changes(self, recipe: Recipe) -> list[str]:
         """What makes `recipe` another run than the one in this folder; nothing where it would continue that

@@ -22,6 +22,7 @@ from lbtrain.errors import RecipeError
 from lbtrain.faults.watchdog import Watchdog
 from lbtrain.launch.environment import own_arguments
 from lbtrain.launch.world import World, check_world, detect_world, ending_exchanges, start_process_group
+from lbtrain.runs.directory import RunDirectory
 from lbtrain.runs.files import as_csv, as_png, saving, write_whole
 from lbtrain.runs.fingerprint import check_same_on_all_ranks
 from lbtrain.tasks import Report, create_task
@@ -36,6 +37,8 @@ def main(words: Sequence[str]) -> int:
     options = _parser().parse_args(own_arguments(words))
     trained = open_trained(options.run, raw=options.raw_weights)
     trained = _with_overrides(trained, options.overrides)
+    if not options.out:
+        RunDirectory(trained.run_dir).check_no_link("evaluation", f"evaluation/{options.split}")
     folder = Path(options.out) if options.out else trained.run_dir / "evaluation" / options.split
     watchdog = Watchdog(fault_timeout=trained.recipe.fault_timeout, run_dir=str(trained.run_dir))
     with watchdog, ending_exchanges():

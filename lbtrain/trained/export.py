@@ -20,6 +20,7 @@ from safetensors.torch import save
 from torch import nn
 
 from lbtrain.errors import RecipeError, reason_of
+from lbtrain.runs.directory import RunDirectory
 from lbtrain.runs.files import saving, write_whole
 from lbtrain.trained.card import model_card
 from lbtrain.trained.command import parser_of
@@ -29,6 +30,8 @@ from lbtrain.trained.model import TrainedModel, open_trained
 def main(words: Sequence[str]) -> int:
     options = _parser().parse_args(words)
     trained = open_trained(options.run, raw=options.raw_weights)
+    if not options.out:
+        RunDirectory(trained.run_dir).check_no_link("export")
     folder = Path(options.out) if options.out else trained.run_dir / "export"
     with saving(folder):
         folder.mkdir(parents=True, exist_ok=True)

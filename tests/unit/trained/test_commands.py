@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -115,6 +116,18 @@ def test_a_run_starts_from_what_was_exported(trained, tmp_path):
     recipe = RECIPE.vary(run_dir=str(tmp_path), duration="1it", model=dict(weights=str(path)))
     run(recipe, "digits", on_screen=False)
     assert "content of model.weights" in json.loads((tmp_path / "fingerprint.json").read_text())
+
+
+@pytest.mark.parametrize("words", ["eval evaluation", "eval evaluation/val", "export export"])
+def test_nothing_is_written_through_a_link_in_the_run_directory(trained, tmp_path, capsys, words):
+    copy, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    shutil.copytree(trained[0], copy, ignore=shutil.ignore_patterns("evaluation", "export"))
+    elsewhere.mkdir()
+    command, name = words.split()
+    (copy / name).parent.mkdir(exist_ok=True)
+    (copy / name).symlink_to(elsewhere)
+    assert lbtrain(command, copy) == 2
+    assert f"{name} is a link" in capsys.readouterr().err and not list(elsewhere.iterdir())
 
 
 @pytest.mark.parametrize(
