@@ -7,6 +7,7 @@ What files of other tools do differently is read as COCO means it: a byte order 
 
 import json
 import math
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -101,11 +102,22 @@ def _whole(record: Record, name: str) -> int:
 
 def _image(record: Record) -> Record:
     sides = {name: _whole(record, name) for name in ("id", "height", "width")}
-    if not isinstance(record.get("file_name"), str):
+    name = record.get("file_name")
+    if not isinstance(name, str):
         raise ValueError("no file_name")
+    if not _is_path(name):
+        raise ValueError(f"file_name {name!r} is no name of a file")
     if min(sides["height"], sides["width"]) <= 0:
         raise ValueError(f"height {sides['height']} and width {sides['width']} must be positive")
     return record | sides
+
+
+def _is_path(name: str) -> bool:
+    """Whether the system can be asked for it."""
+    try:
+        return b"\0" not in os.fsencode(name)
+    except UnicodeEncodeError:
+        return False
 
 
 def _category(record: Record) -> Record:

@@ -80,7 +80,8 @@ def _own_code(modules: Mapping[str, Any]) -> Fingerprint:
     others = (sys.prefix, sys.base_prefix, str(Path(lbtrain.__file__).parent))
     found = {}
     for name, module in list(modules.items()):
-        path = Path(getattr(module, "__file__", None) or "")
+        attributes = getattr(module, "__dict__", {})  # a look at __file__ imports some lazy modules
+        path = Path(attributes.get("__file__") or "")
         installed = any(path.is_relative_to(other) for other in others)
         if path.suffix == ".py" and not installed and not {"site-packages", "dist-packages"} & {*path.parts}:
             label = path.name if name == "__main__" else name

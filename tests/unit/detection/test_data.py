@@ -581,6 +581,11 @@ def edited(path: Path, edit) -> None:
             "image 2: height 30 and width 0 must be",
         ),
         (lambda content: content["images"][1].pop("file_name"), "image 2: no file_name"),
+        (
+            lambda content: content["images"][1].update(file_name="a\0"),
+            r"image 2: file_name 'a\\x00' is no name",
+        ),
+        (lambda content: content["images"][1].update(file_name="\ud800"), "image 2: file_name .* is no name"),
         (lambda content: content["images"][1].update(id=1), "image 1: its id is listed twice"),
         (
             lambda content: content["categories"][0].pop("name"),
