@@ -117,7 +117,7 @@ def _train_examples(config: DataConfig, known: DatasetInfo) -> int:
     if config.train_examples and config.name in ("imagenet", "imagefolder", "coco"):
         raise RecipeError(
             f"data.train_examples={config.train_examples}: the first images of a folder are all of one "
-            "class; make a folder"
+            "class. Use data.train_examples=0 for all images, or a folder that has fewer."
         )
     if config.train_examples > known.train_examples:
         raise RecipeError(

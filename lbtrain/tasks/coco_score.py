@@ -5,6 +5,7 @@ once.
 import contextlib
 import copy
 import io
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -65,6 +66,15 @@ def average_precision(
     """`mask_ap`, `mask_ap50`, ..., `box_ap_large` in percent, as COCO defines them, and more of the twelve
     numbers as `names` says; those of which there is no object are left out.
     """
+    return with_classes(ground_truth, found, names)[0]
+
+
+def with_classes(
+    ground_truth: dict[str, Any], found: list[Detection], names: Sequence[str] = NAMES
+) -> tuple[dict[str, float], list[dict[str, Any]]]:
+    """`average_precision`, and a row per class: its objects (crowds left out), `mask_ap` and `box_ap`, which
+    are None where it has no object.
+    """
     metrics: dict[str, float] = {}
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO()
@@ -74,22 +84,44 @@ def average_precision(
                 number  # pycocotools takes an object of id 0 that was found for one that was not
             )
         truth.createIndex()
+        rows = _classes(truth)
         for kind, name in (("segm", "mask"), ("bbox", "box")):
-            metrics |= {f"{name}_{key}": value for key, value in _scores(truth, found, kind, names).items()}
-    return metrics
+            scores, by_class = _scores(truth, found, kind, names)
+            metrics |= {f"{name}_{key}": value for key, value in scores.items()}
+            for category, row in rows.items():
+                row[f"{name}_ap"] = by_class.get(category, 0.0) if row["objects"] else None
+    return metrics, list(rows.values())
 
 
-def _scores(truth: COCO, found: list[Detection], kind: str, names: Sequence[str]) -> dict[str, float]:
+def _classes(truth: COCO) -> dict[int, dict[str, Any]]:
+    objects = Counter(each["category_id"] for each in truth.dataset["annotations"] if not each.get("iscrowd"))
+    categories = sorted(truth.dataset["categories"], key=lambda each: each["id"])
+    return {each["id"]: {"class": each["name"], "objects": objects[each["id"]]} for each in categories}
+
+
+def _scores(
+    truth: COCO, found: list[Detection], kind: str, names: Sequence[str]
+) -> tuple[dict[str, float], dict[int, float]]:
+    """COCO's numbers by name, and the average precision by category."""
     left_out = (
         "bbox" if kind == "segm" else "segmentation"
     )  # loadRes would take an object's area from its box where it has one
     results = [{key: value for key, value in detection.items() if key != left_out} for detection in found]
     if not results:
-        return dict.fromkeys(NAMES[:3], 0.0)
+        return dict.fromkeys(NAMES[:3], 0.0), {}
     evaluation = COCOeval(truth, truth.loadRes(results), kind)
     evaluation.evaluate()
     evaluation.accumulate()
     evaluation.summarize()
+    named = zip(names, evaluation.stats, strict=False)
+    return {name: 100 * float(value) for name, value in named if value >= 0}, _by_class(evaluation)
+
+
+def _by_class(evaluation: COCOeval) -> dict[int, float]:
+    """Over all thresholds and recalls, of objects of every size, with the most detections an image."""
+    precision = evaluation.eval["precision"][:, :, :, 0, -1]  # thresholds, recalls, classes
     return {
-        name: 100 * float(value) for name, value in zip(names, evaluation.stats, strict=False) if value >= 0
+        category: 100 * float(precision[:, :, number].mean())
+        for number, category in enumerate(evaluation.params.catIds)
+        if (precision[:, :, number] >= 0).all()
     }

@@ -28,8 +28,8 @@ from lbtrain.tasks.coco_score import (
     TWELVE_NAMES,
     Detection,
     as_detections,
-    average_precision,
     from_all_ranks,
+    with_classes,
 )
 from lbtrain.tasks.pictures import drawn
 from lbtrain.tasks.protocol import Evaluation, PrimaryMetric, Report
@@ -155,9 +155,8 @@ class InstanceSegmentation:
 
     def evaluate(self, model: nn.Module, *, micro_batch_size: int, rank: int, world_size: int) -> Evaluation:
         found = from_all_ranks(self._found(model, micro_batch_size, rank, world_size))
-        outcome: list[Any] = [self._scored(found) if found is not None else None]
-        dist.broadcast_object_list(outcome)
-        return Evaluation(*outcome[0])
+        report = self._scored(found)
+        return Evaluation(report.metrics, report.pictures)
 
     def report(
         self, model: nn.Module, *, train: bool, micro_batch_size: int, rank: int, world_size: int
@@ -165,13 +164,15 @@ class InstanceSegmentation:
         if train:
             raise RecipeError("--split train: detection is scored on the validation split. Use --split val.")
         found = from_all_ranks(self._found(model, micro_batch_size, rank, world_size))
-        report = [None if found is None else _report(*self._scored(found, TWELVE_NAMES))]
+        return self._scored(found, TWELVE_NAMES)
+
+    def _scored(self, found: list[Detection] | None, names: Sequence[str] = NAMES) -> Report:
+        """`found` on all ranks, as rank 0 has it; the same on every rank. Collective."""
+        report = [None if found is None else self._report(found, names)]
         dist.broadcast_object_list(report)
         return cast(Report, report[0])
 
-    def _scored(
-        self, found: list[Detection], names: Sequence[str] = NAMES
-    ) -> tuple[dict[str, float], dict[str, Any]]:
+    def _report(self, found: list[Detection], names: Sequence[str]) -> Report:
         samples = [self.eval_source[index] for index in range(min(_PICTURED, len(self.eval_source)))]
         of_sample = [
             [detection for detection in found if detection["image_id"] == sample.image_id]
@@ -182,7 +183,8 @@ class InstanceSegmentation:
             for label in range(1, len(self.eval_source.class_names) + 1)
         }
         pictures = {"detections": drawn(samples, of_sample, self.eval_source.class_names, labels)}
-        return average_precision(self.eval_source.ground_truth(), found, names), pictures
+        metrics, classes = with_classes(self.eval_source.ground_truth(), found, names)
+        return Report(metrics, {"classes": classes}, pictures)
 
     @torch.no_grad()
     def _found(self, model: nn.Module, micro_batch_size: int, rank: int, world_size: int) -> list[Detection]:
@@ -207,10 +209,6 @@ class InstanceSegmentation:
         return as_detections(
             self.eval_source.image_id(index), category_ids, result["boxes"], result["scores"], masks
         )
-
-
-def _report(metrics: dict[str, float], pictures: dict[str, Any]) -> Report:
-    return Report(metrics, pictures=pictures)
 
 
 def evaluation_items(

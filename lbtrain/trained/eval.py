@@ -6,14 +6,15 @@
   deepspeed --module lbtrain eval runs/digits
 
 Classifiers: top-1 and top-5 error, loss and calibration error; tables of all classes and of the confusion
-matrix, which is also drawn. Detectors: COCO's twelve numbers, of masks and of boxes. All of it is written to
-evaluation/SPLIT in the run directory.
+matrix, which is also drawn. Detectors: COCO's twelve numbers, of masks and of boxes, and the average
+precision of every class. All of it is written to evaluation/SPLIT in the run directory.
 """
 
 import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -31,6 +32,10 @@ from lbtrain.trained.model import TrainedModel, open_trained
 
 _SHOWN = 20
 """Classes in the table on the screen; the file has all."""
+_HEADS = {
+    "recall": "recall %", "precision": "precision %", "most_often_taken_for": "most often taken for",
+    "mask_ap": "mask AP %", "box_ap": "box AP %",
+}  # fmt: skip
 
 
 def main(words: Sequence[str]) -> int:
@@ -114,15 +119,32 @@ def _show(report: Report, trained: TrainedModel, split: str, folder: Path) -> No
         print(f"  {name:<20} {value:,.4g}" if name != "examples" else f"  {name:<20} {value:,}")
     rows = report.tables.get("classes", [])
     if rows:
-        print(f"\n  {'class':<20} {'examples':>9} {'recall %':>9} {'precision %':>12}  most often taken for")
-    for row in rows[:_SHOWN]:
-        recall, precision = (
-            "-" if row[key] is None else f"{row[key]:.2f}" for key in ("recall", "precision")
-        )
-        print(
-            f"  {row['class'][:20]:<20} {row['examples']:>9,} {recall:>9} {precision:>12}  "
-            f"{row['most_often_taken_for']}".rstrip()
-        )
+        print("", *_columns(rows[:_SHOWN]), sep="\n")
     if len(rows) > _SHOWN:
         print(f"  and {len(rows) - _SHOWN} more classes in {folder / 'classes.csv'}")
     print(f"\nWritten to {folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}")
+
+
+def _columns(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Lines of a table, numbers to the right."""
+    table = [
+        [_HEADS.get(key, key) for key in rows[0]],
+        *([_cell(each) for each in row.values()] for row in rows),
+    ]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    sides = ["<" if isinstance(each, str) else ">" for each in rows[0].values()]
+    forms = [f"{side}{width}" for side, width in zip(sides, widths, strict=True)]
+    lines = ("  ".join(f"{cell:{form}}" for cell, form in zip(row, forms, strict=True)) for row in table)
+    return [f"  {line}".rstrip() for line in lines]
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return (
+        value[:20]
+        if isinstance(value, str)
+        else f"{value:,.2f}"
+        if isinstance(value, float)
+        else f"{value:,}"
+    )

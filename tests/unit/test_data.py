@@ -68,7 +68,7 @@ def test_a_data_set_can_be_its_first_images():
     assert len(open_source(config, train=False, seed=0)) == 357
     with pytest.raises(RecipeError, match=r"train_examples=1441: digits has 1,440"):
         dataset_info(DataConfig(name="digits", train_examples=1441))
-    with pytest.raises(RecipeError, match="all of one class"):
+    with pytest.raises(RecipeError, match=r"all of one class\. Use data.train_examples=0"):
         dataset_info(DataConfig(name="imagenet", train_examples=1000))
 
 

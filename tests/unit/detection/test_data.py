@@ -25,7 +25,7 @@ from lbtrain.data.shapes import ShapesSource, draw
 from lbtrain.data.stream import Block, SampleStream
 from lbtrain.errors import DataError, RecipeError
 from lbtrain.tasks import create_task
-from lbtrain.tasks.coco_score import as_detections, average_precision
+from lbtrain.tasks.coco_score import as_detections, average_precision, with_classes
 from lbtrain.tasks.detection import evaluation_items
 from tests.tiny_detection import tiny
 
@@ -707,3 +707,12 @@ def test_a_model_that_finds_nothing_scores_zero():
     """Precision is 0 at every recall; detectron2's COCOEvaluator says nan here."""
     metrics = average_precision(ShapesSource(4, 64, first=1).ground_truth(), [])
     assert metrics["mask_ap"] == metrics["box_ap50"] == 0.0 and set(metrics.values()) == {0.0}
+
+
+def test_a_class_without_objects_has_no_precision():
+    truth = ShapesSource(4, 64, first=1).ground_truth()
+    truth["categories"] = [*truth["categories"], {"id": 99, "name": "unseen"}]
+    *seen, unseen = with_classes(truth, [])[1]
+    assert unseen == {"class": "unseen", "objects": 0, "mask_ap": None, "box_ap": None}
+    assert sum(row["objects"] for row in seen) == len(truth["annotations"])
+    assert {row["mask_ap"] for row in seen if row["objects"]} == {0.0}

@@ -24,7 +24,7 @@ def trained(tmp_path, monkeypatch):
     return path, summary
 
 
-def test_eval_and_predict_of_a_detector(trained, tmp_path):
+def test_eval_and_predict_of_a_detector(trained, tmp_path, capsys):
     path, summary = trained
     assert cli.main(["eval", str(path)]) == 0
     folder = path / "evaluation/val"
@@ -34,6 +34,13 @@ def test_eval_and_predict_of_a_detector(trained, tmp_path):
             assert 0 <= metrics[f"{kind}_{name}"] <= 100
     assert metrics["mask_ap"] == pytest.approx(summary["mask_ap"])
     assert (folder / "detections.png").is_file()
+    classes = list(csv.DictReader((folder / "classes.csv").open()))
+    assert [row["class"] for row in classes] == list(open_instances(tiny().data, train=False).class_names)
+    for kind in ("mask_ap", "box_ap"):
+        scored = [float(row[kind]) for row in classes if int(row["objects"])]
+        assert metrics[kind] == pytest.approx(sum(scored) / len(scored))
+    shown = capsys.readouterr().out
+    assert all(row["class"] in shown for row in classes) and "box AP %" in shown
 
     image = open_instances(tiny().data, train=False)[0].pixels
     Image.fromarray(np.asarray(image)).save(tmp_path / "image.png")
