@@ -62,6 +62,13 @@ MLLOG = (
         ("images/s (per rank): 300", 8 * 300.0),
         ("aggregate throughput (img/s): 2,400", 2400.0),
         ("2.4k images per second", 2400.0),
+        ("images/s: 2.4k", 2400.0),
+        ("img/s=2.4K loss=1.2", 2400.0),
+        ("samples/sec 2.4 k", 2400.0),
+        ("total images/sec: 2.4k", 2400.0),
+        ("total 2.4k images/s", 2400.0),
+        ("images/s: 2400 k=3", 2400.0),
+        ("300 images/s on each GPU", 8 * 300.0),
         ("2'400 images/s", 2400.0),
         ("images/s: 1\u2019002\u2019400.5", 1_002_400.5),
         ("step 10  2_400 images/s", 2400.0),
@@ -117,7 +124,8 @@ def test_tf_cnn_benchmarks_values_are_of_a_process() -> None:
 
 
 @pytest.mark.parametrize("line", ["300 images/s per node", "GPU 0: 300 images/s", "[rank 3] 300 samples/s",
-    "300 images/s/core"])  # fmt: skip
+    "300 images/s/core", "300 images/sec on GPU 0", "300 img/s (rank 3)", "img/s: 300, node 1",
+    "300 images/s from worker 2"])  # fmt: skip
 def test_what_may_be_of_a_part_or_of_the_job_is_rejected_with_both_readings(line: str) -> None:
     assert job_rates([line] * 4, gpus=1) == [300.0] * 3
     assert job_rates([line] * 4, gpus=8, per="total") == [300.0] * 3

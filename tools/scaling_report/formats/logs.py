@@ -38,6 +38,7 @@ _NUMBER = (
     rf"(?<![\d.{_SEPARATORS}])(\d{{1,3}}(?:[{_SEPARATORS}]\d{{3}})+(?:\.\d+)?"
     rf"|\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)(?![.{_SEPARATORS}]?\d)"
 )
+_THOUSAND = r"(?P<thousand>\s?k\b(?!\s*[=:]))?"
 _UNIT = r"(?:images?|imgs?|samples?)\s?(?:/|per)\s?s(?:ec(?:ond)?)?\b"
 # The most particular first.
 _OF_PROGRAMS: tuple[tuple[Unit, str], ...] = (
@@ -50,9 +51,9 @@ _OF_PROGRAMS: tuple[tuple[Unit, str], ...] = (
     ("process", rf"(?:eta|lr):.*\bimg/s:\s*{_NUMBER}"),
 )
 _TOTALS: tuple[tuple[Unit, str], ...] = (
-    ("total", rf"\btotal\s+{_UNIT}\s*[:=]?\s*{_NUMBER}"),
-    ("total", rf"\btotal\s*[:=]?\s*{_NUMBER}\s*{_UNIT}"),
-    ("total", rf"{_NUMBER}\s*{_UNIT}\s*(?:in )?total"),
+    ("total", rf"\btotal\s+{_UNIT}\s*[:=]?\s*{_NUMBER}{_THOUSAND}"),
+    ("total", rf"\btotal\s*[:=]?\s*{_NUMBER}{_THOUSAND}\s*{_UNIT}"),
+    ("total", rf"{_NUMBER}{_THOUSAND}\s*{_UNIT}\s*(?:in )?total"),
 )
 _PROGRAMS, _WORDED_TOTALS = (
     tuple((unit, re.compile(pattern, re.IGNORECASE)) for unit, pattern in patterns)
@@ -69,9 +70,9 @@ _OF = rf"(?:\s*\(?\s*{_EACH}(?P<owner>[a-z]+)\)?)?"
 _RATES = tuple(
     re.compile(pattern, re.IGNORECASE)
     for pattern in (
-        rf"{_UNIT}{_OF}\)?\s*[:=]\s*{_NUMBER}",
+        rf"{_UNIT}{_OF}\)?\s*[:=]\s*{_NUMBER}{_THOUSAND}",
         rf"{_NUMBER}(?P<thousand>\s?k)?\s*{_UNIT}{_OF}",
-        rf"{_UNIT}{_OF}\s+{_NUMBER}",
+        rf"{_UNIT}{_OF}\s+{_NUMBER}{_THOUSAND}",
     )
 )
 # Figures with plain spaces, which may separate thousands or numbers. The word before them decides: a rate is
@@ -88,7 +89,11 @@ _SPACED = (
 )
 _NAMED_OWNERS = "|".join(pattern for unit, pattern in _OWNERS.items() if unit != "undecided")
 _EACH_BEFORE = re.compile(rf"(?:\b|_){_EACH}(?P<owner>{_NAMED_OWNERS})(?![a-z])", re.I)
-_ONE_BEFORE = re.compile(r"\b(?:GPU|TPU|device|process|rank|worker|replica|node|host)[\s:#=]*\d+\b", re.I)
+_ONE = r"\b(?:GPU|TPU|device|process|rank|worker|replica|node|host)[\s:#=]*\d+\b"
+_ONE_BEFORE, _ONE_AFTER = (
+    re.compile(_ONE, re.I),
+    re.compile(rf"[\s,;([]*(?:on|from|of|by|at|in)?\s*{_ONE}", re.I),
+)
 _SCORING = re.compile(
     r"(?:^|[\s\[(])(?:val|valid|validation|eval|evaluation|test)"
     r"(?:\s*[:.\[]|\s+(?:throughput|speed|images?|imgs?|samples?|epoch)\b)",
@@ -196,7 +201,7 @@ def read_line(line: str) -> Reading | None:
             return Reading(_number(match[1]), unit)
     for unit, pattern in _WORDED_TOTALS:
         if match := pattern.search(line):
-            return Reading(_number(match[1]), unit, match[1] if _DOTTED.fullmatch(match[1]) else "")
+            return Reading(*_value(match, match[1], unit))
     matches = next((found for rate in _RATES if (found := list(rate.finditer(line)))), [])
     readings = [_reading(match, line[before : match.start()]) for before, match in _with_ends(matches)]
     return next((each for each in readings if each.unit == "bare"), readings[0] if readings else None)
@@ -230,13 +235,19 @@ def _reading(match: re.Match[str], before: str) -> Reading:
     """A value with its unit; `before`: the words of the line that lead to it."""
     groups = match.groupdict()
     number = next(text for text in match.groups() if text and text[0].isdigit())
-    value = _number(number) * (1000 if groups.get("thousand") else 1)
-    dotted = number if _DOTTED.fullmatch(number) and not groups.get("thousand") else ""
     each = groups["owner"] or ((found := _EACH_BEFORE.search(before)) and found["owner"])
     if each:
         unit = next(unit for unit, pattern in _OWNERS.items() if re.fullmatch(pattern, each, re.I))
-        return Reading(value, unit, dotted)
-    return Reading(value, "undecided" if _ONE_BEFORE.search(before) else "bare", dotted)
+        return Reading(*_value(match, number, unit))
+    of_one = _ONE_BEFORE.search(before) or _ONE_AFTER.match(match.string, match.end())
+    return Reading(*_value(match, number, "undecided" if of_one else "bare"))
+
+
+def _value(match: re.Match[str], number: str, unit: Unit) -> tuple[float, Unit, str]:
+    """Of a `Reading`: thousands are written out, and `number` is kept where its dot may separate them."""
+    thousand = match.groupdict().get("thousand")
+    dotted = _DOTTED.fullmatch(number) and not thousand
+    return _number(number) * (1000 if thousand else 1), unit, number if dotted else ""
 
 
 def _number(text: str) -> float:

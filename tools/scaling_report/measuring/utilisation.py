@@ -15,7 +15,7 @@ from lbtrain.data import DatasetInfo, dataset_info
 from lbtrain.plan.statistics import model_statistics
 from lbtrain.tasks import build_model
 
-from ..model.presets import GPUS
+from ..model.presets import GPUS, find
 from ..report import Collective, Row
 
 
@@ -77,7 +77,6 @@ def training_flops(recipe: Recipe, info: DatasetInfo) -> float | None:
 
 def peak_flops(device: str, precision: str) -> float | None:
     """Operations a second by the data sheet; None for a device or a precision that no data sheet here has."""
-    words = device.lower().replace("-", " ").split()
-    known = [gpu for name, gpu in GPUS.items() if set(name.split("-")) <= set(words)]
-    rate = known[-1].tflops.get(precision) if known else None
+    known = find(device, GPUS)
+    rate = GPUS[known].tflops.get(precision) if known else None
     return rate and rate * 1e12

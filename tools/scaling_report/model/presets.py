@@ -186,20 +186,35 @@ GPUS: dict[str, Gpu] = {
 
 
 def named(text: str, presets: Mapping[str, Any]) -> str:
-    """The name of the preset that `text` spells, in any case and punctuation. Raises RecipeError if
-    none is.
-    """
-    plain = {_plain(name): name for name in presets}
-    if (found := plain.get(_plain(text))) is not None:
+    """The name of the preset that `text` spells (see `find`). Raises RecipeError if none is."""
+    if (found := find(text, presets)) is not None:
         return found
+    plain = {_plain(name): name for name in presets}
     close = [plain[each] for each in difflib.get_close_matches(_plain(text), plain, n=3)]
     nearest = f"did you mean {', '.join(close)}? " if close else ""
     raise RecipeError(f"{text!r} is not a preset: {nearest}there are {', '.join(presets)}")
 
 
+def find(text: str, presets: Mapping[str, Any]) -> str | None:
+    """The preset that `text` spells in any case and punctuation, or as a driver calls the device: `Tesla
+    V100-SXM2-32GB`, `NVIDIA GeForce RTX 4090`. None if there is none.
+    """
+    plain = {_plain(name): name for name in presets}
+    return plain.get(_plain(text)) or plain.get(_plain(_BESIDE_THE_MODEL.sub("", text.lower())))
+
+
 def preset(name: str, presets: Mapping[str, T]) -> T:
     """The link or GPU called `name`. Raises RecipeError with the names there are."""
     return presets[named(name, presets)]
+
+
+_BESIDE_THE_MODEL = re.compile(
+    r"\b(?:nvidia|geforce|tesla|amd|instinct|graphics|generation|sxm\d?|oam|hbm\d?e?|\d+ ?gb"
+    r"|blackwell (?:server|workstation) edition)\b"
+)
+"""Maker, series, memory and socket in a device's name. What stands for another chip or power is not here:
+PCIe, NVL, Laptop, Max-Q.
+"""
 
 
 def _plain(text: str) -> str:
