@@ -4,6 +4,7 @@
     lbtrain landscape layers RUN_DIR                 layer-wise ratios over the run, as heat maps
     lbtrain landscape sharpness RUN_DIR...           Keskar's metric and SAM's; mean and deviation of runs
     lbtrain landscape hessian RUN_DIR                top eigenvalues, trace, spectral density
+    lbtrain landscape training RUN_DIR               top eigenvalues and trace at every checkpoint
     lbtrain landscape compare SMALL_RUN LARGE_RUN    both of these side by side, and the line between
     lbtrain landscape sweep RECIPE                   steps to a loss at many batch sizes, measured
 
@@ -47,6 +48,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     sharpness.add_argument("runs", type=Path, nargs="+", metavar="RUN_DIR", help="The directories of runs.")
     _add_loss_options(sharpness.add_argument)
     _add_loss_options(add("hessian", "Measure the spectrum of the Hessian.", "RUN_DIR"))
+    follow = "Measure the Hessian at every checkpoint of a run (train with checkpoint.keep=1000)."
+    _add_loss_options(add("training", follow, "RUN_DIR"))
     option = add(
         "compare",
         "Compare two runs, and draw the line between them.",
@@ -127,6 +130,10 @@ def _run(options: argparse.Namespace, words: Sequence[str]) -> str:
 
         out = options.out or options.large_run / "landscape" / "compare"
         return compare(Run(options.small_run), Run(options.large_run), out, context, loss)
+    if options.command == "training":
+        from .training import training
+
+        return training(Run(options.run_dir), context, loss)
     from .measures import Measures, over_runs
 
     if options.command == "hessian":

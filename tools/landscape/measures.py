@@ -60,7 +60,10 @@ class Measures:
 
     def spectrum(self) -> dict[str, Any]:
         """Top eigenvalues, trace, density."""
-        return {"eigenvalues": self._eigenvalues(), "trace": self._trace(), "density": self._density()}
+        return {**self.eigenvalues_and_trace(), "density": self._density()}
+
+    def eigenvalues_and_trace(self) -> dict[str, Any]:
+        return {"eigenvalues": self._eigenvalues(), "trace": self._trace()}
 
     def text(self, found: dict[str, Any]) -> str:
         """What was found, for the terminal of rank 0."""
@@ -115,7 +118,8 @@ class Measures:
                 return measure(Watched(self._objective(), tick))
 
         file = name.replace(" ", "_").replace(",", "")
-        return cached(self.run.folder, file, self.settings, now, self.context)
+        folder = self.run.folder / self.run.file.stem if self.run.file else self.run.folder
+        return cached(folder, file, self.settings, now, self.context)
 
     def _objective(self) -> Any:
         if not hasattr(self, "_made"):

@@ -69,6 +69,8 @@ class Run:
     """The run in `path`, read piece by piece. Raises RecipeError for a folder that holds no run."""
 
     path: Path
+    file: Path | None = None
+    """Its checkpoint; None for the newest good one."""
 
     def __post_init__(self) -> None:
         for name in ("recipe.yaml", "metrics.jsonl"):
@@ -106,8 +108,11 @@ class Run:
 
     @cached_property
     def checkpoint(self) -> LoadedCheckpoint:
-        """The newest good one, on the CPU. Raises RecipeError if there is none."""
-        found = Checkpoints(self.path, keep=1).newest()
+        """`file`, or the newest good one, on the CPU. Raises RecipeError if there is none, or `file` is
+        damaged.
+        """
+        kept = Checkpoints(self.path, keep=1)
+        found = kept.load(self.file) if self.file else kept.newest()
         if found is None:
             raise RecipeError(f"{self.path} has no checkpoint yet")
         return found

@@ -277,3 +277,23 @@ def test_a_run_without_a_checkpoint_is_reported(runs, tmp_path):
         checkpoint.unlink()
     with pytest.raises(RecipeError, match="has no checkpoint yet"):
         _ = Run(path).checkpoint
+
+
+def test_the_hessian_is_followed_over_the_checkpoints(tmp_path, capsys):
+    """Two checkpoints of different weights; a second time nothing is measured."""
+    path = write_run(tmp_path / "run", seed=0)
+    assert main(["training", str(path), *OPTIONS]) == 2
+    assert (
+        "kept 1 checkpoint: train with checkpoint.every=1ep checkpoint.keep=1000" in capsys.readouterr().err
+    )
+    other = write_run(tmp_path / "other", seed=1)
+    first, second = "step_000000010", "step_000000020"
+    for suffix in (".pt", ".sha256"):
+        shutil.copy(other / f"checkpoints/{first}{suffix}", path / f"checkpoints/{second}{suffix}")
+    assert main(["training", str(path), *OPTIONS]) == 0
+    said = capsys.readouterr().out
+    early, late = json.loads((path / "landscape/training.json").read_text())
+    assert early["eigenvalues"]["values"] != late["eigenvalues"]["values"]
+    assert {folder.name for folder in (path / "landscape").iterdir() if folder.is_dir()} == {first, second}
+    assert (path / "landscape/training.png").stat().st_size > 5000
+    assert main(["training", str(path), *OPTIONS]) == 0 and capsys.readouterr().out == said
