@@ -28,7 +28,7 @@ METHODS = {
     "digits_batch_growth": ([], 4.0),
     "digits_small_batch": (["duration=5ep"], 10.0),
     "digits_absa": ([], 6.0),
-    "digits_keskar": ([], 8.0),
+    "digits_keskar": (["duration=4ep"], 8.0),
     "digits_keskar_144": ([], 8.0),
 }
 

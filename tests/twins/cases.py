@@ -23,6 +23,7 @@ from lbtrain.nn.cifar_resnet import CifarResNet
 from lbtrain.optim import LAMB, Muon, create_optimizer
 from lbtrain.plan.plan import make_plan
 from lbtrain.recipe.files import load_recipe
+from lbtrain.techniques.weight_average import WeightAverage
 
 FOLDER = Path(__file__).parent
 STEPS, BATCH = 50, 32
@@ -81,10 +82,11 @@ def steps(
     *,
     smoothing: float = 0.0,
     clip_norm: float = 0.0,
+    average: WeightAverage | None = None,
 ) -> Trajectory:
     """As a loop without our engines would make them (docs/optimizers.md)."""
     losses = []
-    for lr, (images, labels) in zip(rates, examples, strict=True):
+    for number, (lr, (images, labels)) in enumerate(zip(rates, examples, strict=True), start=1):
         loss = F.cross_entropy(model(images), labels, label_smoothing=smoothing)
         optimizer.zero_grad()
         loss.backward()
@@ -93,8 +95,17 @@ def steps(
         for group in optimizer.param_groups:
             group["lr"] = lr * group.get("lr_scale", 1.0)
         optimizer.step()
+        if average:
+            average.update(number)
         losses.append(loss.item())
-    return Trajectory(losses, {name: weight.detach().clone() for name, weight in model.named_parameters()})
+    weights = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    return Trajectory(losses, weights | (averaged(average.ema.module) if average else {}))
+
+
+def averaged(model: nn.Module) -> dict[str, Tensor]:
+    """An average of the weights and of the running statistics, under names of its own."""
+    state = model.state_dict()
+    return {f"ema/{name}": value for name, value in state.items() if value.is_floating_point()}
 
 
 def rates_of(name: str, warmup: str) -> list[float]:
@@ -127,6 +138,13 @@ def timm_lamb(arrays: Arrays) -> Trajectory:
     return steps(model, optimizer, [0.01] * STEPS, batches(), clip_norm=1.0)
 
 
+def timm_train(arrays: Arrays) -> Trajectory:
+    model = started(network(), arrays)
+    optimizer = LAMB(model.parameters(), lr=0.0, weight_decay=0.02)
+    average = WeightAverage(model, decay=0.9)
+    return steps(model, optimizer, [0.01] * STEPS, batches(), clip_norm=1.0, average=average)
+
+
 def airbench(arrays: Arrays) -> Trajectory:
     """Muon on the convolutions; the other parameters stay as they are."""
     model = started(network(), arrays)
@@ -147,7 +165,8 @@ def ghost(arrays: Arrays) -> Trajectory:
 
 
 TWINS: dict[str, Callable[[Arrays], Trajectory]] = {
-    "lars": lars, "lamb": lamb, "timm_lamb": timm_lamb, "airbench": airbench, "ghost": ghost,
+    "lars": lars, "lamb": lamb, "timm_lamb": timm_lamb, "timm_train": timm_train, "airbench": airbench,
+    "ghost": ghost,
 }  # fmt: skip
 
 

@@ -9,17 +9,20 @@ Python and torch after the changes that a row lists under `switched_off`.
 
 import argparse
 import csv
+import logging
 import re
 import subprocess
 import sys
+import time
 import types
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import timm
+import timm.utils
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -31,6 +34,7 @@ from tests.twins.cases import (
     TWINS,
     Arrays,
     Trajectory,
+    averaged,
     batches,
     network,
     started,
@@ -145,6 +149,37 @@ def timm_lamb(_: Path, arrays: Arrays) -> Trajectory:
     return stepped(model, optimizer)
 
 
+def timm_train(code: Path, arrays: Arrays) -> Trajectory:
+    """train_one_epoch of train.py; task, LAMB and the average of the weights are the package's."""
+    from timm.optim import Lamb
+    from timm.task import ClassificationTask
+
+    (text,) = re.findall(r"(?sm)^def train_one_epoch\(.*?(?=^def )", source(code / "train.py"))
+    log = logging.getLogger("theirs")
+    names = dict(torch=torch, utils=timm.utils, time=time, suppress=suppress, OrderedDict=OrderedDict)
+    theirs = executed(text, **names, _logger=log)
+    losses: list[float] = []
+
+    def criterion(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        loss = F.cross_entropy(scores, labels)
+        losses.append(loss.item())
+        return loss
+
+    model = started(network(), arrays)
+    task = ClassificationTask(model, criterion=criterion, device=torch.device("cpu"), verbose=False)
+    task.setup_ema(decay=0.9)
+    options = types.SimpleNamespace(
+        grad_accum_steps=1, mixup_off_epoch=0, prefetcher=False, distributed=False, channels_last=False,
+        clip_grad=None, synchronize_step=False, rank=0, log_interval=STEPS, recovery_interval=0,
+        save_images=False,
+    )  # fmt: skip
+    optimizer = Lamb(model.parameters(), lr=0.01, weight_decay=0.02, eps=1e-6, max_grad_norm=1.0)
+    loader = list(batches())
+    theirs["train_one_epoch"](0, model, loader, optimizer, options, task=task, device=torch.device("cpu"))
+    found, average = trajectory(model, losses), task.get_trainable_module(ema=True)
+    return Trajectory(found.losses, found.weights | averaged(average.module))
+
+
 def airbench(code: Path, arrays: Arrays) -> Trajectory:
     """Muon of airbench94_muon.py, up to the definition of its data loader."""
     text = source(
@@ -217,6 +252,10 @@ RECORDED: dict[str, tuple[str, Theirs, float, str]] = {
         "TensorFlow (numpy stands in; gradients are torch's)",
     ),
     "timm_lamb": ("huggingface/pytorch-image-models", timm_lamb, 1e-7, "nothing"),
+    "timm_train": (
+        "huggingface/pytorch-image-models", timm_train, 1e-7,
+        "logging; the average is timm's ModelEmaV3 on both sides: the loop around it is compared",
+    ),
     "airbench": (
         "KellerJordan/cifar10-airbench", airbench, 1e-6,
         "torch.compile; bf16 in Newton-Schulz; normalisation of the weights before each step",
