@@ -61,6 +61,7 @@ BENCHES = (
     Bench("optim", 1.5),
     Bench("stopwatch", 1),
     Bench("startup", 3),
+    Bench("slowest_rank", 1),
     Bench("noise_scale", 1.5),
     Bench("checkpoint", 3),
     Bench("hessian", 7, _pyhessian),

@@ -28,6 +28,7 @@ TITLES = {
     "accuracy": "Time to accuracy on CIFAR-10",
     "stopwatch": "What the scaling report's stopwatch costs",
     "startup": "Starting",
+    "slowest_rank": "What it costs to name the slowest rank",
     "gpu": "On a GPU",
 }
 OPENING = """\

@@ -5,6 +5,7 @@ lbtrain runs as a user runs it, with its records, logging and TensorBoard. Each 
 other loop takes as many steps on a model of its own.
 """
 
+import contextlib
 import json
 import os
 import subprocess
@@ -20,6 +21,7 @@ from lbtrain import Recipe
 
 ROUNDS = 15
 _TURNS = "turns"
+_FOLDER = "LBTRAIN_BENCH_FOLDER"
 
 
 def recipe_for(job: Job, engine: str, rounds: int) -> Recipe:
@@ -39,6 +41,14 @@ def recipe_for(job: Job, engine: str, rounds: int) -> Recipe:
         evaluate_every="1dur",
         checkpoint=dict(every="1dur"),
     )
+
+
+@contextlib.contextmanager
+def run_dir() -> Iterator[str]:
+    """A run directory that is gone afterwards; one for all the ranks that `on_ranks` started."""
+    with contextlib.ExitStack() as stack:
+        shared = os.environ.get(_FOLDER)
+        yield f"{shared or stack.enter_context(tempfile.TemporaryDirectory())}/run"
 
 
 def in_turns(
@@ -71,10 +81,8 @@ def in_turns(
             kept.append(time.perf_counter() - started)
         clock = time.perf_counter()
 
-    with tempfile.TemporaryDirectory() as folder, mock.patch.object(Records, "write", write_and_give_turns):
-        run(
-            recipe_for(job, engine, rounds).vary(**changes, run_dir=f"{folder}/run"), "bench", on_screen=False
-        )
+    with run_dir() as folder, mock.patch.object(Records, "write", write_and_give_turns):
+        run(recipe_for(job, engine, rounds).vary(**changes, run_dir=folder), "bench", on_screen=False)
     return [kept[1:] for kept in seconds]
 
 
@@ -93,10 +101,11 @@ def on_ranks(module: str, what: str, *, ranks: int) -> list[list[float]]:
         "--worker",
         what,
     ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
-    output = subprocess.run(
-        launch, env=environment, check=True, capture_output=True, text=True, timeout=1200
-    ).stdout
+    with tempfile.TemporaryDirectory() as folder:
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", _FOLDER: folder}
+        output = subprocess.run(
+            launch, env=environment, check=True, capture_output=True, text=True, timeout=1200
+        ).stdout
     line = next(line for line in output.splitlines() if line.startswith(_TURNS))
     return list(json.loads(line.removeprefix(_TURNS)))
 
