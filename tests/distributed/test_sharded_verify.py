@@ -68,6 +68,23 @@ def test_other_engines_stages_and_optimizers():
     assert {key: int(any(layer.off(1e-2) for layer in answers[key])) for key in ANSWERS} == ANSWERS
 
 
+class FailsOnOneRank(torch.optim.SGD):
+    """The other rank waits for it in the next exchange."""
+
+    def step(self, closure=None):
+        if torch.distributed.get_rank() == 1:
+            raise ArithmeticError("this rank alone")
+        torch.distributed.barrier()
+
+
+@pytest.mark.slow
+def test_what_one_rank_alone_raises_is_the_answer_and_leaves_the_next_question_alone():
+    own = OptimizerChoice(f"{__name__}:FailsOnOneRank")
+    failed, answered = compare_all([dataclasses.replace(HERE, choice=own), HERE])
+    assert failed == "ArithmeticError: this rank alone"
+    assert not any(layer.off(1e-2) for layer in answered)
+
+
 @pytest.mark.slow
 def test_what_an_engine_raises_is_one_message(capsys):
     arguments = [*SMALL, "--optimizer", "deepspeed:muon"]

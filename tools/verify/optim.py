@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -153,20 +154,34 @@ def compare(question: Question) -> list[LayerComparison]:
 
 
 def compare_all(questions: Sequence[Question]) -> list[Answer]:
-    """Answers questions for the same number of ranks one after another on the same processes. Each answer is
-    as that of `compare`, or the message of what was raised. Wrong arguments raise ValueError before a process
-    starts.
+    """Answers questions for the same number of ranks one after another on the same processes, and after one
+    that fails on new ones. Each answer is as that of `compare`, or the message of what was raised. Wrong
+    arguments raise ValueError before a process starts.
     """
     for question in questions:
         _check(question)
+    answers: list[Answer] = []
+    while len(answers) < len(questions):
+        answers += _until_one_fails(questions[len(answers) :])
+    return answers
+
+
+def _until_one_fails(questions: Sequence[Question]) -> list[Answer]:
+    """The answers up to the first failure, which is the last of them: where one rank alone fails, the others
+    wait for it, and what they would say to further questions means nothing.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    with tempfile.TemporaryDirectory() as folder:
-        saved = os.path.join(folder, "layers.pt")
-        mp.spawn(_rank, args=(questions, port, saved), nprocs=questions[0].world, join=True)
-        answers = torch.load(saved, weights_only=True)
-    return [answer if isinstance(answer, str) else _worst_first(answer) for answer in answers]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        mp.spawn(_rank, args=(questions, port, folder), nprocs=questions[0].world, join=True)
+        layers = [torch.load(path, weights_only=True) for path in sorted(folder.glob("*.pt"))]
+        failures = sorted(folder.glob("*.txt"), key=lambda path: (path.name[:3], path.stat().st_mtime_ns))
+        answers: list[Answer] = [_worst_first(rows) for rows in layers]
+        if not failures:
+            return answers
+        return [*answers[: int(failures[0].name[:3])], failures[0].read_text()]
 
 
 def _worst_first(rows: list[tuple[str, float, float, float]]) -> list[LayerComparison]:
@@ -203,7 +218,8 @@ def make_model(question: Question) -> nn.Module:
     return model
 
 
-def _rank(rank: int, questions: Sequence[Question], port: int, saved: str) -> None:
+def _rank(rank: int, questions: Sequence[Question], port: int, folder: Path) -> None:
+    """Writes NUMBER.pt for each answer (rank 0), or NUMBER.RANK.txt for a failure, which ends the rank."""
     from lbtrain.launch.world import leave_process_group
 
     warnings.simplefilter("ignore")  # the libraries' own, once a rank
@@ -215,20 +231,16 @@ def _rank(rank: int, questions: Sequence[Question], port: int, saved: str) -> No
         "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world,
         timeout=timedelta(minutes=2),
     )  # fmt: skip
-    answers = []
-    for question in questions:
-        answers.append(_answer(question))
+    for number, question in enumerate(questions):
+        try:
+            layers = [tuple(layer) for layer in _layers(question)]
+        except Exception as error:  # whatever an engine makes of an optimizer is the answer
+            message = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+            (folder / f"{number:03}.{rank}.txt").write_text(message)
+            os._exit(0)  # closes the connections, so that no rank waits for this one
         if rank == 0:
-            torch.save(answers, saved)
+            torch.save(layers, folder / f"{number:03}.pt")  # plain tuples are loaded without trust
     leave_process_group()
-
-
-def _answer(question: Question) -> list[tuple[str, float, float, float]] | str:
-    """Plain tuples, which torch loads without trusting the file."""
-    try:
-        return [(each.name, each.ratio, each.cosine, each.rounding) for each in _layers(question)]
-    except Exception as error:  # whatever an engine makes of an optimizer is the answer
-        return f"{type(error).__name__}: {error}".strip().splitlines()[0]
 
 
 def _layers(question: Question) -> list[LayerComparison]:
