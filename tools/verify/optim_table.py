@@ -1,8 +1,8 @@
 """Which optimizers are right under which sharding: `lbtrain verify optim` for each, as a table with its data.
 
 The models are small: test_resnet of timm has convolutions; test_vit has matrices, for optimizers that take no
-convolutions. `right`: every layer agrees with unsharded training. Shardings that the file has already are
-kept: the same command continues after a stop.
+convolutions. `right`: every layer agrees with unsharded training. Rows that the file has already are kept:
+the same command continues after a stop.
 """
 
 import argparse
@@ -82,8 +82,13 @@ def tabulate(options: argparse.Namespace) -> int:
         raise RecipeError(f"--shardings {', '.join(sorted(unknown))}: known are {', '.join(SHARDINGS)}")
     rows = read_rows(options.out, Row)
     for name in wanted:
-        asked = list(questions(*SHARDINGS[name]))
-        if asked[0].sharded not in {row.sharding for row in rows}:
+        known = {(row.optimizer, row.model, row.sharding) for row in rows}
+        asked = [
+            each
+            for each in questions(*SHARDINGS[name])
+            if (each.choice.text, each.model, each.sharded) not in known
+        ]
+        if asked:
             rows += map(row_of, asked, compare_all(asked))
             write_rows(options.out, rows, Row)
             print(f"{rows[-1].sharding}: {len(asked)} optimizers", flush=True)
