@@ -30,6 +30,10 @@ FAMILIES = {
     "cifar10/small_resnet8": f"{DIGITS} batch_size=16",
     "cifar10/small_alexnet": f"{DIGITS} batch_size=16",
     "cifar10/wide_resnet": f"{DIGITS} batch_size=16 bn_batch_size=8",
+    "cifar10/resnet8_4k_muon": (
+        f"{DIGITS} batch_size=32 bn_batch_size=8 precision=fp32 schedule.table=32:0.04 schedule.warmup=0ep"
+    ),
+    "mnist/keskar_f1": f"{DIGITS} batch_size=32 bn_batch_size=32 model.args.side=8",
     "imagenet/resnet50": f"{PHOTOS} data.image_size=32 {SHALLOW}",
     "imagenet/resnet50_lars_8k": f"{PHOTOS} data.image_size=32 {SHALLOW}",
     "imagenet/resnet50_lamb_32k": f"{PHOTOS} data.image_size=32 {SHALLOW}",
