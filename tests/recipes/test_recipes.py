@@ -337,11 +337,12 @@ def _small(recipe: Recipe) -> list[str]:
     words += ["batch_size=40", "bn_batch_size=8"] if recipe.batch_size > 40 else []
     if recipe.schedule.rule == "table":
         words.append("schedule.table=40:0.001")
-    if recipe.model.name == "airbench94":
+    if recipe.model.name in ("airbench94", "keskar_c2"):  # too deep for digits
         words += ["data.name=synthetic", "data.image_size=32", "data.augmentation=none"]
         return [*words, "schedule.end_lr=0"]  # which does not follow the batch
     if recipe.data.name != "imagenet":
         words += ["data.mean=", "data.std="]
+        words += ["model.args.side=8"] if recipe.model.name in ("keskar_f1", "keskar_f2") else []
         return [*words, "data.name=digits", "data.train_examples=0", "data.augmentation=none"]
     words += [
         "data.name=synthetic",

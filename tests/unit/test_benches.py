@@ -83,6 +83,7 @@ def test_every_case_of_a_gpu_is_rehearsed():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # some train or compile a real network
 @pytest.mark.parametrize("case", GPU_CASES)
 def test_gpu_rehearsed_on_a_cpu(case):
     from bench.gpu import CASES
