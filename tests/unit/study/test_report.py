@@ -358,10 +358,12 @@ def test_recipes_state_what_was_measured():
             if row.get("recipe", row.get("arm")) == recipe
         ]
         (path,) = RECIPES.rglob(f"{recipe}.py")
-        (row,) = [row for row in rows if row["batch_size"] == load_recipe(path).batch_size]
-        spread = f" ± {row['std']:.2f}" if row["n"] > 1 else ""
-        number = f" {row['mean']:.2f}{spread} % (n={row['n']}," if row["n"] else "diverged (n="
-        assert number in f" {line}", recipe
+        own = [row for row in rows if row["batch_size"] == load_recipe(path).batch_size]
+        assert own, recipe
+        for row in own:  # arms that are the same run there share it
+            spread = f" ± {row['std']:.2f}" if row["n"] > 1 else ""
+            number = f" {row['mean']:.2f}{spread} % (n={row['n']}," if row["n"] else "diverged (n="
+            assert number in f" {line}", recipe
 
 
 @pytest.mark.parametrize(
