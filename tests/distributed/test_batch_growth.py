@@ -2,24 +2,20 @@
 change.
 """
 
-import shutil
-
 import pytest
-import torch
-import torch.nn.functional as F
 
-from tests.distributed.runs import Outcome, relative_difference, train_on
+from tests.distributed.runs import (
+    STEPPED,
+    Outcome,
+    check_goes_on_bit_identical,
+    losses_by_hand,
+    relative_difference,
+    stepped_rate,
+    train_on,
+)
 
 GROWTH = dict(
-    schedule=dict(
-        base_lr=0.05,
-        base_batch_size=64,
-        warmup="3it",
-        warmup_start_lr=0.01,
-        decay="step",
-        milestones=["14it"],
-        batch_growth=["5.5it:2", "14it:2"],
-    ),
+    schedule=dict(**STEPPED, batch_growth=["5.5it:2", "14it:2"]),
     evaluate_every="1ep",
     checkpoint=dict(every="1it", keep=99),
 )
@@ -35,36 +31,7 @@ def oracle(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
 
 
 def test_a_loop_written_by_hand_gives_the_same_losses(oracle):
-    from lbtrain import Recipe
-    from lbtrain.data import dataset_info, open_source
-    from lbtrain.data.stream import SampleStream
-    from lbtrain.nn import GhostStatistics, convert_to_ghost_batch_norm
-    from lbtrain.tasks.classification import build_model
-    from tests.distributed.runs import SMALL
-
-    recipe = Recipe().vary(**SMALL)
-    model = convert_to_ghost_batch_norm(build_model(recipe, dataset_info(recipe.data)), 8)
-    source, statistics = open_source(recipe.data, train=True, seed=0), GhostStatistics(model)
-    decayed, rest = (
-        [p for p in model.parameters() if p.dim() > 1],
-        [p for p in model.parameters() if p.dim() == 1],
-    )
-    optimizer = torch.optim.SGD(
-        [dict(params=decayed, weight_decay=1e-4), dict(params=rest)], lr=1, momentum=0.9
-    )
-    seen, losses = 0, []
-    for batch_size in BATCHES:
-        for group in optimizer.param_groups:
-            group["lr"] = 0.01 + 0.04 * seen / 192 if seen < 192 else 0.05 if seen < 14 * 64 else 0.005
-        images, labels = source.fetch(SampleStream(1440, 0).block(seen, batch_size))
-        loss = F.cross_entropy(model(images), labels)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        statistics.start()
-        statistics.finish()
-        losses.append(loss.item())
-        seen += batch_size
+    losses = losses_by_hand([(size, None) for size in BATCHES], lambda seen, _: stepped_rate(seen))
     assert relative_difference(oracle.losses, losses) < 1e-5
 
 
@@ -149,14 +116,7 @@ def test_ghost_batches_that_span_ranks_before_the_change_and_not_after(tmp_path)
 )
 def test_resuming_around_a_change_is_bit_identical(tmp_path_factory, tmp_path, engine, step):
     straight = _straight(tmp_path_factory, engine)
-    shutil.copytree(straight.run_dir, tmp_path / "run")
-    for later in range(step + 1, len(BATCHES) + 1):
-        (tmp_path / f"run/checkpoints/step_{later:09}.pt").unlink()
-    (tmp_path / "run/summary.json").unlink()
-    again = train_on(2, tmp_path / "run", engine=engine, **GROWTH)
-    assert again.losses == straight.losses
-    for name, tensor in straight.checkpoint()["state_dict"].items():
-        assert torch.equal(again.checkpoint()["state_dict"][name], tensor), name
+    check_goes_on_bit_identical(straight, tmp_path / "run", after=step, world_size=2, engine=engine, **GROWTH)
 
 
 _RUNS: dict[str, Outcome] = {}

@@ -2,24 +2,20 @@
 stop at any step around a change.
 """
 
-import shutil
-
 import pytest
-import torch
-import torch.nn.functional as F
 
-from tests.distributed.runs import SMALL, Outcome, relative_difference, train_on
+from tests.distributed.runs import (
+    STEPPED,
+    Outcome,
+    check_goes_on_bit_identical,
+    losses_by_hand,
+    relative_difference,
+    stepped_rate,
+    train_on,
+)
 
 RESIZING = dict(
-    schedule=dict(
-        base_lr=0.05,
-        base_batch_size=64,
-        warmup="3it",
-        warmup_start_lr=0.01,
-        decay="step",
-        milestones=["14it"],
-        image_sizes=["0it:4", "5.5it:6:128", "14it:8"],
-    ),
+    schedule=dict(**STEPPED, image_sizes=["0it:4", "5.5it:6:128", "14it:8"]),
     evaluate_every="1ep",
     checkpoint=dict(every="1it", keep=99),
 )
@@ -33,35 +29,7 @@ def oracle(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
 
 
 def test_a_loop_written_by_hand_gives_the_same_losses(oracle):
-    from lbtrain import Recipe
-    from lbtrain.data import dataset_info, open_source
-    from lbtrain.data.stream import SampleStream
-    from lbtrain.nn import GhostStatistics, convert_to_ghost_batch_norm
-    from lbtrain.tasks.classification import build_model
-
-    recipe = Recipe().vary(**SMALL)
-    model = convert_to_ghost_batch_norm(build_model(recipe, dataset_info(recipe.data)), 8)
-    source, statistics = open_source(recipe.data, train=True, seed=0), GhostStatistics(model)
-    weights = [weight for weight in model.parameters() if weight.dim() > 1]
-    rest = [weight for weight in model.parameters() if weight.dim() == 1]
-    optimizer = torch.optim.SGD(
-        [dict(params=weights, weight_decay=1e-4), dict(params=rest)], lr=1, momentum=0.9
-    )
-    seen, losses = 0, []
-    for batch_size, pixels in STEPS:
-        planned = 0.01 + 0.04 * seen / 192 if seen < 192 else 0.05 if seen < 14 * 64 else 0.005
-        for group in optimizer.param_groups:
-            group["lr"] = planned * batch_size / 64  # the linear rule
-        images, labels = source.fetch(SampleStream(1440, 0).block(seen, batch_size))
-        images = F.interpolate(images, (pixels, pixels), mode="bilinear", antialias=True)
-        loss = F.cross_entropy(model(images), labels)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        statistics.start()
-        statistics.finish()
-        losses.append(loss.item())
-        seen += batch_size
+    losses = losses_by_hand(STEPS, lambda seen, size: stepped_rate(seen) * size / 64)  # the linear rule
     assert relative_difference(oracle.losses, losses) < 1e-5
 
 
@@ -98,11 +66,4 @@ def test_any_engine_world_and_batch_split_gives_equal_losses(
 
 @pytest.mark.parametrize("step", [5, 6, pytest.param(10, marks=pytest.mark.slow)])
 def test_resuming_around_a_change_is_bit_identical(oracle, tmp_path, step):
-    shutil.copytree(oracle.run_dir, tmp_path / "run")
-    for later in range(step + 1, len(STEPS) + 1):
-        (tmp_path / f"run/checkpoints/step_{later:09}.pt").unlink()
-    (tmp_path / "run/summary.json").unlink()
-    again = train_on(1, tmp_path / "run", engine="ddp", **RESIZING)
-    assert again.losses == oracle.losses
-    for name, tensor in oracle.checkpoint()["state_dict"].items():
-        assert torch.equal(again.checkpoint()["state_dict"][name], tensor), name
+    check_goes_on_bit_identical(oracle, tmp_path / "run", after=step, engine="ddp", **RESIZING)
