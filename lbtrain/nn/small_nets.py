@@ -10,7 +10,7 @@
 - `hoffer_c1`: models/cifar_shallow.py of github.com/eladhoffer/bigBatch, which pools before it normalises.
 
 Keskar's networks have the initial weights of Keras (Glorot, uniform; biases 0) and its batch norm (eps 1e-3),
-`glorot=False` those of torch, as Hoffer's F1 (models/mnist_f1.py) has them.
+`glorot=False` those of torch, as Hoffer's F1 (models/mnist_f1.py) and `hoffer_c1` have them.
 """
 
 import itertools
@@ -41,7 +41,7 @@ class LayeredNet(nn.Module):
         layers, width = forms[form]()
         self.layers = nn.Sequential(*layers)
         self.fc = nn.Linear(width, num_classes)
-        if glorot and form != "hoffer_c1":
+        if glorot:
             self.apply(_as_keras)
 
     def get_classifier(self) -> nn.Linear:
@@ -148,4 +148,4 @@ def keskar_c2(pretrained: bool = False, **kwargs: Any) -> LayeredNet:
 @register_model
 def hoffer_c1(pretrained: bool = False, **kwargs: Any) -> LayeredNet:
     """Two convolutions and two hidden layers, pooled before they are normalised."""
-    return _create("hoffer_c1", pretrained, kwargs)
+    return _create("hoffer_c1", pretrained, kwargs | {"glorot": False})

@@ -9,36 +9,22 @@ Differs    read in main_gbn.py, preprocess.py and models/cifar_shallow.py of ela
 Measured   not yet
 """
 
-from lbtrain import Recipe, main
+from resnet44 import recipe as resnet44
+
+from lbtrain import main
 
 # Peak learning rate 0.01.
-recipe = Recipe().vary(
-    batch_size=128,
-    bn_batch_size=128,
-    bn_update="ghost_batch",
-    duration="200ep",
-    model=dict(name="hoffer_c1"),
-    # ImageNet's mean and deviation, as preprocess.py has them for CIFAR too.
-    data=dict(
-        name="cifar10",
-        augmentation="crop_flip",
-        mean=["0.485", "0.456", "0.406"],
-        std=["0.229", "0.224", "0.225"],
-    ),
-    optimizer=dict(name="sgd", momentum=0.0, weight_decay=5e-4, no_decay=[], clip_norm=5.0),
+recipe = resnet44.vary(
+    model=dict(name="hoffer_c1", args={}),
+    optimizer=dict(momentum=0.0, weight_decay=5e-4),
     # The regime of the code: 0.001, from epoch 60 on 0.01, from 120 on 0.001, from 180 on 0.0001.
     schedule=dict(
         base_lr=0.01,
-        base_batch_size=128,
-        rule="none",
         warmup="60ep",
         warmup_form="constant",
         warmup_start_share=0.1,
-        decay="step",
         milestones=["120ep", "180ep"],
-        factor=0.1,
     ),
-    log_every="50it",
 )
 
 if __name__ == "__main__":

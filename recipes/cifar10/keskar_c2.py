@@ -13,19 +13,12 @@ Differs    read in network_zoo.py and plot_parametric_plot.py of keskarnitish/la
 Measured   not yet
 """
 
-from lbtrain import Recipe, main
+from keskar_c1 import recipe as shallow
+
+from lbtrain import main
 
 # Peak learning rate 0.001.
-recipe = Recipe().vary(
-    batch_size=256,
-    bn_batch_size=256,
-    duration="20ep",
-    model=dict(name="keskar_c2"),
-    data=dict(name="cifar10", mean=["0", "0", "0"], std=["1", "1", "1"]),
-    optimizer=dict(name="adamw", weight_decay=0.0, eps=1e-8),
-    schedule=dict(base_lr=0.001, base_batch_size=256, rule="none", warmup="0ep", decay="none"),
-    log_every="1ep",
-)
+recipe = shallow.vary(model=dict(name="keskar_c2"))
 
 if __name__ == "__main__":
     main(recipe)
