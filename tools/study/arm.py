@@ -52,6 +52,11 @@ class Scored:
         return statistics.stdev(self.scores) if len(self.scores) > 1 else 0.0
 
     @property
+    def spread(self) -> tuple[float, int]:
+        """The deviation of one run, and of how many runs it is."""
+        return self.std, len(self.scores)
+
+    @property
     def cell(self) -> str:
         """Mean and standard deviation of a run, for a table; one run has none to show."""
         if self.mean is None:
@@ -59,6 +64,15 @@ class Scored:
         spread = f" ± {self.std:.2f}" if len(self.scores) > 1 else ""
         lost = f" ({self.lost} of {len(self.scores) + self.lost} diverged)" if self.lost else ""
         return f"{self.mean:.2f}{spread}{lost}"
+
+
+def interval_of(*spreads: tuple[float, int]) -> float | None:
+    """Two standard errors of a difference of two means, each with the deviation of a run and the number of
+    runs; None where one of them is of a single run.
+    """
+    if min(n for _, n in spreads) < 2:
+        return None
+    return float(2 * sum(std**2 / n for std, n in spreads) ** 0.5)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from lbtrain.recipe.findings import held
 
 from ..kit.publish import ROOT
+from .arm import interval_of
 
 CLAIMS = Path(__file__).with_name("claims.csv")
 COMMANDS = {
@@ -67,10 +68,10 @@ def judged(claim: dict[str, str], folder: Path = ROOT / "results") -> tuple[str,
     if math.inf in (arm.mean, reference.mean):
         difference = arm.mean - reference.mean if arm.mean != reference.mean else math.nan
         return "diverged", held(claim["difference"], difference, 0.0)
-    gap, alone = arm.mean - reference.mean, min(arm.n, reference.n) < 2
-    error = math.inf if alone else 2 * math.hypot(arm.std / arm.n**0.5, reference.std / reference.n**0.5)
-    spread = "" if alone else f" ± {error:.2f}"
-    return f"{gap:+.2f}{spread} ({arm.n}, {reference.n})", held(claim["difference"], gap, error)
+    gap, error = arm.mean - reference.mean, interval_of((arm.std, arm.n), (reference.std, reference.n))
+    spread = "" if error is None else f" ± {error:.2f}"
+    outcome = held(claim["difference"], gap, math.inf if error is None else error)
+    return f"{gap:+.2f}{spread} ({arm.n}, {reference.n})", outcome
 
 
 def _result(name: str, folder: Path = ROOT / "results") -> list[dict[str, Any]]:

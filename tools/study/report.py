@@ -17,7 +17,7 @@ from ..kit import pages
 from ..kit.charts import Chart, crosses, error_axis, look, save, tidy
 from ..kit.tables import Table
 from ..scaling_report import stragglers
-from .arm import Arm, Curve, Scored
+from .arm import Arm, Curve, Scored, interval_of
 
 
 def _mean_curve(curves: list[Curve]) -> Curve:
@@ -112,7 +112,7 @@ def graded(arms: list[Arm]) -> list[dict[str, Any]]:
         reference = known.get(finding.reference.rpartition("/")[2])
         if reference is None or arm.mean is None or reference.mean is None:
             continue
-        gap, error = arm.mean - reference.mean, interval_of(arm, reference)
+        gap, error = arm.mean - reference.mean, interval_of(arm.spread, reference.spread)
         outcome = finding.outcome(gap, math.inf if error is None else error)
         said = f"{gap:+.2f}" + ("" if error is None else f" ± {error:.2f}")
         text = f"{arm.name}: {said} points, {outcome} ({finding})"
@@ -120,18 +120,11 @@ def graded(arms: list[Arm]) -> list[dict[str, Any]]:
     return rows
 
 
-def interval_of(*sides: Scored) -> float | None:
-    """Two standard errors of a difference of two means; None where a side has a single run."""
-    if min(len(side.scores) for side in sides) == 1:
-        return None
-    return float(2 * sum(side.std**2 / len(side.scores) for side in sides) ** 0.5)
-
-
 def certainty(gap: float, *sides: Scored) -> tuple[str, str]:
     """What stands behind a gap of two means: its interval, two standard errors of the difference, and what
     that leaves of it.
     """
-    error = interval_of(*sides)
+    error = interval_of(*(side.spread for side in sides))
     if error is None:
         return "", "; a single run says nothing of the spread"
     return f" ± {error:.2f}", "" if abs(gap) > error else ": no difference that these seeds can show"
