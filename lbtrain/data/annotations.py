@@ -11,9 +11,10 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from lbtrain.data.index import Notes
+from lbtrain.data.coco_layouts import CocoFiles
+from lbtrain.data.index import Note, Notes
 from lbtrain.data.outlines import are_coordinates, check_outline
 from lbtrain.data.progress import Progress
 from lbtrain.errors import DataError
@@ -25,10 +26,17 @@ _LARGEST_ID = 2**53
 _NEEDED = frozenset({"id", "image_id", "category_id", "bbox", "segmentation"})
 
 
-def read_annotations(path: Path, notes: Notes) -> Content:
-    """images, annotations and categories, all of them whole. Raises DataError for the first record that is
-    broken.
-    """
+class Annotations(NamedTuple):
+    """One split: its files, its images, annotations and categories, and what was noted while it was read."""
+
+    files: CocoFiles
+    content: Content
+    notes: tuple[Note, ...]
+
+
+def read_annotations(files: CocoFiles) -> Annotations:
+    """All records whole. Raises DataError for the first one that is broken."""
+    path, notes = files.annotations, Notes()
     content = _parsed(path)
     images = _by_id(path, "image", content["images"], _image)
     categories = _by_id(path, "category", content["categories"], _category)
@@ -41,11 +49,12 @@ def read_annotations(path: Path, notes: Notes) -> Content:
     annotations = _by_id(path, "annotation", content["annotations"], whole)
     _note_repeated("categories of one name, which stay apart", categories.values(), "name", notes)
     _note_repeated("photos under two ids, which both count", images.values(), "file_name", notes)
-    return content | {
+    whole_lists = {
         "images": list(images.values()),
         "annotations": list(annotations.values()),
         "categories": list(categories.values()),
     }
+    return Annotations(files, content | whole_lists, files.notes + notes.collected())
 
 
 def _note_repeated(what: str, records: Iterable[Record], name: str, notes: Notes) -> None:

@@ -8,6 +8,7 @@ them. Photos are turned as their EXIF orientation says, as detectron2 turns them
 that the file states.
 """
 
+import copy
 import functools
 import json
 from collections import defaultdict
@@ -20,8 +21,7 @@ import torch
 from numpy.typing import NDArray
 from pycocotools import mask as rle
 
-from lbtrain.data.annotations import Content, Record, holds_pixels, read_annotations
-from lbtrain.data.coco_layouts import CocoFiles
+from lbtrain.data.annotations import Annotations, Content, Record, holds_pixels
 from lbtrain.data.coco_photos import checked_photos
 from lbtrain.data.decode import MAX_PIXELS, BrokenImage, opened, rgb, upright
 from lbtrain.data.index import Notes, SplitIndex, digests
@@ -38,15 +38,15 @@ class CocoSource:
 
     def __init__(
         self,
-        files: CocoFiles,
+        annotations: Annotations,
         *,
         empty_images: bool,
         scored: bool = False,
         max_pixels: int = MAX_PIXELS,
     ):
-        self.files, self.path, self.folder = files, files.annotations, files.photos
-        self.max_pixels, notes = max_pixels, Notes()
-        content = read_annotations(self.path, notes)
+        self.files, content, noted = annotations
+        self.path, self.folder = self.files.annotations, self.files.photos
+        self.scored, self.max_pixels, notes = scored, max_pixels, Notes()
         self.categories = {
             category["id"]: category["name"]
             for category in sorted(content["categories"], key=lambda each: each["id"])
@@ -59,7 +59,7 @@ class CocoSource:
         for image in content["images"]:
             if not empty_images and not objects[image["id"]]:
                 notes.add("left out, images without objects (crowds aside)", image["file_name"])
-        self._notes = files.notes + notes.collected()
+        self._notes = noted + notes.collected()
         self.sizes = np.array([[image["height"], image["width"]] for image in images], np.int64).reshape(
             -1, 2
         )
@@ -67,16 +67,22 @@ class CocoSource:
         self._truth = _Records([_complete(content)] if scored else [])
 
     def _check_not_empty(self, images: list[Record], objects: dict[int, list[Record]], scored: bool) -> None:
+        if scored and not any(objects.values()):
+            raise RecipeError(
+                f"{self.path}: no object to find in any validation image (crowds aside), and average "
+                "precision is not defined without one. Score on images with objects"
+            )
         if not images:
             raise RecipeError(
                 f"{self.path}: no image with an object to train on (crowds aside). Annotate some, or train "
                 "on images without objects: data.empty_images=true"
             )
-        if scored and not any(objects.values()):
-            raise RecipeError(
-                f"{self.path}: no object to find in any image (crowds aside), and average precision is not "
-                "defined without one. Score on images with objects"
-            )
+
+    def without_images(self) -> "CocoSource":
+        """The same categories and no image: what a run without validation is scored on."""
+        other = copy.copy(self)
+        other._records, other.sizes, other._notes = _Records([]), self.sizes[:0], ()
+        return other
 
     def __len__(self) -> int:
         return len(self._records)
@@ -123,7 +129,8 @@ class CocoSource:
     @functools.cached_property
     def index(self) -> SplitIndex:
         images = [self._records[index][0] for index in range(len(self))]
-        sizes = checked_photos(self.files, images, self.max_pixels)
+        split = "validation" if self.scored else "train"
+        sizes = checked_photos(self.files, split, images, self.max_pixels)
         parts = digests(categories=self.categories, images=self._records.bytes.numpy(), sizes=sizes)
         return SplitIndex(len(self), len(self.class_names), self.class_names, parts, self._notes)
 

@@ -9,16 +9,21 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lbtrain.data.index import Note, natural_key, printable
+from lbtrain.data.splits import VALIDATION_REMEDIES
 from lbtrain.errors import RecipeError
 
 _SPLITS = {"train": ("train",), "validation": ("val", "validation", "valid", "test")}
+_NOT_SPLIT = ("default", "")
+"""In place of train where images are not split yet: CVAT's name, and none."""
 LAYOUTS = """\
   COCO        root/annotations/instances_train2017.json, photos in root/train2017 or root/images/train2017;
               the same with another year or none, without instances_, or with the JSON file in root
   Roboflow    root/train/_annotations.coco.json, photos beside it
   FiftyOne    root/train/labels.json, photos in root/train/data
+  not split   with data.validation_share=0.1: root/annotations/instances_default.json, photos in root/images
+              (CVAT), root/_annotations.coco.json, or root/labels.json with root/data
 """
-"""Each likewise for val, validation, valid or test."""
+"""Each likewise for val, validation, valid or test in place of train."""
 
 
 class CocoFiles(NamedTuple):
@@ -29,17 +34,20 @@ class CocoFiles(NamedTuple):
     notes: tuple[Note, ...] = ()
 
 
-def coco_files(root: Path, split: str, named: Sequence[str] = ()) -> CocoFiles:
+def coco_files(root: Path, split: str, named: Sequence[str] = (), *, whole: bool = False) -> CocoFiles:
     """The files of `split`, which is train or validation: those `named`, relative to `root`, or the only ones
-    there in a known layout. Raises RecipeError.
+    there in a known layout; `whole`: also in one without splits. Raises RecipeError.
     """
     if named:
         return _named(root, split, named)
-    places = {word: found for word in _SPLITS[split] if (found := list(_annotations(root, word)))}
+    words = _SPLITS[split] + (_NOT_SPLIT if whole else ())
+    places = {word: found for word in words if (found := list(_annotations(root, word)))}
     if not places:
+        remedy = f" {VALIDATION_REMEDIES}" if split == "validation" else ""
         raise RecipeError(
             f"data.root={root}: needs the {split} annotations in COCO's format. Known layouts:\n{LAYOUTS}"
-            f"Name others with data.{split}_files=FILE.json,FOLDER. The folder holds {_content(root)}."
+            f"Name others with data.{split}_files=FILE.json,FOLDER.{remedy} The folder holds "
+            f"{_content(root)}."
         )
     (word, found), *others = places.items()
     path = _only(root, split, found)
@@ -50,13 +58,13 @@ def coco_files(root: Path, split: str, named: Sequence[str] = ()) -> CocoFiles:
             f"data.{split}_files={path.relative_to(root)},FOLDER. The folder holds {_content(root)}."
         )
     names = tuple(other.name for _, paths in others for other in paths)
-    left_out = Note("left out, other splits beside the validation split", len(names), names[:3])
+    left_out = Note(f"left out, other splits beside the {split} split", len(names), names[:3])
     return CocoFiles(path, _only(root, split, photos), (left_out,) if names else ())
 
 
-def has_coco(root: Path) -> bool:
-    """Whether a folder holds training annotations in one of the layouts."""
-    return root.is_dir() and any(_annotations(root, "train"))
+def has_coco(root: Path, split: str = "train") -> bool:
+    """Whether a folder holds the annotations of a split in one of the layouts."""
+    return root.is_dir() and any(any(_annotations(root, word)) for word in _SPLITS[split])
 
 
 def _named(root: Path, split: str, named: Sequence[str]) -> CocoFiles:

@@ -23,10 +23,13 @@ from lbtrain.errors import DataError
 _NAMED = 3
 
 
-def checked_photos(files: CocoFiles, images: Sequence[Any], max_pixels: int) -> NDArray[np.int64]:
+def checked_photos(files: CocoFiles, split: str, images: Sequence[Any], max_pixels: int) -> NDArray[np.int64]:
     """Their sizes in bytes. Raises DataError with the number of photos that are not there, or whose upright
-    size is another one than their record in `images` states, and the first three of them.
+    size is another one than their record in `images` states, and the first three of them. `split`: train or
+    validation, which may be in one file and are kept apart.
     """
+    if not len(images):
+        return np.zeros(0, np.int64)
     places, began = [files.photos, files.annotations], time.time_ns()
     paths = [str(files.photos / image["file_name"]) for image in images]
     states = [state_of(path) for path in paths]
@@ -34,13 +37,14 @@ def checked_photos(files: CocoFiles, images: Sequence[Any], max_pixels: int) -> 
     _reject(files, missing, f"photos are not in {files.photos}")
     sizes = np.array([state[0] for state in states if state], np.int64)
     stated = digests(of=[(image["file_name"], image["height"], image["width"]) for image in images])["of"]
-    kept = read_index(places)
+    kept = read_index(places, split)
     if kept is None or str(kept.get("stated")) != stated:
         _check_headers(files, images, paths, max_pixels)
         all_states = [*map(state_of, places), *states]
         if settled(all_states, began):
             watched = np.array([os.fsencode(image["file_name"]) for image in images], np.bytes_)
-            write_index(places, stamp_of(all_states), {"watched": watched, "stated": np.array(stated)})
+            found = {"watched": watched, "stated": np.array(stated)}
+            write_index(places, stamp_of(all_states), found, split)
     return sizes
 
 

@@ -44,18 +44,19 @@ def stamp_of(states: Iterable[State]) -> str:
     return hashlib.sha256(repr((rules, list(states))).encode()).hexdigest()
 
 
-def cache_file(files: Sequence[Path]) -> Path:
+def cache_file(files: Sequence[Path], part: str = "") -> Path:
+    """Of the index of some files, or of a part of what they hold."""
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lbtrain" / "index"
-    names = "\n".join(str(path.resolve()) for path in files).encode(errors="surrogateescape")
+    names = "\n".join([*(str(path.resolve()) for path in files), part]).encode(errors="surrogateescape")
     return folder / (hashlib.sha256(names).hexdigest()[:24] + ".npz")
 
 
-def read_index(files: Sequence[Path]) -> Arrays | None:
+def read_index(files: Sequence[Path], part: str = "") -> Arrays | None:
     """The cached index, if it is whole, of this user, and neither the files nor what is `watched` below the
     first of them has changed since.
     """
     try:
-        with cache_file(files).open("rb") as file:
+        with cache_file(files, part).open("rb") as file:
             if not _is_ours(os.fstat(file.fileno())):
                 return None
             with np.load(file, allow_pickle=False) as cached:
@@ -89,11 +90,11 @@ def settled(states: Iterable[State], began: int) -> bool:
     return all(max(state[1:]) < began - SETTLED_NS for state in states if state)
 
 
-def write_index(files: Sequence[Path], stamp: str, index: Arrays) -> Arrays:
+def write_index(files: Sequence[Path], stamp: str, index: Arrays, part: str = "") -> Arrays:
     """Written beside and renamed: readers, other ranks among them, find a whole index or none. A place that
     cannot be written is none. `stamp`: of the files before they were read.
     """
-    path = cache_file(files)
+    path = cache_file(files, part)
     new = path.with_name(f"{path.stem}.{os.uname().nodename}.{os.getpid()}.new")
     index = index | {"stamp": np.array(stamp)}
     try:

@@ -12,13 +12,19 @@ from lbtrain.data.containers import Container, Part, Rows
 from lbtrain.data.folder import Files
 from lbtrain.data.index import Note, Notes, natural_key, printable
 from lbtrain.data.parquet import ParquetRows
-from lbtrain.data.splits import hold_out, read_classes, with_classes
+from lbtrain.data.splits import (
+    NO_VALIDATION,
+    VALIDATION_REMEDIES,
+    check_share,
+    hold_out,
+    read_classes,
+    with_classes,
+)
 from lbtrain.data.tar import TarMembers
 from lbtrain.errors import RecipeError
 from lbtrain.recipe import DataConfig
 
 _SPLITS = {"train": ("train",), "val": ("val", "validation", "valid", "test")}
-NO_VALIDATION = "none"
 _MOST_CLASSES = 10**6
 LAYOUTS = """\
   folder            root/train/CLASS/IMAGE.jpg and root/val/CLASS/IMAGE.jpg (or validation, valid, test);
@@ -75,11 +81,7 @@ def _splits(form: str, root: Path, validation_root: str, share: float) -> tuple[
         train = Files(root) if form in ("auto", "folder") else None
     if not train:
         raise _no_images(form, root, "training", "")
-    if share and (own or validation_root):
-        place = (
-            f"data.validation_root={validation_root}" if validation_root else f"{root} has a validation split"
-        )
-        raise RecipeError(f"data.validation_share={share:g}, but {place}: use one of the two")
+    check_share(root, share, validation_root, own)
     if share:
         return hold_out(train, share)
     if validation_root == NO_VALIDATION:
@@ -87,14 +89,7 @@ def _splits(form: str, root: Path, validation_root: str, share: float) -> tuple[
     if validation_root:
         own = _elsewhere(form, Path(validation_root).expanduser())
     if not own:
-        raise _no_images(
-            form,
-            root,
-            "validation",
-            " Hold some training images out with data.validation_share=0.1, name another folder with "
-            "data.validation_root=FOLDER, or train without validation: "
-            f"data.validation_root={NO_VALIDATION}.",
-        )
+        raise _no_images(form, root, "validation", f" {VALIDATION_REMEDIES}")
     return train, own
 
 

@@ -1,7 +1,6 @@
 """The data sets that recipes name: their facts, and where and in which layouts their files may lie."""
 
 import dataclasses
-import functools
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,15 +9,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lbtrain.data.arrays import Arrays, digits, read_arrays
-from lbtrain.data.coco_layouts import CocoFiles, coco_files
 from lbtrain.data.containers import Container, Part, num_classes
 from lbtrain.data.index import DatasetIndex
 from lbtrain.data.instances import InstanceSource
-from lbtrain.data.layouts import NO_VALIDATION, open_splits
+from lbtrain.data.layouts import open_splits
 from lbtrain.data.operators import NO_OPERATORS, Operators
 from lbtrain.data.photos import PhotoSource
 from lbtrain.data.pixels import IMAGENET_MEAN, IMAGENET_STD, levels, photo_rules
 from lbtrain.data.sources import ArraySource, Source, SyntheticSource
+from lbtrain.data.splits import NO_VALIDATION
 from lbtrain.data.views import VIEWS, view_of
 from lbtrain.errors import RecipeError, UserError
 from lbtrain.recipe import DataConfig
@@ -72,13 +71,12 @@ def dataset_info(config: DataConfig) -> DatasetInfo:
             len(train), len(validation or ()), num_classes(train), 3, 224, IMAGENET_MEAN, IMAGENET_STD
         )
     elif config.name == "coco" and (config.root or os.environ.get("LBTRAIN_DATA")):
-        train_half, evaluation = _coco_half(config, train=True), _coco_half(config, train=False)
-        _check_same_categories(train_half, evaluation)
+        training, scored = _coco(config)
         known = dataclasses.replace(
             _FACTS["coco"],
-            train_examples=len(train_half),
-            eval_examples=len(evaluation),
-            num_classes=len(train_half.class_names),
+            train_examples=len(training),
+            eval_examples=len(scored),
+            num_classes=len(training.class_names),
         )
     else:
         known = _FACTS[config.name]
@@ -96,17 +94,18 @@ def dataset_info(config: DataConfig) -> DatasetInfo:
 
 
 FOR_PHOTOS = ("classes", "crop_share", "interpolation", "validation_root", "validation_share")
+_FOR_COCO = ("validation_root", "validation_share")
 
 
 def _check_keys(config: DataConfig) -> None:
     """Raises RecipeError for keys that would change nothing."""
-    unused = [key for key in FOR_PHOTOS if getattr(config, key) != getattr(DataConfig(), key)]
-    if config.name not in PHOTOS and unused:
-        raise RecipeError(
-            f"data.{unused[0]}={getattr(config, unused[0])}: only photos take it "
-            f"(data.name={' or '.join(PHOTOS)}), and "
-            f"data.name is {config.name}"
-        )
+    for key in FOR_PHOTOS:
+        takers = (*PHOTOS, "coco") if key in _FOR_COCO else PHOTOS
+        if config.name not in takers and getattr(config, key) != getattr(DataConfig(), key):
+            raise RecipeError(
+                f"data.{key}={getattr(config, key)}: only photos take it (data.name={' or '.join(takers)}), "
+                f"and data.name is {config.name}"
+            )
     if config.name == "imagenet" and config.validation_share:
         raise RecipeError(
             f"data.validation_share={config.validation_share:g}: imagenet has a validation split; {_OWN_DATA}"
@@ -252,37 +251,14 @@ def open_instances(config: DataConfig, *, train: bool) -> InstanceSource:
         count, first = (known.train_examples, 10**6) if train else (known.eval_examples, 1)
         return ShapesSource(count, known.image_size, first=first)
     if config.name == "coco":
-        return _coco_half(config, train=train)
+        return _coco(config)[0 if train else 1]
     raise RecipeError(f"data.name={config.name} has no objects with masks: detection takes shapes or coco")
 
 
-def _coco_half(config: DataConfig, *, train: bool) -> "CocoSource":
-    named = config.train_files if train else config.validation_files
-    options = dict(empty_images=config.empty_images or not train, scored=not train)
-    files = coco_files(_root(config), "train" if train else "validation", named)
-    return _coco(files, **options, max_pixels=config.max_pixels)
+def _coco(config: DataConfig) -> "tuple[CocoSource, CocoSource]":
+    from lbtrain.data.coco_splits import open_coco
 
-
-@functools.lru_cache(maxsize=2)
-def _coco(files: CocoFiles, *, empty_images: bool, scored: bool, max_pixels: int) -> "CocoSource":
-    """Read once: a plan counts the images before the run opens them."""
-    from lbtrain.data.coco import CocoSource
-
-    return CocoSource(files, empty_images=empty_images, scored=scored, max_pixels=max_pixels)
-
-
-def _check_same_categories(train: "CocoSource", evaluation: "CocoSource") -> None:
-    """Raises RecipeError unless a label of the one is the same class in the other: each file's categories are
-    numbered by themselves.
-    """
-    differing = sorted(train.categories.items() ^ evaluation.categories.items())
-    if differing:
-        named = ", ".join(f"{category} ({name})" for category, name in differing[:4])
-        raise RecipeError(
-            f"{train.path} and {evaluation.path} do not list the same categories by id and name: {named} "
-            "stands in one of them alone. "
-            "Labels are numbered by these lists: write the same one into both files"
-        )
+    return open_coco(config, _root(config))
 
 
 def _root(config: DataConfig) -> Path:

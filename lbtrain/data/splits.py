@@ -1,5 +1,5 @@
-"""Changes to what a layout has: a validation split held out of the training images, and classes numbered by a
-list or a map of the user's.
+"""Changes to what a layout has: a validation split held out of the training images, elsewhere or left out,
+and classes numbered by a list or a map of the user's.
 """
 
 import hashlib
@@ -11,26 +11,57 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lbtrain.data.containers import Container, Part
-from lbtrain.data.index import Notes, composed
+from lbtrain.data.index import Note, Notes, composed
 from lbtrain.errors import RecipeError
+
+NO_VALIDATION = "none"
+VALIDATION_REMEDIES = (
+    "Hold some training images out with data.validation_share=0.1, name another folder with "
+    f"data.validation_root=FOLDER, or train without validation: data.validation_root={NO_VALIDATION}."
+)
+
+
+def check_share(root: Path, share: float, validation_root: str, own: object) -> None:
+    """Raises RecipeError for a share to hold out where there is a validation split: `own`, which the data set
+    has, or one that is elsewhere.
+    """
+    if share and (own or validation_root):
+        place = (
+            f"data.validation_root={validation_root}" if validation_root else f"{root} has a validation split"
+        )
+        raise RecipeError(f"data.validation_share={share:g}, but {place}: use one of the two")
+
+
+def held_out(
+    names: NDArray[np.bytes_], labels: NDArray[np.int64], share: float
+) -> tuple[NDArray[np.bool_], tuple[Note, ...]]:
+    """Which of the images are held out, and a note that says so: of each class `share` of them, rounded, at
+    least one where there are two, and never all. Which ones follows from the hash of their names, so that the
+    split is the same on every machine, for every seed of a run, and changes little when images are added.
+    Raises RecipeError where no class has two images.
+    """
+    order = np.argsort([hashlib.sha256(name).digest() for name in names.tolist()], kind="stable")
+    chosen, notes = np.zeros(len(names), bool), Notes()
+    by_class = order[np.argsort(labels[order], kind="stable")]
+    starts = np.flatnonzero(np.diff(labels[by_class], prepend=-1))
+    for members in np.split(by_class, starts)[1:]:
+        chosen[members[: min(len(members) - 1, max(1, round(share * len(members))))]] = True
+    if not chosen.any():
+        raise RecipeError(
+            f"data.validation_share={share:g}: no class has two images, so none can be held out. Train "
+            f"without validation: data.validation_root={NO_VALIDATION}"
+        )
+    for name in names[chosen].tolist():
+        notes.add(f"held out of the training images, data.validation_share={share:g}", os.fsdecode(name))
+    return chosen, notes.collected()
 
 
 def hold_out(whole: Container, share: float) -> tuple[Part, Part]:
-    """(training, validation): of each class `share` of the images, rounded, at least one where there are two,
-    and never all. Which ones follows from the hash of their names, so that the split is the same on every
-    machine, for every seed of a run, and changes little when images are added.
-    """
-    order = np.argsort([hashlib.sha256(name).digest() for name in whole.names.tolist()], kind="stable")
-    held_out = np.zeros(len(whole), bool)
-    by_class = order[np.argsort(whole.labels[order], kind="stable")]
-    starts = np.flatnonzero(np.diff(whole.labels[by_class], prepend=-1))
-    for members in np.split(by_class, starts[1:]):
-        held_out[members[: min(len(members) - 1, max(1, round(share * len(members))))]] = True
-    validation, notes = Part(whole, np.flatnonzero(held_out)), Notes()
-    for name in validation.names.tolist():
-        notes.add(f"held out of the training images, data.validation_share={share:g}", os.fsdecode(name))
-    validation.notes = notes.collected()
-    return Part(whole, np.flatnonzero(~held_out)), validation
+    """(training, validation), see `held_out`."""
+    chosen, notes = held_out(whole.names, whole.labels, share)
+    validation = Part(whole, np.flatnonzero(chosen))
+    validation.notes = notes
+    return Part(whole, np.flatnonzero(~chosen)), validation
 
 
 def read_classes(path: Path) -> dict[str, int]:

@@ -154,6 +154,8 @@ class InstanceSegmentation:
         return cast(dict[str, Tensor], model(batch))
 
     def evaluate(self, model: nn.Module, *, micro_batch_size: int, rank: int, world_size: int) -> Evaluation:
+        if not len(self.eval_source):
+            return Evaluation({})
         found = from_all_ranks(self._found(model, micro_batch_size, rank, world_size))
         report = self._scored(found)
         return Evaluation(report.metrics, report.pictures)
@@ -163,6 +165,11 @@ class InstanceSegmentation:
     ) -> Report:
         if train:
             raise RecipeError("--split train: detection is scored on the validation split. Use --split val.")
+        if not len(self.eval_source):
+            raise RecipeError(
+                "The data set has no validation images, on which detection is scored. Name some with "
+                "data.validation_root=FOLDER."
+            )
         found = from_all_ranks(self._found(model, micro_batch_size, rank, world_size))
         return self._scored(found, TWELVE_NAMES)
 

@@ -18,6 +18,7 @@ import torch.distributed as dist
 
 from bench.padding import drawn_from, table
 from lbtrain.data import dataset_info, open_source
+from lbtrain.data.annotations import read_annotations
 from lbtrain.data.coco import CocoSource
 from lbtrain.data.coco_layouts import coco_files
 from lbtrain.data.instances import Item, Preparation
@@ -115,10 +116,10 @@ def coco(tmp_path_factory) -> Path:
 
 
 def test_photos_of_coco(coco):
-    train = CocoSource(coco_files(coco, "train"), empty_images=True)
-    evaluation = CocoSource(coco_files(coco, "validation"), empty_images=True)
+    train = CocoSource(read_annotations(coco_files(coco, "train")), empty_images=True)
+    evaluation = CocoSource(read_annotations(coco_files(coco, "validation")), empty_images=True)
     assert (len(train), len(evaluation), len(train.class_names)) == (70, 74, 80)
-    assert len(CocoSource(coco_files(coco, "validation"), empty_images=False)) == 72
+    assert len(CocoSource(read_annotations(coco_files(coco, "validation")), empty_images=False)) == 72
     sample = train[0]
     assert len(sample.labels) and sample.masks.any((1, 2)).all()
     batch = Preparation((160,), 256, flip=True, seed=0).batch(

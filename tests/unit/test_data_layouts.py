@@ -83,6 +83,12 @@ def test_the_share_is_part_of_the_fingerprint_and_said(tmp_path):
     )
 
 
+def test_a_share_of_classes_of_one_image_is_rejected(tmp_path):
+    classes(tmp_path, ant=1, bee=1)
+    with pytest.raises(RecipeError, match="no class has two images, so none can be held out"):
+        dataset_info(config(tmp_path, validation_share=0.5))
+
+
 def test_never_changing_splits(tmp_path):
     """Other images held out would make the results of two versions incomparable."""
     classes(tmp_path, ant=8)

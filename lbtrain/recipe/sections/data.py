@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from lbtrain.recipe.sections.fields import DETECTION, PHOTOS, Unassignable, key
+from lbtrain.recipe.sections.fields import DETECTION, PHOTOS, SPLIT_PHOTOS, Unassignable, key
 
 
 @dataclass
@@ -126,7 +126,7 @@ class DataConfig(Unassignable):
         "",
         "The root directory of the validation photos. Empty: data.root. none: train without validation.",
         path=True,
-        needs=PHOTOS,
+        needs=SPLIT_PHOTOS,
     )
     validation_share: float = key(
         0.0,
@@ -134,7 +134,7 @@ class DataConfig(Unassignable):
         "split.",
         at_least=0,
         below=1,
-        needs=PHOTOS,
+        needs=SPLIT_PHOTOS,
     )
     train_files: list[str] = key(
         [],

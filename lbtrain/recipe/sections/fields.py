@@ -10,6 +10,7 @@ from lbtrain.recipe.durations import Duration
 
 DETECTION = "model.library=torchvision|detectron2"
 PHOTOS = "data.name=imagenet|imagefolder"
+SPLIT_PHOTOS = f"{PHOTOS}|coco"
 
 
 def key(default: Any, help: str, **metadata: Any) -> Any:

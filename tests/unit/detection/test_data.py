@@ -15,12 +15,13 @@ from pycocotools import mask as rle
 from bench.padding import padding_share
 from lbtrain import Recipe
 from lbtrain.data import coco_photos, dataset_info, decode, index_cache, instances
+from lbtrain.data.annotations import read_annotations
 from lbtrain.data.coco import CocoSource
 from lbtrain.data.coco_layouts import coco_files
+from lbtrain.data.coco_splits import _opened
 from lbtrain.data.grouping import GroupedStream, kinds_of
 from lbtrain.data.instances import Item, Preparation, Sample, padded
 from lbtrain.data.outlines import check_outline, mask_of, touches_image
-from lbtrain.data.registry import _coco
 from lbtrain.data.shapes import ShapesSource, draw
 from lbtrain.data.stream import Block, SampleStream
 from lbtrain.errors import DataError, RecipeError
@@ -162,6 +163,10 @@ def coco_folder(root: Path, **changes) -> Path:
     return root
 
 
+def opened(root: Path, split: str = "train", **options) -> CocoSource:
+    return CocoSource(read_annotations(coco_files(root, split)), **options)
+
+
 def shapes_as_coco(root: Path, count: int = 8) -> Path:
     """Drawn shapes written as a COCO folder."""
     for split, first in (("train2017", 1), ("val2017", 101)):
@@ -179,7 +184,7 @@ def shapes_as_coco(root: Path, count: int = 8) -> Path:
 
 
 def test_shapes_written_as_coco_are_read_alike(tmp_path):
-    source = CocoSource(coco_files(shapes_as_coco(tmp_path), "train"), empty_images=True)
+    source = opened(shapes_as_coco(tmp_path), empty_images=True)
     for index in range(len(source)):
         drawn, read = draw(index + 1, 64), source[index]
         assert (
@@ -190,8 +195,8 @@ def test_shapes_written_as_coco_are_read_alike(tmp_path):
 
 
 def test_crowds_are_scored_and_not_trained_on(tmp_path):
-    source = CocoSource(coco_files(coco_folder(tmp_path), "train"), empty_images=True, scored=True)
-    assert len(source) == 2 and len(CocoSource(coco_files(tmp_path, "train"), empty_images=False)) == 1
+    source = opened(coco_folder(tmp_path), empty_images=True, scored=True)
+    assert len(source) == 2 and len(opened(tmp_path, empty_images=False)) == 1
     assert source.class_names == ["car", "dog"] and source.category_id(2) == 18
     dog, empty = source[0], source[1]
     assert dog.labels.tolist() == [2] and dog.boxes.tolist() == [[5, 5, 15, 15]] and dog.masks.sum() == 100
@@ -212,7 +217,7 @@ def test_boxes_are_cut_at_the_edge_of_their_image_and_empty_ones_left_out(tmp_pa
         ] + [crowd]
 
     edited(path, edit)
-    source = CocoSource(coco_files(tmp_path, "train"), empty_images=True, scored=True)
+    source = opened(tmp_path, empty_images=True, scored=True)
     sample = source[0]
     assert (
         sample.boxes.tolist() == [box for box in boxes.values() if box]
@@ -225,8 +230,8 @@ def test_boxes_that_miss_their_image_and_names_that_come_twice_have_a_note(tmp_p
     """An image whose only box lies outside it has no object to train on."""
     root = coco_folder(tmp_path / "outside", bbox=[45, 5, 10, 10])
     with pytest.raises(RecipeError, match="no image with an object to train on"):
-        CocoSource(coco_files(root, "train"), empty_images=False)
-    notes = CocoSource(coco_files(root, "train"), empty_images=True).index.notes
+        opened(root, empty_images=False)
+    notes = opened(root, empty_images=True).index.notes
     assert str(notes[0]) == "1 left out of training, boxes without an area on their image: annotation 7"
 
     root = coco_folder(tmp_path / "corners", bbox=[20, 20, 35, 28])  # right and bottom for width and height
@@ -236,7 +241,7 @@ def test_boxes_that_miss_their_image_and_names_that_come_twice_have_a_note(tmp_p
         content["images"][1]["file_name"] = "1.jpg"
 
     edited(root / "annotations/instances_train2017.json", edit)
-    assert list(map(str, CocoSource(coco_files(root, "train"), empty_images=True).index.notes)) == [
+    assert list(map(str, opened(root, empty_images=True).index.notes)) == [
         "1 categories of one name, which stay apart: dog",
         "1 cut at the edge, boxes that reach beyond their image: annotation 7",
         "1 photos under two ids, which both count: 1.jpg",
@@ -244,7 +249,7 @@ def test_boxes_that_miss_their_image_and_names_that_come_twice_have_a_note(tmp_p
 
 
 def test_photos_that_are_not_there_are_named_before_the_first_step(tmp_path):
-    source = CocoSource(coco_files(coco_folder(tmp_path), "train"), empty_images=True)
+    source = opened(coco_folder(tmp_path), empty_images=True)
     (tmp_path / "train2017/2.jpg").unlink()
     with pytest.raises(
         DataError, match=r"instances_train2017\.json: 1 photos are not in .*train2017: 2\.jpg"
@@ -299,7 +304,7 @@ def test_a_box_that_a_flip_or_a_smaller_size_leaves_nothing_of_goes_with_its_mas
 )
 def test_a_broken_annotation_is_named(tmp_path, changes, said):
     with pytest.raises(DataError, match=said) as error:
-        CocoSource(coco_files(coco_folder(tmp_path, **changes), "train"), empty_images=True)
+        opened(coco_folder(tmp_path, **changes), empty_images=True)
     assert "instances_train2017.json" in str(error.value)
 
 
@@ -354,15 +359,15 @@ def test_a_broken_outline_is_named_before_the_first_step_wherever_it_stands(tmp_
         with pytest.raises(
             DataError, match=r"instances_train2017.json: annotation 99: its segmentation cannot be read: \w"
         ):
-            CocoSource(coco_files(tmp_path, "train"), **options)
+            opened(tmp_path, **options)
 
 
 def test_polygons_of_two_points_among_others_are_left_out_and_counted(tmp_path):
     """pycocotools would take a first one, and all that follow it, for boxes; detectron2 leaves them out."""
     whole = [5, 5, 15, 5, 15, 15, 5, 15]
     for number, outline in enumerate(([[1, 1, 30, 20], whole], [whole, [1, 1, 30, 20]], [whole, [], whole])):
-        source = CocoSource(
-            coco_files(coco_folder(tmp_path / str(number), segmentation=outline), "train"),
+        source = opened(
+            coco_folder(tmp_path / str(number), segmentation=outline),
             empty_images=True,
             scored=True,
         )
@@ -406,8 +411,8 @@ def test_masks_of_polygons_are_pycocotools(polygons):
 def test_an_object_whose_outline_misses_its_image_is_left_out_with_a_note(tmp_path, outline):
     root = coco_folder(tmp_path, segmentation=outline)
     with pytest.raises(RecipeError, match="no image with an object to train on"):
-        CocoSource(coco_files(root, "train"), empty_images=False)
-    source = CocoSource(coco_files(root, "train"), empty_images=True)
+        opened(root, empty_images=False)
+    source = opened(root, empty_images=True)
     assert list(map(str, source.index.notes)) == [
         "1 left out of training, outlines without an area on their image: annotation 7"
     ]
@@ -419,14 +424,14 @@ def test_an_object_too_thin_for_a_pixel_is_not_trained_on(tmp_path):
     path = coco_folder(tmp_path) / "annotations/instances_train2017.json"
     thin = {"id": 9, "category_id": 3, "segmentation": [[5, 5, 5.01, 5, 5.01, 5.01]]}
     edited(path, lambda content: content["annotations"].insert(0, content["annotations"][0] | thin))
-    sample = CocoSource(coco_files(tmp_path, "train"), empty_images=True)[0]
+    sample = opened(tmp_path, empty_images=True)[0]
     assert sample.labels.tolist() == [2] and sample.boxes.shape == (1, 4) and sample.masks.sum() == 100
 
 
 def test_files_of_other_tools_are_read(tmp_path):
     """A byte order mark, whole numbers as 40.0, iscrowd and area null."""
     path = coco_folder(tmp_path, iscrowd=None, area=None) / "annotations/instances_train2017.json"
-    expected = CocoSource(coco_files(tmp_path, "train"), empty_images=True)[0]
+    expected = opened(tmp_path, empty_images=True)[0]
 
     def edit(content) -> None:
         for image in content["images"]:
@@ -435,7 +440,7 @@ def test_files_of_other_tools_are_read(tmp_path):
 
     edited(path, edit)
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
-    source = CocoSource(coco_files(tmp_path, "train"), empty_images=True, scored=True)
+    source = opened(tmp_path, empty_images=True, scored=True)
     assert (source[0].masks == expected.masks).all() and source[0].labels.tolist() == expected.labels.tolist()
     assert source.ground_truth()["annotations"][0]["area"] == 100
 
@@ -447,7 +452,7 @@ def test_absurd_json_is_the_files_error(tmp_path, text):
     path = coco_folder(tmp_path) / "annotations/instances_train2017.json"
     path.write_bytes(text.encode("latin-1"))
     with pytest.raises(DataError, match=r"instances_train2017.json is not COCO's JSON"):
-        CocoSource(coco_files(tmp_path, "train"), empty_images=True)
+        opened(tmp_path, empty_images=True)
 
 
 def test_nothing_to_train_on_or_to_score_is_said_with_a_remedy(tmp_path):
@@ -458,13 +463,13 @@ def test_nothing_to_train_on_or_to_score_is_said_with_a_remedy(tmp_path):
     ):
         edited(path, edit)
         with pytest.raises(RecipeError, match=r"no image with an object to .*data\.empty_images=true"):
-            CocoSource(coco_files(tmp_path, "train"), empty_images=False)
-        assert len(CocoSource(coco_files(tmp_path, "train"), empty_images=True)) == 2
+            opened(tmp_path, empty_images=False)
+        assert len(opened(tmp_path, empty_images=True)) == 2
         with pytest.raises(RecipeError, match=r"no object to find .*precision is not defined"):
-            CocoSource(coco_files(tmp_path, "train"), empty_images=True, scored=True)
+            opened(tmp_path, empty_images=True, scored=True)
     edited(path, lambda content: content.update(images=[]))
     with pytest.raises(RecipeError, match="no image with an object"):
-        CocoSource(coco_files(tmp_path, "train"), empty_images=True, scored=True)
+        opened(tmp_path, empty_images=True, scored=True)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
@@ -481,7 +486,7 @@ def test_photos_are_turned_as_detectron2_turns_them(tmp_path, orientation, kind)
     exif[0x112] = orientation
     stored = Image.fromarray(upright) if turn is None else Image.fromarray(upright).transpose(turn)
     stored.save(root / "train2017/1.jpg", kind, quality=95, exif=exif)
-    sample = CocoSource(coco_files(root, "train"), empty_images=True)[0]
+    sample = opened(root, empty_images=True)[0]
     assert sample.pixels[sample.masks[0] == 1].min() > 200 and sample.pixels[sample.masks[0] == 0].max() < 60
 
 
@@ -503,7 +508,7 @@ def test_photos_of_another_size_are_named_before_the_first_step(tmp_path):
     exif[0x112] = 6
     Image.new("RGB", (41, 30)).save(root / "train2017/1.jpg")
     Image.new("RGB", (40, 30)).save(root / "train2017/2.jpg", exif=exif)
-    source = CocoSource(coco_files(root, "train"), empty_images=True)
+    source = opened(root, empty_images=True)
     with pytest.raises(DataError, match=r"2 photos in .* have another size than it states") as error:
         source.index  # noqa: B018
     assert "1.jpg (30 x 41 pixels for 30 x 40)" in str(error.value)
@@ -523,7 +528,7 @@ def test_the_headers_of_photos_are_read_once(tmp_path, monkeypatch):
     def headers_read(**options) -> int:
         seen.clear()
         options = dict(empty_images=True) | options
-        CocoSource(coco_files(tmp_path / "data", "train"), **options).index  # noqa: B018
+        opened(tmp_path / "data", **options).index  # noqa: B018
         return len(seen)
 
     assert headers_read() == headers_read() == 2
@@ -545,19 +550,19 @@ def test_a_size_that_is_stated_for_the_stored_photo_is_named_with_the_reason(tmp
     exif[0x112] = 6
     Image.new("RGB", (40, 30)).save(root / "train2017/1.jpg", exif=exif)
     with pytest.raises(DataError, match=r"has 40 x 30 pixels when turned as its EXIF .* says 30 x 40"):
-        CocoSource(coco_files(root, "train"), empty_images=True)[0]
+        opened(root, empty_images=True)[0]
 
 
 def test_the_index_of_coco_knows_every_record_and_photo(tmp_path):
     path = coco_folder(tmp_path) / "annotations/instances_train2017.json"
-    seen = {CocoSource(coco_files(tmp_path, "train"), empty_images=True).index.fingerprint}
+    seen = {opened(tmp_path, empty_images=True).index.fingerprint}
     path.write_text(json.dumps(json.loads(path.read_text()), indent=3))
-    seen.add(CocoSource(coco_files(tmp_path, "train"), empty_images=True).index.fingerprint)
+    seen.add(opened(tmp_path, empty_images=True).index.fingerprint)
     assert len(seen) == 1
     edited(path, lambda content: content["annotations"][0].update(bbox=[5, 5, 10, 11]))
-    seen.add(CocoSource(coco_files(tmp_path, "train"), empty_images=True).index.fingerprint)
+    seen.add(opened(tmp_path, empty_images=True).index.fingerprint)
     (tmp_path / "train2017/2.jpg").write_bytes(b"other")
-    index = CocoSource(coco_files(tmp_path, "train"), empty_images=False).index
+    index = opened(tmp_path, empty_images=False).index
     assert len(seen | {index.fingerprint}) == 3
     assert str(index.notes[0]) == "1 left out, images without objects (crowds aside): 2.jpg"
 
@@ -600,7 +605,7 @@ def test_a_broken_record_is_named(tmp_path, edit, said):
     path = coco_folder(tmp_path) / "annotations/instances_train2017.json"
     edited(path, edit)
     with pytest.raises(DataError, match=said):
-        CocoSource(coco_files(tmp_path, "train"), empty_images=True)
+        opened(tmp_path, empty_images=True)
 
 
 def _left_out(content) -> None:
@@ -616,9 +621,9 @@ def _numbered_from_0(content) -> None:
 @pytest.mark.parametrize("edit", [_left_out, _numbered_from_0])
 def test_what_files_do_differently_does_not_change_the_score(tmp_path, edit):
     path = shapes_as_coco(tmp_path) / "annotations/instances_val2017.json"
-    whole = CocoSource(coco_files(tmp_path, "validation"), empty_images=True, scored=True)
+    whole = opened(tmp_path, "validation", empty_images=True, scored=True)
     edited(path, edit)
-    other = CocoSource(coco_files(tmp_path, "validation"), empty_images=True, scored=True)
+    other = opened(tmp_path, "validation", empty_images=True, scored=True)
     found = [
         detection
         for sample in map(whole.__getitem__, range(len(whole)))
@@ -655,11 +660,11 @@ def test_halves_of_other_categories_are_rejected(tmp_path, edit, said):
     path = shapes_as_coco(tmp_path) / "annotations/instances_val2017.json"
     config = Recipe().vary(data=dict(name="coco", root=str(tmp_path))).data
     edited(path, lambda content: content["categories"].reverse())
-    _coco.cache_clear()
+    _opened.cache_clear()
     assert dataset_info(config).num_classes == 4
     edited(path, lambda content: content.update(annotations=_of_category(content, 2)))
     edited(path, edit)
-    _coco.cache_clear()
+    _opened.cache_clear()
     with pytest.raises(RecipeError, match=said) as error:
         dataset_info(config)
     assert "instances_train2017.json and" in str(error.value)
@@ -687,7 +692,7 @@ def test_a_broken_photo_ends_a_run_in_one_line(tmp_path, workers):
 
 
 def test_a_broken_or_wrong_image_is_named(tmp_path):
-    source = CocoSource(coco_files(coco_folder(tmp_path), "train"), empty_images=True)
+    source = opened(coco_folder(tmp_path), empty_images=True)
     (tmp_path / "train2017/1.jpg").write_bytes(b"no picture")
     with pytest.raises(DataError, match=r"train2017/1.jpg: image 1 cannot be read"):
         source[0]
@@ -700,7 +705,7 @@ def test_a_file_that_is_not_coco(tmp_path):
     path = coco_folder(tmp_path) / "annotations/instances_train2017.json"
     path.write_text("[1")
     with pytest.raises(DataError, match="is not COCO's JSON"):
-        CocoSource(coco_files(tmp_path, "train"), empty_images=True)
+        opened(tmp_path, empty_images=True)
 
 
 def test_a_model_that_finds_nothing_scores_zero():

@@ -17,6 +17,7 @@ pytestmark = pytest.mark.detectron2
 
 from lbtrain import Recipe  # noqa: E402
 from lbtrain.data import dataset_info  # noqa: E402
+from lbtrain.data.annotations import read_annotations  # noqa: E402
 from lbtrain.data.coco import CocoSource  # noqa: E402
 from lbtrain.data.coco_layouts import coco_files  # noqa: E402
 from lbtrain.data.stream import Block  # noqa: E402
@@ -270,7 +271,7 @@ def test_precision_equals_that_of_detectron2s_evaluator(root):
     from detectron2.evaluation import COCOEvaluator
     from detectron2.structures import Boxes, Instances
 
-    source = CocoSource(coco_files(root, "validation"), empty_images=True, scored=True)
+    source = CocoSource(read_annotations(coco_files(root, "validation")), empty_images=True, scored=True)
     MetadataCatalog.get("shapes_as_coco").set(
         json_file=str(source.path),
         thing_classes=source.class_names,
@@ -316,7 +317,7 @@ def test_precision_equals_that_of_detectron2s_evaluator(root):
 
 def test_the_mappers_random_numbers_belong_to_the_image(root):
     recipe = small(root)
-    source = CocoSource(coco_files(root, "train"), empty_images=True)
+    source = CocoSource(read_annotations(coco_files(root, "train")), empty_images=True)
     mapped = _Mapped(source, mapper_of(config_of(recipe, 4), True, recipe), 0)
     together = mapped[Block(np.zeros(4, np.int64), np.arange(4))]
     alone = mapped[Block(np.zeros(1, np.int64), np.array([2]))]
