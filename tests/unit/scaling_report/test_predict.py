@@ -229,9 +229,11 @@ def test_autocast_exchanges_fp32_gradients(capsys: pytest.CaptureFixture[str]) -
     assert halved > bf16 + 0.03
 
 
-@pytest.mark.parametrize(
-    "gpu", ["h200", "B200", "GB200", "MI300X", "mi250x", "MI325X", "l40s", "A30", "RTX 4090", "A100"]
-)
+TODAYS_GPUS = ["h200", "B200", "GB200", "MI300X", "mi250x", "MI325X", "l40s", "A30", "RTX 4090", "A100",
+               "H20", "B300", "NVIDIA H800", "NVIDIA A800-SXM4-80GB", "NVIDIA A10G"]  # fmt: skip
+
+
+@pytest.mark.parametrize("gpu", TODAYS_GPUS)
 def test_todays_gpus_are_known_in_any_spelling(gpu: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert _answer(capsys, *BUYER, "--json", "--gpus", "64", "--gpu", gpu)[0]["efficiency"] > 0.5
 
