@@ -87,13 +87,13 @@ def make_index(root: Path) -> Arrays:
     index: Arrays = {
         # Byte strings in one array: a list of a million objects is copied into every worker as soon as it is
         # read.
-        "names": np.array([os.fsencode(name) for (_, name), _ in found]),
+        "names": np.array(os.fsencode("\0".join(name for _, name, _ in found)).split(b"\0")),
         "labels": np.repeat(np.arange(len(counts)), counts),
         "classes": np.array([os.fsencode(composed(name)) for name in groups]),
         "notes": notes_as_array(walk.notes.collected()),
     }
     write_folder_index(root, walk.began, walk.states, index)
-    return index | {"sizes": np.array([size for _, size in found], np.int64)}
+    return index | {"sizes": np.array([size for _, _, size in found], np.int64)}
 
 
 class _Folder(NamedTuple):
@@ -105,14 +105,14 @@ class _Folder(NamedTuple):
 
 
 class _Walk:
-    """`found`: of each class the images, as ((natural key, path below the root), size in bytes). `states`: of
+    """`found`: of each class the images, as (natural key, path below the root, size in bytes). `states`: of
     each folder and link by its path below the root, before it was read.
     """
 
     def __init__(self, root: Path):
         self.began, state = time.time_ns(), os.stat(root)
         self.states: dict[str, State] = {"": state_in(state)}
-        self.found: defaultdict[str, list[tuple[tuple[str, str], int]]] = defaultdict(list)
+        self.found: defaultdict[str, list[tuple[str, str, int]]] = defaultdict(list)
         self.notes = Notes()
         progress, groups = Progress(f"indexing {root}"), set()
         self._waiting = [_Folder(str(root), "", frozenset({_identity(state)}))]
@@ -131,6 +131,7 @@ class _Walk:
     def _read(self, folder: _Folder, group: str) -> int:
         """Sorts out what is in a folder; returns how many images."""
         endings, images = extensions(), []
+        above = natural_key(folder.name)[0]  # ends with a slash: the key of a path is that of its parts
         with os.scandir(folder.path) as entries:
             for entry in entries:
                 name = entry.name
@@ -143,7 +144,7 @@ class _Walk:
                 elif not group:
                     self.notes.add("left out, in no class folder", name)
                 else:
-                    images.append((natural_key(folder.name + name), _size(entry)))
+                    images.append((above + natural_key(name)[0], folder.name + name, _size(entry)))
         if images:
             self.found[group] += images
             if folder.name != f"{group}/":
