@@ -60,6 +60,18 @@ MLLOG = (
         ("300 images/s on each of 8 GPUs", 8 * 300.0),
         ("300 samples/s/chip", 8 * 300.0),
         ("images/s (per rank): 300", 8 * 300.0),
+        ("images/s: 300 per GPU", 8 * 300.0),
+        ("300.25 samples/s per GPU = 2400.5 samples/s", 2400.5),
+        ("per GPU 300.25 samples/s = 2400.5 samples/s", 2400.5),
+        ("2400.5 samples/s = 300.0 per GPU", 8 * 300.0),
+        ("2400.5 img/s per-GPU=300.25 img/s", 2400.5),
+        ("Speed: 2400.55 samples/sec\tPer-GPU: 300.07 samples/sec", 2400.55),
+        ("peak 2500.5 images/s, mean 2400.5 images/s", 2400.5),
+        ("loader: 9000.5 images/s, train: 2400.5 images/s", 2400.5),
+        ("step = 100, loss = 6.9 (2600.52 examples/sec; 0.098 sec/batch)", 2600.52),
+        ("throughput/device/samples_per_sec: 300.0", 8 * 300.0),
+        ("train_samples_per_second = 2400.12", 2400.12),
+        ("[1,0]<stdout>:Iter #0: 300.1 img/sec per GPU", 8 * 300.1),
         ("aggregate throughput (img/s): 2,400", 2400.0),
         ("2.4k images per second", 2400.0),
         ("images/s: 2.4k", 2400.0),
@@ -125,7 +137,10 @@ def test_tf_cnn_benchmarks_values_are_of_a_process() -> None:
 
 @pytest.mark.parametrize("line", ["300 images/s per node", "GPU 0: 300 images/s", "[rank 3] 300 samples/s",
     "300 images/s/core", "300 images/sec on GPU 0", "300 img/s (rank 3)", "img/s: 300, node 1",
-    "300 images/s from worker 2"])  # fmt: skip
+    "300 images/s from worker 2", "local throughput 300.0 images/s", "this rank: 300 images/s",
+    "0: 300 images/s", "cuda:0 300 images/s", "[1,0]<stdout>: 300 images/s", "[default0]:300 images/s",
+    "worker-0: 300 images/s", "node throughput: 300 images/s", "mean over ranks: 300 img/s",
+    "8 x 300 images/s", "300 images/s x 8", "8 GPUs, 300 images/s each"])  # fmt: skip
 def test_what_may_be_of_a_part_or_of_the_job_is_rejected_with_both_readings(line: str) -> None:
     assert job_rates([line] * 4, gpus=1) == [300.0] * 3
     assert job_rates([line] * 4, gpus=8, per="total") == [300.0] * 3
@@ -156,7 +171,10 @@ def test_a_space_between_figures_is_rejected_where_the_first_may_be_a_counter(li
 
 
 @pytest.mark.parametrize("line", ["Validation: 9000 images/s", "Test: [ 3/98]  img/s: 9000", "300,5 images/s",
-    "DLL 2021 - Epoch: 0  val.total_ips : 9000 img/s", "2.400,5 images/s", "2'40 images/s"])  # fmt: skip
+    "DLL 2021 - Epoch: 0  val.total_ips : 9000 img/s", "2.400,5 images/s", "2'40 images/s", "-300 images/s",
+    "300-400 images/s", "inference: 9000 images/s", "data loading 9000 images/s",
+    "target throughput: 9000 img/s", "dataloader speed: 9000 img/s",
+    "expected 9000 images/s", "peak 9000 images/s"])  # fmt: skip
 def test_scoring_and_numbers_of_other_countries_are_no_rates(line: str) -> None:
     """A comma before the decimals would read 300,5 as 3,005."""
     with pytest.raises(ReportError, match="0 images/s values"):

@@ -4,17 +4,19 @@ process, by the words around it or by the program that wrote it.
   of the job      DeepSpeed (CurrSamplesPerSec), timm (Time: 0.35s, 732.10/s), lbtrain (metrics.jsonl),
                   MLPerf (:::MLLOG throughput, or train_samples over the time of epochs and blocks), DLLogger
                   (total_ips, text and JSON), "Total img/sec on 8 GPU(s): 2400", "total 2400 images/s", and a
-                  number beside images/s, img/s, imgs/s, images/sec, samples/s or samples/sec without more
-                  words
+                  number beside images/s, img/s, imgs/s, images/sec, samples/s, examples/s or samples_per_second
+                  without more words
   of a GPU        Horovod (Iter #0: 300.1 img/sec per GPU), and every "per GPU", "/GPU", "each GPU", before or
                   after the number; the same of a device, card, chip, accelerator or TPU
   of a process    torchvision's references (img/s: 800.1 (790.2)), which give each process one GPU, and every
                   "per process", "/rank", "each worker"
   not decided     tf_cnn_benchmarks (10  images/sec: 300.0): of one process, which may hold several GPUs; its
                   last line, "total images/sec", decides, or --per does. "per node", "rank 0: 300 images/s",
-                  "GPU 0: 300 images/s" (its own, or the job's as it prints them) and "/" with another word
+                  "GPU 0: 300 images/s", "[1,0]<stdout>: 300 images/s" (its own, or the job's as it prints
+                  them), "local throughput", "mean over ranks", "8 x 300 images/s" and "/" with another word
 
-Of a line with several values the one of the job counts. Lines of a validation or test are left out.
+Of a line with several values the one of the job counts. Lines of a validation or test are left out, and so
+are rates of a loader or an inference, peaks and what was expected.
 Thousands may be separated by a comma, apostrophe, underscore or thin space. With a plain space, "throughput:
 2 400 images/s" is 2,400 and "step 2 400 images/s" is 400; without such a word before it a line is rejected.
 "2.400 images/s" is 2.4 in a log whose lines with rates hold a number that only a decimal dot explains (0.351,
@@ -35,11 +37,11 @@ Unit = Literal["total", "gpu", "process", "undecided", "bare"]
 _SEPARATORS = ",'\u2019_\u00a0\u2009\u202f"
 """Of thousands: comma, apostrophes, underscore, and spaces that do not end a word."""
 _NUMBER = (
-    rf"(?<![\d.{_SEPARATORS}])(\d{{1,3}}(?:[{_SEPARATORS}]\d{{3}})+(?:\.\d+)?"
+    rf"(?<![\d.{_SEPARATORS}-])(\d{{1,3}}(?:[{_SEPARATORS}]\d{{3}})+(?:\.\d+)?"
     rf"|\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)(?![.{_SEPARATORS}]?\d)"
 )
 _THOUSAND = r"(?P<thousand>\s?k\b(?!\s*[=:]))?"
-_UNIT = r"(?:images?|imgs?|samples?)\s?(?:/|per)\s?s(?:ec(?:ond)?)?\b"
+_UNIT = r"(?:images?|imgs?|samples?|examples?)[\s_]?(?:/|per)[\s_]?s(?:ec(?:ond)?)?\b"
 # The most particular first.
 _OF_PROGRAMS: tuple[tuple[Unit, str], ...] = (
     ("total", rf"CurrSamplesPerSec=\s*{_NUMBER}"),
@@ -65,13 +67,17 @@ _OWNERS: dict[Unit, str] = {
     "undecided": r"[a-z]+",
 }
 _EACH = r"(?:per[\s_-]?|/\s*|(?:on |from |by |of )?each(?: of(?: the)?(?: \d+)?)? )"
-_OF = rf"(?:\s*\(?\s*{_EACH}(?P<owner>[a-z]+)\)?)?"
+_NOT_OF_THE_NEXT = r"(?!\s*:\s*\d|=\d)"
+"""Behind words that belong to the number before them."""
+_OF, _OF_WHAT_IS_BEFORE = (
+    rf"(?:\s*\(?\s*{_EACH}(?P<owner>[a-z]+)\b{behind}\)?)?" for behind in ("", _NOT_OF_THE_NEXT)
+)
 # A number after its unit, before it, and after it with no sign between.
 _RATES = tuple(
     re.compile(pattern, re.IGNORECASE)
     for pattern in (
-        rf"{_UNIT}{_OF}\)?\s*[:=]\s*{_NUMBER}{_THOUSAND}",
-        rf"{_NUMBER}(?P<thousand>\s?k)?\s*{_UNIT}{_OF}",
+        rf"{_UNIT}{_OF}\)?\s*[:=]\s*{_NUMBER}{_THOUSAND}(?!\s?k?\s*{_UNIT})",
+        rf"{_NUMBER}(?P<thousand>\s?k)?\s*{_UNIT}{_OF_WHAT_IS_BEFORE}",
         rf"{_UNIT}{_OF}\s+{_NUMBER}{_THOUSAND}",
     )
 )
@@ -89,11 +95,23 @@ _SPACED = (
 )
 _NAMED_OWNERS = "|".join(pattern for unit, pattern in _OWNERS.items() if unit != "undecided")
 _EACH_BEFORE = re.compile(rf"(?:\b|_){_EACH}(?P<owner>{_NAMED_OWNERS})(?![a-z])", re.I)
-_ONE = r"\b(?:GPU|TPU|device|process|rank|worker|replica|node|host)[\s:#=]*\d+\b"
+_EACH_AFTER = re.compile(rf"[\s(]*{_EACH}(?P<owner>{_NAMED_OWNERS})(?![a-z]){_NOT_OF_THE_NEXT}", re.I)
+_ONE = rf"\b(?:cuda|node|host|{_NAMED_OWNERS})[\s:#=-]*\d+\b"
+_LABEL = r"^\s*(?:\[(?:[a-z]*\d+|\d+,\d+)\](?:<std\w+>)?|\d+)(?::(?!\d)|(?<=\])\s)"
+"""Of a rank, as srun, mpirun and torchrun put it before what each prints."""
+_LOCAL = rf"\b(?:(?:local|my|this)\s+(?:{_NAMED_OWNERS}|node|host|throughput|speed|rate)|node throughput)\b"
 _ONE_BEFORE, _ONE_AFTER = (
-    re.compile(_ONE, re.I),
-    re.compile(rf"[\s,;([]*(?:on|from|of|by|at|in)?\s*{_ONE}", re.I),
+    re.compile(
+        rf"{_ONE}|{_LABEL}|{_LOCAL}|\d\s*[x*]\s*$|\b(?:mean|average|avg|median) (?:over|across|of) ", re.I
+    ),
+    re.compile(rf"[\s,;([]*(?:on|from|of|by|at|in)?\s*{_ONE}|[\s(]*(?:each\b|[x*]\s*\d)", re.I),
 )
+_OF_ANOTHER_PART = re.compile(
+    r"\b(?:infer\w*|decod\w*|(?:data[\s_-]?)?load(?:er|ing)|expected|target|warm-?up|peak|best|max(?:imum)?|"
+    r"min(?:imum)?)(?:\s+(?:throughput|speed|rate))?\s*[:=]?\s*$",
+    re.IGNORECASE,
+)
+"""Words right before a rate that is not what training reaches on the whole."""
 _SCORING = re.compile(
     r"(?:^|[\s\[(])(?:val|valid|validation|eval|evaluation|test)"
     r"(?:\s*[:.\[]|\s+(?:throughput|speed|images?|imgs?|samples?|epoch)\b)",
@@ -203,7 +221,11 @@ def read_line(line: str) -> Reading | None:
         if match := pattern.search(line):
             return Reading(*_value(match, match[1], unit))
     matches = next((found for rate in _RATES if (found := list(rate.finditer(line)))), [])
-    readings = [_reading(match, line[before : match.start()]) for before, match in _with_ends(matches)]
+    readings = [
+        _reading(match, words)
+        for before, match in _with_ends(matches)
+        if not _OF_ANOTHER_PART.search(words := line[before : match.start()])
+    ]
     return next((each for each in readings if each.unit == "bare"), readings[0] if readings else None)
 
 
@@ -235,7 +257,8 @@ def _reading(match: re.Match[str], before: str) -> Reading:
     """A value with its unit; `before`: the words of the line that lead to it."""
     groups = match.groupdict()
     number = next(text for text in match.groups() if text and text[0].isdigit())
-    each = groups["owner"] or ((found := _EACH_BEFORE.search(before)) and found["owner"])
+    named = _EACH_AFTER.match(match.string, match.end()) or _EACH_BEFORE.search(before)
+    each = groups["owner"] or (named and named["owner"])
     if each:
         unit = next(unit for unit, pattern in _OWNERS.items() if re.fullmatch(pattern, each, re.I))
         return Reading(*_value(match, number, unit))
