@@ -469,7 +469,7 @@ def test_nothing_to_train_on_or_to_score_is_said_with_a_remedy(tmp_path):
             opened(tmp_path, empty_images=True, scored=True)
     edited(path, lambda content: content.update(images=[]))
     with pytest.raises(RecipeError, match="no image with an object"):
-        opened(tmp_path, empty_images=True, scored=True)
+        opened(tmp_path, empty_images=True)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])

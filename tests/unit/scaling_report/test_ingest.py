@@ -233,6 +233,31 @@ def test_lines_without_a_rate_say_nothing() -> None:
         job_rates(["loss 5.0", "{broken", '{"step": 1}', "", ":::MLLOG nonsense", "DLLL {"], gpus=8)
 
 
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["DLLL [1]", "DLLL null", 'DLLL {"data": "x"}'],
+        ['{"images_per_sec": Infinity}', '{"images_per_sec": true}', f'{{"images_per_sec": 1{"0" * 400}}}'],
+        ["1e999 images/s", f"{'1' * 5000} images/s", '{"a":' * 100_000],
+        [':::MLLOG {"value": 1}', ':::MLLOG {"key": "throughput"}', ':::MLLOG {"key": ["throughput"]}'],
+        [
+            ':::MLLOG {"key": "throughput", "value": Infinity}',
+            ':::MLLOG {"key": "throughput", "value": true}',
+        ],
+        [
+            ':::MLLOG {"key": "train_samples", "value": 100}',
+            ':::MLLOG {"key": "block_start", "time_ms": 5, "metadata": null}',
+            ':::MLLOG {"key": "block_stop", "time_ms": 3}',
+            ':::MLLOG {"key": "block_start", "time_ms": "5", "metadata": {"epoch_count": "4"}}',
+            ':::MLLOG {"key": "block_stop", "time_ms": 9000}',
+        ],
+    ],
+)
+def test_damaged_lines_are_no_rates(lines: list[str]) -> None:
+    with pytest.raises(ReportError, match="0 images/s values"):
+        job_rates(lines * 5, gpus=8)
+
+
 def test_ingest_makes_a_report_with_efficiency(tmp_path: Path) -> None:
     for gpus, rate in ((8, 800), (16, 1500)):
         lines = "".join(f"step {i} {rate + i % 3} images/s\n" for i in range(50))

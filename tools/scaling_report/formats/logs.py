@@ -4,8 +4,8 @@ process, by the words around it or by the program that wrote it.
   of the job      DeepSpeed (CurrSamplesPerSec), timm (Time: 0.35s, 732.10/s), lbtrain (metrics.jsonl),
                   MLPerf (:::MLLOG throughput, or train_samples over the time of epochs and blocks), DLLogger
                   (total_ips, text and JSON), "Total img/sec on 8 GPU(s): 2400", "total 2400 images/s", and a
-                  number beside images/s, img/s, imgs/s, images/sec, samples/s, examples/s or samples_per_second
-                  without more words
+                  number beside images/s, img/s, imgs/s, images/sec, samples/s, examples/s or
+                  samples_per_second without more words
   of a GPU        Horovod (Iter #0: 300.1 img/sec per GPU), and every "per GPU", "/GPU", "each GPU", before or
                   after the number; the same of a device, card, chip, accelerator or TPU
   of a process    torchvision's references (img/s: 800.1 (790.2)), which give each process one GPU, and every
@@ -131,6 +131,7 @@ _DOTTED = re.compile(r"[1-9]\d{0,2}\.\d{3}")
 _DECIMAL = re.compile(r"(?<![\w.,/-])(?:(?:0|\d{4,})\.\d+|\d+\.(?:\d{1,2}|\d{4,}))(?![\d.]|,\d)|\d,\d{3}\.\d")
 """A number that is none unless its dot is a decimal one."""
 _DISAGREE = 0.10
+_ABSURD = 1e15
 LEAST_VALUES = 3
 
 
@@ -150,7 +151,7 @@ def job_rates(lines: Sequence[str], *, gpus: int, per: Unit | None = None) -> li
     """
     read = [(line, each) for line in lines if (each := read_line(line))]
     _check_dots([line for line, _ in read], [each.dotted for _, each in read if each.dotted])
-    readings = [each for each in (*_mlperf(lines), *(each for _, each in read)) if each.value > 0]
+    readings = [each for each in (*_mlperf(lines), *(each for _, each in read)) if 0 < each.value < _ABSURD]
     totals = [each.value for each in readings if each.unit in ("total", "bare")]
     others = [each for each in readings if each.unit not in ("total", "bare")]
     if per:
@@ -278,59 +279,59 @@ def _number(text: str) -> float:
 
 
 def _json(text: str, names: Sequence[str]) -> Reading | None:
-    try:
-        values = json.loads(text)
-    except ValueError:
-        return None
+    values = _object(text)
     if values.get("step") in ("PARAMETER", [], ()):  # DLLogger's settings and its summary
         return None
     values = values.get("data", values)
     for name in names:
         for key, value in values.items() if isinstance(values, dict) else ():
             training = not re.match(r"(?:val|eval|test)", key)
-            if training and key.rpartition(".")[2] == name and isinstance(value, int | float):
+            if training and key.rpartition(".")[2] == name and _is_number(value):
                 return Reading(float(value), "total")
     return None
 
 
-def _mlperf(lines: Sequence[str]) -> Iterator[Reading]:
-    events = [event for line in lines if (event := _mllog(line))]
-    stated = [
-        value
-        for event in events
-        if event.get("key") in ("tracked_stats", "throughput")
-        for value in [
-            event["value"]["throughput"]
-            if isinstance(event["value"], dict) and "throughput" in event["value"]
-            else event["value"]
-        ]
-        if isinstance(value, int | float)
-    ]
-    yield from (Reading(float(value), "total") for value in stated or _of_epochs(events))
-
-
-def _mllog(line: str) -> dict[str, Any] | None:
-    _, found, text = line.partition(":::MLLOG ")
-    if not found:
-        return None
+def _object(text: str) -> dict[str, Any]:
+    """What a line of JSON holds by name; nothing for any other text."""
     try:
-        event = json.loads(text)
-    except ValueError:
-        return None
-    return event if isinstance(event, dict) else None
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < _ABSURD
+
+
+def _mlperf(lines: Sequence[str]) -> Iterator[Reading]:
+    events = [event for line in lines if (event := _object(line.partition(":::MLLOG ")[2]))]
+    values: list[Any] = [
+        event.get("value") for event in events if event.get("key") in ("tracked_stats", "throughput")
+    ]
+    stated: list[Any] = [each.get("throughput") if isinstance(each, dict) else each for each in values]
+    yield from (Reading(float(each), "total") for each in filter(_is_number, stated))
+    if not any(map(_is_number, stated)):
+        yield from (Reading(each, "total") for each in _of_epochs(events))
 
 
 def _of_epochs(events: Sequence[dict[str, Any]]) -> Iterator[float]:
     """train_samples over the time of every epoch, or of every block of epochs between two evaluations."""
-    samples = next((event["value"] for event in events if event["key"] == "train_samples"), None)
-    if not isinstance(samples, int | float):
-        return
-    kind = "epoch" if any(event["key"] == "epoch_start" for event in events) else "block"
-    began: dict[str, Any] | None = None
+    samples: Any = next((event.get("value") for event in events if event.get("key") == "train_samples"), None)
+    kind = "epoch" if any(event.get("key") == "epoch_start" for event in events) else "block"
+    began: dict[str, Any] = {}
     for event in events:
-        if event["key"] == f"{kind}_start":
+        if event.get("key") == f"{kind}_start":
             began = event
-        elif event["key"] == f"{kind}_stop" and began:
-            epochs = 1.0 if kind == "epoch" else began.get("metadata", {}).get("epoch_count") or 1.0
-            yield samples * epochs / max(1e-3, (event["time_ms"] - began["time_ms"]) / 1000)
-            began = None
+        elif event.get("key") == f"{kind}_stop":
+            epochs: Any = 1 if kind == "epoch" else _object_in(began, "metadata").get("epoch_count")
+            first: Any = began.get("time_ms")
+            last: Any = event.get("time_ms")
+            if all(map(_is_number, (samples, epochs, first, last))) and first < last:
+                yield 1000 * samples * epochs / (last - first)
+            began = {}
+
+
+def _object_in(event: dict[str, Any], name: str) -> dict[str, Any]:
+    found = event.get(name)
+    return found if isinstance(found, dict) else {}
