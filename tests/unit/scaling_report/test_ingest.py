@@ -417,6 +417,9 @@ def test_a_trace_of_a_cpu_is_read_by_its_operators(tmp_path: Path) -> None:
         ({}, 8, "16 ranks, not 8"),
         ({"traceEvents": []}, 16, "no ProfilerStep"),
         ({"traceEvents": [{"ph": "X", "cat": "kernel", "name": "x"}]}, 16, "not a trace"),
+        ({"traceEvents": [_event("ProfilerStep#5", "user_annotation", 0, 0)]}, 16, "step 5 takes no time"),
+        ({"traceEvents": [_event("ProfilerStep#5", "user_annotation", 9, 0)]}, 16, "#5 takes -9.0 us"),
+        ({"traceEvents": [_event("x", "cpu_op", float("nan"), 9)]}, 16, "x takes nan us"),
     ],
 )
 def test_a_trace_that_does_not_tell_is_rejected(
@@ -427,3 +430,22 @@ def test_a_trace_that_does_not_tell_is_rejected(
     assert said in capsys.readouterr().err
     (tmp_path / "t.json").write_text(json.dumps(_trace())[:-100])
     assert main(["ingest", f"16={tmp_path}/t.json", "--out", str(tmp_path / "r.json")]) == 2
+
+
+@pytest.mark.parametrize("damage", ["cut", "stream", "nested", "job"])
+def test_a_damaged_trace_ends_in_a_message(
+    damage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = json.dumps(_trace() | {"distributedInfo": ["no object"]}).encode()
+    packed = gzip.compress(whole)
+    content = {
+        "cut": packed[: len(packed) // 2],
+        "stream": packed[:10] + b"\xff" * 20 + packed[30:],
+        "nested": b'{"traceEvents":' + b"[" * 100_000,
+        "job": whole,
+    }[damage]
+    path = tmp_path / ("t.json.gz" if damage in ("cut", "stream") else "t.json")
+    path.write_bytes(content)
+    assert main(["ingest", f"16={path}", "--out", str(tmp_path / "r.json")]) == (0 if damage == "job" else 2)
+    said = capsys.readouterr().err
+    assert damage == "job" or f"{path}: " in said

@@ -12,7 +12,9 @@ a CPU.
 import gzip
 import itertools
 import json
+import math
 import re
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,9 +88,15 @@ def is_trace(path: Path) -> bool:
     return name.endswith((".json", ".json.gz")) and b'"traceEvents"' in _head(path)
 
 
-def _head(path: Path) -> bytes:
-    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-        return bytes(file.read(1 << 20))
+def _head(path: Path, length: int = 1 << 20) -> bytes:
+    """The first bytes of a file, unpacked; all where `length` is -1. Raises ReportError where it is cut or
+    damaged.
+    """
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            return bytes(file.read(length))
+    except (EOFError, zlib.error) as error:
+        raise ReportError(f"cut or damaged ({error}); fetch or write it again") from None
 
 
 def read_trace(path: Path) -> tuple[list[ProfiledStep], int | None]:
@@ -96,17 +104,18 @@ def read_trace(path: Path) -> tuple[list[ProfiledStep], int | None]:
     holds no step.
     """
     try:
-        text = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        trace = json.loads(text)
+        trace = json.loads(_head(path, -1))
         events = [each for each in trace["traceEvents"] if isinstance(each, dict) and each.get("ph") == "X"]
         steps = _steps(events)
-    except (ValueError, TypeError, KeyError, EOFError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise ReportError(f"not a trace of torch's profiler ({type(error).__name__}: {error})") from None
     if not steps:
         raise ReportError(
             "the trace has no ProfilerStep: call step() of the profiler after each training step"
         )
-    return steps, (trace.get("distributedInfo") or {}).get("world_size")
+    job = trace.get("distributedInfo")
+    ranks = job.get("world_size") if isinstance(job, dict) else None
+    return steps, ranks if isinstance(ranks, int) else None
 
 
 def _steps(events: Sequence[dict[str, Any]]) -> list[ProfiledStep]:
@@ -121,6 +130,8 @@ def _steps(events: Sequence[dict[str, Any]]) -> list[ProfiledStep]:
         # On a device the annotation is there twice: of the program, and of what it started.
         if match := re.fullmatch(r"ProfilerStep#(\d+)", event.get("name", "")):
             found |= {} if event.get("cat") == "gpu_user_annotation" else {int(match[1]): _span(event)}
+    if empty := [number for number, (start, end) in found.items() if start == end]:
+        raise ValueError(f"step {empty[0]} takes no time")
     return [_cut(number, span, compute, exchange, data) for number, span in sorted(found.items())]
 
 
@@ -142,8 +153,11 @@ def _cut(
 
 
 def _span(event: dict[str, Any]) -> Span:
-    """Microseconds."""
-    return float(event["ts"]), float(event["ts"]) + float(event["dur"])
+    """Microseconds. Raises ValueError for a time that cannot be."""
+    start, duration = float(event["ts"]), float(event["dur"])
+    if not (math.isfinite(start) and 0 <= duration < math.inf):
+        raise ValueError(f"{event['name']} takes {duration} us from {start} us on")
+    return start, start + duration
 
 
 def _merged(spans: Iterable[Span]) -> list[Span]:
