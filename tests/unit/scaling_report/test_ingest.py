@@ -272,6 +272,9 @@ def test_ingest_makes_a_report_with_efficiency(tmp_path: Path) -> None:
     assert main(words) == 2
 
 
+NCCL_HEAD = "#  size  count  type   redop  root  time  algbw  busbw #wrong"
+
+
 def _nccl(ranks: int, hosts: int, *, bus: float = 1.0) -> str:
     """As all_reduce_perf prints it; 10 us and 10 GB/s."""
     lines = ["# nThread 1 nGpus 1 minBytes 1024 maxBytes 1048576 step: 8(factor)", "#", "# Using devices"]
@@ -326,7 +329,13 @@ def test_a_table_of_nccl_tests_becomes_the_network_of_a_prediction(
     [
         (8, _nccl(16, 2), "lists 16 ranks, not 8"),
         (16, _nccl(16, 2, bus=0.5), "another collective"),
-        (2, "#  size  count  type   redop  root  time  algbw  busbw #wrong\n", "no line of times"),
+        (2, f"{NCCL_HEAD}\n", "no line of times"),
+        (1, NCCL_HEAD, "one rank exchanges nothing"),
+        (2, "#  size  count  type   redop  root  algbw  busbw #wrong\n", "no column time"),
+        (2, f"{NCCL_HEAD}\n 1024 256 float sum -1 0.00 9 9 0", "1,024 bytes take 0.0 us"),
+        (2, f"{NCCL_HEAD}\n 1024 256 float sum -1 nan 9 9 0", "1,024 bytes take nan us"),
+        (2, f"{NCCL_HEAD}\n 4000 1000 float sum -1 1e-3 4 4 0", "4,000 bytes in 0.001 us are 4,000.00 GB/s"),
+        (2, f"{NCCL_HEAD}\n 4000 1000 float sum -1 1 4 4 17", "17 results of 4,000 bytes are wrong"),
     ],
 )
 def test_a_table_that_is_not_of_these_all_reduces_is_rejected(

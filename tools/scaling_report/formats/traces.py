@@ -23,6 +23,8 @@ from typing import Any
 from ..report import Collective, ReportError
 
 Span = tuple[float, float]
+_COLUMNS = ("size", "time", "algbw", "busbw")
+_LARGEST = 2**53  # bytes
 _EXCHANGE = re.compile(r"\b(?:nccl|rccl)|ncclDevKernel|ncclKernel|^gloo:", re.IGNORECASE)
 _LOADER = re.compile(r"enumerate\(DataLoader\)|DataLoader.*__next__")
 _DEVICE_CATEGORIES = {"kernel", "gpu_memcpy", "gpu_memset"}
@@ -33,15 +35,20 @@ def is_nccl_table(text: str) -> bool:
 
 
 def read_nccl_table(text: str, *, gpus: int, gpus_per_node: int) -> list[Collective]:
-    """All-reduces by size. Raises ReportError for another collective, or for another number of ranks than
-    `gpus`.
+    """All-reduces by size. Raises ReportError for another collective, for another number of ranks than
+    `gpus`, for times that cannot be, and for results that nccl-tests found wrong.
     """
     header = next(line for line in text.splitlines() if re.match(r"#\s+size\s+count\s+type", line))
     columns = header.lstrip("#").split()
-    time = columns.index("time")
     ranks = re.findall(r"^#\s+Rank\s+\d+\s.*?\bon\s+(\S+)\s+device", text, re.MULTILINE)
     if ranks and len(ranks) != gpus:
         raise ReportError(f"the table lists {len(ranks)} ranks, not {gpus}: write {len(ranks)}=FILE")
+    if gpus == 1:
+        raise ReportError("an all-reduce of one rank exchanges nothing: write the number of ranks, as 8=FILE")
+    if missing := [name for name in _COLUMNS if name not in columns]:
+        raise ReportError(f"the table of nccl-tests has no column {missing[0]}")
+    places = [columns.index(name) for name in _COLUMNS]  # out of place comes first
+    wrong = columns.index("#wrong") if "#wrong" in columns else None
     nodes = len(set(ranks)) if ranks else max(1, -(-gpus // gpus_per_node))
     found = []
     for line in text.splitlines():
@@ -49,19 +56,33 @@ def read_nccl_table(text: str, *, gpus: int, gpus_per_node: int) -> list[Collect
         if len(cells) < len(columns) or not (cells[0].isdigit() and int(cells[0])):
             continue
         try:
-            seconds, algorithm, bus = (float(cell) for cell in cells[time : time + 3])
+            size, time, algorithm, bus = (float(cells[place]) for place in places)
         except ValueError:
             continue
-        found.append(Collective(gpus=gpus, nodes=nodes, num_bytes=int(cells[0]), seconds=seconds / 1e6))
-        expected = 2 * (gpus - 1) / gpus
-        if algorithm > 1 and abs(bus / algorithm / expected - 1) > 0.05:
-            raise ReportError(
-                f"bus bandwidth is {bus / algorithm:.2f} times the algorithm's, where an all-reduce over "
-                f"{gpus} ranks has {expected:.2f}: this is another collective, or another number of ranks"
-            )
+        _check_timing(size, time, algorithm, bus, gpus)
+        if wrong and cells[wrong] not in ("0", "N/A"):
+            raise ReportError(f"{cells[wrong]} results of {size:,.0f} bytes are wrong: the exchange fails")
+        found.append(Collective(gpus=gpus, nodes=nodes, num_bytes=int(size), seconds=time / 1e6))
     if not found:
         raise ReportError("the table of nccl-tests holds no line of times: it was cut off before the first")
     return found
+
+
+def _check_timing(size: float, time: float, algorithm: float, bus: float, gpus: int) -> None:
+    """Raises ReportError unless an all-reduce may take so many microseconds, at these bandwidths in GB/s."""
+    if not 0 < time < math.inf or size > _LARGEST:
+        raise ReportError(f"{size:,.0f} bytes take {time} us, which cannot be")
+    if algorithm > 1 and abs(size / time / 1e3 / algorithm - 1) > 0.05:
+        raise ReportError(
+            f"{size:,.0f} bytes in {time} us are {size / time / 1e3:,.2f} GB/s, but the table says "
+            f"{algorithm}: a line is damaged, or its times are not in us"
+        )
+    expected = 2 * (gpus - 1) / gpus
+    if algorithm > 1 and abs(bus / algorithm / expected - 1) > 0.05:
+        raise ReportError(
+            f"bus bandwidth is {bus / algorithm:.2f} times the algorithm's, where an all-reduce over "
+            f"{gpus} ranks has {expected:.2f}: this is another collective, or another number of ranks"
+        )
 
 
 @dataclass(frozen=True)
