@@ -10,6 +10,7 @@ reads `slots=8x` as 8, and scrambles LOCAL_RANK when hosts have unequal slots; a
 shell unquoted.
 """
 
+import ipaddress
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ Dialect = Literal["deepspeed", "mpi", "colossalai"]
 # RFC 1123 host names and IPv4 addresses. A leading "-" would be an ssh option; anything a shell would act on
 # cannot occur.
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,251}[A-Za-z0-9])?")
+_SAME = {"localhost": "127.0.0.1"}
+"""Other names of one machine; host names do not distinguish case."""
 _KEYED_COUNT = re.compile(r"slots=([0-9]+)")
 _LINE_END = re.compile(r"\r\n|\n|\r")
 _MOST_SLOTS = 1024
@@ -94,17 +97,16 @@ def parse_hostfile(text: str, *, source: str = "hostfile", slots_per_host: int |
                     f"this line is in the {dialect} dialect, line {first[0]} in {first[1]}'s; write all "
                     "lines alike"
                 )
-            # Host names do not distinguish case.
-            if name.lower() in lines:
+            machine = _SAME.get(name.lower(), name.lower())
+            if machine in lines:
                 raise HostfileError(
-                    f"host {name!r} stands on line {lines[name.lower()]} already; name it once, with all "
-                    "its slots"
+                    f"host {name!r} stands on line {lines[machine]} already; name it once, with all its slots"
                 )
             slots = _agreed_slots(slots, count)
         except HostfileError as error:
             raise HostfileError(f"{source}, line {number}: {error}") from None
         first = first or (number, dialect)
-        lines[name.lower()] = number
+        lines[machine] = number
         names.append(name)
     if not names or slots is None:
         raise HostfileError(f"{source}: no host in it; write one line a host, such as 'node01 slots=8'")
@@ -119,6 +121,8 @@ def _parse_entry(entry: str) -> tuple[str, int | None, Dialect]:
             f"{head[:80]!r} is not a host name or IPv4 address (letters, digits, '.', '-', '_'); "
             "a user name, port or IPv6 address belongs in ~/.ssh/config under a plain name"
         )
+    if re.fullmatch("[0-9.]+", name):
+        _check_address(name)
     if colon:
         if options:
             raise HostfileError(
@@ -128,6 +132,19 @@ def _parse_entry(entry: str) -> tuple[str, int | None, Dialect]:
     if not options:
         return name, None, "colossalai"
     return name, _keyed_slots(options), "deepspeed"
+
+
+def _check_address(name: str) -> None:
+    """Raises HostfileError for what the system would take for another address than it reads as: 010.0.0.1 is
+    8.0.0.1, and 10.1 is 10.0.0.1.
+    """
+    try:
+        ipaddress.IPv4Address(name)
+    except ValueError as error:
+        raise HostfileError(
+            f"{name!r} is not an IPv4 address ({error}); write four numbers of 0 to 255, without zeros in "
+            "front"
+        ) from None
 
 
 def _keyed_slots(options: list[str]) -> int:

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from lbtrain.launch.hostfile import Dialect, Hostfile, HostfileError, parse_hostfile, read_hostfile
 
 FOLDER = Path(__file__).parents[3] / "hostfiles"
-NAMES = st.from_regex(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,20}[A-Za-z0-9])?", fullmatch=True)
+WORDS = st.from_regex(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,20}[A-Za-z0-9])?", fullmatch=True)
+NAMES = WORDS.filter(lambda name: re.search("[^0-9.]", name)) | st.ip_addresses(v=4).map(str)
 HOSTFILES = st.builds(
     Hostfile,
     st.lists(NAMES, min_size=1, max_size=20, unique_by=str.lower).map(tuple),
@@ -61,6 +62,12 @@ def test_every_shipped_file_is_what_its_name_says() -> None:
 REFUSED = [
     ("node01 slots=8\nnode01 slots=8", 2, "stands on line 1 already"),
     ("node01 slots=8\n\nNODE01 slots=8", 3, "stands on line 1 already"),
+    ("localhost slots=8\n127.0.0.1 slots=8", 2, "stands on line 1 already"),
+    ("10.0.0.1:8\n10.0.0.01:8", 2, "not an IPv4 address"),
+    ("010.0.0.1 slots=8", 1, "not an IPv4 address"),
+    ("10.1 slots=8", 1, "not an IPv4 address"),
+    ("167772161 slots=8", 1, "not an IPv4 address"),
+    ("256.1.1.1 slots=8", 1, "not an IPv4 address"),
     ("node01 slots=0", 1, "a host has 1 to"),
     ("node01:0", 1, "a host has 1 to"),
     (f"node01 slots={'9' * 5000}", 1, "a host has 1 to"),
