@@ -37,10 +37,10 @@ def class_order(names: Iterable[str]) -> list[str]:
     order = sorted(set(names), key=natural_key)
     first: dict[str, str] = {}
     for name in order:
-        if first.setdefault(composed(name), name) != name:
+        if (other := first.setdefault(composed(name).strip(), name)) != name:
             raise RecipeError(
-                f"two classes are named {printable(name)}, one with its accents composed and one without: "
-                "rename one of them"
+                f"two classes are named {printable(name.strip())}, and differ only in how an accent is "
+                f"written or in spaces around it ({name!a} and {other!a}): rename one of them"
             )
     return order
 

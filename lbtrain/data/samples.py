@@ -20,6 +20,8 @@ Labels = Mapping[str, str]
 _Sample = list[tuple[str, str]]
 """(ending in lower case, name) of each part."""
 _NUMBER = re.compile(r"-?[0-9]{1,18}(\.0*)?")
+"""Also as 3.0, as programs that only know floating-point numbers write them."""
+_LIKE_NUMBERS = re.compile(r"[-+0-9.,;\s\[\]]+")
 
 
 def labels_of_samples(files: Mapping[str, Member], read: Reader, where: str, notes: Notes) -> Labels | None:
@@ -27,7 +29,7 @@ def labels_of_samples(files: Mapping[str, Member], read: Reader, where: str, not
     without a label, a sample of two images, and a label that is neither a number nor a text.
     """
     samples = samples_of(files)
-    sources = {key: _label_part(parts, files, read) for key, parts in samples.items()}
+    sources = {key: _label_part(parts, files, read, where) for key, parts in samples.items()}
     if not any(sources.values()) and not any(name.lower().endswith(".cls") for name in files):
         return None
     found: dict[str, str] = {}
@@ -59,13 +61,24 @@ def samples_of(names: Iterable[str]) -> dict[str, _Sample]:
     return samples
 
 
-def _label_part(parts: _Sample, files: Mapping[str, Member], read: Reader) -> tuple[str, str] | None:
-    """(part, label) of a sample, or None."""
-    for ending, label_of in (("cls", _text_label), ("json", _json_label)):
-        for name in (name for each, name in parts if each == ending):
-            if label := label_of(read(files[name])):
-                return name, label
-    return None
+def _label_part(
+    parts: _Sample, files: Mapping[str, Member], read: Reader, where: str
+) -> tuple[str, str] | None:
+    """(part, label) of a sample, or None. Raises DataError for two numbers or two names that differ."""
+    found = [
+        (name, label)
+        for ending, labels_of in (("cls", _text_labels), ("json", _json_labels))
+        for name in (name for each, name in parts if each == ending)
+        for label in labels_of(read(files[name]))
+    ]
+    for name, label in found:
+        kind = bool(_NUMBER.fullmatch(label))
+        if any(each != label and bool(_NUMBER.fullmatch(each)) == kind for _, each in found):
+            raise DataError(
+                f"{where}: the sample of {printable(name)} has two labels, "
+                f"{' and '.join(f'{each} in {printable(part)}' for part, each in found[:3])}"
+            )
+    return found[0] if found else None
 
 
 def _check_sample(where: str, key: str, images: list[str], label: str) -> None:
@@ -87,32 +100,39 @@ def _images(parts: _Sample) -> list[str]:
     return [name for ending, name in images if "." not in ending] or [name for _, name in images]
 
 
-def _text_label(data: bytes) -> str:
-    """Empty for what is no text: numbers packed as bytes, pickles."""
+def _text_labels(data: bytes) -> list[str]:
+    """None for what is no text: numbers packed as bytes, pickles. A number is without .0 behind it."""
     try:
-        text = data.decode().strip()
+        text = data.decode("utf-8-sig").strip()
     except UnicodeDecodeError:
-        return ""
-    return text if text.isprintable() else ""
+        return []
+    number = _NUMBER.fullmatch(text)
+    return [text.removesuffix(number[1] or "") if number else text] if text and text.isprintable() else []
 
 
-def _json_label(data: bytes) -> str:
+def _json_labels(data: bytes) -> list[str]:
     try:
         content = json.loads(data)
     except (ValueError, RecursionError):
-        return ""
+        return []
     fields = content if isinstance(content, dict) else {_JSON_FIELDS[0]: content}
-    for name in _JSON_FIELDS:
-        value = fields.get(name)
+    found: list[str] = []
+    for value in map(fields.get, _JSON_FIELDS):
         if isinstance(value, float) and value.is_integer():
             value = int(value)
         if isinstance(value, int) and not isinstance(value, bool):
-            return str(value)
-        if isinstance(value, str) and (text := _text_label(value.encode(errors="surrogateescape"))):
-            return text
-    return ""
+            found.append(str(value))
+        elif isinstance(value, str):
+            found += _text_labels(value.encode(errors="surrogateescape"))
+    return found
+
+
+def note_numbers(labels: Labels, notes: Notes) -> None:
+    """Of labels that are names: those that may have been meant as numbers, or lists of them."""
+    for name, label in labels.items():
+        if _LIKE_NUMBERS.fullmatch(label):
+            notes.add("with a label of digits, taken for a name as others are none", name)
 
 
 def are_numbers(labels: Labels) -> bool:
-    """Also as 3.0, as programs that only know floating-point numbers write them."""
     return all(_NUMBER.fullmatch(label) for label in labels.values())

@@ -25,7 +25,7 @@ from lbtrain.data.index_cache import (
     write_index,
 )
 from lbtrain.data.progress import Progress
-from lbtrain.data.samples import Labels, are_numbers, labels_of_samples, samples_of
+from lbtrain.data.samples import Labels, are_numbers, labels_of_samples, note_numbers, samples_of
 from lbtrain.data.tar_scan import Member, scan
 from lbtrain.errors import DataError, RecipeError
 
@@ -141,6 +141,8 @@ def _in_samples(
             notes.add("named alike in two tar files, which both count", image.name)
     if all(are_numbers(each or {}) for each in labels):
         return images, []
+    for each in labels:
+        note_numbers(each or {}, notes)
     return images, class_order(image.group for image in images)
 
 

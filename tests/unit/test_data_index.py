@@ -204,9 +204,14 @@ def test_accents_are_the_same_however_a_file_system_writes_them(tmp_path):
     assert [list(each.classes) for each in found] == 4 * [["f", "zoo", "\u00e9t\u00e9"]]
     write(tmp_path / "0", "e\u0301te\u0301/1.png")
     with pytest.raises(
-        RecipeError, match="two classes are named \u00e9t\u00e9, one with its accents composed"
+        RecipeError, match="two classes are named \u00e9t\u00e9, and differ only in how an accent"
     ):
         Files(tmp_path / "0")
+    write(tmp_path / "2", "ant/1.png", "ant /1.png")
+    with pytest.raises(
+        RecipeError, match=r"two classes are named ant, .*spaces around it \('ant ' and 'ant'\)"
+    ):
+        Files(tmp_path / "2")
 
 
 def test_names_that_are_no_text_are_read_and_shown(tmp_path):
@@ -506,6 +511,36 @@ def test_the_name_of_a_shard_is_never_the_class_of_a_sample(tmp_path, members, e
     tars = [tar_of(tmp_path / f"00000{number}.tar", *members) for number in range(2)]
     with pytest.raises(error, match=said):
         TarMembers(tars, per_class=True)
+
+
+@pytest.mark.parametrize(
+    ("members", "said"),
+    [
+        ([("x.cls", b"3"), ("x.json", b'{"label": 5}')], "3 in x.cls and 5 in x.json"),
+        ([("x.json", b'{"label": 5, "cls": 1}')], "5 in x.json and 1 in x.json"),
+        ([("x.cls", b"1"), ("x.CLS", b"2")], "1 in x.cls and 2 in x.CLS"),
+        ([("x.cls", b"ant"), ("x.json", b'"bee"')], "ant in x.cls and bee in x.json"),
+    ],
+)
+def test_two_labels_of_a_sample_are_rejected(tmp_path, members, said):
+    with pytest.raises(DataError, match=rf"the sample of x\.\w+ has two labels, {said}"):
+        TarMembers([tar_of(tmp_path / "0.tar", "x.jpg", *members)])
+
+
+def test_a_name_beside_the_number_of_a_class_is_no_second_label(tmp_path):
+    members = ["x.jpg", ("x.cls", b"\xef\xbb\xbf3.0"), ("x.json", b'{"label": "ant", "cls": 3}')]
+    found = TarMembers([tar_of(tmp_path / "0.tar", *members)])
+    assert (read_back(found), found.classes) == ([("x.jpg", 3)], None)
+
+
+def test_digits_among_names_have_a_note(tmp_path):
+    """Names of digits and letters are read; what was meant as a number, or as several, is counted."""
+    members = ["x.jpg", ("x.cls", b"0"), "y.jpg", ("y.cls", b"A"), "z.jpg", ("z.cls", b"0 1")]
+    found = TarMembers([tar_of(tmp_path / "0.tar", *members)])
+    assert found.classes == ["0", "0 1", "A"]
+    assert notes(found) == {
+        "with a label of digits, taken for a name as others are none": (2, ("x.jpg", "z.jpg"))
+    }
 
 
 def test_keys_that_come_in_two_shards_are_counted(tmp_path):
