@@ -14,12 +14,14 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-# Okabe & Ito's colours, told apart by colour-blind eyes and in print.
-BLUE, ORANGE, GREEN, PINK, AMBER, SKY = COLOURS = (
-    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9",
+# Six of Okabe & Ito's colours, told apart by colour-blind eyes and in print, and the two that differ most
+# from them and from each other for those eyes, both visible on white and on black.
+BLUE, ORANGE, GREEN, PINK, AMBER, SKY, VIOLET, BROWN = COLOURS = (
+    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#9048F0", "#9A5038",
 )  # fmt: skip
 GREY = "#888888"
 _DASHES = ("-", "--", ":", "-.")
+_MARKERS = "os^Dv<P*"
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,31 @@ def look(number: int) -> dict[str, Any]:
     }
 
 
+def mean_curve(
+    axes: Axes,
+    number: int,
+    places: Sequence[float],
+    means: Sequence[float],
+    stds: Sequence[float | None],
+    *,
+    label: str,
+) -> None:
+    """Curve `number` with a marker of its own and bars of two standard deviations. A point without a
+    deviation (None: a single run) is hollow and has no bar.
+    """
+    style = look(number)
+    marker: Any = dict(marker=_MARKERS[number % len(_MARKERS)], markersize=6, color=style["color"])
+    axes.plot(places, means, **style, linewidth=1.6)
+    for place, mean, std in zip(places, means, stds, strict=True):
+        if std is None:
+            axes.plot(place, mean, **marker, fillstyle="none")
+        else:  # down to 0 at most: no score is negative
+            axes.errorbar(place, mean, [[min(mean, 2 * std)], [2 * std]], **marker, capsize=3)
+    filled = any(std is not None for std in stds)
+    line = style["linestyle"] if len(stds) > 1 else "none"
+    axes.plot([], [], linestyle=line, **marker, fillstyle="full" if filled else "none", label=label)
+
+
 def tidy(axes: Axes, *, legend: bool = True) -> None:
     """A frame and a grid that stay in the background, plain numbers on logarithmic axes, and the legend."""
     axes.grid(alpha=0.25, which="both")
@@ -108,6 +135,11 @@ def legend_below(axes: Axes, *others: Axes) -> None:
     """Outside the axes, where it hides nothing."""
     handles = [handle for each in (axes, *others) for handle in each.get_legend_handles_labels()[0]]
     axes.figure.legend(handles=handles, frameon=False, fontsize=9, loc="outside lower center", ncols=2)
+
+
+def legend_beside(axes: Axes) -> None:
+    """At the right of the axes, one name below the other."""
+    axes.figure.legend(frameon=False, fontsize=9, loc="outside right center")
 
 
 def plain_numbers(axis: Axis) -> None:
@@ -142,11 +174,6 @@ def error_axis(axes: Axes, means: Sequence[float | None]) -> None:
     axes.set_ylim(max(mark for mark in marks if mark <= best / 2), 100)
 
 
-def down_to_zero(means: Sequence[float], widths: Sequence[float]) -> tuple[list[float], list[float]]:
-    """Bars of these widths, below and above, for a quantity that cannot be negative."""
-    return [min(mean, width) for mean, width in zip(means, widths, strict=True)], list(widths)
-
-
 def crosses(axes: Axes, places: Sequence[float], colour: Any, *, top: bool = True, label: str | None) -> None:
     """Where runs diverged: at the worse edge of the chart, since they have no score."""
     if len(places):
@@ -154,6 +181,6 @@ def crosses(axes: Axes, places: Sequence[float], colour: Any, *, top: bool = Tru
         axes.plot(places, [1.0 if top else 0.0] * len(places), "x", color=colour, label=label, **edge)
 
 
-def name_the_crosses(axes: Axes) -> None:
-    """In the legend, once for all arms."""
-    axes.plot([], [], "x", color=ink(), label="runs that diverged")
+def name_in_ink(axes: Axes, marker: str, label: str) -> None:
+    """What a hollow marker means, in the legend, once for all arms."""
+    axes.plot([], [], marker, color=ink(), fillstyle="none", label=label)

@@ -11,67 +11,34 @@ import csv
 import itertools
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from matplotlib.figure import Figure
 
-from ..kit.charts import batch_axis, crosses, down_to_zero, look, name_the_crosses
+from ..kit.charts import batch_axis
 from ..kit.publish import ROOT
+from .curves import Curve, Means, curve_of, draw, measured, sizes_of
 
 PUBLISHED = Path(__file__).with_name("published.csv")
 PICTURE = ROOT / "docs" / "large_batch.png"
-
-
-class Curve(NamedTuple):
-    """One arm: batch sizes, mean top-1 errors (%), their standard deviations (0 where none is known), who
-    says so, and the batch sizes at which runs diverged.
-    """
-
-    arm: str
-    batch_sizes: tuple[int, ...]
-    errors: tuple[float, ...]
-    stds: tuple[float, ...]
-    source: str
-    diverged: tuple[int, ...] = ()
 
 
 def published(path: Path = PUBLISHED) -> dict[str, list[Curve]]:
     """Curves by model."""
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
-    points: dict[tuple[str, str, str], list[tuple[int, float, float]]] = {}
+    points: dict[tuple[str, str, str], list[Means]] = {}
     for row in rows:
         key = row["model"], row["arm"], row["source"]
-        points.setdefault(key, []).append(
-            (int(row["batch_size"]), float(row["top1_error"]), float(row["std"] or 0))
-        )
+        std = float(row["std"]) if row["std"] else None
+        points.setdefault(key, []).append((int(row["batch_size"]), float(row["top1_error"]), std))
     found: dict[str, list[Curve]] = {}
     for (model, arm, source), own in points.items():
-        found.setdefault(model, []).append(_curve(arm, own, source))
+        found.setdefault(model, []).append(curve_of(arm, own, source))
     return found
 
 
-def measured(sweep: dict[str, Any]) -> list[Curve]:
-    """The arms of a published sweep; a point of which every run diverged has no error."""
-    points: dict[str, list[tuple[int, float, float]]] = {}
-    diverged: dict[str, list[int]] = {}
-    for row in sweep["rows"]:
-        own = points.setdefault(row["arm"], [])
-        if row["mean"] is not None:
-            own.append((row["batch_size"], row["mean"], row["std"]))
-        if row["diverged"]:
-            diverged.setdefault(row["arm"], []).append(row["batch_size"])
-    return [_curve(arm, own, "measured", tuple(sorted(diverged.get(arm, [])))) for arm, own in points.items()]
-
-
-def _curve(
-    arm: str, points: list[tuple[int, float, float]], source: str, diverged: tuple[int, ...] = ()
-) -> Curve:
-    sizes, errors, stds = zip(*sorted(points), strict=True) if points else ((), (), ())
-    return Curve(arm, sizes, errors, stds, source, diverged)
-
-
-def draw(ours: dict[str, list[Curve]], theirs: dict[str, list[Curve]], path: Path) -> None:
+def draw_panels(ours: dict[str, list[Curve]], theirs: dict[str, list[Curve]], path: Path) -> None:
     """One panel a data set and model: ours in the upper row, published ones below on grey, each labelled as
     what it is.
     """
@@ -91,25 +58,8 @@ def draw(ours: dict[str, list[Curve]], theirs: dict[str, list[Curve]], path: Pat
 
 
 def _panel(axes: Any, curves: list[Curve]) -> None:
-    for number, curve in enumerate(curves):
-        named = curve.arm if curve.source == "measured" else f"{curve.arm} ({curve.source})"
-        bars = down_to_zero(curve.errors, [2 * std for std in curve.stds])
-        axes.errorbar(
-            curve.batch_sizes,
-            curve.errors,
-            yerr=bars,
-            **look(number),
-            marker="o",
-            markersize=3.5,
-            capsize=2,
-            label=named,
-        )
-        # A little aside, so that one does not hide the other.
-        lost = [size * 1.06 ** (number - len(curves) / 2) for size in curve.diverged]
-        crosses(axes, lost, look(number)["color"], label=None)
-    if any(curve.diverged for curve in curves):
-        name_the_crosses(axes)
-    sizes = sorted({size for curve in curves for size in (*curve.batch_sizes, *curve.diverged)})
+    draw(axes, curves)
+    sizes = sizes_of(curves)
     # Where two are close, there is room for the name of the larger.
     crowded = {size for size, after in itertools.pairwise(sizes) if after < 1.6 * size}
     names = ["" if size in crowded else _name(size) for size in sizes]
@@ -130,7 +80,7 @@ def main() -> None:
         sweep for sweep in found if all("top1_error" in row for row in sweep["rows"])
     ]  # the panels' one scale
     theirs = {f"{model}, ImageNet": curves for model, curves in published().items()}
-    draw({sweep["title"]: measured(sweep) for sweep in sweeps}, theirs, PICTURE)
+    draw_panels({sweep["title"]: measured(sweep["rows"]) for sweep in sweeps}, theirs, PICTURE)
     print(f"wrote {PICTURE.relative_to(ROOT)}")
 
 

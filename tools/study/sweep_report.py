@@ -9,19 +9,12 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
+from lbtrain.tasks import PrimaryMetric
+
 from ..kit import pages
-from ..kit.charts import (
-    Chart,
-    batch_axis,
-    crosses,
-    down_to_zero,
-    error_axis,
-    legend_below,
-    look,
-    name_the_crosses,
-    save,
-)
+from ..kit.charts import Chart, batch_axis, error_axis, legend_beside, save
 from ..kit.tables import Table
+from . import curves
 from .arm import origin_of
 from .grid import Point
 from .report import certainty, provenance_of, write_text_and_data
@@ -43,7 +36,8 @@ def write_report(
     """
     table, found = table_of(points), outcomes(points, reference)
     origin = provenance_of({origin_of(summary) for point in points for summary in point.summaries}, command)
-    chart = chart_of(points, title)
+    rows = [{**point.row(), "recipe": point.recipe} for point in points]
+    chart = chart_of(rows, title, points[0].primary_metric)
     save([chart], out / "sweep.png")
     page = pages.report(title, found, [chart], [table], origin)
     (out / "sweep.html").write_text(page)
@@ -51,7 +45,7 @@ def write_report(
         "title": title,
         "command": command,
         "overrides": list(overrides),
-        "rows": [{**point.row(), "recipe": point.recipe} for point in points],
+        "rows": rows,
         "table": table.markdown(),
         "outcomes": found,
         "provenance": origin,
@@ -89,44 +83,25 @@ def table_of(points: list[Point]) -> Table:
     return Table(["batch", *arms], rows, align="r" + "l" * len(arms))
 
 
-def chart_of(points: list[Point], title: str) -> Chart:
-    """Mean score over the batch size, bars of two standard deviations (Goyal et al. 2017, Figure 1); a cross
-    where runs diverged.
+def chart_of(rows: Sequence[dict[str, Any]], title: str, metric: PrimaryMetric) -> Chart:
+    """Mean score over the batch size of the rows of sweep.json, bars of two standard deviations (Goyal et al.
+    2017, Figure 1); a cross where runs diverged.
     """
-    label = points[0].label
     alt = (
-        f"{label} against the batch size, one line for each way of scaling, with bars of two standard "
+        f"{metric.label} against the batch size, one line for each way of scaling, with bars of two standard "
         "deviations."
     )
-    return Chart(title, alt, partial(_draw, points=points), width=7.4, height=5.0)
+    return Chart(title, alt, partial(_draw, rows=rows, metric=metric), width=8.4, height=4.6)
 
 
-def _draw(axes: Axes, points: list[Point]) -> None:
-    arms = list(dict.fromkeys(point.arm for point in points))
-    sizes = sorted({point.batch_size for point in points})
-    metric = points[0].primary_metric
-    for number, arm in enumerate(arms):
-        # A little aside, so that bars of arms that agree do not hide each other.
-        shift = 1.03 ** (number - (len(arms) - 1) / 2)
-        own = [point for point in points if point.arm == arm]
-        held = [(each.batch_size * shift, each.mean, 2 * each.std) for each in own if each.mean is not None]
-        if held:
-            x, mean, spread = zip(*held, strict=True)
-            bars: Any = dict(
-                yerr=down_to_zero(mean, spread), marker="o", markersize=4, capsize=3, linewidth=1.8
-            )
-            axes.errorbar(x, mean, **bars, **look(number), label=arm)
-        lost = [point.batch_size * shift for point in own if point.lost]
-        label = None if held else arm
-        crosses(axes, lost, look(number)["color"], top=not metric.higher_is_better, label=label)
-    if any(point.lost for point in points):
-        name_the_crosses(axes)
+def _draw(axes: Axes, rows: Sequence[dict[str, Any]], metric: PrimaryMetric) -> None:
+    arms = curves.measured(rows)
+    curves.draw(axes, arms, top=not metric.higher_is_better)
+    sizes = curves.sizes_of(arms)
     batch_axis(axes, sizes, [f"{size:,}" for size in sizes])
-    axes.set(
-        xlabel="images per step (batch size)",
-        ylabel=f"{points[0].label} (%), mean ± 2 standard deviations",
-        ylim=(0, 100),
-    )
+    bars = ", mean ± 2 standard deviations" if any(row["n"] > 1 for row in rows) else ""
+    label = f"{rows[0].get('label', metric.label)} (%){bars}"
+    axes.set(xlabel="images per step (batch size)", ylabel=label, ylim=(0, 100))
     if not metric.higher_is_better:
-        error_axis(axes, [point.mean for point in points])
-    legend_below(axes)
+        error_axis(axes, [row["mean"] for row in rows])
+    legend_beside(axes)

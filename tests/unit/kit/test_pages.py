@@ -10,7 +10,7 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 
 from tools.kit import pages
-from tools.kit.charts import Chart, crosses, look, name_the_crosses, save, tidy
+from tools.kit.charts import Chart, crosses, look, name_in_ink, save, tidy
 from tools.kit.tables import Table
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -19,7 +19,7 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 def draw(axes):
     axes.plot([1, 10, 100], [3, 2, 1], **look(0), label="a line")
     crosses(axes, [10], look(1)["color"], label=None)
-    name_the_crosses(axes)
+    name_in_ink(axes, "x", "runs that diverged")
     axes.set(xlabel="batch size", xscale="log")
     tidy(axes)
 

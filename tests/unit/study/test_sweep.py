@@ -187,7 +187,7 @@ def test_arms_that_are_scored_by_different_metrics_are_rejected():
 def test_an_arm_that_always_diverges_has_a_cross_and_no_mean(tmp_path):
     lost = Point("a", 720, (finished(tmp_path / "x", None),), ERROR)
     assert (lost.mean, lost.cell, lost.row()["n"]) == (None, "diverged", 0)
-    save([chart_of([lost], "title")], tmp_path / "x.png")
+    save([chart_of([lost.row()], "title", ERROR)], tmp_path / "x.png")
     assert (tmp_path / "x.png").stat().st_size > 5_000
 
 

@@ -1,0 +1,65 @@
+"""Curves of a score over the batch size: what a sweep measured, and what a source prints."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from matplotlib.axes import Axes
+
+from ..kit.charts import crosses, look, mean_curve, name_in_ink
+
+
+class Curve(NamedTuple):
+    """One arm: batch sizes, the mean score at each (%), the standard deviation of a run there (None: a single
+    run, or none is known), who says so, and the batch sizes at which runs diverged.
+    """
+
+    arm: str
+    batch_sizes: tuple[int, ...]
+    means: tuple[float, ...]
+    stds: tuple[float | None, ...]
+    source: str = "measured"
+    diverged: tuple[int, ...] = ()
+
+
+Means = tuple[int, float, float | None]
+"""A batch size, the mean there, and the standard deviation."""
+
+
+def curve_of(arm: str, points: Sequence[Means], source: str, diverged: Sequence[int] = ()) -> Curve:
+    """The smallest batch first."""
+    sizes, means, stds = zip(*sorted(points), strict=True) if points else ((), (), ())
+    return Curve(arm, sizes, means, stds, source, tuple(sorted(diverged)))
+
+
+def measured(rows: Sequence[dict[str, Any]]) -> list[Curve]:
+    """The arms in the rows of sweep.json; where every run diverged there is no mean."""
+    points: dict[str, list[Means]] = {row["arm"]: [] for row in rows}
+    diverged: dict[str, list[int]] = {arm: [] for arm in points}
+    for row in rows:
+        if row["mean"] is not None:
+            std = row["std"] if row["n"] > 1 else None
+            points[row["arm"]].append((row["batch_size"], row["mean"], std))
+        if row["diverged"]:
+            diverged[row["arm"]].append(row["batch_size"])
+    return [curve_of(arm, own, "measured", diverged[arm]) for arm, own in points.items()]
+
+
+def draw(axes: Axes, curves: Sequence[Curve], *, top: bool = True) -> None:
+    """Curves that the legend will name in the order in which they end, the highest first; crosses where runs
+    diverged, at the upper edge or (`top`=False) the lower one.
+    """
+    for number, curve in sorted(enumerate(curves), key=lambda each: each[1].means[-1:], reverse=True):
+        # A little aside, so that bars of arms that agree do not hide each other.
+        shift = 1.03 ** (number - (len(curves) - 1) / 2)
+        name = curve.arm if curve.source == "measured" else f"{curve.arm} ({curve.source})"
+        sizes = [size * shift for size in curve.batch_sizes]
+        mean_curve(axes, number, sizes, curve.means, curve.stds, label=name)
+        crosses(axes, [size * shift for size in curve.diverged], look(number)["color"], top=top, label=None)
+    if any(None in curve.stds for curve in curves):
+        name_in_ink(axes, "o", "one run, or no deviation known")
+    if any(curve.diverged for curve in curves):
+        name_in_ink(axes, "x", "runs that diverged")
+
+
+def sizes_of(curves: Sequence[Curve]) -> list[int]:
+    return sorted({size for curve in curves for size in (*curve.batch_sizes, *curve.diverged)})
