@@ -12,13 +12,13 @@ from lbtrain.recipe import OptimizerConfig
 
 from .colossalai import bind_colossalai, colossalai_shards
 from .deepspeed import bind_deepspeed, deepspeed_shards
+from .fused import create_adamw, create_sgd
 from .groups import ParameterRole, layer_lr_scales, parameter_groups, parameter_roles
 from .lamb import LAMB
 from .lars import LARS
 from .layout import UnsupportedSharding
 from .muon import Muon
 from .norms import gradient_norms, named_layers
-from .sgd import create_sgd
 from .sharding import Shards
 from .trust import LayerNorms, TrustSummary, trust_ratios, trust_summary, weight_gradient_ratios
 
@@ -85,7 +85,7 @@ def create_optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.O
         )
     betas = (config.beta1, config.beta2)
     if config.name == "adamw":
-        return torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=config.eps)
+        return create_adamw(groups, betas=betas, eps=config.eps)
     if config.name == "nadamw":
         from timm.optim import NAdamW
 

@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.optim.adamw import adamw
 
+from .fused import choose_kernel
 from .layerwise import Job, LayerwiseOptimizer, require
 from .shared_work import SharedWork
 
@@ -162,11 +163,12 @@ class Muon(LayerwiseOptimizer):
         states = [self.state[parameter] for parameter in parameters]
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
         if parameters:
+            fused = choose_kernel(parameters, gradients, states)
             adamw(
                 parameters, gradients, [state["exp_avg"] for state in states],
                 [state["exp_avg_sq"] for state in states], [], [state["step"] for state in states],
                 amsgrad=False, beta1=group["betas"][0], beta2=group["betas"][1], lr=float(group["lr"]),
-                weight_decay=group["weight_decay"], eps=group["eps"], maximize=False,
+                weight_decay=group["weight_decay"], eps=group["eps"], maximize=False, fused=fused,
             )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
-from lbtrain.optim import LAMB, LARS
+from lbtrain.optim import LAMB, LARS, create_adamw
 
 STEPS = [
     (LARS, {}),
@@ -31,6 +31,18 @@ def test_no_value_is_read_from_the_device(optimizer, options):
         assert all(value.device.type == "cuda" for state in made.state.values() for value in state.values())
         with pytest.raises(DataDependentOutputException):  # what a read would do
             parameters[2].item()
+
+
+def test_adamw_reads_no_step_count_from_the_device():
+    """torch's own loop does, unless its counts lie on the CPU, where those of a checkpoint are loaded to."""
+    with FakeTensorMode():
+        parameter = nn.Parameter(torch.empty(4, 3, device="cuda"))
+        made = create_adamw([dict(params=[parameter])], betas=(0.9, 0.999), eps=1e-8)
+        parameter.grad = torch.empty_like(parameter)
+        made.step()
+        made.state[parameter]["step"] = made.state[parameter]["step"].cpu()
+        made.step()
+        assert made.state[parameter]["step"].device.type == "cuda"
 
 
 @pytest.mark.parametrize("optimizer", [LARS, LAMB])
