@@ -14,6 +14,8 @@ from torch import nn
 
 from lbtrain.data import dataset_info
 from lbtrain.nn.airbench import SHIFT_SCALE
+from lbtrain.optim import parameter_roles
+from lbtrain.optim.muon import RATE_ADJUSTMENTS
 from lbtrain.plan.plan import Plan, make_plan
 from lbtrain.plan.scaling import peak_lr
 from lbtrain.recipe import Recipe
@@ -128,6 +130,7 @@ PUBLISHED: dict[str, tuple[str, dict[str, str | tuple[str, ...]], int]] = {
         dict(recipe="airbench94", metric=("momentum", "label_smoothing", "epochs")),
         3,
     ),
+    "airbench94_muon": ("modern", dict(recipe="airbench94_muon", metric=("label_smoothing", "epochs")), 2),
     "small_resnet8": MASTERS,
     "small_resnet32": MASTERS,
     "small_resnet32_warmup": ("masters2018", dict(model="ResNet-32", location="sec 3.4"), 2),
@@ -256,6 +259,31 @@ def test_the_decoupled_settings_of_airbench94():
     ends = rate.warmup_start / rate.peak, rate.warmup_length, rate.end / rate.peak
     assert ends == pytest.approx((0.2, 0.23, 0.07))
     assert re.findall(r"\d[\d.]*", rows["schedule"]) == ["23", "0.2", "0.07"]
+
+
+def test_the_muon_of_airbench94():
+    """airbench94_muon.py: its rate without an adjustment, which is 1 for convolutions as wide as these; all
+    of them Muon's, the classifier not; a line from the first step to 0.
+    """
+    recipe = load(named("airbench94_muon"))["recipe"]
+    rows = {row["metric"]: row["value"] for row in seen("modern") if row["recipe"] == "airbench94_muon"}
+    form = recipe.optimizer
+    assert (peak_lr(recipe), form.momentum) == (float(rows["muon_lr"]), float(rows["muon_momentum"]))
+    assert (form.newton_schulz_steps, form.nesterov) == (int(rows["ns_steps"]), True)
+    assert (recipe.batch_size, recipe.bn_momentum) == (
+        int(rows["batch_size"]),
+        float(rows["bn_momentum_torch"]),
+    )
+    rate = plan(recipe).learning_rate
+    assert (rate.warmup_length, rate.end, recipe.schedule.power) == (0, 0, 1)
+    model = build_model(recipe, dataset_info(recipe.data))
+    stepped = {role.name for role in parameter_roles(model, no_muon=form.no_muon) if role.use_muon}
+    convolutions = {
+        f"{name}.weight": each for name, each in model.named_modules() if isinstance(each, nn.Conv2d)
+    }
+    assert stepped == set(convolutions) and len(stepped) == 6
+    for each in convolutions.values():
+        assert RATE_ADJUSTMENTS[form.rate_adjustment](*each.weight.flatten(1).shape) == 1
 
 
 def test_label_smoothing_mixup_and_averages_are_off_in_the_recipes_of_papers():
