@@ -123,7 +123,7 @@ def _list(word: str) -> None:
         raise RecipeError(f"no recipe has {word!r} in its name, title or source: `lbtrain recipes` lists all")
     rows = [(row.name, row.batch, row.measured, row.published, row.source) for row in found]
     _print_table([("recipe", "batch", "measured %", "published %", "source"), *rows])
-    print("\nTop-1 error, or mask AP for detection; a batch with + grows during the run.")
+    print("\nTop-1 error, or mask or box AP for detection; a batch with + grows during the run.")
 
 
 def _print_table(rows: Iterable[tuple[str, ...]]) -> None:

@@ -1,4 +1,4 @@
-"""A Mask R-CNN that is small enough to be run in every combination."""
+"""A Mask R-CNN, a Faster R-CNN and a RetinaNet that are small enough to be run in every combination."""
 
 import contextlib
 import dataclasses
@@ -44,6 +44,27 @@ TINY: dict[str, Any] = dict(
     evaluate_every="1dur",
     checkpoint=dict(every="3it"),
 )
+
+
+_ARGUMENTS: dict[str, Any] = TINY["model"]["args"]
+KINDS: dict[str, dict[str, Any]] = {
+    "mask_rcnn": {},
+    "faster_rcnn": dict(
+        model=dict(
+            detector="faster_rcnn",
+            args={name: value for name, value in _ARGUMENTS.items() if not name.startswith("mask_")},
+        )
+    ),
+    "retinanet": dict(
+        loss_batch_size=1,
+        model=dict(
+            detector="retinanet",
+            args={name: _ARGUMENTS[name] for name in ("backbone", "channels", "smallest_anchor")}
+            | dict(score_thresh=0.0, topk_candidates=20, detections_per_img=5),
+        ),
+    ),
+}
+"""What makes each kind of detector of `TINY`."""
 
 
 def tiny(**changes: Any) -> Recipe:

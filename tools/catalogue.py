@@ -60,7 +60,8 @@ def page(folder: Path) -> str:
     """The README.md of one folder: recipes that were measured come first."""
     rows = [Contract.read(path) for path in shipped(folder.parent).values() if path.parent == folder]
     rows.sort(key=lambda row: row.measured == "-")
-    metric = rows[0].metric[0].upper() + rows[0].metric[1:]
+    metric = " or ".join(dict.fromkeys(row.metric for row in rows))
+    metric = metric[0].upper() + metric[1:]
     head = [f"# {TITLES.get(folder.name, folder.name)}", "", f"{metric} in percent. {LEGEND}", ""]
     columns = ["| recipe | batch | measured | published | source |", "|---|---:|---:|---:|---|"]
     return "\n".join([*head, *columns, *map(_row, rows), ""])

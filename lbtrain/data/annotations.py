@@ -23,7 +23,7 @@ Record = dict[str, Any]
 Content = dict[str, list[Record]]
 _LISTS = ("images", "annotations", "categories")
 _LARGEST_ID = 2**53
-_NEEDED = frozenset({"id", "image_id", "category_id", "bbox", "segmentation"})
+_NEEDED = frozenset({"id", "image_id", "category_id", "bbox"})
 
 
 class Annotations(NamedTuple):
@@ -152,18 +152,34 @@ def _annotation(
         raise ValueError(f"iscrowd {crowd!r} is neither 0 nor 1")
     if area is not None and not (_is_number(area) and area >= 0):
         raise ValueError(f"area {area!r} is no finite number of pixels")
-    image, outline = images[image_id], record["segmentation"]
+    image = images[image_id]
+    _note_box(record["bbox"], image, notes, number)
+    if record.get("segmentation") not in (None, []):
+        _note_outline(record["segmentation"], image, notes, number)
+    else:
+        notes.add("without a segmentation, whose box stands for it", f"annotation {number}")
+        record["segmentation"] = [_rectangle(*record["bbox"])]
+        record["is_box"] = True
+    record.update(id=number, image_id=image_id, category_id=category_id, iscrowd=int(crowd or 0))
+    if area is None:
+        del record["area"]
+    return record
+
+
+def _note_outline(outline: Any, image: Record, notes: Notes, number: int) -> None:
+    """Raises ValueError for what is no outline on this image."""
     try:
         check_outline(outline, image["height"], image["width"])
     except ValueError as error:
         raise ValueError(f"its segmentation cannot be read: {error}") from error
     if isinstance(outline, list) and min(map(len, outline)) < 6:
         notes.add("with polygons of fewer than three points, which are left out", f"annotation {number}")
-    _note_box(record["bbox"], image, notes, number)
-    record.update(id=number, image_id=image_id, category_id=category_id, iscrowd=int(crowd or 0))
-    if area is None:
-        del record["area"]
-    return record
+
+
+def _rectangle(left: float, top: float, width: float, height: float) -> list[float]:
+    """As a polygon."""
+    right, bottom = left + width, top + height
+    return [left, top, right, top, right, bottom, left, bottom]
 
 
 def holds_pixels(box: list[float], image: Record) -> bool:

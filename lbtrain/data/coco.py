@@ -1,4 +1,5 @@
-"""Instance segmentation in COCO's format: a JSON file and a folder of photos (lbtrain.data.coco_layouts).
+"""Objects with outlines, or with boxes alone, in COCO's format: a JSON file and a folder of photos
+(lbtrain.data.coco_layouts).
 
 Every annotation is checked before the first step (lbtrain.data.annotations). Crowds are left out of training
 and kept for scoring, as COCO's evaluation wants. A box to train on is cut at the edge of its image, and where
@@ -65,6 +66,8 @@ class CocoSource:
         )
         self._records = _Records([(image, objects[image["id"]]) for image in images])
         self._truth = _Records([_complete(content)] if scored else [])
+        boxes = (each["id"] for each in content["annotations"] if "is_box" in each)
+        self.without_outline = next((f"{self.path}: annotation {number}" for number in boxes), "")
 
     def _check_not_empty(self, images: list[Record], objects: dict[int, list[Record]], scored: bool) -> None:
         if scored and not any(objects.values()):

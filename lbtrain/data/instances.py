@@ -41,6 +41,8 @@ class InstanceSource(Protocol):
     """(height, width) of every image, shape (n, 2)."""
     class_names: Sequence[str]
     """Of the labels 1, 2, ..."""
+    without_outline: str
+    """The first object that has a box and no outline, for messages; empty where all have one."""
 
     @property
     def index(self) -> SplitIndex:

@@ -21,6 +21,7 @@ from lbtrain.data.splits import NO_VALIDATION
 from lbtrain.data.views import VIEWS, view_of
 from lbtrain.errors import RecipeError, UserError
 from lbtrain.recipe import DataConfig
+from lbtrain.recipe.sections.fields import COCO_FORMAT
 
 if TYPE_CHECKING:  # needs pycocotools, which other data sets do without
     from lbtrain.data.coco import CocoSource
@@ -56,6 +57,9 @@ _FACTS = {
     "coco": DatasetInfo(
         117_266, 5_000, 80, 3, 800, IMAGENET_MEAN, IMAGENET_STD
     ),  # without data.root: COCO 2017's, empty images left out
+    "openimages": DatasetInfo(
+        1_170_301, 24_781, 264, 3, 800, IMAGENET_MEAN, IMAGENET_STD
+    ),  # without data.root: MLPerf's part of it
     "synthetic": DatasetInfo(1_281_167, 512, 1000, 3, 224, IMAGENET_MEAN, IMAGENET_STD),
 }
 
@@ -70,10 +74,10 @@ def dataset_info(config: DataConfig) -> DatasetInfo:
         known = DatasetInfo(
             len(train), len(validation or ()), num_classes(train), 3, 224, IMAGENET_MEAN, IMAGENET_STD
         )
-    elif config.name == "coco" and (config.root or os.environ.get("LBTRAIN_DATA")):
+    elif config.name in COCO_FORMAT and (config.root or os.environ.get("LBTRAIN_DATA")):
         training, scored = _coco(config)
         known = dataclasses.replace(
-            _FACTS["coco"],
+            _FACTS[config.name],
             train_examples=len(training),
             eval_examples=len(scored),
             num_classes=len(training.class_names),
@@ -100,7 +104,7 @@ _FOR_COCO = ("validation_root", "validation_share")
 def _check_keys(config: DataConfig) -> None:
     """Raises RecipeError for keys that would change nothing."""
     for key in FOR_PHOTOS:
-        takers = (*PHOTOS, "coco") if key in _FOR_COCO else PHOTOS
+        takers = (*PHOTOS, *COCO_FORMAT) if key in _FOR_COCO else PHOTOS
         if config.name not in takers and getattr(config, key) != getattr(DataConfig(), key):
             raise RecipeError(
                 f"data.{key}={getattr(config, key)}: only photos take it (data.name={' or '.join(takers)}), "
@@ -113,7 +117,7 @@ def _check_keys(config: DataConfig) -> None:
 
 
 def _train_examples(config: DataConfig, known: DatasetInfo) -> int:
-    if config.train_examples and config.name in ("imagenet", "imagefolder", "coco"):
+    if config.train_examples and config.name in ("imagenet", "imagefolder", *COCO_FORMAT):
         raise RecipeError(
             f"data.train_examples={config.train_examples}: the first images of a folder are all of one "
             "class. Use data.train_examples=0 for all images, or a folder that has fewer."
@@ -221,7 +225,7 @@ def _photos(config: DataConfig, known: DatasetInfo, train: bool, seed: int, mode
 
 def dataset_index(config: DataConfig) -> DatasetIndex:
     """What the data set says of itself. Opens it: raises RecipeError where it is not there."""
-    if config.name in ("shapes", "coco"):
+    if config.name in ("shapes", *COCO_FORMAT):
         train, validation = (open_instances(config, train=train).index for train in (True, False))
     else:
         train, validation = (open_source(config, train=train, seed=0).index for train in (True, False))
@@ -250,9 +254,11 @@ def open_instances(config: DataConfig, *, train: bool) -> InstanceSource:
         known = dataset_info(config)
         count, first = (known.train_examples, 10**6) if train else (known.eval_examples, 1)
         return ShapesSource(count, known.image_size, first=first)
-    if config.name == "coco":
+    if config.name in COCO_FORMAT:
         return _coco(config)[0 if train else 1]
-    raise RecipeError(f"data.name={config.name} has no objects with masks: detection takes shapes or coco")
+    raise RecipeError(
+        f"data.name={config.name} has no objects to find: detection takes shapes, coco or openimages"
+    )
 
 
 def _coco(config: DataConfig) -> "tuple[CocoSource, CocoSource]":

@@ -26,6 +26,7 @@ class ShapesSource:
     """
 
     class_names: Sequence[str] = CLASS_NAMES
+    without_outline = ""
 
     def __init__(self, num_images: int, image_size: int, *, first: int):
         self.first, self.image_size = first, image_size

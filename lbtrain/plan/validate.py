@@ -17,7 +17,8 @@ from lbtrain.errors import RecipeError
 from lbtrain.plan.batching import Phase
 from lbtrain.plan.scaling import peak_lr, regime_factor, scaled_optimizer
 from lbtrain.recipe import Recipe, inactive_keys, value_of, written
-from lbtrain.recipe.sections.running import BEST_BY
+from lbtrain.recipe.sections.fields import COCO_FORMAT
+from lbtrain.recipe.sections.running import BEST_OF_CLASSIFIERS
 
 SHARDING = ("deepspeed", "colossalai")
 """Engines with a `zero_stage` of their own."""
@@ -109,15 +110,13 @@ def _check_schedule(recipe: Recipe) -> None:
         )
 
 
-_CLASSIFIERS = r"(ema_)?(top[15]_(error|accuracy)|loss)"
-_DETECTORS = r"(ema_)?(mask|box)_ap(50|75|_small|_medium|_large)?"
-
-
 def _check_targets(recipe: Recipe) -> None:
     """Rejects targets that no evaluation of this recipe could reach."""
-    known = _CLASSIFIERS if recipe.model.library == "timm" else _DETECTORS
+    known, example = r"(ema_)?(top[15]_(error|accuracy)|loss)", "top1_accuracy>=75.9"
+    if finds := recipe.model.finds:
+        known = rf"(ema_)?({'|'.join(finds)})_ap(50|75|_small|_medium|_large)?"
+        example = f"{finds[0]}_ap>=33.9"
     for target in recipe.stop_at:
-        example = "top1_accuracy>=75.9" if recipe.model.library == "timm" else "mask_ap>=33.9"
         if not re.fullmatch(known, target.metric):
             raise RecipeError(f"stop_at={target}: evaluations have no {target.metric}. Write {example}.")
         if target.metric.startswith("ema_") and not recipe.ema.decay:
@@ -175,15 +174,15 @@ def _check_batch_changes(recipe: Recipe) -> None:
 
 def _check_task(recipe: Recipe) -> None:
     library = recipe.model.library
-    if (library == "timm") == (recipe.data.name in ("shapes", "coco")):
+    if (library == "timm") == (recipe.data.name in ("shapes", *COCO_FORMAT)):
         raise RecipeError(
             f"model.library={library} cannot be trained on data.name={recipe.data.name}. Classifiers "
-            "(model.library=timm) take labelled images; Mask R-CNN (torchvision, detectron2) takes shapes "
-            "or coco."
+            "(model.library=timm) take labelled images; detectors (torchvision, detectron2) take shapes, "
+            "coco or openimages."
         )
     if library == "timm" and recipe.model.batch_norm == "frozen":
         raise RecipeError(
-            "model.batch_norm=frozen is for the backbone of Mask R-CNN. Use ghost or sync for a classifier."
+            "model.batch_norm=frozen is for the backbone of a detector. Use ghost or sync for a classifier."
         )
     if library != "timm":
         _check_detection(recipe)
@@ -206,12 +205,11 @@ def _check_augmentation(recipe: Recipe) -> None:
 
 
 def _check_best(recipe: Recipe) -> None:
-    best, library = recipe.checkpoint.best, recipe.model.library
-    if best and (best.removeprefix("ema_") in BEST_BY["timm"]) != (library == "timm"):
-        raise RecipeError(
-            f"checkpoint.best={best} is no metric of model.library={library}. Use "
-            f"{' or '.join(BEST_BY['timm' if library == 'timm' else 'detection'])}."
-        )
+    best, model = recipe.checkpoint.best, recipe.model
+    known = [f"{kind}_ap" for kind in model.finds] or BEST_OF_CLASSIFIERS
+    if best and best.removeprefix("ema_") not in known:
+        named = f"detector={model.detector}" if model.library == "torchvision" else f"library={model.library}"
+        raise RecipeError(f"checkpoint.best={best} is no metric of model.{named}. Use {' or '.join(known)}.")
     if best.startswith("ema_") and not recipe.ema.decay:
         raise RecipeError(f"checkpoint.best={best} needs an average of the weights. Set ema.decay.")
 

@@ -8,7 +8,9 @@ from pathlib import Path
 from lbtrain.recipe.files import contract_field, find_recipe, load_recipe, parents_of
 from lbtrain.recipe.schema import Recipe
 
-_SCORE = re.compile(r"(?:top-1 error|mask AP) (\d+\.\d+(?: ± \d+\.\d+)?) %|(\d+\.\d+ ± \d+\.\d+ epochs) to ")
+_SCORE = re.compile(
+    r"(?:top-1 error|mask AP|box AP) (\d+\.\d+(?: ± \d+\.\d+)?) %|(\d+\.\d+ ± \d+\.\d+ epochs) to "
+)
 _PAPER = re.compile(r"[A-Z][\w']+ (?:et al\.|& [A-Z]\w+) \d{4}|detectron2")
 
 
@@ -49,7 +51,7 @@ class Contract:
 
 def metric_of(recipe: Recipe) -> str:
     """In which a recipe of this kind is scored, as its contract words it."""
-    return "top-1 error" if recipe.model.library == "timm" else "mask AP"
+    return f"{recipe.model.finds[0]} AP" if recipe.model.finds else "top-1 error"
 
 
 def _score(text: str) -> str:

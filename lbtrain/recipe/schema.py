@@ -67,10 +67,10 @@ class Recipe(Unassignable):
     )
     loss_batch_size: int = key(
         1,
-        "Images over which the losses of Mask R-CNN are normalised, independent of the number of ranks; 2 in "
+        "Images over which the losses of an R-CNN are normalised, independent of the number of ranks; 2 in "
         "Goyal et al. 2017.",
         at_least=1,
-        needs=DETECTION,
+        needs=(DETECTION, "model.detector=mask_rcnn|faster_rcnn"),
     )
     bn_momentum: float = key(
         0.1,

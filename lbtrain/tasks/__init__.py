@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lbtrain.data import DatasetInfo
 from lbtrain.recipe import Recipe
-from lbtrain.tasks.protocol import Evaluation, PrimaryMetric, Report, Task
+from lbtrain.tasks.protocol import Evaluation, PrimaryMetric, Report, Task, primary_metric_of
 
 __all__ = [
     "Evaluation",
@@ -27,12 +27,6 @@ def create_task(recipe: Recipe, device: torch.device) -> Task:
     """The job of `recipe` on this rank, its data opened. Raises UserError where the data cannot be read."""
     task: Task = _job(recipe).create(recipe, device)
     return task
-
-
-def primary_metric_of(recipe: Recipe) -> PrimaryMetric:
-    """The metric by which runs of `recipe` are compared, known before any of them ended."""
-    primary_metric: PrimaryMetric = _job(recipe).create.primary_metric
-    return primary_metric
 
 
 def build_model(recipe: Recipe, known: DatasetInfo) -> nn.Module:

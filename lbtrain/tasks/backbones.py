@@ -14,11 +14,11 @@ from lbtrain.recipe import Recipe
 from lbtrain.tasks.timm_models import create_model
 
 STRIDES = (4, 8, 16, 32)
-"""Of the feature maps that a pyramid stands on."""
+"""Of the feature maps that the pyramid of an R-CNN stands on."""
 
 
-def levels_of(recipe: Recipe) -> tuple[int, ...]:
-    """Numbers of the network's feature maps at `STRIDES`, the deepest of each. Raises RecipeError for a
+def levels_of(recipe: Recipe, strides: tuple[int, ...]) -> tuple[int, ...]:
+    """Numbers of the network's feature maps at `strides`, the deepest of each. Raises RecipeError for a
     network that has not all of them, or does not make them, channels first, of an image of any size. Looks at
     it on the meta device: no memory, no random numbers.
     """
@@ -28,22 +28,22 @@ def levels_of(recipe: Recipe) -> tuple[int, ...]:
             Any, _features(recipe, (-1,))
         ).feature_info.info  # not the first, for which some have no module
         numbers = {each["reduction"]: number for number, each in enumerate(info)}
-        if not numbers.keys() >= set(STRIDES):
-            found, needed = ", ".join(map(str, numbers)), ", ".join(map(str, STRIDES))
+        if not numbers.keys() >= set(strides):
+            found, needed = ", ".join(map(str, numbers)), ", ".join(map(str, strides))
             raise RecipeError(
                 f"{named} has feature maps of strides {found}: a pyramid stands on those of {needed}, as "
                 "resnet50 has them"
             )
-        levels = tuple(numbers[stride] for stride in STRIDES)
-        _check_shapes(_features(recipe, levels), named)
+        levels = tuple(numbers[stride] for stride in strides)
+        _check_shapes(_features(recipe, levels), strides, named)
     return levels
 
 
-def _check_shapes(body: nn.Module, named: str) -> None:
+def _check_shapes(body: nn.Module, strides: tuple[int, ...], named: str) -> None:
     height, width = 128, 192
     channels = cast(Any, body).feature_info.channels()
     expected = [
-        (count, height // stride, width // stride) for count, stride in zip(channels, STRIDES, strict=True)
+        (count, height // stride, width // stride) for count, stride in zip(channels, strides, strict=True)
     ]
     try:
         shapes = [tuple(feature.shape[1:]) for feature in body(torch.empty(2, 3, height, width))]

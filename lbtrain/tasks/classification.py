@@ -40,7 +40,7 @@ from lbtrain.nn import convert_drop_path, drop_path_layers
 from lbtrain.recipe import Recipe
 from lbtrain.tasks.class_scores import ClassScores
 from lbtrain.tasks.confusion import drawn
-from lbtrain.tasks.protocol import Evaluation, PrimaryMetric, Report
+from lbtrain.tasks.protocol import Evaluation, Report, primary_metric_of
 
 TrainingBatch = tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]
 """Images; labels (n,), or probabilities (n, classes) where images are mixed; with multiplicative noise also
@@ -73,11 +73,10 @@ class Classification:
     cross-entropy in nats; none without validation images.
     """
 
-    primary_metric = PrimaryMetric("top1_error", "top-1 error", higher_is_better=False)
-
     def __init__(self, recipe: Recipe, device: torch.device):
         self.recipe = recipe
         self.device = device
+        self.primary_metric = primary_metric_of(recipe)
         self.known = dataset_info(recipe.data)
         seed, model = recipe.seed, recipe.model.name
         self.train_source: Source = open_source(recipe.data, train=True, seed=seed, model=model)

@@ -17,10 +17,13 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 
-Detection = dict[str, Any]
+Found = dict[str, Any]
 """One object in COCO's result format: image_id, category_id, bbox (left, top, width, height), score,
 segmentation (compressed RLE).
 """
+Outlines = list[dict[str, Any]]
+"""Compressed RLE of the objects of an image."""
+_COCO_KINDS = {"mask": "segm", "box": "bbox"}
 
 NAMES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
 TWELVE_NAMES = (*NAMES, "ar1", "ar10", "ar100", "ar_small", "ar_medium", "ar_large")
@@ -28,28 +31,37 @@ TWELVE_NAMES = (*NAMES, "ar1", "ar10", "ar100", "ar_small", "ar_medium", "ar_lar
 
 
 def as_detections(
-    image_id: int, category_ids: list[int], boxes: Tensor, scores: Tensor, masks: Tensor
-) -> list[Detection]:
-    """boxes: (n, 4), left, top, right, bottom, in pixels of the original image; masks: (n, height, width),
-    bool.
-    """
-    corners = torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], 1).double().tolist()
-    encoded = [_encoded(mask) for mask in masks.cpu().numpy()]
+    image_id: int, category_ids: list[int], boxes: Tensor, scores: Tensor, outlines: Outlines
+) -> list[Found]:
+    """boxes: (n, 4), left, top, right, bottom, in pixels of the original image."""
+    corners = _from_corners(boxes).tolist()
     return [
-        {"image_id": image_id, "category_id": category, "bbox": box, "score": score, "segmentation": mask}
-        for category, box, score, mask in zip(
-            category_ids, corners, scores.double().tolist(), encoded, strict=True
+        {"image_id": image_id, "category_id": category, "bbox": box, "score": score, "segmentation": outline}
+        for category, box, score, outline in zip(
+            category_ids, corners, scores.double().tolist(), outlines, strict=True
         )
     ]
 
 
-def _encoded(mask: Any) -> dict[str, Any]:
-    return dict(rle.encode(np.asfortranarray(mask.astype(np.uint8))))
+def outlines_of(result: dict[str, Tensor], size: tuple[int, int]) -> Outlines:
+    """Of what a model found on an image of (height, width): of its masks, (n, 1, height, width) or without
+    the 1, from 0.5 on; where it has none, of its boxes.
+    """
+    if "masks" in result:
+        masks = result["masks"].reshape(-1, *size) >= 0.5
+        return [dict(rle.encode(np.asfortranarray(mask))) for mask in masks.cpu().to(torch.uint8).numpy()]
+    boxes = _from_corners(result["boxes"]).cpu().numpy()
+    return [dict(each) for each in rle.frPyObjects(boxes, *map(int, size))] if len(boxes) else []
 
 
-def from_all_ranks(found: list[Detection]) -> list[Detection] | None:
+def _from_corners(boxes: Tensor) -> Tensor:
+    """Left, top, right, bottom -> left, top, width, height."""
+    return torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], 1).double()
+
+
+def from_all_ranks(found: list[Found]) -> list[Found] | None:
     """Every rank's detections, on rank 0, in the order of the images; None elsewhere. Collective."""
-    shares: list[list[Detection]] | None = (
+    shares: list[list[Found]] | None = (
         [[] for _ in range(dist.get_world_size())] if dist.get_rank() == 0 else None
     )
     dist.gather_object(found, shares)
@@ -61,16 +73,25 @@ def from_all_ranks(found: list[Detection]) -> list[Detection] | None:
 
 
 def average_precision(
-    ground_truth: dict[str, Any], found: list[Detection], names: Sequence[str] = NAMES
+    ground_truth: dict[str, Any],
+    found: list[Found],
+    names: Sequence[str] = NAMES,
+    *,
+    kinds: Sequence[str] = tuple(_COCO_KINDS),
 ) -> dict[str, float]:
-    """`mask_ap`, `mask_ap50`, ..., `box_ap_large` in percent, as COCO defines them, and more of the twelve
-    numbers as `names` says; those of which there is no object are left out.
+    """`mask_ap`, `mask_ap50`, ..., `box_ap_large` in percent, as COCO defines them, of masks and boxes as
+    `kinds` says, and more of the twelve numbers as `names` says; those of which there is no object are left
+    out.
     """
-    return with_classes(ground_truth, found, names)[0]
+    return with_classes(ground_truth, found, names, kinds=kinds)[0]
 
 
 def with_classes(
-    ground_truth: dict[str, Any], found: list[Detection], names: Sequence[str] = NAMES
+    ground_truth: dict[str, Any],
+    found: list[Found],
+    names: Sequence[str] = NAMES,
+    *,
+    kinds: Sequence[str] = tuple(_COCO_KINDS),
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
     """`average_precision`, and a row per class: its objects (crowds left out), `mask_ap` and `box_ap`, which
     are None where it has no object.
@@ -85,8 +106,8 @@ def with_classes(
             )
         truth.createIndex()
         rows = _classes(truth)
-        for kind, name in (("segm", "mask"), ("bbox", "box")):
-            scores, by_class = _scores(truth, found, kind, names)
+        for name in kinds:
+            scores, by_class = _scores(truth, found, _COCO_KINDS[name], names)
             metrics |= {f"{name}_{key}": value for key, value in scores.items()}
             for category, row in rows.items():
                 row[f"{name}_ap"] = by_class.get(category, 0.0) if row["objects"] else None
@@ -100,7 +121,7 @@ def _classes(truth: COCO) -> dict[int, dict[str, Any]]:
 
 
 def _scores(
-    truth: COCO, found: list[Detection], kind: str, names: Sequence[str]
+    truth: COCO, found: list[Found], kind: str, names: Sequence[str]
 ) -> tuple[dict[str, float], dict[int, float]]:
     """COCO's numbers by name, and the average precision by category."""
     left_out = (

@@ -1,7 +1,7 @@
-"""Instance segmentation with Mask R-CNN: what the loop needs to know about the job, and nothing about
-engines.
+"""Detection, with masks or with boxes alone as the model has them: what the loop needs to know about the job,
+and nothing about engines.
 
-What each loss is a mean over, and what K ranks mean against one, is in lbtrain.tasks.mask_rcnn and
+What each loss is a mean over, and what K ranks mean against one, is in lbtrain.tasks.loss_units and
 docs/detection.md.
 """
 
@@ -26,32 +26,35 @@ from lbtrain.recipe import Recipe
 from lbtrain.tasks.coco_score import (
     NAMES,
     TWELVE_NAMES,
-    Detection,
+    Found,
     as_detections,
     from_all_ranks,
+    outlines_of,
     with_classes,
 )
 from lbtrain.tasks.pictures import drawn
-from lbtrain.tasks.protocol import Evaluation, PrimaryMetric, Report
+from lbtrain.tasks.protocol import Evaluation, Report, primary_metric_of
 
 _PICTURED = 6
 
 
 def build_model(recipe: Recipe, known: DatasetInfo) -> nn.Module:
-    """Mask R-CNN with its initial weights, seeded by the recipe alone. Raises RecipeError for a backbone or
+    """The detector with its initial weights, seeded by the recipe alone. Raises RecipeError for a backbone or
     an argument that cannot be.
     """
     from lbtrain.tasks.backbones import create_backbone, levels_of
-    from lbtrain.tasks.mask_rcnn import Detector
+    from lbtrain.tasks.torchvision_models import DETECTORS
     from lbtrain.tasks.weights import load_detector
 
-    arguments, levels = _head_arguments(recipe), levels_of(recipe)
+    detector = DETECTORS[recipe.model.detector]
+    arguments, levels = _head_arguments(recipe), levels_of(recipe, detector.strides)
     torch.manual_seed(recipe.seed)
     body = create_backbone(recipe, levels)
     try:
-        model = Detector(body, known.num_classes, loss_batch_size=recipe.loss_batch_size, **arguments)
+        model = detector(body, known.num_classes, **arguments)
     except (TypeError, ValueError) as error:
         raise RecipeError(f"model.args={recipe.model.args}: {error}") from error
+    model.normalise_over(recipe.loss_batch_size)
     if recipe.model.weights and next(model.parameters()).device.type != "meta":
         load_detector(model, body, recipe.model)
     return model
@@ -59,14 +62,16 @@ def build_model(recipe: Recipe, known: DatasetInfo) -> nn.Module:
 
 def _head_arguments(recipe: Recipe) -> dict[str, Any]:
     """Raises RecipeError for a name that is none of them."""
-    from lbtrain.tasks.mask_rcnn import argument_names
+    from lbtrain.tasks.torchvision_models import DETECTORS, argument_names
 
-    known = ["backbone", "frozen", *argument_names()]
+    known = ["backbone", "frozen", *argument_names(DETECTORS[recipe.model.detector])]
     for name in recipe.model.args:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             remedy = f"did you mean {near[0]}?" if near else f"it takes {', '.join(known)}"
-            raise RecipeError(f"model.args: {name} is no argument of Mask R-CNN here: {remedy}")
+            raise RecipeError(
+                f"model.args: {name} is no argument of model.detector={recipe.model.detector} here: {remedy}"
+            )
     return {name: value for name, value in recipe.model.args.items() if name not in ("backbone", "frozen")}
 
 
@@ -87,23 +92,34 @@ def _short_edges(recipe: Recipe) -> tuple[int, ...]:
     return tuple(int(edge) for edge in recipe.data.short_edges) or (dataset_info(recipe.data).image_size,)
 
 
-class InstanceSegmentation:
-    """See `Task`. Metrics of an evaluation: COCO's average precision of masks and boxes, in percent."""
+class Detection:
+    """See `Task`. Metrics of an evaluation: COCO's average precision of masks, where the model finds masks,
+    and of boxes, in percent.
+    """
 
-    primary_metric = PrimaryMetric("mask_ap", "mask AP", higher_is_better=True)
     train_error = None
 
     def __init__(self, recipe: Recipe, device: torch.device):
         self.recipe = recipe
         self.device = device
-        self.train_source = open_instances(recipe.data, train=True)
-        self.eval_source = open_instances(recipe.data, train=False)
+        self.primary_metric = primary_metric_of(recipe)
+        self.train_source, self.eval_source = (self._opened(train=train) for train in (True, False))
         edges, longest = _short_edges(recipe), recipe.data.max_size
         self.train_preparation = Preparation(
             edges, longest, flip=recipe.data.augmentation == "flip", seed=recipe.seed
         )
         self.eval_preparation = Preparation(edges[-1:], longest, flip=False, seed=recipe.seed)
         self.stream = self._stream()
+
+    def _opened(self, *, train: bool) -> InstanceSource:
+        """Raises RecipeError for a split without the outlines that the model learns from."""
+        source = open_instances(self.recipe.data, train=train)
+        if "mask" in self.recipe.model.finds and source.without_outline:
+            raise RecipeError(
+                f"{source.without_outline} has no segmentation, and Mask R-CNN learns from outlines. Use "
+                "model.detector=faster_rcnn or retinanet, which learn from boxes."
+            )
+        return source
 
     def _stream(self) -> Stream:
         stream = SampleStream(len(self.train_source), self.recipe.seed)
@@ -173,13 +189,13 @@ class InstanceSegmentation:
         found = from_all_ranks(self._found(model, micro_batch_size, rank, world_size))
         return self._scored(found, TWELVE_NAMES)
 
-    def _scored(self, found: list[Detection] | None, names: Sequence[str] = NAMES) -> Report:
+    def _scored(self, found: list[Found] | None, names: Sequence[str] = NAMES) -> Report:
         """`found` on all ranks, as rank 0 has it; the same on every rank. Collective."""
         report = [None if found is None else self._report(found, names)]
         dist.broadcast_object_list(report)
         return cast(Report, report[0])
 
-    def _report(self, found: list[Detection], names: Sequence[str]) -> Report:
+    def _report(self, found: list[Found], names: Sequence[str]) -> Report:
         samples = [self.eval_source[index] for index in range(min(_PICTURED, len(self.eval_source)))]
         of_sample = [
             [detection for detection in found if detection["image_id"] == sample.image_id]
@@ -190,13 +206,14 @@ class InstanceSegmentation:
             for label in range(1, len(self.eval_source.class_names) + 1)
         }
         pictures = {"detections": drawn(samples, of_sample, self.eval_source.class_names, labels)}
-        metrics, classes = with_classes(self.eval_source.ground_truth(), found, names)
+        truth = self.eval_source.ground_truth()
+        metrics, classes = with_classes(truth, found, names, kinds=self.recipe.model.finds)
         return Report(metrics, {"classes": classes}, pictures)
 
     @torch.no_grad()
-    def _found(self, model: nn.Module, micro_batch_size: int, rank: int, world_size: int) -> list[Detection]:
+    def _found(self, model: nn.Module, micro_batch_size: int, rank: int, world_size: int) -> list[Found]:
         """What the model finds on this rank's share of the evaluation set."""
-        found: list[Detection] = []
+        found: list[Found] = []
         for block, batch in self._evaluation(micro_batch_size, rank, world_size):
             for index, epoch, result in zip(block.indices.tolist(), block.epochs, model(batch), strict=True):
                 if epoch != PADDING:
@@ -210,11 +227,11 @@ class InstanceSegmentation:
         )
         return ((item.block, batch) for item, batch in zip(items, loaded, strict=True))
 
-    def _detections(self, index: int, result: dict[str, Tensor]) -> list[Detection]:
+    def _detections(self, index: int, result: dict[str, Tensor]) -> list[Found]:
         category_ids = [self.eval_source.category_id(int(label)) for label in result["labels"]]
-        masks = result["masks"].reshape(-1, *result["masks"].shape[-2:]) >= 0.5
+        outlines = outlines_of(result, tuple(self.eval_source.sizes[index]))
         return as_detections(
-            self.eval_source.image_id(index), category_ids, result["boxes"], result["scores"], masks
+            self.eval_source.image_id(index), category_ids, result["boxes"], result["scores"], outlines
         )
 
 
@@ -262,4 +279,4 @@ def _loaded(
         yield batch.to(device)
 
 
-create = InstanceSegmentation
+create = Detection

@@ -3,7 +3,7 @@ model.name=CONFIG`.
 
 A config is one of its model zoo (COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml) or a LazyConfig (the
 same with .py). It gives the network, the mapper and the augmentations; batch, optimizer and schedule are the
-recipe's. Three things are set from outside, as in lbtrain.tasks.mask_rcnn: proposals are sampled by the seed
+recipe's. Three things are set from outside, as in lbtrain.tasks.loss_units: proposals are sampled by the seed
 of their image, the heads' losses are normalised over `loss_batch_size` images, and the mapper's random
 numbers belong to (seed, epoch, image). Padding is detectron2's own, to the largest image of the micro-batch:
 runs are equal on any world size that has the same `micro_batch_size`.
@@ -33,9 +33,9 @@ from lbtrain.data.outlines import polygons
 from lbtrain.data.stream import PADDING, Block, train_blocks
 from lbtrain.errors import DataError, RecipeError
 from lbtrain.recipe import Recipe
-from lbtrain.tasks.detection import InstanceSegmentation
+from lbtrain.tasks.detection import Detection
 from lbtrain.tasks.detectron2_configs import config_of, load_weights, mapper_of, network_of
-from lbtrain.tasks.mask_rcnn import mean_of
+from lbtrain.tasks.loss_units import mean_of
 
 
 @dataclass(frozen=True)
@@ -151,8 +151,8 @@ def outputs_of(recipe: Recipe, model: nn.Module, num_images: int) -> tuple[nn.Mo
     return backbone, list(backbone(torch.empty(num_images, 3, 800, 1344, device="meta")).values())
 
 
-class Detectron2Segmentation(InstanceSegmentation):
-    """`InstanceSegmentation` with detectron2's mapper in place of ours."""
+class Detectron2Segmentation(Detection):
+    """`Detection` with detectron2's mapper in place of ours."""
 
     def __init__(self, recipe: Recipe, device: torch.device):
         if recipe.data.name != "coco":

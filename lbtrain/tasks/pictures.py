@@ -53,13 +53,15 @@ def drawn(
             f"{names[label - 1]} {detection['score']:.2f}"
             for label, detection in zip(kept, sure, strict=True)
         ]
-        columns.append(np.concatenate([truth, on_image(sample, _masks(sure, sample), kept, words)]))
+        masks = masks_of([detection["segmentation"] for detection in sure], sample.pixels)
+        columns.append(np.concatenate([truth, on_image(sample, masks, kept, words)]))
     return np.concatenate(columns, 1)
 
 
-def _masks(detections: list[dict[str, Any]], sample: Sample) -> Tensor:
-    decoded = [torch.from_numpy(rle.decode(detection["segmentation"])) for detection in detections]
-    return torch.stack(decoded) if decoded else torch.zeros(0, *sample.pixels.shape[:2], dtype=torch.uint8)
+def masks_of(outlines: list[dict[str, Any]], pixels: NDArray[np.uint8]) -> Tensor:
+    """Compressed RLE of objects on an image -> uint8 (objects, height, width)."""
+    decoded = [torch.from_numpy(rle.decode(outline)) for outline in outlines]
+    return torch.stack(decoded) if decoded else torch.zeros(0, *pixels.shape[:2], dtype=torch.uint8)
 
 
 def on_image(sample: Sample, masks: Tensor, labels: list[int], words: list[str]) -> NDArray[np.uint8]:

@@ -26,6 +26,14 @@ class PrimaryMetric:
     higher_is_better: bool
 
 
+def primary_metric_of(recipe: Recipe) -> PrimaryMetric:
+    """The metric by which runs of `recipe` are compared, known before any of them ended."""
+    if not recipe.model.finds:
+        return PrimaryMetric("top1_error", "top-1 error", higher_is_better=False)
+    kind = recipe.model.finds[0]
+    return PrimaryMetric(f"{kind}_ap", f"{kind} AP", higher_is_better=True)
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """Metrics over the whole evaluation set by name, and what to look at: pictures by name, uint8 (height,

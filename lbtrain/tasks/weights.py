@@ -7,6 +7,7 @@ that the model does not have are listed, and a layer that the file lacks is an e
 """
 
 import hashlib
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -127,8 +128,8 @@ def _converted(model: nn.Module, weights: Weights, source: str) -> Weights:
     return weights
 
 
-_PREDICTORS = ("cls_score", "bbox_pred", "mask_fcn_logits")
-"""The layers of a detector whose shapes follow the number of classes."""
+_PREDICTORS = re.compile(r".*(cls_score|bbox_pred|mask_fcn_logits|classification_head\.cls_logits)\.\w+")
+"""The parameters of a detector whose shapes follow the number of classes."""
 
 
 def load_detector(model: nn.Module, body: nn.Module, config: ModelConfig) -> None:
@@ -136,8 +137,8 @@ def load_detector(model: nn.Module, body: nn.Module, config: ModelConfig) -> Non
     Raises RecipeError for weights that do not fit.
     """
     weights = read_weights(config, config.args.get("backbone", {}))
-    if any(name.startswith("roi_heads.") for name in weights):
-        head = {name for name, _ in model.named_parameters() if name.split(".")[-2] in _PREDICTORS}
+    if any(name.startswith("backbone.body.") for name in weights):
+        head = {name for name, _ in model.named_parameters() if _PREDICTORS.fullmatch(name)}
         load_into(model, weights, config.weights, head=head)
     else:
         load_into(body, under_names_of(body, weights), config.weights, head=set())

@@ -1,4 +1,4 @@
-"""What a detector finds on images of one's own: rows, and pictures with masks."""
+"""What a detector finds on images of one's own: rows, and pictures with masks or filled boxes."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,7 +13,8 @@ from lbtrain.data.instances import Item, Preparation, Sample, padded
 from lbtrain.data.stream import Block
 from lbtrain.errors import RecipeError
 from lbtrain.launch.world import device_type
-from lbtrain.tasks.pictures import on_image
+from lbtrain.tasks.coco_score import outlines_of
+from lbtrain.tasks.pictures import masks_of, on_image
 from lbtrain.trained.images import readable
 from lbtrain.trained.model import TrainedModel
 
@@ -38,7 +39,7 @@ def detected(
     right, bottom). Draws into the folder `pictures`, if there is one.
     """
     if trained.recipe.model.library != "torchvision":
-        raise RecipeError("predict takes classifiers and Mask R-CNN with model.library=torchvision.")
+        raise RecipeError("predict takes classifiers and detectors with model.library=torchvision.")
     device = torch.device(device_type())
     model, names = trained.build().to(device), trained.class_names
     preparation = Preparation((trained.inputs["size"],), trained.inputs["longest"], flip=False, seed=0)
@@ -53,8 +54,8 @@ def detected(
             corners = dict(zip(("left", "top", "right", "bottom"), (round(x, 1) for x in box), strict=True))
             yield {"image": str(path), "class": names[label - 1], "score": round(score, 6), **corners}
         if pictures:
-            masks = (found["masks"][sure].reshape(-1, *source.sizes[0]) >= 0.5).cpu()
+            outlines = outlines_of({name: value[sure] for name, value in found.items()}, pixels.shape[:2])
             words = [f"{names[label - 1]} {score:.2f}" for label, score in zip(labels, scores, strict=True)]
-            picture = Image.fromarray(on_image(source.sample, masks.to(torch.uint8), labels, words))
+            picture = Image.fromarray(on_image(source.sample, masks_of(outlines, pixels), labels, words))
             Path(pictures).mkdir(parents=True, exist_ok=True)
             picture.save(Path(pictures) / f"{number:05}_{path.stem}.png")

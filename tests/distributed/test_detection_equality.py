@@ -13,7 +13,7 @@ from lbtrain.data import registry
 from lbtrain.data.instances import InstanceBatch
 from lbtrain.tasks import create_task
 from tests.distributed.runs import Outcome, relative_difference
-from tests.tiny_detection import run_tiny, tiny
+from tests.tiny_detection import KINDS, run_tiny, tiny
 
 EVAL_IMAGES = 10
 
@@ -49,6 +49,18 @@ def test_any_batch_split_gives_the_same_losses_and_precision(oracle, tmp_path, w
     for name, value in oracle.evaluations[-1].items():
         if "_ap" in name:
             assert run.evaluations[-1][name] == pytest.approx(value, abs=1e-3), name
+
+
+@pytest.mark.parametrize("kind", ["faster_rcnn", "retinanet"])
+def test_detectors_of_boxes_are_the_same_run_on_any_batch_split(tmp_path, kind):
+    """Graded by boxes alone: there is no number of masks."""
+    alone = detect_on(1, tmp_path / "alone", engine="ddp", **KINDS[kind])
+    for number, changes in enumerate((dict(engine="ddp"), dict(engine="deepspeed", micro_batch_size=2))):
+        run = detect_on(2, tmp_path / str(number), **KINDS[kind], **changes)
+        assert relative_difference(run.losses, alone.losses) < 1e-5
+        scores, expected = run.evaluations[-1], alone.evaluations[-1]
+        assert scores["box_ap"] == pytest.approx(expected["box_ap"], abs=1e-3)
+        assert not [name for name in scores if "mask" in name]
 
 
 def score_near_the_truth(eval_images: int) -> dict[str, float]:

@@ -67,7 +67,7 @@ def detect_with_a_bad_sample(changes: dict[str, Any], run_dir: str) -> list[int]
     from lbtrain.run import run
     from lbtrain.tasks import detection
 
-    original, seen = detection.InstanceSegmentation.loss, []
+    original, seen = detection.Detection.loss, []
 
     def loss(self: Any, model: Any, batch: Any) -> dict[str, torch.Tensor]:
         seen.append(batch.indices)
@@ -78,7 +78,7 @@ def detect_with_a_bad_sample(changes: dict[str, Any], run_dir: str) -> list[int]
         }
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(detection.InstanceSegmentation, "loss", loss)
+        patch.setattr(detection.Detection, "loss", loss)
         patch.setattr(
             detection, "kinds_of", lambda sizes, group_by: np.arange(len(sizes)) % 2
         )  # all drawn images are of one size

@@ -11,10 +11,11 @@ from tests.recipes.test_recipes import load, named
 
 RESNET = [row for row in rows("mlperf_rcp") if (row["benchmark"], row["rcp_version"]) == ("resnet", "4.0.0")]
 MASK_RCNN = [row for row in rows("mlperf_rcp") if row["benchmark"] == "maskrcnn"]
+RETINANET = [row for row in rows("mlperf_rcp") if row["benchmark"] == "retinanet"]
 
 
 def test_every_point_is_there():
-    assert (len(RESNET), len(MASK_RCNN)) == (10, 7)
+    assert (len(RESNET), len(MASK_RCNN), len(RETINANET)) == (10, 7, 9)
 
 
 @pytest.mark.parametrize("row", RESNET, ids=lambda row: row["batch_size"])
@@ -56,3 +57,22 @@ def test_a_point_of_mask_rcnn(row):
     assert recipe.schedule.warmup_start_lr == pytest.approx(max(0.0, start), abs=1e-9)
     assert list(map(str, recipe.stop_at)) == ["box_ap>=37.7", "mask_ap>=33.9"]
     assert plan(recipe).total_examples / plan(recipe).train_examples >= float(row["max"])
+
+
+@pytest.mark.parametrize("row", RETINANET, ids=lambda row: row["batch_size"])
+def test_a_point_of_retinanet(row):
+    """Adam of torch's defaults without decay, a warm-up from a thousandth of the rate, and no decay after."""
+    recipe = load(named(f"retinanet_mlperf_{row['batch_size']}"))["recipe"]
+    found, form = plan(recipe), recipe.optimizer
+    assert (recipe.batch_size, peak_lr(recipe)) == (int(row["batch_size"]), float(row["base_lr"]))
+    assert (form.name, form.beta1, form.beta2, form.eps, form.weight_decay) == ("adamw", 0.9, 0.999, 1e-8, 0)
+    assert row["optimizer"] == "Adam" and float(row["weight_decay"]) == 0
+    assert str(recipe.schedule.warmup) == f"{row['warmup_epochs']}ep"
+    rate = found.learning_rate
+    assert (rate(0), rate(1)) == pytest.approx((rate.peak * float(row["warmup_factor"]), rate.peak))
+    assert row["target_quality"] == "box mAP 0.34" and list(map(str, recipe.stop_at)) == ["box_ap>=34.0"]
+    assert found.total_examples / found.train_examples >= float(row["max"])
+    assert (
+        f"needs {float(row['mean']):.1f} epochs ({row['n']} runs, {row['min']} to {row['max']})"
+        in " ".join(named(f"retinanet_mlperf_{row['batch_size']}").read_text().split())
+    )

@@ -9,6 +9,9 @@ from lbtrain.errors import RecipeError
 from lbtrain.plan.plan import make_plan
 from lbtrain.recipe.targets import Target, all_reached
 from lbtrain.run import run
+from tests.tiny_detection import KINDS, TINY
+
+BOXES = TINY | KINDS["faster_rcnn"] | dict(model=TINY["model"] | KINDS["faster_rcnn"]["model"])
 
 
 @pytest.mark.parametrize(
@@ -36,7 +39,8 @@ def test_another_word_is_rejected(text):
     ("changes", "said"),
     [
         (dict(stop_at=["top2_error<=3"]), "evaluations have no top2_error"),
-        (dict(stop_at=["mask_ap>=3"]), "evaluations have no mask_ap"),
+        (dict(stop_at=["mask_ap>=3"]), "evaluations have no mask_ap. Write top1_accuracy>="),
+        (dict(stop_at=["mask_ap>=3"], **BOXES), "evaluations have no mask_ap. Write box_ap>="),
         (dict(stop_at=["ema_top1_error<=3"]), "Set ema.decay"),
         (
             dict(stop_at=["loss<=3"], data=dict(name="imagenet", validation_root="none")),

@@ -79,6 +79,14 @@ def test_the_others_run_anywhere():
         (dict(data=dict(max_size=9)), "data.max_size=9 has no effect with model.library=timm"),
         (dict(data=dict(group_by="size")), "data.group_by=size has no effect with model.library=timm"),
         (dict(loss_batch_size=2), "loss_batch_size=2 has no effect with model.library=timm"),
+        (
+            dict(loss_batch_size=2, model=dict(library="torchvision", detector="retinanet")),
+            "loss_batch_size=2 has no effect with model.detector=retinanet",
+        ),
+        (
+            dict(model=dict(detector="retinanet")),
+            "model.detector=retinanet has no effect with model.library=timm",
+        ),
         (dict(schedule=dict(decay="cosine", power=3.0)), "schedule.power=3.0 has no effect with"),
         (dict(schedule=dict(warmup="0ep", warmup_rule="linear")), "has no effect with schedule.warmup=0ep"),
         (dict(schedule=dict(warmup="0it", warmup_start_lr=0.1)), "has no effect with schedule.warmup=0it"),

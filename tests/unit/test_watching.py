@@ -19,6 +19,7 @@ from lbtrain.runs.records import Records
 from lbtrain.runs.rows import TrainRow
 from lbtrain.runs.screen import Screen
 from lbtrain.runs.summary_csv import summary_csv
+from tests.tiny_detection import KINDS, tiny
 
 RECIPE = Recipe().vary(
     batch_size=48,
@@ -131,6 +132,9 @@ def test_a_best_checkpoint_by_a_metric_that_there_is_not_is_rejected():
         check_recipe(RECIPE.vary(checkpoint=dict(best="ema_loss")), "ddp")
     with pytest.raises(RecipeError, match=r"mask_ap is no metric of model.library=timm. Use top1_error or"):
         check_recipe(RECIPE.vary(checkpoint=dict(best="mask_ap")), "ddp")
+    boxes = tiny(**KINDS["retinanet"]).vary(checkpoint=dict(best="mask_ap"))
+    with pytest.raises(RecipeError, match=r"mask_ap is no metric of model.detector=retinanet. Use box_ap."):
+        check_recipe(boxes, "ddp")
 
 
 def test_a_tracker_that_is_not_installed_is_one_line(monkeypatch):

@@ -22,6 +22,7 @@ from lbtrain.data.coco_layouts import has_coco
 from lbtrain.data.instances import InstanceSource
 from lbtrain.errors import DataError
 from lbtrain.recipe import DataConfig, Recipe
+from lbtrain.recipe.sections.fields import COCO_FORMAT
 
 from ..kit import command
 from ..kit.progress import bar
@@ -51,7 +52,7 @@ def show(config: DataConfig, check: bool) -> int:
 
 def _broken(config: DataConfig) -> Iterator[str]:
     """A message for every image that cannot be read, in the order of the data set."""
-    opened: Any = open_instances if config.name == "coco" else partial(open_source, seed=0)
+    opened: Any = open_instances if config.name in COCO_FORMAT else partial(open_source, seed=0)
     for split, train in (("training", True), ("validation", False)):
         source = opened(config, train=train)
         numbers = iter(range(len(source)))

@@ -2,7 +2,15 @@
 
 from dataclasses import dataclass
 
-from lbtrain.recipe.sections.fields import DETECTION, PHOTOS, SPLIT_PHOTOS, Unassignable, key
+from lbtrain.recipe.sections.fields import (
+    COCO_FORMAT,
+    DETECTION,
+    OF_COCO,
+    PHOTOS,
+    SPLIT_PHOTOS,
+    Unassignable,
+    key,
+)
 
 
 @dataclass
@@ -11,7 +19,7 @@ class DataConfig(Unassignable):
         "digits",
         "The data set.",
         choices=("digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "imagenet", "imagefolder",
-                 "synthetic", "shapes", "coco"),
+                 "synthetic", "shapes", *COCO_FORMAT),
     )  # fmt: skip
     root: str = key(
         "", "The root directory of the data set. Empty: the environment variable LBTRAIN_DATA.", path=True
@@ -141,13 +149,13 @@ class DataConfig(Unassignable):
         "The JSON file and the folder of photos of COCO's training split, relative to data.root: "
         "train.json,photos. Empty: found in the layouts of docs/detection.md.",
         path=True,
-        needs="data.name=coco",
+        needs=OF_COCO,
     )
     validation_files: list[str] = key(
         [],
         "The same for the validation split.",
         path=True,
-        needs="data.name=coco",
+        needs=OF_COCO,
     )
     train_examples: int = key(
         0,
@@ -174,7 +182,7 @@ class DataConfig(Unassignable):
         choices=("none", "aspect", "size"),
         needs=DETECTION,
     )
-    empty_images: bool = key(False, "Train detection on images without objects too.", needs="data.name=coco")
+    empty_images: bool = key(False, "Train detection on images without objects too.", needs=OF_COCO)
     workers: int = key(
         0, "Loader processes per rank. 0: load in the training process.", at_least=0, at_most=128
     )

@@ -8,9 +8,12 @@ from lbtrain.errors import RecipeError
 from lbtrain.recipe import tree
 from lbtrain.recipe.durations import Duration
 
+COCO_FORMAT = ("coco", "openimages")
+"""Values of data.name that are read in COCO's format."""
+OF_COCO = f"data.name={'|'.join(COCO_FORMAT)}"
 DETECTION = "model.library=torchvision|detectron2"
 PHOTOS = "data.name=imagenet|imagefolder"
-SPLIT_PHOTOS = f"{PHOTOS}|coco"
+SPLIT_PHOTOS = f"{PHOTOS}|{'|'.join(COCO_FORMAT)}"
 
 
 def key(default: Any, help: str, **metadata: Any) -> Any:

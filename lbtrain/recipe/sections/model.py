@@ -34,9 +34,15 @@ class ModelConfig(Unassignable):
     )
     library: str = key(
         "timm",
-        "Where the model comes from: timm has classifiers, torchvision Mask R-CNN on a timm backbone, "
+        "Where the model comes from: timm has classifiers, torchvision detectors on a timm backbone, "
         "detectron2 the Mask R-CNN of its configs.",
         choices=("timm", "torchvision", "detectron2"),
+    )
+    detector: str = key(
+        "mask_rcnn",
+        "torchvision's detector: Mask R-CNN finds masks and boxes, Faster R-CNN and RetinaNet boxes.",
+        choices=("mask_rcnn", "faster_rcnn", "retinanet"),
+        needs="model.library=torchvision",
     )
     weights: str = key(
         "",
@@ -53,6 +59,15 @@ class ModelConfig(Unassignable):
     batch_norm: str = key(
         "ghost",
         "Batch norm: statistics over bn_batch_size images, over the whole batch, or frozen statistics "
-        "(in the backbone of Mask R-CNN only).",
+        "(in the backbone of a detector only).",
         choices=("ghost", "sync", "frozen"),
     )
+
+    @property
+    def finds(self) -> tuple[str, ...]:
+        """What a detector finds and is scored by, the first being the primary metric; nothing for a
+        classifier.
+        """
+        if self.library == "timm":
+            return ()
+        return ("mask", "box") if self.detector == "mask_rcnn" else ("box",)

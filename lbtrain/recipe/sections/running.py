@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from lbtrain.recipe.durations import Duration
 from lbtrain.recipe.sections.fields import Unassignable, key, length
 
-BEST_BY = {"timm": ("top1_error", "top5_error", "loss"), "detection": ("mask_ap", "box_ap")}
+BEST_OF_CLASSIFIERS = ("top1_error", "top5_error", "loss")
 """Metrics of an evaluation by which a checkpoint can be the best."""
 
 
@@ -17,7 +17,13 @@ class CheckpointConfig(Unassignable):
         "",
         "Also keep the checkpoint of the best evaluation by this metric, as checkpoints/best.pt. Empty: the "
         "newest only.",
-        choices=("", *BEST_BY["timm"], *(f"ema_{name}" for name in BEST_BY["timm"]), *BEST_BY["detection"]),
+        choices=(
+            "",
+            *BEST_OF_CLASSIFIERS,
+            *(f"ema_{name}" for name in BEST_OF_CLASSIFIERS),
+            "mask_ap",
+            "box_ap",
+        ),
     )
 
 

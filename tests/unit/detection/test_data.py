@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ from lbtrain.data.shapes import ShapesSource, draw
 from lbtrain.data.stream import Block, SampleStream
 from lbtrain.errors import DataError, RecipeError
 from lbtrain.tasks import create_task
-from lbtrain.tasks.coco_score import as_detections, average_precision, with_classes
+from lbtrain.tasks.coco_score import as_detections, average_precision, outlines_of, with_classes
 from lbtrain.tasks.detection import evaluation_items
 from tests.tiny_detection import tiny
 
@@ -313,7 +314,6 @@ def _square(counts) -> dict:
 
 
 BROKEN_OUTLINES = {
-    "empty": [],
     "one point": [[1, 2]],
     "two points": [[1, 2, 3, 4]],
     "odd": [[1, 2, 3, 4, 5, 6, 7]],
@@ -417,6 +417,27 @@ def test_an_object_whose_outline_misses_its_image_is_left_out_with_a_note(tmp_pa
         "1 left out of training, outlines without an area on their image: annotation 7"
     ]
     assert source[0].masks.shape == (0, 30, 40) and not len(source[0].labels) and not source.raw(0)[1]
+
+
+@pytest.mark.parametrize("outline", ["missing", None, []])
+def test_boxes_without_outlines_are_for_detectors_of_boxes(tmp_path, outline):
+    """As OpenImages and Roboflow write them: the box stands for the outline, is counted, and no Mask R-CNN
+    learns from it.
+    """
+    root = coco_folder(tmp_path, segmentation=outline)
+    path = root / "annotations/instances_train2017.json"
+    if outline == "missing":
+        edited(path, lambda content: content["annotations"][0].pop("segmentation"))
+    shutil.copytree(root / "train2017", root / "val2017")
+    shutil.copy(path, root / "annotations/instances_val2017.json")
+    source = opened(root, empty_images=False, scored=True)
+    assert str(source.index.notes[0]) == "1 without a segmentation, whose box stands for it: annotation 7"
+    assert source[0].boxes.tolist() == [[5, 5, 15, 15]] and source[0].masks.sum() == 100
+    recipe = tiny(data=dict(name="coco", root=str(root), image_size=0))
+    with pytest.raises(RecipeError, match=r"2017.json: annotation 7 has no segmentation, .* model.detector="):
+        create_task(recipe, torch.device("cpu"))
+    boxes = create_task(recipe.vary(model=dict(detector="faster_rcnn")), torch.device("cpu"))
+    assert boxes.primary_metric.name == "box_ap"
 
 
 def test_an_object_too_thin_for_a_pixel_is_not_trained_on(tmp_path):
@@ -632,7 +653,7 @@ def test_what_files_do_differently_does_not_change_the_score(tmp_path, edit):
             sample.labels.tolist(),
             torch.from_numpy(sample.boxes) + 1,
             torch.linspace(0.1, 0.9, len(sample.labels)),
-            torch.from_numpy(np.roll(sample.masks, 1, 2)).bool(),
+            outlines_of({"masks": torch.from_numpy(np.roll(sample.masks, 1, 2))}, sample.masks.shape[1:]),
         )
     ]
     metrics = average_precision(whole.ground_truth(), found)

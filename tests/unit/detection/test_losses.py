@@ -11,8 +11,8 @@ from lbtrain.data.instances import InstanceBatch, Item, Preparation
 from lbtrain.data.stream import Block
 from lbtrain.nn import GhostStatistics, convert_to_ghost_batch_norm
 from lbtrain.tasks import build_model
-from lbtrain.tasks.mask_rcnn import SeededSampler
-from tests.tiny_detection import tiny
+from lbtrain.tasks.loss_units import SeededSampler
+from tests.tiny_detection import KINDS, tiny
 
 
 def batch_of(*indices: int, epoch: int = 0) -> InstanceBatch:
@@ -35,10 +35,14 @@ def step(changes: dict, *micro_batches: tuple[int, ...]) -> tuple[dict[str, floa
     return sums, [parameter.grad for parameter in model.parameters()]
 
 
-@pytest.mark.parametrize("unit", [1, 2])
-def test_accumulation_equals_no_accumulation(unit):
-    whole, gradients = step(dict(loss_batch_size=unit), (0, 1, 2, 3))
-    split, cut_gradients = step(dict(loss_batch_size=unit), (0, 1), (2, 3))
+@pytest.mark.parametrize(
+    "changes",
+    [dict(loss_batch_size=1), dict(loss_batch_size=2), KINDS["faster_rcnn"], KINDS["retinanet"]],
+    ids=["1", "2", "faster_rcnn", "retinanet"],
+)
+def test_accumulation_equals_no_accumulation(changes):
+    whole, gradients = step(changes, (0, 1, 2, 3))
+    split, cut_gradients = step(changes, (0, 1), (2, 3))
     assert split == pytest.approx(whole, rel=1e-5)
     for ours, theirs in zip(cut_gradients, gradients, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
@@ -93,9 +97,10 @@ def test_an_images_proposals_depend_on_its_seed_alone():
     assert (labels[first[0].bool()] == 1).all() and (labels[first[1].bool()] == 0).all()
 
 
-def test_what_is_padded_is_not_seen_by_another_image():
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_padded_is_not_seen_by_another_image(kind):
     """The images of a step are padded alike, so the detections of one do not depend on its company."""
-    recipe = tiny()
+    recipe = tiny(**KINDS[kind])
     model = build_model(recipe, dataset_info(recipe.data)).eval()
     with torch.no_grad():
         alone, together = model(batch_of(0))[0], model(batch_of(0, 1, 2))[0]

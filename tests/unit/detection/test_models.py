@@ -11,15 +11,18 @@ import pytest
 import timm
 import torch
 from omegaconf import OmegaConf
+from torchvision.models import detection
 
 from lbtrain.data import dataset_info
+from lbtrain.data.instances import InstanceBatch
 from lbtrain.data.stream import Block
 from lbtrain.errors import DataError, RecipeError
 from lbtrain.plan.statistics import model_statistics
 from lbtrain.recipe import Recipe
 from lbtrain.tasks import build_model, detectron2_models
+from lbtrain.tasks.backbones import STRIDES
 from lbtrain.tasks.detectron2_configs import _lazy_with
-from lbtrain.tasks.mask_rcnn import STRIDES, argument_names
+from lbtrain.tasks.torchvision_models import DETECTORS, argument_names
 from tests.tiny_detection import TINY, tiny
 
 ARGUMENTS = TINY["model"]["args"]
@@ -163,14 +166,49 @@ def test_a_backbone_takes_the_weights_of_its_classifier(tmp_path, name):
     ],
 )
 def test_an_argument_that_torchvision_would_swallow_is_rejected(name, said):
-    with pytest.raises(RecipeError, match=f"model.args: {name} is no argument of Mask R-CNN here: .*{said}"):
+    with pytest.raises(
+        RecipeError, match=f"model.args: {name} is no argument of model.detector=mask_rcnn here: .*{said}"
+    ):
         built(tiny(model=dict(args=ARGUMENTS | {name: 3})))
+
+
+@pytest.mark.parametrize(
+    ("kind", "theirs"),
+    [
+        ("mask_rcnn", detection.maskrcnn_resnet50_fpn),
+        ("faster_rcnn", detection.fasterrcnn_resnet50_fpn),
+        ("retinanet", detection.retinanet_resnet50_fpn),
+    ],
+)
+def test_a_detector_is_torchvisions_own_on_a_timm_backbone(kind, theirs):
+    """With its weights it finds the same, and RetinaNet, which samples nothing, has the same losses."""
+    torch.manual_seed(0)
+    everything = {"score_thresh" if kind == "retinanet" else "box_score_thresh": 0.0}
+    sizes = dict(num_classes=5, min_size=64, max_size=64)
+    torchs = theirs(weights=None, weights_backbone=None, **sizes, **everything)
+    ours = built(tiny(loss_batch_size=1, model=dict(name="resnet50", detector=kind, args=everything)))
+    ours.load_state_dict(torchs.state_dict())
+    batch = InstanceBatch(
+        [torch.rand(3, 64, 64) for _ in range(2)],
+        [dict(boxes=torch.tensor([[5.0, 8.0, 40.0, 50.0]]), labels=torch.tensor([3]))] * 2,
+        pad_to=(64, 64),
+        keys=[0, 1],
+        indices=[0, 1],
+        original_sizes=[(64, 64)] * 2,
+    )
+    if kind == "retinanet":
+        expected = torchs.train()(batch.images, batch.targets)
+        torch.testing.assert_close(ours.train()(batch), expected, rtol=1e-4, atol=1e-6)
+    with torch.no_grad():
+        found, expected = ours.eval()(batch), torchs.eval()(batch.images)
+    assert len(found[0]["labels"])
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
 
 
 def test_every_argument_that_is_taken_arrives():
     """Numbers that no default has."""
     own = {"channels": 8, "box_features": 8, "mask_channels": 8, "mask_layers": 2, "smallest_anchor": 16}
-    others = [name for name in argument_names() if name not in own]
+    others = [name for name in argument_names(DETECTORS["mask_rcnn"]) if name not in own]
     assert len(others) == 18 and {"box_detections_per_img", "rpn_nms_thresh", "bbox_reg_weights"} <= set(
         others
     )

@@ -127,6 +127,8 @@ HELD = {
     "loss_batch_size": "tests/unit/detection/test_losses.py",
     "validation_batch_size": "tests/unit/test_main.py::test_the_size_of_an_evaluation_pass_changes_no_score",
     "model.library": "tests/unit/detection/test_models.py",
+    "model.detector": "tests/unit/detection/test_models.py::"
+    "test_a_detector_is_torchvisions_own_on_a_timm_backbone",
     "model.weights": "tests/unit/detection/test_models.py",
     "data.root": "tests/unit/test_data_photos.py",
     "data.format": "tests/unit/test_data_photos.py::test_a_format_that_cannot_be_names_the_layouts",

@@ -1,4 +1,4 @@
-"""eval and predict of a tiny Mask R-CNN on drawn shapes."""
+"""eval and predict of tiny detectors on drawn shapes."""
 
 import csv
 import dataclasses
@@ -10,33 +10,37 @@ from PIL import Image
 
 from lbtrain import cli
 from lbtrain.data import open_instances, registry
-from tests.tiny_detection import run_tiny, tiny
+from tests.tiny_detection import KINDS, run_tiny, tiny
 
 IMAGES = 4
 
 
-@pytest.fixture
-def trained(tmp_path, monkeypatch):
+@pytest.fixture(params=["mask_rcnn", "retinanet"])
+def trained(request, tmp_path, monkeypatch):
     path = tmp_path / "run"
-    summary = run_tiny({"duration": "2it"}, str(path), IMAGES)
+    summary = run_tiny({"duration": "2it", **KINDS[request.param]}, str(path), IMAGES)
     few = dataclasses.replace(registry._FACTS["shapes"], eval_examples=IMAGES)
     monkeypatch.setitem(registry._FACTS, "shapes", few)
-    return path, summary
+    return path, summary, ("mask", "box") if request.param == "mask_rcnn" else ("box",)
 
 
 def test_eval_and_predict_of_a_detector(trained, tmp_path, capsys):
-    path, summary = trained
+    path, summary, kinds = trained
     assert cli.main(["eval", str(path)]) == 0
     folder = path / "evaluation/val"
     metrics = json.loads((folder / "metrics.json").read_text())
-    for kind in ("mask", "box"):
+    assert {name.partition("_")[0] for name in metrics if "_a" in name} == set(kinds)
+    for kind in kinds:
         for name in ("ap", "ap50", "ap75", "ar1", "ar10", "ar100"):
             assert 0 <= metrics[f"{kind}_{name}"] <= 100
-    assert metrics["mask_ap"] == pytest.approx(summary["mask_ap"])
+    primary = f"{kinds[0]}_ap"
+    assert (
+        metrics[primary] == pytest.approx(summary[primary]) and summary["primary_metric"]["name"] == primary
+    )
     assert (folder / "detections.png").is_file()
     classes = list(csv.DictReader((folder / "classes.csv").open()))
     assert [row["class"] for row in classes] == list(open_instances(tiny().data, train=False).class_names)
-    for kind in ("mask_ap", "box_ap"):
+    for kind in (f"{kind}_ap" for kind in kinds):
         scored = [float(row[kind]) for row in classes if int(row["objects"])]
         assert metrics[kind] == pytest.approx(sum(scored) / len(scored))
     shown = capsys.readouterr().out
