@@ -17,7 +17,7 @@ from lbtrain.plan.precision import resolve_precision
 from lbtrain.plan.scaling import ema_decay, learning_rate, regime_factor
 from lbtrain.plan.schedules import LearningRate, crossed
 from lbtrain.plan.statistics import ModelStatistics, memory_estimate, model_statistics
-from lbtrain.plan.validate import check_compile, check_noise_scale, check_recipe
+from lbtrain.plan.validate import check_compile, check_noise_scale, check_recipe, check_top5
 from lbtrain.recipe import Recipe
 from lbtrain.recipe.durations import Duration
 
@@ -129,6 +129,7 @@ def make_plan(
     recipe, reason = resolve_precision(recipe, engine)
     check_recipe(recipe, engine)
     dataset = dataset_info(recipe.data)
+    check_top5(recipe, dataset.num_classes)
     statistics = statistics or model_statistics(recipe, dataset)
     total = math.ceil(_schedule_examples(recipe, dataset.train_examples, recipe.duration, 0))
     ghost = _ghost_size(recipe, statistics)

@@ -232,6 +232,16 @@ def _check_detection(recipe: Recipe) -> None:
             )
 
 
+def check_top5(recipe: Recipe, num_classes: int) -> None:
+    """Raises RecipeError where a top-5 metric is asked for and evaluations have none."""
+    metrics = [recipe.checkpoint.best, *(target.metric for target in recipe.stop_at)]
+    asked = next((metric for metric in metrics if "top5" in metric), "")
+    if asked and num_classes <= 5:
+        raise RecipeError(
+            f"{asked} needs more than five classes, and the data set has {num_classes}. Use top1_error."
+        )
+
+
 def check_engine(recipe: Recipe, engine: str) -> None:
     """Raises RecipeError for what `engine` cannot do anywhere."""
     for name in SHARDING:

@@ -69,8 +69,8 @@ def build_model(recipe: Recipe, known: DatasetInfo) -> nn.Module:
 
 
 class Classification:
-    """See `Task`. Metrics of an evaluation: `top1_error` and `top5_error` in percent, `loss` the mean
-    cross-entropy in nats; none without validation images.
+    """See `Task`. Metrics of an evaluation: `top1_error` and, of more than five classes, `top5_error` in
+    percent, `loss` the mean cross-entropy in nats; none without validation images.
     """
 
     def __init__(self, recipe: Recipe, device: torch.device):
@@ -185,13 +185,10 @@ class Classification:
         sums = self._sums(model, micro_batch_size, rank, world_size)
         dist.all_reduce(sums)
         examples, loss, top1, top5 = sums.tolist()
-        return Evaluation(
-            {
-                "top1_error": 100 * (1 - top1 / examples),
-                "top5_error": 100 * (1 - top5 / examples),
-                "loss": loss / examples,
-            }
-        )
+        metrics = {"top1_error": 100 * (1 - top1 / examples)}
+        if self.known.num_classes > 5:
+            metrics["top5_error"] = 100 * (1 - top5 / examples)
+        return Evaluation(metrics | {"loss": loss / examples})
 
     @torch.no_grad()
     def _sums(self, model: nn.Module, micro_batch_size: int, rank: int, world_size: int) -> Tensor:

@@ -1,11 +1,18 @@
 """The numbers of an evaluation against ones that are counted by hand and by scikit-learn."""
 
 import numpy as np
+import pytest
 import torch
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
+from lbtrain import Recipe
+from lbtrain.errors import RecipeError
+from lbtrain.plan.plan import make_plan
+from lbtrain.tasks import create_task
 from lbtrain.tasks.class_scores import BINS, ClassScores
 from lbtrain.tasks.confusion import drawn
+from tests.photos import write_folder
+from tests.unit.keys.rooms import process_group_of_one
 
 NAMES = [f"class {number}" for number in range(7)]
 
@@ -51,6 +58,30 @@ def test_errors_and_loss():
 
 def test_five_classes_have_no_top5_error():
     assert "top5_error" not in summed(torch.eye(5), torch.arange(5), classes=5).metrics()
+
+
+def test_evaluations_while_training_have_none_either(tmp_path):
+    """Of two classes of photos; a target or a best checkpoint by it is rejected in the plan."""
+    photos = Recipe().vary(
+        batch_size=8,
+        bn_batch_size=8,
+        model=dict(name="resnet18"),
+        data=dict(name="imagefolder", root=str(write_folder(tmp_path)), image_size=32),
+    )
+    for changes in (dict(stop_at=["top5_accuracy>=90"]), dict(checkpoint=dict(best="top5_error"))):
+        with pytest.raises(
+            RecipeError, match=r"top5_\w+ needs more than five classes, and the data set has 2"
+        ):
+            make_plan(photos.vary(**changes), 1)
+    task = create_task(photos, torch.device("cpu"))
+    with process_group_of_one():
+        found = task.evaluate(
+            lambda images: torch.tensor([1.0, 0.0]).expand(len(images), 2),
+            micro_batch_size=4,
+            rank=0,
+            world_size=1,
+        )
+    assert set(found.metrics) == {"top1_error", "loss"} and found.metrics["top1_error"] == 60  # 3 bees of 5
 
 
 def test_calibration_error_by_its_equation():
