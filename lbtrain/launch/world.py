@@ -169,7 +169,7 @@ def _check_accelerate(world: World, command: Sequence[str]) -> None:
     raise LaunchError(
         f"accelerate launch was asked for {asked} processes and started {world.world_size}. "
         f"{asked} ranks on CPUs: accelerate launch --multi_gpu --num_processes {asked} SCRIPT (without "
-        "--cpu; no GPU is needed), "
+        "--cpu, and without use_cpu: true in its config file; no GPU is needed), "
         f"or torchrun --nproc_per_node {asked} SCRIPT"
     )
 

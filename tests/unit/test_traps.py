@@ -2,6 +2,7 @@
 differs is noticed.
 """
 
+import json
 import os
 import subprocess
 import sys
@@ -115,6 +116,24 @@ def test_accelerates_scheduler_ticks_once_a_process():
         "num_processes = AcceleratorState().num_processes" in source
         and "for _ in range(num_processes)" in source
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", [{}, dict(distributed_type="MULTI_GPU", num_processes=2, use_cpu=False)])
+def test_the_config_file_that_accelerate_writes_starts_a_run(tmp_path, changes):
+    """As it is, and with what its questions set for two processes, which need no GPU."""
+    from accelerate.utils import write_basic_config
+
+    path = tmp_path / "config.json"
+    write_basic_config(save_location=path)
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    command = [str(Path(sys.executable).with_name("accelerate")), "launch", "--config_file", str(path)]
+    words = [str(DIGITS), "duration=1it", "evaluate_every=1dur", f"run_dir={tmp_path / 'run'}"]
+    done = subprocess.run([*command, *words], cwd=tmp_path, capture_output=True, text=True, timeout=180)
+    assert done.returncode == 0, done.stderr
+    ranks = changes.get("num_processes", 1)
+    assert f"{ranks} rank{'s' * (ranks > 1)} under accelerate" in done.stdout
+    assert json.loads((tmp_path / "run/summary.json").read_text())["step"] == 1
 
 
 def test_accelerate_on_cpus_starts_one_process_and_lbtrain_notices(tmp_path):
