@@ -57,9 +57,9 @@ def stepper(micro: int, model: str = "cifar_resnet20") -> Callable[[], None]:
         number = next(steps)
         examples = number * recipe.batch_size
         for batch in kept:
-            parts = task.loss(engine.model, batch)
-            monitor.before_backward(MicroStep(batch, parts["loss"], parts, examples, plan.phases[0]))
-            engine.backward(parts["loss"])
+            losses = task.loss(engine.model, batch)
+            monitor.before_backward(MicroStep(batch, losses, examples, plan.phases[0]))
+            engine.backward(losses.total)
         monitor.before_update()
         engine.step(0.01)
         for _ in monitor.after_step(

@@ -57,10 +57,9 @@ def train(
                 with monitors.waiting():
                     batch = next(batches)
                 losses = task.loss(engine.model, batch)
-                loss = sum(losses.values(), torch.zeros((), device=engine.device))
-                faults.before_backward(loss)
-                monitors.before_backward(MicroStep(batch, loss, losses, start, phase, task.train_error))
-                engine.backward(loss)
+                faults.before_backward(losses.total)
+                monitors.before_backward(MicroStep(batch, losses, start, phase))
+                engine.backward(losses.total)
             monitors.before_update()
             faults.before_update(progress.step + 1, lr, start, phase)
             updated = engine.step(lr)

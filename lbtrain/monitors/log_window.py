@@ -53,8 +53,9 @@ class LogWindow(Monitor):
         """
         self.own_time.stop()
         images = seen.phase.split.micro_batch_size
-        error = {} if seen.error is None else {"train_error": seen.error}
-        for name, value in {"loss": seen.loss, **seen.parts, **error}.items():
+        losses = seen.losses
+        error = {} if losses.error is None else {"train_error": losses.error}
+        for name, value in {"loss": losses.total, **losses.parts, **error}.items():
             self.sums[name] = value.detach() * images + self.sums.get(name, 0)
         self.images += images
 

@@ -69,7 +69,7 @@ class NoiseMonitor(Monitor):
             if self.sliced:
                 self.sliced.start()
         self.step.start_pass()
-        seen.loss.register_hook(self.step.see_loss_gradient)
+        seen.losses.total.register_hook(self.step.see_loss_gradient)
 
     def before_update(self) -> None:
         if self.step is None:
@@ -142,7 +142,7 @@ class NoiseMonitor(Monitor):
             torch.random.fork_rng(devices),
             torch.autocast(self.engine.device.type, dtype, enabled=dtype is not None),
         ):
-            loss = torch.stack(list(self.task.loss(module, part).values())).sum()
+            loss = self.task.loss(module, part).total
         return squared_norms(
             torch.autograd.grad(loss, list(self.layers.values()), allow_unused=True, materialize_grads=True)
         )

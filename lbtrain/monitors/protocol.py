@@ -4,11 +4,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
-
 from lbtrain.plan.batching import Phase
 from lbtrain.runs.progress import Progress
 from lbtrain.runs.rows import Row
+from lbtrain.tasks import Losses
 
 
 @dataclass(frozen=True)
@@ -16,14 +15,10 @@ class MicroStep:
     """A micro-batch that has gone forward; its backward pass comes next."""
 
     batch: Any
-    loss: Tensor
-    """The sum of `parts`, what is minimised: a mean over the micro-batch, still on the device."""
-    parts: dict[str, Tensor]
+    losses: Losses
     start: int
     """Examples seen before the step that it belongs to."""
     phase: Phase
-    error: Tensor | None = None
-    """`Task.train_error` of the micro-batch."""
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 from lbtrain.data import DatasetInfo
 from lbtrain.recipe import Recipe
-from lbtrain.tasks.protocol import Evaluation, PrimaryMetric, Report, Task, primary_metric_of
+from lbtrain.tasks.protocol import Evaluation, Losses, PrimaryMetric, Report, Task, primary_metric_of
 
 __all__ = [
     "Evaluation",
+    "Losses",
     "PrimaryMetric",
     "Report",
     "Task",

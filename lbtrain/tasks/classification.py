@@ -40,7 +40,7 @@ from lbtrain.nn import convert_drop_path, drop_path_layers
 from lbtrain.recipe import Recipe
 from lbtrain.tasks.class_scores import ClassScores
 from lbtrain.tasks.confusion import drawn
-from lbtrain.tasks.protocol import Evaluation, Report, primary_metric_of
+from lbtrain.tasks.protocol import Evaluation, Losses, Report, primary_metric_of
 
 TrainingBatch = tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]
 """Images; labels (n,), or probabilities (n, classes) where images are mixed; with multiplicative noise also
@@ -86,7 +86,6 @@ class Classification:
         )
         self.first = 0
         """Position in the run of the micro-batch that was handed out last."""
-        self.train_error: Tensor | None = None
 
     def index(self) -> DatasetIndex:
         return DatasetIndex(self.train_source.index, self.eval_source.index)
@@ -147,13 +146,13 @@ class Classification:
         images, labels = mix(batch, mixes, group=group, num_classes=self.known.num_classes)
         return images[first - origin :][:length], labels[first - origin :][:length]
 
-    def loss(self, model: nn.Module, batch: TrainingBatch) -> dict[str, Tensor]:
+    def loss(self, model: nn.Module, batch: TrainingBatch) -> Losses:
         images, labels, *weights = batch
         self._draw_paths(model, len(images))
         scores = model(images).float()
         losses = self._losses(scores, labels)
-        self.train_error = top1_error(scores.detach(), labels)
-        return {"loss": (losses * weights[0]).mean() if weights else losses.mean()}
+        mean = (losses * weights[0]).mean() if weights else losses.mean()
+        return Losses({"loss": mean}, top1_error(scores.detach(), labels))
 
     def _draw_paths(self, model: nn.Module, length: int) -> None:
         """Gives the drop path layers draws that belong to the position of this micro-batch in the run."""

@@ -33,7 +33,7 @@ from lbtrain.tasks.coco_score import (
     with_classes,
 )
 from lbtrain.tasks.pictures import drawn
-from lbtrain.tasks.protocol import Evaluation, Report, primary_metric_of
+from lbtrain.tasks.protocol import Evaluation, Losses, Report, primary_metric_of
 
 _PICTURED = 6
 
@@ -96,8 +96,6 @@ class Detection:
     """See `Task`. Metrics of an evaluation: COCO's average precision of masks, where the model finds masks,
     and of boxes, in percent.
     """
-
-    train_error = None
 
     def __init__(self, recipe: Recipe, device: torch.device):
         self.recipe = recipe
@@ -166,8 +164,8 @@ class Detection:
         block = self.stream.block(position // step * step, step)
         return padded(self.train_preparation.sizes(block, self.train_source.sizes[block.indices]))
 
-    def loss(self, model: nn.Module, batch: InstanceBatch) -> dict[str, Tensor]:
-        return cast(dict[str, Tensor], model(batch))
+    def loss(self, model: nn.Module, batch: InstanceBatch) -> Losses:
+        return Losses(model(batch))
 
     def evaluate(self, model: nn.Module, *, micro_batch_size: int, rank: int, world_size: int) -> Evaluation:
         if not len(self.eval_source):

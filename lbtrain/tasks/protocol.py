@@ -4,9 +4,11 @@ knows nothing of tasks.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property, reduce
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -35,6 +37,25 @@ def primary_metric_of(recipe: Recipe) -> PrimaryMetric:
 
 
 @dataclass(frozen=True)
+class Losses:
+    """Of a micro-batch, still on the device."""
+
+    parts: dict[str, Tensor]
+    """The loss, or its parts by name: each a mean over the micro-batch, so that the engines' average over
+    accumulation and ranks is the mean over the global batch.
+    """
+    error: Tensor | None = None
+    """The training error in percent, from the same forward pass and a mean as the losses are. None where a
+    task has no such number.
+    """
+
+    @cached_property
+    def total(self) -> Tensor:
+        """The sum of the parts, which is minimised."""
+        return reduce(torch.add, self.parts.values())
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """Metrics over the whole evaluation set by name, and what to look at: pictures by name, uint8 (height,
     width, 3).
@@ -60,10 +81,6 @@ class Task(Protocol):
     primary_metric: PrimaryMetric
     stream: Stream
     """The order of the training examples, from which `batches` are taken."""
-    train_error: Tensor | None
-    """Of the last call of `loss`, from its own forward pass: a mean over the micro-batch as the loss is, in
-    percent, on the device. None where a task has no such number.
-    """
 
     def index(self) -> DatasetIndex:
         """Of what the data set consists: printed at the start, and compared between ranks."""
@@ -83,11 +100,8 @@ class Task(Protocol):
         """
         ...
 
-    def loss(self, model: nn.Module, batch: Any) -> dict[str, Tensor]:
-        """The loss, or its parts by name; their sum is what is minimised. Each is a mean over the
-        micro-batch, so that the engines' average over accumulation and ranks is the mean over the global
-        batch. `model` is the engine's and is called once, so that gradients are exchanged once.
-        """
+    def loss(self, model: nn.Module, batch: Any) -> Losses:
+        """`model` is the engine's and is called once, so that gradients are exchanged once."""
         ...
 
     def evaluate(self, model: nn.Module, *, micro_batch_size: int, rank: int, world_size: int) -> Evaluation:

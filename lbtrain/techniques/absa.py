@@ -126,7 +126,7 @@ class AdaptiveBatches:
         return batch[0].index_copy(0, chosen, moved), *batch[1:]
 
     def _loss(self, model: Any, batch: Any) -> Tensor:
-        return sum(self.task.loss(model, batch).values(), torch.zeros((), device=self.engine.device))
+        return self.task.loss(model, batch).total
 
     def state(self) -> dict[str, Any]:
         return {"absa": {name: getattr(self, name) for name in (*_COUNTS, "reference")}}

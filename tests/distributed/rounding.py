@@ -54,7 +54,7 @@ def losses(recipe: Recipe, micro_batch_size: int) -> list[float]:
     for step in range(STEPS):
         total = 0.0
         for _ in range(engine.accumulation):
-            loss = sum(task.loss(engine.model, next(batches)).values(), torch.zeros(()))
+            loss = task.loss(engine.model, next(batches)).total
             engine.backward(loss)
             total += loss.item() / engine.accumulation
         engine.step(plan.lr(step * recipe.batch_size))

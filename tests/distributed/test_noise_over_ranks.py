@@ -19,7 +19,7 @@ from lbtrain.engines.ddp import AUTOCAST_DTYPES, DDPEngine
 from lbtrain.monitors import MicroStep, NoiseMonitor, StepResult
 from lbtrain.plan.plan import make_plan
 from lbtrain.runs.progress import Progress
-from lbtrain.tasks import build_model, create_task
+from lbtrain.tasks import Losses, build_model, create_task
 from tests.distributed.runs import SMALL, Outcome, train_on
 from tests.unit.analysis.test_noise_scale import SPREAD
 
@@ -133,7 +133,7 @@ def measured_on_a_quadratic(micro_batch_size: int) -> dict[str, Any]:
         .vary(batch_size=256, micro_batch_size=micro_batch_size, measure=dict(noise_scale="1it"))
     )
     plan = make_plan(recipe, dist.get_world_size())
-    task = SimpleNamespace(recipe=recipe, loss=lambda model, batch: {"loss": model(*batch)})
+    task = SimpleNamespace(recipe=recipe, loss=lambda model, batch: Losses({"loss": model(*batch)}))
     model, phase = Quadratic(), plan.phases[0]
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     engine = DDPEngine(plan, model, optimizer, torch.device("cpu"))
@@ -143,8 +143,8 @@ def measured_on_a_quadratic(micro_batch_size: int) -> dict[str, Any]:
         for _ in range(engine.accumulation):
             batch = (SPREAD * torch.randn(micro_batch_size, 300, generator=generator),)
             losses = task.loss(engine.model, batch)
-            monitor.before_backward(MicroStep(batch, losses["loss"], losses, 256 * step, phase))
-            engine.backward(losses["loss"])
+            monitor.before_backward(MicroStep(batch, losses, 256 * step, phase))
+            engine.backward(losses.total)
         monitor.before_update()
         engine.step(0.0)
         (row,) = monitor.after_step(StepResult(Progress(256 * (step + 1), step + 1), phase, 0.0))

@@ -14,6 +14,7 @@ import torch
 
 from lab.ranks import run_on_ranks
 from lbtrain.faults.finite import FiniteCheck
+from lbtrain.tasks import Losses
 from tests.distributed.runs import SMALL, Outcome
 from tests.tiny_detection import tiny
 
@@ -36,14 +37,16 @@ def train_with_a_bad_sample(changes: dict[str, Any], run_dir: str, bad: str) -> 
 
     original, calls = Classification.loss, iter(range(10**6))
 
-    def loss(self: Any, model: Any, batch: Any) -> dict[str, torch.Tensor]:
+    def loss(self: Any, model: Any, batch: Any) -> Losses:
         spoiled = (next(calls) == BAD_STEP - 1 or bad == "every gradient") and int(os.environ["RANK"]) == 1
         images, labels = batch
         if spoiled and bad == "image":
             images = images.clone()
             images[3] = float("nan")
         losses = original(self, model, (images, labels))
-        return {"loss": _overflowing_gradient(losses["loss"])} if spoiled and "gradient" in bad else losses
+        if spoiled and "gradient" in bad:
+            return Losses({"loss": _overflowing_gradient(losses.total)}, losses.error)
+        return losses
 
     Classification.loss = loss  # type: ignore[method-assign]
     try:
@@ -69,13 +72,12 @@ def detect_with_a_bad_sample(changes: dict[str, Any], run_dir: str) -> list[int]
 
     original, seen = detection.Detection.loss, []
 
-    def loss(self: Any, model: Any, batch: Any) -> dict[str, torch.Tensor]:
+    def loss(self: Any, model: Any, batch: Any) -> Losses:
         seen.append(batch.indices)
         spoiled = len(seen) == 2 and int(os.environ["RANK"]) == 1
-        return {
-            name: value * float("nan") if spoiled else value
-            for name, value in original(self, model, batch).items()
-        }
+        losses = original(self, model, batch)
+        bad = {name: value * float("nan") for name, value in losses.parts.items()}
+        return Losses(bad) if spoiled else losses
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(detection.Detection, "loss", loss)

@@ -13,6 +13,7 @@ from lbtrain.plan.report import rows
 from lbtrain.plan.statistics import ModelStatistics
 from lbtrain.recipe import Recipe
 from lbtrain.runs.progress import Progress
+from lbtrain.tasks import Losses
 from lbtrain.techniques import AdaptiveBatches, fgsm
 
 COUNTED = ModelStatistics(
@@ -195,7 +196,7 @@ def test_adversarial_images_are_drawn_by_position_and_end_with_their_share():
     made = recipe(adversarial_share=0.5, adversarial_until="1ep")
     plan = plan_of(made)
     engine = SimpleNamespace(device=torch.device("cpu"), rank=0, world_size=1)
-    task = SimpleNamespace(loss=lambda model, batch: {"loss": model(batch[0]).sum()})
+    task = SimpleNamespace(loss=lambda model, batch: Losses({"loss": model(batch[0]).sum()}))
     adaptive = AdaptiveBatches(plan, nn.Identity(), task, engine, SimpleNamespace())
     adaptive.adversarial_until = 600.0
     given = [(torch.zeros(128, 3, 2, 2), torch.zeros(128)) for _ in range(6)]

@@ -149,8 +149,7 @@ class Run:
         batches = list(islice(stream, count))
 
         def loss(model: Callable[..., Any], batch: Any) -> Tensor:
-            losses: list[Tensor] = list(task.loss(model, batch).values())  # type: ignore[arg-type]
-            return torch.stack(losses).sum()
+            return task.loss(model, batch).total  # type: ignore[arg-type]
 
         model = self.model(self.weights, context.device)
         return Objective(model, loss, batches, batch_norm=options.batch_norm, mean=context.mean)

@@ -140,7 +140,7 @@ def test_losses_equal_those_of_detectron2s_own_step(root, kind):
         seeds.expect(batch.keys)
         with EventStorage():
             expected = theirs(batch.inputs)
-        found = task.loss(ours, batch)
+        found = task.loss(ours, batch).parts
         assert found.keys() == expected.keys() and len(found) == 5
         for name, loss in expected.items():
             assert float(found[name]) == pytest.approx(float(loss), rel=1e-5), name
@@ -355,7 +355,7 @@ def test_accumulation_equals_no_accumulation(root):
     losses, gradients = [], []
     for micro_batches in ([batch], [batch[:2], batch[2:]]):
         model = build_model(recipe, dataset_info(recipe.data)).train()
-        parts = [task.loss(model, part) for part in micro_batches]
+        parts = [task.loss(model, part).parts for part in micro_batches]
         sum(sum(part.values()) / len(parts) for part in parts).backward()
         losses.append({name: sum(part[name].item() for part in parts) / len(parts) for name in parts[0]})
         gradients.append(gradients_of(model))
@@ -373,8 +373,8 @@ def test_a_step_without_an_object_trains(tmp_path):
     task = create_task(recipe, torch.device("cpu"))
     model = build_model(recipe, dataset_info(recipe.data)).train()
     losses = task.loss(model, next(task.batches(start=0, micro_batch_size=2, rank=0, world_size=1)))
-    sum(losses.values()).backward()
-    assert losses["loss_mask"] == 0 < losses["loss_rpn_cls"]
+    losses.total.backward()
+    assert losses.parts["loss_mask"] == 0 < losses.parts["loss_rpn_cls"]
     assert all(gradient.isfinite().all() for gradient in gradients_of(model).values())
 
 

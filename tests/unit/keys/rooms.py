@@ -104,7 +104,7 @@ def _train(recipe: Recipe, steps: int) -> tuple[list[Tensor], nn.Module, WeightA
     losses = []
     for step in range(steps):
         for _ in range(engine.accumulation):
-            losses.append(sum(task.loss(engine.model, next(batches)).values(), torch.zeros(())))
+            losses.append(task.loss(engine.model, next(batches)).total)
             engine.backward(losses[-1])
         engine.step(plan.lr(step * recipe.batch_size))
         techniques.after_update(step + 1, plan.ema_decay(plan.phases[0]))

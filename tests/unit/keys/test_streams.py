@@ -11,7 +11,7 @@ from lbtrain.data import dataset_info
 from lbtrain.monitors import log_window
 from lbtrain.monitors.protocol import MicroStep, StepResult
 from lbtrain.runs.checkpoint import Progress
-from lbtrain.tasks import build_model, create_task
+from lbtrain.tasks import Losses, build_model, create_task
 from tests.unit.keys.rooms import CPU, SMALL, planned
 
 
@@ -77,7 +77,7 @@ def test_images_a_second_and_the_share_of_waiting_by_hand(monkeypatch):
         with window.waiting():
             now[0] += 0.5
         value = torch.tensor(loss)
-        window.before_backward(MicroStep(None, value, {"loss": value}, 0, phase, 25 * value))
+        window.before_backward(MicroStep(None, Losses({"loss": value}, 25 * value), 0, phase))
         now[0] += 1.5
         with window.paused():
             now[0] += 60
@@ -88,7 +88,7 @@ def test_images_a_second_and_the_share_of_waiting_by_hand(monkeypatch):
         pass
     now[0] += 8
     value = torch.tensor(5.0)
-    window.before_backward(MicroStep(None, value, {"loss": value}, 64, phase))
+    window.before_backward(MicroStep(None, Losses({"loss": value}), 64, phase))
     (row,) = window.at_log(StepResult(Progress(step=3, examples=96), phase, 0.1))
     assert (row.loss, row.images_per_sec, row.data_wait) == (5.0, 16 * 2 / 8, 0.0), "a window of its own"
     assert row.train_error is None, "mixed images have none"
