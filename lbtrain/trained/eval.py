@@ -14,9 +14,13 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
 from lbtrain.engines.ddp import AUTOCAST_DTYPES
 from lbtrain.errors import RecipeError
@@ -119,32 +123,24 @@ def _show(report: Report, trained: TrainedModel, split: str, folder: Path) -> No
         print(f"  {name:<20} {value:,.4g}" if name != "examples" else f"  {name:<20} {value:,}")
     rows = report.tables.get("classes", [])
     if rows:
-        print("", *_columns(rows[:_SHOWN]), sep="\n")
+        Console(width=100).print(_table(rows[:_SHOWN]))
     if len(rows) > _SHOWN:
         print(f"  and {len(rows) - _SHOWN} more classes in {folder / 'classes.csv'}")
     print(f"\nWritten to {folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}")
 
 
-def _columns(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Lines of a table, numbers to the right."""
-    table = [
-        [_HEADS.get(key, key) for key in rows[0]],
-        *([_cell(each) for each in row.values()] for row in rows),
-    ]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    sides = ["<" if isinstance(each, str) else ">" for each in rows[0].values()]
-    forms = [f"{side}{width}" for side, width in zip(sides, widths, strict=True)]
-    lines = ("  ".join(f"{cell:{form}}" for cell, form in zip(row, forms, strict=True)) for row in table)
-    return [f"  {line}".rstrip() for line in lines]
+def _table(rows: Sequence[dict[str, Any]]) -> Table:
+    """Numbers to the right."""
+    table = Table(box=box.SIMPLE_HEAD)
+    for key, value in rows[0].items():
+        side: Literal["left", "right"] = "left" if isinstance(value, str) else "right"
+        table.add_column(_HEADS.get(key, key), justify=side, no_wrap=True, max_width=20)
+    for row in rows:
+        table.add_row(*map(_cell, row.values()))
+    return table
 
 
 def _cell(value: Any) -> str:
     if value is None:
         return "-"
-    return (
-        value[:20]
-        if isinstance(value, str)
-        else f"{value:,.2f}"
-        if isinstance(value, float)
-        else f"{value:,}"
-    )
+    return escape(value) if isinstance(value, str) else f"{value:,.{2 * isinstance(value, float)}f}"

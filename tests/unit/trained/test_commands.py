@@ -53,7 +53,7 @@ def test_eval_gives_the_numbers_of_the_run_itself(trained, capsys):
     assert "the average of the weights of step 60" in capsys.readouterr().out
 
 
-def test_eval_writes_a_row_per_class_and_the_confusion_matrix(trained):
+def test_eval_writes_a_row_per_class_and_the_confusion_matrix(trained, capsys):
     path, _ = trained
     assert lbtrain("eval", path, "--split", "train") == 0
     folder = path / "evaluation/train"
@@ -61,7 +61,11 @@ def test_eval_writes_a_row_per_class_and_the_confusion_matrix(trained):
     counts = np.array([[int(row[name]) for name in map(str, range(10))] for row in rows])
     assert counts.sum() == metrics["examples"] == 1440
     assert metrics["top1_error"] == pytest.approx(100 * (1 - counts.trace() / 1440))
-    assert [row["class"] for row in table(folder / "classes.csv")] == list(map(str, range(10)))
+    classes = table(folder / "classes.csv")
+    assert [row["class"] for row in classes] == list(map(str, range(10)))
+    shown = [line.split() for line in capsys.readouterr().out.splitlines()]
+    expected = [[row["class"], row["examples"]] for row in classes]
+    assert [row[:2] for row in shown if 4 <= len(row) <= 5] == expected
     assert Image.open(folder / "confusion.png").size[0] > 100
 
 
