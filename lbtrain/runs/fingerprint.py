@@ -10,6 +10,7 @@ rank. On 256 ranks a rank receives 8 KiB, in at most 255 messages of a ring: 26 
 import contextlib
 import hashlib
 import json
+import os
 import socket
 import sys
 from collections.abc import Iterator, Mapping
@@ -77,16 +78,19 @@ def _own_code(modules: Mapping[str, Any]) -> Fingerprint:
     """Of the recipe file, and of the modules that it and this process have imported and that are neither
     installed nor lbtrain's: a model that is registered there may differ under one name.
     """
-    others = (sys.prefix, sys.base_prefix, str(Path(lbtrain.__file__).parent))
+    others = (sys.prefix, sys.base_prefix, Path(lbtrain.__file__).parent)
+    folders = tuple(f"{other}{os.sep}" for other in others)
     found = {}
     for name, module in list(modules.items()):
-        attributes = getattr(module, "__dict__", {})  # a look at __file__ imports some lazy modules
-        path = Path(attributes.get("__file__") or "")
-        installed = any(path.is_relative_to(other) for other in others)
-        if path.suffix == ".py" and not installed and not {"site-packages", "dist-packages"} & {*path.parts}:
-            label = path.name if name == "__main__" else name
+        # A look at __file__ itself imports some lazy modules.
+        path = str(getattr(module, "__dict__", {}).get("__file__") or "")
+        if not path.endswith(".py") or path.startswith(folders):
+            continue
+        if not {"site-packages", "dist-packages"} & {*Path(path).parts}:
+            label = Path(path).name if name == "__main__" else name
             with contextlib.suppress(OSError):
-                found[f"source code of {label}"] = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+                content = Path(path).read_bytes()
+                found[f"source code of {label}"] = hashlib.sha256(content).hexdigest()[:16]
     return found
 
 
