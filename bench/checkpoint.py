@@ -29,12 +29,11 @@ COMMAND = "python -m bench.checkpoint"
 
 
 def main() -> None:
-    flags = parser(COMMAND, __doc__)
+    flags = parser(COMMAND, __doc__, rounds=7)
     flags.add_argument("--model", default="resnet50")
     flags.add_argument("--batch-size", type=int, default=16)
     flags.add_argument("--image-size", type=int, default=64)
     flags.add_argument("--seconds", type=float, default=10, help="How long a turn takes, about.")
-    flags.add_argument("--rounds", type=int, default=7)
     options = flags.parse_args()
     dist.init_process_group(
         "nccl" if torch.cuda.is_available() else "gloo", store=dist.HashStore(), rank=0, world_size=1

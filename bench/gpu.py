@@ -24,7 +24,6 @@ Accuracy against batch size is a command of its own, for a longer loan of a GPU:
         --batch-sizes 64,256,1024,4096,8192,16384 --seeds 3 --out runs/cifar10_sweep
 """
 
-import os
 import sys
 import time
 import traceback
@@ -51,19 +50,12 @@ CASES: dict[str, Callable[[Setting], Iterable[rows.Row]]] = {
 
 
 def main() -> None:
-    flags = parser(COMMAND, __doc__, cases=CASES)
+    flags = parser(COMMAND, __doc__, cases=CASES, timm=True)
     flags.add_argument(
         "--minutes",
         type=float,
         default=9.0,
         help="Minutes; a case that may not end within them is not started (default 9).",
-    )
-    flags.add_argument(
-        "--timm",
-        type=Path,
-        metavar="DIR",
-        default=os.environ.get("TIMM"),
-        help="A clone of timm's repository, whose train.py takes part (default: $TIMM).",
     )
     flags.add_argument(
         "--speedrun",

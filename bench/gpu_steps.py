@@ -176,18 +176,8 @@ def memory(setting: Setting) -> list[rows.Row]:
 
     mine, theirs = _peak(lambda: in_turns(job, "ddp", [], rounds=1)), _peak(plain)
     title = f"peak memory, resnet50 {job.image_size}x{job.image_size}, batch {job.micro_batch_size}"
-    return [
-        rows.paired(
-            "gpu",
-            title,
-            "plain loop",
-            [mine],
-            [theirs],
-            unit="MiB",
-            target="<=1.05",
-            command=command("memory"),
-        )
-    ]
+    peaks, line = ([mine], [theirs]), command("memory")
+    return [rows.paired("gpu", title, "plain loop", *peaks, unit="MiB", target="<=1.05", command=line)]
 
 
 def _peak(work: Callable[[], object]) -> float:

@@ -19,8 +19,6 @@ only. These two have no aim of their own: most of a product is convolutions, the
 
 import os
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench import parser, rows
+from bench import parser, processor_ms, rows
 from lbtrain.analysis import Objective, top_eigenvalues
 
 CHECKOUT = os.environ.get("PYHESSIAN")
@@ -119,8 +117,8 @@ def eigenvalues(
     mine, theirs = _loosest("ours", ours, converged), _loosest("PyHessian", peer, converged)
     times = [
         (
-            _milliseconds(lambda: ours.eigenvalues(mine)) / 1e3,
-            _milliseconds(lambda: peer.eigenvalues(theirs)) / 1e3,
+            processor_ms(lambda: ours.eigenvalues(mine)) / 1e3,
+            processor_ms(lambda: peer.eigenvalues(theirs)) / 1e3,
         )
         for _ in range(ROUNDS)
     ]
@@ -175,16 +173,10 @@ def product(
     )
     mine, others = [], []
     for _ in range(PRODUCT_ROUNDS):
-        mine.append(_milliseconds(lambda: objective.hessian_vector(vector)))
-        others.append(_milliseconds(lambda: peer.product(parts)))
+        mine.append(processor_ms(lambda: objective.hessian_vector(vector)))
+        others.append(processor_ms(lambda: peer.product(parts)))
     case = "product-kept" if kept else "product"
     return rows.paired("hessian", case, "PyHessian", mine, others, unit="ms", target="", command=command)
-
-
-def _milliseconds(call: Callable[[], Any]) -> float:
-    started = time.process_time()
-    call()
-    return 1e3 * (time.process_time() - started)
 
 
 def main() -> None:

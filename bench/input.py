@@ -39,7 +39,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as tv
 
-from bench import parser, rows
+from bench import parser, processor_ms, rows
 from bench.photos import jpegs
 from lbtrain.data import open_source
 from lbtrain.data.augment import draws, fractions
@@ -183,18 +183,9 @@ def index_in_turns(case: str, root: Path, rounds: int) -> rows.Row:
     rates: tuple[list[float], list[float]] = ([], [])
     for _ in range(rounds):
         for read, found in zip((mine, theirs), rates, strict=True):
-            start = time.process_time()
-            read()
-            found.append(FILES / (time.process_time() - start))
-    return rows.paired(
-        "input",
-        case,
-        "timm's reader",
-        *rates,
-        unit="files/s",
-        target=">=1.0",
-        command=f"{COMMAND} --cases {case}",
-    )
+            found.append(1e3 * FILES / processor_ms(read))
+    line, peer = f"{COMMAND} --cases {case}", "timm's reader"
+    return rows.paired("input", case, peer, *rates, unit="files/s", target=">=1.0", command=line)
 
 
 def many_files(root: Path) -> tuple[Path, Path]:
@@ -210,9 +201,8 @@ def many_files(root: Path) -> tuple[Path, Path]:
 
 def main() -> None:
     cases = ("train", "score", "train-large", "index-folder", "index-tar")
-    flags = parser(COMMAND, __doc__, cases=cases)
+    flags = parser(COMMAND, __doc__, cases=cases, rounds=11)
     flags.add_argument("--photos", type=Path, help="A tar file with JPEG photos (default: drawn ones).")
-    flags.add_argument("--rounds", type=int, default=11)
     options = flags.parse_args()
     if options.photos and not options.photos.is_file():
         flags.error(f"--photos {options.photos}: no such file. Name a tar file with *.jpg in it")

@@ -13,12 +13,11 @@ spread over as many steps as the case's name says.
 """
 
 import itertools
-import time
 from collections.abc import Callable
 
 import torch
 
-from bench import parser, rows
+from bench import parser, processor_ms, rows
 from lbtrain import Recipe
 from lbtrain.launch.world import detect_world, start_process_group
 from lbtrain.monitors import MicroStep, NoiseMonitor, StepResult
@@ -70,12 +69,6 @@ def stepper(micro: int, model: str = "cifar_resnet20") -> Callable[[], None]:
     return step
 
 
-def milliseconds(step: Callable[[], None]) -> float:
-    started = time.process_time()
-    step()
-    return 1e3 * (time.process_time() - started)
-
-
 def in_turns(case: str) -> rows.Row:
     micro, every = CASES[case]
     step = stepper(micro)
@@ -83,20 +76,11 @@ def in_turns(case: str) -> rows.Row:
         step()
     on, off = [], []
     for _ in range(ROUNDS):
-        plain, measured = milliseconds(step), milliseconds(step)
+        plain, measured = processor_ms(step), processor_ms(step)
         on.append(plain + (measured - plain) / every)
         off.append(plain)
-    command = f"{COMMAND} --cases '{case}'"
-    return rows.paired(
-        "noise_scale",
-        case,
-        "the same step unmeasured",
-        on,
-        off,
-        unit="ms a step",
-        target="<=1.02",
-        command=command,
-    )
+    peer, line = "the same step unmeasured", f"{COMMAND} --cases '{case}'"
+    return rows.paired("noise_scale", case, peer, on, off, unit="ms a step", target="<=1.02", command=line)
 
 
 def main() -> None:

@@ -230,16 +230,8 @@ def zero1() -> rows.Row:
 
     sharded, whole = run_on_ranks(2, _zero1_on_rank, timeout=300)[0]
     share = [t / 2 for t in whole]
-    return rows.paired(
-        "optim",
-        "zero1",
-        "half the unsharded step",
-        sharded,
-        share,
-        unit="ms",
-        target="<=1.1",
-        command=f"{COMMAND} --cases zero1",
-    )
+    peer, line = "half the unsharded step", f"{COMMAND} --cases zero1"
+    return rows.paired("optim", "zero1", peer, sharded, share, unit="ms", target="<=1.1", command=line)
 
 
 def _zero1_on_rank() -> tuple[list[float], list[float]]:

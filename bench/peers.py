@@ -75,15 +75,25 @@ def without_exchange(job: Job) -> Iterator[None]:
 
 
 def _steps(job: Job, model: nn.Module) -> Iterator[None]:
-    optimizer, batches = job.sgd(model), job.batches()
+    optimizer = job.sgd(model)
+
+    def step(images: Tensor, labels: Tensor) -> Tensor:
+        with job.autocast():
+            loss = F.cross_entropy(model(images), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    yield from _turns(job, step)
+
+
+def _turns(job: Job, step: Callable[[Tensor, Tensor], Tensor]) -> Iterator[None]:
+    """Turns of `step`, which trains on images and labels and returns the loss."""
+    batches = job.batches()
     while True:
         for _ in range(job.steps):
-            images, labels = next(batches)
-            with job.autocast():
-                loss = F.cross_entropy(model(images), labels)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+            loss = step(*next(batches))
         loss.item()
         yield
 
@@ -96,16 +106,15 @@ def accelerate_loop(job: Job) -> Iterator[None]:
     )
     module = job.build()
     model, optimizer = accelerator.prepare(module, job.sgd(module))
-    batches = job.batches()
-    while True:
-        for _ in range(job.steps):
-            images, labels = next(batches)
-            loss = F.cross_entropy(model(images).float(), labels)
-            accelerator.backward(loss)
-            optimizer.step()
-            optimizer.zero_grad()
-        loss.item()
-        yield
+
+    def step(images: Tensor, labels: Tensor) -> Tensor:
+        loss = F.cross_entropy(model(images).float(), labels)
+        accelerator.backward(loss)
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss
+
+    yield from _turns(job, step)
 
 
 def deepspeed_loop(job: Job) -> Iterator[None]:
@@ -127,15 +136,14 @@ def deepspeed_loop(job: Job) -> Iterator[None]:
     )
     if job.channels_last:
         module.to(memory_format=torch.channels_last)
-    batches = job.batches()
-    while True:
-        for _ in range(job.steps):
-            images, labels = next(batches)
-            loss = F.cross_entropy(engine(images).float(), labels)
-            engine.backward(loss)
-            engine.step()
-        loss.item()
-        yield
+
+    def step(images: Tensor, labels: Tensor) -> Tensor:
+        loss = F.cross_entropy(engine(images).float(), labels)
+        engine.backward(loss)
+        engine.step()
+        return loss
+
+    yield from _turns(job, step)
 
 
 def timm_loop(checkout: Path) -> Loop:

@@ -86,8 +86,7 @@ def measure(rounds: int) -> Row:
 
 
 if __name__ == "__main__":
-    flags = parser("python -m bench.slowest_rank", __doc__)
-    flags.add_argument("--rounds", type=int, default=ROUNDS, help=f"The number of rounds (default {ROUNDS}).")
+    flags = parser("python -m bench.slowest_rank", __doc__, rounds=ROUNDS)
     flags.add_argument("--worker", type=int, help="What each of the two ranks is started with.")
     options = flags.parse_args()
     if options.worker:

@@ -69,8 +69,7 @@ def measure(case: str, rounds: int) -> Row:
 
 
 if __name__ == "__main__":
-    flags = parser("python -m bench.startup", __doc__, cases=CASES)
-    flags.add_argument("--rounds", type=int, default=ROUNDS, help=f"The number of rounds (default {ROUNDS}).")
+    flags = parser("python -m bench.startup", __doc__, cases=CASES, rounds=ROUNDS)
     options = flags.parse_args()
     for case in options.cases:
         write([measure(case, options.rounds)], "startup")

@@ -148,19 +148,10 @@ def in_rounds(seconds: list[float], rounds: int) -> list[list[float]]:
 
 def _row(case: str, peer_name: str, with_it: list[float], without: list[float]) -> Row:
     ours, peer = ([1000 * second for second in seconds] for seconds in (with_it, without))
-    return paired(
-        "stopwatch",
-        case,
-        peer_name,
-        ours,
-        peer,
-        unit="ms",
-        target="<=1.01",
-        command="python -m bench.stopwatch",
-    )
+    command = "python -m bench.stopwatch"
+    return paired("stopwatch", case, peer_name, ours, peer, unit="ms", target="<=1.01", command=command)
 
 
 if __name__ == "__main__":
-    flags = parser("python -m bench.stopwatch", __doc__)
-    flags.add_argument("--rounds", type=int, default=ROUNDS, help=f"The number of rounds (default {ROUNDS}).")
+    flags = parser("python -m bench.stopwatch", __doc__, rounds=ROUNDS)
     write(measure(flags.parse_args().rounds), "stopwatch")

@@ -13,7 +13,6 @@ processes that train ResNet-18 with each of these loops), `startup` (how long `p
 """
 
 import argparse
-import os
 import re
 import subprocess
 import sys
@@ -105,16 +104,8 @@ def startup() -> rows.Row:
         seconds.append(time.perf_counter() - started)
     limit = [LONGEST_START] * 7
     command = f"{COMMAND} --cases startup"
-    return rows.paired(
-        "train",
-        "plan_for, six world sizes",
-        "limit",
-        seconds[1:],
-        limit,
-        unit="s",
-        target="<=1.0",
-        command=command,
-    )
+    case, ours = "plan_for, six world sizes", seconds[1:]
+    return rows.paired("train", case, "limit", ours, limit, unit="s", target="<=1.0", command=command)
 
 
 def memory() -> list[rows.Row]:
@@ -156,14 +147,7 @@ def print_peak(who: str) -> None:
 
 
 def main() -> None:
-    flags = parser(COMMAND, __doc__, cases=[*CASES, "memory", "startup"])
-    flags.add_argument(
-        "--timm",
-        type=Path,
-        metavar="DIR",
-        default=os.environ.get("TIMM"),
-        help="A clone of timm's repository, whose train.py takes part (default: $TIMM).",
-    )
+    flags = parser(COMMAND, __doc__, cases=[*CASES, "memory", "startup"], timm=True)
     flags.add_argument("--worker", choices=list(CASES), help=argparse.SUPPRESS)
     flags.add_argument("--peak", choices=("ours", *ALL), help=argparse.SUPPRESS)
     options = flags.parse_args()

@@ -11,6 +11,7 @@ precision of every class. All of it is written to evaluation/SPLIT in the run di
 """
 
 import argparse
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -45,7 +46,7 @@ _HEADS = {
 def main(words: Sequence[str]) -> int:
     options = _parser().parse_args(own_arguments(words))
     trained = open_trained(options.run, raw=options.raw_weights)
-    trained = _with_overrides(trained, options.overrides)
+    trained = dataclasses.replace(trained, recipe=trained.recipe.with_overrides(options.overrides))
     if not options.out:
         RunDirectory(trained.run_dir).check_no_link("evaluation", f"evaluation/{options.split}")
     folder = Path(options.out) if options.out else trained.run_dir / "evaluation" / options.split
@@ -65,10 +66,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--split", choices=("val", "train"), default="val", help="default: val")
     parser.add_argument("--out", metavar="FOLDER", help="default: evaluation/SPLIT in the run directory")
     return parser
-
-
-def _with_overrides(trained: TrainedModel, words: Sequence[str]) -> TrainedModel:
-    return TrainedModel(**vars(trained) | {"recipe": trained.recipe.with_overrides(words)})
 
 
 def evaluate(trained: TrainedModel, *, train: bool) -> tuple[World, Report]:

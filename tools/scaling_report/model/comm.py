@@ -57,29 +57,17 @@ def coefficients(ranks: int, *, algorithm: Algorithm) -> tuple[float, float]:
     return _COEFFICIENTS[algorithm](ranks)
 
 
-def _ring(n: int) -> tuple[float, float]:
-    return 2.0 * (n - 1), 2.0 * (n - 1) / n
-
-
-def _tree(n: int) -> tuple[float, float]:
-    return 2.0 * math.ceil(math.log2(n)), 2.0
-
-
 def _halving_doubling(n: int) -> tuple[float, float]:
     power = 2 ** int(math.log2(n))
     folding = 0.0 if power == n else 2.0
     return 2.0 * math.log2(power) + folding, 2.0 * (power - 1) / power + folding
 
 
-def _parameter_server(n: int) -> tuple[float, float]:
-    return 2.0, 2.0 * (n - 1) / n
-
-
 _COEFFICIENTS: dict[Algorithm, Callable[[int], tuple[float, float]]] = {
-    "ring": _ring,
-    "tree": _tree,
+    "ring": lambda n: (2.0 * (n - 1), 2.0 * (n - 1) / n),
+    "tree": lambda n: (2.0 * math.ceil(math.log2(n)), 2.0),
     "halving-doubling": _halving_doubling,
-    "parameter-server": _parameter_server,
+    "parameter-server": lambda n: (2.0, 2.0 * (n - 1) / n),
 }
 
 
