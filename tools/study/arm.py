@@ -127,7 +127,10 @@ class Arm(Scored):
             steps=plan["total_steps"],
             epochs=plan["total_examples"] / plan["train_examples"],
             primary_metric=primary_metric,
-            scores=[score_of(folder, primary_metric, evaluations) for folder in ended],
+            scores=[
+                score_of(folder, primary_metric, evaluations, run)
+                for folder, run in zip(ended, rows, strict=True)
+            ],
             diverged=[
                 max((row["epoch"] for row in _rows(folder)), default=0.0)
                 for folder in folders
@@ -156,13 +159,17 @@ def _rows(folder: Path) -> list[dict[str, Any]]:
     return [row for row in rows if row["kind"] in ("train", "eval")]
 
 
-def score_of(folder: Path, primary_metric: PrimaryMetric, evaluations: int) -> float:
+def score_of(
+    folder: Path, primary_metric: PrimaryMetric, evaluations: int, rows: list[dict[str, Any]] | None = None
+) -> float:
     """Of a run that ended: the median over its last evaluations (Goyal et al. 2017, section 5.1, takes 5), or
-    what its summary says of the last one. Raises RecipeError for a run with fewer of them.
+    what its summary says of the last one. `rows`: what it logged, where that has been read. Raises
+    RecipeError for a run with fewer evaluations.
     """
     if evaluations == 1:
         return float(RunDirectory(folder).read("summary.json")[primary_metric.name])
-    found = [row[primary_metric.name] for row in _rows(folder) if row["kind"] == "eval"]
+    logged = _rows(folder) if rows is None else rows
+    found = [row[primary_metric.name] for row in logged if row["kind"] == "eval"]
     if len(found) < evaluations:
         raise RecipeError(
             f"{folder} has {len(found)} evaluations: use --evaluations {max(1, len(found))} or less, or "
