@@ -28,16 +28,17 @@ class Difference:
 
 @dataclass(frozen=True)
 class BestBatch:
-    """The best batch size, each with its own best rate, lies between `low` and `high`. `source`: paper and
-    figure.
+    """The best batch size, each with its own best rate, lies between `low` and `high`; with
+    `key`="bn_batch_size", the best ghost batch size. `source`: paper and figure.
     """
 
     low: int
     high: int
     source: str
+    key: str = "batch_size"
 
     def __str__(self) -> str:
-        return f"best at {self.low:,} to {self.high:,} images: {self.source}"
+        return f"best at {self.key} {self.low:,} to {self.high:,}: {self.source}"
 
     def outcome(self, best: int) -> str:
         return "reproduced" if self.low <= best <= self.high else "not reproduced"

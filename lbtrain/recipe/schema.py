@@ -209,8 +209,11 @@ class Recipe(Unassignable):
         inherited = (
             inactive_keys(varied).keys() - inactive_keys(self).keys() - set(tree.flat(Recipe, checked))
         )
-        defaults = tree.nested({name: tree.value_of(Recipe(), name) for name in inherited})
-        return dataclasses.replace(tree.replaced(varied, defaults), expect=expect, finding=finding)
+        if inherited:
+            default = Recipe()
+            defaults = tree.nested({name: tree.value_of(default, name) for name in inherited})
+            varied = tree.replaced(varied, defaults)
+        return dataclasses.replace(varied, expect=expect, finding=finding)
 
     def with_overrides(self, words: Sequence[str]) -> "Recipe":
         """A copy with `key=value` words applied, later ones winning. Its expectation knows what changed.

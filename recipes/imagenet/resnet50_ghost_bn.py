@@ -11,10 +11,14 @@ Measured   not yet
 
 from resnet50_small_batch import recipe as small_batch
 
-from lbtrain import main
+from lbtrain import BestBatch, main
 
 # Peak learning rate 1.
-recipe = small_batch.vary(batch_size=1024, bn_batch_size=32)
+recipe = small_batch.vary(
+    batch_size=1024,
+    bn_batch_size=32,
+    finding=BestBatch(16, 64, "Masters & Luschi 2018, Figure 14", key="bn_batch_size"),
+)
 
 if __name__ == "__main__":
     main(recipe)

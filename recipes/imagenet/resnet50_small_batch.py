@@ -12,7 +12,7 @@ Measured   not yet
 
 from resnet50 import recipe as baseline
 
-from lbtrain import main
+from lbtrain import BestBatch, main
 
 # Peak learning rate 0.03125.
 recipe = baseline.vary(
@@ -20,6 +20,7 @@ recipe = baseline.vary(
     optimizer=dict(momentum=0.0, nesterov=False),
     # The paper's rate is per example, for a loss summed over the batch.
     schedule=dict(base_lr=2**-10, base_batch_size=1, warmup="0ep"),
+    finding=BestBatch(16, 64, "Masters & Luschi 2018, Figure 12"),
 )
 
 if __name__ == "__main__":

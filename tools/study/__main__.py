@@ -3,7 +3,7 @@
     lbtrain study recipes/digits/digits.py recipes/digits/digits_720_unscaled.py \\
         recipes/digits/digits_720.py --seeds 5 --launcher deepspeed --ranks 2
     lbtrain study sweep RECIPE... --batch-sizes 2,4,8    the metric against the batch size
-    lbtrain study tune RECIPE... --over KEY:log:LOW:HIGH    the best settings at equal budgets
+    lbtrain study tune RECIPE... --over KEY:SCALE:LOW:HIGH    the best settings at equal budgets
 
 The first recipe is the reference that the others are compared with; key=value words change all of them. All
 runs of a study share one launch. A study that was stopped continues where it was: a run in --out that has

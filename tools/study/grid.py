@@ -139,9 +139,9 @@ def _shipped_as(recipe: Recipe) -> str:
     """The name of the shipped recipe that this one is, up to keys that do not enter the mathematics; empty if
     there is none.
     """
+    plain = _without_names(recipe)
     for name, each in _shipped_recipes().items():
-        differing = differences(each, _without_names(recipe))
-        if all(key in MAY_CHANGE_ON_RESUME for key, _, _ in differing):
+        if all(key in MAY_CHANGE_ON_RESUME for key, _, _ in differences(each, plain)):
             return name
     return ""
 

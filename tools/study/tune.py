@@ -7,10 +7,11 @@
 A search over three batch sizes or more also shows the best score at each, and of one key its best value
 (Masters & Luschi 2018), and grades recipes that carry the best batch sizes of their source (`finding`).
 
---over names a key, its scale (log or linear) and its range; with `RECIPE/` before the key, it holds for that
-recipe alone, in place of one without. The points are a scrambled Sobol sequence, tried in its order, so that
-more --trials continue a search, and a search that was stopped continues where it was. The other keys change
-with the batch size as in `study sweep`; key=value words change every run.
+--over names a key, its scale (log, linear, or powers: the powers of two in a range) and its range; with
+`RECIPE/` before the key, it holds for that recipe alone, in place of one without. The points are a scrambled
+Sobol sequence, tried in its order, so that more --trials continue a search, and a search that was stopped
+continues where it was. The other keys change with the batch size as in `study sweep`; key=value words change
+every run.
 
 The seeds are 1000 and the following ones, so that no comparison is made on the seeds of its tuning: compare
 the best settings with `lbtrain study`, whose seeds begin at 0. A trial of which a run diverges has no
@@ -42,35 +43,41 @@ from .report import provenance_of, write_text_and_data
 from .sweep import words_at
 
 FIRST_SEED = 1000
+SCALES = ("log", "linear", "powers")
 
 
 @dataclass(frozen=True)
 class Axis:
-    """One key and the range that is searched."""
+    """One key and the range that is searched; `scale` is one of SCALES."""
 
     key: str
-    log: bool
+    scale: str
     low: float
     high: float
 
     @classmethod
     def parse(cls, text: str) -> "Axis":
-        """From KEY:log:LOW:HIGH or KEY:linear:LOW:HIGH. Raises RecipeError."""
+        """From KEY:SCALE:LOW:HIGH. Raises RecipeError."""
         try:
             key, scale, low, high = text.split(":")
-            axis = cls(key, {"log": True, "linear": False}[scale], float(low), float(high))
-        except (ValueError, KeyError):
-            raise RecipeError(f"--over {text}: write KEY:log:LOW:HIGH or KEY:linear:LOW:HIGH") from None
-        if not axis.low < axis.high < math.inf or (axis.log and axis.low <= 0):
-            positive = "0 < " * axis.log
+            axis = cls(key, scale, float(low), float(high))
+        except ValueError:
+            raise RecipeError(f"--over {text}: write KEY:SCALE:LOW:HIGH") from None
+        if scale not in SCALES:
+            raise RecipeError(f"--over {text}: the scale {scale} is none of {', '.join(SCALES)}")
+        if not axis.low < axis.high < math.inf or (scale != "linear" and axis.low <= 0):
+            positive = "0 < " * (scale != "linear")
             raise RecipeError(f"--over {text}: the range must have {positive}LOW < HIGH, both finite")
         return axis
 
     def at(self, share: float) -> float:
-        """The value at a share of the range."""
-        if self.log:
+        """The value at a share of the range, from 0 to below 1."""
+        if self.scale == "linear":
+            return self.low + (self.high - self.low) * share
+        if self.scale == "log":
             return self.low * (self.high / self.low) ** share
-        return self.low + (self.high - self.low) * share
+        first, last = math.ceil(math.log2(self.low)), math.floor(math.log2(self.high))
+        return float(2 ** (first + math.floor(share * (last - first + 1))))
 
 
 def axes_of(words: Sequence[str], recipe: str) -> list[Axis]:
@@ -98,12 +105,16 @@ def shares(trials: int, dimensions: int) -> list[list[float]]:
 
 @dataclass(frozen=True)
 class Trial:
-    """One setting of one recipe: where it lies in the ranges, and the words that make it."""
+    """One setting of one recipe, and the words that make it: a key and its number each."""
 
     recipe: str
-    shares: tuple[float, ...]
     words: tuple[str, ...]
     arm: GridArm
+
+    @property
+    def values(self) -> tuple[float, ...]:
+        """Of each key."""
+        return tuple(float(word.partition("=")[2]) for word in self.words)
 
 
 def trials_of(path: Path, overrides: Sequence[str], over: Sequence[str], count: int) -> list[Trial]:
@@ -115,7 +126,7 @@ def trials_of(path: Path, overrides: Sequence[str], over: Sequence[str], count: 
         recipe.with_overrides(words)
         batch = partial(words_at, recipe, tuple(overrides), False)
         arm = GridArm(f"{path.stem}/trial{number:03}", path, recipe, partial(_with_words, batch, words))
-        trials.append(Trial(path.stem, tuple(point), words, arm))
+        trials.append(Trial(path.stem, words, arm))
     return trials
 
 
@@ -156,16 +167,13 @@ class Search:
         if self.best is None:
             return f"{name}: every trial diverged"
         trial = self.trials[self.best]
+        tried = zip(*(each.values for each in self.trials), strict=True)
         edges = [
-            f"; no {'larger' if own == max(tried) else 'smaller'} {word.split('=')[0]} was tried: widen it"
-            for word, own, tried in zip(trial.words, trial.shares, self._tried(), strict=True)
-            if own in (min(tried), max(tried))
+            f"; no {'larger' if own == max(all_own) else 'smaller'} {word.split('=')[0]} was tried: widen it"
+            for word, own, all_own in zip(trial.words, trial.values, tried, strict=True)
+            if own in (min(all_own), max(all_own))
         ]
         return f"{name}: {self.points[self.best].cell} with {' '.join(trial.words)}{''.join(edges)}"
-
-    def _tried(self) -> list[tuple[float, ...]]:
-        """Of each key, where the trials lie in its range."""
-        return list(zip(*(trial.shares for trial in self.trials), strict=True))
 
     def row(self) -> list[str]:
         diverged = sum(bool(point.lost) for point in self.points)
@@ -215,20 +223,28 @@ def write_report(searches: Sequence[Search], out: Path, *, title: str, typed: st
 
 
 def graded(searches: Sequence[Search]) -> list[dict[str, Any]]:
-    """Of each recipe whose source names the best batch sizes: the best here, each batch with its own best
-    setting, and the outcome.
+    """Of each recipe whose source names the best batch sizes, or ghost batch sizes: that of the best trial
+    here, and the outcome. Nothing where only one size was tried.
     """
     rows = []
     for name in dict.fromkeys(search.recipe for search in searches):
-        own = _with_a_best(searches, name)
-        finding = own[0].trials[0].arm.recipe.finding if len(own) > 1 else None
+        own = [search for search in searches if search.recipe == name]
+        finding = own[0].trials[0].arm.recipe.finding
         if not isinstance(finding, BestBatch):
             continue
+        sizes = [
+            (score, getattr(trial.arm.recipe_at(search.batch_size), finding.key))
+            for search in own
+            for trial, score in zip(search.trials, search.scores(), strict=True)
+            if score is not None
+        ]
+        if len({size for _, size in sizes}) < 2:
+            continue
         higher = own[0].points[0].primary_metric.higher_is_better
-        best = (max if higher else min)(own, key=lambda search: search.best_so_far()[-1] or 0.0)
-        outcome = finding.outcome(best.batch_size)
-        text = f"{name}: best at batch {best.batch_size:,}, {outcome} ({finding})"
-        rows.append({"recipe": name, "batch_size": best.batch_size, "outcome": outcome, "text": text})
+        _, size = (max if higher else min)(sizes, key=lambda each: each[0])
+        outcome = finding.outcome(size)
+        text = f"{name}: best at {finding.key} {size:,}, {outcome} ({finding})"
+        rows.append({"recipe": name, finding.key: size, "outcome": outcome, "text": text})
     return rows
 
 
@@ -269,7 +285,7 @@ def _draw_best(axes: Axes, searches: Sequence[Search], key: str) -> None:
 
 def _best_value(search: Search) -> float:
     """Of the one key that was tuned."""
-    return float(search.trials[search.best or 0].words[0].partition("=")[2])
+    return search.trials[search.best or 0].values[0]
 
 
 def _draw(axes: Axes, searches: Sequence[Search]) -> None:

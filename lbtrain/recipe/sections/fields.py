@@ -1,6 +1,5 @@
 """What a key of a recipe consists of: its type, its default, its meaning and its range."""
 
-import dataclasses
 from dataclasses import field
 from typing import Any
 
@@ -39,7 +38,7 @@ class Unassignable:
     """
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name not in {spec.name for spec in dataclasses.fields(self)}:  # type: ignore[arg-type]
+        if name not in self.__dataclass_fields__:  # type: ignore[attr-defined]
             tree.spec_of(type(self), name, value)
         if name in vars(self):
             raise RecipeError(

@@ -23,8 +23,8 @@ ORIGIN = {"seconds": 1.0, "commit": "abc", "hardware": "2 cores", "versions": {"
 
 @pytest.fixture
 def trained(monkeypatch):
-    """Recipes that were trained. Their error is the distance of the rate from 0.1 in octaves; above 0.8 they
-    diverge.
+    """Recipes that were trained. Their error is the distance of the rate from 0.1 and of the ghost batch from
+    8 images, in octaves; at a rate above 0.8 they diverge.
     """
     recipes = []
 
@@ -40,7 +40,8 @@ def trained(monkeypatch):
             (folder / "plan.json").write_text(
                 json.dumps({"total_steps": 10, "learning_rate": {"peak": rate}})
             )
-            name, content = "summary.json", {"top1_error": 1 + abs(math.log2(rate / 0.1)), **ORIGIN}
+            error = 1 + abs(math.log2(rate / 0.1)) + abs(math.log2(recipe.bn_batch_size / 8))
+            name, content = "summary.json", {"top1_error": error, **ORIGIN}
             if rate > 0.8:
                 name, content = "diverged.json", {}
             (folder / name).write_text(json.dumps(content))
@@ -114,16 +115,19 @@ def test_the_points_of_a_search_do_not_depend_on_their_number():
 
 def test_a_range_for_one_recipe_takes_the_place_of_the_general_one():
     words = ["sgd/a:log:1:10", "a:linear:0:1", "b:linear:-1:1"]
-    assert axes_of(words, "sgd") == [Axis("a", True, 1, 10), Axis("b", False, -1, 1)]
-    assert axes_of(words, "lamb") == [Axis("a", False, 0, 1), Axis("b", False, -1, 1)]
-    assert Axis("a", True, 1, 100).at(0.5) == pytest.approx(10) and Axis("a", False, 0, 2).at(0.5) == 1
+    assert axes_of(words, "sgd") == [Axis("a", "log", 1, 10), Axis("b", "linear", -1, 1)]
+    assert axes_of(words, "lamb") == [Axis("a", "linear", 0, 1), Axis("b", "linear", -1, 1)]
+    assert Axis("a", "log", 1, 100).at(0.5) == pytest.approx(10) and Axis("a", "linear", 0, 2).at(0.5) == 1
+    powers = Axis.parse("a:powers:12:128")
+    assert [powers.at(share) for share in (0, 0.24, 0.26, 0.99)] == [16, 16, 32, 128]
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (["--over", "schedule.base_lr:0.1:1"], "write KEY:log:LOW:HIGH or KEY:linear:LOW:HIGH"),
+        (["--over", "schedule.base_lr:0.1:1"], "write KEY:SCALE:LOW:HIGH"),
         (["--over", "schedule.base_lr:log:0:1"], "0 < LOW < HIGH"),
+        (["--over", "schedule.base_lr:loglog:1:2"], "the scale loglog is none of log, linear, powers"),
         (["--over", "schedule.base_lr:linear:2:1"], "must have LOW < HIGH"),
         (["--over", "schedule.bas_lr:log:0.1:1"], "bas_lr"),
         (["--over", "other/schedule.base_lr:log:0.1:1"], "no recipe of this search has that name"),
@@ -153,6 +157,20 @@ def test_three_batch_sizes_show_the_best_at_each_and_are_graded(words, trained):
     data = json.loads(Path("out/tune.json").read_text())
     (row,) = data["findings"]
     assert (row["recipe"], row["batch_size"], row["outcome"]) == ("sgd", 32, "reproduced")
-    assert data["outcomes"][-1] == "sgd: best at batch 32, reproduced (best at 16 to 48 images: A paper)"
+    assert (
+        data["outcomes"][-1]
+        == "sgd: best at batch_size 32, reproduced (best at batch_size 16 to 48: A paper)"
+    )
     page = Path("out/tune.html").read_text()
     assert "The best at each batch size" in page and "The best schedule.base_lr" in page
+
+
+def test_the_best_ghost_batch_is_graded_at_one_batch_size(words, trained):
+    with Path("sgd.py").open("a") as file:
+        file.write("from lbtrain import BestBatch\n")
+        file.write("recipe = recipe.vary(finding=BestBatch(2, 4, 'A paper', key='bn_batch_size'))\n")
+    axis = ["--over", "bn_batch_size:powers:2:32"]
+    assert main(["tune", "sgd.py", "--batch-sizes", "32", "--trials", "8", *axis, "--out", "out"]) == 0
+    assert {recipe.bn_batch_size for recipe in trained} == {2, 4, 8, 16, 32}
+    (row,) = json.loads(Path("out/tune.json").read_text())["findings"]
+    assert (row["bn_batch_size"], row["outcome"]) == (8, "not reproduced")
