@@ -1,8 +1,12 @@
 """Where the keys of a recipe act: what a run is made of, in a form that can be compared."""
 
 import contextlib
+import json
 import re
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,10 +17,12 @@ from torch import Tensor, nn
 from lbtrain import Recipe
 from lbtrain.data import dataset_info
 from lbtrain.engines.deepspeed_config import complete_config
+from lbtrain.errors import UserError
+from lbtrain.faults.finite import FiniteCheck
 from lbtrain.launch.world import detect_world, start_process_group
 from lbtrain.plan.plan import Plan, make_plan
 from lbtrain.plan.statistics import ModelStatistics, model_statistics
-from lbtrain.run import build_bare_model, build_engine
+from lbtrain.run import build_bare_model, build_engine, run
 from lbtrain.tasks import create_task
 from lbtrain.techniques import PlannedBatches, Techniques, WeightAverage, create_average
 from lbtrain.train import start_phase
@@ -118,6 +124,39 @@ def scored(recipe: Recipe) -> list[Tensor]:
     scoring = task.eval_source.fetch(task.stream.block(0, 2))
     sizes = torch.tensor([task.known.train_examples, len(task.eval_source)])
     return [*next(batches), *scoring, sizes]
+
+
+def readable(recipe: Recipe) -> list[Tensor] | str:
+    """As `scored`, or the error where an image cannot be read."""
+    try:
+        return scored(recipe)
+    except UserError as error:
+        return str(error)
+
+
+def instances(recipe: Recipe) -> list[Any]:
+    """Which images the first step of a detector has, and their sizes."""
+    task = create_task(recipe, CPU)
+    batch = next(task.batches(start=0, micro_batch_size=recipe.batch_size, rank=0, world_size=1))
+    return [*batch.images, batch.indices, batch.pad_to]
+
+
+def left_behind(recipe: Recipe) -> list[Any]:
+    """The rows of a run without what depends on the clock, and the names of its files without their dates."""
+    clock = {"seconds", "images_per_sec", "data_wait"}
+    with tempfile.TemporaryDirectory() as folder:
+        run(recipe.vary(run_dir=folder), "run", on_screen=False)
+        rows = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
+        files = {f"{path.parent.name}/{path.name.split('.')[0]}" for path in Path(folder).rglob("*.*")}
+        files = {name.removeprefix(Path(folder).name) for name in files}
+    return [sorted(files), *({key: row[key] for key in row.keys() - clock} for row in rows)]
+
+
+def limits(recipe: Recipe) -> list[float]:
+    """What the check for losses that are not finite tolerates."""
+    engine: Any = SimpleNamespace(model=nn.Linear(1, 1))
+    check = FiniteCheck(planned(recipe), SimpleNamespace(), engine, Path(), skipped=0)  # type: ignore[arg-type]
+    return [check.left, check.max_overflows, check.min_loss_scale]
 
 
 def same(one: Any, other: Any) -> bool:

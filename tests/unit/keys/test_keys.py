@@ -4,21 +4,29 @@ A new key is answered here: with two values and the room in which they differ, o
 """
 
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from lbtrain import Recipe
 from lbtrain.recipe import keys
+from lbtrain.run import run
 from tests.photos import write_folder
+from tests.tiny_detection import tiny
 from tests.unit.keys.rooms import (
     SMALL,
     deepspeed,
+    instances,
+    left_behind,
+    limits,
     numbers,
     process_group_of_one,
     rates,
+    readable,
     same,
     scored,
     trained,
@@ -29,6 +37,11 @@ LARS, LAMB, MUON = ("optimizer.name=lars", "optimizer.name=lamb", "optimizer.nam
 TIMM = "model.name=resnet10t model.args={stem_width: 8, layers: [1, 1, 1, 1], channels: [8, 8, 8, 8]}"
 CROPS, BINARY = "PHOTOS data.augmentation=imagenet", "loss.form=binary_cross_entropy"
 STEPS = "schedule.decay=step schedule.milestones=3ep"
+RUN = "duration=4it evaluate_every=2it checkpoint.every=1it log_every=1it"
+NOISE = f"{RUN} measure.noise_scale=1it"
+ABSA = f"{RUN} duration=6it absa.max_batch_size=128 absa.every=2it absa.patience=2"
+FP16 = "precision=fp16"
+UNSPLIT = "data.name=imagefolder data.root=ROOT/all data.train_examples=0 data.validation_share=0.6"
 REACHES: dict[str, tuple[Callable[[Recipe], Any], str, str]] = {
     "batch_size": (trained, "", "batch_size=64"),
     "bn_batch_size": (trained, "", "bn_batch_size=16"),
@@ -119,56 +132,55 @@ REACHES: dict[str, tuple[Callable[[Recipe], Any], str, str]] = {
     "evaluate_every": (numbers, "", "evaluate_every=2ep"),
     "log_every": (numbers, "", "log_every=11it"),
     "checkpoint.every": (numbers, "", "checkpoint.every=2ep"),
+    "checkpoint.keep": (left_behind, RUN, "checkpoint.keep=1"),
+    "checkpoint.best": (left_behind, RUN, "checkpoint.best=loss"),
+    "log.trackers": (left_behind, RUN, "log.trackers="),
+    "stop_at": (left_behind, RUN, "stop_at=top1_error<=100"),
+    "measure.noise_scale": (left_behind, RUN, "measure.noise_scale=2it"),
+    "measure.layers": (left_behind, NOISE, "measure.layers=true"),
+    "measure.distance": (left_behind, RUN, "measure.distance=true"),
+    "absa.every": (left_behind, ABSA, "absa.every=3it"),
+    "absa.patience": (left_behind, ABSA, "absa.patience=1"),
+    "absa.adversarial_share": (left_behind, ABSA, "absa.adversarial_share=0.5"),
+    "absa.adversarial_step": (left_behind, ABSA, "absa.adversarial_step=0.1"),
+    "absa.adversarial_until": (left_behind, ABSA, "absa.adversarial_until=0dur"),
+    "skip_nonfinite": (limits, "", "skip_nonfinite=3"),
+    "max_overflows": (limits, FP16, "max_overflows=7"),
+    "min_loss_scale": (limits, FP16, "min_loss_scale=2"),
+    "engine": (numbers, "", "engine=deepspeed"),
+    "colossalai.zero_stage": (numbers, "engine=colossalai", "colossalai.zero_stage=1"),
+    "model.weights": (trained, "", "model.weights=ROOT/run"),
+    "data.root": (scored, "PHOTOS", "data.root=ROOT/other"),
+    "data.validation_root": (scored, "PHOTOS", "data.validation_root=ROOT/other"),
+    "data.validation_share": (scored, UNSPLIT, "data.validation_share=0.8"),
+    "data.classes": (scored, "PHOTOS", "data.classes=ROOT/classes.json"),
+    "data.max_pixels": (readable, "PHOTOS", "data.max_pixels=5200"),
+    "data.on_error": (readable, "PHOTOS data.max_pixels=5200", "data.on_error=replace"),
+    "data.max_size": (instances, "TINY", "data.max_size=48"),
+    "data.short_edges": (instances, "TINY", "data.short_edges=48"),
+    "loss_batch_size": (trained, "TINY", "loss_batch_size=4"),
 }
-"""Key: the room in which it acts, what makes it act beside SMALL, and another value."""
+"""Key: the room in which it acts, what makes it act beside SMALL (TINY: a small detector), and another
+value.
+"""
 
 HELD = {
-    "stop_at": "tests/unit/test_targets.py",
-    "loss_batch_size": "tests/unit/detection/test_losses.py",
+    "resume": "tests/unit/test_main.py",
+    "deterministic": "tests/unit/test_precision_auto.py",
+    "data.group_by": "tests/unit/detection/test_data.py",
+    "compile": "tests/distributed/test_compile.py::test_a_compiled_run_is_the_same_run",
     "validation_batch_size": "tests/unit/test_main.py::test_the_size_of_an_evaluation_pass_changes_no_score",
     "model.library": "tests/unit/detection/test_models.py",
     "model.detector": "tests/unit/detection/test_models.py::"
     "test_a_detector_is_torchvisions_own_on_a_timm_backbone",
-    "model.weights": "tests/unit/detection/test_models.py",
-    "data.root": "tests/unit/test_data_photos.py",
     "data.format": "tests/unit/test_data_photos.py::test_a_format_that_cannot_be_names_the_layouts",
-    "data.on_error": "tests/faults/test_data_faults.py",
-    "data.max_pixels": "tests/unit/test_data_pixels.py::test_the_bound_of_pixels_has_a_key",
-    "data.classes": "tests/unit/test_data_layouts.py::"
-    "test_a_list_numbers_the_classes_and_leaves_the_others_out",
-    "data.validation_share": "tests/unit/test_data_layouts.py::"
-    "test_the_share_is_part_of_the_fingerprint_and_said",
-    "data.validation_root": "tests/unit/test_data_layouts.py::test_a_validation_split_elsewhere",
-    "data.max_size": "tests/unit/detection/test_data.py",
-    "data.short_edges": "tests/unit/detection/test_data.py",
-    "data.group_by": "tests/unit/detection/test_data.py",
     "data.empty_images": "tests/unit/detection/test_data.py",
     "data.train_files": "tests/unit/detection/test_coco_layouts.py::test_the_files_of_a_split_are_named",
     "data.validation_files": "tests/unit/detection/test_coco_layouts.py::test_the_files_of_a_split_are_named",
     "data.workers": "tests/distributed/test_equality.py::test_loader_workers_change_nothing",
-    "absa.every": "tests/unit/test_absa.py",
-    "absa.patience": "tests/unit/test_absa.py",
-    "absa.adversarial_share": "tests/unit/test_absa.py",
-    "absa.adversarial_step": "tests/distributed/test_techniques.py::test_adversarial_images_act",
-    "absa.adversarial_until": "tests/unit/test_absa.py",
-    "skip_nonfinite": "tests/faults/test_not_finite.py::test_a_budget_skips_the_update_alone",
-    "max_overflows": "tests/faults/test_not_finite.py",
-    "min_loss_scale": "tests/faults/test_not_finite.py",
-    "compile": "tests/distributed/test_compile.py::test_a_compiled_run_is_the_same_run",
-    "engine": "tests/distributed/test_equality.py",
-    "colossalai.zero_stage": "tests/colossalai/test_equality.py",
     "world_size": "tests/unit/test_main.py",
     "fault_timeout": "tests/faults/test_lost_ranks.py",
     "run_dir": "tests/unit/test_main.py",
-    "resume": "tests/unit/test_main.py",
-    "checkpoint.best": "tests/unit/test_watching.py::"
-    "test_a_run_keeps_the_best_and_says_where_everything_lies",
-    "log.trackers": "tests/unit/test_watching.py::test_every_row_reaches_every_tracker",
-    "deterministic": "tests/unit/test_precision_auto.py",
-    "checkpoint.keep": "tests/unit/test_checkpoint.py::test_the_newest_stay",
-    "measure.noise_scale": "tests/distributed/test_noise_over_ranks.py",
-    "measure.layers": "tests/distributed/test_noise_over_ranks.py",
-    "measure.distance": "tests/distributed/test_noise_over_ranks.py",
 }
 """Keys that need more than a short run: the file, or the test in it, that sets them and sees what they do."""
 
@@ -184,7 +196,15 @@ def alone():
 @pytest.fixture(scope="module")
 def root(tmp_path_factory) -> Path:
     folder = write_folder(tmp_path_factory.mktemp("photos"))
+    shutil.copytree(folder / "train", folder / "all")
+    shutil.copytree(folder / "train", folder / "other/train")
+    shutil.copytree(folder / "val", folder / "other/val")
+    for path in (folder / "other").rglob("*.JPEG"):
+        Image.new("RGB", (60, 60)).save(path)
+    (folder / "classes.json").write_text('{"ant": 1, "bee": 0}')
     (folder / "ds.json").write_text('{"zero_optimization": {"reduce_bucket_size": 1000}}')
+    recipe = SMALL.with_overrides([*words(RUN), f"run_dir={folder}/run", "seed=1"])
+    run(recipe, "run", on_screen=False)
     return folder
 
 
@@ -193,7 +213,8 @@ SEEN: dict[tuple[Any, str], Any] = {}
 
 def observed(room: Callable[[Recipe], Any], line: str) -> Any:
     if (room, line) not in SEEN:
-        SEEN[room, line] = room(SMALL.with_overrides(words(line)))
+        base = tiny() if line.startswith("TINY") else SMALL
+        SEEN[room, line] = room(base.with_overrides(words(line.removeprefix("TINY"))))
     return SEEN[room, line]
 
 
@@ -211,8 +232,10 @@ def test_another_value_of_a_key_is_seen_where_it_acts(key, root):
 
 def test_the_same_recipe_gives_the_same_observation():
     """Without this, a difference would say nothing."""
-    for room in (trained, scored, rates, numbers, deepspeed):
+    for room in (trained, scored, rates, numbers, deepspeed, limits):
         assert same(room(SMALL), room(SMALL)), room
+    short = SMALL.with_overrides(words(ABSA))
+    assert same(left_behind(short), left_behind(short)) and same(instances(tiny()), instances(tiny()))
 
 
 @pytest.mark.parametrize("key", HELD)
