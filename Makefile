@@ -59,11 +59,10 @@ scaling-demo: install
 smoke: install
 	$(BIN)/python -m pytest -x $(SMOKE)
 
-# Tests that start processes of their own take both cores already; the others run two at a time.
-UNIT := tests/unit tests/recipes tests/packaging
+# Two at a time: tests that start processes of their own wait for them most of the time. A file stays on one worker,
+# so that its fixtures and its ranks start once.
 test: install
-	$(BIN)/python -m pytest -n 2 $(UNIT)
-	$(BIN)/python -m pytest $(addprefix --ignore=,$(UNIT))
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow -n 2

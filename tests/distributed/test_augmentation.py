@@ -35,6 +35,7 @@ def oracle(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     return train_on(1, tmp_path_factory.mktemp("oracle") / "run", engine="ddp", **ALL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("engine", "world_size", "micro", "workers"),
     [("ddp", 2, 8, 0), ("deepspeed", 2, 16, 1), ("accelerate", 1, 32, 2), ("ddp", 4, 4, 0)],

@@ -29,6 +29,7 @@ def oracle(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     return detect_on(1, tmp_path_factory.mktemp("oracle") / "run", engine="ddp")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("world_size", "changes"),
     [
@@ -94,6 +95,7 @@ def near_the_truth(batch: InstanceBatch) -> list[dict[str, torch.Tensor]]:
     return found
 
 
+@pytest.mark.slow
 def test_precision_is_that_of_one_rank_on_any_number():
     """Eleven images: neither two nor three ranks have equally many."""
     (scored_alone,) = run_on_ranks(1, score_near_the_truth, 11)
@@ -142,6 +144,7 @@ def test_the_noise_scale_of_a_single_micro_step_is_measured_and_leaves_no_trace(
     assert run.losses == oracle.losses
 
 
+@pytest.mark.slow
 def test_resuming_is_bit_identical(oracle, tmp_path):
     resumed = tmp_path / "resumed"
     shutil.copytree(oracle.run_dir, resumed)

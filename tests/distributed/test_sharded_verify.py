@@ -22,6 +22,7 @@ def verify(*arguments: str) -> tuple[int, str]:
 SMALL = ("--model", "timm:test_resnet", "--batch-size", "2", "--image-size", "32", "--steps", "2")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer,zero,code", [("lars", "1", 0), ("timm:lars", "1", 1)])
 def test_exit_status_says_whether_layers_are_off(optimizer, zero, code):
     status, text = verify(*SMALL, "--optimizer", optimizer, "--zero", zero)

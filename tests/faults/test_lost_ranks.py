@@ -99,7 +99,7 @@ def test_a_stopped_rank_ends_the_job_and_is_ended_by_its_guard(broken_job, reque
 
 @pytest.mark.parametrize(
     "broken_job",
-    cases("accumulation", quick={("accumulation", 0)}, number=signal.SIGSTOP, guard_too=True),
+    cases("accumulation", quick=set(), number=signal.SIGSTOP, guard_too=True),
     indirect=True,
 )
 def test_ranks_that_hang_with_their_guards_are_left_behind_and_end_when_they_wake(broken_job, request):
@@ -142,7 +142,8 @@ def test_a_rejection_by_one_rank_is_reported_and_all_exit_with_its_code(broken_j
     ), broken_job.screen
 
 
-@pytest.mark.parametrize("rank", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
 def test_a_guard_that_is_stopped_alone_ends_the_job_within_the_bound(tmp_path, rank):
     """Without it, its rank would not hear that a part of the job is lost."""
     broken = Break("accumulation", (rank,), number=signal.SIGSTOP, guard_alone=True)
