@@ -8,7 +8,9 @@ float32.
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,11 +20,16 @@ from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
+from lbtrain.analysis import Objective, power_iteration
 from lbtrain.nn import convert_to_ghost_batch_norm
 from lbtrain.nn.cifar_resnet import CifarResNet
 from lbtrain.optim import LAMB, Muon, create_optimizer
 from lbtrain.plan.plan import make_plan
 from lbtrain.recipe.files import load_recipe
+from lbtrain.runs.progress import Progress
+from lbtrain.tasks import Losses
+from lbtrain.techniques import AdaptiveBatches, fgsm
+from lbtrain.techniques.absa import ITERATIONS, TOLERANCE
 from lbtrain.techniques.weight_average import WeightAverage
 
 FOLDER = Path(__file__).parent
@@ -164,9 +171,87 @@ def ghost(arrays: Arrays) -> Trajectory:
     return steps(model, optimizer, [rate] * STEPS, batches(64, 3), clip_norm=recipe.optimizer.clip_norm)
 
 
+EPOCHS, EPOCH = 14, 8
+"""Of the twin of ABSA; an epoch in batches of `BATCH` images."""
+
+
+class AuthorsImages(AdaptiveBatches):
+    """Adversarial images as HessianFlow has them: the first of a batch, clipped at their own extremes. The
+    eigenvalue is that of one batch.
+    """
+
+    def _with_adversaries(self, batch: tuple[Tensor, ...], first: int, share: float) -> tuple[Tensor, ...]:
+        count = int(len(batch[0]) * share) if first < self.adversarial_until else 0
+        if not count:
+            return batch
+        some = tuple(part[:count] for part in batch)
+        low, high = some[0].min(), some[0].max()
+        moved = fgsm(self.model, self._loss, some, self.config.adversarial_step, low=low, high=high)
+        return torch.cat([moved, batch[0][count:]]), *batch[1:]
+
+    def eigenvalue(self, examples: int) -> float:
+        objective = Objective(self.model, self._loss, [curvature_batch()])
+        return power_iteration(objective, iterations=ITERATIONS, tolerance=TOLERANCE).value
+
+
+def curvature_batch() -> tuple[Tensor, Tensor]:
+    return next(batches())
+
+
+def absa(arrays: Arrays) -> Trajectory:
+    """The setting of cifar10/absa from 32 to 256 images a step, with each eigenvalue and each epoch's rate,
+    which grows as the batch does.
+    """
+    recipe = load_recipe("cifar10/absa").vary(
+        batch_size=BATCH,
+        bn_batch_size=BATCH,
+        micro_batch_size=BATCH,
+        duration=f"{EPOCHS * EPOCH}it",
+        schedule=dict(base_batch_size=BATCH, milestones=[f"{10 * EPOCH}it"]),
+        absa=dict(max_batch_size=8 * BATCH, every=f"{EPOCH}it"),
+    )
+    plan = make_plan(recipe, 1)
+    model = started(network(), arrays)
+    optimizer = create_optimizer(recipe.optimizer, model)
+    task: Any = SimpleNamespace(loss=lambda model, batch: Losses({"loss": _cross_entropy(model, batch)}))
+    alone: Any = SimpleNamespace(device=torch.device("cpu"), rank=0, world_size=1)
+    rows: Any = SimpleNamespace(write=lambda row: eigenvalues.append(row.eigenvalue))
+    control = AuthorsImages(plan, model, task, alone, rows)
+    losses: list[float] = []
+    eigenvalues: list[float] = []
+    rates: list[float] = []
+    progress = Progress()
+    while progress.examples < plan.total_examples:
+        phase = control.phase(progress)
+        first = progress.examples // BATCH % EPOCH
+        optimizer.zero_grad()
+        given = islice(batches(), first, first + phase.split.accumulation)
+        for batch in control.batches(given, phase, progress.examples):
+            loss = _cross_entropy(model, batch)
+            (loss / phase.split.accumulation).backward()
+            losses.append(loss.item())
+        for group in optimizer.param_groups:
+            group["lr"] = plan.lr(progress.examples) * phase.lr_factor * group.get("lr_scale", 1.0)
+        if not first:
+            rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        progress = progress.after(phase.batch_size, updated=True)
+    weights = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    return Trajectory(losses, weights | decisions(eigenvalues, rates[1:]))
+
+
+def _cross_entropy(model: Callable[[Tensor], Tensor], batch: tuple[Tensor, Tensor]) -> Tensor:
+    return F.cross_entropy(model(batch[0]), batch[1])
+
+
+def decisions(eigenvalues: list[float], rates: list[float]) -> dict[str, Tensor]:
+    """As `Trajectory` compares them: to the largest."""
+    return {"absa/eigenvalues": torch.tensor(eigenvalues), "absa/rates": torch.tensor(rates)}
+
+
 TWINS: dict[str, Callable[[Arrays], Trajectory]] = {
     "lars": lars, "lamb": lamb, "timm_lamb": timm_lamb, "timm_train": timm_train, "airbench": airbench,
-    "ghost": ghost,
+    "ghost": ghost, "absa": absa,
 }  # fmt: skip
 
 

@@ -18,6 +18,7 @@ import types
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from lbtrain.analysis.objective import random_vector
 from lbtrain.nn.cifar_resnet import CifarResNet
 from tests.twins.cases import (
+    BATCH,
+    EPOCH,
+    EPOCHS,
     FOLDER,
     STEPS,
     TWINS,
@@ -36,6 +41,8 @@ from tests.twins.cases import (
     Trajectory,
     averaged,
     batches,
+    curvature_batch,
+    decisions,
     network,
     started,
 )
@@ -244,6 +251,58 @@ def ghost(code: Path, arrays: Arrays) -> Trajectory:
     return trajectory(ours, losses)
 
 
+def absa(code: Path, arrays: Arrays) -> Trajectory:
+    """absa() of optimizer/absa.py, with its FGSM, eigenvalues, momentum and growth."""
+    folder = code / "hessianflow"
+    imports = (r"from \S*(progressbar|optm_utils|utils|eigen) import .*\n", "")
+    start = (r"\[torch.randn\(p.size\(\)\).to\(device\) for p in params\]", "start(params)")
+    utils = executed(source(folder / "utils.py"))
+    eigen = executed(source(folder / "eigen.py", imports, start), **utils, start=start_vector)
+    images = executed(source(folder / "optimizer/optm_utils.py", imports))
+    text = source(
+        folder / "optimizer/absa.py",
+        imports,
+        (r"import hessianflow\n", ""),
+        (r"add_\(1 - dampening, d_p\)", "add_(d_p, alpha=1 - dampening)"),
+        (r"add_\(-group\['lr'\], d_p\)", "add_(d_p, alpha=-group['lr'])"),
+        (r"cuda = True, maxIter", "cuda = False, maxIter"),
+    )
+    losses: list[float] = []
+    eigenvalues: list[float] = []
+    rates: list[float] = []
+
+    def criterion(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        loss = F.cross_entropy(scores, labels)
+        losses.append(loss.item())
+        return loss
+
+    def get_eigen(*args: Any, **options: Any) -> tuple[float, Any]:
+        found = eigen["get_eigen"](*args, **options)
+        losses.pop()
+        eigenvalues.append(found[0])
+        return found
+
+    silent: dict[str, Any] = {"print": lambda *_: None, "progress_bar": lambda *_: None}
+    names = utils | images | silent
+    names["test"] = lambda *_: rates.append(optimizer.param_groups[0]["lr"])
+    theirs = executed(text, **names | {"get_eigen": get_eigen})
+    model = started(network(), arrays)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    theirs["absa"](
+        model, list(islice(batches(), EPOCH)), [curvature_batch()], None, criterion, optimizer, EPOCHS,
+        [10], 0.2, batch_size=BATCH, max_large_ratio=8, adv_ratio=0.2, eps=0.005, cuda=False,
+    )  # fmt: skip
+    found = trajectory(model, losses)
+    return Trajectory(found.losses, found.weights | decisions(eigenvalues[:-1], rates[:-1]))
+
+
+def start_vector(parameters: list[nn.Parameter]) -> list[torch.Tensor]:
+    """What our power iteration starts from."""
+    sizes = [p.numel() for p in parameters]
+    parts = random_vector(sum(sizes), seed=0, device=torch.device("cpu")).split(sizes)
+    return [part.view(p.shape).to(p.dtype) for part, p in zip(parts, parameters, strict=True)]
+
+
 Theirs = Callable[[Path, Arrays], Trajectory]
 RECORDED: dict[str, tuple[str, Theirs, float, str]] = {
     "lars": ("NUS-HPC-AI-Lab/LARS-ImageNet-PyTorch", lars, 1e-10, "Horovod (one process)"),
@@ -264,6 +323,11 @@ RECORDED: dict[str, tuple[str, Theirs, float, str]] = {
         "eladhoffer/bigBatch", ghost, 1e-10,
         "logging and accuracy; spelling of torch 0.1 (async, volatile, data[0]); pooling of 2 x 2 for 8 x 8 "
         "pixels; running statistics are not compared",
+    ),
+    "absa": (
+        "amirgholami/HessianFlow", absa, 1e-6,
+        "logging and tests; arguments of torch 1.0 (add_); power iteration starts from our random vector; "
+        "our adversarial images are chosen and clipped as theirs",
     ),
 }  # fmt: skip
 """Repository, what runs its code, the largest relative difference of a loss that is allowed, and what had to
@@ -288,7 +352,7 @@ def record(name: str, folder: Path) -> dict[str, Any]:
     final = {f"final/{key}": value.numpy().astype(np.float32) for key, value in theirs.weights.items()}
     np.savez_compressed(FOLDER / f"{name}.npz", loss=np.array(theirs.losses), **arrays, **final)
     return {
-        "twin": name, "repository": repository, "commit": commit_of(code), "steps": STEPS,
+        "twin": name, "repository": repository, "commit": commit_of(code), "steps": len(theirs.losses),
         "loss_difference": f"{losses:.2e}", "weight_difference": f"{weights:.2e}",
         "tolerance": f"{tolerance:g}",
         "switched_off": switched_off, "command": f"python -m tests.twins.record --code FOLDER {name}",
