@@ -75,7 +75,8 @@ def check(run_dir: Path, done: subprocess.CompletedProcess[str], expected: Seque
 
 
 def test_two_names_of_this_machine(tmp_path, expected):
-    (tmp_path / "hosts").write_text(Hostfile(("127.0.0.1", "localhost"), 1).text("colossalai"))
+    # ColossalAI takes 0.0.0.0 for this machine too; localhost would be rejected beside 127.0.0.1.
+    (tmp_path / "hosts").write_text(Hostfile(("127.0.0.1", "0.0.0.0"), 1).text("colossalai"))
     launcher = [
         "--hostfile",
         str(tmp_path / "hosts"),
@@ -145,6 +146,16 @@ def test_a_hostfile_without_hosts_is_rejected(tmp_path):
     done = colossalai(*launcher, *RECIPE, f"run_dir={tmp_path / 'run'}")
     assert done.returncode == 1  # whatever the ranks' exit code is: here 3
     assert "no host in it" in done.stdout + done.stderr
+    assert not (tmp_path / "run/metrics.jsonl").exists()
+
+
+def test_one_machine_under_two_names_is_rejected(tmp_path):
+    """ColossalAI starts two sets of ranks on it, which on GPUs share the same ones."""
+    (tmp_path / "hosts").write_text("127.0.0.1\nlocalhost\n")
+    launcher = ["--hostfile", str(tmp_path / "hosts"), "--nproc_per_node", "1"]
+    done = colossalai(*launcher, "--master_port", str(free_port()), *RECIPE, f"run_dir={tmp_path / 'run'}")
+    assert done.returncode == 1
+    assert "host 'localhost' stands on line 1 already" in done.stdout + done.stderr
     assert not (tmp_path / "run/metrics.jsonl").exists()
 
 
