@@ -26,6 +26,12 @@ from lbtrain.recipe import DataConfig
 
 _SPLITS = {"train": ("train",), "val": ("val", "validation", "valid", "test")}
 _MOST_CLASSES = 10**6
+_KINDS_OF_FILES = frozenset(
+    ("images", "imgs", "image", "jpegimages", "labels", "annotations", "masks", "mask", "segmentationclass")
+)
+"""Names of folders, in lower case, that part images from their boxes or masks: YOLO's, Pascal VOC's, those of
+segmentation.
+"""
 LAYOUTS = """\
   folder            root/train/CLASS/IMAGE.jpg and root/val/CLASS/IMAGE.jpg (or validation, valid, test);
                     or root/CLASS/IMAGE.jpg with data.validation_share=0.1
@@ -64,6 +70,13 @@ def _open_splits(
 
 def _check_labels(train: Container, root: Path) -> None:
     """Raises RecipeError unless the training images have the numbers of classes."""
+    names = [name.lower() for name in train.classes or ()]
+    if names and _KINDS_OF_FILES.issuperset(names):
+        raise RecipeError(
+            f"data.root={root}: its folders of classes are called {', '.join(train.classes or ())}, as where "
+            "images have boxes or masks. A classifier's images lie in one folder per class; boxes are read "
+            "in COCO's format, by data.name=coco"
+        )
     largest = int(train.labels.max(initial=-1))
     if largest < 0:
         raise RecipeError(f"data.root={root}: the training images have no labels but {largest}")

@@ -20,8 +20,6 @@ from lbtrain.data.progress import Progress
 from lbtrain.errors import DataError, RecipeError
 
 _GROUPS_KEPT = 4
-_LARGEST_LABEL = 2**31
-"""Larger ones, which may not fit the labels' type, stand for too large."""
 _LABELS = ("label", "labels", "fine_label", "cls", "class", "target")
 """Names of the column with the classes, the first that is there; ClassLabel is what `datasets` calls its
 type.
@@ -51,8 +49,11 @@ class ParquetRows:
                     f"{' and '.join(columns)}: are these files of one data set?"
                 )
             columns = found
-            for name in [] if shard else _label_columns(file.schema_arrow)[1:]:
+            for name in [] if shard else _other_labels(file.schema_arrow, columns[1]):
                 labels.notes.add(f"left out, other columns of classes beside {columns[1]}", name)
+            for number in _groups_with_gaps(file, columns[0]):
+                name = f"{os.path.basename(path)}:{number}"
+                labels.notes.add("row groups with a row without an image, an error where it is read", name)
             labels.add(path, _values(path, file, columns[1]), _class_names(file.schema_arrow, columns[1]))
             for number in range(file.num_row_groups):
                 group = file.metadata.row_group(number)
@@ -182,6 +183,25 @@ def _label_columns(schema: Any) -> list[str]:
     return [name for name in names if name in kinds and of_classes(kinds[name])]
 
 
+def _other_labels(schema: Any, chosen: str) -> list[str]:
+    typed = [name for name in _typed(schema, "ClassLabel") if name in schema.names]
+    names = dict.fromkeys((*_label_columns(schema), *typed, "coarse_label"))
+    return [name for name in names if name != chosen and name in schema.names]
+
+
+def _groups_with_gaps(file: Any, column: str) -> list[int]:
+    """The row groups in which, by the file's own statistics, a row has no image."""
+    images = (column, f"{column}.bytes")
+    found = []
+    for number in range(file.num_row_groups):
+        group = file.metadata.row_group(number)
+        parts = [group.column(part) for part in range(group.num_columns)]
+        known = [part.statistics for part in parts if part.path_in_schema in images and part.statistics]
+        if any(statistics.null_count for statistics in known if statistics.has_null_count):
+            found.append(number)
+    return found
+
+
 def _values(path: str, file: Any, column: str) -> NDArray[Any]:
     """Of every row, its class as a number or a name. Raises DataError with the row group that is damaged."""
     import pyarrow.types as types
@@ -198,10 +218,20 @@ def _values(path: str, file: Any, column: str) -> NDArray[Any]:
         if values.null_count:
             raise DataError(f"{path}: {values.null_count} rows of row group {number} have no {column}")
         if types.is_integer(values.type):
-            parts.append(values.to_numpy().clip(max=_LARGEST_LABEL).astype(np.int64))
+            parts.append(_numbers(path, number, column, values.to_numpy()))
         else:
             parts.append(np.array(values.to_pylist(), np.str_))
     return np.concatenate(parts) if parts else np.zeros(0, np.int64)
+
+
+def _numbers(path: str, group: int, column: str, values: NDArray[Any]) -> NDArray[np.int64]:
+    """Labels of any integer type. Raises DataError for one that 64 bits with a sign cannot hold."""
+    largest = int(values.max(initial=0))
+    if largest > np.iinfo(np.int64).max:
+        raise DataError(
+            f"{path}: row group {group} has {largest} as {column}; labels number the classes, from 0"
+        )
+    return values.astype(np.int64)
 
 
 def _features(schema: Any) -> dict[str, Any]:

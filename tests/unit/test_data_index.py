@@ -317,6 +317,23 @@ def test_what_lies_beside_the_splits_is_named(tmp_path):
         dataset_index(config(write(tmp_path / "other", "Train/ant/a.png", "x.zip")))
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("images/a.png", "labels/a.txt"),
+        ("JPEGImages/a.png", "Annotations/a.xml"),
+        ("images/a.png", "masks/a.png"),
+    ],
+)
+def test_images_beside_their_boxes_or_masks_are_no_classes(names, tmp_path):
+    for split in ("train", "val"):
+        write(tmp_path / split, *names)
+    with pytest.raises(RecipeError, match=r"folders of classes are called .*boxes are read in COCO's format"):
+        dataset_index(config(tmp_path))
+    write(tmp_path, "train/bee/a.png")
+    assert dataset_index(config(tmp_path)).train.num_images >= 2
+
+
 # Tar files
 
 
@@ -611,6 +628,40 @@ def test_the_label_of_a_parquet_file_is_found_by_its_name(tmp_path):
         ParquetRows([rows(tmp_path / "e.parquet", [1, 0, 1], column="breed", **noise)])
     with pytest.raises(RecipeError, match="One column of"):
         ParquetRows([rows(tmp_path / "f.parquet", [1.0, 0.5, 1.0], **noise)])
+
+
+def test_other_columns_of_classes_are_named(tmp_path):
+    """CIFAR-100 as it is published has both; with the types of `datasets` any name is known."""
+    both = rows(tmp_path / "a.parquet", [1, 0], column="fine_label", coarse_label=[0, 0])
+    assert notes(ParquetRows([both])) == {
+        "left out, other columns of classes beside fine_label": (1, ("coarse_label",))
+    }
+    features = {name: {"names": ["a", "b"], "_type": "ClassLabel"} for name in ("label", "colour")}
+    table = pq.read_table(rows(tmp_path / "b.parquet", [1, 0], colour=[0, 1]))
+    noted = {"huggingface": json.dumps({"info": {"features": features}})}
+    pq.write_table(table.replace_schema_metadata(noted), tmp_path / "b.parquet")
+    found = notes(ParquetRows([tmp_path / "b.parquet"]))
+    assert found == {"left out, other columns of classes beside label": (1, ("colour",))}
+
+
+def test_a_label_beyond_64_bits_is_named(tmp_path):
+    path = rows(tmp_path / "a.parquet", pa.array([0, 1, 2**63 + 7], pa.uint64()))
+    with pytest.raises(DataError, match=r"a\.parquet: row group 1 has 9223372036854775815 as label"):
+        ParquetRows([path])
+
+
+@pytest.mark.parametrize("image", [None, {"bytes": None, "path": "x.png"}])
+def test_rows_without_an_image_are_noted(image, tmp_path):
+    photo = {"bytes": PHOTO, "path": "x.png"}
+    pq.write_table(
+        pa.table({"image": [photo, photo, image], "label": [0, 1, 1]}),
+        tmp_path / "a.parquet",
+        row_group_size=2,
+    )
+    what = "row groups with a row without an image, an error where it is read"
+    assert notes(ParquetRows([tmp_path / "a.parquet"])) == {what: (1, ("a.parquet:1",))}
+    pq.write_table(pa.table({"image": pa.array([PHOTO, None]), "label": [0, 1]}), tmp_path / "b.parquet")
+    assert notes(ParquetRows([tmp_path / "b.parquet"])) == {what: (1, ("b.parquet:0",))}
 
 
 @pytest.mark.parametrize("kind", ["string_view", "large_string"])
