@@ -1,6 +1,7 @@
 """How far something is and how long it will take: a bar on a terminal, lines of text elsewhere."""
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator
 
 from rich.console import Console
@@ -27,8 +28,9 @@ def bar(
         yield lambda note="": None
         return
     console = Console(stderr=stderr)
-    columns = TextColumn("{task.description:<34}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    with Progress(*columns, TextColumn("ETA"), TimeRemainingColumn(), console=console) as progress:
+    counted = TextColumn("{task.description:<34}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    columns = (*counted, TextColumn("ETA"), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task(what, total=at_most, completed=done)
 
         def tick(note: str = "") -> None:
@@ -38,7 +40,7 @@ def bar(
                 if note:
                     console.print(note, highlight=False, markup=False)
                 return
-            if not note and count % max(1, at_most // 10):
+            if not note and count % max(1, math.ceil(at_most / 10)):
                 return
             left = progress.tasks[task].time_remaining
             eta = "" if left is None else f", ETA {left:.0f} s"
