@@ -54,13 +54,12 @@ class Operators:
 
     def vary(self, image: Tensor, number: int) -> Tensor:
         """Policy and jitter. image: uint8 (1 or 3, height, width), returned in the same shape."""
-        steps = _steps(self, min(image.shape[-2:]))
-        if not steps:
+        if not (self.policy or self.jitter):
             return image
         # An image of one channel is shown to the operators as a grey one of three.
         picture = Image.fromarray(image.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy())
         with _drawing_from(number):
-            for step in steps:
+            for step in _steps(self, min(image.shape[-2:])):
                 picture = step(picture)
         return torch.from_numpy(np.array(picture)).permute(2, 0, 1)[: len(image)]
 

@@ -29,14 +29,15 @@ def picture_beside(page: Path, name: str) -> str:
     return os.path.relpath(ROOT / "docs" / f"{name}.png", page.resolve().parent)
 
 
-def publish(folder: Path, kind: str, name: str, page: Path, block: str) -> None:
+def publish(folder: Path, kind: str, name: str, page: Path, block: str, *more: str) -> None:
     """Writes the block between the NAME markers of `page`, and copies KIND.json of `folder` to
-    results/NAME.json and KIND.png to docs/NAME.png. Raises RecipeError, before anything is written, if the
-    page has no markers.
+    results/NAME.json and KIND.png to docs/NAME.png, and KIND_MORE.png to docs/NAME_MORE.png. Raises
+    RecipeError, before anything is written, if the page has no markers.
     """
     text = with_block(page.read_text(), name, block)
     shutil.copy(folder / f"{kind}.json", ROOT / "results" / f"{name}.json")
-    shutil.copy(folder / f"{kind}.png", ROOT / "docs" / f"{name}.png")
+    for end in ("", *(f"_{each}" for each in more)):
+        shutil.copy(folder / f"{kind}{end}.png", ROOT / "docs" / f"{name}{end}.png")
     page.write_text(text)
 
 

@@ -138,7 +138,7 @@ class Arm(Scored):
             ],
             seconds=[summary["seconds"] for summary in summaries],
             loss_curves=[_curve(run, "train", "loss") for run in rows],
-            error_curves=[curve for run in rows if (curve := _by_epoch(run, "train_error"))],
+            error_curves=_error_curves(rows),
             score_curves=[_curve(run, "eval", primary_metric.name) for run in rows],
             waits=_waits(ended, rows),
             origins={origin_of(summary) for summary in summaries},
@@ -179,15 +179,26 @@ def score_of(
 
 
 def _by_epoch(rows: list[dict[str, Any]], value: str) -> Curve | None:
-    """Means over the rows that end in each epoch, weighted by the examples of each row; None without them."""
+    """Means over the rows whose middle lies in each epoch, weighted by the examples of each row; None without
+    them. The last step of a run may end a little after its last epoch.
+    """
     sums: dict[int, Any] = {}
-    seen = 0
+    seen, before = 0, 0.0
     for row in rows:
         if row["kind"] == "train" and row.get(value) is not None:
-            epoch = math.ceil(row["epoch"])
+            epoch = math.ceil((before + row["epoch"]) / 2)
             sums[epoch] = sums.get(epoch, 0) + np.array([row[value], 1]) * (row["examples"] - seen)
-            seen = row["examples"]
+            seen, before = row["examples"], row["epoch"]
     return (np.array([*sums]), np.array([total / of for total, of in sums.values()])) if sums else None
+
+
+def error_curves_of(folders: list[Path]) -> list[Curve]:
+    """Training error by epoch of the runs that have it."""
+    return _error_curves([_rows(folder) for folder in folders])
+
+
+def _error_curves(runs: list[list[dict[str, Any]]]) -> list[Curve]:
+    return [curve for rows in runs if (curve := _by_epoch(rows, "train_error"))]
 
 
 def _waits(folders: list[Path], runs: list[list[dict[str, Any]]]) -> list[Waits]:

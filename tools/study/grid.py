@@ -13,7 +13,7 @@ from lbtrain.recipe.schema import MAY_CHANGE_ON_RESUME, differences
 from lbtrain.runs.directory import RunDirectory
 from lbtrain.tasks import PrimaryMetric, primary_metric_of
 
-from .arm import Scored, score_of
+from .arm import Curve, Scored, error_curves_of, score_of
 from .jobs import Job, Launch
 
 
@@ -72,6 +72,10 @@ class Point(Scored):
     def scores(self) -> list[float]:  # type: ignore[override]
         """Of the primary metric, in percent, one per run that did not diverge."""
         return [score_of(folder, self.primary_metric, self.evaluations) for folder in self.ended]
+
+    @cached_property
+    def error_curves(self) -> list[Curve]:
+        return error_curves_of(self.ended)
 
     @property
     def lost(self) -> int:

@@ -5,10 +5,10 @@
     python -m tools.study.publish runs/tune --name cifar10_tuning
     python -m tools.study.publish runs/methods --name digits_methods --page docs/methods.md
 
-Writes results/NAME.json, docs/NAME.png, the text between the NAME markers of the page, the line `Measured` of
-every recipe that was an arm as it stands, and recipes/README.md: no figure is typed by hand. A study whose
-arms were changed by key=value words measured no recipe, nor do the trials of a search: their numbers go to
-the page only. A recipe that another result speaks for keeps its line,
+Writes results/NAME.json, docs/NAME.png (of a sweep docs/NAME_errors.png as well), the text between the NAME
+markers of the page, the line `Measured` of every recipe that was an arm as it stands, and recipes/README.md:
+no figure is typed by hand. A study whose arms were changed by key=value words measured no recipe, nor do the
+trials of a search: their numbers go to the page only. A recipe that another result speaks for keeps its line,
 unless that is the arm of a sweep (which is the recipe at its own batch size) and this is a study.
 """
 
@@ -27,16 +27,19 @@ from ..kit import command
 from ..kit.publish import ACCURACY, add_options, picture_beside, publish
 
 _SWEEP = "as an arm of the sweep"
+_MORE = {"errors": "training error by epoch at each batch size, and at the reference batch"}
+"""Further pictures that a result may have, and what is to be seen on them."""
 
 
-def block(study: dict[str, Any], name: str, page: Path = ACCURACY) -> str:
-    """The page's text for a study or a sweep: table, outcomes, picture, origin."""
+def block(study: dict[str, Any], name: str, page: Path = ACCURACY, *more: str) -> str:
+    """The page's text for a study or a sweep: table, outcomes, pictures, origin."""
     lines = "\n".join(f"- {line}" for line in study["outcomes"])
     seen = study.get("title", "curves of every run")
     parts = [
         study["table"],
         lines,
         f"![{seen}]({picture_beside(page, name)})",
+        *(f"![{_MORE[each]}]({picture_beside(page, f'{name}_{each}')})" for each in more),
         f"<sub>{study['provenance']}</sub>",
     ]
     return "\n\n".join(part for part in parts if part)
@@ -87,7 +90,8 @@ def put(folder: Path, name: str, page: Path) -> None:
     study = json.loads((folder / f"{kind}.json").read_text())
     try:
         lines = {} if kind == "tune" else measured(study, name)
-        publish(folder, kind, name, page, block(study, name, page))
+        more = [each for each in _MORE if (folder / f"{kind}_{each}.png").exists()]
+        publish(folder, kind, name, page, block(study, name, page, *more), *more)
     except KeyError as error:
         raise RecipeError(
             f"{kind}.json has no {error}, as older ones: run the command again that made it, which trains "

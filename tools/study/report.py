@@ -173,7 +173,7 @@ def charts_of(arms: list[Arm]) -> list[Chart]:
 def _draw_losses(axes: Axes, arms: list[Arm]) -> None:
     for number, arm in enumerate(arms):
         label = f"{arm.name} (batch {arm.batch_size:,})"
-        _draw_curves(axes, number, arm.loss_curves, _unit(arm, arms), label)
+        draw_curves(axes, look(number), arm.loss_curves, unit=_unit(arm, arms), label=label)
         # At the upper edge: the last losses before the end would take the whole axis.
         lost = [epoch / _unit(arm, arms) for epoch in arm.diverged]
         named = f"{label}: {len(lost)} of {len(lost) + len(arm.scores)} diverged"
@@ -184,7 +184,7 @@ def _draw_losses(axes: Axes, arms: list[Arm]) -> None:
 
 def _draw_errors(axes: Axes, arms: list[Arm]) -> None:
     for number, arm in enumerate(arms):
-        _draw_curves(axes, number, arm.error_curves, _unit(arm, arms), None)
+        draw_curves(axes, look(number), arm.error_curves, unit=_unit(arm, arms))
     axes.set(xlabel=_position(arms), ylabel="training error (%)", ylim=(0, None))
     error_axis(axes, [curve[1][-1] for arm in arms for curve in arm.error_curves])
     tidy(axes, legend=False)
@@ -192,7 +192,7 @@ def _draw_errors(axes: Axes, arms: list[Arm]) -> None:
 
 def _draw_scores(axes: Axes, arms: list[Arm]) -> None:
     for number, arm in enumerate(arms):
-        _draw_curves(axes, number, arm.score_curves, _unit(arm, arms), None)
+        draw_curves(axes, look(number), arm.score_curves, unit=_unit(arm, arms))
     metric = arms[0].primary_metric
     axes.set(xlabel=_position(arms), ylabel=f"{metric.label} (%)", ylim=(0, None))
     if not metric.higher_is_better:
@@ -202,14 +202,16 @@ def _draw_scores(axes: Axes, arms: list[Arm]) -> None:
     tidy(axes, legend=False)
 
 
-def _draw_curves(axes: Axes, number: int, curves: list[Curve], unit: float, label: str | None) -> None:
-    """The mean as a line, every seed as a thin one."""
+def draw_curves(
+    axes: Axes, style: dict[str, Any], curves: list[Curve], *, unit: float = 1.0, label: str | None = None
+) -> None:
+    """The mean as a line, every seed as a thin one, over the epochs divided by `unit`."""
     for curve in curves:
-        axes.plot(curve[0] / unit, curve[1], **look(number), linewidth=0.6, alpha=0.35)
+        axes.plot(curve[0] / unit, curve[1], **style, linewidth=0.6, alpha=0.35)
     if curves:
         few = "o" if len(curves[0][0]) < 10 else None  # a line through one evaluation is no line
         epochs, means = _mean_curve(curves)
-        axes.plot(epochs / unit, means, **look(number), linewidth=2, marker=few, label=label)
+        axes.plot(epochs / unit, means, **style, linewidth=2, marker=few, label=label)
 
 
 def _position(arms: list[Arm]) -> str:

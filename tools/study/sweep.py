@@ -16,7 +16,8 @@ batch is smaller than bn_batch_size or loss_batch_size, all arms alike take thes
 the memory of the running batch-norm statistics in examples, which only an evaluation uses (bn_momentum = 1 -
 (1 - m) ** (batch / the recipe's batch); Busbridge et al. 2023, "How to scale your EMA"). Arms that are the
 same run at some batch size share it. A sweep that was stopped continues where it was. It writes sweep.md,
-sweep.json, sweep.png and sweep.html into --out.
+sweep.json, sweep.png, sweep_errors.png (training error by epoch beside that of the base batch: Goyal et al.
+2017, Figures 4 and 5) and sweep.html into --out.
 """
 
 from collections.abc import Sequence

@@ -1,5 +1,5 @@
-"""The report of a sweep: table, data and the curve of the primary metric against batch size, from the run
-directories.
+"""The report of a sweep: table, data, the curve of the primary metric against batch size and those of the
+training error by epoch, from the run directories.
 """
 
 from collections.abc import Sequence
@@ -12,12 +12,12 @@ from matplotlib.axes import Axes
 from lbtrain.tasks import PrimaryMetric
 
 from ..kit import pages
-from ..kit.charts import Chart, batch_axis, error_axis, legend_beside, save
+from ..kit.charts import Chart, batch_axis, error_axis, ink, legend_beside, look, save, tidy
 from ..kit.tables import Table
 from . import curves
 from .arm import origin_of
 from .grid import Point
-from .report import certainty, provenance_of, write_text_and_data
+from .report import certainty, draw_curves, provenance_of, write_text_and_data
 
 
 def write_report(
@@ -29,7 +29,8 @@ def write_report(
     reference: int,
     overrides: Sequence[str] = (),
 ) -> str:
-    """Writes sweep.md, .json, .png and .html into `out`; returns table and outcomes as text for the terminal.
+    """Writes sweep.md, .json, .png and .html into `out`, and sweep_errors.png where the runs log a training
+    error; returns table and outcomes as text for the terminal.
 
     `reference`: the batch size that the others are compared with. `overrides`: what makes every arm another
     experiment than its recipe.
@@ -39,7 +40,9 @@ def write_report(
     rows = [{**point.row(), "recipe": point.recipe} for point in points]
     chart = chart_of(rows, title, points[0].primary_metric)
     save([chart], out / "sweep.png")
-    page = pages.report(title, found, [chart], [table], origin)
+    if errors := error_charts(points, reference):
+        save(errors, out / "sweep_errors.png")
+    page = pages.report(title, found, [chart, *errors], [table], origin)
     (out / "sweep.html").write_text(page)
     data = {
         "title": title,
@@ -92,6 +95,36 @@ def chart_of(rows: Sequence[dict[str, Any]], title: str, metric: PrimaryMetric) 
         "deviations."
     )
     return Chart(title, alt, partial(_draw, rows=rows, metric=metric), width=8.4, height=4.6)
+
+
+def error_charts(points: Sequence[Point], reference: int) -> list[Chart]:
+    """Training error by epoch at each batch size above the reference, beside the curve of the reference:
+    where a large batch trains as the small one does, the two match (Goyal et al. 2017, Figures 4 and 5).
+    """
+    base = next((point for point in points if point.batch_size == reference and point.error_curves), None)
+    sizes = sorted({point.batch_size for point in points if point.error_curves})
+    return [
+        Chart(
+            f"Training error, batch {size:,}",
+            f"Training error by epoch at batch {size:,}, one line for each way of scaling, and that of batch "
+            f"{reference:,} for comparison.",
+            partial(_draw_errors, points=points, base=base, size=size),
+        )
+        for size in sizes
+        if base and size > reference
+    ]
+
+
+def _draw_errors(axes: Axes, points: Sequence[Point], base: Point, size: int) -> None:
+    arms = list(dict.fromkeys(point.arm for point in points))
+    here = [point for point in points if point.batch_size == size]
+    for point in here:
+        draw_curves(axes, look(arms.index(point.arm)), point.error_curves, label=point.arm)
+    style = dict(color=ink(), linestyle="--")
+    draw_curves(axes, style, base.error_curves, label=f"batch {base.batch_size:,}")
+    axes.set(xlabel="epoch", ylabel="training error (%)", ylim=(0, None))
+    error_axis(axes, [curve[1][-1] for point in (*here, base) for curve in point.error_curves])
+    tidy(axes)
 
 
 def _draw(axes: Axes, rows: Sequence[dict[str, Any]], metric: PrimaryMetric) -> None:

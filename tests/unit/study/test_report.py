@@ -205,9 +205,11 @@ def test_an_arm_is_graded_by_the_finding_of_its_source(tmp_path):
 
 
 def test_the_training_error_is_averaged_by_epoch(tmp_path):
-    """Weighted by the examples of each row; a run whose images are mixed has none."""
+    """Weighted by the examples of each row, also where the last step ends a little after the last epoch; a
+    run whose images are mixed has none.
+    """
     arm(tmp_path, "digits", [1.0])
-    logged = [(0.5, 50, 80.0), (1.0, 100, 60.0), (1.25, 125, 50.0), (2.0, 200, 10.0)]
+    logged = [(0.5, 50, 80.0), (1.0, 100, 60.0), (1.2, 120, 50.0), (2.01, 200, 12.5)]
     rows = [
         {"kind": "train", "epoch": epoch, "examples": examples, "train_error": error}
         for epoch, examples, error in logged

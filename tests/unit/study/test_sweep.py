@@ -2,6 +2,7 @@
 diverge.
 """
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -10,12 +11,13 @@ import pytest
 
 from lbtrain.errors import RecipeError
 from lbtrain.tasks import PrimaryMetric
+from tests.run_rows import write_rows
 from tools.kit.charts import save
 from tools.study import sweep
 from tools.study.grid import Point, batch_sizes_of, in_order, points_of
 from tools.study.jobs import Job
 from tools.study.sweep import arms_of
-from tools.study.sweep_report import chart_of, outcomes, table_of, write_report
+from tools.study.sweep_report import chart_of, error_charts, outcomes, table_of, write_report
 
 RECIPES = Path(__file__).parents[3] / "recipes"
 SIZES = [4, 32, 720]
@@ -159,6 +161,23 @@ def test_the_report_counts_what_diverged(tmp_path):
     write_report(made, tmp_path, title="A title", command="a command", reference=32)
     data = json.loads((tmp_path / "sweep.json").read_text())
     assert [row["diverged"] for row in data["rows"]] == [0, 0, 0, 2] and "commit abc" in data["provenance"]
+
+
+def test_the_training_error_of_each_larger_batch_is_drawn_beside_the_base(tmp_path):
+    made = drawn(tmp_path)
+    assert error_charts(made, 32) == []
+    (tmp_path / "without").mkdir()
+    write_report(made, tmp_path / "without", title="A title", command="a command", reference=32)
+    assert not (tmp_path / "without/sweep_errors.png").exists()
+    for point in made:
+        for folder in point.ended:
+            write_rows(folder, [{"kind": "train", "epoch": 1.0, "examples": 10, "train_error": 5.0}])
+    made = [dataclasses.replace(point) for point in made]  # what was read before is kept by the old ones
+    assert [chart.title for chart in error_charts(made, 32)] == ["Training error, batch 720"]
+    assert error_charts(made, 64) == []
+    write_report(made, tmp_path, title="A title", command="a command", reference=32)
+    assert (tmp_path / "sweep_errors.png").stat().st_size > 5_000
+    assert "Training error, batch 720" in (tmp_path / "sweep.html").read_text()
 
 
 def test_a_sweep_of_detectors_is_scored_by_their_precision(tmp_path):
