@@ -476,6 +476,15 @@ def test_absurd_json_is_the_files_error(tmp_path, text):
         opened(tmp_path, empty_images=True)
 
 
+@pytest.mark.parametrize("name", ["images", "annotations", "bbox"])
+def test_a_name_that_comes_twice_in_an_object_is_named(tmp_path, name):
+    """Python keeps the last value, and half of the data set would be gone."""
+    path = coco_folder(tmp_path) / "annotations/instances_train2017.json"
+    path.write_text(path.read_text().replace(f'"{name}":', f'"{name}": [], "{name}":', 1))
+    with pytest.raises(DataError, match=f"not COCO's JSON: one object has '{name}' 2 times"):
+        opened(tmp_path, empty_images=True)
+
+
 def test_nothing_to_train_on_or_to_score_is_said_with_a_remedy(tmp_path):
     path = coco_folder(tmp_path) / "annotations/instances_train2017.json"
     for edit in (
