@@ -30,7 +30,7 @@ from lbtrain.launch.hostfile import read_hostfile
 from tools.kit.publish import with_block
 from tools.scaling_report.measuring.study import TIMED_RUN, Study
 from tools.scaling_report.measuring.timings import RankTimes, own_times, read_ranks, summarize
-from tools.scaling_report.model.from_run import read_baseline
+from tools.scaling_report.model.from_run import Named, read_baseline
 from tools.scaling_report.model.prediction import Prediction
 from tools.scaling_report.report import Collective, Report, Row, with_efficiency
 
@@ -143,7 +143,7 @@ def report_at(rate: str, out: Path) -> Report:
 def predict(report: Report, file: Path) -> list[Prediction]:
     """Two and four hosts, from a report that knows nothing of four."""
     dataclasses.replace(report, rows=[row for row in report.rows if row.gpus < 4]).save(file)
-    return read_baseline(file, network=None, links=1).predict([2, 4])
+    return read_baseline(file, Named()).predict([2, 4])
 
 
 def lines_at(rate: str, out: Path) -> list[dict[str, Any]]:

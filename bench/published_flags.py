@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from tools.scaling_report.model.baseline import WhatIf
-from tools.scaling_report.model.presets import GPUS
+from tools.scaling_report.model.presets import GPUS, find
 from tools.scaling_report.model.question import Question
 
 Row = dict[str, str]
@@ -28,7 +28,7 @@ def question_for(row: Row, rows: Sequence[Row]) -> tuple[Question, WhatIf]:
     measured at.
     """
     gpu, text = _gpu(row["gpu_type"]), f"{row['interconnect']}; {row['gpu_type']}; {row['note']}"
-    gpus_per_node = int(_found(r"(\d+)[ -]GPUs? (?:each|per|node)", text) or 8)
+    gpus_per_node = int(_found(r"(\d+)[ -]GPUs?(?: (?:each|per|node|a node)|/node)", text) or 8)
     measured_on = int(row["baseline_gpus"] or min(gpus_per_node, int(row["gpus"])))
     network, links = _network(row["interconnect"])
     images = int(row["per_gpu_batch"] or NOT_STATED_MICRO_BATCH)
@@ -52,14 +52,16 @@ def question_for(row: Row, rows: Sequence[Row]) -> tuple[Question, WhatIf]:
         algorithm="parameter-server" if "parameter server" in row["interconnect"] else "auto",
         # ChainerMN exchanges gradients when backward has ended (Akiba et al. 2017b, section 3).
         overlaps="akiba" not in row["source"],
-        cpu_cores=None if row["dataset"] == "synthetic" else CORES[gpu.split("-")[0]],
+        cpu_cores=None if row["dataset"] == "synthetic" else CORES.get(gpu.split("-")[0]),
     ), WhatIf(micro_batch=images if images != at else None)
 
 
 def _gpu(name: str) -> str:
-    for gpu in CORES:
-        if gpu in name.lower():
-            return f"{gpu}-pcie" if "PCIE" in name else gpu
+    """The preset that the words name; "A100-SXM4-80GB (DGX A100)" holds more words than one."""
+    words = name.lower().replace(" ", "").replace("-", "")
+    held = [each for each in GPUS if each.replace("-", "") in words]
+    if found := find(name, GPUS) or max(held, key=len, default=None):
+        return f"{found}-pcie" if "PCI" in name.upper() and f"{found}-pcie" in GPUS else found
     raise ValueError(f"no data sheet for {name or 'an unnamed accelerator'!r}")
 
 
@@ -82,9 +84,11 @@ def _baseline(row: Row, rows: Sequence[Row]) -> Row | None:
 
 def _network(interconnect: str) -> tuple[str, int]:
     """Preset and ports a node from words such as "InfiniBand FDR (56 Gbit/s x2 per 8-GPU node)"."""
-    links = int(_found(r"\bx ?(\d)\b", interconnect) or _found(r"\b(\d) ?x\b", interconnect) or 1)
+    interconnect = re.sub(r"([QFEHNX]DR)(\d+)", r"\1 (\2 Gbit/s)", interconnect)
+    several = r"\bx ?(\d{1,2})\b(?! ?G)", r"\b(\d{1,2}) ?x\b", r"\b(\d{1,2})x\d"
+    links = int(next(filter(None, (_found(each, interconnect) for each in several)), 1))
     rate = _found(r"(\d+) ?(?:Gbit/s|Gbps|Gb/s|GbE)", interconnect)
-    infiniband = _found(r"\b(QDR|FDR|EDR|HDR|NDR)\b", interconnect) or _INFINIBAND.get(rate, "EDR") * (
+    infiniband = _found(r"\b(QDR|FDR|EDR|HDR|NDR|XDR)\b", interconnect) or _INFINIBAND.get(rate, "EDR") * (
         "InfiniBand" in interconnect
     )
     if infiniband:
@@ -94,10 +98,12 @@ def _network(interconnect: str) -> tuple[str, int]:
     # training.
     if not rate:
         return ("eth-10", 1) if "EC2" in interconnect else ("ib-edr-100", 1)
-    return f"{'roce' if 'RoCE' in interconnect else 'eth'}-{rate}", links
+    kind = next((kind for word, kind in _KINDS.items() if word in interconnect), "eth")
+    return f"{kind}-{rate}", links
 
 
-_INFINIBAND = {"40": "QDR", "56": "FDR", "100": "EDR", "200": "HDR", "400": "NDR"}
+_KINDS = {"RoCE": "roce", "EFA": "efa", "Slingshot": "slingshot", "Omni-Path": "omnipath", "OPA": "omnipath"}
+_INFINIBAND = {"40": "QDR", "56": "FDR", "100": "EDR", "200": "HDR", "400": "NDR", "800": "XDR"}
 
 
 def _baseline_images_per_sec(row: Row, rows: Iterable[Row], gpu: str, measured_on: int) -> float:

@@ -121,7 +121,7 @@ def choices() -> Iterator[Assumptions]:
 
 def blind(cases: Sequence[Case]) -> list[Line]:
     """Each row predicted with, of each of PUBLISHED, the value that is best for all other publications."""
-    tried = [(each, compare(cases, dataclasses.replace(each, draws=300))) for each in choices()]
+    tried = [(each, compare(cases, dataclasses.replace(each, draws=1000))) for each in choices()]
     return [
         each.line(chosen)
         for source in dict.fromkeys(each.source for each in cases)

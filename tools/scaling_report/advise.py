@@ -96,7 +96,8 @@ def run(options: argparse.Namespace) -> int:
     rates = [each for path in options.reports for each in _rates(load(path), path, options.micro_batch)]
     found, knees = _decide(rates, critical, options)
     found = [_priced(each, rates, options, _gpu(report, options)) for each in found]
-    advice = sentence(found, knees)
+    beyond = critical.beyond(each.batch_size for each in found)
+    advice = f"{sentence(found, knees)} {beyond}".strip()
     answer = {
         "critical": asdict(critical),
         "options": list(map(asdict, found)),
@@ -183,20 +184,22 @@ def _write(out: Path, options: Sequence[Option], critical: Critical, advice: str
 
 
 def _charts(options: Sequence[Option]) -> list[Chart]:
-    quantities = {"minutes": ("minutes to the target", 60.0, True), "gpu_hours": ("GPU-hours", 1.0, False)}
+    quantities = {"hours": ("minutes to the target", 60.0), "gpu_hours": ("GPU-hours", 1.0)}
     if options[0].money is not None:
-        quantities["money"] = ("money", 1.0, False)
+        quantities["money"] = ("money", 1.0)
+    if options[0].energy_kwh is not None:
+        quantities["energy_kwh"] = ("kWh of the GPUs", 1.0)
 
-    def chart(name: str, title: str, scale: float, band: bool) -> Chart:
+    def chart(name: str, title: str, scale: float) -> Chart:
         def draw(axes: Axes) -> None:
-            _draw(axes, options, name if name != "minutes" else "hours", scale, band=band)
+            _draw(axes, options, name, scale)
 
         return Chart(title, f"{title} against GPUs, one curve for each number of images a GPU", draw)
 
     return [chart(name, *rest) for name, rest in quantities.items()]
 
 
-def _draw(axes: Axes, options: Sequence[Option], name: str, scale: float, *, band: bool) -> None:
+def _draw(axes: Axes, options: Sequence[Option], name: str, scale: float) -> None:
     best = knee(options)
     by_images: dict[int, list[Option]] = {}
     for each in options:
@@ -210,11 +213,15 @@ def _draw(axes: Axes, options: Sequence[Option], name: str, scale: float, *, ban
             label=f"{images} a GPU",
             **look(number),
         )
-        if band:
-            low, high = (
-                [scale * (getattr(each, f"hours_{end}") or 0.0) for each in own] for end in ("low", "high")
-            )
-            axes.fill_between(sizes, low, high, alpha=0.2, color=look(number)["color"], linewidth=0)
+        # Money and energy are in proportion to the time, and so are their intervals.
+        low, high = (
+            [
+                scale * getattr(each, name) * (getattr(each, f"hours_{end}") or 0.0) / each.hours
+                for each in own
+            ]
+            for end in ("low", "high")
+        )
+        axes.fill_between(sizes, low, high, alpha=0.2, color=look(number)["color"], linewidth=0)
     axes.axvline(best.gpus, color="#888888", linestyle=":", label=f"knee: {best.gpus} GPUs")
     axes.set(xscale="log", yscale="log", xlabel="GPUs")
     tidy(axes)

@@ -7,26 +7,47 @@ exchange.
 
 import argparse
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
+from . import arguments
 from .model.assumptions import Assumptions
 from .model.calibrate import Fitted, FittedLink, fit_link, link_from_steps, unhidden_share, usable
-from .model.from_run import read_baseline, step_times
+from .model.from_run import Named, read_baseline, step_times
 from .model.jitter import Slowest, StepTimes
+from .model.layers import BYTES
+from .model.presets import GPUS, NETWORKS
 from .report import Report, ReportError, load
 
 HELP = "latency, bandwidth and jitter from measured points, and how well these determine them"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("report", type=Path, help="a report by `measure`, best with --collectives")
+    add = parser.add_argument
+    add(
+        "report",
+        type=Path,
+        help="a report by `measure`, best with --collectives, or by `ingest`; or a table (.csv) with columns "
+        "gpus and images_per_s",
+    )
+    add("--model", help="of a table or a log: what was trained")
+    add("--micro-batch", type=arguments.count, help="of a table or a log: images a GPU takes at once")
+    add("--network", type=arguments.preset_name(NETWORKS), metavar="NAME", help="of a table or a log")
+    add("--links", type=arguments.count, default=1, help="network ports of a node (default 1)")
+    add("--gpu", type=arguments.preset_name(GPUS), metavar="NAME", help="of a table or a log")
+    add("--dtype", choices=BYTES, help="of a table or a log: what was computed in")
 
 
 def run(options: argparse.Namespace) -> int:
     report = load(options.report)
-    lines = [*_sweeps(report), *_steps(report, options.report), *_jitter(report)]
+    lines = [
+        *_sweeps(report),
+        *_steps(report, options.report),
+        *_jitter(report),
+        *_throughputs(report, options),
+    ]
     if not lines:
         raise ReportError(
             f"{options.report} holds nothing to fit: run measure, with --collectives for the network"
@@ -52,7 +73,7 @@ def _steps(report: Report, path: Path) -> list[str]:
     points = usable(report.rows)
     if not points or not any(row.nodes == 1 for row in report.good_rows()):
         return []
-    run = read_baseline(path, network=None, links=1)
+    run = read_baseline(path, Named())
     by_steps = link_from_steps(report.rows, run.job.buckets, run.topology)
     lines = _link(
         "between nodes, by step times",
@@ -71,6 +92,26 @@ def _steps(report: Report, path: Path) -> list[str]:
             f"{len(points)} points)"
         )
     return lines
+
+
+def _throughputs(report: Report, options: argparse.Namespace) -> Iterator[str]:
+    """What the images/s of several sizes tell of software and bandwidth, beside what is assumed of them."""
+    if len({row.gpus for row in report.good_rows()}) < 2:
+        return
+    named = {
+        name: getattr(options, name) for name in ("model", "micro_batch", "network", "links", "gpu", "dtype")
+    }
+    run = read_baseline(options.report, Named(**named))
+    if len(run.rates) < 2:
+        return
+    sizes = ", ".join(str(gpus) for gpus, _ in run.rates)
+    for name, (before, after) in run.learned().items():
+        low, middle, high = np.quantile(after, [0.05, 0.5, 0.95])
+        least, _, most = np.quantile(before, [0.05, 0.5, 0.95])
+        yield (
+            f"{name}, by images/s of {sizes} GPUs: {middle:.1%} ({low:.1%} to {high:.1%}; assumed "
+            f"{least:.1%} to {most:.1%})"
+        )
 
 
 def _link(name: str, link: FittedLink, source: str) -> list[str]:

@@ -7,6 +7,7 @@ there. Every further measured size narrows the interval at all others.
 import argparse
 import dataclasses
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 from lbtrain.errors import RecipeError
@@ -14,13 +15,15 @@ from lbtrain.errors import RecipeError
 from . import arguments
 from .model.baseline import Baseline, WhatIf, parse_what_if
 from .model.comm import ALGORITHMS
-from .model.from_run import read_baseline
-from .model.layers import BYTES
+from .model.from_run import Named, read_baseline
+from .model.layers import BYTES, VALUE_BYTES
 from .model.prediction import Prediction
 from .model.presets import GPUS, NETWORKS, NODE_LINKS
 from .model.question import Question
 from .report import Report
 
+# Of measured sizes from what is modelled, in usual deviations.
+FAR = 3.0
 HELP = "efficiency at sizes that were not measured, from flags alone or from a measured run"
 EXAMPLES = """\
 a buyer's question, no run needed (380 images/s is the throughput of all 8 GPUs together):
@@ -75,7 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=1,
         help="network ports of a node: 8 where each GPU has its own rail (default 1)",
     )
-    add("--dtype", choices=BYTES, default="fp32", help="what is computed in (default fp32)")
+    add("--dtype", choices=BYTES, help="what is computed in (default fp32)")
     add(
         "--gradient-bytes",
         type=arguments.gradient_bytes,
@@ -106,8 +109,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     if options.run:
-        named = {"network": options.network, "links": options.links, "model": options.model}
-        baseline = read_baseline(options.run, **named)
+        baseline = _of_run(options)
         inputs = baseline.inputs() | {"mode": options.mode}
     else:
         question = _question(options)
@@ -121,15 +123,36 @@ def run(options: argparse.Namespace) -> int:
         print(json.dumps({"inputs": inputs, "predictions": rows}, indent=1))
         return 0
     _print_table(predictions, baseline)
-    if narrowed := _narrowed(predictions[-1], baseline, options):
-        print(narrowed)
+    for line in _narrowed(predictions, baseline, options):
+        print(line)
+    for line in _over_peak(baseline):
+        print(line)
     if note := options.what_if.note(inputs["gpu"]):
         print(f"note: {note}")
     return 0
 
 
+# Flags of a question that a run answers itself, with their defaults.
+_SAID_BY_A_RUN = {
+    "images_per_sec": None, "measured_on": None, "gpus_per_node": 8, "node_link": None,
+    "zero": 0, "algorithm": "auto", "no_overlap": False, "cpu_cores": None,
+}  # fmt: skip
+
+
+def _of_run(options: argparse.Namespace) -> Baseline:
+    beside = [name for name, default in _SAID_BY_A_RUN.items() if getattr(options, name) != default]
+    if beside:
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in beside)
+        raise RecipeError(
+            f"--run starts from what its rows say, so that {flags} would change nothing: leave it out; "
+            "--what-if asks about another job or network"
+        )
+    names = [each.name for each in dataclasses.fields(Named)]
+    return read_baseline(options.run, Named(**{name: getattr(options, name) for name in names}))
+
+
 def _question(options: argparse.Namespace) -> Question:
-    total = options.gradient_bytes > 8
+    total = options.gradient_bytes > VALUE_BYTES
     rates = options.images_per_sec or {}
     needed = {
         "--model": options.model or total,
@@ -145,13 +168,14 @@ def _question(options: argparse.Namespace) -> Question:
     if options.measured_on and None not in rates:
         raise RecipeError("--images-per-sec names its sizes already: leave out --measured-on")
     (first, rate), *more = sorted((gpus or options.measured_on, rate) for gpus, rate in rates.items())
-    same = "model micro_batch gpus_per_node links gpu node_link dtype gradient_bytes algorithm"
+    same = "model micro_batch gpus_per_node links gpu node_link gradient_bytes algorithm"
     return Question(
         **{name: getattr(options, name) for name in f"{same} cpu_cores mode zero".split()},
         images_per_sec=rate,
         measured_on=first,
         more_rates=tuple(more),
         network=options.network or "ib-edr-100",
+        dtype=options.dtype or "fp32",
         overlaps=not options.no_overlap,
     )
 
@@ -170,14 +194,34 @@ def _print_table(predictions: list[Prediction], baseline: Baseline) -> None:
         print(f"{each.gpus:6}{each.nodes:7}{rates} {interval:>14}{shares}")
 
 
-def _narrowed(largest: Prediction, baseline: Baseline, options: argparse.Namespace) -> str:
-    """What the second measured size did for the interval; empty where there is none."""
-    if len(baseline.rates) == 1:
-        return ""
+def _narrowed(
+    predictions: list[Prediction], baseline: Baseline, options: argparse.Namespace
+) -> Iterator[str]:
+    """What further measured sizes did for the interval at the largest size that was not measured."""
+    measured = dict(baseline.rates)
+    others = [each for each in predictions if each.gpus not in measured]
+    if len(measured) == 1 or not others:
+        return
     alone = dataclasses.replace(baseline, rates=(min(baseline.rates),))
-    (before,) = alone.predict([largest.gpus], what_if=options.what_if, mode=options.mode)
-    widths = [each.efficiency_high - each.efficiency_low for each in (before, largest)]
-    return (
-        f"{len(baseline.rates)} measured sizes narrow the interval at {largest.gpus} GPUs from "
-        f"{100 * widths[0]:.1f} to {100 * widths[1]:.1f} points"
+    (before,) = alone.predict([others[-1].gpus], what_if=options.what_if, mode=options.mode)
+    first, last = (100 * (each.efficiency_high - each.efficiency_low) for each in (before, others[-1]))
+    yield (
+        f"{len(measured)} measured sizes {'narrow' if last < first else 'widen'} the interval at "
+        f"{others[-1].gpus} GPUs from {first:.1f} to {last:.1f} points"
     )
+    if (spread := baseline.spread()) > FAR:
+        yield (
+            f"note: the measured sizes are {spread:.0f} times as far from what the flags let expect as "
+            "usual. Check that each rate is of all GPUs together and of one job, --network and --dtype"
+        )
+
+
+def _over_peak(baseline: Baseline) -> Iterator[str]:
+    """A throughput that the GPU cannot compute is of another unit or type."""
+    peak, (gpus, rate) = baseline.job.peak_tflops, min(baseline.rates)
+    needed = 3 * 2 * baseline.job.work * rate / gpus / 1e12  # forward, and twice that backward
+    if peak and needed > peak:
+        yield (
+            f"note: {rate / gpus:,.0f} images/s a GPU are {needed:,.0f} TFLOP/s, more than {baseline.gpu}'s "
+            f"{peak:,.0f} in this type: check --dtype, and that --images-per-sec is of {gpus} GPUs together"
+        )

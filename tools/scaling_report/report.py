@@ -4,10 +4,12 @@ where they come from.
 None means "not measured" and is shown as that; no column is ever filled with a guess.
 """
 
+import contextlib
+import csv
 import dataclasses
 import json
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -119,8 +121,12 @@ class Report:
 
 
 def load(path: Path) -> Report:
-    """Read a report. Raises ReportError with the reason if the file is missing or is something else."""
+    """Read a report, or a table in CSV that has columns of a report's rows: gpus and images_per_s at least.
+    Raises ReportError with the reason if the file is missing or is something else.
+    """
     try:
+        if path.suffix == ".csv":
+            return Report(rows=with_efficiency(list(_table_rows(path.read_text(encoding="utf-8")))))
         values = json.loads(path.read_text(encoding="utf-8"))
         return Report(
             rows=[Row(**row) for row in values["rows"]],
@@ -135,6 +141,21 @@ def load(path: Path) -> Report:
         ) from None
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ReportError(f"{path} is not a scaling report ({type(error).__name__}: {error})") from None
+
+
+def _table_rows(text: str) -> Iterator[Row]:
+    for cells in csv.DictReader(text.replace("images_per_sec", "images_per_s").splitlines()):
+        named = {name.strip(): _read(cell.strip()) for name, cell in cells.items() if cell}
+        images, gpus = named.get("per_gpu_batch"), named["gpus"]
+        usual = {"nodes": -(-gpus // 8), "global_batch": images and images * gpus, "data": "log"}
+        yield Row(**usual | named)
+
+
+def _read(cell: str) -> Any:
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(cell)
+    return cell
 
 
 def merged(reports: Iterable[Report]) -> Report:

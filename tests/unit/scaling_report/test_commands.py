@@ -414,3 +414,77 @@ def test_a_file_that_is_no_report_is_rejected(text: str, tmp_path: Path) -> None
     (tmp_path / "x.json").write_text(text)
     with pytest.raises(ReportError, match="not a scaling report"):
         load(tmp_path / "x.json")
+
+
+TABLE = ["--model", "resnet50", "--micro-batch", "64", "--network", "eth-25", "--dtype", "fp16"]
+
+
+def test_a_table_of_throughputs_fixes_software_and_bandwidth(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = tmp_path / "rates.csv"
+    table.write_text("gpus,images_per_sec\n8,2800\n16,5300\n64,20100\n")
+    assert main(["fit", str(table), *TABLE]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    shares = [[float(each) for each in re.findall(r"([\d.]+)%", line)] for line in lines]
+    assert len(shares) == 3
+    for middle, low, high, *_assumed in shares:
+        assert 0 <= low <= middle <= high <= 100
+    _, low, high, assumed_low, assumed_high = shares[1]
+    assert "software between nodes" in lines[1]
+    assert high - low < assumed_high - assumed_low
+    assert main(["predict", "--run", str(table), *TABLE, "--gpus", "8,16,64", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["predictions"]
+    assert [each["images_per_s"] for each in found] == pytest.approx([2800, 5300, 20100])
+
+
+@pytest.mark.parametrize(
+    ("rows", "words", "said"),
+    [
+        ("8,2800", [], "--micro-batch"),
+        ("8,2800", ["--micro-batch", "64", "--model", "resnet50"], "--network"),
+        ("8,2800", ["--micro-batch", "64", "--network", "eth-25"], "--gradient-bytes 178MB"),
+        ("8,2800", [*TABLE, "--images-per-sec", "3000"], "--images-per-sec would change nothing"),
+        ("8,2800", [*TABLE, "--zero", "1"], "--zero would change nothing"),
+        ("many,2800", TABLE, "not a scaling report"),
+    ],
+)
+def test_what_a_table_leaves_open_must_be_named(
+    rows: str, words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = tmp_path / "rates.csv"
+    table.write_text(f"gpus,images_per_s\n{rows}\n")
+    assert main(["predict", "--run", str(table), "--gpus", "8,64", *words]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_run_on_several_nodes_alone_is_enough(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = tmp_path / "rates.csv"
+    table.write_text("gpus,nodes,images_per_s\n16,2,5300\n32,4,10300\n")
+    words = ["--model", "", "--gradient-bytes", "178MB", *TABLE[2:]]
+    assert main(["predict", "--run", str(table), *words, "--gpus", "16,32,256", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["predictions"]
+    assert [each["images_per_s"] for each in found[:2]] == pytest.approx([5300, 10300])
+    assert found[2]["efficiency"] < found[1]["efficiency"]
+
+
+def test_half_precision_of_a_log_is_named_beside_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A log says neither the GPU nor the type; both bear on what software costs."""
+    table = tmp_path / "rates.csv"
+    table.write_text("gpus,images_per_s\n8,20000\n")
+    words = [*TABLE[:-2], "--gpu", "a100", "--gpus", "64", "--json"]
+    software = []
+    for dtype in ("fp32", "bf16"):
+        assert main(["predict", "--run", str(table), *words, "--dtype", dtype]) == 0
+        software.append(json.loads(capsys.readouterr().out)["predictions"][0]["shares"]["software"])
+    assert software[1] > 2 * software[0]
+
+
+def test_advise_says_where_batches_were_never_trained_with(
+    growing: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for images, said in ((32, False), (4000, True)):
+        assert main(["advise", str(growing), "--mlperf", "resnet", "--micro-batch", str(images)]) == 0
+        assert ("extrapolated" in capsys.readouterr().out) is said

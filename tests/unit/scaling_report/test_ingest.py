@@ -315,7 +315,7 @@ def test_a_table_of_nccl_tests_becomes_the_network_of_a_prediction(
     assert [(each.gpus, each.nodes, each.num_bytes) for each in sweep[:1]] == [(16, 2, 1024)]
     capsys.readouterr()
     assert main(["fit", out]) == 0
-    assert "between nodes, by all-reduce: bandwidth 1e+04 MB/s" in capsys.readouterr().out
+    assert "between nodes, by all-reduce: bandwidth 10,000 MB/s" in capsys.readouterr().out
     assert main(["predict", "--run", out, "--gpus", "8,64"]) == 2
     assert "--model" in capsys.readouterr().err
     assert main(["predict", "--run", out, "--model", "resnet50", "--gpus", "8,64", "--json"]) == 0

@@ -239,8 +239,9 @@ def test_todays_gpus_are_known_in_any_spelling(gpu: str, capsys: pytest.CaptureF
 
 
 @pytest.mark.parametrize(
-    "network", ["efa-400", "Slingshot-200", "ETH-800", "RoCE-800", "IB-XDR-800", "ib hdr 200"]
-)
+    "network", ["efa-400", "Slingshot-200", "ETH-800", "RoCE-800", "IB-XDR-800", "ib hdr 200", "800GbE",
+                "InfiniBand HDR 200 Gb/s", "EDR", "Slingshot 11"],
+)  # fmt: skip
 def test_todays_networks_are_known_in_any_spelling(network: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert _answer(capsys, *BUYER, "--json", "--gpus", "64", "--network", network)[0]["efficiency"] > 0.5
 
@@ -335,6 +336,54 @@ def test_a_second_size_that_scales_above_linear_is_taken_as_it_is(capsys: pytest
     rates = _answer(capsys, *TWO, "--images-per-sec", "8=2800,16=5700")
     assert rates[1]["images_per_s"] == pytest.approx(5700)
     assert 0.5 < rates[3]["efficiency"] <= 1.05
+
+
+def test_a_second_size_narrows_where_little_was_unknown(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["predict", "--model", "resnet50", "--micro-batch", "64", "--gpu", "v100", "--json"]
+    words += ["--gpus", "16,24,32,64,256"]
+    one, two = (_answer(capsys, *words, "--images-per-sec", rates) for rates in ("8=2800", "8=2800,16=5300"))
+    efficiencies = [each["efficiency"] for each in two]
+    assert efficiencies == sorted(efficiencies, reverse=True)
+    for before, after in zip(one[1:], two[1:], strict=True):
+        assert after["efficiency_high"] - after["efficiency_low"] < (
+            before["efficiency_high"] - before["efficiency_low"]
+        )
+
+
+@pytest.mark.parametrize("second", ["16=1000", "16=20480", "16=350", "16=2800"])
+def test_sizes_that_contradict_the_flags_are_believed_and_named(
+    second: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["predict", "--model", "resnet50", "--micro-batch", "64", "--gpu", "v100"]
+    words += ["--gpus", "1,4,8,16,32,1024", "--images-per-sec", f"8=2800,{second}"]
+    rates = _answer(capsys, *words, "--json")
+    for each in rates:
+        assert 0 < each["efficiency_low"] <= each["efficiency"] <= each["efficiency_high"] < 4
+        assert sum(each["shares"].values()) == pytest.approx(1)
+        assert min(each["shares"].values()) >= 0
+    assert rates[3]["images_per_s"] == pytest.approx(float(second[3:]))
+    assert rates[1]["efficiency"] == pytest.approx(1, abs=0.05)  # smaller than both: not their business
+    assert rates[4]["efficiency"] == pytest.approx(rates[3]["efficiency"], rel=0.3)
+    assert main(words) == 0
+    assert "from what the flags let expect" in capsys.readouterr().out
+
+
+def test_a_throughput_above_the_data_sheet_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    said = []
+    for dtype in ("fp32", "fp16"):
+        assert main([*H100[:-1], "--gpus", "16", "--dtype", dtype]) == 0
+        said.append(capsys.readouterr().out)
+    assert "172 TFLOP/s, more than h100's 67" in said[0]
+    assert "TFLOP/s" not in said[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "millions"),
+    [("AlexNet", 61.1), ("ViT-B/16", 86.6), ("vit_b_16", 86.6), ("Swin-T", 28.3), ("DeiT-S", 22.1),
+     ("Mask R-CNN R-50-FPN", 44.5), ("ResNet-50 v1.5", 25.6), ("VGG-16", 138.4)],
+)  # fmt: skip
+def test_models_have_the_parameters_of_their_papers(name: str, millions: float) -> None:
+    assert sum(size for size, _ in count_model(name).layers) == pytest.approx(4e6 * millions, rel=0.01)
 
 
 def test_the_narrowing_is_said(capsys: pytest.CaptureFixture[str]) -> None:

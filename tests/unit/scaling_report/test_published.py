@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from bench import hosts_prediction, scaling_prediction
+from bench.published_flags import question_for
 from bench.rows import read
 from bench.scaling_prediction import (
     AIM_COVERAGE,
@@ -19,6 +20,7 @@ from bench.scaling_prediction import (
 from bench.skill import Line, by_kind, constant_error, coverage, mean_error, skill, width
 from tools.kit.publish import ROOT, with_block
 from tools.scaling_report.model.assumptions import Assumptions
+from tools.scaling_report.model.presets import NETWORKS, named
 from tools.scaling_report.publish import block
 from tools.scaling_report.report import load
 
@@ -58,6 +60,26 @@ def test_a_row_of_another_batch_is_asked_as_one(cases: list[Case]) -> None:
     row = next(each for each in cases if each.source == "mlperf_v1.1" and each.row["gpus"] == "64")
     assert (row.baseline.job.images, row.what_if.micro_batch) == (408, 51)
     assert row.baseline.job.gradient_bytes == 2
+
+
+@pytest.mark.parametrize(
+    ("gpu_type", "interconnect", "gpu", "network", "links"),
+    [
+        ("GeForce RTX 2080 Ti", "10 Gbit/s Ethernet", "rtx2080ti", "eth-10", 1),
+        ("A100-PCIE-40GB", "InfiniBand HDR100", "a100-pcie", "ib-hdr-100", 1),
+        ("H100-SXM5-80GB", "8x ConnectX-7 IB NDR 400 Gb/s per node", "h100", "ib-ndr-400", 8),
+        ("MI250X", "Slingshot 200 Gbit/s x4", "mi250x", "slingshot-200", 4),
+        ("H100 80GB", "32x 100 Gbit/s EFA", "h100", "efa-100", 32),
+        ("B200", "8 x 800 Gb/s InfiniBand XDR", "b200", "ib-xdr-800", 8),
+        ("P100", "100 Gbit/s Omni-Path", "p100", "omnipath-100", 1),
+    ],
+)
+def test_the_words_of_a_row_are_flags_whatever_the_hardware(
+    gpu_type: str, interconnect: str, gpu: str, network: str, links: int
+) -> None:
+    row = next(row for row in read_tables() if row["baseline_images_per_sec"])
+    asked, _ = question_for(row | {"gpu_type": gpu_type, "interconnect": interconnect, "note": ""}, [])
+    assert (asked.gpu, named(asked.network, NETWORKS), asked.links) == (gpu, network, links)
 
 
 def test_the_tables_of_the_page_are_what_the_rows_say() -> None:

@@ -108,8 +108,12 @@ class World:
         self.pass_images = assumptions.pass_images.draw(rng, self.draws)
         self.arithmetic_limited = np.minimum(assumptions.arithmetic_limited.draw(rng, self.draws), 1.0)
         self.measurement = assumptions.measurement
-        self.noise = assumptions.measurement * rng.standard_normal((3, self.draws))
         self.luck = rng.random((2, self.draws))
         self.loader = rng.standard_normal(self.draws)
         times = assumptions.step_times
         self.slowest_of = Slowest(times, self.jitter, rng) if times else None
+
+    def noise(self, measurements: int) -> FloatArray:
+        """By how much so many stated throughputs are off, relative: a row of draws each."""
+        normal = np.random.default_rng(1).standard_normal((measurements, self.draws))
+        return self.measurement * normal

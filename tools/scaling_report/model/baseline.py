@@ -9,12 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+
 from lbtrain.errors import RecipeError
 
 from .assumptions import Assumptions
-from .comm import Algorithm
+from .comm import Algorithm, FloatArray
 from .layers import BYTES
-from .prediction import Prediction, predict
+from .prediction import Calibration, Prediction, predict
 from .presets import GPUS, preset
 from .step import Job, StepModel
 from .topology import Topology
@@ -146,9 +148,35 @@ class Baseline:
             self._model(changed, what_if.topology(self.topology)),
             sizes,
             calibrated=self._model(self.job, self.topology),
-            measured={gpus: self.job.step_images * gpus / rate for gpus, rate in self.rates},
+            measured=self._measured(),
             global_batch=int(min(self.rates)[0] * changed.step_images) if mode == "strong" else None,
         )
+
+    def spread(self) -> float:
+        """How far the measured sizes lie from what is modelled, in standard deviations; at least 1."""
+        return self._calibration().spread
+
+    def learned(self) -> dict[str, tuple[FloatArray, FloatArray]]:
+        """Draws of shares that are assumed, before and after the measured sizes are known."""
+        known = self._calibration()
+        world = known.reference.world
+        half = world.half_factor if self.job.half else 1.0
+        assumed = {
+            "software inside a node, of computing": half * world.software_inside,
+            "software between nodes, of computing": half * world.software_between,
+            "bandwidth between nodes, of the data sheet's": self._between(known.reference),
+        }
+        return {name: (draws, np.minimum(known.learned(draws), 1.0)) for name, draws in assumed.items()}
+
+    def _between(self, model: StepModel) -> FloatArray:
+        return 1 / (model.between.s_per_byte * self.topology.links * self.topology.between.bytes_per_s)
+
+    def _calibration(self) -> Calibration:
+        return Calibration(self._model(self.job, self.topology), self._measured())
+
+    def _measured(self) -> dict[int, float]:
+        """Seconds of a step by GPUs."""
+        return {gpus: self.job.step_images * gpus / rate for gpus, rate in self.rates}
 
     def _model(self, job: Job, topology: Topology) -> StepModel:
         return StepModel(job, topology, algorithm=self.algorithm, assumptions=self.assumptions)

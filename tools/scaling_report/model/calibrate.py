@@ -38,7 +38,8 @@ class Fitted:
     def format(self, unit: str, scale: float = 1.0) -> str:
         if not self.determined:
             return "not determined by these points"
-        return f"{self.value * scale:.4g} {unit}, +- {self.relative_error:.1%}"
+        value = self.value * scale
+        return f"{f'{value:,.0f}' if value >= 1000 else f'{value:.4g}'} {unit}, +- {self.relative_error:.1%}"
 
 
 @dataclass(frozen=True, kw_only=True)

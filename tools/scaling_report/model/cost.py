@@ -98,7 +98,9 @@ def hours_text(hours: float | None) -> str:
         return "-"
     if hours >= 1:
         return f"{hours:,.1f} hours"
-    return f"{60 * hours:.0f} minutes" if hours >= 1 / 30 else f"{3600 * hours:.0f} seconds"
+    if hours >= 1 / 30:
+        return f"{60 * hours:.{0 if hours >= 1 / 6 else 1}f} minutes"
+    return f"{3600 * hours:.0f} seconds"
 
 
 def gpu_hours_text(hours: float | None) -> str:

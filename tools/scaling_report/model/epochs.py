@@ -5,6 +5,7 @@ equation 2.11), with E_min and B_crit measured by a noise scale, by a sweep's st
 import csv
 import json
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,13 +21,15 @@ _NOISE_SCALE, _SWEEP = Path("landscape/batch.json"), Path("sweep.json")
 @dataclass(frozen=True, kw_only=True)
 class Critical:
     """The critical batch in images with its interval (equal bounds where it was just given; `high` None: no
-    upper bound is known), and the fewest images that reach the target, if known.
+    upper bound is known), the fewest images that reach the target, if known, and the largest batch that was
+    trained with, if any.
     """
 
     batch: float
     low: float
     high: float | None
     min_examples: float | None = None
+    largest: float | None = None
 
     @staticmethod
     def given(batch: float) -> "Critical":
@@ -70,6 +73,16 @@ class Critical:
         points = [(float(row["batch_size"]), float(row["epochs"]) * float(row["images"])) for row in rows]
         return _fitted(points, f"MLPerf's {benchmark}")
 
+    def beyond(self, batches: Iterable[int]) -> str:
+        """What to know of batches that are larger than any that was trained with; empty if none is."""
+        larger = [batch for batch in batches if self.largest and batch > self.largest]
+        if not larger:
+            return ""
+        return (
+            f"Nothing was trained with more than {self.largest:,.0f} images a step: what {min(larger):,} and "
+            "more need is extrapolated."
+        )
+
     @property
     def description(self) -> str:
         if self.low == self.high:
@@ -108,7 +121,11 @@ def _fitted(points: list[tuple[float, float]], source: str) -> Critical:
     critical = [least / slope if slope > 0 else math.inf for least, slope in parts]
     low, high = min(critical), max(critical)
     return Critical(
-        batch=whole[0] / whole[1], low=low, high=high if high < math.inf else None, min_examples=whole[0]
+        batch=whole[0] / whole[1],
+        low=low,
+        high=high if high < math.inf else None,
+        min_examples=whole[0],
+        largest=max(batch for batch, _ in points),
     )
 
 

@@ -3,8 +3,8 @@ sweep or a named network.
 """
 
 import dataclasses
-import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..report import Report, ReportError, Row, load
@@ -13,36 +13,59 @@ from .baseline import Baseline
 from .calibrate import FittedLink, fit_link, link_from_steps, measured_algorithm, unhidden_share, usable
 from .comm import Buckets, fill_buckets
 from .jitter import StepTimes
-from .layers import BYTES, count_model
-from .presets import GPUS, NETWORKS, NODE_LINKS, Link, preset
+from .layers import BYTES, VALUE_BYTES, count_model, evenly_spread
+from .presets import GPUS, NETWORKS, NODE_LINKS, Link, find, preset
 from .step import Job
 from .topology import Topology
 
 
-def read_baseline(path: Path, *, network: str | None, links: int, model: str | None = None) -> Baseline:
-    """From the rows of the report at `path`, the largest single-node one first; the links are its sweep's or
-    `network`'s. `model` names what was trained, where the report does not.
+@dataclass(frozen=True, kw_only=True)
+class Named:
+    """What a report may leave open. `network` is another one than the report's where it measured its own."""
+
+    network: str | None = None
+    links: int = 1
+    model: str | None = None
+    gpu: str | None = None
+    dtype: str | None = None
+    micro_batch: int | None = None
+    gradient_bytes: float = 4  # of an exchanged value; above 8, of all gradients of the model
+
+
+def read_baseline(path: Path, named: Named) -> Baseline:
+    """From the rows of the report at `path`, the largest single-node one first (the smallest one, if all ran
+    on several nodes); the links are its sweep's or those of `named`.
 
     Raises ReportError where the report does not tell enough.
     """
     report = load(path)
-    row, gpu = _starting_row(report, path), _gpu(report)
+    gpu, network = _gpu(report) or named.gpu, named.network
+    report.rows = [
+        dataclasses.replace(
+            each,
+            per_gpu_batch=each.per_gpu_batch or named.micro_batch,
+            precision=each.precision or named.dtype,
+        )
+        for each in report.rows
+    ]
+    row = _starting_row(report, path)
     local = [point for point in report.collectives if point.nodes == 1 and point.gpus > 1]
     inside = (
         _link(fit_link(local)) if len(local) >= 3 else NODE_LINKS[GPUS[gpu].node_link if gpu else "nvlink2"]
     )
-    topology = Topology(row.gpus // row.nodes, inside, preset(network or "eth-10", NETWORKS), links)
-    named = Baseline(
-        job=_job(report, row, path, gpu, model),
+    topology = Topology(row.gpus // row.nodes, inside, preset(network or "eth-10", NETWORKS), named.links)
+    # Rows over a network that was measured say nothing of one that is named.
+    another = network and (usable(report.rows) or any(each.nodes > 1 for each in report.collectives))
+    baseline = Baseline(
+        job=_job(report, row, path, gpu, named),
         topology=topology,
-        # Rows over the network that was measured say nothing of one that is named.
-        rates=_rates(row, [row] if network else report.good_rows()),
+        rates=_rates(row, [row] if another else report.good_rows()),
         gpu=gpu,
         network=network or "",
         algorithm=measured_algorithm(topology),
         assumptions=Assumptions(step_times=step_times(report), measurement=0.005),
     )
-    return named if network else _with_measured_network(named, report, path)
+    return baseline if network else _with_measured_network(baseline, report, path)
 
 
 def _with_measured_network(named: Baseline, report: Report, path: Path) -> Baseline:
@@ -79,17 +102,25 @@ def _per_node(report: Report) -> int:
     return max((row.gpus // row.nodes for row in report.rows), default=1)
 
 
+def _device(report: Report) -> str:
+    return str(report.provenance.get("device") or "")
+
+
 def _gpu(report: Report) -> str | None:
-    """The preset of the GPU that was measured on, by its name."""
-    device = str(report.provenance.get("device")).lower()
-    return next((name for name in GPUS if re.search(rf"\b{name}\b", device)), None)
+    """The preset of the GPU that was measured on, by its driver's name."""
+    return find(_device(report), GPUS)
 
 
 def _starting_row(report: Report, path: Path) -> Row:
-    rows = [row for row in report.good_rows() if row.nodes == 1 and row.per_gpu_batch]
+    rows = report.good_rows()
     if not rows:
-        raise ReportError(f"{path} has no successful single-node row to start from: measure one node first")
-    return max(rows, key=lambda row: (row.gpus, row.data == "synthetic"))
+        raise ReportError(f"{path} has no row with images/s to start from: measure first")
+    if not (rows := [row for row in rows if row.per_gpu_batch]):
+        raise ReportError(f"{path} does not say how many images a GPU takes: name them with --micro-batch")
+    one_node = [row for row in rows if row.nodes == 1]
+    fewest = min(row.gpus for row in rows)
+    few = one_node or [row for row in rows if row.gpus == fewest]
+    return max(few, key=lambda row: (row.gpus, row.data == "synthetic"))
 
 
 def _rates(start: Row, rows: Sequence[Row]) -> tuple[tuple[int, float], ...]:
@@ -120,23 +151,32 @@ def _near(value: float, factor: float) -> Spread:
     return Spread(value, value / factor, value * factor)
 
 
-def _job(report: Report, row: Row, path: Path, gpu: str | None, model: str | None) -> Job:
+def _job(report: Report, row: Row, path: Path, gpu: str | None, named: Named) -> Job:
     precision = row.precision or "fp32"
     return Job(
-        buckets=_buckets(report, path, model),
+        buckets=_buckets(report, path, named),
         images=row.per_gpu_batch or 1,
         accumulation=row.accumulation or 1,
         zero_stage=row.zero_stage or 0,
         optimizer_s=(row.optimizer_s or 0.0) * (row.gpus if row.zero_stage else 1),
         peak_tflops=GPUS[gpu].tflops.get(precision) if gpu else None,
         value_bytes=BYTES[precision],
-        half=BYTES[precision] == 2 and bool(gpu),
+        gradient_bytes=named.gradient_bytes if named.gradient_bytes <= VALUE_BYTES else 4,
+        half=BYTES[precision] == 2 and (precision in GPUS[gpu].tflops if gpu else not _device(report)),
     )
 
 
-def _buckets(report: Report, path: Path, model: str | None) -> Buckets:
+def _buckets(report: Report, path: Path, named: Named) -> Buckets:
+    size = named.gradient_bytes
     if known := report.provenance.get("buckets"):
+        if size != 4:
+            raise ReportError(f"{path} has measured its gradients: ask with --what-if gradient_bytes=2")
         return Buckets(tuple(known["num_bytes"]), tuple(known["ready"]))
-    if named := model or report.provenance.get("model"):
-        return fill_buckets(count_model(named).layers)
-    raise ReportError(f"{path} does not say what was trained: name it with --model")
+    if size > VALUE_BYTES:
+        return fill_buckets(evenly_spread(size).layers)
+    if model := named.model or report.provenance.get("model"):
+        return fill_buckets(count_model(model).layers).scaled(size / 4)
+    raise ReportError(
+        f"{path} does not say what was trained: name it with --model, or its gradients with "
+        "--gradient-bytes 178MB"
+    )

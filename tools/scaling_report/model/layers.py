@@ -1,7 +1,8 @@
 """Gradient bytes and multiply-adds of each layer of a model, counted without data or weights.
 
-Classifiers are timm's, detectors torchvision's (what they are built as in detectron2 differs by under 1% in
-gradient bytes). Names are read in any case and punctuation, so "ResNet-50" and "Mask R-CNN" are found.
+Classifiers are timm's, and torchvision's where timm has none of the name (AlexNet, "ViT-B/16"). Detectors are
+torchvision's (what they are built as in detectron2 differs by under 1% in gradient bytes). Names are read in
+any case and punctuation, so "ResNet-50" and "Mask R-CNN" are found.
 """
 
 import difflib
@@ -16,8 +17,31 @@ from torch import nn
 
 from lbtrain.errors import RecipeError
 
+# Up to here --gradient-bytes is of a value, above it of all gradients of a model.
+VALUE_BYTES = 8
 BYTES = {"fp32": 4, "tf32": 4, "fp16": 2, "bf16": 2}
 _PHOTO = (800, 1088)  # of COCO, resized as most detectors do
+
+# What papers call models that timm calls otherwise.
+_PAPERS = {
+    "ResNet-50 v1": "resnet50",
+    "ResNet-50 v1.5": "resnet50",
+    "ViT-Ti/16": "vit_tiny_patch16_224",
+    "ViT-S/16": "vit_small_patch16_224",
+    "ViT-B/16": "vit_base_patch16_224",
+    "ViT-B/32": "vit_base_patch32_224",
+    "ViT-L/16": "vit_large_patch16_224",
+    "ViT-H/14": "vit_huge_patch14_224",
+    "DeiT-Ti": "deit_tiny_patch16_224",
+    "DeiT-S": "deit_small_patch16_224",
+    "DeiT-B": "deit_base_patch16_224",
+    "Swin-T": "swin_tiny_patch4_window7_224",
+    "Swin-S": "swin_small_patch4_window7_224",
+    "Swin-B": "swin_base_patch4_window7_224",
+    "ConvNeXt-T": "convnext_tiny",
+    "ConvNeXt-S": "convnext_small",
+    "ConvNeXt-B": "convnext_base",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,16 +66,21 @@ def count_model(name: str) -> Counted:
     limited by memory, but what matters here is when the large late layers' gradients are ready, and that they
     get right.
     """
-    classifiers, detectors = _names()
+    classifiers, others, detectors = _names()
     if found := classifiers.get(_plain(name)):
         with torch.device("meta"):
             model = timm.create_model(found).eval()
             image = torch.empty(1, *timm.data.resolve_model_data_config(model)["input_size"])
         return Counted(_forward(model, image))
+    if found := others.get(_plain(name)):
+        with torch.device("meta"):
+            model = torchvision.models.get_model(found, weights=None).eval()
+            return Counted(_forward(model, torch.empty(1, 3, 224, 224)))
     # "Mask R-CNN" is the simplest of its kind: the shortest name that begins so.
-    if begins := sorted((each for each in detectors if each.startswith(_plain(name))), key=len):
+    plain = re.sub("(?<=rcnn)r(?=50)", "resnet", _plain(name))
+    if begins := sorted((each for each in detectors if each.startswith(plain)), key=len):
         return _count_detector(detectors[begins[0]])
-    known = classifiers | detectors
+    known = classifiers | others | detectors
     close = [known[each] for each in difflib.get_close_matches(_plain(name), known, n=3)]
     hint = f"did you mean {', '.join(close)}? " if close else ""
     raise RecipeError(
@@ -66,12 +95,17 @@ def evenly_spread(num_bytes: float, *, pieces: int = 32) -> Counted:
 
 
 @functools.cache
-def _names() -> tuple[dict[str, str], dict[str, str]]:
-    detectors = torchvision.models.list_models(module=torchvision.models.detection)
-    return (
-        {_plain(each): each for each in timm.list_models()} | {_plain("resnet50 v1.5"): "resnet50"},
-        {_plain(each): each for each in detectors},
+def _names() -> tuple[dict[str, str], ...]:
+    """By plain name: classifiers of timm, of torchvision, and detectors."""
+    others, detectors = (
+        torchvision.models.list_models(module=module)
+        for module in (torchvision.models, torchvision.models.detection)
     )
+    # Hooks do not see the attention of torchvision's transformers; timm has the same models.
+    others = [each for each in others if not each.startswith(("vit", "swin"))]
+    names = [{_plain(each): each for each in found} for found in (timm.list_models(), others, detectors)]
+    names[0] |= {_plain(each): found for each, found in _PAPERS.items()}
+    return tuple(names)
 
 
 def _plain(text: str) -> str:

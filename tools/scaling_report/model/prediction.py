@@ -9,15 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 
-from .assumptions import World
 from .comm import FloatArray
 from .step import StepModel
 
-# Sizes of one series scatter more than repeats of one size: published series do about a curve through two of
-# their points (`with_second_size` in bench/scaling_prediction.py). A factor on `Assumptions.measurement`.
-SERIES_SCATTER = 1.6
+# Another size of a series says less about the rest than a repeat would: by how much, published series show
+# (`with_second_size` in bench/scaling_prediction.py). A factor on `Assumptions.measurement`.
+SERIES_SCATTER = 4.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,8 +60,11 @@ def predict(
 
 
 class Calibration:
-    """What measured steps say: the computing time, and by how much the other parts were misjudged at each
-    measured size. Each draw reproduces every measured size, so that draws differ only elsewhere.
+    """What measured steps say: the computing time, and what else must be true for the other measured sizes.
+
+    A draw of the model, with noise, is a draw of what would be measured. Once that is known, the logarithms
+    of every step and cause move by their regression on the measured sizes (Matheron's rule), so that what is
+    known the least explains the most. A measurement far outside the draws spreads them first (`spread`).
     """
 
     def __init__(self, reference: StepModel, measured: Mapping[int, float]):
@@ -73,18 +74,30 @@ class Calibration:
         self.loader_floor = rate * reference.topology.layout(self.first)[0]
         reference = self._fed(reference)
         self.compute = reference.solve_compute(self.step_s, self.first)
-        self._known = reference
-        self.noise, least = (SERIES_SCATTER if more else 1.0) * reference.world.noise, 1e-3 * self.step_s
-        modelled = {size: self._modelled(reference, size) for size, _ in more}
-        self.growth = {
-            size: np.maximum(step_s * (1 + self.noise[2]) - self.step_s * (1 + self.noise[0]), least)
-            / np.maximum(modelled[size] - self.step_s, least)
-            for size, step_s in more
-        }
-        self.chosen = _chosen([modelled[size] / step_s - 1 for size, step_s in more], reference.world)
+        first, self.noise, *own = reference.world.noise(2 + len(more))
+        self.noise -= first  # What is compared with will be a little off, and so was the first size.
+        self.spread = 1.0
+        if more:
+            modelled = np.log([_sum(reference.parts(self.compute, size)) for size, _ in more])
+            self._see(modelled, SERIES_SCATTER * np.array(own) - first, np.log([step for _, step in more]))
 
-    def _modelled(self, model: StepModel, size: int) -> FloatArray:
-        return np.asarray(np.sum(list(model.parts(self.compute, size).values()), axis=0))
+    def _see(self, modelled: FloatArray, noise: FloatArray, steps: FloatArray) -> None:
+        off = steps - np.mean(modelled, axis=1)
+        surprise = off @ np.linalg.pinv(np.atleast_2d(np.cov(modelled + noise))) @ off / len(steps)
+        self.spread = max(1.0, float(surprise) ** 0.5)
+        seen = _spread(modelled, self.spread) + noise
+        self._missing = steps[:, None] - seen
+        # What each draw weighs in a regression on the measured sizes.
+        self._weights = np.linalg.pinv(seen - np.mean(seen, axis=1, keepdims=True)).T
+
+    def _known(self, logs: FloatArray, *, spread: float = 1.0) -> FloatArray:
+        """Draws of anything, moved by what the measured sizes say of it."""
+        wide = _spread(logs, spread)
+        return np.asarray(wide + self._weights @ wide @ self._missing)
+
+    def learned(self, draws: FloatArray) -> FloatArray:
+        """Draws of a positive quantity of the model, once the measured sizes are known."""
+        return np.exp(self._known(np.log(draws)))
 
     def _fed(self, model: StepModel) -> StepModel:
         """The loader of a node cannot be slower than the node was seen to be."""
@@ -98,50 +111,42 @@ class Calibration:
         same = model.job == self.reference.job and model.topology == self.reference.topology
         compute = self.compute * model.compute_against(self.reference)
         parts = self._fed(model).parts(compute, size, baseline=size == self.first)
-        wanted = self._correction(size) if size > self.first else None
-        if wanted is not None:
-            parts = {cause: part if cause == "compute" else wanted * part for cause, part in parts.items()}
-        step = np.sum(list(parts.values()), axis=0)
-        # What was measured to start from, and what will be measured to compare with, are each a little off.
-        noise = self.noise[1] - self.noise[0]
-        rate = model.job.step_images / step * (1 + (0.0 if size == self.first else noise))
+        noise = 0.0 * self.noise if size == self.first else self.noise
+        step, lost = np.log(_sum(parts)), {cause: part for cause, part in parts.items() if cause != "compute"}
+        if len(self.measured) > 1:
+            spread = self.spread if size > self.first else 1.0
+            step, noise = self._known(step, spread=spread), self._known(noise)
+            step = np.maximum(step, self._least(size) if same else -np.inf)
+            lost = self._lost(lost, np.maximum(np.exp(step) - compute, 0.0), spread)
+        seconds = np.exp(step + noise)
         if same and size in self.measured:
-            rate = np.full(model.world.draws, model.job.step_images / self.measured[size])
+            seconds = np.full_like(seconds, self.measured[size])
         baseline = self.reference.job.step_images / self.step_s
-        if self.chosen is not None:
-            rate, parts = rate[self.chosen], {cause: part[self.chosen] for cause, part in parts.items()}
-        return _summary(model, size, rate, parts, baseline, strong=strong)
+        rate = model.job.step_images / seconds
+        return _summary(model, size, rate, {"compute": compute} | lost, baseline, strong=strong)
 
-    def _correction(self, size: int) -> FloatArray | None:
-        """The factor on all but computing for which steps grow as they were seen to; between measured sizes
-        in proportion to the logarithm of the GPUs, beyond the largest as there.
-        """
-        if not self.growth:
-            return None
-        places, logs = np.log(list(self.growth)), np.log(list(self.growth.values()))
-        where = float(np.interp(np.log(size), places, np.arange(len(places))))
-        low, share = int(where), where - int(where)
-        growth = np.exp(logs[low] + share * (logs[min(low + 1, len(logs) - 1)] - logs[low]))
-        modelled = self._modelled(self._known, size)
-        lost = np.maximum(modelled - self.compute, 1e-9 * self.step_s)
-        wanted = self.step_s + growth * (modelled - self.step_s) - self.compute
-        return np.maximum(wanted / lost, 0.0)
+    def _least(self, size: int) -> float:
+        """Logarithm of the seconds that fewer GPUs were seen to take: more are no faster each."""
+        smaller = [step_s for measured, step_s in self.measured.items() if measured < size]
+        return float(np.log(smaller[-1])) if smaller else -np.inf
+
+    def _lost(
+        self, parts: Mapping[str, FloatArray], total: FloatArray, spread: float
+    ) -> dict[str, FloatArray]:
+        """`total` seconds by cause: the causes as they were modelled, moved by what was measured."""
+        least = 1e-5 * self.step_s
+        logs = [self._known(np.log(np.maximum(part, least)), spread=spread) for part in parts.values()]
+        weights = np.exp(logs - np.max(logs, axis=0)) * [[np.any(part > 0)] for part in parts.values()]
+        return dict(zip(parts, total * weights / np.maximum(np.sum(weights, axis=0), least), strict=True))
 
 
-def _chosen(off: Sequence[FloatArray], world: World) -> npt.NDArray[np.int64] | None:
-    """Draws, the more often the nearer each came to the sizes that were measured (`off`: relative errors of
-    the step); None where there are none.
-    """
-    if not off:
-        return None
-    scale = 2**0.5 * world.measurement
-    while True:  # a measurement that no draw comes near is still told apart by the nearest hundred
-        weights = np.exp(-0.5 * np.sum([(each / scale) ** 2 for each in off], axis=0))
-        if np.sum(weights) ** 2 > 100 * np.sum(weights**2):
-            break
-        scale *= 1.5
-    picked = np.random.default_rng(0).choice(len(weights), size=len(weights), p=weights / np.sum(weights))
-    return np.asarray(picked)
+def _spread(draws: FloatArray, factor: float) -> FloatArray:
+    mean = np.mean(draws, axis=-1, keepdims=True)
+    return np.asarray(mean + factor * (draws - mean))
+
+
+def _sum(parts: Mapping[str, FloatArray]) -> FloatArray:
+    return np.asarray(np.sum(list(parts.values()), axis=0))
 
 
 def _summary(
@@ -153,9 +158,8 @@ def _summary(
     *,
     strong: bool,
 ) -> Prediction:
-    step = np.sum(list(parts.values()), axis=0)
     low, middle, high = (float(each) for each in np.quantile(rate, [0.05, 0.5, 0.95]))
-    shares = {cause: float(np.mean(part / step)) for cause, part in parts.items()}
+    shares = {cause: float(np.mean(part / _sum(parts))) for cause, part in parts.items()}
     # One GPU waits for nobody: that it is faster or slower than the mean is its computing.
     waited = 0.0 if gpus == 1 else max(0.0, shares["stragglers"])
     shares |= {"compute": shares["compute"] + shares["stragglers"] - waited, "stragglers": waited}

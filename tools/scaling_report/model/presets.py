@@ -205,8 +205,24 @@ def find(text: str, presets: Mapping[str, Any]) -> str | None:
     """The preset that `text` spells in any case and punctuation, or as a driver calls the device: `Tesla
     V100-SXM2-32GB`, `NVIDIA GeForce RTX 4090`. None if there is none.
     """
-    plain = {_plain(name): name for name in presets}
-    return plain.get(_plain(text)) or plain.get(_plain(_BESIDE_THE_MODEL.sub("", text.lower())))
+    plain = {also: name for name in presets for also in _also(name)} | {
+        _plain(name): name for name in presets
+    }
+    short = _BESIDE_THE_MODEL.sub("", text.lower())
+    return next((plain[each] for each in map(_plain, (text, short)) if each in plain), None)
+
+
+def _also(name: str) -> list[str]:
+    """What else a network is called: `800GbE`, `InfiniBand HDR`, `EDR`; the widest port where no rate is
+    named.
+    """
+    kind, *rest = name.split("-")
+    if kind == "eth":
+        return [f"{rest[0]}gbe", f"ethernet{rest[0]}"]
+    if kind == "ib":
+        speed, rate = rest
+        return [speed, f"ib{speed}", f"infiniband{speed}", f"infiniband{speed}{rate}", f"{speed}{rate}"]
+    return {"slingshot-100": ["slingshot10"], "slingshot-200": ["slingshot11"]}.get(name, [])
 
 
 def preset(name: str, presets: Mapping[str, T]) -> T:
@@ -215,11 +231,11 @@ def preset(name: str, presets: Mapping[str, T]) -> T:
 
 
 _BESIDE_THE_MODEL = re.compile(
-    r"\b(?:nvidia|geforce|tesla|amd|instinct|graphics|generation|sxm\d?|oam|hbm\d?e?|\d+ ?gb"
-    r"|blackwell (?:server|workstation) edition)\b"
+    r"(?<=\d)\s*(?:gbit/s|gbps|gb/s)|\b(?:nvidia|geforce|tesla|amd|instinct|graphics|generation|sxm\d?|oam"
+    r"|hbm\d?e?|\d+ ?gb(?!/)|blackwell (?:server|workstation) edition)\b"
 )
-"""Maker, series, memory and socket in a device's name. What stands for another chip or power is not here:
-PCIe, NVL, Laptop, Max-Q.
+"""A unit of rates, and maker, series, memory and socket in a device's name. What stands for another chip or
+power is not here: PCIe, NVL, Laptop, Max-Q.
 """
 
 

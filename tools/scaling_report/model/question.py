@@ -9,7 +9,7 @@ from lbtrain.errors import RecipeError
 from .assumptions import Assumptions, Spread
 from .baseline import Baseline, Mode, WhatIf
 from .comm import Algorithm, fill_buckets
-from .layers import BYTES, Counted, count_model, evenly_spread
+from .layers import BYTES, VALUE_BYTES, Counted, count_model, evenly_spread
 from .prediction import Prediction
 from .presets import GPUS, NETWORKS, NODE_LINKS, preset
 from .step import Job
@@ -19,8 +19,6 @@ from .topology import Topology
 # 360 to 860 over libraries and processors of 2020 to 2025 (imread-benchmark); the crop's resize and older
 # processors take off up to two thirds.
 DECODED_PER_CORE = Spread(250, 120, 500)
-# Up to here --gradient-bytes is of a value, above it of all gradients of a model.
-_VALUE_BYTES = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +53,7 @@ class Question:
             raise RecipeError(f"{self.dtype!r} is not a type of arithmetic: choose {', '.join(BYTES)}")
         if self.zero not in (0, 1, 2, 3):
             raise RecipeError(f"there is no ZeRO stage {self.zero}: choose 0, 1, 2 or 3")
-        if self.model is None and self.gradient_bytes <= _VALUE_BYTES:
+        if self.model is None and self.gradient_bytes <= VALUE_BYTES:
             raise RecipeError("without --model, --gradient-bytes must be the size of all gradients (178MB)")
 
     def topology(self) -> Topology:
@@ -87,7 +85,7 @@ class Question:
 
     def _counted(self) -> tuple[Counted, float]:
         """The model's layers, and the bytes of an exchanged value."""
-        if self.gradient_bytes <= _VALUE_BYTES:
+        if self.gradient_bytes <= VALUE_BYTES:
             assert self.model
             return count_model(self.model), self.gradient_bytes
         if self.model is None:
