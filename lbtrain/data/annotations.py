@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lbtrain.data.coco_layouts import CocoFiles
-from lbtrain.data.index import Note, Notes
+from lbtrain.data.index import Note, Notes, each_name_once
 from lbtrain.data.outlines import are_coordinates, check_outline
 from lbtrain.data.progress import Progress
 from lbtrain.errors import DataError
@@ -65,7 +65,7 @@ def _note_repeated(what: str, records: Iterable[Record], name: str, notes: Notes
 
 def _parsed(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text("utf-8-sig"), object_pairs_hook=_each_name_once)
+        content = json.loads(path.read_text("utf-8-sig"), object_pairs_hook=each_name_once)
     except RecursionError as error:
         raise DataError(f"{path} is not COCO's JSON: lists or objects are nested too deeply") from error
     except ValueError as error:
@@ -76,15 +76,6 @@ def _parsed(path: Path) -> dict[str, Any]:
     if missing:
         raise DataError(f"{path} is not COCO's JSON: no list {' or '.join(missing)}")
     return dict(content)
-
-
-def _each_name_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Raises ValueError for a name that an object has twice, of which Python would keep the last value."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        (name, count), *_ = Counter(name for name, _ in pairs).most_common(1)
-        raise ValueError(f"one object has {name!r} {count} times")
-    return found
 
 
 def _by_id(path: Path, kind: str, records: list[Any], whole: Callable[[Record], Record]) -> dict[int, Record]:

@@ -6,7 +6,7 @@ import bisect
 import hashlib
 import re
 import unicodedata
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -87,6 +87,17 @@ def printable(name: str) -> str:
     """A name that any terminal takes: bytes that are no UTF-8 and control characters are escaped."""
     text = name.encode(errors="surrogateescape").decode(errors="backslashreplace")
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+
+
+def each_name_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of a JSON file. Raises ValueError for a name that it has twice, of which Python would keep
+    the last value.
+    """
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        ((name, count),) = Counter(name for name, _ in pairs).most_common(1)
+        raise ValueError(f"one object has {name!r} {count} times")
+    return found
 
 
 def digests(**parts: Any) -> dict[str, str]:

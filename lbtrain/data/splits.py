@@ -6,12 +6,13 @@ import hashlib
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lbtrain.data.containers import Container, Part
-from lbtrain.data.index import Note, Notes, composed
+from lbtrain.data.index import Note, Notes, composed, each_name_once
 from lbtrain.errors import RecipeError
 
 NO_VALIDATION = "none"
@@ -70,7 +71,7 @@ def read_classes(path: Path) -> dict[str, int]:
     """
     try:
         text = path.read_text("utf-8-sig")
-        found = json.loads(text) if path.suffix == ".json" else _listed(text)
+        found = json.loads(text, object_pairs_hook=_mapped) if path.suffix == ".json" else _listed(text)
     except (OSError, ValueError, RecursionError) as error:
         raise RecipeError(f"data.classes={path}: cannot be read ({error})") from error
     numbers = found.values() if isinstance(found, dict) else ()
@@ -79,11 +80,15 @@ def read_classes(path: Path) -> dict[str, int]:
             f"data.classes={path}: expected one class name per line, or a JSON file such as "
             f'{{"cat": 0, "dog": 1}}'
         )
-    return {composed(name): number for name, number in found.items()}
+    return found
+
+
+def _mapped(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    return each_name_once([(composed(name), value) for name, value in pairs])
 
 
 def _listed(text: str) -> dict[str, int]:
-    names = [line.strip() for line in text.splitlines() if line.strip()]
+    names = [composed(line.strip()) for line in text.splitlines() if line.strip()]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"{twice[0]} is listed twice")
     return {name: number for number, name in enumerate(names)}

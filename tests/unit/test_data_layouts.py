@@ -158,8 +158,11 @@ def test_a_map_may_merge_classes(tmp_path):
     [
         ("x.txt", "", "expected one class name per line"),
         ("x.txt", "ant\nant\n", r"cannot be read \(ant is listed twice"),
+        ("x.txt", "caf\u00e9\ncafe\u0301\n", r"cannot be read \(café is listed twice"),
         ("x.txt", "wasp\n", "none of its classes has images; there are ant, bee"),
         ("x.json", "{", "cannot be read"),
+        ("x.json", '{"ant": 0, "bee": 1, "ant": 2}', r"cannot be read \(one object has 'ant' 2 times"),
+        ("x.json", '{"caf\u00e9": 0, "cafe\u0301": 1}', "cannot be read .one object has 'café' 2 times"),
         ("x.json", '{"ant": -1}', "expected"),
         ("x.json", '["ant"]', "expected"),
         ("x.json", '{"ant": true}', "expected"),
