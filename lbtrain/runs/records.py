@@ -17,7 +17,7 @@ from lbtrain.runs.files import as_png, open_to_append, saving, write_whole
 from lbtrain.runs.rows import EvalRow, Row, TrainRow, TrustRow, flat, read_rows
 from lbtrain.runs.screen import Screen
 from lbtrain.runs.summary_csv import summary_csv
-from lbtrain.runs.trackers import start_trackers
+from lbtrain.runs.trackers import Trackers
 
 Pictures = dict[str, NDArray[np.uint8]]
 """What to look at, by name: uint8 (height, width, 3)."""
@@ -48,7 +48,7 @@ class Records:
         with saving(run_dir / "tensorboard"):
             wanted = "tensorboard" in trackers
             self._board = _tensorboard(run_dir / "tensorboard", resumed_at) if wanted else None
-        self._trackers = list(start_trackers(trackers, run_dir, config or {}))
+        self._trackers = Trackers(trackers, run_dir, config or {})
         self._screen = Screen(total_examples) if on_screen else None
 
     def written(self, kind: str) -> list[dict[str, Any]]:
@@ -68,8 +68,7 @@ class Records:
             if self._board:
                 for name, value in _numbers(row, values).items():
                     self._board.add_scalar(name, value, row.examples)
-        for tracker in self._trackers:
-            tracker.log(_numbers(row, values), step=row.step)
+        self._trackers.log(_numbers(row, values), row.step)
         if isinstance(row, EvalRow):
             rows, _ = read_rows(self.run_dir / "metrics.jsonl")
             write_whole(self.run_dir / "summary.csv", summary_csv(rows))
@@ -96,8 +95,7 @@ class Records:
         with saving(self.run_dir / "tensorboard"):
             if self._board:
                 self._board.close()
-        for tracker in self._trackers:
-            tracker.finish()
+        self._trackers.finish()
 
 
 def _tensorboard(folder: Path, resumed_at: int) -> Any:

@@ -13,9 +13,7 @@ from lbtrain.errors import RecipeError
 from lbtrain.plan import validate
 from lbtrain.plan.validate import check_recipe, check_runs_here
 from lbtrain.run import run
-from lbtrain.runs import trackers
 from lbtrain.runs.best import BestCheckpoint
-from lbtrain.runs.records import Records
 from lbtrain.runs.rows import TrainRow
 from lbtrain.runs.screen import Screen
 from lbtrain.runs.summary_csv import summary_csv
@@ -148,38 +146,3 @@ def test_a_tracker_that_is_not_installed_is_one_line(monkeypatch):
     assert "\n" not in str(error.value)
     with pytest.raises(RecipeError, match=r"log.trackers=wandbb: .*Did you mean wandb"):
         RECIPE.vary(log=dict(trackers=["wandbb"]))
-
-
-def test_every_row_reaches_every_tracker(tmp_path, monkeypatch):
-    """accelerate's interface, as its own trackers have it; none of their services is installed here."""
-    seen = []
-
-    class Tracker:
-        requires_logging_directory = True
-
-        def __init__(self, name, logging_dir):
-            seen.append((name, logging_dir))
-
-        def start(self):
-            seen.append("start")
-
-        def store_init_configuration(self, values):
-            seen.append(values)
-
-        def log(self, values, step):
-            seen.append((step, values["train/loss"]))
-
-        def finish(self):
-            seen.append("finish")
-
-    from accelerate import tracking
-
-    monkeypatch.setitem(tracking.LOGGER_TYPE_TO_CLASS, "mlflow", Tracker)
-    assert trackers.start_trackers(["tensorboard"], tmp_path, {}) is not None
-    records = Records(
-        tmp_path, enabled=True, on_screen=False, total_examples=9, trackers=["mlflow"], config={"seed": "3"}
-    )
-    records.write(row(7))
-    records.close()
-    assert seen == [(tmp_path.name, str(tmp_path)), "start", {"seed": "3"}, (7, 1.2345), "finish"]
-    assert not (tmp_path / "tensorboard").exists()

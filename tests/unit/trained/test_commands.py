@@ -114,6 +114,28 @@ def test_what_was_exported_loads_in_plain_timm(trained, tmp_path):
     assert Recipe.from_yaml((folder / "recipe.yaml").read_text()).batch_size == 48
 
 
+def test_onnx_gives_the_scores_of_the_model_for_any_number_of_images(trained, tmp_path):
+    pytest.importorskip("onnxscript")
+    runtime = pytest.importorskip("onnxruntime")
+    assert lbtrain("export", trained[0], "--onnx", "--out", tmp_path) == 0
+    session = runtime.InferenceSession(tmp_path / "model.onnx")
+    model = open_trained(str(trained[0]), raw=False).build()
+    for count in (1, 5):
+        images = torch.randn(count, 1, 8, 8)
+        (scores,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
+        torch.testing.assert_close(torch.from_numpy(scores), model(images))
+
+
+def test_onnx_without_its_packages_is_one_line(trained, tmp_path, capsys, monkeypatch):
+    def without_packages(*_, **__):
+        raise ModuleNotFoundError("No module named 'onnxscript'", name="onnxscript")
+
+    monkeypatch.setattr(torch.onnx, "export", without_packages)
+    assert lbtrain("export", trained[0], "--onnx", "--out", tmp_path) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == "error: model.onnx needs onnxscript: pip install onnx onnxscript"
+
+
 def test_a_run_starts_from_what_was_exported(trained, tmp_path):
     path, _ = trained
     lbtrain("export", path)
