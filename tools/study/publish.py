@@ -7,9 +7,10 @@
 
 Writes results/NAME.json, docs/NAME.png (of a sweep docs/NAME_errors.png as well), the text between the NAME
 markers of the page, the line `Measured` of every recipe that was an arm as it stands, and recipes/README.md:
-no figure is typed by hand. A study whose arms were changed by key=value words measured no recipe, nor do the
-trials of a search: their numbers go to the page only. A recipe that another result speaks for keeps its line,
-unless that is the arm of a sweep (which is the recipe at its own batch size) and this is a study.
+no figure is typed by hand. A study whose arms were changed by key=value words measured no recipe (but for
+words of the command in the recipe's contract, such as where its weights lie), nor do the trials of a search:
+their numbers go to the page only. A recipe that another result speaks for keeps its line, unless that is the
+arm of a sweep (which is the recipe at its own batch size) and this is a study.
 """
 
 import json
@@ -46,14 +47,20 @@ def block(study: dict[str, Any], name: str, page: Path = ACCURACY, *more: str) -
 
 
 def measured(study: dict[str, Any], name: str) -> dict[str, str]:
-    """What the contracts of recipes say of their measurement, by recipe; nothing where overrides made every
-    arm another experiment than its recipe. `study`: study.json or sweep.json, to become results/NAME.json.
+    """What the contracts of recipes say of their measurement, by recipe; nothing where overrides made an arm
+    another experiment than its recipe. `study`: study.json or sweep.json, to become results/NAME.json.
     """
-    if study["overrides"]:
-        return {}
     if "rows" in study:
-        return {row["recipe"]: _format_result(row, _SWEEP, name) for row in study["rows"] if row["recipe"]}
-    return {arm["recipe"]: _format_result(arm, study["launch"], name) for arm in study["arms"]}
+        lines = {row["recipe"]: _format_result(row, _SWEEP, name) for row in study["rows"] if row["recipe"]}
+    else:
+        lines = {arm["recipe"]: _format_result(arm, study["launch"], name) for arm in study["arms"]}
+    return {recipe: line for recipe, line in lines.items() if _is_recipe(recipe, study["overrides"])}
+
+
+def _is_recipe(name: str, overrides: list[str]) -> bool:
+    """Whether these words leave the recipe as it is: there are none, or its own command (`Run`) has them."""
+    contracts = (contract_field(path.read_text(), "Run").split() for path in RECIPES.rglob(f"{name}.py"))
+    return not overrides or any(set(overrides) <= set(words) for words in contracts)
 
 
 def _format_result(row: dict[str, Any], launch: str, name: str) -> str:

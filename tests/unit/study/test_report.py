@@ -314,6 +314,9 @@ def test_what_a_study_and_a_sweep_say_of_recipes(tmp_path):
         "c": "diverged (n=5, 2 ranks under deepspeed; results/x.json)",
     }
     assert measured({"arms": arms, "launch": "1 rank", "overrides": ["duration=1ep"]}, "x") == {}
+    tuned = {"arms": [{"recipe": "resnet8_from_digits", **row}], "launch": "1 rank"}
+    assert measured(tuned | {"overrides": ["model.weights=runs/digits"]}, "x")  # as its contract says
+    assert not measured(tuned | {"overrides": ["model.weights=runs/digits", "duration=1ep"]}, "x")
     goyals = {"arms": [{"recipe": "a", **row, "evaluations": 5}], "launch": "1 rank", "overrides": []}
     assert measured(goyals, "x")["a"].endswith(
         "(n=5, median of the last 5 evaluations, 1 rank; results/x.json)"
