@@ -224,8 +224,11 @@ class Classification:
             sums.add(scores[scored], labels[scored])
         sums.reduce()
         matrix = sums.confusion.cpu()
+        head = "true"
+        while head in names:  # the class of that name has a column too
+            head += " class"
         rows = [
-            {"true": name, **dict(zip(names, counts.tolist(), strict=True))}
+            {head: name, **dict(zip(names, counts.tolist(), strict=True))}
             for name, counts in zip(names, matrix, strict=True)
         ]
         tables = {"classes": sums.classes(names), "confusion": rows}

@@ -2,6 +2,7 @@
 
   lbtrain eval runs/digits                                   the newest checkpoint, on the validation split
   lbtrain eval runs/digits/checkpoints/best.pt --split train
+  lbtrain eval runs/birds --split test                       another folder of the data set
   torchrun --nproc_per_node 2 -m lbtrain eval runs/digits    under a launcher
   deepspeed --module lbtrain eval runs/digits
 
@@ -13,6 +14,7 @@ precision of every class. All of it is written to evaluation/SPLIT in the run di
 import argparse
 import dataclasses
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -28,6 +30,7 @@ from lbtrain.errors import RecipeError
 from lbtrain.faults.watchdog import Watchdog
 from lbtrain.launch.environment import own_arguments
 from lbtrain.launch.world import World, check_world, detect_world, ending_exchanges, start_process_group
+from lbtrain.recipe import Recipe
 from lbtrain.runs.directory import RunDirectory
 from lbtrain.runs.files import as_csv, as_png, saving, write_whole
 from lbtrain.runs.fingerprint import check_same_on_all_ranks
@@ -35,6 +38,7 @@ from lbtrain.tasks import Report, create_task
 from lbtrain.trained.command import parser_of
 from lbtrain.trained.model import TrainedModel, open_trained
 
+_SPLITS = ("val", "train")
 _SHOWN = 20
 """Classes in the table on the screen; the file has all."""
 _HEADS = {
@@ -46,7 +50,8 @@ _HEADS = {
 def main(words: Sequence[str]) -> int:
     options = _parser().parse_args(own_arguments(words))
     trained = open_trained(options.run, raw=options.raw_weights)
-    trained = dataclasses.replace(trained, recipe=trained.recipe.with_overrides(options.overrides))
+    recipe = _on_split(trained.recipe.with_overrides(options.overrides), options.split)
+    trained = dataclasses.replace(trained, recipe=recipe)
     if not options.out:
         RunDirectory(trained.run_dir).check_no_link("evaluation", f"evaluation/{options.split}")
     folder = Path(options.out) if options.out else trained.run_dir / "evaluation" / options.split
@@ -63,9 +68,27 @@ def _parser() -> argparse.ArgumentParser:
     parser = parser_of("eval", __doc__)
     text = "overrides of the run's recipe, such as data.root=/other"
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=text)
-    parser.add_argument("--split", choices=("val", "train"), default="val", help="default: val")
+    text = "val (the default), train, or another folder of data.root, such as test"
+    parser.add_argument("--split", default="val", metavar="SPLIT", help=text)
     parser.add_argument("--out", metavar="FOLDER", help="default: evaluation/SPLIT in the run directory")
     return parser
+
+
+def _on_split(recipe: Recipe, split: str) -> Recipe:
+    """Scored on the folder of the data set that `split` names, if that is none of its own splits. Raises
+    RecipeError.
+    """
+    if split in _SPLITS:
+        return recipe
+    root = recipe.data.root or os.environ.get("LBTRAIN_DATA", "")
+    folders = [folder for folder in Path(root).expanduser().glob("*") if folder.is_dir()] if root else []
+    for folder in folders:
+        if folder.name == split:
+            return recipe.vary(data=dict(validation_root=str(folder), validation_share=0.0))
+    raise RecipeError(
+        f"--split {split}: the splits are {', '.join(_SPLITS)}, and the folders of data.root={root}. "
+        "data.validation_root=FOLDER scores any other folder."
+    )
 
 
 def evaluate(trained: TrainedModel, *, train: bool) -> tuple[World, Report]:

@@ -110,3 +110,26 @@ def test_the_picture_holds_every_class_at_any_number():
         picture = drawn(np.eye(count, dtype=np.int64), [f"n{number}" for number in range(count)])
         assert picture.dtype == np.uint8 and picture.shape[2] == 3
         assert min(picture.shape[:2]) >= count and (picture != 255).any()
+
+
+def test_the_confusion_table_has_a_column_for_every_class_whatever_its_name(tmp_path):
+    names = {"ant": "false", "bee": "true"}
+    folder = write_folder(tmp_path)
+    for old, new in names.items():
+        for path in sorted(folder.rglob(old)):
+            path.rename(path.with_name(new))
+    photos = Recipe().vary(
+        batch_size=8,
+        bn_batch_size=8,
+        model=dict(name="resnet18"),
+        data=dict(name="imagefolder", root=str(folder), image_size=32),
+    )
+    with process_group_of_one():
+        report = create_task(photos, torch.device("cpu")).report(
+            lambda images: torch.tensor([1.0, 0.0]).expand(len(images), 2),
+            train=False, micro_batch_size=4, rank=0, world_size=1,
+        )  # fmt: skip
+    false, true = report.tables["confusion"]
+    assert [false.pop("true class"), true.pop("true class")] == ["false", "true"]
+    assert false.keys() == true.keys() == {"false", "true"}
+    assert sum(false.values()) + sum(true.values()) == 5

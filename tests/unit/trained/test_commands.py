@@ -14,6 +14,7 @@ from lbtrain import Recipe, cli
 from lbtrain.data.arrays import digits
 from lbtrain.run import run
 from lbtrain.trained.model import open_trained
+from tests.photos import write_folder
 
 RECIPE = Recipe().vary(
     batch_size=48,
@@ -162,6 +163,7 @@ def test_nothing_is_written_through_a_link_in_the_run_directory(trained, tmp_pat
         (["eval", "nowhere"], "nowhere does not exist. Give a run directory"),
         (["eval", "RUN", "data.name=fashion_mnist"], "needs data.root=FOLDER"),
         (["eval", "RUN", "batchsize=3"], "did you mean batch_size?"),
+        (["eval", "RUN", "--split", "test"], "--split test: the splits are val, train, and the folders of"),
         (["predict", "RUN", "nowhere.jpg"], "nowhere.jpg does not exist"),
         (["predict", "RUN", "EMPTY"], "has no images in it"),
         (["predict", "RUN", "EMPTY", "--out", "x.txt"], "must end in .csv or .json|has no images"),
@@ -183,3 +185,26 @@ def test_each_mistake_is_one_line_and_code_2(trained, tmp_path, capsys, words, s
     assert lbtrain(*[places.get(word, word) for word in words]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ") and any(part in line for part in said.split("|"))
+
+
+def test_another_folder_of_photos_is_a_split_too(tmp_path, capsys):
+    photos = write_folder(tmp_path / "photos")
+    shutil.copytree(photos / "train", photos / "test")
+    path = tmp_path / "run"
+    recipe = Recipe().vary(
+        batch_size=8,
+        bn_batch_size=8,
+        duration="1it",
+        run_dir=str(path),
+        model=dict(name="resnet18"),
+        data=dict(name="imagefolder", root=str(photos), image_size=32, workers=0),
+    )
+    run(recipe, "photos", on_screen=False)
+    for split, examples in (("val", 5), ("test", 8)):
+        assert lbtrain("eval", path, "--split", split) == 0
+        metrics = json.loads((path / f"evaluation/{split}/metrics.json").read_text())
+        assert (metrics["split"], metrics["examples"]) == (split, examples)
+    capsys.readouterr()
+    for wrong in ("tst", "../photos/test", "..", ""):
+        assert lbtrain("eval", path, "--split", wrong) == 2
+        assert f"--split {wrong}: the splits are val, train, and" in capsys.readouterr().err
