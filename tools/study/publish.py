@@ -50,11 +50,12 @@ def measured(study: dict[str, Any], name: str) -> dict[str, str]:
     """What the contracts of recipes say of their measurement, by recipe; nothing where overrides made an arm
     another experiment than its recipe. `study`: study.json or sweep.json, to become results/NAME.json.
     """
+    overrides = study["overrides"]
     if "rows" in study:
         lines = {row["recipe"]: _format_result(row, _SWEEP, name) for row in study["rows"] if row["recipe"]}
     else:
         lines = {arm["recipe"]: _format_result(arm, study["launch"], name) for arm in study["arms"]}
-    return {recipe: line for recipe, line in lines.items() if _is_recipe(recipe, study["overrides"])}
+    return {recipe: line for recipe, line in lines.items() if _is_recipe(recipe, overrides)}
 
 
 def _is_recipe(name: str, overrides: list[str]) -> bool:
