@@ -24,6 +24,8 @@ from .report import Report
 
 # Of measured sizes from what is modelled, in usual deviations.
 FAR = 3.0
+# By how much convolutions may exceed the data sheet's arithmetic, counted as multiply-adds.
+WINOGRAD = 1.5
 HELP = "efficiency at sizes that were not measured, from flags alone or from a measured run"
 EXAMPLES = """\
 a buyer's question, no run needed (380 images/s is the throughput of all 8 GPUs together):
@@ -125,7 +127,7 @@ def run(options: argparse.Namespace) -> int:
     _print_table(predictions, baseline)
     for line in _narrowed(predictions, baseline, options):
         print(line)
-    for line in _over_peak(baseline):
+    for line in _impossible(baseline):
         print(line)
     if note := options.what_if.note(inputs["gpu"]):
         print(f"note: {note}")
@@ -182,7 +184,7 @@ def _question(options: argparse.Namespace) -> Question:
 
 def _print_table(predictions: list[Prediction], baseline: Baseline) -> None:
     for gpus, rate in baseline.rates:
-        print(f"predicted from {rate:,.0f} images/s on {gpus} GPUs ({rate / gpus:,.1f} a GPU)")
+        print(f"predicted from {_rate(rate)} images/s on {gpus} GPUs ({rate / gpus:,.1f} a GPU)")
     causes = list(predictions[0].shares)
     print(f"{'':45}share of the step, %")
     names = "".join(f"{cause[:13]:>14}" for cause in causes)
@@ -190,8 +192,12 @@ def _print_table(predictions: list[Prediction], baseline: Baseline) -> None:
     for each in predictions:
         interval = f"{each.efficiency_low:.3f} - {each.efficiency_high:.3f}"
         shares = "".join(f"{100 * each.shares[cause]:14.1f}" for cause in causes)
-        rates = f"{each.images_per_s:11,.0f}{each.efficiency:12.3f}"
+        rates = f"{_rate(each.images_per_s):>11}{each.efficiency:12.3f}"
         print(f"{each.gpus:6}{each.nodes:7}{rates} {interval:>14}{shares}")
+
+
+def _rate(images_per_s: float) -> str:
+    return f"{images_per_s:,.0f}" if images_per_s >= 100 else f"{images_per_s:.3g}"
 
 
 def _narrowed(
@@ -205,9 +211,10 @@ def _narrowed(
     alone = dataclasses.replace(baseline, rates=(min(baseline.rates),))
     (before,) = alone.predict([others[-1].gpus], what_if=options.what_if, mode=options.mode)
     first, last = (100 * (each.efficiency_high - each.efficiency_low) for each in (before, others[-1]))
+    verb = "hardly change" if abs(last - first) < 0.1 else "narrow" if last < first else "widen"
     yield (
-        f"{len(measured)} measured sizes {'narrow' if last < first else 'widen'} the interval at "
-        f"{others[-1].gpus} GPUs from {first:.1f} to {last:.1f} points"
+        f"{len(measured)} measured sizes {verb} the interval at {others[-1].gpus} GPUs from {first:.1f} to "
+        f"{last:.1f} points"
     )
     if (spread := baseline.spread()) > FAR:
         yield (
@@ -216,12 +223,18 @@ def _narrowed(
         )
 
 
-def _over_peak(baseline: Baseline) -> Iterator[str]:
-    """A throughput that the GPU cannot compute is of another unit or type."""
+def _impossible(baseline: Baseline) -> Iterator[str]:
+    """Throughputs that the GPU cannot compute, or the links cannot carry: of another unit, type or job."""
     peak, (gpus, rate) = baseline.job.peak_tflops, min(baseline.rates)
     needed = 3 * 2 * baseline.job.work * rate / gpus / 1e12  # forward, and twice that backward
-    if peak and needed > peak:
+    if peak and needed > WINOGRAD * peak:
         yield (
             f"note: {rate / gpus:,.0f} images/s a GPU are {needed:,.0f} TFLOP/s, more than {baseline.gpu}'s "
             f"{peak:,.0f} in this type: check --dtype, and that --images-per-sec is of {gpus} GPUs together"
+        )
+    if baseline.too_slow():
+        yield (
+            f"note: at this throughput {gpus} GPUs exchange more than the links named can carry, so "
+            "these are taken to be as fast as they were seen to be. Check --network, --links and "
+            "--gradient-bytes"
         )

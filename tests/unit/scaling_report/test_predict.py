@@ -377,6 +377,20 @@ def test_a_throughput_above_the_data_sheet_is_named(capsys: pytest.CaptureFixtur
     assert "TFLOP/s" not in said[1]
 
 
+@pytest.mark.parametrize("network", ["eth-1", "eth-10", "ib-qdr-40"])
+def test_links_that_cannot_carry_what_was_measured_are_named(
+    network: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["predict", "--model", "resnet50", "--micro-batch", "64", "--images-per-sec", "64=20000"]
+    words += ["--network", network, "--gpus", "1,8,16,64,128"]
+    assert main(words) == 0
+    assert ("can carry" in capsys.readouterr().out) is network.startswith("eth")
+    rates = _answer(capsys, *words, "--json")
+    assert rates[3]["images_per_s"] == pytest.approx(20000)
+    assert all(0.5 < each["efficiency"] <= 10.5 for each in rates)
+    assert all(abs(sum(each["shares"].values()) - 1) < 1e-6 for each in rates)
+
+
 @pytest.mark.parametrize(
     ("name", "millions"),
     [("AlexNet", 61.1), ("ViT-B/16", 86.6), ("vit_b_16", 86.6), ("Swin-T", 28.3), ("DeiT-S", 22.1),

@@ -156,6 +156,10 @@ class Baseline:
         """How far the measured sizes lie from what is modelled, in standard deviations; at least 1."""
         return self._calibration().spread
 
+    def too_slow(self) -> bool:
+        """Whether the links, as they are named, mostly take longer than the whole measured step."""
+        return float(np.median(self._calibration().links)) < 1
+
     def learned(self) -> dict[str, tuple[FloatArray, FloatArray]]:
         """Draws of shares that are assumed, before and after the measured sizes are known."""
         known = self._calibration()

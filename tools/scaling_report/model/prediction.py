@@ -16,6 +16,8 @@ from .step import StepModel
 # Another size of a series says less about the rest than a repeat would: by how much, published series show
 # (`with_second_size` in bench/scaling_prediction.py). A factor on `Assumptions.measurement`.
 SERIES_SCATTER = 4.0
+# Of a measured step; where exchanges would leave less, they are faster than the flags say.
+LEAST_COMPUTE = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,8 +74,14 @@ class Calibration:
         (self.first, self.step_s), *more = self.measured.items()
         rate = reference.job.step_images / self.step_s  # of one GPU
         self.loader_floor = rate * reference.topology.layout(self.first)[0]
-        reference = self._fed(reference)
-        self.compute = reference.solve_compute(self.step_s, self.first)
+        self.links = np.ones(reference.world.draws)
+        reference = self._seen_to_be(reference)
+        solved, least = reference.solve_compute(self.step_s, self.first), LEAST_COMPUTE * self.step_s
+        self.compute = np.maximum(solved, least)
+        if np.any(solved < least):
+            links = reference.solve_links(self.compute, self.step_s, self.first)
+            self.links = np.where(solved < least, links, 1.0)
+            reference = self._seen_to_be(self.reference)
         first, self.noise, *own = reference.world.noise(2 + len(more))
         self.noise -= first  # What is compared with will be a little off, and so was the first size.
         self.spread = 1.0
@@ -99,18 +107,20 @@ class Calibration:
         """Draws of a positive quantity of the model, once the measured sizes are known."""
         return np.exp(self._known(np.log(draws)))
 
-    def _fed(self, model: StepModel) -> StepModel:
-        """The loader of a node cannot be slower than the node was seen to be."""
-        if model.loader is None:
-            return model
-        faster = copy.copy(model)
-        faster.loader = np.maximum(model.loader, self.loader_floor)
-        return faster
+    def _seen_to_be(self, model: StepModel) -> StepModel:
+        """Neither the loader of a node nor a link can be slower than it was seen to be."""
+        if np.any(self.links < 1):
+            model = model.with_links(self.links)
+        if model.loader is not None:
+            faster = copy.copy(model)
+            faster.loader = np.maximum(model.loader, self.loader_floor)
+            return faster
+        return model
 
     def prediction(self, model: StepModel, size: int, *, strong: bool) -> Prediction:
         same = model.job == self.reference.job and model.topology == self.reference.topology
         compute = self.compute * model.compute_against(self.reference)
-        parts = self._fed(model).parts(compute, size, baseline=size == self.first)
+        parts = self._seen_to_be(model).parts(compute, size, baseline=size == self.first)
         noise = 0.0 * self.noise if size == self.first else self.noise
         step, lost = np.log(_sum(parts)), {cause: part for cause, part in parts.items() if cause != "compute"}
         if len(self.measured) > 1:

@@ -8,6 +8,7 @@ prediction.py.
 """
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -83,6 +84,15 @@ class StepModel:
         smaller.job = replace(self.job, images=images)
         return smaller
 
+    def with_links(self, factor: FloatArray) -> "StepModel":
+        """The same model where every exchange takes `factor` of its time."""
+        other = copy.copy(self)
+        other._exchanged = {}
+        other.inside, other.between = (
+            Cost(factor * each.latency_s, factor * each.s_per_byte) for each in (self.inside, self.between)
+        )
+        return other
+
     def compute_against(self, reference: "StepModel") -> FloatArray:
         """Computing time of this job's step over that of the reference's."""
         ours, theirs = self.job, reference.job
@@ -98,12 +108,20 @@ class StepModel:
         """The computing time, per draw, for which the modelled step on `gpus` GPUs takes `step_s`; by
         bisection, to 1e-9 of it.
         """
-        low, high = np.zeros(self.world.draws), np.full(self.world.draws, 2 * step_s)
-        for _ in range(31):
-            middle = (low + high) / 2
-            too_long = sum(self.parts(middle, gpus, baseline=True).values()) > step_s
-            low, high = np.where(too_long, low, middle), np.where(too_long, middle, high)
-        return (low + high) / 2
+        return _solve(
+            lambda compute: self._step(compute, gpus), step_s, most=np.full(self.world.draws, 2 * step_s)
+        )
+
+    def solve_links(self, compute: FloatArray, step_s: float, gpus: int) -> FloatArray:
+        """What exchanges take, per draw and relative to the model's, for which the step takes `step_s`; at
+        most 1.
+        """
+        return _solve(
+            lambda factor: self.with_links(factor)._step(compute, gpus), step_s, most=np.ones_like(compute)
+        )
+
+    def _step(self, compute: FloatArray, gpus: int) -> FloatArray:
+        return np.asarray(np.sum(list(self.parts(compute, gpus, baseline=True).values()), axis=0))
 
     def parts(self, compute: FloatArray, gpus: int, *, baseline: bool = False) -> dict[str, FloatArray]:
         """Seconds by cause, per draw; their sum is the step. `baseline`: on the GPUs that were measured."""
@@ -191,6 +209,16 @@ class StepModel:
         # Another rank in every step: the mean of the largest (Chen & Tyler 1999).
         largest = float(ndtri(0.5264 ** (1 / gpus))) if gpus > 1 else 0.0
         return lasting + largest * world.uneven / self.job.step_images**0.5
+
+
+def _solve(seconds: Callable[[FloatArray], FloatArray], wanted: float, *, most: FloatArray) -> FloatArray:
+    """Where rising `seconds` reach `wanted`, per draw; at most `most`."""
+    low, high = 0 * most, most
+    for _ in range(31):
+        middle = (low + high) / 2
+        too_long = seconds(middle) > wanted
+        low, high = np.where(too_long, low, middle), np.where(too_long, middle, high)
+    return (low + high) / 2
 
 
 def _cost(link: Link, ports: int, share: FloatArray, latency_factor: FloatArray, world: World) -> Cost:
