@@ -87,7 +87,7 @@ def _by_id(path: Path, kind: str, records: list[Any], whole: Callable[[Record], 
         number = record.get("id") if isinstance(record, dict) else record
         try:
             if not isinstance(record, dict):
-                raise ValueError("is no object with names and values")
+                raise ValueError("is not an object with names and values")
             each = whole(record)
         except (ValueError, OverflowError) as error:
             raise DataError(f"{path}: {kind} {number}: {error}") from error
@@ -103,9 +103,9 @@ def _whole(record: Record, name: str) -> int:
     if type(value) is int and -_LARGEST_ID < value < _LARGEST_ID:
         return value
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < _LARGEST_ID:
-        raise ValueError(f"{name} {value!r} is no whole number")
+        raise ValueError(f"{name} {value!r} is not a whole number")
     if value != int(value):
-        raise ValueError(f"{name} {value!r} is no whole number")
+        raise ValueError(f"{name} {value!r} is not a whole number")
     return int(value)
 
 
@@ -115,7 +115,7 @@ def _image(record: Record) -> Record:
     if not isinstance(name, str):
         raise ValueError("no file_name")
     if not _is_path(name):
-        raise ValueError(f"file_name {name!r} is no name of a file")
+        raise ValueError(f"file_name {name!r} is not the name of a file")
     if min(sides["height"], sides["width"]) <= 0:
         raise ValueError(f"height {sides['height']} and width {sides['width']} must be positive")
     return record | sides
@@ -151,7 +151,7 @@ def _annotation(
     if crowd is not None and crowd not in (0, 1):
         raise ValueError(f"iscrowd {crowd!r} is neither 0 nor 1")
     if area is not None and not (_is_number(area) and area >= 0):
-        raise ValueError(f"area {area!r} is no finite number of pixels")
+        raise ValueError(f"area {area!r} is not a finite number of pixels")
     image = images[image_id]
     _note_box(record["bbox"], image, notes, number)
     if record.get("segmentation") not in (None, []):

@@ -77,7 +77,7 @@ def _checked_polygon(polygon: Any) -> bool:
     if not isinstance(polygon, list) or not set(map(type, polygon)) <= _NUMBERS or len(polygon) % 2:
         raise ValueError("a polygon is not a list of x and y")
     if polygon and not _are_near(polygon):
-        raise ValueError(f"a polygon has a coordinate that is no number within {_FARTHEST:,} pixels")
+        raise ValueError(f"a polygon has a coordinate that is not a number within {_FARTHEST:,} pixels")
     return len(polygon) >= 6
 
 
@@ -100,7 +100,7 @@ def _runs_of(outline: dict[str, Any], height: int, width: int) -> NDArray[np.int
         raise ValueError(f"a mask of {size} pixels on an image of {[height, width]}")
     if isinstance(counts, list):
         if not set(map(type, counts)) <= {int} or not all(0 <= count <= height * width for count in counts):
-            raise ValueError("counts that are no whole numbers of pixels of the image")
+            raise ValueError("counts that are not whole numbers of pixels of the image")
         runs = np.array(counts, np.int64)
     elif isinstance(counts, str | bytes):
         runs = _uncompressed(counts.encode() if isinstance(counts, str) else counts)

@@ -187,7 +187,7 @@ def _check_no_samples(tar: Path, files: dict[str, Member]) -> None:
             raise RecipeError(
                 f"{tar}: {printable(others[0])} belongs to an image, so these are samples of webdataset, but "
                 f"no label is in {printable(key)}.cls, nor label or cls in {printable(key)}.json. The name "
-                "of a shard is no class"
+                "of a shard is not a class"
             )
 
 

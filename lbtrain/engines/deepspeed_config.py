@@ -145,6 +145,6 @@ def _check_key(path: str, key: str) -> None:
             key, [*known, *(f"zero_optimization.{name}" for name in _ZERO_KEYS)], n=1
         )
         hint = f"did you mean {near[0]}?" if near else "take it out of the file"
-        raise RecipeError(f"deepspeed.config={path}: {key} is no key of DeepSpeed's configuration; {hint}")
+        raise RecipeError(f"deepspeed.config={path}: {key} is not a key of DeepSpeed's configuration; {hint}")
     if setting.outcome == "rejected":
         raise RecipeError(f"deepspeed.config={path}: {key}: {setting.why}; take it out of the file")

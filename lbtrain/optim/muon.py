@@ -103,8 +103,8 @@ class Muon(LayerwiseOptimizer):
         for parameter in group["params"]:
             if group["use_muon"] and parameter.ndim < 2:
                 raise ValueError(
-                    f"a parameter of shape {tuple(parameter.shape)} is no matrix: put it into a group with "
-                    "use_muon=False"
+                    f"a parameter of shape {tuple(parameter.shape)} is not a matrix: put it into a group "
+                    "with use_muon=False"
                 )
 
     @torch.no_grad()

@@ -209,7 +209,9 @@ def _check_best(recipe: Recipe) -> None:
     known = [f"{kind}_ap" for kind in model.finds] or BEST_OF_CLASSIFIERS
     if best and best.removeprefix("ema_") not in known:
         named = f"detector={model.detector}" if model.library == "torchvision" else f"library={model.library}"
-        raise RecipeError(f"checkpoint.best={best} is no metric of model.{named}. Use {' or '.join(known)}.")
+        raise RecipeError(
+            f"checkpoint.best={best} is not a metric of model.{named}. Use {' or '.join(known)}."
+        )
     if best.startswith("ema_") and not recipe.ema.decay:
         raise RecipeError(f"checkpoint.best={best} needs an average of the weights. Set ema.decay.")
 

@@ -251,7 +251,7 @@ class Recipe(Unassignable):
             changes = mapping_from_yaml(text)
         except (ValueError, RecursionError, yaml.YAMLError) as error:
             reason = (str(error) or "it is nested too deeply").splitlines()[0]
-            raise RecipeError(f"it is no recipe in YAML: {reason}") from error
+            raise RecipeError(f"it is not a recipe in YAML: {reason}") from error
         recipe = tree.replaced(cls(), tree.checked(cls, changes))
         present = set(tree.flat(cls, changes))
         for name, _ in keys():

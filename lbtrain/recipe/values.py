@@ -63,7 +63,7 @@ def mapping_from_yaml(text: str) -> dict[str, Any]:
     """
     found = _from_yaml(text)
     if not isinstance(found, dict):
-        raise ValueError("it is no mapping of keys to values")
+        raise ValueError("it is not a mapping of keys to values")
     return found
 
 

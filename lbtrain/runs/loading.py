@@ -51,7 +51,7 @@ class LoadedCheckpoint:
         for name, states in self.state["optimizer"].items():
             if name not in parameters:
                 raise _not_this_run(
-                    self.path, (f"it has optimizer states of {name}, which is no parameter of the model")
+                    self.path, (f"it has optimizer states of {name}, which is not a parameter of the model")
                 )
             for key, value in states.items():
                 if value.dim():  # a counter has no dimensions
@@ -86,13 +86,13 @@ def read_checkpoint(path: Path, skipped: list[str], checksum: str) -> LoadedChec
     ):
         raise _not_this_run(path, "its weights and optimizer states are not tensors by name")
     if not (isinstance(scale, int | float) and 0 < scale < float("inf")):
-        raise _not_this_run(path, f"loss_scale={scale!r} is no positive number")
+        raise _not_this_run(path, f"loss_scale={scale!r} is not a positive number")
     steps = content.get(SCALE_STEPS, 0)
     if not (type(steps) is int and steps >= 0):
-        raise _not_this_run(path, f"{SCALE_STEPS}={steps!r} is no number of steps")
+        raise _not_this_run(path, f"{SCALE_STEPS}={steps!r} is not a number of steps")
     told = content["progress"]
     if not (_all(told, int) and told.keys() == vars(Progress()).keys() and min(told.values()) >= 0):
-        raise _not_this_run(path, f"progress={told!r} is no position in a run")
+        raise _not_this_run(path, f"progress={told!r} is not a position in a run")
     fingerprint = content.get(FINGERPRINT, {})
     if not _all(fingerprint, str):
         raise _not_this_run(path, "its fingerprint does not consist of texts by name")
@@ -122,7 +122,6 @@ def _check_alike(path: Path, name: str, found: Tensor, expected: Tensor, dtype: 
 
 def _not_this_run(path: Path, why: str) -> RecipeError:
     return RecipeError(
-        f"{path} is no checkpoint of this run, though its checksum is right: {why}. Remove it, and the run "
-        "goes on from the one before; "
-        "or choose another run_dir"
+        f"{path} is not a checkpoint of this run, though its checksum is right: {why}. Remove it, and the "
+        "run goes on from the one before; or choose another run_dir"
     )

@@ -70,7 +70,8 @@ def _head_arguments(recipe: Recipe) -> dict[str, Any]:
             near = difflib.get_close_matches(name, known, n=1)
             remedy = f"did you mean {near[0]}?" if near else f"it takes {', '.join(known)}"
             raise RecipeError(
-                f"model.args: {name} is no argument of model.detector={recipe.model.detector} here: {remedy}"
+                f"model.args: {name} is not an argument of model.detector={recipe.model.detector} here: "
+                f"{remedy}"
             )
     return {name: value for name, value in recipe.model.args.items() if name not in ("backbone", "frozen")}
 

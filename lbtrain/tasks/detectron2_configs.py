@@ -100,7 +100,7 @@ def _set(config: Any, name: str, value: Any, recipe: Recipe) -> None:
 
 def _no_mask_rcnn(recipe: Recipe) -> str:
     return (
-        f"model.name={recipe.model.name} is no Mask R-CNN that learns from boxes and masks alone, with "
+        f"model.name={recipe.model.name} is not a Mask R-CNN that learns from boxes and masks alone, with "
         "proposals of its own: take a config "
         "of COCO-InstanceSegmentation, such as mask_rcnn_R_50_FPN_1x.yaml"
     )

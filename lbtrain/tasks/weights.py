@@ -94,7 +94,7 @@ def _read_file(path: Path) -> Weights:
         content = load_state_dict(str(path), weights_only=True)
     except Exception as error:  # whatever torch makes of bytes it did not write, or of code it does not load
         raise RecipeError(
-            f"model.weights={path} is no file of tensors that torch.save or safetensors has written: "
+            f"model.weights={path} is not a file of tensors that torch.save or safetensors has written: "
             f"{reason_of(error)}"
         ) from error
     if not content or not all(isinstance(value, Tensor) for value in content.values()):

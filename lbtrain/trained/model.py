@@ -94,7 +94,7 @@ def _content(path: Path) -> dict[str, Any]:
     missing = [key for key in expected if not isinstance(content, dict) or key not in content]
     if missing:
         raise RecipeError(
-            f"{path} is no checkpoint that this version of lbtrain wrote: it lacks {', '.join(missing)}. "
+            f"{path} is not a checkpoint that this version of lbtrain wrote: it lacks {', '.join(missing)}. "
             "Resume the run for a step to write a new one."
         )
     return content

@@ -170,15 +170,15 @@ WEIGHT = torch.zeros(2, 3)
             lambda content: content["optimizer"].update(weight=WEIGHT),
             "its weights and optimizer states are not tensors by name",
         ),
-        (lambda content: content.update(loss_scale=float("nan")), "loss_scale=nan is no positive number"),
-        (lambda content: content.update(loss_scale_steps=-1), "loss_scale_steps=-1 is no number of steps"),
+        (lambda content: content.update(loss_scale=float("nan")), "loss_scale=nan is not a positive number"),
+        (lambda content: content.update(loss_scale_steps=-1), "loss_scale_steps=-1 is not a number of steps"),
         (
             lambda content: content["progress"].update(examples=-1),
-            "progress={'examples': -1.* is no position in a run",
+            "progress={'examples': -1.* is not a position in a run",
         ),
         (
             lambda content: content["progress"].update(epoch=1),
-            "progress={.*'epoch': 1} is no position in a run",
+            "progress={.*'epoch': 1} is not a position in a run",
         ),
         (
             lambda content: content["state_dict"].update(w=content["state_dict"].pop("weight")),
@@ -198,7 +198,7 @@ WEIGHT = torch.zeros(2, 3)
         ),
         (
             lambda content: content["optimizer"].update(w={}),
-            "it has optimizer states of w, which is no parameter of the model",
+            "it has optimizer states of w, which is not a parameter of the model",
         ),
         (
             lambda content: content["optimizer"].update(weight={"momentum_buffer": WEIGHT[:1]}),
@@ -219,7 +219,7 @@ def test_one_that_was_changed_and_given_a_checksum_is_rejected_with_the_reason(t
     tamper(tmp_path / "checkpoints/step_000000001.pt", change)
     with pytest.raises(
         RecipeError,
-        match=rf"step_000000001\.pt is no checkpoint of this run.*: {why}.*Remove it.*another run_dir",
+        match=rf"step_000000001\.pt is not a checkpoint of this run.*: {why}.*Remove it.*another run_dir",
     ):
         checkpoints.newest().check_fits(MODEL)
 
@@ -228,7 +228,7 @@ def test_what_a_technique_cannot_take_back_is_rejected(tmp_path):
     checkpoints = save(tmp_path, 1)
     with pytest.raises(
         RecipeError,
-        match=r"step_000000001\.pt is no checkpoint of this run.*a technique.*KeyError: 'absa'.*Remove it",
+        match=r"step_000000001\.pt is not a checkpoint of this run.*a technique.*KeyError: 'absa'.*Remove it",
     ):
         checkpoints.newest().restore_extras(lambda state: state["absa"])
 
@@ -238,7 +238,7 @@ def test_a_file_that_is_no_checkpoint_is_rejected(tmp_path):
     path.write_text("weights")
     path.with_suffix(".sha256").write_text(hashlib.sha256(b"weights").hexdigest() + "\n")
     with pytest.raises(
-        RecipeError, match=r"step_000000001\.pt is no checkpoint of this run.*it cannot be read"
+        RecipeError, match=r"step_000000001\.pt is not a checkpoint of this run.*it cannot be read"
     ):
         Checkpoints(tmp_path, keep=1).newest()
 

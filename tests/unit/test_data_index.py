@@ -520,7 +520,7 @@ def test_labels_as_programs_write_them(tmp_path, members, expected):
         (["x.jpg", "x.JPG", ("x.cls", b"1")], DataError, "the sample x has 2 images: x.jpg, x.JPG"),
         (["n.1.jpg", ("n.1.cls", b"0"), "n.2.jpg", ("n.2.cls", b"1")], DataError,
          "sample n has 2 images: n.1.jpg, n.2.jpg. The key of a sample ends at the first dot"),
-        (["x.jpg", ("x.txt", b"0")], RecipeError, "x.txt belongs to an image.*name of a shard is no class"),
+        (["x.jpg", ("x.txt", b"0")], RecipeError, "x.txt belongs to an image.*of a shard is not a class"),
         (["x.jpg", ("x.json", b'{"id": 0}')], RecipeError, "x.json belongs to an image"),
     ],
 )  # fmt: skip

@@ -124,7 +124,7 @@ def test_names_that_the_model_does_not_have_are_listed(tmp_path):
         (source() | {"conv1.weight": torch.zeros(3, 1, 3, 3)}, r"conv1.weight has shape \(3, 1, 3, 3\)"),
         ({"state_dict": {"a": 1}}, "holds no weights by name"),
         ({}, "holds no weights by name"),
-        ([1], "is no file of tensors|holds no weights by name"),
+        ([1], "is not a file of tensors|holds no weights by name"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_rejected_in_one_line(tmp_path, content, said):
@@ -141,7 +141,7 @@ class Planted:
 
 
 def test_nothing_in_a_file_is_executed(tmp_path):
-    with pytest.raises(RecipeError, match="is no file of tensors"):
+    with pytest.raises(RecipeError, match="is not a file of tensors"):
         started_from(saved(tmp_path, {"state_dict": Planted()}))
 
 

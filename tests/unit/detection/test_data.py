@@ -282,24 +282,24 @@ def test_a_box_that_a_flip_or_a_smaller_size_leaves_nothing_of_goes_with_its_mas
     [
         (dict(category_id=5), "annotation 7: category_id 5"),
         (dict(image_id=9), "annotation 7: image_id 9"),
-        (dict(image_id=[1]), r"annotation 7: image_id \[1\] is no whole number"),
+        (dict(image_id=[1]), r"annotation 7: image_id \[1\] is not a whole number"),
         (dict(bbox=[1, 2]), "annotation 7: bbox"),
         (dict(bbox=[1, 2, float("nan"), 3]), "annotation 7: bbox"),
-        (dict(area="100"), "annotation 7: area '100' is no finite number"),
-        (dict(area=float("inf")), "annotation 7: area inf is no finite number"),
-        (dict(area=-5), "annotation 7: area -5 is no finite number"),
+        (dict(area="100"), "annotation 7: area '100' is not a finite number"),
+        (dict(area=float("inf")), "annotation 7: area inf is not a finite number"),
+        (dict(area=-5), "annotation 7: area -5 is not a finite number"),
         (dict(area=float("nan")), "annotation 7: area nan"),
         (dict(bbox=[0, 0, True, 4]), "annotation 7: bbox"),
         (dict(bbox=[0, 0, 10**400, 4]), "annotation 7: "),
         (dict(iscrowd=[1]), "annotation 7: iscrowd"),
-        (dict(id=True), "annotation True: id True is no whole number"),
-        (dict(id=7.5), "annotation 7.5: id 7.5 is no whole number"),
-        (dict(id=1e300), "id 1e\\+300 is no whole number"),
+        (dict(id=True), "annotation True: id True is not a whole number"),
+        (dict(id=7.5), "annotation 7.5: id 7.5 is not a whole number"),
+        (dict(id=1e300), "id 1e\\+300 is not a whole number"),
         (dict(iscrowd=[]), r"annotation 7: iscrowd \[\] is neither 0 nor 1"),
         (dict(bbox=[1e308, 0, 1e308, 5]), r"annotation 7: bbox \[1e\+308, .* is not \[left, top, width"),
-        (dict(id="7"), "annotation 7: id '7' is no whole number"),
+        (dict(id="7"), "annotation 7: id '7' is not a whole number"),
         (dict(iscrowd="no"), "annotation 7: iscrowd 'no' is neither 0 nor 1"),
-        (dict(id=[7]), r"annotation \[7\]: id \[7\] is no whole number"),
+        (dict(id=[7]), r"annotation \[7\]: id \[7\] is not a whole number"),
         (dict(id=8), "annotation 8: its id is listed twice"),
     ],
 )
@@ -606,10 +606,10 @@ def edited(path: Path, edit) -> None:
 @pytest.mark.parametrize(
     ("edit", "said"),
     [
-        (lambda content: content["images"].append(3), "image 3: is no object"),
+        (lambda content: content["images"].append(3), "image 3: is not an object"),
         (
             lambda content: content["images"][1].update(height="30"),
-            "image 2: height '30' is no whole number",
+            "image 2: height '30' is not a whole number",
         ),
         (
             lambda content: content["images"][1].update(width=0),
@@ -618,17 +618,20 @@ def edited(path: Path, edit) -> None:
         (lambda content: content["images"][1].pop("file_name"), "image 2: no file_name"),
         (
             lambda content: content["images"][1].update(file_name="a\0"),
-            r"image 2: file_name 'a\\x00' is no name",
+            r"image 2: file_name 'a\\x00' is not the name",
         ),
-        (lambda content: content["images"][1].update(file_name="\ud800"), "image 2: file_name .* is no name"),
+        (
+            lambda content: content["images"][1].update(file_name="\ud800"),
+            "image 2: file_name .* not the name",
+        ),
         (lambda content: content["images"][1].update(id=1), "image 1: its id is listed twice"),
         (
             lambda content: content["categories"][0].pop("name"),
             "category 18: no name",
         ),
-        (lambda content: content["categories"][0].pop("id"), "category None: id None is no whole number"),
+        (lambda content: content["categories"][0].pop("id"), "category None: id None is not a whole number"),
         (lambda content: content["categories"][0].update(id=3), "category 3: its id is listed twice"),
-        (lambda content: content["annotations"].append("x"), "annotation x: is no object"),
+        (lambda content: content["annotations"].append("x"), "annotation x: is not an object"),
     ],
 )
 def test_a_broken_record_is_named(tmp_path, edit, said):

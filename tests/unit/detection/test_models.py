@@ -59,7 +59,7 @@ def test_the_backbone_is_the_one_in_the_file(tmp_path):
 )
 def test_a_file_that_holds_no_weights_is_named(tmp_path, content):
     (tmp_path / "weights.pt").write_bytes(content)
-    with pytest.raises(RecipeError, match=r"model.weights=.*weights.pt is no file of tensors") as error:
+    with pytest.raises(RecipeError, match=r"model.weights=.*weights.pt is not a file of tensors") as error:
         built(tiny(model=dict(weights=str(tmp_path / "weights.pt"))))
     assert "\n" not in str(error.value)
 
@@ -167,7 +167,7 @@ def test_a_backbone_takes_the_weights_of_its_classifier(tmp_path, name):
 )
 def test_an_argument_that_torchvision_would_swallow_is_rejected(name, said):
     with pytest.raises(
-        RecipeError, match=f"model.args: {name} is no argument of model.detector=mask_rcnn here: .*{said}"
+        RecipeError, match=f"model.args: {name} is not an argument of model.detector=mask_rcnn here: .*{said}"
     ):
         built(tiny(model=dict(args=ARGUMENTS | {name: 3})))
 

@@ -144,7 +144,7 @@ def test_no_gradient_is_a_gradient_of_zeros():
 
 
 def test_a_vector_is_no_matrix():
-    with pytest.raises(ValueError, match="is no matrix"):
+    with pytest.raises(ValueError, match="is not a matrix"):
         Muon([nn.Parameter(torch.randn(3))], 0.1)
 
 
