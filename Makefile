@@ -59,8 +59,10 @@ scaling-demo: install
 smoke: install
 	$(BIN)/python -m pytest -x $(SMOKE)
 
-# Two at a time: tests that start processes of their own wait for them most of the time. A file stays on one worker,
-# so that its fixtures and its ranks start once.
+# Two at a time, of one thread each: two threads each on two cores wait for each other, and take three times the
+# processor time. A file stays on one worker, so that its fixtures and its ranks start once.
+test test-slow: export OMP_NUM_THREADS = 1
+
 test: install
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
