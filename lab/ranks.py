@@ -1,5 +1,5 @@
-"""Run a function on N gloo ranks: worker processes that stay alive between tests, so that torch is imported
-once per rank.
+"""Run a function on N gloo ranks: worker processes that stay alive between tests, forked by a server that has
+imported torch and the engines once for all.
 
 A pool per world size lives for the whole test session. Its process group (and so DeepSpeed's and accelerate's
 global state) is made once, and every job runs inside it.
@@ -48,13 +48,22 @@ def run_on_ranks(
 
 class _Pool:
     def __init__(self, world_size: int):
-        context = mp.get_context("spawn")
-        port = free_port()
+        context = mp.get_context("forkserver")
+        context.set_forkserver_preload(["lab.preload"])
+        environment = os.environ | {
+            "WORLD_SIZE": str(world_size),
+            "LOCAL_WORLD_SIZE": str(world_size),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(free_port()),
+            "OMP_NUM_THREADS": "1",
+            "DS_ACCELERATOR": "cpu",
+            "GLOO_SOCKET_IFNAME": "lo",
+        }
         self.pipes: list[Connection] = []
         self.processes = []
         for rank in range(world_size):
             ours, theirs = context.Pipe()
-            process = context.Process(target=_serve, args=(theirs, rank, world_size, port), daemon=False)
+            process = context.Process(target=_serve, args=(theirs, rank, environment), daemon=False)
             process.start()
             theirs.close()
             self.pipes.append(ours)
@@ -92,18 +101,10 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _serve(pipe: Connection, rank: int, world_size: int, port: int) -> None:
-    os.environ.update(
-        RANK=str(rank),
-        LOCAL_RANK=str(rank),
-        WORLD_SIZE=str(world_size),
-        LOCAL_WORLD_SIZE=str(world_size),
-        MASTER_ADDR="127.0.0.1",
-        MASTER_PORT=str(port),
-        OMP_NUM_THREADS="1",
-        DS_ACCELERATOR="cpu",
-        GLOO_SOCKET_IFNAME="lo",
-    )
+def _serve(pipe: Connection, rank: int, environment: dict[str, str]) -> None:
+    """The server's environment is that of the first test that wanted ranks: it is replaced."""
+    os.environ.clear()
+    os.environ.update(environment, RANK=str(rank), LOCAL_RANK=str(rank))
     import datetime
 
     import torch
