@@ -14,6 +14,7 @@ import numpy as np
 
 from . import arguments
 from .model.assumptions import Assumptions
+from .model.baseline import Baseline
 from .model.calibrate import Fitted, FittedLink, fit_link, link_from_steps, unhidden_share, usable
 from .model.from_run import Named, read_baseline, step_times
 from .model.jitter import Slowest, StepTimes
@@ -44,7 +45,7 @@ def run(options: argparse.Namespace) -> int:
     report = load(options.report)
     lines = [
         *_sweeps(report),
-        *_steps(report, options.report),
+        *_steps(report, options),
         *_jitter(report),
         *_throughputs(report, options),
     ]
@@ -68,12 +69,17 @@ def _sweeps(report: Report) -> list[str]:
     ]
 
 
-def _steps(report: Report, path: Path) -> list[str]:
-    """What the step times tell; they need a single-node point to start from."""
+def _run(options: argparse.Namespace) -> Baseline:
+    names = ["model", "micro_batch", "network", "links", "gpu", "dtype"]
+    return read_baseline(options.report, Named(**{name: getattr(options, name) for name in names}))
+
+
+def _steps(report: Report, options: argparse.Namespace) -> list[str]:
+    """What the step times tell; they need a point with images/s to start from."""
     points = usable(report.rows)
-    if not points or not any(row.nodes == 1 for row in report.good_rows()):
+    if not points or not report.good_rows():
         return []
-    run = read_baseline(path, Named())
+    run = _run(options)
     by_steps = link_from_steps(report.rows, run.job.buckets, run.topology)
     lines = _link(
         "between nodes, by step times",
@@ -98,10 +104,7 @@ def _throughputs(report: Report, options: argparse.Namespace) -> Iterator[str]:
     """What the images/s of several sizes tell of software and bandwidth, beside what is assumed of them."""
     if len({row.gpus for row in report.good_rows()}) < 2:
         return
-    named = {
-        name: getattr(options, name) for name in ("model", "micro_batch", "network", "links", "gpu", "dtype")
-    }
-    run = read_baseline(options.report, Named(**named))
+    run = _run(options)
     if len(run.rates) < 2:
         return
     sizes = ", ".join(str(gpus) for gpus, _ in run.rates)

@@ -458,3 +458,16 @@ def test_a_damaged_trace_ends_in_a_message(
     assert main(["ingest", f"16={path}", "--out", str(tmp_path / "r.json")]) == (0 if damage == "job" else 2)
     said = capsys.readouterr().err
     assert damage == "job" or f"{path}: " in said
+
+
+def test_a_trace_of_several_nodes_alone_is_enough(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "rank0.json").write_text(json.dumps(_trace()))
+    out = str(tmp_path / "r.json")
+    words = ["ingest", f"16={tmp_path}/rank0.json", "--per-gpu-batch", "32", "--model", "resnet50"]
+    assert main([*words, "--out", out]) == 0
+    assert main(["fit", out]) == 0
+    assert "between nodes, by step times: bandwidth" in capsys.readouterr().out
+    assert main(["predict", "--run", out, "--gpus", "16,64", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["predictions"]
+    assert found[0]["images_per_s"] == pytest.approx(16 * 32 / 0.1)
+    assert 0.5 < found[1]["efficiency"] < 1

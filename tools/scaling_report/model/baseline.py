@@ -168,7 +168,7 @@ class Baseline:
         assumed = {
             "software inside a node, of computing": half * world.software_inside,
             "software between nodes, of computing": half * world.software_between,
-            "bandwidth between nodes, of the data sheet's": self._between(known.reference),
+            "bandwidth between nodes, of the link's": self._between(known.reference),
         }
         return {name: (draws, np.minimum(known.learned(draws), 1.0)) for name, draws in assumed.items()}
 
