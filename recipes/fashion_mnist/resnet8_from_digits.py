@@ -7,7 +7,7 @@ weights.
 Run        python recipes/digits/digits.py run_dir=runs/digits
            python recipes/fashion_mnist/resnet8_from_digits.py data.root=/data model.weights=runs/digits
 Published  nothing: the data set is cut for a laptop
-Measured   not yet
+Measured   top-1 error 18.76 ± 0.22 % (n=5, 1 rank; results/fashion_finetune.json)
 """
 
 from lbtrain import Recipe, main
