@@ -69,11 +69,12 @@ def _as_measure_does(launcher: str, hosts: Hosts, folder: Path) -> subprocess.Co
     return hosts.run("node01", ["python", "-c", _START, *words], cwd=ROOT)
 
 
-@pytest.mark.slow  # four hosts of one rank run by default
+@pytest.mark.slow
 def test_deepspeed_on_two_hosts_of_two(two_hosts: Hosts, tmp_path: Path) -> None:
     _check(tmp_path, two_hosts, slots=2, ended=_deepspeed(two_hosts, 2, tmp_path))
 
 
+@pytest.mark.slow  # a recipe on two hosts runs by default
 def test_deepspeed_on_four_hosts(four_hosts: Hosts, tmp_path: Path) -> None:
     _check(tmp_path, four_hosts, slots=1, ended=_deepspeed(four_hosts, 1, tmp_path))
 
