@@ -74,6 +74,11 @@ def weights_file(name: str) -> Path | None:
     return next(iter([*exported, *checkpoints[-1:]]), None)
 
 
+def _source(config: ModelConfig) -> str:
+    """Where the weights are from, as a person finds it: of a folder, the file in it that was read."""
+    return str(weights_file(config.weights) or config.weights)
+
+
 def _tag(config: ModelConfig) -> str:
     """Of the network's published weights in timm. Raises RecipeError for a name that is neither that nor a
     file.
@@ -109,8 +114,8 @@ def load_classifier(model: nn.Module, config: ModelConfig) -> None:
     """Fills a timm classifier. The position embeddings and older names of a file are converted as timm does
     for this model. Raises RecipeError for weights that do not fit.
     """
-    weights = _converted(model, read_weights(config, config.args), config.weights)
-    load_into(model, weights, config.weights, head=head_names(model))
+    weights = _converted(model, read_weights(config, config.args), _source(config))
+    load_into(model, weights, _source(config), head=head_names(model))
 
 
 def _converted(model: nn.Module, weights: Weights, source: str) -> Weights:
@@ -139,9 +144,9 @@ def load_detector(model: nn.Module, body: nn.Module, config: ModelConfig) -> Non
     weights = read_weights(config, config.args.get("backbone", {}))
     if any(name.startswith("backbone.body.") for name in weights):
         head = {name for name, _ in model.named_parameters() if _PREDICTORS.fullmatch(name)}
-        load_into(model, weights, config.weights, head=head)
+        load_into(model, weights, _source(config), head=head)
     else:
-        load_into(body, under_names_of(body, weights), config.weights, head=set())
+        load_into(body, under_names_of(body, weights), _source(config), head=set())
         cast(Any, model).loaded_weights = loaded_weights(body)
 
 

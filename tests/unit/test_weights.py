@@ -82,7 +82,10 @@ def test_folders_mean_what_was_exported_to_them_or_the_newest_checkpoint(tmp_pat
     (tmp_path / "run/export").mkdir()
     save_file({k: v * 0 for k, v in source().items()}, tmp_path / "run/export/model.safetensors")
     for folder in ("run", "run/export"):
-        assert not started_from(tmp_path / folder).state_dict()["conv1.weight"].any()
+        model = started_from(tmp_path / folder)
+        assert not model.state_dict()["conv1.weight"].any()
+        (note,) = loaded_weights(model).notes  # not the newest weights of the run, so it says which
+        assert note.startswith(f"The classifier of {tmp_path}/run/export/model.safetensors is kept")
 
 
 def test_a_head_of_another_size_is_made_new_and_said(tmp_path):
