@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 
+import tests.odd_models  # noqa: F401, registers them in ranks too, whoever started the server that forks these
 from lab.ranks import free_port
 
 TIMEOUT = 18.0

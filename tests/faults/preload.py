@@ -9,4 +9,3 @@ import lbtrain.main
 import lbtrain.run
 import lbtrain.tasks.classification
 import tests.faults.jobs
-import tests.odd_models
