@@ -114,8 +114,9 @@ def load_classifier(model: nn.Module, config: ModelConfig) -> None:
     """Fills a timm classifier. The position embeddings and older names of a file are converted as timm does
     for this model. Raises RecipeError for weights that do not fit.
     """
-    weights = _converted(model, read_weights(config, config.args), _source(config))
-    load_into(model, weights, _source(config), head=head_names(model))
+    source = _source(config)
+    weights = _converted(model, read_weights(config, config.args), source)
+    load_into(model, weights, source, head=head_names(model))
 
 
 def _converted(model: nn.Module, weights: Weights, source: str) -> Weights:

@@ -217,7 +217,7 @@ def left_behind(folder: Path) -> list[int]:
 @functools.cache
 def _context() -> Any:
     context = mp.get_context("forkserver")
-    context.set_forkserver_preload(["lab.preload", "tests.faults.preload"])
+    context.set_forkserver_preload(["lab.preload", "tests.faults.jobs"])
     return context
 
 

@@ -118,7 +118,7 @@ class Arm(Scored):
         ended = [folder for folder in folders if (folder / "summary.json").exists()]
         summaries = [RunDirectory(folder).read("summary.json") for folder in ended]
         plan = RunDirectory(folders[0]).read("plan.json")
-        rows = [_rows(folder) for folder in ended]
+        rows = [logged(folder) for folder in ended]
         return cls(
             name=recipe.stem,
             title=(ast.get_docstring(ast.parse(recipe.read_text())) or recipe.stem).splitlines()[0],
@@ -132,13 +132,13 @@ class Arm(Scored):
                 for folder, run in zip(ended, rows, strict=True)
             ],
             diverged=[
-                max((row["epoch"] for row in _rows(folder)), default=0.0)
+                max((row["epoch"] for row in logged(folder)), default=0.0)
                 for folder in folders
                 if folder not in ended
             ],
             seconds=[summary["seconds"] for summary in summaries],
             loss_curves=[_curve(run, "train", "loss") for run in rows],
-            error_curves=_error_curves(rows),
+            error_curves=error_curves_of(rows),
             score_curves=[_curve(run, "eval", primary_metric.name) for run in rows],
             waits=_waits(ended, rows),
             origins={origin_of(summary) for summary in summaries},
@@ -151,7 +151,7 @@ class Arm(Scored):
         return len(self.diverged)
 
 
-def _rows(folder: Path) -> list[dict[str, Any]]:
+def logged(folder: Path) -> list[dict[str, Any]]:
     """What the run logged of training and evaluations. A run may diverge before it logs anything."""
     rows, note = read_rows(folder / "metrics.jsonl")
     if note:
@@ -160,16 +160,15 @@ def _rows(folder: Path) -> list[dict[str, Any]]:
 
 
 def score_of(
-    folder: Path, primary_metric: PrimaryMetric, evaluations: int, rows: list[dict[str, Any]] | None = None
+    folder: Path, primary_metric: PrimaryMetric, evaluations: int, rows: list[dict[str, Any]]
 ) -> float:
     """Of a run that ended: the median over its last evaluations (Goyal et al. 2017, section 5.1, takes 5), or
-    what its summary says of the last one. `rows`: what it logged, where that has been read. Raises
-    RecipeError for a run with fewer evaluations.
+    what its summary says of the last one. `rows`: what it logged. Raises RecipeError for a run with fewer
+    evaluations.
     """
     if evaluations == 1:
         return float(RunDirectory(folder).read("summary.json")[primary_metric.name])
-    logged = _rows(folder) if rows is None else rows
-    found = [row[primary_metric.name] for row in logged if row["kind"] == "eval"]
+    found = [row[primary_metric.name] for row in rows if row["kind"] == "eval"]
     if len(found) < evaluations:
         raise RecipeError(
             f"{folder} has {len(found)} evaluations: use --evaluations {max(1, len(found))} or less, or "
@@ -192,12 +191,8 @@ def _by_epoch(rows: list[dict[str, Any]], value: str) -> Curve | None:
     return (np.array([*sums]), np.array([total / of for total, of in sums.values()])) if sums else None
 
 
-def error_curves_of(folders: list[Path]) -> list[Curve]:
-    """Training error by epoch of the runs that have it."""
-    return _error_curves([_rows(folder) for folder in folders])
-
-
-def _error_curves(runs: list[list[dict[str, Any]]]) -> list[Curve]:
+def error_curves_of(runs: list[list[dict[str, Any]]]) -> list[Curve]:
+    """Training error by epoch of the runs that have logged it."""
     return [curve for rows in runs if (curve := _by_epoch(rows, "train_error"))]
 
 

@@ -13,7 +13,7 @@ from lbtrain.recipe.schema import MAY_CHANGE_ON_RESUME, differences
 from lbtrain.runs.directory import RunDirectory
 from lbtrain.tasks import PrimaryMetric, primary_metric_of
 
-from .arm import Curve, Scored, error_curves_of, score_of
+from .arm import Curve, Scored, error_curves_of, logged, score_of
 from .jobs import Job, Launch
 
 
@@ -71,11 +71,17 @@ class Point(Scored):
     @cached_property
     def scores(self) -> list[float]:  # type: ignore[override]
         """Of the primary metric, in percent, one per run that did not diverge."""
-        return [score_of(folder, self.primary_metric, self.evaluations) for folder in self.ended]
+        runs = zip(self.ended, self.rows, strict=True)
+        return [score_of(folder, self.primary_metric, self.evaluations, rows) for folder, rows in runs]
 
     @cached_property
+    def rows(self) -> list[list[dict[str, Any]]]:
+        """What each run that did not diverge has logged."""
+        return [logged(folder) for folder in self.ended]
+
+    @property
     def error_curves(self) -> list[Curve]:
-        return error_curves_of(self.ended)
+        return error_curves_of(self.rows)
 
     @property
     def lost(self) -> int:

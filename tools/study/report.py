@@ -185,7 +185,7 @@ def _draw_losses(axes: Axes, arms: list[Arm]) -> None:
 def _draw_errors(axes: Axes, arms: list[Arm]) -> None:
     for number, arm in enumerate(arms):
         draw_curves(axes, look(number), arm.error_curves, unit=_unit(arm, arms))
-    axes.set(xlabel=_position(arms), ylabel="training error (%)", ylim=(0, None))
+    axes.set(xlabel=_position(arms), ylabel="training error (%)")
     error_axis(axes, [curve[1][-1] for arm in arms for curve in arm.error_curves])
     tidy(axes, legend=False)
 

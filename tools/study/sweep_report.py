@@ -122,7 +122,7 @@ def _draw_errors(axes: Axes, points: Sequence[Point], base: Point, size: int) ->
         draw_curves(axes, look(arms.index(point.arm)), point.error_curves, label=point.arm)
     style = dict(color=ink(), linestyle="--")
     draw_curves(axes, style, base.error_curves, label=f"batch {base.batch_size:,}")
-    axes.set(xlabel="epoch", ylabel="training error (%)", ylim=(0, None))
+    axes.set(xlabel="epoch", ylabel="training error (%)")
     error_axis(axes, [curve[1][-1] for point in (*here, base) for curve in point.error_curves])
     tidy(axes)
 

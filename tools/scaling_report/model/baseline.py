@@ -7,6 +7,7 @@ import argparse
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -154,15 +155,15 @@ class Baseline:
 
     def spread(self) -> float:
         """How far the measured sizes lie from what is modelled, in standard deviations; at least 1."""
-        return self._calibration().spread
+        return self._calibration.spread
 
     def too_slow(self) -> bool:
         """Whether the links, as they are named, mostly take longer than the whole measured step."""
-        return float(np.median(self._calibration().links)) < 1
+        return float(np.median(self._calibration.links)) < 1
 
     def learned(self) -> dict[str, tuple[FloatArray, FloatArray]]:
         """Draws of shares that are assumed, before and after the measured sizes are known."""
-        known = self._calibration()
+        known = self._calibration
         world = known.reference.world
         half = world.half_factor if self.job.half else 1.0
         assumed = {
@@ -175,6 +176,7 @@ class Baseline:
     def _between(self, model: StepModel) -> FloatArray:
         return 1 / (model.between.s_per_byte * self.topology.links * self.topology.between.bytes_per_s)
 
+    @cached_property
     def _calibration(self) -> Calibration:
         return Calibration(self._model(self.job, self.topology), self._measured())
 
