@@ -1,6 +1,6 @@
 """ResNet-8 on CIFAR-10 at 4,096 images a step with LARS (You et al. 2017).
 
-The rate is the best of the first three trials of four epochs (results/cifar10_tuning_4k.json).
+The rate is the best of eight trials of four epochs (results/cifar10_tuning_4k.json).
 
 Run        python recipes/cifar10/resnet8_4k_lars.py data.root=/data/cifar10
 Published  nothing: network and budget of epochs are chosen for two CPU cores
