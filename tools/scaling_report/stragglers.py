@@ -23,6 +23,8 @@ from ..kit.tables import Table
 from .report import ReportError
 
 _MOST_BARS = 12
+_MOST_NAMES = 8
+"""Of runs in a legend: more would hide the lines, and the bars name the runs that matter."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ def _draw_run(axes: Axes, runs: Sequence[Waits]) -> None:
         few = "o" if len(epochs) < 10 else None
         axes.plot(epochs, [100 * each for each in shares], **look(number), marker=few, label=run.run)
     axes.set(xlabel="epoch", ylim=(0, None))
-    tidy(axes)
+    tidy(axes, legend=len(runs) <= _MOST_NAMES)
 
 
 def _draw_ranks(axes: Axes, runs: Sequence[Waits]) -> None:

@@ -1,10 +1,11 @@
 """The page of runs names the rank that the others waited for, and for how long."""
 
 import pytest
+from matplotlib.figure import Figure
 
 from tests.run_rows import write_rows
 from tools.scaling_report.__main__ import main
-from tools.scaling_report.stragglers import Waits
+from tools.scaling_report.stragglers import Waits, charts
 
 
 def _row(epoch: float, rank: int | None, wait: float, images_per_sec: float = 100.0) -> dict[str, object]:
@@ -45,6 +46,13 @@ def test_the_page_names_rank_and_host_of_every_run(tmp_path, capsys):
     for name in ("first", "second"):
         assert f"{name}: {said}" in page and f"{name}: {said}" in out
     assert "25.00%" in out and "2.50%" in out
+
+
+@pytest.mark.parametrize(("runs", "named"), [(8, True), (9, False)])
+def test_a_legend_never_covers_the_lines(runs, named):
+    axes = Figure().subplots()
+    charts([Waits.of(f"seed{number}", ROWS) for number in range(runs)])[0].draw(axes)
+    assert (axes.get_legend() is not None) == named and len(axes.lines) == runs
 
 
 def test_runs_of_one_name_are_told_apart(tmp_path, capsys):
