@@ -2,7 +2,9 @@
 
 import contextlib
 import json
+import multiprocessing
 import re
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,12 +17,15 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from lbtrain import Recipe
-from lbtrain.data import dataset_info
+from lbtrain.data import dataset_index, dataset_info
 from lbtrain.engines.deepspeed_config import complete_config
 from lbtrain.errors import UserError
+from lbtrain.evaluate import score
 from lbtrain.faults.finite import FiniteCheck
 from lbtrain.launch.world import detect_world, start_process_group
+from lbtrain.main import _launched
 from lbtrain.plan.plan import Plan, make_plan
+from lbtrain.plan.precision import set_gpu_arithmetic
 from lbtrain.plan.statistics import ModelStatistics, model_statistics
 from lbtrain.run import build_bare_model, build_engine, run
 from lbtrain.tasks import create_task
@@ -132,6 +137,73 @@ def readable(recipe: Recipe) -> list[Tensor] | str:
         return scored(recipe)
     except UserError as error:
         return str(error)
+
+
+def indexed(recipe: Recipe) -> str:
+    """What a data set holds, as the ranks compare it."""
+    return dataset_index(recipe.data).fingerprint
+
+
+def loaders(recipe: Recipe) -> int:
+    """How many processes load images."""
+    others = set(multiprocessing.active_children())
+    batches = create_task(recipe, CPU).batches(start=0, micro_batch_size=2, rank=0, world_size=1)
+    next(batches)
+    return len(set(multiprocessing.active_children()) - others)
+
+
+def network(recipe: Recipe) -> list[Any] | str:
+    """The layers of a model, and what runs in place of them where it is compiled; or the error."""
+    try:
+        model = build_bare_model(recipe, planned(recipe), CPU)
+    except UserError as error:
+        return str(error)
+    return [str(model), model._compiled_call_impl is None]
+
+
+def passes(recipe: Recipe) -> list[int]:
+    """How many images each forward pass of an evaluation has."""
+    plan, sizes = planned(recipe), []
+    model = build_bare_model(recipe, plan, CPU)
+    model.register_forward_pre_hook(lambda _, arguments: sizes.append(len(arguments[0])))
+    engine: Any = SimpleNamespace(model=model, rank=0, world_size=1)
+    score(plan, create_task(recipe, CPU), engine)
+    return sizes
+
+
+def arithmetic(recipe: Recipe) -> list[Any]:
+    """What torch is told on a machine with a GPU."""
+    cudnn, precision = torch.backends.cudnn, torch.get_float32_matmul_precision()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        patch.setattr(torch.cuda, "is_available", lambda: True)
+        for name in ("benchmark", "allow_tf32"):
+            patch.setattr(cudnn, name, getattr(cudnn, name))
+        set_gpu_arithmetic(recipe)
+        told = [torch.are_deterministic_algorithms_enabled(), torch.get_float32_matmul_precision()]
+        told += [cudnn.benchmark, cudnn.allow_tf32]
+    torch.use_deterministic_algorithms(False)
+    torch.set_float32_matmul_precision(precision)
+    return told
+
+
+def watched(recipe: Recipe) -> str:
+    """What the guard beside a rank is told when a recipe is launched."""
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
+        patch.setattr("lbtrain.faults.watchdog.Watchdog", lambda **words: sys.exit(str(words)))
+        _launched(recipe, [], "run")
+    return str(ended.value)
+
+
+def started_twice(recipe: Recipe) -> str:
+    """The error of a run that is started, and started again."""
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            for _ in range(2):
+                run(recipe.vary(run_dir=f"{folder}/run"), "run", on_screen=False)
+        except UserError as error:
+            return str(error).replace(folder, "")
+    return "none"
 
 
 def instances(recipe: Recipe) -> list[Any]:
