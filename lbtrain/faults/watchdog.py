@@ -1,7 +1,7 @@
 """A rank's side of its guard (lbtrain.faults.guard): starts it, tells it the step, and exits when it says
 that a part of the job is lost.
 
-Costs a training step one write of 32 bytes to memory. A thread waits for the guard's word in the system, not
+Costs a training step one write of 128 bytes to memory. A thread waits for the guard's word in the system, not
 in Python; it acts also while the main thread waits in an exchange. Only dead, stopped and unreachable
 processes are faults: long steps, evaluations, checkpoints and compilations are not, since the guard beats for
 the rank. A main thread that hangs by itself is found by the time limit of the process group's exchanges.

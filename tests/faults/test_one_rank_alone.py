@@ -2,6 +2,8 @@
 ranks would exchange different things. The job ends in the first step, with its name.
 """
 
+import re
+
 import pytest
 
 from lbtrain.errors import RecipeError
@@ -29,7 +31,7 @@ def test_a_parameter_without_gradient_on_one_rank_ends_the_job_by_its_name(tmp_p
 
 
 @pytest.mark.slow
-def test_under_zero_3_the_job_ends_before_a_step_is_taken(tmp_path):
+def test_under_zero_3_the_job_ends_before_a_step_is_taken_and_says_in_which_layer_each_rank_was(tmp_path):
     """Its forward pass exchanges weights, and gloo ends a process where ranks call different layers."""
     job = Job.start(tmp_path, "model.name=odd_read_on_rank_zero", *ZERO_3)
     try:
@@ -37,5 +39,7 @@ def test_under_zero_3_the_job_ends_before_a_step_is_taken(tmp_path):
         assert None not in codes and 0 not in codes
         assert not (tmp_path / "run/metrics.jsonl").exists() or not job.losses()
         assert "All ranks end" in job.screen and "Traceback" not in job.screen
+        assert re.search(r"rank 0[^;\n]* after step 0 \(training, layer extra\)", job.screen)
+        assert re.search(r"rank 1[^;\n]* after step 0 \(training, layer (stage|head)", job.screen)
     finally:
         job.end()

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-BOARD = struct.Struct("q24s")
+BOARD = struct.Struct("q120s")
 """What a rank writes where its guard reads it, in memory that both share: the last finished step, and what it
 is doing.
 """
