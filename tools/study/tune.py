@@ -13,15 +13,17 @@ Sobol sequence, tried in its order, so that more --trials continue a search, and
 continues where it was. The other keys change with the batch size as in `study sweep`; key=value words change
 every run.
 
-The seeds are 1000 and the following ones, so that no comparison is made on the seeds of its tuning: compare
-the best settings with `lbtrain study`, whose seeds begin at 0. A trial of which a run diverges has no
-score, and counts. The command writes tune.md, tune.json, tune.png (the best value against the number of
-trials) and tune.html into --out.
+The seeds are 1000 and the following ones, so that no comparison is made on the seeds of its tuning. The best
+of many trials is an optimistic score: --confirm 5 trains the best trial of each search on the five seeds
+after those of the tuning, and compares the recipes on them. A trial of which a run diverges has no score,
+and counts. The command writes tune.md, tune.json, tune.png (the best value against the number of trials) and
+tune.html into --out.
 """
 
 import math
+import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,9 +39,9 @@ from ..kit import command, pages
 from ..kit.charts import Chart, batch_axis, error_axis, look, save, tidy
 from ..kit.tables import Table
 from .arm import origin_of
-from .grid import GridArm, Point, batch_sizes_of, trained
+from .grid import GridArm, Point, batch_sizes_of, in_order, points_of, trained
 from .jobs import Launch, check_names_differ, split_words
-from .report import provenance_of, write_text_and_data
+from .report import certainty, provenance_of, write_text_and_data
 from .sweep import words_at
 
 FIRST_SEED = 1000
@@ -142,6 +144,8 @@ class Search:
     batch_size: int
     trials: Sequence[Trial]
     points: Sequence[Point]
+    confirmed: Point | None = None
+    """The best trial on seeds that the search has not used."""
 
     def scores(self) -> list[float | None]:
         """One per trial; None where a run diverged."""
@@ -161,6 +165,14 @@ class Search:
         """The number of the best trial, the first where several are alike; None if all diverged."""
         best = self.best_so_far()[-1]
         return None if best is None else self.scores().index(best)
+
+    def confirmed_on(self, launch: Launch) -> "Search":
+        """With the best trial on the seeds of `launch`, if there is one."""
+        if self.best is None:
+            return self
+        arm, seeds = self.trials[self.best].arm, launch.seeds
+        (point,) = points_of([arm], [self.batch_size], seeds, launch.out, launch.evaluations)
+        return replace(self, confirmed=point)
 
     def outcome(self) -> str:
         name = f"{self.recipe} at batch {self.batch_size:,}"
@@ -182,14 +194,51 @@ class Search:
             best, words = self.points[self.best].cell, " ".join(self.trials[self.best].words)
         keys, seeds = len(self.trials[0].words), len(self.points[0].jobs)
         counts = (len(self.points), seeds, keys, diverged)
-        return [self.recipe, f"{self.batch_size:,}", *map(str, counts), best, words]
+        confirmed = self.confirmed.cell if self.confirmed else "-"
+        return [self.recipe, f"{self.batch_size:,}", *map(str, counts), best, confirmed, words]
+
+
+def confirm(searches: Sequence[Search], launch: Launch) -> list[Search]:
+    """The searches with their best trials on the seeds of `launch`, where what is missing is trained."""
+    found = [search.confirmed_on(launch) for search in searches]
+    launch.train(in_order([search.confirmed for search in found if search.confirmed]))
+    return found
+
+
+def order(searches: Sequence[Search]) -> list[str]:
+    """At each batch size, how far the recipes are behind the best one on the seeds that confirm them."""
+    lines = []
+    for size in dict.fromkeys(search.batch_size for search in searches):
+        ranked = sorted(
+            (statistics.mean(point.scores), search.recipe, point)
+            for search in searches
+            if search.batch_size == size and (point := search.confirmed) and point.scores
+        )
+        if ranked and ranked[0][2].primary_metric.higher_is_better:
+            ranked.reverse()
+        for mean, name, point in ranked[1:]:
+            best, first, leader = ranked[0]
+            interval, remark = certainty(mean - best, point, leader)
+            behind = f"{name} is {abs(mean - best):.2f}{interval} points behind {first}{remark}"
+            lines.append(f"on other seeds at batch {size:,}, {behind}")
+    return lines
 
 
 def write_report(searches: Sequence[Search], out: Path, *, title: str, typed: str) -> str:
     """Writes tune.md, .json, .png and .html; returns the text for the terminal."""
     label = searches[0].points[0].label
-    head = ["recipe", "batch", "trials", "seeds", "keys", "diverged", f"best {label} %", "with"]
-    table = Table(head, [search.row() for search in searches], title="Budget and best", align="lrrrrrll")
+    head = [
+        "recipe",
+        "batch",
+        "trials",
+        "seeds",
+        "keys",
+        "diverged",
+        f"best {label} %",
+        "on other seeds",
+        "with",
+    ]
+    table = Table(head, [search.row() for search in searches], title="Budget and best", align="lrrrrrlll")
     charts = [
         Chart(
             f"{title}: batch {size:,}",
@@ -201,8 +250,14 @@ def write_report(searches: Sequence[Search], out: Path, *, title: str, typed: st
     charts += by_batch(searches)
     save(charts, out / "tune.png")
     grades = graded(searches)
-    outcomes = [*(search.outcome() for search in searches), *(grade["text"] for grade in grades)]
-    summaries = [each for search in searches for point in search.points for each in point.summaries]
+    outcomes = [
+        *(search.outcome() for search in searches),
+        *order(searches),
+        *(grade["text"] for grade in grades),
+    ]
+    confirmed = [search.confirmed for search in searches if search.confirmed]
+    points = [*(point for search in searches for point in search.points), *confirmed]
+    summaries = [each for point in points for each in point.summaries]
     origin = provenance_of({origin_of(summary) for summary in summaries}, typed)
     (out / "tune.html").write_text(pages.report(title, outcomes, charts, [table], origin))
     rows = [
@@ -214,6 +269,7 @@ def write_report(searches: Sequence[Search], out: Path, *, title: str, typed: st
         "title": title,
         "command": typed,
         "trials": rows,
+        "confirmed": [point.row() for point in confirmed],
         "table": table.markdown(),
         "outcomes": outcomes,
         "findings": grades,
@@ -317,6 +373,13 @@ def main(words: list[str]) -> int:
         metavar="[RECIPE/]KEY:log|linear:LOW:HIGH",
         help="A key to tune and its range; it may be given several times.",
     )
+    parser.add_argument(
+        "--confirm",
+        type=int,
+        default=0,
+        metavar="N",
+        help="Train the best trial of each search on N other seeds (default 0).",
+    )
     parser.add_argument("--title", default="Tuning", help="The heading of the report.")
     Launch.add_options(parser, launcher="python", ranks=1, seeds=1, out="runs/tune")
     parser.set_defaults(first_seed=FIRST_SEED)
@@ -349,4 +412,7 @@ def tune(options: Any, typed: str) -> str:
         for path in recipes:
             own = [trial for trial in trials if trial.recipe == path.stem]
             searches.append(Search(path.stem, size, own, [points[trial.arm.name, size] for trial in own]))
+    if options.confirm > 0:
+        first = launch.seeds.stop
+        searches = confirm(searches, replace(launch, seeds=range(first, first + options.confirm)))
     return write_report(searches, launch.out, title=options.title, typed=typed)

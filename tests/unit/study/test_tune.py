@@ -91,6 +91,27 @@ def test_more_trials_continue_a_search(words, trained):
     assert len(trained) == 2 * 2 * 9
 
 
+def test_the_best_is_compared_on_seeds_that_the_tuning_has_not_used(words, trained):
+    assert main([*words, "--seeds", "2", "--over", "lamb/schedule.base_lr:log:1:2", "--confirm", "3"]) == 0
+    confirmed = [recipe for recipe in trained if recipe.seed >= 1002]
+    assert [recipe.seed for recipe in confirmed] == [1002, 1003, 1004] * 2
+    found = json.loads(Path("out/tune.json").read_text())
+    assert [(row["batch_size"], row["n"]) for row in found["confirmed"]] == [(32, 3), (64, 3)]
+    best = min(row["mean"] for row in found["trials"] if row["recipe"] == "sgd")
+    cells = [row.split("|")[8].strip() for row in found["table"].splitlines()[2:]]
+    assert cells == [f"{best:.2f} ± 0.00", "-", f"{best:.2f} ± 0.00", "-"]
+
+
+def test_the_order_on_other_seeds_is_said_with_what_the_seeds_can_show(words, trained):
+    assert main([*words, "--over", "lamb/schedule.base_lr:log:0.01:0.02", "--confirm", "3"]) == 0
+    found = json.loads(Path("out/tune.json").read_text())
+    sgd, lamb = (row["mean"] for row in found["confirmed"][:2])
+    assert found["outcomes"][4:] == [
+        f"on other seeds at batch {size}, lamb is {lamb - sgd:.2f} ± 0.00 points behind sgd"
+        for size in (32, 64)
+    ]
+
+
 def test_a_range_that_ends_too_early_is_said(words, trained):
     assert main([*words, "--over", "sgd/schedule.base_lr:log:0.001:0.05"]) == 0
     found = json.loads(Path("out/tune.json").read_text())
@@ -104,7 +125,7 @@ def test_trials_that_diverge_count_and_have_no_score(words, trained):
         == "sgd at batch 32: every trial diverged"
     )
     table = Path("out/tune.md").read_text().splitlines()[2].replace(" ", "")
-    assert table == "|sgd|32|6|1|1|6|-|-|"
+    assert table == "|sgd|32|6|1|1|6|-|-|-|"
 
 
 def test_the_points_of_a_search_do_not_depend_on_their_number():
