@@ -93,13 +93,17 @@ class CocoSource:
     def __getitem__(self, index: int) -> Sample:
         image, objects = self._records[index]
         pixels = self._pixels(image)
-        masks = np.zeros((len(objects), *pixels.shape[:2]), np.uint8)
-        for number, annotation in enumerate(objects):
-            masks[number] = mask_of(annotation["segmentation"], *pixels.shape[:2])
+        size = pixels.shape[:2]
+        outlines = [encoded(annotation["segmentation"], *size) for annotation in objects]
         labels = np.array([self._labels[annotation["category_id"]] for annotation in objects], np.int64)
-        boxes = _corners([annotation["bbox"] for annotation in objects], *pixels.shape[:2])
-        kept = not_empty(boxes) & masks.any((1, 2))
-        return Sample(image["id"], pixels, boxes[kept], labels[kept], masks[kept])
+        boxes = _corners([annotation["bbox"] for annotation in objects], *size)
+        kept = not_empty(boxes) & (rle.area(outlines) > 0)
+
+        def masks() -> NDArray[np.uint8]:
+            made = [mask_of(outlines[number], *size) for number in np.flatnonzero(kept)]
+            return np.array(made, np.uint8).reshape(-1, *size)
+
+        return Sample(image["id"], pixels, boxes[kept], labels[kept], masks)
 
     def _pixels(self, image: Record) -> NDArray[np.uint8]:
         path = self.folder / image["file_name"]

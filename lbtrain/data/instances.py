@@ -6,7 +6,7 @@ epoch, image). Images are padded to the largest of their step, not of their micr
 sees the padding: so what comes of an image does not depend on which others a rank takes along with it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
@@ -24,14 +24,18 @@ from lbtrain.data.stream import Block
 @dataclass(frozen=True)
 class Sample:
     """One image. pixels: uint8 (height, width, 3); boxes: float32 (n, 4), left, top, right, bottom; labels:
-    int64 (n,), 1 for the first class; masks: uint8 (n, height, width), 0 or 1.
+    int64 (n,), 1 for the first class; decoded_masks: gives uint8 (n, height, width), 0 or 1.
     """
 
     image_id: int
     pixels: NDArray[np.uint8]
     boxes: NDArray[np.float32]
     labels: NDArray[np.int64]
-    masks: NDArray[np.uint8]
+    decoded_masks: Callable[[], NDArray[np.uint8]]
+
+    @property
+    def masks(self) -> NDArray[np.uint8]:
+        return self.decoded_masks()
 
 
 class InstanceSource(Protocol):
@@ -73,7 +77,7 @@ class Item(NamedTuple):
 @dataclass(frozen=True)
 class InstanceBatch:
     """A micro-batch. images: float32 (3, height, width) in [0, 1], each of its own size; targets: boxes,
-    labels and masks of each.
+    labels, and masks where the model learns from them, of each.
     """
 
     images: list[Tensor]
@@ -109,13 +113,14 @@ class InstanceBatch:
 class Preparation:
     """How an image becomes an input: short edge to one of `short_edges` (drawn per image and epoch), long
     edge to at most `max_size` (0: no bound), flipped left-right with probability 1/2. The last short edge is
-    the one for scoring.
+    the one for scoring. `masks`: whether those of objects are made too.
     """
 
     short_edges: tuple[int, ...]
     max_size: int
     flip: bool
     seed: int
+    masks: bool = True
 
     def sizes(self, block: Block, originals: NDArray[np.int64]) -> NDArray[np.int64]:
         """(height, width) of the block's images as the model sees them, shape (n, 2), without reading any."""
@@ -132,7 +137,7 @@ class Preparation:
         samples = [source[int(index)] for index in item.block.indices]
         flipped = [self.flip and bool(flip % np.uint64(2)) for flip in flips]
         inputs = [
-            _input(sample, (int(size[0]), int(size[1])), flip)
+            _input(sample, (int(size[0]), int(size[1])), flip, self.masks)
             for sample, size, flip in zip(samples, sizes, flipped, strict=True)
         ]
         return InstanceBatch(
@@ -148,26 +153,32 @@ class Preparation:
         return draws(block, self.seed, 3)
 
 
-def _input(sample: Sample, size: tuple[int, int], flip: bool) -> tuple[Tensor, dict[str, Tensor]]:
+def _input(
+    sample: Sample, size: tuple[int, int], flip: bool, with_masks: bool
+) -> tuple[Tensor, dict[str, Tensor]]:
     """The image and its target at `size`, which keeps the aspect ratio up to rounding."""
     image = torch.from_numpy(np.ascontiguousarray(sample.pixels)).permute(2, 0, 1).float().div_(255)
-    boxes, masks = torch.from_numpy(sample.boxes), torch.from_numpy(sample.masks)
+    boxes = torch.from_numpy(sample.boxes)
     if image.shape[1:] != size:
         scale = torch.tensor([size[1] / image.shape[2], size[0] / image.shape[1]])
         image = F.interpolate(image[None], size=size, mode="bilinear", align_corners=False)[0]
         boxes = boxes * scale.repeat(2)
-        masks = (
-            F.interpolate(masks[None], size=size, mode="nearest")[0]
-            if len(masks)
-            else masks.new_zeros(0, *size)
-        )
     if flip:
-        image, masks = image.flip(2), masks.flip(2)
+        image = image.flip(2)
         boxes = torch.stack([size[1] - boxes[:, 2], boxes[:, 1], size[1] - boxes[:, 0], boxes[:, 3]], 1)
-    target = {"boxes": boxes, "labels": torch.from_numpy(sample.labels), "masks": masks}
+    target = {"boxes": boxes, "labels": torch.from_numpy(sample.labels)}
+    if with_masks:
+        masks = _resized(torch.from_numpy(sample.masks), size)
+        target["masks"] = masks.flip(2) if flip else masks
     # In float32 a flip or a smaller size may leave nothing of a thin box.
     kept = not_empty(boxes)
     return image, target if kept.all() else {name: value[kept] for name, value in target.items()}
+
+
+def _resized(masks: Tensor, size: tuple[int, int]) -> Tensor:
+    if not len(masks) or masks.shape[1:] == size:
+        return masks.reshape(-1, *size)
+    return F.interpolate(masks[None], size=size, mode="nearest")[0]
 
 
 def not_empty(boxes: Any) -> Any:

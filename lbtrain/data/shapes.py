@@ -87,8 +87,8 @@ def draw(number: int, size: int) -> Sample:
         masks = np.concatenate([masks & ~inside, inside[None]])
     pixels = np.clip(pixels + random.normal(0, 10, pixels.shape), 0, 255).astype(np.uint8)
     seen = masks.sum((1, 2)) >= _SMALLEST_AREA
-    masks = masks[seen]
-    return Sample(number, pixels, _boxes(masks), np.array(labels, np.int64)[seen], masks.astype(np.uint8))
+    masks = masks[seen].astype(np.uint8)
+    return Sample(number, pixels, _boxes(masks), np.array(labels, np.int64)[seen], lambda: masks)
 
 
 def _inside(
@@ -111,7 +111,7 @@ def _inside(
     return np.asarray(distance < radius)
 
 
-def _boxes(masks: NDArray[np.bool_]) -> NDArray[np.float32]:
+def _boxes(masks: NDArray[np.uint8]) -> NDArray[np.float32]:
     """The tight box of each mask, shape (n, 4)."""
     boxes = np.zeros((len(masks), 4), np.float32)
     for number, mask in enumerate(masks):

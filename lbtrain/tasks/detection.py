@@ -104,10 +104,9 @@ class Detection:
         self.primary_metric = primary_metric_of(recipe)
         self.train_source, self.eval_source = (self._opened(train=train) for train in (True, False))
         edges, longest = _short_edges(recipe), recipe.data.max_size
-        self.train_preparation = Preparation(
-            edges, longest, flip=recipe.data.augmentation == "flip", seed=recipe.seed
-        )
-        self.eval_preparation = Preparation(edges[-1:], longest, flip=False, seed=recipe.seed)
+        masks, flip = "mask" in recipe.model.finds, recipe.data.augmentation == "flip"
+        self.train_preparation = Preparation(edges, longest, flip=flip, seed=recipe.seed, masks=masks)
+        self.eval_preparation = Preparation(edges[-1:], longest, flip=False, seed=recipe.seed, masks=masks)
         self.stream = self._stream()
 
     def _opened(self, *, train: bool) -> InstanceSource:

@@ -24,8 +24,8 @@ class _OneImage:
 
     def __init__(self, pixels: np.ndarray[Any, Any]):
         self.sizes = np.array([pixels.shape[:2]])
-        empty = np.zeros((0, *pixels.shape[:2]), np.uint8)
-        self.sample = Sample(0, pixels, np.zeros((0, 4), np.float32), np.zeros(0, np.int64), empty)
+        masks = np.zeros((0, *pixels.shape[:2]), np.uint8)
+        self.sample = Sample(0, pixels, np.zeros((0, 4), np.float32), np.zeros(0, np.int64), lambda: masks)
 
     def __getitem__(self, index: int) -> Sample:
         return self.sample

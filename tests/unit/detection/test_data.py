@@ -15,7 +15,7 @@ from pycocotools import mask as rle
 
 from bench.padding import padding_share
 from lbtrain import Recipe
-from lbtrain.data import coco_photos, dataset_info, decode, index_cache, instances
+from lbtrain.data import coco, coco_photos, dataset_info, decode, index_cache, instances
 from lbtrain.data.annotations import read_annotations
 from lbtrain.data.coco import CocoSource
 from lbtrain.data.coco_layouts import coco_files
@@ -29,7 +29,7 @@ from lbtrain.errors import DataError, RecipeError
 from lbtrain.tasks import create_task
 from lbtrain.tasks.coco_score import as_detections, average_precision, outlines_of, with_classes
 from lbtrain.tasks.detection import evaluation_items
-from tests.tiny_detection import tiny
+from tests.tiny_detection import KINDS, tiny
 
 
 def test_a_shape_is_a_function_of_its_number():
@@ -195,6 +195,31 @@ def test_shapes_written_as_coco_are_read_alike(tmp_path):
         )
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_masks_are_decoded_for_models_that_find_them_and_nothing_else_changes(kind, tmp_path, monkeypatch):
+    """One object has a box, but an outline between the centres of pixels: no model learns from it."""
+    thin = {"bbox": [5, 5, 9, 9], "segmentation": [[5.1, 5.1, 5.2, 5.1, 5.2, 5.2]], "iscrowd": 0}
+
+    def edit(content) -> None:
+        content["annotations"].append({"id": 999, "image_id": 2, "category_id": 1, **thin})
+
+    edited(shapes_as_coco(tmp_path) / "annotations/instances_train2017.json", edit)
+    decoded = []
+    monkeypatch.setattr(coco, "mask_of", lambda *outline: decoded.append(outline) or mask_of(*outline))
+    data = dict(name="coco", root=str(tmp_path), image_size=0, short_edges=["48", "80"], max_size=96)
+    task = create_task(tiny(**KINDS[kind]).vary(data=data), torch.device("cpu"))
+    batch = next(task.batches(start=0, micro_batch_size=8, rank=0, world_size=1))
+    assert bool(decoded) == ("masks" in batch.targets[0]) == (kind == "mask_rcnn")
+    edges = Preparation((48, 80), 96, flip=True, seed=0)
+    whole = edges.batch(task.train_source, Item(task.stream.block(0, 8), batch.pad_to))
+    assert sum(len(target["masks"]) for target in whole.targets) > 8 and batch.keys == whole.keys
+    for number, target in enumerate(batch.targets):
+        assert (batch.images[number] == whole.images[number]).all()
+        assert all((target[name] == whole.targets[number][name]).all() for name in target)
+    read = [task.train_source[number].boxes.tolist() for number in range(len(task.train_source))]
+    assert len(read) == 7 and not any([5, 5, 14, 14] in boxes for boxes in read)
+
+
 def test_crowds_are_scored_and_not_trained_on(tmp_path):
     source = opened(coco_folder(tmp_path), empty_images=True, scored=True)
     assert len(source) == 2 and len(opened(tmp_path, empty_images=False)) == 1
@@ -266,8 +291,8 @@ def test_a_box_that_a_flip_or_a_smaller_size_leaves_nothing_of_goes_with_its_mas
         np.array([9, 9, *whole.labels]),
         np.concatenate([whole.masks[:1], whole.masks[:1], whole.masks]),
     )
-    sample = Sample(3, whole.pixels, np.concatenate([thin, whole.boxes]), labels, masks)
-    _, target = instances._input(sample, size, True)
+    sample = Sample(3, whole.pixels, np.concatenate([thin, whole.boxes]), labels, lambda: masks)
+    _, target = instances._input(sample, size, True, True)
     left, top, right, bottom = target["boxes"].unbind(1)
     assert (right > left).all() and (bottom > top).all()
     assert (

@@ -17,7 +17,7 @@ def sample(height: int, width: int, *masks: np.ndarray) -> Sample:
         np.full((height, width, 3), 128, np.uint8),
         np.zeros((count, 4), np.float32),
         np.ones(count, np.int64),
-        stacked,
+        lambda: stacked,
     )
 
 
