@@ -23,6 +23,7 @@ METHODS = {
     "digits_720_lars": ([], 6.0),
     "digits_720_lamb": ([], 6.0),
     "digits_720_adamw": ([], 6.0),
+    "digits_720_nesterov": ([], 6.0),
     "digits_720_muon": ([], 15.0),
     "digits_720_regime": (["batch_size=96"], 4.0),
     "digits_batch_growth": ([], 4.0),
