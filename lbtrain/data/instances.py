@@ -112,8 +112,9 @@ class InstanceBatch:
 @dataclass(frozen=True)
 class Preparation:
     """How an image becomes an input: short edge to one of `short_edges` (drawn per image and epoch), long
-    edge to at most `max_size` (0: no bound), flipped left-right with probability 1/2. The last short edge is
-    the one for scoring. `masks`: whether those of objects are made too.
+    edge to at most `max_size` (0: no bound), or both edges to that of a `square`; flipped left-right with
+    probability 1/2. The last short edge is the one for scoring. `masks`: whether those of objects are made
+    too.
     """
 
     short_edges: tuple[int, ...]
@@ -121,10 +122,13 @@ class Preparation:
     flip: bool
     seed: int
     masks: bool = True
+    square: bool = False
 
     def sizes(self, block: Block, originals: NDArray[np.int64]) -> NDArray[np.int64]:
         """(height, width) of the block's images as the model sees them, shape (n, 2), without reading any."""
         edges = np.array(self.short_edges)[self._draws(block)[0] % np.uint64(len(self.short_edges))]
+        if self.square:
+            return np.stack([edges, edges], 1)
         scale = edges / originals.min(1)
         if self.max_size:
             scale = np.minimum(scale, self.max_size / originals.max(1))
@@ -156,7 +160,7 @@ class Preparation:
 def _input(
     sample: Sample, size: tuple[int, int], flip: bool, with_masks: bool
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The image and its target at `size`, which keeps the aspect ratio up to rounding."""
+    """The image and its target at `size`."""
     image = torch.from_numpy(np.ascontiguousarray(sample.pixels)).permute(2, 0, 1).float().div_(255)
     boxes = torch.from_numpy(sample.boxes)
     if image.shape[1:] != size:

@@ -95,7 +95,7 @@ def _batch_changes(plan: Plan) -> str:
 def _image_sizes(plan: Plan) -> str:
     """Pixels a side of training images, phase by phase, and of evaluations."""
     if plan.recipe.model.library != "timm":
-        return "by data.short_edges and data.max_size"
+        return "by data.short_edges" + (" and data.max_size" if not plan.recipe.data.square else ", square")
     sizes = [phase.image_size or plan.image_size for phase in plan.phases]
     changes = [
         f", {size} from epoch {phase.begins / plan.train_examples:.4g}"

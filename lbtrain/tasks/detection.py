@@ -7,6 +7,7 @@ docs/detection.md.
 
 import difflib
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -104,9 +105,15 @@ class Detection:
         self.primary_metric = primary_metric_of(recipe)
         self.train_source, self.eval_source = (self._opened(train=train) for train in (True, False))
         edges, longest = _short_edges(recipe), recipe.data.max_size
-        masks, flip = "mask" in recipe.model.finds, recipe.data.augmentation == "flip"
-        self.train_preparation = Preparation(edges, longest, flip=flip, seed=recipe.seed, masks=masks)
-        self.eval_preparation = Preparation(edges[-1:], longest, flip=False, seed=recipe.seed, masks=masks)
+        self.train_preparation = Preparation(
+            edges,
+            longest,
+            flip=recipe.data.augmentation == "flip",
+            seed=recipe.seed,
+            masks="mask" in recipe.model.finds,
+            square=recipe.data.square,
+        )
+        self.eval_preparation = replace(self.train_preparation, short_edges=edges[-1:], flip=False)
         self.stream = self._stream()
 
     def _opened(self, *, train: bool) -> InstanceSource:
@@ -131,8 +138,9 @@ class Detection:
         return DatasetIndex(self.train_source.index, self.eval_source.index)
 
     def about(self) -> dict[str, Any]:
-        short, longest = self.eval_preparation.short_edges[-1], self.eval_preparation.max_size
-        inputs = {"channels": 3, "size": short, "longest": longest, "photos": True}
+        prepared = self.eval_preparation
+        sizes = {"size": prepared.short_edges[-1], "longest": prepared.max_size, "square": prepared.square}
+        inputs = {"channels": 3, "photos": True} | sizes
         return {"class_names": list(self.train_source.class_names), "inputs": inputs}
 
     def batches(

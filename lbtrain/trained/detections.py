@@ -42,7 +42,9 @@ def detected(
         raise RecipeError("predict takes classifiers and detectors with model.library=torchvision.")
     device = torch.device(device_type())
     model, names = trained.build().to(device), trained.class_names
-    preparation = Preparation((trained.inputs["size"],), trained.inputs["longest"], flip=False, seed=0)
+    size, longest = trained.inputs["size"], trained.inputs["longest"]
+    square = trained.inputs.get("square", False)  # older runs have no such entry
+    preparation = Preparation((size,), longest, flip=False, seed=0, square=square)
     block = Block(np.zeros(1, np.int64), np.zeros(1, np.int64))
     for number, path, pixels in readable(paths, whole_image, broken):
         source: Any = _OneImage(pixels)

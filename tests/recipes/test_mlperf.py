@@ -68,6 +68,8 @@ def test_a_point_of_retinanet(row):
     assert (form.name, form.beta1, form.beta2, form.eps, form.weight_decay) == ("adamw", 0.9, 0.999, 1e-8, 0)
     assert row["optimizer"] == "Adam" and float(row["weight_decay"]) == 0
     assert str(recipe.schedule.warmup) == f"{row['warmup_epochs']}ep"
+    assert "input 800x800" in row["reference_settings_not_in_json"]
+    assert (recipe.data.square, recipe.data.short_edges) == (True, ["800"])
     rate = found.learning_rate
     assert (rate(0), rate(1)) == pytest.approx((rate.peak * float(row["warmup_factor"]), rate.peak))
     assert row["target_quality"] == "box mAP 0.34" and list(map(str, recipe.stop_at)) == ["box_ap>=34.0"]

@@ -167,6 +167,11 @@ class DataConfig(Unassignable):
         0,
         "Upper bound of an image's long edge in detection, in pixels. 0: no bound.",
         at_least=0,
+        needs=("model.library=torchvision", "data.square=False"),
+    )
+    square: bool = key(
+        False,
+        "Stretch the images of detection to squares of short_edges, as MLPerf's RetinaNet does.",
         needs="model.library=torchvision",
     )
     short_edges: list[str] = key(

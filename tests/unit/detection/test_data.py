@@ -29,6 +29,7 @@ from lbtrain.errors import DataError, RecipeError
 from lbtrain.tasks import create_task
 from lbtrain.tasks.coco_score import as_detections, average_precision, outlines_of, with_classes
 from lbtrain.tasks.detection import evaluation_items
+from lbtrain.tasks.torchvision_models import _Padding
 from tests.tiny_detection import KINDS, tiny
 
 
@@ -218,6 +219,20 @@ def test_masks_are_decoded_for_models_that_find_them_and_nothing_else_changes(ki
         assert all((target[name] == whole.targets[number][name]).all() for name in target)
     read = [task.train_source[number].boxes.tolist() for number in range(len(task.train_source))]
     assert len(read) == 7 and not any([5, 5, 14, 14] in boxes for boxes in read)
+
+
+def test_squares_stretch_images_boxes_and_masks_alike(tmp_path):
+    """By hand: an image 40 wide and 30 high becomes one of 60 x 60, and what is found there goes back."""
+    source = opened(coco_folder(tmp_path), empty_images=False)
+    item = Item(Block(np.zeros(1, np.int64), np.zeros(1, np.int64)), (64, 64))
+    batch = Preparation((60,), 0, flip=False, seed=0, square=True).batch(source, item)
+    (image,), (target,) = batch.images, batch.targets
+    assert image.shape == (3, 60, 60) and target["boxes"].tolist() == [[7.5, 10, 22.5, 30]]
+    assert target["masks"].shape == (1, 60, 60) and target["masks"].sum() == 15 * 20
+    padding = _Padding().eval()
+    padding.expect(batch)
+    (found,) = padding.postprocess([{"boxes": target["boxes"]}], [(60, 60)], None)
+    assert found["boxes"].tolist() == [[5, 5, 15, 15]]
 
 
 def test_crowds_are_scored_and_not_trained_on(tmp_path):

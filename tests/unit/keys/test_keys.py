@@ -177,6 +177,7 @@ REACHES: dict[str, tuple[Callable[[Recipe], Any], str, str]] = {
     "data.format": (readable, "PHOTOS", "data.format=tar"),
     "data.workers": (loaders, "", "data.workers=1"),
     "data.group_by": (instances, "TINY COCO", "data.group_by=aspect"),
+    "data.square": (instances, "TINY COCO", "data.square=true"),
     "data.empty_images": (indexed, "TINY COCO", "data.empty_images=true"),
     "data.train_files": (indexed, "TINY COCO", f"data.train_files={OTHER}"),
     "data.validation_files": (indexed, "TINY COCO", f"data.validation_files={OTHER}"),
