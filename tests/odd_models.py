@@ -88,6 +88,17 @@ class ReadOnRankZero(Small):
         return self.head(self.stage(features if other else self.extra(features)).mean((2, 3)))
 
 
+class Clamping(Small):
+    """Between bounds at infinity until somebody calibrates them, as Gemma 4's layers."""
+
+    def __init__(self, **args: Any):
+        super().__init__(**args)
+        self.register_buffer("bounds", torch.tensor([-torch.inf, torch.inf]))
+
+    def forward(self, x: Tensor) -> Any:
+        return super().forward(x).clamp(*self.bounds)
+
+
 class TupleOutput(Small):
     def forward(self, x: Tensor) -> Any:
         scores = super().forward(x)
@@ -126,6 +137,7 @@ for _name, _kind in {
     "odd_unread": Unread,
     "odd_sometimes_read": SometimesRead,
     "odd_read_on_rank_zero": ReadOnRankZero,
+    "odd_clamping": Clamping,
     "odd_tuple": TupleOutput,
     "odd_dict": DictOutput,
     "odd_map": MapOutput,

@@ -27,6 +27,8 @@ class WeightAverage:
     def __init__(self, model: nn.Module, *, decay: float, warmup: bool = False):
         self.model = model
         self.ema = ModelEmaV3(model, decay=decay, use_warmup=warmup)
+        buffers = zip(self.ema.module.buffers(), model.buffers(), strict=True)
+        self._infinite = [(ours, theirs) for ours, theirs in buffers if theirs.isinf().any()]
 
     def update(self, step: int, decay: float | None = None) -> None:
         """After optimizer step number `step`, counted from 1; the first one copies the weights. `decay`: that
@@ -34,6 +36,8 @@ class WeightAverage:
         """
         self.ema.decay = self.ema.decay if decay is None else decay
         self.ema.update(self.model, step=step)
+        for ours, theirs in self._infinite:  # bounds of clamps, say, whose average with themselves is NaN
+            ours.copy_(theirs)
 
     @contextlib.contextmanager
     def in_place_of_the_weights(self) -> Iterator[None]:

@@ -62,6 +62,7 @@ def question(name: str) -> Question:
         ("cifar_resnet8", True),
         ("odd_frozen_stem", True),
         ("odd_shared_pool", True),
+        ("odd_clamping", True),
         ("odd_depends_on_the_batch", False),
     ],
 )

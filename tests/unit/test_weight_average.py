@@ -28,6 +28,17 @@ def test_an_average_of_constant_memory():
     torch.testing.assert_close(averages(False, 6), expected)
 
 
+def test_bounds_at_infinity_stay():
+    """inf - inf is not a number, so that the average of a layer that clamps would have scored NaN."""
+    model = nn.BatchNorm1d(1)
+    model.register_buffer("bounds", torch.tensor([-torch.inf, torch.inf]))
+    average = WeightAverage(model, decay=0.9)
+    for step in (1, 2, 3):
+        model.bounds[1] = 7.0 - step if step > 1 else torch.inf  # as a calibration sets them
+        average.update(step)
+        assert average.state()["state_dict_ema"]["bounds"].equal(model.bounds)
+
+
 def test_a_warmup_lets_the_memory_grow():
     """timm: the decay of update number t (the first, which copies, aside) is 1 - t ** (-2/3), at most
     `decay`.

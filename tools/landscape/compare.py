@@ -184,13 +184,18 @@ def interpolated(
 ) -> dict[str, torch.Tensor]:
     """(1 - alpha) first + alpha second; variances stay positive, counters are the first's."""
     line = {
-        name: torch.lerp(tensor, second[name], alpha) if tensor.is_floating_point() else tensor
+        name: _between(tensor, second[name], alpha) if tensor.is_floating_point() else tensor
         for name, tensor in first.items()
     }
     return {
         name: tensor.clamp(min=1e-6) if name.endswith("running_var") else tensor
         for name, tensor in line.items()
     }
+
+
+def _between(first: torch.Tensor, second: torch.Tensor, alpha: float) -> torch.Tensor:
+    """Equal numbers stay, so that those at infinity (bounds of clamps, say) do not become NaN."""
+    return torch.where(first == second, first, torch.lerp(first, second, alpha))
 
 
 def _table(

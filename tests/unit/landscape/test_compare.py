@@ -194,6 +194,8 @@ def test_the_line_interpolates_what_is_a_number():
     second = {"a": torch.ones(2), "n": torch.tensor(9), "bn.running_var": torch.zeros(1)}
     beyond = interpolated(first, second, 1.5)
     assert beyond["a"].tolist() == [1.5, 1.5] and beyond["n"] == 3 and beyond["bn.running_var"] > 0
+    bounds = {"bounds": torch.tensor([-torch.inf, 2.0])}
+    assert interpolated(bounds, bounds, 0.5)["bounds"].tolist() == [-torch.inf, 2.0]
 
 
 def rated(rates, distance):
