@@ -36,6 +36,8 @@ Published numbers are those of the papers. Measured numbers are ours: they stand
 setting carries it as data (`expect`); `summary.json` of a finished run says whether it was met, or that the
 run is not comparable because the command line changed the experiment. The tolerance is two published
 standard deviations, 0.3 points at least; half a point where one run was published.
+`Differs` lists where a recipe is not its source. In all of them the last images of an epoch, fewer than a
+batch, belong to the next step; the code of the papers leaves them out or makes a smaller step of them.
 
 `lbtrain recipes copy NAME FOLDER` copies a recipe with its parents. A recipe of your own can also vary a
 shipped one where it is:

@@ -1,13 +1,14 @@
 """The small networks in which Keskar et al. 2017 and Hoffer et al. 2017 compare large with small batches.
 
-- `keskar_f1`, `keskar_f2`: five and seven hidden layers of 512 units with batch norm (Keskar et al. 2017,
-  appendix B.1 and B.2, written from memory: the appendices were not at hand; bigBatch's F1 is the same).
-  `side` is the width of the images: 28 for MNIST, on which the paper trains F1. Its F2 is for speech (TIMIT,
-  which is licensed): here the network takes any images.
+- `keskar_f1`: five hidden layers of 512 units with batch norm, as models/mnist_f1.py of
+  github.com/eladhoffer/bigBatch has Keskar's F1. `side` is the width of the images: 28 for MNIST.
+- `keskar_f2`: seven such layers. Keskar's own code has C1 to C4 only, and the text of appendix B.2 was not at
+  hand: the number of layers is from memory. The paper's F2 is for speech (TIMIT, which is licensed), here it
+  takes any images.
 - `keskar_c1`, `keskar_c2`: shallownet and deepnet of network_zoo.py in keskarnitish/large-batch-training
   (AlexNet and VGG made smaller, with batch norm behind every layer and dropout). With 100 classes they are C3
   and C4. Theano shifts C2's pooling windows by a pixel; here they are not shifted.
-- `hoffer_c1`: models/cifar_shallow.py of github.com/eladhoffer/bigBatch, which pools before it normalises.
+- `hoffer_c1`: models/cifar_shallow.py of bigBatch, which pools before it normalises.
 
 Keskar's networks have the initial weights of Keras (Glorot, uniform; biases 0) and its batch norm (eps 1e-3),
 `glorot=False` those of torch, as Hoffer's F1 (models/mnist_f1.py) and `hoffer_c1` have them.

@@ -11,7 +11,7 @@ Published  up to 1 point better than earlier large-batch methods, with up to 5 t
 Differs    read in train.py, utils.py and models/resnet.py of amirgholami/HessianFlow: images are clipped at
            black and white (there at the extremes of their batch); which ones are adversarial is drawn by
            position (there the first of a batch); running statistics move once a step (there with every 128
-           images)
+           images); the last 80 images of an epoch are trained on (there they are left out)
 Measured   not yet
 """
 

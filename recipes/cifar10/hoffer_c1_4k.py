@@ -3,6 +3,7 @@
 
 Run        torchrun --nproc_per_node 8 recipes/cifar10/hoffer_c1_4k.py data.root=/data/cifar10
 Published  Hoffer et al. 2017, Table 1 (its figures were not at hand; none is stated here)
+Differs    in what hoffer_c1 lists
 Measured   not yet
 """
 

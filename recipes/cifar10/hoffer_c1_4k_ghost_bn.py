@@ -3,6 +3,7 @@ square-root rule (Hoffer et al. 2017, Table 1, fourth arm: + GBN).
 
 Run        torchrun --nproc_per_node 8 recipes/cifar10/hoffer_c1_4k_ghost_bn.py data.root=/data/cifar10
 Published  Hoffer et al. 2017, Table 1 (its figures were not at hand; none is stated here)
+Differs    in what hoffer_c1 lists
 Measured   not yet
 """
 

@@ -3,6 +3,7 @@
 
 Run        torchrun --nproc_per_node 8 recipes/cifar10/resnet44_4k_sqrt.py data.root=/data/cifar10
 Published  Hoffer et al. 2017, Table 1 (its figures were not at hand; none is stated here)
+Differs    in what resnet44 lists
 Measured   not yet
 """
 

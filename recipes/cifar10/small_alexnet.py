@@ -5,6 +5,8 @@ The paper's best rate stands in a figure only; this is the one of its Figure 4, 
 
 Run        python recipes/cifar10/small_alexnet.py data.root=/data/cifar10
 Published  best at 8 images or fewer (a figure without numbers)
+Differs    what the paper does not state is ours: where the pools lie, weights drawn as in He et al. 2015, no
+           weight decay of batch norm and biases
 Measured   not yet
 """
 

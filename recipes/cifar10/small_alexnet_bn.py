@@ -5,6 +5,7 @@ model.args={batch_norm: conv} has it in the convolutions alone (Figure 6: best b
 
 Run        python recipes/cifar10/small_alexnet_bn.py data.root=/data/cifar10
 Published  best between 8 and 64 images (a figure without numbers)
+Differs    in what small_alexnet lists
 Measured   not yet
 """
 

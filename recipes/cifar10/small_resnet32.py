@@ -7,6 +7,8 @@ batch (Figure 13); data.name=cifar100 duration=164ep (Figure 9).
 
 Run        python recipes/cifar10/small_resnet32.py data.root=/data/cifar10
 Published  best between 4 and 8 images, with augmentation and without (figures without numbers)
+Differs    what the paper does not state is ours: shortcuts without parameters, a last gamma of 0 in each
+           block, no weight decay of batch norm and biases, crops padded black
 Measured   not yet
 """
 

@@ -3,6 +3,7 @@ section 3.4 and Figure 10).
 
 Run        python recipes/cifar10/small_resnet32_warmup.py data.root=/data/cifar10
 Published  with the warm-up, batches up to 128 are still good (a figure without numbers)
+Differs    in what small_resnet32 lists
 Measured   not yet
 """
 

@@ -5,6 +5,7 @@ The paper's best rate stands in a figure only; this is the one of its Figure 4, 
 
 Run        python recipes/cifar10/small_resnet8.py data.root=/data/cifar10
 Published  best between 2 and 4 images (a figure without numbers)
+Differs    in what small_resnet32 lists
 Measured   not yet
 """
 

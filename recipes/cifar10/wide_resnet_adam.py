@@ -4,6 +4,7 @@ Rate and moments are Adam's defaults, without weight decay: the source at hand n
 
 Run        python recipes/cifar10/wide_resnet_adam.py data.root=/data/cifar10
 Published  a test curve (a figure without numbers)
+Differs    in what wide_resnet lists
 Measured   not yet
 """
 

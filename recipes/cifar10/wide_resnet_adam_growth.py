@@ -3,6 +3,7 @@
 
 Run        python recipes/cifar10/wide_resnet_adam_growth.py data.root=/data/cifar10
 Published  test curves that cannot be told from those of the falling rate (a figure without numbers)
+Differs    in what wide_resnet lists
 Measured   not yet
 """
 

@@ -3,6 +3,7 @@ et al. 2018, section 5.1).
 
 Run        python recipes/cifar10/wide_resnet_hybrid.py data.root=/data/cifar10
 Published  test curves that cannot be told from those of the original schedule (a figure without numbers)
+Differs    in what wide_resnet lists
 Measured   not yet
 """
 

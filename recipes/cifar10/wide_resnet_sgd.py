@@ -5,6 +5,7 @@ arm, not its rate.
 
 Run        python recipes/cifar10/wide_resnet_sgd.py data.root=/data/cifar10
 Published  a test curve (a figure without numbers)
+Differs    in what wide_resnet lists
 Measured   not yet
 """
 

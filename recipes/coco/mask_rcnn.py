@@ -7,6 +7,8 @@ et al. 2017, Table 3a), or timm's.
 Run        deepspeed --hostfile hostfiles/1x8 recipes/coco/mask_rcnn.py data.root=/data/coco
            model.weights=resnet50.pt
 Published  mask AP 35.2 % (detectron2's model zoo, from its own ImageNet weights)
+Differs    torchvision's Mask R-CNN stands for detectron2's; the weights to start from are the user's
+           choice. Hence no expectation
 Measured   not yet
 """
 

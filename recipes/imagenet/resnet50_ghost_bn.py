@@ -6,6 +6,7 @@ point.
 
 Run        deepspeed --hostfile hostfiles/4x8 recipes/imagenet/resnet50_ghost_bn.py data.root=/data/imagenet
 Published  best with ghost batches of 16 to 64 images for every SGD batch (a figure without numbers)
+Differs    in what resnet50_small_batch lists
 Measured   not yet
 """
 

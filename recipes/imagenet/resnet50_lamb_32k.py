@@ -11,7 +11,9 @@ Published  top-1 error 23.66 % (log of the authors' run, step 3,519)
 Differs    read in optimization.py, resnet_main.py, resnet_model.py, resnet_preprocessing.py, run.sh and
            log.out of fastalgo/imagenet_resnet50_lamb: the gradient is clipped after averaging (there each
            core's before); fp32 (there bfloat16); convolutions start as in He et al. 2015, by fan-out (there
-           by fan-in, 0.35 to 1.4 times as wide); an antialiased bicubic filter (there without)
+           by fan-in, 0.35 to 1.4 times as wide); an antialiased bicubic filter (there without); crops of
+           torchvision's (there TensorFlow's, whose aspect ratios are uniform, not log-uniform); running
+           statistics are the average over all ghost batches (there those of a core)
 Measured   not yet
 """
 

@@ -7,6 +7,8 @@ are its other points; the rate per example stays.
 Run        deepspeed --hostfile hostfiles/1x8 recipes/imagenet/resnet50_small_batch.py
            data.root=/data/imagenet
 Published  best between 16 and 64 images; best rate 2^-10 per example at 256 to 1,024 images (section 3.6)
+Differs    what the paper does not state is Goyal et al.'s, as in resnet50: zero gamma, deviation of the
+           head, no decay of batch norm
 Measured   not yet
 """
 

@@ -3,6 +3,7 @@ al. 2017, Table 1, fifth arm: + RA).
 
 Run        torchrun --nproc_per_node 8 recipes/mnist/hoffer_f1_4k_regime.py data.root=/data/mnist
 Published  Hoffer et al. 2017, Table 1 (its figures were not at hand; none is stated here)
+Differs    in what hoffer_f1 lists
 Measured   not yet
 """
 
