@@ -24,7 +24,7 @@ METHODS = {
     "digits_720_lamb": ([], 6.0),
     "digits_720_adamw": ([], 6.0),
     "digits_720_nesterov": ([], 6.0),
-    "digits_720_muon": ([], 15.0),
+    "digits_720_muon": ([], 6.0),
     "digits_720_regime": (["batch_size=96"], 4.0),
     "digits_batch_growth": ([], 4.0),
     "digits_small_batch": (["duration=5ep"], 10.0),

@@ -8,9 +8,10 @@
 Writes results/NAME.json, docs/NAME.png (of a sweep docs/NAME_errors.png as well), the text between the NAME
 markers of the page, the line `Measured` of every recipe that was an arm as it stands, and recipes/README.md:
 no figure is typed by hand. A study whose arms were changed by key=value words measured no recipe (but for
-words of the command in the recipe's contract, such as where its weights lie), nor do the trials of a search:
-their numbers go to the page only. A recipe that another result speaks for keeps its line, unless that is the
-arm of a sweep (which is the recipe at its own batch size) and this is a study.
+words of the command in the recipe's contract, such as where its weights lie), nor do the trials of a search,
+but for a best one on other seeds that is a recipe: their numbers go to the page only. A recipe that another
+result speaks for keeps its line, unless that is the arm of a sweep (which is the recipe at its own batch
+size) and this is a study.
 """
 
 import json
@@ -48,13 +49,14 @@ def block(study: dict[str, Any], name: str, page: Path = ACCURACY, *more: str) -
 
 def measured(study: dict[str, Any], name: str) -> dict[str, str]:
     """What the contracts of recipes say of their measurement, by recipe; nothing where overrides made an arm
-    another experiment than its recipe. `study`: study.json or sweep.json, to become results/NAME.json.
+    another experiment than its recipe. `study`: study.json, sweep.json or tune.json.
     """
     overrides = study["overrides"]
     if "rows" in study:
         lines = {row["recipe"]: _format_result(row, _SWEEP, name) for row in study["rows"] if row["recipe"]}
     else:
-        lines = {arm["recipe"]: _format_result(arm, study["launch"], name) for arm in study["arms"]}
+        arms = (arm for arm in study["arms"] if arm["recipe"])
+        lines = {arm["recipe"]: _format_result(arm, study["launch"], name) for arm in arms}
     return {recipe: line for recipe, line in lines.items() if _is_recipe(recipe, overrides)}
 
 
@@ -97,7 +99,7 @@ def put(folder: Path, name: str, page: Path) -> None:
     kind = next(kinds, "study")
     study = json.loads((folder / f"{kind}.json").read_text())
     try:
-        lines = {} if kind == "tune" else measured(study, name)
+        lines = measured(study, name)
         more = [each for each in _MORE if (folder / f"{kind}_{each}.png").exists()]
         publish(folder, kind, name, page, block(study, name, page, *more), *more)
     except KeyError as error:

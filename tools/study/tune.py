@@ -224,8 +224,12 @@ def order(searches: Sequence[Search]) -> list[str]:
     return lines
 
 
-def write_report(searches: Sequence[Search], out: Path, *, title: str, typed: str) -> str:
-    """Writes tune.md, .json, .png and .html; returns the text for the terminal."""
+def write_report(
+    searches: Sequence[Search], out: Path, *, title: str, typed: str, launch: str, overrides: Sequence[str]
+) -> str:
+    """Writes tune.md, .json, .png and .html; returns the text for the terminal. `launch`: of the runs that
+    confirm the best trials, in words; `overrides`: what makes every run another experiment than its recipe.
+    """
     label = searches[0].points[0].label
     head = [
         "recipe",
@@ -269,7 +273,9 @@ def write_report(searches: Sequence[Search], out: Path, *, title: str, typed: st
         "title": title,
         "command": typed,
         "trials": rows,
-        "confirmed": [point.row() for point in confirmed],
+        "arms": [{"recipe": point.recipe, **point.row()} for point in confirmed],
+        "launch": launch,
+        "overrides": list(overrides),
         "table": table.markdown(),
         "outcomes": outcomes,
         "findings": grades,
@@ -414,5 +420,8 @@ def tune(options: Any, typed: str) -> str:
             searches.append(Search(path.stem, size, own, [points[trial.arm.name, size] for trial in own]))
     if options.confirm > 0:
         first = launch.seeds.stop
-        searches = confirm(searches, replace(launch, seeds=range(first, first + options.confirm)))
-    return write_report(searches, launch.out, title=options.title, typed=typed)
+        launch = replace(launch, seeds=range(first, first + options.confirm))
+        searches = confirm(searches, launch)
+    return write_report(
+        searches, launch.out, title=options.title, typed=typed, launch=str(launch), overrides=overrides
+    )

@@ -9,6 +9,7 @@ import pytest
 from lbtrain.errors import RecipeError
 from tools.study import jobs
 from tools.study.__main__ import main
+from tools.study.publish import RECIPES, measured
 from tools.study.tune import Axis, axes_of, shares, trials_of
 
 RECIPE = """
@@ -96,16 +97,26 @@ def test_the_best_is_compared_on_seeds_that_the_tuning_has_not_used(words, train
     confirmed = [recipe for recipe in trained if recipe.seed >= 1002]
     assert [recipe.seed for recipe in confirmed] == [1002, 1003, 1004] * 2
     found = json.loads(Path("out/tune.json").read_text())
-    assert [(row["batch_size"], row["n"]) for row in found["confirmed"]] == [(32, 3), (64, 3)]
+    assert [(row["batch_size"], row["n"]) for row in found["arms"]] == [(32, 3), (64, 3)]
     best = min(row["mean"] for row in found["trials"] if row["recipe"] == "sgd")
     cells = [row.split("|")[8].strip() for row in found["table"].splitlines()[2:]]
     assert cells == [f"{best:.2f} ± 0.00", "-", f"{best:.2f} ± 0.00", "-"]
+    assert {row["recipe"] for row in found["arms"]} == {""} and measured(found, "x") == {}
+
+
+def test_a_shipped_recipe_is_measured_where_it_is_the_best_trial_on_other_seeds(tmp_path, trained):
+    over = ["--over", "schedule.base_lr:log:0.049999:0.050001", "--confirm", "5"]
+    recipe = str(RECIPES / "digits/digits.py")
+    assert main(["tune", recipe, "--batch-sizes", "32", "--trials", "1", *over, "--out", str(tmp_path)]) == 0
+    found = json.loads((tmp_path / "tune.json").read_text())
+    line = "top-1 error 2.00 ± 0.00 % (n=5, seeds 1001 to 1005, 1 rank; results/x.json)"
+    assert measured(found, "x") == {"digits": line}
 
 
 def test_the_order_on_other_seeds_is_said_with_what_the_seeds_can_show(words, trained):
     assert main([*words, "--over", "lamb/schedule.base_lr:log:0.01:0.02", "--confirm", "3"]) == 0
     found = json.loads(Path("out/tune.json").read_text())
-    sgd, lamb = (row["mean"] for row in found["confirmed"][:2])
+    sgd, lamb = (row["mean"] for row in found["arms"][:2])
     assert found["outcomes"][4:] == [
         f"on other seeds at batch {size}, lamb is {lamb - sgd:.2f} ± 0.00 points behind sgd"
         for size in (32, 64)
