@@ -5,7 +5,7 @@
   lbtrain recipes copy NAME FOLDER        copy a recipe and its parents, to change them
   lbtrain train NAME_OR_FILE key=value    train on this machine
   lbtrain plan NAME_OR_FILE --gpus 8,64   print batch split, learning rates and memory for each world size
-  lbtrain diff NAME_OR_FILE               print what differs from its parent and from the defaults
+  lbtrain diff NAME_OR_FILE               print what differs from its parent and the defaults, and its source
 
   lbtrain eval RUN_OR_CHECKPOINT          score a trained model, every class by itself
   lbtrain predict RUN IMAGE...            name what is on images
@@ -27,6 +27,7 @@ those of a training run are in lbtrain/errors.py.
 """
 
 import argparse
+import ast
 import importlib
 import os
 import shutil
@@ -40,7 +41,7 @@ from lbtrain.errors import RecipeError, UserError, naming_the_extra, while_outpu
 from lbtrain.launch.environment import own_arguments
 from lbtrain.recipe import Recipe, as_text, differences
 from lbtrain.recipe.contract import Contract, parent_of
-from lbtrain.recipe.files import find_recipe, load_recipe, parents_of, shipped
+from lbtrain.recipe.files import contract_field, find_recipe, load_recipe, parents_of, shipped
 
 TRAINED = ("eval", "predict", "export")
 TOOLS = ("data", "doctor", "scaling-report", "study", "landscape", "verify")
@@ -93,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--gpus", default="8", help="world sizes, separated by commas (default: 8)")
     plan.set_defaults(run=_plan)
 
-    text = "Print how a recipe differs from its parent and from the defaults."
+    text = "Print how a recipe differs from its parent and the defaults, and what its values are from."
     commands.add_parser("diff", parents=[named], description=text).set_defaults(run=_diff)
     return parser
 
@@ -166,6 +167,18 @@ def _diff(options: argparse.Namespace) -> None:
         _print_difference(f"its parent {parent.stem}", load_recipe(parent), recipe)
         print()
     _print_difference("the defaults", Recipe(), recipe)
+    _print_sources(path)
+
+
+def _print_sources(path: Path | None) -> None:
+    """What a recipe and its parents say of the papers and code that their values are from."""
+    print("\nWhere the values are from:")
+    while path:
+        doc = ast.get_docstring(ast.parse(path.read_text())) or "says nothing"
+        differs = contract_field(doc, "Differs")
+        text = f"{path.stem}: {doc.partition(chr(10) * 2)[0]}" + f" Differs: {differs}." * bool(differs)
+        print(textwrap.fill(text, 100, initial_indent="  ", subsequent_indent="    "))
+        path = parent_of(path)
 
 
 def _print_difference(other: str, before: Recipe, after: Recipe) -> None:

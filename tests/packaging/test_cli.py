@@ -81,9 +81,12 @@ def test_a_recipe_of_ones_own_varies_a_shipped_one(tmp_path):
 
 def test_the_difference_is_that_of_the_file_and_of_all_parents(capsys):
     assert main(["diff", "imagenet/resnet50_8k"]) == 0
-    parent, defaults = capsys.readouterr().out.split("\n\n")
+    parent, defaults, sources = capsys.readouterr().out.split("\n\n")
     assert parent.splitlines() == ["What differs from its parent resnet50:", "  batch_size  256 -> 8192"]
     assert "  data.name" in defaults and "digits -> imagenet" in defaults
+    own, baseline = sources.split("\n  resnet50: ")
+    assert "(Goyal et al. 2017, Table 1 and Figure 2c). Differs: in what resnet50 lists." in own
+    assert "Table 1). Differs: crops are resampled" in " ".join(baseline.split())
 
 
 def test_the_path_is_the_file(capsys):
