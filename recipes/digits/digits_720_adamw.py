@@ -1,10 +1,10 @@
 """ResNet-8 on digits at 720 images a step with AdamW (Loshchilov & Hutter 2019), beside LARS and LAMB.
 
-Rate and weight decay are the best of twelve trials (results/digits_tuning.json).
+Rate and weight decay are the best of twelve trials (results/digits_tuning_720.json).
 
 Run        python recipes/digits/digits_720_adamw.py
 Published  nothing: the data set is bundled with scikit-learn
-Measured   not yet
+Measured   top-1 error 0.73 ± 0.51 % (n=5, seeds 1001 to 1005, 1 rank; results/digits_tuning_720.json)
 """
 
 from digits_720 import recipe as linear

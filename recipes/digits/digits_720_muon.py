@@ -1,11 +1,11 @@
 """ResNet-8 on digits at 720 images a step with Muon (Jordan et al. 2024) on its convolutions, and AdamW on
 the first layer, the classifier, norms and biases.
 
-Rate and weight decay are the best of twelve trials (results/digits_tuning.json).
+Rate and weight decay are the best of twelve trials (results/digits_tuning_720.json).
 
 Run        python recipes/digits/digits_720_muon.py
 Published  nothing: the data set is bundled with scikit-learn
-Measured   not yet
+Measured   top-1 error 1.12 ± 0.44 % (n=5, seeds 1001 to 1005, 1 rank; results/digits_tuning_720.json)
 """
 
 from digits_720 import recipe as linear

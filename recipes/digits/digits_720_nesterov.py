@@ -1,10 +1,10 @@
 """ResNet-8 on digits at 720 images a step with Nesterov's momentum, beside LARS and LAMB (Nado et al. 2021).
 
-Rate and weight decay are the best of twelve trials (results/digits_tuning.json).
+Rate and weight decay are the best of twelve trials (results/digits_tuning_720.json).
 
 Run        python recipes/digits/digits_720_nesterov.py
 Published  nothing: the data set is bundled with scikit-learn
-Measured   not yet
+Measured   top-1 error 1.23 ± 0.51 % (n=5, seeds 1001 to 1005, 1 rank; results/digits_tuning_720.json)
 """
 
 from digits_720 import recipe as linear
