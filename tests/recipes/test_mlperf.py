@@ -55,6 +55,8 @@ def test_a_point_of_mask_rcnn(row):
     assert str(recipe.schedule.warmup) == f"{row['warmup_steps']}it"
     start = float(row["base_lr"]) - int(row["warmup_steps"]) * float(row["warmup_factor"])
     assert recipe.schedule.warmup_start_lr == pytest.approx(max(0.0, start), abs=1e-9)
+    assert row["num_image_candidates"] in ("1000", "6000")  # 6,000 are of all images of a GPU
+    assert recipe.model.args["rpn_post_nms_top_n_train"] == 1000
     assert list(map(str, recipe.stop_at)) == ["box_ap>=37.7", "mask_ap>=33.9"]
     assert plan(recipe).total_examples / plan(recipe).train_examples >= float(row["max"])
 
