@@ -41,3 +41,11 @@ def test_a_budget_skips_the_update_alone(tmp_path, stage):
     run = Outcome(tmp_path)
     assert [row["skipped_steps"] for row in run.rows if row["kind"] == "train"][-1] == 1
     assert all(tensor.isfinite().all() for tensor in run.checkpoint()["state_dict"].values())
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2])
+@pytest.mark.parametrize("limit", [dict(max_overflows=3), dict(min_loss_scale=2.0**14)], ids=["row", "floor"])
+def test_fp16_ends_when_a_smaller_scale_no_longer_helps(tmp_path, stage, limit):
+    (message,) = set(run_with_a_bad_sample(stage, tmp_path, "every gradient", precision="fp16", **limit))
+    assert "gradients in fp16 overflowed in 3 steps in a row" in message
+    assert "the loss scale fell to 8192 " in message and "at step 3, learning rate" in message
