@@ -174,8 +174,7 @@ def _start_of(
     if loaded := checkpoints.newest():
         return loaded, changes
     if loaded := legs.checkpoint_elsewhere(recipe):
-        before = Recipe.from_yaml(loaded.recipe_yaml)
-        changes = [f"run_dir is {directory.path}", *legs.changed_keys(before, recipe)]
+        changes = [f"run_dir is {directory.path}", *legs.changed_keys(loaded.recipe, recipe)]
     return loaded, changes
 
 

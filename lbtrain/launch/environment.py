@@ -43,6 +43,7 @@ VARIABLES = (
         "followed",
         "the process group is made of them; values that contradict each other are rejected",
     ),
+    Setting("PET_*", "followed", "options of torchrun, which starts the ranks by them"),
     Setting(
         "LOCAL_WORLD_SIZE LOCAL_SIZE OMP_NUM_THREADS",
         "followed",

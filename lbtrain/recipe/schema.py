@@ -256,7 +256,7 @@ class Recipe(Unassignable):
         present = set(tree.flat(cls, changes))
         for name, _ in keys():
             if name not in present:
-                raise RecipeError(f"it lacks {name}")
+                raise RecipeError(f"it lacks {name}: it is damaged, or another version of lbtrain wrote it")
         return recipe
 
 

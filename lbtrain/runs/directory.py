@@ -124,7 +124,8 @@ class RunDirectory:
         except (OSError, ValueError) as error:
             raise RecipeError(
                 f"{path} cannot be read ({error}), so that nothing shows which run this is: put the file "
-                "back (every checkpoint holds a copy, under `recipe`), or choose another run_dir"
+                "back (every checkpoint holds a copy, under `recipe`), use the version of lbtrain that wrote "
+                "it (commit in fingerprint.json), or choose another run_dir"
             ) from error
 
     def lock(self, *, patience: float = 10) -> TextIO:

@@ -87,7 +87,7 @@ def checkpoint_elsewhere(recipe: Recipe) -> LoadedCheckpoint | None:
             f"resume={recipe.resume} is neither {', '.join(MODES)}, nor a run directory with checkpoints, "
             "nor a checkpoint file."
         )
-    changes_of_leg(Recipe.from_yaml(loaded.recipe_yaml), recipe)
+    changes_of_leg(loaded.recipe, recipe)
     return loaded
 
 

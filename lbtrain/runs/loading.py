@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lbtrain.engines.protocol import EngineState
 from lbtrain.errors import RecipeError, reason_of
+from lbtrain.recipe import Recipe
 from lbtrain.runs.progress import Progress
 
 OWN = ("state_dict", "optimizer", "loss_scale", "progress", "recipe")
@@ -33,6 +34,10 @@ class LoadedCheckpoint:
     fingerprint: Mapping[str, str]
     """Of the run that saved it (lbtrain.runs.fingerprint)."""
     recipe_yaml: str
+
+    @property
+    def recipe(self) -> Recipe:
+        return recipe_in(self.path, self.recipe_yaml)
 
     def check_fits(self, model: nn.Module) -> None:
         """Raises RecipeError unless weights and optimizer states are those of `model` and its parameters, by
@@ -102,6 +107,14 @@ def read_checkpoint(path: Path, skipped: list[str], checksum: str) -> LoadedChec
     return LoadedCheckpoint(
         path, state, Progress(**told), extras, skipped, checksum, fingerprint, str(content["recipe"])
     )
+
+
+def recipe_in(path: Path, text: str) -> Recipe:
+    """What a checkpoint holds under `recipe`. Raises RecipeError."""
+    try:
+        return Recipe.from_yaml(text)
+    except RecipeError as error:
+        raise RecipeError(f"{path}: the recipe in it cannot be read: {error}") from error
 
 
 def _all(values: Any, kind: type) -> bool:

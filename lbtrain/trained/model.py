@@ -13,6 +13,7 @@ from lbtrain.data import DatasetInfo
 from lbtrain.errors import RecipeError, reason_of
 from lbtrain.recipe import Recipe
 from lbtrain.runs.checkpoint import checkpoint_paths
+from lbtrain.runs.loading import recipe_in
 from lbtrain.tasks import build_model
 
 AVERAGE = "state_dict_ema"
@@ -58,14 +59,10 @@ def open_trained(name: str, *, raw: bool) -> TrainedModel:
     path = _checkpoint(Path(name).expanduser())
     content = _content(path)
     averaged = AVERAGE in content and not raw
-    try:
-        recipe = Recipe.from_yaml(content["recipe"])
-    except RecipeError as error:
-        raise RecipeError(f"{path}: the recipe in it cannot be read: {error}") from error
     return TrainedModel(
         path=path,
         run_dir=path.parent.parent if path.parent.name == "checkpoints" else path.parent,
-        recipe=dataclasses.replace(recipe, expect=None),
+        recipe=dataclasses.replace(recipe_in(path, content["recipe"]), expect=None),
         weights=content[AVERAGE if averaged else "state_dict"],
         averaged=averaged,
         class_names=content["class_names"],

@@ -51,6 +51,10 @@ def test_a_recipe_is_read_as_it_was_written():
         (BOMB.decode(), "it has an alias"),
         ("", "no mapping"),
         ("seed: 3", "it lacks batch_size"),
+        (
+            RECIPE.to_yaml().replace("  detector: mask_rcnn\n", ""),
+            "lacks model.detector: it is damaged, or another version of lbtrain wrote it",
+        ),
         (RECIPE.to_yaml().replace("cifar_resnet8", "${oc.env:HOME}"), "interpolation is not supported"),
         (RECIPE.to_yaml().replace("seed: 7", "sead: 7"), "did you mean seed"),
         (RECIPE.to_yaml() + "seed: 8\n", "it has a key twice"),
@@ -61,6 +65,7 @@ def test_what_is_no_recipe_is_said_and_nothing_is_interpolated(tmp_path, text, w
     (tmp_path / "recipe.yaml").write_text(text)
     with pytest.raises(RecipeError, match=rf"recipe\.yaml cannot be read \(.*{re.escape(why)}") as error:
         RunDirectory(tmp_path).changes(RECIPE)
+    assert "commit in fingerprint.json" in str(error.value)
     assert os.environ.get("HOME", "/root") not in str(error.value).replace(str(tmp_path), "")
 
 

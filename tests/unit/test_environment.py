@@ -7,6 +7,7 @@ import importlib.util
 from pathlib import Path
 
 import pytest
+from torch.distributed.run import get_args_parser
 
 from lbtrain.errors import LaunchError
 from lbtrain.launch.environment import (
@@ -36,6 +37,16 @@ def test_every_variable_that_a_library_reads_is_in_the_table(package):
     read = variables_read_in(_folder(package), skip=LIBRARIES[package])
     assert len(read) > 40
     assert {name: file for name, file in read.items() if outcome_of(name) is None} == {}
+
+
+def test_every_option_that_torchrun_takes_from_the_environment_is_in_the_table():
+    options = [
+        option.dest
+        for option in get_args_parser()._actions
+        if type(option).__module__.endswith("argparse_util")
+    ]
+    assert len(options) > 20
+    assert {outcome_of(f"PET_{option.upper()}") for option in options} == {"followed"}
 
 
 def test_the_enumeration_sees_each_way_to_read_a_variable(tmp_path):
