@@ -1,12 +1,13 @@
 """The best checkpoint of a run, kept beside the newest as checkpoints/best.pt (`checkpoint.best`)."""
 
-import contextlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+from lbtrain.errors import RecipeError
 from lbtrain.runs.files import read_object, read_whole, saving, write_whole
 
 
@@ -16,15 +17,28 @@ class BestCheckpoint:
     def __init__(self, folder: Path, metric: str):
         self.metric, self._folder = metric, folder
         self._higher_is_better = not metric.endswith(("_error", "loss"))
-        self._value: float | None = None
-        with contextlib.suppress(OSError, ValueError, KeyError):
-            found = read_object(folder / "best.json")
-            self._value = float(found["value"]) if found["metric"] == metric else None
+        self._value = self._read() if metric else None
+
+    def _read(self) -> float | None:
+        """What was the best before a restart, if there was one."""
+        path = self._folder / "best.json"
+        try:
+            found = read_object(path, {"metric": str, "value": (int, float)})
+            if not math.isfinite(found["value"]):
+                raise ValueError(f"value={found['value']} is not finite")
+            return float(found["value"]) if found["metric"] == self.metric else None
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise RecipeError(
+                f"{path} cannot be read ({error}), so that a worse checkpoint could replace best.pt: remove "
+                "both, or restore the file."
+            ) from error
 
     def improved(self, metrics: Mapping[str, float]) -> bool:
         """Whether this evaluation is the best so far; remembers it. The same on every rank."""
         value = metrics.get(self.metric)
-        if value is None:
+        if value is None or not math.isfinite(value):
             return False
         better = self._value is None or (
             value > self._value if self._higher_is_better else value < self._value

@@ -20,8 +20,8 @@ from lbtrain.engines.deepspeed_config import complete_config
 from lbtrain.errors import RecipeError
 from lbtrain.plan.plan import Plan
 from lbtrain.recipe import Recipe
-from lbtrain.runs.files import open_to_append, read_object, read_whole, saving, write_whole
-from lbtrain.runs.legs import changed_keys, changes_of_leg
+from lbtrain.runs.files import check_kinds, open_to_append, read_object, read_whole, saving, write_whole
+from lbtrain.runs.legs import changed_keys, changes_of_leg, recorded
 from lbtrain.runs.provenance import commit, hardware, versions
 from lbtrain.runs.rows import read_rows
 
@@ -45,13 +45,10 @@ WRITTEN = (
 _SUMMARY: dict[str, Any] = {
     **dict.fromkeys(("recipe", "commit", "hardware", "engine"), str),
     **dict.fromkeys(("step", "examples", "world_size"), int),
-    **dict.fromkeys(("primary_metric", "versions"), dict),
+    "primary_metric": {"name": str},
+    "versions": dict,
     "seconds": float,
 }
-
-
-def _holds(found: dict[str, Any], kinds: dict[str, Any]) -> bool:
-    return all(isinstance(found.get(name), kind) for name, kind in kinds.items())
 
 
 def _locked(lock: TextIO) -> bool:
@@ -83,6 +80,7 @@ class RunDirectory:
 
     def _check_same_run(self, recipe: Recipe) -> None:
         self.check_no_link(*WRITTEN)
+        recorded(self.path)  # now, and not first where the result is graded
         if (self.path / "recipe.yaml").exists() and recipe.resume == "never":
             raise RecipeError(
                 f"run_dir={self.path} holds a run already, and resume=never. Choose another run_dir."
@@ -177,11 +175,13 @@ class RunDirectory:
             write_whole(self.path / "summary.json", json.dumps(summary, indent=1) + "\n")
         return summary
 
-    def read(self, name: str) -> dict[str, Any]:
-        """The JSON object in a file of the run. Raises RecipeError where it cannot be read."""
+    def read(self, name: str, kinds: Mapping[str, Any]) -> dict[str, Any]:
+        """The JSON object in a file of the run, with values of these types. Raises RecipeError where it
+        cannot be read.
+        """
         path = self.path / name
         try:
-            return read_object(path)
+            return read_object(path, kinds)
         except (OSError, ValueError) as error:
             raise RecipeError(
                 f"{path} cannot be read ({error}). Restore the file, or remove {self.path} and train again."
@@ -198,8 +198,7 @@ class RunDirectory:
         and the file written again.
         """
         with contextlib.suppress(OSError, ValueError):
-            found = read_object(self.path / "summary.json")
-            metric = found["primary_metric"].get("name") if _holds(found, _SUMMARY) else None
-            if isinstance(metric, str) and _holds(found, {metric: (int, float)}):
-                return found
+            found = read_object(self.path / "summary.json", _SUMMARY)
+            check_kinds(found, {found["primary_metric"]["name"]: (int, float)})
+            return found
         return None

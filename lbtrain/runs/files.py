@@ -91,12 +91,24 @@ def read_whole(path: Path, *, most: int = MAX_BYTES) -> bytes:
     return content
 
 
-def read_object(path: Path) -> dict[str, Any]:
-    """A JSON object. Raises OSError, or ValueError with what is wrong."""
+def read_object(path: Path, kinds: Mapping[str, Any]) -> dict[str, Any]:
+    """A JSON object that has these names with values of these types; a mapping stands for an object in it.
+    Raises OSError, or ValueError with what is wrong.
+    """
     try:
         value = json.loads(read_whole(path))
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
     if not isinstance(value, dict):
         raise ValueError("it is not a JSON object")
+    check_kinds(value, kinds)
     return value
+
+
+def check_kinds(value: dict[str, Any], kinds: Mapping[str, Any]) -> None:
+    """Raises ValueError as `read_object` does."""
+    for name, kind in kinds.items():
+        if not isinstance(value.get(name), dict if isinstance(kind, Mapping) else kind):
+            raise ValueError(f"it lacks {name}, or has another type of it")
+        if isinstance(kind, Mapping):
+            check_kinds(value[name], kind)

@@ -2,7 +2,6 @@
 and where it is recorded.
 """
 
-import contextlib
 import json
 import time
 from collections.abc import Iterable, Sequence
@@ -12,7 +11,7 @@ from typing import Any
 from lbtrain.errors import RecipeError
 from lbtrain.recipe import MAY_CHANGE_ON_RESUME, Recipe, as_text, differences
 from lbtrain.runs.checkpoint import Checkpoints
-from lbtrain.runs.files import read_whole, write_whole
+from lbtrain.runs.files import check_kinds, read_whole, write_whole
 from lbtrain.runs.loading import LoadedCheckpoint
 from lbtrain.runs.provenance import commit
 
@@ -92,11 +91,20 @@ def checkpoint_elsewhere(recipe: Recipe) -> LoadedCheckpoint | None:
 
 
 def recorded(run_dir: Path) -> list[dict[str, Any]]:
-    """The legs of a run after its first; none for a file that is not there or damaged."""
-    with contextlib.suppress(OSError, ValueError):
-        legs = json.loads(read_whole(run_dir / FILE))
-        return legs if isinstance(legs, list) else []
-    return []
+    """The legs of a run after its first. Raises RecipeError where their file is damaged."""
+    path = run_dir / FILE
+    try:
+        legs = json.loads(read_whole(path))
+        for leg in legs:
+            check_kinds(leg, {"step": int, "checkpoint": str})
+        return list(legs)
+    except FileNotFoundError:
+        return []
+    except (AttributeError, OSError, RecursionError, TypeError, ValueError) as error:
+        raise RecipeError(
+            f"{path} cannot be read ({error}), and says from which checkpoints this run went on: restore the "
+            "file, or remove it."
+        ) from error
 
 
 def record(run_dir: Path, loaded: LoadedCheckpoint, changes: Sequence[str], *, source: str) -> None:

@@ -6,6 +6,8 @@ Counts, for each file that a run reads back, the damaged copies that end in a tr
 in docs/reliability.md. tests/unit/test_damaged_files.py asks for none of a sample of them.
 """
 
+import functools
+import json
 import os
 import random
 import re
@@ -19,12 +21,16 @@ import torch
 from bench import rows
 from lbtrain import Recipe
 from lbtrain.errors import UserError
+from lbtrain.plan.plan import make_plan
+from lbtrain.runs import legs
+from lbtrain.runs.best import BestCheckpoint
 from lbtrain.runs.checkpoint import Checkpoints
 from lbtrain.runs.directory import RunDirectory
 from lbtrain.runs.progress import Progress
 from lbtrain.runs.records import Records, open_metrics
 from lbtrain.runs.rows import EvalRow, TrainRow, read_rows
 from tools.kit.publish import with_block
+from tools.landscape.runs import Run
 
 PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
 WORDS = (
@@ -92,21 +98,30 @@ def remove(path: Path) -> None:
 RECIPE = Recipe().vary(model=dict(name="cifar_resnet8", args={"a": [1, 2.5, "x"]}), seed=7)
 
 
+@functools.cache
+def _plan_json() -> str:
+    return make_plan(RECIPE.vary(model=dict(args={})), 1).to_json()
+
+
 def a_run(folder: Path) -> Path:
     """A run directory with all the files that the next start reads."""
     (folder / "recipe.yaml").write_text(RECIPE.to_yaml())
+    (folder / "plan.json").write_text(_plan_json())
+    (folder / legs.FILE).write_text(json.dumps([{"step": 3, "checkpoint": "runs/a/checkpoints/x.pt"}]))
     records = Records(folder, enabled=True, on_screen=False, total_examples=3200)
     for step in range(1, 7):
         records.write(TrainRow(step, 32 * step, step / 10, 32, 0.1, 2.0, 1234.5, 0.25, 0))
     records.write(EvalRow(6, 192, 0.6, {"top1_error": 12.5, "loss": 0.5}, seconds=0.1))
     records.close()
     state = {"weight": torch.ones(4)}
-    checkpoints = Checkpoints(folder, keep=9)
+    checkpoints = Checkpoints(folder, keep=9, best="top1_error")
+    checkpoints.best.improved({"top1_error": 12.5})
     for step in (3, 6):
         checkpoints.save(
             {"model": state, "optimizer": {}, "loss_scale": 1.0, "loss_scale_steps": 0},
             Progress(32 * step, step),
             RECIPE.to_yaml(),
+            is_best=True,
         )
         checkpoints.wait()
     RunDirectory(folder).write_summary(
@@ -149,12 +164,32 @@ def take_lock(folder: Path) -> str:
     return "same"
 
 
+def go_on_as_leg(folder: Path) -> str:
+    assert len(legs.reasons(legs.recorded(folder))) <= 1
+    return "same"
+
+
+def know_the_best(folder: Path) -> str:
+    """A worse value must not replace the best checkpoint; a file that is missing is none of a run yet."""
+    worse = BestCheckpoint(folder / "checkpoints", "top1_error").improved({"top1_error": 1e300})
+    return "another" if worse else "same"
+
+
+def read_plan(folder: Path) -> str:
+    plan = Run(folder).plan
+    assert plan["bn_batch_size"] + plan["world_size"] and f"{plan['batch_size']:,}{plan['engine']}"
+    return "same"
+
+
 FILES: dict[str, Callable[[Path], str]] = {
     "recipe.yaml": start_over_recipe,
     "metrics.jsonl": resume_metrics,
     "checkpoints/step_000000006.sha256": resume_checkpoint,
     "checkpoints/step_000000006.pt": resume_checkpoint,
     "summary.json": read_summary,
+    "plan.json": read_plan,
+    "legs.json": go_on_as_leg,
+    "checkpoints/best.json": know_the_best,
     "lock": take_lock,
 }
 

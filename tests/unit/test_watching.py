@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 
 import pytest
 import torch
@@ -102,6 +103,18 @@ def test_best_knows_which_way_a_metric_gets_better(tmp_path):
         True,
     ]
     assert not BestCheckpoint(tmp_path, "").improved({"top1_error": 1.0}) and not error.improved({})
+    undefined = BestCheckpoint(tmp_path, "mask_ap")
+    assert [undefined.improved({"mask_ap": value}) for value in (math.nan, 1.0)] == [False, True]
+
+
+@pytest.mark.parametrize(
+    "text", ["{}", "", '{"metric": "loss", "value": NaN}', '{"metric": "loss", "value": "1"}']
+)
+def test_a_worse_checkpoint_does_not_replace_the_best_for_a_damaged_file(tmp_path, text):
+    (tmp_path / "best.json").write_text(text)
+    with pytest.raises(RecipeError, match=r"best\.json cannot be read .*remove both, or restore"):
+        BestCheckpoint(tmp_path, "loss")
+    BestCheckpoint(tmp_path, "")
 
 
 def test_a_run_keeps_the_best_and_says_where_everything_lies(tmp_path, capsys):

@@ -28,6 +28,8 @@ from lbtrain.runs.loading import LoadedCheckpoint
 from lbtrain.runs.rows import read_rows
 from lbtrain.tasks import build_model, create_task
 
+from ..study.arm import ORIGIN
+
 Answer = TypeVar("Answer")
 
 MICRO_BATCH = 64
@@ -83,12 +85,17 @@ class Run:
 
     @cached_property
     def plan(self) -> dict[str, Any]:
-        return RunDirectory(self.path).read("plan.json")
+        numbers = dict.fromkeys(("batch_size", "bn_batch_size", "train_examples", "world_size"), int)
+        return RunDirectory(self.path).read("plan.json", {**numbers, "engine": str})
 
     @cached_property
     def summary(self) -> dict[str, Any]:
         """Of the finished run; empty before."""
-        return RunDirectory(self.path).read("summary.json") if (self.path / "summary.json").exists() else {}
+        return (
+            RunDirectory(self.path).read("summary.json", ORIGIN)
+            if (self.path / "summary.json").exists()
+            else {}
+        )
 
     def rows(self, kind: str) -> list[dict[str, Any]]:
         """Of metrics.jsonl, in the order of the steps."""

@@ -21,6 +21,12 @@ from ..scaling_report.stragglers import Waits
 Curve = tuple[Any, Any]
 """Epochs, and a value at each."""
 
+NUMBER = (int, float)
+ORIGIN = {"commit": str, "hardware": str, "versions": dict}
+SUMMARY = {**ORIGIN, "seconds": NUMBER}
+PLAN = {"total_steps": NUMBER, "learning_rate": {"peak": NUMBER}}
+"""What is read of each run, for `RunDirectory.read`."""
+
 
 class Scored:
     """Runs of one kind with several seeds: their scores in percent, and how many have none."""
@@ -116,8 +122,9 @@ class Arm(Scored):
     ) -> "Arm":
         folders = [out / recipe.stem / f"seed{seed}" for seed in seeds]
         ended = [folder for folder in folders if (folder / "summary.json").exists()]
-        summaries = [RunDirectory(folder).read("summary.json") for folder in ended]
-        plan = RunDirectory(folders[0]).read("plan.json")
+        summaries = [RunDirectory(folder).read("summary.json", SUMMARY) for folder in ended]
+        counts = dict.fromkeys(("batch_size", "total_examples", "train_examples"), NUMBER)
+        plan = RunDirectory(folders[0]).read("plan.json", PLAN | counts)
         rows = [logged(folder) for folder in ended]
         return cls(
             name=recipe.stem,
@@ -167,7 +174,9 @@ def score_of(
     evaluations.
     """
     if evaluations == 1:
-        return float(RunDirectory(folder).read("summary.json")[primary_metric.name])
+        return float(
+            RunDirectory(folder).read("summary.json", {primary_metric.name: NUMBER})[primary_metric.name]
+        )
     found = [row[primary_metric.name] for row in rows if row["kind"] == "eval"]
     if len(found) < evaluations:
         raise RecipeError(

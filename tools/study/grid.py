@@ -13,7 +13,7 @@ from lbtrain.recipe.schema import MAY_CHANGE_ON_RESUME, differences
 from lbtrain.runs.directory import RunDirectory
 from lbtrain.tasks import PrimaryMetric, primary_metric_of
 
-from .arm import Curve, Scored, error_curves_of, logged, score_of
+from .arm import PLAN, SUMMARY, Curve, Scored, error_curves_of, logged, score_of
 from .jobs import Job, Launch
 
 
@@ -66,7 +66,7 @@ class Point(Scored):
 
     @cached_property
     def summaries(self) -> list[dict[str, Any]]:
-        return [RunDirectory(folder).read("summary.json") for folder in self.ended]
+        return [RunDirectory(folder).read("summary.json", SUMMARY) for folder in self.ended]
 
     @cached_property
     def scores(self) -> list[float]:  # type: ignore[override]
@@ -88,7 +88,7 @@ class Point(Scored):
         return len(self.jobs) - len(self.summaries)
 
     def row(self) -> dict[str, Any]:
-        plan = RunDirectory(Path(self.jobs[0].run_dir)).read("plan.json")
+        plan = RunDirectory(Path(self.jobs[0].run_dir)).read("plan.json", PLAN)
         return {
             "arm": self.arm,
             "batch_size": self.batch_size,

@@ -45,7 +45,7 @@ class Job:
         asked for again, and writes it.
         """
         with contextlib.suppress(OSError, ValueError):
-            return bool(read_object(Path(self.run_dir) / "summary.json"))
+            return bool(read_object(Path(self.run_dir) / "summary.json", {}))
         return (Path(self.run_dir) / "diverged.json").exists()
 
     @property

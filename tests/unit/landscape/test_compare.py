@@ -45,13 +45,14 @@ def quick(monkeypatch):
     monkeypatch.setattr("tools.landscape.compare.ALPHAS", [0.0, 0.5, 1.0])
 
 
+ORIGIN = {"commit": "abc1234", "hardware": "2 cores", "versions": {"torch": "2.5"}}
 OPTIONS = ["--examples", "16", "--micro-batch", "16"]
 
 
 def test_two_runs_side_by_side(runs, tmp_path, capsys):
     metric = {"primary_metric": {"name": "top1_error", "label": "top-1 error"}}
     for run, error in zip(runs, (1.25, 3.5), strict=True):
-        (run / "summary.json").write_text(json.dumps({**metric, "top1_error": error}))
+        (run / "summary.json").write_text(json.dumps({**metric, **ORIGIN, "top1_error": error}))
     assert main(["compare", *map(str, runs), "--out", str(tmp_path / "page"), *OPTIONS]) == 0
     found = json.loads((tmp_path / "page" / "compare.json").read_text())
     assert [point["alpha"] for point in found["line"]] == [0, 0.5, 1]
