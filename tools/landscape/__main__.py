@@ -5,13 +5,14 @@
     lbtrain landscape sharpness RUN_DIR...           Keskar's metric and SAM's; mean and deviation of runs
     lbtrain landscape hessian RUN_DIR                top eigenvalues, trace, spectral density
     lbtrain landscape training RUN_DIR               top eigenvalues and trace at every checkpoint
+    lbtrain landscape warm-start RUN_DIR RECIPE      the large batch RECIPE from every checkpoint of a run
     lbtrain landscape compare SMALL_RUN LARGE_RUN    both of these side by side, and the line between
     lbtrain landscape sweep RECIPE                   steps to a loss at many batch sizes, measured
 
 `batch` needs a run with measure.noise_scale=20it or so, `layers` one with measure.layers=true too or with
 LARS or LAMB, and compare's distances one with measure.distance=true. Measurements are cached as they finish,
 in RUN_DIR/landscape: a command that was stopped continues where it was. `torchrun --nproc_per_node N -m
-lbtrain landscape ...` shares the examples between N ranks (`sweep` launches its runs itself).
+lbtrain landscape ...` shares the examples between N ranks (`sweep` and `warm-start` launch their runs).
 """
 
 import argparse
@@ -61,8 +62,14 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     measured = "Train a recipe at many batch sizes and rates, and measure the steps to a training loss."
     sweep = commands.add_parser("sweep", help=measured, description=measured)
     _add_sweep_options(sweep)
-    if argv[:1] == ["sweep"]:  # its words may stand behind its options
-        return sweep.parse_intermixed_args(argv[1:], argparse.Namespace(command="sweep"))
+    late = (
+        "Train a recipe from every checkpoint of a run, and measure its error and how sharp its minimum is."
+    )
+    warm = commands.add_parser("warm-start", help=late, description=late)
+    _add_warm_start_options(warm)
+    for name, own in (("sweep", sweep), ("warm-start", warm)):
+        if argv[:1] == [name]:  # its words may stand behind its options
+            return own.parse_intermixed_args(argv[1:], argparse.Namespace(command=name))
     return parser.parse_args(argv)
 
 
@@ -101,6 +108,18 @@ def _add_sweep_options(parser: argparse.ArgumentParser) -> None:
     Launch.add_options(parser, launcher="python", ranks=1, seeds=2, out=out, scored=False)
 
 
+def _add_warm_start_options(parser: argparse.ArgumentParser) -> None:
+    from ..study.jobs import Launch
+
+    option = parser.add_argument
+    option("run_dir", type=Path, metavar="RUN_DIR", help="A run that kept its checkpoints.")
+    option("words", nargs="+", metavar="RECIPE|key=value", help="A recipe file, and overrides of it.")
+    _add_loss_options(option)
+    Launch.add_options(
+        parser, launcher="python", ranks=1, seeds=1, out="RUN_DIR/landscape/warm-start", scored=False
+    )
+
+
 def main(argv: list[str] | None = None) -> int:
     """Runs one command; returns the exit code: 0 done, 130 stopped by Ctrl-C, else that of the error
     (lbtrain.errors).
@@ -124,6 +143,8 @@ def _run(options: argparse.Namespace, words: Sequence[str]) -> str:
         return layers(Run(options.run_dir))
     if options.command == "sweep":
         return _sweep(options, words)
+    if options.command == "warm-start":
+        return _warm_start(options)
     context, loss = DistContext.join(), LossOptions(options.examples, options.micro_batch, options.batch_norm)
     if options.command == "compare":
         from .compare import compare
@@ -150,12 +171,10 @@ def _sweep(options: argparse.Namespace, words: Sequence[str]) -> str:
     from lbtrain.errors import RecipeError
 
     from ..study.grid import batch_sizes_of
-    from ..study.jobs import Launch, split_words
+    from ..study.jobs import Launch, one_recipe
     from .sweep import Target, sweep
 
-    (path, *more), overrides = split_words(options.words)
-    if more:
-        raise RecipeError(f"{more[0]}: a sweep takes one recipe")
+    path, overrides = one_recipe(options.words)
     try:
         rates = tuple(float(rate) for rate in options.rates.split(","))
     except ValueError:
@@ -165,6 +184,17 @@ def _sweep(options: argparse.Namespace, words: Sequence[str]) -> str:
     target = Target(sizes, rates, options.loss, options.epochs, options.least_steps)
     typed = command.typed("landscape", words)
     return sweep(path, overrides, target, Launch.of(options), command=typed)
+
+
+def _warm_start(options: argparse.Namespace) -> str:
+    from ..study.jobs import Launch, one_recipe
+    from .runs import LossOptions, Run
+    from .warm_start import warm_start
+
+    path, overrides = one_recipe(options.words)
+    options.out = Path(str(options.out).replace("RUN_DIR", str(options.run_dir)))
+    loss = LossOptions(options.examples, options.micro_batch, options.batch_norm)
+    return warm_start(Run(options.run_dir), path, overrides, Launch.of(options), loss)
 
 
 if __name__ == "__main__":

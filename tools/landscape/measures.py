@@ -1,6 +1,7 @@
 """Sharpness and spectrum of a run at its newest checkpoint, each piece cached as it finishes."""
 
 import dataclasses
+import itertools
 import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -39,24 +40,22 @@ class Measures:
 
     def sharpness(self) -> dict[str, Any]:
         """Keskar's metric by box and space, searched from a random point and from x, and SAM's."""
-        found = {}
-        for epsilon in BOXES:
-            for space, directions in (("full space", 0), (f"{DIRECTIONS} random directions", DIRECTIONS)):
-                name = f"{epsilon:g}, {space}"
-                found[f"box {name}"] = self._box(name, epsilon=epsilon, directions=directions)
-                found[f"box {name}, from x"] = self._box(
-                    f"{name}, from x", epsilon=epsilon, directions=directions, start="x"
-                )
-        found[f"SAM, radius {RADIUS}"] = self._piece(
+        boxes = [self.box(*how) for how in itertools.product(BOXES, (0, DIRECTIONS), ("random", "x"))]
+        radius = self._piece(
             f"sharpness SAM {RADIUS}", 1, lambda watched: {"value": ascent_sharpness(watched, radius=RADIUS)}
         )
-        return found
+        return {**dict(boxes), f"SAM, radius {RADIUS}": radius}
 
-    def _box(self, name: str, **how: Any) -> dict[str, Any]:
+    def box(self, epsilon: float, directions: int, start: str) -> tuple[str, dict[str, Any]]:
+        """Keskar's metric in one box, with its name."""
+        space = f"{directions} random directions" if directions else "full space"
+        name = f"{epsilon:g}, {space}" + (", from x" if start == "x" else "")
+
         def measure(watched: Watched) -> dict[str, Any]:
+            how: Any = dict(epsilon=epsilon, directions=directions, start=start)
             return dataclasses.asdict(box_sharpness(watched, iterations=ITERATIONS, **how))
 
-        return self._piece(f"sharpness {name}", 4 * ITERATIONS, measure)
+        return f"box {name}", self._piece(f"sharpness {name}", 4 * ITERATIONS, measure)
 
     def spectrum(self) -> dict[str, Any]:
         """Top eigenvalues, trace, density."""

@@ -22,7 +22,7 @@ from lbtrain.errors import RecipeError
 from lbtrain.launch.world import detect_world, start_process_group
 from lbtrain.nn import convert_to_ghost_batch_norm
 from lbtrain.recipe import Recipe
-from lbtrain.runs.checkpoint import Checkpoints
+from lbtrain.runs.checkpoint import Checkpoints, checkpoint_paths
 from lbtrain.runs.directory import RunDirectory
 from lbtrain.runs.loading import LoadedCheckpoint
 from lbtrain.runs.rows import read_rows
@@ -123,6 +123,21 @@ class Run:
         if found is None:
             raise RecipeError(f"{self.path} has no checkpoint yet")
         return found
+
+    def at_checkpoints(self) -> list["Run"]:
+        """This run at every checkpoint that it kept. Raises RecipeError for fewer than two."""
+        files = checkpoint_paths(self.path / "checkpoints")
+        if len(files) < 2:
+            raise RecipeError(
+                f"{self.path} kept {len(files)} checkpoint: train with checkpoint.every=1ep "
+                "checkpoint.keep=1000"
+            )
+        return [replace(self, file=file) for file in files]
+
+    @property
+    def epoch(self) -> float:
+        """Of its checkpoint."""
+        return self.checkpoint.progress.examples / self.plan["train_examples"]
 
     @property
     def weights(self) -> dict[str, Tensor]:

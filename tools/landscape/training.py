@@ -4,14 +4,11 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from matplotlib.axes import Axes
 
-from lbtrain.errors import RecipeError
-from lbtrain.runs.checkpoint import checkpoint_paths
 from lbtrain.runs.files import write_whole
 
 from ..kit.charts import BLUE, ORANGE, Chart, save, tidy
@@ -25,16 +22,10 @@ def training(run: Run, context: DistContext, options: LossOptions) -> str:
 
     Raises RecipeError for a run that kept fewer than two checkpoints.
     """
-    files = checkpoint_paths(run.path / "checkpoints")
-    if len(files) < 2:
-        raise RecipeError(
-            f"{run.path} kept {len(files)} checkpoint: train with checkpoint.every=1ep checkpoint.keep=1000"
-        )
-    points = []
-    for file in files:
-        at = replace(run, file=file)
-        found = Measures(at, context, options).eigenvalues_and_trace()
-        points.append({"epoch": at.checkpoint.progress.examples / run.plan["train_examples"], **found})
+    points = [
+        {"epoch": at.epoch, **Measures(at, context, options).eigenvalues_and_trace()}
+        for at in run.at_checkpoints()
+    ]
     if context.rank:
         return ""
     write_whole(run.folder / "training.json", json.dumps(points, indent=1) + "\n")

@@ -152,6 +152,14 @@ def split_words(words: Sequence[str]) -> tuple[list[Path], list[str]]:
     return recipes, overrides
 
 
+def one_recipe(words: Sequence[str]) -> tuple[Path, list[str]]:
+    """The same for a command that takes one recipe. Raises RecipeError for another number of them."""
+    (path, *more), overrides = split_words(words)
+    if more:
+        raise RecipeError(f"{more[0]}: this command takes one recipe")
+    return path, overrides
+
+
 def check_names_differ(arms: Iterable[tuple[str, Path]]) -> None:
     """Raises RecipeError for two arms (folder of the runs, recipe file) of one folder: each would show the
     scores of the other's runs.

@@ -17,7 +17,7 @@ from lbtrain.tasks import create_task
 from lbtrain.tasks.classification import Classification
 from tests.run_rows import write_rows
 from tests.tiny_detection import tiny
-from tests.unit.landscape.untrained import write_run
+from tests.unit.landscape.untrained import save_initial, write_run
 from tools.landscape import measures
 from tools.landscape.__main__ import main
 from tools.landscape.compare import _converged, fit_log, interpolated
@@ -289,15 +289,15 @@ def test_the_hessian_is_followed_over_the_checkpoints(tmp_path, capsys):
     assert (
         "kept 1 checkpoint: train with checkpoint.every=1ep checkpoint.keep=1000" in capsys.readouterr().err
     )
-    other = write_run(tmp_path / "other", seed=1)
-    first, second = "step_000000010", "step_000000020"
-    for suffix in (".pt", ".sha256"):
-        shutil.copy(other / f"checkpoints/{first}{suffix}", path / f"checkpoints/{second}{suffix}")
+    save_initial(path, Run(path).recipe.vary(seed=1), step=20)
     assert main(["training", str(path), *OPTIONS]) == 0
     said = capsys.readouterr().out
     early, late = json.loads((path / "landscape/training.json").read_text())
     assert early["eigenvalues"]["values"] != late["eigenvalues"]["values"]
-    assert {folder.name for folder in (path / "landscape").iterdir() if folder.is_dir()} == {first, second}
+    assert {folder.name for folder in (path / "landscape").iterdir() if folder.is_dir()} == {
+        "step_000000010",
+        "step_000000020",
+    }
     assert (path / "landscape/training.png").stat().st_size > 5000
     assert main(["training", str(path), *OPTIONS]) == 0
     again = capsys.readouterr().out

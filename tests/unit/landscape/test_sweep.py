@@ -188,7 +188,7 @@ def test_words_of_the_form_key_value_change_every_run(words, trained):
         (["--rates", "1,x"], "--rates 1,x: write factors such as 1,2,4"),
         (["--batch-sizes", "8,,2"], "--batch-sizes 8,,2: write batch sizes such as"),
         (["--seeds", "0"], "--seeds 0 must be at least 1"),
-        (["mnist.py"], "mnist.py: a sweep takes one recipe"),
+        (["mnist.py"], "mnist.py: this command takes one recipe"),
     ],
 )
 def test_wrong_words_are_one_message(change, message, words, trained, capsys):

@@ -22,12 +22,8 @@ def write_run(path: Path, *, seed: int, batch_size: int = 64, ghost: int = 8, **
     recipe = Recipe().vary(
         batch_size=batch_size, bn_batch_size=ghost, seed=seed, model={"name": "cifar_resnet8", **model}
     )
-    net = build_model(recipe, dataset_info(recipe.data))
     path.mkdir()
-    state = {"model": net.state_dict(), "optimizer": {}, "loss_scale": 1.0, "loss_scale_steps": 0}
-    checkpoints = Checkpoints(path, keep=1)
-    checkpoints.save(state, Progress(640, 10), recipe.to_yaml())
-    checkpoints.wait()
+    save_initial(path, recipe, step=10)
     rows = [
         {"kind": "distance", "step": step, "examples": step, "distance": 1 + float(np.log(step))}
         for step in (1, 2, 4, 8)
@@ -37,3 +33,12 @@ def write_run(path: Path, *, seed: int, batch_size: int = 64, ghost: int = 8, **
     (path / "plan.json").write_text(make_plan(recipe, 1).to_json())
     write_rows(path, rows)
     return path
+
+
+def save_initial(path: Path, recipe: Recipe, *, step: int) -> None:
+    """A checkpoint after so many steps of 64 images, with the initial weights of the recipe's seed."""
+    net = build_model(recipe, dataset_info(recipe.data))
+    state = {"model": net.state_dict(), "optimizer": {}, "loss_scale": 1.0, "loss_scale_steps": 0}
+    checkpoints = Checkpoints(path, keep=2)
+    checkpoints.save(state, Progress(64 * step, step), recipe.to_yaml())
+    checkpoints.wait()
