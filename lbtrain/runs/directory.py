@@ -120,8 +120,9 @@ class RunDirectory:
         try:
             return Recipe.from_yaml(read_whole(path).decode())
         except (OSError, ValueError) as error:
+            reason = "".join(filter(str.isprintable, str(error)))
             raise RecipeError(
-                f"{path} cannot be read ({error}), so that nothing shows which run this is: put the file "
+                f"{path} cannot be read ({reason}), so that nothing shows which run this is: put the file "
                 "back (every checkpoint holds a copy, under `recipe`), use the version of lbtrain that wrote "
                 "it (commit in fingerprint.json), or choose another run_dir"
             ) from error

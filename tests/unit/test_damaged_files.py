@@ -57,6 +57,7 @@ def test_a_recipe_is_read_as_it_was_written():
         ),
         (RECIPE.to_yaml().replace("cifar_resnet8", "${oc.env:HOME}"), "interpolation is not supported"),
         (RECIPE.to_yaml().replace("seed: 7", "sead: 7"), "did you mean seed"),
+        (RECIPE.to_yaml().replace("log_every: 10it", "log_every: \ufeff"), "log_every=: a duration carries"),
         (RECIPE.to_yaml() + "seed: 8\n", "it has a key twice"),
         (RECIPE.to_yaml().replace("seed: 7", "seed: seven"), "takes a whole number"),
     ],
