@@ -4,7 +4,7 @@ The rate is the best of eight trials of four epochs (results/cifar10_tuning_4k.j
 
 Run        python recipes/cifar10/resnet8_4k_sgd.py data.root=/data/cifar10
 Published  nothing: network and budget of epochs are chosen for two CPU cores
-Measured   not yet
+Measured   top-1 error 47.08 ± 6.91 % (n=3, as an arm of the sweep; results/cifar10_curve.json)
 """
 
 from resnet8_4k import recipe as linear
