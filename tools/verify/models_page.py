@@ -25,7 +25,8 @@ What is rejected when the plan is made, with the argument that helps:
 
 A parameter that the loss does not depend on is not trained, under any engine; the plan names it. Layers that
 draw random numbers (dropout and drop path; counted with timm's defaults) are switched off in this test.
-`not trained yet`: the layers are checked, and the time of the last sweep was over before the three steps.
+`not trained yet`: the layers are checked; the three steps took more time than the last sweep had, or more
+memory than its machine.
 """
 _COLUMNS = ("family", "models", "smallest", "parameters", "pixels", "batch norms", "random layers", "outcome")
 
