@@ -3,6 +3,7 @@ batch's run: its error, and how sharp the minimum is that it ends in (Keskar et 
 """
 
 import json
+import math
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -80,8 +81,8 @@ def _draw(axes: Axes, rows: Sequence[dict[str, Any]], label: str) -> None:
         ("large_batch", axes, BLUE, f"{label}, large batch"),
         ("sharpness", sharp, ORANGE, "sharpness, large batch"),
     ):
-        curve = [(row["epoch"], mean(row[name])) for row in rows if row[name]]
-        where.plot(*zip(*curve, strict=True), "o-", color=color, markersize=4, label=said)
+        values = [mean(row[name]) if row[name] else math.nan for row in rows]  # NaN: all runs diverged
+        where.plot([row["epoch"] for row in rows], values, "o-", color=color, markersize=4, label=said)
     axes.set(xlabel="epoch of the small batch at the start", ylabel=f"{label} (%)")
     sharp.set(ylabel="sharpness", yscale="log")
     tidy(axes, legend=False)
