@@ -27,7 +27,7 @@ class BestCheckpoint:
             if not math.isfinite(found["value"]):
                 raise ValueError(f"value={found['value']} is not finite")
             return float(found["value"]) if found["metric"] == self.metric else None
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError) as error:
             raise RecipeError(

@@ -98,7 +98,7 @@ def recorded(run_dir: Path) -> list[dict[str, Any]]:
         for leg in legs:
             check_kinds(leg, {"step": int, "checkpoint": str})
         return list(legs)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
     except (AttributeError, OSError, RecursionError, TypeError, ValueError) as error:
         raise RecipeError(
