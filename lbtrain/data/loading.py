@@ -1,5 +1,6 @@
 """Blocks of the sample stream -> batches on the device, loaded ahead by worker processes."""
 
+import errno
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -116,6 +117,8 @@ def in_order(data: Dataset[_T], keys: Iterable[Any], *, workers: int, pinned: bo
         _OrError(data), batch_size=None, sampler=cast(Any, keys), pin_memory=pinned, **worker_options(workers)
     )
     with _naming_a_lost_worker(workers):
+        if workers:  # torch makes as many, and prints a traceback where there is no room for one
+            _ = [loader.multiprocessing_context.Queue() for _ in range(workers + 1)]
         loaded = iter(loader)
     while True:
         with _naming_a_lost_worker(workers):
@@ -130,12 +133,17 @@ def in_order(data: Dataset[_T], keys: Iterable[Any], *, workers: int, pinned: bo
 
 @contextmanager
 def _naming_a_lost_worker(workers: int) -> Iterator[None]:
-    """Raises HostError where a loader process was killed: found dead by torch, or in the middle of handing
-    over a batch. That is the user's business (memory, mostly), not a traceback's.
+    """Raises HostError where a loader process cannot be started or was killed: found dead by torch, or in the
+    middle of handing over a batch. That is the user's business (memory, mostly), not a traceback's.
     """
     try:
         yield
     except (RuntimeError, OSError, EOFError) as error:
+        if workers and isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise HostError(  # the locks of its queues lie there
+                f"no loader process can be started ({error}): give /dev/shm more room (docker run "
+                "--shm-size=8g), or set data.workers=0"
+            ) from error
         own = not workers or str(error).startswith("Caught ")  # raised by what is loaded
         broken = isinstance(error, ConnectionError | FileNotFoundError | EOFError)
         if own or not (broken or "DataLoader worker" in str(error)):

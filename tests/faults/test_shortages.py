@@ -42,6 +42,16 @@ def test_a_loader_process_that_is_killed_at_any_moment_is_said_in_one_line(seed)
             pass
 
 
+def test_no_room_for_the_locks_of_the_loader_is_named_with_its_remedy(monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("multiprocessing.synchronize.SemLock.__init__", full)
+    blocks = [SampleStream(16, seed=0).block(0, 8)]
+    with pytest.raises(HostError, match=r"No space left on device.*--shm-size=8g.*data\.workers=0"):
+        list(batches(KilledLater(1), blocks, workers=1, device=torch.device("cpu")))  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("error", "remedy"),
     [
