@@ -27,7 +27,6 @@ those of a training run are in lbtrain/errors.py.
 """
 
 import argparse
-import ast
 import importlib
 import os
 import shutil
@@ -41,7 +40,7 @@ from lbtrain.errors import RecipeError, UserError, naming_the_extra, while_outpu
 from lbtrain.launch.environment import own_arguments
 from lbtrain.recipe import Recipe, as_text, differences
 from lbtrain.recipe.contract import Contract, parent_of
-from lbtrain.recipe.files import contract_field, find_recipe, load_recipe, parents_of, shipped
+from lbtrain.recipe.files import contract_field, docstring_of, find_recipe, load_recipe, parents_of, shipped
 
 TRAINED = ("eval", "predict", "export")
 TOOLS = ("data", "doctor", "scaling-report", "study", "landscape", "verify")
@@ -174,7 +173,7 @@ def _print_sources(path: Path | None) -> None:
     """What a recipe and its parents say of the papers and code that their values are from."""
     print("\nWhere the values are from:")
     while path:
-        doc = ast.get_docstring(ast.parse(path.read_text())) or "says nothing"
+        doc = docstring_of(path) or "says nothing"
         differs = contract_field(doc, "Differs")
         text = f"{path.stem}: {doc.partition(chr(10) * 2)[0]}" + f" Differs: {differs}." * bool(differs)
         print(textwrap.fill(text, 100, initial_indent="  ", subsequent_indent="    "))

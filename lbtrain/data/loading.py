@@ -117,8 +117,8 @@ def in_order(data: Dataset[_T], keys: Iterable[Any], *, workers: int, pinned: bo
         _OrError(data), batch_size=None, sampler=cast(Any, keys), pin_memory=pinned, **worker_options(workers)
     )
     with _naming_a_lost_worker(workers):
-        if workers:  # torch makes as many, and prints a traceback where there is no room for one
-            _ = [loader.multiprocessing_context.Queue() for _ in range(workers + 1)]
+        if workers:
+            _check_room(loader.multiprocessing_context, workers)
         loaded = iter(loader)
     while True:
         with _naming_a_lost_worker(workers):
@@ -129,6 +129,13 @@ def in_order(data: Dataset[_T], keys: Iterable[Any], *, workers: int, pinned: bo
         if error:
             raise error
         yield item
+
+
+def _check_room(context: Any, workers: int) -> None:
+    """Raises OSError where there is no room for the queues of a loader. torch makes as many, and prints a
+    traceback where it fails; these are closed on return.
+    """
+    _ = [context.Queue() for _ in range(workers + 1)]
 
 
 @contextmanager

@@ -1,11 +1,10 @@
 """What a recipe file says of itself: its opening docstring, and the keys in which it differs from another."""
 
-import ast
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from lbtrain.recipe.files import contract_field, find_recipe, load_recipe, parents_of
+from lbtrain.recipe.files import contract_field, docstring_of, find_recipe, load_recipe, parents_of
 from lbtrain.recipe.schema import Recipe
 
 _SCORE = re.compile(
@@ -31,7 +30,7 @@ class Contract:
 
     @classmethod
     def read(cls, path: Path) -> "Contract":
-        doc = ast.get_docstring(ast.parse(path.read_text())) or ""
+        doc = docstring_of(path)
         recipe = load_recipe(path)
         resized = any(point.batch_size for point in recipe.schedule.image_sizes)
         changes = recipe.schedule.batch_growth or recipe.absa.max_batch_size or resized

@@ -103,6 +103,11 @@ def parents_of(path: Path) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
+def docstring_of(path: Path) -> str:
+    """The opening docstring of a recipe, its contract; empty without one."""
+    return ast.get_docstring(ast.parse(path.read_text())) or ""
+
+
 def contract_field(doc: str, word: str) -> str:
     """What a recipe's opening docstring says behind `word` (Run, Published, Measured), continuation lines
     joined; empty without that field.

@@ -145,7 +145,7 @@ def _run(options: argparse.Namespace, words: Sequence[str]) -> str:
         return _sweep(options, words)
     if options.command == "warm-start":
         return _warm_start(options)
-    context, loss = DistContext.join(), LossOptions(options.examples, options.micro_batch, options.batch_norm)
+    context, loss = DistContext.join(), LossOptions.of(options)
     if options.command == "compare":
         from .compare import compare
 
@@ -193,8 +193,7 @@ def _warm_start(options: argparse.Namespace) -> str:
 
     path, overrides = one_recipe(options.words)
     options.out = Path(str(options.out).replace("RUN_DIR", str(options.run_dir)))
-    loss = LossOptions(options.examples, options.micro_batch, options.batch_norm)
-    return warm_start(Run(options.run_dir), path, overrides, Launch.of(options), loss)
+    return warm_start(Run(options.run_dir), path, overrides, Launch.of(options), LossOptions.of(options))
 
 
 if __name__ == "__main__":

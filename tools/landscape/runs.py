@@ -2,6 +2,7 @@
 loss as a function of them.
 """
 
+import argparse
 import math
 import sys
 from collections.abc import Callable
@@ -185,6 +186,10 @@ class LossOptions:
     micro_batch: int
     """Images per forward pass; 0: MICRO_BATCH, or more where the ghost batches of a run need it."""
     batch_norm: BatchNormMode
+
+    @classmethod
+    def of(cls, options: argparse.Namespace) -> "LossOptions":
+        return cls(options.examples, options.micro_batch, options.batch_norm)
 
     def fitting(self, run: Run) -> "LossOptions":
         """With a micro-batch that holds whole ghost batches of `run`. Raises RecipeError where it was given

@@ -1,6 +1,5 @@
 """The runs of one recipe over all seeds, read from their run directories alone."""
 
-import ast
 import math
 import statistics
 import sys
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from lbtrain.errors import RecipeError
+from lbtrain.recipe.files import docstring_of
 from lbtrain.recipe.findings import Finding
 from lbtrain.runs.directory import RunDirectory
 from lbtrain.runs.rows import read_rows
@@ -128,7 +128,7 @@ class Arm(Scored):
         rows = [logged(folder) for folder in ended]
         return cls(
             name=recipe.stem,
-            title=(ast.get_docstring(ast.parse(recipe.read_text())) or recipe.stem).splitlines()[0],
+            title=(docstring_of(recipe) or recipe.stem).splitlines()[0],
             batch_size=plan["batch_size"],
             peak_lr=plan["learning_rate"]["peak"],
             steps=plan["total_steps"],
