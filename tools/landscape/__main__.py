@@ -2,7 +2,7 @@
 
     lbtrain landscape batch RUN_DIR                  critical batch, steps and examples at each batch
     lbtrain landscape layers RUN_DIR                 layer-wise ratios over the run, as heat maps
-    lbtrain landscape sharpness RUN_DIR...           Keskar's metric and SAM's; mean and deviation of runs
+    lbtrain landscape sharpness RUN_DIR...           Keskar's metric and SAM's; mean and deviation of seeds
     lbtrain landscape hessian RUN_DIR                top eigenvalues, trace, spectral density
     lbtrain landscape training RUN_DIR               top eigenvalues and trace at every checkpoint
     lbtrain landscape warm-start RUN_DIR RECIPE      the large batch RECIPE from every checkpoint of a run
@@ -19,8 +19,12 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..kit import command
+
+if TYPE_CHECKING:
+    from .measures import Measures
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -44,9 +48,11 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         help="Leave out what was measured after the training loss first was below this value.",
     )
     add("layers", "Draw layer-wise ratios over a run.", "RUN_DIR")
-    rises = "Measure how far the loss rises near the minimum, of several runs with mean and deviation."
+    rises = "Measure how far the loss rises near the minimum, with mean and deviation over seeds."
     sharpness = commands.add_parser("sharpness", help=rises, description=rises)
     sharpness.add_argument("runs", type=Path, nargs="+", metavar="RUN_DIR", help="The directories of runs.")
+    sharpness.add_argument("--out", type=Path, help="A folder for table, picture and data of several runs.")
+    sharpness.add_argument("--title", default="Sharpness", help="The heading of the picture.")
     _add_loss_options(sharpness.add_argument)
     _add_loss_options(add("hessian", "Measure the spectrum of the Hessian.", "RUN_DIR"))
     follow = "Measure the Hessian at every checkpoint of a run (train with checkpoint.keep=1000)."
@@ -155,16 +161,27 @@ def _run(options: argparse.Namespace, words: Sequence[str]) -> str:
         from .training import training
 
         return training(Run(options.run_dir), context, loss)
-    from .measures import Measures, over_runs
+    from .measures import Measures
 
     if options.command == "hessian":
         measures = Measures(Run(options.run_dir), context, loss)
         return measures.text(measures.spectrum())
-    several = [Measures(Run(path), context, loss) for path in options.runs]
-    found = [each.sharpness() for each in several]
-    texts = [each.text(values) for each, values in zip(several, found, strict=True)]
-    more = [over_runs(found)] if len(found) > 1 and not context.rank else []
-    return "\n\n".join([*texts, *more])
+    return _sharpness([Measures(Run(path), context, loss) for path in options.runs], options, words)
+
+
+def _sharpness(measures: "Sequence[Measures]", options: argparse.Namespace, words: Sequence[str]) -> str:
+    from .sharpness import by_recipe, report, table_of
+
+    found = [each.sharpness() for each in measures]
+    if measures[0].context.rank:
+        return ""
+    if len(found) == 1 and not options.out:
+        return measures[0].text(found[0])
+    groups = by_recipe(measures, found)
+    if options.out:
+        typed = command.typed("landscape", words)
+        return report(groups, options.out, title=options.title, command=typed)
+    return table_of(groups).markdown()
 
 
 def _sweep(options: argparse.Namespace, words: Sequence[str]) -> str:

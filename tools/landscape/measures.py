@@ -2,8 +2,7 @@
 
 import dataclasses
 import itertools
-import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from lbtrain.analysis import ascent_sharpness, box_sharpness, spectral_density, top_eigenvalues, trace
@@ -124,17 +123,6 @@ class Measures:
         if not hasattr(self, "_made"):
             self._made = self.run.objective(self.context, self.options)
         return self._made
-
-
-def over_runs(found: Sequence[dict[str, Any]]) -> str:
-    """Mean and standard deviation of each sharpness over several runs (five in Keskar et al. 2017, Tables 3
-    and 4).
-    """
-    lines = [f"{len(found)} runs, mean ± standard deviation of a run"]
-    for name in found[0]:
-        values = [each[name]["value"] for each in found]
-        lines.append(f"{name:<42} {statistics.mean(values):.6g} ± {statistics.stdev(values):.3g}")
-    return "\n".join(lines)
 
 
 def check_same_network(small: Run, large: Run) -> None:

@@ -1,9 +1,11 @@
-"""Put a finished study, sweep or search into the repository: its numbers, its picture, its table on a page.
+"""Put a finished study, sweep, search or comparison of sharpness into the repository: its numbers, its
+picture, its table on a page.
 
     python -m tools.study.publish runs/demo --name digits_demo
     python -m tools.study.publish runs/sweep --name digits_sweep
     python -m tools.study.publish runs/tune --name cifar10_tuning
     python -m tools.study.publish runs/methods --name digits_methods --page docs/methods.md
+    python -m tools.study.publish runs/sharpness --name cifar10_sharpness --page docs/landscape.md
 
 Writes results/NAME.json, docs/NAME.png (of a sweep docs/NAME_errors.png as well), the text between the NAME
 markers of the page, the line `Measured` of every recipe that was an arm as it stands, and recipes/README.md:
@@ -92,10 +94,10 @@ def with_measured(contract: str, line: str) -> str:
 
 
 def put(folder: Path, name: str, page: Path) -> None:
-    """Publishes the study, sweep or search in `folder`. Raises RecipeError, before anything is written, for
-    one that older code wrote.
+    """Publishes what `folder` holds. Raises RecipeError, before anything is written, for a result that older
+    code wrote.
     """
-    kinds = (kind for kind in ("sweep", "tune") if (folder / f"{kind}.json").exists())
+    kinds = (kind for kind in ("sweep", "tune", "sharpness") if (folder / f"{kind}.json").exists())
     kind = next(kinds, "study")
     study = json.loads((folder / f"{kind}.json").read_text())
     try:
@@ -115,7 +117,7 @@ def put(folder: Path, name: str, page: Path) -> None:
 
 def main() -> int:
     parser = command.parser("study.publish", __doc__)
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="The --out folder of a finished study.")
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="The --out folder of what has finished.")
     add_options(parser)
     options = parser.parse_args()
     return command.exit_code(lambda: put(options.folder, options.name, options.page))

@@ -84,23 +84,30 @@ def test_a_second_time_nothing_is_measured(runs, monkeypatch, capsys):
     assert capsys.readouterr().out.splitlines()[-9:] == first and "box 0.001, full space" in first[0]
 
 
-def test_several_runs_have_a_mean_and_a_deviation(runs, capsys):
-    """As Tables 3 and 4 of Keskar et al. 2017 have them."""
-    assert main(["sharpness", *map(str, runs), *OPTIONS]) == 0
-    *of_each, over_both = capsys.readouterr().out.split("\n\n")
-    values = [
-        [
-            float(line.split()[-1])
-            for line in text.splitlines()
-            if line.startswith("box 0.001, full space, from")
-        ]
-        for text in of_each
-    ]
-    (line,) = [line for line in over_both.splitlines() if line.startswith("box 0.001, full space, from x")]
-    mean, _, deviation = line.split()[-3:]
-    (first,), (second,) = values
-    assert float(mean) == pytest.approx((first + second) / 2, rel=1e-4)
-    assert float(deviation) == pytest.approx(abs(first - second) / 2**0.5, rel=1e-2)
+def test_seeds_of_a_recipe_have_a_mean_and_a_deviation(tmp_path, capsys):
+    """As Tables 3 and 4 of Keskar et al. 2017 have them; another recipe stands beside them."""
+    small = [write_run(tmp_path / "small" / f"seed{seed}", seed=seed) for seed in (0, 1)]
+    large = write_run(tmp_path / "large", seed=1, batch_size=720)
+    for run in (*small, large):
+        (run / "summary.json").write_text(json.dumps(ORIGIN))
+    words = ["sharpness", *map(str, [*small, large]), *OPTIONS]
+    assert main(words) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    rows = [[cell.strip() for cell in line.split("|")] for line in lines]
+    assert rows[0][2:4] == ["small", "large"] and rows[2][1:4] == ["batch size", "64", "720"]
+    assert rows[3][1:4] == ["runs", "2", "1"]
+
+    assert main([*words, "--out", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr().out
+    together, alone = json.loads((tmp_path / "out" / "sharpness.json").read_text())["rows"]
+    first, second = together["measures"]["box 0.001, full space, from x"]
+    assert first != second and together["mean"] == pytest.approx((first + second) / 2)
+    assert together["std"] == pytest.approx(abs(first - second) / 2**0.5)
+    assert (alone["arm"], alone["n"], alone["std"]) == ("large", 1, 0)
+    assert f"large: {alone['mean'] - together['mean']:+.3g} against small" in said
+    assert "commit abc1234" in (tmp_path / "out" / "sharpness.md").read_text()
+    assert (tmp_path / "out" / "sharpness.png").stat().st_size > 5000
+    assert (tmp_path / "out" / "sharpness.html").exists()
 
 
 def test_what_was_kept_with_another_meaning_is_measured_anew(runs, monkeypatch, capsys):

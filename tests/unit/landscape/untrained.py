@@ -22,7 +22,7 @@ def write_run(path: Path, *, seed: int, batch_size: int = 64, ghost: int = 8, **
     recipe = Recipe().vary(
         batch_size=batch_size, bn_batch_size=ghost, seed=seed, model={"name": "cifar_resnet8", **model}
     )
-    path.mkdir()
+    path.mkdir(parents=True)
     save_initial(path, recipe, step=10)
     rows = [
         {"kind": "distance", "step": step, "examples": step, "distance": 1 + float(np.log(step))}

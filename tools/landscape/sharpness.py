@@ -1,0 +1,162 @@
+"""`sharpness RUN_DIR...`: how far the loss rises near the minima of runs, with mean and deviation over the
+seeds of each recipe (five in Keskar et al. 2017, Tables 3 and 4).
+"""
+
+import os
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+
+from lbtrain.recipe.schema import MAY_CHANGE_ON_RESUME, differences
+
+from ..kit import pages
+from ..kit.charts import BLUE, Chart, save, tidy
+from ..kit.tables import Table
+from ..study.arm import interval_of, origin_of
+from ..study.report import provenance_of, write_text_and_data
+from .measures import BOXES, Measures
+from .runs import Run
+
+KESKAR = f"box {BOXES[0]:g}, full space, from x"
+"""The measure that Keskar et al. 2017 report: in the full space, searched from the minimum itself."""
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """The runs of one recipe, which differ in their seeds, and what was measured of each."""
+
+    runs: list[Run]
+    found: list[dict[str, Any]]
+
+    @property
+    def batch_size(self) -> int:
+        return int(self.runs[0].plan["batch_size"])
+
+    def values(self, name: str) -> list[float]:
+        return [float(each[name]["value"]) for each in self.found]
+
+    @property
+    def training_losses(self) -> list[float]:
+        """At the minima, over the examples of the measurement."""
+        return [float(each[KESKAR]["base"]) for each in self.found]
+
+    def column(self) -> list[str]:
+        """Batch size, number of runs, training loss and every measure, for a table."""
+        measures = [self.values(name) for name in self.found[0]]
+        cells = [_cell(values) for values in (self.training_losses, *measures)]
+        return [f"{self.batch_size:,}", str(len(self.runs)), *cells]
+
+
+def by_recipe(measures: Sequence[Measures], found: Sequence[dict[str, Any]]) -> list[Seeds]:
+    """In the order in which their first runs stand."""
+    groups: list[Seeds] = []
+    for run, values in zip((each.run for each in measures), found, strict=True):
+        same = (group for group in groups if _differ_in_seed(group.runs[0], run))
+        if not (group := next(same, None)):
+            groups.append(group := Seeds([], []))
+        group.runs.append(run)
+        group.found.append(values)
+    return groups
+
+
+def _differ_in_seed(first: Run, second: Run) -> bool:
+    changed = {key for key, *_ in differences(first.recipe, second.recipe)}
+    return changed <= MAY_CHANGE_ON_RESUME | {"seed"}
+
+
+def names_of(groups: Sequence[Seeds]) -> list[str]:
+    """The folder of each recipe's runs, as far as these differ; of a single run, its own."""
+    folders = [group.runs[0].path.resolve() for group in groups]
+    folders = [
+        folder.parent if len(group.runs) > 1 else folder
+        for folder, group in zip(folders, groups, strict=True)
+    ]
+    above = Path(os.path.commonpath([folder.parent for folder in folders]))
+    return [str(folder.relative_to(above)) for folder in folders]
+
+
+def table_of(groups: Sequence[Seeds]) -> Table:
+    """A column for each recipe."""
+    names = ["batch size", "runs", "training loss", *groups[0].found[0]]
+    columns = [group.column() for group in groups]
+    return Table(["", *names_of(groups)], [list(row) for row in zip(names, *columns, strict=True)])
+
+
+def outcomes(groups: Sequence[Seeds]) -> list[str]:
+    """How much sharper each minimum is than the first, by Keskar's measure."""
+    first, *others = zip(names_of(groups), groups, strict=True)
+    base = first[1].values(KESKAR)
+    return [
+        f"{name}: {_gap(group.values(KESKAR), base)} against {first[0]} ({KESKAR})" for name, group in others
+    ]
+
+
+def report(groups: Sequence[Seeds], out: Path, *, title: str, command: str) -> str:
+    """Writes sharpness.md, .json, .png and .html into `out`; returns the text for the terminal."""
+    out.mkdir(parents=True, exist_ok=True)
+    names, table, lines = names_of(groups), table_of(groups), outcomes(groups)
+    summaries = [run.summary for group in groups for run in group.runs if run.summary]
+    origin = provenance_of({origin_of(summary) for summary in summaries}, command)
+    rows = [
+        {
+            "arm": name,
+            "batch_size": group.batch_size,
+            "n": len(group.runs),
+            "diverged": 0,
+            "mean": statistics.mean(group.values(KESKAR)),
+            "std": _std(group.values(KESKAR)),
+            "training_loss": group.training_losses,
+            "measures": {measure: group.values(measure) for measure in group.found[0]},
+            "recipe": "",
+        }
+        for name, group in zip(names, groups, strict=True)
+    ]
+    chart = _chart(rows, title)
+    save([chart], out / "sharpness.png")
+    (out / "sharpness.html").write_text(pages.report(title, lines, [chart], [table], origin))
+    data = {
+        "title": title,
+        "command": command,
+        "overrides": [],
+        "rows": rows,
+        "table": table.markdown(),
+        "outcomes": lines,
+        "provenance": origin,
+    }
+    return write_text_and_data(out, "sharpness", data)
+
+
+def _std(values: Sequence[float]) -> float:
+    return statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def _cell(values: Sequence[float]) -> str:
+    spread = f" ± {_std(values):.2g}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.3g}{spread}"
+
+
+def _gap(values: Sequence[float], base: Sequence[float]) -> str:
+    gap = statistics.mean(values) - statistics.mean(base)
+    error = interval_of((_std(values), len(values)), (_std(base), len(base)))
+    return f"{gap:+.3g}" + ("" if error is None else f" ± {error:.2g}")
+
+
+def _chart(rows: Sequence[dict[str, Any]], title: str) -> Chart:
+    alt = f"{KESKAR}, mean and two standard deviations of the runs of each recipe."
+    return Chart(title, alt, partial(_draw, rows=rows), width=7, height=1.2 + 0.45 * len(rows))
+
+
+def _draw(axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
+    places = range(len(rows))
+    bars = [2 * row["std"] for row in rows]
+    axes.errorbar([row["mean"] for row in rows], places, xerr=bars, fmt="o", color=BLUE, capsize=3)
+    axes.set_yticks(places, [f"{row['arm']} (n={row['n']})" for row in rows])
+    axes.invert_yaxis()
+    axes.set(xlabel=f"sharpness: {KESKAR}", ylim=(len(rows) - 0.5, -0.5))
+    axes.set_xlim(left=0)
+    tidy(axes, legend=False)
