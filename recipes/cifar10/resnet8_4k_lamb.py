@@ -1,7 +1,7 @@
 """ResNet-8 on CIFAR-10 at 4,096 images a step with LAMB (You et al. 2019).
 
-The rate is the best of eight trials of four epochs (results/cifar10_tuning_4k.json); at 8,192 and 16,384 it is
-that one by the square-root rule.
+The rate is the best of eight trials of four epochs (results/cifar10_tuning_4k.json); at 8,192 and 16,384
+it is that one by the square-root rule.
 
 Run        python recipes/cifar10/resnet8_4k_lamb.py data.root=/data/cifar10
 Published  nothing: network and budget of epochs are chosen for two CPU cores
