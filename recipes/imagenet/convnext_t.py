@@ -4,8 +4,8 @@ The published number is that of the averaged weights.
 
 Run        deepspeed --hostfile hostfiles/8x8 recipes/imagenet/convnext_t.py data.root=/data/imagenet
 Published  top-1 error 17.90 % (README of facebookresearch/ConvNeXt: an accuracy of 82.1 %)
-Differs    in what deit_s lists, but for the schedule, which falls at every step there too; read in main.py,
-           TRAINING.md, datasets.py and README.md of facebookresearch/ConvNeXt
+Differs    in what deit_s lists, but for the precision and for the schedule, which falls at every step there
+           too; read in main.py, TRAINING.md, datasets.py and README.md of facebookresearch/ConvNeXt
 Measured   not yet
 """
 

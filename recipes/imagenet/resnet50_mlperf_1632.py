@@ -8,9 +8,10 @@ Run        deepspeed --hostfile hostfiles/1x8 recipes/imagenet/resnet50_mlperf_1
            data.root=/data/imagenet
 Published  35.0 ± 1.1 epochs to top-1 error 24.1 % (17 runs, 33 to 37; MLPerf reference convergence point)
 Differs    decay_steps is read as the steps after the warm-up; evaluated after each epoch (there every 4);
-           strided convolutions and pooling are padded on both sides (there 'same', on one); the last batch of
-           an epoch reaches into the next (there dropped); a layer without gradient keeps its weights; the
-           bounding boxes of the data set are not looked at; no epsilon is Keras's 1e-7 there and here
+           strided convolutions and pooling are padded on both sides (there 'same', on one); the deviation of
+           initial convolutions goes by their outputs (there by their inputs); the last batch of an epoch
+           reaches into the next (there dropped); a layer without gradient keeps its weights; the bounding
+           boxes of the data set are not looked at; no epsilon is Keras's 1e-7 there and here
 Measured   not yet
 """
 

@@ -1,7 +1,7 @@
 """ResNet-50 on ImageNet at 2,048 images a step with LAMB and binary cross-entropy, 100 epochs (Wightman et
 al. 2021, procedure A3).
 
-data.image_size=160 is the size of the paper and of openmixup, with a score at 160; mmpretrain trains at 224.
+mmpretrain trains at 224 pixels; schedule.image_sizes=0ep:160 at the 160 of the paper and of openmixup.
 
 Run        deepspeed --hostfile hostfiles/1x8 recipes/imagenet/resnet50_rsb_a3.py data.root=/data/imagenet
 Published  nothing for exactly this setting; mmpretrain's run has a top-1 error of 21.70 %

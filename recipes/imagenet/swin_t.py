@@ -2,8 +2,8 @@
 
 Run        deepspeed --hostfile hostfiles/1x8 recipes/imagenet/swin_t.py data.root=/data/imagenet
 Published  top-1 error 18.80 % (get_started.md of microsoft/Swin-Transformer: an accuracy of 81.2 %)
-Differs    in what deit_s lists; read in config.py, lr_scheduler.py and get_started.md of
-           microsoft/Swin-Transformer
+Differs    in what deit_s lists, but for the schedule, which falls at every step there too; read in
+           config.py, lr_scheduler.py and get_started.md of microsoft/Swin-Transformer
 Measured   not yet
 """
 

@@ -65,7 +65,9 @@ NUMBERS: dict[str, Callable[[Recipe], object]] = {
     "repeated_augmentation": lambda recipe: recipe.data.repeats if recipe.data.repeats > 1 else 0,
     "randaugment_magnitude": lambda recipe: int(re.search(r"-m(\d+)", recipe.data.auto_augment)[1]),
     "crop_area_min": lambda recipe: recipe.data.min_crop_area,
-    "train_crop": lambda recipe: recipe.data.image_size,
+    "train_crop": lambda recipe: recipe.schedule.image_sizes[0].pixels,
+    "test_crop": lambda recipe: dataset_info(recipe.data).image_size,
+    "test_resize": lambda recipe: round(dataset_info(recipe.data).image_size / recipe.data.crop_share),
     "min_res": lambda recipe: recipe.schedule.image_sizes[0].pixels,
     "max_res": lambda recipe: recipe.schedule.image_sizes[-1].pixels,
     "val_resolution": lambda recipe: recipe.data.image_size,
@@ -112,10 +114,10 @@ PUBLISHED: dict[str, tuple[str, dict[str, str | tuple[str, ...]], int]] = {
     "wide_resnet_growth": ("smith2018", dict(model="Wide ResNet 16-4", batch_size=("", "128")), 3),
     "wide_resnet_growth_640": ("smith2018", dict(model="Wide ResNet 16-4", batch_size="640"), 1),
     "wide_resnet_growth_3200": ("smith2018", dict(model="Wide ResNet 16-4", batch_size="3200"), 1),
-    "resnet50_rsb_a1": ("modern", dict(recipe="rsb_a1_mmpretrain"), 11),
-    "resnet50_rsb_a2": ("modern", dict(recipe="rsb_a2_mmpretrain"), 11),
-    "resnet50_rsb_a3": ("modern", dict(recipe="rsb_a3_mmpretrain"), 11),
-    "resnet50_torchvision": ("modern", dict(recipe="tv_resnet50_v2"), 11),
+    "resnet50_rsb_a1": ("modern", dict(recipe="rsb_a1_mmpretrain"), 13),
+    "resnet50_rsb_a2": ("modern", dict(recipe="rsb_a2_mmpretrain"), 13),
+    "resnet50_rsb_a3": ("modern", dict(recipe="rsb_a3_mmpretrain"), 13),
+    "resnet50_torchvision": ("modern", dict(recipe="tv_resnet50_v2"), 13),
     "resnet50_ffcv_16": ("modern", dict(recipe="ffcv_rn50_16"), 10),
     "resnet50_ffcv_40": ("modern", dict(recipe="ffcv_rn50_40"), 10),
     "resnet50_ffcv_88": ("modern", dict(recipe="ffcv_rn50_88"), 10),
@@ -242,6 +244,26 @@ def test_the_steps_of_smiths_arms(name, batch_size, of):
     (row,) = [row for row in rows if row["batch_size"] == batch_size and of in row["note"]]
     steps, published = plan(load(named(name))["recipe"]).total_steps, float(row["value"])
     assert 0.9 * published < steps < (published if row["note"].startswith("under") else 1.03 * published)
+
+
+@pytest.mark.parametrize("name", ["resnet50_rsb_a1", "resnet50_rsb_a2", "resnet50_rsb_a3"])
+def test_the_code_of_mmpretrain(name):
+    """lamb.py clips gradients at a norm of 1 and has an epsilon of 1e-6, both for a loss that is a sum over
+    the 1,000 classes (cls_head.py divides it by the images); resnet.py starts the last scale of a block at 0
+    and linear_head.py the classifier with a deviation of 0.01.
+    """
+    recipe = load(named(name))["recipe"]
+    form, classes = recipe.optimizer, 1000
+    assert (form.clip_norm * classes, form.eps * classes) == pytest.approx((1.0, 1e-6))
+    assert recipe.model.args == {} and recipe.model.head_std == 0.01
+
+
+def test_the_network_of_big_vision():
+    """models/vit.py: the last norm comes before the mean over the patches, and the classifier starts at 0."""
+    recipe = load(named("vit_s16_90"))["recipe"]
+    model = build_model(recipe, dataset_info(recipe.data))
+    assert isinstance(model.norm, nn.LayerNorm) and isinstance(model.fc_norm, nn.Identity)
+    assert not model.head.weight.any() and model.pos_embed.shape[1] == 196
 
 
 def test_the_decoupled_settings_of_airbench94():
