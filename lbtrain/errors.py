@@ -19,7 +19,6 @@ EXTRAS = {
     "accelerate": "accelerate",
     "deepspeed": "deepspeed",
     "matplotlib": "tools",
-    "optuna": "tools",
     "pyarrow": "parquet",
     "pycocotools": "detection",
     "scipy": "tools",

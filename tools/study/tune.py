@@ -98,7 +98,10 @@ def axes_of(words: Sequence[str], recipe: str) -> list[Axis]:
 
 
 def shares(trials: int, dimensions: int) -> list[list[float]]:
-    """The first points of one sequence in the unit cube, whatever their number [trials, dimensions]."""
+    """The first points of one sequence in the unit cube, whatever their number [trials, dimensions].
+
+    scipy's sequence itself: optuna's QMCSampler takes it too, but its first point is a random one.
+    """
     from scipy.stats.qmc import Sobol
 
     points = Sobol(dimensions, rng=0).random_base2(max(0, (trials - 1).bit_length()))
