@@ -1,14 +1,14 @@
-"""The command `lbtrain`: recipes by name, and the tools.
+"""Train recipes by name, use trained models, and measure how training scales.
 
-  lbtrain recipes [WORD]                  list the recipes (those that WORD occurs in): batch, results
+  lbtrain recipes [WORD]                  list recipes (those that WORD occurs in) with batch size and results
   lbtrain recipes path NAME               print the file of a recipe, for a launcher
   lbtrain recipes copy NAME FOLDER        copy a recipe and its parents, to change them
   lbtrain train NAME_OR_FILE key=value    train on this machine
   lbtrain plan NAME_OR_FILE --gpus 8,64   print batch split, learning rates and memory for each world size
-  lbtrain diff NAME_OR_FILE               print what differs from its parent and the defaults, and its source
+  lbtrain diff NAME_OR_FILE               print how it differs from its parent and the defaults
 
-  lbtrain eval RUN_OR_CHECKPOINT          score a trained model, every class by itself
-  lbtrain predict RUN IMAGE...            name what is on images
+  lbtrain eval RUN_OR_CHECKPOINT          evaluate a trained model, overall and per class
+  lbtrain predict RUN IMAGE...            predict classes, or detect objects, on images
   lbtrain export RUN                      write weights, class names and a model card for timm and others
 
   lbtrain data FOLDER                     print what a data set holds; --check decodes every image
@@ -18,7 +18,7 @@
   lbtrain landscape                       critical batch size, sharpness, Hessian spectrum
   lbtrain verify                          check an optimizer under ZeRO, or a model over batch splits
 
-NAME is a recipe of lbtrain, such as imagenet/resnet50_8k. Under a launcher its file is started:
+NAME is a recipe of lbtrain, such as imagenet/resnet50_8k. A launcher takes its file:
 
   deepspeed --hostfile HOSTFILE $(lbtrain recipes path imagenet/resnet50_8k) data.root=/data/imagenet
 

@@ -5,12 +5,12 @@
     lbtrain landscape sharpness RUN_DIR...           Keskar's metric and SAM's; mean and deviation of seeds
     lbtrain landscape hessian RUN_DIR                top eigenvalues, trace, spectral density
     lbtrain landscape training RUN_DIR               top eigenvalues and trace at every checkpoint
+    lbtrain landscape compare SMALL_RUN LARGE_RUN    sharpness and Hessian of both, and the line between them
     lbtrain landscape warm-start RUN_DIR RECIPE      the large batch RECIPE from every checkpoint of a run
-    lbtrain landscape compare SMALL_RUN LARGE_RUN    both of these side by side, and the line between
-    lbtrain landscape sweep RECIPE                   steps to a loss at many batch sizes, measured
+    lbtrain landscape sweep RECIPE --loss 0.1        steps to a training loss at many batch sizes, measured
 
-`batch` needs a run with measure.noise_scale=20it or so, `layers` one with measure.layers=true too or with
-LARS or LAMB, and compare's distances one with measure.distance=true. Measurements are cached as they finish,
+`batch` needs a run with measure.noise_scale=20it, for example; `layers` one with measure.layers=true too, or
+with LARS or LAMB; compare's distances one with measure.distance=true. Measurements are cached as they finish,
 in RUN_DIR/landscape: a command that was stopped continues where it was. `torchrun --nproc_per_node N -m
 lbtrain landscape ...` shares the examples between N ranks (`sweep` and `warm-start` launch their runs).
 """

@@ -2,17 +2,17 @@
 
     lbtrain study recipes/digits/digits.py recipes/digits/digits_720_unscaled.py \\
         recipes/digits/digits_720.py --seeds 5 --launcher deepspeed --ranks 2
-    lbtrain study sweep RECIPE... --batch-sizes 2,4,8    the metric against the batch size
-    lbtrain study tune RECIPE... --over KEY:SCALE:LOW:HIGH    the best settings at equal budgets
+    lbtrain study sweep --help    the metric against the batch size
+    lbtrain study tune --help     the best settings, with equal budgets
 
-The first recipe is the reference that the others are compared with; key=value words change all of them. All
+The first recipe is the reference that the others are compared with; key=value words override keys of all. All
 runs of a study share one launch. A study that was stopped continues where it was: a run in --out that has
 finished is not trained again, and is rejected if its recipe has changed since. A run that diverges is
 counted, and has no score. --evaluations 5 scores a run as Goyal et al. 2017 do, by the median of its last
-five evaluations. Arms whose recipes carry a finding of their source (`finding`) are graded by it: reproduced,
-not reproduced, or open. The pictures show training loss, training error by epoch and the metric. The study
-writes study.md, study.json, study.png and study.html there, next to the run directories.
-`python -m tools.study.publish` puts them into results/ and into the recipes.
+five evaluations. A recipe that states a finding of its source (`finding`) is compared with it: reproduced,
+not reproduced, or open. The study writes study.md, study.json, study.png and study.html (training loss,
+training error by epoch, the metric) into --out. `python -m tools.study.publish` puts them into results/ and
+into the recipes.
 """
 
 import sys

@@ -379,7 +379,7 @@ def main(words: list[str]) -> int:
         "--over",
         action="append",
         required=True,
-        metavar="[RECIPE/]KEY:log|linear:LOW:HIGH",
+        metavar="[RECIPE/]KEY:log|linear|powers:LOW:HIGH",
         help="A key to tune and its range; it may be given several times.",
     )
     parser.add_argument(
