@@ -234,4 +234,8 @@ def build_engine(
 ) -> tuple[Engine, torch.optim.Optimizer]:
     """The optimizer of `model`, and the engine around both."""
     optimizer = optim.create_optimizer(scaled_optimizer(recipe), model)
-    return create_engine(recipe, plan, model, optimizer, device), optimizer
+    engine = create_engine(recipe, plan, model, optimizer, device)
+    if not recipe.compile:  # a compiled graph also holds what is read without a gradient
+        for name in plan.statistics.without_gradient:  # not stepped; but a loss that depends on one is seen
+            model.get_parameter(name).requires_grad_(True)
+    return engine, optimizer

@@ -75,6 +75,27 @@ class SometimesRead(Small):
         return self.head(features) + (self.extra(features) if self.calls == 1 else 0)
 
 
+class ReadLater(Small):
+    """A parameter of which the scores know nothing but its value, until the third pass in training."""
+
+    def __init__(self, **args: Any):
+        super().__init__(**args)
+        self.scale = nn.Parameter(torch.ones(8))
+        self.gate = nn.LayerNorm(8)
+        self.calls, self.first = 0, 3
+
+    def forward(self, x: Tensor) -> Any:
+        self.calls += self.training
+        features = self.stage(self.stem(x)).mean((2, 3)) + 0 * self.gate(self.head.weight).mean().detach()
+        return self.head(features * (self.scale if self.calls >= self.first else self.scale.detach()))
+
+
+class NeverRead(ReadLater):
+    def __init__(self, **args: Any):
+        super().__init__(**args)
+        self.first = 1000
+
+
 class ReadOnRankZero(Small):
     """A layer that rank 0 alone calls, as a branch on its own images would."""
 
@@ -86,6 +107,21 @@ class ReadOnRankZero(Small):
         features = self.stem(x)
         other = dist.is_initialized() and dist.get_rank() > 0 and x.device.type != "meta"
         return self.head(self.stage(features if other else self.extra(features)).mean((2, 3)))
+
+
+class OrderOnRankOne(Small):
+    """Rank 1 calls two equal layers in another order, from the third pass in training on."""
+
+    def __init__(self, **args: Any):
+        super().__init__(**args)
+        self.one, self.other = nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1)
+        self.calls = 0
+
+    def forward(self, x: Tensor) -> Any:
+        self.calls += self.training
+        swapped = self.calls > 2 and dist.is_initialized() and dist.get_rank() == 1
+        first, second = (self.other, self.one) if swapped else (self.one, self.other)
+        return self.head(self.stage(second(first(self.stem(x)))).mean((2, 3)))
 
 
 class Clamping(Small):
@@ -136,7 +172,10 @@ for _name, _kind in {
     "odd_frozen_stage": FrozenStage,
     "odd_unread": Unread,
     "odd_sometimes_read": SometimesRead,
+    "odd_read_later": ReadLater,
+    "odd_never_read": NeverRead,
     "odd_read_on_rank_zero": ReadOnRankZero,
+    "odd_order_on_rank_one": OrderOnRankOne,
     "odd_clamping": Clamping,
     "odd_tuple": TupleOutput,
     "odd_dict": DictOutput,

@@ -25,6 +25,9 @@ class Engine(Protocol):
     module: nn.Module
     """The network itself, without wrapper."""
 
+    trained: dict[str, nn.Parameter]
+    """The parameters of the network that are stepped, by name."""
+
     rank: int
     world_size: int
     device: torch.device

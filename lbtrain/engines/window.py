@@ -23,7 +23,8 @@ class WindowedEngine:
         self.module = module.to(device)
         self.optimizer = optimizer
         self.statistics = GhostStatistics(module)
-        self._trainable = {name: id(each) for name, each in module.named_parameters() if each.requires_grad}
+        self._numbers = {name: id(each) for name, each in module.named_parameters()}
+        self.trained = {name: each for name, each in module.named_parameters() if each.requires_grad}
 
     def _skip_nonfinite(self, plan: Plan) -> None:
         """Under fp16 the scaler skips such updates; under ZeRO DeepSpeed does, or the ColossalAI engine."""
@@ -74,17 +75,22 @@ class WindowedEngine:
         return applied
 
     def _check_gradients(self, loss: Tensor) -> None:
-        """Raises RecipeError where the loss of this micro-step does not depend on a trainable parameter:
-        engines differ in what they make of it. ZeRO decays such a parameter, and plain data parallel leaves
-        out its bucket. It is asked before the backward pass: a rank that lacks a gradient alone would not
-        exchange what the others do.
+        """Raises RecipeError where the loss of this micro-step does not depend on a trained parameter, or
+        depends on one that is left out: engines differ in what they make of it. ZeRO decays such a parameter,
+        and plain data parallel leaves out its bucket. It is asked before the backward pass: a rank that lacks
+        a gradient alone would not exchange what the others do.
         """
         reached = reached_parameters([loss])
-        missing = next((name for name, number in self._trainable.items() if number not in reached), "")
-        if missing:
+        for name, number in self._numbers.items():
+            if (number in reached) == (name in self.trained):
+                continue
+            what = "is used, though the plan's own forward pass did not use it and it is not trained"
+            if name in self.trained:
+                what = "got no gradient, and other steps or ranks train it"
             raise RecipeError(
-                f"{missing} got no gradient in this step on rank {self.rank}, and other steps or ranks train "
-                "it: use a model whose loss depends on the same parameters in every step and on every rank"
+                f"In this step on rank {self.rank} {name} {what}: use a model whose loss depends on the same "
+                "parameters in every step and on every rank, or do not train this one "
+                f"(model.freeze=[{name}])"
             )
 
     def shards(self) -> Shards | None:

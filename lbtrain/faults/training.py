@@ -1,15 +1,14 @@
 """What can go wrong while a run trains, as the loop sees it."""
 
-from functools import partial
 from pathlib import Path
-from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from lbtrain.data.stream import Stream
 from lbtrain.engines.protocol import Engine
 from lbtrain.faults import watchdog
 from lbtrain.faults.finite import FiniteCheck
+from lbtrain.faults.layers import SameLayers
 from lbtrain.faults.stopping import StopRequest
 from lbtrain.plan.batching import Phase
 from lbtrain.plan.plan import Plan
@@ -24,25 +23,16 @@ class Faults:
         self._finite = FiniteCheck(plan, stream, engine, run_dir, skipped=skipped)
         self._stop = StopRequest()
         if plan.zero_stage == 3:
-            self._note_layers(engine.module)
+            SameLayers(engine.module, self._in_layer)
 
     def at(self, step: int, doing: str) -> None:
         """Notes the last finished step and what is done now, for others to read if this rank is lost."""
         self._position = step, doing
         watchdog.at(step, doing)
 
-    def _note_layers(self, model: nn.Module) -> None:
-        """Notes also which layer is called: in a forward pass that exchanges weights, ranks that call
-        different layers are lost, by no word of their own.
-        """
-
-        def note(name: str, *_: Any) -> None:
-            step, doing = self._position
-            watchdog.at(step, f"{doing}, layer {name}")
-
-        for name, layer in model.named_modules():
-            if any(True for _ in layer.parameters(recurse=False)):
-                layer.register_forward_pre_hook(partial(note, name), prepend=True)  # before the exchange
+    def _in_layer(self, name: str) -> None:
+        step, doing = self._position
+        watchdog.at(step, f"{doing}, layer {name}")
 
     def before_backward(self, loss: Tensor) -> None:
         self._finite.add(loss)

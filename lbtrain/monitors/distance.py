@@ -24,10 +24,11 @@ class DistanceMonitor(Monitor):
     def __init__(self, recipe: Recipe, engine: Engine):
         self.start: list[torch.Tensor] = []
         if recipe.measure.distance:
-            self.weights = [p for p in engine.module.parameters() if p.requires_grad]
+            self.weights = list(engine.trained.values())
             with torch.random.fork_rng():
                 initial = build_model(recipe, dataset_info(recipe.data))
-            self.start = [p.detach().to(engine.device) for p in initial.parameters() if p.requires_grad]
+            start = map(initial.get_parameter, engine.trained)
+            self.start = [p.detach().to(engine.device) for p in start]
 
     @torch.no_grad()
     def at_log(self, done: StepResult) -> Iterator[DistanceRow]:

@@ -47,7 +47,7 @@ class NoiseMonitor(Monitor):
         earlier: Sequence[dict[str, Any]],
     ):
         self.plan, self.task, self.engine = plan, task, engine
-        self.layers = {name: p for name, p in engine.module.named_parameters() if p.requires_grad}
+        self.layers = engine.trained
         self.running = RunningNoise([moments_of_row(row) for row in earlier])
         self.running_layers = RunningLayers()
         self.every = plan.examples(plan.recipe.measure.noise_scale)

@@ -22,7 +22,10 @@ RUNS: dict[str, Outcome] = {}
 def on_one_rank(name: str, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     if name not in RUNS:
         folder = tmp_path_factory.mktemp(name) / "run"
-        RUNS[name] = train_on(1, folder, engine="ddp", model=dict(name=name), optimizer=OPTIMIZER)
+        measured = dict(distance=True, noise_scale="10it", layers=True)
+        RUNS[name] = train_on(
+            1, folder, engine="ddp", model=dict(name=name), optimizer=OPTIMIZER, measure=measured
+        )
     return RUNS[name]
 
 
@@ -32,7 +35,7 @@ def initial(name: str) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize(("world_size", "engine"), ELSEWHERE, ids=str)
-@pytest.mark.parametrize("name", ["odd_unread", "odd_frozen_stem"])
+@pytest.mark.parametrize("name", ["odd_unread", "odd_never_read", "odd_frozen_stem"])
 def test_the_same_run_elsewhere(tmp_path, tmp_path_factory, name, world_size, engine):
     oracle = on_one_rank(name, tmp_path_factory)
     run = train_on(world_size, tmp_path / "run", model=dict(name=name), optimizer=OPTIMIZER, **engine)
@@ -49,6 +52,13 @@ def test_a_parameter_without_gradient_is_not_even_decayed(tmp_path_factory):
     for name in ("scale", "extra.weight", "extra.bias"):
         assert torch.equal(weights[name], before[name])
     assert not torch.equal(weights["head.weight"], before["head.weight"])
+
+
+def test_a_parameter_without_gradient_is_not_measured(tmp_path_factory):
+    rows = on_one_rank("odd_unread", tmp_path_factory).rows
+    distances, norms = ([row[name] for row in rows if name in row] for name in ("distance", "gradient_norms"))
+    assert len(distances) == 20 and len(norms) == 2
+    assert "head.weight" in norms[0] and "extra.weight" not in norms[0]
 
 
 @pytest.mark.parametrize(
@@ -68,5 +78,15 @@ def test_frozen_stages_keep_their_statistics_and_the_others_move(tmp_path_factor
     ("world_size", "engine"), [(1, dict(engine="ddp")), *ELSEWHERE, *LATER_STAGES], ids=str
 )
 def test_a_parameter_that_gets_a_gradient_in_some_steps_is_named(tmp_path, world_size, engine):
-    with pytest.raises(RankFailed, match=r"RecipeError: extra.weight got no gradient in this step"):
+    with pytest.raises(
+        RankFailed, match=r"extra.weight got no gradient|where the first pass called extra: ZeRO-3"
+    ):
         train_on(world_size, tmp_path / "run", model=dict(name="odd_sometimes_read"), **engine)
+
+
+@pytest.mark.parametrize(
+    ("world_size", "engine"), [(1, dict(engine="ddp")), *ELSEWHERE, *LATER_STAGES], ids=str
+)
+def test_a_parameter_that_is_left_out_and_read_in_a_later_step_is_named(tmp_path, world_size, engine):
+    with pytest.raises(RankFailed, match=r"RecipeError: In this step on rank \d scale is used, though"):
+        train_on(world_size, tmp_path / "run", model=dict(name="odd_read_later"), **engine)
