@@ -9,6 +9,7 @@ the rank. A main thread that hangs by itself is found by the time limit of the p
 
 import contextlib
 import dataclasses
+import errno
 import json
 import os
 import secrets
@@ -237,9 +238,15 @@ def _listen(address: str) -> socket.socket:
     try:
         return listening_socket(address)
     except OSError as error:
+        remedy = "Set MASTER_ADDR to a name or an address of the host of rank 0"
+        if error.errno == errno.EADDRINUSE:
+            remedy = (
+                "All ports that the system gives out are taken: end what holds them (ss -tan), or widen "
+                "net.ipv4.ip_local_port_range"
+            )
         raise LaunchError(
             f"MASTER_ADDR={address}: no port could be opened there for the guards of the ranks ({error}). "
-            "Set MASTER_ADDR to a name or an address of the host of rank 0"
+            f"{remedy}"
         ) from error
 
 

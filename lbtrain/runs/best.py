@@ -1,5 +1,6 @@
 """The best checkpoint of a run, kept beside the newest as checkpoints/best.pt (`checkpoint.best`)."""
 
+import hashlib
 import json
 import math
 import os
@@ -23,7 +24,9 @@ class BestCheckpoint:
         """What was the best before a restart, if there was one."""
         path = self._folder / "best.json"
         try:
-            found = read_object(path, {"metric": str, "value": (int, float)})
+            found = read_object(path, {"metric": str, "value": (int, float), "sha256": str})
+            if found.pop("sha256") != _digest(found):
+                raise ValueError("its checksum differs")
             if not math.isfinite(found["value"]):
                 raise ValueError(f"value={found['value']} is not finite")
             return float(found["value"]) if found["metric"] == self.metric else None
@@ -60,4 +63,8 @@ class BestCheckpoint:
             new.replace(self._folder / "best.pt")
         write_whole(self._folder / "best.sha256", read_whole(checkpoint.with_suffix(".sha256")))
         found = {"metric": self.metric, "value": self._value, "step": step}
-        write_whole(self._folder / "best.json", json.dumps(found) + "\n")
+        write_whole(self._folder / "best.json", json.dumps(found | {"sha256": _digest(found)}) + "\n")
+
+
+def _digest(found: Mapping[str, object]) -> str:
+    return hashlib.sha256(json.dumps(found).encode()).hexdigest()

@@ -2,15 +2,18 @@
 RecipeError that names the argument which helps.
 """
 
+import contextlib
 import difflib
 import inspect
 import logging
 import re
 import sys
+import traceback
 from pathlib import Path
 from typing import Any, cast
 
 import timm
+import torch
 from torch import Tensor, nn
 
 import lbtrain.nn  # noqa: F401  registers its models with timm
@@ -50,7 +53,8 @@ def create_model(name: str, args: dict[str, Any], **ours: Any) -> nn.Module:
     try:
         return cast(nn.Module, timm.create_model(name, **ours, **args))
     except Exception as error:  # a constructor raises whatever its arguments make it stumble over
-        raise RecipeError(f"{_described(name, args)}: {_explained(name, args, error)}") from error
+        explained = _explained(name, args, error) or _first_line(error) + _culprit(name, args, ours)
+        raise RecipeError(f"{_described(name, args)}: {explained}") from error
 
 
 def _described(name: str, args: dict[str, Any]) -> str:
@@ -58,7 +62,7 @@ def _described(name: str, args: dict[str, Any]) -> str:
 
 
 def _explained(name: str, args: dict[str, Any], error: Exception) -> str:
-    """What is wrong, and what to change."""
+    """What is wrong, and what to change; empty where only the error itself tells."""
     reason = _first_line(error)
     unexpected = re.search(r"unexpected keyword argument '(\w+)'", reason)
     if isinstance(error, OSError) and (":" in name or "." in name or args.get("pretrained")):
@@ -77,7 +81,17 @@ def _explained(name: str, args: dict[str, Any], error: Exception) -> str:
         return f"{reason}. " + (f"Did you mean {near[0]}?" if near else known)
     if isinstance(error, KeyError):
         return reason + _unknown_layer(args, str(error.args[0]))
-    return reason
+    return ""
+
+
+def _culprit(name: str, args: dict[str, Any], ours: dict[str, Any]) -> str:
+    """The argument without which the model can be made, if there is one."""
+    for key in args:
+        others = {other: value for other, value in args.items() if other != key}
+        with contextlib.suppress(Exception), torch.device("meta"):
+            timm.create_model(name, **ours, **others)
+            return f". Without {key} it is made: leave it out, or give it another value"
+    return ""
 
 
 def _unknown_layer(args: dict[str, Any], wrong: str) -> str:
@@ -165,5 +179,10 @@ def _shape(tensor: Tensor) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    """The message, without the full stop that our sentence brings."""
+    """The message, without the full stop that our sentence brings; of an assertion without words, its line in
+    the source.
+    """
+    if isinstance(error, AssertionError) and not str(error):
+        line = traceback.extract_tb(error.__traceback__)[-1].line or ""
+        return line.removeprefix("assert ") + " does not hold"
     return (str(error).strip().partition("\n")[0] or type(error).__name__).rstrip(".")

@@ -33,6 +33,7 @@ BELOW = {
     "faults.watchdog": {"faults.collectives", "faults.guard"},
     "faults.stopping": {"faults.watchdog"},
     "faults.finite": {"data", "engines", "optim", "plan", "runs.files"},
+    "faults.layers": set(),
     "faults.training": {"data", "engines", "faults", "plan"},
     "optim": {"nn"},
     "data": {"launch"},

@@ -33,7 +33,15 @@ CASES = [
     ("resnet18", dict(drop_path_rate=2), {}, "drop_path_rate is a share .* at least 0 and below 1"),
     ("resnet18", dict(drop_rate=1), {}, "drop_rate is a share"),
     ("vit_tiny_patch16_224", dict(attn_drop_rate=-0.1), PHOTOS, "attn_drop_rate is a share"),
-    ("resnet18", dict(block="x"), {}, "'str' object has no attribute 'expansion'"),
+    ("resnet18", dict(block="x"), {}, "'str' object has no attribute 'expansion'. Without block it is made"),
+    (
+        "resnet18",
+        dict(output_stride=5),
+        {},
+        "output_stride in .8, 16, 32. does not hold. Without output_stride",
+    ),
+    ("resnet18", dict(drop_rate=0.1, output_stride=7), {}, "Without output_stride it is made"),
+    ("resnet18", dict(output_stride=5, block="x"), {}, "output_stride in .8, 16, 32. does not hold$"),
     ("resnetv2_50", dict(norm_layer="inplaceabn"), PHOTOS, "InplaceAbn.__init__"),
     ("resnet18", dict(drop_rate="x"), {}, "cannot be called: could not convert string to float: 'x'"),
     # names

@@ -108,7 +108,15 @@ def test_best_knows_which_way_a_metric_gets_better(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["{}", "", '{"metric": "loss", "value": NaN}', '{"metric": "loss", "value": "1"}']
+    "text",
+    [
+        "{}",
+        "",
+        '{"metric": "loss", "value": NaN}',
+        '{"metric": "loss", "value": "1"}',
+        '{"metric": "loss", "value": 1.0, "step": 3}',
+        '{"metric": "loss", "value": 1.0, "step": 3, "sha256": "12"}',
+    ],
 )
 def test_a_worse_checkpoint_does_not_replace_the_best_for_a_damaged_file(tmp_path, text):
     (tmp_path / "best.json").write_text(text)
@@ -124,7 +132,7 @@ def test_a_run_keeps_the_best_and_says_where_everything_lies(tmp_path, capsys):
     errors = {row["step"]: row["top1_error"] for row in rows if row["kind"] == "eval"}
     best = json.loads((path / "checkpoints/best.json").read_text())
     step = min(errors, key=errors.__getitem__)
-    assert best == {"metric": "top1_error", "value": errors[step], "step": step}
+    assert best.pop("sha256") and best == {"metric": "top1_error", "value": errors[step], "step": step}
     content = torch.load(path / "checkpoints/best.pt", weights_only=True)
     assert content["progress"]["step"] == step and content["class_names"] == list(map(str, range(10)))
     assert len(list(csv.DictReader((path / "summary.csv").open()))) == len(errors) == 4
