@@ -27,6 +27,7 @@ those of a training run are in lbtrain/errors.py.
 """
 
 import argparse
+import difflib
 import importlib
 import os
 import shutil
@@ -42,6 +43,7 @@ from lbtrain.recipe import Recipe, as_text, differences
 from lbtrain.recipe.contract import Contract, parent_of
 from lbtrain.recipe.files import contract_field, docstring_of, find_recipe, load_recipe, parents_of, shipped
 
+OWN = ("recipes", "train", "plan", "diff")
 TRAINED = ("eval", "predict", "export")
 TOOLS = ("data", "doctor", "scaling-report", "study", "landscape", "verify")
 
@@ -52,6 +54,10 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if words and words[0] in (*TOOLS, *TRAINED):
             return _delegated(words[0], words[1:])
+        if words and words[0] not in OWN and not words[0].startswith("-"):
+            near = difflib.get_close_matches(words[0], (*OWN, *TRAINED, *TOOLS), 1)
+            meant = f": did you mean {near[0]}?" if near else ""
+            raise RecipeError(f"lbtrain has no command {words[0]!r}{meant} (`lbtrain --help` lists all)")
         # argparse takes no KEY=VALUE behind --gpus for a positional one
         options, more = _parser().parse_known_args(words)
         options.more = more
@@ -84,12 +90,15 @@ def _parser() -> argparse.ArgumentParser:
 
     text = "Train on this machine, as `python FILE` does. `lbtrain train NAME --help` lists the keys."
     train = commands.add_parser("train", parents=[named], description=text)
-    train.add_argument("words", nargs=argparse.REMAINDER, metavar="KEY=VALUE", help="overrides of the recipe")
+    overrides = train.add_argument(
+        "words", nargs=argparse.REMAINDER, metavar="KEY=VALUE", help="overrides of the recipe"
+    )
+    overrides.required = False  # argparse asks for them too where the recipe is missing
     train.set_defaults(run=_train)
 
     text = "Print batch split, learning rates, steps and memory for each world size, without data or a GPU."
     plan = commands.add_parser("plan", parents=[named], description=text)
-    plan.add_argument("words", nargs="*", metavar="KEY=VALUE", help="overrides of the recipe")
+    plan.add_argument("words", nargs="*", default=[], metavar="KEY=VALUE", help="overrides of the recipe")
     plan.add_argument("--gpus", default="8", help="world sizes, separated by commas (default: 8)")
     plan.set_defaults(run=_plan)
 

@@ -127,3 +127,23 @@ def test_output_that_is_read_no_further_ends_quietly(words):
     with os.fdopen(writer) as output:
         done = subprocess.run(command, stdout=output, stderr=subprocess.PIPE, timeout=120, check=False)
     assert (done.returncode, done.stderr) == (141, b"")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["traim"], "no command 'traim': did you mean train?"),
+        (["scaling_report"], "did you mean scaling-report?"),
+        (["xyz"], "no command 'xyz' (`lbtrain --help` lists all)"),
+    ],
+)
+def test_an_unknown_command_is_told_from_all_commands(words, said, capsys):
+    assert main(words) == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["train", "plan"])
+def test_only_the_recipe_is_asked_for(command, capsys):
+    with pytest.raises(SystemExit):
+        main([command])
+    assert "required: NAME_OR_FILE\n" in capsys.readouterr().err
