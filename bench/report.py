@@ -57,8 +57,9 @@ CLAIMED = """\
 ## What the sources claim, tried here
 
 Each row compares two points of one result of [results/](../results): the top-1 error of one less that of the
-other, in points, with an interval of two standard errors. A claim is held or not held where the whole
-interval says so, and open where it says neither.
+other, in points, or the sharpness (Keskar's measure, in the box of 1e-3 and the full space), with an interval
+of two standard errors. A claim is held or not held where the whole interval says so, and open where it says
+neither.
 
 """
 

@@ -2,10 +2,10 @@
 
     python -m tools.study.claims          prints the table of docs/results.md, which bench.report writes
 
-A row of claims.csv compares two points of one published result: the error of `arm` at `batch_size` less that
-of `reference` at its own, which the claim says is at most (<=) or above (>) so many points. The interval of
-the difference is two standard errors. A claim is held or not held where the whole interval says so, and open
-where the bound lies within it, or where a side has one run only.
+A row of claims.csv compares two points of one published result: the error (or sharpness) of `arm` at
+`batch_size` less that of `reference` at its own, which the claim says is at most (<=) or above (>) so much.
+The interval of the difference is two standard errors. A claim is held or not held where the whole interval
+says so, and open where the bound lies within it, or where a side has one run only.
 """
 
 import csv
@@ -32,7 +32,7 @@ COMMANDS = {
 
 
 class Side(NamedTuple):
-    """The runs of one side: mean and standard deviation of their error in percent."""
+    """The runs of one side: mean and standard deviation of their error in percent, or of their sharpness."""
 
     mean: float
     std: float
@@ -44,7 +44,7 @@ def table() -> str:
     with CLAIMS.open(newline="") as file:
         claims = list(csv.DictReader(file))
     lines = [
-        "| claim | source | our setting | difference in points (n) | outcome |",
+        "| claim | source | our setting | difference (n) | outcome |",
         "|---|---|---|---|---|",
         *[
             "| " + " | ".join([row["claim"], row["source"], row["setting"], *judged(row)]) + " |"
