@@ -17,6 +17,7 @@ from lbtrain.recipe import Recipe, written
 GIB = 2**30
 
 _OF_BATCH_NORM = ("bn_batch_size", "bn_momentum", "bn_update", "model.batch_norm")
+"""The first is also the size of the groups in which images are mixed or repeated."""
 
 
 def rows(plan: Plan) -> dict[str, str]:
@@ -175,11 +176,11 @@ def notes(plan: Plan) -> list[str]:
 
 
 def _batch_norm_settings(recipe: Recipe) -> str:
-    """The keys of batch norm that are set to another value than the default."""
-    default = Recipe()
+    """The keys that only batch norm uses and that are set to another value than the default."""
+    default, groups = Recipe(), recipe.loss.mixup or recipe.loss.cutmix or recipe.data.repeats > 1
     return " ".join(
         f"{key}={written(recipe, key)}"
-        for key in _OF_BATCH_NORM
+        for key in _OF_BATCH_NORM[1 if groups else 0 :]
         if written(recipe, key) != written(default, key)
     )
 

@@ -1,7 +1,8 @@
 """Which keys act in a recipe: most optimizers, models and data sets use some keys only.
 
 A key's `needs` says when it acts: `optimizer.name=lars|lamb` where that key has one of these values,
-`ema.decay` where it is set to anything but zero. Several conditions must all hold.
+`ema.decay` where it is set to anything but zero. Several conditions must all hold; of those that ` or `
+joins, one.
 """
 
 from typing import Any
@@ -32,6 +33,8 @@ def _lacking(recipe: Any, needs: str | tuple[str, ...]) -> str:
 
 
 def _holds(recipe: Any, condition: str) -> bool:
+    if " or " in condition:
+        return any(_holds(recipe, each) for each in condition.split(" or "))
     key, _, values = condition.partition("=")
     value = tree.value_of(recipe, key)
     return str(value) in values.split("|") if values else bool(value)

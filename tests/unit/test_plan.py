@@ -832,6 +832,16 @@ def test_keys_of_batch_norm_are_noted_where_the_model_has_none():
     assert not notes(plan_of(Recipe(), counted=WITHOUT_NORM))
 
 
+@pytest.mark.parametrize(
+    "groups", [dict(loss=dict(mixup=0.2)), dict(loss=dict(cutmix=1.0)), dict(data=dict(repeats=3))]
+)
+def test_the_groups_in_which_images_are_mixed_or_repeated_act_without_batch_norm(groups):
+    recipe = small(**DIGITS, duration="90ep").vary(**groups)
+    assert not notes(plan_of(recipe, counted=WITHOUT_NORM))
+    if recipe.loss != Recipe().loss:
+        assert recipe.vary(model=dict(batch_norm="sync")).bn_batch_size == 8
+
+
 def test_an_average_of_the_weights_costs_their_memory():
     with_average = plan_of(small(**DIGITS, ema=dict(decay=0.99))).memory
     assert with_average["average"] == 4 * COUNTED.parameters
