@@ -46,6 +46,9 @@ def test_a_word_is_looked_for_in_name_title_and_source(capsys, word, one):
         (["plan", "digits/digit", "--gpus", "8"], "did you mean digits/digits?"),
         (["diff", "/not/there.py"], "neither a file nor a recipe"),
         (["recipes", "copy", "digits"], "recipes copy NAME FOLDER"),
+        (["traim"], "no command 'traim': did you mean train?"),
+        (["scaling_report"], "did you mean scaling-report?"),
+        (["xyz"], "no command 'xyz' (`lbtrain --help` lists all)"),
     ],
 )
 def test_what_cannot_be_done_is_one_message_and_code_2(capsys, words, message):
@@ -127,19 +130,6 @@ def test_output_that_is_read_no_further_ends_quietly(words):
     with os.fdopen(writer) as output:
         done = subprocess.run(command, stdout=output, stderr=subprocess.PIPE, timeout=120, check=False)
     assert (done.returncode, done.stderr) == (141, b"")
-
-
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["traim"], "no command 'traim': did you mean train?"),
-        (["scaling_report"], "did you mean scaling-report?"),
-        (["xyz"], "no command 'xyz' (`lbtrain --help` lists all)"),
-    ],
-)
-def test_an_unknown_command_is_told_from_all_commands(words, said, capsys):
-    assert main(words) == 2
-    assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["train", "plan"])
