@@ -11,13 +11,13 @@ The first recipe is trained at every batch size in three arms:
     linear + warm-up  the same with its own warm-up, above its base batch only (Goyal et al. 2017, 5.3)
 
 Every other recipe is a further arm, under its own rule; key=value words change all of them. An arm with
-schedule.rule=table is trained at the batch sizes of its table only. Epochs and schedules stay. Where the
-batch is smaller than bn_batch_size or loss_batch_size, all arms alike take these down to it, and they keep
-the memory of the running batch-norm statistics in examples, which only an evaluation uses (bn_momentum = 1 -
-(1 - m) ** (batch / the recipe's batch); Busbridge et al. 2023, "How to scale your EMA"). Arms that are the
-same run at some batch size share it. A sweep that was stopped continues where it was. It writes sweep.md,
-sweep.json, sweep.png, sweep_errors.png (training error by epoch beside that of the base batch: Goyal et al.
-2017, Figures 4 and 5) and sweep.html into --out.
+schedule.rule=table is trained at the batch sizes of its table only; at --tuned-batch-sizes only such arms
+are. Epochs and schedules stay. Where the batch is smaller than bn_batch_size or loss_batch_size, all arms alike take
+these down to it, and they keep the memory of the running batch-norm statistics in examples, which only an
+evaluation uses (bn_momentum = 1 - (1 - m) ** (batch / the recipe's batch); Busbridge et al. 2023, "How to
+scale your EMA"). Arms that are the same run at some batch size share it. A sweep that was stopped continues
+where it was. It writes sweep.md, sweep.json, sweep.png, sweep_errors.png (training error by epoch beside
+that of the base batch: Goyal et al. 2017, Figures 4 and 5) and sweep.html into --out.
 """
 
 from collections.abc import Sequence
@@ -90,6 +90,10 @@ def main(words: list[str]) -> int:
     )
     parser.add_argument("--batch-sizes", required=True, help="The batch sizes, such as 2,8,32,128,720.")
     parser.add_argument(
+        "--tuned-batch-sizes",
+        help="Further batch sizes, for the arms alone that have a table of rates with them.",
+    )
+    parser.add_argument(
         "--title", default="", help="The heading of the picture (default: the recipe's name)."
     )
     Launch.add_options(parser, launcher="python", ranks=1, seeds=5, out="runs/sweep")
@@ -100,6 +104,9 @@ def main(words: list[str]) -> int:
         arms = arms_of(recipes[0], recipes[1:], overrides)
         launch = Launch.of(options)
         points = trained(arms, batch_sizes_of(options.batch_sizes), launch)
+        if options.tuned_batch_sizes:
+            tuned = [arm for arm in arms if arm.recipe.schedule.rule == "table"]
+            points += trained(tuned, batch_sizes_of(options.tuned_batch_sizes), launch)
         return write_report(
             points,
             launch.out,

@@ -57,23 +57,21 @@ def write_report(
 
 
 def outcomes(points: list[Point], reference: int) -> list[str]:
-    """What each arm loses from the reference batch to the largest; the interval is two standard errors of the
+    """What each arm loses from the reference batch to its largest; the interval is two standard errors of the
     difference.
     """
     small = {point.arm: point for point in points if point.batch_size == reference}
-    largest = max(point.batch_size for point in points)
+    largest = {point.arm: point.batch_size for point in sorted(points, key=lambda each: each.batch_size)}
     lines = []
     for point in points:
-        base = small.get(point.arm)
-        if point.batch_size != largest or largest == reference or base is None:
+        base, size = small.get(point.arm), largest[point.arm]
+        if point.batch_size != size or size == reference or base is None:
             continue
         if point.mean is None or base.mean is None:
             continue
         gap = point.mean - base.mean
         interval, remark = certainty(gap, point, base)
-        lines.append(
-            f"{point.arm}: {gap:+.2f}{interval} points from batch {reference:,} to {largest:,}{remark}"
-        )
+        lines.append(f"{point.arm}: {gap:+.2f}{interval} points from batch {reference:,} to {size:,}{remark}")
     return lines
 
 

@@ -104,6 +104,18 @@ def test_an_arm_with_a_table_of_rates_is_trained_at_its_batch_sizes_only(tmp_pat
     ]
 
 
+def test_tuned_batch_sizes_are_for_the_arms_with_a_table_alone(monkeypatch):
+    made = []
+    monkeypatch.setattr(sweep, "write_report", lambda *_, **__: "")
+    monkeypatch.setattr(
+        sweep, "trained", lambda arms, sizes, _: [made.append((arm.name, sizes)) for arm in arms]
+    )
+    recipes = [str(RECIPES / f"cifar10/{name}.py") for name in ("resnet8_4k", "resnet8_4k_muon")]
+    assert sweep.main([*recipes, "--batch-sizes", "128", "--tuned-batch-sizes", "8192,4096"]) == 0
+    assert [name for name, sizes in made if sizes == [128]][-1] == "resnet8_4k_muon" and len(made) == 5
+    assert made[-1] == ("resnet8_4k_muon", [4096, 8192])
+
+
 def test_a_point_knows_the_shipped_recipe_that_it_is(tmp_path):
     arms = arms_of(RECIPES / "cifar10/resnet8_4k.py", [RECIPES / "cifar10/resnet8_4k_lamb.py"])
     made = points_of(arms, [128, 1024, 4096], [0], tmp_path)
@@ -158,6 +170,8 @@ def test_the_report_counts_what_diverged(tmp_path):
         outcomes(made, 32)[1]
         == "b: +0.00 points from batch 32 to 720; a single run says nothing of the spread"
     )
+    larger = Point("c", 8192, (finished(tmp_path / "c", 5.0),), ERROR)
+    assert outcomes([*made, larger], 32) == outcomes(made, 32), "each arm's own largest batch"
     write_report(made, tmp_path, title="A title", command="a command", reference=32)
     data = json.loads((tmp_path / "sweep.json").read_text())
     assert [row["diverged"] for row in data["rows"]] == [0, 0, 0, 2] and "commit abc" in data["provenance"]
