@@ -12,12 +12,12 @@ The first recipe is trained at every batch size in three arms:
 
 Every other recipe is a further arm, under its own rule; key=value words change all of them. An arm with
 schedule.rule=table is trained at the batch sizes of its table only; at --tuned-batch-sizes only such arms
-are. Epochs and schedules stay. Where the batch is smaller than bn_batch_size or loss_batch_size, all arms alike take
-these down to it, and they keep the memory of the running batch-norm statistics in examples, which only an
-evaluation uses (bn_momentum = 1 - (1 - m) ** (batch / the recipe's batch); Busbridge et al. 2023, "How to
-scale your EMA"). Arms that are the same run at some batch size share it. A sweep that was stopped continues
-where it was. It writes sweep.md, sweep.json, sweep.png, sweep_errors.png (training error by epoch beside
-that of the base batch: Goyal et al. 2017, Figures 4 and 5) and sweep.html into --out.
+are. Epochs and schedules stay. Where the batch is smaller than bn_batch_size or loss_batch_size, all arms
+alike take these down to it, and they keep the memory of the running batch-norm statistics in examples, which
+only an evaluation uses (bn_momentum = 1 - (1 - m) ** (batch / the recipe's batch); Busbridge et al. 2023,
+"How to scale your EMA"). Arms that are the same run at some batch size share it. A sweep that was stopped
+continues where it was. It writes sweep.md, sweep.json, sweep.png, sweep_errors.png (training error by epoch
+beside that of the base batch: Goyal et al. 2017, Figures 4 and 5) and sweep.html into --out.
 """
 
 from collections.abc import Sequence
