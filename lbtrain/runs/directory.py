@@ -21,6 +21,7 @@ from lbtrain.errors import RecipeError
 from lbtrain.plan.plan import Plan
 from lbtrain.recipe import Recipe
 from lbtrain.runs.files import check_kinds, open_to_append, read_object, read_whole, saving, write_whole
+from lbtrain.runs.fingerprint import leaves
 from lbtrain.runs.legs import changed_keys, changes_of_leg, recorded
 from lbtrain.runs.provenance import commit, hardware, versions
 from lbtrain.runs.rows import read_rows
@@ -178,15 +179,28 @@ class RunDirectory:
 
     def read(self, name: str, kinds: Mapping[str, Any]) -> dict[str, Any]:
         """The JSON object in a file of the run, with values of these types. Raises RecipeError where it
-        cannot be read.
+        cannot be read, and for a plan that is not the one of the fingerprint.
         """
         path = self.path / name
         try:
-            return read_object(path, kinds)
+            found = read_object(path, kinds)
+            if name == "plan.json":
+                self._check_plan(found)
+            return found
         except (OSError, ValueError) as error:
             raise RecipeError(
                 f"{path} cannot be read ({error}). Restore the file, or remove {self.path} and train again."
             ) from error
+
+    def _check_plan(self, plan: dict[str, Any]) -> None:
+        """Raises ValueError where the fingerprint has another plan; an older run may have none."""
+        known, found = {}, dict(leaves("plan", plan))
+        with contextlib.suppress(OSError, ValueError):
+            known = read_object(self.path / "fingerprint.json", {})
+            known = {key: text for key, text in known.items() if key.startswith("plan.")}
+        for key in sorted(known.keys() | found.keys() if known else ()):
+            if found.get(key) != known.get(key):
+                raise ValueError(f"{key} is {found.get(key)}, and {known.get(key)} in fingerprint.json")
 
     def replaced_images(self) -> int:
         """How many broken images were replaced, over the whole run with its restarts: the rows of

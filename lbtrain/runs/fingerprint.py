@@ -51,19 +51,19 @@ def job_fingerprint(recipe: Recipe, engine: str) -> Fingerprint:
 
 def run_fingerprint(plan: Plan, index: Mapping[str, str], deepspeed_config: str) -> Fingerprint:
     """The plan, the data set's index, and DeepSpeed's configuration with what a file adds to it."""
-    numbers = dict(_leaves("plan", json.loads(plan.to_json())))
+    numbers = dict(leaves("plan", json.loads(plan.to_json())))
     numbers = {name: text for name, text in numbers.items() if not name.endswith(OF_A_HOST)}
     if plan.engine == "deepspeed":
-        numbers |= _leaves("deepspeed", complete_config(plan, deepspeed_config))
+        numbers |= leaves("deepspeed", complete_config(plan, deepspeed_config))
     return numbers | {_DATA + name: text for name, text in index.items()}
 
 
-def _leaves(name: str, value: Any) -> Iterator[tuple[str, str]]:
+def leaves(name: str, value: Any) -> Iterator[tuple[str, str]]:
     if not isinstance(value, dict | list):
         yield name, str(value)
         return
     for key, part in value.items() if isinstance(value, dict) else enumerate(value):
-        yield from _leaves(f"{name}.{key}", part)
+        yield from leaves(f"{name}.{key}", part)
 
 
 def _code(package: Path = Path(lbtrain.__file__).parent) -> str:

@@ -26,6 +26,7 @@ from lbtrain.runs import legs
 from lbtrain.runs.best import BestCheckpoint
 from lbtrain.runs.checkpoint import Checkpoints
 from lbtrain.runs.directory import RunDirectory
+from lbtrain.runs.fingerprint import leaves
 from lbtrain.runs.progress import Progress
 from lbtrain.runs.records import Records, open_metrics
 from lbtrain.runs.rows import EvalRow, TrainRow, read_rows
@@ -107,6 +108,7 @@ def a_run(folder: Path) -> Path:
     """A run directory with all the files that the next start reads."""
     (folder / "recipe.yaml").write_text(RECIPE.to_yaml())
     (folder / "plan.json").write_text(_plan_json())
+    (folder / "fingerprint.json").write_text(json.dumps(dict(leaves("plan", json.loads(_plan_json())))))
     (folder / legs.FILE).write_text(json.dumps([{"step": 3, "checkpoint": "runs/a/checkpoints/x.pt"}]))
     records = Records(folder, enabled=True, on_screen=False, total_examples=3200)
     for step in range(1, 7):

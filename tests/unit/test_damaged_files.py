@@ -84,6 +84,13 @@ def test_a_summary_whose_metric_has_no_name_is_written_again(tmp_path, name):
     assert RunDirectory(tmp_path).summary() is None
 
 
+def test_a_changed_digit_in_the_plan_is_noticed(tmp_path):
+    path = a_run(tmp_path) / "plan.json"
+    path.write_text(path.read_text().replace('"world_size": 1', '"world_size": 7'))
+    with pytest.raises(RecipeError, match=r"plan\.world_size is 7, and 1 in fingerprint\.json"):
+        FILES["plan.json"](tmp_path)
+
+
 def test_an_alias_bomb_in_an_override_is_rejected_too():
     with pytest.raises(RecipeError, match="args"):
         Recipe().with_overrides(["model.args={a: &a [x, x], b: [*a, *a]}"])
