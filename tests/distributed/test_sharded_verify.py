@@ -115,6 +115,16 @@ def test_questions_that_cannot_be_asked(capsys, arguments, words):
     assert words in capsys.readouterr().err
 
 
+def test_a_network_of_lbtrain_is_a_model_too():
+    """In a process that has not imported them by itself."""
+    ask = (
+        "from tools.verify.optim import Question, make_model; "
+        "from tools.verify.optimizers import OptimizerChoice; "
+        "make_model(Question(OptimizerChoice('sgd'), model='timm:cifar_resnet8'))"
+    )
+    subprocess.run([sys.executable, "-c", ask], check=True, timeout=120)
+
+
 def test_a_layer_may_move_as_far_as_rounding_moves_it():
     assert LayerComparison("k.bias", 1.03, 0.98).off(1e-2)
     assert not LayerComparison("k.bias", 1.03, 0.98, rounding=0.02).off(1e-2)

@@ -205,6 +205,8 @@ def make_model(question: Question) -> nn.Module:
     """Build the model with weights that depend on nothing but its name."""
     import timm
 
+    import lbtrain.nn  # noqa: F401  registers its models with timm
+
     source, _, name = question.model.partition(":")
     if source != "timm" or not timm.is_model(name):
         near = timm.list_models(f"*{name}*")[:3] if name else []
