@@ -1,19 +1,21 @@
 """A reduced AlexNet on Fashion-MNIST at 2,048 images a step with AdamW (Loshchilov & Hutter 2019), beside
 LARS and LAMB (Nado et al. 2021).
 
+The rate is the best of eight trials (results/fashion_tuning.json).
+
 Run        python recipes/fashion_mnist/fashion_mnist_2k_adamw.py data.root=/data
 Published  nothing: the data set is cut for a laptop
-Measured   not yet
+Measured   top-1 error 22.60 ± 0.87 % (n=5, seeds 1001 to 1005, 1 rank; results/fashion_tuning.json)
 """
 
 from fashion_mnist_2k import recipe as linear
 
 from lbtrain import main
 
-# Peak learning rate 0.004.
+# Peak learning rate 0.00207.
 recipe = linear.vary(
     optimizer=dict(name="adamw", weight_decay=0.05),
-    schedule=dict(base_lr=0.004, base_batch_size=2048, rule="none"),
+    schedule=dict(base_lr=0.00207, base_batch_size=2048, rule="none"),
 )
 
 if __name__ == "__main__":
