@@ -3,6 +3,7 @@
 import html
 import io
 import re
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +39,7 @@ class Chart:
 
     def into(self, figure: Any) -> None:
         axes = figure.subplots()
-        axes.set_title(self.title, fontsize=11)
+        axes.set_title(textwrap.fill(self.title, int(10 * self.width)), fontsize=11)  # ten letters an inch
         self.draw(axes)
 
 
