@@ -14,11 +14,10 @@ from matplotlib.axes import Axes
 
 from lbtrain.recipe.schema import MAY_CHANGE_ON_RESUME, differences
 
-from ..kit import pages
-from ..kit.charts import BLUE, Chart, save, tidy
+from ..kit.charts import BLUE, Chart, tidy
 from ..kit.tables import Table
 from ..study.arm import interval_of, origin_of
-from ..study.report import provenance_of, write_text_and_data
+from ..study.report import provenance_of, write_result
 from .measures import BOXES, Measures
 from .runs import Run
 
@@ -99,9 +98,7 @@ def outcomes(groups: Sequence[Seeds]) -> list[str]:
 def report(groups: Sequence[Seeds], out: Path, *, title: str, command: str) -> str:
     """Writes sharpness.md, .json, .png and .html into `out`; returns the text for the terminal."""
     out.mkdir(parents=True, exist_ok=True)
-    names, table, lines = names_of(groups), table_of(groups), outcomes(groups)
     summaries = [run.summary for group in groups for run in group.runs if run.summary]
-    origin = provenance_of({origin_of(summary) for summary in summaries}, command)
     rows = [
         {
             "arm": name,
@@ -114,21 +111,17 @@ def report(groups: Sequence[Seeds], out: Path, *, title: str, command: str) -> s
             "measures": {measure: group.values(measure) for measure in group.found[0]},
             "recipe": "",
         }
-        for name, group in zip(names, groups, strict=True)
+        for name, group in zip(names_of(groups), groups, strict=True)
     ]
-    chart = _chart(rows, title)
-    save([chart], out / "sharpness.png")
-    (out / "sharpness.html").write_text(pages.report(title, lines, [chart], [table], origin))
     data = {
         "title": title,
         "command": command,
         "overrides": [],
         "rows": rows,
-        "table": table.markdown(),
-        "outcomes": lines,
-        "provenance": origin,
+        "outcomes": outcomes(groups),
+        "provenance": provenance_of({origin_of(summary) for summary in summaries}, command),
     }
-    return write_text_and_data(out, "sharpness", data)
+    return write_result(out, "sharpness", title, data, [_chart(rows, title)], [table_of(groups)])
 
 
 def _std(values: Sequence[float]) -> float:

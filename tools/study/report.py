@@ -39,30 +39,39 @@ def write_report(
     """
     grades = graded(arms)
     found = [*outcomes(arms), *(grade["text"] for grade in grades)]
-    table, origin = table_of(arms), provenance(arms, command)
     data = {
         "launch": launch,
         "overrides": list(overrides),
         "arms": [_as_row(arm) for arm in arms],
-        "table": table.markdown(),
         "outcomes": found,
         "findings": grades,
-        "provenance": origin,
+        "provenance": provenance(arms, command),
     }
-    charts, waits = charts_of(arms), [each for arm in arms for each in arm.waits]
-    save(charts, out / "study.png")
+    waits = [each for arm in arms for each in arm.waits]
     ranks = (stragglers.charts(waits), [stragglers.table(waits)]) if waits else ([], [])
-    page = pages.report(title, found, charts + ranks[0], [table, *ranks[1]], origin)
-    (out / "study.html").write_text(page)
-    return write_text_and_data(out, "study", data)
+    return write_result(out, "study", title, data, charts_of(arms), [table_of(arms), *ranks[1]], ranks[0])
 
 
-def write_text_and_data(out: Path, name: str, data: dict[str, Any]) -> str:
-    """Writes NAME.md and NAME.json into `out`; returns the text for the terminal."""
-    listed = "\n".join(f"- {line}" for line in data["outcomes"])
-    (out / f"{name}.md").write_text(f"{data['table']}\n\n{listed}\n\n{data['provenance']}\n")
-    (out / f"{name}.json").write_text(json.dumps(data, indent=1) + "\n")
-    return "\n".join([data["table"], "", *data["outcomes"], "", f"{out}/{name}.html, {out}/{name}.png"])
+def write_result(
+    out: Path,
+    kind: str,
+    title: str,
+    data: dict[str, Any],
+    charts: Sequence[Chart],
+    tables: Sequence[Table],
+    more: Sequence[Chart] = (),
+) -> str:
+    """Writes KIND.png (`charts`), KIND.html (these and `more`), KIND.md and KIND.json (the first table, and
+    `data` with its outcomes and its provenance) into `out`; returns the text for the terminal.
+    """
+    table, outcomes, origin = tables[0].markdown(), data["outcomes"], data["provenance"]
+    save(charts, out / f"{kind}.png")
+    page = pages.report(title, outcomes, [*charts, *more], tables, origin)
+    (out / f"{kind}.html").write_text(page)
+    listed = "\n".join(f"- {line}" for line in outcomes)
+    (out / f"{kind}.md").write_text(f"{table}\n\n{listed}\n\n{origin}\n")
+    (out / f"{kind}.json").write_text(json.dumps(data | {"table": table}, indent=1) + "\n")
+    return "\n".join([table, "", *outcomes, "", f"{out}/{kind}.html, {out}/{kind}.png"])
 
 
 def table_of(arms: list[Arm]) -> Table:

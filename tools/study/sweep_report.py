@@ -11,13 +11,12 @@ from matplotlib.axes import Axes
 
 from lbtrain.tasks import PrimaryMetric
 
-from ..kit import pages
 from ..kit.charts import Chart, batch_axis, error_axis, ink, legend_beside, look, save, tidy
 from ..kit.tables import Table
 from . import curves
 from .arm import origin_of
 from .grid import Point
-from .report import certainty, draw_curves, provenance_of, write_text_and_data
+from .report import certainty, draw_curves, provenance_of, write_result
 
 
 def write_report(
@@ -35,25 +34,21 @@ def write_report(
     `reference`: the batch size that the others are compared with. `overrides`: what makes every arm another
     experiment than its recipe.
     """
-    table, found = table_of(points), outcomes(points, reference)
-    origin = provenance_of({origin_of(summary) for point in points for summary in point.summaries}, command)
     rows = [{**point.row(), "recipe": point.recipe} for point in points]
     chart = chart_of(rows, title, points[0].primary_metric)
-    save([chart], out / "sweep.png")
     if errors := error_charts(points, reference):
         save(errors, out / "sweep_errors.png")
-    page = pages.report(title, found, [chart, *errors], [table], origin)
-    (out / "sweep.html").write_text(page)
     data = {
         "title": title,
         "command": command,
         "overrides": list(overrides),
         "rows": rows,
-        "table": table.markdown(),
-        "outcomes": found,
-        "provenance": origin,
+        "outcomes": outcomes(points, reference),
+        "provenance": provenance_of(
+            {origin_of(summary) for point in points for summary in point.summaries}, command
+        ),
     }
-    return write_text_and_data(out, "sweep", data)
+    return write_result(out, "sweep", title, data, [chart], [table_of(points)], errors)
 
 
 def outcomes(points: list[Point], reference: int) -> list[str]:

@@ -35,13 +35,13 @@ from lbtrain.errors import RecipeError
 from lbtrain.recipe.files import load_recipe
 from lbtrain.recipe.findings import BestBatch
 
-from ..kit import command, pages
-from ..kit.charts import Chart, batch_axis, error_axis, look, save, tidy
+from ..kit import command
+from ..kit.charts import Chart, batch_axis, error_axis, look, tidy
 from ..kit.tables import Table
 from .arm import origin_of
 from .grid import GridArm, Point, batch_sizes_of, in_order, points_of, trained
 from .jobs import Launch, check_names_differ, split_words
-from .report import certainty, provenance_of, write_text_and_data
+from .report import certainty, provenance_of, write_result
 from .sweep import words_at
 
 FIRST_SEED = 1000
@@ -255,7 +255,6 @@ def write_report(
         for size in dict.fromkeys(search.batch_size for search in searches)
     ]
     charts += by_batch(searches)
-    save(charts, out / "tune.png")
     grades = graded(searches)
     outcomes = [
         *(search.outcome() for search in searches),
@@ -265,8 +264,6 @@ def write_report(
     confirmed = [search.confirmed for search in searches if search.confirmed]
     points = [*(point for search in searches for point in search.points), *confirmed]
     summaries = [each for point in points for each in point.summaries]
-    origin = provenance_of({origin_of(summary) for summary in summaries}, typed)
-    (out / "tune.html").write_text(pages.report(title, outcomes, charts, [table], origin))
     rows = [
         {"recipe": search.recipe, "trial": number, "words": trial.words, **point.row()}
         for search in searches
@@ -279,12 +276,11 @@ def write_report(
         "arms": [{"recipe": point.recipe, **point.row()} for point in confirmed],
         "launch": launch,
         "overrides": list(overrides),
-        "table": table.markdown(),
         "outcomes": outcomes,
         "findings": grades,
-        "provenance": origin,
+        "provenance": provenance_of({origin_of(summary) for summary in summaries}, typed),
     }
-    return write_text_and_data(out, "tune", data)
+    return write_result(out, "tune", title, data, charts, [table])
 
 
 def graded(searches: Sequence[Search]) -> list[dict[str, Any]]:
