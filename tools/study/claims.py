@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from lbtrain.recipe.findings import held
 
 from ..kit.publish import ROOT
+from ..kit.tables import NOT_MEASURED
 from .arm import interval_of
 
 CLAIMS = Path(__file__).with_name("claims.csv")
@@ -43,15 +44,16 @@ def table() -> str:
     """Every claim with what the newest results say of it, in Markdown."""
     with CLAIMS.open(newline="") as file:
         claims = list(csv.DictReader(file))
+    found = [(row, judged(row)) for row in claims]
     lines = [
         "| claim | source | our setting | difference (n) | outcome |",
         "|---|---|---|---|---|",
         *[
-            "| " + " | ".join([row["claim"], row["source"], row["setting"], *judged(row)]) + " |"
-            for row in claims
+            "| " + " | ".join([row["claim"], row["source"], row["setting"], *cells]) + " |"
+            for row, cells in found
         ],
     ]
-    missing = dict.fromkeys(row["command"] for row in claims if not _result(row["result"]))
+    missing = dict.fromkeys(row["command"] for row, cells in found if cells[1] == NOT_MEASURED)
     commands = [f"    {COMMANDS[name]}" for name in missing]
     return "\n".join(
         [*lines, *(["", "What was not measured is measured by", "", *commands] if commands else [])]
@@ -64,7 +66,7 @@ def judged(claim: dict[str, str], folder: Path = ROOT / "results") -> tuple[str,
     arm = _side(result, claim["arm"], int(claim["batch_size"]))
     reference = _side(result, claim["reference"], int(claim["reference_batch_size"]))
     if arm is None or reference is None:
-        return "-", "not measured"
+        return "-", NOT_MEASURED
     if math.inf in (arm.mean, reference.mean):
         difference = arm.mean - reference.mean if arm.mean != reference.mean else math.nan
         return "diverged", held(claim["difference"], difference, 0.0)

@@ -50,6 +50,12 @@ def test_the_difference_has_an_interval_of_two_standard_errors(tmp_path):
     assert claims.judged({**CLAIM, "difference": "<=1.0"}, tmp_path / "elsewhere") == ("-", "not measured")
 
 
+def test_a_result_that_has_only_some_of_its_points_is_still_to_be_measured(monkeypatch):
+    rows = [{"recipe": "resnet8", "batch_size": 128, "mean": 20.0, "std": 0.1, "n": 3, "diverged": 0}]
+    monkeypatch.setattr(claims, "_result", lambda name, _=None: [{**row, "arm": "resnet8"} for row in rows])
+    assert claims.COMMANDS["methods"] in claims.table()
+
+
 def test_every_claim_compares_points_that_exist_or_can_be_measured():
     with claims.CLAIMS.open(newline="") as file:
         rows = list(csv.DictReader(file))
