@@ -6,8 +6,10 @@ global state) is made once, and every job runs inside it.
 """
 
 import atexit
+import contextlib
 import multiprocessing as mp
 import os
+import random
 import socket
 import traceback
 from collections.abc import Callable
@@ -96,9 +98,12 @@ def end_pool(world_size: int) -> None:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Below those that the system gives to connections, one of which could take it before a rank listens."""
+    while True:
+        port = random.SystemRandom().randrange(20_000, 32_768)
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def _serve(pipe: Connection, rank: int, environment: dict[str, str]) -> None:
