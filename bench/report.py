@@ -8,6 +8,7 @@ as a picture.
 import csv
 import re
 import sys
+import textwrap
 from pathlib import Path
 
 from bench import parser, rows
@@ -197,19 +198,18 @@ def draw(found: dict[str, list[Line]], path: Path) -> None:
         low, middle, high = (better(line, line[key]) for key in ("ratio_low", "ratio", "ratio_high"))
         axes.plot([low, high], [height, height], color=colour, linewidth=2, alpha=0.5)
         axes.plot(middle, height, "o", color=colour, markersize=5)
-    axes.set_yticks(
-        range(len(lines)), [f"{line['case']}  vs  {line['peer_name']}" for line in lines], fontsize=7
-    )
+    names = [textwrap.fill(f"{line['case']} vs {line['peer_name']}", 90) for line in lines]
+    axes.set_yticks(range(len(lines)), names, fontsize=7)
     axes.axvline(1, color="black", linewidth=0.8)
     axes.set_xscale("log")
     ticks = [0.5, 0.7, 1, 1.4, 2, 3, 5, 10]
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
-    axes.invert_yaxis()
+    axes.set_ylim(len(lines) - 0.5, -0.5)
     axes.grid(axis="x", alpha=0.3)
     axes.set_xlabel(
-        "times as good as the peer (faster, or smaller): median and its 95 % interval\ngreen: aim met, red: "
-        "not met, grey: no aim"
+        "times as good as the peer (faster, or smaller):\nmedian and its 95 % interval\n"
+        "green: aim met, red: not met, grey: no aim"
     )
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
