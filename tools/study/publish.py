@@ -94,11 +94,13 @@ def with_measured(contract: str, line: str) -> str:
 
 
 def put(folder: Path, name: str, page: Path) -> None:
-    """Publishes what `folder` holds. Raises RecipeError, before anything is written, for a result that older
-    code wrote.
+    """Publishes what `folder` holds. Raises RecipeError, before anything is written, for a folder without a
+    result, and for one that older code wrote.
     """
     kinds = (kind for kind in ("sweep", "tune", "sharpness") if (folder / f"{kind}.json").exists())
     kind = next(kinds, "study")
+    if not (folder / f"{kind}.json").exists():
+        raise RecipeError(f"{folder} holds no result: name the --out folder of a command that finished")
     study = json.loads((folder / f"{kind}.json").read_text())
     try:
         lines = measured(study, name)

@@ -334,6 +334,8 @@ def test_a_study_of_before_is_rejected_with_the_remedy(tmp_path, monkeypatch, ca
     )
     monkeypatch.setattr(sys, "argv", ["publish", str(tmp_path), "--name", "x"])
     assert publish.main() == 2 and "run the command again that made it" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "argv", ["publish", str(tmp_path / "none"), "--name", "x"])
+    assert publish.main() == 2 and "none holds no result" in capsys.readouterr().err
 
 
 def test_publishing_replaces_only_what_stands_between_the_markers():
