@@ -23,10 +23,8 @@ class SameLayers:
     def __init__(self, model: nn.Module, at: Callable[[str], None]):
         self._at, self._first, self._known, self._place = at, list[str](), False, -1
         for name, layer in model.named_modules():
-            if any(True for _ in layer.parameters(recurse=False)):
-                layer.register_forward_pre_hook(
-                    partial(self._call, name), prepend=True
-                )  # before the exchange
+            if any(True for _ in layer.parameters(recurse=False)):  # prepended: before the exchange
+                layer.register_forward_pre_hook(partial(self._call, name), prepend=True)
         model.register_forward_pre_hook(self._start, prepend=True)
         model.register_forward_hook(self._end)
 

@@ -16,7 +16,7 @@ from lbtrain.recipe.schema import MAY_CHANGE_ON_RESUME, differences
 
 from ..kit.charts import BLUE, Chart, tidy
 from ..kit.tables import Table
-from ..study.arm import interval_of, origin_of
+from ..study.arm import deviation, interval_of, origin_of
 from ..study.report import provenance_of, write_result
 from .measures import BOXES, Measures
 from .runs import Run
@@ -106,7 +106,7 @@ def report(groups: Sequence[Seeds], out: Path, *, title: str, command: str) -> s
             "n": len(group.runs),
             "diverged": 0,
             "mean": statistics.mean(group.values(KESKAR)),
-            "std": _std(group.values(KESKAR)),
+            "std": deviation(group.values(KESKAR)),
             "training_loss": group.training_losses,
             "measures": {measure: group.values(measure) for measure in group.found[0]},
             "recipe": "",
@@ -124,18 +124,14 @@ def report(groups: Sequence[Seeds], out: Path, *, title: str, command: str) -> s
     return write_result(out, "sharpness", title, data, [_chart(rows, title)], [table_of(groups)])
 
 
-def _std(values: Sequence[float]) -> float:
-    return statistics.stdev(values) if len(values) > 1 else 0.0
-
-
 def _cell(values: Sequence[float]) -> str:
-    spread = f" ± {_std(values):.2g}" if len(values) > 1 else ""
+    spread = f" ± {deviation(values):.2g}" if len(values) > 1 else ""
     return f"{statistics.mean(values):.3g}{spread}"
 
 
 def _gap(values: Sequence[float], base: Sequence[float]) -> str:
     gap = statistics.mean(values) - statistics.mean(base)
-    error = interval_of((_std(values), len(values)), (_std(base), len(base)))
+    error = interval_of((deviation(values), len(values)), (deviation(base), len(base)))
     return f"{gap:+.3g}" + ("" if error is None else f" ± {error:.2g}")
 
 

@@ -3,6 +3,7 @@
 import math
 import statistics
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,8 +55,8 @@ class Scored:
 
     @property
     def std(self) -> float:
-        """Of one run (n - 1 in the denominator); 0 for a single seed."""
-        return statistics.stdev(self.scores) if len(self.scores) > 1 else 0.0
+        """Of one run."""
+        return deviation(self.scores)
 
     @property
     def spread(self) -> tuple[float, int]:
@@ -70,6 +71,11 @@ class Scored:
         spread = f" ± {self.std:.2f}" if len(self.scores) > 1 else ""
         lost = f" ({self.lost} of {len(self.scores) + self.lost} diverged)" if self.lost else ""
         return f"{self.mean:.2f}{spread}{lost}"
+
+
+def deviation(values: Sequence[float]) -> float:
+    """The standard deviation of a run (n - 1 in the denominator); 0 for a single one."""
+    return statistics.stdev(values) if len(values) > 1 else 0.0
 
 
 def interval_of(*spreads: tuple[float, int]) -> float | None:
