@@ -1,6 +1,6 @@
 """A grid of runs: ways of training (arms) by batch sizes by seeds, whatever they are then scored by."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -169,8 +169,16 @@ def in_order(points: Sequence[Point]) -> list[Job]:
     return list({job.run_dir: job for point in by_batch for job in point.jobs}.values())
 
 
-def trained(arms: Sequence[GridArm], batch_sizes: Sequence[int], launch: Launch) -> list[Point]:
-    """The points of a grid, after what is missing of them has been trained (`Launch.train`)."""
+def trained(
+    arms: Sequence[GridArm],
+    batch_sizes: Sequence[int],
+    launch: Launch,
+    known: Collection[tuple[str, int]] = (),
+) -> list[Point]:
+    """The points of a grid, after what is missing of them has been trained (`Launch.train`). `known`: arms
+    and batch sizes that are neither trained nor returned.
+    """
     points = points_of(arms, batch_sizes, launch.seeds, launch.out, launch.evaluations)
+    points = [point for point in points if (point.arm, point.batch_size) not in known]
     launch.train(in_order(points))
     return points

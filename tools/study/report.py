@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from datetime import date
 from functools import partial
@@ -70,8 +71,14 @@ def write_result(
     (out / f"{kind}.html").write_text(page)
     listed = "\n".join(f"- {line}" for line in outcomes)
     (out / f"{kind}.md").write_text(f"{table}\n\n{listed}\n\n{origin}\n")
-    (out / f"{kind}.json").write_text(json.dumps(data | {"table": table}, indent=1) + "\n")
+    (out / f"{kind}.json").write_text(_json(data | {"table": table}))
     return "\n".join([table, "", *outcomes, "", f"{out}/{kind}.html, {out}/{kind}.png"])
+
+
+def _json(data: dict[str, Any]) -> str:
+    """One line for a list of numbers, such as the scores of a point."""
+    text = json.dumps(data, indent=1)
+    return re.sub(r"\[\n[^][{}\"]*\]", lambda found: re.sub(r"\n +", " ", found[0]), text) + "\n"
 
 
 def table_of(arms: list[Arm]) -> Table:

@@ -16,8 +16,9 @@ are. Epochs and schedules stay. Where the batch is smaller than bn_batch_size or
 alike take these down to it, and they keep the memory of the running batch-norm statistics in examples, which
 only an evaluation uses (bn_momentum = 1 - (1 - m) ** (batch / the recipe's batch); Busbridge et al. 2023,
 "How to scale your EMA"). Arms that are the same run at some batch size share it. A sweep that was stopped
-continues where it was. It writes sweep.md, sweep.json, sweep.png, sweep_errors.png (training error by epoch
-beside that of the base batch: Goyal et al. 2017, Figures 4 and 5) and sweep.html into --out.
+continues where it was; --continue-from keeps the points of a published one, whose runs may be gone. It writes
+sweep.md, sweep.json, sweep.png, sweep_errors.png (training error by epoch beside that of the base batch:
+Goyal et al. 2017, Figures 4 and 5) and sweep.html into --out.
 """
 
 from collections.abc import Sequence
@@ -32,6 +33,7 @@ from lbtrain.recipe.files import load_recipe
 from ..kit import command
 from .grid import GridArm, batch_sizes_of, trained
 from .jobs import Launch, check_names_differ, split_words
+from .published_points import published_points
 from .sweep_report import write_report
 
 
@@ -94,6 +96,12 @@ def main(words: list[str]) -> int:
         help="Further batch sizes, for the arms alone that have a table of rates with them.",
     )
     parser.add_argument(
+        "--continue-from",
+        type=Path,
+        metavar="RESULT",
+        help="A published sweep (results/NAME.json): its points are kept, and what it lacks is trained.",
+    )
+    parser.add_argument(
         "--title", default="", help="The heading of the picture (default: the recipe's name)."
     )
     Launch.add_options(parser, launcher="python", ranks=1, seeds=5, out="runs/sweep")
@@ -103,12 +111,14 @@ def main(words: list[str]) -> int:
         recipes, overrides = split_words(options.words)
         arms = arms_of(recipes[0], recipes[1:], overrides)
         launch = Launch.of(options)
-        points = trained(arms, batch_sizes_of(options.batch_sizes), launch)
+        known = published_points(options.continue_from, arms, overrides, launch)
+        points = trained(arms, batch_sizes_of(options.batch_sizes), launch, known)
         if options.tuned_batch_sizes:
             tuned = [arm for arm in arms if arm.recipe.schedule.rule == "table"]
-            points += trained(tuned, batch_sizes_of(options.tuned_batch_sizes), launch)
+            points += trained(tuned, batch_sizes_of(options.tuned_batch_sizes), launch, known)
+        order = [arm.name for arm in arms]
         return write_report(
-            points,
+            sorted([*known.values(), *points], key=lambda each: (each.batch_size, order.index(each.arm))),
             launch.out,
             title=options.title or arms[0].path.stem,
             command=command.typed("study sweep", words),

@@ -16,11 +16,14 @@ from ..kit.tables import Table
 from . import curves
 from .arm import origin_of
 from .grid import Point
+from .published_points import PublishedPoint
 from .report import certainty, draw_curves, provenance_of, write_result
+
+SweepPoint = Point | PublishedPoint
 
 
 def write_report(
-    points: list[Point],
+    points: Sequence[SweepPoint],
     out: Path,
     *,
     title: str,
@@ -34,8 +37,14 @@ def write_report(
     `reference`: the batch size that the others are compared with. `overrides`: what makes every arm another
     experiment than its recipe.
     """
-    rows = [{**point.row(), "recipe": point.recipe} for point in points]
+    summaries = [each for point in points if isinstance(point, Point) for each in point.summaries]
+    provenance = provenance_of({origin_of(each) for each in summaries}, command)
+    rows = [
+        point.entry if isinstance(point, PublishedPoint) else {**_row(point), "provenance": provenance}
+        for point in points
+    ]
     chart = chart_of(rows, title, points[0].primary_metric)
+    out.mkdir(parents=True, exist_ok=True)  # nothing has been trained where every point is published
     if errors := error_charts(points, reference):
         save(errors, out / "sweep_errors.png")
     data = {
@@ -44,14 +53,18 @@ def write_report(
         "overrides": list(overrides),
         "rows": rows,
         "outcomes": outcomes(points, reference),
-        "provenance": provenance_of(
-            {origin_of(summary) for point in points for summary in point.summaries}, command
-        ),
+        "provenance": " | ".join(dict.fromkeys(row["provenance"] for row in rows)),
     }
     return write_result(out, "sweep", title, data, [chart], [table_of(points)], errors)
 
 
-def outcomes(points: list[Point], reference: int) -> list[str]:
+def _row(point: Point) -> dict[str, Any]:
+    """What sweep.json keeps of a point, so that a sweep can go on from it when the runs are gone."""
+    curves = [[epochs.tolist(), errors.round(2).tolist()] for epochs, errors in point.error_curves]
+    return {**point.row(), "recipe": point.recipe, **({"train_error": curves} if curves else {})}
+
+
+def outcomes(points: Sequence[SweepPoint], reference: int) -> list[str]:
     """What each arm loses from the reference batch to its largest; the interval is two standard errors of the
     difference.
     """
@@ -70,7 +83,7 @@ def outcomes(points: list[Point], reference: int) -> list[str]:
     return lines
 
 
-def table_of(points: list[Point]) -> Table:
+def table_of(points: Sequence[SweepPoint]) -> Table:
     """Batch sizes down, arms across; the primary metric in percent, mean and standard deviation of a run."""
     arms = list(dict.fromkeys(point.arm for point in points))
     cells = {(point.batch_size, point.arm): point.cell for point in points}
@@ -90,7 +103,7 @@ def chart_of(rows: Sequence[dict[str, Any]], title: str, metric: PrimaryMetric) 
     return Chart(title, alt, partial(_draw, rows=rows, metric=metric), width=8.4, height=4.6)
 
 
-def error_charts(points: Sequence[Point], reference: int) -> list[Chart]:
+def error_charts(points: Sequence[SweepPoint], reference: int) -> list[Chart]:
     """Training error by epoch at each batch size above the reference, beside the curve of the reference:
     where a large batch trains as the small one does, the two match (Goyal et al. 2017, Figures 4 and 5).
     """
@@ -108,7 +121,7 @@ def error_charts(points: Sequence[Point], reference: int) -> list[Chart]:
     ]
 
 
-def _draw_errors(axes: Axes, points: Sequence[Point], base: Point, size: int) -> None:
+def _draw_errors(axes: Axes, points: Sequence[SweepPoint], base: SweepPoint, size: int) -> None:
     arms = list(dict.fromkeys(point.arm for point in points))
     here = [point for point in points if point.batch_size == size]
     for point in here:

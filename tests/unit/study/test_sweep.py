@@ -5,17 +5,19 @@ diverge.
 import dataclasses
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from lbtrain.errors import RecipeError
+from lbtrain.plan.scaling import peak_lr
 from lbtrain.tasks import PrimaryMetric
 from tests.run_rows import write_rows
 from tools.kit.charts import save
 from tools.study import sweep
 from tools.study.grid import Point, batch_sizes_of, in_order, points_of
-from tools.study.jobs import Job
+from tools.study.jobs import Job, Launch
 from tools.study.sweep import arms_of
 from tools.study.sweep_report import chart_of, error_charts, outcomes, table_of, write_report
 
@@ -108,7 +110,7 @@ def test_tuned_batch_sizes_are_for_the_arms_with_a_table_alone(monkeypatch):
     made = []
     monkeypatch.setattr(sweep, "write_report", lambda *_, **__: "")
     monkeypatch.setattr(
-        sweep, "trained", lambda arms, sizes, _: [made.append((arm.name, sizes)) for arm in arms]
+        sweep, "trained", lambda arms, sizes, *_: [made.append((arm.name, sizes)) for arm in arms] and []
     )
     recipes = [str(RECIPES / f"cifar10/{name}.py") for name in ("resnet8_4k", "resnet8_4k_muon")]
     assert sweep.main([*recipes, "--batch-sizes", "128", "--tuned-batch-sizes", "8192,4096"]) == 0
@@ -129,9 +131,11 @@ def test_a_point_knows_the_shipped_recipe_that_it_is(tmp_path):
     }
 
 
-def finished(folder: Path, score: float | None, primary_metric: PrimaryMetric = ERROR) -> Job:
+def finished(
+    folder: Path, score: float | None, primary_metric: PrimaryMetric = ERROR, peak: float = 0.1
+) -> Job:
     folder.mkdir(parents=True)
-    (folder / "plan.json").write_text(json.dumps({"total_steps": 10, "learning_rate": {"peak": 0.1}}))
+    (folder / "plan.json").write_text(json.dumps({"total_steps": 10, "learning_rate": {"peak": peak}}))
     origin = {"seconds": 1.0, "commit": "abc", "hardware": "2 cores", "versions": {"torch": "2.0"}}
     name, content = (
         ("diverged.json", {}) if score is None else ("summary.json", {primary_metric.name: score, **origin})
@@ -229,3 +233,80 @@ def test_a_wrong_list_of_batch_sizes_is_the_users_error(capsys):
     for wrong in ("8,,2", "0", "8.5", "a"):
         assert sweep.main([str(RECIPES / "digits/digits.py"), "--batch-sizes", wrong]) == 2
         assert "batch sizes such as" in capsys.readouterr().err
+
+
+def continued(tmp_path: Path, *words: str, **changes: object) -> int:
+    """A sweep of digits at 720 that goes on from a published one of 32, with `changes` in its rows and its
+    command.
+    """
+    sizes = ["--batch-sizes", "32,720"]
+    recipe, more = str(RECIPES / "digits/digits.py"), ["--seeds", "1", "--out", str(tmp_path / "second")]
+    for point in points_of(arms_of(Path(recipe), []), [32, 720], [0], tmp_path / "first"):
+        if not Path(point.jobs[0].run_dir).exists():
+            finished(Path(point.jobs[0].run_dir), float(point.batch_size) / 10, peak=0.05)
+            error = {"kind": "train", "epoch": 1.0, "examples": 10, "train_error": 5.0}
+            write_rows(Path(point.jobs[0].run_dir), [error])
+    made = points_of(arms_of(Path(recipe), []), [32], [0], tmp_path / "first")
+    write_report(made, tmp_path, title="A title", command="first command", reference=32)
+    data = json.loads((tmp_path / "sweep.json").read_text())
+    data["rows"] = [row | changes for row in data["rows"]]
+    (tmp_path / "sweep.json").write_text(json.dumps(data))
+    return sweep.main([recipe, *sizes, *more, "--continue-from", str(tmp_path / "sweep.json"), *words])
+
+
+def test_a_sweep_goes_on_from_a_published_one(tmp_path, monkeypatch):
+    asked: list[Job] = []
+
+    def train(launch: Launch, jobs: Sequence[Job]) -> None:
+        asked.extend(jobs)
+        for job in jobs:
+            finished(Path(job.run_dir), 50.0, peak=peak_lr(job.load()))
+
+    monkeypatch.setattr(Launch, "train", train)
+    assert continued(tmp_path) == 0
+    assert [job.run_dir.split("second/")[1] for job in asked] == [
+        f"{arm}/batch720/seed0" for arm in ("unscaled", "linear", "linear+warm-up")
+    ]
+    data = json.loads((tmp_path / "second/sweep.json").read_text())
+    arms = ("unscaled", "linear", "linear + warm-up")
+    assert [(row["batch_size"], row["arm"], row["mean"]) for row in data["rows"]] == [
+        *[(32, arm, 3.2) for arm in arms],
+        *[(720, arm, 50.0) for arm in arms],
+    ]
+    # Whose numbers they are, and the curves of the runs that are gone.
+    first, second = data["provenance"].split(" | ")
+    assert first.startswith("first command; ") and "--continue-from" in second
+    assert [row["provenance"] for row in data["rows"]] == 3 * [first] + 3 * [second]
+    assert data["rows"][0]["train_error"] == [[[1], [5.0]]] and "train_error" not in data["rows"][-1]
+    # Continued once more with nothing to train, it is the same.
+    asked.clear()
+    again = tmp_path / "second/sweep.json"
+    words = [str(RECIPES / "digits/digits.py"), "--batch-sizes", "720", "--seeds", "1"]
+    assert sweep.main([*words, "--continue-from", str(again), "--out", str(tmp_path / "third")]) == 0
+    third = json.loads((tmp_path / "third/sweep.json").read_text())
+    assert not asked and {**third, "command": ""} == {**data, "command": ""}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"arm": "lamb"}, "the arm lamb, and this sweep does not"),
+        ({"n": 5}, "--seeds: 5 there, 1 here"),
+        ({"evaluations": 5}, "--evaluations: 5 there, 1 here"),
+        ({"peak_lr": 0.06}, "peak learning rate: 0.06 there, 0.05 here"),
+        ({"label": "mask AP"}, "score: mask AP there, top-1 error here"),
+    ],
+)
+def test_another_sweep_than_the_published_one_is_rejected(tmp_path, capsys, changes, said):
+    assert continued(tmp_path, **changes) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_overrides_and_files_that_are_no_sweep_are_rejected(tmp_path, capsys):
+    assert continued(tmp_path, "duration=2ep") == 2
+    assert "overrides: [] there, ['duration=2ep'] here" in capsys.readouterr().err
+    for number, text in enumerate(("", "[]", "{}", '{"rows": [{}], "provenance": "", "overrides": []}')):
+        (wrong := tmp_path / f"{number}.json").write_text(text)
+        words = [str(RECIPES / "digits/digits.py"), "--batch-sizes", "32", "--continue-from", str(wrong)]
+        assert sweep.main(words) == 2
+        assert "is no published sweep" in capsys.readouterr().err
