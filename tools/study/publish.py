@@ -1,11 +1,12 @@
-"""Put a finished study, sweep, search or comparison of sharpness into the repository: its numbers, its
-picture, its table on a page.
+"""Put a finished study, sweep, search, or comparison of sharpness or of runs into the repository: its
+numbers, its picture, its table on a page.
 
     python -m tools.study.publish runs/demo --name digits_demo
     python -m tools.study.publish runs/sweep --name digits_sweep
     python -m tools.study.publish runs/tune --name cifar10_tuning
     python -m tools.study.publish runs/methods --name digits_methods --page docs/methods.md
     python -m tools.study.publish runs/sharpness --name cifar10_sharpness --page docs/landscape.md
+    python -m tools.study.publish runs/equality --name cifar10_equality --page docs/reproducibility.md
 
 Writes results/NAME.json, docs/NAME.png (of a sweep docs/NAME_errors.png as well), the text between the NAME
 markers of the page, the line `Measured` of every recipe that was an arm as it stands, and recipes/README.md:
@@ -97,7 +98,7 @@ def put(folder: Path, name: str, page: Path) -> None:
     """Publishes what `folder` holds. Raises RecipeError, before anything is written, for a folder without a
     result, and for one that older code wrote.
     """
-    kinds = (kind for kind in ("sweep", "tune", "sharpness") if (folder / f"{kind}.json").exists())
+    kinds = (kind for kind in ("sweep", "tune", "sharpness", "runs") if (folder / f"{kind}.json").exists())
     kind = next(kinds, "study")
     if not (folder / f"{kind}.json").exists():
         raise RecipeError(f"{folder} holds no result: name the --out folder of a command that finished")

@@ -4,6 +4,7 @@ lbtrain verify optim        is an optimizer right when it is sharded?
 lbtrain verify optimizers   which optimizers are right under which sharding?
 lbtrain verify model        does a training run of a model depend on the batch split?
 lbtrain verify sweep        the same for a small model of every family of timm
+lbtrain verify runs         did finished runs of one recipe compute the same?
 """
 
 import sys
@@ -13,21 +14,24 @@ from torch.multiprocessing import ProcessRaisedException
 from lbtrain.errors import UserError
 
 from ..kit import command
-from . import model, optim, optim_table, sweep
+from . import model, optim, optim_table, runs, sweep
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Return the exit code: 0 every layer agrees, 1 some layer is off, 2 the comparison is not possible."""
+    """Return the exit code: 0 all agree, 1 a layer or a run is off, 2 the comparison is not possible."""
     parser = command.parser("verify", __doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     optim.add_arguments(commands)
     optim_table.add_arguments(commands)
     model.add_arguments(commands)
     sweep.add_arguments(commands)
+    runs.add_arguments(commands)
     options = parser.parse_args(arguments)
     try:
         if options.command == "sweep":
             return sweep.sweep(options)
+        if options.command == "runs":
+            return runs.verify(options, sys.argv[1:] if arguments is None else arguments)
         if options.command == "optimizers":
             return optim_table.tabulate(options)
         if options.command == "model":

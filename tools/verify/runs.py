@@ -1,0 +1,263 @@
+"""Did finished runs of one recipe compute the same? On other ranks, under another engine, with another
+micro-batch, or stopped and resumed, a run does the same arithmetic in another order: what differs is
+rounding, and this shows how far it has grown.
+
+Compared with the first run: the training loss at every step that both have logged, the evaluations, and the
+weights and statistics of the newest checkpoint, as one vector: |w - w0| / |w0|.
+"""
+
+import argparse
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+
+from lbtrain.errors import RecipeError
+from lbtrain.runs.directory import RunDirectory
+from lbtrain.runs.legs import reasons, recorded
+from lbtrain.tasks import PrimaryMetric, primary_metric_of
+
+from ..kit import command
+from ..kit.charts import Chart, look, tidy
+from ..kit.tables import Table
+from ..landscape.runs import Run
+from ..study.arm import origin_of
+from ..study.report import provenance_of, write_result
+
+EXAMPLES = """
+examples:
+  lbtrain verify runs runs/one_rank runs/two_ranks runs/resumed
+  lbtrain verify runs runs/old_cluster runs/new_cluster --within 1e-5 --out runs/moved
+
+exit status: 0 the weights of all runs agree; 1 those of one do not; 2 these runs cannot be compared
+"""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A run beside the first one."""
+
+    name: str
+    run: Run
+    first: Run
+    metric: PrimaryMetric
+
+    @cached_property
+    def loss_differences(self) -> tuple[Any, Any]:
+        """Epochs, and |loss - loss0| / |loss0| at the steps that both have logged."""
+        theirs = {row["step"]: row["loss"] for row in self.first.rows("train")}
+        both = [row for row in self.run.rows("train") if row["step"] in theirs]
+        ours = np.array([row["loss"] for row in both])
+        base = np.array([theirs[row["step"]] for row in both])
+        return np.array([row["epoch"] for row in both]), np.abs(ours - base) / np.abs(base)
+
+    @cached_property
+    def distance(self) -> float:
+        """Between the weights, relative to those of the first run. NaN where one has a NaN."""
+        ours, base = (
+            torch.cat([each.double().flatten() for each in run.weights.values() if each.is_floating_point()])
+            for run in (self.run, self.first)
+        )
+        return float((ours - base).norm() / base.norm())
+
+    @property
+    def score(self) -> float:
+        """The last evaluation, in percent."""
+        return float(self.run.rows("eval")[-1][self.metric.name])
+
+    def agrees(self, within: float) -> bool:
+        return self.distance <= within
+
+    def row(self) -> dict[str, Any]:
+        losses = self.loss_differences[1]
+        return {
+            "arm": self.name,
+            "recipe": "",
+            "engine": self.run.plan["engine"],
+            "ranks": self.run.plan["world_size"],
+            "steps": self.run.checkpoint.progress.step,
+            "label": self.metric.label,
+            self.metric.name: self.score,
+            "loss_difference": float(losses.max()),
+            "distance": self.distance,
+        }
+
+
+def add_arguments(commands: Any) -> None:
+    """Add the command `runs` to a parser."""
+    parser = commands.add_parser(
+        "runs", help="did runs of one recipe compute the same?", description=__doc__,
+        epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument(
+        "runs", type=Path, nargs="+", metavar="RUN", help="run directories, the first to compare with"
+    )
+    parser.add_argument(
+        "--within", type=float, default=1e-3, help="how far weights may be apart (default: %(default)g)"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("runs/verify"),
+        help="the folder for the report (default: %(default)s)",
+    )
+    parser.add_argument("--title", default="One recipe, several runs", help="the heading of the report")
+
+
+def verify(options: argparse.Namespace, words: Sequence[str]) -> int:
+    """Write the report into --out, print it, return the exit code. Raises RecipeError for runs that cannot be
+    compared.
+    """
+    compared = comparisons([Run(path) for path in options.runs])
+    print(
+        report(
+            compared,
+            options.out,
+            options.within,
+            title=options.title,
+            command=command.typed("verify", [*words]),
+        )
+    )
+    return int(not all(each.agrees(options.within) for each in compared[1:]))
+
+
+def comparisons(runs: Sequence[Run]) -> list[Comparison]:
+    """Every run with the first, the first included. Raises RecipeError for fewer than two runs, another
+    recipe or seed, a new leg, and runs that did not come to the same step or logged no step in common.
+    """
+    first, *others = runs
+    if not others:
+        raise RecipeError("name two runs or more: the first is the one that the others are compared with")
+    metric = primary_metric_of(first.recipe)
+    compared = [Comparison(name, run, first, metric) for name, run in zip(names_of(runs), runs, strict=True)]
+    for run in runs:
+        if changed := RunDirectory(first.path).changes(run.recipe):
+            raise RecipeError(
+                f"{run.path} is a run of another recipe than {first.path} ({'; '.join(changed)})"
+            )
+        if legs := reasons(recorded(run.path)):
+            raise RecipeError(f"{run.path} is no run of its recipe alone: {'; '.join(legs)}")
+        if not run.rows("eval"):
+            raise RecipeError(f"{run.path} has no evaluation: let it end")
+    steps = {run.path: run.checkpoint.progress.step for run in runs}
+    if len(set(steps.values())) > 1:
+        ended = ", ".join(f"{path} at step {step}" for path, step in steps.items())
+        raise RecipeError(f"the newest checkpoints are of different steps ({ended}): let all runs end")
+    for each in compared:
+        if not len(each.loss_differences[0]):
+            raise RecipeError(f"{each.run.path} logged no step that {first.path} logged: use one log_every")
+    return compared
+
+
+def names_of(runs: Sequence[Run]) -> list[str]:
+    """Their folders, as far as these differ."""
+    folders = [run.path.resolve() for run in runs]
+    above = Path(os.path.commonpath([folder.parent for folder in folders]))
+    return [str(folder.relative_to(above)) for folder in folders]
+
+
+def report(compared: Sequence[Comparison], out: Path, within: float, *, title: str, command: str) -> str:
+    """Writes runs.md, .json, .png and .html into `out`; returns the text for the terminal."""
+    out.mkdir(parents=True, exist_ok=True)
+    summaries = [each.run.summary for each in compared if each.run.summary]
+    data = {
+        "title": title,
+        "command": command,
+        "overrides": [],
+        "rows": [each.row() for each in compared],
+        "outcomes": [_outcome(each, compared[0].name, within) for each in compared[1:]],
+        "provenance": provenance_of({origin_of(summary) for summary in summaries}, command),
+    }
+    return write_result(out, "runs", title, data, charts_of(compared), [table_of(compared)])
+
+
+def _outcome(each: Comparison, first: str, within: float) -> str:
+    names = f"{each.name} and {first}"
+    if each.distance == 0:
+        return f"{names}: the weights are equal to the last bit"
+    verdict = "agree" if each.agrees(within) else "do NOT agree"
+    return f"{names} {verdict}: the weights are {each.distance:.1e} apart, at most {within:g} is asked for"
+
+
+def table_of(compared: Sequence[Comparison]) -> Table:
+    label = compared[0].metric.label
+    head = [
+        "run",
+        "engine",
+        "ranks",
+        "steps",
+        f"{label} %",
+        "largest difference of the loss",
+        "distance of the weights",
+    ]
+    rows = []
+    for each in compared:
+        row = each.row()
+        apart = (
+            ["-", "-"] if each is compared[0] else [f"{row['loss_difference']:.1e}", f"{row['distance']:.1e}"]
+        )
+        rows.append(
+            [row["arm"], row["engine"], str(row["ranks"]), f"{row['steps']:,}", f"{each.score:.2f}", *apart]
+        )
+    return Table(head, rows, align="llrrrrr")
+
+
+def charts_of(compared: Sequence[Comparison]) -> list[Chart]:
+    """Training loss, evaluations, and the difference of the loss by epoch."""
+    names = ", ".join(each.name for each in compared)
+    label = compared[0].metric.label
+    return [
+        Chart(
+            "Training loss", f"Training loss by epoch of {names}.", partial(_draw_losses, compared=compared)
+        ),
+        Chart(
+            f"Validation: {label}", f"{label} by epoch of {names}.", partial(_draw_scores, compared=compared)
+        ),
+        Chart(
+            "Difference of the training loss",
+            f"Relative difference of the training loss from {compared[0].name}, by epoch.",
+            partial(_draw_differences, compared=compared),
+        ),
+    ]
+
+
+def _line(number: int, total: int) -> dict[str, Any]:
+    """Curves that lie on each other: the first is the widest, and each later one is thinner and on top."""
+    return {
+        **look(number),
+        "linewidth": 1.2 + 2.2 * (total - 1 - number),
+        "alpha": 0.4 + 0.6 * (number + 1) / total,
+    }
+
+
+def _draw_losses(axes: Axes, compared: Sequence[Comparison]) -> None:
+    for number, each in enumerate(compared):
+        rows = each.run.rows("train")
+        curve = [row["epoch"] for row in rows], [row["loss"] for row in rows]
+        axes.plot(*curve, **_line(number, len(compared)), label=each.name)
+    axes.set(xlabel="epoch", ylabel="training loss")
+    tidy(axes)
+
+
+def _draw_scores(axes: Axes, compared: Sequence[Comparison]) -> None:
+    for number, each in enumerate(compared):
+        rows = each.run.rows("eval")
+        curve = [row["epoch"] for row in rows], [row[each.metric.name] for row in rows]
+        axes.plot(*curve, **_line(number, len(compared)))
+    axes.set(xlabel="epoch", ylabel=f"{compared[0].metric.label} (%)")
+    tidy(axes, legend=False)
+
+
+def _draw_differences(axes: Axes, compared: Sequence[Comparison]) -> None:
+    for number, each in enumerate(compared[1:], 1):
+        epochs, apart = each.loss_differences
+        axes.plot(epochs, np.maximum(apart, 1e-9), **look(number), marker=".", linewidth=1)
+    axes.set(xlabel="epoch", ylabel="|loss - loss of the first| / loss of the first", yscale="log")
+    axes.set_ylim(bottom=5e-10)
+    tidy(axes, legend=False)
