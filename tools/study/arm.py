@@ -134,7 +134,7 @@ class Arm(Scored):
         rows = [logged(folder) for folder in ended]
         return cls(
             name=recipe.stem,
-            title=(docstring_of(recipe) or recipe.stem).splitlines()[0],
+            title=" ".join((docstring_of(recipe) or recipe.stem).partition("\n\n")[0].split()),
             batch_size=plan["batch_size"],
             peak_lr=plan["learning_rate"]["peak"],
             steps=plan["total_steps"],

@@ -46,7 +46,7 @@ PRECISION = {"name": "mask_ap", "label": "mask AP", "higher_is_better": True}
 def arm(tmp_path: Path, name: str, errors: list[float | None], primary_metric=ERROR, epochs: int = 20) -> Arm:
     """An error of None is a run that diverged after an epoch."""
     recipe = tmp_path / f"{name}.py"
-    recipe.write_text(f'"""{name.title()} <in> words.\n\nRun  python {name}.py\n"""\nrecipe = None\n')
+    recipe.write_text(f'"""{name.title()}\n<in> words.\n\nRun  python {name}.py\n"""\nrecipe = None\n')
     for seed, error in enumerate(errors):
         folder = tmp_path / name / f"seed{seed}"
         folder.mkdir(parents=True)
