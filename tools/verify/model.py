@@ -7,9 +7,8 @@ their draws belong to a micro-batch.
 """
 
 import argparse
-import os
-import socket
 import tempfile
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -113,23 +112,21 @@ def _check(question: Question) -> None:
 
 def _traces(question: Question, world: int) -> list[Trace]:
     """Of the splits on so many ranks, each run by processes of their own."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     with tempfile.TemporaryDirectory() as folder:
-        answer = os.path.join(folder, "traces.pt")
-        mp.spawn(_rank, args=(question, world, port, answer), nprocs=world, join=True)
-        return [Trace(*parts) for parts in torch.load(answer, weights_only=True)]
+        mp.spawn(_rank, args=(question, world, Path(folder)), nprocs=world, join=True)
+        return [Trace(*parts) for parts in torch.load(Path(folder) / "traces.pt", weights_only=True)]
 
 
-def _rank(rank: int, question: Question, world: int, port: int, answer: str) -> None:
+def _rank(rank: int, question: Question, world: int, folder: Path) -> None:
     from lbtrain.launch.world import leave_process_group
 
     torch.set_num_threads(max(1, torch.get_num_threads() // world))
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
+    dist.init_process_group(
+        "gloo", store=dist.FileStore(str(folder / "meeting"), world), rank=rank, world_size=world
+    )
     traces = [trained(question, split) for split in question.splits() if split.world_size == world]
     if rank == 0:
-        torch.save([(trace.outputs, trace.state, trace.losses) for trace in traces], answer)
+        torch.save([(trace.outputs, trace.state, trace.losses) for trace in traces], folder / "traces.pt")
     leave_process_group()
 
 

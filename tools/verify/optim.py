@@ -12,7 +12,6 @@ trains the matrices alone, since it takes nothing else.
 import argparse
 import copy
 import os
-import socket
 import tempfile
 import warnings
 from collections.abc import Sequence
@@ -170,12 +169,9 @@ def _until_one_fails(questions: Sequence[Question]) -> list[Answer]:
     """The answers up to the first failure, which is the last of them: where one rank alone fails, the others
     wait for it, and what they would say to further questions means nothing.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        mp.spawn(_rank, args=(questions, port, folder), nprocs=questions[0].world, join=True)
+        mp.spawn(_rank, args=(questions, folder), nprocs=questions[0].world, join=True)
         layers = [torch.load(path, weights_only=True) for path in sorted(folder.glob("*.pt"))]
         failures = sorted(folder.glob("*.txt"), key=lambda path: (path.name[:3], path.stat().st_mtime_ns))
         answers: list[Answer] = [_worst_first(rows) for rows in layers]
@@ -220,7 +216,7 @@ def make_model(question: Question) -> nn.Module:
     return model
 
 
-def _rank(rank: int, questions: Sequence[Question], port: int, folder: Path) -> None:
+def _rank(rank: int, questions: Sequence[Question], folder: Path) -> None:
     """Writes NUMBER.pt for each answer (rank 0), or NUMBER.RANK.txt for a failure, which ends the rank."""
     from lbtrain.launch.world import leave_process_group
 
@@ -230,7 +226,7 @@ def _rank(rank: int, questions: Sequence[Question], port: int, folder: Path) -> 
     os.environ |= {"WORLD_SIZE": str(world), "TORCHDYNAMO_DISABLE": "1"}  # compiling takes minutes here
     torch.set_num_threads(max(1, torch.get_num_threads() // world))
     dist.init_process_group(
-        "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world,
+        "gloo", store=dist.FileStore(str(folder / "meeting"), world), rank=rank, world_size=world,
         timeout=timedelta(minutes=2),
     )  # fmt: skip
     for number, question in enumerate(questions):
