@@ -1,7 +1,7 @@
 """A grid of runs: ways of training (arms) by batch sizes by seeds, whatever they are then scored by."""
 
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -173,12 +173,15 @@ def trained(
     arms: Sequence[GridArm],
     batch_sizes: Sequence[int],
     launch: Launch,
-    known: Collection[tuple[str, int]] = (),
+    known: Mapping[tuple[str, int], int] | None = None,
 ) -> list[Point]:
-    """The points of a grid, after what is missing of them has been trained (`Launch.train`). `known`: arms
-    and batch sizes that are neither trained nor returned.
+    """The points of a grid, after what is missing of them has been trained (`Launch.train`). `known`: of how
+    many seeds, the first ones, an arm's result at a batch size is known; these are neither trained nor
+    returned.
     """
-    points = points_of(arms, batch_sizes, launch.seeds, launch.out, launch.evaluations)
-    points = [point for point in points if (point.arm, point.batch_size) not in known]
+    points = []
+    for point in points_of(arms, batch_sizes, launch.seeds, launch.out, launch.evaluations):
+        jobs = point.jobs[(known or {}).get((point.arm, point.batch_size), 0) :]
+        points += [replace(point, jobs=jobs)] if jobs else []
     launch.train(in_order(points))
     return points

@@ -33,7 +33,7 @@ from lbtrain.recipe.files import load_recipe
 from ..kit import command
 from .grid import GridArm, batch_sizes_of, trained
 from .jobs import Launch, check_names_differ, split_words
-from .published_points import published_points
+from .recorded_points import published_points
 from .sweep_report import write_report
 
 
@@ -99,7 +99,8 @@ def main(words: list[str]) -> int:
         "--continue-from",
         type=Path,
         metavar="RESULT",
-        help="A published sweep (results/NAME.json): its points are kept, and what it lacks is trained.",
+        help="A published sweep (results/NAME.json): its points are kept, and what it lacks is trained: "
+        "arms, batch sizes, seeds.",
     )
     parser.add_argument(
         "--title", default="", help="The heading of the picture (default: the recipe's name)."
@@ -111,19 +112,22 @@ def main(words: list[str]) -> int:
         recipes, overrides = split_words(options.words)
         arms = arms_of(recipes[0], recipes[1:], overrides)
         launch = Launch.of(options)
-        known = published_points(options.continue_from, arms, overrides, launch)
-        points = trained(arms, batch_sizes_of(options.batch_sizes), launch, known)
+        published = published_points(options.continue_from, arms, overrides, launch)
+        known = {key: point.runs for key, point in published.items()}
+        sizes = batch_sizes_of(options.batch_sizes)
+        points = trained(arms, sizes, launch, known)
         if options.tuned_batch_sizes:
             tuned = [arm for arm in arms if arm.recipe.schedule.rule == "table"]
-            points += trained(tuned, batch_sizes_of(options.tuned_batch_sizes), launch, known)
-        order = [arm.name for arm in arms]
+            further = [size for size in batch_sizes_of(options.tuned_batch_sizes) if size not in sizes]
+            points += trained(tuned, further, launch, known)
         return write_report(
-            sorted([*known.values(), *points], key=lambda each: (each.batch_size, order.index(each.arm))),
+            points,
             launch.out,
             title=options.title or arms[0].path.stem,
             command=command.typed("study sweep", words),
             reference=arms[0].recipe.schedule.base_batch_size,
             overrides=overrides,
+            published=published.values(),
         )
 
     return command.exit_code(work)

@@ -2,7 +2,7 @@
 training error by epoch, from the run directories.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,52 +16,45 @@ from ..kit.tables import Table
 from . import curves
 from .arm import origin_of
 from .grid import Point
-from .published_points import PublishedPoint
+from .recorded_points import RecordedPoint, joined
 from .report import certainty, draw_curves, provenance_of, write_result
 
-SweepPoint = Point | PublishedPoint
+SweepPoint = Point | RecordedPoint
 
 
 def write_report(
-    points: Sequence[SweepPoint],
+    points: Sequence[Point],
     out: Path,
     *,
     title: str,
     command: str,
     reference: int,
     overrides: Sequence[str] = (),
+    published: Iterable[RecordedPoint] = (),
 ) -> str:
     """Writes sweep.md, .json, .png and .html into `out`, and sweep_errors.png where the runs log a training
     error; returns table and outcomes as text for the terminal.
 
     `reference`: the batch size that the others are compared with. `overrides`: what makes every arm another
-    experiment than its recipe.
+    experiment than its recipe. `published`: points that stand beside these ones, or have other seeds of them.
     """
-    summaries = [each for point in points if isinstance(point, Point) for each in point.summaries]
-    provenance = provenance_of({origin_of(each) for each in summaries}, command)
-    rows = [
-        point.entry if isinstance(point, PublishedPoint) else {**_row(point), "provenance": provenance}
-        for point in points
-    ]
-    chart = chart_of(rows, title, points[0].primary_metric)
+    summaries = [summary for point in points for summary in point.summaries]
+    provenance = provenance_of({origin_of(summary) for summary in summaries}, command)
+    made = joined(published, [RecordedPoint.of(point, provenance) for point in points])
+    rows = [point.row for point in made]
+    chart = chart_of(rows, title, made[0].primary_metric)
     out.mkdir(parents=True, exist_ok=True)  # nothing has been trained where every point is published
-    if errors := error_charts(points, reference):
+    if errors := error_charts(made, reference):
         save(errors, out / "sweep_errors.png")
     data = {
         "title": title,
         "command": command,
         "overrides": list(overrides),
         "rows": rows,
-        "outcomes": outcomes(points, reference),
+        "outcomes": outcomes(made, reference),
         "provenance": " | ".join(dict.fromkeys(row["provenance"] for row in rows)),
     }
-    return write_result(out, "sweep", title, data, [chart], [table_of(points)], errors)
-
-
-def _row(point: Point) -> dict[str, Any]:
-    """What sweep.json keeps of a point, so that a sweep can go on from it when the runs are gone."""
-    curves = [[epochs.tolist(), errors.round(2).tolist()] for epochs, errors in point.error_curves]
-    return {**point.row(), "recipe": point.recipe, **({"train_error": curves} if curves else {})}
+    return write_result(out, "sweep", title, data, [chart], [table_of(made)], errors)
 
 
 def outcomes(points: Sequence[SweepPoint], reference: int) -> list[str]:

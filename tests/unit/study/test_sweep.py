@@ -116,6 +116,8 @@ def test_tuned_batch_sizes_are_for_the_arms_with_a_table_alone(monkeypatch):
     assert sweep.main([*recipes, "--batch-sizes", "128", "--tuned-batch-sizes", "8192,4096"]) == 0
     assert [name for name, sizes in made if sizes == [128]][-1] == "resnet8_4k_muon" and len(made) == 5
     assert made[-1] == ("resnet8_4k_muon", [4096, 8192])
+    assert sweep.main([*recipes, "--batch-sizes", "128,4096", "--tuned-batch-sizes", "8192,4096"]) == 0
+    assert made[-1] == ("resnet8_4k_muon", [8192]), "4,096 is there already"
 
 
 def test_a_point_knows_the_shipped_recipe_that_it_is(tmp_path):
@@ -235,12 +237,13 @@ def test_a_wrong_list_of_batch_sizes_is_the_users_error(capsys):
         assert "batch sizes such as" in capsys.readouterr().err
 
 
-def continued(tmp_path: Path, *words: str, **changes: object) -> int:
-    """A sweep of digits at 720 that goes on from a published one of 32, with `changes` in its rows and its
-    command.
+def continued(tmp_path: Path, *words: str, seeds: int = 1, **changes: object) -> int:
+    """A sweep of digits at 720 that goes on from a published one of 32 and one seed, with `changes` in its
+    rows and its command.
     """
     sizes = ["--batch-sizes", "32,720"]
-    recipe, more = str(RECIPES / "digits/digits.py"), ["--seeds", "1", "--out", str(tmp_path / "second")]
+    recipe = str(RECIPES / "digits/digits.py")
+    more = ["--seeds", str(seeds), "--out", str(tmp_path / "second")]
     for point in points_of(arms_of(Path(recipe), []), [32, 720], [0], tmp_path / "first"):
         if not Path(point.jobs[0].run_dir).exists():
             finished(Path(point.jobs[0].run_dir), float(point.batch_size) / 10, peak=0.05)
@@ -255,14 +258,7 @@ def continued(tmp_path: Path, *words: str, **changes: object) -> int:
 
 
 def test_a_sweep_goes_on_from_a_published_one(tmp_path, monkeypatch):
-    asked: list[Job] = []
-
-    def train(launch: Launch, jobs: Sequence[Job]) -> None:
-        asked.extend(jobs)
-        for job in jobs:
-            finished(Path(job.run_dir), 50.0, peak=peak_lr(job.load()))
-
-    monkeypatch.setattr(Launch, "train", train)
+    asked = trains_by_writing(monkeypatch)
     assert continued(tmp_path) == 0
     assert [job.run_dir.split("second/")[1] for job in asked] == [
         f"{arm}/batch720/seed0" for arm in ("unscaled", "linear", "linear+warm-up")
@@ -277,7 +273,7 @@ def test_a_sweep_goes_on_from_a_published_one(tmp_path, monkeypatch):
     first, second = data["provenance"].split(" | ")
     assert first.startswith("first command; ") and "--continue-from" in second
     assert [row["provenance"] for row in data["rows"]] == 3 * [first] + 3 * [second]
-    assert data["rows"][0]["train_error"] == [[[1], [5.0]]] and "train_error" not in data["rows"][-1]
+    assert data["rows"][0]["train_error"] == [[[1], [5.0]]] and data["rows"][-1]["train_error"] == []
     # Continued once more with nothing to train, it is the same.
     asked.clear()
     again = tmp_path / "second/sweep.json"
@@ -287,11 +283,36 @@ def test_a_sweep_goes_on_from_a_published_one(tmp_path, monkeypatch):
     assert not asked and {**third, "command": ""} == {**data, "command": ""}
 
 
+def trains_by_writing(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
+    """The jobs that were asked for, which all end with an error of 50 % at once."""
+    asked: list[Job] = []
+
+    def train(launch: Launch, jobs: Sequence[Job]) -> None:
+        asked.extend(jobs)
+        for job in jobs:
+            finished(Path(job.run_dir), 50.0, peak=peak_lr(job.load()))
+
+    monkeypatch.setattr(Launch, "train", train)
+    return asked
+
+
+def test_a_published_point_takes_more_seeds(tmp_path, monkeypatch):
+    asked = trains_by_writing(monkeypatch)
+    assert continued(tmp_path, seeds=3) == 0
+    small = [job.run_dir.split("second/")[1] for job in asked if "batch32" in job.run_dir]
+    assert small == ["unscaled/batch32/seed1", "unscaled/batch32/seed2"], "the second and third, once"
+    row = json.loads((tmp_path / "second/sweep.json").read_text())["rows"][0]
+    assert (row["top1_error"], row["n"], row["run_seconds"]) == ([3.2, 50.0, 50.0], 3, 3.0)
+    assert (row["mean"], row["std"]) == (pytest.approx(34.4), pytest.approx(27.0, abs=0.1))
+    first, second = row["provenance"].split(" | ")
+    assert first.startswith("first command; ") and "--seeds 3" in second
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
         ({"arm": "lamb"}, "the arm lamb, and this sweep does not"),
-        ({"n": 5}, "--seeds: 5 there, 1 here"),
+        ({"diverged": 4}, "has 5 runs: use --seeds 5 or more"),
         ({"evaluations": 5}, "--evaluations: 5 there, 1 here"),
         ({"peak_lr": 0.06}, "peak learning rate: 0.06 there, 0.05 here"),
         ({"label": "mask AP"}, "score: mask AP there, top-1 error here"),

@@ -1,0 +1,147 @@
+"""The points of a sweep as sweep.json records them: with a published one a sweep goes on when its runs are
+gone, at further batch sizes, with further arms, or with more seeds.
+"""
+
+import json
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lbtrain.errors import RecipeError
+from lbtrain.plan.scaling import peak_lr
+from lbtrain.tasks import PrimaryMetric
+
+from .arm import Curve, Scored, deviation
+from .grid import GridArm, Point
+from .jobs import Launch
+
+Key = tuple[str, int]
+"""The name of an arm, and a batch size."""
+
+
+@dataclass(frozen=True)
+class RecordedPoint(Scored):
+    """One arm at one batch size over all seeds, from a row of sweep.json."""
+
+    row: dict[str, Any]
+    primary_metric: PrimaryMetric
+
+    @classmethod
+    def of(cls, point: Point, provenance: str) -> "RecordedPoint":
+        curves = [[epochs.tolist(), errors.round(2).tolist()] for epochs, errors in point.error_curves]
+        more = {"recipe": point.recipe, "train_error": curves, "provenance": provenance}
+        return cls(point.row() | more, point.primary_metric)
+
+    @property
+    def key(self) -> Key:
+        return self.row["arm"], self.row["batch_size"]
+
+    @property
+    def arm(self) -> str:
+        return self.key[0]
+
+    @property
+    def batch_size(self) -> int:
+        return self.key[1]
+
+    @property
+    def scores(self) -> list[float]:  # type: ignore[override]
+        return list(self.row[self.primary_metric.name])
+
+    @property
+    def evaluations(self) -> int:  # type: ignore[override]
+        return int(self.row["evaluations"])
+
+    @property
+    def lost(self) -> int:
+        return int(self.row["diverged"])
+
+    @property
+    def runs(self) -> int:
+        return len(self.scores) + self.lost
+
+    @property
+    def error_curves(self) -> list[Curve]:
+        """Training error by epoch; empty where the row has none."""
+        return [(np.array(epochs), np.array(errors)) for epochs, errors in self.row.get("train_error", [])]
+
+    def with_more_seeds(self, other: "RecordedPoint") -> "RecordedPoint":
+        """The runs of both."""
+        name, ours, theirs = self.primary_metric.name, self.row, other.row
+        added = {key: ours[key] + theirs[key] for key in (name, "n", "diverged", "run_seconds")}
+        scores = added[name]
+        return RecordedPoint(
+            {
+                **ours,
+                **added,
+                "mean": statistics.mean(scores) if scores else None,
+                "std": deviation(scores),
+                "train_error": ours.get("train_error", []) + theirs["train_error"],
+                "provenance": f"{ours['provenance']} | {theirs['provenance']}",
+            },
+            self.primary_metric,
+        )
+
+
+def joined(published: Iterable[RecordedPoint], new: Iterable[RecordedPoint]) -> list[RecordedPoint]:
+    """All points, the smallest batch first, and the arms in the order in which they come."""
+    points: dict[Key, RecordedPoint] = {}
+    for point in (*published, *new):
+        before = points.get(point.key)
+        points[point.key] = before.with_more_seeds(point) if before else point
+    arms = list(dict.fromkeys(arm for arm, _ in points))
+    return sorted(points.values(), key=lambda point: (point.batch_size, arms.index(point.arm)))
+
+
+def published_points(
+    path: Path | None, arms: Sequence[GridArm], overrides: Sequence[str], launch: Launch
+) -> dict[Key, RecordedPoint]:
+    """The points of results/NAME.json; none without a path. Raises RecipeError where the file is no result of
+    a sweep, and where a point is not what this sweep would measure: another arm, score, rate or override, or
+    more seeds.
+    """
+    if path is None:
+        return {}
+    try:
+        data = json.loads(path.read_text())
+        rows = [{"provenance": data["provenance"], **row} for row in data["rows"]]
+        points = [_checked(row, data["overrides"], arms, overrides, launch) for row in rows]
+    except RecipeError as error:
+        raise RecipeError(f"--continue-from {path}: {error}") from None
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise RecipeError(
+            f"--continue-from {path} is no published sweep ({type(error).__name__}: {error}): name the "
+            "results/NAME.json of one"
+        ) from None
+    return {point.key: point for point in points}
+
+
+def _checked(
+    row: Mapping[str, Any],
+    before: list[str],
+    arms: Sequence[GridArm],
+    overrides: Sequence[str],
+    launch: Launch,
+) -> RecordedPoint:
+    arm = next((arm for arm in arms if arm.name == row["arm"]), None)
+    if arm is None:
+        raise RecipeError(f"it has the arm {row['arm']}, and this sweep does not: name its recipe too")
+    point = RecordedPoint(dict(row), arm.primary_metric)
+    at = f"{point.arm} at batch size {point.batch_size}"
+    recipe = arm.recipe_at(point.batch_size)
+    asked = {
+        "overrides": (before, list(overrides)),
+        "score": (row["label"], arm.primary_metric.label),
+        "--evaluations": (row["evaluations"], launch.evaluations),
+        "peak learning rate": (f"{row['peak_lr']:.4g}", f"{peak_lr(recipe):.4g}"),
+    }
+    for what, (there, here) in asked.items():
+        if there != here:
+            raise RecipeError(f"{at} has other {what}: {there} there, {here} here")
+    if point.runs > len(launch.seeds):
+        raise RecipeError(f"{at} has {point.runs} runs: use --seeds {point.runs} or more")
+    return point
