@@ -78,6 +78,7 @@ class LogWindow(Monitor):
             slowest_rank=slowest.rank if slowest else None,
             slowest_host=slowest.host if slowest else None,
             rank_wait=slowest.wait / seconds if slowest else None,
+            averaged_images=self.images * self.plan.world_size,
             skipped_steps=progress.skipped_steps,
             replaced_images=replaced_over_ranks(self.engine),
             trust_min=trust and trust.min,

@@ -32,6 +32,8 @@ class TrainRow:
     """Top-1 error in percent, averaged like the loss over the images as they were trained on: augmented, and
     each with the weights of its step. None where images are mixed, and for detection.
     """
+    averaged_images: int = 0
+    """Over how many images, of all ranks, the averages are. 0 in rows of earlier versions."""
     replaced_images: int = 0
     """Broken images that were replaced (data.on_error=replace) since the row before or the restart, over all
     ranks.

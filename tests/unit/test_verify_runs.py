@@ -10,6 +10,7 @@ import torch
 from lbtrain import Recipe
 from lbtrain.run import run
 from lbtrain.runs.checkpoint import Checkpoints
+from tests.run_rows import write_rows
 from tools.study import publish
 from tools.verify.__main__ import main
 
@@ -46,10 +47,11 @@ def test_micro_batches_differ_by_rounding_and_a_resume_by_nothing(runs, tmp_path
     assert main(["runs", *map(str, runs), "--out", str(tmp_path)]) == 0
     out = capsys.readouterr().out
     assert "pieces and whole agree: the weights are" in out
-    assert "resumed and whole: the weights are equal to the last bit" in out
+    assert "resumed and whole: weights and statistics are equal to the last bit" in out
     first, pieces, resumed = json.loads((tmp_path / "runs.json").read_text())["rows"]
-    assert first["distance"] == resumed["distance"] == resumed["loss_difference"] == 0
-    assert 0 < pieces["distance"] < 1e-5 and 0 < pieces["loss_difference"] < 1e-5
+    assert first["weights_distance"] == resumed["weights_distance"] == resumed["loss_difference"] == 0
+    assert 0 < pieces["weights_distance"] < 1e-5 and 0 < pieces["statistics_distance"] < 1e-5
+    assert 0 < pieces["loss_difference"] < 1e-5
     assert (pieces["engine"], pieces["ranks"], pieces["steps"]) == ("ddp", 1, 4)
     assert (tmp_path / "runs.png").stat().st_size > 5_000
     # As a published result it belongs to no recipe.
@@ -57,17 +59,31 @@ def test_micro_batches_differ_by_rounding_and_a_resume_by_nothing(runs, tmp_path
 
 
 @pytest.mark.parametrize("value", [1.0, float("nan")])
-def test_other_weights_do_not_agree(runs, tmp_path, capsys, value):
+@pytest.mark.parametrize("name", ["conv1.weight", "bn1.running_var"])
+def test_other_weights_do_not_agree(runs, tmp_path, capsys, name, value):
     moved = shutil.copytree(runs[0], tmp_path / "moved")
     kept = Checkpoints(moved, keep=2)
     newest = kept.newest()
     weights = {**newest.state["model"]}
-    name = next(iter(weights))
     weights[name] = torch.full_like(weights[name], value)
     kept.save({**newest.state, "model": weights}, newest.progress, newest.recipe_yaml)
     kept.wait()
     assert main(["runs", str(runs[0]), str(moved), "--out", str(tmp_path / "out")]) == 1
     assert "do NOT agree" in capsys.readouterr().out
+    row = json.loads((tmp_path / "out/runs.json").read_text())["rows"][1]
+    assert None in (row["weights_distance"], row["statistics_distance"]) or value == 1
+
+
+def test_the_row_after_a_restart_is_not_compared(runs, tmp_path):
+    """It is the average of fewer steps."""
+    resumed, words = shutil.copytree(runs[0], tmp_path / "resumed"), ["--out", str(tmp_path / "out")]
+    rows = [json.loads(line) for line in (resumed / "metrics.jsonl").read_text().splitlines()]
+    partial = next(row for row in rows if (row["kind"], row["step"]) == ("train", 3))
+    assert partial["averaged_images"] == 32
+    partial |= {"averaged_images": 16, "loss": 100.0}
+    write_rows(resumed, rows)
+    assert main(["runs", str(runs[0]), str(resumed), *words]) == 0
+    assert json.loads((tmp_path / "out/runs.json").read_text())["rows"][1]["loss_difference"] == 0
 
 
 def test_the_allowed_distance_is_an_option(runs, tmp_path):
@@ -81,7 +97,7 @@ def test_the_allowed_distance_is_an_option(runs, tmp_path):
         (dict(seed=1), "another recipe than .*seed was 0, is 1"),
         (dict(batch_size=64), "batch_size was 32, is 64"),
         (dict(log_every="3it"), ""),
-        (dict(log_every="1000it", evaluate_every="4it"), ""),
+        (dict(log_every="1000it"), "logged no average of the same steps as .*: use one log_every"),
     ],
 )
 def test_only_runs_of_one_recipe_are_compared(runs, tmp_path, capsys, changes, said):
@@ -98,16 +114,20 @@ def test_runs_that_have_not_ended_alike_are_rejected(runs, tmp_path, capsys):
     for path in stopped.glob("checkpoints/step_*4.pt*"):
         path.unlink()
     assert main(["runs", str(runs[0]), str(stopped)]) == 2
-    assert "stopped at step 2): let all runs end" in capsys.readouterr().err
-    rows = (runs[0] / "metrics.jsonl").read_text().splitlines()
-    (stopped / "metrics.jsonl").write_text("\n".join(row for row in rows if '"eval"' not in row) + "\n")
+    assert "stopped at step 2): compare runs of one length" in capsys.readouterr().err
+    (stopped / "summary.json").unlink()
     assert main(["runs", str(runs[0]), str(stopped)]) == 2
-    assert "has no evaluation: let it end" in capsys.readouterr().err
+    assert "stopped has not ended: the same command resumes it" in capsys.readouterr().err
+    moved = shutil.copytree(runs[0], tmp_path / "moved")
+    write_rows(moved, [{"kind": "train", "step": 3, "averaged_images": 64}])
+    assert main(["runs", str(runs[0]), str(moved)]) == 2
+    assert "logged no average of the same steps" in capsys.readouterr().err
 
 
 def test_one_run_and_a_folder_without_one_are_rejected(runs, tmp_path, capsys):
-    assert main(["runs", str(runs[0])]) == 2
-    assert "name two runs or more" in capsys.readouterr().err
+    for folders in ([runs[0]], [runs[0], runs[1], runs[0]]):
+        assert main(["runs", *map(str, folders)]) == 2
+        assert "name two or more different runs" in capsys.readouterr().err
     assert main(["runs", str(runs[0]), str(tmp_path)]) == 2
     assert "is not a run directory" in capsys.readouterr().err
 
@@ -115,5 +135,5 @@ def test_one_run_and_a_folder_without_one_are_rejected(runs, tmp_path, capsys):
 def test_a_run_with_a_new_leg_is_no_run_of_its_recipe(runs, tmp_path, capsys):
     longer = shutil.copytree(runs[0], tmp_path / "longer")
     run(RECIPE.vary(run_dir=str(longer), duration="6it", resume="new_leg"), "digits", on_screen=False)
-    assert main(["runs", str(longer), str(longer)]) == 2
+    assert main(["runs", str(longer), str(shutil.copytree(longer, tmp_path / "copy"))]) == 2
     assert "no run of its recipe alone: it continued from step 4" in capsys.readouterr().err

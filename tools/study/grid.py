@@ -132,13 +132,13 @@ def points_of(
                 Job(str(arm.path), (*words, f"seed={seed}"), str(folder / f"seed{seed}")) for seed in seeds
             )
             recipe = arm.recipe_at(batch_size)
-            own = jobs.setdefault(_without_names(recipe).to_yaml(), new)
+            own = jobs.setdefault(without_names(recipe).to_yaml(), new)
             shipped_as = _shipped_as(recipe)
             points.append(Point(arm.name, batch_size, own, arm.primary_metric, shipped_as, evaluations))
     return points
 
 
-def _without_names(recipe: Recipe) -> Recipe:
+def without_names(recipe: Recipe) -> Recipe:
     """What a run computes: the rule's name does not matter where it gives the same rate."""
     rate = recipe.schedule
     at_base = recipe.batch_size == rate.base_batch_size and rate.rule != "table"
@@ -149,7 +149,7 @@ def _shipped_as(recipe: Recipe) -> str:
     """The name of the shipped recipe that this one is, up to keys that do not enter the mathematics; empty if
     there is none.
     """
-    plain = _without_names(recipe)
+    plain = without_names(recipe)
     for name, each in _shipped_recipes().items():
         if all(key in MAY_CHANGE_ON_RESUME for key, _, _ in differences(each, plain)):
             return name
@@ -158,7 +158,7 @@ def _shipped_as(recipe: Recipe) -> str:
 
 @cache
 def _shipped_recipes() -> dict[str, Recipe]:
-    return {path.stem: _without_names(load_recipe(path)) for path in shipped().values()}
+    return {path.stem: without_names(load_recipe(path)) for path in shipped().values()}
 
 
 def in_order(points: Sequence[Point]) -> list[Job]:

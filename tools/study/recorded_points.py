@@ -11,12 +11,14 @@ from typing import Any
 
 import numpy as np
 
+from lbtrain import Recipe
 from lbtrain.errors import RecipeError
 from lbtrain.plan.scaling import peak_lr
+from lbtrain.recipe import MAY_CHANGE_ON_RESUME, as_text, differences
 from lbtrain.tasks import PrimaryMetric
 
 from .arm import Curve, Scored, deviation
-from .grid import GridArm, Point
+from .grid import GridArm, Point, without_names
 from .jobs import Launch
 
 Key = tuple[str, int]
@@ -32,8 +34,16 @@ class RecordedPoint(Scored):
 
     @classmethod
     def of(cls, point: Point, provenance: str) -> "RecordedPoint":
-        curves = [[epochs.tolist(), errors.round(2).tolist()] for epochs, errors in point.error_curves]
-        more = {"recipe": point.recipe, "train_error": curves, "provenance": provenance}
+        recipes = [job.load() for job in point.jobs]
+        more = {
+            "recipe": point.recipe,
+            "seeds": [recipe.seed for recipe in recipes],
+            "settings": settings_of(recipes[0]),
+            "train_error": [
+                [epochs.tolist(), errors.round(2).tolist()] for epochs, errors in point.error_curves
+            ],
+            "provenance": provenance,
+        }
         return cls(point.row() | more, point.primary_metric)
 
     @property
@@ -61,8 +71,9 @@ class RecordedPoint(Scored):
         return int(self.row["diverged"])
 
     @property
-    def runs(self) -> int:
-        return len(self.scores) + self.lost
+    def seeds(self) -> list[int]:
+        """Of all runs; older rows do not have them, and are of the first ones."""
+        return list(self.row.get("seeds", range(len(self.scores) + self.lost)))
 
     @property
     def error_curves(self) -> list[Curve]:
@@ -73,6 +84,7 @@ class RecordedPoint(Scored):
         """The runs of both."""
         name, ours, theirs = self.primary_metric.name, self.row, other.row
         added = {key: ours[key] + theirs[key] for key in (name, "n", "diverged", "run_seconds")}
+        added["seeds"] = self.seeds + other.seeds
         scores = added[name]
         return RecordedPoint(
             {
@@ -85,6 +97,13 @@ class RecordedPoint(Scored):
             },
             self.primary_metric,
         )
+
+
+def settings_of(recipe: Recipe) -> dict[str, str]:
+    """The keys that are not at their default and enter the mathematics, the seed aside."""
+    left_out = MAY_CHANGE_ON_RESUME | {"seed"}
+    changed = differences(Recipe(), without_names(recipe))
+    return {key: as_text(new) for key, _, new in changed if key not in left_out}
 
 
 def joined(published: Iterable[RecordedPoint], new: Iterable[RecordedPoint]) -> list[RecordedPoint]:
@@ -101,8 +120,8 @@ def published_points(
     path: Path | None, arms: Sequence[GridArm], overrides: Sequence[str], launch: Launch
 ) -> dict[Key, RecordedPoint]:
     """The points of results/NAME.json; none without a path. Raises RecipeError where the file is no result of
-    a sweep, and where a point is not what this sweep would measure: another arm, score, rate or override, or
-    more seeds.
+    a sweep, and where a point is not what this sweep would measure: another arm, score, recipe or override,
+    or other seeds than the first ones. Rows of earlier versions have no more of their recipe than the rate.
     """
     if path is None:
         return {}
@@ -131,17 +150,27 @@ def _checked(
     if arm is None:
         raise RecipeError(f"it has the arm {row['arm']}, and this sweep does not: name its recipe too")
     point = RecordedPoint(dict(row), arm.primary_metric)
+    if row["label"] != arm.primary_metric.label:
+        raise RecipeError(f"it is scored by {row['label']}, and this sweep by {arm.primary_metric.label}")
     at = f"{point.arm} at batch size {point.batch_size}"
     recipe = arm.recipe_at(point.batch_size)
     asked = {
         "overrides": (before, list(overrides)),
-        "score": (row["label"], arm.primary_metric.label),
         "--evaluations": (row["evaluations"], launch.evaluations),
         "peak learning rate": (f"{row['peak_lr']:.4g}", f"{peak_lr(recipe):.4g}"),
     }
     for what, (there, here) in asked.items():
         if there != here:
             raise RecipeError(f"{at} has other {what}: {there} there, {here} here")
-    if point.runs > len(launch.seeds):
-        raise RecipeError(f"{at} has {point.runs} runs: use --seeds {point.runs} or more")
+    now = settings_of(recipe)
+    then = row.get("settings", now)
+    if changed := [key for key in then | now if then.get(key) != now.get(key)]:
+        key = changed[0]
+        values = f"{then.get(key, 'the default')} there, {now.get(key, 'the default')} here"
+        raise RecipeError(f"{at} was measured with another recipe: {key} is {values}")
+    if point.seeds != list(launch.seeds)[: len(point.seeds)]:
+        raise RecipeError(
+            f"{at} has the seeds {', '.join(map(str, point.seeds))}: use --first-seed {point.seeds[0]} "
+            f"--seeds {len(point.seeds)} or more"
+        )
     return point

@@ -18,7 +18,7 @@ only an evaluation uses (bn_momentum = 1 - (1 - m) ** (batch / the recipe's batc
 "How to scale your EMA"). Arms that are the same run at some batch size share it. A sweep that was stopped
 continues where it was; --continue-from keeps the points of a published one, whose runs may be gone. It writes
 sweep.md, sweep.json, sweep.png, sweep_errors.png (training error by epoch beside that of the base batch:
-Goyal et al. 2017, Figures 4 and 5) and sweep.html into --out.
+Goyal et al. 2017, Figures 2 to 4) and sweep.html into --out.
 """
 
 from collections.abc import Sequence
@@ -113,7 +113,7 @@ def main(words: list[str]) -> int:
         arms = arms_of(recipes[0], recipes[1:], overrides)
         launch = Launch.of(options)
         published = published_points(options.continue_from, arms, overrides, launch)
-        known = {key: point.runs for key, point in published.items()}
+        known = {key: len(point.seeds) for key, point in published.items()}
         sizes = batch_sizes_of(options.batch_sizes)
         points = trained(arms, sizes, launch, known)
         if options.tuned_batch_sizes:

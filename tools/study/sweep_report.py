@@ -44,8 +44,10 @@ def write_report(
     rows = [point.row for point in made]
     chart = chart_of(rows, title, made[0].primary_metric)
     out.mkdir(parents=True, exist_ok=True)  # nothing has been trained where every point is published
+    errors_picture = out / "sweep_errors.png"
+    errors_picture.unlink(missing_ok=True)  # of an earlier report, whose points may have been others
     if errors := error_charts(made, reference):
-        save(errors, out / "sweep_errors.png")
+        save(errors, errors_picture)
     data = {
         "title": title,
         "command": command,
@@ -58,22 +60,31 @@ def write_report(
 
 
 def outcomes(points: Sequence[SweepPoint], reference: int) -> list[str]:
-    """What each arm loses from the reference batch to its largest; the interval is two standard errors of the
-    difference.
+    """What each arm loses from the reference batch to its largest; an arm without a point at the reference is
+    compared at all its batch sizes, with the first arm that has one. The interval is two standard errors of
+    the difference.
     """
     small = {point.arm: point for point in points if point.batch_size == reference}
     largest = {point.arm: point.batch_size for point in sorted(points, key=lambda each: each.batch_size)}
-    lines = []
-    for point in points:
-        base, size = small.get(point.arm), largest[point.arm]
-        if point.batch_size != size or size == reference or base is None:
-            continue
-        if point.mean is None or base.mean is None:
-            continue
-        gap = point.mean - base.mean
-        interval, remark = certainty(gap, point, base)
-        lines.append(f"{point.arm}: {gap:+.2f}{interval} points from batch {reference:,} to {size:,}{remark}")
-    return lines
+    first = next(iter(small.values()), None)
+    compared = [
+        (point, small.get(point.arm, first))
+        for point in points
+        if point.batch_size != reference
+        and (point.batch_size == largest[point.arm] or point.arm not in small)
+    ]
+    return [_outcome(point, base) for point, base in compared if base is not None and base.mean is not None]
+
+
+def _outcome(point: SweepPoint, base: SweepPoint) -> str:
+    if point.mean is None:
+        return f"{point.arm}: all runs diverged at {point.batch_size:,}"
+    assert base.mean is not None
+    gap = point.mean - base.mean
+    interval, remark = certainty(gap, point, base)
+    of = "" if base.arm == point.arm else f" of {base.arm}"
+    start = f"from batch {base.batch_size:,}{of} to {point.batch_size:,}"
+    return f"{point.arm}: {gap:+.2f}{interval} points {start}{remark}"
 
 
 def table_of(points: Sequence[SweepPoint]) -> Table:
@@ -98,7 +109,7 @@ def chart_of(rows: Sequence[dict[str, Any]], title: str, metric: PrimaryMetric) 
 
 def error_charts(points: Sequence[SweepPoint], reference: int) -> list[Chart]:
     """Training error by epoch at each batch size above the reference, beside the curve of the reference:
-    where a large batch trains as the small one does, the two match (Goyal et al. 2017, Figures 4 and 5).
+    where a large batch trains as the small one does, the two match (Goyal et al. 2017, Figures 2 to 4).
     """
     base = next((point for point in points if point.batch_size == reference and point.error_curves), None)
     sizes = sorted({point.batch_size for point in points if point.error_curves})

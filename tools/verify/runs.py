@@ -3,10 +3,14 @@ micro-batch, or stopped and resumed, a run does the same arithmetic in another o
 rounding, and this shows how far it has grown.
 
 Compared with the first run: the training loss at every step that both have logged, the evaluations, and the
-weights and statistics of the newest checkpoint, as one vector: |w - w0| / |w0|.
+final weights and running statistics of batch norm: |w - w0| / |w0|, each as one vector. How far two correct
+runs are apart depends on the precision and on how much a step multiplies a difference
+(docs/reproducibility.md). In fp32 they agree to 1e-3 where training is stable; where it is not, and in bf16,
+compare the final accuracy over seeds.
 """
 
 import argparse
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -39,6 +43,12 @@ exit status: 0 the weights of all runs agree; 1 those of one do not; 2 these run
 """
 
 
+EQUAL = 1e-9
+"""Where a chart of differences has those that are smaller, 0 included."""
+STATISTICS = ("running_mean", "running_var")
+"""How the names of batch norm's running statistics end in a state dict."""
+
+
 @dataclass(frozen=True)
 class Comparison:
     """A run beside the first one."""
@@ -50,32 +60,48 @@ class Comparison:
 
     @cached_property
     def loss_differences(self) -> tuple[Any, Any]:
-        """Epochs, and |loss - loss0| / |loss0| at the steps that both have logged."""
-        theirs = {row["step"]: row["loss"] for row in self.first.rows("train")}
-        both = [row for row in self.run.rows("train") if row["step"] in theirs]
-        ours = np.array([row["loss"] for row in both])
-        base = np.array([theirs[row["step"]] for row in both])
-        return np.array([row["epoch"] for row in both]), np.abs(ours - base) / np.abs(base)
-
-    @cached_property
-    def distance(self) -> float:
-        """Between the weights, relative to those of the first run. NaN where one has a NaN."""
-        ours, base = (
-            torch.cat([each.double().flatten() for each in run.weights.values() if each.is_floating_point()])
+        """Epochs, and |loss - loss0| / |loss0| where both have logged the average of the same steps: the row
+        after a restart is one of fewer.
+        """
+        ours, theirs = (
+            {(row["step"], row["averaged_images"]): row for row in run.rows("train")}
             for run in (self.run, self.first)
         )
-        return float((ours - base).norm() / base.norm())
+        both = [key for key in ours if key in theirs]
+        losses = np.array([[ours[key]["loss"], theirs[key]["loss"]] for key in both]).reshape(-1, 2)
+        apart = np.abs(losses[:, 0] - losses[:, 1]) / np.maximum(np.abs(losses[:, 1]), 1e-30)
+        return np.array([ours[key]["epoch"] for key in both]), apart
+
+    @cached_property
+    def weights_distance(self) -> float:
+        """|w - w0| / |w0| over all weights as one vector; NaN where one of them is."""
+        return self._distance(statistics=False)
+
+    @cached_property
+    def statistics_distance(self) -> float:
+        """The same of the running statistics of batch norm; 0 where there are none."""
+        return self._distance(statistics=True)
+
+    def _distance(self, *, statistics: bool) -> float:
+        ours, base = (
+            [
+                tensor.double().flatten()
+                for name, tensor in run.weights.items()
+                if tensor.is_floating_point() and name.endswith(STATISTICS) == statistics
+            ]
+            for run in (self.run, self.first)
+        )
+        return float((torch.cat(ours) - torch.cat(base)).norm() / torch.cat(base).norm()) if base else 0.0
+
+    def agrees(self, within: float) -> bool:
+        return self.weights_distance <= within and self.statistics_distance <= within
 
     @property
     def score(self) -> float:
         """The last evaluation, in percent."""
-        return float(self.run.rows("eval")[-1][self.metric.name])
-
-    def agrees(self, within: float) -> bool:
-        return self.distance <= within
+        return float(self.run.summary[self.metric.name])
 
     def row(self) -> dict[str, Any]:
-        losses = self.loss_differences[1]
         return {
             "arm": self.name,
             "recipe": "",
@@ -84,9 +110,15 @@ class Comparison:
             "steps": self.run.checkpoint.progress.step,
             "label": self.metric.label,
             self.metric.name: self.score,
-            "loss_difference": float(losses.max()),
-            "distance": self.distance,
+            "loss_difference": _number(self.loss_differences[1].max()),
+            "weights_distance": _number(self.weights_distance),
+            "statistics_distance": _number(self.statistics_distance),
         }
+
+
+def _number(value: float) -> float | None:
+    """For JSON, which has no NaN."""
+    return float(value) if math.isfinite(value) else None
 
 
 def add_arguments(commands: Any) -> None:
@@ -132,8 +164,8 @@ def comparisons(runs: Sequence[Run]) -> list[Comparison]:
     recipe or seed, a new leg, and runs that did not come to the same step or logged no step in common.
     """
     first, *others = runs
-    if not others:
-        raise RecipeError("name two runs or more: the first is the one that the others are compared with")
+    if not others or len({run.path.resolve() for run in runs}) < len(runs):
+        raise RecipeError("name two or more different runs: the first is what the others are compared with")
     metric = primary_metric_of(first.recipe)
     compared = [Comparison(name, run, first, metric) for name, run in zip(names_of(runs), runs, strict=True)]
     for run in runs:
@@ -143,15 +175,17 @@ def comparisons(runs: Sequence[Run]) -> list[Comparison]:
             )
         if legs := reasons(recorded(run.path)):
             raise RecipeError(f"{run.path} is no run of its recipe alone: {'; '.join(legs)}")
-        if not run.rows("eval"):
-            raise RecipeError(f"{run.path} has no evaluation: let it end")
+        if not run.summary:
+            raise RecipeError(f"{run.path} has not ended: the same command resumes it")
     steps = {run.path: run.checkpoint.progress.step for run in runs}
     if len(set(steps.values())) > 1:
         ended = ", ".join(f"{path} at step {step}" for path, step in steps.items())
-        raise RecipeError(f"the newest checkpoints are of different steps ({ended}): let all runs end")
+        raise RecipeError(f"the runs ended at different steps ({ended}): compare runs of one length")
     for each in compared:
         if not len(each.loss_differences[0]):
-            raise RecipeError(f"{each.run.path} logged no step that {first.path} logged: use one log_every")
+            raise RecipeError(
+                f"{each.run.path} logged no average of the same steps as {first.path}: use one log_every"
+            )
     return compared
 
 
@@ -165,47 +199,40 @@ def names_of(runs: Sequence[Run]) -> list[str]:
 def report(compared: Sequence[Comparison], out: Path, within: float, *, title: str, command: str) -> str:
     """Writes runs.md, .json, .png and .html into `out`; returns the text for the terminal."""
     out.mkdir(parents=True, exist_ok=True)
-    summaries = [each.run.summary for each in compared if each.run.summary]
     data = {
         "title": title,
         "command": command,
         "overrides": [],
         "rows": [each.row() for each in compared],
         "outcomes": [_outcome(each, compared[0].name, within) for each in compared[1:]],
-        "provenance": provenance_of({origin_of(summary) for summary in summaries}, command),
+        "provenance": provenance_of({origin_of(each.run.summary) for each in compared}, command),
     }
     return write_result(out, "runs", title, data, charts_of(compared), [table_of(compared)])
 
 
 def _outcome(each: Comparison, first: str, within: float) -> str:
     names = f"{each.name} and {first}"
-    if each.distance == 0:
-        return f"{names}: the weights are equal to the last bit"
+    if each.weights_distance == each.statistics_distance == 0:
+        return f"{names}: weights and statistics are equal to the last bit"
     verdict = "agree" if each.agrees(within) else "do NOT agree"
-    return f"{names} {verdict}: the weights are {each.distance:.1e} apart, at most {within:g} is asked for"
+    apart = (
+        f"the weights are {each.weights_distance:.1e} apart, the statistics {each.statistics_distance:.1e}"
+    )
+    return f"{names} {verdict}: {apart}; at most {within:g} is asked for"
 
 
 def table_of(compared: Sequence[Comparison]) -> Table:
-    label = compared[0].metric.label
-    head = [
-        "run",
-        "engine",
-        "ranks",
-        "steps",
-        f"{label} %",
-        "largest difference of the loss",
-        "distance of the weights",
-    ]
+    apart = ("loss, largest difference", "weights, distance", "statistics, distance")
+    head = ["run", "engine", "ranks", "steps", f"{compared[0].metric.label} %", *apart]
     rows = []
     for each in compared:
+        numbers = each.loss_differences[1].max(), each.weights_distance, each.statistics_distance
+        cells = ["-"] * 3 if each is compared[0] else [f"{number:.1e}" for number in numbers]
         row = each.row()
-        apart = (
-            ["-", "-"] if each is compared[0] else [f"{row['loss_difference']:.1e}", f"{row['distance']:.1e}"]
-        )
         rows.append(
-            [row["arm"], row["engine"], str(row["ranks"]), f"{row['steps']:,}", f"{each.score:.2f}", *apart]
+            [each.name, row["engine"], f"{row['ranks']}", f"{row['steps']:,}", f"{each.score:.2f}", *cells]
         )
-    return Table(head, rows, align="llrrrrr")
+    return Table(head, rows, align="llrrrrrr")
 
 
 def charts_of(compared: Sequence[Comparison]) -> list[Chart]:
@@ -231,7 +258,7 @@ def _line(number: int, total: int) -> dict[str, Any]:
     """Curves that lie on each other: the first is the widest, and each later one is thinner and on top."""
     return {
         **look(number),
-        "linewidth": 1.2 + 2.2 * (total - 1 - number),
+        "linewidth": 1.2 + 4.4 * (total - 1 - number) / total,
         "alpha": 0.4 + 0.6 * (number + 1) / total,
     }
 
@@ -257,7 +284,11 @@ def _draw_scores(axes: Axes, compared: Sequence[Comparison]) -> None:
 def _draw_differences(axes: Axes, compared: Sequence[Comparison]) -> None:
     for number, each in enumerate(compared[1:], 1):
         epochs, apart = each.loss_differences
-        axes.plot(epochs, np.maximum(apart, 1e-9), **look(number), marker=".", linewidth=1)
-    axes.set(xlabel="epoch", ylabel="|loss - loss of the first| / loss of the first", yscale="log")
-    axes.set_ylim(bottom=5e-10)
+        axes.plot(epochs, np.maximum(apart, EQUAL), **look(number), marker=".", linewidth=1)
+    axes.set(
+        xlabel="epoch",
+        ylabel=f"|loss - loss of the first| / loss of the first\n(equal ones at {EQUAL:g})",
+        yscale="log",
+    )
+    axes.set_ylim(bottom=EQUAL / 2)
     tidy(axes, legend=False)

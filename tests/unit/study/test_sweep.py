@@ -143,7 +143,7 @@ def finished(
         ("diverged.json", {}) if score is None else ("summary.json", {primary_metric.name: score, **origin})
     )
     (folder / name).write_text(json.dumps(content))
-    return Job("recipe.py", (), str(folder))
+    return Job(str(RECIPES / "digits/digits.py"), (), str(folder))
 
 
 def drawn(tmp_path: Path) -> list[Point]:
@@ -177,7 +177,12 @@ def test_the_report_counts_what_diverged(tmp_path):
         == "b: +0.00 points from batch 32 to 720; a single run says nothing of the spread"
     )
     larger = Point("c", 8192, (finished(tmp_path / "c", 5.0),), ERROR)
-    assert outcomes([*made, larger], 32) == outcomes(made, 32), "each arm's own largest batch"
+    assert outcomes([*made, larger], 32) == [
+        *outcomes(made, 32),  # each arm's own largest batch
+        "c: +3.00 points from batch 32 of a to 8,192; a single run says nothing of the spread",
+    ]
+    lost = Point("a", 8192, (finished(tmp_path / "lost", None),), ERROR)
+    assert outcomes([*made, lost], 32)[-1] == "a: all runs diverged at 8,192"
     write_report(made, tmp_path, title="A title", command="a command", reference=32)
     data = json.loads((tmp_path / "sweep.json").read_text())
     assert [row["diverged"] for row in data["rows"]] == [0, 0, 0, 2] and "commit abc" in data["provenance"]
@@ -237,13 +242,13 @@ def test_a_wrong_list_of_batch_sizes_is_the_users_error(capsys):
         assert "batch sizes such as" in capsys.readouterr().err
 
 
-def continued(tmp_path: Path, *words: str, seeds: int = 1, **changes: object) -> int:
+def continued(tmp_path: Path, *words: str, count: int = 1, **changes: object) -> int:
     """A sweep of digits at 720 that goes on from a published one of 32 and one seed, with `changes` in its
     rows and its command.
     """
     sizes = ["--batch-sizes", "32,720"]
     recipe = str(RECIPES / "digits/digits.py")
-    more = ["--seeds", str(seeds), "--out", str(tmp_path / "second")]
+    more = ["--seeds", str(count), "--out", str(tmp_path / "second")]
     for point in points_of(arms_of(Path(recipe), []), [32, 720], [0], tmp_path / "first"):
         if not Path(point.jobs[0].run_dir).exists():
             finished(Path(point.jobs[0].run_dir), float(point.batch_size) / 10, peak=0.05)
@@ -298,11 +303,12 @@ def trains_by_writing(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
 
 def test_a_published_point_takes_more_seeds(tmp_path, monkeypatch):
     asked = trains_by_writing(monkeypatch)
-    assert continued(tmp_path, seeds=3) == 0
+    assert continued(tmp_path, count=3) == 0
     small = [job.run_dir.split("second/")[1] for job in asked if "batch32" in job.run_dir]
     assert small == ["unscaled/batch32/seed1", "unscaled/batch32/seed2"], "the second and third, once"
     row = json.loads((tmp_path / "second/sweep.json").read_text())["rows"][0]
     assert (row["top1_error"], row["n"], row["run_seconds"]) == ([3.2, 50.0, 50.0], 3, 3.0)
+    assert row["seeds"] == [0, 1, 2] and row["settings"]["model.name"] == "cifar_resnet8"
     assert (row["mean"], row["std"]) == (pytest.approx(34.4), pytest.approx(27.0, abs=0.1))
     first, second = row["provenance"].split(" | ")
     assert first.startswith("first command; ") and "--seeds 3" in second
@@ -312,10 +318,12 @@ def test_a_published_point_takes_more_seeds(tmp_path, monkeypatch):
     ("changes", "said"),
     [
         ({"arm": "lamb"}, "the arm lamb, and this sweep does not"),
-        ({"diverged": 4}, "has 5 runs: use --seeds 5 or more"),
+        ({"seeds": [0, 1]}, "has the seeds 0, 1: use --first-seed 0 --seeds 2 or more"),
+        ({"seeds": [3]}, "has the seeds 3: use --first-seed 3 --seeds 1 or more"),
+        ({"settings": {"duration": "9ep"}}, "another recipe: duration is 9ep there, 20ep here"),
         ({"evaluations": 5}, "--evaluations: 5 there, 1 here"),
         ({"peak_lr": 0.06}, "peak learning rate: 0.06 there, 0.05 here"),
-        ({"label": "mask AP"}, "score: mask AP there, top-1 error here"),
+        ({"label": "mask AP"}, "it is scored by mask AP, and this sweep by top-1 error"),
     ],
 )
 def test_another_sweep_than_the_published_one_is_rejected(tmp_path, capsys, changes, said):
@@ -326,7 +334,9 @@ def test_another_sweep_than_the_published_one_is_rejected(tmp_path, capsys, chan
 def test_overrides_and_files_that_are_no_sweep_are_rejected(tmp_path, capsys):
     assert continued(tmp_path, "duration=2ep") == 2
     assert "overrides: [] there, ['duration=2ep'] here" in capsys.readouterr().err
-    for number, text in enumerate(("", "[]", "{}", '{"rows": [{}], "provenance": "", "overrides": []}')):
+    row = {"arm": "linear", "label": "top-1 error", "batch_size": 32, "evaluations": 1, "peak_lr": 0.05}
+    unscored = json.dumps({"rows": [row], "provenance": "", "overrides": []})
+    for number, text in enumerate(("", "[]", "{}", '{"rows": [{}], "provenance": ""}', unscored)):
         (wrong := tmp_path / f"{number}.json").write_text(text)
         words = [str(RECIPES / "digits/digits.py"), "--batch-sizes", "32", "--continue-from", str(wrong)]
         assert sweep.main(words) == 2
