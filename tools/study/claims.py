@@ -46,10 +46,10 @@ def table() -> str:
         claims = list(csv.DictReader(file))
     found = [(row, judged(row)) for row in claims]
     lines = [
-        "| claim | source | our setting | difference (n) | outcome |",
-        "|---|---|---|---|---|",
+        "| claim | source | our setting | held if | difference (n) | outcome |",
+        "|---|---|---|---|---|---|",
         *[
-            "| " + " | ".join([row["claim"], row["source"], row["setting"], *cells]) + " |"
+            "| " + " | ".join([row["claim"], row["source"], row["setting"], row["difference"], *cells]) + " |"
             for row, cells in found
         ],
     ]
