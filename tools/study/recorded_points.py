@@ -106,6 +106,11 @@ def settings_of(recipe: Recipe) -> dict[str, str]:
     return {key: as_text(new) for key, _, new in changed if key not in left_out}
 
 
+def _of_mathematics(overrides: Sequence[str]) -> list[str]:
+    """Without such words as where the data lie."""
+    return [word for word in overrides if word.partition("=")[0] not in MAY_CHANGE_ON_RESUME]
+
+
 def joined(published: Iterable[RecordedPoint], new: Iterable[RecordedPoint]) -> list[RecordedPoint]:
     """All points, the smallest batch first, and the arms in the order in which they come."""
     points: dict[Key, RecordedPoint] = {}
@@ -155,7 +160,7 @@ def _checked(
     at = f"{point.arm} at batch size {point.batch_size}"
     recipe = arm.recipe_at(point.batch_size)
     asked = {
-        "overrides": (before, list(overrides)),
+        "overrides": (_of_mathematics(before), _of_mathematics(overrides)),
         "--evaluations": (row["evaluations"], launch.evaluations),
         "peak learning rate": (f"{row['peak_lr']:.4g}", f"{peak_lr(recipe):.4g}"),
     }

@@ -314,6 +314,12 @@ def test_a_published_point_takes_more_seeds(tmp_path, monkeypatch):
     assert first.startswith("first command; ") and "--seeds 3" in second
 
 
+def test_where_the_data_lie_may_be_another_place(tmp_path, monkeypatch):
+    asked = trains_by_writing(monkeypatch)
+    assert continued(tmp_path, "data.workers=0") == 0
+    assert len(asked) == 3
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
