@@ -100,8 +100,10 @@ class RecordedPoint(Scored):
 
 
 def settings_of(recipe: Recipe) -> dict[str, str]:
-    """The keys that are not at their default and enter the mathematics, the seed aside."""
-    left_out = MAY_CHANGE_ON_RESUME | {"seed"}
+    """The keys that are not at their default and enter the mathematics, without the seed and the table of
+    rates, which may have got entries for further batch sizes (the peak rate is compared by itself).
+    """
+    left_out = MAY_CHANGE_ON_RESUME | {"seed", "schedule.table"}
     changed = differences(Recipe(), without_names(recipe))
     return {key: as_text(new) for key, _, new in changed if key not in left_out}
 
