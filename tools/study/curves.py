@@ -50,7 +50,7 @@ def draw(axes: Axes, curves: Sequence[Curve], *, top: bool = True) -> None:
     """
     for number, curve in sorted(enumerate(curves), key=lambda each: each[1].means[-1:], reverse=True):
         # A little aside, so that bars of arms that agree do not hide each other.
-        shift = 1.03 ** (number - (len(curves) - 1) / 2)
+        shift = 1.02 ** (number - (len(curves) - 1) / 2)
         name = curve.arm if curve.source == "measured" else f"{curve.arm} ({curve.source})"
         sizes = [size * shift for size in curve.batch_sizes]
         mean_curve(axes, number, sizes, curve.means, curve.stds, label=name)
