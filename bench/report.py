@@ -59,11 +59,10 @@ CLAIMED = """\
 
 Each row compares two points of one result of [results/](../results): the top-1 error of one less that of the
 other, in percentage points, or the sharpness (Keskar's measure, in the box of 1e-3 and the full space). The
-bounds (`held if`) are ours. A claim is held or not held where the whole interval of two standard errors says
-so, and open where it says neither; with three seeds a side that interval covers 82 to 88 %, with five about
-92 %. On CIFAR-10 the best learning rates of LAMB, AdamW, Muon and of the SGD at 128 are the largest that their
-searches tried ([accuracy.md](accuracy.md)), and no run has converged, so that Keskar's claim about minima is
-tried at the ends of training only.
+bounds (`held if`) are ours. A claim is held or not held where the whole 95% interval (Welch's t) says so, and
+open where it says neither. On CIFAR-10 the best learning rates of LAMB, AdamW, Muon and of the SGD at 128 are
+the largest that their searches tried ([accuracy.md](accuracy.md)), and no run has converged, so that Keskar's
+claim about minima is tried at the ends of training only.
 
 """
 

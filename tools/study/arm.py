@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.special import stdtrit
 
 from lbtrain.errors import RecipeError
 from lbtrain.recipe.files import docstring_of
@@ -79,12 +80,16 @@ def deviation(values: Sequence[float]) -> float:
 
 
 def interval_of(*spreads: tuple[float, int]) -> float | None:
-    """Two standard errors of a difference of two means, each with the deviation of a run and the number of
-    runs; None where one of them is of a single run.
+    """Half the 95% confidence interval of a difference of two means (Welch's t), each with the deviation of a
+    run and the number of runs; None where one of them is of a single run.
     """
     if min(n for _, n in spreads) < 2:
         return None
-    return float(2 * sum(std**2 / n for std, n in spreads) ** 0.5)
+    squares = [std**2 / n for std, n in spreads]
+    if not (total := sum(squares)):
+        return 0.0
+    freedom = total**2 / sum(square**2 / (n - 1) for square, (_, n) in zip(squares, spreads, strict=True))
+    return float(stdtrit(freedom, 0.975) * total**0.5)
 
 
 @dataclass(frozen=True)

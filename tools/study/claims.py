@@ -4,7 +4,7 @@
 
 A row of claims.csv compares two points of one published result: the error (or sharpness) of `arm` at
 `batch_size` less that of `reference` at its own, which the claim says is at most (<=) or above (>) so much.
-The interval of the difference is two standard errors. A claim is held or not held where the whole interval
+The interval of the difference is of 95% (Welch's t). A claim is held or not held where the whole interval
 says so, and open where the bound lies within it, or where a side has one run only.
 """
 

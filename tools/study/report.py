@@ -98,9 +98,7 @@ def table_of(arms: list[Arm]) -> Table:
 
 
 def outcomes(arms: list[Arm]) -> list[str]:
-    """What the numbers say about each arm against the reference, in a sentence; the interval is two standard
-    errors of the difference.
-    """
+    """What the numbers say about each arm against the reference, in a sentence, with a 95% interval."""
     return [line for arm in arms for line in _outcome(arm, arms[0])]
 
 
@@ -116,8 +114,8 @@ def _outcome(arm: Arm, reference: Arm) -> list[str]:
 
 
 def graded(arms: list[Arm]) -> list[dict[str, Any]]:
-    """Each arm that has a finding whose reference is an arm too, with the difference, its interval (two
-    standard errors; none for a single run) and the outcome.
+    """Each arm that has a finding whose reference is an arm too, with the difference, its 95% interval (none
+    for a single run) and the outcome.
     """
     known = {arm.name: arm for arm in arms}
     rows = []
@@ -137,9 +135,7 @@ def graded(arms: list[Arm]) -> list[dict[str, Any]]:
 
 
 def certainty(gap: float, *sides: Scored) -> tuple[str, str]:
-    """What stands behind a gap of two means: its interval, two standard errors of the difference, and what
-    that leaves of it.
-    """
+    """What stands behind a gap of two means: its 95% interval, and what that leaves of it."""
     error = interval_of(*(side.spread for side in sides))
     if error is None:
         return "", "; a single run says nothing of the spread"

@@ -61,8 +61,7 @@ def write_report(
 
 def outcomes(points: Sequence[SweepPoint], reference: int) -> list[str]:
     """What each arm loses from the reference batch to its largest; an arm without a point at the reference is
-    compared at all its batch sizes, with the first arm that has one. The interval is two standard errors of
-    the difference.
+    compared at all its batch sizes, with the first arm that has one. Intervals are of 95%.
     """
     small = {point.arm: point for point in points if point.batch_size == reference}
     largest = {point.arm: point.batch_size for point in sorted(points, key=lambda each: each.batch_size)}

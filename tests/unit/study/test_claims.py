@@ -41,9 +41,12 @@ def result(tmp_path, *rows):
     return claims.judged({**CLAIM, "difference": "<=1.0"}, tmp_path)
 
 
-def test_the_difference_has_an_interval_of_two_standard_errors(tmp_path):
+def test_the_difference_has_the_interval_of_welch(tmp_path):
     small = ("b", 32, 1.0, 0.3, 4, 0)
-    assert result(tmp_path, ("a", 720, 1.5, 0.4, 4, 0), small) == ("+0.50 ± 0.50 (4, 4)", "held")
+    # The standard error is 0.25, with 5.56 degrees of freedom.
+    assert result(tmp_path, ("a", 720, 1.2, 0.4, 4, 0), small) == ("+0.20 ± 0.62 (4, 4)", "held")
+    assert result(tmp_path, ("a", 720, 1.5, 0.4, 4, 0), small) == ("+0.50 ± 0.62 (4, 4)", "open")
+    assert result(tmp_path, ("a", 720, 1.2, 0.0, 4, 0), ("b", 32, 1.0, 0.0, 4, 0))[0] == "+0.20 ± 0.00 (4, 4)"
     assert result(tmp_path, ("a", 720, 1.5, 0.0, 1, 0), small) == ("+0.50 (1, 4)", "open")
     assert result(tmp_path, ("a", 720, 1.5, 0.4, 3, 1), small) == ("diverged", "not held")
     assert result(tmp_path, ("a", 32, 1.5, 0.4, 3, 1), small) == ("-", "not measured")

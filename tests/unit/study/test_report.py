@@ -122,21 +122,22 @@ def test_mean_and_standard_deviation_of_the_seeds(tmp_path):
     assert "2.00 ± 1.00" in table_of([reference]).markdown()
 
 
-def test_the_verdict_names_the_gap_with_two_standard_errors(tmp_path):
+def test_the_verdict_names_the_gap_with_its_interval(tmp_path):
     arms = [
         arm(tmp_path, "reference", REFERENCE),
         arm(tmp_path, "large", LARGE),
         arm(tmp_path, "same", [1.5, 2.0, 3.0]),
     ]
     large, same = outcomes(arms)
-    # Both standard deviations are 1: two standard errors of the difference are 2 sqrt(1/3 + 1/3).
-    assert large == "large loses 50.00 ± 1.63 points against reference"
+    # Both standard deviations are 1: the standard error of the difference is sqrt(1/3 + 1/3), and Student's t
+    # with 4 degrees of freedom stays within 2.776 of 0 for 95 %.
+    assert large == "large loses 50.00 ± 2.27 points against reference"
     assert same.endswith("no difference that these seeds can show")
 
 
 def test_more_is_better_where_the_primary_metric_says_so(tmp_path):
     arms = [arm(tmp_path, "reference", LARGE, PRECISION), arm(tmp_path, "worse", REFERENCE, PRECISION)]
-    assert outcomes(arms) == ["worse loses 50.00 ± 1.63 points against reference"]
+    assert outcomes(arms) == ["worse loses 50.00 ± 2.27 points against reference"]
     assert "mask AP %, mean ± std" in table_of(arms).markdown()
     write_report(arms, tmp_path, title="A title", command="x", launch="1 rank")
     assert json.loads((tmp_path / "study.json").read_text())["arms"][0]["mask_ap"] == LARGE
@@ -183,7 +184,7 @@ def test_the_score_can_be_the_median_of_the_last_evaluations(tmp_path):
 
 
 def test_an_arm_is_graded_by_the_finding_of_its_source(tmp_path):
-    """The gap of 50 ± 1.63 points, and one that these seeds cannot tell from its bound."""
+    """The gap of 50 ± 2.27 points, and one that these seeds cannot tell from its bound."""
     reference = arm(tmp_path, "reference", REFERENCE)
     large, other, alone = (
         dataclasses.replace(arm(tmp_path, name, errors), finding=Difference(of, bound, "A paper, Figure 1"))
@@ -198,7 +199,7 @@ def test_an_arm_is_graded_by_the_finding_of_its_source(tmp_path):
     assert [(row["recipe"], row["outcome"]) for row in data["findings"]] == [
         ("large", "reproduced"), ("other", "open"),
     ]  # fmt: skip
-    said = "large: +50.00 ± 1.63 points, reproduced (>0.0 points against digits/reference: A paper, Figure 1)"
+    said = "large: +50.00 ± 2.27 points, reproduced (>0.0 points against digits/reference: A paper, Figure 1)"
     assert said in data["outcomes"]
     single = dataclasses.replace(arm(tmp_path, "single", [60.0]), finding=large.finding)
     assert [row["outcome"] for row in graded([reference, single])] == ["open"], "one run has no interval"

@@ -171,7 +171,7 @@ def test_the_report_counts_what_diverged(tmp_path):
         "|    32 | 2.00 ± 1.00  | 2.00 ± 1.00            |",
         "|   720 | 52.00 ± 1.00 | 2.00 (2 of 3 diverged) |",
     ]
-    assert outcomes(made, 32)[0] == "a: +50.00 ± 1.63 points from batch 32 to 720"
+    assert outcomes(made, 32)[0] == "a: +50.00 ± 2.27 points from batch 32 to 720"
     assert (
         outcomes(made, 32)[1]
         == "b: +0.00 points from batch 32 to 720; a single run says nothing of the spread"
