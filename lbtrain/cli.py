@@ -16,7 +16,7 @@
   lbtrain scaling-report                  measure, predict and explain scaling over GPUs
   lbtrain study                           compare recipes over seeds
   lbtrain landscape                       critical batch size, sharpness, Hessian spectrum
-  lbtrain verify                          check an optimizer under ZeRO, a model over batch splits, finished runs
+  lbtrain verify                          check an optimizer under ZeRO, a model over batch splits, two runs
 
 NAME is a recipe of lbtrain, such as imagenet/resnet50_8k. A launcher takes its file:
 
