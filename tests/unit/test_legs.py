@@ -5,28 +5,16 @@ import json
 import pytest
 import torch
 
-from lbtrain import Recipe
 from lbtrain.errors import RecipeError
 from lbtrain.run import run
 from lbtrain.runs.legs import changes_of_leg
-
-RECIPE = Recipe().vary(
-    batch_size=32,
-    bn_batch_size=8,
-    duration="4it",
-    model=dict(name="cifar_resnet8"),
-    data=dict(name="digits"),
-    schedule=dict(base_lr=0.05, base_batch_size=32, warmup="0it", decay="none"),
-    evaluate_every="2it",
-    log_every="1it",
-    checkpoint=dict(every="2it"),
-)
+from tests.short_run import FOUR_STEPS
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     path = tmp_path_factory.mktemp("finished") / "run"
-    run(RECIPE.vary(run_dir=str(path)), "digits", on_screen=False)
+    run(FOUR_STEPS.vary(run_dir=str(path)), "digits", on_screen=False)
     return path
 
 
@@ -41,8 +29,8 @@ def weights(path, step: int):
 
 def test_a_longer_leg_is_the_run_that_was_as_long_from_the_start(finished, tmp_path):
     """Its rate does not depend on the duration, so every bit must agree."""
-    run(RECIPE.vary(run_dir=str(tmp_path / "whole"), duration="8it"), "digits", on_screen=False)
-    longer = RECIPE.vary(run_dir=str(finished), duration="8it")
+    run(FOUR_STEPS.vary(run_dir=str(tmp_path / "whole"), duration="8it"), "digits", on_screen=False)
+    longer = FOUR_STEPS.vary(run_dir=str(finished), duration="8it")
     with pytest.raises(RecipeError, match=r"duration was 4it, is 8it.*resume=new_leg"):
         run(longer, "digits", on_screen=False)
     summary = run(longer.vary(resume="new_leg"), "digits", on_screen=False)
@@ -57,7 +45,7 @@ def test_a_longer_leg_is_the_run_that_was_as_long_from_the_start(finished, tmp_p
 
 def test_another_batch_starts_from_another_run(finished, tmp_path):
     path = tmp_path / "larger"
-    recipe = RECIPE.vary(run_dir=str(path), batch_size=64, duration="8it", resume=str(finished))
+    recipe = FOUR_STEPS.vary(run_dir=str(path), batch_size=64, duration="8it", resume=str(finished))
     start = json.loads((finished / "summary.json").read_text())["examples"]
     summary = run(recipe, "digits", on_screen=False)
     assert summary["examples"] == 8 * 64 and min(losses(path)) == start // 32 + 1
@@ -78,15 +66,15 @@ def test_another_batch_starts_from_another_run(finished, tmp_path):
 )
 def test_what_cannot_be_continued_is_rejected_with_the_key(changes, said):
     with pytest.raises(RecipeError, match=said):
-        changes_of_leg(RECIPE, RECIPE.vary(**changes))
+        changes_of_leg(FOUR_STEPS, FOUR_STEPS.vary(**changes))
 
 
 def test_a_batch_that_chooses_itself_cannot_be_changed():
-    adaptive = RECIPE.vary(absa=dict(max_batch_size=256))
+    adaptive = FOUR_STEPS.vary(absa=dict(max_batch_size=256))
     with pytest.raises(RecipeError, match=r"batch_size=64 cannot change in this run, because absa.max"):
         changes_of_leg(adaptive, adaptive.vary(batch_size=64))
 
 
 def test_a_path_without_checkpoints_is_rejected(tmp_path):
     with pytest.raises(RecipeError, match="nor a run directory with checkpoints, nor a checkpoint file"):
-        run(RECIPE.vary(run_dir=str(tmp_path / "a"), resume=str(tmp_path)), "digits", on_screen=False)
+        run(FOUR_STEPS.vary(run_dir=str(tmp_path / "a"), resume=str(tmp_path)), "digits", on_screen=False)

@@ -7,24 +7,12 @@ import shutil
 import pytest
 import torch
 
-from lbtrain import Recipe
 from lbtrain.run import run
 from lbtrain.runs.checkpoint import Checkpoints
 from tests.run_rows import write_rows
+from tests.short_run import FOUR_STEPS
 from tools.study import publish
 from tools.verify.__main__ import main
-
-RECIPE = Recipe().vary(
-    batch_size=32,
-    bn_batch_size=8,
-    duration="4it",
-    model=dict(name="cifar_resnet8"),
-    data=dict(name="digits"),
-    schedule=dict(base_lr=0.05, base_batch_size=32, warmup="0it", decay="none"),
-    evaluate_every="2it",
-    log_every="1it",
-    checkpoint=dict(every="2it"),
-)
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +21,7 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
 
     def made(name, **changes):
-        run(RECIPE.vary(run_dir=str(folder / name), **changes), "digits", on_screen=False)
+        run(FOUR_STEPS.vary(run_dir=str(folder / name), **changes), "digits", on_screen=False)
         return folder / name
 
     whole, pieces = made("whole"), made("pieces", micro_batch_size=8)
@@ -102,7 +90,7 @@ def test_the_allowed_distance_is_an_option(runs, tmp_path):
 )
 def test_only_runs_of_one_recipe_are_compared(runs, tmp_path, capsys, changes, said):
     other = tmp_path / "other"
-    run(RECIPE.vary(run_dir=str(other), **changes), "digits", on_screen=False)
+    run(FOUR_STEPS.vary(run_dir=str(other), **changes), "digits", on_screen=False)
     code = main(["runs", str(runs[0]), str(other), "--out", str(tmp_path / "out")])
     error = capsys.readouterr().err
     assert code == (2 if said else 0)
@@ -134,6 +122,6 @@ def test_one_run_and_a_folder_without_one_are_rejected(runs, tmp_path, capsys):
 
 def test_a_run_with_a_new_leg_is_no_run_of_its_recipe(runs, tmp_path, capsys):
     longer = shutil.copytree(runs[0], tmp_path / "longer")
-    run(RECIPE.vary(run_dir=str(longer), duration="6it", resume="new_leg"), "digits", on_screen=False)
+    run(FOUR_STEPS.vary(run_dir=str(longer), duration="6it", resume="new_leg"), "digits", on_screen=False)
     assert main(["runs", str(longer), str(shutil.copytree(longer, tmp_path / "copy"))]) == 2
     assert "no run of its recipe alone: it continued from step 4" in capsys.readouterr().err

@@ -4,8 +4,9 @@ loss as a function of them.
 
 import argparse
 import math
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
@@ -37,6 +38,13 @@ MICRO_BATCH = 64
 """Images per forward pass by default: a Hessian-vector product keeps about twice the activations
 of a training step.
 """
+
+
+def names_of(folders: Sequence[Path]) -> list[str]:
+    """The folders as far as they differ."""
+    whole = [folder.resolve() for folder in folders]
+    above = Path(os.path.commonpath([folder.parent for folder in whole]))
+    return [str(folder.relative_to(above)) for folder in whole]
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 seeds of each recipe (five in Keskar et al. 2017, Tables 3 and 4).
 """
 
-import os
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from ..kit.tables import Table
 from ..study.arm import deviation, interval_of, origin_of
 from ..study.report import provenance_of, write_result
 from .measures import BOXES, Measures
-from .runs import Run
+from .runs import Run, names_of
 
 KESKAR = f"box {BOXES[0]:g}, full space, from x"
 """The measure that Keskar et al. 2017 report: in the full space, searched from the minimum itself."""
@@ -68,27 +67,22 @@ def _differ_in_seed(first: Run, second: Run) -> bool:
     return changed <= MAY_CHANGE_ON_RESUME | {"seed"}
 
 
-def names_of(groups: Sequence[Seeds]) -> list[str]:
+def names_of_seeds(groups: Sequence[Seeds]) -> list[str]:
     """The folder of each recipe's runs, as far as these differ; of a single run, its own."""
-    folders = [group.runs[0].path.resolve() for group in groups]
-    folders = [
-        folder.parent if len(group.runs) > 1 else folder
-        for folder, group in zip(folders, groups, strict=True)
-    ]
-    above = Path(os.path.commonpath([folder.parent for folder in folders]))
-    return [str(folder.relative_to(above)) for folder in folders]
+    folders = [(group.runs[0].path.resolve(), len(group.runs)) for group in groups]
+    return names_of([folder.parent if runs > 1 else folder for folder, runs in folders])
 
 
 def table_of(groups: Sequence[Seeds]) -> Table:
     """A column for each recipe."""
     names = ["batch size", "runs", "training loss", *groups[0].found[0]]
     columns = [group.column() for group in groups]
-    return Table(["", *names_of(groups)], [list(row) for row in zip(names, *columns, strict=True)])
+    return Table(["", *names_of_seeds(groups)], [list(row) for row in zip(names, *columns, strict=True)])
 
 
 def outcomes(groups: Sequence[Seeds]) -> list[str]:
     """How much sharper each minimum is than the first, by Keskar's measure."""
-    first, *others = zip(names_of(groups), groups, strict=True)
+    first, *others = zip(names_of_seeds(groups), groups, strict=True)
     base = first[1].values(KESKAR)
     return [
         f"{name}: {_gap(group.values(KESKAR), base)} against {first[0]} ({KESKAR})" for name, group in others
@@ -97,7 +91,6 @@ def outcomes(groups: Sequence[Seeds]) -> list[str]:
 
 def report(groups: Sequence[Seeds], out: Path, *, title: str, command: str) -> str:
     """Writes sharpness.md, .json, .png and .html into `out`; returns the text for the terminal."""
-    out.mkdir(parents=True, exist_ok=True)
     summaries = [run.summary for group in groups for run in group.runs if run.summary]
     rows = [
         {
@@ -111,7 +104,7 @@ def report(groups: Sequence[Seeds], out: Path, *, title: str, command: str) -> s
             "measures": {measure: group.values(measure) for measure in group.found[0]},
             "recipe": "",
         }
-        for name, group in zip(names_of(groups), groups, strict=True)
+        for name, group in zip(names_of_seeds(groups), groups, strict=True)
     ]
     data = {
         "title": title,

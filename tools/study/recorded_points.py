@@ -3,9 +3,8 @@ gone, at further batch sizes, with further arms, or with more seeds.
 """
 
 import json
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from lbtrain.plan.scaling import peak_lr
 from lbtrain.recipe import MAY_CHANGE_ON_RESUME, as_text, differences
 from lbtrain.tasks import PrimaryMetric
 
-from .arm import Curve, Scored, deviation
+from .arm import Curve, Scored
 from .grid import GridArm, Point, without_names
 from .jobs import Launch
 
@@ -85,18 +84,10 @@ class RecordedPoint(Scored):
         name, ours, theirs = self.primary_metric.name, self.row, other.row
         added = {key: ours[key] + theirs[key] for key in (name, "n", "diverged", "run_seconds")}
         added["seeds"] = self.seeds + other.seeds
-        scores = added[name]
-        return RecordedPoint(
-            {
-                **ours,
-                **added,
-                "mean": statistics.mean(scores) if scores else None,
-                "std": deviation(scores),
-                "train_error": ours.get("train_error", []) + theirs["train_error"],
-                "provenance": f"{ours['provenance']} | {theirs['provenance']}",
-            },
-            self.primary_metric,
-        )
+        added["train_error"] = ours.get("train_error", []) + theirs["train_error"]
+        added["provenance"] = f"{ours['provenance']} | {theirs['provenance']}"
+        both = replace(self, row=ours | added)
+        return replace(both, row=both.row | {"mean": both.mean, "std": both.std})
 
 
 def settings_of(recipe: Recipe) -> dict[str, str]:

@@ -63,8 +63,10 @@ def write_result(
     more: Sequence[Chart] = (),
 ) -> str:
     """Writes KIND.png (`charts`), KIND.html (these and `more`), KIND.md and KIND.json (the first table, and
-    `data` with its outcomes and its provenance) into `out`; returns the text for the terminal.
+    `data` with its outcomes and its provenance) into `out`, which it makes; returns the text for the
+    terminal.
     """
+    out.mkdir(parents=True, exist_ok=True)
     table, outcomes, origin = tables[0].markdown(), data["outcomes"], data["provenance"]
     save(charts, out / f"{kind}.png")
     page = pages.report(title, outcomes, [*charts, *more], tables, origin)

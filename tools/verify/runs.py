@@ -11,7 +11,6 @@ compare the final accuracy over seeds.
 
 import argparse
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -23,14 +22,13 @@ import torch
 from matplotlib.axes import Axes
 
 from lbtrain.errors import RecipeError
-from lbtrain.runs.directory import RunDirectory
-from lbtrain.runs.legs import reasons, recorded
+from lbtrain.runs.legs import changed_keys, reasons, recorded
 from lbtrain.tasks import PrimaryMetric, primary_metric_of
 
 from ..kit import command
 from ..kit.charts import Chart, look, tidy
 from ..kit.tables import Table
-from ..landscape.runs import Run
+from ..landscape.runs import Run, names_of
 from ..study.arm import origin_of
 from ..study.report import provenance_of, write_result
 
@@ -166,10 +164,10 @@ def comparisons(runs: Sequence[Run]) -> list[Comparison]:
     first, *others = runs
     if not others or len({run.path.resolve() for run in runs}) < len(runs):
         raise RecipeError("name two or more different runs: the first is what the others are compared with")
-    metric = primary_metric_of(first.recipe)
-    compared = [Comparison(name, run, first, metric) for name, run in zip(names_of(runs), runs, strict=True)]
+    metric, names = primary_metric_of(first.recipe), names_of([run.path for run in runs])
+    compared = [Comparison(name, run, first, metric) for name, run in zip(names, runs, strict=True)]
     for run in runs:
-        if changed := RunDirectory(first.path).changes(run.recipe):
+        if changed := changed_keys(first.recipe, run.recipe):
             raise RecipeError(
                 f"{run.path} is a run of another recipe than {first.path} ({'; '.join(changed)})"
             )
@@ -189,16 +187,8 @@ def comparisons(runs: Sequence[Run]) -> list[Comparison]:
     return compared
 
 
-def names_of(runs: Sequence[Run]) -> list[str]:
-    """Their folders, as far as these differ."""
-    folders = [run.path.resolve() for run in runs]
-    above = Path(os.path.commonpath([folder.parent for folder in folders]))
-    return [str(folder.relative_to(above)) for folder in folders]
-
-
 def report(compared: Sequence[Comparison], out: Path, within: float, *, title: str, command: str) -> str:
     """Writes runs.md, .json, .png and .html into `out`; returns the text for the terminal."""
-    out.mkdir(parents=True, exist_ok=True)
     data = {
         "title": title,
         "command": command,
@@ -238,14 +228,14 @@ def table_of(compared: Sequence[Comparison]) -> Table:
 def charts_of(compared: Sequence[Comparison]) -> list[Chart]:
     """Training loss, evaluations, and the difference of the loss by epoch."""
     names = ", ".join(each.name for each in compared)
-    label = compared[0].metric.label
+    metric = compared[0].metric
+    losses = partial(_draw_curves, compared=compared, kind="train", value="loss", label="training loss")
+    scores = partial(
+        _draw_curves, compared=compared, kind="eval", value=metric.name, label=f"{metric.label} (%)"
+    )
     return [
-        Chart(
-            "Training loss", f"Training loss by epoch of {names}.", partial(_draw_losses, compared=compared)
-        ),
-        Chart(
-            f"Validation: {label}", f"{label} by epoch of {names}.", partial(_draw_scores, compared=compared)
-        ),
+        Chart("Training loss", f"Training loss by epoch of {names}.", losses),
+        Chart(f"Validation: {metric.label}", f"{metric.label} by epoch of {names}.", scores),
         Chart(
             "Difference of the training loss",
             f"Relative difference of the training loss from {compared[0].name}, by epoch.",
@@ -263,22 +253,13 @@ def _line(number: int, total: int) -> dict[str, Any]:
     }
 
 
-def _draw_losses(axes: Axes, compared: Sequence[Comparison]) -> None:
+def _draw_curves(axes: Axes, compared: Sequence[Comparison], kind: str, value: str, label: str) -> None:
     for number, each in enumerate(compared):
-        rows = each.run.rows("train")
-        curve = [row["epoch"] for row in rows], [row["loss"] for row in rows]
+        rows = each.run.rows(kind)
+        curve = [row["epoch"] for row in rows], [row[value] for row in rows]
         axes.plot(*curve, **_line(number, len(compared)), label=each.name)
-    axes.set(xlabel="epoch", ylabel="training loss")
-    tidy(axes)
-
-
-def _draw_scores(axes: Axes, compared: Sequence[Comparison]) -> None:
-    for number, each in enumerate(compared):
-        rows = each.run.rows("eval")
-        curve = [row["epoch"] for row in rows], [row[each.metric.name] for row in rows]
-        axes.plot(*curve, **_line(number, len(compared)))
-    axes.set(xlabel="epoch", ylabel=f"{compared[0].metric.label} (%)")
-    tidy(axes, legend=False)
+    axes.set(xlabel="epoch", ylabel=label)
+    tidy(axes, legend=kind == "train")
 
 
 def _draw_differences(axes: Axes, compared: Sequence[Comparison]) -> None:
