@@ -1,20 +1,25 @@
-"""Time to accuracy on CIFAR-10: our recipe against a plain PyTorch loop with the same network and settings.
+"""Time to accuracy on CIFAR-10: our recipe against a plain PyTorch loop, and timm's train.py, with the same
+network and settings.
 
     LBTRAIN_DATA=/data python -m bench.accuracy    cifar10/resnet8; appends to results/accuracy.csv
+    python -m bench.accuracy --timm CHECKOUT       timm's train.py takes part
     python -m bench.accuracy --error 30 --seeds 1 duration=8ep    another error, fewer runs, other settings
 
-Ours and the peer train one after the other on one thread, each seed a round. Time runs from the reading of
-the images to the first evaluation at the error (--error, in percent). Three rows: seconds, images/s over the
-whole run with its evaluations, and the share of that time which is spent on loading images.
+Ours and the peers train one after the other on one thread, each seed a round. Time runs from the reading of
+the images to the first evaluation at the error (--error, in percent). Three rows a peer: seconds, images/s
+over the whole run with its evaluations, and the share of that time which is spent on loading images.
 """
 
 import math
 import os
+import re
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -26,17 +31,41 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from bench import parser, rows
+from bench import parser, rows, timm_train
 from lbtrain import Recipe
 from lbtrain.data.arrays import Arrays, read_arrays
 from lbtrain.data.registry import dataset_info
+from lbtrain.errors import RecipeError
+from lbtrain.plan.scaling import peak_lr
 from lbtrain.recipe.files import load_recipe
+from lbtrain.recipe.schema import differences
 from lbtrain.run import run
 from lbtrain.runs.records import Records
 from lbtrain.runs.rows import EvalRow, Row, TrainRow
 
 COMMAND = "python -m bench.accuracy"
-PEER = "plain loop, DataLoader and torchvision transforms"
+RECIPE = "cifar10/resnet8"
+PLAIN = "plain loop, DataLoader and torchvision transforms"
+TIMM = "timm train.py"
+_VALIDATED = re.compile(r"Test: \[ *(\d+)/(\d+)\].* Acc@1: *[\d.]+ \( *([\d.]+)\)")
+_TRAINED = re.compile(r"Train: \d+ \[ *(\d+)/(\d+) .* Data: [\d.]+ \(([\d.]+)\)")
+FOLLOWED = {
+    "seed",
+    "batch_size",
+    "bn_batch_size",
+    "max_micro_batch_size",
+    "duration",
+    "evaluate_every",
+    "validation_batch_size",
+    "precision",
+    "model.name",
+    "data.root",
+    "data.train_examples",
+    "optimizer.momentum",
+    "optimizer.weight_decay",
+    "schedule.base_lr",
+}
+"""What may differ from the recipe, since the peers do as it says."""
 
 
 @dataclass
@@ -95,7 +124,7 @@ def plain(recipe: Recipe) -> Outcome:
     optimizer, schedule = sgd(recipe, model, epochs * len(train))
     for epoch in range(1, epochs + 1):
         for images, labels in timed(train, outcome):
-            with torch.autocast("cpu", torch.bfloat16):
+            with autocast(recipe):
                 loss = F.cross_entropy(model(images), labels)
             optimizer.zero_grad()
             loss.backward()
@@ -103,7 +132,7 @@ def plain(recipe: Recipe) -> Outcome:
             schedule.step()
             outcome.images += len(labels)
         if epoch % recipe.evaluate_every.value == 0 or epoch == epochs:
-            outcome.errors.append((error_of(model, test), time.monotonic() - started))
+            outcome.errors.append((error_of(recipe, model, test), time.monotonic() - started))
     outcome.seconds = time.monotonic() - started
     return outcome
 
@@ -115,16 +144,19 @@ def loaders(recipe: Recipe) -> tuple[DataLoader[Any], DataLoader[Any]]:
         v2.ToDtype(torch.float32, scale=False),
         v2.Normalize(list(info.mean), list(info.std)),
     ]
-    crop_flip = [v2.RandomCrop(32, padding=4), v2.RandomHorizontalFlip()]
-    name, used = recipe.data.name, recipe.data.train_examples or None
-    root = Path(recipe.data.root or os.environ["LBTRAIN_DATA"])
+    name, used, root = recipe.data.name, recipe.data.train_examples or None, data_root(recipe)
     images, labels = read_arrays(name, root, train=True)
-    train = Images((images[:used], labels[:used]), v2.Compose([*crop_flip, *normalise]))
+    crop_flip = v2.Compose([*timm_train.CROP_FLIP, *normalise])
+    train = Images((images[:used], labels[:used]), crop_flip)
     test = Images(read_arrays(name, root, train=False), v2.Compose(normalise))
     return (
         DataLoader(train, batch_size=recipe.batch_size, shuffle=True, drop_last=True),
         DataLoader(test, batch_size=recipe.validation_batch_size),
     )
+
+
+def data_root(recipe: Recipe) -> Path:
+    return Path(recipe.data.root or os.environ["LBTRAIN_DATA"])
 
 
 def sgd(recipe: Recipe, model: nn.Module, steps: int) -> tuple[torch.optim.SGD, Any]:
@@ -134,9 +166,13 @@ def sgd(recipe: Recipe, model: nn.Module, steps: int) -> tuple[torch.optim.SGD, 
     others = [each for each in model.parameters() if each.ndim >= 2]
     groups: list[dict[str, Any]] = [{"params": others}, {"params": vectors, "weight_decay": 0.0}]
     optimizer = torch.optim.SGD(
-        groups, lr=recipe.schedule.base_lr, momentum=config.momentum, weight_decay=config.weight_decay
+        groups, lr=peak_lr(recipe), momentum=config.momentum, weight_decay=config.weight_decay
     )
     return optimizer, torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+
+
+def autocast(recipe: Recipe) -> torch.autocast:
+    return torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bf16")
 
 
 def timed(batches: DataLoader[Any], outcome: Outcome) -> Iterator[Any]:
@@ -149,49 +185,145 @@ def timed(batches: DataLoader[Any], outcome: Outcome) -> Iterator[Any]:
 
 
 @torch.no_grad()
-def error_of(model: nn.Module, test: DataLoader[Any]) -> float:
+def error_of(recipe: Recipe, model: nn.Module, test: DataLoader[Any]) -> float:
     """Top-1 error in percent."""
     model.eval()
     wrong = total = 0
     for images, labels in test:
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast(recipe):
             found = model(images.to(memory_format=torch.channels_last)).argmax(1)
         wrong, total = wrong + int((found != labels).sum()), total + len(labels)
     model.train()
     return 100 * wrong / total
 
 
-def measured(recipe: Recipe, error: float, seeds: int, typed: str) -> list[rows.Row]:
-    """A row is made of the seeds with which both sides came to the error."""
-    rounds = [
-        (ours(each), plain(each))
-        for each in (recipe.with_overrides([f"seed={seed}"]) for seed in range(seeds))
+def with_timm(checkout: Path, recipe: Recipe) -> Outcome:
+    """timm's train.py with the recipe's settings, in a process of its own. Time runs from the end of its
+    imports, and is read off the lines that it logs.
+
+    Raises RuntimeError where the script ends with an error.
+    """
+    outcome, started, tail = Outcome(), math.nan, ""
+    launch = [sys.executable, "-m", "bench.timm_train", str(checkout), *timm_options(recipe)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with (
+        tempfile.TemporaryDirectory() as output,
+        subprocess.Popen(
+            [*launch, "--output", output],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        ) as script,
+    ):
+        assert script.stdout
+        for line in script.stdout:
+            now, tail = time.monotonic(), (tail + line)[-2000:]
+            if line.startswith(timm_train.IMPORTED):
+                started = now
+            elif found := _TRAINED.search(line):
+                last, updates, wait = int(found[1]) + 1, int(found[2]), float(found[3])
+                if last == updates:
+                    outcome.images += updates * recipe.batch_size
+                    outcome.loading += updates * wait
+            elif (found := _VALIDATED.search(line)) and found[1] == found[2]:
+                outcome.errors.append((100 - float(found[3]), now - started))
+                outcome.seconds = now - started
+    if script.returncode or not outcome.errors:
+        raise RuntimeError(f"timm's train.py ended with {script.returncode}:\n{tail}")
+    return outcome
+
+
+def timm_options(recipe: Recipe) -> list[str]:
+    """Of train.py. Images are cropped and flipped by the data set, since train.py has no crop after a padding
+    (`timm_train`); its scheduler steps with the updates, as ours does.
+    """
+    info, config = dataset_info(recipe.data), recipe.optimizer
+    assert recipe.evaluate_every and not recipe.data.train_examples
+    options: dict[str, Any] = {
+        "--dataset": f"torch/{recipe.data.name}",
+        "--data-dir": data_root(recipe),
+        "--model": recipe.model.name,
+        "--num-classes": 10,
+        "--batch-size": recipe.batch_size,
+        "--validation-batch-size": recipe.validation_batch_size,
+        "--workers": 0,
+        "--device": "cpu",
+        "--opt": "momentum",
+        "--momentum": config.momentum,
+        "--weight-decay": config.weight_decay,
+        "--sched": "cosine",
+        "--lr": peak_lr(recipe),
+        "--warmup-epochs": 0,
+        "--epochs": int(recipe.duration.value),
+        "--val-interval": int(recipe.evaluate_every.value),
+        "--smoothing": 0,
+        "--seed": recipe.seed,
+        "--log-interval": 1_000_000,
+    }
+    precision = ["--amp", "--amp-dtype", "bfloat16"] if recipe.precision == "bf16" else []
+    return [
+        *(str(word) for pair in options.items() for word in pair),
+        *("--input-size", "3", "32", "32", "--sched-on-updates", "--no-aug", "--channels-last"),
+        *("--mean", *(f"{each / 255:.6g}" for each in info.mean)),
+        *("--std", *(f"{each / 255:.6g}" for each in info.std)),
+        *precision,
     ]
-    reached = [pair for pair in rounds if all(side.seconds_to(error) is not None for side in pair)]
-    print(f"{len(reached)} of {seeds} rounds came to an error of {error:g} %", flush=True)
+
+
+def check(recipe: Recipe) -> None:
+    """Raises RecipeError for settings that the peers would not follow."""
+    changed = differences(load_recipe(RECIPE), recipe)
+    if ignored := [key for key, *_ in changed if key not in FOLLOWED]:
+        raise RecipeError(f"the peers do not follow {', '.join(ignored)}: leave it at {RECIPE}'s")
+    if recipe.bn_batch_size != recipe.batch_size:
+        raise RecipeError(
+            f"the peers' batch norm is over all {recipe.batch_size} images: add "
+            f"bn_batch_size={recipe.batch_size}"
+        )
+
+
+def measured(recipe: Recipe, error: float, seeds: int, typed: str, timm_at: Path | None) -> list[rows.Row]:
+    """A row is made of the seeds with which ours and the peer came to the error."""
+    peers = {PLAIN: plain} | ({TIMM: partial(with_timm, timm_at)} if timm_at else {})
+    seeded = [recipe.with_overrides([f"seed={seed}"]) for seed in range(seeds)]
+    rounds = [[ours(each), *(peer(each) for peer in peers.values())] for each in seeded]
     title = f"CIFAR-10 to {error:g} % error, {recipe.model.name}, batch {recipe.batch_size}, one thread"
     figures: list[tuple[str, str, str, Callable[[Outcome], float]]] = [
         (title, "s", "<=1.0", lambda side: side.seconds_to(error) or math.inf),
         (f"{title}: whole run", "images/s", ">=1.0", lambda side: side.images / side.seconds),
         (f"{title}: loading", "of 1", "", lambda side: side.loading / side.seconds),
     ]
-    return [
-        rows.paired("accuracy", case, PEER, *sides, unit=unit, target=target, command=typed)
-        for case, unit, target, figure in figures
-        if all(sides := [[figure(pair[side]) for pair in reached] for side in (0, 1)])
-    ]
+    found = []
+    for number, name in enumerate(peers, start=1):
+        pairs = [(sides[0], sides[number]) for sides in rounds]
+        reached = [pair for pair in pairs if all(side.seconds_to(error) is not None for side in pair)]
+        print(f"{name}: {len(reached)} of {seeds} rounds came to an error of {error:g} %", flush=True)
+        found += [
+            rows.paired("accuracy", case, name, *sides, unit=unit, target=target, command=typed)
+            for case, unit, target, figure in figures
+            if all(sides := [[figure(pair[side]) for pair in reached] for side in (0, 1)])
+        ]
+    return found
 
 
 def main() -> None:
-    flags = parser(COMMAND, __doc__)
+    flags = parser(COMMAND, __doc__, timm=True)
     flags.add_argument("words", nargs="*", metavar="key=value", help="Overrides of the recipe.")
     flags.add_argument("--error", type=float, default=25.0, help="The top-1 error in percent (default 25).")
     flags.add_argument("--seeds", type=int, default=3, help="The number of rounds (default 3).")
     options = flags.parse_intermixed_args()
     torch.set_num_threads(1)
-    recipe = load_recipe("cifar10/resnet8").with_overrides(options.words)
-    typed = " ".join([COMMAND, *sys.argv[1:]])
-    rows.write(measured(recipe, options.error, options.seeds, typed), "accuracy")
+    try:
+        recipe = load_recipe(RECIPE).with_overrides(options.words)
+        check(recipe)
+    except RecipeError as error:
+        flags.error(str(error))
+    if not options.timm:
+        print("timm train.py: not measured, no checkout of timm's repository (--timm DIR)", flush=True)
+    typed = f"{COMMAND} --error {options.error:g} --seeds {options.seeds}"
+    typed = " ".join([typed, *options.words, *(["--timm DIR"] if options.timm else [])])
+    rows.write(measured(recipe, options.error, options.seeds, typed, options.timm), "accuracy")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from lbtrain.data import registry
+from lbtrain.errors import RecipeError
 from lbtrain.launch.world import detect_world, start_process_group
 from lbtrain.recipe.files import load_recipe
 
@@ -166,24 +167,84 @@ def test_a_peer_gives_rows_if_it_agrees_and_none_if_it_never_does(off, monkeypat
     ) and hessian.TOP <= products.ours <= 67
 
 
-def test_time_to_accuracy_rehearsed_on_forty_images(tmp_path, monkeypatch, capsys):
-    """Both sides come to an error of 100 %, and neither to one below 0."""
-    from PIL import Image
+TIMM_SCRIPT = """
+import argparse
+import timm.models
+from timm.data import create_dataset
 
-    from bench.accuracy import measured
+parser = argparse.ArgumentParser()
+parser.add_argument("--model")
+parser.add_argument("--data-dir")
+parser.add_argument("--lr", type=float)
+options, _ = parser.parse_known_args()
+assert options.lr == 0.1616 * 4 / 128
+timm.models.create_model(options.model, drop_rate=0.0, num_classes=10)
+for train in ("train", "validation"):
+    images = create_dataset("torch/cifar10", root=options.data_dir, split=train)
+    images.transform = lambda image: image
+    assert len(images) == 20 and images[0][0].size == (32, 32)
+print("Train: 0 [   0/5 (  0%)]  Loss: 2.0 (2.0)  Time: 0.1s  LR: 5.0e-03  Data: 0.090 (0.090)")
+print("Train: 0 [   4/5 (100%)]  Loss: 2.0 (2.0)  Time: 0.1s  LR: 5.0e-03  Data: 0.001 (0.002)", flush=True)
+print("Test: [   0/4]  Time: 0.1 (0.1)  Loss: 2.0 (2.0)  Acc@1: 100.000 (100.000)  Acc@5: 100.0 (100.0)")
+print("Test: [   4/4]  Time: 0.1 (0.1)  Loss: 2.0 (2.0)  Acc@1:  0.000 ( 25.000)  Acc@5: 100.0 (100.0)")
+"""
+"""Builds the network and reads the images as timm's train.py does, and logs in its format."""
+
+
+def test_time_to_accuracy_rehearsed_on_forty_images(tmp_path, monkeypatch, capsys):
+    """All sides come to an error of 100 %, and none to one below 0."""
+    from bench import accuracy
+
+    recipe = _forty_images(tmp_path / "data", monkeypatch)
+    accuracy.check(recipe)
+    found = accuracy.measured(recipe, 100.0, 1, "a command", None)
+    assert [(row.unit, row.n) for row in found] == [("s", 1), ("images/s", 1), ("of 1", 1)]
+    assert 0 < found[2].ours < 1 and 0 < found[2].peer < 1
+    assert accuracy.measured(recipe, -1.0, 1, "a command", None) == []
+    assert "0 of 1 rounds came to an error of -1 %" in capsys.readouterr().out
+
+
+def test_timms_train_py_takes_part_in_time_to_accuracy(tmp_path, monkeypatch):
+    from bench import accuracy
+
+    recipe = _forty_images(tmp_path / "data", monkeypatch)
+    script = tmp_path / "train.py"
+    script.write_text(TIMM_SCRIPT)
+    outcome = accuracy.with_timm(tmp_path, recipe)
+    assert (outcome.images, outcome.loading) == (5 * 4, 5 * 0.002)
+    assert [error for error, _ in outcome.errors] == [75.0] and outcome.seconds_to(75.0) == outcome.seconds
+
+    script.write_text("raise SystemExit('no such option')")
+    with pytest.raises(RuntimeError, match=r"ended with 1:\n(.*\n)*no such option"):
+        accuracy.with_timm(tmp_path, recipe)
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (["optimizer.name=lamb"], r"the peers do not follow optimizer\.name"),
+        (["schedule.warmup=2ep"], r"the peers do not follow schedule\.warmup"),
+        (["batch_size=256"], r"over all 256 images: add bn_batch_size=256"),
+    ],
+)
+def test_what_the_peers_would_not_follow_is_rejected(words, error):
+    from bench.accuracy import check
+
+    with pytest.raises(RecipeError, match=error):
+        check(load_recipe("cifar10/resnet8").with_overrides(words))
+
+
+def _forty_images(root, monkeypatch):
+    """cifar10/resnet8 on twenty images to train on and twenty to score, which it writes."""
+    from PIL import Image
 
     forty = replace(registry._FACTS["cifar10"], train_examples=20, eval_examples=20)
     monkeypatch.setitem(registry._FACTS, "cifar10", forty)
     for split, label in itertools.product(("train", "test"), range(10)):
-        folder = tmp_path / split / str(label)
+        folder = root / split / str(label)
         folder.mkdir(parents=True)
         for number in range(2):
             Image.new("RGB", (32, 32), (25 * label, 0, 0)).save(folder / f"{number}.png")
-    monkeypatch.setenv("LBTRAIN_DATA", str(tmp_path))
+    monkeypatch.setenv("LBTRAIN_DATA", str(root))
     words = ["batch_size=4", "bn_batch_size=4", "duration=2ep", "validation_batch_size=4"]
-    recipe = load_recipe("cifar10/resnet8").with_overrides(words)
-    found = measured(recipe, 100.0, 1, "a command")
-    assert [(row.unit, row.n) for row in found] == [("s", 1), ("images/s", 1), ("of 1", 1)]
-    assert 0 < found[2].ours < 1 and 0 < found[2].peer < 1
-    assert measured(recipe, -1.0, 1, "a command") == []
-    assert "0 of 1 rounds came to an error of -1 %" in capsys.readouterr().out
+    return load_recipe("cifar10/resnet8").with_overrides(words)
