@@ -71,6 +71,7 @@ def run(
         checkpoints = Checkpoints(directory.path, keep=recipe.checkpoint.keep, best=recipe.checkpoint.best)
         loaded, changes = _start_of(recipe, directory, checkpoints)
         progress = loaded.progress if loaded else Progress()
+        checkpoints.started = started - (loaded.seconds if loaded else 0.0)
         check_same_on_all_ranks({"newest checkpoint (examples seen)": str(progress.examples)})
         finished = directory.summary()
         if finished and (progress.examples >= plan.total_examples or all_reached(recipe.stop_at, finished)):
@@ -132,7 +133,7 @@ def run(
         "recipe": name,
         **flat(evaluation),
         "primary_metric": vars(task.primary_metric),
-        "seconds": time.time() - started,
+        "seconds": time.time() - checkpoints.started,
         "expectation": _graded(recipe, directory, records) if leader else None,
     }
     if on_screen and result["expectation"]:

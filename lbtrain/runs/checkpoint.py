@@ -15,6 +15,7 @@ import hashlib
 import os
 import re
 import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from lbtrain.engines.protocol import EngineState
 from lbtrain.errors import RecipeError, SaveFailed
 from lbtrain.runs.best import BestCheckpoint
 from lbtrain.runs.files import open_to_read, read_whole, write_whole
-from lbtrain.runs.loading import FINGERPRINT, SCALE_STEPS, LoadedCheckpoint, read_checkpoint
+from lbtrain.runs.loading import FINGERPRINT, SCALE_STEPS, SECONDS, LoadedCheckpoint, read_checkpoint
 from lbtrain.runs.progress import Progress
 
 
@@ -41,6 +42,8 @@ class Checkpoints:
         self.fingerprint: Mapping[str, str] = {}
         self.about: Mapping[str, Any] = {}
         """What somebody needs who has nothing but the weights (Task.about)."""
+        self.started = time.time()
+        """When the run would have started if nothing had interrupted it."""
         self._writer: threading.Thread | None = None
         self._failure: SaveFailed | None = None
         self._skipped: set[Path] = set()
@@ -122,6 +125,7 @@ class Checkpoints:
             "progress": vars(progress),
             "recipe": recipe_yaml,
             FINGERPRINT: dict(self.fingerprint),
+            SECONDS: max(time.time() - self.started, 0.0),
         } | dict(extras or {})
         content |= dict(self.about)
         path = self.folder / f"step_{progress.step:09}.pt"

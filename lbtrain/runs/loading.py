@@ -15,7 +15,7 @@ from lbtrain.runs.progress import Progress
 
 OWN = ("state_dict", "optimizer", "loss_scale", "progress", "recipe")
 """What every checkpoint holds."""
-SCALE_STEPS, FINGERPRINT = "loss_scale_steps", "fingerprint"
+SCALE_STEPS, FINGERPRINT, SECONDS = "loss_scale_steps", "fingerprint", "seconds"
 """What none held at first: those go on from 0, and are compared with nothing."""
 
 
@@ -34,6 +34,8 @@ class LoadedCheckpoint:
     fingerprint: Mapping[str, str]
     """Of the run that saved it (lbtrain.runs.fingerprint)."""
     recipe_yaml: str
+    seconds: float = 0.0
+    """How long the run had taken, its earlier starts included."""
 
     @property
     def recipe(self) -> Recipe:
@@ -101,11 +103,15 @@ def read_checkpoint(path: Path, skipped: list[str], checksum: str) -> LoadedChec
     fingerprint = content.get(FINGERPRINT, {})
     if not _all(fingerprint, str):
         raise _not_this_run(path, "its fingerprint does not consist of texts by name")
-    own = (*OWN, SCALE_STEPS, FINGERPRINT)
+    seconds = content.get(SECONDS, 0.0)
+    if not (type(seconds) is float and 0 <= seconds < float("inf")):
+        raise _not_this_run(path, f"{SECONDS}={seconds!r} is not a time")
+    own = (*OWN, SCALE_STEPS, FINGERPRINT, SECONDS)
     extras = {name: value for name, value in content.items() if name not in own}
     state = {"model": weights, "optimizer": states, "loss_scale": scale, SCALE_STEPS: steps}
+    recipe = str(content["recipe"])
     return LoadedCheckpoint(
-        path, state, Progress(**told), extras, skipped, checksum, fingerprint, str(content["recipe"])
+        path, state, Progress(**told), extras, skipped, checksum, fingerprint, recipe, seconds
     )
 
 

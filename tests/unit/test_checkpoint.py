@@ -154,6 +154,14 @@ def test_one_from_before_the_loss_scale_kept_its_steps_goes_on_from_0(tmp_path):
     assert (found.state["loss_scale"], found.state["loss_scale_steps"], found.extras) == (1024.0, 0, {})
 
 
+def test_one_from_before_the_time_was_kept_counts_from_0(tmp_path):
+    checkpoints = save(tmp_path, 1)
+    assert checkpoints.newest().seconds > 0
+    tamper(tmp_path / "checkpoints/step_000000001.pt", lambda content: content.pop("seconds"))
+    found = checkpoints.newest()
+    assert (found.seconds, found.extras) == (0.0, {})
+
+
 MODEL = torch.nn.Linear(3, 2)
 WEIGHT = torch.zeros(2, 3)
 
@@ -172,6 +180,7 @@ WEIGHT = torch.zeros(2, 3)
         ),
         (lambda content: content.update(loss_scale=float("nan")), "loss_scale=nan is not a positive number"),
         (lambda content: content.update(loss_scale_steps=-1), "loss_scale_steps=-1 is not a number of steps"),
+        (lambda content: content.update(seconds=-1.0), "seconds=-1.0 is not a time"),
         (
             lambda content: content["progress"].update(examples=-1),
             "progress={'examples': -1.* is not a position in a run",
@@ -344,6 +353,7 @@ def test_a_file_holds_data_and_no_code(tmp_path):
         "optimizer",
         "progress",
         "recipe",
+        "seconds",
         "state_dict",
     ]
     assert content["recipe"] == "seed: 0\n"

@@ -7,6 +7,7 @@ import torch
 
 from lbtrain.errors import RecipeError
 from lbtrain.run import run
+from lbtrain.runs.checkpoint import Checkpoints
 from lbtrain.runs.legs import changes_of_leg
 from tests.short_run import FOUR_STEPS
 
@@ -41,6 +42,21 @@ def test_a_longer_leg_is_the_run_that_was_as_long_from_the_start(finished, tmp_p
     assert (leg["step"], leg["examples"], leg["changed"]) == (4, 128, ["duration was 4it, is 8it"])
     again = run(longer.vary(resume="new_leg"), "digits", on_screen=False)
     assert again["step"] == 8 and len(json.loads((finished / "legs.json").read_text())) == 1
+
+
+def test_the_time_of_a_run_includes_its_earlier_starts(tmp_path):
+    path = tmp_path / "run"
+    first = run(FOUR_STEPS.vary(run_dir=str(path)), "digits", on_screen=False)
+    checkpoints = Checkpoints(path, keep=2)
+    newest = checkpoints.newest()
+    assert 0 < newest.seconds < first["seconds"] < 1000
+    checkpoints.started -= 1000
+    checkpoints.save(newest.state, newest.progress, newest.recipe_yaml, newest.extras)
+    checkpoints.wait()
+    longer = FOUR_STEPS.vary(run_dir=str(path), duration="6it", resume="new_leg")
+    summary = run(longer, "digits", on_screen=False)
+    assert 1000 < summary["seconds"] < 2000
+    assert Checkpoints(path, keep=2).newest().seconds > 1000
 
 
 def test_another_batch_starts_from_another_run(finished, tmp_path):
