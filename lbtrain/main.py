@@ -3,7 +3,7 @@
 python recipes/x.py key=value ...             train (under any launcher)
 python recipes/x.py plan_for=8,16,256         print the plan for these world sizes, start nothing
 python recipes/x.py deepspeed_config_for=256  print the complete DeepSpeed JSON for that many ranks
-python recipes/x.py --help                    every key with its meaning and default
+python recipes/x.py --help                    every key with its meaning, value and default
 """
 
 import atexit
@@ -14,6 +14,7 @@ import json
 import os
 import re
 import sys
+import textwrap
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -135,14 +136,26 @@ def _print_deepspeed_config(sizes: list[int], words: list[str], recipe: Recipe) 
 
 
 def help_text(file: Path, doc: str, recipe: Recipe) -> str:
-    """The recipe's contract, then every key with its meaning, its range and its value in this recipe."""
+    """The recipe's contract, then every key with its meaning, its range, its value in this recipe and, where
+    the recipe has another, its default.
+    """
     usage = "Usage:\n" + (__doc__ or "").partition("\n\n")[2].rstrip()
     shown = file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file
     lines = [doc.strip(), "", usage.replace("recipes/x.py", str(shown)), "", "Keys:"]
+    defaults, group = Recipe(), ""
+    margin = textwrap.TextWrapper(
+        100, initial_indent=" " * 6, subsequent_indent=" " * 6, break_on_hyphens=False
+    )
     for key, spec in keys():
+        if key.rpartition(".")[0] != group:
+            group = key.rpartition(".")[0]
+            lines.append("")
         choices = ", ".join(str(choice) or "empty" for choice in spec.metadata.get("choices", ()))
-        lines.append(f"  {key}={written(recipe, key)}")
-        lines.append(f"      {spec.metadata['help']}" + (f" One of {choices}." if choices else ""))
+        value, default = written(recipe, key), written(defaults, key)
+        meaning = spec.metadata["help"] + (f" One of {choices}." if choices else "")
+        meaning += f" Default: {default or 'empty'}." if value != default else ""
+        lines.append(f"  {key}={value}")
+        lines.append(margin.fill(meaning))
     return "\n".join(lines)
 
 

@@ -123,10 +123,12 @@ def test_a_plan_writes_nothing(tmp_path, monkeypatch, capsys):
 def test_help_lists_every_key_with_meaning_and_value(capsys, word):
     assert start("batch_size=8", word) == 0
     shown = capsys.readouterr().out
+    flowing = re.sub(r"\n {6,}", " ", shown)
     for key, spec in keys():
-        assert re.search(rf"^  {re.escape(key)}=.*\n      {re.escape(spec.metadata['help'])}", shown, re.M), (
-            key
-        )
+        assert re.search(rf"^  {re.escape(key)}=.*? {re.escape(spec.metadata['help'])}", flowing, re.M), key
+    assert re.search(r"^  batch_size=32 .* Default: 256\.$", flowing, re.M)
+    assert re.search(r"^  seed=0 [^:]*$", flowing, re.M)  # its default
+    assert "\n\n  model.name=" in shown and max(map(len, shown.partition("Keys:")[2].splitlines())) <= 100
     assert "  batch_size=32\n" in shown and "  schedule.warmup_start_lr=null\n" in shown
     assert "  schedule.milestones=30ep,60ep,80ep\n" in shown
 
