@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from ..kit.pages import report
 from ..kit.tables import Table
 from .report import ReportError
 
+_MOST_ROWS = 24
 _MOST_BARS = 12
 _MOST_NAMES = 8
 """Of runs in a legend: more would hide the lines, and the bars name the runs that matter."""
@@ -73,13 +75,17 @@ def sentences(runs: Sequence[Waits]) -> list[str]:
 
 
 def table(runs: Sequence[Waits]) -> Table:
+    """The ranks of each run that were waited for longest; of many runs, one each."""
+    ranks = max(_MOST_ROWS // len(runs), 1)
     rows = [
         [run.run, rank, f"{slowest:.1%}", f"{waited:.2%}"]
         for run in runs
-        for rank, (slowest, waited) in run.by_rank().items()
+        for rank, (slowest, waited) in islice(run.by_rank().items(), ranks)
     ]
     head = ["run", "slowest rank", "share of the run in which it was", "share of the run waited for it"]
-    return Table(head, rows, title="The slowest rank", align="llrr")
+    shortened = any(len(run.by_rank()) > ranks for run in runs)
+    title = f"The slowest rank (of each run, the worst {ranks})" if shortened else "The slowest rank"
+    return Table(head, rows, title=title, align="llrr")
 
 
 def charts(runs: Sequence[Waits]) -> list[Chart]:

@@ -5,7 +5,7 @@ from matplotlib.figure import Figure
 
 from tests.run_rows import write_rows
 from tools.scaling_report.__main__ import main
-from tools.scaling_report.stragglers import Waits, charts
+from tools.scaling_report.stragglers import Waits, charts, table
 
 
 def _row(epoch: float, rank: int | None, wait: float, images_per_sec: float = 100.0) -> dict[str, object]:
@@ -53,6 +53,13 @@ def test_a_legend_never_covers_the_lines(runs, named):
     axes = Figure().subplots()
     charts([Waits.of(f"seed{number}", ROWS) for number in range(runs)])[0].draw(axes)
     assert (axes.get_legend() is not None) == named and len(axes.lines) == runs
+
+
+@pytest.mark.parametrize(("runs", "rows", "shortened"), [(1, 2, False), (12, 24, False), (20, 20, True)])
+def test_of_many_runs_the_table_has_the_worst_ranks(runs, rows, shortened):
+    found = table([Waits.of(f"seed{number}", ROWS) for number in range(runs)])
+    assert len(found.rows) == rows and ("of each run, the worst 1" in found.title) == shortened
+    assert found.rows[-1][1] == ("rank 3 on node01" if shortened else "rank 0 on node00")
 
 
 def test_runs_of_one_name_are_told_apart(tmp_path, capsys):
