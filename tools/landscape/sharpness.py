@@ -139,6 +139,6 @@ def _draw(axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
     axes.errorbar([row["mean"] for row in rows], places, xerr=bars, fmt="o", color=BLUE, capsize=3)
     axes.set_yticks(places, [f"{row['arm']} (n={row['n']})" for row in rows])
     axes.invert_yaxis()
-    axes.set(xlabel=f"sharpness: {KESKAR}", ylim=(len(rows) - 0.5, -0.5))
+    axes.set(xlabel=f"sharpness ({KESKAR}), ± 2 std of the runs", ylim=(len(rows) - 0.5, -0.5))
     axes.set_xlim(left=0)
     tidy(axes, legend=False)
