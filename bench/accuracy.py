@@ -37,8 +37,8 @@ from lbtrain.data.arrays import Arrays, read_arrays
 from lbtrain.data.registry import dataset_info
 from lbtrain.errors import RecipeError
 from lbtrain.plan.scaling import peak_lr
+from lbtrain.recipe import differences, value_of, written
 from lbtrain.recipe.files import load_recipe
-from lbtrain.recipe.schema import differences
 from lbtrain.run import run
 from lbtrain.runs.records import Records
 from lbtrain.runs.rows import EvalRow, Row, TrainRow
@@ -239,7 +239,7 @@ def timm_options(recipe: Recipe) -> list[str]:
     (`timm_train`); its scheduler steps with the updates, as ours does.
     """
     info, config = dataset_info(recipe.data), recipe.optimizer
-    assert recipe.evaluate_every and not recipe.data.train_examples
+    assert recipe.evaluate_every
     options: dict[str, Any] = {
         "--dataset": f"torch/{recipe.data.name}",
         "--data-dir": data_root(recipe),
@@ -271,11 +271,19 @@ def timm_options(recipe: Recipe) -> list[str]:
     ]
 
 
-def check(recipe: Recipe) -> None:
+def check(recipe: Recipe, *, timm_takes_part: bool = False) -> None:
     """Raises RecipeError for settings that the peers would not follow."""
     changed = differences(load_recipe(RECIPE), recipe)
     if ignored := [key for key, *_ in changed if key not in FOLLOWED]:
         raise RecipeError(f"the peers do not follow {', '.join(ignored)}: leave it at {RECIPE}'s")
+    if recipe.precision not in ("fp32", "bf16"):
+        raise RecipeError(f"precision={recipe.precision}: the peers know fp32 and bf16")
+    for key in ("duration", "evaluate_every"):
+        length = value_of(recipe, key)
+        if not (length and length.unit == "ep" and length.value == int(length.value) > 0):
+            raise RecipeError(f"{key}={written(recipe, key)}: the peers count whole epochs, such as 2ep")
+    if timm_takes_part and recipe.data.train_examples:
+        raise RecipeError("data.train_examples: timm's train.py takes all images; leave out --timm")
     if recipe.bn_batch_size != recipe.batch_size:
         raise RecipeError(
             f"the peers' batch norm is over all {recipe.batch_size} images: add "
@@ -284,24 +292,29 @@ def check(recipe: Recipe) -> None:
 
 
 def measured(recipe: Recipe, error: float, seeds: int, typed: str, timm_at: Path | None) -> list[rows.Row]:
-    """A row is made of the seeds with which ours and the peer came to the error."""
+    """The rows of a peer are of the seeds with which both sides came to the error, and say of how many."""
     peers = {PLAIN: plain} | ({TIMM: partial(with_timm, timm_at)} if timm_at else {})
     seeded = [recipe.with_overrides([f"seed={seed}"]) for seed in range(seeds)]
     rounds = [[ours(each), *(peer(each) for peer in peers.values())] for each in seeded]
     title = f"CIFAR-10 to {error:g} % error, {recipe.model.name}, batch {recipe.batch_size}, one thread"
     figures: list[tuple[str, str, str, Callable[[Outcome], float]]] = [
-        (title, "s", "<=1.0", lambda side: side.seconds_to(error) or math.inf),
-        (f"{title}: whole run", "images/s", ">=1.0", lambda side: side.images / side.seconds),
-        (f"{title}: loading", "of 1", "", lambda side: side.loading / side.seconds),
+        ("", "s", "<=1.0", lambda side: side.seconds_to(error) or math.inf),
+        (": whole run", "images/s", ">=1.0", lambda side: side.images / side.seconds),
+        (": loading", "share of the time", "", lambda side: side.loading / side.seconds),
     ]
     found = []
     for number, name in enumerate(peers, start=1):
         pairs = [(sides[0], sides[number]) for sides in rounds]
         reached = [pair for pair in pairs if all(side.seconds_to(error) is not None for side in pair)]
-        print(f"{name}: {len(reached)} of {seeds} rounds came to an error of {error:g} %", flush=True)
+        for side, whose in ((0, "lbtrain"), (1, name)):
+            came = sum(pair[side].seconds_to(error) is not None for pair in pairs)
+            print(f"{whose}: {came} of {seeds} runs came to an error of {error:g} %", flush=True)
+        part = f", {len(reached)} of {seeds} seeds" if len(reached) < seeds else ""
         found += [
-            rows.paired("accuracy", case, name, *sides, unit=unit, target=target, command=typed)
-            for case, unit, target, figure in figures
+            rows.paired(
+                "accuracy", f"{title}{part}{of}", name, *sides, unit=unit, target=target, command=typed
+            )
+            for of, unit, target, figure in figures
             if all(sides := [[figure(pair[side]) for pair in reached] for side in (0, 1)])
         ]
     return found
@@ -316,7 +329,7 @@ def main() -> None:
     torch.set_num_threads(1)
     try:
         recipe = load_recipe(RECIPE).with_overrides(options.words)
-        check(recipe)
+        check(recipe, timm_takes_part=bool(options.timm))
     except RecipeError as error:
         flags.error(str(error))
     if not options.timm:

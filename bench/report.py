@@ -225,6 +225,8 @@ def main() -> None:
         "--check", action="store_true", help="Write nothing, and exit with 1 if the page is stale."
     )
     options = flags.parse_args()
+    if not rows.published():
+        return print(f"the rows are in {rows.RESULTS}: no page of the repository is made from them")
     found = tables()
     if options.check:
         fresh = PAGE.read_text() == page(found)

@@ -55,6 +55,11 @@ def bound(target: str) -> float:
     return float(target.lstrip("<>="))
 
 
+def published() -> bool:
+    """Whether rows go into the repository, whose pages and pictures are made from them."""
+    return RESULTS.resolve() == Path(__file__).resolve().parents[1] / "results"
+
+
 def paired(
     bench: str,
     case: str,

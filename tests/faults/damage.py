@@ -246,7 +246,7 @@ def main() -> None:
     cells = [head, ["---"] * len(head), *([line[name] for name in head] for line in lines)]
     table = "\n".join(f"| {' | '.join(row)} |" for row in cells)
     print(table)
-    if PAGE.is_relative_to(rows.RESULTS.parent):  # not where LBTRAIN_RESULTS sends the rows elsewhere
+    if rows.published():
         PAGE.write_text(with_block(PAGE.read_text(), "damage", table))
 
 

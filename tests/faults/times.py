@@ -122,7 +122,7 @@ def main() -> None:
     print(table(lines))
     if not options.only:
         rows.replace(lines, "faults")
-        if PAGE.is_relative_to(rows.RESULTS.parent):  # not where LBTRAIN_RESULTS sends the rows elsewhere
+        if rows.published():
             PAGE.write_text(with_block(PAGE.read_text(), "fault_times", table(rows.read("faults"))))
 
 

@@ -198,10 +198,10 @@ def test_time_to_accuracy_rehearsed_on_forty_images(tmp_path, monkeypatch, capsy
     recipe = _forty_images(tmp_path / "data", monkeypatch)
     accuracy.check(recipe)
     found = accuracy.measured(recipe, 100.0, 1, "a command", None)
-    assert [(row.unit, row.n) for row in found] == [("s", 1), ("images/s", 1), ("of 1", 1)]
+    assert [(row.unit, row.n) for row in found] == [("s", 1), ("images/s", 1), ("share of the time", 1)]
     assert 0 < found[2].ours < 1 and 0 < found[2].peer < 1
     assert accuracy.measured(recipe, -1.0, 1, "a command", None) == []
-    assert "0 of 1 rounds came to an error of -1 %" in capsys.readouterr().out
+    assert "lbtrain: 0 of 1 runs came to an error of -1 %" in capsys.readouterr().out
 
 
 def test_timms_train_py_takes_part_in_time_to_accuracy(tmp_path, monkeypatch):
@@ -225,13 +225,17 @@ def test_timms_train_py_takes_part_in_time_to_accuracy(tmp_path, monkeypatch):
         (["optimizer.name=lamb"], r"the peers do not follow optimizer\.name"),
         (["schedule.warmup=2ep"], r"the peers do not follow schedule\.warmup"),
         (["batch_size=256"], r"over all 256 images: add bn_batch_size=256"),
+        (["precision=auto"], r"precision=auto: the peers know fp32 and bf16"),
+        (["duration=500it"], r"duration=500it: the peers count whole epochs"),
+        (["evaluate_every=0.25ep"], r"evaluate_every=0.25ep: the peers count whole epochs"),
+        (["data.train_examples=4096"], r"leave out --timm"),
     ],
 )
 def test_what_the_peers_would_not_follow_is_rejected(words, error):
     from bench.accuracy import check
 
     with pytest.raises(RecipeError, match=error):
-        check(load_recipe("cifar10/resnet8").with_overrides(words))
+        check(load_recipe("cifar10/resnet8").with_overrides(words), timm_takes_part=True)
 
 
 def _forty_images(root, monkeypatch):
