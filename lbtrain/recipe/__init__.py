@@ -4,12 +4,13 @@ reach.
 
 from lbtrain.recipe.active import inactive_keys
 from lbtrain.recipe.expectation import Expectation
-from lbtrain.recipe.schema import MAY_CHANGE_ON_RESUME, Recipe, differences, keys
+from lbtrain.recipe.schema import MAY_CHANGE_ON_RESUME, SAME_SCORE, Recipe, differences, keys
 from lbtrain.recipe.sections import DataConfig, OptimizerConfig, ScheduleConfig
 from lbtrain.recipe.tree import as_text, value_of, written
 
 __all__ = [
     "MAY_CHANGE_ON_RESUME",
+    "SAME_SCORE",
     "DataConfig",
     "Expectation",
     "OptimizerConfig",

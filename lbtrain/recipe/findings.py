@@ -23,7 +23,7 @@ class Difference:
 
     def outcome(self, gap: float, error: float) -> str:
         """Of a gap with its interval."""
-        return {"held": "reproduced", "not held": "not reproduced"}.get(held(self.bound, gap, error), "open")
+        return _outcome(self.bound, gap, error)
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,21 @@ class BestBatch:
     def __str__(self) -> str:
         return f"best at {self.key} {self.low:,} to {self.high:,}: {self.source}"
 
-    def outcome(self, best: int) -> str:
-        return "reproduced" if self.low <= best <= self.high else "not reproduced"
+    def names(self, size: int) -> bool:
+        """Whether it is one of the best."""
+        return self.low <= size <= self.high
+
+    @staticmethod
+    def outcome(gap: float, error: float) -> str:
+        """`gap`: what the best of these sizes is worse than the best of the others, with its interval."""
+        return _outcome("<=0.0", gap, error)
 
 
 Finding = Difference | BestBatch
+
+
+def _outcome(bound: str, gap: float, error: float) -> str:
+    return {"held": "reproduced", "not held": "not reproduced"}.get(held(bound, gap, error), "open")
 
 
 def held(bound: str, gap: float, error: float) -> str:

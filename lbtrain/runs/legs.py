@@ -4,7 +4,7 @@ and where it is recorded.
 
 import json
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,12 @@ _MAY_CHANGE = ("duration", "batch_size")
 _MAY_CHANGE_GROUPS = ("schedule.",)
 
 
-def changed_keys(before: Recipe, now: Recipe) -> list[str]:
-    """What makes `now` another experiment than `before`."""
+def changed_keys(before: Recipe, now: Recipe, may: Set[str] = MAY_CHANGE_ON_RESUME) -> list[str]:
+    """What makes `now` another experiment than `before`; the keys in `may` do not."""
     return [
         f"{key} was {as_text(old)}, is {as_text(new)}"
         for key, old, new in differences(before, now)
-        if key not in MAY_CHANGE_ON_RESUME
+        if key not in may
     ]
 
 

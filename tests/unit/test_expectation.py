@@ -177,6 +177,7 @@ def test_a_finding_belongs_to_the_recipe_as_it_is_written():
     assert (
         recipe.with_overrides(["duration=8ep"]).finding is None and recipe.vary(batch_size=4).finding is None
     )
-    assert [recipe.finding.outcome(best) for best in (1, 2, 8, 9)] == [
-        "not reproduced", "reproduced", "reproduced", "not reproduced",
+    assert [recipe.finding.names(size) for size in (1, 2, 8, 9)] == [False, True, True, False]
+    assert [recipe.finding.outcome(gap, 0.5) for gap in (-1.0, 0.2, 1.0)] == [
+        "reproduced", "open", "not reproduced",
     ]  # fmt: skip

@@ -27,6 +27,13 @@ def parser(command: str, doc: str | None) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(program(command), description=doc, formatter_class=as_written)
 
 
+def count(text: str) -> int:
+    """The type of an option that is a number of things."""
+    if not text.isascii() or not text.isdigit() or not 0 < int(text[:12]) <= 10**9:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
 def exit_code(work: Callable[[], str | int | None]) -> int:
     """Does the work and prints the text that it returns; an exit code that it returns is that of the command.
 

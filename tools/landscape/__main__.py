@@ -170,8 +170,10 @@ def _run(options: argparse.Namespace, words: Sequence[str]) -> str:
 
 
 def _sharpness(measures: "Sequence[Measures]", options: argparse.Namespace, words: Sequence[str]) -> str:
-    from .sharpness import by_recipe, report, table_of
+    from .sharpness import by_recipe, check_finished, report, table_of
 
+    if len(measures) > 1:
+        check_finished([each.run for each in measures])
     found = [each.sharpness() for each in measures]
     if measures[0].context.rank:
         return ""

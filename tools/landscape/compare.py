@@ -21,12 +21,11 @@ from ..kit.progress import bar
 from ..kit.tables import Table
 from .cache import cached
 from .compare_chart import distance_chart, line_chart, spectra_chart
-from .measures import BOXES, Measures, check_same_network
+from .measures import KESKAR, Measures, check_same_network
 from .runs import DistContext, LossOptions, Run
 
 ALPHAS = [-1 + number / 8 for number in range(25)]
 """Places on the line: 0 is the first run, 1 the second (Keskar et al. 2017, section 2.2.1: from -1 to 2)."""
-WIDE_BOX = f"box {BOXES[0]:g}, full space"
 FAR_FROM_CONVERGED = 4
 """How many times the loss of the better run another may have before its sharpness is said to be no minimum's.
 """
@@ -245,7 +244,7 @@ def _table(
 
 def _losses(sharpness: Sequence[dict[str, Any]]) -> list[float]:
     """Of both runs at their checkpoints, each over its own examples: where the boxes are centred."""
-    return [each[WIDE_BOX]["base"] for each in sharpness]
+    return [each[KESKAR]["base"] for each in sharpness]
 
 
 def _interval(ends: Sequence[float]) -> str:
@@ -259,7 +258,7 @@ def _outcome(
     fits: Sequence[Any],
     line: Any,
 ) -> list[str]:
-    box = [each[WIDE_BOX]["value"] for each in sharpness]
+    box = [each[KESKAR]["value"] for each in sharpness]
     top = [each["eigenvalues"]["values"][0] for each in spectra]
     lines = [
         f"{names[1]} is {_times(box[1], box[0])} in Keskar's box of 1e-3, and its largest eigenvalue "

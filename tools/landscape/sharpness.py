@@ -11,17 +11,15 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from lbtrain.recipe.schema import MAY_CHANGE_ON_RESUME, differences
+from lbtrain.errors import RecipeError
+from lbtrain.recipe.schema import SAME_SCORE, differences
 
 from ..kit.charts import BLUE, Chart, tidy
 from ..kit.tables import Table
 from ..study.arm import deviation, interval_of, origin_of
 from ..study.report import provenance_of, write_result
-from .measures import BOXES, Measures
+from .measures import KESKAR, Measures
 from .runs import Run, names_of
-
-KESKAR = f"box {BOXES[0]:g}, full space, from x"
-"""The measure that Keskar et al. 2017 report: in the full space, searched from the minimum itself."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +48,22 @@ class Seeds:
         return [f"{self.batch_size:,}", str(len(self.runs)), *cells]
 
 
+def check_finished(runs: Sequence[Run]) -> None:
+    """Raises RecipeError for a run that has not ended, and is at no minimum, and for one that is named twice
+    or has the seed of another of its recipe, and would count twice.
+    """
+    for number, run in enumerate(runs):
+        if not run.summary:
+            raise RecipeError(f"{run.path} has not finished (no summary.json): its end is what is measured")
+        for other in runs[:number]:
+            if run.path.resolve() == other.path.resolve():
+                raise RecipeError(f"{run.path} is named twice: it would count as two seeds")
+            if _differ_in_seed(other, run) and other.recipe.seed == run.recipe.seed:
+                raise RecipeError(
+                    f"{other.path} and {run.path} are of one recipe and one seed: name one of them"
+                )
+
+
 def by_recipe(measures: Sequence[Measures], found: Sequence[dict[str, Any]]) -> list[Seeds]:
     """In the order in which their first runs stand."""
     groups: list[Seeds] = []
@@ -64,13 +78,16 @@ def by_recipe(measures: Sequence[Measures], found: Sequence[dict[str, Any]]) -> 
 
 def _differ_in_seed(first: Run, second: Run) -> bool:
     changed = {key for key, *_ in differences(first.recipe, second.recipe)}
-    return changed <= MAY_CHANGE_ON_RESUME | {"seed"}
+    return changed <= SAME_SCORE | {"seed"}
 
 
 def names_of_seeds(groups: Sequence[Seeds]) -> list[str]:
-    """The folder of each recipe's runs, as far as these differ; of a single run, its own."""
-    folders = [(group.runs[0].path.resolve(), len(group.runs)) for group in groups]
-    return names_of([folder.parent if runs > 1 else folder for folder, runs in folders])
+    """The folder of each recipe's runs, as far as these differ; of a single run, its own, and where several
+    recipes have their runs in one folder, that of their first runs.
+    """
+    first = [group.runs[0].path.resolve() for group in groups]
+    folders = [run.parent if len(group.runs) > 1 else run for run, group in zip(first, groups, strict=True)]
+    return names_of(folders if len(set(folders)) == len(folders) else first)
 
 
 def table_of(groups: Sequence[Seeds]) -> Table:

@@ -62,8 +62,13 @@ def sweep(path: Path, overrides: Sequence[str], target: Target, launch: Launch, 
 
 
 def arms_of(path: Path, overrides: Sequence[str], target: Target) -> list[GridArm]:
-    """One for each rate."""
+    """One for each rate. Raises RecipeError for a recipe whose rates stand in a table: none is its own."""
     recipe = load_recipe(path).with_overrides(overrides)
+    if recipe.schedule.rule == "table":
+        raise RecipeError(
+            f"{path.stem} has a table of learning rates (schedule.rule=table): add schedule.rule=sqrt and "
+            "schedule.base_lr=..., from which the rates of all batch sizes are taken"
+        )
     train_examples = dataset_info(recipe.data).train_examples
     return [
         GridArm(

@@ -8,6 +8,7 @@ from typing import Any
 
 from lbtrain.errors import RecipeError
 
+from ..kit.command import count
 from .model.presets import named
 
 
@@ -28,12 +29,6 @@ def stages(text: str) -> list[int]:
     if not set(values) <= {"0", "1", "2", "3"}:
         raise argparse.ArgumentTypeError(f"{text!r} is not a list of ZeRO stages such as 0,1")
     return [int(value) for value in dict.fromkeys(values)]
-
-
-def count(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or not 0 < int(text[:12]) <= 10**9:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
-    return int(text)
 
 
 def positive(text: str) -> float:

@@ -12,7 +12,7 @@ import numpy as np
 from scipy.special import stdtrit
 
 from lbtrain.errors import RecipeError
-from lbtrain.recipe.files import docstring_of
+from lbtrain.recipe.files import RECIPES, docstring_of
 from lbtrain.recipe.findings import Finding
 from lbtrain.runs.directory import RunDirectory
 from lbtrain.runs.rows import read_rows
@@ -25,7 +25,7 @@ Curve = tuple[Any, Any]
 
 NUMBER = (int, float)
 ORIGIN = {"commit": str, "hardware": str, "versions": dict}
-SUMMARY = {**ORIGIN, "seconds": NUMBER}
+SUMMARY = {**ORIGIN, "seconds": NUMBER, "step": NUMBER}
 PLAN = {"total_steps": NUMBER, "learning_rate": {"peak": NUMBER}}
 """What is read of each run, for `RunDirectory.read`."""
 
@@ -70,8 +70,12 @@ class Scored:
         if self.mean is None:
             return "diverged"
         spread = f" ± {self.std:.2f}" if len(self.scores) > 1 else ""
-        lost = f" ({self.lost} of {len(self.scores) + self.lost} diverged)" if self.lost else ""
-        return f"{self.mean:.2f}{spread}{lost}"
+        return f"{self.mean:.2f}{spread}{self.losses}"
+
+    @property
+    def losses(self) -> str:
+        """How many runs diverged, to stand behind a name or a number; empty where none did."""
+        return f" ({self.lost} of {len(self.scores) + self.lost} diverged)" if self.lost else ""
 
 
 def deviation(values: Sequence[float]) -> float:
@@ -79,9 +83,10 @@ def deviation(values: Sequence[float]) -> float:
     return statistics.stdev(values) if len(values) > 1 else 0.0
 
 
-def interval_of(*spreads: tuple[float, int]) -> float | None:
+def interval_of(*spreads: tuple[float, int], comparisons: int = 1) -> float | None:
     """Half the 95% confidence interval of a difference of two means (Welch's t), each with the deviation of a
-    run and the number of runs; None where one of them is of a single run.
+    run and the number of runs; None where one of them is of a single run. Of several `comparisons` the
+    intervals hold together (Bonferroni).
     """
     if min(n for _, n in spreads) < 2:
         return None
@@ -89,7 +94,7 @@ def interval_of(*spreads: tuple[float, int]) -> float | None:
     if not (total := sum(squares)):
         return 0.0
     freedom = total**2 / sum(square**2 / (n - 1) for square, (_, n) in zip(squares, spreads, strict=True))
-    return float(stdtrit(freedom, 0.975) * total**0.5)
+    return float(stdtrit(freedom, 1 - 0.025 / comparisons) * total**0.5)
 
 
 @dataclass(frozen=True)
@@ -120,6 +125,8 @@ class Arm(Scored):
     """
     evaluations: int = 1
     finding: Finding | None = None
+    shipped: bool = False
+    """Whether its recipe is one of lbtrain's, and not a user's of the same name."""
 
     @classmethod
     def read(
@@ -142,7 +149,7 @@ class Arm(Scored):
             title=" ".join((docstring_of(recipe) or recipe.stem).partition("\n\n")[0].split()),
             batch_size=plan["batch_size"],
             peak_lr=plan["learning_rate"]["peak"],
-            steps=plan["total_steps"],
+            steps=steps_of(plan, summaries),
             epochs=plan["total_examples"] / plan["train_examples"],
             primary_metric=primary_metric,
             scores=[
@@ -162,11 +169,20 @@ class Arm(Scored):
             origins={origin_of(summary) for summary in summaries},
             evaluations=evaluations,
             finding=finding,
+            shipped=recipe.resolve().is_relative_to(RECIPES.resolve()),
         )
 
     @property
     def lost(self) -> int:
         return len(self.diverged)
+
+
+def steps_of(plan: dict[str, Any], summaries: Sequence[dict[str, Any]]) -> int:
+    """Of a run that ended, on average: the plan knows an upper bound only where the run decides (ABSA,
+    stop_at). That bound where none ended.
+    """
+    made = [summary["step"] for summary in summaries]
+    return round(statistics.mean(made)) if made else int(plan["total_steps"])
 
 
 def logged(folder: Path) -> list[dict[str, Any]]:

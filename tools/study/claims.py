@@ -2,8 +2,9 @@
 
     python -m tools.study.claims          prints the table of docs/results.md, which bench.report writes
 
-A row of claims.csv compares two points of one published result: the error (or sharpness) of `arm` at
-`batch_size` less that of `reference` at its own, which the claim says is at most (<=) or above (>) so much.
+A row of claims.csv compares two points of one published result: the error of `arm` at `batch_size` less that
+of `reference` at its own, or, where `measure` names one, their sharpness. The claim says that the difference
+is at most (<=) or above (>) so much.
 The interval of the difference is of 95% (Welch's t). A claim is held or not held where the whole interval
 says so, and open where the bound lies within it, or where a side has one run only.
 """
@@ -11,6 +12,7 @@ says so, and open where the bound lies within it, or where a side has one run on
 import csv
 import json
 import math
+import statistics
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +20,7 @@ from lbtrain.recipe.findings import held
 
 from ..kit.publish import ROOT
 from ..kit.tables import NOT_MEASURED
-from .arm import interval_of
+from .arm import deviation, interval_of
 
 CLAIMS = Path(__file__).with_name("claims.csv")
 COMMANDS = {
@@ -46,25 +48,45 @@ def table() -> str:
         claims = list(csv.DictReader(file))
     found = [(row, judged(row)) for row in claims]
     lines = [
-        "| claim | source | our setting | held if | difference (n) | outcome |",
-        "|---|---|---|---|---|---|",
+        "| claim | source | our setting | compared | held if | difference (n) | outcome |",
+        "|---|---|---|---|---|---|---|",
         *[
-            "| " + " | ".join([row["claim"], row["source"], row["setting"], row["difference"], *cells]) + " |"
+            "| "
+            + " | ".join(
+                [row["claim"], row["source"], row["setting"], _compared(row), row["difference"], *cells]
+            )
+            + " |"
             for row, cells in found
         ],
     ]
     missing = dict.fromkeys(row["command"] for row, cells in found if cells[1] == NOT_MEASURED)
-    commands = [f"    {COMMANDS[name]}" for name in missing]
+    commands = [f"    {COMMANDS[name]}" for name in missing if name]
     return "\n".join(
         [*lines, *(["", "What was not measured is measured by", "", *commands] if commands else [])]
     )
 
 
+def _compared(claim: dict[str, str]) -> str:
+    """Both sides, in words."""
+    names = [claim["arm"], claim["reference"]]
+    if claim["measure"]:  # its arms are named by their folders, which end in the batch size
+        names = [name.partition("/")[0] for name in names]
+    sizes = [f"{int(claim[key]):,}" for key in ("batch_size", "reference_batch_size")]
+    if names[0] == names[1]:
+        text = f"{names[0]}: {sizes[0]} with {sizes[1]}"
+    elif sizes[0] == sizes[1]:
+        text = f"at {sizes[0]}: {names[0]} with {names[1]}"
+    else:
+        text = f"{names[0]} at {sizes[0]} with {names[1]} at {sizes[1]}"
+    return text + (f"; {claim['measure']}" if claim["measure"] else "")
+
+
 def judged(claim: dict[str, str], folder: Path = ROOT / "results") -> tuple[str, str]:
     """The difference and the outcome, in words."""
     result = _result(claim["result"], folder)
-    arm = _side(result, claim["arm"], int(claim["batch_size"]))
-    reference = _side(result, claim["reference"], int(claim["reference_batch_size"]))
+    measure = claim["measure"]
+    arm = _side(result, claim["arm"], int(claim["batch_size"]), measure)
+    reference = _side(result, claim["reference"], int(claim["reference_batch_size"]), measure)
     if arm is None or reference is None:
         return "-", NOT_MEASURED
     if math.inf in (arm.mean, reference.mean):
@@ -82,13 +104,19 @@ def _result(name: str, folder: Path = ROOT / "results") -> list[dict[str, Any]]:
     if not path.exists():
         return []
     data = json.loads(path.read_text())
-    return [*data["rows"]] if "rows" in data else [{**row, "arm": row["recipe"]} for row in data["arms"]]
+    if "rows" in data:
+        return [*data["rows"]]
+    # A study's arms are its recipes; those of a search are the best trial of each, on other seeds.
+    return [{**row, "arm": row.get("arm", row["recipe"]).partition("/trial")[0]} for row in data["arms"]]
 
 
-def _side(rows: list[dict[str, Any]], arm: str, batch_size: int) -> Side | None:
+def _side(rows: list[dict[str, Any]], arm: str, batch_size: int, measure: str) -> Side | None:
     """The point of an arm; its error is infinite if any of its runs diverged, and None if it has no point."""
     for row in rows:
         if (row["arm"], row["batch_size"]) == (arm, batch_size):
+            if measure:
+                values = row["measures"][measure]
+                return Side(statistics.mean(values), deviation(values), len(values))
             return Side(math.inf if row["diverged"] else row["mean"], row["std"], row["n"])
     return None
 

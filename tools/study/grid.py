@@ -9,11 +9,11 @@ from typing import Any
 from lbtrain import Recipe
 from lbtrain.errors import RecipeError
 from lbtrain.recipe.files import load_recipe, shipped
-from lbtrain.recipe.schema import MAY_CHANGE_ON_RESUME, differences
+from lbtrain.recipe.schema import SAME_SCORE, differences
 from lbtrain.runs.directory import RunDirectory
 from lbtrain.tasks import PrimaryMetric, primary_metric_of
 
-from .arm import PLAN, SUMMARY, Curve, Scored, error_curves_of, logged, score_of
+from .arm import PLAN, SUMMARY, Curve, Scored, error_curves_of, logged, score_of, steps_of
 from .jobs import Job, Launch
 
 
@@ -92,7 +92,7 @@ class Point(Scored):
         return {
             "arm": self.arm,
             "batch_size": self.batch_size,
-            "steps": plan["total_steps"],
+            "steps": steps_of(plan, self.summaries),
             "peak_lr": plan["learning_rate"]["peak"],
             "mean": self.mean,
             "std": self.std,
@@ -151,7 +151,7 @@ def _shipped_as(recipe: Recipe) -> str:
     """
     plain = without_names(recipe)
     for name, each in _shipped_recipes().items():
-        if all(key in MAY_CHANGE_ON_RESUME for key, _, _ in differences(each, plain)):
+        if all(key in SAME_SCORE for key, _, _ in differences(each, plain)):
             return name
     return ""
 

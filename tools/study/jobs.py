@@ -17,10 +17,11 @@ from lbtrain.data import dataset_info
 from lbtrain.errors import LaunchError, RecipeError, UserError
 from lbtrain.plan.plan import make_plan
 from lbtrain.plan.statistics import ModelStatistics, model_statistics
-from lbtrain.recipe import Recipe
+from lbtrain.recipe import SAME_SCORE, Recipe
 from lbtrain.recipe.files import find_recipe, load_recipe
 from lbtrain.runs.directory import RunDirectory
 from lbtrain.runs.files import read_object
+from lbtrain.runs.legs import changed_keys
 
 from ..kit.progress import bar
 from ..kit.start import launched
@@ -97,6 +98,10 @@ class Launch:
         for name in ("seeds", "ranks", "evaluations"):
             if getattr(options, name) < 1:
                 raise RecipeError(f"--{name} {getattr(options, name)} must be at least 1")
+        if options.launcher == "python" and options.ranks > 1:
+            raise RecipeError(
+                f"--ranks {options.ranks} needs a launcher: add --launcher torchrun or deepspeed"
+            )
         seeds = range(options.first_seed, options.first_seed + options.seeds)
         return cls(seeds, options.launcher, options.ranks, options.out, options.evaluations)
 
@@ -176,11 +181,11 @@ def check_names_differ(arms: Iterable[tuple[str, Path]]) -> None:
 
 def check_unchanged(jobs: Iterable[Job]) -> None:
     """Raises RecipeError if --out holds a run of another recipe than that of its job: it would be counted as
-    what it is not.
+    what it is not. So would one that is scored elsewhere, or ended early.
     """
     for job in jobs:
         directory = RunDirectory(Path(job.run_dir))
-        if Path(job.run_dir).exists() and (changed := directory.changes(job.load())):
+        if directory.holds_run() and (changed := changed_keys(directory.recipe(), job.load(), SAME_SCORE)):
             raise RecipeError(
                 f"{job.run_dir} holds a run of another recipe ({'; '.join(changed)}): choose another --out, "
                 "undo the change, or delete the run"

@@ -113,7 +113,7 @@ def put(folder: Path, name: str, page: Path) -> None:
             "nothing anew"
         ) from None
     for recipe, line in lines.items():
-        for path in RECIPES.rglob(f"{recipe}.py"):  # none for a recipe of a user's own
+        for path in RECIPES.rglob(f"{recipe}.py"):
             path.write_text(with_measured(path.read_text(), line))
     catalogue.write()
 

@@ -13,7 +13,7 @@ import numpy as np
 from lbtrain import Recipe
 from lbtrain.errors import RecipeError
 from lbtrain.plan.scaling import peak_lr
-from lbtrain.recipe import MAY_CHANGE_ON_RESUME, as_text, differences
+from lbtrain.recipe import SAME_SCORE, as_text, differences
 from lbtrain.tasks import PrimaryMetric
 
 from .arm import Curve, Scored
@@ -91,17 +91,17 @@ class RecordedPoint(Scored):
 
 
 def settings_of(recipe: Recipe) -> dict[str, str]:
-    """The keys that are not at their default and enter the mathematics, without the seed and the table of
+    """The keys that are not at their default and enter the score, without the seed and the table of
     rates, which may have got entries for further batch sizes (the peak rate is compared by itself).
     """
-    left_out = MAY_CHANGE_ON_RESUME | {"seed", "schedule.table"}
+    left_out = SAME_SCORE | {"seed", "schedule.table"}
     changed = differences(Recipe(), without_names(recipe))
     return {key: as_text(new) for key, _, new in changed if key not in left_out}
 
 
-def _of_mathematics(overrides: Sequence[str]) -> list[str]:
+def _of_score(overrides: Sequence[str]) -> list[str]:
     """Without such words as where the data lie."""
-    return [word for word in overrides if word.partition("=")[0] not in MAY_CHANGE_ON_RESUME]
+    return [word for word in overrides if word.partition("=")[0] not in SAME_SCORE]
 
 
 def joined(published: Iterable[RecordedPoint], new: Iterable[RecordedPoint]) -> list[RecordedPoint]:
@@ -153,7 +153,7 @@ def _checked(
     at = f"{point.arm} at batch size {point.batch_size}"
     recipe = arm.recipe_at(point.batch_size)
     asked = {
-        "overrides": (_of_mathematics(before), _of_mathematics(overrides)),
+        "overrides": (_of_score(before), _of_score(overrides)),
         "--evaluations": (row["evaluations"], launch.evaluations),
         "peak learning rate": (f"{row['peak_lr']:.4g}", f"{peak_lr(recipe):.4g}"),
     }

@@ -117,7 +117,7 @@ def _outcome(arm: Arm, reference: Arm) -> list[str]:
 
 def graded(arms: list[Arm]) -> list[dict[str, Any]]:
     """Each arm that has a finding whose reference is an arm too, with the difference, its 95% interval (none
-    for a single run) and the outcome.
+    for a single run) and the outcome. An arm of which a run diverged is worse than any that ended.
     """
     known = {arm.name: arm for arm in arms}
     rows = []
@@ -126,19 +126,29 @@ def graded(arms: list[Arm]) -> list[dict[str, Any]]:
         if not isinstance(finding, Difference):
             continue
         reference = known.get(finding.reference.rpartition("/")[2])
-        if reference is None or arm.mean is None or reference.mean is None:
+        if reference is None:
             continue
-        gap, error = arm.mean - reference.mean, interval_of(arm.spread, reference.spread)
-        outcome = finding.outcome(gap, math.inf if error is None else error)
-        said = f"{gap:+.2f}" + ("" if error is None else f" ± {error:.2f}")
-        text = f"{arm.name}: {said} points, {outcome} ({finding})"
+        gap, error = None, None
+        if arm.lost or reference.lost:
+            worst = -math.inf if arm.primary_metric.higher_is_better else math.inf
+            sides = [worst if side.lost else 0.0 for side in (arm, reference)]
+            outcome = finding.outcome(sides[0] - sides[1] if sides[0] != sides[1] else math.nan, 0.0)
+            said = f"{arm.name}{arm.losses} against {reference.name}{reference.losses}"
+        else:
+            assert arm.mean is not None and reference.mean is not None
+            gap, error = arm.mean - reference.mean, interval_of(arm.spread, reference.spread)
+            outcome = finding.outcome(gap, math.inf if error is None else error)
+            said = f"{arm.name}: {gap:+.2f}" + ("" if error is None else f" ± {error:.2f}") + " points"
+        text = f"{said}, {outcome} ({finding})"
         rows.append({"recipe": arm.name, "gap": gap, "error": error, "outcome": outcome, "text": text})
     return rows
 
 
-def certainty(gap: float, *sides: Scored) -> tuple[str, str]:
-    """What stands behind a gap of two means: its 95% interval, and what that leaves of it."""
-    error = interval_of(*(side.spread for side in sides))
+def certainty(gap: float, *sides: Scored, comparisons: int = 1) -> tuple[str, str]:
+    """What stands behind a gap of two means: its 95% interval, and what that leaves of it. Of several
+    `comparisons` the intervals hold together.
+    """
+    error = interval_of(*(side.spread for side in sides), comparisons=comparisons)
     if error is None:
         return "", "; a single run says nothing of the spread"
     return f" ± {error:.2f}", "" if abs(gap) > error else ": no difference that these seeds can show"
@@ -154,7 +164,8 @@ def provenance_of(origins: set[str], command: str) -> str:
 
 def _as_row(arm: Arm) -> dict[str, Any]:
     return {
-        "recipe": arm.name,
+        "arm": arm.name,
+        "recipe": arm.name if arm.shipped else "",
         "title": arm.title,
         "batch_size": arm.batch_size,
         "steps": arm.steps,

@@ -82,7 +82,7 @@ def _outcome(point: SweepPoint, base: SweepPoint) -> str:
     gap = point.mean - base.mean
     interval, remark = certainty(gap, point, base)
     of = "" if base.arm == point.arm else f" of {base.arm}"
-    start = f"from batch {base.batch_size:,}{of} to {point.batch_size:,}"
+    start = f"from batch {base.batch_size:,}{of}{base.losses} to {point.batch_size:,}{point.losses}"
     return f"{point.arm}: {gap:+.2f}{interval} points {start}{remark}"
 
 

@@ -21,7 +21,6 @@ tune.html into --out.
 """
 
 import math
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -38,7 +37,7 @@ from lbtrain.recipe.findings import BestBatch
 from ..kit import command
 from ..kit.charts import Chart, batch_axis, error_axis, look, tidy
 from ..kit.tables import Table
-from .arm import origin_of
+from .arm import Scored, interval_of, origin_of
 from .grid import GridArm, Point, batch_sizes_of, in_order, points_of, trained
 from .jobs import Launch, check_names_differ, split_words
 from .report import certainty, provenance_of, write_result
@@ -70,6 +69,8 @@ class Axis:
         if not axis.low < axis.high < math.inf or (scale != "linear" and axis.low <= 0):
             positive = "0 < " * (scale != "linear")
             raise RecipeError(f"--over {text}: the range must have {positive}LOW < HIGH, both finite")
+        if scale == "powers" and axis.at(0) > axis.high:
+            raise RecipeError(f"--over {text}: no power of two lies in this range")
         return axis
 
     def at(self, share: float) -> float:
@@ -80,6 +81,11 @@ class Axis:
             return self.low * (self.high / self.low) ** share
         first, last = math.ceil(math.log2(self.low)), math.floor(math.log2(self.high))
         return float(2 ** (first + math.floor(share * (last - first + 1))))
+
+    def word(self, share: float) -> str:
+        """The same as KEY=VALUE; a power of two may be the value of a key that takes whole numbers."""
+        value = self.at(share)
+        return f"{self.key}={value:.4g}" if value != int(value) else f"{self.key}={value:.0f}"
 
 
 def axes_of(words: Sequence[str], recipe: str) -> list[Axis]:
@@ -127,7 +133,7 @@ def trials_of(path: Path, overrides: Sequence[str], over: Sequence[str], count: 
     recipe, axes = load_recipe(path).with_overrides(overrides), axes_of(over, path.stem)
     trials = []
     for number, point in enumerate(shares(count, len(axes))):
-        words = tuple(f"{axis.key}={axis.at(at):.4g}" for axis, at in zip(axes, point, strict=True))
+        words = tuple(axis.word(at) for axis, at in zip(axes, point, strict=True))
         recipe.with_overrides(words)
         batch = partial(words_at, recipe, tuple(overrides), False)
         arm = GridArm(f"{path.stem}/trial{number:03}", path, recipe, partial(_with_words, batch, words))
@@ -209,22 +215,37 @@ def confirm(searches: Sequence[Search], launch: Launch) -> list[Search]:
 
 
 def order(searches: Sequence[Search]) -> list[str]:
-    """At each batch size, how far the recipes are behind the best one on the seeds that confirm them."""
+    """At each batch size, how far the recipes are behind the best one on the seeds that confirm them; one of
+    which a run diverged is behind all others. The intervals of a batch size hold together.
+    """
     lines = []
     for size in dict.fromkeys(search.batch_size for search in searches):
-        ranked = sorted(
-            (statistics.mean(point.scores), search.recipe, point)
+        confirmed = [
+            (search.recipe, point)
             for search in searches
-            if search.batch_size == size and (point := search.confirmed) and point.scores
-        )
-        if ranked and ranked[0][2].primary_metric.higher_is_better:
-            ranked.reverse()
-        for mean, name, point in ranked[1:]:
-            best, first, leader = ranked[0]
-            interval, remark = certainty(mean - best, point, leader)
-            behind = f"{name} is {abs(mean - best):.2f}{interval} points behind {first}{remark}"
-            lines.append(f"on other seeds at batch {size:,}, {behind}")
+            if search.batch_size == size and (point := search.confirmed)
+        ]
+        ranked = sorted(confirmed, key=lambda each: (each[1].lost > 0, _badness(each[1])))
+        for name, point in ranked:
+            first, leader = ranked[0]
+            if point.mean is None:
+                said = f"all runs of {name} diverged"
+            elif point is leader:
+                continue
+            else:
+                gap = _badness(point) - _badness(leader)
+                interval, remark = certainty(gap, point, leader, comparisons=len(ranked) - 1)
+                where = "behind" if gap >= 0 else "ahead of"
+                ours, theirs = f"{name}{point.losses}", f"{first}{leader.losses}"
+                said = f"{ours} is {abs(gap):.2f}{interval} points {where} {theirs}{remark}"
+            lines.append(f"on other seeds at batch {size:,}, {said}")
     return lines
+
+
+def _badness(point: Scored) -> float:
+    """The mean score, with the sign that makes less better."""
+    sign = -1 if point.primary_metric.higher_is_better else 1
+    return math.inf if point.mean is None else sign * point.mean
 
 
 def write_report(
@@ -285,7 +306,8 @@ def write_report(
 
 def graded(searches: Sequence[Search]) -> list[dict[str, Any]]:
     """Of each recipe whose source names the best batch sizes, or ghost batch sizes: that of the best trial
-    here, and the outcome. Nothing where only one size was tried.
+    here, and the outcome, by the best one of these sizes less the best of all others. Nothing where only one
+    size was tried. Best trials of the batch sizes that were confirmed on other seeds are compared on these.
     """
     rows = []
     for name in dict.fromkeys(search.recipe for search in searches):
@@ -293,20 +315,39 @@ def graded(searches: Sequence[Search]) -> list[dict[str, Any]]:
         finding = own[0].trials[0].arm.recipe.finding
         if not isinstance(finding, BestBatch):
             continue
-        sizes = [
-            (score, getattr(trial.arm.recipe_at(search.batch_size), finding.key))
+        confirmed = finding.key == "batch_size" and all(search.confirmed for search in own)
+        tried = [
+            (getattr(trial.arm.recipe_at(search.batch_size), finding.key), point)
             for search in own
-            for trial, score in zip(search.trials, search.scores(), strict=True)
-            if score is not None
+            for trial, point in (
+                [(search.trials[search.best or 0], search.confirmed)]
+                if confirmed and search.confirmed
+                else zip(search.trials, search.points, strict=True)
+            )
+            if not point.lost
         ]
-        if len({size for _, size in sizes}) < 2:
+        if len({size for size, _ in tried}) < 2:
             continue
-        higher = own[0].points[0].primary_metric.higher_is_better
-        _, size = (max if higher else min)(sizes, key=lambda each: each[0])
-        outcome = finding.outcome(size)
+        size, _ = min(tried, key=lambda each: _badness(each[1]))
+        sides = [
+            min((point for size, point in tried if finding.names(size) is named), key=_badness, default=None)
+            for named in (True, False)
+        ]
+        outcome = _compared(*sides)
         text = f"{name}: best at {finding.key} {size:,}, {outcome} ({finding})"
         rows.append({"recipe": name, finding.key: size, "outcome": outcome, "text": text})
     return rows
+
+
+def _compared(named: Point | None, other: Point | None) -> str:
+    """Whether the best of the sizes that a source names is better than the best of the others: open where the
+    runs do not say so, or one of the two was not tried.
+    """
+    if named is None or other is None:
+        return "open"
+    error = interval_of(named.spread, other.spread)
+    gap = _badness(named) - _badness(other)
+    return BestBatch.outcome(gap, math.inf if error is None else error)
 
 
 def _with_a_best(searches: Sequence[Search], recipe: str) -> list[Search]:
@@ -408,6 +449,12 @@ def tune(options: Any, typed: str) -> str:
     trials = [trial for path in recipes for trial in trials_of(path, overrides, options.over, options.trials)]
     if len({trial.arm.primary_metric for trial in trials}) > 1:
         raise RecipeError("the recipes are scored by different metrics: tune each kind by itself")
+    for trial in trials:
+        if unknown := [size for size in sizes if not trial.arm.has_rate_at(size)]:
+            raise RecipeError(
+                f"{trial.recipe} has no learning rate at batch size {unknown[0]}: add one to its "
+                "schedule.table, or give all another rule, such as schedule.rule=sqrt"
+            )
     points = {
         (point.arm, point.batch_size): point
         for point in trained([each.arm for each in trials], sizes, launch)

@@ -9,7 +9,7 @@ lbtrain verify runs         did finished runs of one recipe compute the same?
 
 import sys
 
-from torch.multiprocessing import ProcessRaisedException
+from torch.multiprocessing.spawn import ProcessException
 
 from lbtrain.errors import UserError
 
@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (UserError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except ProcessRaisedException as error:
+    except ProcessException as error:  # of a rank: it raised, or was killed, as for its memory
         print(error, file=sys.stderr)
         return 2
 

@@ -21,6 +21,7 @@ from torch import Tensor
 from lbtrain import Recipe
 from lbtrain.errors import RecipeError
 
+from ..kit.command import count
 from .traces import Question, Split, Trace, trained
 
 EXAMPLES = """
@@ -57,11 +58,11 @@ def add_arguments(commands: Any) -> None:
     shown = "(default: %(default)s)"
     parser.add_argument("model", help="timm:NAME, any classification model of timm")
     parser.add_argument("--args", default="{}", help="more arguments for timm.create_model, as {key: value}")
-    parser.add_argument("--world", type=int, default=2, help=f"ranks, processes on this machine {shown}")
-    parser.add_argument("--steps", type=int, default=3, help=f"optimizer steps {shown}")
-    parser.add_argument("--batch-size", type=int, default=8, help=f"random images per step {shown}")
-    parser.add_argument("--bn-batch-size", type=int, default=4, help=f"images of a ghost batch {shown}")
-    parser.add_argument("--image-size", type=int, default=64, help=f"their height and width {shown}")
+    parser.add_argument("--world", type=count, default=2, help=f"ranks, processes on this machine {shown}")
+    parser.add_argument("--steps", type=count, default=3, help=f"optimizer steps {shown}")
+    parser.add_argument("--batch-size", type=count, default=8, help=f"random images per step {shown}")
+    parser.add_argument("--bn-batch-size", type=count, default=4, help=f"images of a ghost batch {shown}")
+    parser.add_argument("--image-size", type=count, default=64, help=f"their height and width {shown}")
     parser.add_argument("--optimizer", default="sgd", help=f"sgd, lars or lamb {shown}")
     parser.add_argument("--lr", type=float, default=0.01, help=f"learning rate {shown}")
     parser.add_argument(

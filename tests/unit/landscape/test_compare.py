@@ -110,6 +110,31 @@ def test_seeds_of_a_recipe_have_a_mean_and_a_deviation(tmp_path, capsys):
     assert (tmp_path / "out" / "sharpness.html").exists()
 
 
+def test_two_recipes_whose_runs_are_in_one_folder_have_two_names(tmp_path, capsys):
+    runs = [write_run(tmp_path / f"a{seed}", seed=seed) for seed in (0, 1)]
+    runs += [write_run(tmp_path / f"b{seed}", seed=seed, batch_size=720) for seed in (0, 1)]
+    for run in runs:
+        (run / "summary.json").write_text(json.dumps(ORIGIN))
+    assert main(["sharpness", *map(str, runs), *OPTIONS]) == 0
+    head = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("|"))
+    assert [cell.strip() for cell in head.split("|")[2:4]] == ["a0", "b0"]
+
+
+def test_of_several_runs_each_has_ended_and_counts_once(runs, tmp_path, capsys):
+    ended = write_run(tmp_path / "ended", seed=0)
+    again = write_run(tmp_path / "again", seed=0)
+    open_ended = write_run(tmp_path / "open", seed=1)
+    for run in (ended, again):
+        (run / "summary.json").write_text(json.dumps(ORIGIN))
+    for others, said in (
+        ([open_ended], "has not finished (no summary.json)"),
+        ([ended], "is named twice"),
+        ([again], "are of one recipe and one seed"),
+    ):
+        assert main(["sharpness", str(ended), *map(str, others), *OPTIONS]) == 2
+        assert said in capsys.readouterr().err
+
+
 def test_what_was_kept_with_another_meaning_is_measured_anew(runs, monkeypatch, capsys):
     words = ["sharpness", str(runs[1]), *OPTIONS]
     assert main(words) == 0

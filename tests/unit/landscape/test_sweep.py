@@ -53,7 +53,7 @@ def trained(monkeypatch):
             rows.append({"kind": "noise", "step": step, "examples": step * size, **sizes, **squares})
         (folder / "recipe.yaml").write_text(recipe.to_yaml())
         write_rows(folder, rows)
-        (folder / "summary.json").write_text(json.dumps({**ORIGIN, "seconds": 1.0}))
+        (folder / "summary.json").write_text(json.dumps({**ORIGIN, "seconds": 1.0, "step": 10}))
 
     monkeypatch.setattr(jobs, "run_jobs", train)
     return folders

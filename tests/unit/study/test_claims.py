@@ -9,7 +9,14 @@ from lbtrain.recipe.files import RECIPES
 from lbtrain.recipe.findings import held
 from tools.study import claims
 
-CLAIM = {"result": "x", "arm": "a", "batch_size": "720", "reference": "b", "reference_batch_size": "32"}
+CLAIM = {
+    "result": "x",
+    "arm": "a",
+    "batch_size": "720",
+    "reference": "b",
+    "reference_batch_size": "32",
+    "measure": "",
+}
 
 
 @pytest.mark.parametrize(
@@ -51,6 +58,38 @@ def test_the_difference_has_the_interval_of_welch(tmp_path):
     assert result(tmp_path, ("a", 720, 1.5, 0.4, 3, 1), small) == ("diverged", "not held")
     assert result(tmp_path, ("a", 32, 1.5, 0.4, 3, 1), small) == ("-", "not measured")
     assert claims.judged({**CLAIM, "difference": "<=1.0"}, tmp_path / "elsewhere") == ("-", "not measured")
+
+
+def test_the_best_trials_of_a_search_on_other_seeds_can_be_compared(tmp_path):
+    point = {"batch_size": 720, "std": 0.3, "n": 5, "diverged": 0, "recipe": ""}
+    arms = [point | {"arm": "a/trial003", "mean": 1.0}, point | {"arm": "b/trial000", "mean": 2.0}]
+    (tmp_path / "x.json").write_text(json.dumps({"trials": [], "arms": arms}))
+    claim = {**CLAIM, "reference_batch_size": "720", "difference": "<=0.0"}
+    assert claims.judged(claim, tmp_path) == ("-1.00 ± 0.44 (5, 5)", "held")
+
+
+def test_a_measure_of_sharpness_is_compared_by_its_own_values(tmp_path):
+    other = {"mean": 9.0, "std": 9.0, "n": 9, "diverged": 0}
+    rows = [
+        {"arm": name, "batch_size": size, **other, "measures": {"m": values}}
+        for name, size, values in (("a", 720, [3.0, 3.2]), ("b", 32, [1.0, 1.2]))
+    ]
+    (tmp_path / "x.json").write_text(json.dumps({"rows": rows}))
+    found = claims.judged({**CLAIM, "measure": "m", "difference": ">0.0"}, tmp_path)
+    assert found == ("+2.00 ± 0.61 (2, 2)", "held")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, "a at 720 with b at 32"),
+        ({"reference": "a"}, "a: 720 with 32"),
+        ({"batch_size": "4096", "reference_batch_size": "4096"}, "at 4,096: a with b"),
+        ({"arm": "a/batch720", "reference": "b/batch32", "measure": "m"}, "a at 720 with b at 32; m"),
+    ],
+)
+def test_both_sides_of_a_claim_are_named(changes, said):
+    assert claims._compared(CLAIM | changes) == said
 
 
 def test_a_result_that_has_only_some_of_its_points_is_still_to_be_measured(monkeypatch):

@@ -50,7 +50,13 @@ def arm(tmp_path: Path, name: str, errors: list[float | None], primary_metric=ER
     for seed, error in enumerate(errors):
         folder = tmp_path / name / f"seed{seed}"
         folder.mkdir(parents=True)
-        origin = {"seconds": 1.0, "commit": "abc", "hardware": "2 cores", "versions": {"torch": "2.0"}}
+        origin = {
+            "seconds": 1.0,
+            "step": 900,
+            "commit": "abc",
+            "hardware": "2 cores",
+            "versions": {"torch": "2.0"},
+        }
         name_of_it, content = (
             ("diverged.json", {})
             if error is None
@@ -205,6 +211,34 @@ def test_an_arm_is_graded_by_the_finding_of_its_source(tmp_path):
     assert [row["outcome"] for row in graded([reference, single])] == ["open"], "one run has no interval"
 
 
+@pytest.mark.parametrize(
+    ("errors", "reference", "outcome"),
+    [
+        ([1.0, None], REFERENCE, "not reproduced"),
+        ([None, None], REFERENCE, "not reproduced"),
+        ([50.0, 51.0], [2.0, None], "reproduced"),
+        ([1.0, None], [2.0, None], "open"),
+    ],
+)
+def test_an_arm_of_which_a_run_diverged_is_worse_than_one_without(tmp_path, errors, reference, outcome):
+    finding = Difference("digits/reference", "<=0.5", "A paper")
+    own = dataclasses.replace(arm(tmp_path, "own", errors), finding=finding)
+    (row,) = graded([arm(tmp_path, "reference", reference), own])
+    assert (row["outcome"], row["gap"], row["error"]) == (outcome, None, None)
+    assert "diverged" in row["text"] and json.dumps(row, allow_nan=False)
+
+
+def test_the_steps_are_those_that_were_made(tmp_path):
+    """A run that stops at a quality, or whose batch grows by its curvature, makes fewer than its plan has."""
+    arm(tmp_path, "early", [1.0, 2.0])
+    for seed, step in enumerate((300, 340)):
+        path = tmp_path / f"early/seed{seed}/summary.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"step": step}))
+    read = functools.partial(Arm.read, tmp_path / "early.py", tmp_path, [0, 1], PrimaryMetric(**ERROR))
+    assert read().steps == 320 and "320" in table_of([read()]).markdown()
+    assert arm(tmp_path, "lost", [None]).steps == 900
+
+
 def test_the_training_error_is_averaged_by_epoch(tmp_path):
     """Weighted by the examples of each row, also where the last step ends a little after the last epoch; a
     run whose images are mixed has none.
@@ -272,6 +306,10 @@ def test_a_finished_run_whose_recipe_has_changed_is_rejected(tmp_path):
     (tmp_path / "recipe.yaml").write_text(recipe.vary(schedule=dict(base_lr=0.06)).to_yaml())
     with pytest.raises(RecipeError, match=r"another recipe \(schedule.base_lr was 0.06, is 0.05\)"):
         check_unchanged([job])
+    for changes in (dict(stop_at=["top1_accuracy>=80"]), dict(evaluate_every="4ep")):  # scored elsewhere
+        (tmp_path / "recipe.yaml").write_text(recipe.vary(**changes).to_yaml())
+        with pytest.raises(RecipeError, match=rf"another recipe \({next(iter(changes))} was"):
+            check_unchanged([job])
 
 
 def test_recipes_that_are_scored_by_different_metrics_are_rejected(capsys):

@@ -138,7 +138,13 @@ def finished(
 ) -> Job:
     folder.mkdir(parents=True)
     (folder / "plan.json").write_text(json.dumps({"total_steps": 10, "learning_rate": {"peak": peak}}))
-    origin = {"seconds": 1.0, "commit": "abc", "hardware": "2 cores", "versions": {"torch": "2.0"}}
+    origin = {
+        "seconds": 1.0,
+        "step": 10,
+        "commit": "abc",
+        "hardware": "2 cores",
+        "versions": {"torch": "2.0"},
+    }
     name, content = (
         ("diverged.json", {}) if score is None else ("summary.json", {primary_metric.name: score, **origin})
     )
@@ -174,7 +180,7 @@ def test_the_report_counts_what_diverged(tmp_path):
     assert outcomes(made, 32)[0] == "a: +50.00 ± 2.27 points from batch 32 to 720"
     assert (
         outcomes(made, 32)[1]
-        == "b: +0.00 points from batch 32 to 720; a single run says nothing of the spread"
+        == "b: +0.00 points from batch 32 to 720 (2 of 3 diverged); a single run says nothing of the spread"
     )
     larger = Point("c", 8192, (finished(tmp_path / "c", 5.0),), ERROR)
     assert outcomes([*made, larger], 32) == [

@@ -3,14 +3,17 @@
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from lbtrain.errors import RecipeError
+from lbtrain.tasks import PrimaryMetric
 from tools.study import jobs
 from tools.study.__main__ import main
+from tools.study.arm import Scored
 from tools.study.publish import RECIPES, measured
-from tools.study.tune import Axis, axes_of, shares, trials_of
+from tools.study.tune import Axis, axes_of, order, shares, trials_of
 
 RECIPE = """
 from lbtrain import Recipe
@@ -19,7 +22,7 @@ recipe = Recipe().vary(
     optimizer=dict(name="{name}"), schedule=dict(base_batch_size=32),
 )
 """
-ORIGIN = {"seconds": 1.0, "commit": "abc", "hardware": "2 cores", "versions": {"torch": "2.0"}}
+ORIGIN = {"seconds": 1.0, "step": 10, "commit": "abc", "hardware": "2 cores", "versions": {"torch": "2.0"}}
 
 
 @pytest.fixture
@@ -104,6 +107,45 @@ def test_the_best_is_compared_on_seeds_that_the_tuning_has_not_used(words, train
     assert {row["recipe"] for row in found["arms"]} == {""} and measured(found, "x") == {}
 
 
+class Confirmed(Scored):
+    """A best trial on other seeds; a score of None is a run that diverged."""
+
+    primary_metric = PrimaryMetric("top1_error", "top-1 error", higher_is_better=False)
+    evaluations = 1
+    lost = 0
+
+    def __init__(self, *scores: float | None):
+        self.scores = [score for score in scores if score is not None]
+        self.lost = len(scores) - len(self.scores)
+
+
+def ordered(**confirmed: Confirmed) -> list[str]:
+    return order(
+        [SimpleNamespace(recipe=name, batch_size=32, confirmed=it) for name, it in confirmed.items()]
+    )
+
+
+def test_a_recipe_of_which_a_run_diverged_leads_no_ranking():
+    said = ordered(a=Confirmed(1.0, None, 1.2), b=Confirmed(2.0, 2.1, 2.2), c=Confirmed(None, None))
+    assert [line.partition(", ")[2] for line in said] == [
+        "a (1 of 3 diverged) is 1.00 ± 0.91 points ahead of b",
+        "all runs of c diverged",
+    ]
+
+
+def test_the_intervals_of_a_ranking_hold_together():
+    """Student's t with 4 degrees of freedom: 2.776 for 95 % of one comparison, 3.495 for two at once."""
+    others = {"b": Confirmed(2.0, 3.0, 4.0), "c": Confirmed(4.0, 5.0, 6.0)}
+    one, (first, second) = (
+        ordered(a=Confirmed(0.0, 1.0, 2.0), b=others["b"]),
+        ordered(a=Confirmed(0.0, 1.0, 2.0), **others),
+    )
+    error = (2 / 3) ** 0.5
+    assert f"b is 2.00 ± {2.776 * error:.2f} points behind a" in one[0]
+    assert f"b is 2.00 ± {3.495 * error:.2f} points behind a" in first
+    assert f"c is 4.00 ± {3.495 * error:.2f} points behind a" in second
+
+
 def test_a_shipped_recipe_is_measured_where_it_is_the_best_trial_on_other_seeds(tmp_path, trained):
     over = ["--over", "schedule.base_lr:log:0.049999:0.050001", "--confirm", "5"]
     recipe = str(RECIPES / "digits/digits.py")
@@ -152,6 +194,7 @@ def test_a_range_for_one_recipe_takes_the_place_of_the_general_one():
     assert Axis("a", "log", 1, 100).at(0.5) == pytest.approx(10) and Axis("a", "linear", 0, 2).at(0.5) == 1
     powers = Axis.parse("a:powers:12:128")
     assert [powers.at(share) for share in (0, 0.24, 0.26, 0.99)] == [16, 16, 32, 128]
+    assert Axis.parse("a:powers:16384:32768").word(0) == "a=16384"  # a key of whole numbers takes no exponent
 
 
 @pytest.mark.parametrize(
@@ -165,6 +208,12 @@ def test_a_range_for_one_recipe_takes_the_place_of_the_general_one():
         (["--over", "other/schedule.base_lr:log:0.1:1"], "no recipe of this search has that name"),
         (["--trials", "0"], "--trials 0 must be at least 1"),
         (["--batch-sizes", "1,x"], "write batch sizes such as"),
+        (["--over", "bn_batch_size:powers:5:7"], "no power of two lies in this range"),
+        (["--launcher", "python", "--ranks", "2"], "--ranks 2 needs a launcher"),
+        (
+            ["schedule.rule=table", "schedule.table=[32:0.1]", "--batch-sizes", "32,64"],
+            "has no learning rate at batch size 64: add one to its schedule.table",
+        ),
         (["nowhere.py"], "nowhere.py"),
     ],
 )
@@ -180,7 +229,7 @@ def test_a_recipe_without_a_range_is_the_users_error(words):
 
 
 def test_three_batch_sizes_show_the_best_at_each_and_are_graded(words, trained):
-    """The error of these runs depends on the rate alone: every batch has the same best; the first counts."""
+    """A single run of each says nothing of the spread."""
     finding = "from lbtrain import BestBatch\nrecipe = recipe.vary(finding=BestBatch(16, 48, 'A paper'))\n"
     with Path("sgd.py").open("a") as file:
         file.write(finding)
@@ -188,21 +237,28 @@ def test_three_batch_sizes_show_the_best_at_each_and_are_graded(words, trained):
     assert main(["tune", "sgd.py", "--batch-sizes", "32,64,128", "--trials", "4", *axis, "--out", "out"]) == 0
     data = json.loads(Path("out/tune.json").read_text())
     (row,) = data["findings"]
-    assert (row["recipe"], row["batch_size"], row["outcome"]) == ("sgd", 32, "reproduced")
-    assert (
-        data["outcomes"][-1]
-        == "sgd: best at batch_size 32, reproduced (best at batch_size 16 to 48: A paper)"
-    )
+    assert (row["recipe"], row["batch_size"], row["outcome"]) == ("sgd", 32, "open")
+    assert data["outcomes"][-1] == "sgd: best at batch_size 32, open (best at batch_size 16 to 48: A paper)"
     page = Path("out/tune.html").read_text()
     assert "The best at each batch size" in page and "The best schedule.base_lr" in page
 
 
-def test_the_best_ghost_batch_is_graded_at_one_batch_size(words, trained):
+@pytest.mark.parametrize(
+    ("named", "seeds", "outcome"),
+    [
+        ("2, 4", 2, "not reproduced"),
+        ("8, 16", 2, "reproduced"),
+        ("8, 16", 1, "open"),
+        ("2, 32", 2, "open"),  # no other size was tried
+        ("64, 128", 2, "open"),  # none of these
+    ],
+)
+def test_the_best_ghost_batch_is_graded_at_one_batch_size(words, trained, named, seeds, outcome):
     with Path("sgd.py").open("a") as file:
         file.write("from lbtrain import BestBatch\n")
-        file.write("recipe = recipe.vary(finding=BestBatch(2, 4, 'A paper', key='bn_batch_size'))\n")
-    axis = ["--over", "bn_batch_size:powers:2:32"]
-    assert main(["tune", "sgd.py", "--batch-sizes", "32", "--trials", "8", *axis, "--out", "out"]) == 0
+        file.write(f"recipe = recipe.vary(finding=BestBatch({named}, 'A paper', key='bn_batch_size'))\n")
+    axis = ["--over", "bn_batch_size:powers:2:32", "--trials", "8", "--seeds", str(seeds)]
+    assert main(["tune", "sgd.py", "--batch-sizes", "32", *axis, "--out", "out"]) == 0
     assert {recipe.bn_batch_size for recipe in trained} == {2, 4, 8, 16, 32}
     (row,) = json.loads(Path("out/tune.json").read_text())["findings"]
-    assert (row["bn_batch_size"], row["outcome"]) == (8, "not reproduced")
+    assert (row["bn_batch_size"], row["outcome"]) == (8, outcome)
