@@ -1,6 +1,6 @@
 """ResNet-8 on CIFAR-10 at 128 images a step: the reference that the large-batch arms are compared with.
 
-Sixteen epochs in bf16, for two CPU cores: 800,000 images at about 1,500 a second and core. The rate is the
+Sixteen epochs in bf16, for two CPU cores: 800,000 images at 500 to 1,200 a second and core. The rate is the
 best of four trials of four epochs (results/cifar10_tuning_128.json).
 
 Run        python recipes/cifar10/resnet8.py data.root=/data/cifar10

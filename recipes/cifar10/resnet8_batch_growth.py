@@ -1,5 +1,5 @@
-"""ResNet-8 on CIFAR-10 from 128 to 2,048 images a step: the batch grows where the rate would fall
-(Smith et al. 2018).
+"""ResNet-8 on CIFAR-10 from 128 to 2,048 images a step: the batch grows fourfold twice, in place of a decay
+of the rate (Smith et al. 2018).
 
 Run        python recipes/cifar10/resnet8_batch_growth.py data.root=/data/cifar10
 Published  nothing: network and budget of epochs are chosen for two CPU cores

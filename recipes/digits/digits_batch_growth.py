@@ -1,5 +1,5 @@
-"""ResNet-8 on digits from 32 to 288 images a step: the batch grows where the rate would fall (Smith et al.
-2018).
+"""ResNet-8 on digits from 32 to 288 images a step: the batch grows threefold twice, in place of a decay of
+the rate (Smith et al. 2018).
 
 Run        python recipes/digits/digits_batch_growth.py
 Published  nothing: the data set is bundled with scikit-learn

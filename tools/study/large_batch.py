@@ -2,7 +2,7 @@
 
     python -m tools.study.large_batch          draws docs/large_batch.png
 
-Measured panels are the published sweeps of results/*_sweep.json. The others are tools/study/published.csv:
+Measured panels are the published sweeps of results/. The others are tools/study/published.csv:
 numbers that their sources print, none of them run here, and on another data set; what can be compared is
 where a curve leaves its flat part.
 """
@@ -10,6 +10,7 @@ where a curve leaves its flat part.
 import csv
 import itertools
 import json
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ def draw_panels(ours: dict[str, list[Curve]], theirs: dict[str, list[Curve]], pa
             axes.set_axis_off()
         for axes, (title, curves) in zip(grid[row], panels.items(), strict=False):
             _panel(axes, curves)
-            axes.set_title(f"{title}\n({label})", fontsize=10)
+            axes.set_title(f"{textwrap.fill(title, 44)}\n({label})", fontsize=10)
             axes.set_facecolor("white" if panels is ours else "#f2f2f2")
     figure.savefig(path, dpi=110)
 
@@ -75,10 +76,12 @@ def _name(size: int) -> str:
 
 
 def main() -> None:
-    found = [json.loads(path.read_text()) for path in sorted((ROOT / "results").glob("*_sweep.json"))]
+    found = [json.loads(path.read_text()) for path in sorted((ROOT / "results").glob("*.json"))]
     sweeps = [
-        sweep for sweep in found if all("top1_error" in row for row in sweep["rows"])
-    ]  # the panels' one scale
+        result
+        for result in found
+        if all({"arm", "mean", "top1_error"} <= row.keys() for row in result.get("rows", [{}]))
+    ]
     theirs = {f"{model}, ImageNet": curves for model, curves in published().items()}
     draw_panels({sweep["title"]: measured(sweep["rows"]) for sweep in sweeps}, theirs, PICTURE)
     print(f"wrote {PICTURE.relative_to(ROOT)}")

@@ -225,7 +225,7 @@ def order(searches: Sequence[Search]) -> list[str]:
             for search in searches
             if search.batch_size == size and (point := search.confirmed)
         ]
-        ranked = sorted(confirmed, key=lambda each: (each[1].lost > 0, _badness(each[1])))
+        ranked = sorted(confirmed, key=lambda each: (each[1].lost > 0, _badness(each[1]), each[0]))
         for name, point in ranked:
             first, leader = ranked[0]
             if point.mean is None:
