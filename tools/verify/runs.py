@@ -3,10 +3,10 @@ micro-batch, or stopped and resumed, a run does the same arithmetic in another o
 rounding, and this shows how far it has grown.
 
 Compared with the first run: the training loss at every step that both have logged, the evaluations, and the
-final weights and running statistics of batch norm: |w - w0| / |w0|, each as one vector. How far two correct
-runs are apart depends on the precision and on how much a step multiplies a difference
-(docs/reproducibility.md). In fp32 they agree to 1e-3 where training is stable; where it is not, and in bf16,
-compare the final accuracy over seeds.
+final weights and running statistics of batch norm: |w - v| / |v|, v being the first run's, each as one
+vector. How far two correct runs are apart depends on the precision and on how much a step multiplies a
+difference (docs/reproducibility.md). In fp32 they agree to 1e-3 where training is stable; where it is not,
+and in bf16, compare the final accuracy over seeds.
 """
 
 import argparse
@@ -72,7 +72,7 @@ class Comparison:
 
     @cached_property
     def weights_distance(self) -> float:
-        """|w - w0| / |w0| over all weights as one vector; NaN where one of them is."""
+        """|w - v| / |v| over all weights as one vector; NaN where one of them is."""
         return self._distance(statistics=False)
 
     @cached_property
