@@ -135,6 +135,7 @@ class NoiseMonitor(Monitor):
         it had not been passed.
         """
         module: nn.Module = self.engine.module
+        scale = self.engine.loss_scale  # or small gradients would vanish in fp16
         dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.plan.recipe.precision)
         devices = [self.engine.device] if self.engine.device.type == "cuda" else []
         with (
@@ -142,10 +143,11 @@ class NoiseMonitor(Monitor):
             torch.random.fork_rng(devices),
             torch.autocast(self.engine.device.type, dtype, enabled=dtype is not None),
         ):
-            loss = self.task.loss(module, part).total
-        return squared_norms(
-            torch.autograd.grad(loss, list(self.layers.values()), allow_unused=True, materialize_grads=True)
+            loss = scale * self.task.loss(module, part).total
+        gradients = torch.autograd.grad(
+            loss, list(self.layers.values()), allow_unused=True, materialize_grads=True
         )
+        return squared_norms(gradients) / scale**2
 
 
 def _first(batch: Any, count: int) -> Any:

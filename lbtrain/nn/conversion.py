@@ -59,11 +59,13 @@ def regroup_ghost_batches(model: nn.Module, ranks_per_ghost: int, momentum: floa
     and a step's statistics have the weight `momentum` in the running ones (None: as before). Collective,
     between steps.
     """
-    group = _ghost_group(ranks_per_ghost) if ranks_per_ghost > 1 else None
-    for module in model.modules():
-        if isinstance(module, GhostBatchNorm):
-            module.group = group
-            module.momentum = module.momentum if momentum is None else momentum
+    norms = [module for module in model.modules() if isinstance(module, GhostBatchNorm)]
+    group = norms[0].group if norms else None
+    if ranks_per_ghost != (dist.get_world_size(group) if group else 1):  # else it stays: NCCL keeps every one
+        group = _ghost_group(ranks_per_ghost) if ranks_per_ghost > 1 else None
+    for module in norms:
+        module.group = group
+        module.momentum = module.momentum if momentum is None else momentum
 
 
 def check_batch_statistics(model: nn.Module) -> int:

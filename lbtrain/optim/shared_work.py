@@ -119,7 +119,8 @@ class SharedWork:
 
     def _exchange(self, parts: list[Tensor], sizes: list[int], expected: list[int], like: Tensor) -> Tensor:
         received = like.new_empty(sum(expected))
-        dist.all_to_all_single(received, torch.cat(parts), expected, sizes, group=self.process_group)
+        sent = torch.cat(parts) if parts else like.new_empty(0)  # a rank may have no layer to work on
+        dist.all_to_all_single(received, sent, expected, sizes, group=self.process_group)
         return received
 
 

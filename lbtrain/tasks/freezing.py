@@ -15,7 +15,8 @@ from lbtrain.errors import RecipeError
 def freeze_parameters(model: nn.Module, patterns: Sequence[str]) -> None:
     """Does not train the parameters whose whole names match one of `patterns` (layer1.*). Batch norm whose
     parameters all match becomes timm's FrozenBatchNorm: it normalises with its stored statistics, in training
-    too, and they do not move. Raises RecipeError for a pattern that no parameter matches.
+    too, and they do not move. Raises RecipeError for a pattern that no parameter matches, and for batch norm
+    that has no frozen form.
     """
     names = [name for name, _ in model.named_parameters()]
     for pattern in patterns:
@@ -29,7 +30,13 @@ def freeze_parameters(model: nn.Module, patterns: Sequence[str]) -> None:
     for name, module in list(model.named_modules()):
         own = {f"{name}.{parameter}" for parameter, _ in module.named_parameters(recurse=False)}
         if isinstance(module, _BatchNorm) and own and own <= frozen:
-            model.set_submodule(name, freeze_batch_norm_2d(module))
+            fixed = freeze_batch_norm_2d(module)
+            if isinstance(fixed, _BatchNorm):
+                raise RecipeError(
+                    f"model.freeze covers {name}, a {type(module).__name__}, whose statistics cannot be kept "
+                    "fixed: leave it out of the patterns"
+                )
+            model.set_submodule(name, fixed)
 
 
 def frozen_counts(model: nn.Module) -> tuple[int, int]:

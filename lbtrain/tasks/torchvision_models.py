@@ -12,6 +12,7 @@ import inspect
 from collections import OrderedDict
 from typing import Any, cast
 
+import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN, RetinaNet
@@ -40,6 +41,26 @@ _SET_HERE = {
     "anchor_generator", "head", "proposal_matcher",
 }  # fmt: skip
 """Arguments of torchvision's detectors that are set here, or that are for the transform which is replaced."""
+
+
+class _Anchors(AnchorGenerator):
+    """In fp32 where the features are in half precision: bf16 has steps of 8 pixels above 1,024."""
+
+    def set_cell_anchors(self, dtype: torch.dtype, device: torch.device) -> None:
+        super().set_cell_anchors(_at_least_fp32(dtype), device)
+
+
+def _at_least_fp32(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
+
+
+def _widen(_: nn.Module, __: Any, output: Any) -> Any:
+    """A forward hook of what predicts logits and offsets: torchvision computes boxes in their type."""
+    if isinstance(output, Tensor):
+        return output.to(_at_least_fp32(output.dtype))
+    if isinstance(output, dict):
+        return {name: _widen(_, __, each) for name, each in output.items()}
+    return type(output)(_widen(_, __, each) for each in output)
 
 
 class Pyramid(nn.Module):
@@ -95,7 +116,7 @@ class FasterRCNNDetector(Detector, FasterRCNN):
         """`num_classes` without the background. More arguments are those of torchvision's FasterRCNN that
         `argument_names` lists; it takes any other name too, and does nothing with it.
         """
-        anchors = AnchorGenerator(tuple((smallest_anchor * 2**level,) for level in range(5)), (_RATIOS,) * 5)
+        anchors = _Anchors(tuple((smallest_anchor * 2**level,) for level in range(5)), (_RATIOS,) * 5)
         super().__init__(
             Pyramid(body, channels, LastLevelMaxPool()),
             rpn_anchor_generator=anchors,
@@ -107,6 +128,8 @@ class FasterRCNNDetector(Detector, FasterRCNN):
         )
         self.transform = _Padding()
         parts = cast(Any, self.rpn), cast(Any, self.roi_heads)
+        for head in (parts[0].head, parts[1].box_predictor):
+            head.register_forward_hook(_widen)
         self.samplers = tuple(SeededSampler(part.fg_bg_sampler, salt) for salt, part in enumerate(parts))
         for part, sampler in zip(parts, self.samplers, strict=True):
             part.fg_bg_sampler = sampler
@@ -160,9 +183,10 @@ class RetinaNetDetector(Detector, RetinaNet):
         super().__init__(
             Pyramid(body, channels, LastLevelP6P7(channels, channels)),
             num_classes + 1,
-            anchor_generator=AnchorGenerator(sizes, (_RATIOS,) * 5),
+            anchor_generator=_Anchors(sizes, (_RATIOS,) * 5),
             **arguments,
         )
+        cast(nn.Module, self.head).register_forward_hook(_widen)
         self.transform = _Padding()
 
 

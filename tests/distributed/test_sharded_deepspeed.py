@@ -47,9 +47,11 @@ def test_every_combination(stage, world_size, accumulation, clip, optimizer):
 
 
 @pytest.mark.parametrize("stage", [1, 2, 3])
-@pytest.mark.parametrize("optimizer", ["lars", "lamb"])
+@pytest.mark.parametrize("optimizer", ["lars", "lamb", "muon"])
 def test_four_ranks(stage, optimizer):
-    """More ranks than some layers have elements: a rank then holds nothing of them, or padding alone."""
+    """More ranks than some layers have elements: a rank then holds nothing of them, or padding alone. Or
+    than a group has matrices: a rank then orthogonalises none.
+    """
     assert_same_as_one_process(Run(optimizer, accumulation=2, clip=0.3), 4, train_deepspeed, stage)
 
 

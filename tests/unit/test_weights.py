@@ -228,6 +228,13 @@ def test_everything_frozen_is_rejected_in_the_plan():
         make_plan(DIGITS.vary(model=dict(freeze=["*"])), 1)
 
 
+def test_batch_norm_that_has_no_frozen_form_is_rejected():
+    """timm leaves BatchNorm1d as it is, whose statistics would go on moving."""
+    recipe = DIGITS.vary(model=dict(name="keskar_f1", freeze=["layers.1.*", "layers.2.*"]))
+    with pytest.raises(RecipeError, match=r"model.freeze covers layers.2, a BatchNorm1d"):
+        built(recipe)
+
+
 def test_the_plan_says_what_is_frozen():
     plan = make_plan(DIGITS.vary(model=dict(freeze=["stages.0.*"])), 1)
     assert plan.statistics.not_decayed < make_plan(DIGITS, 1).statistics.not_decayed

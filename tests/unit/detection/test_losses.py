@@ -105,3 +105,17 @@ def test_what_is_padded_is_not_seen_by_another_image(kind):
     with torch.no_grad():
         alone, together = model(batch_of(0))[0], model(batch_of(0, 1, 2))[0]
     torch.testing.assert_close(alone["boxes"], together["boxes"], rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_boxes_are_not_rounded_to_the_precision_of_the_forward_pass(kind):
+    """bf16 has steps of 8 pixels above 1,024; torchvision's boxes take the type of what the heads predict."""
+    recipe = tiny(**KINDS[kind])
+    model = convert_to_ghost_batch_norm(build_model(recipe, dataset_info(recipe.data)), 1)
+    batch = batch_of(0, 1)
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        found = model.eval()(batch)
+        losses = model.train()(batch)
+    boxes = torch.cat([each["boxes"] for each in found])
+    assert boxes.dtype == torch.float32 and (boxes != boxes.bfloat16().float()).float().mean() > 0.2
+    assert all(torch.isfinite(loss) for loss in losses.values())
