@@ -42,6 +42,7 @@ from lbtrain.launch.environment import own_arguments
 from lbtrain.recipe import Recipe, as_text, differences
 from lbtrain.recipe.contract import Contract, parent_of
 from lbtrain.recipe.files import contract_field, docstring_of, find_recipe, load_recipe, parents_of, shipped
+from lbtrain.runs.files import saving
 
 OWN = ("recipes", "train", "plan", "diff")
 TRAINED = ("eval", "predict", "export")
@@ -150,9 +151,10 @@ def _copy(path: Path, folder: Path) -> None:
     files = [path, *parents_of(path)]
     if there := [file.name for file in files if (folder / file.name).exists()]:
         raise RecipeError(f"{folder} has {', '.join(there)} already: name another folder, or move these away")
-    folder.mkdir(parents=True, exist_ok=True)
-    for file in files:
-        print(shutil.copy(file, folder))
+    with saving(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in files:
+            print(shutil.copy(file, folder))
 
 
 def _train(options: argparse.Namespace) -> None:

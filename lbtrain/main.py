@@ -128,10 +128,9 @@ def _print_deepspeed_config(sizes: list[int], words: list[str], recipe: Recipe) 
     from lbtrain.plan.plan import make_plan
 
     recipe = recipe.with_overrides(words)
-    configs = [
-        complete_config(make_plan(recipe, size, engine="deepspeed"), recipe.deepspeed.config)
-        for size in sizes
-    ]
+    with naming_the_extra():
+        plans = [make_plan(recipe, size, engine="deepspeed") for size in sizes]
+    configs = [complete_config(plan, recipe.deepspeed.config) for plan in plans]
     print(json.dumps(configs[0] if len(configs) == 1 else configs, indent=1))
 
 

@@ -14,6 +14,7 @@ from torch import nn
 from lbtrain import optim
 from lbtrain.data import dataset_info
 from lbtrain.engines import Engine, create_engine
+from lbtrain.errors import RecipeError
 from lbtrain.faults import watchdog
 from lbtrain.faults.training import Faults
 from lbtrain.launch.environment import check_environment
@@ -65,6 +66,7 @@ def run(
     device = _join(world, recipe)
     directory = RunDirectory(Path(recipe.run_dir_for(name)))
     plan, job = _agree_on_plan(recipe, world, name)
+    recipe = plan.recipe  # with the precision that auto has become, as the directory of a run records it
     directory.open_for(recipe)
     leader = world.rank == 0
     with directory.lock() if leader else contextlib.nullcontext():
@@ -81,6 +83,11 @@ def run(
                 "(summary.json), and there is nothing to do.",
             )
             return finished
+        if finished and not loaded:
+            raise RecipeError(
+                f"{directory.path} holds a finished run (summary.json) whose checkpoints are gone: to train "
+                "it anew would replace its records. Choose another run_dir, or remove this one."
+            )
 
         # A run that continues has its weights in the checkpoint: the file of its start need not be there.
         initial = recipe.vary(model=dict(weights="")) if loaded else recipe

@@ -87,9 +87,10 @@ def train(
                     wait = finished or stopped
                     save(plan, engine, techniques, progress, checkpoints, wait=wait, is_best=improved)
             if stopped and not finished:
+                never = " without resume=never" if plan.recipe.resume == "never" else ""
                 raise Preempted(
                     f"The run was stopped by a signal after step {progress.step}. Everything is saved, and "
-                    "the same command continues from there."
+                    f"the same command{never} continues from there."
                 )
             if coming != phase:
                 phase, batches = coming, start_phase(coming, task, engine, techniques, progress.examples)

@@ -55,7 +55,7 @@ def rows(plan: Plan) -> dict[str, str]:
         "average of the weights": _average(plan),
         "ends early": f"at {', '.join(map(str, recipe.stop_at))}" if recipe.stop_at else "no",
         "gradient clipping": f"norm {clip:g}" if clip else "none",
-        "precision": recipe.precision + (", channels last" if recipe.channels_last else "") + fp16 + reason,
+        "precision": recipe.precision + _order_in_memory(plan) + fp16 + reason,
         "arithmetic of a GPU": gpu_arithmetic(recipe),
         "torch.compile": "forward and backward pass; batch norm by elementary operations"
         if recipe.compile
@@ -63,6 +63,17 @@ def rows(plan: Plan) -> dict[str, str]:
         "engine": plan.engine + sharded,
         "memory per rank (estimate)": f"{sum(plan.memory.values()) / GIB:.3g} GiB",
     }
+
+
+def _order_in_memory(plan: Plan) -> str:
+    """ZeRO keeps the weights in buffers of its own, in the order in which they come."""
+    if not plan.recipe.channels_last:
+        return ""
+    return (
+        f", channels_last without effect at ZeRO stage {plan.zero_stage}"
+        if plan.zero_stage
+        else ", channels last"
+    )
 
 
 def _optimizer(plan: Plan) -> str:

@@ -88,6 +88,8 @@ def _check_durations(recipe: Recipe) -> None:
 def _check_schedule(recipe: Recipe) -> None:
     rate = recipe.schedule
     optimizer = scaled_optimizer(recipe)  # rejects betas that the square-root rule makes negative
+    if optimizer.name in ("lamb", "muon") and not optimizer.eps:
+        raise RecipeError(f"optimizer.eps=0 divides by zero with optimizer.name={optimizer.name}. Use 1e-8.")
     if optimizer.momentum >= 1:
         raise RecipeError(f"optimizer.momentum_table: {optimizer.momentum:g} must be below 1.")
     if rate.end_lr > peak_lr(recipe):
@@ -214,6 +216,10 @@ def _check_best(recipe: Recipe) -> None:
         )
     if best.startswith("ema_") and not recipe.ema.decay:
         raise RecipeError(f"checkpoint.best={best} needs an average of the weights. Set ema.decay.")
+    if best and recipe.data.validation_root == "none":
+        raise RecipeError(
+            f"checkpoint.best={best} needs evaluations, and data.validation_root=none. Leave out one of them."
+        )
 
 
 def _check_detection(recipe: Recipe) -> None:
@@ -292,24 +298,27 @@ def check_noise_scale(
             "Use colossalai.zero_stage=0, or optimizer.clip_norm=0."
         )
     if any(phase.split.accumulation * world_size == 1 for phase in phases):
-        _check_noise_of_one_micro_batch(recipe, stage, name, ghost)
+        _check_noise_of_one_micro_batch(recipe, stage, name, phases, ghost)
 
 
-def _check_noise_of_one_micro_batch(recipe: Recipe, stage: int, name: str, ghost: int) -> None:
-    """A part of the batch is passed through a second time."""
+def _check_noise_of_one_micro_batch(
+    recipe: Recipe, stage: int, name: str, phases: Sequence[Phase], ghost: int
+) -> None:
+    """A part of the batch is passed through a second time, in each phase that has one micro-batch."""
+    smallest = min(phase.batch_size for phase in phases if phase.split.accumulation == 1)
     if stage == 3:
         raise RecipeError(
             f"{name} on one rank at ZeRO stage 3 needs several micro-batches per step. Set "
             f"max_micro_batch_size to {max(1, recipe.batch_size // 2)} or less."
         )
-    if recipe.batch_size == ghost:
+    if smallest == ghost:
         raise RecipeError(
             f"{name} needs a part of the batch, but one rank has a single batch-norm batch of {ghost} "
             f"images. Use a bn_batch_size below {ghost}."
         )
-    if recipe.batch_size == math.lcm(ghost, recipe.loss_batch_size):
+    if smallest == math.lcm(ghost, recipe.loss_batch_size):
         raise RecipeError(
-            f"{name} needs a part of the batch, but on one rank batch_size={recipe.batch_size} has no part "
+            f"{name} needs a part of the batch, but on one rank batch_size={smallest} has no part "
             f"that holds whole batch-norm batches (bn_batch_size={ghost}) and whole losses "
             f"(loss_batch_size={recipe.loss_batch_size}). Set both to half of it or less."
         )

@@ -1,8 +1,8 @@
 """Which keys act in a recipe: most optimizers, models and data sets use some keys only.
 
 A key's `needs` says when it acts: `optimizer.name=lars|lamb` where that key has one of these values,
-`ema.decay` where it is set to anything but zero. Several conditions must all hold; of those that ` or `
-joins, one.
+`ema.decay` where it is set to anything but zero, `data.repeats>1` where it is more. Several conditions must
+all hold; of those that ` or ` joins, one.
 """
 
 from typing import Any
@@ -35,6 +35,9 @@ def _lacking(recipe: Any, needs: str | tuple[str, ...]) -> str:
 def _holds(recipe: Any, condition: str) -> bool:
     if " or " in condition:
         return any(_holds(recipe, each) for each in condition.split(" or "))
+    if ">" in condition:
+        key, _, bound = condition.partition(">")
+        return bool(tree.value_of(recipe, key) > float(bound))
     key, _, values = condition.partition("=")
     value = tree.value_of(recipe, key)
     return str(value) in values.split("|") if values else bool(value)

@@ -49,6 +49,8 @@ class Expectation:
         """The part of summary.json: the numbers, the outcome, and why a run is not comparable. `rows`: the
         run's evaluations, in order.
         """
+        if not self.target:
+            rows = [row for row in rows if self.metric in row]
         value = self._measured(rows)
         near = value is not None and abs(value - self.value) <= self.tolerance
         reasons = [*self.changed, *self._other_epochs(rows)]
@@ -66,15 +68,18 @@ class Expectation:
         } | ({"target": self.target} if self.target else {})
 
     def _measured(self, rows: Sequence[Mapping[str, Any]]) -> float | None:
-        """None where the target was not reached."""
+        """None where nothing was evaluated, or the target was not reached."""
         if not self.target:
-            return statistics.median(row[self.metric] for row in rows[-self.evaluations :])
+            scores = [row[self.metric] for row in rows[-self.evaluations :]]
+            return statistics.median(scores) if scores else None
         targets = [Target.parse(text, "target") for text in self.target.split(",")]
         return next((float(row["epoch"]) for row in rows if all_reached(targets, row)), None)
 
     def _other_epochs(self, rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         """Asked of the rows: what the command line said before a resume stands nowhere else."""
-        if self.evaluations == 1:
+        if not rows:
+            yield "no evaluation is recorded" + ("" if self.target else f" that has {self.metric}")
+        if self.evaluations == 1 or not rows:
             return
         found = [int(row["epoch"]) for row in rows[-self.evaluations :]]
         if found != list(range(found[-1] - self.evaluations + 1, found[-1] + 1)):
@@ -88,7 +93,8 @@ def format_outcome(found: Mapping[str, Any]) -> str:
     """The line that a run ends with."""
     reasons = f": {'; '.join(found['reasons'])}" if found["reasons"] else ""
     to = f" to {found['target']}" if "target" in found else ""
-    measured = "not reached" if found["measured"] is None else f"measured {found['measured']:.2f}"
+    nothing = "not reached" if "target" in found else "not measured"
+    measured = nothing if found["measured"] is None else f"measured {found['measured']:.2f}"
     return (
         f"expected {found['metric']} {found['expected']:g} ± {found['tolerance']:g}{to} ({found['source']}), "
         f"{measured}: {found['outcome']}{reasons}"

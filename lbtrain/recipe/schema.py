@@ -68,7 +68,7 @@ class Recipe(Unassignable):
         32,
         "Images over which a batch-norm layer takes its statistics, independent of the number of ranks.",
         at_least=1,
-        needs="model.batch_norm=ghost or loss.mixup or loss.cutmix",
+        needs="model.batch_norm=ghost or loss.mixup or loss.cutmix or data.repeats>1",
     )
     loss_batch_size: int = key(
         1,

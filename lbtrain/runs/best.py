@@ -49,9 +49,14 @@ class BestCheckpoint:
         self._value = value if better else self._value
         return better
 
-    def keep(self, checkpoint: Path, step: int) -> None:
+    @property
+    def value(self) -> float | None:
+        """The best so far; None before the first evaluation."""
+        return self._value
+
+    def keep(self, checkpoint: Path, step: int, value: float) -> None:
         """Makes best.pt the same file as `checkpoint`, which may be removed later; a copy where the file
-        system has no hard links.
+        system has no hard links. `value`: of its evaluation; a later one may have been better by now.
         """
         new = self._folder / "best.new"
         with saving(self._folder / "best.pt"):
@@ -62,7 +67,7 @@ class BestCheckpoint:
                 shutil.copyfile(checkpoint, new)
             new.replace(self._folder / "best.pt")
         write_whole(self._folder / "best.sha256", read_whole(checkpoint.with_suffix(".sha256")))
-        found = {"metric": self.metric, "value": self._value, "step": step}
+        found = {"metric": self.metric, "value": value, "step": step}
         write_whole(self._folder / "best.json", json.dumps(found | {"sha256": _digest(found)}) + "\n")
 
 

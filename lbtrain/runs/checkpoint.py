@@ -63,9 +63,9 @@ class Checkpoints:
         The caller must leave `state` alone. Raises as `wait` does.
         """
         self.wait()
+        best = self.best.value if is_best else None  # now: the next evaluation may come before the thread
         self._writer = threading.Thread(
-            target=self._write_or_note,
-            args=(state, progress, recipe_yaml, copy.deepcopy(extras), is_best),
+            target=self._write_or_note, args=(state, progress, recipe_yaml, copy.deepcopy(extras), best)
         )
         self._writer.start()
 
@@ -86,12 +86,12 @@ class Checkpoints:
         progress: Progress,
         recipe_yaml: str,
         extras: Mapping[str, Any] | None,
-        is_best: bool,
+        best: float | None,
     ) -> None:
         try:
             path = self._write(state, progress, recipe_yaml, extras)
-            if is_best:
-                self.best.keep(path, progress.step)
+            if best is not None:
+                self.best.keep(path, progress.step, best)
         # whatever it is: noted, or this thread ends without a word and the run without its checkpoint
         except Exception as error:
             # of a disk that has become read-only; the next save or start removes it

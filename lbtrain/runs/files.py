@@ -32,7 +32,7 @@ def saving(path: Path) -> Iterator[None]:
     except OSError as error:
         raise SaveFailed(
             f"{path} could not be written ({error.strerror or error}): make room or give the right to write "
-            "there; the same command then goes on from the newest checkpoint"
+            "there, and give the same command again"
         ) from error
 
 

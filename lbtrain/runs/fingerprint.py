@@ -52,7 +52,6 @@ def job_fingerprint(recipe: Recipe, engine: str) -> Fingerprint:
 def run_fingerprint(plan: Plan, index: Mapping[str, str], deepspeed_config: str) -> Fingerprint:
     """The plan, the data set's index, and DeepSpeed's configuration with what a file adds to it."""
     numbers = dict(leaves("plan", json.loads(plan.to_json())))
-    numbers = {name: text for name, text in numbers.items() if not name.endswith(OF_A_HOST)}
     if plan.engine == "deepspeed":
         numbers |= leaves("deepspeed", complete_config(plan, deepspeed_config))
     return numbers | {_DATA + name: text for name, text in index.items()}

@@ -34,8 +34,11 @@ class Trackers:
                 print(text, file=sys.stderr, flush=True)
 
     def finish(self) -> None:
-        for tracker in self._started.values():
-            tracker.finish()
+        for name, tracker in self._started.items():
+            try:
+                tracker.finish()
+            except Exception as error:  # the run has its summary still to write
+                print(f"log.trackers={name} was not closed: {_reason(error)}", file=sys.stderr, flush=True)
 
 
 def _start(name: str, run_dir: Path, config: Mapping[str, str]) -> Any:

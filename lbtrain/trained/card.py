@@ -20,7 +20,8 @@ def model_card(trained: TrainedModel, folder: Path) -> str:
     """Markdown, with the fields on top that the Hugging Face hub reads."""
     recipe, summary = trained.recipe, RunDirectory(trained.run_dir).summary() or {}
     timm = recipe.model.library == "timm"
-    task = "image-classification" if timm else "image-segmentation"
+    masks = "mask" in recipe.model.finds
+    task = "image-classification" if timm else "image-segmentation" if masks else "object-detection"
     lines = ["---", f"pipeline_tag: {task}", f"library_name: {'timm' if timm else 'lbtrain'}", "---", ""]
     lines += [f"# {recipe.model.name}, trained on {recipe.data.name}", ""]
     lines += ["## Use", "", *_use(trained, folder), "", "## Result", "", *_result(summary, trained), ""]
@@ -62,17 +63,25 @@ def _result(summary: dict[str, Any], trained: TrainedModel) -> Iterator[str]:
     yield f"{weights} of step {trained.step}."
     yield ""
     ranks = f"{summary['world_size']} rank{'s' * (summary['world_size'] > 1)}"
-    yield f"{metric['label']}: {summary[metric['name']]:.4g} % at step {summary['step']}, on {ranks}"
+    name = f"ema_{metric['name']}" if trained.averaged else metric["name"]
+    score = f"{summary[name]:.4g} %" if name in summary else "not scored"
+    yield f"{metric['label']}: {score} at step {summary['step']}, on {ranks}"
     yield f"({summary['engine']}, {summary['hardware']})."
     yield ""
     expectation = summary.get("expectation")
+    of = " (of the weights of the last step)" if trained.averaged and not _of_average(expectation) else ""
     yield (
-        f"Verdict: {format_outcome(expectation)}."
+        f"Verdict{of}: {format_outcome(expectation)}."
         if expectation
         else ("Verdict: none. The recipe states no published or measured result to compare with.")
     )
     versions = ", ".join(f"{name} {text}" for name, text in sorted(summary["versions"].items()))
     yield f"Commit {summary['commit']}; {versions}."
+
+
+def _of_average(expectation: dict[str, Any] | None) -> bool:
+    """Whether a recipe expects something of the average of its weights."""
+    return expectation is not None and "ema_" in f"{expectation['metric']} {expectation.get('target', '')}"
 
 
 def _data(trained: TrainedModel) -> Iterator[str]:

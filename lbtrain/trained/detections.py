@@ -13,6 +13,7 @@ from lbtrain.data.instances import Item, Preparation, Sample, padded
 from lbtrain.data.stream import Block
 from lbtrain.errors import RecipeError
 from lbtrain.launch.world import device_type
+from lbtrain.runs.files import saving
 from lbtrain.tasks.coco_score import outlines_of
 from lbtrain.tasks.pictures import masks_of, on_image
 from lbtrain.trained.images import readable
@@ -59,5 +60,6 @@ def detected(
             outlines = outlines_of({name: value[sure] for name, value in found.items()}, pixels.shape[:2])
             words = [f"{names[label - 1]} {score:.2f}" for label, score in zip(labels, scores, strict=True)]
             picture = Image.fromarray(on_image(source.sample, masks_of(outlines, pixels), labels, words))
-            Path(pictures).mkdir(parents=True, exist_ok=True)
-            picture.save(Path(pictures) / f"{number:05}_{path.stem}.png")
+            with saving(Path(pictures)):
+                Path(pictures).mkdir(parents=True, exist_ok=True)
+                picture.save(Path(pictures) / f"{number:05}_{path.stem}.png")

@@ -48,7 +48,7 @@ _HEADS = {
 
 
 def main(words: Sequence[str]) -> int:
-    options = _parser().parse_args(own_arguments(words))
+    options = _parser().parse_intermixed_args(own_arguments(words))
     trained = open_trained(options.run, raw=options.raw_weights)
     recipe = _on_split(trained.recipe.with_overrides(options.overrides), options.split)
     trained = dataclasses.replace(trained, recipe=recipe)

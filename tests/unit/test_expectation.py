@@ -53,6 +53,15 @@ def test_a_median_over_other_epochs_is_another_quantity(epochs, said):
     assert EXPECTED.compare(evaluated(*epochs))["outcome"] == "met", "the last one is the last one"
 
 
+@pytest.mark.parametrize("rows", [[], [{"epoch": 90.0, "loss": 1.0}]])
+@pytest.mark.parametrize("evaluations", [1, 5])
+def test_a_run_without_evaluations_is_not_comparable(rows, evaluations):
+    found = Expectation("top1_error", 23.6, 0.3, "A paper", evaluations=evaluations).compare(rows)
+    assert (found["outcome"], found["measured"], found["difference"]) == ("not comparable", None, None)
+    assert found["reasons"] == ["no evaluation is recorded that has top1_error"]
+    assert "not measured: not comparable: no evaluation" in format_outcome(found)
+
+
 def test_where_the_evaluations_are_is_part_of_an_experiment_that_takes_a_median_of_them():
     changed = Recipe().vary(expect=FIVE).with_overrides(["evaluate_every=10ep", "data.workers=2"]).expect
     assert changed and changed.changed == ("evaluate_every is 10ep, not 1ep",)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from lbtrain.errors import RecipeError
+from lbtrain.plan import precision
 from lbtrain.run import run
 from lbtrain.runs.checkpoint import Checkpoints
 from lbtrain.runs.legs import changes_of_leg
@@ -57,6 +58,29 @@ def test_the_time_of_a_run_includes_its_earlier_starts(tmp_path):
     summary = run(longer, "digits", on_screen=False)
     assert 1000 < summary["seconds"] < 2000
     assert Checkpoints(path, keep=2).newest().seconds > 1000
+
+
+def test_a_finished_run_without_checkpoints_is_not_trained_anew(tmp_path):
+    recipe = FOUR_STEPS.vary(run_dir=str(tmp_path))
+    run(recipe, "digits", on_screen=False)
+    rows = (tmp_path / "metrics.jsonl").read_text()
+    for path in (tmp_path / "checkpoints").iterdir():
+        path.unlink()
+    with pytest.raises(RecipeError, match=r"a finished run \(summary.json\) whose checkpoints are gone"):
+        run(recipe, "digits", on_screen=False)
+    assert (tmp_path / "metrics.jsonl").read_text() == rows
+
+
+def test_a_run_whose_precision_was_chosen_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(precision, "device_with_bf16", lambda: ("this CPU", False))
+    recipe = FOUR_STEPS.vary(run_dir=str(tmp_path), precision="auto")
+    assert run(recipe, "digits", on_screen=False)["step"] == 4
+    assert run(recipe, "digits", on_screen=False)["step"] == 4
+    longer = recipe.vary(duration="6it", resume="new_leg")
+    assert run(longer, "digits", on_screen=False)["step"] == 6
+    monkeypatch.setattr(precision, "device_with_bf16", lambda: ("this CPU", True))
+    with pytest.raises(RecipeError, match=r"precision was fp32, is bf16"):
+        run(longer, "digits", on_screen=False)
 
 
 def test_another_batch_starts_from_another_run(finished, tmp_path):

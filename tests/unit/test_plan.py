@@ -838,8 +838,7 @@ def test_keys_of_batch_norm_are_noted_where_the_model_has_none():
 def test_the_groups_in_which_images_are_mixed_or_repeated_act_without_batch_norm(groups):
     recipe = small(**DIGITS, duration="90ep").vary(**groups)
     assert not notes(plan_of(recipe, counted=WITHOUT_NORM))
-    if recipe.loss != Recipe().loss:
-        assert recipe.vary(model=dict(batch_norm="sync")).bn_batch_size == 8
+    assert recipe.vary(model=dict(batch_norm="sync")).bn_batch_size == 8
 
 
 def test_an_average_of_the_weights_costs_their_memory():

@@ -97,6 +97,16 @@ def test_a_run_goes_on_without_a_tracker_that_fails(tmp_path, monkeypatch, capsy
     assert len((tmp_path / "birds/metrics.jsonl").read_text().splitlines()) == 3
 
 
+def test_a_tracker_that_cannot_be_closed_hides_no_result(tmp_path, monkeypatch, capsys):
+    class Broken(FakeWandb):
+        def finish(self) -> None:
+            raise ConnectionError("the service is gone")
+
+    monkeypatch.setitem(sys.modules, "wandb", Broken())
+    write(tmp_path / "birds", "wandb", 1)
+    assert capsys.readouterr().err.splitlines() == ["log.trackers=wandb was not closed: the service is gone."]
+
+
 def test_wandb_itself(tmp_path, monkeypatch):
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")

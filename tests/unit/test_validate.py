@@ -7,8 +7,9 @@ import pytest
 
 from lbtrain import Recipe
 from lbtrain.errors import RecipeError
+from lbtrain.plan.batching import BatchSplit, Phase
 from lbtrain.plan.plan import make_plan
-from lbtrain.plan.validate import NOT_ON_CPU, check_engine, check_recipe, check_runs_here
+from lbtrain.plan.validate import NOT_ON_CPU, check_engine, check_noise_scale, check_recipe, check_runs_here
 
 
 def sharded(engine: str, stage: int, precision: str) -> Recipe:
@@ -113,3 +114,18 @@ def test_frozen_batch_norm_is_for_detection_and_sync_for_classifiers_too():
         make_plan(Recipe().vary(model=dict(name="cifar_resnet8", batch_norm="frozen")), 1)
     plan = make_plan(Recipe().vary(batch_size=64, model=dict(name="cifar_resnet8", batch_norm="sync")), 1)
     assert plan.bn_batch_size == 64
+
+
+def test_the_noise_of_one_micro_batch_is_looked_for_in_every_phase():
+    """The batch may fall with larger images, to a single ghost batch."""
+    recipe = Recipe().vary(batch_size=256, bn_batch_size=64, measure=dict(noise_scale="50it"))
+    phases = [Phase(start, size, BatchSplit(size, 1, 1)) for start, size in ((0, 256), (4096, 64))]
+    check_noise_scale(recipe, "ddp", phases[:1], world_size=1, ghost=64)
+    with pytest.raises(RecipeError, match=r"a single batch-norm batch of 64 images"):
+        check_noise_scale(recipe, "ddp", phases, world_size=1, ghost=64)
+
+
+@pytest.mark.parametrize("name", ["lamb", "muon"])
+def test_an_epsilon_of_0_is_rejected_where_it_divides(name):
+    with pytest.raises(RecipeError, match=rf"optimizer.eps=0 divides by zero with optimizer.name={name}"):
+        check_recipe(Recipe().vary(optimizer=dict(name=name, eps=0.0)), "ddp")

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+import threading
 
 import pytest
 import torch
@@ -15,6 +16,8 @@ from lbtrain.plan import validate
 from lbtrain.plan.validate import check_recipe, check_runs_here
 from lbtrain.run import run
 from lbtrain.runs.best import BestCheckpoint
+from lbtrain.runs.checkpoint import Checkpoints
+from lbtrain.runs.progress import Progress
 from lbtrain.runs.rows import TrainRow
 from lbtrain.runs.screen import Screen
 from lbtrain.runs.summary_csv import summary_csv
@@ -125,6 +128,22 @@ def test_a_worse_checkpoint_does_not_replace_the_best_for_a_damaged_file(tmp_pat
     BestCheckpoint(tmp_path, "")
 
 
+def test_the_best_has_the_value_of_its_own_evaluation(tmp_path):
+    """The next one may come, and be better, while the thread still writes."""
+    checkpoints = Checkpoints(tmp_path, keep=1, best="loss")
+    kept, keep = [], checkpoints.best.keep
+    begin = threading.Event()
+    checkpoints.best.keep = lambda *given: begin.wait(10) and (kept.append(given), keep(*given))
+    state = {"model": {}, "optimizer": {}, "loss_scale": 1.0, "loss_scale_steps": 0}
+    assert checkpoints.best.improved({"loss": 2.0})
+    checkpoints.save(state, Progress(8, 1), "", is_best=True)
+    assert checkpoints.best.improved({"loss": 1.0})
+    begin.set()
+    checkpoints.wait()
+    assert [value for *_, value in kept] == [2.0]
+    assert json.loads((tmp_path / "checkpoints/best.json").read_text())["value"] == 2.0
+
+
 def test_a_run_keeps_the_best_and_says_where_everything_lies(tmp_path, capsys):
     path = tmp_path / "run"
     summary = run(RECIPE.vary(run_dir=str(path)), "digits")
@@ -146,11 +165,16 @@ def test_a_run_keeps_the_best_and_says_where_everything_lies(tmp_path, capsys):
     assert BestCheckpoint(path / "checkpoints", "top1_error").improved({"top1_error": 99.0}) is False
 
 
+UNSCORED = dict(name="imagenet", validation_root="none")
+
+
 def test_a_best_checkpoint_by_a_metric_that_there_is_not_is_rejected():
     with pytest.raises(RecipeError, match="ema_loss needs an average"):
         check_recipe(RECIPE.vary(checkpoint=dict(best="ema_loss")), "ddp")
     with pytest.raises(RecipeError, match=r"mask_ap is not a metric of model.library=timm. Use top1_error"):
         check_recipe(RECIPE.vary(checkpoint=dict(best="mask_ap")), "ddp")
+    with pytest.raises(RecipeError, match=r"best=loss needs evaluations, and data.validation_root=none"):
+        check_recipe(RECIPE.vary(checkpoint=dict(best="loss"), data=UNSCORED), "ddp")
     boxes = tiny(**KINDS["retinanet"]).vary(checkpoint=dict(best="mask_ap"))
     with pytest.raises(RecipeError, match=r"not a metric of model.detector=retinanet. Use box_ap."):
         check_recipe(boxes, "ddp")

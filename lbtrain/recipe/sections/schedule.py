@@ -34,8 +34,8 @@ class ScheduleConfig(Unassignable):
     )
     regime_adaptation: bool = key(
         False,
-        "Multiply all durations in epochs by ceil(batch_size / base_batch_size), for as many steps as with "
-        "the small batch (Hoffer et al. 2017).",
+        "Multiply the durations in epochs of run and schedule by ceil(batch_size / base_batch_size), for as "
+        "many steps as with the small batch (Hoffer et al. 2017). What is done every so many epochs stays.",
     )
     warmup: Duration = length("5ep", "Length of the warm-up. 0ep: no warm-up.")
     warmup_start_lr: float | None = key(

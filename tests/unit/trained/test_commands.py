@@ -56,7 +56,7 @@ def test_eval_gives_the_numbers_of_the_run_itself(trained, capsys):
 
 def test_eval_writes_a_row_per_class_and_the_confusion_matrix(trained, capsys):
     path, _ = trained
-    assert lbtrain("eval", path, "--split", "train") == 0
+    assert lbtrain("eval", path, "--split", "train", "validation_batch_size=64") == 0
     folder = path / "evaluation/train"
     metrics, rows = json.loads((folder / "metrics.json").read_text()), table(folder / "confusion.csv")
     counts = np.array([[int(row[name]) for name in map(str, range(10))] for row in rows])
@@ -98,7 +98,7 @@ def test_an_image_that_cannot_be_read_is_named_and_the_others_are_predicted(trai
 
 
 def test_what_was_exported_loads_in_plain_timm(trained, tmp_path):
-    path, _ = trained
+    path, summary = trained
     assert lbtrain("export", path, "--torch") == 0
     folder = path / "export"
     model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
@@ -112,6 +112,7 @@ def test_what_was_exported_loads_in_plain_timm(trained, tmp_path):
     card = (folder / "README.md").read_text()
     for words in ("top-1 error: ", "Verdict: none", "data: train.examples".removeprefix("data: "), "0, 1, 2"):
         assert words in card
+    assert f"top-1 error: {summary['ema_top1_error']:.4g} % at step 60" in card  # of the exported weights
     assert Recipe.from_yaml((folder / "recipe.yaml").read_text()).batch_size == 48
 
 
