@@ -76,11 +76,15 @@ class DDPEngine(WindowedEngine):
 def in_precision(module: nn.Module, plan: Plan) -> nn.Module:
     """`module` with its forward pass under autocast, where the plan says so; its weights stay fp32."""
     if plan.recipe.precision in AUTOCAST_DTYPES:
-        autocast = torch.autocast(
-            next(module.parameters()).device.type, AUTOCAST_DTYPES[plan.recipe.precision]
-        )
+        autocast = autocast_of(plan.recipe.precision, next(module.parameters()).device)
         module.forward = autocast(module.forward)
     return module
+
+
+def autocast_of(precision: str, device: torch.device) -> torch.autocast:
+    """What a forward pass in this precision runs under; nothing for fp32."""
+    dtype = AUTOCAST_DTYPES.get(precision)
+    return torch.autocast(device.type, dtype, enabled=dtype is not None)
 
 
 def overlapped(module: nn.Module) -> nn.Module:

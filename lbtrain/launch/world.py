@@ -233,6 +233,11 @@ def start_process_group(world: World) -> torch.device:
     on_gpu = device_type() == "cuda"
     device = torch.device("cuda", world.local_rank) if on_gpu else torch.device("cpu")
     if on_gpu:
+        if world.local_rank >= (seen := torch.cuda.device_count()):
+            raise LaunchError(
+                f"rank {world.rank} has LOCAL_RANK={world.local_rank} and sees {seen} GPU(s) only: start as "
+                "many ranks a host as it has GPUs, and let each of them see all"
+            )
         torch.cuda.set_device(device)
     if dist.is_initialized():
         return device

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from lbtrain.analysis.noise_scale import Moments, RunningLayers, RunningNoise, moments, moments_of_row
 from lbtrain.analysis.objective import preserve_state
+from lbtrain.engines.ddp import autocast_of
 from lbtrain.engines.protocol import Engine
 from lbtrain.monitors.protocol import MicroStep, Monitor, StepResult
 from lbtrain.optim import Shards
@@ -136,12 +137,11 @@ class NoiseMonitor(Monitor):
         """
         module: nn.Module = self.engine.module
         scale = self.engine.loss_scale  # or small gradients would vanish in fp16
-        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.plan.recipe.precision)
         devices = [self.engine.device] if self.engine.device.type == "cuda" else []
         with (
             preserve_state(module),
             torch.random.fork_rng(devices),
-            torch.autocast(self.engine.device.type, dtype, enabled=dtype is not None),
+            autocast_of(self.plan.recipe.precision, self.engine.device),
         ):
             loss = scale * self.task.loss(module, part).total
         gradients = torch.autograd.grad(

@@ -140,6 +140,10 @@ def _check_batch_sizes(recipe: Recipe) -> None:
         raise RecipeError(
             f"absa.max_batch_size={most} must be above batch_size={recipe.batch_size}. 0 switches ABSA off."
         )
+    if most and recipe.precision == "fp16":
+        raise RecipeError(
+            f"absa.max_batch_size={most} takes second derivatives, which vanish in fp16. Use precision=bf16."
+        )
     _check_batch_changes(recipe)
 
 

@@ -32,6 +32,7 @@ from lbtrain.data import dataset_info
 from lbtrain.data.augment import uniform
 from lbtrain.data.loading import replaced_images
 from lbtrain.data.stream import Block
+from lbtrain.engines.ddp import autocast_of
 from lbtrain.engines.protocol import Engine
 from lbtrain.plan.batching import Phase
 from lbtrain.plan.plan import Plan
@@ -126,7 +127,9 @@ class AdaptiveBatches:
         return batch[0].index_copy(0, chosen, moved), *batch[1:]
 
     def _loss(self, model: Any, batch: Any) -> Tensor:
-        return self.task.loss(model, batch).total
+        """In the precision of the run: some engines apply it around the module, which is bare here."""
+        with autocast_of(self.plan.recipe.precision, self.engine.device):
+            return self.task.loss(model, batch).total
 
     def state(self) -> dict[str, Any]:
         return {"absa": {name: getattr(self, name) for name in (*_COUNTS, "reference")}}

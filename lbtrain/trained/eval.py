@@ -19,13 +19,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from lbtrain.engines.ddp import AUTOCAST_DTYPES
+from lbtrain.engines.ddp import autocast_of
 from lbtrain.errors import RecipeError
 from lbtrain.faults.watchdog import Watchdog
 from lbtrain.launch.environment import own_arguments
@@ -100,8 +99,7 @@ def evaluate(trained: TrainedModel, *, train: bool) -> tuple[World, Report]:
     task = create_task(recipe, device)
     check_same_on_all_ranks(task.index().parts())
     _check_classes(trained, task.about()["class_names"])
-    dtype = AUTOCAST_DTYPES.get(recipe.precision)
-    with torch.autocast(device.type, dtype, enabled=dtype is not None):
+    with autocast_of(recipe.precision, device):
         report = task.report(
             trained.build().to(device),
             train=train,

@@ -149,6 +149,7 @@ def test_the_batch_sizes_of_a_plan():
             "ema.decay=0.9 needs whole weights",
         ),
         (dict(absa=dict(every="0ep")), "ddp", "absa.every=0ep must be positive"),
+        (dict(precision="fp16"), "ddp", "vanish in fp16. Use precision=bf16"),
     ],
 )
 def test_what_cannot_be_is_rejected_when_the_plan_is_made(changes, engine, said):
@@ -173,6 +174,15 @@ def test_fgsm_of_a_linear_loss_by_hand():
     )
     torch.testing.assert_close(moved, torch.tensor([[[[0.6, 0.45], [0.5, 1.0]]]]))
     assert not moved.requires_grad and images[0, 0, 0, 0] == 0.5
+
+
+@pytest.mark.parametrize(("sign", "expected"), [(1.0, [1.3, -0.3]), (-1.0, [1.2, -0.4])])
+def test_a_pixel_beyond_the_range_moves_by_epsilon_at_most(sign, expected):
+    """Colours that an augmentation has moved, or random erasing: cut off, they would jump."""
+    images = torch.tensor([[[[1.3, -0.4]]]])
+    ends = dict(low=torch.tensor(0.0), high=torch.tensor(1.0))
+    moved = fgsm(nn.Flatten(), lambda _, batch: sign * batch[0].sum(), (images,), 0.1, **ends)
+    torch.testing.assert_close(moved, torch.tensor([[[expected]]]))
 
 
 def test_fgsm_raises_the_loss_and_leaves_the_model_alone():

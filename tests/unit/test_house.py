@@ -60,7 +60,7 @@ BELOW = {
     "evaluate": {"engines", "monitors", "plan", "runs", "tasks", "techniques"},
     "train": {"engines", "evaluate", "faults", "monitors", "nn", "plan", "runs", "tasks", "techniques"},
     "trained": {"data", "engines", "faults", "launch", "runs", "tasks"},
-    "cli": {"launch"},
+    "cli": {"launch", "runs.files"},
     "__main__": {"cli"},
     "main": {"data", "engines", "faults.watchdog", "launch", "plan", "run"},
     "run": {

@@ -3,7 +3,8 @@
 import pytest
 
 from lbtrain.errors import LaunchError
-from lbtrain.launch.world import World, ancestor_commands, check_world, detect_world
+from lbtrain.launch import world as launch_world
+from lbtrain.launch.world import World, ancestor_commands, check_world, detect_world, start_process_group
 
 LAUNCHED = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}
 EXPORTED_BY_COLOSSALAI = LAUNCHED | {"CUDA_DEVICE_MAX_CONNECTIONS": "1"}
@@ -217,3 +218,11 @@ def test_ancestors_begin_with_the_parent():
     commands = list(ancestor_commands())
     assert all(isinstance(word, str) for command in commands for word in command)
     assert len(commands) >= 1
+
+
+def test_a_rank_without_a_gpu_of_its_own_is_named(monkeypatch):
+    """Four ranks on a host of two GPUs, or one GPU that each task of srun sees."""
+    monkeypatch.setattr(launch_world, "device_type", lambda: "cuda")
+    monkeypatch.setattr(launch_world.torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(LaunchError, match=r"rank 5 has LOCAL_RANK=2 and sees 2 GPU\(s\) only"):
+        start_process_group(World(5, 8, 2, "ddp"))
