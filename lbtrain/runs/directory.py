@@ -214,7 +214,8 @@ class RunDirectory:
         """
         with contextlib.suppress(OSError, ValueError):
             found = read_object(self.path / "summary.json", _SUMMARY)
-            if self.recipe().data.validation_root != "none":
-                check_kinds(found, {found["primary_metric"]["name"]: (int, float)})
+            name = found["primary_metric"]["name"]
+            if name in found or self.recipe().data.validation_root != "none":  # which is not scored
+                check_kinds(found, {name: (int, float)})
             return found
         return None

@@ -30,7 +30,6 @@ from rich.markup import escape
 from rich.table import Table
 from torch import Tensor, nn
 
-from ..kit.command import count
 from .optimizers import (
     FORMS,
     OTHER_RATE,
@@ -125,10 +124,10 @@ def add_arguments(commands: Any) -> None:
     add("--optimizer-args", default="{}", help=f"further settings of it, as {{key: value}} {shown}")
     add("--engine", default=Question.engine, choices=ENGINES, help=f"what shards it {shown}")
     add("--zero", type=int, help="ZeRO stage: deepspeed 0 to 3, colossalai 1 or 2 (default: 1)")
-    add("--world", type=count, default=Question.world, help=f"ranks, processes on this machine {shown}")
-    add("--steps", type=count, default=Question.steps, help=f"the compared update is that of all {shown}")
-    add("--batch-size", type=count, default=Question.batch_size, help=f"random images per rank {shown}")
-    add("--image-size", type=count, default=Question.image_size, help=f"their height and width {shown}")
+    add("--world", type=int, default=Question.world, help=f"ranks, processes on this machine {shown}")
+    add("--steps", type=int, default=Question.steps, help=f"the compared update is that of all {shown}")
+    add("--batch-size", type=int, default=Question.batch_size, help=f"random images per rank {shown}")
+    add("--image-size", type=int, default=Question.image_size, help=f"their height and width {shown}")
     add("--lr", type=float, help=f"learning rate (default: {RATES}, else {OTHER_RATE})")
     add("--weight-decay", type=float, default=1e-4, help=shown)
     add("--tolerance", type=float, default=1e-2, help=f"largest |ratio - 1| and 1 - cosine {shown}")
