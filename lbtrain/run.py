@@ -43,7 +43,7 @@ from lbtrain.runs.fingerprint import (
 from lbtrain.runs.loading import LoadedCheckpoint
 from lbtrain.runs.progress import Progress
 from lbtrain.runs.records import Records
-from lbtrain.runs.rows import flat
+from lbtrain.runs.rows import flat, read_rows
 from lbtrain.tasks import Task, build_model, create_task
 from lbtrain.tasks.weights import LoadedWeights, loaded_weights, weights_file
 from lbtrain.techniques import create_average, create_techniques
@@ -135,7 +135,10 @@ def run(
         with contextlib.closing(records):
             monitors = Monitors(plan, task, engine, optimizer, records)
             faults = Faults(plan, task.stream, engine, directory.path, skipped=progress.skipped_steps)
-            evaluation = train(plan, task, engine, techniques, progress, checkpoints, monitors, faults)
+            ended = _target_was_reached(recipe, directory, progress, engine)
+            evaluation = train(
+                plan, task, engine, techniques, progress, checkpoints, monitors, faults, ended=ended
+            )
     result = {
         "recipe": name,
         **flat(evaluation),
@@ -184,6 +187,18 @@ def _start_of(
     if loaded := legs.checkpoint_elsewhere(recipe):
         changes = [f"run_dir is {directory.path}", *legs.changed_keys(loaded.recipe, recipe)]
     return loaded, changes
+
+
+def _target_was_reached(recipe: Recipe, directory: RunDirectory, progress: Progress, engine: Engine) -> bool:
+    """Whether the evaluation at this position has ended the run already: a crash may have taken the summary
+    alone. Rank 0 has the rows. Collective.
+    """
+    if not (recipe.stop_at and progress.examples):
+        return False
+    rows = read_rows(directory.path / "metrics.jsonl")[0] if engine.rank == 0 else []
+    here = [row for row in rows if row["kind"] == "eval" and row["examples"] == progress.examples]
+    reached = any(all_reached(recipe.stop_at, row) for row in here)
+    return bool(engine.mean(torch.tensor([float(reached)], device=engine.device)) > 0)
 
 
 def _graded(recipe: Recipe, directory: RunDirectory, records: Records) -> dict[str, Any] | None:

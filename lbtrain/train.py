@@ -38,14 +38,16 @@ def train(
     checkpoints: Checkpoints,
     monitors: Monitors,
     faults: Faults,
+    *,
+    ended: bool = False,
 ) -> EvalRow:
     """Trains from `progress` to the end of the plan, or to the evaluation that reaches `stop_at`, and returns
-    the last evaluation. Collective.
+    the last evaluation. A run that has `ended` before, as its summary would say, is only scored. Collective.
 
     Raises Preempted after a signal, when everything is saved; Diverged when a loss or a gradient is no longer
     finite.
     """
-    evaluation, finished = None, progress.examples >= plan.total_examples
+    evaluation, finished = None, ended or progress.examples >= plan.total_examples
     phase = techniques.batch.phase(progress)
     batches = start_phase(phase, task, engine, techniques, progress.examples)
     engine.model.train()

@@ -80,5 +80,8 @@ def test_a_run_ends_at_its_target_is_graded_and_is_not_continued(tmp_path, alone
     assert run(recipe, "x") == summary
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if row["kind"] == "eval"] == [2]
+    (tmp_path / "summary.json").unlink()  # as a crash between checkpoint and summary leaves it
+    again = run(recipe, "x")
+    assert (again["step"], again["top1_error"]) == (2, summary["top1_error"])
     longer = run(recipe.vary(stop_at=[]), "x")
     assert longer["step"] == 6, "without the target it continues to its end"
