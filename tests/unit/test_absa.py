@@ -55,6 +55,15 @@ def climbed(adaptive: AdaptiveBatches, epochs: int) -> list[int]:
     return [adaptive.phase(Progress(50_000 * epoch, epoch)).batch_size for epoch in range(1, epochs + 1)]
 
 
+@pytest.mark.parametrize(("precision", "dtype"), [("bf16", torch.bfloat16), ("fp32", torch.float32)])
+def test_the_curvature_is_taken_in_the_precision_of_the_run(precision, dtype):
+    """The module is bare: DeepSpeed would apply autocast around it, DDP in it."""
+    adaptive = control([])
+    adaptive.plan = plan_of(recipe().vary(precision=precision))
+    adaptive.task = SimpleNamespace(loss=lambda model, batch: SimpleNamespace(total=model(batch)))
+    assert adaptive._loss(nn.Linear(3, 2), torch.randn(4, 3)).dtype == dtype
+
+
 @pytest.mark.parametrize(
     ("measured", "batches"),
     [

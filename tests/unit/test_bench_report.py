@@ -26,6 +26,16 @@ def line(
     }
 
 
+def test_rows_that_are_only_looked_at_make_no_page(tmp_path, monkeypatch, capsys):
+    """LBTRAIN_RESULTS sends them elsewhere, and the page would lose all others."""
+    before = report.PAGE.read_text(), report.PICTURE.read_bytes()
+    monkeypatch.setattr(report.rows, "RESULTS", tmp_path)
+    monkeypatch.setattr("sys.argv", ["report"])
+    report.main()
+    assert (report.PAGE.read_text(), report.PICTURE.read_bytes()) == before
+    assert f"the rows are in {tmp_path}" in capsys.readouterr().out
+
+
 def test_the_page_in_the_repository_is_what_the_rows_say():
     assert report.PAGE.read_text() == report.page(report.tables())
 
