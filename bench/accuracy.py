@@ -35,6 +35,7 @@ from bench import parser, rows, timm_train
 from lbtrain import Recipe
 from lbtrain.data.arrays import Arrays, read_arrays
 from lbtrain.data.registry import dataset_info
+from lbtrain.engines.ddp import autocast_of
 from lbtrain.errors import RecipeError
 from lbtrain.plan.scaling import peak_lr
 from lbtrain.recipe import differences, value_of, written
@@ -47,6 +48,7 @@ COMMAND = "python -m bench.accuracy"
 RECIPE = "cifar10/resnet8"
 PLAIN = "plain loop, DataLoader and torchvision transforms"
 TIMM = "timm train.py"
+CPU = torch.device("cpu")
 _VALIDATED = re.compile(r"Test: \[ *(\d+)/(\d+)\].* Acc@1: *[\d.]+ \( *([\d.]+)\)")
 _TRAINED = re.compile(r"Train: \d+ \[ *(\d+)/(\d+) .* Data: [\d.]+ \(([\d.]+)\)")
 FOLLOWED = {
@@ -124,7 +126,7 @@ def plain(recipe: Recipe) -> Outcome:
     optimizer, schedule = sgd(recipe, model, epochs * len(train))
     for epoch in range(1, epochs + 1):
         for images, labels in timed(train, outcome):
-            with autocast(recipe):
+            with autocast_of(recipe.precision, CPU):
                 loss = F.cross_entropy(model(images), labels)
             optimizer.zero_grad()
             loss.backward()
@@ -171,10 +173,6 @@ def sgd(recipe: Recipe, model: nn.Module, steps: int) -> tuple[torch.optim.SGD, 
     return optimizer, torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
 
 
-def autocast(recipe: Recipe) -> torch.autocast:
-    return torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bf16")
-
-
 def timed(batches: DataLoader[Any], outcome: Outcome) -> Iterator[Any]:
     """The batches, channels last, with the time that they take added up."""
     before = time.monotonic()
@@ -190,7 +188,7 @@ def error_of(recipe: Recipe, model: nn.Module, test: DataLoader[Any]) -> float:
     model.eval()
     wrong = total = 0
     for images, labels in test:
-        with autocast(recipe):
+        with autocast_of(recipe.precision, CPU):
             found = model(images.to(memory_format=torch.channels_last)).argmax(1)
         wrong, total = wrong + int((found != labels).sum()), total + len(labels)
     model.train()

@@ -43,7 +43,7 @@ from lbtrain.runs.fingerprint import (
 from lbtrain.runs.loading import LoadedCheckpoint
 from lbtrain.runs.progress import Progress
 from lbtrain.runs.records import Records
-from lbtrain.runs.rows import flat, read_rows
+from lbtrain.runs.rows import flat
 from lbtrain.tasks import Task, build_model, create_task
 from lbtrain.tasks.weights import LoadedWeights, loaded_weights, weights_file
 from lbtrain.techniques import create_average, create_techniques
@@ -135,7 +135,7 @@ def run(
         with contextlib.closing(records):
             monitors = Monitors(plan, task, engine, optimizer, records)
             faults = Faults(plan, task.stream, engine, directory.path, skipped=progress.skipped_steps)
-            ended = _target_was_reached(recipe, directory, progress, engine)
+            ended = _target_was_reached(recipe, records, progress, engine)
             evaluation = train(
                 plan, task, engine, techniques, progress, checkpoints, monitors, faults, ended=ended
             )
@@ -189,14 +189,13 @@ def _start_of(
     return loaded, changes
 
 
-def _target_was_reached(recipe: Recipe, directory: RunDirectory, progress: Progress, engine: Engine) -> bool:
+def _target_was_reached(recipe: Recipe, records: Records, progress: Progress, engine: Engine) -> bool:
     """Whether the evaluation at this position has ended the run already: a crash may have taken the summary
     alone. Rank 0 has the rows. Collective.
     """
     if not (recipe.stop_at and progress.examples):
         return False
-    rows = read_rows(directory.path / "metrics.jsonl")[0] if engine.rank == 0 else []
-    here = [row for row in rows if row["kind"] == "eval" and row["examples"] == progress.examples]
+    here = [row for row in records.written("eval") if row["examples"] == progress.examples]
     reached = any(all_reached(recipe.stop_at, row) for row in here)
     return bool(engine.mean(torch.tensor([float(reached)], device=engine.device)) > 0)
 

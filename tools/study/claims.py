@@ -90,8 +90,7 @@ def judged(claim: dict[str, str], folder: Path = ROOT / "results") -> tuple[str,
     if arm is None or reference is None:
         return "-", NOT_MEASURED
     if math.inf in (arm.mean, reference.mean):
-        difference = arm.mean - reference.mean if arm.mean != reference.mean else math.nan
-        return "diverged", held(claim["difference"], difference, 0.0)
+        return "diverged", held(claim["difference"], arm.mean - reference.mean, 0.0)  # NaN where both did
     gap, error = arm.mean - reference.mean, interval_of((arm.std, arm.n), (reference.std, reference.n))
     spread = "" if error is None else f" ± {error:.2f}"
     outcome = held(claim["difference"], gap, math.inf if error is None else error)

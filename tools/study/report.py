@@ -132,7 +132,7 @@ def graded(arms: list[Arm]) -> list[dict[str, Any]]:
         if arm.lost or reference.lost:
             worst = -math.inf if arm.primary_metric.higher_is_better else math.inf
             sides = [worst if side.lost else 0.0 for side in (arm, reference)]
-            outcome = finding.outcome(sides[0] - sides[1] if sides[0] != sides[1] else math.nan, 0.0)
+            outcome = finding.outcome(sides[0] - sides[1], 0.0)  # not a number where both did
             said = f"{arm.name}{arm.losses} against {reference.name}{reference.losses}"
         else:
             assert arm.mean is not None and reference.mean is not None

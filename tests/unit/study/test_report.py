@@ -18,6 +18,7 @@ from lbtrain.recipe.files import contract_field, load_recipe
 from lbtrain.recipe.findings import Difference
 from lbtrain.tasks import PrimaryMetric
 from tests.run_rows import write_rows
+from tests.unit.study.summary import ORIGIN
 from tools.kit.charts import save
 from tools.kit.publish import ROOT, with_block
 from tools.study import __main__ as study
@@ -50,17 +51,10 @@ def arm(tmp_path: Path, name: str, errors: list[float | None], primary_metric=ER
     for seed, error in enumerate(errors):
         folder = tmp_path / name / f"seed{seed}"
         folder.mkdir(parents=True)
-        origin = {
-            "seconds": 1.0,
-            "step": 900,
-            "commit": "abc",
-            "hardware": "2 cores",
-            "versions": {"torch": "2.0"},
-        }
         name_of_it, content = (
             ("diverged.json", {})
             if error is None
-            else ("summary.json", {primary_metric["name"]: error, **origin})
+            else ("summary.json", {primary_metric["name"]: error, **ORIGIN, "step": 900})
         )
         (folder / name_of_it).write_text(json.dumps(content))
         plan = {

@@ -14,6 +14,7 @@ from lbtrain.errors import RecipeError
 from lbtrain.plan.scaling import peak_lr
 from lbtrain.tasks import PrimaryMetric
 from tests.run_rows import write_rows
+from tests.unit.study.summary import ORIGIN
 from tools.kit.charts import save
 from tools.study import sweep
 from tools.study.grid import Point, batch_sizes_of, in_order, points_of
@@ -138,15 +139,8 @@ def finished(
 ) -> Job:
     folder.mkdir(parents=True)
     (folder / "plan.json").write_text(json.dumps({"total_steps": 10, "learning_rate": {"peak": peak}}))
-    origin = {
-        "seconds": 1.0,
-        "step": 10,
-        "commit": "abc",
-        "hardware": "2 cores",
-        "versions": {"torch": "2.0"},
-    }
     name, content = (
-        ("diverged.json", {}) if score is None else ("summary.json", {primary_metric.name: score, **origin})
+        ("diverged.json", {}) if score is None else ("summary.json", {primary_metric.name: score, **ORIGIN})
     )
     (folder / name).write_text(json.dumps(content))
     return Job(str(RECIPES / "digits/digits.py"), (), str(folder))

@@ -9,6 +9,7 @@ import pytest
 
 from lbtrain.errors import RecipeError
 from lbtrain.tasks import PrimaryMetric
+from tests.unit.study.summary import ORIGIN
 from tools.study import jobs
 from tools.study.__main__ import main
 from tools.study.arm import Scored
@@ -22,7 +23,6 @@ recipe = Recipe().vary(
     optimizer=dict(name="{name}"), schedule=dict(base_batch_size=32),
 )
 """
-ORIGIN = {"seconds": 1.0, "step": 10, "commit": "abc", "hardware": "2 cores", "versions": {"torch": "2.0"}}
 
 
 @pytest.fixture
