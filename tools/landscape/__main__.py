@@ -7,7 +7,7 @@
     lbtrain landscape training RUN_DIR               top eigenvalues and trace at every checkpoint
     lbtrain landscape compare SMALL_RUN LARGE_RUN    sharpness and Hessian of both, and the line between them
     lbtrain landscape warm-start RUN_DIR RECIPE      the large batch RECIPE from every checkpoint of a run
-    lbtrain landscape sweep RECIPE --loss 0.1        steps to a training loss at many batch sizes, measured
+    lbtrain landscape sweep RECIPE --loss 0.1        steps to a loss or an error at many batch sizes, measured
 
 `batch` needs a run with measure.noise_scale=20it, for example; `layers` one with measure.layers=true too, or
 with LARS or LAMB; compare's distances one with measure.distance=true. Measurements are cached as they finish,
@@ -65,7 +65,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     )
     option("--out", type=Path, help="The folder for page and pictures (default LARGE_RUN/landscape/compare).")
     _add_loss_options(option)
-    measured = "Train a recipe at many batch sizes and rates, and measure the steps to a training loss."
+    measured = "Train a recipe at many batch sizes and rates, and measure the steps to a loss or an error."
     sweep = commands.add_parser("sweep", help=measured, description=measured)
     _add_sweep_options(sweep)
     late = (
@@ -107,7 +107,10 @@ def _add_sweep_options(parser: argparse.ArgumentParser) -> None:
     option("words", nargs="+", metavar="RECIPE|key=value", help="A recipe file, and overrides of it.")
     option("--batch-sizes", default="16,32,64,128,256,512", help="The batch sizes (default %(default)s).")
     option("--rates", default="1,2,4", help="Factors on the recipe's rate (default %(default)s).")
-    option("--loss", type=float, required=True, help="The training loss to reach.")
+    goal = parser.add_mutually_exclusive_group(required=True).add_argument
+    goal("--loss", type=float, help="The training loss to reach.")
+    errors = "The top-1 errors to reach, in percent (35,25): a run ends at the lowest."
+    goal("--errors", metavar="E,E,...", help=errors)
     option("--epochs", type=float, default=6, help="The longest run, in epochs (default 6) ...")
     option("--least-steps", type=int, default=80, help="... or in steps, whichever is longer (default 80).")
     out = "runs/landscape-sweep/RECIPE"
@@ -191,16 +194,25 @@ def _sweep(options: argparse.Namespace, words: Sequence[str]) -> str:
 
     from ..study.grid import batch_sizes_of
     from ..study.jobs import Launch, one_recipe
-    from .sweep import Target, sweep
+    from .sweep import Goal, Target, sweep
+
+    def numbers(name: str, example: str) -> tuple[float, ...]:
+        text = getattr(options, name)
+        try:
+            return tuple(float(part) for part in text.split(","))
+        except ValueError:
+            raise RecipeError(f"--{name} {text}: write {example}") from None
 
     path, overrides = one_recipe(options.words)
-    try:
-        rates = tuple(float(rate) for rate in options.rates.split(","))
-    except ValueError:
-        raise RecipeError(f"--rates {options.rates}: write factors such as 1,2,4") from None
+    rates = numbers("rates", "factors such as 1,2,4")
+    goals: tuple[Goal, ...]
+    if options.errors is None:
+        goals = (Goal("loss", options.loss),)
+    else:
+        goals = tuple(Goal("top1_error", each) for each in numbers("errors", "percentages such as 35,25"))
     options.out = Path(str(options.out).replace("RECIPE", path.stem))
     sizes = tuple(batch_sizes_of(options.batch_sizes))
-    target = Target(sizes, rates, options.loss, options.epochs, options.least_steps)
+    target = Target(sizes, rates, goals, options.epochs, options.least_steps)
     typed = command.typed("landscape", words)
     return sweep(path, overrides, target, Launch.of(options), command=typed)
 

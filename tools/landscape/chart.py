@@ -196,15 +196,15 @@ def _draw_heat(axes: Axes, grid: Any, edges: Sequence[float], names: Sequence[st
     axes.figure.colorbar(image, ax=axes)
 
 
-def sweep_chart(data: dict[str, Any]) -> Chart:
-    """Steps over batch sizes: measured, fitted, and as the noise scale says (through the measured point of
-    its own run).
+def sweep_chart(curve: dict[str, Any]) -> Chart:
+    """Steps to a goal over batch sizes: measured, fitted, and as the noise scale says (through the measured
+    point of its own run).
     """
     return Chart(
-        f"Steps to a training loss of {data['loss']:g}",
+        f"Steps to {curve['goal']}",
         "Steps against the batch size, both on logarithmic axes: the measured points fall and become flat "
-        f"past the critical batch, {data['measured']['critical_batch']:,.0f}.",
-        partial(_draw_sweep, data=data),
+        f"past the critical batch, {curve['measured']['critical_batch']:,.0f}.",
+        partial(_draw_sweep, data=curve),
         width=7,
         height=4.8,
     )

@@ -1,9 +1,10 @@
-"""`sweep RECIPE`: steps to a training loss at many batch sizes, measured, against what the noise scale of one
-of the runs says.
+"""`sweep RECIPE`: steps to a goal at many batch sizes, measured, against what the noise scale of one of the
+runs says.
 
-McCandlish et al. 2018, section 3: at each batch the rate is constant and the best of several; steps =
-steps_min + examples_min / batch is fitted to the best ones in logarithms. The prediction comes from the run
-at the batch nearest to the middle, up to the same loss.
+A goal is a training loss (McCandlish et al. 2018, section 3) or an error on the validation images (Shallue et
+al. 2019, section 3). At each batch the rate is constant and the best of several; steps = steps_min +
+examples_min / batch is fitted to the best ones in logarithms. The prediction comes from the run at the batch
+nearest to the middle, up to the same goal.
 """
 
 import datetime
@@ -12,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -34,18 +35,54 @@ from .noise import advise, windows
 from .runs import Run
 
 LOG_EXAMPLES = 256
+EVALUATIONS = 4
+"""In an epoch, where the goal is an error."""
+FEWEST_SIZES = 3
+"""Batch sizes that reach a goal, of which a curve is made."""
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A training loss, averaged over about `LOG_EXAMPLES` examples, or a top-1 error in percent."""
+
+    metric: Literal["loss", "top1_error"]
+    value: float
+
+    def __str__(self) -> str:
+        return (
+            f"a training loss of {self.value:g}"
+            if self.metric == "loss"
+            else f"a top-1 error of {self.value:g} %"
+        )
+
+    def steps(self, run: Run) -> float | None:
+        """The steps of `run` until it was reached; None if it was not.
+
+        A loss is reached in the middle of the first logged stretch whose average is low enough, an error on
+        the line between the first evaluation that is low enough and the one before.
+        """
+        if self.metric == "loss":
+            return steps_to(run, self.value)
+        before, error_before = 0, 0.0
+        for row in run.rows("eval"):
+            step, error = int(row["step"]), float(row[self.metric])
+            if error <= self.value:
+                rest = (error_before - self.value) / (error_before - error) if before else 1.0
+                return before + rest * (step - before)
+            before, error_before = step, error
+        return None
 
 
 @dataclass(frozen=True)
 class Target:
-    """Steps until the training loss, averaged over about `LOG_EXAMPLES` examples, is at most `loss`; a run
-    lasts `epochs` or `least_steps`, whichever is longer.
+    """What is measured: the steps to each of `goals`, which are of one metric. A run lasts `epochs` or
+    `least_steps`, whichever is longer, or until an evaluation is at the lowest error.
     """
 
     batch_sizes: tuple[int, ...]
     rates: tuple[float, ...]
     """Factors on the recipe's own rate at its own batch, scaled with the square root of the batch."""
-    loss: float
+    goals: tuple[Goal, ...]
     epochs: float
     least_steps: int
 
@@ -55,7 +92,7 @@ def sweep(path: Path, overrides: Sequence[str], target: Target, launch: Launch, 
     was given, and returns the text for the terminal.
 
     Raises RecipeError, before anything is trained, if --out holds runs of another recipe or with other
-    settings, or if a plan is rejected; and afterwards if too few batch sizes reached the loss for a curve.
+    settings, or if a plan is rejected; and afterwards if too few batch sizes reached a goal for a curve.
     """
     points = trained(arms_of(path, overrides, target), target.batch_sizes, launch)
     return report(points, target, launch.out, command=command)
@@ -87,6 +124,11 @@ def _words_at(
     """A constant rate without a warm-up, and the noise scale measured in every second step."""
     steps = max(target.least_steps, round(target.epochs * train_examples / size))
     peak = rate * recipe.schedule.base_lr * (size / recipe.schedule.base_batch_size) ** 0.5
+    lowest = min(target.goals, key=lambda goal: goal.value)
+    evaluated, stop = steps, ""
+    if lowest.metric != "loss":
+        evaluated = max(1, round(train_examples / size / EVALUATIONS))
+        stop = f"{lowest.metric}<={lowest.value:g}"
     return (
         *overrides,
         f"batch_size={size}",
@@ -96,7 +138,9 @@ def _words_at(
         "schedule.decay=none",
         "schedule.batch_growth=",
         "schedule.image_sizes=",
-        *(f"{key}={steps}it" for key in ("duration", "evaluate_every", "checkpoint.every")),
+        *(f"{key}={steps}it" for key in ("duration", "checkpoint.every")),
+        f"evaluate_every={evaluated}it",
+        f"stop_at={stop}",
         f"log_every={max(1, LOG_EXAMPLES // size)}it",
         "measure.noise_scale=2it",
     )
@@ -113,48 +157,72 @@ def steps_to(run: Run, loss: float) -> float | None:
 
 
 def report(points: Sequence[Point], target: Target, out: Path, *, command: str) -> str:
-    """Writes sweep.json, sweep.png and sweep.html, and returns the text for the terminal."""
-    best = [found for size in target.batch_sizes if (found := _best(points, target, size))]
-    if len(best) < 3:
-        raise RecipeError(
-            f"the loss {target.loss} was reached at {len(best)} batch sizes only, and a curve needs 3: raise "
-            "--loss or --epochs"
+    """Writes sweep.json, sweep.png and sweep.html, and returns the text for the terminal. Raises RecipeError
+    where too few batch sizes reached any of the goals.
+    """
+    curves, tables, lines = [], [], []
+    for goal in target.goals:
+        best = [found for size in target.batch_sizes if (found := _best(points, target, goal, size))]
+        if len(best) < FEWEST_SIZES:
+            lines.append(
+                f"{goal} was reached at {len(best)} batch sizes only, and a curve needs {FEWEST_SIZES}"
+            )
+            continue
+        measured, (predicted, outcome) = fit(best), _prediction(best[len(best) // 2])
+        curves.append(
+            {
+                "goal": f"{goal}",
+                "metric": goal.metric,
+                "value": goal.value,
+                "points": [{key: value for key, value in each.items() if key != "runs"} for each in best],
+                "measured": measured,
+                "predicted": predicted,
+            }
         )
-    min_steps, min_examples = fit([each["batch_size"] for each in best], [each["steps"] for each in best])
-    predicted, outcome = _prediction(best[len(best) // 2])
+        tables.append(_table(best, target, goal))
+        lines.append(f"{goal}: {_measured(measured)}; {outcome}")
+    if not curves:
+        raise RecipeError(f"{'; '.join(lines)}: choose an easier goal, or raise --epochs")
     origins = {
         origin_of(summary): {key: summary[key] for key in ("commit", "hardware", "versions")}
         for point in points
         for summary in point.summaries
     }
+    question = {
+        "batch_sizes": target.batch_sizes,
+        "rates": target.rates,
+        "seeds": len(points[0].jobs),
+        "epochs": target.epochs,
+        "least_steps": target.least_steps,
+    }
     data = {
-        "question": {**vars(target), "seeds": len(points[0].jobs)},
+        "question": question,
         "command": command,
         "date": f"{datetime.date.today()}",
         "origins": list(origins.values()),
-        "loss": target.loss,
-        "points": [{key: value for key, value in each.items() if key != "runs"} for each in best],
-        "measured": {
-            "critical_batch": min_examples / min_steps,
-            "min_steps": min_steps,
-            "min_examples": min_examples,
-        },
-        "predicted": predicted,
+        "goals": curves,
     }
-    lines = [
-        f"measured: critical batch {min_examples / min_steps:,.0f}, fewest steps {min_steps:,.0f}, fewest "
-        f"examples {min_examples:,.0f}",
-        outcome,
-    ]
-    picture = chart.sweep_chart(data)
+    pictures = [chart.sweep_chart(curve) for curve in curves]
     origin = provenance_of(set(origins), command)
-    page = pages.report("Steps to a loss over batch sizes", lines, [picture], [_table(best, target)], origin)
+    page = pages.report("Steps to a goal over batch sizes", lines, pictures, tables, origin)
     write_whole(out / "sweep.json", json.dumps(data, indent=1) + "\n")
     write_whole(out / "sweep.html", page)
-    return "\n".join([*lines, str(save([picture], out / "sweep.png")), str(out / "sweep.html")])
+    return "\n".join([*lines, str(save(pictures, out / "sweep.png")), str(out / "sweep.html")])
 
 
-def _table(best: Sequence[dict[str, Any]], target: Target) -> Table:
+def _measured(found: dict[str, Any]) -> str:
+    low, high = found["critical_batch_interval"]
+    return (
+        f"measured critical batch {found['critical_batch']:,.0f} (95%: {low:,.0f} to {_bound(high)}), fewest "
+        f"steps {found['min_steps']:,.0f}, fewest examples {found['min_examples']:,.0f}"
+    )
+
+
+def _bound(high: float | None) -> str:
+    return "unbounded" if high is None else f"{high:,.0f}"
+
+
+def _table(best: Sequence[dict[str, Any]], target: Target, goal: Goal) -> Table:
     rows = [
         [
             f"{each['batch_size']}",
@@ -164,39 +232,69 @@ def _table(best: Sequence[dict[str, Any]], target: Target) -> Table:
         ]
         for each in best
     ]
-    title = (
-        f"Best of {len(target.rates)} rates: steps to a training loss of {target.loss}, mean of "
-        f"{len(best[0]['each'])} seeds"
-    )
+    title = f"Best of {len(target.rates)} rates: steps to {goal}, mean of {len(best[0]['each'])} seeds"
     return Table(["batch", "steps", "examples", "rate"], rows, title=title, align="rrrr")
 
 
-def _best(points: Sequence[Point], target: Target, size: int) -> dict[str, Any] | None:
+def _best(points: Sequence[Point], target: Target, goal: Goal, size: int) -> dict[str, Any] | None:
     """The rate that needs the fewest steps, among those with which every seed got there."""
     found: list[dict[str, Any]] = []
     for rate, point in zip(target.rates, (each for each in points if each.batch_size == size), strict=True):
         runs = [Run(Path(job.run_dir)) for job in point.jobs]
-        steps = [each for run in runs if (each := steps_to(run, target.loss)) is not None]
+        steps = [each for run in runs if (each := goal.steps(run)) is not None]
         if len(steps) == len(runs):
             mean = sum(steps) / len(steps)
             found.append({"batch_size": size, "rate": rate, "steps": mean, "each": steps, "runs": runs})
     return min(found, key=lambda each: each["steps"], default=None)
 
 
-def fit(batches: Sequence[float], steps: Sequence[float]) -> tuple[float, float]:
-    """(steps_min, examples_min) of steps = steps_min + examples_min / batch, least squares on logarithms."""
+def fit(best: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """steps_min and examples_min of steps = steps_min + examples_min / batch, by least squares on the
+    logarithms of every seed's steps, and the critical batch, which is their ratio.
+
+    Its interval is Student's, of the logarithm, by the covariance of the fit: it holds for the best rates as
+    they were found. An end of None is not bounded by the measurements.
+    """
     from scipy.optimize import least_squares
 
-    sizes, seen = np.array(batches, dtype=float), np.log(np.array(steps, dtype=float))
-    start = np.log([min(steps), min(np.array(steps) * sizes)])
-    found = least_squares(lambda logs: np.log(np.exp(logs[0]) + np.exp(logs[1]) / sizes) - seen, start).x
-    return float(np.exp(found[0])), float(np.exp(found[1]))
+    sizes = np.array([each["batch_size"] for each in best for _ in each["each"]], dtype=float)
+    steps = np.array([steps for each in best for steps in each["each"]], dtype=float)
+    start = np.log([steps.min(), (steps * sizes).min()])
+    found = least_squares(
+        lambda logs: np.log(np.exp(logs[0]) + np.exp(logs[1]) / sizes) - np.log(steps), start
+    )
+    min_steps, min_examples = np.exp(found.x)
+    low, high = _interval(found, len(steps) - 2)
+    return {
+        "critical_batch": float(min_examples / min_steps),
+        "critical_batch_interval": (low, high),
+        "min_steps": float(min_steps),
+        "min_examples": float(min_examples),
+    }
+
+
+def _interval(found: Any, freedom: int) -> tuple[float, float | None]:
+    """95%, of the critical batch of a fit with so many degrees of freedom; unbounded where one of the two
+    minima does not show in the data.
+    """
+    from scipy.stats import t
+
+    curvature = found.jac.T @ found.jac
+    if freedom < 1 or np.linalg.cond(curvature) > 1e12:
+        return 0.0, None
+    covariance = np.linalg.inv(curvature) * 2 * found.cost / freedom
+    contrast = np.array([-1.0, 1.0])
+    width = float(t.ppf(0.975, freedom) * np.sqrt(contrast @ covariance @ contrast))
+    middle = float(contrast @ found.x)
+    if middle + width > np.log(np.finfo(float).max):
+        return 0.0, None
+    return float(np.exp(middle - width)), float(np.exp(middle + width))
 
 
 def _prediction(best: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
     """What the noise scale says, as data and as a sentence; no data where it says nothing.
 
-    From the noise rows of all seeds of one point, each up to the loss; the measurements of one step weigh
+    From the noise rows of all seeds of one point, each up to the goal; the measurements of one step weigh
     alike.
     """
     rows = [
@@ -215,6 +313,5 @@ def _prediction(best: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
             f"{where} says no critical batch in its {len(rows)} measurements: more --seeds measure more",
         )
     low, high = predicted.critical_batch_interval
-    end = "unbounded" if high is None else f"{high:,.0f}"
-    outcome = f"{where} says {predicted.critical_batch:,.0f} ({low:,.0f} to {end})"
+    outcome = f"{where} says {predicted.critical_batch:,.0f} (95%: {low:,.0f} to {_bound(high)})"
     return {**vars(predicted), "from_batch": best["batch_size"], "measurements": len(rows)}, outcome

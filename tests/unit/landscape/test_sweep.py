@@ -6,13 +6,14 @@ import importlib
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from lbtrain.errors import RecipeError
 from tests.run_rows import write_rows
 from tools.landscape.__main__ import main
 from tools.landscape.runs import Run
-from tools.landscape.sweep import Target, arms_of, fit, steps_to
+from tools.landscape.sweep import Goal, Target, arms_of, fit, steps_to
 from tools.study import jobs
 
 NOISE = 100
@@ -42,6 +43,11 @@ def trained(monkeypatch):
         rows = [
             {"kind": "train", "step": step, "examples": step * size, "loss": loss}
             for step, loss in losses.items()
+        ]
+        errors = {reached - 10: 45.0, reached + 10: 25.0}
+        rows += [
+            {"kind": "eval", "step": step, "examples": step * size, "top1_error": error}
+            for step, error in errors.items()
         ]
         for step in range(2, reached, 2):
             wobble = 1 + 0.01 * (-1) ** (step // 2)
@@ -84,11 +90,12 @@ def words(tmp_path, monkeypatch):
 def test_the_measured_curve_and_what_the_noise_scale_says_are_written_with_their_origin(words, trained):
     assert main(words) == 0
     found = json.loads(Path("runs/landscape-sweep/digits/sweep.json").read_text())
-    assert [point["steps"] for point in found["points"]] == [145, 70, 30]
+    (curve,) = found["goals"]
+    assert [point["steps"] for point in curve["points"]] == [145, 70, 30]
     assert (
-        found["measured"]["critical_batch"]
+        curve["measured"]["critical_batch"]
         == pytest.approx(NOISE, rel=0.02)
-        == found["predicted"]["critical_batch"]
+        == curve["predicted"]["critical_batch"]
     )
     assert found["command"] == "python -m tools.landscape " + " ".join(words)
     assert found["origins"] == [ORIGIN] and found["date"].count("-") == 2
@@ -107,7 +114,8 @@ def test_a_noise_scale_that_says_nothing_does_not_take_the_measured_curve_along(
     )
     folder = Path("runs/landscape-sweep/digits")
     found = json.loads((folder / "sweep.json").read_text())
-    assert found["measured"]["critical_batch"] == pytest.approx(100, rel=0.02) and found["predicted"] is None
+    (curve,) = found["goals"]
+    assert curve["measured"]["critical_batch"] == pytest.approx(100, rel=0.02) and curve["predicted"] is None
     assert (folder / "sweep.png").exists() and "says no critical batch" in (folder / "sweep.html").read_text()
 
 
@@ -137,9 +145,78 @@ def test_runs_of_another_sweep_are_not_taken_for_its_own(case, words, trained, c
     assert len(trained) == 3 and Path("out/sweep.json").read_text() == report
 
 
+ERRORS = ["--errors", "40,30"]
+
+
+@pytest.fixture
+def error_words(words):
+    """The same sweep, to two errors."""
+    return [words[0], words[1], *ERRORS, *words[4:]]
+
+
+def test_errors_are_goals_of_one_sweep_whose_runs_end_at_the_lowest(error_words, trained, capsys):
+    assert main([*error_words, "stop_at=top1_error<=1"]) == 0
+    (first, second) = json.loads(Path("runs/landscape-sweep/digits/sweep.json").read_text())["goals"]
+    assert [first["value"], second["value"]] == [40, 30]
+    assert [point["steps"] for point in first["points"]] == [140, 65, 25], "between two evaluations"
+    assert [point["steps"] for point in second["points"]] == [150, 75, 35]
+    recipe = Run(trained[0]).recipe
+    assert [f"{each}" for each in recipe.stop_at] == ["top1_error<=30"]
+    assert recipe.evaluate_every.value == round(1440 / recipe.batch_size / 4)
+    said = capsys.readouterr().out
+    assert said.count("measured critical batch") == 2 and "a top-1 error of 30 %: " in said
+
+
+def test_a_goal_that_is_not_reached_does_not_take_the_others_along(error_words, trained, capsys):
+    error_words[3] = "40,20"
+    assert main(error_words) == 0
+    assert "a top-1 error of 20 % was reached at 0 batch sizes only" in capsys.readouterr().out
+    (curve,) = json.loads(Path("runs/landscape-sweep/digits/sweep.json").read_text())["goals"]
+    assert curve["value"] == 40
+
+
+def test_an_error_at_the_first_evaluation_was_reached_there_at_the_latest(tmp_path):
+    (tmp_path / "recipe.yaml").write_text("")
+    write_rows(tmp_path, [{"kind": "eval", "step": 7, "examples": 7, "top1_error": 20.0}])
+    assert Goal("top1_error", 30).steps(Run(tmp_path)) == 7
+
+
+def points_at(sizes, seeds, critical=100.0):
+    """Twenty steps at least, with seeds that differ by so many per cent of them."""
+    exact = {size: 20 * (1 + critical / size) for size in sizes}
+    return [
+        {"batch_size": size, "each": [steps * (1 + seed / 100) for seed in seeds]}
+        for size, steps in exact.items()
+    ]
+
+
 def test_the_curve_of_steps_over_batches_is_fitted():
-    sizes = [8, 32, 128, 512]
-    assert fit(sizes, [20 + 2000 / size for size in sizes]) == pytest.approx((20, 2000), rel=1e-3)
+    found = fit(points_at([8, 32, 128, 512], [0]))
+    assert (found["min_steps"], found["min_examples"]) == pytest.approx((20, 2000), rel=1e-3)
+    assert found["critical_batch_interval"] == pytest.approx((100, 100), rel=1e-3)
+
+
+def test_the_interval_of_the_measured_critical_batch_grows_with_the_spread_of_the_seeds():
+    little, much = (
+        fit(points_at([8, 32, 128, 512], seeds))["critical_batch_interval"] for seeds in ((-1, 1), (-10, 10))
+    )
+    assert much[0] < little[0] < 100 < little[1] < much[1]
+
+
+def test_the_interval_holds_the_critical_batch_as_often_as_it_says():
+    generator, inside = np.random.default_rng(0), 0
+    for _ in range(200):
+        points = points_at([16, 64, 256, 1024], generator.normal(scale=5, size=2))
+        for point in points:
+            point["each"] = [steps * np.exp(generator.normal(scale=0.1)) for steps in (point["each"])]
+        low, high = fit(points)["critical_batch_interval"]
+        inside += low < 100 < (high or np.inf)
+    assert 180 <= inside <= 198
+
+
+def test_where_the_steps_do_not_become_flat_the_critical_batch_has_no_upper_bound():
+    points = [{"batch_size": size, "each": [2000 / size] * 2} for size in (8, 16, 32)]
+    assert fit(points)["critical_batch_interval"][1] is None
 
 
 def test_steps_to_a_loss_are_in_the_middle_of_the_first_stretch_that_reaches_it(tmp_path):
@@ -154,7 +231,9 @@ def test_steps_to_a_loss_are_in_the_middle_of_the_first_stretch_that_reaches_it(
 
 def test_a_loss_that_too_few_batch_sizes_reach_is_said_to_be_too_low(words, trained, capsys):
     assert main([*words, "--loss", "0.01"]) == RecipeError.exit_code
-    assert "raise --loss or --epochs" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "a training loss of 0.01 was reached at 0 batch sizes only, and a curve needs 3" in said
+    assert "choose an easier goal, or raise --epochs" in said
 
 
 def test_batches_that_the_plan_rejects_are_reported_before_anything_is_trained(words, trained, capsys):
@@ -173,7 +252,7 @@ def test_a_batch_that_would_grow_does_not_in_a_sweep(words):
     Path("digits.py").write_text(
         RECIPE.format(data="digits") + "recipe = recipe.vary(schedule=dict(batch_growth=['10ep:3']))"
     )
-    (arm,) = arms_of(Path("digits.py"), [], Target((64,), (1,), 0.1, 6, 80))
+    (arm,) = arms_of(Path("digits.py"), [], Target((64,), (1,), (Goal("loss", 0.1),), 6, 80))
     assert arm.recipe.schedule.batch_growth and arm.recipe_at(64).schedule.batch_growth == []
 
 
@@ -194,6 +273,13 @@ def test_words_of_the_form_key_value_change_every_run(words, trained):
 def test_wrong_words_are_one_message(change, message, words, trained, capsys):
     assert main([*words[:2], *change, *words[2:]] if change[0] == "mnist.py" else [*words, *change]) == 2
     assert message in capsys.readouterr().err and not trained
+
+
+@pytest.mark.parametrize("errors", ["35,x", "35%", "-5", "nan"])
+def test_errors_that_are_no_percentages_are_one_message(errors, error_words, trained, capsys):
+    assert main([error_words[0], error_words[1], f"--errors={errors}", *error_words[4:]]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and errors.strip("%") in said and not trained
 
 
 def test_a_sweep_that_a_launcher_starts_is_rejected(words, trained, monkeypatch, capsys):
