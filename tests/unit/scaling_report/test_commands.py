@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tools.landscape.sweep import fit
 from tools.scaling_report.__main__ import COMMANDS, main
 from tools.scaling_report.compare import is_slower
 from tools.scaling_report.model.calibrate import fit_link
@@ -275,18 +276,30 @@ def test_each_of_mlperfs_benchmarks_has_a_critical_batch() -> None:
         assert each.low <= each.batch <= (each.high or math.inf)
 
 
-def test_a_sweeps_steps_give_a_critical_batch(growing: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """steps = 3000 (1 + 1000 / B)."""
-    points = [{"batch_size": size, "steps": 3000 * (1 + 1000 / size)} for size in (100, 1000, 10_000)]
+def test_a_sweeps_hardest_goal_gives_a_critical_batch(
+    growing: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """steps = 3000 (1 + 1000 / B) to an error of 25 %, and fewer to one of 35 %."""
+
+    def goal(value: float, fewest: int, critical: float) -> dict:
+        sizes = (100, 1000, 10_000)
+        points = [{"batch_size": size, "each": [fewest * (1 + critical / size)]} for size in sizes]
+        return {"value": value, "points": points, "measured": fit(points)}
+
     sweep = growing.with_name("sweep.json")
-    sweep.write_text(json.dumps({"points": points}))
+    sweep.write_text(json.dumps({"goals": [goal(25, 3000, 1000), goal(35, 1000, 400)]}))
     assert main(["advise", str(growing), "--sweep", str(sweep), "--json"]) == 0
     critical = json.loads(capsys.readouterr().out)["critical"]
-    assert critical["batch"] == pytest.approx(1000)
-    assert critical["min_examples"] == pytest.approx(3e6)
-    sweep.write_text(json.dumps({"points": points[:2]}))
+    assert critical["batch"] == pytest.approx(1000, rel=1e-3)
+    assert critical["min_examples"] == pytest.approx(3e6, rel=1e-3) and critical["largest"] == 10_000
+    unbounded = goal(25, 3000, 1000)
+    unbounded["measured"]["critical_batch_interval"] = (0, None)
+    sweep.write_text(json.dumps({"goals": [unbounded]}))
     assert main(["advise", str(growing), "--sweep", str(sweep)]) == 2
-    assert "at least 3 are needed" in capsys.readouterr().err
+    assert "do not bound the critical batch; add batch sizes or seeds" in capsys.readouterr().err
+    sweep.write_text(json.dumps({"goals": []}))
+    assert main(["advise", str(growing), "--sweep", str(sweep)]) == 2
+    assert "sweep.json is not a sweep's result" in capsys.readouterr().err
 
 
 def test_advise_needs_to_know_how_far_the_target_is(

@@ -41,28 +41,20 @@ class Critical:
         batch.
         """
         values, file = _json(path, _NOISE_SCALE, "`lbtrain landscape batch RUN_DIR` writes it")
-        try:
-            batch, (low, high) = float(values["critical_batch"]), values["critical_batch_interval"]
-            least = values["min_examples"]
-        except (ValueError, TypeError, KeyError) as error:
-            raise ReportError(
-                f"{file} does not say a critical batch ({type(error).__name__}: {error})"
-            ) from None
-        if not (0 < batch < math.inf and low > 0 and (high is None or low <= high)):
-            raise ReportError(f"{file}: a critical batch of {batch} in [{low}, {high}] cannot be")
-        return Critical(
-            batch=batch, low=float(low), high=high and float(high), min_examples=least and float(least)
-        )
+        return _read(values, file)
 
     @staticmethod
     def of_sweep(path: Path) -> "Critical":
-        """From the steps to one target at several batches. Raises ReportError where there are not three."""
+        """From the steps to the hardest goal of a sweep over batches. Raises ReportError where the file is
+        not there or is no sweep's.
+        """
         values, file = _json(path, _SWEEP, "`lbtrain landscape sweep` writes it")
         try:
-            points = [(float(row["batch_size"]), float(row["steps"])) for row in values["points"]]
+            hardest = min(values["goals"], key=lambda goal: float(goal["value"]))
+            measured, largest = hardest["measured"], max(row["batch_size"] for row in hardest["points"])
         except (ValueError, TypeError, KeyError) as error:
             raise ReportError(f"{file} is not a sweep's result ({type(error).__name__}: {error})") from None
-        return _fitted([(batch, batch * steps) for batch, steps in points], str(file))
+        return _read(measured, file, largest)
 
     @staticmethod
     def of_mlperf(benchmark: str) -> "Critical":
@@ -106,6 +98,28 @@ def _json(path: Path, usual: Path, remedy: str) -> tuple[dict, Path]:
         raise ReportError(f"{file} cannot be read ({error.strerror}): {remedy}") from None
     except ValueError as error:
         raise ReportError(f"{file} does not say a critical batch ({type(error).__name__}: {error})") from None
+
+
+def _read(values: dict, file: Path, largest: float | None = None) -> Critical:
+    """What either command found. Raises ReportError where it cannot be."""
+    try:
+        batch, (low, high) = float(values["critical_batch"]), values["critical_batch_interval"]
+        least = values["min_examples"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise ReportError(f"{file} does not say a critical batch ({type(error).__name__}: {error})") from None
+    if low == 0:
+        raise ReportError(
+            f"{file}: its measurements do not bound the critical batch; add batch sizes or seeds"
+        )
+    if not (0 < batch < math.inf and low > 0 and (high is None or low <= high)):
+        raise ReportError(f"{file}: a critical batch of {batch} in [{low}, {high}] cannot be")
+    return Critical(
+        batch=batch,
+        low=float(low),
+        high=high and float(high),
+        min_examples=least and float(least),
+        largest=largest,
+    )
 
 
 def _fitted(points: list[tuple[float, float]], source: str) -> Critical:
