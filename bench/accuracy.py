@@ -43,6 +43,7 @@ from lbtrain.recipe.files import load_recipe
 from lbtrain.run import run
 from lbtrain.runs.records import Records
 from lbtrain.runs.rows import EvalRow, Row, TrainRow
+from tools.kit.progress import bar
 
 COMMAND = "python -m bench.accuracy"
 RECIPE = "cifar10/resnet8"
@@ -293,7 +294,13 @@ def measured(recipe: Recipe, error: float, seeds: int, typed: str, timm_at: Path
     """The rows of a peer are of the seeds with which both sides came to the error, and say of how many."""
     peers = {PLAIN: plain} | ({TIMM: partial(with_timm, timm_at)} if timm_at else {})
     seeded = [recipe.with_overrides([f"seed={seed}"]) for seed in range(seeds)]
-    rounds = [[ours(each), *(peer(each) for peer in peers.values())] for each in seeded]
+    trained = {"lbtrain": ours, **peers}
+    rounds: list[list[Outcome]] = [[] for _ in seeded]
+    with bar("runs", seeds * len(trained)) as tick:
+        for each, outcomes in zip(seeded, rounds, strict=True):
+            for name, train in trained.items():
+                outcomes.append(train(each))
+                tick(f"{name}, seed {each.seed}: {outcomes[-1].seconds:,.0f} s")
     title = f"CIFAR-10 to {error:g} % error, {recipe.model.name}, batch {recipe.batch_size}, one thread"
     figures: list[tuple[str, str, str, Callable[[Outcome], float]]] = [
         ("", "s", "<=1.0", lambda side: side.seconds_to(error) or math.inf),

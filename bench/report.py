@@ -57,11 +57,11 @@ them.
 CLAIMED = """\
 ## What the sources claim, tried here
 
-Each row compares two points of one result of [results/](../results): the top-1 error of one less that of the
-other, in percentage points, or a measure of sharpness ([landscape.md](landscape.md)). The bounds (`held if`)
-are ours. A claim is held or not held where the whole 95% interval of the row (Welch's t) says so, and open
-where it says neither. `linear` and `unscaled` have their rate from batch 32 or 128, untuned at a large batch;
-on CIFAR-10 the best learning rates of LAMB, AdamW, Muon and of the SGD at 128 are the largest that their
+Each row compares two points of [results/](../results): the top-1 error of one less that of the other, in
+percentage points, or a measure of sharpness ([landscape.md](landscape.md)). The bounds (`held if`) are ours.
+A claim is held or not held where the whole 95% interval of the row (Welch's t) says so, and open where it
+says neither. `linear` and `unscaled` have their rate from batch 32 or 128, untuned at a large batch; on
+CIFAR-10 the best learning rates of LAMB, AdamW, Muon and of the SGD at 128 are the largest that their
 searches tried ([accuracy.md](accuracy.md)), and no run has converged, so that Keskar's claim about minima is
 tried at the ends of training only.
 

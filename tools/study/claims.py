@@ -2,9 +2,10 @@
 
     python -m tools.study.claims          prints the table of docs/results.md, which bench.report writes
 
-A row of claims.csv compares two points of one published result: the error of `arm` at `batch_size` less that
-of `reference` at its own, or, where `measure` names one, their sharpness. The claim says that the difference
-is at most (<=) or above (>) so much.
+A row of claims.csv compares two points of published results: the error of `arm` at `batch_size` less that of
+`reference` at its own, or, where `measure` names one, their sharpness. Both are of `result`, unless the
+reference was measured by itself (`reference_result`). The claim says that the difference is at most (<=) or
+above (>) so much.
 The interval of the difference is of 95% (Welch's t). A claim is held or not held where the whole interval
 says so, and open where the bound lies within it, or where a side has one run only.
 """
@@ -27,9 +28,12 @@ COMMANDS = {
     "curve": "lbtrain study sweep cifar10/resnet8_4k cifar10/resnet8_4k_sgd cifar10/resnet8_4k_lars "
     "cifar10/resnet8_4k_lamb cifar10/resnet8_4k_adamw cifar10/resnet8_4k_muon --batch-sizes 128,4096 "
     "--seeds 3 --out runs/cifar10_curve",
-    "methods": "lbtrain study cifar10/resnet8 cifar10/resnet8_batch_growth cifar10/resnet8_absa "
-    "cifar10/resnet8_small_batch cifar10/resnet8_4k_regime --launcher python --ranks 1 --seeds 3 "
-    "--out runs/cifar10_methods",
+    "methods": "lbtrain study cifar10/resnet8 cifar10/resnet8_batch_growth cifar10/resnet8_4k_regime "
+    "--launcher python --ranks 1 --seeds 3 --out runs/cifar10_methods",
+    "absa": "lbtrain study cifar10/resnet8_absa --launcher python --ranks 1 --seeds 3 "
+    "--out runs/cifar10_absa",
+    "small_batch": "lbtrain study cifar10/resnet8_small_batch --launcher python --ranks 1 --seeds 3 "
+    "--out runs/cifar10_small_batch",
 }
 """What measures a result that is not there yet."""
 
@@ -86,7 +90,8 @@ def judged(claim: dict[str, str], folder: Path = ROOT / "results") -> tuple[str,
     result = _result(claim["result"], folder)
     measure = claim["measure"]
     arm = _side(result, claim["arm"], int(claim["batch_size"]), measure)
-    reference = _side(result, claim["reference"], int(claim["reference_batch_size"]), measure)
+    other = _result(claim["reference_result"], folder) if claim["reference_result"] else result
+    reference = _side(other, claim["reference"], int(claim["reference_batch_size"]), measure)
     if arm is None or reference is None:
         return "-", NOT_MEASURED
     if math.inf in (arm.mean, reference.mean):

@@ -13,6 +13,7 @@ CLAIM = {
     "result": "x",
     "arm": "a",
     "batch_size": "720",
+    "reference_result": "",
     "reference": "b",
     "reference_batch_size": "32",
     "measure": "",
@@ -58,6 +59,18 @@ def test_the_difference_has_the_interval_of_welch(tmp_path):
     assert result(tmp_path, ("a", 720, 1.5, 0.4, 3, 1), small) == ("diverged", "not held")
     assert result(tmp_path, ("a", 32, 1.5, 0.4, 3, 1), small) == ("-", "not measured")
     assert claims.judged({**CLAIM, "difference": "<=1.0"}, tmp_path / "elsewhere") == ("-", "not measured")
+
+
+def test_the_reference_may_be_of_a_result_of_its_own(tmp_path):
+    point = {"std": 0.3, "n": 4, "diverged": 0}
+    for name, row in {
+        "x": {"arm": "a", "batch_size": 720, "mean": 1.2},
+        "y": {"arm": "b", "batch_size": 32, "mean": 1.0},
+    }.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps({"rows": [row | point]}))
+    claim = {**CLAIM, "difference": "<=1.0"}
+    assert claims.judged(claim, tmp_path) == ("-", "not measured")
+    assert claims.judged(claim | {"reference_result": "y"}, tmp_path) == ("+0.20 ± 0.52 (4, 4)", "held")
 
 
 def test_the_best_trials_of_a_search_on_other_seeds_can_be_compared(tmp_path):
