@@ -113,6 +113,7 @@ def _add_sweep_options(parser: argparse.ArgumentParser) -> None:
     goal("--errors", metavar="E,E,...", help=errors)
     option("--epochs", type=float, default=6, help="The longest run, in epochs (default 6) ...")
     option("--least-steps", type=int, default=80, help="... or in steps, whichever is longer (default 80).")
+    option("--title", default="Steps to a goal over batch sizes", help="The heading of the report.")
     out = "runs/landscape-sweep/RECIPE"
     Launch.add_options(parser, launcher="python", ranks=1, seeds=2, out=out, scored=False)
 
@@ -214,7 +215,7 @@ def _sweep(options: argparse.Namespace, words: Sequence[str]) -> str:
     sizes = tuple(batch_sizes_of(options.batch_sizes))
     target = Target(sizes, rates, goals, options.epochs, options.least_steps)
     typed = command.typed("landscape", words)
-    return sweep(path, overrides, target, Launch.of(options), command=typed)
+    return sweep(path, overrides, target, Launch.of(options), title=options.title, command=typed)
 
 
 def _warm_start(options: argparse.Namespace) -> str:

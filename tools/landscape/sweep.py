@@ -7,8 +7,6 @@ examples_min / batch is fitted to the best ones in logarithms. The prediction co
 nearest to the middle, up to the same goal.
 """
 
-import datetime
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,21 +19,18 @@ from lbtrain.data import dataset_info
 from lbtrain.errors import RecipeError
 from lbtrain.recipe import Recipe
 from lbtrain.recipe.files import load_recipe
-from lbtrain.runs.files import write_whole
 
-from ..kit import pages
-from ..kit.charts import save
 from ..kit.tables import Table
 from ..study.arm import origin_of
 from ..study.grid import GridArm, Point, trained
 from ..study.jobs import Launch
-from ..study.report import provenance_of
+from ..study.report import provenance_of, write_result
 from . import chart
 from .noise import advise, windows
 from .runs import Run
 
 LOG_EXAMPLES = 256
-EVALUATIONS = 4
+EVALUATIONS = 2
 """In an epoch, where the goal is an error."""
 FEWEST_SIZES = 3
 """Batch sizes that reach a goal, of which a curve is made."""
@@ -87,15 +82,17 @@ class Target:
     least_steps: int
 
 
-def sweep(path: Path, overrides: Sequence[str], target: Target, launch: Launch, *, command: str) -> str:
-    """Trains what is missing, writes sweep.json, sweep.png and sweep.html into --out, with the `command` that
-    was given, and returns the text for the terminal.
+def sweep(
+    path: Path, overrides: Sequence[str], target: Target, launch: Launch, *, title: str, command: str
+) -> str:
+    """Trains what is missing, writes the report into --out, with the `command` that was given, and returns
+    its text for the terminal.
 
     Raises RecipeError, before anything is trained, if --out holds runs of another recipe or with other
     settings, or if a plan is rejected; and afterwards if too few batch sizes reached a goal for a curve.
     """
     points = trained(arms_of(path, overrides, target), target.batch_sizes, launch)
-    return report(points, target, launch.out, command=command)
+    return report(points, target, launch.out, title=title, command=command)
 
 
 def arms_of(path: Path, overrides: Sequence[str], target: Target) -> list[GridArm]:
@@ -156,58 +153,45 @@ def steps_to(run: Run, loss: float) -> float | None:
     return None
 
 
-def report(points: Sequence[Point], target: Target, out: Path, *, command: str) -> str:
-    """Writes sweep.json, sweep.png and sweep.html, and returns the text for the terminal. Raises RecipeError
-    where too few batch sizes reached any of the goals.
+def report(points: Sequence[Point], target: Target, out: Path, *, title: str, command: str) -> str:
+    """Writes steps.md, .json, .png and .html, and returns the text for the terminal. Raises RecipeError where
+    too few batch sizes reached any of the goals.
     """
-    curves, tables, lines = [], [], []
+    curves, lines, rows = [], [], []
     for goal in target.goals:
         best = [found for size in target.batch_sizes if (found := _best(points, target, goal, size))]
         if len(best) < FEWEST_SIZES:
-            lines.append(
-                f"{goal} was reached at {len(best)} batch sizes only, and a curve needs {FEWEST_SIZES}"
-            )
+            reached = f"{goal} was reached at {len(best)} batch sizes"
+            lines.append(f"{reached}, and a curve needs {FEWEST_SIZES}")
             continue
-        measured, (predicted, outcome) = fit(best), _prediction(best[len(best) // 2])
+        measured, (predicted, said) = fit(best), _prediction(best[len(best) // 2])
+        lines += [f"{goal}: {_measured(measured)}; {said}", *_edges(best, target, goal)]
+        rows += [_row(goal, each) for each in best]
         curves.append(
             {
                 "goal": f"{goal}",
-                "metric": goal.metric,
                 "value": goal.value,
                 "points": [{key: value for key, value in each.items() if key != "runs"} for each in best],
                 "measured": measured,
                 "predicted": predicted,
             }
         )
-        tables.append(_table(best, target, goal))
-        lines.append(f"{goal}: {_measured(measured)}; {outcome}")
     if not curves:
         raise RecipeError(f"{'; '.join(lines)}: choose an easier goal, or raise --epochs")
-    origins = {
-        origin_of(summary): {key: summary[key] for key in ("commit", "hardware", "versions")}
-        for point in points
-        for summary in point.summaries
-    }
-    question = {
-        "batch_sizes": target.batch_sizes,
-        "rates": target.rates,
-        "seeds": len(points[0].jobs),
-        "epochs": target.epochs,
-        "least_steps": target.least_steps,
-    }
+    summaries = [summary for point in points for summary in point.summaries]
     data = {
-        "question": question,
+        "title": title,
         "command": command,
-        "date": f"{datetime.date.today()}",
-        "origins": list(origins.values()),
+        "overrides": [],
+        "question": vars(target)
+        | {"goals": [f"{goal}" for goal in target.goals], "seeds": len(points[0].jobs)},
         "goals": curves,
+        "outcomes": lines,
+        "provenance": provenance_of({origin_of(summary) for summary in summaries}, command),
     }
+    head = ["to", "batch", "steps (each seed)", "examples", "rate"]
     pictures = [chart.sweep_chart(curve) for curve in curves]
-    origin = provenance_of(set(origins), command)
-    page = pages.report("Steps to a goal over batch sizes", lines, pictures, tables, origin)
-    write_whole(out / "sweep.json", json.dumps(data, indent=1) + "\n")
-    write_whole(out / "sweep.html", page)
-    return "\n".join([*lines, str(save(pictures, out / "sweep.png")), str(out / "sweep.html")])
+    return write_result(out, "steps", title, data, pictures, [Table(head, rows, align="lrlrr")])
 
 
 def _measured(found: dict[str, Any]) -> str:
@@ -222,18 +206,24 @@ def _bound(high: float | None) -> str:
     return "unbounded" if high is None else f"{high:,.0f}"
 
 
-def _table(best: Sequence[dict[str, Any]], target: Target, goal: Goal) -> Table:
-    rows = [
-        [
-            f"{each['batch_size']}",
-            f"{each['steps']:.0f}",
-            f"{each['steps'] * each['batch_size']:,.0f}",
-            f"x {each['rate']:g}",
-        ]
-        for each in best
+def _edges(best: Sequence[dict[str, Any]], target: Target, goal: Goal) -> list[str]:
+    """Where the best rate may lie outside of those that were tried."""
+    found = []
+    for rate, word in ((min(target.rates), "smaller"), (max(target.rates), "larger")):
+        if sizes := [f"{each['batch_size']:,}" for each in best if each["rate"] == rate]:
+            where = f"{goal}: at batch {', '.join(sizes)}"
+            found.append(f"{where} no {word} rate than the best was tried: widen --rates")
+    return found
+
+
+def _row(goal: Goal, best: dict[str, Any]) -> list[str]:
+    return [
+        f"{goal}",
+        f"{best['batch_size']:,}",
+        f"{best['steps']:,.0f} ({', '.join(f'{steps:,.0f}' for steps in best['each'])})",
+        f"{best['steps'] * best['batch_size']:,.0f}",
+        f"x {best['rate']:g}",
     ]
-    title = f"Best of {len(target.rates)} rates: steps to {goal}, mean of {len(best[0]['each'])} seeds"
-    return Table(["batch", "steps", "examples", "rate"], rows, title=title, align="rrrr")
 
 
 def _best(points: Sequence[Point], target: Target, goal: Goal, size: int) -> dict[str, Any] | None:

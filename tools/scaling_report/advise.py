@@ -63,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a run that `lbtrain landscape` measured, or its batch.json",
     )
     critical.add_argument(
-        "--sweep", type=Path, metavar="FOLDER", help="the steps to one target at several batches: sweep.json"
+        "--sweep", type=Path, metavar="FOLDER", help="the steps to one target at several batches: steps.json"
     )
     names = benchmarks()
     critical.add_argument("--mlperf", choices=names, help=f"MLPerf's convergence points: {', '.join(names)}")

@@ -1,11 +1,12 @@
-"""Put a finished study, sweep, search, or comparison of sharpness or of runs into the repository: its
-numbers, its picture, its table on a page.
+"""Put a finished study, sweep, search, or comparison of sharpness, of steps to a goal, or of runs into the
+repository: its numbers, its picture, its table on a page.
 
     python -m tools.study.publish runs/demo --name digits_demo
     python -m tools.study.publish runs/sweep --name digits_sweep
     python -m tools.study.publish runs/tune --name cifar10_tuning
     python -m tools.study.publish runs/methods --name digits_methods --page docs/methods.md
     python -m tools.study.publish runs/sharpness --name cifar10_sharpness --page docs/landscape.md
+    python -m tools.study.publish runs/steps --name steps_to_loss --page docs/landscape.md
     python -m tools.study.publish runs/equality --name cifar10_equality --page docs/reproducibility.md
 
 Writes results/NAME.json, docs/NAME.png (of a sweep docs/NAME_errors.png as well), the text between the NAME
@@ -58,7 +59,7 @@ def measured(study: dict[str, Any], name: str) -> dict[str, str]:
     if "rows" in study:
         lines = {row["recipe"]: _format_result(row, _SWEEP, name) for row in study["rows"] if row["recipe"]}
     else:
-        arms = (arm for arm in study["arms"] if arm["recipe"])
+        arms = (arm for arm in study.get("arms", ()) if arm["recipe"])
         lines = {arm["recipe"]: _format_result(arm, study["launch"], name) for arm in arms}
     return {recipe: line for recipe, line in lines.items() if _is_recipe(recipe, overrides)}
 
@@ -98,7 +99,8 @@ def put(folder: Path, name: str, page: Path) -> None:
     """Publishes what `folder` holds. Raises RecipeError, before anything is written, for a folder without a
     result, and for one that older code wrote.
     """
-    kinds = (kind for kind in ("sweep", "tune", "sharpness", "runs") if (folder / f"{kind}.json").exists())
+    known = ("sweep", "tune", "sharpness", "steps", "runs")
+    kinds = (kind for kind in known if (folder / f"{kind}.json").exists())
     kind = next(kinds, "study")
     if not (folder / f"{kind}.json").exists():
         raise RecipeError(f"{folder} holds no result: name the --out folder of a command that finished")

@@ -14,7 +14,7 @@ from tests.run_rows import write_rows
 from tools.landscape.__main__ import main
 from tools.landscape.runs import Run
 from tools.landscape.sweep import Goal, Target, arms_of, fit, steps_to
-from tools.study import jobs
+from tools.study import jobs, publish
 
 NOISE = 100
 ORIGIN = {"commit": "abc1234", "hardware": "2 cores", "versions": {"python": "3.11", "torch": "2.5"}}
@@ -89,7 +89,7 @@ def words(tmp_path, monkeypatch):
 
 def test_the_measured_curve_and_what_the_noise_scale_says_are_written_with_their_origin(words, trained):
     assert main(words) == 0
-    found = json.loads(Path("runs/landscape-sweep/digits/sweep.json").read_text())
+    found = json.loads(Path("runs/landscape-sweep/digits/steps.json").read_text())
     (curve,) = found["goals"]
     assert [point["steps"] for point in curve["points"]] == [145, 70, 30]
     assert (
@@ -98,9 +98,11 @@ def test_the_measured_curve_and_what_the_noise_scale_says_are_written_with_their
         == curve["predicted"]["critical_batch"]
     )
     assert found["command"] == "python -m tools.landscape " + " ".join(words)
-    assert found["origins"] == [ORIGIN] and found["date"].count("-") == 2
-    page = Path("runs/landscape-sweep/digits/sweep.html").read_text()
+    assert found["provenance"].endswith("abc1234 on 2 cores; python 3.11, torch 2.5")
+    page = Path("runs/landscape-sweep/digits/steps.html").read_text()
     assert found["command"] in page and "abc1234 on 2 cores; python 3.11, torch 2.5" in page
+    # As a published result it belongs to no recipe.
+    assert publish.measured(found, "steps") == {} and "| 145 (145)" in publish.block(found, "steps")
 
 
 def test_a_noise_scale_that_says_nothing_does_not_take_the_measured_curve_along(
@@ -113,10 +115,10 @@ def test_a_noise_scale_that_says_nothing_does_not_take_the_measured_curve_along(
         in capsys.readouterr().out
     )
     folder = Path("runs/landscape-sweep/digits")
-    found = json.loads((folder / "sweep.json").read_text())
+    found = json.loads((folder / "steps.json").read_text())
     (curve,) = found["goals"]
     assert curve["measured"]["critical_batch"] == pytest.approx(100, rel=0.02) and curve["predicted"] is None
-    assert (folder / "sweep.png").exists() and "says no critical batch" in (folder / "sweep.html").read_text()
+    assert (folder / "steps.png").exists() and "says no critical batch" in (folder / "steps.html").read_text()
 
 
 def test_a_second_time_nothing_is_trained_and_another_recipe_has_its_own_folder(words, trained):
@@ -137,12 +139,12 @@ CHANGED = {
 def test_runs_of_another_sweep_are_not_taken_for_its_own(case, words, trained, capsys):
     changes, message = CHANGED[case]
     assert main([*words, "--out", "out"]) == 0
-    report = Path("out/sweep.json").read_text()
+    report = Path("out/steps.json").read_text()
     other = [*changes, *words[2:]] if changes[0] == "sweep" else [*words, *changes]
     assert main([*other, "--out", "out"]) == 2
     said = capsys.readouterr().err
     assert message in said and "choose another --out" in said
-    assert len(trained) == 3 and Path("out/sweep.json").read_text() == report
+    assert len(trained) == 3 and Path("out/steps.json").read_text() == report
 
 
 ERRORS = ["--errors", "40,30"]
@@ -156,22 +158,26 @@ def error_words(words):
 
 def test_errors_are_goals_of_one_sweep_whose_runs_end_at_the_lowest(error_words, trained, capsys):
     assert main([*error_words, "stop_at=top1_error<=1"]) == 0
-    (first, second) = json.loads(Path("runs/landscape-sweep/digits/sweep.json").read_text())["goals"]
+    (first, second) = json.loads(Path("runs/landscape-sweep/digits/steps.json").read_text())["goals"]
     assert [first["value"], second["value"]] == [40, 30]
     assert [point["steps"] for point in first["points"]] == [140, 65, 25], "between two evaluations"
     assert [point["steps"] for point in second["points"]] == [150, 75, 35]
     recipe = Run(trained[0]).recipe
     assert [f"{each}" for each in recipe.stop_at] == ["top1_error<=30"]
-    assert recipe.evaluate_every.value == round(1440 / recipe.batch_size / 4)
+    assert recipe.evaluate_every.value == round(1440 / recipe.batch_size / 2)
     said = capsys.readouterr().out
-    assert said.count("measured critical batch") == 2 and "a top-1 error of 30 %: " in said
+    assert said.count("measured critical batch") == 2
+    assert "| a top-1 error of 30 % |   200 | 35 (35)" in said
+    assert "a top-1 error of 30 %: at batch 16, 40, 200 no larger rate than the best was tried" in said
 
 
 def test_a_goal_that_is_not_reached_does_not_take_the_others_along(error_words, trained, capsys):
     error_words[3] = "40,20"
     assert main(error_words) == 0
-    assert "a top-1 error of 20 % was reached at 0 batch sizes only" in capsys.readouterr().out
-    (curve,) = json.loads(Path("runs/landscape-sweep/digits/sweep.json").read_text())["goals"]
+    assert (
+        "a top-1 error of 20 % was reached at 0 batch sizes, and a curve needs 3" in capsys.readouterr().out
+    )
+    (curve,) = json.loads(Path("runs/landscape-sweep/digits/steps.json").read_text())["goals"]
     assert curve["value"] == 40
 
 
@@ -232,7 +238,7 @@ def test_steps_to_a_loss_are_in_the_middle_of_the_first_stretch_that_reaches_it(
 def test_a_loss_that_too_few_batch_sizes_reach_is_said_to_be_too_low(words, trained, capsys):
     assert main([*words, "--loss", "0.01"]) == RecipeError.exit_code
     said = capsys.readouterr().err
-    assert "a training loss of 0.01 was reached at 0 batch sizes only, and a curve needs 3" in said
+    assert "a training loss of 0.01 was reached at 0 batch sizes, and a curve needs 3" in said
     assert "choose an easier goal, or raise --epochs" in said
 
 

@@ -286,7 +286,7 @@ def test_a_sweeps_hardest_goal_gives_a_critical_batch(
         points = [{"batch_size": size, "each": [fewest * (1 + critical / size)]} for size in sizes]
         return {"value": value, "points": points, "measured": fit(points)}
 
-    sweep = growing.with_name("sweep.json")
+    sweep = growing.with_name("steps.json")
     sweep.write_text(json.dumps({"goals": [goal(25, 3000, 1000), goal(35, 1000, 400)]}))
     assert main(["advise", str(growing), "--sweep", str(sweep), "--json"]) == 0
     critical = json.loads(capsys.readouterr().out)["critical"]
@@ -299,7 +299,7 @@ def test_a_sweeps_hardest_goal_gives_a_critical_batch(
     assert "do not bound the critical batch; add batch sizes or seeds" in capsys.readouterr().err
     sweep.write_text(json.dumps({"goals": []}))
     assert main(["advise", str(growing), "--sweep", str(sweep)]) == 2
-    assert "sweep.json is not a sweep's result" in capsys.readouterr().err
+    assert "steps.json is not a sweep's result" in capsys.readouterr().err
 
 
 def test_advise_needs_to_know_how_far_the_target_is(

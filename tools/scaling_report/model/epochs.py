@@ -15,7 +15,7 @@ from ..report import ReportError
 
 _MLPERF = Path(__file__).with_name("mlperf_epochs.csv")
 # What `lbtrain landscape batch RUN_DIR` and `lbtrain landscape sweep` write.
-_NOISE_SCALE, _SWEEP = Path("landscape/batch.json"), Path("sweep.json")
+_NOISE_SCALE, _SWEEP = Path("landscape/batch.json"), Path("steps.json")
 
 
 @dataclass(frozen=True, kw_only=True)
