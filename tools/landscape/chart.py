@@ -223,8 +223,12 @@ def _draw_sweep(axes: Axes, data: dict[str, Any]) -> None:
     ):
         if found := data[key]:  # nothing where the noise scale says nothing
             critical, course = found["critical_batch"], found["min_steps"] + found["min_examples"] / fine
-            named = f"{label}: critical batch {critical:,.0f}"
+            named = f"{label}: critical batch {critical:,.0f} and its 95% interval"
             axes.plot(fine, course, color=colour, linestyle=style, label=named)
             axes.axvline(critical, color=colour, linestyle=":", linewidth=1)
+            low, high = found["critical_batch_interval"]
+            ends = max(low, min(sizes)), min(high or max(sizes), max(sizes))
+            if ends[0] < ends[1]:  # what lies outside of the batch sizes is not drawn
+                axes.axvspan(*ends, color=colour, alpha=0.1, linewidth=0)
     axes.set(xscale="log", yscale="log", xlabel="batch size", ylabel="steps")
     tidy(axes)
