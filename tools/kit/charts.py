@@ -144,12 +144,12 @@ def legend_beside(axes: Axes) -> None:
 
 
 def plain_numbers(axis: Axis) -> None:
-    """Of a logarithmic axis; where it is short, 2 and 5 are written too, or it would carry one number or
-    none.
+    """Of a logarithmic axis; where it is short, 2 and 5 are written too, and where it is very short all
+    digits, or it would carry one number or none.
     """
     low, high = axis.get_view_interval()
     if high < 300 * low:
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_locator(LogLocator(subs=range(1, 10) if high < 6 * low else (1, 2, 5)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
 

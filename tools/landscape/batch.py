@@ -17,7 +17,7 @@ from ..kit.charts import save
 from ..kit.tables import Table
 from ..study.arm import origin_of
 from . import chart
-from .noise import REMEDY, Advice, Window, advise, batch_schedule, windows
+from .noise import REMEDY, Advice, Window, advise, batch_schedule, interval_text, windows
 from .runs import Run
 
 
@@ -113,12 +113,10 @@ def _window(window: Window) -> dict[str, Any]:
 def _outcome(
     advice: Advice, found: Sequence[Window], schedule: list[str], rejection: str, run: Run
 ) -> list[str]:
-    low, high = advice.critical_batch_interval
-    ends = f"{low:,.0f} to {high:,.0f}" if high is not None else f"above {low:,.0f}"
+    interval = interval_text(*advice.critical_batch_interval)
     lines = [
-        f"critical batch {advice.critical_batch:,.0f} (95%: {ends}): there a run takes twice the fewest "
-        "steps and examples; "
-        "a batch several times as large costs examples and saves next to no steps",
+        f"critical batch {advice.critical_batch:,.0f} (95%: {interval}): there a run takes twice the fewest "
+        "steps and examples; a batch several times as large costs examples and saves next to no steps",
         f"this run's progress would take at least {advice.min_steps:,.0f} steps, and at least "
         f"{advice.min_examples:,.0f} examples",
     ]

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from ..kit.charts import BLUE, GREEN, GREY, ORANGE, Chart, tidy
-from .noise import Advice, Window
+from .noise import Advice, Window, interval_text
 
 
 def batch_charts(
@@ -76,7 +76,7 @@ def _draw_course(axes: Axes, found: Sequence[Window], train_examples: int, sched
             color=GREEN,
             linestyle="--",
             drawstyle="steps-post",
-            label="a batch that follows it",
+            label="suggested batch",
         )
     axes.set(
         xlabel="epoch",
@@ -106,7 +106,7 @@ def _draw_window(axes: Axes, window: Window, train_examples: int, bottom: float,
             color=GREY,
             alpha=0.15,
             linewidth=0,
-            label=_once(axes, "no noise scale shows: left out"),
+            label=_once(axes, "noise scale not measurable: left out"),
         )
     edges = (
         np.cumsum([window.start, *(size * count for size, count in window.steps.items())]) / train_examples
@@ -216,19 +216,19 @@ def _draw_sweep(axes: Axes, data: dict[str, Any]) -> None:
         axes.plot([point["batch_size"]] * len(point["each"]), point["each"], ".", color=BLUE, alpha=0.4)
     sizes, steps = ([point[key] for point in points] for key in ("batch_size", "steps"))
     axes.plot(sizes, steps, "o", color=BLUE, label="measured, best rate of each batch")
-    fine = np.geomspace(min(sizes), max(sizes), 100)
+    fine, edges = np.geomspace(min(sizes), max(sizes), 100), (min(sizes) / 1.3, 1.3 * max(sizes))
     for key, label, colour, style in (
         ("measured", "fitted", BLUE, "-"),
         ("predicted", "from the noise scale", ORANGE, "--"),
     ):
         if found := data[key]:  # nothing where the noise scale says nothing
             critical, course = found["critical_batch"], found["min_steps"] + found["min_examples"] / fine
-            named = f"{label}: critical batch {critical:,.0f} and its 95% interval"
+            interval = found["critical_batch_interval"]
+            named = f"{label}: critical batch {critical:,.0f} (95%: {interval_text(*interval)})"
             axes.plot(fine, course, color=colour, linestyle=style, label=named)
             axes.axvline(critical, color=colour, linestyle=":", linewidth=1)
-            low, high = found["critical_batch_interval"]
-            ends = max(low, min(sizes)), min(high or max(sizes), max(sizes))
-            if ends[0] < ends[1]:  # what lies outside of the batch sizes is not drawn
-                axes.axvspan(*ends, color=colour, alpha=0.1, linewidth=0)
-    axes.set(xscale="log", yscale="log", xlabel="batch size", ylabel="steps")
+            # An interval without an end runs off the picture.
+            ends = max(interval[0], edges[0] / 2), min(interval[1] or math.inf, 2 * edges[1])
+            axes.axvspan(*ends, color=colour, alpha=0.1, linewidth=0)
+    axes.set(xscale="log", yscale="log", xlim=edges, xlabel="batch size", ylabel="steps")
     tidy(axes)

@@ -32,7 +32,7 @@ def _draw_line(axes: Axes, points: Sequence[dict[str, Any]], names: Sequence[str
     tidy(axes, legend=False)
     other = axes.twinx()
     other.plot(alphas, metrics, "s--", color=ORANGE, markersize=4, label=label)
-    other.set(ylabel=label)
+    other.set(ylabel=f"{label} (%)")
     other.spines[["top"]].set_visible(False)
     for place, name in enumerate(names):
         axes.axvline(place, color=GREY, linestyle=":")

@@ -75,6 +75,11 @@ class Advice:
         return self.min_examples + self.min_steps * batch_size
 
 
+def interval_text(low: float, high: float | None) -> str:
+    """Of a batch size, with or without an upper end."""
+    return f"above {low:,.0f}" if high is None else f"{low:,.0f} to {high:,.0f}"
+
+
 def windows(rows: Sequence[dict[str, Any]]) -> list[Window]:
     """Cuts the rows of kind `noise` into windows of equal count: as many as WINDOWS has it, so that at least
     half of them are significant.

@@ -26,7 +26,7 @@ from ..study.grid import GridArm, Point, trained
 from ..study.jobs import Launch
 from ..study.report import provenance_of, write_result
 from . import chart
-from .noise import advise, windows
+from .noise import advise, interval_text, windows
 from .runs import Run
 
 LOG_EXAMPLES = 256
@@ -195,15 +195,11 @@ def report(points: Sequence[Point], target: Target, out: Path, *, title: str, co
 
 
 def _measured(found: dict[str, Any]) -> str:
-    low, high = found["critical_batch_interval"]
+    interval = interval_text(*found["critical_batch_interval"])
     return (
-        f"measured critical batch {found['critical_batch']:,.0f} (95%: {low:,.0f} to {_bound(high)}), fewest "
-        f"steps {found['min_steps']:,.0f}, fewest examples {found['min_examples']:,.0f}"
+        f"measured critical batch {found['critical_batch']:,.0f} (95%: {interval}), fewest steps "
+        f"{found['min_steps']:,.0f}, fewest examples {found['min_examples']:,.0f}"
     )
-
-
-def _bound(high: float | None) -> str:
-    return "unbounded" if high is None else f"{high:,.0f}"
 
 
 def _edges(best: Sequence[dict[str, Any]], target: Target, goal: Goal) -> list[str]:
@@ -220,7 +216,7 @@ def _row(goal: Goal, best: dict[str, Any]) -> list[str]:
     return [
         f"{goal}",
         f"{best['batch_size']:,}",
-        f"{best['steps']:,.0f} ({', '.join(f'{steps:,.0f}' for steps in best['each'])})",
+        f"{best['steps']:,.1f} ({', '.join(f'{steps:,.1f}' for steps in best['each'])})",
         f"{best['steps'] * best['batch_size']:,.0f}",
         f"x {best['rate']:g}",
     ]
@@ -302,6 +298,6 @@ def _prediction(best: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
             None,
             f"{where} says no critical batch in its {len(rows)} measurements: more --seeds measure more",
         )
-    low, high = predicted.critical_batch_interval
-    outcome = f"{where} says {predicted.critical_batch:,.0f} (95%: {low:,.0f} to {_bound(high)})"
+    interval = interval_text(*predicted.critical_batch_interval)
+    outcome = f"{where} says {predicted.critical_batch:,.0f} (95%: {interval})"
     return {**vars(predicted), "from_batch": best["batch_size"], "measurements": len(rows)}, outcome

@@ -65,9 +65,7 @@ def table() -> str:
     ]
     missing = dict.fromkeys(row["command"] for row, cells in found if cells[1] == NOT_MEASURED)
     commands = [f"    {COMMANDS[name]}" for name in missing if name]
-    return "\n".join(
-        [*lines, *(["", "What was not measured is measured by", "", *commands] if commands else [])]
-    )
+    return "\n".join([*lines, *(["", "To measure the missing rows:", "", *commands] if commands else [])])
 
 
 def _compared(claim: dict[str, str]) -> str:

@@ -54,7 +54,8 @@ def draw(axes: Axes, curves: Sequence[Curve], *, top: bool = True) -> None:
         name = curve.arm if curve.source == "measured" else f"{curve.arm} ({curve.source})"
         sizes = [size * shift for size in curve.batch_sizes]
         mean_curve(axes, number, sizes, curve.means, curve.stds, label=name)
-        crosses(axes, [size * shift for size in curve.diverged], look(number)["color"], top=top, label=None)
+        aside = [size * shift**4 for size in curve.diverged]  # crosses lie on one line
+        crosses(axes, aside, look(number)["color"], top=top, label=None)
     if any(None in curve.stds for curve in curves):
         name_in_ink(axes, "o", "one run, or no deviation known")
     if any(curve.diverged for curve in curves):

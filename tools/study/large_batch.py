@@ -53,6 +53,8 @@ def draw_panels(ours: dict[str, list[Curve]], theirs: dict[str, list[Curve]], pa
             axes.set_axis_off()
         for axes, (title, curves) in zip(grid[row], panels.items(), strict=False):
             _panel(axes, curves)
+            if panels is ours:  # one network each: no gap looks larger than it is
+                axes.set_ylim(bottom=0)
             axes.set_title(f"{textwrap.fill(title, 44)}\n({label})", fontsize=10)
             axes.set_facecolor("white" if panels is ours else "#f2f2f2")
     figure.savefig(path, dpi=110)
@@ -68,7 +70,7 @@ def _panel(axes: Any, curves: list[Curve]) -> None:
     axes.tick_params("x", labelsize=8)
     axes.set(xlabel="images per step", ylabel="top-1 error (%), mean ± 2 standard deviations")
     axes.yaxis.label.set_fontsize(8)
-    axes.legend(frameon=False, fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.15))
+    axes.legend(frameon=False, fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.2))
 
 
 def _name(size: int) -> str:

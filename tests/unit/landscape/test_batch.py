@@ -267,7 +267,9 @@ def test_a_band_without_an_end_runs_off_the_picture():
 def test_the_course_shows_once_what_was_left_out():
     axes, found = Figure().subplots(), windows(drowned_end())
     chart._draw_course(axes, found, 1000, [])
-    left_out = [patch for patch in axes.patches if patch.get_label() == "no noise scale shows: left out"]
+    left_out = [
+        patch for patch in axes.patches if patch.get_label() == "noise scale not measurable: left out"
+    ]
     assert (
         len(axes.collections) == sum(window.significant for window in found) < len(found)
         and len(left_out) == 1

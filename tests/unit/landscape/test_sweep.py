@@ -102,7 +102,7 @@ def test_the_measured_curve_and_what_the_noise_scale_says_are_written_with_their
     page = Path("runs/landscape-sweep/digits/steps.html").read_text()
     assert found["command"] in page and "abc1234 on 2 cores; python 3.11, torch 2.5" in page
     # As a published result it belongs to no recipe.
-    assert publish.measured(found, "steps") == {} and "| 145 (145)" in publish.block(found, "steps")
+    assert publish.measured(found, "steps") == {} and "| 145.0 (145.0)" in publish.block(found, "steps")
 
 
 def test_a_noise_scale_that_says_nothing_does_not_take_the_measured_curve_along(
@@ -167,7 +167,7 @@ def test_errors_are_goals_of_one_sweep_whose_runs_end_at_the_lowest(error_words,
     assert recipe.evaluate_every.value == round(1440 / recipe.batch_size / 2)
     said = capsys.readouterr().out
     assert said.count("measured critical batch") == 2
-    assert "| a top-1 error of 30 % |   200 | 35 (35)" in said
+    assert "| a top-1 error of 30 % |   200 | 35.0 (35.0)" in said
     assert "a top-1 error of 30 %: at batch 16, 40, 200 no larger rate than the best was tried" in said
 
 
