@@ -291,7 +291,7 @@ def check(recipe: Recipe, *, timm_takes_part: bool = False) -> None:
 
 
 def measured(recipe: Recipe, error: float, seeds: int, typed: str, timm_at: Path | None) -> list[rows.Row]:
-    """The rows of a peer are of the seeds with which both sides came to the error, and say of how many."""
+    """The time of a peer is of the seeds with which both sides came to the error, and says of how many."""
     peers = {PLAIN: plain} | ({TIMM: partial(with_timm, timm_at)} if timm_at else {})
     seeded = [recipe.with_overrides([f"seed={seed}"]) for seed in range(seeds)]
     trained = {"lbtrain": ours, **peers}
@@ -309,19 +309,24 @@ def measured(recipe: Recipe, error: float, seeds: int, typed: str, timm_at: Path
     ]
     found = []
     for number, name in enumerate(peers, start=1):
-        pairs = [(sides[0], sides[number]) for sides in rounds]
+        pairs = [(outcomes[0], outcomes[number]) for outcomes in rounds]
         reached = [pair for pair in pairs if all(side.seconds_to(error) is not None for side in pair)]
         for side, whose in ((0, "lbtrain"), (1, name)):
             came = sum(pair[side].seconds_to(error) is not None for pair in pairs)
-            print(f"{whose}: {came} of {seeds} runs came to an error of {error:g} %", flush=True)
-        part = f", {len(reached)} of {seeds} seeds" if len(reached) < seeds else ""
-        found += [
-            rows.paired(
-                "accuracy", f"{title}{part}{of}", name, *sides, unit=unit, target=target, command=typed
+            lowest = ", ".join(f"{min(found for found, _ in pair[side].errors):.2f}" for pair in pairs)
+            print(
+                f"{whose}: {came} of {seeds} runs came to an error of {error:g} %; lowest: {lowest}",
+                flush=True,
             )
-            for of, unit, target, figure in figures
-            if all(sides := [[figure(pair[side]) for pair in reached] for side in (0, 1)])
-        ]
+        for of, unit, target, figure in figures:
+            counted = pairs if of else reached  # a rate is of the whole run
+            part = f", {len(counted)} of {seeds} seeds" if len(counted) < seeds else ""
+            if counted:
+                values = [[figure(pair[side]) for pair in counted] for side in (0, 1)]
+                case = f"{title}{part}{of}"
+                found.append(
+                    rows.paired("accuracy", case, name, *values, unit=unit, target=target, command=typed)
+                )
     return found
 
 
