@@ -69,6 +69,9 @@ by its patience more often than by the curvature ([methods.md](methods.md#each-m
 
 """
 
+COUNTS = ("products",)
+"""Units of what is counted: a second count would find the same."""
+
 ELSEWHERE = """\
 ## Measured, and shown elsewhere
 
@@ -143,17 +146,24 @@ def not_met(found: dict[str, list[Line]]) -> str:
 
 
 def _is_open(line: Line) -> bool:
-    """Whether the aim lies within the interval."""
-    return bool(line["target"]) and float(line["ratio_low"]) <= rows.bound(line["target"]) <= float(
-        line["ratio_high"]
-    )
+    """Whether the aim lies within the interval, or there is none."""
+    if not line["target"]:
+        return False
+    low, high = float(line["ratio_low"]), float(line["ratio_high"])
+    return _is_single(line) or low <= rows.bound(line["target"]) <= high
+
+
+def _is_single(line: Line) -> bool:
+    """Whether it is of one measurement that another one may not repeat, and so has no interval."""
+    return line["n"] == "1" and line["unit"] not in COUNTS
 
 
 def _ratio(line: Line) -> str:
     """With a fourth digit where three would round it onto its target."""
     ratio, low, high = (float(line[key]) for key in ("ratio", "ratio_low", "ratio_high"))
-    rounded = line["target"] and float(line["target"].strip("<>=")) == round(ratio, 3) != ratio
-    return f"{ratio:.{4 if rounded else 3}f} ({low:.3f} to {high:.3f})"
+    rounded = line["target"] and rows.bound(line["target"]) == round(ratio, 3) != ratio
+    interval = "" if _is_single(line) else f" ({low:.3f} to {high:.3f})"
+    return f"{ratio:.{4 if rounded else 3}f}{interval}"
 
 
 def _table(lines: list[Line]) -> str:

@@ -60,6 +60,17 @@ def test_an_aim_within_the_interval_is_met_or_not_with_a_question_mark():
     assert marks == ["yes", "yes?", "yes", "no?"]
 
 
+def test_a_single_time_has_no_interval_and_a_single_count_has_one():
+    once = line("once", "1.1", "1.1", "1.1") | {"n": "1"}
+    rows = [row.split(" | ") for row in report._table([once, once | {"unit": "products"}]).splitlines()[2:]]
+    assert [(row[3], row[5]) for row in rows] == [("1.100", "yes?"), ("1.100 (1.100 to 1.100)", "yes")]
+
+
+def test_a_ratio_that_misses_its_aim_is_not_rounded_onto_it():
+    missed = line("near", "0.96975", "0.95", "0.99") | {"met": "no"}
+    assert " 0.9698 (0.950 to 0.990) " in report._row(missed)
+
+
 def test_a_newer_row_of_a_case_replaces_the_older(tmp_path):
     lines = [line("a", "0.9", "0.8", "1.0"), line("b", "0.5", "0.4", "0.6"), line("a", "1.1", "1.0", "1.2")]
     path = tmp_path / "rows.csv"
