@@ -313,7 +313,7 @@ def measured(recipe: Recipe, error: float, seeds: int, typed: str, timm_at: Path
         reached = [pair for pair in pairs if all(side.seconds_to(error) is not None for side in pair)]
         for side, whose in ((0, "lbtrain"), (1, name)):
             came = sum(pair[side].seconds_to(error) is not None for pair in pairs)
-            lowest = ", ".join(f"{min(found for found, _ in pair[side].errors):.2f}" for pair in pairs)
+            lowest = ", ".join(f"{min(each for each, _ in pair[side].errors):.2f}" for pair in pairs)
             print(
                 f"{whose}: {came} of {seeds} runs came to an error of {error:g} %; lowest: {lowest}",
                 flush=True,
