@@ -84,8 +84,9 @@ ELSEWHERE = """\
   [digits_demo.json](../results/digits_demo.json), [cifar10_curve.json](../results/cifar10_curve.json) and
   `results/*_{sweep,methods,tuning}*.json`;
 - sharpness: [landscape.md](landscape.md), [cifar10_sharpness.json](../results/cifar10_sharpness.json);
-- the critical batch that was predicted, and the steps that were measured: [landscape.md](landscape.md),
-  [steps_to_loss.json](../results/steps_to_loss.json);
+- the critical batch that was predicted, and the steps that were measured: [landscape.md](landscape.md) and
+  [accuracy.md](accuracy.md#how-large-a-batch-pays), [steps_to_loss.json](../results/steps_to_loss.json),
+  [cifar10_steps.json](../results/cifar10_steps.json);
 - Mask R-CNN: [detection.md](detection.md), [mask_rcnn_shapes.json](../results/mask_rcnn_shapes.json).
 """
 
