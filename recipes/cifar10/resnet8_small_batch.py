@@ -3,7 +3,7 @@
 
 Run        python recipes/cifar10/resnet8_small_batch.py data.root=/data/cifar10
 Published  nothing: network and budget of epochs are chosen for two CPU cores
-Measured   not yet
+Measured   top-1 error 22.90 ± 0.39 % (n=3, 1 rank; results/cifar10_small_batch.json)
 """
 
 from resnet8 import recipe as baseline
