@@ -307,17 +307,16 @@ def measured(recipe: Recipe, error: float, seeds: int, typed: str, timm_at: Path
         (": whole run", "images/s", ">=1.0", lambda side: side.images / side.seconds),
         (": loading", "share of the time", "", lambda side: side.loading / side.seconds),
     ]
+    for number, name in enumerate(trained):
+        own = [outcomes[number] for outcomes in rounds]
+        came = sum(each.seconds_to(error) is not None for each in own)
+        lowest = ", ".join(f"{min(percent for percent, _ in each.errors):.2f}" for each in own)
+        said = f"{name}: {came} of {seeds} runs came to an error of {error:g} %"
+        print(f"{said}; lowest: {lowest}", flush=True)
     found = []
     for number, name in enumerate(peers, start=1):
         pairs = [(outcomes[0], outcomes[number]) for outcomes in rounds]
         reached = [pair for pair in pairs if all(side.seconds_to(error) is not None for side in pair)]
-        for side, whose in ((0, "lbtrain"), (1, name)):
-            came = sum(pair[side].seconds_to(error) is not None for pair in pairs)
-            lowest = ", ".join(f"{min(each for each, _ in pair[side].errors):.2f}" for pair in pairs)
-            print(
-                f"{whose}: {came} of {seeds} runs came to an error of {error:g} %; lowest: {lowest}",
-                flush=True,
-            )
         for of, unit, target, figure in figures:
             counted = pairs if of else reached  # a rate is of the whole run
             part = f", {len(counted)} of {seeds} seeds" if len(counted) < seeds else ""

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from scipy.special import stdtrit
 
 from lbtrain.data import dataset_info
 from lbtrain.errors import RecipeError
@@ -157,9 +158,13 @@ def report(points: Sequence[Point], target: Target, out: Path, *, title: str, co
     """Writes steps.md, .json, .png and .html, and returns the text for the terminal. Raises RecipeError where
     too few batch sizes reached any of the goals.
     """
+    runs = {
+        size: [[Run(Path(job.run_dir)) for job in each.jobs] for each in points if each.batch_size == size]
+        for size in target.batch_sizes
+    }
     curves, lines, rows = [], [], []
     for goal in target.goals:
-        best = [found for size in target.batch_sizes if (found := _best(points, target, goal, size))]
+        best = [found for size, own in runs.items() if (found := _best(goal, size, target.rates, own))]
         if len(best) < FEWEST_SIZES:
             reached = f"{goal} was reached at {len(best)} batch sizes"
             lines.append(f"{reached}, and a curve needs {FEWEST_SIZES}")
@@ -222,11 +227,12 @@ def _row(goal: Goal, best: dict[str, Any]) -> list[str]:
     ]
 
 
-def _best(points: Sequence[Point], target: Target, goal: Goal, size: int) -> dict[str, Any] | None:
-    """The rate that needs the fewest steps, among those with which every seed got there."""
+def _best(goal: Goal, size: int, rates: Sequence[float], tried: Sequence[list[Run]]) -> dict[str, Any] | None:
+    """The rate that needs the fewest steps, among those with which every seed got there. `tried`: the runs
+    with each of the rates.
+    """
     found: list[dict[str, Any]] = []
-    for rate, point in zip(target.rates, (each for each in points if each.batch_size == size), strict=True):
-        runs = [Run(Path(job.run_dir)) for job in point.jobs]
+    for rate, runs in zip(rates, tried, strict=True):
         steps = [each for run in runs if (each := goal.steps(run)) is not None]
         if len(steps) == len(runs):
             mean = sum(steps) / len(steps)
@@ -263,14 +269,12 @@ def _interval(found: Any, freedom: int) -> tuple[float, float | None]:
     """95%, of the critical batch of a fit with so many degrees of freedom; unbounded where one of the two
     minima does not show in the data.
     """
-    from scipy.stats import t
-
     curvature = found.jac.T @ found.jac
     if freedom < 1 or np.linalg.cond(curvature) > 1e12:
         return 0.0, None
     covariance = np.linalg.inv(curvature) * 2 * found.cost / freedom
     contrast = np.array([-1.0, 1.0])
-    width = float(t.ppf(0.975, freedom) * np.sqrt(contrast @ covariance @ contrast))
+    width = float(stdtrit(freedom, 0.975) * np.sqrt(contrast @ covariance @ contrast))
     middle = float(contrast @ found.x)
     if middle + width > np.log(np.finfo(float).max):
         return 0.0, None
