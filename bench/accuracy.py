@@ -264,6 +264,7 @@ def timm_options(recipe: Recipe) -> list[str]:
     return [
         *(str(word) for pair in options.items() for word in pair),
         *("--input-size", "3", "32", "32", "--sched-on-updates", "--no-aug", "--channels-last"),
+        *("--crop-pct", "1"),  # else images to validate are enlarged to 36 pixels, of which 32 are seen
         *("--mean", *(f"{each / 255:.6g}" for each in info.mean)),
         *("--std", *(f"{each / 255:.6g}" for each in info.std)),
         *precision,

@@ -2,6 +2,7 @@
 step, on something tiny.
 """
 
+import argparse
 import ast
 import importlib
 import itertools
@@ -10,10 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
 from lbtrain.data import registry
+from lbtrain.data.registry import dataset_info
 from lbtrain.errors import RecipeError
 from lbtrain.launch.world import detect_world, start_process_group
 from lbtrain.recipe.files import load_recipe
@@ -218,6 +221,27 @@ def test_timms_train_py_takes_part_in_time_to_accuracy(tmp_path, monkeypatch):
     script.write_text("raise SystemExit('no such option')")
     with pytest.raises(RuntimeError, match=r"ended with 1:\n(.*\n)*no such option"):
         accuracy.with_timm(tmp_path, recipe)
+
+
+def test_timms_train_py_validates_on_the_images_that_lbtrain_validates_on(tmp_path, monkeypatch):
+    """Pixels at the border too: train.py enlarges images and crops them, if it is not told otherwise."""
+    from PIL import Image
+    from timm.data import create_transform, resolve_data_config
+
+    from bench import accuracy
+
+    recipe = _forty_images(tmp_path, monkeypatch)
+    pixels = np.random.default_rng(0).integers(256, size=(32, 32, 3), dtype=np.uint8)
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--crop-pct", type=float)
+    parser.add_argument("--input-size", type=int, nargs=3)
+    for name in ("--mean", "--std"):
+        parser.add_argument(name, type=float, nargs=3)
+    options, _ = parser.parse_known_args(accuracy.timm_options(recipe))
+    transform = create_transform(**resolve_data_config(vars(options)), is_training=False)
+    info = dataset_info(recipe.data)
+    own = (pixels - np.array(info.mean)) / np.array(info.std)
+    np.testing.assert_allclose(transform(Image.fromarray(pixels)).permute(1, 2, 0), own, atol=1e-5)
 
 
 @pytest.mark.parametrize(
