@@ -15,7 +15,7 @@ from lbtrain.data.instances import InstanceSource
 from lbtrain.data.layouts import open_splits
 from lbtrain.data.operators import NO_OPERATORS, Operators
 from lbtrain.data.photos import PhotoSource
-from lbtrain.data.pixels import IMAGENET_MEAN, IMAGENET_STD, levels, photo_rules
+from lbtrain.data.pixels import IMAGENET_MEAN, IMAGENET_STD, PixelRules, levels, photo_rules
 from lbtrain.data.sources import ArraySource, Source, SyntheticSource
 from lbtrain.data.splits import NO_VALIDATION
 from lbtrain.data.views import VIEWS, view_of
@@ -95,6 +95,15 @@ def dataset_info(config: DataConfig) -> DatasetInfo:
         mean=levels(config.mean, "data.mean", known.mean),
         std=levels(config.std, "data.std", known.std),
     )
+
+
+def pixel_rules(config: DataConfig, model: str) -> PixelRules:
+    """How the pixels of a data set become the inputs of the classifier `model`. Raises RecipeError."""
+    known = dataset_info(config)
+    if config.name not in PHOTOS:
+        return PixelRules(known.mean, known.std)
+    rules = photo_rules(config, model)
+    return dataclasses.replace(rules, std=known.std) if config.augmentation == "alexnet" else rules
 
 
 FOR_PHOTOS = ("classes", "crop_share", "interpolation", "validation_root", "validation_share")
@@ -209,13 +218,13 @@ def _photos(config: DataConfig, known: DatasetInfo, train: bool, seed: int, mode
             f"data.root={config.root}: {len(container):,} {half} images of {found} classes, but "
             f"{config.name} has {expected:,} of {known.num_classes}; {_OWN_DATA}"
         )
-    rules = photo_rules(config, model)
+    rules = pixel_rules(config, model)
     return PhotoSource(
         container,
         view_of(config.augmentation, config.min_crop_area) if train else VIEWS["none"],
         size=known.image_size,
         num_classes=known.num_classes,
-        rules=dataclasses.replace(rules, std=known.std) if config.augmentation == "alexnet" else rules,
+        rules=rules,
         operators=_operators(config, rules.mean, rules.interpolation) if train else NO_OPERATORS,
         seed=seed,
         on_error=config.on_error,

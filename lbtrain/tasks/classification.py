@@ -23,8 +23,7 @@ from lbtrain.data.class_names import class_names
 from lbtrain.data.index import DatasetIndex
 from lbtrain.data.loss_weights import noisy_weights
 from lbtrain.data.mixing import draw_mixes, mix
-from lbtrain.data.pixels import PixelRules, photo_rules
-from lbtrain.data.registry import PHOTOS
+from lbtrain.data.registry import PHOTOS, pixel_rules
 from lbtrain.data.sources import Batch
 from lbtrain.data.stream import (
     PADDING,
@@ -94,11 +93,8 @@ class Classification:
         config, known = self.recipe.data, self.known
         names = class_names(config.name, self.train_source.index, known.num_classes)
         photos = config.name in PHOTOS
-        rules = photo_rules(config, self.recipe.model.name) if photos else PixelRules(known.mean, known.std)
         inputs = {"channels": known.channels, "size": known.image_size, "photos": photos}
-        inputs |= vars(
-            dataclasses.replace(rules, std=known.std) if config.augmentation == "alexnet" else rules
-        )
+        inputs |= vars(pixel_rules(config, self.recipe.model.name))
         return {"class_names": names, "inputs": {key: plain(value) for key, value in inputs.items()}}
 
     def batches(

@@ -28,9 +28,9 @@ import torch
 from torch import Tensor, nn
 
 from lbtrain.analysis import Objective, power_iteration
-from lbtrain.data import dataset_info
 from lbtrain.data.augment import uniform
 from lbtrain.data.loading import replaced_images
+from lbtrain.data.registry import pixel_rules
 from lbtrain.data.stream import Block
 from lbtrain.engines.ddp import autocast_of
 from lbtrain.engines.protocol import Engine
@@ -145,6 +145,6 @@ class AdaptiveBatches:
 
 def _pixel_range(recipe: Recipe, device: torch.device) -> tuple[Tensor, Tensor]:
     """The normalised values of black and white, shape (channels, 1, 1)."""
-    known = dataset_info(recipe.data)
-    mean, std = (torch.tensor(values, device=device).view(-1, 1, 1) for values in (known.mean, known.std))
+    rules = pixel_rules(recipe.data, recipe.model.name)
+    mean, std = (torch.tensor(values, device=device).view(-1, 1, 1) for values in (rules.mean, rules.std))
     return -mean / std, (255 - mean) / std

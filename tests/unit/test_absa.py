@@ -39,9 +39,9 @@ def plan_of(changed: Recipe, **where) -> Plan:
     return make_plan(changed, 1, statistics=COUNTED, **where)
 
 
-def control(measured: list[float], **absa) -> AdaptiveBatches:
+def control(measured: list[float], changes: dict | None = None, **absa) -> AdaptiveBatches:
     """A control whose measurements are given."""
-    made = recipe(**absa)
+    made = recipe(**absa).vary(**changes or {})
     records = SimpleNamespace(write=lambda row: None)
     engine = SimpleNamespace(device=torch.device("cpu"), rank=0, world_size=1)
     adaptive = AdaptiveBatches(plan_of(made), nn.Identity(), None, engine, records)
@@ -192,6 +192,23 @@ def test_a_pixel_beyond_the_range_moves_by_epsilon_at_most(sign, expected):
     ends = dict(low=torch.tensor(0.0), high=torch.tensor(1.0))
     moved = fgsm(nn.Flatten(), lambda _, batch: sign * batch[0].sum(), (images,), 0.1, **ends)
     torch.testing.assert_close(moved, torch.tensor([[[expected]]]))
+
+
+@pytest.mark.parametrize(
+    ("changes", "low", "high"),
+    [
+        (dict(data=dict(name="imagenet"), model=dict(name="resnet50.a1_in1k")), -2.1179, 2.2489),
+        (dict(data=dict(name="imagenet"), model=dict(name="vit_small_patch16_224")), -1.0, 1.0),
+        (dict(data=dict(name="imagenet", mean=["0", "0", "0"], std=["1", "1", "1"])), 0.0, 1.0),
+        (dict(data=dict(name="imagenet", augmentation="alexnet")), -123.675, 131.325),
+        (dict(data=dict(name="cifar10")), -1.9892, 2.0589),
+    ],
+)
+def test_adversarial_pixels_stay_between_the_black_and_the_white_that_the_model_sees(changes, low, high):
+    """Of the model's own normalisation, where photos take that."""
+    adaptive = control([], changes)
+    assert float(adaptive.low.flatten()[0]) == pytest.approx(low, abs=1e-3)
+    assert float(adaptive.high.flatten()[0]) == pytest.approx(high, abs=1e-3)
 
 
 def test_fgsm_raises_the_loss_and_leaves_the_model_alone():
