@@ -165,14 +165,14 @@ def batch_axis(axes: Axes, sizes: Sequence[int], labels: Sequence[str]) -> None:
 
 def error_axis(axes: Axes, means: Sequence[float | None]) -> None:
     """Linear below 1%, so that an error of 0 has a place, logarithmic above, so that 1% and 2% can be told
-    apart. It begins at a mark at or below half the best of `means`: where nothing comes near 0, the axis does
-    not either.
+    apart. It begins at the last mark that leaves a fifth of room below the best of `means`: where nothing comes
+    near 0, the axis does not either.
     """
     marks = (0, 1, 2, 5, 10, 20, 50, 100)
     best = min((mean for mean in means if mean is not None), default=0.0)
     axes.set_yscale("symlog", linthresh=1, linscale=0.5)
     axes.set_yticks(marks, [str(mark) for mark in marks])
-    axes.set_ylim(max(mark for mark in marks if mark <= best / 2), 100)
+    axes.set_ylim(max(mark for mark in marks if mark <= 0.8 * best), 100)
 
 
 def crosses(axes: Axes, places: Sequence[float], colour: Any, *, top: bool = True, label: str | None) -> None:
