@@ -165,8 +165,8 @@ def batch_axis(axes: Axes, sizes: Sequence[int], labels: Sequence[str]) -> None:
 
 def error_axis(axes: Axes, means: Sequence[float | None]) -> None:
     """Linear below 1%, so that an error of 0 has a place, logarithmic above, so that 1% and 2% can be told
-    apart. It begins at the last mark that leaves a fifth of room below the best of `means`: where nothing comes
-    near 0, the axis does not either.
+    apart. It begins at the last mark that leaves a fifth of room below the best of `means`: where nothing
+    comes near 0, the axis does not either.
     """
     marks = (0, 1, 2, 5, 10, 20, 50, 100)
     best = min((mean for mean in means if mean is not None), default=0.0)
