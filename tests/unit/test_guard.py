@@ -31,6 +31,7 @@ from lbtrain.faults.guard.protocol import (
     Rendezvous,
     is_message,
     readable,
+    report,
 )
 
 SECONDS = 20
@@ -362,5 +363,12 @@ def test_no_port_for_the_coordinator_is_said_at_the_start(monkeypatch):
     monkeypatch.setattr(socket, "create_server", none_left)
     with pytest.raises(LaunchError, match=r"MASTER_ADDR=127.0.0.1: no port .*ip_local_port_range"):
         watchdog._listen("127.0.0.1")
-    with pytest.raises(LaunchError, match="MASTER_ADDR=no"):
-        watchdog._listen("no.such.host.invalid")
+    for name in ("no.such.host.invalid", "10.0.0..1", "a" * 64):
+        with pytest.raises(LaunchError, match=f"MASTER_ADDR={name}: "):
+            watchdog._listen(name)
+
+
+def test_the_reason_of_an_end_may_hold_a_name_that_is_no_utf8(tmp_path, capsys):
+    report("caf\udce9.jpg cannot be read", str(tmp_path))
+    for text in ((tmp_path / "faults.log").read_text(), capsys.readouterr().err):
+        assert r"caf\udce9.jpg cannot be read" in text

@@ -273,7 +273,10 @@ def readable(connections: list[Connection], seconds: float) -> list[Connection]:
 
 def addresses(name: str, port: int) -> list[tuple[Any, ...]]:
     """(family, address) of every way to reach a host by TCP. Raises OSError where it has none."""
-    found = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)
+    try:
+        found = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)
+    except UnicodeError as error:  # two dots in a row, or a part of more than 63 letters
+        raise OSError(f"no name of a host: {error}") from error
     return list(dict.fromkeys((family, address) for family, _, _, _, address in found))
 
 
@@ -281,11 +284,12 @@ def report(text: str, run_dir: str, *, code: int = EXIT_CODE, others: str = "") 
     """Tells the screen and the run directory's faults.log why the job ends with this exit code, and where the
     `others` stand, as far as either can still be written to.
     """
+    text = text.encode(errors="backslashreplace").decode()  # it may have a file's name, which is no UTF-8
     stand = f"the others: {others}\n" if others else ""
     remedy = "; the same command goes on from the newest checkpoint" if code == EXIT_CODE else ""
     with contextlib.suppress(OSError):  # nobody may be there to read it any more
         print(f"error: {text}. All ranks end{remedy}\n{stand}", end="", file=sys.stderr, flush=True)
     with contextlib.suppress(OSError):
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
-        with os.fdopen(os.open(Path(run_dir) / "faults.log", flags, 0o666), "a") as log:
+        with os.fdopen(os.open(Path(run_dir) / "faults.log", flags, 0o666), "a", encoding="utf-8") as log:
             log.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {text}\n{stand}")
