@@ -17,6 +17,7 @@ _LOCAL_RANK = ("--local_rank", "--local-rank")
 """Options that `deepspeed` and `torch.distributed.launch` put before a script's own words."""
 
 OFF = ("", "0", "false", "no", "none")
+ON = ("1", "true", "t", "yes", "y", "on")
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ VARIABLES = (
         "ACCELERATE_USE_CPU ACCELERATE_TORCH_DEVICE",
         "rejected",
         "the ranks use GPUs where torch finds some: CUDA_VISIBLE_DEVICES= hides them",
-        (*OFF, "{device}", "{true on cpu}"),
+        (*OFF, "{device}", "{on, on cpu}"),
     ),
     Setting(
         "ACCELERATE_USE_DEEPSPEED",
@@ -289,9 +290,9 @@ def check_environment(environment: Mapping[str, str], *, precision: str, device:
     """Raises LaunchError where a variable asks for another arithmetic than the recipe. `precision` is the
     recipe's, `device` what the ranks use: cuda or cpu.
     """
-    words = {"{precision}": precision, "{device}": device, "{true on cpu}": "true" if device == "cpu" else ""}
+    words = {"{precision}": [precision], "{device}": [device], "{on, on cpu}": ON if device == "cpu" else []}
     for setting in VARIABLES:
-        accepted = [words.get(value, value) for value in setting.unless]
+        accepted = [word for value in setting.unless for word in words.get(value, [value])]
         for name in filter(environment.__contains__, setting.names.split()):
             value = environment[name].strip().lower()
             if setting.outcome == "rejected" and not any(fnmatchcase(value, good) for good in accepted):

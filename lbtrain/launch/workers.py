@@ -9,6 +9,7 @@ Cost: one more process a rank, which imports torch while the rank does so too. A
 hundredths of a second.
 """
 
+import contextlib
 import functools
 import multiprocessing
 import multiprocessing.forkserver
@@ -16,12 +17,17 @@ import os
 import select
 import sys
 import threading
+import time
 from typing import Any
 
 _SERVED = sys.platform == "linux"
 """Elsewhere workers are spawned: they have no threads either, and their rank is their parent, whose end
 torch's workers notice.
 """
+
+
+_PATIENCE = 0.5
+"""Seconds between two looks at the rank, where the system does not tell of its end."""
 
 
 def start_server() -> None:
@@ -55,6 +61,13 @@ def _end_with(rank: int, worker: int) -> None:
     def watch() -> None:
         try:
             select.select([os.pidfd_open(rank)], [], [])
+        except ProcessLookupError:
+            pass
+        except OSError:  # the kernel is older than this call, or a container forbids it
+            with contextlib.suppress(ProcessLookupError):
+                while True:
+                    os.kill(rank, 0)
+                    time.sleep(_PATIENCE)
         finally:
             os._exit(1)
 

@@ -71,12 +71,12 @@ class RunDirectory:
         """Makes the folder. Raises RecipeError if that fails, or if it holds a run that this recipe would not
         continue.
         """
-        self._check_same_run(recipe)
         try:
+            self._check_same_run(recipe)  # a folder above may be closed to this user
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RecipeError(
-                f"run_dir={self.path} cannot be created: {error.strerror}. Choose another run_dir."
+                f"run_dir={self.path} cannot be used: {error.strerror}. Choose another run_dir."
             ) from error
 
     def _check_same_run(self, recipe: Recipe) -> None:

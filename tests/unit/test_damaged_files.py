@@ -1,10 +1,12 @@
 """Files that a run reads back, damaged: a message, or a note, and never a traceback or another experiment."""
 
+import errno
 import os
 import random
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -129,6 +131,16 @@ def test_a_link_under_the_name_of_an_unfinished_file_is_not_written_through(tmp_
     write_whole(tmp_path / "plan.json", "new")
     assert target.read_text() == "untouched"
     assert (tmp_path / "plan.json").read_text() == "new" and not (tmp_path / "plan.json").is_symlink()
+
+
+@pytest.mark.parametrize("call", ["exists", "is_symlink"])
+def test_a_run_directory_that_is_closed_to_this_user_is_said(tmp_path, monkeypatch, call):
+    def refused(path, **_):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, call, refused)
+    with pytest.raises(RecipeError, match=r"run_dir=.* cannot be used: Permission denied\. Choose another"):
+        RunDirectory(tmp_path / "run").open_for(RECIPE)
 
 
 def test_a_lock_that_is_a_link_is_rejected(tmp_path):

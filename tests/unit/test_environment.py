@@ -121,8 +121,10 @@ def test_a_launcher_that_agrees_with_the_recipe_is_followed():
     check(ACCELERATE_USE_CPU="False", device="cuda")
     check(ACCELERATE_GRADIENT_ACCUMULATION_STEPS="1", ACCELERATE_USE_FSDP="false", NVIDIA_TF32_OVERRIDE="0")
     check(FSDP_SHARDING_STRATEGY="1", ACCELERATE_DYNAMO_BACKEND="NO", ONEDNN_DEFAULT_FPMATH_MODE="STRICT")
-    with pytest.raises(LaunchError, match=r"ACCELERATE_USE_CPU=True.*CUDA_VISIBLE_DEVICES="):
-        check(ACCELERATE_USE_CPU="True", device="cuda")
+    for word in ("True", "1", "yes", "on"):  # as accelerate reads them
+        check(ACCELERATE_USE_CPU=word)
+        with pytest.raises(LaunchError, match=rf"ACCELERATE_USE_CPU={word}.*CUDA_VISIBLE_DEVICES="):
+            check(ACCELERATE_USE_CPU=word, device="cuda")
 
 
 def test_a_name_is_covered_by_itself_or_a_pattern():

@@ -1,8 +1,14 @@
 """The world that runs against the world that was asked for, by fabricated command lines."""
 
+import os
+import subprocess
+import sys
+import threading
+
 import pytest
 
 from lbtrain.errors import LaunchError
+from lbtrain.launch import workers
 from lbtrain.launch import world as launch_world
 from lbtrain.launch.world import World, ancestor_commands, check_world, detect_world, start_process_group
 
@@ -226,3 +232,22 @@ def test_a_rank_without_a_gpu_of_its_own_is_named(monkeypatch):
     monkeypatch.setattr(launch_world.torch.cuda, "device_count", lambda: 2)
     with pytest.raises(LaunchError, match=r"rank 5 has LOCAL_RANK=2 and sees 2 GPU\(s\) only"):
         start_process_group(World(5, 8, 2, "ddp"))
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_a_loader_process_ends_with_its_rank_and_not_before(monkeypatch, refused):
+    """Also where the system does not tell of a process's end: an old kernel, a container that forbids it."""
+
+    def forbidden(pid):
+        raise PermissionError("pidfd_open")
+
+    ended = threading.Event()
+    monkeypatch.setattr(os, "_exit", lambda code: ended.set())
+    monkeypatch.setattr(workers, "_PATIENCE", 0.02)
+    if refused:
+        monkeypatch.setattr(os, "pidfd_open", forbidden)
+    rank = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    workers._end_with(rank.pid, 0)
+    assert not ended.wait(0.2)
+    rank.communicate(b"\n")
+    assert ended.wait(20)

@@ -78,7 +78,7 @@ def finished(tmp_path_factory) -> Path:
         (["bn_batch_size=5"], 2, "bn_batch_size=5. Nearest valid batch_size on 1 rank: 30, 35."),
         (["model.name=resnet51"], 2, "model.name=resnet51"),
         (["data.name=cifar10", "data.root=/no/such/folder"], 2, "data.root=/no/such/folder: no such folder"),
-        (["run_dir=/dev/null/x"], 2, "run_dir=/dev/null/x cannot be created"),
+        (["run_dir=/dev/null/x"], 2, "run_dir=/dev/null/x cannot be used"),
         (["engine=deepspeed", "deepspeed.config=/no/such.json"], 2, "deepspeed.config=/no/such.json"),
         (["world_size=2"], 3, "world_size=2 was asked for, but 1 process runs"),
         (
