@@ -71,8 +71,10 @@ class PhotoSource:
             try:
                 seen, labels[place] = self._sample(index, numbers[place].tolist())
             except DataError as error:
-                seen, labels[place], name = self._instead_of(epoch, index, error)
+                seen, labels[place], shown = self._instead_of(epoch, index, error)
+                varied[place] = self.operators.numbers(shown, self.seed)[0]
                 if place in own and epoch != PADDING:  # a filler is loaded, but nobody sees it
+                    name = self.container.name(int(shown.indices[0]))
                     self.replaced.append(f"{error}; replaced by {name}")
             # one by one, while they are in the cache
             pixels[place].copy_(self.operators.vary(seen, varied[place][0])).sub_(self.mean).div_(self.std)
@@ -121,8 +123,8 @@ class PhotoSource:
         except (BrokenImage, OSError) as error:
             raise unreadable(self.container.name(index), error) from error
 
-    def _instead_of(self, epoch: int, index: int, error: DataError) -> tuple[Tensor, int, str]:
-        """Pixels, label and name of the image that is shown in place of a broken one."""
+    def _instead_of(self, epoch: int, index: int, error: DataError) -> tuple[Tensor, int, Block]:
+        """Pixels and label of the image that is shown in place of a broken one, and the block of it alone."""
         if self.on_error == "raise":
             raise DataError(
                 f"{error}. Repair or remove it, or go on without such images: data.on_error=replace"
@@ -132,7 +134,7 @@ class PhotoSource:
             block = Block(np.array([epoch]), np.array([other]))
             numbers = fractions(draws(block, self.seed, self.view.draws))[:, 0]
             try:
-                return *self._sample(other, numbers.tolist()), self.container.name(other)
+                return *self._sample(other, numbers.tolist()), block
             except DataError:
                 continue
         raise DataError(

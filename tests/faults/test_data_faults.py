@@ -257,7 +257,8 @@ def test_an_error_waits_for_its_turn_and_arrives_without_a_traceback(root, worke
 def test_replacements_do_not_depend_on_blocks_and_workers(root):
     for name in ("ant/3.JPEG", "ant/4.JPEG", "bee/2.png"):  # two in a row, and the last of the data set
         (root / "train" / name).write_bytes(b"broken")
-    source = open_source(config(root, on_error="replace"), train=True, seed=1)
+    varied = dict(auto_augment="rand-m9-mstd0.5-inc1", random_erasing=1.0)
+    source = open_source(config(root, on_error="replace", **varied), train=True, seed=1)
     images, labels = source.fetch(block(*range(8)))
     assert labels.tolist() == [0, 0, 0, 1, 1, 1, 1, 0]
     assert (
