@@ -27,7 +27,7 @@ class ExampleDropPath(DropPath):
         if len(self.draws) != len(x):
             raise ValueError(
                 f"drop path sees {len(x)} rows, but the micro-batch has {len(self.draws)} images: use "
-                "drop_path_rate=0 with this model"
+                "model.drop_path=0, and no drop_path_rate, with this model"
             )
         kept = (self.draws >= self.drop_prob).to(x.dtype).view(-1, *(1,) * (x.dim() - 1))
         if self.drop_prob < 1 and self.scale_by_keep:
@@ -43,5 +43,5 @@ def convert_drop_path(model: nn.Module) -> None:
 
 
 def drop_path_layers(model: nn.Module) -> list[ExampleDropPath]:
-    """In the order of the model, which may be wrapped."""
-    return [module for module in model.modules() if isinstance(module, ExampleDropPath)]
+    """Those that drop anything, in the order of the model, which may be wrapped."""
+    return [module for module in model.modules() if isinstance(module, ExampleDropPath) and module.drop_prob]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 
 from lbtrain.data import dataset_info
+from lbtrain.errors import RecipeError
 from lbtrain.plan.batching import BatchSplit, Phase, steps_before
 from lbtrain.plan.phases import make_phases
 from lbtrain.plan.precision import resolve_precision
@@ -147,7 +148,7 @@ def make_plan(
         image_size=dataset.image_size,
         train_examples=dataset.train_examples,
         total_examples=total,
-        learning_rate=learning_rate(recipe, lambda duration: scheduled(duration) / total),
+        learning_rate=learning_rate(recipe, scheduled, total),
         log_every=length(recipe.log_every),
         evaluate_every=length(recipe.evaluate_every),
         checkpoint_every=length(recipe.checkpoint.every),
@@ -168,7 +169,13 @@ def make_plan(
 def _ghost_size(recipe: Recipe, statistics: ModelStatistics) -> int:
     if not statistics.batch_norm_layers:
         return 1
-    return recipe.batch_size if recipe.model.batch_norm == "sync" else recipe.bn_batch_size
+    size = recipe.batch_size if recipe.model.batch_norm == "sync" else recipe.bn_batch_size
+    if size * statistics.batch_norm_positions == 1:
+        raise RecipeError(
+            "bn_batch_size=1: a batch-norm layer of this model sees one position of each image, and a single "
+            "value has no deviation. Use bn_batch_size=2 or more."
+        )
+    return size
 
 
 def _schedule_examples(recipe: Recipe, train_examples: int, duration: Duration, total: int) -> float:

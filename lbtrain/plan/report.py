@@ -167,8 +167,12 @@ def notes(plan: Plan) -> list[str]:
         ),
         "The images of data.name=synthetic are not augmented.": (
             recipe.data.name == "synthetic"
-            and (recipe.data.augmentation, recipe.data.auto_augment, recipe.data.color_jitter)
-            != ("none", "", 0.0)
+            and (
+                recipe.data.augmentation != "none"
+                or recipe.data.auto_augment
+                or recipe.data.color_jitter
+                or recipe.data.random_erasing
+            )
         ),
         "Some milestones lie beyond the end of the run.": any(at >= 1 for at in rate.milestones),
         "Some points of schedule.batch_growth or schedule.image_sizes lie beyond the end of the run, or "

@@ -13,10 +13,15 @@ from lbtrain.recipe import OptimizerConfig, Recipe, ScheduleConfig
 from lbtrain.recipe.durations import Duration
 
 
-def learning_rate(recipe: Recipe, share: Callable[[Duration], float]) -> LearningRate:
-    """The learning rate as a function of progress; `share` gives a duration as a share of the run. Raises
-    RecipeError for a batch that the recipe's table does not know.
+def learning_rate(recipe: Recipe, examples: Callable[[Duration], float], total: int) -> LearningRate:
+    """The learning rate as a function of progress, the share of the `total` examples of the run; `examples`
+    gives the length of a duration. Raises RecipeError for a batch that the recipe's table does not know.
     """
+
+    def share(duration: Duration, stretch: float = 1.0) -> float:
+        # Divided last, as progress is: else rounding moves the end of a warm-up by a step.
+        return examples(duration) * stretch / total
+
     rate, peak = recipe.schedule, peak_lr(recipe)
     form: Any = rate.warmup_form
     decay: Any = rate.decay
@@ -24,7 +29,7 @@ def learning_rate(recipe: Recipe, share: Callable[[Duration], float]) -> Learnin
     return LearningRate(
         peak=peak,
         warmup_start=warmup_start(rate, peak),
-        warmup_length=share(rate.warmup) * stretch,
+        warmup_length=share(rate.warmup, stretch),
         warmup_form=form,
         decay=decay,
         **(_steps(rate, share) if rate.decay == "step" else {}),

@@ -29,6 +29,8 @@ class ModelStatistics:
     without_trust_ratio: int
     batch_norm_layers: int
     activation_bytes_per_image: int
+    batch_norm_positions: int = 0
+    """The fewest positions of an image that a batch-norm layer sees; 0 without batch norm."""
     random_layers: int = 0
     """Layers whose random numbers belong to a micro-batch: dropout, but not drop path."""
     without_gradient: tuple[str, ...] = ()
@@ -73,11 +75,19 @@ def model_statistics(recipe: Recipe, dataset: DatasetInfo) -> ModelStatistics:
     except ValueError as error:
         raise RecipeError(f"model.name={recipe.model.name}: {error}") from error
     frozen, frozen_norms = frozen_counts(model) if recipe.model.freeze else (0, 0)
+    positions: list[int] = []
+    hooks = [
+        module.register_forward_pre_hook(lambda _, inputs: positions.append(inputs[0][0, 0].numel()))
+        for module in model.modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm)
+    ]
     activation_bytes, without_gradient = _traced(recipe, model)
     resized = {
         point.pixels: _traced(_at_size(recipe, point.pixels), model)[0]
         for point in recipe.schedule.image_sizes
     }
+    for hook in hooks:
+        hook.remove()
     freeze(model, without_gradient)
     try:
         roles = optim.parameter_roles(
@@ -95,6 +105,7 @@ def model_statistics(recipe: Recipe, dataset: DatasetInfo) -> ModelStatistics:
         without_trust_ratio=sum(role.numel for role in roles if not role.use_trust_ratio),
         muon=sum(role.numel for role in roles if role.use_muon),
         batch_norm_layers=batch_norm_layers,
+        batch_norm_positions=min(positions, default=0),
         random_layers=len(random_layers(model)) - len(drop_path_layers(model)),
         activation_bytes_per_image=activation_bytes,
         without_gradient=without_gradient,

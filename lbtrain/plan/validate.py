@@ -88,7 +88,7 @@ def _check_durations(recipe: Recipe) -> None:
 def _check_schedule(recipe: Recipe) -> None:
     rate = recipe.schedule
     optimizer = scaled_optimizer(recipe)  # rejects betas that the square-root rule makes negative
-    if optimizer.name in ("lamb", "muon") and not optimizer.eps:
+    if optimizer.name in ("lamb", "muon", "adamw", "nadamw") and not optimizer.eps:
         raise RecipeError(f"optimizer.eps=0 divides by zero with optimizer.name={optimizer.name}. Use 1e-8.")
     if optimizer.momentum >= 1:
         raise RecipeError(f"optimizer.momentum_table: {optimizer.momentum:g} must be below 1.")
@@ -164,10 +164,16 @@ def _check_batch_changes(recipe: Recipe) -> None:
             "absa.max_batch_size and schedule.image_sizes do not go together: a curvature that is compared "
             "over the run needs images of one size. Set one of the two."
         )
-    if batches and recipe.model.batch_norm == "sync":
+    if chosen and recipe.model.batch_norm == "sync":
         raise RecipeError(
-            "model.batch_norm=sync takes statistics over the whole batch, which schedule.image_sizes changes "
-            "here. Use model.batch_norm=ghost and a bn_batch_size that divides every batch."
+            f"model.batch_norm=sync takes statistics over the whole batch, which {chosen[0]} changes here. "
+            "Use model.batch_norm=ghost and a bn_batch_size that divides every batch."
+        )
+    starts = [str(point.at) for point in sizes]
+    if twice := [at for at in starts if starts.count(at) > 1]:
+        raise RecipeError(
+            f"schedule.image_sizes has several entries at {twice[0]}, and a step has images of one size. "
+            "Keep one of them."
         )
     for size in batches:
         if scaled_optimizer(dataclasses.replace(recipe, batch_size=size)) != scaled_optimizer(recipe):

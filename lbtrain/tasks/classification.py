@@ -8,7 +8,7 @@ remark 3).
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,8 +35,9 @@ from lbtrain.data.stream import (
     whole_groups,
 )
 from lbtrain.errors import RecipeError
-from lbtrain.nn import convert_drop_path, drop_path_layers
+from lbtrain.nn import convert_drop_path, drop_path_layers, head_names
 from lbtrain.recipe import Recipe
+from lbtrain.recipe.sections import ModelConfig
 from lbtrain.tasks.class_scores import ClassScores
 from lbtrain.tasks.confusion import drawn
 from lbtrain.tasks.protocol import Evaluation, Losses, Report, primary_metric_of
@@ -61,10 +62,22 @@ def build_model(recipe: Recipe, known: DatasetInfo) -> nn.Module:
     model = create_classifier(recipe.model.name, args, num_classes=known.num_classes, channels=known.channels)
     convert_drop_path(model)
     if recipe.model.head_std:
-        nn.init.normal_(cast(Any, model).get_classifier().weight, std=recipe.model.head_std)
+        _draw_head(model, recipe.model)
     if recipe.model.weights and next(model.parameters()).device.type != "meta":
         load_classifier(model, recipe.model)
     return model
+
+
+def _draw_head(model: nn.Module, config: ModelConfig) -> None:
+    """Raises RecipeError for a model whose classifier timm does not tell."""
+    weights = [each for each in map(model.get_parameter, sorted(head_names(model))) if each.dim() > 1]
+    if not weights:
+        raise RecipeError(
+            f"model.head_std={config.head_std:g}: model.name={config.name} has no classifier with a matrix "
+            "of weights that timm tells of. Use model.head_std=0"
+        )
+    for weight in weights:
+        nn.init.normal_(weight, std=config.head_std)
 
 
 class Classification:
@@ -262,5 +275,12 @@ def outputs_of(recipe: Recipe, model: nn.Module, num_images: int) -> tuple[nn.Mo
     known = dataset_info(recipe.data)
     images = torch.empty(num_images, known.channels, known.image_size, known.image_size, device="meta")
     fixed = "" if recipe.data.name in (*PHOTOS, "synthetic") else recipe.data.name
-    scores = scores_of(model, images, name=recipe.model.name, args=recipe.model.args, fixed=fixed)
+    drop_paths = drop_path_layers(model)
+    try:
+        for layer in drop_paths:
+            layer.draws = images.new_empty(num_images)
+        scores = scores_of(model, images, name=recipe.model.name, args=recipe.model.args, fixed=fixed)
+    finally:
+        for layer in drop_paths:
+            layer.draws = None
     return model, [scores]

@@ -131,7 +131,7 @@ def scores_of(model: nn.Module, images: Tensor, *, name: str, args: dict[str, An
     try:
         scores = model(images)
     except Exception as error:  # whatever a network makes of images that have not its size
-        remedy = _other_size(name, args, images, fixed)
+        remedy = "" if _takes(name, args, images) else _other_size(name, args, images, fixed)
         what = f"does not take images of {_shape(images[0])}" if remedy else "cannot be called"
         raise RecipeError(f"{_described(name, args)} {what}: {_first_line(error)}{remedy}") from error
     if not (isinstance(scores, Tensor) and scores.dim() == 2 and scores.shape[0] == images.shape[0]):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-import tests.odd_models  # noqa: F401  registers its models
+import tests.odd_models  # registers its models
 from lbtrain import Recipe
 from lbtrain.data import dataset_info
 from lbtrain.engines import create_engine
@@ -17,6 +17,7 @@ from lbtrain.main import main
 from lbtrain.plan.plan import make_plan
 from lbtrain.plan.report import notes
 from lbtrain.plan.statistics import model_statistics
+from lbtrain.tasks import build_model
 
 PHOTOS = dict(name="synthetic", image_size=64)
 CASES = [
@@ -44,6 +45,12 @@ CASES = [
     ("resnet18", dict(output_stride=5, block="x"), {}, "output_stride in .8, 16, 32. does not hold$"),
     ("resnetv2_50", dict(norm_layer="inplaceabn"), PHOTOS, "InplaceAbn.__init__"),
     ("resnet18", dict(drop_rate="x"), {}, "cannot be called: could not convert string to float: 'x'"),
+    (
+        "mobilevit_s",
+        dict(drop_path_rate=0.1),
+        PHOTOS,
+        "drop path sees 8 rows.*: use model.drop_path=0",
+    ),
     # names
     ("resnt18", {}, {}, "Unknown model.* Did you mean resnet18"),
     ("cifar_resnt8", {}, {}, "Did you mean cifar_resnet8"),
@@ -74,6 +81,18 @@ def test_one_message_says_what_is_wrong_and_what_helps(name, args, data, words):
     assert "\n" not in str(caught.value) and not str(caught.value).endswith((".", " "))
 
 
+def test_every_head_of_a_model_is_drawn_with_its_deviation(monkeypatch):
+    model = dict(name="deit_tiny_distilled_patch16_224", head_std=0.01, args=dict(img_size=64))
+    recipe = Recipe().vary(model=model, data=PHOTOS)
+    made = build_model(recipe, dataset_info(recipe.data))
+    for head in (made.head, made.head_dist):
+        assert float(head.weight.detach().std()) == pytest.approx(0.01, rel=0.02)
+    monkeypatch.setattr(tests.odd_models.Small, "get_classifier", lambda self: None)
+    odd = recipe.vary(model=dict(name="odd_map", args={}), data=dict(name="digits"))
+    with pytest.raises(RecipeError, match=r"model.head_std=0.01: model.name=odd_map has no classifier"):
+        build_model(odd, dataset_info(odd.data))
+
+
 def test_weights_that_cannot_be_downloaded_are_named(monkeypatch):
     import timm
 
@@ -97,10 +116,18 @@ def test_the_command_ends_with_code_2_and_one_message(capsys, monkeypatch, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("args", "count"), [({}, 0), (dict(drop_rate=0.1), 1), (dict(drop_path_rate=0.1), 0)]
+    ("name", "args", "count"),
+    [
+        ("resnet18", {}, 0),
+        ("resnet18", dict(drop_rate=0.1), 1),
+        ("resnet18", dict(drop_path_rate=0.1), 0),
+        ("mobilevitv2_050", {}, 0),  # which has drop path layers that drop nothing
+        ("mobilevitv2_050", dict(drop_rate=0.2), 2),
+    ],
 )
-def test_the_plan_says_that_dropout_depends_on_the_batch_split(args, count):
-    plan = make_plan(Recipe().vary(model=dict(name="resnet18", args=args), batch_size=32), 1)
+def test_the_plan_says_that_dropout_depends_on_the_batch_split(name, args, count):
+    recipe = Recipe().vary(model=dict(name=name, args=args), batch_size=32)
+    plan = make_plan(recipe.vary(data=dict(PHOTOS)), 1)
     assert plan.statistics.random_layers == count
     assert any(f"in {count} layers draws by micro-batch" in note for note in notes(plan)) == bool(count)
 

@@ -19,6 +19,7 @@ from lbtrain.plan.plan import make_plan
 from lbtrain.plan.report import notes, print_plans, rows
 from lbtrain.plan.statistics import ModelStatistics, memory_estimate, model_statistics
 from lbtrain.recipe import Recipe
+from lbtrain.recipe.files import load_recipe
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 WORLDS = (8, 16, 32, 64, 128, 256)
@@ -609,6 +610,12 @@ def test_the_memory_estimate_follows_the_image_size():
         ),
         (dict(schedule=dict(image_sizes=["5ep:6"]), absa=dict(max_batch_size=256)), "do not go together"),
         (dict(schedule=dict(image_sizes=["5ep:6:96"]), model=dict(batch_norm="sync")), "bn_batch_size that"),
+        (
+            dict(schedule=dict(batch_growth=["9ep:2"]), model=dict(batch_norm="sync")),
+            "batch_growth changes",
+        ),
+        (dict(absa=dict(max_batch_size=256), model=dict(batch_norm="sync")), "max_batch_size changes here"),
+        (dict(schedule=dict(image_sizes=["5ep:6:96", "5ep:8:64"])), "has several entries at 5ep"),
         (dict(schedule=dict(image_sizes=["5ep:6:60"])), "Nearest valid batch_size on 1 rank: 56, 64."),
         (dict(schedule=dict(rule="table", table=["64:1"], image_sizes=["5ep:6:96"])), "is not in sched"),
         (
@@ -624,7 +631,7 @@ def test_the_memory_estimate_follows_the_image_size():
         ),
     ],
 )
-def test_image_sizes_that_the_rest_cannot_follow_are_rejected(changes, said):
+def test_batches_and_image_sizes_that_the_rest_cannot_follow_are_rejected(changes, said):
     base = {"bn_batch_size": 1} if "sync" in str(changes) else {}
     with pytest.raises(RecipeError, match=re.escape(said)):
         plan_of(small(**base, data=dict(name="digits")).vary(**changes))
@@ -654,6 +661,24 @@ def test_the_memory_estimate_is_that_of_the_largest_micro_batch():
 
 
 DIGITS = dict(data=dict(name="digits"))
+
+
+@pytest.mark.parametrize("times", [3, 5, 6, 7])
+def test_a_constant_warm_up_that_is_stretched_ends_at_its_step(times):
+    """Also where the shares of the run have no exact floats."""
+    rate = dict(base_batch_size=128, base_lr=0.1, warmup="1it", warmup_rule="linear", warmup_form="constant")
+    made = Recipe().vary(batch_size=128 * times, bn_batch_size=128, duration="90ep", schedule=rate)
+    plan = plan_of(made.vary(data=dict(name="cifar10"), schedule=dict(warmup_start_lr=0.0)))
+    rates = [plan.lr(step * plan.recipe.batch_size) for step in range(times + 1)]
+    assert rates == [0.0] * times + [plan.learning_rate.peak]
+
+
+def test_batch_norm_over_a_single_value_is_rejected():
+    flat = load_recipe("digits/digits_keskar")
+    with pytest.raises(RecipeError, match=r"bn_batch_size=1: .* a single value has no deviation"):
+        make_plan(flat.vary(bn_batch_size=1), 1)
+    assert make_plan(flat.vary(bn_batch_size=2), 1).statistics.batch_norm_positions == 1
+    assert make_plan(load_recipe("digits/digits").vary(bn_batch_size=1), 1).bn_batch_size == 1
 
 
 def test_a_table_of_rates_in_a_plan():
@@ -812,7 +837,13 @@ def test_what_a_detector_neither_loads_nor_trains_is_noted(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "data", [dict(augmentation="imagenet"), dict(auto_augment="rand-m9"), dict(color_jitter=0.4)]
+    "data",
+    [
+        dict(augmentation="imagenet"),
+        dict(auto_augment="rand-m9"),
+        dict(color_jitter=0.4),
+        dict(random_erasing=0.25),
+    ],
 )
 def test_augmentation_of_synthetic_images_is_noted_as_absent(data):
     note = "The images of data.name=synthetic are not augmented."

@@ -232,7 +232,7 @@ def test_a_decay_from_the_start_counts_the_warm_up(decay, half):
     assert rate(0.25) == 1.0 and rate(0.5) == pytest.approx(2.0 * half)
     assert LearningRate(2.0, 0.0, 0.5, "gradual", decay, power=2.0)(0.5) == 2.0
     recipe = Recipe().vary(schedule=dict(decay=decay, warmup="0.5dur", decay_from="start"))
-    assert learning_rate(recipe, lambda duration: float(duration.value))(0.5) == pytest.approx(
+    assert learning_rate(recipe, lambda duration: float(duration.value), 1)(0.5) == pytest.approx(
         recipe.schedule.base_lr * half * recipe.batch_size / recipe.schedule.base_batch_size
     )
 
@@ -251,7 +251,7 @@ def test_a_decay_to_an_end_rate_that_ends_early(decay, expected):
         assert rate(step / 50) == pytest.approx(value, rel=1e-12, abs=1e-15), step
     changes = dict(decay=decay, end_lr=0.01, decay_until="0.7dur", warmup="0ep", base_lr=1.0)
     recipe = Recipe().vary(schedule=changes)
-    planned = learning_rate(recipe, lambda duration: float(duration.value))
+    planned = learning_rate(recipe, lambda duration: float(duration.value), 1)
     assert (planned.end, planned.decay_end, planned(0.8), planned(1)) == (0.01, 0.7, 0.01, 0.01)
 
 

@@ -125,7 +125,7 @@ def test_the_noise_of_one_micro_batch_is_looked_for_in_every_phase():
         check_noise_scale(recipe, "ddp", phases, world_size=1, ghost=64)
 
 
-@pytest.mark.parametrize("name", ["lamb", "muon"])
+@pytest.mark.parametrize("name", ["lamb", "muon", "adamw", "nadamw"])
 def test_an_epsilon_of_0_is_rejected_where_it_divides(name):
     with pytest.raises(RecipeError, match=rf"optimizer.eps=0 divides by zero with optimizer.name={name}"):
         check_recipe(Recipe().vary(optimizer=dict(name=name, eps=0.0)), "ddp")
