@@ -94,12 +94,10 @@ def named_optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) ->
 def load_named_optimizer_state(
     model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, dict[str, Tensor]]
 ) -> None:
-    """The inverse of `named_optimizer_state`. Counters (tensors without dimensions) stay on the CPU, as torch
-    keeps them.
-    """
+    """The inverse of `named_optimizer_state`. Counters stay on the CPU, as torch keeps them."""
     for name, parameter in model.named_parameters():
         if name in state:
             optimizer.state[parameter] = {
-                key: value.to(parameter.device, copy=True) if value.dim() else value.clone()
+                key: value.clone() if key == "step" else value.to(parameter.device, copy=True)
                 for key, value in state[name].items()
             }

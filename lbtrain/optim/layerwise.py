@@ -12,7 +12,8 @@ engine:
                          are the same case, since ZeRO turns the one into the other. To freeze a layer, set
                          requires_grad_(False)
     weight_decay = 0     takes its trust ratio all the same
-    lr = 0               weights stay; momenta and step count go on
+    lr = 0               weights stay; momenta and step count go on (LARS with the rate inside the buffer
+                         coasts on what is in it)
 
 In groups with "use_trust_ratio" false the ratio is 1 (the two rules above hold where they are decayed).
 """

@@ -107,6 +107,18 @@ def test_lars_at_lr_zero(options):
     )
 
 
+@pytest.mark.parametrize(
+    ("form", "stays"), [("lr_and_trust_ratio", False), ("trust_ratio", True), ("none", True)]
+)
+def test_lars_at_lr_zero_after_a_step(form, stays):
+    """With the rate inside the buffer (algorithm 1), what is in it goes on to move the weights."""
+    w, _, made, _ = one_layer(LARS, torch.tensor([3.0, 4.0]), torch.tensor([1.0, 2.0]), momentum_scaling=form)
+    before = w.clone()
+    made.param_groups[0]["lr"] = 0.0
+    made.step()
+    assert torch.equal(w, before) == stays
+
+
 def test_lamb_at_lr_zero():
     w, state, *_ = one_layer(LAMB, torch.tensor([3.0, 4.0]), torch.tensor([1.0, 2.0]), lr=0.0)
     assert w.tolist() == [3.0, 4.0] and state["step"] == 1 and state["exp_avg"].norm() > 0

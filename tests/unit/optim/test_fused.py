@@ -118,6 +118,16 @@ def test_a_checkpoint_of_the_loop_goes_on_under_the_kernel_and_back(make, torchs
         torch.testing.assert_close(resumed(first, then), expected, rtol=1e-13, atol=0)
 
 
+def test_the_state_of_a_weight_without_dimensions_follows_it_to_its_device():
+    """As of NFNet's gains: it looks like a counter, which stays on the CPU."""
+    model = nn.ParameterList([nn.Parameter(torch.zeros((), device="meta"))])
+    optimizer = torch.optim.SGD(model)
+    state = {"0": {"momentum_buffer": torch.ones(()), "step": torch.ones(())}}
+    load_named_optimizer_state(model, optimizer, state)
+    loaded = optimizer.state[model[0]]
+    assert (loaded["momentum_buffer"].device.type, loaded["step"].device.type) == ("meta", "cpu")
+
+
 @pytest.mark.parametrize(
     "make,options,values",
     [(create_sgd, SGD[1], (1.0, 0.0, -1.9)), (create_adamw, BETAS, (1.0, 0.0, -1.0))],
