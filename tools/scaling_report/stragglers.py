@@ -43,10 +43,13 @@ class Waits:
         """None where the rows of metrics.jsonl name no slowest rank: there is one rank only."""
         found, seen = [], 0
         for row in rows:
-            if row["kind"] == "train" and row.get("slowest_rank") is not None:
+            if row["kind"] != "train":
+                continue
+            if row.get("slowest_rank") is not None:
                 rank = f"rank {row['slowest_rank']} on {row['slowest_host']}"
-                seconds = (row["examples"] - seen) / row["images_per_sec"]
-                found.append((row["epoch"], rank, row["rank_wait"], seconds))
+                # Rows of earlier versions do not say over how many images they are.
+                images = row.get("averaged_images") or row["examples"] - seen
+                found.append((row["epoch"], rank, row["rank_wait"], images / row["images_per_sec"]))
             seen = row["examples"]
         return cls(run, found) if found else None
 

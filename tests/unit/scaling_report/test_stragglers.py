@@ -33,6 +33,23 @@ def test_a_rank_is_weighed_by_the_seconds_of_its_rows():
     assert next(iter(waits.by_rank())) == "rank 3 on node01"
 
 
+@pytest.mark.parametrize("averaged", [{"averaged_images": 1000}, {}])
+def test_measurements_between_two_rows_take_none_of_their_seconds(averaged):
+    rows = [
+        {"kind": "noise", "examples": 1000},
+        _row(1, 3, 0.2) | averaged,
+        {"kind": "eval", "epoch": 1.9, "examples": 1900},
+        {"kind": "noise", "examples": 2000},
+        _row(2, 0, 0.1) | averaged,
+    ]
+    assert [seconds for *_, seconds in Waits.of("resnet", rows).rows] == [10, 10]
+
+
+def test_a_row_after_a_restart_stands_for_the_images_that_it_averages():
+    rows = [_row(1, 3, 0.2), _row(2, 0, 0.1) | {"averaged_images": 400}]
+    assert [seconds for *_, seconds in Waits.of("resnet", rows).rows] == [10, 4]
+
+
 def test_the_page_names_rank_and_host_of_every_run(tmp_path, capsys):
     folders = [tmp_path / name for name in ("first", "second")]
     for folder in folders:
