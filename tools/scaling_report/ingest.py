@@ -59,7 +59,8 @@ def _file(text: str) -> tuple[int, Path]:
 
 
 def run(options: argparse.Namespace) -> int:
-    report = Report(provenance={"ingested": [str(path) for _, path in options.files]})
+    files = [str(path) for _, path in options.files]
+    report = Report(provenance={"ingested": files, "gpus_per_node": options.gpus_per_node})
     if options.model:
         report.provenance["model"] = options.model
     for gpus, path in options.files:

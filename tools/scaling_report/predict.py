@@ -66,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--measured-on", type=count, help="how many GPUs gave --images-per-sec, where that is one number")
     add("--micro-batch", type=count, help="images a GPU takes at once")
-    add("--gpus-per-node", type=count, default=8, help="default 8")
+    add("--gpus-per-node", type=count, help="default 8, or what a --run shows")
     for flag, presets, words in (
         ("--network", NETWORKS, "between nodes, by the rate of one port (default ib-edr-100)"),
         ("--gpu", GPUS, "sets the link inside a node, clocks and arithmetic"),
@@ -136,7 +136,7 @@ def run(options: argparse.Namespace) -> int:
 
 # Flags of a question that a run answers itself, with their defaults.
 _SAID_BY_A_RUN = {
-    "images_per_sec": None, "measured_on": None, "gpus_per_node": 8, "node_link": None,
+    "images_per_sec": None, "measured_on": None, "node_link": None,
     "zero": 0, "algorithm": "auto", "no_overlap": False, "cpu_cores": None,
 }  # fmt: skip
 
@@ -170,12 +170,13 @@ def _question(options: argparse.Namespace) -> Question:
     if options.measured_on and None not in rates:
         raise RecipeError("--images-per-sec names its sizes already: leave out --measured-on")
     (first, rate), *more = sorted((gpus or options.measured_on, rate) for gpus, rate in rates.items())
-    same = "model micro_batch gpus_per_node links gpu node_link gradient_bytes algorithm"
+    same = "model micro_batch links gpu node_link gradient_bytes algorithm"
     return Question(
         **{name: getattr(options, name) for name in f"{same} cpu_cores mode zero".split()},
         images_per_sec=rate,
         measured_on=first,
         more_rates=tuple(more),
+        gpus_per_node=options.gpus_per_node or 8,
         network=options.network or "ib-edr-100",
         dtype=options.dtype or "fp32",
         overlaps=not options.no_overlap,

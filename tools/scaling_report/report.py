@@ -120,13 +120,16 @@ class Report:
         return [row for row in self.rows if row.status == "ok" and row.images_per_s]
 
 
-def load(path: Path) -> Report:
+def load(path: Path, *, gpus_per_node: int | None = None) -> Report:
     """Read a report, or a table in CSV that has columns of a report's rows: gpus and images_per_s at least.
-    Raises ReportError with the reason if the file is missing or is something else.
+    A table without a column nodes is of nodes of `gpus_per_node` GPUs, 8 if that is not known. Raises
+    ReportError with the reason if the file is missing or is something else.
     """
     try:
         if path.suffix == ".csv":
-            return Report(rows=with_efficiency(list(_table_rows(path.read_text(encoding="utf-8")))))
+            size = gpus_per_node or 8
+            rows = _table_rows(path.read_text(encoding="utf-8"), size)
+            return Report(rows=with_efficiency(list(rows)), provenance={"gpus_per_node": size})
         values = json.loads(path.read_text(encoding="utf-8"))
         return Report(
             rows=[Row(**row) for row in values["rows"]],
@@ -143,11 +146,11 @@ def load(path: Path) -> Report:
         raise ReportError(f"{path} is not a scaling report ({type(error).__name__}: {error})") from None
 
 
-def _table_rows(text: str) -> Iterator[Row]:
+def _table_rows(text: str, gpus_per_node: int) -> Iterator[Row]:
     for cells in csv.DictReader(text.replace("images_per_sec", "images_per_s").splitlines()):
         named = {name.strip(): _read(cell.strip()) for name, cell in cells.items() if cell}
         images, gpus = named.get("per_gpu_batch"), named["gpus"]
-        usual = {"nodes": -(-gpus // 8), "global_batch": images and images * gpus, "data": "log"}
+        usual = {"nodes": -(-gpus // gpus_per_node), "global_batch": images and images * gpus, "data": "log"}
         yield Row(**usual | named)
 
 

@@ -481,6 +481,55 @@ def test_a_run_on_several_nodes_alone_is_enough(tmp_path: Path, capsys: pytest.C
     assert found[2]["efficiency"] < found[1]["efficiency"]
 
 
+def _nodes(capsys: pytest.CaptureFixture[str], run: Path, *words: str) -> list[int]:
+    """Of 8, 16 and 64 GPUs."""
+    assert main(["predict", "--run", str(run), *TABLE, "--gpus", "8,16,64", "--json", *words]) == 0
+    return [each["nodes"] for each in json.loads(capsys.readouterr().out)["predictions"]]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "words", "nodes"),
+    [
+        ((1, 16), [], [1, 2, 8]),
+        ((1,), [], [1, 2, 8]),
+        ((1, 4), ["--gpus-per-node", "4"], [2, 4, 16]),
+        ((4, 16), ["--gpus-per-node", "16"], [1, 1, 4]),
+    ],
+)
+def test_a_table_or_a_log_of_few_gpus_keeps_the_size_of_a_node(
+    sizes: tuple[int, ...],
+    words: list[str],
+    nodes: list[int],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    table, report = tmp_path / "rates.csv", tmp_path / "r.json"
+    table.write_text("gpus,images_per_s\n" + "".join(f"{gpus},{380 * gpus}\n" for gpus in sizes))
+    assert _nodes(capsys, table, *words) == nodes
+    logs = [tmp_path / f"{gpus}.log" for gpus in sizes]
+    for gpus, log in zip(sizes, logs, strict=True):
+        log.write_text(f"throughput: {380 * gpus} images/s in total\n" * 4)
+    files = [f"{gpus}={log}" for gpus, log in zip(sizes, logs, strict=True)]
+    assert main(["ingest", *files, *words, "--out", str(report)]) == 0
+    capsys.readouterr()
+    assert _nodes(capsys, report) == nodes
+
+
+def test_the_size_of_a_node_may_be_named_where_no_row_shows_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row, run = Row(gpus=2, nodes=1, images_per_s=760.0, data="log"), tmp_path / "r.json"
+    Report(rows=[row]).save(run)
+    assert _nodes(capsys, run) == [4, 8, 32]
+    assert _nodes(capsys, run, "--gpus-per-node", "4") == [2, 4, 16]
+    words = ["predict", "--run", str(run), *TABLE, "--gpus", "64", "--gpus-per-node"]
+    assert main([*words, "1"]) == 2
+    Report(rows=[row, replace(row, gpus=4, nodes=2)]).save(run)
+    assert main([*words, "2"]) == 0
+    assert main([*words, "8"]) == 2
+    assert capsys.readouterr().err.count("was measured on nodes of 2 GPUs") == 2
+
+
 def test_half_precision_of_a_log_is_named_beside_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

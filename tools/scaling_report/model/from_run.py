@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..report import Report, ReportError, Row, load
+from ..report import Collective, Report, ReportError, Row, load
 from .assumptions import Assumptions, Spread
 from .baseline import Baseline
 from .calibrate import FittedLink, fit_link, link_from_steps, measured_algorithm, unhidden_share, usable
@@ -25,6 +25,7 @@ class Named:
 
     network: str | None = None
     links: int = 1
+    gpus_per_node: int | None = None
     model: str | None = None
     gpu: str | None = None
     dtype: str | None = None
@@ -38,7 +39,7 @@ def read_baseline(path: Path, named: Named) -> Baseline:
 
     Raises ReportError where the report does not tell enough.
     """
-    report = load(path)
+    report = load(path, gpus_per_node=named.gpus_per_node)
     gpu, network = _gpu(report) or named.gpu, named.network
     report.rows = [
         dataclasses.replace(
@@ -53,7 +54,8 @@ def read_baseline(path: Path, named: Named) -> Baseline:
     inside = (
         _link(fit_link(local)) if len(local) >= 3 else NODE_LINKS[GPUS[gpu].node_link if gpu else "nvlink2"]
     )
-    topology = Topology(row.gpus // row.nodes, inside, preset(network or "eth-10", NETWORKS), named.links)
+    between = preset(network or "eth-10", NETWORKS)
+    topology = Topology(_node_size(report, named, path), inside, between, named.links)
     # Rows over a network that was measured say nothing of one that is named.
     another = network and (usable(report.rows) or any(each.nodes > 1 for each in report.collectives))
     baseline = Baseline(
@@ -99,7 +101,25 @@ def step_times(report: Report) -> StepTimes | None:
 
 
 def _per_node(report: Report) -> int:
-    return max((row.gpus // row.nodes for row in report.rows), default=1)
+    """The most GPUs of a node that took part in anything."""
+    return max((each.gpus // each.nodes for each in _points(report)), default=1)
+
+
+def _points(report: Report) -> list[Row | Collective]:
+    return [*report.rows, *report.collectives]
+
+
+def _node_size(report: Report, named: Named, path: Path) -> int:
+    """GPUs of a node: what a point over several nodes shows, or else what is named or was given to `ingest`.
+    Points on one node alone may have left some of its GPUs idle.
+    """
+    shown, size = _per_node(report), named.gpus_per_node
+    several = any(each.nodes > 1 for each in _points(report))
+    if size and (size < shown or (several and size != shown)):
+        raise ReportError(
+            f"{path} was measured on nodes of {shown} GPUs, not of {size}: leave out --gpus-per-node"
+        )
+    return shown if several else size or max(shown, report.provenance.get("gpus_per_node", shown))
 
 
 def _device(report: Report) -> str:
