@@ -116,6 +116,13 @@ def test_without_a_sweep_the_steps_are_the_network(study: Path, capsys: pytest.C
     assert main(["predict", "--run", str(study), "--gpus", "4", "--network", "eth-1"]) == 0
 
 
+def test_ports_are_of_a_network_that_is_named(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for command in (["fit", str(study)], ["predict", "--gpus", "4", "--run", str(study)]):
+        assert main([*command, "--links", "8"]) == 2
+        assert "through all ports of a node: leave out --links" in capsys.readouterr().err
+        assert main([*command, "--links", "8", "--network", "eth-1"]) == 0
+
+
 def test_fit_says_all_of_it(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fit", str(study)]) == 0
     out = capsys.readouterr().out

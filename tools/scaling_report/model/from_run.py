@@ -73,6 +73,11 @@ def read_baseline(path: Path, named: Named) -> Baseline:
 def _with_measured_network(named: Baseline, report: Report, path: Path) -> Baseline:
     """`named` with the network, and the overlap, that the report's own timings show."""
     fitted, source = _fitted(report, named.job, named.topology, path)
+    if named.topology.links > 1:
+        raise ReportError(
+            f"the network of {path} was timed through all ports of a node: leave out --links, or name "
+            "another with --network"
+        )
     topology = dataclasses.replace(named.topology, between=_link(fitted))
     # What was measured includes every protocol overhead: nothing is left of the data sheet's uncertainty but
     # the fit's.
