@@ -17,6 +17,7 @@ from tools.scaling_report.compare import is_slower
 from tools.scaling_report.model.calibrate import fit_link
 from tools.scaling_report.model.cost import knee, options_for, sentence
 from tools.scaling_report.model.epochs import Critical, benchmarks
+from tools.scaling_report.model.from_run import Named, read_baseline
 from tools.scaling_report.model.prediction import Prediction
 from tools.scaling_report.report import (
     Collective,
@@ -460,13 +461,14 @@ def test_a_table_of_throughputs_fixes_software_and_bandwidth(
         ("8,2800", [*TABLE, "--images-per-sec", "3000"], "--images-per-sec would change nothing"),
         ("8,2800", [*TABLE, "--zero", "1"], "--zero would change nothing"),
         ("many,2800", TABLE, "not a scaling report"),
+        ("8,2800,auto", TABLE, "the precision 'auto' is not one of fp32, tf32, fp16, bf16"),
     ],
 )
 def test_what_a_table_leaves_open_must_be_named(
     rows: str, words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     table = tmp_path / "rates.csv"
-    table.write_text(f"gpus,images_per_s\n{rows}\n")
+    table.write_text(f"gpus,images_per_s,precision\n{rows}\n")
     assert main(["predict", "--run", str(table), "--gpus", "8,64", *words]) == 2
     assert said in capsys.readouterr().err
 
@@ -542,6 +544,14 @@ def test_half_precision_of_a_log_is_named_beside_it(
         assert main(["predict", "--run", str(table), *words, "--dtype", dtype]) == 0
         software.append(json.loads(capsys.readouterr().out)["predictions"][0]["shares"]["software"])
     assert software[1] > 2 * software[0]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
+def test_a_row_of_a_precision_has_the_peak_of_its_data_sheet(precision: str, tmp_path: Path) -> None:
+    table = tmp_path / "rates.csv"
+    table.write_text(f"gpus,images_per_s,precision\n8,20000,{precision}\n")
+    named = Named(model="resnet50", micro_batch=64, network="eth-25", gpu="a100")
+    assert read_baseline(table, named).job.peak_tflops == {"fp32": 19.5, "tf32": 156, "bf16": 312}[precision]
 
 
 def test_advise_says_where_batches_were_never_trained_with(

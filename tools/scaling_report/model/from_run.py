@@ -178,6 +178,11 @@ def _near(value: float, factor: float) -> Spread:
 
 def _job(report: Report, row: Row, path: Path, gpu: str | None, named: Named) -> Job:
     precision = row.precision or "fp32"
+    if precision not in BYTES:
+        raise ReportError(
+            f"{path}: the precision {precision!r} is not one of {', '.join(BYTES)}: write there what was "
+            "computed in"
+        )
     return Job(
         buckets=_buckets(report, path, named),
         images=row.per_gpu_batch or 1,
