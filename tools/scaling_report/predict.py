@@ -227,11 +227,13 @@ def _narrowed(
 def _impossible(baseline: Baseline) -> Iterator[str]:
     """Throughputs that the GPU cannot compute, or the links cannot carry: of another unit, type or job."""
     peak, (gpus, rate) = baseline.job.peak_tflops, min(baseline.rates)
-    needed = 3 * 2 * baseline.job.work * rate / gpus / 1e12  # forward, and twice that backward
+    work = baseline.job.work or 0.0  # not known: nothing to say
+    needed = 3 * 2 * work * rate / gpus / 1e12  # forward, and twice that backward
     if peak and needed > WINOGRAD * peak:
         yield (
             f"note: {rate / gpus:,.0f} images/s a GPU are {needed:,.0f} TFLOP/s, more than {baseline.gpu}'s "
-            f"{peak:,.0f} in this type: check --dtype, and that --images-per-sec is of {gpus} GPUs together"
+            f"{peak:,.0f} in this precision: check it, and that {_rate(rate)} images/s are of {gpus} GPUs "
+            "together"
         )
     if baseline.too_slow():
         yield (

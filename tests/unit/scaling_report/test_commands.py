@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,6 +20,7 @@ from tools.scaling_report.model.cost import knee, options_for, sentence
 from tools.scaling_report.model.epochs import Critical, benchmarks
 from tools.scaling_report.model.from_run import Named, read_baseline
 from tools.scaling_report.model.prediction import Prediction
+from tools.scaling_report.model.question import Question
 from tools.scaling_report.report import (
     Collective,
     OwnTimes,
@@ -544,6 +546,47 @@ def test_half_precision_of_a_log_is_named_beside_it(
         assert main(["predict", "--run", str(table), *words, "--dtype", dtype]) == 0
         software.append(json.loads(capsys.readouterr().out)["predictions"][0]["shares"]["software"])
     assert software[1] > 2 * software[0]
+
+
+@pytest.mark.parametrize("gpu", ["l40", None])
+@pytest.mark.parametrize(
+    ("model", "gradient_bytes"),
+    [("Mask R-CNN", 4), ("Mask R-CNN", 178e6), ("mobilenetv3_small_100", 2), (None, 178e6)],
+)
+def test_a_run_is_the_same_question_as_its_flags(
+    model: str | None, gradient_bytes: float, gpu: str | None, tmp_path: Path
+) -> None:
+    table = tmp_path / "rates.csv"
+    table.write_text("gpus,images_per_s\n8,200\n")
+    same: dict[str, Any] = {
+        "model": model,
+        "micro_batch": 12,
+        "network": "eth-25",
+        "gpu": gpu,
+        "dtype": "bf16",
+    }
+    same["gradient_bytes"] = gradient_bytes
+    run, question = read_baseline(table, Named(**same)), Question(images_per_sec=200, measured_on=8, **same)
+    assert (run.job, run.topology) == (question.job(), question.topology())
+
+
+def test_a_throughput_is_not_doubted_where_the_work_is_not_known(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """80,000 images/s of ResNet-50 are more than a V100 computes, of a small model they are not."""
+    table = tmp_path / "rates.csv"
+    table.write_text("gpus,images_per_s,per_gpu_batch\n8,80000,64\n")
+    words = ["predict", "--run", str(table), "--network", "eth-25", "--gpu", "v100", "--gpus", "8"]
+    said = []
+    for model in (
+        ["--model", "resnet50"],
+        ["--model", "mobilenetv3_small_100"],
+        ["--gradient-bytes", "10MB"],
+    ):
+        assert main([*words, *model]) == 0
+        said.append(capsys.readouterr().out)
+    assert ["TFLOP/s, more than v100's 16" in each for each in said] == [True, False, False]
+    assert "--images-per-sec" not in said[0]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])

@@ -6,15 +6,16 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..report import Collective, Report, ReportError, Row, load
 from .assumptions import Assumptions, Spread
 from .baseline import Baseline
 from .calibrate import FittedLink, fit_link, link_from_steps, measured_algorithm, unhidden_share, usable
-from .comm import Buckets, fill_buckets
+from .comm import Buckets
 from .jitter import StepTimes
-from .layers import BYTES, VALUE_BYTES, count_model, evenly_spread
-from .presets import GPUS, NETWORKS, NODE_LINKS, Link, find, preset
+from .layers import BYTES, VALUE_BYTES, of_model
+from .presets import GPUS, NETWORKS, NODE_LINKS, USUAL_HEADROOM, Link, find, preset
 from .step import Job
 from .topology import Topology
 
@@ -55,7 +56,13 @@ def read_baseline(path: Path, named: Named) -> Baseline:
         _link(fit_link(local)) if len(local) >= 3 else NODE_LINKS[GPUS[gpu].node_link if gpu else "nvlink2"]
     )
     between = preset(network or "eth-10", NETWORKS)
-    topology = Topology(_node_size(report, named, path), inside, between, named.links)
+    topology = Topology(
+        _node_size(report, named, path),
+        inside,
+        between,
+        named.links,
+        boost_headroom=GPUS[gpu].boost_headroom if gpu else USUAL_HEADROOM,
+    )
     # Rows over a network that was measured say nothing of one that is named.
     another = network and (usable(report.rows) or any(each.nodes > 1 for each in report.collectives))
     baseline = Baseline(
@@ -184,28 +191,26 @@ def _job(report: Report, row: Row, path: Path, gpu: str | None, named: Named) ->
             "computed in"
         )
     return Job(
-        buckets=_buckets(report, path, named),
         images=row.per_gpu_batch or 1,
         accumulation=row.accumulation or 1,
         zero_stage=row.zero_stage or 0,
         optimizer_s=(row.optimizer_s or 0.0) * (row.gpus if row.zero_stage else 1),
         peak_tflops=GPUS[gpu].tflops.get(precision) if gpu else None,
         value_bytes=BYTES[precision],
-        gradient_bytes=named.gradient_bytes if named.gradient_bytes <= VALUE_BYTES else 4,
         half=BYTES[precision] == 2 and (precision in GPUS[gpu].tflops if gpu else not _device(report)),
+        **_of_model(report, path, named),
     )
 
 
-def _buckets(report: Report, path: Path, named: Named) -> Buckets:
-    size = named.gradient_bytes
+def _of_model(report: Report, path: Path, named: Named) -> dict[str, Any]:
+    """What a job takes from its model; of gradients that were measured only their buckets are known."""
+    size, model = named.gradient_bytes, named.model or report.provenance.get("model")
     if known := report.provenance.get("buckets"):
         if size != 4:
             raise ReportError(f"{path} has measured its gradients: ask with --what-if gradient_bytes=2")
-        return Buckets(tuple(known["num_bytes"]), tuple(known["ready"]))
-    if size > VALUE_BYTES:
-        return fill_buckets(evenly_spread(size).layers)
-    if model := named.model or report.provenance.get("model"):
-        return fill_buckets(count_model(model).layers).scaled(size / 4)
+        return {"buckets": Buckets(tuple(known["num_bytes"]), tuple(known["ready"]))}
+    if model or size > VALUE_BYTES:
+        return of_model(model, size)
     raise ReportError(
         f"{path} does not say what was trained: name it with --model, or its gradients with "
         "--gradient-bytes 178MB"

@@ -9,6 +9,7 @@ import difflib
 import functools
 import re
 from dataclasses import dataclass
+from typing import Any
 
 import timm
 import torch
@@ -16,6 +17,8 @@ import torchvision
 from torch import nn
 
 from lbtrain.errors import RecipeError
+
+from .comm import fill_buckets
 
 # Up to here --gradient-bytes is of a value, above it of all gradients of a model.
 VALUE_BYTES = 8
@@ -47,15 +50,17 @@ _PAPERS = {
 @dataclass(frozen=True, slots=True)
 class Counted:
     """`layers`: (gradient bytes in fp32, multiply-adds of one image) in forward order. `uneven`: images of a
-    batch differ in what they take, as a detector's do.
+    batch differ in what they take, as a detector's do. `only_bytes`: the multiply-adds are assumed.
     """
 
     layers: tuple[tuple[float, float], ...]
     uneven: bool = False
+    only_bytes: bool = False
 
     @property
-    def work(self) -> float:
-        return sum(work for _, work in self.layers)
+    def work(self) -> float | None:
+        """Multiply-adds of one image's forward pass; None where they are not known."""
+        return None if self.only_bytes else sum(work for _, work in self.layers)
 
 
 @functools.cache
@@ -89,9 +94,27 @@ def count_model(name: str) -> Counted:
     )
 
 
-def evenly_spread(num_bytes: float, *, pieces: int = 32) -> Counted:
-    """A model of which only the gradients' fp32 size is known: as many layers, alike, of ResNet-50's work."""
-    return Counted(((num_bytes / pieces, 4.1e9 / pieces),) * pieces)
+def of_model(model: str | None, gradient_bytes: float) -> dict[str, Any]:
+    """What a job takes from its model, by a job's names. `gradient_bytes` is of an exchanged value, or above
+    VALUE_BYTES of all gradients as they are exchanged; then the model may be unknown.
+    """
+    if not model:
+        counted, value_bytes = _evenly_spread(gradient_bytes), 4.0
+    else:
+        counted, value_bytes = count_model(model), gradient_bytes
+        if gradient_bytes > VALUE_BYTES:
+            value_bytes = 4 * gradient_bytes / sum(size for size, _ in counted.layers)
+    return {
+        "buckets": fill_buckets(counted.layers).scaled(value_bytes / 4),
+        "gradient_bytes": value_bytes,
+        "work": counted.work,
+        "uneven": counted.uneven,
+    }
+
+
+def _evenly_spread(num_bytes: float, *, pieces: int = 32) -> Counted:
+    """A model of which only the gradients' fp32 size is known: as many layers, alike."""
+    return Counted(((num_bytes / pieces, 1.0),) * pieces, only_bytes=True)
 
 
 @functools.cache

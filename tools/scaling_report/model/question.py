@@ -8,8 +8,8 @@ from lbtrain.errors import RecipeError
 
 from .assumptions import Assumptions, Spread
 from .baseline import Baseline, Mode, WhatIf
-from .comm import Algorithm, fill_buckets
-from .layers import BYTES, VALUE_BYTES, Counted, count_model, evenly_spread
+from .comm import Algorithm
+from .layers import BYTES, VALUE_BYTES, of_model
 from .prediction import Prediction
 from .presets import GPUS, NETWORKS, NODE_LINKS, preset
 from .step import Job
@@ -64,34 +64,20 @@ class Question:
         return dataclasses.replace(topology, boost_headroom=gpu.boost_headroom) if gpu else topology
 
     def job(self) -> Job:
-        model, value_bytes = self._counted()
         gpu = preset(self.gpu, GPUS) if self.gpu else None
         rates = (DECODED_PER_CORE.median, DECODED_PER_CORE.low, DECODED_PER_CORE.high)
         return Job(
-            buckets=fill_buckets(model.layers).scaled(value_bytes / 4),
             images=self.micro_batch,
             zero_stage=self.zero,
             peak_tflops=gpu.tflops.get(self.dtype) if gpu else None,
             value_bytes=BYTES[self.dtype],
-            gradient_bytes=value_bytes,
             half=BYTES[self.dtype] == 2 and (gpu is None or self.dtype in gpu.tflops),
             overlaps=self.overlaps,
             loader_images_per_s=Spread(*(self.cpu_cores * rate for rate in rates))
             if self.cpu_cores
             else None,
-            work=model.work,
-            uneven=model.uneven,
+            **of_model(self.model, self.gradient_bytes),
         )
-
-    def _counted(self) -> tuple[Counted, float]:
-        """The model's layers, and the bytes of an exchanged value."""
-        if self.gradient_bytes <= VALUE_BYTES:
-            assert self.model
-            return count_model(self.model), self.gradient_bytes
-        if self.model is None:
-            return evenly_spread(self.gradient_bytes), 4
-        model = count_model(self.model)
-        return model, 4 * self.gradient_bytes / sum(size for size, _ in model.layers)
 
     def baseline(self, assumptions: Assumptions | None = None) -> Baseline:
         return Baseline(

@@ -39,7 +39,7 @@ class Job:
     half: bool = False  # computed in half precision, on units that are fast in it
     overlaps: bool = True  # False: the exchange begins when backward has ended, as in DeepSpeed's stage 0
     loader_images_per_s: Spread | None = None  # of a whole node; None: the loader never limits
-    work: float = RESNET50_WORK  # multiply-adds of one image's forward pass
+    work: float | None = None  # multiply-adds of one image's forward pass; None: not known, as ResNet-50's
     uneven: bool = False  # images differ in size and content, as a detector's do
 
     @property
@@ -96,7 +96,7 @@ class StepModel:
     def compute_against(self, reference: "StepModel") -> FloatArray:
         """Computing time of this job's step over that of the reference's."""
         ours, theirs = self.job, reference.job
-        fixed = self.world.pass_images * RESNET50_WORK / ours.work
+        fixed = self.world.pass_images * RESNET50_WORK / (ours.work or RESNET50_WORK)
         factor = ours.accumulation / theirs.accumulation * (ours.images + fixed) / (theirs.images + fixed)
         if ours.peak_tflops and theirs.peak_tflops:
             arithmetic = theirs.peak_tflops / ours.peak_tflops
