@@ -129,7 +129,7 @@ def run(options: argparse.Namespace) -> int:
         print(line)
     for line in _impossible(baseline):
         print(line)
-    if note := options.what_if.note(inputs["gpu"]):
+    if note := options.what_if.note(baseline.gpu, baseline.job.peak_tflops):
         print(f"note: {note}")
     return 0
 

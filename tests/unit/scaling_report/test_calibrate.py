@@ -26,6 +26,7 @@ def _row(gpus: int, *, unhidden: float = 0.08, passes: int = 1) -> Row:
         nodes=gpus,
         per_gpu_batch=8,
         accumulation=passes,
+        precision="fp32",
         compute_s=0.5 * passes,
         optimizer_s=0.01,
         images_per_s=1.0,
@@ -114,6 +115,33 @@ def test_without_a_sweep_the_steps_are_the_network(study: Path, capsys: pytest.C
     assert main(["predict", "--run", str(study), "--gpus", "4"]) == 2
     assert "--collectives" in capsys.readouterr().err
     assert main(["predict", "--run", str(study), "--gpus", "4", "--network", "eth-1"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--micro-batch", "256"], "was measured with --micro-batch 8: leave it out"),
+        (["--dtype", "bf16"], "was measured with --dtype fp32"),
+        (["--gpu", "h100"], "was measured with --gpu a100"),
+        (["--model", "resnet50"], "has measured its gradients: leave out --model"),
+        (["--micro-batch", "8", "--dtype", "fp32", "--gpu", "a100"], ""),
+    ],
+)
+def test_a_flag_that_contradicts_the_run_is_rejected(
+    words: list[str], said: str, study: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for command in (["fit", str(study)], ["predict", "--gpus", "4", "--run", str(study)]):
+        assert main([*command, *words]) == (2 if said else 0)
+        assert said in capsys.readouterr().err
+
+
+def test_another_model_than_was_trained_is_rejected(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report = load(study)
+    report.provenance = {"model": "resnet50"}
+    report.save(study)
+    words = ["predict", "--gpus", "4", "--run", str(study), "--model"]
+    assert [main([*words, model]) for model in ("ResNet-50", "vgg16")] == [0, 2]
+    assert "says that resnet50 was trained, not vgg16" in capsys.readouterr().err
 
 
 def test_ports_are_of_a_network_that_is_named(study: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -463,6 +463,7 @@ def test_a_table_of_throughputs_fixes_software_and_bandwidth(
         ("8,2800", [*TABLE, "--images-per-sec", "3000"], "--images-per-sec would change nothing"),
         ("8,2800", [*TABLE, "--zero", "1"], "--zero would change nothing"),
         ("many,2800", TABLE, "not a scaling report"),
+        ("8,2800,fp32", TABLE, "was measured with --dtype fp32: leave it out"),
         ("8,2800,auto", TABLE, "the precision 'auto' is not one of fp32, tf32, fp16, bf16"),
     ],
 )

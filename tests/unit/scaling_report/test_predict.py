@@ -79,6 +79,8 @@ def test_arithmetic_follows_the_data_sheet_of_a_named_gpu(capsys: pytest.Capture
     assert "v100 has no units for bf16" in capsys.readouterr().err
     assert main([*BUYER, "--gpus", "8", "--what-if", "dtype=bf16"]) == 0
     assert "dtype=bf16 changes nothing without --gpu" in capsys.readouterr().out
+    assert main([*volta[:-1], "--dtype", "bf16", "--what-if", "dtype=fp16"]) == 0
+    assert "dtype=fp16 changes nothing, because v100 has no units" in capsys.readouterr().out
 
 
 def test_strong_scaling_shares_the_measured_batch_out(capsys: pytest.CaptureFixture[str]) -> None:

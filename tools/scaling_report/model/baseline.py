@@ -59,14 +59,21 @@ class WhatIf:
             job, **{name: value for name, value in changes.items() if value is not None}
         )
 
-    def note(self, gpu: str | None) -> str:
-        """What the reader must know of the answer; empty if nothing."""
+    def note(self, gpu: str | None, measured_tflops: float | None) -> str:
+        """What the reader must know of the answer about `gpu`, whose data sheet gives `measured_tflops` in
+        the precision that was measured; empty if nothing.
+        """
         if self == WhatIf():
             return ""
         note = "efficiency is against the throughput that was measured, before the changes"
         if self.dtype and not gpu:
             note += (
                 f"; dtype={self.dtype} changes nothing without --gpu, which says how fast that is computed"
+            )
+        elif self.dtype and not measured_tflops:
+            note += (
+                f"; dtype={self.dtype} changes nothing, because {gpu} has no units for the precision that "
+                "was measured"
             )
         return note
 

@@ -14,15 +14,19 @@ from .baseline import Baseline
 from .calibrate import FittedLink, fit_link, link_from_steps, measured_algorithm, unhidden_share, usable
 from .comm import Buckets
 from .jitter import StepTimes
-from .layers import BYTES, VALUE_BYTES, of_model
+from .layers import BYTES, VALUE_BYTES, count_model, of_model
 from .presets import GPUS, NETWORKS, NODE_LINKS, USUAL_HEADROOM, Link, find, preset
 from .step import Job
 from .topology import Topology
 
+_ASK = "`predict --what-if` asks about another job"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Named:
-    """What a report may leave open. `network` is another one than the report's where it measured its own."""
+    """What a report may leave open; another value than it states is rejected. `network` alone may be another
+    one than the report measured.
+    """
 
     network: str | None = None
     links: int = 1
@@ -38,7 +42,7 @@ def read_baseline(path: Path, named: Named) -> Baseline:
     """From the rows of the report at `path`, the largest single-node one first (the smallest one, if all ran
     on several nodes); the links are its sweep's or those of `named`.
 
-    Raises ReportError where the report does not tell enough.
+    Raises ReportError where the report does not tell enough, or something else than `named`.
     """
     report = load(path, gpus_per_node=named.gpus_per_node)
     gpu, network = _gpu(report) or named.gpu, named.network
@@ -51,6 +55,7 @@ def read_baseline(path: Path, named: Named) -> Baseline:
         for each in report.rows
     ]
     row = _starting_row(report, path)
+    _check(row, gpu, named, path)
     local = [point for point in report.collectives if point.nodes == 1 and point.gpus > 1]
     inside = (
         _link(fit_link(local)) if len(local) >= 3 else NODE_LINKS[GPUS[gpu].node_link if gpu else "nvlink2"]
@@ -75,6 +80,20 @@ def read_baseline(path: Path, named: Named) -> Baseline:
         assumptions=Assumptions(step_times=step_times(report), measurement=0.005),
     )
     return baseline if network else _with_measured_network(baseline, report, path)
+
+
+def _check(row: Row, gpu: str | None, named: Named, path: Path) -> None:
+    """Raises ReportError where the run's precision is not known, or `named` contradicts it."""
+    if row.precision not in (None, *BYTES):
+        raise ReportError(
+            f"{path}: the precision {row.precision!r} is not one of {', '.join(BYTES)}: write there what was "
+            "computed in"
+        )
+    stated = {"micro_batch": row.per_gpu_batch, "dtype": row.precision, "gpu": gpu}
+    for name, value in stated.items():
+        if getattr(named, name) not in (None, value):
+            flag = f"--{name.replace('_', '-')}"
+            raise ReportError(f"{path} was measured with {flag} {value}: leave it out; {_ASK}")
 
 
 def _with_measured_network(named: Baseline, report: Report, path: Path) -> Baseline:
@@ -185,11 +204,6 @@ def _near(value: float, factor: float) -> Spread:
 
 def _job(report: Report, row: Row, path: Path, gpu: str | None, named: Named) -> Job:
     precision = row.precision or "fp32"
-    if precision not in BYTES:
-        raise ReportError(
-            f"{path}: the precision {precision!r} is not one of {', '.join(BYTES)}: write there what was "
-            "computed in"
-        )
     return Job(
         images=row.per_gpu_batch or 1,
         accumulation=row.accumulation or 1,
@@ -204,11 +218,15 @@ def _job(report: Report, row: Row, path: Path, gpu: str | None, named: Named) ->
 
 def _of_model(report: Report, path: Path, named: Named) -> dict[str, Any]:
     """What a job takes from its model; of gradients that were measured only their buckets are known."""
-    size, model = named.gradient_bytes, named.model or report.provenance.get("model")
+    size, trained = named.gradient_bytes, report.provenance.get("model")
+    model = named.model or trained
     if known := report.provenance.get("buckets"):
-        if size != 4:
-            raise ReportError(f"{path} has measured its gradients: ask with --what-if gradient_bytes=2")
+        if size != 4 or named.model:
+            flag = "--model" if named.model else "--gradient-bytes"
+            raise ReportError(f"{path} has measured its gradients: leave out {flag}; {_ASK}")
         return {"buckets": Buckets(tuple(known["num_bytes"]), tuple(known["ready"]))}
+    if trained and named.model and count_model(trained) != count_model(named.model):
+        raise ReportError(f"{path} says that {trained} was trained, not {model}: leave out --model")
     if model or size > VALUE_BYTES:
         return of_model(model, size)
     raise ReportError(
