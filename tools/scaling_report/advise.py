@@ -34,8 +34,9 @@ from .model.cost import (
     sentence,
 )
 from .model.epochs import Critical, benchmarks
+from .model.prediction import Prediction
 from .model.presets import GPUS, preset
-from .report import Report, ReportError, load, merged
+from .report import Report, ReportError, Row, load, merged
 
 EXAMPLES = """\
 90 epochs of ImageNet at batch 256 reach the target, the critical batch is 8,000 images, each GPU takes 32:
@@ -93,11 +94,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     critical = _critical(options)
     report = merged(load(path) for path in options.reports)
-    rates = [each for path in options.reports for each in _rates(load(path), path, options.micro_batch)]
+    read = [_rates(load(path), path, options.micro_batch) for path in options.reports]
+    rates = [each for rates, _ in read for each in rates]
     found, knees = _decide(rates, critical, options)
     found = [_priced(each, rates, options, _gpu(report, options)) for each in found]
     beyond = critical.beyond(each.batch_size for each in found)
-    advice = f"{sentence(found, knees)} {beyond}".strip()
+    advice = " ".join(filter(None, [sentence(found, knees), beyond, *(note for _, note in read)]))
     answer = {
         "critical": asdict(critical),
         "options": list(map(asdict, found)),
@@ -106,6 +108,8 @@ def run(options: argparse.Namespace) -> int:
     }
     if options.out:
         _write(options.out, found, critical, advice, answer)
+        if not options.json:
+            print(options.out / "decision.html")
     print(json.dumps(answer, indent=1) if options.json else _format(found, critical, advice))
     return 0
 
@@ -180,7 +184,6 @@ def _write(out: Path, options: Sequence[Option], critical: Critical, advice: str
     save(charts, out / "decision.png")
     said = [paragraph(advice), paragraph(critical.description), pictures(charts), _table(options).html()]
     (out / "decision.html").write_text(page("What the target costs", *said), encoding="utf-8")
-    print(out / "decision.html")
 
 
 def _charts(options: Sequence[Option]) -> list[Chart]:
@@ -238,28 +241,40 @@ def _least(options: argparse.Namespace, critical: Critical, batch: float) -> flo
     )
 
 
-def _rates(report: Report, path: Path, micro_batch: int | None) -> list[Rate]:
-    """By size; a measured size stands before a predicted one."""
+def _rates(report: Report, path: Path, micro_batch: int | None) -> tuple[list[Rate], str]:
+    """By size and batch, and what the reader must know of them. A measured point stands before a predicted
+    one; of rows that differ in something else the fastest counts, and real data before synthetic ones, which
+    no training reads.
+    """
+
+    def batch_of(each: Prediction | Row) -> int:
+        return each.gpus * micro_batch if micro_batch else each.global_batch or 0
+
     found = {
-        each.gpus: Rate(
+        (each.gpus, batch_of(each)): Rate(
             gpus=each.gpus,
             nodes=each.nodes,
-            batch_size=each.global_batch,
+            batch_size=batch_of(each),
             images_per_s=each.images_per_s,
             interval=(each.images_per_s_low, each.images_per_s_high),
         )
         for each in report.predictions
     }
-    modes = {each.mode for each in report.predictions} or {"weak"}
-    for row in report.good_rows():
-        if row.images_per_s and row.global_batch and row.mode in modes:
-            found[row.gpus] = Rate(
-                gpus=row.gpus, nodes=row.nodes, batch_size=row.global_batch, images_per_s=row.images_per_s
-            )
+    modes = {each.mode for each in report.predictions}
+    rows = [row for row in report.good_rows() if batch_of(row) and (not modes or row.mode in modes)]
+    rows.sort(key=lambda row: (row.data != "synthetic", row.images_per_s))
+    best = {(row.gpus, batch_of(row)): row for row in rows}
+    for (gpus, batch), row in best.items():
+        found[gpus, batch] = Rate(
+            gpus=gpus, nodes=row.nodes, batch_size=batch, images_per_s=row.images_per_s or 0.0
+        )
     if not found:
         raise ReportError(
             f"{path} holds no images/s with a batch size: give a report by `predict --out` or `measure`"
         )
-    if micro_batch is None:
-        return list(found.values())
-    return [dataclasses.replace(each, batch_size=each.gpus * micro_batch) for each in found.values()]
+    kinds = "; ".join(sorted({row.kind_label for row in best.values()}))
+    note = (
+        f"{path} has several rows of a size and batch; the fastest counts, with real data where there are "
+        f"any: {kinds}."
+    )
+    return list(found.values()), note if len(rows) > len(best) else ""

@@ -255,6 +255,59 @@ def test_advise_prices_the_target_and_draws_it(growing: Path, capsys: pytest.Cap
     assert all(name in text for name in ("money", "kWh", "90% interval", "minutes"))
 
 
+def _advise(capsys: pytest.CaptureFixture[str], report: Path, *words: str) -> dict[str, Any]:
+    options = ["--critical-batch", "2000", "--examples", "1e8", "--json"]
+    assert main(["advise", str(report), *options, *words]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("other", "rate", "kind"),
+    [
+        ({"zero_stage": 3, "images_per_s": 400.0}, 800, "weak, synthetic."),
+        ({"zero_stage": 1, "images_per_s": 900.0}, 900, "weak, synthetic, ZeRO-1."),
+        ({"mode": "strong", "images_per_s": 900.0}, 900, "strong, synthetic."),
+        ({"data": "real", "images_per_s": 700.0}, 700, "weak, real."),
+    ],
+)
+def test_advise_takes_the_fastest_kind_of_rows_and_names_it(
+    other: dict[str, Any], rate: float, kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row, report = replace(ROW, global_batch=256), tmp_path / "r.json"
+    rows = [row, replace(row, **other)]
+    for each in (rows, rows[::-1]):
+        Report(rows=each).save(report)
+        answer = _advise(capsys, report)
+        (option,) = answer["options"]
+        assert option["hours"] == pytest.approx(1e8 / rate / 3600)
+        assert answer["advice"].endswith(kind)
+
+
+def test_micro_steps_are_options_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [replace(ROW, accumulation=number, global_batch=256 * number) for number in (1, 4)]
+    Report(rows=rows).save(tmp_path / "r.json")
+    answer = _advise(capsys, tmp_path / "r.json")
+    assert [each["batch_size"] for each in answer["options"]] == [256, 1024]
+    assert "several rows" not in answer["advice"]
+
+
+def test_advise_reads_a_study_of_strong_scaling_and_prints_json_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = replace(ROW, mode="strong", global_batch=512)
+    Report(rows=[row, replace(row, gpus=16, images_per_s=1600.0)]).save(tmp_path / "r.json")
+    options = _advise(capsys, tmp_path / "r.json", "--out", str(tmp_path / "decision"))["options"]
+    assert [(each["gpus"], each["batch_size"]) for each in options] == [(8, 512), (16, 512)]
+
+
+def test_advise_takes_the_images_of_a_step_from_the_flag_where_a_table_has_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = tmp_path / "rates.csv"
+    table.write_text("gpus,images_per_s\n8,2800\n")
+    assert _advise(capsys, table, "--micro-batch", "64")["options"][0]["batch_size"] == 512
+
+
 @pytest.mark.parametrize(
     ("gpus", "batch", "images_per_s", "minutes"),
     [(8, 3264, 26345, 29.147), (64, 3264, 166636, 4.534), (1024, 35840, 2307533, 0.575)],
