@@ -8,6 +8,7 @@ import contextlib
 import csv
 import dataclasses
 import json
+import math
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -128,7 +129,7 @@ def load(path: Path, *, gpus_per_node: int | None = None) -> Report:
     try:
         if path.suffix == ".csv":
             size = gpus_per_node or 8
-            rows = _table_rows(path.read_text(encoding="utf-8"), size)
+            rows = _table_rows(path.read_text(encoding="utf-8-sig"), size)  # Excel begins a file with a mark
             return Report(rows=with_efficiency(list(rows)), provenance={"gpus_per_node": size})
         values = json.loads(path.read_text(encoding="utf-8"))
         return Report(
@@ -147,10 +148,20 @@ def load(path: Path, *, gpus_per_node: int | None = None) -> Report:
 
 
 def _table_rows(text: str, gpus_per_node: int) -> Iterator[Row]:
-    for cells in csv.DictReader(text.replace("images_per_sec", "images_per_s").splitlines()):
+    lines = csv.DictReader(text.replace("images_per_sec", "images_per_s").splitlines())
+    for cells in lines:
         named = {name.strip(): _read(cell.strip()) for name, cell in cells.items() if cell}
-        images, gpus = named.get("per_gpu_batch"), named["gpus"]
-        usual = {"nodes": -(-gpus // gpus_per_node), "global_batch": images and images * gpus, "data": "log"}
+        gpus, rate, images = named.get("gpus", 0), named.get("images_per_s"), named.get("per_gpu_batch")
+        if not all(type(count) is int and count > 0 for count in (gpus, named.get("nodes", 1))):
+            raise ValueError(f"line {lines.line_num}: gpus and nodes must be whole numbers above 0")
+        if rate is not None and not 0 < rate < math.inf:
+            raise ValueError(f"line {lines.line_num}: images_per_s={rate} must be a number above 0")
+        usual = {
+            "nodes": -(-gpus // gpus_per_node),
+            "global_batch": images and images * gpus,
+            "data": "log",
+            "images_per_s_gpu": rate and rate / gpus,
+        }
         yield Row(**usual | named)
 
 

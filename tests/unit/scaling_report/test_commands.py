@@ -383,6 +383,22 @@ def test_compare_exits_1_on_a_slow_down(tmp_path: Path) -> None:
     assert [main(["compare", *pair]) for pair in ((a, a), (a, b), (b, a), (a, c))] == [0, 1, 0, 2]
 
 
+@pytest.mark.parametrize(("rate", "status"), [(2790, 0), (2600, 1)])
+def test_compare_reads_tables_as_spreadsheets_save_them(rate: float, status: int, tmp_path: Path) -> None:
+    before, after = tmp_path / "a.csv", tmp_path / "b.csv"
+    before.write_text("gpus,images_per_s\r\n8,2800\r\n", encoding="utf-8-sig")
+    after.write_text(f"gpus,images_per_s\n8,{rate}\n")
+    assert main(["compare", str(before), str(after)]) == status
+
+
+@pytest.mark.parametrize("line", ["0,1,2800", "-8,1,2800", "8.5,2,2800", "many,1,2800", ",1,2800", "8,0,2800",
+    "8,1,0", "8,1,-2800", "8,1,nan"])  # fmt: skip
+def test_a_line_of_a_table_that_cannot_be_is_named(line: str, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(f"gpus,nodes,images_per_s\n8,1,2800\n{line}\n")
+    with pytest.raises(ReportError, match=r"line 3: .* above 0"):
+        load(tmp_path / "a.csv")
+
+
 def test_efficiency_is_against_the_smallest_good_row_of_its_kind() -> None:
     rows = with_efficiency([
         replace(ROW, gpus=4, status="timed out", images_per_s=None),
