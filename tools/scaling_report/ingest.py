@@ -103,18 +103,18 @@ def _row(gpus: int, options: argparse.Namespace) -> Row:
 
 def row_from(lines: Sequence[str], row: Row, *, per: logs.Unit | None = None) -> Row:
     """`row` with the images/s of a log. Raises ReportError if the log states too little, or two things."""
-    values = logs.job_rates(lines, gpus=row.gpus, per=per)
-    return _filled(row, **rate_columns(list(_block_means(values)), row.gpus))
+    times = [1 / rate for rate in logs.job_rates(lines, gpus=row.gpus, per=per)]
+    return _filled(row, **rate_columns(1 / statistics.fmean(times), list(_block_means(times)), row.gpus))
 
 
 def profiled_row(steps: Sequence[traces.ProfiledStep], row: Row) -> Row:
-    """`row` with the medians of the profiled steps; one rank's, which stands for all."""
+    """`row` with images over time and the medians of the profiled steps; one rank's, which stands for all."""
 
     def median(name: str) -> float:
         return statistics.median(getattr(step, name) for step in steps)
 
-    batch = row.global_batch
-    rates = rate_columns([batch / step.seconds for step in steps], row.gpus) if batch else {}
+    batch, seconds = row.global_batch, [step.seconds for step in steps]
+    rates = rate_columns(batch / statistics.fmean(seconds), seconds, row.gpus) if batch else {}
     times = {"step_p50_s": median("seconds"), "compute_s": median("compute"), "loader_wait_s": median("data")}
     return _filled(row, **rates, **times, exposed_communication_s=median("exposed"))
 

@@ -219,15 +219,16 @@ def _against(row: Row, baseline: Row | None) -> Row:
     )  # fmt: skip
 
 
-def rate_columns(rates: Sequence[float], gpus: int) -> dict[str, float | None]:
-    """The columns of images/s from independent samples of it; one sample has no interval."""
-    mean = statistics.fmean(rates)
-    columns: dict[str, float | None] = {"images_per_s": mean, "images_per_s_gpu": mean / gpus}
-    if len(rates) > 1:
-        half = half_interval(rates)
+def rate_columns(rate: float, times: Sequence[float], gpus: int) -> dict[str, float | None]:
+    """The columns of images/s: `rate`, and its interval from independent times of equally many images. Times
+    are sampled, not rates: a mean of rates counts a slow step too little. One time has no interval.
+    """
+    columns: dict[str, float | None] = {"images_per_s": rate, "images_per_s_gpu": rate / gpus}
+    if len(times) > 1:
+        half = half_interval(times) / statistics.fmean(times)
         columns |= {
-            "images_per_s_gpu_low": (mean - half) / gpus,
-            "images_per_s_gpu_high": (mean + half) / gpus,
+            "images_per_s_gpu_low": rate * (1 - half) / gpus,
+            "images_per_s_gpu_high": rate * (1 + half) / gpus,
         }
     return columns
 

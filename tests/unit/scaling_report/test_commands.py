@@ -413,7 +413,7 @@ def test_efficiency_is_against_the_smallest_good_row_of_its_kind() -> None:
 def test_the_interval_of_a_mean_by_student() -> None:
     """Three values, two degrees of freedom: t = 4.303 (Student 1908)."""
     assert half_interval([1.0, 2.0, 3.0]) == pytest.approx(4.3027 / 3**0.5, rel=1e-4)
-    assert "images_per_s_gpu_low" not in rate_columns([100.0], 8)
+    assert "images_per_s_gpu_low" not in rate_columns(100.0, [0.01], 8)
 
 
 @pytest.fixture

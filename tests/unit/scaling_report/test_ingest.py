@@ -8,8 +8,9 @@ import pytest
 
 from tools.scaling_report.__main__ import main
 from tools.scaling_report.formats.logs import job_rates
-from tools.scaling_report.formats.traces import read_trace
-from tools.scaling_report.report import ReportError, load
+from tools.scaling_report.formats.traces import ProfiledStep, read_trace
+from tools.scaling_report.ingest import profiled_row, row_from
+from tools.scaling_report.report import ReportError, Row, load
 
 DEEPSPEED = (
     "[2026] [INFO] epoch=0/micro_step=50/global_step=50, RunningAvgSamplesPerSec=732.1, "
@@ -273,6 +274,15 @@ def test_ingest_makes_a_report_with_efficiency(tmp_path: Path) -> None:
 
 
 NCCL_HEAD = "#  size  count  type   redop  root  time  algbw  busbw #wrong"
+
+
+def test_a_slow_step_counts_by_its_time() -> None:
+    """Steps of 0.4, 0.1 and 0.1 s of 512 images, in a trace and in a log whose first value is warm-up."""
+    steps = [ProfiledStep(number, seconds, 0, 0, 0, 0) for number, seconds in enumerate((0.4, 0.1, 0.1))]
+    lines = [f"{512 / step.seconds} images/s" for step in (steps[0], *steps)]
+    row = Row(gpus=8, nodes=1, global_batch=512)
+    for found in (profiled_row(steps, row), row_from(lines, row)):
+        assert found.images_per_s == pytest.approx(3 * 512 / 0.6)
 
 
 def _nccl(ranks: int, hosts: int, *, bus: float = 1.0) -> str:

@@ -126,6 +126,16 @@ def test_a_row_by_hand() -> None:
     assert found.straggler_wait_s == pytest.approx(0.05)
 
 
+def test_images_are_counted_over_the_time_of_all_steps() -> None:
+    """15 steps make blocks of one and of two: the interval's blocks are not what the rate is a mean of."""
+    (rank,) = _ranks([0.05], step=0.1)
+    rank.steps[14:] = [rank.steps[0] | {"step_s": 0.4}]
+    found = summarize(Row(gpus=1, nodes=1, global_batch=512), [[rank]], [rank])
+    assert found.images_per_s == pytest.approx(15 * 512 / 1.8)
+    assert found.images_per_s_gpu_low is not None
+    assert found.images_per_s_gpu_low < found.images_per_s
+
+
 def test_ranks_that_are_slow_in_turn_have_no_spread_and_still_wait_for_each_other() -> None:
     ranks = _ranks([0.3, 0.3], step=0.5)
     for rank in ranks:

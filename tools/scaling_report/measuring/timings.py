@@ -49,7 +49,7 @@ def summarize(row: Row, repeats: Sequence[Sequence[RankTimes]], alone: Sequence[
     assert row.global_batch
     times = [step_seconds(ranks) for ranks in repeats]
     every = sorted(second for repeat in times for second in repeat)
-    rates = [row.global_batch / second for second in _independent(times)]
+    rate = row.global_batch / statistics.fmean(every)
     step, alone_s = statistics.median(every), statistics.median(step_seconds(alone))
     medians = [each.median("own_s") for each in alone]
     slowest = max(alone, key=lambda each: each.median("own_s"))
@@ -57,7 +57,7 @@ def summarize(row: Row, repeats: Sequence[Sequence[RankTimes]], alone: Sequence[
     middle = statistics.median(own)
     return _filled(
         row,
-        **rate_columns(rates, row.gpus),
+        **rate_columns(rate, _independent(times), row.gpus),
         step_p50_s=step, step_p95_s=every[int(0.95 * (len(every) - 1))],
         compute_s=max(medians),
         exposed_communication_s=max(0.0, step - alone_s) if row.gpus > 1 else 0.0,
