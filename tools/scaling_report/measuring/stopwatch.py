@@ -65,11 +65,12 @@ class Stopwatch:
     ):
         self._engine, self._folder, self._steps, self._profile = engine, folder, steps, profile
         self._clock = clock or clock_for(engine.device)
-        self._step: dict[str, Any] = {}
+        self._passes: list[tuple[Any, Any]] = []
+        self._start: Any = None
         self._finished: list[dict[str, Any]] = []
         self._gradients: GradientStamps | None = None
         self._forward: tuple[Any, Any] | None = None
-        self._wait = self._wait_inside = 0.0
+        self._wait = 0.0
         self._hook = engine.model.register_forward_pre_hook(self._on_forward)
 
     def __getattr__(self, name: str) -> Any:
@@ -88,32 +89,30 @@ class Stopwatch:
         self._hook.remove()
 
     def waited(self, seconds: float) -> None:
-        """The task was that long in the loader. Between the passes of one step that is not computing."""
+        """The task was that long in the loader."""
         self._wait += seconds
-        if "start" in self._step:
-            self._wait_inside += seconds
 
     def _on_forward(self, *_: object) -> None:
-        if not self._engine.model.training or "start" in self._step:
+        if not self._engine.model.training or self._start is not None:
             return
         # The middle step is profiled: the first ones still allocate.
         if self._profile and self._gradients is None and len(self._finished) == self._steps // 2:
             self._gradients = GradientStamps(self._engine.model, self._clock)
-        self._step["start"] = self._clock.stamp()
+        self._start = self._clock.stamp()
 
     def backward(self, loss: torch.Tensor) -> None:
         if self._gradients and not self._forward:
-            self._forward = self._step["start"], self._clock.stamp()
+            self._forward = self._start, self._clock.stamp()
         self._engine.backward(loss)
-        self._step["computed"] = self._clock.stamp()
+        self._passes.append((self._start, self._clock.stamp()))
+        self._start = None
         if self._gradients:
             self._gradients.end()
 
     def step(self, lr: float) -> bool:
         applied = self._engine.step(lr)
-        waits = {"wait_s": self._wait, "wait_inside_s": self._wait_inside}
-        self._finished.append(self._step | {"end": self._clock.stamp()} | waits)
-        self._step, self._wait, self._wait_inside = {}, 0.0, 0.0
+        self._finished.append({"passes": self._passes, "end": self._clock.stamp(), "wait_s": self._wait})
+        self._passes, self._wait = [], 0.0
         if len(self._finished) == self._steps:
             self.close()
             self._write()
@@ -136,8 +135,9 @@ class Stopwatch:
         seconds = self._clock.seconds
         return {
             "step_s": seconds(before["end"], now["end"]),
-            "own_s": max(0.0, seconds(now["start"], now["computed"]) - now["wait_inside_s"]),
-            "optimizer_s": seconds(now["computed"], now["end"]),
+            # What the program waits for the loader between two passes, a device may spend on queued work.
+            "own_s": sum(seconds(start, end) for start, end in now["passes"]),
+            "optimizer_s": seconds(now["passes"][-1][1], now["end"]),
             "wait_s": now["wait_s"],
         }
 
