@@ -126,6 +126,13 @@ def test_a_row_by_hand() -> None:
     assert found.straggler_wait_s == pytest.approx(0.05)
 
 
+def test_a_sharded_row_counts_a_ranks_share_of_the_optimizer() -> None:
+    row = Row(gpus=4, nodes=1, global_batch=64, zero_stage=1)
+    found = summarize(row, [_ranks([0.4] * 4, step=0.64)], _ranks([0.4] * 4, step=0.5))
+    assert found.optimizer_s == pytest.approx(0.02 / 4)
+    assert found.exposed_communication_s == pytest.approx(0.64 - (0.5 - 0.02 * 3 / 4))
+
+
 def test_images_are_counted_over_the_time_of_all_steps() -> None:
     """15 steps make blocks of one and of two: the interval's blocks are not what the rate is a mean of."""
     (rank,) = _ranks([0.05], step=0.1)

@@ -55,15 +55,17 @@ def summarize(row: Row, repeats: Sequence[Sequence[RankTimes]], alone: Sequence[
     slowest = max(alone, key=lambda each: each.median("own_s"))
     own = [entry["own_s"] for each in alone for entry in each.steps]
     middle = statistics.median(own)
+    # The run alone is not sharded; under ZeRO each rank updates its part.
+    whole = max(each.median("optimizer_s") for each in alone)
+    optimizer = whole / (row.gpus if row.zero_stage else 1)
     return _filled(
         row,
         **rate_columns(rate, _independent(times), row.gpus),
         step_p50_s=step, step_p95_s=every[int(0.95 * (len(every) - 1))],
         compute_s=max(medians),
-        exposed_communication_s=max(0.0, step - alone_s) if row.gpus > 1 else 0.0,
+        exposed_communication_s=max(0.0, step - (alone_s - whole + optimizer)) if row.gpus > 1 else 0.0,
         loader_wait_s=max(each.median("wait_s") for each in repeats[0]),
-        # The run alone is not sharded; under ZeRO each rank updates its part.
-        optimizer_s=max(each.median("optimizer_s") for each in alone) / (row.gpus if row.zero_stage else 1),
+        optimizer_s=optimizer,
         slowest_rank=slowest.rank, slowest_host=slowest.host,
         rank_spread=(max(medians) - min(medians)) / middle,
         straggler_wait_s=_straggler_wait(alone), jitter=statistics.pstdev(own) / middle,
