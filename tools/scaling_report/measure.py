@@ -8,10 +8,7 @@ GPU counts take whole hosts from the hostfile, the first ones first. Run this on
 """
 
 import argparse
-import datetime
 import json
-import platform
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +17,7 @@ from lbtrain.errors import RecipeError
 from lbtrain.launch.hostfile import read_hostfile
 from lbtrain.recipe import Recipe
 from lbtrain.recipe.files import load_recipe
-from lbtrain.runs.provenance import commit, hardware, versions
+from lbtrain.runs.files import read_object
 
 from . import arguments
 from .measuring.launchers import LAUNCHERS
@@ -76,15 +73,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    _check_folder(options)
+    settings = _settings_before(options)
     recipe = load_recipe(options.recipe).with_overrides(options.overrides)
+    if settings not in (None, recipe.to_yaml()):
+        raise ReportError(
+            f"{options.recipe} has other settings than when {options.out} was measured: give another --out"
+        )
     study = Study(options, read_hostfile(options.hostfile), recipe)
     if {"synthetic", "real"} <= set(options.data):
         _check_comparable(recipe)
-    report, points = Report(provenance=_provenance(options)), study.rows()
+    points = study.rows()
+    report = Report(provenance=_provenance(options, study.origins(points)))
     # Only now: a question that cannot be leaves no folder behind.
     options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / _NOTE).write_text(json.dumps(_inputs(options), indent=1))
+    note = _inputs(options) | {"settings": recipe.to_yaml()}
+    (options.out / _NOTE).write_text(json.dumps(note, indent=1))
     with study.progress(points):
         if options.collectives:
             report.collectives = [each for gpus in options.gpus if gpus > 1 for each in study.sweep(gpus)]
@@ -116,20 +119,29 @@ def _inputs(options: argparse.Namespace) -> dict[str, str]:
     }
 
 
-def _check_folder(options: argparse.Namespace) -> None:
-    """Raises ReportError where --out holds another study than the one asked for."""
+def _settings_before(options: argparse.Namespace) -> str | None:
+    """The recipe's settings in earlier calls for the study in --out; None where it is new. Raises ReportError
+    where --out holds another study than the one asked for.
+    """
     if not options.out.exists() or not any(options.out.iterdir()):
-        return
+        return None
     if not options.resume:
         raise ReportError(f"{options.out} is not empty: pass --resume or another --out")
-    inputs, note = _inputs(options), options.out / _NOTE
-    before = json.loads(note.read_text()) if note.exists() else {}
+    try:
+        before = read_object(options.out / _NOTE, {"settings": str})
+    except (OSError, ValueError) as error:
+        raise ReportError(
+            f"{options.out} holds no study that --resume could go on with ({_NOTE}: {error}): give another "
+            "--out"
+        ) from None
+    inputs = _inputs(options)
     for name in inputs:
         if before.get(name) != inputs[name]:
             raise ReportError(
                 f"{options.out} was measured with {name}={before.get(name)}, not {inputs[name]}: ask for the "
                 "same, or give another --out"
             )
+    return str(before["settings"])
 
 
 def _check_comparable(recipe: Recipe) -> None:
@@ -146,19 +158,7 @@ def _check_comparable(recipe: Recipe) -> None:
         )
 
 
-def _provenance(options: argparse.Namespace) -> dict[str, Any]:
-    import torch
-
-    device = (
-        torch.cuda.get_device_name()
-        if torch.cuda.is_available()
-        else platform.processor() or platform.machine()
-    )
+def _provenance(options: argparse.Namespace, origins: list[dict[str, Any]]) -> dict[str, Any]:
     inputs = {name: getattr(options, name) for name in ("overrides", "launcher", "steps", "repeats")}
-    origin = {
-        "commit": commit(),
-        "date": str(datetime.date.today()),
-        "hardware": hardware(),
-        "versions": versions(),
-    }
-    return {"recipe": options.recipe.name, **inputs, "host": socket.gethostname(), "device": device, **origin}
+    first, *resumed = origins
+    return {"recipe": options.recipe.name, **inputs, **first} | ({"resumed": resumed} if resumed else {})

@@ -28,10 +28,9 @@ def block(report: Report, name: str) -> str:
         found = f"{rate or '-'} | {efficiency or '-'} | {each.images_per_s:,.1f} | {interval(each)}"
         lines.append(f"| {each.gpus} | {found} |")
     table, origin = "\n".join(lines), report.provenance
+    commits = ", ".join(dict.fromkeys(each["commit"] for each in (origin, *origin.get("resumed", ()))))
     versions = " ".join(f"{package} {version}" for package, version in origin["versions"].items())
-    source = (
-        f"{origin['recipe']}; {origin['date']}; commit {origin['commit']} on {origin['hardware']}; {versions}"
-    )
+    source = f"{origin['recipe']}; {origin['date']}; commit {commits} on {origin['hardware']}; {versions}"
     return (
         "![images/s, efficiency and causes, measured and "
         f"predicted]({name}.png)\n\n{table}\n\n<sub>{source}</sub>"

@@ -17,9 +17,10 @@ from lbtrain.launch.hostfile import Hostfile
 from lbtrain.recipe.files import load_recipe
 from tools.scaling_report.__main__ import main
 from tools.scaling_report.measuring.launchers import LAUNCHERS, commands, run_together
+from tools.scaling_report.measuring.origin import origin
 from tools.scaling_report.measuring.study import Point, Study
 from tools.scaling_report.measuring.timings import RankTimes, read_ranks, summarize
-from tools.scaling_report.report import Row, load, with_data_wait
+from tools.scaling_report.report import ReportError, Row, load, with_data_wait
 
 ONE_HOST = Hostfile(("localhost",), 1)
 FOUR_HOSTS = Hostfile(("a", "b", "c", "d"), 2)
@@ -339,8 +340,10 @@ def test_another_study_is_not_gone_on_with(tmp_path: Path, capsys: pytest.Captur
         "steps": "7",
         "warmup": "5",
         "per_gpu_batch": "None",
+        "settings": load_recipe(Path("recipes/digits/digits.py")).to_yaml(),
     }
-    (tmp_path / "study.json").write_text(json.dumps(asked))
+    note = tmp_path / "study.json"
+    note.write_text(json.dumps(asked))
     words = [
         "measure",
         "--gpus",
@@ -356,6 +359,55 @@ def test_another_study_is_not_gone_on_with(tmp_path: Path, capsys: pytest.Captur
     assert "measured with steps=7, not 9" in capsys.readouterr().err
     assert main([*words, "--steps", "7"]) == 2
     assert "nowhere cannot be read" in capsys.readouterr().err
+    note.write_text(json.dumps(asked | {"settings": "of the recipe file as it was"}))
+    assert main([*words, "--steps", "7"]) == 2
+    assert "digits.py has other settings than when" in capsys.readouterr().err
+    note.write_text(json.dumps(asked)[:-9])
+    assert main([*words, "--steps", "7"]) == 2
+    assert (
+        "holds no study that --resume could go on with (study.json: Unterminated" in capsys.readouterr().err
+    )
+
+
+def _succeed(study: Study, row: Row) -> Point:
+    """Stands for the launches of a point: what they leave for a later call."""
+    for name, gpus in study.launches([row]).items():
+        folder = study.points / name
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "status").write_text("ok")
+        (folder / "hostfile").write_text(study.hosts.subset(gpus).text())
+        if not (folder / "origin.json").exists():
+            (folder / "origin.json").write_text(json.dumps(origin()))
+    return Point(row)
+
+
+def test_a_point_of_other_hosts_is_not_kept(tmp_path: Path) -> None:
+    wide, tall = Hostfile(("a", "b"), 8), Hostfile(("a", "b", "c", "d"), 4)
+    study = _study(tmp_path, wide, gpus=[8, 16], hostfile="H")
+    rows = study.rows()
+    for row in rows:
+        _succeed(study, row)
+    assert len(study.kept(rows)) == 4
+    study.hosts = Hostfile((*wide.names, "c"), 8)
+    assert len(study.kept(rows)) == 4
+    study.hosts = tall
+    with pytest.raises(ReportError, match="weak-synthetic-8-no-exchange was measured on the hosts of"):
+        study.kept(rows)
+
+
+def test_a_resumed_study_names_the_commits_of_all_its_points(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(Study, "time_point", _succeed)
+    words = ["measure", "--gpus", "2", "--resume", "--hostfile", "hostfiles/local", "--out", str(tmp_path)]
+    found = []
+    for commit, data in (("a", "synthetic"), ("b", "synthetic,real"), ("c", "synthetic,real")):
+        monkeypatch.setattr("tools.scaling_report.measuring.origin.commit", lambda commit=commit: commit)
+        assert main([*words, "--data", data, "recipes/imagenet/resnet50.py"]) == 0
+        origin = load(tmp_path / "report.json").provenance
+        found.append([each["commit"] for each in (origin, *origin.get("resumed", ()))])
+    assert found == [["a"], ["a", "b"], ["a", "b"]]
 
 
 def test_a_report_survives_a_round_trip(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 from lbtrain.data import dataset_info
 from lbtrain.data.registry import FOR_PHOTOS
 from lbtrain.errors import RecipeError
-from lbtrain.launch.hostfile import Hostfile
+from lbtrain.launch.hostfile import Dialect, Hostfile
 from lbtrain.plan.plan import make_plan
 from lbtrain.recipe import DataConfig, Recipe
 
@@ -24,6 +24,7 @@ from ...kit.progress import bar
 from ...kit.start import launched
 from ..report import Collective, OwnTimes, ReportError, Row
 from .launchers import commands, run_together
+from .origin import origin
 from .timings import RankTimes, own_times, read_ranks, summarize
 from .utilisation import Utilisation
 
@@ -67,12 +68,43 @@ class Study:
     @contextlib.contextmanager
     def progress(self, rows: Sequence[Row]) -> Iterator[None]:
         """Shows how many of the launches for `rows` are made, beside those that are kept."""
-        names = {name for row in rows if row.status == "ok" for name in self._launches(row)}
-        if self.options.collectives:
-            names |= {_sweep_name(gpus) for gpus in self.options.gpus if gpus > 1}
-        kept = sum(self._succeeded(name) for name in names)
-        with bar("launches", len(names), done=kept) as self._tick:
+        with bar("launches", len(self.launches(rows)), done=len(self.kept(rows))) as self._tick:
             yield
+
+    def kept(self, rows: Sequence[Row]) -> list[str]:
+        """The names of the launches for `rows` that succeeded before. Raises ReportError where one ran on
+        other hosts than it would now.
+        """
+        kept = {name: gpus for name, gpus in self.launches(rows).items() if self._succeeded(name)}
+        for name, gpus in kept.items():
+            used = self.points / name / "hostfile"
+            if used.read_text() != self._hostfile(gpus):
+                raise ReportError(
+                    f"{name} was measured on the hosts of {used}, which are not the first {gpus} GPUs of "
+                    f"{self.options.hostfile}: name the same hosts there, or give another --out"
+                )
+        return list(kept)
+
+    def origins(self, rows: Sequence[Row]) -> list[dict[str, Any]]:
+        """Where, when and by which code the launches for `rows` were measured, or will be now: the earliest
+        first.
+        """
+        kept = self.kept(rows)
+        found = [json.loads((self.points / name / "origin.json").read_text()) for name in kept]
+        if len(kept) < len(self.launches(rows)) or not found:
+            found.append(origin())
+        distinct = [each for place, each in enumerate(found) if each not in found[:place]]
+        return sorted(distinct, key=lambda each: str(each["date"]))
+
+    def launches(self, rows: Sequence[Row]) -> dict[str, int]:
+        """The names of the launches for `rows`, and how many GPUs each takes."""
+        names = {name: row.gpus for row in rows if row.status == "ok" for name in self._launches(row)}
+        sweeps = self.options.gpus if self.options.collectives else []
+        return names | {_sweep_name(gpus): gpus for gpus in sweeps if gpus > 1}
+
+    def _hostfile(self, gpus: int) -> str:
+        dialect: Dialect = "colossalai" if self.options.launcher == "colossalai" else "deepspeed"
+        return self.hosts.subset(gpus).text(dialect)
 
     def row(self, gpus: int, mode: str, data: str, stage: int = 0, accumulation: int = 1) -> Row:
         """Weak scaling keeps the images of a GPU and micro-step, strong scaling those of a step."""
@@ -135,16 +167,14 @@ class Study:
         began = time.monotonic()
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        hosts = self.hosts.subset(gpus)
-        (folder / "hostfile").write_text(
-            hosts.text("colossalai" if self.options.launcher == "colossalai" else "deepspeed")
-        )
+        (folder / "hostfile").write_text(self._hostfile(gpus))
+        (folder / "origin.json").write_text(json.dumps(origin()))
         words = [word.replace("{folder}", str(folder)) for word in words]
         # A port of its own for each launch: the last one's may still be closing.
         port = self.options.port + len(list(folder.parent.iterdir())) % 1000
         launched = commands(
             self.options.launcher,
-            hosts,
+            self.hosts.subset(gpus),
             words,
             hostfile=folder / "hostfile",
             port=port,
