@@ -155,6 +155,39 @@ def test_a_stated_total_is_not_multiplied_by_what_is_said_of_the_other_values() 
 
 
 @pytest.mark.parametrize(
+    "lines",
+    [
+        [f"step {number} 800 images/s" for number in range(50)],
+        [TIMM.replace("732.10", "800.0")] * 50,
+        ["800 images/s per GPU = 800.5 images/s", *["total 800 images/s"] * 50],
+    ],
+)
+def test_a_slow_last_step_is_no_second_reading(lines: list[str]) -> None:
+    rates = job_rates([*lines, lines[-1].replace("800", "600")], gpus=8)
+    assert (rates[0], rates[-1]) == (800, 600)
+
+
+@pytest.mark.parametrize(
+    ("lines", "rate"),
+    [
+        ([DEEPSPEED] * 5, 735.9),
+        ([TORCHVISION] * 5, 8 * 800.1),
+        ([*[DEEPSPEED] * 5, "throughput 300.5 images/s"], 735.9),
+        (["speed 300 images/s", "total images/sec: 2400"] * 5, 2400.0),
+    ],
+)
+def test_what_a_log_decides_is_not_asked_of_per(lines: list[str], rate: float) -> None:
+    """One --per is given for several files."""
+    assert set(job_rates(lines, gpus=8, per="process")) == {rate}
+
+
+def test_steps_that_contradict_the_totals_of_the_job_are_rejected() -> None:
+    totals = ["total images/sec: 2400"] * 2
+    with pytest.raises(ReportError, match=r"two readings: 300\.0 .* 2,400"):
+        job_rates([*["speed 300 images/s"] * 6, *totals], gpus=8)
+
+
+@pytest.mark.parametrize(
     ("line", "both"),
     [
         ("2 400 images/s", "2,400 or 400"),

@@ -152,24 +152,33 @@ def job_rates(lines: Sequence[str], *, gpus: int, per: Unit | None = None) -> li
     read = [(line, each) for line in lines if (each := read_line(line))]
     _check_dots([line for line, _ in read], [each.dotted for _, each in read if each.dotted])
     readings = [each for each in (*_mlperf(lines), *(each for _, each in read)) if 0 < each.value < _ABSURD]
-    totals = [each.value for each in readings if each.unit in ("total", "bare")]
-    others = [each for each in readings if each.unit not in ("total", "bare")]
-    if per:
-        chosen = [each for each in readings if each.unit in ("undecided", "bare")] or readings
-        values = [each.value * (1 if per == "total" else gpus) for each in chosen]
-    elif len(others) <= len(totals):
-        values = totals
-    else:
-        values = [each.value * _factor(others, totals, gpus) for each in others]
+    values, stated = _chosen(readings, gpus, per)
     warm = values[max(1, len(values) // 10) :]
     if len(warm) < LEAST_VALUES:
         raise ReportError(
             f"{len(warm)} images/s values after warm-up, at least {LEAST_VALUES} are needed; `ingest --help` "
             "lists what is read"
         )
-    if not per and totals:
-        _check(statistics.median(warm), totals[-1], gpus)
+    if stated:
+        _check(statistics.median(warm), statistics.median(stated), gpus)
     return warm
+
+
+def _chosen(readings: Sequence[Reading], gpus: int, per: Unit | None) -> tuple[list[float], list[float]]:
+    """The readings of the kind that a log has most of, in images/s of the job; and the totals of another kind
+    that these must agree with.
+    """
+    if per:
+        opened = [each for each in readings if each.unit in ("undecided", "bare")]
+        if 2 * len(opened) > len(readings):
+            return [each.value * (1 if per == "total" else gpus) for each in opened], []
+        readings = [each for each in readings if each.unit not in ("undecided", "bare")]
+    totals, bare = ([each.value for each in readings if each.unit == unit] for unit in ("total", "bare"))
+    others = [each for each in readings if each.unit not in ("total", "bare")]
+    if len(others) > len(totals) + len(bare):
+        stated = totals or bare
+        return [each.value * _factor(others, stated, gpus) for each in others], stated
+    return (bare, totals) if len(bare) > len(totals) else (totals, [])
 
 
 def _check_dots(lines: Sequence[str], dotted: Sequence[str]) -> None:
@@ -187,7 +196,7 @@ def _factor(others: Sequence[Reading], totals: Sequence[float], gpus: int) -> in
         return gpus
     value = statistics.median(each.value for each in others)
     if totals:
-        return max(1, round(totals[-1] / value))
+        return max(1, round(statistics.median(totals) / value))
     if gpus == 1:
         return 1
     raise ReportError(
@@ -202,7 +211,7 @@ def _check(value: float, stated: float, gpus: int) -> None:
         raise ReportError(
             f"two readings: {value:,.1f} images/s from the values of each step on {gpus} GPUs, and "
             f"{stated:,.1f} from the total that the log states. Check the number of GPUs, or say with --per "
-            "what the values are of"
+            "what the values are of where the log does not"
         )
 
 
