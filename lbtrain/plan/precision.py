@@ -46,6 +46,16 @@ def gpu_arithmetic(recipe: Recipe) -> str:
     return f"{products}cudnn.benchmark, so that two runs differ by rounding (deterministic=true: neither)"
 
 
+def product_precision(recipe: Recipe) -> str:
+    """What this machine computes the recipe's matrix products and convolutions in: its precision, or tf32
+    where fp32 allows it and the GPU has it. ROCm computes fp32 in full unless a variable says else.
+    """
+    allowed = recipe.precision == "fp32" and not recipe.deterministic
+    if allowed and torch.cuda.is_available() and not torch.version.hip and device_with_bf16()[1]:
+        return "tf32"  # the same GPUs have it as have bf16
+    return recipe.precision
+
+
 def set_gpu_arithmetic(recipe: Recipe) -> None:
     """Applies it; nothing without a GPU. Before the first operation on the device."""
     if not torch.cuda.is_available():

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 
 from lbtrain import Recipe
 from lbtrain.plan import precision
@@ -55,6 +56,24 @@ def test_the_plan_resolves_and_explains(monkeypatch, native, engine, words):
 def test_a_precision_that_the_recipe_names_is_kept():
     plan = make_plan(AUTO.vary(precision="fp32"), 1)
     assert (rows(plan)["precision"], plan.precision_reason) == ("fp32", "")
+
+
+@pytest.mark.parametrize(
+    "changes, gpu, native, hip, products",
+    [
+        ({}, True, True, None, "tf32"),
+        ({"deterministic": True}, True, True, None, "fp32"),
+        ({"precision": "bf16"}, True, True, None, "bf16"),
+        ({}, True, False, None, "fp32"),
+        ({}, True, True, "6.2", "fp32"),
+        ({}, False, True, None, "fp32"),
+    ],
+)
+def test_products_are_in_tf32_where_fp32_allows_it(monkeypatch, changes, gpu, native, hip, products):
+    monkeypatch.setattr(precision, "device_with_bf16", lambda: ("this device", native))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(torch.version, "hip", hip)
+    assert precision.product_precision(AUTO.vary(**{"precision": "fp32", **changes})) == products
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ class Row:
     global_batch: int | None = None
     accumulation: int | None = None
     zero_stage: int | None = None
-    precision: str | None = None
+    precision: str | None = None  # that matrix products are computed in: fp32, tf32, bf16 or fp16
     images_per_s: float | None = None
     images_per_s_gpu: float | None = None
     images_per_s_gpu_low: float | None = None  # 95% interval

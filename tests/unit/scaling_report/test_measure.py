@@ -14,6 +14,7 @@ import pytest
 from lbtrain import Recipe
 from lbtrain.errors import LaunchError
 from lbtrain.launch.hostfile import Hostfile
+from lbtrain.plan import precision
 from lbtrain.recipe.files import load_recipe
 from tools.scaling_report.__main__ import main
 from tools.scaling_report.measuring.launchers import LAUNCHERS, commands, run_together
@@ -214,6 +215,16 @@ def test_weak_scaling_keeps_a_gpus_images_and_strong_scaling_a_steps(tmp_path: P
         8,
         16,
     ]
+
+
+@pytest.mark.parametrize(("native", "computed"), [(True, "bf16"), (False, "fp32")])
+def test_a_row_states_the_precision_that_auto_becomes(
+    native: bool, computed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision, "device_with_bf16", lambda: ("this machine", native))
+    study = _study(tmp_path, FOUR_HOSTS)
+    study.recipe = RECIPE.vary(precision="auto")
+    assert study.row(2, "weak", "synthetic").precision == computed
 
 
 def test_points_are_every_combination_and_the_impossible_are_rejected_unlaunched(tmp_path: Path) -> None:

@@ -1,10 +1,17 @@
 """MFU and overlap of a measured point."""
 
+import argparse
+
 import pytest
+import torch
 
 from lbtrain import Recipe
 from lbtrain.data import dataset_info
+from lbtrain.launch.hostfile import Hostfile
+from lbtrain.plan import precision
+from tools.scaling_report.measuring.study import Study
 from tools.scaling_report.measuring.utilisation import Utilisation, peak_flops, training_flops
+from tools.scaling_report.model.presets import GPUS
 from tools.scaling_report.report import Collective, Row
 
 POINT = Row(gpus=8, nodes=1, images_per_s_gpu=2500.0, exposed_communication_s=0.01)
@@ -32,6 +39,17 @@ def test_an_exchange_over_other_gpus_says_nothing() -> None:
 def test_operations_of_resnet50_are_those_of_its_paper() -> None:
     recipe = Recipe().vary(model=dict(name="resnet50"), data=dict(name="synthetic", image_size=224))
     assert training_flops(recipe, dataset_info(recipe.data)) == pytest.approx(3 * 2 * 4.09e9, rel=0.02)
+
+
+@pytest.mark.parametrize("asked, products", [("auto", "bf16"), ("fp32", "tf32"), ("fp16", "fp16")])
+def test_the_peak_is_that_of_what_computes(asked, products, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA A100-SXM4-80GB")
+    monkeypatch.setattr(precision, "device_with_bf16", lambda: ("this GPU", True))
+    recipe = Recipe().vary(model=dict(name="cifar_resnet8"), data=dict(name="synthetic"), precision=asked)
+    options = argparse.Namespace(launcher="torchrun", out=tmp_path)
+    study = Study(options, Hostfile(("localhost",), 1), recipe)
+    assert study.utilisation.peak == GPUS["a100"].tflops[products] * 1e12
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from lbtrain.data.registry import FOR_PHOTOS
 from lbtrain.errors import RecipeError
 from lbtrain.launch.hostfile import Dialect, Hostfile
 from lbtrain.plan.plan import make_plan
+from lbtrain.plan.precision import product_precision, resolve_precision
 from lbtrain.recipe import DataConfig, Recipe
 
 from ...kit.progress import bar
@@ -51,7 +52,7 @@ class Study:
 
     @cached_property
     def utilisation(self) -> Utilisation:
-        return Utilisation.of(self.recipe)
+        return Utilisation.of(resolve_precision(self.recipe, self.engine)[0])
 
     def rows(self) -> list[Row]:
         """The rows of all points before they are measured; a point that cannot be is rejected in its
@@ -119,7 +120,6 @@ class Study:
             accumulation=accumulation,
             per_gpu_batch=batch // (gpus * accumulation),
             zero_stage=stage,
-            precision=self.recipe.precision,
         )
         if stage and self.engine not in ("deepspeed", "colossalai"):
             return dataclasses.replace(
@@ -131,10 +131,10 @@ class Study:
                 row, status=f"rejected: batch_size={batch} cannot be split over {gpus} GPUs{passed}"
             )
         try:
-            make_plan(self.recipe.with_overrides(self._settings(row)), gpus, engine=self.engine)
+            plan = make_plan(self.recipe.with_overrides(self._settings(row)), gpus, engine=self.engine)
         except RecipeError as error:
             return dataclasses.replace(row, status=f"rejected: {error}")
-        return row
+        return dataclasses.replace(row, precision=product_precision(plan.recipe))
 
     @property
     def engine(self) -> str:

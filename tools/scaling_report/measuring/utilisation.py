@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lbtrain import Recipe
 from lbtrain.data import DatasetInfo, dataset_info
+from lbtrain.plan.precision import product_precision
 from lbtrain.plan.statistics import model_statistics
 from lbtrain.tasks import build_model
 
@@ -35,8 +36,7 @@ class Utilisation:
         gradient_bytes = 4.0 * model_statistics(recipe, info).parameters
         if not torch.cuda.is_available():
             return cls(gradient_bytes)
-        in_tf32 = recipe.precision == "fp32" and not recipe.deterministic
-        peak = peak_flops(torch.cuda.get_device_name(), "tf32" if in_tf32 else recipe.precision)
+        peak = peak_flops(torch.cuda.get_device_name(), product_precision(recipe))
         return cls(gradient_bytes, training_flops(recipe, info) if peak else None, peak)
 
     def added_to(self, rows: Sequence[Row], collectives: Sequence[Collective]) -> list[Row]:
