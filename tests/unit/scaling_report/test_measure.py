@@ -3,6 +3,7 @@ row.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import sys
@@ -104,6 +105,17 @@ def test_a_failure_ends_the_others_and_a_late_one_is_timed_out(tmp_path: Path) -
         == "there is no program srun-of-nowhere here"
     )
     assert time.monotonic() - start < 20
+
+
+@pytest.mark.parametrize("code", [0, 7])
+def test_what_a_launcher_leaves_behind_is_ended(code: int, tmp_path: Path) -> None:
+    log, started = tmp_path / "log", f"sleep 60 & echo $!; exit {code}"
+    run_together([["sh", "-c", started]], log, timeout_s=30)
+    state, late = Path("/proc", log.read_text().strip(), "stat"), time.monotonic() + 10
+    with contextlib.suppress(OSError):  # it is gone
+        while ") Z " not in state.read_text():  # or a zombie, where nobody reaps it
+            assert time.monotonic() < late, "it runs on"
+            time.sleep(0.01)
 
 
 def _ranks(own: list[float], *, step: float, wait: float = 0.01) -> list[RankTimes]:

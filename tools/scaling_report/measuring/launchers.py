@@ -2,6 +2,7 @@
 time-out.
 """
 
+import contextlib
 import os
 import shlex
 import signal
@@ -199,12 +200,9 @@ def _watch(processes: Sequence[subprocess.Popen[bytes]], timeout_s: int) -> str:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End the process and its children: it leads a session of its own."""
-    for number, patience in ((signal.SIGTERM, 15), (signal.SIGKILL, 15)):
-        if process.poll() is not None:
-            return
-        os.killpg(process.pid, number)
-        try:
-            process.wait(patience)
-        except subprocess.TimeoutExpired:
-            continue
+    """End the process and its children, which may outlive it: it leads a session of its own."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(15)
