@@ -17,7 +17,7 @@ from lbtrain.errors import RecipeError
 from lbtrain.launch.hostfile import read_hostfile
 from lbtrain.recipe import Recipe
 from lbtrain.recipe.files import load_recipe
-from lbtrain.runs.files import read_object
+from lbtrain.runs.files import read_object, saving, write_whole
 
 from . import arguments
 from .measuring.launchers import LAUNCHERS
@@ -85,9 +85,10 @@ def run(options: argparse.Namespace) -> int:
     points = study.rows()
     report = Report(provenance=_provenance(options, study.origins(points)))
     # Only now: a question that cannot be leaves no folder behind.
-    options.out.mkdir(parents=True, exist_ok=True)
+    with saving(options.out):
+        options.out.mkdir(parents=True, exist_ok=True)
     note = _inputs(options) | {"settings": recipe.to_yaml()}
-    (options.out / _NOTE).write_text(json.dumps(note, indent=1))
+    write_whole(options.out / _NOTE, json.dumps(note, indent=1))
     with study.progress(points):
         if options.collectives:
             report.collectives = [each for gpus in options.gpus if gpus > 1 for each in study.sweep(gpus)]
@@ -100,7 +101,7 @@ def run(options: argparse.Namespace) -> int:
             if point.buckets:
                 report.provenance.setdefault("buckets", point.buckets)
             # Written after every point, so that a study that is broken off has a report.
-            report.save(options.out / "report.json")
+            write_whole(options.out / "report.json", report.text())
     failed = [row for row in report.rows if row.status != "ok"]
     print(
         f"{len(report.rows) - len(failed)} of {len(report.rows)} points measured: "
@@ -123,8 +124,13 @@ def _settings_before(options: argparse.Namespace) -> str | None:
     """The recipe's settings in earlier calls for the study in --out; None where it is new. Raises ReportError
     where --out holds another study than the one asked for.
     """
-    if not options.out.exists() or not any(options.out.iterdir()):
+    try:
+        if not any(options.out.iterdir()):
+            return None
+    except FileNotFoundError:
         return None
+    except OSError as error:
+        raise ReportError(f"--out {options.out} must be a folder ({error.strerror}): give another") from None
     if not options.resume:
         raise ReportError(f"{options.out} is not empty: pass --resume or another --out")
     try:

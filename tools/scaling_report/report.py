@@ -18,6 +18,7 @@ from typing import Any
 from scipy.special import stdtrit
 
 from lbtrain.errors import RecipeError
+from lbtrain.runs.files import saving
 
 from .model.prediction import Prediction
 
@@ -113,9 +114,14 @@ class Report:
     collectives: list[Collective] = field(default_factory=list)
     provenance: dict[str, Any] = field(default_factory=dict)
 
+    def text(self) -> str:
+        return json.dumps(dataclasses.asdict(self), indent=1) + "\n"
+
     def save(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(dataclasses.asdict(self), indent=1) + "\n")
+        """Raises SaveFailed."""
+        with saving(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(self.text())
 
     def good_rows(self) -> list[Row]:
         return [row for row in self.rows if row.status == "ok" and row.images_per_s]

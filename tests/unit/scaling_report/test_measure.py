@@ -5,6 +5,8 @@ row.
 import argparse
 import contextlib
 import dataclasses
+import errno
+import itertools
 import json
 import sys
 import time
@@ -13,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from lbtrain import Recipe
-from lbtrain.errors import LaunchError
+from lbtrain.errors import LaunchError, SaveFailed
 from lbtrain.launch.hostfile import Hostfile
 from lbtrain.plan import precision
 from lbtrain.recipe.files import load_recipe
@@ -22,7 +24,7 @@ from tools.scaling_report.measuring.launchers import LAUNCHERS, commands, run_to
 from tools.scaling_report.measuring.origin import origin
 from tools.scaling_report.measuring.study import Point, Study
 from tools.scaling_report.measuring.timings import RankTimes, read_ranks, summarize
-from tools.scaling_report.report import ReportError, Row, load, with_data_wait
+from tools.scaling_report.report import Report, ReportError, Row, load, with_data_wait
 
 ONE_HOST = Hostfile(("localhost",), 1)
 FOUR_HOSTS = Hostfile(("a", "b", "c", "d"), 2)
@@ -355,6 +357,56 @@ def test_a_folder_with_a_study_is_not_overwritten(tmp_path: Path, capsys: pytest
     assert "--resume" in capsys.readouterr().err
 
 
+def test_a_file_is_no_folder_for_a_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "report.json"
+    out.touch()
+    assert main(["measure", "--gpus", "2", "--out", str(out), "--hostfile", "h", "recipe.py"]) == 2
+    assert "must be a folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("data", "status"), [("synthetic", "ok"), ("real", "rejected: ")])
+def test_a_study_of_images_that_are_not_here_has_a_report(
+    data: str, status: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(Study, "time_point", lambda study, row: Point(row))
+    words = [
+        "measure",
+        "--gpus",
+        "2",
+        "--data",
+        data,
+        "--hostfile",
+        "hostfiles/local",
+        "--out",
+        str(tmp_path),
+    ]
+    photos = ["data.name=imagefolder", f"data.root={tmp_path}/none"]
+    assert main([*words, "recipes/imagenet/resnet50.py", *photos]) == 0
+    (row,) = load(tmp_path / "report.json").rows
+    assert row.status.startswith(status)
+
+
+def test_a_full_disk_leaves_the_report_of_the_points_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(Study, "time_point", lambda study, row: Point(row))
+    words = ["measure", "--gpus", "2", "--resume", "--hostfile", "hostfiles/local", "--out", str(tmp_path)]
+    words.append("recipes/imagenet/resnet50.py")
+    assert main(words) == 0
+    before, calls = load(tmp_path / "report.json"), itertools.count()
+
+    def fsync(_: int) -> None:
+        if next(calls):  # the note still finds room
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("lbtrain.runs.files.os.fsync", fsync)
+    assert main([*words, "--mode", "weak,strong"]) == SaveFailed.exit_code
+    assert "report.json could not be written (No space left on device)" in capsys.readouterr().err
+    assert load(tmp_path / "report.json") == before
+
+
 def test_another_study_is_not_gone_on_with(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     asked = {
         "recipe": "recipes/digits/digits.py",
@@ -433,9 +485,15 @@ def test_a_resumed_study_names_the_commits_of_all_its_points(
     assert found == [["a"], ["a", "b"], ["a", "b"]]
 
 
-def test_a_report_survives_a_round_trip(tmp_path: Path) -> None:
-    from tools.scaling_report.report import Report
+@pytest.mark.parametrize("place", ["/dev/full", "{file}/report.json"])
+def test_a_report_that_cannot_be_saved_ends_in_a_message(place: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    path = Path(place.format(file=tmp_path / "file"))
+    with pytest.raises(SaveFailed, match=f"{path} could not be written"):
+        Report().save(path)
 
+
+def test_a_report_survives_a_round_trip(tmp_path: Path) -> None:
     report = Report(rows=[Row(gpus=1, nodes=1)], provenance={"a": 1})
     report.save(tmp_path / "r.json")
     assert load(tmp_path / "r.json") == report

@@ -20,6 +20,7 @@ from lbtrain.launch.hostfile import Dialect, Hostfile
 from lbtrain.plan.plan import make_plan
 from lbtrain.plan.precision import product_precision, resolve_precision
 from lbtrain.recipe import DataConfig, Recipe
+from lbtrain.runs.files import saving
 
 from ...kit.progress import bar
 from ...kit.start import launched
@@ -52,7 +53,11 @@ class Study:
 
     @cached_property
     def utilisation(self) -> Utilisation:
-        return Utilisation.of(resolve_precision(self.recipe, self.engine)[0])
+        recipe, _ = resolve_precision(self.recipe, self.engine)
+        try:
+            return Utilisation.of(recipe)
+        except RecipeError:  # a folder of images that is not there, as in `_size`
+            return Utilisation.of(recipe.with_overrides(synthetic_settings(recipe)))
 
     def rows(self) -> list[Row]:
         """The rows of all points before they are measured; a point that cannot be is rejected in its
@@ -166,9 +171,10 @@ class Study:
             return folder, "ok"
         began = time.monotonic()
         shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        (folder / "hostfile").write_text(self._hostfile(gpus))
-        (folder / "origin.json").write_text(json.dumps(origin()))
+        with saving(folder):
+            folder.mkdir(parents=True)
+            (folder / "hostfile").write_text(self._hostfile(gpus))
+            (folder / "origin.json").write_text(json.dumps(origin()))
         words = [word.replace("{folder}", str(folder)) for word in words]
         # A port of its own for each launch: the last one's may still be closing.
         port = self.options.port + len(list(folder.parent.iterdir())) % 1000
@@ -183,7 +189,8 @@ class Study:
         status = run_together(launched, folder / "log.txt", timeout_s=self.options.timeout)
         if status != "ok":
             status = f"{status}: {_last_words(folder / 'log.txt')}"
-        (folder / "status").write_text(status)
+        with saving(folder):
+            (folder / "status").write_text(status)
         self._tick(f"{name}: {status} ({time.monotonic() - began:.0f} s)")
         return folder, status
 
