@@ -49,15 +49,17 @@ def train(
     """
     evaluation, finished = None, ended or progress.examples >= plan.total_examples
     phase = techniques.batch.phase(progress)
-    batches = start_phase(phase, task, engine, techniques, progress.examples)
+    batches = start_phase(phase, task, engine, progress.examples)
     engine.model.train()
     try:
         while not finished:
             faults.at(progress.step, "training")
             start, lr = progress.examples, plan.lr(progress.examples) * phase.lr_factor
-            for _ in range(engine.accumulation):
+            for number in range(engine.accumulation):
                 with monitors.waiting():
                     batch = next(batches)
+                first = start + (number * engine.world_size + engine.rank) * phase.split.micro_batch_size
+                batch = techniques.batch.adapted(batch, phase, first)
                 losses = task.loss(engine.model, batch)
                 faults.before_backward(losses.total)
                 monitors.before_backward(MicroStep(batch, losses, start, phase))
@@ -95,30 +97,26 @@ def train(
                     f"the same command{never} continues from there."
                 )
             if coming != phase:
-                phase, batches = coming, start_phase(coming, task, engine, techniques, progress.examples)
+                phase, batches = coming, start_phase(coming, task, engine, progress.examples)
     finally:
         faults.close()
         checkpoints.wait()
     return evaluation or evaluate(plan, task, engine, techniques, progress)[0]
 
 
-def start_phase(
-    phase: Phase, task: Task, engine: Engine, techniques: Techniques, examples: int
-) -> Iterator[Any]:
+def start_phase(phase: Phase, task: Task, engine: Engine, examples: int) -> Iterator[Any]:
     """Splits the steps from position `examples` on as `phase` says, and returns this rank's micro-batches
     from there on. Collective.
     """
     engine.accumulation = phase.split.accumulation
     regroup_ghost_batches(engine.model, phase.split.ranks_per_ghost, phase.bn_momentum)
-    size = phase.split.micro_batch_size
-    batches = task.batches(
+    return task.batches(
         start=examples,
-        micro_batch_size=size,
+        micro_batch_size=phase.split.micro_batch_size,
         rank=engine.rank,
         world_size=engine.world_size,
         image_size=phase.image_size,
     )
-    return techniques.batch.batches(batches, phase, examples)
 
 
 def save(

@@ -20,7 +20,7 @@ over the adversarial images.
 """
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -105,14 +105,11 @@ class AdaptiveBatches:
         self.level = min(self.level + 1, len(self.plan.phases) - 1)
         self.without_growth = 0
 
-    def batches(self, batches: Iterator[Any], phase: Phase, start: int) -> Iterator[Any]:
+    def adapted(self, batch: tuple[Tensor, ...], phase: Phase, first: int) -> tuple[Tensor, ...]:
         """With the share of adversarial images that belongs to the phase."""
         level = self.plan.phases.index(phase)
         share = self.config.adversarial_share / 2**level if level < len(self.plan.phases) - 1 else 0.0
-        size, ranks = phase.split.micro_batch_size, self.engine.world_size
-        for number, batch in enumerate(batches):
-            first = start + (number * ranks + self.engine.rank) * size
-            yield self._with_adversaries(batch, first, share)
+        return self._with_adversaries(batch, first, share)
 
     def _with_adversaries(self, batch: tuple[Tensor, ...], first: int, share: float) -> tuple[Tensor, ...]:
         positions = np.arange(first, first + len(batch[0]))

@@ -2,7 +2,7 @@
 trains.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 from lbtrain.plan.batching import Phase
@@ -17,8 +17,8 @@ class BatchControl(Protocol):
         """
         ...
 
-    def batches(self, batches: Iterator[Any], phase: Phase, start: int) -> Iterator[Any]:
-        """This rank's micro-batches from position `start` on, as they are to be trained on."""
+    def adapted(self, batch: Any, phase: Phase, first: int) -> Any:
+        """A micro-batch, of which position `first` is the first example, as it is to be trained on."""
         ...
 
     def state(self) -> dict[str, Any]:
@@ -37,8 +37,8 @@ class PlannedBatches:
     def phase(self, progress: Progress) -> Phase:
         return self.plan.phase(progress.examples)
 
-    def batches(self, batches: Iterator[Any], phase: Phase, start: int) -> Iterator[Any]:
-        return batches
+    def adapted(self, batch: Any, phase: Phase, first: int) -> Any:
+        return batch
 
     def state(self) -> dict[str, Any]:
         return {}

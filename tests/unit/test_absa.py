@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from lbtrain.errors import RecipeError
-from lbtrain.plan.batching import BatchSplit
+from lbtrain.plan.batching import BatchSplit, Phase
 from lbtrain.plan.plan import Plan, make_plan
 from lbtrain.plan.report import rows
 from lbtrain.plan.statistics import ModelStatistics
@@ -235,16 +235,19 @@ def test_adversarial_images_are_drawn_by_position_and_end_with_their_share():
     task = SimpleNamespace(loss=lambda model, batch: Losses({"loss": model(batch[0]).sum()}))
     adaptive = AdaptiveBatches(plan, nn.Identity(), task, engine, SimpleNamespace())
     adaptive.adversarial_until = 600.0
+
+    def adapted(batches: list[tuple[torch.Tensor, ...]], phase: Phase) -> list[tuple[torch.Tensor, ...]]:
+        size = phase.split.micro_batch_size
+        return [adaptive.adapted(batch, phase, number * size) for number, batch in enumerate(batches)]
+
     given = [(torch.zeros(128, 3, 2, 2), torch.zeros(128)) for _ in range(6)]
-    moved = [batch[0].flatten(1).any(1) for batch in adaptive.batches(iter(given), plan.phases[0], 0)]
+    moved = [batch[0].flatten(1).any(1) for batch in adapted(given, plan.phases[0])]
     assert 0.4 < torch.cat(moved[:4]).float().mean() < 0.6
     assert moved[4][:88].any() and not moved[4][88:].any() and not moved[5].any()
     twice = [(torch.zeros(256, 3, 2, 2), torch.zeros(256)) for _ in range(2)]
-    halved = torch.cat(
-        [batch[0].flatten(1).any(1) for batch in adaptive.batches(iter(twice), plan.phases[1], 0)]
-    )
+    halved = torch.cat([batch[0].flatten(1).any(1) for batch in adapted(twice, plan.phases[1])])
     assert 0.15 < halved.float().mean() < 0.35 and not (halved & ~torch.cat(moved[:4])).any()
-    assert not any(batch[0].any() for batch in adaptive.batches(iter(given), plan.phases[-1], 0))
+    assert not any(batch[0].any() for batch in adapted(given, plan.phases[-1]))
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import io
 import json
 import math
 import threading
+import time
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from lbtrain.runs.progress import Progress
 from lbtrain.runs.rows import TrainRow
 from lbtrain.runs.screen import Screen
 from lbtrain.runs.summary_csv import summary_csv
+from lbtrain.techniques import AdaptiveBatches
 from tests.tiny_detection import KINDS, tiny
 
 RECIPE = Recipe().vary(
@@ -191,3 +193,17 @@ def test_a_tracker_that_is_not_installed_is_one_line(monkeypatch):
     assert "\n" not in str(error.value)
     with pytest.raises(RecipeError, match=r"log.trackers=wandbb: .*Did you mean wandb"):
         RECIPE.vary(log=dict(trackers=["wandbb"]))
+
+
+def test_the_passes_for_adversarial_images_are_no_waiting_for_data(tmp_path, monkeypatch):
+    def slow(self, batch, phase, first):
+        time.sleep(0.2)
+        return batch
+
+    monkeypatch.setattr(AdaptiveBatches, "adapted", slow)
+    schedule = dict(base_batch_size=48, decay="none")
+    recipe = RECIPE.vary(duration="3it", absa=dict(max_batch_size=96), schedule=schedule)
+    run(recipe.vary(run_dir=str(tmp_path / "run")), "absa", on_screen=False)
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    waited = [row["data_wait"] for row in rows if row["kind"] == "train"]
+    assert len(waited) == 3 and min(waited) < 0.5

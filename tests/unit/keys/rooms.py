@@ -110,7 +110,7 @@ def _train(recipe: Recipe, steps: int) -> tuple[list[Tensor], nn.Module, WeightA
     average = create_average(recipe, model)
     engine, _ = build_engine(recipe, plan, model, CPU)
     techniques = Techniques(PlannedBatches(plan), average)
-    batches = start_phase(plan.phases[0], task, engine, techniques, 0)
+    batches = start_phase(plan.phases[0], task, engine, 0)
     engine.model.train()
     losses = []
     for step in range(steps):
