@@ -41,7 +41,15 @@ from lbtrain.errors import RecipeError, UserError, naming_the_extra, while_outpu
 from lbtrain.launch.environment import own_arguments
 from lbtrain.recipe import Recipe, as_text, differences
 from lbtrain.recipe.contract import Contract, parent_of
-from lbtrain.recipe.files import contract_field, docstring_of, find_recipe, load_recipe, parents_of, shipped
+from lbtrain.recipe.files import (
+    contract_field,
+    docstring_of,
+    does_nothing,
+    find_recipe,
+    load_recipe,
+    parents_of,
+    shipped,
+)
 from lbtrain.runs.files import saving
 
 OWN = ("recipes", "train", "plan", "diff")
@@ -166,7 +174,14 @@ def _plan(options: argparse.Namespace) -> None:
 
 
 def _become(path: Path, words: list[str]) -> None:
-    """Exactly `python FILE ...`, which launchers and loader processes know how to deal with."""
+    """Exactly `python FILE ...`, which launchers and loader processes know how to deal with. Raises
+    RecipeError for a file that would do nothing.
+    """
+    if does_nothing(path):
+        raise RecipeError(
+            f"{path} does nothing when it is run, since it never calls main: end it with\n"
+            'if __name__ == "__main__":\n    main(recipe)'
+        )
     os.execv(sys.executable, [sys.executable, str(path), *words])
 
 

@@ -60,7 +60,7 @@ def load_recipe(name: str | Path) -> Recipe:
         sys.path.remove(str(folder))
         _forget(set(sys.modules) - before, folder)
     if not isinstance(recipe, Recipe):
-        raise RecipeError(f"{path} defines no `recipe`: end it with `recipe = Recipe().vary(...)`")
+        raise RecipeError(f"{path} defines no `recipe`: write `recipe = Recipe().vary(...)` there")
     return recipe
 
 
@@ -106,6 +106,20 @@ def parents_of(path: Path) -> list[Path]:
 def docstring_of(path: Path) -> str:
     """The opening docstring of a recipe, its contract; empty without one."""
     return ast.get_docstring(ast.parse(path.read_text())) or ""
+
+
+def does_nothing(path: Path) -> bool:
+    """Whether a recipe file only defines, and trains nothing when it is run."""
+    source = path.read_text()
+    defining = (ast.Import, ast.ImportFrom, ast.Assign, ast.AnnAssign, ast.FunctionDef, ast.ClassDef)
+    try:
+        body = ast.parse(source).body
+    except SyntaxError:  # which Python tells better
+        return False
+    return "main(" not in source and all(
+        isinstance(node, defining) or (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant))
+        for node in body
+    )
 
 
 def contract_field(doc: str, word: str) -> str:

@@ -76,8 +76,10 @@ def _explained(name: str, args: dict[str, Any], error: Exception) -> str:
             f"Did you mean {' or '.join(near)}?" if near else "timm.list_models() lists the models"
         )
     if unexpected and unexpected[1] in args:
-        near = difflib.get_close_matches(unexpected[1], sorted(_arguments(name)), n=1)
-        known = f"It takes {', '.join(sorted(_arguments(name)))}"
+        kind = re.search(r"(\w+)\.__init__\(\)", reason)
+        arguments = sorted(_arguments(name, kind[1] if kind else "") - {unexpected[1]})
+        near = difflib.get_close_matches(unexpected[1], arguments, n=1)
+        known = f"It takes {', '.join(arguments)}"
         return f"{reason}. " + (f"Did you mean {near[0]}?" if near else known)
     if isinstance(error, KeyError):
         return reason + _unknown_layer(args, str(error.args[0]))
@@ -111,8 +113,8 @@ def _unknown_layer(args: dict[str, Any], wrong: str) -> str:
     return f" is not a value of {keys[0]}" + known.get(keys[0], "")
 
 
-def _arguments(name: str) -> set[str]:
-    """Of the class that the model's function builds, as far as it is told by its parameters."""
+def _arguments(name: str, only: str) -> set[str]:
+    """Of the class `only` that the model's function builds; where it is not known, of all that it may."""
     module = sys.modules[timm.model_entrypoint(name).__module__]
     source = inspect.getsource(timm.model_entrypoint(name)) + inspect.getsource(module)
     classes = [
@@ -120,6 +122,7 @@ def _arguments(name: str) -> set[str]:
         for kind in vars(module).values()
         if inspect.isclass(kind) and issubclass(kind, nn.Module) and f"{kind.__name__}," in source
     ]
+    classes = [kind for kind in classes if kind.__name__ == only] or classes
     named = {argument for kind in classes for argument in inspect.signature(kind).parameters}
     return named - {"kwargs", "args", "self", *_SET_BY_DATA} | {"checkpoint_path", "pretrained"}
 

@@ -24,6 +24,8 @@ CASES = [
     # arguments
     ("resnet18", dict(norm_layr="batchnorm2d"), {}, "Did you mean norm_layer"),
     ("vit_tiny_patch16_224", dict(img_siz=64), PHOTOS, "Did you mean img_size"),
+    ("resnet50", dict(drop_path=0.1), PHOTOS, "Did you mean drop_path_rate"),
+    ("vit_tiny_patch16_224", dict(dropout=0.1), PHOTOS, "Did you mean drop_rate|It takes act_layer, "),
     ("resnet18", dict(features_only=True), {}, "features_only=true .* Leave it out"),
     ("resnet18", dict(num_classes=10), {}, "num_classes is set by the data set"),
     ("resnet18", dict(in_chans=3), {}, "in_chans is set by the data set"),

@@ -1,10 +1,12 @@
 """The recipe object of a file, whatever was loaded before."""
 
+import os
 import sys
 from pathlib import Path
 
 import pytest
 
+from lbtrain import cli
 from lbtrain.errors import RecipeError
 from lbtrain.recipe.files import load_recipe
 
@@ -52,6 +54,25 @@ def test_what_is_not_a_recipe_is_said(tmp_path):
     (tmp_path / "other.py").write_text("recipe = 3\n")
     with pytest.raises(RecipeError, match=r"other\.py defines no `recipe`"):
         load_recipe(tmp_path / "other.py")
+
+
+def test_a_file_that_would_do_nothing_is_not_run(tmp_path, monkeypatch, capsys):
+    started = []
+    monkeypatch.setattr(os, "execv", lambda program, words: started.append(words[1]))
+    file = tmp_path / "own.py"
+    defined = '"""Mine."""\nfrom lbtrain import Recipe, main\nrecipe = Recipe().vary(batch_size=3)\n'
+    for command in ("train", "plan"):
+        file.write_text(defined)
+        assert cli.main([command, str(file)]) == 2
+        assert "own.py does nothing when it is run, since it never calls main" in capsys.readouterr().err
+        for end in (
+            'if __name__ == "__main__":\n    main(recipe)\n',
+            "import own\nown.go(recipe)\n",
+            "x = (\n",
+        ):
+            file.write_text(defined + end)
+            assert cli.main([command, str(file)]) == 0
+    assert started == [str(file)] * 6
 
 
 @pytest.mark.parametrize(
