@@ -247,4 +247,6 @@ class _Padding(GeneralizedRCNNTransform):
         return [the_list[0][0], *self.pad_to]
 
     def postprocess(self, result: Any, image_shapes: Any, original_image_sizes: Any) -> Any:
-        return super().postprocess(result, image_shapes, self.original_sizes)
+        # RetinaNet scores the background too, which is no object.
+        objects = [{name: each[found["labels"] > 0] for name, each in found.items()} for found in result]
+        return super().postprocess(objects, image_shapes, self.original_sizes)

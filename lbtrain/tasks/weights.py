@@ -134,7 +134,9 @@ def _converted(model: nn.Module, weights: Weights, source: str) -> Weights:
     return weights
 
 
-_PREDICTORS = re.compile(r".*(cls_score|bbox_pred|mask_fcn_logits|classification_head\.cls_logits)\.\w+")
+_PREDICTORS = re.compile(
+    r"(roi_heads\..*(cls_score|bbox_pred|mask_fcn_logits)|.*classification_head\.cls_logits)\.\w+"
+)
 """The parameters of a detector whose shapes follow the number of classes."""
 
 

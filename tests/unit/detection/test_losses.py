@@ -105,6 +105,9 @@ def test_what_is_padded_is_not_seen_by_another_image(kind):
     with torch.no_grad():
         alone, together = model(batch_of(0))[0], model(batch_of(0, 1, 2))[0]
     torch.testing.assert_close(alone["boxes"], together["boxes"], rtol=1e-4, atol=1e-3)
+    assert (
+        len(alone["labels"]) and alone["labels"].min() >= 1
+    )  # 0 is the background, of which RetinaNet has scores
 
 
 @pytest.mark.parametrize("kind", KINDS)
