@@ -36,7 +36,7 @@ from lbtrain.data.stream import (
 )
 from lbtrain.errors import RecipeError
 from lbtrain.nn import convert_drop_path, drop_path_layers, head_names
-from lbtrain.recipe import Recipe
+from lbtrain.recipe import DataConfig, Recipe
 from lbtrain.recipe.sections import ModelConfig
 from lbtrain.tasks.class_scores import ClassScores
 from lbtrain.tasks.confusion import drawn
@@ -244,9 +244,9 @@ class Classification:
         return Report(sums.metrics(), tables, {"confusion": drawn(matrix.numpy(), names)})
 
     def _unvaried_training_split(self) -> Source:
-        config = dataclasses.replace(
-            self.recipe.data, augmentation="none", auto_augment="", color_jitter=0.0, random_erasing=0.0
-        )
+        plain = DataConfig()
+        varying = ("augmentation", "min_crop_area", "auto_augment", "color_jitter", "random_erasing")
+        config = dataclasses.replace(self.recipe.data, **{key: getattr(plain, key) for key in varying})
         if self.recipe.data.augmentation == "alexnet":  # which has a deviation of its own
             std = [str(value / 255) for value in self.known.std]
             config = dataclasses.replace(config, std=std)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from lbtrain.data.decode import whole_image
+from lbtrain.data.decode import opened, rgb, upright
 from lbtrain.data.instances import Item, Preparation, Sample, padded
 from lbtrain.data.stream import Block
 from lbtrain.errors import RecipeError
@@ -44,10 +44,10 @@ def detected(
     device = torch.device(device_type())
     model, names = trained.build().to(device), trained.class_names
     size, longest = trained.inputs["size"], trained.inputs["longest"]
-    square = trained.inputs.get("square", False)  # older runs have no such entry
-    preparation = Preparation((size,), longest, flip=False, seed=0, square=square)
+    preparation = Preparation((size,), longest, flip=False, seed=0, square=trained.inputs["square"])
+    most = trained.recipe.data.max_pixels
     block = Block(np.zeros(1, np.int64), np.zeros(1, np.int64))
-    for number, path, pixels in readable(paths, whole_image, broken):
+    for number, path, pixels in readable(paths, lambda data: rgb(upright(opened(data, most))), broken):
         source: Any = _OneImage(pixels)
         pad_to = padded(preparation.sizes(block, source.sizes))
         found = model(preparation.batch(source, Item(block, pad_to)).to(device))[0]

@@ -103,11 +103,17 @@ def evaluate(trained: TrainedModel, *, train: bool) -> tuple[World, Report]:
         report = task.report(
             trained.build().to(device),
             train=train,
-            micro_batch_size=recipe.validation_batch_size or min(64, recipe.batch_size),
+            micro_batch_size=recipe.validation_batch_size or images_at_once(recipe),
             rank=world.rank,
             world_size=world.world_size,
         )
     return world, report
+
+
+def images_at_once(recipe: Recipe) -> int:
+    """No more images than a training that may have filled the memory, and 64 at most."""
+    most = recipe.micro_batch_size or recipe.max_micro_batch_size or recipe.batch_size
+    return min(64, most, recipe.batch_size)
 
 
 def _check_classes(trained: TrainedModel, names: Sequence[str]) -> None:

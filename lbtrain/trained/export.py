@@ -66,10 +66,9 @@ def _config(trained: TrainedModel, model: nn.Module) -> dict[str, Any]:
     cfg = {key: own[key] for key in ("first_conv", "classifier") if own.get(key)}
     cfg |= {"input_size": [inputs["channels"], inputs["size"], inputs["size"]], "crop_mode": "center"}
     cfg |= {key: [value / 255 for value in inputs[key]] for key in ("mean", "std")}
-    cfg |= {"interpolation": inputs["interpolation"], "crop_pct": inputs["crop_share"], **named}
-    arguments = trained.recipe.model.args | {"in_chans": inputs["channels"]}
-    for key in ("pretrained", "checkpoint_path"):
-        arguments.pop(key, None)
+    cfg |= {"interpolation": inputs["interpolation"], **named}
+    cfg["crop_pct"] = inputs["crop_share"] if inputs["photos"] else 1.0
+    arguments = trained.architecture.model.args | {"in_chans": inputs["channels"]}
     return {
         "architecture": trained.recipe.model.name.partition(".")[0],
         "num_classes": count,

@@ -53,18 +53,18 @@ def readable(
         yield number, path, prepared
 
 
-def input_of(data: bytes, inputs: Mapping[str, Any]) -> Tensor:
+def input_of(data: bytes, inputs: Mapping[str, Any], max_pixels: int) -> Tensor:
     """The input (channels, size, size) of a classifier. Raises BrokenImage."""
-    return _normalised(_pixels(data, inputs), inputs)
+    return _normalised(_pixels(data, inputs, max_pixels), inputs)
 
 
-def _pixels(data: bytes, inputs: Mapping[str, Any]) -> Tensor:
+def _pixels(data: bytes, inputs: Mapping[str, Any], max_pixels: int) -> Tensor:
     """float32 (channels, size, size), 0 to 255."""
     size = inputs["size"]
     if inputs["photos"]:
-        photo = Photo(data, interpolation=inputs["interpolation"])
+        photo = Photo(data, interpolation=inputs["interpolation"], max_pixels=max_pixels)
         return VIEWS["none"].look(photo, (), size, inputs["crop_share"]).float()
-    image = Image.fromarray(whole_image(data)).convert("L" if inputs["channels"] == 1 else "RGB")
+    image = Image.fromarray(whole_image(data, max_pixels)).convert("L" if inputs["channels"] == 1 else "RGB")
     pixels = np.asarray(image.resize((size, size), Image.Resampling.BILINEAR), np.float32)
     return torch.from_numpy(pixels.reshape(size, size, -1).copy()).permute(2, 0, 1)
 

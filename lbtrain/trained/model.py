@@ -36,11 +36,17 @@ class TrainedModel:
     step: int
     fingerprint: Mapping[str, str]
 
+    @property
+    def architecture(self) -> Recipe:
+        """The recipe without what its network started from: files that need not be there any more."""
+        args = _without_start(self.recipe.model.args)
+        return self.recipe.vary(model=dict(weights="", freeze=[], args=args))
+
     def build(self) -> nn.Module:
         """The network with these weights, for evaluation. Needs no data."""
         unit = (1.0,) * self.inputs["channels"]
         info = DatasetInfo(0, 0, len(self.class_names), len(unit), self.inputs["size"], unit, unit)
-        model = build_model(self.recipe.vary(model=dict(weights="", freeze=[])), info)
+        model = build_model(self.architecture, info)
         try:
             model.load_state_dict(self.weights)
         except RuntimeError as error:
@@ -50,6 +56,15 @@ class TrainedModel:
 
     def weights_in_words(self) -> str:
         return "the average of the weights" if self.averaged else "the weights"
+
+
+def _without_start(args: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of a network, and of the backbone in it."""
+    return {
+        key: _without_start(value) if isinstance(value, Mapping) else value
+        for key, value in args.items()
+        if key not in ("pretrained", "checkpoint_path")
+    }
 
 
 def open_trained(name: str, *, raw: bool) -> TrainedModel:

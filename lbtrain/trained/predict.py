@@ -74,7 +74,7 @@ def _classified(trained: TrainedModel, paths: Sequence[Path], top: int, broken: 
     """A row per image and rank: image, rank, class, score (softmax)."""
     device = torch.device(device_type())
     model, names = trained.build().to(device), trained.class_names
-    prepare = partial(input_of, inputs=trained.inputs)
+    prepare = partial(input_of, inputs=trained.inputs, max_pixels=trained.recipe.data.max_pixels)
     for first in range(0, len(paths), _BATCH):
         good = list(readable(paths[first : first + _BATCH], prepare, broken))
         if not good:

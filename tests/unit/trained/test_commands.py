@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,9 +13,12 @@ from PIL import Image
 
 from lbtrain import Recipe, cli
 from lbtrain.data.arrays import digits
+from lbtrain.data.decode import BrokenImage
 from lbtrain.run import run
+from lbtrain.trained.eval import images_at_once
+from lbtrain.trained.images import input_of
 from lbtrain.trained.model import open_trained
-from tests.photos import write_folder
+from tests.photos import encoded, natural, write_folder
 
 RECIPE = Recipe().vary(
     batch_size=48,
@@ -97,6 +101,34 @@ def test_an_image_that_cannot_be_read_is_named_and_the_others_are_predicted(trai
     assert captured.err.startswith("error: 1 of 2 images cannot be read: ") and "bad.jpg" in captured.err
 
 
+def test_the_bound_on_pixels_is_that_of_the_run(trained):
+    opened, data = open_trained(str(trained[0]), raw=False), encoded(natural(0, 20, 20), "PNG")
+    assert input_of(data, opened.inputs, 400).shape == (1, 8, 8)
+    with pytest.raises(BrokenImage, match=r"more than data\.max_pixels=399"):
+        input_of(data, opened.inputs, 399)
+
+
+def test_a_trained_model_needs_no_file_that_its_network_started_from(trained):
+    opened = open_trained(str(trained[0]), raw=False)
+    gone = opened.recipe.vary(model=dict(args=dict(checkpoint_path="gone.pt"), weights="gone.pt"))
+    images = torch.randn(2, 1, 8, 8)
+    torch.testing.assert_close(replace(opened, recipe=gone).build()(images), opened.build()(images))
+
+
+@pytest.mark.parametrize(
+    ("changes", "images"),
+    [
+        (dict(), 64),
+        (dict(batch_size=16), 16),
+        (dict(max_micro_batch_size=2), 2),
+        (dict(micro_batch_size=4, max_micro_batch_size=0), 4),
+        (dict(batch_size=16, max_micro_batch_size=128), 16),
+    ],
+)
+def test_eval_passes_no_more_images_at_once_than_the_training_did(changes, images):
+    assert images_at_once(Recipe().vary(batch_size=256).vary(**changes)) == images
+
+
 def test_what_was_exported_loads_in_plain_timm(trained, tmp_path):
     path, summary = trained
     assert lbtrain("export", path, "--torch") == 0
@@ -108,6 +140,7 @@ def test_what_was_exported_loads_in_plain_timm(trained, tmp_path):
     torch.testing.assert_close(torch.export.load(folder / "model.pt2").module()(images), expected)
     config = timm.data.resolve_model_data_config(model)
     assert config["input_size"] == (1, 8, 8) and config["mean"][0] == pytest.approx(77.68 / 255)
+    assert config["crop_pct"] == 1.0  # its images are scored whole
     assert model.pretrained_cfg["label_names"] == list(map(str, range(10)))
     card = (folder / "README.md").read_text()
     for words in ("top-1 error: ", "Verdict: none", "data: train.examples".removeprefix("data: "), "0, 1, 2"):
@@ -198,10 +231,17 @@ def test_another_folder_of_photos_is_a_split_too(tmp_path, capsys):
         duration="1it",
         run_dir=str(path),
         model=dict(name="resnet18"),
-        data=dict(name="imagefolder", root=str(photos), image_size=32, workers=0),
+        data=dict(
+            name="imagefolder",
+            root=str(photos),
+            image_size=32,
+            workers=0,
+            augmentation="imagenet",
+            min_crop_area=0.2,
+        ),
     )
     run(recipe, "photos", on_screen=False)
-    for split, examples in (("val", 5), ("test", 8)):
+    for split, examples in (("val", 5), ("test", 8), ("train", 8)):
         assert lbtrain("eval", path, "--split", split) == 0
         metrics = json.loads((path / f"evaluation/{split}/metrics.json").read_text())
         assert (metrics["split"], metrics["examples"]) == (split, examples)

@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from lbtrain import cli
 from lbtrain.data import open_instances, registry
@@ -53,5 +53,11 @@ def test_eval_and_predict_of_a_detector(trained, tmp_path, capsys):
     rows = list(csv.DictReader((tmp_path / "p.csv").open()))
     assert rows and all(float(row["left"]) <= float(row["right"]) <= image.shape[1] for row in rows)
     assert len(list((tmp_path / "drawn").glob("*.png"))) == 1
+
+    sideways = Image.Exif()
+    sideways[ExifTags.Base.Orientation] = 6  # to be turned to the right, as evaluations do
+    Image.fromarray(np.rot90(image)).save(tmp_path / "image.png", exif=sideways)
+    assert cli.main(["predict", *words]) == 0
+    assert list(csv.DictReader((tmp_path / "p.csv").open())) == rows
     assert cli.main(["export", str(path)]) == 0
     assert (path / "export/model.safetensors").is_file()
