@@ -216,7 +216,8 @@ def confirm(searches: Sequence[Search], launch: Launch) -> list[Search]:
 
 def order(searches: Sequence[Search]) -> list[str]:
     """At each batch size, how far the recipes are behind the best one on the seeds that confirm them; one of
-    which a run diverged is behind all others. The intervals of a batch size hold together.
+    which a run diverged is behind all others. The intervals of a batch size hold together, whichever recipe
+    comes first: that is seen on the same seeds, so that every pair is a comparison.
     """
     lines = []
     for size in dict.fromkeys(search.batch_size for search in searches):
@@ -225,6 +226,7 @@ def order(searches: Sequence[Search]) -> list[str]:
             for search in searches
             if search.batch_size == size and (point := search.confirmed)
         ]
+        scored = sum(point.mean is not None for _, point in confirmed)
         ranked = sorted(confirmed, key=lambda each: (each[1].lost > 0, _badness(each[1]), each[0]))
         for name, point in ranked:
             first, leader = ranked[0]
@@ -234,7 +236,7 @@ def order(searches: Sequence[Search]) -> list[str]:
                 continue
             else:
                 gap = _badness(point) - _badness(leader)
-                interval, remark = certainty(gap, point, leader, comparisons=len(ranked) - 1)
+                interval, remark = certainty(gap, point, leader, comparisons=math.comb(scored, 2))
                 where = "behind" if gap >= 0 else "ahead of"
                 ours, theirs = f"{name}{point.losses}", f"{first}{leader.losses}"
                 said = f"{ours} is {abs(gap):.2f}{interval} points {where} {theirs}{remark}"

@@ -128,13 +128,15 @@ def ordered(**confirmed: Confirmed) -> list[str]:
 def test_a_recipe_of_which_a_run_diverged_leads_no_ranking():
     said = ordered(a=Confirmed(1.0, None, 1.2), b=Confirmed(2.0, 2.1, 2.2), c=Confirmed(None, None))
     assert [line.partition(", ")[2] for line in said] == [
-        "a (1 of 3 diverged) is 1.00 ± 0.91 points ahead of b",
+        "a (1 of 3 diverged) is 1.00 ± 0.60 points ahead of b",
         "all runs of c diverged",
     ]
 
 
 def test_the_intervals_of_a_ranking_hold_together():
-    """Student's t with 4 degrees of freedom: 2.776 for 95 % of one comparison, 3.495 for two at once."""
+    """Student's t with 4 degrees of freedom: 2.776 for 95 % of one comparison, 3.961 for three at once: two
+    are said, but which recipe comes first was seen on the same seeds.
+    """
     others = {"b": Confirmed(2.0, 3.0, 4.0), "c": Confirmed(4.0, 5.0, 6.0)}
     one, (first, second) = (
         ordered(a=Confirmed(0.0, 1.0, 2.0), b=others["b"]),
@@ -142,8 +144,8 @@ def test_the_intervals_of_a_ranking_hold_together():
     )
     error = (2 / 3) ** 0.5
     assert f"b is 2.00 ± {2.776 * error:.2f} points behind a" in one[0]
-    assert f"b is 2.00 ± {3.495 * error:.2f} points behind a" in first
-    assert f"c is 4.00 ± {3.495 * error:.2f} points behind a" in second
+    assert f"b is 2.00 ± {3.961 * error:.2f} points behind a" in first
+    assert f"c is 4.00 ± {3.961 * error:.2f} points behind a" in second
 
 
 def test_a_shipped_recipe_is_measured_where_it_is_the_best_trial_on_other_seeds(tmp_path, trained):
