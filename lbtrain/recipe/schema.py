@@ -47,9 +47,11 @@ MAY_CHANGE_ON_RESUME = {
 }  # fmt: skip
 """Keys that do not enter the mathematics, so that a run may continue with other values."""
 
-SAME_SCORE = MAY_CHANGE_ON_RESUME - {"stop_at", "evaluate_every"}
-"""Keys in which runs may differ whose scores stand beside each other: they train the same, and are scored at
-the same places.
+SAME_SCORE = MAY_CHANGE_ON_RESUME - {
+    "stop_at", "evaluate_every", "data.validation_root", "data.train_files", "data.validation_files",
+}  # fmt: skip
+"""Keys in which runs may differ whose scores stand beside each other: they train the same, and are scored on
+the same images at the same places.
 """
 
 

@@ -46,6 +46,19 @@ def test_micro_batches_differ_by_rounding_and_a_resume_by_nothing(runs, tmp_path
     assert publish.measured(json.loads((tmp_path / "runs.json").read_text()), "equality") == {}
 
 
+def test_runs_that_are_not_evaluated_are_compared_without_a_score(runs, tmp_path, capsys):
+    copies = [shutil.copytree(path, tmp_path / path.name) for path in runs[:2]]
+    for path in copies:
+        recipe = FOUR_STEPS.vary(data=dict(name="imagefolder", root="photos", validation_root="none"))
+        (path / "recipe.yaml").write_text(recipe.to_yaml())
+        summary = json.loads((path / "summary.json").read_text())
+        del summary["top1_error"]
+        (path / "summary.json").write_text(json.dumps(summary))
+    assert main(["runs", *map(str, copies), "--out", str(tmp_path / "out")]) == 0
+    rows = json.loads((tmp_path / "out/runs.json").read_text())["rows"]
+    assert [row["top1_error"] for row in rows] == [None, None]
+
+
 @pytest.mark.parametrize("value", [1.0, float("nan")])
 @pytest.mark.parametrize("name", ["conv1.weight", "bn1.running_var"])
 def test_other_weights_do_not_agree(runs, tmp_path, capsys, name, value):

@@ -19,6 +19,7 @@ from ..kit import pages
 from ..kit.charts import save
 from ..kit.progress import bar
 from ..kit.tables import Table
+from ..study.arm import score_metric_of
 from .cache import cached
 from .compare_chart import distance_chart, line_chart, spectra_chart
 from .measures import KESKAR, Measures, check_same_network
@@ -80,6 +81,8 @@ def compare(small: Run, large: Run, out: Path, context: DistContext, options: Lo
     """
     check_same_network(small, large)
     runs = [small, large]
+    for run in runs:
+        score_metric_of(run.recipe)
     measures = [Measures(run, context, options) for run in runs]
     sharpness = [each.sharpness() for each in measures]
     spectra = [each.spectrum() for each in measures]

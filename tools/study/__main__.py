@@ -19,11 +19,10 @@ import sys
 
 from lbtrain.errors import RecipeError
 from lbtrain.recipe.files import load_recipe
-from lbtrain.tasks import primary_metric_of
 
 from ..kit import command
 from . import sweep, tune
-from .arm import Arm
+from .arm import Arm, score_metric_of
 from .jobs import Job, Launch, check_names_differ, split_words
 from .report import write_report
 
@@ -50,7 +49,7 @@ def _study(words: list[str]) -> str:
     launch = Launch.of(options)
     check_names_differ([(path.stem, path) for path in recipes])
     made = {path: load_recipe(path).with_overrides(overrides) for path in recipes}
-    scored = {path: primary_metric_of(recipe) for path, recipe in made.items()}
+    scored = {path: score_metric_of(recipe) for path, recipe in made.items()}
     if len(set(scored.values())) > 1:
         metrics = ", ".join(f"{path}: {each.label}" for path, each in scored.items())
         raise RecipeError(f"scored by {metrics}: study each kind by itself")

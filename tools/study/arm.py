@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 from scipy.special import stdtrit
 
+from lbtrain.data.splits import NO_VALIDATION
 from lbtrain.errors import RecipeError
+from lbtrain.recipe import Recipe
 from lbtrain.recipe.files import RECIPES, docstring_of
 from lbtrain.recipe.findings import Finding
 from lbtrain.runs.directory import RunDirectory
 from lbtrain.runs.rows import read_rows
-from lbtrain.tasks import PrimaryMetric
+from lbtrain.tasks import PrimaryMetric, primary_metric_of
 
 from ..scaling_report.stragglers import Waits
 
@@ -76,6 +78,16 @@ class Scored:
     def losses(self) -> str:
         """How many runs diverged, to stand behind a name or a number; empty where none did."""
         return f" ({self.lost} of {len(self.scores) + self.lost} diverged)" if self.lost else ""
+
+
+def score_metric_of(recipe: Recipe) -> PrimaryMetric:
+    """What runs of `recipe` are scored by. Raises RecipeError where they have no score."""
+    if recipe.data.validation_root == NO_VALIDATION:
+        raise RecipeError(
+            "data.validation_root=none: runs that are not evaluated have no score to compare. Name "
+            "validation images there, or set data.validation_share=0.1"
+        )
+    return primary_metric_of(recipe)
 
 
 def deviation(values: Sequence[float]) -> float:
@@ -162,9 +174,9 @@ class Arm(Scored):
                 if folder not in ended
             ],
             seconds=[summary["seconds"] for summary in summaries],
-            loss_curves=[_curve(run, "train", "loss") for run in rows],
+            loss_curves=_curves(rows, "train", "loss"),
             error_curves=error_curves_of(rows),
-            score_curves=[_curve(run, "eval", primary_metric.name) for run in rows],
+            score_curves=_curves(rows, "eval", primary_metric.name),
             waits=_waits(ended, rows),
             origins={origin_of(summary) for summary in summaries},
             evaluations=evaluations,
@@ -240,9 +252,14 @@ def _waits(folders: list[Path], runs: list[list[dict[str, Any]]]) -> list[Waits]
     return [waits for waits in named if waits]
 
 
-def _curve(rows: list[dict[str, Any]], kind: str, value: str) -> Curve:
-    picked = [row for row in rows if row["kind"] == kind]
-    return np.array([row["epoch"] for row in picked]), np.array([row[value] for row in picked])
+def _curves(runs: list[list[dict[str, Any]]], kind: str, value: str) -> list[Curve]:
+    """Of the runs that have such rows: the file may be gone, and the score is that of the summary."""
+    picked = [[row for row in rows if row["kind"] == kind] for rows in runs]
+    return [
+        (np.array([row["epoch"] for row in rows]), np.array([row[value] for row in rows]))
+        for rows in picked
+        if rows
+    ]
 
 
 def origin_of(summary: dict[str, Any]) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from lbtrain.data import dataset_info
+from lbtrain.data import dataset_index, dataset_info
 from lbtrain.errors import LaunchError, RecipeError, UserError
 from lbtrain.plan.plan import make_plan
 from lbtrain.plan.statistics import ModelStatistics, model_statistics
@@ -185,11 +185,24 @@ def check_unchanged(jobs: Iterable[Job]) -> None:
     """
     for job in jobs:
         directory = RunDirectory(Path(job.run_dir))
-        if directory.holds_run() and (changed := changed_keys(directory.recipe(), job.load(), SAME_SCORE)):
+        if not directory.holds_run():
+            continue
+        before, now = directory.recipe(), job.load()
+        changed = changed_keys(before, now, SAME_SCORE)
+        if before.data.root != now.data.root and _holds_other_images(directory, now):
+            changed.append(f"data.root was {before.data.root}, is {now.data.root}, with other images")
+        if changed:
             raise RecipeError(
                 f"{job.run_dir} holds a run of another recipe ({'; '.join(changed)}): choose another --out, "
                 "undo the change, or delete the run"
             )
+
+
+def _holds_other_images(directory: RunDirectory, recipe: Recipe) -> bool:
+    """Whether the data set of `recipe` is not the one of the run, which may have been moved."""
+    known = directory.read("fingerprint.json", {})
+    parts = dataset_index(recipe.data).parts().items()
+    return any(known.get(f"data: {name}", text) != text for name, text in parts)
 
 
 def launch_command(launcher: str, ranks: int, words: list[str]) -> list[str]:

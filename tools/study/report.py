@@ -254,7 +254,11 @@ def _name_the_ends(axes: Axes, arms: list[Arm]) -> None:
     """The mean score beside each curve's end, moved up where two would lie on each other."""
     least = 12 * axes.figure.dpi / 72  # a line of text, in pixels
     occupied = -math.inf
-    ended = [(number, arm, arm.mean) for number, arm in enumerate(arms) if arm.mean is not None]
+    ended = [
+        (number, arm, arm.mean)
+        for number, arm in enumerate(arms)
+        if arm.mean is not None and arm.score_curves
+    ]
     for number, arm, mean in sorted(ended, key=lambda each: each[2]):
         x, y = axes.transData.transform((arm.score_curves[0][0][-1] / _unit(arm, arms), mean))
         occupied = max(y, occupied + least)

@@ -31,6 +31,7 @@ from lbtrain.recipe import inactive_keys
 from lbtrain.recipe.files import load_recipe
 
 from ..kit import command
+from .arm import score_metric_of
 from .grid import GridArm, batch_sizes_of, trained
 from .jobs import Launch, check_names_differ, split_words
 from .recorded_points import published_points
@@ -54,7 +55,7 @@ def arms_of(reference: Path, others: Sequence[Path], overrides: Sequence[str] = 
     ]
     check_names_differ([(each.folder, each.path) for each in arms])
     for each in arms:
-        ours, first = each.primary_metric, arms[0].primary_metric
+        ours, first = score_metric_of(each.recipe), arms[0].primary_metric
         if ours != first:
             raise RecipeError(
                 f"{each.path}: is scored by {ours.label}, {reference} by {first.label}: sweep each by itself"

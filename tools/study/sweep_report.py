@@ -66,13 +66,15 @@ def outcomes(points: Sequence[SweepPoint], reference: int) -> list[str]:
     small = {point.arm: point for point in points if point.batch_size == reference}
     largest = {point.arm: point.batch_size for point in sorted(points, key=lambda each: each.batch_size)}
     first = next(iter(small.values()), None)
+    if first is None:
+        return [f"no run at batch {reference:,}, the base of the learning rate: nothing is compared"]
     compared = [
         (point, small.get(point.arm, first))
         for point in points
         if point.batch_size != reference
         and (point.batch_size == largest[point.arm] or point.arm not in small)
     ]
-    return [_outcome(point, base) for point, base in compared if base is not None and base.mean is not None]
+    return [_outcome(point, base) for point, base in compared if base.mean is not None]
 
 
 def _outcome(point: SweepPoint, base: SweepPoint) -> str:

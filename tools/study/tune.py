@@ -37,7 +37,7 @@ from lbtrain.recipe.findings import BestBatch
 from ..kit import command
 from ..kit.charts import Chart, batch_axis, error_axis, look, tidy
 from ..kit.tables import Table
-from .arm import Scored, interval_of, origin_of
+from .arm import Scored, interval_of, origin_of, score_metric_of
 from .grid import GridArm, Point, batch_sizes_of, in_order, points_of, trained
 from .jobs import Launch, check_names_differ, split_words
 from .report import certainty, provenance_of, write_result
@@ -449,7 +449,7 @@ def tune(options: Any, typed: str) -> str:
     ]:
         raise RecipeError(f"--over {strange[0]}: no recipe of this search has that name")
     trials = [trial for path in recipes for trial in trials_of(path, overrides, options.over, options.trials)]
-    if len({trial.arm.primary_metric for trial in trials}) > 1:
+    if len({score_metric_of(trial.arm.recipe) for trial in trials}) > 1:
         raise RecipeError("the recipes are scored by different metrics: tune each kind by itself")
     for trial in trials:
         if unknown := [size for size in sizes if not trial.arm.has_rate_at(size)]:

@@ -95,9 +95,10 @@ class Comparison:
         return self.weights_distance <= within and self.statistics_distance <= within
 
     @property
-    def score(self) -> float:
-        """The last evaluation, in percent."""
-        return float(self.run.summary[self.metric.name])
+    def score(self) -> float | None:
+        """The last evaluation, in percent; None for a run that is not evaluated."""
+        found = self.run.summary.get(self.metric.name)
+        return None if found is None else float(found)
 
     def row(self) -> dict[str, Any]:
         return {
@@ -220,7 +221,14 @@ def table_of(compared: Sequence[Comparison]) -> Table:
         cells = ["-"] * 3 if each is compared[0] else [f"{number:.1e}" for number in numbers]
         row = each.row()
         rows.append(
-            [each.name, row["engine"], f"{row['ranks']}", f"{row['steps']:,}", f"{each.score:.2f}", *cells]
+            [
+                each.name,
+                row["engine"],
+                f"{row['ranks']}",
+                f"{row['steps']:,}",
+                "-" if each.score is None else f"{each.score:.2f}",
+                *cells,
+            ]
         )
     return Table(head, rows, align="llrrrrrr")
 

@@ -13,10 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lbtrain.data import dataset_index
 from lbtrain.errors import RecipeError
 from lbtrain.recipe.files import contract_field, load_recipe
 from lbtrain.recipe.findings import Difference
 from lbtrain.tasks import PrimaryMetric
+from tests.photos import write_folder
 from tests.run_rows import write_rows
 from tests.unit.study.summary import ORIGIN
 from tools.kit.charts import save
@@ -300,10 +302,48 @@ def test_a_finished_run_whose_recipe_has_changed_is_rejected(tmp_path):
     (tmp_path / "recipe.yaml").write_text(recipe.vary(schedule=dict(base_lr=0.06)).to_yaml())
     with pytest.raises(RecipeError, match=r"another recipe \(schedule.base_lr was 0.06, is 0.05\)"):
         check_unchanged([job])
-    for changes in (dict(stop_at=["top1_accuracy>=80"]), dict(evaluate_every="4ep")):  # scored elsewhere
+    elsewhere = dict(data=dict(validation_root="other"))
+    for changes in (dict(stop_at=["top1_accuracy>=80"]), dict(evaluate_every="4ep"), elsewhere):
         (tmp_path / "recipe.yaml").write_text(recipe.vary(**changes).to_yaml())
-        with pytest.raises(RecipeError, match=rf"another recipe \({next(iter(changes))} was"):
+        with pytest.raises(RecipeError, match=rf"another recipe \({next(iter(changes))}.* was"):
             check_unchanged([job])
+
+
+def test_a_run_on_other_images_is_rejected_and_one_on_images_that_were_moved_is_not(tmp_path):
+    cats, dogs, moved = (tmp_path / name for name in ("cats", "dogs", "moved"))
+    write_folder(cats)
+    shutil.copytree(cats, moved)
+    shutil.copytree(cats, dogs)
+    (dogs / "train/ant/0.JPEG").rename(dogs / "train/ant/dog.JPEG")
+    photos = ("data.name=imagefolder", "data.image_size=32", "model.name=resnet18")
+
+    def job(root):
+        return Job(str(RECIPES / "digits/digits.py"), (*photos, f"data.root={root}"), str(tmp_path / "run"))
+
+    recipe, index = job(cats).load(), dataset_index(job(cats).load().data).parts()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/recipe.yaml").write_text(recipe.to_yaml())
+    known = {f"data: {name}": text for name, text in index.items()}
+    (tmp_path / "run/fingerprint.json").write_text(json.dumps(known))
+    check_unchanged([job(cats), job(moved)])
+    with pytest.raises(RecipeError, match=r"data\.root was .*cats, is .*dogs, with other images"):
+        check_unchanged([job(dogs)])
+
+
+def test_runs_that_have_no_score_are_not_trained_for_one(capsys):
+    words = ["data.name=imagefolder", "data.root=photos", "data.validation_root=none"]
+    for command in ([], ["sweep", "--batch-sizes", "8"]):
+        assert study.main([*command, str(RECIPES / "digits/digits.py"), *words]) == 2
+        assert "data.validation_root=none: runs that are not evaluated have no" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["", '{"kind": "eval", "epoch": 1.0, "top1_error": 1.0}\n'])
+def test_a_report_needs_no_curves_of_runs_that_have_a_score(tmp_path, text):
+    arms = [arm(tmp_path, "whole", [1.0, 2.0]), arm(tmp_path, "lost", [1.0])]
+    (tmp_path / "lost/seed0/metrics.jsonl").write_text(text)
+    arms[1] = Arm.read(tmp_path / "lost.py", tmp_path, [0], PrimaryMetric(**ERROR))
+    assert arms[1].scores == [1.0] and not arms[1].loss_curves
+    save(charts_of(arms), tmp_path / "x.png")
 
 
 def test_recipes_that_are_scored_by_different_metrics_are_rejected(capsys):

@@ -183,6 +183,7 @@ def test_the_report_counts_what_diverged(tmp_path):
     ]
     lost = Point("a", 8192, (finished(tmp_path / "lost", None),), ERROR)
     assert outcomes([*made, lost], 32)[-1] == "a: all runs diverged at 8,192"
+    assert outcomes(made, 16) == ["no run at batch 16, the base of the learning rate: nothing is compared"]
     write_report(made, tmp_path, title="A title", command="a command", reference=32)
     data = json.loads((tmp_path / "sweep.json").read_text())
     assert [row["diverged"] for row in data["rows"]] == [0, 0, 0, 2] and "commit abc" in data["provenance"]
