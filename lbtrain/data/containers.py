@@ -119,6 +119,15 @@ def num_classes(container: Container) -> int:
     )
 
 
+def renumbered(labels: NDArray[np.int64], table: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Of each label its number in `table`; -1 for one that the table does not have, which is named when it is
+    read.
+    """
+    known = (labels >= 0) & (labels < len(table))
+    numbers: NDArray[np.int64] = np.append(table, -1)[np.where(known, labels, len(table))]
+    return numbers
+
+
 def index_of(container: Container) -> SplitIndex:
     """What is said of a container before a run."""
     parts = digests(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lbtrain.data.containers import Container, Part, Rows
+from lbtrain.data.containers import Container, Part, Rows, renumbered
 from lbtrain.data.folder import Files
 from lbtrain.data.index import Note, Notes, natural_key, printable
 from lbtrain.data.parquet import ParquetRows
@@ -267,7 +267,8 @@ def _with_classes_of(container: Container, train: Container, root: Path) -> Cont
         )
     if ours is None or theirs is None or list(ours) == list(theirs):
         return container
-    with_images = {ours[label] for label in np.unique(container.labels)}
+    labels = np.unique(container.labels)
+    with_images = {ours[label] for label in labels if 0 <= label < len(ours)}
     if strangers := sorted(with_images - set(theirs)):
         raise RecipeError(
             f"data.root={root}: classes {_some(strangers)} are in val but have no images in train"
@@ -275,7 +276,7 @@ def _with_classes_of(container: Container, train: Container, root: Path) -> Cont
     label_of = {name: label for label, name in enumerate(theirs)}
     table = np.array([label_of.get(name, -1) for name in ours], np.int64)
     everything = np.arange(len(container))
-    return Part(container, everything, labels=table[container.labels], classes=theirs)
+    return Part(container, everything, labels=renumbered(container.labels, table), classes=theirs)
 
 
 def _some(names: Sequence[str]) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lbtrain.data.containers import renumbered
 from lbtrain.data.index import Note, Notes, class_order, composed
 from lbtrain.data.progress import Progress
 from lbtrain.errors import DataError, RecipeError
@@ -288,8 +289,7 @@ class _Labels:
             "files with the class names in another order, numbered by name", os.path.basename(path)
         )
         table = np.array([ours.index(name) for name in names], np.int64)
-        known = (values >= 0) & (values < len(names))  # another one is named when it is read
-        return np.where(known, table[np.where(known, values, 0)], values)
+        return renumbered(values, table)
 
     def numbered(self) -> tuple[NDArray[np.int64], Sequence[str] | None, tuple[Note, ...]]:
         values = np.concatenate(self._parts)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lbtrain.data.containers import Container, Part
+from lbtrain.data.containers import Container, Part, renumbered
 from lbtrain.data.index import Note, Notes, composed, each_name_once
 from lbtrain.errors import RecipeError
 
@@ -108,14 +108,15 @@ def with_classes(whole: Container, numbers: dict[str, int], path: Path) -> Conta
             notes.add(f"left out, classes that are not in {path.name}", name)
         elif list(numbers.values()).count(numbers[name]) > 1:
             notes.add(f"classes merged by {path.name}", name)
-    table = np.array([numbers.get(name, -1) for name in whole.classes], np.int64)
-    labels: NDArray[np.int64] = table[whole.labels]
-    kept = np.flatnonzero(labels >= 0)
+    left_out = [label for label, name in enumerate(whole.classes) if name not in numbers]
+    kept = np.flatnonzero(~np.isin(whole.labels, left_out))
     if not len(kept):
         raise RecipeError(
             f"data.classes={path}: none of its classes has images; there are {', '.join(whole.classes[:3])}"
         )
-    return Part(whole, kept, labels=labels[kept], classes=_names(numbers), notes=notes.collected())
+    table = np.array([numbers.get(name, -1) for name in whole.classes], np.int64)
+    labels = renumbered(whole.labels[kept], table)
+    return Part(whole, kept, labels=labels, classes=_names(numbers), notes=notes.collected())
 
 
 def _names(numbers: dict[str, int]) -> list[str]:

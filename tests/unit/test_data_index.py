@@ -584,6 +584,29 @@ def test_labels_that_number_no_classes_are_named(tmp_path):
     assert str(found.validation) == "1 images, none with a class"
 
 
+@pytest.mark.parametrize("listed", ["", "dog ant bee cat", "bee dog"])
+@pytest.mark.parametrize("unknown", [-1, 3, 5])
+def test_a_label_that_is_no_class_becomes_none_of_another_numbering(tmp_path, listed, unknown):
+    """Test splits without labels have -1. The classes are renumbered by a list of the user's, by those of the
+    training split, and by those of the first file.
+    """
+    rows(tmp_path / "train.parquet", [0, 1, 2], names=["ant", "bee", "dog"])
+    for number, names in enumerate((["bee", "ant", "dog"], ["dog", "ant", "bee"])):
+        rows(tmp_path / f"validation-{number}.parquet", [0, unknown], names=names)
+    (tmp_path / "classes.txt").write_text(listed.replace(" ", "\n"))
+    there = config(tmp_path, classes=str(tmp_path / "classes.txt") if listed else "")
+    source = open_source(there, train=False, seed=0)
+    found = {source.container.name(row)[len(f"{tmp_path}/") :]: row for row in range(len(source))}
+    labels = {name[:12]: [] for name in found}
+    for name, row in found.items():
+        label = source.container.labels[row]
+        labels[name[:12]].append(source.container.classes[label] if label >= 0 else "none")
+    assert labels == {"validation-0": ["bee", "none"], "validation-1": ["dog", "none"]}
+    assert str(dataset_index(there).validation.notes[-1]).startswith("2 with a label that is none of the")
+    with pytest.raises(DataError, match=r"row 1 .*: label -1, but there are"):
+        source.decode(1)
+
+
 def test_names_on_one_side_and_numbers_on_the_other_are_rejected(tmp_path):
     rows(tmp_path / "train.parquet", ["ant", "bee"])
     rows(tmp_path / "validation.parquet", [0, 1])
