@@ -60,6 +60,17 @@ def naming_the_extra() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def naming_what_is_closed(setting: str) -> Iterator[None]:
+    """Turns the refusal of a file or folder that `setting` leads to into RecipeError: pathlib's questions
+    (is_dir, exists) raise it as well.
+    """
+    try:
+        yield
+    except PermissionError as error:
+        raise RecipeError(f"{setting}: {error.filename} cannot be read ({error.strerror})") from error
+
+
+@contextlib.contextmanager
 def while_output_is_read() -> Iterator[None]:
     """Ends with the shell's code of SIGPIPE where standard output is read no further, as by `| head`."""
     try:

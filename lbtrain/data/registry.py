@@ -1,7 +1,9 @@
 """The data sets that recipes name: their facts, and where and in which layouts their files may lie."""
 
+import contextlib
 import dataclasses
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +21,7 @@ from lbtrain.data.pixels import IMAGENET_MEAN, IMAGENET_STD, PixelRules, levels,
 from lbtrain.data.sources import ArraySource, Source, SyntheticSource
 from lbtrain.data.splits import NO_VALIDATION
 from lbtrain.data.views import VIEWS, view_of
-from lbtrain.errors import RecipeError, UserError
+from lbtrain.errors import RecipeError, UserError, naming_what_is_closed
 from lbtrain.recipe import DataConfig
 from lbtrain.recipe.sections.fields import COCO_FORMAT
 
@@ -70,7 +72,8 @@ def dataset_info(config: DataConfig) -> DatasetInfo:
     """
     _check_keys(config)
     if config.name == "imagefolder":
-        train, validation = open_splits(config, _root(config))
+        with _root(config) as root:
+            train, validation = open_splits(config, root)
         known = DatasetInfo(
             len(train), len(validation or ()), num_classes(train), 3, 224, IMAGENET_MEAN, IMAGENET_STD
         )
@@ -188,8 +191,9 @@ def _checked_arrays(config: DataConfig, train: bool) -> Arrays:
     """Raises RecipeError unless they are as many images of as many classes as the data set has, which the
     plan counts on.
     """
-    root, known = _root(config), _FACTS[config.name]
-    images, labels = read_arrays(config.name, root, train=train, max_pixels=config.max_pixels)
+    known = _FACTS[config.name]
+    with _root(config) as root:
+        images, labels = read_arrays(config.name, root, train=train, max_pixels=config.max_pixels)
     half, expected = ("training", known.train_examples) if train else ("evaluation", known.eval_examples)
     if not len(images) == len(labels) == expected:
         raise RecipeError(
@@ -209,7 +213,8 @@ def _checked_arrays(config: DataConfig, train: bool) -> Arrays:
 def _photos(config: DataConfig, known: DatasetInfo, train: bool, seed: int, model: str) -> Source:
     if config.augmentation not in VIEWS:
         raise RecipeError(f"data.augmentation={config.augmentation}: {config.name} takes {', '.join(VIEWS)}")
-    training, validation = open_splits(config, _root(config))
+    with _root(config) as root:
+        training, validation = open_splits(config, root)
     container: Container = training if train else validation or Part(training, np.zeros(0, np.int64))
     expected = known.train_examples if train else known.eval_examples
     if len(container) != expected or num_classes(container) > known.num_classes:
@@ -273,15 +278,21 @@ def open_instances(config: DataConfig, *, train: bool) -> InstanceSource:
 def _coco(config: DataConfig) -> "tuple[CocoSource, CocoSource]":
     from lbtrain.data.coco_splits import open_coco
 
-    return open_coco(config, _root(config))
+    with _root(config) as root:
+        return open_coco(config, root)
 
 
-def _root(config: DataConfig) -> Path:
+@contextlib.contextmanager
+def _root(config: DataConfig) -> Iterator[Path]:
+    """The folder of the data set, to look into. Raises RecipeError where it is not there, and for what is
+    closed to this user.
+    """
     root = Path(config.root or os.environ.get("LBTRAIN_DATA", "")).expanduser()
     if str(root) == "." and not config.root:
         raise RecipeError(
             f"data.name={config.name} needs data.root=FOLDER (or the environment variable LBTRAIN_DATA)"
         )
-    if not root.is_dir():
-        raise RecipeError(f"data.root={root}: no such folder")
-    return root
+    with naming_what_is_closed(f"data.root={root}"):
+        if not root.is_dir():
+            raise RecipeError(f"data.root={root}: no such folder")
+        yield root

@@ -1,5 +1,6 @@
 """Images of one's own as the inputs of a trained model, prepared as its evaluation prepares them."""
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,29 +14,38 @@ from lbtrain.data.decode import BrokenImage, Photo, unreadable, whole_image
 from lbtrain.data.formats import is_image
 from lbtrain.data.index import natural_key
 from lbtrain.data.views import VIEWS
-from lbtrain.errors import RecipeError
+from lbtrain.errors import RecipeError, naming_what_is_closed
 
 T = TypeVar("T")
 
 
 def image_files(names: Iterable[str]) -> list[Path]:
     """The files among `names`, and all images in the folders among them, in natural order. Raises RecipeError
-    for a name that is not there, and for a folder without images.
+    for a name that is not there, and for a folder without images or that is closed to this user.
     """
     found: list[Path] = []
     for name in names:
         path = Path(name).expanduser()
-        if not path.exists():
-            raise RecipeError(f"{path} does not exist. Give images, or folders of images.")
-        inside = sorted(filter(_is_shown, path.rglob("*")), key=lambda file: natural_key(str(file)))
-        if path.is_dir() and not inside:
-            raise RecipeError(f"{path} has no images in it.")
-        found += inside if path.is_dir() else [path]
+        with naming_what_is_closed(str(path)):
+            if not path.exists():
+                raise RecipeError(f"{path} does not exist. Give images, or folders of images.")
+            inside = sorted(_images_in(path), key=lambda file: natural_key(str(file)))
+            if path.is_dir() and not inside:
+                raise RecipeError(f"{path} has no images in it.")
+            found += inside if path.is_dir() else [path]
     return found
 
 
-def _is_shown(path: Path) -> bool:
-    return is_image(path.name) and path.is_file() and not path.name.startswith(".")
+def _images_in(folder: Path) -> Iterator[Path]:
+    """At any depth. Raises PermissionError, where rglob would leave out what is closed."""
+
+    def refuse(error: OSError) -> None:
+        if isinstance(error, PermissionError):
+            raise error
+
+    for place, _, names in os.walk(folder, onerror=refuse):
+        paths = (Path(place) / name for name in names if is_image(name) and not name.startswith("."))
+        yield from filter(Path.is_file, paths)
 
 
 def readable(

@@ -13,7 +13,7 @@ import pytest
 
 from lbtrain.data import dataset_index, dataset_info, open_source
 from lbtrain.data.layouts import _open_splits
-from lbtrain.errors import RecipeError
+from lbtrain.errors import RecipeError, UserError
 from lbtrain.recipe import DataConfig, Recipe
 from lbtrain.run import run
 from tests.photos import encoded, natural, write_folder
@@ -218,6 +218,19 @@ def test_the_command_names_what_is_wrong(tmp_path, capsys):
         ([str(tmp_path), "data.formt=tar"], "did you mean data.format"),
     ):
         assert main(words) == 2 and said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["imagefolder", "cifar10", "coco"])
+@pytest.mark.parametrize("closed", ["", "data", "data/train"])
+def test_a_folder_that_is_closed_to_this_user_is_said(tmp_path, close, capsys, name, closed):
+    """The one above the data set, the data set, or a split of it."""
+    classes(tmp_path / "data/train", ant=2)
+    close(tmp_path / closed)
+    with pytest.raises(UserError, match=r"/data\S*:? cannot be read \(Permission denied\)$"):
+        dataset_index(config(tmp_path / "data", name=name, image_size=0))
+    assert main([str(tmp_path / "data"), f"data.name={name}"]) in (2, 6)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("cannot be read (Permission denied)")
 
 
 def test_a_plan_prints_the_index_where_the_data_are_at_hand(tmp_path):

@@ -20,7 +20,7 @@ from typing import Any
 from lbtrain.data import PhotoSource, dataset_index, open_instances, open_source
 from lbtrain.data.coco_layouts import has_coco
 from lbtrain.data.instances import InstanceSource
-from lbtrain.errors import DataError
+from lbtrain.errors import DataError, naming_what_is_closed
 from lbtrain.recipe import DataConfig, Recipe
 from lbtrain.recipe.sections.fields import COCO_FORMAT
 
@@ -34,7 +34,8 @@ _AHEAD = 256
 def data_config(folder: str, words: Sequence[str]) -> DataConfig:
     """Photos, or COCO's format where its annotations are there. Raises RecipeError."""
     named = any(word.startswith("data.train_files=") for word in words)
-    coco = named or has_coco(Path(folder).expanduser())
+    with naming_what_is_closed(f"data.root={folder}"):
+        coco = named or has_coco(Path(folder).expanduser())
     recipe = Recipe().vary(data=dict(name="coco" if coco else "imagefolder", root=folder))
     return recipe.with_overrides(words).data
 

@@ -129,6 +129,19 @@ def test_eval_passes_no_more_images_at_once_than_the_training_did(changes, image
     assert images_at_once(Recipe().vary(batch_size=256).vary(**changes)) == images
 
 
+@pytest.mark.parametrize("closed", ["", "photos", "photos/more"])
+def test_images_that_are_closed_to_this_user_are_said(trained, tmp_path, close, capsys, closed):
+    """None is left out without a word."""
+    (tmp_path / "photos/more").mkdir(parents=True)
+    Image.new("L", (8, 8)).save(tmp_path / "photos/good.png")
+    close(tmp_path / closed)
+    assert lbtrain("predict", trained[0], tmp_path / "photos") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {tmp_path}/photos: ") and line.endswith(
+        "cannot be read (Permission denied)"
+    )
+
+
 def test_what_was_exported_loads_in_plain_timm(trained, tmp_path):
     path, summary = trained
     assert lbtrain("export", path, "--torch") == 0
