@@ -34,19 +34,22 @@ class CocoFiles(NamedTuple):
     notes: tuple[Note, ...] = ()
 
 
-def coco_files(root: Path, split: str, named: Sequence[str] = (), *, whole: bool = False) -> CocoFiles:
+def coco_files(
+    root: Path, split: str, named: Sequence[str] = (), *, whole: bool = False, word: str = ""
+) -> CocoFiles:
     """The files of `split`, which is train or validation: those `named`, relative to `root`, or the only ones
-    there in a known layout; `whole`: also in one without splits. Raises RecipeError.
+    there in a known layout; `whole`: also in one without splits; `word`: of that name alone. Raises
+    RecipeError.
     """
     if named:
         return _named(root, split, named)
-    words = _SPLITS[split] + (_NOT_SPLIT if whole else ())
+    words = (word,) if word else _SPLITS[split] + (_NOT_SPLIT if whole else ())
     places = {word: found for word in words if (found := list(_annotations(root, word)))}
     if not places:
-        remedy = f" {VALIDATION_REMEDIES}" if split == "validation" else ""
+        remedy = f" {VALIDATION_REMEDIES}" if split == "validation" and not word else ""
         raise RecipeError(
-            f"data.root={root}: needs the {split} annotations in COCO's format. Known layouts:\n{LAYOUTS}"
-            f"Name others with data.{split}_files=FILE.json,FOLDER.{remedy} The folder holds "
+            f"data.root={root}: needs the {word or split} annotations in COCO's format. Known layouts:\n"
+            f"{LAYOUTS}Name others with data.{split}_files=FILE.json,FOLDER.{remedy} The folder holds "
             f"{_content(root)}."
         )
     (word, found), *others = places.items()
@@ -81,7 +84,7 @@ def _named(root: Path, split: str, named: Sequence[str]) -> CocoFiles:
 
 def _annotations(root: Path, word: str) -> Iterator[Path]:
     """The JSON files that are of the split called `word`."""
-    name = re.compile(rf"(instances_)?{word}(\d{{4}})?\.json")
+    name = re.compile(rf"(instances_)?{re.escape(word)}(\d{{4}})?\.json")
     for folder in (root / "annotations", root):
         if folder.is_dir():
             yield from (path for path in sorted(folder.iterdir()) if name.fullmatch(path.name))

@@ -24,7 +24,7 @@ def open_coco(config: DataConfig, root: Path) -> tuple[CocoSource, CocoSource]:
             f"data.validation_root={elsewhere}, but data.validation_files={','.join(named)}: use one of "
             "the two"
         )
-    train = coco_files(root, "train", config.train_files, whole=bool(share or elsewhere))
+    train = coco_files(root, "train", config.train_files, whole=bool(share or elsewhere or named))
     validation = None
     if not share and elsewhere != NO_VALIDATION:
         place = Path(elsewhere).expanduser() if elsewhere else root

@@ -24,12 +24,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from lbtrain.data.coco_layouts import coco_files
+from lbtrain.data.registry import PHOTOS
 from lbtrain.engines.ddp import autocast_of
-from lbtrain.errors import RecipeError
+from lbtrain.errors import RecipeError, naming_what_is_closed
 from lbtrain.faults.watchdog import Watchdog
 from lbtrain.launch.environment import own_arguments
 from lbtrain.launch.world import World, check_world, detect_world, ending_exchanges, start_process_group
 from lbtrain.recipe import Recipe
+from lbtrain.recipe.sections.fields import COCO_FORMAT
 from lbtrain.runs.directory import RunDirectory
 from lbtrain.runs.files import as_csv, as_png, saving, write_whole
 from lbtrain.runs.fingerprint import check_same_on_all_ranks
@@ -79,15 +82,31 @@ def _on_split(recipe: Recipe, split: str) -> Recipe:
     """
     if split in _SPLITS:
         return recipe
+    name, coco = recipe.data.name, recipe.data.name in COCO_FORMAT
+    if name not in PHOTOS and not coco:
+        raise RecipeError(f"--split {split}: the splits of data.name={name} are {', '.join(_SPLITS)}.")
     root = recipe.data.root or os.environ.get("LBTRAIN_DATA", "")
-    folders = [folder for folder in Path(root).expanduser().glob("*") if folder.is_dir()] if root else []
-    for folder in folders:
-        if folder.name == split:
-            return recipe.vary(data=dict(validation_root=str(folder), validation_share=0.0))
+    with naming_what_is_closed(f"data.root={root}"):
+        folders = [folder for folder in Path(root).expanduser().glob("*") if folder.is_dir()] if root else []
+        for folder in folders:
+            if folder.name == split:
+                found = _of_coco(folder) if coco else {"validation_root": str(folder)}
+                return recipe.vary(data=found | {"validation_share": 0.0})
+    scores = "data.validation_files=FILE.json,FOLDER" if coco else "data.validation_root=FOLDER"
     raise RecipeError(
         f"--split {split}: the splits are {', '.join(_SPLITS)}, and the folders of data.root={root}. "
-        "data.validation_root=FOLDER scores any other folder."
+        f"{scores} scores any other folder."
     )
+
+
+def _of_coco(folder: Path) -> dict[str, Any]:
+    """The split that a folder of the data set is called after, whatever the run was validated on."""
+    try:
+        files = coco_files(folder.parent, "validation", word=folder.name)
+    except RecipeError as error:
+        raise RecipeError(f"--split {folder.name}: {error}") from error
+    named = [str(path.relative_to(folder.parent)) for path in (files.annotations, files.photos)]
+    return {"validation_files": named, "validation_root": ""}
 
 
 def evaluate(trained: TrainedModel, *, train: bool) -> tuple[World, Report]:

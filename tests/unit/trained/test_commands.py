@@ -210,7 +210,7 @@ def test_nothing_is_written_through_a_link_in_the_run_directory(trained, tmp_pat
         (["eval", "nowhere"], "nowhere does not exist. Give a run directory"),
         (["eval", "RUN", "data.name=fashion_mnist"], "needs data.root=FOLDER"),
         (["eval", "RUN", "batchsize=3"], "did you mean batch_size?"),
-        (["eval", "RUN", "--split", "test"], "--split test: the splits are val, train, and the folders of"),
+        (["eval", "RUN", "--split", "test"], "--split test: the splits of data.name=digits are val, train."),
         (["predict", "RUN", "nowhere.jpg"], "nowhere.jpg does not exist"),
         (["predict", "RUN", "EMPTY"], "has no images in it"),
         (["predict", "RUN", "EMPTY", "--out", "x.txt"], "must end in .csv or .json|has no images"),

@@ -3,14 +3,19 @@
 import csv
 import dataclasses
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
-from lbtrain import cli
+from lbtrain import Recipe, cli
 from lbtrain.data import open_instances, registry
+from lbtrain.errors import RecipeError
+from lbtrain.trained.eval import _on_split
 from tests.tiny_detection import KINDS, run_tiny, tiny
+from tests.unit.detection.test_data import shapes_as_coco
 
 IMAGES = 4
 
@@ -61,3 +66,54 @@ def test_eval_and_predict_of_a_detector(trained, tmp_path, capsys):
     assert list(csv.DictReader((tmp_path / "p.csv").open())) == rows
     assert cli.main(["export", str(path)]) == 0
     assert (path / "export/model.safetensors").is_file()
+
+
+ANNOTATIONS = "annotations/instances_{}2017.json"
+LAYOUTS = {
+    "COCO": ("train", "test2017", ANNOTATIONS, "{}2017"),
+    "Roboflow": ("train", "test", "{}/_annotations.coco.json", "{}"),
+    "FiftyOne": ("train", "test", "{}/labels.json", "{}/data"),
+    "not split": (".", "test", "{}/_annotations.coco.json", "{}"),
+}
+
+
+def with_a_test_folder(root: Path, layout: str) -> Path:
+    """Photos 1 to 8 to train on and 101 to 108 in the folder for tests."""
+    (root / "shapes").mkdir()
+    shapes = shapes_as_coco(root / "shapes")
+    for source, word in (("train", LAYOUTS[layout][0]), ("val", "test")):
+        annotations, photos = (root / "data" / place.format(word) for place in LAYOUTS[layout][2:])
+        shutil.copytree(shapes / f"{source}2017", photos, dirs_exist_ok=True)
+        annotations.parent.mkdir(exist_ok=True)
+        shutil.copy(shapes / ANNOTATIONS.format(source), annotations)
+    return root / "data"
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    "validated",
+    [
+        dict(validation_share=0.25),
+        dict(validation_root="none"),
+        dict(validation_files=["labels.json", "photos"]),
+    ],
+)
+def test_a_folder_of_annotated_photos_is_a_split_whatever_the_run_was_validated_on(
+    tmp_path, layout, validated
+):
+    root = with_a_test_folder(tmp_path, layout)
+    recipe = Recipe().vary(data=dict(name="coco", root=str(root), **validated))
+    source = open_instances(_on_split(recipe, LAYOUTS[layout][1]).data, train=False)
+    assert [source.image_id(number) for number in range(len(source))] == list(range(101, 109))
+
+
+def test_a_folder_without_annotations_is_said_with_what_scores_it(tmp_path):
+    root = with_a_test_folder(tmp_path, "Roboflow")
+    (root / "test/_annotations.coco.json").rename(root / "test/labelled.json")
+    recipe = Recipe().vary(data=dict(name="coco", root=str(root)))
+    with pytest.raises(RecipeError, match=r"(?s)--split test: .*needs the test annotations in") as caught:
+        _on_split(recipe, "test")
+    assert "data.validation_files=FILE.json,FOLDER" in str(caught.value)
+    assert "validation_share" not in str(caught.value).partition("Name others")[2]
+    with pytest.raises(RecipeError, match=r"--split tst: .*data.validation_files=FILE.json,FOLDER scores"):
+        _on_split(recipe, "tst")
