@@ -25,6 +25,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from lbtrain.data.coco_layouts import coco_files
+from lbtrain.data.index import printable
 from lbtrain.data.registry import PHOTOS
 from lbtrain.engines.ddp import autocast_of
 from lbtrain.errors import RecipeError, naming_what_is_closed
@@ -161,15 +162,16 @@ def _write(folder: Path, report: Report, trained: TrainedModel, split: str) -> N
 
 
 def _show(report: Report, trained: TrainedModel, split: str, folder: Path) -> None:
-    print(f"{trained.path}, {trained.weights_in_words()} of step {trained.step}, split {split}")
+    print(printable(f"{trained.path}, {trained.weights_in_words()} of step {trained.step}, split {split}"))
     for name, value in report.metrics.items():
         print(f"  {name:<20} {value:,.4g}" if name != "examples" else f"  {name:<20} {value:,}")
     rows = report.tables.get("classes", [])
     if rows:
         Console(width=100).print(_table(rows[:_SHOWN]))
     if len(rows) > _SHOWN:
-        print(f"  and {len(rows) - _SHOWN} more classes in {folder / 'classes.csv'}")
-    print(f"\nWritten to {folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}")
+        print(f"  and {len(rows) - _SHOWN} more classes in {printable(str(folder / 'classes.csv'))}")
+    files = ", ".join(sorted(path.name for path in folder.iterdir()))
+    print("\n" + printable(f"Written to {folder}: {files}"))
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> Table:
@@ -186,4 +188,6 @@ def _table(rows: Sequence[dict[str, Any]]) -> Table:
 def _cell(value: Any) -> str:
     if value is None:
         return "-"
-    return escape(value) if isinstance(value, str) else f"{value:,.{2 * isinstance(value, float)}f}"
+    return (
+        escape(printable(value)) if isinstance(value, str) else f"{value:,.{2 * isinstance(value, float)}f}"
+    )

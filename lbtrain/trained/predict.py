@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from lbtrain.data.index import printable
 from lbtrain.errors import DataError, RecipeError, naming_the_extra
 from lbtrain.launch.world import device_type
 from lbtrain.runs.files import as_csv, write_whole
@@ -91,8 +92,12 @@ def _write(rows: Sequence[Row], out: str | None) -> None:
     if out and out.endswith(".json"):
         write_whole(Path(out), json.dumps(rows, indent=1) + "\n")
         return
-    text = as_csv(rows, () if rows else ["image"])
+    columns = () if rows else ["image"]
     if out:
-        write_whole(Path(out), text)
+        write_whole(Path(out), as_csv(rows, columns))
     else:
-        sys.stdout.write(text)
+        sys.stdout.write(as_csv([_on_screen(row) for row in rows], columns))
+
+
+def _on_screen(row: Row) -> Row:
+    return {key: printable(value) if isinstance(value, str) else value for key, value in row.items()}

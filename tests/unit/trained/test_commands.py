@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 from dataclasses import replace
 
@@ -142,6 +143,15 @@ def test_images_that_are_closed_to_this_user_are_said(trained, tmp_path, close, 
     )
 
 
+def test_a_file_name_keeps_its_bytes_and_is_escaped_on_the_screen(trained, tmp_path, capsys):
+    Image.new("L", (8, 8)).save(tmp_path / "good.png")
+    (tmp_path / "good.png").rename(tmp_path / os.fsdecode(b"caf\xe9.png"))
+    assert lbtrain("predict", trained[0], tmp_path, "--out", tmp_path / "p.csv") == 0
+    assert os.fsencode(tmp_path) + b"/caf\xe9.png,1," in (tmp_path / "p.csv").read_bytes()
+    assert lbtrain("predict", trained[0], tmp_path) == 0
+    assert rf"{tmp_path}/caf\xe9.png,1," in capsys.readouterr().out
+
+
 def test_what_was_exported_loads_in_plain_timm(trained, tmp_path):
     path, summary = trained
     assert lbtrain("export", path, "--torch") == 0
@@ -235,7 +245,9 @@ def test_each_mistake_is_one_line_and_code_2(trained, tmp_path, capsys, words, s
 
 
 def test_another_folder_of_photos_is_a_split_too(tmp_path, capsys):
-    photos = write_folder(tmp_path / "photos")
+    photos, odd = write_folder(tmp_path / "photos"), os.fsdecode(b"caf\xe9")
+    for part in ("train", "val"):
+        (photos / part / "bee").rename(photos / part / odd)  # a name that is no UTF-8
     shutil.copytree(photos / "train", photos / "test")
     path = tmp_path / "run"
     recipe = Recipe().vary(
@@ -258,6 +270,9 @@ def test_another_folder_of_photos_is_a_split_too(tmp_path, capsys):
         assert lbtrain("eval", path, "--split", split) == 0
         metrics = json.loads((path / f"evaluation/{split}/metrics.json").read_text())
         assert (metrics["split"], metrics["examples"]) == (split, examples)
+        assert b"\ncaf\xe9," in (path / f"evaluation/{split}/classes.csv").read_bytes()
+    assert r"caf\xe9 " in capsys.readouterr().out
+    assert lbtrain("export", path) == 0 and b"caf\xe9" in (path / "export/README.md").read_bytes()
     capsys.readouterr()
     for wrong in ("tst", "../photos/test", "..", ""):
         assert lbtrain("eval", path, "--split", wrong) == 2
