@@ -35,10 +35,10 @@ from lbtrain.launch.world import World, check_world, detect_world, ending_exchan
 from lbtrain.recipe import Recipe
 from lbtrain.recipe.sections.fields import COCO_FORMAT
 from lbtrain.runs.directory import RunDirectory
-from lbtrain.runs.files import as_csv, as_png, saving, write_whole
+from lbtrain.runs.files import as_csv, as_png, write_whole
 from lbtrain.runs.fingerprint import check_same_on_all_ranks
 from lbtrain.tasks import Report, create_task
-from lbtrain.trained.command import parser_of
+from lbtrain.trained.command import naming_out, parser_of, prepare_folder
 from lbtrain.trained.model import TrainedModel, open_trained
 
 _SPLITS = ("val", "train")
@@ -60,10 +60,13 @@ def main(words: Sequence[str]) -> int:
     folder = Path(options.out) if options.out else trained.run_dir / "evaluation" / options.split
     watchdog = Watchdog(fault_timeout=trained.recipe.fault_timeout, run_dir=str(trained.run_dir))
     with watchdog, ending_exchanges():
+        if detect_world().rank == 0:
+            prepare_folder(folder)
         world, report = evaluate(trained, train=options.split == "train")
         if world.rank == 0:
-            _write(folder, report, trained, options.split)
             _show(report, trained, options.split, folder)
+            with naming_out():
+                _write(folder, report, trained, options.split)
     return 0
 
 
@@ -150,8 +153,6 @@ def _check_classes(trained: TrainedModel, names: Sequence[str]) -> None:
 
 
 def _write(folder: Path, report: Report, trained: TrainedModel, split: str) -> None:
-    with saving(folder):
-        folder.mkdir(parents=True, exist_ok=True)
     about = {"checkpoint": str(trained.path), "step": trained.step, "weights": trained.weights_in_words()}
     metrics = about | {"split": split} | report.metrics
     write_whole(folder / "metrics.json", json.dumps(metrics, indent=1) + "\n")
@@ -159,6 +160,8 @@ def _write(folder: Path, report: Report, trained: TrainedModel, split: str) -> N
         write_whole(folder / f"{name}.csv", as_csv(rows))
     for name, picture in report.pictures.items():
         write_whole(folder / f"{name}.png", as_png(picture))
+    files = ", ".join(sorted(path.name for path in folder.iterdir()))
+    print("\n" + printable(f"Written to {folder}: {files}"))
 
 
 def _show(report: Report, trained: TrainedModel, split: str, folder: Path) -> None:
@@ -170,8 +173,6 @@ def _show(report: Report, trained: TrainedModel, split: str, folder: Path) -> No
         Console(width=100).print(_table(rows[:_SHOWN]))
     if len(rows) > _SHOWN:
         print(f"  and {len(rows) - _SHOWN} more classes in {printable(str(folder / 'classes.csv'))}")
-    files = ", ".join(sorted(path.name for path in folder.iterdir()))
-    print("\n" + printable(f"Written to {folder}: {files}"))
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> Table:

@@ -22,7 +22,7 @@ from lbtrain.data.index import printable
 from lbtrain.errors import DataError, RecipeError, naming_the_extra
 from lbtrain.launch.world import device_type
 from lbtrain.runs.files import as_csv, write_whole
-from lbtrain.trained.command import parser_of
+from lbtrain.trained.command import naming_out, parser_of, prepare_folder
 from lbtrain.trained.images import image_files, input_of, readable
 from lbtrain.trained.model import TrainedModel, open_trained
 
@@ -37,6 +37,8 @@ def main(words: Sequence[str]) -> int:
     paths = image_files(options.images)
     if options.out and Path(options.out).suffix not in (".csv", ".json"):
         raise RecipeError(f"--out {options.out} must end in .csv or .json.")
+    if options.out:
+        prepare_folder(Path(options.out).parent)
     with naming_the_extra():
         if trained.recipe.model.library == "timm":
             rows = list(_classified(trained, paths, options.top, broken))
@@ -44,7 +46,8 @@ def main(words: Sequence[str]) -> int:
             from lbtrain.trained.detections import detected
 
             rows = list(detected(trained, paths, options.min_score, options.pictures, broken))
-    _write(rows, options.out)
+    with naming_out():
+        _write(rows, options.out)
     if broken:
         raise DataError(f"{len(broken)} of {len(paths)} images cannot be read: {'; '.join(broken[:5])}")
     return 0

@@ -18,7 +18,7 @@ from lbtrain.data.decode import BrokenImage
 from lbtrain.run import run
 from lbtrain.trained.eval import images_at_once
 from lbtrain.trained.images import input_of
-from lbtrain.trained.model import open_trained
+from lbtrain.trained.model import TrainedModel, open_trained
 from tests.photos import encoded, natural, write_folder
 
 RECIPE = Recipe().vary(
@@ -150,6 +150,40 @@ def test_a_file_name_keeps_its_bytes_and_is_escaped_on_the_screen(trained, tmp_p
     assert os.fsencode(tmp_path) + b"/caf\xe9.png,1," in (tmp_path / "p.csv").read_bytes()
     assert lbtrain("predict", trained[0], tmp_path) == 0
     assert rf"{tmp_path}/caf\xe9.png,1," in capsys.readouterr().out
+
+
+def test_the_folder_of_the_predictions_is_made(trained, tmp_path):
+    Image.new("L", (8, 8)).save(tmp_path / "good.png")
+    assert lbtrain("predict", trained[0], tmp_path, "--out", tmp_path / "new/folder/p.csv") == 0
+    assert len(table(tmp_path / "new/folder/p.csv")) == 1
+
+
+@pytest.mark.parametrize("command", ["eval", "predict"])
+@pytest.mark.parametrize("closed", [False, True])
+def test_a_place_that_cannot_be_written_is_said_before_the_work(
+    trained, tmp_path, capsys, monkeypatch, command, closed
+):
+    """A file is in the place of the folder, or the folder is closed to this user."""
+    Image.new("L", (8, 8)).save(tmp_path / "good.png")
+    if closed:
+        monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path / "out")
+    else:
+        (tmp_path / "out").write_text("")
+    monkeypatch.setattr(TrainedModel, "build", None)
+    words = ["--out", tmp_path / "out"] if command == "eval" else [tmp_path, "--out", tmp_path / "out/p.csv"]
+    assert lbtrain(command, trained[0], *words) == 7
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"error: {tmp_path}/out could not be written" in line
+    assert line.endswith(", or name another place with --out")
+
+
+def test_an_evaluation_is_shown_though_it_cannot_be_written(trained, tmp_path, capsys):
+    (tmp_path / "metrics.json").mkdir()
+    assert lbtrain("eval", trained[0], "--out", tmp_path) == 7
+    out, err = capsys.readouterr()
+    assert "top1_error" in out and "most often taken for" in out and "Written to" not in out
+    assert err.startswith(f"error: {tmp_path}/metrics.json could not be written")
+    assert err.endswith(", or name another place with --out\n")
 
 
 def test_what_was_exported_loads_in_plain_timm(trained, tmp_path):
