@@ -107,16 +107,19 @@ def _splits(form: str, root: Path, validation_root: str, share: float) -> tuple[
 
 
 def _beside(form: str, root: Path, splits: Sequence[str], classes: Path | None) -> tuple[Note, ...]:
-    """What lies in the root directory, or in data/ of it, and is of no split that is read or named."""
+    """What lies in the root directory, or in data/ of it, or beside the tar or parquet files of a split, and
+    is of no split that is read or named.
+    """
     notes = Notes()
     if form.startswith("timm:") or not (used := _files_of(form, root, splits)):
         return ()
-    folder = root / "data" if any(path.parent == root / "data" for path in used) else root
-    used |= {path.parent for path in used} | ({classes} if classes else set())
-    for path in folder.iterdir():
+    folders = {path.parent for path in used}
+    top = root / "data" if root / "data" in folders else root
+    used |= folders | ({classes} if classes else set())
+    for path in (path for folder in {top, *folders} for path in folder.iterdir()):
         if path not in used:
-            hidden = path.name.startswith(".")
-            notes.add("left out, hidden" if hidden else "left out, beside the splits", path.name)
+            what = "left out, hidden" if _is_hidden(path) else "left out, beside the splits"
+            notes.add(what, path.name if path.parent == top else f"{path.parent.name}/{path.name}")
     return notes.collected()
 
 
@@ -184,25 +187,36 @@ def _open(name: str, places: Sequence[Path], part: str) -> Container:
 
 def _folder(root: Path, part: str) -> Sequence[Path]:
     folder = root / part
-    return [folder] if folder.is_dir() and any(path.is_dir() for path in folder.iterdir()) else []
+    if not folder.is_dir():
+        return []
+    return [folder] if any(path.is_dir() and not _is_hidden(path) for path in folder.iterdir()) else []
 
 
 def _tars(root: Path, part: str) -> Sequence[Path]:
     return _one_place(
         [root / f"{part}.tar"] if (root / f"{part}.tar").is_file() else [],
-        sorted((root / part).glob("*.tar")),
-        sorted({*root.glob(f"{part}-*.tar"), *root.glob(f"*-{part}-*.tar")}),
+        _shown(root / part, "*.tar"),
+        sorted({*_shown(root, f"{part}-*.tar"), *_shown(root, f"*-{part}-*.tar")}),
     )
 
 
 def _parquets(root: Path, part: str) -> Sequence[Path]:
     return _one_place(
         *(
-            sorted(path for path in root.joinpath(*inside).glob("*.parquet") if _is_of(path, part))
+            [path for path in _shown(root.joinpath(*inside), "*.parquet") if _is_of(path, part)]
             for inside in ((), ("data",))
         ),
-        sorted((root / part).glob("*.parquet")),
+        _shown(root / part, "*.parquet"),
     )
+
+
+def _shown(folder: Path, pattern: str) -> list[Path]:
+    """The files of a pattern that are not hidden: macOS leaves ._NAME beside what it copies."""
+    return sorted(path for path in folder.glob(pattern) if not _is_hidden(path))
+
+
+def _is_hidden(path: Path) -> bool:
+    return path.name.startswith(".")
 
 
 def _is_of(path: Path, part: str) -> bool:

@@ -318,6 +318,27 @@ def test_what_lies_beside_the_splits_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "place",
+    ["{}/0.tar", "{}-0.tar", "data-{}-0.tar", "{}/0.parquet", "{}-0.parquet", "data/{}-0.parquet"],
+)
+def test_hidden_files_beside_tar_and_parquet_files_are_no_data(tmp_path, place):
+    """macOS leaves ._NAME beside what it copies, notebooks leave folders."""
+    for split in ("train", "validation"):
+        path = tmp_path / place.format(split)
+        write(path.parent, f"._{path.name}", ".ipynb_checkpoints/x", data=b"")
+        if path.suffix == ".tar":
+            tar_of(path, "ant/a.png")
+        else:
+            rows(path, [0])
+    found = dataset_index(config(tmp_path))
+    assert (found.train.num_images, found.validation.num_images) == (1, 1)
+    hidden = [note for note in found.train.notes if note.what == "left out, hidden"]
+    folders = ("train/", "validation/") if place.startswith("{}/") else ("",)
+    assert [note.count for note in hidden] == [4 if folders[1:] else 3]
+    assert f"{folders[0]}.ipynb_checkpoints" in hidden[0].names
+
+
+@pytest.mark.parametrize(
     "names",
     [
         ("images/a.png", "labels/a.txt"),
