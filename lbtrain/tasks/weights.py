@@ -20,7 +20,7 @@ from timm.models import load_state_dict
 from timm.models._manipulate import adapt_input_conv
 from torch import Tensor, nn
 
-from lbtrain.errors import RecipeError, reason_of
+from lbtrain.errors import RecipeError, naming_what_is_closed, reason_of
 from lbtrain.nn import head_names
 from lbtrain.recipe.sections import ModelConfig
 from lbtrain.tasks.backbones import under_names_of
@@ -64,14 +64,15 @@ def read_weights(config: ModelConfig, arguments: Mapping[str, Any]) -> Weights:
 
 def weights_file(name: str) -> Path | None:
     """The file that a path means: itself, what was exported to a folder, or the newest checkpoint of a run.
-    None where there is nothing of that name.
+    None where there is nothing of that name. Raises RecipeError for what this user may not read.
     """
     path = Path(name).expanduser()
-    if not path.is_dir():
-        return path if path.is_file() else None
-    exported = [path / name for name in _EXPORTED if (path / name).is_file()]
-    checkpoints = sorted(path.glob("checkpoints/step_*.pt")) or sorted(path.glob("step_*.pt"))
-    return next(iter([*exported, *checkpoints[-1:]]), None)
+    with naming_what_is_closed(f"model.weights={name}"):
+        if not path.is_dir():
+            return path if path.is_file() else None
+        exported = [path / name for name in _EXPORTED if (path / name).is_file()]
+        checkpoints = sorted(path.glob("checkpoints/step_*.pt")) or sorted(path.glob("step_*.pt"))
+        return next(iter([*exported, *checkpoints[-1:]]), None)
 
 
 def _source(config: ModelConfig) -> str:

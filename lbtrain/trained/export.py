@@ -19,11 +19,12 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
+from lbtrain.data.index import printable
 from lbtrain.errors import RecipeError, reason_of
 from lbtrain.runs.directory import RunDirectory
-from lbtrain.runs.files import saving, write_whole
+from lbtrain.runs.files import write_whole
 from lbtrain.trained.card import model_card
-from lbtrain.trained.command import parser_of
+from lbtrain.trained.command import parser_of, prepare_folder
 from lbtrain.trained.model import TrainedModel, open_trained
 
 
@@ -33,8 +34,7 @@ def main(words: Sequence[str]) -> int:
     if not options.out:
         RunDirectory(trained.run_dir).check_no_link("export")
     folder = Path(options.out) if options.out else trained.run_dir / "export"
-    with saving(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+    prepare_folder(folder)
     model = trained.build()
     tensors = {name: tensor.contiguous().clone() for name, tensor in model.state_dict().items()}
     write_whole(folder / "model.safetensors", save(tensors, metadata={"format": "pt"}))
@@ -44,7 +44,7 @@ def main(words: Sequence[str]) -> int:
     for wanted, name, write in ((options.torch, "model.pt2", _torch), (options.onnx, "model.onnx", _onnx)):
         if wanted:
             _traced(trained, model, folder / name, write)
-    print(f"Written to {folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}")
+    print(f"Written to {printable(str(folder))}: {', '.join(sorted(path.name for path in folder.iterdir()))}")
     return 0
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lbtrain.data import DatasetInfo
-from lbtrain.errors import RecipeError, reason_of
+from lbtrain.errors import RecipeError, naming_what_is_closed, reason_of
 from lbtrain.recipe import Recipe
 from lbtrain.runs.checkpoint import checkpoint_paths
 from lbtrain.runs.loading import recipe_in
@@ -71,7 +71,8 @@ def open_trained(name: str, *, raw: bool) -> TrainedModel:
     """A run directory (its newest checkpoint) or a checkpoint file. The average of the weights is taken where
     the run kept one, unless `raw`. Raises RecipeError for what is neither, or cannot be read.
     """
-    path = _checkpoint(Path(name).expanduser())
+    with naming_what_is_closed(name):
+        path = _checkpoint(Path(name).expanduser())
     content = _content(path)
     averaged = AVERAGE in content and not raw
     return TrainedModel(

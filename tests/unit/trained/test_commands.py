@@ -15,7 +15,9 @@ from PIL import Image
 from lbtrain import Recipe, cli
 from lbtrain.data.arrays import digits
 from lbtrain.data.decode import BrokenImage
+from lbtrain.errors import RecipeError
 from lbtrain.run import run
+from lbtrain.tasks.weights import weights_file
 from lbtrain.trained.eval import images_at_once
 from lbtrain.trained.images import input_of
 from lbtrain.trained.model import TrainedModel, open_trained
@@ -130,6 +132,14 @@ def test_eval_passes_no_more_images_at_once_than_the_training_did(changes, image
     assert images_at_once(Recipe().vary(batch_size=256).vary(**changes)) == images
 
 
+def test_weights_that_are_closed_to_this_user_are_said(trained, tmp_path, close, capsys):
+    close(tmp_path / "theirs")
+    assert lbtrain("predict", tmp_path / "theirs/run", tmp_path) == 2
+    assert "theirs/run cannot be read (Permission denied)" in capsys.readouterr().err
+    with pytest.raises(RecipeError, match=r"model\.weights=.*theirs/run cannot be read \(Perm"):
+        weights_file(str(tmp_path / "theirs/run"))
+
+
 @pytest.mark.parametrize("closed", ["", "photos", "photos/more"])
 def test_images_that_are_closed_to_this_user_are_said(trained, tmp_path, close, capsys, closed):
     """None is left out without a word."""
@@ -158,7 +168,7 @@ def test_the_folder_of_the_predictions_is_made(trained, tmp_path):
     assert len(table(tmp_path / "new/folder/p.csv")) == 1
 
 
-@pytest.mark.parametrize("command", ["eval", "predict"])
+@pytest.mark.parametrize("command", ["eval", "predict", "export"])
 @pytest.mark.parametrize("closed", [False, True])
 def test_a_place_that_cannot_be_written_is_said_before_the_work(
     trained, tmp_path, capsys, monkeypatch, command, closed
@@ -170,7 +180,8 @@ def test_a_place_that_cannot_be_written_is_said_before_the_work(
     else:
         (tmp_path / "out").write_text("")
     monkeypatch.setattr(TrainedModel, "build", None)
-    words = ["--out", tmp_path / "out"] if command == "eval" else [tmp_path, "--out", tmp_path / "out/p.csv"]
+    to_file = [tmp_path, "--out", tmp_path / "out/p.csv"]
+    words = to_file if command == "predict" else ["--out", tmp_path / "out"]
     assert lbtrain(command, trained[0], *words) == 7
     (line,) = capsys.readouterr().err.splitlines()
     assert f"error: {tmp_path}/out could not be written" in line
