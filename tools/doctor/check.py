@@ -168,23 +168,38 @@ def _pairs(pairs: Mapping[Pair, float | None]) -> list[Finding]:
         for (first, second), milliseconds in pairs.items()
         if milliseconds is None
     ]
-    times = {pair: value for pair, value in pairs.items() if value is not None}
-    if len(times) < 3:
-        return found
-    median = statistics.median(times.values())
-    for host in sorted({host for pair in times for host in pair}):
-        own = statistics.median(value for pair, value in times.items() if host in pair)
-        if own > (1 + NETWORK_OUTLIER) * median:
-            words = f"all-reduces take {own:.1f} ms, {own / median - 1:.0%} over the median"
-            found.append(
-                Finding(
-                    host,
-                    words,
-                    f"ssh {host} 'ethtool eth0; ip -s link': speed, duplex, errors, and its cable or switch "
-                    "port",
-                )
-            )
-    return found
+    return found + _slow_networks({pair: value for pair, value in pairs.items() if value is not None})
+
+
+def _slow_networks(times: Mapping[Pair, float]) -> list[Finding]:
+    """Hosts that are slow with every other host, and single slow links between the others."""
+    hosts = sorted({host for pair in times for host in pair})
+    if len(hosts) < 3:  # of two hosts, neither is the slow one
+        return []
+    # A slow host makes the pairs of all others slow too: a host is as fast as in the best of its pairs.
+    best = {host: min(value for pair, value in times.items() if host in pair) for host in hosts}
+    # Of an even number, the faster half is what the network can do.
+    usual = statistics.median_low(best.values())
+    slow = [host for host in hosts if best[host] > (1 + NETWORK_OUTLIER) * usual]
+    found = [
+        Finding(
+            host,
+            f"all-reduces take {best[host]:.1f} ms at best, {best[host] / usual - 1:.0%} over the median",
+            f"ssh {host} 'ethtool eth0; ip -s link': speed, duplex, errors, and its cable or switch port",
+        )
+        for host in slow
+    ]
+    others = {pair: value for pair, value in times.items() if not set(pair) & set(slow)}
+    median = statistics.median(others.values()) if others else 0.0
+    return found + [
+        Finding(
+            second,
+            f"all-reduces with {first} take {value:.1f} ms, {value / median - 1:.0%} over the median",
+            f"ssh {second} 'tracepath {first}': the way between the two, since with others both are fast",
+        )
+        for (first, second), value in others.items()
+        if value > (1 + NETWORK_OUTLIER) * median
+    ]
 
 
 def rounds(hosts: Sequence[str]) -> list[list[Pair]]:

@@ -73,10 +73,36 @@ def test_each_fault_is_named_with_its_remedy(
     assert finding.cannot_take_part == cannot
 
 
-def test_a_slow_cable_is_named_and_its_neighbours_are_not() -> None:
-    pairs = {pair: 95.0 if "node02" in pair else 10.0 for pair in PAIRS}
-    findings = check(HEALTHY, pairs, port=29500)
-    assert [finding.host for finding in findings] == ["node02"]
+@pytest.mark.parametrize("number", [3, 4, 7])
+@pytest.mark.parametrize("factor", [1.6, 2.8, 9.5])
+def test_a_slow_cable_is_named_and_its_neighbours_are_not(number: int, factor: float) -> None:
+    hosts = [f"node{i}" for i in range(number)]
+    for slow in hosts:
+        times = {pair: 5.0 * factor if slow in pair else 5.0 for each in rounds(hosts) for pair in each}
+        (finding,) = check({}, times, port=29500)
+        assert finding.host == slow and not finding.cannot_take_part
+        assert (
+            f"{factor - 1:.0%} over the median" in finding.problem
+            and f"ssh {slow} 'ethtool" in finding.remedy
+        )
+
+
+def test_two_slow_cables_of_four_are_named() -> None:
+    pairs = {pair: 95.0 if {"node01", "node03"} & set(pair) else 10.0 for pair in PAIRS}
+    assert [finding.host for finding in check(HEALTHY, pairs, port=29500)] == ["node01", "node03"]
+
+
+@pytest.mark.parametrize("hosts", [["a", "b", "c"], list(HEALTHY)])
+def test_one_slow_link_between_hosts_that_are_fast_is_named_as_such(hosts: list[str]) -> None:
+    times = {pair: 5.0 for each in rounds(hosts) for pair in each}
+    for first, second in times:
+        (finding,) = check({}, times | {(first, second): 50.0}, port=29500)
+        assert finding.host == second
+        assert finding.problem == f"all-reduces with {first} take 50.0 ms, 900% over the median"
+
+
+def test_of_two_hosts_neither_is_the_slow_one() -> None:
+    assert check({}, {("a", "b"): 500.0}, port=29500) == []
 
 
 def test_a_pair_that_does_not_meet_cannot_take_part() -> None:
