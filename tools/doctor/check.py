@@ -2,12 +2,15 @@
 to fix it.
 """
 
+import re
+import shlex
 import statistics
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .probe import PACKAGES
+from .probe import MISSING, PACKAGES
 
 # A host this much worse than the median is named: it will be the straggler that all others wait for.
 OUTLIER = 0.20
@@ -86,11 +89,19 @@ def _versions(alive: Mapping[str, HostReport]) -> list[Finding]:
     found = []
     for package in ("python", *PACKAGES):
         versions = {host: (report.values or {})[package] for host, report in alive.items()}
-        common = statistics.mode(versions.values()) if versions else ""
+        there = {host: version for host, version in versions.items() if version != MISSING}
+        if 2 * len(there) < len(versions):  # most hosts do without it, and so may the launch
+            remedy = "install it on all hosts if the launch needs it"
+            found += [
+                Finding(host, f"{package} {version}, most hosts have none", remedy)
+                for host, version in there.items()
+            ]
+            continue
+        common = statistics.mode(there.values()) if there else ""
         for host, version in versions.items():
             if version != common:
                 remedy = (
-                    f"ssh {host} 'pip install {package}=={common}'"
+                    _install(host, package, common)
                     if package != "python"
                     else f"install Python {common} on {host}"
                 )
@@ -98,6 +109,18 @@ def _versions(alive: Mapping[str, HostReport]) -> list[Finding]:
                     Finding(host, f"{package} {version}, others have {common}", remedy, cannot_take_part=True)
                 )
     return found
+
+
+def _install(host: str, package: str, version: str) -> str:
+    """What to type to have a package where the probe looked for it: this Python's path on `host`."""
+    public, _, build = version.partition("+")
+    words = [sys.executable, "-m", "pip", "install"]
+    # PyPI has no builds of a version; PyTorch's own index has those of torch and torchvision.
+    if re.fullmatch(r"cpu|cu\d+|rocm[\d.]+", build) and package in ("torch", "torchvision"):
+        words += [f"{package}=={version}", "--index-url", f"https://download.pytorch.org/whl/{build}"]
+    else:
+        words.append(f"{package}=={public}")
+    return f"ssh {host} {shlex.quote(shlex.join(words))}"
 
 
 def _single(host: str, report: HostReport, port: int) -> list[Finding]:

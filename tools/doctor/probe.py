@@ -21,6 +21,8 @@ from typing import Any
 MARK = "lbtrain-doctor "
 """Stands before the report, which a login shell may surround with a banner."""
 PACKAGES = ("torch", "torchvision", "timm", "deepspeed", "accelerate", "numpy")
+MISSING = "missing"
+"""In place of the version of a package that is not installed."""
 _PAIR_BYTES = 4 << 20
 
 
@@ -41,7 +43,7 @@ def _version(package: str) -> str:
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
-        return "missing"
+        return MISSING
 
 
 def _port_free(port: int) -> bool:

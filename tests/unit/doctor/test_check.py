@@ -1,5 +1,6 @@
 """What the doctor finds in reports whose fault is known."""
 
+import sys
 from dataclasses import replace
 
 import pytest
@@ -47,7 +48,7 @@ def test_healthy_hosts_have_no_findings() -> None:
             "ssh node03 true",
             True,
         ),
-        (_with("node03", torch="0.9"), "torch 0.9, others have 1.0", "pip install torch==1.0", True),
+        (_with("node03", torch="0.9"), "torch 0.9, others have 1.0", "-m pip install torch==1.0'", True),
         (_with("node03", python="3.12.0"), "python 3.12.0", "install Python 3.11.7", True),
         (_with("node03", port_free=False), "port 29500 is taken", "ss -ltnp", True),
         (_with("node03", interface="no route"), "no route", "ip route", True),
@@ -71,6 +72,48 @@ def test_each_fault_is_named_with_its_remedy(
     assert problem in finding.problem
     assert remedy in finding.remedy
     assert finding.cannot_take_part == cannot
+
+
+@pytest.mark.parametrize(
+    ("versions", "blamed"),
+    [
+        (["missing", "1.2"], ["a"]),
+        (["1.2", "missing"], ["b"]),
+        (["1.2", "1.2", "missing"], ["c"]),
+        (["missing", "1.1", "1.2", "1.2"], ["a", "b"]),
+        (["missing", "missing"], []),
+    ],
+)
+def test_a_package_that_is_missing_is_no_version_to_install(versions: list[str], blamed: list[str]) -> None:
+    reports = {
+        host: HostReport(VALUES | {"deepspeed": version})
+        for host, version in zip("abcd", versions, strict=False)
+    }
+    findings = check(reports, {}, port=29500)
+    assert [finding.host for finding in findings] == blamed
+    for finding in findings:
+        assert finding.remedy == f"ssh {finding.host} '{sys.executable} -m pip install deepspeed==1.2'"
+
+
+def test_a_package_that_most_hosts_do_without_blames_none_of_them() -> None:
+    reports = {host: HostReport(VALUES | {"deepspeed": "missing"}) for host in HEALTHY}
+    (finding,) = check(reports | {"node03": HEALTHY["node03"]}, {}, port=29500)
+    assert finding.host == "node03" and finding.problem == "deepspeed 1.0, most hosts have none"
+    assert not finding.cannot_take_part
+
+
+@pytest.mark.parametrize(
+    ("package", "version", "words"),
+    [
+        ("torch", "2.9.1+cu128", "torch==2.9.1+cu128 --index-url https://download.pytorch.org/whl/cu128"),
+        ("torch", "2.6.0a0+ecf3bae40a.nv25.1", "torch==2.6.0a0"),
+        ("deepspeed", "0.19.8+1a2b3c", "deepspeed==0.19.8"),
+    ],
+)
+def test_a_build_is_installed_from_where_it_is(package: str, version: str, words: str) -> None:
+    reports = {host: HostReport(VALUES | {package: version}) for host in HEALTHY}
+    (finding,) = check(reports | {"node03": HostReport(VALUES)}, {}, port=29500)
+    assert finding.remedy == f"ssh node03 '{sys.executable} -m pip install {words}'"
 
 
 @pytest.mark.parametrize("number", [3, 4, 7])
