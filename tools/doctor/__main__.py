@@ -33,6 +33,8 @@ from .probe import MARK
 
 _PROBE = Path(__file__).with_name("probe.py")
 _TIMEOUT_S = 90
+_UNDECODABLE = "backslashreplace"
+"""What becomes of a host's bytes in another encoding, such as those of a Latin-1 banner: plain ASCII."""
 
 
 def ask(host: str, words: Sequence[str]) -> HostReport:
@@ -42,7 +44,10 @@ def ask(host: str, words: Sequence[str]) -> HostReport:
         f"cd {shlex.quote(os.getcwd())} && PYTHONPATH={shlex.quote(os.environ.get('PYTHONPATH', ''))} exec "
     )
     # Into files: a process that the host's shell left behind keeps a pipe open for as long as it lives.
-    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+    with (
+        tempfile.TemporaryFile("w+", errors=_UNDECODABLE) as out,
+        tempfile.TemporaryFile("w+", errors=_UNDECODABLE) as err,
+    ):
         try:
             ended = subprocess.run(
                 _on(host, inside + shlex.join([sys.executable, str(_PROBE), *words])),
@@ -91,6 +96,7 @@ def skew_s(host: str) -> float | None:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            errors=_UNDECODABLE,
             bufsize=1,
             start_new_session=True,
         )

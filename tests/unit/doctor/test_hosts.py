@@ -13,6 +13,8 @@ from tools.doctor.probe import MARK
 HOSTS = {
     "well": 'exec sh -c "$command"',
     "banner": "echo Welcome to node 7; printf 'maintenance at noon'; sh -c \"$command\"; echo goodbye",
+    "latin": "printf 'banni\\350re\\n'; printf 'banni\\350re\\n' >&2; sh -c \"$command\"",
+    "latin_refused": "printf 'acc\\350s refus\\351' >&2; exit 255",
     "silent": "exit 0",
     "chatty": "echo this account is disabled",
     "refused": "printf '*** authorised use only ***\nroot@x: Permission denied (publickey).' >&2; exit 255",
@@ -45,6 +47,7 @@ def hosts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("silent", "printed nothing"),
         ("chatty", "printed 'this account is disabled' and no report"),
         ("refused", "Permission denied"),
+        ("latin_refused", "acc\\xe8s refus\\xe9"),
         ("stalls", "no answer in 3 s"),
         ("half", "no answer in 3 s"),
         ("broken", "damaged"),
@@ -57,7 +60,7 @@ def test_a_host_that_answers_badly_has_a_reason(host: str, failure: str) -> None
     assert time.monotonic() - began < 20
 
 
-@pytest.mark.parametrize("host", ["well", "banner"])
+@pytest.mark.parametrize("host", ["well", "banner", "latin"])
 def test_a_banner_is_no_answer_and_hides_none(host: str) -> None:
     assert doctor.ask(host, []).values == {"ms": 3.5}
     skew = doctor.skew_s(host)
