@@ -87,6 +87,19 @@ def test_the_row_after_a_restart_is_not_compared(runs, tmp_path):
     assert json.loads((tmp_path / "out/runs.json").read_text())["rows"][1]["loss_difference"] == 0
 
 
+@pytest.mark.parametrize("full", [False, True])
+def test_a_folder_that_cannot_be_written_is_one_line(runs, tmp_path, capsys, full):
+    out = tmp_path / "out"
+    if full:
+        out.mkdir()
+        (out / "runs.json").symlink_to("/dev/full")
+    else:
+        out.touch()
+    assert main(["runs", *map(str, runs[:2]), "--out", str(out)]) == 7
+    said = "No space left on device" if full else f"{out}: File exists"
+    assert capsys.readouterr().err == f"error: {said}\n"
+
+
 def test_the_allowed_distance_is_an_option(runs, tmp_path):
     words = ["runs", *map(str, runs[:2]), "--out", str(tmp_path)]
     assert [main([*words, "--within", within]) for within in ("1e-12", "1e-4")] == [1, 0]

@@ -3,11 +3,15 @@ fail.
 """
 
 import argparse
+import errno
 import shlex
 import sys
 from collections.abc import Callable, Sequence
 
-from lbtrain.errors import UserError
+from lbtrain.errors import SaveFailed, UserError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+"""What a write that finds no room raises, without the name of the file."""
 
 
 def program(command: str) -> str:
@@ -37,13 +41,20 @@ def count(text: str) -> int:
 def exit_code(work: Callable[[], str | int | None]) -> int:
     """Does the work and prints the text that it returns; an exit code that it returns is that of the command.
 
-    What is wrong with the input is one line and the exit code of the error (lbtrain.errors); Ctrl-C is 130.
+    What is wrong with the input is one line and the exit code of the error (lbtrain.errors), and so is a file
+    or folder that cannot be used, such as --out; Ctrl-C is 130.
     """
     try:
         result = work()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:
+        if error.filename is None and error.errno not in _FULL:  # of a connection, say: a fault to be seen
+            raise
+        place = "" if error.filename is None else f"{error.filename}: "
+        print(f"error: {place}{error.strerror or error}", file=sys.stderr)
+        return SaveFailed.exit_code
     except KeyboardInterrupt:
         print("Stopped. What has finished is kept: the same command continues from there.", file=sys.stderr)
         return 130

@@ -19,12 +19,24 @@ def fails(error: BaseException):
         (RecipeError("batch_size=0 must be positive"), 2, "error: batch_size=0 must be positive\n"),
         (Diverged("the loss is NaN"), 5, "error: the loss is NaN\n"),
         (KeyboardInterrupt(), 130, "Stopped. What has finished is kept: "),
+        (
+            NotADirectoryError(20, "Not a directory", "/dev/null/x"),
+            7,
+            "error: /dev/null/x: Not a directory\n",
+        ),
+        (OSError(28, "No space left on device"), 7, "error: No space left on device\n"),
     ],
 )
 def test_an_error_is_one_line_and_its_exit_code(error, code, said, capsys):
     assert command.exit_code(fails(error)) == code
     out, err = capsys.readouterr()
     assert out == "" and err.startswith(said) and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError(104, "reset"), OSError("it is damaged"), KeyError()])
+def test_a_fault_of_the_program_is_seen_as_what_it_is(error):
+    with pytest.raises(type(error)):
+        command.exit_code(fails(error))
 
 
 def test_text_is_printed_and_a_code_is_passed_on(capsys):
