@@ -4,6 +4,7 @@ fail.
 
 import argparse
 import errno
+import math
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -36,6 +37,17 @@ def count(text: str) -> int:
     if not text.isascii() or not text.isdigit() or not 0 < int(text[:12]) <= 10**9:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return int(text)
+
+
+def positive(text: str) -> float:
+    """The type of an option that is an amount of something."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return value
 
 
 def exit_code(work: Callable[[], str | int | None]) -> int:

@@ -44,7 +44,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     )
     option(
         "--until-loss",
-        type=float,
+        type=command.positive,
         help="Leave out what was measured after the training loss first was below this value.",
     )
     add("layers", "Draw layer-wise ratios over a run.", "RUN_DIR")
@@ -82,13 +82,13 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 def _add_loss_options(option: Callable[..., argparse.Action]) -> None:
     option(
         "--examples",
-        type=int,
+        type=command.count,
         default=512,
         help="How many examples of the run's own training stream are used, the first ones (default 512).",
     )
     option(
         "--micro-batch",
-        type=int,
+        type=command.count,
         default=0,
         help="Images per forward pass (default 64, or the next whole number of ghost batches).",
     )
@@ -108,10 +108,10 @@ def _add_sweep_options(parser: argparse.ArgumentParser) -> None:
     option("--batch-sizes", default="16,32,64,128,256,512", help="The batch sizes (default %(default)s).")
     option("--rates", default="1,2,4", help="Factors on the recipe's rate (default %(default)s).")
     goal = parser.add_mutually_exclusive_group(required=True).add_argument
-    goal("--loss", type=float, help="The training loss to reach.")
+    goal("--loss", type=command.positive, help="The training loss to reach.")
     errors = "The top-1 errors to reach, in percent (35,25): a run ends at the lowest."
     goal("--errors", metavar="E,E,...", help=errors)
-    option("--epochs", type=float, default=6, help="The longest run, in epochs (default 6) ...")
+    option("--epochs", type=command.positive, default=6, help="The longest run, in epochs (default 6) ...")
     option("--least-steps", type=int, default=80, help="... or in steps, whichever is longer (default 80).")
     option("--title", default="Steps to a goal over batch sizes", help="The heading of the report.")
     out = "runs/landscape-sweep/RECIPE"

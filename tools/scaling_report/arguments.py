@@ -1,14 +1,13 @@
 """Types of command-line arguments that several commands share; bad text is rejected with an example."""
 
 import argparse
-import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from lbtrain.errors import RecipeError
 
-from ..kit.command import count
+from ..kit.command import count, positive
 from .model.presets import named
 
 
@@ -29,16 +28,6 @@ def stages(text: str) -> list[int]:
     if not set(values) <= {"0", "1", "2", "3"}:
         raise argparse.ArgumentTypeError(f"{text!r} is not a list of ZeRO stages such as 0,1")
     return [int(value) for value in dict.fromkeys(values)]
-
-
-def positive(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
-    return value
 
 
 def one_of(*choices: str):  # type: ignore[no-untyped-def]

@@ -66,7 +66,7 @@ class Axis:
             raise RecipeError(f"--over {text}: write KEY:SCALE:LOW:HIGH") from None
         if scale not in SCALES:
             raise RecipeError(f"--over {text}: the scale {scale} is none of {', '.join(SCALES)}")
-        if not axis.low < axis.high < math.inf or (scale != "linear" and axis.low <= 0):
+        if not -math.inf < axis.low < axis.high < math.inf or (scale != "linear" and axis.low <= 0):
             positive = "0 < " * (scale != "linear")
             raise RecipeError(f"--over {text}: the range must have {positive}LOW < HIGH, both finite")
         if scale == "powers" and axis.at(0) > axis.high:

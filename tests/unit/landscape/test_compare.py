@@ -194,6 +194,15 @@ def test_a_stopped_command_keeps_what_was_finished(runs, monkeypatch, capsys):
     monkeypatch.undo()
 
 
+@pytest.mark.parametrize("option", ["--examples", "--micro-batch"])
+@pytest.mark.parametrize("number", ["0", "-512", "1.5"])
+def test_examples_are_counted_from_1(runs, capsys, option, number):
+    with pytest.raises(SystemExit) as exit_:
+        main(["hessian", str(runs[0]), f"{option}={number}"])
+    assert exit_.value.code == 2
+    assert f"argument {option}: '{number}' is not a whole number above 0" in capsys.readouterr().err
+
+
 def test_runs_without_a_line_between_them_are_rejected(runs, tmp_path, capsys):
     other = write_run(tmp_path / "other", seed=0, name="cifar_resnet20")
     assert main(["compare", str(runs[0]), str(other), *OPTIONS]) == 2

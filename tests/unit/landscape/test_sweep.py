@@ -281,6 +281,15 @@ def test_wrong_words_are_one_message(change, message, words, trained, capsys):
     assert message in capsys.readouterr().err and not trained
 
 
+@pytest.mark.parametrize("option", ["--epochs", "--loss"])
+@pytest.mark.parametrize("amount", ["inf", "nan", "0", "-1", "1e999", "x"])
+def test_an_amount_is_a_finite_number_above_0(option, amount, words, trained, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main([*words, f"{option}={amount}"])
+    assert exit_.value.code == 2 and not trained
+    assert f"argument {option}: '{amount}' is not a number above 0" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("errors", ["35,x", "35%", "-5", "nan"])
 def test_errors_that_are_no_percentages_are_one_message(errors, error_words, trained, capsys):
     assert main([error_words[0], error_words[1], f"--errors={errors}", *error_words[4:]]) == 2

@@ -206,6 +206,7 @@ def test_a_range_for_one_recipe_takes_the_place_of_the_general_one():
         (["--over", "schedule.base_lr:log:0:1"], "0 < LOW < HIGH"),
         (["--over", "schedule.base_lr:loglog:1:2"], "the scale loglog is none of log, linear, powers"),
         (["--over", "schedule.base_lr:linear:2:1"], "must have LOW < HIGH"),
+        (["--over", "schedule.base_lr:linear:-inf:1"], "must have LOW < HIGH, both finite"),
         (["--over", "schedule.bas_lr:log:0.1:1"], "bas_lr"),
         (["--over", "other/schedule.base_lr:log:0.1:1"], "no recipe of this search has that name"),
         (["--trials", "0"], "--trials 0 must be at least 1"),
