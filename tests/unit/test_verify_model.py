@@ -107,6 +107,7 @@ def test_the_command_prints_a_table_and_the_outcome(capsys):
 def test_a_sweep_writes_a_row_for_each_family_and_goes_on_from_there(one_rank, tmp_path, monkeypatch):
     families = {"ours": ["cifar_resnet8"]}
     monkeypatch.setattr(timm, "list_models", lambda module="": families.get(module, ["x"]))
+    monkeypatch.setattr(timm, "list_modules", lambda: ["other", "ours"])
     out, page = tmp_path / "models.csv", tmp_path / "models.md"
     assert main(["sweep", "--out", str(out), "--page", str(page), "--families", "ours,other"]) == 0
     ours, other = sorted(csv.DictReader(out.open()), key=lambda row: row["family"] == "other")
@@ -121,11 +122,25 @@ def test_a_sweep_writes_a_row_for_each_family_and_goes_on_from_there(one_rank, t
     assert main(["sweep", "--out", str(out), "--families", "ours,other"]) == 0 and out.read_text() == before
 
 
+@pytest.mark.parametrize(
+    ("families", "said"),
+    [
+        ("vgg,resnett", "--families resnett: timm has no such family: did you mean resnet?"),
+        ("resnet,", "--families : timm has no such family: timm.list_modules() has all names"),
+    ],
+)
+def test_a_family_that_timm_does_not_have_is_rejected_with_the_nearest(tmp_path, capsys, families, said):
+    out = tmp_path / "models.csv"
+    assert main(["sweep", "--out", str(out), "--families", families]) == 2
+    assert capsys.readouterr().err == f"error: {said}\n" and not out.exists()
+
+
 def test_a_sweep_without_time_to_train_says_so_and_trains_small_models_first(
     one_rank, tmp_path, monkeypatch, capsys
 ):
     families = {"wide": ["resnet18"], "small": ["cifar_resnet8"]}
     monkeypatch.setattr(timm, "list_models", lambda module="": families[module])
+    monkeypatch.setattr(timm, "list_modules", lambda: [*families])
     words = ["sweep", "--out", str(tmp_path / "models.csv"), "--families", "wide,small"]
     monkeypatch.setattr("tools.verify.sweep._tried", lambda row: row)
     page = tmp_path / "models.md"

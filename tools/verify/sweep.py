@@ -7,6 +7,7 @@ same command continues after a stop.
 """
 
 import argparse
+import difflib
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -73,12 +74,12 @@ def add_arguments(commands: Any) -> None:
 
 
 def sweep(options: argparse.Namespace) -> int:
-    """Fill the table, write the page, return the exit code."""
+    """Fill the table, write the page, return the exit code. Raises RecipeError for an unknown family."""
     import timm
 
     warnings.simplefilter("ignore")  # timm's and torch's own
     torch.set_num_threads(1)
-    families = options.families.split(",") if options.families else timm.list_modules()
+    families = _families(options.families) if options.families else timm.list_modules()
     rows = {row.family: row for row in read_rows(options.out, Row)}
     end = time.monotonic() + 60 * options.minutes
     if not dist.is_initialized():
@@ -102,6 +103,18 @@ def sweep(options: argparse.Namespace) -> int:
 
         options.page.write_text(page_of(in_order()))
     return int(any(row.outcome == "does not hold" for row in rows.values()))
+
+
+def _families(text: str) -> list[str]:
+    import timm
+
+    families, known = text.split(","), timm.list_modules()
+    for family in families:
+        if family not in known:
+            near = difflib.get_close_matches(family, known, n=1)
+            meant = f"did you mean {near[0]}?" if near else "timm.list_modules() has all names"
+            raise RecipeError(f"--families {family}: timm has no such family: {meant}")
+    return families
 
 
 def _built(family: str) -> Row:
