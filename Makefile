@@ -25,6 +25,7 @@ help:
 	@echo "make colossalai  create .venv-colossalai: ColossalAI on top of .venv (0.3 GB, about a minute)"
 	@echo "make test-colossalai  run the tests of engine=colossalai in that environment"
 	@echo "make wheels      collect what a GPU machine without a package index lacks for bench/gpu.py (30 MB)"
+	@echo "make clean       remove the caches of pytest, mypy and ruff; runs/ and what was trained there stay"
 
 install: .venv/.installed
 
@@ -97,4 +98,4 @@ wheels: install
 	$(BIN)/python -m pip download --quiet --no-deps --constraint constraints.txt --dest wheels --only-binary :all: --python-version $(GPU_PYTHON) $(COMPILED_WHEELS)
 
 clean:
-	rm -rf runs .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .pytest_cache .mypy_cache .ruff_cache

@@ -181,6 +181,15 @@ def written_files() -> list[Path]:
     return [ROOT / name for name in listed.stdout.splitlines() if (ROOT / name).is_file()]
 
 
+def test_make_lists_its_targets_and_cleans_no_run():
+    targets = set(re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[1].split())
+    printed = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert set(re.findall(r"^make ([\w-]+) ", printed, re.MULTILINE)) == targets - {"help"}
+    planned = subprocess.run(["make", "-n", "clean"], cwd=ROOT, capture_output=True, text=True, check=True)
+    removed = planned.stdout.split()
+    assert ".mypy_cache" in removed and "runs" not in removed
+
+
 def test_no_file_names_the_machine_it_was_written_on():
     files = written_files()
     assert len(files) > 60
