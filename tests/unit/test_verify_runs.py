@@ -1,6 +1,7 @@
 """`lbtrain verify runs` sees how far runs of one recipe are apart, and rejects others."""
 
 import json
+import os
 import re
 import shutil
 
@@ -98,6 +99,15 @@ def test_a_folder_that_cannot_be_written_is_one_line(runs, tmp_path, capsys, ful
     assert main(["runs", *map(str, runs[:2]), "--out", str(out)]) == 7
     said = "No space left on device" if full else f"{out}: File exists"
     assert capsys.readouterr().err == f"error: {said}\n"
+
+
+def test_a_folder_whose_name_is_no_utf_8_is_compared_and_written(runs, tmp_path, capsys):
+    copy, out = (tmp_path / os.fsdecode(name) for name in (b"caf\xe9", b"\xfcber"))
+    shutil.copytree(runs[0], copy)
+    assert main(["runs", str(runs[1]), str(copy), "--out", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert "caf\\xe9" in printed and "\\xfcber/runs.html" in printed
+    assert "caf\\xe9" in (out / "runs.md").read_text() and (out / "runs.html").is_file()
 
 
 def test_the_allowed_distance_is_an_option(runs, tmp_path):

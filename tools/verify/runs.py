@@ -146,15 +146,9 @@ def verify(options: argparse.Namespace, words: Sequence[str]) -> int:
     compared.
     """
     compared = comparisons([Run(path) for path in options.runs])
-    print(
-        report(
-            compared,
-            options.out,
-            options.within,
-            title=options.title,
-            command=command.typed("verify", [*words]),
-        )
-    )
+    typed = command.typed("verify", words)
+    text = report(compared, options.out, options.within, title=options.title, command=typed)
+    print(command.printable(text))
     return int(not all(each.agrees(options.within) for each in compared[1:]))
 
 

@@ -50,6 +50,8 @@ def test_text_is_printed_and_a_code_is_passed_on(capsys):
         0,
     )
     assert capsys.readouterr().out == "done\n"
+    command.exit_code(lambda: "caf\udce9/ü.html")  # as Python has a path in another encoding
+    assert capsys.readouterr().out == "caf\\xe9/ü.html\n"
 
 
 def test_a_command_is_called_what_is_typed(monkeypatch):
