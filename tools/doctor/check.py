@@ -114,13 +114,11 @@ def _versions(alive: Mapping[str, HostReport]) -> list[Finding]:
 def _install(host: str, package: str, version: str) -> str:
     """What to type to have a package where the probe looked for it: this Python's path on `host`."""
     public, _, build = version.partition("+")
-    words = [sys.executable, "-m", "pip", "install"]
-    # PyPI has no builds of a version; PyTorch's own index has those of torch and torchvision.
-    if re.fullmatch(r"cpu|cu\d+|rocm[\d.]+", build) and package in ("torch", "torchvision"):
-        words += [f"{package}=={version}", "--index-url", f"https://download.pytorch.org/whl/{build}"]
-    else:
-        words.append(f"{package}=={public}")
-    return f"ssh {host} {shlex.quote(shlex.join(words))}"
+    # The usual index has no builds of a version; PyTorch's own has those of torch and torchvision.
+    built = re.fullmatch(r"cpu|cu\d+|rocm[\d.]+", build) and package in ("torch", "torchvision")
+    words = [sys.executable, "-m", "pip", "install", f"{package}=={version if built else public}"]
+    from_index = f" with --index-url of PyTorch's index for {build}" if built else ""
+    return f"ssh {host} {shlex.quote(shlex.join(words))}{from_index}"
 
 
 def _single(host: str, report: HostReport, port: int) -> list[Finding]:
