@@ -105,13 +105,13 @@ def _of_score(overrides: Sequence[str]) -> list[str]:
 
 
 def joined(published: Iterable[RecordedPoint], new: Iterable[RecordedPoint]) -> list[RecordedPoint]:
-    """All points, the smallest batch first, and the arms in the order in which they come."""
+    """All points, the arms in the order in which they come, and of each the smallest batch first."""
     points: dict[Key, RecordedPoint] = {}
     for point in (*published, *new):
         before = points.get(point.key)
         points[point.key] = before.with_more_seeds(point) if before else point
     arms = list(dict.fromkeys(arm for arm, _ in points))
-    return sorted(points.values(), key=lambda point: (point.batch_size, arms.index(point.arm)))
+    return sorted(points.values(), key=lambda point: (arms.index(point.arm), point.batch_size))
 
 
 def published_points(

@@ -92,7 +92,7 @@ def table_of(points: Sequence[SweepPoint]) -> Table:
     """Batch sizes down, arms across; the primary metric in percent, mean and standard deviation of a run."""
     arms = list(dict.fromkeys(point.arm for point in points))
     cells = {(point.batch_size, point.arm): point.cell for point in points}
-    sizes = list(dict.fromkeys(point.batch_size for point in points))
+    sizes = sorted({point.batch_size for point in points})
     rows = [[f"{size:,}", *(cells.get((size, arm), "-") for arm in arms)] for size in sizes]
     return Table(["batch", *arms], rows, align="r" + "l" * len(arms))
 

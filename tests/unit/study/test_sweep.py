@@ -272,13 +272,12 @@ def test_a_sweep_goes_on_from_a_published_one(tmp_path, monkeypatch):
     data = json.loads((tmp_path / "second/sweep.json").read_text())
     arms = ("unscaled", "linear", "linear + warm-up")
     assert [(row["batch_size"], row["arm"], row["mean"]) for row in data["rows"]] == [
-        *[(32, arm, 3.2) for arm in arms],
-        *[(720, arm, 50.0) for arm in arms],
+        (size, arm, mean) for arm in arms for size, mean in ((32, 3.2), (720, 50.0))
     ]
     # Whose numbers they are, and the curves of the runs that are gone.
     first, second = data["provenance"].split(" | ")
     assert first.startswith("first command; ") and "--continue-from" in second
-    assert [row["provenance"] for row in data["rows"]] == 3 * [first] + 3 * [second]
+    assert [row["provenance"] for row in data["rows"]] == 3 * [first, second]
     assert data["rows"][0]["train_error"] == [[[1], [5.0]]] and data["rows"][-1]["train_error"] == []
     # Continued once more with nothing to train, it is the same.
     asked.clear()
