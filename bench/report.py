@@ -65,7 +65,8 @@ CIFAR-10 the best learning rates of LAMB, AdamW, Muon and of the SGD at 128 are 
 searches tried ([accuracy.md](accuracy.md)), and no run has converged, so that Keskar's claim about minima is
 tried at the ends of training only. Several rows of one claim have no correction for their number. On digits
 the reference has an error of 0.7 %, so that a bound of one point is a wide one; and ABSA's batch grew there
-by its patience more often than by the curvature ([methods.md](methods.md#each-method-measured)).
+by its patience more often than by the curvature, on CIFAR-10 by its patience alone
+([methods.md](methods.md#each-method-measured)).
 
 """
 

@@ -3,7 +3,7 @@
 
 Run        python recipes/cifar10/resnet8_absa.py data.root=/data/cifar10
 Published  nothing: network and budget of epochs are chosen for two CPU cores
-Measured   not yet
+Measured   top-1 error 20.67 ± 0.13 % (n=3, 1 rank; results/cifar10_absa.json)
 """
 
 from resnet8 import recipe as baseline
