@@ -189,6 +189,11 @@ class RetinaNetDetector(Detector, RetinaNet):
         cast(nn.Module, self.head).register_forward_hook(_widen)
         self.transform = _Padding()
 
+    def postprocess_detections(self, *found: Any) -> list[dict[str, Tensor]]:
+        """Without the background, which torchvision scores as well: it is no object."""
+        images: Any = super().postprocess_detections(*found)
+        return [{name: each[image["labels"] > 0] for name, each in image.items()} for image in images]
+
 
 DETECTORS: dict[str, type[Detector]] = {
     "mask_rcnn": MaskRCNNDetector,
@@ -247,6 +252,4 @@ class _Padding(GeneralizedRCNNTransform):
         return [the_list[0][0], *self.pad_to]
 
     def postprocess(self, result: Any, image_shapes: Any, original_image_sizes: Any) -> Any:
-        # RetinaNet scores the background too, which is no object.
-        objects = [{name: each[found["labels"] > 0] for name, each in found.items()} for found in result]
-        return super().postprocess(objects, image_shapes, self.original_sizes)
+        return super().postprocess(result, image_shapes, self.original_sizes)

@@ -226,8 +226,9 @@ def absa(arrays: Arrays) -> Trajectory:
         first = progress.examples // BATCH % EPOCH
         optimizer.zero_grad()
         given = islice(batches(), first, first + phase.split.accumulation)
-        for batch in control.batches(given, phase, progress.examples):
-            loss = _cross_entropy(model, batch)
+        for number, batch in enumerate(given):
+            at = progress.examples + number * phase.split.micro_batch_size
+            loss = _cross_entropy(model, control.adapted(batch, phase, at))
             (loss / phase.split.accumulation).backward()
             losses.append(loss.item())
         for group in optimizer.param_groups:
