@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from lbtrain.data.coco_layouts import coco_files
+from lbtrain.data.coco_layouts import coco_files, has_coco
 from lbtrain.data.index import printable
 from lbtrain.data.registry import PHOTOS
 from lbtrain.engines.ddp import autocast_of
@@ -90,26 +90,27 @@ def _on_split(recipe: Recipe, split: str) -> Recipe:
     if name not in PHOTOS and not coco:
         raise RecipeError(f"--split {split}: the splits of data.name={name} are {', '.join(_SPLITS)}.")
     root = recipe.data.root or os.environ.get("LBTRAIN_DATA", "")
+    folder = Path(root).expanduser()
     with naming_what_is_closed(f"data.root={root}"):
-        folders = [folder for folder in Path(root).expanduser().glob("*") if folder.is_dir()] if root else []
-        for folder in folders:
-            if folder.name == split:
-                found = _of_coco(folder) if coco else {"validation_root": str(folder)}
-                return recipe.vary(data=found | {"validation_share": 0.0})
-    scores = "data.validation_files=FILE.json,FOLDER" if coco else "data.validation_root=FOLDER"
+        if coco:
+            return recipe.vary(data=_of_coco(folder, split) | {"validation_share": 0.0})
+        if root and split in [each.name for each in folder.glob("*") if each.is_dir()]:
+            return recipe.vary(data=dict(validation_root=str(folder / split), validation_share=0.0))
     raise RecipeError(
         f"--split {split}: the splits are {', '.join(_SPLITS)}, and the folders of data.root={root}. "
-        f"{scores} scores any other folder."
+        "data.validation_root=FOLDER scores any other folder."
     )
 
 
-def _of_coco(folder: Path) -> dict[str, Any]:
-    """The split that a folder of the data set is called after, whatever the run was validated on."""
+def _of_coco(root: Path, split: str) -> dict[str, Any]:
+    """The split of that name, whatever the run was validated on, or the data set in a folder of that name."""
+    if Path(split).name == split and has_coco(root / split, "validation"):
+        return {"validation_files": [], "validation_root": str(root / split)}
     try:
-        files = coco_files(folder.parent, "validation", word=folder.name)
+        files = coco_files(root, "validation", word=split)
     except RecipeError as error:
-        raise RecipeError(f"--split {folder.name}: {error}") from error
-    named = [str(path.relative_to(folder.parent)) for path in (files.annotations, files.photos)]
+        raise RecipeError(f"--split {split}: {error}") from error
+    named = [str(path.relative_to(root)) for path in (files.annotations, files.photos)]
     return {"validation_files": named, "validation_root": ""}
 
 
