@@ -21,7 +21,7 @@ class ExampleDropPath(DropPath):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.draws is None or not self.training:
+        if self.draws is None or not self.drop_prob or not self.training:
             out: Tensor = super().forward(x)
             return out
         if len(self.draws) != len(x):
@@ -43,5 +43,5 @@ def convert_drop_path(model: nn.Module) -> None:
 
 
 def drop_path_layers(model: nn.Module) -> list[ExampleDropPath]:
-    """Those that drop anything, in the order of the model, which may be wrapped."""
-    return [module for module in model.modules() if isinstance(module, ExampleDropPath) and module.drop_prob]
+    """In the order of the model, which may be wrapped."""
+    return [module for module in model.modules() if isinstance(module, ExampleDropPath)]

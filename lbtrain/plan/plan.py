@@ -169,11 +169,12 @@ def make_plan(
 def _ghost_size(recipe: Recipe, statistics: ModelStatistics) -> int:
     if not statistics.batch_norm_layers:
         return 1
-    size = recipe.batch_size if recipe.model.batch_norm == "sync" else recipe.bn_batch_size
+    key = "batch_size" if recipe.model.batch_norm == "sync" else "bn_batch_size"
+    size: int = getattr(recipe, key)
     if size * statistics.batch_norm_positions == 1:
         raise RecipeError(
-            "bn_batch_size=1: a batch-norm layer of this model sees one position of each image, and a single "
-            "value has no deviation. Use bn_batch_size=2 or more."
+            f"{key}=1: a batch-norm layer of this model sees one position of each image, and a single value "
+            f"has no deviation. Use {key}=2 or more."
         )
     return size
 

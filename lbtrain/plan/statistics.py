@@ -106,7 +106,7 @@ def model_statistics(recipe: Recipe, dataset: DatasetInfo) -> ModelStatistics:
         muon=sum(role.numel for role in roles if role.use_muon),
         batch_norm_layers=batch_norm_layers,
         batch_norm_positions=min(positions, default=0),
-        random_layers=len(random_layers(model)) - len(drop_path_layers(model)),
+        random_layers=len(random_layers(model)) - sum(each.drop_prob > 0 for each in drop_path_layers(model)),
         activation_bytes_per_image=activation_bytes,
         without_gradient=without_gradient,
         frozen=frozen,

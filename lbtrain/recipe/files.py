@@ -110,13 +110,13 @@ def docstring_of(path: Path) -> str:
 
 def does_nothing(path: Path) -> bool:
     """Whether a recipe file only defines, and trains nothing when it is run."""
-    source = path.read_text()
+    source = path.read_bytes()  # which may be in another encoding, and say so
     defining = (ast.Import, ast.ImportFrom, ast.Assign, ast.AnnAssign, ast.FunctionDef, ast.ClassDef)
     try:
         body = ast.parse(source).body
-    except SyntaxError:  # which Python tells better
+    except (SyntaxError, ValueError):  # which Python tells better
         return False
-    return "main(" not in source and all(
+    return not re.search(rb"\bmain *\(|\bmain +as\b", source) and all(
         isinstance(node, defining) or (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant))
         for node in body
     )

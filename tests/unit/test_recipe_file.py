@@ -69,10 +69,11 @@ def test_a_file_that_would_do_nothing_is_not_run(tmp_path, monkeypatch, capsys):
             'if __name__ == "__main__":\n    main(recipe)\n',
             "import own\nown.go(recipe)\n",
             "x = (\n",
+            "from lbtrain import main as go\ncode = go(recipe)\n",
         ):
             file.write_text(defined + end)
             assert cli.main([command, str(file)]) == 0
-    assert started == [str(file)] * 6
+    assert started == [str(file)] * 8
 
 
 @pytest.mark.parametrize(

@@ -145,7 +145,8 @@ def _priced(option: Option, rates: Sequence[Rate], options: argparse.Namespace, 
     money = None
     if options.price:
         value, unit = options.price
-        nodes = next(each.nodes for each in rates if each.gpus == option.gpus)
+        point = (option.gpus, option.batch_size)
+        nodes = next(each.nodes for each in rates if (each.gpus, each.batch_size) == point)
         money = value * (option.gpu_hours if unit == "gpu" else option.hours * nodes)
     energy = option.gpu_hours * preset(gpu, GPUS).watts / 1000 if gpu else None
     return dataclasses.replace(option, money=money, energy_kwh=energy)

@@ -137,8 +137,8 @@ def _settings_before(options: argparse.Namespace) -> str | None:
         before = read_object(options.out / _NOTE, {"settings": str})
     except (OSError, ValueError) as error:
         raise ReportError(
-            f"{options.out} holds no study that --resume could go on with ({_NOTE}: {error}): give another "
-            "--out"
+            f"{options.out} holds no study that this version could go on with ({_NOTE}: {error}): give "
+            "another --out"
         ) from None
     inputs = _inputs(options)
     for name in inputs:

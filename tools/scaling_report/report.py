@@ -160,7 +160,7 @@ def _table_rows(text: str, gpus_per_node: int) -> Iterator[Row]:
         gpus, rate, images = named.get("gpus", 0), named.get("images_per_s"), named.get("per_gpu_batch")
         if not all(type(count) is int and count > 0 for count in (gpus, named.get("nodes", 1))):
             raise ValueError(f"line {lines.line_num}: gpus and nodes must be whole numbers above 0")
-        if rate is not None and not 0 < rate < math.inf:
+        if named.get("status", "ok") == "ok" and rate is not None and not 0 < rate < math.inf:
             raise ValueError(f"line {lines.line_num}: images_per_s={rate} must be a number above 0")
         usual = {
             "nodes": -(-gpus // gpus_per_node),
@@ -172,9 +172,9 @@ def _table_rows(text: str, gpus_per_node: int) -> Iterator[Row]:
 
 
 def _read(cell: str) -> Any:
-    for kind in (int, float):
-        with contextlib.suppress(ValueError):
-            return kind(cell)
+    with contextlib.suppress(ValueError):
+        value = float(cell)
+        return int(value) if value.is_integer() else value  # pandas writes counts as 8.0 beside gaps
     return cell
 
 

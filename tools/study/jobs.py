@@ -17,7 +17,7 @@ from lbtrain.data import dataset_index, dataset_info
 from lbtrain.errors import LaunchError, RecipeError, UserError
 from lbtrain.plan.plan import make_plan
 from lbtrain.plan.statistics import ModelStatistics, model_statistics
-from lbtrain.recipe import SAME_SCORE, Recipe
+from lbtrain.recipe import SAME_SCORE, Recipe, as_text, differences
 from lbtrain.recipe.files import find_recipe, load_recipe
 from lbtrain.runs.directory import RunDirectory
 from lbtrain.runs.files import read_object
@@ -27,6 +27,8 @@ from ..kit.progress import bar
 from ..kit.start import launched
 
 WORKER = launched("study.worker")
+PLACES = {"data.root", "data.validation_root", "data.train_files", "data.validation_files"}
+"""Keys that may change where the images stay the same."""
 LAUNCHERS = ("deepspeed", "accelerate", "torchrun", "python")
 
 
@@ -188,9 +190,11 @@ def check_unchanged(jobs: Iterable[Job]) -> None:
         if not directory.holds_run():
             continue
         before, now = directory.recipe(), job.load()
-        changed = changed_keys(before, now, SAME_SCORE)
-        if before.data.root != now.data.root and _holds_other_images(directory, now):
-            changed.append(f"data.root was {before.data.root}, is {now.data.root}, with other images")
+        changed = changed_keys(before, now, SAME_SCORE | PLACES)
+        moved = [each for each in differences(before, now) if each[0] in PLACES]
+        if moved and _holds_other_images(directory, now):
+            key, old, new = moved[0]
+            changed.append(f"{key} was {as_text(old)}, is {as_text(new)}, with other images")
         if changed:
             raise RecipeError(
                 f"{job.run_dir} holds a run of another recipe ({'; '.join(changed)}): choose another --out, "

@@ -387,7 +387,7 @@ def test_compare_exits_1_on_a_slow_down(tmp_path: Path) -> None:
 def test_compare_reads_tables_as_spreadsheets_save_them(rate: float, status: int, tmp_path: Path) -> None:
     before, after = tmp_path / "a.csv", tmp_path / "b.csv"
     before.write_text("gpus,images_per_s\r\n8,2800\r\n", encoding="utf-8-sig")
-    after.write_text(f"gpus,images_per_s\n8,{rate}\n")
+    after.write_text(f"gpus,images_per_s,status\n8.0,{rate}.0,ok\n16.0,0,failed\n")
     assert main(["compare", str(before), str(after)]) == status
 
 

@@ -439,9 +439,8 @@ def test_another_study_is_not_gone_on_with(tmp_path: Path, capsys: pytest.Captur
     assert "digits.py has other settings than when" in capsys.readouterr().err
     note.write_text(json.dumps(asked)[:-9])
     assert main([*words, "--steps", "7"]) == 2
-    assert (
-        "holds no study that --resume could go on with (study.json: Unterminated" in capsys.readouterr().err
-    )
+    said = capsys.readouterr().err
+    assert "holds no study that this version could go on with (study.json: Unterminated" in said
 
 
 def _succeed(study: Study, row: Row) -> Point:
