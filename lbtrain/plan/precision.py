@@ -42,7 +42,8 @@ def gpu_arithmetic(recipe: Recipe) -> str:
     """In words, for a plan."""
     if recipe.deterministic:
         return "deterministic algorithms, fp32 products in full precision"
-    products = "" if recipe.precision in ("bf16", "fp16") else "fp32 products in TF32 (10 bits of mantissa); "
+    tf32 = "fp32 products in TF32 (10 bits of mantissa) where the GPU has it; "
+    products = "" if recipe.precision in ("bf16", "fp16") else tf32
     return f"{products}cudnn.benchmark, so that two runs differ by rounding (deterministic=true: neither)"
 
 

@@ -58,7 +58,8 @@ def hardware() -> str:
     """Processor (and GPU, where torch sees one) in words."""
     import torch
 
-    cores = f"{len(os.sched_getaffinity(0))} cores of {_processor()}"
+    count = len(os.sched_getaffinity(0))
+    cores = f"{count} core{'s' * (count > 1)} of {_processor()}"
     if not torch.cuda.is_available():
         return cores
     return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}, {cores}"
