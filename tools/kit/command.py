@@ -23,10 +23,10 @@ def program(command: str) -> str:
 
 def typed(command: str, words: Sequence[str]) -> str:
     """The whole command line, as a report records it."""
-    return printable(f"{program(command)} {shlex.join(words)}")
+    return escaped(f"{program(command)} {shlex.join(words)}")
 
 
-def printable(text: str) -> str:
+def escaped(text: str) -> str:
     """For a page, a chart or a terminal: bytes of a path that are no UTF-8 are written as \\xe9."""
     return text.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
@@ -78,5 +78,5 @@ def exit_code(work: Callable[[], str | int | None]) -> int:
     if isinstance(result, int):
         return result
     if result:
-        print(printable(result))
+        print(escaped(result))
     return 0

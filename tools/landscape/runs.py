@@ -30,7 +30,7 @@ from lbtrain.runs.loading import LoadedCheckpoint
 from lbtrain.runs.rows import read_rows
 from lbtrain.tasks import build_model, create_task
 
-from ..kit.command import printable
+from ..kit.command import escaped
 from ..study.arm import ORIGIN
 
 Answer = TypeVar("Answer")
@@ -45,7 +45,7 @@ def names_of(folders: Sequence[Path]) -> list[str]:
     """The folders as far as they differ."""
     whole = [folder.resolve() for folder in folders]
     above = Path(os.path.commonpath([folder.parent for folder in whole]))
-    return [printable(str(folder.relative_to(above))) for folder in whole]
+    return [escaped(str(folder.relative_to(above))) for folder in whole]
 
 
 @dataclass(frozen=True)

@@ -148,7 +148,7 @@ def verify(options: argparse.Namespace, words: Sequence[str]) -> int:
     compared = comparisons([Run(path) for path in options.runs])
     typed = command.typed("verify", words)
     text = report(compared, options.out, options.within, title=options.title, command=typed)
-    print(command.printable(text))
+    print(command.escaped(text))
     return int(not all(each.agrees(options.within) for each in compared[1:]))
 
 
