@@ -91,10 +91,11 @@ def _on_split(recipe: Recipe, split: str) -> Recipe:
         raise RecipeError(f"--split {split}: the splits of data.name={name} are {', '.join(_SPLITS)}.")
     root = recipe.data.root or os.environ.get("LBTRAIN_DATA", "")
     folder = Path(root).expanduser()
+    is_name = bool(root and split.strip(".")) and Path(split).name == split
     with naming_what_is_closed(f"data.root={root}"):
-        if coco:
+        if is_name and coco:
             return recipe.vary(data=_of_coco(folder, split) | {"validation_share": 0.0})
-        if root and split in [each.name for each in folder.glob("*") if each.is_dir()]:
+        if is_name and (folder / split).is_dir():
             return recipe.vary(data=dict(validation_root=str(folder / split), validation_share=0.0))
     raise RecipeError(
         f"--split {split}: the splits are {', '.join(_SPLITS)}, and the folders of data.root={root}. "
@@ -104,7 +105,7 @@ def _on_split(recipe: Recipe, split: str) -> Recipe:
 
 def _of_coco(root: Path, split: str) -> dict[str, Any]:
     """The split of that name, whatever the run was validated on, or the data set in a folder of that name."""
-    if Path(split).name == split and has_coco(root / split, "validation"):
+    if has_coco(root / split, "validation"):
         return {"validation_files": [], "validation_root": str(root / split)}
     try:
         files = coco_files(root, "validation", word=split)

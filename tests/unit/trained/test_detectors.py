@@ -122,3 +122,16 @@ def test_a_folder_without_annotations_is_said_with_what_scores_it(tmp_path):
     assert "validation_share" not in str(caught.value).partition("Name others")[2]
     with pytest.raises(RecipeError, match=r"(?s)--split tst: .*needs the tst annotations in"):
         _on_split(recipe, "tst")
+
+
+@pytest.mark.parametrize("split", ["", ".", "..", "../data", "test/"])
+def test_a_split_is_a_name_below_the_root_of_the_data(tmp_path, monkeypatch, split):
+    root = with_a_test_folder(tmp_path, "COCO")
+    (root.parent / "annotations").mkdir()
+    shutil.copy(root / ANNOTATIONS.format("train"), root.parent / "annotations/instances_val2017.json")
+    with pytest.raises(RecipeError, match=f"--split {split}: the splits are val, train, and the folders"):
+        _on_split(Recipe().vary(data=dict(name="coco", root=str(root))), split)
+    monkeypatch.delenv("LBTRAIN_DATA", raising=False)
+    monkeypatch.chdir(root)
+    with pytest.raises(RecipeError, match=r"--split test2017: the splits are val, train, and the folders"):
+        _on_split(Recipe().vary(data=dict(name="coco")), "test2017")
