@@ -100,9 +100,10 @@ def dataset_info(config: DataConfig) -> DatasetInfo:
     )
 
 
-def pixel_rules(config: DataConfig, model: str) -> PixelRules:
-    """How the pixels of a data set become the inputs of the classifier `model`. Raises RecipeError."""
-    known = dataset_info(config)
+def pixel_rules(config: DataConfig, known: DatasetInfo, model: str) -> PixelRules:
+    """How the pixels of a data set, whose facts are `known`, become the inputs of the classifier `model`.
+    Raises RecipeError.
+    """
     if config.name not in PHOTOS:
         return PixelRules(known.mean, known.std)
     rules = photo_rules(config, model)
@@ -223,7 +224,7 @@ def _photos(config: DataConfig, known: DatasetInfo, train: bool, seed: int, mode
             f"data.root={config.root}: {len(container):,} {half} images of {found} classes, but "
             f"{config.name} has {expected:,} of {known.num_classes}; {_OWN_DATA}"
         )
-    rules = pixel_rules(config, model)
+    rules = pixel_rules(config, known, model)
     return PhotoSource(
         container,
         view_of(config.augmentation, config.min_crop_area) if train else VIEWS["none"],

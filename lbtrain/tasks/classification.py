@@ -107,7 +107,7 @@ class Classification:
         names = class_names(config.name, self.train_source.index, known.num_classes)
         photos = config.name in PHOTOS
         inputs = {"channels": known.channels, "size": known.image_size, "photos": photos}
-        inputs |= vars(pixel_rules(config, self.recipe.model.name))
+        inputs |= vars(pixel_rules(config, known, self.recipe.model.name))
         return {"class_names": names, "inputs": {key: plain(value) for key, value in inputs.items()}}
 
     def batches(

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from lbtrain.analysis import Objective, power_iteration
 from lbtrain.data.augment import uniform
 from lbtrain.data.loading import replaced_images
-from lbtrain.data.registry import pixel_rules
+from lbtrain.data.registry import dataset_info, pixel_rules
 from lbtrain.data.stream import Block
 from lbtrain.engines.ddp import autocast_of
 from lbtrain.engines.protocol import Engine
@@ -142,6 +142,6 @@ class AdaptiveBatches:
 
 def _pixel_range(recipe: Recipe, device: torch.device) -> tuple[Tensor, Tensor]:
     """The normalised values of black and white, shape (channels, 1, 1)."""
-    rules = pixel_rules(recipe.data, recipe.model.name)
+    rules = pixel_rules(recipe.data, dataset_info(recipe.data), recipe.model.name)
     mean, std = (torch.tensor(values, device=device).view(-1, 1, 1) for values in (rules.mean, rules.std))
     return -mean / std, (255 - mean) / std
