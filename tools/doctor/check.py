@@ -114,10 +114,10 @@ def _versions(alive: Mapping[str, HostReport]) -> list[Finding]:
 def _install(host: str, package: str, version: str) -> str:
     """What to type to have a package where the probe looked for it: this Python's path on `host`."""
     public, _, build = version.partition("+")
-    # The usual index has no builds of a version; PyTorch's own has those of torch and torchvision.
+    # Elsewhere a version has no builds; PyTorch's are of torch and torchvision.
     built = re.fullmatch(r"cpu|cu\d+|rocm[\d.]+", build) and package in ("torch", "torchvision")
     words = [sys.executable, "-m", "pip", "install", f"{package}=={version if built else public}"]
-    from_index = f" with --index-url of PyTorch's index for {build}" if built else ""
+    from_index = f" from PyTorch's own builds for {build}" if built else ""
     return f"ssh {host} {shlex.quote(shlex.join(words))}{from_index}"
 
 

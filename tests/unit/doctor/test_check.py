@@ -105,7 +105,7 @@ def test_a_package_that_most_hosts_do_without_blames_none_of_them() -> None:
 @pytest.mark.parametrize(
     ("package", "version", "words"),
     [
-        ("torch", "2.9.1+cu128", "torch==2.9.1+cu128' with --index-url of PyTorch's index for cu128"),
+        ("torch", "2.9.1+cu128", "torch==2.9.1+cu128' from PyTorch's own builds for cu128"),
         ("torch", "2.6.0a0+ecf3bae40a.nv25.1", "torch==2.6.0a0'"),
         ("deepspeed", "0.19.8+1a2b3c", "deepspeed==0.19.8'"),
     ],
