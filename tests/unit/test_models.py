@@ -143,6 +143,20 @@ def test_a_cifar_resnet_without_batch_norm_has_biases_instead():
     assert model(torch.randn(2, 3, 32, 32)).std() > 0
 
 
+def test_a_cifar_resnets_shortcut_takes_every_second_pixel_and_keeps_channels_last():
+    """The gradient of a slice is contiguous, and every operation after it then mixes two memory formats."""
+    shortcut = timm.create_model("cifar_resnet8").stages[1][0]._shortcut
+    x = torch.randn(2, 16, 8, 8).to(memory_format=torch.channels_last).requires_grad_()
+    out = shortcut(x)
+    assert torch.equal(out[:, :16], x[:, :, ::2, ::2]) and not out[:, 16:].any()
+    weights = torch.randn_like(out)
+    (gradient,) = torch.autograd.grad(out, x, weights)
+    by_slice = torch.zeros_like(x)
+    by_slice[:, :, ::2, ::2] = weights[:, :16]
+    assert torch.equal(gradient, by_slice)
+    assert gradient.is_contiguous(memory_format=torch.channels_last)
+
+
 def test_wide_resnet_16_4():
     """Depth 16: 12 convolutions in blocks, the first one and three shortcuts; 2.7 million parameters
     (Zagoruyko & Komodakis).
