@@ -46,8 +46,8 @@ class BasicBlock(nn.Module):
             return self.project(x)
         if self.stride == 1 and not self.new_channels:
             return x
-        # A window of one pixel takes what a slice would; but the gradient of a slice is contiguous, and beside
-        # channels-last activations the next operations of the backward pass take ten times as long.
+        # A window of one pixel takes what a slice would. The gradient of a slice is contiguous: beside
+        # channels-last activations, the next operations of the backward pass take ten times as long.
         return F.pad(F.avg_pool2d(x, 1, self.stride), (0, 0, 0, 0, 0, self.new_channels))
 
 
