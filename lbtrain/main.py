@@ -173,10 +173,13 @@ def _on_uncaught(kind: type[BaseException], error: BaseException, trace: Traceba
     """A mistake in a recipe file ends as it does on the command line."""
     if isinstance(error, Exception) and (folder := _folder_of_recipe(trace)):
         error = error_in_recipe_file(error, folder)
-    if isinstance(error, RecipeError):
-        _end_job(error, Recipe(), own_arguments(sys.argv[1:]), Path(sys.argv[0]).stem)
-    if isinstance(error, UserError):
-        _exit_with(error)
+    # torch's hook, around this one once there is a process group, prints what it took from sys.stderr when
+    # this one returns; these two end the process.
+    with contextlib.redirect_stderr(sys.__stderr__):
+        if isinstance(error, RecipeError):
+            _end_job(error, Recipe(), own_arguments(sys.argv[1:]), Path(sys.argv[0]).stem)
+        if isinstance(error, UserError):
+            _exit_with(error)
     sys.__excepthook__(kind, error, trace)
 
 

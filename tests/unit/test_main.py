@@ -358,6 +358,22 @@ def test_the_errors_of_a_script_that_is_no_recipe_keep_their_traceback(tmp_path)
     assert done.returncode == 1 and done.stderr.startswith("Traceback")
 
 
+@pytest.mark.parametrize(("kind", "code"), [("RecipeError", 2), ("DataError", 6)])
+def test_an_error_after_the_process_group_has_started_is_said(tmp_path, kind, code):
+    """torch's own hook holds back what the one around it prints, until that returns."""
+    file = tmp_path / "own_loop.py"
+    file.write_text(
+        "import torch.distributed as dist\n"
+        f"from lbtrain.errors import {kind}\n"
+        "import lbtrain\n"
+        f"dist.init_process_group('gloo', init_method='file://{tmp_path}/store', rank=0, world_size=1)\n"
+        f"raise {kind}('the disk is full of cats')\n"
+    )
+    done = run_file(file)
+    said = "error: the disk is full of cats\n"
+    assert (done.returncode, done.stdout, done.stderr) == (code, "", said)
+
+
 def test_any_rank_names_a_mistake_on_its_own_command_line(tmp_path):
     done = run_script("batch_size=0", cwd=tmp_path, RANK="1", WORLD_SIZE="2", LOCAL_RANK="1")
     said = "error on rank 1: batch_size=0: batch_size must be at least 1.\n"
