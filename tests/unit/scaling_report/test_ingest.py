@@ -97,6 +97,17 @@ MLLOG = (
         ("step 10 400 images/s", 400.0),
         ("Epoch: 1 300 img/s, loss 2", 300.0),
         ("iter #2 400.5 images/s", 400.5),
+        ("2.41 kimg/s", 2410.0),
+        ("kimages/s = 2.41", 2410.0),
+        ("kimg/s: 2.41", 2410.0),
+        ("300.1 images/s (2400.8 total)", 2400.8),
+        ("300.1 images/s, 2400.8 in total", 2400.8),
+        ("300.1 img/s | total 2400.8", 2400.8),
+        ("device/samples_per_sec: 300.5", 8 * 300.5),
+        ("2400.5 images/s on 8 A100 GPUs", 2400.5),
+        ("training on 4 nodes: 2400.5 images/s", 2400.5),
+        ("GPU mem 3.2G 2400.5 images/s", 2400.5),
+        ("loss 3 val_loss 2 2400.5 images/s, val acc 70.5", 2400.5),
         (DLLOGGER, 2470.5),
         (DLLOGGER_JSON, 2470.5),
         (MLLOG, 26345.5),
@@ -141,7 +152,10 @@ def test_tf_cnn_benchmarks_values_are_of_a_process() -> None:
     "300 images/s from worker 2", "local throughput 300.0 images/s", "this rank: 300 images/s",
     "0: 300 images/s", "cuda:0 300 images/s", "[1,0]<stdout>: 300 images/s", "[default0]:300 images/s",
     "worker-0: 300 images/s", "node throughput: 300 images/s", "mean over ranks: 300 img/s",
-    "8 x 300 images/s", "300 images/s x 8", "8 GPUs, 300 images/s each"])  # fmt: skip
+    "8 x 300 images/s", "300 images/s x 8", "8 GPUs, 300 images/s each", "local_rank=0 300 images/s",
+    "rank_0 300 images/s", "300 images/s \u00d7 8 GPUs", "8 GPUs @ 300 images/s", "300 images/s (one GPU)",
+    "single-GPU throughput: 300 images/s", "on a GPU: 300 images/s", "300 images/s averaged over 8 GPUs",
+    "(RayTrainWorker pid=123) 300 images/s"])  # fmt: skip
 def test_what_may_be_of_a_part_or_of_the_job_is_rejected_with_both_readings(line: str) -> None:
     assert job_rates([line] * 4, gpus=1) == [300.0] * 3
     assert job_rates([line] * 4, gpus=8, per="total") == [300.0] * 3
@@ -205,6 +219,8 @@ def test_a_space_between_figures_is_rejected_where_the_first_may_be_a_counter(li
 
 
 @pytest.mark.parametrize("line", ["Validation: 9000 images/s", "Test: [ 3/98]  img/s: 9000", "300,5 images/s",
+    "[eval] 9000 images/s", "Validating: 9000 images/s", "val/images_per_sec: 9000",
+    "eval_images_per_sec: 9000", "Infer [10/40]. 2000.5 samples/sec",
     "DLL 2021 - Epoch: 0  val.total_ips : 9000 img/s", "2.400,5 images/s", "2'40 images/s", "-300 images/s",
     "300-400 images/s", "inference: 9000 images/s", "data loading 9000 images/s",
     "target throughput: 9000 img/s", "dataloader speed: 9000 img/s",

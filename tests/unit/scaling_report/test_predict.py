@@ -14,7 +14,7 @@ from tools.scaling_report.__main__ import main
 from tools.scaling_report.measuring.stopwatch import GradientStamps
 from tools.scaling_report.model.comm import fill_buckets
 from tools.scaling_report.model.layers import count_model
-from tools.scaling_report.model.presets import GPUS, NETWORKS, NODE_LINKS
+from tools.scaling_report.model.presets import GPUS, NETWORKS, NODE_LINKS, named
 from tools.scaling_report.report import load
 
 BUYER = [
@@ -246,6 +246,15 @@ def test_todays_gpus_are_known_in_any_spelling(gpu: str, capsys: pytest.CaptureF
 )  # fmt: skip
 def test_todays_networks_are_known_in_any_spelling(network: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert _answer(capsys, *BUYER, "--json", "--gpus", "64", "--network", network)[0]["efficiency"] > 0.5
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [("2.5GbE", "eth-2.5"), ("10.0 GbE", "eth-10"), ("1.0 GbE", "eth-1"), ("5 GbE", "eth-5"),
+     ("PCIe 4.0", "pcie4"), ("PCIe Gen5 x16", "pcie5"), ("NVLink 4.0", "nvlink4"), ("25GbE", "eth-25")],
+)  # fmt: skip
+def test_a_dot_between_figures_is_no_punctuation(text: str, name: str) -> None:
+    assert named(text, {**NETWORKS, **NODE_LINKS}) == name
 
 
 def test_every_preset_says_where_its_figures_are_stated() -> None:

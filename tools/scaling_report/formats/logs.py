@@ -12,8 +12,9 @@ process, by the words around it or by the program that wrote it.
                   "per process", "/rank", "each worker"
   not decided     tf_cnn_benchmarks (10  images/sec: 300.0): of one process, which may hold several GPUs; its
                   last line, "total images/sec", decides, or --per does. "per node", "rank 0: 300 images/s",
-                  "GPU 0: 300 images/s", "[1,0]<stdout>: 300 images/s" (its own, or the job's as it prints
-                  them), "local throughput", "mean over ranks", "8 x 300 images/s" and "/" with another word
+                  "[1,0]<stdout>: 300 images/s" (its own, or the job's as it prints them), "mean over ranks",
+                  "8 x 300 images/s", "/" with another word, and every rate beside a word such as GPU, rank,
+                  process, node, local, single or pid, unless it says of how many: "on 8 GPUs"
 
 Of a line with several values the one of the job counts. Lines of a validation or test are left out, and so
 are rates of a loader or an inference, peaks and what was expected.
@@ -42,6 +43,7 @@ _NUMBER = (
 )
 _THOUSAND = r"(?P<thousand>\s?k\b(?!\s*[=:]))?"
 _UNIT = r"(?:images?|imgs?|samples?|examples?)[\s_]?(?:/|per)[\s_]?s(?:ec(?:ond)?)?\b"
+_UNIT_FIRST = rf"(?P<thousands>(?<![a-z])k\s?)?{_UNIT}"
 # The most particular first.
 _OF_PROGRAMS: tuple[tuple[Unit, str], ...] = (
     ("total", rf"CurrSamplesPerSec=\s*{_NUMBER}"),
@@ -56,6 +58,8 @@ _TOTALS: tuple[tuple[Unit, str], ...] = (
     ("total", rf"\btotal\s+{_UNIT}\s*[:=]?\s*{_NUMBER}{_THOUSAND}"),
     ("total", rf"\btotal\s*[:=]?\s*{_NUMBER}{_THOUSAND}\s*{_UNIT}"),
     ("total", rf"{_NUMBER}{_THOUSAND}\s*{_UNIT}\s*(?:in )?total"),
+    ("total", rf"{_UNIT}\s*[(,;|/]\s*{_NUMBER}{_THOUSAND}\s*(?:in total|total|overall|aggregated?)\b"),
+    ("total", rf"{_UNIT}\s*[(,;|/]\s*(?:total|overall|aggregated?)\s*[:=]?\s*{_NUMBER}{_THOUSAND}"),
 )
 _PROGRAMS, _WORDED_TOTALS = (
     tuple((unit, re.compile(pattern, re.IGNORECASE)) for unit, pattern in patterns)
@@ -76,9 +80,9 @@ _OF, _OF_WHAT_IS_BEFORE = (
 _RATES = tuple(
     re.compile(pattern, re.IGNORECASE)
     for pattern in (
-        rf"{_UNIT}{_OF}\)?\s*[:=]\s*{_NUMBER}{_THOUSAND}(?!\s?k?\s*{_UNIT})",
+        rf"{_UNIT_FIRST}{_OF}\)?\s*[:=]\s*{_NUMBER}{_THOUSAND}(?!\s?k?\s*{_UNIT})",
         rf"{_NUMBER}(?P<thousand>\s?k)?\s*{_UNIT}{_OF_WHAT_IS_BEFORE}",
-        rf"{_UNIT}{_OF}\s+{_NUMBER}{_THOUSAND}",
+        rf"{_UNIT_FIRST}{_OF}\s+{_NUMBER}{_THOUSAND}",
     )
 )
 # Figures with plain spaces, which may separate thousands or numbers. The word before them decides: a rate is
@@ -94,7 +98,9 @@ _SPACED = (
     re.compile(rf"{_UNIT}{_OF}\)?\s*[:=]\s*{_SPACED_NUMBER}", re.IGNORECASE),
 )
 _NAMED_OWNERS = "|".join(pattern for unit, pattern in _OWNERS.items() if unit != "undecided")
-_EACH_BEFORE = re.compile(rf"(?:\b|_){_EACH}(?P<owner>{_NAMED_OWNERS})(?![a-z])", re.I)
+_EACH_BEFORE = re.compile(
+    rf"(?:\b|_){_EACH}(?P<owner>{_NAMED_OWNERS})(?![a-z])|(?<![a-z])(?P<prefix>{_NAMED_OWNERS})/$", re.I
+)
 _EACH_AFTER = re.compile(rf"[\s(]*{_EACH}(?P<owner>{_NAMED_OWNERS})(?![a-z]){_NOT_OF_THE_NEXT}", re.I)
 _ONE = rf"\b(?:cuda|node|host|{_NAMED_OWNERS})[\s:#=-]*\d+\b"
 _LABEL = r"^\s*(?:\[(?:[a-z]*\d+|\d+,\d+)\](?:<std\w+>)?|\d+)(?::(?!\d)|(?<=\])\s)"
@@ -106,17 +112,29 @@ _ONE_BEFORE, _ONE_AFTER = (
     ),
     re.compile(rf"[\s,;([]*(?:on|from|of|by|at|in)?\s*{_ONE}|[\s(]*(?:each\b|[x*]\s*\d)", re.I),
 )
+_OF_ALL = re.compile(
+    rf"\b(?:on|across|with|using|from)(?: all)?(?: \d+)?(?: [a-z]+\d+)? (?:{_NAMED_OWNERS}|nodes|hosts)\b"
+    rf"|(?:{_NAMED_OWNERS})\s*[:=]\s*$"
+    rf"|(?<![a-z])(?:{_NAMED_OWNERS})[\s_]?(?:mem\w*|util\w*|temp\w*|hours?)",
+    re.IGNORECASE,
+)
+"""Words with an owner in them that name all of the job, the next value, or another quantity."""
+_A_PART = re.compile(
+    rf"(?<![a-z])(?:{_NAMED_OWNERS}|nodes?|hosts?|local|single|pid|cuda)(?![a-z])|Worker\b", re.IGNORECASE
+)
+"""Words of a line that leave open whether its rate is of the whole job."""
 _OF_ANOTHER_PART = re.compile(
     r"\b(?:infer\w*|decod\w*|(?:data[\s_-]?)?load(?:er|ing)|expected|target|warm-?up|peak|best|max(?:imum)?|"
-    r"min(?:imum)?)(?:\s+(?:throughput|speed|rate))?\s*[:=]?\s*$",
+    r"min(?:imum)?)(?:\s+(?:throughput|speed|rate))?(?:\s*\[[^\]]*\]\.?)?\s*[:=]?\s*$",
     re.IGNORECASE,
 )
 """Words right before a rate that is not what training reaches on the whole."""
 _SCORING = re.compile(
-    r"(?:^|[\s\[(])(?:val|valid|validation|eval|evaluation|test)"
-    r"(?:\s*[:.\[]|\s+(?:throughput|speed|images?|imgs?|samples?|epoch)\b)",
+    r"(?<![a-z])(?:val|valid|validat(?:ion|ing|e)|eval|evaluat(?:ion|ing|e)|test|testing)(?![a-z])"
+    r"(?![\s_/-]*(?:loss|acc|top|error|prec|score|set))",
     re.IGNORECASE,
 )
+"""Words before a rate of a validation."""
 _DLLOGGER = (
     "total_ips",
     "train_throughput",
@@ -221,8 +239,6 @@ def read_line(line: str) -> Reading | None:
         return _json(line, ("images_per_sec",))
     if line.startswith("DLLL "):
         return _json(line[5:], _DLLOGGER)
-    if _SCORING.search(line) and "train" not in line.lower():
-        return None
     line = _without_spaces(line)
     for unit, pattern in _PROGRAMS:
         if match := pattern.search(line):
@@ -231,9 +247,11 @@ def read_line(line: str) -> Reading | None:
         if match := pattern.search(line):
             return Reading(*_value(match, match[1], unit))
     matches = next((found for rate in _RATES if (found := list(rate.finditer(line)))), [])
+    if matches and _SCORING.search(line[: matches[0].start()]) and "train" not in line.lower():
+        return None
     readings = [
-        _reading(match, words)
-        for before, match in _with_ends(matches)
+        _reading(match, words, line[match.end() : after])
+        for before, match, after in _with_ends(matches, len(line))
         if not _OF_ANOTHER_PART.search(words := line[before : match.start()])
     ]
     return next((each for each in readings if each.unit == "bare"), readings[0] if readings else None)
@@ -258,27 +276,30 @@ def _without_spaces(line: str) -> str:
     return line[: match.start("number")] + number.replace(" ", "") + line[match.end("number") :]
 
 
-def _with_ends(matches: Sequence[re.Match[str]]) -> Iterator[tuple[int, re.Match[str]]]:
-    """Each match with the end of the one before it."""
-    return zip([0, *(match.end() for match in matches)], matches, strict=False)
+def _with_ends(matches: Sequence[re.Match[str]], end: int) -> Iterator[tuple[int, re.Match[str], int]]:
+    """Each match with the end of the one before it and the start of the next."""
+    ends, starts = [match.end() for match in matches], [match.start() for match in matches]
+    return zip([0, *ends], matches, [*starts[1:], end], strict=False)
 
 
-def _reading(match: re.Match[str], before: str) -> Reading:
-    """A value with its unit; `before`: the words of the line that lead to it."""
+def _reading(match: re.Match[str], before: str, after: str) -> Reading:
+    """A value with its unit; `before` and `after`: the words of the line around it, up to other values."""
     groups = match.groupdict()
     number = next(text for text in match.groups() if text and text[0].isdigit())
     named = _EACH_AFTER.match(match.string, match.end()) or _EACH_BEFORE.search(before)
-    each = groups["owner"] or (named and named["owner"])
+    each = groups["owner"] or (named and next(filter(None, named.groups())))
     if each:
         unit = next(unit for unit, pattern in _OWNERS.items() if re.fullmatch(pattern, each, re.I))
         return Reading(*_value(match, number, unit))
     of_one = _ONE_BEFORE.search(before) or _ONE_AFTER.match(match.string, match.end())
+    of_one = of_one or _A_PART.search(_OF_ALL.sub("", f"{before} {match[0]} {after}"))
     return Reading(*_value(match, number, "undecided" if of_one else "bare"))
 
 
 def _value(match: re.Match[str], number: str, unit: Unit) -> tuple[float, Unit, str]:
     """Of a `Reading`: thousands are written out, and `number` is kept where its dot may separate them."""
-    thousand = match.groupdict().get("thousand")
+    words = match.groupdict()
+    thousand = words.get("thousand") or words.get("thousands")
     dotted = _DOTTED.fullmatch(number) and not thousand
     return _number(number) * (1000 if thousand else 1), unit, number if dotted else ""
 

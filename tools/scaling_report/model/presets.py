@@ -34,7 +34,7 @@ class Link:
     tcp: bool = False
 
 
-def _ethernet(gbit: int, source: str) -> dict[str, Link]:
+def _ethernet(gbit: float, source: str) -> dict[str, Link]:
     return {f"eth-{gbit}": Link(gbit * _GBIT, _TCP, source, tcp=True)} | (
         {f"roce-{gbit}": Link(gbit * _GBIT, _RDMA, f"{source}, RDMA")} if gbit >= 10 else {}
     )
@@ -43,6 +43,8 @@ def _ethernet(gbit: int, source: str) -> dict[str, Link]:
 # Between nodes: the data rate of one port.
 NETWORKS: dict[str, Link] = (
     _ethernet(1, "IEEE 802.3ab")
+    | _ethernet(2.5, "IEEE 802.3bz")
+    | _ethernet(5, "IEEE 802.3bz")
     | _ethernet(10, "IEEE 802.3ae")
     | _ethernet(25, "IEEE 802.3by")
     | _ethernet(40, "IEEE 802.3ba")
@@ -213,8 +215,8 @@ def find(text: str, presets: Mapping[str, Any]) -> str | None:
 
 
 def _also(name: str) -> list[str]:
-    """What else a network is called: `800GbE`, `InfiniBand HDR`, `EDR`; the widest port where no rate is
-    named.
+    """What else a link is called: `800GbE`, `InfiniBand HDR`, `EDR`, `PCIe Gen4 x16`; the widest port where
+    no rate is named.
     """
     kind, *rest = name.split("-")
     if kind == "eth":
@@ -222,6 +224,9 @@ def _also(name: str) -> list[str]:
     if kind == "ib":
         speed, rate = rest
         return [speed, f"ib{speed}", f"infiniband{speed}", f"infiniband{speed}{rate}", f"{speed}{rate}"]
+    if kind.startswith("pcie"):
+        generation = f"gen{kind.removeprefix('pcie')}"
+        return [f"{kind}x16", f"pcie{generation}", f"pcie{generation}x16"]
     return {"slingshot-100": ["slingshot10"], "slingshot-200": ["slingshot11"]}.get(name, [])
 
 
@@ -240,4 +245,5 @@ power is not here: PCIe, NVL, Laptop, Max-Q.
 
 
 def _plain(text: str) -> str:
-    return re.sub("[^a-z0-9]", "", text.lower())
+    """Letters and figures, and a dot between figures: 2.5 is not 25, and 4.0 is 4."""
+    return re.sub(r"[^a-z0-9.]|(?<!\d)\.|\.(?!\d)|\.0+(?!\d)", "", text.lower())
