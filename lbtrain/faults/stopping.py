@@ -18,7 +18,7 @@ from lbtrain.faults.watchdog import catch_signals, let_go_of_terminal
 
 SECONDS_OF_ONE_REQUEST = 5
 """Launchers pass on a Ctrl-C that the terminal has sent to every process already: what comes that soon is the
-same request.
+same request. SIGXCPU comes again every second until the hard limit.
 """
 
 
@@ -39,7 +39,7 @@ class StopRequest:
         let_go_of_terminal(number)
         if not self._signal:
             self._signal, self._since = number, time.monotonic()
-        elif time.monotonic() - self._since > SECONDS_OF_ONE_REQUEST:
+        elif number != signal.SIGXCPU and time.monotonic() - self._since > SECONDS_OF_ONE_REQUEST:
             os._exit(128 + number)
 
     def agreed(self, bad_step: int = 0) -> bool:

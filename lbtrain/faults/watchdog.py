@@ -31,10 +31,7 @@ from lbtrain.errors import LaunchError, Preempted, RankLost, UserError
 from lbtrain.faults.collectives import last_collective
 from lbtrain.faults.guard import protocol
 from lbtrain.faults.guard.coordinator import listening_socket
-from lbtrain.faults.guard.protocol import BOARD, Config, Connection, Rendezvous
-
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
-"""What schedulers, people and a terminal that is closed send to ask a job to end."""
+from lbtrain.faults.guard.protocol import BOARD, SIGNALS, Config, Connection, Rendezvous
 
 SECONDS_FOR_AN_OUTCOME = 2.0
 

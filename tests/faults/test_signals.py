@@ -21,6 +21,8 @@ NUMBERS = {
     "term": signal.SIGTERM,
     "int": signal.SIGINT,
     "usr1": signal.SIGUSR1,
+    "usr2": signal.SIGUSR2,
+    "xcpu": signal.SIGXCPU,
     "hup": signal.SIGHUP,
 }
 
@@ -32,6 +34,8 @@ CASES = [
     ("int", "accumulation", (1,)),
     ("int", "evaluation", (0, 1)),
     ("usr1", "checkpoint", (0,)),
+    ("usr2", "accumulation", (1,)),
+    ("xcpu", "evaluation", (0,)),
     ("hup", "accumulation", (0,)),
 ]
 

@@ -7,8 +7,8 @@ import pytest
 import torch.distributed as dist
 
 from lbtrain.faults import stopping
+from lbtrain.faults.guard.protocol import SIGNALS
 from lbtrain.faults.stopping import SECONDS_OF_ONE_REQUEST, StopRequest
-from lbtrain.faults.watchdog import SIGNALS
 
 
 @pytest.fixture(autouse=True)
@@ -56,6 +56,15 @@ def test_a_second_signal_later_ends_the_process(request_to_stop, exits, monkeypa
     os.kill(os.getpid(), signal.SIGTERM)
     monkeypatch.undo()
     assert exits == [128 + signal.SIGTERM]
+
+
+def test_a_limit_of_cpu_time_signals_every_second_and_is_one_request(request_to_stop, exits, monkeypatch):
+    os.kill(os.getpid(), signal.SIGXCPU)
+    now = stopping.time.monotonic()
+    monkeypatch.setattr(stopping.time, "monotonic", lambda: now + SECONDS_OF_ONE_REQUEST + 1)
+    os.kill(os.getpid(), signal.SIGXCPU)
+    monkeypatch.undo()
+    assert request_to_stop.agreed() and exits == []
 
 
 def test_under_nohup_a_closed_terminal_stops_nothing():

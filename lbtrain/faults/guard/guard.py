@@ -19,6 +19,7 @@ from .coordinator import Coordinator
 from .protocol import (
     BOARD,
     EXIT_CODE,
+    SIGNALS,
     AuthenticatedConnection,
     Config,
     Connection,
@@ -33,7 +34,7 @@ from .protocol import (
 
 def main(config_json: str) -> None:
     # The rank decides what a signal means; its guard ends when the rank does.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
+    for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     config = Config(**json.loads(config_json))
     if config.rank == 0:

@@ -16,6 +16,7 @@ import os
 import re
 import secrets
 import selectors
+import signal
 import socket
 import stat
 import struct
@@ -25,6 +26,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+SIGNALS = (
+    signal.SIGTERM,
+    signal.SIGINT,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+    signal.SIGXCPU,
+    signal.SIGHUP,
+)
+"""What schedulers, people, a limit of CPU time and a terminal that is closed send to ask a job to end."""
 
 BOARD = struct.Struct("q120s")
 """What a rank writes where its guard reads it, in memory that both share: the last finished step, and what it
