@@ -37,8 +37,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import lbtrain
-from lbtrain.errors import RecipeError, UserError, naming_the_extra, while_output_is_read
+from lbtrain.errors import RecipeError, UserError, naming_the_extra
 from lbtrain.launch.environment import own_arguments
+from lbtrain.output import while_output_is_read
 from lbtrain.recipe import Recipe, as_text, differences
 from lbtrain.recipe.contract import Contract, parent_of
 from lbtrain.recipe.files import (
@@ -62,7 +63,8 @@ def main(argv: list[str] | None = None) -> int:
     words = own_arguments(sys.argv[1:] if argv is None else argv)
     try:
         if words and words[0] in (*TOOLS, *TRAINED):
-            return _delegated(words[0], words[1:])
+            with while_output_is_read():
+                return _delegated(words[0], words[1:])
         if words and words[0] not in OWN and not words[0].startswith("-"):
             near = difflib.get_close_matches(words[0], (*OWN, *TRAINED, *TOOLS), 1)
             meant = f": did you mean {near[0]}?" if near else ""

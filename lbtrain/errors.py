@@ -11,8 +11,6 @@
 """
 
 import contextlib
-import os
-import sys
 from collections.abc import Iterator
 
 EXTRAS = {
@@ -68,17 +66,6 @@ def naming_what_is_closed(setting: str) -> Iterator[None]:
         yield
     except PermissionError as error:
         raise RecipeError(f"{setting}: {error.filename} cannot be read ({error.strerror})") from error
-
-
-@contextlib.contextmanager
-def while_output_is_read() -> Iterator[None]:
-    """Ends with the shell's code of SIGPIPE where standard output is read no further, as by `| head`."""
-    try:
-        yield
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
 
 
 class LaunchError(UserError, RuntimeError):

@@ -21,17 +21,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import NoReturn
 
-from lbtrain.errors import (
-    DataError,
-    HostError,
-    RecipeError,
-    UserError,
-    naming_the_extra,
-    while_output_is_read,
-)
+from lbtrain.errors import DataError, HostError, RecipeError, UserError, naming_the_extra
 from lbtrain.faults import watchdog
 from lbtrain.launch.environment import own_arguments
 from lbtrain.launch.workers import start_server
+from lbtrain.output import drop_what_nobody_reads, say, while_output_is_read
 from lbtrain.recipe import Recipe, keys, written
 from lbtrain.recipe.files import error_in_recipe_file
 
@@ -47,6 +41,7 @@ def main(recipe: Recipe, argv: Sequence[str] | None = None) -> None:
     # start, and again of the end.
     gc.disable()
     atexit.register(gc.freeze)
+    atexit.register(drop_what_nobody_reads)
     try:
         with while_output_is_read():
             if any(word in ("-h", "--help") for word in words):
@@ -165,7 +160,7 @@ def _exit_with(error: UserError, *, of_this_rank: bool = False) -> NoReturn:
     rank = os.environ.get("RANK", "0")
     prefix = "error: " if rank == "0" or not of_this_rank else f"error on rank {rank}: "
     if rank == "0" or of_this_rank or isinstance(error, DataError | HostError):
-        print(f"{prefix}{error}" if error.exit_code != 75 else str(error), file=sys.stderr, flush=True)
+        say(f"{prefix}{error}" if error.exit_code != 75 else str(error), error=True)
     sys.exit(error.exit_code)
 
 

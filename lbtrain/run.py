@@ -21,6 +21,7 @@ from lbtrain.launch.environment import check_environment
 from lbtrain.launch.world import World, check_world, detect_world, device_type, start_process_group
 from lbtrain.monitors import Monitors
 from lbtrain.nn import convert_to_ghost_batch_norm
+from lbtrain.output import say
 from lbtrain.plan.plan import Plan, make_plan
 from lbtrain.plan.precision import set_gpu_arithmetic
 from lbtrain.plan.report import print_plans
@@ -106,7 +107,8 @@ def run(
                 world, *loaded.skipped, f"continuing from step {progress.step} ({directory.path})"
             )
         elif on_screen and leader:
-            print_plans([plan], {}, task.index().rows())
+            with contextlib.suppress(OSError):
+                print_plans([plan], {}, task.index().rows())
             classes = len(checkpoints.about["class_names"])
             _print_on_leader(world, *start_banner(plan, classes, directory.path))
             _print_on_leader(world, *weights.notes)
@@ -231,7 +233,7 @@ def _agree_on_data(plan: Plan, task: Task, weights: LoadedWeights, job: dict[str
 def _print_on_leader(world: World, *lines: str) -> None:
     if world.rank == 0:
         for line in lines:
-            print(line, flush=True)
+            say(line)
 
 
 def build_bare_model(recipe: Recipe, plan: Plan, device: torch.device) -> nn.Module:

@@ -1,7 +1,6 @@
 """Blocks of the sample stream -> batches on the device, loaded ahead by worker processes."""
 
 import errno
-import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar, cast
@@ -15,6 +14,7 @@ from lbtrain.data.sources import Batch, InMemorySource, Source
 from lbtrain.data.stream import Block
 from lbtrain.errors import HostError, UserError, naming_the_shortage
 from lbtrain.launch.workers import worker_options
+from lbtrain.output import say
 
 _T = TypeVar("_T")
 
@@ -73,7 +73,7 @@ class _Tally:
         if self.paused:
             return
         self.count += len(messages)
-        print("\n".join(f"replaced: {message}" for message in messages), file=sys.stderr, flush=True)
+        say("\n".join(f"replaced: {message}" for message in messages), error=True)
 
     def take(self) -> int:
         """How many since this was last asked."""

@@ -1,8 +1,9 @@
 """A line now and then about work that takes long before a run starts."""
 
 import os
-import sys
 import time
+
+from lbtrain.output import say
 
 SECONDS_BETWEEN_LINES = 2.0
 
@@ -24,7 +25,7 @@ class Progress:
         if now - self.said < SECONDS_BETWEEN_LINES or not self.speaks:
             return
         self.said = now
-        print(f"{self.what}: {self._state(now)}", file=sys.stderr, flush=True)
+        say(f"{self.what}: {self._state(now)}", error=True)
 
     def _state(self, now: float) -> str:
         if not self.total:

@@ -32,6 +32,7 @@ from lbtrain.faults.collectives import last_collective
 from lbtrain.faults.guard import protocol
 from lbtrain.faults.guard.coordinator import listening_socket
 from lbtrain.faults.guard.protocol import BOARD, SIGNALS, Config, Connection, Rendezvous
+from lbtrain.output import say
 
 SECONDS_FOR_AN_OUTCOME = 2.0
 
@@ -169,8 +170,7 @@ class Watchdog:
 
     def _say_where_it_stands(self) -> None:
         if stands := last_collective():
-            with contextlib.suppress(OSError):
-                print(f"rank {self.config.rank} stands at {stands}", file=sys.stderr, flush=True)
+            say(f"rank {self.config.rank} stands at {stands}", error=True)
 
     def _without_guard(self, why: str) -> None:
         """The guard is stopped, or hangs. Others that it should answer find out as late as this rank does."""
@@ -190,11 +190,7 @@ class Watchdog:
             # Launchers follow a lost rank with a signal to the others: then its loss is the reason.
             time.sleep(SECONDS_FOR_AN_OUTCOME)
         self.leave(Preempted.exit_code, "stopped by a signal")
-        print(
-            f"stopped by signal {number} while nothing was trained: the same command goes on",
-            file=sys.stderr,
-            flush=True,
-        )
+        say(f"stopped by signal {number} while nothing was trained: the same command goes on", error=True)
         os._exit(Preempted.exit_code)
 
     def leave(self, code: int, why: str = "") -> None:

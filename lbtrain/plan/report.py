@@ -6,9 +6,9 @@ import itertools
 from collections.abc import Iterable, Mapping, Sequence
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
+from lbtrain.console import Console
 from lbtrain.plan.plan import Plan
 from lbtrain.plan.precision import gpu_arithmetic
 from lbtrain.plan.scaling import ema_decay, scaled_optimizer

@@ -4,7 +4,6 @@ the others hold a silent copy.
 
 import json
 import os
-import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
+from lbtrain.output import say
 from lbtrain.runs.files import as_png, open_to_append, saving, write_whole
 from lbtrain.runs.rows import EvalRow, Row, TrainRow, TrustRow, flat, read_rows
 from lbtrain.runs.screen import Screen
@@ -103,7 +103,7 @@ def _tensorboard(folder: Path, resumed_at: int) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ModuleNotFoundError:
-        print("tensorboard is not installed, so this run writes no curves: pip install 'lbtrain[tools]'")
+        say("tensorboard is not installed, so this run writes no curves: pip install 'lbtrain[tools]'")
         return None
     threading.excepthook = _leave_to_the_next_write
     return SummaryWriter(str(folder), purge_step=resumed_at + 1)
@@ -141,7 +141,7 @@ def open_metrics(path: Path, resumed_at: int) -> TextIO:
         if note:
             aside = path.with_name(path.name + ".damaged")
             path.replace(aside)
-            print(f"{note}; the file as it was is {aside}", file=sys.stderr, flush=True)
+            say(f"{note}; the file as it was is {aside}", error=True)
         text = "".join(json.dumps(row) + "\n" for row in kept if row["examples"] <= resumed_at)
         write_whole(path, text)
         return os.fdopen(open_to_append(path), "a")

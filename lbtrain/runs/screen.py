@@ -4,9 +4,10 @@ import contextlib
 import sys
 import time
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from lbtrain.console import Console
+from lbtrain.output import say
 from lbtrain.runs.rows import EvalRow, TrainRow
 
 _WIDE, _USUAL = 125, 78
@@ -23,7 +24,7 @@ class Screen:
         self.started = time.monotonic()
         self.first_examples: int | None = None
         self.bar: Progress | None = None
-        if console or sys.stdout.isatty():
+        if console or (sys.stdout and sys.stdout.isatty()):
             console = console or Console()
             self.width = console.width
             percent, eta = TextColumn("{task.percentage:3.0f}%"), (TextColumn("ETA"), TimeRemainingColumn())
@@ -52,11 +53,10 @@ class Screen:
         return f"ETA {int(left) // 3600}:{int(left) // 60 % 60:02}:{int(left) % 60:02}"
 
     def print_line(self, text: str) -> None:
-        with contextlib.suppress(OSError):  # nobody may be there to read it any more
-            if self.bar:
-                self.bar.console.print(text, highlight=False, markup=False)
-            else:
-                print(text, flush=True)
+        if not self.bar:
+            return say(text)
+        with contextlib.suppress(OSError):
+            self.bar.console.print(text, highlight=False, markup=False)
 
     def close(self) -> None:
         with contextlib.suppress(OSError):

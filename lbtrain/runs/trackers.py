@@ -2,12 +2,12 @@
 
 import logging
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 from lbtrain.errors import RecipeError, reason_of
+from lbtrain.output import say
 
 PROJECT = "lbtrain"
 """What the runs of all recipes are compared in, unless a tracker's own environment variable names another."""
@@ -31,14 +31,14 @@ class Trackers:
             except Exception as error:  # whatever a service or the way to it raises: the run goes on
                 del self._started[name]
                 text = f"log.trackers={name} gets nothing from step {step} on: {_reason(error)}"
-                print(text, file=sys.stderr, flush=True)
+                say(text, error=True)
 
     def finish(self) -> None:
         for name, tracker in self._started.items():
             try:
                 tracker.finish()
             except Exception as error:  # the run has its summary still to write
-                print(f"log.trackers={name} was not closed: {_reason(error)}", file=sys.stderr, flush=True)
+                say(f"log.trackers={name} was not closed: {_reason(error)}", error=True)
 
 
 def _start(name: str, run_dir: Path, config: Mapping[str, str]) -> Any:

@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rich import box
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from lbtrain.console import Console
 from lbtrain.data.coco_layouts import coco_files, has_coco
 from lbtrain.data.index import printable
 from lbtrain.data.registry import PHOTOS
@@ -64,9 +64,9 @@ def main(words: Sequence[str]) -> int:
             prepare_folder(folder)
         world, report = evaluate(trained, train=options.split == "train")
         if world.rank == 0:
-            _show(report, trained, options.split, folder)
             with naming_out():
                 _write(folder, report, trained, options.split)
+            _show(report, trained, options.split, folder)
     return 0
 
 

@@ -16,6 +16,8 @@ OUTSIDE = {"recipes", "tools", "bench", "tests"}
 # about) are open to all.
 BELOW = {
     "errors": set(),
+    "console": set(),
+    "output": set(),
     "recipe": set(),
     "plan.schedules": set(),
     "plan.scaling": {"plan.schedules"},
@@ -79,7 +81,7 @@ BELOW = {
     },
 }
 """By the longest name that matches: a name stands for all that lies in it."""
-OPEN_TO_ALL = {"errors", "recipe"}
+OPEN_TO_ALL = {"console", "errors", "output", "recipe"}
 
 
 def imported(path: Path, package: str) -> set[str]:

@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
 from lbtrain import Recipe
+from lbtrain.console import Console
 from lbtrain.errors import RecipeError
 
 from ..kit.command import count
