@@ -104,6 +104,11 @@ MLLOG = (
         ("300.1 images/s, 2400.8 in total", 2400.8),
         ("300.1 img/s | total 2400.8", 2400.8),
         ("device/samples_per_sec: 300.5", 8 * 300.5),
+        ("2400.1 images/s (8 GPUs)", 2400.1),
+        ("8 GPUs: 2400.1 images/s", 2400.1),
+        ("num_workers=8 2400.1 images/s", 2400.1),
+        ("device=cuda 2400.1 images/s", 2400.1),
+        ("step10: 2400.1 images/s", 2400.1),
         ("2400.5 images/s on 8 A100 GPUs", 2400.5),
         ("training on 4 nodes: 2400.5 images/s", 2400.5),
         ("GPU mem 3.2G 2400.5 images/s", 2400.5),
@@ -155,7 +160,8 @@ def test_tf_cnn_benchmarks_values_are_of_a_process() -> None:
     "8 x 300 images/s", "300 images/s x 8", "8 GPUs, 300 images/s each", "local_rank=0 300 images/s",
     "rank_0 300 images/s", "300 images/s \u00d7 8 GPUs", "8 GPUs @ 300 images/s", "300 images/s (one GPU)",
     "single-GPU throughput: 300 images/s", "on a GPU: 300 images/s", "300 images/s averaged over 8 GPUs",
-    "(RayTrainWorker pid=123) 300 images/s"])  # fmt: skip
+    "(RayTrainWorker pid=123) 300 images/s", "8 \u00d7 300 images/s", "10.0.0.1: 300 images/s",
+    "n001: 300 images/s"])  # fmt: skip
 def test_what_may_be_of_a_part_or_of_the_job_is_rejected_with_both_readings(line: str) -> None:
     assert job_rates([line] * 4, gpus=1) == [300.0] * 3
     assert job_rates([line] * 4, gpus=8, per="total") == [300.0] * 3
@@ -219,7 +225,9 @@ def test_a_space_between_figures_is_rejected_where_the_first_may_be_a_counter(li
 
 
 @pytest.mark.parametrize("line", ["Validation: 9000 images/s", "Test: [ 3/98]  img/s: 9000", "300,5 images/s",
-    "[eval] 9000 images/s", "Validating: 9000 images/s", "val/images_per_sec: 9000",
+    "Test:   [ 10/100]  eta: 0:00:10  loss: 1.2  img/s: 1800.1", "Validation: total 1800.1 images/s",
+    "Test: 1800.1 images/s total", "[test] total_ips : 1800.1", "theoretical: 2400.5 images/s",
+    "data: 2400.5 images/s", "predict 2400.5 images/s", "Mimg/s: 2.4", "[eval] 9000 images/s", "Validating: 9000 images/s", "val/images_per_sec: 9000",
     "eval_images_per_sec: 9000", "Infer [10/40]. 2000.5 samples/sec",
     "DLL 2021 - Epoch: 0  val.total_ips : 9000 img/s", "2.400,5 images/s", "2'40 images/s", "-300 images/s",
     "300-400 images/s", "inference: 9000 images/s", "data loading 9000 images/s",

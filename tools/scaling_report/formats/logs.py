@@ -43,7 +43,7 @@ _NUMBER = (
 )
 _THOUSAND = r"(?P<thousand>\s?k\b(?!\s*[=:]))?"
 _UNIT = r"(?:images?|imgs?|samples?|examples?)[\s_]?(?:/|per)[\s_]?s(?:ec(?:ond)?)?\b"
-_UNIT_FIRST = rf"(?P<thousands>(?<![a-z])k\s?)?{_UNIT}"
+_UNIT_FIRST = rf"(?:(?<![a-z])(?P<thousands>k)\s?|(?<![a-z])){_UNIT}"
 # The most particular first.
 _OF_PROGRAMS: tuple[tuple[Unit, str], ...] = (
     ("total", rf"CurrSamplesPerSec=\s*{_NUMBER}"),
@@ -103,17 +103,22 @@ _EACH_BEFORE = re.compile(
 )
 _EACH_AFTER = re.compile(rf"[\s(]*{_EACH}(?P<owner>{_NAMED_OWNERS})(?![a-z]){_NOT_OF_THE_NEXT}", re.I)
 _ONE = rf"\b(?:cuda|node|host|{_NAMED_OWNERS})[\s:#=-]*\d+\b"
-_LABEL = r"^\s*(?:\[(?:[a-z]*\d+|\d+,\d+)\](?:<std\w+>)?|\d+)(?::(?!\d)|(?<=\])\s)"
-"""Of a rank, as srun, mpirun and torchrun put it before what each prints."""
+_LABEL = (
+    r"^\s*(?:\[(?:[a-z]*\d+|\d+,\d+)\](?:<std\w+>)?|\d+|\d+\.\d+\.\d+\.\d+|(?!step|epoch|iter|batch)[a-z][a-z-]*\d+)"
+    r"(?::(?!\d)|(?<=\])\s)"
+)
+"""Of a rank or a host, as srun, mpirun, torchrun and pdsh put it before what each prints."""
 _LOCAL = rf"\b(?:(?:local|my|this)\s+(?:{_NAMED_OWNERS}|node|host|throughput|speed|rate)|node throughput)\b"
+_TIMES = "[x*\u00d7\u00b7]"
+_MEAN_OVER = r"\b(?:mean|average|avg|median) (?:over|across|of) "
 _ONE_BEFORE, _ONE_AFTER = (
-    re.compile(
-        rf"{_ONE}|{_LABEL}|{_LOCAL}|\d\s*[x*]\s*$|\b(?:mean|average|avg|median) (?:over|across|of) ", re.I
-    ),
-    re.compile(rf"[\s,;([]*(?:on|from|of|by|at|in)?\s*{_ONE}|[\s(]*(?:each\b|[x*]\s*\d)", re.I),
+    re.compile(rf"{_ONE}|{_LABEL}|{_LOCAL}|\d\s*{_TIMES}\s*$|{_MEAN_OVER}", re.I),
+    re.compile(rf"[\s,;([]*(?:on|from|of|by|at|in)?\s*{_ONE}|[\s(]*(?:each\b|{_TIMES}\s*\d)", re.I),
 )
 _OF_ALL = re.compile(
     rf"\b(?:on|across|with|using|from)(?: all)?(?: \d+)?(?: [a-z]+\d+)? (?:{_NAMED_OWNERS}|nodes|hosts)\b"
+    rf"|\(\d+ (?:{_NAMED_OWNERS})\)|^\W*\d+ (?:{_NAMED_OWNERS})\s*[:|,]"
+    rf"|(?<![a-z])(?:num_?)?(?:{_NAMED_OWNERS})\s*=\s*(?:\d+(?=\W)|cuda\b(?!:))"
     rf"|(?:{_NAMED_OWNERS})\s*[:=]\s*$"
     rf"|(?<![a-z])(?:{_NAMED_OWNERS})[\s_]?(?:mem\w*|util\w*|temp\w*|hours?)",
     re.IGNORECASE,
@@ -124,8 +129,8 @@ _A_PART = re.compile(
 )
 """Words of a line that leave open whether its rate is of the whole job."""
 _OF_ANOTHER_PART = re.compile(
-    r"\b(?:infer\w*|decod\w*|(?:data[\s_-]?)?load(?:er|ing)|expected|target|warm-?up|peak|best|max(?:imum)?|"
-    r"min(?:imum)?)(?:\s+(?:throughput|speed|rate))?(?:\s*\[[^\]]*\]\.?)?\s*[:=]?\s*$",
+    r"\b(?:infer\w*|predict\w*|decod\w*|data|(?:data[\s_-]?)?load(?:er|ing)|theoretical|ideal|expected|"
+    r"target|warm-?up|peak|best|max(?:imum)?|min(?:imum)?)(?:\s+(?:throughput|speed|rate))?(?:\s*\[[^\]]*\]\.?)?\s*[:=]?\s*$",
     re.IGNORECASE,
 )
 """Words right before a rate that is not what training reaches on the whole."""
@@ -242,12 +247,12 @@ def read_line(line: str) -> Reading | None:
     line = _without_spaces(line)
     for unit, pattern in _PROGRAMS:
         if match := pattern.search(line):
-            return Reading(_number(match[1]), unit)
+            return None if _of_scoring(line, match) else Reading(_number(match[1]), unit)
     for unit, pattern in _WORDED_TOTALS:
         if match := pattern.search(line):
-            return Reading(*_value(match, match[1], unit))
+            return None if _of_scoring(line, match) else Reading(*_value(match, match[1], unit))
     matches = next((found for rate in _RATES if (found := list(rate.finditer(line)))), [])
-    if matches and _SCORING.search(line[: matches[0].start()]) and "train" not in line.lower():
+    if matches and _of_scoring(line, matches[0]):
         return None
     readings = [
         _reading(match, words, line[match.end() : after])
@@ -255,6 +260,11 @@ def read_line(line: str) -> Reading | None:
         if not _OF_ANOTHER_PART.search(words := line[before : match.start()])
     ]
     return next((each for each in readings if each.unit == "bare"), readings[0] if readings else None)
+
+
+def _of_scoring(line: str, rate: re.Match[str]) -> bool:
+    """Whether the words before a rate, or its own first word, are of a validation."""
+    return bool(_SCORING.search(line[: rate.end()])) and "train" not in line.lower()
 
 
 def _without_spaces(line: str) -> str:
