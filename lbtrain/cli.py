@@ -107,7 +107,10 @@ def _parser() -> argparse.ArgumentParser:
     overrides.required = False  # argparse asks for them too where the recipe is missing
     train.set_defaults(run=_train)
 
-    text = "Print batch split, learning rates, steps and memory for each world size, without data or a GPU."
+    text = (
+        "Print batch split, learning rates, steps and memory for each world size, without a GPU, and without "
+        "data unless the data set is one of your own."
+    )
     plan = commands.add_parser("plan", parents=[named], description=text)
     plan.add_argument("words", nargs="*", default=[], metavar="KEY=VALUE", help="overrides of the recipe")
     plan.add_argument("--gpus", default="8", help="world sizes, separated by commas (default: 8)")

@@ -256,7 +256,8 @@ def index_rows(config: DataConfig) -> list[tuple[str, str]]:
     try:
         return list(dataset_index(config).rows())
     except UserError as error:
-        return [("data", f"not read here: {str(error).splitlines()[0]}")]
+        reason = str(error).splitlines()[0].replace("Known layouts:", "docs/data.md has the known layouts.")
+        return [("data", f"not read here: {reason}")]
 
 
 def open_instances(config: DataConfig, *, train: bool) -> InstanceSource:

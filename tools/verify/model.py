@@ -2,8 +2,8 @@
 compare weights, running statistics and outputs layer by layer.
 
 Rounding is about 1e-16 in float64, so that a larger difference is a layer that depends on the batch split.
-The runs are made by lbtrain's own plan, engine and ghost batch norm. Dropout and drop path are switched off:
-their draws belong to a micro-batch.
+The runs are made by lbtrain's own plan, engine and ghost batch norm. Dropout, whose draws belong to a
+micro-batch, and drop path are switched off.
 """
 
 import argparse

@@ -23,8 +23,8 @@ What is rejected when the plan is made, with the argument that helps:
   to B2, InstanceNorm with running statistics, and any layer of an unknown kind with running statistics;
 - models that do not take the images of the data set, or do not return scores (n, classes).
 
-A parameter that the loss does not depend on is not trained, under any engine; the plan names it. Layers that
-draw random numbers (dropout and drop path; counted with timm's defaults) are switched off in this test.
+A parameter that the loss does not depend on is not trained, under any engine; the plan names it. Dropout and
+drop path are switched off in this test; `random layers` counts those with dropout, at timm's default rates.
 `not trained yet`: the layers are checked; the three steps took more time than the last sweep had, or more
 memory than its machine.
 """
