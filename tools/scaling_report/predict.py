@@ -55,8 +55,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--run",
         type=Path,
-        help="a report by `measure` or `ingest`, or a CSV table: throughput, and what it has of bytes, jitter "
-        "and the all-reduce sweep",
+        help="a report by `measure` or `ingest`, or a CSV table: its throughput, and bytes, jitter "
+        "and all-reduce times where it has them",
     )
     add("--model", help="a classifier of timm or a detector of torchvision; in any spelling")
     add(
