@@ -104,6 +104,15 @@ def test_the_command_prints_a_table_and_the_outcome(capsys):
     assert "the guarantee holds: all 15 layers agree to" in printed and "3 of 15 layers" in printed
 
 
+def test_fp32_shows_how_rounding_grows_and_judges_only_by_a_given_tolerance(capsys):
+    words = ["model", "timm:cifar_resnet8", "--image-size", "16", "--precision", "fp32", "--world", "1"]
+    assert main(words) == 0
+    printed = capsys.readouterr().out
+    assert "whether that is rounding alone, float64 tells" in printed and "1 batch split against" in printed
+    assert main([*words, "--tolerance", "1e-12"]) == 1
+    assert "the guarantee does not hold" in capsys.readouterr().out
+
+
 def test_a_sweep_writes_a_row_for_each_family_and_goes_on_from_there(one_rank, tmp_path, monkeypatch):
     families = {"ours": ["cifar_resnet8"]}
     monkeypatch.setattr(timm, "list_models", lambda module="": families.get(module, ["x"]))

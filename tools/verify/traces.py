@@ -3,6 +3,7 @@ what it leaves.
 """
 
 import argparse
+import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -46,6 +47,8 @@ class Question:
     @classmethod
     def of(cls, options: argparse.Namespace) -> "Question":
         asked = vars(options)
+        if asked["tolerance"] is None:
+            asked["tolerance"] = 1e-8 if asked["precision"] == "fp64" else math.inf
         return cls(**{field: asked[field] for field in cls.__dataclass_fields__ if field in asked})
 
     @property
