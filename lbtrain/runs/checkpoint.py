@@ -11,9 +11,7 @@ made.
 
 import contextlib
 import copy
-import hashlib
 import os
-import re
 import threading
 import time
 from collections.abc import Mapping
@@ -25,7 +23,14 @@ import torch
 from lbtrain.engines.protocol import EngineState
 from lbtrain.errors import RecipeError, SaveFailed
 from lbtrain.runs.best import BestCheckpoint
-from lbtrain.runs.files import open_to_read, read_whole, write_whole
+from lbtrain.runs.checkpoint_files import (
+    checkpoint_paths,
+    checksum_path,
+    matching_checksum,
+    newest_whole,
+    sha256,
+)
+from lbtrain.runs.files import write_whole
 from lbtrain.runs.loading import FINGERPRINT, SCALE_STEPS, SECONDS, LoadedCheckpoint, read_checkpoint
 from lbtrain.runs.progress import Progress
 
@@ -134,7 +139,7 @@ class Checkpoints:
             torch.save(content, file)
             file.flush()
             os.fsync(file.fileno())
-        write_whole(_checksum_path(path), _sha256(new) + "\n")
+        write_whole(checksum_path(path), sha256(new) + "\n")
         new.replace(path)
         _sync_folder(self.folder)  # before anything older goes: the new name must outlive a power cut
         self._skipped.discard(path)
@@ -142,7 +147,7 @@ class Checkpoints:
         replaced = self._skipped & set(paths[: paths.index(path)])
         for old in [*self._not_skipped()[: -self.keep], *replaced]:
             old.unlink()
-            _checksum_path(old).unlink(missing_ok=True)
+            checksum_path(old).unlink(missing_ok=True)
         return path
 
     def _remove_unfinished(self) -> None:
@@ -156,21 +161,14 @@ class Checkpoints:
         Raises RecipeError if every checkpoint is damaged: going on from nothing would lose the run; and if
         the newest undamaged one does not hold what a checkpoint holds: somebody has changed it.
         """
-        damaged: list[str] = []
-        for path in reversed(self._paths()):
-            if checksum := _matching_checksum(path):
-                return read_checkpoint(path, damaged, checksum)
-            damaged.append(f"{path} is damaged (its checksum differs): skipped")
-            self._skipped.add(path)
-        if damaged:
-            raise RecipeError(
-                "; ".join(damaged) + (". No good checkpoint is left: choose another run_dir to start anew")
-            )
-        return None
+        if not (found := newest_whole(self.folder)):
+            return None
+        self._skipped |= set(found.damaged)
+        return read_checkpoint(found.path, found.skipped, found.checksum)
 
     def load(self, path: Path) -> LoadedCheckpoint:
         """One checkpoint of the folder. Raises RecipeError if it is damaged."""
-        if checksum := _matching_checksum(path):
+        if checksum := matching_checksum(path):
             return read_checkpoint(path, [], checksum)
         raise RecipeError(
             f"{path} is damaged, or its checksum file is not beside it. Name another checkpoint."
@@ -183,32 +181,9 @@ class Checkpoints:
         return checkpoint_paths(self.folder)
 
 
-def checkpoint_paths(folder: Path) -> list[Path]:
-    """Checkpoints in a folder by step, the newest last."""
-    found = (path for path in folder.glob("step_*.pt") if re.fullmatch(r"step_\d{9,}\.pt", path.name))
-    return sorted(found, key=lambda path: int(path.stem.removeprefix("step_")))
-
-
 def _sync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _checksum_path(path: Path) -> Path:
-    return path.with_suffix(".sha256")
-
-
-def _matching_checksum(path: Path) -> str:
-    """Of a checkpoint that is as it was written; empty for one that is damaged, or whose checksum is."""
-    with contextlib.suppress(OSError, ValueError):
-        checksum = read_whole(_checksum_path(path), most=100).decode().strip()
-        return checksum if checksum == _sha256(path) else ""
-    return ""
-
-
-def _sha256(path: Path) -> str:
-    with open_to_read(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import timm
 import torch
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from lbtrain.errors import RecipeError, naming_what_is_closed, reason_of
 from lbtrain.nn import head_names
 from lbtrain.recipe.sections import ModelConfig
+from lbtrain.runs.checkpoint_files import check_whole, newest_whole
 from lbtrain.tasks.backbones import under_names_of
 
 Weights = dict[str, Tensor]
@@ -49,35 +50,48 @@ def loaded_weights(model: nn.Module) -> LoadedWeights:
     return cast(LoadedWeights, vars(model).get("loaded_weights", LoadedWeights()))
 
 
-def read_weights(config: ModelConfig, arguments: Mapping[str, Any]) -> Weights:
-    """The tensors that `model.weights` names. `arguments`: of timm.create_model, for a tag. Raises
-    RecipeError with one line for what cannot be read or downloaded.
+class ReadWeights(NamedTuple):
+    """The tensors that `model.weights` names; `source`: where they are from, as a person finds it, of a
+    folder the file in it that was read; `skipped`: a line for each damaged checkpoint that is newer.
     """
-    if path := weights_file(config.weights):
-        return _read_file(path)
+
+    tensors: Weights
+    source: str
+    skipped: list[str]
+
+
+def read_weights(config: ModelConfig, arguments: Mapping[str, Any]) -> ReadWeights:
+    """`arguments`: of timm.create_model, for a tag. Raises RecipeError with one line for what is damaged, or
+    cannot be read or downloaded.
+    """
+    path, skipped = _found(config.weights)
+    if path:
+        return ReadWeights(_read_file(path), str(path), skipped)
     from lbtrain.tasks.timm_models import create_model
 
-    return create_model(
-        f"{config.name.partition('.')[0]}.{_tag(config)}", dict(arguments), pretrained=True
-    ).state_dict()
+    name = f"{config.name.partition('.')[0]}.{_tag(config)}"
+    return ReadWeights(
+        create_model(name, dict(arguments), pretrained=True).state_dict(), config.weights, skipped
+    )
 
 
 def weights_file(name: str) -> Path | None:
-    """The file that a path means: itself, what was exported to a folder, or the newest checkpoint of a run.
-    None where there is nothing of that name. Raises RecipeError for what this user may not read.
+    """The file that a path means: itself, what was exported to a folder, or the newest checkpoint of a run
+    that is whole. None where there is nothing of that name. Raises RecipeError for what is damaged, or this
+    user may not read.
     """
+    return _found(name)[0]
+
+
+def _found(name: str) -> tuple[Path | None, list[str]]:
     path = Path(name).expanduser()
     with naming_what_is_closed(f"model.weights={name}"):
-        if not path.is_dir():
-            return path if path.is_file() else None
-        exported = [path / name for name in _EXPORTED if (path / name).is_file()]
-        checkpoints = sorted(path.glob("checkpoints/step_*.pt")) or sorted(path.glob("step_*.pt"))
-        return next(iter([*exported, *checkpoints[-1:]]), None)
-
-
-def _source(config: ModelConfig) -> str:
-    """Where the weights are from, as a person finds it: of a folder, the file in it that was read."""
-    return str(weights_file(config.weights) or config.weights)
+        for file in (path, *(path / exported for exported in _EXPORTED)):
+            if file.is_file():
+                check_whole(file)
+                return file, []
+        newest = (newest_whole(path / "checkpoints") or newest_whole(path)) if name else None
+    return (newest.path, newest.skipped) if newest else (None, [])
 
 
 def _tag(config: ModelConfig) -> str:
@@ -115,9 +129,9 @@ def load_classifier(model: nn.Module, config: ModelConfig) -> None:
     """Fills a timm classifier. The position embeddings and older names of a file are converted as timm does
     for this model. Raises RecipeError for weights that do not fit.
     """
-    source = _source(config)
-    weights = _converted(model, read_weights(config, config.args), source)
-    load_into(model, weights, source, head=head_names(model))
+    read = read_weights(config, config.args)
+    converted = read._replace(tensors=_converted(model, read.tensors, read.source))
+    load_into(model, converted, head=head_names(model))
 
 
 def _converted(model: nn.Module, weights: Weights, source: str) -> Weights:
@@ -145,20 +159,20 @@ def load_detector(model: nn.Module, body: nn.Module, config: ModelConfig) -> Non
     """Fills a detector of a run here as a whole, or its backbone `body` from a classifier of the same name.
     Raises RecipeError for weights that do not fit.
     """
-    weights = read_weights(config, config.args.get("backbone", {}))
-    if any(name.startswith("backbone.body.") for name in weights):
+    read = read_weights(config, config.args.get("backbone", {}))
+    if any(name.startswith("backbone.body.") for name in read.tensors):
         head = {name for name, _ in model.named_parameters() if _PREDICTORS.fullmatch(name)}
-        load_into(model, weights, _source(config), head=head)
+        load_into(model, read, head=head)
     else:
-        load_into(body, under_names_of(body, weights), _source(config), head=set())
+        load_into(body, read._replace(tensors=under_names_of(body, read.tensors)), head=set())
         cast(Any, model).loaded_weights = loaded_weights(body)
 
 
-def load_into(model: nn.Module, weights: Weights, source: str, *, head: set[str]) -> None:
+def load_into(model: nn.Module, read: ReadWeights, *, head: set[str]) -> None:
     """Copies the tensors into `model` by name. A `head` that has another shape in the file keeps its initial
     values. Raises RecipeError where anything else is missing or has another shape.
     """
-    own = model.state_dict()
+    own, (weights, source, skipped) = model.state_dict(), read
     new_head = {name for name in head if name not in weights or weights[name].shape != own[name].shape}
     new = head if new_head else set()
     counters = {name for name in own if name.endswith(_COUNTER)}
@@ -170,7 +184,8 @@ def load_into(model: nn.Module, weights: Weights, source: str, *, head: set[str]
         raise RecipeError(_does_not_fit(source, own, weights, missing, unexpected, reshaped))
     loaded = {name: weights[name] for name in sorted(common)}
     model.load_state_dict(own | loaded)
-    notes = [*_head_note(source, weights, own, new, head), *_unexpected_note(source, unexpected - head)]
+    head_note = _head_note(source, weights, own, new, head)
+    notes = [*skipped, *head_note, *_unexpected_note(source, unexpected - head)]
     cast(Any, model).loaded_weights = LoadedWeights(_digest(loaded), tuple(notes))
 
 

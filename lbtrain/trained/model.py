@@ -1,6 +1,7 @@
 """A trained model as a checkpoint holds it: its recipe, its weights and what they need to be used."""
 
 import dataclasses
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +12,9 @@ from torch import Tensor, nn
 
 from lbtrain.data import DatasetInfo
 from lbtrain.errors import RecipeError, naming_what_is_closed, reason_of
+from lbtrain.launch.world import detect_world
 from lbtrain.recipe import Recipe
-from lbtrain.runs.checkpoint import checkpoint_paths
+from lbtrain.runs.checkpoint_files import check_whole, newest_whole
 from lbtrain.runs.loading import recipe_in
 from lbtrain.tasks import build_model
 
@@ -68,8 +70,9 @@ def _without_start(args: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def open_trained(name: str, *, raw: bool) -> TrainedModel:
-    """A run directory (its newest checkpoint) or a checkpoint file. The average of the weights is taken where
-    the run kept one, unless `raw`. Raises RecipeError for what is neither, or cannot be read.
+    """A run directory (its newest checkpoint that is whole) or a checkpoint file. The average of the weights
+    is taken where the run kept one, unless `raw`. Raises RecipeError for what is neither, is damaged or
+    cannot be read.
     """
     with naming_what_is_closed(name):
         path = _checkpoint(Path(name).expanduser())
@@ -90,12 +93,16 @@ def open_trained(name: str, *, raw: bool) -> TrainedModel:
 
 def _checkpoint(path: Path) -> Path:
     if path.is_file():
+        check_whole(path)
         return path
-    steps = checkpoint_paths(path / "checkpoints")
-    if not steps:
+    found = newest_whole(path / "checkpoints")
+    if not found:
         what = "holds no checkpoint (checkpoints/step_*.pt)" if path.is_dir() else "does not exist"
         raise RecipeError(f"{path} {what}. Give a run directory, such as runs/digits, or a checkpoint file.")
-    return steps[-1]
+    if detect_world().rank == 0:
+        for line in found.skipped:
+            print(line, file=sys.stderr)
+    return found.path
 
 
 def _content(path: Path) -> dict[str, Any]:

@@ -112,7 +112,7 @@ def test_a_damaged_one_is_passed_over_and_said(tmp_path, damage):
     damage(last)
     found, progress, warnings = newest(checkpoints)
     assert progress.step == 1 and float(found["model"]["weight"][0, 0]) == 1.0
-    assert warnings == [f"{last} is damaged (its checksum differs): skipped"]
+    assert warnings == [f"{last} is damaged (its checksum differs or is not beside it): skipped"]
 
 
 @pytest.mark.parametrize("keep", [1, 2])
@@ -270,7 +270,7 @@ def test_all_damaged_is_rejected_and_nothing_is_deleted(tmp_path):
     before = names(tmp_path)
     with pytest.raises(
         RecipeError,
-        match=r"step_000000002\.pt is damaged.*step_000000001\.pt is damaged.*choose another run_dir",
+        match=r"step_000000002\.pt is damaged.*step_000000001\.pt is damaged.*choose another run directory",
     ):
         checkpoints.newest()
     assert names(tmp_path) == before

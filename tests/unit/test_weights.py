@@ -1,8 +1,10 @@
 """Trained weights to start from, in every kind of file, and what is frozen of a model."""
 
+import hashlib
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import timm
@@ -17,7 +19,7 @@ from lbtrain.errors import RecipeError
 from lbtrain.plan.plan import make_plan
 from lbtrain.plan.report import notes
 from lbtrain.tasks import build_model
-from lbtrain.tasks.weights import loaded_weights
+from lbtrain.tasks.weights import loaded_weights, weights_file
 from tests.tiny_detection import tiny
 
 DIGITS = Recipe().vary(model=dict(name="cifar_resnet8"), data=dict(name="digits"))
@@ -71,13 +73,28 @@ def test_safetensors_and_torch_files_of_the_same_weights_have_the_same_digest(tm
     assert ours.digest == theirs.digest != other.digest
 
 
+def checkpoint(folder, step: int, factor: float) -> Path:
+    """Of a run: with its checksum beside it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"step_{step:09}.pt"
+    torch.save({"state_dict": {k: v * factor for k, v in source().items()}}, path)
+    path.with_suffix(".sha256").write_text(hashlib.sha256(path.read_bytes()).hexdigest() + "\n")
+    return path
+
+
+def damage(path: Path) -> None:
+    """One bit, which torch does not see."""
+    content = bytearray(path.read_bytes())
+    content[content.find(source()["conv1.weight"].numpy().tobytes()[:64])] ^= 1
+    path.write_bytes(content)
+
+
 def test_folders_mean_what_was_exported_to_them_or_the_newest_checkpoint(tmp_path):
-    (tmp_path / "run/checkpoints").mkdir(parents=True)
-    for step, factor in ((9, 0.0), (10, 1.0)):
-        torch.save(
-            {"state_dict": {k: v * factor for k, v in source().items()}},
-            tmp_path / f"run/checkpoints/step_{step:09}.pt",
-        )
+    for step, factor in ((9, 0.0), (10, 1.0), (1_000_000_000, 1.0)):
+        checkpoint(tmp_path / "run/checkpoints", step, factor)
+    (tmp_path / "run/checkpoints/step_best.pt").touch()
+    assert weights_file(str(tmp_path / "run")).name == "step_1000000000.pt"
+    assert weights_file(str(tmp_path / "run/checkpoints")).name == "step_1000000000.pt"
     assert torch.equal(started_from(tmp_path / "run").state_dict()["conv1.weight"], source()["conv1.weight"])
     (tmp_path / "run/export").mkdir()
     save_file({k: v * 0 for k, v in source().items()}, tmp_path / "run/export/model.safetensors")
@@ -86,6 +103,28 @@ def test_folders_mean_what_was_exported_to_them_or_the_newest_checkpoint(tmp_pat
         assert not model.state_dict()["conv1.weight"].any()
         (note,) = loaded_weights(model).notes  # not the newest weights of the run, so it says which
         assert note.startswith(f"The classifier of {tmp_path}/run/export/model.safetensors is kept")
+
+
+@pytest.mark.parametrize("folder", ["", "checkpoints"])
+def test_a_damaged_checkpoint_is_skipped_and_said(tmp_path, folder):
+    checkpoint(tmp_path / "checkpoints", 1, 0.0)
+    newest = checkpoint(tmp_path / "checkpoints", 2, 1.0)
+    damage(newest)
+    model = started_from(tmp_path / folder)
+    assert not model.state_dict()["conv1.weight"].any()
+    note, head = loaded_weights(model).notes
+    assert note.startswith(f"{newest} is damaged") and "step_000000001.pt is kept" in head
+    with pytest.raises(RecipeError, match=r"step_000000002\.pt is damaged: its checksum"):
+        started_from(newest)
+    damage(tmp_path / "checkpoints/step_000000001.pt")
+    with pytest.raises(RecipeError, match=r"step_000000002\.pt is damaged.*No good checkpoint is left"):
+        started_from(tmp_path / folder)
+
+
+def test_no_name_means_no_file_of_the_folder_one_is_in(tmp_path, monkeypatch):
+    damage(checkpoint(tmp_path / "checkpoints", 1, 1.0))
+    monkeypatch.chdir(tmp_path)
+    assert weights_file("") is None
 
 
 def test_a_head_of_another_size_is_made_new_and_said(tmp_path):

@@ -24,7 +24,8 @@ from lbtrain.errors import RecipeError
 from lbtrain.launch.world import detect_world, start_process_group
 from lbtrain.nn import convert_to_ghost_batch_norm
 from lbtrain.recipe import Recipe
-from lbtrain.runs.checkpoint import Checkpoints, checkpoint_paths
+from lbtrain.runs.checkpoint import Checkpoints
+from lbtrain.runs.checkpoint_files import checkpoint_paths
 from lbtrain.runs.directory import RunDirectory
 from lbtrain.runs.loading import LoadedCheckpoint
 from lbtrain.runs.rows import read_rows

@@ -111,6 +111,24 @@ def test_the_bound_on_pixels_is_that_of_the_run(trained):
         input_of(data, opened.inputs, 399)
 
 
+def test_a_damaged_checkpoint_is_skipped_and_said(trained, tmp_path, capsys):
+    shutil.copytree(trained[0] / "checkpoints", tmp_path / "checkpoints")
+    before, newest = sorted((tmp_path / "checkpoints").glob("step_*.pt"))
+    content = bytearray(newest.read_bytes())
+    weight = torch.load(newest, weights_only=True)["state_dict"]["conv1.weight"]
+    content[content.find(weight.numpy().tobytes()[:64])] ^= 1  # torch reads it as before
+    newest.write_bytes(content)
+    assert open_trained(str(tmp_path), raw=False).path == before
+    assert capsys.readouterr().err.startswith(f"{newest} is damaged")
+    with pytest.raises(RecipeError, match=f"{newest} is damaged: its checksum"):
+        open_trained(str(newest), raw=False)
+    newest.with_suffix(".sha256").unlink()
+    assert open_trained(str(newest), raw=False).path == newest  # a file of which nothing is known
+    before.write_bytes(b"")
+    assert lbtrain("export", tmp_path) == 2
+    assert "No good checkpoint is left" in capsys.readouterr().err
+
+
 def test_a_trained_model_needs_no_file_that_its_network_started_from(trained):
     opened = open_trained(str(trained[0]), raw=False)
     gone = opened.recipe.vary(model=dict(args=dict(checkpoint_path="gone.pt"), weights="gone.pt"))
