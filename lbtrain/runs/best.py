@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from lbtrain.errors import RecipeError
+from lbtrain.runs.checkpoint_files import checksum_path, matching_checksum
 from lbtrain.runs.files import read_object, read_whole, saving, write_whole
 
 
@@ -18,10 +19,13 @@ class BestCheckpoint:
     def __init__(self, folder: Path, metric: str):
         self.metric, self._folder = metric, folder
         self._higher_is_better = not metric.endswith(("_error", "loss"))
-        self._value = self._read() if metric else None
+        self.value = self._read() if metric else None
+        """The best so far; None before the first evaluation."""
 
     def _read(self) -> float | None:
-        """What was the best before a restart, if there was one."""
+        """What was the best before a restart, if there was one whose best.pt is still whole: a damaged one
+        gives way to the next evaluation, even to one that is as good and no better.
+        """
         path = self._folder / "best.json"
         try:
             found = read_object(path, {"metric": str, "value": (int, float), "sha256": str})
@@ -29,7 +33,8 @@ class BestCheckpoint:
                 raise ValueError("its checksum differs")
             if not math.isfinite(found["value"]):
                 raise ValueError(f"value={found['value']} is not finite")
-            return float(found["value"]) if found["metric"] == self.metric else None
+            ours = found["metric"] == self.metric and matching_checksum(self._folder / "best.pt")
+            return float(found["value"]) if ours else None
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError) as error:
@@ -43,16 +48,9 @@ class BestCheckpoint:
         value = metrics.get(self.metric)
         if value is None or not math.isfinite(value):
             return False
-        better = self._value is None or (
-            value > self._value if self._higher_is_better else value < self._value
-        )
-        self._value = value if better else self._value
+        better = self.value is None or (value > self.value if self._higher_is_better else value < self.value)
+        self.value = value if better else self.value
         return better
-
-    @property
-    def value(self) -> float | None:
-        """The best so far; None before the first evaluation."""
-        return self._value
 
     def keep(self, checkpoint: Path, step: int, value: float) -> None:
         """Makes best.pt the same file as `checkpoint`, which may be removed later; a copy where the file
@@ -66,7 +64,7 @@ class BestCheckpoint:
             except OSError:
                 shutil.copyfile(checkpoint, new)
             new.replace(self._folder / "best.pt")
-        write_whole(self._folder / "best.sha256", read_whole(checkpoint.with_suffix(".sha256")))
+        write_whole(checksum_path(self._folder / "best.pt"), read_whole(checksum_path(checkpoint)))
         found = {"metric": self.metric, "value": value, "step": step}
         write_whole(self._folder / "best.json", json.dumps(found | {"sha256": _digest(found)}) + "\n")
 

@@ -1,6 +1,7 @@
 """What a person sees of a run: the bar, the banners, summary.csv, trackers, and the best checkpoint."""
 
 import csv
+import hashlib
 import io
 import json
 import math
@@ -144,6 +145,39 @@ def test_the_best_has_the_value_of_its_own_evaluation(tmp_path):
     checkpoints.wait()
     assert [value for *_, value in kept] == [2.0]
     assert json.loads((tmp_path / "checkpoints/best.json").read_text())["value"] == 2.0
+
+
+def cut_off(folder):
+    (folder / "best.pt").write_bytes(b"PK")
+
+
+def rot_with_the_checkpoint_that_it_is_linked_to(folder):
+    path = folder / "step_000000002.pt"
+    assert path.samefile(folder / "best.pt")
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+
+
+def remove(folder):
+    (folder / "best.pt").unlink()
+
+
+@pytest.mark.parametrize("damage", [cut_off, rot_with_the_checkpoint_that_it_is_linked_to, remove])
+def test_a_damaged_best_gives_way_to_one_as_good(tmp_path, damage):
+    folder = tmp_path / "checkpoints"
+    state = {"model": {}, "optimizer": {}, "loss_scale": 1.0, "loss_scale_steps": 0}
+
+    def step_2() -> bool:
+        checkpoints = Checkpoints(tmp_path, keep=2, best="loss")
+        improved = checkpoints.best.improved({"loss": 1.0})
+        checkpoints.save(state, Progress(16, 2), "", is_best=improved)
+        checkpoints.wait()
+        return improved
+
+    assert step_2() and BestCheckpoint(folder, "loss").value == 1.0
+    damage(folder)
+    assert step_2() and BestCheckpoint(folder, "loss").value == 1.0
+    whole = hashlib.sha256((folder / "best.pt").read_bytes()).hexdigest()
+    assert (folder / "best.sha256").read_text().strip() == whole
 
 
 def test_a_run_keeps_the_best_and_says_where_everything_lies(tmp_path, capsys):
