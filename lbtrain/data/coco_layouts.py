@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lbtrain.data.index import Note, natural_key, printable
-from lbtrain.data.splits import VALIDATION_REMEDIES
+from lbtrain.data.splits import SPLITS, VALIDATION_REMEDIES
 from lbtrain.errors import RecipeError
 
-_SPLITS = {"train": ("train",), "validation": ("val", "validation", "valid", "test")}
 _NOT_SPLIT = ("default", "")
 """In place of train where images are not split yet: CVAT's name, and none."""
 LAYOUTS = """\
@@ -43,7 +42,7 @@ def coco_files(
     """
     if named:
         return _named(root, split, named)
-    words = (word,) if word else _SPLITS[split] + (_NOT_SPLIT if whole else ())
+    words = (word,) if word else SPLITS[split] + (_NOT_SPLIT if whole else ())
     places = {word: found for word in words if (found := list(_annotations(root, word)))}
     if not places:
         remedy = f" {VALIDATION_REMEDIES}" if split == "validation" and not word else ""
@@ -67,7 +66,7 @@ def coco_files(
 
 def has_coco(root: Path, split: str = "train") -> bool:
     """Whether a folder holds the annotations of a split in one of the layouts."""
-    return root.is_dir() and any(any(_annotations(root, word)) for word in _SPLITS[split])
+    return root.is_dir() and any(any(_annotations(root, word)) for word in SPLITS[split])
 
 
 def _named(root: Path, split: str, named: Sequence[str]) -> CocoFiles:

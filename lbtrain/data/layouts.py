@@ -14,6 +14,7 @@ from lbtrain.data.index import Note, Notes, natural_key, printable
 from lbtrain.data.parquet import ParquetRows
 from lbtrain.data.splits import (
     NO_VALIDATION,
+    SPLITS,
     VALIDATION_REMEDIES,
     check_share,
     hold_out,
@@ -24,7 +25,6 @@ from lbtrain.data.tar import TarMembers
 from lbtrain.errors import RecipeError
 from lbtrain.recipe import DataConfig
 
-_SPLITS = {"train": ("train",), "val": ("val", "validation", "valid", "test")}
 _MOST_CLASSES = 10**6
 _KINDS_OF_FILES = frozenset(
     ("images", "imgs", "image", "jpegimages", "labels", "annotations", "masks", "mask", "segmentationclass")
@@ -57,7 +57,7 @@ def _open_splits(
     form: str, root: Path, validation_root: str, share: float, classes: Path | None
 ) -> tuple[Container, Container | None]:
     train, validation = _splits(form, root, validation_root, share)
-    train.notes += _beside(form, root, ("train",) if validation_root else ("train", "val"), classes)
+    train.notes += _beside(form, root, ("train",) if validation_root else ("train", "validation"), classes)
     if classes:
         numbers = read_classes(classes)
         train = with_classes(train, numbers, classes)
@@ -89,7 +89,7 @@ def _check_labels(train: Container, root: Path) -> None:
 
 def _splits(form: str, root: Path, validation_root: str, share: float) -> tuple[Container, Container | None]:
     train = _found(form, root, "train")
-    own = None if validation_root else _found(form, root, "val")
+    own = None if validation_root else _found(form, root, "validation")
     if not train and (share or validation_root):
         train = Files(root) if form in ("auto", "folder") else None
     if not train:
@@ -125,7 +125,7 @@ def _beside(form: str, root: Path, splits: Sequence[str], classes: Path | None) 
 
 def _files_of(form: str, root: Path, splits: Sequence[str]) -> set[Path]:
     """The files or folders that hold some splits."""
-    places = (_place(form, root, part) for split in splits for part in _SPLITS[split])
+    places = (_place(form, root, part) for split in splits for part in SPLITS[split])
     return {path for place in places if place for path in place[1]}
 
 
@@ -135,7 +135,7 @@ def _elsewhere(form: str, root: Path) -> Container:
     """
     if not root.is_dir():
         raise RecipeError(f"data.validation_root={root}: no such folder")
-    return _found(form, root, "val") or Files(root)
+    return _found(form, root, "validation") or Files(root)
 
 
 def _no_images(form: str, root: Path, split: str, remedy: str) -> RecipeError:
@@ -155,7 +155,7 @@ def _found(form: str, root: Path, split: str) -> Container | None:
             f"data.format={form}: not a layout known. Known layouts, found by themselves with "
             f"data.format=auto:\n{LAYOUTS}"
         )
-    there = [(part, place) for part in _SPLITS[split] if (place := _place(form, root, part))]
+    there = [(part, place) for part in SPLITS[split] if (place := _place(form, root, part))]
     if not there:
         return None
     (part, (name, paths)), *others = there
@@ -267,7 +267,7 @@ def _through_timm(name: str, root: Path, split: str) -> Container:
             "prefix). "
             f"Known layouts:\n{LAYOUTS}"
         )
-    return Rows(name, root, "validation" if split == "val" else split)
+    return Rows(name, root, split)
 
 
 def _with_classes_of(container: Container, train: Container, root: Path) -> Container:

@@ -5,6 +5,7 @@ and classes numbered by a list or a map of the user's.
 import hashlib
 import json
 import os
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from lbtrain.data.containers import Container, Part, renumbered
 from lbtrain.data.index import Note, Notes, composed, each_name_once
 from lbtrain.errors import RecipeError
 
+SPLITS = {"train": ("train",), "validation": ("val", "validation", "valid", "test")}
+"""The names that folders and files of a split have; of several the first counts."""
 NO_VALIDATION = "none"
 VALIDATION_REMEDIES = (
     "Hold some training images out with data.validation_share=0.1, name another folder with "
@@ -89,7 +92,7 @@ def _mapped(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _listed(text: str) -> dict[str, int]:
     names = [composed(line.strip()) for line in text.splitlines() if line.strip()]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
+    if twice := sorted(name for name, count in Counter(names).items() if count > 1):
         raise ValueError(f"{twice[0]} is listed twice")
     return {name: number for number, name in enumerate(names)}
 
@@ -98,7 +101,7 @@ def with_classes(whole: Container, numbers: dict[str, int], path: Path) -> Conta
     """The images of the classes in `numbers`, numbered so; other classes are left out and counted. Several
     names of one number are one class. Raises RecipeError where none is left, or classes have no names.
     """
-    notes = Notes()
+    notes, names_of = Notes(), Counter(numbers.values())
     if whole.classes is None:
         raise RecipeError(
             f"data.classes={path}: the classes of this data set are numbers, without names to look up"
@@ -106,7 +109,7 @@ def with_classes(whole: Container, numbers: dict[str, int], path: Path) -> Conta
     for name in whole.classes:
         if name not in numbers:
             notes.add(f"left out, classes that are not in {path.name}", name)
-        elif list(numbers.values()).count(numbers[name]) > 1:
+        elif names_of[numbers[name]] > 1:
             notes.add(f"classes merged by {path.name}", name)
     left_out = [label for label, name in enumerate(whole.classes) if name not in numbers]
     kept = np.flatnonzero(~np.isin(whole.labels, left_out))

@@ -8,6 +8,7 @@ object per member in each, and its index is neither checked against the files no
 import os
 import posixpath
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,10 +27,9 @@ from lbtrain.data.index_cache import (
 )
 from lbtrain.data.progress import Progress
 from lbtrain.data.samples import Labels, are_numbers, labels_of_samples, note_numbers, samples_of
+from lbtrain.data.splits import SPLITS
 from lbtrain.data.tar_scan import Member, scan
 from lbtrain.errors import DataError, RecipeError
-
-SPLIT_FOLDERS = ("train", "val", "validation", "test")
 
 
 class TarMembers:
@@ -210,6 +210,6 @@ def _shared_folders(names: Iterable[str]) -> str:
     """The folders that all images lie in, such as imagenet/train/, without the class folder."""
     folders = {posixpath.dirname(name) for name in names} - {""}
     shared = posixpath.commonpath(folders) if folders else ""
-    if shared in folders and posixpath.basename(shared) not in SPLIT_FOLDERS:
+    if shared in folders and posixpath.basename(shared) not in {*chain(*SPLITS.values())}:
         shared = posixpath.dirname(shared)  # a class folder: images lie directly in it
     return f"{shared}/" if shared else ""

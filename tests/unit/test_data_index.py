@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import tarfile
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +16,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lbtrain.data import dataset_index, dataset_info, open_source
+from lbtrain.data import coco_layouts, dataset_index, dataset_info, open_source
 from lbtrain.data.folder import Files
 from lbtrain.data.index import Notes, natural_key
 from lbtrain.data.layouts import _open_splits
 from lbtrain.data.parquet import ParquetRows
+from lbtrain.data.splits import SPLITS
 from lbtrain.data.tar import TarMembers
 from lbtrain.errors import DataError, RecipeError
 from lbtrain.recipe import DataConfig
@@ -385,6 +387,20 @@ def test_a_tar_is_read_as_the_folder_that_it_was_made_of(tmp_path):
     assert notes(tar)["left out, in no class folder"] == (1, ("train/x.png",))
     again = TarMembers([tmp_path / "train.tar"])  # from the kept index
     assert read_back(again) == read_back(tar) and again.notes == tar.notes
+
+
+@pytest.mark.parametrize("split", [*chain(*SPLITS.values())])
+def test_an_image_beside_the_class_folders_of_a_split_is_in_no_class(tmp_path, split):
+    """Whatever the split is called: the folders and annotations of every layout have the same names."""
+    tar = TarMembers(
+        [tar_of(tmp_path / "x.tar", f"{split}/ant/1.png", f"{split}/bee/2.png", f"{split}/x.png")]
+    )
+    assert tar.classes == ["ant", "bee"] and notes(tar)["left out, in no class folder"][0] == 1
+    write(tmp_path, f"{split}/ant/1.png")
+    assert coco_layouts.has_coco(tmp_path, "train") is coco_layouts.has_coco(tmp_path, "validation") is False
+    (tmp_path / f"{split}/labels.json").write_text("{}")
+    (half,) = (half for half, words in SPLITS.items() if split in words)
+    assert coco_layouts.has_coco(tmp_path, half)
 
 
 def entry(name: str, link: str, kind: bytes = tarfile.SYMTYPE) -> tarfile.TarInfo:

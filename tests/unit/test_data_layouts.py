@@ -6,13 +6,16 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from lbtrain.data import dataset_index, dataset_info, open_source
 from lbtrain.data.layouts import _open_splits
+from lbtrain.data.splits import read_classes, with_classes
 from lbtrain.errors import RecipeError, UserError
 from lbtrain.recipe import DataConfig, Recipe
 from lbtrain.run import run
@@ -151,6 +154,22 @@ def test_a_map_may_merge_classes(tmp_path):
     assert open_source(config(tmp_path, **mapped), train=True, seed=0).container.labels.tolist() == [
         0
     ] * 5 + [1]
+
+
+def test_as_many_classes_as_imagenet_21k_has_are_numbered_at_once(tmp_path):
+    """In time that grows with their number, not with its square."""
+    names = [f"n{number:08}" for number in range(20_000)]
+    (tmp_path / "names.txt").write_text("\n".join(names))
+    (tmp_path / "map.json").write_text(json.dumps({name: number // 2 for number, name in enumerate(names)}))
+    photos = SimpleNamespace(classes=names, labels=np.arange(20_000), notes=(), names=np.array(names, "S"))
+    photos.sizes = photos.labels
+    began = time.process_time()
+    listed, mapped = (read_classes(tmp_path / name) for name in ("names.txt", "map.json"))
+    whole = with_classes(photos, mapped, tmp_path / "map.json")
+    assert time.process_time() - began < 2
+    assert listed == {name: number for number, name in enumerate(names)}
+    assert whole.labels.tolist() == [number // 2 for number in range(20_000)]
+    assert str(whole.notes[0]).startswith("20,000 classes merged by map.json")
 
 
 @pytest.mark.parametrize(
