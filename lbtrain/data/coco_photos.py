@@ -36,7 +36,8 @@ def checked_photos(files: CocoFiles, split: str, images: Sequence[Any], max_pixe
     missing = [image["file_name"] for image, state in zip(images, states, strict=True) if not state]
     _reject(files, missing, f"photos are not in {files.photos}")
     sizes = np.array([state[0] for state in states if state], np.int64)
-    stated = digests(of=[(image["file_name"], image["height"], image["width"]) for image in images])["of"]
+    records = [(image["file_name"], image["height"], image["width"]) for image in images]
+    stated = digests(of=(max_pixels, records))["of"]
     kept = read_index(places, split)
     if kept is None or str(kept.get("stated")) != stated:
         _check_headers(files, images, paths, max_pixels)

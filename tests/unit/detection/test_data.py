@@ -609,6 +609,9 @@ def test_the_headers_of_photos_are_read_once(tmp_path, monkeypatch):
     edited(path, lambda content: content.update(info="another file"))
     assert (headers_read(), headers_read()) == (2, 0)
     assert (headers_read(empty_images=False), headers_read()) == (1, 2)
+    with pytest.raises(DataError, match=r"2 photos in .* more than data\.max_pixels=1199"):
+        headers_read(max_pixels=1199)
+    assert (headers_read(max_pixels=1200), headers_read(max_pixels=1200)) == (2, 0)
     Image.new("RGB", (41, 30)).save(tmp_path / "data/train2017/1.jpg")
     for _ in range(2):
         with pytest.raises(DataError, match="1 photos in"):
