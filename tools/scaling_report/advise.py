@@ -14,7 +14,7 @@ import argparse
 import dataclasses
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -93,13 +93,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     critical = _critical(options)
-    report = merged(load(path) for path in options.reports)
-    read = [_rates(load(path), path, options.micro_batch) for path in options.reports]
-    rates = [each for rates, _ in read for each in rates]
+    reports = {path: load(path) for path in options.reports}
+    report = merged(reports.values())
+    rates, notes = _rates(reports, options.micro_batch)
     found, knees = _decide(rates, critical, options)
     found = [_priced(each, rates, options, _gpu(report, options)) for each in found]
     beyond = critical.beyond(each.batch_size for each in found)
-    advice = " ".join(filter(None, [sentence(found, knees), beyond, *(note for _, note in read)]))
+    advice = " ".join(filter(None, [sentence(found, knees), beyond, *notes]))
     answer = {
         "critical": asdict(critical),
         "options": list(map(asdict, found)),
@@ -242,40 +242,52 @@ def _least(options: argparse.Namespace, critical: Critical, batch: float) -> flo
     )
 
 
-def _rates(report: Report, path: Path, micro_batch: int | None) -> tuple[list[Rate], str]:
-    """By size and batch, and what the reader must know of them. A measured point stands before a predicted
-    one; of rows that differ in something else the fastest counts, and real data before synthetic ones, which
-    no training reads.
+def _rates(reports: Mapping[Path, Report], micro_batch: int | None) -> tuple[list[Rate], list[str]]:
+    """One for each size and batch of all reports, and what the reader must know of them. A measured point
+    stands before a predicted one; of those that differ in something else the fastest counts, and real data
+    before synthetic ones, which no training reads.
     """
 
     def batch_of(each: Prediction | Row) -> int:
         return each.gpus * micro_batch if micro_batch else each.global_batch or 0
 
+    predictions: list[Prediction] = []
+    rows: list[Row] = []
+    for path, report in reports.items():
+        modes = {each.mode for each in report.predictions}
+        own = [row for row in report.good_rows() if batch_of(row) and (not modes or row.mode in modes)]
+        if not (own or report.predictions):
+            raise ReportError(
+                f"{path} holds no images/s with a batch size: give a report by `predict --out` or `measure`"
+            )
+        predictions += [each for each in report.predictions if each not in predictions]
+        rows += [row for row in own if row not in rows]
+    predictions.sort(key=lambda each: each.images_per_s)
+    rows.sort(key=lambda row: (row.data != "synthetic", row.images_per_s))
+    predicted = {(each.gpus, batch_of(each)): each for each in predictions}
+    measured = {(row.gpus, batch_of(row)): row for row in rows}
     found = {
-        (each.gpus, batch_of(each)): Rate(
-            gpus=each.gpus,
+        (gpus, batch): Rate(
+            gpus=gpus,
             nodes=each.nodes,
-            batch_size=batch_of(each),
+            batch_size=batch,
             images_per_s=each.images_per_s,
             interval=(each.images_per_s_low, each.images_per_s_high),
         )
-        for each in report.predictions
-    }
-    modes = {each.mode for each in report.predictions}
-    rows = [row for row in report.good_rows() if batch_of(row) and (not modes or row.mode in modes)]
-    rows.sort(key=lambda row: (row.data != "synthetic", row.images_per_s))
-    best = {(row.gpus, batch_of(row)): row for row in rows}
-    for (gpus, batch), row in best.items():
-        found[gpus, batch] = Rate(
+        for (gpus, batch), each in predicted.items()
+    } | {
+        (gpus, batch): Rate(
             gpus=gpus, nodes=row.nodes, batch_size=batch, images_per_s=row.images_per_s or 0.0
         )
-    if not found:
-        raise ReportError(
-            f"{path} holds no images/s with a batch size: give a report by `predict --out` or `measure`"
+        for (gpus, batch), row in measured.items()
+    }
+    names, notes = " and ".join(map(str, reports)), []
+    if len(predictions) > len(predicted):
+        notes.append(f"Of several predictions of a size and batch in {names} the fastest counts.")
+    if len(rows) > len(measured):
+        kinds = "; ".join(sorted({row.kind_label for row in measured.values()}))
+        notes.append(
+            f"Of several rows of a size and batch in {names} the fastest counts, with real data where there "
+            f"are any: {kinds}."
         )
-    kinds = "; ".join(sorted({row.kind_label for row in best.values()}))
-    note = (
-        f"{path} has several rows of a size and batch; the fastest counts, with real data where there are "
-        f"any: {kinds}."
-    )
-    return list(found.values()), note if len(rows) > len(best) else ""
+    return list(found.values()), notes

@@ -1,6 +1,7 @@
 """fit, advise, compare, ingest and render on reports whose right answer is known."""
 
 import csv
+import itertools
 import json
 import math
 import re
@@ -255,9 +256,9 @@ def test_advise_prices_the_target_and_draws_it(growing: Path, capsys: pytest.Cap
     assert all(name in text for name in ("money", "kWh", "90% interval", "minutes"))
 
 
-def _advise(capsys: pytest.CaptureFixture[str], report: Path, *words: str) -> dict[str, Any]:
+def _advise(capsys: pytest.CaptureFixture[str], *words: Path | str) -> dict[str, Any]:
     options = ["--critical-batch", "2000", "--examples", "1e8", "--json"]
-    assert main(["advise", str(report), *options, *words]) == 0
+    assert main(["advise", *map(str, words), *options]) == 0
     return json.loads(capsys.readouterr().out)
 
 
@@ -283,12 +284,44 @@ def test_advise_takes_the_fastest_kind_of_rows_and_names_it(
         assert answer["advice"].endswith(kind)
 
 
+def test_advise_counts_a_size_of_two_reports_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The measured point stands before the predicted one, in whatever order the reports are named; of two
+    predictions the fastest counts, with its own interval.
+    """
+
+    def predicted(gpus: int, rate: float) -> Prediction:
+        return Prediction(
+            gpus=gpus, nodes=1, images_per_s=rate, images_per_s_low=rate / 2, images_per_s_high=2 * rate,
+            efficiency=1.0, efficiency_low=1.0, efficiency_high=1.0, step_s=0.1, global_batch=32 * gpus,
+        )  # fmt: skip
+
+    row = replace(ROW, mode="strong", global_batch=256, images_per_s=1000.0)
+    Report(rows=[row]).save(tmp_path / "measured.json")
+    Report(predictions=[predicted(8, 9000.0), predicted(16, 1500.0)]).save(tmp_path / "first.json")
+    Report(predictions=[predicted(8, 9000.0), predicted(16, 2000.0)]).save(tmp_path / "second.json")
+    files = [tmp_path / f"{name}.json" for name in ("measured", "first", "second")]
+    answers = [_advise(capsys, *order) for order in itertools.permutations(files)]
+    options = answers[0]["options"]
+    assert all(answer["options"] == options for answer in answers)
+    hours = [[1e8 / rate / 3600 for rate in rates] for rates in ((1000, 1000, 1000), (2000, 4000, 1000))]
+    at = {8: 1 + 256 / 2000, 16: 1 + 512 / 2000}
+    least = 1 + 256 / 2000  # --examples are counted at batch 256
+    assert [[each[name] for name in ("hours", "hours_low", "hours_high")] for each in options] == [
+        pytest.approx([each * at[gpus] / least for each in row])
+        for gpus, row in zip((8, 16), hours, strict=True)
+    ]
+    said = "Of several predictions of a size and batch in "
+    assert all(
+        answer["advice"].endswith("the fastest counts.") and said in answer["advice"] for answer in answers
+    )
+
+
 def test_micro_steps_are_options_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [replace(ROW, accumulation=number, global_batch=256 * number) for number in (1, 4)]
     Report(rows=rows).save(tmp_path / "r.json")
     answer = _advise(capsys, tmp_path / "r.json")
     assert [each["batch_size"] for each in answer["options"]] == [256, 1024]
-    assert "several rows" not in answer["advice"]
+    assert "several" not in answer["advice"]
 
 
 def test_advise_reads_a_study_of_strong_scaling_and_prints_json_alone(
