@@ -97,7 +97,8 @@ def run(options: argparse.Namespace) -> int:
             rows = study.utilisation.added_to(with_efficiency([*report.rows, point.row]), report.collectives)
             # A classifier computes the same on synthetic data; drawn shapes are of other sizes than photos.
             report.rows = with_data_wait(rows) if recipe.model.library == "timm" else rows
-            report.own_times += point.own_times
+            # ZeRO stages share the run without exchange: its times are there once.
+            report.own_times += [each for each in point.own_times if each not in report.own_times]
             if point.buckets:
                 report.provenance.setdefault("buckets", point.buckets)
             # Written after every point, so that a study that is broken off has a report.

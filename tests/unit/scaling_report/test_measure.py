@@ -24,7 +24,7 @@ from tools.scaling_report.measuring.launchers import LAUNCHERS, commands, run_to
 from tools.scaling_report.measuring.origin import origin
 from tools.scaling_report.measuring.study import Point, Study
 from tools.scaling_report.measuring.timings import RankTimes, read_ranks, summarize
-from tools.scaling_report.report import Report, ReportError, Row, load, with_data_wait
+from tools.scaling_report.report import OwnTimes, Report, ReportError, Row, load, with_data_wait
 
 ONE_HOST = Hostfile(("localhost",), 1)
 FOUR_HOSTS = Hostfile(("a", "b", "c", "d"), 2)
@@ -385,6 +385,24 @@ def test_a_study_of_images_that_are_not_here_has_a_report(
     assert main([*words, "recipes/imagenet/resnet50.py", *photos]) == 0
     (row,) = load(tmp_path / "report.json").rows
     assert row.status.startswith(status)
+
+
+def test_a_run_without_exchange_that_stages_share_is_reported_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or its jitter would look as certain as that of as many runs."""
+    monkeypatch.chdir(ROOT)
+
+    def time_point(study: Study, row: Row) -> Point:
+        seconds = [0.1 * row.accumulation, 0.2]
+        return Point(row, None, [OwnTimes(gpus=2, rank=rank, host="a", own_s=seconds) for rank in range(2)])
+
+    monkeypatch.setattr(Study, "time_point", time_point)
+    words = ["measure", "--gpus", "2", "--zero", "0,1,2,3", "--accumulation", "1,2"]
+    words += ["--hostfile", "hostfiles/local", "--out", str(tmp_path), "recipes/digits/digits.py"]
+    assert main(words) == 0
+    times = load(tmp_path / "report.json").own_times
+    assert [(each.rank, each.own_s[0]) for each in times] == [(0, 0.1), (1, 0.1), (0, 0.2), (1, 0.2)]
 
 
 def test_a_full_disk_leaves_the_report_of_the_points_before(
