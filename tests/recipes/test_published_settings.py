@@ -20,8 +20,9 @@ from lbtrain.plan.plan import Plan, make_plan
 from lbtrain.plan.scaling import peak_lr
 from lbtrain.recipe import Recipe
 from lbtrain.tasks import build_model
+from tests.counted import counted_once
 from tests.recipes.tables import FIGURES, seen
-from tests.recipes.test_recipes import FILES, FOLDER, MODERN, counted_once, load, named
+from tests.recipes.test_recipes import FILES, FOLDER, MODERN, load, named
 
 NUMBERS: dict[str, Callable[[Recipe], object]] = {
     "momentum": lambda recipe: recipe.optimizer.momentum,

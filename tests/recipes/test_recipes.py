@@ -12,18 +12,17 @@ from pathlib import Path
 import pytest
 import torch.distributed as dist
 
-from lbtrain.data import dataset_info
 from lbtrain.errors import RecipeError
 from lbtrain.main import main
 from lbtrain.plan.plan import Plan, make_plan
 from lbtrain.plan.scaling import peak_lr
-from lbtrain.plan.statistics import ModelStatistics, model_statistics
 from lbtrain.recipe import Recipe
 from lbtrain.recipe.contract import metric_of
 from lbtrain.recipe.durations import Milestone
 from lbtrain.recipe.files import contract_field
 from lbtrain.recipe.findings import Difference
 from lbtrain.tasks import primary_metric_of
+from tests.counted import counted_once
 from tests.recipes.tables import FIGURES, seen
 from tools.catalogue import FOLDERS, README, contents, page, readme
 
@@ -283,17 +282,6 @@ def test_importing_all_in_one_process_leaves_each_as_it_was():
             sys.path.remove(folder)
         for path in FILES:
             sys.modules.pop(path.stem, None)
-
-
-COUNTED: dict[str, ModelStatistics] = {}
-
-
-def counted_once(recipe: Recipe) -> ModelStatistics:
-    """Most recipes share their network with others."""
-    key = f"{recipe.model} {recipe.data} {recipe.optimizer.no_decay} {recipe.optimizer.no_trust_ratio}"
-    if key not in COUNTED:
-        COUNTED[key] = model_statistics(recipe, dataset_info(recipe.data))
-    return COUNTED[key]
 
 
 @every_recipe

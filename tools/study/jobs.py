@@ -13,10 +13,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from lbtrain.data import dataset_index, dataset_info
+from lbtrain.data import dataset_index
 from lbtrain.errors import LaunchError, RecipeError, UserError
 from lbtrain.plan.plan import make_plan
-from lbtrain.plan.statistics import ModelStatistics, model_statistics
 from lbtrain.recipe import SAME_SCORE, Recipe, as_text, differences
 from lbtrain.recipe.files import find_recipe, load_recipe
 from lbtrain.runs.directory import RunDirectory
@@ -129,16 +128,13 @@ class Launch:
     def check_plans(self, jobs: Iterable[Job]) -> None:
         """Raises RecipeError, naming what can be trained, if the plan of a job is rejected."""
         own = self.launcher if self.launcher in ("deepspeed", "accelerate") else "ddp"
-        counted: dict[str, ModelStatistics] = {}
         outcomes: dict[str, str] = {}
         # Jobs that differ in their seed alone have one plan.
         for job in {(job.recipe, job.unseeded): job for job in jobs}.values():
             recipe = job.load()
-            key = f"{recipe.model} {recipe.data} {recipe.optimizer}"
             name = f"{Path(job.recipe).stem} at batch size {recipe.batch_size}"
             try:
-                counted.setdefault(key, model_statistics(recipe, dataset_info(recipe.data)))
-                make_plan(recipe, self.ranks, engine=recipe.engine_under(own), statistics=counted[key])
+                make_plan(recipe, self.ranks, engine=recipe.engine_under(own))
                 outcomes.setdefault(name, "")
             except RecipeError as error:
                 outcomes[name] = str(error)

@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from lbtrain import Recipe
-from lbtrain.data import dataset_index, dataset_info
+from lbtrain.data import dataset_index
 from lbtrain.engines.deepspeed_config import complete_config
 from lbtrain.errors import UserError
 from lbtrain.evaluate import score
@@ -26,11 +26,11 @@ from lbtrain.launch.world import detect_world, start_process_group
 from lbtrain.main import _launched
 from lbtrain.plan.plan import Plan, make_plan
 from lbtrain.plan.precision import set_gpu_arithmetic
-from lbtrain.plan.statistics import ModelStatistics, model_statistics
 from lbtrain.run import build_bare_model, build_engine, run
 from lbtrain.tasks import create_task
 from lbtrain.techniques import PlannedBatches, Techniques, WeightAverage, create_average
 from lbtrain.train import start_phase
+from tests.counted import counted_once
 
 CPU = torch.device("cpu")
 SMALL = Recipe().vary(
@@ -43,7 +43,6 @@ SMALL = Recipe().vary(
     optimizer=dict(weight_decay=0.01),
     schedule=dict(base_batch_size=16, warmup="1it", decay="cosine"),
 )
-COUNTED: dict[str, ModelStatistics] = {}
 
 
 @contextlib.contextmanager
@@ -63,10 +62,7 @@ def words(text: str) -> list[str]:
 
 
 def planned(recipe: Recipe) -> Plan:
-    key = f"{recipe.model} {recipe.data} {recipe.optimizer.no_decay} {recipe.optimizer.no_trust_ratio}"
-    if key not in COUNTED:
-        COUNTED[key] = model_statistics(recipe, dataset_info(recipe.data))
-    return make_plan(recipe, 1, engine=recipe.engine_under("ddp"), statistics=COUNTED[key])
+    return make_plan(recipe, 1, engine=recipe.engine_under("ddp"), statistics=counted_once(recipe))
 
 
 def rates(recipe: Recipe) -> list[Any]:
