@@ -18,7 +18,13 @@ from lbtrain.plan.precision import resolve_precision
 from lbtrain.plan.scaling import ema_decay, learning_rate, regime_factor
 from lbtrain.plan.schedules import LearningRate, crossed
 from lbtrain.plan.statistics import ModelStatistics, memory_estimate, model_statistics
-from lbtrain.plan.validate import check_compile, check_noise_scale, check_recipe, check_top5
+from lbtrain.plan.validate import (
+    check_compile,
+    check_image_sizes,
+    check_noise_scale,
+    check_recipe,
+    check_top5,
+)
 from lbtrain.recipe import Recipe
 from lbtrain.recipe.durations import Duration
 
@@ -136,6 +142,7 @@ def make_plan(
     ghost = _ghost_size(recipe, statistics)
     length = partial(_examples, recipe, dataset.train_examples, total=total)
     scheduled = partial(_schedule_examples, recipe, dataset.train_examples, total=total)
+    check_image_sizes(recipe, scheduled)
     phases = make_phases(recipe, world_size, ghost, total, scheduled)
     check_noise_scale(recipe, engine, phases, world_size, ghost)
     check_compile(recipe, engine, max(phase.split.ranks_per_ghost for phase in phases))

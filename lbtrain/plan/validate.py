@@ -11,12 +11,13 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from lbtrain.errors import RecipeError
 from lbtrain.plan.batching import Phase
 from lbtrain.plan.scaling import peak_lr, regime_factor, scaled_optimizer
 from lbtrain.recipe import Recipe, inactive_keys, value_of, written
+from lbtrain.recipe.durations import Duration
 from lbtrain.recipe.sections.fields import COCO_FORMAT
 from lbtrain.recipe.sections.running import BEST_OF_CLASSIFIERS
 
@@ -169,12 +170,6 @@ def _check_batch_changes(recipe: Recipe) -> None:
             f"model.batch_norm=sync takes statistics over the whole batch, which {chosen[0]} changes here. "
             "Use model.batch_norm=ghost and a bn_batch_size that divides every batch."
         )
-    starts = [str(point.at) for point in sizes]
-    if twice := [at for at in starts if starts.count(at) > 1]:
-        raise RecipeError(
-            f"schedule.image_sizes has several entries at {twice[0]}, and a step has images of one size. "
-            "Keep one of them."
-        )
     for size in batches:
         if scaled_optimizer(dataclasses.replace(recipe, batch_size=size)) != scaled_optimizer(recipe):
             raise RecipeError(
@@ -285,6 +280,21 @@ def check_engine(recipe: Recipe, engine: str) -> None:
             raise RecipeError(
                 f"{key}={written(recipe, key)} needs whole weights on every rank. Use {engine}.zero_stage=0, "
                 "1 or 2, not 3."
+            )
+
+
+def check_image_sizes(recipe: Recipe, scheduled: Callable[[Duration], float]) -> None:
+    """Raises RecipeError for several image sizes at one position (`scheduled` gives it in examples), however
+    they are written.
+    """
+    by_position: dict[float, list[str]] = {}
+    for point in recipe.schedule.image_sizes:
+        by_position.setdefault(scheduled(point.at), []).append(str(point.at))
+    for written_as in by_position.values():
+        if len(written_as) > 1:
+            raise RecipeError(
+                f"schedule.image_sizes has several entries at {' = '.join(dict.fromkeys(written_as))}, and a "
+                "step has images of one size. Keep one of them."
             )
 
 

@@ -615,7 +615,11 @@ def test_the_memory_estimate_follows_the_image_size():
             "batch_growth changes",
         ),
         (dict(absa=dict(max_batch_size=256), model=dict(batch_norm="sync")), "max_batch_size changes here"),
-        (dict(schedule=dict(image_sizes=["5ep:6:96", "5ep:8:64"])), "has several entries at 5ep"),
+        (dict(schedule=dict(image_sizes=["5ep:6:96", "5ep:8:64"])), "has several entries at 5ep,"),
+        (dict(schedule=dict(image_sizes=["5ep:6", "9ep:8", "5.0ep:8"])), "entries at 5ep = 5.0ep,"),
+        (dict(schedule=dict(image_sizes=["0ep:6", "0it:8"])), "has several entries at 0ep = 0it,"),
+        (dict(schedule=dict(image_sizes=["5ep:6", "0.25dur:8"])), "several entries at 5ep = 0.25dur,"),
+        (dict(schedule=dict(image_sizes=["9it:6:64", "0.4ep:8:96"])), "entries at 9it = 0.4ep,"),
         (dict(schedule=dict(image_sizes=["5ep:6:60"])), "Nearest valid batch_size on 1 rank: 56, 64."),
         (dict(schedule=dict(rule="table", table=["64:1"], image_sizes=["5ep:6:96"])), "is not in sched"),
         (
