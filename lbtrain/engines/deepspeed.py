@@ -127,8 +127,9 @@ class DeepSpeedEngine(WindowedEngine):
         if self.rank:
             return None
         self._forget_gradients()  # the update is done, and the copy takes their memory
+        gathered = bool(self.stage)  # those are copies already, on the CPU
         return {
-            "model": {name: tensor.to("cpu", copy=True) for name, tensor in model.items()},
+            "model": {name: tensor.to("cpu", copy=not gathered) for name, tensor in model.items()},
             "optimizer": states,
             **self._loss_scale_state(),
         }

@@ -201,11 +201,18 @@ class Shards:
                     k: v.cpu().clone() if k == "step" else _whole(v, shard, flat.process_group)
                     for k, v in tensors.items()
                 }
-        model = {name: tensor.detach().cpu().clone() for name, tensor in self.module.state_dict().items()}
-        for name, parameter in self.module.named_parameters(remove_duplicate=False):
+        parameters = dict(self.module.named_parameters(remove_duplicate=False))
+        # Parameters keep their places among the names, and are copied once, when they are whole.
+        model = {
+            name: tensor if name in parameters else tensor.detach().to("cpu", copy=True)
+            for name, tensor in self.module.state_dict().items()
+        }
+        for name, parameter in parameters.items():
             with self.gathered(parameter):
                 model[name] = (
-                    weights[id(parameter)] if id(parameter) in weights else parameter.detach().cpu().clone()
+                    weights[id(parameter)]
+                    if id(parameter) in weights
+                    else parameter.detach().to("cpu", copy=True)
                 )
         return model, {name: state for name, state in states.items() if state}
 
