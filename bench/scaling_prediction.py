@@ -11,7 +11,8 @@ efficiency of all other publications. `blind` predicts each publication with val
 assumptions (`PUBLISHED`) that fit all other publications best.
 
 Writes results/scaling_prediction.csv and the tables of docs/scaling.md; exits 1 if the blind skill is above
-0.6, or the share of published values inside the 90% interval is outside 85% to 95% in a kind of 10 rows.
+0.6, the share of published values inside the 90% interval is outside 85% to 95% in a kind of 10 rows, or the
+median width of the intervals is above 15 points.
 """
 
 import csv

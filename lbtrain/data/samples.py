@@ -101,7 +101,7 @@ def _images(parts: _Sample) -> list[str]:
 
 
 def _text_labels(data: bytes) -> list[str]:
-    """None for what is no text: numbers packed as bytes, pickles. A number is without .0 behind it."""
+    """Nothing for what is no text: numbers packed as bytes, pickles. A number is without .0 behind it."""
     try:
         text = data.decode("utf-8-sig").strip()
     except UnicodeDecodeError:

@@ -131,8 +131,8 @@ def _best_split(
 
 
 def _nearest(size: int, works: Any) -> list[int]:
-    """The nearest sizes below and above that work, searched up to ten times the size, and to 4,096 at
-    least.
+    """The nearest sizes below and above that work, searched up to ten times the size, or to 4,096 where that
+    is more, and over 20,000 sizes at most.
     """
     below = next((candidate for candidate in range(size - 1, 0, -1) if works(candidate)), None)
     above = next(
