@@ -215,4 +215,4 @@ def _print_difference(other: str, before: Recipe, after: Recipe) -> None:
     found = differences(before, after)
     changed = [(f"  {name}", f"{as_text(old)} -> {as_text(new)}") for name, old, new in found]
     print(f"What differs from {other}:")
-    _print_table(changed or [("  nothing",)])
+    _print_table(changed or [("  nothing", "")])

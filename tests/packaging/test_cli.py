@@ -92,6 +92,12 @@ def test_the_difference_is_that_of_the_file_and_of_all_parents(capsys):
     assert "Table 1). Differs: crops are resampled" in " ".join(baseline.split())
 
 
+def test_a_copy_differs_in_nothing_and_each_line_is_indented(tmp_path, capsys):
+    (tmp_path / "plain.py").write_text('"""Plain."""\nfrom lbtrain import Recipe\nrecipe = Recipe()\n')
+    assert main(["diff", str(tmp_path / "plain.py")]) == 0
+    assert capsys.readouterr().out.startswith("What differs from the defaults:\n  nothing\n\n")
+
+
 def test_the_path_is_the_file(capsys):
     assert main(["recipes", "path", "digits_720"]) == 0
     assert capsys.readouterr().out == f"{(RECIPES / 'digits/digits_720.py').resolve()}\n"

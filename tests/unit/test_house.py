@@ -177,6 +177,20 @@ def test_the_tools_import_each_other_relatively():
     assert [str(path) for path in files if absolute.search(path.read_text())] == []
 
 
+def test_a_module_of_a_package_is_imported_by_its_own_name():
+    """`import importlib` alone has importlib.util only where somebody else has imported it."""
+    used = re.compile(r"\b(?:importlib|urllib|concurrent|xml)\.[a-z]+(?=\.)")
+    missing, found = [], 0
+    for path in (path for top in ("lbtrain", "tools", "bench", "lab") for path in (ROOT / top).rglob("*.py")):
+        text = path.read_text()
+        names = set(used.findall(text))
+        found += len(names)
+        missing += [
+            f"{path}: {name}" for name in names if not re.search(rf"^ *(import|from) {name}\b", text, re.M)
+        ]
+    assert found > 5 and missing == []
+
+
 def written_files() -> list[Path]:
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
     if listed.returncode:

@@ -53,7 +53,7 @@ def check(
     found += _interfaces(alive)
     for name, unit, remedy in _RATES:
         found += _slow(alive, name, unit, remedy)
-    return found + _pairs(pairs)
+    return found + _pairs(pairs, alive)
 
 
 _RATES = (
@@ -178,7 +178,7 @@ def _slow(alive: Mapping[str, HostReport], name: str, unit: str, remedy: str) ->
     ]
 
 
-def _pairs(pairs: Mapping[Pair, float | None]) -> list[Finding]:
+def _pairs(pairs: Mapping[Pair, float | None], alive: Mapping[str, HostReport]) -> list[Finding]:
     found = [
         Finding(
             second,
@@ -189,10 +189,12 @@ def _pairs(pairs: Mapping[Pair, float | None]) -> list[Finding]:
         for (first, second), milliseconds in pairs.items()
         if milliseconds is None
     ]
-    return found + _slow_networks({pair: value for pair, value in pairs.items() if value is not None})
+    interfaces = {host: str((report.values or {})["interface"]) for host, report in alive.items()}
+    met = {pair: value for pair, value in pairs.items() if value is not None}
+    return found + _slow_networks(met, interfaces)
 
 
-def _slow_networks(times: Mapping[Pair, float]) -> list[Finding]:
+def _slow_networks(times: Mapping[Pair, float], interfaces: Mapping[str, str]) -> list[Finding]:
     """Hosts that are slow with every other host, and single slow links between the others."""
     hosts = sorted({host for pair in times for host in pair})
     if len(hosts) < 3:  # of two hosts, neither is the slow one
@@ -206,7 +208,8 @@ def _slow_networks(times: Mapping[Pair, float]) -> list[Finding]:
         Finding(
             host,
             f"all-reduces take {best[host]:.1f} ms at best, {best[host] / usual - 1:.0%} over the median",
-            f"ssh {host} 'ethtool eth0; ip -s link': speed, duplex, errors, and its cable or switch port",
+            f"ssh {host} 'ethtool {interfaces[host]}; ip -s link': speed, duplex, errors, and its cable or "
+            "switch port",
         )
         for host in slow
     ]

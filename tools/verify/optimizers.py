@@ -1,6 +1,7 @@
 """What --optimizer names: optimizers of lbtrain, torch, timm and DeepSpeed, and a user's own class."""
 
 import importlib
+import importlib.util
 import inspect
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -125,8 +126,8 @@ def _made(kind: Any, choice: OptimizerChoice, parameters: Iterable[Any]) -> torc
 
 
 def _like_deepspeed(choice: OptimizerChoice, model: nn.Module) -> torch.optim.Optimizer:
-    """Its Adam decouples weight decay by default, as AdamW. Its Muon steps what has two dimensions and no
-    `embed` or `lm_head` in its name, and AdamW the rest.
+    """Its Adam decouples weight decay by default, as AdamW. Its Muon steps what has two dimensions or
+    more and no `embed` or `lm_head` in its name, and AdamW the rest.
     """
     if choice.name not in DEEPSPEED:
         raise ValueError(f"--optimizer {choice.text}: write deepspeed:NAME with {', '.join(DEEPSPEED)}")

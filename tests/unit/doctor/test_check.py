@@ -1,6 +1,7 @@
 """What the doctor finds in reports whose fault is known."""
 
 import sys
+from collections.abc import Iterable
 from dataclasses import replace
 
 import pytest
@@ -17,6 +18,10 @@ VALUES = {
 }  # fmt: skip
 HEALTHY = {f"node0{i}": HostReport(VALUES) for i in range(1, 5)}
 PAIRS = {pair: 10.0 for each in rounds(list(HEALTHY)) for pair in each}
+
+
+def _healthy(hosts: Iterable[str]) -> dict[str, HostReport]:
+    return {host: HostReport(VALUES | {"interface": f"ib-{host}"}) for host in hosts}
 
 
 def _with(host: str, **changes: object) -> dict[str, HostReport]:
@@ -122,11 +127,11 @@ def test_a_slow_cable_is_named_and_its_neighbours_are_not(number: int, factor: f
     hosts = [f"node{i}" for i in range(number)]
     for slow in hosts:
         times = {pair: 5.0 * factor if slow in pair else 5.0 for each in rounds(hosts) for pair in each}
-        (finding,) = check({}, times, port=29500)
+        (finding,) = check(_healthy(hosts), times, port=29500)
         assert finding.host == slow and not finding.cannot_take_part
         assert (
             f"{factor - 1:.0%} over the median" in finding.problem
-            and f"ssh {slow} 'ethtool" in finding.remedy
+            and f"ssh {slow} 'ethtool ib-{slow}; " in finding.remedy
         )
 
 
@@ -139,13 +144,13 @@ def test_two_slow_cables_of_four_are_named() -> None:
 def test_one_slow_link_between_hosts_that_are_fast_is_named_as_such(hosts: list[str]) -> None:
     times = {pair: 5.0 for each in rounds(hosts) for pair in each}
     for first, second in times:
-        (finding,) = check({}, times | {(first, second): 50.0}, port=29500)
+        (finding,) = check(_healthy(hosts), times | {(first, second): 50.0}, port=29500)
         assert finding.host == second
         assert finding.problem == f"all-reduces with {first} take 50.0 ms, 900% over the median"
 
 
 def test_of_two_hosts_neither_is_the_slow_one() -> None:
-    assert check({}, {("a", "b"): 500.0}, port=29500) == []
+    assert check(_healthy("ab"), {("a", "b"): 500.0}, port=29500) == []
 
 
 def test_a_pair_that_does_not_meet_cannot_take_part() -> None:
