@@ -124,8 +124,10 @@ def test_the_momentum_buffer_keeps_the_noise_scale():
     assert scale_lr(0.1, 128, 640, "linear", momentum=0.9, base_momentum=0.9) == pytest.approx(0.5, rel=1e-12)
     assert scale_lr(0.1, 128, 512, "sqrt", momentum=0.95, base_momentum=0.9) == pytest.approx(0.1, rel=1e-12)
     assert sgd_noise_scale(0.1, 50_000, 128, 0.9) == pytest.approx(50_000 / 128 - 1, rel=1e-12)
-    # lr N / (B (1 - m)), to which the noise scale comes near where B is far below N, is the same for both.
-    assert pytest.approx(0.1 / 0.1 / 128) == 0.5 / 0.02 / 3200
+    many = 10**9  # where the batch is far below the examples, the noise of both settings is the same
+    assert sgd_noise_scale(0.5, many, 3200, 0.98) == pytest.approx(
+        sgd_noise_scale(0.1, many, 128, 0.9), rel=1e-5
+    )
 
 
 @pytest.mark.parametrize(

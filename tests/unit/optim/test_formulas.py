@@ -2,6 +2,8 @@
 multi-tensor).
 """
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -37,8 +39,10 @@ def gradients(step: int, like: list[nn.Parameter]) -> list[Tensor]:
     return [torch.randn(p.shape, dtype=p.dtype, generator=generator) for p in like]
 
 
-def run(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter]) -> list[Tensor]:
-    for step, lr in enumerate(RATES):
+def run(
+    optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], rates: Sequence[float] = RATES
+) -> list[Tensor]:
+    for step, lr in enumerate(rates):
         for parameter, gradient in zip(parameters, gradients(step, parameters), strict=True):
             parameter.grad = gradient
         optimizer.param_groups[0]["lr"] = lr
@@ -62,7 +66,8 @@ def test_lars(path, form, wd):
     torch.testing.assert_close(run(optimizer, parameters), expected, rtol=1e-11, atol=0)
 
 
-def test_lars_nesterov_forms_agree_with_torch_where_ratio_is_one():
+@pytest.mark.parametrize(("form", "rates"), [("trust_ratio", RATES), ("lr_and_trust_ratio", [0.3] * 5)])
+def test_lars_nesterov_forms_agree_with_torch_where_ratio_is_one(form, rates):
     """In a group that is not adapted LARS is torch's SGD, Nesterov included (outside form), and so it is
     (inside) at a constant rate.
     """
@@ -73,10 +78,11 @@ def test_lars_nesterov_forms_agree_with_torch_where_ratio_is_one():
         momentum=0.9,
         weight_decay=0.01,
         nesterov=True,
-        momentum_scaling="trust_ratio",
+        momentum_scaling=form,
     )
-    expected = run(torch.optim.SGD(theirs, lr=0.0, momentum=0.9, weight_decay=0.01, nesterov=True), theirs)
-    torch.testing.assert_close(run(optimizer, ours), expected, rtol=1e-12, atol=0)
+    sgd = torch.optim.SGD(theirs, lr=0.0, momentum=0.9, weight_decay=0.01, nesterov=True)
+    expected = run(sgd, theirs, rates)
+    torch.testing.assert_close(run(optimizer, ours, rates), expected, rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize("form", formulas.LARS_FORMS)
@@ -114,8 +120,7 @@ def test_nesterov_by_hand(path, form):
     torch.testing.assert_close(parameter.detach(), expected, rtol=1e-12, atol=0)
 
 
-@pytest.mark.parametrize("form", ["lr_and_trust_ratio", "trust_ratio"])
-def test_momentum_correction(form):
+def test_momentum_correction():
     """Goyal et al. 2017, remark 2: scaling the buffer by lr_new / lr_old makes the inside form the outside
     form.
     """
