@@ -35,7 +35,7 @@ from lbtrain.errors import DataError, RecipeError
 from lbtrain.recipe import Recipe
 from lbtrain.tasks.detection import Detection
 from lbtrain.tasks.detectron2_configs import config_of, load_weights, mapper_of, network_of
-from lbtrain.tasks.loss_units import mean_of
+from lbtrain.tasks.loss_units import heads_in_units
 
 
 @dataclass(frozen=True)
@@ -118,29 +118,9 @@ def _found(instances: Any) -> dict[str, Tensor]:
     }
 
 
-def _heads_in_units(
-    heads: Callable[..., Any],
-    unit: int,
-    images: Any,
-    features: dict[str, Tensor],
-    proposals: list[Any],
-    targets: Any = None,
-) -> Any:
-    """detectron2's ROIHeads.forward over `unit` images at a time: the mean of the units' losses."""
-    if targets is None:
-        return heads(images, features, proposals, targets)
-    parts = []
-    for first in range(0, len(proposals), unit):
-        some = slice(first, first + unit)
-        parts.append(
-            heads(
-                images,
-                {name: feature[some] for name, feature in features.items()},
-                proposals[some],
-                targets[some],
-            )[1]
-        )
-    return [], mean_of(parts)
+def _heads_in_units(heads: Callable[..., Any], unit: int, images: Any, *rest: Any) -> Any:
+    """detectron2's heads take the images before what torchvision's take."""
+    return heads_in_units(functools.partial(heads, images), unit, *rest)
 
 
 def outputs_of(recipe: Recipe, model: nn.Module, num_images: int) -> tuple[nn.Module, list[Tensor]]:

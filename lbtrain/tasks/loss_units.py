@@ -60,27 +60,18 @@ def _smallest(candidates: Tensor, order: Tensor, count: int) -> Tensor:
 
 
 def heads_in_units(
-    heads: Callable[..., tuple[list[Any], Losses]],
-    unit: int,
-    features: dict[str, Tensor],
-    proposals: list[Tensor],
-    sizes: list[Any],
-    targets: list[Any] | None = None,
+    heads: Callable[..., tuple[list[Any], Losses]], unit: int, features: dict[str, Tensor], *lists: Any
 ) -> tuple[list[Any], Losses]:
-    """torchvision's RoIHeads.forward over `unit` images at a time: the mean of the units' losses."""
-    if targets is None:
-        return heads(features, proposals, sizes, targets)
+    """The R-CNN heads of torchvision or detectron2 over `unit` images at a time: the mean of the units'
+    losses. `lists` have an item per image, and the last is the targets, None outside training.
+    """
+    if lists[-1] is None:
+        return heads(features, *lists)
     parts = []
-    for first in range(0, len(proposals), unit):
+    for first in range(0, len(lists[-1]), unit):
         some = slice(first, first + unit)
-        parts.append(
-            heads(
-                {name: feature[some] for name, feature in features.items()},
-                proposals[some],
-                sizes[some],
-                targets[some],
-            )[1]
-        )
+        pyramid = {name: feature[some] for name, feature in features.items()}
+        parts.append(heads(pyramid, *(each[some] for each in lists))[1])
     return [], mean_of(parts)
 
 
