@@ -71,7 +71,7 @@ def seconds_added(options: argparse.Namespace, device: torch.device, folder: Pat
         data=dict(name="synthetic", image_size=options.image_size),
     )  # fmt: skip
     plan = make_plan(recipe, 1)
-    engine, _ = build_engine(recipe, plan, build_bare_model(recipe, plan, device), device)
+    engine, _ = build_engine(plan, build_bare_model(recipe, plan, device), device)
     images, labels = (
         part.to(device)
         for part in open_source(recipe.data, train=True, seed=0).fetch(

@@ -44,7 +44,7 @@ def stepper(micro: int, model: str = "cifar_resnet20") -> Callable[[], None]:
     )
     plan = make_plan(recipe, 1)
     device = start_process_group(detect_world())
-    engine, optimizer = build_engine(recipe, plan, build_bare_model(recipe, plan, device), device)
+    engine, optimizer = build_engine(plan, build_bare_model(recipe, plan, device), device)
     task = create_task(recipe, device)
     monitor = NoiseMonitor(plan, task, engine, optimizer, earlier=[])
     batches = task.batches(start=0, micro_batch_size=micro, rank=0, world_size=1)

@@ -100,7 +100,7 @@ def run(
             _print_on_leader(world, *notes_on_resume(loaded.fingerprint, checkpoints.fingerprint))
             loaded.check_fits(model)
         average = create_average(recipe, model)
-        engine, optimizer = build_engine(recipe, plan, model, device)
+        engine, optimizer = build_engine(plan, model, device)
         if loaded:
             engine.load(loaded.state)
             _print_on_leader(
@@ -253,13 +253,11 @@ def build_bare_model(recipe: Recipe, plan: Plan, device: torch.device) -> nn.Mod
     return model
 
 
-def build_engine(
-    recipe: Recipe, plan: Plan, model: nn.Module, device: torch.device
-) -> tuple[Engine, torch.optim.Optimizer]:
+def build_engine(plan: Plan, model: nn.Module, device: torch.device) -> tuple[Engine, torch.optim.Optimizer]:
     """The optimizer of `model`, and the engine around both."""
-    optimizer = optim.create_optimizer(scaled_optimizer(recipe), model)
-    engine = create_engine(recipe, plan, model, optimizer, device)
-    if not recipe.compile:  # a compiled graph also holds what is read without a gradient
+    optimizer = optim.create_optimizer(scaled_optimizer(plan.recipe), model)
+    engine = create_engine(plan, model, optimizer, device)
+    if not plan.recipe.compile:  # a compiled graph also holds what is read without a gradient
         for name in plan.statistics.without_gradient:  # not stepped; but a loss that depends on one is seen
             model.get_parameter(name).requires_grad_(True)
     return engine, optimizer

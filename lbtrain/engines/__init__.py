@@ -8,13 +8,12 @@ from torch import nn
 from lbtrain.engines.protocol import Engine, EngineState
 from lbtrain.nn import check_unwrapped
 from lbtrain.plan.plan import Plan
-from lbtrain.recipe import Recipe
 
 __all__ = ["Engine", "EngineState", "create_engine"]
 
 
 def create_engine(
-    recipe: Recipe, plan: Plan, model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device
+    plan: Plan, model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device
 ) -> Engine:
     """The engine that the plan names, on the process group that is already up. Imports only that engine's
     library. Raises ValueError for a model in a wrapper.
@@ -23,7 +22,7 @@ def create_engine(
     if plan.engine == "deepspeed":
         from lbtrain.engines.deepspeed import DeepSpeedEngine
 
-        return DeepSpeedEngine(recipe, plan, model, optimizer, device)
+        return DeepSpeedEngine(plan, model, optimizer, device)
     if plan.engine == "accelerate":
         from lbtrain.engines.accelerate import AccelerateEngine
 

@@ -25,26 +25,18 @@ from lbtrain.engines.loss_scale import NO_SCALING, LossScale
 from lbtrain.engines.protocol import EngineState, load_named_optimizer_state, named_optimizer_state
 from lbtrain.engines.window import WindowedEngine
 from lbtrain.plan.plan import Plan
-from lbtrain.recipe import Recipe
 
 
 class DeepSpeedEngine(WindowedEngine):
     """See `Engine`."""
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        plan: Plan,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        device: torch.device,
-    ):
+    def __init__(self, plan: Plan, model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device):
         deepspeed = import_deepspeed(device)
         super().__init__(model, optimizer, device)
         self.stage = plan.zero_stage
         self._skip_nonfinite(plan)
         self.inner = optimizer
-        config = complete_config(plan, recipe.deepspeed.config)
+        config = complete_config(plan, plan.recipe.deepspeed.config)
         parts = deepspeed.initialize(
             model=self.module, optimizer=optimizer, config=config, dist_init_required=False
         )

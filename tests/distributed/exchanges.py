@@ -23,7 +23,7 @@ def engine_of(changes: dict[str, Any]) -> Any:
     recipe = Recipe().vary(**SMALL).vary(**changes, micro_batch_size=16)
     plan = make_plan(recipe, dist.get_world_size(), engine=recipe.engine)
     model = convert_to_ghost_batch_norm(build_model(recipe, dataset_info(recipe.data)), plan.bn_batch_size)
-    return create_engine(recipe, plan, model, create_optimizer(recipe.optimizer, model), torch.device("cpu"))
+    return create_engine(plan, model, create_optimizer(recipe.optimizer, model), torch.device("cpu"))
 
 
 def alike_after_each_pass(changes: dict[str, Any]) -> list[bool]:

@@ -47,7 +47,7 @@ def losses(recipe: Recipe, micro_batch_size: int) -> list[float]:
     recipe = recipe.vary(micro_batch_size=micro_batch_size)
     plan = make_plan(recipe, 1)
     task, model = create_task(recipe, device), build_bare_model(recipe, plan, device)
-    engine, _ = build_engine(recipe, plan, model.train(), device)
+    engine, _ = build_engine(plan, model.train(), device)
     regroup_ghost_batches(engine.model, 1, plan.phases[0].bn_momentum)
     batches = task.batches(start=0, micro_batch_size=micro_batch_size, rank=0, world_size=1)
     found = []

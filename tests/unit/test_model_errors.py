@@ -138,7 +138,7 @@ def test_an_engine_takes_no_wrapped_model():
     model = nn.Sequential(nn.DataParallel(nn.Linear(2, 2)))
     plan = make_plan(Recipe().vary(model=dict(name="cifar_resnet8")), 1)
     with pytest.raises(ValueError, match=r"0 is wrapped in DataParallel: .* \(its module\)"):
-        create_engine(Recipe(), plan, model, torch.optim.SGD(model.parameters()), torch.device("cpu"))
+        create_engine(plan, model, torch.optim.SGD(model.parameters()), torch.device("cpu"))
 
 
 def test_parameters_without_gradient_are_named_in_the_plan():

@@ -104,7 +104,7 @@ def trained(question: Question, split: Split) -> Trace:
     model = (
         without_random_layers(build_bare_model(recipe, plan, torch.device("cpu"))).to(question.dtype).train()
     )
-    engine, _ = build_engine(recipe, plan, model, torch.device("cpu"))
+    engine, _ = build_engine(plan, model, torch.device("cpu"))
     regroup_ghost_batches(engine.model, plan.split.ranks_per_ghost, plan.phases[0].bn_momentum)
     recorder = Recorder(model, split.micro_batch_size)
     losses = []

@@ -104,7 +104,7 @@ def _train(recipe: Recipe, steps: int) -> tuple[list[Tensor], nn.Module, WeightA
     plan = planned(recipe)
     task, model = create_task(recipe, CPU), build_bare_model(recipe, plan, CPU)
     average = create_average(recipe, model)
-    engine, _ = build_engine(recipe, plan, model, CPU)
+    engine, _ = build_engine(plan, model, CPU)
     techniques = Techniques(PlannedBatches(plan), average)
     batches = start_phase(plan.phases[0], task, engine, 0)
     engine.model.train()
