@@ -275,14 +275,8 @@ def own_arguments(argv: Sequence[str]) -> list[str]:
     return [word for word in argv if not word.startswith(_LOCAL_RANK)]
 
 
-def outcome_of(name: str, settings: Sequence[Setting] = VARIABLES) -> str | None:
-    """What happens to this variable or key; None if it is in no table."""
-    setting = setting_of(name, settings)
-    return setting.outcome if setting else None
-
-
 def setting_of(name: str, settings: Sequence[Setting]) -> Setting | None:
-    """The line of a table that a name belongs to: the first that covers it."""
+    """The line of a table that a variable or key belongs to: the first that covers it, None if none does."""
     return next((setting for setting in settings if setting.covers(name)), None)
 
 

@@ -52,23 +52,6 @@ def from_table(table: Sequence[TableEntry], batch_size: int, name: str = "schedu
     return rates[batch_size]
 
 
-def mean_form_lr(lr_per_example: float, batch_size: int) -> float:
-    """The rate for a loss averaged over the batch, given the one for a loss summed over it (Masters & Luschi
-    2018, section 2, "base learning rate"): w - lr_per_example * sum of gradients = w - (lr_per_example * B) *
-    their mean.
-    """
-    return lr_per_example * batch_size
-
-
-def sgd_noise_scale(lr: float, train_examples: int, batch_size: int, momentum: float = 0.0) -> float:
-    """The size of the random fluctuations of SGD: lr / (1 - momentum) * (N / B - 1) (Smith et al. 2018,
-    sections 2 and 4).
-
-    Divide the rate by k, or multiply the batch by k: for B far below N it changes alike.
-    """
-    return lr / (1 - momentum) * (train_examples / batch_size - 1)
-
-
 def warmup(
     progress: float,
     length: float,

@@ -72,20 +72,6 @@ def from_all_ranks(found: list[Found]) -> list[Found] | None:
     )
 
 
-def average_precision(
-    ground_truth: dict[str, Any],
-    found: list[Found],
-    names: Sequence[str] = NAMES,
-    *,
-    kinds: Sequence[str] = tuple(_COCO_KINDS),
-) -> dict[str, float]:
-    """`mask_ap`, `mask_ap50`, ..., `box_ap_large` in percent, as COCO defines them, of masks and boxes as
-    `kinds` says, and more of the twelve numbers as `names` says; those of which there is no object are left
-    out.
-    """
-    return with_classes(ground_truth, found, names, kinds=kinds)[0]
-
-
 def with_classes(
     ground_truth: dict[str, Any],
     found: list[Found],
@@ -93,8 +79,10 @@ def with_classes(
     *,
     kinds: Sequence[str] = tuple(_COCO_KINDS),
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
-    """`average_precision`, and a row per class: its objects (crowds left out), `mask_ap` and `box_ap`, which
-    are None where it has no object.
+    """`mask_ap`, `mask_ap50`, ..., `box_ap_large` in percent, as COCO defines them, of masks and boxes as
+    `kinds` says, and more of the twelve numbers as `names` says; those of which there is no object are left
+    out. And a row per class: its objects (crowds left out), `mask_ap` and `box_ap`, which are None where it
+    has no object.
     """
     metrics: dict[str, float] = {}
     with contextlib.redirect_stdout(io.StringIO()):

@@ -3,7 +3,7 @@
 import importlib.util
 from pathlib import Path
 
-from lbtrain.launch.environment import outcome_of
+from lbtrain.launch.environment import VARIABLES, setting_of
 from tests.variables import variables_read_in
 
 
@@ -12,4 +12,4 @@ def test_every_variable_that_colossalai_reads_is_in_the_table():
     assert spec and spec.origin
     read = variables_read_in(Path(spec.origin).parent)
     assert len(read) > 10
-    assert {name: file for name, file in read.items() if outcome_of(name) is None} == {}
+    assert {name: file for name, file in read.items() if setting_of(name, VARIABLES) is None} == {}

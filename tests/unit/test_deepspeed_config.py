@@ -8,7 +8,7 @@ import pytest
 
 from lbtrain.engines.deepspeed_config import complete_config
 from lbtrain.errors import RecipeError
-from lbtrain.launch.environment import DEEPSPEED_KEYS, outcome_of
+from lbtrain.launch.environment import DEEPSPEED_KEYS, setting_of
 from lbtrain.plan.plan import Plan, make_plan
 from lbtrain.plan.statistics import ModelStatistics
 from lbtrain.recipe import Recipe
@@ -266,4 +266,4 @@ def test_every_key_that_deepspeed_looks_for_is_in_the_table(deepspeed_config):
     zero = type(deepspeed_config(content).zero_config).model_fields
     names = [*content.read - {"zero_optimization"}, *(f"zero_optimization.{name}" for name in zero)]
     assert len(content.read) > 50
-    assert [name for name in names if outcome_of(name, DEEPSPEED_KEYS) is None] == []
+    assert [name for name in names if setting_of(name, DEEPSPEED_KEYS) is None] == []

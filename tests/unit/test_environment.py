@@ -16,8 +16,8 @@ from lbtrain.launch.environment import (
     VARIABLES,
     Setting,
     check_environment,
-    outcome_of,
     own_arguments,
+    setting_of,
 )
 from lbtrain.launch.world import World, check_world, detect_world
 from tests.variables import variables_read_in
@@ -36,7 +36,7 @@ def _folder(package: str) -> Path:
 def test_every_variable_that_a_library_reads_is_in_the_table(package):
     read = variables_read_in(_folder(package), skip=LIBRARIES[package])
     assert len(read) > 40
-    assert {name: file for name, file in read.items() if outcome_of(name) is None} == {}
+    assert {name: file for name, file in read.items() if setting_of(name, VARIABLES) is None} == {}
 
 
 def test_every_option_that_torchrun_takes_from_the_environment_is_in_the_table():
@@ -46,7 +46,8 @@ def test_every_option_that_torchrun_takes_from_the_environment_is_in_the_table()
         if type(option).__module__.endswith("argparse_util")
     ]
     assert len(options) > 20
-    assert {outcome_of(f"PET_{option.upper()}") for option in options} == {"followed"}
+    found = {setting_of(f"PET_{option.upper()}", VARIABLES) for option in options}
+    assert [setting and setting.outcome for setting in found] == ["followed"]
 
 
 def test_the_enumeration_sees_each_way_to_read_a_variable(tmp_path):
@@ -65,7 +66,7 @@ def test_every_key_of_an_accelerate_config_file_is_in_the_table():
 
     keys = [field.name for field in dataclasses.fields(ClusterConfig)]
     assert len(keys) > 25
-    assert [key for key in keys if outcome_of(key, ACCELERATE_KEYS) is None] == []
+    assert [key for key in keys if setting_of(key, ACCELERATE_KEYS) is None] == []
 
 
 @pytest.mark.parametrize("settings", [VARIABLES, ACCELERATE_KEYS, DEEPSPEED_KEYS])
@@ -129,7 +130,7 @@ def test_a_launcher_that_agrees_with_the_recipe_is_followed():
 
 def test_a_name_is_covered_by_itself_or_a_pattern():
     assert Setting("A B_*", "no effect", "").covers("B_C") and not Setting("A B_*", "", "").covers("AB")
-    assert outcome_of("ACCELERATE_SOMETHING_NEW") is None
+    assert setting_of("ACCELERATE_SOMETHING_NEW", VARIABLES) is None
 
 
 @pytest.mark.parametrize(

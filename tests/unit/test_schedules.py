@@ -13,10 +13,8 @@ from lbtrain.plan.schedules import (
     LearningRate,
     cosine_decay,
     from_table,
-    mean_form_lr,
     polynomial_decay,
     scale_lr,
-    sgd_noise_scale,
     step_decay,
     warmup,
 )
@@ -123,31 +121,13 @@ def test_the_momentum_buffer_keeps_the_noise_scale():
     )
     assert scale_lr(0.1, 128, 640, "linear", momentum=0.9, base_momentum=0.9) == pytest.approx(0.5, rel=1e-12)
     assert scale_lr(0.1, 128, 512, "sqrt", momentum=0.95, base_momentum=0.9) == pytest.approx(0.1, rel=1e-12)
-    assert sgd_noise_scale(0.1, 50_000, 128, 0.9) == pytest.approx(50_000 / 128 - 1, rel=1e-12)
-    many = 10**9  # where the batch is far below the examples, the noise of both settings is the same
-    assert sgd_noise_scale(0.5, many, 3200, 0.98) == pytest.approx(
-        sgd_noise_scale(0.1, many, 128, 0.9), rel=1e-5
-    )
 
 
-@pytest.mark.parametrize(
-    ("lr", "batch_size", "momentum"), [(0.1, 640, 0.9), (0.02, 128, 0.9), (0.1, 128, 0.5)]
-)
-def test_a_fifth_of_the_rate_five_times_the_batch_or_a_fifth_of_the_memory_is_a_fifth_of_the_noise(
-    lr, batch_size, momentum
-):
-    assert sgd_noise_scale(lr, 10**9, batch_size, momentum) == pytest.approx(
-        sgd_noise_scale(0.1, 10**9, 128, 0.9) / 5, rel=1e-5
-    )
-
-
-def test_a_sum_over_the_batch_and_a_mean_take_the_same_step():
+def test_a_rate_per_example_takes_the_step_of_a_loss_summed_over_the_batch():
+    """Masters & Luschi 2018, section 2, "base learning rate"."""
     gradients = [0.5, -2.0, 0.25, 4.0]
     summed = 2**-7 * sum(gradients)
-    assert mean_form_lr(2**-7, 4) * (sum(gradients) / 4) == summed
-    assert [mean_form_lr(2**-8, size) for size in (2, 4, 64)] == [
-        scale_lr(2**-8, 1, size, "linear") for size in (2, 4, 64)
-    ]
+    assert scale_lr(2**-7, 1, 4, "linear") * (sum(gradients) / 4) == summed
 
 
 def test_rates_from_a_table():

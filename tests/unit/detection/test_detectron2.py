@@ -24,7 +24,7 @@ from lbtrain.data.stream import Block  # noqa: E402
 from lbtrain.errors import DataError, RecipeError  # noqa: E402
 from lbtrain.plan.statistics import model_statistics  # noqa: E402
 from lbtrain.tasks import build_model, create_task  # noqa: E402
-from lbtrain.tasks.coco_score import as_detections, average_precision, outlines_of  # noqa: E402
+from lbtrain.tasks.coco_score import as_detections, outlines_of, with_classes  # noqa: E402
 from lbtrain.tasks.detectron2_configs import _LAZY_NORM_KEYS, _YAML_NORM_KEYS, config_of, mapper_of  # noqa: E402
 from lbtrain.tasks.detectron2_models import _Mapped, seed_sampling  # noqa: E402
 from tests.unit.detection.test_data import edited, shapes_as_coco  # noqa: E402
@@ -297,7 +297,7 @@ def test_precision_equals_that_of_detectron2s_evaluator(root):
         evaluator.process([{"image_id": sample.image_id}], [{"instances": output}])
         outlines = outlines_of({"masks": masks}, sample.pixels.shape[:2])
         found += as_detections(sample.image_id, labels.tolist(), boxes, scores, outlines)
-    theirs, ours = evaluator.evaluate(), average_precision(source.ground_truth(), found)
+    theirs, ours = evaluator.evaluate(), with_classes(source.ground_truth(), found)[0]
     names = {
         "AP": "ap",
         "AP50": "ap50",
