@@ -3,22 +3,17 @@
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from unittest import mock
 
 from bench import rows
+from bench.accuracy import ours
 from bench.gpu_steps import Setting, command, free_memory
 from bench.peers import Job
 from bench.turns import in_turns
-from lbtrain import Recipe
 from lbtrain.recipe.files import load_recipe
-from lbtrain.run import run
-from lbtrain.runs.records import Records
-from lbtrain.runs.rows import EvalRow, Row
 
 ROOT = Path(__file__).parents[1]
 LONGEST = 120.0
@@ -104,8 +99,10 @@ def time_to_accuracy(setting: Setting) -> Iterator[rows.Row]:
     recipe = load_recipe(ROOT / "recipes/cifar10/wide_resnet_1k.py")
     if setting.tiny:
         recipe = recipe.vary(duration="1it", data=dict(name="digits"), precision="fp32")
-    seconds, best = _seconds_to(recipe, 100.0 if setting.tiny else 6.0)
+    outcome = ours(recipe)
+    seconds = outcome.seconds_to(100.0 if setting.tiny else 6.0)
     if seconds is None:
+        best = min(error for error, _ in outcome.errors)
         print(f"time_to_accuracy: not reached, the best error was {best:.2f} %", flush=True)
         return
     title, line = "CIFAR-10 to 94 %", command("time_to_accuracy")
@@ -126,20 +123,3 @@ def time_to_accuracy(setting: Setting) -> Iterator[rows.Row]:
         yield rows.paired(
             "gpu", title, peer, [seconds], theirs, unit="s", target="", command=f"{line} --speedrun FILE"
         )
-
-
-def _seconds_to(recipe: Recipe, error: float) -> tuple[float | None, float]:
-    """When the error was first reached, and the best one."""
-    errors: list[tuple[float, float]] = []
-    write, started = Records.write, time.monotonic()
-
-    def note(records: Records, row: Row) -> None:
-        write(records, row)
-        if isinstance(row, EvalRow):
-            errors.append((row.metrics["top1_error"], time.monotonic() - started))
-
-    with tempfile.TemporaryDirectory() as folder, mock.patch.object(Records, "write", note):
-        run(recipe.vary(run_dir=f"{folder}/run"), "time_to_accuracy", on_screen=False)
-    return next((seconds for found, seconds in errors if found <= error), None), min(
-        found for found, _ in errors
-    )
