@@ -2,10 +2,10 @@
 every time, so it has one header, and one line per evaluation, after any number of restarts.
 """
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from lbtrain.runs.files import as_csv
 
 _NOT_METRICS = ("step", "examples", "epoch", "seconds", "replaced_images", "kind")
 
@@ -25,11 +25,7 @@ def summary_csv(rows: Sequence[Mapping[str, Any]]) -> str:
             lines.append({"epoch": row["epoch"], "train_loss": train_loss, **metrics, "lr": lr})
             losses = []
     columns = list(dict.fromkeys(name for line in lines for name in line if name != "lr"))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, [*columns, "lr"], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    return text.getvalue()
+    return as_csv(lines, [*columns, "lr"])
 
 
 def _as_timm(name: str, value: float) -> tuple[str, float]:

@@ -46,7 +46,7 @@ BELOW = {
     "runs.files": set(),
     "runs.rows": {"runs.files"},
     "runs.screen": {"runs.rows"},
-    "runs.summary_csv": set(),
+    "runs.summary_csv": {"runs.files"},
     "runs.trackers": set(),
     "runs.records": {"runs.files", "runs.rows", "runs.screen", "runs.summary_csv", "runs.trackers"},
     "runs.banners": {"plan", "runs.provenance"},

@@ -18,7 +18,7 @@ from typing import Any
 from scipy.special import stdtrit
 
 from lbtrain.errors import RecipeError
-from lbtrain.runs.files import saving
+from lbtrain.runs.files import saving, write_whole
 
 from .model.prediction import Prediction
 
@@ -121,7 +121,7 @@ class Report:
         """Raises SaveFailed."""
         with saving(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(self.text())
+        write_whole(path, self.text())
 
     def good_rows(self) -> list[Row]:
         return [row for row in self.rows if row.status == "ok" and row.images_per_s]

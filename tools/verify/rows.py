@@ -6,6 +6,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+from lbtrain.runs.files import as_csv, write_whole
 from lbtrain.runs.provenance import commit, hardware, versions
 
 R = TypeVar("R")
@@ -26,7 +27,4 @@ def read_rows(path: Path, kind: type[R]) -> list[R]:
 
 def write_rows(path: Path, rows: Iterable[Any], kind: type) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(kind)], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(map(asdict, rows))
+    write_whole(path, as_csv([asdict(row) for row in rows], [field.name for field in fields(kind)]))

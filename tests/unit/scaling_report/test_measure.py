@@ -502,12 +502,26 @@ def test_a_resumed_study_names_the_commits_of_all_its_points(
     assert found == [["a"], ["a", "b"], ["a", "b"]]
 
 
-@pytest.mark.parametrize("place", ["/dev/full", "{file}/report.json"])
-def test_a_report_that_cannot_be_saved_ends_in_a_message(place: str, tmp_path: Path) -> None:
+def test_a_report_that_cannot_be_saved_ends_in_a_message(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    path = Path(place.format(file=tmp_path / "file"))
+    path = tmp_path / "file/report.json"
     with pytest.raises(SaveFailed, match=f"{path} could not be written"):
         Report().save(path)
+
+
+def test_a_report_that_a_full_disk_cuts_off_leaves_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, path = Report(provenance={"a": 1}), tmp_path / "report.json"
+    before.save(path)
+
+    def full(file: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("lbtrain.runs.files.os.fsync", full)
+    with pytest.raises(SaveFailed, match=f"{path} could not be written .No space left on device."):
+        Report().save(path)
+    assert load(path) == before
 
 
 def test_a_report_survives_a_round_trip(tmp_path: Path) -> None:
