@@ -70,13 +70,7 @@ def deepspeed(choice: OptimizerChoice, model: nn.Module, loss: Loss, steps: int,
         engine.step()
     if not stage:
         return weights_of(engine.module.state_dict(), engine.module)
-    frozen = {name: p.detach() for name, p in engine.module.named_parameters() if not p.requires_grad}
-    return weights_of(_gathered(engine, frozen, deepspeed_shards), engine.module)
-
-
-def _gathered(engine: Any, frozen: Weights, shards: Any) -> Weights:
-    whole: Weights = frozen | shards(engine).gather(engine.optimizer.optimizer)[0]
-    return whole
+    return weights_of(deepspeed_shards(engine).gather(engine.optimizer.optimizer)[0], engine.module)
 
 
 def fsdp2(choice: OptimizerChoice, model: nn.Module, loss: Loss, steps: int, stage: int) -> Weights:
