@@ -15,14 +15,13 @@ and both are named.
 import argparse
 import dataclasses
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from ..kit.tables import Table
 from . import arguments
 from .formats import logs, traces
-from .report import Report, ReportError, Row, rate_columns, with_efficiency
+from .report import Report, ReportError, Row, block_means, rate_columns, with_efficiency
 
 __doc__ = __doc__ % (logs.__doc__ or "").partition("\n\n")[2].rstrip()
 
@@ -104,7 +103,8 @@ def _row(gpus: int, options: argparse.Namespace) -> Row:
 def row_from(lines: Sequence[str], row: Row, *, per: logs.Unit | None = None) -> Row:
     """`row` with the images/s of a log. Raises ReportError if the log states too little, or two things."""
     times = [1 / rate for rate in logs.job_rates(lines, gpus=row.gpus, per=per)]
-    return _filled(row, **rate_columns(1 / statistics.fmean(times), list(_block_means(times)), row.gpus))
+    rates = rate_columns(1 / statistics.fmean(times), list(block_means(times)), row.gpus)
+    return dataclasses.replace(row, **rates)
 
 
 def profiled_row(steps: Sequence[traces.ProfiledStep], row: Row) -> Row:
@@ -115,12 +115,14 @@ def profiled_row(steps: Sequence[traces.ProfiledStep], row: Row) -> Row:
 
     batch, seconds = row.global_batch, [step.seconds for step in steps]
     rates = rate_columns(batch / statistics.fmean(seconds), seconds, row.gpus) if batch else {}
-    times = {"step_p50_s": median("seconds"), "compute_s": median("compute"), "loader_wait_s": median("data")}
-    return _filled(row, **rates, **times, exposed_communication_s=median("exposed"))
-
-
-def _filled(row: Row, **values: Any) -> Row:
-    return dataclasses.replace(row, **values)
+    return dataclasses.replace(
+        row,
+        **rates,
+        step_p50_s=median("seconds"),
+        compute_s=median("compute"),
+        loader_wait_s=median("data"),
+        exposed_communication_s=median("exposed"),
+    )
 
 
 def _step_table(title: str, steps: Sequence[traces.ProfiledStep]) -> Table:
@@ -138,12 +140,3 @@ def _step_table(title: str, steps: Sequence[traces.ProfiledStep]) -> Table:
             ]
         )
     return Table(head, rows, title=title)
-
-
-def _block_means(values: Sequence[float], *, most: int = 10) -> Iterator[float]:
-    """Means of up to `most` consecutive blocks: neighbouring values of a log are not independent, far blocks
-    nearly are.
-    """
-    blocks = min(most, len(values))
-    for i in range(blocks):
-        yield statistics.fmean(values[i * len(values) // blocks : (i + 1) * len(values) // blocks])

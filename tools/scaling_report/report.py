@@ -225,11 +225,11 @@ def _against(row: Row, baseline: Row | None) -> Row:
     )  # fmt: skip
 
 
-def rate_columns(rate: float, times: Sequence[float], gpus: int) -> dict[str, float | None]:
+def rate_columns(rate: float, times: Sequence[float], gpus: int) -> dict[str, Any]:
     """The columns of images/s: `rate`, and its interval from independent times of equally many images. Times
     are sampled, not rates: a mean of rates counts a slow step too little. One time has no interval.
     """
-    columns: dict[str, float | None] = {"images_per_s": rate, "images_per_s_gpu": rate / gpus}
+    columns: dict[str, Any] = {"images_per_s": rate, "images_per_s_gpu": rate / gpus}
     if len(times) > 1:
         half = half_interval(times) / statistics.fmean(times)
         columns |= {
@@ -237,6 +237,15 @@ def rate_columns(rate: float, times: Sequence[float], gpus: int) -> dict[str, fl
             "images_per_s_gpu_high": rate * (1 + half) / gpus,
         }
     return columns
+
+
+def block_means(values: Sequence[float]) -> Iterator[float]:
+    """Means of up to ten consecutive blocks: neighbouring values of a log are not independent, far blocks
+    nearly are.
+    """
+    blocks = min(10, len(values))
+    for i in range(blocks):
+        yield statistics.fmean(values[i * len(values) // blocks : (i + 1) * len(values) // blocks])
 
 
 def half_interval(samples: Sequence[float]) -> float:

@@ -3,11 +3,11 @@
 import json
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..report import OwnTimes, ReportError, Row, rate_columns
+from ..report import OwnTimes, ReportError, Row, block_means, rate_columns
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def summarize(row: Row, repeats: Sequence[Sequence[RankTimes]], alone: Sequence[
     # The run alone is not sharded; under ZeRO each rank updates its part.
     whole = max(each.median("optimizer_s") for each in alone)
     optimizer = whole / (row.gpus if row.zero_stage else 1)
-    return _filled(
+    return replace(
         row,
         **rate_columns(rate, _independent(times), row.gpus),
         step_p50_s=step, step_p95_s=every[int(0.95 * (len(every) - 1))],
@@ -89,17 +89,10 @@ def _straggler_wait(alone: Sequence[RankTimes]) -> float:
     return statistics.fmean(max(own) - statistics.fmean(own) for own in steps)
 
 
-def _filled(row: Row, **values: Any) -> Row:
-    return Row(**(row.__dict__ | values))
-
-
 def _independent(times: Sequence[Sequence[float]]) -> list[float]:
     """Mean step times that may be taken as independent: of repeats where there are three, else of ten blocks
     of each run.
     """
     if len(times) >= 3:
         return [statistics.fmean(repeat) for repeat in times]
-    blocks = [
-        repeat[i * len(repeat) // 10 : (i + 1) * len(repeat) // 10] for repeat in times for i in range(10)
-    ]
-    return [statistics.fmean(block) for block in blocks if block]
+    return [mean for repeat in times for mean in block_means(repeat)]
