@@ -267,8 +267,8 @@ def _on_switch(switch: subprocess.Popen[str], script: str) -> None:
     )
 
 
-def _wait_for_sshd(etc: Path, nodes: dict[str, subprocess.Popen[str]], *, seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
+def _wait_for_sshd(etc: Path, nodes: dict[str, subprocess.Popen[str]]) -> None:
+    deadline = time.monotonic() + 20
     for name, process in nodes.items():
         log = etc / f"sshd.{name}.log"
         while not (log.exists() and "Server listening" in log.read_text()):

@@ -115,7 +115,7 @@ def run(
 
         if leader:
             if loaded and changes:
-                legs.record(directory.path, loaded, changes, source=str(loaded.path))
+                legs.record(directory.path, loaded, changes)
             directory.write_config(plan, checkpoints.fingerprint)
         records = Records(
             directory.path,

@@ -74,13 +74,13 @@ def moments_of_row(row: Mapping[str, Any]) -> Moments:
     )
 
 
-def noise_scale(measured: Sequence[Moments], *, confidence: float = 0.95) -> NoiseScale:
-    """The ratio of the averages, with Fieller's interval for a ratio of two means (exact for normal ones,
-    also near a zero denominator).
+def noise_scale(measured: Sequence[Moments]) -> NoiseScale:
+    """The ratio of the averages, with Fieller's 95 % interval for a ratio of two means (exact for normal
+    ones, also near a zero denominator).
     """
     squares, traces = np.array(measured, np.float64).T
     square, trace = float(squares.mean()), float(traces.mean())
-    low, high = _fieller(traces, squares, confidence) if len(measured) > 2 else (0.0, math.inf)
+    low, high = _fieller(traces, squares) if len(measured) > 2 else (0.0, math.inf)
     return NoiseScale(_ratio(square, trace), max(low, 0.0), high, square, trace, len(measured))
 
 
@@ -88,16 +88,14 @@ def _ratio(gradient_square: float, trace: float) -> float | None:
     return max(0.0, trace) / gradient_square if gradient_square > 0 else None
 
 
-def _fieller(
-    above: NDArray[np.float64], below: NDArray[np.float64], confidence: float
-) -> tuple[float, float]:
+def _fieller(above: NDArray[np.float64], below: NDArray[np.float64]) -> tuple[float, float]:
     """All ratios r for which mean(above - r below) is not significantly different from 0; (r, inf) where the
     denominator may be 0.
     """
     from scipy.special import stdtrit
 
     n, a, b = len(above), float(above.mean()), float(below.mean())
-    quantile = float(stdtrit(n - 1, 0.5 + confidence / 2))  # of Student's t
+    quantile = float(stdtrit(n - 1, 0.975))  # of Student's t
     (var_a, cov), (_, var_b) = (quantile**2 / n * np.cov(above, below)).tolist()
     # (a - r b)^2 = quantile^2 variance(a - r b) / n, a quadratic in r
     second, first, constant = b * b - var_b, a * b - cov, a * a - var_a

@@ -190,7 +190,7 @@ def not_empty(boxes: Any) -> Any:
     return (boxes[:, 2:] > boxes[:, :2]).all(1)
 
 
-def padded(sizes: NDArray[np.int64], multiple: int = 32) -> tuple[int, int]:
-    """(height, width) that holds all of `sizes`, in multiples that a feature pyramid divides."""
-    height, width = -(-sizes.max(0) // multiple) * multiple
+def padded(sizes: NDArray[np.int64]) -> tuple[int, int]:
+    """(height, width) that holds all of `sizes`, in multiples of 32, which a feature pyramid divides."""
+    height, width = -(-sizes.max(0) // 32) * 32
     return int(height), int(width)

@@ -107,16 +107,16 @@ def recorded(run_dir: Path) -> list[dict[str, Any]]:
         ) from error
 
 
-def record(run_dir: Path, loaded: LoadedCheckpoint, changes: Sequence[str], *, source: str) -> None:
+def record(run_dir: Path, loaded: LoadedCheckpoint, changes: Sequence[str]) -> None:
     """Adds a leg to legs.json: where it starts, from which checkpoint, and what it changed. Once, also where
     its first start saved nothing.
     """
-    if any(leg["checkpoint"] == source for leg in recorded(run_dir)[-1:]):
+    if any(leg["checkpoint"] == str(loaded.path) for leg in recorded(run_dir)[-1:]):
         return
     leg = {
         "step": loaded.progress.step,
         "examples": loaded.progress.examples,
-        "checkpoint": source,
+        "checkpoint": str(loaded.path),
         "changed": list(changes),
         "commit": commit(),
         "started": time.strftime("%Y-%m-%d %H:%M:%S"),

@@ -100,7 +100,7 @@ def judged(claim: dict[str, str], folder: Path = ROOT / "results") -> tuple[str,
     return f"{gap:+.2f}{spread} ({arm.n}, {reference.n})", outcome
 
 
-def _result(name: str, folder: Path = ROOT / "results") -> list[dict[str, Any]]:
+def _result(name: str, folder: Path) -> list[dict[str, Any]]:
     """The points of results/NAME.json, empty where it is not there yet."""
     path = folder / f"{name}.json"
     if not path.exists():

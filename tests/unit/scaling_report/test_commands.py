@@ -17,7 +17,7 @@ from tools.landscape.sweep import fit
 from tools.scaling_report.__main__ import COMMANDS, main
 from tools.scaling_report.compare import is_slower
 from tools.scaling_report.model.calibrate import fit_link
-from tools.scaling_report.model.cost import knee, options_for, sentence
+from tools.scaling_report.model.cost import Rate, knee, options_for, sentence
 from tools.scaling_report.model.epochs import Critical, benchmarks
 from tools.scaling_report.model.from_run import Named, read_baseline
 from tools.scaling_report.model.prediction import Prediction
@@ -100,18 +100,24 @@ def test_fit_prints_what_it_found(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert main(["fit", str(tmp_path / "empty.json")]) == 2
 
 
+def _rate(gpus: int, batch_size: int, images_per_s: float) -> Rate:
+    return Rate(gpus=gpus, nodes=1, batch_size=batch_size, images_per_s=images_per_s)
+
+
 def test_advise_by_hand() -> None:
     """Critical batch 1000, 1000 images at batch 0: at batch 1000 twice the examples (McCandlish et al. 2018,
     equation 2.11).
     """
-    (one, ten) = options_for([(1, 100, 10.0), (10, 1000, 100.0)], critical_batch=1000, least_examples=1000)
+    (one, ten) = options_for(
+        [_rate(1, 100, 10.0), _rate(10, 1000, 100.0)], critical_batch=1000, least_examples=1000
+    )
     assert one.hours == pytest.approx(1000 * 1.1 / 10 / 3600)
     assert ten.hours == pytest.approx(1000 * 2 / 100 / 3600)
     assert ten.gpu_hours == pytest.approx(10 * ten.hours)
 
 
 def test_the_knee_is_the_last_doubling_that_pays() -> None:
-    rates = [(8 * 2**i, 256 * 2**i, 1000.0 * 2**i) for i in range(9)]
+    rates = [_rate(8 * 2**i, 256 * 2**i, 1000.0 * 2**i) for i in range(9)]
     options = options_for(rates, critical_batch=8192, least_examples=1e8)
     best = knee(options)
     times = {each.gpus: each.hours for each in options}
@@ -120,7 +126,7 @@ def test_the_knee_is_the_last_doubling_that_pays() -> None:
 
 
 def test_small_times_are_not_rounded_to_nothing_and_one_size_has_no_knee() -> None:
-    small = options_for([(2, 8, 10.0)], critical_batch=8, least_examples=100)
+    small = options_for([_rate(2, 8, 10.0)], critical_batch=8, least_examples=100)
     assert (
         sentence(small)
         == "2 GPUs take 20 seconds, 0.011 GPU-hours; one size alone has no knee: predict or measure more."
@@ -353,7 +359,9 @@ def test_mlperfs_times_to_train_follow_from_its_convergence_points(
     """
     critical = Critical.of_mlperf("resnet")
     (option,) = options_for(
-        [(gpus, batch, images_per_s)], critical_batch=critical.batch, least_examples=critical.min_examples
+        [_rate(gpus, batch, images_per_s)],
+        critical_batch=critical.batch,
+        least_examples=critical.min_examples,
     )
     assert 60 * option.hours == pytest.approx(minutes, rel=0.05)
 

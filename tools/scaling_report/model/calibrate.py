@@ -54,7 +54,7 @@ class FittedLink:
         return Fitted(value=1 / self.s_per_byte.value, relative_error=self.s_per_byte.relative_error)
 
 
-def fit_link(points: Sequence[Collective], *, algorithm: Algorithm = "ring") -> FittedLink:
+def fit_link(points: Sequence[Collective]) -> FittedLink:
     """Fit one kind of link to all-reduces over it, one rank a node (or all on one node)."""
     if len(points) < 3 or len({point.num_bytes for point in points}) < 2:
         raise ReportError(
@@ -62,7 +62,7 @@ def fit_link(points: Sequence[Collective], *, algorithm: Algorithm = "ring") -> 
             "or more sizes"
         )
     seconds = np.log([point.seconds for point in points])
-    terms = np.array([_terms(point, algorithm) for point in points])
+    terms = np.array([_terms(point) for point in points])
 
     def residuals(logarithms: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         return np.log(terms @ np.exp(logarithms)) - seconds
@@ -92,11 +92,11 @@ def relative_errors(jacobian: npt.NDArray[np.float64], *, scatter: float) -> tup
     return float(np.sqrt(covariance[0, 0])), float(np.sqrt(covariance[1, 1]))
 
 
-def _terms(point: Collective, algorithm: Algorithm) -> tuple[float, float]:
+def _terms(point: Collective) -> tuple[float, float]:
     """A ring between nodes goes through all their GPUs."""
     ranks = point.nodes if point.nodes > 1 else point.gpus
-    messages, _ = coefficients(ranks, algorithm=algorithm)
-    _, share = coefficients(point.gpus, algorithm=algorithm)
+    messages, _ = coefficients(ranks, algorithm="ring")
+    _, share = coefficients(point.gpus, algorithm="ring")
     return messages, share * point.num_bytes
 
 

@@ -37,19 +37,14 @@ class Option:
     energy_kwh: float | None = None
 
 
-def options_for(
-    rates: Sequence[Rate] | Sequence[tuple[int, int, float]], *, critical_batch: float, least_examples: float
-) -> list[Option]:
-    """An option for each rate, or (GPUs, global batch, images/s); `least_examples` is what the target takes
-    at a very small batch.
-    """
+def options_for(rates: Sequence[Rate], *, critical_batch: float, least_examples: float) -> list[Option]:
+    """An option for each rate; `least_examples` is what the target takes at a very small batch."""
     found = []
     for each in rates:
-        gpus, batch, rate = (
-            each if isinstance(each, tuple) else (each.gpus, each.batch_size, each.images_per_s)
+        hours = least_examples * (1 + each.batch_size / critical_batch) / each.images_per_s / 3600
+        found.append(
+            Option(gpus=each.gpus, batch_size=each.batch_size, hours=hours, gpu_hours=hours * each.gpus)
         )
-        hours = least_examples * (1 + batch / critical_batch) / rate / 3600
-        found.append(Option(gpus=gpus, batch_size=batch, hours=hours, gpu_hours=hours * gpus))
     return sorted(found, key=lambda each: (each.gpus, each.batch_size))
 
 

@@ -112,9 +112,9 @@ def of_model(model: str | None, gradient_bytes: float) -> dict[str, Any]:
     }
 
 
-def _evenly_spread(num_bytes: float, *, pieces: int = 32) -> Counted:
-    """A model of which only the gradients' fp32 size is known: as many layers, alike."""
-    return Counted(((num_bytes / pieces, 1.0),) * pieces, only_bytes=True)
+def _evenly_spread(num_bytes: float) -> Counted:
+    """A model of which only the gradients' fp32 size is known: 32 layers, alike."""
+    return Counted(((num_bytes / 32, 1.0),) * 32, only_bytes=True)
 
 
 @functools.cache
