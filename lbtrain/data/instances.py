@@ -60,11 +60,9 @@ class InstanceSource(Protocol):
 
     def ground_truth(self) -> dict[str, Any]:
         """All of it in COCO's format, crowds included, for scoring; category ids as `category_id` says."""
-        ...
 
     def category_id(self, label: int) -> int:
         """The label's id in `ground_truth`."""
-        ...
 
 
 class Item(NamedTuple):

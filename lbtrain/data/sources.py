@@ -32,11 +32,9 @@ class Source(Protocol):
 
     def fetch(self, block: Block) -> Batch:
         """The batch of a block of the sample stream: the same in any process, augmentation included."""
-        ...
 
     def sized(self, size: int) -> "Source":
         """The same images, `size` pixels a side; their augmentation draws the same numbers."""
-        ...
 
 
 class InMemorySource:

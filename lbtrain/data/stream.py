@@ -44,7 +44,6 @@ class Stream(Protocol):
 
     def block(self, start: int, length: int) -> Block:
         """The `length` examples from position `start` on; they may cross the end of one or more epochs."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,6 @@ class Engine(Protocol):
     @property
     def loss_scale(self) -> float:
         """Of fp16 at the next step; 1 in other precisions. Asking waits for the device."""
-        ...
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of `loss` (the mean over a micro-batch) to the step's: the average over
@@ -47,35 +46,28 @@ class Engine(Protocol):
         The last call of a step sends the gradients on their way while the rest of the backward pass still
         computes.
         """
-        ...
 
     def step(self, lr: float) -> bool:
         """Clip, update with learning rate `lr`, forget the gradients. False if the update was skipped (fp16
         overflow).
         """
-        ...
 
     def mean(self, tensor: Tensor) -> Tensor:
         """The average over ranks, on every rank. Collective."""
-        ...
 
     def shards(self) -> Shards | None:
         """Where the layers lie that the optimizer steps, if it steps slices of them."""
-        ...
 
     def clipped_by(self) -> float:
         """By what clipping has divided the gradients of the update that is being made: 1 where they were not
         clipped, or where the engine clips what `p.grad` shows before.
         """
-        ...
 
     def save(self) -> EngineState | None:
         """A copy of the full state, on rank 0 (None on the others). Collective."""
-        ...
 
     def load(self, state: EngineState) -> None:
         """Continue from `state`, which every rank passes. Collective."""
-        ...
 
 
 def named_optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, dict[str, Tensor]]:

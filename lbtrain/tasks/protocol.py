@@ -84,13 +84,11 @@ class Task(Protocol):
 
     def index(self) -> DatasetIndex:
         """Of what the data set consists: printed at the start, and compared between ranks."""
-        ...
 
     def about(self) -> dict[str, Any]:
         """What somebody needs who has nothing but the weights, as every checkpoint keeps it: `class_names`,
         and in `inputs` how an image becomes an input.
         """
-        ...
 
     def batches(
         self, *, start: int, micro_batch_size: int, rank: int, world_size: int, image_size: int | None = None
@@ -98,17 +96,14 @@ class Task(Protocol):
         """This rank's micro-batches from position `start` of the run on, without end. What a batch is, only
         the task knows. `image_size`: pixels a side where they are not those of evaluations; of classifiers.
         """
-        ...
 
     def loss(self, model: nn.Module, batch: Any) -> Losses:
         """`model` is the engine's and is called once, so that gradients are exchanged once."""
-        ...
 
     def evaluate(self, model: nn.Module, *, micro_batch_size: int, rank: int, world_size: int) -> Evaluation:
         """Scores every example of the evaluation set once, whatever the number of ranks; the same metrics on
         every rank. Collective.
         """
-        ...
 
     def report(
         self, model: nn.Module, *, train: bool, micro_batch_size: int, rank: int, world_size: int
@@ -116,4 +111,3 @@ class Task(Protocol):
         """As `evaluate`, in detail, and of the training split without augmentation if `train` is set.
         Collective. Raises RecipeError for a split without examples.
         """
-        ...

@@ -15,15 +15,12 @@ class BatchControl(Protocol):
         """The phase of the step that follows `progress`. Asked after every step and after a restart; the same
         answer if asked again. Collective.
         """
-        ...
 
     def adapted(self, batch: Any, phase: Phase, first: int) -> Any:
         """A micro-batch, of which position `first` is the first example, as it is to be trained on."""
-        ...
 
     def state(self) -> dict[str, Any]:
         """What has to be remembered over a restart."""
-        ...
 
     def load(self, state: Mapping[str, Any]) -> None: ...
 
