@@ -104,9 +104,8 @@ def run(benches: list[Bench], results: Path) -> list[str]:
         started = time.monotonic()
         environment = {**os.environ, "LBTRAIN_RESULTS": str(results)}
         if bench.name != "gpu":
-            environment["CUDA_VISIBLE_DEVICES"] = (
-                ""  # our loop would take a card, and the peers beside it the CPU
-            )
+            # Our loop would take a card, and the peers beside it the CPU.
+            environment["CUDA_VISIBLE_DEVICES"] = ""
         done = subprocess.run(bench.command, env=environment, check=False)
         print(
             f"{bench.name}: {'done' if done.returncode == 0 else 'FAILED'} in "

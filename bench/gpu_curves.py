@@ -61,9 +61,8 @@ def _rates(setting: Setting, job: Job, title: str, batch: int, micro: int) -> li
     free_memory()
     try:
         (seconds,) = in_turns(job, "ddp", [], rounds=1 if setting.tiny else 3, **split)
-    except (
-        RuntimeError
-    ) as error:  # beside torch's own OutOfMemoryError: cuDNN's and cuBLAS's, and tensors beyond 2^31 elements
+    # Beside torch's own OutOfMemoryError: cuDNN's and cuBLAS's, and tensors beyond 2^31 elements.
+    except RuntimeError as error:
         print(f"{what}: not measured, {str(error).splitlines()[0]}", flush=True)
         return []
     return [batch * job.steps / turn for turn in seconds]

@@ -114,9 +114,7 @@ def _named(peer: str, loop: Loop, failed: set[str]) -> Loop:
     def attempt(job: Job) -> Iterator[None]:
         try:
             yield from loop(job)
-        except (
-            Exception
-        ) as error:  # whatever a peer makes of this machine, ours and the other peers are measured
+        except Exception as error:  # whatever a peer makes of this machine, the others are measured
             print(f"{peer}: not measured, {type(error).__name__}: {error}", flush=True)
             failed.add(peer)
         while True:

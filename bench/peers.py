@@ -123,9 +123,8 @@ def deepspeed_loop(job: Job) -> Iterator[None]:
     if job.device == "cpu":  # its compilation takes minutes, and nothing here uses it
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     os.environ.setdefault("LOCAL_RANK", "0")
-    module = job.build().to(
-        memory_format=torch.contiguous_format
-    )  # `initialize` broadcasts weights in no other order
+    # `initialize` broadcasts weights in no other order.
+    module = job.build().to(memory_format=torch.contiguous_format)
     config = {
         "train_micro_batch_size_per_gpu": job.micro_batch_size,
         "gradient_clipping": 0.0,
@@ -167,10 +166,8 @@ def timm_loop(checkout: Path) -> Loop:
         args.prefetcher, args.distributed, args.rank, args.world_size, args.local_rank = False, False, 0, 1, 0
         for epoch in iter(int, 1):
             turn = [next(batches) for _ in range(job.steps)]
-            before, torch.backends.cudnn.benchmark = (
-                torch.backends.cudnn.benchmark,
-                True,
-            )  # as the script's main() has it
+            before = torch.backends.cudnn.benchmark
+            torch.backends.cudnn.benchmark = True  # as the script's main() has it
             try:
                 script.train_one_epoch(
                     epoch,

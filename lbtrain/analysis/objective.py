@@ -219,8 +219,7 @@ def _check(model: nn.Module, parameters: dict[str, nn.Parameter], batch_norm: Ba
     ):
         raise ValueError(
             "a batch norm takes its statistics over several ranks, which cannot be differentiated twice: "
-            "use batch_norm='eval', or "
-            "micro-batches of at least bn_batch_size images"
+            "use batch_norm='eval', or micro-batches of at least bn_batch_size images"
         )
 
 

@@ -114,9 +114,8 @@ def ascent_sharpness(surface: Surface, *, radius: float = 0.05, steps: int = 1) 
 
 def _random_basis(surface: Surface, directions: int, seed: int) -> Tensor:
     """A [size, directions], standard normal; the same on every rank."""
-    rows = torch.empty(
-        directions, surface.size, device=surface.device
-    )  # each direction in one piece: it is written one at a time
+    # Each direction in one piece: it is written one at a time.
+    rows = torch.empty(directions, surface.size, device=surface.device)
     for number in range(directions):
         rows[number] = random_vector(surface.size, seed=seed + number, device=surface.device)
     return rows.T

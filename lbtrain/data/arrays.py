@@ -57,8 +57,7 @@ def _cifar(name: str, root: Path, train: bool, max_pixels: int) -> Arrays:
             return _decoded_folder(folder / split)
     raise RecipeError(
         f"data.root={root}: no {name} here. Known layouts: torchvision's (cifar-10-batches-py), {split}.npz "
-        "of lossless WebP "
-        f"strips, or a folder {split}/CLASS/IMAGE.png"
+        f"of lossless WebP strips, or a folder {split}/CLASS/IMAGE.png"
     )
 
 
@@ -67,9 +66,8 @@ def _strips(path: Path, max_pixels: int) -> Arrays:
     `labels` the classes.
     """
     try:
-        if not zipfile.is_zipfile(
-            path
-        ):  # numpy would take it for a pickle, and its message proposes to load that unsafely
+        # numpy would take it for a pickle, and its message proposes to load that unsafely.
+        if not zipfile.is_zipfile(path):
             raise zipfile.BadZipFile("no zip archive, or cut off")
         _check_unpacked(path, max_pixels)
         with np.load(path) as file:
@@ -165,6 +163,5 @@ def _read_idx(path: Path, dimensions: int, max_pixels: int) -> NDArray[np.uint8]
     shape = tuple(int.from_bytes(data[at : at + 4]) for at in range(4, header, 4))
     if data[:4] != bytes([0, 0, 8, dimensions]) or len(data) != header + math.prod(shape):
         raise RecipeError(f"{path}: not a whole IDX file of {dimensions} dimensions of bytes; fetch it again")
-    return (
-        np.frombuffer(data, np.uint8, offset=header).reshape(shape).copy()
-    )  # one that may be written to, as torch wants
+    # A copy may be written to, as torch wants.
+    return np.frombuffer(data, np.uint8, offset=header).reshape(shape).copy()

@@ -56,9 +56,7 @@ class Rows:
             raise RecipeError(
                 f"data.format=timm:{name} needs the package datasets: pip install datasets ({error})"
             ) from error
-        except (
-            Exception
-        ) as error:  # whatever the package raises: a name, a split or a column that is not there
+        except Exception as error:  # whatever the package raises: no such name, split or column
             raise RecipeError(f"data.format=timm:{name}, data.root={root}, split {split}: {error}") from error
         names = self._reader.class_to_idx
         self.classes: Sequence[str] | None = sorted(names, key=names.__getitem__) if names else None

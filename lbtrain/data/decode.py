@@ -225,9 +225,8 @@ def _pillow(read: Callable[[], T]) -> T:
     are no image.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # odd EXIF data, palettes, large images: none of them spoils the pixels
+        # Of odd EXIF data, palettes, large images: none of them spoils the pixels.
+        warnings.simplefilter("ignore")
         try:
             return read()
         except BrokenImage:

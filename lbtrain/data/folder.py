@@ -189,6 +189,5 @@ def _size(entry: os.DirEntry[str]) -> int:
     except OSError as error:
         raise DataError(
             f"{printable(entry.path)}: the link leads to {printable(os.path.realpath(entry.path))}, which is "
-            "not "
-            f"there ({error.strerror}); repair or remove it"
+            f"not there ({error.strerror}); repair or remove it"
         ) from error

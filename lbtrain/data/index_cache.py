@@ -62,9 +62,8 @@ def read_index(files: Sequence[Path], part: str = "") -> Arrays | None:
             with np.load(file, allow_pickle=False) as cached:
                 index = dict(cached)
         watched = [os.path.join(files[0], os.fsdecode(name)) for name in index.get("watched", ())]
-    except (
-        Exception
-    ):  # not there, cut off, damaged: np.load raises whatever its parts do, and all it costs is a scan
+    except Exception:
+        # Not there, cut off, damaged: np.load raises whatever its parts do, and all it costs is a scan.
         return None
     stamp = stamp_of([*map(state_of, files), *map(state_of, watched)])
     return index if str(index.get("stamp")) == stamp else None

@@ -254,8 +254,7 @@ def _check_generations(paths: Sequence[Path]) -> None:
     if missing := sorted(set(range(first, total + first)) - numbers):
         raise RecipeError(
             f"{paths[0].parent}: {len(numbers)} of {total} shards are there; the first that is missing has "
-            "number "
-            f"{missing[0]}. Fetch it"
+            f"number {missing[0]}. Fetch it"
         )
 
 
@@ -264,8 +263,7 @@ def _through_timm(name: str, root: Path, split: str) -> Container:
         raise RecipeError(
             f"data.format=timm:{name}: only timm's hfds readers give samples in any order, which the sample "
             "stream needs (wds, tfds and hfids are streams; folders and tar files are read without a "
-            "prefix). "
-            f"Known layouts:\n{LAYOUTS}"
+            f"prefix). Known layouts:\n{LAYOUTS}"
         )
     return Rows(name, root, split)
 

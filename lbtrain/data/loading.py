@@ -28,9 +28,8 @@ class _Blocks(Dataset[tuple[Batch, list[str]]]):
         self.source = source
 
     def __getitem__(self, block: Block) -> tuple[Batch, list[str]]:
-        return self.source.fetch(block), self.source.take_replaced() if isinstance(
-            self.source, PhotoSource
-        ) else []
+        batch = self.source.fetch(block)
+        return batch, self.source.take_replaced() if isinstance(self.source, PhotoSource) else []
 
 
 class _OrError(Dataset[tuple[Any, UserError | None]]):

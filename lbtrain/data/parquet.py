@@ -282,8 +282,7 @@ class _Labels:
         if not ours or not names or sorted(ours) != sorted(names):
             raise RecipeError(
                 f"{path}: its classes are not those of {self._first} (names in one of them alone, or other "
-                "names); "
-                "write both with the same ClassLabel"
+                "names); write both with the same ClassLabel"
             )
         self.notes.add(
             "files with the class names in another order, numbered by name", os.path.basename(path)

@@ -56,12 +56,9 @@ _FACTS = {
     "fashion_mnist": DatasetInfo(60_000, 10_000, 10, 1, 28, (72.94,), (90.02,)),
     "imagenet": DatasetInfo(1_281_167, 50_000, 1000, 3, 224, IMAGENET_MEAN, IMAGENET_STD),
     "shapes": DatasetInfo(768, 96, 4, 3, 96, IMAGENET_MEAN, IMAGENET_STD),
-    "coco": DatasetInfo(
-        117_266, 5_000, 80, 3, 800, IMAGENET_MEAN, IMAGENET_STD
-    ),  # without data.root: COCO 2017's, empty images left out
-    "openimages": DatasetInfo(
-        1_170_301, 24_781, 264, 3, 800, IMAGENET_MEAN, IMAGENET_STD
-    ),  # without data.root: MLPerf's part of it
+    # Both without data.root: COCO 2017's, empty images left out, and MLPerf's part of OpenImages.
+    "coco": DatasetInfo(117_266, 5_000, 80, 3, 800, IMAGENET_MEAN, IMAGENET_STD),
+    "openimages": DatasetInfo(1_170_301, 24_781, 264, 3, 800, IMAGENET_MEAN, IMAGENET_STD),
     "synthetic": DatasetInfo(1_281_167, 512, 1000, 3, 224, IMAGENET_MEAN, IMAGENET_STD),
 }
 
@@ -205,8 +202,7 @@ def _checked_arrays(config: DataConfig, train: bool) -> Arrays:
     if not np.array_equal(classes, np.arange(known.num_classes)):
         raise RecipeError(
             f"data.root={root}: {half} images of {len(classes)} classes, labelled {classes[0]} to "
-            f"{classes[-1]}, but {config.name} has "
-            f"{known.num_classes}, from 0 on; {_OWN_DATA}"
+            f"{classes[-1]}, but {config.name} has {known.num_classes}, from 0 on; {_OWN_DATA}"
         )
     return images, labels
 

@@ -43,13 +43,11 @@ class DeepSpeedEngine(WindowedEngine):
         self.engine, self.optimizer = parts[:2]
         self.engine.enable_backward_allreduce = self.stage > 0
         if self.stage == 0:
-            self._order_in_memory(
-                plan
-            )  # only now: the broadcast in `initialize` knows no other order than the usual one
+            # Only now: the broadcast in `initialize` knows no other order than the usual one.
+            self._order_in_memory(plan)
             self.engine.module = overlapped(self.module)
-            self.engine.zero_grad = lambda: (
-                None
-            )  # at the end of a step; the window forgets them after the next forward pass
+            # At the end of a step; the window forgets them after the next forward pass.
+            self.engine.zero_grad = lambda: None
         else:
             optim.bind_deepspeed(optimizer, self.engine)
         self.scaling = _LossScaling() if self.stage and plan.recipe.precision == "fp16" else None
@@ -160,9 +158,8 @@ def import_deepspeed(device: torch.device):  # type: ignore[no-untyped-def]
     """The package, as in a process that it has not been used in, for exchanges of tensors on `device`."""
     if device.type == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    os.environ.setdefault(
-        "LOCAL_RANK", "0"
-    )  # it insists on this, also in a process that no launcher has started
+    # It insists on this, also in a process that no launcher has started.
+    os.environ.setdefault("LOCAL_RANK", "0")
     import deepspeed
     from deepspeed.runtime import torch_autocast
 

@@ -53,8 +53,7 @@ class Hostfile:
         if rest or not 0 < nodes <= len(self.names):
             raise HostfileError(
                 f"{gpus} GPUs cannot be taken from {len(self.names)} hosts of {self.slots} without "
-                "splitting a host: "
-                f"ask for a multiple of {self.slots} up to {self.gpus}"
+                f"splitting a host: ask for a multiple of {self.slots} up to {self.gpus}"
             )
         return Hostfile(self.names[:nodes], self.slots)
 
@@ -180,8 +179,7 @@ def _agreed_slots(slots: int | None, count: int | None) -> int:
     if count is not None and slots is not None and count != slots:
         raise HostfileError(
             f"{count} slots where earlier hosts (or slots_per_host) have {slots}; launchers number local "
-            "ranks wrongly when hosts differ: "
-            f"give each host slots={min(count, slots)}, or use two files"
+            f"ranks wrongly when hosts differ: give each host slots={min(count, slots)}, or use two files"
         )
     slots = count if count is not None else slots
     assert slots is not None

@@ -157,8 +157,7 @@ def _check_colossalai(world: World, command: Sequence[str]) -> None:
     if ranks != world.world_size and not filtered:
         raise LaunchError(
             f"--hostfile {hostfile} with --nproc_per_node {per_host} asks for {ranks} ranks, but "
-            f"{world.world_size} run; "
-            "see what colossalai run printed above"
+            f"{world.world_size} run; see what colossalai run printed above"
         )
 
 

@@ -139,9 +139,8 @@ def _fused_directions(job: Job) -> None:
     """
     beta1, beta2 = job.group["betas"]
     weight_decay = job.group["weight_decay"]
-    step = (
-        job.slices[0].state["step"] if job.group["bias_correction"] else torch.tensor(float("inf"))
-    )  # b^inf = 0: nothing to correct
+    # b^inf = 0: nothing to correct
+    step = job.slices[0].state["step"] if job.group["bias_correction"] else torch.tensor(float("inf"))
     for part, direction in zip(job.slices, job.directions, strict=True):
         if not direction.numel():  # another rank's
             continue

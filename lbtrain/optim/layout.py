@@ -87,14 +87,11 @@ class WholeLayers:
         if not self.whole(parameter):
             raise UnsupportedSharding(
                 f"the optimizer was given layers and now holds a tensor of shape {tuple(parameter.shape)} "
-                "that is none of them: an engine "
-                "has flattened or cut them, and layer norms over the cut would be wrong. Under DeepSpeed "
-                "call "
-                "lbtrain.optim.bind_deepspeed(optimizer, engine) after deepspeed.initialize (stage 0 with "
-                "half weights takes a step before "
-                "that: use torch_autocast, or stage 1); under ColossalAI bind_colossalai after "
-                "booster.boost; in place of FSDP1 use FSDP2 "
-                "(fully_shard)"
+                "that is none of them: an engine has flattened or cut them, and layer norms over the cut "
+                "would be wrong. Under DeepSpeed call lbtrain.optim.bind_deepspeed(optimizer, engine) after "
+                "deepspeed.initialize (stage 0 with half weights takes a step before that: use "
+                "torch_autocast, or stage 1); under ColossalAI bind_colossalai after booster.boost; in place "
+                "of FSDP1 use FSDP2 (fully_shard)"
             )
 
     def slices(self, parameter: Tensor, name: str, gradient: Tensor, state: dict[str, Tensor]) -> list[Slice]:

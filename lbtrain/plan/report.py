@@ -184,8 +184,7 @@ def notes(plan: Plan) -> list[str]:
         f"The linear rule is SGD's: {optimizer.upper()} has been reproduced best with schedule.rule=sqrt and "
         "schedule.warmup_rule=linear.": optimizer in ("lars", "lamb") and linear,
         f"{random} of the backbone keep their random initial values: model.weights is empty. Set it to a "
-        "file of "
-        "trained weights.": random,
+        "file of trained weights.": random,
     }
     return [text for text, holds in found.items() if holds] + list(plan.statistics.notes())
 

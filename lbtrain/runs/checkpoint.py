@@ -107,7 +107,7 @@ class Checkpoints:
             why = str(cause) or type(cause).__name__  # a MemoryError has no words
             good = self._not_skipped()
             last = (
-                (f"{good[-1]} is whole: the same command goes on from it")
+                f"{good[-1]} is whole: the same command goes on from it"
                 if good
                 else "there is none before it"
             )

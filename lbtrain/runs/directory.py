@@ -27,20 +27,10 @@ from lbtrain.runs.provenance import commit, hardware, versions
 from lbtrain.runs.rows import read_rows
 
 WRITTEN = (
-    *("recipe.yaml", "plan.json", "fingerprint.json", "deepspeed.json", "metrics.jsonl", "summary.json"),
-    *("summary.csv", "legs.json"),
-    *(
-        "tensorboard",
-        "checkpoints",
-        "evaluation",
-        "export",
-        "pictures",
-        "lock",
-        "guards.json",
-        "faults.log",
-        "diverged.json",
-    ),
-)
+    "recipe.yaml", "plan.json", "fingerprint.json", "deepspeed.json", "metrics.jsonl", "summary.json",
+    "summary.csv", "legs.json", "tensorboard", "checkpoints", "evaluation", "export", "pictures", "lock",
+    "guards.json", "faults.log", "diverged.json",
+)  # fmt: skip
 """All that a run writes into its directory."""
 
 _SUMMARY: dict[str, Any] = {

@@ -58,7 +58,7 @@ class LoadedCheckpoint:
         for name, states in self.state["optimizer"].items():
             if name not in parameters:
                 raise _not_this_run(
-                    self.path, (f"it has optimizer states of {name}, which is not a parameter of the model")
+                    self.path, f"it has optimizer states of {name}, which is not a parameter of the model"
                 )
             for key, value in states.items():
                 if value.dim():  # a counter has no dimensions
@@ -74,7 +74,7 @@ class LoadedCheckpoint:
             raise
         except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise _not_this_run(
-                self.path, (f"what a technique keeps in it is not there ({type(error).__name__}: {error})")
+                self.path, f"what a technique keeps in it is not there ({type(error).__name__}: {error})"
             ) from error
 
 

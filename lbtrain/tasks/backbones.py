@@ -24,9 +24,8 @@ def levels_of(recipe: Recipe, strides: tuple[int, ...]) -> tuple[int, ...]:
     """
     named = f"model.name={recipe.model.name} with {recipe.model.args.get('backbone', {})}"
     with torch.device("meta"):
-        info = cast(
-            Any, _features(recipe, (-1,))
-        ).feature_info.info  # not the first, for which some have no module
+        last: Any = _features(recipe, (-1,))  # not the first, for which some have no module
+        info = last.feature_info.info
         numbers = {each["reduction"]: number for number, each in enumerate(info)}
         if not numbers.keys() >= set(strides):
             found, needed = ", ".join(map(str, numbers)), ", ".join(map(str, strides))

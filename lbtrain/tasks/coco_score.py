@@ -89,9 +89,8 @@ def with_classes(
         truth = COCO()
         truth.dataset = copy.deepcopy(ground_truth)
         for number, annotation in enumerate(truth.dataset["annotations"], 1):
-            annotation["id"] = (
-                number  # pycocotools takes an object of id 0 that was found for one that was not
-            )
+            # pycocotools takes an object of id 0 that was found for one that was not.
+            annotation["id"] = number
         truth.createIndex()
         rows = _classes(truth)
         for name in kinds:
@@ -112,9 +111,8 @@ def _scores(
     truth: COCO, found: list[Found], kind: str, names: Sequence[str]
 ) -> tuple[dict[str, float], dict[int, float]]:
     """COCO's numbers by name, and the average precision by category."""
-    left_out = (
-        "bbox" if kind == "segm" else "segmentation"
-    )  # loadRes would take an object's area from its box where it has one
+    # loadRes would take an object's area from its box where it has one.
+    left_out = "bbox" if kind == "segm" else "segmentation"
     results = [{key: value for key, value in detection.items() if key != left_out} for detection in found]
     if not results:
         return dict.fromkeys(NAMES[:3], 0.0), {}

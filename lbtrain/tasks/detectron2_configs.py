@@ -101,8 +101,7 @@ def _set(config: Any, name: str, value: Any, recipe: Recipe) -> None:
 def _no_mask_rcnn(recipe: Recipe) -> str:
     return (
         f"model.name={recipe.model.name} is not a Mask R-CNN that learns from boxes and masks alone, with "
-        "proposals of its own: take a config "
-        "of COCO-InstanceSegmentation, such as mask_rcnn_R_50_FPN_1x.yaml"
+        "proposals of its own: take a config of COCO-InstanceSegmentation, such as mask_rcnn_R_50_FPN_1x.yaml"
     )
 
 
@@ -174,9 +173,8 @@ def load_weights(model: nn.Module, path: str) -> None:
     try:
         _check_pickle(Path(checkpointer.path_manager.get_local_path(path)))
         checkpointer.load(path)
-    except (
-        Exception
-    ) as error:  # a bare AssertionError, ValueError, or whatever pickle makes of bytes that it did not write
+    # A bare AssertionError, ValueError, or whatever pickle makes of bytes that it did not write.
+    except Exception as error:
         reason = str(error).partition("\n")[0]
         raise RecipeError(
             f"model.weights={path} cannot be read as weights of detectron2: {type(error).__name__}: {reason}"

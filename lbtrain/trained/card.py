@@ -73,7 +73,7 @@ def _result(summary: dict[str, Any], trained: TrainedModel) -> Iterator[str]:
     yield (
         f"Verdict{of}: {format_outcome(expectation)}."
         if expectation
-        else ("Verdict: none. The recipe states no published or measured result to compare with.")
+        else "Verdict: none. The recipe states no published or measured result to compare with."
     )
     versions = ", ".join(f"{name} {text}" for name, text in sorted(summary["versions"].items()))
     yield f"Commit {summary['commit']}; {versions}."

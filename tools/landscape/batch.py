@@ -153,8 +153,7 @@ def _doubts(found: Sequence[Window], schedule: list[str]) -> list[str]:
     if schedule and unbounded:
         lines.append(
             f"in {unbounded} of {len(clear)} stretches the noise scale has no upper bound: there this batch "
-            "keeps to the lower one, and is "
-            "smaller than it could be"
+            "keeps to the lower one, and is smaller than it could be"
         )
     if unclear or unbounded:
         lines.append(f"{REMEDY}. Or leave out with --until-loss what had nothing left to learn")

@@ -274,8 +274,7 @@ def _outcome(
         slopes = " and ".join(f"{fit.slope:.3g} ({fit.explained:.0%} explained)" for fit in fits)
         lines.append(
             f"distance from the start grows by {slopes} per ln(step) after the warm-up, while the rate is "
-            "at least half its peak: Hoffer "
-            "et al. find equal slopes there where the rate is scaled right"
+            "at least half its peak: Hoffer et al. find equal slopes there where the rate is scaled right"
         )
     else:
         lines.append(

@@ -90,8 +90,7 @@ def windows(rows: Sequence[dict[str, Any]]) -> list[Window]:
     if len(rows) < FEWEST:
         raise RecipeError(
             f"{len(rows)} measurements of the gradient noise are too few, {FEWEST} are needed: train with "
-            "measure.noise_scale=20it, or "
-            "more often where the run is that short"
+            "measure.noise_scale=20it, or more often where the run is that short"
         )
     for count in (count for count in WINDOWS if count * FEWEST <= len(rows)):
         found = _cut(rows, count)

@@ -210,8 +210,7 @@ class LossOptions:
         if self.micro_batch and self.micro_batch != whole:
             raise RecipeError(
                 f"--micro-batch {self.micro_batch} holds no whole number of the ghost batches of {ghost} "
-                f"images in {run.path}: "
-                f"--micro-batch {whole} does, and --batch-norm eval needs none"
+                f"images in {run.path}: --micro-batch {whole} does, and --batch-norm eval needs none"
             )
         return replace(self, micro_batch=whole)
 

@@ -54,16 +54,12 @@ class Row:
     compute_s: float | None = None
     exposed_communication_s: float | None = None
     data_wait_s: float | None = None  # step with real data minus step with synthetic data; not of detection
-    loader_wait_s: float | None = (
-        None  # time in the loader, slowest rank; part of it may be hidden by the device's queue
-    )
+    loader_wait_s: float | None = None  # in the loader, slowest rank; the device's queue may hide part of it
     optimizer_s: float | None = None
     slowest_rank: int | None = None
     slowest_host: str | None = None
     rank_spread: float | None = None  # (slowest - fastest) / median of the ranks' own times
-    straggler_wait_s: float | None = (
-        None  # what an average rank waits: mean over steps of the slowest's own time minus the mean
-    )
+    straggler_wait_s: float | None = None  # of an average rank: mean of the slowest's own time minus the mean
     jitter: float | None = None  # relative standard deviation of a rank's own time, over ranks and steps
     mfu: float | None = None  # model FLOPs over the data sheet's peak in this precision
     overlap: float | None = None  # share of the exchange that computing hides; needs measure --collectives

@@ -127,9 +127,8 @@ def _draw_ranks(axes: Axes, runs: Sequence[Waits]) -> None:
     colours = [colour for *_, colour in longest]
     axes.barh(places, [100 * waited for waited, *_ in longest], color=colours, alpha=0.5)
     for place, (_, name, _) in zip(places, longest, strict=True):
-        axes.text(
-            0, place, f" {name[-44:]}", va="center", fontsize=8
-        )  # beside the axis it would need its room
+        # Beside the axis it would need its room.
+        axes.text(0, place, f" {name[-44:]}", va="center", fontsize=8)
     axes.set_yticks([])
     tidy(axes, legend=False)
 
