@@ -9,7 +9,6 @@ lbtrain verify runs         did finished runs of one recipe compute the same?
 
 import argparse
 import sys
-from collections.abc import Sequence
 
 from torch.multiprocessing.spawn import ProcessException
 
@@ -23,29 +22,19 @@ def main(arguments: list[str] | None = None) -> int:
     """Return the exit code: 0 all agree, 1 a layer or a run is off, 2 the comparison is not possible, else
     that of the error (lbtrain.errors).
     """
-    parser = command.parser("verify", __doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    optim.add_arguments(commands)
-    optim_table.add_arguments(commands)
-    model.add_arguments(commands)
-    sweep.add_arguments(commands)
-    runs.add_arguments(commands)
-    options = parser.parse_args(arguments)
     words = sys.argv[1:] if arguments is None else arguments
-    return command.exit_code(lambda: _compare(options, words))
+    parser = command.parser("verify", __doc__)
+    parser.set_defaults(typed=command.typed("verify", words))
+    commands = parser.add_subparsers(dest="command", required=True)
+    for module in (optim, optim_table, model, sweep, runs):
+        module.add_arguments(commands)
+    options = parser.parse_args(words)
+    return command.exit_code(lambda: _compare(options))
 
 
-def _compare(options: argparse.Namespace, words: Sequence[str]) -> int:
+def _compare(options: argparse.Namespace) -> int:
     try:
-        if options.command == "sweep":
-            return sweep.sweep(options)
-        if options.command == "runs":
-            return runs.verify(options, words)
-        if options.command == "optimizers":
-            return optim_table.tabulate(options)
-        if options.command == "model":
-            return model.verify(model.Question.of(options))
-        return optim.verify(optim.Question.of(options))
+        return int(options.run(options))
     except UserError:
         raise
     except ValueError as error:  # of options that do not fit, or from timm

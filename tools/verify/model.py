@@ -56,6 +56,7 @@ def add_arguments(commands: Any) -> None:
         "model", help="compare batch splits of a model, layer by layer, in float64", description=__doc__,
         epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
+    parser.set_defaults(run=lambda options: verify(Question.of(options)))
     shown = "(default: %(default)s)"
     parser.add_argument("model", help="timm:NAME, any classification model of timm")
     parser.add_argument("--args", default="{}", help="more arguments for timm.create_model, as {key: value}")

@@ -119,6 +119,7 @@ def add_arguments(commands: Any) -> None:
         "optim", help="compare an optimizer sharded and unsharded, layer by layer", description=__doc__,
         epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
+    parser.set_defaults(run=lambda options: verify(Question.of(options)))
     add, shown = parser.add_argument, "(default: %(default)s)"
     add("--model", default=Question.model, help=f"timm:NAME, any classification model of timm {shown}")
     add("--optimizer", default="lars", help=f"{FORMS} {shown}")

@@ -68,6 +68,7 @@ def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
         "optimizers", help="which optimizers are right under which sharding", description=__doc__,
         epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
+    parser.set_defaults(run=tabulate)
     parser.add_argument("--out", type=Path, required=True, help="the table, a CSV file")
     parser.add_argument("--page", type=Path, help=f"a page with the markers {MARKERS} for the table")
     parser.add_argument(

@@ -126,6 +126,7 @@ def add_arguments(commands: Any) -> None:
         "runs", help="did runs of one recipe compute the same?", description=__doc__,
         epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
+    parser.set_defaults(run=verify)
     parser.add_argument(
         "runs", type=Path, nargs="+", metavar="RUN", help="run directories, the first to compare with"
     )
@@ -141,13 +142,12 @@ def add_arguments(commands: Any) -> None:
     parser.add_argument("--title", default="One recipe, several runs", help="the heading of the report")
 
 
-def verify(options: argparse.Namespace, words: Sequence[str]) -> int:
+def verify(options: argparse.Namespace) -> int:
     """Write the report into --out, print it, return the exit code. Raises RecipeError for runs that cannot be
     compared.
     """
     compared = comparisons([Run(path) for path in options.runs])
-    typed = command.typed("verify", words)
-    text = report(compared, options.out, options.within, title=options.title, command=typed)
+    text = report(compared, options.out, options.within, title=options.title, command=options.typed)
     print(command.escaped(text))
     return int(not all(each.agrees(options.within) for each in compared[1:]))
 

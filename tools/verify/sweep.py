@@ -67,6 +67,7 @@ def add_arguments(commands: Any) -> None:
         "sweep", help="try a small model of every family of timm", description=__doc__,
         epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
+    parser.set_defaults(run=sweep)
     parser.add_argument("--out", type=Path, required=True, help="the table, a CSV file")
     parser.add_argument("--page", type=Path, help="a page made from the table, Markdown")
     parser.add_argument("--families", default="", help="some of timm.list_modules(), by commas; empty: all")
