@@ -104,7 +104,6 @@ def _add_sweep_options(parser: argparse.ArgumentParser) -> None:
     from ..study.jobs import Launch
 
     option = parser.add_argument
-    option("words", nargs="+", metavar="RECIPE|key=value", help="A recipe file, and overrides of it.")
     option("--batch-sizes", default="16,32,64,128,256,512", help="The batch sizes (default %(default)s).")
     option("--rates", default="1,2,4", help="Factors on the recipe's rate (default %(default)s).")
     goal = parser.add_mutually_exclusive_group(required=True).add_argument
@@ -123,11 +122,9 @@ def _add_warm_start_options(parser: argparse.ArgumentParser) -> None:
 
     option = parser.add_argument
     option("run_dir", type=Path, metavar="RUN_DIR", help="A run that kept its checkpoints.")
-    option("words", nargs="+", metavar="RECIPE|key=value", help="A recipe file, and overrides of it.")
     _add_loss_options(option)
-    Launch.add_options(
-        parser, launcher="python", ranks=1, seeds=1, out="RUN_DIR/landscape/warm-start", scored=False
-    )
+    out = "RUN_DIR/landscape/warm-start"
+    Launch.add_options(parser, launcher="python", ranks=1, seeds=1, out=out, scored=False)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -36,14 +36,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def _study(words: list[str]) -> str:
     parser = command.parser("study", __doc__)
-    parser.add_argument(
-        "words",
-        nargs="+",
-        metavar="RECIPE|key=value",
-        help="Recipe files, the reference first, and overrides of all of them.",
-    )
     parser.add_argument("--title", default="Study", help="The heading of the report.")
-    Launch.add_options(parser, launcher="deepspeed", ranks=2, seeds=5, out="runs/study")
+    text = "Recipe files, the reference first, and overrides of all of them."
+    Launch.add_options(parser, words=text, launcher="deepspeed", ranks=2, seeds=5, out="runs/study")
     options = parser.parse_intermixed_args(words)
     recipes, overrides = split_words(options.words)
     launch = Launch.of(options)

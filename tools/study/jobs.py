@@ -75,14 +75,18 @@ class Launch:
     def add_options(
         parser: argparse.ArgumentParser,
         *,
+        words: str = "A recipe file, and overrides of it.",
         launcher: str,
         ranks: int,
         seeds: int,
         out: str,
         scored: bool = True,
     ) -> None:
-        """The options of every command that trains, with these defaults; `scored` by the metric of a task."""
+        """The options of every command that trains, with these defaults, and the `words` that say what;
+        `scored` by the metric of a task.
+        """
         add = parser.add_argument
+        add("words", nargs="+", metavar="RECIPE|key=value", help=words)
         add("--seeds", type=int, default=seeds, help=f"The number of seeds (default {seeds}).")
         add("--first-seed", type=int, default=0, help="The first seed (default %(default)s).")
         add("--launcher", choices=LAUNCHERS, default=launcher, help=f"The launcher (default {launcher}).")

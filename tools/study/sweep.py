@@ -85,12 +85,6 @@ def words_at(
 
 def main(words: list[str]) -> int:
     parser = command.parser("study sweep", __doc__)
-    parser.add_argument(
-        "words",
-        nargs="+",
-        metavar="RECIPE|key=value",
-        help="Recipe files, that of the first three arms first, and overrides of all of them.",
-    )
     parser.add_argument("--batch-sizes", required=True, help="The batch sizes, such as 2,8,32,128,720.")
     parser.add_argument(
         "--tuned-batch-sizes",
@@ -106,7 +100,8 @@ def main(words: list[str]) -> int:
     parser.add_argument(
         "--title", default="", help="The heading of the picture (default: the recipe's name)."
     )
-    Launch.add_options(parser, launcher="python", ranks=1, seeds=5, out="runs/sweep")
+    text = "Recipe files, that of the first three arms first, and overrides of all of them."
+    Launch.add_options(parser, words=text, launcher="python", ranks=1, seeds=5, out="runs/sweep")
     options = parser.parse_intermixed_args(words)
 
     def work() -> str:

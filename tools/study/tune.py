@@ -409,9 +409,6 @@ def _draw(axes: Axes, searches: Sequence[Search]) -> None:
 
 def main(words: list[str]) -> int:
     parser = command.parser("study tune", __doc__)
-    parser.add_argument(
-        "words", nargs="+", metavar="RECIPE|key=value", help="Recipe files, and overrides of all of them."
-    )
     parser.add_argument("--batch-sizes", required=True, help="The batch sizes, such as 32,720.")
     parser.add_argument("--trials", type=int, default=20, help="Trials per recipe and batch (default 20).")
     parser.add_argument(
@@ -429,7 +426,8 @@ def main(words: list[str]) -> int:
         help="Train the best trial of each search on N other seeds (default 0).",
     )
     parser.add_argument("--title", default="Tuning", help="The heading of the report.")
-    Launch.add_options(parser, launcher="python", ranks=1, seeds=1, out="runs/tune")
+    text = "Recipe files, and overrides of all of them."
+    Launch.add_options(parser, words=text, launcher="python", ranks=1, seeds=1, out="runs/tune")
     parser.set_defaults(first_seed=FIRST_SEED)
     options = parser.parse_intermixed_args(words)
     return command.exit_code(lambda: tune(options, command.typed("study tune", words)))
