@@ -51,8 +51,7 @@ def draw_mixes(
     """The draws of `length` positions from `start` on, in groups of `group`. mixup, cutmix: alpha of each, 0
     for none; cutmix_share: probability of CutMix where both are set; size: height and width of the images.
     """
-    numbers = np.arange(start, start + length) // group
-    block = Block(np.zeros_like(numbers), numbers)
+    block = Block.of(np.arange(start, start + length) // group)
     quantile = uniform(block, seed + _SALT)
     switch, down, across = fractions(draws(block, seed + _SALT, 4)[1:])
     cut = switch < cutmix_share if mixup and cutmix else np.full(length, bool(cutmix))

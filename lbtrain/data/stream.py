@@ -38,6 +38,11 @@ class Block(NamedTuple):
     indices: NDArray[np.int64]
     own: slice = slice(None)
 
+    @classmethod
+    def of(cls, indices: NDArray[np.int64]) -> "Block":
+        """With the draws of the first epoch."""
+        return cls(np.zeros_like(indices), indices)
+
 
 class Stream(Protocol):
     """The examples of a run in their order, without end."""

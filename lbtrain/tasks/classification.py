@@ -169,8 +169,7 @@ class Classification:
         layers = drop_path_layers(model) if isinstance(model, nn.Module) else []
         if not layers:
             return
-        positions = np.arange(self.first, self.first + length)
-        block = Block(np.zeros_like(positions), positions)
+        block = Block.of(np.arange(self.first, self.first + length))
         drawn = torch.from_numpy(fractions(draws(block, self.recipe.seed + _SALT, len(layers))))
         for layer, own in zip(layers, drawn.to(self.device, non_blocking=True), strict=True):
             layer.draws = own

@@ -6,6 +6,7 @@ docs/detection.md.
 """
 
 import difflib
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, cast
@@ -146,25 +147,18 @@ class Detection:
     def batches(
         self, *, start: int, micro_batch_size: int, rank: int, world_size: int, image_size: int | None = None
     ) -> Iterator[InstanceBatch]:
-        items = self._items(start + rank * micro_batch_size, micro_batch_size, world_size)
-        for number, batch in enumerate(
-            _loaded(self.train_source, self.train_preparation, items, self.recipe.data.workers, self.device)
-        ):
+        first, stride = start + rank * micro_batch_size, world_size * micro_batch_size
+        items = (
+            Item(self.stream.block(position, micro_batch_size), self._step_size(position))
+            for position in itertools.count(first, stride)
+        )
+        loaded = _loaded(
+            self.train_source, self.train_preparation, items, self.recipe.data.workers, self.device
+        )
+        for position, batch in zip(itertools.count(first, stride), loaded, strict=False):
             # Of dropout and the like; proposals are sampled by their images' own seeds.
-            torch.manual_seed(
-                hash(
-                    (
-                        self.recipe.seed,
-                        start + number * micro_batch_size * world_size + rank * micro_batch_size,
-                    )
-                )
-            )
+            torch.manual_seed(hash((self.recipe.seed, position)))
             yield batch
-
-    def _items(self, position: int, length: int, world_size: int) -> Iterator[Item]:
-        while True:
-            yield Item(self.stream.block(position, length), self._step_size(position))
-            position += length * world_size
 
     def _step_size(self, position: int) -> tuple[int, int]:
         """(height, width) that hold all images of the step that the position lies in."""
@@ -249,19 +243,15 @@ def evaluation_items(
     many batches; the filling is marked PADDING.
     """
     indices = np.arange(len(source))
-    sizes = -(-preparation.sizes(Block(np.zeros_like(indices), indices), source.sizes) // 32) * 32
+    sizes = -(-preparation.sizes(Block.of(indices), source.sizes) // 32) * 32
     batches = []
     for size in np.unique(sizes, axis=0):
         alike = indices[(sizes == size).all(1)]
-        batches += [Item(_scored_block(alike[first : first + micro_batch_size]), (int(size[0]), int(size[1])))
+        batches += [Item(Block.of(alike[first : first + micro_batch_size]), (int(size[0]), int(size[1])))
                     for first in range(0, len(alike), micro_batch_size)]  # fmt: skip
     while len(batches) % world_size:
         batches.append(Item(Block(np.array([PADDING]), batches[0].block.indices[:1]), batches[0].pad_to))
     return batches[rank::world_size]
-
-
-def _scored_block(indices: np.ndarray[Any, Any]) -> Block:
-    return Block(np.zeros_like(indices), indices)
 
 
 class _Items(Dataset[InstanceBatch]):

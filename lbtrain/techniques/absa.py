@@ -113,7 +113,7 @@ class AdaptiveBatches:
 
     def _with_adversaries(self, batch: tuple[Tensor, ...], first: int, share: float) -> tuple[Tensor, ...]:
         positions = np.arange(first, first + len(batch[0]))
-        drawn = uniform(Block(np.zeros_like(positions), positions), self.seed + _SALT) < share
+        drawn = uniform(Block.of(positions), self.seed + _SALT) < share
         chosen = torch.from_numpy(np.flatnonzero(drawn & (positions < self.adversarial_until))).to(
             batch[0].device
         )

@@ -46,7 +46,7 @@ def detected(
     size, longest = trained.inputs["size"], trained.inputs["longest"]
     preparation = Preparation((size,), longest, flip=False, seed=0, square=trained.inputs["square"])
     most = trained.recipe.data.max_pixels
-    block = Block(np.zeros(1, np.int64), np.zeros(1, np.int64))
+    block = Block.of(np.zeros(1, np.int64))
     for number, path, pixels in readable(paths, lambda data: rgb(upright(opened(data, most))), broken):
         source: Any = _OneImage(pixels)
         pad_to = padded(preparation.sizes(block, source.sizes))

@@ -51,7 +51,7 @@ def test_the_patches_that_airbench94_whitens():
     products = torch.zeros(12, 12, dtype=torch.float64)
     for first in range(0, 50_000, 2_500):
         some = np.arange(first, first + 2_500)
-        images, _ = source.fetch(Block(np.zeros_like(some), some))
+        images, _ = source.fetch(Block.of(some))
         patches = torch.nn.functional.unfold(images, 2).transpose(1, 2).reshape(-1, 12).double()
         products += patches.T @ patches
     found = products / (50_000 * 31**2) * 1e6
