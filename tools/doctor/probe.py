@@ -28,7 +28,6 @@ _PAIR_BYTES = 4 << 20
 
 def describe_host(port: int, peer: str) -> dict[str, Any]:
     return {
-        "time": time.time(),
         "python": platform.python_version(),
         **{name: _version(name) for name in PACKAGES},
         "port_free": _port_free(port),

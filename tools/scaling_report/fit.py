@@ -22,8 +22,6 @@ from .model.layers import BYTES
 from .model.presets import GPUS, NETWORKS
 from .report import Report, ReportError, load
 
-HELP = "latency, bandwidth and jitter from measured points, and how well these determine them"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument

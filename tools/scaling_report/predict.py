@@ -26,7 +26,6 @@ from .report import Report
 FAR = 3.0
 # By how much convolutions may exceed the data sheet's arithmetic, counted as multiply-adds.
 WINOGRAD = 1.5
-HELP = "efficiency at sizes that were not measured, from flags alone or from a measured run"
 EXAMPLES = """\
 a buyer's question, no run needed (380 images/s is the throughput of all 8 GPUs together):
   predict --model resnet50 --images-per-sec 380 --measured-on 8 --micro-batch 128 --gpus-per-node 8 \\

@@ -13,7 +13,7 @@ from tools.doctor.check import HostReport, check, rounds
 from tools.doctor.probe import PACKAGES, loader_images_per_s, matrix_gflops
 
 VALUES = {
-    "time": 0.0, "python": "3.11.7", **dict.fromkeys(PACKAGES, "1.0"), "port_free": True, "interface": "eth0",
+    "python": "3.11.7", **dict.fromkeys(PACKAGES, "1.0"), "port_free": True, "interface": "eth0",
     "gloo_interface": None, "gflops": 100.0, "images_per_s": 200.0,
 }  # fmt: skip
 HEALTHY = {f"node0{i}": HostReport(VALUES) for i in range(1, 5)}
