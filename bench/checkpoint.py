@@ -14,12 +14,12 @@ import time
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 
 from bench import parser, rows
 from lbtrain import Recipe
 from lbtrain.data import open_source
 from lbtrain.data.stream import SampleStream
+from lbtrain.launch.world import detect_world, leave_process_group, start_process_group
 from lbtrain.plan.plan import make_plan
 from lbtrain.run import build_bare_model, build_engine
 from lbtrain.runs.checkpoint import Checkpoints
@@ -35,10 +35,7 @@ def main() -> None:
     flags.add_argument("--image-size", type=int, default=64)
     flags.add_argument("--seconds", type=float, default=10, help="How long a turn takes, about.")
     options = flags.parse_args()
-    dist.init_process_group(
-        "nccl" if torch.cuda.is_available() else "gloo", store=dist.HashStore(), rank=0, world_size=1
-    )
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = start_process_group(detect_world())
     with tempfile.TemporaryDirectory() as folder:
         added = seconds_added(options, device, Path(folder))
     case = (
@@ -61,7 +58,7 @@ def main() -> None:
         command=" ".join([COMMAND, *changed]),
     )
     rows.write([row], "checkpoint")
-    dist.destroy_process_group()
+    leave_process_group()
 
 
 def seconds_added(options: argparse.Namespace, device: torch.device, folder: Path) -> list[float]:

@@ -91,11 +91,12 @@ def why_not() -> str | None:
         return (
             f"namespace hosts need {', '.join(missing)} (packages openssh-server, pdsh, iproute2, util-linux)"
         )
-    probe = _run_quietly(
-        "unshare", "--net", "--mount", "--uts", "--pid", "--fork", "--mount-proc", "sh", "-ec",
+    script = (
         "ip link add br0 type bridge; ip link add v0 type veth peer name v1; tc qdisc add dev v0 root tbf "
-        "rate 1gbit burst 256kb limit 4mb",
-    )  # fmt: skip
+        "rate 1gbit burst 256kb limit 4mb"
+    )
+    command = ["unshare", "--net", "--mount", "--uts", "--pid", "--fork", "--mount-proc", "sh", "-ec", script]
+    probe = subprocess.run(command, capture_output=True, text=True, env=node_environment(), check=False)
     return f"namespaces are not permitted here: {probe.stderr.strip()[:200]}" if probe.returncode else None
 
 
@@ -275,10 +276,6 @@ def _wait_for_sshd(etc: Path, nodes: dict[str, subprocess.Popen[str]]) -> None:
             if process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"{name} did not come up: {log.read_text() if log.exists() else 'no log'}")
             time.sleep(0.01)
-
-
-def _run_quietly(*command: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, capture_output=True, text=True, env=node_environment(), check=False)
 
 
 def _main() -> int:

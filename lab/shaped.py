@@ -22,22 +22,8 @@ STEPS_A_TURN, SETTLING_STEPS = 5, 2
 
 
 def shape(rate: str) -> None:
-    tc = [
-        "tc",
-        "qdisc",
-        "replace",
-        "dev",
-        "eth0",
-        "root",
-        "tbf",
-        "rate",
-        rate,
-        "burst",
-        "256kb",
-        "limit",
-        "4mb",
-    ]
-    subprocess.run(tc, check=True)
+    tc = f"tc qdisc replace dev eth0 root tbf rate {rate} burst 256kb limit 4mb"
+    subprocess.run(tc.split(), check=True)
 
 
 class ShapedNet(sleeping.SleepingNet):

@@ -4,13 +4,13 @@ python -m tools.catalogue            writes them
 python -m tools.catalogue --check    says whether one is out of date (exit code 1), writes nothing
 """
 
-import argparse
 import sys
 from pathlib import Path
 
 from lbtrain.recipe.contract import Contract
 from lbtrain.recipe.files import RECIPES, shipped
 
+from .kit import command
 from .kit.publish import with_block
 
 README = RECIPES.parent / "README.md"
@@ -111,9 +111,7 @@ def write(check: bool = False) -> list[Path]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        "python -m tools.catalogue", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command.parser("catalogue", __doc__)
     parser.add_argument(
         "--check", action="store_true", help="only report whether a table is out of date; writes nothing"
     )
