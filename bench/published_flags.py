@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from tools.scaling_report.model.baseline import WhatIf
 from tools.scaling_report.model.presets import GPUS, find
 from tools.scaling_report.model.question import Question
+from tools.scaling_report.model.step import RESNET50_WORK
 
 Row = dict[str, str]
 # Processor cores of the usual node around a GPU, from data sheets.
@@ -17,9 +18,8 @@ CORES = {
     "a100": 128,  # DGX A100: 2 x 64 cores
     "h100": 112,  # DGX H100: 2 x 56 cores
 }
-# Where no throughput is printed: this share of the data sheet's arithmetic, for three passes of 4.1 G
-# multiply-adds (ResNet-50).
-UTILISATION, RESNET50_FLOPS = 0.4, 3 * 2 * 4.1e9
+# Where no throughput is printed: this share of the data sheet's arithmetic, for three passes of ResNet-50.
+UTILISATION, RESNET50_FLOPS = 0.4, 3 * 2 * RESNET50_WORK
 NOT_STATED_MICRO_BATCH = 64
 
 

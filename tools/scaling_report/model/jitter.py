@@ -18,11 +18,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from scipy.interpolate import RegularGridInterpolator
 from scipy.special import ndtri
 
-FloatArray = npt.NDArray[np.float64]
+from .comm import FloatArray
+
 _POINTS = 20_000
 _TAIL_FACTORS = (0.3, 1.0, 3.0)
 
