@@ -1,7 +1,6 @@
 """Layers that depend on the other images of the batch, and their conversion to ghost batch norm."""
 
 import functools
-from collections.abc import Iterator
 from typing import Any
 
 import torch.distributed as dist
@@ -46,7 +45,7 @@ def convert_to_ghost_batch_norm(
     """
     check_batch_statistics(model)
     group = _ghost_group(ranks_per_ghost) if ranks_per_ghost > 1 else None
-    for _, module in _batch_norms(model):
+    for module in _batch_norms(model):
         kind: Any = type(module)
         module.__class__ = _ghost_class(kind)
         module.momentum = module.momentum if momentum is None else momentum
@@ -76,7 +75,7 @@ def check_batch_statistics(model: nn.Module) -> int:
         reason = _why_rejected(module)
         if reason:
             raise ValueError(f"{name or 'the model'} is a {type(module).__name__}, which {reason}")
-    return len(list(_batch_norms(model)))
+    return len(_batch_norms(model))
 
 
 def _why_rejected(module: nn.Module) -> str:
@@ -105,8 +104,8 @@ def _keeps_statistics(module: nn.Module) -> bool:
     return named and "frozen" not in type(module).__name__.lower()
 
 
-def _batch_norms(model: nn.Module) -> Iterator[tuple[str, Any]]:
-    return ((name, module) for name, module in model.named_modules() if isinstance(module, _BatchNorm))
+def _batch_norms(model: nn.Module) -> list[Any]:
+    return [module for module in model.modules() if isinstance(module, _BatchNorm)]
 
 
 @functools.cache

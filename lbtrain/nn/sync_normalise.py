@@ -17,10 +17,7 @@ class SyncNormalise(torch.autograd.Function):
         dims = [0, *range(2, x.dim())]
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         local_var, local_mean = torch.var_mean(wide, dims, correction=0)
-        gathered = [
-            torch.empty_like(local_mean.new_empty(2, len(local_mean)))
-            for _ in range(dist.get_world_size(group))
-        ]
+        gathered = [local_mean.new_empty(2, len(local_mean)) for _ in range(dist.get_world_size(group))]
         dist.all_gather(gathered, torch.stack([local_mean, local_var]), group)
         means, variances = torch.stack(gathered).unbind(1)
         mean = means.mean(0)

@@ -74,16 +74,16 @@ def create_optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.O
             larc_clip=config.larc_clip,
             clip_value=config.clip_value,
         )
+    betas = (config.beta1, config.beta2)
     if config.name == "lamb":
         return LAMB(
             groups,
             lr=0.0,
-            betas=(config.beta1, config.beta2),
+            betas=betas,
             eps=config.eps,
             bias_correction=config.bias_correction,
             trust_clip=config.trust_clip,
         )
-    betas = (config.beta1, config.beta2)
     if config.name == "adamw":
         return create_adamw(groups, betas=betas, eps=config.eps)
     if config.name == "nadamw":

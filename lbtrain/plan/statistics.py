@@ -2,7 +2,6 @@
 memory of a rank.
 """
 
-import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -83,7 +82,7 @@ def model_statistics(recipe: Recipe, dataset: DatasetInfo) -> ModelStatistics:
     ]
     activation_bytes, without_gradient = _traced(recipe, model)
     resized = {
-        point.pixels: _traced(_at_size(recipe, point.pixels), model)[0]
+        point.pixels: _traced(recipe.vary(data=dict(image_size=point.pixels)), model)[0]
         for point in recipe.schedule.image_sizes
     }
     for hook in hooks:
@@ -113,10 +112,6 @@ def model_statistics(recipe: Recipe, dataset: DatasetInfo) -> ModelStatistics:
         frozen_norms=frozen_norms,
         resized=resized,
     )
-
-
-def _at_size(recipe: Recipe, pixels: int) -> Recipe:
-    return dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, image_size=pixels))
 
 
 def freeze(model: nn.Module, names: tuple[str, ...]) -> None:

@@ -228,11 +228,8 @@ class Recipe(Unassignable):
         """
         varied = self.vary(**tree.parsed_words(self, words))
         other = _other_experiment(self, varied)
-        varied = dataclasses.replace(varied, finding=None if other else self.finding)
-        if not self.expect:
-            return varied
-        changed = (*self.expect.changed, *other)
-        return dataclasses.replace(varied, expect=dataclasses.replace(self.expect, changed=changed))
+        expect = self.expect and self.expect.with_changes(other)
+        return dataclasses.replace(varied, expect=expect, finding=None if other else self.finding)
 
     def engine_under(self, own: str) -> str:
         """The engine that this recipe runs on where the launcher brings `own` with it."""

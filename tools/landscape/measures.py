@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 from lbtrain.analysis import ascent_sharpness, box_sharpness, spectral_density, top_eigenvalues, trace
@@ -115,16 +116,15 @@ class Measures:
     def _piece(self, name: str, at_most: int, measure: Callable[[Watched], dict[str, Any]]) -> dict[str, Any]:
         def now() -> dict[str, Any]:
             with bar(f"{self.run.path.name}: {name}", at_most, enabled=self.context.rank == 0) as tick:
-                return measure(Watched(self._objective(), tick))
+                return measure(Watched(self._objective, tick))
 
         file = name.replace(" ", "_").replace(",", "")
         folder = self.run.folder / self.run.file.stem if self.run.file else self.run.folder
         return cached(folder, file, self.settings, now, self.context)
 
+    @cached_property
     def _objective(self) -> Any:
-        if not hasattr(self, "_made"):
-            self._made = self.run.objective(self.context, self.options)
-        return self._made
+        return self.run.objective(self.context, self.options)
 
 
 def check_same_network(small: Run, large: Run) -> None:

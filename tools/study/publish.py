@@ -99,10 +99,9 @@ def put(folder: Path, name: str, page: Path) -> None:
     """Publishes what `folder` holds. Raises RecipeError, before anything is written, for a folder without a
     result, and for one that older code wrote.
     """
-    known = ("sweep", "tune", "sharpness", "steps", "runs")
-    kinds = (kind for kind in known if (folder / f"{kind}.json").exists())
-    kind = next(kinds, "study")
-    if not (folder / f"{kind}.json").exists():
+    known = ("sweep", "tune", "sharpness", "steps", "runs", "study")
+    kind = next((kind for kind in known if (folder / f"{kind}.json").exists()), None)
+    if not kind:
         raise RecipeError(f"{folder} holds no result: name the --out folder of a command that finished")
     study = json.loads((folder / f"{kind}.json").read_text())
     try:

@@ -48,7 +48,7 @@ class RankState:
     confirmed: bool = False
 
 
-@dataclass
+@dataclass(eq=False)
 class Coordinator(threading.Thread):
     """Lives in the guard of rank 0."""
 
@@ -66,9 +66,6 @@ class Coordinator(threading.Thread):
         self.causes: dict[int, str] = {}
         self.code, self.decided_at = EXIT_CODE, 0.0
         self.lived = self.since_failure = self.since_leader_left = 0.0
-
-    def __hash__(self) -> int:
-        return id(self)
 
     def run(self) -> None:
         try:

@@ -12,6 +12,7 @@ import json
 import statistics
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,17 +35,12 @@ from .stopwatch import Stopwatch, TimedTask
 SIZES = [4 * 4**power for power in range(4, 12)]  # 1 KiB to 16 MiB
 
 
-class Wrappers:
+def timed(folder: Path, steps: int, exchange: bool, task: Task, engine: Engine) -> tuple[Any, Any]:
     """What `lbtrain.run.run` puts between the loop and its engine and task."""
-
-    def __init__(self, folder: Path, steps: int, *, exchange: bool):
-        self._folder, self._steps, self._exchange = folder, steps, exchange
-
-    def __call__(self, task: Task, engine: Engine) -> tuple[Any, Any]:
-        if not self._exchange and engine.world_size > 1:
-            switch_off_exchange(engine.model)
-        watch = Stopwatch(engine, self._folder, self._steps, profile=not self._exchange)
-        return TimedTask(task, watch), watch
+    if not exchange and engine.world_size > 1:
+        switch_off_exchange(engine.model)
+    watch = Stopwatch(engine, folder, steps, profile=not exchange)
+    return TimedTask(task, watch), watch
 
 
 def switch_off_exchange(model: nn.Module) -> None:
@@ -84,7 +80,7 @@ def time_collectives(folder: Path) -> None:
 
 
 def time_recipe(folder: Path, steps: int, exchange: str, recipe: Path, *overrides: str) -> None:
-    wrappers = Wrappers(folder, steps, exchange=exchange == "exchange")
+    wrappers = partial(timed, folder, steps, exchange == "exchange")
     try:
         run(load_recipe(recipe).with_overrides(overrides), recipe.stem, wrappers=wrappers)
     except UserError as error:

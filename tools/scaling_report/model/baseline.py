@@ -39,9 +39,6 @@ class WhatIf:
     gradient_bytes: int | None = None
     zero: int | None = None
 
-    def topology(self, topology: Topology) -> Topology:
-        return topology.with_bandwidth(self.bandwidth)
-
     def job(self, job: Job, *, gpu: str | None) -> Job:
         """`job` changed, which is computed on `gpu`. Raises RecipeError for a type that it lacks."""
         changes: dict[str, Any] = {
@@ -153,7 +150,7 @@ class Baseline:
         what_if = what_if or WhatIf()
         changed = what_if.job(self.job, gpu=self.gpu)
         return predict(
-            self._model(changed, what_if.topology(self.topology)),
+            self._model(changed, self.topology.with_bandwidth(what_if.bandwidth)),
             sizes,
             calibrated=self._model(self.job, self.topology),
             measured=self._measured(),
