@@ -123,6 +123,16 @@ def test_a_link_in_a_run_directory_is_not_written_through(tmp_path, name):
     assert not target.exists()
 
 
+def test_a_device_is_written_to_and_not_replaced(capfd):
+    """`--out /dev/stdout`; whoever runs as root could replace /dev/null for everybody."""
+    write_whole(Path("/dev/stdout"), "a report\n")
+    assert capfd.readouterr().out == "a report\n"
+    write_whole(Path("/dev/null"), "a report\n")
+    assert Path("/dev/null").is_char_device()
+    with pytest.raises(SaveFailed, match="/dev/full could not be written"):
+        write_whole(Path("/dev/full"), "a report\n")
+
+
 def test_a_link_under_the_name_of_an_unfinished_file_is_not_written_through(tmp_path):
     target = tmp_path / "target"
     target.write_text("untouched")
