@@ -38,8 +38,8 @@ def saving(path: Path) -> Iterator[None]:
 
 def write_whole(path: Path, content: str | bytes) -> None:
     """Replaces a file, or a link, in one go: a reader, or a crash, finds the old content or the new, never
-    half of it. A file name in a text keeps its bytes, whatever they are. What is in /dev (stdout, null, fd/63)
-    is no file to be replaced, and is written to. Raises SaveFailed.
+    half of it. A file name in a text keeps its bytes, whatever they are. What is in /dev (stdout, null) is
+    written to and not replaced. Raises SaveFailed.
     """
     content = content.encode(errors="surrogateescape") if isinstance(content, str) else content
     new = path.with_name(path.name + ".new")
