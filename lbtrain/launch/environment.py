@@ -58,7 +58,8 @@ VARIABLES = (
     ),
     Setting(
         "SLURM_NTASKS SLURM_STEP_ID SLURM_PROCID SLURM_LOCALID SLURM_NPROCS OMPI_COMM_WORLD_* PMI_RANK "
-        "PMI_SIZE MPI_LOCALNRANKS MPI_LOCALRANKID MV2_COMM_WORLD_*",
+        "PMI_SIZE MPI_LOCALNRANKS MPI_LOCALRANKID MV2_COMM_WORLD_* JSM_NAMESPACE_* FLUX_JOB_SIZE "
+        "FLUX_TASK_RANK FLUX_TASK_LOCAL_ID PMIX_RANK PALS_RANKID ALPS_APP_PE",
         "rejected",
         "several tasks without RANK would each train alone: give them torchrun's names, the message says how",
         ("*",),  # checked with the world (lbtrain.launch.world)

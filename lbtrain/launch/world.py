@@ -30,8 +30,12 @@ _TASKS = {
     "OMPI_COMM_WORLD_SIZE": ("mpirun", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK"),
     "MV2_COMM_WORLD_SIZE": ("mpirun", "MV2_COMM_WORLD_RANK", "MV2_COMM_WORLD_LOCAL_RANK"),
     "PMI_SIZE": ("mpiexec", "PMI_RANK", "MPI_LOCALRANKID"),
+    "JSM_NAMESPACE_SIZE": ("jsrun", "JSM_NAMESPACE_RANK", "JSM_NAMESPACE_LOCAL_RANK"),
+    "FLUX_JOB_SIZE": ("flux run", "FLUX_TASK_RANK", "FLUX_TASK_LOCAL_ID"),
 }
 """The variable with the number of tasks, what starts them, and the variables of rank and local rank."""
+_RANKS_ALONE = ("PMIX_RANK", "PALS_RANKID", "ALPS_APP_PE")
+"""Ranks of starters that say no number of tasks: of PMIx, Cray's PALS and ALPS."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,10 @@ def detect_world(environment: Mapping[str, str] = os.environ, parent: Sequence[s
         raise LaunchError(f"RANK, WORLD_SIZE and LOCAL_RANK must be numbers: {error}") from error
     if "RANK" not in environment:
         _check_one_task(environment)
+    elif "WORLD_SIZE" not in environment:
+        raise LaunchError(
+            f"RANK={rank} without WORLD_SIZE: unset it for one process, or start the script by a launcher"
+        )
     if not 0 <= rank < world_size:
         raise LaunchError(
             f"RANK={rank} of WORLD_SIZE={world_size}: unset both for one process, or start the script by a "
@@ -74,7 +82,9 @@ def detect_world(environment: Mapping[str, str] = os.environ, parent: Sequence[s
 
 
 def _check_one_task(environment: Mapping[str, str]) -> None:
-    """Raises LaunchError where srun or mpirun started several tasks, which do not know of each other."""
+    """Raises LaunchError where srun, mpirun or the like started several tasks, which do not know of each
+    other.
+    """
     for size, (starter, rank, local_rank) in _TASKS.items():
         if size == "SLURM_NTASKS" and "SLURM_STEP_ID" not in environment:
             continue  # in the batch script itself, where nothing was started yet
@@ -83,6 +93,12 @@ def _check_one_task(environment: Mapping[str, str]) -> None:
                 f"{starter} started {environment[size]} tasks that would each train alone; give them "
                 f"torchrun's names: {starter} bash -c 'RANK=${rank} WORLD_SIZE=${size} "
                 f"LOCAL_RANK=${local_rank} MASTER_ADDR=FIRST_HOST MASTER_PORT=29500 exec python RECIPE.py'"
+            )
+    for name in _RANKS_ALONE:
+        if environment.get(name, "0") != "0":
+            raise LaunchError(
+                f"{name}={environment[name]}: one of several tasks that would each train alone; give them "
+                f"torchrun's names: RANK=${name}, and WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT"
             )
 
 

@@ -143,6 +143,17 @@ def test_a_name_is_covered_by_itself_or_a_pattern():
             r"mpiexec started 4 tasks.*RANK=\$PMI_RANK WORLD_SIZE=\$PMI_SIZE",
         ),
         ({"SLURM_NTASKS": "2", "SLURM_STEP_ID": "0"}, r"srun.*RANK=\$SLURM_PROCID"),
+        (
+            {"JSM_NAMESPACE_SIZE": "2", "JSM_NAMESPACE_RANK": "0"},
+            r"jsrun started 2 tasks.*RANK=\$JSM_NAMESPACE_RANK WORLD_SIZE=\$JSM_NAMESPACE_SIZE",
+        ),
+        (
+            {"FLUX_JOB_SIZE": "2", "FLUX_TASK_RANK": "1"},
+            r"flux run started 2 .*LOCAL_RANK=\$FLUX_TASK_LOCAL_ID",
+        ),
+        ({"PMIX_RANK": "1"}, r"PMIX_RANK=1: one of several tasks.*RANK=\$PMIX_RANK"),
+        ({"PALS_RANKID": "3", "PMIX_RANK": "0"}, r"PALS_RANKID=3: one of several tasks"),
+        ({"ALPS_APP_PE": "1"}, r"ALPS_APP_PE=1: one of several tasks"),
     ],
 )
 def test_tasks_that_do_not_know_of_each_other(environment, said):

@@ -63,6 +63,9 @@ def test_colossalai_run_by_the_traces_it_leaves_on_every_host(environment, paren
     [
         {"RANK": "2", "WORLD_SIZE": "2"},
         {"RANK": "1"},
+        {"RANK": "0"},
+        {"RANK": "0", "LOCAL_RANK": "0"},
+        {"WORLD_SIZE": "2", "PMIX_RANK": "1"},
         {"RANK": "-1"},
         {"WORLD_SIZE": "0"},
         {"RANK": "a", "WORLD_SIZE": "2"},
