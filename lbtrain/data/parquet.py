@@ -167,21 +167,33 @@ def _columns(path: str, schema: Any) -> tuple[str, str]:
             "encoded images and one of class numbers or names are needed, the latter called "
             f"{', '.join(_LABELS)} or of the type ClassLabel, and no name twice"
         )
+    kind = schema.field(labels[0]).type
+    if not _of_classes(kind):
+        raise RecipeError(
+            f"{path}: the column {labels[0]} is of the type {kind}. Classes are numbers or names: write it "
+            "as one of them, or, if the classes are in another column, give it another name"
+        )
     return images[0], labels[0]
 
 
 def _label_columns(schema: Any) -> list[str]:
-    """Those that may hold the classes: the known names in their order, then the only ClassLabel."""
+    """Those that by their names may hold the classes, whatever their type: the known names in their order
+    and in any case, then the only ClassLabel.
+    """
+    known = [
+        name for label in _LABELS for name in sorted(schema.names, reverse=True) if name.lower() == label
+    ]
+    typed = [name for name in _typed(schema, "ClassLabel") if name in schema.names]
+    return list(dict.fromkeys((*known, *(typed if len(typed) == 1 else ()))))
+
+
+def _of_classes(kind: Any) -> bool:
+    """Whether a column of that type is read as numbers, true and false among them, or as names."""
     import pyarrow.types as types
 
-    def of_classes(kind: Any) -> bool:
-        kind = kind.value_type if types.is_dictionary(kind) else kind
-        return bool(types.is_integer(kind) or str(kind) in _NAMES)
-
-    kinds = {field.name: field.type for field in schema}
-    typed = _typed(schema, "ClassLabel")
-    names = dict.fromkeys((*_LABELS, *(typed if len(typed) == 1 else ())))
-    return [name for name in names if name in kinds and of_classes(kinds[name])]
+    kind = kind.value_type if types.is_dictionary(kind) else kind
+    numbers = types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind)
+    return bool(numbers or str(kind) in _NAMES)
 
 
 def _other_labels(schema: Any, chosen: str) -> list[str]:
@@ -218,7 +230,7 @@ def _values(path: str, file: Any, column: str) -> NDArray[Any]:
             ) from error
         if values.null_count:
             raise DataError(f"{path}: {values.null_count} rows of row group {number} have no {column}")
-        if types.is_integer(values.type):
+        if not types.is_dictionary(values.type) and str(values.type) not in _NAMES:
             parts.append(_numbers(path, number, column, values.to_numpy()))
         else:
             parts.append(np.array(values.to_pylist(), np.str_))
@@ -226,11 +238,17 @@ def _values(path: str, file: Any, column: str) -> NDArray[Any]:
 
 
 def _numbers(path: str, group: int, column: str, values: NDArray[Any]) -> NDArray[np.int64]:
-    """Labels of any integer type. Raises DataError for one that 64 bits with a sign cannot hold."""
-    largest = int(values.max(initial=0))
-    if largest > np.iinfo(np.int64).max:
+    """Labels of any type of number. Raises DataError for one that 64 bits with a sign cannot hold as a whole
+    number.
+    """
+    if values.dtype.kind == "f":
+        values = values.astype(np.float64)
+        wrong = values[~(np.abs(values) < 2**53) | (values != np.trunc(values))]  # nan is not below
+    else:
+        wrong = values[values > np.iinfo(np.int64).max]
+    if len(wrong):
         raise DataError(
-            f"{path}: row group {group} has {largest} as {column}; labels number the classes, from 0"
+            f"{path}: row group {group} has {wrong[0]} as {column}; labels number the classes, from 0"
         )
     return values.astype(np.int64)
 

@@ -5,6 +5,7 @@ line for everything that was left out, linked, repeated, merged or guessed.
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -686,8 +687,46 @@ def test_the_label_of_a_parquet_file_is_found_by_its_name(tmp_path):
         RecipeError, match=r"columns image_id .*One column of encoded images and one of class numbers"
     ):
         ParquetRows([rows(tmp_path / "e.parquet", [1, 0, 1], column="breed", **noise)])
-    with pytest.raises(RecipeError, match="One column of"):
-        ParquetRows([rows(tmp_path / "f.parquet", [1.0, 0.5, 1.0], **noise)])
+
+
+@pytest.mark.parametrize(
+    ("column", "labels", "kind"),
+    [
+        ("label", [[0], [1], [0]], "list<"),
+        ("Labels", [{"id": 0}, {"id": 1}, {"id": 0}], "struct<id"),
+        ("target", pa.array([1, 0, 1], pa.decimal128(3)), "decimal128"),
+        ("LABEL", [b"ant", b"bee", b"ant"], "binary"),
+    ],
+)
+def test_a_column_of_classes_that_cannot_be_read_is_not_passed_over(tmp_path, column, labels, kind):
+    path = tmp_path / "a.parquet"
+    table = pa.table({"image": [{"bytes": PHOTO}] * 3, column: labels, "target_": [7, 7, 7]})
+    pq.write_table(table.rename_columns({"target_": "target" if column != "target" else "breed"}), path)
+    said = f"the column {column} is of the type {kind}" if kind != "binary" else "One column of encoded"
+    with pytest.raises(RecipeError, match=said):
+        ParquetRows([path])
+
+
+@pytest.mark.parametrize("column", ["label", "Label", "FINE_LABEL"])
+@pytest.mark.parametrize("kind", [pa.float64(), pa.float16(), pa.bool_(), pa.uint8()])
+def test_classes_are_read_from_any_type_of_number_and_in_any_case(tmp_path, column, kind):
+    labels = pa.array([1, 0, 1]).cast(kind)
+    found = ParquetRows([rows(tmp_path / "a.parquet", labels, column=column, **{"class": [7, 7, 7]})])
+    assert (found.labels.tolist(), found.classes) == ([1, 0, 1], None)
+    assert notes(found) == {f"left out, other columns of classes beside {column}": (1, ("class",))}
+
+
+def test_of_two_spellings_the_usual_one_counts_and_the_other_is_named(tmp_path):
+    found = ParquetRows([rows(tmp_path / "a.parquet", [1, 0], Label=[7, 7], Target=[[0], [1]])])
+    assert found.labels.tolist() == [1, 0]
+    assert notes(found) == {"left out, other columns of classes beside label": (2, ("Label", "Target"))}
+
+
+@pytest.mark.parametrize("wrong", [0.5, float("nan"), float("inf"), 2.0**60])
+def test_a_number_that_is_no_class_is_named(tmp_path, wrong):
+    path = rows(tmp_path / "a.parquet", [1.0, 0.0, wrong], target=[7, 7, 7])
+    with pytest.raises(DataError, match=rf"row group 1 has {re.escape(str(wrong))} as label; labels number"):
+        ParquetRows([path])
 
 
 def test_other_columns_of_classes_are_named(tmp_path):
