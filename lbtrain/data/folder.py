@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lbtrain.data.formats import extensions
+from lbtrain.data.formats import extensions, is_hidden_folder
 from lbtrain.data.index import Notes, class_order, composed, natural_key, printable
 from lbtrain.data.index_cache import (
     Arrays,
@@ -28,9 +28,9 @@ from lbtrain.errors import DataError, RecipeError
 
 class Files:
     """The first folder below `root` is the class; images are ordered by class, then by path. Links are
-    followed; hidden files and folders, and files outside a class folder, are left out and counted. Raises
-    RecipeError for a root without images, DataError for a link that leads nowhere or round in a circle and
-    for a folder that cannot be read.
+    followed; hidden files and folders, those of systems (@eaDir, lost+found) and files outside a class folder
+    are left out and counted. Raises RecipeError for a root without images, DataError for a link that leads
+    nowhere or round in a circle and for a folder that cannot be read.
     """
 
     def __init__(self, root: Path):
@@ -153,7 +153,7 @@ class _Walk:
 
     def _is_folder(self, folder: _Folder, entry: os.DirEntry[str]) -> bool:
         """Of what is not simply a file; a folder is noted to be read later."""
-        name, hidden = folder.name + entry.name, entry.name[0] == "."
+        name, hidden = folder.name + entry.name, is_hidden_folder(entry.name)
         if entry.is_symlink():
             self.states[name] = state_of(entry.path)
             if not hidden:

@@ -1,12 +1,22 @@
 """Which files are taken for images by their name, and which formats are read whatever the name says."""
 
 import functools
+import re
 
 from PIL import Image
 
 _NOT_READ = {"BUFR", "EPS", "FPX", "GRIB", "HDF5", "IPTC", "MIC", "MPEG", "PDF", "WMF"}
 """Formats that are no raster images, need a program or package beside Pillow (EPS starts Ghostscript), or
 that Pillow only identifies.
+"""
+
+_OF_SYSTEMS = re.compile(
+    r"\..*|@[a-z].*|#(recycle|snapshot)|__MACOSX|lost\+found|\$RECYCLE\.BIN|RECYCLER"
+    r"|System Volume Information",
+    re.IGNORECASE,
+)
+"""Folders that systems put beside photos: hidden ones, the thumbnails and bins of network stores (@eaDir,
+@Recycle), what macOS packs, what a check of a disk found. A class may be called @, and an image @name.jpg.
 """
 
 
@@ -29,3 +39,14 @@ def is_image(name: str) -> bool:
     """Whether a file is taken for an image by the ending of its name."""
     dot = name.rfind(".")
     return dot >= 0 and name[dot:].lower() in extensions()
+
+
+def is_hidden(path: str) -> bool:
+    """Whether a file is hidden, or one of the folders on its path is."""
+    *folders, name = path.split("/")
+    return name.startswith(".") or any(map(is_hidden_folder, folders))
+
+
+def is_hidden_folder(name: str) -> bool:
+    """Whether what lies in a folder is the system's, not the data set's."""
+    return _OF_SYSTEMS.fullmatch(name) is not None

@@ -10,7 +10,8 @@ import numpy as np
 
 from lbtrain.data.containers import Container, Part, Rows, renumbered
 from lbtrain.data.folder import Files
-from lbtrain.data.index import Note, Notes, natural_key, printable
+from lbtrain.data.formats import is_hidden_folder
+from lbtrain.data.index import Note, Notes, composed, natural_key, printable
 from lbtrain.data.parquet import ParquetRows
 from lbtrain.data.splits import (
     NO_VALIDATION,
@@ -32,6 +33,11 @@ _KINDS_OF_FILES = frozenset(
 """Names of folders, in lower case, that part images from their boxes or masks: YOLO's, Pascal VOC's, those of
 segmentation.
 """
+_TRAINING, _NOT_TRAINING = (
+    re.compile(rf"(seg|data|images?)?[-_ ]?({words})[-_ ]?(set|data|images?|split)?[-_ ]?\d*", re.IGNORECASE)
+    for words in ("train|training", "val|valid|validation|test|testing|eval|evaluation|dev|holdout")
+)
+"""Names of folders that are splits, not classes: Training, seg_test, val2017."""
 LAYOUTS = """\
   folder            root/train/CLASS/IMAGE.jpg and root/val/CLASS/IMAGE.jpg (or validation, valid, test);
                     or root/CLASS/IMAGE.jpg with data.validation_share=0.1
@@ -57,6 +63,7 @@ def _open_splits(
     form: str, root: Path, validation_root: str, share: float, classes: Path | None
 ) -> tuple[Container, Container | None]:
     train, validation = _splits(form, root, validation_root, share)
+    _check_folders(train, root)
     train.notes += _beside(form, root, ("train",) if validation_root else ("train", "validation"), classes)
     if classes:
         numbers = read_classes(classes)
@@ -66,6 +73,25 @@ def _open_splits(
         validation = _with_classes_of(validation, train, root)
     _check_labels(train, root)
     return train, validation
+
+
+def _check_folders(train: Container, root: Path) -> None:
+    """Raises RecipeError where the folders taken for classes are splits, or the folder above the classes."""
+    classes = train.classes or ()
+    of_training = [name for name in classes if _TRAINING.fullmatch(name)]
+    others = [name for name in classes if _NOT_TRAINING.fullmatch(name)]
+    if classes and ((of_training and others) or len(of_training + others) == len(classes)):
+        raise RecipeError(
+            f"data.root={root}: its folders of classes are called {_some(of_training + others)}, which are "
+            "splits. Call them train and val, or name them: data.root=FOLDER data.validation_root=FOLDER"
+        )
+    paths = [os.fsdecode(name).split("/") for name in train.names.tolist()] if len(classes) == 1 else []
+    if paths and all(len(path) > 2 and composed(path[0]) == classes[0] for path in paths):
+        raise RecipeError(
+            f"data.root={root}: the folder of the only class, {printable(classes[0])}, has no images but "
+            f"folders in it, {_some(sorted({path[1] for path in paths}))}. If those are the classes, they "
+            "must lie where it lies: set data.root, or move them"
+        )
 
 
 def _check_labels(train: Container, root: Path) -> None:
@@ -216,7 +242,7 @@ def _shown(folder: Path, pattern: str) -> list[Path]:
 
 
 def _is_hidden(path: Path) -> bool:
-    return path.name.startswith(".")
+    return path.name.startswith(".") or (is_hidden_folder(path.name) and path.is_dir())
 
 
 def _is_of(path: Path, part: str) -> bool:

@@ -44,9 +44,6 @@ def labels_of_samples(files: Mapping[str, Member], read: Reader, where: str, not
         for _, name in parts:
             if name not in (image, part):
                 notes.add("left out, other parts of samples", name)
-    for name in files:
-        if name.rpartition("/")[2].startswith("."):
-            notes.add("left out, hidden", name)
     return found
 
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lbtrain.data.formats import is_image
+from lbtrain.data.formats import is_hidden, is_image
 from lbtrain.data.index import Notes, class_order, composed, natural_key, printable
 from lbtrain.data.index_cache import (
     Arrays,
@@ -82,7 +82,7 @@ def make_index(tars: Sequence[Path], per_class: bool = False) -> Arrays:
         Progress(f"indexing {tars[0].parent}", sum(path.stat().st_size for path in tars)),
         Notes(),
     )
-    files = [scan(path, progress, notes) for path in tars]
+    files = [_shown(scan(path, progress, notes), notes) for path in tars]
     labels = [_labels(path, each, notes) for path, each in zip(tars, files, strict=True)]
     if any(labels):
         images, classes = _in_samples(tars, files, labels, notes)
@@ -110,6 +110,13 @@ def make_index(tars: Sequence[Path], per_class: bool = False) -> Arrays:
         "classes": np.array([os.fsencode(composed(name)) for name in classes], np.bytes_),
         "notes": notes_as_array(notes.collected()),
     }
+
+
+def _shown(files: dict[str, Member], notes: Notes) -> dict[str, Member]:
+    """Those that are not hidden."""
+    for name in filter(is_hidden, files):
+        notes.add("left out, hidden", name)
+    return {name: member for name, member in files.items() if not is_hidden(name)}
 
 
 def _labels(path: Path, files: dict[str, Member], notes: Notes) -> Labels | None:
@@ -197,13 +204,9 @@ def _group(path: str) -> str:
 
 
 def _is_wanted(name: str, notes: Notes) -> bool:
-    if name[0] == "." or "/." in name:
-        notes.add("left out, hidden", name)
-    elif is_image(name):
-        return True
-    else:
+    if not is_image(name):
         notes.add("left out, no image by the ending of the name", name)
-    return False
+    return is_image(name)
 
 
 def _shared_folders(names: Iterable[str]) -> str:

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from lbtrain.data.decode import BrokenImage, Photo, unreadable, whole_image
-from lbtrain.data.formats import is_image
+from lbtrain.data.formats import is_hidden_folder, is_image
 from lbtrain.data.index import natural_key
 from lbtrain.data.views import VIEWS
 from lbtrain.errors import RecipeError, naming_what_is_closed
@@ -43,7 +43,8 @@ def _images_in(folder: Path) -> Iterator[Path]:
         if isinstance(error, PermissionError):
             raise error
 
-    for place, _, names in os.walk(folder, onerror=refuse):
+    for place, folders, names in os.walk(folder, onerror=refuse):
+        folders[:] = [name for name in folders if not is_hidden_folder(name)]
         paths = (Path(place) / name for name in names if is_image(name) and not name.startswith("."))
         yield from filter(Path.is_file, paths)
 

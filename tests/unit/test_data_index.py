@@ -341,6 +341,64 @@ def test_hidden_files_beside_tar_and_parquet_files_are_no_data(tmp_path, place):
     assert f"{folders[0]}.ipynb_checkpoints" in hidden[0].names
 
 
+OF_SYSTEMS = (
+    "@eaDir/ant.jpg/SYNOPHOTO_THUMB_M.jpg", "__MACOSX/ant/a.png", "lost+found/a.png", "$RECYCLE.BIN/a.png",
+    "#recycle/a.png", "@Recycle/a.png", "ant/@eaDir/a.png/SYNOPHOTO_THUMB_M.jpg", "bee/__MACOSX/b.png",
+    ".thumbnails/a.png",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("form", ["folder", "tar", "samples"])
+def test_folders_that_systems_leave_behind_are_hidden(tmp_path, form):
+    """But a class may be called @, as in sets of letters, and a photo after a name of a social network."""
+    images = ("@/a.png", "ant/@name.png", "bee/#1.png")
+    for split in ("train", "val"):
+        if form == "folder":
+            write(tmp_path / split, *images, *OF_SYSTEMS)
+        else:
+            labels = [(f"{name[:-4]}.cls", name.partition("/")[0].encode()) for name in images]
+            tar_of(tmp_path / f"{split}.tar", *images, *OF_SYSTEMS, *(labels if form == "samples" else ()))
+    train = open_source(config(tmp_path), train=True, seed=0).container
+    assert read_back(train) == list(zip(images, range(3), strict=True))
+    assert train.classes == ["@", "ant", "bee"]
+    assert notes(train)["left out, hidden"][0] == len(OF_SYSTEMS)
+
+
+@pytest.mark.parametrize(
+    "folders",
+    [
+        ("Training", "Validation"),
+        ("seg_train", "seg_test", "seg_pred"),
+        ("TRAIN", "Val", "Test"),
+        ("train_set", "test-set"),
+        ("train2017", "val2017", "unlabeled2017"),
+        ("Test",),
+    ],
+)
+def test_splits_by_other_names_are_no_classes(tmp_path, folders):
+    write(
+        tmp_path, *(f"{each}/{group}/{n}.png" for each in folders for group in ("ant", "bee") for n in (1, 2))
+    )
+    with pytest.raises(RecipeError, match=rf"folders of classes are called .*{folders[0]}.*which are splits"):
+        dataset_index(config(tmp_path, validation_share=0.5))
+
+
+def test_a_train_among_other_classes_is_one(tmp_path):
+    write(tmp_path, *(f"{each}/{n}.png" for each in ("bus", "Train", "train_station") for n in (1, 2)))
+    assert dataset_index(config(tmp_path, validation_share=0.5)).train.num_classes == 3
+
+
+@pytest.mark.parametrize("inside", ["", "train/"])
+def test_a_folder_above_the_classes_is_no_class(tmp_path, inside):
+    write(tmp_path, *(f"{inside}photos/{group}/{n}.png" for group in ("ant", "bee") for n in (1, 2)))
+    with pytest.raises(
+        RecipeError, match="the only class, photos, has no images but folders in it, ant, bee"
+    ):
+        dataset_index(config(tmp_path, validation_share=0.5))
+    write(tmp_path, f"{inside}photos/1.png")
+    assert dataset_index(config(tmp_path, validation_share=0.5)).train.num_classes == 1
+
+
 @pytest.mark.parametrize(
     "names",
     [
