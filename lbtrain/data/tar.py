@@ -31,6 +31,8 @@ from lbtrain.data.splits import SPLITS
 from lbtrain.data.tar_scan import Member, scan
 from lbtrain.errors import DataError, RecipeError
 
+_LABEL_ENDINGS = frozenset(("cls", "class", "id", "index", "json", "label", "labels", "target", "txt"))
+
 
 class TarMembers:
     """Images in one tar file or several, ordered by class, then by path.
@@ -179,23 +181,35 @@ def _in_folders(
         images.append(_Image(group, name, shard, files[shard][name]))
     for folder in {posixpath.dirname(path) for _, _, path in paths if path.count("/") > 1}:
         notes.add("folders inside class folders, merged into their class", folder)
-    if per_class and images and all(image.group == tars[image.shard].stem for image in images):
-        for tar, each in zip(tars, files, strict=True):
-            _check_no_samples(tar, each)
+    guessed = per_class and all(image.group == tars[image.shard].stem for image in images)
+    for tar, each in zip(tars, files, strict=True):
+        _check_no_samples(tar, each, guessed)
+        if guessed and images:
             notes.add("classes guessed from the names of tar files", tar.name)
     return images
 
 
-def _check_no_samples(tar: Path, files: dict[str, Member]) -> None:
-    """Raises RecipeError where another file has an image's key: then the tar file is no class folder."""
-    for key, parts in samples_of(files).items():
-        others = [name for _, name in parts if not is_image(name)]
-        if others and len(others) < len(parts):
-            raise RecipeError(
-                f"{tar}: {printable(others[0])} belongs to an image, so these are samples of webdataset, but "
-                f"no label is in {printable(key)}.cls, nor label or cls in {printable(key)}.json. The name "
-                "of a shard is not a class"
-            )
+def _check_no_samples(tar: Path, files: dict[str, Member], guessed: bool) -> None:
+    """Raises RecipeError where images are samples whose labels are not found: every image has a file of its
+    key that may hold a label or, where the class is `guessed` from the tar file's name, any has any file.
+    """
+    samples = {
+        key: [(ending, name) for ending, name in parts if not is_image(name)]
+        for key, parts in samples_of(files).items()
+        if any(is_image(name) for _, name in parts)
+    }
+    beside = {key: others[0][1] for key, others in samples.items() if others}
+    labelled = [
+        any(not _LABEL_ENDINGS.isdisjoint(ending.split(".")) for ending, _ in others)
+        for others in samples.values()
+    ]
+    if beside and (guessed or all(labelled)):
+        key, name = next(iter(beside.items()))
+        raise RecipeError(
+            f"{tar}: {printable(name)} belongs to an image, so these are samples of webdataset, but no label "
+            f"is in {printable(key)}.cls, nor label or cls in {printable(key)}.json. The name of a shard is "
+            "not a class, nor a folder of a part of one. Where folders are the classes, leave out such files"
+        )
 
 
 def _group(path: str) -> str:

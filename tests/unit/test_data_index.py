@@ -626,6 +626,40 @@ def test_the_name_of_a_shard_is_never_the_class_of_a_sample(tmp_path, members, e
         TarMembers(tars, per_class=True)
 
 
+@pytest.mark.parametrize("per_class", [True, False])
+@pytest.mark.parametrize(
+    ("folders", "ending", "content"),
+    [
+        (("000", "001"), "json", b'{"class_id": 1}'),
+        (("part0", "part1"), "txt", b"1"),
+        (("train/0", "train/1"), "label", b"1"),
+        (("x", "y"), "target.pth", b"1"),
+    ],
+)
+def test_neither_is_the_folder_of_a_part_of_a_shard(tmp_path, folders, ending, content, per_class):
+    members = [
+        [
+            part
+            for number in range(2)
+            for part in (f"{each}/{number}.jpg", (f"{each}/{number}.{ending}", content))
+        ]
+        for each in folders
+    ]
+    said = rf"{folders[0]}/0\.{ending} belongs to an image.* of a shard is not a class, nor a folder"
+    with pytest.raises(RecipeError, match=said):
+        TarMembers(
+            [tar_of(tmp_path / f"0{number}.tar", *each) for number, each in enumerate(members)],
+            per_class=per_class,
+        )
+    with pytest.raises(RecipeError, match=said):
+        TarMembers([tar_of(tmp_path / "train.tar", *members[0], *members[1])], per_class=per_class)
+
+
+def test_boxes_beside_images_in_class_folders_are_no_labels(tmp_path):
+    members = [part for each in ("ant/1", "bee/1") for part in (f"{each}.jpg", (f"{each}.xml", b"<box/>"))]
+    assert TarMembers([tar_of(tmp_path / "train.tar", *members)]).classes == ["ant", "bee"]
+
+
 @pytest.mark.parametrize(
     ("members", "said"),
     [
