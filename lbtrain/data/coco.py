@@ -25,7 +25,7 @@ from pycocotools import mask as rle
 from lbtrain.data.annotations import Annotations, Content, Record, holds_pixels
 from lbtrain.data.coco_photos import checked_photos
 from lbtrain.data.decode import MAX_PIXELS, BrokenImage, opened, rgb, upright
-from lbtrain.data.index import Notes, SplitIndex, digests
+from lbtrain.data.index import Notes, SplitIndex, digests, sampled
 from lbtrain.data.instances import Sample, not_empty
 from lbtrain.data.outlines import encoded, mask_of, touches_image
 from lbtrain.errors import DataError, RecipeError
@@ -138,7 +138,16 @@ class CocoSource:
         images = [self._records[index][0] for index in range(len(self))]
         split = "validation" if self.scored else "train"
         sizes = checked_photos(self.files, split, images, self.max_pixels)
-        parts = digests(categories=self.categories, images=self._records.bytes.numpy(), sizes=sizes)
+
+        def read(number: int) -> bytes:
+            return (self.folder / images[number]["file_name"]).read_bytes()
+
+        parts = digests(
+            categories=self.categories,
+            images=self._records.bytes.numpy(),
+            sizes=sizes,
+            bytes=sampled(sizes, read),
+        )
         return SplitIndex(len(self), len(self.class_names), self.class_names, parts, self._notes)
 
     def image_id(self, index: int) -> int:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from lbtrain.data.index import Note, Notes, SplitIndex, digests
+from lbtrain.data.index import Note, Notes, SplitIndex, digests, sampled
 from lbtrain.errors import RecipeError
 
 
@@ -129,7 +129,11 @@ def renumbered(labels: NDArray[np.int64], table: NDArray[np.int64]) -> NDArray[n
 def index_of(container: Container) -> SplitIndex:
     """What is said of a container before a run."""
     parts = digests(
-        classes=container.classes, names=container.names, labels=container.labels, sizes=container.sizes
+        classes=container.classes,
+        names=container.names,
+        labels=container.labels,
+        sizes=container.sizes,
+        bytes=sampled(container.sizes, container.read),
     )
     notes = container.notes + _about_labels(container)
     return SplitIndex(len(container), num_classes(container), container.classes, parts, notes)

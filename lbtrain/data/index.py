@@ -7,15 +7,18 @@ import hashlib
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lbtrain.errors import RecipeError
 
 _NAMES_SHOWN = 3
+_SAMPLED = 64
+_MOST_BYTES = 64 << 20
 _DIGITS = re.compile("[0-9]+")
 
 
@@ -105,6 +108,29 @@ def digests(**parts: Any) -> dict[str, str]:
     return {name: hashlib.sha256(_content(part)).hexdigest()[:16] for name, part in parts.items()}
 
 
+def sampled(sizes: NDArray[np.int64], read: Callable[[int], bytes]) -> list[str]:
+    """What tells other images of the same names and sizes: the SHA-256 of 64 of them, evenly spread, or of
+    fewer or none where these are more than 64 MiB to read. They are read in every run, as images may be
+    written anew in their places, which no folder shows. One that cannot be read counts as empty: whether that
+    matters is for the run to decide.
+    """
+    number, last = min(len(sizes), _SAMPLED), len(sizes) - 1
+
+    def spread() -> list[int]:
+        return [place * last // max(number - 1, 1) for place in range(number)]
+
+    while number and sizes[spread()].sum() > _MOST_BYTES:
+        number //= 2
+    return [hashlib.sha256(_read(read, place)).hexdigest() for place in spread()]
+
+
+def _read(read: Callable[[int], bytes], place: int) -> bytes:
+    try:
+        return read(place)
+    except OSError:
+        return b""
+
+
 def _content(part: Any) -> bytes:
     """Numbers as little-endian 64-bit, texts as UTF-8 with their accents composed, whatever the file system
     does.
@@ -132,7 +158,9 @@ class SplitIndex:
     num_classes: int
     classes: Sequence[str] | None
     digests: Mapping[str, str]
-    """Of what the split consists of: the names, labels and sizes of its images, or their pixels."""
+    """Of what the split consists of: the names, labels and sizes of its images and the bytes of some, or
+    the pixels of all.
+    """
     notes: tuple[Note, ...] = ()
 
     @property

@@ -121,6 +121,7 @@ def test_what_a_resumed_run_says():
     before = {"commit": "a", "version of torch": "2", "data: train.labels": "1", "engine": "ddp"}
     assert notes_on_resume(before, before) == []
     assert notes_on_resume({}, before) == []  # a checkpoint of an older version
+    assert notes_on_resume(before, before | {"data: train.bytes": "1"}) == []  # of another one
     assert notes_on_resume(before, before | {"commit": "b", "engine": "deepspeed"}) == [
         "note: commit was a, is b since the checkpoint"
     ]

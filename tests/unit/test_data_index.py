@@ -19,7 +19,7 @@ import pytest
 
 from lbtrain.data import coco_layouts, dataset_index, dataset_info, open_source
 from lbtrain.data.folder import Files
-from lbtrain.data.index import Notes, natural_key
+from lbtrain.data.index import Notes, natural_key, sampled
 from lbtrain.data.layouts import _open_splits
 from lbtrain.data.parquet import ParquetRows
 from lbtrain.data.splits import SPLITS
@@ -237,7 +237,7 @@ def test_a_pipe_among_the_images_is_left_out(tmp_path):
 # Fingerprints
 
 
-def test_a_fingerprint_is_that_of_names_labels_and_sizes(tmp_path):
+def test_a_fingerprint_is_that_of_names_labels_sizes_and_bytes(tmp_path):
     write_folder(tmp_path / "one")
     for path in reversed(
         sorted((tmp_path / "one").rglob("*.*"))
@@ -252,11 +252,55 @@ def test_a_fingerprint_is_that_of_names_labels_and_sizes(tmp_path):
         lambda root: (root / "train/ant/1.JPEG").rename(root / "train/bee/9.JPEG"),
         lambda root: (root / "train/ant/3.JPEG").write_bytes(b"other"),
         lambda root: (root / "val/ant/0.JPEG").write_bytes(b"other"),
+        lambda root: (root / "val/ant/0.JPEG").write_bytes(b"OTHER"),
     ):
         change(tmp_path / "two")
         _open_splits.cache_clear()
         seen.add(dataset_index(config(tmp_path / "two")).fingerprint)
-    assert len(seen) == 5
+    assert len(seen) == 6
+
+
+@pytest.mark.parametrize("form", ["folder", "tar", "parquet"])
+def test_other_pixels_of_the_same_names_and_sizes_make_another_fingerprint(tmp_path, form):
+    """As of photos that were resized or recoloured without compression."""
+    for place, data in (("one", b"12345"), ("two", b"12346")):
+        for split in ("train", "validation"):
+            path = write(tmp_path / place, "readme.md") / split
+            if form == "folder":
+                write(path, "ant/a.bmp", "bee/b.bmp", data=data)
+            elif form == "tar":
+                tar_of(path.with_suffix(".tar"), ("ant/a.bmp", data), ("bee/b.bmp", data))
+            else:
+                table = pa.table({"image": [data, data], "label": [0, 1]})
+                pq.write_table(table, path.with_suffix(".parquet"))
+    one, two = (dataset_index(config(tmp_path / place)).parts() for place in ("one", "two"))
+    assert {key for key in one if one[key] != two[key]} == {"train.bytes", "eval.bytes"}
+
+
+def test_few_images_are_read_for_the_fingerprint():
+    def places_read(sizes: list[int]) -> list[int]:
+        found: list[int] = []
+
+        def read(place: int) -> bytes:
+            found.append(place)
+            return b""
+
+        sampled(np.array(sizes, np.int64), read)
+        return found
+
+    assert places_read([]) == [] and places_read([9]) == [0] and places_read([9] * 64) == list(range(64))
+    many = places_read([9] * 1001)
+    assert len(many) == 64 and (many[0], many[-1]) == (0, 1000)
+    assert {*np.diff(many).tolist()} == {15, 16}
+    assert places_read([3 << 20] * 1000) == [place * 999 // 15 for place in range(16)]
+    assert places_read([65 << 20] * 1000) == []  # a file of one row group: reading any image takes all
+
+
+def test_an_image_that_cannot_be_read_is_no_matter_of_the_fingerprint(tmp_path):
+    def read(place: int) -> bytes:
+        raise OSError("gone")
+
+    assert sampled(np.array([5], np.int64), read) == sampled(np.array([7], np.int64), lambda place: b"")
 
 
 def test_a_fingerprint_does_not_depend_on_how_a_file_system_composes_accents(tmp_path):
@@ -268,7 +312,7 @@ def test_a_fingerprint_does_not_depend_on_how_a_file_system_composes_accents(tmp
 def test_fingerprints_never_change(tmp_path):
     """Another value would make every run that goes on think that its data have changed."""
     write(tmp_path, "train/ant/a.png", "train/bee/b.png", "val/ant/c.png", data=b"12345")
-    assert dataset_index(config(tmp_path)).fingerprint == "9dabe9f697e91844"
+    assert dataset_index(config(tmp_path)).fingerprint == "30343095b97b2e3d"
 
 
 @pytest.mark.parametrize("name", ["digits", "synthetic", "shapes"])
