@@ -221,6 +221,15 @@ def test_a_loader_is_as_fast_as_the_node_was_seen_to_be(capsys: pytest.CaptureFi
         assert large["shares"]["data"] < 0.02
 
 
+def test_a_loader_is_as_fast_as_a_node_was_seen_to_be_at_any_size(capsys: pytest.CaptureFixture[str]) -> None:
+    """One GPU took 2,500 images/s, but the eight of a node 19,600: eight cores fed those."""
+    sizes = ["predict", "--model", "resnet50", "--micro-batch", "128", "--images-per-sec", "1=2500,8=19600",
+             "--json", "--gpu", "h100", "--network", "ib-ndr-400", "--links", "8"]  # fmt: skip
+    sizes += ["--gpus", "8,64"]
+    fed, decoding = (_answer(capsys, *sizes, *words)[1] for words in ((), ("--cpu-cores", "8")))
+    assert decoding["images_per_s"] == pytest.approx(fed["images_per_s"], rel=0.01)
+
+
 def test_autocast_exchanges_fp32_gradients(capsys: pytest.CaptureFixture[str]) -> None:
     slow = [*BUYER, "--network", "eth-10", "--images-per-sec", "3040", "--gpus", "256", "--json"]
     fp32, bf16, halved = (

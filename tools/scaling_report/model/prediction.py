@@ -72,8 +72,9 @@ class Calibration:
     def __init__(self, reference: StepModel, measured: Mapping[int, float]):
         self.reference, self.measured = reference, dict(sorted(measured.items()))
         (self.first, self.step_s), *more = self.measured.items()
-        rate = reference.job.step_images / self.step_s  # of one GPU
-        self.loader_floor = rate * reference.topology.layout(self.first)[0]
+        images, layout = reference.job.step_images, reference.topology.layout
+        # Images/s of the node that was seen to be the fastest, at whatever size.
+        self.loader_floor = max(images / step * layout(size)[0] for size, step in self.measured.items())
         self.links = np.ones(reference.world.draws)
         reference = self._seen_to_be(reference)
         solved, least = reference.solve_compute(self.step_s, self.first), LEAST_COMPUTE * self.step_s
