@@ -414,7 +414,9 @@ def test_links_that_cannot_carry_what_was_measured_are_named(
 @pytest.mark.parametrize(
     ("name", "millions"),
     [("AlexNet", 61.1), ("ViT-B/16", 86.6), ("vit_b_16", 86.6), ("Swin-T", 28.3), ("DeiT-S", 22.1),
-     ("Mask R-CNN R-50-FPN", 44.5), ("ResNet-50 v1.5", 25.6), ("VGG-16", 138.4)],
+     ("Mask R-CNN R-50-FPN", 44.5), ("ResNet-50 v1.5", 25.6), ("VGG-16", 138.4),
+     ("RegNetY-16GF", 83.6), ("RegNetY-1.6GF", 11.2), ("regnet_x_3_2gf", 15.3), ("regnet_x_400mf", 5.5),
+     ("squeezenet 1.0", 1.25), ("squeezenet10", 1.25)],
 )  # fmt: skip
 def test_models_have_the_parameters_of_their_papers(name: str, millions: float) -> None:
     assert sum(size for size, _ in count_model(name).layers) == pytest.approx(4e6 * millions, rel=0.01)

@@ -72,21 +72,21 @@ def count_model(name: str) -> Counted:
     get right.
     """
     classifiers, others, detectors = _names()
-    if found := classifiers.get(_plain(name)):
+    if found := _among(classifiers, name):
         with torch.device("meta"):
             model = timm.create_model(found).eval()
             image = torch.empty(1, *timm.data.resolve_model_data_config(model)["input_size"])
         return Counted(_forward(model, image))
-    if found := others.get(_plain(name)):
-        with torch.device("meta"):
-            model = torchvision.models.get_model(found, weights=None).eval()
-            return Counted(_forward(model, torch.empty(1, 3, 224, 224)))
+    if found := _among(others, name):
+        image = torch.empty(1, 3, 224, 224, device="meta")
+        return Counted(_forward(_torchvision_model(found).eval(), image))
     # "Mask R-CNN" is the simplest of its kind: the shortest name that begins so.
     plain = re.sub("(?<=rcnn)r(?=50)", "resnet", _plain(name))
     if begins := sorted((each for each in detectors if each.startswith(plain)), key=len):
         return _count_detector(detectors[begins[0]])
     known = classifiers | others | detectors
-    close = [known[each] for each in difflib.get_close_matches(_plain(name), known, n=3)]
+    near = difflib.get_close_matches(_plain(name), known, n=6)
+    close = list(dict.fromkeys(known[each] for each in near))[:3]
     hint = f"did you mean {', '.join(close)}? " if close else ""
     raise RecipeError(
         f"neither timm nor torchvision's detection has a model {name!r}: {hint}For any other model give its "
@@ -119,20 +119,40 @@ def _evenly_spread(num_bytes: float) -> Counted:
 
 @functools.cache
 def _names() -> tuple[dict[str, str], ...]:
-    """By plain name: classifiers of timm, of torchvision, and detectors."""
+    """By plain name, with and without dots: classifiers of timm, of torchvision, and detectors."""
     others, detectors = (
         torchvision.models.list_models(module=module)
         for module in (torchvision.models, torchvision.models.detection)
     )
     # Hooks do not see the attention of torchvision's transformers; timm has the same models.
     others = [each for each in others if not each.startswith(("vit", "swin"))]
-    names = [{_plain(each): each for each in found} for found in (timm.list_models(), others, detectors)]
+    names = [
+        {_plain(each): each for each in found} | {_dotted(each): each for each in found}
+        for found in (timm.list_models(), others, detectors)
+    ]
     names[0] |= {_plain(each): found for each, found in _PAPERS.items()}
     return tuple(names)
 
 
+def _among(names: dict[str, str], text: str) -> str | None:
+    return names.get(_dotted(text)) or names.get(_plain(text))
+
+
+def _dotted(text: str) -> str:
+    """Letters and figures, and a dot where anything is between figures: regnet_y_1_6gf is 1.6, not 16."""
+    return re.sub(r"[^a-z0-9.]", "", re.sub(r"(?<=\d)[^a-z0-9]+(?=\d)", ".", text.lower()))
+
+
 def _plain(text: str) -> str:
     return re.sub("[^a-z0-9]", "", text.lower())
+
+
+def _torchvision_model(name: str) -> nn.Module:
+    try:
+        with torch.device("meta"):
+            return torchvision.models.get_model(name, weights=None)
+    except NotImplementedError:  # RegNets work out their widths in tensors, which must have values
+        return torchvision.models.get_model(name, weights=None).to("meta")
 
 
 def _count_detector(name: str) -> Counted:
