@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from lbtrain.errors import RecipeError
 from lbtrain.monitors.clock import HostClock
 from tools.scaling_report.__main__ import main
 from tools.scaling_report.measuring.stopwatch import GradientStamps
@@ -241,7 +242,9 @@ def test_autocast_exchanges_fp32_gradients(capsys: pytest.CaptureFixture[str]) -
 
 
 TODAYS_GPUS = ["h200", "B200", "GB200", "MI300X", "mi250x", "MI325X", "l40s", "A30", "RTX 4090", "A100",
-               "H20", "B300", "NVIDIA H800", "NVIDIA A800-SXM4-80GB", "NVIDIA A10G"]  # fmt: skip
+               "H20", "B300", "NVIDIA H800", "NVIDIA A800-SXM4-80GB", "NVIDIA A10G", "NVIDIA H100 NVL",
+               "NVIDIA GeForce RTX 3090 Ti", "NVIDIA RTX A4000", "AMD Instinct MI50", "Quadro RTX 6000",
+               "NVIDIA GB300", "AMD Instinct MI250X/MI250"]  # fmt: skip
 
 
 @pytest.mark.parametrize("gpu", TODAYS_GPUS)
@@ -260,10 +263,23 @@ def test_todays_networks_are_known_in_any_spelling(network: str, capsys: pytest.
 @pytest.mark.parametrize(
     ("text", "name"),
     [("2.5GbE", "eth-2.5"), ("10.0 GbE", "eth-10"), ("1.0 GbE", "eth-1"), ("5 GbE", "eth-5"),
+     ("2.5 Gigabit Ethernet", "eth-2.5"), ("25 Gigabit Ethernet", "eth-25"), ("10GigE", "eth-10"),
      ("PCIe 4.0", "pcie4"), ("PCIe Gen5 x16", "pcie5"), ("NVLink 4.0", "nvlink4"), ("25GbE", "eth-25")],
 )  # fmt: skip
 def test_a_dot_between_figures_is_no_punctuation(text: str, name: str) -> None:
     assert named(text, {**NETWORKS, **NODE_LINKS}) == name
+
+
+@pytest.mark.parametrize(
+    ("text", "presets", "near"),
+    [("EFA", NETWORKS, "efa-"), ("Slingshot", NETWORKS, "slingshot-"), ("Omni-Path", NETWORKS, "omnipath-"),
+     ("100 Gbps", NETWORKS, "ib-hdr-100, eth-100, efa-100"), ("RoCEv2", NETWORKS, "roce-"),
+     ("InfiniBand", NETWORKS, "ib-"), ("NVIDIA GeForce RTX 3080 Ti", GPUS, "rtx"),
+     ("NVLink", NODE_LINKS, "nvlink")],
+)  # fmt: skip
+def test_the_error_names_the_nearest_presets(text: str, presets: dict[str, object], near: str) -> None:
+    with pytest.raises(RecipeError, match=f"is not a preset: did you mean {near}"):
+        named(text, presets)
 
 
 def test_every_preset_says_where_its_figures_are_stated() -> None:

@@ -149,6 +149,9 @@ GPUS: dict[str, Gpu] = {
     "l40s": Gpu("pcie4", (1110, 2520), _rates(91.6, 183, 366), 350, _SHEET),
     "h100": Gpu("nvlink4", (1590, 1980), _rates(67, 494.7, 989.4), 700, f"{_SHEET}: SXM5"),
     "h100-pcie": Gpu("pcie5", (1095, 1755), _rates(51, 378, 756), 350, _SHEET),
+    "h100-nvl": Gpu(
+        "pcie5", None, _rates(60, 417.5, 835.5), 400, f"{_SHEET}: one card, at its largest power"
+    ),
     "h200": Gpu("nvlink4", (1590, 1980), _rates(67, 494.7, 989.4), 700, f"{_SHEET}: SXM"),
     "h800": Gpu("nvlink-400", (1590, 1980), _rates(67, 494.7, 989.4), 700, f"{_SHEET}: SXM5, as the H100"),
     "h20": Gpu("nvlink4", None, _rates(44, 74, 148), 400, "NVIDIA HGX H20 specification, as reported"),
@@ -157,6 +160,8 @@ GPUS: dict[str, Gpu] = {
     "b200": Gpu("nvlink5", None, _rates(75, 1125, 2250), 1000, f"{_SHEET}: HGX B200"),
     "b300": Gpu("nvlink5", None, _rates(75, 1125, 2250), 1400, f"{_SHEET}: HGX B300, at its largest power"),
     "gb200": Gpu("nvlink5", None, _rates(80, 1250, 2500), 1200, f"{_SHEET}: one GPU of GB200 NVL72"),
+    "gb300": Gpu("nvlink5", None, _rates(80, 1250, 2500), 1400, f"{_SHEET}: one GPU of GB300 NVL72"),
+    "mi50": Gpu("pcie4", None, _rates(13.3, half=26.5, bf16=False), 300, "AMD data sheet"),
     "mi100": Gpu("infinity-fabric-1", (1000, 1502), _rates(23.1, half=184.6), 300, "AMD data sheet"),
     "mi210": Gpu("infinity-fabric-1", (1000, 1700), _rates(22.6, half=181), 300, "AMD data sheet"),
     "mi250x": Gpu(
@@ -178,11 +183,14 @@ GPUS: dict[str, Gpu] = {
     "rtx2080ti": Gpu(
         "pcie3", (1350, 1545), _rates(13.4, half=53.8, bf16=False), 250, "NVIDIA Turing white paper"
     ),
+    "quadro-rtx6000": Gpu("pcie3", None, _rates(16.3, half=130.5, bf16=False), 295, _SHEET),
     "quadro-rtx8000": Gpu(
         "pcie3", (1395, 1770), _rates(16.3, half=130.5, bf16=False), 295, "NVIDIA Turing white paper"
     ),
     "rtx3080": Gpu("pcie4", (1440, 1710), _rates(29.8, 29.8, 59.5), 320, _AMPERE),
     "rtx3090": Gpu("pcie4", (1395, 1695), _rates(35.6, 35.6, 71), 350, _AMPERE),
+    "rtx3090ti": Gpu("pcie4", (1560, 1860), _rates(40, 40, 80), 450, "NVIDIA GeForce specification"),
+    "rtx-a4000": Gpu("pcie4", None, _rates(19.2, 38.3, 76.7), 140, _SHEET),
     "rtx-a5000": Gpu("pcie4", (1170, 1695), _rates(27.8, 55.6, 111.1), 230, _SHEET),
     "rtx-a6000": Gpu("pcie4", (1410, 1800), _rates(38.7, 77.4, 154.8), 300, _AMPERE),
     "rtx4080": Gpu("pcie4", (2205, 2505), _rates(48.7, 48.7, 97.5), 320, _ADA),
@@ -197,8 +205,9 @@ def named(text: str, presets: Mapping[str, Any]) -> str:
     """The name of the preset that `text` spells (see `find`). Raises RecipeError if none is."""
     if (found := find(text, presets)) is not None:
         return found
-    plain = {_plain(name): name for name in presets}
-    close = [plain[each] for each in difflib.get_close_matches(_plain(text), plain, n=3)]
+    spelled, plain = _spellings(presets), _plain(_model(text))
+    close = difflib.get_close_matches(plain, spelled, n=6) or [each for each in spelled if plain in each]
+    close = list(dict.fromkeys(spelled[each] for each in close if plain))[:3]
     nearest = f"did you mean {', '.join(close)}? " if close else ""
     raise RecipeError(f"{text!r} is not a preset: {nearest}there are {', '.join(presets)}")
 
@@ -207,27 +216,42 @@ def find(text: str, presets: Mapping[str, Any]) -> str | None:
     """The preset that `text` spells in any case and punctuation, or as a driver calls the device: `Tesla
     V100-SXM2-32GB`, `NVIDIA GeForce RTX 4090`. None if there is none.
     """
-    plain = {also: name for name in presets for also in _also(name)} | {
-        _plain(name): name for name in presets
-    }
-    short = _BESIDE_THE_MODEL.sub("", text.lower())
-    return next((plain[each] for each in map(_plain, (text, short)) if each in plain), None)
+    spelled = _spellings(presets)
+    return next((spelled[each] for each in map(_plain, (text, _model(text))) if each in spelled), None)
+
+
+def _spellings(presets: Mapping[str, Any]) -> dict[str, str]:
+    """The presets by what else they are called and by their names, plainly."""
+    others = {also: name for name in presets for also in _also(name)}
+    return others | {_plain(name): name for name in presets}
+
+
+def _model(text: str) -> str:
+    return _BESIDE_THE_MODEL.sub("", text.lower())
 
 
 def _also(name: str) -> list[str]:
-    """What else a link is called: `800GbE`, `InfiniBand HDR`, `EDR`, `PCIe Gen4 x16`; the widest port where
-    no rate is named.
+    """What else a link is called: `800GbE`, `10 Gigabit Ethernet`, `InfiniBand HDR`, `EDR`, `PCIe Gen4 x16`;
+    the widest port where no rate is named.
     """
     kind, *rest = name.split("-")
     if kind == "eth":
-        return [f"{rest[0]}gbe", f"ethernet{rest[0]}"]
+        words = ("gbe", "gige", "gigabitethernet")
+        return [*(f"{rest[0]}{word}" for word in words), f"ethernet{rest[0]}"]
     if kind == "ib":
         speed, rate = rest
         return [speed, f"ib{speed}", f"infiniband{speed}", f"infiniband{speed}{rate}", f"{speed}{rate}"]
     if kind.startswith("pcie"):
         generation = f"gen{kind.removeprefix('pcie')}"
         return [f"{kind}x16", f"pcie{generation}", f"pcie{generation}x16"]
-    return {"slingshot-100": ["slingshot10"], "slingshot-200": ["slingshot11"]}.get(name, [])
+    return _ALIASES.get(name, [])
+
+
+_ALIASES = {
+    "slingshot-100": ["slingshot10"],
+    "slingshot-200": ["slingshot11"],
+    "mi250x": ["mi250xmi250"],  # as the driver calls either
+}
 
 
 def preset(name: str, presets: Mapping[str, T]) -> T:
