@@ -98,9 +98,11 @@ def _option(words: list[str], key: str) -> tuple[list[int], list[str]] | None:
 
 def _print_plans(sizes: list[int], words: list[str], recipe: Recipe) -> None:
     from lbtrain.data import dataset_info, index_rows
+    from lbtrain.engines.deepspeed_config import complete_config
     from lbtrain.plan.plan import Plan, make_plan
     from lbtrain.plan.report import print_plans
     from lbtrain.plan.statistics import model_statistics
+    from lbtrain.tasks.weights import weights_rows
 
     recipe = recipe.with_overrides(words)
     plans: list[Plan] = []
@@ -108,12 +110,12 @@ def _print_plans(sizes: list[int], words: list[str], recipe: Recipe) -> None:
     statistics = model_statistics(recipe, dataset_info(recipe.data))
     for size in sizes:
         try:
-            plans.append(
-                make_plan(recipe, size, engine=recipe.engine_under("deepspeed"), statistics=statistics)
-            )
+            plan = make_plan(recipe, size, engine=recipe.engine_under("deepspeed"), statistics=statistics)
+            complete_config(plan, recipe.deepspeed.config)  # which reads the file, if there is one
+            plans.append(plan)
         except RecipeError as error:
             rejected[size] = str(error)
-    print_plans(plans, rejected, index_rows(recipe.data))
+    print_plans(plans, rejected, [*weights_rows(recipe.model), *index_rows(recipe.data)])
     if rejected:
         sys.exit(RecipeError.exit_code)
 

@@ -157,8 +157,10 @@ def notes(plan: Plan) -> list[str]:
     random = _random_parts(recipe)
     frozen = recipe.model.batch_norm == "frozen"
     unused = "" if plan.statistics.batch_norm_layers or frozen else _batch_norm_settings(recipe)
+    base = _base_without_effect(recipe)
     found = {
         f"{unused} has no effect: the model has no batch norm.": unused,
+        f"{base} has no effect with schedule.rule={schedule.rule}.": base,
         "The warm-up is longer than the run: the peak learning rate is never reached.": rate.warmup_length
         > 1,
         f"The warm-up starts at {start or 0:g}, above the peak learning rate of {rate.peak:g}: "
@@ -185,7 +187,7 @@ def notes(plan: Plan) -> list[str]:
         "schedule.warmup_rule=linear.": optimizer in ("lars", "lamb") and linear,
         f"{random} of the backbone keep their random initial values: model.weights is empty. Set it to a "
         "file of trained weights.": random,
-    }
+    } | {f"{every} is longer than the run: nothing is measured.": True for every in _never_measured(plan)}
     return [text for text, holds in found.items() if holds] + list(plan.statistics.notes())
 
 
@@ -197,6 +199,23 @@ def _batch_norm_settings(recipe: Recipe) -> str:
         for key in _OF_BATCH_NORM[1 if groups else 0 :]
         if written(recipe, key) != written(default, key)
     )
+
+
+def _base_without_effect(recipe: Recipe) -> str:
+    """schedule.base_batch_size where it is set to another batch than the run's and nothing follows it."""
+    rate, key = recipe.schedule, "schedule.base_batch_size"
+    followed = rate.rule in ("linear", "sqrt") or rate.regime_adaptation or rate.warmup_rule == "linear"
+    if followed or rate.base_batch_size in (recipe.batch_size, Recipe().schedule.base_batch_size):
+        return ""
+    return f"{key}={written(recipe, key)}"
+
+
+def _never_measured(plan: Plan) -> list[str]:
+    """What is to be measured less often than once in the run."""
+    recipe = plan.recipe
+    every = {"measure.noise_scale": recipe.measure.noise_scale}
+    every |= {"absa.every": recipe.absa.every} if recipe.absa.max_batch_size else {}
+    return [f"{key}={value}" for key, value in every.items() if plan.examples(value) > plan.total_examples]
 
 
 def _random_parts(recipe: Recipe) -> str:

@@ -94,6 +94,18 @@ def _found(name: str) -> tuple[Path | None, list[str]]:
     return (newest.path, newest.skipped) if newest else (None, [])
 
 
+def weights_rows(config: ModelConfig) -> list[tuple[str, str]]:
+    """(heading, text) for a plan, which reads no weights: where they are from, or a note that they are not
+    here, since the machine that plans need not have them.
+    """
+    if not config.weights or config.library == "detectron2":  # whose names only detectron2 knows
+        return []
+    try:
+        return [("trained weights", str(weights_file(config.weights) or f"{_tag(config)} of timm"))]
+    except RecipeError as error:
+        return [("trained weights: note", str(error))]
+
+
 def _tag(config: ModelConfig) -> str:
     """Of the network's published weights in timm. Raises RecipeError for a name that is neither that nor a
     file.

@@ -65,7 +65,7 @@ BELOW = {
     "trained": {"data", "engines", "faults", "launch", "runs", "tasks"},
     "cli": {"launch", "runs.files"},
     "__main__": {"cli"},
-    "main": {"data", "engines", "faults.watchdog", "launch", "plan", "run"},
+    "main": {"data", "engines", "faults.watchdog", "launch", "plan", "run", "tasks"},
     "run": {
         "data",
         "engines",

@@ -112,6 +112,17 @@ def test_a_planned_world_that_cannot_be_ends_with_2_and_shows_the_others(capsys)
     assert "rejected on 7 ranks: batch_size=32 cannot be split over 7 ranks" in shown
 
 
+def test_a_plan_names_files_that_are_not_there(tmp_path, capsys):
+    """A configuration that DeepSpeed could not read is rejected; weights may lie where the run will be."""
+    assert start("plan_for=1", "engine=deepspeed", "deepspeed.config=nothere.json") == 2
+    assert "deepspeed.config=nothere.json: [Errno 2] No such file" in capsys.readouterr().out
+    assert start("plan_for=1", "model.weights=missing") == 0
+    assert "trained weights: note        model.weights=missing is neither a file" in capsys.readouterr().out
+    torch.save({}, tmp_path / "weights.pt")
+    assert start("plan_for=1", f"model.weights={tmp_path}/weights.pt") == 0
+    assert f"trained weights              {tmp_path}/weights.pt" in capsys.readouterr().out
+
+
 def test_a_plan_writes_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert start("plan_for=1,2,4,8,16,32", "batch_size=64") == 0

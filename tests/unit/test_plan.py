@@ -392,6 +392,27 @@ def test_notes_on_what_never_happens(capsys):
     ]
 
 
+def test_notes_on_what_is_never_measured():
+    said = "measure.noise_scale=21ep is longer than the run: nothing is measured."
+    plan = plan_of(small(duration="20ep", measure=dict(noise_scale="21ep")))
+    assert said in notes(plan)
+    plan = plan_of(small(duration="20ep", measure=dict(noise_scale="20ep")))
+    assert not [note for note in notes(plan) if "measured" in note]
+    grown = small(duration="20ep", absa=dict(every="30ep", max_batch_size=128))
+    assert "absa.every=30ep is longer than the run: nothing is measured." in notes(plan_of(grown))
+
+
+def test_a_note_on_a_base_that_nothing_follows():
+    def noted(**schedule) -> list[str]:
+        plan = plan_of(small(schedule=dict(base_batch_size=32, warmup="1ep") | schedule))
+        return [note for note in notes(plan) if "base_batch_size" in note]
+
+    assert noted(rule="none") == ["schedule.base_batch_size=32 has no effect with schedule.rule=none."]
+    assert noted(rule="none", base_batch_size=64) == []  # the run's own: where base_lr was found
+    assert noted(rule="none", warmup_rule="linear") == noted(rule="none", regime_adaptation=True) == []
+    assert noted(rule="linear") == noted(rule="sqrt") == []
+
+
 @settings(max_examples=200)
 @given(
     st.integers(1, 300),

@@ -91,6 +91,11 @@ def test_the_others_run_anywhere():
         (dict(schedule=dict(decay="cosine", power=3.0)), "schedule.power=3.0 has no effect with"),
         (dict(schedule=dict(warmup="0ep", warmup_rule="linear")), "has no effect with schedule.warmup=0ep"),
         (dict(schedule=dict(warmup="0it", warmup_start_lr=0.1)), "has no effect with schedule.warmup=0it"),
+        (dict(data=dict(max_pixels=5)), "data.max_pixels=5 has no effect with data.name=digits"),
+        (
+            dict(optimizer=dict(weight_decay=0.0, no_decay=["fc.*"])),
+            "optimizer.no_decay=fc.* has no effect with optimizer.weight_decay=0.0",
+        ),
         (dict(ema=dict(warmup=True)), "ema.warmup=true has no effect with ema.decay=0.0"),
         (dict(deepspeed=dict(config="x.json")), "deepspeed.config=x.json has no effect under engine=ddp"),
     ],

@@ -122,6 +122,7 @@ class DataConfig(Unassignable):
         89_478_485,
         "An image of more pixels is taken for a decompression bomb and cannot be read.",
         at_least=1,
+        needs=f"data.name=mnist|fashion_mnist|cifar10|cifar100|{SPLIT_PHOTOS.removeprefix('data.name=')}",
     )
     classes: str = key(
         "",

@@ -28,6 +28,7 @@ class OptimizerConfig(Unassignable):
     no_decay: list[str] = key(
         ["norm", "bias"],
         "Parameters excluded from weight decay: norm, bias, or patterns of names such as head.*.",
+        needs="optimizer.weight_decay",
     )
     no_trust_ratio: list[str] = key(
         ["norm", "bias"],
