@@ -61,6 +61,16 @@ def test_never_changing_splits(root):
     assert ids(root, False, validation_share=0.1) == [6, 14, 16, 17, 18]
 
 
+def test_other_pixels_of_the_same_size_make_another_fingerprint(root, tmp_path):
+    other = shutil.copytree(root, tmp_path / "other")
+    for photo in (other / "train2017").iterdir():
+        data = bytearray(photo.read_bytes())
+        data[-20] ^= 1
+        photo.write_bytes(data)
+    one, two = (dataset_index(config(place, validation_share=0.25)).parts() for place in (root, other))
+    assert {key for key in one if one[key] != two[key]} == {"train.bytes", "eval.bytes"}
+
+
 def test_a_rare_class_is_in_both_splits(root):
     def two_rings(content) -> None:
         """Rings stay on two photos alone, whatever else is there."""
