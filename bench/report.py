@@ -204,7 +204,7 @@ def _origins(name: str, lines: list[Line]) -> str:
 
 def draw(found: dict[str, list[Line]], path: Path) -> None:
     """One line per ratio: median with its 95 % interval, on a logarithmic axis; green met, red not met, grey
-    without an aim.
+    without an aim, hollow where it is open.
     """
     import matplotlib
 
@@ -217,7 +217,8 @@ def draw(found: dict[str, list[Line]], path: Path) -> None:
         colour = {"yes": "#1a7f37", "no": "#c62828", "": "#777777"}[line["met"]]
         low, middle, high = (better(line, line[key]) for key in ("ratio_low", "ratio", "ratio_high"))
         axes.plot([low, high], [height, height], color=colour, linewidth=2, alpha=0.5)
-        axes.plot(middle, height, "o", color=colour, markersize=5)
+        filling = "white" if _is_open(line) else colour
+        axes.plot(middle, height, "o", color=colour, markersize=5, markerfacecolor=filling)
     names = [textwrap.fill(f"{line['case']} vs {line['peer_name']}", 90) for line in lines]
     axes.set_yticks(range(len(lines)), names, fontsize=7)
     axes.axvline(1, color="black", linewidth=0.8)
@@ -229,7 +230,8 @@ def draw(found: dict[str, list[Line]], path: Path) -> None:
     axes.grid(axis="x", alpha=0.3)
     axes.set_xlabel(
         "times as good as the peer (faster, or smaller):\nmedian and its 95 % interval\n"
-        "green: aim met, red: not met, grey: no aim"
+        "green: aim met, red: not met, grey: no aim\n"
+        "hollow: open (the interval holds the aim, or there was one run)"
     )
     figure.savefig(path, dpi=110)
     pyplot.close(figure)

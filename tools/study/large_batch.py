@@ -57,6 +57,7 @@ def draw_panels(ours: dict[str, list[Curve]], theirs: dict[str, list[Curve]], pa
                 axes.set_ylim(bottom=0)
             axes.set_title(f"{textwrap.fill(title, 44)}\n({label})", fontsize=10)
             axes.set_facecolor("white" if panels is ours else "#f2f2f2")
+    figure.supylabel("top-1 error (%), mean ± 2 standard deviations")
     figure.savefig(path, dpi=110)
 
 
@@ -68,8 +69,7 @@ def _panel(axes: Any, curves: list[Curve]) -> None:
     names = ["" if size in crowded else _name(size) for size in sizes]
     batch_axis(axes, sizes, names)
     axes.tick_params("x", labelsize=8)
-    axes.set(xlabel="images per step", ylabel="top-1 error (%), mean ± 2 standard deviations")
-    axes.yaxis.label.set_fontsize(8)
+    axes.set_xlabel("images per step")
     axes.legend(frameon=False, fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.2))
 
 
