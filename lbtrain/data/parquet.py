@@ -25,6 +25,8 @@ _LABELS = ("label", "labels", "fine_label", "cls", "class", "target")
 """Names of the column with the classes, the first that is there; ClassLabel is what `datasets` calls its
 type.
 """
+_IMAGES = ("image", "img", "images", "photo", "picture")
+"""Names of the column with the images. Where it is not encoded, another one that is may hold thumbnails."""
 _ENCODED = ("binary", "large_binary", "binary_view")
 _NAMES = ("string", "large_string", "string_view")
 
@@ -166,6 +168,12 @@ def _columns(path: str, schema: Any) -> tuple[str, str]:
             f"{path}: columns {', '.join(f'{field.name} ({field.type})' for field in schema)}. One column of "
             "encoded images and one of class numbers or names are needed, the latter called "
             f"{', '.join(_LABELS)} or of the type ClassLabel, and no name twice"
+        )
+    named = [name for name in schema.names if name.lower() in _IMAGES]
+    if named and images[0] not in named:
+        raise RecipeError(
+            f"{path}: the column {named[0]} is of the type {schema.field(named[0]).type}. Images are encoded "
+            f"files: write it as such, or, if the images are in {images[0]}, give it another name"
         )
     kind = schema.field(labels[0]).type
     if not _of_classes(kind):

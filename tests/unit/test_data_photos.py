@@ -285,6 +285,8 @@ def test_a_long_scan_says_how_far_it_is(tmp_path, folder, monkeypatch, capsys):
             r"columns image .binary., name .string.\. One column of encoded images",
         ),
         ({"label": [1]}, "One column of encoded images"),
+        ({"image": [[0, 1]], "thumbnail": [b"x"], "label": [1]}, "the column image is of the type list"),
+        ({"Photo": ["a.jpg"], "mask": [b"x"], "label": [1]}, "the column Photo is of the type string"),
         ({"image": [b"x", b"y"], "label": [1, None]}, "1 rows of row group 0 have no label"),
     ],
 )
