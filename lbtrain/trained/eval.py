@@ -64,9 +64,11 @@ def main(words: Sequence[str]) -> int:
             prepare_folder(folder)
         world, report = evaluate(trained, train=options.split == "train")
         if world.rank == 0:
-            with naming_out():
-                _write(folder, report, trained, options.split)
-            _show(report, trained, options.split, folder)
+            try:
+                _show(report, trained, options.split, folder)
+            finally:  # one is there even where the other is not to be had
+                with naming_out():
+                    _write(folder, report, trained, options.split)
     return 0
 
 

@@ -65,7 +65,7 @@ def test_the_peak_is_that_of_what_computes(asked, products, tmp_path, monkeypatc
         ("AMD Instinct MI300X OAM", "bf16", 1307.4),
         ("Tesla P100-PCIE-16GB", "fp32", 9.3),
         ("NVIDIA GeForce RTX 4090 Laptop GPU", "bf16", None),
-        ("NVIDIA H100 NVL", "bf16", None),
+        ("NVIDIA H100 NVL", "bf16", 835.5),
         ("NVIDIA GeForce GTX 480", "fp32", None),
         ("Tesla V100-SXM2-16GB", "bf16", None),
     ],

@@ -4,7 +4,10 @@ import csv
 import json
 import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,6 +26,7 @@ from lbtrain.trained.images import input_of
 from lbtrain.trained.model import TrainedModel, open_trained
 from tests.photos import encoded, natural, write_folder
 
+ROOT = Path(__file__).parents[3]
 RECIPE = Recipe().vary(
     batch_size=48,
     bn_batch_size=8,
@@ -213,6 +217,13 @@ def test_an_evaluation_is_shown_though_it_cannot_be_written(trained, tmp_path, c
     assert "top1_error" in out and "most often taken for" in out and "Written to" not in out
     assert err.startswith(f"error: {tmp_path}/metrics.json could not be written")
     assert err.endswith(", or name another place with --out\n")
+
+
+def test_an_evaluation_is_written_though_it_cannot_be_shown(trained, tmp_path):
+    command = f"{sys.executable} -m lbtrain eval {trained[0]} --out {tmp_path} > /dev/full"
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr.count("\n")) == (7, 1), done.stderr
+    assert json.loads((tmp_path / "metrics.json").read_text())
 
 
 def test_what_was_exported_loads_in_plain_timm(trained, tmp_path):
