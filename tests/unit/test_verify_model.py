@@ -129,6 +129,9 @@ def test_a_sweep_writes_a_row_for_each_family_and_goes_on_from_there(one_rank, t
     monkeypatch.setattr("tools.verify.sweep._built", None)
     monkeypatch.setattr("tools.verify.sweep._tried", None)
     assert main(["sweep", "--out", str(out), "--families", "ours,other"]) == 0 and out.read_text() == before
+    out.write_text(waiting := before.replace(",rejected,", ",not trained yet,"))
+    assert waiting != before and main(["sweep", "--out", str(out), "--families", "ours"]) == 0
+    assert out.read_text() == waiting, "a family that was not named is not trained"
 
 
 @pytest.mark.parametrize(

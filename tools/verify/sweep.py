@@ -97,7 +97,7 @@ def sweep(options: argparse.Namespace) -> int:
                 write_rows(options.out, in_order(), Row)
 
     fill([family for family in families if family not in rows], _built)
-    waiting = [row.family for row in rows.values() if row.outcome == NOT_TRAINED]
+    waiting = [name for name in families if name in rows and rows[name].outcome == NOT_TRAINED]
     fill(sorted(waiting, key=lambda family: rows[family].parameters), lambda family: _tried(rows[family]))
     if options.page:
         from .models_page import page_of
