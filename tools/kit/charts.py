@@ -129,7 +129,7 @@ def tidy(axes: Axes, *, legend: bool = True) -> None:
         if axis.get_scale() == "log":
             plain_numbers(axis)
     if legend and axes.get_legend_handles_labels()[0]:
-        axes.legend(framealpha=0.8, edgecolor="none", fontsize=9)  # lines may run below it
+        axes.legend(frameon=False, fontsize=9)
 
 
 def legend_below(axes: Axes, *others: Axes) -> None:
