@@ -5,5 +5,7 @@ import rich.console
 
 class Console(rich.console.Console):
     def on_broken_pipe(self) -> None:
-        """rich would end the process here, with the exit code of an error (see lbtrain.output)."""
+        """Raises the BrokenPipeError that rich has caught. rich would end the process here, with the exit
+        code of an error (see lbtrain.output).
+        """
         raise

@@ -11,6 +11,9 @@ from typing import TextIO
 
 from lbtrain.errors import SaveFailed
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""What a write that finds no room raises, without the name of the file."""
+
 
 @contextlib.contextmanager
 def while_output_is_read() -> Iterator[None]:
@@ -25,7 +28,7 @@ def while_output_is_read() -> Iterator[None]:
         _to_nowhere(sys.stdout)
         sys.exit(141)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT) or error.filename:
+        if error.errno not in FULL or error.filename:
             raise
         _to_nowhere(sys.stdout)
         raise SaveFailed(f"standard output could not be written: {error.strerror}") from error

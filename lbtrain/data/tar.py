@@ -218,9 +218,10 @@ def _group(path: str) -> str:
 
 
 def _is_wanted(name: str, notes: Notes) -> bool:
-    if not is_image(name):
+    wanted = is_image(name)
+    if not wanted:
         notes.add("left out, no image by the ending of the name", name)
-    return is_image(name)
+    return wanted
 
 
 def _shared_folders(names: Iterable[str]) -> str:

@@ -49,21 +49,22 @@ def test_what_a_launcher_repeats_at_once_is_the_same_request(request_to_stop, ex
     assert request_to_stop.agreed() and exits == []
 
 
-def test_a_second_signal_later_ends_the_process(request_to_stop, exits, monkeypatch):
-    os.kill(os.getpid(), signal.SIGINT)
+def signalled_twice(monkeypatch, first: int, later: int) -> None:
+    """`later` comes when it is no longer the same request."""
+    os.kill(os.getpid(), first)
     now = stopping.time.monotonic()
     monkeypatch.setattr(stopping.time, "monotonic", lambda: now + SECONDS_OF_ONE_REQUEST + 1)
-    os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), later)
     monkeypatch.undo()
+
+
+def test_a_second_signal_later_ends_the_process(request_to_stop, exits, monkeypatch):
+    signalled_twice(monkeypatch, signal.SIGINT, signal.SIGTERM)
     assert exits == [128 + signal.SIGTERM]
 
 
 def test_a_limit_of_cpu_time_signals_every_second_and_is_one_request(request_to_stop, exits, monkeypatch):
-    os.kill(os.getpid(), signal.SIGXCPU)
-    now = stopping.time.monotonic()
-    monkeypatch.setattr(stopping.time, "monotonic", lambda: now + SECONDS_OF_ONE_REQUEST + 1)
-    os.kill(os.getpid(), signal.SIGXCPU)
-    monkeypatch.undo()
+    signalled_twice(monkeypatch, signal.SIGXCPU, signal.SIGXCPU)
     assert request_to_stop.agreed() and exits == []
 
 

@@ -3,16 +3,13 @@ fail.
 """
 
 import argparse
-import errno
 import math
 import shlex
 import sys
 from collections.abc import Callable, Sequence
 
 from lbtrain.errors import SaveFailed, UserError
-
-_FULL = (errno.ENOSPC, errno.EDQUOT)
-"""What a write that finds no room raises, without the name of the file."""
+from lbtrain.output import FULL
 
 
 def program(command: str) -> str:
@@ -67,7 +64,7 @@ def exit_code(work: Callable[[], str | int | None]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except OSError as error:
-        if error.filename is None and error.errno not in _FULL:  # of a connection, say: a fault to be seen
+        if error.filename is None and error.errno not in FULL:  # of a connection, say: a fault to be seen
             raise
         place = "" if error.filename is None else f"{error.filename}: "
         print(f"error: {place}{error.strerror or error}", file=sys.stderr)
