@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from lbtrain.errors import RecipeError, naming_what_is_closed, reason_of
 from lbtrain.nn import head_names
 from lbtrain.recipe.sections import ModelConfig
-from lbtrain.runs.checkpoint_files import check_whole, newest_whole
+from lbtrain.runs.checkpoint_files import check_whole, checkpoint_paths, newest_whole
 from lbtrain.tasks.backbones import under_names_of
 
 Weights = dict[str, Tensor]
@@ -64,8 +64,8 @@ def read_weights(config: ModelConfig, arguments: Mapping[str, Any]) -> ReadWeigh
     """`arguments`: of timm.create_model, for a tag. Raises RecipeError with one line for what is damaged, or
     cannot be read or downloaded.
     """
-    path, skipped = _found(config.weights)
-    if path:
+    if file := weights_file(config.weights):
+        path, skipped = _whole(file, of_a_folder=Path(config.weights).expanduser().is_dir())
         return ReadWeights(_read_file(path), str(path), skipped)
     from lbtrain.tasks.timm_models import create_model
 
@@ -76,22 +76,28 @@ def read_weights(config: ModelConfig, arguments: Mapping[str, Any]) -> ReadWeigh
 
 
 def weights_file(name: str) -> Path | None:
-    """The file that a path means: itself, what was exported to a folder, or the newest checkpoint of a run
-    that is whole. None where there is nothing of that name. Raises RecipeError for what is damaged, or this
-    user may not read.
+    """The file that a path means: itself, what was exported to a folder, or the newest checkpoint of a run.
+    None where there is nothing of that name. It is not read: `read_weights` finds out whether it is damaged.
+    Raises RecipeError for what this user may not read.
     """
-    return _found(name)[0]
-
-
-def _found(name: str) -> tuple[Path | None, list[str]]:
     path = Path(name).expanduser()
     with naming_what_is_closed(f"model.weights={name}"):
         for file in (path, *(path / exported for exported in _EXPORTED)):
             if file.is_file():
-                check_whole(file)
-                return file, []
-        newest = (newest_whole(path / "checkpoints") or newest_whole(path)) if name else None
-    return (newest.path, newest.skipped) if newest else (None, [])
+                return file
+        checkpoints = (checkpoint_paths(path / "checkpoints") or checkpoint_paths(path)) if name else []
+    return checkpoints[-1] if checkpoints else None
+
+
+def _whole(file: Path, *, of_a_folder: bool) -> tuple[Path, list[str]]:
+    """The file if it is as it was written, of a folder of checkpoints the newest that is, with a line for
+    each damaged one that is newer. Raises RecipeError where none is.
+    """
+    exported = file.suffix == ".safetensors"
+    if of_a_folder and not exported and (newest := newest_whole(file.parent)):
+        return newest.path, newest.skipped
+    check_whole(file)
+    return file, []
 
 
 def weights_rows(config: ModelConfig) -> list[tuple[str, str]]:

@@ -18,6 +18,7 @@ from lbtrain.data import dataset_info
 from lbtrain.errors import RecipeError
 from lbtrain.plan.plan import make_plan
 from lbtrain.plan.report import notes
+from lbtrain.runs import checkpoint_files
 from lbtrain.tasks import build_model
 from lbtrain.tasks.weights import loaded_weights, weights_file
 from tests.tiny_detection import tiny
@@ -119,6 +120,14 @@ def test_a_damaged_checkpoint_is_skipped_and_said(tmp_path, folder):
     damage(tmp_path / "checkpoints/step_000000001.pt")
     with pytest.raises(RecipeError, match=r"step_000000002\.pt is damaged.*No good checkpoint is left"):
         started_from(tmp_path / folder)
+
+
+def test_whether_weights_are_there_is_answered_without_reading_them(tmp_path, monkeypatch):
+    newest = checkpoint(tmp_path / "checkpoints", 1, 1.0)
+    damage(newest)
+    monkeypatch.setattr(checkpoint_files, "sha256", None)  # a second a gigabyte, in every start and plan
+    assert weights_file(str(tmp_path)) == newest
+    assert weights_file(str(newest)) == newest
 
 
 def test_no_name_means_no_file_of_the_folder_one_is_in(tmp_path, monkeypatch):
