@@ -28,8 +28,11 @@ COMMANDS = {
     "curve": "lbtrain study sweep cifar10/resnet8_4k cifar10/resnet8_4k_sgd cifar10/resnet8_4k_lars "
     "cifar10/resnet8_4k_lamb cifar10/resnet8_4k_adamw cifar10/resnet8_4k_muon --batch-sizes 128,4096 "
     "--seeds 3 --out runs/cifar10_curve",
-    "methods": "lbtrain study cifar10/resnet8 cifar10/resnet8_batch_growth cifar10/resnet8_4k_regime "
-    "--launcher python --ranks 1 --seeds 3 --out runs/cifar10_methods",
+    "methods": "lbtrain study cifar10/resnet8 cifar10/resnet8_batch_growth --launcher python --ranks 1 "
+    "--seeds 3 --out runs/cifar10_methods",
+    "regime": "lbtrain study cifar10/resnet8 cifar10/resnet8_1k cifar10/resnet8_1k_sqrt "
+    "cifar10/resnet8_1k_ghost_bn cifar10/resnet8_1k_regime duration=4ep --launcher python --ranks 1 "
+    "--seeds 3 --out runs/cifar10_regime",
     "absa": "lbtrain study cifar10/resnet8_absa --launcher python --ranks 1 --seeds 3 "
     "--out runs/cifar10_absa",
     "small_batch": "lbtrain study cifar10/resnet8_small_batch --launcher python --ranks 1 --seeds 3 "
