@@ -13,7 +13,7 @@ import torch
 from bench import optim, rows
 from bench.peers import Job, Loop, accelerate_loop, by_hand, deepspeed_loop, timm_loop
 from bench.turns import in_turns
-from tools.scaling_report.model.presets import GPUS
+from tools.scaling_report.model.presets import GPUS, find
 
 COMMAND = "python -m bench.gpu"
 NVIDIA_A100 = 2470
@@ -127,11 +127,9 @@ def _beside_nvidia(title: str, rates: list[float]) -> list[rows.Row]:
     """Ours as a share of this card's data sheet over NVIDIA's share of an A100's; none for a card whose data
     sheet is not known.
     """
-    name = torch.cuda.get_device_name().lower().replace("h200", "h100")  # the same chip with another memory
-    sheet = next(
-        (gpu.tflops["bf16"] for key, gpu in GPUS.items() if key in name and "bf16" in gpu.tflops), None
-    )
-    if sheet is None:
+    card = find(torch.cuda.get_device_name(), GPUS)
+    sheet = card and GPUS[card].tflops.get("bf16")
+    if not sheet:
         return []
     mine = [rate * RESNET50_FLOPS / (sheet * 1e12) for rate in rates]
     theirs = [NVIDIA_A100 * RESNET50_FLOPS / (GPUS["a100"].tflops["fp16"] * 1e12)] * len(mine)
