@@ -302,7 +302,8 @@ def measured(recipe: Recipe, error: float, seeds: int, typed: str, timm_at: Path
             for name, train in trained.items():
                 outcomes.append(train(each))
                 tick(f"{name}, seed {each.seed}: {outcomes[-1].seconds:,.0f} s")
-    title = f"CIFAR-10 to {error:g} % error, {recipe.model.name}, batch {recipe.batch_size}, one thread"
+    made = f"{recipe.model.name}, batch {recipe.batch_size}, {recipe.duration}, {recipe.precision}"
+    title = f"CIFAR-10 to {error:g} % error, {made}, one thread"
     figures: list[tuple[str, str, str, Callable[[Outcome], float]]] = [
         ("", "s", "<=1.0", lambda side: side.seconds_to(error) or math.inf),
         (": whole run", "images/s", ">=1.0", lambda side: side.images / side.seconds),
