@@ -97,14 +97,13 @@ def deviation(values: Sequence[float]) -> float:
 
 def interval_of(*spreads: tuple[float, int], comparisons: int = 1) -> float | None:
     """Half the 95% confidence interval of a difference of two means (Welch's t), each with the deviation of a
-    run and the number of runs; None where one of them is of a single run. Of several `comparisons` the
-    intervals hold together (Bonferroni).
+    run and the number of runs; None where the spread is unknown: one of them is of a single run, or on either
+    side all runs have one score, as few seeds on few images may. Of several `comparisons` the intervals hold
+    together (Bonferroni).
     """
-    if min(n for _, n in spreads) < 2:
-        return None
     squares = [std**2 / n for std, n in spreads]
-    if not (total := sum(squares)):
-        return 0.0
+    if min(n for _, n in spreads) < 2 or not (total := sum(squares)):
+        return None
     freedom = total**2 / sum(square**2 / (n - 1) for square, (_, n) in zip(squares, spreads, strict=True))
     return float(stdtrit(freedom, 1 - 0.025 / comparisons) * total**0.5)
 

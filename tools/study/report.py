@@ -150,7 +150,8 @@ def certainty(gap: float, *sides: Scored, comparisons: int = 1) -> tuple[str, st
     """
     error = interval_of(*(side.spread for side in sides), comparisons=comparisons)
     if error is None:
-        return "", "; a single run says nothing of the spread"
+        alike = min(n for _, n in (side.spread for side in sides)) > 1
+        return "", f"; {'seeds with one score say' if alike else 'a single run says'} nothing of the spread"
     return f" ± {error:.2f}", "" if abs(gap) > error else ": no difference that these seeds can show"
 
 
