@@ -23,7 +23,7 @@ from lbtrain.recipe.files import load_recipe
 
 from ..kit.tables import Table
 from ..study.arm import origin_of
-from ..study.grid import GridArm, Point, trained
+from ..study.grid import GridArm, Point, check_rates_follow_a_rule, trained
 from ..study.jobs import Launch
 from ..study.report import provenance_of, write_result
 from . import chart
@@ -99,11 +99,7 @@ def sweep(
 def arms_of(path: Path, overrides: Sequence[str], target: Target) -> list[GridArm]:
     """One for each rate. Raises RecipeError for a recipe whose rates stand in a table: none is its own."""
     recipe = load_recipe(path).with_overrides(overrides)
-    if recipe.schedule.rule == "table":
-        raise RecipeError(
-            f"{path.stem} has a table of learning rates (schedule.rule=table): add schedule.rule=sqrt and "
-            "schedule.base_lr=..., from which the rates of all batch sizes are taken"
-        )
+    check_rates_follow_a_rule(path, recipe)
     train_examples = dataset_info(recipe.data).train_examples
     return [
         GridArm(

@@ -46,6 +46,15 @@ class GridArm:
         return rate.rule != "table" or batch_size in {entry.batch_size for entry in rate.table}
 
 
+def check_rates_follow_a_rule(path: Path, recipe: Recipe) -> None:
+    """Raises RecipeError for a recipe whose rates stand in a table: other batch sizes have none from it."""
+    if recipe.schedule.rule == "table":
+        raise RecipeError(
+            f"{path.stem} has a table of learning rates (schedule.rule=table): add schedule.rule=sqrt and "
+            "schedule.base_lr=..., from which the rates of all batch sizes are taken"
+        )
+
+
 @dataclass(frozen=True)
 class Point(Scored):
     """One arm at one batch size over all seeds."""

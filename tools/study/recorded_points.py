@@ -126,7 +126,7 @@ def published_points(
     try:
         data = json.loads(path.read_text())
         rows = [{"provenance": data["provenance"], **row} for row in data["rows"]]
-        points = [_checked(row, data["overrides"], arms, overrides, launch) for row in rows]
+        points = [_checked(row, data.get("overrides", []), arms, overrides, launch) for row in rows]
     except RecipeError as error:
         raise RecipeError(f"--continue-from {path}: {error}") from None
     except (OSError, ValueError, LookupError, TypeError) as error:
@@ -147,14 +147,15 @@ def _checked(
     arm = next((arm for arm in arms if arm.name == row["arm"]), None)
     if arm is None:
         raise RecipeError(f"it has the arm {row['arm']}, and this sweep does not: name its recipe too")
-    point = RecordedPoint(dict(row), arm.primary_metric)
-    if row["label"] != arm.primary_metric.label:
-        raise RecipeError(f"it is scored by {row['label']}, and this sweep by {arm.primary_metric.label}")
+    label = arm.primary_metric.label
+    point = RecordedPoint({"label": label, "evaluations": 1, "recipe": "", **row}, arm.primary_metric)
+    if point.row["label"] != label:
+        raise RecipeError(f"it is scored by {point.row['label']}, and this sweep by {label}")
     at = f"{point.arm} at batch size {point.batch_size}"
     recipe = arm.recipe_at(point.batch_size)
     asked = {
         "overrides": (_of_score(before), _of_score(overrides)),
-        "--evaluations": (row["evaluations"], launch.evaluations),
+        "--evaluations": (point.evaluations, launch.evaluations),
         "peak learning rate": (f"{row['peak_lr']:.4g}", f"{peak_lr(recipe):.4g}"),
     }
     for what, (there, here) in asked.items():

@@ -12,13 +12,14 @@ The first recipe is trained at every batch size in three arms:
 
 Every other recipe is a further arm, under its own rule; key=value words change all of them. An arm with
 schedule.rule=table is trained at the batch sizes of its table only; at --tuned-batch-sizes only such arms
-are. Epochs and schedules stay. Where the batch is smaller than bn_batch_size or loss_batch_size, all arms
-alike take these down to it, and they keep the memory of the running batch-norm statistics in examples, which
-only an evaluation uses (bn_momentum = 1 - (1 - m) ** (batch / the recipe's batch); Busbridge et al. 2023,
-"How to scale your EMA"). Arms that are the same run at some batch size share it. A sweep that was stopped
-continues where it was; --continue-from keeps the points of a published one, whose runs may be gone. It writes
-sweep.md, sweep.json, sweep.png, sweep_errors.png (training error by epoch beside that of the base batch:
-Goyal et al. 2017, Figures 2 to 4) and sweep.html into --out.
+are, and at --warmup-batch-sizes only the linear rule with a warm-up. Epochs and schedules stay. Where the
+batch is smaller than bn_batch_size or loss_batch_size, all arms alike take these down to it, and they keep
+the memory of the running batch-norm statistics in examples, which only an evaluation uses (bn_momentum = 1 -
+(1 - m) ** (batch / the recipe's batch); Busbridge et al. 2023, "How to scale your EMA"). Arms that are the
+same run at some batch size share it. A sweep that was stopped continues where it was; --continue-from keeps
+the points of a published one, whose runs may be gone. It writes sweep.md, sweep.json, sweep.png,
+sweep_errors.png (training error by epoch beside that of the base batch: Goyal et al. 2017, Figures 2 to 4)
+and sweep.html into --out.
 """
 
 from collections.abc import Sequence
@@ -32,16 +33,19 @@ from lbtrain.recipe.files import load_recipe
 
 from ..kit import command
 from .arm import score_metric_of
-from .grid import GridArm, batch_sizes_of, trained
+from .grid import GridArm, batch_sizes_of, check_rates_follow_a_rule, trained
 from .jobs import Launch, check_names_differ, split_words
 from .recorded_points import published_points
 from .sweep_report import write_report
 
+WARMED_UP = "linear + warm-up"
+
 
 def arms_of(reference: Path, others: Sequence[Path], overrides: Sequence[str] = ()) -> list[GridArm]:
-    """Raises RecipeError for arms that would share a folder, and for those that are scored by something else
-    than the first.
+    """Raises RecipeError for arms that would share a folder, for those that are scored by something else than
+    the first, and for a reference whose rates stand in a table.
     """
+    check_rates_follow_a_rule(reference, load_recipe(reference).with_overrides(overrides))
 
     def arm(name: str, path: Path, *words: str, warmup_from_base: bool = False) -> GridArm:
         recipe = load_recipe(path).with_overrides(overrides)
@@ -50,7 +54,7 @@ def arms_of(reference: Path, others: Sequence[Path], overrides: Sequence[str] = 
     arms = [
         arm("unscaled", reference, "schedule.rule=none", "schedule.warmup=0ep"),
         arm("linear", reference, "schedule.rule=linear", "schedule.warmup=0ep"),
-        arm("linear + warm-up", reference, "schedule.rule=linear", warmup_from_base=True),
+        arm(WARMED_UP, reference, "schedule.rule=linear", warmup_from_base=True),
         *[arm(path.stem, path) for path in others],
     ]
     check_names_differ([(each.folder, each.path) for each in arms])
@@ -61,6 +65,31 @@ def arms_of(reference: Path, others: Sequence[Path], overrides: Sequence[str] = 
                 f"{each.path}: is scored by {ours.label}, {reference} by {first.label}: sweep each by itself"
             )
     return arms
+
+
+def check_all_are_trained(
+    tuned: Sequence[GridArm], batch_sizes: Sequence[int], further: Sequence[int]
+) -> None:
+    """Raises RecipeError for an arm with a table of rates that has none of the batch sizes, and for further
+    batch sizes that no table has.
+    """
+    for arm in tuned:
+        if not any(map(arm.has_rate_at, batch_sizes)):
+            known = ", ".join(f"{entry.batch_size}" for entry in arm.recipe.schedule.table)
+            raise RecipeError(
+                f"{arm.path.stem} has learning rates at batch size {known} only (schedule.table): ask for "
+                "one of these too (--batch-sizes or --tuned-batch-sizes), or add to its table"
+            )
+    if unknown := [size for size in further if not any(arm.has_rate_at(size) for arm in tuned)]:
+        raise RecipeError(
+            f"--tuned-batch-sizes {unknown[0]}: no recipe of this sweep has a learning rate there in its "
+            "schedule.table"
+        )
+
+
+def further_sizes(text: str, sizes: Sequence[int]) -> list[int]:
+    """The batch sizes of an option, without those at which every arm is trained."""
+    return [size for size in (batch_sizes_of(text) if text else []) if size not in sizes]
 
 
 def words_at(
@@ -88,7 +117,13 @@ def main(words: list[str]) -> int:
     parser.add_argument("--batch-sizes", required=True, help="The batch sizes, such as 2,8,32,128,720.")
     parser.add_argument(
         "--tuned-batch-sizes",
+        default="",
         help="Further batch sizes, for the arms alone that have a table of rates with them.",
+    )
+    parser.add_argument(
+        "--warmup-batch-sizes",
+        default="",
+        help="Further batch sizes, for the linear rule with a warm-up alone.",
     )
     parser.add_argument(
         "--continue-from",
@@ -111,11 +146,12 @@ def main(words: list[str]) -> int:
         published = published_points(options.continue_from, arms, overrides, launch)
         known = {key: len(point.seeds) for key, point in published.items()}
         sizes = batch_sizes_of(options.batch_sizes)
-        points = trained(arms, sizes, launch, known)
-        if options.tuned_batch_sizes:
-            tuned = [arm for arm in arms if arm.recipe.schedule.rule == "table"]
-            further = [size for size in batch_sizes_of(options.tuned_batch_sizes) if size not in sizes]
-            points += trained(tuned, further, launch, known)
+        tuned = [arm for arm in arms if arm.recipe.schedule.rule == "table"]
+        tuned_sizes = further_sizes(options.tuned_batch_sizes, sizes)
+        check_all_are_trained(tuned, [*sizes, *tuned_sizes, *(size for _, size in known)], tuned_sizes)
+        points = trained(arms, sizes, launch, known) + trained(tuned, tuned_sizes, launch, known)
+        warmed_up = [arm for arm in arms if arm.name == WARMED_UP]
+        points += trained(warmed_up, further_sizes(options.warmup_batch_sizes, sizes), launch, known)
         return write_report(
             points,
             launch.out,

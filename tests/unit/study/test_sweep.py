@@ -53,6 +53,30 @@ def test_the_arms_differ_in_the_rate_and_its_warmup_alone():
     assert (lamb.recipe_at(720).optimizer.name, lamb.recipe_at(720).batch_size) == ("lamb", 720)
 
 
+@pytest.mark.parametrize(
+    ("recipes", "sizes", "said"),
+    [
+        (["resnet8_4k_muon"], ["128"], "resnet8_4k_muon has a table of learning rates"),
+        (
+            ["resnet8_4k", "resnet8_4k_sgd"],
+            ["128,2048"],
+            "sgd has learning rates at batch size 1024, 4096, 8192",
+        ),
+        (["resnet8_4k"], ["128", "--tuned-batch-sizes", "4096"], "batch-sizes 4096: no recipe of this sweep"),
+        (
+            ["resnet8_4k", "resnet8_4k_sgd"],
+            ["4096", "--tuned-batch-sizes", "8192,300"],
+            "sizes 300: no recipe",
+        ),
+    ],
+)
+def test_what_no_table_of_rates_covers_is_rejected(tmp_path, capsys, recipes, sizes, said):
+    """An arm would be left out without a word, or be trained at a rate that is nobody's."""
+    words = [*(f"cifar10/{name}" for name in recipes), "--batch-sizes", *sizes, "--out", str(tmp_path)]
+    assert sweep.main(words) == 2
+    assert said in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["linear", "unscaled", "linear+warm-up", "digits_720_lamb"])
 def test_arms_of_one_name_are_rejected(tmp_path, name):
     (tmp_path / f"{name}.py").write_text("from lbtrain import Recipe\nrecipe = Recipe()\n")
@@ -94,7 +118,7 @@ def test_every_job_runs_once_the_large_batches_first(tmp_path):
 
 def test_an_arm_with_a_table_of_rates_is_trained_at_its_batch_sizes_only(tmp_path):
     arms = arms_of(RECIPES / "cifar10/resnet8_4k.py", [RECIPES / "cifar10/resnet8_4k_sgd.py"])
-    made = points_of(arms, [128, 1024, 4096], [0], tmp_path)
+    made = points_of(arms, [128, 2048, 4096], [0], tmp_path)
     assert [point.batch_size for point in made if point.arm == "resnet8_4k_sgd"] == [4096]
     named = [
         Point(each.arm, each.batch_size, (finished(tmp_path / f"{number}", 1.0),), ERROR)
@@ -115,10 +139,13 @@ def test_tuned_batch_sizes_are_for_the_arms_with_a_table_alone(monkeypatch):
     )
     recipes = [str(RECIPES / f"cifar10/{name}.py") for name in ("resnet8_4k", "resnet8_4k_muon")]
     assert sweep.main([*recipes, "--batch-sizes", "128", "--tuned-batch-sizes", "8192,4096"]) == 0
-    assert [name for name, sizes in made if sizes == [128]][-1] == "resnet8_4k_muon" and len(made) == 5
-    assert made[-1] == ("resnet8_4k_muon", [4096, 8192])
+    assert [name for name, sizes in made if sizes == [128]][-1] == "resnet8_4k_muon"
+    assert [name for name, sizes in made if sizes == [4096, 8192]] == ["resnet8_4k_muon"]
     assert sweep.main([*recipes, "--batch-sizes", "128,4096", "--tuned-batch-sizes", "8192,4096"]) == 0
-    assert made[-1] == ("resnet8_4k_muon", [8192]), "4,096 is there already"
+    tuned = [sizes for name, sizes in made if name == "resnet8_4k_muon"]
+    assert tuned[-1] == [8192], "4,096 is there already"
+    assert sweep.main([*recipes, "--batch-sizes", "4096", "--warmup-batch-sizes", "1024,4096"]) == 0
+    assert made[-1] == ("linear + warm-up", [1024])
 
 
 def test_a_point_knows_the_shipped_recipe_that_it_is(tmp_path):
@@ -286,6 +313,20 @@ def test_a_sweep_goes_on_from_a_published_one(tmp_path, monkeypatch):
     assert sweep.main([*words, "--continue-from", str(again), "--out", str(tmp_path / "third")]) == 0
     third = json.loads((tmp_path / "third/sweep.json").read_text())
     assert not asked and {**third, "command": ""} == {**data, "command": ""}
+
+
+def test_a_sweep_goes_on_from_one_of_an_earlier_version(tmp_path, monkeypatch):
+    asked = trains_by_writing(monkeypatch)
+    assert continued(tmp_path) == 0
+    published = tmp_path / "sweep.json"
+    data = json.loads(published.read_text())
+    later = ("label", "evaluations", "recipe", "seeds", "settings", "train_error", "provenance")
+    data["rows"] = [{key: row[key] for key in row.keys() - later} for row in data["rows"]]
+    published.write_text(json.dumps({key: data[key] for key in data.keys() - {"overrides"}}))
+    asked.clear()
+    words = ["--batch-sizes", "32", "--seeds", "1", "--out", str(tmp_path / "third")]
+    digits = str(RECIPES / "digits/digits.py")
+    assert sweep.main([digits, *words, "--continue-from", str(published)]) == 0 and not asked
 
 
 def trains_by_writing(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
