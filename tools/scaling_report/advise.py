@@ -39,10 +39,12 @@ from .model.presets import GPUS, preset
 from .report import Report, ReportError, Row, load, merged
 
 EXAMPLES = """\
-90 epochs of ImageNet at batch 256 reach the target, the critical batch is 8,000 images, each GPU takes 32:
-  advise prediction.json --critical-batch 8000 --examples 115e6 --at-batch 256 --micro-batch 32
+90 epochs of ImageNet at batch 256 reach the target, and the critical batch is 8,000 images:
+  advise prediction.json --critical-batch 8000 --examples 115e6 --at-batch 256
 the critical batch as `lbtrain landscape batch runs/resnet50` found it:
-  advise prediction.json --noise-scale runs/resnet50 --examples 115e6 --micro-batch 32
+  advise prediction.json --noise-scale runs/resnet50 --examples 115e6
+a table of two columns, gpus and images_per_s, which were measured with 64 images a GPU:
+  advise rates.csv --mlperf resnet --micro-batch 64
 ResNet-50 to 75.9% as in MLPerf, two batches a GPU side by side, with money, energy and a picture:
   predict ... --out p64.json; predict ... --what-if micro_batch=256 --out p256.json
   advise p64.json p256.json --mlperf resnet --price 2.5/gpu-hour --out runs/decision
@@ -78,7 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--micro-batch",
         type=arguments.count,
-        help="images a GPU takes a step (default: as measured or predicted)",
+        help="of a table or a log: images a GPU takes at once",
     )
     add("--price", type=arguments.price, metavar="PRICE", help="for example 2.5/gpu-hour, or 32/node-hour")
     add(
@@ -242,20 +244,42 @@ def _least(options: argparse.Namespace, critical: Critical, batch: float) -> flo
     )
 
 
+def _check(report: Report, path: Path, micro_batch: int | None) -> None:
+    """Raises ReportError where `micro_batch` contradicts a batch that the report states."""
+    for each in [*report.good_rows(), *report.predictions]:
+        named = _named_batch(each, micro_batch)
+        if named and each.global_batch not in (None, named):
+            raise ReportError(
+                f"{path} says that {each.gpus} GPUs take {each.global_batch:,} images a step, not {named:,}: "
+                "leave out --micro-batch; `predict --what-if` asks about another job"
+            )
+
+
+def _batch_of(each: Prediction | Row, micro_batch: int | None) -> int:
+    """The images of a step: the report's own, or else those of `micro_batch`; 0 where neither is known."""
+    return each.global_batch or _named_batch(each, micro_batch)
+
+
+def _named_batch(each: Prediction | Row, micro_batch: int | None) -> int:
+    micro_steps = (each.accumulation or 1) if isinstance(each, Row) else 1
+    return each.gpus * (micro_batch or 0) * micro_steps
+
+
 def _rates(reports: Mapping[Path, Report], micro_batch: int | None) -> tuple[list[Rate], list[str]]:
     """One for each size and batch of all reports, and what the reader must know of them. A measured point
     stands before a predicted one; of those that differ in something else the fastest counts, and real data
     before synthetic ones, which no training reads.
     """
-
-    def batch_of(each: Prediction | Row) -> int:
-        return each.gpus * micro_batch if micro_batch else each.global_batch or 0
-
     predictions: list[Prediction] = []
     rows: list[Row] = []
     for path, report in reports.items():
+        _check(report, path, micro_batch)
         modes = {each.mode for each in report.predictions}
-        own = [row for row in report.good_rows() if batch_of(row) and (not modes or row.mode in modes)]
+        own = [
+            row
+            for row in report.good_rows()
+            if _batch_of(row, micro_batch) and (not modes or row.mode in modes)
+        ]
         if not (own or report.predictions):
             raise ReportError(
                 f"{path} holds no images/s with a batch size: give a report by `predict --out` or `measure`"
@@ -264,8 +288,8 @@ def _rates(reports: Mapping[Path, Report], micro_batch: int | None) -> tuple[lis
         rows += [row for row in own if row not in rows]
     predictions.sort(key=lambda each: each.images_per_s)
     rows.sort(key=lambda row: (row.data != "synthetic", row.images_per_s))
-    predicted = {(each.gpus, batch_of(each)): each for each in predictions}
-    measured = {(row.gpus, batch_of(row)): row for row in rows}
+    predicted = {(each.gpus, _batch_of(each, micro_batch)): each for each in predictions}
+    measured = {(row.gpus, _batch_of(row, micro_batch)): row for row in rows}
     found = {
         (gpus, batch): Rate(
             gpus=gpus,

@@ -160,7 +160,7 @@ def _table_rows(text: str, gpus_per_node: int) -> Iterator[Row]:
             raise ValueError(f"line {lines.line_num}: images_per_s={rate} must be a number above 0")
         usual = {
             "nodes": -(-gpus // gpus_per_node),
-            "global_batch": images and images * gpus,
+            "global_batch": images and images * gpus * (named.get("accumulation") or 1),
             "data": "log",
             "images_per_s_gpu": rate and rate / gpus,
         }

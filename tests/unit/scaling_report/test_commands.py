@@ -7,6 +7,7 @@ import math
 import re
 import shutil
 import subprocess
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -133,31 +134,33 @@ def test_small_times_are_not_rounded_to_nothing_and_one_size_has_no_knee() -> No
     )
 
 
-def test_advise_says_it_in_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    predictions = [replace(PREDICTION, gpus=8 * 2**i, images_per_s=1000.0 * 2**i) for i in range(9)]
-    Report(predictions=predictions).save(tmp_path / "p.json")
-    words = [
-        "advise",
-        str(tmp_path / "p.json"),
-        "--critical-batch",
-        "2000",
-        "--examples",
-        "1e8",
-        "--micro-batch",
-        "32",
+def _predicted(path: Path, batch: Callable[[int], int]) -> Path:
+    """A report with predictions for 8 to 2,048 GPUs, each of which adds as much as the first."""
+    sizes = [8 * 2**i for i in range(9)]
+    predictions = [
+        replace(PREDICTION, gpus=gpus, images_per_s=125.0 * gpus, global_batch=batch(gpus)) for gpus in sizes
     ]
-    assert main(words) == 0
-    assert re.search(
-        r"\d+ GPUs \(.*GPU-hours\); past \d+ each doubling saves under 10%", capsys.readouterr().out
-    )
+    Report(predictions=predictions).save(path)
+    return path
 
 
 @pytest.fixture
 def growing(tmp_path: Path) -> Path:
-    Report(
-        predictions=[replace(PREDICTION, gpus=8 * 2**i, images_per_s=1000.0 * 2**i) for i in range(9)]
-    ).save(tmp_path / "p.json")
-    return tmp_path / "p.json"
+    """Of 512 images a step."""
+    return _predicted(tmp_path / "p.json", lambda _: 512)
+
+
+@pytest.fixture
+def weak(tmp_path: Path) -> Path:
+    """Of 32 images a GPU."""
+    return _predicted(tmp_path / "weak.json", lambda gpus: 32 * gpus)
+
+
+def test_advise_says_it_in_a_sentence(weak: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["advise", str(weak), "--critical-batch", "2000", "--examples", "1e8"]) == 0
+    assert re.search(
+        r"\d+ GPUs \(.*GPU-hours\); past \d+ each doubling saves under 10%", capsys.readouterr().out
+    )
 
 
 def test_under_strong_scaling_the_batch_stays_and_so_do_the_images(
@@ -169,18 +172,18 @@ def test_under_strong_scaling_the_batch_stays_and_so_do_the_images(
     assert options[0]["hours"] == pytest.approx(2 * options[1]["hours"])
 
 
-def test_advise_reads_the_critical_batch_of_a_run(growing: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_advise_reads_the_critical_batch_of_a_run(weak: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = {
         "critical_batch": 2000,
         "critical_batch_interval": [500, 9000],
         "min_steps": 3000,
         "min_examples": 6e6,
     }
-    note = growing.with_name("landscape") / "batch.json"
+    note = weak.with_name("landscape") / "batch.json"
     note.parent.mkdir()
     note.write_text(json.dumps(found))
-    words = ["advise", str(growing), "--micro-batch", "32", "--json", "--noise-scale"]
-    assert main([*words, str(growing.parent)]) == 0
+    words = ["advise", str(weak), "--json", "--noise-scale"]
+    assert main([*words, str(weak.parent)]) == 0
     from_run = json.loads(capsys.readouterr().out)
     assert main([*words, str(note)]) == 0
     assert json.loads(capsys.readouterr().out) == from_run
@@ -190,14 +193,14 @@ def test_advise_reads_the_critical_batch_of_a_run(growing: Path, capsys: pytest.
 
 
 def test_a_critical_batch_without_an_upper_bound_is_said_so(
-    growing: Path, capsys: pytest.CaptureFixture[str]
+    weak: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    note = growing.with_name("b.json")
+    note = weak.with_name("b.json")
     note.write_text(
         '{"critical_batch": 900, "critical_batch_interval": [400, null], "min_steps": 9, "min_examples": '
         "8100}"
     )
-    assert main(["advise", str(growing), "--micro-batch", "32", "--noise-scale", str(note)]) == 0
+    assert main(["advise", str(weak), "--noise-scale", str(note)]) == 0
     out = capsys.readouterr().out
     assert "critical batch 900 images (400 to no known bound)" in out
     assert "to 2048 GPUs" in out  # without a bound every doubling may pay
@@ -212,14 +215,11 @@ def test_a_critical_batch_without_an_upper_bound_is_said_so(
     ],
 )
 def test_a_run_without_a_critical_batch_is_rejected(
-    text: str | None, said: str, growing: Path, capsys: pytest.CaptureFixture[str]
+    text: str | None, said: str, weak: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if text is not None:
-        (growing.parent / "b.json").write_text(text)
-    assert (
-        main(["advise", str(growing), "--micro-batch", "32", "--noise-scale", str(growing.parent / "b.json")])
-        == 2
-    )
+        (weak.parent / "b.json").write_text(text)
+    assert main(["advise", str(weak), "--noise-scale", str(weak.parent / "b.json")]) == 2
     assert said in capsys.readouterr().err
 
 
@@ -347,6 +347,22 @@ def test_advise_takes_the_images_of_a_step_from_the_flag_where_a_table_has_none(
     assert _advise(capsys, table, "--micro-batch", "64")["options"][0]["batch_size"] == 512
 
 
+def test_advise_keeps_a_batch_that_is_known(
+    weak: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = _advise(capsys, weak)
+    assert _advise(capsys, weak, "--micro-batch", "32") == known
+    words = ["--critical-batch", "2000", "--examples", "1e8", "--micro-batch", "4"]
+    assert main(["advise", str(weak), *words]) == 2
+    said = "says that 8 GPUs take 256 images a step, not 32: leave out --micro-batch"
+    assert said in capsys.readouterr().err
+    table = tmp_path / "rates.csv"
+    table.write_text("gpus,images_per_s,per_gpu_batch,accumulation\n8,2800,4,2\n")
+    assert [each["batch_size"] for each in _advise(capsys, table, *words[-2:])["options"]] == [64]
+    table.write_text("gpus,images_per_s,accumulation\n8,2800,2\n")
+    assert [each["batch_size"] for each in _advise(capsys, table, *words[-2:])["options"]] == [64]
+
+
 @pytest.mark.parametrize(
     ("gpus", "batch", "images_per_s", "minutes"),
     [(8, 3264, 26345, 29.147), (64, 3264, 166636, 4.534), (1024, 35840, 2307533, 0.575)],
@@ -402,7 +418,7 @@ def test_a_sweeps_hardest_goal_gives_a_critical_batch(
 def test_advise_needs_to_know_how_far_the_target_is(
     growing: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["advise", str(growing), "--micro-batch", "32", "--critical-batch", "2000"]) == 2
+    assert main(["advise", str(growing), "--critical-batch", "2000"]) == 2
     assert "--examples must be given" in capsys.readouterr().err
 
 
@@ -712,5 +728,6 @@ def test_advise_says_where_batches_were_never_trained_with(
     growing: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for images, said in ((32, False), (4000, True)):
-        assert main(["advise", str(growing), "--mlperf", "resnet", "--micro-batch", str(images)]) == 0
+        _predicted(growing, lambda gpus, images=images: gpus * images)
+        assert main(["advise", str(growing), "--mlperf", "resnet"]) == 0
         assert ("extrapolated" in capsys.readouterr().out) is said
