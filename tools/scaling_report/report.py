@@ -9,6 +9,7 @@ import csv
 import dataclasses
 import json
 import math
+import re
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -150,9 +151,13 @@ def load(path: Path, *, gpus_per_node: int | None = None) -> Report:
 
 
 def _table_rows(text: str, gpus_per_node: int) -> Iterator[Row]:
-    lines = csv.DictReader(text.replace("images_per_sec", "images_per_s").splitlines())
-    for cells in lines:
-        named = {name.strip(): _read(cell.strip()) for name, cell in cells.items() if cell}
+    lines = csv.reader(text.splitlines())
+    columns = _columns(next(lines, []))
+    for cells in filter(any, lines):
+        if any(cells[len(columns) :]):
+            raise ValueError(f"line {lines.line_num} has more cells than the first line has names")
+        pairs = zip(columns, cells, strict=False)
+        named = {name: _read(cell.strip()) for name, cell in pairs if name and cell.strip()}
         gpus, rate, images = named.get("gpus", 0), named.get("images_per_s"), named.get("per_gpu_batch")
         if not all(type(count) is int and count > 0 for count in (gpus, named.get("nodes", 1))):
             raise ValueError(f"line {lines.line_num}: gpus and nodes must be whole numbers above 0")
@@ -165,6 +170,19 @@ def _table_rows(text: str, gpus_per_node: int) -> Iterator[Row]:
             "images_per_s_gpu": rate and rate / gpus,
         }
         yield Row(**usual | named)
+
+
+def _columns(header: Sequence[str]) -> list[str]:
+    """The names of a table's columns, as a row has them; that of an unnamed one, which is not read, is empty.
+    Raises ValueError for a name that no row has, and for one that stands twice.
+    """
+    names = [re.sub("^images_per_sec(ond)?(?=$|_)", "images_per_s", name.strip()) for name in header]
+    known = [each.name for each in dataclasses.fields(Row)]
+    if unknown := [name for name in names if name and name not in known]:
+        raise ValueError(f"no column is called {', '.join(unknown)}; there are {', '.join(known)}")
+    if twice := [name for name in known if names.count(name) > 1]:
+        raise ValueError(f"several columns are called {', '.join(twice)}: keep one of them")
+    return names
 
 
 def _read(cell: str) -> Any:

@@ -456,6 +456,28 @@ def test_a_line_of_a_table_that_cannot_be_is_named(line: str, tmp_path: Path) ->
         load(tmp_path / "a.csv")
 
 
+def test_the_names_of_a_tables_columns_are_read_and_no_other_text(tmp_path: Path) -> None:
+    table = tmp_path / "a.csv"
+    table.write_text(", gpus,images_per_second,slowest_host\n0,8,2800,images_per_sec\n\n1,16,,\n")
+    first, second = load(table).rows
+    assert (first.gpus, first.images_per_s, first.slowest_host) == (8, 2800, "images_per_sec")
+    assert (second.gpus, second.images_per_s) == (16, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("gpus,throughput\n8,2800\n", "no column is called throughput; there are gpus, nodes, mode"),
+        ("gpus,images_per_s,images_per_sec\n8,2800,350\n", "several columns are called images_per_s:"),
+        ("gpus,images_per_s\n8,2,800\n", "line 2 has more cells than the first line has names"),
+    ],
+)
+def test_a_column_that_cannot_be_is_named(text: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(text)
+    with pytest.raises(ReportError, match=said):
+        load(tmp_path / "a.csv")
+
+
 def test_efficiency_is_against_the_smallest_good_row_of_its_kind() -> None:
     rows = with_efficiency([
         replace(ROW, gpus=4, status="timed out", images_per_s=None),
