@@ -31,17 +31,21 @@ def run(options: argparse.Namespace) -> int:
     shared = sorted(before.keys() & after.keys())
     if not shared:
         raise ReportError(
-            f"{options.before} and {options.after} share no measured point (GPUs, mode, data, ZeRO stage, "
-            "accumulation)"
+            f"{options.before} and {options.after} share no measured point (GPUs, nodes, mode, data, ZeRO "
+            "stage, accumulation, images a GPU, precision): state in both tables what the rows were of"
         )
-    print(f"{'GPUs':>6} {'kind':32}{'before':>12}{'after':>12}{'change':>9}   images/s a GPU")
+    print(f"{'GPUs':>6}{'nodes':>7} {'kind':40}{'before':>12}{'after':>12}{'change':>9}   images/s a GPU")
     slower = [point for point in shared if _print_point(before[point], after[point])]
     for only, path in (
         (before.keys() - after.keys(), options.after),
         (after.keys() - before.keys(), options.before),
     ):
         if only:
-            print(f"not in {path}: {', '.join(f'{gpus} {kind}' for gpus, kind in sorted(only))}")
+            points = (
+                f"{gpus} GPUs on {nodes} node{'s' * (nodes > 1)}, {kind}"
+                for gpus, nodes, kind in sorted(only)
+            )
+            print(f"not in {path}: {'; '.join(points)}")
     print(
         f"slower beyond the noise at {len(slower)} of {len(shared)} points"
         if slower
@@ -50,8 +54,9 @@ def run(options: argparse.Namespace) -> int:
     return 1 if slower else 0
 
 
-def _by_point(path: Path) -> dict[tuple[int, str], Row]:
-    return {(row.gpus, row.kind_label): row for row in load(path).good_rows() if row.images_per_s_gpu}
+def _by_point(path: Path) -> dict[tuple[int, int, str], Row]:
+    rows = [row for row in load(path).good_rows() if row.images_per_s_gpu]
+    return {(row.gpus, row.nodes, row.kind_label): row for row in rows}
 
 
 def _print_point(before: Row, after: Row) -> bool:
@@ -59,5 +64,6 @@ def _print_point(before: Row, after: Row) -> bool:
     slower = is_slower(before, after)
     change = after.images_per_s_gpu / before.images_per_s_gpu - 1
     rates = f"{before.images_per_s_gpu:12,.1f}{after.images_per_s_gpu:12,.1f}{change:+9.1%}"
-    print(f"{before.gpus:6} {before.kind_label:32}{rates}   {'slower' if slower else ''}".rstrip())
+    point = f"{before.gpus:6}{before.nodes:7} {before.kind_label:40}"
+    print(f"{point}{rates}   {'slower' if slower else ''}".rstrip())
     return slower

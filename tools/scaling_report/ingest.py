@@ -21,7 +21,7 @@ from pathlib import Path
 from ..kit.tables import Table
 from . import arguments
 from .formats import logs, traces
-from .report import Report, ReportError, Row, block_means, rate_columns, with_efficiency
+from .report import Report, ReportError, Row, block_means, check_points, rate_columns, with_efficiency
 
 __doc__ = __doc__ % (logs.__doc__ or "").partition("\n\n")[2].rstrip()
 
@@ -69,6 +69,7 @@ def run(options: argparse.Namespace) -> int:
             raise ReportError(f"{path} cannot be read ({error.strerror or error})") from None
         except ReportError as error:
             raise ReportError(f"{path}: {error}") from None
+    check_points(report.rows, " and ".join(files))
     report.rows = with_efficiency(report.rows)
     report.save(options.out)
     print(

@@ -12,11 +12,14 @@ from pathlib import Path
 from ..kit import command
 from ..kit.publish import ROOT, add_options, publish
 from .page import interval, number, percent
-from .report import Report, load
+from .report import Report, ReportError, load
 
 
 def block(report: Report, name: str) -> str:
     """The page's text for a report: picture, what was measured beside what is predicted, origin."""
+    kinds = sorted({row.kind_label for row in report.good_rows()})
+    if len(kinds) > 1:
+        raise ReportError(f"the page shows rows of one kind, not of {'; '.join(kinds)}: render one of them")
     measured = {row.gpus: row for row in report.good_rows()}
     lines = [
         "| GPUs | measured images/s | efficiency | predicted images/s | efficiency (90% interval) |",

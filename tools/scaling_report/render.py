@@ -13,7 +13,7 @@ from ..kit.charts import save
 from ..kit.tables import Table
 from .chart import charts_of
 from .page import interval, page, percent, rate
-from .report import Report, ReportError, Row, load, merged
+from .report import Report, ReportError, Row, check_points, load, merged
 
 
 def render(report: Report, folder: Path) -> list[Path]:
@@ -63,6 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     report = merged(load(path) for path in options.reports)
+    check_points(report.rows, " and ".join(map(str, options.reports)))
     if not (report.rows or report.predictions):
         raise ReportError("nothing to show: the reports hold no measured and no predicted size")
     for path in render(report, options.out):

@@ -11,6 +11,7 @@ import json
 import math
 import re
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,17 +68,22 @@ class Row:
     status: str = "ok"
 
     @property
-    def kind(self) -> tuple[str, str, int, int]:
-        """What rows of different sizes must share to be compared."""
-        return self.mode, self.data, self.zero_stage or 0, self.accumulation or 1
+    def kind(self) -> tuple[str, str, int, int, int | None, str | None]:
+        """What rows of different sizes must share to be compared: also the precision and, under weak scaling,
+        the images of a GPU, under strong scaling those of a step.
+        """
+        images = self.per_gpu_batch if self.mode == "weak" else self.global_batch
+        return self.mode, self.data, self.zero_stage or 0, self.accumulation or 1, images, self.precision
 
     @property
     def kind_label(self) -> str:
-        mode, data, stage, accumulation = self.kind
+        mode, data, stage, accumulation, images, precision = self.kind
         return (
             f"{mode}, {data}"
             + (f", ZeRO-{stage}" if stage else "")
             + (f", {accumulation} micro-steps" if accumulation > 1 else "")
+            + (f", {images} {'a GPU' if mode == 'weak' else 'a step'}" if images else "")
+            + (f", {precision}" if precision else "")
         )
 
 
@@ -127,8 +133,14 @@ class Report:
 def load(path: Path, *, gpus_per_node: int | None = None) -> Report:
     """Read a report, or a table in CSV that has columns of a report's rows: gpus and images_per_s at least.
     A table without a column nodes is of nodes of `gpus_per_node` GPUs, 8 if that is not known. Raises
-    ReportError with the reason if the file is missing or is something else.
+    ReportError with the reason if the file is missing, is something else, or states a point twice.
     """
+    report = _read_report(path, gpus_per_node)
+    check_points(report.rows, f"{path}")
+    return report
+
+
+def _read_report(path: Path, gpus_per_node: int | None) -> Report:
     try:
         if path.suffix == ".csv":
             size = gpus_per_node or 8
@@ -148,6 +160,19 @@ def load(path: Path, *, gpus_per_node: int | None = None) -> Report:
         ) from None
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ReportError(f"{path} is not a scaling report ({type(error).__name__}: {error})") from None
+
+
+def check_points(rows: Iterable[Row], source: str) -> None:
+    """Raises ReportError where two good rows of `source` are of one size and kind."""
+    good = (row for row in rows if row.status == "ok" and row.images_per_s)
+    counts = Counter((row.gpus, row.nodes, row.kind_label) for row in good)
+    for (gpus, nodes, kind), count in counts.items():
+        if count > 1:
+            raise ReportError(
+                f"{source}: {count} rows are of {gpus} GPUs on {nodes} node{'s' * (nodes > 1)} ({kind}): "
+                "give one with the mean of repeats, or state in which of mode, data, per_gpu_batch, "
+                "accumulation, zero_stage and precision they differ"
+            )
 
 
 def _table_rows(text: str, gpus_per_node: int) -> Iterator[Row]:
@@ -205,7 +230,7 @@ def merged(reports: Iterable[Report]) -> Report:
 
 def with_efficiency(rows: Sequence[Row]) -> list[Row]:
     """The rows with speed-up and efficiency against the smallest measured size of the same kind."""
-    smallest: dict[tuple[str, str, int, int], Row] = {}
+    smallest: dict[tuple[object, ...], Row] = {}
     for row in sorted(rows, key=lambda row: row.gpus):
         if row.status == "ok" and row.images_per_s:
             smallest.setdefault(row.kind, row)

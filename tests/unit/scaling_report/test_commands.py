@@ -23,6 +23,7 @@ from tools.scaling_report.model.epochs import Critical, benchmarks
 from tools.scaling_report.model.from_run import Named, read_baseline
 from tools.scaling_report.model.prediction import Prediction
 from tools.scaling_report.model.question import Question
+from tools.scaling_report.publish import block
 from tools.scaling_report.report import (
     Collective,
     OwnTimes,
@@ -273,7 +274,7 @@ def _advise(capsys: pytest.CaptureFixture[str], *words: Path | str) -> dict[str,
     [
         ({"zero_stage": 3, "images_per_s": 400.0}, 800, "weak, synthetic."),
         ({"zero_stage": 1, "images_per_s": 900.0}, 900, "weak, synthetic, ZeRO-1."),
-        ({"mode": "strong", "images_per_s": 900.0}, 900, "strong, synthetic."),
+        ({"mode": "strong", "images_per_s": 900.0}, 900, "strong, synthetic, 256 a step."),
         ({"data": "real", "images_per_s": 700.0}, 700, "weak, real."),
     ],
 )
@@ -446,6 +447,51 @@ def test_compare_reads_tables_as_spreadsheets_save_them(rate: float, status: int
     before.write_text("gpus,images_per_s\r\n8,2800\r\n", encoding="utf-8-sig")
     after.write_text(f"gpus,images_per_s,status\n8.0,{rate}.0,ok\n16.0,0,failed\n")
     assert main(["compare", str(before), str(after)]) == status
+
+
+def test_compare_sets_the_same_batch_and_precision_side_by_side(tmp_path: Path) -> None:
+    head, before, after = "gpus,images_per_s,per_gpu_batch,precision", tmp_path / "a.csv", tmp_path / "b.csv"
+    lines = ["8,2800,32,fp32", "8,3300,128,fp32", "8,9000,128,bf16"]
+    before.write_text("\n".join([head, *lines]))
+    after.write_text("\n".join([head, *lines[::-1]]))
+    assert main(["compare", str(before), str(after)]) == 0
+    after.write_text("\n".join([head, *lines[1:], "8,2000,32,fp32"]))
+    assert main(["compare", str(before), str(after)]) == 1
+    after.write_text(f"{head}\n8,2800,64,fp32\n")
+    assert main(["compare", str(before), str(after)]) == 2
+
+
+def test_rows_of_another_batch_are_no_baseline(tmp_path: Path) -> None:
+    table = tmp_path / "a.csv"
+    table.write_text("gpus,images_per_s,per_gpu_batch\n8,2800,32\n8,3300,128\n16,6500,128\n")
+    assert [row.efficiency for row in load(table).rows] == pytest.approx([1, 1, 6500 / 6600])
+
+
+def test_a_point_that_is_there_twice_is_rejected(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table, log, out = tmp_path / "a.csv", tmp_path / "8.log", str(tmp_path / "out")
+    table.write_text("gpus,images_per_s\n8,2800\n8,2000\n16,5300\n")
+    log.write_text("throughput: 2800 images/s in total\n" * 4)
+    Report(rows=[ROW]).save(tmp_path / "r.json")
+    for words in (
+        ["compare", str(table), str(table)],
+        ["ingest", f"8={log}", f"8={log}"],
+        ["render", str(tmp_path / "r.json"), str(tmp_path / "r.json")],
+    ):
+        assert main([*words, *["--out", out] * (words[0] != "compare")]) == 2
+        assert "2 rows are of 8 GPUs on 1 node (weak, " in capsys.readouterr().err
+
+
+def test_the_page_takes_rows_of_one_kind() -> None:
+    rows = [replace(ROW, precision=precision) for precision in ("fp32", "bf16")]
+    with pytest.raises(ReportError, match="not of weak, synthetic, bf16; weak, synthetic, fp32: render one"):
+        block(Report(rows=rows), "name")
+
+
+def test_of_a_size_on_several_numbers_of_nodes_the_fewest_count(tmp_path: Path) -> None:
+    table, named = tmp_path / "a.csv", Named(model="resnet50", micro_batch=64, network="eth-25")
+    for lines in ("8,1,2800\n16,2,5300\n16,4,4000", "8,1,2800\n16,4,4000\n16,2,5300"):
+        table.write_text(f"gpus,nodes,images_per_s\n{lines}\n")
+        assert read_baseline(table, named).rates == ((8, 2800), (16, 5300))
 
 
 @pytest.mark.parametrize("line", ["0,1,2800", "-8,1,2800", "8.5,2,2800", "many,1,2800", ",1,2800", "8,0,2800",

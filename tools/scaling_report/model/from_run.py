@@ -175,10 +175,14 @@ def _starting_row(report: Report, path: Path) -> Row:
 
 
 def _rates(start: Row, rows: Sequence[Row]) -> tuple[tuple[int, float], ...]:
-    """Throughput by size of the starting row's job, under weak scaling: the same images a GPU."""
-    alike = [each for each in rows if (each.kind, each.per_gpu_batch) == (start.kind, start.per_gpu_batch)]
-    larger = alike if start.mode == "weak" else []
-    found = {each.gpus: each.images_per_s or 0.0 for each in larger if each.gpus > start.gpus}
+    """Throughput by size of the starting row's job, under weak scaling; of a size that was measured on
+    several numbers of nodes, that on the fewest.
+    """
+    larger = [each for each in rows if each.kind == start.kind and each.gpus > start.gpus]
+    found: dict[int, float] = {}
+    if start.mode == "weak":
+        for each in sorted(larger, key=lambda row: row.nodes):
+            found.setdefault(each.gpus, each.images_per_s or 0.0)
     return ((start.gpus, start.images_per_s or 0.0), *found.items())
 
 
