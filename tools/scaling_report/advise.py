@@ -34,9 +34,10 @@ from .model.cost import (
     sentence,
 )
 from .model.epochs import Critical, benchmarks
+from .model.from_run import gpu_of
 from .model.prediction import Prediction
 from .model.presets import GPUS, preset
-from .report import Report, ReportError, Row, load, merged
+from .report import Report, ReportError, Row, load
 
 EXAMPLES = """\
 90 epochs of ImageNet at batch 256 reach the target, and the critical batch is 8,000 images:
@@ -87,7 +88,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--gpu",
         type=arguments.preset_name(GPUS),
         metavar="NAME",
-        help="whose data sheet has the power (default: the prediction's)",
+        help="whose data sheet has the power (default: each report's own)",
     )
     add("--json", action="store_true", help="print JSON")
     add("--out", type=Path, help="a folder for decision.json, decision.md, decision.png and decision.html")
@@ -96,10 +97,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     critical = _critical(options)
     reports = {path: load(path) for path in options.reports}
-    report = merged(reports.values())
-    rates, notes = _rates(reports, options.micro_batch)
+    rates, notes = _rates(reports, options.micro_batch, options.gpu)
     found, knees = _decide(rates, critical, options)
-    found = [_priced(each, rates, options, _gpu(report, options)) for each in found]
+    found = [_priced(each, rates, options.price) for each in found]
     beyond = critical.beyond(each.batch_size for each in found)
     advice = " ".join(filter(None, [sentence(found, knees), beyond, *notes]))
     answer = {
@@ -143,19 +143,23 @@ def _decide(
     return found, [knee(each) for each in bounds]
 
 
-def _priced(option: Option, rates: Sequence[Rate], options: argparse.Namespace, gpu: str | None) -> Option:
-    money = None
-    if options.price:
-        value, unit = options.price
-        point = (option.gpus, option.batch_size)
-        nodes = next(each.nodes for each in rates if (each.gpus, each.batch_size) == point)
-        money = value * (option.gpu_hours if unit == "gpu" else option.hours * nodes)
-    energy = option.gpu_hours * preset(gpu, GPUS).watts / 1000 if gpu else None
+def _priced(option: Option, rates: Sequence[Rate], price: tuple[float, str] | None) -> Option:
+    point, money = (option.gpus, option.batch_size), None
+    rate = next(each for each in rates if (each.gpus, each.batch_size) == point)
+    if price:
+        value, unit = price
+        money = value * (option.gpu_hours if unit == "gpu" else option.hours * rate.nodes)
+    energy = option.gpu_hours * preset(rate.gpu, GPUS).watts / 1000 if rate.gpu else None
     return dataclasses.replace(option, money=money, energy_kwh=energy)
 
 
-def _gpu(report: Report, options: argparse.Namespace) -> str | None:
-    return options.gpu or report.provenance.get("predicted_from", {}).get("gpu")
+def _gpu(report: Report) -> str | None:
+    """The preset of the GPU that was asked about or measured on, where the report says it."""
+    return report.provenance.get("predicted_from", {}).get("gpu") or gpu_of(report)
+
+
+def _know_energy(options: Sequence[Option]) -> bool:
+    return any(each.energy_kwh is not None for each in options)
 
 
 def _table(options: Sequence[Option]) -> Table:
@@ -169,7 +173,7 @@ def _table(options: Sequence[Option]) -> Table:
     }
     if options[0].money is not None:
         shown["money"] = lambda each: f"{each.money:,.2f}"
-    if options[0].energy_kwh is not None:
+    if _know_energy(options):
         shown["kWh of the GPUs"] = lambda each: gpu_hours_text(each.energy_kwh)
     rows = [[show(each) for show in shown.values()] + ["<- the knee" * (each == best)] for each in options]
     return Table([*shown, ""], rows, align="r" * len(shown) + "l", title="Cost to the target")
@@ -193,7 +197,7 @@ def _charts(options: Sequence[Option]) -> list[Chart]:
     quantities = {"hours": ("minutes to the target", 60.0), "gpu_hours": ("GPU-hours", 1.0)}
     if options[0].money is not None:
         quantities["money"] = ("money", 1.0)
-    if options[0].energy_kwh is not None:
+    if _know_energy(options):
         quantities["energy_kwh"] = ("kWh of the GPUs", 1.0)
 
     def chart(name: str, title: str, scale: float) -> Chart:
@@ -209,7 +213,8 @@ def _draw(axes: Axes, options: Sequence[Option], name: str, scale: float) -> Non
     best = knee(options)
     by_images: dict[int, list[Option]] = {}
     for each in options:
-        by_images.setdefault(each.batch_size // each.gpus, []).append(each)
+        if getattr(each, name) is not None:
+            by_images.setdefault(each.batch_size // each.gpus, []).append(each)
     for number, (images, own) in enumerate(sorted(by_images.items())):
         sizes = [each.gpus for each in own]
         axes.plot(
@@ -246,7 +251,8 @@ def _least(options: argparse.Namespace, critical: Critical, batch: float) -> flo
 
 def _check(report: Report, path: Path, micro_batch: int | None) -> None:
     """Raises ReportError where `micro_batch` contradicts a batch that the report states."""
-    for each in [*report.good_rows(), *report.predictions]:
+    points: list[Prediction | Row] = [*report.good_rows(), *report.predictions]
+    for each in points:
         named = _named_batch(each, micro_batch)
         if named and each.global_batch not in (None, named):
             raise ReportError(
@@ -265,13 +271,15 @@ def _named_batch(each: Prediction | Row, micro_batch: int | None) -> int:
     return each.gpus * (micro_batch or 0) * micro_steps
 
 
-def _rates(reports: Mapping[Path, Report], micro_batch: int | None) -> tuple[list[Rate], list[str]]:
+def _rates(
+    reports: Mapping[Path, Report], micro_batch: int | None, gpu: str | None
+) -> tuple[list[Rate], list[str]]:
     """One for each size and batch of all reports, and what the reader must know of them. A measured point
     stands before a predicted one; of those that differ in something else the fastest counts, and real data
-    before synthetic ones, which no training reads.
+    before synthetic ones, which no training reads. Without `gpu` each has the GPU that its report says.
     """
-    predictions: list[Prediction] = []
-    rows: list[Row] = []
+    predictions: list[tuple[Prediction, str]] = []
+    rows: list[tuple[Row, str]] = []
     for path, report in reports.items():
         _check(report, path, micro_batch)
         modes = {each.mode for each in report.predictions}
@@ -284,12 +292,13 @@ def _rates(reports: Mapping[Path, Report], micro_batch: int | None) -> tuple[lis
             raise ReportError(
                 f"{path} holds no images/s with a batch size: give a report by `predict --out` or `measure`"
             )
-        predictions += [each for each in report.predictions if each not in predictions]
-        rows += [row for row in own if row not in rows]
-    predictions.sort(key=lambda each: each.images_per_s)
-    rows.sort(key=lambda row: (row.data != "synthetic", row.images_per_s))
-    predicted = {(each.gpus, _batch_of(each, micro_batch)): each for each in predictions}
-    measured = {(row.gpus, _batch_of(row, micro_batch)): row for row in rows}
+        device = gpu or _gpu(report) or ""
+        predictions += [(each, device) for each in report.predictions if (each, device) not in predictions]
+        rows += [(row, device) for row in own if (row, device) not in rows]
+    predictions.sort(key=lambda each: (each[0].images_per_s, each[1]))
+    rows.sort(key=lambda each: (each[0].data != "synthetic", each[0].images_per_s, each[1]))
+    predicted = {(each.gpus, _batch_of(each, micro_batch)): (each, device) for each, device in predictions}
+    measured = {(row.gpus, _batch_of(row, micro_batch)): (row, device) for row, device in rows}
     found = {
         (gpus, batch): Rate(
             gpus=gpus,
@@ -297,19 +306,28 @@ def _rates(reports: Mapping[Path, Report], micro_batch: int | None) -> tuple[lis
             batch_size=batch,
             images_per_s=each.images_per_s,
             interval=(each.images_per_s_low, each.images_per_s_high),
+            gpu=device or None,
         )
-        for (gpus, batch), each in predicted.items()
+        for (gpus, batch), (each, device) in predicted.items()
     } | {
         (gpus, batch): Rate(
-            gpus=gpus, nodes=row.nodes, batch_size=batch, images_per_s=row.images_per_s or 0.0
+            gpus=gpus,
+            nodes=row.nodes,
+            batch_size=batch,
+            images_per_s=row.images_per_s or 0.0,
+            gpu=device or None,
         )
-        for (gpus, batch), row in measured.items()
+        for (gpus, batch), (row, device) in measured.items()
     }
     names, notes = " and ".join(map(str, reports)), []
+    if len({each.gpu is None for each in found.values()}) == 2:
+        notes.append(
+            "Where a report does not say the GPU, the energy is left out: `predict --gpu` states it."
+        )
     if len(predictions) > len(predicted):
         notes.append(f"Of several predictions of a size and batch in {names} the fastest counts.")
     if len(rows) > len(measured):
-        kinds = "; ".join(sorted({row.kind_label for row in measured.values()}))
+        kinds = "; ".join(sorted({row.kind_label for row, _ in measured.values()}))
         notes.append(
             f"Of several rows of a size and batch in {names} the fastest counts, with real data where there "
             f"are any: {kinds}."

@@ -263,6 +263,31 @@ def test_advise_prices_the_target_and_draws_it(growing: Path, capsys: pytest.Cap
     assert all(name in text for name in ("money", "kWh", "90% interval", "minutes"))
 
 
+def test_each_option_has_the_energy_of_its_own_reports_gpu(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An A100 draws 400 W, a V100 300 W, and nobody knows what ran the third."""
+    files = []
+    for gpus, origin in (
+        (8, {"predicted_from": {"gpu": "a100"}}),
+        (16, {"device": "Tesla V100-SXM2-32GB"}),
+        (32, {}),
+    ):
+        row = replace(ROW, gpus=gpus, global_batch=32 * gpus)
+        Report(rows=[row], provenance=origin).save(tmp_path / f"{gpus}.json")
+        files.append(tmp_path / f"{gpus}.json")
+    answers = [
+        _advise(capsys, *order, "--out", str(tmp_path / "out")) for order in itertools.permutations(files)
+    ]
+    assert all(answer["options"] == answers[0]["options"] for answer in answers)
+    watts = [
+        each["energy_kwh"] and 1000 * each["energy_kwh"] / each["gpu_hours"] for each in answers[0]["options"]
+    ]
+    assert watts == [pytest.approx(400), pytest.approx(300), None]
+    assert "Where a report does not say the GPU, the energy is left out" in answers[0]["advice"]
+    assert "Where a report" not in _advise(capsys, *files, "--gpu", "a100")["advice"]
+
+
 def _advise(capsys: pytest.CaptureFixture[str], *words: Path | str) -> dict[str, Any]:
     options = ["--critical-batch", "2000", "--examples", "1e8", "--json"]
     assert main(["advise", *map(str, words), *options]) == 0

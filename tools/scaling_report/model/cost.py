@@ -12,13 +12,16 @@ LEAST_SAVING = 0.10
 
 @dataclass(frozen=True, kw_only=True)
 class Rate:
-    """Images/s of a cluster at a global batch, with the interval of the prediction (None: measured)."""
+    """Images/s of a cluster at a global batch, with the interval of the prediction (None: measured),
+    and the preset of the GPU, where that is known.
+    """
 
     gpus: int
     nodes: int
     batch_size: int
     images_per_s: float
     interval: tuple[float, float] | None = None
+    gpu: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

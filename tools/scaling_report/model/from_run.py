@@ -45,7 +45,7 @@ def read_baseline(path: Path, named: Named) -> Baseline:
     Raises ReportError where the report does not tell enough, or something else than `named`.
     """
     report = load(path, gpus_per_node=named.gpus_per_node)
-    gpu, network = _gpu(report) or named.gpu, named.network
+    gpu, network = gpu_of(report) or named.gpu, named.network
     report.rows = [
         dataclasses.replace(
             each,
@@ -157,7 +157,7 @@ def _device(report: Report) -> str:
     return str(report.provenance.get("device") or "")
 
 
-def _gpu(report: Report) -> str | None:
+def gpu_of(report: Report) -> str | None:
     """The preset of the GPU that was measured on, by its driver's name."""
     return find(_device(report), GPUS)
 
