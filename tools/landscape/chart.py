@@ -202,12 +202,21 @@ def sweep_chart(curve: dict[str, Any]) -> Chart:
     """
     return Chart(
         f"Steps to {curve['goal']}",
-        "Steps against the batch size, both on logarithmic axes: the measured points fall and become flat "
-        f"past the critical batch, {curve['measured']['critical_batch']:,.0f}.",
+        "Steps against the batch size, both on logarithmic axes: the measured points, "
+        f"{_critical_text(curve['measured'])}.",
         partial(_draw_sweep, data=curve),
         width=7,
         height=4.8,
     )
+
+
+def _critical_text(found: dict[str, Any]) -> str:
+    low, high = found["critical_batch_interval"]
+    if low and found["critical_batch"] is not None:
+        return f"critical batch {found['critical_batch']:,.0f} (95%: {interval_text(low, high)})"
+    if low or high:
+        return f"critical batch {interval_text(low, high)} (95%)"
+    return "critical batch not bounded"
 
 
 def _draw_sweep(axes: Axes, data: dict[str, Any]) -> None:
@@ -224,9 +233,10 @@ def _draw_sweep(axes: Axes, data: dict[str, Any]) -> None:
         if found := data[key]:  # nothing where the noise scale says nothing
             critical, course = found["critical_batch"], found["min_steps"] + found["min_examples"] / fine
             interval = found["critical_batch_interval"]
-            named = f"{label}: critical batch {critical:,.0f} (95%: {interval_text(*interval)})"
+            named = f"{label}: {_critical_text(found)}"
             axes.plot(fine, course, color=colour, linestyle=style, label=named)
-            axes.axvline(critical, color=colour, linestyle=":", linewidth=1)
+            if critical is not None:
+                axes.axvline(critical, color=colour, linestyle=":", linewidth=1)
             # An interval without an end runs off the picture.
             ends = max(interval[0], edges[0] / 2), min(interval[1] or math.inf, 2 * edges[1])
             axes.axvspan(*ends, color=colour, alpha=0.1, linewidth=0)

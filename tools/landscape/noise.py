@@ -76,8 +76,10 @@ class Advice:
 
 
 def interval_text(low: float, high: float | None) -> str:
-    """Of a batch size, with or without an upper end."""
-    return f"above {low:,.0f}" if high is None else f"{low:,.0f} to {high:,.0f}"
+    """Of a batch size, with or without an upper end; a lower end of 0 is none."""
+    if high is None:
+        return f"above {low:,.0f}"
+    return f"{low:,.0f} to {high:,.0f}" if low else f"below {max(1.0, high):,.0f}"
 
 
 def windows(rows: Sequence[dict[str, Any]]) -> list[Window]:

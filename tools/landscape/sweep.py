@@ -7,7 +7,7 @@ examples_min / batch is fitted to the best ones in logarithms. The prediction co
 nearest to the middle, up to the same goal.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -35,6 +35,10 @@ EVALUATIONS = 2
 """In an epoch, where the goal is an error."""
 FEWEST_SIZES = 3
 """Batch sizes that reach a goal, of which a curve is made."""
+FAR = 1e8
+"""How many times beyond the batch sizes a critical batch is looked for; there no bend can show."""
+SAME = 1e-3
+"""By how much of the steps a curve may be off and be as good as an exact one: steps are whole numbers."""
 
 
 @dataclass(frozen=True)
@@ -196,10 +200,18 @@ def report(points: Sequence[Point], target: Target, out: Path, *, title: str, co
 
 
 def _measured(found: dict[str, Any]) -> str:
-    interval = interval_text(*found["critical_batch_interval"])
+    low, high = found["critical_batch_interval"]
+    if low and high:
+        return (
+            f"measured critical batch {found['critical_batch']:,.0f} (95%: {interval_text(low, high)}), "
+            f"fewest steps {found['min_steps']:,.0f}, fewest examples {found['min_examples']:,.0f}"
+        )
+    if not (low or high):
+        return "the steps do not bound the critical batch: measure more --seeds, or further --batch-sizes"
+    missing = "larger" if low else "smaller"
     return (
-        f"measured critical batch {found['critical_batch']:,.0f} (95%: {interval}), fewest steps "
-        f"{found['min_steps']:,.0f}, fewest examples {found['min_examples']:,.0f}"
+        f"measured critical batch {interval_text(low, high)} (95%), as no bend shows for certain: measure "
+        f"{missing} --batch-sizes, or more --seeds"
     )
 
 
@@ -240,41 +252,49 @@ def fit(best: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """steps_min and examples_min of steps = steps_min + examples_min / batch, by least squares on the
     logarithms of every seed's steps, and the critical batch, which is their ratio.
 
-    Its interval is Student's, of the logarithm, by the covariance of the fit: it holds for the best rates as
-    they were found. An end of None is not bounded by the measurements.
+    Its interval of 95% holds every critical batch whose best curve is not much worse than the best of all, by
+    Student's t: it is for the best rates as they were found. An end of 0 or None is not bounded by the
+    measurements; then no critical batch is given, and the minima only draw the curve that fits best.
     """
-    from scipy.optimize import least_squares
+    from scipy.optimize import minimize_scalar
 
     sizes = np.array([each["batch_size"] for each in best for _ in each["each"]], dtype=float)
     steps = np.array([steps for each in best for steps in each["each"]], dtype=float)
-    start = np.log([steps.min(), (steps * sizes).min()])
-    found = least_squares(
-        lambda logs: np.log(np.exp(logs[0]) + np.exp(logs[1]) / sizes) - np.log(steps), start
-    )
-    min_steps, min_examples = np.exp(found.x)
-    low, high = _interval(found, len(steps) - 2)
+
+    def min_steps(log: float) -> Any:
+        """By each measurement, in logarithms."""
+        return np.log(steps) - np.log1p(np.exp(log) / sizes)
+
+    def squares(log: float) -> float:
+        return len(steps) * float(np.var(min_steps(log)))
+
+    logs = np.linspace(np.log(sizes.min() / FAR), np.log(sizes.max() * FAR), 2001)
+    nearest = int(np.argmin([squares(log) for log in logs]))
+    bounds = logs[max(nearest - 1, 0)], logs[min(nearest + 1, len(logs) - 1)]
+    middle = float(minimize_scalar(squares, bounds=bounds, method="bounded", options={"xatol": 1e-9}).x)
+    freedom = len(steps) - 2
+    worst = squares(middle) * (1 + float(stdtrit(freedom, 0.975)) ** 2 / freedom) + SAME**2 * len(steps)
+    low = _crossing(squares, worst, [*logs[logs < middle], middle])
+    high = _crossing(squares, worst, [*logs[logs > middle][::-1], middle])
+    critical, fewest = float(np.exp(middle)), float(np.exp(np.mean(min_steps(middle))))
     return {
-        "critical_batch": float(min_examples / min_steps),
-        "critical_batch_interval": (low, high),
-        "min_steps": float(min_steps),
-        "min_examples": float(min_examples),
+        "critical_batch": critical if low and high else None,
+        "critical_batch_interval": (low or 0.0, high),
+        "min_steps": fewest,
+        "min_examples": critical * fewest,
     }
 
 
-def _interval(found: Any, freedom: int) -> tuple[float, float | None]:
-    """95%, of the critical batch of a fit with so many degrees of freedom; unbounded where one of the two
-    minima does not show in the data.
+def _crossing(squares: Callable[[float], float], worst: float, logs: Sequence[float]) -> float | None:
+    """The first critical batch, of those whose logarithms are given, that is not worse than `worst`; None
+    where already the first one is not.
     """
-    curvature = found.jac.T @ found.jac
-    if freedom < 1 or np.linalg.cond(curvature) > 1e12:
-        return 0.0, None
-    covariance = np.linalg.inv(curvature) * 2 * found.cost / freedom
-    contrast = np.array([-1.0, 1.0])
-    width = float(stdtrit(freedom, 0.975) * np.sqrt(contrast @ covariance @ contrast))
-    middle = float(contrast @ found.x)
-    if middle + width > np.log(np.finfo(float).max):
-        return 0.0, None
-    return float(np.exp(middle - width)), float(np.exp(middle + width))
+    from scipy.optimize import brentq
+
+    first = next(number for number, log in enumerate(logs) if squares(log) <= worst)
+    if first == 0:
+        return None
+    return float(np.exp(brentq(lambda log: squares(log) - worst, logs[first - 1], logs[first])))
 
 
 def _prediction(best: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:

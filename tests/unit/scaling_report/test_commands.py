@@ -432,10 +432,11 @@ def test_a_sweeps_hardest_goal_gives_a_critical_batch(
     assert critical["batch"] == pytest.approx(1000, rel=1e-3)
     assert critical["min_examples"] == pytest.approx(3e6, rel=1e-3) and critical["largest"] == 10_000
     unbounded = goal(25, 3000, 1000)
-    unbounded["measured"]["critical_batch_interval"] = (0, None)
-    sweep.write_text(json.dumps({"goals": [unbounded]}))
-    assert main(["advise", str(growing), "--sweep", str(sweep)]) == 2
-    assert "do not bound the critical batch; add batch sizes or seeds" in capsys.readouterr().err
+    for interval in ((0, None), (500, None), (0, 2000)):
+        unbounded["measured"]["critical_batch_interval"] = interval
+        sweep.write_text(json.dumps({"goals": [unbounded]}))
+        assert main(["advise", str(growing), "--sweep", str(sweep)]) == 2
+        assert "do not bound the critical batch; add batch sizes or seeds" in capsys.readouterr().err
     sweep.write_text(json.dumps({"goals": []}))
     assert main(["advise", str(growing), "--sweep", str(sweep)]) == 2
     assert "steps.json is not a sweep's result" in capsys.readouterr().err

@@ -52,8 +52,11 @@ class Critical:
         try:
             hardest = min(values["goals"], key=lambda goal: float(goal["value"]))
             measured, largest = hardest["measured"], max(row["batch_size"] for row in hardest["points"])
+            low, high = measured["critical_batch_interval"]
         except (ValueError, TypeError, KeyError) as error:
             raise ReportError(f"{file} is not a sweep's result ({type(error).__name__}: {error})") from None
+        if not (low and high):
+            raise _unbounded(file)
         return _read(measured, file, largest)
 
     @staticmethod
@@ -108,9 +111,7 @@ def _read(values: dict, file: Path, largest: float | None = None) -> Critical:
     except (ValueError, TypeError, KeyError) as error:
         raise ReportError(f"{file} does not say a critical batch ({type(error).__name__}: {error})") from None
     if low == 0:
-        raise ReportError(
-            f"{file}: its measurements do not bound the critical batch; add batch sizes or seeds"
-        )
+        raise _unbounded(file)
     if not (0 < batch < math.inf and low > 0 and (high is None or low <= high)):
         raise ReportError(f"{file}: a critical batch of {batch} in [{low}, {high}] cannot be")
     return Critical(
@@ -120,6 +121,10 @@ def _read(values: dict, file: Path, largest: float | None = None) -> Critical:
         min_examples=least and float(least),
         largest=largest,
     )
+
+
+def _unbounded(file: Path) -> ReportError:
+    return ReportError(f"{file}: its measurements do not bound the critical batch; add batch sizes or seeds")
 
 
 def _fitted(points: list[tuple[float, float]], source: str) -> Critical:
