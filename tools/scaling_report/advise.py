@@ -13,7 +13,6 @@ Intervals join those of the prediction and of the critical batch.
 import argparse
 import dataclasses
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -128,9 +127,10 @@ def _decide(
     rates: Sequence[Rate], critical: Critical, options: argparse.Namespace
 ) -> tuple[list[Option], list[Option]]:
     """The options with the interval of their hours, and the knees at the bounds of the critical batch."""
+    curves = [(critical.batch, critical.min_examples), *critical.bounds()]
     middle, *bounds = (
-        options_for(rates, critical_batch=batch, least_examples=_least(options, critical, batch))
-        for batch in (critical.batch, critical.low, critical.high or math.inf)
+        options_for(rates, critical_batch=batch, least_examples=_least(options, batch, fewest))
+        for batch, fewest in curves
     )
     intervals = {(each.gpus, each.batch_size): each for each in rates}
     found = []
@@ -238,12 +238,12 @@ def _draw(axes: Axes, options: Sequence[Option], name: str, scale: float) -> Non
     tidy(axes)
 
 
-def _least(options: argparse.Namespace, critical: Critical, batch: float) -> float:
-    """Images to the target at a very small batch."""
+def _least(options: argparse.Namespace, batch: float, fewest: float | None) -> float:
+    """Images to the target at a very small batch, if the critical one is `batch`."""
     if options.examples:
         return float(options.examples) / (1 + options.at_batch / batch)
-    if critical.min_examples:
-        return critical.min_examples
+    if fewest:
+        return fewest
     raise ReportError(
         "--examples must be given: how many images (epochs x data set) reach the target at --at-batch"
     )

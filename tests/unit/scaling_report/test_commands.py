@@ -442,6 +442,38 @@ def test_a_sweeps_hardest_goal_gives_a_critical_batch(
     assert "steps.json is not a sweep's result" in capsys.readouterr().err
 
 
+def test_the_images_are_known_where_they_were_measured(
+    growing: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """4.5e6 images were measured at batch 500, so that they are certain there; a batch of 4,000 takes
+    3e6 (1 + 4000 / 1000), or from 4.5e6 (1 + 4000 / 2000) / (1 + 500 / 2000) to as much with 500.
+    """
+    found = {"critical_batch": 1000, "critical_batch_interval": [500, 2000], "min_examples": 3e6}
+    points = [{"batch_size": size} for size in (250, 500, 1000)]
+    files = {"--noise-scale": found | {"run_batch": 500}}
+    files["--sweep"] = {"goals": [{"value": 1, "points": points, "measured": found}]}
+    for flag, content in files.items():
+        file = growing.with_name("critical.json")
+        file.write_text(json.dumps(content))
+        for batch, images in ((500, [4.5e6] * 3), (4000, [10.8e6, 15e6, 20.25e6])):
+            Report(rows=[replace(ROW, global_batch=batch)]).save(growing)
+            assert main(["advise", str(growing), flag, str(file), "--json"]) == 0
+            (option,) = json.loads(capsys.readouterr().out)["options"]
+            hours = [option[name] for name in ("hours_low", "hours", "hours_high")]
+            assert hours == pytest.approx([each / 800 / 3600 for each in images])
+
+
+def test_mlperfs_fewest_images_and_critical_batch_bound_the_time_together() -> None:
+    """Within the batches that were trained with, leaving one out changes the images little."""
+    critical = Critical.of_mlperf("resnet")
+    assert critical.min_examples and len(critical.bounds()) > 3
+    for least, slope in critical.parts:
+        assert (least / slope, least) in critical.bounds()
+    at = 16_384
+    images = [(least or 0) * (1 + at / batch) for batch, least in critical.bounds()]
+    assert max(images) / min(images) < 1.1
+
+
 def test_advise_needs_to_know_how_far_the_target_is(
     growing: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

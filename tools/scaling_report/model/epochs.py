@@ -5,6 +5,7 @@ equation 2.11), with E_min and B_crit measured by a noise scale, by a sweep's st
 import csv
 import json
 import math
+import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,9 @@ class Critical:
     """The critical batch in images with its interval (equal bounds where it was just given; `high` None: no
     upper bound is known), the fewest images that reach the target, if known, and the largest batch that was
     trained with, if any.
+
+    `measured_at` is the batch whose images to the target were measured: there they are known, whatever the
+    critical batch is. `parts` are the lines (`_line`) of MLPerf's points but one each.
     """
 
     batch: float
@@ -30,6 +34,8 @@ class Critical:
     high: float | None
     min_examples: float | None = None
     largest: float | None = None
+    measured_at: float | None = None
+    parts: tuple[tuple[float, float], ...] = ()
 
     @staticmethod
     def given(batch: float) -> "Critical":
@@ -53,11 +59,12 @@ class Critical:
             hardest = min(values["goals"], key=lambda goal: float(goal["value"]))
             measured, largest = hardest["measured"], max(row["batch_size"] for row in hardest["points"])
             low, high = measured["critical_batch_interval"]
+            middle = statistics.geometric_mean(row["batch_size"] for row in hardest["points"])
         except (ValueError, TypeError, KeyError) as error:
             raise ReportError(f"{file} is not a sweep's result ({type(error).__name__}: {error})") from None
         if not (low and high):
             raise _unbounded(file)
-        return _read(measured, file, largest)
+        return _read(measured | {"run_batch": middle}, file, largest)
 
     @staticmethod
     def of_mlperf(benchmark: str) -> "Critical":
@@ -77,6 +84,17 @@ class Critical:
             f"Nothing was trained with more than {self.largest:,.0f} images a step: what {min(larger):,} and "
             "more need is extrapolated."
         )
+
+    def bounds(self) -> list[tuple[float, float | None]]:
+        """Critical batches, and the fewest images that belong to each, between which the truth lies."""
+        if self.parts:
+            return [(least / slope if slope > 0 else math.inf, least) for least, slope in self.parts]
+        return [(batch, self._fewest(batch)) for batch in (self.low, self.high or math.inf)]
+
+    def _fewest(self, batch: float) -> float | None:
+        """Images to the target at a very small batch if the critical one is `batch`."""
+        at = self.measured_at or 0.0
+        return self.min_examples and self.min_examples * (1 + at / self.batch) / (1 + at / batch)
 
     @property
     def description(self) -> str:
@@ -107,7 +125,7 @@ def _read(values: dict, file: Path, largest: float | None = None) -> Critical:
     """What either command found. Raises ReportError where it cannot be."""
     try:
         batch, (low, high) = float(values["critical_batch"]), values["critical_batch_interval"]
-        least = values["min_examples"]
+        least, measured_at = values["min_examples"], float(values.get("run_batch", 0))
     except (ValueError, TypeError, KeyError) as error:
         raise ReportError(f"{file} does not say a critical batch ({type(error).__name__}: {error})") from None
     if low == 0:
@@ -120,6 +138,7 @@ def _read(values: dict, file: Path, largest: float | None = None) -> Critical:
         high=high and float(high),
         min_examples=least and float(least),
         largest=largest,
+        measured_at=measured_at or None,
     )
 
 
@@ -145,6 +164,7 @@ def _fitted(points: list[tuple[float, float]], source: str) -> Critical:
         high=high if high < math.inf else None,
         min_examples=whole[0],
         largest=max(batch for batch, _ in points),
+        parts=tuple(parts),
     )
 
 
