@@ -128,7 +128,8 @@ def naming_the_shortage() -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError) as error:
-        remedy = next((remedy for words, remedy in _SHORTAGES.items() if words in str(error)), "")
+        said = (error.strerror if isinstance(error, OSError) else "") or str(error)  # not a file's name
+        remedy = next((remedy for words, remedy in _SHORTAGES.items() if words in said), "")
         if isinstance(error, UserError) or not remedy:
             raise
         raise HostError(f"{str(error).strip().splitlines()[-1]}: {remedy}") from error

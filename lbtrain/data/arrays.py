@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from lbtrain.data.decode import MAX_PIXELS, BrokenImage, unreadable, whole_image
 from lbtrain.data.folder import Files
-from lbtrain.errors import DataError, RecipeError
+from lbtrain.errors import DataError, RecipeError, naming_the_shortage
 
 Arrays = tuple[NDArray[np.uint8], NDArray[Any]]
 """Images (N, height, width, channels) and labels (N,)."""
@@ -108,7 +108,9 @@ def _decoded_folder(folder: Path) -> Arrays:
 
 def _decoded(files: Files, index: int) -> NDArray[np.uint8]:
     try:
-        pixels = whole_image(files.read(index))
+        with naming_the_shortage():
+            data = files.read(index)
+        pixels = whole_image(data)
     except (BrokenImage, OSError) as error:
         raise unreadable(files.name(index), error) from error
     if pixels.shape != _CIFAR_SHAPE:

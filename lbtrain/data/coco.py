@@ -28,7 +28,7 @@ from lbtrain.data.decode import MAX_PIXELS, BrokenImage, opened, rgb, upright
 from lbtrain.data.index import Notes, SplitIndex, digests, sampled
 from lbtrain.data.instances import Sample, not_empty
 from lbtrain.data.outlines import encoded, mask_of, touches_image
-from lbtrain.errors import DataError, RecipeError
+from lbtrain.errors import DataError, RecipeError, naming_the_shortage
 
 
 class CocoSource:
@@ -108,7 +108,9 @@ class CocoSource:
     def _pixels(self, image: Record) -> NDArray[np.uint8]:
         path = self.folder / image["file_name"]
         try:
-            stored = opened(path.read_bytes(), self.max_pixels)
+            with naming_the_shortage():
+                data = path.read_bytes()
+            stored = opened(data, self.max_pixels)
             pixels = rgb(upright(stored))
         except (BrokenImage, OSError, ValueError) as error:
             raise DataError(f"{path}: image {image['id']} cannot be read: {error}") from error

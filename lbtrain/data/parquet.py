@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from lbtrain.data.containers import renumbered
 from lbtrain.data.index import Note, Notes, class_order, composed
 from lbtrain.data.progress import Progress
-from lbtrain.errors import DataError, RecipeError
+from lbtrain.errors import DataError, RecipeError, naming_the_shortage
 
-_GROUPS_KEPT = 4
+_GROUPS_KEPT, _FILES_KEPT = 4, 32
 _LABELS = ("label", "labels", "fine_label", "cls", "class", "target")
 """Names of the column with the classes, the first that is there; ClassLabel is what `datasets` calls its
 type.
@@ -83,7 +83,7 @@ class ParquetRows:
 
     def _forget(self) -> None:
         self._process = os.getpid()
-        self._open: dict[int, Any] = {}
+        self._open: OrderedDict[int, Any] = OrderedDict()
         self._kept: OrderedDict[int, Any] = OrderedDict()
 
     def __len__(self) -> int:
@@ -111,15 +111,22 @@ class ParquetRows:
             self._forget()
         if group not in self._kept:
             shard, number = self._groups[group]
-            if shard not in self._open:
-                self._open[shard] = _open(self._files[shard])
-            self._kept[group] = _column(self._open[shard], number, self._image)
+            self._kept[group] = _column(self._file(shard), number, self._image)
             if len(self._kept) > _GROUPS_KEPT:
                 self._kept.popitem(last=False)
         return self._kept[group]
 
+    def _file(self, shard: int) -> Any:
+        """Open; the one that was used longest ago is closed where too many are."""
+        if shard not in self._open:
+            if len(self._open) == _FILES_KEPT:
+                self._open.popitem(last=False)[1].close()
+            self._open[shard] = _open(self._files[shard])
+        self._open.move_to_end(shard)
+        return self._open[shard]
+
     def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"_open": {}, "_kept": OrderedDict()}
+        return vars(self) | {"_open": OrderedDict(), "_kept": OrderedDict()}
 
 
 def _open(path: str) -> Any:
@@ -127,7 +134,8 @@ def _open(path: str) -> Any:
     import pyarrow.parquet
 
     try:
-        file = pyarrow.parquet.ParquetFile(path, memory_map=True, page_checksum_verification=True)
+        with naming_the_shortage():
+            file = pyarrow.parquet.ParquetFile(path, memory_map=True, page_checksum_verification=True)
     except (OSError, ValueError, pyarrow.ArrowException) as error:
         raise DataError(f"{path}: not a whole parquet file ({error}); fetch or write it again") from error
     rows = [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]

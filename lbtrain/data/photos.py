@@ -17,7 +17,7 @@ from lbtrain.data.pixels import PixelRules
 from lbtrain.data.sources import Batch
 from lbtrain.data.stream import PADDING, Block
 from lbtrain.data.views import View
-from lbtrain.errors import DataError
+from lbtrain.errors import DataError, naming_the_shortage
 
 MOST_IN_A_ROW = 16
 """So many broken images one after the other are not a blemish of the data but a disk that is gone."""
@@ -119,7 +119,9 @@ class PhotoSource:
     def _photo(self, index: int) -> Photo:
         interpolation, most = self.rules.interpolation, self.max_pixels
         try:
-            return Photo(self.container.read(index), interpolation=interpolation, max_pixels=most)
+            with naming_the_shortage():  # the image may be whole: it is neither replaced nor to be repaired
+                data = self.container.read(index)
+            return Photo(data, interpolation=interpolation, max_pixels=most)
         except (BrokenImage, OSError) as error:
             raise unreadable(self.container.name(index), error) from error
 

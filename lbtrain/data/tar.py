@@ -10,7 +10,7 @@ import posixpath
 from collections.abc import Iterable, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -52,23 +52,17 @@ class TarMembers:
         self.labels = index["labels"]
         self.classes: Sequence[str] | None = [os.fsdecode(name) for name in index["classes"].tolist()] or None
         self.notes = notes_of(index)
-        self._files: dict[int, int] = {}
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def read(self, index: int) -> bytes:
-        shard, size = int(self._shards[index]), int(self.sizes[index])
-        if shard not in self._files:
-            self._files[shard] = os.open(self._tars[shard], os.O_RDONLY | os.O_CLOEXEC)
-        # pread leaves the position alone, so that workers may share what was opened before they were forked.
-        return os.pread(self._files[shard], size, int(self._starts[index]))
+        # Opened for this image alone: a data set may have more shards than a process may have files open.
+        with open(self._tars[int(self._shards[index])], "rb", buffering=0) as file:
+            return os.pread(file.fileno(), int(self.sizes[index]), int(self._starts[index]))
 
     def name(self, index: int) -> str:
         return f"{self._tars[int(self._shards[index])]}:{os.fsdecode(self.names[index].item())}"
-
-    def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"_files": {}}
 
 
 class _Image(NamedTuple):

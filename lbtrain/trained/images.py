@@ -14,7 +14,7 @@ from lbtrain.data.decode import BrokenImage, Photo, unreadable, whole_image
 from lbtrain.data.formats import is_hidden_folder, is_image
 from lbtrain.data.index import natural_key
 from lbtrain.data.views import VIEWS
-from lbtrain.errors import RecipeError, naming_what_is_closed
+from lbtrain.errors import RecipeError, naming_the_shortage, naming_what_is_closed
 
 T = TypeVar("T")
 
@@ -57,7 +57,9 @@ def readable(
     """
     for number, path in enumerate(paths):
         try:
-            prepared = prepare(path.read_bytes())
+            with naming_the_shortage():
+                data = path.read_bytes()
+            prepared = prepare(data)
         except (BrokenImage, OSError) as error:
             broken.append(str(unreadable(str(path), error)))
             continue

@@ -1,20 +1,29 @@
 """A host that has too little of something: one message with the remedy, and exit code 8."""
 
+import contextlib
 import errno
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
+import tarfile
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
+from lbtrain.data import open_source, parquet
 from lbtrain.data.loading import batches
 from lbtrain.data.stream import SampleStream
 from lbtrain.errors import HostError, SaveFailed, naming_the_shortage
+from lbtrain.recipe import DataConfig
+from tests.photos import encoded, natural
 
 ROOT = Path(__file__).parents[2]
 
@@ -69,7 +78,15 @@ def test_a_shortage_is_named_with_its_remedy(error, remedy):
         raise error
 
 
-@pytest.mark.parametrize("error", [RuntimeError("a mistake"), KeyError("x"), SaveFailed("shared memory")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("a mistake"),
+        KeyError("x"),
+        SaveFailed("shared memory"),
+        FileNotFoundError(errno.ENOENT, "No such file or directory", "shared memory/a.jpg"),
+    ],
+)
 def test_other_errors_stay_what_they_are(error):
     with pytest.raises(type(error)) as raised, naming_the_shortage():
         raise error
@@ -95,3 +112,72 @@ def test_too_few_open_files_end_a_run_with_the_remedy(tmp_path):
     assert done.returncode == 8, done.stderr
     assert "[rank0]" not in done.stderr
     assert "Too many open files" in done.stderr and "ulimit -n 4096" in done.stderr
+
+
+SHARDS = 24
+
+
+def write_tars(root: Path) -> None:
+    for number in range(SHARDS):
+        with tarfile.open(root / f"train-{number:05}.tar", "w") as file:
+            path = root / "ant" / f"{number}.png"
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(encoded(natural(number, 20, 20), "PNG"))
+            file.add(path, f"ant/{number}.png")
+            path.unlink()
+
+
+def write_parquets(root: Path) -> None:
+    for number in range(SHARDS):
+        image = encoded(natural(number, 20, 20), "PNG")
+        pq.write_table(pa.table({"image": [image], "label": [0]}), root / f"train-{number:05}.parquet")
+
+
+@contextlib.contextmanager
+def only_so_many_more_files(count: int) -> Iterator[None]:
+    free = [os.open(os.devnull, os.O_RDONLY) for _ in range(count)]
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(free) + 1, limits[1]))
+    for each in free:
+        os.close(each)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+@pytest.mark.parametrize("write", [write_tars, write_parquets])
+def test_a_data_set_may_have_more_shards_than_a_process_open_files(tmp_path, monkeypatch, write):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(parquet, "_FILES_KEPT", 4)
+    root = tmp_path / "photos"
+    root.mkdir()
+    write(root)
+    source = open_source(photos(root), train=True, seed=0)
+    order = SampleStream(SHARDS, seed=0).block(0, 2 * SHARDS)
+    with only_so_many_more_files(8):
+        images, _ = source.fetch(order)
+    assert not source.take_replaced()
+    assert torch.equal(images, source.fetch(order)[0]) and len(set(images.sum((1, 2, 3)).tolist())) == SHARDS
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM])
+def test_an_image_that_a_host_is_too_small_to_read_is_not_broken(tmp_path, monkeypatch, number):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    root = tmp_path / "photos"
+    (root / "train" / "ant").mkdir(parents=True)
+    (root / "train" / "ant" / "0.png").write_bytes(encoded(natural(0, 20, 20), "PNG"))
+    source = open_source(photos(root), train=True, seed=0)
+
+    def refused(_):
+        raise OSError(number, os.strerror(number), "train/ant/0.png")
+
+    monkeypatch.setattr(source.container, "read", refused)
+    with pytest.raises(HostError, match=os.strerror(number)):
+        source.fetch(SampleStream(1, seed=0).block(0, 1))
+
+
+def photos(root: Path) -> DataConfig:
+    return DataConfig(
+        name="imagefolder", root=str(root), image_size=16, on_error="replace", validation_root="none"
+    )
