@@ -77,7 +77,11 @@ def run(
         checkpoints.started = started - (loaded.seconds if loaded else 0.0)
         check_same_on_all_ranks({"newest checkpoint (examples seen)": str(progress.examples)})
         finished = directory.summary()
-        if finished and (progress.examples >= plan.total_examples or all_reached(recipe.stop_at, finished)):
+        if (
+            finished
+            and finished["examples"] == progress.examples  # not that of an earlier leg
+            and (progress.examples >= plan.total_examples or all_reached(recipe.stop_at, finished))
+        ):
             _print_on_leader(
                 world,
                 f"{directory.path} holds this run already. It finished at step {progress.step} "

@@ -71,6 +71,17 @@ def test_a_finished_run_without_checkpoints_is_not_trained_anew(tmp_path):
     assert (tmp_path / "metrics.jsonl").read_text() == rows
 
 
+def test_the_summary_of_an_earlier_leg_is_not_that_of_the_last(tmp_path):
+    recipe = FOUR_STEPS.vary(run_dir=str(tmp_path), resume="new_leg")
+    run(recipe.vary(duration="2it"), "digits", on_screen=False)
+    earlier = (tmp_path / "summary.json").read_bytes()
+    last = run(recipe, "digits", on_screen=False)
+    (tmp_path / "summary.json").write_bytes(earlier)  # as a crash after the last checkpoint leaves it
+    again = run(recipe, "digits", on_screen=False)
+    assert (again["step"], again["top1_error"]) == (4, last["top1_error"])
+    assert json.loads((tmp_path / "summary.json").read_text())["step"] == 4
+
+
 def test_a_run_whose_precision_was_chosen_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr(precision, "device_with_bf16", lambda: ("this CPU", False))
     recipe = FOUR_STEPS.vary(run_dir=str(tmp_path), precision="auto")
