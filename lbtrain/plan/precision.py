@@ -2,6 +2,7 @@
 
 import os
 import re
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,12 +20,13 @@ def resolve_precision(recipe: Recipe, engine: str) -> tuple[Recipe, str]:
     """
     if recipe.precision != "auto":
         return recipe, ""
+    chosen = partial(recipe.vary, expect=recipe.expect, finding=recipe.finding)  # the same experiment
     device, native = device_with_bf16()
     if not native:
-        return recipe.vary(precision="fp32"), f"auto: {device} does not compute bf16 natively"
+        return chosen(precision="fp32"), f"auto: {device} does not compute bf16 natively"
     last = recipe.zero_stage_under(engine) == 0
     kept = "" if last else "; channels_last needs ZeRO stage 0"
-    return recipe.vary(precision="bf16", channels_last=last), f"auto: {device} computes bf16 natively{kept}"
+    return chosen(precision="bf16", channels_last=last), f"auto: {device} computes bf16 natively{kept}"
 
 
 def device_with_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> tuple[str, bool]:

@@ -9,6 +9,8 @@ from lbtrain import Recipe
 from lbtrain.plan import precision
 from lbtrain.plan.plan import make_plan
 from lbtrain.plan.report import rows
+from lbtrain.recipe.expectation import Expectation
+from lbtrain.recipe.findings import Difference
 
 AUTO = Recipe().vary(
     batch_size=8, bn_batch_size=8, duration="1it", precision="auto", model=dict(name="cifar_resnet8"),
@@ -51,6 +53,19 @@ def test_the_plan_resolves_and_explains(monkeypatch, native, engine, words):
     assert rows(plan)["precision"] == words
     assert plan.recipe.channels_last is (native and engine == "ddp")
     assert json.loads(plan.to_json())["precision"] == plan.recipe.precision
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_the_expected_result_outlives_the_choice(monkeypatch, native):
+    monkeypatch.setattr(precision, "device_with_bf16", lambda: ("this CPU", native))
+    expect = Expectation("top1_error", 8.0, 0.5, "by hand")
+    finding = Difference("folder/plain", "<=0.5", "by hand")
+    plan = make_plan(AUTO.vary(precision="auto", expect=expect, finding=finding), 1)
+    assert (plan.recipe.expect, plan.recipe.finding) == (expect, finding)
+    written = AUTO.vary(precision="fp32", expect=expect)
+    plan = make_plan(written.with_overrides(["precision=auto"]), 1)
+    found = plan.recipe.expect.compare([{"top1_error": 8.0, "epoch": 1.0}])
+    assert (found["outcome"], found["reasons"]) == ("not comparable", ["precision is auto, not fp32"])
 
 
 def test_a_precision_that_the_recipe_names_is_kept():
