@@ -129,20 +129,21 @@ def _differences(everyone: list[tuple[str, Fingerprint]]) -> str:
 
 
 def notes_on_resume(before: Mapping[str, str], now: Fingerprint) -> list[str]:
-    """A line for everything of the code and the packages that has changed since the checkpoint was saved.
+    """A line for everything of the code, the packages and the images to score that has changed since the
+    checkpoint was saved.
 
     `before` is the fingerprint in the checkpoint, empty in those of older versions. Raises RecipeError where
-    the data set has changed: its examples are then not the ones that were counted as seen.
+    the images to train on have changed: they are then not the ones that were counted as seen.
     """
     changed = {
         key: f"{key} was {before[key]}, is {now[key]}"
         for key in sorted(before.keys() & now.keys())
         if before[key] != now[key]
     }
-    if data := [text for key, text in changed.items() if key.startswith(_DATA)]:
+    if data := [text for key, text in changed.items() if key.startswith(f"{_DATA}train.")]:
         raise RecipeError(
-            f"the data set has changed since the checkpoint was saved ({'; '.join(data)}): restore it, or "
-            "choose another run_dir"
+            f"the training data have changed since the checkpoint was saved ({'; '.join(data)}): restore "
+            "them, or choose another run_dir"
         )
-    code = ("version of ", "commit", "source code of ")
-    return [f"note: {text} since the checkpoint" for key, text in changed.items() if key.startswith(code)]
+    told = ("version of ", "commit", "source code of ", _DATA)
+    return [f"note: {text} since the checkpoint" for key, text in changed.items() if key.startswith(told)]

@@ -125,9 +125,13 @@ def test_what_a_resumed_run_says():
     assert notes_on_resume(before, before | {"commit": "b", "engine": "deepspeed"}) == [
         "note: commit was a, is b since the checkpoint"
     ]
-    with pytest.raises(RecipeError, match=r"data: train.labels was 1, is 2.*restore it") as caught:
+    with pytest.raises(RecipeError, match=r"data: train.labels was 1, is 2.*restore them") as caught:
         notes_on_resume(before, before | {"data: train.labels": "2"})
     assert caught.value.exit_code == 2
+    scored = before | {"data: eval.bytes": "1"}
+    assert notes_on_resume(scored, scored | {"data: eval.bytes": "2"}) == [
+        "note: data: eval.bytes was 1, is 2 since the checkpoint"
+    ]
 
 
 def test_a_recipe_file_and_its_modules_are_compared_and_packages_are_not(tmp_path):
