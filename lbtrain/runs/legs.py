@@ -60,7 +60,6 @@ def _check_batch_may_change(recipe: Recipe) -> None:
         f"absa.max_batch_size={recipe.absa.max_batch_size} chooses the batch itself": bool(
             recipe.absa.max_batch_size
         ),
-        f"data.repeats={recipe.data.repeats} orders an epoch by the batch": recipe.data.repeats > 1,
     }
     for reason, holds in reasons.items():
         if holds:

@@ -126,6 +126,12 @@ def test_a_batch_that_chooses_itself_cannot_be_changed():
         changes_of_leg(adaptive, adaptive.vary(batch_size=64))
 
 
+def test_the_batch_may_change_under_repeated_augmentation():
+    """Its order depends on the ghost batch alone."""
+    repeated = FOUR_STEPS.vary(data=dict(repeats=2))
+    assert changes_of_leg(repeated, repeated.vary(batch_size=64)) == ["batch_size was 32, is 64"]
+
+
 def test_a_path_without_checkpoints_is_rejected(tmp_path):
     with pytest.raises(RecipeError, match="nor a run directory with checkpoints, nor a checkpoint file"):
         run(FOUR_STEPS.vary(run_dir=str(tmp_path / "a"), resume=str(tmp_path)), "digits", on_screen=False)
