@@ -118,7 +118,7 @@ def run(
             _print_on_leader(world, *weights.notes)
 
         if leader:
-            if loaded and changes:
+            if loaded:
                 legs.record(directory.path, loaded, changes)
             directory.write_config(plan, checkpoints.fingerprint)
         records = Records(
@@ -187,12 +187,11 @@ def _start_of(
     """The checkpoint to go on from, if there is one, and what a leg from there changes: of this run, else of
     the one that `resume` names.
     """
-    changes = directory.changes(recipe)
     if loaded := checkpoints.newest():
-        return loaded, changes
+        return loaded, legs.changed_keys(loaded.recipe, recipe)
     if loaded := legs.checkpoint_elsewhere(recipe):
-        changes = [f"run_dir is {directory.path}", *legs.changed_keys(loaded.recipe, recipe)]
-    return loaded, changes
+        return loaded, [f"run_dir is {directory.path}", *legs.changed_keys(loaded.recipe, recipe)]
+    return None, []
 
 
 def _target_was_reached(recipe: Recipe, records: Records, progress: Progress, engine: Engine) -> bool:

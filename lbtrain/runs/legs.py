@@ -107,10 +107,12 @@ def recorded(run_dir: Path) -> list[dict[str, Any]]:
 
 
 def record(run_dir: Path, loaded: LoadedCheckpoint, changes: Sequence[str]) -> None:
-    """Adds a leg to legs.json: where it starts, from which checkpoint, and what it changed. Once, also where
-    its first start saved nothing.
+    """Adds a leg to legs.json, unless it changes nothing: where it starts, from which checkpoint, and what it
+    changed. It takes the place of one from the same checkpoint, of which nothing is left.
     """
-    if any(leg["checkpoint"] == str(loaded.path) for leg in recorded(run_dir)[-1:]):
+    before = recorded(run_dir)
+    kept = before[:-1] if before and before[-1]["checkpoint"] == str(loaded.path) else before
+    if kept == before and not changes:
         return
     leg = {
         "step": loaded.progress.step,
@@ -120,7 +122,8 @@ def record(run_dir: Path, loaded: LoadedCheckpoint, changes: Sequence[str]) -> N
         "commit": commit(),
         "started": time.strftime("%Y-%m-%d %H:%M:%S"),
     }
-    write_whole(run_dir / FILE, json.dumps([*recorded(run_dir), leg], indent=1) + "\n")
+    legs = [*kept, leg] if changes else kept
+    write_whole(run_dir / FILE, json.dumps(legs, indent=1) + "\n")
 
 
 def reasons(legs: Iterable[dict[str, Any]]) -> list[str]:

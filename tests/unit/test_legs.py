@@ -9,7 +9,9 @@ from lbtrain.errors import RecipeError
 from lbtrain.plan import precision
 from lbtrain.run import run
 from lbtrain.runs.checkpoint import Checkpoints
-from lbtrain.runs.legs import changes_of_leg
+from lbtrain.runs.legs import changes_of_leg, record, recorded
+from lbtrain.runs.loading import LoadedCheckpoint
+from lbtrain.runs.progress import Progress
 from tests.short_run import FOUR_STEPS
 
 
@@ -80,6 +82,33 @@ def test_the_summary_of_an_earlier_leg_is_not_that_of_the_last(tmp_path):
     again = run(recipe, "digits", on_screen=False)
     assert (again["step"], again["top1_error"]) == (4, last["top1_error"])
     assert json.loads((tmp_path / "summary.json").read_text())["step"] == 4
+
+
+def test_a_leg_that_saved_nothing_gives_its_place_to_the_next(tmp_path):
+    class Killed(Exception):
+        pass
+
+    def kill(*_):
+        raise Killed
+
+    recipe = FOUR_STEPS.vary(run_dir=str(tmp_path), resume="new_leg")
+    run(recipe.vary(duration="2it"), "digits", on_screen=False)
+    with pytest.raises(Killed):
+        run(recipe, "digits", on_screen=False, wrappers=kill)
+    other = recipe.vary(duration="3it", schedule=dict(base_lr=0.01))
+    with pytest.raises(Killed):
+        run(other, "digits", on_screen=False, wrappers=kill)
+    run(other, "digits", on_screen=False)
+    (leg,) = json.loads((tmp_path / "legs.json").read_text())
+    assert leg["changed"] == ["duration was 2it, is 3it", "schedule.base_lr was 0.05, is 0.01"]
+
+
+def test_a_leg_that_saved_nothing_and_was_taken_back_is_none(tmp_path):
+    loaded = LoadedCheckpoint(tmp_path / "step_2.pt", {}, Progress(64, 2), {}, [], "", {}, "")  # type: ignore[arg-type]
+    record(tmp_path, loaded, ["duration was 2it, is 3it"])
+    assert len(recorded(tmp_path)) == 1
+    record(tmp_path, loaded, [])
+    assert recorded(tmp_path) == []
 
 
 def test_a_run_whose_precision_was_chosen_goes_on(tmp_path, monkeypatch):
