@@ -41,7 +41,7 @@ class Checkpoints:
     """
 
     def __init__(self, run_dir: Path, *, keep: int, best: str = ""):
-        self.folder = run_dir / "checkpoints"
+        self.folder, self._rows = run_dir / "checkpoints", run_dir / "metrics.jsonl"
         self.best = BestCheckpoint(self.folder, best)
         self.keep = keep
         self.fingerprint: Mapping[str, str] = {}
@@ -122,6 +122,8 @@ class Checkpoints:
         """Writes one checkpoint and then removes the oldest, and damaged ones that it replaces."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self._remove_unfinished()
+        with contextlib.suppress(FileNotFoundError):
+            _sync(self._rows)  # a run goes on behind the checkpoint: no row before it is written again
         content = {
             "state_dict": state["model"],  # the key under which timm and most others look for weights
             "optimizer": state["optimizer"],
@@ -141,7 +143,7 @@ class Checkpoints:
             os.fsync(file.fileno())
         write_whole(checksum_path(path), sha256(new) + "\n")
         new.replace(path)
-        _sync_folder(self.folder)  # before anything older goes: the new name must outlive a power cut
+        _sync(self.folder)  # before anything older goes: the new name must outlive a power cut
         self._skipped.discard(path)
         paths = self._paths()
         replaced = self._skipped & set(paths[: paths.index(path)])
@@ -181,8 +183,9 @@ class Checkpoints:
         return checkpoint_paths(self.folder)
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def _sync(path: Path) -> None:
+    """Returns when what was written to a file, or into a folder, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -1,6 +1,7 @@
 """Checkpoints: whole or passed over, never half; plain files that timm reads."""
 
 import hashlib
+import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -51,6 +52,20 @@ def test_what_was_saved_is_what_is_loaded(tmp_path):
     torch.testing.assert_close(found["model"], expected["model"], rtol=0, atol=0)
     torch.testing.assert_close(found["optimizer"], expected["optimizer"], rtol=0, atol=0)
     assert all(tensor.dtype == expected["model"][name].dtype for name, tensor in found["model"].items())
+
+
+def test_the_rows_before_a_checkpoint_are_on_the_disk_before_it(tmp_path, monkeypatch):
+    """Once per checkpoint."""
+    synced, fsync = [], os.fsync
+
+    def note(descriptor: int) -> None:
+        synced.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
+        fsync(descriptor)
+
+    (tmp_path / "metrics.jsonl").write_text("{}\n")
+    monkeypatch.setattr("os.fsync", note)
+    save(tmp_path, 5)
+    assert synced[:2] == ["metrics.jsonl", "step_000000005.new"] and synced.count("metrics.jsonl") == 1
 
 
 def test_nothing_saved_is_no_error(tmp_path):
