@@ -71,7 +71,7 @@ class ColossalAIZeroEngine(WindowedEngine):
         self.optimizer = self.zero
         self.scaling = _LossScaling(self.zero) if plan.recipe.precision == "fp16" else None
         self.zero.mixed_precision_mixin = self.scaling
-        optim.bind_colossalai(optimizer, (self.model, self.zero))
+        self.shards().bind(optimizer)
         self.accumulation = plan.split.accumulation
 
     def _announce(self, last: bool) -> None:

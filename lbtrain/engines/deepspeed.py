@@ -49,7 +49,7 @@ class DeepSpeedEngine(WindowedEngine):
             # At the end of a step; the window forgets them after the next forward pass.
             self.engine.zero_grad = lambda: None
         else:
-            optim.bind_deepspeed(optimizer, self.engine)
+            optim.deepspeed_shards(self.engine).bind(optimizer)
         self.scaling = _LossScaling() if self.stage and plan.recipe.precision == "fp16" else None
         if self.scaling:
             zero = parts[1]

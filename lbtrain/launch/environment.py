@@ -252,6 +252,11 @@ DEEPSPEED_KEYS = (
         "gradients are rounded otherwise: such runs agree to that rounding, not to 1e-5",
     ),
     Setting(
+        "zero_optimization.round_robin_gradients",
+        "rejected",
+        "DeepSpeed then lays weights out in another order than it says, and a checkpoint would mix them up",
+    ),
+    Setting(
         "zero_optimization.* zero_allow_untested_optimizer zero_force_ds_cpu_optimizer disable_allgather",
         "followed",
         "buckets, overlap and offload of ZeRO; LARS and LAMB reject offload",

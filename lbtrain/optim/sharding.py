@@ -3,7 +3,8 @@
 An engine that shards hands the optimizer tensors in which layers, or parts of them, lie one after the other.
 deepspeed.py and colossalai.py read where; none of it is an interface, so nothing is believed: `Shards.bind`
 compares every slice with the weights that it should hold, counts that the slices of all ranks make up each
-layer, and rejects the binding where they do not.
+layer, and rejects the binding where they do not. The engines bind every optimizer: `gather` and `scatter`
+believe the same places.
 """
 
 import contextlib
@@ -135,11 +136,13 @@ class Shards:
     gathered: Callable[..., AbstractContextManager[Any]] = _whole_already
     """Makes a parameter whole for a while; with `modify=True` what is written to it stays."""
 
-    def bind(self, optimizer: LayerwiseOptimizer) -> None:
-        """Let the optimizer step the slices. Raises UnsupportedSharding, on every rank, for slices that are
-        not what they should be.
+    def bind(self, optimizer: torch.optim.Optimizer) -> None:
+        """Let the optimizer step the slices; one that treats every element alike needs to be told nothing.
+        Raises UnsupportedSharding, on every rank, for slices that are not what they should be.
         """
         self._verify()
+        if not isinstance(optimizer, LayerwiseOptimizer):
+            return
         bound = {id(shard.parameter) for flat in self.flats for shard in flat.shards}
         given = {
             name: parameter
@@ -180,8 +183,8 @@ class Shards:
                     raise UnsupportedSharding(
                         f"{self.library} does not lay out {shard.name} as expected: its "
                         f"{shard.shape.numel()} weights were not found where "
-                        f"{type(flat).__name__} says. Train with zero_stage 0, or with an optimizer that "
-                        "treats every weight alike (sgd)"
+                        f"{type(flat).__name__} says, so that a checkpoint would hold other weights. "
+                        "Train with zero_stage 0"
                     )
 
     def gather(self, optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], NamedStates]:

@@ -26,6 +26,25 @@ def engine_of(changes: dict[str, Any]) -> Any:
     return create_engine(plan, model, create_optimizer(recipe.optimizer, model), torch.device("cpu"))
 
 
+def error_of_an_engine(zero: dict[str, Any], optimizer: str, stage: int) -> str:
+    """Why an engine rejects to start with these keys of ZeRO, which come past the reading of a file."""
+    from lbtrain.engines import deepspeed
+    from lbtrain.optim import UnsupportedSharding
+
+    def changed(*args: Any) -> dict[str, Any]:
+        config = complete_config(*args)
+        return config | {"zero_optimization": config["zero_optimization"] | zero}
+
+    complete_config, deepspeed.complete_config = deepspeed.complete_config, changed
+    try:
+        engine_of(dict(engine="deepspeed", deepspeed=dict(zero_stage=stage), optimizer=dict(name=optimizer)))
+    except UnsupportedSharding as error:
+        return str(error)
+    finally:
+        deepspeed.complete_config = complete_config
+    return "no error"
+
+
 def alike_after_each_pass(changes: dict[str, Any]) -> list[bool]:
     """For a window of two passes, before the engine is asked to step: whether all ranks hold one gradient."""
     engine = engine_of(changes)

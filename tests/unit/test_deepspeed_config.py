@@ -224,6 +224,10 @@ def test_a_file_that_is_not_there():
             "progressive_layer_drop: it changes what is computed",
         ),
         ({"gradient_allreduce_op": "sum"}, "changes what is computed"),
+        (
+            {"zero_optimization": {"round_robin_gradients": True}},
+            "round_robin_gradients: .*in another order",
+        ),
         ({"tensor_parallel": {"autotp_size": 2}}, "data parallel alone"),
         ({"wall_clock_breakdwn": True}, "did you mean wall_clock_breakdown"),
         ({"zero_optimization": {"reduce_bucket": 1}}, "did you mean zero_optimization.reduce_bucket_size"),
