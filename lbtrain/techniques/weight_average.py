@@ -25,9 +25,10 @@ class WeightAverage:
     """Of `model`, the bare one that an engine trains; parameters sharded by ZeRO-3 cannot be averaged."""
 
     def __init__(self, model: nn.Module, *, decay: float, warmup: bool = False):
-        self.model = model
-        self.ema = ModelEmaV3(model, decay=decay, use_warmup=warmup)
-        buffers = zip(self.ema.module.buffers(), model.buffers(), strict=True)
+        self.model = _EachOnce(model)
+        self.ema = ModelEmaV3(self.model, decay=decay, use_warmup=warmup)
+        self.average: nn.Module = self.ema.module.module
+        buffers = zip(self.average.buffers(), model.buffers(), strict=True)
         self._infinite = [(ours, theirs) for ours, theirs in buffers if theirs.isinf().any()]
 
     def update(self, step: int, decay: float | None = None) -> None:
@@ -58,7 +59,7 @@ class WeightAverage:
             theirs.copy_(kept)
 
     def state(self) -> dict[str, Any]:
-        return {KEY: {name: tensor.cpu() for name, tensor in self.ema.module.state_dict().items()}}
+        return {KEY: {name: tensor.cpu() for name, tensor in self.average.state_dict().items()}}
 
     def load(self, state: Mapping[str, Any]) -> None:
         if KEY not in state:
@@ -66,4 +67,19 @@ class WeightAverage:
                 "ema.decay: the checkpoint holds no average of the weights; choose another run_dir, or set "
                 "ema.decay=0"
             )
-        self.ema.module.load_state_dict(state[KEY])
+        self.average.load_state_dict(state[KEY])
+
+
+class _EachOnce(nn.Module):
+    """A model whose state dict holds a tensor with several names, such as a weight that two layers share,
+    under one of them: what goes through all tensors meets each once.
+    """
+
+    def __init__(self, module: nn.Module):
+        super().__init__()
+        self.module = module
+
+    def state_dict(self) -> dict[str, Any]:  # type: ignore[override]
+        tensors = self.module.state_dict(keep_vars=True)
+        once = {id(tensor): (name, tensor) for name, tensor in tensors.items()}
+        return {name: tensor.detach() for name, tensor in once.values()}

@@ -106,7 +106,7 @@ def steps(
             average.update(number)
         losses.append(loss.item())
     weights = {name: weight.detach().clone() for name, weight in model.named_parameters()}
-    return Trajectory(losses, weights | (averaged(average.ema.module) if average else {}))
+    return Trajectory(losses, weights | (averaged(average.average) if average else {}))
 
 
 def averaged(model: nn.Module) -> dict[str, Tensor]:

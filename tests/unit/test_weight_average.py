@@ -28,6 +28,42 @@ def test_an_average_of_constant_memory():
     torch.testing.assert_close(averages(False, 6), expected)
 
 
+class Shared(nn.Module):
+    """Weights and a buffer that have two names, and weights that have three."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(2, 2, bias=False) for _ in range(5)])
+        self.layers[1].weight = self.layers[0].weight
+        self.layers[3].weight = self.layers[4].weight = self.layers[2].weight
+        self.register_buffer("count", torch.tensor(1))
+        self.layers[0].register_buffer("seen", torch.zeros(2))
+        self.layers[1].register_buffer("seen", self.layers[0].seen)
+
+
+def test_what_has_several_names_moves_once_and_is_exchanged_once():
+    model = Shared()
+    average = WeightAverage(model, decay=0.9)
+    average.update(1)
+    first = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with torch.no_grad():
+        for tensor in [*model.parameters(), *model.buffers()]:
+            tensor.add_(1)
+    second = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    average.update(2)
+    expected = {
+        name: first[name] + (0.1 if tensor.is_floating_point() else 1) for name, tensor in second.items()
+    }
+    torch.testing.assert_close(average.state()["state_dict_ema"], expected)
+    with average.in_place_of_the_weights():
+        torch.testing.assert_close(dict(model.state_dict()), expected)
+        torch.testing.assert_close(average.state()["state_dict_ema"], second, rtol=0, atol=0)
+    torch.testing.assert_close(dict(model.state_dict()), second, rtol=0, atol=0)
+    again = WeightAverage(Shared(), decay=0.9)
+    again.load(average.state())
+    torch.testing.assert_close(again.state(), average.state(), rtol=0, atol=0)
+
+
 def test_bounds_at_infinity_stay():
     """inf - inf is not a number, so that the average of a layer that clamps would have scored NaN."""
     model = nn.BatchNorm1d(1)

@@ -88,7 +88,7 @@ def trained(recipe: Recipe) -> list[Tensor]:
     """
     losses, model, average = _train(recipe, 3)
     strides = [torch.tensor(weight.stride()) for weight in model.parameters()]
-    averaged = average.ema.module.state_dict().values() if average else []
+    averaged = average.average.state_dict().values() if average else []
     return [
         tensor.detach().clone() for tensor in (*losses, *model.state_dict().values(), *strides, *averaged)
     ]
