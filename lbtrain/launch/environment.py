@@ -259,7 +259,7 @@ DEEPSPEED_KEYS = (
     Setting(
         "zero_optimization.* zero_allow_untested_optimizer zero_force_ds_cpu_optimizer disable_allgather",
         "followed",
-        "buckets, overlap and offload of ZeRO; LARS and LAMB reject offload",
+        "buckets, overlap and offload of ZeRO; LARS, LAMB and Muon reject offload of the optimizer",
     ),
     Setting(
         "steps_per_print wall_clock_breakdown memory_breakdown dump_state log_level timers comms_logger "

@@ -236,8 +236,8 @@ class _SlicedGradients:
             held = [shard for shard in flat.shards if shard.numel and shard.name in self.rows]
             if flat.tensor.grad is not None and held:
                 rows = torch.tensor([self.rows[shard.name] for shard in held], device=self.engine.device)
-                self.squares[rows] = (
-                    squared_norms([shard.of(flat.tensor.grad) for shard in held])
-                    * self.engine.clipped_by() ** 2
-                )
-                self.weights[rows] = squared_norms([shard.of(flat.tensor.detach()) for shard in held])
+                squares = squared_norms([shard.of(flat.tensor.grad) for shard in held])
+                weights = squared_norms([shard.of(flat.tensor.detach()) for shard in held])
+                # Both lie on the CPU where DeepSpeed offloads the optimizer.
+                self.squares[rows] = squares.to(self.squares.device) * self.engine.clipped_by() ** 2
+                self.weights[rows] = weights.to(self.weights.device)

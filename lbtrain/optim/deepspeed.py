@@ -50,16 +50,16 @@ def deepspeed_shards(engine: Any) -> Shards:
         raise UnsupportedSharding(
             f"{library} wraps the optimizer in {type(zero).__name__}; known are {known}"
         )
-    for switch in ("cpu_offload", "offload_optimizer", "swap_optimizer", "zenflow", "has_moe_layers"):
+    for switch in ("swap_optimizer", "zenflow", "has_moe_layers"):
         if getattr(zero, switch, False):
             raise UnsupportedSharding(
-                f"LARS and LAMB do not support DeepSpeed's {switch}; turn it off in the DeepSpeed "
+                f"{library} lays weights out in an unknown way under {switch}; turn it off in the DeepSpeed "
                 "configuration"
             )
     if getattr(zero, "model_parallel_group", None) is not None:
         raise UnsupportedSharding(
-            "LARS and LAMB do not support model parallelism: layer norms are added over data-parallel ranks "
-            "only"
+            f"{library} has model parallelism on, and layers are put together over data-parallel ranks only; "
+            "turn it off"
         )
     try:
         flats = list(
@@ -69,7 +69,8 @@ def deepspeed_shards(engine: Any) -> Shards:
         raise UnsupportedSharding(
             f"{library} lays {type(zero).__name__} out in an unknown way: {error}"
         ) from error
-    return Shards(library, engine.module, flats, _gathered)
+    offload = next((switch for switch in _OFFLOADS if getattr(zero, switch, False)), "")
+    return Shards(library, engine.module, flats, _gathered, offload)
 
 
 def _read_mapped(tensors: str, groups: str) -> Callable[[Any, dict[int, str]], Iterator[FlatTensor]]:
@@ -111,6 +112,9 @@ def _read_stage_3(zero: Any, names: dict[int, str]) -> Iterator[FlatTensor]:
             start += length
         yield FlatTensor(flat, shards, process_group)
 
+
+_OFFLOADS = ("cpu_offload", "offload_optimizer")
+"""Of stages 1 and 2, and of stage 3."""
 
 _READERS: dict[str, Callable[[Any, dict[int, str]], Iterator[FlatTensor]]] = {
     "DeepSpeedZeroOptimizer": _read_mapped("single_partition_of_fp32_groups", "bit16_groups"),

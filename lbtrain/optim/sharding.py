@@ -136,10 +136,18 @@ class Shards:
     gathered: Callable[..., AbstractContextManager[Any]] = _whole_already
     """Makes a parameter whole for a while; with `modify=True` what is written to it stays."""
 
+    offload: str = ""
+    """The switch of the engine by which the flat tensors lie on the CPU, whatever the model's device."""
+
     def bind(self, optimizer: torch.optim.Optimizer) -> None:
         """Let the optimizer step the slices; one that treats every element alike needs to be told nothing.
         Raises UnsupportedSharding, on every rank, for slices that are not what they should be.
         """
+        if self.offload and isinstance(optimizer, LayerwiseOptimizer):
+            raise UnsupportedSharding(
+                f"LARS, LAMB and Muon do not support {self.offload} of {self.library}; turn it off in its "
+                "configuration, or train with sgd or adamw"
+            )
         self._verify()
         if not isinstance(optimizer, LayerwiseOptimizer):
             return
@@ -166,13 +174,13 @@ class Shards:
         ranks.
         """
         for flat in self.flats:
-            held = torch.zeros(len(flat.shards), dtype=torch.int64, device=flat.tensor.device)
+            held = torch.zeros(len(flat.shards), dtype=torch.int64, device=self._device)
             for row, shard in enumerate(flat.shards):
                 with self.gathered(shard.parameter):
                     # A rank that finds a difference says so in its count, so that all ranks raise, and none
                     # waits for the others.
                     same = torch.equal(
-                        shard.of(flat.tensor.detach()).to(shard.parameter.dtype),
+                        shard.of(flat.tensor.detach()).to(self._device, shard.parameter.dtype),
                         shard.of_layer(shard.parameter.detach()),
                     )
                 held[row] = shard.numel if same else -shard.shape.numel()
@@ -187,6 +195,11 @@ class Shards:
                         "Train with zero_stage 0"
                     )
 
+    @property
+    def _device(self) -> torch.device:
+        """Where the ranks exchange."""
+        return next(self.module.parameters()).device
+
     def gather(self, optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], NamedStates]:
         """Return the model's state dict with fp32 master weights, and {parameter name: {state name: whole
         tensor}}, on the CPU.
@@ -197,11 +210,11 @@ class Shards:
         states: NamedStates = {}
         for flat in self.flats:
             for shard in flat.shards:
-                weights[id(shard.parameter)] = _whole(flat.tensor.detach(), shard, flat.process_group)
+                weights[id(shard.parameter)] = self._whole(flat.tensor.detach(), shard, flat.process_group)
                 state = optimizer.state.get(flat.tensor, {})
                 tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
                 states[shard.name] = {
-                    k: v.cpu().clone() if k == "step" else _whole(v, shard, flat.process_group)
+                    k: v.cpu().clone() if k == "step" else self._whole(v, shard, flat.process_group)
                     for k, v in tensors.items()
                 }
         parameters = dict(self.module.named_parameters(remove_duplicate=False))
@@ -218,6 +231,13 @@ class Shards:
                     else parameter.detach().to("cpu", copy=True)
                 )
         return model, {name: state for name, state in states.items() if state}
+
+    def _whole(self, flat: Tensor, shard: Shard, process_group: dist.ProcessGroup | None) -> Tensor:
+        layer = flat.new_zeros(shard.shape.numel(), device=self._device)
+        shard.of_layer(layer).copy_(shard.of(flat))
+        if process_group is not None:
+            dist.all_reduce(layer, group=process_group)
+        return layer.view(shard.shape).cpu()
 
     @torch.no_grad()
     def scatter(
@@ -254,14 +274,6 @@ class Shards:
         for name, buffer in buffers.items():
             if name in model:
                 buffer.copy_(model[name])
-
-
-def _whole(flat: Tensor, shard: Shard, process_group: dist.ProcessGroup | None) -> Tensor:
-    layer = flat.new_zeros(shard.shape.numel())
-    shard.of_layer(layer).copy_(shard.of(flat))
-    if process_group is not None:
-        dist.all_reduce(layer, group=process_group)
-    return layer.view(shard.shape).cpu()
 
 
 def _put(state: dict[str, Tensor], key: str, value: Tensor, shard: Shard, flat: Tensor) -> None:

@@ -7,7 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.distributed.runs import Outcome, check_same_run, relative_difference, train_on
+from tests.distributed.runs import (
+    Outcome,
+    check_goes_on_bit_identical,
+    check_same_run,
+    relative_difference,
+    train_on,
+)
 
 ENGINES = ("ddp", "deepspeed", "accelerate")
 
@@ -52,6 +58,16 @@ def test_the_order_in_memory_changes_nothing(oracle, tmp_path, engine, stage):
     changes = dict(engine=engine, channels_last=True, deepspeed=dict(zero_stage=stage))
     run = train_on(2, tmp_path / "run", **changes)
     assert relative_difference(run.losses, oracle.losses) < 1e-5
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_an_offloaded_optimizer_saves_and_goes_on(oracle, tmp_path, stage):
+    config = tmp_path / "offload.json"
+    config.write_text('{"zero_optimization": {"offload_optimizer": {"device": "cpu"}}}')
+    changes = dict(engine="deepspeed", deepspeed=dict(zero_stage=stage, config=str(config)))
+    run = train_on(2, tmp_path / "run", **changes)
+    check_same_run(run, oracle)
+    check_goes_on_bit_identical(run, tmp_path / "again", world_size=2, **changes)
 
 
 @pytest.mark.parametrize("engine", ENGINES)

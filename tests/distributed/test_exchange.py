@@ -18,3 +18,11 @@ def test_only_the_last_micro_step_exchanges(engine):
 def test_an_engine_that_lays_weights_out_otherwise_than_it_says_does_not_start(optimizer, stage):
     for error in run_on_ranks(2, error_of_an_engine, dict(round_robin_gradients=True), optimizer, stage):
         assert "does not lay out" in error and "Train with zero_stage 0" in error
+
+
+@pytest.mark.parametrize("stage", [1, 3])
+@pytest.mark.parametrize("optimizer", ["lars", "muon"])
+def test_layers_that_are_offloaded_are_rejected_at_the_start(optimizer, stage):
+    zero = dict(offload_optimizer=dict(device="cpu"))
+    for error in run_on_ranks(2, error_of_an_engine, zero, optimizer, stage):
+        assert "LARS, LAMB and Muon do not support" in error and "offload" in error
