@@ -21,6 +21,7 @@ Limits: a ghost batch must hold a whole number of micro-batches or the other way
 forward pass (activation checkpointing) would count a ghost batch twice.
 """
 
+import copy
 from typing import Any
 
 import torch
@@ -74,6 +75,13 @@ class GhostBatchNorm(nn.modules.batchnorm._BatchNorm):
         self.register_buffer("step_mean", torch.zeros_like(self.running_mean), persistent=False)
         self.register_buffer("step_var", torch.zeros_like(self.running_mean), persistent=False)
         self.register_buffer("step_ghosts", self.running_mean.new_zeros(()), persistent=False)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "GhostBatchNorm":
+        """The copy's ghost batches span the same ranks: a process group cannot be copied."""
+        copied = memo[id(self)] = type(self).__new__(type(self))
+        memo[id(self.group)] = self.group
+        copied.__setstate__(copy.deepcopy(self.__dict__, memo))
+        return copied
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (images, channels, ...); in training the images are a whole number of ghost batches, or this

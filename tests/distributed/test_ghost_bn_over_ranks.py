@@ -2,6 +2,7 @@
 statistics.
 """
 
+import copy
 from typing import Any
 
 import pytest
@@ -80,3 +81,16 @@ def test_a_ghost_batch_over_ranks_equals_one_process(world, ranks_per_ghost, acc
             torch.testing.assert_close(result["gradients"][name], gradient, **CLOSE)
         for name in set(persistent) & set(expected["buffers"]):
             torch.testing.assert_close(result["buffers"][name], expected["buffers"][name], **CLOSE)
+
+
+def copies_share_the_group() -> bool:
+    model = convert_to_ghost_batch_norm(make_model(), 2 * MICRO, ranks_per_ghost=2)
+    copied = copy.deepcopy(model)
+    assert copied[1].group is model[1].group and copied[1].group is not None
+    assert copied[1].weight is not model[1].weight and copied[1].step_mean is not model[1].step_mean
+    images = data(2 * MICRO, 1)[0][0, dist.get_rank() * MICRO :][:MICRO]
+    return torch.equal(copied(images), model(images))
+
+
+def test_a_copy_of_the_model_keeps_the_ranks_of_its_ghost_batches():
+    assert run_on_ranks(2, copies_share_the_group) == [True, True]
