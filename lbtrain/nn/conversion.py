@@ -9,7 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.modules.lazy import LazyModuleMixin
 
-from lbtrain.nn.ghost_bn import GhostBatchNorm, GhostBatchNorm1d, GhostBatchNorm2d
+from lbtrain.nn.ghost_bn import STEP_BUFFERS, GhostBatchNorm, GhostBatchNorm1d, GhostBatchNorm2d
 
 _USE_BATCH_NORM = "use batch norm, whose statistics bn_batch_size sets (norm_layer=batchnorm2d in timm)"
 _USE_SAMPLE_BASED = "use its sample-based series (norm_layer=evonorms0 in timm)"
@@ -40,8 +40,9 @@ def convert_to_ghost_batch_norm(
 
     `momentum`: weight of a step's statistics in the running ones; None leaves each layer its own.
     `ranks_per_ghost` > 1: a ghost batch spans that many neighbouring ranks (collective: every rank must call
-    this). `compiled`: the model is to be compiled by torch.compile. Raises ValueError for a layer that
-    depends on the other images of the batch and has no ghost form.
+    this). `compiled`: the model is to be compiled by torch.compile. Under torch's DistributedDataParallel,
+    wrap `model` itself, or give it broadcast_buffers=False. Raises ValueError for a layer that depends on the
+    other images of the batch and has no ghost form.
     """
     check_batch_statistics(model)
     group = _ghost_group(ranks_per_ghost) if ranks_per_ghost > 1 else None
@@ -50,7 +51,25 @@ def convert_to_ghost_batch_norm(
         module.__class__ = _ghost_class(kind)
         module.momentum = module.momentum if momentum is None else momentum
         module.become_ghost(ghost_size, group, compiled=compiled)
+    _keep_from_broadcasts(model)
     return model
+
+
+def _keep_from_broadcasts(model: nn.Module) -> None:
+    """Before a forward pass DistributedDataParallel gives every rank the buffers of rank 0; the statistics of
+    a step that is under way are each rank's own. It reads from this attribute what it is to leave alone.
+    """
+    own = [
+        f"{name}.{buffer}".removeprefix(".")
+        for name, module in model.named_modules()
+        if isinstance(module, GhostBatchNorm)
+        for buffer in STEP_BUFFERS
+    ]
+    marked: Any = model
+    marked._ddp_params_and_buffers_to_ignore = [
+        *getattr(model, "_ddp_params_and_buffers_to_ignore", ()),
+        *own,
+    ]
 
 
 def regroup_ghost_batches(model: nn.Module, ranks_per_ghost: int, momentum: float | None = None) -> None:

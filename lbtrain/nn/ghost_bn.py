@@ -36,6 +36,9 @@ _SEPARATE_GHOSTS = 4
 longer than their work.
 """
 
+STEP_BUFFERS = ("step_mean", "step_var", "step_ghosts")
+"""Of the step under way, on this rank; `GhostStatistics` brings them together."""
+
 
 class GhostBatchNorm(nn.modules.batchnorm._BatchNorm):
     """Batch norm over chunks of `ghost_size` images in training, plain batch norm in evaluation. Same

@@ -94,3 +94,24 @@ def copies_share_the_group() -> bool:
 
 def test_a_copy_of_the_model_keeps_the_ranks_of_its_ghost_batches():
     assert run_on_ranks(2, copies_share_the_group) == [True, True]
+
+
+def running_statistics_under(broadcasts: bool) -> dict[str, Tensor]:
+    """After a step of two passes in a plain loop, both of which exchange gradients."""
+    rank = dist.get_rank()
+    model = convert_to_ghost_batch_norm(make_model(), MICRO)
+    distributed = nn.parallel.DistributedDataParallel(model, broadcast_buffers=broadcasts)
+    for images in data(2 * MICRO, 2)[0]:
+        distributed(images[rank * MICRO : (rank + 1) * MICRO]).square().sum().backward()
+    statistics = GhostStatistics(model)
+    statistics.start()
+    statistics.finish()
+    return {name: tensor.detach() for name, tensor in model.named_buffers() if "running" in name}
+
+
+@pytest.mark.parametrize("broadcasts", [True, False])
+def test_statistics_of_a_step_are_each_ranks_own_under_ddp(broadcasts):
+    expected = one_step(convert_to_ghost_batch_norm(make_model(), MICRO), *data(2 * MICRO, 2))["buffers"]
+    for buffers in run_on_ranks(2, running_statistics_under, broadcasts):
+        for name, tensor in buffers.items():
+            torch.testing.assert_close(tensor, expected[name], **CLOSE)
