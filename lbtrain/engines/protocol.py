@@ -86,10 +86,18 @@ def named_optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) ->
 def load_named_optimizer_state(
     model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, dict[str, Tensor]]
 ) -> None:
-    """The inverse of `named_optimizer_state`. Counters stay on the CPU, as torch keeps them."""
+    """The inverse of `named_optimizer_state`. Counters stay on the CPU, as torch keeps them; what has the
+    parameter's shape gets its order in memory, in which fused kernels need all tensors alike.
+    """
     for name, parameter in model.named_parameters():
         if name in state:
             optimizer.state[parameter] = {
-                key: value.clone() if key == "step" else value.to(parameter.device, copy=True)
+                key: value.clone() if key == "step" else _laid_like(parameter.detach(), value)
                 for key, value in state[name].items()
             }
+
+
+def _laid_like(parameter: Tensor, value: Tensor) -> Tensor:
+    if value.shape != parameter.shape:
+        return value.to(parameter.device, copy=True)
+    return torch.empty_like(parameter, dtype=value.dtype).copy_(value)

@@ -142,3 +142,28 @@ def test_an_overflow_in_the_first_step_leaves_no_trace(make, options, values):
         scaler.step(optimizer)
         scaler.update()
         torch.testing.assert_close(parameter.detach(), torch.full((3,), expected))
+
+
+def test_a_state_of_another_order_in_memory_gets_that_of_the_weights():
+    """A resumed run, or one that goes on from ZeRO's slices, would else never be fused again."""
+
+    def made(order: torch.memory_format) -> tuple[nn.Module, torch.optim.Optimizer]:
+        torch.manual_seed(0)
+        model = nn.Conv2d(3, 4, 2).to(memory_format=order)
+        return model, create_adamw([dict(params=list(model.parameters()), weight_decay=0.1)], **BETAS)
+
+    def step(model: nn.Module, optimizer: torch.optim.Optimizer) -> Tensor:
+        for parameter in model.parameters():
+            parameter.grad = torch.full_like(parameter, 0.5)
+        optimizer.param_groups[0]["lr"] = 0.1
+        optimizer.step()
+        return model.weight.detach()
+
+    before = made(torch.contiguous_format)
+    step(*before)
+    model, optimizer = made(CHANNELS_LAST)
+    load_named_optimizer_state(model, optimizer, named_optimizer_state(*before))
+    model.load_state_dict(before[0].state_dict())
+    torch.testing.assert_close(step(model, optimizer), step(*before))
+    assert optimizer.param_groups[0]["fused"]
+    assert optimizer.state[model.weight]["exp_avg"].stride() == model.weight.stride()
