@@ -5,6 +5,7 @@ import json
 import types
 import typing
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -183,11 +184,18 @@ def _row(line: bytes) -> dict[str, Any] | None:
     kind = _KINDS.get(str(row.get("kind"))) if isinstance(row, dict) else None
     if kind is None:
         return None
-    named = {spec.name: spec for spec in dataclasses.fields(kind) if spec.name not in ("metrics", "parts")}
-    complete = all(name in row for name, spec in named.items() if spec.default is dataclasses.MISSING)
+    known, needed = _values_of(kind)
+    right = all(_is_a(value, known.get(name, float)) for name, value in row.items())
+    return row if needed <= row.keys() and right else None
+
+
+@cache  # of every line of a run, at each of its evaluations
+def _values_of(kind: type[Row]) -> tuple[dict[str, Any], set[str]]:
+    """The types of the values that a row has by name, and the names that it must have."""
+    named = [spec for spec in dataclasses.fields(kind) if spec.name not in ("metrics", "parts")]
     hints = typing.get_type_hints(kind)
-    right = all(_is_a(value, hints[name] if name in named else float) for name, value in row.items())
-    return row if complete and right else None
+    needed = {spec.name for spec in named if spec.default is dataclasses.MISSING}
+    return {spec.name: hints[spec.name] for spec in named}, needed
 
 
 def _is_a(value: Any, kind: Any) -> bool:
