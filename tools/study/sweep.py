@@ -22,7 +22,7 @@ sweep_errors.png (training error by epoch beside that of the base batch: Goyal e
 and sweep.html into --out.
 """
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -45,7 +45,6 @@ def arms_of(reference: Path, others: Sequence[Path], overrides: Sequence[str] = 
     """Raises RecipeError for arms that would share a folder, for those that are scored by something else than
     the first, and for a reference whose rates stand in a table.
     """
-    check_rates_follow_a_rule(reference, load_recipe(reference).with_overrides(overrides))
 
     def arm(name: str, path: Path, *words: str, warmup_from_base: bool = False) -> GridArm:
         recipe = load_recipe(path).with_overrides(overrides)
@@ -57,6 +56,7 @@ def arms_of(reference: Path, others: Sequence[Path], overrides: Sequence[str] = 
         arm(WARMED_UP, reference, "schedule.rule=linear", warmup_from_base=True),
         *[arm(path.stem, path) for path in others],
     ]
+    check_rates_follow_a_rule(reference, arms[0].recipe)
     check_names_differ([(each.folder, each.path) for each in arms])
     for each in arms:
         ours, first = score_metric_of(each.recipe), arms[0].primary_metric
@@ -68,13 +68,13 @@ def arms_of(reference: Path, others: Sequence[Path], overrides: Sequence[str] = 
 
 
 def check_all_are_trained(
-    tuned: Sequence[GridArm], batch_sizes: Sequence[int], further: Sequence[int]
+    tuned: Sequence[GridArm], batch_sizes: Sequence[int], further: Sequence[int], published: Container[str]
 ) -> None:
-    """Raises RecipeError for an arm with a table of rates that has none of the batch sizes, and for further
-    batch sizes that no table has.
+    """Raises RecipeError for an arm with a table of rates that has none of the batch sizes and no `published`
+    point, and for further batch sizes that no table has.
     """
     for arm in tuned:
-        if not any(map(arm.has_rate_at, batch_sizes)):
+        if arm.name not in published and not any(map(arm.has_rate_at, batch_sizes)):
             known = ", ".join(f"{entry.batch_size}" for entry in arm.recipe.schedule.table)
             raise RecipeError(
                 f"{arm.path.stem} has learning rates at batch size {known} only (schedule.table): ask for "
@@ -148,7 +148,7 @@ def main(words: list[str]) -> int:
         sizes = batch_sizes_of(options.batch_sizes)
         tuned = [arm for arm in arms if arm.recipe.schedule.rule == "table"]
         tuned_sizes = further_sizes(options.tuned_batch_sizes, sizes)
-        check_all_are_trained(tuned, [*sizes, *tuned_sizes, *(size for _, size in known)], tuned_sizes)
+        check_all_are_trained(tuned, [*sizes, *tuned_sizes], tuned_sizes, {arm for arm, _ in known})
         points = trained(arms, sizes, launch, known) + trained(tuned, tuned_sizes, launch, known)
         warmed_up = [arm for arm in arms if arm.name == WARMED_UP]
         points += trained(warmed_up, further_sizes(options.warmup_batch_sizes, sizes), launch, known)
