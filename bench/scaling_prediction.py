@@ -235,7 +235,11 @@ def _unmet(usual: Sequence[Line], others: Sequence[Line]) -> list[str]:
             missed.append(f"{kind}: {coverage(lines):.0%} inside, the aim is {low:.0%} to {high:.0%}")
     if width(usual) > AIM_WIDTH:
         missed.append(f"median width {width(usual):.1f} points, the aim is {AIM_WIDTH:.0f}")
-    return ["Not reached: " + "; ".join(missed) + "."] if missed else ["All aims are reached on these rows."]
+    aims = (
+        f"The aims: a blind skill of at most {AIM_SKILL}, {low:.0%} to {high:.0%} inside in each kind of ten "
+        f"rows or more, and a median width of at most {AIM_WIDTH:.0f} points."
+    )
+    return [f"{aims} " + ("Not reached: " + "; ".join(missed) + "." if missed else "All are reached.")]
 
 
 def main() -> int:

@@ -1,5 +1,7 @@
 """Curves of a score over the batch size: what a sweep measured, and what a source prints."""
 
+import itertools
+import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -44,13 +46,38 @@ def measured(rows: Sequence[dict[str, Any]]) -> list[Curve]:
     return [curve_of(arm, own, "measured", diverged[arm]) for arm, own in points.items()]
 
 
+METHODS = ("unscaled", "linear", "linear + warm-up", "sgd", "lars", "lamb", "adamw", "muon")
+"""Ways of scaling, and optimizers, that look alike in every picture."""
+
+
+def looks_of(arms: Sequence[str]) -> dict[str, int]:
+    """The number by which each arm is drawn (`charts.look`): that of the method that is its name or a word of
+    it (`resnet8_4k_lars`), so that one method has one colour in all pictures, and a free one for any other.
+    """
+    found: dict[str, int] = {}
+    for arm in arms:
+        words = re.split("[^a-z0-9]+", arm.lower())
+        named = [arm] if arm in METHODS else [method for method in METHODS if method in words]
+        number = METHODS.index(named[0]) if named else None
+        if number is not None and number not in found.values():
+            found[arm] = number
+    taken = set(found.values())
+    free = (number for number in itertools.count() if number not in taken)
+    for arm in arms:
+        if arm not in found:
+            found[arm] = next(free)
+    return found
+
+
 def draw(axes: Axes, curves: Sequence[Curve], *, top: bool = True) -> None:
     """Curves that the legend will name in the order in which they end, the highest first; crosses where runs
     diverged, at the upper edge or (`top`=False) the lower one.
     """
-    for number, curve in sorted(enumerate(curves), key=lambda each: each[1].means[-1:], reverse=True):
+    looks = looks_of([curve.arm for curve in curves])
+    for place, curve in sorted(enumerate(curves), key=lambda each: each[1].means[-1:], reverse=True):
+        number = looks[curve.arm]
         # A little aside, so that bars of arms that agree do not hide each other.
-        shift = 1.02 ** (number - (len(curves) - 1) / 2)
+        shift = 1.02 ** (place - (len(curves) - 1) / 2)
         name = curve.arm if curve.source == "measured" else f"{curve.arm} ({curve.source})"
         sizes = [size * shift for size in curve.batch_sizes]
         mean_curve(axes, number, sizes, curve.means, curve.stds, label=name)

@@ -127,10 +127,10 @@ def error_charts(points: Sequence[SweepPoint], reference: int) -> list[Chart]:
 
 
 def _draw_errors(axes: Axes, points: Sequence[SweepPoint], base: SweepPoint, size: int) -> None:
-    arms = list(dict.fromkeys(point.arm for point in points))
+    looks = curves.looks_of([point.arm for point in points])
     here = [point for point in points if point.batch_size == size]
     for point in here:
-        draw_curves(axes, look(arms.index(point.arm)), point.error_curves, label=point.arm)
+        draw_curves(axes, look(looks[point.arm]), point.error_curves, label=point.arm)
     style = dict(color=ink(), linestyle="--")
     draw_curves(axes, style, base.error_curves, label=f"batch {base.batch_size:,}")
     axes.set(xlabel="epoch", ylabel="training error (%)")

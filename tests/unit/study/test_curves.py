@@ -2,7 +2,7 @@
 
 from matplotlib.figure import Figure
 
-from tools.study.curves import Curve, draw, measured
+from tools.study.curves import Curve, draw, looks_of, measured
 from tools.study.large_batch import draw_panels, published
 
 
@@ -11,7 +11,7 @@ def test_published_curves_say_who_printed_them():
     assert list(found) == ["ResNet-50", "AlexNet", "AlexNet-BN"]
     curves = [curve for own in found.values() for curve in own]
     assert all(" 20" in curve.source or "README" in curve.source for curve in curves)
-    goyal = next(curve for curve in curves if curve.arm.startswith("linear rule"))
+    goyal = next(curve for curve in curves if curve.arm == "linear + warm-up")
     assert dict(zip(goyal.batch_sizes, goyal.means, strict=True))[8192] == 23.74 and goyal.stds[6] == 0.09
 
 
@@ -59,3 +59,14 @@ def test_the_legend_names_the_curves_in_the_order_in_which_they_end():
         axes, [Curve(name, (32,), (end,), (0.1,)) for name, end in ends.items()] + [Curve("lost", (), (), ())]
     )
     assert axes.get_legend_handles_labels()[1] == ["high", "middle", "low", "lost"]
+
+
+def test_a_method_looks_alike_beside_any_others():
+    many = looks_of(["unscaled", "linear", "linear + warm-up", "resnet8_4k_sgd", "resnet8_4k_muon"])
+    few = looks_of(["digits_720_muon", "SGD, best of the rates tried", "unscaled"])
+    assert few["digits_720_muon"] == many["resnet8_4k_muon"] != many["resnet8_4k_sgd"]
+    assert few["SGD, best of the rates tried"] == many["resnet8_4k_sgd"]
+    # Others take what is free: no two arms of a picture look alike, and none is a method by a part of a word.
+    other = looks_of(["one_muon", "other_muon", "linearly", "unscaled", "plain"])
+    assert other["one_muon"] == many["resnet8_4k_muon"] and other["unscaled"] == many["unscaled"]
+    assert sorted(other.values()) == [0, 1, 2, 3, 7]
