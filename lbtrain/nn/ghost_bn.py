@@ -128,7 +128,7 @@ class GhostBatchNorm(nn.modules.batchnorm._BatchNorm):
     def _normalise_together(self, x: Tensor) -> Tensor:
         """All ghost batches in one call, as if each had channels of its own."""
         ghosts = x.shape[0] // self.ghost_size
-        side_by_side = x.unflatten(0, (ghosts, self.ghost_size)).transpose(0, 1).flatten(1, 2)
+        side_by_side = torch.cat(x.split(self.ghost_size), dim=1)  # channels last, where x is
         mean, var = (torch.zeros_like(stat).repeat(ghosts) for stat in (self.step_mean, self.step_var))
         weight, bias = (
             None if affine is None else affine.repeat(ghosts) for affine in (self.weight, self.bias)
@@ -138,7 +138,7 @@ class GhostBatchNorm(nn.modules.batchnorm._BatchNorm):
         with torch.no_grad():
             self.step_mean.lerp_(mean.view(ghosts, -1).mean(0), ghosts / self.ghosts_seen)
             self.step_var.lerp_(var.view(ghosts, -1).mean(0), ghosts / self.ghosts_seen)
-        return normalised.unflatten(1, (ghosts, -1)).transpose(0, 1).flatten(0, 1)
+        return torch.cat(normalised.split(x.shape[1], dim=1))
 
     def _normalise_in_graph(self, x: Tensor) -> Tensor:
         """All ghost batches by elementary operations, which a compiler fuses with their neighbours. Nothing

@@ -28,9 +28,10 @@ from torch import Tensor
 from .layout import Layout, Slice, UnsupportedSharding, WholeLayers, sum_over_ranks
 from .norms import squared_norms
 
-# Whole layers are stepped some at a time: what the norms have read is then still in the processor's cache
-# when the update reads it.
-ROUND = 1 << 20
+# Elements of whole layers that are stepped together. On a CPU what the norms have read is then still in the
+# cache when the update reads it. Elsewhere starting the kernels of a round takes longer than their work, so
+# that a round is as large as its temporary tensors (64 MiB each in fp32) allow.
+CPU_ROUND, ROUND = 1 << 20, 1 << 24
 
 _WHOLE = "holds_whole_layers"
 
@@ -63,11 +64,12 @@ class Job:
         return any(part.process_group is not None for part in self.slices)
 
     def split(self) -> "Iterator[Job]":
-        """Yield jobs of about ROUND elements."""
+        """Yield jobs of about a round's elements."""
+        enough = CPU_ROUND if self.slices[0].weight.device.type == "cpu" else ROUND
         start = numel = 0
         for end, part in enumerate(self.slices, 1):
             numel += part.weight.numel()
-            if numel >= ROUND or end == len(self.slices):
+            if numel >= enough or end == len(self.slices):
                 yield Job(self.group, self.slices[start:end])
                 start, numel = end, 0
 

@@ -64,8 +64,9 @@ def set_gpu_arithmetic(recipe: Recipe) -> None:
     if not torch.cuda.is_available():
         return
     exact = recipe.deterministic
-    if exact:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS is not deterministic
+    # Without it cuBLAS is not deterministic; torch reads it once in a process, at the first product, and that
+    # may be another run's.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.backends.cudnn.benchmark = not exact
     torch.backends.cudnn.allow_tf32 = not exact
     torch.set_float32_matmul_precision("highest" if exact else "high")

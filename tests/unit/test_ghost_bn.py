@@ -103,6 +103,19 @@ def test_outputs_gradients_and_statistics_of_a_chunk_loop(monkeypatch, micro, ac
     assert twin[0].num_batches_tracked == 1
 
 
+@pytest.mark.parametrize("one_call", [False, True], ids=["a call each", "one call"])
+@pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])
+def test_activations_and_gradients_keep_their_memory_format(monkeypatch, one_call, memory_format):
+    """The next convolution would copy them otherwise."""
+    monkeypatch.setattr(GhostBatchNorm2d, "_wants_one_call", lambda self, x: one_call)
+    twin = convert_to_ghost_batch_norm(nn.Sequential(plain_layer()), 4)
+    x = images(8).contiguous(memory_format=memory_format).requires_grad_()
+    out = twin(x)
+    (gradient,) = torch.autograd.grad(out, x, torch.ones_like(out))
+    assert out.is_contiguous(memory_format=memory_format)
+    assert gradient.is_contiguous(memory_format=memory_format)
+
+
 def test_one_ghost_batch_a_step_is_plain_batch_norm_over_several_steps():
     layer = plain_layer()
     twin = convert_to_ghost_batch_norm(nn.Sequential(copy.deepcopy(layer)), 6)

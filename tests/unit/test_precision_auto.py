@@ -1,6 +1,7 @@
 """precision=auto: what it becomes on which machine, and that the plan says so."""
 
 import json
+import os
 
 import pytest
 import torch
@@ -103,3 +104,17 @@ def test_the_plan_says_what_a_gpu_does_to_exactness(changes, words):
     assert rows(make_plan(AUTO.vary(**{"precision": "fp32", **changes}), 1))[
         "arithmetic of a GPU"
     ].startswith(words)
+
+
+def test_a_later_run_of_a_process_may_be_deterministic(monkeypatch):
+    """torch reads the variable once in a process, at the first product on the GPU."""
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for name in ("benchmark", "allow_tf32"):
+        monkeypatch.setattr(torch.backends.cudnn, name, getattr(torch.backends.cudnn, name))
+    before = torch.get_float32_matmul_precision()
+    try:
+        precision.set_gpu_arithmetic(AUTO.vary(precision="fp32"))
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"

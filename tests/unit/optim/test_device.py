@@ -63,3 +63,15 @@ def test_the_ratios_lie_beside_the_weights(optimizer, settings, monkeypatch):
     parameter.grad = torch.empty_like(parameter)
     optimizer([{"params": [parameter], **settings}], lr=0.1).step()
     assert devices == ["meta"]
+
+
+@pytest.mark.parametrize("device,rounds", [("cpu", 3), ("meta", 1)])
+def test_a_gpu_gets_few_rounds_and_a_cache_small_ones(monkeypatch, device, rounds):
+    """Each round starts some forty kernels, whatever its size."""
+    sizes = []
+    monkeypatch.setattr(LARS, "_apply", lambda self, job, ratios: sizes.append(len(job.slices)))
+    parameters = [nn.Parameter(torch.empty(1 << 19, device=device)) for _ in range(6)]
+    for parameter in parameters:
+        parameter.grad = torch.empty_like(parameter)
+    LARS(parameters, lr=0.1).step()
+    assert len(sizes) == rounds and sum(sizes) == 6
