@@ -403,7 +403,7 @@ def _draw(axes: Axes, searches: Sequence[Search]) -> None:
     axes.set(xlabel="trials", ylabel=f"best {searches[0].points[0].label} so far (%)", ylim=(0, None))
     if not metric.higher_is_better:
         error_axis(axes, [search.best_so_far()[-1] for search in searches])
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     tidy(axes)
 
 
