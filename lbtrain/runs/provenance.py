@@ -24,14 +24,14 @@ def versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
 
 
 def commit(tree: Path = Path(__file__).parents[2]) -> str:
-    """The commit of a source tree, this one's by default, with -dirty where its code differs from it;
-    `unknown` outside a checkout.
+    """The commit of a source tree, this one's by default, with -dirty where its code differs from it. Outside
+    a checkout what the environment variable LBTRAIN_COMMIT says, else `unknown`.
 
     results/, docs/ and the README may differ: a measurement writes there before the next one starts. An
     installed package is in no checkout, whatever repository its environment lies in.
     """
     if not (tree / ".git").exists():
-        return "unknown"
+        return os.environ.get("LBTRAIN_COMMIT") or "unknown"
     head = _git(tree, "rev-parse", "--short", "HEAD")
     changed = _git(
         tree,

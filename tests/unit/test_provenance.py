@@ -12,8 +12,15 @@ def git(tree: Path, *words: str) -> None:
     subprocess.run(["git", *identity, *words], cwd=tree, check=True, capture_output=True)
 
 
-def test_results_that_were_written_leave_the_code_clean(tmp_path):
+def test_a_copy_outside_a_checkout_is_named_by_the_environment(tmp_path, monkeypatch):
+    monkeypatch.setenv("LBTRAIN_COMMIT", "1234567")
+    assert commit(tmp_path) == "1234567"
+    monkeypatch.delenv("LBTRAIN_COMMIT")
     assert commit(tmp_path) == "unknown"
+
+
+def test_results_that_were_written_leave_the_code_clean(tmp_path, monkeypatch):
+    monkeypatch.setenv("LBTRAIN_COMMIT", "1234567")
     (tmp_path / "results").mkdir()
     for name in ("code.py", "results/a.csv", "README.md"):
         (tmp_path / name).write_text("1")
