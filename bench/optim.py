@@ -5,7 +5,8 @@ peers' in turns, one thread.
     python -m bench.optim --cases lars lamb   some of them
 
 Cases: `lars`, `lars-nesterov`, `lamb` (against the faster of timm's two code paths, round by round),
-`lars-sgd` (against torch's multi-tensor SGD, which does less), `lamb-loop` (against the plain loop that
+`lars-sgd` (against torch's multi-tensor SGD, which does less), `lars-fused-sgd` and `lamb-fused-adamw`
+(against torch's fused kernels, which do less: the bound), `lamb-loop` (against the plain loop that
 ColossalAI's Lamb is, written here from its formula), `adamw` (as a recipe has it, against the faster of
 torch's default and its fused kernel), `muon` (ResNet-18's parameters; against timm's, whose Newton-Schulz
 runs in bf16), `muon-torch` (its weights as matrices, since torch's Muon takes no convolutions; against
@@ -17,7 +18,7 @@ step on DeepSpeed's slices, its all-reduce included, against half of our step on
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -25,7 +26,7 @@ from bench import parser, rows
 
 ROUNDS, STEPS = 21, 5
 MUON_ROUNDS = 7
-"""Of one step each: a step takes seconds."""
+"""Of one step each on a CPU, where a step takes seconds."""
 COMMAND = "python -m bench.optim"
 HYPER: dict[str, Any] = {"lr": 1e-3, "weight_decay": 1e-4}
 
@@ -50,89 +51,87 @@ def model_with_gradients(name: str) -> torch.nn.Module:
     return model
 
 
-def parameters() -> list[torch.nn.Parameter]:
-    """ResNet-50's."""
-    return list(model_with_gradients("resnet50").parameters())
+def parameters(model: str) -> list[torch.nn.Parameter]:
+    return list(model_with_gradients(model).parameters())
 
 
-def lars(nesterov: bool = False) -> torch.optim.Optimizer:
+def lars(model: str, nesterov: bool = False) -> torch.optim.Optimizer:
     from lbtrain.optim import LARS
 
-    return LARS(parameters(), momentum=0.9, nesterov=nesterov, **HYPER)
+    return LARS(parameters(model), momentum=0.9, nesterov=nesterov, **HYPER)
 
 
-def lamb() -> torch.optim.Optimizer:
+def lamb(model: str) -> torch.optim.Optimizer:
     from lbtrain.optim import LAMB
 
-    return LAMB(parameters(), **HYPER)
+    return LAMB(parameters(model), **HYPER)
 
 
-def timm_lars(foreach: bool, nesterov: bool = False) -> torch.optim.Optimizer:
+def timm_lars(model: str, *, foreach: bool, nesterov: bool = False) -> torch.optim.Optimizer:
     import timm.optim
 
-    return timm.optim.Lars(parameters(), momentum=0.9, nesterov=nesterov, foreach=foreach, **HYPER)
+    return timm.optim.Lars(parameters(model), momentum=0.9, nesterov=nesterov, foreach=foreach, **HYPER)
 
 
-def timm_lamb(foreach: bool) -> torch.optim.Optimizer:
+def timm_lamb(model: str, *, foreach: bool) -> torch.optim.Optimizer:
     import timm.optim
 
-    return timm.optim.Lamb(parameters(), foreach=foreach, max_grad_norm=None, **HYPER)
+    return timm.optim.Lamb(parameters(model), foreach=foreach, max_grad_norm=None, **HYPER)
 
 
-def muon(process_group: Any = None) -> torch.optim.Optimizer:
+def muon(model: str, process_group: Any = None) -> torch.optim.Optimizer:
     from lbtrain.optim import Muon
 
-    weights = list(model_with_gradients("resnet18").parameters())
+    weights = parameters(model)
     groups = [{"params": [p for p in weights if (p.ndim > 1) is on], "use_muon": on} for on in (True, False)]
     return Muon(groups, process_group=process_group, **HYPER)
 
 
-def timm_muon() -> torch.optim.Optimizer:
+def timm_muon(model: str) -> torch.optim.Optimizer:
     from timm.optim import create_optimizer_v2
 
-    return create_optimizer_v2(model_with_gradients("resnet18"), "muon", momentum=0.95, **HYPER)
+    return create_optimizer_v2(model_with_gradients(model), "muon", momentum=0.95, **HYPER)
 
 
-def matrices() -> list[torch.nn.Parameter]:
-    """ResNet-18's weights of more than one dimension as [out, in * ...], with gradients of their size."""
-    whole = [weight for weight in model_with_gradients("resnet18").parameters() if weight.ndim > 1]
-    flat = [torch.nn.Parameter(weight.detach().flatten(1)) for weight in whole]
+def matrices(model: str) -> list[torch.nn.Parameter]:
+    """The weights of more than one dimension as [out, in * ...], with gradients of their size."""
+    flat = [torch.nn.Parameter(weight.detach().flatten(1)) for weight in parameters(model) if weight.ndim > 1]
     for matrix in flat:
         matrix.grad = torch.randn_like(matrix)
     return flat
 
 
-def matrix_muon(dtype: torch.dtype | None = None) -> torch.optim.Optimizer:
+def matrix_muon(model: str, dtype: torch.dtype | None = None) -> torch.optim.Optimizer:
     from lbtrain.optim import Muon
 
-    return Muon(matrices(), dtype=dtype, **HYPER)
+    return Muon(matrices(model), dtype=dtype, **HYPER)
 
 
-def torch_muon() -> torch.optim.Optimizer:
-    return torch.optim.Muon(matrices(), adjust_lr_fn="original", **HYPER)
+def torch_muon(model: str) -> torch.optim.Optimizer:
+    return torch.optim.Muon(matrices(model), adjust_lr_fn="original", **HYPER)
 
 
-def adamw() -> torch.optim.Optimizer:
+def adamw(model: str) -> torch.optim.Optimizer:
     from lbtrain import Recipe
     from lbtrain.optim import create_optimizer
 
     recipe = Recipe().vary(optimizer=dict(name="adamw", weight_decay=HYPER["weight_decay"]))
-    return create_optimizer(recipe.optimizer, model_with_gradients("resnet50"))
+    return create_optimizer(recipe.optimizer, model_with_gradients(model))
 
 
-def torch_adamw(fused: bool) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(parameters(), fused=fused, **HYPER)
+def torch_adamw(model: str, *, fused: bool) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(parameters(model), fused=fused, **HYPER)
 
 
-def sgd() -> torch.optim.Optimizer:
-    return torch.optim.SGD(parameters(), momentum=0.9, foreach=True, **HYPER)
+def torch_sgd(model: str, **kernels: bool) -> torch.optim.Optimizer:
+    return torch.optim.SGD(parameters(model), momentum=0.9, **kernels, **HYPER)
 
 
 class LoopLamb(torch.optim.Optimizer):
     """LAMB as one writes it down: a loop over the tensors, a new tensor for every intermediate result."""
 
-    def __init__(self) -> None:
-        super().__init__(parameters(), {"lr": HYPER["lr"]})
+    def __init__(self, model: str) -> None:
+        super().__init__(parameters(model), {"lr": HYPER["lr"]})
 
     @torch.no_grad()
     def step(self) -> None:  # type: ignore[override]
@@ -148,29 +147,56 @@ class LoopLamb(torch.optim.Optimizer):
             w.add_(u, alpha=float(-HYPER["lr"] * ratio))
 
 
-# case: (our optimizer, the peers of which the faster counts, their name, target)
-CASES: dict[
-    str, tuple[Callable[[], torch.optim.Optimizer], list[Callable[[], torch.optim.Optimizer]], str, str]
-] = {
-    "lars": (lars, [lambda: timm_lars(True), lambda: timm_lars(False)], "timm Lars, faster path", "<=1.0"),
-    "lars-nesterov": (
-        lambda: lars(nesterov=True),
-        [lambda: timm_lars(True, True), lambda: timm_lars(False, True)],
+Maker = Callable[[str], torch.optim.Optimizer]
+"""Of the optimizer of a model's parameters."""
+
+
+class Case(NamedTuple):
+    """Of several peers the faster counts."""
+
+    ours: Maker
+    peers: list[Maker]
+    peer_name: str
+    target: str = ""
+    model: str = "resnet50"
+
+
+CASES = {
+    "lars": Case(
+        lars,
+        [partial(timm_lars, foreach=True), partial(timm_lars, foreach=False)],
         "timm Lars, faster path",
         "<=1.0",
     ),
-    "lars-sgd": (lars, [sgd], "torch SGD foreach", ""),
-    "lamb": (lamb, [lambda: timm_lamb(True), lambda: timm_lamb(False)], "timm Lamb, faster path", "<=1.0"),
-    "adamw": (
-        adamw,
-        [lambda: torch_adamw(False), lambda: torch_adamw(True)],
-        "torch AdamW, faster path",
-        "",
+    "lars-nesterov": Case(
+        partial(lars, nesterov=True),
+        [
+            partial(timm_lars, foreach=True, nesterov=True),
+            partial(timm_lars, foreach=False, nesterov=True),
+        ],
+        "timm Lars, faster path",
+        "<=1.0",
     ),
-    "muon": (muon, [timm_muon], "timm Muon", ""),
-    "muon-torch": (matrix_muon, [torch_muon], "torch Muon", ""),
-    "muon-bf16": (lambda: matrix_muon(torch.bfloat16), [torch_muon], "torch Muon", ""),
-    "lamb-loop": (lamb, [LoopLamb], "LAMB as a plain loop (ColossalAI's form)", "<=1.0"),
+    "lars-sgd": Case(lars, [partial(torch_sgd, foreach=True)], "torch SGD foreach"),
+    "lars-fused-sgd": Case(lars, [partial(torch_sgd, fused=True)], "torch SGD fused"),
+    "lamb": Case(
+        lamb,
+        [partial(timm_lamb, foreach=True), partial(timm_lamb, foreach=False)],
+        "timm Lamb, faster path",
+        "<=1.0",
+    ),
+    "lamb-fused-adamw": Case(lamb, [partial(torch_adamw, fused=True)], "torch AdamW fused"),
+    "adamw": Case(
+        adamw,
+        [partial(torch_adamw, fused=False), partial(torch_adamw, fused=True)],
+        "torch AdamW, faster path",
+    ),
+    "muon": Case(muon, [timm_muon], "timm Muon", model="resnet18"),
+    "muon-torch": Case(matrix_muon, [torch_muon], "torch Muon", model="resnet18"),
+    "muon-bf16": Case(
+        partial(matrix_muon, dtype=torch.bfloat16), [torch_muon], "torch Muon", model="resnet18"
+    ),
+    "lamb-loop": Case(lamb, [LoopLamb], "LAMB as a plain loop (ColossalAI's form)", "<=1.0"),
 }
 
 
@@ -186,19 +212,22 @@ def milliseconds(optimizer: torch.optim.Optimizer, steps: int = STEPS) -> float:
     return min(times) * 1e3
 
 
-def in_turns(case: str) -> rows.Row:
-    """Measure one case of CASES."""
-    make, makers, name, target = CASES[case]
-    ours, peers = make(), [maker() for maker in makers]
+def in_turns(name: str, *, tiny: bool = False) -> rows.Row:
+    """Measure one case of CASES; `tiny`: one step each, on the parameters of a tiny model."""
+    case = CASES[name]
+    model = "test_resnet" if tiny else case.model
+    ours, peers = case.ours(model), [maker(model) for maker in case.peers]
     for optimizer in (ours, *peers):
         optimizer.step()
     mine, theirs = [], []
-    rounds, steps = (MUON_ROUNDS, 1) if case.startswith("muon") else (ROUNDS, STEPS)
+    takes_seconds = name.startswith("muon") and DEVICE == "cpu"
+    rounds, steps = (1, 1) if tiny else (MUON_ROUNDS, 1) if takes_seconds else (ROUNDS, STEPS)
     for _ in range(rounds):
         mine.append(milliseconds(ours, steps))
         theirs.append(min(milliseconds(peer, steps) for peer in peers))
+    command = f"{COMMAND} --cases {name}"
     return rows.paired(
-        "optim", case, name, mine, theirs, unit="ms", target=target, command=f"{COMMAND} --cases {case}"
+        "optim", name, case.peer_name, mine, theirs, unit="ms", target=case.target, command=command
     )
 
 
@@ -216,7 +245,7 @@ def _muon_on_rank() -> tuple[list[float], list[float]]:
     import torch.distributed as dist
 
     torch.set_num_threads(1)
-    pairs = [(muon(group), list[float]()) for group in (dist.group.WORLD, None)]
+    pairs = [(muon("resnet18", group), list[float]()) for group in (dist.group.WORLD, None)]
     for _ in range(MUON_ROUNDS + 1):
         for optimizer, times in pairs:
             dist.barrier()
