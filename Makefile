@@ -24,7 +24,7 @@ help:
 	@echo "make bench-check do the same against the last rows; writes nothing"
 	@echo "make colossalai  create .venv-colossalai: ColossalAI on top of .venv (0.3 GB, about a minute)"
 	@echo "make test-colossalai  run the tests of engine=colossalai in that environment"
-	@echo "make wheels      collect what a GPU machine without a package index lacks for bench/gpu.py (30 MB)"
+	@echo "make wheels      collect what a GPU machine without a package index lacks for bench/gpu.py (31 MB)"
 	@echo "make clean       remove the caches of pytest, mypy and ruff; runs/ and what was trained there stay"
 
 install: .venv/.installed
@@ -87,15 +87,17 @@ bench: install
 bench-check: install
 	$(BIN)/python -m bench --check
 
-# What a machine with torch, torchvision, timm and scikit-learn, but without a package index, lacks: `python -m pip install --no-deps wheels/*.whl`.
-GPU_PYTHON ?= $(shell $(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')
-WHEELS := accelerate deepspeed omegaconf antlr4-python3-runtime rich markdown-it-py mdurl Pygments hjson py-cpuinfo pydantic annotated-types \
+# What a machine with torch, torchvision and scikit-learn, but without a package index, lacks; bench/gpu.py says how it
+# is installed there. GPU_PYTHON is the Python there: one wheel of another one, and pip installs none, which the last line tries.
+GPU_PYTHON ?= 3.12
+WHEELS := timm accelerate deepspeed omegaconf antlr4-python3-runtime rich markdown-it-py mdurl Pygments hjson py-cpuinfo pydantic annotated-types \
 	typing-inspection einops tensorboard absl-py Markdown Werkzeug
 COMPILED_WHEELS := msgpack ninja pydantic_core tensorboard-data-server grpcio protobuf simplejpeg pycocotools psutil
 wheels: install
 	rm -rf wheels
 	$(BIN)/python -m pip wheel --quiet --no-deps --constraint constraints.txt --wheel-dir wheels $(WHEELS)
 	$(BIN)/python -m pip download --quiet --no-deps --constraint constraints.txt --dest wheels --only-binary :all: --python-version $(GPU_PYTHON) $(COMPILED_WHEELS)
+	$(BIN)/python -m pip install --quiet --dry-run --no-index --no-deps --only-binary :all: --python-version $(GPU_PYTHON) --target wheels wheels/*.whl
 
 clean:
 	rm -rf .pytest_cache .mypy_cache .ruff_cache
