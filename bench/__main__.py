@@ -68,7 +68,7 @@ BENCHES = (
     Bench("scaling_prediction", 2),
     Bench("hosts_prediction", 7, why_not),
     Bench("input", 1),
-    Bench("gpu", 9, _gpu),
+    Bench("gpu", 8, _gpu),
 )
 
 

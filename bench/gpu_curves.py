@@ -1,49 +1,43 @@
-"""Images/s over the batch, and a whole run, on one GPU: the cases of bench.gpu that take longest."""
+"""Images/s over the batch on one GPU: the case `batch_size` of bench.gpu."""
 
 import statistics
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 from bench import rows
-from bench.accuracy import ours
-from bench.gpu_steps import Setting, command, free_memory
+from bench.gpu_setting import Setting, command, free_memory
 from bench.peers import Job
 from bench.turns import in_turns
-from lbtrain.recipe.files import load_recipe
 
-ROOT = Path(__file__).parents[1]
-LONGEST = 120.0
-"""Seconds that a case may take: none is started with less left."""
 LONGEST_POINT = 30.0
-"""The same of one point of the `batch_size` curves, which are so many that they look at the clock between
-them.
-"""
+"""Seconds that a point of the curves may take: none is started with less left."""
+SIZES = {"resnet50": (32, 64, 128, 256, 512, 1024), "alexnet": (128, 512, 1024, 2048, 4096)}
 
 
 def batch_size(setting: Setting) -> Iterator[rows.Row]:
-    """Images/s and the seconds of an epoch of ImageNet over the batch, each batch one micro-batch; then a
-    large batch in micro-batches.
+    """Images/s and the seconds of an epoch of ImageNet over the batch, each batch one micro-batch; then the
+    largest batches in micro-batches.
     """
-    sizes = {"alexnet": (128, 512, 1024, 2048, 4096, 8192), "resnet50": (32, 64, 128, 256, 512, 1024)}
-    for model, batches in sizes.items():
-        curve: dict[int, float] = {}
+    curves: dict[str, dict[int, float]] = {model: {} for model in SIZES}
+    for model, curve in curves.items():
         job = _job_of(setting, model)
-        title = f"{model} {job.image_size}x{job.image_size}"
-        for size in (2, 4) if setting.tiny else batches:
-            rates = _rates(setting, job, title, size, size)
+        for size in (2, 4) if setting.tiny else SIZES[model]:
+            rates = _rates(setting, job, size, size)
             if not rates:
                 break
             curve[size] = statistics.median(rates)
-            yield from _speeds(f"{title}, batch {size}", rates)
+            yield from _speeds(f"{_title(job)}, batch {size}", rates)
         if len(curve) > 1:
-            yield _fixed_share(title, curve)
+            yield _fixed_share(_title(job), curve)
+    for model, curve in curves.items():
+        job = _job_of(setting, model)
         for micro in [size for size in curve if size < max(curve)]:
-            rates = _rates(setting, job, title, max(curve), micro)
-            yield from _speeds(f"{title}, batch {max(curve)} in micro-batches of {micro}", rates)
+            rates = _rates(setting, job, max(curve), micro)
+            yield from _speeds(f"{_title(job)}, batch {max(curve)} in micro-batches of {micro}", rates)
+
+
+def _title(job: Job) -> str:
+    return f"{job.model} {job.image_size}x{job.image_size}"
 
 
 def _job_of(setting: Setting, model: str) -> Job:
@@ -52,9 +46,9 @@ def _job_of(setting: Setting, model: str) -> Job:
     return replace(job, image_size=67 if setting.tiny else 227) if model == "alexnet" else job
 
 
-def _rates(setting: Setting, job: Job, title: str, batch: int, micro: int) -> list[float]:
+def _rates(setting: Setting, job: Job, batch: int, micro: int) -> list[float]:
     """Images/s; none, and a line that says why, where the memory or the time does not do."""
-    what = f"{title}, batch {batch}, {micro} images at once"
+    what = f"{_title(job)}, batch {batch}, {micro} images at once"
     if not setting.has_time(what, LONGEST_POINT):
         return []
     job, split = replace(job, micro_batch_size=batch), dict(micro_batch_size=micro, bn_batch_size=micro)
@@ -88,37 +82,3 @@ def _fixed_share(title: str, curve: dict[int, float]) -> rows.Row:
     share = max(0.0, intercept) / (max(0.0, intercept) + slope * images[0])
     case = f"{title}: share of a pass of {images[0]} images that does not shrink with them"
     return rows.single("gpu", case, [share], unit="of 1", command=command("batch_size"))
-
-
-def time_to_accuracy(setting: Setting) -> Iterator[rows.Row]:
-    """Seconds from the start of training to the first evaluation at the error of 6 %; then beside them the
-    peer's script, its own way, from start to end: with its imports, its compilation and as many runs as it
-    makes, so that nothing is met or not met by this ratio.
-    """
-    recipe = load_recipe(ROOT / "recipes/cifar10/wide_resnet_1k.py")
-    if setting.tiny:
-        recipe = recipe.vary(duration="1it", data=dict(name="digits"), precision="fp32")
-    outcome = ours(recipe)
-    seconds = outcome.seconds_to(100.0 if setting.tiny else 6.0)
-    if seconds is None:
-        best = min(error for error, _ in outcome.errors)
-        print(f"time_to_accuracy: not reached, the best error was {best:.2f} %", flush=True)
-        return
-    title, line = "CIFAR-10 to 94 %", command("time_to_accuracy")
-    yield rows.single("gpu", title, [seconds], unit="s", command=line)
-    if setting.speedrun and setting.has_time(setting.speedrun.name, LONGEST):
-        started = time.monotonic()
-        try:
-            subprocess.run(
-                [sys.executable, setting.speedrun.name],
-                cwd=setting.speedrun.parent,
-                check=True,
-                timeout=LONGEST,
-            )
-        except subprocess.SubprocessError as error:
-            print(f"{setting.speedrun.name}: not measured, {error}", flush=True)
-            return
-        theirs, peer = [time.monotonic() - started], f"{setting.speedrun.name}, start to end"
-        yield rows.paired(
-            "gpu", title, peer, [seconds], theirs, unit="s", target="", command=f"{line} --speedrun FILE"
-        )

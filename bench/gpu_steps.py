@@ -1,74 +1,32 @@
 """What steps cost on one GPU: the cases of bench.gpu that time some of them."""
 
-import gc
-import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import torch
 
-from bench import optim, rows
-from bench.peers import Job, Loop, accelerate_loop, by_hand, deepspeed_loop, timm_loop
+from bench import noise_scale, optim, rows
+from bench.gpu_setting import Setting, command, free_memory
+from bench.peers import by_hand
 from bench.turns import in_turns
-from tools.scaling_report.model.presets import GPUS, find
-
-COMMAND = "python -m bench.gpu"
-NVIDIA_A100 = 2470
-"""Images/s of ResNet-50 v1.5 on one A100-SXM-80GB in mixed fp16: NVIDIA's DeepLearningExamples, PyTorch,
-README.
-"""
-RESNET50_FLOPS = 3 * 2 * 4.09e9
-"""Of training on one image of 224 x 224: three passes of 4.09 G multiply-adds (3.8 G in He et al. 2016, table
-1: stride in the 1x1).
-"""
 
 
-@dataclass(frozen=True)
-class Setting:
-    device: str
-    tiny: bool
-    timm_checkout: Path | None = None
-    speedrun: Path | None = None
-    ends: float = math.inf
-    """When the time is over, by time.monotonic()."""
-
-    @property
-    def resnet50(self) -> Job:
-        job = Job("resnet50", 224, 256, 8, device=self.device, precision="bf16", channels_last=True)
-        small = replace(job, model="test_resnet", image_size=32, micro_batch_size=2, steps=1)
-        return small if self.tiny else job
-
-    @property
-    def rounds(self) -> int:
-        return 1 if self.tiny else 9
-
-    def has_time(self, what: str, seconds: float) -> bool:
-        """Whether so many are left; says so where they are not."""
-        if time.monotonic() + seconds <= self.ends:
-            return True
-        print(f"{what}: not measured, no time left", flush=True)
-        return False
-
-
-def command(case: str) -> str:
-    return f"{COMMAND} --cases {case}"
+def milliseconds(work: Callable[[], object]) -> float:
+    """Until the device has done all of it."""
+    optim.wait()
+    started = time.perf_counter()
+    work()
+    optim.wait()
+    return 1e3 * (time.perf_counter() - started)
 
 
 def matrix_rate(setting: Setting) -> list[float]:
     """TFLOP/s of some products of random bf16 matrices, each long enough to be timed alone."""
     size = 256 if setting.tiny else 8192
     a, b = (torch.randn(size, size, device=setting.device, dtype=torch.bfloat16) for _ in range(2))
-    rates = []
-    for _ in range(13):
-        optim.wait()
-        started = time.perf_counter()
-        a @ b
-        optim.wait()
-        rates.append(2 * size**3 / (time.perf_counter() - started) / 1e12)
-    return rates[3:]
+    return [2 * size**3 / milliseconds(lambda: a @ b) / 1e9 for _ in range(13)][3:]
 
 
 def matrix(setting: Setting) -> list[rows.Row]:
@@ -79,98 +37,45 @@ def matrix(setting: Setting) -> list[rows.Row]:
     ]
 
 
-def resnet50(setting: Setting) -> list[rows.Row]:
-    loops: dict[str, Loop] = {
-        "plain loop": by_hand,
-        "accelerate loop": accelerate_loop,
-        "DeepSpeed loop": deepspeed_loop,
-    }
-    if setting.timm_checkout:
-        loops["timm train.py"] = timm_loop(setting.timm_checkout)
-    job, failed = setting.resnet50, set[str]()
-    seconds = in_turns(
-        job, "ddp", [_named(peer, loop, failed) for peer, loop in loops.items()], setting.rounds
-    )
-    mine, *theirs = [[job.micro_batch_size * job.steps / turn for turn in turns] for turns in seconds]
-    title = f"resnet50 {job.image_size}x{job.image_size}, bf16, channels last, batch {job.micro_batch_size}"
-    measured = [
-        rows.paired(
-            "gpu", title, peer, mine, rates, unit="images/s", target=">=0.98", command=command("resnet50")
-        )
-        for peer, rates in zip(loops, theirs, strict=True)
-        if peer not in failed
-    ]
-    peak = max(matrix_rate(setting)) * 1e12
-    shares = [rate * RESNET50_FLOPS / peak for rate in mine]
-    share = rows.single(
-        "gpu", f"{title}: share of the matrix rate", shares, unit="of 1", command=command("resnet50")
-    )
-    return [*measured, *([] if setting.tiny else [share, *_beside_nvidia(title, mine)])]
-
-
-def _named(peer: str, loop: Loop, failed: set[str]) -> Loop:
-    """`loop`, which where it fails is named, joins `failed`, and has empty turns from then on."""
-
-    def attempt(job: Job) -> Iterator[None]:
-        try:
-            yield from loop(job)
-        except Exception as error:  # whatever a peer makes of this machine, the others are measured
-            print(f"{peer}: not measured, {type(error).__name__}: {error}", flush=True)
-            failed.add(peer)
-        while True:
-            yield
-
-    return attempt
-
-
-def _beside_nvidia(title: str, rates: list[float]) -> list[rows.Row]:
-    """Ours as a share of this card's data sheet over NVIDIA's share of an A100's; none for a card whose data
-    sheet is not known.
-    """
-    card = find(torch.cuda.get_device_name(), GPUS)
-    sheet = card and GPUS[card].tflops.get("bf16")
-    if not sheet:
-        return []
-    mine = [rate * RESNET50_FLOPS / (sheet * 1e12) for rate in rates]
-    theirs = [NVIDIA_A100 * RESNET50_FLOPS / (GPUS["a100"].tflops["fp16"] * 1e12)] * len(mine)
-    peer = f"NVIDIA's published run: {NVIDIA_A100:,} images/s on an A100 80 GB, mixed fp16"
-    title = f"{title}: share of the data sheet's rate"
-    return [
-        rows.paired("gpu", title, peer, mine, theirs, unit="of 1", target="", command=command("resnet50"))
-    ]
-
-
-ARITHMETIC: dict[str, dict[str, Any]] = {
-    "fp32, deterministic=true": {"precision": "fp32", "channels_last": False, "deterministic": True},
-    "fp32 (TF32, cudnn.benchmark)": {"precision": "fp32", "channels_last": False},
-    "bf16": {"channels_last": False},
-    "bf16, channels last": {},
-    "bf16, channels last, deterministic=true": {"deterministic": True},
-    "bf16, channels last, compiled": {"compile": True},
+# A variant: (the seconds that it may take, what it changes in the recipe)
+ARITHMETIC: dict[str, tuple[float, dict[str, Any]]] = {
+    "fp32 (TF32, cudnn.benchmark)": (40, {"precision": "fp32", "channels_last": False}),
+    "bf16": (30, {"channels_last": False}),
+    "bf16, channels last": (30, {}),
+    "fp32, deterministic=true": (60, {"precision": "fp32", "channels_last": False, "deterministic": True}),
+    "bf16, channels last, deterministic=true": (40, {"deterministic": True}),
+    "bf16, channels last, compiled": (120, {"compile": True}),
 }
 
 
 def arithmetic(setting: Setting) -> Iterator[rows.Row]:
     """The same loop in each."""
     job = setting.resnet50
-    for name, changes in ARITHMETIC.items():
-        if not setting.has_time(name, 30):
-            return
-        [seconds] = in_turns(job, "ddp", [], setting.rounds, **changes)
-        rates = [job.micro_batch_size * job.steps / turn for turn in seconds]
-        title = f"resnet50 {job.image_size}x{job.image_size}, batch {job.micro_batch_size}: {name}"
-        yield rows.single("gpu", title, rates, unit="images/s", command=command("arithmetic"))
+    for name, (seconds, changes) in ARITHMETIC.items():
+        if not setting.has_time(f"arithmetic, {name}", seconds):
+            continue
+        with setting.guarded(f"arithmetic, {name}"):
+            free_memory()
+            [turns] = in_turns(job, "ddp", [], 1 if setting.tiny else 5, **changes)
+            rates = [job.micro_batch_size * job.steps / turn for turn in turns]
+            title = f"resnet50 {job.image_size}x{job.image_size}, batch {job.micro_batch_size}: {name}"
+            yield rows.single("gpu", title, rates, unit="images/s", command=command("arithmetic"))
 
 
 def memory(setting: Setting) -> list[rows.Row]:
     job = setting.resnet50
+
+    def ours() -> None:
+        in_turns(job, "ddp", [], rounds=1)
 
     def plain() -> None:
         loop = by_hand(job)
         next(loop)
         next(loop)
 
-    mine, theirs = _peak(lambda: in_turns(job, "ddp", [], rounds=1)), _peak(plain)
+    ours()
+    plain()  # so that cuDNN's trials and cuBLAS's workspaces, which a process has once, count for neither
+    mine, theirs = _peak(ours), _peak(plain)
     title = f"peak memory, resnet50 {job.image_size}x{job.image_size}, batch {job.micro_batch_size}"
     peaks, line = ([mine], [theirs]), command("memory")
     return [rows.paired("gpu", title, "plain loop", *peaks, unit="MiB", target="<=1.05", command=line)]
@@ -185,12 +90,6 @@ def _peak(work: Callable[[], object]) -> float:
     torch.cuda.reset_peak_memory_stats()
     work()
     return (torch.cuda.max_memory_allocated() - before) / 2**20
-
-
-def free_memory() -> None:
-    """What earlier runs left on the device: an engine and its model refer to each other."""
-    gc.collect()
-    torch.cuda.empty_cache()
 
 
 def ghost(setting: Setting) -> list[rows.Row]:
@@ -212,8 +111,54 @@ def ghost(setting: Setting) -> list[rows.Row]:
     ]
 
 
-def optimizers(setting: Setting) -> list[rows.Row]:
-    return [
-        replace(optim.in_turns(case), bench="gpu", command=command("optim"))
-        for case in ("lars", "lamb", "lars-sgd")
-    ]
+OPTIMIZERS = (
+    "lars",
+    "lamb",
+    "lars-fused-sgd",
+    "lamb-fused-adamw",
+    "adamw",
+    "muon",
+    "muon-torch",
+    "muon-bf16",
+)
+"""Of bench.optim."""
+
+
+def optimizers(setting: Setting) -> Iterator[rows.Row]:
+    for case in OPTIMIZERS:
+        with setting.guarded(f"optim, {case}"):
+            row = optim.in_turns(case, tiny=setting.tiny)
+            title = f"optimizer step, {optim.CASES[case].model}: {case}"
+            yield replace(row, bench="gpu", case=title, command=command("optim"))
+
+
+NOISE_SCALE = {"accumulated, every step": (4, 1), "split, every 20 steps": (1, 20)}
+"""Name: (micro-batches of a step, measured every so many steps)."""
+
+
+def noise(setting: Setting) -> Iterator[rows.Row]:
+    """bench.noise_scale by the clock on the wall, with ResNet-50."""
+    job, batch = setting.resnet50, 8 if setting.tiny else setting.resnet50.micro_batch_size
+    for name, (micro_batches, every) in NOISE_SCALE.items():
+        with setting.guarded(f"noise_scale, {name}"):
+            free_memory()
+            step = noise_scale.stepper(
+                batch // micro_batches,
+                batch_size=batch,
+                bn_batch_size=batch // 4,
+                model=dict(name=job.model),
+                data=dict(name="synthetic", image_size=job.image_size),
+                precision=job.precision,
+                channels_last=job.channels_last,
+            )
+            costs = noise_scale.costs(step, every, milliseconds, 1 if setting.tiny else 30)
+            title = f"noise scale, resnet50 {job.image_size}x{job.image_size}, batch {batch}: {name}"
+            yield rows.paired(
+                "gpu",
+                title,
+                noise_scale.UNMEASURED,
+                *costs,
+                unit="ms a step",
+                target=noise_scale.TARGET,
+                command=command("noise_scale"),
+            )

@@ -14,6 +14,7 @@ spread over as many steps as the case's name says.
 
 import itertools
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -22,6 +23,7 @@ from lbtrain import Recipe
 from lbtrain.launch.world import detect_world, start_process_group
 from lbtrain.monitors import MicroStep, NoiseMonitor, StepResult
 from lbtrain.plan.plan import make_plan
+from lbtrain.plan.precision import set_gpu_arithmetic
 from lbtrain.run import build_bare_model, build_engine
 from lbtrain.runs.progress import Progress
 from lbtrain.tasks import create_task
@@ -30,20 +32,25 @@ COMMAND = "python -m bench.noise_scale"
 CASES = {"accumulated, every step": (32, 1), "split, every 20 steps": (128, 20)}
 """Name: (micro-batch, measured every so many steps)."""
 ROUNDS = 60
+UNMEASURED, TARGET = "the same step unmeasured", "<=1.02"
 
 
-def stepper(micro: int, model: str = "cifar_resnet20") -> Callable[[], None]:
-    """A function that makes one step as the loop does; every second one is measured."""
-    recipe = Recipe().vary(
+def stepper(micro: int, **changes: Any) -> Callable[[], None]:
+    """A function that makes one step as the loop does, of a recipe with `changes`; every second one is
+    measured.
+    """
+    settings: dict[str, Any] = dict(
         batch_size=128,
         bn_batch_size=32,
         micro_batch_size=micro,
-        model=dict(name=model),
+        model=dict(name="cifar_resnet20"),
         data=dict(name="synthetic", image_size=32),
         measure=dict(noise_scale="2it", layers=True),
     )
+    recipe = Recipe().vary(**(settings | changes))
     plan = make_plan(recipe, 1)
     device = start_process_group(detect_world())
+    set_gpu_arithmetic(recipe)
     engine, optimizer = build_engine(plan, build_bare_model(recipe, plan, device), device)
     task = create_task(recipe, device)
     monitor = NoiseMonitor(plan, task, engine, optimizer, earlier=[])
@@ -69,18 +76,27 @@ def stepper(micro: int, model: str = "cifar_resnet20") -> Callable[[], None]:
     return step
 
 
-def in_turns(case: str) -> rows.Row:
-    micro, every = CASES[case]
-    step = stepper(micro)
+def costs(
+    step: Callable[[], None], every: int, milliseconds: Callable[[Callable[[], None]], float], rounds: int
+) -> tuple[list[float], list[float]]:
+    """Milliseconds of a step where one in `every` is measured, and where none is."""
     for _ in range(4):
         step()
     on, off = [], []
-    for _ in range(ROUNDS):
-        plain, measured = processor_ms(step), processor_ms(step)
+    for _ in range(rounds):
+        plain, measured = milliseconds(step), milliseconds(step)
         on.append(plain + (measured - plain) / every)
         off.append(plain)
-    peer, line = "the same step unmeasured", f"{COMMAND} --cases '{case}'"
-    return rows.paired("noise_scale", case, peer, on, off, unit="ms a step", target="<=1.02", command=line)
+    return on, off
+
+
+def in_turns(case: str) -> rows.Row:
+    micro, every = CASES[case]
+    on, off = costs(stepper(micro), every, processor_ms, ROUNDS)
+    line = f"{COMMAND} --cases '{case}'"
+    return rows.paired(
+        "noise_scale", case, UNMEASURED, on, off, unit="ms a step", target=TARGET, command=line
+    )
 
 
 def main() -> None:

@@ -145,42 +145,38 @@ def deepspeed_loop(job: Job) -> Iterator[None]:
     yield from _turns(job, step)
 
 
-def timm_loop(checkout: Path) -> Loop:
+def timm_loop(checkout: Path, job: Job) -> Iterator[None]:
     """timm's own training loop. `checkout` is a clone of timm's repository, whose train.py no package has."""
+    from timm.task import ClassificationTask
+
     spec = importlib.util.spec_from_file_location("timm_train", checkout / "train.py")
     assert spec and spec.loader
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
-
-    def loop(job: Job) -> Iterator[None]:
-        from timm.task import ClassificationTask
-
-        device = torch.device(job.device)
-        task = ClassificationTask(job.build(), nn.CrossEntropyLoss(), device=device, verbose=False)
-        model = task.get_trainable_module()
-        assert model is not None
-        optimizer, batches = job.sgd(model), job.batches()
-        args = script.parser.parse_args(
-            ["--log-interval", "1000000", *(["--channels-last"] if job.channels_last else [])]
-        )
-        args.prefetcher, args.distributed, args.rank, args.world_size, args.local_rank = False, False, 0, 1, 0
-        for epoch in iter(int, 1):
-            turn = [next(batches) for _ in range(job.steps)]
-            before = torch.backends.cudnn.benchmark
-            torch.backends.cudnn.benchmark = True  # as the script's main() has it
-            try:
-                script.train_one_epoch(
-                    epoch,
-                    task.get_trainable_module(),
-                    turn,
-                    optimizer,
-                    args,
-                    task=task,
-                    device=device,
-                    amp_autocast=job.autocast,
-                )
-            finally:
-                torch.backends.cudnn.benchmark = before
-            yield
-
-    return loop
+    device = torch.device(job.device)
+    task = ClassificationTask(job.build(), nn.CrossEntropyLoss(), device=device, verbose=False)
+    model = task.get_trainable_module()
+    assert model is not None
+    optimizer, batches = job.sgd(model), job.batches()
+    args = script.parser.parse_args(
+        ["--log-interval", "1000000", *(["--channels-last"] if job.channels_last else [])]
+    )
+    args.prefetcher, args.distributed, args.rank, args.world_size, args.local_rank = False, False, 0, 1, 0
+    for epoch in iter(int, 1):
+        turn = [next(batches) for _ in range(job.steps)]
+        before = torch.backends.cudnn.benchmark
+        torch.backends.cudnn.benchmark = True  # as the script's main() has it
+        try:
+            script.train_one_epoch(
+                epoch,
+                task.get_trainable_module(),
+                turn,
+                optimizer,
+                args,
+                task=task,
+                device=device,
+                amp_autocast=job.autocast,
+            )
+        finally:
+            torch.backends.cudnn.benchmark = before
+        yield

@@ -140,8 +140,8 @@ def page(found: dict[str, list[Line]]) -> str:
     if "gpu" not in found:
         parts += [
             f"## {TITLES['gpu']}",
-            "Not measured: no GPU has been at hand. `python -m bench.gpu` measures everything on one card "
-            "in nine minutes.",
+            "Not measured: no GPU has been at hand. `python -m bench.gpu` measures on one card what "
+            "eight minutes allow.",
         ]
     parts += [NOT_MET + not_met(found), CLAIMED + claims.table(), ELSEWHERE]
     return "\n\n".join(part.strip() for part in parts if part) + "\n"

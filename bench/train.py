@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from bench import parser, rows
@@ -67,7 +68,7 @@ def measure(name: str, timm_checkout: Path | None) -> list[rows.Row]:
     case = CASES[name]
     loops = {peer: LOOPS[peer] for peer in case.peers}
     if timm_checkout and case.ranks == 1:
-        loops["timm train.py"] = timm_loop(timm_checkout)
+        loops["timm train.py"] = partial(timm_loop, timm_checkout)
     seconds = (
         in_turns(case.job, case.engine, list(loops.values()), precision=case.precision)
         if case.ranks == 1

@@ -6,6 +6,11 @@ import argparse
 import ast
 import importlib
 import itertools
+import math
+import os
+import signal
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -17,8 +22,9 @@ import torch
 
 from lbtrain.data import registry
 from lbtrain.data.registry import dataset_info
-from lbtrain.errors import RecipeError
+from lbtrain.errors import Diverged, RecipeError
 from lbtrain.launch.world import detect_world, start_process_group
+from lbtrain.plan.plan import make_plan
 from lbtrain.recipe.files import load_recipe
 
 FOLDER = Path(__file__).parents[2] / "bench"
@@ -50,7 +56,7 @@ def test_noise_scale_measures_every_second_step(micro, monkeypatch):
     monkeypatch.setattr(
         NoiseMonitor, "after_step", lambda self, done: measured.append(list(after_step(self, done))) or []
     )
-    step = stepper(micro, model="cifar_resnet8")
+    step = stepper(micro, model=dict(name="cifar_resnet8"))
     for _ in range(4):
         step()
     assert [len(rows) for rows in measured] == [0, 2, 0, 2]
@@ -77,13 +83,28 @@ def test_hessian():
     assert network(steps=1, images=2)
 
 
-GPU_CASES = ["matrix", "resnet50", "arithmetic", "memory", "optim", "ghost", "time_to_accuracy", "batch_size"]
+GPU_CASES = [
+    "matrix",
+    "resnet50",
+    "vit",
+    "optim",
+    "noise_scale",
+    "memory",
+    "ghost",
+    "time_to_accuracy",
+    "curve",
+    "batch_size",
+    "arithmetic",
+]
 
 
-def test_every_case_of_a_gpu_is_rehearsed():
+def test_every_case_of_a_gpu_is_rehearsed_and_what_may_fail_late_comes_last():
     from bench.gpu import CASES
+    from bench.gpu_steps import ARITHMETIC
 
-    assert sorted(CASES) == sorted(GPU_CASES)
+    assert list(CASES) == GPU_CASES
+    late = ["deterministic" in name or "compiled" in name for name in ARITHMETIC]
+    assert late == sorted(late) and "compiled" in list(ARITHMETIC)[-1]
 
 
 @pytest.mark.slow
@@ -91,33 +112,294 @@ def test_every_case_of_a_gpu_is_rehearsed():
 @pytest.mark.parametrize("case", GPU_CASES)
 def test_gpu_rehearsed_on_a_cpu(case):
     from bench.gpu import CASES
-    from bench.gpu_steps import Setting
+    from bench.gpu_setting import Setting
 
-    rows = list(CASES[case](Setting("cpu", tiny=True)))
+    setting = Setting("cpu", tiny=True)
+    rows = list(CASES[case][0](setting))
     assert rows and all(row.ours > 0 for row in rows if "does not shrink" not in row.case)
+    assert setting.failed == []
 
 
-@pytest.mark.slow
-def test_on_a_gpu_machine_a_peer_that_fails_is_named_and_the_others_are_measured(monkeypatch, capsys):
-    from bench import gpu_steps
+def test_cublas_is_told_of_its_workspace_before_torch_is_imported():
+    code = """
+import os, sys
+
+class Finder:
+    def find_spec(self, name, *_):
+        if name == "torch":
+            sys.exit(os.environ["CUBLAS_WORKSPACE_CONFIG"])
+
+sys.meta_path.insert(0, Finder())
+import bench.gpu
+"""
+    environment = {key: value for key, value in os.environ.items() if key != "CUBLAS_WORKSPACE_CONFIG"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=FOLDER.parent, env=environment, capture_output=True, text=True
+    )
+    assert done.stderr == ":4096:8\n"
+
+
+def test_the_minutes_on_a_gpu_count_from_the_start_of_the_process(monkeypatch):
+    from bench import gpu
+
+    settings = []
+    monkeypatch.setattr(gpu, "measure", lambda setting, cases: settings.append(setting))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(sys, "argv", ["gpu", "--minutes", "7"])
+    with pytest.raises(SystemExit) as end:
+        gpu.main()
+    assert end.value.code is None and settings[0].ends == gpu.STARTED + 420
+
+
+def _row(case):
+    from bench import rows
+
+    return rows.single("gpu", case, [1.0], unit="s", command="")
+
+
+def test_on_a_gpu_machine_a_case_that_fails_is_named_and_the_others_are_measured(monkeypatch, capsys):
+    from bench import gpu
+
+    def breaks(setting):
+        yield _row("before")
+        raise ValueError("broken")
+
+    def refused(setting):
+        raise RecipeError("no data")
+
+    def good(setting):
+        yield _row("after")
+
+    cases = {"breaks": (breaks, 0), "refused": (refused, 0), "long": (good, 1e9), "good": (good, 0)}
+    monkeypatch.setattr(gpu, "CASES", cases)
+    setting = gpu.Setting("cpu", tiny=True, ends=time.monotonic() + 1e6)
+    gpu.measure(setting, cases)
+    said = [line for line in capsys.readouterr().out.splitlines() if line]
+    assert setting.failed == ["breaks"]
+    assert said == [
+        "gpu before: 1 s (n=1)",
+        "breaks: not measured, ValueError: broken",
+        "refused: not measured, no data",
+        "long: not measured, no time left",
+        "gpu after: 1 s (n=1)",
+    ]
+
+
+def test_a_signal_during_a_case_of_a_gpu_ends_the_command(monkeypatch, capsys):
+    from bench import gpu
+    from bench.peers import Job
+    from bench.turns import in_turns
+
+    def signals(job):
+        while True:
+            os.kill(os.getpid(), signal.SIGTERM)
+            yield
+
+    def stopped(setting):
+        in_turns(Job("cifar_resnet8", 8, 4, 1), "ddp", [signals], rounds=4)
+        yield _row("stopped")
+
+    monkeypatch.setattr(gpu, "CASES", {"stopped": (stopped, 0), "next": (lambda setting: [_row("next")], 0)})
+    monkeypatch.setattr(sys, "argv", ["gpu", "--tiny"])
+    with pytest.raises(SystemExit) as end:
+        gpu.main()
+    said = capsys.readouterr().out
+    assert end.value.code == 75 and said.endswith("stopped by a signal: the rest is not measured\n")
+    assert "next" not in said
+
+
+def test_on_a_gpu_machine_a_peer_that_fails_is_named_and_the_others_are_measured(
+    monkeypatch, capsys, tmp_path
+):
+    from bench import gpu_peers
+    from bench.gpu_setting import Setting
+    from bench.peers import Job, by_hand
 
     def without_compiler(job):
         raise OSError("no nvcc")
         yield
 
-    monkeypatch.setattr(gpu_steps, "deepspeed_loop", without_compiler)
-    monkeypatch.setattr(gpu_steps, "accelerate_loop", gpu_steps.by_hand)
-    measured = gpu_steps.resnet50(gpu_steps.Setting("cpu", tiny=True))
+    (tmp_path / "train.py").write_text("raise ImportError('too old')")
+    more = {"accelerate loop": by_hand, "DeepSpeed loop": without_compiler}
+    setting = Setting("cpu", tiny=True, timm_checkout=tmp_path)
+    measured = list(gpu_peers._beside(setting, Job("cifar_resnet8", 8, 4, 1), "title", "resnet50", more))
     assert [row.peer_name for row in measured] == ["plain loop", "accelerate loop"]
-    assert "DeepSpeed loop: not measured, OSError: no nvcc" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "DeepSpeed loop: not measured, OSError: no nvcc" in said
+    assert "timm train.py: not measured, ImportError: too old" in said
+
+
+def test_arithmetic_that_fails_or_has_no_time_leaves_the_others(monkeypatch, capsys):
+    from bench import gpu_steps
+    from bench.gpu_setting import Setting
+
+    def turns(job, engine, others, rounds, **changes):
+        if changes.get("deterministic") and "channels_last" not in changes:
+            raise RuntimeError("no such algorithm")
+        return [[1.0]]
+
+    monkeypatch.setattr(gpu_steps, "in_turns", turns)
+    monkeypatch.setattr(gpu_steps, "free_memory", lambda: None)
+    setting = Setting("cpu", tiny=True, ends=time.monotonic() + 100)
+    measured = [row.case.partition(": ")[2] for row in gpu_steps.arithmetic(setting)]
+    assert measured == list(gpu_steps.ARITHMETIC)[:4]
+    assert setting.failed == ["arithmetic, bf16, channels last, deterministic=true"]
+    assert "arithmetic, bf16, channels last, compiled: not measured, no time left" in capsys.readouterr().out
+
+    short = Setting("cpu", tiny=True, ends=time.monotonic() + 35)
+    measured = [row.case.partition(": ")[2] for row in gpu_steps.arithmetic(short)]
+    assert measured == ["bf16", "bf16, channels last"]
+
+
+def test_optimizer_steps_on_a_gpu_machine_rehearsed_and_one_that_fails_leaves_the_others(monkeypatch):
+    from bench import gpu_steps, optim
+    from bench.gpu_setting import Setting
+
+    def missing(model):
+        raise AttributeError("Muon")
+
+    without_muon = optim.CASES["muon-torch"]._replace(peers=[missing])
+    monkeypatch.setitem(optim.CASES, "muon-torch", without_muon)
+    setting = Setting("cpu", tiny=True)
+    measured = list(gpu_steps.optimizers(setting))
+    assert setting.failed == ["optim, muon-torch"]
+    assert {row.case.partition(": ")[2]: row.peer_name for row in measured} == {
+        "lars": "timm Lars, faster path",
+        "lamb": "timm Lamb, faster path",
+        "lars-fused-sgd": "torch SGD fused",
+        "lamb-fused-adamw": "torch AdamW fused",
+        "adamw": "torch AdamW, faster path",
+        "muon": "timm Muon",
+        "muon-bf16": "torch Muon",
+    }
+    assert all(row.ours > 0 and row.peer > 0 and row.bench == "gpu" for row in measured)
+
+
+def test_the_cost_of_the_noise_scale_on_a_gpu_machine_rehearsed():
+    from bench.gpu_setting import Setting
+    from bench.gpu_steps import noise
+
+    setting = Setting("cpu", tiny=True)
+    assert [row.case.partition(": ")[2] for row in noise(setting)] == [
+        "accumulated, every step",
+        "split, every 20 steps",
+    ]
+    assert setting.failed == []
+
+
+def test_what_measuring_costs_is_spread_over_the_steps():
+    from bench.noise_scale import costs
+
+    taken = itertools.cycle([10.0, 14.0])
+    assert costs(lambda: None, 4, lambda step: next(taken), 2) == ([11.0, 11.0], [10.0, 10.0])
+
+
+def test_memory_on_a_gpu_is_measured_after_both_sides_have_started(monkeypatch):
+    from bench import gpu_steps
+    from bench.gpu_setting import Setting
+
+    ran = []
+
+    def peak(work):
+        ran.append("peak of")
+        work()
+        return 1.0
+
+    monkeypatch.setattr(gpu_steps, "in_turns", lambda *_, **__: ran.append("ours"))
+    monkeypatch.setattr(gpu_steps, "by_hand", lambda job: iter([ran.append("plain"), None]))
+    monkeypatch.setattr(gpu_steps, "_peak", peak)
+    gpu_steps.memory(Setting("cpu", tiny=True))
+    assert ran == ["ours", "plain", "peak of", "ours", "peak of", "plain"]
+
+
+def test_on_a_gpu_machine_both_curves_come_before_the_micro_batches(monkeypatch):
+    from bench import gpu_curves
+    from bench.gpu_setting import Setting
+
+    points = []
+
+    def turns(job, engine, others, rounds, micro_batch_size, bn_batch_size):
+        points.append((job.model, job.micro_batch_size, micro_batch_size))
+        return [[float(job.micro_batch_size)]]
+
+    monkeypatch.setattr(gpu_curves, "in_turns", turns)
+    monkeypatch.setattr(gpu_curves, "free_memory", lambda: None)
+    assert list(gpu_curves.batch_size(Setting("cpu", tiny=False)))
+    whole = [(model, size, size) for model, sizes in gpu_curves.SIZES.items() for size in sizes]
+    assert (
+        points[: len(whole)] == whole and whole[0][0] == "resnet50" and whole[-1] == ("alexnet", 4096, 4096)
+    )
+    assert {point[:2] for point in points[len(whole) :]} == {("resnet50", 1024), ("alexnet", 4096)}
 
 
 def test_on_a_gpu_machine_the_curves_look_at_the_clock(capsys):
+    from bench.gpu_accuracy import curve
     from bench.gpu_curves import batch_size
-    from bench.gpu_steps import Setting
+    from bench.gpu_setting import Setting
 
-    assert list(batch_size(Setting("cpu", tiny=True, ends=time.monotonic()))) == []
-    assert "alexnet 67x67, batch 2, 2 images at once: not measured, no time left" in capsys.readouterr().out
+    over = Setting("cpu", tiny=True, ends=time.monotonic())
+    assert [*batch_size(over), *curve(over)] == []
+    said = capsys.readouterr().out
+    assert "alexnet 67x67, batch 2, 2 images at once: not measured, no time left" in said
+    assert "batch 32, linear rule, warm-up, seed 0: not measured, no time left" in said
+
+
+def test_the_curve_on_a_gpu_machine_rehearsed():
+    from bench.gpu_accuracy import curve
+    from bench.gpu_setting import Setting
+
+    setting = Setting("cpu", tiny=True)
+    measured = list(curve(setting))
+    assert setting.failed == [] and len(measured) == 4
+    assert all(0 < row.ours <= 100 and row.unit == "% error" for row in measured)
+
+
+def test_a_curve_on_a_gpu_machine_that_is_cut_off_has_every_batch(monkeypatch):
+    """One seed at all batches comes before the next, each arm with the rate of its rule, in one pass a step;
+    a run that diverges keeps its place.
+    """
+    from bench import accuracy, gpu_accuracy
+    from bench.gpu_setting import Setting
+    from lbtrain.plan.scaling import peak_lr
+
+    runs = []
+
+    def ours(recipe):
+        runs.append(recipe)
+        if recipe.batch_size == 16384:
+            raise Diverged("nan")
+        return accuracy.Outcome(errors=[(30.0, 1.0)])
+
+    monkeypatch.setattr(gpu_accuracy, "ours", ours)
+    setting = Setting("cpu", tiny=False)
+    measured = list(gpu_accuracy.curve(setting))
+    assert setting.failed == [] and len(measured) == 24
+    assert [row.ours for row in measured[:6]] == [30.0] * 6 and math.isnan(measured[6].ours)
+    assert [(run.seed, run.batch_size) for run in runs[::2]] == [
+        (seed, size) for seed in range(3) for size in (512, 2048, 8192, 16384)
+    ]
+    assert [peak_lr(run) for run in runs[0:8:2]] == pytest.approx([0.1616 * 2**k for k in (2, 4, 6, 7)])
+    assert [peak_lr(run) for run in runs[1:8:2]] == pytest.approx(
+        [0.1135 * (size / 4096) ** 0.5 for size in (512, 2048, 8192, 16384)]
+    )
+    assert {run.optimizer.name for run in runs[1::2]} == {"muon"}
+    assert {make_plan(run, 1).split.accumulation for run in runs[:8]} == {1}
+
+
+def test_time_to_accuracy_on_a_gpu_starts_the_device_first_and_keeps_an_error_that_missed(monkeypatch):
+    from bench import accuracy, gpu_accuracy
+    from bench.gpu_setting import Setting
+
+    durations = []
+
+    def ours(recipe):
+        durations.append(str(recipe.duration))
+        return accuracy.Outcome(errors=[(9.0, 10.0), (6.5, 20.0), (6.6, 30.0)])
+
+    monkeypatch.setattr(gpu_accuracy, "ours", ours)
+    [row] = gpu_accuracy.time_to_accuracy(Setting("cpu", tiny=False))
+    assert durations == ["2it", "30ep"]
+    assert (row.ours, row.unit) == (6.5, "%") and "not reached in 30ep, lowest top-1 error" in row.case
 
 
 def test_the_share_of_a_pass_that_does_not_shrink():
