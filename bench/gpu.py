@@ -1,4 +1,4 @@
-"""What is to be measured on one GPU, as one command of at most eight minutes; appends to results/gpu.csv.
+"""What is to be measured on one GPU, as one command of about eight minutes; appends to results/gpu.csv.
 
     python -m bench.gpu                              every case, in this order, until the time is over
     python -m bench.gpu --cases batch_size arithmetic    some of them: those that the first command left
@@ -26,7 +26,8 @@ wheels` here collects the rest for Python 3.12 (GPU_PYTHON=3.11: for another). W
 
 LBTRAIN_RESULTS is the folder that gpu.csv goes to instead of results/: one that outlives the machine.
 LBTRAIN_COMMIT is the commit that the rows state. LBTRAIN_DATA is the folder of CIFAR-10; a file that is too
-large for one transfer goes in parts (`split -b 40M train.npz part.`, there `cat part.* > train.npz`).
+large for one transfer goes in parts (`split -b 40M train.npz part.`, there `cat part.* > train.npz`). timm's
+own loop takes part with --timm DIR, where the train.py of its repository lies.
 
 The same curve with a larger network, more batches and all its epochs takes hours:
 
@@ -56,7 +57,7 @@ from bench import parser, rows
 from bench.gpu_accuracy import curve, time_to_accuracy
 from bench.gpu_curves import batch_size
 from bench.gpu_peers import resnet50, vit
-from bench.gpu_setting import COMMAND, Setting
+from bench.gpu_setting import COMMAND, Setting, free_memory
 from bench.gpu_steps import arithmetic, ghost, matrix, memory, noise, optimizers
 from lbtrain.errors import Preempted
 
@@ -115,6 +116,7 @@ def measure(setting: Setting, cases: Iterable[str]) -> None:
         case, seconds = CASES[name]
         if not setting.has_time(name, seconds):
             continue
+        free_memory()
         with setting.guarded(name):
             for row in case(setting):
                 if setting.tiny:

@@ -11,6 +11,8 @@ from bench import noise_scale, optim, rows
 from bench.gpu_setting import Setting, command, free_memory
 from bench.peers import by_hand
 from bench.turns import in_turns
+from lbtrain import Recipe
+from lbtrain.plan.precision import set_gpu_arithmetic
 
 
 def milliseconds(work: Callable[[], object]) -> float:
@@ -125,6 +127,7 @@ OPTIMIZERS = (
 
 
 def optimizers(setting: Setting) -> Iterator[rows.Row]:
+    set_gpu_arithmetic(Recipe())  # as a run has it: Muon's products are in TF32
     for case in OPTIMIZERS:
         with setting.guarded(f"optim, {case}"):
             row = optim.in_turns(case, tiny=setting.tiny)
