@@ -99,8 +99,8 @@ ELSEWHERE = """\
   [cifar10_steps.json](../results/cifar10_steps.json);
 - Mask R-CNN: [detection.md](detection.md), [mask_rcnn_shapes.json](../results/mask_rcnn_shapes.json).
 
-Some numbers in the text of these pages (how often a batch doubled, eigenvalues along a run, shares of padding)
-were read from runs, and stand in no file of results/.
+Some numbers in the text of these pages (how often a batch doubled, eigenvalues along a run, shares of
+padding) were read from runs, and stand in no file of results/.
 """
 
 
