@@ -11,10 +11,8 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-import torch
-
 from lbtrain.engines.protocol import Engine
-from lbtrain.errors import Preempted
+from lbtrain.errors import Diverged, Preempted
 from lbtrain.evaluate import evaluate
 from lbtrain.faults.training import Faults
 from lbtrain.monitors import MicroStep, Monitors, StepResult
@@ -88,8 +86,9 @@ def train(
                     improved = checkpoints.best.improved(evaluation.metrics)
                 if to_save or stopped or finished or improved:
                     faults.at(progress.step, "checkpoint")
-                    wait = finished or stopped
-                    save(plan, engine, techniques, progress, checkpoints, wait=wait, is_best=improved)
+                    save(plan, engine, techniques, progress, checkpoints, is_best=improved)
+            if finished or stopped:
+                wait_until_saved(checkpoints, faults)
             if stopped and not finished:
                 never = " without resume=never" if plan.recipe.resume == "never" else ""
                 raise Preempted(
@@ -98,6 +97,9 @@ def train(
                 )
             if coming != phase:
                 phase, batches = coming, start_phase(coming, task, engine, progress.examples)
+    except Diverged:
+        wait_until_saved(checkpoints, faults)
+        raise
     finally:
         faults.close()
         checkpoints.wait()
@@ -126,15 +128,15 @@ def save(
     progress: Progress,
     checkpoints: Checkpoints,
     *,
-    wait: bool,
     is_best: bool,
 ) -> None:
-    """Collective: all ranks give their part and rank 0 writes, while the others and the loop go on unless
-    told to `wait`.
-    """
+    """Collective: all ranks give their part and rank 0 writes, while the others and the loop go on."""
     state = engine.save()
     if state is not None:
         checkpoints.save(state, progress, plan.recipe_yaml, techniques.state(), is_best=is_best)
-    if wait:
-        checkpoints.wait()
-        engine.mean(torch.zeros(1, device=engine.device))  # nobody exits before the file is there
+
+
+def wait_until_saved(checkpoints: Checkpoints, faults: Faults) -> None:
+    """Nobody leaves before the file is there: the guards would end rank 0 with the others. Collective."""
+    checkpoints.wait()
+    faults.meet()

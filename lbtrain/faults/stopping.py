@@ -65,6 +65,12 @@ class StopRequest:
         )
         return answer
 
+    def meet(self) -> None:
+        """Returns when every rank has come here, on GPUs too, where an exchange of the engine may return
+        before it is done. Collective.
+        """
+        dist.barrier(group=self._group)
+
     def close(self) -> None:
         """Gives the signals back to whom they belonged; waits for the last exchange."""
         if self._pending and self._pending[0]:

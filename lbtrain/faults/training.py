@@ -52,5 +52,9 @@ class Faults:
         self._finite.check(self._stop.bad_step, now=check_now or stopped)
         return stopped
 
+    def meet(self) -> None:
+        """Returns when every rank has come here. Collective."""
+        self._stop.meet()
+
     def close(self) -> None:
         self._stop.close()

@@ -4,6 +4,8 @@ weights of it.
 
 import json
 import os
+import signal
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -87,6 +89,54 @@ def detect_with_a_bad_sample(changes: dict[str, Any], run_dir: str) -> list[int]
         with pytest.raises(Diverged):
             run(tiny(**changes).vary(run_dir=run_dir), "tiny", on_screen=False)
     return seen[1]
+
+
+def leave_with_a_slow_disk(why: str, run_dir: str) -> bool:
+    """One rank's part of a run that ends after step 3, while the checkpoint of step 2 or 3 is being written;
+    whether it is there when this rank leaves. The engine's own exchanges of one number return at once, as on
+    a GPU.
+    """
+    from lbtrain import Recipe
+    from lbtrain.engines.ddp import DDPEngine
+    from lbtrain.errors import Diverged, Preempted
+    from lbtrain.run import run
+    from lbtrain.tasks.classification import Classification
+
+    original, calls = Classification.loss, iter(range(1, 99))
+    mean, written = DDPEngine.mean, torch.save
+    rank = int(os.environ["RANK"])
+
+    def loss(self: Any, model: Any, batch: Any) -> Losses:
+        losses, step = original(self, model, batch), next(calls)
+        if why == "diverged":
+            return Losses({"loss": losses.total * float("nan")}) if step == 3 else losses
+        if step == 2 and rank:  # seen by all a step later
+            os.kill(os.getpid(), signal.SIGTERM)
+        return losses
+
+    def save_slowly(*given: Any) -> None:
+        time.sleep(1)
+        written(*given)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Classification, "loss", loss)
+        patch.setattr(
+            DDPEngine, "mean", lambda self, value: value if value.numel() == 1 else mean(self, value)
+        )
+        patch.setattr(torch, "save", save_slowly)
+        every = dict(every="2it" if why == "diverged" else "20it")
+        recipe = (
+            Recipe().vary(**SMALL).vary(engine="ddp", log_every="20it", checkpoint=every, run_dir=run_dir)
+        )
+        with pytest.raises(Diverged if why == "diverged" else Preempted):
+            run(recipe, "small", on_screen=False)
+        return any(Path(run_dir).glob("checkpoints/step_*.pt"))
+
+
+@pytest.mark.parametrize("why", ["diverged", "stopped"])
+def test_no_rank_leaves_before_the_last_checkpoint_is_there(tmp_path: Path, why: str):
+    """The guards would end rank 0, which writes it, with the first that leaves."""
+    assert run_on_ranks(2, leave_with_a_slow_disk, why, str(tmp_path)) == [True, True]
 
 
 def test_the_images_of_a_grouped_stream_are_the_ones_that_were_trained_on(tmp_path: Path):
