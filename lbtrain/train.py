@@ -86,9 +86,10 @@ def train(
                     improved = checkpoints.best.improved(evaluation.metrics)
                 if to_save or stopped or finished or improved:
                     faults.at(progress.step, "checkpoint")
-                    save(plan, engine, techniques, progress, checkpoints, is_best=improved)
+                    wait = finished or stopped
+                    save(plan, engine, techniques, progress, checkpoints, wait=wait, is_best=improved)
             if finished or stopped:
-                wait_until_saved(checkpoints, faults)
+                faults.meet()  # the guards would end rank 0, which writes, with the first that leaves
             if stopped and not finished:
                 never = " without resume=never" if plan.recipe.resume == "never" else ""
                 raise Preempted(
@@ -98,7 +99,8 @@ def train(
             if coming != phase:
                 phase, batches = coming, start_phase(coming, task, engine, progress.examples)
     except Diverged:
-        wait_until_saved(checkpoints, faults)
+        checkpoints.wait()
+        faults.meet()
         raise
     finally:
         faults.close()
@@ -128,15 +130,12 @@ def save(
     progress: Progress,
     checkpoints: Checkpoints,
     *,
+    wait: bool,
     is_best: bool,
 ) -> None:
-    """Collective: all ranks give their part and rank 0 writes, while the others and the loop go on."""
+    """Collective: all ranks give their part and rank 0 writes, while the others and the loop go on; rank 0 if
+    it is not to `wait`.
+    """
     state = engine.save()
     if state is not None:
-        checkpoints.save(state, progress, plan.recipe_yaml, techniques.state(), is_best=is_best)
-
-
-def wait_until_saved(checkpoints: Checkpoints, faults: Faults) -> None:
-    """Nobody leaves before the file is there: the guards would end rank 0 with the others. Collective."""
-    checkpoints.wait()
-    faults.meet()
+        checkpoints.save(state, progress, plan.recipe_yaml, techniques.state(), is_best=is_best, wait=wait)

@@ -22,6 +22,7 @@ import torch
 
 from lbtrain.engines.protocol import EngineState
 from lbtrain.errors import RecipeError, SaveFailed
+from lbtrain.output import say
 from lbtrain.runs.best import BestCheckpoint
 from lbtrain.runs.checkpoint_files import (
     checkpoint_paths,
@@ -50,7 +51,7 @@ class Checkpoints:
         self.started = time.time()
         """When the run would have started if nothing had interrupted it."""
         self._writer: threading.Thread | None = None
-        self._failure: SaveFailed | None = None
+        self._failed = False
         self._skipped: set[Path] = set()
 
     def save(
@@ -61,31 +62,40 @@ class Checkpoints:
         extras: Mapping[str, Any] | None = None,
         *,
         is_best: bool = False,
+        wait: bool = False,
     ) -> None:
         """Starts to write a checkpoint, when the one before is written, with `extras` (tensors, numbers, text
-        by name) beside the rest.
+        by name) beside the rest. The caller must leave `state` alone.
 
-        The caller must leave `state` alone. Raises as `wait` does.
+        A disk that does not take it is told of, and training goes on. The save after that returns when it is
+        written, as one does that is to `wait`, and raises SaveFailed if it is not; the older ones are whole.
         """
         self.wait()
         best = self.best.value if is_best else None  # now: the next evaluation may come before the thread
+        if wait or self._failed:
+            self._write_or_explain(state, progress, recipe_yaml, extras, best)
+            self._failed = False
+            return
         self._writer = threading.Thread(
             target=self._write_or_note, args=(state, progress, recipe_yaml, copy.deepcopy(extras), best)
         )
         self._writer.start()
 
     def wait(self) -> None:
-        """Returns when the last checkpoint is on the disk. Raises SaveFailed if the disk did not take it; the
-        older ones are whole.
-        """
+        """Returns when nothing is being written."""
         if self._writer:
             self._writer.join()
             self._writer = None
-        if self._failure:
-            failure, self._failure = self._failure, None
-            raise failure
 
-    def _write_or_note(
+    def _write_or_note(self, *content: Any) -> None:
+        """The thread: what it raised would end it alone."""
+        try:
+            self._write_or_explain(*content)
+        except SaveFailed as error:
+            self._failed = True
+            say(f"{error}. Training goes on, and ends if the next save fails too.", error=True)
+
+    def _write_or_explain(
         self,
         state: EngineState,
         progress: Progress,
@@ -97,8 +107,7 @@ class Checkpoints:
             path = self._write(state, progress, recipe_yaml, extras)
             if best is not None:
                 self.best.keep(path, progress.step, best)
-        # whatever it is: noted, or this thread ends without a word and the run without its checkpoint
-        except Exception as error:
+        except Exception as error:  # whatever it is: the run would lose its checkpoint without a word
             # of a disk that has become read-only; the next save or start removes it
             with contextlib.suppress(OSError):
                 self._remove_unfinished()
@@ -111,10 +120,10 @@ class Checkpoints:
                 if good
                 else "there is none before it"
             )
-            self._failure = SaveFailed(
+            raise SaveFailed(
                 f"the checkpoint of step {progress.step} could not be written to "
                 f"{self.folder} ({why}); {last}"
-            )
+            ) from error
 
     def _write(
         self, state: EngineState, progress: Progress, recipe_yaml: str, extras: Mapping[str, Any] | None

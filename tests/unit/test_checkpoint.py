@@ -3,6 +3,7 @@
 import hashlib
 import os
 import pickle
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -142,8 +143,7 @@ def test_a_damaged_one_that_was_passed_over_takes_no_place_of_a_good_one(tmp_pat
         pytest.raises(SaveFailed, match=r"step_000000090\.pt is whole: the same command goes on from it"),
     ):
         patched.setattr(torch, "save", lambda *_: pickle.dumps(lambda: 0))
-        checkpoints.save(state(95), Progress(32 * 95, 95), "seed: 0\n")
-        checkpoints.wait()
+        checkpoints.save(state(95), Progress(32 * 95, 95), "seed: 0\n", wait=True)
     for step, there in ((95, [90, 95, 100, 110]), (105, [95, 105, 110]), (115, [105, 115])):
         checkpoints.save(state(step), Progress(32 * step, step), "seed: 0\n")
         checkpoints.wait()
@@ -299,11 +299,10 @@ def test_a_crash_while_writing_leaves_the_older_one(tmp_path, monkeypatch):
         raise OSError("no space left on device")
 
     monkeypatch.setattr(torch, "save", crash)
-    checkpoints.save(state(2), Progress(64, 2), "")
     with pytest.raises(
         SaveFailed, match=r"step 2 could not be written to .*no space left.*step_000000001\.pt is whole"
     ):
-        checkpoints.wait()
+        checkpoints.save(state(2), Progress(64, 2), "", wait=True)
     assert names(tmp_path) == ["step_000000001.pt", "step_000000001.sha256"]
     monkeypatch.undo()
     assert newest(checkpoints)[1].step == 1
@@ -327,11 +326,10 @@ def test_whatever_stops_the_writer_is_said(tmp_path, monkeypatch, error, why):
         raise error
 
     monkeypatch.setattr(torch, "save", fail)
-    checkpoints.save(state(2), Progress(64, 2), "")
     with pytest.raises(
         SaveFailed, match=rf"step 2 could not be written to .*\({why}\); .*step_000000001\.pt is whole"
     ):
-        checkpoints.wait()
+        checkpoints.save(state(2), Progress(64, 2), "", wait=True)
     assert names(tmp_path) == ["step_000000001.pt", "step_000000001.sha256"]
 
 
@@ -343,9 +341,31 @@ def test_an_unfinished_file_that_cannot_be_removed_hides_no_failure(tmp_path, mo
         raise OSError("read-only file system")
 
     monkeypatch.setattr(torch, "save", fail)
-    checkpoints.save(state(2), Progress(64, 2), "")
     with pytest.raises(SaveFailed, match=r"step 2 could not be written to .*\(read-only file system\)"):
+        checkpoints.save(state(2), Progress(64, 2), "", wait=True)
+
+
+def test_a_save_that_fails_is_told_of_and_the_next_one_is_tried(tmp_path, monkeypatch, capsys):
+    checkpoints = save(tmp_path, 1)
+
+    def fail(*_) -> None:
+        raise OSError("input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(torch, "save", fail)
+        checkpoints.save(state(2), Progress(64, 2), "")
         checkpoints.wait()
+    assert re.search(
+        r"^the checkpoint of step 2 could not be written .*\(input/output error\).*Training goes on",
+        capsys.readouterr().err,
+    )
+    checkpoints.save(state(3), Progress(96, 3), "")
+    assert newest(checkpoints)[1].step == 3
+
+    monkeypatch.setattr(torch, "save", fail)
+    checkpoints.save(state(4), Progress(128, 4), "")
+    with pytest.raises(SaveFailed, match="the checkpoint of step 5 could not be written"):
+        checkpoints.save(state(5), Progress(160, 5), "")
 
 
 def test_other_files_in_the_folder_are_left_alone(tmp_path):
