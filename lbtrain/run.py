@@ -71,11 +71,18 @@ def run(
     directory.open_for(recipe)
     leader = world.rank == 0
     with directory.lock() if leader else contextlib.nullcontext():
+        # No rank reads before rank 0 has the lock: a job that ends may still write its last checkpoint.
+        check_same_on_all_ranks({})
         checkpoints = Checkpoints(directory.path, keep=recipe.checkpoint.keep, best=recipe.checkpoint.best)
         loaded, changes = _start_of(recipe, directory, checkpoints)
         progress = loaded.progress if loaded else Progress()
         checkpoints.started = started - (loaded.seconds if loaded else 0.0)
-        check_same_on_all_ranks({"newest checkpoint (examples seen)": str(progress.examples)})
+        check_same_on_all_ranks(
+            {
+                "newest checkpoint (examples seen)": str(progress.examples),
+                "best value so far": str(checkpoints.best.value),
+            }
+        )
         finished = directory.summary()
         if (
             finished

@@ -18,6 +18,7 @@ from typing import Any, TextIO
 
 from lbtrain.engines.deepspeed_config import complete_config
 from lbtrain.errors import RecipeError
+from lbtrain.output import say
 from lbtrain.plan.plan import Plan
 from lbtrain.recipe import Recipe
 from lbtrain.runs.files import check_kinds, open_to_append, read_object, read_whole, saving, write_whole
@@ -32,6 +33,10 @@ WRITTEN = (
     "guards.json", "faults.log", "diverged.json",
 )  # fmt: skip
 """All that a run writes into its directory."""
+
+_PATIENCE = 100.0
+"""Seconds to wait for the lock: more than the 90 for which an NFS keeps the lock of a host that was lost."""
+_SECONDS_TO_BE_TOLD = 10.0
 
 _SUMMARY: dict[str, Any] = {
     **dict.fromkeys(("recipe", "commit", "hardware", "engine"), str),
@@ -51,6 +56,11 @@ def _locked(lock: TextIO) -> bool:
     except OSError as error:
         return error.errno not in (errno.EACCES, errno.EAGAIN)
     return True
+
+
+def _owner(lock: TextIO) -> str:
+    lock.seek(0)
+    return "".join(filter(str.isprintable, lock.read(200))) or "another process"
 
 
 @dataclass(frozen=True)
@@ -118,14 +128,14 @@ class RunDirectory:
                 "it (commit in fingerprint.json), or choose another run_dir"
             ) from error
 
-    def lock(self, *, patience: float = 10) -> TextIO:
+    def lock(self, *, patience: float = _PATIENCE) -> TextIO:
         """Locks the directory for this process, for as long as the returned file is open; the system frees it
         when the process dies.
 
-        Raises RecipeError, with the owner, if another process still holds it after `patience` seconds, or if
-        nothing can be written.
+        Names the owner when it has waited for some seconds. Raises RecipeError, with the owner, if another
+        process still holds it after `patience` seconds, or if nothing can be written.
         """
-        path, end = self.path / "lock", time.monotonic() + patience
+        path, started, told = self.path / "lock", time.monotonic(), False
         try:
             lock = os.fdopen(open_to_append(path), "a+", errors="replace")
         except OSError as error:
@@ -134,13 +144,13 @@ class RunDirectory:
                 f"run_dir={self.path} cannot be written to: {why}. Choose another run_dir."
             ) from error
         while not _locked(lock):
-            if time.monotonic() > end:
-                lock.seek(0)
-                owner = "".join(filter(str.isprintable, lock.read(200))) or "another process"
-                raise RecipeError(
-                    f"run_dir={self.path} is in use by {owner}. Wait for it, end it, or choose another "
-                    "run_dir."
-                )
+            waited = time.monotonic() - started
+            in_use = f"run_dir={self.path} is in use by {_owner(lock)}."
+            if waited > patience:
+                raise RecipeError(f"{in_use} Wait for it, end it, or choose another run_dir.")
+            if waited > _SECONDS_TO_BE_TOLD and not told:
+                told = True
+                say(f"{in_use} Waiting for it, {patience:.0f} s at most.")
             time.sleep(0.1)
         with saving(path):
             lock.truncate(0)

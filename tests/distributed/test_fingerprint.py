@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +17,8 @@ from lab.ranks import run_on_ranks
 from lbtrain import Recipe
 from lbtrain.errors import LaunchError, RecipeError
 from lbtrain.runs import fingerprint
+from lbtrain.runs.best import BestCheckpoint
+from lbtrain.runs.directory import RunDirectory
 from lbtrain.runs.fingerprint import notes_on_resume
 from tests.distributed.runs import SMALL, train_on
 
@@ -57,6 +60,53 @@ def test_another_recipe_on_one_rank_is_named_on_all(tmp_path, key):
     for error in errors:
         assert f"{key} is {mine} on rank 0 (" in error and f"and {theirs} on rank 1 (" in error
     assert not list(tmp_path.rglob("*"))  # nothing was started
+
+
+def _continued(run_dir: str, aside: str) -> int | str:
+    """The step at which a run ends whose last checkpoint is written just before rank 0 has the lock."""
+    from lbtrain import Recipe
+    from lbtrain.run import run
+
+    recipe = Recipe().vary(**SMALL).vary(**SHORT, run_dir=run_dir)
+    lock = RunDirectory.lock
+
+    def take_over(self: RunDirectory) -> Any:
+        time.sleep(0.5)
+        for path in sorted(Path(aside).iterdir(), reverse=True):
+            path.rename(Path(run_dir) / "checkpoints" / path.name)
+        return lock(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RunDirectory, "lock", take_over)
+        try:
+            return run(recipe, "small", on_screen=False)["step"]
+        except LaunchError as error:
+            return str(error)
+
+
+SHORT = dict(engine="ddp", duration="2it", schedule=dict(warmup="0it"), checkpoint=dict(every="1it"))
+
+
+def test_no_rank_reads_the_run_directory_before_the_lock_is_had(tmp_path):
+    """The job before may still write its last checkpoint."""
+    assert run_on_ranks(2, _error, SHORT, {}, str(tmp_path / "run")) == ["trained"] * 2
+    (tmp_path / "aside").mkdir()
+    (tmp_path / "run/summary.json").unlink()
+    for path in (tmp_path / "run/checkpoints").glob("step_000000002.*"):
+        path.rename(tmp_path / "aside" / path.name)
+    assert run_on_ranks(2, _continued, str(tmp_path / "run"), str(tmp_path / "aside")) == [2, 2]
+
+
+def _with_another_best(run_dir: str) -> str:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(BestCheckpoint, "_read", lambda self: 50.0 + dist.get_rank())
+        return _error(SHORT | dict(checkpoint=dict(best="top1_error")), {}, run_dir)
+
+
+def test_another_best_value_on_one_rank_is_named(tmp_path):
+    """One rank alone would save a checkpoint for its best evaluation."""
+    for error in run_on_ranks(2, _with_another_best, str(tmp_path / "run")):
+        assert "best value so far is 50.0 on rank 0 (" in error and "and 51.0 on rank 1 (" in error
 
 
 def test_loader_processes_are_a_hosts_own(tmp_path):

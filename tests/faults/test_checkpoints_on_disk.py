@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from lbtrain.errors import RecipeError
+from lbtrain.runs import directory
 from lbtrain.runs.checkpoint import Checkpoints
 from lbtrain.runs.directory import RunDirectory
 from lbtrain.runs.progress import Progress
@@ -159,13 +160,25 @@ def test_a_read_only_run_directory_is_rejected(tmp_path):
     ), ended.stderr
 
 
+def test_who_waits_for_the_lock_is_told_of_the_owner_and_gets_it_in_the_end(tmp_path, monkeypatch, capsys):
+    """A host that was lost holds its lock on an NFS for 90 s."""
+    now = [0.0]
+    monkeypatch.setattr(directory.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(directory.time, "sleep", lambda seconds: now.__setitem__(0, now[0] + 1))
+    monkeypatch.setattr(directory, "_locked", lambda lock: now[0] > 90)
+    (tmp_path / "lock").write_text("process 7 on node02\n")
+    RunDirectory(tmp_path).lock().close()
+    said = capsys.readouterr().out
+    assert said == f"run_dir={tmp_path} is in use by process 7 on node02. Waiting for it, 100 s at most.\n"
+
+
 def test_two_jobs_on_one_run_directory_are_rejected_until_the_first_is_dead(tmp_path):
-    directory = RunDirectory(tmp_path)
+    run_dir = RunDirectory(tmp_path)
     reader, writer = os.pipe()
     owner = os.fork()
     if not owner:
         try:
-            lock = directory.lock()
+            lock = run_dir.lock()
             os.write(writer, b"x")
             time.sleep(60)
             lock.close()
@@ -180,7 +193,7 @@ def test_two_jobs_on_one_run_directory_are_rejected_until_the_first_is_dead(tmp_
             r"run_dir"
         ),
     ):
-        directory.lock(patience=0.3)
+        run_dir.lock(patience=0.3)
     os.kill(owner, signal.SIGKILL)
     os.waitpid(owner, 0)
-    directory.lock(patience=0.3).close()
+    run_dir.lock(patience=0.3).close()
