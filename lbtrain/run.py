@@ -76,6 +76,7 @@ def run(
         checkpoints = Checkpoints(directory.path, keep=recipe.checkpoint.keep, best=recipe.checkpoint.best)
         loaded, changes = _start_of(recipe, directory, checkpoints)
         progress = loaded.progress if loaded else Progress()
+        missed_best = loaded is not None and checkpoints.missed_best(loaded)
         checkpoints.started = started - (loaded.seconds if loaded else 0.0)
         check_same_on_all_ranks(
             {
@@ -127,6 +128,8 @@ def run(
         if leader:
             if loaded:
                 legs.record(directory.path, loaded, changes)
+            if loaded and missed_best:
+                checkpoints.best.keep(loaded.path, progress.step, loaded.best[recipe.checkpoint.best])
             directory.write_config(plan, checkpoints.fingerprint)
         records = Records(
             directory.path,

@@ -49,22 +49,28 @@ class BestCheckpoint:
         if value is None or not math.isfinite(value):
             return False
         better = self.value is None or (value > self.value if self._higher_is_better else value < self.value)
-        self.value = value if better else self.value
+        self.value = float(value) if better else self.value
         return better
 
     def keep(self, checkpoint: Path, step: int, value: float) -> None:
         """Makes best.pt the same file as `checkpoint`, which may be removed later; a copy where the file
         system has no hard links. `value`: of its evaluation; a later one may have been better by now.
+
+        After a kill anywhere in here best.pt is the old or the new one, right by its checksum: while it is
+        replaced, the checksums of both stand there.
         """
-        new = self._folder / "best.new"
-        with saving(self._folder / "best.pt"):
+        new, path = self._folder / "best.new", self._folder / "best.pt"
+        checksum = read_whole(checksum_path(checkpoint))
+        write_whole(checksum_path(path), f"{matching_checksum(path)}\n".encode() + checksum)
+        with saving(path):
             new.unlink(missing_ok=True)
             try:
                 os.link(checkpoint, new)
             except OSError:
                 shutil.copyfile(checkpoint, new)
-            new.replace(self._folder / "best.pt")
-        write_whole(checksum_path(self._folder / "best.pt"), read_whole(checksum_path(checkpoint)))
+            new.replace(path)
+            new.unlink(missing_ok=True)  # which stays where both were one file already
+        write_whole(checksum_path(path), checksum)
         found = {"metric": self.metric, "value": value, "step": step}
         write_whole(self._folder / "best.json", json.dumps(found | {"sha256": _digest(found)}) + "\n")
 

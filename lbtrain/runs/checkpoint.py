@@ -32,7 +32,14 @@ from lbtrain.runs.checkpoint_files import (
     sha256,
 )
 from lbtrain.runs.files import write_whole
-from lbtrain.runs.loading import FINGERPRINT, SCALE_STEPS, SECONDS, LoadedCheckpoint, read_checkpoint
+from lbtrain.runs.loading import (
+    BEST,
+    FINGERPRINT,
+    SCALE_STEPS,
+    SECONDS,
+    LoadedCheckpoint,
+    read_checkpoint,
+)
 from lbtrain.runs.progress import Progress
 
 
@@ -104,7 +111,7 @@ class Checkpoints:
         best: float | None,
     ) -> None:
         try:
-            path = self._write(state, progress, recipe_yaml, extras)
+            path = self._write(state, progress, recipe_yaml, extras, best)
             if best is not None:
                 self.best.keep(path, progress.step, best)
         except Exception as error:  # whatever it is: the run would lose its checkpoint without a word
@@ -126,7 +133,12 @@ class Checkpoints:
             ) from error
 
     def _write(
-        self, state: EngineState, progress: Progress, recipe_yaml: str, extras: Mapping[str, Any] | None
+        self,
+        state: EngineState,
+        progress: Progress,
+        recipe_yaml: str,
+        extras: Mapping[str, Any] | None,
+        best: float | None,
     ) -> Path:
         """Writes one checkpoint and then removes the oldest, and damaged ones that it replaces."""
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -144,6 +156,8 @@ class Checkpoints:
             SECONDS: max(time.time() - self.started, 0.0),
         } | dict(extras or {})
         content |= dict(self.about)
+        if best is not None:
+            content[BEST] = {self.best.metric: best}
         path = self.folder / f"step_{progress.step:09}.pt"
         new = path.with_suffix(".new")
         with new.open("xb") as file:
@@ -176,6 +190,12 @@ class Checkpoints:
             return None
         self._skipped |= set(found.damaged)
         return read_checkpoint(found.path, found.skipped, found.checksum)
+
+    def missed_best(self, loaded: LoadedCheckpoint) -> bool:
+        """Whether a kill came between this checkpoint, the best of the run, and best.pt, which is then to
+        be made from it. Remembers its value. The same on every rank.
+        """
+        return loaded.path.parent == self.folder and self.best.improved(loaded.best)
 
     def load(self, path: Path) -> LoadedCheckpoint:
         """One checkpoint of the folder. Raises RecipeError if it is damaged."""

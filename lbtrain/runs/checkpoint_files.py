@@ -55,10 +55,12 @@ def checksum_path(path: Path) -> Path:
 
 
 def matching_checksum(path: Path) -> str:
-    """Of a checkpoint that is as it was written; empty for one that is damaged, or whose checksum is."""
+    """Of a checkpoint that is as it was written; empty for one that is damaged, or whose checksum is. More
+    than one checksum stands beside best.pt while it is replaced.
+    """
     with contextlib.suppress(OSError, ValueError):
-        checksum = read_whole(checksum_path(path), most=100).decode().strip()
-        return checksum if checksum == sha256(path) else ""
+        known, checksum = read_whole(checksum_path(path), most=200).decode().split(), sha256(path)
+        return checksum if checksum in known else ""
     return ""
 
 

@@ -1,7 +1,7 @@
 """A checkpoint as it was read, and whether it fits the run that would go on from it."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ OWN = ("state_dict", "optimizer", "loss_scale", "progress", "recipe")
 """What every checkpoint holds."""
 SCALE_STEPS, FINGERPRINT, SECONDS = "loss_scale_steps", "fingerprint", "seconds"
 """What none held at first: those go on from 0, and are compared with nothing."""
+BEST = "best"
+"""What one holds that was saved because its evaluation was the best so far."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,8 @@ class LoadedCheckpoint:
     recipe_yaml: str
     seconds: float = 0.0
     """How long the run had taken, its earlier starts included."""
+    best: Mapping[str, float] = field(default_factory=dict)
+    """The value for which it was saved as the best, by its metric; empty for any other."""
 
     @property
     def recipe(self) -> Recipe:
@@ -106,12 +110,15 @@ def read_checkpoint(path: Path, skipped: list[str], checksum: str) -> LoadedChec
     seconds = content.get(SECONDS, 0.0)
     if not (type(seconds) is float and 0 <= seconds < float("inf")):
         raise _not_this_run(path, f"{SECONDS}={seconds!r} is not a time")
-    own = (*OWN, SCALE_STEPS, FINGERPRINT, SECONDS)
+    best = content.get(BEST, {})
+    if not _all(best, float):
+        raise _not_this_run(path, f"{BEST}={best!r} is not a value by the name of its metric")
+    own = (*OWN, SCALE_STEPS, FINGERPRINT, SECONDS, BEST)
     extras = {name: value for name, value in content.items() if name not in own}
     state = {"model": weights, "optimizer": states, "loss_scale": scale, SCALE_STEPS: steps}
     recipe = str(content["recipe"])
     return LoadedCheckpoint(
-        path, state, Progress(**told), extras, skipped, checksum, fingerprint, recipe, seconds
+        path, state, Progress(**told), extras, skipped, checksum, fingerprint, recipe, seconds, best
     )
 
 

@@ -197,6 +197,10 @@ WEIGHT = torch.zeros(2, 3)
         (lambda content: content.update(loss_scale_steps=-1), "loss_scale_steps=-1 is not a number of steps"),
         (lambda content: content.update(seconds=-1.0), "seconds=-1.0 is not a time"),
         (
+            lambda content: content.update(best={"loss": "1"}),
+            "best={'loss': '1'} is not a value by the name of its metric",
+        ),
+        (
             lambda content: content["progress"].update(examples=-1),
             "progress={'examples': -1.* is not a position in a run",
         ),

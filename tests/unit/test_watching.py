@@ -1,12 +1,15 @@
 """What a person sees of a run: the bar, the banners, summary.csv, trackers, and the best checkpoint."""
 
+import contextlib
 import csv
 import hashlib
 import io
+import itertools
 import json
 import math
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,6 +22,7 @@ from lbtrain.plan.validate import check_recipe, check_runs_here
 from lbtrain.run import run
 from lbtrain.runs.best import BestCheckpoint
 from lbtrain.runs.checkpoint import Checkpoints
+from lbtrain.runs.checkpoint_files import check_whole
 from lbtrain.runs.progress import Progress
 from lbtrain.runs.rows import TrainRow
 from lbtrain.runs.screen import Screen
@@ -145,6 +149,64 @@ def test_the_best_has_the_value_of_its_own_evaluation(tmp_path):
     checkpoints.wait()
     assert [value for *_, value in kept] == [2.0]
     assert json.loads((tmp_path / "checkpoints/best.json").read_text())["value"] == 2.0
+
+
+class Killed(BaseException):
+    """Nothing of the product catches it."""
+
+
+def save_with_error(checkpoints, step: int, error: float) -> bool:
+    improved = checkpoints.best.improved({"top1_error": error})
+    state = {
+        "model": {"w": torch.tensor(float(step))},
+        "optimizer": {},
+        "loss_scale": 1.0,
+        "loss_scale_steps": 0,
+    }
+    checkpoints.save(state, Progress(8 * step, step), "", is_best=improved, wait=True)
+    return improved
+
+
+def best_step(folder) -> int:
+    check_whole(folder / "best.pt")
+    return int(torch.load(folder / "best.pt", weights_only=True)["state_dict"]["w"])
+
+
+@pytest.mark.parametrize("renames", range(7))
+def test_a_kill_anywhere_in_a_save_leaves_a_best_and_loses_none(tmp_path, monkeypatch, renames):
+    """After the checksum and the checkpoint, both checksums, best.pt, its checksum, and best.json."""
+    folder = tmp_path / "checkpoints"
+    save_with_error(Checkpoints(tmp_path, keep=1, best="top1_error"), 1, 30.0)
+    replace, count = Path.replace, itertools.count()
+
+    def kill(self, target):
+        if next(count) == renames:
+            raise Killed
+        return replace(self, target)
+
+    with monkeypatch.context() as patched, contextlib.suppress(Killed):
+        patched.setattr(Path, "replace", kill)
+        save_with_error(Checkpoints(tmp_path, keep=1, best="top1_error"), 2, 20.0)
+    assert best_step(folder) in (1, 2)
+    checkpoints = Checkpoints(tmp_path, keep=1, best="top1_error")
+    loaded = checkpoints.newest()
+    if checkpoints.missed_best(loaded):
+        checkpoints.best.keep(loaded.path, loaded.progress.step, loaded.best["top1_error"])
+    newest = 1 if renames < 2 else 2
+    assert (loaded.progress.step, best_step(folder)) == (newest, newest)
+    assert BestCheckpoint(folder, "top1_error").value == {1: 30.0, 2: 20.0}[newest]
+    assert save_with_error(checkpoints, 3, 25.0) == (newest == 1)
+    assert not list(folder.glob("*.new"))
+
+
+def test_a_run_makes_the_best_that_a_kill_has_left_out(tmp_path):
+    run(RECIPE.vary(run_dir=str(tmp_path), duration="3it"), "digits", on_screen=False)
+    for name in ("best.pt", "best.sha256", "best.json"):
+        (tmp_path / "checkpoints" / name).unlink()
+    (tmp_path / "summary.json").unlink()
+    run(RECIPE.vary(run_dir=str(tmp_path), duration="3it"), "digits", on_screen=False)
+    best = json.loads((tmp_path / "checkpoints/best.json").read_text())
+    assert best["step"] == 3 and (tmp_path / "checkpoints/best.pt").exists()
 
 
 def cut_off(folder):
