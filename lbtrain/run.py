@@ -198,6 +198,7 @@ def _start_of(
     the one that `resume` names.
     """
     if loaded := checkpoints.newest():
+        legs.check_start(recipe, directory.path)
         return loaded, legs.changed_keys(loaded.recipe, recipe)
     if loaded := legs.checkpoint_elsewhere(recipe):
         return loaded, [f"run_dir is {directory.path}", *legs.changed_keys(loaded.recipe, recipe)]

@@ -81,12 +81,39 @@ def checkpoint_elsewhere(recipe: Recipe) -> LoadedCheckpoint | None:
         Checkpoints(folder, keep=1).load(path) if path.is_file() else Checkpoints(folder, keep=1).newest()
     )
     if not loaded:
-        raise RecipeError(
-            f"resume={recipe.resume} is neither {', '.join(MODES)}, nor a run directory with checkpoints, "
-            "nor a checkpoint file."
-        )
+        raise _names_nothing(recipe)
     changes_of_leg(loaded.recipe, recipe)
     return loaded
+
+
+def check_start(recipe: Recipe, run_dir: Path) -> None:
+    """The run in `run_dir` goes on from its own newest checkpoint: raises RecipeError for a `resume` that
+    names anything but that, or what the run started from (which may be gone).
+    """
+    path, own = Path(recipe.resume).expanduser().resolve(), run_dir.resolve()
+    if recipe.resume in MODES or path == own:
+        return
+    if path.is_file() and path.is_relative_to(own):
+        raise RecipeError(
+            f"resume={recipe.resume} is of this run itself, which goes on from its newest checkpoint: choose "
+            "another run_dir to go on from this one."
+        )
+    starts = [Path(leg["checkpoint"]).resolve() for leg in recorded(run_dir)]
+    if path in starts or path in [start.parent.parent for start in starts]:
+        return
+    if not path.exists():
+        raise _names_nothing(recipe)
+    raise RecipeError(
+        f"run_dir={run_dir} holds a run that did not start from resume={recipe.resume}, and goes on from its "
+        "own newest checkpoint: choose another run_dir, or leave resume out."
+    )
+
+
+def _names_nothing(recipe: Recipe) -> RecipeError:
+    return RecipeError(
+        f"resume={recipe.resume} is neither {', '.join(MODES)}, nor a run directory with checkpoints, nor a "
+        "checkpoint file."
+    )
 
 
 def recorded(run_dir: Path) -> list[dict[str, Any]]:

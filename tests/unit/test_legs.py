@@ -1,6 +1,7 @@
 """A run that goes on longer or with another batch, and one that starts from another run's checkpoint."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -159,6 +160,50 @@ def test_the_batch_may_change_under_repeated_augmentation():
     """Its order depends on the ghost batch alone."""
     repeated = FOUR_STEPS.vary(data=dict(repeats=2))
     assert changes_of_leg(repeated, repeated.vary(batch_size=64)) == ["batch_size was 32, is 64"]
+
+
+@pytest.fixture(scope="module")
+def started_elsewhere(tmp_path_factory):
+    """A run of two steps, the run that went on from it, and a third one."""
+    folder = tmp_path_factory.mktemp("runs")
+    recipe = FOUR_STEPS.vary(run_dir=str(folder / "first"), duration="2it")
+    run(recipe, "digits", on_screen=False)
+    recipe = FOUR_STEPS.vary(run_dir=str(folder / "second"), resume=str(folder / "first"))
+    run(recipe, "digits", on_screen=False)
+    shutil.copytree(folder / "first", folder / "third")
+    return folder, recipe
+
+
+@pytest.mark.parametrize(
+    "resume", ["auto", "new_leg", "{}/first", "{}/first/checkpoints/step_000000002.pt", "{}/second"]
+)
+@pytest.mark.parametrize("gone", [False, True])
+def test_a_run_goes_on_that_names_its_own_start(started_elsewhere, resume, gone):
+    """As the same command does after every preemption, whatever has become of the other run."""
+    folder, recipe = started_elsewhere
+    moved = (folder / "first").rename(folder / "moved") if gone else None
+    assert run(recipe.vary(resume=resume.format(folder)), "digits", on_screen=False)["step"] == 4
+    if moved:
+        moved.rename(folder / "first")
+
+
+@pytest.mark.parametrize(
+    ("resume", "why"),
+    [
+        ("nver", "resume=nver is neither auto, never, new_leg, nor a run directory with checkpoints"),
+        ("Never", "resume=Never is neither auto"),
+        ("/no/such/run", "resume=/no/such/run is neither auto"),
+        ("{}/third", "holds a run that did not start from resume=.*choose another run_dir, or leave resume"),
+        (
+            "{}/second/checkpoints/step_000000004.pt",
+            "is of this run itself.*choose another run_dir to go on from this",
+        ),
+    ],
+)
+def test_a_run_does_not_go_on_that_names_anything_else(started_elsewhere, resume, why):
+    folder, recipe = started_elsewhere
+    with pytest.raises(RecipeError, match=why):
+        run(recipe.vary(resume=resume.format(folder)), "digits", on_screen=False)
 
 
 def test_a_path_without_checkpoints_is_rejected(tmp_path):
