@@ -96,11 +96,8 @@ def run(
                 "(summary.json), and there is nothing to do.",
             )
             return finished
-        if finished and not loaded:
-            raise RecipeError(
-                f"{directory.path} holds a finished run (summary.json) whose checkpoints are gone: to train "
-                "it anew would replace its records. Choose another run_dir, or remove this one."
-            )
+        if not loaded:
+            _check_nothing_is_replaced(directory, checkpoints)
 
         # A run that continues has its weights in the checkpoint: the file of its start need not be there.
         initial = recipe.vary(model=dict(weights="")) if loaded else recipe
@@ -203,6 +200,20 @@ def _start_of(
     if loaded := legs.checkpoint_elsewhere(recipe):
         return loaded, [f"run_dir is {directory.path}", *legs.changed_keys(loaded.recipe, recipe)]
     return None, []
+
+
+def _check_nothing_is_replaced(directory: RunDirectory, checkpoints: Checkpoints) -> None:
+    """Raises RecipeError where a run without checkpoints has left what a start anew would replace."""
+    if directory.summary():
+        raise RecipeError(
+            f"{directory.path} holds a finished run (summary.json) whose checkpoints are gone: to train it "
+            "anew would replace its records. Choose another run_dir, or remove this one."
+        )
+    if (best := checkpoints.folder / "best.pt").exists():
+        raise RecipeError(
+            f"{best} is of a run whose other checkpoints are gone: to train it anew would replace it. Choose "
+            f"another run_dir, remove this one, or go on from there with resume={best}."
+        )
 
 
 def _target_was_reached(recipe: Recipe, records: Records, progress: Progress, engine: Engine) -> bool:

@@ -93,14 +93,14 @@ def check_start(recipe: Recipe, run_dir: Path) -> None:
     path, own = Path(recipe.resume).expanduser().resolve(), run_dir.resolve()
     if recipe.resume in MODES or path == own:
         return
+    starts = [Path(leg["checkpoint"]).resolve() for leg in recorded(run_dir)]
+    if path in starts or path in [start.parent.parent for start in starts]:
+        return
     if path.is_file() and path.is_relative_to(own):
         raise RecipeError(
             f"resume={recipe.resume} is of this run itself, which goes on from its newest checkpoint: choose "
             "another run_dir to go on from this one."
         )
-    starts = [Path(leg["checkpoint"]).resolve() for leg in recorded(run_dir)]
-    if path in starts or path in [start.parent.parent for start in starts]:
-        return
     if not path.exists():
         raise _names_nothing(recipe)
     raise RecipeError(

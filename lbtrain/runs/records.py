@@ -2,6 +2,7 @@
 the others hold a silent copy.
 """
 
+import itertools
 import json
 import os
 import threading
@@ -135,9 +136,16 @@ def _scalars(row: Row, values: dict[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def open_metrics(path: Path, resumed_at: int) -> TextIO:
-    """Keeps the rows up to the checkpoint; a file with damaged lines is kept beside it."""
+    """Keeps the rows up to the checkpoint; a file with damaged lines is kept beside it, and so are the rows
+    of a run that starts anew because it has no checkpoint.
+    """
     kept, note = read_rows(path) if resumed_at else ([], "")
     with saving(path):
+        if not resumed_at and path.exists() and path.stat().st_size:
+            names = (path.with_name(f"{path.name}.{number}") for number in itertools.count(1))
+            earlier = next(name for name in names if not os.path.lexists(name))
+            path.replace(earlier)
+            say(f"note: the rows of an earlier start, of which no checkpoint is left, are in {earlier}")
         if note:
             aside = path.with_name(path.name + ".damaged")
             path.replace(aside)

@@ -74,6 +74,21 @@ def test_a_finished_run_without_checkpoints_is_not_trained_anew(tmp_path):
     assert (tmp_path / "metrics.jsonl").read_text() == rows
 
 
+def test_a_run_with_its_best_checkpoint_alone_is_not_trained_anew(tmp_path):
+    recipe = FOUR_STEPS.vary(run_dir=str(tmp_path), checkpoint=dict(best="top1_error"))
+    run(recipe.vary(duration="2it"), "digits", on_screen=False)
+    (tmp_path / "summary.json").unlink()
+    for path in (tmp_path / "checkpoints").glob("step_*"):
+        path.unlink()
+    rows, best = (tmp_path / "metrics.jsonl").read_text(), tmp_path / "checkpoints/best.pt"
+    with pytest.raises(RecipeError, match=rf"best\.pt is of a run whose other .* with resume={best}"):
+        run(recipe.vary(duration="2it"), "digits", on_screen=False)
+    assert (tmp_path / "metrics.jsonl").read_text() == rows
+    for _ in range(2):  # as the same command goes on, once the run has checkpoints again
+        assert run(recipe.vary(duration="2it", resume=str(best)), "digits", on_screen=False)["step"] == 2
+        (tmp_path / "summary.json").unlink()
+
+
 def test_the_summary_of_an_earlier_leg_is_not_that_of_the_last(tmp_path):
     recipe = FOUR_STEPS.vary(run_dir=str(tmp_path), resume="new_leg")
     run(recipe.vary(duration="2it"), "digits", on_screen=False)

@@ -77,6 +77,16 @@ def test_a_row_is_on_disk_as_soon_as_it_is_written(tmp_path):
     records.close()
 
 
+def test_rows_of_a_run_that_starts_anew_are_kept_beside(tmp_path, capsys):
+    for start in (1, 2, 3):
+        write(tmp_path, [train_row(start)])
+    assert [row["step"] for row in lines(tmp_path)] == [3]
+    for number in (1, 2):
+        (row,) = (tmp_path / f"metrics.jsonl.{number}").read_text().splitlines()
+        assert json.loads(row)["step"] == number
+    assert f"no checkpoint is left, are in {tmp_path}/metrics.jsonl.2\n" in capsys.readouterr().out
+
+
 def test_rows_behind_the_checkpoint_are_dropped_on_resume(tmp_path):
     write(tmp_path, [train_row(1), train_row(2), eval_row(2), train_row(3), eval_row(3)])
     write(tmp_path, [train_row(3, loss=1.0)], resumed_at=64)
