@@ -44,7 +44,7 @@ from lbtrain.tasks import Task
 from lbtrain.techniques.fgsm import fgsm
 
 ITERATIONS, TOLERANCE, DROP = 10, 0.01, 2
-_COUNTS = ("level", "measured", "without_growth")
+_COUNTS = ("level", "measured_at", "without_growth")
 _SALT = 1 << 35
 """Keeps the draws apart from those of augmentation, mixup and loss weights."""
 
@@ -58,17 +58,18 @@ class AdaptiveBatches:
         self.adversarial_until = plan.schedule_examples(self.config.adversarial_until)
         self.model, self.task, self.engine, self.records = model, task, engine, records
         self.low, self.high = _pixel_range(plan.recipe, engine.device)
-        self.level = self.measured = self.without_growth = 0
+        self.level = self.without_growth = 0
+        self.measured_at = 0
+        """The position of the last measurement: `every` may be another in the next leg of the run."""
         self.reference: float | None = None
 
     def phase(self, progress: Progress) -> Phase:
-        due = int(progress.examples // self.every)
         if (
-            due > self.measured
+            progress.examples // self.every > self.measured_at // self.every
             and self.level < len(self.plan.phases) - 1
             and progress.examples < self.plan.total_examples
         ):
-            self.measured = due
+            self.measured_at = progress.examples
             eigenvalue = self.eigenvalue(progress.examples)
             self.decide(eigenvalue)
             batch_size = self.plan.phases[self.level].batch_size
@@ -133,7 +134,9 @@ class AdaptiveBatches:
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Raises KeyError, TypeError or ValueError for what `state()` did not give."""
-        own = state["absa"]
+        own = dict(state["absa"])
+        if "measured" in own:  # checkpoints of earlier versions say how often; it was in the interval after
+            own["measured_at"] = (own["measured"] + 0.5) * self.every
         counts = {name: int(own[name]) for name in _COUNTS}
         if min(counts.values()) < 0 or counts["level"] >= len(self.plan.phases):
             raise ValueError(f"{counts} in a run of {len(self.plan.phases)} batch sizes")

@@ -100,6 +100,28 @@ def test_nothing_is_measured_twice_or_at_the_end_or_at_the_top():
     assert top.phase(Progress(70_000, 1)).batch_size == 1024
 
 
+def test_a_longer_leg_goes_on_measuring_by_its_own_interval():
+    """Nine intervals of 9 epochs each have passed, and a tenth of the next leg are 18."""
+    short = control([8.0] * 9, every="0.1dur", patience=0)
+    climbed(short, 90)
+    longer = control([7.0, 3.5, 1.5, 0.5], {"duration": "180ep"}, every="0.1dur", patience=0)
+    longer.load(short.state())
+    sizes = [longer.phase(Progress(50_000 * epoch, epoch)).batch_size for epoch in range(90, 145)]
+    assert {epoch: sizes[epoch - 90] for epoch in (90, 107, 108, 126, 144)} == {
+        90: 128, 107: 128, 108: 256, 126: 512, 144: 1024,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("times", [0, 1, 3, 7])
+def test_a_checkpoint_that_counts_measurements_goes_on_at_the_next(times):
+    adaptive = control([8.0])
+    adaptive.load({"absa": {"level": 0, "measured": times, "without_growth": 0, "reference": None}})
+    next_one = 50_000 * (times + 1)
+    for examples, reference in ((50_000 * times, None), (next_one - 1, None), (next_one, 8.0)):
+        adaptive.phase(Progress(examples, 1))
+        assert adaptive.reference == reference
+
+
 def test_decisions_survive_a_restart():
     straight, stopped = control([8.0, 6, 5, 4, 4, 2]), control([8.0, 6, 5])
     expected = climbed(straight, 6)
@@ -114,7 +136,15 @@ def test_decisions_survive_a_restart():
 
 @pytest.mark.parametrize(
     "changes",
-    [{"level": 4}, {"level": -1}, {"level": "high"}, {"level": None}, {"reference": "low"}, {"measured": -1}],
+    [
+        {"level": 4},
+        {"level": -1},
+        {"level": "high"},
+        {"level": None},
+        {"reference": "low"},
+        {"measured_at": -1},
+        {"measured": -1},
+    ],
 )
 def test_decisions_that_it_never_took_are_rejected(changes):
     adaptive = control([])
