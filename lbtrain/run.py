@@ -36,6 +36,7 @@ from lbtrain.runs.banners import end_banner, start_banner
 from lbtrain.runs.checkpoint import Checkpoints
 from lbtrain.runs.directory import RunDirectory
 from lbtrain.runs.fingerprint import (
+    INITIAL_WEIGHTS,
     check_same_on_all_ranks,
     job_fingerprint,
     notes_on_resume,
@@ -46,7 +47,7 @@ from lbtrain.runs.progress import Progress
 from lbtrain.runs.records import Records
 from lbtrain.runs.rows import flat
 from lbtrain.tasks import Task, build_model, create_task
-from lbtrain.tasks.weights import LoadedWeights, loaded_weights, weights_file
+from lbtrain.tasks.weights import loaded_weights, weights_file
 from lbtrain.techniques import create_average, create_techniques
 from lbtrain.train import train
 
@@ -103,7 +104,8 @@ def run(
         initial = recipe.vary(model=dict(weights="")) if loaded else recipe
         task, model = create_task(recipe, device), build_bare_model(initial, plan, device)
         weights = loaded_weights(model)
-        checkpoints.fingerprint = _agree_on_data(plan, task, weights, job)
+        start = loaded.fingerprint.get(INITIAL_WEIGHTS, "") if loaded else weights.digest
+        checkpoints.fingerprint = _agree_on_data(plan, task, start, job)
         checkpoints.about = task.about()
         if loaded:
             _print_on_leader(world, *notes_on_resume(loaded.fingerprint, checkpoints.fingerprint))
@@ -146,7 +148,7 @@ def run(
         # rank until the end.
         del loaded
         with contextlib.closing(records):
-            monitors = Monitors(plan, task, engine, optimizer, records)
+            monitors = Monitors(plan, task, engine, optimizer, records, initial_weights=start)
             faults = Faults(plan, task.stream, engine, directory.path, skipped=progress.skipped_steps)
             ended = _target_was_reached(recipe, records, progress, engine)
             evaluation = train(
@@ -247,10 +249,12 @@ def _agree_on_plan(recipe: Recipe, world: World, name: str) -> tuple[Plan, dict[
     return plan, job
 
 
-def _agree_on_data(plan: Plan, task: Task, weights: LoadedWeights, job: dict[str, str]) -> dict[str, str]:
-    """The fingerprint of job, plan, data and initial weights, which all ranks have in common."""
+def _agree_on_data(plan: Plan, task: Task, initial_weights: str, job: dict[str, str]) -> dict[str, str]:
+    """The fingerprint of job, plan, data and initial weights (a digest of those that were loaded), which all
+    ranks have in common.
+    """
     fingerprint = run_fingerprint(plan, task.index().parts(), plan.recipe.deepspeed.config)
-    fingerprint |= {"content of model.weights": weights.digest} if weights.digest else {}
+    fingerprint |= {INITIAL_WEIGHTS: initial_weights} if initial_weights else {}
     check_same_on_all_ranks(fingerprint)
     return job | fingerprint
 

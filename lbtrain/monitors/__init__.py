@@ -24,8 +24,16 @@ class Monitors:
     """All monitors of a run as the loop sees them. What they measure goes to `records`."""
 
     def __init__(
-        self, plan: Plan, task: Task, engine: Engine, optimizer: torch.optim.Optimizer, records: Records
+        self,
+        plan: Plan,
+        task: Task,
+        engine: Engine,
+        optimizer: torch.optim.Optimizer,
+        records: Records,
+        *,
+        initial_weights: str = "",
     ):
+        """`initial_weights`: the digest of those that were loaded when the run started."""
         window = LogWindow(plan, engine, optimizer)
         self.waiting, self.paused = window.waiting, window.paused
         noise = NoiseMonitor(plan, task, engine, optimizer, earlier=records.written("noise"))
@@ -33,7 +41,7 @@ class Monitors:
         self._monitors: list[Monitor] = [
             noise,
             window,
-            DistanceMonitor(plan.recipe, engine),
+            DistanceMonitor(plan.recipe, engine, initial_weights),
             TrustMonitor(optimizer),
         ]
         self._records = records

@@ -10,23 +10,30 @@ import torch
 
 from lbtrain.data import dataset_info
 from lbtrain.engines.protocol import Engine
+from lbtrain.errors import RecipeError
 from lbtrain.monitors.protocol import Monitor, StepResult
 from lbtrain.recipe import Recipe
 from lbtrain.runs.rows import DistanceRow
 from lbtrain.tasks import build_model
+from lbtrain.tasks.weights import loaded_weights
 
 
 class DistanceMonitor(Monitor):
     """Measures if the recipe says so. The initial weights are the recipe's own, so that a resumed run has
-    them again.
+    them again. Raises RecipeError where those in the file of model.weights have another digest.
     """
 
-    def __init__(self, recipe: Recipe, engine: Engine):
+    def __init__(self, recipe: Recipe, engine: Engine, digest: str):
         self.start: list[torch.Tensor] = []
         if recipe.measure.distance:
             self.weights = list(engine.trained.values())
             with torch.random.fork_rng():
                 initial = build_model(recipe, dataset_info(recipe.data))
+            if digest and loaded_weights(initial).digest != digest:
+                raise RecipeError(
+                    f"measure.distance=true: model.weights={recipe.model.weights} holds other weights than "
+                    "those that this run started from. Restore the file, or set measure.distance=false."
+                )
             start = map(initial.get_parameter, engine.trained)
             self.start = [p.detach().to(engine.device) for p in start]
 

@@ -35,6 +35,8 @@ loader processes changes no batch.
 """
 _DECODERS = ("pillow", "simplejpeg")
 """They decide the pixels of photos, which the index does not know."""
+INITIAL_WEIGHTS = "content of model.weights"
+"""The key of their digest."""
 _DATA = "data: "
 _MOST_DIFFERENCES = 4
 

@@ -139,6 +139,29 @@ def test_a_run_whose_precision_was_chosen_goes_on(tmp_path, monkeypatch):
         run(longer, "digits", on_screen=False)
 
 
+def test_a_run_that_goes_on_knows_the_weights_that_it_started_from(tmp_path):
+    weights, key = tmp_path / "start.pt", "content of model.weights"
+    for name, seed in (("one", 0), ("two", 1)):
+        run(
+            FOUR_STEPS.vary(run_dir=str(tmp_path / name), duration="2it", seed=seed),
+            "digits",
+            on_screen=False,
+        )
+    shutil.copy(tmp_path / "one/checkpoints/step_000000002.pt", weights)
+    path = tmp_path / "run"
+    recipe = FOUR_STEPS.vary(
+        run_dir=str(path), resume="new_leg", model=dict(weights=str(weights)), measure=dict(distance=True)
+    )
+    run(recipe.vary(duration="2it"), "digits", on_screen=False)
+    started = json.loads((path / "fingerprint.json").read_text())[key]
+    run(recipe, "digits", on_screen=False)
+    assert json.loads((path / "fingerprint.json").read_text())[key] == started
+    assert Checkpoints(path, keep=1).newest().fingerprint[key] == started
+    shutil.copy(tmp_path / "two/checkpoints/step_000000002.pt", weights)
+    with pytest.raises(RecipeError, match=r"model\.weights=.* holds other weights than those that this run"):
+        run(recipe.vary(duration="6it"), "digits", on_screen=False)
+
+
 def test_another_batch_starts_from_another_run(finished, tmp_path):
     path = tmp_path / "larger"
     recipe = FOUR_STEPS.vary(run_dir=str(path), batch_size=64, duration="8it", resume=str(finished))
