@@ -126,7 +126,7 @@ class Watchdog:
                     port=listener.getsockname()[1],
                     secret=secrets.token_hex(32),
                 )
-                self._write_rendezvous()
+                self.config = dataclasses.replace(self.config, made_run_dir=self._write_rendezvous())
             fds = [fd for fd in (theirs.fileno(), shared.fileno(), self.config.listener) if fd >= 0]
             self._process = _start(self.config, fds)
         theirs.close()
@@ -135,11 +135,12 @@ class Watchdog:
         self.link = Connection(link)
         threading.Thread(target=self._watch_guard, args=[self.link], daemon=True).start()
 
-    def _write_rendezvous(self) -> None:
+    def _write_rendezvous(self) -> bool:
         # A run directory that cannot be written to is rejected later, with the reason; the guards find each
         # other in any case (share_rendezvous).
         with contextlib.suppress(OSError):
-            Rendezvous(self.config.job, self.config.port, self.config.secret).write(self._run_dir)
+            return Rendezvous(self.config.job, self.config.port, self.config.secret).write(self._run_dir)
+        return False
 
     def _watch_guard(self, link: Connection) -> None:
         silent = 0.0

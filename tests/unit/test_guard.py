@@ -263,15 +263,25 @@ def test_the_secret_is_for_this_user_alone_and_replaces_what_lies_there(tmp_path
     run_dir = tmp_path / "run"
     run_dir.mkdir()
     (run_dir / RENDEZVOUS).symlink_to(target)
-    RENDEZVOUS_OF.write(str(run_dir))
+    assert not RENDEZVOUS_OF.write(str(run_dir))
     assert target.read_text() == "untouched"
     assert (run_dir / RENDEZVOUS).lstat().st_mode & 0o7777 == 0o600
     assert Rendezvous.read(str(run_dir), "job") == RENDEZVOUS_OF
     assert Rendezvous.read(str(run_dir), "another job") is None
-    Rendezvous("job", 1, "of another start").remove(str(run_dir))
+    Rendezvous("job", 1, "of another start").remove(str(run_dir), made=True)
     assert (run_dir / RENDEZVOUS).exists()
-    RENDEZVOUS_OF.remove(str(run_dir))
-    assert not run_dir.exists()  # it held nothing else
+    RENDEZVOUS_OF.remove(str(run_dir), made=False)
+    assert run_dir.exists() and not list(run_dir.iterdir())
+
+
+def test_a_directory_that_was_made_for_it_goes_with_it_if_it_holds_nothing_else(tmp_path):
+    run_dir = tmp_path / "runs" / "run"
+    for others in (0, 1):
+        assert RENDEZVOUS_OF.write(str(run_dir))
+        for number in range(others):
+            (run_dir / str(number)).touch()
+        RENDEZVOUS_OF.remove(str(run_dir), made=True)
+        assert run_dir.exists() == bool(others)
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,8 @@ class Coordinator(threading.Thread):
         try:
             self._coordinate()
         finally:
-            Rendezvous(self.config.job, self.config.port, self.config.secret).remove(self.config.run_dir)
+            rendezvous = Rendezvous(self.config.job, self.config.port, self.config.secret)
+            rendezvous.remove(self.config.run_dir, made=self.config.made_run_dir)
 
     def _coordinate(self) -> None:
         self.listener.setblocking(False)

@@ -70,7 +70,8 @@ _FIELDS: dict[str, tuple[type, float, float]] = {
 class Config:
     """Whom to guard. `link`, `board` and `listener` are file descriptors that the rank hands over; `job` is
     equal for all ranks of one launch; `since` is when the guard was wanted, by this host's monotonic clock.
-    Only rank 0 has a listener (-1: none); `port` and `secret` are the coordinator's where they are known.
+    Only rank 0 has a listener (-1: none); `port` and `secret` are the coordinator's where they are known, and
+    `made_run_dir` says that the run directory was not there before.
     """
 
     rank: int
@@ -86,6 +87,7 @@ class Config:
     listener: int = -1
     port: int = 0
     secret: str = ""
+    made_run_dir: bool = False
 
     @property
     def beat(self) -> float:
@@ -113,24 +115,29 @@ class Rendezvous:
     port: int
     secret: str
 
-    def write(self, run_dir: str) -> None:
-        """Into a file that only this user can read, in place of an old one or a link. Raises OSError."""
+    def write(self, run_dir: str) -> bool:
+        """Into a file that only this user can read, in place of an old one or a link. Whether the directory
+        had to be made. Raises OSError.
+        """
         path = Path(run_dir) / RENDEZVOUS
+        made = not path.parent.exists()
         path.parent.mkdir(parents=True, exist_ok=True)
         new = path.with_suffix(f".{os.getpid()}.new")
         new.unlink(missing_ok=True)
         with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             json.dump(dataclasses.asdict(self), file)
         new.replace(path)
+        return made
 
-    def remove(self, run_dir: str) -> None:
-        """When the job is over, unless another start has put its own there; with the directory, if that is
-        all it holds.
+    def remove(self, run_dir: str, *, made: bool) -> None:
+        """When the job is over, unless another start has put its own there; with the directory that was
+        `made` for it, if that is all it holds.
         """
         if Rendezvous.read(run_dir, self.job) == self:
             with contextlib.suppress(OSError):
                 (Path(run_dir) / RENDEZVOUS).unlink()
-                Path(run_dir).rmdir()
+                if made:
+                    Path(run_dir).rmdir()
 
     @classmethod
     def read(cls, run_dir: str, job: str) -> "Rendezvous | None":
