@@ -129,6 +129,7 @@ def run(
                 legs.record(directory.path, loaded, changes)
             if loaded and missed_best:
                 checkpoints.best.keep(loaded.path, progress.step, loaded.best[recipe.checkpoint.best])
+            directory.set_aside_divergence()
             directory.write_config(plan, checkpoints.fingerprint)
         records = Records(
             directory.path,

@@ -161,6 +161,16 @@ class RunDirectory:
             lock.flush()
         return lock
 
+    def set_aside_divergence(self) -> None:
+        """The run trains again, so it has not ended with what diverged.json says of an earlier start: that is
+        kept by its step.
+        """
+        path, step = self.path / "diverged.json", "unknown"
+        with contextlib.suppress(OSError, ValueError):
+            step = str(read_object(path, {"step": int})["step"])
+        with saving(path), contextlib.suppress(FileNotFoundError):
+            path.replace(self.path / f"diverged_step_{step}.json")
+
     def write_config(self, plan: Plan, fingerprint: Mapping[str, str]) -> None:
         """Writes recipe, plan, fingerprint and the engine's own config, before the first step."""
         write_whole(self.path / "recipe.yaml", plan.recipe.to_yaml())
