@@ -48,13 +48,18 @@ _SUMMARY: dict[str, Any] = {
 
 
 def _locked(lock: TextIO) -> bool:
-    """Whether the lock could be had, or there are none on this file system. A lock of this kind holds between
-    the hosts of an NFS too.
+    """Whether the lock could be had, or there are none on this file system, which is said. A lock of this
+    kind holds between the hosts of an NFS too.
     """
     try:
         fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        return error.errno not in (errno.EACCES, errno.EAGAIN)
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            return False
+        say(
+            f"note: this file system has no locks ({error.strerror}), so nothing keeps a second job out of "
+            "this run directory: start no other one there, or mount it with locks"
+        )
     return True
 
 

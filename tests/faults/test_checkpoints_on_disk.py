@@ -2,6 +2,7 @@
 is said.
 """
 
+import errno
 import os
 import random
 import re
@@ -170,6 +171,17 @@ def test_who_waits_for_the_lock_is_told_of_the_owner_and_gets_it_in_the_end(tmp_
     RunDirectory(tmp_path).lock().close()
     said = capsys.readouterr().out
     assert said == f"run_dir={tmp_path} is in use by process 7 on node02. Waiting for it, 100 s at most.\n"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK])
+def test_a_file_system_without_locks_is_said_once(tmp_path, monkeypatch, capsys, number):
+    def refused(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(directory.fcntl, "lockf", refused)
+    RunDirectory(tmp_path).lock().close()
+    (said,) = capsys.readouterr().out.splitlines()
+    assert said.startswith(f"note: this file system has no locks ({os.strerror(number)}), so nothing keeps")
 
 
 def test_two_jobs_on_one_run_directory_are_rejected_until_the_first_is_dead(tmp_path):
