@@ -9,7 +9,7 @@ from operator import attrgetter
 from typing import Any, TypeVar
 
 from lbtrain.errors import RecipeError
-from lbtrain.recipe.values import checked_value, from_text, plain_value, plain_words
+from lbtrain.recipe.values import checked_value, flow_text, from_text, plain_value, plain_words
 
 Config = TypeVar("Config")
 Tree = dict[str, Any]
@@ -60,6 +60,8 @@ def written(config: Any, key: str) -> str:
 def as_text(found: Any) -> str:
     if isinstance(found, list):
         return ",".join(map(str, found))
+    if isinstance(found, dict):
+        return flow_text(found)
     return "null" if found is None else str(found).lower() if isinstance(found, bool) else str(found)
 
 

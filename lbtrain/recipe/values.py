@@ -29,7 +29,7 @@ _POLICY = (
 def from_text(text: str, kind: Any, name: str) -> Any:
     """The value that a word of a command line means, by the type of its key."""
     if isinstance(kind, types.UnionType):
-        return None if text in ("null", "none") else from_text(text, kind.__args__[0], name)
+        return None if text.lower() in ("null", "none") else from_text(text, kind.__args__[0], name)
     readers: dict[Any, Callable[[str], Any]] = {
         int: _whole_number,
         float: _number,
@@ -70,6 +70,19 @@ def mapping_from_yaml(text: str) -> dict[str, Any]:
 def dump_yaml(tree: Mapping[str, Any]) -> str:
     """What `mapping_from_yaml` reads as `tree`."""
     return yaml.dump(dict(tree), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+def flow_text(mapping: Mapping[str, Any]) -> str:
+    """The same in one line, {key: value}, as a word of a command line has it."""
+    text: str = yaml.dump(
+        dict(mapping),
+        Dumper=_Dumper,
+        default_flow_style=True,
+        width=math.inf,
+        sort_keys=False,
+        allow_unicode=True,
+    )
+    return text.rstrip("\n")
 
 
 class _Dumper(yaml.SafeDumper):
@@ -149,8 +162,9 @@ def _from_yaml(text: str) -> Any:
 
 
 def _from_node(node: yaml.Node, seen: set[int]) -> Any:
-    """YAML's meaning, but of the plain words only true, false, null and decimal numbers are more than text
-    (not yes, 010, 1:30), and a list or a mapping is used once: aliases of them can grow without bound.
+    """YAML's meaning, but of the plain words only true, false, null and none (in any case) and decimal
+    numbers are more than text (not yes, 010, 1:30), and a list or a mapping is used once: aliases of them can
+    grow without bound.
     """
     if not re.fullmatch(r"tag:yaml\.org,2002:(map|seq|str)", node.tag):
         raise ValueError(f"it has the tag {node.tag}")
@@ -174,9 +188,9 @@ def _key_text(node: yaml.Node) -> str:
 
 
 def _plain(text: str) -> Any:
-    words = {"true": True, "false": False, "null": None}
-    if text in words:
-        return words[text]
+    words = {"true": True, "false": False, "null": None, "none": None}
+    if text.lower() in words:  # Python's spellings too: False as a text would be true
+        return words[text.lower()]
     if not text:
         raise ValueError("it has a key without a value")
     for read in (_whole_number, _number):

@@ -12,8 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lbtrain.errors import RecipeError
-from lbtrain.recipe import Recipe, keys
+from lbtrain.recipe import Recipe, keys, written
 from lbtrain.recipe.durations import Duration, Milestone, TableEntry
+from lbtrain.recipe.files import load_recipe, shipped
 from lbtrain.recipe.tree import plain
 
 KEYS = dict(keys())
@@ -67,6 +68,10 @@ def from_yaml(text: str) -> Recipe:
         ("model.args.img_size=64,32", {"img_size": [64, 32]}),
         ("model.args.a.b=[1, x]", {"a": {"b": [1, "x"]}}),
         ("model.args.act='1,2'", {"act": "1,2"}),
+        ("model.args.zero_init_last=False", {"zero_init_last": False}),
+        ("model.args.a=True,FALSE,None,Null", {"a": [True, False, None, None]}),
+        ("model.args={a: None, b: 'None', c: tRUE}", {"a": None, "b": "None", "c": True}),
+        ("schedule.warmup_start_lr=None", None),
         ("model.args.act=relu", {"act": "relu"}),
         ("model.args={true: 1, 3: x}", {"true": 1, "3": "x"}),
         ("data.root=/a b/c=d#e: {f}, [g] 'h' \"i\" $j é", "/a b/c=d#e: {f}, [g] 'h' \"i\" $j é"),
@@ -174,6 +179,20 @@ def test_what_cannot_be_is_rejected_with_key_value_and_remedy(word, said):
         Recipe().with_overrides([word])
     assert said in str(caught.value)
     assert caught.value.exit_code == 2
+
+
+def test_what_is_written_of_a_shipped_recipe_is_read_as_the_same_value():
+    for path in shipped().values():
+        recipe = load_recipe(path)
+        assert recipe.with_overrides([f"{key}={written(recipe, key)}" for key in KEYS]) == recipe, path
+
+
+@pytest.mark.parametrize(
+    "args", [{"a": [False, None, 1e-05, {"b": "x, y"}]}, {"on": "None", "1": "1"}, {"a": "{b: 1}", "é": 1e20}]
+)
+def test_arguments_are_written_as_they_are_read(args):
+    recipe = Recipe().vary(model=dict(args=args))
+    assert Recipe().with_overrides([f"model.args={written(recipe, 'model.args')}"]) == recipe
 
 
 def test_later_words_win():
@@ -352,7 +371,7 @@ def check_word(word: str) -> None:
     if "int" in kind:
         assert text.lstrip("+").isascii() and value == int(text) and re.fullmatch(r"[+-]?\d+", text)
     elif "float" in kind:
-        assert (value is None and text in ("null", "none")) or (
+        assert (value is None and text.lower() in ("null", "none")) or (
             value == float(text) and not set(text) & set("_ \n\t")
         )
     elif kind == "<class 'bool'>":
