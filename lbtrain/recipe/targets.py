@@ -42,6 +42,7 @@ class Target:
         if value is None and error is None:
             return False
         found = value if value is not None else 100 - float(error or 0)
+        found = round(found, 9)  # as the target is written: 100 * (1 - 7590 / 10_000) is not quite 24.1
         return found >= float(self.value) if self.relation == ">=" else found <= float(self.value)
 
 

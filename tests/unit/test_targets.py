@@ -29,6 +29,15 @@ def test_a_target_is_an_error_or_its_accuracy(text, metrics, reached):
     assert not all_reached([], metrics)
 
 
+def test_a_target_that_is_met_exactly_is_reached():
+    for hits in range(10_001):
+        metrics = dict(top1_error=100 * (1 - hits / 10_000))
+        for text in (f"top1_accuracy>={hits / 100:.2f}", f"top1_error<={(10_000 - hits) / 100:.2f}"):
+            assert Target.parse(text).is_reached(metrics), (text, metrics)
+        if hits < 10_000:
+            assert not Target.parse(f"top1_accuracy>={(hits + 1) / 100:.2f}").is_reached(metrics)
+
+
 @pytest.mark.parametrize("text", ["top1_accuracy", "top1_error=3", "top1_error>=x", "top1_error>3", ">=3"])
 def test_another_word_is_rejected(text):
     with pytest.raises(RecipeError, match=r"a target is a metric, >= or <=, and a number"):
