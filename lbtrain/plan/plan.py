@@ -143,6 +143,7 @@ def make_plan(
     length = partial(_examples, recipe, dataset.train_examples, total=total)
     scheduled = partial(_schedule_examples, recipe, dataset.train_examples, total=total)
     check_image_sizes(recipe, scheduled)
+    rate = learning_rate(recipe, scheduled, total)
     phases = make_phases(recipe, world_size, ghost, total, scheduled)
     check_noise_scale(recipe, engine, phases, world_size, ghost)
     check_compile(recipe, engine, max(phase.split.ranks_per_ghost for phase in phases))
@@ -155,7 +156,7 @@ def make_plan(
         image_size=dataset.image_size,
         train_examples=dataset.train_examples,
         total_examples=total,
-        learning_rate=learning_rate(recipe, scheduled, total),
+        learning_rate=rate,
         log_every=length(recipe.log_every),
         evaluate_every=length(recipe.evaluate_every),
         checkpoint_every=length(recipe.checkpoint.every),

@@ -130,7 +130,8 @@ def _falls(plan: Plan) -> str:
 def _end(plan: Plan) -> str:
     rate = plan.learning_rate
     epoch = rate.decay_end * plan.total_examples / plan.train_examples
-    until = f", which it reaches at epoch {epoch:.4g}" if rate.decay_end < 1 else ""
+    reaches = "reaches" if rate.decay_end < 1 else "would reach"
+    until = f", which it {reaches} at epoch {epoch:.4g}" if rate.decay_end != 1 else ""
     return f" to {rate.end:g}{until}" if rate.end or until else ""
 
 
@@ -161,8 +162,10 @@ def notes(plan: Plan) -> list[str]:
     found = {
         f"{unused} has no effect: the model has no batch norm.": unused,
         f"{base} has no effect with schedule.rule={schedule.rule}.": base,
-        "The warm-up is longer than the run: the peak learning rate is never reached.": rate.warmup_length
-        > 1,
+        "The peak learning rate is 0 (schedule.base_lr): nothing is trained.": not rate.peak,
+        "The warm-up is as long as the run, or longer: the peak learning rate is never reached.": (
+            rate.warmup_length >= 1
+        ),
         f"The warm-up starts at {start or 0:g}, above the peak learning rate of {rate.peak:g}: "
         "schedule.warmup_start_lr does not follow the batch size, schedule.warmup_start_share does.": (
             rate.warmup_length and start is not None and start > rate.peak
@@ -175,6 +178,11 @@ def notes(plan: Plan) -> list[str]:
                 or recipe.data.color_jitter
                 or recipe.data.random_erasing
             )
+        ),
+        f"The run ends before schedule.decay_until={schedule.decay_until}, at a learning rate of "
+        f"{rate(1):.6g}.": rate.decay_end > 1,
+        "Some milestones lie within the warm-up: the rate falls by their factors at its end.": any(
+            at < rate.warmup_length for at in rate.milestones
         ),
         "Some milestones lie beyond the end of the run.": any(at >= 1 for at in rate.milestones),
         "Some points of schedule.batch_growth or schedule.image_sizes lie beyond the end of the run, or "

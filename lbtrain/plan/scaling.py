@@ -15,7 +15,8 @@ from lbtrain.recipe.durations import Duration
 
 def learning_rate(recipe: Recipe, examples: Callable[[Duration], float], total: int) -> LearningRate:
     """The learning rate as a function of progress, the share of the `total` examples of the run; `examples`
-    gives the length of a duration. Raises RecipeError for a batch that the recipe's table does not know.
+    gives the length of a duration. Raises RecipeError for a batch that the recipe's table does not know, and
+    for a decay that has ended when the warm-up does.
     """
 
     def share(duration: Duration, stretch: float = 1.0) -> float:
@@ -26,7 +27,7 @@ def learning_rate(recipe: Recipe, examples: Callable[[Duration], float], total: 
     form: Any = rate.warmup_form
     decay: Any = rate.decay
     stretch = recipe.batch_size / rate.base_batch_size if rate.warmup_rule == "linear" else 1
-    return LearningRate(
+    made = LearningRate(
         peak=peak,
         warmup_start=warmup_start(rate, peak),
         warmup_length=share(rate.warmup, stretch),
@@ -35,9 +36,16 @@ def learning_rate(recipe: Recipe, examples: Callable[[Duration], float], total: 
         **(_steps(rate, share) if rate.decay == "step" else {}),
         power=rate.power,
         decay_start=0.0 if rate.decay_from == "start" else None,
-        decay_end=min(1.0, share(rate.decay_until)),
+        decay_end=share(rate.decay_until),
         end=rate.end_lr,
     )
+    if made.decay_end <= made.warmup_length and made.decay_end < 1:
+        raise RecipeError(
+            f"schedule.decay_until={rate.decay_until} comes no later than the end of the warm-up "
+            f"(schedule.warmup={rate.warmup}), where the rate would drop to schedule.end_lr at once. Choose "
+            "a later schedule.decay_until, or a shorter schedule.warmup."
+        )
+    return made
 
 
 def _steps(rate: ScheduleConfig, share: Callable[[Duration], float]) -> dict[str, Any]:

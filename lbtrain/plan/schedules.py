@@ -84,11 +84,12 @@ def cosine_decay(progress: float) -> float:
 
 @dataclass(frozen=True)
 class LearningRate:
-    """The learning rate of a run as a function of progress. All positions are shares of the run, in [0, 1].
+    """The learning rate of a run as a function of progress. All positions are shares of the run; what lies
+    above 1 comes after its end.
 
-    `step` milestones count from the start of the run (Goyal et al.); `poly` and `cosine` run from
-    `decay_start` to the end of the run: the end of the warm-up, so that the rate is continuous, or 0, as
-    Caffe's poly policy under its ramp-up (You et al. 2017).
+    `step` milestones count from the start of the run (Goyal et al.); `poly` and `cosine` run to `decay_end`
+    from `decay_start`: the end of the warm-up, so that the rate is continuous, or 0, as Caffe's poly policy
+    under its ramp-up (You et al. 2017).
     """
 
     peak: float

@@ -387,9 +387,40 @@ def test_a_table_of_plans_shows_what_differs_and_what_was_rejected(capsys):
 def test_notes_on_what_never_happens(capsys):
     plan = plan_of(small(duration="4ep"))
     assert notes(plan) == [
-        "The warm-up is longer than the run: the peak learning rate is never reached.",
+        "The warm-up is as long as the run, or longer: the peak learning rate is never reached.",
         "Some milestones lie beyond the end of the run.",
     ]
+
+
+def test_a_decay_that_ends_after_the_run_keeps_its_shape_and_says_where_the_run_ends():
+    schedule = dict(decay="poly", power=1.0, decay_until="40ep", warmup="0ep")
+    plan = plan_of(small(schedule=schedule))
+    peak = plan.learning_rate.peak
+    assert plan.learning_rate.decay_end == 2 and plan.lr(plan.total_examples // 2) == peak * 3 / 4
+    said = f"The run ends before schedule.decay_until=40ep, at a learning rate of {peak / 2}."
+    assert said in notes(plan)
+    assert rows(plan)["decay"] == "poly to 0, which it would reach at epoch 40"
+
+
+@pytest.mark.parametrize("until", ["2ep", "5ep"])
+@pytest.mark.parametrize("start", ["warmup_end", "start"])
+def test_a_decay_that_ends_before_the_warm_up_is_rejected(until, start):
+    changes = dict(decay="cosine", decay_until=until, decay_from=start)
+    with pytest.raises(RecipeError, match=rf"schedule.decay_until={until} comes no later than .*warmup=5ep"):
+        plan_of(small(schedule=changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (dict(milestones=["4ep", "10ep"]), "Some milestones lie within the warm-up"),
+        (dict(warmup="20ep", milestones=[]), "The warm-up is as long as the run, or longer"),
+        (dict(base_lr=0.0), "The peak learning rate is 0 (schedule.base_lr): nothing is trained."),
+    ],
+)
+def test_notes_on_a_schedule_that_contradicts_itself(changes, said):
+    assert any(said in note for note in notes(plan_of(small(schedule=changes))))
+    assert not any(said in note for note in notes(plan_of(small(schedule=dict(milestones=["5ep", "10ep"])))))
 
 
 def test_notes_on_what_is_never_measured():
