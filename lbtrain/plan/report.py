@@ -132,7 +132,14 @@ def _end(plan: Plan) -> str:
     epoch = rate.decay_end * plan.total_examples / plan.train_examples
     reaches = "reaches" if rate.decay_end < 1 else "would reach"
     until = f", which it {reaches} at epoch {epoch:.4g}" if rate.decay_end != 1 else ""
-    return f" to {rate.end:g}{until}" if rate.end or until else ""
+    return f" to {_by_batch(plan, rate.end, rate.decay_end)}{until}" if rate.end or until else ""
+
+
+def _by_batch(plan: Plan, lr: float, position: float) -> str:
+    """A rate of the schedule as it is trained from that share of the run on: a phase may have another."""
+    first = plan.phases.index(plan.phase(int(min(1.0, position) * plan.total_examples)))
+    rates = dict.fromkeys(f"{phase.lr_factor * lr:.6g}" for phase in plan.phases[first:])
+    return " or ".join(rates) + (", depending on the batch" if len(rates) > 1 else "")
 
 
 def _average(plan: Plan) -> str:
@@ -180,7 +187,7 @@ def notes(plan: Plan) -> list[str]:
             )
         ),
         f"The run ends before schedule.decay_until={schedule.decay_until}, at a learning rate of "
-        f"{rate(1):.6g}.": rate.decay_end > 1,
+        f"{_by_batch(plan, rate(1), 1)}.": rate.decay_end > 1,
         "Some milestones lie within the warm-up: the rate falls by their factors at its end.": any(
             at < rate.warmup_length for at in rate.milestones
         ),

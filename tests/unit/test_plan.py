@@ -630,6 +630,21 @@ def test_the_rate_follows_the_batch_of_an_image_size_by_the_recipes_rule(rule, f
     assert [phase.lr_factor for phase in plan.phases] == pytest.approx([1, factor])
 
 
+@pytest.mark.parametrize(
+    ("until", "text"),
+    [("1dur", "poly to 0.02"), ("0.25dur", "poly to 0.01 or 0.02, depending on the batch, which it rea")],
+)
+def test_the_last_rate_is_the_one_that_is_trained(until, text):
+    decay = dict(decay="poly", end_lr=0.01, decay_until=until, warmup="0ep", base_lr=1.0)
+    resized = small(schedule=dict(image_sizes=["10ep:8:128"], **decay), data=dict(name="digits"))
+    plan = plan_of(resized)
+    last = plan.total_examples - 1
+    assert plan.learning_rate(1) * plan.phase(last).lr_factor == 0.02
+    assert rows(plan)["decay"].startswith(text)
+    adaptive = rows(plan_of(small(schedule=decay, absa=dict(max_batch_size=256))))["decay"]
+    assert adaptive.startswith("poly to 0.01 or 0.02 or 0.04, depending on the batch")
+
+
 def test_image_sizes_alone_leave_a_batch_that_grows_in_place_of_the_rate():
     schedule = dict(batch_growth=["10ep:2"], image_sizes=["5ep:6"], decay="none")
     plan = plan_of(small(schedule=schedule, data=dict(name="digits")))
