@@ -170,6 +170,11 @@ def _check_batch_changes(recipe: Recipe) -> None:
             f"model.batch_norm=sync takes statistics over the whole batch, which {chosen[0]} changes here. "
             "Use model.batch_norm=ghost and a bn_batch_size that divides every batch."
         )
+    if chosen and not batches and recipe.optimizer.momentum_table:
+        raise RecipeError(
+            f"optimizer.momentum_table gives the momentum of one batch size, which {chosen[0]} changes. Use "
+            "optimizer.momentum."
+        )
     for size in batches:
         if scaled_optimizer(dataclasses.replace(recipe, batch_size=size)) != scaled_optimizer(recipe):
             raise RecipeError(

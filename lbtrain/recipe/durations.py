@@ -135,19 +135,19 @@ class ImageSize:
 
 @dataclass(frozen=True)
 class TableEntry:
-    """A learning rate that was found for one batch size: `8192:16`."""
+    """A learning rate or a momentum that was found for one batch size: `8192:16`."""
 
     batch_size: int
     lr: float
 
     @classmethod
     def parse(cls, text: str, name: str = "table") -> Self:
-        """Raises RecipeError for anything but a batch size, a colon and a positive learning rate."""
+        """Raises RecipeError for anything but a batch size, a colon and a positive number."""
         batch_size, _, lr = text.partition(":")
         number = r"[0-9]{1,20}(\.[0-9]{1,20})?(e[-+]?[0-9]{1,2})?"
         if not re.fullmatch(r"[1-9][0-9]{0,9}", batch_size) or not re.fullmatch(number, lr) or not float(lr):
             raise RecipeError(
-                f"{name}={text}: an entry is a batch size and its learning rate. Write 8192:16, for example."
+                f"{name}={text}: an entry is a batch size and a number above 0. Write 8192:0.9, for example."
             )
         return cls(int(batch_size), float(lr))
 

@@ -239,7 +239,7 @@ def test_a_decay_to_an_end_rate_that_ends_early(decay, expected):
 
 @pytest.mark.parametrize(("batch_size", "momentum"), [(8192, 0.9), (32768, 0.94)])
 def test_momentum_from_a_table_is_the_optimizers_and_the_rules(batch_size, momentum):
-    table = dict(momentum=0.5, momentum_table=["8192:0.9", "32768:0.94"])
+    table = dict(momentum_table=["8192:0.9", "32768:0.94"])
     rate = dict(base_lr=0.1, base_batch_size=256, base_momentum=0.9)
     recipe = Recipe().vary(batch_size=batch_size, optimizer=table, schedule=rate)
     assert scaled_optimizer(recipe).momentum == momentum

@@ -96,6 +96,11 @@ def test_the_others_run_anywhere():
             dict(optimizer=dict(weight_decay=0.0, no_decay=["fc.*"])),
             "optimizer.no_decay=fc.* has no effect with optimizer.weight_decay=0.0",
         ),
+        (
+            dict(optimizer=dict(momentum=0.0, momentum_table=["256:0.8"])),
+            "optimizer.momentum=0.0 has no effect with optimizer.momentum_table=256:0.8; it needs "
+            "optimizer.momentum_table=[].",
+        ),
         (dict(ema=dict(warmup=True)), "ema.warmup=true has no effect with ema.decay=0.0"),
         (dict(deepspeed=dict(config="x.json")), "deepspeed.config=x.json has no effect under engine=ddp"),
     ],
@@ -112,6 +117,21 @@ def test_what_a_parent_used_returns_to_its_default_and_does_not_hide_a_mistake()
     check_recipe(child, "ddp")
     with pytest.raises(RecipeError, match="beta1"):
         check_recipe(Recipe().vary(optimizer=dict(beta1=0.8)).vary(batch_size=64), "ddp")
+
+
+@pytest.mark.parametrize("key", ["absa.max_batch_size", "schedule.batch_growth"])
+def test_a_table_of_momenta_is_for_one_batch_size(key):
+    table = dict(name="sgd", nesterov=True, momentum_table=["256:0.8", "512:0.9"])
+    recipe = Recipe().vary(optimizer=table)
+    check_recipe(recipe, "ddp")
+    word = {"absa.max_batch_size": "512", "schedule.batch_growth": "10ep:2"}[key]
+    with pytest.raises(RecipeError, match=f"gives the momentum of one batch size, which {key} changes"):
+        check_recipe(recipe.with_overrides([f"{key}={word}"]), "ddp")
+
+
+def test_an_entry_of_a_table_is_named_by_its_key():
+    with pytest.raises(RecipeError, match=r"momentum_table=8192: an entry is a batch size and a number abov"):
+        Recipe().with_overrides(["optimizer.momentum_table=8192"])
 
 
 def test_frozen_batch_norm_is_for_detection_and_sync_for_classifiers_too():

@@ -13,7 +13,13 @@ MOMENTS = "optimizer.name=lamb|adamw|nadamw|muon"
 @dataclass
 class OptimizerConfig(Unassignable):
     name: str = key("sgd", "The optimizer.", choices=("sgd", "lars", "lamb", "adamw", "nadamw", "muon"))
-    momentum: float = key(0.9, "Momentum of SGD, LARS and Muon.", at_least=0, below=1, needs=MOMENTUM)
+    momentum: float = key(
+        0.9,
+        "Momentum of SGD, LARS and Muon.",
+        at_least=0,
+        below=1,
+        needs=(MOMENTUM, "optimizer.momentum_table=[]"),
+    )
     momentum_table: list[TableEntry] = key(
         [],
         "Momentum by batch size, such as 8192:0.9,32768:0.94, in place of optimizer.momentum.",
