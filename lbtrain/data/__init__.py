@@ -7,6 +7,7 @@ from lbtrain.data.loading import batches
 from lbtrain.data.photos import PhotoSource
 from lbtrain.data.registry import (
     DatasetInfo,
+    check_pictures,
     dataset_index,
     dataset_info,
     index_rows,
@@ -23,6 +24,7 @@ __all__ = [
     "Source",
     "SplitIndex",
     "batches",
+    "check_pictures",
     "dataset_index",
     "dataset_info",
     "index_rows",

@@ -139,11 +139,33 @@ def _train_examples(config: DataConfig, known: DatasetInfo) -> int:
     return config.train_examples or known.train_examples
 
 
+def check_pictures(config: DataConfig) -> None:
+    """Raises RecipeError for an augmentation or an image size that the images of the data set do not take."""
+    if config.name in PHOTOS:
+        if config.augmentation not in VIEWS:
+            raise RecipeError(
+                f"data.augmentation={config.augmentation}: {config.name} takes {', '.join(VIEWS)}"
+            )
+    elif config.name not in ("synthetic", "shapes", *COCO_FORMAT):
+        if config.augmentation not in ("none", "crop_flip"):
+            raise RecipeError(
+                f"data.augmentation={config.augmentation} is for photos; {config.name} takes none or "
+                "crop_flip"
+            )
+        own = _FACTS[config.name].image_size
+        if config.image_size not in (0, own):
+            raise RecipeError(
+                f"data.image_size={config.image_size}: the images of {config.name} have {own} pixels a side, "
+                "and keep them"
+            )
+
+
 def open_source(config: DataConfig, *, train: bool, seed: int, model: str = "") -> Source:
     """The training or validation split of a data set, with the pixels of photos as the recipe says, or as the
     classifier `model` was made for. Raises RecipeError where the files are not there, naming the layouts it
     knows.
     """
+    check_pictures(config)
     known = dataset_info(config)
     if config.name == "synthetic":
         return SyntheticSource(
@@ -154,16 +176,6 @@ def open_source(config: DataConfig, *, train: bool, seed: int, model: str = "") 
         )
     if config.name in PHOTOS:
         return _photos(config, known, train, seed, model)
-    if config.augmentation not in ("none", "crop_flip"):
-        raise RecipeError(
-            f"data.augmentation={config.augmentation} is for photos; {config.name} takes none or crop_flip"
-        )
-    own = _FACTS[config.name].image_size
-    if known.image_size != own:
-        raise RecipeError(
-            f"data.image_size={config.image_size}: the images of {config.name} have {own} pixels a side, "
-            "and keep them"
-        )
     images, labels = digits(train) if config.name == "digits" else _checked_arrays(config, train)
     if train:
         images, labels = images[: known.train_examples], labels[: known.train_examples]
@@ -208,8 +220,6 @@ def _checked_arrays(config: DataConfig, train: bool) -> Arrays:
 
 
 def _photos(config: DataConfig, known: DatasetInfo, train: bool, seed: int, model: str) -> Source:
-    if config.augmentation not in VIEWS:
-        raise RecipeError(f"data.augmentation={config.augmentation}: {config.name} takes {', '.join(VIEWS)}")
     with _root(config) as root:
         training, validation = open_splits(config, root)
     container: Container = training if train else validation or Part(training, np.zeros(0, np.int64))

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from functools import cached_property, partial
 
-from lbtrain.data import dataset_info
+from lbtrain.data import check_pictures, dataset_info
 from lbtrain.errors import RecipeError
 from lbtrain.plan.batching import BatchSplit, Phase, steps_before
 from lbtrain.plan.phases import make_phases
@@ -24,6 +24,7 @@ from lbtrain.plan.validate import (
     check_noise_scale,
     check_recipe,
     check_top5,
+    check_world_size,
 )
 from lbtrain.recipe import Recipe
 from lbtrain.recipe.durations import Duration
@@ -135,6 +136,8 @@ def make_plan(
     """
     recipe, reason = resolve_precision(recipe, engine)
     check_recipe(recipe, engine)
+    check_world_size(recipe, world_size)
+    check_pictures(recipe.data)
     dataset = dataset_info(recipe.data)
     check_top5(recipe, dataset.num_classes)
     statistics = statistics or model_statistics(recipe, dataset)

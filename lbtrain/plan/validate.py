@@ -288,6 +288,15 @@ def check_engine(recipe: Recipe, engine: str) -> None:
             )
 
 
+def check_world_size(recipe: Recipe, world_size: int) -> None:
+    """Raises RecipeError for a number of ranks that the recipe does not allow."""
+    if recipe.world_size not in (0, world_size):
+        raise RecipeError(
+            f"world_size={recipe.world_size} rejects every other number of ranks. Use {recipe.world_size}, "
+            "or leave world_size out."
+        )
+
+
 def check_image_sizes(recipe: Recipe, scheduled: Callable[[Duration], float]) -> None:
     """Raises RecipeError for several image sizes at one position (`scheduled` gives it in examples), however
     they are written.

@@ -277,6 +277,8 @@ def _check_range(value: Any, checks: Mapping[str, Any], name: str) -> None:
         r"0?\.[0-9]+|[01](\.0*)?|[0-9](\.[0-9]*)?e-[0-9]{1,2}", value
     ):
         raise RecipeError(f"{name}={value}: {name} takes numbers from 0 to 1, such as 0.485,0.456,0.406.")
+    if checks.get("divisor") and not float(value):
+        raise RecipeError(f"{name}={value}: the pixels are divided by {name}, which must be above 0.")
     if checks.get("pixels") and not re.fullmatch(r"[1-9][0-9]{0,4}", value):
         raise RecipeError(
             f"{name}={value}: {name} takes whole numbers of pixels from 1 to 99999, such as 640,800."

@@ -943,6 +943,21 @@ def test_the_groups_in_which_images_are_mixed_or_repeated_act_without_batch_norm
     assert recipe.vary(model=dict(batch_norm="sync")).bn_batch_size == 8
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (dict(data=dict(augmentation="imagenet")), "data.augmentation=imagenet is for photos; digits takes"),
+        (dict(data=dict(name="imagenet", augmentation="crop_flip")), "data.augmentation=crop_flip: imagenet"),
+        (dict(data=dict(image_size=16)), "data.image_size=16: the images of digits have 8 pixels a side"),
+        (dict(world_size=8), "world_size=8 rejects every other number of ranks. Use 8"),
+    ],
+)
+def test_what_every_run_refuses_is_not_planned(changes, said):
+    with pytest.raises(RecipeError, match=re.escape(said)):
+        plan_of(small(**changes), 2)
+    plan_of(small(world_size=2, data=dict(image_size=8, augmentation="crop_flip")), 2)
+
+
 def test_an_average_of_the_weights_costs_their_memory():
     with_average = plan_of(small(**DIGITS, ema=dict(decay=0.99))).memory
     assert with_average["average"] == 4 * COUNTED.parameters

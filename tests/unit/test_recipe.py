@@ -117,6 +117,7 @@ def test_an_override_is_the_value_written_and_survives_yaml(word, expected):
         ),
         ("data.short_edges=-640", "data.short_edges=-640: data.short_edges takes whole numbers of pixels"),
         ("data.short_edges=0", "data.short_edges=0: data.short_edges takes whole numbers of pixels"),
+        ("data.std=0.2,0.0,0.2", "data.std=0.0: the pixels are divided by data.std, which must be above 0"),
         ("batch_size=0", "batch_size=0: batch_size must be at least 1"),
         ("batch_size=1e3", "batch_size takes a whole number"),
         ("batch_size=5.0", "batch_size takes a whole number"),

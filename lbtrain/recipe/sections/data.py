@@ -103,6 +103,7 @@ class DataConfig(Unassignable):
         [],
         "Standard deviation per channel, where black is 0 and white 1. Empty: as for mean.",
         level=True,
+        divisor=True,
     )
     crop_share: float = key(
         0.0,
