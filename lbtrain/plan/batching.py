@@ -89,29 +89,48 @@ def steps_before(phases: Sequence[Phase], examples: float) -> float:
 
 
 def split_batch(
-    batch_size: int, world_size: int, ghost: int, *, micro: int = 0, max_micro: int = 0, unit: int = 1
+    batch_size: int,
+    world_size: int,
+    ghost: int,
+    *,
+    micro: int = 0,
+    max_micro: int = 0,
+    unit: int = 1,
+    group: int = 1,
+    whole: bool = False,
 ) -> BatchSplit:
-    """The split with the largest allowed micro-batch, a multiple of `unit` images.
+    """The split with the largest allowed micro-batch, a multiple of `unit` images, of a batch that holds
+    whole groups of `group` images; a group may span ranks. `whole`: the ghost batch is the whole batch,
+    whatever its size.
 
     Raises RecipeError, naming the nearest batch and world sizes that can be split.
     """
-    split = _best_split(batch_size, world_size, ghost, micro, max_micro, unit)
-    if split:
+
+    def best(size: int, ranks: int) -> BatchSplit | None:
+        if size % group:
+            return None
+        return _best_split(size, ranks, size if whole else ghost, micro, max_micro, unit)
+
+    if split := best(batch_size, world_size):
         return split
-    batches = _nearest(batch_size, lambda size: _best_split(size, world_size, ghost, micro, max_micro, unit))
-    worlds = _nearest(world_size, lambda size: _best_split(batch_size, size, ghost, micro, max_micro, unit))
+    batches = _nearest(batch_size, lambda size: best(size, world_size))
+    worlds = _nearest(world_size, lambda size: best(batch_size, size))
     ranks = f"{world_size} ranks" if world_size > 1 else "1 rank"
     losses = f" and whole losses of loss_batch_size={unit}" if unit > 1 else ""
+    groups = f" and the groups of bn_batch_size={group} in which images are mixed or repeated"
+    norm = "one batch of model.batch_norm=sync" if whole else f"ghost batches of bn_batch_size={ghost}"
+    parts = f"{norm}{losses}{groups if group > 1 else ''}"
     bound = f" with max_micro_batch_size={max_micro}" if max_micro else ""
     bound = f" with micro_batch_size={micro}" if micro else bound
     remedies = [
         f"Nearest valid batch_size on {ranks}: {', '.join(map(str, batches))}." if batches else "",
         f"Nearest valid numbers of ranks for this batch: {', '.join(map(str, worlds))}." if worlds else "",
     ]
-    change = f"Change bn_batch_size or {'max_' if max_micro and not micro else ''}micro_batch_size."
+    size = "Use model.batch_norm=ghost, or change" if whole else "Change bn_batch_size or"
+    change = f"{size} {'max_' if max_micro and not micro else ''}micro_batch_size."
     raise RecipeError(
-        f"batch_size={batch_size} cannot be split over {ranks} into ghost batches of "
-        f"bn_batch_size={ghost}{losses}{bound}. {' '.join(filter(None, remedies)) or change}"
+        f"batch_size={batch_size} cannot be split over {ranks} into {parts}{bound}. "
+        f"{' '.join(filter(None, remedies)) or change}"
     )
 
 

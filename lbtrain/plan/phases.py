@@ -24,6 +24,8 @@ def make_phases(
         micro=recipe.micro_batch_size,
         max_micro=recipe.max_micro_batch_size,
         unit=recipe.loss_batch_size,
+        group=recipe.bn_batch_size if mixes_images(recipe) or recipe.data.repeats > 1 else 1,
+        whole=recipe.model.batch_norm == "sync" and ghost > 1,
     )
     # A batch that adapts grows when the model says so; its rate grows with it.
     adaptive = [
@@ -41,6 +43,11 @@ def make_phases(
         )
         for start, size, factor in [*_planned(recipe, total, scheduled), *adaptive]
     )
+
+
+def mixes_images(recipe: Recipe) -> bool:
+    """Whether images get partners within groups of bn_batch_size, which are loaded whole."""
+    return bool(recipe.loss.mixup or recipe.loss.cutmix)
 
 
 def _planned(

@@ -9,6 +9,7 @@ from rich import box
 from rich.table import Table
 
 from lbtrain.console import Console
+from lbtrain.plan.phases import mixes_images
 from lbtrain.plan.plan import Plan
 from lbtrain.plan.precision import gpu_arithmetic
 from lbtrain.plan.scaling import ema_decay, scaled_optimizer
@@ -164,10 +165,13 @@ def notes(plan: Plan) -> list[str]:
     linear = schedule.rule == "linear" and recipe.batch_size != schedule.base_batch_size
     random = _random_parts(recipe)
     frozen = recipe.model.batch_norm == "frozen"
+    group, micro = recipe.bn_batch_size, min(phase.split.micro_batch_size for phase in plan.phases)
     unused = "" if plan.statistics.batch_norm_layers or frozen else _batch_norm_settings(recipe)
     base = _base_without_effect(recipe)
     found = {
         f"{unused} has no effect: the model has no batch norm.": unused,
+        f"Mixup and CutMix pair images in groups of bn_batch_size={group}: a rank loads {group / micro:.3g} "
+        f"times the images that it trains on, {micro} at a time.": mixes_images(recipe) and group > micro,
         f"{base} has no effect with schedule.rule={schedule.rule}.": base,
         "The peak learning rate is 0 (schedule.base_lr): nothing is trained.": not rate.peak,
         "The warm-up is as long as the run, or longer: the peak learning rate is never reached.": (
@@ -208,7 +212,7 @@ def notes(plan: Plan) -> list[str]:
 
 def _batch_norm_settings(recipe: Recipe) -> str:
     """The keys that only batch norm uses and that are set to another value than the default."""
-    default, groups = Recipe(), recipe.loss.mixup or recipe.loss.cutmix or recipe.data.repeats > 1
+    default, groups = Recipe(), mixes_images(recipe) or recipe.data.repeats > 1
     return " ".join(
         f"{key}={written(recipe, key)}"
         for key in _OF_BATCH_NORM[1 if groups else 0 :]

@@ -958,6 +958,31 @@ def test_what_every_run_refuses_is_not_planned(changes, said):
     plan_of(small(world_size=2, data=dict(image_size=8, augmentation="crop_flip")), 2)
 
 
+@pytest.mark.parametrize("groups", [dict(loss=dict(mixup=0.2)), dict(data=dict(repeats=3))])
+@pytest.mark.parametrize("norm", ["none", "sync"])
+def test_a_batch_holds_whole_groups_in_which_images_are_mixed_or_repeated(norm, groups):
+    counted = WITHOUT_NORM if norm == "none" else COUNTED
+    model = dict(model=dict(batch_norm="sync")) if norm == "sync" else {}
+    recipe = Recipe().vary(batch_size=96, bn_batch_size=32, duration="90ep", **DIGITS).vary(**model)
+    plan_of(recipe.vary(batch_size=100), 2, counted=counted)
+    recipe = recipe.vary(bn_batch_size=32, **groups)
+    assert plan_of(recipe, 2, counted=counted).split == BatchSplit(48, 1, 2 if norm == "sync" else 1)
+    with pytest.raises(
+        RecipeError, match=r"the groups of bn_batch_size=32 in .*batch_size on 2 ranks: 96, 128"
+    ):
+        plan_of(recipe.vary(batch_size=100), 2, counted=counted)
+
+
+def test_the_images_that_are_loaded_for_partners_alone_are_noted():
+    recipe = small(**DIGITS, duration="90ep", loss=dict(cutmix=1.0))
+    assert not notes(plan_of(recipe, 8, counted=WITHOUT_NORM))
+    (note,) = notes(plan_of(recipe, 16, counted=WITHOUT_NORM))
+    assert note == (
+        "Mixup and CutMix pair images in groups of bn_batch_size=8: a rank loads 2 times the images that it "
+        "trains on, 4 at a time."
+    )
+
+
 def test_an_average_of_the_weights_costs_their_memory():
     with_average = plan_of(small(**DIGITS, ema=dict(decay=0.99))).memory
     assert with_average["average"] == 4 * COUNTED.parameters
