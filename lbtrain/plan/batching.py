@@ -98,10 +98,11 @@ def split_batch(
     unit: int = 1,
     group: int = 1,
     whole: bool = False,
+    key: str = "batch_size",
 ) -> BatchSplit:
     """The split with the largest allowed micro-batch, a multiple of `unit` images, of a batch that holds
     whole groups of `group` images; a group may span ranks. `whole`: the ghost batch is the whole batch,
-    whatever its size.
+    whatever its size. `key`: what gives the batch its size.
 
     Raises RecipeError, naming the nearest batch and world sizes that can be split.
     """
@@ -113,6 +114,7 @@ def split_batch(
 
     if split := best(batch_size, world_size):
         return split
+    own = key == "batch_size"
     batches = _nearest(batch_size, lambda size: best(size, world_size))
     worlds = _nearest(world_size, lambda size: best(batch_size, size))
     ranks = f"{world_size} ranks" if world_size > 1 else "1 rank"
@@ -123,13 +125,16 @@ def split_batch(
     bound = f" with max_micro_batch_size={max_micro}" if max_micro else ""
     bound = f" with micro_batch_size={micro}" if micro else bound
     remedies = [
-        f"Nearest valid batch_size on {ranks}: {', '.join(map(str, batches))}." if batches else "",
+        f"Nearest valid {'batch_size' if own else 'batches'} on {ranks}: {', '.join(map(str, batches))}."
+        if batches
+        else "",
         f"Nearest valid numbers of ranks for this batch: {', '.join(map(str, worlds))}." if worlds else "",
     ]
     size = "Use model.batch_norm=ghost, or change" if whole else "Change bn_batch_size or"
     change = f"{size} {'max_' if max_micro and not micro else ''}micro_batch_size."
     raise RecipeError(
-        f"batch_size={batch_size} cannot be split over {ranks} into {parts}{bound}. "
+        f"{'batch_size=' if own else f'{key}: a batch of '}{batch_size} cannot be split over {ranks} into "
+        f"{parts}{bound}. "
         f"{' '.join(filter(None, remedies)) or change}"
     )
 

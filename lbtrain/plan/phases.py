@@ -36,13 +36,22 @@ def make_phases(
         Phase(
             start,
             size,
-            split(size),
+            split(size, key=_source(recipe, start, size)),
             factor,
             _bn_momentum(recipe, size / ghost),
             None if start is None else _size_at(start, sizes),
         )
         for start, size, factor in [*_planned(recipe, total, scheduled), *adaptive]
     )
+
+
+def _source(recipe: Recipe, start: int | None, size: int) -> str:
+    """The key that gives a phase its batch size."""
+    if size == recipe.batch_size:
+        return "batch_size"
+    if start is None:
+        return "absa.max_batch_size"
+    return "schedule.batch_growth" if recipe.schedule.batch_growth else "schedule.image_sizes"
 
 
 def mixes_images(recipe: Recipe) -> bool:

@@ -149,7 +149,7 @@ def make_plan(
     rate = learning_rate(recipe, scheduled, total)
     phases = make_phases(recipe, world_size, ghost, total, scheduled)
     check_noise_scale(recipe, engine, phases, world_size, ghost)
-    check_compile(recipe, engine, max(phase.split.ranks_per_ghost for phase in phases))
+    check_compile(recipe, engine, phases, world_size, ghost)
     return Plan(
         recipe=recipe,
         world_size=world_size,

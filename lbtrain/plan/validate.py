@@ -5,6 +5,7 @@ not stopped here. What only the data or the model can tell (a damaged file, an a
 take) is rejected where they are read.
 """
 
+import contextlib
 import dataclasses
 import importlib.util
 import math
@@ -14,7 +15,7 @@ import shutil
 from collections.abc import Callable, Sequence
 
 from lbtrain.errors import RecipeError
-from lbtrain.plan.batching import Phase
+from lbtrain.plan.batching import Phase, split_batch
 from lbtrain.plan.scaling import peak_lr, regime_factor, scaled_optimizer
 from lbtrain.recipe import Recipe, inactive_keys, value_of, written
 from lbtrain.recipe.durations import Duration
@@ -324,7 +325,7 @@ def check_noise_scale(
     if any(phase.split.ranks_per_ghost > 1 for phase in phases):
         raise RecipeError(
             f"{name} needs per-rank gradients, but a batch-norm batch spans several ranks here. Use "
-            f"micro_batch_size={ghost}, or fewer ranks."
+            f"{_own_ghosts(recipe, phases, world_size, ghost)}."
         )
     if engine == "colossalai" and stage and recipe.optimizer.clip_norm:
         raise RecipeError(
@@ -340,26 +341,51 @@ def _check_noise_of_one_micro_batch(
 ) -> None:
     """A part of the batch is passed through a second time, in each phase that has one micro-batch."""
     smallest = min(phase.batch_size for phase in phases if phase.split.accumulation == 1)
-    if stage == 3:
-        raise RecipeError(
-            f"{name} on one rank at ZeRO stage 3 needs several micro-batches per step. Set "
-            f"max_micro_batch_size to {max(1, recipe.batch_size // 2)} or less."
-        )
+    part = _largest_part(smallest)
+    own = "model.batch_norm=ghost " if recipe.model.batch_norm == "sync" else ""
+    losses = f" loss_batch_size={part}" if math.lcm(part, recipe.loss_batch_size) == smallest else ""
     if smallest == ghost:
+        remedy = f"{own}bn_batch_size={part}{losses}" if part < ghost else "a larger batch_size"
         raise RecipeError(
             f"{name} needs a part of the batch, but one rank has a single batch-norm batch of {ghost} "
-            f"images. Use a bn_batch_size below {ghost}."
+            f"images. Use {remedy}."
         )
     if smallest == math.lcm(ghost, recipe.loss_batch_size):
         raise RecipeError(
             f"{name} needs a part of the batch, but on one rank batch_size={smallest} has no part "
             f"that holds whole batch-norm batches (bn_batch_size={ghost}) and whole losses "
-            f"(loss_batch_size={recipe.loss_batch_size}). Set both to half of it or less."
+            f"(loss_batch_size={recipe.loss_batch_size}). Use bn_batch_size={part} loss_batch_size={part}."
+        )
+    if stage == 3:
+        common = math.gcd(*(phase.batch_size for phase in phases))
+        split = split_batch(common, 1, ghost, max_micro=smallest - 1, unit=recipe.loss_batch_size)
+        raise RecipeError(
+            f"{name} on one rank at ZeRO stage 3 needs several micro-batches per step. Set "
+            f"micro_batch_size={split.micro_batch_size}."
         )
 
 
-def check_compile(recipe: Recipe, engine: str, ranks_per_ghost: int) -> None:
+def _largest_part(size: int) -> int:
+    """The largest number of images below `size` that divides it."""
+    return next((part for part in range(size // 2, 0, -1) if size % part == 0), size)
+
+
+def _own_ghosts(recipe: Recipe, phases: Sequence[Phase], world_size: int, ghost: int) -> str:
+    """What gives each rank whole batch-norm batches."""
+    micro = math.gcd(*(phase.split.micro_batch_size for phase in phases))
+    if recipe.model.batch_norm == "sync":
+        return f"model.batch_norm=ghost bn_batch_size={micro}"
+    if not 0 < recipe.max_micro_batch_size < ghost:
+        with contextlib.suppress(RecipeError):
+            for phase in phases:
+                split_batch(phase.batch_size, world_size, ghost, micro=ghost, unit=recipe.loss_batch_size)
+            return f"micro_batch_size={ghost}, or fewer ranks"
+    return f"bn_batch_size={micro}, or fewer ranks"
+
+
+def check_compile(recipe: Recipe, engine: str, phases: Sequence[Phase], world_size: int, ghost: int) -> None:
     """Raises RecipeError for what torch.compile is not known to do alike."""
+    ranks_per_ghost = max(phase.split.ranks_per_ghost for phase in phases)
     reasons = {
         f"model.library={recipe.model.library}: the heads of a detector depend on what is found": (
             recipe.model.library != "timm"
@@ -370,7 +396,7 @@ def check_compile(recipe: Recipe, engine: str, ranks_per_ghost: int) -> None:
         ),
         "absa.max_batch_size: compiled code has no second derivatives": bool(recipe.absa.max_batch_size),
         f"a batch-norm batch over {ranks_per_ghost} ranks, whose exchange is not compiled. Use "
-        f"micro_batch_size={recipe.bn_batch_size} or more": ranks_per_ghost > 1,
+        f"{_own_ghosts(recipe, phases, world_size, ghost)}": ranks_per_ghost > 1,
     }
     for reason, holds in reasons.items():
         if recipe.compile and holds:

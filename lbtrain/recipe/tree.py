@@ -1,5 +1,6 @@
 """A tree of typed keys: walked, read, checked against what it is to become, and copied with differences."""
 
+import contextlib
 import copy
 import dataclasses
 import difflib
@@ -169,16 +170,30 @@ def spec_of(root: Any, name: str, found: Any = "...") -> "dataclasses.Field[Any]
     inside = [key for key in known if key.startswith(f"{name}.")]
     if inside:
         raise RecipeError(f"{name} is a group of keys. Set one of {', '.join(inside)}.")
-    raise RecipeError(f"{name!r} is not a key of a recipe{_did_you_mean(name, list(known), found)}")
+    raise RecipeError(f"{name!r} is not a key of a recipe{_did_you_mean(root, name, list(known), found)}")
 
 
-def _did_you_mean(name: str, known: list[str], found: Any) -> str:
+def _accepted(root: Any, template: str, found: Any) -> str:
+    """The setting with the value that was given, which may have its unit already; its key alone where the
+    value is none of that key.
+    """
+    key = template.partition("=")[0]
+    spec = dict(leaves(root))[key]
+    for setting in (template.format(found), f"{key}={found}"):
+        text = setting.partition("=")[2]
+        with contextlib.suppress(RecipeError):
+            checked_value(from_text(text, spec.type, key), spec, key)
+            return setting
+    return key
+
+
+def _did_you_mean(root: Any, name: str, known: list[str], found: Any) -> str:
     """The nearest key by spelling, also when only its last part was given (`momentum` for
     `optimizer.momentum`).
     """
     elsewhere = ELSEWHERE.get(name.rpartition(".")[2])
     if elsewhere:
-        return f": did you mean {elsewhere.format(found)}?"
+        return f": did you mean {_accepted(root, elsewhere, found)}?"
     spelled = {key.rpartition(".")[2]: key for key in reversed(known)} | {key: key for key in known}
     near = difflib.get_close_matches(name, spelled, n=1, cutoff=0.7) or difflib.get_close_matches(
         name.rpartition(".")[2], spelled, n=1

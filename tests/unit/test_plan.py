@@ -139,6 +139,11 @@ def test_the_sizes_that_a_rejection_names_work(batch, world, ghost, micro, most)
             dict(batch_size=25, world_size=1, ghost=5, max_micro=3),
             "with max_micro_batch_size=3. Nearest valid numbers of ranks for this batch: 5.",
         ),
+        (
+            dict(batch_size=12, world_size=1, ghost=8, key="absa.max_batch_size"),
+            "absa.max_batch_size: a batch of 12 cannot be split over 1 rank into ghost batches of "
+            "bn_batch_size=8. Nearest valid batches on 1 rank: 8, 16.",
+        ),
     ],
 )
 def test_rejections_by_hand(arguments, said):
@@ -575,7 +580,7 @@ def test_steps_of_a_warmup_across_a_growing_batch():
         (
             dict(schedule=dict(batch_growth=["1ep:1.5"]), micro_batch_size=32),
             2,
-            "batch_size=96 cannot be split over 2 ranks",
+            "schedule.batch_growth: a batch of 96 cannot be split over 2 ranks",
         ),
     ],
 )
@@ -687,7 +692,7 @@ def test_the_memory_estimate_follows_the_image_size():
         (dict(schedule=dict(image_sizes=["0ep:6", "0it:8"])), "has several entries at 0ep = 0it,"),
         (dict(schedule=dict(image_sizes=["5ep:6", "0.25dur:8"])), "several entries at 5ep = 0.25dur,"),
         (dict(schedule=dict(image_sizes=["9it:6:64", "0.4ep:8:96"])), "entries at 9it = 0.4ep,"),
-        (dict(schedule=dict(image_sizes=["5ep:6:60"])), "Nearest valid batch_size on 1 rank: 56, 64."),
+        (dict(schedule=dict(image_sizes=["5ep:6:60"])), "of 60 cannot be split over 1 rank into ghost"),
         (dict(schedule=dict(rule="table", table=["64:1"], image_sizes=["5ep:6:96"])), "is not in sched"),
         (
             dict(schedule=dict(rule="sqrt", image_sizes=["5ep:6:96"]), optimizer=dict(name="adamw")),

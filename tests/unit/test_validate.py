@@ -150,6 +150,30 @@ def test_the_noise_of_one_micro_batch_is_looked_for_in_every_phase():
         check_noise_scale(recipe, "ddp", phases, world_size=1, ghost=64)
 
 
+NOISE = dict(measure=dict(noise_scale="50it"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "world", "engine", "remedy"),
+    [
+        (NOISE | dict(batch_size=64, bn_batch_size=32), 4, "ddp", "bn_batch_size=16"),
+        (NOISE | dict(batch_size=64, bn_batch_size=8, micro_batch_size=4), 2, "ddp", "micro_batch_size=8"),
+        (NOISE | dict(batch_size=64, model=dict(batch_norm="sync")), 4, "ddp", "batch_norm=ghost bn_batch"),
+        (NOISE | dict(batch_size=64, model=dict(batch_norm="sync")), 1, "ddp", "batch_norm=ghost bn_batch"),
+        (NOISE | dict(batch_size=45, bn_batch_size=45), 1, "ddp", "bn_batch_size=15"),
+        (NOISE | dict(batch_size=96, deepspeed=dict(zero_stage=3)), 1, "deepspeed", "micro_batch_size=32"),
+        (dict(compile=True, batch_size=64, bn_batch_size=32), 4, "ddp", "bn_batch_size=16"),
+        (dict(compile=True, batch_size=64, model=dict(batch_norm="sync")), 4, "ddp", "batch_norm=ghost bn"),
+    ],
+)
+def test_a_remedy_is_planned(changes, world, engine, remedy):
+    recipe = Recipe().vary(**changes).vary(model=dict(name="cifar_resnet8"))
+    with pytest.raises(RecipeError, match=remedy) as caught:
+        make_plan(recipe, world, engine=engine)
+    words = re.findall(r"[a-z_.]+=\w+", str(caught.value).rpartition("Use ")[2].rpartition("Set ")[2])
+    make_plan(recipe.with_overrides(words), world, engine=engine)
+
+
 @pytest.mark.parametrize("name", ["lamb", "muon", "adamw", "nadamw"])
 def test_an_epsilon_of_0_is_rejected_where_it_divides(name):
     with pytest.raises(RecipeError, match=rf"optimizer.eps=0 divides by zero with optimizer.name={name}"):

@@ -329,17 +329,17 @@ REFUSED = {
     "spans ranks": (
         4,
         dict(bn_batch_size=32, batch_size=64),
-        "a batch-norm batch spans several ranks here. Use micro_batch_size=32",
+        "a batch-norm batch spans several ranks here. Use bn_batch_size=16, or fewer ranks",
     ),
     "one ghost batch": (
         1,
         dict(bn_batch_size=64, batch_size=64),
-        "single batch-norm batch of 64 images. Use a bn_batch_size below 64",
+        "single batch-norm batch of 64 images. Use bn_batch_size=32",
     ),
     "one loss": (
         1,
         TINY | dict(batch_size=64, bn_batch_size=8, loss_batch_size=64),
-        r"\(bn_batch_size=8\) and whole losses \(loss_batch_size=64\). Set both to half of it",
+        r"\(bn_batch_size=8\) and whole losses \(loss_batch_size=64\). Use bn_batch_size=32 loss_batch",
     ),
     "layers alone": (1, dict(measure=dict(noise_scale="0it", layers=True)), "set measure.noise_scale"),
     "stage 3, one pass": (1, dict(deepspeed=dict(zero_stage=3)), "several micro-batches per step"),
