@@ -7,6 +7,7 @@ with the nearest sizes that can.
 import dataclasses
 import json
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 
@@ -166,15 +167,21 @@ def make_plan(
         statistics=statistics,
         memory=max(
             (
-                memory_estimate(
-                    recipe, statistics, phase.split.micro_batch_size, world_size, engine, phase.image_size
-                )
-                for phase in phases
+                memory_estimate(recipe, statistics, images, world_size, engine, size)
+                for images, size in _held_at_once(recipe, phases)
             ),
             key=lambda parts: sum(parts.values()),
         ),
         precision_reason=reason,
     )
+
+
+def _held_at_once(recipe: Recipe, phases: Sequence[Phase]) -> Iterator[tuple[int, int | None]]:
+    """Images whose activations a rank holds at once, with their size."""
+    for phase in phases:
+        yield phase.split.micro_batch_size, phase.image_size
+    if recipe.absa.max_batch_size:  # a product with the Hessian keeps the backward pass as well
+        yield 2 * phases[0].split.micro_batch_size, None
 
 
 def _ghost_size(recipe: Recipe, statistics: ModelStatistics) -> int:

@@ -39,6 +39,10 @@ class ModelStatistics:
     frozen: int = 0
     """Parameters that the recipe does not train, those of frozen batch norm included."""
     frozen_norms: int = 0
+    untrained: int = 0
+    """How many of the parameters are not trained, for whatever reason: they have neither gradient nor
+    state.
+    """
     resized: dict[int, int] = field(default_factory=dict)
     """What activation_bytes_per_image is at the other image sizes of schedule.image_sizes."""
 
@@ -110,6 +114,7 @@ def model_statistics(recipe: Recipe, dataset: DatasetInfo) -> ModelStatistics:
         without_gradient=without_gradient,
         frozen=frozen,
         frozen_norms=frozen_norms,
+        untrained=sum(parameter.numel() for parameter in model.parameters() if not parameter.requires_grad),
         resized=resized,
     )
 
@@ -170,26 +175,28 @@ def memory_estimate(
     engine: str,
     image_size: int | None = None,
 ) -> dict[str, int]:
-    """Bytes per rank: fp32 weights, gradients and states (divided by what ZeRO shards), their average,
-    activations in the run's precision for images of `image_size` pixels a side.
+    """Bytes per rank: fp32 weights, gradients and states of those that are trained (divided by what ZeRO
+    shards), the average of the weights, activations in the run's precision for images of `image_size` pixels
+    a side.
 
     Leaves out the framework's own memory, fragmentation and communication buffers. ZeRO stages: Rajbhandari
     et al. 2020, section 5.
     """
     stage = recipe.zero_stage_under(engine)
-    tensor = 4 * statistics.parameters
+    weights = 4 * statistics.parameters
+    trained = weights - 4 * statistics.untrained
     states = {
-        "sgd": tensor if recipe.optimizer.momentum else 0,
-        "lars": tensor,
-        "muon": 2 * tensor - 4 * statistics.muon,
-    }.get(recipe.optimizer.name, 2 * tensor)
+        "sgd": trained if recipe.optimizer.momentum else 0,
+        "lars": trained,
+        "muon": 2 * trained - 4 * statistics.muon,
+    }.get(recipe.optimizer.name, 2 * trained)
     per_image = statistics.resized.get(image_size or 0, statistics.activation_bytes_per_image)
     width = 1 if recipe.precision == "fp32" else 2
     return {
-        "weights": tensor // (world_size if stage >= 3 else 1)
-        + (tensor // world_size if 0 < stage < 3 else 0),
-        "gradients": tensor // (world_size if stage >= 2 else 1),
+        "weights": weights // (world_size if stage >= 3 else 1)
+        + (trained // world_size if 0 < stage < 3 else 0),
+        "gradients": trained // (world_size if stage >= 2 else 1),
         "optimizer_states": states // (world_size if stage >= 1 else 1),
-        "average": tensor if recipe.ema.decay else 0,
+        "average": weights if recipe.ema.decay else 0,
         "activations": per_image * micro_batch_size // width,
     }

@@ -351,6 +351,27 @@ def test_states_of_each_optimizer():
     ] == [0, 400, 400, 800]
 
 
+@pytest.mark.parametrize(("name", "states"), [("sgd", 1), ("lars", 1), ("lamb", 2), ("muon", 2)])
+def test_frozen_parameters_have_neither_gradient_nor_state(name, states):
+    model = dict(name="cifar_resnet8", freeze=["conv1.*", "stages.0.*"])
+    recipe = small(model=model, optimizer=dict(name=name))
+    counted = model_statistics(recipe, dataset_info(recipe.data))
+    trained = 4 * (counted.parameters - counted.untrained)
+    assert 0 < counted.untrained < counted.frozen, "frozen batch norm has no parameters, and counts as such"
+    memory = make_plan(recipe, 1).memory
+    assert memory["weights"] == 4 * counted.parameters and memory["gradients"] == trained
+    assert memory["optimizer_states"] == states * trained - 4 * counted.muon
+    sharded = make_plan(recipe.vary(deepspeed=dict(zero_stage=1)), 2, engine="deepspeed").memory
+    assert sharded["weights"] == 4 * counted.parameters + trained // 2
+
+
+def test_products_with_the_hessian_keep_twice_the_activations():
+    recipe = small(max_micro_batch_size=32)
+    assert plan_of(recipe.vary(absa=dict(max_batch_size=128))).memory["activations"] == 2 * 32 * 100
+    grown = small(absa=dict(max_batch_size=256))
+    assert plan_of(grown).memory["activations"] == 256 * 100, "the largest batch holds more"
+
+
 def test_activations_of_one_convolution_by_hand():
     """cifar_resnet8 on 8 x 8 digits keeps at least every convolution's input and grows with the square of the
     image.
