@@ -213,11 +213,9 @@ class Recipe(Unassignable):
         """
         checked = tree.checked(Recipe, changes)
         varied = tree.replaced(self, checked)
-        inherited = (
-            inactive_keys(varied).keys() - inactive_keys(self).keys() - set(tree.flat(Recipe, checked))
-        )
-        if inherited:
-            default = Recipe()
+        default, kept = Recipe(), inactive_keys(self).keys() | set(tree.flat(Recipe, checked))
+        # A default may be what others need to be set, which then act no longer either.
+        while inherited := inactive_keys(varied).keys() - kept:
             defaults = tree.nested({name: tree.value_of(default, name) for name in inherited})
             varied = tree.replaced(varied, defaults)
         return dataclasses.replace(varied, expect=expect, finding=finding)

@@ -96,7 +96,12 @@ def checked(root: Any, changes: Mapping[str, Any], prefix: str = "") -> Tree:
     known = fields(config_type)
     made: Tree = {}
     for name, found in changes.items():
-        spec = known.get(name) or spec_of(root, f"{prefix}{name}", found)
+        spec = known.get(name)
+        if spec is None:
+            spec_of(root, f"{prefix}{name}", found)  # rejects an unknown key
+            raise RecipeError(
+                f"{prefix}{name}: give the keys of a group as a dict, {_as_dicts(name, found)}."
+            )
         if not _is_group(spec):
             made[name] = checked_value(found, spec, prefix + name)
         elif isinstance(found, Mapping):
@@ -104,6 +109,12 @@ def checked(root: Any, changes: Mapping[str, Any], prefix: str = "") -> Tree:
         else:
             raise RecipeError(f"{prefix}{name} is a group of keys: give a dict of them, not {found!r}.")
     return made
+
+
+def _as_dicts(name: str, found: Any) -> str:
+    """A dotted name with its value, as `vary` takes it."""
+    *groups, leaf = name.split(".")
+    return "".join(f"{group}=dict(" for group in groups) + f"{leaf}={found!r}" + ")" * len(groups)
 
 
 def flat(config_type: Any, changes: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

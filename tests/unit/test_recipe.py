@@ -270,6 +270,22 @@ def test_vary_changes_what_it_names_and_nothing_else():
     assert changed == {"optimizer.nesterov"}
 
 
+def test_a_dotted_name_is_rejected_with_the_dict_to_write():
+    with pytest.raises(
+        RecipeError, match=r"schedule.base_lr: give .* as a dict, schedule=dict\(base_lr=0.5\)"
+    ):
+        Recipe().vary(**{"schedule.base_lr": 0.5})
+    with pytest.raises(RecipeError, match=r"did you mean schedule.base_lr\?"):
+        Recipe().vary(**{"schedule.base_lrr": 0.5})
+
+
+def test_what_acts_no_longer_returns_to_its_default_and_so_does_what_needs_it():
+    parent = Recipe().vary(data=dict(random_erasing=0.2, erasing_mode="pixel"), loss=dict(mixup=0.2))
+    parent = parent.vary(loss=dict(cutmix=1.0, cutmix_share=0.3))
+    child = parent.vary(model=dict(library="torchvision"))
+    assert child == Recipe().vary(model=dict(library="torchvision"))
+
+
 def test_arguments_of_a_model_are_replaced_whole():
     parent = Recipe().vary(model=dict(args={"a": 1}))
     assert parent.with_overrides(["model.args={b: 2}"]).model.args == {"b": 2}
