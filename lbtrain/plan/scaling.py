@@ -5,6 +5,7 @@ the schedule is stretched.
 import dataclasses
 import math
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any
 
 from lbtrain.errors import RecipeError
@@ -84,14 +85,20 @@ def scaled_optimizer(recipe: Recipe) -> OptimizerConfig:
     factor = recipe.batch_size / recipe.schedule.base_batch_size
     if recipe.schedule.rule != "sqrt" or config.name not in ("adamw", "nadamw"):
         return config
+    # Of the decimals that were written: at k = 1 / (1 - beta), beta is 0 and not a trifle less.
+    largest = recipe.schedule.base_batch_size / (
+        1 - min(Fraction(str(b)) for b in (config.beta1, config.beta2))
+    )
     beta1, beta2 = (1 - factor * (1 - beta) for beta in (config.beta1, config.beta2))
-    if min(beta1, beta2) < 0:
-        largest = int(recipe.schedule.base_batch_size / (1 - min(config.beta1, config.beta2)))
+    if recipe.batch_size > largest:
+        whole = largest // recipe.bn_batch_size * recipe.bn_batch_size
+        smaller = f"batch_size={whole} or less, or " if whole else ""
         raise RecipeError(
             f"batch_size={recipe.batch_size} is {factor:g} times schedule.base_batch_size: under the "
             f"square-root rule optimizer.beta1 would become {beta1:g} and beta2 {beta2:g}. Use "
-            f"batch_size={largest} or less, or schedule.rule=none with betas of its own."
+            f"{smaller}schedule.rule=none with betas of its own."
         )
+    beta1, beta2 = max(0.0, beta1), max(0.0, beta2)
     return dataclasses.replace(config, beta1=beta1, beta2=beta2, eps=config.eps / factor**0.5)
 
 

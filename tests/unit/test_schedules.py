@@ -248,6 +248,20 @@ def test_momentum_from_a_table_is_the_optimizers_and_the_rules(batch_size, momen
         scaled_optimizer(recipe.vary(batch_size=512))
 
 
+@pytest.mark.parametrize("beta", [0.9, 0.8, 0.95, 0.98, 0.6])
+@pytest.mark.parametrize("base", [32, 96, 256, 320])
+def test_the_square_root_rule_reaches_the_batch_at_which_a_beta_is_0(beta, base):
+    limit = round(base / (1 - beta))
+    recipe = Recipe().vary(optimizer=dict(name="adamw", beta1=beta), bn_batch_size=32)
+    recipe = recipe.vary(schedule=dict(rule="sqrt", base_batch_size=base))
+    assert scaled_optimizer(recipe.vary(batch_size=limit)).beta1 == pytest.approx(0, abs=1e-12)
+    with pytest.raises(RecipeError, match=r"Use batch_size=\d+ or less") as caught:
+        scaled_optimizer(recipe.vary(batch_size=limit + 1))
+    named = int(str(caught.value).rpartition("batch_size=")[2].split()[0])
+    assert named % 32 == 0 and limit - 32 < named <= limit
+    assert scaled_optimizer(recipe.vary(batch_size=named)).beta1 >= 0
+
+
 def test_a_constant_warmup_stays_until_its_end():
     rate = LearningRate(3.2, 0.1, 0.1, "constant", "none")
     assert [rate(step / 50) for step in (0, 1, 4, 5, 6)] == [0.1, 0.1, 0.1, 3.2, 3.2]
