@@ -104,6 +104,14 @@ def test_the_command_prints_a_table_and_the_outcome(capsys):
     assert "the guarantee holds: all 15 layers agree to" in printed and "3 of 15 layers" in printed
 
 
+def test_a_split_that_cannot_be_is_rejected_before_any_process_starts(capsys, monkeypatch):
+    monkeypatch.setattr("tools.verify.model.mp.spawn", None)
+    words = ["--image-size", "16", "--batch-size", "12", "--world", "4"]
+    assert main(["model", "timm:cifar_resnet8", *words]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "batch_size=12 cannot be split over 4 ranks into ghost batches of bn_batch_size=4" in line
+
+
 def test_fp32_shows_how_rounding_grows_and_judges_only_by_a_given_tolerance(capsys):
     words = ["model", "timm:cifar_resnet8", "--image-size", "16", "--precision", "fp32", "--world", "1"]
     assert main(words) == 0

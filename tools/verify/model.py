@@ -103,13 +103,19 @@ def compare(question: Question) -> tuple[list[LayerDifference], list[float]]:
 
 
 def _check(question: Question) -> None:
+    from lbtrain.data import dataset_info
     from lbtrain.plan.plan import make_plan
+    from lbtrain.plan.statistics import model_statistics
 
     if question.batch_size % question.bn_batch_size or question.batch_size == question.bn_batch_size:
         raise RecipeError("--batch-size must hold at least two ghost batches of --bn-batch-size")
     if question.bn_batch_size % question.world:
         raise RecipeError(f"--bn-batch-size must be a multiple of --world={question.world}")
-    make_plan(question.recipe(), 1)
+    recipe = question.recipe()
+    statistics = model_statistics(recipe, dataset_info(recipe.data))
+    for split in question.splits():
+        own = recipe.vary(micro_batch_size=split.micro_batch_size)
+        make_plan(own, split.world_size, engine=question.engine, statistics=statistics)
 
 
 def _traces(question: Question, world: int) -> list[Trace]:
