@@ -213,6 +213,8 @@ def _print_sources(path: Path | None) -> None:
 
 def _print_difference(other: str, before: Recipe, after: Recipe) -> None:
     found = differences(before, after)
-    changed = [(f"  {name}", f"{as_text(old)} -> {as_text(new)}") for name, old, new in found]
+    changed = {name: f"{as_text(old)} -> {as_text(new)}" for name, old, new in found} or {"nothing": ""}
+    width = max(map(len, changed))
     print(f"What differs from {other}:")
-    _print_table(changed or [("  nothing", "")])
+    for name, change in changed.items():
+        print(f"  {name:<{width}}  {change}".rstrip())

@@ -1,5 +1,6 @@
 """What a recipe file says of itself: its opening docstring, and the keys in which it differs from another."""
 
+import ast
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +70,31 @@ def _source(recipe: Recipe, doc: str) -> str:
 
 
 def parent_of(path: Path) -> Path | None:
-    """The file that a recipe varies: it imports the recipe from it, or loads it by its name."""
-    for name in re.findall(r'load_recipe\("([^"]+)"\)', path.read_text()):
-        return find_recipe(name)
+    """The file that a recipe varies: what its `recipe` begins with is imported from there, or loaded by its
+    name.
+    """
+    body = ast.parse(path.read_text()).body
+    values = {ast.unparse(node.targets[0]): node.value for node in body if isinstance(node, ast.Assign)}
+    modules = {
+        alias.asname or alias.name: node.module
+        for node in body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    node: ast.AST | None = ast.Name("recipe")
+    while node:
+        match node:
+            case ast.Call(
+                func=ast.Name(id="load_recipe") | ast.Attribute(attr="load_recipe"),
+                args=[ast.Constant(value=str(name))],
+            ):
+                return find_recipe(name)
+            case ast.Call(func=inner) | ast.Attribute(value=inner):
+                node = inner
+            case ast.Name(id=name) if (imported := path.with_name(f"{modules.get(name)}.py")).is_file():
+                return imported
+            case ast.Name(id=name):
+                node = values.pop(name, None)
+            case _:
+                node = None
     return next(iter(parents_of(path)), None)

@@ -9,6 +9,7 @@ import pytest
 
 import lbtrain
 from lbtrain.cli import TOOLS, main
+from lbtrain.recipe.contract import parent_of
 from lbtrain.recipe.files import RECIPES, load_recipe, shipped
 
 
@@ -90,6 +91,34 @@ def test_the_difference_is_that_of_the_file_and_of_all_parents(capsys):
     own, baseline = sources.split("\n  resnet50: ")
     assert "(Goyal et al. 2017, Table 1 and Figure 2c). Differs: in what resnet50 lists." in own
     assert "Table 1). Differs: crops are resampled" in " ".join(baseline.split())
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        '"""Not load_recipe("digits/digits")."""\nfrom lbtrain import load_recipe\n'
+        'other = load_recipe("digits/digits")\nrecipe = load_recipe("digits/digits_720").vary(seed=3)\n',
+        "import lbtrain\nfrom other import recipe as unused\n"
+        'parent = lbtrain.load_recipe("digits_720")\nrecipe = parent.vary(seed=3)\n',
+        "from lbtrain import load_recipe\nfrom digits_720 import recipe as parent\n"
+        'other = load_recipe("digits/digits")\nrecipe = parent.vary(seed=other.seed).vary(seed=3)\n',
+    ],
+)
+def test_the_parent_is_what_the_recipe_begins_with(source, tmp_path):
+    own = tmp_path / "own.py"
+    own.write_text(source)
+    for name in ("other", "digits_720"):
+        (tmp_path / f"{name}.py").write_text("from lbtrain import Recipe\nrecipe = Recipe()\n")
+    parent = parent_of(own)
+    assert parent is not None and parent.stem == "digits_720"
+
+
+def test_a_long_difference_is_printed_whole(tmp_path, capsys):
+    names = [f"layer{number}.*" for number in range(40)]
+    source = f"from lbtrain import Recipe\nrecipe = Recipe().vary(optimizer=dict(no_decay={names}))\n"
+    (tmp_path / "own.py").write_text(source)
+    assert main(["diff", str(tmp_path / "own.py")]) == 0
+    assert f"  optimizer.no_decay  norm,bias -> {','.join(names)}\n" in capsys.readouterr().out
 
 
 def test_a_copy_differs_in_nothing_and_each_line_is_indented(tmp_path, capsys):
