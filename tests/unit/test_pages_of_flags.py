@@ -1,11 +1,15 @@
 """docs/from_timm.md and docs/from_detectron2.md answer every flag, with keys that exist."""
 
+import math
 import re
 from pathlib import Path
 
 import pytest
 
+from lbtrain.plan.plan import make_plan
+from lbtrain.plan.statistics import ModelStatistics
 from lbtrain.recipe import keys
+from lbtrain.recipe.files import load_recipe
 
 ROOT = Path(__file__).parents[2]
 
@@ -43,3 +47,17 @@ def test_an_answer_is_a_key_or_says_that_there_is_none(page):
         words = [word.removesuffix(".KEY") for word in words]
         assert words or re.match("not here|a recipe file", ours), names
         assert set(words) <= known, names
+
+
+def test_the_example_has_the_rates_of_timms_cosine():
+    """timm.scheduler.CosineLRScheduler over 90 epochs, without warmup_prefix: from the start of the run."""
+    (command,) = re.findall(r"recipes path (imagenet/resnet50\).*?)```", timm_page(), re.DOTALL)
+    recipe = load_recipe("imagenet/resnet50").with_overrides(re.findall(r"[a-z_.]+=\S+", command))
+    plan = make_plan(recipe, 8, statistics=ModelStatistics(1000, 0, 0, 1, 100))
+    for epoch in (5, 30, 89):
+        expected = 0.4 * (1 + math.cos(math.pi * epoch / 90)) / 2
+        assert plan.lr(epoch * plan.train_examples) == pytest.approx(expected)
+
+
+def timm_page() -> str:
+    return (ROOT / "docs/from_timm.md").read_text()
