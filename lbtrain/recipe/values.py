@@ -162,9 +162,9 @@ def _from_yaml(text: str) -> Any:
 
 
 def _from_node(node: yaml.Node, seen: set[int]) -> Any:
-    """YAML's meaning, but of the plain words only true, false, null and none (in any case) and decimal
-    numbers are more than text (not yes, 010, 1:30), and a list or a mapping is used once: aliases of them can
-    grow without bound.
+    """YAML's meaning, but of the plain words only true, false, null, Python's spellings of them and decimal
+    numbers are more than text (not yes, none, 010, 1:30), and a list or a mapping is used once: aliases of
+    them can grow without bound.
     """
     if not re.fullmatch(r"tag:yaml\.org,2002:(map|seq|str)", node.tag):
         raise ValueError(f"it has the tag {node.tag}")
@@ -188,9 +188,10 @@ def _key_text(node: yaml.Node) -> str:
 
 
 def _plain(text: str) -> Any:
-    words = {"true": True, "false": False, "null": None, "none": None}
-    if text.lower() in words:  # Python's spellings too: False as a text would be true
-        return words[text.lower()]
+    words = {"true": True, "false": False, "null": None}
+    words |= {str(value): value for value in words.values()}  # Python's spellings: False as a text is true
+    if text in words:
+        return words[text]
     if not text:
         raise ValueError("it has a key without a value")
     for read in (_whole_number, _number):
