@@ -4,11 +4,13 @@ python -m tools.catalogue            writes them
 python -m tools.catalogue --check    says whether one is out of date (exit code 1), writes nothing
 """
 
+import re
 import sys
 from pathlib import Path
 
+from lbtrain.plan.scaling import regime_factor
 from lbtrain.recipe.contract import Contract
-from lbtrain.recipe.files import RECIPES, shipped
+from lbtrain.recipe.files import RECIPES, contract_field, load_recipe, shipped
 
 from .kit import command
 from .kit.publish import with_block
@@ -85,13 +87,21 @@ def readme(text: str) -> str:
     laptop.
     """
     files = (path for path in shipped().values() if path.parent.name not in FOR_A_LAPTOP)
-    measured = [row for path in files if (row := Contract.read(path)).measured != "-"]
-    rows = [row for row in measured if "±" in row.measured or not row.measured[0].isdigit()]
-    table = ["| recipe | batch | measured |", "|---|---:|---|"]
-    for row in rows:
+    measured = [(path, row) for path in files if (row := Contract.read(path)).measured != "-"]
+    rows = [(path, row) for path, row in measured if "±" in row.measured or not row.measured[0].isdigit()]
+    table = ["| recipe | batch | length | measured |", "|---|---:|---:|---|"]
+    for path, row in rows:
         result = f"{row.metric} {row.measured} %" if row.measured[0].isdigit() else row.measured
-        table.append(f"| [{row.name}](recipes/{row.name}.py) | {row.batch} | {result} |")
+        table.append(f"| [{row.name}](recipes/{row.name}.py) | {row.batch} | {_length(path)} | {result} |")
     return with_block(text, "measured", "\n".join(table))
+
+
+def _length(path: Path) -> str:
+    """Of the run that the recipe's own command (`Run`) makes."""
+    recipe = load_recipe(path)
+    own = re.search(r" duration=(\S+)", contract_field(path.read_text(), "Run"))
+    factor = regime_factor(recipe.schedule, recipe.batch_size)
+    return (own[1] if own else str(recipe.duration)) + (f" x {factor}" if factor > 1 else "")
 
 
 def _row(row: Contract) -> str:

@@ -3,7 +3,7 @@ large batch (Hoffer et al. 2017, Table 1, second arm).
 
 Run        python recipes/cifar10/resnet8_1k.py duration=4ep data.root=/data/cifar10
 Published  nothing: network and budget of epochs are chosen for two CPU cores
-Measured   not yet
+Measured   top-1 error 62.42 ± 0.83 % (n=3, 1 rank; results/cifar10_regime.json)
 """
 
 from resnet8 import recipe as small_batch

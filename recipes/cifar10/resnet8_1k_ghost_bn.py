@@ -3,7 +3,7 @@ fourth arm: + GBN).
 
 Run        python recipes/cifar10/resnet8_1k_ghost_bn.py duration=4ep data.root=/data/cifar10
 Published  nothing: network and budget of epochs are chosen for two CPU cores
-Measured   not yet
+Measured   top-1 error 49.24 ± 2.29 % (n=3, 1 rank; results/cifar10_regime.json)
 """
 
 from resnet8_1k_sqrt import recipe as scaled

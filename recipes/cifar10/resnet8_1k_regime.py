@@ -6,7 +6,7 @@ accuracy, not in time.
 
 Run        python recipes/cifar10/resnet8_1k_regime.py duration=4ep data.root=/data/cifar10
 Published  nothing: network and budget of epochs are chosen for two CPU cores
-Measured   not yet
+Measured   top-1 error 19.44 ± 0.30 % (n=3, 1 rank; results/cifar10_regime.json)
 """
 
 from resnet8_1k_ghost_bn import recipe as ghost_bn

@@ -3,7 +3,7 @@ third arm: + LR).
 
 Run        python recipes/cifar10/resnet8_1k_sqrt.py duration=4ep data.root=/data/cifar10
 Published  nothing: network and budget of epochs are chosen for two CPU cores
-Measured   not yet
+Measured   top-1 error 48.94 ± 1.31 % (n=3, 1 rank; results/cifar10_regime.json)
 """
 
 from resnet8_1k import recipe as large_batch
