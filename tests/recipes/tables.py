@@ -16,7 +16,7 @@ TABLES = {
     "mccandlish2018": (57, "43cc9bae1d79172d"),
     "mlperf_rcp": (33, "bc592af4e602fb0d"),
     "modern": (243, "21a1bc6592e0b2b3"),
-    "settings": (577, "78512bafda1fafe9"),
+    "settings": (577, "0d5c78c04def1ab3"),
     "smith2018": (35, "2ff077737d05e77f"),
     "yao2018": (19, "6646c69f5de376d4"),
     "you2017lars": (151, "b1f7903cb846c2ac"),

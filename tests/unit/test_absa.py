@@ -179,7 +179,7 @@ def test_the_batch_sizes_of_a_plan():
     ("changes", "engine", "said"),
     [
         (dict(absa=dict(max_batch_size=128)), "ddp", "must be above batch_size=128"),
-        (dict(absa=dict(max_batch_size=1025)), "ddp", "batch_size=1025 cannot be split"),
+        (dict(absa=dict(max_batch_size=1025)), "ddp", "absa.max_batch_size: a batch of 1025 cannot be split"),
         (dict(schedule=dict(batch_growth=["1ep:2"])), "ddp", "Set one of the two"),
         (dict(deepspeed=dict(zero_stage=3)), "deepspeed", "Use deepspeed.zero_stage=0, 1 or 2, not 3"),
         (
