@@ -187,11 +187,13 @@ def _key_text(node: yaml.Node) -> str:
     return str(node.value)
 
 
+_WORDS = {"true": True, "false": False, "null": None}
+_WORDS |= {str(value): value for value in _WORDS.values()}  # Python's spellings: False as a text is true
+
+
 def _plain(text: str) -> Any:
-    words = {"true": True, "false": False, "null": None}
-    words |= {str(value): value for value in words.values()}  # Python's spellings: False as a text is true
-    if text in words:
-        return words[text]
+    if text in _WORDS:
+        return _WORDS[text]
     if not text:
         raise ValueError("it has a key without a value")
     for read in (_whole_number, _number):
