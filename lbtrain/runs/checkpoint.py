@@ -79,13 +79,25 @@ class Checkpoints:
         """
         self.wait()
         best = self.best.value if is_best else None  # now: the next evaluation may come before the thread
+        content = {
+            "state_dict": state["model"],  # the key under which timm and most others look for weights
+            "optimizer": state["optimizer"],
+            "loss_scale": state["loss_scale"],
+            SCALE_STEPS: state[SCALE_STEPS],
+            "progress": dict(vars(progress)),
+            "recipe": recipe_yaml,
+            FINGERPRINT: dict(self.fingerprint),
+            SECONDS: max(time.time() - self.started, 0.0),
+            **copy.deepcopy(dict(extras or {})),
+            **self.about,
+        }
+        if best is not None:
+            content[BEST] = {self.best.metric: best}
         if wait or self._failed:
-            self._write_or_explain(state, progress, recipe_yaml, extras, best)
+            self._write_or_explain(progress.step, content, best)
             self._failed = False
             return
-        self._writer = threading.Thread(
-            target=self._write_or_note, args=(state, progress, recipe_yaml, copy.deepcopy(extras), best)
-        )
+        self._writer = threading.Thread(target=self._write_or_note, args=(progress.step, content, best))
         self._writer.start()
 
     def wait(self) -> None:
@@ -94,26 +106,19 @@ class Checkpoints:
             self._writer.join()
             self._writer = None
 
-    def _write_or_note(self, *content: Any) -> None:
+    def _write_or_note(self, step: int, content: Mapping[str, Any], best: float | None) -> None:
         """The thread: what it raised would end it alone."""
         try:
-            self._write_or_explain(*content)
+            self._write_or_explain(step, content, best)
         except SaveFailed as error:
             self._failed = True
             say(f"{error}. Training goes on, and ends if the next save fails too.", error=True)
 
-    def _write_or_explain(
-        self,
-        state: EngineState,
-        progress: Progress,
-        recipe_yaml: str,
-        extras: Mapping[str, Any] | None,
-        best: float | None,
-    ) -> None:
+    def _write_or_explain(self, step: int, content: Mapping[str, Any], best: float | None) -> None:
         try:
-            path = self._write(state, progress, recipe_yaml, extras, best)
+            path = self._write(step, content)
             if best is not None:
-                self.best.keep(path, progress.step, best)
+                self.best.keep(path, step, best)
         except Exception as error:  # whatever it is: the run would lose its checkpoint without a word
             # of a disk that has become read-only; the next save or start removes it
             with contextlib.suppress(OSError):
@@ -128,37 +133,16 @@ class Checkpoints:
                 else "there is none before it"
             )
             raise SaveFailed(
-                f"the checkpoint of step {progress.step} could not be written to "
-                f"{self.folder} ({why}); {last}"
+                f"the checkpoint of step {step} could not be written to {self.folder} ({why}); {last}"
             ) from error
 
-    def _write(
-        self,
-        state: EngineState,
-        progress: Progress,
-        recipe_yaml: str,
-        extras: Mapping[str, Any] | None,
-        best: float | None,
-    ) -> Path:
+    def _write(self, step: int, content: Mapping[str, Any]) -> Path:
         """Writes one checkpoint and then removes the oldest, and damaged ones that it replaces."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self._remove_unfinished()
         with contextlib.suppress(FileNotFoundError):
             _sync(self._rows)  # a run goes on behind the checkpoint: no row before it is written again
-        content = {
-            "state_dict": state["model"],  # the key under which timm and most others look for weights
-            "optimizer": state["optimizer"],
-            "loss_scale": state["loss_scale"],
-            SCALE_STEPS: state[SCALE_STEPS],
-            "progress": vars(progress),
-            "recipe": recipe_yaml,
-            FINGERPRINT: dict(self.fingerprint),
-            SECONDS: max(time.time() - self.started, 0.0),
-        } | dict(extras or {})
-        content |= dict(self.about)
-        if best is not None:
-            content[BEST] = {self.best.metric: best}
-        path = self.folder / f"step_{progress.step:09}.pt"
+        path = self.folder / f"step_{step:09}.pt"
         new = path.with_suffix(".new")
         with new.open("xb") as file:
             torch.save(content, file)
