@@ -5,12 +5,31 @@ import subprocess
 import sys
 
 import pytest
+import timm
 import torch
+import torch.distributed as dist
 
+from lbtrain.errors import RecipeError
+from lbtrain.nn import random_layers
+from tests.odd_models import Dropping
 from tools.verify.__main__ import main
-from tools.verify.optim import LayerComparison, Question, compare_all
+from tools.verify.optim import (
+    LayerComparison,
+    Question,
+    _check_comparable,
+    _loss,
+    compare_all,
+    make_model,
+)
 from tools.verify.optim_table import block, row_of
 from tools.verify.optimizers import OptimizerChoice
+
+
+@pytest.fixture
+def one_rank():
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
 
 
 def verify(*arguments: str) -> tuple[int, str]:
@@ -123,6 +142,21 @@ def test_a_network_of_lbtrain_is_a_model_too():
         "make_model(Question(OptimizerChoice('sgd'), model='timm:cifar_resnet8'))"
     )
     subprocess.run([sys.executable, "-c", ask], check=True, timeout=120)
+
+
+def test_dropout_is_off_and_what_else_is_drawn_is_the_same_on_both_sides(one_rank):
+    """Or the disturbed run would differ by its draws, and their noise pass for rounding."""
+    assert random_layers(timm.create_model("hoffer_c1"))
+    assert not random_layers(make_model(dataclasses.replace(HERE, model="timm:hoffer_c1")))
+    model = Dropping(in_chans=3)
+    assert _loss(HERE, model, 1) == _loss(HERE, model, 1) != _loss(HERE, model.eval(), 1)
+
+
+def test_where_rounding_is_most_of_the_update_nothing_is_compared():
+    lost, clear = LayerComparison("bias", 1.7, 0.2, rounding=0.6), LayerComparison("weight", 1.0, 1.0)
+    _check_comparable([lost, clear])
+    with pytest.raises(RecipeError, match="rounding alone moves the updates of 2 of 3 layers by 50% or more"):
+        _check_comparable([lost, clear, lost])
 
 
 def test_a_layer_may_move_as_far_as_rounding_moves_it():

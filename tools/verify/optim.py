@@ -3,7 +3,8 @@ layer.
 
 Both sides see the same images and average the same per-rank gradients, so batch norm makes no difference.
 Only what the optimizer sees differs: whole layers, or shards. A layer may differ by the tolerance, and by
-twice what the unsharded update itself moves where gradients differ by rounding.
+twice what the unsharded update itself moves where gradients differ by rounding; where rounding is half of
+most updates, nothing is compared. Dropout and drop path are switched off.
 
 DeepSpeed's own optimizers are compared with independent implementations of the same definition. torch:muon
 trains the matrices alone, since it takes nothing else.
@@ -30,6 +31,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from lbtrain.console import Console
+from lbtrain.errors import RecipeError
 
 from .optimizers import (
     FORMS,
@@ -57,6 +59,8 @@ exit status: 0 every layer agrees; 1 a layer is off; 2 the combination is not su
 
 ROUNDING = 1e-6
 """Of a gradient's largest element: what the sums over many images and ranks differ by."""
+LOST = 0.5
+"""A layer whose update rounding moves so far could be anything."""
 
 
 class LayerComparison(NamedTuple):
@@ -203,7 +207,7 @@ def make_model(question: Question) -> nn.Module:
     """Build the model with weights that depend on nothing but its name."""
     import timm
 
-    import lbtrain.nn  # noqa: F401  registers its models with timm
+    from lbtrain.nn import without_random_layers  # which registers lbtrain's models with timm
 
     source, _, name = question.model.partition(":")
     if source != "timm" or not timm.is_model(name):
@@ -213,7 +217,7 @@ def make_model(question: Question) -> nn.Module:
             + (f", such as timm:{near[0]}" if near else "")
         )
     torch.manual_seed(0)
-    model: nn.Module = timm.create_model(name, num_classes=10)
+    model = without_random_layers(timm.create_model(name, num_classes=10))
     freeze_what_it_cannot_train(question.choice, model)
     return model
 
@@ -253,7 +257,19 @@ def _layers(question: Question) -> list[LayerComparison]:
     )
     train, _, _ = ENGINES[question.engine]
     weights = train(question.choice, model, loss, question.steps, question.stage), expected, disturbed
-    return [_layer(name, *(each[name] - before[name] for each in weights)) for name in trained]
+    layers = [_layer(name, *(each[name] - before[name] for each in weights)) for name in trained]
+    _check_comparable(layers)
+    return layers
+
+
+def _check_comparable(layers: Sequence[LayerComparison]) -> None:
+    """Raises RecipeError where agreement would say nothing."""
+    lost = sum(layer.rounding >= LOST for layer in layers)
+    if 2 * lost > len(layers):
+        raise RecipeError(
+            f"rounding alone moves the updates of {lost} of {len(layers)} layers by {LOST:.0%} or more: "
+            "compare fewer steps, or a lower rate"
+        )
 
 
 def _layer(name: str, ours: Tensor, expected: Tensor, disturbed: Tensor) -> LayerComparison:
@@ -267,6 +283,7 @@ def _loss(question: Question, model: nn.Module, step: int) -> Tensor:
         question.batch_size, 3, question.image_size, question.image_size, generator=generator
     )
     labels = torch.randint(10, (question.batch_size,), generator=generator)
+    torch.manual_seed(step * 1000 + dist.get_rank())  # for what a model draws outside of its layers
     return F.cross_entropy(model(images), labels)
 
 
