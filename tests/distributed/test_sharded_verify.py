@@ -22,7 +22,7 @@ from tools.verify.optim import (
     make_model,
 )
 from tools.verify.optim_table import block, row_of
-from tools.verify.optimizers import OptimizerChoice
+from tools.verify.optimizers import OptimizerChoice, deepspeed_section, make_optimizer
 
 
 @pytest.fixture
@@ -132,6 +132,17 @@ QUESTIONS = [
 def test_questions_that_cannot_be_asked(capsys, arguments, words):
     assert main(["optim", *SMALL, *arguments]) == 2
     assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("args", ["{}", "{betas: [0.8, 0.9]}"])
+def test_deepspeeds_muon_and_what_it_is_compared_with_have_the_same_settings(args):
+    choice = OptimizerChoice("deepspeed:muon", args)
+    told = deepspeed_section(choice)["params"]
+    for group in make_optimizer(choice, timm.create_model("test_vit")).param_groups:
+        assert {name: group[name] for name in ("betas", "eps")} == {
+            name: told[name] for name in ("betas", "eps")
+        }
+    assert told["betas"] == ([0.9, 0.95] if args == "{}" else [0.8, 0.9]) and told["eps"] == 1e-10
 
 
 def test_a_network_of_lbtrain_is_a_model_too():

@@ -16,6 +16,8 @@ from lbtrain.recipe.values import from_text
 LBTRAIN = ("lars", "lamb", "sgd", "adamw", "nadamw", "muon")
 DEEPSPEED = ("adam", "adamw", "adagrad", "muon")
 """Those of DeepSpeed that run on a CPU too: its Lamb and Lion exist for GPUs only."""
+DEEPSPEED_MUON = {"betas": [0.9, 0.95], "eps": 1e-10}
+"""Of the Adam inside DeepSpeed's Muon: other values than those of its Adam, and of lbtrain's Muon."""
 RATES = {"lars": 2.0, "lamb": 0.01, "sgd": 0.1, "muon": 0.02}
 OTHER_RATE = 1e-3
 FORMS = "lars, lamb, sgd, adamw, nadamw, muon, torch:NAME, timm:NAME, deepspeed:NAME or MODULE:CLASS"
@@ -43,9 +45,11 @@ class OptimizerChoice(NamedTuple):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Of --optimizer-args. Raises RecipeError."""
+        """Of --optimizer-args, and where two implementations have different defaults, DeepSpeed's. Raises
+        RecipeError.
+        """
         settings: dict[str, Any] = from_text(self.args, dict[str, Any], "--optimizer-args")
-        return settings
+        return {**DEEPSPEED_MUON, **settings} if self.text == "deepspeed:muon" else settings
 
 
 def freeze_what_it_cannot_train(choice: OptimizerChoice, model: nn.Module) -> None:
