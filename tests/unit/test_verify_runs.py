@@ -137,6 +137,8 @@ def test_runs_that_have_not_ended_alike_are_rejected(runs, tmp_path, capsys):
     stopped = shutil.copytree(runs[0], tmp_path / "stopped")
     for path in stopped.glob("checkpoints/step_*4.pt*"):
         path.unlink()
+    summary = json.loads((stopped / "summary.json").read_text())
+    (stopped / "summary.json").write_text(json.dumps({**summary, "step": 2}))
     assert main(["runs", str(runs[0]), str(stopped)]) == 2
     assert "stopped at step 2): compare runs of one length" in capsys.readouterr().err
     (stopped / "summary.json").unlink()
@@ -146,6 +148,17 @@ def test_runs_that_have_not_ended_alike_are_rejected(runs, tmp_path, capsys):
     write_rows(moved, [{"kind": "train", "step": 3, "averaged_images": 64}])
     assert main(["runs", str(runs[0]), str(moved)]) == 2
     assert "logged no average of the same steps" in capsys.readouterr().err
+
+
+def test_a_damaged_checkpoint_is_named_and_an_earlier_one_is_not_the_end(runs, tmp_path, capsys):
+    damaged = [shutil.copytree(runs[0], tmp_path / name) for name in ("one", "two")]
+    for path in damaged:
+        (path / "checkpoints/step_000000004.pt").write_bytes(b"")
+    for first in (runs[0], damaged[0]):
+        assert main(["runs", str(first), str(damaged[1]), "--out", str(tmp_path / "out")]) == 2
+        *skipped, error = capsys.readouterr().err.splitlines()
+        assert "step_000000004.pt is damaged" in skipped[0]
+        assert "ended at step 4, and its newest good checkpoint is of step 2" in error
 
 
 def test_one_run_and_a_folder_without_one_are_rejected(runs, tmp_path, capsys):

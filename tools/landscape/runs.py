@@ -126,13 +126,16 @@ class Run:
 
     @cached_property
     def checkpoint(self) -> LoadedCheckpoint:
-        """`file`, or the newest good one, on the CPU. Raises RecipeError if there is none, or `file` is
-        damaged.
+        """`file`, or the newest good one, on the CPU, with a line for each damaged one that is newer. Raises
+        RecipeError if there is none, or `file` is damaged.
         """
         kept = Checkpoints(self.path, keep=1)
         found = kept.load(self.file) if self.file else kept.newest()
         if found is None:
             raise RecipeError(f"{self.path} has no checkpoint yet")
+        if detect_world().rank == 0:
+            for line in found.skipped:
+                print(line, file=sys.stderr)
         return found
 
     def at_checkpoints(self) -> list["Run"]:

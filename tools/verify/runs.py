@@ -154,7 +154,8 @@ def verify(options: argparse.Namespace) -> int:
 
 def comparisons(runs: Sequence[Run]) -> list[Comparison]:
     """Every run with the first, the first included. Raises RecipeError for fewer than two runs, another
-    recipe or seed, a new leg, and runs that did not come to the same step or logged no step in common.
+    recipe or seed, a new leg, lost final weights, and runs that did not come to the same step or logged no
+    step in common.
     """
     first, *others = runs
     if not others or len({run.path.resolve() for run in runs}) < len(runs):
@@ -170,6 +171,11 @@ def comparisons(runs: Sequence[Run]) -> list[Comparison]:
             raise RecipeError(f"{run.path} is no run of its recipe alone: {'; '.join(legs)}")
         if not run.summary:
             raise RecipeError(f"{run.path} has not ended: the same command resumes it")
+        if (step := run.checkpoint.progress.step) != run.summary.get("step", step):
+            raise RecipeError(
+                f"{run.path} ended at step {run.summary['step']}, and its newest good checkpoint is of step "
+                f"{step}: the final weights are lost"
+            )
     steps = {run.path: run.checkpoint.progress.step for run in runs}
     if len(set(steps.values())) > 1:
         ended = ", ".join(f"{path} at step {step}" for path, step in steps.items())
