@@ -60,19 +60,43 @@ def test_runs_that_are_not_evaluated_are_compared_without_a_score(runs, tmp_path
     assert [row["top1_error"] for row in rows] == [None, None]
 
 
+def moved_from(run, folder, change):
+    """A copy of a run whose newest checkpoint has been changed: `change` is given weights and extras."""
+    copy = shutil.copytree(run, folder)
+    kept = Checkpoints(copy, keep=2)
+    newest = kept.newest()
+    weights, extras = {**newest.state["model"]}, {**newest.extras}
+    change(weights, extras)
+    kept.save({**newest.state, "model": weights}, newest.progress, newest.recipe_yaml, extras)
+    kept.wait()
+    return copy
+
+
+def distances(folder):
+    return json.loads((folder / "runs.json").read_text())["rows"][1]
+
+
+@pytest.mark.parametrize(("bound", "code"), [(torch.inf, 0), (-torch.inf, 1), (6.0, 1)])
+def test_equal_infinities_are_no_distance(runs, tmp_path, bound, code):
+    """Such as the bounds of timm's clamped convolutions."""
+    copies = [
+        moved_from(runs[0], tmp_path / name, lambda weights, _, value=value: weights.update(bound=value))
+        for name, value in (("one", torch.tensor(torch.inf)), ("two", torch.tensor(bound)))
+    ]
+    assert main(["runs", *map(str, copies), "--out", str(tmp_path / "out")]) == code
+    assert distances(tmp_path / "out")["weights_distance"] == (None if code else 0)
+
+
 @pytest.mark.parametrize("value", [1.0, float("nan")])
 @pytest.mark.parametrize("name", ["conv1.weight", "bn1.running_var"])
 def test_other_weights_do_not_agree(runs, tmp_path, capsys, name, value):
-    moved = shutil.copytree(runs[0], tmp_path / "moved")
-    kept = Checkpoints(moved, keep=2)
-    newest = kept.newest()
-    weights = {**newest.state["model"]}
-    weights[name] = torch.full_like(weights[name], value)
-    kept.save({**newest.state, "model": weights}, newest.progress, newest.recipe_yaml)
-    kept.wait()
+    def change(weights, _):
+        weights[name] = torch.full_like(weights[name], value)
+
+    moved = moved_from(runs[0], tmp_path / "moved", change)
     assert main(["runs", str(runs[0]), str(moved), "--out", str(tmp_path / "out")]) == 1
     assert "do NOT agree" in capsys.readouterr().out
-    row = json.loads((tmp_path / "out/runs.json").read_text())["rows"][1]
+    row = distances(tmp_path / "out")
     assert None in (row["weights_distance"], row["statistics_distance"]) or value == 1
 
 

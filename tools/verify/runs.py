@@ -31,6 +31,7 @@ from ..kit.tables import Table
 from ..landscape.runs import Run, names_of
 from ..study.arm import origin_of
 from ..study.report import provenance_of, write_result
+from .traces import without_equal_infinities
 
 EXAMPLES = """
 examples:
@@ -89,7 +90,10 @@ class Comparison:
             ]
             for run in (self.run, self.first)
         )
-        return float((torch.cat(ours) - torch.cat(base)).norm() / torch.cat(base).norm()) if base else 0.0
+        if not base:
+            return 0.0
+        a, b = without_equal_infinities(torch.cat(ours), torch.cat(base))
+        return float((a - b).norm() / b.norm()) if not torch.equal(a, b) else 0.0
 
     def agrees(self, within: float) -> bool:
         return self.weights_distance <= within and self.statistics_distance <= within

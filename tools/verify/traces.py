@@ -161,3 +161,9 @@ class Recorder:
     def outputs(self) -> dict[str, Tensor]:
         """By layer, one row an image, in the order of this rank's images."""
         return {name: torch.cat(parts) for name, parts in self._parts.items()}
+
+
+def without_equal_infinities(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Both with 0 where they are the same infinity: bounds of clamps, say, whose difference is NaN."""
+    same = a.isinf() & (a == b)
+    return a.masked_fill(same, 0), b.masked_fill(same, 0)
