@@ -10,6 +10,7 @@ import torch
 
 from lbtrain.run import run
 from lbtrain.runs.checkpoint import Checkpoints
+from lbtrain.techniques.weight_average import KEY
 from tests.run_rows import write_rows
 from tests.short_run import FOUR_STEPS
 from tools.study import publish
@@ -85,6 +86,28 @@ def test_equal_infinities_are_no_distance(runs, tmp_path, bound, code):
     ]
     assert main(["runs", *map(str, copies), "--out", str(tmp_path / "out")]) == code
     assert distances(tmp_path / "out")["weights_distance"] == (None if code else 0)
+
+
+@pytest.mark.parametrize("name", ["conv1.weight", "bn1.running_var"])
+def test_the_average_of_the_weights_is_compared_too(tmp_path, capsys, name):
+    """An evaluation, an export and timm take it before the weights."""
+    averaged = tmp_path / "averaged"
+    run(FOUR_STEPS.vary(run_dir=str(averaged), ema=dict(decay=0.9)), "digits", on_screen=False)
+
+    def change(_, extras):
+        extras[KEY] = {**extras[KEY], name: torch.zeros_like(extras[KEY][name])}
+
+    other, out = moved_from(averaged, tmp_path / "other", change), tmp_path / "out"
+    assert main(["runs", str(averaged), str(other), "--out", str(out)]) == 1
+    assert (
+        "do NOT agree" in capsys.readouterr().out
+        and "average of the weights" in (out / "runs.md").read_text()
+    )
+    found = distances(out)
+    assert found["weights_distance"] == found["statistics_distance"] == 0 < found["average_distance"]
+    same = shutil.copytree(averaged, tmp_path / "same")
+    assert main(["runs", str(averaged), str(same), "--out", str(out)]) == 0
+    assert "weights, their average and statistics are equal to the last bit" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("value", [1.0, float("nan")])

@@ -30,6 +30,7 @@ from lbtrain.runs.directory import RunDirectory
 from lbtrain.runs.loading import LoadedCheckpoint
 from lbtrain.runs.rows import read_rows
 from lbtrain.tasks import build_model, create_task
+from lbtrain.techniques.weight_average import KEY
 
 from ..kit.command import escaped
 from ..study.arm import ORIGIN
@@ -157,6 +158,11 @@ class Run:
     def weights(self) -> dict[str, Tensor]:
         """The checkpoint's state dict."""
         return dict(self.checkpoint.state["model"])
+
+    @property
+    def average(self) -> dict[str, Tensor]:
+        """The average of the weights in the checkpoint, as a state dict; empty where the run keeps none."""
+        return dict(self.checkpoint.extras.get(KEY, {}))
 
     def model(self, weights: dict[str, Tensor], device: torch.device) -> nn.Module:
         """The run's network with these weights, in its ghost batches."""

@@ -4,9 +4,10 @@ rounding, and this shows how far it has grown.
 
 Compared with the first run: the training loss at every step that both have logged, the evaluations, and the
 final weights and running statistics of batch norm: |w - v| / |v|, v being the first run's, each as one
-vector. How far two correct runs are apart depends on the precision and on how much a step multiplies a
-difference (docs/reproducibility.md). In fp32 they agree to 1e-3 where training is stable; where it is not,
-and in bf16, compare the final accuracy over seeds.
+vector. The average of the weights (ema.decay) is compared alike, and the larger of its two distances counts.
+How far two correct runs are apart depends on the precision and on how much a step multiplies a difference
+(docs/reproducibility.md). In fp32 they agree to 1e-3 where training is stable; where it is not, and in bf16,
+compare the final accuracy over seeds.
 """
 
 import argparse
@@ -31,6 +32,7 @@ from ..kit.tables import Table
 from ..landscape.runs import Run, names_of
 from ..study.arm import origin_of
 from ..study.report import provenance_of, write_result
+from .sharding import Weights
 from .traces import without_equal_infinities
 
 EXAMPLES = """
@@ -74,29 +76,26 @@ class Comparison:
     @cached_property
     def weights_distance(self) -> float:
         """|w - v| / |v| over all weights as one vector; NaN where one of them is."""
-        return self._distance(statistics=False)
+        return _distance(self.run.weights, self.first.weights, statistics=False)
 
     @cached_property
     def statistics_distance(self) -> float:
         """The same of the running statistics of batch norm; 0 where there are none."""
-        return self._distance(statistics=True)
+        return _distance(self.run.weights, self.first.weights, statistics=True)
 
-    def _distance(self, *, statistics: bool) -> float:
-        ours, base = (
-            [
-                tensor.double().flatten()
-                for name, tensor in run.weights.items()
-                if tensor.is_floating_point() and name.endswith(STATISTICS) == statistics
-            ]
-            for run in (self.run, self.first)
-        )
-        if not base:
-            return 0.0
-        a, b = without_equal_infinities(torch.cat(ours), torch.cat(base))
-        return float((a - b).norm() / b.norm()) if not torch.equal(a, b) else 0.0
+    @cached_property
+    def average_distance(self) -> float:
+        """The larger of both distances of the average of the weights; 0 where there is none."""
+        states = self.run.average, self.first.average
+        both = [_distance(*states, statistics=statistics) for statistics in (False, True)]
+        return math.nan if any(map(math.isnan, both)) else max(both)
+
+    @property
+    def distances(self) -> tuple[float, float, float]:
+        return self.weights_distance, self.statistics_distance, self.average_distance
 
     def agrees(self, within: float) -> bool:
-        return self.weights_distance <= within and self.statistics_distance <= within
+        return all(distance <= within for distance in self.distances)
 
     @property
     def score(self) -> float | None:
@@ -116,7 +115,24 @@ class Comparison:
             "loss_difference": _number(self.loss_differences[1].max()),
             "weights_distance": _number(self.weights_distance),
             "statistics_distance": _number(self.statistics_distance),
+            "average_distance": _number(self.average_distance) if self.first.average else None,
         }
+
+
+def _distance(weights: Weights, others: Weights, *, statistics: bool) -> float:
+    """Of the running statistics, or of all else, as one vector from that of `others`."""
+    ours, base = (
+        [
+            tensor.double().flatten()
+            for name, tensor in state.items()
+            if tensor.is_floating_point() and name.endswith(STATISTICS) == statistics
+        ]
+        for state in (weights, others)
+    )
+    if not base:
+        return 0.0
+    a, b = without_equal_infinities(torch.cat(ours), torch.cat(base))
+    return float((a - b).norm() / b.norm()) if not torch.equal(a, b) else 0.0
 
 
 def _number(value: float) -> float | None:
@@ -207,22 +223,27 @@ def report(compared: Sequence[Comparison], out: Path, within: float, *, title: s
 
 def _outcome(each: Comparison, first: str, within: float) -> str:
     names = f"{each.name} and {first}"
-    if each.weights_distance == each.statistics_distance == 0:
-        return f"{names}: weights and statistics are equal to the last bit"
+    averaged = bool(each.first.average)
+    if not any(each.distances):
+        compared = "weights, their average and statistics" if averaged else "weights and statistics"
+        return f"{names}: {compared} are equal to the last bit"
     verdict = "agree" if each.agrees(within) else "do NOT agree"
     apart = (
         f"the weights are {each.weights_distance:.1e} apart, the statistics {each.statistics_distance:.1e}"
+        + f", the averages of the weights {each.average_distance:.1e}" * averaged
     )
     return f"{names} {verdict}: {apart}; at most {within:g} is asked for"
 
 
 def table_of(compared: Sequence[Comparison]) -> Table:
-    apart = ("loss, largest difference", "weights, distance", "statistics, distance")
+    apart = ["loss, largest difference", "weights, distance", "statistics, distance"]
+    if compared[0].first.average:
+        apart.append("average of the weights, distance")
     head = ["run", "engine", "ranks", "steps", f"{compared[0].metric.label} %", *apart]
     rows = []
     for each in compared:
-        numbers = each.loss_differences[1].max(), each.weights_distance, each.statistics_distance
-        cells = ["-"] * 3 if each is compared[0] else [f"{number:.1e}" for number in numbers]
+        numbers = [each.loss_differences[1].max(), *each.distances][: len(apart)]
+        cells = ["-" if each is compared[0] else f"{number:.1e}" for number in numbers]
         row = each.row()
         rows.append(
             [
@@ -234,7 +255,7 @@ def table_of(compared: Sequence[Comparison]) -> Table:
                 *cells,
             ]
         )
-    return Table(head, rows, align="llrrrrrr")
+    return Table(head, rows, align="ll" + "r" * (len(head) - 2))
 
 
 def charts_of(compared: Sequence[Comparison]) -> list[Chart]:
