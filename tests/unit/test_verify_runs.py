@@ -110,6 +110,47 @@ def test_the_average_of_the_weights_is_compared_too(tmp_path, capsys, name):
     assert "weights, their average and statistics are equal to the last bit" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("tensors", "said"),
+    [
+        ({}, "fc.bias is missing, and was of shape (10,)"),
+        ({"fc.bias": torch.zeros(5)}, "fc.bias is of shape (5,), and was of shape (10,)"),
+        ({"fc.bias": torch.zeros(10), "more": torch.zeros(1)}, "more is of shape (1,), and was missing"),
+    ],
+)
+def test_runs_of_two_models_are_rejected_with_the_first_difference(runs, tmp_path, capsys, tensors, said):
+    def change(weights, _):
+        del weights["fc.bias"]
+        weights.update(tensors)
+
+    other = moved_from(runs[0], tmp_path / "other", change)
+    assert main(["runs", str(runs[0]), str(other), "--out", str(tmp_path / "out")]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_weights_are_compared_by_name_whatever_their_order(runs, tmp_path):
+    def change(weights, _):
+        for name in reversed(list(weights)):
+            weights[name] = weights.pop(name)
+
+    other = moved_from(runs[0], tmp_path / "other", change)
+    assert main(["runs", str(runs[0]), str(other), "--out", str(tmp_path / "out")]) == 0
+    assert distances(tmp_path / "out")["weights_distance"] == 0
+
+
+@pytest.mark.parametrize("old", [1, 2])
+def test_runs_of_an_older_version_are_compared(runs, tmp_path, old):
+    """Their rows do not say how many images they are the average of."""
+    copies = [shutil.copytree(runs[0], tmp_path / name) for name in ("one", "two")]
+    for path in copies[:old]:
+        rows = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+        for row in rows:
+            row.pop("averaged_images", None)
+        (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main(["runs", *map(str, copies), "--out", str(tmp_path / "out")]) == 0
+    assert distances(tmp_path / "out")["loss_difference"] == 0
+
+
 @pytest.mark.parametrize("value", [1.0, float("nan")])
 @pytest.mark.parametrize("name", ["conv1.weight", "bn1.running_var"])
 def test_other_weights_do_not_agree(runs, tmp_path, capsys, name, value):

@@ -6,10 +6,16 @@ import argparse
 import math
 import shlex
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 
 from lbtrain.errors import SaveFailed, UserError
 from lbtrain.output import FULL
+
+FAULT = 70
+"""The exit code of an error that nobody expected (EX_SOFTWARE in sysexits.h): Python's own, 1, is what a tool
+answers that found a difference.
+"""
 
 
 def program(command: str) -> str:
@@ -56,7 +62,8 @@ def exit_code(work: Callable[[], str | int | None]) -> int:
     """Does the work and prints the text that it returns; an exit code that it returns is that of the command.
 
     What is wrong with the input is one line and the exit code of the error (lbtrain.errors), and so is a file
-    or folder that cannot be used, such as --out; Ctrl-C is 130.
+    or folder that cannot be used, such as --out; Ctrl-C is 130. A fault of the program is a traceback and
+    FAULT.
     """
     try:
         result = work()
@@ -65,13 +72,17 @@ def exit_code(work: Callable[[], str | int | None]) -> int:
         return error.exit_code
     except OSError as error:
         if error.filename is None and error.errno not in FULL:  # of a connection, say: a fault to be seen
-            raise
+            traceback.print_exc()
+            return FAULT
         place = "" if error.filename is None else f"{error.filename}: "
         print(f"error: {place}{error.strerror or error}", file=sys.stderr)
         return SaveFailed.exit_code
     except KeyboardInterrupt:
         print("Stopped. What has finished is kept: the same command continues from there.", file=sys.stderr)
         return 130
+    except Exception:
+        traceback.print_exc()
+        return FAULT
     if isinstance(result, int):
         return result
     if result:

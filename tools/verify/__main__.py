@@ -20,7 +20,7 @@ from . import model, optim, optim_table, runs, sweep
 
 def main(arguments: list[str] | None = None) -> int:
     """Return the exit code: 0 all agree, 1 a layer or a run is off, 2 the comparison is not possible, else
-    that of the error (lbtrain.errors).
+    that of the error (lbtrain.errors, command.FAULT).
     """
     words = sys.argv[1:] if arguments is None else arguments
     parser = command.parser("verify", __doc__)

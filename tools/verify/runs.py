@@ -64,10 +64,7 @@ class Comparison:
         """Epochs, and |loss - loss0| / |loss0| where both have logged the average of the same steps: the row
         after a restart is one of fewer.
         """
-        ours, theirs = (
-            {(row["step"], row["averaged_images"]): row for row in run.rows("train")}
-            for run in (self.run, self.first)
-        )
+        ours, theirs = _averages(self.run), _averages(self.first)
         both = [key for key in ours if key in theirs]
         losses = np.array([[ours[key]["loss"], theirs[key]["loss"]] for key in both]).reshape(-1, 2)
         apart = np.abs(losses[:, 0] - losses[:, 1]) / np.maximum(np.abs(losses[:, 1]), 1e-30)
@@ -119,19 +116,30 @@ class Comparison:
         }
 
 
+def _averages(run: Run) -> dict[tuple[int, int], dict[str, Any]]:
+    """The rows of the loss by step and number of images that they are the average of: in rows of older
+    versions, which do not say it, of all since the row before.
+    """
+    found, seen = {}, 0
+    for row in run.rows("train"):
+        found[row["step"], row.get("averaged_images") or row["examples"] - seen] = row
+        seen = row["examples"]
+    return found
+
+
 def _distance(weights: Weights, others: Weights, *, statistics: bool) -> float:
     """Of the running statistics, or of all else, as one vector from that of `others`."""
-    ours, base = (
-        [
-            tensor.double().flatten()
-            for name, tensor in state.items()
-            if tensor.is_floating_point() and name.endswith(STATISTICS) == statistics
-        ]
-        for state in (weights, others)
-    )
-    if not base:
+    names = [
+        name
+        for name, tensor in others.items()
+        if tensor.is_floating_point() and name.endswith(STATISTICS) == statistics
+    ]
+    if not names:
         return 0.0
-    a, b = without_equal_infinities(torch.cat(ours), torch.cat(base))
+    ours, base = (
+        torch.cat([state[name].double().flatten() for name in names]) for state in (weights, others)
+    )
+    a, b = without_equal_infinities(ours, base)
     return float((a - b).norm() / b.norm()) if not torch.equal(a, b) else 0.0
 
 
@@ -174,8 +182,8 @@ def verify(options: argparse.Namespace) -> int:
 
 def comparisons(runs: Sequence[Run]) -> list[Comparison]:
     """Every run with the first, the first included. Raises RecipeError for fewer than two runs, another
-    recipe or seed, a new leg, lost final weights, and runs that did not come to the same step or logged no
-    step in common.
+    recipe or seed, a new leg, lost final weights, another model, and runs that did not come to the same step
+    or logged no step in common.
     """
     first, *others = runs
     if not others or len({run.path.resolve() for run in runs}) < len(runs):
@@ -200,12 +208,29 @@ def comparisons(runs: Sequence[Run]) -> list[Comparison]:
     if len(set(steps.values())) > 1:
         ended = ", ".join(f"{path} at step {step}" for path, step in steps.items())
         raise RecipeError(f"the runs ended at different steps ({ended}): compare runs of one length")
+    for run in others:
+        _check_alike(run, first)
     for each in compared:
         if not len(each.loss_differences[0]):
             raise RecipeError(
                 f"{each.run.path} logged no average of the same steps as {first.path}: use one log_every"
             )
     return compared
+
+
+def _check_alike(run: Run, first: Run) -> None:
+    """Raises RecipeError unless both checkpoints hold the same names and shapes."""
+    for here, there in ((run.weights, first.weights), (run.average, first.average)):
+        for name in (*there, *here):
+            ours, theirs = (
+                f"of shape {tuple(state[name].shape)}" if name in state else "missing"
+                for state in (here, there)
+            )
+            if ours != theirs:
+                raise RecipeError(
+                    f"{run.checkpoint.path} holds another model than {first.checkpoint.path}: {name} is "
+                    f"{ours}, and was {theirs}"
+                )
 
 
 def report(compared: Sequence[Comparison], out: Path, within: float, *, title: str, command: str) -> str:

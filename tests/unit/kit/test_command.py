@@ -34,9 +34,10 @@ def test_an_error_is_one_line_and_its_exit_code(error, code, said, capsys):
 
 
 @pytest.mark.parametrize("error", [ConnectionResetError(104, "reset"), OSError("it is damaged"), KeyError()])
-def test_a_fault_of_the_program_is_seen_as_what_it_is(error):
-    with pytest.raises(type(error)):
-        command.exit_code(fails(error))
+def test_a_fault_of_the_program_is_a_traceback_and_no_tools_answer(error, capsys):
+    assert command.exit_code(fails(error)) == 70
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("Traceback") and type(error).__name__ in err.splitlines()[-1]
 
 
 def test_text_is_printed_and_a_code_is_passed_on(capsys):
