@@ -1,6 +1,7 @@
 """`lbtrain verify optim`, as a user runs it."""
 
 import dataclasses
+import math
 import subprocess
 import sys
 
@@ -17,6 +18,7 @@ from tools.verify.optim import (
     LayerComparison,
     Question,
     _check_comparable,
+    _layers,
     _loss,
     compare_all,
     make_model,
@@ -163,6 +165,13 @@ def test_dropout_is_off_and_what_else_is_drawn_is_the_same_on_both_sides(one_ran
     assert _loss(HERE, model, 1) == _loss(HERE, model, 1) != _loss(HERE, model.eval(), 1)
 
 
+def test_where_nothing_is_trained_nothing_is_compared(one_rank):
+    for steps, choice in ((1, OptimizerChoice("torch:sgd", lr=0.0)), (0, HERE.choice)):
+        question = dataclasses.replace(HERE, choice=choice, engine="fsdp2", stage=0, world=1, steps=steps)
+        with pytest.raises(RecipeError, match="changed no weight, sharded or not: give a higher --lr"):
+            _layers(question)
+
+
 def test_where_rounding_is_most_of_the_update_nothing_is_compared():
     lost, clear = LayerComparison("bias", 1.7, 0.2, rounding=0.6), LayerComparison("weight", 1.0, 1.0)
     _check_comparable([lost, clear])
@@ -174,6 +183,7 @@ def test_a_layer_may_move_as_far_as_rounding_moves_it():
     assert LayerComparison("k.bias", 1.03, 0.98).off(1e-2)
     assert not LayerComparison("k.bias", 1.03, 0.98, rounding=0.02).off(1e-2)
     assert LayerComparison("weight", float("nan"), 1.0).off(1e-2)
+    assert LayerComparison("weight", math.inf, 0.0, rounding=math.inf).off(1e-2)
 
 
 def test_the_table_says_what_is_right_off_and_failing():

@@ -12,6 +12,7 @@ trains the matrices alone, since it takes nothing else.
 
 import argparse
 import copy
+import math
 import os
 import tempfile
 import warnings
@@ -79,7 +80,8 @@ class LayerComparison(NamedTuple):
         return max(abs(self.ratio - 1), 1 - self.cosine)
 
     def off(self, tolerance: float) -> bool:
-        return not self.difference <= max(tolerance, 2 * self.rounding)
+        rounding = self.rounding if self.rounding < math.inf else 0.0  # of an update of 0 it excuses nothing
+        return not self.difference <= max(tolerance, 2 * rounding)
 
 
 Answer = list[LayerComparison] | str
@@ -257,6 +259,8 @@ def _layers(question: Question) -> list[LayerComparison]:
     )
     train, _, _ = ENGINES[question.engine]
     weights = train(question.choice, model, loss, question.steps, question.stage), expected, disturbed
+    if all(torch.equal(each[name], before[name]) for each in weights for name in trained):
+        raise RecipeError(f"{question.choice.text} changed no weight, sharded or not: give a higher --lr")
     layers = [_layer(name, *(each[name] - before[name] for each in weights)) for name in trained]
     _check_comparable(layers)
     return layers
@@ -264,7 +268,7 @@ def _layers(question: Question) -> list[LayerComparison]:
 
 def _check_comparable(layers: Sequence[LayerComparison]) -> None:
     """Raises RecipeError where agreement would say nothing."""
-    lost = sum(layer.rounding >= LOST for layer in layers)
+    lost = sum(not layer.rounding < LOST for layer in layers)
     if 2 * lost > len(layers):
         raise RecipeError(
             f"rounding alone moves the updates of {lost} of {len(layers)} layers by {LOST:.0%} or more: "
