@@ -20,6 +20,7 @@ from tools.verify.optim import (
     _check_comparable,
     _layers,
     _loss,
+    _worst_first,
     compare_all,
     make_model,
 )
@@ -184,6 +185,13 @@ def test_a_layer_may_move_as_far_as_rounding_moves_it():
     assert not LayerComparison("k.bias", 1.03, 0.98, rounding=0.02).off(1e-2)
     assert LayerComparison("weight", float("nan"), 1.0).off(1e-2)
     assert LayerComparison("weight", math.inf, 0.0, rounding=math.inf).off(1e-2)
+
+
+def test_a_layer_that_is_off_stands_before_all_that_are_not():
+    fine = [(f"fine{number}", 1.0, 0.9999 - 1e-6 * number, 0.0) for number in range(3)]
+    excused, off, nan = ("k.bias", 1.0, 0.5, 0.4), ("off", 5.0, 0.99999, 0.0), ("nan", math.nan, 1.0, 0.0)
+    found = [layer.name for layer in _worst_first([*fine, excused, off, nan], 1e-2)]
+    assert found == ["nan", "off", "k.bias", "fine2", "fine1", "fine0"]
 
 
 def test_the_table_says_what_is_right_off_and_failing():

@@ -16,7 +16,7 @@ import math
 import os
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -182,15 +182,22 @@ def _until_one_fails(questions: Sequence[Question]) -> list[Answer]:
         mp.spawn(_rank, args=(questions, folder), nprocs=questions[0].world, join=True)
         layers = [torch.load(path, weights_only=True) for path in sorted(folder.glob("*.pt"))]
         failures = sorted(folder.glob("*.txt"), key=lambda path: (path.name[:3], path.stat().st_mtime_ns))
-        answers: list[Answer] = [_worst_first(rows) for rows in layers]
+        answers: list[Answer] = [
+            _worst_first(rows, question.tolerance)
+            for rows, question in zip(layers, questions, strict=False)  # a failure leaves later ones out
+        ]
         if not failures:
             return answers
         return [*answers[: int(failures[0].name[:3])], failures[0].read_text()]
 
 
-def _worst_first(rows: list[tuple[str, float, float, float]]) -> list[LayerComparison]:
-    layers = [LayerComparison(*row) for row in rows]
-    return sorted(layers, key=lambda layer: (layer.cosine, -abs(layer.ratio - 1)))
+def _worst_first(rows: Iterable[tuple[str, float, float, float]], tolerance: float) -> list[LayerComparison]:
+    """Those that are off before those whose larger difference is rounding."""
+
+    def rank(layer: LayerComparison) -> tuple[bool, float]:
+        return not layer.off(tolerance), -math.inf if math.isnan(layer.difference) else -layer.difference
+
+    return sorted((LayerComparison(*row) for row in rows), key=rank)
 
 
 def _check(question: Question) -> None:
