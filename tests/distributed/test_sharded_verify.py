@@ -127,7 +127,6 @@ QUESTIONS = [
     (("--optimizer", "deepspeed:adam", "--engine", "fsdp2"), "under --engine deepspeed only"),
     (("--engine", "fsdp2", "--zero", "2"), "leave --zero out"),
     (("--engine", "colossalai", "--zero", "3"), "its stages are 1, 2"),
-    (("--world", "0"), "at least 1"),
 ]
 
 

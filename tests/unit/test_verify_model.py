@@ -98,6 +98,30 @@ def test_what_cannot_be_is_rejected_with_code_2(capsys, arguments, words):
     assert words in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(
+            "model timm:resnet18 --tolerance nan",
+            "model timm:resnet18 --lr nan",
+            "model timm:resnet18 --rows -13",
+        ),
+        *(
+            "optim --lr 0",
+            "optim --tolerance -1",
+            "optim --world 0",
+            "optim --rows -3",
+            "optim --weight-decay nan",
+        ),
+        *("runs a b --within nan", "runs a b --within -1", "sweep --out x.csv --minutes nan"),
+    ],
+)
+def test_a_number_under_which_every_answer_is_wrong_is_rejected(capsys, words):
+    with pytest.raises(SystemExit) as ended:
+        main(words.split())
+    assert ended.value.code == 2 and "above 0" in capsys.readouterr().err
+
+
 def test_the_command_prints_a_table_and_the_outcome(capsys):
     assert main(["model", "timm:cifar_resnet8", "--image-size", "16", "--rows", "3", "--steps", "1"]) == 0
     printed = capsys.readouterr().out

@@ -47,15 +47,29 @@ def count(text: str) -> int:
     return int(text)
 
 
+def count_or_none(text: str) -> int:
+    """The same where 0 has a meaning."""
+    return 0 if text == "0" else count(text)
+
+
 def positive(text: str) -> float:
     """The type of an option that is an amount of something."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
+    value = _number(text)
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
     return value
+
+
+def positive_or_zero(text: str) -> float:
+    """The same where 0 has a meaning."""
+    return 0.0 if _number(text) == 0 else positive(text)
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def exit_code(work: Callable[[], str | int | None]) -> int:

@@ -111,7 +111,8 @@ def _add_sweep_options(parser: argparse.ArgumentParser) -> None:
     errors = "The top-1 errors to reach, in percent (35,25): a run ends at the lowest."
     goal("--errors", metavar="E,E,...", help=errors)
     option("--epochs", type=command.positive, default=6, help="The longest run, in epochs (default 6) ...")
-    option("--least-steps", type=int, default=80, help="... or in steps, whichever is longer (default 80).")
+    least = "... or in steps, whichever is longer (default 80)."
+    option("--least-steps", type=command.count_or_none, default=80, help=least)
     option("--title", default="Steps to a goal over batch sizes", help="The heading of the report.")
     out = "runs/landscape-sweep/RECIPE"
     Launch.add_options(parser, launcher="python", ranks=1, seeds=2, out=out, scored=False)
@@ -194,20 +195,21 @@ def _sweep(options: argparse.Namespace, words: Sequence[str]) -> str:
     from ..study.jobs import Launch, one_recipe
     from .sweep import Goal, Target, sweep
 
-    def numbers(name: str, example: str) -> tuple[float, ...]:
+    def numbers(name: str, example: str, kind: Callable[[str], float]) -> tuple[float, ...]:
         text = getattr(options, name)
         try:
-            return tuple(float(part) for part in text.split(","))
-        except ValueError:
+            return tuple(map(kind, text.split(",")))
+        except argparse.ArgumentTypeError:
             raise RecipeError(f"--{name} {text}: write {example}") from None
 
     path, overrides = one_recipe(options.words)
-    rates = numbers("rates", "factors such as 1,2,4")
+    rates = numbers("rates", "factors such as 1,2,4", command.positive)
     goals: tuple[Goal, ...]
     if options.errors is None:
         goals = (Goal("loss", options.loss),)
     else:
-        goals = tuple(Goal("top1_error", each) for each in numbers("errors", "percentages such as 35,25"))
+        errors = numbers("errors", "percentages such as 35,25", command.positive_or_zero)
+        goals = tuple(Goal("top1_error", each) for each in errors)
     options.out = Path(str(options.out).replace("RECIPE", path.stem))
     sizes = tuple(batch_sizes_of(options.batch_sizes))
     target = Target(sizes, rates, goals, options.epochs, options.least_steps)

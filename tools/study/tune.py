@@ -420,7 +420,7 @@ def main(words: list[str]) -> int:
     )
     parser.add_argument(
         "--confirm",
-        type=int,
+        type=command.count_or_none,
         default=0,
         metavar="N",
         help="Train the best trial of each search on N other seeds (default 0).",

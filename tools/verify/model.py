@@ -22,7 +22,7 @@ from lbtrain import Recipe
 from lbtrain.console import Console
 from lbtrain.errors import RecipeError
 
-from ..kit.command import count
+from ..kit.command import count, count_or_none, positive
 from .traces import Question, Split, Trace, trained, without_equal_infinities
 
 EXAMPLES = """
@@ -66,13 +66,14 @@ def add_arguments(commands: Any) -> None:
     parser.add_argument("--bn-batch-size", type=count, default=4, help=f"images of a ghost batch {shown}")
     parser.add_argument("--image-size", type=count, default=64, help=f"their height and width {shown}")
     parser.add_argument("--optimizer", default="sgd", help=f"sgd, lars or lamb {shown}")
-    parser.add_argument("--lr", type=float, default=0.01, help=f"learning rate {shown}")
+    parser.add_argument("--lr", type=positive, default=0.01, help=f"learning rate {shown}")
     text = "largest relative difference that is rounding (default: 1e-8 in fp64; in fp32 none is judged)"
-    parser.add_argument("--tolerance", type=float, help=text)
+    parser.add_argument("--tolerance", type=positive, help=text)
     parser.add_argument(
         "--precision", default="fp64", choices=("fp64", "fp32"), help=f"fp32 shows how rounding grows {shown}"
     )
-    parser.add_argument("--rows", type=int, default=15, help=f"layers shown, the worst first; 0: all {shown}")
+    text = f"layers shown, the worst first; 0: all {shown}"
+    parser.add_argument("--rows", type=count_or_none, default=15, help=text)
 
 
 def verify(question: Question) -> int:

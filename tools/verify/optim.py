@@ -34,6 +34,7 @@ from torch import Tensor, nn
 from lbtrain.console import Console
 from lbtrain.errors import RecipeError
 
+from ..kit.command import count, count_or_none, positive, positive_or_zero
 from .optimizers import (
     FORMS,
     OTHER_RATE,
@@ -132,14 +133,14 @@ def add_arguments(commands: Any) -> None:
     add("--optimizer-args", default="{}", help=f"further settings of it, as {{key: value}} {shown}")
     add("--engine", default=Question.engine, choices=ENGINES, help=f"what shards it {shown}")
     add("--zero", type=int, help="ZeRO stage: deepspeed 0 to 3, colossalai 1 or 2 (default: 1)")
-    add("--world", type=int, default=Question.world, help=f"ranks, processes on this machine {shown}")
-    add("--steps", type=int, default=Question.steps, help=f"the compared update is that of all {shown}")
-    add("--batch-size", type=int, default=Question.batch_size, help=f"random images per rank {shown}")
-    add("--image-size", type=int, default=Question.image_size, help=f"their height and width {shown}")
-    add("--lr", type=float, help=f"learning rate (default: {RATES}, else {OTHER_RATE})")
-    add("--weight-decay", type=float, default=1e-4, help=shown)
-    add("--tolerance", type=float, default=1e-2, help=f"largest |ratio - 1| and 1 - cosine {shown}")
-    add("--rows", type=int, default=15, help=f"layers shown, the worst first; 0: all {shown}")
+    add("--world", type=count, default=Question.world, help=f"ranks, processes on this machine {shown}")
+    add("--steps", type=count, default=Question.steps, help=f"the compared update is that of all {shown}")
+    add("--batch-size", type=count, default=Question.batch_size, help=f"random images per rank {shown}")
+    add("--image-size", type=count, default=Question.image_size, help=f"their height and width {shown}")
+    add("--lr", type=positive, help=f"learning rate (default: {RATES}, else {OTHER_RATE})")
+    add("--weight-decay", type=positive_or_zero, default=1e-4, help=shown)
+    add("--tolerance", type=positive, default=1e-2, help=f"largest |ratio - 1| and 1 - cosine {shown}")
+    add("--rows", type=count_or_none, default=15, help=f"layers shown, the worst first; 0: all {shown}")
 
 
 def verify(question: Question) -> int:
@@ -201,8 +202,6 @@ def _worst_first(rows: Iterable[tuple[str, float, float, float]], tolerance: flo
 
 
 def _check(question: Question) -> None:
-    if question.world < 1 or question.steps < 1 or question.batch_size < 1:
-        raise ValueError("--world, --steps and --batch-size must be at least 1")
     if question.choice.source == "deepspeed" and question.engine != "deepspeed":
         raise ValueError(f"--optimizer {question.choice.text} exists under --engine deepspeed only")
     if question.engine == "colossalai":

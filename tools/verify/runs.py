@@ -159,7 +159,10 @@ def add_arguments(commands: Any) -> None:
         "runs", type=Path, nargs="+", metavar="RUN", help="run directories, the first to compare with"
     )
     parser.add_argument(
-        "--within", type=float, default=1e-3, help="how far weights may be apart (default: %(default)g)"
+        "--within",
+        type=command.positive_or_zero,
+        default=1e-3,
+        help="how far weights may be apart (default: %(default)g)",
     )
     parser.add_argument(
         "--out",

@@ -21,6 +21,7 @@ import torch.distributed as dist
 from lbtrain.errors import RecipeError
 from lbtrain.plan.statistics import ModelStatistics
 
+from ..kit.command import positive
 from .model import difference_of_states
 from .rows import provenance, read_rows, write_rows
 from .traces import Question, Trace, trained
@@ -71,7 +72,8 @@ def add_arguments(commands: Any) -> None:
     parser.add_argument("--out", type=Path, required=True, help="the table, a CSV file")
     parser.add_argument("--page", type=Path, help="a page made from the table, Markdown")
     parser.add_argument("--families", default="", help="some of timm.list_modules(), by commas; empty: all")
-    parser.add_argument("--minutes", type=float, default=60, help="stop after so long (default: %(default)s)")
+    text = "stop after so long (default: %(default)s)"
+    parser.add_argument("--minutes", type=positive, default=60, help=text)
 
 
 def sweep(options: argparse.Namespace) -> int:

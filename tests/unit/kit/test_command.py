@@ -1,5 +1,7 @@
 """A command fails in one line, and is called what a user types."""
 
+import argparse
+
 import pytest
 
 from lbtrain.errors import Diverged, RecipeError
@@ -60,3 +62,14 @@ def test_a_command_is_called_what_is_typed(monkeypatch):
     monkeypatch.setattr(command, "__package__", "lbtrain.tools.kit")
     assert command.program("scaling_report") == "lbtrain scaling-report"
     assert command.parser("study", None).prog == "lbtrain study"
+
+
+@pytest.mark.parametrize("text", ["nan", "-1", "inf", "-inf", "", "x", "1e999"])
+def test_an_amount_is_a_number_above_0_or_0_where_that_has_a_meaning(text):
+    assert command.positive("1e-8") == command.positive_or_zero("1e-8") == 1e-8
+    assert (
+        command.positive_or_zero("0.0") == 0 == command.count_or_none("0") and command.count_or_none("3") == 3
+    )
+    for kind in (command.positive, command.positive_or_zero, command.count_or_none, command.count):
+        with pytest.raises(argparse.ArgumentTypeError, match="above 0"):
+            kind(text)
