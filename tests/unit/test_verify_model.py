@@ -167,6 +167,34 @@ def test_a_sweep_writes_a_row_for_each_family_and_goes_on_from_there(one_rank, t
 
 
 @pytest.mark.parametrize(
+    ("error", "outcome", "code"),
+    [
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to"), "not trained yet", 75),
+        (MemoryError(), "not trained yet", 75),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), "does not hold", 1),
+    ],
+)
+def test_too_little_memory_says_nothing_about_a_model(one_rank, tmp_path, monkeypatch, error, outcome, code):
+    monkeypatch.setattr(timm, "list_models", lambda module="": ["cifar_resnet8"])
+    monkeypatch.setattr(timm, "list_modules", lambda: ["ours"])
+
+    def raises(*_):
+        raise error
+
+    monkeypatch.setattr("tools.verify.sweep.trained", raises)
+    out = tmp_path / "models.csv"
+    assert main(["sweep", "--out", str(out)]) == code
+    [row] = csv.DictReader(out.open())
+    assert row["outcome"] == outcome and type(error).__name__ in row["reason"]
+
+
+def test_a_sweep_that_has_no_time_at_all_is_not_done(one_rank, tmp_path, capsys):
+    out = tmp_path / "models.csv"
+    assert main(["sweep", "--out", str(out), "--families", "vgg", "--minutes", "1e-9"]) == 75
+    assert "1 of 1 families are not trained yet" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
     ("families", "said"),
     [
         ("vgg,resnett", "--families resnett: timm has no such family: did you mean resnet?"),
@@ -188,7 +216,8 @@ def test_a_sweep_without_time_to_train_says_so_and_trains_small_models_first(
     words = ["sweep", "--out", str(tmp_path / "models.csv"), "--families", "wide,small"]
     monkeypatch.setattr("tools.verify.sweep._tried", lambda row: row)
     page = tmp_path / "models.md"
-    assert main([*words, "--page", str(page)]) == 0 and "2 not trained yet" in page.read_text()
+    assert main([*words, "--page", str(page)]) == 75 and "2 not trained yet" in page.read_text()
+    assert "2 of 2 families are not trained yet: the same" in capsys.readouterr().out
     monkeypatch.setattr(
         "tools.verify.sweep._tried", lambda row: dataclasses.replace(row, outcome="holds", difference="1e-15")
     )
