@@ -136,6 +136,15 @@ def test_questions_that_cannot_be_asked(capsys, arguments, words):
     assert words in capsys.readouterr().err
 
 
+def test_a_class_of_ones_own_is_found_in_the_current_folder(tmp_path, monkeypatch):
+    """A console script looks in its own folder in place of it."""
+    (tmp_path / "found_here.py").write_text("from torch.optim import SGD as Sophia\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [place for place in sys.path if place])
+    made = make_optimizer(OptimizerChoice("found_here:Sophia", lr=0.5), torch.nn.Linear(2, 2))
+    assert type(made) is torch.optim.SGD and made.defaults["lr"] == 0.5
+
+
 @pytest.mark.parametrize("args", ["{}", "{betas: [0.8, 0.9]}"])
 def test_deepspeeds_muon_and_what_it_is_compared_with_have_the_same_settings(args):
     choice = OptimizerChoice("deepspeed:muon", args)

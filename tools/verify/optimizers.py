@@ -3,6 +3,8 @@
 import importlib
 import importlib.util
 import inspect
+import os
+import sys
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -111,6 +113,8 @@ def _torch(choice: OptimizerChoice, model: nn.Module) -> torch.optim.Optimizer:
 
 
 def _users_own(choice: OptimizerChoice, model: nn.Module) -> torch.optim.Optimizer:
+    if (here := os.getcwd()) not in sys.path:  # where Python itself looks under -m alone
+        sys.path.append(here)
     try:
         kind = getattr(importlib.import_module(choice.source), choice.name)
     except (ImportError, AttributeError) as error:
