@@ -19,7 +19,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from lbtrain.launch.hostfile import read_hostfile
 from ..kit import command
 from ..kit.progress import bar
 from ..kit.tables import Table
-from .check import Finding, HostReport, Pair, check, rounds
+from .check import Finding, HostReport, Pair, cause_of, check, rounds
 from .probe import MARK
 
 _PROBE = Path(__file__).with_name("probe.py")
@@ -135,31 +135,33 @@ def examine(host: str, port: int, peer: str) -> HostReport:
     return HostReport(report.values, report.failure, skew_s(host)) if report.values else report
 
 
-def time_pair(pair: Pair, port: int) -> float | None:
-    """Milliseconds of an all-reduce between the two, or None if they did not meet."""
+def time_pair(pair: Pair, port: int) -> float | str:
+    """Milliseconds of an all-reduce between the two, or why they did not meet."""
     with ThreadPoolExecutor(2) as pool:
         pending = [
             pool.submit(ask, host, ["pair", str(rank), pair[0], str(port)]) for rank, host in enumerate(pair)
         ]
-        reports = [each.result() for each in pending]
-    times = [float(report.values["ms"]) for report in reports if report.values]
-    return max(times) if len(times) == 2 else None
+        reports = {host: each.result() for host, each in zip(pair, pending, strict=True)}
+    failures = {host: report.failure for host, report in reports.items() if report.values is None}
+    if failures:
+        return cause_of(failures)
+    return max(float(report.values["ms"]) for report in reports.values() if report.values)
 
 
-def time_pairs(hosts: Sequence[str], port: int) -> dict[Pair, float | None]:
-    times: dict[Pair, float | None] = {}
-    all_rounds = rounds(hosts)
+def time_pairs(ports: Mapping[str, int]) -> dict[Pair, float | str]:
+    """Of all pairs of hosts; `ports`: a free one of each host."""
+    times: dict[Pair, float | str] = {}
+    all_rounds = rounds(list(ports))
     with bar("doctor: all-reduce between pairs", len(all_rounds), stderr=True) as tick:
         for pairs in all_rounds:
             with ThreadPoolExecutor(max(1, len(pairs))) as pool:
-                times |= dict(zip(pairs, pool.map(lambda pair: time_pair(pair, port), pairs), strict=True))
+                found = pool.map(lambda pair: time_pair(pair, ports[pair[0]]), pairs)
+                times |= dict(zip(pairs, found, strict=True))
             tick()
     return times
 
 
-def show(
-    reports: dict[str, HostReport], pairs: dict[Pair, float | None], findings: Sequence[Finding]
-) -> None:
+def show(reports: dict[str, HostReport], pairs: dict[Pair, float | str], findings: Sequence[Finding]) -> None:
     rows = []
     for host, report in reports.items():
         own = [finding for finding in findings if finding.host == host]
@@ -176,11 +178,11 @@ def show(
 _COLUMNS = ("python", "torch", "interface", "clock", "GFLOP/s", "images/s", "all-reduce")
 
 
-def _cells(host: str, report: HostReport, pairs: dict[Pair, float | None]) -> list[str]:
+def _cells(host: str, report: HostReport, pairs: dict[Pair, float | str]) -> list[str]:
     values = report.values
     if values is None:
         return ["-"] * len(_COLUMNS)
-    own = [value for pair, value in pairs.items() if host in pair and value is not None]
+    own = [value for pair, value in pairs.items() if host in pair and not isinstance(value, str)]
     return [
         values["python"],
         values["torch"],
@@ -216,7 +218,9 @@ def diagnose(hostfile: str, port: int) -> int:
             return report
 
         reports = dict(zip(hosts, pool.map(examined, hosts), strict=True))
-    pairs = time_pairs([host for host, report in reports.items() if report.values], port + 1)
+    pairs = time_pairs(
+        {host: report.values["pair_port"] for host, report in reports.items() if report.values}
+    )
     findings = check(reports, pairs, port=port)
     show(reports, pairs, findings)
     return 3 if any(finding.cannot_take_part for finding in findings) else 0

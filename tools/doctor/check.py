@@ -42,9 +42,9 @@ Pair = tuple[str, str]
 
 
 def check(
-    reports: Mapping[str, HostReport], pairs: Mapping[Pair, float | None], *, port: int
+    reports: Mapping[str, HostReport], pairs: Mapping[Pair, float | str], *, port: int
 ) -> list[Finding]:
-    """All findings, host by host; `pairs` are all-reduce times in ms (None: the pair did not meet)."""
+    """All findings, host by host; `pairs` are all-reduce times in ms, or why a pair did not meet."""
     alive = {host: report for host, report in reports.items() if report.values is not None}
     found = [_silent(host, report.failure) for host, report in reports.items() if report.values is None]
     found += _versions(alive)
@@ -178,19 +178,34 @@ def _slow(alive: Mapping[str, HostReport], name: str, unit: str, remedy: str) ->
     ]
 
 
-def _pairs(pairs: Mapping[Pair, float | None], alive: Mapping[str, HostReport]) -> list[Finding]:
+def cause_of(failures: Mapping[str, str]) -> str:
+    """Why two hosts did not meet, from what either says: one that waits for the other says nothing of the
+    cause.
+    """
+    causes = {host: said for host, said in failures.items() if not _is_unreached(said)}
+    return "; ".join(f"{host}: {said}" for host, said in (causes or failures).items())
+
+
+def _is_unreached(said: str) -> bool:
+    signs = ("timed out", "timeout", "connect", "no route", "no answer")
+    return "in use" not in said and any(sign in said.lower() for sign in signs)
+
+
+def _pairs(pairs: Mapping[Pair, float | str], alive: Mapping[str, HostReport]) -> list[Finding]:
     found = [
         Finding(
             second,
-            f"no all-reduce with {first}",
-            f"open the ports between {first} and {second}: both need all TCP ports of each other",
+            f"no all-reduce with {first} ({why})",
+            f"open the ports between {first} and {second}: both need all TCP ports of each other"
+            if _is_unreached(why)
+            else "solve what is said there, and run the doctor again",
             True,
         )
-        for (first, second), milliseconds in pairs.items()
-        if milliseconds is None
+        for (first, second), why in pairs.items()
+        if isinstance(why, str)
     ]
     interfaces = {host: str((report.values or {})["interface"]) for host, report in alive.items()}
-    met = {pair: value for pair, value in pairs.items() if value is not None}
+    met = {pair: value for pair, value in pairs.items() if not isinstance(value, str)}
     return found + _slow_networks(met, interfaces)
 
 

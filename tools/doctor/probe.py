@@ -1,7 +1,7 @@
 """Runs on a host and prints one line of JSON about it.
 
 probe.py host PORT ADDRESS         the host itself; ADDRESS is that of another one
-probe.py pair RANK ADDRESS PORT    the time of an all-reduce with another host
+probe.py pair RANK ADDRESS PORT    the time of an all-reduce with another host; the PORT of rank 0
 """
 
 import datetime
@@ -31,6 +31,7 @@ def describe_host(port: int, peer: str) -> dict[str, Any]:
         "python": platform.python_version(),
         **{name: _version(name) for name in PACKAGES},
         "port_free": _port_free(port),
+        "pair_port": next(filter(_port_free, range(port + 1, min(port + 100, 65536))), 0),
         "interface": _interface_towards(peer),
         "gloo_interface": os.environ.get("GLOO_SOCKET_IFNAME"),
         "gflops": matrix_gflops(),

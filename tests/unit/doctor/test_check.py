@@ -1,5 +1,6 @@
 """What the doctor finds in reports whose fault is known."""
 
+import socket
 import sys
 from collections.abc import Iterable
 from dataclasses import replace
@@ -8,13 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lab.ranks import free_port
 from tools.doctor.__main__ import main
-from tools.doctor.check import HostReport, check, rounds
-from tools.doctor.probe import PACKAGES, loader_images_per_s, matrix_gflops
+from tools.doctor.check import HostReport, cause_of, check, rounds
+from tools.doctor.probe import PACKAGES, describe_host, loader_images_per_s, matrix_gflops
 
 VALUES = {
-    "python": "3.11.7", **dict.fromkeys(PACKAGES, "1.0"), "port_free": True, "interface": "eth0",
-    "gloo_interface": None, "gflops": 100.0, "images_per_s": 200.0,
+    "python": "3.11.7", **dict.fromkeys(PACKAGES, "1.0"), "port_free": True, "pair_port": 29501,
+    "interface": "eth0", "gloo_interface": None, "gflops": 100.0, "images_per_s": 200.0,
 }  # fmt: skip
 HEALTHY = {f"node0{i}": HostReport(VALUES) for i in range(1, 5)}
 PAIRS = {pair: 10.0 for each in rounds(list(HEALTHY)) for pair in each}
@@ -153,10 +155,43 @@ def test_of_two_hosts_neither_is_the_slow_one() -> None:
     assert check(_healthy("ab"), {("a", "b"): 500.0}, port=29500) == []
 
 
-def test_a_pair_that_does_not_meet_cannot_take_part() -> None:
-    (finding,) = check(HEALTHY, PAIRS | {("node01", "node04"): None}, port=29500)
-    assert finding.cannot_take_part
-    assert "node01" in finding.problem
+WAITED = "DistNetworkError: The client socket has timed out after 20000ms while trying to connect to (a, 1)."
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "said", "remedy"),
+    [
+        (
+            "Timed out after 21 seconds waiting for clients. 1/2 clients joined.",
+            WAITED,
+            WAITED,
+            "open the ports",
+        ),
+        ("ModuleNotFoundError: No module named 'torch'", WAITED, "named 'torch'", "solve what is said"),
+        (
+            "no local network address: EADDRINUSE, address already in use",
+            WAITED,
+            "in use",
+            "solve what is said",
+        ),
+        ("", "RuntimeError: ifa != nullptr", "node04: RuntimeError: ifa", "solve what is said"),
+    ],
+)
+def test_a_pair_that_does_not_meet_cannot_take_part(first: str, second: str, said: str, remedy: str) -> None:
+    failures = {host: text for host, text in (("node01", first), ("node04", second)) if text}
+    (finding,) = check(HEALTHY, PAIRS | {("node01", "node04"): cause_of(failures)}, port=29500)
+    assert finding.cannot_take_part and finding.host == "node04"
+    assert "node01" in finding.problem and said in finding.problem and remedy in finding.remedy
+
+
+def test_pairs_meet_on_a_port_that_is_free() -> None:
+    with socket.socket() as taken, socket.socket() as next_to_it:
+        port = free_port()
+        for place, each in enumerate((taken, next_to_it)):
+            each.bind(("", port + place))
+            each.listen()
+        found = describe_host(port, "127.0.0.1")
+        assert not found["port_free"] and port + 1 < found["pair_port"] < port + 100
 
 
 @given(st.integers(1, 33))

@@ -87,6 +87,11 @@ def test_the_table_stands_whatever_the_hosts_say(tmp_path: Path, capsys: pytest.
     assert sorted(rows) == ["refused", "silent", "stalls"]
 
 
+def test_a_pair_that_does_not_meet_says_why() -> None:
+    assert doctor.time_pair(("well", "banner"), 1) == 3.5
+    assert doctor.time_pair(("well", "refused"), 1) == "refused: root@x: Permission denied (publickey)."
+
+
 def test_without_ssh_every_host_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path / "nowhere"))
     assert "ssh" in doctor.ask("well", []).failure and doctor.skew_s("well") is None
