@@ -36,6 +36,10 @@ class HostfileError(UserError, ValueError):
     exit_code = 2
 
 
+class NoSlots(HostfileError):
+    """One that names hosts only (ColossalAI's dialect), where nothing else says how many slots they have."""
+
+
 @dataclass(frozen=True, slots=True)
 class Hostfile:
     """Distinct hosts in launch order (the first is the rendezvous), each with the same number of slots."""
@@ -103,7 +107,7 @@ def parse_hostfile(text: str, *, source: str = "hostfile", slots_per_host: int |
                 )
             slots = _agreed_slots(slots, count)
         except HostfileError as error:
-            raise HostfileError(f"{source}, line {number}: {error}") from None
+            raise type(error)(f"{source}, line {number}: {error}") from None
         first = first or (number, dialect)
         lines[machine] = number
         names.append(name)
@@ -173,9 +177,7 @@ def _slot_count(digits: str) -> int:
 
 def _agreed_slots(slots: int | None, count: int | None) -> int:
     if count is None and slots is None:
-        raise HostfileError(
-            "no slot count; write 'slots=8' after the name, or say how many slots each host has"
-        )
+        raise NoSlots("no slot count; write 'slots=8' after the name, or say how many slots each host has")
     if count is not None and slots is not None and count != slots:
         raise HostfileError(
             f"{count} slots where earlier hosts (or slots_per_host) have {slots}; launchers number local "

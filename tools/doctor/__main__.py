@@ -23,7 +23,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from lbtrain.launch.hostfile import read_hostfile
+from lbtrain.launch.hostfile import NoSlots, read_hostfile
 
 from ..kit import command
 from ..kit.progress import bar
@@ -208,7 +208,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def diagnose(hostfile: str, port: int) -> int:
     """Prints the table of the hosts; returns the exit code. Raises HostfileError."""
-    hosts = read_hostfile(hostfile).names
+    try:
+        hosts = read_hostfile(hostfile).names
+    except NoSlots:
+        hosts = read_hostfile(hostfile, slots_per_host=1).names  # it asks for no number of ranks
     peers = dict(zip(hosts, [*hosts[1:], hosts[0]], strict=True))
     with bar("doctor: hosts", len(hosts), stderr=True) as tick, ThreadPoolExecutor(len(hosts)) as pool:
 

@@ -74,9 +74,13 @@ def test_a_clock_that_cannot_be_read_is_no_clock_that_agrees(host: str) -> None:
     assert time.monotonic() - began < 20
 
 
-def test_the_table_stands_whatever_the_hosts_say(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("slots", [" slots=2", ":2", ""])
+def test_the_table_stands_whatever_the_hosts_say(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], slots: str
+) -> None:
+    """In every form of a hostfile: of ColossalAI's, names are all there is."""
     (tmp_path / "hostfile").write_text(
-        "".join(f"{name} slots=1\n" for name in ("silent", "stalls", "refused"))
+        "".join(f"{name}{slots}\n" for name in ("silent", "stalls", "refused"))
     )
     assert doctor.main(["--hostfile", str(tmp_path / "hostfile")]) == 3
     rows = {
@@ -85,6 +89,12 @@ def test_the_table_stands_whatever_the_hosts_say(tmp_path: Path, capsys: pytest.
         if line.endswith("cannot take part")
     }
     assert sorted(rows) == ["refused", "silent", "stalls"]
+
+
+def test_what_is_wrong_in_a_file_of_names_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "hostfile").write_text("well\nwell\n")
+    assert doctor.main(["--hostfile", str(tmp_path / "hostfile")]) == 2
+    assert "line 2: host 'well' stands on line 1 already" in capsys.readouterr().err
 
 
 def test_a_pair_that_does_not_meet_says_why() -> None:
