@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import tests.odd_models
 from lbtrain.nn import random_layers, without_random_layers
+from tools.verify import optim_table, sweep
 from tools.verify.__main__ import main
 from tools.verify.model import difference_of_states
 from tools.verify.sweep import _first_difference
@@ -186,6 +187,33 @@ def test_too_little_memory_says_nothing_about_a_model(one_rank, tmp_path, monkey
     assert main(["sweep", "--out", str(out)]) == code
     [row] = csv.DictReader(out.open())
     assert row["outcome"] == outcome and type(error).__name__ in row["reason"]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("a,b\n1,2\n", "is another table: its columns are a,b, and not "),
+        ("WHOLE\nx,y\n", "line 2 cannot be read"),
+    ],
+)
+@pytest.mark.parametrize("command", ["sweep --families vgg", "optimizers --shardings fsdp2"])
+def test_a_table_of_another_kind_is_rejected(tmp_path, capsys, content, said, command):
+    out, kind = tmp_path / "x.csv", optim_table.Row if "optimizers" in command else sweep.Row
+    out.write_text(content.replace("WHOLE", ",".join(field.name for field in dataclasses.fields(kind))))
+    assert main([*command.split(), "--out", str(out)]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_page_is_looked_at_before_anything_is_measured(one_rank, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("tools.verify.optim_table.compare_all", None)
+    words, page = ["optimizers", "--out", str(tmp_path / "x.csv"), "--page"], tmp_path / "page.md"
+    assert main([*words, str(page)]) == 7 and "No such file" in capsys.readouterr().err
+    page.write_text("no markers")
+    assert main([*words, str(page)]) == 2 and "needs the markers" in capsys.readouterr().err
+    monkeypatch.setattr("tools.verify.sweep._built", None)
+    (tmp_path / "file").touch()
+    words = ["sweep", "--families", "vgg", "--out", str(tmp_path / "y.csv"), "--page"]
+    assert main([*words, str(tmp_path / "file/page.md")]) == 7
 
 
 def test_a_sweep_that_has_no_time_at_all_is_not_done(one_rank, tmp_path, capsys):

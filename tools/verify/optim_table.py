@@ -82,6 +82,8 @@ def tabulate(options: argparse.Namespace) -> int:
     if unknown := set(wanted) - set(SHARDINGS):
         raise RecipeError(f"--shardings {', '.join(sorted(unknown))}: known are {', '.join(SHARDINGS)}")
     rows = read_rows(options.out, Row)
+    if options.page:
+        with_block(options.page.read_text(), MARKERS, "")  # or all would be measured for a page without them
     for name in wanted:
         known = {(row.optimizer, row.model, row.sharding) for row in rows}
         asked = [

@@ -6,6 +6,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+from lbtrain.errors import RecipeError
 from lbtrain.runs.files import as_csv, write_whole
 from lbtrain.runs.provenance import commit, hardware, versions
 
@@ -19,10 +20,20 @@ def provenance() -> dict[str, Any]:
 
 
 def read_rows(path: Path, kind: type[R]) -> list[R]:
-    """Of a table whose fields are texts and whole numbers; none where there is no such file yet."""
+    """Of a table whose fields are texts and whole numbers; none where there is no such file yet. Raises
+    RecipeError for a table of another kind.
+    """
     kinds: dict[str, Any] = {field.name: field.type for field in fields(kind)}  # type: ignore[arg-type]
-    lines = csv.DictReader(path.read_text().splitlines()) if path.is_file() else []
-    return [kind(**{name: kinds[name](text) for name, text in line.items()}) for line in lines]
+    lines = csv.DictReader(path.read_text().splitlines()) if path.is_file() else csv.DictReader([])
+    if lines.fieldnames and set(lines.fieldnames) != set(kinds):
+        raise RecipeError(
+            f"{path} is another table: its columns are {','.join(lines.fieldnames)[:80]}, and not "
+            f"{','.join(kinds)[:80]}; name another file"
+        )
+    try:
+        return [kind(**{name: kinds[name](text) for name, text in line.items()}) for line in lines]
+    except (KeyError, TypeError, ValueError) as error:  # a line that is too long or too short, or no number
+        raise RecipeError(f"{path}, line {lines.line_num} cannot be read ({error}): remove it") from error
 
 
 def write_rows(path: Path, rows: Iterable[Any], kind: type) -> None:

@@ -85,6 +85,8 @@ def sweep(options: argparse.Namespace) -> int:
     torch.set_num_threads(1)
     families = _families(options.families) if options.families else timm.list_modules()
     rows = {row.family: row for row in read_rows(options.out, Row)}
+    if options.page:
+        options.page.parent.mkdir(parents=True, exist_ok=True)
     end = time.monotonic() + 60 * options.minutes
     if not dist.is_initialized():
         dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
