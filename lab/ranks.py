@@ -11,10 +11,14 @@ import multiprocessing as mp
 import os
 import random
 import socket
+import time
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
+
+_PATIENCE_S = 30
+"""For the other ranks when one has failed."""
 
 
 class RankFailed(AssertionError):
@@ -27,20 +31,26 @@ def run_on_ranks(
     """Call `function(*args, **kwargs)` on every rank and return the results, rank 0's first.
 
     `function` must be importable (a module-level function), its arguments and result picklable. A pool in
-    which a rank failed or ran past `timeout` seconds is ended: the others may hang in a collective.
+    which a rank failed or ran past `timeout` seconds, which all have together, is ended: the others may hang
+    in a collective.
     """
     pool = _pool(world_size)
     for pipe in pool.pipes:
         pipe.send((function, args, kwargs))
-    replies = []
+    replies: list[tuple[bool, Any]] = []
+    start = time.monotonic()
+    end = start + timeout
     for rank, pipe in enumerate(pool.pipes):
-        if not pipe.poll(timeout if rank == 0 else 30):
-            replies.append((False, f"rank {rank}: no answer in {timeout} s"))
+        if not pipe.poll(max(0.0, end - time.monotonic())):
+            waited = time.monotonic() - start
+            replies.append((False, f"rank {rank}: no answer in {waited:.0f} s"))
             continue
         try:
             replies.append(pipe.recv())
         except EOFError:
             replies.append((False, f"rank {rank}: the process ended"))
+        if not replies[-1][0]:  # the others may wait for this one
+            end = min(end, time.monotonic() + _PATIENCE_S)
     failures = [answer for ok, answer in replies if not ok]
     if failures:
         end_pool(world_size)

@@ -16,11 +16,11 @@ ACCURACY = ROOT / "docs" / "accuracy.md"
 
 def with_block(text: str, name: str, new: str) -> str:
     """`text` with what stands between `<!-- NAME -->` and `<!-- /NAME -->` replaced. Raises RecipeError if
-    the markers are not there.
+    the markers are not there, or in the other order.
     """
     start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
-    if text.count(start) != 1 or text.count(end) != 1:
-        raise RecipeError(f"the page needs the markers {start} and {end}, once each")
+    if text.count(start) != 1 or text.count(end) != 1 or text.index(end) < text.index(start):
+        raise RecipeError(f"the page needs the markers {start} and {end}, once each, in this order")
     return re.sub(rf"(?s){re.escape(start)}.*{re.escape(end)}", lambda _: f"{start}\n{new}\n{end}", text)
 
 

@@ -416,8 +416,9 @@ def test_a_study_of_before_is_rejected_with_the_remedy(tmp_path, monkeypatch, ca
 def test_publishing_replaces_only_what_stands_between_the_markers():
     text = "before\n<!-- x -->\nold\n<!-- /x -->\nafter"
     assert with_block(text, "x", "new \\1") == "before\n<!-- x -->\nnew \\1\n<!-- /x -->\nafter"
-    with pytest.raises(RecipeError, match="markers"):
-        with_block("no markers", "x", "new")
+    for page in ("no markers", "<!-- /x --> old <!-- x -->"):
+        with pytest.raises(RecipeError, match="markers"):
+            with_block(page, "x", "new")
 
 
 def test_a_page_in_a_folder_finds_its_picture():
