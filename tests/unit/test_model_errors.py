@@ -125,6 +125,7 @@ def test_the_command_ends_with_code_2_and_one_message(capsys, monkeypatch, tmp_p
         ("resnet18", dict(drop_path_rate=0.1), 0),
         ("mobilevitv2_050", {}, 0),  # which has drop path layers that drop nothing
         ("mobilevitv2_050", dict(drop_rate=0.2), 2),
+        ("vit_tiny_patch16_224", dict(img_size=64, patch_drop_rate=0.25), 1),
     ],
 )
 def test_the_plan_says_that_dropout_depends_on_the_batch_split(name, args, count):

@@ -8,6 +8,7 @@ import timm
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torchvision.ops import DropBlock2d, StochasticDepth
 
 import tests.odd_models
 from lbtrain.nn import random_layers, without_random_layers
@@ -76,12 +77,29 @@ def test_a_layer_that_depends_on_the_batch_split_is_seen(one_rank, name, holds):
         assert _first_difference(other, reference, 1e-8) == "the outputs of stage.2 differ first"
 
 
-def test_layers_that_draw_random_numbers_are_found_and_switched_off():
-    model = timm.create_model("vit_tiny_patch16_224", drop_rate=0.1, drop_path_rate=0.2, img_size=32)
-    assert "blocks.11.drop_path1" in random_layers(model) and "head_drop" in random_layers(model)
+DRAWING = [
+    ("vit_tiny_patch16_224", dict(drop_rate=0.1, drop_path_rate=0.2), ["blocks.11.drop_path1", "head_drop"]),
+    ("vit_tiny_patch16_224", dict(patch_drop_rate=0.25), ["patch_drop"]),
+    ("vit_tiny_patch16_224", dict(attn_layer="diff", attn_drop_rate=0.1), ["blocks.0.attn"]),
+    ("eva02_tiny_patch14_224", dict(patch_drop_rate=0.25, rope_shift_coords=0.1), ["patch_drop", "rope"]),
+    ("hiera_tiny_224", dict(patch_drop_rate=0.25), [""]),
+]
+
+
+@pytest.mark.parametrize(("name", "args", "layers"), DRAWING)
+def test_layers_that_draw_random_numbers_are_found_and_switched_off(name, args, layers):
+    size = 224 if name.startswith("hiera") else 28 if name.startswith("eva") else 32
+    model = timm.create_model(name, **args, img_size=size)
+    assert set(layers) <= set(random_layers(model))
     state = torch.get_rng_state()
-    without_random_layers(model.train())(torch.zeros(2, 3, 32, 32))
+    without_random_layers(model.train())(torch.zeros(2, 3, size, size))
     assert torch.equal(torch.get_rng_state(), state) and random_layers(model) == {}
+
+
+def test_layers_of_torch_and_torchvision_that_draw_are_found():
+    layers = [nn.Dropout2d(1), StochasticDepth(0.2, "row"), DropBlock2d(0.1, 3), nn.Dropout(0.0)]
+    found = random_layers(nn.Sequential(*layers, nn.MultiheadAttention(4, 2, dropout=0.1)))
+    assert found == {"0": ["p"], "1": ["p"], "2": ["p"], "4": ["dropout"]}
 
 
 REJECTED = [
