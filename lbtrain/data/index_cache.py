@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from lbtrain.data.formats import extensions
 from lbtrain.data.index import Note
 
-_VERSION = 7
+_VERSION = 8
 """Of the rules by which indexes are made: an index made by others is stale."""
 SETTLED_NS = 2_000_000_000
 """A folder that changed later than this before it was read may change again within one tick of its times."""

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 
 from lbtrain.data.formats import is_image
-from lbtrain.data.index import Notes, printable
+from lbtrain.data.index import Notes, composed, printable
 from lbtrain.data.tar_scan import Member
 from lbtrain.errors import DataError
 
@@ -61,21 +61,29 @@ def samples_of(names: Iterable[str]) -> dict[str, _Sample]:
 def _label_part(
     parts: _Sample, files: Mapping[str, Member], read: Reader, where: str
 ) -> tuple[str, str] | None:
-    """(part, label) of a sample, or None. Raises DataError for two numbers or two names that differ."""
+    """(part, label) of a sample, a number before a name, or None. Raises DataError for two numbers or two
+    names that differ.
+    """
     found = [
         (name, label)
         for ending, labels_of in (("cls", _text_labels), ("json", _json_labels))
         for name in (name for each, name in parts if each == ending)
         for label in labels_of(read(files[name]))
     ]
-    for name, label in found:
-        kind = bool(_NUMBER.fullmatch(label))
-        if any(each != label and bool(_NUMBER.fullmatch(each)) == kind for _, each in found):
+    first: dict[type, tuple[str, str]] = {}
+    for part, label in found:
+        meaning = _meaning(label)
+        other_part, other = first.setdefault(type(meaning), (part, label))
+        if _meaning(other) != meaning:
             raise DataError(
-                f"{where}: the sample of {printable(name)} has two labels, "
-                f"{' and '.join(f'{each} in {printable(part)}' for part, each in found[:3])}"
+                f"{where}: the sample of {printable(part)} has two labels, {other} in "
+                f"{printable(other_part)} and {label} in {printable(part)}"
             )
-    return found[0] if found else None
+    return first.get(int) or first.get(str)
+
+
+def _meaning(label: str) -> int | str:
+    return int(label) if _NUMBER.fullmatch(label) else composed(label)
 
 
 def _check_sample(where: str, key: str, images: list[str], label: str) -> None:

@@ -718,10 +718,25 @@ def test_two_labels_of_a_sample_are_rejected(tmp_path, members, said):
         TarMembers([tar_of(tmp_path / "0.tar", "x.jpg", *members)])
 
 
-def test_a_name_beside_the_number_of_a_class_is_no_second_label(tmp_path):
-    members = ["x.jpg", ("x.cls", b"\xef\xbb\xbf3.0"), ("x.json", b'{"label": "ant", "cls": 3}')]
-    found = TarMembers([tar_of(tmp_path / "0.tar", *members)])
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [("x.cls", b"\xef\xbb\xbf3.0"), ("x.json", b'{"label": "ant", "cls": 3}')],
+        [("x.cls", b"ant"), ("x.json", b'{"label": 3}')],
+        [("x.json", b'{"label": "ant", "cls": 3}')],
+        [("x.json", b'{"label": 3, "cls": "ant"}')],
+        [("x.cls", b"003"), ("x.json", b'{"label": 3, "cls": "3.0"}')],
+    ],
+)
+def test_a_name_beside_the_number_of_a_class_is_no_second_label(tmp_path, parts):
+    found = TarMembers([tar_of(tmp_path / "0.tar", "x.jpg", *parts)])
     assert (read_back(found), found.classes) == ([("x.jpg", 3)], None)
+
+
+def test_a_name_written_with_composed_and_decomposed_accents_is_one_label(tmp_path):
+    parts = [("x.cls", "caf\u00e9".encode()), ("x.json", '{"label": "cafe\u0301"}'.encode())]
+    found = TarMembers([tar_of(tmp_path / "0.tar", "x.jpg", *parts)])
+    assert (read_back(found), found.classes) == ([("x.jpg", 0)], ["caf\u00e9"])
 
 
 def test_digits_among_names_have_a_note(tmp_path):
