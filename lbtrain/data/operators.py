@@ -108,8 +108,10 @@ def _policy(operators: Operators, size: int) -> Callable[[Any], Any]:
 
 
 def _posterize(timms: Callable[..., Any], image: Image.Image, bits_to_keep: int, **options: Any) -> Any:
-    """timm asks for 0 bits at its largest magnitude: a black image, but Pillow 13 raises ValueError."""
-    return timms(image, bits_to_keep, **options) if bits_to_keep else Image.new(image.mode, image.size)
+    """timm asks for 0 bits at a magnitude of 10, and for fewer above: a black image, but Pillow 13 raises
+    ValueError.
+    """
+    return timms(image, bits_to_keep, **options) if bits_to_keep > 0 else Image.new(image.mode, image.size)
 
 
 @functools.lru_cache(maxsize=16)

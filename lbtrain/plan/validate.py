@@ -42,6 +42,9 @@ NOT_ON_CPU = {
 }
 """What an engine needs a GPU for: the reason, and what to write instead."""
 
+_WEIGHTED_OPERATIONS = {"weights": 15, "3aw": 14}
+"""From how many timm's RandAugment draws without replacement, where they have weights: see -t."""
+
 
 def check_recipe(recipe: Recipe, engine: str) -> None:
     """Raises RecipeError for settings that contradict each other, do nothing, or cannot run under
@@ -210,6 +213,13 @@ def _check_augmentation(recipe: Recipe) -> None:
             "data.augmentation=imagenet_color moves the colours itself, to values that no image file holds, "
             "and data.auto_augment and data.color_jitter take whole grey levels. Use "
             "data.augmentation=imagenet."
+        )
+    sets, layers = (re.findall(words, data.auto_augment) for words in (r"-t(\w+)", r"-n(\d+)"))
+    most = _WEIGHTED_OPERATIONS.get(sets[0], math.inf) if sets else math.inf
+    if layers and int(layers[-1]) > most:
+        raise RecipeError(
+            f"data.auto_augment={data.auto_augment} draws from {most} operations once each. Use at most "
+            f"-n{most}."
         )
     if drop_path and "drop_path_rate" in recipe.model.args:
         raise RecipeError(

@@ -20,10 +20,12 @@ import yaml
 from lbtrain.errors import RecipeError
 
 _POLICY = (
-    r"|rand(-m\d+|-n\d+|-inc[01]|-mmax\d+|-(p|mstd)\d+(\.\d+)?|-t(weights|3aw?))*"
+    r"|rand(-(m|n|mmax)\d{1,9}|-inc[01]|-(p|mstd)\d+(\.\d+)?|-t(weights|3aw?))*"
     r"|(originalr?|v0r?|3a)(-mstd\d+(\.\d+)?)?|ta_wide"
 )
-"""What timm and torchvision know as a policy; timm ignores or asserts away what it cannot read."""
+"""What timm and torchvision know as a policy; timm ignores or asserts away what it cannot read. It has no
+magnitude of hundreds of digits.
+"""
 
 
 def from_text(text: str, kind: Any, name: str) -> Any:

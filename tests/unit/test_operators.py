@@ -57,7 +57,9 @@ def test_the_generators_of_the_process_are_left_alone(photo, name):
     assert before == (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
 
 
-@pytest.mark.parametrize("words", ["rand-m9-mstd0.5-inc1", "rand-m7-n3", "original", "v0-mstd0.5", "3a"])
+@pytest.mark.parametrize(
+    "words", ["rand-m9-mstd0.5-inc1", "rand-m7-n3", "rand-m12-mmax14-t3a", "original", "v0-mstd0.5", "3a"]
+)
 def test_a_policy_is_that_of_timms_factory(photo, words):
     mean = (0.485, 0.456, 0.406)
     ours = Operators(policy=words, mean=tuple(255 * value for value in mean), interpolation="bicubic")
@@ -74,14 +76,24 @@ def test_a_policy_is_that_of_timms_factory(photo, words):
 @pytest.mark.parametrize(
     ("words", "name"), [("rand-m10-n1-p1-inc1", "PosterizeIncreasing"), ("v0", "Posterize")]
 )
-def test_a_posterised_image_of_0_bits_is_black(photo, words, name):
+def test_a_posterised_image_of_0_bits_or_fewer_is_black(photo, words, name):
     """Pillow 13 rejects what timm asks of it."""
     policy = _policy(Operators(policy=words), 48)
     operators = policy.ops if words != "v0" else [each for pair in policy.policy for each in pair]
     picture = Image.fromarray(photo.permute(1, 2, 0).numpy())
     (operator, *_) = [each for each in operators if each.name == name]
-    assert not np.array(operator.aug_fn(picture, 0)).any()
+    assert not any(np.array(operator.aug_fn(picture, bits)).any() for bits in (0, -4))
     assert np.array(operator.aug_fn(picture, 1)).max() == 128
+
+
+@pytest.mark.parametrize("kind", ["", "-inc1", "-tweights", "-t3a", "-t3aw"])
+@pytest.mark.parametrize("size", ["-m20-mmax30", "-m999999999-mmax999999999", "-m9-mmax40-mstd9", "-mstd999"])
+def test_every_operator_takes_every_magnitude(photo, kind, size):
+    picture = Image.fromarray(photo.permute(1, 2, 0).numpy())
+    for operator in _policy(Operators(policy=f"rand-p1{size}{kind}"), 48).ops:
+        for number in range(4):
+            with _drawing_from(number):
+                assert operator(picture).size == picture.size
 
 
 def test_the_rest_is_torchvisions_and_timms(photo):
@@ -114,7 +126,11 @@ def test_numbers_belong_to_seed_epoch_and_example():
 
 
 @pytest.mark.parametrize(
-    "words", ["rand-m9-x3", "rand9", "randaug", "original-m3", "v1", "ta", "rand-mstdinf", "augmix-m3"]
+    "words",
+    [
+        *("rand-m9-x3", "rand9", "randaug", "original-m3", "v1", "ta", "rand-mstdinf", "augmix-m3"),
+        f"rand-m{10**400}",
+    ],
 )
 def test_words_that_timm_would_ignore_are_rejected(words):
     with pytest.raises(RecipeError, match=rf"data.auto_augment={words}: .* takes rand with options"):
@@ -125,6 +141,8 @@ def test_words_that_timm_would_ignore_are_rejected(words):
     ("changes", "said"),
     [
         (dict(data=dict(name="imagenet", augmentation="imagenet_color", color_jitter=0.4)), "whole grey"),
+        (dict(data=dict(auto_augment="rand-n16-tweights")), "Use at most -n15"),
+        (dict(data=dict(auto_augment="rand-n2-n15-t3aw-tweights")), "14 operations once each. Use"),
         (dict(model=dict(drop_path=0.1, args=dict(drop_path_rate=0.1))), "say the same"),
         (dict(data=dict(erasing_mode="rand")), "Remove it, or set data.random_erasing"),
         (dict(loss=dict(target_threshold=0.2)), "it needs loss.form=binary_cross_entropy"),
