@@ -221,6 +221,14 @@ def _check_augmentation(recipe: Recipe) -> None:
             f"data.auto_augment={data.auto_augment} draws from {most} operations once each. Use at most "
             f"-n{most}."
         )
+    for key in ("loss.mixup", "loss.cutmix"):
+        if value_of(recipe, key) and recipe.bn_batch_size == 1:
+            group = math.gcd(32, recipe.batch_size)
+            remedy = f"bn_batch_size={group}" if group > 1 else "a larger bn_batch_size"
+            raise RecipeError(
+                f"{key}={written(recipe, key)} has no effect with bn_batch_size=1: images are mixed in "
+                f"groups of that many. Use {remedy}, or remove {key}."
+            )
     if drop_path and "drop_path_rate" in recipe.model.args:
         raise RecipeError(
             f"model.drop_path={drop_path:g} and model.args drop_path_rate say the same. Set one of the two."

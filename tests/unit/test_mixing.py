@@ -47,6 +47,15 @@ def test_each_group_is_mixed_as_timm_mixes_a_batch(batch, monkeypatch, mixup, cu
     }["both" if mixup and cutmix else "cutmix" if cutmix else "mixup"]  # fmt: skip
 
 
+@pytest.mark.parametrize(("mixup", "cutmix"), [(0.4, 0.0), (0.0, 1.0)])
+def test_the_middle_image_of_an_odd_group_stays_as_it_is(batch, mixup, cutmix):
+    mixes = draw_mixes(0, 24, 3, mixup=mixup, cutmix=cutmix, size=SIZE, seed=5)
+    images, labels = mix(batch, mixes, group=3, num_classes=5)
+    torch.testing.assert_close(images[1::3], batch[0][1::3])
+    torch.testing.assert_close(labels[1::3], torch.nn.functional.one_hot(batch[1][1::3], 5).float())
+    assert not torch.allclose(images[::3], batch[0][::3])
+
+
 def test_smoothing_in_the_loss_is_timms_smoothing_of_mixed_labels(batch, monkeypatch):
     mixes = draw_mixes(0, 24, 24, mixup=1.0, seed=0)
     replay(monkeypatch, mixes.shares[0], mixes.boxes[0])

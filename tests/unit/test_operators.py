@@ -147,6 +147,8 @@ def test_words_that_timm_would_ignore_are_rejected(words):
         (dict(data=dict(erasing_mode="rand")), "Remove it, or set data.random_erasing"),
         (dict(loss=dict(target_threshold=0.2)), "it needs loss.form=binary_cross_entropy"),
         (dict(loss=dict(mixup=0.2, cutmix_share=0.3)), "loss.cutmix"),
+        (dict(bn_batch_size=1, loss=dict(mixup=0.2)), "loss.mixup=0.2 .* Use bn_batch_size=32"),
+        (dict(bn_batch_size=1, batch_size=3, loss=dict(cutmix=1)), "loss.cutmix=1.0 .* Use a larger bn_bat"),
         (dict(data=dict(min_crop_area=0.05)), "it needs data.augmentation=imagenet or imagenet_color"),
         (dict(model=dict(library="torchvision"), data=dict(name="shapes", repeats=3)), "it needs model"),
     ],
