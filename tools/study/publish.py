@@ -12,10 +12,10 @@ repository: its numbers, its picture, its table on a page.
 Writes results/NAME.json, docs/NAME.png (of a sweep docs/NAME_errors.png as well), the text between the NAME
 markers of the page, the line `Measured` of every recipe that was an arm as it stands, and recipes/README.md:
 no figure is typed by hand. A study whose arms were changed by key=value words measured no recipe (but for
-words of the command in the recipe's contract, such as where its weights lie), nor do the trials of a search,
-but for a best one on other seeds that is a recipe: their numbers go to the page only. A recipe that another
-result speaks for keeps its line, unless that is the arm of a sweep (which is the recipe at its own batch
-size) and this is a study.
+words that a recipe says itself, or that the command in its contract has, such as where its weights lie), nor
+do the trials of a search, but for a best one on other seeds that is a recipe: their numbers go to the page
+only. A recipe that another result speaks for keeps its line, unless that is the arm of a sweep (which is the
+recipe at its own batch size) and this is a study.
 """
 
 import json
@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from lbtrain.errors import RecipeError
-from lbtrain.recipe.files import RECIPES, contract_field
+from lbtrain.recipe.files import RECIPES, contract_field, load_recipe
 
 from .. import catalogue
 from ..kit import command
@@ -65,9 +65,15 @@ def measured(study: dict[str, Any], name: str) -> dict[str, str]:
 
 
 def _is_recipe(name: str, overrides: list[str]) -> bool:
-    """Whether these words leave the recipe as it is: there are none, or its own command (`Run`) has them."""
-    contracts = (contract_field(path.read_text(), "Run").split() for path in RECIPES.rglob(f"{name}.py"))
-    return not overrides or any(set(overrides) <= set(words) for words in contracts)
+    """Whether these words leave the recipe as it is: they say what it says, or its own command (`Run`) has
+    them.
+    """
+    return not overrides or any(_says(path, overrides) for path in RECIPES.rglob(f"{name}.py"))
+
+
+def _says(path: Path, overrides: list[str]) -> bool:
+    recipe, typed = load_recipe(path), contract_field(path.read_text(), "Run").split()
+    return all(word in typed or recipe.with_overrides([word]) == recipe for word in overrides)
 
 
 def _format_result(row: dict[str, Any], launch: str, name: str) -> str:

@@ -392,6 +392,9 @@ def test_what_a_study_and_a_sweep_say_of_recipes(tmp_path):
     tuned = {"arms": [{"recipe": "resnet8_from_digits", **row}], "launch": "1 rank"}
     assert measured(tuned | {"overrides": ["model.weights=runs/digits"]}, "x")  # as its contract says
     assert not measured(tuned | {"overrides": ["model.weights=runs/digits", "duration=1ep"]}, "x")
+    long = {"rows": [{"recipe": "resnet8_4k_muon_64ep", **row}]}  # whose recipe says these itself
+    assert measured(long | {"overrides": ["duration=64ep", "precision=fp32"]}, "x")
+    assert not measured(long | {"overrides": ["duration=64ep", "precision=bf16"]}, "x")
     goyals = {"arms": [{"recipe": "a", **row, "evaluations": 5}], "launch": "1 rank", "overrides": []}
     assert measured(goyals, "x")["a"].endswith(
         "(n=5, median of the last 5 evaluations, 1 rank; results/x.json)"
