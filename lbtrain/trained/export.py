@@ -20,6 +20,7 @@ from safetensors.torch import save
 from torch import nn
 
 from lbtrain.data.index import printable
+from lbtrain.data.views import side_before_crop
 from lbtrain.errors import RecipeError, reason_of
 from lbtrain.runs.directory import RunDirectory
 from lbtrain.runs.files import write_whole
@@ -67,7 +68,7 @@ def _config(trained: TrainedModel, model: nn.Module) -> dict[str, Any]:
     cfg |= {"input_size": [inputs["channels"], inputs["size"], inputs["size"]], "crop_mode": "center"}
     cfg |= {key: [value / 255 for value in inputs[key]] for key in ("mean", "std")}
     cfg |= {"interpolation": inputs["interpolation"], **named}
-    cfg["crop_pct"] = inputs["crop_share"] if inputs["photos"] else 1.0
+    cfg["crop_pct"] = _crop_pct(inputs["size"], inputs["crop_share"]) if inputs["photos"] else 1.0
     arguments = trained.architecture.model.args | {"in_chans": inputs["channels"]}
     return {
         "architecture": trained.recipe.model.name.partition(".")[0],
@@ -75,6 +76,12 @@ def _config(trained: TrainedModel, model: nn.Module) -> dict[str, Any]:
         "model_args": arguments,
         "pretrained_cfg": cfg,
     }
+
+
+def _crop_pct(size: int, share: float) -> float:
+    """The share from which timm, which rounds size / crop_pct down, gets the same pixels before the crop."""
+    side = side_before_crop(size, share)
+    return share if int(size / share) == side else size / (side + 1e-6)
 
 
 def _traced(

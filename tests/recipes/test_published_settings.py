@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from lbtrain.data import dataset_info
+from lbtrain.data.views import side_before_crop
 from lbtrain.nn.airbench import SHIFT_SCALE
 from lbtrain.optim import parameter_roles
 from lbtrain.optim.muon import RATE_ADJUSTMENTS
@@ -68,7 +69,9 @@ NUMBERS: dict[str, Callable[[Recipe], object]] = {
     "crop_area_min": lambda recipe: recipe.data.min_crop_area,
     "train_crop": lambda recipe: recipe.schedule.image_sizes[0].pixels,
     "test_crop": lambda recipe: dataset_info(recipe.data).image_size,
-    "test_resize": lambda recipe: round(dataset_info(recipe.data).image_size / recipe.data.crop_share),
+    "test_resize": lambda recipe: side_before_crop(
+        dataset_info(recipe.data).image_size, recipe.data.crop_share
+    ),
     "min_res": lambda recipe: recipe.schedule.image_sizes[0].pixels,
     "max_res": lambda recipe: recipe.schedule.image_sizes[-1].pixels,
     "val_resolution": lambda recipe: recipe.data.image_size,

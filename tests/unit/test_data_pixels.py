@@ -2,6 +2,8 @@
 
 import gzip
 import io
+import itertools
+import math
 import struct
 import subprocess
 
@@ -12,14 +14,15 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as tv
 
-from lbtrain.data import open_source
+from lbtrain.data import open_source, views
 from lbtrain.data.decode import Box, BrokenImage, Photo, whole_image
 from lbtrain.data.formats import extensions, formats
 from lbtrain.data.layouts import _open_splits
 from lbtrain.data.pixels import PixelRules, photo_rules
-from lbtrain.data.views import VIEWS
+from lbtrain.data.views import VIEWS, side_before_crop
 from lbtrain.errors import DataError, RecipeError
 from lbtrain.recipe import DataConfig, Recipe
+from lbtrain.trained.export import _crop_pct
 from tests.photos import encoded, natural, write_folder
 
 RAMP = np.arange(0, 2**16, 16, dtype=np.uint16).reshape(64, 64)
@@ -244,6 +247,25 @@ def test_a_photo_is_normalised_cropped_and_resized_by_the_rules(tmp_path):
     assert own.mean.flatten().tolist() == own.std.flatten().tolist() == [127.5] * 3
 
 
+@pytest.mark.parametrize("view", ["none", "alexnet"])
+def test_a_share_that_was_rounded_loses_no_pixel(view, monkeypatch):
+    """224 of 236 in twelve digits is 235.99999999990 the other way round; 0.9 is 248.9 and stays 248."""
+    seen, resize = [], views._shorter_side
+    monkeypatch.setattr(views, "_shorter_side", lambda photo, side: seen.append(side) or resize(photo, side))
+    photo, look = Photo(encoded(natural(5, 300, 400), "JPEG")), VIEWS[view]
+    for share in (0.949152542373, 0.9, 0.875):
+        look.look(photo, [0.5] * look.draws, 224, share)
+    assert seen == [236, 248, 256]
+
+
+def test_a_share_and_the_one_that_is_exported_give_back_their_pixels():
+    """timm takes the floor of size / crop_pct."""
+    for size, side in itertools.product((160, 224, 288), range(160, 640)):
+        if size <= side:
+            for share in (size / side, round(size / side, 12)):
+                assert side_before_crop(size, share) == side == math.floor(size / _crop_pct(size, share))
+
+
 def test_small_images_take_a_mean_too_but_no_crop_share():
     source = open_source(DataConfig(mean=["0.5"]), train=True, seed=0)
     assert float(source.mean) == 127.5
@@ -268,7 +290,7 @@ def test_recipes_of_papers_keep_the_papers_pixels(name, interpolation):
     rules = photo_rules(recipe.data, recipe.model.name)
     assert np.allclose(rules.mean, PixelRules().mean) and rules.interpolation == interpolation
     size = recipe.data.image_size or 224
-    assert int(size / rules.crop_share) == 256
+    assert side_before_crop(size, rules.crop_share) == 256
     view = VIEWS["alexnet" if "alexnet" in name else "imagenet"]
     photo = Photo(encoded(natural(5, 300, 400), "JPEG"))
     assert view.look(photo, [0.5] * view.draws, size, rules.crop_share).shape == (3, size, size)
