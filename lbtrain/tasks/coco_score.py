@@ -114,14 +114,20 @@ def _scores(
     # loadRes would take an object's area from its box where it has one.
     left_out = "bbox" if kind == "segm" else "segmentation"
     results = [{key: value for key, value in detection.items() if key != left_out} for detection in found]
-    if not results:
-        return dict.fromkeys(NAMES[:3], 0.0), {}
-    evaluation = COCOeval(truth, truth.loadRes(results), kind)
+    evaluation = COCOeval(truth, truth.loadRes(results) if results else _nothing_found(), kind)
     evaluation.evaluate()
     evaluation.accumulate()
     evaluation.summarize()
     named = zip(names, evaluation.stats, strict=False)
     return {name: 100 * float(value) for name, value in named if value >= 0}, _by_class(evaluation)
+
+
+def _nothing_found() -> COCO:
+    """What loadRes makes of no detection at all: of that it raises IndexError."""
+    nothing = COCO()
+    nothing.dataset = {"images": [], "categories": [], "annotations": []}
+    nothing.createIndex()
+    return nothing
 
 
 def _by_class(evaluation: COCOeval) -> dict[int, float]:

@@ -27,7 +27,7 @@ from lbtrain.data.shapes import ShapesSource, draw
 from lbtrain.data.stream import Block, SampleStream
 from lbtrain.errors import DataError, RecipeError
 from lbtrain.tasks import create_task
-from lbtrain.tasks.coco_score import as_detections, outlines_of, with_classes
+from lbtrain.tasks.coco_score import NAMES, TWELVE_NAMES, as_detections, outlines_of, with_classes
 from lbtrain.tasks.detection import evaluation_items
 from lbtrain.tasks.torchvision_models import _Padding
 from tests.tiny_detection import KINDS, tiny
@@ -788,6 +788,17 @@ def test_a_model_that_finds_nothing_scores_zero():
     """Precision is 0 at every recall; detectron2's COCOEvaluator says nan here."""
     metrics, _ = with_classes(ShapesSource(4, 64, first=1).ground_truth(), [])
     assert metrics["mask_ap"] == metrics["box_ap50"] == 0.0 and set(metrics.values()) == {0.0}
+
+
+@pytest.mark.parametrize("names", [NAMES, TWELVE_NAMES])
+def test_a_model_that_finds_nothing_has_the_numbers_of_one_false_detection(names):
+    """By pycocotools: of each size that objects have, and none of the others."""
+    truth = ShapesSource(4, 96, first=1).ground_truth()
+    outline = rle.encode(np.asfortranarray(np.eye(96, dtype=np.uint8)))
+    false = {"image_id": 1, "category_id": 1, "bbox": [0, 0, 1, 1], "score": 0.5, "segmentation": outline}
+    assert with_classes(truth, [], names) == with_classes(truth, [false], names)
+    kinds = [(kind, name) for kind in ("mask", "box") for name in names if "large" not in name]
+    assert with_classes(truth, [], names)[0] == {f"{kind}_{name}": 0.0 for kind, name in kinds}
 
 
 def test_a_class_without_objects_has_no_precision():
