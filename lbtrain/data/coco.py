@@ -3,10 +3,9 @@
 
 Every annotation is checked before the first step (lbtrain.data.annotations). Crowds are left out of training
 and kept for scoring, as COCO's evaluation wants. A box to train on is cut at the edge of its image, and where
-that leaves nothing of it, it goes with its mask and label. So does an object whose mask has no pixel on its
-image, as with detectron2's bitmasks (`filter_empty_instances`). Scoring takes annotations as the file has
-them. Photos are turned as their EXIF orientation says, as detectron2 turns them, and must then have the size
-that the file states.
+that leaves nothing of it, it goes with its mask and label. So does an object whose mask has no pixel, where
+masks are learned (lbtrain.data.instances). Scoring takes annotations as the file has them. Photos are turned
+as their EXIF orientation says, as detectron2 turns them, and must then have the size that the file states.
 """
 
 import copy
@@ -27,7 +26,7 @@ from lbtrain.data.coco_photos import checked_photos
 from lbtrain.data.decode import MAX_PIXELS, BrokenImage, opened, rgb, upright
 from lbtrain.data.index import Notes, SplitIndex, digests, sampled
 from lbtrain.data.instances import Sample, not_empty
-from lbtrain.data.outlines import encoded, mask_of, touches_image
+from lbtrain.data.outlines import encoded, holds_pixel, mask_of, touches_image
 from lbtrain.errors import DataError, RecipeError, naming_the_shortage
 
 
@@ -97,7 +96,7 @@ class CocoSource:
         outlines = [encoded(annotation["segmentation"], *size) for annotation in objects]
         labels = np.array([self._labels[annotation["category_id"]] for annotation in objects], np.int64)
         boxes = _corners([annotation["bbox"] for annotation in objects], *size)
-        kept = not_empty(boxes) & (rle.area(outlines) > 0)
+        kept = not_empty(boxes)
 
         def masks() -> NDArray[np.uint8]:
             made = [mask_of(outlines[number], *size) for number in np.flatnonzero(kept)]
@@ -162,6 +161,10 @@ class CocoSource:
         return dict(self._truth[0])
 
 
+_THIN = 0.01
+"""Pixels. float32 has finer steps than that up to the farthest coordinate that an annotation may have."""
+
+
 class _Records:
     """What JSON can say, as text, one after the other in a tensor: loader processes share it, where each
     would copy objects.
@@ -189,7 +192,9 @@ def _corners(boxes: list[list[float]], height: int, width: int) -> NDArray[np.fl
 
 
 def _by_image(content: Content, notes: Notes) -> dict[int, list[Record]]:
-    """The objects of each image, without crowds and without those whose box or outline misses it."""
+    """The objects of each image, without crowds and without those whose box or outline misses it. Those that
+    a source or a model leaves out further on have a note too.
+    """
     objects: dict[int, list[Record]] = defaultdict(list)
     images = {image["id"]: image for image in content["images"]}
     for annotation in content["annotations"]:
@@ -198,10 +203,23 @@ def _by_image(content: Content, notes: Notes) -> dict[int, list[Record]]:
             continue
         if touches_image(annotation["segmentation"], image["height"], image["width"]):
             objects[image["id"]].append(annotation)
+            what = _too_thin(annotation, image["height"], image["width"])
         else:
             what = "left out of training, outlines without an area on their image"
+        if what:
             notes.add(what, f"annotation {annotation['id']}")
     return objects
+
+
+def _too_thin(annotation: Record, height: int, width: int) -> str:
+    """What becomes of an object of which little lies on its image; empty if it stays."""
+    left, top, across, down = annotation["bbox"]
+    seen = min(left + across, width) - max(left, 0), min(top + down, height) - max(top, 0)
+    if min(seen) < _THIN and not not_empty(_corners([annotation["bbox"]], height, width)).all():
+        return "left out of training, boxes too thin for float32"
+    if "is_box" not in annotation and not holds_pixel(annotation["segmentation"], height, width):
+        return "left out where masks are learned, outlines without a pixel"
+    return ""
 
 
 def _complete(content: Content) -> Content:

@@ -169,11 +169,12 @@ def _input(
         image = image.flip(2)
         boxes = torch.stack([size[1] - boxes[:, 2], boxes[:, 1], size[1] - boxes[:, 0], boxes[:, 3]], 1)
     target = {"boxes": boxes, "labels": torch.from_numpy(sample.labels)}
+    kept = not_empty(boxes)  # in float32 a flip or a smaller size may leave nothing of a thin box
     if with_masks:
-        masks = _resized(torch.from_numpy(sample.masks), size)
+        decoded = torch.from_numpy(sample.masks)
+        kept &= decoded.flatten(1).any(1).bool()  # as detectron2's `filter_empty_instances` with bitmasks
+        masks = _resized(decoded, size)
         target["masks"] = masks.flip(2) if flip else masks
-    # In float32 a flip or a smaller size may leave nothing of a thin box.
-    kept = not_empty(boxes)
     return image, target if kept.all() else {name: value[kept] for name, value in target.items()}
 
 

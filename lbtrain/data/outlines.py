@@ -7,6 +7,7 @@ memory.
 
 import math
 from collections.abc import Sequence
+from operator import mul
 from typing import Any
 
 import numpy as np
@@ -65,6 +66,25 @@ def touches_image(outline: Any, height: int, width: int) -> bool:
         and max(polygon[1::2]) > 0
         for polygon in polygons(outline)
     )
+
+
+def holds_pixel(outline: Any, height: int, width: int) -> bool:
+    """Whether the mask of an outline that was checked has a pixel. Drawn to find out is only what may have
+    none.
+    """
+    if isinstance(outline, list) and any(_is_thick(each, height, width) for each in polygons(outline)):
+        return True
+    return bool(rle.area(encoded(outline, height, width)) > 0)
+
+
+def _is_thick(polygon: Sequence[float], height: int, width: int) -> bool:
+    """Whether it lies on its image and has more area than a strip of a pixel along its extent."""
+    x, y = polygon[::2], polygon[1::2]
+    left, right, top, bottom = min(x), max(x), min(y), max(y)
+    if left < 0 or top < 0 or right > width or bottom > height:
+        return False
+    twice = abs(sum(map(mul, x, [*y[1:], y[0]])) - sum(map(mul, y, [*x[1:], x[0]])))
+    return twice > 4 * (right - left + bottom - top)
 
 
 def polygons(outline: Sequence[Sequence[float]]) -> list[Sequence[float]]:
