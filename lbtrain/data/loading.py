@@ -1,12 +1,11 @@
 """Blocks of the sample stream -> batches on the device, loaded ahead by worker processes."""
 
 import errno
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
 import torch
-from torch.utils._pytree import tree_map_only
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from lbtrain.data.photos import PhotoSource
@@ -47,10 +46,23 @@ class _OrError(Dataset[tuple[Any, UserError | None]]):
                 if get_worker_info():
                     # Here and not in the thread that sends it: where /dev/shm is full, that prints a
                     # traceback, drops the batch, and the rank waits for ever.
-                    tree_map_only(torch.Tensor, torch.Tensor.share_memory_, item)
+                    _share(item)
                 return item, None
         except UserError as error:
             return None, error
+
+
+def _share(item: Any) -> None:
+    """Moves every tensor of an item to shared memory, also those of objects such as a batch of instances."""
+    if isinstance(item, torch.Tensor):
+        item.share_memory_()
+    elif isinstance(item, Mapping):
+        _share([*item.values()])
+    elif isinstance(item, list | tuple):
+        for part in item:
+            _share(part)
+    elif hasattr(item, "__dict__"):
+        _share(vars(item))
 
 
 class _Tally:

@@ -13,16 +13,20 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 
 from lbtrain.data import open_source, parquet
-from lbtrain.data.loading import batches
-from lbtrain.data.stream import SampleStream
+from lbtrain.data.instances import Item, Preparation
+from lbtrain.data.loading import _OrError, batches
+from lbtrain.data.shapes import ShapesSource
+from lbtrain.data.stream import Block, SampleStream
 from lbtrain.errors import HostError, SaveFailed, naming_the_shortage
 from lbtrain.recipe import DataConfig
+from lbtrain.tasks.detectron2_models import MappedBatch
 from tests.photos import encoded, natural
 
 ROOT = Path(__file__).parents[2]
@@ -59,6 +63,47 @@ def test_no_room_for_the_locks_of_the_loader_is_named_with_its_remedy(monkeypatc
     blocks = [SampleStream(16, seed=0).block(0, 8)]
     with pytest.raises(HostError, match=r"No space left on device.*--shm-size=8g.*data\.workers=0"):
         list(batches(KilledLater(1), blocks, workers=1, device=torch.device("cpu")))  # type: ignore[arg-type]
+
+
+class Instances:
+    """As detectron2's: tensors in objects, in an object of their own."""
+
+    def __init__(self) -> None:
+        self._image_size, self._fields = (64, 64), {"gt_boxes": Boxes()}
+
+
+class Boxes:
+    def __init__(self) -> None:
+        self.tensor = torch.zeros(1, 4)
+
+
+SENT = {
+    "classifier": (2, lambda: ((torch.zeros(2, 3), torch.zeros(2)), [])),
+    "detector": (8, lambda: Preparation((96,), 0, flip=False, seed=0).batch(
+        ShapesSource(2, 64, first=1), Item(Block.of(np.arange(2)), (96, 96))
+    )),
+    "detectron2": (2, lambda: MappedBatch([{"image": torch.zeros(3), "is": Instances()}], [0], [0])),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", SENT)
+def test_every_tensor_of_a_batch_finds_room_before_it_is_sent(kind, monkeypatch):
+    """What a worker's own thread cannot send, it drops with a traceback, and its rank waits for ever."""
+    count, batch = SENT[kind]
+    shared: list[torch.Tensor] = []
+
+    def share(tensor: torch.Tensor) -> None:
+        if len(shared) == room:
+            raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: No space left")
+        shared.append(tensor)
+
+    monkeypatch.setattr("lbtrain.data.loading.get_worker_info", lambda: "a worker")
+    monkeypatch.setattr(torch.Tensor, "share_memory_", share)
+    sent, room = _OrError({0: batch()}), count  # type: ignore[arg-type]
+    assert sent[0][1] is None and len(set(map(id, shared))) == count
+    for room in range(count):  # noqa: B007 (read by share)
+        shared.clear()
+        assert isinstance(sent[0][1], HostError) and "--shm-size=8g" in str(sent[0][1])
 
 
 @pytest.mark.parametrize(
