@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lbtrain.errors import RecipeError
-from lbtrain.recipe import MAY_CHANGE_ON_RESUME, Recipe, as_text, differences
+from lbtrain.recipe import MAY_CHANGE_ON_RESUME, Recipe, as_text, differences, inactive_keys, value_of
 from lbtrain.runs.checkpoint import Checkpoints
 from lbtrain.runs.files import check_kinds, read_whole, write_whole
 from lbtrain.runs.loading import LoadedCheckpoint
@@ -23,11 +23,14 @@ _MAY_CHANGE_GROUPS = ("schedule.",)
 
 
 def changed_keys(before: Recipe, now: Recipe, may: Set[str] = MAY_CHANGE_ON_RESUME) -> list[str]:
-    """What makes `now` another experiment than `before`; the keys in `may` do not."""
+    """What makes `now` another experiment than `before`; the keys in `may` do not, nor do those that did
+    nothing and were left out since, as a later version asks for.
+    """
+    idle, default = inactive_keys(before), Recipe()
     return [
         f"{key} was {as_text(old)}, is {as_text(new)}"
         for key, old, new in differences(before, now)
-        if key not in may
+        if key not in may and not (key in idle and new == value_of(default, key))
     ]
 
 

@@ -188,6 +188,16 @@ def test_what_cannot_be_continued_is_rejected_with_the_key(changes, said):
         changes_of_leg(FOUR_STEPS, FOUR_STEPS.vary(**changes))
 
 
+def test_a_key_that_did_nothing_may_be_left_out_and_no_other():
+    """As a version asks that rejects what an earlier one ignored."""
+    ignored = FOUR_STEPS.vary(data=dict(max_size=9), optimizer=dict(beta1=0.8))
+    kept = FOUR_STEPS.vary(optimizer=dict(beta1=0.8))
+    assert changes_of_leg(ignored, FOUR_STEPS) == changes_of_leg(ignored, kept) == []
+    for before, now in ((FOUR_STEPS, kept), (FOUR_STEPS.vary(optimizer=dict(momentum=0.8)), FOUR_STEPS)):
+        with pytest.raises(RecipeError, match=r"optimizer\.(beta1|momentum) was"):
+            changes_of_leg(before, now)
+
+
 def test_a_batch_that_chooses_itself_cannot_be_changed():
     adaptive = FOUR_STEPS.vary(absa=dict(max_batch_size=256))
     with pytest.raises(RecipeError, match=r"batch_size=64 cannot change in this run, because absa.max"):

@@ -78,6 +78,13 @@ def test_the_others_run_anywhere():
             "model.freeze=x has no effect with model.library=detectron2",
         ),
         (dict(data=dict(max_size=9)), "data.max_size=9 has no effect with model.library=timm"),
+        (
+            dict(
+                model=dict(library="torchvision"),
+                data=dict(name="coco", image_size=600, short_edges=["640", "800"]),
+            ),
+            "data.image_size=600 has no effect with data.short_edges=640,800; it needs data.short_edges=[]",
+        ),
         (dict(data=dict(group_by="size")), "data.group_by=size has no effect with model.library=timm"),
         (dict(loss_batch_size=2), "loss_batch_size=2 has no effect with model.library=timm"),
         (
@@ -108,6 +115,14 @@ def test_the_others_run_anywhere():
 def test_a_key_that_does_nothing_is_named_and_rejected(changes, said):
     with pytest.raises(RecipeError, match=re.escape(said)):
         check_recipe(Recipe().vary(**changes), "ddp")
+
+
+@pytest.mark.parametrize("data", [
+    dict(name="coco"), dict(name="shapes"), dict(name="shapes", short_edges=["64"]),
+])  # fmt: skip
+def test_the_size_of_a_detectors_images_acts_without_short_edges_and_for_drawn_shapes(data):
+    data = {"image_size": 96, "train_examples": 0} | data
+    check_recipe(Recipe().vary(model=dict(library="torchvision"), data=data), "ddp")
 
 
 def test_what_a_parent_used_returns_to_its_default_and_does_not_hide_a_mistake():

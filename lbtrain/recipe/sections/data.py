@@ -91,7 +91,10 @@ class DataConfig(Unassignable):
         0,
         "Height and width of the images in pixels. 0: the data set's own size.",
         at_least=0,
-        needs="model.library=timm|torchvision",
+        needs=(
+            "model.library=timm|torchvision",
+            "data.short_edges=[] or data.name=shapes or model.library=timm",  # photos have their own size
+        ),
     )
     mean: list[str] = key(
         [],
