@@ -13,6 +13,7 @@ from torch import nn
 
 from lbtrain import optim
 from lbtrain.data import dataset_info
+from lbtrain.data.pixels import notes_on_inputs
 from lbtrain.engines import Engine, create_engine
 from lbtrain.errors import RecipeError
 from lbtrain.faults import watchdog
@@ -109,6 +110,8 @@ def run(
         checkpoints.about = task.about()
         if loaded:
             _print_on_leader(world, *notes_on_resume(loaded.fingerprint, checkpoints.fingerprint))
+            before = loaded.extras.get("inputs", {})
+            _print_on_leader(world, *notes_on_inputs(before, checkpoints.about["inputs"]))
             loaded.check_fits(model)
         average = create_average(recipe, model)
         engine, optimizer = build_engine(plan, model, device)

@@ -6,13 +6,16 @@ published weights was made for that. Models without one, and sources opened with
 mean and deviation, 0.875 (224 of 256) and bilinear.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from lbtrain.errors import RecipeError
 from lbtrain.recipe import DataConfig
 
 IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+LEVELS_BEFORE = {"mean": [*IMAGENET_MEAN], "std": [*IMAGENET_STD]}
+"""What detectors had before a recipe could set it, and their checkpoints said it."""
 CROP_SHARE = 0.875
 _INTERPOLATIONS = ("bilinear", "bicubic")
 
@@ -51,6 +54,18 @@ def _of_model(model: str) -> PixelRules:
         # The others that timm names (nearest, lanczos, random) have no antialiased form in torch.
         known.interpolation if known.interpolation in _INTERPOLATIONS else "bicubic",
     )
+
+
+def notes_on_inputs(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """A line for all that makes other inputs of the same images than the run had so far, as the checkpoint
+    says of it (`inputs`).
+    """
+    old = {**LEVELS_BEFORE, **before}
+    return [
+        f"note: {key} of the inputs was {old[key]}, is {value} since the checkpoint"
+        for key, value in now.items()
+        if before and key in old and old[key] != value
+    ]
 
 
 def levels(texts: Sequence[str], key: str, default: tuple[float, ...]) -> tuple[float, ...]:

@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from lbtrain.data import DatasetInfo, open_instances
+from lbtrain.data import DatasetInfo, dataset_info, open_instances
 from lbtrain.data.grouping import GroupedStream, kinds_of
 from lbtrain.data.index import DatasetIndex
 from lbtrain.data.instances import InstanceBatch, InstanceSource, Item, Preparation, padded
@@ -56,6 +56,7 @@ def build_model(recipe: Recipe, known: DatasetInfo) -> nn.Module:
         model = detector(body, known.num_classes, **arguments)
     except (TypeError, ValueError) as error:
         raise RecipeError(f"model.args={recipe.model.args}: {error}") from error
+    model.normalise_inputs(known.mean, known.std)
     model.normalise_over(recipe.loss_batch_size)
     if recipe.model.weights and next(model.parameters()).device.type != "meta":
         load_detector(model, body, recipe.model)
@@ -90,8 +91,6 @@ def outputs_of(recipe: Recipe, model: nn.Module, num_images: int) -> tuple[nn.Mo
 
 
 def _short_edges(recipe: Recipe) -> tuple[int, ...]:
-    from lbtrain.data import dataset_info
-
     return tuple(int(edge) for edge in recipe.data.short_edges) or (dataset_info(recipe.data).image_size,)
 
 
@@ -104,6 +103,7 @@ class Detection:
         self.recipe = recipe
         self.device = device
         self.primary_metric = primary_metric_of(recipe)
+        self.known = dataset_info(recipe.data)
         self.train_source, self.eval_source = (self._opened(train=train) for train in (True, False))
         edges, longest = _short_edges(recipe), recipe.data.max_size
         self.train_preparation = Preparation(
@@ -141,7 +141,9 @@ class Detection:
     def about(self) -> dict[str, Any]:
         prepared = self.eval_preparation
         sizes = {"size": prepared.short_edges[-1], "longest": prepared.max_size, "square": prepared.square}
-        inputs = {"channels": 3, "photos": True} | sizes
+        inputs: dict[str, Any] = {"channels": 3, "photos": True} | sizes
+        if self.recipe.model.library == "torchvision":  # detectron2 has its config's
+            inputs |= {"mean": list(self.known.mean), "std": list(self.known.std)}
         return {"class_names": list(self.train_source.class_names), "inputs": inputs}
 
     def batches(

@@ -10,6 +10,7 @@ anchors, and nothing is sampled.
 import functools
 import inspect
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -95,6 +96,13 @@ class Detector(nn.Module):
         for sampler in self.samplers:
             sampler.keys = list(batch.keys)
         return super().forward(batch.images, batch.targets if self.training else None)
+
+    def normalise_inputs(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        """By mean and deviation per channel, in units of 0 to 255."""
+        padding = cast(_Padding, self.transform)
+        # 0.224 is 57.12 of 255, and 0.22399999999999998 the other way round.
+        padding.image_mean = [round(value / 255, 12) for value in mean]
+        padding.image_std = [round(value / 255, 12) for value in std]
 
     def normalise_over(self, images: int) -> None:
         """Take the losses over so many images at a time, where they are no means over images."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lbtrain.data import DatasetInfo
+from lbtrain.data.pixels import LEVELS_BEFORE
 from lbtrain.errors import RecipeError, naming_what_is_closed, reason_of
 from lbtrain.launch.world import detect_world
 from lbtrain.recipe import Recipe
@@ -32,8 +33,8 @@ class TrainedModel:
     averaged: bool
     class_names: list[str]
     inputs: Mapping[str, Any]
-    """How an image becomes an input: channels, size, and of a classifier mean, std, crop_share and
-    interpolation.
+    """How an image becomes an input: channels, size, mean, std (not in old checkpoints of detectors), and of
+    a classifier crop_share and interpolation.
     """
     step: int
     fingerprint: Mapping[str, str]
@@ -46,8 +47,9 @@ class TrainedModel:
 
     def build(self) -> nn.Module:
         """The network with these weights, for evaluation. Needs no data."""
-        unit = (1.0,) * self.inputs["channels"]
-        info = DatasetInfo(0, 0, len(self.class_names), len(unit), self.inputs["size"], unit, unit)
+        levels = [tuple(self.inputs.get(key, own)) for key, own in LEVELS_BEFORE.items()]
+        size, channels = self.inputs["size"], self.inputs["channels"]
+        info = DatasetInfo(0, 0, len(self.class_names), channels, size, *levels)
         model = build_model(self.architecture, info)
         try:
             model.load_state_dict(self.weights)

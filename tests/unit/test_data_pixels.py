@@ -18,7 +18,7 @@ from lbtrain.data import open_source, views
 from lbtrain.data.decode import Box, BrokenImage, Photo, whole_image
 from lbtrain.data.formats import extensions, formats
 from lbtrain.data.layouts import _open_splits
-from lbtrain.data.pixels import PixelRules, photo_rules
+from lbtrain.data.pixels import PixelRules, notes_on_inputs, photo_rules
 from lbtrain.data.views import VIEWS, side_before_crop
 from lbtrain.errors import DataError, RecipeError
 from lbtrain.recipe import DataConfig, Recipe
@@ -264,6 +264,15 @@ def test_a_share_and_the_one_that_is_exported_give_back_their_pixels():
         if size <= side:
             for share in (size / side, round(size / side, 12)):
                 assert side_before_crop(size, share) == side == math.floor(size / _crop_pct(size, share))
+
+
+def test_other_pixels_since_the_checkpoint_are_said():
+    """Checkpoints of detectors did not say that they had ImageNet's mean and deviation."""
+    now = {"size": 224, "mean": [127.5] * 3, "std": [*PixelRules().std], "crop_share": 0.9}
+    changed = ["note: mean of the inputs was [123.675, 116.28, 103.53], is [127.5, 127.5, 127.5] since the"]
+    for before in ({"size": 224}, now | {"mean": [*PixelRules().mean]}):
+        assert [note.removesuffix(" checkpoint") for note in notes_on_inputs(before, now)] == changed
+    assert notes_on_inputs(now, now) == notes_on_inputs({}, now) == []
 
 
 def test_small_images_take_a_mean_too_but_no_crop_share():

@@ -85,6 +85,11 @@ def test_the_others_run_anywhere():
             ),
             "data.image_size=600 has no effect with data.short_edges=640,800; it needs data.short_edges=[]",
         ),
+        (dict(data=dict(name="synthetic", std=["1"])), "data.std=1 has no effect with data.name=synthetic"),
+        (
+            dict(model=dict(library="detectron2"), data=dict(name="coco", mean=["0.5"])),
+            "data.mean=0.5 has no effect with model.library=detectron2",
+        ),
         (dict(data=dict(group_by="size")), "data.group_by=size has no effect with model.library=timm"),
         (dict(loss_batch_size=2), "loss_batch_size=2 has no effect with model.library=timm"),
         (

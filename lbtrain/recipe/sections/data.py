@@ -12,6 +12,12 @@ from lbtrain.recipe.sections.fields import (
     key,
 )
 
+_NORMALISED = (
+    "model.library=timm|torchvision",  # detectron2 has MODEL.PIXEL_MEAN and MODEL.PIXEL_STD
+    f"data.name=digits|mnist|fashion_mnist|cifar10|cifar100|shapes|{SPLIT_PHOTOS.removeprefix('data.name=')}",
+)
+"""Where the inputs have a mean and a deviation to set: noise has none."""
+
 
 @dataclass
 class DataConfig(Unassignable):
@@ -99,14 +105,16 @@ class DataConfig(Unassignable):
     mean: list[str] = key(
         [],
         "Mean per channel, where black is 0 and white 1, such as 0.485,0.456,0.406. Empty: the model's own "
-        "for photos, the data set's for small images.",
+        "for photos, the data set's for small images, ImageNet's for detectors.",
         level=True,
+        needs=_NORMALISED,
     )
     std: list[str] = key(
         [],
         "Standard deviation per channel, where black is 0 and white 1. Empty: as for mean.",
         level=True,
         divisor=True,
+        needs=_NORMALISED,
     )
     crop_share: float = key(
         0.0,

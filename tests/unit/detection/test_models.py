@@ -11,6 +11,7 @@ import pytest
 import timm
 import torch
 from omegaconf import OmegaConf
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torchvision.models import detection
 
 from lbtrain.data import dataset_info
@@ -19,11 +20,12 @@ from lbtrain.data.stream import Block
 from lbtrain.errors import DataError, RecipeError
 from lbtrain.plan.statistics import model_statistics
 from lbtrain.recipe import Recipe
-from lbtrain.tasks import build_model, detectron2_models
+from lbtrain.tasks import build_model, create_task, detectron2_models
 from lbtrain.tasks.backbones import STRIDES
 from lbtrain.tasks.detectron2_configs import _lazy_with
 from lbtrain.tasks.torchvision_models import DETECTORS, argument_names
-from tests.tiny_detection import TINY, tiny
+from lbtrain.trained.model import TrainedModel
+from tests.tiny_detection import KINDS, TINY, tiny
 
 ARGUMENTS = TINY["model"]["args"]
 
@@ -315,3 +317,26 @@ def test_a_key_that_a_lazy_config_would_take_and_nobody_read_is_rejected(name):
     recipe = Recipe().vary(model=dict(library="detectron2", name="x.py", batch_norm="frozen", args={name: 3}))
     with pytest.raises(RecipeError, match=name):
         _lazy_with(OmegaConf.create(LAZY), recipe, 4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_mean_and_deviation_are_the_recipes_and_of_old_checkpoints_imagenets(kind, tmp_path):
+    """By hand: a grey image of 0.75 becomes 1 with the mean 0.5 and the deviation 0.25."""
+    plain = tiny(**KINDS[kind])
+    recipe = plain.vary(data=dict(mean=["0.5"] * 3, std=["0.25"] * 3))
+    model = built(recipe)
+    assert (model.transform.normalize(torch.full((3, 2, 2), 0.75)) == 1).all()
+    own = built(plain)
+    assert (own.transform.image_mean, own.transform.image_std) == (
+        list(IMAGENET_DEFAULT_MEAN),
+        list(IMAGENET_DEFAULT_STD),
+    )
+    inputs = create_task(recipe, torch.device("cpu")).about()["inputs"]
+    assert inputs["mean"] == [127.5] * 3 and inputs["std"] == [63.75] * 3
+    names = ["disc", "square", "triangle", "ring"]
+    for missing, mean in ((set(), [0.5] * 3), ({"mean", "std"}, list(IMAGENET_DEFAULT_MEAN))):
+        said = {key: value for key, value in inputs.items() if key not in missing}
+        trained = TrainedModel(
+            tmp_path, tmp_path, recipe, model.state_dict(), False, names, said, step=1, fingerprint={}
+        )
+        assert trained.build().transform.image_mean == mean
