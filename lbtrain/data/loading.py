@@ -84,7 +84,7 @@ class _Tally:
         if self.paused:
             return
         self.count += len(messages)
-        say("\n".join(f"replaced: {message}" for message in messages), error=True)
+        say("\n".join(messages), error=True)
 
     def take(self) -> int:
         """How many since this was last asked."""

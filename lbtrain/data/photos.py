@@ -14,7 +14,7 @@ from lbtrain.data.decode import MAX_PIXELS, Box, BrokenImage, Photo, unreadable
 from lbtrain.data.index import SplitIndex
 from lbtrain.data.operators import NO_OPERATORS, Operators
 from lbtrain.data.pixels import PixelRules
-from lbtrain.data.sources import Batch
+from lbtrain.data.sources import NOT_SCORED, Batch
 from lbtrain.data.stream import PADDING, Block
 from lbtrain.data.views import View
 from lbtrain.errors import DataError, naming_the_shortage
@@ -28,8 +28,9 @@ class PhotoSource:
 
     A photo that cannot be read, or whose label is not in [0, num_classes), raises DataError with its path
     (on_error="raise"), or is replaced (on_error="replace") by the next in the data set that can be read, with
-    that one's label and draws of the same epoch; what was replaced among a block's own stands in `replaced`
-    until it is taken. Either is the same on every rank and in every worker.
+    that one's label and draws of the same epoch; where images are `scored`, the label is NOT_SCORED: the next
+    one would count twice. What was replaced among a block's own stands in `replaced` until it is taken.
+    Either is the same on every rank and in every worker.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class PhotoSource:
         seed: int,
         operators: Operators = NO_OPERATORS,
         on_error: str = "raise",
+        scored: bool = False,
         max_pixels: int = MAX_PIXELS,
     ):
         self.container, self.view, self.size, self.num_classes = container, view, size, num_classes
@@ -50,7 +52,7 @@ class PhotoSource:
         self.mean = torch.tensor(rules.mean, dtype=torch.float32).view(-1, 1, 1)
         self.std = torch.tensor(rules.std, dtype=torch.float32).view(-1, 1, 1)
         self.seed, self.operators = seed, operators
-        self.on_error = on_error
+        self.on_error, self.scored = on_error, scored
         self.replaced: list[str] = []
 
     def __len__(self) -> int:
@@ -75,7 +77,9 @@ class PhotoSource:
                 varied[place] = self.operators.numbers(shown, self.seed)[0]
                 if place in own and epoch != PADDING:  # a filler is loaded, but nobody sees it
                     name = self.container.name(int(shown.indices[0]))
-                    self.replaced.append(f"{error}; replaced by {name}")
+                    text = f"not scored: {error}" if self.scored else f"replaced: {error}; replaced by {name}"
+                    self.replaced.append(text)
+                labels[place] = NOT_SCORED if self.scored else labels[place]
             # one by one, while they are in the cache
             pixels[place].copy_(self.operators.vary(seen, varied[place][0])).sub_(self.mean).div_(self.std)
             self.operators.erase(pixels[place], varied[place][1])

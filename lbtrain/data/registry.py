@@ -160,10 +160,12 @@ def check_pictures(config: DataConfig) -> None:
             )
 
 
-def open_source(config: DataConfig, *, train: bool, seed: int, model: str = "") -> Source:
+def open_source(
+    config: DataConfig, *, train: bool, seed: int, model: str = "", scored: bool = False
+) -> Source:
     """The training or validation split of a data set, with the pixels of photos as the recipe says, or as the
-    classifier `model` was made for. Raises RecipeError where the files are not there, naming the layouts it
-    knows.
+    classifier `model` was made for. `scored`: the training split is evaluated, as the other one always is.
+    Raises RecipeError where the files are not there, naming the layouts it knows.
     """
     check_pictures(config)
     known = dataset_info(config)
@@ -175,7 +177,7 @@ def open_source(config: DataConfig, *, train: bool, seed: int, model: str = "") 
             known.image_size,
         )
     if config.name in PHOTOS:
-        return _photos(config, known, train, seed, model)
+        return _photos(config, known, train, seed, model, scored=scored or not train)
     images, labels = digits(train) if config.name == "digits" else _checked_arrays(config, train)
     if train:
         images, labels = images[: known.train_examples], labels[: known.train_examples]
@@ -219,7 +221,9 @@ def _checked_arrays(config: DataConfig, train: bool) -> Arrays:
     return images, labels
 
 
-def _photos(config: DataConfig, known: DatasetInfo, train: bool, seed: int, model: str) -> Source:
+def _photos(
+    config: DataConfig, known: DatasetInfo, train: bool, seed: int, model: str, *, scored: bool
+) -> Source:
     with _root(config) as root:
         training, validation = open_splits(config, root)
     container: Container = training if train else validation or Part(training, np.zeros(0, np.int64))
@@ -240,6 +244,7 @@ def _photos(config: DataConfig, known: DatasetInfo, train: bool, seed: int, mode
         operators=_operators(config, rules.mean, rules.interpolation) if train else NO_OPERATORS,
         seed=seed,
         on_error=config.on_error,
+        scored=scored,
         max_pixels=config.max_pixels,
     )
 

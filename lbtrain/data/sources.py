@@ -21,6 +21,10 @@ Batch = tuple[Tensor, Tensor]
 """Images (n, channels, height, width) in float32, normalised; labels (n,) in int64."""
 
 
+NOT_SCORED = -1
+"""The label, in an evaluation, of an image that cannot be read."""
+
+
 class Source(Protocol):
     """The images of one split of a data set, by number."""
 

@@ -24,7 +24,7 @@ from lbtrain.data.index import DatasetIndex
 from lbtrain.data.loss_weights import noisy_weights
 from lbtrain.data.mixing import draw_mixes, mix
 from lbtrain.data.registry import PHOTOS, pixel_rules
-from lbtrain.data.sources import Batch
+from lbtrain.data.sources import NOT_SCORED, Batch
 from lbtrain.data.stream import (
     PADDING,
     Block,
@@ -206,7 +206,7 @@ class Classification:
         sums = torch.zeros(4, dtype=torch.float64, device=self.device)
         for scores, labels, scored in self._scores(model, self.eval_source, **split):
             hits = (scores.topk(min(5, scores.shape[1])).indices == labels[:, None]) & scored[:, None]
-            losses = F.cross_entropy(scores, labels, reduction="none") * scored
+            losses = F.cross_entropy(scores, labels, reduction="none", ignore_index=NOT_SCORED) * scored
             sums += torch.stack(
                 [scored.sum().double(), losses.double().sum(), hits[:, 0].sum().double(), hits.sum().double()]
             )
@@ -220,7 +220,7 @@ class Classification:
         loaded = batches(source, blocks, workers=self.recipe.data.workers, device=self.device)
         for block, (images, labels) in zip(blocks, loaded, strict=True):
             scored = torch.from_numpy(block.epochs != PADDING).to(self.device, non_blocking=True)
-            yield model(images).float(), labels, scored
+            yield model(images).float(), labels, scored & (labels != NOT_SCORED)
 
     @torch.no_grad()
     def report(self, model: nn.Module, *, train: bool, **split: int) -> Report:
@@ -249,7 +249,7 @@ class Classification:
         if self.recipe.data.augmentation == "alexnet":  # which has a deviation of its own
             std = [str(value / 255) for value in self.known.std]
             config = dataclasses.replace(config, std=std)
-        return open_source(config, train=True, seed=0, model=self.recipe.model.name)
+        return open_source(config, train=True, seed=0, model=self.recipe.model.name, scored=True)
 
 
 def top1_error(scores: Tensor, labels: Tensor) -> Tensor | None:

@@ -34,6 +34,7 @@ from lbtrain.tasks.classification import Classification
 from lbtrain.techniques import AdaptiveBatches
 from tests.faults.jobs import Job, left_behind, wait_until
 from tests.photos import encoded, natural, write_folder
+from tests.unit.keys.rooms import process_group_of_one
 
 CPU = torch.device("cpu")
 
@@ -295,6 +296,28 @@ def test_a_replacement_counts_once_whichever_ranks_load_the_image(root, loss, ca
         assert capfd.readouterr().err.count("replaced: ") == 2
 
 
+@pytest.mark.parametrize("split", ["val", "train"])
+def test_a_broken_image_is_not_scored_and_no_other_one_twice(root, split, capfd):
+    """As if it were not there; bee/0 is what would stand in its place."""
+    rest = "ant" if split == "val" else "bee"
+    broken = sorted((root / split / rest).iterdir())[-1]
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 2))
+    metrics = []
+    for remove in (False, True):
+        broken.unlink() if remove else broken.write_bytes(b"broken")
+        _open_splits.cache_clear()
+        task = Classification(classifier(root), CPU)
+        with process_group_of_one():
+            said = task.report(model, train=split == "train", micro_batch_size=2, rank=0, world_size=1)
+            metrics.append(said.metrics)
+            if split == "val":
+                plain = task.evaluate(model, micro_batch_size=2, rank=0, world_size=1)
+                assert plain.metrics["loss"] == pytest.approx(said.metrics["loss"])
+    assert metrics[0] == pytest.approx(metrics[1])
+    assert replaced_images.take() == 1 + (split == "val")
+    assert capfd.readouterr().err.startswith(f"not scored: {broken}: cannot be read")
+
+
 def test_nothing_counts_while_the_batch_is_measured_that_comes_next(root, capfd):
     (root / "train" / "ant" / "3.JPEG").write_bytes(b"broken")
     recipe = classifier(root, absa=dict(max_batch_size=16))
@@ -403,5 +426,5 @@ def test_two_ranks_and_one_replace_alike_and_count_every_image_once(root, tmp_pa
             1,
         ]  # batches are whole epochs here; then the evaluation
         assert json.loads((tmp_path / f"{world_size}/run/summary.json").read_text())["replaced_images"] == 5
-        assert job.screen.count("replaced: ") == 5
+        assert job.screen.count("replaced: ") == 4 and job.screen.count("not scored: ") == 1
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
