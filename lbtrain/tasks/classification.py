@@ -41,6 +41,7 @@ from lbtrain.recipe.sections import ModelConfig
 from lbtrain.tasks.class_scores import ClassScores
 from lbtrain.tasks.confusion import drawn
 from lbtrain.tasks.protocol import Evaluation, Losses, Report, primary_metric_of
+from lbtrain.tasks.weights import load_classifier, published_name
 
 TrainingBatch = tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]
 """Images; labels (n,), or probabilities (n, classes) where images are mixed; with multiplicative noise also
@@ -55,7 +56,6 @@ def build_model(recipe: Recipe, known: DatasetInfo) -> nn.Module:
     timm does not have, or not with these arguments.
     """
     from lbtrain.tasks.timm_models import create_classifier
-    from lbtrain.tasks.weights import load_classifier
 
     torch.manual_seed(recipe.seed)
     args = recipe.model.args | ({"drop_path_rate": recipe.model.drop_path} if recipe.model.drop_path else {})
@@ -90,7 +90,7 @@ class Classification:
         self.device = device
         self.primary_metric = primary_metric_of(recipe)
         self.known = dataset_info(recipe.data)
-        seed, model = recipe.seed, recipe.model.name
+        seed, model = recipe.seed, published_name(recipe.model)
         self.train_source: Source = open_source(recipe.data, train=True, seed=seed, model=model)
         self.eval_source: Source = open_source(recipe.data, train=False, seed=seed, model=model)
         self.stream: Stream = SampleStream(
@@ -107,7 +107,7 @@ class Classification:
         names = class_names(config.name, self.train_source.index, known.num_classes)
         photos = config.name in PHOTOS
         inputs = {"channels": known.channels, "size": known.image_size, "photos": photos}
-        inputs |= vars(pixel_rules(config, known, self.recipe.model.name))
+        inputs |= vars(pixel_rules(config, known, published_name(self.recipe.model)))
         return {"class_names": names, "inputs": {key: plain(value) for key, value in inputs.items()}}
 
     def batches(
@@ -249,7 +249,7 @@ class Classification:
         if self.recipe.data.augmentation == "alexnet":  # which has a deviation of its own
             std = [str(value / 255) for value in self.known.std]
             config = dataclasses.replace(config, std=std)
-        return open_source(config, train=True, seed=0, model=self.recipe.model.name, scored=True)
+        return open_source(config, train=True, seed=0, model=published_name(self.recipe.model), scored=True)
 
 
 def top1_error(scores: Tensor, labels: Tensor) -> Tensor | None:

@@ -100,14 +100,31 @@ def _whole(file: Path, *, of_a_folder: bool) -> tuple[Path, list[str]]:
     return file, []
 
 
+def published_name(config: ModelConfig) -> str:
+    """The network with the tag of timm that `model.weights` names: what its images are prepared for. Without
+    one, its own name.
+    """
+    try:
+        if config.weights and not weights_file(config.weights):
+            return f"{config.name.partition('.')[0]}.{_tag(config)}"
+    except RecipeError:  # for whoever reads the weights; a run that goes on does not
+        pass
+    return config.name
+
+
 def weights_rows(config: ModelConfig) -> list[tuple[str, str]]:
     """(heading, text) for a plan, which reads no weights: where they are from, or a note that they are not
-    here, since the machine that plans need not have them.
+    here, since the machine that plans need not have them; and of a tag, whose configuration says how photos
+    become inputs.
     """
     if not config.weights or config.library == "detectron2":  # whose names only detectron2 knows
         return []
     try:
-        return [("trained weights", str(weights_file(config.weights) or f"{_tag(config)} of timm"))]
+        if file := weights_file(config.weights):
+            return [("trained weights", str(file))]
+        rows = [("trained weights", f"{_tag(config)} of timm")]
+        pixels = f"as for {published_name(config)}, where data.* leaves them to the model"
+        return rows + [("pixels of photos", pixels)] * (config.library == "timm")
     except RecipeError as error:
         return [("trained weights: note", str(error))]
 

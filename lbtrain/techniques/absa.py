@@ -41,6 +41,7 @@ from lbtrain.runs.progress import Progress
 from lbtrain.runs.records import Records
 from lbtrain.runs.rows import CurvatureRow
 from lbtrain.tasks import Task
+from lbtrain.tasks.weights import published_name
 from lbtrain.techniques.fgsm import fgsm
 
 ITERATIONS, TOLERANCE, DROP = 10, 0.01, 2
@@ -145,6 +146,6 @@ class AdaptiveBatches:
 
 def _pixel_range(recipe: Recipe, device: torch.device) -> tuple[Tensor, Tensor]:
     """The normalised values of black and white, shape (channels, 1, 1)."""
-    rules = pixel_rules(recipe.data, dataset_info(recipe.data), recipe.model.name)
+    rules = pixel_rules(recipe.data, dataset_info(recipe.data), published_name(recipe.model))
     mean, std = (torch.tensor(values, device=device).view(-1, 1, 1) for values in (rules.mean, rules.std))
     return -mean / std, (255 - mean) / std

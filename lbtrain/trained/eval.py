@@ -26,18 +26,21 @@ from rich.table import Table
 from lbtrain.console import Console
 from lbtrain.data.coco_layouts import coco_files, has_coco
 from lbtrain.data.index import printable
+from lbtrain.data.pixels import photo_rules
 from lbtrain.data.registry import PHOTOS
 from lbtrain.engines.ddp import autocast_of
 from lbtrain.errors import RecipeError, naming_what_is_closed
 from lbtrain.faults.watchdog import Watchdog
 from lbtrain.launch.environment import own_arguments
 from lbtrain.launch.world import World, check_world, detect_world, ending_exchanges, start_process_group
-from lbtrain.recipe import Recipe
+from lbtrain.recipe import DataConfig, Recipe
 from lbtrain.recipe.sections.fields import COCO_FORMAT
 from lbtrain.runs.directory import RunDirectory
 from lbtrain.runs.files import as_csv, as_png, write_whole
 from lbtrain.runs.fingerprint import check_same_on_all_ranks
 from lbtrain.tasks import Report, create_task
+from lbtrain.tasks.classification import plain
+from lbtrain.tasks.weights import published_name
 from lbtrain.trained.command import naming_out, parser_of, prepare_folder
 from lbtrain.trained.model import TrainedModel, open_trained
 
@@ -53,7 +56,7 @@ _HEADS = {
 def main(words: Sequence[str]) -> int:
     options = _parser().parse_intermixed_args(own_arguments(words))
     trained = open_trained(options.run, raw=options.raw_weights)
-    recipe = _on_split(trained.recipe.with_overrides(options.overrides), options.split)
+    recipe = _on_split(_as_trained(trained).with_overrides(options.overrides), options.split)
     trained = dataclasses.replace(trained, recipe=recipe)
     if not options.out:
         RunDirectory(trained.run_dir).check_no_link("evaluation", f"evaluation/{options.split}")
@@ -80,6 +83,20 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--split", default="val", metavar="SPLIT", help=text)
     parser.add_argument("--out", metavar="FOLDER", help="default: evaluation/SPLIT in the run directory")
     return parser
+
+
+def _as_trained(trained: TrainedModel) -> Recipe:
+    """The recipe with the pixels that the checkpoint has where they are left to the model: an earlier version
+    may have taken others for it.
+    """
+    recipe, inputs, default = trained.recipe, trained.inputs, DataConfig()
+    if recipe.data.name not in PHOTOS:
+        return recipe
+    own = vars(photo_rules(default, published_name(recipe.model)))
+    written = {key: [str(value / 255) for value in inputs[key]] for key in ("mean", "std")}
+    written |= {key: inputs[key] for key in ("crop_share", "interpolation")}
+    left = [key for key in written if getattr(recipe.data, key) == getattr(default, key)]
+    return recipe.vary(data={key: written[key] for key in left if inputs[key] != plain(own[key])})
 
 
 def _on_split(recipe: Recipe, split: str) -> Recipe:

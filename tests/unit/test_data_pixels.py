@@ -1,5 +1,6 @@
 """What becomes of the pixels: formats by content, deep and odd modes, bounds, and the rules of each model."""
 
+import dataclasses
 import gzip
 import io
 import itertools
@@ -22,7 +23,12 @@ from lbtrain.data.pixels import PixelRules, notes_on_inputs, photo_rules
 from lbtrain.data.views import VIEWS, side_before_crop
 from lbtrain.errors import DataError, RecipeError
 from lbtrain.recipe import DataConfig, Recipe
+from lbtrain.tasks.classification import Classification
+from lbtrain.tasks.weights import weights_rows
+from lbtrain.techniques.absa import _pixel_range
+from lbtrain.trained.eval import _as_trained
 from lbtrain.trained.export import _crop_pct
+from lbtrain.trained.model import TrainedModel
 from tests.photos import encoded, natural, write_folder
 
 RAMP = np.arange(0, 2**16, 16, dtype=np.uint16).reshape(64, 64)
@@ -264,6 +270,48 @@ def test_a_share_and_the_one_that_is_exported_give_back_their_pixels():
         if size <= side:
             for share in (size / side, round(size / side, 12)):
                 assert side_before_crop(size, share) == side == math.floor(size / _crop_pct(size, share))
+
+
+RA4 = "efficientnet_b0.ra4_e3600_r224_in1k"
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "found"),
+    [
+        ("efficientnet_b0", "ra4_e3600_r224_in1k", RA4),
+        ("efficientnet_b0", RA4, RA4),
+        ("efficientnet_b0.ra_in1k", "ra4_e3600_r224_in1k", RA4),
+        ("efficientnet_b0.ra_in1k", "", "efficientnet_b0.ra_in1k"),
+        ("efficientnet_b0", "runs/gone", "efficientnet_b0"),
+        ("efficientnet_b0", "HERE", "efficientnet_b0"),
+    ],
+)
+def test_a_tag_brings_the_pixels_that_it_was_trained_on(tmp_path, name, weights, found):
+    """timm's default for efficientnet_b0 has ImageNet's mean, 0.875 and bicubic; ra4 has 0.5 and 0.9."""
+    write_folder(tmp_path)
+    model = dict(name=name, weights=weights.replace("HERE", str(tmp_path / "w.pt")))
+    torch.save({}, tmp_path / "w.pt")
+    recipe = Recipe().vary(model=model, data=dict(name="imagefolder", root=str(tmp_path), image_size=32))
+    expected = photo_rules(recipe.data, found)
+    assert (expected.mean == (127.5,) * 3) == (expected.crop_share == 0.9) == (found == RA4)
+    task = Classification(recipe, torch.device("cpu"))
+    for source in (task.train_source, task.eval_source, task._unvaried_training_split()):
+        assert source.rules == expected
+    said = task.about()["inputs"]
+    assert said["mean"] == list(expected.mean) and said["crop_share"] == expected.crop_share
+    low, _ = _pixel_range(recipe, torch.device("cpu"))
+    assert float(low[0]) == pytest.approx(-expected.mean[0] / expected.std[0])
+    rows = dict(weights_rows(recipe.model))
+    assert (rows.get("pixels of photos", "").split(",")[0] == f"as for {RA4}") == (found == RA4)
+    # A run of a version that took those of the default tag is scored with the pixels that it was trained on.
+    before = said | {key: list(value) if key in ("mean", "std") else value
+                     for key, value in vars(PixelRules(interpolation="bicubic")).items()}  # fmt: skip
+    trained = TrainedModel(
+        tmp_path, tmp_path, recipe, {}, False, ["ant", "bee"], before, step=1, fingerprint={}
+    )
+    scored = Classification(_as_trained(trained), torch.device("cpu")).eval_source.rules
+    assert np.allclose(scored.mean, before["mean"], rtol=1e-12) and scored.crop_share == 0.875
+    assert _as_trained(dataclasses.replace(trained, inputs=said)) == recipe
 
 
 def test_other_pixels_since_the_checkpoint_are_said():
