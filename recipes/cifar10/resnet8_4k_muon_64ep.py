@@ -7,7 +7,7 @@ epochs that it is compared with.
 
 Run        python recipes/cifar10/resnet8_4k_muon_64ep.py data.root=/data/cifar10
 Published  nothing: network and budget of epochs are chosen for two CPU cores
-Measured   not yet
+Measured   top-1 error 16.60 ± 0.08 % (n=3, as an arm of the sweep; results/cifar10_long.json)
 """
 
 from resnet8_4k_muon import recipe as short
