@@ -109,7 +109,8 @@ def mean_curve(
     deviation (None: a single run) is hollow and has no bar.
     """
     style = look(number)
-    marker: Any = dict(marker=_MARKERS[number % len(_MARKERS)], markersize=6, color=style["color"])
+    shape = _MARKERS[(number + number // len(COLOURS)) % len(_MARKERS)]  # another one where colours repeat
+    marker: Any = dict(marker=shape, markersize=6, color=style["color"])
     axes.plot(places, means, **style, linewidth=1.6)
     for place, mean, std in zip(places, means, stds, strict=True):
         if std is None:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
 
-from ..kit.charts import crosses, look, mean_curve, name_in_ink
+from ..kit.charts import COLOURS, crosses, look, mean_curve, name_in_ink
 
 
 class Curve(NamedTuple):
@@ -52,15 +52,15 @@ METHODS = ("unscaled", "linear", "linear + warm-up", "sgd", "lars", "lamb", "ada
 
 def looks_of(arms: Sequence[str]) -> dict[str, int]:
     """The number by which each arm is drawn (`charts.look`): that of the method that is its name or a word of
-    it (`resnet8_4k_lars`), so that one method has one colour in all pictures, and a free one for any other.
+    it (`resnet8_4k_lars`), so that one method has one colour in all pictures, with other dashes and another
+    marker for a second arm of it; and a free one for any other.
     """
     found: dict[str, int] = {}
     for arm in arms:
         words = re.split("[^a-z0-9]+", arm.lower())
-        named = [arm] if arm in METHODS else [method for method in METHODS if method in words]
-        number = METHODS.index(named[0]) if named else None
-        if number is not None and number not in found.values():
-            found[arm] = number
+        if named := [arm] if arm in METHODS else [method for method in METHODS if method in words]:
+            alike = itertools.count(METHODS.index(named[0]), len(COLOURS))
+            found[arm] = next(number for number in alike if number not in found.values())
     taken = set(found.values())
     free = (number for number in itertools.count() if number not in taken)
     for arm in arms:
