@@ -130,7 +130,8 @@ def in_order(data: Dataset[_T], keys: Iterable[Any], *, workers: int, pinned: bo
     with _naming_a_lost_worker(workers):
         if workers:
             _check_room(loader.multiprocessing_context, workers)
-        loaded = iter(loader)
+        with naming_the_shortage():  # of what the workers share with this process, such as images in memory
+            loaded = iter(loader)
     while True:
         with _naming_a_lost_worker(workers):
             entry = next(loaded, None)

@@ -106,6 +106,19 @@ def test_every_tensor_of_a_batch_finds_room_before_it_is_sent(kind, monkeypatch)
         assert isinstance(sent[0][1], HostError) and "--shm-size=8g" in str(sent[0][1])
 
 
+class NoRoom(KilledLater):
+    """A source whose tensors find no room when its first loader process is started."""
+
+    def __reduce__(self):
+        raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: No space left")
+
+
+def test_no_room_for_what_loader_processes_share_is_named_with_its_remedy():
+    blocks = [SampleStream(16, seed=0).block(0, 8)]
+    with pytest.raises(HostError, match=r"No space left.*--shm-size=8g.*data\.workers"):
+        list(batches(NoRoom(1), blocks, workers=1, device=torch.device("cpu")))  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("error", "remedy"),
     [
