@@ -56,7 +56,7 @@ def looks_of(arms: Sequence[str]) -> dict[str, int]:
     marker for a second arm of it; and a free one for any other.
     """
     found: dict[str, int] = {}
-    for arm in arms:
+    for arm in dict.fromkeys(arms):
         words = re.split("[^a-z0-9]+", arm.lower())
         if named := [arm] if arm in METHODS else [method for method in METHODS if method in words]:
             alike = itertools.count(METHODS.index(named[0]), len(COLOURS))

@@ -67,9 +67,10 @@ def test_a_method_looks_alike_beside_any_others():
     few = looks_of(["digits_720_muon", "SGD, best of the rates tried", "unscaled"])
     assert few["digits_720_muon"] == many["resnet8_4k_muon"] != many["resnet8_4k_sgd"]
     assert few["SGD, best of the rates tried"] == many["resnet8_4k_sgd"]
-    # A second arm of a method has its colour, others take what is free: no two arms of a picture look alike, and
-    # none is a method by a part of a word.
+    # A second arm of a method has its colour, others take what is free: no two arms of a picture look alike,
+    # and none is a method by a part of a word.
     other = looks_of(["one_muon", "other_muon", "linearly", "unscaled", "plain"])
     assert other["one_muon"] == many["resnet8_4k_muon"] and other["unscaled"] == many["unscaled"]
     assert look(other["other_muon"])["color"] == look(other["one_muon"])["color"]
     assert sorted(other.values()) == [0, 1, 2, 7, 15]
+    assert looks_of(["linear", "linear"]) == {"linear": 1}  # an arm at two batch sizes
