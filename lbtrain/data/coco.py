@@ -93,13 +93,13 @@ class CocoSource:
         image, objects = self._records[index]
         pixels = self._pixels(image)
         size = pixels.shape[:2]
-        outlines = [encoded(annotation["segmentation"], *size) for annotation in objects]
         labels = np.array([self._labels[annotation["category_id"]] for annotation in objects], np.int64)
         boxes = _corners([annotation["bbox"] for annotation in objects], *size)
         kept = not_empty(boxes)
 
         def masks() -> NDArray[np.uint8]:
-            made = [mask_of(outlines[number], *size) for number in np.flatnonzero(kept)]
+            outlines = (objects[number]["segmentation"] for number in np.flatnonzero(kept))
+            made = [mask_of(encoded(outline, *size), *size) for outline in outlines]
             return np.array(made, np.uint8).reshape(-1, *size)
 
         return Sample(image["id"], pixels, boxes[kept], labels[kept], masks)

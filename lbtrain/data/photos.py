@@ -79,7 +79,8 @@ class PhotoSource:
                     name = self.container.name(int(shown.indices[0]))
                     text = f"not scored: {error}" if self.scored else f"replaced: {error}; replaced by {name}"
                     self.replaced.append(text)
-                labels[place] = NOT_SCORED if self.scored else labels[place]
+                if self.scored:
+                    labels[place] = NOT_SCORED
             # one by one, while they are in the cache
             pixels[place].copy_(self.operators.vary(seen, varied[place][0])).sub_(self.mean).div_(self.std)
             self.operators.erase(pixels[place], varied[place][1])
