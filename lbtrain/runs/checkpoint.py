@@ -42,6 +42,9 @@ from lbtrain.runs.loading import (
 )
 from lbtrain.runs.progress import Progress
 
+_Write = tuple[int, Mapping[str, Any], float | None]
+"""The step of a checkpoint, its content, and the value of its evaluation if it is the best of the run."""
+
 
 class Checkpoints:
     """The checkpoints of one run, in `run_dir/checkpoints`; the `keep` newest stay, not counting damaged ones
@@ -59,6 +62,7 @@ class Checkpoints:
         """When the run would have started if nothing had interrupted it."""
         self._writer: threading.Thread | None = None
         self._failed = False
+        self._unsaved_best: _Write | None = None
         self._skipped: set[Path] = set()
 
     def save(
@@ -76,6 +80,7 @@ class Checkpoints:
 
         A disk that does not take it is told of, and training goes on. The save after that returns when it is
         written, as one does that is to `wait`, and raises SaveFailed if it is not; the older ones are whole.
+        A best one that was not taken is written then too, unless this one is better.
         """
         self.wait()
         best = self.best.value if is_best else None  # now: the next evaluation may come before the thread
@@ -94,8 +99,10 @@ class Checkpoints:
         if best is not None:
             content[BEST] = {self.best.metric: best}
         if wait or self._failed:
+            if self._unsaved_best and best is None:
+                self._write_or_explain(*self._unsaved_best)
             self._write_or_explain(progress.step, content, best)
-            self._failed = False
+            self._failed, self._unsaved_best = False, None
             return
         self._writer = threading.Thread(target=self._write_or_note, args=(progress.step, content, best))
         self._writer.start()
@@ -112,6 +119,7 @@ class Checkpoints:
             self._write_or_explain(step, content, best)
         except SaveFailed as error:
             self._failed = True
+            self._unsaved_best = (step, content, best) if best is not None else None
             say(f"{error}. Training goes on, and ends if the next save fails too.", error=True)
 
     def _write_or_explain(self, step: int, content: Mapping[str, Any], best: float | None) -> None:

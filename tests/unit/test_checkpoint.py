@@ -372,6 +372,31 @@ def test_a_save_that_fails_is_told_of_and_the_next_one_is_tried(tmp_path, monkey
         checkpoints.save(state(5), Progress(160, 5), "")
 
 
+@pytest.mark.parametrize(("next_error", "kept"), [(30.0, 2), (10.0, 3)])
+def test_a_best_one_that_failed_is_written_with_the_next_unless_that_is_better(
+    tmp_path, monkeypatch, next_error, kept
+):
+    checkpoints = Checkpoints(tmp_path, keep=1, best="top1_error")
+
+    def evaluate_and_save(step: int, error: float) -> None:
+        improved = checkpoints.best.improved({"top1_error": error})
+        checkpoints.save(state(step), Progress(32 * step, step), "", is_best=improved)
+        checkpoints.wait()
+
+    def fail(*_) -> None:
+        raise OSError("input/output error")
+
+    evaluate_and_save(1, 40.0)
+    with monkeypatch.context() as patched:
+        patched.setattr(torch, "save", fail)
+        evaluate_and_save(2, 20.0)
+    evaluate_and_save(3, next_error)
+    best = checkpoints.load(tmp_path / "checkpoints" / "best.pt")
+    assert (best.progress.step, best.best) == (kept, {"top1_error": min(20.0, next_error)})
+    assert newest(checkpoints)[1].step == 3
+    assert "step_000000002.pt" not in names(tmp_path)
+
+
 def test_other_files_in_the_folder_are_left_alone(tmp_path):
     checkpoints = save(tmp_path, 1, keep=1)
     for name in ("step_best.pt", "step_000000009.pt.bak", "notes.txt", "step_7.pt"):
