@@ -155,7 +155,7 @@ def plain_numbers(axis: Axis) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def batch_axis(axes: Axes, sizes: Sequence[int], labels: Sequence[str]) -> None:
+def batch_axis(axes: Axes, sizes: Sequence[float], labels: Sequence[str]) -> None:
     """Batch sizes as equal steps of doubling, marked where something was measured."""
     axes.set_xscale("log", base=2)
     axes.set_xticks(sizes, labels)

@@ -4,6 +4,7 @@
         recipes/digits/digits_720.py --seeds 5 --launcher deepspeed --ranks 2
     lbtrain study sweep --help    the metric against the batch size
     lbtrain study tune --help     the best settings, with equal budgets
+    lbtrain study epochs --help   the epochs to the same score against the batch size
 
 The first recipe is the reference that the others are compared with; key=value words override keys of all. All
 runs of a study share one launch. A study that was stopped continues where it was: a run in --out that has
@@ -21,16 +22,18 @@ from lbtrain.errors import RecipeError
 from lbtrain.recipe.files import load_recipe
 
 from ..kit import command
-from . import sweep, tune
+from . import epochs, sweep, tune
 from .arm import Arm, score_metric_of
 from .jobs import Job, Launch, check_names_differ, split_words
 from .report import write_report
 
+_OTHERS = {"sweep": sweep.main, "tune": tune.main, "epochs": epochs.main}
+
 
 def main(argv: list[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
-    if words[:1] in (["sweep"], ["tune"]):
-        return (sweep if words[0] == "sweep" else tune).main(words[1:])
+    if words and (other := _OTHERS.get(words[0])):
+        return other(words[1:])
     return command.exit_code(lambda: _study(words))
 
 

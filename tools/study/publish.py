@@ -1,9 +1,10 @@
-"""Put a finished study, sweep, search, or comparison of sharpness, of steps to a goal, or of runs into the
-repository: its numbers, its picture, its table on a page.
+"""Put a finished study, sweep, search, or comparison of epochs to a score, of sharpness, of steps to a goal,
+or of runs into the repository: its numbers, its picture, its table on a page.
 
     python -m tools.study.publish runs/demo --name digits_demo
     python -m tools.study.publish runs/sweep --name digits_sweep
     python -m tools.study.publish runs/tune --name cifar10_tuning
+    python -m tools.study.publish runs/epochs --name cifar10_epochs
     python -m tools.study.publish runs/methods --name digits_methods --page docs/methods.md
     python -m tools.study.publish runs/sharpness --name cifar10_sharpness --page docs/landscape.md
     python -m tools.study.publish runs/steps --name steps_to_loss --page docs/landscape.md
@@ -105,7 +106,7 @@ def put(folder: Path, name: str, page: Path) -> None:
     """Publishes what `folder` holds. Raises RecipeError, before anything is written, for a folder without a
     result, and for one that older code wrote.
     """
-    known = ("sweep", "tune", "sharpness", "steps", "runs", "study")
+    known = ("sweep", "tune", "epochs", "sharpness", "steps", "runs", "study")
     kind = next((kind for kind in known if (folder / f"{kind}.json").exists()), None)
     if not kind:
         raise RecipeError(f"{folder} holds no result: name the --out folder of a command that finished")

@@ -12,14 +12,14 @@ The first recipe is trained at every batch size in three arms:
 
 Every other recipe is a further arm, under its own rule; key=value words change all of them. An arm with
 schedule.rule=table is trained at the batch sizes of its table only; at --tuned-batch-sizes only such arms
-are, and at --warmup-batch-sizes only the linear rule with a warm-up. Epochs and schedules stay. Where the
-batch is smaller than bn_batch_size or loss_batch_size, all arms alike take these down to it, and they keep
-the memory of the running batch-norm statistics in examples, which only an evaluation uses (bn_momentum = 1 -
-(1 - m) ** (batch / the recipe's batch); Busbridge et al. 2023, "How to scale your EMA"). Arms that are the
-same run at some batch size share it. A sweep that was stopped continues where it was; --continue-from keeps
-the points of a published one, whose runs may be gone. It writes sweep.md, sweep.json, sweep.png,
-sweep_errors.png (training error by epoch beside that of the base batch: Goyal et al. 2017, Figures 2 to 4)
-and sweep.html into --out.
+are, and at --warmup-batch-sizes only the linear rule with a warm-up: these two may stand without
+--batch-sizes. Epochs and schedules stay. Where the batch is smaller than bn_batch_size or loss_batch_size,
+all arms alike take these down to it, and they keep the memory of the running batch-norm statistics in
+examples, which only an evaluation uses (bn_momentum = 1 - (1 - m) ** (batch / the recipe's batch); Busbridge
+et al. 2023, "How to scale your EMA"). Arms that are the same run at some batch size share it. A sweep that
+was stopped continues where it was; --continue-from keeps the points of a published one, whose runs may be
+gone. It writes sweep.md, sweep.json, sweep.png, sweep_errors.png (training error by epoch beside that of the
+base batch: Goyal et al. 2017, Figures 2 to 4) and sweep.html into --out.
 """
 
 from collections.abc import Container, Sequence
@@ -114,7 +114,9 @@ def words_at(
 
 def main(words: list[str]) -> int:
     parser = command.parser("study sweep", __doc__)
-    parser.add_argument("--batch-sizes", required=True, help="The batch sizes, such as 2,8,32,128,720.")
+    parser.add_argument(
+        "--batch-sizes", default="", help="The batch sizes of all arms, such as 2,8,32,128,720."
+    )
     parser.add_argument(
         "--tuned-batch-sizes",
         default="",
@@ -141,11 +143,14 @@ def main(words: list[str]) -> int:
 
     def work() -> str:
         recipes, overrides = split_words(options.words)
+        named = options.batch_sizes, options.tuned_batch_sizes, options.warmup_batch_sizes
+        if not any(named) and options.continue_from is None:
+            raise RecipeError("no batch size is named: add --batch-sizes, such as 2,8,32,128,720")
         arms = arms_of(recipes[0], recipes[1:], overrides)
         launch = Launch.of(options)
         published = published_points(options.continue_from, arms, overrides, launch)
         known = {key: len(point.seeds) for key, point in published.items()}
-        sizes = batch_sizes_of(options.batch_sizes)
+        sizes = further_sizes(options.batch_sizes, [])
         tuned = [arm for arm in arms if arm.recipe.schedule.rule == "table"]
         tuned_sizes = further_sizes(options.tuned_batch_sizes, sizes)
         check_all_are_trained(tuned, [*sizes, *tuned_sizes], tuned_sizes, {arm for arm, _ in known})

@@ -148,6 +148,18 @@ def test_tuned_batch_sizes_are_for_the_arms_with_a_table_alone(monkeypatch):
     assert made[-1] == ("linear + warm-up", [1024])
 
 
+def test_further_batch_sizes_may_stand_alone(tmp_path, monkeypatch, capsys):
+    trained: list[Job] = []
+    monkeypatch.setattr(Launch, "train", lambda _, jobs: trained.extend(jobs))
+    monkeypatch.setattr(sweep, "write_report", lambda *_, **__: "")
+    words = ["cifar10/resnet8_4k", "cifar10/resnet8_4k_muon", "--seeds", "1", "--out", str(tmp_path)]
+    assert sweep.main([*words, "--tuned-batch-sizes", "4096", "--warmup-batch-sizes", "1024"]) == 0
+    folders = [Path(job.run_dir).relative_to(tmp_path) for job in trained]
+    assert list(map(str, folders)) == ["resnet8_4k_muon/batch4096/seed0", "linear+warm-up/batch1024/seed0"]
+    assert sweep.main(words) == 2
+    assert "add --batch-sizes" in capsys.readouterr().err
+
+
 def test_a_point_knows_the_shipped_recipe_that_it_is(tmp_path):
     arms = arms_of(RECIPES / "cifar10/resnet8_4k.py", [RECIPES / "cifar10/resnet8_4k_lamb.py"])
     made = points_of(arms, [128, 1024, 4096], [0], tmp_path)

@@ -1,0 +1,54 @@
+"""How many epochs, and how many steps, each batch size needs for the same score: sweeps of several durations,
+read together.
+
+    lbtrain study sweep RECIPE --batch-sizes 128,1024,4096 duration=8ep --out runs/8ep     # 16ep, 32ep too
+    lbtrain study epochs runs/8ep runs/16ep runs/32ep --scores 25,20
+
+A run counts with its last score alone, after its whole schedule: the question is how long a run has to be
+planned (`lbtrain landscape sweep` asks for the steps at constant rates). Between two durations the mean
+score is taken to lie on a straight line over the logarithm of the epochs; nothing is extrapolated. The
+interval of 95% reaches to where the lines through the ends of the means' own intervals (Student's t) cross
+the score; that of a ratio combines two of them (Zou & Donner 2008, on logarithms). At each batch size the
+arm that needs the fewest epochs is compared with that of the smallest batch. It trains nothing, and writes
+epochs.md, epochs.json, epochs.png and epochs.html into --out.
+"""
+
+import math
+from pathlib import Path
+
+from lbtrain.errors import RecipeError
+
+from ..kit import command
+from .epochs_report import report
+
+
+def scores_of(text: str) -> list[float]:
+    """Of an option, each once, in the order given. Raises RecipeError."""
+    try:
+        scores = list(dict.fromkeys(float(part) for part in text.split(",")))
+    except ValueError:
+        scores = [math.nan]
+    if not all(0 < score < 100 for score in scores):
+        raise RecipeError(f"--scores {text}: write percentages such as 25,20")
+    return scores
+
+
+def main(words: list[str]) -> int:
+    parser = command.parser("study epochs", __doc__)
+    parser.add_argument(
+        "sweeps",
+        nargs="+",
+        type=Path,
+        metavar="SWEEP",
+        help="Sweeps of different durations: --out folders, sweep.json files, or results/NAME.json.",
+    )
+    parser.add_argument("--scores", required=True, help="Scores to be reached, in percent, such as 25,20.")
+    parser.add_argument("--title", default="Epochs to the same score", help="The heading of the report.")
+    parser.add_argument("--out", type=Path, default=Path("runs/epochs"), help="(default runs/epochs)")
+    options = parser.parse_args(words)
+    typed = command.typed("study epochs", words)
+    return command.exit_code(
+        lambda: report(
+            options.sweeps, scores_of(options.scores), options.out, title=options.title, command=typed
+        )
+    )
