@@ -17,7 +17,18 @@ from ..kit.charts import save
 from ..kit.tables import Table
 from ..study.arm import origin_of
 from . import chart
-from .noise import REMEDY, Advice, Window, advise, batch_schedule, interval_text, windows
+from .noise import (
+    FEWEST,
+    REMEDY,
+    WINDOWS,
+    Advice,
+    Window,
+    advise,
+    batch_schedule,
+    interval_text,
+    size_text,
+    windows,
+)
 from .runs import Run
 
 
@@ -83,7 +94,7 @@ def _end(run: Run, until_loss: float | None) -> float:
 
 def _sizes(advice: Advice) -> list[int]:
     """Powers of two from an eighth of the critical batch to eight times it."""
-    middle = round(math.log2(advice.critical_batch))
+    middle = max(0, round(math.log2(advice.critical_batch)))
     return [2**power for power in range(max(0, middle - 3), middle + 4)]
 
 
@@ -106,7 +117,6 @@ def _window(window: Window) -> dict[str, Any]:
         "steps": window.steps,
         "noise_scale": noise.value,
         "noise_scale_interval": [noise.low, noise.high if math.isfinite(noise.high) else None],
-        "significant": window.significant,
     }
 
 
@@ -115,8 +125,8 @@ def _outcome(
 ) -> list[str]:
     interval = interval_text(*advice.critical_batch_interval)
     lines = [
-        f"critical batch {advice.critical_batch:,.0f} (95%: {interval}): there a run takes twice the fewest "
-        "steps and examples; a batch several times as large costs examples and saves next to no steps",
+        f"critical batch {size_text(advice.critical_batch)} (95%: {interval}): there a run takes twice the "
+        "fewest steps and examples; a batch several times as large costs examples and saves next to no steps",
         f"this run's progress would take at least {advice.min_steps:,.0f} steps, and at least "
         f"{advice.min_examples:,.0f} examples",
     ]
@@ -132,31 +142,12 @@ def _outcome(
             "this run's batch is past that point: the same progress at a smaller batch, with its rate, "
             "costs fewer examples"
         )
-    return lines + _doubts(found, schedule)
-
-
-def _doubts(found: Sequence[Window], schedule: list[str]) -> list[str]:
-    """What the measurements leave open, and what would help."""
-    clear = [window for window in found if window.significant]
-    unclear, unbounded = len(found) - len(clear), sum(math.isinf(window.noise.high) for window in clear)
-    lines = []
-    if unclear:
-        part = (
-            f"{sum(window.end - window.start for window in found if not window.significant):,} of "
-            f"{found[-1].end:,} examples"
-        )
+    if len(found) < min(WINDOWS, sum(len(window.measured) for window in found) // FEWEST):
         lines.append(
-            f"{unclear} of {len(found)} stretches ({part}) are left out of the critical batch, since "
-            "gradient and noise do not both show "
-            "there: what they did counts as if it had cost what the rest did"
+            f"the noise scale is averaged over longer parts of the run, {len(found)} in all, since the "
+            f"gradient does not show in shorter ones. {REMEDY}. Or leave out with --until-loss what had "
+            "nothing left to learn"
         )
-    if schedule and unbounded:
-        lines.append(
-            f"in {unbounded} of {len(clear)} stretches the noise scale has no upper bound: there this batch "
-            "keeps to the lower one, and is smaller than it could be"
-        )
-    if unclear or unbounded:
-        lines.append(f"{REMEDY}. Or leave out with --until-loss what had nothing left to learn")
     return lines
 
 

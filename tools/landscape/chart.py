@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from ..kit.charts import BLUE, GREEN, GREY, ORANGE, Chart, tidy
-from .noise import Advice, Window, interval_text
+from .noise import Advice, Window, interval_text, size_text
 
 
 def batch_charts(
@@ -23,7 +23,7 @@ def batch_charts(
         Chart(
             "What each batch size would cost",
             "Examples against steps, one point for each batch size on a falling curve: the critical batch, "
-            f"{advice.critical_batch:,.0f}, lies in its bend.",
+            f"{size_text(advice.critical_batch)}, lies in its bend.",
             lambda axes: _draw_tradeoff(axes, advice),
             width=6,
         ),
@@ -47,7 +47,7 @@ def _draw_tradeoff(axes: Axes, advice: Advice) -> None:
         axes.annotate(f"{2**power:,}", point, xytext=(6, 4), textcoords="offset points", fontsize=9)
     critical = advice.steps(advice.critical_batch), advice.examples(advice.critical_batch)
     axes.plot(
-        *critical, "D", color=ORANGE, markersize=9, label=f"critical batch {advice.critical_batch:,.0f}"
+        *critical, "D", color=ORANGE, markersize=9, label=f"critical batch {size_text(advice.critical_batch)}"
     )
     axes.axvline(advice.min_steps, color=GREY, linestyle=":", label=f"fewest steps {advice.min_steps:,.0f}")
     axes.axhline(
@@ -61,13 +61,12 @@ def _draw_tradeoff(axes: Axes, advice: Advice) -> None:
 
 
 def _draw_course(axes: Axes, found: Sequence[Window], train_examples: int, schedule: Sequence[str]) -> None:
-    shown = [window.noise.value or 1.0 for window in found if window.significant] + [
+    shown = [window.noise.value or 1.0 for window in found] + [
         size for window in found for size in window.steps
     ]
-    # A band without an end runs off the picture: none may seem to end where the axis does.
     bottom, top = max(1.0, min(shown) / 4), 4 * max(shown)
     for window in found:
-        _draw_window(axes, window, train_examples, bottom, top)
+        _draw_window(axes, window, train_examples, bottom)
     if schedule:
         epochs, sizes = _steps_of(schedule, found[-1].end / train_examples)
         axes.plot(
@@ -87,27 +86,16 @@ def _draw_course(axes: Axes, found: Sequence[Window], train_examples: int, sched
     tidy(axes)
 
 
-def _draw_window(axes: Axes, window: Window, train_examples: int, bottom: float, top: float) -> None:
+def _draw_window(axes: Axes, window: Window, train_examples: int, bottom: float) -> None:
     noise, span = window.noise, [window.start / train_examples, window.end / train_examples]
-    if window.significant:
-        axes.fill_between(
-            span, max(noise.low, bottom / 2), min(noise.high, 2 * top), color=BLUE, alpha=0.18, linewidth=0
-        )
-        axes.plot(
-            span,
-            [noise.value or 0.0] * 2,
-            color=BLUE,
-            linewidth=2,
-            label=_once(axes, "noise scale, with 95% bands"),
-        )
-    else:
-        axes.axvspan(
-            *span,
-            color=GREY,
-            alpha=0.15,
-            linewidth=0,
-            label=_once(axes, "noise scale not measurable: left out"),
-        )
+    axes.fill_between(span, max(noise.low, bottom / 2), noise.high, color=BLUE, alpha=0.18, linewidth=0)
+    axes.plot(
+        span,
+        [noise.value or 0.0] * 2,
+        color=BLUE,
+        linewidth=2,
+        label=_once(axes, "noise scale, with 95% bands"),
+    )
     edges = (
         np.cumsum([window.start, *(size * count for size, count in window.steps.items())]) / train_examples
     )

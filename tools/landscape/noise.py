@@ -10,10 +10,11 @@ and, at another batch, steps = steps_min + examples_min / B, which is the curve 
 batch, and the same end point at every batch.
 """
 
+import functools
 import itertools
 import math
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +23,8 @@ import numpy as np
 from lbtrain.analysis.noise_scale import Moments, NoiseScale, moments_of_row, noise_scale
 from lbtrain.errors import RecipeError
 
-WINDOWS = 8, 4, 2, 1
+WINDOWS = 8
+"""Into as many a run is cut at most."""
 FEWEST = 5
 """Measurements in a window, at least."""
 REMEDY = (
@@ -48,11 +50,9 @@ class Window:
         return noise_scale(self.measured)
 
     @property
-    def significant(self) -> bool:
-        """Whether gradient and noise both show. An interval from 0 on leaves the noise scale open, however
-        well the gradient is known.
-        """
-        return bool(self.noise.value) and self.noise.low > 0
+    def bounded(self) -> bool:
+        """Whether the gradient shows beside the noise, which is then bounded."""
+        return math.isfinite(self.noise.high)
 
     def fewest_steps(self, noise: float) -> float:
         """How many steps without noise make the progress of these."""
@@ -75,34 +75,52 @@ class Advice:
         return self.min_examples + self.min_steps * batch_size
 
 
+def size_text(size: float) -> str:
+    """A batch size, which has at least one example."""
+    return f"{size:,.0f}" if size >= 1 else "below 1"
+
+
 def interval_text(low: float, high: float | None) -> str:
-    """Of a batch size, with or without an upper end; a lower end of 0 is none."""
+    """Of a batch size, with or without an upper end; a lower end below one example is none."""
     if high is None:
         return f"above {low:,.0f}"
-    return f"{low:,.0f} to {high:,.0f}" if low else f"below {max(1.0, high):,.0f}"
+    return f"{low:,.0f} to {high:,.0f}" if low >= 1 else f"below {max(1.0, high):,.0f}"
 
 
 def windows(rows: Sequence[dict[str, Any]]) -> list[Window]:
-    """Cuts the rows of kind `noise` into windows of equal count: as many as WINDOWS has it, so that at least
-    half of them are significant.
+    """Cuts the rows of kind `noise` into up to WINDOWS windows whose noise scale has an upper bound: one
+    without is averaged with its neighbours. Every measurement counts. To leave some out by their value, such
+    as where |G|^2 comes out negative, would make the noise scale too small.
 
-    One in many that are not may seem so by chance, and would then stand for the whole run. Raises RecipeError
-    where there are too few rows, or where not even the average over the run is significant.
+    Raises RecipeError where there are too few rows, or where not even the average over the run shows both
+    gradient and noise.
     """
     if len(rows) < FEWEST:
         raise RecipeError(
             f"{len(rows)} measurements of the gradient noise are too few, {FEWEST} are needed: train with "
             "measure.noise_scale=20it, or more often where the run is that short"
         )
-    for count in (count for count in WINDOWS if count * FEWEST <= len(rows)):
-        found = _cut(rows, count)
-        if 2 * sum(window.significant for window in found) >= count:
-            return found
-    raise RecipeError(f"in {len(rows)} measurements {_bounds(found[0].noise)}. {REMEDY}")
+    found: list[Window] = []
+    for window in _cut(rows, min(WINDOWS, len(rows) // FEWEST)):
+        if found and not found[-1].bounded:
+            found[-1] = _joined(found[-1], window)
+        else:
+            found.append(window)
+    while len(found) > 1 and not found[-1].bounded:
+        found[-2:] = [_joined(*found[-2:])]
+    whole = functools.reduce(_joined, found).noise
+    if not (found[0].bounded and whole.low):
+        raise RecipeError(f"in {len(rows)} measurements {_bounds(whole)}. {REMEDY}")
+    return found
+
+
+def _joined(before: Window, after: Window) -> Window:
+    steps = Counter(before.steps) + Counter(after.steps)
+    return Window(before.start, after.end, dict(steps), before.measured + after.measured)
 
 
 def _bounds(noise: NoiseScale) -> str:
-    """What can be concluded where the noise scale is not significant."""
+    """What can be concluded where gradient and noise do not both show."""
     if math.isfinite(noise.high):
         return (
             "no noise shows beside the gradient: the critical batch is below "
@@ -132,27 +150,20 @@ def _cut(rows: Sequence[dict[str, Any]], count: int) -> list[Window]:
 
 
 def advise(found: Sequence[Window]) -> Advice:
-    """The critical batch of the windows that tell something; those that do not count as progress that cost
-    what the others' did.
-
-    The interval is the middle 95% of resampled measurements (bootstrap within each window).
+    """The critical batch of all windows. The interval is the middle 95% of resampled measurements (bootstrap
+    within each window).
     """
-    shown = [window for window in found if window.significant]
-    steps, examples = _minima(shown, [_ratio(np.array(window.measured)) for window in shown])
+    measured = [np.array(window.measured) for window in found]
+    steps, examples = _minima(found, map(_ratio, measured))
     generator = np.random.default_rng(0)
     resampled = []
     for _ in range(RESAMPLES):
-        ratios = [
-            _ratio(generator.choice(np.array(window.measured), len(window.measured))) for window in shown
-        ]
-        few_steps, few_examples = _minima(shown, ratios)
+        ratios = [_ratio(generator.choice(own, len(own))) for own in measured]
+        few_steps, few_examples = _minima(found, ratios)
         resampled.append(few_examples / few_steps if few_steps else math.inf)
     low, high = np.quantile(resampled, [0.025, 0.975], method="nearest")
-    critical = examples / steps
-    steps += sum(window.fewest_steps(critical) for window in found if not window.significant)
-    return Advice(
-        critical, (float(low), float(high) if math.isfinite(high) else None), steps, critical * steps
-    )
+    interval = float(low), float(high) if math.isfinite(high) else None
+    return Advice(examples / steps, interval, steps, examples)
 
 
 def _ratio(measured: "np.ndarray[Any, Any]") -> float:
@@ -160,12 +171,13 @@ def _ratio(measured: "np.ndarray[Any, Any]") -> float:
     return max(0.0, trace / square) if square > 0 else math.inf
 
 
-def _minima(found: Sequence[Window], ratios: Sequence[float]) -> tuple[float, float]:
+def _minima(found: Sequence[Window], ratios: Iterable[float]) -> tuple[float, float]:
     """steps_min and examples_min of these windows from each one's noise scale."""
-    steps = [window.fewest_steps(ratio) for window, ratio in zip(found, ratios, strict=True)]
-    if any(math.isinf(ratio) for ratio in ratios):
-        return sum(steps), math.inf
-    return sum(steps), sum(ratio * few for ratio, few in zip(ratios, steps, strict=True))
+    steps = examples = 0.0
+    for window, ratio in zip(found, ratios, strict=True):
+        few = window.fewest_steps(ratio)
+        steps, examples = steps + few, examples + (math.inf if math.isinf(ratio) else ratio * few)
+    return steps, examples
 
 
 def batch_schedule(found: Sequence[Window], *, train_examples: int, whole: int) -> list[str]:
@@ -173,14 +185,12 @@ def batch_schedule(found: Sequence[Window], *, train_examples: int, whole: int) 
     `schedule.batch_growth=2ep:2,5ep:4`.
 
     The growth is there also where it is empty, since a recipe may have one of its own. A batch is `whole`
-    examples (a ghost batch) times a power of two. Where a window's noise scale has no upper bound, its lower
-    one counts; windows that tell nothing change nothing. The batch never shrinks, nor is it more than an
-    eighth of the data, or `whole` where that is more.
+    examples (a ghost batch) times a power of two. The batch never shrinks, nor is it more than an eighth of
+    the data, or `whole` where that is more.
     """
     most = max(whole, train_examples / 8)
-    shown = [window for window in found if window.significant]
     (_, size), *later = [
-        (window.start, _power_of_two(_supported(window.noise), whole, most)) for window in shown
+        (window.start, _power_of_two(window.noise.value or 0.0, whole, most)) for window in found
     ]
     growth, first = [], size
     for start, wanted in later:
@@ -188,10 +198,6 @@ def batch_schedule(found: Sequence[Window], *, train_examples: int, whole: int) 
             growth.append(f"{round(start / train_examples, 3):g}ep:{wanted // size}")
             size = wanted
     return [f"batch_size={first}", f"schedule.batch_growth={','.join(growth)}"]
-
-
-def _supported(noise: NoiseScale) -> float:
-    return noise.value if noise.value is not None and math.isfinite(noise.high) else noise.low
 
 
 def _power_of_two(noise: float, whole: int, most: float) -> int:

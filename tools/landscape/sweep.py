@@ -27,7 +27,7 @@ from ..study.grid import GridArm, Point, check_rates_follow_a_rule, trained
 from ..study.jobs import Launch
 from ..study.report import provenance_of, write_result
 from . import chart
-from .noise import advise, interval_text, windows
+from .noise import advise, interval_text, size_text, windows
 from .runs import Run
 
 LOG_EXAMPLES = 256
@@ -319,5 +319,5 @@ def _prediction(best: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
             f"{where} says no critical batch in its {len(rows)} measurements: more --seeds measure more",
         )
     interval = interval_text(*predicted.critical_batch_interval)
-    outcome = f"{where} says {predicted.critical_batch:,.0f} (95%: {interval})"
+    outcome = f"{where} says {size_text(predicted.critical_batch)} (95%: {interval})"
     return {**vars(predicted), "from_batch": best["batch_size"], "measurements": len(rows)}, outcome
