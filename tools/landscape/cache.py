@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from lbtrain.analysis import Objective
-from lbtrain.runs.files import write_whole
+from lbtrain.runs.files import read_object, write_whole
 
 from .runs import DistContext
 
@@ -40,8 +40,12 @@ def cached(
 
 
 def _read(path: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
-    found = json.loads(path.read_text()) if path.exists() else {}
-    return found["result"] if found.get("settings") == settings else None
+    """None as well where the file is damaged: it is measured anew then."""
+    try:
+        found = read_object(path, {"settings": dict, "result": dict})
+    except (OSError, ValueError):
+        return None
+    return found["result"] if found["settings"] == settings else None
 
 
 class Watched:

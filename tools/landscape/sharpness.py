@@ -98,11 +98,14 @@ def table_of(groups: Sequence[Seeds]) -> Table:
 
 
 def outcomes(groups: Sequence[Seeds]) -> list[str]:
-    """How much sharper each minimum is than the first, by Keskar's measure."""
+    """How much sharper each minimum is than the first, by Keskar's measure, with intervals of 95% that hold
+    together.
+    """
     first, *others = zip(names_of_seeds(groups), groups, strict=True)
     base = first[1].values(KESKAR)
     return [
-        f"{name}: {_gap(group.values(KESKAR), base)} against {first[0]} ({KESKAR})" for name, group in others
+        f"{name}: {_gap(group.values(KESKAR), base, len(others), f'against {first[0]} ({KESKAR})')}"
+        for name, group in others
     ]
 
 
@@ -139,10 +142,14 @@ def _cell(values: Sequence[float]) -> str:
     return f"{statistics.mean(values):.3g}{spread}"
 
 
-def _gap(values: Sequence[float], base: Sequence[float]) -> str:
+def _gap(values: Sequence[float], base: Sequence[float], comparisons: int, against: str) -> str:
     gap = statistics.mean(values) - statistics.mean(base)
-    error = interval_of((deviation(values), len(values)), (deviation(base), len(base)))
-    return f"{gap:+.3g}" + ("" if error is None else f" ± {error:.2g}")
+    spreads = [(deviation(each), len(each)) for each in (values, base)]
+    error = interval_of(*spreads, comparisons=comparisons)
+    if error is None:
+        return f"{gap:+.3g} {against}"
+    remark = "" if abs(gap) > error else ": no difference that these seeds can show"
+    return f"{gap:+.3g} ± {error:.2g} {against}{remark}"
 
 
 def _chart(rows: Sequence[dict[str, Any]], title: str) -> Chart:
