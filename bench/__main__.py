@@ -103,9 +103,6 @@ def run(benches: list[Bench], results: Path) -> list[str]:
         )
         started = time.monotonic()
         environment = {**os.environ, "LBTRAIN_RESULTS": str(results)}
-        if bench.name != "gpu":
-            # Our loop would take a card, and the peers beside it the CPU.
-            environment["CUDA_VISIBLE_DEVICES"] = ""
         done = subprocess.run(bench.command, env=environment, check=False)
         print(
             f"{bench.name}: {'done' if done.returncode == 0 else 'FAILED'} in "
@@ -117,7 +114,7 @@ def run(benches: list[Bench], results: Path) -> list[str]:
 
 
 def main() -> None:
-    flags = parser("python -m bench", __doc__)
+    flags = parser("python -m bench", __doc__, hide_gpus=False)
     flags.add_argument(
         "--only",
         nargs="+",

@@ -250,7 +250,7 @@ def draw(found: dict[str, list[Line]], path: Path) -> None:
 
 
 def main() -> None:
-    flags = parser("python -m bench.report", __doc__)
+    flags = parser("python -m bench.report", __doc__, hide_gpus=False)
     flags.add_argument(
         "--check", action="store_true", help="Write nothing, and exit with 1 if the page is stale."
     )
