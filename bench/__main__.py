@@ -1,10 +1,11 @@
-"""Every performance claim, measured: `make bench`.
+"""The performance claims, measured: `make bench`. The time to accuracy on CIFAR-10 is not among them, since
+it takes hours and needs the images: `python -m bench.accuracy` measures it.
 
 python -m bench                       all that this machine can measure: appends to results/ and renews
                                       docs/results.md
 python -m bench --only train optim    some of them
 python -m bench --check               measures, writes nothing, and exits with 1 where a ratio is worse
-                                      than the last row says (`make bench-check`)
+                                      than the last row of the same hardware says (`make bench-check`)
 python -m bench --list                what there is, how long it takes, and what cannot run here and why
 """
 
@@ -73,7 +74,9 @@ BENCHES = (
 
 
 def regressions(before: list[report.Line], after: list[report.Line]) -> list[str]:
-    """What got worse, one sentence each. A row that is new cannot have got worse."""
+    """What got worse, one sentence each, which names the packages that had other versions. A row that is new
+    cannot have got worse.
+    """
     known = {(line["case"], line["peer_name"]): line for line in before}
     worse = []
     for line in after:
@@ -86,9 +89,14 @@ def regressions(before: list[report.Line], after: list[report.Line]) -> list[str
         if now < SLOWER * then and best_now < worst_then:
             worse.append(
                 f"{line['case']} against {line['peer_name']}: ratio {float(line['ratio']):.3f}, was "
-                f"{float(old['ratio']):.3f}"
+                f"{float(old['ratio']):.3f}{_other_versions(old, line)}"
             )
     return worse
+
+
+def _other_versions(old: report.Line, new: report.Line) -> str:
+    then = set(old["versions"].split()) - set(new["versions"].split())
+    return f", then with {', '.join(sorted(then))}" if then else ""
 
 
 def run(benches: list[Bench], results: Path) -> list[str]:
@@ -103,9 +111,6 @@ def run(benches: list[Bench], results: Path) -> list[str]:
         )
         started = time.monotonic()
         environment = {**os.environ, "LBTRAIN_RESULTS": str(results)}
-        if bench.name != "gpu":
-            # Our loop would take a card, and the peers beside it the CPU.
-            environment["CUDA_VISIBLE_DEVICES"] = ""
         done = subprocess.run(bench.command, env=environment, check=False)
         print(
             f"{bench.name}: {'done' if done.returncode == 0 else 'FAILED'} in "
@@ -117,7 +122,7 @@ def run(benches: list[Bench], results: Path) -> list[str]:
 
 
 def main() -> None:
-    flags = parser("python -m bench", __doc__)
+    flags = parser("python -m bench", __doc__, hide_gpus=False)
     flags.add_argument(
         "--only",
         nargs="+",
@@ -126,7 +131,9 @@ def main() -> None:
         help="Only these benches.",
     )
     flags.add_argument(
-        "--check", action="store_true", help="Compare new ratios with the last rows, and write nothing."
+        "--check",
+        action="store_true",
+        help="Compare new ratios with the last rows of the same hardware, and write nothing.",
     )
     flags.add_argument("--list", action="store_true", help="List the benches.")
     options = flags.parse_args()
@@ -151,7 +158,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             failed = run(benches, Path(folder))
             worse = [text for path in sorted(Path(folder).glob("*.csv")) for text in _compared(path)]
-        print(*(worse or ["no ratio got worse than the last rows say"]), sep="\n")
+        print(*(worse or ["no ratio got worse than the last rows of this hardware say"]), sep="\n")
         sys.exit(bool(failed or worse))
     failed = run(benches, rows.RESULTS)
     subprocess.run([sys.executable, "-m", "bench.report"], check=True)
@@ -159,11 +166,24 @@ def main() -> None:
 
 
 def _compared(path: Path) -> list[str]:
+    """What got worse. Only rows of the same hardware are compared, since a ratio depends on it; names the
+    others.
+    """
     if not (before := rows.RESULTS / path.name).exists():
         return []
-    old, new = report.newest(before), report.newest(path)
-    for case in sorted({line["case"] for line in old} - {line["case"] for line in new}):
+    new = report.newest(path)
+    for case in sorted({line["case"] for line in report.newest(before)} - {line["case"] for line in new}):
         print(f"{path.stem}: not compared with its last row, since it was not measured now: {case}")
+    if not new:
+        return []
+    old = report.newest(before, hardware=new[0]["hardware"])
+    known = {(line["case"], line["peer_name"]) for line in old}
+    for line in new:
+        if line["ratio"] and (line["case"], line["peer_name"]) not in known:
+            print(
+                f"{path.stem}: not compared, since there is no row of {line['hardware']}: {line['case']} "
+                f"against {line['peer_name']}"
+            )
     return regressions(old, new)
 
 

@@ -47,13 +47,13 @@ from tools.kit.progress import bar
 
 COMMAND = "python -m bench.accuracy"
 RECIPE = "cifar10/resnet8"
+OURS = "lbtrain"
 PLAIN = "plain loop, DataLoader and torchvision transforms"
 TIMM = "timm train.py"
 CPU = torch.device("cpu")
 _VALIDATED = re.compile(r"Test: \[ *(\d+)/(\d+)\].* Acc@1: *[\d.]+ \( *([\d.]+)\)")
 _TRAINED = re.compile(r"Train: \d+ \[ *(\d+)/(\d+) .* Data: [\d.]+ \(([\d.]+)\)")
 FOLLOWED = {
-    "seed",
     "batch_size",
     "bn_batch_size",
     "max_micro_batch_size",
@@ -69,6 +69,8 @@ FOLLOWED = {
     "schedule.base_lr",
 }
 """What may differ from the recipe, since the peers do as it says."""
+SAID = {"batch_size", "bn_batch_size", "duration", "precision", "model.name", "data.root"}
+"""What the name of a case says in its own words, or what is no setting."""
 
 
 @dataclass
@@ -273,8 +275,10 @@ def timm_options(recipe: Recipe) -> list[str]:
 
 def check(recipe: Recipe, *, timm_takes_part: bool = False) -> None:
     """Raises RecipeError for settings that the peers would not follow."""
-    changed = differences(load_recipe(RECIPE), recipe)
-    if ignored := [key for key, *_ in changed if key not in FOLLOWED]:
+    changed = [key for key, *_ in differences(load_recipe(RECIPE), recipe)]
+    if "seed" in changed:
+        raise RecipeError("seed: the rounds have the seeds from 0 on; choose their number with --seeds")
+    if ignored := [key for key in changed if key not in FOLLOWED]:
         raise RecipeError(f"the peers do not follow {', '.join(ignored)}: leave it at {RECIPE}'s")
     if recipe.precision not in ("fp32", "bf16"):
         raise RecipeError(f"precision={recipe.precision}: the peers know fp32 and bf16")
@@ -291,33 +295,60 @@ def check(recipe: Recipe, *, timm_takes_part: bool = False) -> None:
         )
 
 
-def measured(recipe: Recipe, error: float, seeds: int, typed: str, timm_at: Path | None) -> list[rows.Row]:
-    """The time of a peer is of the seeds with which both sides came to the error, and says of how many."""
-    peers = {PLAIN: plain} | ({TIMM: partial(with_timm, timm_at)} if timm_at else {})
-    seeded = [recipe.with_overrides([f"seed={seed}"]) for seed in range(seeds)]
-    trained = {"lbtrain": ours, **peers}
-    rounds: list[list[Outcome]] = [[] for _ in seeded]
-    with bar("runs", seeds * len(trained)) as tick:
-        for each, outcomes in zip(seeded, rounds, strict=True):
-            for name, train in trained.items():
-                outcomes.append(train(each))
-                tick(f"{name}, seed {each.seed}: {outcomes[-1].seconds:,.0f} s")
+def rounds_of(recipe: Recipe, seeds: int, timm_at: Path | None) -> Iterator[dict[str, Outcome]]:
+    """A round for each seed: the outcomes of ours and of each peer, by name. A peer that fails is named with
+    its reason and takes part no more: hours of training of the others are not lost with it.
+    """
+    trainers: dict[str, Callable[[Recipe], Outcome]] = {OURS: ours, PLAIN: plain}
+    if timm_at:
+        trainers[TIMM] = partial(with_timm, timm_at)
+    with bar("runs", seeds * len(trainers)) as tick:
+        for seed in range(seeds):
+            seeded, outcomes = recipe.with_overrides([f"seed={seed}"]), dict[str, Outcome]()
+            for name, train in list(trainers.items()):
+                try:
+                    outcomes[name] = train(seeded)
+                except Exception as error:
+                    if name == OURS:
+                        raise
+                    print(f"{name}: not measured, {type(error).__name__}: {error}", flush=True)
+                    del trainers[name]
+                    continue
+                tick(f"{name}, seed {seed}: {outcomes[name].seconds:,.0f} s")
+            yield outcomes
+
+
+def title_of(recipe: Recipe, error: float) -> str:
+    """Of the case, with all that differs from the recipe, so that other settings are a row of their own; but
+    for the place of the images.
+    """
     made = f"{recipe.model.name}, batch {recipe.batch_size}, {recipe.duration}, {recipe.precision}"
-    title = f"CIFAR-10 to {error:g} % error, {made}, one thread"
+    changed = [key for key, *_ in differences(load_recipe(RECIPE), recipe) if key not in SAID]
+    more = "".join(f", {key}={written(recipe, key)}" for key in changed)
+    return f"CIFAR-10 to {error:g} % error, {made}, one thread{more}"
+
+
+def compared(
+    title: str, error: float, seeds: int, command: str, rounds: list[dict[str, Outcome]]
+) -> list[rows.Row]:
+    """The rows of each peer that is in every round. The time of a peer is of the seeds with which both sides
+    came to the error, and says of how many.
+    """
     figures: list[tuple[str, str, str, Callable[[Outcome], float]]] = [
         ("", "s", "<=1.0", lambda side: side.seconds_to(error) or math.inf),
         (": whole run", "images/s", ">=1.0", lambda side: side.images / side.seconds),
         (": loading", "share of the time", "", lambda side: side.loading / side.seconds),
     ]
-    for number, name in enumerate(trained):
-        own = [outcomes[number] for outcomes in rounds]
+    names = list(rounds[-1])
+    for name in names:
+        own = [outcomes[name] for outcomes in rounds]
         came = sum(each.seconds_to(error) is not None for each in own)
         lowest = ", ".join(f"{min(percent for percent, _ in each.errors):.2f}" for each in own)
-        said = f"{name}: {came} of {seeds} runs came to an error of {error:g} %"
+        said = f"{name}: {came} of {len(rounds)} runs came to an error of {error:g} %"
         print(f"{said}; lowest: {lowest}", flush=True)
     found = []
-    for number, name in enumerate(peers, start=1):
-        pairs = [(outcomes[0], outcomes[number]) for outcomes in rounds]
+    for name in names[1:]:
+        pairs = [(outcomes[OURS], outcomes[name]) for outcomes in rounds]
         reached = [pair for pair in pairs if all(side.seconds_to(error) is not None for side in pair)]
         for of, unit, target, figure in figures:
             counted = pairs if of else reached  # a rate is of the whole run
@@ -326,7 +357,7 @@ def measured(recipe: Recipe, error: float, seeds: int, typed: str, timm_at: Path
                 values = [[figure(pair[side]) for pair in counted] for side in (0, 1)]
                 case = f"{title}{part}{of}"
                 found.append(
-                    rows.paired("accuracy", case, name, *values, unit=unit, target=target, command=typed)
+                    rows.paired("accuracy", case, name, *values, unit=unit, target=target, command=command)
                 )
     return found
 
@@ -346,8 +377,16 @@ def main() -> None:
     if not options.timm:
         print("timm train.py: not measured, no checkout of timm's repository (--timm DIR)", flush=True)
     typed = f"{COMMAND} --error {options.error:g} --seeds {options.seeds}"
-    typed = " ".join([typed, *options.words, *(["--timm DIR"] if options.timm else [])])
-    rows.write(measured(recipe, options.error, options.seeds, typed, options.timm), "accuracy")
+    words = ["data.root=DIR" if word.startswith("data.root=") else word for word in options.words]
+    typed = " ".join([typed, *words, *(["--timm DIR"] if options.timm else [])])
+    rounds = []
+    try:
+        for outcomes in rounds_of(recipe, options.seeds, options.timm):
+            rounds.append(outcomes)
+    finally:  # also of a run that fails in a later round, or is stopped: a round is up to an hour of training
+        if rounds:
+            title = title_of(recipe, options.error)
+            rows.write(compared(title, options.error, options.seeds, typed, rounds), "accuracy")
 
 
 if __name__ == "__main__":

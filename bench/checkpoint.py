@@ -2,20 +2,19 @@
 
     python -m bench.checkpoint          about three minutes; appends to results/checkpoint.csv
 
-Turns of the same steps with a save at their start and without, alternating; a turn ends when the file is
-written, fsynced and renamed. What the save adds to a turn is what it adds to a minute, so ten seconds show it
-better than sixty would.
+One thread. Turns of the same steps with a save at their start and without, alternating; a turn ends when the
+file is written, fsynced and renamed. What the save adds to a turn is what it adds to a minute, so ten seconds
+show it better than sixty would.
 """
 
 import argparse
-import os
 import tempfile
 import time
 from pathlib import Path
 
 import torch
 
-from bench import parser, rows
+from bench import parser, rows, typed
 from lbtrain import Recipe
 from lbtrain.data import open_source
 from lbtrain.data.stream import SampleStream
@@ -35,6 +34,7 @@ def main() -> None:
     flags.add_argument("--image-size", type=int, default=64)
     flags.add_argument("--seconds", type=float, default=10, help="How long a turn takes, about.")
     options = flags.parse_args()
+    torch.set_num_threads(1)
     device = start_process_group(detect_world())
     with tempfile.TemporaryDirectory() as folder:
         added = seconds_added(options, device, Path(folder))
@@ -42,11 +42,6 @@ def main() -> None:
         f"a minute of {options.model} {options.image_size}x{options.image_size}, batch "
         f"{options.batch_size}, with one save"
     )
-    changed = [
-        f"--{key.replace('_', '-')} {value}"
-        for key, value in vars(options).items()
-        if value != flags.get_default(key)
-    ]
     row = rows.paired(
         "checkpoint",
         case,
@@ -55,7 +50,7 @@ def main() -> None:
         [60.0] * len(added),
         unit="s",
         target="<=1.02",
-        command=" ".join([COMMAND, *changed]),
+        command=typed(flags, options),
     )
     rows.write([row], "checkpoint")
     leave_process_group()
@@ -102,5 +97,4 @@ def seconds_added(options: argparse.Namespace, device: torch.device, folder: Pat
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
     main()

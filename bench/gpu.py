@@ -78,7 +78,7 @@ CASES: dict[str, tuple[Callable[[Setting], Iterable[rows.Row]], float]] = {
 
 
 def main() -> None:
-    flags = parser(COMMAND, __doc__, cases=CASES, timm=True)
+    flags = parser(COMMAND, __doc__, cases=CASES, timm=True, hide_gpus=False)
     flags.add_argument(
         "--minutes",
         type=float,

@@ -17,6 +17,7 @@ a check that both give the same; `product-kept` with the graphs kept, which PyHe
 only. These two have no aim of their own: most of a product is convolutions, the same ones on either side.
 """
 
+import dataclasses
 import os
 import sys
 from pathlib import Path
@@ -191,12 +192,19 @@ def main() -> None:
     options = flags.parse_args()
     torch.set_num_threads(1)
     setting = (options.pyhessian, *network(options.steps, options.images))
+    changed = "".join(
+        f", {key}={value}"
+        for key in ("images", "steps")
+        if (value := getattr(options, key)) != flags.get_default(key)
+    )
     for case in options.cases:
         command = f"{COMMAND} --cases {case} --images {options.images} --steps {options.steps}"
         if case == "eigenvalues":
-            rows.write(eigenvalues(*setting, command=command), "hessian")
+            found = eigenvalues(*setting, command=command)
         else:
-            rows.write([product(*setting, kept=case == "product-kept", command=command)], "hessian")
+            found = [product(*setting, kept=case == "product-kept", command=command)]
+        # Another setting is a case of its own, whose rows do not replace those of the default.
+        rows.write([dataclasses.replace(row, case=f"{row.case}{changed}") for row in found], "hessian")
 
 
 if __name__ == "__main__":

@@ -5,8 +5,9 @@ transforms, and files indexed per second, ours against timm's readers; in turns.
     python -m bench.input --cases train --rounds 3
 
 The photos are 64 drawn ones (bench.photos), or those of a tar file with *.jpg (--photos), arranged as an
-image folder in a temporary place. The drawn ones are about 597 x 481 pixels in 173 kB, 4.8 bits a pixel, as
-photos of COCO 2017 are: somewhat larger than ImageNet's mean (about 470 x 390 in 110 kB), as densely coded.
+image folder in a temporary place; the rows of a tar file have its name in their case. The drawn ones are
+about 597 x 481 pixels in 173 kB, 4.8 bits a pixel, as photos of COCO 2017 are: somewhat larger than
+ImageNet's mean (about 470 x 390 in 110 kB), as densely coded.
 
 train         224 x 224 out of a random box, flipped at random, normalised: data.augmentation=imagenet against
               RandomResizedCrop's own steps, both with the same boxes and flips, which ours draws inside the
@@ -23,6 +24,7 @@ Both decode with libjpeg-turbo, and most of the time left is its entropy decodin
 not save.
 """
 
+import argparse
 import io
 import tarfile
 import tempfile
@@ -39,7 +41,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as tv
 
-from bench import parser, processor_ms, rows
+from bench import parser, processor_ms, rows, typed
 from bench.photos import jpegs
 from lbtrain.data import open_source
 from lbtrain.data.augment import draws, fractions
@@ -129,7 +131,7 @@ def images_per_core_second(load: Callable[[int], int], epoch: int) -> float:
     return count / (time.process_time() - start)
 
 
-def in_turns(case: str, root: Path, rounds: int) -> rows.Row:
+def in_turns(case: str, title: str, root: Path, rounds: int, command: str) -> rows.Row:
     train = case != "score"
     ours = source(root, train=train)
     peer = Peer(root, ours, train=train)
@@ -149,12 +151,12 @@ def in_turns(case: str, root: Path, rounds: int) -> rows.Row:
         mine.append(images_per_core_second(load_ours, epoch))
         theirs.append(images_per_core_second(load_peer, epoch))
     return rows.paired(
-        "input", case, PEER, mine[1:], theirs[1:], unit="images/s per core",
-        target="" if case == "score" else ">=2.0", command=f"{COMMAND} --cases {case}",
+        "input", title, PEER, mine[1:], theirs[1:], unit="images/s per core",
+        target="" if case == "score" else ">=2.0", command=command,
     )  # fmt: skip
 
 
-def difference(case: str, root: Path, rounds: int) -> rows.Row:
+def difference(title: str, root: Path, rounds: int, command: str) -> rows.Row:
     ours = source(root, train=True)
     peer = Peer(root, ours, train=True)
     distances = []
@@ -165,12 +167,12 @@ def difference(case: str, root: Path, rounds: int) -> rows.Row:
             [tv.pil_to_tensor(peer.picture(number)[0]) for number in range(len(ours))]
         ).float()
         distances.append(float((mine[peer.order] - theirs).abs().mean()))
-    title = f"difference of {case} to torchvision's pixels, mean absolute"
-    return rows.single("input", title, distances, unit="levels of 255", command=f"{COMMAND} --cases {case}")
+    case = f"difference of {title} to torchvision's pixels, mean absolute"
+    return rows.single("input", case, distances, unit="levels of 255", command=command)
 
 
-def index_in_turns(case: str, root: Path, rounds: int) -> rows.Row:
-    """Files indexed per second of processor time."""
+def index_in_turns(case: str, root: Path, rounds: int, command: str) -> rows.Row:
+    """Files indexed per second of processor time. The first round warms up."""
     from timm.data.readers.reader_image_folder import ReaderImageFolder
     from timm.data.readers.reader_image_in_tar import ReaderImageInTar
 
@@ -181,11 +183,11 @@ def index_in_turns(case: str, root: Path, rounds: int) -> rows.Row:
     }
     mine, theirs = opened[case]
     rates: tuple[list[float], list[float]] = ([], [])
-    for _ in range(rounds):
+    for _ in range(rounds + 1):
         for read, found in zip((mine, theirs), rates, strict=True):
             found.append(1e3 * FILES / processor_ms(read))
-    line, peer = f"{COMMAND} --cases {case}", "timm's reader"
-    return rows.paired("input", case, peer, *rates, unit="files/s", target=">=1.0", command=line)
+    warm = [found[1:] for found in rates]
+    return rows.paired("input", case, "timm's reader", *warm, unit="files/s", target=">=1.0", command=command)
 
 
 def many_files(root: Path) -> tuple[Path, Path]:
@@ -207,17 +209,25 @@ def main() -> None:
     if options.photos and not options.photos.is_file():
         flags.error(f"--photos {options.photos}: no such file. Name a tar file with *.jpg in it")
     torch.set_num_threads(1)
-    found = []
-    with tempfile.TemporaryDirectory() as place:
-        for case in options.cases:
+    for case in options.cases:
+        with tempfile.TemporaryDirectory() as place:
             if case.startswith("index-"):
-                found.append(index_in_turns(case, Path(place) / case, min(options.rounds, 5)))
-                continue
-            root = image_folder(options.photos, Path(place) / case, enlarge=2 if case == "train-large" else 1)
-            found.append(in_turns(case, root, options.rounds))
-            if case != "score":
-                found.append(difference(case, root, options.rounds))
-    rows.write(found, "input")
+                command = typed(flags, options, cases=case, photos=None)
+                rows.write(
+                    [index_in_turns(case, Path(place) / case, min(options.rounds, 5), command)], "input"
+                )
+            else:
+                command = typed(flags, options, cases=case, photos=options.photos and options.photos.name)
+                photo_case(case, Path(place), options, command)
+
+
+def photo_case(case: str, place: Path, options: argparse.Namespace, command: str) -> None:
+    """Writes the rows of a case over photos, each as soon as it is measured."""
+    title = f"{case}, photos of {options.photos.name}" if options.photos else case
+    root = image_folder(options.photos, place / case, enlarge=2 if case == "train-large" else 1)
+    rows.write([in_turns(case, title, root, options.rounds, command)], "input")
+    if case != "score":
+        rows.write([difference(title, root, options.rounds, command)], "input")
 
 
 if __name__ == "__main__":

@@ -36,7 +36,15 @@ NOTES = {
     "accuracy": """\
 The runs in bf16 had one core of the machine, and the other was busy. In fp32 timm's script has no time: it
 validated on images that its default enlarges to 36 pixels and crops to 32, and reached neither error. Since
-then `bench.accuracy` has it validate on the images as they are; fp32 was not repeated."""
+then `bench.accuracy` has it validate on the images as they are; fp32 was not repeated.""",
+    "input": """\
+The rows of `index-folder` and `index-tar` count the first round, which warms up. Since then `bench.input`
+leaves it out, as it does in the other cases.""",
+    "checkpoint": """\
+This row was measured with as many threads as cores. Since then `bench.checkpoint` measures with one.""",
+    "startup": """\
+These rows leave out the processor time of the ranks' guards, which `bench.startup` has counted since
+then.""",
 }
 """What a reader of a table must know besides."""
 OPENING = """\
@@ -47,7 +55,8 @@ versions, hardware and date. A ratio is the median over n paired rounds, in turn
 % interval of that median (of fewer than six rounds: the smallest and the largest); "aim" is the bound that
 was set beforehand, and "met" whether the ratio keeps it, with a question mark where the aim lies within the
 interval, or where there was one run: the next measurement may say otherwise. This page is made by
-`python -m bench.report`; `make bench` measures again, and `make bench-check` compares new ratios with these.
+`python -m bench.report`; `make bench` measures again, all but the time to accuracy
+(`python -m bench.accuracy`), and `make bench-check` compares new ratios with those of the same hardware.
 
 ![every ratio, as times as good as the peer](results.png)
 """
@@ -104,15 +113,16 @@ padding) were read from runs, and stand in no file of results/.
 """
 
 
-def newest(path: Path) -> list[Line]:
-    """The last row of each (case, peer), in the order in which they first appeared; empty for a table of
-    another kind.
+def newest(path: Path, *, hardware: str | None = None) -> list[Line]:
+    """The last row of each (case, peer), in the order in which they first appeared, of this `hardware` where
+    one is given; empty for a table of another kind.
     """
     with path.open(newline="") as file:
         reader = csv.DictReader(file)
         if not {"case", "peer_name", "ratio", "target"} <= set(reader.fieldnames or ()):
             return []
-        return list({(line["case"], line["peer_name"]): line for line in reader}.values())
+        lines = [line for line in reader if hardware in (None, line["hardware"])]
+    return list({(line["case"], line["peer_name"]): line for line in lines}.values())
 
 
 def tables() -> dict[str, list[Line]]:
@@ -250,7 +260,7 @@ def draw(found: dict[str, list[Line]], path: Path) -> None:
 
 
 def main() -> None:
-    flags = parser("python -m bench.report", __doc__)
+    flags = parser("python -m bench.report", __doc__, hide_gpus=False)
     flags.add_argument(
         "--check", action="store_true", help="Write nothing, and exit with 1 if the page is stale."
     )

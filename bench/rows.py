@@ -12,9 +12,9 @@ from typing import Any
 
 from lbtrain.runs.provenance import commit, hardware, versions
 
-RESULTS = Path(os.environ.get("LBTRAIN_RESULTS", Path(__file__).parents[1] / "results"))
+RESULTS = Path(os.environ.get("LBTRAIN_RESULTS") or Path(__file__).parents[1] / "results")
 """Where rows go: results/, or the folder that LBTRAIN_RESULTS names, for a measurement that is only to be
-looked at.
+looked at; an empty variable names none.
 """
 
 
@@ -131,7 +131,22 @@ def write(rows: list[Row], name: str) -> Path:
 def append(rows: list[dict[str, Any]], name: str) -> Path:
     """Appends rows of other columns to results/NAME.csv, with commit, date, hardware and versions in every
     one.
+
+    Raises ValueError, and writes nothing, if the rows have other columns than the file or each other.
     """
+    return _write(rows, name, header=_header(RESULTS / f"{name}.csv"))
+
+
+def _header(path: Path) -> list[str]:
+    """The columns of a file; none where there is no file, or an empty one."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file).fieldnames or ())
+
+
+def _write(rows: list[dict[str, Any]], name: str, header: list[str]) -> Path:
+    """Under the columns of `header`, or as a new file where there are none."""
     RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / f"{name}.csv"
     origin = {
@@ -140,14 +155,18 @@ def append(rows: list[dict[str, Any]], name: str) -> Path:
         "hardware": hardware(),
         "versions": " ".join(f"{package}={version}" for package, version in versions().items()),
     }
-    new = not path.exists()
-    with path.open("a", newline="") as file:
-        for values in rows:
-            writer = csv.DictWriter(file, list(values | origin))
-            if new:
-                writer.writeheader()
-                new = False
-            writer.writerow(values | origin)
+    lines = [values | origin for values in rows]
+    columns = header or (list(lines[0]) if lines else [])
+    if different := next((line for line in lines if set(line) != set(columns)), None):
+        raise ValueError(
+            f"{path}: rows with the columns {', '.join(different)} do not belong under its columns "
+            f"{', '.join(columns)}: move the file away, or name another folder in LBTRAIN_RESULTS"
+        )
+    with path.open("a" if header else "w", newline="") as file:
+        writer = csv.DictWriter(file, columns)
+        if not header:
+            writer.writeheader()
+        writer.writerows(lines)
     return path
 
 
@@ -155,8 +174,7 @@ def replace(rows: list[dict[str, Any]], name: str) -> Path:
     """Writes results/NAME.csv anew: for rows that belong together and follow from each other, of which older
     ones say nothing more.
     """
-    (RESULTS / f"{name}.csv").unlink(missing_ok=True)
-    return append(rows, name)
+    return _write(rows, name, header=[])
 
 
 def read(name: str) -> list[dict[str, str]]:

@@ -14,7 +14,7 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from bench import parser
+from bench import parser, typed
 from bench.peers import Job
 from bench.rows import Row, paired, write
 from bench.turns import end_worker, on_ranks, recipe_for, run_dir
@@ -68,7 +68,7 @@ def worker(rounds: int) -> None:
     end_worker([InTurns.seconds[True], InTurns.seconds[False]])
 
 
-def measure(rounds: int) -> Row:
+def measure(rounds: int, command: str) -> Row:
     named, bare = (
         [1000 * sum(pair) / (2 * JOB.steps) for pair in zip(seconds[2::2], seconds[3::2], strict=True)]
         for seconds in on_ranks("bench.slowest_rank", str(rounds), ranks=2)  # the first round warms up
@@ -81,7 +81,7 @@ def measure(rounds: int) -> Row:
         bare,
         unit="ms of processor time",
         target="<=1.01",
-        command="python -m bench.slowest_rank",
+        command=command,
     )
 
 
@@ -92,4 +92,4 @@ if __name__ == "__main__":
     if options.worker:
         worker(options.worker)
     else:
-        write([measure(options.rounds)], "slowest_rank")
+        write([measure(options.rounds, typed(flags, options))], "slowest_rank")

@@ -19,7 +19,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from bench import parser
+from bench import parser, typed
 from bench.peers import Job
 from bench.rows import Row, paired, write
 from bench.turns import ROUNDS, recipe_for
@@ -107,7 +107,7 @@ class InTurns:
         return applied
 
 
-def measure(rounds: int) -> list[Row]:
+def measure(rounds: int, command: str) -> list[Row]:
     turns: list[InTurns] = []
 
     def put_between(task: Task, engine: Engine) -> tuple[Task, Any]:
@@ -137,8 +137,8 @@ def measure(rounds: int) -> list[Row]:
         [step * ratio for step, ratio in zip(steps, ratios, strict=True)],
     )
     return [
-        _row(f"the stopwatch's own time, added to a {case}", "the step alone", added, steps),
-        _row(case, "the same run without it", turned, steps),
+        _row(f"the stopwatch's own time, added to a {case}", "the step alone", added, steps, command),
+        _row(case, "the same run without it", turned, steps, command),
     ]
 
 
@@ -146,12 +146,12 @@ def in_rounds(seconds: list[float], rounds: int) -> list[list[float]]:
     return [seconds[number * PAIRS : (number + 1) * PAIRS] for number in range(rounds)]
 
 
-def _row(case: str, peer_name: str, with_it: list[float], without: list[float]) -> Row:
+def _row(case: str, peer_name: str, with_it: list[float], without: list[float], command: str) -> Row:
     ours, peer = ([1000 * second for second in seconds] for seconds in (with_it, without))
-    command = "python -m bench.stopwatch"
     return paired("stopwatch", case, peer_name, ours, peer, unit="ms", target="<=1.01", command=command)
 
 
 if __name__ == "__main__":
     flags = parser("python -m bench.stopwatch", __doc__, rounds=ROUNDS)
-    write(measure(flags.parse_args().rounds), "stopwatch")
+    options = flags.parse_args()
+    write(measure(options.rounds, typed(flags, options)), "stopwatch")

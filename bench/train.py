@@ -14,14 +14,13 @@ processes that train ResNet-18 with each of these loops), `startup` (how long `p
 
 import argparse
 import re
-import subprocess
 import sys
 import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from bench import parser, rows
+from bench import output_of, parser, rows
 from bench.peers import Job, Loop, accelerate_loop, by_hand, deepspeed_loop, timm_loop
 from bench.turns import end_worker, in_turns, on_ranks
 
@@ -99,9 +98,7 @@ def startup() -> rows.Row:
     seconds = []
     for _ in range(8):
         started = time.perf_counter()
-        subprocess.run(
-            [sys.executable, recipe, "plan_for=8,16,32,64,128,256"], check=True, capture_output=True
-        )
+        output_of([sys.executable, recipe, "plan_for=8,16,32,64,128,256"], timeout=300)
         seconds.append(time.perf_counter() - started)
     limit = [LONGEST_START] * 7
     command = f"{COMMAND} --cases startup"
@@ -125,8 +122,7 @@ def memory() -> list[rows.Row]:
 
 def _peak(who: str) -> float:
     command = [sys.executable, "-m", "bench.train", "--peak", who]
-    output = subprocess.run(command, check=True, capture_output=True, text=True, timeout=600).stdout
-    return float(output.split()[-1])
+    return float(output_of(command, timeout=600).split()[-1])
 
 
 def print_peak(who: str) -> None:

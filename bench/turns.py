@@ -8,7 +8,6 @@ other loop takes as many steps on a model of its own.
 import contextlib
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -16,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 from unittest import mock
 
+from bench import output_of
 from bench.peers import Job, Loop
 from lbtrain import Recipe
 
@@ -103,9 +103,7 @@ def on_ranks(module: str, what: str, *, ranks: int) -> list[list[float]]:
     ]
     with tempfile.TemporaryDirectory() as folder:
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", _FOLDER: folder}
-        output = subprocess.run(
-            launch, env=environment, check=True, capture_output=True, text=True, timeout=1200
-        ).stdout
+        output = output_of(launch, env=environment, timeout=1200)
     line = next(line for line in output.splitlines() if line.startswith(_TURNS))
     return list(json.loads(line.removeprefix(_TURNS)))
 

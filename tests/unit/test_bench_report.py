@@ -1,16 +1,17 @@
 import csv
+from pathlib import Path
 
 import pytest
 
 from bench import report
-from bench.__main__ import regressions
+from bench.__main__ import _compared, regressions
 
 
 def line(
     case: str, ratio: str, low: str, high: str, target: str = ">=0.97", unit: str = "images/s"
 ) -> report.Line:
     empty = dict.fromkeys(("ours", "peer"), "1.0") | dict.fromkeys(
-        ("command", "commit", "date", "hardware"), "x"
+        ("command", "commit", "date", "hardware", "versions"), "x"
     )
     return {
         **empty,
@@ -24,6 +25,14 @@ def line(
         "unit": unit,
         "n": "3",
     }
+
+
+def table(path: Path, lines: list[report.Line]) -> Path:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(lines[0]))
+        writer.writeheader()
+        writer.writerows(lines)
+    return path
 
 
 def test_rows_that_are_only_looked_at_make_no_page(tmp_path, monkeypatch, capsys):
@@ -73,11 +82,7 @@ def test_a_ratio_that_misses_its_aim_is_not_rounded_onto_it():
 
 def test_a_newer_row_of_a_case_replaces_the_older(tmp_path):
     lines = [line("a", "0.9", "0.8", "1.0"), line("b", "0.5", "0.4", "0.6"), line("a", "1.1", "1.0", "1.2")]
-    path = tmp_path / "rows.csv"
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(lines[0]))
-        writer.writeheader()
-        writer.writerows(lines)
+    path = table(tmp_path / "rows.csv", lines)
     assert [(row["case"], row["ratio"]) for row in report.newest(path)] == [("a", "1.1"), ("b", "0.5")]
 
 
@@ -116,3 +121,31 @@ def test_a_share_of_a_rate_grows_when_it_gets_better():
     before = [line("a", "0.8", "0.78", "0.82", "", "of 1")]
     assert regressions(before, [line("a", "0.6", "0.58", "0.62", "", "of 1")])
     assert not regressions(before, [line("a", "0.95", "0.93", "0.97", "", "of 1")])
+
+
+def test_a_regression_names_the_packages_that_had_other_versions():
+    before = line("a", "1", "0.9", "1.1") | {"versions": "torch=2.9 timm=1.0"}
+    (worse,) = regressions([before], [line("a", "0.5", "0.4", "0.6") | {"versions": "torch=2.10 timm=1.0"}])
+    assert worse == "a against peer: ratio 0.500, was 1.000, then with torch=2.9"
+
+
+def test_new_ratios_are_compared_with_rows_of_the_same_hardware_only(tmp_path, monkeypatch, capsys):
+    """The last row of `a` is of another machine, and so are all of `b`; `c` was not measured now."""
+    here, there = {"hardware": "here"}, {"hardware": "there"}
+    bad = ("0.5", "0.4", "0.6")
+    old = [
+        line("a", "1", "0.9", "1.1") | here,
+        line("a", *bad) | there,
+        line("b", "1", "0.9", "1.1") | there,
+        line("c", "1", "0.9", "1.1") | here,
+    ]
+    for name in ("results", "now"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setattr(report.rows, "RESULTS", tmp_path / "results")
+    table(tmp_path / "results/train.csv", old)
+    now = table(tmp_path / "now/train.csv", [line("a", *bad) | here, line("b", *bad) | here])
+    assert _compared(now) == ["a against peer: ratio 0.500, was 1.000"]
+    assert capsys.readouterr().out.splitlines() == [
+        "train: not compared with its last row, since it was not measured now: c",
+        "train: not compared, since there is no row of here: b against peer",
+    ]

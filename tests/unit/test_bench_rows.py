@@ -1,6 +1,8 @@
 import csv
 import math
 import random
+import runpy
+from pathlib import Path
 
 import pytest
 
@@ -50,3 +52,31 @@ def test_rows_are_appended_with_their_origin(tmp_path, monkeypatch, capsys):
         for line in written
     )
     assert "not met" in capsys.readouterr().out
+
+
+def test_rows_of_other_columns_than_the_file_are_rejected_before_anything_is_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(rows, "RESULTS", tmp_path)
+    path = rows.append([{"a": 1, "b": 2}], "x")
+    before = path.read_bytes()
+    for lines in ([{"b": 20, "a": 10, "new": 5}], [{"a": 10, "b": 20}, {"a": 10}]):
+        with pytest.raises(ValueError, match=r"x\.csv: rows with the columns .* do not belong under"):
+            rows.append(lines, "x")
+        assert path.read_bytes() == before
+    with pytest.raises(ValueError, match="do not belong under"):
+        rows.replace([{"a": 1}, {"b": 2}], "x")
+    assert path.read_bytes() == before, "a replacement that cannot be written leaves the file as it was"
+
+
+def test_rows_go_under_the_columns_of_the_file_in_any_order(tmp_path, monkeypatch):
+    monkeypatch.setattr(rows, "RESULTS", tmp_path)
+    (tmp_path / "x.csv").touch()  # what a write that was cut off leaves
+    for line in ({"a": 1, "b": 2}, {"b": 20, "a": 10}):
+        rows.append([line], "x")
+    assert [(line["a"], line["b"]) for line in rows.read("x")] == [("1", "2"), ("10", "20")]
+
+
+@pytest.mark.parametrize("folder", ["", "elsewhere"])
+def test_an_empty_name_of_a_folder_for_rows_is_none(folder, monkeypatch):
+    monkeypatch.setenv("LBTRAIN_RESULTS", folder)
+    fresh = runpy.run_path(rows.__file__)
+    assert fresh["RESULTS"] == (Path(folder) if folder else Path(rows.__file__).parents[1] / "results")

@@ -11,10 +11,12 @@ import os
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -33,9 +35,10 @@ MODULES = sorted(path.stem for path in FOLDER.glob("*.py") if not path.stem.star
 
 @pytest.fixture(scope="module", autouse=True)
 def alone():
-    start_process_group(detect_world())
-    yield
-    torch.distributed.destroy_process_group()
+    with mock.patch.dict(os.environ):  # a bench hides the GPUs from its process
+        start_process_group(detect_world())
+        yield
+        torch.distributed.destroy_process_group()
 
 
 def test_each_can_be_imported_and_uses_nothing_private_of_the_library():
@@ -45,6 +48,131 @@ def test_each_can_be_imported_and_uses_nothing_private_of_the_library():
         for node in ast.walk(ast.parse((FOLDER / f"{name}.py").read_text())):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("lbtrain"):
                 assert not [each.name for each in node.names if each.name.startswith("_")], name
+
+
+def test_every_bench_of_the_cpu_hides_the_gpus_before_anything_asks_for_them():
+    """Each is started as a user starts it, up to its options. `asked` has those that asked torch for a GPU
+    before, `seen` those that leave the GPUs as they are.
+    """
+    started = [name for name in MODULES if name != "timm_train"]  # a peer's, which bench.accuracy starts
+    code = f"""
+import contextlib, os, runpy, sys, torch
+
+def asks():
+    if os.environ.get("CUDA_VISIBLE_DEVICES") != "":
+        asked.append(name)
+    return False
+
+torch.cuda.is_available = asks
+asked, seen = [], []
+for name in {started}:
+    os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+    sys.argv = [name, "--help"]
+    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(None):
+        runpy.run_module("bench." + name, run_name="__main__")
+        continue  # it has no options
+    if os.environ.get("CUDA_VISIBLE_DEVICES") != "":
+        seen.append(name)
+print(asked, seen)
+"""
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    done = subprocess.run(command, cwd=FOLDER.parent, capture_output=True, text=True)
+    assert done.stdout == "[] ['gpu', 'report']\n", done.stderr
+
+
+def test_a_bench_that_starts_a_process_tells_why_it_failed():
+    from bench import output_of
+
+    script = "import sys, time; print('no nvcc', file=sys.stderr, flush=True); time.sleep({}); sys.exit(3)"
+    for seconds, why in ((0, "exit status 3"), (60, "timed out")):
+        with pytest.raises(RuntimeError, match=rf"{why}(.*\n)+no nvcc"):
+            output_of([sys.executable, "-c", script.format(seconds)], timeout=60 if not seconds else 5)
+    assert output_of([sys.executable, "-c", "print(7)"], timeout=60) == "7\n"
+    hidden = [name for name in MODULES if "capture_output" in (FOLDER / f"{name}.py").read_text()]
+    assert hidden == [], "output_of tells the reason of a failure"
+
+
+def test_an_empty_name_of_timms_checkout_is_none_and_a_wrong_one_is_rejected(tmp_path, monkeypatch, capsys):
+    from bench import parser
+
+    def checkout(*words):
+        return parser("a bench", "", timm=True, hide_gpus=False).parse_args(words).timm
+
+    monkeypatch.setenv("TIMM", "")
+    assert checkout() is None
+    for words in (["--timm", ""], ["--timm", str(tmp_path)]):
+        with pytest.raises(SystemExit):
+            checkout(*words)
+        assert f"--timm: no train.py in {words[1]!r}: name a clone of timm's" in capsys.readouterr().err
+    (tmp_path / "train.py").touch()
+    monkeypatch.setenv("TIMM", str(tmp_path))
+    assert checkout() == tmp_path
+
+
+def test_the_processor_time_of_a_launch_includes_processes_that_nobody_waits_for(tmp_path):
+    """As the guard of a rank."""
+    from bench.startup import children, cpu_seconds
+
+    work = "import time\nwhile time.process_time() < 1: pass"
+    start = (
+        f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {work!r}], start_new_session=True)"
+    )
+    before = children()
+    assert cpu_seconds([sys.executable, "-c", start], tmp_path) > 1
+    assert children() == before
+
+
+def test_a_case_that_fails_leaves_the_rows_before_it(tmp_path, monkeypatch):
+    from bench import input as photos
+    from bench import optim, rows
+
+    def fails(*_):
+        raise ModuleNotFoundError("deepspeed")
+
+    monkeypatch.setattr(rows, "RESULTS", tmp_path)
+    monkeypatch.setattr(optim, "in_turns", _row)
+    monkeypatch.setitem(optim.OVER_RANKS, "zero1", fails)
+    monkeypatch.setattr(
+        photos, "index_in_turns", lambda case, *_: _row(case) if case[6:] == "tar" else fails()
+    )
+    for bench, first, second in ((optim, "lars", "zero1"), (photos, "index-tar", "index-folder")):
+        monkeypatch.setattr(sys, "argv", ["bench", "--cases", first, second])
+        with pytest.raises(ModuleNotFoundError):
+            bench.main()
+        name = bench.__name__.removeprefix("bench.")
+        assert [line["case"] for line in rows.read(name)] == [first]
+
+
+def test_rows_of_photos_of_a_file_are_cases_of_their_own(tmp_path, monkeypatch):
+    from PIL import Image
+
+    from bench import input as photos
+    from bench import rows
+
+    with tarfile.open(tmp_path / "p.tar", "w") as tar:
+        for number in range(2):
+            image = tmp_path / f"{number}.jpg"
+            Image.new("RGB", (300, 280), (90 * number, 0, 0)).save(image)
+            tar.add(image, image.name)
+    monkeypatch.setattr(rows, "RESULTS", tmp_path)
+    words = ["--cases", "train", "--rounds", "1", "--photos", str(tmp_path / "p.tar")]
+    monkeypatch.setattr(sys, "argv", ["input", *words])
+    photos.main()
+    case, command = "train, photos of p.tar", "python -m bench.input --cases train --rounds 1 --photos p.tar"
+    assert [(line["case"], line["command"]) for line in rows.read("input")] == [
+        (case, command),
+        (f"difference of {case} to torchvision's pixels, mean absolute", command),
+    ]
+
+
+def test_the_first_round_of_an_index_warms_up(tmp_path, monkeypatch):
+    from bench import input as photos
+
+    times = iter([9.0, 9.0, 1.0, 2.0, 1.0, 2.0])
+    monkeypatch.setattr(photos, "FILES", 100)
+    monkeypatch.setattr(photos, "processor_ms", lambda read: next(times))
+    row = photos.index_in_turns("index-folder", tmp_path / "files", 2, "")
+    assert (row.n, row.ratio_low, row.ratio_high) == (2, 2.0, 2.0)
 
 
 @pytest.mark.parametrize("micro", [32, 128])
@@ -70,6 +198,23 @@ def test_turns_of_the_loop_and_a_peer():
     assert len(ours) == len(theirs) == 1
 
 
+def test_a_checkpoint_is_measured_on_one_thread(monkeypatch):
+    from bench import checkpoint
+
+    threads, written, before = [], [], torch.get_num_threads()
+    torch.set_num_threads(2)
+    monkeypatch.setattr(
+        checkpoint, "seconds_added", lambda *_: threads.append(torch.get_num_threads()) or [1.0]
+    )
+    monkeypatch.setattr(checkpoint, "leave_process_group", lambda: None)
+    monkeypatch.setattr(checkpoint.rows, "write", lambda rows, name: written.extend(rows))
+    monkeypatch.setattr(sys, "argv", ["checkpoint", "--rounds", "1", "--batch-size", "2"])
+    checkpoint.main()
+    torch.set_num_threads(before)
+    assert threads == [1]
+    assert [row.command for row in written] == ["python -m bench.checkpoint --rounds 1 --batch-size 2"]
+
+
 def test_checkpoint(tmp_path):
     from bench.checkpoint import seconds_added
 
@@ -81,6 +226,22 @@ def test_hessian():
     from bench.hessian import network
 
     assert network(steps=1, images=2)
+
+
+@pytest.mark.parametrize(
+    ("words", "case"),
+    [([], "product"), (["--images", "16"], "product"), (["--images", "8"], "product, images=8")],
+)
+def test_rows_of_the_hessian_of_other_sizes_are_cases_of_their_own(words, case, monkeypatch):
+    from bench import hessian
+
+    written = []
+    monkeypatch.setattr(hessian, "network", lambda steps, images: (None, []))
+    monkeypatch.setattr(hessian, "product", lambda *_, kept, command: _row("product"))
+    monkeypatch.setattr(hessian.rows, "write", lambda rows, name: written.extend(rows))
+    monkeypatch.setattr(sys, "argv", ["hessian", "--pyhessian", "x", "--cases", "product", *words])
+    hessian.main()
+    assert [row.case for row in written] == [case]
 
 
 GPU_CASES = [
@@ -482,12 +643,84 @@ def test_time_to_accuracy_rehearsed_on_forty_images(tmp_path, monkeypatch, capsy
 
     recipe = _forty_images(tmp_path / "data", monkeypatch)
     accuracy.check(recipe)
-    found = accuracy.measured(recipe, 100.0, 1, "a command", None)
+    rounds = list(accuracy.rounds_of(recipe, 1, None))
+    found = accuracy.compared("title", 100.0, 1, "a command", rounds)
     assert [(row.unit, row.n) for row in found] == [("s", 1), ("images/s", 1), ("share of the time", 1)]
     assert 0 < found[2].ours < 1 and 0 < found[2].peer < 1
-    never = accuracy.measured(recipe, -1.0, 1, "a command", None)
+    never = accuracy.compared("title", -1.0, 1, "a command", rounds)
     assert [row.unit for row in never] == ["images/s", "share of the time"], "rates are of the whole run"
     assert "lbtrain: 0 of 1 runs came to an error of -1 %; lowest: " in capsys.readouterr().out
+
+
+def _outcome(recipe):
+    from bench.accuracy import Outcome
+
+    return Outcome(errors=[(20.0, 1.0)], images=10, seconds=2.0, loading=1.0)
+
+
+def test_a_peer_that_fails_in_time_to_accuracy_is_named_and_the_other_is_measured(
+    tmp_path, monkeypatch, capsys
+):
+    from bench import accuracy, rows
+
+    tried = []
+
+    def fails_later(checkout, recipe):
+        tried.append(recipe.seed)
+        if recipe.seed == 1:
+            raise RuntimeError("timm's train.py ended with 1")
+        return _outcome(recipe)
+
+    (tmp_path / "train.py").touch()
+    for name, loop in {"ours": _outcome, "plain": _outcome, "with_timm": fails_later}.items():
+        monkeypatch.setattr(accuracy, name, loop)
+    monkeypatch.setattr(rows, "RESULTS", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["accuracy", "--timm", str(tmp_path), "data.root=/some/where"])
+    accuracy.main()
+    found = rows.read("accuracy")
+    assert {(line["peer_name"], line["n"]) for line in found} == {(accuracy.PLAIN, "3")} and tried == [0, 1]
+    assert (
+        "timm train.py: not measured, RuntimeError: timm's train.py ended with 1" in capsys.readouterr().out
+    )
+    assert {line["command"] for line in found} == {
+        "python -m bench.accuracy --error 25 --seeds 3 data.root=DIR --timm DIR"
+    }
+
+
+def test_rounds_to_accuracy_that_are_done_are_kept_where_a_later_one_fails(tmp_path, monkeypatch):
+    from bench import accuracy, rows
+
+    def diverges(recipe):
+        if recipe.seed == 1:
+            raise Diverged("nan")
+        return _outcome(recipe)
+
+    monkeypatch.setattr(accuracy, "ours", diverges)
+    monkeypatch.setattr(accuracy, "plain", _outcome)
+    monkeypatch.setattr(rows, "RESULTS", tmp_path)
+    monkeypatch.delenv("TIMM", raising=False)
+    monkeypatch.setattr(sys, "argv", ["accuracy"])
+    with pytest.raises(Diverged):
+        accuracy.main()
+    cases = [(line["case"].split(", one thread")[1], line["n"]) for line in rows.read("accuracy")]
+    assert cases == [(f", 1 of 3 seeds{of}", "1") for of in ("", ": whole run", ": loading")]
+
+
+def test_a_case_of_time_to_accuracy_says_what_differs_from_its_recipe():
+    from bench.accuracy import RECIPE, title_of
+
+    recipe = load_recipe(RECIPE)
+    published = recipe.with_overrides(["duration=6ep", "precision=fp32", "data.root=/some/where"])
+    title = "CIFAR-10 to 30 % error, cifar_resnet8, batch 128, 6ep, fp32, one thread"
+    assert title_of(published, 30) == title
+    other = published.with_overrides(
+        ["data.train_examples=1280", "schedule.base_lr=0.9", "evaluate_every=3ep"]
+    )
+    assert title_of(other, 30).removeprefix(title).removeprefix(", ").split(", ") == [
+        "data.train_examples=1280",
+        "schedule.base_lr=0.9",
+        "evaluate_every=3ep",
+    ]
 
 
 def test_timms_train_py_takes_part_in_time_to_accuracy(tmp_path, monkeypatch):
@@ -531,6 +764,7 @@ def test_timms_train_py_validates_on_the_images_that_lbtrain_validates_on(tmp_pa
     [
         (["optimizer.name=lamb"], r"the peers do not follow optimizer\.name"),
         (["schedule.warmup=2ep"], r"the peers do not follow schedule\.warmup"),
+        (["seed=7"], r"seed: the rounds have the seeds from 0 on; choose their number with --seeds"),
         (["batch_size=256"], r"over all 256 images: add bn_batch_size=256"),
         (["precision=auto"], r"precision=auto: the peers know fp32 and bf16"),
         (["duration=500it"], r"duration=500it: the peers count whole epochs"),
