@@ -33,6 +33,8 @@ class Setting:
     """Values, in lower case, of a rejected one that change nothing; * is any. {precision} and {device} stand
     for those of the run.
     """
+    needs_zero: bool = False
+    """Of keys of DeepSpeed's configuration: without effect at ZeRO stage 0, and rejected there."""
 
     def covers(self, name: str) -> bool:
         return any(fnmatchcase(name, pattern) for pattern in self.names.split())
@@ -120,7 +122,14 @@ VARIABLES = (
         "the recipe decides whether the model is compiled: leave --dynamo_backend out",
     ),
     Setting(
-        "NVIDIA_TF32_OVERRIDE TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
+        "NVIDIA_TF32_OVERRIDE",
+        "rejected",
+        "0 keeps NVIDIA's libraries from using TF32, whatever the recipe says: unset it, and set "
+        "deterministic=true for fp32 in full precision",
+        ("1",),
+    ),
+    Setting(
+        "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
         "rejected",
         "deterministic=true computes fp32 in full precision, and false in TF32: unset it",
     ),
@@ -249,7 +258,9 @@ DEEPSPEED_KEYS = (
     Setting(
         "communication_data_type data_types prescale_gradients gradient_predivide_factor",
         "followed",
-        "gradients are rounded otherwise: such runs agree to that rounding, not to 1e-5",
+        "at ZeRO stages 1 to 3 gradients are rounded otherwise: such runs agree to that rounding, not to "
+        "1e-5; at stage 0 rejected, since torch's DistributedDataParallel exchanges them",
+        needs_zero=True,
     ),
     Setting(
         "zero_optimization.round_robin_gradients",
@@ -259,7 +270,9 @@ DEEPSPEED_KEYS = (
     Setting(
         "zero_optimization.* zero_allow_untested_optimizer zero_force_ds_cpu_optimizer disable_allgather",
         "followed",
-        "buckets, overlap and offload of ZeRO; LARS, LAMB and Muon reject offload of the optimizer",
+        "buckets, overlap and offload of ZeRO; LARS, LAMB and Muon reject offload of the optimizer; at stage "
+        "0 rejected, since nothing is sharded",
+        needs_zero=True,
     ),
     Setting(
         "steps_per_print wall_clock_breakdown memory_breakdown dump_state log_level timers comms_logger "
