@@ -42,15 +42,16 @@ class Setting:
 
 VARIABLES = (
     Setting(
-        "RANK WORLD_SIZE LOCAL_RANK MASTER_ADDR MASTER_PORT",
+        "RANK WORLD_SIZE LOCAL_RANK MASTER_ADDR MASTER_PORT LOCAL_WORLD_SIZE LOCAL_SIZE GROUP_WORLD_SIZE "
+        "CROSS_SIZE",
         "followed",
         "the process group is made of them; values that contradict each other are rejected",
     ),
     Setting("PET_*", "followed", "options of torchrun, which starts the ranks by them"),
     Setting(
-        "LOCAL_WORLD_SIZE LOCAL_SIZE OMP_NUM_THREADS",
+        "OMP_NUM_THREADS",
         "followed",
-        "the cores of a machine are divided among its ranks unless OMP_NUM_THREADS is set",
+        "unless it is set, the cores of a machine are divided among its ranks",
     ),
     Setting(
         "CUDA_VISIBLE_DEVICES *_VISIBLE_DEVICES HABANA_VISIBLE_MODULES NEURON_RT_VISIBLE_CORES "
@@ -59,11 +60,12 @@ VARIABLES = (
         "torch sees these devices alone",
     ),
     Setting(
-        "SLURM_NTASKS SLURM_STEP_ID SLURM_PROCID SLURM_LOCALID SLURM_NPROCS OMPI_COMM_WORLD_* PMI_RANK "
-        "PMI_SIZE MPI_LOCALNRANKS MPI_LOCALRANKID MV2_COMM_WORLD_* JSM_NAMESPACE_* FLUX_JOB_SIZE "
-        "FLUX_TASK_RANK FLUX_TASK_LOCAL_ID PMIX_RANK PALS_RANKID ALPS_APP_PE",
+        "SLURM_NTASKS SLURM_STEP_NUM_TASKS SLURM_STEP_ID SLURM_PROCID SLURM_LOCALID SLURM_NPROCS "
+        "OMPI_COMM_WORLD_* PMI_RANK PMI_SIZE MPI_LOCALNRANKS MPI_LOCALRANKID MV2_COMM_WORLD_* "
+        "JSM_NAMESPACE_* FLUX_JOB_SIZE FLUX_TASK_RANK FLUX_TASK_LOCAL_ID PMIX_RANK PALS_RANKID ALPS_APP_PE",
         "rejected",
-        "several tasks without RANK would each train alone: give them torchrun's names, the message says how",
+        "several tasks without RANK, or as many as neither ranks nor hosts, would each train alone: "
+        "give them torchrun's names, the message says how",
         ("*",),  # checked with the world (lbtrain.launch.world)
     ),
     Setting(
