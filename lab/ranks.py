@@ -31,12 +31,13 @@ def run_on_ranks(
     """Call `function(*args, **kwargs)` on every rank and return the results, rank 0's first.
 
     `function` must be importable (a module-level function), its arguments and result picklable. A pool in
-    which a rank failed or ran past `timeout` seconds, which all have together, is ended: the others may hang
-    in a collective.
+    which a rank failed, ended or ran past `timeout` seconds, which all have together, is ended: the others
+    may hang in a collective. Raises RankFailed.
     """
     pool = _pool(world_size)
     for pipe in pool.pipes:
-        pipe.send((function, args, kwargs))
+        with contextlib.suppress(ConnectionError):  # its process has ended, which its reply will say
+            pipe.send((function, args, kwargs))
     replies: list[tuple[bool, Any]] = []
     start = time.monotonic()
     end = start + timeout
@@ -47,7 +48,7 @@ def run_on_ranks(
             continue
         try:
             replies.append(pipe.recv())
-        except EOFError:
+        except (EOFError, ConnectionError):
             replies.append((False, f"rank {rank}: the process ended"))
         if not replies[-1][0]:  # the others may wait for this one
             end = min(end, time.monotonic() + _PATIENCE_S)

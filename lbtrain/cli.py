@@ -134,7 +134,7 @@ def _recipes(options: argparse.Namespace) -> None:
             print(find_recipe(name).resolve())
         case ["copy", name, folder]:
             _copy(find_recipe(name), Path(folder))
-        case [] | [_]:
+        case [] | [_] if options.words not in (["path"], ["copy"]):
             _list("".join(options.words))
         case _:
             raise RecipeError("write `recipes [WORD]`, `recipes path NAME` or `recipes copy NAME FOLDER`")

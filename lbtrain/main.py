@@ -24,6 +24,7 @@ from typing import NoReturn
 from lbtrain.errors import DataError, HostError, RecipeError, UserError, naming_the_extra
 from lbtrain.faults import watchdog
 from lbtrain.launch.environment import own_arguments
+from lbtrain.launch.variables import rank_among_others
 from lbtrain.launch.workers import start_server
 from lbtrain.output import drop_what_nobody_reads, say, while_output_is_read
 from lbtrain.recipe import Recipe, keys, written
@@ -156,12 +157,12 @@ def help_text(file: Path, doc: str, recipe: Recipe) -> str:
 
 
 def _exit_with(error: UserError, *, of_this_rank: bool = False) -> NoReturn:
-    """One message in all: rank 0 speaks (launched or alone), or the rank whose own error it may be: a wrong
-    command line, or bad data, which no other knows of.
+    """One message in all: rank 0 speaks, or the rank whose own error it may be: a wrong command line, or bad
+    data, which no other knows of. A process that cannot find a rank 0 speaks for itself.
     """
     rank = os.environ.get("RANK", "0")
-    prefix = "error: " if rank == "0" or not of_this_rank else f"error on rank {rank}: "
-    if rank == "0" or of_this_rank or isinstance(error, DataError | HostError):
+    prefix = f"error on rank {rank}: " if of_this_rank and rank not in ("", "0") else "error: "
+    if not rank_among_others(os.environ) or of_this_rank or isinstance(error, DataError | HostError):
         say(f"{prefix}{error}" if error.exit_code != 75 else str(error), error=True)
     sys.exit(error.exit_code)
 

@@ -24,7 +24,7 @@ from lbtrain.monitors import Monitors
 from lbtrain.nn import convert_to_ghost_batch_norm
 from lbtrain.output import say
 from lbtrain.plan.plan import Plan, make_plan
-from lbtrain.plan.precision import set_gpu_arithmetic
+from lbtrain.plan.precision import resolve_precision, set_gpu_arithmetic
 from lbtrain.plan.report import print_plans
 from lbtrain.plan.scaling import scaled_optimizer
 from lbtrain.plan.statistics import freeze
@@ -188,7 +188,8 @@ def _resume_garbage_collection() -> None:
 def _join(world: World, recipe: Recipe) -> torch.device:
     """Joins the other ranks, if they are the ones that were asked for; returns this rank's device."""
     check_world(world, recipe.world_size)
-    check_environment(os.environ, precision=recipe.precision, device=device_type())
+    resolved, _ = resolve_precision(recipe, recipe.engine_under(world.launcher))
+    check_environment(os.environ, precision=resolved.precision, device=device_type())
     device = start_process_group(world)
     watchdog.share_rendezvous()
     return device

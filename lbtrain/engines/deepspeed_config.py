@@ -2,8 +2,8 @@
 written out.
 
 Needs no deepspeed import, so that `deepspeed_config_for=256` answers on a laptop. A JSON file of
-recipes/deepspeed may change buckets, offload and logging; batch sizes, clipping, precision and
-the ZeRO stage come from the recipe.
+recipes/deepspeed may change logging and, where ZeRO shards, buckets and offload; batch sizes, clipping,
+precision and the ZeRO stage come from the recipe.
 """
 
 import copy
@@ -79,12 +79,12 @@ _DEFAULTS: Config = {
 
 def complete_config(plan: Plan, config_file: str = "") -> Config:
     """The DeepSpeed config of this plan; `config_file` is the path of a JSON file with more of it. Raises
-    RecipeError for a file that is not valid.
+    RecipeError for a file that is not valid, or has keys without effect at the plan's ZeRO stage.
     """
     config = copy.deepcopy(_DEFAULTS) | {
         "zero_optimization": copy.deepcopy(_ZERO) | {"overlap_comm": plan.zero_stage == 3}
     }
-    _merge(config, _read_config(config_file) if config_file else {})
+    _merge(config, _read_config(config_file, plan.zero_stage) if config_file else {})
     config["zero_optimization"]["stage"] = plan.zero_stage
     # The loop owns the accumulation window and divides the loss, because DeepSpeed's own window is misaligned
     # by a change of its length. So DeepSpeed sees a window of one; the true numbers are in plan.json.
@@ -117,7 +117,7 @@ def _merge(config: Config, changes: Config) -> None:
             config[key] = value
 
 
-def _read_config(path: str) -> Config:
+def _read_config(path: str, stage: int) -> Config:
     try:
         config = json.loads(Path(path).read_text())
     except (OSError, ValueError) as error:
@@ -131,12 +131,12 @@ def _read_config(path: str) -> Config:
         )
     zero = [f"zero_optimization.{key}" for key in config.get("zero_optimization", {})]
     for key in [*(config.keys() - {"zero_optimization"}), *zero]:
-        _check_key(path, key)
+        _check_key(path, key, stage)
     return config
 
 
-def _check_key(path: str, key: str) -> None:
-    """Raises RecipeError for a key that a file may not hold, or that DeepSpeed would read past."""
+def _check_key(path: str, key: str, stage: int) -> None:
+    """Raises RecipeError for a key that a file may not hold, or that does nothing at this ZeRO stage."""
     setting = setting_of(key, DEEPSPEED_KEYS)
     zero = key.removeprefix("zero_optimization.")
     if setting is None or (zero != key and zero not in _ZERO_KEYS):
@@ -148,3 +148,9 @@ def _check_key(path: str, key: str) -> None:
         raise RecipeError(f"deepspeed.config={path}: {key} is not a key of DeepSpeed's configuration; {hint}")
     if setting.outcome == "rejected":
         raise RecipeError(f"deepspeed.config={path}: {key}: {setting.why}; take it out of the file")
+    if setting.needs_zero and stage == 0:
+        raise RecipeError(
+            f"deepspeed.config={path}: {key} has no effect at deepspeed.zero_stage=0, where torch's "
+            "DistributedDataParallel exchanges the gradients; set deepspeed.zero_stage=1, or take it out of "
+            "the file"
+        )

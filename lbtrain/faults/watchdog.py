@@ -32,6 +32,7 @@ from lbtrain.faults.collectives import last_collective
 from lbtrain.faults.guard import protocol
 from lbtrain.faults.guard.coordinator import listening_socket
 from lbtrain.faults.guard.protocol import BOARD, SIGNALS, Config, Connection, Rendezvous
+from lbtrain.launch.variables import rank_among_others
 from lbtrain.output import say
 
 SECONDS_FOR_AN_OUTCOME = 2.0
@@ -97,12 +98,12 @@ class Watchdog:
     def __enter__(self) -> "Watchdog":
         global _watchdog
         self._previous = catch_signals(self._on_signal)
-        rank, world_size, address, port = (
-            os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-        )
-        if rank.isdigit() and world_size.isdigit() and int(world_size) > 1 and address and port:
+        if (rank := rank_among_others(os.environ)) is not None:
+            world_size, address, port = (
+                os.environ[name] for name in ("WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+            )
             job = f"{address}:{port}:{os.environ.get('TORCHELASTIC_RUN_ID', '')}"
-            self._start_guard(int(rank), int(world_size), address, job)
+            self._start_guard(rank, int(world_size), address, job)
             _watchdog = self
         return self
 

@@ -33,6 +33,8 @@ class Setting:
     """Values, in lower case, of a rejected one that change nothing; * is any. {precision} and {device} stand
     for those of the run.
     """
+    needs_zero: bool = False
+    """Of keys of DeepSpeed's configuration: without effect at ZeRO stage 0, and rejected there."""
 
     def covers(self, name: str) -> bool:
         return any(fnmatchcase(name, pattern) for pattern in self.names.split())
@@ -40,15 +42,16 @@ class Setting:
 
 VARIABLES = (
     Setting(
-        "RANK WORLD_SIZE LOCAL_RANK MASTER_ADDR MASTER_PORT",
+        "RANK WORLD_SIZE LOCAL_RANK MASTER_ADDR MASTER_PORT LOCAL_WORLD_SIZE LOCAL_SIZE GROUP_WORLD_SIZE "
+        "CROSS_SIZE",
         "followed",
         "the process group is made of them; values that contradict each other are rejected",
     ),
     Setting("PET_*", "followed", "options of torchrun, which starts the ranks by them"),
     Setting(
-        "LOCAL_WORLD_SIZE LOCAL_SIZE OMP_NUM_THREADS",
+        "OMP_NUM_THREADS",
         "followed",
-        "the cores of a machine are divided among its ranks unless OMP_NUM_THREADS is set",
+        "unless it is set, the cores of a machine are divided among its ranks",
     ),
     Setting(
         "CUDA_VISIBLE_DEVICES *_VISIBLE_DEVICES HABANA_VISIBLE_MODULES NEURON_RT_VISIBLE_CORES "
@@ -57,11 +60,12 @@ VARIABLES = (
         "torch sees these devices alone",
     ),
     Setting(
-        "SLURM_NTASKS SLURM_STEP_ID SLURM_PROCID SLURM_LOCALID SLURM_NPROCS OMPI_COMM_WORLD_* PMI_RANK "
-        "PMI_SIZE MPI_LOCALNRANKS MPI_LOCALRANKID MV2_COMM_WORLD_* JSM_NAMESPACE_* FLUX_JOB_SIZE "
-        "FLUX_TASK_RANK FLUX_TASK_LOCAL_ID PMIX_RANK PALS_RANKID ALPS_APP_PE",
+        "SLURM_NTASKS SLURM_STEP_NUM_TASKS SLURM_STEP_ID SLURM_PROCID SLURM_LOCALID SLURM_NPROCS "
+        "OMPI_COMM_WORLD_* PMI_RANK PMI_SIZE MPI_LOCALNRANKS MPI_LOCALRANKID MV2_COMM_WORLD_* "
+        "JSM_NAMESPACE_* FLUX_JOB_SIZE FLUX_TASK_RANK FLUX_TASK_LOCAL_ID PMIX_RANK PALS_RANKID ALPS_APP_PE",
         "rejected",
-        "several tasks without RANK would each train alone: give them torchrun's names, the message says how",
+        "several tasks without RANK, or as many as neither ranks nor hosts, would each train alone: "
+        "give them torchrun's names, the message says how",
         ("*",),  # checked with the world (lbtrain.launch.world)
     ),
     Setting(
@@ -120,7 +124,14 @@ VARIABLES = (
         "the recipe decides whether the model is compiled: leave --dynamo_backend out",
     ),
     Setting(
-        "NVIDIA_TF32_OVERRIDE TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
+        "NVIDIA_TF32_OVERRIDE",
+        "rejected",
+        "0 keeps NVIDIA's libraries from using TF32, whatever the recipe says: unset it, and set "
+        "deterministic=true for fp32 in full precision",
+        ("1",),
+    ),
+    Setting(
+        "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
         "rejected",
         "deterministic=true computes fp32 in full precision, and false in TF32: unset it",
     ),
@@ -249,7 +260,9 @@ DEEPSPEED_KEYS = (
     Setting(
         "communication_data_type data_types prescale_gradients gradient_predivide_factor",
         "followed",
-        "gradients are rounded otherwise: such runs agree to that rounding, not to 1e-5",
+        "at ZeRO stages 1 to 3 gradients are rounded otherwise: such runs agree to that rounding, not to "
+        "1e-5; at stage 0 rejected, since torch's DistributedDataParallel exchanges them",
+        needs_zero=True,
     ),
     Setting(
         "zero_optimization.round_robin_gradients",
@@ -259,7 +272,9 @@ DEEPSPEED_KEYS = (
     Setting(
         "zero_optimization.* zero_allow_untested_optimizer zero_force_ds_cpu_optimizer disable_allgather",
         "followed",
-        "buckets, overlap and offload of ZeRO; LARS, LAMB and Muon reject offload of the optimizer",
+        "buckets, overlap and offload of ZeRO; LARS, LAMB and Muon reject offload of the optimizer; at stage "
+        "0 rejected, since nothing is sharded",
+        needs_zero=True,
     ),
     Setting(
         "steps_per_print wall_clock_breakdown memory_breakdown dump_state log_level timers comms_logger "

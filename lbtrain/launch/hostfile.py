@@ -10,6 +10,7 @@ reads `slots=8x` as 8, and scrambles LOCAL_RANK when hosts have unequal slots; a
 shell unquoted.
 """
 
+import codecs
 import ipaddress
 import re
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ Dialect = Literal["deepspeed", "mpi", "colossalai"]
 # RFC 1123 host names and IPv4 addresses. A leading "-" would be an ssh option; anything a shell would act on
 # cannot occur.
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,251}[A-Za-z0-9])?")
+_NUMBER = re.compile("0[xX][0-9A-Fa-f]+|[0-9]*")
+"""A part of a name that the system takes for an address, not for a name, if all parts are such."""
 _SAME = {"localhost": "127.0.0.1"}
 """Other names of one machine; host names do not distinguish case."""
 _KEYED_COUNT = re.compile(r"slots=([0-9]+)")
@@ -78,8 +81,13 @@ def read_hostfile(path: str | Path, *, slots_per_host: int | None = None) -> Hos
             f"hostfile {path} cannot be read ({error.strerror}); name an existing file, such as "
             "hostfiles/local"
         ) from None
+    if data.startswith(codecs.BOM_UTF8):
+        raise HostfileError(
+            f"{path}, line 1: begins with a byte-order mark, which launchers take for a part of the name; "
+            "save the file as UTF-8 without one"
+        )
     return parse_hostfile(
-        data.decode("utf-8-sig", errors="replace"), source=str(path), slots_per_host=slots_per_host
+        data.decode("utf-8", errors="replace"), source=str(path), slots_per_host=slots_per_host
     )
 
 
@@ -124,7 +132,7 @@ def _parse_entry(entry: str) -> tuple[str, int | None, Dialect]:
             f"{head[:80]!r} is not a host name or IPv4 address (letters, digits, '.', '-', '_'); "
             "a user name, port or IPv6 address belongs in ~/.ssh/config under a plain name"
         )
-    if re.fullmatch("[0-9.]+", name):
+    if all(_NUMBER.fullmatch(part) for part in name.split(".")):
         _check_address(name)
     if colon:
         if options:
@@ -139,7 +147,7 @@ def _parse_entry(entry: str) -> tuple[str, int | None, Dialect]:
 
 def _check_address(name: str) -> None:
     """Raises HostfileError for what the system would take for another address than it reads as: 010.0.0.1 is
-    8.0.0.1, and 10.1 is 10.0.0.1.
+    8.0.0.1, and 10.1 and 0xA000001 are 10.0.0.1.
     """
     try:
         ipaddress.IPv4Address(name)

@@ -3,39 +3,28 @@
 Launchers fail quietly (seen): `deepspeed --hostfile /not/there` warns and trains on this machine alone, and
 so does `colossalai run` with a hostfile in which no host is; `accelerate launch --cpu --num_processes 2`
 starts one process. The command line of the launcher is still there to be read, in the job's ancestors, so the
-job compares.
+job compares (lbtrain.launch.commands).
 """
 
 import contextlib
 import datetime
 import os
+import socket
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from fractions import Fraction
 
 import torch
 import torch.distributed as dist
-import yaml
 
 from lbtrain.errors import LaunchError, UserError, naming_the_extra, naming_the_shortage
-from lbtrain.launch.hostfile import HostfileError, read_hostfile
+from lbtrain.launch.commands import ancestor_commands, check_commands, option
+from lbtrain.launch.variables import check_tasks, local_rank, number
 
-_DEEPSPEED_FILTERS = ("--include", "-i", "--exclude", "-e", "--num_nodes", "--num_gpus", "--num_accelerators")
-_COLOSSALAI_FILTERS = ("--include", "--exclude", "--num_nodes")
 _SECONDS_TO_WAIT = 600
 _SECONDS_TO_LET_GO = 0.25
-_TASKS = {
-    "SLURM_NTASKS": ("srun", "SLURM_PROCID", "SLURM_LOCALID"),
-    "OMPI_COMM_WORLD_SIZE": ("mpirun", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK"),
-    "MV2_COMM_WORLD_SIZE": ("mpirun", "MV2_COMM_WORLD_RANK", "MV2_COMM_WORLD_LOCAL_RANK"),
-    "PMI_SIZE": ("mpiexec", "PMI_RANK", "MPI_LOCALRANKID"),
-    "JSM_NAMESPACE_SIZE": ("jsrun", "JSM_NAMESPACE_RANK", "JSM_NAMESPACE_LOCAL_RANK"),
-    "FLUX_JOB_SIZE": ("flux run", "FLUX_TASK_RANK", "FLUX_TASK_LOCAL_ID"),
-}
-"""The variable with the number of tasks, what starts them, and the variables of rank and local rank."""
-_RANKS_ALONE = ("PMIX_RANK", "PALS_RANKID", "ALPS_APP_PE")
-"""Ranks of starters that say no number of tasks: of PMIx, Cray's PALS and ALPS."""
 
 
 @dataclass(frozen=True)
@@ -54,16 +43,9 @@ def detect_world(environment: Mapping[str, str] = os.environ, parent: Sequence[s
 
     `parent` is the command line of the process's parent (read from the system if not given).
     """
-    try:
-        rank, world_size, local_rank = (
-            int(environment.get(name, default))
-            for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
-        )
-    except ValueError as error:
-        raise LaunchError(f"RANK, WORLD_SIZE and LOCAL_RANK must be numbers: {error}") from error
-    if "RANK" not in environment:
-        _check_one_task(environment)
-    elif "WORLD_SIZE" not in environment:
+    rank, world_size = number(environment, "RANK", 0), number(environment, "WORLD_SIZE", 1)
+    command = next(ancestor_commands(), []) if parent is None else parent
+    if "RANK" in environment and "WORLD_SIZE" not in environment:
         raise LaunchError(
             f"RANK={rank} without WORLD_SIZE: unset it for one process, or start the script by a launcher"
         )
@@ -72,44 +54,28 @@ def detect_world(environment: Mapping[str, str] = os.environ, parent: Sequence[s
             f"RANK={rank} of WORLD_SIZE={world_size}: unset both for one process, or start the script by a "
             "launcher"
         )
+    check_tasks(environment, world_size, elastic=_is_elastic(environment, command))
     if "CROSS_RANK" in environment or "DS_ACCELERATOR_LAUNCHED" in environment:
         launcher = "deepspeed"
     elif "ACCELERATE_MIXED_PRECISION" in environment:
         launcher = "accelerate"
     else:
-        launcher = "colossalai" if _started_by_colossalai(environment, parent) else "ddp"
-    return World(rank, world_size, local_rank, launcher)
+        launcher = "colossalai" if _started_by_colossalai(environment, command) else "ddp"
+    return World(rank, world_size, local_rank(environment), launcher)
 
 
-def _check_one_task(environment: Mapping[str, str]) -> None:
-    """Raises LaunchError where srun, mpirun or the like started several tasks, which do not know of each
-    other.
-    """
-    for size, (starter, rank, local_rank) in _TASKS.items():
-        if size == "SLURM_NTASKS" and "SLURM_STEP_ID" not in environment:
-            continue  # in the batch script itself, where nothing was started yet
-        if environment.get(size, "1") != "1":
-            raise LaunchError(
-                f"{starter} started {environment[size]} tasks that would each train alone; give them "
-                f"torchrun's names: {starter} bash -c 'RANK=${rank} WORLD_SIZE=${size} "
-                f"LOCAL_RANK=${local_rank} MASTER_ADDR=FIRST_HOST MASTER_PORT=29500 exec python RECIPE.py'"
-            )
-    for name in _RANKS_ALONE:
-        if environment.get(name, "0") != "0":
-            raise LaunchError(
-                f"{name}={environment[name]}: one of several tasks that would each train alone; give them "
-                f"torchrun's names: RANK=${name}, and WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT"
-            )
+def _is_elastic(environment: Mapping[str, str], parent: Sequence[str]) -> bool:
+    """Whether torchrun was given a range of hosts, such as --nnodes=2:4, of which some may be away."""
+    return ":" in (option(parent[2:], "--nnodes") or environment.get("PET_NNODES", ""))
 
 
-def _started_by_colossalai(environment: Mapping[str, str], parent: Sequence[str] | None) -> bool:
+def _started_by_colossalai(environment: Mapping[str, str], parent: Sequence[str]) -> bool:
     """`colossalai run` starts torchrun on every host, and leaves the same two traces on all: a variable, and
     how torchrun was called.
     """
     if environment.get("CUDA_DEVICE_MAX_CONNECTIONS") != "1":
         return False
-    command = next(ancestor_commands(), []) if parent is None else parent
-    options = [word.partition("=")[0] for word in command[2:7]]
+    options = [word.partition("=")[0] for word in parent[2:7]]
     return options == ["--nproc_per_node", "--nnodes", "--node_rank", "--master_addr", "--master_port"]
 
 
@@ -128,109 +94,7 @@ def check_world(
             f"{'process runs' if world.world_size == 1 else 'processes run'}: check the launcher's "
             "--hostfile and number of processes"
         )
-    for command in ancestor_commands() if commands is None else commands:
-        names = [Path(word).name for word in command[:4]]
-        if "deepspeed" in names:
-            _check_deepspeed(world, command)
-        elif any(name.partition(".")[0] == "accelerate" for name in names) and "launch" in "".join(names):
-            _check_accelerate(world, command)
-        elif "colossalai" in names and "run" in command:
-            _check_colossalai(world, command)
-
-
-def _check_deepspeed(world: World, command: Sequence[str]) -> None:
-    hostfile = _option(command, "--hostfile", "-H")
-    if hostfile is None:
-        return
-    if not Path(hostfile).is_file():
-        raise LaunchError(
-            f"--hostfile {hostfile}: no such file, and deepspeed went on with this machine alone; give the "
-            "path of a hostfile"
-        )
-    try:
-        slots = read_hostfile(hostfile).gpus
-    except HostfileError as error:
-        raise LaunchError(f"--hostfile {hostfile}: {error}") from error
-    filtered = _option(command, *_DEEPSPEED_FILTERS) is not None
-    if slots != world.world_size and not filtered:
-        raise LaunchError(
-            f"--hostfile {hostfile} has {slots} slots, but {world.world_size} ranks run; see the launcher's "
-            "warnings above"
-        )
-
-
-def _check_colossalai(world: World, command: Sequence[str]) -> None:
-    hostfile, per_host = _option(command, "--hostfile"), _option(command, "--nproc_per_node")
-    if hostfile is None or per_host is None or not per_host.isdigit():
-        return
-    try:
-        ranks = read_hostfile(hostfile, slots_per_host=int(per_host)).gpus
-    except HostfileError as error:
-        raise LaunchError(
-            f"colossalai run --hostfile {hostfile} went on with what it found: {error}"
-        ) from error
-    filtered = _option(command, *_COLOSSALAI_FILTERS) is not None
-    if ranks != world.world_size and not filtered:
-        raise LaunchError(
-            f"--hostfile {hostfile} with --nproc_per_node {per_host} asks for {ranks} ranks, but "
-            f"{world.world_size} run; see what colossalai run printed above"
-        )
-
-
-def _check_accelerate(world: World, command: Sequence[str]) -> None:
-    asked = _option(command, "--num_processes", "--num-processes") or _configured_processes(command)
-    if asked is None or not asked.isdigit() or int(asked) == world.world_size:
-        return
-    raise LaunchError(
-        f"accelerate launch was asked for {asked} processes and started {world.world_size}. "
-        f"{asked} ranks on CPUs: accelerate launch --multi_gpu --num_processes {asked} SCRIPT (without "
-        "--cpu, and without use_cpu: true in its config file; no GPU is needed), "
-        f"or torchrun --nproc_per_node {asked} SCRIPT"
-    )
-
-
-def _configured_processes(command: Sequence[str]) -> str | None:
-    """What accelerate's config file says, which `accelerate launch` reads unless it is told --cpu."""
-    from accelerate.commands.config.config_args import default_config_file
-
-    named = _option(command, "--config_file", "--config-file")
-    path = Path(named or default_config_file)
-    if (not named and "--cpu" in command) or not path.is_file():
-        return None
-    try:
-        content = yaml.safe_load(path.read_text())
-    except (OSError, ValueError, yaml.YAMLError):
-        return None  # accelerate has read it otherwise, or not started
-    asked = content.get("num_processes") if isinstance(content, dict) else None
-    return str(asked) if isinstance(asked, int) and asked > 0 else None
-
-
-def _option(command: Sequence[str], *names: str) -> str | None:
-    """The value of an option in `--name value` or `--name=value` form; only what stands before the script is
-    the launcher's.
-    """
-    for position, word in enumerate(command[2:], 2):
-        name, separator, value = word.partition("=")
-        if name in names:
-            return value if separator else next(iter(command[position + 1 :]), "")
-        if word.endswith(".py"):
-            break
-    return None
-
-
-def ancestor_commands() -> Iterator[list[str]]:
-    """The command lines of this process's ancestors, nearest first; none where the system does not tell (no
-    /proc).
-    """
-    pid = os.getppid()
-    while pid > 1:
-        try:
-            command = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")[:-1]
-            status = Path(f"/proc/{pid}/stat").read_text()
-        except OSError:
-            return
-        yield command
-        pid = int(status.rpartition(")")[2].split()[1])
+    check_commands(world.world_size, ancestor_commands() if commands is None else commands)
 
 
 def device_type() -> str:
@@ -242,9 +106,8 @@ def start_process_group(world: World) -> torch.device:
     """Joins the other ranks (alone: a group of one, so that the code is the same) and returns this rank's
     device.
 
-    Raises LaunchError if the others do not come within ten minutes.
+    Raises LaunchError for a rank without a GPU of its own, and if the others do not come within ten minutes.
     """
-    _share_cores()
     on_gpu = device_type() == "cuda"
     device = torch.device("cuda", world.local_rank) if on_gpu else torch.device("cpu")
     if on_gpu:
@@ -252,6 +115,11 @@ def start_process_group(world: World) -> torch.device:
             raise LaunchError(
                 f"rank {world.rank} has LOCAL_RANK={world.local_rank} and sees {seen} GPU(s) only: start as "
                 "many ranks a host as it has GPUs, and let each of them see all"
+            )
+        if seen > 1 and world.world_size > 1 and "LOCAL_RANK" not in os.environ:
+            raise LaunchError(
+                f"rank {world.rank} sees {seen} GPUs and has no LOCAL_RANK, which says the one to use: "
+                "set it to the rank's number on its host, such as LOCAL_RANK=$SLURM_LOCALID"
             )
         torch.cuda.set_device(device)
     if dist.is_initialized():
@@ -266,6 +134,7 @@ def start_process_group(world: World) -> torch.device:
         raise LaunchError(
             f"rank {world.rank} of {world.world_size} could not join the others: {error}"
         ) from error
+    _share_cores()
     return device
 
 
@@ -304,9 +173,28 @@ def let_exchanges_end() -> None:
 
 
 def _share_cores() -> None:
-    """Divides this machine's cores among its ranks. torchrun sets one thread per rank; deepspeed leaves every
-    rank with all cores.
+    """Divides the cores of a machine among its ranks: each core among those that may run on it, since Slurm
+    gives some jobs' ranks cores of their own. torchrun sets one thread per rank; others leave every rank with
+    all cores. Collective.
     """
-    ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("LOCAL_SIZE", 1)))
-    if ranks_here > 1 and "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // ranks_here))
+    here = _host_and_cores()
+    ranks: list[tuple[str, frozenset[int]]] = [here] * dist.get_world_size()
+    if len(ranks) > 1:
+        dist.all_gather_object(ranks, here)
+        if "OMP_NUM_THREADS" not in os.environ:
+            torch.set_num_threads(threads_of(here, ranks))
+
+
+def threads_of(rank: tuple[str, frozenset[int]], ranks: Sequence[tuple[str, frozenset[int]]]) -> int:
+    """How many threads a rank may have, at least one: its share of the cores. Each rank is given by its host
+    and the cores that the system lets it run on.
+    """
+    host, cores = rank
+    rivals = Counter(core for name, others in ranks if name == host for core in others)
+    return max(1, int(sum(Fraction(1, rivals[core]) for core in cores)))
+
+
+def _host_and_cores() -> tuple[str, frozenset[int]]:
+    if hasattr(os, "sched_getaffinity"):
+        return socket.gethostname(), frozenset(os.sched_getaffinity(0))
+    return socket.gethostname(), frozenset(range(os.cpu_count() or 1))

@@ -5,7 +5,14 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from lbtrain.recipe.files import contract_field, docstring_of, find_recipe, load_recipe, parents_of
+from lbtrain.recipe.files import (
+    contract_field,
+    docstring_of,
+    find_recipe,
+    load_recipe,
+    parents_of,
+    syntax_tree,
+)
 from lbtrain.recipe.schema import Recipe
 
 _SCORE = re.compile(
@@ -73,7 +80,7 @@ def parent_of(path: Path) -> Path | None:
     """The file that a recipe varies: what its `recipe` begins with is imported from there, or loaded by its
     name.
     """
-    body = ast.parse(path.read_text()).body
+    body = syntax_tree(path).body
     values = {ast.unparse(node.targets[0]): node.value for node in body if isinstance(node, ast.Assign)}
     modules = {
         alias.asname or alias.name: node.module

@@ -95,17 +95,28 @@ def _said(error: Exception) -> str:
 
 
 def parents_of(path: Path) -> list[Path]:
-    """The files of the same folder that a recipe imports, directly or through each other, nearest first."""
-    found: list[Path] = []
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and (parent := path.with_name(f"{node.module}.py")).is_file():
-            found += [parent, *parents_of(parent)]
-    return list(dict.fromkeys(found))
+    """The files of the same folder that a recipe imports, directly or through each other, nearest first.
+    Raises RecipeError for a file that is no Python.
+    """
+    files = [path]
+    for file in files:  # which grows meanwhile
+        imports = [node for node in ast.walk(syntax_tree(file)) if isinstance(node, ast.ImportFrom)]
+        parents = dict.fromkeys(file.with_name(f"{node.module}.py") for node in imports)
+        files += [parent for parent in parents if parent.is_file() and parent not in files]
+    return files[1:]
 
 
 def docstring_of(path: Path) -> str:
     """The opening docstring of a recipe, its contract; empty without one."""
-    return ast.get_docstring(ast.parse(path.read_text())) or ""
+    return ast.get_docstring(syntax_tree(path)) or ""
+
+
+def syntax_tree(path: Path) -> ast.Module:
+    """Of a recipe file, in the encoding that it names. Raises RecipeError with the line of a syntax error."""
+    try:
+        return ast.parse(path.read_bytes(), filename=str(path))
+    except (SyntaxError, ValueError) as error:
+        raise error_in_recipe_file(error, path.parent) from error
 
 
 def does_nothing(path: Path) -> bool:

@@ -47,6 +47,8 @@ def test_a_word_is_looked_for_in_name_title_and_source(capsys, word, one):
         (["plan", "digits/digit", "--gpus", "8"], "did you mean digits/digits?"),
         (["diff", "/not/there.py"], "neither a file nor a recipe"),
         (["recipes", "copy", "digits"], "recipes copy NAME FOLDER"),
+        (["recipes", "copy"], "recipes copy NAME FOLDER"),
+        (["recipes", "path"], "recipes path NAME"),
         (["traim"], "no command 'traim': did you mean train?"),
         (["scaling_report"], "did you mean scaling-report?"),
         (["xyz"], "no command 'xyz' (`lbtrain --help` lists all)"),
@@ -68,6 +70,24 @@ def test_a_copied_recipe_runs_in_its_folder_with_its_parents(tmp_path):
     assert load_recipe(tmp_path / "own/resnet50_8k_no_warmup.py").schedule.base_lr == 0.7
     again = run("recipes", "copy", "imagenet/resnet50_8k", "own", cwd=tmp_path)
     assert again.returncode == 2 and "resnet50.py" in again.stderr and "0.7" in parent.read_text()
+
+
+@pytest.mark.parametrize("broken", ["mine", "parent"])
+def test_a_recipe_that_is_no_python_is_not_copied_and_its_line_is_named(tmp_path, capsys, broken):
+    (tmp_path / "mine.py").write_text("from parent import recipe\n")
+    (tmp_path / "parent.py").write_text("from lbtrain import Recipe\nrecipe = Recipe()\n")
+    (tmp_path / f"{broken}.py").write_text("\nx = (:\n")
+    assert main(["recipes", "copy", str(tmp_path / "mine.py"), str(tmp_path / "copy")]) == 2
+    error = capsys.readouterr().err
+    assert error == f"error: SyntaxError: invalid syntax ({broken}.py, line 2) ({tmp_path / broken}.py:2)\n"
+    assert not (tmp_path / "copy").exists()
+
+
+def test_recipes_that_import_each_other_and_one_in_another_encoding_are_copied(tmp_path, capsys):
+    (tmp_path / "one.py").write_bytes(b"# coding: latin-1\n# \xe9\nfrom two import x\n")
+    (tmp_path / "two.py").write_text("from one import y\n")
+    assert main(["recipes", "copy", str(tmp_path / "one.py"), str(tmp_path / "copy")]) == 0
+    assert capsys.readouterr().out.count("\n") == 2
 
 
 def test_a_recipe_of_ones_own_varies_a_shipped_one(tmp_path):

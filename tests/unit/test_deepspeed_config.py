@@ -185,10 +185,11 @@ def config(tmp_path: Path, content: object) -> str:
 
 def test_a_file_of_mechanics_changes_what_it_names(tmp_path):
     path = config(tmp_path, {"wall_clock_breakdown": True, "zero_optimization": {"reduce_bucket_size": 7}})
-    changed, base = complete_config(plan(), path), complete_config(plan())
+    sharded = plan(deepspeed=dict(zero_stage=1))
+    changed, base = complete_config(sharded, path), complete_config(sharded)
     assert changed["wall_clock_breakdown"] is True and changed["zero_optimization"]["reduce_bucket_size"] == 7
     changed["wall_clock_breakdown"], changed["zero_optimization"]["reduce_bucket_size"] = False, 500_000_000
-    assert changed == base == complete_config(plan())
+    assert changed == base == complete_config(sharded)
 
 
 OWNED = [setting for setting in DEEPSPEED_KEYS if setting.why == "it comes from the recipe"]
@@ -237,6 +238,33 @@ def test_a_file_that_is_not_there():
 def test_a_key_that_changes_the_run_or_does_nothing_is_rejected(tmp_path, content, said):
     with pytest.raises(RecipeError, match=said):
         complete_config(plan(), config(tmp_path, content))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"communication_data_type": "bf16"},
+        {"prescale_gradients": True},
+        {"gradient_predivide_factor": 4.0},
+        {"data_types": {"grad_accum_dtype": "fp32"}},
+        {"zero_optimization": {"overlap_comm": True}},
+        {"zero_optimization": {"reduce_bucket_size": 7}},
+        {"zero_optimization": {"offload_optimizer": {"device": "cpu"}}},
+    ],
+)
+def test_a_key_of_zeros_exchange_is_rejected_where_nothing_is_sharded(tmp_path, content):
+    path = config(tmp_path, content)
+    with pytest.raises(RecipeError, match=r"no effect at deepspeed\.zero_stage=0.*zero_stage=1, or take it"):
+        complete_config(plan(), path)
+    assert complete_config(plan(deepspeed=dict(zero_stage=1)), path)["zero_optimization"]["stage"] == 1
+
+
+@pytest.mark.parametrize(("file", "stage"), [("breakdown", 0), ("small_buckets", 1)])
+def test_the_files_of_the_recipes_are_accepted_at_their_stage(file, stage):
+    path = Path(__file__).parents[2] / f"recipes/deepspeed/{file}.json"
+    changes = json.loads(path.read_text())
+    content = complete_config(plan(deepspeed=dict(zero_stage=stage)), str(path))
+    assert changes.get("zero_optimization", {}).items() <= content["zero_optimization"].items()
 
 
 class _Read(dict):

@@ -103,7 +103,7 @@ def check(device: str = "cpu", precision: str = "fp32", **environment: str) -> N
         ("ACCELERATE_USE_PARALLELISM_CONFIG", "true", "--multi_gpu"),
         ("ACCELERATE_DYNAMO_BACKEND", "INDUCTOR", "--dynamo_backend"),
         ("ACCELERATE_TORCH_DEVICE", "cuda", "CUDA_VISIBLE_DEVICES="),
-        ("NVIDIA_TF32_OVERRIDE", "1", "unset"),
+        ("NVIDIA_TF32_OVERRIDE", "0", "unset it.*deterministic=true"),
         ("TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "1", "unset"),
         ("ONEDNN_DEFAULT_FPMATH_MODE", "BF16", "unset"),
         ("DS_ACCELERATOR", "cuda", "unset"),
@@ -120,7 +120,7 @@ def test_a_launcher_that_agrees_with_the_recipe_is_followed():
     check(ACCELERATE_MIXED_PRECISION="no", precision="bf16")  # what it says where nobody asked for anything
     check(ACCELERATE_USE_CPU="True", DS_ACCELERATOR="cpu", ACCELERATE_TORCH_DEVICE="cpu")
     check(ACCELERATE_USE_CPU="False", device="cuda")
-    check(ACCELERATE_GRADIENT_ACCUMULATION_STEPS="1", ACCELERATE_USE_FSDP="false", NVIDIA_TF32_OVERRIDE="0")
+    check(ACCELERATE_GRADIENT_ACCUMULATION_STEPS="1", ACCELERATE_USE_FSDP="false", NVIDIA_TF32_OVERRIDE="1")
     check(FSDP_SHARDING_STRATEGY="1", ACCELERATE_DYNAMO_BACKEND="NO", ONEDNN_DEFAULT_FPMATH_MODE="STRICT")
     for word in ("True", "1", "yes", "on"):  # as accelerate reads them
         check(ACCELERATE_USE_CPU=word)
@@ -159,8 +159,9 @@ def test_a_name_is_covered_by_itself_or_a_pattern():
 def test_tasks_that_do_not_know_of_each_other(environment, said):
     with pytest.raises(LaunchError, match=said):
         detect_world(environment)
-    launched = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}
-    assert detect_world(environment | launched) == World(1, 2, 1, "ddp")
+    tasks = next((count for name, count in environment.items() if name.endswith(("SIZE", "NTASKS"))), "4")
+    launched = {"RANK": "1", "WORLD_SIZE": tasks, "LOCAL_RANK": "1"}
+    assert detect_world(environment | launched) == World(1, int(tasks), 1, "ddp")
     alone = {name: "1" if name.endswith(("SIZE", "NTASKS")) else "0" for name in environment}
     assert detect_world(alone) == World(0, 1, 0, "ddp")
 

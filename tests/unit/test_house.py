@@ -32,7 +32,7 @@ BELOW = {
     "launch": set(),
     "faults.guard": set(),
     "faults.collectives": set(),
-    "faults.watchdog": {"faults.collectives", "faults.guard"},
+    "faults.watchdog": {"faults.collectives", "faults.guard", "launch"},
     "faults.stopping": {"faults.watchdog"},
     "faults.finite": {"data", "engines", "optim", "plan", "runs.files"},
     "faults.layers": set(),

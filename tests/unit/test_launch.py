@@ -10,7 +10,9 @@ import pytest
 from lbtrain.errors import LaunchError
 from lbtrain.launch import workers
 from lbtrain.launch import world as launch_world
-from lbtrain.launch.world import World, ancestor_commands, check_world, detect_world, start_process_group
+from lbtrain.launch.commands import ancestor_commands
+from lbtrain.launch.variables import rank_among_others
+from lbtrain.launch.world import World, check_world, detect_world, start_process_group, threads_of
 
 LAUNCHED = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}
 EXPORTED_BY_COLOSSALAI = LAUNCHED | {"CUDA_DEVICE_MAX_CONNECTIONS": "1"}
@@ -70,6 +72,13 @@ def test_colossalai_run_by_the_traces_it_leaves_on_every_host(environment, paren
         {"WORLD_SIZE": "0"},
         {"RANK": "a", "WORLD_SIZE": "2"},
         {"RANK": ""},
+        LAUNCHED | {"LOCAL_RANK": "-1"},
+        LAUNCHED | {"LOCAL_RANK": "5", "LOCAL_WORLD_SIZE": "2"},
+        LAUNCHED | {"LOCAL_RANK": "2", "LOCAL_SIZE": "2"},
+        LAUNCHED | {"LOCAL_WORLD_SIZE": ""},
+        LAUNCHED | {"SLURM_STEP_ID": "0", "SLURM_NTASKS": ""},
+        LAUNCHED | {"PMIX_RANK": "one"},
+        {"PMI_SIZE": "all"},
     ],
 )
 def test_variables_that_contradict_each_other(environment):
@@ -82,10 +91,99 @@ def test_tasks_of_srun_without_ranks_get_the_command_to_type():
     task = {"SLURM_STEP_ID": "0", "SLURM_NTASKS": "8", "SLURM_PROCID": "3"}
     with pytest.raises(LaunchError, match=r"RANK=\$SLURM_PROCID"):
         detect_world(task)
-    assert detect_world(task | LAUNCHED) == World(1, 2, 1, "ddp")
-    assert detect_world({"SLURM_NTASKS": "8"}) == World(
-        0, 1, 0, "ddp"
-    )  # in the batch script itself, where nothing was started yet
+    assert detect_world(task | LAUNCHED | {"WORLD_SIZE": "8"}) == World(1, 8, 1, "ddp")
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"SLURM_NTASKS": "8"},
+        {"SLURM_NTASKS": "8", "SLURM_STEP_ID": "4294967290", "SLURM_STEP_NUM_TASKS": "1"},
+    ],
+    ids=["a batch script", "the shell of salloc"],
+)
+def test_the_tasks_of_an_allocation_are_no_tasks_of_this_step(environment):
+    assert detect_world(environment) == World(0, 1, 0, "ddp")
+    assert detect_world(environment | LAUNCHED) == World(1, 2, 1, "ddp")
+
+
+STEP = {"SLURM_STEP_ID": "0", "SLURM_NTASKS": "4", "SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "2"}
+TORCHRUN_OF_4 = ["python", "/venv/bin/torchrun", "--nnodes", "4", "--nproc_per_node", "8", "x.py"]
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        (STEP | {"RANK": "0", "WORLD_SIZE": "1"}, "srun started 4 tasks, and WORLD_SIZE=1"),
+        (STEP | {"RANK": "0", "WORLD_SIZE": "8", "GROUP_WORLD_SIZE": "1"}, "4 tasks, and GROUP_WORLD_SIZE=1"),
+        (STEP | {"RANK": "0", "WORLD_SIZE": "4", "GROUP_WORLD_SIZE": "1"}, "4 tasks, and GROUP_WORLD_SIZE=1"),
+        (STEP | {"RANK": "0", "WORLD_SIZE": "8", "CROSS_SIZE": "1"}, "4 tasks, and CROSS_SIZE=1"),
+        (LAUNCHED | {"OMPI_COMM_WORLD_SIZE": "4"}, "mpirun started 4 tasks, and WORLD_SIZE=2.*OMPI_COMM_"),
+        (LAUNCHED | {"PMIX_RANK": "3"}, "PMIX_RANK=3, and WORLD_SIZE=2"),
+    ],
+)
+def test_tasks_that_each_train_in_a_world_of_their_own(environment, said):
+    with pytest.raises(LaunchError, match=said):
+        detect_world(environment, TORCHRUN_OF_4)
+
+
+@pytest.mark.parametrize(
+    ("environment", "torchrun"),
+    [
+        ({"WORLD_SIZE": "32", "GROUP_WORLD_SIZE": "4"}, TORCHRUN_OF_4),
+        ({"WORLD_SIZE": "32", "CROSS_SIZE": "4"}, []),
+        ({"WORLD_SIZE": "4"}, []),
+        ({"WORLD_SIZE": "24", "GROUP_WORLD_SIZE": "3"}, ["python", "torchrun", "--nnodes=2:4", "x.py"]),
+        ({"WORLD_SIZE": "24", "GROUP_WORLD_SIZE": "3", "PET_NNODES": "2:4"}, ["python", "torchrun", "x.py"]),
+    ],
+    ids=[
+        "a torchrun a host",
+        "DeepSpeed's launcher a host",
+        "a rank a task",
+        "elastic",
+        "elastic by PET_NNODES",
+    ],
+)
+def test_tasks_that_make_up_the_world(environment, torchrun):
+    ranks = STEP | {"RANK": "2", "LOCAL_RANK": "0"} | environment
+    assert detect_world(ranks, torchrun).world_size == int(environment["WORLD_SIZE"])
+
+
+RENDEZVOUS = LAUNCHED | {"MASTER_ADDR": "node01", "MASTER_PORT": "29500"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "rank"),
+    [
+        ({}, 1),
+        ({"RANK": "0"}, 0),
+        ({"RANK": "2"}, None),
+        ({"RANK": ""}, None),
+        ({"WORLD_SIZE": "two"}, None),
+        ({"RANK": "0", "WORLD_SIZE": "1"}, None),
+        ({"MASTER_ADDR": ""}, None),
+        ({"MASTER_PORT": ""}, None),
+    ],
+)
+def test_a_rank_that_can_find_the_others(changes, rank):
+    assert rank_among_others(RENDEZVOUS | changes) == rank
+
+
+@pytest.mark.parametrize(
+    ("ranks", "threads"),
+    [
+        ([("a", range(32))] * 8, 4),
+        ([("a", range(32))] * 8 + [("b", range(32))] * 2, 4),
+        ([("a", range(16 * rank, 16 * rank + 16)) for rank in range(8)], 16),
+        ([("a", range(30))] * 7, 4),
+        ([("a", range(2))] * 8, 1),
+        ([("a", range(8)), ("a", range(4))], 6),
+    ],
+    ids=["shared", "two hosts", "bound by Slurm", "uneven", "too many ranks", "overlapping"],
+)
+def test_cores_are_divided_among_the_ranks_that_may_use_them(ranks, threads):
+    ranks = [(host, frozenset(cores)) for host, cores in ranks]
+    assert threads_of(ranks[0], ranks) == threads
 
 
 def test_another_world_size_than_the_recipes():
@@ -118,6 +216,31 @@ def test_a_hostfile_that_is_not_there(form):
         check_world(world(2), 0, deepspeed(*form))
 
 
+@pytest.mark.parametrize(
+    "launcher",
+    [["/venv/bin/ds"], ["/venv/bin/deepspeed.pt"], ["-m", "deepspeed.launcher.runner"], ["-u", "ds"]],
+)
+@pytest.mark.parametrize(
+    "form",
+    [
+        ["--hostf", "/not/there"],
+        ["--hos=/not/there"],
+        ["-H/not/there"],
+        ["--hostfile", "hosts", "--hostfile", "/not/there"],
+    ],
+)
+def test_any_entry_point_of_deepspeed_with_options_as_argparse_reads_them(launcher, form):
+    command = ["python", *launcher, *form, "recipes/digits/digits.py"]
+    with pytest.raises(LaunchError, match="--hostfile /not/there: no such file"):
+        check_world(world(1), 0, [["bash"], command])
+
+
+def test_the_process_that_deepspeed_starts_on_each_host_is_not_its_launcher():
+    check_world(
+        world(2), 0, [["python", "-m", "deepspeed.launcher.launch", "--hostfile", "/not/there", "x.py"]]
+    )
+
+
 @pytest.mark.parametrize("form", ["--hostfile {}", "-H {}", "--hostfile={}"])
 def test_a_hostfile_with_other_slots(tmp_path, form):
     options = form.format(hostfile(tmp_path)).split()
@@ -141,10 +264,18 @@ def test_a_hostfile_that_cannot_be_read(tmp_path):
         ["--num_nodes", "1"],
         ["--num_gpus", "1"],
         ["--num_accelerators=1"],
+        ["-inode01"],
+        ["--incl", "node01"],
+        ["--num_n", "1"],
     ],
 )
 def test_filters_may_leave_slots_out(tmp_path, filters):
     check_world(world(2), 0, deepspeed("--hostfile", hostfile(tmp_path), *filters))
+
+
+def test_the_value_of_another_option_is_no_filter(tmp_path):
+    with pytest.raises(LaunchError, match="has 4 slots, but 2 ranks run"):
+        check_world(world(2), 0, deepspeed("--launcher_args", "-i /key", "--hostfile", hostfile(tmp_path)))
 
 
 def test_a_script_argument_that_looks_like_a_filter_hides_nothing(tmp_path):
@@ -199,8 +330,17 @@ def test_colossalai_without_its_hostfile():
 
 
 @pytest.mark.parametrize("count", [["--num_processes", "2"], ["--num_processes=2"], ["--num-processes", "2"]])
-def test_accelerate_that_started_one_process(count):
-    command = ["python", "/venv/bin/accelerate", "launch", "--cpu", *count, "recipes/digits/digits.py"]
+@pytest.mark.parametrize(
+    "launcher",
+    [
+        ["/venv/bin/accelerate", "launch"],
+        ["/venv/bin/accelerate-launch"],
+        ["-m", "accelerate.commands.launch"],
+        ["-m", "accelerate.commands.accelerate_cli", "launch"],
+    ],
+)
+def test_accelerate_that_started_one_process(launcher, count):
+    command = ["python", *launcher, "--cpu", *count, "recipes/digits/digits.py"]
     with pytest.raises(
         LaunchError,
         match=(
@@ -235,6 +375,14 @@ def test_a_rank_without_a_gpu_of_its_own_is_named(monkeypatch):
     monkeypatch.setattr(launch_world.torch.cuda, "device_count", lambda: 2)
     with pytest.raises(LaunchError, match=r"rank 5 has LOCAL_RANK=2 and sees 2 GPU\(s\) only"):
         start_process_group(World(5, 8, 2, "ddp"))
+
+
+def test_a_rank_that_does_not_know_its_gpu_is_named(monkeypatch):
+    monkeypatch.setattr(launch_world, "device_type", lambda: "cuda")
+    monkeypatch.setattr(launch_world.torch.cuda, "device_count", lambda: 2)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    with pytest.raises(LaunchError, match=r"rank 1 sees 2 GPUs and has no LOCAL_RANK.*LOCAL_RANK=\$SLURM_L"):
+        start_process_group(World(1, 2, 0, "ddp"))
 
 
 @pytest.mark.parametrize("refused", [False, True])

@@ -391,6 +391,21 @@ def test_any_rank_names_a_mistake_on_its_own_command_line(tmp_path):
     assert (done.returncode, done.stdout, done.stderr) == (2, "", said)
 
 
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        (dict(RANK=""), "RANK= is not a number"),
+        (dict(RANK="1", WORLD_SIZE="2", MASTER_ADDR="127.0.0.1"), "rank 1 of 2 could not join the others"),
+        (dict(RANK="3", WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT="29519"), "RANK=3 of WORLD_"),
+    ],
+)
+def test_a_process_that_no_rank_0_can_speak_for_says_itself_what_is_wrong(tmp_path, variables, said):
+    words = ["engine=ddp", "duration=1it", f"run_dir={tmp_path}/run"]
+    done = run_script(*words, cwd=tmp_path, **variables)
+    assert done.returncode == 3 and done.stderr.startswith(f"error: {said}"), done.stderr
+    assert done.stderr.count("\n") == 1 and done.stdout == ""
+
+
 def run_ranks(run_dir: Path, *commands: list[str]) -> tuple[list[int], list[str]]:
     """Exit codes and messages of a rank per command line, started together."""
     shared = {"WORLD_SIZE": str(len(commands)), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}

@@ -1,12 +1,15 @@
 """precision=auto: what it becomes on which machine, and that the plan says so."""
 
+import contextlib
 import json
 import os
 
 import pytest
 import torch
 
-from lbtrain import Recipe
+from lbtrain import Recipe, run
+from lbtrain.errors import LaunchError
+from lbtrain.launch.world import World
 from lbtrain.plan import precision
 from lbtrain.plan.plan import make_plan
 from lbtrain.plan.report import rows
@@ -67,6 +70,19 @@ def test_the_expected_result_outlives_the_choice(monkeypatch, native):
     plan = make_plan(written.with_overrides(["precision=auto"]), 1)
     found = plan.recipe.expect.compare([{"top1_error": 8.0, "epoch": 1.0}])
     assert (found["outcome"], found["reasons"]) == ("not comparable", ["precision is auto, not fp32"])
+
+
+@pytest.mark.parametrize(
+    ("native", "setting", "rejected"),
+    [(True, "bf16", False), (True, "auto", True), (False, "bf16", True), (False, "no", False)],
+)
+def test_a_launchers_precision_is_compared_with_what_auto_becomes(monkeypatch, native, setting, rejected):
+    monkeypatch.setattr(precision, "device_with_bf16", lambda: ("this CPU", native))
+    monkeypatch.setattr(run, "check_world", lambda *_: None)
+    monkeypatch.setattr(run, "start_process_group", lambda _: "joined")
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", setting)
+    with pytest.raises(LaunchError, match="MIXED_PRECISION") if rejected else contextlib.nullcontext():
+        assert run._join(World(0, 1, 0, "accelerate"), AUTO) == "joined"
 
 
 def test_a_precision_that_the_recipe_names_is_kept():

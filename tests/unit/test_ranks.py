@@ -1,9 +1,12 @@
 """Ranks on one machine, as tests have them: all have one time limit."""
 
+import os
+from multiprocessing import Pipe
 from types import SimpleNamespace
 
 import pytest
 
+from lab import ranks
 from lab.ranks import RankFailed, run_on_ranks
 
 
@@ -46,3 +49,16 @@ def test_when_one_has_failed_the_others_are_not_waited_for_as_long(monkeypatch, 
     with pytest.raises(RankFailed, match=r"^rank 0"):
         run(monkeypatch, Rank(*reply), other)
     assert other.waited <= (30 if reply else 100)
+
+
+@pytest.mark.parametrize("unread", [False, True], ids=["before the job", "without reading it"])
+def test_a_rank_that_has_ended_is_named_and_its_pool_is_given_up(monkeypatch, unread):
+    here, there = Pipe()
+    if unread:  # the system then answers the next read of this end with a reset
+        here.send("job")
+    there.close()
+    pools = {1: SimpleNamespace(pipes=[here], end=here.close)}
+    monkeypatch.setattr(ranks, "_POOLS", pools)
+    with pytest.raises(RankFailed, match=r"^rank 0: the process ended$"):
+        run_on_ranks(1, os.getpid)
+    assert pools == {}

@@ -66,6 +66,9 @@ REFUSED = [
     ("10.0.0.1:8\n10.0.0.01:8", 2, "not an IPv4 address"),
     ("010.0.0.1 slots=8", 1, "not an IPv4 address"),
     ("10.1 slots=8", 1, "not an IPv4 address"),
+    ("10.0.0.1 slots=8\n0xA000001 slots=8", 2, "not an IPv4 address"),
+    ("0X0a.0.0.1:8", 1, "not an IPv4 address"),
+    ("10.0.0x1", 1, "not an IPv4 address"),
     ("167772161 slots=8", 1, "not an IPv4 address"),
     ("256.1.1.1 slots=8", 1, "not an IPv4 address"),
     ("node01 slots=0", 1, "a host has 1 to"),
@@ -111,10 +114,19 @@ def test_a_file_without_hosts_is_rejected(text: str) -> None:
         parse_hostfile(text, slots_per_host=8)
 
 
-def test_open_mpi_ceiling_and_trailing_comment_and_byte_order_mark(tmp_path: Path) -> None:
+def test_open_mpi_ceiling_and_trailing_comment(tmp_path: Path) -> None:
     path = tmp_path / "hosts"
-    path.write_bytes(b"\xef\xbb\xbfnode01 slots=8 max_slots=8\t# rack 1\r\n10.0.0.2 slots=8\r\n")
+    path.write_bytes(b"node01 slots=8 max_slots=8\t# rack 1\r\n10.0.0.2 slots=8\r\n")
     assert read_hostfile(path) == Hostfile(("node01", "10.0.0.2"), 8)
+
+
+@pytest.mark.parametrize("first", [b"node01 slots=8", b"# hosts"])
+def test_a_byte_order_mark_is_rejected_since_launchers_take_it_for_a_host_name(tmp_path: Path, first) -> None:
+    (tmp_path / "hosts").write_bytes(b"\xef\xbb\xbf" + first + b"\nnode02 slots=8\n")
+    with pytest.raises(
+        HostfileError, match=r"hosts, line 1: begins with a byte-order mark.*UTF-8 without one"
+    ):
+        read_hostfile(tmp_path / "hosts")
 
 
 def test_a_missing_file_a_folder_and_bytes_that_are_no_text_are_rejected(tmp_path: Path) -> None:

@@ -137,7 +137,7 @@ REACHES: dict[str, tuple[Callable[[Recipe], Any], str, str]] = {
     "precision": (trained, "", "precision=bf16"),
     "channels_last": (trained, "", "channels_last=true"),
     "deepspeed.zero_stage": (deepspeed, "", "deepspeed.zero_stage=1"),
-    "deepspeed.config": (deepspeed, "", "deepspeed.config=ROOT/ds.json"),
+    "deepspeed.config": (deepspeed, "deepspeed.zero_stage=1", "deepspeed.config=ROOT/ds.json"),
     "evaluate_every": (numbers, "", "evaluate_every=2ep"),
     "log_every": (numbers, "", "log_every=11it"),
     "checkpoint.every": (numbers, "", "checkpoint.every=2ep"),
