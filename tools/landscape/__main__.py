@@ -26,6 +26,10 @@ from ..kit import command
 if TYPE_CHECKING:
     from .measures import Measures
 
+SWEEP_OUT = "runs/landscape-sweep/RECIPE"
+WARM_START_OUT = "RUN_DIR/landscape/warm-start"
+"""The folders of runs by default, with the word in capitals still to be replaced."""
+
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = command.parser("landscape", __doc__)
@@ -105,7 +109,8 @@ def _add_sweep_options(parser: argparse.ArgumentParser) -> None:
 
     option = parser.add_argument
     option("--batch-sizes", default="16,32,64,128,256,512", help="The batch sizes (default %(default)s).")
-    option("--rates", default="1,2,4", help="Factors on the recipe's rate (default %(default)s).")
+    factors = "Factors on the recipe's peak rate, which is scaled by the square root of the batch size"
+    option("--rates", default="1,2,4", help=f"{factors} (default %(default)s).")
     goal = parser.add_mutually_exclusive_group(required=True).add_argument
     goal("--loss", type=command.positive, help="The training loss to reach.")
     errors = "The top-1 errors to reach, in percent (35,25): a run ends at the lowest."
@@ -114,8 +119,7 @@ def _add_sweep_options(parser: argparse.ArgumentParser) -> None:
     least = "... or in steps, whichever is longer (default 80)."
     option("--least-steps", type=command.count_or_none, default=80, help=least)
     option("--title", default="Steps to a goal over batch sizes", help="The heading of the report.")
-    out = "runs/landscape-sweep/RECIPE"
-    Launch.add_options(parser, launcher="python", ranks=1, seeds=2, out=out, scored=False)
+    Launch.add_options(parser, launcher="python", ranks=1, seeds=2, out=SWEEP_OUT, scored=False)
 
 
 def _add_warm_start_options(parser: argparse.ArgumentParser) -> None:
@@ -124,8 +128,7 @@ def _add_warm_start_options(parser: argparse.ArgumentParser) -> None:
     option = parser.add_argument
     option("run_dir", type=Path, metavar="RUN_DIR", help="A run that kept its checkpoints.")
     _add_loss_options(option)
-    out = "RUN_DIR/landscape/warm-start"
-    Launch.add_options(parser, launcher="python", ranks=1, seeds=1, out=out, scored=False)
+    Launch.add_options(parser, launcher="python", ranks=1, seeds=1, out=WARM_START_OUT, scored=False)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -210,7 +213,8 @@ def _sweep(options: argparse.Namespace, words: Sequence[str]) -> str:
     else:
         errors = numbers("errors", "percentages such as 35,25", command.positive_or_zero)
         goals = tuple(Goal("top1_error", each) for each in errors)
-    options.out = Path(str(options.out).replace("RECIPE", path.stem))
+    if options.out == Path(SWEEP_OUT):
+        options.out = options.out.with_name(path.stem)
     sizes = tuple(batch_sizes_of(options.batch_sizes))
     target = Target(sizes, rates, goals, options.epochs, options.least_steps)
     typed = command.typed("landscape", words)
@@ -223,7 +227,8 @@ def _warm_start(options: argparse.Namespace) -> str:
     from .warm_start import warm_start
 
     path, overrides = one_recipe(options.words)
-    options.out = Path(str(options.out).replace("RUN_DIR", str(options.run_dir)))
+    if options.out == Path(WARM_START_OUT):
+        options.out = options.run_dir / "landscape" / "warm-start"
     return warm_start(Run(options.run_dir), path, overrides, Launch.of(options), LossOptions.of(options))
 
 
