@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING
 from ..kit import command
 
 if TYPE_CHECKING:
-    from .measures import Measures
+    from .loss import LossOptions
+    from .runs import DistContext, Run
 
 SWEEP_OUT = "runs/landscape-sweep/RECIPE"
 WARM_START_OUT = "RUN_DIR/landscape/warm-start"
@@ -142,16 +143,11 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace, words: Sequence[str]) -> str:
     """Does what the `words` of the command line ask for; returns the text for the terminal of rank 0."""
-    from .runs import DistContext, LossOptions, Run
+    from .loss import LossOptions
+    from .runs import DistContext, Run
 
-    if options.command == "batch":
-        from .batch import batch
-
-        return batch(Run(options.run_dir), options.until_loss)
-    if options.command == "layers":
-        from .layers import layers
-
-        return layers(Run(options.run_dir))
+    if options.command in ("batch", "layers"):
+        return _read(options)
     if options.command == "sweep":
         return _sweep(options, words)
     if options.command == "warm-start":
@@ -166,25 +162,51 @@ def _run(options: argparse.Namespace, words: Sequence[str]) -> str:
         from .training import training
 
         return training(Run(options.run_dir), context, loss)
-    from .measures import Measures
-
     if options.command == "hessian":
-        measures = Measures(Run(options.run_dir), context, loss)
+        from .loss import TrainingLoss
+        from .measures import Measures
+
+        run = Run(options.run_dir)
+        measures = Measures(run, TrainingLoss(run, context, loss))
         return measures.text(measures.spectrum())
-    return _sharpness([Measures(Run(path), context, loss) for path in options.runs], options, words)
+    return _sharpness([Run(path) for path in options.runs], context, loss, options, words)
 
 
-def _sharpness(measures: "Sequence[Measures]", options: argparse.Namespace, words: Sequence[str]) -> str:
+def _read(options: argparse.Namespace) -> str:
+    """The commands that read files alone: rank 0 does it for all."""
+    from lbtrain.launch.world import detect_world
+
+    from .batch import batch
+    from .layers import layers
+    from .runs import Run
+
+    if detect_world().rank:
+        return ""
+    run = Run(options.run_dir)
+    return batch(run, options.until_loss) if options.command == "batch" else layers(run)
+
+
+def _sharpness(
+    runs: "Sequence[Run]",
+    context: "DistContext",
+    loss: "LossOptions",
+    options: argparse.Namespace,
+    words: Sequence[str],
+) -> str:
+    from .loss import TrainingLoss, check_measurable
+    from .measures import Measures, check_same_function
     from .sharpness import by_recipe, check_finished, report, table_of
 
-    if len(measures) > 1:
-        check_finished([each.run for each in measures])
-    found = [each.sharpness() for each in measures]
-    if measures[0].context.rank:
+    if len(runs) > 1:
+        check_measurable(runs, loss, context.world_size)
+        check_same_function(runs)
+        check_finished(runs)
+    found = [Measures(run, TrainingLoss(run, context, loss)).sharpness() for run in runs]
+    if context.rank:
         return ""
     if len(found) == 1 and not options.out:
-        return measures[0].text(found[0])
-    groups = by_recipe(measures, found)
+        return Measures(runs[0], TrainingLoss(runs[0], context, loss)).text(found[0])
+    groups = by_recipe(runs, found)
     if options.out:
         typed = command.typed("landscape", words)
         return report(groups, options.out, title=options.title, command=typed)
@@ -223,7 +245,8 @@ def _sweep(options: argparse.Namespace, words: Sequence[str]) -> str:
 
 def _warm_start(options: argparse.Namespace) -> str:
     from ..study.jobs import Launch, one_recipe
-    from .runs import LossOptions, Run
+    from .loss import LossOptions
+    from .runs import Run
     from .warm_start import warm_start
 
     path, overrides = one_recipe(options.words)
