@@ -24,7 +24,12 @@ from typing import TYPE_CHECKING
 from ..kit import command
 
 if TYPE_CHECKING:
-    from .measures import Measures
+    from .loss import LossOptions
+    from .runs import DistContext, Run
+
+SWEEP_OUT = "runs/landscape-sweep/RECIPE"
+WARM_START_OUT = "RUN_DIR/landscape/warm-start"
+"""The folders of runs by default, with the word in capitals still to be replaced."""
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -105,7 +110,8 @@ def _add_sweep_options(parser: argparse.ArgumentParser) -> None:
 
     option = parser.add_argument
     option("--batch-sizes", default="16,32,64,128,256,512", help="The batch sizes (default %(default)s).")
-    option("--rates", default="1,2,4", help="Factors on the recipe's rate (default %(default)s).")
+    factors = "Factors on the recipe's peak rate, which is scaled by the square root of the batch size"
+    option("--rates", default="1,2,4", help=f"{factors} (default %(default)s).")
     goal = parser.add_mutually_exclusive_group(required=True).add_argument
     goal("--loss", type=command.positive, help="The training loss to reach.")
     errors = "The top-1 errors to reach, in percent (35,25): a run ends at the lowest."
@@ -114,8 +120,7 @@ def _add_sweep_options(parser: argparse.ArgumentParser) -> None:
     least = "... or in steps, whichever is longer (default 80)."
     option("--least-steps", type=command.count_or_none, default=80, help=least)
     option("--title", default="Steps to a goal over batch sizes", help="The heading of the report.")
-    out = "runs/landscape-sweep/RECIPE"
-    Launch.add_options(parser, launcher="python", ranks=1, seeds=2, out=out, scored=False)
+    Launch.add_options(parser, launcher="python", ranks=1, seeds=2, out=SWEEP_OUT, scored=False)
 
 
 def _add_warm_start_options(parser: argparse.ArgumentParser) -> None:
@@ -124,8 +129,7 @@ def _add_warm_start_options(parser: argparse.ArgumentParser) -> None:
     option = parser.add_argument
     option("run_dir", type=Path, metavar="RUN_DIR", help="A run that kept its checkpoints.")
     _add_loss_options(option)
-    out = "RUN_DIR/landscape/warm-start"
-    Launch.add_options(parser, launcher="python", ranks=1, seeds=1, out=out, scored=False)
+    Launch.add_options(parser, launcher="python", ranks=1, seeds=1, out=WARM_START_OUT, scored=False)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -139,16 +143,11 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace, words: Sequence[str]) -> str:
     """Does what the `words` of the command line ask for; returns the text for the terminal of rank 0."""
-    from .runs import DistContext, LossOptions, Run
+    from .loss import LossOptions
+    from .runs import DistContext, Run
 
-    if options.command == "batch":
-        from .batch import batch
-
-        return batch(Run(options.run_dir), options.until_loss)
-    if options.command == "layers":
-        from .layers import layers
-
-        return layers(Run(options.run_dir))
+    if options.command in ("batch", "layers"):
+        return _read(options)
     if options.command == "sweep":
         return _sweep(options, words)
     if options.command == "warm-start":
@@ -163,25 +162,51 @@ def _run(options: argparse.Namespace, words: Sequence[str]) -> str:
         from .training import training
 
         return training(Run(options.run_dir), context, loss)
-    from .measures import Measures
-
     if options.command == "hessian":
-        measures = Measures(Run(options.run_dir), context, loss)
+        from .loss import TrainingLoss
+        from .measures import Measures
+
+        run = Run(options.run_dir)
+        measures = Measures(run, TrainingLoss(run, context, loss))
         return measures.text(measures.spectrum())
-    return _sharpness([Measures(Run(path), context, loss) for path in options.runs], options, words)
+    return _sharpness([Run(path) for path in options.runs], context, loss, options, words)
 
 
-def _sharpness(measures: "Sequence[Measures]", options: argparse.Namespace, words: Sequence[str]) -> str:
+def _read(options: argparse.Namespace) -> str:
+    """The commands that read files alone: rank 0 does it for all."""
+    from lbtrain.launch.world import detect_world
+
+    from .batch import batch
+    from .layers import layers
+    from .runs import Run
+
+    if detect_world().rank:
+        return ""
+    run = Run(options.run_dir)
+    return batch(run, options.until_loss) if options.command == "batch" else layers(run)
+
+
+def _sharpness(
+    runs: "Sequence[Run]",
+    context: "DistContext",
+    loss: "LossOptions",
+    options: argparse.Namespace,
+    words: Sequence[str],
+) -> str:
+    from .loss import TrainingLoss, check_measurable
+    from .measures import Measures, check_same_function
     from .sharpness import by_recipe, check_finished, report, table_of
 
-    if len(measures) > 1:
-        check_finished([each.run for each in measures])
-    found = [each.sharpness() for each in measures]
-    if measures[0].context.rank:
+    if len(runs) > 1:
+        check_measurable(runs, loss, context.world_size)
+        check_same_function(runs)
+        check_finished(runs)
+    found = [Measures(run, TrainingLoss(run, context, loss)).sharpness() for run in runs]
+    if context.rank:
         return ""
     if len(found) == 1 and not options.out:
-        return measures[0].text(found[0])
-    groups = by_recipe(measures, found)
+        return Measures(runs[0], TrainingLoss(runs[0], context, loss)).text(found[0])
+    groups = by_recipe(runs, found)
     if options.out:
         typed = command.typed("landscape", words)
         return report(groups, options.out, title=options.title, command=typed)
@@ -210,7 +235,8 @@ def _sweep(options: argparse.Namespace, words: Sequence[str]) -> str:
     else:
         errors = numbers("errors", "percentages such as 35,25", command.positive_or_zero)
         goals = tuple(Goal("top1_error", each) for each in errors)
-    options.out = Path(str(options.out).replace("RECIPE", path.stem))
+    if options.out == Path(SWEEP_OUT):
+        options.out = options.out.with_name(path.stem)
     sizes = tuple(batch_sizes_of(options.batch_sizes))
     target = Target(sizes, rates, goals, options.epochs, options.least_steps)
     typed = command.typed("landscape", words)
@@ -219,11 +245,13 @@ def _sweep(options: argparse.Namespace, words: Sequence[str]) -> str:
 
 def _warm_start(options: argparse.Namespace) -> str:
     from ..study.jobs import Launch, one_recipe
-    from .runs import LossOptions, Run
+    from .loss import LossOptions
+    from .runs import Run
     from .warm_start import warm_start
 
     path, overrides = one_recipe(options.words)
-    options.out = Path(str(options.out).replace("RUN_DIR", str(options.run_dir)))
+    if options.out == Path(WARM_START_OUT):
+        options.out = options.run_dir / "landscape" / "warm-start"
     return warm_start(Run(options.run_dir), path, overrides, Launch.of(options), LossOptions.of(options))
 
 

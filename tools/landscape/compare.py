@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,7 +14,6 @@ from lbtrain.analysis.objective import Objective, eval_mode
 from lbtrain.nn import GhostStatistics
 from lbtrain.runs.files import write_whole
 from lbtrain.runs.provenance import commit, hardware
-from lbtrain.tasks import create_task
 
 from ..kit import pages
 from ..kit.charts import save
@@ -22,8 +22,9 @@ from ..kit.tables import Table
 from ..study.arm import score_metric_of
 from .cache import cached
 from .compare_chart import distance_chart, line_chart, spectra_chart
-from .measures import KESKAR, Measures, check_same_network
-from .runs import DistContext, LossOptions, Run
+from .loss import LossOptions, TrainingLoss, check_measurable
+from .measures import KESKAR, Measures, check_same_function
+from .runs import DistContext, Run
 
 ALPHAS = [-1 + number / 8 for number in range(25)]
 """Places on the line: 0 is the first run, 1 the second (Keskar et al. 2017, section 2.2.1: from -1 to 2)."""
@@ -78,14 +79,20 @@ def _at_high_rate(train: Sequence[dict[str, Any]]) -> set[int]:
 def compare(small: Run, large: Run, out: Path, context: DistContext, options: LossOptions) -> str:
     """Measures what is missing and, on rank 0, writes compare.json, its pictures and compare.html into `out`.
     Collective.
+
+    Raises RecipeError, before anything is measured, for runs that cannot be compared.
     """
-    check_same_network(small, large)
     runs = [small, large]
+    check_measurable(runs, options, context.world_size)
+    check_same_function(runs)
     for run in runs:
         score_metric_of(run.recipe)
-    measures = [Measures(run, context, options) for run in runs]
-    sharpness = [each.sharpness() for each in measures]
-    spectra = [each.spectrum() for each in measures]
+    sharpness, spectra = [], []
+    for run in runs:
+        measures = Measures(run, TrainingLoss(run, context, options))
+        sharpness.append(measures.sharpness())
+        spectra.append(measures.spectrum())
+    del measures  # and the model and images that it holds
     line = along_the_line(small, large, out, context, options)
     if context.rank:
         return ""
@@ -127,19 +134,22 @@ def along_the_line(
     (`renew_statistics`). The micro-batches are those of `small`, in whose ghost batches both are measured
     here.
     """
-    ends, options = [small.weights, large.weights], options.fitting(small)
-    ends_of_line = [run.checkpoint.checksum for run in (small, large)]
-    settings = {"checkpoints": ends_of_line, "places": ALPHAS, **vars(options)}
+    runs, training = (small, large), TrainingLoss(small, context, options)
+    options = training.options
+    settings = {"checkpoints": [run.whole.checksum for run in runs], "places": ALPHAS, **vars(options)}
+    settings |= {"image_size": size} if (size := small.image_size) else {}
     points: list[dict[str, float]] = []
-    objective = task = None
+    ends: list[dict[str, torch.Tensor]] = []
+    objective = None
     with bar("the line between the two", len(ALPHAS), enabled=context.rank == 0) as tick:
         for number, alpha in enumerate(ALPHAS):
 
             def measure(alpha: float = alpha) -> dict[str, Any]:
-                nonlocal objective, task
-                objective = objective or small.objective(context, options)
-                task = task or create_task(small.recipe, context.device)
-                model = objective.model
+                nonlocal objective
+                if objective is None:  # nothing is read where every point is cached
+                    ends.extend(run.read_checkpoint().state["model"] for run in runs)
+                    objective = training.at(small)
+                model, task = objective.model, training.task
                 model.load_state_dict(interpolated(ends[0], ends[1], alpha))
                 loss = objective.value()
                 with eval_mode(model, options.batch_norm):
@@ -217,10 +227,9 @@ def _table(
     rows += [
         [f"sharpness, {kind}", *(f"{each[kind]['value']:.4g}" for each in sharpness)] for kind in sharpness[0]
     ]
-    for place in range(len(spectra[0]["eigenvalues"]["values"])):
-        rows.append(
-            [f"eigenvalue {place + 1}", *(f"{each['eigenvalues']['values'][place]:.4g}" for each in spectra)]
-        )
+    largest = (each["eigenvalues"]["values"] for each in spectra)
+    for place, values in enumerate(zip_longest(*largest), 1):  # one may have fewer: its space has ended
+        rows.append([f"eigenvalue {place}", *("-" if each is None else f"{each:.4g}" for each in values)])
     rows.append(["smallest eigenvalue", *(f"{each['eigenvalues']['smallest']:.4g}" for each in spectra)])
     rows.append(
         [

@@ -2,18 +2,28 @@
 
 import dataclasses
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
-from lbtrain.analysis import ascent_sharpness, box_sharpness, spectral_density, top_eigenvalues, trace
+from lbtrain.analysis import (
+    Objective,
+    ascent_sharpness,
+    box_sharpness,
+    spectral_density,
+    top_eigenvalues,
+    trace,
+)
 from lbtrain.errors import RecipeError
+from lbtrain.recipe import SAME_SCORE, Recipe, as_text, differences
 
 from ..kit.charts import save
 from ..kit.progress import bar
 from .cache import Watched, cached
 from .compare_chart import spectra_chart
-from .runs import DistContext, LossOptions, Run
+from .loss import TrainingLoss
+from .runs import DistContext, Run
 
 ITERATIONS = 10
 BOXES = (1e-3, 5e-4)
@@ -27,17 +37,17 @@ PROBES, DENSITY_STEPS = 2, 40
 
 
 class Measures:
-    """What can be measured of one run. Every method is collective, returns plain data, and measures only what
-    is not there yet.
+    """What can be measured of one run, by its `loss`. Every method is collective, returns plain data, and
+    measures only what is not there yet. Holds the model and a part of the data set once it has measured.
     """
 
-    def __init__(self, run: Run, context: DistContext, options: LossOptions):
-        self.run, self.context, self.options = run, context, options.fitting(run)
-        found = run.checkpoint
+    def __init__(self, run: Run, loss: TrainingLoss):
+        self.run, self.loss, self.context, self.options = run, loss, loss.context, loss.options
         self.settings = {
             **dataclasses.asdict(self.options),
-            "step": found.progress.step,
-            "checkpoint": found.checksum,
+            "step": run.step,
+            "checkpoint": run.whole.checksum,
+            **({"image_size": size} if (size := run.image_size) else {}),
         }
 
     def sharpness(self) -> dict[str, Any]:
@@ -119,24 +129,59 @@ class Measures:
                 return measure(Watched(self._objective, tick))
 
         file = name.replace(" ", "_").replace(",", "")
-        folder = self.run.folder / self.run.file.stem if self.run.file else self.run.folder
-        return cached(folder, file, self.settings, now, self.context)
+        return cached(_folder(self.run), file, self.settings, now, self.context)
 
     @cached_property
-    def _objective(self) -> Any:
-        return self.run.objective(self.context, self.options)
+    def _objective(self) -> Objective:
+        return self.loss.at(self.run)
 
 
-def check_same_network(small: Run, large: Run) -> None:
-    """Raises RecipeError for two runs that have no line between them."""
-    for key in ("model", "data"):
-        first, second = getattr(small.recipe, key), getattr(large.recipe, key)
-        differing = [
-            name
-            for name in vars(first)
-            if getattr(first, name) != getattr(second, name) and name not in ("root", "workers", "weights")
-        ]
-        if differing:
-            name = f"{key}.{differing[0]}"
-            values = f"{getattr(first, differing[0])} and {getattr(second, differing[0])}"
-            raise RecipeError(f"{name} is {values}: only runs of one network on one data set can be compared")
+def _folder(run: Run) -> Path:
+    """Where measurements at its checkpoint are cached: those at a named one in a folder of its own."""
+    return run.folder / run.file.stem if run.file else run.folder
+
+
+def epoch_of(run: Run, context: DistContext) -> float:
+    """Of its checkpoint; cached too, as the whole checkpoint has to be read for it. Collective."""
+
+    def measure() -> dict[str, Any]:
+        return {"epoch": run.read_checkpoint().progress.examples / run.plan["train_examples"]}
+
+    settings = {"checkpoint": run.whole.checksum}
+    return float(cached(_folder(run), "epoch", settings, measure, context)["epoch"])
+
+
+def check_same_function(runs: Sequence[Run]) -> None:
+    """Raises RecipeError unless the losses of all runs are one function of the weights, up to the size of
+    their ghost batches, over the same data set; and for a run that is named twice.
+    """
+    first, *others = runs
+    for other in others:
+        check_same_network(first.recipe, other.recipe, ("model", "data", "loss"))
+        if first.image_size != other.image_size:
+            raise RecipeError(
+                f"schedule.image_sizes: {first.path} was trained last on images of "
+                f"{_pixels(first)} and {other.path} of {_pixels(other)}: only runs that ended with images of "
+                "one size can be compared"
+            )
+    seen: set[Path] = set()
+    for run in runs:
+        if run.path.resolve() in seen:
+            raise RecipeError(f"{run.path} is named twice: name each run once")
+        seen.add(run.path.resolve())
+
+
+def _pixels(run: Run) -> str:
+    return f"{run.image_size} pixels" if run.image_size else "the size of the evaluations"
+
+
+def check_same_network(first: Recipe, second: Recipe, sections: Sequence[str] = ("model", "data")) -> None:
+    """Raises RecipeError for recipes that differ in one of these sections of keys, in more than where the
+    images are, how they are read and which weights the training started from.
+    """
+    for key, one, other in differences(first, second):
+        if key.partition(".")[0] in sections and key not in SAME_SCORE | {"model.weights"}:
+            what = "with one loss" if key.startswith("loss.") else "of one network on one data set"
+            raise RecipeError(
+                f"{key} is {as_text(one)} and {as_text(other)}: only runs {what} can be compared"
+            )

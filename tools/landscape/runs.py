@@ -1,15 +1,10 @@
-"""A run directory as the landscape's tools see it: recipe, rows, a checkpoint's weights, and the training
-loss as a function of them.
-"""
+"""A run directory as the landscape's tools see it: recipe, rows, and what a checkpoint holds."""
 
-import argparse
-import math
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -17,30 +12,22 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from lbtrain.analysis import Objective
-from lbtrain.analysis.objective import BatchNormMode
 from lbtrain.data import dataset_info
 from lbtrain.errors import RecipeError
 from lbtrain.launch.world import detect_world, start_process_group
 from lbtrain.nn import convert_to_ghost_batch_norm
 from lbtrain.recipe import Recipe
-from lbtrain.runs.checkpoint import Checkpoints
-from lbtrain.runs.checkpoint_files import checkpoint_paths
+from lbtrain.runs.checkpoint_files import WholeCheckpoint, checkpoint_paths, matching_checksum, newest_whole
 from lbtrain.runs.directory import RunDirectory
-from lbtrain.runs.loading import LoadedCheckpoint
+from lbtrain.runs.loading import LoadedCheckpoint, read_checkpoint
 from lbtrain.runs.rows import read_rows
-from lbtrain.tasks import build_model, create_task
+from lbtrain.tasks import build_model
 from lbtrain.techniques.weight_average import KEY
 
 from ..kit.command import escaped
 from ..study.arm import ORIGIN
 
 Answer = TypeVar("Answer")
-
-MICRO_BATCH = 64
-"""Images per forward pass by default: a Hessian-vector product keeps about twice the activations
-of a training step.
-"""
 
 
 def names_of(folders: Sequence[Path]) -> list[str]:
@@ -126,12 +113,11 @@ class Run:
         return self.path / "landscape"
 
     @cached_property
-    def checkpoint(self) -> LoadedCheckpoint:
-        """`file`, or the newest good one, on the CPU, with a line for each damaged one that is newer. Raises
-        RecipeError if there is none, or `file` is damaged.
+    def whole(self) -> WholeCheckpoint:
+        """`file`, or the newest good one, with a line for each damaged one that is newer: its place and its
+        checksum, without what it holds. Raises RecipeError if there is none, or `file` is damaged.
         """
-        kept = Checkpoints(self.path, keep=1)
-        found = kept.load(self.file) if self.file else kept.newest()
+        found = _whole(self.file) if self.file else newest_whole(self.checkpoints)
         if found is None:
             raise RecipeError(f"{self.path} has no checkpoint yet")
         if detect_world().rank == 0:
@@ -139,20 +125,45 @@ class Run:
                 print(line, file=sys.stderr)
         return found
 
-    def at_checkpoints(self) -> list["Run"]:
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def step(self) -> int:
+        """Of its checkpoint."""
+        return int(self.whole.path.stem.removeprefix("step_"))
+
+    def read_checkpoint(self) -> LoadedCheckpoint:
+        """The checkpoint, on the CPU, with weights and optimizer states: for who needs it once. Raises
+        RecipeError as `whole`.
+        """
+        return read_checkpoint(self.whole.path, self.whole.skipped, self.whole.checksum)
+
+    @cached_property
+    def checkpoint(self) -> LoadedCheckpoint:
+        """The same, kept."""
+        return self.read_checkpoint()
+
+    def at_checkpoints(self) -> Iterator["Run"]:
         """This run at every checkpoint that it kept. Raises RecipeError for fewer than two."""
-        files = checkpoint_paths(self.path / "checkpoints")
+        files = checkpoint_paths(self.checkpoints)
         if len(files) < 2:
             raise RecipeError(
                 f"{self.path} kept {len(files)} checkpoint: train with checkpoint.every=1ep "
                 "checkpoint.keep=1000"
             )
-        return [replace(self, file=file) for file in files]
+        return (replace(self, file=file) for file in files)
 
     @property
-    def epoch(self) -> float:
-        """Of its checkpoint."""
-        return self.checkpoint.progress.examples / self.plan["train_examples"]
+    def image_size(self) -> int | None:
+        """Pixels a side of the images that its checkpoint was trained on last; None: as in evaluations."""
+        if not self.recipe.schedule.image_sizes:
+            return None
+        seen = self.read_checkpoint().progress.examples
+        phases = RunDirectory(self.path).read("plan.json", {"phases": list})["phases"]
+        size: int | None = [each["image_size"] for each in phases if each["start"] < seen][-1]
+        return size
 
     @property
     def weights(self) -> dict[str, Tensor]:
@@ -170,66 +181,10 @@ class Run:
         model.load_state_dict(weights)
         return convert_to_ghost_batch_norm(model, self.plan["bn_batch_size"]).to(device)
 
-    def objective(self, context: DistContext, options: "LossOptions") -> Objective:
-        """The training loss at the checkpoint, over the first examples of the run's own stream, shared out
-        over the ranks.
 
-        `options` fit the run (`LossOptions.fitting`). Raises RecipeError where the examples cannot be shared
-        out, and for a detector.
-        """
-        if self.recipe.model.library != "timm":
-            raise RecipeError(
-                f"{self.path} is a run of model.library={self.recipe.model.library}, whose loss exists in "
-                "training mode only and jumps "
-                "where another proposal is taken: sharpness, hessian and compare are for classifiers (timm)"
-            )
-        task = create_task(self.recipe, context.device)
-        count = options.batches(context.world_size)
-        stream = task.batches(
-            start=0, micro_batch_size=options.micro_batch, rank=context.rank, world_size=context.world_size
-        )
-        batches = list(islice(stream, count))
-
-        def loss(model: Callable[..., Any], batch: Any) -> Tensor:
-            return task.loss(model, batch).total  # type: ignore[arg-type]
-
-        model = self.model(self.weights, context.device)
-        return Objective(model, loss, batches, batch_norm=options.batch_norm, mean=context.mean)
-
-
-@dataclass(frozen=True)
-class LossOptions:
-    """Over which examples the loss is taken, and how batch norm behaves meanwhile."""
-
-    examples: int
-    micro_batch: int
-    """Images per forward pass; 0: MICRO_BATCH, or more where the ghost batches of a run need it."""
-    batch_norm: BatchNormMode
-
-    @classmethod
-    def of(cls, options: argparse.Namespace) -> "LossOptions":
-        return cls(options.examples, options.micro_batch, options.batch_norm)
-
-    def fitting(self, run: Run) -> "LossOptions":
-        """With a micro-batch that holds whole ghost batches of `run`. Raises RecipeError where it was given
-        and does not.
-        """
-        ghost = run.plan["bn_batch_size"] if self.batch_norm == "batch" else 1
-        whole = math.ceil((self.micro_batch or MICRO_BATCH) / ghost) * ghost
-        if self.micro_batch and self.micro_batch != whole:
-            raise RecipeError(
-                f"--micro-batch {self.micro_batch} holds no whole number of the ghost batches of {ghost} "
-                f"images in {run.path}: --micro-batch {whole} does, and --batch-norm eval needs none"
-            )
-        return replace(self, micro_batch=whole)
-
-    def batches(self, world_size: int) -> int:
-        """Micro-batches of each rank. Raises RecipeError where the examples are no whole number of them."""
-        together = self.micro_batch * world_size
-        if self.examples % together:
-            raise RecipeError(
-                f"--examples {self.examples} is not a whole number of micro-batches of {self.micro_batch} "
-                f"on each of {world_size} ranks: "
-                f"use --examples {math.ceil(self.examples / together) * together}"
-            )
-        return self.examples // together
+def _whole(file: Path) -> WholeCheckpoint:
+    if checksum := matching_checksum(file):
+        return WholeCheckpoint(file, checksum, [])
+    raise RecipeError(
+        f"{file} is damaged, or its checksum file is not beside it. Remove it to go on with the others."
+    )

@@ -18,7 +18,7 @@ from ..kit.charts import BLUE, Chart, tidy
 from ..kit.tables import Table
 from ..study.arm import deviation, interval_of, origin_of
 from ..study.report import provenance_of, write_result
-from .measures import KESKAR, Measures
+from .measures import KESKAR
 from .runs import Run, names_of
 
 
@@ -49,25 +49,23 @@ class Seeds:
 
 
 def check_finished(runs: Sequence[Run]) -> None:
-    """Raises RecipeError for a run that has not ended, and is at no minimum, and for one that is named twice
-    or has the seed of another of its recipe, and would count twice.
+    """Raises RecipeError for a run that has not ended, and is at no minimum, and for one that has the seed of
+    another of its recipe, and would count twice.
     """
     for number, run in enumerate(runs):
         if not run.summary:
             raise RecipeError(f"{run.path} has not finished (no summary.json): its end is what is measured")
         for other in runs[:number]:
-            if run.path.resolve() == other.path.resolve():
-                raise RecipeError(f"{run.path} is named twice: it would count as two seeds")
             if _differ_in_seed(other, run) and other.recipe.seed == run.recipe.seed:
                 raise RecipeError(
                     f"{other.path} and {run.path} are of one recipe and one seed: name one of them"
                 )
 
 
-def by_recipe(measures: Sequence[Measures], found: Sequence[dict[str, Any]]) -> list[Seeds]:
+def by_recipe(runs: Sequence[Run], found: Sequence[dict[str, Any]]) -> list[Seeds]:
     """In the order in which their first runs stand."""
     groups: list[Seeds] = []
-    for run, values in zip((each.run for each in measures), found, strict=True):
+    for run, values in zip(runs, found, strict=True):
         same = (group for group in groups if _differ_in_seed(group.runs[0], run))
         if not (group := next(same, None)):
             groups.append(group := Seeds([], []))

@@ -18,6 +18,7 @@ from scipy.special import stdtrit
 
 from lbtrain.data import dataset_info
 from lbtrain.errors import RecipeError
+from lbtrain.plan.scaling import peak_lr
 from lbtrain.recipe import Recipe
 from lbtrain.recipe.files import load_recipe
 
@@ -81,7 +82,9 @@ class Target:
 
     batch_sizes: tuple[int, ...]
     rates: tuple[float, ...]
-    """Factors on the recipe's own rate at its own batch, scaled with the square root of the batch."""
+    """Factors on the peak rate that the recipe has at its own batch, scaled with the square root of the
+    batch.
+    """
     goals: tuple[Goal, ...]
     epochs: float
     least_steps: int
@@ -93,11 +96,35 @@ def sweep(
     """Trains what is missing, writes the report into --out, with the `command` that was given, and returns
     its text for the terminal.
 
-    Raises RecipeError, before anything is trained, if --out holds runs of another recipe or with other
-    settings, or if a plan is rejected; and afterwards if too few batch sizes reached a goal for a curve.
+    Raises RecipeError, before anything is trained, for too few batch sizes and for rates that are alike, if
+    --out holds runs of another recipe or with other settings, or if a plan is rejected; and afterwards if too
+    few batch sizes reached a goal for a curve.
     """
+    check_target(target)
     points = trained(arms_of(path, overrides, target), target.batch_sizes, launch)
     return report(points, target, launch.out, title=title, command=command)
+
+
+def check_target(target: Target) -> None:
+    """Raises RecipeError for batch sizes of which no curve can be made, and for rates whose runs would be in
+    one folder.
+    """
+    if len(target.batch_sizes) < FEWEST_SIZES:
+        raise RecipeError(
+            f"--batch-sizes {','.join(map(str, target.batch_sizes))}: a curve needs {FEWEST_SIZES} batch "
+            "sizes that reach the goal. Add some."
+        )
+    names = [_named(rate) for rate in target.rates]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise RecipeError(
+            f"--rates {','.join(map(str, target.rates))}: {min(twice)} is there twice (in six digits). Leave "
+            "one out."
+        )
+
+
+def _named(rate: float) -> str:
+    """As the folder of its runs has it."""
+    return f"{rate:g}"
 
 
 def arms_of(path: Path, overrides: Sequence[str], target: Target) -> list[GridArm]:
@@ -107,7 +134,7 @@ def arms_of(path: Path, overrides: Sequence[str], target: Target) -> list[GridAr
     train_examples = dataset_info(recipe.data).train_examples
     return [
         GridArm(
-            f"rate{rate:g}",
+            f"rate{_named(rate)}",
             path,
             recipe,
             partial(_words_at, recipe, tuple(overrides), target, rate, train_examples),
@@ -121,7 +148,7 @@ def _words_at(
 ) -> tuple[str, ...]:
     """A constant rate without a warm-up, and the noise scale measured in every second step."""
     steps = max(target.least_steps, round(target.epochs * train_examples / size))
-    peak = rate * recipe.schedule.base_lr * (size / recipe.schedule.base_batch_size) ** 0.5
+    peak = rate * peak_lr(recipe) * (size / recipe.batch_size) ** 0.5
     lowest = min(target.goals, key=lambda goal: goal.value)
     evaluated, stop = steps, ""
     if lowest.metric != "loss":
@@ -132,8 +159,10 @@ def _words_at(
         f"batch_size={size}",
         f"schedule.base_lr={peak}",
         "schedule.rule=none",
+        "schedule.base_momentum=null",  # which is in the peak rate already
         "schedule.warmup=0ep",
         "schedule.decay=none",
+        "absa.max_batch_size=0",
         "schedule.batch_growth=",
         "schedule.image_sizes=",
         *(f"{key}={steps}it" for key in ("duration", "checkpoint.every")),

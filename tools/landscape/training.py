@@ -3,8 +3,10 @@
 """
 
 import json
+import math
 from collections.abc import Sequence
 from functools import partial
+from itertools import zip_longest
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -13,8 +15,9 @@ from lbtrain.runs.files import write_whole
 
 from ..kit.charts import BLUE, ORANGE, Chart, save, tidy
 from ..kit.tables import Table
-from .measures import Measures
-from .runs import DistContext, LossOptions, Run
+from .loss import LossOptions, TrainingLoss
+from .measures import Measures, epoch_of
+from .runs import DistContext, Run
 
 
 def training(run: Run, context: DistContext, options: LossOptions) -> str:
@@ -22,9 +25,9 @@ def training(run: Run, context: DistContext, options: LossOptions) -> str:
 
     Raises RecipeError for a run that kept fewer than two checkpoints.
     """
+    checkpoints, loss = run.at_checkpoints(), TrainingLoss(run, context, options)
     points = [
-        {"epoch": at.epoch, **Measures(at, context, options).eigenvalues_and_trace()}
-        for at in run.at_checkpoints()
+        {"epoch": epoch_of(at, context), **Measures(at, loss).eigenvalues_and_trace()} for at in checkpoints
     ]
     if context.rank:
         return ""
@@ -45,8 +48,8 @@ def _chart(points: Sequence[dict[str, Any]], name: str) -> Chart:
 
 def _draw(axes: Axes, points: Sequence[dict[str, Any]]) -> None:
     epochs = [point["epoch"] for point in points]
-    for place in range(len(points[0]["eigenvalues"]["values"])):
-        values = [point["eigenvalues"]["values"][place] for point in points]
+    largest = (point["eigenvalues"]["values"] for point in points)
+    for place, values in enumerate(zip_longest(*largest, fillvalue=math.nan)):  # fewer where the space ends
         label = "largest eigenvalue" if place == 0 else None
         axes.plot(epochs, values, "o-", color=BLUE, markersize=4, alpha=1 if place == 0 else 0.3, label=label)
     axes.plot(epochs, [point["trace"]["value"] for point in points], "s--", color=ORANGE, label="trace")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from lbtrain.data import dataset_index
 from lbtrain.errors import LaunchError, RecipeError, UserError
-from lbtrain.plan.plan import make_plan
+from lbtrain.plan.plan import Plan, make_plan
 from lbtrain.recipe import SAME_SCORE, Recipe, as_text, differences
 from lbtrain.recipe.files import find_recipe, load_recipe
 from lbtrain.runs.directory import RunDirectory
@@ -129,16 +129,20 @@ class Launch:
             self.check_plans(missing)
             run_jobs(jobs, self.out, launcher=self.launcher, ranks=self.ranks)
 
+    def plan_of(self, recipe: Recipe) -> Plan:
+        """Of a run made this way. Raises RecipeError."""
+        own = self.launcher if self.launcher in ("deepspeed", "accelerate") else "ddp"
+        return make_plan(recipe, self.ranks, engine=recipe.engine_under(own))
+
     def check_plans(self, jobs: Iterable[Job]) -> None:
         """Raises RecipeError, naming what can be trained, if the plan of a job is rejected."""
-        own = self.launcher if self.launcher in ("deepspeed", "accelerate") else "ddp"
         outcomes: dict[str, str] = {}
         # Jobs that differ in their seed alone have one plan.
         for job in {(job.recipe, job.unseeded): job for job in jobs}.values():
             recipe = job.load()
             name = f"{Path(job.recipe).stem} at batch size {recipe.batch_size}"
             try:
-                make_plan(recipe, self.ranks, engine=recipe.engine_under(own))
+                self.plan_of(recipe)
                 outcomes.setdefault(name, "")
             except RecipeError as error:
                 outcomes[name] = str(error)

@@ -2,17 +2,23 @@
 on.
 """
 
+import gc
 import json
 import shutil
+import weakref
+from dataclasses import replace
 from itertools import islice
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 from lbtrain.analysis.sharpness import Sharpness
 from lbtrain.errors import RecipeError
 from lbtrain.nn import GhostBatchNorm2d
+from lbtrain.runs import loading
 from lbtrain.tasks import create_task
 from lbtrain.tasks.classification import Classification
 from tests.run_rows import write_rows
@@ -20,8 +26,10 @@ from tests.tiny_detection import tiny
 from tests.unit.landscape.untrained import save_initial, write_run
 from tools.landscape import measures
 from tools.landscape.__main__ import main
-from tools.landscape.compare import _converged, fit_log, interpolated
+from tools.landscape.compare import _converged, _table, fit_log, interpolated
+from tools.landscape.loss import LossOptions
 from tools.landscape.runs import Run
+from tools.landscape.training import _draw
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +87,7 @@ def test_a_run_that_got_nowhere_is_not_called_flat_without_a_word():
 def test_a_second_time_nothing_is_measured(runs, monkeypatch, capsys):
     assert main(["sharpness", str(runs[0]), *OPTIONS]) == 0
     first = capsys.readouterr().out.splitlines()[-9:]
-    monkeypatch.setattr("tools.landscape.runs.Run.objective", None)
+    monkeypatch.setattr("tools.landscape.loss.TrainingLoss.at", None)
     assert main(["sharpness", str(runs[0]), *OPTIONS]) == 0
     assert capsys.readouterr().out.splitlines()[-9:] == first and "box 0.001, full space" in first[0]
 
@@ -203,14 +211,110 @@ def test_examples_are_counted_from_1(runs, capsys, option, number):
     assert f"argument {option}: '{number}' is not a whole number above 0" in capsys.readouterr().err
 
 
-def test_runs_without_a_line_between_them_are_rejected(runs, tmp_path, capsys):
-    other = write_run(tmp_path / "other", seed=0, name="cifar_resnet20")
-    assert main(["compare", str(runs[0]), str(other), *OPTIONS]) == 2
-    assert (
-        "model.name is cifar_resnet8 and cifar_resnet20: only runs of one network" in capsys.readouterr().err
-    )
+def test_examples_that_no_micro_batches_hold_are_rejected(runs, capsys):
     assert main(["hessian", str(runs[0]), "--examples", "100", "--micro-batch", "16"]) == 2
     assert "--examples 100 is not a whole number of micro-batches of 16" in capsys.readouterr().err
+
+
+def test_all_runs_are_checked_before_the_first_is_measured(runs, tmp_path, monkeypatch, capsys):
+    """And the numbers that are named fit all of them."""
+    path = write_run(tmp_path / "run", seed=1, batch_size=720, ghost=720)
+    for command in ("compare", "sharpness"):
+        assert main([command, str(runs[0]), str(path), "--examples", "512"]) == 2
+        assert "of 64 and of 720 on each of 1 ranks: use --examples 2880" in capsys.readouterr().err
+        assert main([command, str(runs[0]), str(path), "--micro-batch", "16"]) == 2
+        assert "--micro-batch 720 does" in capsys.readouterr().err
+    options, ghosts = LossOptions(2880, 0, "batch"), {runs[0]: 8, path: 720}
+    options.check(ghosts, 1)
+    with pytest.raises(RecipeError, match="--micro-batch 144 does"):
+        replace(options, micro_batch=100).check({runs[0]: 16, path: 72}, 2)
+    replace(options, micro_batch=144).check({runs[0]: 16, path: 72}, 2)
+    shutil.rmtree(path / "checkpoints")
+    monkeypatch.setattr(measures, "box_sharpness", None)
+    for command in ("compare", "sharpness"):
+        assert main([command, str(runs[0]), str(path), "--examples", "2880"]) == 2
+        assert "has no checkpoint yet" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["compare", "sharpness"])
+def test_runs_of_two_functions_do_not_stand_beside_each_other(runs, tmp_path, command, capsys):
+    other = write_run(tmp_path / "other", seed=0, name="cifar_resnet20")
+    smoothed = shutil.copytree(runs[1], tmp_path / "smoothed")
+    recipe = Run(smoothed).recipe.vary(loss=dict(label_smoothing=0.1))
+    (smoothed / "recipe.yaml").write_text(recipe.to_yaml())
+    for second, said in (
+        (other, "model.name is cifar_resnet8 and cifar_resnet20: only runs of one network"),
+        (smoothed, "loss.label_smoothing is 0.0 and 0.1: only runs with one loss"),
+        (runs[0], "is named twice: name each run once"),
+    ):
+        assert main([command, str(runs[0]), str(second), *OPTIONS]) == 2
+        assert said in capsys.readouterr().err
+
+
+def test_images_are_of_the_size_that_the_checkpoint_was_trained_on(runs, tmp_path, monkeypatch):
+    """Of progressive resizing: the last phase up to the checkpoint, which is not the one that comes next."""
+    path = shutil.copytree(runs[0], tmp_path / "run")
+    schedule = dict(image_sizes=["0ep:16", "5it:24", "10it:32"])
+    recipe = Run(path).recipe.vary(schedule=schedule)
+    (path / "recipe.yaml").write_text(recipe.to_yaml())
+    phases = [{"start": 64 * step, "image_size": size} for step, size in ((0, 16), (5, 24), (10, 32))]
+    plan = json.loads((path / "plan.json").read_text())
+    (path / "plan.json").write_text(json.dumps(plan | {"phases": phases}))
+    asked = []
+
+    def batches(self, **how):
+        asked.append(how["image_size"])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Classification, "batches", batches)
+    assert main(["sharpness", str(path), *OPTIONS]) == 130
+    assert asked == [24]
+
+
+def test_a_spectrum_with_fewer_eigenvalues_leaves_cells_empty():
+    spectra = [
+        {"eigenvalues": {"values": values, "smallest": 0.0}, "trace": {"value": 1.0, "interval": (0.0, 2.0)}}
+        for values in ([3.0, 2.0], [1.0])
+    ]
+    sharpness = [{measures.KESKAR: {"value": 1.0, "base": 1.0}}] * 2
+    table = _table([SimpleNamespace(summary={})] * 2, ["a", "b"], sharpness, spectra, [[], []], [None, None])
+    assert ["eigenvalue 2", "2", "-"] in table.rows
+    axes = Figure().subplots()
+    _draw(axes, [{"epoch": epoch, **spectrum} for epoch, spectrum in enumerate(spectra)])
+    assert len(axes.get_lines()) == 3
+
+
+def test_where_everything_is_cached_no_checkpoint_is_read(tmp_path, monkeypatch, capsys):
+    """Of those that are, one is held at a time; the data set is opened once for all."""
+    path = write_run(tmp_path / "run", seed=0)
+    save_initial(path, Run(path).recipe.vary(seed=1), step=20)
+    read, opened, task_of = [], [], create_task
+    before = loading.read_checkpoint
+
+    def watched(*arguments):
+        gc.collect()
+        assert not [each for each in read if each()], "the one before is held"
+        found = before(*arguments)
+        read.append(weakref.ref(found))
+        return found
+
+    monkeypatch.setattr("tools.landscape.runs.read_checkpoint", watched)
+    monkeypatch.setattr(
+        "tools.landscape.loss.create_task", lambda *words: opened.append(1) or task_of(*words)
+    )
+    assert main(["training", str(path), *OPTIONS]) == 0
+    assert len(read) == 4 and opened == [1]
+    assert main(["training", str(path), *OPTIONS]) == 0
+    assert len(read) == 4 and opened == [1]
+
+
+def test_rank_0_alone_reads_files_under_a_launcher(tmp_path, monkeypatch, capsys):
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    path = write_run(tmp_path / "run", seed=0)
+    for command in ("batch", "layers"):
+        assert main([command, str(path)]) == 0
+    assert not (path / "landscape").exists() and not capsys.readouterr().err
 
 
 def test_a_detectors_loss_is_no_function_to_measure(tmp_path, capsys):
@@ -218,7 +322,7 @@ def test_a_detectors_loss_is_no_function_to_measure(tmp_path, capsys):
     (path / "recipe.yaml").write_text(tiny().to_yaml())
     for command in (["sharpness", str(path)], ["hessian", str(path)], ["compare", str(path), str(path)]):
         assert main([*command, *OPTIONS]) == 2
-        assert "is a run of model.library=torchvision" in capsys.readouterr().err
+        assert "is of model.library=torchvision" in capsys.readouterr().err
 
 
 def test_sync_batch_norm_is_measured_as_it_was_trained(tmp_path):

@@ -11,6 +11,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from lbtrain.errors import RecipeError
+from lbtrain.plan.scaling import peak_lr
+from lbtrain.recipe.files import load_recipe, shipped
 from tests.run_rows import write_rows
 from tools.landscape.__main__ import main
 from tools.landscape.chart import sweep_chart
@@ -128,6 +130,11 @@ def test_a_second_time_nothing_is_trained_and_another_recipe_has_its_own_folder(
     assert len(trained) == 3
     assert main([*words[:1], "mnist.py", *words[2:]]) == 0
     assert len(set(trained)) == 6
+
+
+def test_a_folder_that_is_named_keeps_its_name(words, trained):
+    assert main([*words, "--out", "RECIPES/RUN_DIR"]) == 0
+    assert Path("RECIPES/RUN_DIR/steps.json").exists()
 
 
 CHANGED = {
@@ -285,6 +292,28 @@ def test_a_batch_that_would_grow_does_not_in_a_sweep(words):
     )
     (arm,) = arms_of(Path("digits.py"), [], Target((64,), (1,), (Goal("loss", 0.1),), 6, 80))
     assert arm.recipe.schedule.batch_growth and arm.recipe_at(64).schedule.batch_growth == []
+    (arm,) = arms_of(shipped()["digits/digits_absa"], [], Target((64,), (1,), (Goal("loss", 0.1),), 6, 80))
+    assert arm.recipe.absa.max_batch_size and not arm.recipe_at(64).absa.max_batch_size
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "digits/digits",
+        "digits/digits_720",
+        "cifar10/resnet8_4k",
+        "cifar10/wide_resnet_growth_3200",
+        "fashion_mnist/fashion_mnist_2k_unscaled",
+    ],
+)
+def test_factor_1_at_a_recipes_own_batch_is_its_own_peak_rate(name):
+    """By any rule, and with a base_momentum of its own; other batches follow by the square root."""
+    path = shipped()[name]
+    recipe = load_recipe(path)
+    own, size = peak_lr(recipe), recipe.batch_size
+    (arm,) = arms_of(path, [], Target((size, 4 * size), (1,), (Goal("loss", 0.1),), 6, 80))
+    assert peak_lr(arm.recipe_at(size)) == own
+    assert peak_lr(arm.recipe_at(4 * size)) == pytest.approx(2 * own)
 
 
 def test_words_of_the_form_key_value_change_every_run(words, trained):
@@ -298,6 +327,8 @@ def test_words_of_the_form_key_value_change_every_run(words, trained):
         (["--rates", "1,x"], "--rates 1,x: write factors such as 1,2,4"),
         (["--batch-sizes", "8,,2"], "--batch-sizes 8,,2: write batch sizes such as"),
         (["--seeds", "0"], "--seeds 0 must be at least 1"),
+        (["--batch-sizes", "16,40"], "--batch-sizes 16,40: a curve needs 3 batch sizes that reach the goal"),
+        (["--rates", "1,2,1.0000001"], "--rates 1.0,2.0,1.0000001: 1 is there twice"),
         (["mnist.py"], "mnist.py: this command takes one recipe"),
     ],
 )

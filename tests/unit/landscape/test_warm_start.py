@@ -8,7 +8,11 @@ import pytest
 import torch
 
 from lbtrain.run import run
+from lbtrain.runs.checkpoint import Checkpoints
+from lbtrain.runs.progress import Progress
+from lbtrain.tasks.weights import read_weights
 from tests.run_rows import write_rows
+from tests.tiny_detection import tiny
 from tests.unit.keys.rooms import process_group_of_one
 from tests.unit.landscape.untrained import save_initial, write_run
 from tools.landscape import measures
@@ -73,3 +77,68 @@ def test_the_large_batch_goes_on_from_each_checkpoint(small, trained, capsys):
 def test_a_run_that_kept_one_checkpoint_is_rejected_before_training(small, trained, capsys):
     assert main(words_for(small)) == 2 and not trained
     assert "kept 1 checkpoint: train with checkpoint.every=1ep" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ["bn_batch_size=32", "--examples", "16"],
+            "--micro-batch 16 holds no whole number of the ghost batches",
+        ),
+        (["--examples", "40"], "--examples 40 is not a whole number of micro-batches of 16"),
+        (["data.name=mnist"], "data.name is digits and mnist"),
+        (["data.validation_root=none"], "have no score to compare"),
+    ],
+)
+def test_a_recipe_that_could_not_be_measured_is_rejected_before_training(small, trained, words, said, capsys):
+    save_initial(small, Run(small).recipe, step=20)
+    assert main([*words_for(small), *words]) == 2 and not trained
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("detector", ["run", "recipe"])
+def test_detectors_are_rejected_before_training(small, trained, detector, capsys):
+    save_initial(small, Run(small).recipe, step=20)
+    if detector == "run":
+        (small / "recipe.yaml").write_text(tiny().to_yaml())
+    else:
+        large = "from tests.tiny_detection import tiny\nrecipe = tiny()\n"
+        (small.parent / "large.py").write_text(large)
+    assert main(words_for(small)) == 2 and not trained
+    assert "is of model.library=torchvision" in capsys.readouterr().err
+
+
+def test_the_large_batch_goes_on_from_the_weights_and_not_from_their_average(small, monkeypatch):
+    """The table has their score; model.weights would take the average of a run with ema.decay."""
+    recipe = Run(small).recipe.vary(ema=dict(decay=0.9))
+    (small / "recipe.yaml").write_text(recipe.to_yaml())
+    weights, checkpoints = Run(small).weights, Checkpoints(small, keep=3)
+    average = {name: tensor + 1 for name, tensor in weights.items()}
+    state = {"model": weights, "optimizer": {}, "loss_scale": 1.0, "loss_scale_steps": 0}
+    for step in (20, 30):
+        extras = {"state_dict_ema": average}
+        checkpoints.save(state, Progress(64 * step, step), recipe.to_yaml(), extras, wait=True)
+    asked = []
+
+    def train(listed, out, **_):
+        asked.extend(listed)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(jobs, "run_jobs", train)
+    assert main(words_for(small)) == 130
+    started = read_weights(asked[-1].load().model, {}).tensors
+    assert len(asked) == 3 and torch.equal(started["conv1.weight"], weights["conv1.weight"])
+
+
+def test_a_folder_that_is_named_keeps_its_name(small, monkeypatch, tmp_path):
+    save_initial(small, Run(small).recipe, step=20)
+    outs = []
+
+    def train(listed, out, **_):
+        outs.append(out)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(jobs, "run_jobs", train)
+    assert main([*words_for(small), "--out", str(tmp_path / "RUN_DIRS")]) == 130
+    assert outs == [tmp_path / "RUN_DIRS"]
