@@ -13,8 +13,9 @@ from matplotlib.axes import Axes
 
 from lbtrain.errors import RecipeError
 
-from ..kit.charts import Chart, batch_axis, ink, look, mean_curve, tidy
+from ..kit.charts import COLOURS, Chart, batch_axis, ink, look, mean_curve, tidy
 from ..kit.tables import Table
+from .curves import looks_of
 from .epochs_series import Needed, Series, changes, read_series
 from .report import write_result
 
@@ -134,7 +135,12 @@ def charts_of(series: Sequence[Series], goals: Sequence[Goal], label: str) -> li
 
 
 def _draw_scores(axes: Axes, series: Sequence[Series], goals: Sequence[Goal], label: str) -> None:
-    for number, each in enumerate(series):
+    looks, taken = looks_of([each.arm for each in series]), set[int]()
+    for each in series:
+        # The colour of the arm, with other dashes at each batch size.
+        alike = itertools.count(looks[each.arm], len(COLOURS))
+        number = next(number for number in alike if number not in taken)
+        taken.add(number)
         runs = each.trained
         stds = [run.std if run.n > 1 else None for run in runs]
         mean_curve(

@@ -83,6 +83,7 @@ def main() -> None:
         result
         for result in found
         if all({"arm", "mean", "top1_error"} <= row.keys() for row in result.get("rows", [{}]))
+        and len({row["batch_size"] for row in result["rows"]}) > 1
     ]
     theirs = {f"{model}, ImageNet": curves for model, curves in published().items()}
     draw_panels({sweep["title"]: measured(sweep["rows"]) for sweep in sweeps}, theirs, PICTURE)
