@@ -12,7 +12,8 @@ during a product; retained graphs hold those of all batches at once. Tried and n
 costs what a product with fresh graphs costs, several vectors in one vectorised call (is_grads_batched) more
 than one after the other. Limits: the loss must be twice differentiable in torch; a batch norm whose ghost
 batches span ranks is not (use `eval`, or whole ghost batches on a rank); parameters that ZeRO-3 has sharded
-are rejected. Precision is that of the model: products of autocast models are rough.
+are rejected. Precision is that of the model, and vectors are float32: products of autocast models are rough,
+and the weights of a model in half precision are not moved (ValueError).
 """
 
 import contextlib
@@ -35,13 +36,13 @@ class Objective:
     """f(x): the mean of `loss` over `batches`, at the parameters that the model has now. Vectors are flat:
     [size], in the model's order.
 
-    `batches` is gone through at every call: a list, or anything that starts anew with each `iter`; all
-    batches weigh alike, so make them equally large. `batch_norm`: `batch` takes the statistics of each batch
-    (the loss that training sees) and does not touch the running ones; `eval` uses the running ones.
-    Everything else, dropout first, is in evaluation mode. `mean` averages a tensor over ranks
-    (`Engine.mean`): then each rank brings its own batches, equally many, and every call is collective.
-    `model` is the bare module, not its DDP or DeepSpeed wrapper. `keep_graphs` keeps the graph of the first
-    gradient for all later products at the same parameters.
+    `batches` is gone through at every call: a list, or anything that starts anew with each `iter` (ValueError
+    for an iterator, and where there is no batch); all batches weigh alike, so make them equally large.
+    `batch_norm`: `batch` takes the statistics of each batch (the loss that training sees) and does not touch
+    the running ones; `eval` uses the running ones. Everything else, dropout first, is in evaluation mode.
+    `mean` averages a tensor over ranks (`Engine.mean`): then each rank brings its own batches, equally many,
+    and every call is collective. `model` is the bare module, not its DDP or DeepSpeed wrapper. `keep_graphs`
+    keeps the graph of the first gradient for all later products at the same parameters.
     """
 
     def __init__(
@@ -54,6 +55,8 @@ class Objective:
         mean: Callable[[Tensor], Tensor] = Tensor.detach,
         keep_graphs: bool = False,
     ):
+        if iter(batches) is batches:
+            raise ValueError("batches is an iterator, which ends after one call: make a list of it")
         self.model, self.loss, self.batches, self.mean = model, loss, batches, mean
         self.batch_norm = batch_norm
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -80,7 +83,7 @@ class Objective:
         """f(x + shift)."""
         with eval_mode(self.model, self.batch_norm):
             model = self._moved({name: p.detach() for name, p in self.parameters.items()}, shift)
-            losses = torch.stack([self.loss(model, batch).double() for batch in self.batches])
+            losses = torch.stack([self.loss(model, batch).double() for batch in self._all_batches()])
         return float(self.mean(losses.mean()))
 
     def gradient(self, shift: Tensor | None = None) -> tuple[float, Tensor]:
@@ -92,7 +95,7 @@ class Objective:
         )
         with eval_mode(self.model, self.batch_norm):
             model = self._moved(self.parameters, shift)
-            for batch in self.batches:
+            for batch in self._all_batches():
                 count += 1
                 value = self.loss(model, batch)
                 total += _flat(
@@ -124,12 +127,20 @@ class Objective:
             )
         return self.mean(total / count)
 
+    def _all_batches(self) -> Iterator[Any]:
+        empty = True
+        for batch in self.batches:
+            empty = False
+            yield batch
+        if empty:
+            raise ValueError("batches holds no batch: there is no loss to average")
+
     def _gradient_graphs(self) -> Iterator[tuple[Tensor, ...]]:
         """The gradient of every batch, differentiable itself."""
         if self._graphs:
             yield from self._graphs
             return
-        for batch in self.batches:
+        for batch in self._all_batches():
             # Fused attention has no second derivative.
             with eval_mode(self.model, self.batch_norm), sdpa_kernel(SDPBackend.MATH):
                 loss = self.loss(self.model, batch)
@@ -147,6 +158,12 @@ class Objective:
     def _moved(self, parameters: dict[str, Any], shift: Tensor | None) -> Callable[..., Any]:
         if shift is None:
             return self.model
+        for name, p in self.parameters.items():
+            if p.dtype in (torch.float16, torch.bfloat16):
+                raise ValueError(
+                    f"{name} is in {p.dtype}, which rounds small shifts of the weights away: measure "
+                    "model.float() with batches in float32"
+                )
         moved = {name: parameters[name] + part for name, part in self.split(shift.to(self.device)).items()}
         return lambda *args, **kwargs: functional_call(self.model, moved, args, kwargs)
 

@@ -1,5 +1,7 @@
 """The charts of a comparison of two runs."""
 
+import math
+import statistics
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -58,8 +60,12 @@ def _draw_spectra(axes: Axes, densities: Sequence[dict[str, Any]], names: Sequen
     grid = torch.linspace(min(nodes) - margin, max(nodes) + margin, 1000)
     for each, name, colour in zip(found, names, (BLUE, ORANGE), strict=False):
         axes.plot(grid, each.on(grid, sigma=margin / 5).clamp(min=1e-12), color=colour, label=name)
+    # A single eigenvalue, as the largest is, has the weight of one parameter among all: it must be seen.
+    largest = [probe[-1] for each in found for probe in each.weights]
+    one = statistics.median(largest) / (margin / 5 * math.sqrt(2 * math.pi))
     tidy(axes)
-    axes.set(yscale="log", xlabel="eigenvalue of the Hessian", ylabel="density", ylim=(1e-6, None))
+    bottom = max(1e-12, min(1e-6, one / 10))
+    axes.set(yscale="log", xlabel="eigenvalue of the Hessian", ylabel="density", ylim=(bottom, None))
 
 
 def distance_chart(

@@ -105,6 +105,27 @@ def test_what_cannot_be_measured_is_rejected():
     Objective(net, cross_entropy, [], batch_norm="eval")
 
 
+def test_batches_that_cannot_be_gone_through_again_are_rejected():
+    """Sharpness would be 0 over none: a minimum that looks flat."""
+    net = small_net()
+    with pytest.raises(ValueError, match="iterator, which ends after one call: make a list"):
+        Objective(net, cross_entropy, (batch for batch in small_batches(2)))
+    empty = Objective(net, cross_entropy, [])
+    for ask in (empty.value, empty.gradient, lambda: empty.hessian_vector(empty.point())):
+        with pytest.raises(ValueError, match="no batch"):
+            ask()
+
+
+def test_weights_in_half_precision_are_not_moved():
+    net = small_net().bfloat16()
+    batches = [(images.bfloat16(), labels) for images, labels in small_batches(1)]
+    objective = Objective(net, cross_entropy, batches)
+    assert objective.value() > 0
+    for ask in (objective.value, objective.gradient):
+        with pytest.raises(ValueError, match=r"bfloat16, which rounds small shifts.*model\.float\(\)"):
+            ask(torch.zeros(objective.size))
+
+
 @pytest.mark.parametrize("keep_graphs", [False, True])
 def test_a_vision_transformer_has_second_derivatives(keep_graphs):
     """Its fused attention has none; against the difference of two gradients."""

@@ -27,6 +27,7 @@ from tests.unit.landscape.untrained import save_initial, write_run
 from tools.landscape import measures
 from tools.landscape.__main__ import main
 from tools.landscape.compare import _converged, _table, fit_log, interpolated
+from tools.landscape.compare_chart import _draw_spectra
 from tools.landscape.loss import LossOptions
 from tools.landscape.runs import Run
 from tools.landscape.training import _draw
@@ -447,3 +448,12 @@ def test_the_hessian_is_followed_over_the_checkpoints(tmp_path, capsys):
     assert main(["training", str(path), *OPTIONS]) == 0
     again = capsys.readouterr().out
     assert said.endswith(again) and "top eigenvalues" in said and "top eigenvalues" not in again
+
+
+@pytest.mark.parametrize("size", [10_000, 25_000_000])
+def test_the_largest_eigenvalue_is_seen_beside_those_of_a_large_network(size):
+    axes = Figure().subplots()
+    density = {"nodes": [[0.0, 1000.0]], "weights": [[1 - 1 / size, 1 / size]]}
+    _draw_spectra(axes, [density], ["a"])
+    (line,) = axes.lines
+    assert line.get_ydata()[np.abs(line.get_xdata() - 1000) < 5].max() > 3 * axes.get_ylim()[0]
