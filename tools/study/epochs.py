@@ -6,11 +6,12 @@ read together.
 
 A run counts with its last score alone, after its whole schedule: the question is how long a run has to be
 planned (`lbtrain landscape sweep` asks for the steps at constant rates). Between two durations the mean
-score is taken to lie on a straight line over the logarithm of the epochs; nothing is extrapolated. The
-interval of 95% reaches to where the lines through the ends of the means' own intervals (Student's t) cross
-the score; that of a ratio combines two of them (Zou & Donner 2008, on logarithms). At each batch size the
-arm that needs the fewest epochs is compared with that of the smallest batch. It trains nothing, and writes
-epochs.md, epochs.json, epochs.png and epochs.html into --out.
+score is taken to lie on a straight line over the logarithm of the epochs; nothing is extrapolated. Scores
+change faster at first, so a wide gap between durations gives too many epochs. The interval of 95% reaches to
+where the lines through the ends of the means' own intervals (Student's t) cross the score; that of a ratio
+combines two of them (Zou & Donner 2008, on logarithms). At each batch size the arm that needs the fewest
+epochs is compared with that of the smallest batch. It trains nothing, and writes epochs.md, epochs.json,
+epochs.png and epochs.html into --out.
 """
 
 import math
