@@ -15,6 +15,7 @@ from pathlib import Path
 
 from lbtrain.data import dataset_index
 from lbtrain.errors import LaunchError, RecipeError, UserError
+from lbtrain.launch.variables import number
 from lbtrain.plan.plan import Plan, make_plan
 from lbtrain.recipe import SAME_SCORE, Recipe, as_text, differences
 from lbtrain.recipe.files import find_recipe, load_recipe
@@ -120,7 +121,7 @@ class Launch:
         """Trains what is missing. Raises RecipeError, before anything is launched, for runs in --out that are
         of other recipes and for plans that are rejected, and UserError if the launch fails.
         """
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        if number(os.environ, "WORLD_SIZE", 1) > 1:
             raise LaunchError(
                 "start this without a launcher: it launches its runs itself (--launcher, --ranks)"
             )

@@ -356,3 +356,5 @@ def test_errors_that_are_no_percentages_are_one_message(errors, error_words, tra
 def test_a_sweep_that_a_launcher_starts_is_rejected(words, trained, monkeypatch, capsys):
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert main(words) == 3 and "without a launcher" in capsys.readouterr().err
+    monkeypatch.setenv("WORLD_SIZE", "")
+    assert main(words) == 3 and "WORLD_SIZE= is not a number" in capsys.readouterr().err
