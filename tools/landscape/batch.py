@@ -18,14 +18,13 @@ from ..kit.tables import Table
 from ..study.arm import origin_of
 from . import chart
 from .noise import (
-    FEWEST,
     REMEDY,
-    WINDOWS,
     Advice,
     Window,
     advise,
     batch_schedule,
     interval_text,
+    most_windows,
     size_text,
     windows,
 )
@@ -142,7 +141,7 @@ def _outcome(
             "this run's batch is past that point: the same progress at a smaller batch, with its rate, "
             "costs fewer examples"
         )
-    if len(found) < min(WINDOWS, sum(len(window.measured) for window in found) // FEWEST):
+    if len(found) < most_windows(sum(len(window.measured) for window in found)):
         lines.append(
             f"the noise scale is averaged over longer parts of the run, {len(found)} in all, since the "
             f"gradient does not show in shorter ones. {REMEDY}. Or leave out with --until-loss what had "

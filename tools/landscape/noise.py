@@ -10,7 +10,6 @@ and, at another batch, steps = steps_min + examples_min / B, which is the curve 
 batch, and the same end point at every batch.
 """
 
-import functools
 import itertools
 import math
 from collections import Counter, defaultdict
@@ -101,17 +100,22 @@ def windows(rows: Sequence[dict[str, Any]]) -> list[Window]:
             "measure.noise_scale=20it, or more often where the run is that short"
         )
     found: list[Window] = []
-    for window in _cut(rows, min(WINDOWS, len(rows) // FEWEST)):
+    for window in _cut(rows, most_windows(len(rows))):
         if found and not found[-1].bounded:
             found[-1] = _joined(found[-1], window)
         else:
             found.append(window)
     while len(found) > 1 and not found[-1].bounded:
         found[-2:] = [_joined(*found[-2:])]
-    whole = functools.reduce(_joined, found).noise
+    whole = noise_scale([moments_of_row(row) for row in rows])
     if not (found[0].bounded and whole.low):
         raise RecipeError(f"in {len(rows)} measurements {_bounds(whole)}. {REMEDY}")
     return found
+
+
+def most_windows(measurements: int) -> int:
+    """Into how many windows so many measurements are cut, if the gradient shows in each."""
+    return min(WINDOWS, measurements // FEWEST)
 
 
 def _joined(before: Window, after: Window) -> Window:

@@ -155,7 +155,7 @@ class Run:
             )
         return (replace(self, file=file) for file in files)
 
-    @property
+    @cached_property
     def image_size(self) -> int | None:
         """Pixels a side of the images that its checkpoint was trained on last; None: as in evaluations."""
         if not self.recipe.schedule.image_sizes:
