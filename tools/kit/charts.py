@@ -43,13 +43,23 @@ class Chart:
         self.draw(axes)
 
 
+COLUMNS = 4
+"""Charts beside each other in one picture."""
+
+
 def save(charts: Sequence[Chart], path: Path) -> Path:
-    """The charts beside each other in one picture (PNG); returns `path`."""
-    widths = [chart.width for chart in charts]
-    figure = Figure(figsize=(sum(widths), max(chart.height for chart in charts)), layout="constrained")
-    parts = figure.subfigures(1, len(charts), width_ratios=widths, squeeze=False)[0]
-    for chart, part in zip(charts, parts, strict=True):
-        chart.into(part)
+    """The charts in one picture (PNG), in rows of COLUMNS; returns `path`."""
+    rows = [charts[start : start + COLUMNS] for start in range(0, len(charts), COLUMNS)]
+    heights = [max(chart.height for chart in row) for row in rows]
+    width = max(sum(chart.width for chart in row) for row in rows)
+    figure = Figure(figsize=(width, sum(heights)), layout="constrained")
+    strips = figure.subfigures(len(rows), 1, height_ratios=heights, squeeze=False)[:, 0]
+    for row, strip in zip(rows, strips, strict=True):
+        widths = [chart.width for chart in row]
+        rest = [width - sum(widths)] if sum(widths) < width else []  # a shorter row is not stretched
+        parts = strip.subfigures(1, len(row) + len(rest), width_ratios=[*widths, *rest], squeeze=False)[0]
+        for chart, part in zip(row, parts, strict=False):
+            chart.into(part)
     figure.savefig(path, dpi=130)
     return path
 
@@ -166,14 +176,16 @@ def batch_axis(axes: Axes, sizes: Sequence[float], labels: Sequence[str]) -> Non
 
 def error_axis(axes: Axes, means: Sequence[float | None]) -> None:
     """Linear below 1%, so that an error of 0 has a place, logarithmic above, so that 1% and 2% can be told
-    apart. It begins at the last mark that leaves a fifth of room below the best of `means`: where nothing
-    comes near 0, the axis does not either.
+    apart. It begins at the last mark that leaves a fifth of room below the best of `means`, and ends at the
+    first above all that was drawn: where nothing comes near 0 or 100, the axis does not either.
     """
-    marks = (0, 1, 2, 5, 10, 20, 50, 100)
+    marks = (0, 1, 2, 5, 10, 20, 30, 50, 70, 100)
     best = min((mean for mean in means if mean is not None), default=0.0)
     axes.set_yscale("symlog", linthresh=1, linscale=0.5)
     axes.set_yticks(marks, [str(mark) for mark in marks])
-    axes.set_ylim(max(mark for mark in marks if mark <= 0.8 * best), 100)
+    worst = axes.dataLim.ymax if axes.has_data() else 100
+    top = min((mark for mark in marks[1:] if mark >= worst), default=100)
+    axes.set_ylim(max(mark for mark in marks if mark <= 0.8 * best), top)
 
 
 def crosses(axes: Axes, places: Sequence[float], colour: Any, *, top: bool = True, label: str | None) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from matplotlib.figure import Figure
 
 from lbtrain.errors import RecipeError
 from lbtrain.tasks import PrimaryMetric
@@ -14,7 +15,8 @@ from tools.study import jobs
 from tools.study.__main__ import main
 from tools.study.arm import Scored
 from tools.study.publish import RECIPES, measured
-from tools.study.tune import Axis, axes_of, order, shares, trials_of
+from tools.study.search import Axis, axes_of, shares, trials_of
+from tools.study.tune_report import by_value, order
 
 RECIPE = """
 from lbtrain import Recipe
@@ -118,6 +120,30 @@ class Confirmed(Scored):
     def __init__(self, *scores: float | None):
         self.scores = [score for score in scores if score is not None]
         self.lost = len(scores) - len(self.scores)
+
+
+class Tried:
+    """A search over two keys of four trials, of which the last one diverged."""
+
+    recipe, batch_size, keys = "sgd", 32, ("schedule.base_lr", "optimizer.momentum")
+    trials = tuple(SimpleNamespace(values=(rate, 0.5 + rate)) for rate in (0.1, 0.4, 0.2, 0.04))
+    points = (Confirmed(3.0), Confirmed(2.0), Confirmed(4.0), Confirmed(None))
+
+    def scores(self):
+        return [3.0, 2.0, 4.0, None]
+
+    def best_so_far(self):
+        return [3.0, 2.0, 2.0, 2.0]
+
+
+def test_the_scores_are_drawn_against_every_value_that_was_tried():
+    charts = by_value([Tried()])
+    assert [chart.title for chart in charts] == ["schedule.base_lr, batch 32", "optimizer.momentum, batch 32"]
+    axes = Figure().subplots()
+    charts[0].draw(axes)
+    scored, lost = axes.get_lines()
+    assert scored.get_xydata().tolist() == [[0.1, 3.0], [0.2, 4.0], [0.4, 2.0]] and axes.get_xscale() == "log"
+    assert lost.get_xdata().tolist() == [0.04] and lost.get_label() == "sgd, diverged"
 
 
 def ordered(**confirmed: Confirmed) -> list[str]:
