@@ -16,6 +16,7 @@ from lbtrain.recipe.durations import Duration
 from lbtrain.runs.files import read_object
 
 from .arm import interval_of
+from .recorded_points import value_in
 
 
 @dataclass(frozen=True)
@@ -188,7 +189,7 @@ def changes(series: Series) -> list[str]:
     keys = sorted(set().union(*settings) - {"duration"})
     found = []
     for key in keys:
-        values = dict.fromkeys(each.get(key, "the default") for each in settings)
+        values = dict.fromkeys(value_in(each, key) for each in settings)
         if len(values) > 1:
             found.append(f"{series.name}: {key} is {' and '.join(values)}, by duration")
     return found

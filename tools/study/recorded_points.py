@@ -13,7 +13,7 @@ import numpy as np
 from lbtrain import Recipe
 from lbtrain.errors import RecipeError
 from lbtrain.plan.scaling import peak_lr
-from lbtrain.recipe import SAME_SCORE, as_text, differences
+from lbtrain.recipe import SAME_SCORE, as_text, differences, keys, written
 from lbtrain.tasks import PrimaryMetric
 
 from .arm import Curve, Scored
@@ -99,6 +99,12 @@ def settings_of(recipe: Recipe) -> dict[str, str]:
     return {key: as_text(new) for key, _, new in changed if key not in left_out}
 
 
+def value_in(settings: Mapping[str, str], key: str) -> str:
+    """Of one key of `settings_of`: what is not there has its default, which this version may not know."""
+    known = any(name == key for name, _ in keys())
+    return settings.get(key, written(Recipe(), key) if known else "the default")
+
+
 def _of_score(overrides: Sequence[str]) -> list[str]:
     """Without such words as where the data lie."""
     return [word for word in overrides if word.partition("=")[0] not in SAME_SCORE]
@@ -165,7 +171,7 @@ def _checked(
     then = row.get("settings", now)
     if changed := [key for key in then | now if then.get(key) != now.get(key)]:
         key = changed[0]
-        values = f"{then.get(key, 'the default')} there, {now.get(key, 'the default')} here"
+        values = f"{value_in(then, key)} there, {value_in(now, key)} here"
         raise RecipeError(f"{at} was measured with another recipe: {key} is {values}")
     if point.seeds != list(launch.seeds)[: len(point.seeds)]:
         raise RecipeError(

@@ -130,10 +130,12 @@ def test_rows_of_earlier_versions_last_as_long_as_the_others_of_their_sweep(tmp_
 def test_what_differs_beside_the_duration_is_said():
     runs = [
         Trained(epochs, 10, 20.0, 0.0, 1, {"duration": f"{epochs}ep", "seed": "0"} | more)
-        for epochs, more in ((8, {"precision": "bf16"}), (16, {}))
+        for epochs, more in ((8, {"precision": "bf16", "no_longer.here": "1"}), (16, {}))
     ]
-    (line,) = changes(Series("linear", 128, tuple(runs)))
-    assert line == "linear, batch 128: precision is bf16 and the default, by duration"
+    assert changes(Series("linear", 128, tuple(runs))) == [
+        "linear, batch 128: no_longer.here is 1 and the default, by duration",
+        "linear, batch 128: precision is bf16 and fp32, by duration",
+    ]
 
 
 @pytest.mark.parametrize(
