@@ -65,6 +65,19 @@ def positive_or_zero(text: str) -> float:
     return 0.0 if _number(text) == 0 else positive(text)
 
 
+def percentage(text: str) -> float:
+    """The type of an option that is a share of a whole, without its ends."""
+    value = _number(text)
+    if not 0 < value < 100:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a percentage between 0 and 100")
+    return value
+
+
+def each_of(kind: Callable[[str], float]) -> Callable[[str], tuple[float, ...]]:
+    """The type of an option that is several of a kind with commas between them, each once, in their order."""
+    return lambda text: tuple(dict.fromkeys(map(kind, text.split(","))))
+
+
 def _number(text: str) -> float:
     try:
         return float(text)

@@ -111,11 +111,12 @@ def _add_sweep_options(parser: argparse.ArgumentParser) -> None:
     option = parser.add_argument
     option("--batch-sizes", default="16,32,64,128,256,512", help="The batch sizes (default %(default)s).")
     factors = "Factors on the recipe's peak rate, which is scaled by the square root of the batch size"
-    option("--rates", default="1,2,4", help=f"{factors} (default %(default)s).")
+    rates = command.each_of(command.positive)
+    option("--rates", type=rates, default="1,2,4", help=f"{factors} (default %(default)s).")
     goal = parser.add_mutually_exclusive_group(required=True).add_argument
     goal("--loss", type=command.positive, help="The training loss to reach.")
     errors = "The top-1 errors to reach, in percent (35,25): a run ends at the lowest."
-    goal("--errors", metavar="E,E,...", help=errors)
+    goal("--errors", type=command.each_of(command.positive_or_zero), metavar="E,E,...", help=errors)
     option("--epochs", type=command.positive, default=6, help="The longest run, in epochs (default 6) ...")
     least = "... or in steps, whichever is longer (default 80)."
     option("--least-steps", type=command.count_or_none, default=80, help=least)
@@ -214,31 +215,20 @@ def _sharpness(
 
 
 def _sweep(options: argparse.Namespace, words: Sequence[str]) -> str:
-    from lbtrain.errors import RecipeError
-
     from ..study.grid import batch_sizes_of
     from ..study.jobs import Launch, one_recipe
     from .sweep import Goal, Target, sweep
 
-    def numbers(name: str, example: str, kind: Callable[[str], float]) -> tuple[float, ...]:
-        text = getattr(options, name)
-        try:
-            return tuple(map(kind, text.split(",")))
-        except argparse.ArgumentTypeError:
-            raise RecipeError(f"--{name} {text}: write {example}") from None
-
     path, overrides = one_recipe(options.words)
-    rates = numbers("rates", "factors such as 1,2,4", command.positive)
     goals: tuple[Goal, ...]
     if options.errors is None:
         goals = (Goal("loss", options.loss),)
     else:
-        errors = numbers("errors", "percentages such as 35,25", command.positive_or_zero)
-        goals = tuple(Goal("top1_error", each) for each in errors)
+        goals = tuple(Goal("top1_error", each) for each in options.errors)
     if options.out == Path(SWEEP_OUT):
         options.out = options.out.with_name(path.stem)
     sizes = tuple(batch_sizes_of(options.batch_sizes))
-    target = Target(sizes, rates, goals, options.epochs, options.least_steps)
+    target = Target(sizes, options.rates, goals, options.epochs, options.least_steps)
     typed = command.typed("landscape", words)
     return sweep(path, overrides, target, Launch.of(options), title=options.title, command=typed)
 

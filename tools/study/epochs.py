@@ -14,24 +14,10 @@ epochs is compared with that of the smallest batch. It trains nothing, and write
 epochs.png and epochs.html into --out.
 """
 
-import math
 from pathlib import Path
-
-from lbtrain.errors import RecipeError
 
 from ..kit import command
 from .epochs_report import report
-
-
-def scores_of(text: str) -> list[float]:
-    """Of an option, each once, in the order given. Raises RecipeError."""
-    try:
-        scores = list(dict.fromkeys(float(part) for part in text.split(",")))
-    except ValueError:
-        scores = [math.nan]
-    if not all(0 < score < 100 for score in scores):
-        raise RecipeError(f"--scores {text}: write percentages such as 25,20")
-    return scores
 
 
 def main(words: list[str]) -> int:
@@ -43,13 +29,17 @@ def main(words: list[str]) -> int:
         metavar="SWEEP",
         help="Sweeps of different durations: --out folders, sweep.json files, or results/NAME.json.",
     )
-    parser.add_argument("--scores", required=True, help="Scores to be reached, in percent, such as 25,20.")
+    parser.add_argument(
+        "--scores",
+        required=True,
+        type=command.each_of(command.percentage),
+        metavar="S,S,...",
+        help="Scores to be reached, in percent, such as 25,20.",
+    )
     parser.add_argument("--title", default="Epochs to the same score", help="The heading of the report.")
     parser.add_argument("--out", type=Path, default=Path("runs/epochs"), help="(default runs/epochs)")
     options = parser.parse_args(words)
     typed = command.typed("study epochs", words)
     return command.exit_code(
-        lambda: report(
-            options.sweeps, scores_of(options.scores), options.out, title=options.title, command=typed
-        )
+        lambda: report(options.sweeps, options.scores, options.out, title=options.title, command=typed)
     )

@@ -73,3 +73,10 @@ def test_an_amount_is_a_number_above_0_or_0_where_that_has_a_meaning(text):
     for kind in (command.positive, command.positive_or_zero, command.count_or_none, command.count):
         with pytest.raises(argparse.ArgumentTypeError, match="above 0"):
             kind(text)
+
+
+def test_several_numbers_stand_each_once_and_in_their_order():
+    assert command.each_of(command.percentage)("25,20,25.0,18.5") == (25, 20, 18.5)
+    for text in ("25,", "", "25,100", "0"):
+        with pytest.raises(argparse.ArgumentTypeError, match="between 0 and 100"):
+            command.each_of(command.percentage)(text)

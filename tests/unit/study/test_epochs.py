@@ -159,8 +159,10 @@ def test_sweeps_that_do_not_go_together_are_rejected(tmp_path, capsys, rows, sai
 
 @pytest.mark.parametrize("text", ["", "x", "25,", "0", "101", "nan", "-1"])
 def test_a_wrong_score_is_the_users_error(tmp_path, capsys, text):
-    assert epochs.main([str(tmp_path), f"--scores={text}"]) == 2
-    assert "write percentages" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as exit_:
+        epochs.main([str(tmp_path), f"--scores={text}"])
+    assert exit_.value.code == 2
+    assert "--scores" in (said := capsys.readouterr().err) and "is not a percentage between 0 and 100" in said
 
 
 @pytest.mark.parametrize("content", [None, "", "[]", "{}", '{"rows": [1]}', '{"rows": 3}'])
