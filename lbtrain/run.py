@@ -28,7 +28,7 @@ from lbtrain.plan.precision import resolve_precision, set_gpu_arithmetic
 from lbtrain.plan.report import print_plans
 from lbtrain.plan.scaling import scaled_optimizer
 from lbtrain.plan.statistics import freeze
-from lbtrain.plan.validate import check_runs_here
+from lbtrain.plan.validate_engine import check_runs_here
 from lbtrain.recipe import Recipe, keys, written
 from lbtrain.recipe.expectation import format_outcome
 from lbtrain.recipe.targets import all_reached

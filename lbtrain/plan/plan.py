@@ -19,14 +19,8 @@ from lbtrain.plan.precision import resolve_precision
 from lbtrain.plan.scaling import ema_decay, learning_rate, regime_factor
 from lbtrain.plan.schedules import LearningRate, crossed
 from lbtrain.plan.statistics import ModelStatistics, memory_estimate, model_statistics
-from lbtrain.plan.validate import (
-    check_compile,
-    check_image_sizes,
-    check_noise_scale,
-    check_recipe,
-    check_top5,
-    check_world_size,
-)
+from lbtrain.plan.validate import check_image_sizes, check_recipe, check_top5, check_world_size
+from lbtrain.plan.validate_split import check_compile, check_noise_scale
 from lbtrain.recipe import Recipe
 from lbtrain.recipe.durations import Duration
 

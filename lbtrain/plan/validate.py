@@ -1,46 +1,21 @@
-"""Every check that rejects a recipe or a plan before a process is launched, each with a suggested fix.
+"""Every check that rejects a recipe before a process is launched, each with a suggested fix.
 
-docs/engines.md has the table of what each engine can do, with the errors that its library gives where it is
-not stopped here. What only the data or the model can tell (a damaged file, an argument that timm does not
-take) is rejected where they are read.
+What only the data or the model can tell (a damaged file, an argument that timm does not take) is rejected
+where they are read.
 """
 
-import contextlib
 import dataclasses
-import importlib.util
 import math
-import os
 import re
-import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from lbtrain.errors import RecipeError
-from lbtrain.plan.batching import Phase, split_batch
 from lbtrain.plan.scaling import peak_lr, regime_factor, scaled_optimizer
+from lbtrain.plan.validate_engine import check_engine
 from lbtrain.recipe import Recipe, inactive_keys, value_of, written
 from lbtrain.recipe.durations import Duration
 from lbtrain.recipe.sections.fields import COCO_FORMAT
 from lbtrain.recipe.sections.running import BEST_OF_CLASSIFIERS
-
-SHARDING = ("deepspeed", "colossalai")
-"""Engines with a `zero_stage` of their own."""
-
-_STREAMS = "ColossalAI's LowLevelZero sends gradients on GPU streams and stops with 'device is required'"
-NOT_ON_CPU = {
-    ("colossalai", "colossalai.zero_stage=1"): (
-        _STREAMS,
-        "colossalai.zero_stage=0, or engine=deepspeed deepspeed.zero_stage=1",
-    ),
-    ("colossalai", "colossalai.zero_stage=2"): (
-        _STREAMS,
-        "colossalai.zero_stage=0, or engine=deepspeed deepspeed.zero_stage=2",
-    ),
-    ("accelerate", "precision=fp16"): (
-        "accelerate trains in fp32 there and does not say so",
-        "precision=bf16, or engine=ddp",
-    ),
-}
-"""What an engine needs a GPU for: the reason, and what to write instead."""
 
 _WEIGHTED_OPERATIONS = {"weights": 15, "3aw": 14}
 """From how many timm's RandAugment draws without replacement, where they have weights: see -t."""
@@ -279,34 +254,6 @@ def check_top5(recipe: Recipe, num_classes: int) -> None:
         )
 
 
-def check_engine(recipe: Recipe, engine: str) -> None:
-    """Raises RecipeError for what `engine` cannot do anywhere."""
-    for name in SHARDING:
-        stage = recipe.zero_stage_under(name)
-        if stage and engine != name:
-            raise RecipeError(
-                f"{name}.zero_stage={stage} needs engine={name}, but this run uses engine={engine}. Launch "
-                f"with {'colossalai run' if name == 'colossalai' else name}, or set engine={name}."
-            )
-    if engine == "colossalai" and recipe.colossalai.zero_stage == 3:
-        raise RecipeError(
-            "colossalai.zero_stage=3 would be Gemini, whose optimizer takes ColossalAI's own Adams only, not "
-            f"optimizer.name={recipe.optimizer.name}. Use engine=deepspeed deepspeed.zero_stage=3, or "
-            "colossalai.zero_stage=2."
-        )
-    whole_weights = {
-        "absa.max_batch_size": recipe.absa.max_batch_size,
-        "ema.decay": recipe.ema.decay,
-        "measure.distance": recipe.measure.distance,
-    }
-    for key, value in whole_weights.items():
-        if value and recipe.zero_stage_under(engine) == 3:
-            raise RecipeError(
-                f"{key}={written(recipe, key)} needs whole weights on every rank. Use {engine}.zero_stage=0, "
-                "1 or 2, not 3."
-            )
-
-
 def check_world_size(recipe: Recipe, world_size: int) -> None:
     """Raises RecipeError for a number of ranks that the recipe does not allow."""
     if recipe.world_size not in (0, world_size):
@@ -329,141 +276,3 @@ def check_image_sizes(recipe: Recipe, scheduled: Callable[[Duration], float]) ->
                 f"schedule.image_sizes has several entries at {' = '.join(dict.fromkeys(written_as))}, and a "
                 "step has images of one size. Keep one of them."
             )
-
-
-def check_noise_scale(
-    recipe: Recipe, engine: str, phases: Sequence[Phase], world_size: int, ghost: int
-) -> None:
-    """Raises RecipeError where measure.noise_scale is set and this split does not show the noise: it shows
-    between the gradients of two batch sizes, and the smaller must be a batch that could stand alone.
-    """
-    if not recipe.measure.noise_scale:
-        return
-    name, stage = f"measure.noise_scale={recipe.measure.noise_scale}", recipe.zero_stage_under(engine)
-    if any(phase.split.ranks_per_ghost > 1 for phase in phases):
-        raise RecipeError(
-            f"{name} needs per-rank gradients, but a batch-norm batch spans several ranks here. Use "
-            f"{_own_ghosts(recipe, phases, world_size, ghost)}."
-        )
-    if engine == "colossalai" and stage and recipe.optimizer.clip_norm:
-        raise RecipeError(
-            f"{name} needs gradients before clipping, which ColossalAI does not show at ZeRO stage {stage}. "
-            "Use colossalai.zero_stage=0, or optimizer.clip_norm=0."
-        )
-    if any(phase.split.accumulation * world_size == 1 for phase in phases):
-        _check_noise_of_one_micro_batch(recipe, stage, name, phases, ghost)
-
-
-def _check_noise_of_one_micro_batch(
-    recipe: Recipe, stage: int, name: str, phases: Sequence[Phase], ghost: int
-) -> None:
-    """A part of the batch is passed through a second time, in each phase that has one micro-batch."""
-    smallest = min(phase.batch_size for phase in phases if phase.split.accumulation == 1)
-    part = _largest_part(smallest)
-    own = "model.batch_norm=ghost " if recipe.model.batch_norm == "sync" else ""
-    losses = f" loss_batch_size={part}" if math.lcm(part, recipe.loss_batch_size) == smallest else ""
-    if smallest == ghost:
-        remedy = f"{own}bn_batch_size={part}{losses}" if part < ghost else "a larger batch_size"
-        raise RecipeError(
-            f"{name} needs a part of the batch, but one rank has a single batch-norm batch of {ghost} "
-            f"images. Use {remedy}."
-        )
-    if smallest == math.lcm(ghost, recipe.loss_batch_size):
-        raise RecipeError(
-            f"{name} needs a part of the batch, but on one rank batch_size={smallest} has no part "
-            f"that holds whole batch-norm batches (bn_batch_size={ghost}) and whole losses "
-            f"(loss_batch_size={recipe.loss_batch_size}). Use bn_batch_size={part} loss_batch_size={part}."
-        )
-    if stage == 3:
-        common = math.gcd(*(phase.batch_size for phase in phases))
-        split = split_batch(common, 1, ghost, max_micro=smallest - 1, unit=recipe.loss_batch_size)
-        raise RecipeError(
-            f"{name} on one rank at ZeRO stage 3 needs several micro-batches per step. Set "
-            f"micro_batch_size={split.micro_batch_size}."
-        )
-
-
-def _largest_part(size: int) -> int:
-    """The largest number of images below `size` that divides it."""
-    return next((part for part in range(size // 2, 0, -1) if size % part == 0), size)
-
-
-def _own_ghosts(recipe: Recipe, phases: Sequence[Phase], world_size: int, ghost: int) -> str:
-    """What gives each rank whole batch-norm batches."""
-    micro = math.gcd(*(phase.split.micro_batch_size for phase in phases))
-    if recipe.model.batch_norm == "sync":
-        return f"model.batch_norm=ghost bn_batch_size={micro}"
-    if not 0 < recipe.max_micro_batch_size < ghost:
-        with contextlib.suppress(RecipeError):
-            for phase in phases:
-                split_batch(phase.batch_size, world_size, ghost, micro=ghost, unit=recipe.loss_batch_size)
-            return f"micro_batch_size={ghost}, or fewer ranks"
-    return f"bn_batch_size={micro}, or fewer ranks"
-
-
-def check_compile(recipe: Recipe, engine: str, phases: Sequence[Phase], world_size: int, ghost: int) -> None:
-    """Raises RecipeError for what torch.compile is not known to do alike."""
-    ranks_per_ghost = max(phase.split.ranks_per_ghost for phase in phases)
-    reasons = {
-        f"model.library={recipe.model.library}: the heads of a detector depend on what is found": (
-            recipe.model.library != "timm"
-        ),
-        "engine=colossalai. Use engine=ddp, accelerate or deepspeed": engine == "colossalai",
-        "deepspeed.zero_stage=3, which gathers weights layer by layer. Use stage 0, 1 or 2": (
-            recipe.zero_stage_under(engine) == 3
-        ),
-        "absa.max_batch_size: compiled code has no second derivatives": bool(recipe.absa.max_batch_size),
-        f"a batch-norm batch over {ranks_per_ghost} ranks, whose exchange is not compiled. Use "
-        f"{_own_ghosts(recipe, phases, world_size, ghost)}": ranks_per_ghost > 1,
-    }
-    for reason, holds in reasons.items():
-        if recipe.compile and holds:
-            raise RecipeError(f"compile=true does not go with {reason}.")
-
-
-def check_compiler(device_type: str) -> None:
-    """Raises RecipeError where this machine cannot compile for `device_type`, cuda or cpu."""
-    compilers = (os.environ.get("CXX", "g++"), "clang++")
-    if device_type == "cpu" and not any(shutil.which(name) for name in compilers):
-        raise RecipeError(
-            "compile=true on a machine without GPU needs a C++ compiler: install g++, or set CXX to another."
-        )
-    if device_type == "cuda" and importlib.util.find_spec("triton") is None:
-        raise RecipeError("compile=true on a GPU needs the package triton: install it, or use compile=false.")
-
-
-_TRACKERS = ("wandb", "trackio", "mlflow", "comet_ml")
-"""Each needs accelerate and the package of its name. TensorBoard, which is the default, may be absent."""
-
-
-def _check_trackers(recipe: Recipe) -> None:
-    for name in recipe.log.trackers:
-        needed = ("accelerate", name) if name in _TRACKERS else ()
-        missing = [package for package in needed if importlib.util.find_spec(package) is None]
-        if missing:
-            raise RecipeError(
-                f"log.trackers={name} needs {' and '.join(missing)}, which is not installed here: "
-                f"pip install {' '.join(missing)}, or leave {name} out."
-            )
-
-
-def check_runs_here(recipe: Recipe, engine: str, device_type: str) -> None:
-    """Raises RecipeError for what this machine lacks. `device_type`: cuda or cpu."""
-    for setting in (
-        f"{engine}.zero_stage={recipe.zero_stage_under(engine)}",
-        f"precision={recipe.precision}",
-    ):
-        if device_type == "cpu" and (engine, setting) in NOT_ON_CPU:
-            reason, remedy = NOT_ON_CPU[engine, setting]
-            raise RecipeError(
-                f"{setting} under engine={engine} needs a GPU, and this machine has none: {reason}. Use "
-                f"{remedy}."
-            )
-    _check_trackers(recipe)
-    if recipe.compile:
-        check_compiler(device_type)
-    if engine == "colossalai" and importlib.util.find_spec("colossalai") is None:
-        raise RecipeError(
-            "engine=colossalai needs ColossalAI, which is not installed here. `make colossalai` installs it "
-            "on top of .venv, in .venv-colossalai (docs/engines.md). Or set engine=ddp."
-        )

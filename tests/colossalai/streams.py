@@ -3,16 +3,16 @@
 import contextlib
 from collections.abc import Iterator
 
-import lbtrain.plan.validate
+import lbtrain.plan.validate_engine
 from tools.verify import sharding
 
 
 @contextlib.contextmanager
 def streams_on_cpu() -> Iterator[None]:
-    rejected = dict(lbtrain.plan.validate.NOT_ON_CPU)
-    lbtrain.plan.validate.NOT_ON_CPU.clear()
+    rejected = dict(lbtrain.plan.validate_engine.NOT_ON_CPU)
+    lbtrain.plan.validate_engine.NOT_ON_CPU.clear()
     try:
         with sharding.streams_on_cpu():
             yield
     finally:
-        lbtrain.plan.validate.NOT_ON_CPU.update(rejected)
+        lbtrain.plan.validate_engine.NOT_ON_CPU.update(rejected)

@@ -6,7 +6,7 @@ from lbtrain import Recipe
 from lbtrain.errors import RecipeError
 from lbtrain.plan.plan import make_plan
 from lbtrain.plan.report import rows
-from lbtrain.plan.validate import check_compiler
+from lbtrain.plan.validate_engine import check_compiler
 from tests.distributed.runs import SMALL, Outcome, check_same_run, train_on
 
 COMPILED = [

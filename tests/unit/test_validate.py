@@ -9,7 +9,9 @@ from lbtrain import Recipe
 from lbtrain.errors import RecipeError
 from lbtrain.plan.batching import BatchSplit, Phase
 from lbtrain.plan.plan import make_plan
-from lbtrain.plan.validate import NOT_ON_CPU, check_engine, check_noise_scale, check_recipe, check_runs_here
+from lbtrain.plan.validate import check_recipe
+from lbtrain.plan.validate_engine import NOT_ON_CPU, check_engine, check_runs_here
+from lbtrain.plan.validate_split import check_noise_scale
 
 
 def sharded(engine: str, stage: int, precision: str) -> Recipe:

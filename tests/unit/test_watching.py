@@ -17,8 +17,9 @@ from rich.console import Console
 
 from lbtrain import Recipe
 from lbtrain.errors import RecipeError
-from lbtrain.plan import validate
-from lbtrain.plan.validate import check_recipe, check_runs_here
+from lbtrain.plan import validate_engine
+from lbtrain.plan.validate import check_recipe
+from lbtrain.plan.validate_engine import check_runs_here
 from lbtrain.run import run
 from lbtrain.runs.best import BestCheckpoint
 from lbtrain.runs.checkpoint import Checkpoints
@@ -280,7 +281,7 @@ def test_a_best_checkpoint_by_a_metric_that_there_is_not_is_rejected():
 
 def test_a_tracker_that_is_not_installed_is_one_line(monkeypatch):
     monkeypatch.setattr(
-        validate.importlib.util, "find_spec", lambda name: None if name == "trackio" else name
+        validate_engine.importlib.util, "find_spec", lambda name: None if name == "trackio" else name
     )
     with pytest.raises(
         RecipeError, match=r"log.trackers=trackio needs trackio, .*pip install trackio"
