@@ -217,7 +217,8 @@ def _sharpness(
 def _sweep(options: argparse.Namespace, words: Sequence[str]) -> str:
     from ..study.grid import batch_sizes_of
     from ..study.jobs import Launch, one_recipe
-    from .sweep import Goal, Target, sweep
+    from .goals import Goal, Target
+    from .sweep import sweep
 
     path, overrides = one_recipe(options.words)
     goals: tuple[Goal, ...]

@@ -16,8 +16,11 @@ from lbtrain.recipe.files import load_recipe, shipped
 from tests.run_rows import write_rows
 from tools.landscape.__main__ import main
 from tools.landscape.chart import sweep_chart
+from tools.landscape.critical_batch import fit
+from tools.landscape.goals import Goal, Target, steps_to
 from tools.landscape.runs import Run
-from tools.landscape.sweep import Goal, Target, _measured, arms_of, fit, steps_to
+from tools.landscape.sweep import arms_of
+from tools.landscape.sweep_report import _measured
 from tools.study import jobs, publish
 
 NOISE = 100

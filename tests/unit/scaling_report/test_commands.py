@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tools.landscape.sweep import fit
+from tools.landscape.critical_batch import fit
 from tools.scaling_report.__main__ import COMMANDS, main
 from tools.scaling_report.compare import is_slower
 from tools.scaling_report.model.calibrate import fit_link
