@@ -519,7 +519,7 @@ def test_a_curve_on_a_gpu_machine_that_is_cut_off_has_every_batch(monkeypatch):
     """One seed at all batches comes before the next, each arm with the rate of its rule, in one pass a step;
     a run that diverges keeps its place.
     """
-    from bench import accuracy, gpu_accuracy
+    from bench import accuracy_peers, gpu_accuracy
     from bench.gpu_setting import Setting
     from lbtrain.plan.scaling import peak_lr
 
@@ -529,7 +529,7 @@ def test_a_curve_on_a_gpu_machine_that_is_cut_off_has_every_batch(monkeypatch):
         runs.append(recipe)
         if recipe.batch_size == 16384:
             raise Diverged("nan")
-        return accuracy.Outcome(errors=[(30.0, 1.0)])
+        return accuracy_peers.Outcome(errors=[(30.0, 1.0)])
 
     monkeypatch.setattr(gpu_accuracy, "ours", ours)
     setting = Setting("cpu", tiny=False)
@@ -548,14 +548,14 @@ def test_a_curve_on_a_gpu_machine_that_is_cut_off_has_every_batch(monkeypatch):
 
 
 def test_time_to_accuracy_on_a_gpu_starts_the_device_first_and_keeps_an_error_that_missed(monkeypatch):
-    from bench import accuracy, gpu_accuracy
+    from bench import accuracy_peers, gpu_accuracy
     from bench.gpu_setting import Setting
 
     durations = []
 
     def ours(recipe):
         durations.append(str(recipe.duration))
-        return accuracy.Outcome(errors=[(9.0, 10.0), (6.5, 20.0), (6.6, 30.0)])
+        return accuracy_peers.Outcome(errors=[(9.0, 10.0), (6.5, 20.0), (6.6, 30.0)])
 
     monkeypatch.setattr(gpu_accuracy, "ours", ours)
     [row] = gpu_accuracy.time_to_accuracy(Setting("cpu", tiny=False))
@@ -653,7 +653,7 @@ def test_time_to_accuracy_rehearsed_on_forty_images(tmp_path, monkeypatch, capsy
 
 
 def _outcome(recipe):
-    from bench.accuracy import Outcome
+    from bench.accuracy_peers import Outcome
 
     return Outcome(errors=[(20.0, 1.0)], images=10, seconds=2.0, loading=1.0)
 
@@ -724,18 +724,18 @@ def test_a_case_of_time_to_accuracy_says_what_differs_from_its_recipe():
 
 
 def test_timms_train_py_takes_part_in_time_to_accuracy(tmp_path, monkeypatch):
-    from bench import accuracy
+    from bench import accuracy_peers
 
     recipe = _forty_images(tmp_path / "data", monkeypatch)
     script = tmp_path / "train.py"
     script.write_text(TIMM_SCRIPT)
-    outcome = accuracy.with_timm(tmp_path, recipe)
+    outcome = accuracy_peers.with_timm(tmp_path, recipe)
     assert (outcome.images, outcome.loading) == (5 * 4, 5 * 0.002)
     assert [error for error, _ in outcome.errors] == [75.0] and outcome.seconds_to(75.0) == outcome.seconds
 
     script.write_text("raise SystemExit('no such option')")
     with pytest.raises(RuntimeError, match=r"ended with 1:\n(.*\n)*no such option"):
-        accuracy.with_timm(tmp_path, recipe)
+        accuracy_peers.with_timm(tmp_path, recipe)
 
 
 def test_timms_train_py_validates_on_the_images_that_lbtrain_validates_on(tmp_path, monkeypatch):
@@ -743,7 +743,7 @@ def test_timms_train_py_validates_on_the_images_that_lbtrain_validates_on(tmp_pa
     from PIL import Image
     from timm.data import create_transform, resolve_data_config
 
-    from bench import accuracy
+    from bench import accuracy_peers
 
     recipe = _forty_images(tmp_path, monkeypatch)
     pixels = np.random.default_rng(0).integers(256, size=(32, 32, 3), dtype=np.uint8)
@@ -752,7 +752,7 @@ def test_timms_train_py_validates_on_the_images_that_lbtrain_validates_on(tmp_pa
     parser.add_argument("--input-size", type=int, nargs=3)
     for name in ("--mean", "--std"):
         parser.add_argument(name, type=float, nargs=3)
-    options, _ = parser.parse_known_args(accuracy.timm_options(recipe))
+    options, _ = parser.parse_known_args(accuracy_peers.timm_options(recipe))
     transform = create_transform(**resolve_data_config(vars(options)), is_training=False)
     info = dataset_info(recipe.data)
     own = (pixels - np.array(info.mean)) / np.array(info.std)
