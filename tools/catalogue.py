@@ -99,7 +99,7 @@ def readme(text: str) -> str:
 def _length(path: Path) -> str:
     """Of the run that the recipe's own command (`Run`) makes."""
     recipe = load_recipe(path)
-    own = re.search(r" duration=(\S+)", contract_field(path.read_text(), "Run"))
+    own = re.search(r" duration=(\S+)", contract_field(path.read_text(encoding="utf-8"), "Run"))
     factor = regime_factor(recipe.schedule, recipe.batch_size)
     return (own[1] if own else str(recipe.duration)) + (f" x {factor}" if factor > 1 else "")
 
@@ -112,11 +112,13 @@ def _row(row: Contract) -> str:
 
 def write(check: bool = False) -> list[Path]:
     """Writes every table that is out of date, unless told only to `check`; returns their paths."""
-    pages = {README: readme(README.read_text()), RECIPES / "README.md": contents()}
+    pages = {README: readme(README.read_text(encoding="utf-8")), RECIPES / "README.md": contents()}
     pages |= {folder / "README.md": page(folder) for folder in FOLDERS}
-    stale = [path for path, new in pages.items() if not path.exists() or path.read_text() != new]
+    stale = [
+        path for path, new in pages.items() if not path.exists() or path.read_text(encoding="utf-8") != new
+    ]
     for path in [] if check else stale:
-        path.write_text(pages[path])
+        path.write_text(pages[path], encoding="utf-8")
     return stale
 
 

@@ -34,11 +34,11 @@ def publish(folder: Path, kind: str, name: str, page: Path, block: str, *more: s
     results/NAME.json and KIND.png to docs/NAME.png, and KIND_MORE.png to docs/NAME_MORE.png. Raises
     RecipeError, before anything is written, if the page has no markers.
     """
-    text = with_block(page.read_text(), name, block)
+    text = with_block(page.read_text(encoding="utf-8"), name, block)
     shutil.copy(folder / f"{kind}.json", ROOT / "results" / f"{name}.json")
     for end in ("", *(f"_{each}" for each in more)):
         shutil.copy(folder / f"{kind}{end}.png", ROOT / "docs" / f"{name}{end}.png")
-    page.write_text(text)
+    page.write_text(text, encoding="utf-8")
 
 
 def add_options(options: argparse.ArgumentParser, *, page: Path = ACCURACY) -> None:

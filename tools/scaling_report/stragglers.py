@@ -145,7 +145,8 @@ def run(options: argparse.Namespace) -> int:
     out.mkdir(parents=True, exist_ok=True)
     page = out / "stragglers.html"
     origin = "slowest_rank, slowest_host and rank_wait of " + ", ".join(map(str, options.runs))
-    page.write_text(report("The slowest rank", sentences(runs), charts(runs), [table(runs)], origin))
+    text = report("The slowest rank", sentences(runs), charts(runs), [table(runs)], origin)
+    page.write_text(text, encoding="utf-8")
     print(
         table(runs).text(),
         "",

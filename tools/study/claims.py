@@ -51,7 +51,7 @@ class Side(NamedTuple):
 
 def table() -> str:
     """Every claim with what the newest results say of it, in Markdown."""
-    with CLAIMS.open(newline="") as file:
+    with CLAIMS.open(newline="", encoding="utf-8") as file:
         claims = list(csv.DictReader(file))
     found = [(row, judged(row)) for row in claims]
     lines = [
@@ -108,7 +108,7 @@ def _result(name: str, folder: Path) -> list[dict[str, Any]]:
     path = folder / f"{name}.json"
     if not path.exists():
         return []
-    data = json.loads(path.read_text())
+    data = json.loads(path.read_text(encoding="utf-8"))
     if "rows" in data:
         return [*data["rows"]]
     # A study's arms are its recipes; those of a search are the best trial of each, on other seeds.

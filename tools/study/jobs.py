@@ -232,10 +232,10 @@ def run_jobs(jobs: Sequence[Job], out: Path, *, launcher: str, ranks: int) -> No
     """
     out.mkdir(parents=True, exist_ok=True)
     listed, log = out / "jobs.json", out / "launch.log"
-    listed.write_text(json.dumps([asdict(job) for job in jobs], indent=1) + "\n")
+    listed.write_text(json.dumps([asdict(job) for job in jobs], indent=1) + "\n", encoding="utf-8")
     # No GPU: DeepSpeed is told so, or it would look for one; the exchange stays on this machine.
     without_gpu = {} if Path("/dev/nvidiactl").exists() else {"DS_ACCELERATOR": "cpu"}
-    with log.open("w") as file:
+    with log.open("w", encoding="utf-8") as file:
         started = subprocess.Popen(
             launch_command(launcher, ranks, [str(listed)]),
             stdout=file,
@@ -251,7 +251,7 @@ def run_jobs(jobs: Sequence[Job], out: Path, *, launcher: str, ranks: int) -> No
     if started.returncode or not all(job.ended for job in jobs):
         raise UserError(
             f"the launch ended with exit code {started.returncode}; the end of {log}:\n"
-            + "\n".join(log.read_text().splitlines()[-15:])
+            + "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-15:])
         )
 
 

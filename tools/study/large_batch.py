@@ -26,7 +26,7 @@ PICTURE = ROOT / "docs" / "large_batch.png"
 
 def published(path: Path = PUBLISHED) -> dict[str, list[Curve]]:
     """Curves by model."""
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     points: dict[tuple[str, str, str], list[Means]] = {}
     for row in rows:
@@ -78,7 +78,9 @@ def _name(size: int) -> str:
 
 
 def main() -> None:
-    found = [json.loads(path.read_text()) for path in sorted((ROOT / "results").glob("*.json"))]
+    found = [
+        json.loads(path.read_text(encoding="utf-8")) for path in sorted((ROOT / "results").glob("*.json"))
+    ]
     sweeps = [
         result
         for result in found

@@ -73,7 +73,7 @@ def _is_recipe(name: str, overrides: list[str]) -> bool:
 
 
 def _says(path: Path, overrides: list[str]) -> bool:
-    recipe, typed = load_recipe(path), contract_field(path.read_text(), "Run").split()
+    recipe, typed = load_recipe(path), contract_field(path.read_text(encoding="utf-8"), "Run").split()
     return all(word in typed or recipe.with_overrides([word]) == recipe for word in overrides)
 
 
@@ -110,7 +110,7 @@ def put(folder: Path, name: str, page: Path) -> None:
     kind = next((kind for kind in known if (folder / f"{kind}.json").exists()), None)
     if not kind:
         raise RecipeError(f"{folder} holds no result: name the --out folder of a command that finished")
-    study = json.loads((folder / f"{kind}.json").read_text())
+    study = json.loads((folder / f"{kind}.json").read_text(encoding="utf-8"))
     try:
         lines = measured(study, name)
         more = [each for each in _MORE if (folder / f"{kind}_{each}.png").exists()]
@@ -122,7 +122,7 @@ def put(folder: Path, name: str, page: Path) -> None:
         ) from None
     for recipe, line in lines.items():
         for path in RECIPES.rglob(f"{recipe}.py"):
-            path.write_text(with_measured(path.read_text(), line))
+            path.write_text(with_measured(path.read_text(encoding="utf-8"), line), encoding="utf-8")
     catalogue.write()
 
 

@@ -130,7 +130,7 @@ def published_points(
     if path is None:
         return {}
     try:
-        data = json.loads(path.read_text())
+        data = json.loads(path.read_text(encoding="utf-8"))
         rows = [{"provenance": data["provenance"], **row} for row in data["rows"]]
         points = [_checked(row, data.get("overrides", []), arms, overrides, launch) for row in rows]
     except RecipeError as error:

@@ -70,10 +70,10 @@ def write_result(
     table, outcomes, origin = tables[0].markdown(), data["outcomes"], data["provenance"]
     save(charts, out / f"{kind}.png")
     page = pages.report(title, outcomes, [*charts, *more], tables, origin)
-    (out / f"{kind}.html").write_text(page)
+    (out / f"{kind}.html").write_text(page, encoding="utf-8")
     listed = "\n".join(f"- {line}" for line in outcomes)
-    (out / f"{kind}.md").write_text(f"{table}\n\n{listed}\n\n{origin}\n")
-    (out / f"{kind}.json").write_text(_json(data | {"table": table}))
+    (out / f"{kind}.md").write_text(f"{table}\n\n{listed}\n\n{origin}\n", encoding="utf-8")
+    (out / f"{kind}.json").write_text(_json(data | {"table": table}), encoding="utf-8")
     return "\n".join([table, "", *outcomes, "", f"{out}/{kind}.html, {out}/{kind}.png"])
 
 

@@ -31,6 +31,6 @@ def work(jobs: list[Job]) -> None:
 
 
 if __name__ == "__main__":
-    listed = json.loads(Path(sys.argv[1]).read_text())
+    listed = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     work([Job(entry["recipe"], tuple(entry["words"]), entry["run_dir"]) for entry in listed])
     leave_process_group()

@@ -189,7 +189,7 @@ def _until_one_fails(questions: Sequence[Question]) -> list[Answer]:
         ]
         if not failures:
             return answers
-        return [*answers[: int(failures[0].name[:3])], failures[0].read_text()]
+        return [*answers[: int(failures[0].name[:3])], failures[0].read_text(encoding="utf-8")]
 
 
 def _worst_first(rows: Iterable[tuple[str, float, float, float]], tolerance: float) -> list[LayerComparison]:
@@ -248,7 +248,7 @@ def _rank(rank: int, questions: Sequence[Question], folder: Path) -> None:
             layers = [tuple(layer) for layer in _layers(question)]
         except Exception as error:  # whatever an engine makes of an optimizer is the answer
             message = f"{type(error).__name__}: {error}".strip().splitlines()[0]
-            (folder / f"{number:03}.{rank}.txt").write_text(message)
+            (folder / f"{number:03}.{rank}.txt").write_text(message, encoding="utf-8")
             os._exit(0)  # closes the connections, so that no rank waits for this one
         if rank == 0:
             torch.save(layers, folder / f"{number:03}.pt")  # plain tuples are loaded without trust

@@ -83,7 +83,9 @@ def tabulate(options: argparse.Namespace) -> int:
         raise RecipeError(f"--shardings {', '.join(sorted(unknown))}: known are {', '.join(SHARDINGS)}")
     rows = read_rows(options.out, Row)
     if options.page:
-        with_block(options.page.read_text(), MARKERS, "")  # or all would be measured for a page without them
+        with_block(
+            options.page.read_text(encoding="utf-8"), MARKERS, ""
+        )  # or all would be measured for a page without them
     for name in wanted:
         known = {(row.optimizer, row.model, row.sharding) for row in rows}
         asked = [
@@ -96,7 +98,9 @@ def tabulate(options: argparse.Namespace) -> int:
             write_rows(options.out, rows, Row)
             print(f"{rows[-1].sharding}: {len(asked)} optimizers", flush=True)
     if options.page:
-        options.page.write_text(with_block(options.page.read_text(), MARKERS, block(rows)))
+        options.page.write_text(
+            with_block(options.page.read_text(encoding="utf-8"), MARKERS, block(rows)), encoding="utf-8"
+        )
     return int(any(":" not in row.optimizer and row.outcome != "right" for row in rows))
 
 

@@ -24,7 +24,11 @@ def read_rows(path: Path, kind: type[R]) -> list[R]:
     RecipeError for a table of another kind.
     """
     kinds: dict[str, Any] = {field.name: field.type for field in fields(kind)}  # type: ignore[arg-type]
-    lines = csv.DictReader(path.read_text().splitlines()) if path.is_file() else csv.DictReader([])
+    lines = (
+        csv.DictReader(path.read_text(encoding="utf-8").splitlines())
+        if path.is_file()
+        else csv.DictReader([])
+    )
     if lines.fieldnames and set(lines.fieldnames) != set(kinds):
         raise RecipeError(
             f"{path} is another table: its columns are {','.join(lines.fieldnames)[:80]}, and not "

@@ -107,7 +107,7 @@ def sweep(options: argparse.Namespace) -> int:
     if options.page:
         from .models_page import page_of
 
-        options.page.write_text(page_of(in_order()))
+        options.page.write_text(page_of(in_order()), encoding="utf-8")
     left = sum(family not in rows or rows[family].outcome == NOT_TRAINED for family in families)
     if left:
         print(f"{left} of {len(families)} families are {NOT_TRAINED}: the same command goes on with them")

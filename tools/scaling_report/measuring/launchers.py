@@ -168,7 +168,7 @@ def run_together(started: Sequence[Sequence[str]], log: Path, *, timeout_s: int)
     over.
     """
     processes: list[subprocess.Popen[bytes]] = []
-    with log.open("w") as output:
+    with log.open("w", encoding="utf-8") as output:
         try:
             processes += [_start(command, output) for command in started]
             return _watch(processes, timeout_s)

@@ -129,7 +129,7 @@ class Stopwatch:
             "steps": [self._times(before, now) for before, now in pairs],
             "buckets": buckets and dataclasses.asdict(buckets),
         }
-        (self._folder / f"rank{self._engine.rank}.json").write_text(json.dumps(record))
+        (self._folder / f"rank{self._engine.rank}.json").write_text(json.dumps(record), encoding="utf-8")
 
     def _times(self, before: dict[str, Any], now: dict[str, Any]) -> dict[str, float]:
         seconds = self._clock.seconds

@@ -84,7 +84,7 @@ class Study:
         kept = {name: gpus for name, gpus in self.launches(rows).items() if self._succeeded(name)}
         for name, gpus in kept.items():
             used = self.points / name / "hostfile"
-            if used.read_text() != self._hostfile(gpus):
+            if used.read_text(encoding="utf-8") != self._hostfile(gpus):
                 raise ReportError(
                     f"{name} was measured on the hosts of {used}, which are not the first {gpus} GPUs of "
                     f"{self.options.hostfile}: name the same hosts there, or give another --out"
@@ -96,7 +96,9 @@ class Study:
         first.
         """
         kept = self.kept(rows)
-        found = [json.loads((self.points / name / "origin.json").read_text()) for name in kept]
+        found = [
+            json.loads((self.points / name / "origin.json").read_text(encoding="utf-8")) for name in kept
+        ]
         if len(kept) < len(self.launches(rows)) or not found:
             found.append(origin())
         distinct = [each for place, each in enumerate(found) if each not in found[:place]]
@@ -160,7 +162,7 @@ class Study:
 
     def _succeeded(self, name: str) -> bool:
         status = self.points / name / "status"
-        return status.exists() and status.read_text() == "ok"
+        return status.exists() and status.read_text(encoding="utf-8") == "ok"
 
     def launch(self, name: str, gpus: int, words: list[str]) -> tuple[Path, str]:
         """Run `words` on `gpus` GPUs; (the folder of what it wrote, "ok" or why not). A point that succeeded
@@ -173,8 +175,8 @@ class Study:
         shutil.rmtree(folder, ignore_errors=True)
         with saving(folder):
             folder.mkdir(parents=True)
-            (folder / "hostfile").write_text(self._hostfile(gpus))
-            (folder / "origin.json").write_text(json.dumps(origin()))
+            (folder / "hostfile").write_text(self._hostfile(gpus), encoding="utf-8")
+            (folder / "origin.json").write_text(json.dumps(origin()), encoding="utf-8")
         words = [word.replace("{folder}", str(folder)) for word in words]
         # A port of its own for each launch: the last one's may still be closing.
         port = self.options.port + len(list(folder.parent.iterdir())) % 1000
@@ -190,7 +192,7 @@ class Study:
         if status != "ok":
             status = f"{status}: {_last_words(folder / 'log.txt')}"
         with saving(folder):
-            (folder / "status").write_text(status)
+            (folder / "status").write_text(status, encoding="utf-8")
         self._tick(f"{name}: {status} ({time.monotonic() - began:.0f} s)")
         return folder, status
 
@@ -266,7 +268,7 @@ class Study:
         nodes = len(self.hosts.subset(gpus).names)
         return [
             Collective(gpus=gpus, nodes=nodes, **each)
-            for each in json.loads((folder / "collectives.json").read_text())
+            for each in json.loads((folder / "collectives.json").read_text(encoding="utf-8"))
         ]
 
 
@@ -304,7 +306,11 @@ def _name(row: Row) -> str:
 
 def _last_words(log: Path) -> str:
     """The line of a log that most likely says what went wrong."""
-    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    lines = [
+        line.strip()
+        for line in log.read_text(errors="replace", encoding="utf-8").splitlines()
+        if line.strip()
+    ]
     # A rank's own words stand before what its launcher says about it.
     own = [line for line in lines if line.startswith("error:")]
     errors = [line for line in lines if "Error" in line or "error:" in line]

@@ -74,7 +74,7 @@ def time_collectives(folder: Path) -> None:
     device = start_process_group(detect_world())
     found = [{"num_bytes": size, "seconds": all_reduce_seconds(size, device)} for size in SIZES]
     if dist.get_rank() == 0:
-        (folder / "collectives.json").write_text(json.dumps(found))
+        (folder / "collectives.json").write_text(json.dumps(found), encoding="utf-8")
     dist.barrier()
     leave_process_group()
 

@@ -26,7 +26,7 @@ def read_ranks(folder: Path, ranks: int, *, warmup: int) -> list[RankTimes]:
     found = []
     for rank in range(ranks):
         try:
-            values = json.loads((folder / f"rank{rank}.json").read_text())
+            values = json.loads((folder / f"rank{rank}.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             raise ReportError(
                 f"rank {rank} wrote no times to {folder}; that folder must be shared by all hosts"
