@@ -21,7 +21,17 @@ from pathlib import Path
 from ..kit.tables import Table
 from . import arguments
 from .formats import logs, traces
-from .report import Report, ReportError, Row, block_means, check_points, rate_columns, with_efficiency
+from .formats.sections import doubts
+from .report import (
+    Report,
+    ReportError,
+    Row,
+    block_means,
+    check_out,
+    check_points,
+    rate_columns,
+    with_efficiency,
+)
 
 __doc__ = __doc__ % (logs.__doc__ or "").partition("\n\n")[2].rstrip()
 
@@ -58,6 +68,7 @@ def _file(text: str) -> tuple[int, Path]:
 
 
 def run(options: argparse.Namespace) -> int:
+    check_out(options.out, [path for _, path in options.files])
     files = [str(path) for _, path in options.files]
     report = Report(provenance={"ingested": files, "gpus_per_node": options.gpus_per_node})
     if options.model:
@@ -92,7 +103,10 @@ def _add(report: Report, gpus: int, path: Path, options: argparse.Namespace) -> 
     if traces.is_nccl_table(text):
         report.collectives += traces.read_nccl_table(text, gpus=gpus, gpus_per_node=options.gpus_per_node)
         return
-    report.rows.append(row_from(text.splitlines(), _row(gpus, options), per=options.per))
+    rates = logs.job_rates(text.splitlines(), gpus=gpus, per=options.per)
+    for doubt in doubts(rates):
+        print(f"note: {path}: {doubt}")
+    report.rows.append(row_from(rates, _row(gpus, options)))
 
 
 def _row(gpus: int, options: argparse.Namespace) -> Row:
@@ -101,11 +115,16 @@ def _row(gpus: int, options: argparse.Namespace) -> Row:
     return Row(gpus=gpus, nodes=nodes, data="log", per_gpu_batch=images, global_batch=batch)
 
 
-def row_from(lines: Sequence[str], row: Row, *, per: logs.Unit | None = None) -> Row:
-    """`row` with the images/s of a log. Raises ReportError if the log states too little, or two things."""
-    times = [1 / rate for rate in logs.job_rates(lines, gpus=row.gpus, per=per)]
-    rates = rate_columns(1 / statistics.fmean(times), list(block_means(times)), row.gpus)
-    return dataclasses.replace(row, **rates)
+def row_from(rates: Sequence[float], row: Row) -> Row:
+    """`row` with the mean over time of a log's images/s: of intervals of equally many images, or, where there
+    are stalls (0), of equally long ones.
+    """
+    if not all(rates):
+        columns = rate_columns(statistics.fmean(rates), list(block_means(rates)), row.gpus)
+    else:
+        times = [1 / rate for rate in rates]
+        columns = rate_columns(1 / statistics.fmean(times), list(block_means(times)), row.gpus)
+    return dataclasses.replace(row, **columns)
 
 
 def profiled_row(steps: Sequence[traces.ProfiledStep], row: Row) -> Row:

@@ -20,7 +20,7 @@ from .model.layers import BYTES, VALUE_BYTES
 from .model.prediction import Prediction
 from .model.presets import GPUS, NETWORKS, NODE_LINKS
 from .model.question import Question
-from .report import Report
+from .report import Report, check_out
 
 # Of measured sizes from what is modelled, in usual deviations.
 FAR = 3.0
@@ -111,6 +111,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     if options.run:
+        if options.out:
+            check_out(options.out, [options.run])
         baseline = _of_run(options)
         inputs = baseline.inputs() | {"mode": options.mode}
     else:

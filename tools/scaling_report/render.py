@@ -13,7 +13,7 @@ from ..kit.charts import save
 from ..kit.tables import Table
 from .chart import charts_of
 from .page import interval, page, percent, rate
-from .report import Report, ReportError, Row, check_points, load, merged
+from .report import Report, ReportError, Row, check_out, load, merged
 
 
 def render(report: Report, folder: Path) -> list[Path]:
@@ -22,7 +22,7 @@ def render(report: Report, folder: Path) -> list[Path]:
     paths = {kind: folder / f"scaling.{kind}" for kind in ("csv", "json", "md", "png", "html")}
     _write_csv(report, paths["csv"])
     report.save(paths["json"])
-    paths["md"].write_text(markdown(report))
+    paths["md"].write_text(markdown(report), encoding="utf-8")
     save(charts_of(report), paths["png"])
     paths["html"].write_text(page(report), encoding="utf-8")
     return list(paths.values())
@@ -57,13 +57,16 @@ def markdown(report: Report) -> str:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("reports", nargs="+", type=Path, help="reports by measure, predict --out or ingest")
+    parser.add_argument(
+        "reports", nargs="+", type=Path, help="reports by measure or ingest, and one by predict --out"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
 
 
 def run(options: argparse.Namespace) -> int:
-    report = merged(load(path) for path in options.reports)
-    check_points(report.rows, " and ".join(map(str, options.reports)))
+    for kind in ("csv", "json"):
+        check_out(options.out / f"scaling.{kind}", options.reports)
+    report = merged([(str(path), load(path)) for path in options.reports])
     if not (report.rows or report.predictions):
         raise ReportError("nothing to show: the reports hold no measured and no predicted size")
     for path in render(report, options.out):

@@ -4,18 +4,15 @@ where they come from.
 None means "not measured" and is shown as that; no column is ever filled with a guess.
 """
 
-import contextlib
-import csv
 import dataclasses
 import json
-import math
-import re
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from scipy.special import stdtrit
 
@@ -23,68 +20,14 @@ from lbtrain.errors import RecipeError
 from lbtrain.runs.files import saving, write_whole
 
 from .model.prediction import Prediction
+from .row import Row, checked, row_of
+from .table import table_rows
+
+T = TypeVar("T")
 
 
 class ReportError(RecipeError):
     """A report that cannot be read or used."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """One measured configuration. Times in seconds a step (median over steps, slowest rank); images_per_s of
-    all GPUs together.
-    """
-
-    gpus: int
-    nodes: int
-    mode: str = "weak"
-    data: str = "synthetic"
-    per_gpu_batch: int | None = None  # images of a GPU and micro-step
-    global_batch: int | None = None
-    accumulation: int | None = None
-    zero_stage: int | None = None
-    precision: str | None = None  # that matrix products are computed in: fp32, tf32, bf16 or fp16
-    images_per_s: float | None = None
-    images_per_s_gpu: float | None = None
-    images_per_s_gpu_low: float | None = None  # 95% interval
-    images_per_s_gpu_high: float | None = None
-    speed_up: float | None = None
-    efficiency: float | None = None
-    baseline_gpus: int | None = None
-    step_p50_s: float | None = None
-    step_p95_s: float | None = None
-    compute_s: float | None = None
-    exposed_communication_s: float | None = None
-    data_wait_s: float | None = None  # step with real data minus step with synthetic data; not of detection
-    loader_wait_s: float | None = None  # in the loader, slowest rank; the device's queue may hide part of it
-    optimizer_s: float | None = None
-    slowest_rank: int | None = None
-    slowest_host: str | None = None
-    rank_spread: float | None = None  # (slowest - fastest) / median of the ranks' own times
-    straggler_wait_s: float | None = None  # of an average rank: mean of the slowest's own time minus the mean
-    jitter: float | None = None  # relative standard deviation of a rank's own time, over ranks and steps
-    mfu: float | None = None  # model FLOPs over the data sheet's peak in this precision
-    overlap: float | None = None  # share of the exchange that computing hides; needs measure --collectives
-    status: str = "ok"
-
-    @property
-    def kind(self) -> tuple[str, str, int, int, int | None, str | None]:
-        """What rows of different sizes must share to be compared: also the precision and, under weak scaling,
-        the images of a GPU, under strong scaling those of a step.
-        """
-        images = self.per_gpu_batch if self.mode == "weak" else self.global_batch
-        return self.mode, self.data, self.zero_stage or 0, self.accumulation or 1, images, self.precision
-
-    @property
-    def kind_label(self) -> str:
-        mode, data, stage, accumulation, images, precision = self.kind
-        return (
-            f"{mode}, {data}"
-            + (f", ZeRO-{stage}" if stage else "")
-            + (f", {accumulation} micro-steps" if accumulation > 1 else "")
-            + (f", {images} {'a GPU' if mode == 'weak' else 'a step'}" if images else "")
-            + (f", {precision}" if precision else "")
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,14 +87,14 @@ def _read_report(path: Path, gpus_per_node: int | None) -> Report:
     try:
         if path.suffix == ".csv":
             size = gpus_per_node or 8
-            rows = _table_rows(path.read_text(encoding="utf-8-sig"), size)  # Excel begins a file with a mark
+            rows = table_rows(path.read_text(encoding="utf-8-sig"), size)  # Excel begins a file with a mark
             return Report(rows=with_efficiency(list(rows)), provenance={"gpus_per_node": size})
         values = json.loads(path.read_text(encoding="utf-8"))
         return Report(
-            rows=[Row(**row) for row in values["rows"]],
-            own_times=[OwnTimes(**each) for each in values["own_times"]],
-            predictions=[Prediction(**row) for row in values["predictions"]],
-            collectives=[Collective(**row) for row in values["collectives"]],
+            rows=list(_each(row_of, values, "rows")),
+            own_times=list(_each(partial(checked, OwnTimes), values, "own_times")),
+            predictions=list(_each(partial(checked, Prediction), values, "predictions")),
+            collectives=list(_each(partial(checked, Collective), values, "collectives")),
             provenance=values["provenance"],
         )
     except OSError as error:
@@ -160,6 +103,21 @@ def _read_report(path: Path, gpus_per_node: int | None) -> Report:
         ) from None
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ReportError(f"{path} is not a scaling report ({type(error).__name__}: {error})") from None
+
+
+def _each(make: Callable[[Any], T], values: dict[str, Any], name: str) -> Iterator[T]:
+    for number, each in enumerate(values[name], 1):
+        try:
+            yield make(each)
+        except ValueError as error:
+            raise ValueError(f"number {number} of its {name}: {error}") from None
+
+
+def check_out(out: Path, inputs: Iterable[Path]) -> None:
+    """Raises ReportError where writing `out` would replace one of the files that were read."""
+    for each in inputs:
+        if out.resolve() == each.resolve():
+            raise ReportError(f"--out {out} would replace {each}, which is read: give another --out")
 
 
 def check_points(rows: Iterable[Row], source: str) -> None:
@@ -175,57 +133,36 @@ def check_points(rows: Iterable[Row], source: str) -> None:
             )
 
 
-def _table_rows(text: str, gpus_per_node: int) -> Iterator[Row]:
-    lines = csv.reader(text.splitlines())
-    columns = _columns(next(lines, []))
-    for cells in filter(any, lines):
-        if any(cells[len(columns) :]):
-            raise ValueError(f"line {lines.line_num} has more cells than the first line has names")
-        pairs = zip(columns, cells, strict=False)
-        named = {name: _read(cell.strip()) for name, cell in pairs if name and cell.strip()}
-        gpus, rate, images = named.get("gpus", 0), named.get("images_per_s"), named.get("per_gpu_batch")
-        if not all(type(count) is int and count > 0 for count in (gpus, named.get("nodes", 1))):
-            raise ValueError(f"line {lines.line_num}: gpus and nodes must be whole numbers above 0")
-        if named.get("status", "ok") == "ok" and rate is not None and not 0 < rate < math.inf:
-            raise ValueError(f"line {lines.line_num}: images_per_s={rate} must be a number above 0")
-        usual = {
-            "nodes": -(-gpus // gpus_per_node),
-            "global_batch": images and images * gpus * (named.get("accumulation") or 1),
-            "data": "log",
-            "images_per_s_gpu": rate and rate / gpus,
-        }
-        yield Row(**usual | named)
-
-
-def _columns(header: Sequence[str]) -> list[str]:
-    """The names of a table's columns, as a row has them; that of an unnamed one, which is not read, is empty.
-    Raises ValueError for a name that no row has, and for one that stands twice.
+def merged(reports: Sequence[tuple[str, Report]]) -> Report:
+    """One report of several, each with its name. Rows are compared over all of them. Raises ReportError where
+    two hold predictions, and where two rows are of one point.
     """
-    names = [re.sub("^images_per_sec(ond)?(?=$|_)", "images_per_s", name.strip()) for name in header]
-    known = [each.name for each in dataclasses.fields(Row)]
-    if unknown := [name for name in names if name and name not in known]:
-        raise ValueError(f"no column is called {', '.join(unknown)}; there are {', '.join(known)}")
-    if twice := [name for name in known if names.count(name) > 1]:
-        raise ValueError(f"several columns are called {', '.join(twice)}: keep one of them")
-    return names
-
-
-def _read(cell: str) -> Any:
-    with contextlib.suppress(ValueError):
-        value = float(cell)
-        return int(value) if value.is_integer() else value  # pandas writes counts as 8.0 beside gaps
-    return cell
-
-
-def merged(reports: Iterable[Report]) -> Report:
+    if len(predicted := [name for name, report in reports if report.predictions]) > 1:
+        raise ReportError(
+            f"{' and '.join(predicted)} hold predictions, which answer different questions: give one of "
+            "them; `advise` sets predictions side by side"
+        )
     together = Report()
-    for report in reports:
+    for _, report in reports:
         together.rows += report.rows
         together.own_times += report.own_times
         together.predictions += report.predictions
         together.collectives += report.collectives
-        together.provenance |= report.provenance
+    check_points(together.rows, " and ".join(name for name, _ in reports))
+    together.rows = with_data_wait(with_efficiency(together.rows))
+    together.provenance = _origins(reports)
     return together
+
+
+def _origins(reports: Sequence[tuple[str, Report]]) -> dict[str, Any]:
+    """The provenance of all; what differs is kept with the name of its report."""
+    every = [report.provenance for _, report in reports]
+    found: dict[str, Any] = {}
+    for name, report in reports:
+        for key, value in report.provenance.items():
+            alike = all(each.get(key, value) == value for each in every)
+            found[key if alike else f"{key} of {name}"] = value
+    return found
 
 
 def with_efficiency(rows: Sequence[Row]) -> list[Row]:

@@ -2,12 +2,14 @@
 
 import gzip
 import json
+import time
 from pathlib import Path
 
 import pytest
 
 from tools.scaling_report.__main__ import main
 from tools.scaling_report.formats.logs import job_rates
+from tools.scaling_report.formats.sections import training_lines
 from tools.scaling_report.formats.traces import ProfiledStep, read_trace
 from tools.scaling_report.ingest import profiled_row, row_from
 from tools.scaling_report.report import ReportError, Row, load
@@ -334,12 +336,66 @@ def test_ingest_makes_a_report_with_efficiency(tmp_path: Path) -> None:
 NCCL_HEAD = "#  size  count  type   redop  root  time  algbw  busbw #wrong"
 
 
+@pytest.mark.parametrize(
+    ("begin", "end"),
+    [("Validation:", "Training:"), ("== Evaluation, epoch 3 ==", "== Training, epoch 4 =="),
+     ("2026-11-28 10:11:12 INFO Running validation", "2026-11-28 10:12:12 INFO Running training"),
+     ("[epoch 3] test", "[epoch 4] train")],
+)  # fmt: skip
+def test_a_section_of_a_validation_is_left_out(begin: str, end: str) -> None:
+    training = [f"step {number} total 2400 images/s" for number in range(6)]
+    scoring = ["batch 1 total 9000 images/s"] * 9
+    assert job_rates([*training, begin, *scoring, end, *training], gpus=8) == [2400] * 11
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "Validation accuracy 71.3 %",
+        "test: 71.3",
+        "Testing 3.5",
+        "the test set has 10,000 images",
+        "validation",
+    ],
+)
+def test_a_result_or_a_lone_heading_ends_no_training(line: str) -> None:
+    training = [f"step {number} total 2400 images/s" for number in range(6)]
+    assert len(job_rates([*training, line, *training], gpus=8)) == 11
+
+
+def test_a_line_of_many_figures_is_read_in_no_time() -> None:
+    started = time.monotonic()
+    assert training_lines(["Test: " + 500 * "1" + "x"] * 20)
+    assert time.monotonic() - started < 1
+
+
+def test_stalls_and_two_kinds_of_rates_are_counted_and_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = tmp_path / "8.log"
+    for rates, rate, said in (
+        ([2400] * 12 + [0] * 4, 2400 * 11 / 15, "4 of 15 values are 0 images/s"),
+        (
+            [2400] * 8 + [600] * 4,
+            11 / (7 / 2400 + 4 / 600),
+            "two kinds: 4 of about 600 images/s and 7 of about 2,400",
+        ),
+        ([2400] * 8 + [600], 8 / (7 / 2400 + 1 / 600), ""),
+    ):
+        log.write_text("".join(f"total {rate} images/s\n" for rate in rates))
+        assert main(["ingest", f"8={log}", "--out", str(tmp_path / "r.json")]) == 0
+        (row,) = load(tmp_path / "r.json").rows
+        assert row.images_per_s == pytest.approx(rate)
+        out = capsys.readouterr().out
+        assert said in out and ("note:" in out) is bool(said)
+
+
 def test_a_slow_step_counts_by_its_time() -> None:
     """Steps of 0.4, 0.1 and 0.1 s of 512 images, in a trace and in a log whose first value is warm-up."""
     steps = [ProfiledStep(number, seconds, 0, 0, 0, 0) for number, seconds in enumerate((0.4, 0.1, 0.1))]
     lines = [f"{512 / step.seconds} images/s" for step in (steps[0], *steps)]
     row = Row(gpus=8, nodes=1, global_batch=512)
-    for found in (profiled_row(steps, row), row_from(lines, row)):
+    for found in (profiled_row(steps, row), row_from(job_rates(lines, gpus=8), row)):
         assert found.images_per_s == pytest.approx(3 * 512 / 0.6)
 
 

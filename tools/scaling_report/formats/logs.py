@@ -17,7 +17,10 @@ process, by the words around it or by the program that wrote it.
                   process, node, local, single or pid, unless it says of how many: "on 8 GPUs"
 
 Of a line with several values the one of the job counts. Lines of a validation or test are left out, and so
-are rates of a loader or an inference, peaks and what was expected.
+are all below a heading such as "Validation:" up to the next such as "Training:", rates of a loader or an
+inference, peaks and what was expected.
+Values are taken to be of equally many images, and the rate is images over time. In a log with stalls (0
+images/s) they are taken to be of equal times. Stalls and rates of two kinds are printed.
 Thousands may be separated by a comma, apostrophe, underscore or thin space. With a plain space, "throughput:
 2 400 images/s" is 2,400 and "step 2 400 images/s" is 400; without such a word before it a line is rejected.
 "2.400 images/s" is 2.4 in a log whose lines with rates hold a number that only a decimal dot explains (0.351,
@@ -32,6 +35,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ..report import ReportError
+from .sections import training_lines
 
 Unit = Literal["total", "gpu", "process", "undecided", "bare"]
 """bare: a number beside images/s without more words, which is of the whole job unless --per says else."""
@@ -169,18 +173,19 @@ class Reading:
 def job_rates(lines: Sequence[str], *, gpus: int, per: Unit | None = None) -> list[float]:
     """images/s of the whole job on `gpus` GPUs, line by line, without the warm-up (a tenth, at least one).
 
-    `per` says what the values are of, where the log does not. Raises ReportError where a log has two
-    readings, naming both, and where it states too little.
+    `per` says what the values are of, where the log does not. A stall is a value of 0. Raises ReportError
+    where a log has two readings, naming both, and where it states too little.
     """
+    lines = training_lines(lines)
     read = [(line, each) for line in lines if (each := read_line(line))]
     _check_dots([line for line, _ in read], [each.dotted for _, each in read if each.dotted])
-    readings = [each for each in (*_mlperf(lines), *(each for _, each in read)) if 0 < each.value < _ABSURD]
+    readings = [each for each in (*_mlperf(lines), *(each for _, each in read)) if 0 <= each.value < _ABSURD]
     values, stated = _chosen(readings, gpus, per)
     warm = values[max(1, len(values) // 10) :]
-    if len(warm) < LEAST_VALUES:
+    if len(warm) < LEAST_VALUES or not any(warm):
         raise ReportError(
-            f"{len(warm)} images/s values after warm-up, at least {LEAST_VALUES} are needed; `ingest --help` "
-            "lists what is read"
+            f"{len(list(filter(None, warm)))} images/s values above 0 after warm-up, at least {LEAST_VALUES} "
+            "values are needed; `ingest --help` lists what is read"
         )
     if stated:
         _check(statistics.median(warm), statistics.median(stated), gpus)
@@ -199,9 +204,9 @@ def _chosen(readings: Sequence[Reading], gpus: int, per: Unit | None) -> tuple[l
     totals, bare = ([each.value for each in readings if each.unit == unit] for unit in ("total", "bare"))
     others = [each for each in readings if each.unit not in ("total", "bare")]
     if len(others) > len(totals) + len(bare):
-        stated = totals or bare
+        stated = [value for value in totals or bare if value]
         return [each.value * _factor(others, stated, gpus) for each in others], stated
-    return (bare, totals) if len(bare) > len(totals) else (totals, [])
+    return (bare, [value for value in totals if value]) if len(bare) > len(totals) else (totals, [])
 
 
 def _check_dots(lines: Sequence[str], dotted: Sequence[str]) -> None:
@@ -215,9 +220,10 @@ def _check_dots(lines: Sequence[str], dotted: Sequence[str]) -> None:
 
 def _factor(others: Sequence[Reading], totals: Sequence[float], gpus: int) -> int:
     """How many of what the values are of make the job."""
-    if all(each.unit != "undecided" for each in others):
+    known = [each.value for each in others if each.value]
+    if not known or all(each.unit != "undecided" for each in others):
         return gpus
-    value = statistics.median(each.value for each in others)
+    value = statistics.median(known)
     if totals:
         return max(1, round(statistics.median(totals) / value))
     if gpus == 1:
