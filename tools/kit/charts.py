@@ -106,6 +106,11 @@ def look(number: int) -> dict[str, Any]:
     }
 
 
+def marker(number: int) -> str:
+    """Of the points of curve `number`: another one where the colours repeat."""
+    return _MARKERS[(number + number // len(COLOURS)) % len(_MARKERS)]
+
+
 def mean_curve(
     axes: Axes,
     number: int,
@@ -119,17 +124,16 @@ def mean_curve(
     deviation (None: a single run) is hollow and has no bar.
     """
     style = look(number)
-    shape = _MARKERS[(number + number // len(COLOURS)) % len(_MARKERS)]  # another one where colours repeat
-    marker: Any = dict(marker=shape, markersize=6, color=style["color"])
+    point: Any = dict(marker=marker(number), markersize=6, color=style["color"])
     axes.plot(places, means, **style, linewidth=1.6)
     for place, mean, std in zip(places, means, stds, strict=True):
         if std is None:
-            axes.plot(place, mean, **marker, fillstyle="none")
+            axes.plot(place, mean, **point, fillstyle="none")
         else:  # down to 0 at most: no score is negative
-            axes.errorbar(place, mean, [[min(mean, 2 * std)], [2 * std]], **marker, capsize=3)
+            axes.errorbar(place, mean, [[min(mean, 2 * std)], [2 * std]], **point, capsize=3)
     filled = any(std is not None for std in stds)
     line = style["linestyle"] if len(stds) > 1 else "none"
-    axes.plot([], [], linestyle=line, **marker, fillstyle="full" if filled else "none", label=label)
+    axes.plot([], [], linestyle=line, **point, fillstyle="full" if filled else "none", label=label)
 
 
 def tidy(axes: Axes, *, legend: bool = True) -> None:

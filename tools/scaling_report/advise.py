@@ -6,7 +6,8 @@ images for the same result: where a very small batch needs E, a batch B needs E 
 critical batch comes from a number, from the gradient noise scale that `lbtrain landscape` measured in a run,
 from the steps of a sweep, or from MLPerf's reference convergence points.
 
-The knee is the last size whose step up from the one before saved at least 10% of the time for each doubling.
+The knee is the last size that saved at least 10% of the time for each doubling, against the last such size
+before it: where the step to a second node does not pay, larger sizes may.
 Intervals join those of the prediction and of the critical batch.
 """
 
@@ -19,10 +20,11 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 
-from ..kit.charts import Chart, look, save, tidy
+from ..kit.charts import Chart, look, marker, save, tidy
 from ..kit.pages import page, paragraph, pictures
 from ..kit.tables import Table
 from . import arguments
+from .chart import mark_sizes
 from .model.cost import (
     Option,
     Rate,
@@ -82,6 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=arguments.count,
         help="of a table or a log: images a GPU takes at once",
     )
+    add("--gpus-per-node", type=arguments.count, help="of a table without a column nodes (default 8)")
     add("--price", type=arguments.price, metavar="PRICE", help="for example 2.5/gpu-hour, or 32/node-hour")
     add(
         "--gpu",
@@ -95,7 +98,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     critical = _critical(options)
-    reports = {path: load(path) for path in options.reports}
+    if options.gpus_per_node and not any(path.suffix == ".csv" for path in options.reports):
+        raise ReportError("--gpus-per-node is of a table (.csv); the reports say it themselves: leave it out")
+    reports = {path: load(path, gpus_per_node=options.gpus_per_node) for path in options.reports}
     rates, notes = _rates(reports, options.micro_batch, options.gpu)
     found, knees = _decide(rates, critical, options)
     found = [_priced(each, rates, options.price) for each in found]
@@ -185,8 +190,9 @@ def _format(options: Sequence[Option], critical: Critical, advice: str) -> str:
 
 def _write(out: Path, options: Sequence[Option], critical: Critical, advice: str, answer: dict) -> None:
     out.mkdir(parents=True, exist_ok=True)
-    (out / "decision.json").write_text(json.dumps(answer, indent=1) + "\n")
-    (out / "decision.md").write_text(f"{critical.description}\n\n{_table(options).markdown()}\n\n{advice}\n")
+    (out / "decision.json").write_text(json.dumps(answer, indent=1) + "\n", encoding="utf-8")
+    text = f"{critical.description}\n\n{_table(options).markdown()}\n\n{advice}\n"
+    (out / "decision.md").write_text(text, encoding="utf-8")
     charts = _charts(options)
     save(charts, out / "decision.png")
     said = [paragraph(advice), paragraph(critical.description), pictures(charts), _table(options).html()]
@@ -204,38 +210,44 @@ def _charts(options: Sequence[Option]) -> list[Chart]:
         def draw(axes: Axes) -> None:
             _draw(axes, options, name, scale)
 
-        return Chart(title, f"{title} against GPUs, one curve for each number of images a GPU", draw)
+        curves = "one curve for each number of images a GPU, or a step under strong scaling"
+        return Chart(title, f"{title} against GPUs, {curves}", draw)
 
     return [chart(name, *rest) for name, rest in quantities.items()]
 
 
 def _draw(axes: Axes, options: Sequence[Option], name: str, scale: float) -> None:
     best = knee(options)
-    by_images: dict[int, list[Option]] = {}
+    by_images: dict[tuple[str, int], list[Option]] = {}
     for each in options:
         if getattr(each, name) is not None:
-            by_images.setdefault(each.batch_size // each.gpus, []).append(each)
-    for number, (images, own) in enumerate(sorted(by_images.items())):
-        sizes = [each.gpus for each in own]
-        axes.plot(
-            sizes,
-            [scale * getattr(each, name) for each in own],
-            marker="o",
-            label=f"{images} a GPU",
-            **look(number),
-        )
-        # Money and energy are in proportion to the time, and so are their intervals.
-        low, high = (
-            [
-                scale * getattr(each, name) * (getattr(each, f"hours_{end}") or 0.0) / each.hours
-                for each in own
-            ]
-            for end in ("low", "high")
-        )
-        axes.fill_between(sizes, low, high, alpha=0.2, color=look(number)["color"], linewidth=0)
+            strong = each.mode == "strong"
+            images = each.batch_size if strong else each.batch_size // each.gpus
+            by_images.setdefault(("a step" if strong else "a GPU", images), []).append(each)
+    for number, ((of, images), own) in enumerate(sorted(by_images.items())):
+        _draw_curve(axes, own, name, scale, number, f"{images:,} {of}")
     axes.axvline(best.gpus, color="#888888", linestyle=":", label=f"knee: {best.gpus} GPUs")
     axes.set(xscale="log", yscale="log", xlabel="GPUs")
     tidy(axes)
+    mark_sizes(axes, {each.gpus for each in options})
+
+
+def _draw_curve(axes: Axes, own: Sequence[Option], name: str, scale: float, number: int, label: str) -> None:
+    style, sizes = look(number), [each.gpus for each in own]
+    middle = [scale * getattr(each, name) for each in own]
+    axes.plot(sizes, middle, marker=marker(number), label=label, **style)
+    # Money and energy are in proportion to the time, and so are their intervals.
+    low, high = (
+        [
+            value * (getattr(each, f"hours_{end}") or 0.0) / each.hours
+            for value, each in zip(middle, own, strict=True)
+        ]
+        for end in ("low", "high")
+    )
+    if len(own) > 1:
+        axes.fill_between(sizes, low, high, alpha=0.2, color=style["color"], linewidth=0)
+    else:  # a band over one point has no area
+        axes.vlines(sizes, low, high, alpha=0.5, color=style["color"])
 
 
 def _least(options: argparse.Namespace, batch: float, fewest: float | None) -> float:
@@ -305,6 +317,7 @@ def _rates(
             nodes=each.nodes,
             batch_size=batch,
             images_per_s=each.images_per_s,
+            mode=each.mode,
             interval=(each.images_per_s_low, each.images_per_s_high),
             gpu=device or None,
         )
@@ -315,6 +328,7 @@ def _rates(
             nodes=row.nodes,
             batch_size=batch,
             images_per_s=row.images_per_s or 0.0,
+            mode=row.mode,
             gpu=device or None,
         )
         for (gpus, batch), (row, device) in measured.items()

@@ -2,19 +2,18 @@
 solid, predictions a hatched band.
 """
 
-import itertools
 from collections.abc import Iterable, Sequence
 from functools import partial
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from ..kit.charts import AMBER, BLUE, GREEN, GREY, ORANGE, PINK, SKY, Chart, tidy
+from ..kit.charts import AMBER, GREEN, GREY, ORANGE, PINK, SKY, Chart, look, marker, tidy
 from .model.prediction import Prediction
 from .report import Report, Row
 
-# Series differ in marker as well as in colour.
-_SERIES = ((BLUE, "o"), (GREEN, "s"), (PINK, "D"), (SKY, "^"))
+_MOST_BARS = 40
+"""Of one chart: of more, the labels would cover each other."""
 _LOSSES = {
     "overlap": SKY,
     "communication": ORANGE,
@@ -28,7 +27,9 @@ _LOSSES = {
 def charts_of(report: Report) -> list[Chart]:
     sizes = sorted(_sizes(report))
     ends = f"from {sizes[0]} to {sizes[-1]} GPUs" if sizes else "(nothing was measured)"
-    over = f"{ends}: measured points as solid lines, predictions as a dashed one"
+    over = f"{ends}: measured points with markers, predictions as a dashed line"
+    bars, left_out = _bars(report)
+    note = f" The {left_out} bars of the smallest sizes are left out." if left_out else ""
     return [
         Chart("images/s", f"Images per second {over} in its 90% band.", partial(_draw_rate, report=report)),
         Chart(
@@ -38,10 +39,10 @@ def charts_of(report: Report) -> list[Chart]:
         ),
         Chart(
             "where the lost efficiency goes, % of a step",
-            "Stacked bars: the share of a step at each number of GPUs that is spent on "
-            f"{', '.join(_LOSSES)}, measured and predicted.",
-            partial(_draw_shares, report=report),
-            width=6,
+            "Stacked bars: the share of a step that is spent on "
+            f"{', '.join(_LOSSES)}, at each point where its parts were measured or predicted.{note}",
+            partial(_draw_shares, bars=bars, left_out=left_out),
+            width=max(6, 0.25 * len(bars)),
         ),
     ]
 
@@ -51,9 +52,9 @@ def _sizes(report: Report) -> set[int]:
 
 
 def _draw_rate(axes: Axes, report: Report) -> None:
-    for (name, rows), (color, marker) in zip(_lines(report), itertools.cycle(_SERIES), strict=False):
+    for number, (name, rows) in enumerate(_lines(report)):
         rates = [row.images_per_s or 0.0 for row in rows]
-        axes.plot([row.gpus for row in rows], rates, color=color, marker=marker, label=f"measured ({name})")
+        _draw_measured(axes, number, name, [row.gpus for row in rows], rates)
     if report.predictions:
         _draw_predicted(axes, report.predictions, "images_per_s", 1)
         first, sizes = report.predictions[0], [each.gpus for each in report.predictions]
@@ -62,14 +63,13 @@ def _draw_rate(axes: Axes, report: Report) -> None:
     axes.set(xlabel="GPUs", xscale="log", yscale="log")
     tidy(axes)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    _mark_sizes(axes, report)
+    mark_sizes(axes, _sizes(report))
 
 
 def _draw_efficiency(axes: Axes, report: Report) -> None:
-    for (name, rows), (color, marker) in zip(_lines(report), itertools.cycle(_SERIES), strict=False):
+    for number, (name, rows) in enumerate(_lines(report)):
         known = [(row.gpus, 100 * row.efficiency) for row in rows if row.efficiency is not None]
-        gpus, shares = [each[0] for each in known], [each[1] for each in known]
-        axes.plot(gpus, shares, color=color, marker=marker, label=f"measured ({name})")
+        _draw_measured(axes, number, name, [gpus for gpus, _ in known], [share for _, share in known])
     if report.predictions:
         _draw_predicted(axes, report.predictions, "efficiency", 100)
     axes.set(xlabel="GPUs", xscale="log")
@@ -77,7 +77,11 @@ def _draw_efficiency(axes: Axes, report: Report) -> None:
     # From 0, unless all is high: a cut axis makes small losses look large, an uncut one hides them.
     axes.set_ylim(bottom=0 if axes.get_ylim()[0] < 50 else 50, top=max(105, axes.get_ylim()[1]))
     tidy(axes)
-    _mark_sizes(axes, report)
+    mark_sizes(axes, _sizes(report))
+
+
+def _draw_measured(axes: Axes, number: int, name: str, sizes: Sequence[int], values: Sequence[float]) -> None:
+    axes.plot(sizes, values, **look(number), marker=marker(number), label=f"measured ({name})")
 
 
 def _lines(report: Report) -> Iterable[tuple[str, list[Row]]]:
@@ -97,12 +101,33 @@ def _draw_predicted(axes: Axes, predictions: Sequence[Prediction], name: str, un
     axes.plot(sizes, middle, color=AMBER, linestyle="--", label="predicted, 90% interval")
 
 
-def _draw_shares(axes: Axes, report: Report) -> None:
+Bar = tuple[list[str], dict[str, float]]
+
+
+def _bars(report: Report) -> tuple[list[Bar], int]:
+    """The words below each bar and its shares, and how many more there are: those of the smallest sizes,
+    where least is lost, are left out.
+    """
+    rows = [(row, shares) for row in report.good_rows() if (shares := measured_shares(row))]
+    kinds = [row.kind_label.split(", ") for row, _ in rows]
+    alike = set.intersection(*map(set, kinds)) if kinds else set()
     bars = [
-        (f"{row.gpus}\n{row.data}", measured_shares(row)) for row in report.good_rows() if row.mode == "weak"
+        (row.gpus, [str(row.gpus), row.data, *_apart(kind[2:], alike), *_apart(kind[:1], alike)], shares)
+        for (row, shares), kind in zip(rows, kinds, strict=True)
     ]
-    bars += [(f"{each.gpus}\npredicted", each.shares) for each in report.predictions]
-    bars = [(label, shares) for label, shares in bars if shares][:14]
+    bars += [
+        (each.gpus, [str(each.gpus), "predicted"], each.shares) for each in report.predictions if each.shares
+    ]
+    kept = sorted(range(len(bars)), key=lambda place: bars[place][0])[-_MOST_BARS:]
+    return [bars[place][1:] for place in sorted(kept)], len(bars) - len(kept)
+
+
+def _apart(words: Iterable[str], alike: set[str]) -> list[str]:
+    """What tells a kind of rows from the others."""
+    return [word for word in words if word not in alike]
+
+
+def _draw_shares(axes: Axes, bars: Sequence[Bar], left_out: int) -> None:
     bottom = [0.0] * len(bars)
     for cause, color in _LOSSES.items():
         heights = [100 * shares.get(cause, 0.0) for _, shares in bars]
@@ -110,11 +135,13 @@ def _draw_shares(axes: Axes, report: Report) -> None:
         bottom = [base + height for base, height in zip(bottom, heights, strict=True)]
     # Room for the legend above the bars.
     axes.set(
-        xlabel="GPUs",
+        xlabel=f"GPUs ({left_out} bars of smaller sizes are left out)" if left_out else "GPUs",
         xticks=range(len(bars)),
         ylim=(0, 1.35 * max([*bottom, 1])),
     )
-    axes.set_xticklabels([label for label, _ in bars], fontsize=8, rotation=90 if len(bars) > 8 else 0)
+    many = len(bars) > 8
+    labels = [(", " if many else "\n").join(words) for words, _ in bars]
+    axes.set_xticklabels(labels, fontsize=8, rotation=90 if many else 0)
     axes.legend(loc="upper left", ncols=3, frameon=False, fontsize=8)
 
 
@@ -132,8 +159,9 @@ def measured_shares(row: Row) -> dict[str, float]:
     return {cause: seconds / total for cause, seconds in known.items()} if row.compute_s and total else {}
 
 
-def _mark_sizes(axes: Axes, report: Report) -> None:
-    sizes = sorted(_sizes(report))
-    axes.xaxis.set_major_locator(FixedLocator(sizes if len(sizes) <= 8 else sizes[::2]))
+def mark_sizes(axes: Axes, sizes: Iterable[int]) -> None:
+    """Numbers of GPUs on the logarithmic axis, every second one where there are many."""
+    places = sorted(sizes)
+    axes.xaxis.set_major_locator(FixedLocator(places if len(places) <= 8 else places[::2]))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f}"))

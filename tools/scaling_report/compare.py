@@ -1,14 +1,18 @@
-"""Two reports side by side; exit 1 if the second is slower than the first by more than the noise.
+"""Two reports side by side; exit 1 if the second is slower than the first by more than the noise, or if a
+point of the first failed in the second.
 
 A size counts as slower when the two 95% intervals of images/s a GPU do not touch and the loss is at least 1%.
 Where an interval was not measured (one repeat, or a log), a loss of 5% or more counts.
 """
 
 import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from .report import ReportError, Row, load
 
+Point = tuple[int, int, str]
 LEAST_LOSS, LEAST_LOSS_WITHOUT_INTERVAL = 0.01, 0.05
 
 
@@ -27,36 +31,62 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    before, after = (_by_point(path) for path in (options.before, options.after))
+    rows_before, rows_after = load(options.before).rows, load(options.after).rows
+    before, after = _by_point(rows_before), _by_point(rows_after)
     shared = sorted(before.keys() & after.keys())
-    if not shared:
+    failed, failed_before = _failed(before, after, rows_after), _failed(after, before, rows_before)
+    if not (shared or failed):
         raise ReportError(
             f"{options.before} and {options.after} share no measured point (GPUs, nodes, mode, data, ZeRO "
             "stage, accumulation, images a GPU, precision): state in both tables what the rows were of"
         )
     print(f"{'GPUs':>6}{'nodes':>7} {'kind':40}{'before':>12}{'after':>12}{'change':>9}   images/s a GPU")
     slower = [point for point in shared if _print_point(before[point], after[point])]
-    for only, path in (
-        (before.keys() - after.keys(), options.after),
-        (after.keys() - before.keys(), options.before),
+    for only, broken, path in (
+        (before.keys() - after.keys(), failed, options.after),
+        (after.keys() - before.keys(), failed_before, options.before),
     ):
-        if only:
-            points = (
-                f"{gpus} GPUs on {nodes} node{'s' * (nodes > 1)}, {kind}"
-                for gpus, nodes, kind in sorted(only)
-            )
+        if points := [f"{_words(point)} ({status})" for point, status in broken.items()]:
+            print(f"failed in {path}: {'; '.join(points)}")
+        if points := [_words(point) for point in sorted(only - broken.keys())]:
             print(f"not in {path}: {'; '.join(points)}")
-    print(
-        f"slower beyond the noise at {len(slower)} of {len(shared)} points"
-        if slower
-        else "no slow-down beyond the noise"
-    )
-    return 1 if slower else 0
+    if shared:
+        print(
+            f"slower beyond the noise at {len(slower)} of {len(shared)} points"
+            if slower
+            else "no slow-down beyond the noise"
+        )
+    return 1 if slower or failed else 0
 
 
-def _by_point(path: Path) -> dict[tuple[int, int, str], Row]:
-    rows = [row for row in load(path).good_rows() if row.images_per_s_gpu]
-    return {(row.gpus, row.nodes, row.kind_label): row for row in rows}
+def _is_good(row: Row) -> bool:
+    return row.status == "ok" and bool(row.images_per_s_gpu)
+
+
+def _by_point(rows: Sequence[Row]) -> dict[Point, Row]:
+    return {(row.gpus, row.nodes, row.kind_label): row for row in rows if _is_good(row)}
+
+
+def _failed(good: Mapping[Point, Row], other: Mapping[Point, Row], rows: Sequence[Row]) -> dict[Point, str]:
+    """The points of `good` that failed in the `other` report, whose rows are `rows`, with the status. A row
+    that was rejected before it was planned has no precision.
+    """
+    return {
+        point: row.status
+        for point in sorted(good.keys() - other.keys())
+        for row in rows
+        if row.status != "ok" and _may_be(row, good[point])
+    }
+
+
+def _may_be(failed: Row, good: Row) -> bool:
+    of_one = failed if failed.precision else replace(failed, precision=good.precision)
+    return (of_one.gpus, of_one.nodes, of_one.kind) == (good.gpus, good.nodes, good.kind)
+
+
+def _words(point: Point) -> str:
+    gpus, nodes, kind = point
+    return f"{gpus} GPUs on {nodes} node{'s' * (nodes > 1)}, {kind}"
 
 
 def _print_point(before: Row, after: Row) -> bool:

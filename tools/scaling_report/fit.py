@@ -6,6 +6,7 @@ exchange.
 """
 
 import argparse
+import dataclasses
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,11 +37,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--network", type=arguments.preset_name(NETWORKS), metavar="NAME", help="of a table or a log")
     add("--links", type=arguments.count, default=1, help="network ports of a node (default 1)")
     add("--gpu", type=arguments.preset_name(GPUS), metavar="NAME", help="of a table or a log")
+    add("--gpus-per-node", type=arguments.count, help="default 8, or what the report shows")
     add("--dtype", choices=BYTES, help="of a table or a log: what was computed in")
+    add(
+        "--gradient-bytes",
+        type=arguments.gradient_bytes,
+        default=4,
+        metavar="BYTES",
+        help="of a table or a log: bytes of an exchanged value, 4 (default) or 2; or the size of all "
+        "gradients (178MB), for a model that --model does not know",
+    )
 
 
 def run(options: argparse.Namespace) -> int:
-    report = load(options.report)
+    report = load(options.report, gpus_per_node=options.gpus_per_node)
     lines = [
         *_sweeps(report),
         *_steps(report, options),
@@ -68,7 +78,7 @@ def _sweeps(report: Report) -> list[str]:
 
 
 def _run(options: argparse.Namespace) -> Baseline:
-    names = ["model", "micro_batch", "network", "links", "gpu", "dtype"]
+    names = [each.name for each in dataclasses.fields(Named)]
     return read_baseline(options.report, Named(**{name: getattr(options, name) for name in names}))
 
 

@@ -32,6 +32,7 @@ from tools.scaling_report.report import (
     Row,
     half_interval,
     load,
+    merged,
     rate_columns,
     with_efficiency,
 )
@@ -125,6 +126,18 @@ def test_the_knee_is_the_last_doubling_that_pays() -> None:
     times = {each.gpus: each.hours for each in options}
     assert 1 - times[best.gpus] / times[best.gpus // 2] >= 0.10
     assert 1 - times[best.gpus * 2] / times[best.gpus] < 0.10
+
+
+def test_a_step_that_does_not_pay_is_no_knee_where_larger_sizes_pay() -> None:
+    """The step to a second node: half as fast per GPU, and linear from there."""
+    rates = [_rate(gpus, 256, gpus * (100.0 if gpus <= 8 else 50.0)) for gpus in (4, 8, 16, 32, 64)]
+    options = options_for(rates, critical_batch=8192, least_examples=1e8)
+    assert knee(options).gpus == 64
+    assert "the step to 16 GPUs less: ask about larger sizes too" in sentence(options)
+    flat = [_rate(gpus, 256, min(gpus, 16) * 100.0 * (1 + gpus / 1000)) for gpus in (4, 8, 16, 32, 64)]
+    options = options_for(flat, critical_batch=8192, least_examples=1e8)
+    assert knee(options).gpus == 16
+    assert "past 16 each doubling saves under 10%" in sentence(options)
 
 
 def test_small_times_are_not_rounded_to_nothing_and_one_size_has_no_knee() -> None:
@@ -373,6 +386,31 @@ def test_advise_takes_the_images_of_a_step_from_the_flag_where_a_table_has_none(
     assert _advise(capsys, table, "--micro-batch", "64")["options"][0]["batch_size"] == 512
 
 
+def test_advise_takes_the_size_of_a_node_of_a_table_and_of_nothing_else(
+    growing: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = tmp_path / "a.csv"
+    table.write_text("gpus,images_per_s,per_gpu_batch\n4,1400,32\n8,2650,32\n")
+    target = [
+        "--critical-batch",
+        "1000",
+        "--examples",
+        "1e8",
+        "--at-batch",
+        "256",
+        "--price",
+        "8/node-hour",
+        "--json",
+    ]
+    costs = []
+    for words in ([], ["--gpus-per-node", "4"]):
+        assert main(["advise", str(table), *target, *words]) == 0
+        costs.append(json.loads(capsys.readouterr().out)["options"][-1]["money"])
+    assert costs[1] == pytest.approx(2 * costs[0])
+    assert main(["advise", str(growing), *target, "--gpus-per-node", "4"]) == 2
+    assert "the reports say it themselves: leave it out" in capsys.readouterr().err
+
+
 def test_advise_keeps_a_batch_that_is_known(
     weak: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -519,6 +557,33 @@ def test_compare_sets_the_same_batch_and_precision_side_by_side(tmp_path: Path) 
     assert main(["compare", str(before), str(after)]) == 2
 
 
+def test_compare_exits_1_where_a_point_of_the_first_failed_in_the_second(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A row that was rejected before it was planned has no precision."""
+    good = [replace(ROW, gpus=gpus, per_gpu_batch=32, precision="fp32") for gpus in (8, 16)]
+    bad = replace(good[1], status="failed: out of memory", images_per_s=None, images_per_s_gpu=None)
+    reports = {
+        "a": good,
+        "b": [good[0], bad],
+        "c": [good[0], replace(bad, precision=None)],
+        "d": [bad],
+        "e": [good[0], replace(bad, per_gpu_batch=64)],
+    }
+    for name, rows in reports.items():
+        Report(rows=rows).save(tmp_path / f"{name}.json")
+
+    def compared(before: str, after: str) -> int:
+        return main(["compare", str(tmp_path / f"{before}.json"), str(tmp_path / f"{after}.json")])
+
+    assert [compared("a", name) for name in "abcde"] == [0, 1, 1, 1, 0]
+    assert [compared(name, "a") for name in "bd"] == [0, 2]
+    said = (
+        f"failed in {tmp_path / 'b.json'}: 16 GPUs on 1 node, weak, synthetic, 32 a GPU, fp32 (failed: out of"
+    )
+    assert said in capsys.readouterr().out
+
+
 def test_rows_of_another_batch_are_no_baseline(tmp_path: Path) -> None:
     table = tmp_path / "a.csv"
     table.write_text("gpus,images_per_s,per_gpu_batch\n8,2800,32\n8,3300,128\n16,6500,128\n")
@@ -537,6 +602,38 @@ def test_a_point_that_is_there_twice_is_rejected(tmp_path: Path, capsys: pytest.
     ):
         assert main([*words, *["--out", out] * (words[0] != "compare")]) == 2
         assert "2 rows are of 8 GPUs on 1 node (weak, " in capsys.readouterr().err
+
+
+def test_reports_are_merged_with_efficiency_over_all_and_with_their_origins() -> None:
+    small, large = ROW, replace(ROW, gpus=16, nodes=2, images_per_s=1400.0, images_per_s_gpu=87.5)
+    apart = [
+        ("a.json", Report(rows=with_efficiency([small]), provenance={"commit": "1", "model": "resnet50"})),
+        ("b.json", Report(rows=with_efficiency([large]), provenance={"commit": "2", "model": "resnet50"})),
+    ]
+    together = merged(apart)
+    assert [row.efficiency for row in together.rows] == pytest.approx([1, 0.875])
+    origins = {"commit of a.json": "1", "commit of b.json": "2", "model": "resnet50"}
+    assert together.provenance == origins
+    predicted = [(name, Report(predictions=[PREDICTION])) for name in ("p.json", "q.json")]
+    with pytest.raises(ReportError, match=r"p\.json and q\.json hold predictions, .* give one of them"):
+        merged(predicted)
+
+
+def test_no_command_replaces_what_it_reads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report, table, log = tmp_path / "scaling.json", tmp_path / "scaling.csv", tmp_path / "8.log"
+    Report(rows=[ROW]).save(report)
+    table.write_text("gpus,images_per_s\n8,2800\n16,5300\n")
+    log.write_text("throughput: 2800 images/s in total\n" * 4)
+    before = {path: path.read_bytes() for path in (report, table, log)}
+    for words in (
+        ["render", str(report), "--out", str(tmp_path)],
+        ["render", str(table), "--out", str(tmp_path)],
+        ["ingest", f"8={log}", "--out", str(log)],
+        ["predict", "--run", str(table), *TABLE, "--gpus", "64", "--out", str(table)],
+    ):
+        assert main(words) == 2
+        assert "which is read: give another --out" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in before} == before
 
 
 def test_the_page_takes_rows_of_one_kind() -> None:
@@ -726,6 +823,20 @@ def test_what_a_table_leaves_open_must_be_named(
     table.write_text(f"gpus,images_per_s,precision\n{rows}\n")
     assert main(["predict", "--run", str(table), "--gpus", "8,64", *words]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_fit_takes_what_a_table_leaves_open_as_predict_does(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = tmp_path / "rates.csv"
+    table.write_text("gpus,images_per_s\n4,1400\n8,2650\n32,10050\n")
+    found = []
+    for words in ([], ["--gpus-per-node", "4"], ["--gradient-bytes", "2"]):
+        assert main(["fit", str(table), *TABLE, *words]) == 0
+        found.append(capsys.readouterr().out)
+    assert len(set(found)) == 3
+    unknown = ["--model", "", "--gradient-bytes", "178MB", *TABLE[2:]]
+    assert main(["fit", str(table), *unknown]) == 0
 
 
 def test_a_run_on_several_nodes_alone_is_enough(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,5 @@
-"""What a target costs on so many GPUs at a batch, and the knee: the last size whose step up from the one
-before saved at least LEAST_SAVING of the time for each doubling.
+"""What a target costs on so many GPUs at a batch, and the knee: the last size that saved at least
+LEAST_SAVING of the time for each doubling, against the last such size before it.
 """
 
 import itertools
@@ -20,6 +20,7 @@ class Rate:
     nodes: int
     batch_size: int
     images_per_s: float
+    mode: str = "weak"
     interval: tuple[float, float] | None = None
     gpu: str | None = None
 
@@ -32,6 +33,7 @@ class Option:
 
     gpus: int
     batch_size: int
+    mode: str
     hours: float
     gpu_hours: float
     hours_low: float | None = None
@@ -46,7 +48,13 @@ def options_for(rates: Sequence[Rate], *, critical_batch: float, least_examples:
     for each in rates:
         hours = least_examples * (1 + each.batch_size / critical_batch) / each.images_per_s / 3600
         found.append(
-            Option(gpus=each.gpus, batch_size=each.batch_size, hours=hours, gpu_hours=hours * each.gpus)
+            Option(
+                gpus=each.gpus,
+                batch_size=each.batch_size,
+                mode=each.mode,
+                hours=hours,
+                gpu_hours=hours * each.gpus,
+            )
         )
     return sorted(found, key=lambda each: (each.gpus, each.batch_size))
 
@@ -58,14 +66,20 @@ def fastest(options: Sequence[Option]) -> list[Option]:
 
 
 def knee(options: Sequence[Option]) -> Option:
-    """The last size whose step up from the one before saved at least LEAST_SAVING of the time a doubling."""
+    """The last size that pays against the last one before it that did: where the step to a second node costs
+    more than it gives, larger sizes may pay again.
+    """
     best, *larger_ones = fastest(options)
     for larger in larger_ones:
-        doublings = math.log2(larger.gpus / best.gpus)
-        if 1 - (larger.hours / best.hours) ** (1 / doublings) < LEAST_SAVING:
-            break
-        best = larger
+        if _pays(best, larger):
+            best = larger
     return best
+
+
+def _pays(smaller: Option, larger: Option) -> bool:
+    """Whether `larger` saves at least LEAST_SAVING of the time for each doubling."""
+    doublings = math.log2(larger.gpus / smaller.gpus)
+    return 1 - (larger.hours / smaller.hours) ** (1 / doublings) >= LEAST_SAVING
 
 
 def sentence(options: Sequence[Option], bounds: Sequence[Option] = ()) -> str:
@@ -80,15 +94,23 @@ def sentence(options: Sequence[Option], bounds: Sequence[Option] = ()) -> str:
         if len(reach) > 1
         else ""
     )
-    if best.gpus == sizes[-1].gpus:
+    return f"{best.gpus} GPUs ({cost}); {_reason(best, sizes)}.{doubt}"
+
+
+def _reason(best: Option, sizes: Sequence[Option]) -> str:
+    """Why `best` is the knee of `sizes`; "each" is said only where it holds from one size to the next."""
+    least = f"{LEAST_SAVING:.0%}"
+    steps = [(larger.gpus, _pays(smaller, larger)) for smaller, larger in itertools.pairwise(sizes)]
+    if best.gpus < sizes[-1].gpus:
+        if any(pays for gpus, pays in steps if gpus > best.gpus):
+            return f"no larger size saves {least} of the time for each doubling from there"
+        return f"past {best.gpus} each doubling saves under {least} of the time"
+    if few := [str(gpus) for gpus, pays in steps if not pays]:
         return (
-            f"{best.gpus} GPUs ({cost}); every doubling up to there saves {LEAST_SAVING:.0%} or more, so "
-            f"ask about larger sizes too.{doubt}"
+            f"a doubling up to there saves {least} or more on average, and the step to "
+            f"{' and to '.join(few)} GPUs less: ask about larger sizes too"
         )
-    return (
-        f"{best.gpus} GPUs ({cost}); past {best.gpus} each doubling saves under {LEAST_SAVING:.0%} of "
-        f"the time.{doubt}"
-    )
+    return f"every doubling up to there saves {least} or more, so ask about larger sizes too"
 
 
 def hours_text(hours: float | None) -> str:
